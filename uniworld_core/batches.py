@@ -1,0 +1,91 @@
+"""IMAGE and MASK batches: checking, RGB, broadcasting and resizing, for everything that compares pictures.
+
+Shapes: B items, H rows, W columns, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def rgb_batch(name: str, image_BHWC: Tensor) -> Tensor:
+    """An IMAGE batch as float32 (B, H, W, 3); four channels are composited on white, as the published programs do.
+
+    Args:
+        name: what to call the picture in an error.
+        image_BHWC: float in 0..1, of 1, 3 or 4 channels.
+
+    Raises:
+        ValueError: another shape or type, no pixels, or NaN or infinite values.
+    """
+    shape = tuple(image_BHWC.shape)
+    if image_BHWC.ndim != 4 or shape[-1] not in (1, 3, 4) or 0 in shape:
+        raise ValueError(
+            f"The picture '{name}' has shape {list(shape)}; expected (batch, height, width, channels) with 1, 3 or 4 "
+            "channels and at least one pixel."
+        )
+    image_BHWC = _finite_float(f"picture '{name}'", image_BHWC)
+    if shape[-1] == 4:
+        alpha_BHW1 = image_BHWC[..., 3:]
+        return torch.where(alpha_BHW1 == 1, image_BHWC[..., :3], image_BHWC[..., :3] * alpha_BHW1 + 1 - alpha_BHW1)
+    return image_BHWC.expand(*shape[:3], 3)
+
+
+def mask_batch(name: str, mask_BHW: Tensor) -> Tensor:
+    """A MASK batch as float32 (B, H, W) in 0..1; (H, W) becomes a batch of one.
+
+    Raises:
+        ValueError: another rank, no pixels, or NaN or infinite values.
+    """
+    mask_BHW = mask_BHW.unsqueeze(0) if mask_BHW.ndim == 2 else mask_BHW
+    if mask_BHW.ndim != 3 or 0 in mask_BHW.shape:
+        raise ValueError(
+            f"The mask '{name}' has shape {list(mask_BHW.shape)}; expected (batch, height, width) of at least "
+            "one pixel."
+        )
+    mask_BHW = mask_BHW.float() if mask_BHW.dtype == torch.bool else mask_BHW
+    return _finite_float(f"mask '{name}'", mask_BHW).clamp(0, 1)
+
+
+def same_batch(**batches: Tensor) -> list[Tensor]:
+    """The tensors with a first dimension in common: a batch of one is repeated for every item of the others.
+
+    Raises:
+        ValueError: two batches of different sizes, neither of them one.
+    """
+    size = max(tensor.shape[0] for tensor in batches.values())
+    for name, tensor in batches.items():
+        if tensor.shape[0] not in (1, size):
+            longest = next(other for other, tensor in batches.items() if tensor.shape[0] == size)
+            raise ValueError(
+                f"'{name}' holds {tensor.shape[0]} pictures and '{longest}' holds {size}: give both as many, or one "
+                "of them a single picture."
+            )
+    return [tensor.expand(size, *tensor.shape[1:]) for tensor in batches.values()]
+
+
+def resize_image(image_BHWC: Tensor, height: int, width: int) -> Tensor:
+    """An IMAGE at another size, bicubic with antialiasing as Pillow does it; unchanged where the size is right."""
+    if image_BHWC.shape[1:3] == (height, width):
+        return image_BHWC
+    image_BCHW = image_BHWC.movedim(-1, 1)
+    resized_BCHW = F.interpolate(image_BCHW, (height, width), mode="bicubic", align_corners=False, antialias=True)
+    return resized_BCHW.clamp(0, 1).movedim(1, -1).contiguous()
+
+
+def resize_mask(mask_BHW: Tensor, height: int, width: int) -> Tensor:
+    """A mask at another size, by the nearest pixel centre; unchanged where the size is right."""
+    if mask_BHW.shape[1:] == (height, width):
+        return mask_BHW
+    resized_B1HW = F.interpolate(mask_BHW.unsqueeze(1).float(), (height, width), mode="nearest-exact")
+    return resized_B1HW.squeeze(1).to(mask_BHW.dtype)
+
+
+def _finite_float(what: str, values: Tensor) -> Tensor:
+    if not values.is_floating_point():
+        raise ValueError(f"The {what} has dtype {values.dtype}; expected float in 0..1 (divide 8-bit values by 255).")
+    if not torch.isfinite(values).all():
+        raise ValueError(f"The {what} holds NaN or infinite values: look at what made it.")
+    return values.float()
