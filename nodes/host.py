@@ -1,0 +1,149 @@
+"""The one door to the program that hosts the nodes: ComfyUI, or the embedded host.
+
+Nodes and their tests call `current()`; nothing else in this package imports ComfyUI. The plain host below does what
+ComfyUI's own `folder_paths`, `ProgressBar`, `model_management` and `ModelPatcher` do inside ComfyUI, with nothing but
+torch; `nodes/headless/` fills in its folders, progress hook and interrupt flag.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+# Where models lie below a models folder: the name ComfyUI's `folder_paths` knows -> the folder.
+# `diffusers` is ComfyUI's own folder for diffusers-layout models, so that a FLUX.1-dev already there is found.
+MODEL_FOLDERS = {"uniworld": "uniworld", "diffusers": "diffusers", "siglip": "siglip"}
+
+
+class Interrupted(Exception):
+    """The user asked to stop. Raised by the plain host; inside ComfyUI its own exception is raised instead."""
+
+
+class Progress(Protocol):
+    def update(self, value: int, preview: Image.Image | None = None) -> None:
+        """Report that `value` of the total steps are done, with a preview picture if there is one."""
+
+
+class Held(Protocol):
+    """A module under the host's memory management."""
+
+    def on_device(self) -> torch.nn.Module:
+        """The module, moved to the compute device now."""
+
+
+class Host(Protocol):
+    def model_folders(self, kind: str) -> list[Path]:
+        """Folders, best first, that hold models of a kind of `MODEL_FOLDERS`."""
+
+    def progress(self, total: int) -> Progress: ...
+
+    def check_interrupt(self) -> None:
+        """Raise the host's interrupt exception if the user asked to stop."""
+
+    def devices(self) -> list[str]:
+        """Devices a model may be put on, the default first."""
+
+    def hold(self, module: torch.nn.Module, device: str) -> Held:
+        """Take a loaded module under memory management; `device` is one of `devices()`."""
+
+    def offload_device(self, device: str) -> torch.device:
+        """Where a module is to be loaded at first, before `Held.on_device` moves it."""
+
+
+ProgressHook = Callable[[int, int, "Image.Image | None"], None]
+
+
+@dataclass
+class _PlainProgress:
+    total: int
+    hook: ProgressHook | None
+
+    def update(self, value: int, preview: Image.Image | None = None) -> None:
+        if self.hook is not None:
+            self.hook(value, self.total, preview)
+
+
+@dataclass
+class _PlainHeld:
+    module: torch.nn.Module
+    device: str
+
+    def on_device(self) -> torch.nn.Module:
+        return self.module.to(self.device)
+
+
+@dataclass
+class PlainHost:
+    """What the nodes need when no ComfyUI is there.
+
+    Attributes:
+        models: folders that hold `uniworld/`, `diffusers/` and `siglip/`, searched in order.
+        progress_hook: called with (value, total, preview) by the node that runs.
+        interrupted: set it, and the running node stops within a step.
+    """
+
+    models: list[Path] = field(default_factory=list)
+    progress_hook: ProgressHook | None = None
+    interrupted: threading.Event = field(default_factory=threading.Event)
+
+    def model_folders(self, kind: str) -> list[Path]:
+        return [root / MODEL_FOLDERS[kind] for root in self.models]
+
+    def progress(self, total: int) -> Progress:
+        return _PlainProgress(total, self.progress_hook)
+
+    def check_interrupt(self) -> None:
+        if self.interrupted.is_set():
+            raise Interrupted("The run was interrupted.")
+
+    def devices(self) -> list[str]:
+        import torch
+
+        if torch.cuda.is_available():
+            return ["cuda", *[f"cuda:{i}" for i in range(1, torch.cuda.device_count())], "cpu"]
+        return ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
+
+    def hold(self, module: torch.nn.Module, device: str) -> Held:
+        return _PlainHeld(module, device)
+
+    def offload_device(self, device: str) -> torch.device:
+        import torch
+
+        return torch.device(device)
+
+
+_installed: Host | None = None
+
+
+def install(host: Host | None) -> None:
+    """Make `host` the one that `current()` returns; None goes back to finding it."""
+    global _installed
+    _installed = host
+
+
+def current() -> Host:
+    """The host in whose process we run: an installed one, else ComfyUI if it is loaded, else a plain one."""
+    global _installed
+    if _installed is None:
+        _installed = _comfy_host() if _inside_comfyui() else PlainHost(models=[Path("models")])
+    return _installed
+
+
+def _inside_comfyui() -> bool:
+    # ComfyUI has imported both long before it loads custom nodes; importing them ourselves would
+    # start a half-configured ComfyUI in any process that merely has it on sys.path.
+    return "folder_paths" in sys.modules and "comfy.model_management" in sys.modules
+
+
+def _comfy_host() -> Any:
+    from .comfy_host import ComfyHost
+
+    return ComfyHost()

@@ -1,0 +1,224 @@
+"""The DiT that paints: FLUX's transformer as a velocity over latents, and the sampler around it.
+
+Shapes: B batch, C latent channels (16), h = H/8, w = W/8, N = h/2 * w/2 packed tokens of K = 4C values, L text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import flow
+from .condition import Condition
+from .config import UniWorldConfig, read_json
+from .latents import LatentFormat
+from .sizes import check_size
+from .weights import Shards, build, check, load
+
+DENOISER_PREFIX = "denoise_tower.denoiser."
+
+# Pixels per latent cell, and latent cells per packed token, a side.
+VAE_FACTOR = 8
+PACK = 2
+
+
+def pack(latent_BChw: torch.Tensor) -> torch.Tensor:
+    """Latents (B, C, h, w) as packed tokens (B, h/2 * w/2, 4C): each 2x2 cells are one token, channel first."""
+    b, c, h, w = latent_BChw.shape
+    cells = latent_BChw.reshape(b, c, h // PACK, PACK, w // PACK, PACK)
+    return cells.permute(0, 2, 4, 1, 3, 5).reshape(b, (h // PACK) * (w // PACK), c * PACK * PACK)
+
+
+def unpack(tokens_BNK: torch.Tensor, h: int, w: int) -> torch.Tensor:
+    """Packed tokens (B, N, 4C) as latents (B, C, h, w)."""
+    b, _, k = tokens_BNK.shape
+    cells = tokens_BNK.reshape(b, h // PACK, w // PACK, k // PACK**2, PACK, PACK)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(b, k // PACK**2, h, w)
+
+
+def token_count(height: int, width: int) -> int:
+    """Packed tokens of a picture in pixels."""
+    return (height // (VAE_FACTOR * PACK)) * (width // (VAE_FACTOR * PACK))
+
+
+def image_positions(h: int, w: int, device: torch.device) -> torch.Tensor:
+    """(N, 3) positions of packed tokens: 0, row, column."""
+    rows, columns = torch.meshgrid(
+        torch.arange(h // PACK, device=device), torch.arange(w // PACK, device=device), indexing="ij"
+    )
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()
+
+
+class DiT(nn.Module):
+    """FLUX's transformer out of a UniWorld checkpoint."""
+
+    def __init__(self, transformer: nn.Module, latent_format: LatentFormat | None = None) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.latent_format = latent_format or LatentFormat()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str | Path,
+        flux: str | Path | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str = "cpu",
+    ) -> DiT:
+        """Load the DiT alone from a UniWorld checkpoint folder.
+
+        Args:
+            flux: the FLUX folder whose VAE's shift and scale the latents have; None takes FLUX.1-dev's.
+
+        Raises:
+            ValueError: a file is missing, damaged, or does not fit the configuration; it is named.
+        """
+        folder = Path(checkpoint)
+        config = UniWorldConfig.from_dict(read_json(folder / "config.json"), source=str(folder / "config.json"))
+        latent_format = None if flux is None else LatentFormat.of(flux)
+        return cls(load(build_transformer(config), Shards(folder), denoiser_key, dtype, device), latent_format)
+
+    @staticmethod
+    def check(config: UniWorldConfig, shards: Shards) -> None:
+        """Hold a checkpoint's names and shapes against the DiT without loading it. Raises ValueError as `load` does."""
+        check(build_transformer(config), shards, denoiser_key)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.transformer.parameters()).device
+
+    @property
+    def channels(self) -> int:
+        """Latent channels C."""
+        return int(self.transformer.config.in_channels) // PACK**2
+
+    def velocity(
+        self, latent_BChw: torch.Tensor, sigma: torch.Tensor | float, condition: Condition, guidance: float
+    ) -> torch.Tensor:
+        """The velocity e - z (B, C, h, w), float32, at noise level `sigma`.
+
+        Args:
+            latent_BChw: noisy latent on the DiT's side, (z - shift) * scale.
+            sigma: one level, or (B,) one per item.
+            condition: of B items.
+            guidance: FLUX's embedded guidance.
+        """
+        _, _, h, w = latent_BChw.shape
+        positions = image_positions(h, w, latent_BChw.device)
+        return unpack(self.packed_velocity(pack(latent_BChw), sigma, condition, guidance, positions), h, w)
+
+    def packed_velocity(
+        self,
+        x_BNK: torch.Tensor,
+        sigma: torch.Tensor | float,
+        condition: Condition,
+        guidance: float,
+        positions_N3: torch.Tensor,
+    ) -> torch.Tensor:
+        """As `velocity`, on packed tokens: what the sampler calls at every step and the trainers differentiate."""
+        dtype, batch = self.transformer.dtype, x_BNK.shape[0]
+        level = torch.as_tensor(sigma, dtype=torch.float32, device=x_BNK.device).expand(batch)
+        embedded = x_BNK.new_full((batch,), guidance, dtype=torch.float32)
+        text_positions = positions_N3.new_zeros(condition.tokens.shape[1], 3)
+        out = self.transformer(
+            hidden_states=x_BNK.to(dtype),
+            encoder_hidden_states=condition.tokens.to(x_BNK.device, dtype),
+            pooled_projections=condition.pooled.to(x_BNK.device, dtype),
+            timestep=level.to(dtype),
+            guidance=embedded if self.transformer.config.guidance_embeds else None,
+            img_ids=positions_N3,
+            txt_ids=text_positions,
+            joint_attention_kwargs=_attention_mask(condition.mask, x_BNK),
+            return_dict=False,
+        )[0]
+        return out.float()
+
+
+def _attention_mask(mask_BL: torch.Tensor | None, x_BNK: torch.Tensor) -> dict[str, torch.Tensor] | None:
+    # Padded text must not be attended to; without padding there is no mask, and attention may take its fast path.
+    if mask_BL is None or bool(mask_BL.all()):
+        return None
+    mask = torch.cat([mask_BL.to(x_BNK.device), mask_BL.new_ones(x_BNK.shape[:2]).to(x_BNK.device)], dim=1)
+    return {"attention_mask": mask[:, None, None, :]}
+
+
+def build_transformer(config: UniWorldConfig) -> nn.Module:
+    """FLUX's transformer of the configured widths, its weights on the meta device."""
+    from diffusers import FluxTransformer2DModel
+
+    return build(lambda: FluxTransformer2DModel.from_config(config.denoiser))
+
+
+def denoiser_key(name: str) -> str | None:
+    """From a tensor's name in a UniWorld checkpoint to its name in diffusers' FLUX transformer, or None."""
+    return name.removeprefix(DENOISER_PREFIX) if name.startswith(DENOISER_PREFIX) else None
+
+
+def make_noise(seeds: Sequence[int], height: int, width: int, channels: int = 16) -> torch.Tensor:
+    """Starting noise (B, C, H/8, W/8), one generator per item on the CPU, so that an item is the same in any batch."""
+    size = check_size(height, width)
+    shape = (channels, size.height // VAE_FACTOR, size.width // VAE_FACTOR)
+    return torch.stack([torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds])
+
+
+@torch.inference_mode()
+def sample(
+    dit: DiT,
+    condition: Condition,
+    noise_BChw: torch.Tensor,
+    sigmas: torch.Tensor,
+    guidance: float = flow.GUIDANCE,
+    latent_BChw: torch.Tensor | None = None,
+    keep_B1hw: torch.Tensor | None = None,
+    callback: Callable[[flow.Step], None] | None = None,
+) -> torch.Tensor:
+    """Paint: follow the DiT's velocity over the schedule.
+
+    Args:
+        condition: of one item, or of as many as the noise.
+        noise_BChw: starting noise.
+        sigmas: schedule; below 1 at the start it needs `latent_BChw`.
+        latent_BChw: the latent to start from, on the DiT's side.
+        keep_B1hw: 1 where `latent_BChw` is to be kept, 0 where it is painted over.
+        callback: sees latents (B, C, h, w) on the DiT's side.
+
+    Returns:
+        The latent (B, C, h, w) on the DiT's side, float32.
+
+    Raises:
+        ValueError: shapes that do not fit, sigmas that do not fall, values that are not finite (the step is named).
+    """
+    noise, latent = _on(noise_BChw, dit.device), _on(latent_BChw, dit.device)
+    assert noise is not None
+    batch, channels, h, w = noise.shape
+    if channels != dit.channels or h % PACK or w % PACK:
+        raise ValueError(
+            f"The latent has shape {list(noise.shape)}; the DiT takes (batch, {dit.channels}, height/8, width/8) of "
+            "pictures whose sides are multiples of 16."
+        )
+    if latent is not None and latent.shape != noise.shape:
+        raise ValueError(f"The latent has shape {list(latent.shape)} and the noise {list(noise.shape)}; they must be the same.")
+    condition = condition.repeat(batch)
+    positions = image_positions(h, w, noise.device)
+    keep = None if keep_B1hw is None or latent is None else pack(_on(keep_B1hw, dit.device).expand_as(noise))  # type: ignore[union-attr]
+    noise_BNK, latent_BNK = pack(noise), None if latent is None else pack(latent)
+    first = flow.check_sigmas(sigmas)[0]
+    x = noise_BNK if latent_BNK is None else flow.add_noise(latent_BNK, noise_BNK, first)
+
+    def velocity(x_BNK: torch.Tensor, sigma: float) -> torch.Tensor:
+        v = dit.packed_velocity(x_BNK, sigma, condition, guidance, positions)
+        # Where the latent is kept, the velocity is the one that leads straight back to it.
+        return v if keep is None or latent_BNK is None else torch.lerp(v, (x_BNK - latent_BNK) / sigma, keep)
+
+    def report(step: flow.Step) -> None:
+        if callback is not None:
+            callback(flow.Step(step.index, step.total, step.sigma, unpack(step.x, h, w), unpack(step.denoised, h, w)))
+
+    return unpack(flow.euler(velocity, x, sigmas, report if callback else None), h, w)
+
+
+def _on(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    return None if tensor is None else tensor.to(device, torch.float32)

@@ -1,0 +1,67 @@
+"""FLUX latents: the shift and scale between the VAE's side and the DiT's, and previews without the VAE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from .config import read_json
+
+# Least-squares map from FLUX's 16 DiT-side latent channels to RGB in -1..1, and its offset (figures as published with
+# ComfyUI's latent_formats.Flux).
+_RGB_FACTORS = (
+    (-0.0346, 0.0244, 0.0681),
+    (0.0034, 0.021, 0.0687),
+    (0.0275, -0.0668, -0.0433),
+    (-0.0174, 0.016, 0.0617),
+    (0.0859, 0.0721, 0.0329),
+    (0.0004, 0.0383, 0.0115),
+    (0.0405, 0.0861, 0.0915),
+    (-0.0236, -0.0185, -0.0259),
+    (-0.0245, 0.025, 0.118),
+    (0.1008, 0.0755, -0.0421),
+    (-0.0515, 0.0201, 0.0011),
+    (0.0428, -0.0012, -0.0036),
+    (0.0817, 0.0765, 0.0749),
+    (-0.1264, -0.0522, -0.1103),
+    (-0.028, -0.0881, -0.0499),
+    (-0.1262, -0.0982, -0.0778),
+)
+_RGB_BIAS = (-0.0329, -0.0718, -0.0851)
+
+
+@dataclass(frozen=True)
+class LatentFormat:
+    """How the DiT sees the VAE's latents: (z - shift) * scale. The defaults are FLUX.1-dev's vae/config.json."""
+
+    shift: float = 0.1159
+    scale: float = 0.3611
+
+    @classmethod
+    def of(cls, flux: str | Path) -> LatentFormat:
+        """The format of a FLUX folder's VAE. Raises ValueError if its configuration is missing or damaged."""
+        file = Path(flux) / "vae" / "config.json"
+        raw = read_json(file)
+        if "scaling_factor" not in raw:
+            raise ValueError(f"{file} has no 'scaling_factor': choose a FLUX.1-dev folder in diffusers layout.")
+        return cls(shift=float(raw.get("shift_factor") or 0.0), scale=float(raw["scaling_factor"]))
+
+    def to_dit(self, z: torch.Tensor) -> torch.Tensor:
+        """From the VAE's own latent to the DiT's side."""
+        return (z - self.shift) * self.scale
+
+    def from_dit(self, x: torch.Tensor) -> torch.Tensor:
+        """From the DiT's side to the VAE's own latent."""
+        return x / self.scale + self.shift
+
+
+def preview(latent_Chw: torch.Tensor, side: int = 512) -> Image.Image:
+    """A quick look at a DiT-side FLUX latent (16, h, w), scaled so that its longer side is `side` pixels."""
+    factors = torch.tensor(_RGB_FACTORS, dtype=torch.float32)
+    rgb = torch.einsum("chw,cr->hwr", latent_Chw.float().cpu(), factors) + torch.tensor(_RGB_BIAS)
+    image = Image.fromarray(((rgb + 1.0) * 127.5).clamp(0, 255).to(torch.uint8).numpy())
+    ratio = side / max(image.size)
+    return image.resize((max(1, round(image.width * ratio)), max(1, round(image.height * ratio))), Image.Resampling.BILINEAR)

@@ -1,0 +1,305 @@
+"""UniWorld-V1 whole: reference, encode, sample, decode, understand, route, over parts that load when first used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import flow
+from .condition import Condition, condition_tokens, join_t5
+from .config import UniWorldConfig, read_json
+from .dit import DiT, build_transformer, denoiser_key, make_noise, sample, token_count
+from .latents import LatentFormat
+from .pictures import Picture
+from .projectors import Projectors, read_task_head
+from .reference import Reference, References, make_references
+from .routing import Route, route
+from .shipped import shipped_model
+from .siglip import SigLIP
+from .sizes import check_size
+from .text import T5_LENGTH, TextEncoders
+from .vae import VAE
+from .vlm import VLM, VLMInputs, build_qwen, qwen_key
+from .weights import Shards, build, check, load
+
+_PROJECTOR_PREFIX = "denoise_tower."
+
+
+class UniWorld:
+    """The whole model. Parts are loaded when first used and may be used on their own: `vlm`, `projectors`, `dit`, `vae`,
+    `siglip`, `text`, `task_head`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        flux: Path | None,
+        siglip: Path | None,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        self.checkpoint, self.flux_folder, self.siglip_folder = checkpoint, flux, siglip
+        self.dtype, self.device = dtype, device
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str | Path,
+        flux: str | Path | None = None,
+        siglip: str | Path | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str = "cpu",
+    ) -> UniWorld:
+        """Open a checkpoint: every tensor's name and shape is checked now, the tensors are read when first used.
+
+        Args:
+            checkpoint: a folder in UniWorld-V1's published format, or the name of a model that ships with the package.
+            flux: a FLUX.1-dev folder in diffusers layout, for the VAE, CLIP and T5.
+            siglip: a SigLIP2 folder (siglip2-so400m-patch16-512), for references.
+
+        Raises:
+            ValueError: a file is missing, damaged, or does not fit the configuration; file, tensor and shapes are named.
+        """
+        shipped = shipped_model(str(checkpoint))
+        if shipped is not None:
+            checkpoint, flux, siglip = shipped.checkpoint, flux or shipped.flux, siglip or shipped.siglip
+        folders = [Path(checkpoint), flux and Path(flux), siglip and Path(siglip)]
+        for what, folder in zip(("checkpoint", "flux", "siglip"), folders):
+            if folder and not folder.is_dir():
+                raise ValueError(f"The {what} folder {folder} does not exist: give the folder that holds the model's files.")
+        model = cls(Path(checkpoint), folders[1] or None, folders[2] or None, dtype, device)
+        model.check()
+        return model
+
+    def check(self) -> None:
+        """Hold the checkpoint's names and shapes against its configuration. Raises ValueError naming what does not fit."""
+        shards, config = Shards(self.checkpoint), read_config(self.checkpoint)
+        VLM.check(config, shards)
+        DiT.check(config, shards)
+        check(build(lambda: Projectors(config)), shards, projector_key)
+        unknown = [name for name in shards.shapes if not any(key(name) for key in (qwen_key, denoiser_key, projector_key))]
+        if unknown:
+            raise ValueError(
+                f"{shards.files[unknown[0]]} holds {unknown[0]}, which is of no part of UniWorld-V1: use the published files."
+            )
+
+    @cached_property
+    def vlm(self) -> VLM:
+        return VLM.from_pretrained(self.checkpoint, self.dtype, self.device)
+
+    @cached_property
+    def projectors(self) -> Projectors:
+        return load_projectors(self.checkpoint, self.dtype, self.device)
+
+    @cached_property
+    def task_head(self) -> torch.nn.Sequential | None:
+        head = read_task_head(self.checkpoint, read_config(self.checkpoint).vlm_width)
+        return None if head is None else head.to(self.device)
+
+    @cached_property
+    def dit(self) -> DiT:
+        return DiT.from_pretrained(self.checkpoint, self.flux_folder, self.dtype, self.device)
+
+    @cached_property
+    def vae(self) -> VAE:
+        return VAE.from_pretrained(self._need("flux", "the VAE"), self.dtype, self.device)
+
+    @cached_property
+    def text(self) -> TextEncoders:
+        return TextEncoders(self._need("flux", "CLIP and T5"), self.dtype, self.device)
+
+    @cached_property
+    def siglip(self) -> SigLIP:
+        return SigLIP.from_pretrained(self._need("siglip", "SigLIP"), self.dtype, self.device)
+
+    @property
+    def latent_format(self) -> LatentFormat:
+        return LatentFormat() if self.flux_folder is None else LatentFormat.of(self.flux_folder)
+
+    def reference(self, pictures: Sequence[Picture], use_siglip: bool = True) -> list[Reference]:
+        """References of one item, in order, for `encode`, `understand` and `route`.
+
+        Args:
+            pictures: PIL pictures or (H, W, 3) tensors, of any mix of sizes.
+            use_siglip: False leaves the pictures to the VLM alone.
+
+        Raises:
+            ValueError: a picture cannot be used, or no SigLIP folder was given.
+        """
+        return make_references(pictures, self.siglip if use_siglip else None)
+
+    def encode(
+        self,
+        prompt: str | Sequence[str],
+        refs: References | Sequence[References] | None = None,
+        use_t5: bool = True,
+        t5_length: int = T5_LENGTH,
+    ) -> Condition:
+        """The condition of one prompt or of a batch.
+
+        Args:
+            prompt: the instruction, or one per item.
+            refs: references from `reference`, shared by all prompts, or a list with one list per prompt; None for
+                text to image.
+            use_t5: put T5's tokens of the plain prompt in front, and let CLIP pool it; without, CLIP pools "".
+            t5_length: T5 tokens, padded.
+
+        Raises:
+            ValueError: an empty prompt, widths that do not fit, or no FLUX folder.
+        """
+        prompts, references = _batch(prompt, refs)
+        inputs = self._inputs(prompts, references)
+        tokens, mask = condition_tokens(self.vlm, self.projectors, inputs, references)
+        pooled = self.text.clip.pool(prompts if use_t5 else [""] * len(prompts))
+        if use_t5:
+            tokens, mask = join_t5(self.text.t5.tokens(prompts, t5_length), tokens, mask)
+        return Condition(tokens, pooled, None if bool(mask.all()) else mask)
+
+    def sample(
+        self,
+        cond: Condition,
+        height: int = 1024,
+        width: int = 1024,
+        steps: int = flow.STEPS,
+        guidance: float = flow.GUIDANCE,
+        seed: int | Sequence[int] = 0,
+        noise: torch.Tensor | None = None,
+        sigmas: torch.Tensor | None = None,
+        callback: Callable[[flow.Step], None] | None = None,
+    ) -> torch.Tensor:
+        """Paint latents (B, 16, H/8, W/8), the VAE's own.
+
+        Args:
+            cond: from `encode`; one item with several seeds, or one seed for all items, or as many of both.
+            height: in pixels, a multiple of 16; so is `width`.
+            seed: every item is the same picture alone and in a batch.
+            noise: (B, 16, H/8, W/8) DiT-side starting noise instead of a seed's.
+            sigmas: (steps + 1) a schedule instead of the published one.
+            callback: called after every step with a `flow.Step`; what it raises ends the run.
+
+        Raises:
+            ValueError: sizes, seeds or schedules that do not fit, or values that are not finite (the step is named).
+        """
+        check_size(height, width)
+        if noise is None:
+            noise = make_noise(_seeds(seed, len(cond)), height, width, self.dit.channels)
+        elif tuple(noise.shape[-2:]) != (height // 8, width // 8):
+            raise ValueError(
+                f"The noise has shape {list(noise.shape)}; a picture of {width}x{height} takes "
+                f"(batch, {self.dit.channels}, {height // 8}, {width // 8})."
+            )
+        if sigmas is None:
+            sigmas = flow.schedule(steps, token_count(height, width))
+        return self.dit.latent_format.from_dit(sample(self.dit, cond, noise, sigmas, guidance, callback=callback))
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, H, W, 3) in 0..1 of the VAE's own latents (B, 16, H/8, W/8)."""
+        return self.vae.decode(z)
+
+    def understand(
+        self,
+        prompt: str | Sequence[str],
+        refs: References | Sequence[References] | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
+        callback: Callable[[int], None] | None = None,
+    ) -> str | list[str]:
+        """The VLM's answer: text for one prompt, a list for a list. Options as `VLM.generate`; greedy by default."""
+        prompts, references = _batch(prompt, refs)
+        answers = self.vlm.answer(
+            self._inputs(prompts, references),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            callback=callback,
+        )
+        return answers[0] if isinstance(prompt, str) else answers
+
+    def route(self, prompt: str | Sequence[str], refs: References | Sequence[References] | None = None) -> Route:
+        """Whether each prompt asks for a picture. Raises ValueError if the checkpoint has no routing head."""
+        return route(self.vlm, self.task_head, self._inputs(*_batch(prompt, refs)))
+
+    @staticmethod
+    def checkpoint_layout(config: Mapping[str, Any] | str | Path, siglip_width: int | None = None) -> dict[str, tuple[int, ...]]:
+        """{tensor name: shape} of a checkpoint with that config.json, from the meta device.
+
+        Args:
+            config: the object in `config.json`, or the file's path.
+            siglip_width: width of the SigLIP features, which the config does not carry; None takes the published 1152.
+        """
+        raw = read_json(Path(config)) if isinstance(config, (str, Path)) else config
+        return layout(UniWorldConfig.from_dict(raw, siglip_width))
+
+    def _inputs(self, prompts: Sequence[str], references: Sequence[References]) -> VLMInputs:
+        return self.vlm.inputs(prompts, [[ref.picture for ref in item] for item in references])
+
+    def _need(self, what: str, wanted: str) -> Path:
+        folder = self.flux_folder if what == "flux" else self.siglip_folder
+        if folder is None:
+            raise ValueError(f"No {what} folder was given, and {wanted} lies there: UniWorld.from_pretrained(..., {what}=FOLDER).")
+        return folder
+
+
+def read_config(checkpoint: Path) -> UniWorldConfig:
+    """The configuration of a checkpoint, with the SigLIP width that its tensors show."""
+    file = checkpoint / "config.json"
+    config = read_json(file)
+    shape = Shards(checkpoint).shapes.get(f"{_PROJECTOR_PREFIX}siglip_projector.0.weight")
+    return UniWorldConfig.from_dict(config, shape[1] if shape and len(shape) == 2 else None, str(file))
+
+
+def projector_key(name: str) -> str | None:
+    """From a tensor's name in a checkpoint to its name in `Projectors`, or None."""
+    short = name.removeprefix(_PROJECTOR_PREFIX)
+    return short if short.split(".")[0].endswith("_projector") and short != name else None
+
+
+def load_projectors(checkpoint: str | Path, dtype: torch.dtype, device: torch.device | str) -> Projectors:
+    """The three projectors alone. Raises ValueError naming a tensor that does not fit."""
+    config = read_config(Path(checkpoint))
+    return load(build(lambda: Projectors(config)), Shards(Path(checkpoint)), projector_key, dtype, device)
+
+
+def layout(config: UniWorldConfig) -> dict[str, tuple[int, ...]]:
+    """{published tensor name: shape} of a checkpoint of this configuration."""
+    names: dict[str, tuple[int, ...]] = {}
+    for name, tensor in build_qwen(config).state_dict().items():
+        names[_published_qwen(name)] = tuple(tensor.shape)
+    for name, tensor in build_transformer(config).state_dict().items():
+        names[f"denoise_tower.denoiser.{name}"] = tuple(tensor.shape)
+    for name, tensor in build(lambda: Projectors(config)).state_dict().items():
+        names[_PROJECTOR_PREFIX + name] = tuple(tensor.shape)
+    return names
+
+
+def _published_qwen(name: str) -> str:
+    return name.replace("model.visual.", "visual.", 1).replace("model.language_model.", "model.", 1)
+
+
+def _batch(
+    prompt: str | Sequence[str], refs: References | Sequence[References] | None
+) -> tuple[list[str], list[References]]:
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise ValueError("The list of prompts is empty: give at least one.")
+    if not refs:
+        return prompts, [[] for _ in prompts]
+    if isinstance(refs[0], Reference):
+        return prompts, [refs for _ in prompts]  # type: ignore[misc]
+    if len(refs) != len(prompts):
+        raise ValueError(f"There are {len(prompts)} prompts and references for {len(refs)}: give one list of references per prompt.")
+    return prompts, [list(item or []) for item in refs]  # type: ignore[call-overload]
+
+
+def _seeds(seed: int | Sequence[int], items: int) -> list[int]:
+    if isinstance(seed, int):
+        return [seed] * items
+    seeds = list(seed)
+    if not seeds or (items not in (1, len(seeds)) and len(seeds) != 1):
+        raise ValueError(f"There are {len(seeds)} seeds for {items} conditions: give one seed, or one per condition.")
+    return seeds * items if len(seeds) == 1 else seeds

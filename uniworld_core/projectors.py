@@ -1,0 +1,76 @@
+"""The MLPs that carry VLM states and SigLIP features into the DiT's text branch, and the routing head.
+
+Published in modeling_univa_denoise_tower.py and serve/cli.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .config import UniWorldConfig
+
+# The hidden layer of both condition projectors is this many times the joint width.
+EXPANSION = 3
+
+TASK_HEAD_FILE = "task_head_final.pt"
+_TASK_HEAD_KEYS = {"0.weight", "0.bias", "3.weight", "3.bias"}
+
+
+def mlp(width_in: int, hidden: int, width_out: int) -> nn.Sequential:
+    """Linear, SiLU, Linear (the published config calls it `mlp2x_gelu`; the code has SiLU)."""
+    return nn.Sequential(nn.Linear(width_in, hidden), nn.SiLU(), nn.Linear(hidden, width_out))
+
+
+class Projectors(nn.Module):
+    """The three projectors of a checkpoint, under their published names.
+
+    `denoise_projector` takes VLM hidden states, `siglip_projector` SigLIP features, both to the joint width.
+    `vae_projector` lies in the checkpoint and is used by no published program; it is kept so that a
+    checkpoint is loaded, checked and written whole.
+    """
+
+    def __init__(self, config: UniWorldConfig) -> None:
+        super().__init__()
+        joint = config.joint_width
+        self.denoise_projector = mlp(config.vlm_width, EXPANSION * joint, joint)
+        self.siglip_projector = mlp(config.siglip_width, EXPANSION * joint, joint)
+        self.vae_projector = mlp(config.vae_width, config.denoiser_width, joint)
+
+
+def read_task_head(folder: Path, vlm_width: int) -> nn.Sequential | None:
+    """The routing head of a checkpoint (Linear, SiLU, Dropout, Linear), in float32, or None where there is none.
+
+    Args:
+        folder: the checkpoint; the head lies in its `task_head_final.pt`.
+        vlm_width: width of the hidden states that it takes.
+
+    Raises:
+        ValueError: the file holds anything but the four tensors expected (it is read without running pickle code).
+    """
+    file = folder / TASK_HEAD_FILE
+    if not file.is_file():
+        return None
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError or EOFError by turns
+        raise ValueError(
+            f"{file} was refused: it is damaged or holds more than tensors, which could run code when opened. "
+            "Take the file from the published checkpoint."
+        ) from error
+    if not isinstance(state, dict) or set(state) != _TASK_HEAD_KEYS or not all(torch.is_tensor(v) for v in state.values()):
+        names = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        raise ValueError(f"{file} holds {names}; the routing head has the tensors {sorted(_TASK_HEAD_KEYS)}.")
+    hidden = state["0.bias"].numel()
+    expected = {"0.weight": (hidden, vlm_width), "0.bias": (hidden,), "3.weight": (2, hidden), "3.bias": (2,)}
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            raise ValueError(
+                f"{name} in {file} has shape {list(state[name].shape)}, expected {list(shape)}: "
+                "it belongs to another checkpoint."
+            )
+    head = nn.Sequential(nn.Linear(vlm_width, hidden), nn.SiLU(), nn.Dropout(0.3), nn.Linear(hidden, 2))
+    head.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return head.eval().requires_grad_(False)

@@ -1,0 +1,41 @@
+"""A reference: one picture and what SigLIP sees in it, together, so that VLM and DiT see the same pictures in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from PIL import Image
+
+from .pictures import Picture, to_rgb
+from .siglip import SigLIP
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One reference picture.
+
+    Attributes:
+        picture: 8-bit RGB.
+        features: SigLIP features (tokens, width), or None for a picture that only the VLM is to see.
+    """
+
+    picture: Image.Image
+    features: torch.Tensor | None = None
+
+
+References: TypeAlias = "Sequence[Reference]"
+
+
+def make_references(pictures: Sequence[Picture], siglip: SigLIP | None) -> list[Reference]:
+    """References for pictures of any mix of sizes, in order, their SigLIP features computed in one batch.
+
+    Raises:
+        ValueError: a picture cannot be used (`pictures.to_rgb` says why).
+    """
+    images = [to_rgb(picture) for picture in pictures]
+    if siglip is None or not images:
+        return [Reference(image) for image in images]
+    return [Reference(image, features) for image, features in zip(images, siglip.features(images))]

@@ -1,0 +1,52 @@
+"""Qwen2.5-VL's three-axis positions (arXiv 2502.13923, section 2.1.2), for sequences with pictures.
+
+transformers computes the same, but from version 5 on only when told which tokens are pictures; given explicitly,
+the positions are right in every version.
+"""
+
+from __future__ import annotations
+
+import torch
+
+# B batch, L tokens; grid rows are (frames, height, width) in unmerged patches.
+
+
+def rope_positions(
+    ids_BL: torch.Tensor, mask_BL: torch.Tensor, grids: torch.Tensor | None, image_token: int, merge: int
+) -> torch.Tensor:
+    """Positions (3, B, L) on the axes time, height, width.
+
+    Text counts up on all three axes alike. A picture's patches keep one time, their row and their column, starting where
+    the text before it ended; the text after it goes on from the largest position so far. Padding has position 1.
+
+    Args:
+        ids_BL: token ids, padded on either side.
+        mask_BL: True where there is a token.
+        grids: (pictures, 3) of all items in order, or None without pictures.
+        image_token: id of the picture token.
+        merge: how many patches a side are merged into one token.
+    """
+    positions = torch.ones(3, *ids_BL.shape, dtype=torch.long, device=ids_BL.device)
+    remaining = [] if grids is None else grids.tolist()
+    for item in range(ids_BL.shape[0]):
+        here = mask_BL[item].bool()
+        ids = ids_BL[item][here].tolist()
+        columns: list[torch.Tensor] = []
+        next_position, at = 0, 0
+        while at < len(ids):
+            if ids[at] == image_token:
+                frames, height, width = remaining.pop(0)
+                block = _picture_block(frames, height // merge, width // merge)
+            else:
+                end = ids.index(image_token, at) if image_token in ids[at:] else len(ids)
+                block = torch.arange(end - at).expand(3, -1)
+            columns.append(block + next_position)
+            next_position += int(block.max()) + 1
+            at += block.shape[1]
+        positions[:, item, here] = torch.cat(columns, dim=1).to(ids_BL.device)
+    return positions
+
+
+def _picture_block(frames: int, rows: int, columns: int) -> torch.Tensor:
+    axes = torch.meshgrid(torch.arange(frames), torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([axis.flatten() for axis in axes])

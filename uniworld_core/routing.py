@@ -1,0 +1,43 @@
+"""Routing: does the instruction ask for a picture or for an answer in words? (published: serve/cli.py)"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .vlm import VLM, VLMInputs
+
+
+@dataclass(frozen=True)
+class Route:
+    """What the routing head says of a batch.
+
+    Attributes:
+        logits: (B, 2) float32: answer, paint.
+        probabilities: (B, 2), their softmax.
+        paint: (B,) bool: True where the model is to paint.
+    """
+
+    logits: torch.Tensor
+
+    @property
+    def probabilities(self) -> torch.Tensor:
+        return self.logits.softmax(dim=-1)
+
+    @property
+    def paint(self) -> torch.Tensor:
+        return self.logits[:, 0] < self.logits[:, 1]
+
+
+def route(vlm: VLM, head: nn.Module | None, inputs: VLMInputs) -> Route:
+    """Read the head at the last `assistant` token. Raises ValueError if the checkpoint has no head."""
+    if head is None:
+        raise ValueError(
+            "The checkpoint has no task_head_final.pt, which decides between painting and answering: "
+            "copy it from the published checkpoint, or choose yourself."
+        )
+    with torch.inference_mode():
+        states = vlm.assistant_states(inputs, vlm.hidden_states(inputs))
+        return Route(head(states.to(next(head.parameters()))).float().cpu())

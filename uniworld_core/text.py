@@ -1,0 +1,138 @@
+"""FLUX's own text encoders: T5 puts the plain prompt in front of the condition, CLIP pools it. Both are optional."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config import read_json
+from .weights import KeyMap, Shards, build, load
+
+# Tokens of the T5 prompt, padded and unmasked (published: serve/cli.py).
+T5_LENGTH = 256
+
+_NO_CONFIG = ("model_type", "architectures", "torch_dtype", "transformers_version")
+
+
+class CLIP(nn.Module):
+    """FLUX's CLIP-L: the pooled prompt."""
+
+    def __init__(self, encoder: nn.Module, tokenizer: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls, flux: str | Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+    ) -> CLIP:
+        """Load `text_encoder` and `tokenizer` of a FLUX folder in diffusers layout. Raises ValueError naming a bad file."""
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        folder = Path(flux) / "text_encoder"
+        config = CLIPTextConfig(**_config(folder, "clip_text_model"))
+        encoder = build(lambda: CLIPTextModel(config))
+        load(encoder, Shards(folder), _clip_key(encoder), dtype, device)
+        return cls(encoder, _tokenizer(Path(flux) / "tokenizer"))
+
+    @torch.inference_mode()
+    def pool(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Pooled prompts (B, P), at the end-of-text token."""
+        first = next(self.encoder.parameters())
+        ids = _ids(self.tokenizer, prompts, self.encoder.config.max_position_embeddings).to(first.device)
+        return self.encoder(input_ids=ids).pooler_output
+
+
+class T5(nn.Module):
+    """FLUX's T5-XXL encoder: the prompt as tokens."""
+
+    def __init__(self, encoder: nn.Module, tokenizer: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls, flux: str | Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+    ) -> T5:
+        """Load `text_encoder_2` and `tokenizer_2` of a FLUX folder in diffusers layout. Raises ValueError naming a bad file."""
+        from transformers import T5Config, T5EncoderModel
+
+        folder = Path(flux) / "text_encoder_2"
+        config = T5Config(**_config(folder, "t5"))
+        encoder = build(lambda: T5EncoderModel(config))
+        load(encoder, Shards(folder), lambda name: name, dtype, device, optional=["encoder.embed_tokens.weight"])
+        # The encoder's table is the shared one; files carry it once or twice.
+        encoder.encoder.embed_tokens.weight = encoder.shared.weight
+        return cls(encoder, _tokenizer(Path(flux) / "tokenizer_2"))
+
+    @torch.inference_mode()
+    def tokens(self, prompts: Sequence[str], length: int = T5_LENGTH) -> torch.Tensor:
+        """Prompt tokens (B, length, D), padded to `length` and, as published, without a mask."""
+        if length < 1:
+            raise ValueError(f"t5_length is {length}; it must be at least 1.")
+        first = next(self.encoder.parameters())
+        return self.encoder(input_ids=_ids(self.tokenizer, prompts, length).to(first.device)).last_hidden_state
+
+
+class TextEncoders:
+    """CLIP and T5 of one FLUX folder, each loaded when first asked for."""
+
+    def __init__(
+        self, flux: str | Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+    ) -> None:
+        self.flux, self.dtype, self.device = Path(flux), dtype, device
+        self._clip: CLIP | None = None
+        self._t5: T5 | None = None
+
+    @property
+    def clip(self) -> CLIP:
+        if self._clip is None:
+            self._clip = CLIP.from_pretrained(self.flux, self.dtype, self.device)
+        return self._clip
+
+    @property
+    def t5(self) -> T5:
+        if self._t5 is None:
+            self._t5 = T5.from_pretrained(self.flux, self.dtype, self.device)
+        return self._t5
+
+
+def _config(folder: Path, model_type: str) -> dict[str, Any]:
+    raw = read_json(folder / "config.json")
+    if raw.get("model_type") != model_type:
+        raise ValueError(
+            f"{folder / 'config.json'} has model_type {raw.get('model_type')!r}, expected {model_type!r}: "
+            "choose a FLUX.1-dev folder in diffusers layout."
+        )
+    return {key: value for key, value in raw.items() if key not in _NO_CONFIG}
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises plain Exceptions
+        raise ValueError(f"The tokenizer in {folder} cannot be read ({error}): copy the folder again.") from error
+
+
+def _ids(tokenizer: Any, prompts: Sequence[str], length: int) -> torch.Tensor:
+    made = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return made["input_ids"]
+
+
+def _clip_key(encoder: nn.Module) -> KeyMap:
+    # transformers 5 dropped the prefix `text_model.`; old files carry position ids, computed here.
+    nested = any(name.startswith("text_model.") for name in encoder.state_dict())
+
+    def key(name: str) -> str | None:
+        if name.endswith("position_ids"):
+            return None
+        return name if nested else name.removeprefix("text_model.")
+
+    return key

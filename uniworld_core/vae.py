@@ -1,0 +1,87 @@
+"""FLUX's VAE: pictures to latents and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config import read_json
+from .latents import LatentFormat
+from .sizes import check_size
+from .weights import Shards, build, load
+
+
+class VAE(nn.Module):
+    """The autoencoder of a FLUX folder. Its own latents travel on the wires; the DiT sees (z - shift) * scale."""
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    @classmethod
+    def from_pretrained(
+        cls, flux: str | Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+    ) -> VAE:
+        """Load `vae` of a FLUX folder in diffusers layout.
+
+        Raises:
+            ValueError: a file is missing, damaged, or does not fit the configuration; it is named.
+        """
+        from diffusers import AutoencoderKL
+
+        folder = Path(flux) / "vae"
+        raw = read_json(folder / "config.json")
+        if raw.get("_class_name") != "AutoencoderKL":
+            raise ValueError(
+                f"{folder / 'config.json'} is of {raw.get('_class_name')!r}, expected 'AutoencoderKL': "
+                "choose a FLUX.1-dev folder in diffusers layout."
+            )
+        autoencoder = build(lambda: AutoencoderKL.from_config({k: v for k, v in raw.items() if not k.startswith("_")}))
+        return cls(load(autoencoder, Shards(folder), lambda name: name, dtype, device))
+
+    @property
+    def _config(self) -> Any:
+        return self.autoencoder.config
+
+    @property
+    def latent_format(self) -> LatentFormat:
+        """Shift and scale to the DiT's side."""
+        return LatentFormat(shift=float(self._config.shift_factor or 0.0), scale=float(self._config.scaling_factor))
+
+    @torch.inference_mode()
+    def decode(self, z_BChw: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, H, W, 3), float32 in 0..1, of the VAE's own latents (B, C, H/8, W/8).
+
+        Raises:
+            ValueError: the latents have another number of channels, or hold values that are not finite.
+        """
+        channels = int(self._config.latent_channels)
+        if z_BChw.ndim != 4 or z_BChw.shape[1] != channels:
+            raise ValueError(f"The latent has shape {list(z_BChw.shape)}; this VAE takes (batch, {channels}, height/8, width/8).")
+        if not torch.isfinite(z_BChw).all():
+            raise ValueError("The latent holds NaN or infinite values: look at the sampler that made it.")
+        first = next(self.autoencoder.parameters())
+        pixels = self.autoencoder.decode(z_BChw.to(first.device, first.dtype), return_dict=False)[0]
+        return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+
+    @torch.inference_mode()
+    def encode(self, image_BHWC: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """The VAE's own latents (B, C, H/8, W/8), float32, of pictures (B, H, W, 3) in 0..1.
+
+        Args:
+            generator: draws from the posterior, as training does; None takes its mode.
+
+        Raises:
+            ValueError: the pictures have no three channels, or sides that are no multiples of 16.
+        """
+        if image_BHWC.ndim != 4 or image_BHWC.shape[-1] != 3:
+            raise ValueError(f"The picture has shape {list(image_BHWC.shape)}; expected (batch, height, width, 3).")
+        check_size(image_BHWC.shape[1], image_BHWC.shape[2])
+        first = next(self.autoencoder.parameters())
+        pixels = (image_BHWC.permute(0, 3, 1, 2) * 2 - 1).to(first.device, first.dtype)
+        posterior = self.autoencoder.encode(pixels).latent_dist
+        z = posterior.mode() if generator is None else posterior.sample(generator=generator)
+        return z.float()
