@@ -212,7 +212,8 @@ class UniWorld:
         """The VLM's answer: text for one prompt, a list for a list. Options as `VLM.generate`; greedy by default."""
         prompts, references = _batch(prompt, refs)
         answers = self.vlm.answer(
-            self._inputs(prompts, references),
+            prompts,
+            [[ref.picture for ref in item] for item in references],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,

@@ -81,7 +81,8 @@ class VAE(nn.Module):
             raise ValueError(f"The picture has shape {list(image_BHWC.shape)}; expected (batch, height, width, 3).")
         check_size(image_BHWC.shape[1], image_BHWC.shape[2])
         first = next(self.autoencoder.parameters())
-        pixels = (image_BHWC.permute(0, 3, 1, 2) * 2 - 1).to(first.device, first.dtype)
+        # As published to the last bit: 2x - 1 rounds otherwise, and convolutions do in another memory layout.
+        pixels = ((image_BHWC.permute(0, 3, 1, 2).contiguous() - 0.5) / 0.5).to(first.device, first.dtype)
         posterior = self.autoencoder.encode(pixels).latent_dist
         z = posterior.mode() if generator is None else posterior.sample(generator=generator)
         return z.float()

@@ -45,6 +45,18 @@ class VLMInputs:
     patches: torch.Tensor | None
     grids: torch.Tensor | None
 
+    @staticmethod
+    def join(items: Sequence[VLMInputs]) -> VLMInputs:
+        """One batch of inputs of one and the same length."""
+        with_pictures = [item for item in items if item.patches is not None]
+        return VLMInputs(
+            ids=torch.cat([item.ids for item in items]),
+            mask=torch.cat([item.mask for item in items]),
+            positions=torch.cat([item.positions for item in items], dim=1),
+            patches=torch.cat([item.patches for item in with_pictures]) if with_pictures else None,  # type: ignore[misc]
+            grids=torch.cat([item.grids for item in with_pictures]) if with_pictures else None,  # type: ignore[misc]
+        )
+
 
 class VLM(nn.Module):
     """Qwen2.5-VL of a UniWorld checkpoint with its tokenizer and picture processor."""
@@ -153,13 +165,17 @@ class VLM(nn.Module):
         """Token ids (B, new) of the answers, without the prompt.
 
         Args:
+            inputs: without padding, that is of prompts of one length (`answer` takes any): transformers 4 places the
+                new tokens of a padded batch wrongly.
             temperature: 0 takes the likeliest token each time.
             seed: of the random choice when the temperature is above 0; the global random state is left as it was.
             callback: called with the number of tokens so far, after each; what it raises ends the answer.
 
         Raises:
-            ValueError: the length is not positive or the temperature negative.
+            ValueError: the length is not positive, the temperature negative, or the batch padded.
         """
+        if not bool(inputs.mask.all()):
+            raise ValueError("The batch holds prompts of different lengths: answer them with VLM.answer.")
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
         if temperature < 0:
@@ -179,11 +195,26 @@ class VLM(nn.Module):
             )
         return ids[:, start:]
 
-    def answer(self, inputs: VLMInputs, **options: Any) -> list[str]:
-        """Answers as text, one per item; options as `generate`."""
-        return self.tokenizer.batch_decode(
-            self.generate(inputs, **options), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+    def answer(
+        self,
+        prompts: Sequence[str],
+        pictures: Sequence[Sequence[Image.Image]],
+        temperature: float = 0.0,
+        **options: Any,
+    ) -> list[str]:
+        """Answers as text, one per item, each as it would be alone; options as `generate`."""
+        groups: dict[int, list[int]] = {}
+        items = [self.inputs([prompt], [item]) for prompt, item in zip(prompts, pictures)]
+        for index, item in enumerate(items):
+            # Random choices of several items would come from one stream: drawn one item at a time.
+            groups.setdefault(item.ids.shape[1] if temperature == 0 else -1 - index, []).append(index)
+        answers = [""] * len(items)
+        for group in groups.values():
+            ids = self.generate(VLMInputs.join([items[i] for i in group]), temperature=temperature, **options)
+            texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            for index, text in zip(group, texts):
+                answers[index] = text
+        return answers
 
     def assistant_states(self, inputs: VLMInputs, hidden: torch.Tensor) -> torch.Tensor:
         """The hidden state (B, D) at the last `assistant` token of each item, float32 (published: serve/cli.py)."""
@@ -240,10 +271,12 @@ def qwen_key(name: str) -> str | None:
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a UniWorld checkpoint. Raises ValueError if its files are missing or of another model."""
-    from transformers import Qwen2Tokenizer
+    import transformers
 
+    # Version 5 has one Qwen2Tokenizer, which is the fast one; before it that name was the slow one.
+    kind = getattr(transformers, "Qwen2TokenizerFast", None) or transformers.Qwen2Tokenizer
     try:
-        tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises plain Exceptions
         raise ValueError(
             f"The tokenizer in {folder} cannot be read ({error}): copy vocab.json, merges.txt, tokenizer.json and "
