@@ -1,0 +1,1 @@
+"""The embedded host: runs workflows of ComfyUI's graph nodes without ComfyUI."""

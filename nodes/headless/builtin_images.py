@@ -1,0 +1,235 @@
+"""Built-in nodes that read, write and reshape pictures, under ComfyUI's own class names and inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import string
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from . import folders
+from .pictures import load_channel, load_picture, png_text, to_pil, write_png
+
+MAX_RESOLUTION = 16384  # ComfyUI's own limit of every width and height
+RESIZE_METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
+
+
+class _FromFile:
+    """What the nodes that load an input picture share: look again when the file's content changes."""
+
+    @classmethod
+    def IS_CHANGED(cls, image: str, **_: Any) -> str:
+        return _file_hash(folders.current().find_picture(image))
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
+        try:
+            folders.current().find_picture(image)
+        except ValueError as error:
+            return str(error)
+        return True
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class LoadImage(_FromFile):
+    CATEGORY = "image"
+    DESCRIPTION = "Loads a picture from the input folder."
+    RETURN_TYPES = ("IMAGE", "MASK")
+    OUTPUT_TOOLTIPS = ("The picture; several frames become a batch.", "1 where the picture is transparent.")
+    FUNCTION = "load_image"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"image": (folders.current().list_inputs(), {"image_upload": True})}}
+
+    def load_image(self, image: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return load_picture(folders.current().find_picture(image))
+
+
+class LoadImageMask(_FromFile):
+    CATEGORY = "mask"
+    DESCRIPTION = "Loads one channel of a picture from the input folder as a mask."
+    RETURN_TYPES = ("MASK",)
+    FUNCTION = "load_image"
+    CHANNELS = ["alpha", "red", "green", "blue"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {"image": (folders.current().list_inputs(), {"image_upload": True}), "channel": (cls.CHANNELS,)}
+        }
+
+    def load_image(self, image: str, channel: str) -> tuple[torch.Tensor]:
+        return (load_channel(folders.current().find_picture(image), channel),)
+
+
+class SaveImage:
+    CATEGORY = "image"
+    DESCRIPTION = "Saves pictures as PNG files that carry the workflow which made them."
+    RETURN_TYPES = ()
+    FUNCTION = "save_images"
+    OUTPUT_NODE = True
+    KIND, COMPRESS_LEVEL = "output", 4
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "images": ("IMAGE", {"tooltip": "The pictures to save."}),
+                "filename_prefix": (
+                    "STRING",
+                    {
+                        "default": "ComfyUI",
+                        "tooltip": "How the file names begin. Tokens such as %date:yyyy-MM-dd%, %width% or "
+                        "%Sampler.seed% are filled in; a slash makes a folder.",
+                    },
+                ),
+            },
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+        }
+
+    def save_images(
+        self,
+        images: torch.Tensor,
+        filename_prefix: str = "ComfyUI",
+        prompt: dict[str, Any] | None = None,
+        extra_pnginfo: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        if images.ndim != 4 or images.shape[-1] not in (3, 4) or 0 in images.shape:
+            raise ValueError(f"Images of shape {tuple(images.shape)} cannot be saved; (B, H, W, 3) is needed.")
+        place = folders.current().new_picture(
+            self.KIND,
+            filename_prefix,
+            lambda token: _widget_value(token, prompt or {}),
+            width=images.shape[2],
+            height=images.shape[1],
+        )
+        text = png_text(prompt, extra_pnginfo)
+        paths = [write_png(to_pil(image), place, n, text, self.COMPRESS_LEVEL) for n, image in enumerate(images)]
+        saved = [{"filename": path.name, "subfolder": place.subfolder, "type": self.KIND} for path in paths]
+        return {"ui": {"images": saved}}
+
+
+def _widget_value(token: str, prompt: dict[str, Any]) -> str | None:
+    """The value of `Node.widget`, where Node is a title or a class name; None if there is none such."""
+    node_name, dot, widget = token.rpartition(".")
+    for node in prompt.values() if dot else ():
+        if node_name in (node.get("_meta", {}).get("title"), node["class_type"]):
+            value = node.get("inputs", {}).get(widget)
+            return None if value is None or isinstance(value, (list, dict)) else str(value)
+    return None
+
+
+class PreviewImage(SaveImage):
+    DESCRIPTION = "Shows pictures; they are kept in the temp folder only."
+    KIND, COMPRESS_LEVEL = "temp", 1
+
+    def __init__(self) -> None:
+        self.suffix = "_temp_" + "".join(random.choices(string.ascii_lowercase, k=5))
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {"images": ("IMAGE", {"tooltip": "The pictures to show."})},
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+        }
+
+    def save_images(self, images: torch.Tensor, filename_prefix: str = "ComfyUI", **hidden: Any) -> dict[str, Any]:
+        return super().save_images(images, filename_prefix + self.suffix, **hidden)
+
+
+class ImageScale:
+    CATEGORY = "image/upscaling"
+    DESCRIPTION = "Resizes pictures; a width or height of 0 follows from the other and the aspect."
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "upscale"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        side = {"default": 512, "min": 0, "max": MAX_RESOLUTION, "step": 1}
+        return {
+            "required": {
+                "image": ("IMAGE",),
+                "upscale_method": (RESIZE_METHODS,),
+                "width": ("INT", side),
+                "height": ("INT", dict(side)),
+                "crop": (["disabled", "center"],),
+            }
+        }
+
+    def upscale(
+        self, image: torch.Tensor, upscale_method: str, width: int, height: int, crop: str
+    ) -> tuple[torch.Tensor]:
+        rows, columns = image.shape[1:3]
+        if width == 0 and height == 0:
+            return (image,)
+        width = width or max(1, round(columns * height / rows))
+        height = height or max(1, round(rows * width / columns))
+        return (resize(image, width, height, upscale_method, crop == "center"),)
+
+
+class ImageBatch:
+    CATEGORY = "image"
+    DESCRIPTION = "Joins two batches of pictures; the second is resized to the first."
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "batch"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"image1": ("IMAGE",), "image2": ("IMAGE",)}}
+
+    def batch(self, image1: torch.Tensor, image2: torch.Tensor) -> tuple[torch.Tensor]:
+        if image1.shape[1:] != image2.shape[1:]:
+            image2 = resize(image2, image1.shape[2], image1.shape[1], "bilinear", center=True)
+        return (torch.cat((image1, image2)),)
+
+
+class GetImageSize:
+    CATEGORY = "image"
+    DESCRIPTION = "Gives the width, height and number of pictures of a batch."
+    RETURN_TYPES = ("INT", "INT", "INT")
+    RETURN_NAMES = ("width", "height", "batch_size")
+    FUNCTION = "get_size"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"image": ("IMAGE",)}}
+
+    def get_size(self, image: torch.Tensor) -> tuple[int, int, int]:
+        return image.shape[2], image.shape[1], image.shape[0]
+
+
+def resize(image: torch.Tensor, width: int, height: int, method: str, center: bool = False) -> torch.Tensor:
+    """Resize images (B, H, W, C) by one of `RESIZE_METHODS`; `center` first cuts them to the new aspect."""
+    if center:
+        image = _cut_to_aspect(image, width / height)
+    if method == "lanczos":
+        from PIL import Image
+
+        resized = [to_pil(item).resize((width, height), Image.Resampling.LANCZOS) for item in image]
+        return torch.stack([_from_pil(item) for item in resized]).to(image)
+    return F.interpolate(image.movedim(-1, 1), size=(height, width), mode=method).movedim(1, -1)
+
+
+def _cut_to_aspect(image: torch.Tensor, aspect: float) -> torch.Tensor:
+    rows, columns = image.shape[1:3]
+    x = round((columns - rows * aspect) / 2) if columns / rows > aspect else 0
+    y = round((rows - columns / aspect) / 2) if columns / rows < aspect else 0
+    return image[:, y : rows - y, x : columns - x]
+
+
+def _from_pil(picture: Any) -> torch.Tensor:
+    import numpy as np
+
+    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255.0)

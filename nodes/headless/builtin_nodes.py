@@ -1,0 +1,51 @@
+"""Which built-in nodes there are. Their names, inputs and outputs are ComfyUI's, so that one workflow runs in both.
+
+VAEDecode and VAEEncode are not among them: they take ComfyUI's VAE type, and our VAE travels as UNIWORLD_VAE.
+"""
+
+from __future__ import annotations
+
+from . import builtin_images as images
+from . import builtin_masks as masks
+from . import builtin_primitives as primitives
+
+NODE_CLASS_MAPPINGS: dict[str, type] = {
+    node.__name__: node
+    for node in (
+        images.LoadImage,
+        images.LoadImageMask,
+        images.SaveImage,
+        images.PreviewImage,
+        images.ImageScale,
+        images.ImageBatch,
+        images.GetImageSize,
+        masks.MaskToImage,
+        masks.ImageToMask,
+        masks.InvertMask,
+        primitives.PrimitiveInt,
+        primitives.PrimitiveFloat,
+        primitives.PrimitiveString,
+        primitives.PrimitiveStringMultiline,
+        primitives.PrimitiveBoolean,
+        primitives.PreviewAny,
+    )
+}
+
+NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
+    "LoadImage": "Load Image",
+    "LoadImageMask": "Load Image (as Mask)",
+    "SaveImage": "Save Image",
+    "PreviewImage": "Preview Image",
+    "ImageScale": "Upscale Image",
+    "ImageBatch": "Batch Images",
+    "GetImageSize": "Get Image Size",
+    "MaskToImage": "Convert Mask to Image",
+    "ImageToMask": "Convert Image to Mask",
+    "InvertMask": "InvertMask",
+    "PrimitiveInt": "Int",
+    "PrimitiveFloat": "Float",
+    "PrimitiveString": "String",
+    "PrimitiveStringMultiline": "String (Multiline)",
+    "PrimitiveBoolean": "Boolean",
+    "PreviewAny": "Preview Any",
+}

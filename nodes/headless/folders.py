@@ -1,0 +1,226 @@
+"""Where pictures come from and go to, and which names a workflow may use for them.
+
+A workflow is other people's data: a name in it must never lead out of the folder it is meant for, on any system.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+SHIPPED_INPUT = PACKAGE_ROOT / "workflows" / "input"
+
+# Names that Windows maps to devices in every folder, with any extension.
+_WINDOWS_DEVICES = re.compile(r"^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$", re.IGNORECASE)
+_ENCODED_TRICK = re.compile(r"%(2e|2f|5c|00)", re.IGNORECASE)
+_ANNOTATION = re.compile(r"^(?P<name>.*?)\s?\[(?P<folder>input|output|temp)\]$", re.DOTALL)
+_MAX_NAME_BYTES = 200  # file systems end at 255 bytes; the counter and the extension need room
+
+
+def check_relative(name: str, what: str = "file name") -> str:
+    """A name that stays inside a folder, with forward slashes; `what` names it in the error.
+
+    Raises:
+        ValueError: the name is empty, absolute, or holds a drive, a device, `..`, control or encoded characters.
+    """
+    shown = repr(name if len(name) <= 80 else name[:77] + "...")
+    if not name or name != name.strip():
+        raise ValueError(f"The {what} {shown} is empty or has spaces around it. Use a plain name such as 'cat.png'.")
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        raise ValueError(f"The {what} {shown} holds a control character. Use a plain name such as 'cat.png'.")
+    if _ENCODED_TRICK.search(name):
+        raise ValueError(f"The {what} {shown} holds a percent-encoded character. Use a plain name such as 'cat.png'.")
+    path = name.replace("\\", "/")
+    if path.startswith(("/", "~")) or ":" in path:
+        raise ValueError(f"The {what} {shown} is an absolute path or names a drive. Use a name inside the folder.")
+    parts = path.split("/")
+    for part in parts:
+        if part in ("", ".", ".."):
+            raise ValueError(f"The {what} {shown} leads out of its folder. Use a name without the part '{part}'.")
+        if part.endswith((".", " ")) or _WINDOWS_DEVICES.match(part):
+            raise ValueError(f"The {what} {shown} is no file on Windows because of '{part}'. Choose another name.")
+        if len(part.encode(errors="surrogatepass")) > _MAX_NAME_BYTES:
+            raise ValueError(f"The {what} {shown} is longer than {_MAX_NAME_BYTES} bytes. Choose a shorter one.")
+    return "/".join(parts)
+
+
+def resolve_inside(base: Path, name: str, what: str = "file name") -> Path:
+    """The path of `name` below `base`, which need not exist.
+
+    Raises:
+        ValueError: as `check_relative`, or a symbolic link on the way leads out of `base`.
+    """
+    root = base.resolve()
+    path = (root / check_relative(name, what)).resolve()
+    if not path.is_relative_to(root):
+        raise ValueError(f"The {what} {name!r} leads out of '{base}' by a symbolic link. Put the file itself there.")
+    return path
+
+
+@dataclass
+class Folders:
+    """The folders of one host, as ComfyUI lays them out, and pictures bound to a name from outside of them.
+
+    Attributes:
+        shipped_input: read-only pictures that come with the package, found after those in `input`.
+        bound: input names that stand for a picture elsewhere, which the user named on the command line.
+    """
+
+    input: Path = Path("input")
+    output: Path = Path("output")
+    temp: Path = Path("temp")
+    shipped_input: Path | None = SHIPPED_INPUT
+    bound: dict[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def under(cls, base: Path) -> Folders:
+        return cls(base / "input", base / "output", base / "temp")
+
+    def of_kind(self, kind: str) -> Path:
+        """The folder of kind "input", "output" or "temp"."""
+        return {"input": self.input, "output": self.output, "temp": self.temp}[kind]
+
+    def list_inputs(self) -> list[str]:
+        """Names of the pictures a workflow can load, sorted."""
+        names = {name for name in self.bound}
+        for folder in (self.input, self.shipped_input):
+            if folder is not None and folder.is_dir():
+                names.update(file.name for file in folder.iterdir() if _is_picture_name(file.name) and file.is_file())
+        return sorted(names)
+
+    def find_picture(self, annotated: str) -> Path:
+        """The file an input name stands for; `cat.png [output]` looks in the output folder, as in ComfyUI.
+
+        Raises:
+            ValueError: the name is a trick, or there is no such file.
+        """
+        if annotated in self.bound:
+            return self.bound[annotated]
+        match = _ANNOTATION.match(annotated)
+        name, kind = (match["name"], match["folder"]) if match else (annotated, "input")
+        folders = [self.of_kind(kind)]
+        if kind == "input" and self.shipped_input is not None:
+            folders.append(self.shipped_input)
+        for folder in folders:
+            path = resolve_inside(folder, name, "picture name")
+            if path.is_file():
+                return path
+        raise ValueError(f"There is no picture {name!r} in '{folders[0]}'. {self._mend(kind)}")
+
+    def _mend(self, kind: str) -> str:
+        names = self.list_inputs() if kind == "input" else []
+        known = f" Present are: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}." if names else ""
+        return f"Put it there, or name another.{known}"
+
+    def bind(self, picture: Path) -> str:
+        """Let a picture anywhere on disk be loaded; returns the input name that now stands for it.
+
+        Raises:
+            ValueError: there is no such file.
+        """
+        path = picture.expanduser().resolve()
+        if not path.is_file():
+            raise ValueError(f"There is no picture file '{picture}'. Check the path.")
+        stem = re.sub(r'[<>:"/\\|?*%\[\]\x00-\x1f\x7f]', "_", picture.name).strip(". ") or "picture"
+        name = check_relative(stem[-120:].strip(". "))
+        number = 2
+        while self.bound.get(name, path) != path:
+            name = f"{number}_{stem[-120:]}"
+            number += 1
+        self.bound[name] = path
+        return name
+
+    def new_picture(
+        self, kind: str, prefix: str, lookup: Callable[[str], str | None] = lambda _: None, **sizes: int
+    ) -> NewPicture:
+        """Where a picture with this prefix goes, its folder made.
+
+        Args:
+            lookup: the text for a token such as `%Sampler.seed%`, None for one it does not know.
+            sizes: `width` and `height` for their tokens.
+
+        Raises:
+            ValueError: the prefix is a trick or leads out of the folder.
+        """
+        expanded = expand_tokens(prefix, lookup, {key: str(size) for key, size in sizes.items()})
+        base = self.of_kind(kind)
+        target = resolve_inside(base, expanded, "file name prefix")
+        subfolder = target.parent.relative_to(base.resolve()).as_posix()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return NewPicture(target.parent, "" if subfolder == "." else subfolder, target.name)
+
+
+@dataclass(frozen=True)
+class NewPicture:
+    """A folder, its name relative to the base folder, and the stem that names in it begin with."""
+
+    folder: Path
+    subfolder: str
+    stem: str
+
+    def next_counter(self) -> int:
+        """One more than the highest counter of the files `stem_00001_...` there."""
+        pattern = re.compile(re.escape(self.stem) + r"_(\d{1,9})_", re.IGNORECASE)
+        found = (pattern.match(entry.name) for entry in self.folder.iterdir())
+        return max((int(match[1]) for match in found if match), default=0) + 1
+
+
+_DATE_PARTS = re.compile(r"yyyy|yy|MM|M|dd|d|hh|h|mm|m|ss|s")
+
+
+def expand_tokens(prefix: str, lookup: Callable[[str], str | None], values: dict[str, str]) -> str:
+    """Fill `%width%`, `%year%`, `%date:yyyy-MM-dd%`, `%Node.widget%`; an unknown token stays as it is."""
+    now = time.localtime()
+    known = {
+        **values,
+        "year": str(now.tm_year),
+        **{name: f"{number:02}" for name, number in zip(
+            ("month", "day", "hour", "minute", "second"), (now.tm_mon, now.tm_mday, now.tm_hour, now.tm_min, now.tm_sec)
+        )},
+    }  # fmt: skip
+
+    def fill(match: re.Match[str]) -> str:
+        token = match[1]
+        if token.startswith("date:"):
+            return _DATE_PARTS.sub(lambda part: _date_part(part[0], now), _harmless(token[5:]))
+        text = known.get(token)
+        if text is None:
+            text = lookup(token)
+        return match[0] if text is None else _harmless(text)
+
+    return re.sub(r"%([^%]+)%", fill, prefix)
+
+
+def _harmless(text: str) -> str:
+    # A value of another widget must not add folders to the name.
+    return re.sub(r'[/?<>\\:*|"\x00-\x1f\x7f]', "_", text)
+
+
+def _date_part(part: str, now: time.struct_time) -> str:
+    if part in ("yyyy", "yy"):
+        return str(now.tm_year)[-len(part) :]
+    number = {"M": now.tm_mon, "d": now.tm_mday, "h": now.tm_hour, "m": now.tm_min, "s": now.tm_sec}[part[0]]
+    return f"{number:0{len(part)}}"
+
+
+def _is_picture_name(name: str) -> bool:
+    kind, _ = mimetypes.guess_type(name)
+    return (kind or "").startswith("image/") or name.lower().endswith(".webp")
+
+
+_installed = Folders()
+
+
+def install(folders: Folders) -> None:
+    """Make `folders` the ones the built-in nodes use."""
+    global _installed
+    _installed = folders
+
+
+def current() -> Folders:
+    return _installed

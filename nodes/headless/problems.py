@@ -1,0 +1,46 @@
+"""One thing that is wrong with a workflow, as ComfyUI's error object and as a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem of one node; `node_id` is empty when the workflow as a whole is meant."""
+
+    node_id: str
+    class_type: str
+    error: dict[str, Any]
+    sentence: str
+
+
+def node_label(node_id: str, class_type: str) -> str:
+    return f"Node {node_id} ({class_type})" if class_type else f"Node {node_id}"
+
+
+@dataclass(frozen=True)
+class NodeRef:
+    """A node of the workflow that problems are reported about."""
+
+    node_id: str
+    class_type: str
+    node_class: Any = None
+
+    def problem(
+        self, kind: str, message: str, details: str, sentence: str, extra: dict[str, Any] | None = None
+    ) -> Problem:
+        """A problem of this node; the sentence is put behind the node's name.
+
+        Args:
+            kind: ComfyUI's word for this sort of error, such as "value_not_in_list".
+        """
+        error = {"type": kind, "message": message, "details": details, "extra_info": extra or {}}
+        return Problem(self.node_id, self.class_type, error, f"{node_label(self.node_id, self.class_type)}: {sentence}")
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """A value as it may stand in a sentence: short, and never a whole file."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
