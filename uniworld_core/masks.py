@@ -90,7 +90,7 @@ def edit_mask(
     if not references:
         raise ValueError("An edit mask needs at least one picture from before the edit, but none was given.")
     after_BHW3 = rgb_batch("after", after)
-    grow = _close if method == "code" else _dilate
+    grow = close_mask if method == "code" else dilate_mask
     kept = []
     for reference in references:
         marked_BHW = _changed(rgb_batch("before", reference), after_BHW3, threshold)
@@ -103,7 +103,7 @@ def edit_mask(
     latent_Bhw = _pooled(pixels_BHW, cover_edges)
     return EditMask(
         pixels=pixels_BHW,
-        latent=_close(latent_Bhw, kernel_size) if method == "code" else latent_Bhw,
+        latent=close_mask(latent_Bhw, kernel_size) if method == "code" else latent_Bhw,
         share=torch.where(whole_B, torch.ones_like(share_B), share_B),
         whole=whole_B,
         too_small=(share_B < MIN_EDITED_SHARE) & ~whole_B,
@@ -249,13 +249,15 @@ def _changed(before_BHW3: Tensor, after_BHW3: Tensor, threshold: int) -> Tensor:
     return (luma_BHW >> _LUMA_SHIFT) >= threshold
 
 
-def _close(mask_BHW: Tensor, kernel_size: int) -> Tensor:
+def close_mask(mask_BHW: Tensor, kernel_size: int = KERNEL_SIZE) -> Tensor:
+    """Fill gaps in a bool mask (B, H, W) that an ellipse of that diameter does not fit into."""
     from kornia.morphology import closing
 
     return _morph(closing, mask_BHW, kernel_size)
 
 
-def _dilate(mask_BHW: Tensor, kernel_size: int) -> Tensor:
+def dilate_mask(mask_BHW: Tensor, kernel_size: int = KERNEL_SIZE) -> Tensor:
+    """Grow a bool mask (B, H, W) by an ellipse of that diameter."""
     from kornia.morphology import dilation
 
     return _morph(dilation, mask_BHW, kernel_size)
