@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +35,8 @@ class Progress(Protocol):
 class Held(Protocol):
     """A module under the host's memory management."""
 
-    def on_device(self) -> torch.nn.Module:
-        """The module, moved to the compute device now."""
+    def on_device(self, working_memory: int = 0) -> torch.nn.Module:
+        """The module, moved to the compute device now, with so many bytes free beside it if the host can see to that."""
 
 
 class Host(Protocol):
@@ -53,6 +53,9 @@ class Host(Protocol):
 
     def hold(self, module: torch.nn.Module, device: str) -> Held:
         """Take a loaded module under memory management; `device` is one of `devices()`."""
+
+    def load_device(self, device: str) -> torch.device:
+        """Where a module computes that is loaded for `device`."""
 
     def offload_device(self, device: str) -> torch.device:
         """Where a module is to be loaded at first, before `Held.on_device` moves it."""
@@ -76,7 +79,7 @@ class _PlainHeld:
     module: torch.nn.Module
     device: str
 
-    def on_device(self) -> torch.nn.Module:
+    def on_device(self, working_memory: int = 0) -> torch.nn.Module:
         return self.module.to(self.device)
 
 
@@ -114,10 +117,13 @@ class PlainHost:
     def hold(self, module: torch.nn.Module, device: str) -> Held:
         return _PlainHeld(module, device)
 
-    def offload_device(self, device: str) -> torch.device:
+    def load_device(self, device: str) -> torch.device:
         import torch
 
         return torch.device(device)
+
+    def offload_device(self, device: str) -> torch.device:
+        return self.load_device(device)
 
 
 _installed: Host | None = None
@@ -137,13 +143,19 @@ def current() -> Host:
     return _installed
 
 
+def register_folders() -> None:
+    """Inside ComfyUI, make the model folders known to it, so that `extra_model_paths.yaml` can name them too."""
+    if _inside_comfyui():
+        current()
+
+
 def _inside_comfyui() -> bool:
     # ComfyUI has imported both long before it loads custom nodes; importing them ourselves would
     # start a half-configured ComfyUI in any process that merely has it on sys.path.
     return "folder_paths" in sys.modules and "comfy.model_management" in sys.modules
 
 
-def _comfy_host() -> Any:
+def _comfy_host() -> Host:
     from .comfy_host import ComfyHost
 
     return ComfyHost()

@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .projectors import Projectors
 from .reference import References
-from .vlm import VLM, VLMInputs
+from .understanding import Understanding
+from .vlm import VLMInputs
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Condition:
         if len(self) == count:
             return self
         if len(self) != 1:
-            raise ValueError(f"The condition has {len(self)} items and the batch {count}: give one item, or as many as the batch.")
+            raise ValueError(
+                f"The condition has {len(self)} items and the batch {count}: give one item, or as many as the batch."
+            )
         mask = None if self.mask is None else self.mask.expand(count, -1)
         return Condition(self.tokens.expand(count, -1, -1), self.pooled.expand(count, -1), mask)
 
@@ -69,7 +72,9 @@ def splice(
         tokens_LD, ends_L = tokens_LD[mask_L], ends_L[mask_L]
         ends = ends_L.nonzero().flatten().tolist()
         if len(ends) != len(pictures):
-            raise ValueError(f"The prompt holds {len(ends)} pictures and the references {len(pictures)}; they must be the same.")
+            raise ValueError(
+                f"The prompt holds {len(ends)} pictures and the references {len(pictures)}; they must be the same."
+            )
         pieces, start = [], 0
         for end, picture in zip(ends, pictures):
             pieces.append(tokens_LD[start:end])
@@ -88,12 +93,23 @@ def pad_left(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     return padded, columns[None, :] >= padded.shape[1] - lengths[:, None]
 
 
-def condition_tokens(
-    vlm: VLM, projectors: Projectors, inputs: VLMInputs, references: Sequence[References]
+def encode_prompts(
+    understanding: Understanding, prompts: Sequence[str], references: Sequence[References]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The VLM's part of the condition: tokens (B, L, D) and mask (B, L). References are per item, in prompt order."""
-    hidden = vlm.hidden_states(inputs)
-    return project(projectors, hidden, inputs, vlm.config.tokens["vision_end_token_id"], references)
+    """The VLM's part of the condition: tokens (B, L, D) and mask (B, L).
+
+    Args:
+        prompts: one per item.
+        references: per item, in the order in which the prompt speaks of them.
+
+    Raises:
+        ValueError: an empty prompt, or features of another width than the checkpoint's.
+    """
+    vlm = understanding.vlm
+    with torch.inference_mode():
+        inputs = vlm.inputs(prompts, [[ref.picture for ref in item] for item in references])
+        hidden = vlm.hidden_states(inputs)
+        return project(understanding.projectors, hidden, inputs, vlm.config.tokens["vision_end_token_id"], references)
 
 
 def project(
@@ -103,19 +119,26 @@ def project(
     vision_end: int,
     references: Sequence[References],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both projectors and the splice, differentiable: what the trainers train. Arguments as `condition_tokens`."""
+    """Both projectors and the splice, differentiable: what the trainers train.
+
+    Args:
+        hidden_BLD: the VLM's last hidden states of `inputs`.
+        vision_end: id of the token that ends a picture.
+        references: per item, in prompt order.
+    """
     weight = projectors.denoise_projector[0].weight
     tokens = projectors.denoise_projector(hidden_BLD.to(weight))
     features = [
-        [None if ref.features is None else projectors.siglip_projector(_fitting(ref.features, projectors)) for ref in item]
+        [
+            None if ref.features is None else projectors.siglip_projector(_fitting(ref.features, projectors))
+            for ref in item
+        ]
         for item in references
     ]
     return splice(tokens, inputs.mask, inputs.ids == vision_end, features)
 
 
-def join_t5(
-    t5_BTD: torch.Tensor, tokens_BLD: torch.Tensor, mask_BL: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def join_t5(t5_BTD: torch.Tensor, tokens_BLD: torch.Tensor, mask_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """T5 tokens, unmasked as published, in front of the condition."""
     if t5_BTD.shape[-1] != tokens_BLD.shape[-1]:
         raise ValueError(

@@ -109,7 +109,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: the folder is not the model it should be, or its copy is not whole.") from None
+        raise ValueError(
+            f"{path} does not exist: the folder is not the model it should be, or its copy is not whole."
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): copy the file again.") from error
     if not isinstance(data, dict):

@@ -200,7 +200,9 @@ def sample(
             "pictures whose sides are multiples of 16."
         )
     if latent is not None and latent.shape != noise.shape:
-        raise ValueError(f"The latent has shape {list(latent.shape)} and the noise {list(noise.shape)}; they must be the same.")
+        raise ValueError(
+            f"The latent has shape {list(latent.shape)} and the noise {list(noise.shape)}; they must be the same."
+        )
     condition = condition.repeat(batch)
     positions = image_positions(h, w, noise.device)
     keep = None if keep_B1hw is None or latent is None else pack(_on(keep_B1hw, dit.device).expand_as(noise))  # type: ignore[union-attr]

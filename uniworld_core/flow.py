@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import torch
@@ -96,7 +97,7 @@ def euler(
     """
     levels = check_sigmas(sigmas)
     total = len(levels) - 1
-    for index, (sigma, after) in enumerate(zip(levels, levels[1:])):
+    for index, (sigma, after) in enumerate(pairwise(levels)):
         if index == 0:
             _check_finite(x, "starting latent", index, total, sigma)
         v = velocity(x, sigma)
@@ -113,9 +114,11 @@ def check_sigmas(sigmas: torch.Tensor) -> list[float]:
     levels = [float(level) for level in sigmas]
     if len(levels) < 2:
         raise ValueError(f"The sigmas hold {len(levels)} levels; at least 2 are needed for one step.")
-    if not all(1.0 >= a > b >= 0.0 for a, b in zip(levels, levels[1:])):
+    if not all(1.0 >= a > b >= 0.0 for a, b in pairwise(levels)):
         shown = ", ".join(f"{level:.3f}" for level in levels[:8])
-        raise ValueError(f"The sigmas ({shown}, ...) must fall from at most 1 to at least 0: use a schedule made for flow matching.")
+        raise ValueError(
+            f"The sigmas ({shown}, ...) must fall from at most 1 to at least 0: use a schedule made for flow matching."
+        )
     return levels
 
 

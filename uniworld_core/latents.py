@@ -64,4 +64,6 @@ def preview(latent_Chw: torch.Tensor, side: int = 512) -> Image.Image:
     rgb = torch.einsum("chw,cr->hwr", latent_Chw.float().cpu(), factors) + torch.tensor(_RGB_BIAS)
     image = Image.fromarray(((rgb + 1.0) * 127.5).clamp(0, 255).to(torch.uint8).numpy())
     ratio = side / max(image.size)
-    return image.resize((max(1, round(image.width * ratio)), max(1, round(image.height * ratio))), Image.Resampling.BILINEAR)
+    return image.resize(
+        (max(1, round(image.width * ratio)), max(1, round(image.height * ratio))), Image.Resampling.BILINEAR
+    )

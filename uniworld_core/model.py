@@ -10,28 +10,27 @@ from typing import Any
 import torch
 
 from . import flow
-from .condition import Condition, condition_tokens, join_t5
+from .condition import Condition, encode_prompts, join_t5
 from .config import UniWorldConfig, read_json
-from .dit import DiT, build_transformer, denoiser_key, make_noise, sample, token_count
+from .dit import DENOISER_PREFIX, DiT, build_transformer, denoiser_key, make_noise, sample, token_count
 from .latents import LatentFormat
 from .pictures import Picture
-from .projectors import Projectors, read_task_head
+from .projectors import Projectors
 from .reference import Reference, References, make_references
 from .routing import Route, route
 from .shipped import shipped_model
 from .siglip import SigLIP
 from .sizes import check_size
 from .text import T5_LENGTH, TextEncoders
+from .understanding import PROJECTOR_PREFIX, Understanding, check_projectors, projector_key, read_config
 from .vae import VAE
-from .vlm import VLM, VLMInputs, build_qwen, qwen_key
-from .weights import Shards, build, check, load
-
-_PROJECTOR_PREFIX = "denoise_tower."
+from .vlm import VLM, build_qwen, qwen_key
+from .weights import Shards, build
 
 
 class UniWorld:
-    """The whole model. Parts are loaded when first used and may be used on their own: `vlm`, `projectors`, `dit`, `vae`,
-    `siglip`, `text`, `task_head`.
+    """The whole model. Parts are loaded when first used and may be used on their own:
+    `understanding` (`vlm`, `projectors`), `dit`, `vae`, `siglip`, `text`.
     """
 
     def __init__(
@@ -70,7 +69,9 @@ class UniWorld:
         folders = [Path(checkpoint), flux and Path(flux), siglip and Path(siglip)]
         for what, folder in zip(("checkpoint", "flux", "siglip"), folders):
             if folder and not folder.is_dir():
-                raise ValueError(f"The {what} folder {folder} does not exist: give the folder that holds the model's files.")
+                raise ValueError(
+                    f"The {what} folder {folder} does not exist: give the folder that holds the model's files."
+                )
         model = cls(Path(checkpoint), folders[1] or None, folders[2] or None, dtype, device)
         model.check()
         return model
@@ -80,25 +81,26 @@ class UniWorld:
         shards, config = Shards(self.checkpoint), read_config(self.checkpoint)
         VLM.check(config, shards)
         DiT.check(config, shards)
-        check(build(lambda: Projectors(config)), shards, projector_key)
-        unknown = [name for name in shards.shapes if not any(key(name) for key in (qwen_key, denoiser_key, projector_key))]
+        check_projectors(config, shards)
+        unknown = [
+            name for name in shards.shapes if not any(key(name) for key in (qwen_key, denoiser_key, projector_key))
+        ]
         if unknown:
             raise ValueError(
                 f"{shards.files[unknown[0]]} holds {unknown[0]}, which is of no part of UniWorld-V1: use the published files."
             )
 
     @cached_property
+    def understanding(self) -> Understanding:
+        return Understanding.from_pretrained(self.checkpoint, self.dtype, self.device)
+
+    @property
     def vlm(self) -> VLM:
-        return VLM.from_pretrained(self.checkpoint, self.dtype, self.device)
+        return self.understanding.vlm
 
-    @cached_property
+    @property
     def projectors(self) -> Projectors:
-        return load_projectors(self.checkpoint, self.dtype, self.device)
-
-    @cached_property
-    def task_head(self) -> torch.nn.Sequential | None:
-        head = read_task_head(self.checkpoint, read_config(self.checkpoint).vlm_width)
-        return None if head is None else head.to(self.device)
+        return self.understanding.projectors
 
     @cached_property
     def dit(self) -> DiT:
@@ -152,8 +154,7 @@ class UniWorld:
             ValueError: an empty prompt, widths that do not fit, or no FLUX folder.
         """
         prompts, references = _batch(prompt, refs)
-        inputs = self._inputs(prompts, references)
-        tokens, mask = condition_tokens(self.vlm, self.projectors, inputs, references)
+        tokens, mask = encode_prompts(self.understanding, prompts, references)
         pooled = self.text.clip.pool(prompts if use_t5 else [""] * len(prompts))
         if use_t5:
             tokens, mask = join_t5(self.text.t5.tokens(prompts, t5_length), tokens, mask)
@@ -223,10 +224,12 @@ class UniWorld:
 
     def route(self, prompt: str | Sequence[str], refs: References | Sequence[References] | None = None) -> Route:
         """Whether each prompt asks for a picture. Raises ValueError if the checkpoint has no routing head."""
-        return route(self.vlm, self.task_head, self._inputs(*_batch(prompt, refs)))
+        return route(self.understanding, *_batch(prompt, refs))
 
     @staticmethod
-    def checkpoint_layout(config: Mapping[str, Any] | str | Path, siglip_width: int | None = None) -> dict[str, tuple[int, ...]]:
+    def checkpoint_layout(
+        config: Mapping[str, Any] | str | Path, siglip_width: int | None = None
+    ) -> dict[str, tuple[int, ...]]:
         """{tensor name: shape} of a checkpoint with that config.json, from the meta device.
 
         Args:
@@ -236,34 +239,13 @@ class UniWorld:
         raw = read_json(Path(config)) if isinstance(config, (str, Path)) else config
         return layout(UniWorldConfig.from_dict(raw, siglip_width))
 
-    def _inputs(self, prompts: Sequence[str], references: Sequence[References]) -> VLMInputs:
-        return self.vlm.inputs(prompts, [[ref.picture for ref in item] for item in references])
-
     def _need(self, what: str, wanted: str) -> Path:
         folder = self.flux_folder if what == "flux" else self.siglip_folder
         if folder is None:
-            raise ValueError(f"No {what} folder was given, and {wanted} lies there: UniWorld.from_pretrained(..., {what}=FOLDER).")
+            raise ValueError(
+                f"No {what} folder was given, and {wanted} lies there: UniWorld.from_pretrained(..., {what}=FOLDER)."
+            )
         return folder
-
-
-def read_config(checkpoint: Path) -> UniWorldConfig:
-    """The configuration of a checkpoint, with the SigLIP width that its tensors show."""
-    file = checkpoint / "config.json"
-    config = read_json(file)
-    shape = Shards(checkpoint).shapes.get(f"{_PROJECTOR_PREFIX}siglip_projector.0.weight")
-    return UniWorldConfig.from_dict(config, shape[1] if shape and len(shape) == 2 else None, str(file))
-
-
-def projector_key(name: str) -> str | None:
-    """From a tensor's name in a checkpoint to its name in `Projectors`, or None."""
-    short = name.removeprefix(_PROJECTOR_PREFIX)
-    return short if short.split(".")[0].endswith("_projector") and short != name else None
-
-
-def load_projectors(checkpoint: str | Path, dtype: torch.dtype, device: torch.device | str) -> Projectors:
-    """The three projectors alone. Raises ValueError naming a tensor that does not fit."""
-    config = read_config(Path(checkpoint))
-    return load(build(lambda: Projectors(config)), Shards(Path(checkpoint)), projector_key, dtype, device)
 
 
 def layout(config: UniWorldConfig) -> dict[str, tuple[int, ...]]:
@@ -272,9 +254,9 @@ def layout(config: UniWorldConfig) -> dict[str, tuple[int, ...]]:
     for name, tensor in build_qwen(config).state_dict().items():
         names[_published_qwen(name)] = tuple(tensor.shape)
     for name, tensor in build_transformer(config).state_dict().items():
-        names[f"denoise_tower.denoiser.{name}"] = tuple(tensor.shape)
+        names[DENOISER_PREFIX + name] = tuple(tensor.shape)
     for name, tensor in build(lambda: Projectors(config)).state_dict().items():
-        names[_PROJECTOR_PREFIX + name] = tuple(tensor.shape)
+        names[PROJECTOR_PREFIX + name] = tuple(tensor.shape)
     return names
 
 
@@ -293,7 +275,9 @@ def _batch(
     if isinstance(refs[0], Reference):
         return prompts, [refs for _ in prompts]  # type: ignore[misc]
     if len(refs) != len(prompts):
-        raise ValueError(f"There are {len(prompts)} prompts and references for {len(refs)}: give one list of references per prompt.")
+        raise ValueError(
+            f"There are {len(prompts)} prompts and references for {len(refs)}: give one list of references per prompt."
+        )
     return prompts, [list(item or []) for item in refs]  # type: ignore[call-overload]
 
 

@@ -60,7 +60,11 @@ def read_task_head(folder: Path, vlm_width: int) -> nn.Sequential | None:
             f"{file} was refused: it is damaged or holds more than tensors, which could run code when opened. "
             "Take the file from the published checkpoint."
         ) from error
-    if not isinstance(state, dict) or set(state) != _TASK_HEAD_KEYS or not all(torch.is_tensor(v) for v in state.values()):
+    if (
+        not isinstance(state, dict)
+        or set(state) != _TASK_HEAD_KEYS
+        or not all(torch.is_tensor(v) for v in state.values())
+    ):
         names = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
         raise ValueError(f"{file} holds {names}; the routing head has the tensors {sorted(_TASK_HEAD_KEYS)}.")
     hidden = state["0.bias"].numel()

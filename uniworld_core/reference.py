@@ -39,3 +39,17 @@ def make_references(pictures: Sequence[Picture], siglip: SigLIP | None) -> list[
     if siglip is None or not images:
         return [Reference(image) for image in images]
     return [Reference(image, features) for image, features in zip(images, siglip.features(images))]
+
+
+def native_references(image_BHWC: torch.Tensor, features_BTD: torch.Tensor) -> list[Reference]:
+    """References whose features were made elsewhere (ComfyUI's CLIP_VISION_OUTPUT, `last_hidden_state`).
+
+    Raises:
+        ValueError: there are not as many features as pictures, or a picture cannot be used.
+    """
+    if features_BTD.ndim != 3 or features_BTD.shape[0] != len(image_BHWC):
+        raise ValueError(
+            f"There are {len(image_BHWC)} pictures and vision features of shape {list(features_BTD.shape)}: "
+            "encode the same batch of pictures, (pictures, tokens, width)."
+        )
+    return [Reference(to_rgb(picture), features) for picture, features in zip(image_BHWC, features_BTD)]

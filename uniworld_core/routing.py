@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from .vlm import VLM, VLMInputs
+from .reference import References
+from .understanding import Understanding
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,19 @@ class Route:
         return self.logits[:, 0] < self.logits[:, 1]
 
 
-def route(vlm: VLM, head: nn.Module | None, inputs: VLMInputs) -> Route:
-    """Read the head at the last `assistant` token. Raises ValueError if the checkpoint has no head."""
+def route(understanding: Understanding, prompts: Sequence[str], references: Sequence[References]) -> Route:
+    """Read the head at the last `assistant` token of each prompt with its references.
+
+    Raises:
+        ValueError: an empty prompt, or the checkpoint has no routing head.
+    """
+    vlm, head = understanding.vlm, understanding.task_head
     if head is None:
         raise ValueError(
             "The checkpoint has no task_head_final.pt, which decides between painting and answering: "
             "copy it from the published checkpoint, or choose yourself."
         )
     with torch.inference_mode():
+        inputs = vlm.inputs(prompts, [[ref.picture for ref in item] for item in references])
         states = vlm.assistant_states(inputs, vlm.hidden_states(inputs))
         return Route(head(states.to(next(head.parameters()))).float().cpu())

@@ -71,7 +71,9 @@ def build_siglip(folder: Path) -> nn.Module:
             "siglip2-so400m-patch16-512 ('siglip' or 'siglip_vision_model')."
         )
     vision = raw.get("vision_config", raw)
-    config = SiglipVisionConfig(**{k: v for k, v in vision.items() if k not in ("model_type", "architectures", "torch_dtype")})
+    config = SiglipVisionConfig(
+        **{k: v for k, v in vision.items() if k not in ("model_type", "architectures", "torch_dtype")}
+    )
     return build(lambda: SiglipVisionModel(config))
 
 

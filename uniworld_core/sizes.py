@@ -67,5 +67,7 @@ def check_size(height: int, width: int) -> Size:
             near = max(UNIT, round(side / UNIT) * UNIT)
             raise ValueError(f"The {name} is {side}; it must be a positive multiple of {UNIT}, such as {near}.")
     if height * width > MAX_PIXELS:
-        raise ValueError(f"{width}x{height} is {height * width} pixels, more than {MAX_PIXELS} (4096x4096): paint a smaller picture.")
+        raise ValueError(
+            f"{width}x{height} is {height * width} pixels, more than {MAX_PIXELS} (4096x4096): paint a smaller picture."
+        )
     return Size(height, width)

@@ -60,7 +60,9 @@ class VAE(nn.Module):
         """
         channels = int(self._config.latent_channels)
         if z_BChw.ndim != 4 or z_BChw.shape[1] != channels:
-            raise ValueError(f"The latent has shape {list(z_BChw.shape)}; this VAE takes (batch, {channels}, height/8, width/8).")
+            raise ValueError(
+                f"The latent has shape {list(z_BChw.shape)}; this VAE takes (batch, {channels}, height/8, width/8)."
+            )
         if not torch.isfinite(z_BChw).all():
             raise ValueError("The latent holds NaN or infinite values: look at the sampler that made it.")
         first = next(self.autoencoder.parameters())

@@ -1,0 +1,83 @@
+"""ComfyUI's own memory manager, progress bar, interrupt and model folders, behind `host.Host`.
+
+Imported only inside a running ComfyUI.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.utils
+import folder_paths
+import torch
+from PIL import Image
+
+from .host import MODEL_FOLDERS
+
+# Longest side in pixels of a preview sent to the editor (ComfyUI's own samplers send as large ones).
+_PREVIEW_SIDE = 512
+
+
+class _Holder(torch.nn.Module):
+    """A plain module around one of ours: ModelPatcher sets attributes that transformers' models forbid."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+@dataclass
+class _ComfyProgress:
+    bar: Any
+    total: int
+
+    def update(self, value: int, preview: Image.Image | None = None) -> None:
+        self.bar.update_absolute(value, self.total, None if preview is None else ("JPEG", preview, _PREVIEW_SIDE))
+
+
+@dataclass
+class _ComfyHeld:
+    patcher: Any
+    module: torch.nn.Module
+
+    def on_device(self, working_memory: int = 0) -> torch.nn.Module:
+        management.load_models_gpu([self.patcher], memory_required=working_memory)
+        return self.module
+
+
+class ComfyHost:
+    """`host.Host` over ComfyUI."""
+
+    def __init__(self) -> None:
+        for kind, folder in MODEL_FOLDERS.items():
+            # No file extensions: what lies there are folders, listed by the loader itself.
+            if kind not in folder_paths.folder_names_and_paths:
+                folder_paths.add_model_folder_path(kind, str(Path(folder_paths.models_dir) / folder))
+
+    def model_folders(self, kind: str) -> list[Path]:
+        return [Path(path) for path in folder_paths.get_folder_paths(kind)]
+
+    def progress(self, total: int) -> _ComfyProgress:
+        return _ComfyProgress(comfy.utils.ProgressBar(total), total)
+
+    def check_interrupt(self) -> None:
+        management.throw_exception_if_processing_interrupted()
+
+    def devices(self) -> list[str]:
+        return ["default", "cpu"]
+
+    def load_device(self, device: str) -> torch.device:
+        return torch.device("cpu") if device == "cpu" else management.get_torch_device()
+
+    def offload_device(self, device: str) -> torch.device:
+        return torch.device("cpu") if device == "cpu" else management.unet_offload_device()
+
+    def hold(self, module: torch.nn.Module, device: str) -> _ComfyHeld:
+        patcher = comfy.model_patcher.ModelPatcher(
+            _Holder(module), load_device=self.load_device(device), offload_device=self.offload_device(device)
+        )
+        return _ComfyHeld(patcher, module)

@@ -1,0 +1,123 @@
+"""Reference and Condition: pictures and instruction to what the DiT is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PROMPT = {"multiline": True, "dynamicPrompts": True, "default": "", "tooltip": "The instruction, in plain words."}
+
+
+class Reference:
+    """Pictures with what SigLIP sees in them, one after the other."""
+
+    DISPLAY_NAME = "Reference (SigLIP)"
+    CATEGORY = "UniWorld"
+    DESCRIPTION = (
+        "Adds pictures to the references that an instruction speaks of. A batch is several pictures; chain several of these "
+        "nodes for pictures of different sizes. SigLIP keeps what the pictures look like for the DiT."
+    )
+    RETURN_TYPES = ("UNIWORLD_REFERENCE",)
+    RETURN_NAMES = ("references",)
+    OUTPUT_TOOLTIPS = ("All references so far, in order: for Condition, Understand and Route.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {"image": ("IMAGE", {"tooltip": "One picture, or a batch of several."})},
+            "optional": {
+                "siglip": (
+                    "UNIWORLD_SIGLIP",
+                    {"tooltip": "SigLIP from Load UniWorld. Without it only the VLM sees the picture."},
+                ),
+                "references": ("UNIWORLD_REFERENCE", {"tooltip": "References that come before these."}),
+                "clip_vision_output": (
+                    "CLIP_VISION_OUTPUT",
+                    {
+                        "tooltip": "ComfyUI's own SigLIP2-512 features (CLIP Vision Encode, crop: none), used in place of siglip."
+                    },
+                ),
+            },
+        }
+
+    def execute(
+        self, image: Any, siglip: Any = None, references: Any = None, clip_vision_output: Any = None
+    ) -> tuple[list[Any]]:
+        from ..uniworld_core.reference import make_references, native_references
+
+        if clip_vision_output is not None:
+            new = native_references(image, clip_vision_output["last_hidden_state"])
+        else:
+            new = make_references(list(image), None if siglip is None else siglip.on_device())
+        return ([*(references or []), *new],)
+
+
+class Condition:
+    """Instruction and references to CONDITIONING."""
+
+    DISPLAY_NAME = "Condition (VLM)"
+    CATEGORY = "UniWorld"
+    DESCRIPTION = (
+        "Qwen2.5-VL reads the instruction and the references; its states and the SigLIP features become the text tokens "
+        "of the DiT. Works with Sampler (DiT) and with ComfyUI's own FLUX samplers."
+    )
+    RETURN_TYPES = ("CONDITIONING",)
+    RETURN_NAMES = ("conditioning",)
+    OUTPUT_TOOLTIPS = ("What the DiT is told.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "vlm": ("UNIWORLD_VLM", {"tooltip": "The VLM from Load UniWorld."}),
+                "prompt": ("STRING", PROMPT),
+            },
+            "optional": {
+                "references": (
+                    "UNIWORLD_REFERENCE",
+                    {"tooltip": "The pictures that the instruction speaks of, in order."},
+                ),
+                "text": (
+                    "UNIWORLD_TEXT",
+                    {
+                        "tooltip": "CLIP and T5 from Load UniWorld: T5's tokens of the prompt go in front. Without, T5 is off."
+                    },
+                ),
+                "t5_length": (
+                    "INT",
+                    {"default": 256, "min": 1, "max": 512, "tooltip": "Tokens that T5 gives, padded (published: 256)."},
+                ),
+                "guidance": (
+                    "FLOAT",
+                    {
+                        "default": 3.5,
+                        "min": 0.0,
+                        "max": 100.0,
+                        "step": 0.1,
+                        "tooltip": "Guidance for ComfyUI's own samplers. Sampler (DiT) has its own.",
+                    },
+                ),
+            },
+        }
+
+    def execute(
+        self,
+        vlm: Any,
+        prompt: str,
+        references: Any = None,
+        text: Any = None,
+        t5_length: int = 256,
+        guidance: float = 3.5,
+    ) -> tuple[list[Any]]:
+        from ..uniworld_core.condition import encode_prompts, join_t5
+
+        references = list(references or [])
+        tokens, mask = encode_prompts(vlm.on_device(), [prompt], [references])
+        pooled = vlm.pooled_empty() if text is None else text.clip.on_device().pool([prompt])
+        if text is not None:
+            tokens, _ = join_t5(text.t5.on_device().tokens([prompt], t5_length).to(tokens), tokens, mask)
+        return ([[tokens.cpu(), {"pooled_output": pooled.cpu(), "guidance": float(guidance)}]],)
+
+
+NODES = {"UniWorldReference": Reference, "UniWorldCondition": Condition}

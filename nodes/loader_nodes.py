@@ -1,0 +1,93 @@
+"""Load UniWorld: the model's folders to its parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import host
+from .parts import DTYPES, open_parts
+
+# A file by which a folder of each kind is known.
+_MARKS = {"uniworld": "config.json", "diffusers": "vae/config.json", "siglip": "preprocessor_config.json"}
+# The same folder inside a model that ships with the package.
+_SHIPPED = {"uniworld": "uniworld", "diffusers": "flux", "siglip": "siglip"}
+
+
+def model_choices(kind: str) -> dict[str, Path]:
+    """{name: folder} of the models of a kind: the user's first, by name, then those that ship with the package."""
+    from ..uniworld_core.shipped import SHIPPED_FOLDER, shipped_names
+
+    found: dict[str, Path] = {}
+    for root in host.current().model_folders(kind):
+        if root.is_dir():
+            for folder in sorted(root.iterdir()):
+                if (folder / _MARKS[kind]).is_file():
+                    found.setdefault(folder.name, folder)
+    for name in shipped_names():
+        found.setdefault(name, SHIPPED_FOLDER / name / _SHIPPED[kind])
+    return found
+
+
+def model_folder(kind: str, name: str) -> Path:
+    """The folder of a model by its name in the list. Raises ValueError if it is not (any more) in the list."""
+    choices = model_choices(kind)
+    if name not in choices:
+        folders = ", ".join(str(folder) for folder in host.current().model_folders(kind))
+        raise ValueError(f"There is no model {name!r} in {folders}; there are {', '.join(choices)}.")
+    return choices[name]
+
+
+class LoadUniWorld:
+    """Choose the model's folders; its parts are read when a node first uses them."""
+
+    DISPLAY_NAME = "Load UniWorld"
+    CATEGORY = "UniWorld"
+    DESCRIPTION = (
+        "Opens a UniWorld-V1 checkpoint with the FLUX.1-dev folder that gives the VAE, CLIP and T5, and the SigLIP2 folder. "
+        "Files are checked at once; each part is read only when a node first uses it."
+    )
+    RETURN_TYPES = ("UNIWORLD_VLM", "UNIWORLD_SIGLIP", "UNIWORLD_DIT", "UNIWORLD_VAE", "UNIWORLD_TEXT")
+    RETURN_NAMES = ("vlm", "siglip", "dit", "vae", "text")
+    OUTPUT_TOOLTIPS = (
+        "Qwen2.5-VL with the projectors and the routing head: for Condition, Understand and Route.",
+        "SigLIP2: for Reference.",
+        "The FLUX DiT of the checkpoint: for Scheduler and Sampler.",
+        "FLUX's VAE: for VAE decode and VAE encode.",
+        "FLUX's CLIP and T5: for Condition.",
+    )
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        def combo(kind: str, tooltip: str) -> tuple[list[str], dict[str, str]]:
+            return list(model_choices(kind)), {"tooltip": tooltip}
+
+        return {
+            "required": {
+                "checkpoint": combo("uniworld", "The UniWorld-V1 checkpoint, a folder in models/uniworld."),
+                "flux": combo("diffusers", "FLUX.1-dev in diffusers layout, a folder in models/diffusers."),
+                "siglip": combo("siglip", "siglip2-so400m-patch16-512, a folder in models/siglip."),
+                "dtype": (
+                    list(DTYPES),
+                    {
+                        "default": "auto",
+                        "tooltip": "Precision of the weights. auto: bfloat16 on a GPU, float32 on a CPU.",
+                    },
+                ),
+                "device": (host.current().devices(), {"tooltip": "Where the model computes."}),
+            }
+        }
+
+    def execute(self, checkpoint: str, flux: str, siglip: str, dtype: str, device: str) -> tuple[Any, ...]:
+        parts = open_parts(
+            model_folder("uniworld", checkpoint),
+            model_folder("diffusers", flux),
+            model_folder("siglip", siglip),
+            dtype,
+            device,
+        )
+        return parts.vlm, parts.siglip, parts.dit, parts.vae, parts.text
+
+
+NODES = {"UniWorldLoader": LoadUniWorld}

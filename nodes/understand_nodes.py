@@ -1,0 +1,104 @@
+"""Understand and Route: what the VLM answers, and whether an instruction asks for a picture at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import host
+from .condition_nodes import PROMPT
+
+_REFERENCES = ("UNIWORLD_REFERENCE", {"tooltip": "The pictures that the question speaks of, in order."})
+_VLM = ("UNIWORLD_VLM", {"tooltip": "The VLM from Load UniWorld."})
+
+
+class Understand:
+    """A question about pictures, answered in words."""
+
+    DISPLAY_NAME = "Understand (UniWorld)"
+    CATEGORY = "UniWorld"
+    DESCRIPTION = "Qwen2.5-VL answers a question, about the references if there are any."
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("answer",)
+    OUTPUT_TOOLTIPS = ("The answer.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "vlm": _VLM,
+                "prompt": ("STRING", PROMPT | {"tooltip": "The question or task, in plain words."}),
+                "max_new_tokens": (
+                    "INT",
+                    {"default": 128, "min": 1, "max": 8192, "tooltip": "The answer is cut after so many tokens."},
+                ),
+                "temperature": (
+                    "FLOAT",
+                    {
+                        "default": 0.0,
+                        "min": 0.0,
+                        "max": 2.0,
+                        "step": 0.05,
+                        "tooltip": "0 gives the likeliest answer; more gives more varied ones.",
+                    },
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 0xFFFFFFFFFFFFFFFF,
+                        "control_after_generate": True,
+                        "tooltip": "Of the random choice when the temperature is above 0.",
+                    },
+                ),
+            },
+            "optional": {"references": _REFERENCES},
+        }
+
+    def execute(
+        self, vlm: Any, prompt: str, max_new_tokens: int, temperature: float, seed: int, references: Any = None
+    ) -> tuple[str]:
+        here, progress = host.current(), host.current().progress(max_new_tokens)
+
+        def report(tokens: int) -> None:
+            here.check_interrupt()
+            progress.update(tokens)
+
+        answers = vlm.on_device().vlm.answer(
+            [prompt],
+            [[ref.picture for ref in references or []]],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            callback=report,
+        )
+        return (answers[0],)
+
+
+class Route:
+    """Does the instruction ask for a picture or for words?"""
+
+    DISPLAY_NAME = "Route (UniWorld)"
+    CATEGORY = "UniWorld"
+    DESCRIPTION = "The checkpoint's routing head decides whether to paint or to answer. Wire its result into a switch."
+    RETURN_TYPES = ("BOOLEAN", "FLOAT")
+    RETURN_NAMES = ("paint", "probability")
+    OUTPUT_TOOLTIPS = ("True where the instruction asks for a picture.", "How sure the head is that it does, 0 to 1.")
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {"vlm": _VLM, "prompt": ("STRING", PROMPT)},
+            "optional": {"references": _REFERENCES},
+        }
+
+    def execute(self, vlm: Any, prompt: str, references: Any = None) -> tuple[bool, float]:
+        from ..uniworld_core.routing import route
+
+        result = route(vlm.on_device(), [prompt], [list(references or [])])
+        return bool(result.paint[0]), float(result.probabilities[0, 1])
+
+
+NODES = {"UniWorldUnderstand": Understand, "UniWorldRoute": Route}
