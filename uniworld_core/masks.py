@@ -112,7 +112,7 @@ def edit_mask(
 
 def fit_before(before: Tensor, after: Tensor) -> Tensor:
     """The picture from before at the size of the edited one, bicubic, as the published trainer fits its references."""
-    return resize_image(rgb_batch("before", before), after.shape[1], after.shape[2])
+    return resize_image(rgb_batch("before", before), *rgb_batch("after", after).shape[1:3])
 
 
 def picture_mask(mask: EditMask) -> Tensor:
