@@ -50,7 +50,11 @@ class SigLIP(nn.Module):
 
     def pixel_values(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """(B, 3, side, side) normalised pixels of RGB pictures."""
-        return self.processor(images=list(pictures), return_tensors="pt", do_convert_rgb=True)["pixel_values"]
+        # The layout is said, since it cannot be guessed of a picture 1 or 3 pixels wide.
+        made = self.processor(
+            images=list(pictures), return_tensors="pt", do_convert_rgb=True, input_data_format="channels_last"
+        )
+        return made["pixel_values"]
 
     @torch.inference_mode()
     def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:

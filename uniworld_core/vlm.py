@@ -225,7 +225,7 @@ class VLM(nn.Module):
     def _patches(self, pictures: list[Image.Image]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         if not pictures:
             return None, None
-        made = self.processor(images=pictures, return_tensors="pt")
+        made = self.processor(images=pictures, return_tensors="pt", input_data_format="channels_last")
         return made["image_grid_thw"], made["pixel_values"]
 
     def _pictures(self, inputs: VLMInputs) -> dict[str, torch.Tensor]:
@@ -300,12 +300,9 @@ def read_processor(folder: Path) -> Any:
     low = raw.get("min_pixels") or size.get("shortest_edge")
     high = raw.get("max_pixels") or size.get("longest_edge")
     pixels = low if low and low == high else VLM_PIXELS
-    processor = pil_processor("Qwen2VLImageProcessor").from_pretrained(
-        folder, local_files_only=True, size={"shortest_edge": pixels, "longest_edge": pixels}
-    )
-    # transformers 4 reads these two, and keeps those of the file beside a `size` given to it.
-    processor.min_pixels = processor.max_pixels = pixels
-    return processor
+    # Said in both ways, before the processor is made: transformers 4 and 5 differ in which they believe.
+    limits = {"min_pixels": pixels, "max_pixels": pixels, "size": {"shortest_edge": pixels, "longest_edge": pixels}}
+    return pil_processor("Qwen2VLImageProcessor").from_dict(raw | limits)
 
 
 def pil_processor(name: str) -> Any:
