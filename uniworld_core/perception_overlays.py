@@ -23,6 +23,9 @@ from .perception_heads import Box, PerceptionResult, as_image, count, one_line, 
 MIN_DIFFERENCE = 0.12
 # A drift of the whole picture's colour up to this much is taken out before comparing.
 MAX_DRIFT = 0.06
+# Beside a line of strong colour, up to so many pixels away, what is weaker than this share of it is compression's fringe.
+FRINGE = 4
+FRINGE_LEVEL = 0.5
 # A pixel this near to black or white counts as it; a map needs half of its pixels there, or both together 0.9.
 PLAIN_TOLERANCE = 0.2
 PLAIN_SHARE = 0.5
@@ -47,7 +50,7 @@ def read_segmentation(painted_BHW3: Tensor, source_BHW3: Tensor | None) -> Perce
     Raises:
         ValueError: no source, and the map is not painted on plain black or white.
     """
-    marked_BHW = close_mask(_paint(painted_BHW3, source_BHW3, two_levels_are_mask=True))
+    marked_BHW = close_mask(_paint(painted_BHW3, source_BHW3, lines=False))
     pixels = marked_BHW[0].numel()
     min_area_B = (marked_BHW.sum(dim=(1, 2)) * MIN_PART_OF_MASK).clamp(min=pixels * MIN_PART_OF_PICTURE)
     mask_BHW = ~keep_large(~keep_large(marked_BHW, min_area_B), min_area_B)
@@ -70,7 +73,7 @@ def read_detection(painted_BHW3: Tensor, source_BHW3: Tensor | None) -> Percepti
     Raises:
         ValueError: no source, and the map is not painted on plain black or white.
     """
-    marked_BHW = close_mask(_paint(painted_BHW3, source_BHW3, two_levels_are_mask=False))
+    marked_BHW = close_mask(_paint(painted_BHW3, source_BHW3, lines=True))
     boxes = [_rectangles(marked_HW) for marked_HW in marked_BHW.cpu()]
     filled_BHW, drawn_BHW = torch.zeros_like(marked_BHW), torch.zeros_like(marked_BHW)
     line = max(1, round(0.004 * max(marked_BHW.shape[1:])))
@@ -88,14 +91,14 @@ def read_detection(painted_BHW3: Tensor, source_BHW3: Tensor | None) -> Percepti
     return PerceptionResult(as_image(drawn_BHW), filled_BHW.float(), boxes, one_line(lines))
 
 
-def _paint(painted_BHW3: Tensor, source_BHW3: Tensor | None, two_levels_are_mask: bool) -> Tensor:
-    """Where something was painted over the source, or on plain ground: bool (B, H, W)."""
+def _paint(painted_BHW3: Tensor, source_BHW3: Tensor | None, lines: bool) -> Tensor:
+    """Where lines or areas were painted over the source, or on plain ground: bool (B, H, W)."""
     marked = []
     for item, painted_HW3 in enumerate(painted_BHW3):
-        ground = _plain_ground(painted_HW3, two_levels_are_mask)
+        ground = _plain_ground(painted_HW3, lines)
         source_HW3 = None if source_BHW3 is None else source_BHW3[item]
         # A source that is plain itself (a scanned page) is the ground to compare with.
-        if ground is not None and (source_HW3 is None or _plain_ground(source_HW3, two_levels_are_mask) is None):
+        if ground is not None and (source_HW3 is None or _plain_ground(source_HW3, lines) is None):
             marked.append(stands_out((painted_HW3 - ground).abs().amax(dim=-1)[None], level=0.5)[0])
         elif source_HW3 is None:
             raise ValueError(
@@ -103,32 +106,37 @@ def _paint(painted_BHW3: Tensor, source_BHW3: Tensor | None, two_levels_are_mask
                 "picture it was painted from: give the source picture too."
             )
         else:
-            marked.append(_differs(painted_HW3, source_HW3))
+            marked.append(_differs(painted_HW3, source_HW3, lines))
     return torch.stack(marked)
 
 
-def _plain_ground(picture_HW3: Tensor, two_levels_are_mask: bool) -> float | None:
+def _plain_ground(picture_HW3: Tensor, lines: bool) -> float | None:
     """0 or 1 if the picture is drawn on plain black or white, else None.
 
-    A mask in black and white has black ground however much of it is white; in a drawing the larger share is the ground.
+    An area in white on black has black ground however much is white; with lines the larger share is the ground.
     """
     black = float((picture_HW3.amax(dim=-1) <= PLAIN_TOLERANCE).float().mean())
     white = float((picture_HW3.amin(dim=-1) >= 1 - PLAIN_TOLERANCE).float().mean())
-    if black + white >= TWO_LEVEL_SHARE and two_levels_are_mask:
+    if black + white >= TWO_LEVEL_SHARE and not lines:
         return 0.0
     if max(black, white) >= PLAIN_SHARE:
         return 0.0 if black >= white else 1.0
     return None
 
 
-def _differs(painted_HW3: Tensor, source_HW3: Tensor) -> Tensor:
+def _differs(painted_HW3: Tensor, source_HW3: Tensor, lines: bool) -> Tensor:
+    """Where one picture differs from its source: bool (H, W)."""
     delta_HW3 = painted_HW3 - source_HW3
     drift_3 = delta_HW3.flatten(0, 1).median(dim=0).values
     delta_HW3 = delta_HW3 - torch.where(drift_3.abs() <= MAX_DRIFT, drift_3, 0.0)
-    # The mean of 3x3 takes noise out and leaves lines of two pixels and more; every other mark is a fringe.
-    strength_HW = delta_HW3.abs().amax(dim=-1)
+    # Single pixels that differ are noise: the mean of 3x3 must differ too.
     smooth_3HW = F.avg_pool2d(delta_HW3.movedim(-1, 0)[None], 3, 1, 1, count_include_pad=False)[0]
-    return (smooth_3HW.abs().amax(dim=0) >= MIN_DIFFERENCE / 2) & (strength_HW >= MIN_DIFFERENCE)
+    strength_HW = delta_HW3.abs().amax(dim=-1)
+    marked_HW = (smooth_3HW.abs().amax(dim=0) >= MIN_DIFFERENCE / 2) & (strength_HW >= MIN_DIFFERENCE)
+    if not lines:
+        return marked_HW
+    crest_HW = F.max_pool2d(strength_HW[None], 2 * FRINGE + 1, 1, FRINGE)[0]
+    return marked_HW & (strength_HW >= FRINGE_LEVEL * crest_HW)
 
 
 @dataclass(frozen=True)
