@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from . import folders
 from .pictures import load_channel, load_picture, png_text, to_pil, write_png
+from .problems import node_title
 
 MAX_RESOLUTION = 16384  # ComfyUI's own limit of every width and height
 RESIZE_METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
@@ -81,6 +82,7 @@ class SaveImage:
     FUNCTION = "save_images"
     OUTPUT_NODE = True
     KIND, COMPRESS_LEVEL = "output", 4
+    suffix = ""
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -110,7 +112,7 @@ class SaveImage:
             raise ValueError(f"Images of shape {tuple(images.shape)} cannot be saved; (B, H, W, 3) is needed.")
         place = folders.current().new_picture(
             self.KIND,
-            filename_prefix,
+            filename_prefix + self.suffix,
             lambda token: _widget_value(token, prompt or {}),
             width=images.shape[2],
             height=images.shape[1],
@@ -125,7 +127,7 @@ def _widget_value(token: str, prompt: dict[str, Any]) -> str | None:
     """The value of `Node.widget`, where Node is a title or a class name; None if there is none such."""
     node_name, dot, widget = token.rpartition(".")
     for node in prompt.values() if dot else ():
-        if node_name in (node.get("_meta", {}).get("title"), node["class_type"]):
+        if node_name in (node_title(node), node["class_type"]):
             value = node.get("inputs", {}).get(widget)
             return None if value is None or isinstance(value, (list, dict)) else str(value)
     return None
@@ -144,9 +146,6 @@ class PreviewImage(SaveImage):
             "required": {"images": ("IMAGE", {"tooltip": "The pictures to show."})},
             "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
-
-    def save_images(self, images: torch.Tensor, filename_prefix: str = "ComfyUI", **hidden: Any) -> dict[str, Any]:
-        return super().save_images(images, filename_prefix + self.suffix, **hidden)
 
 
 class ImageScale:

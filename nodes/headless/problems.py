@@ -20,6 +20,13 @@ def node_label(node_id: str, class_type: str) -> str:
     return f"Node {node_id} ({class_type})" if class_type else f"Node {node_id}"
 
 
+def node_title(node: dict[str, Any]) -> str | None:
+    """The title the editor left in a node of an API-form workflow."""
+    meta = node.get("_meta")
+    title = meta.get("title") if isinstance(meta, dict) else None
+    return title if isinstance(title, str) else None
+
+
 @dataclass(frozen=True)
 class NodeRef:
     """A node of the workflow that problems are reported about."""

@@ -42,7 +42,8 @@ class Registry:
         """Names near to one that is not registered, the nearest first; display names count too."""
         by_label = {label.lower(): key for key, label in self.display_names.items() if key in self.classes}
         by_label.update({key.lower(): key for key in self.classes})
-        return [by_label[label] for label in difflib.get_close_matches(name.lower(), by_label, n=3, cutoff=0.6)]
+        near = difflib.get_close_matches(name.lower(), by_label, n=4, cutoff=0.6)
+        return list(dict.fromkeys(by_label[label] for label in near))[:3]
 
 
 def load_registry(packs: Iterable[Path] = ()) -> Registry:
@@ -56,11 +57,7 @@ def load_registry(packs: Iterable[Path] = ()) -> Registry:
     registry = Registry()
     registry.add(NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, "nodes")
     package = importlib.import_module("...", __package__)
-    registry.add(
-        getattr(package, "NODE_CLASS_MAPPINGS", {}),
-        getattr(package, "NODE_DISPLAY_NAME_MAPPINGS", {}),
-        "custom_nodes.uniworld",
-    )
+    registry.add(package.NODE_CLASS_MAPPINGS, package.NODE_DISPLAY_NAME_MAPPINGS, "custom_nodes.uniworld")
     for folder in packs:
         pack = _import_pack(folder)
         display_names = getattr(pack, "NODE_DISPLAY_NAME_MAPPINGS", {})

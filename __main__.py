@@ -1,0 +1,78 @@
+"""The command `uniworld`. Started as `python3 . run edit` in a checkout, it first makes itself a virtual environment."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+
+COMMANDS = {
+    "run": "run a workflow",
+    "nodes": "list the nodes, or show one",
+    "check": "check a workflow without running it",
+}
+# Only in a checkout: an installed package has no tests.
+CHECKOUT_COMMANDS = {"test": "run the tests of this checkout"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line of the installed package; returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    answer = _answer_at_once(arguments, COMMANDS)
+    if answer is not None:
+        return answer
+    from .nodes.headless.cli import main as run_command
+
+    return run_command(arguments)
+
+
+def _main_in_checkout(arguments: list[str]) -> int:
+    """Make the virtual environment of the checkout if need be, and run the command in it."""
+    answer = _answer_at_once(arguments, {**COMMANDS, **CHECKOUT_COMMANDS})
+    if answer is not None:
+        return answer
+    # There is no package yet to import from.
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("uniworld_bootstrap", ROOT / "nodes" / "headless" / "bootstrap.py")
+    assert spec is not None
+    assert spec.loader is not None
+    bootstrap = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = bootstrap
+    spec.loader.exec_module(bootstrap)
+    return int(bootstrap.run_in_environment(ROOT, arguments))
+
+
+def _answer_at_once(arguments: list[str], commands: dict[str, str]) -> int | None:
+    """Help, version and mistakes, which need nothing installed; None when there is a command to run."""
+    usage = "usage: uniworld COMMAND ...\n\n" + "\n".join(f"  {name:<8}{text}" for name, text in commands.items())
+    usage += "\n\n`uniworld COMMAND --help` tells more."
+    if not arguments:
+        print(usage, file=sys.stderr)
+        return 2
+    if arguments[0] in ("-h", "--help"):
+        print(usage)
+        return 0
+    if arguments[0] == "--version":
+        print(f"uniworld {_version()}")
+        return 0
+    if arguments[0] not in commands:
+        print(f"There is no command '{arguments[0]}'. The commands are: {', '.join(commands)}.", file=sys.stderr)
+        return 2
+    return None
+
+
+def _version() -> str:
+    project = ROOT / "pyproject.toml"
+    if project.is_file():  # a checkout; read without tomllib, which Python 3.10 lacks
+        for line in project.read_text(encoding="utf-8").splitlines():
+            if line.startswith("version = "):
+                return line.partition("=")[2].strip().strip('"')
+    from importlib.metadata import version
+
+    return version("uniworld")
+
+
+if __name__ == "__main__":
+    sys.exit(main() if __package__ else _main_in_checkout(sys.argv[1:]))

@@ -1,0 +1,228 @@
+"""Gives a checkout a virtual environment of its own, once, and runs commands in it.
+
+Imports the standard library only, and is loaded by its path: when it runs, nothing is installed yet. It must be
+readable by old Pythons, to say that it is too old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+OLDEST_PYTHON = (3, 10)
+# What the environment is made from: when one of these changes, it is brought up to date.
+SOURCES = ("pyproject.toml", "constraints.txt", "requirements.txt")
+# These two lie inside the environment. The first shows that we made it, and is held while it is made; the second is
+# written when it is whole.
+LOCK, STAMP = "uniworld.lock", "uniworld.stamp"
+
+
+class SetupError(Exception):
+    """The environment cannot be made; the text says why and what mends it."""
+
+
+def run_in_environment(root: Path, arguments: list[str]) -> int:
+    """Run `uniworld ARGUMENTS`, or the tests, in the environment of the checkout at `root`."""
+    if sys.version_info < OLDEST_PYTHON:
+        wanted = ".".join(map(str, OLDEST_PYTHON))
+        return _fail(
+            f"This is Python {sys.version.split()[0]}; {wanted} or newer is needed. Start it with a newer one."
+        )
+    testing = arguments[0] == "test"
+    try:
+        environment = ensure_environment(root, ["test"] if testing else [])
+    except SetupError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("The set-up was interrupted. Run the command again to finish it.")
+    if testing:
+        os.chdir(root)
+        return _replace_process([str(_script(environment, "pytest")), *arguments[1:]])
+    return _replace_process([str(_script(environment, "uniworld")), *arguments])
+
+
+def ensure_environment(root: Path, extras: list[str]) -> Path:
+    """The checkout's environment `.venv`, with the package and the extras installed; made or mended if need be.
+
+    Raises:
+        SetupError: it cannot be made.
+    """
+    environment = root / ".venv"
+    if _is_ready(root, environment, extras):
+        return environment
+    if environment.exists() and not (environment / LOCK).exists() and any(environment.iterdir()):
+        raise SetupError(
+            f"'{environment}' is an environment that this command did not make. Move it away, or use it yourself: "
+            f"'{_python(environment)} -m pip install -e .'"
+        )
+    environment.mkdir(exist_ok=True)
+    with _locked(environment / LOCK):
+        # Another start of this command may have done the work while we waited.
+        if not _is_ready(root, environment, extras):
+            _make(root, environment, extras)
+    return environment
+
+
+def _key(root: Path) -> str:
+    """What the environment depends on: the Python it is made with, where it lies, and what it is made from."""
+    digest = hashlib.sha256(f"{sys.version_info[:2]} {sysconfig.get_platform()} {root}".encode())
+    for name in SOURCES:
+        path = root / name
+        digest.update(name.encode() + (path.read_bytes() if path.is_file() else b""))
+    return digest.hexdigest()
+
+
+def _read_stamp(environment: Path) -> dict:
+    try:
+        stamp = json.loads((environment / STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) and _python(environment).is_file() else {}
+
+
+def _is_ready(root: Path, environment: Path, extras: list[str]) -> bool:
+    stamp = _read_stamp(environment)
+    return stamp.get("key") == _key(root) and set(extras) <= set(stamp.get("extras", ()))
+
+
+def _make(root: Path, environment: Path, extras: list[str]) -> None:
+    stamp = _read_stamp(environment)
+    (environment / STAMP).unlink(missing_ok=True)
+    if stamp.get("python") != list(sys.version_info[:2]):
+        # Nothing there, another Python, or a set-up that was interrupted: begin anew.
+        _say(f"Setting up '{environment}' (only this once; it downloads PyTorch, so it takes some minutes).")
+        _clear(environment)
+        pip = _create(environment)
+    else:
+        _say(f"Bringing '{environment}' up to date.")
+        pip = _pip(environment)
+    wanted = sorted({*extras, *stamp.get("extras", ())})
+    target = f".[{','.join(wanted)}]" if wanted else "."
+    constraints = ["-c", "constraints.txt"] if (root / "constraints.txt").is_file() else []
+    _call([*pip, "install", "--disable-pip-version-check", *constraints, "-e", target], root)
+    done = {"key": _key(root), "python": list(sys.version_info[:2]), "extras": wanted}
+    part = environment / (STAMP + ".part")
+    part.write_text(json.dumps(done), encoding="utf-8")
+    part.replace(environment / STAMP)
+
+
+def _create(environment: Path) -> list[str]:
+    """Make an empty environment; returns the command that starts a pip for it."""
+    if importlib.util.find_spec("venv") is None:
+        raise SetupError(_no_venv("the module 'venv'"))
+    if importlib.util.find_spec("ensurepip") is not None:
+        _call([sys.executable, "-m", "venv", str(environment)])
+        return _pip(environment)
+    # Debian keeps ensurepip in a package of its own. The system's pip can install into an environment without pip.
+    _call([sys.executable, "-m", "venv", "--without-pip", str(environment)])
+    pip = [sys.executable, "-m", "pip", "--python", str(_python(environment))]
+    if importlib.util.find_spec("pip") is None or subprocess.run([*pip, "--version"], capture_output=True).returncode:
+        raise SetupError(_no_venv("the module 'ensurepip' and has no pip of version 22.3 or newer"))
+    return pip
+
+
+def _pip(environment: Path) -> list[str]:
+    own = [str(_python(environment)), "-m", "pip"]
+    if subprocess.run([*own, "--version"], capture_output=True).returncode == 0:
+        return own
+    return [sys.executable, "-m", "pip", "--python", str(_python(environment))]
+
+
+def _no_venv(what: str) -> str:
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    return (
+        f"This Python lacks {what}, so no virtual environment can be made. On Debian or Ubuntu: "
+        f"'sudo apt install python{version}-venv'; elsewhere install Python from python.org."
+    )
+
+
+def _call(command: list[str], folder: Path | None = None) -> None:
+    """Run a set-up command; what it prints goes to standard error, as standard output belongs to the real command."""
+    settings = {name: value for name, value in os.environ.items() if name not in _FOREIGN_SETTINGS}
+    # A pip.conf that says "user" or asks for an active environment would stop pip here.
+    settings.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0")
+    sys.stderr.flush()
+    result = subprocess.run(command, cwd=folder, env=settings, stdout=sys.stderr.fileno())
+    if result.returncode:
+        shown = " ".join(command)
+        raise SetupError(
+            f"'{shown}' failed (see above). Mend what it says, for instance the network, and run this again."
+        )
+
+
+_FOREIGN_SETTINGS = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "__PYVENV_LAUNCHER__")
+
+
+def _clear(environment: Path) -> None:
+    """Empty the folder but for the lock, which is held and cannot go on Windows."""
+    for entry in environment.iterdir():
+        if entry.name == LOCK:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _python(environment: Path) -> Path:
+    return _script(environment, "python")
+
+
+def _script(environment: Path, name: str) -> Path:
+    return environment / "Scripts" / f"{name}.exe" if os.name == "nt" else environment / "bin" / name
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that two starts of this command cannot both have; it ends with the process at the latest."""
+    with path.open("a+") as file:
+        if sys.platform == "win32":
+            import msvcrt
+            import time
+
+            while True:
+                try:
+                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                    break
+                except OSError:
+                    time.sleep(0.5)
+        else:
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _say("Another start of this command is setting up the environment; waiting for it.")
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _replace_process(command: list[str]) -> int:
+    """Go on as `command`. On Windows, where a process cannot be replaced, wait for it and return its exit code."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.name != "nt":
+        os.execv(command[0], command)
+    process = subprocess.Popen(command)
+    # Ctrl-C reaches both of us; the command decides what to do about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return process.wait()
+
+
+def _fail(sentence: str) -> int:
+    _say(sentence)
+    return 1
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)

@@ -1,0 +1,237 @@
+"""The commands `uniworld run`, `uniworld nodes` and `uniworld check`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .. import host
+from . import folders
+from .executor import Executor
+from .registry import Registry, load_registry
+from .report import JsonReport, Report
+from .validate import validate_prompt
+from .workflow_file import Workflow, find_node, find_workflow, read_workflow, set_value, shipped_workflows
+
+DONE, FAILED, BAD_WORKFLOW = 0, 1, 2
+
+EPILOG = "Exit codes: 0 done, 1 the run failed or was interrupted, 2 bad usage or a bad workflow."
+
+
+def main(argv: list[str]) -> int:
+    """Run one command and return its exit code. Argument errors raise SystemExit(2), as argparse does."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.handler(arguments))
+    except KeyboardInterrupt:
+        _say("Interrupted.")
+        return FAILED
+    except BrokenPipeError:
+        # The reader of our output has gone, such as `head`; Python must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except ValueError as error:
+        if arguments.debug:
+            traceback.print_exc()
+        _say(str(error))
+        if arguments.json:
+            JsonReport(sys.stdout).line("invalid", message=str(error), problems=[str(error)])
+        return BAD_WORKFLOW
+    except Exception as error:
+        if arguments.debug:
+            traceback.print_exc()
+        _say(f"{type(error).__name__}: {error} (run again with --debug for details)")
+        return FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="uniworld", epilog=EPILOG)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = _command(commands, "run", "run a workflow", _run)
+    run.add_argument("workflow", nargs="?", help="a workflow file in editor or API form, or the name of a shipped one")
+    run.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="give an input a value")
+    run.add_argument(
+        "--image", action="append", default=[], metavar="NODE=picture", help="let a node load this picture"
+    )
+    run.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
+    run.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the results")
+    _common(run)
+
+    nodes = _command(commands, "nodes", "list the nodes, or show one", _nodes)
+    nodes.add_argument("name", nargs="?", help="a node class")
+    _common(nodes)
+
+    check = _command(commands, "check", "check a workflow without running it", _check)
+    check.add_argument("workflow", help="a workflow file in editor or API form, or the name of a shipped one")
+    check.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
+    _common(check)
+    return parser
+
+
+def _command(commands: Any, name: str, text: str, handler: Callable[..., int]) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=EPILOG)
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="folder of the models")
+    parser.add_argument("--pack", type=Path, action="append", default=[], metavar="DIR", help="load one more node pack")
+    parser.add_argument("--json", action="store_true", help="machine-readable lines on standard output, nothing else")
+    parser.add_argument("--debug", action="store_true", help="show Python's traceback of an error")
+
+
+def _set_up(arguments: argparse.Namespace) -> tuple[Registry, host.PlainHost]:
+    plain = host.PlainHost(models=[arguments.models])
+    host.install(plain)
+    folders.install(
+        folders.Folders(
+            input=getattr(arguments, "input", Path("input")),
+            output=getattr(arguments, "output", Path("output")),
+            temp=getattr(arguments, "output", Path("output")).parent / "temp",
+        )
+    )
+    return load_registry(arguments.pack), plain
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.workflow is None:
+        names = shipped_workflows()
+        _say("Name a workflow to run. Shipped with the package: " + (", ".join(names) or "none") + ".")
+        return BAD_WORKFLOW
+    # Whatever nodes print must not mix with the lines of --json.
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
+        registry, plain = _set_up(arguments)
+        workflow = read_workflow(find_workflow(arguments.workflow), registry)
+        _apply(workflow, registry, arguments)
+        report = JsonReport(out, arguments.debug) if arguments.json else Report(out, workflow.prompt)
+        checked = validate_prompt(workflow.prompt, registry)
+        if checked.problems:
+            report.invalid(checked)
+            return BAD_WORKFLOW
+        with _stop_on_interrupt(plain) as stopped, report:
+
+            def on_event(name: str, data: dict[str, Any]) -> None:
+                # The executor starts with a clean flag, and Ctrl-C may have come before that.
+                if stopped and name == "execution_start":
+                    plain.interrupted.set()
+                report.event(name, data)
+
+            result = Executor(registry, plain).run(
+                checked.prompt,
+                checked.outputs,
+                original=workflow.prompt,
+                extra_pnginfo=workflow.extra_pnginfo,
+                on_event=on_event,
+            )
+        report.result(result)
+        if arguments.debug and result.error is not None:
+            _say("".join(result.error["traceback"]))
+    return DONE if result.status == "success" else FAILED
+
+
+def _apply(workflow: Workflow, registry: Registry, arguments: argparse.Namespace) -> None:
+    """Put the values of --set and --image into the workflow."""
+    for entry in arguments.set:
+        target, equals, text = entry.partition("=")
+        node, dot, name = target.rpartition(".")
+        if not equals or not dot or not node:
+            raise ValueError(f"--set {entry!r} is not of the form NODE.input=value, such as Sampler.steps=20.")
+        set_value(workflow, registry, node, name, text)
+    for entry in arguments.image:
+        node, equals, path = entry.partition("=")
+        if not equals or not node:
+            raise ValueError(f"--image {entry!r} is not of the form NODE=picture, such as LoadImage=cat.jpg.")
+        # Looked up first, so that a wrong node name is told before a wrong path.
+        node_id = find_node(workflow.prompt, node)
+        set_value(workflow, registry, node_id, "image", folders.current().bind(Path(path)))
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt(plain: host.PlainHost) -> Iterator[list[bool]]:
+    """While it lasts, Ctrl-C asks the run to stop within a step, and a second one stops at once."""
+    stopped: list[bool] = []
+
+    def handle(*_: Any) -> None:
+        if stopped:
+            raise KeyboardInterrupt
+        stopped.append(True)
+        plain.interrupted.set()
+        _say("Stopping after this step. Press Ctrl-C again to stop at once.")
+
+    try:
+        before = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not the main thread, which alone gets signals
+        yield stopped
+        return
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    registry, _ = _set_up(arguments)
+    checked = validate_prompt(read_workflow(find_workflow(arguments.workflow), registry).prompt, registry)
+    if arguments.json:
+        report = JsonReport(sys.stdout)
+        if checked.problems:
+            report.invalid(checked)
+        else:
+            report.line("valid", outputs=checked.outputs)
+    elif checked.problems:
+        print("\n".join(checked.sentences))
+    else:
+        print(f"The workflow is valid: {len(checked.prompt)} nodes, outputs {', '.join(checked.outputs)}.")
+    return BAD_WORKFLOW if checked.problems else DONE
+
+
+def _nodes(arguments: argparse.Namespace) -> int:
+    registry, _ = _set_up(arguments)
+    if arguments.name is not None and arguments.name not in registry.classes:
+        near = registry.suggestions(arguments.name)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "`uniworld nodes` lists them all."
+        raise ValueError(f"There is no node class '{arguments.name}'. {hint}")
+    names = [arguments.name] if arguments.name else sorted(registry.classes)
+    if arguments.json:
+        print(json.dumps({name: registry.info(name) for name in names}))
+        return DONE
+    print("\n\n".join(_described(registry.info(name)) for name in names))
+    return DONE
+
+
+def _described(info: dict[str, Any]) -> str:
+    lines = [f"{info['name']}  ({info['display_name']}, {info['category']})"]
+    if info["description"]:
+        lines.append(f"  {info['description']}")
+    for section in ("required", "optional"):
+        for name, (kind, *options) in (info["input"].get(section) or {}).items():
+            lines.append(
+                f"  {name}: {_kind(kind, options[0] if options else {})}{' (optional)' * (section == 'optional')}"
+            )
+    outputs = ", ".join(
+        f"{kind}" if kind == name else f"{name}: {kind}" for name, kind in zip(info["output_name"], info["output"])
+    )
+    return "\n".join([*lines, f"  → {outputs or 'nothing: an output node'}"])
+
+
+def _kind(kind: Any, options: dict[str, Any]) -> str:
+    choices = kind if isinstance(kind, list) else options.get("options")
+    text = " | ".join(str(choice) for choice in choices) if isinstance(choices, list) else str(kind)
+    if "min" in options and "max" in options:
+        text += f" {options['min']}..{options['max']}"
+    return text + (f" = {options['default']!r}" if "default" in options else "")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,189 @@
+"""Finding and reading a workflow, in either form, and changing its values from the command line."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .convert import convert
+from .editor_graph import is_editor_form
+from .folders import PACKAGE_ROOT
+from .problems import node_label, node_title, shown
+from .registry import Registry
+from .schema import InputSpec, is_link, read_schema
+from .widgets import widget_position
+
+SHIPPED = PACKAGE_ROOT / "workflows"
+MAX_BYTES = 64 * 2**20  # far above any workflow people share; a larger file is a mistake
+
+
+@dataclass
+class Workflow:
+    """A workflow that can be run.
+
+    Attributes:
+        prompt: its API form.
+        graph: its editor form, if it has one that still says the same as `prompt`.
+    """
+
+    prompt: dict[str, Any]
+    graph: dict[str, Any] | None = None
+
+    @property
+    def extra_pnginfo(self) -> dict[str, Any] | None:
+        """What goes into pictures besides the API form, so that the editor opens the graph as it was drawn."""
+        return None if self.graph is None else {"workflow": self.graph}
+
+
+def shipped_workflows() -> list[str]:
+    """Names of the workflows that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.json"))
+
+
+def find_workflow(name: str) -> Path:
+    """The file a command line names: a path, or the name of a shipped workflow such as `edit`.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    parts = Path(name).with_suffix("").parts
+    plain = "/".join(parts[1:] if parts[:1] == ("workflows",) else parts)
+    for known in (*SHIPPED.glob("*.json"), *SHIPPED.glob("api/*.json")):
+        if known.relative_to(SHIPPED).with_suffix("").as_posix() == plain:
+            return known
+    names = ", ".join(shipped_workflows())
+    raise ValueError(f"There is no workflow file '{name}'. Give a path, or one of the shipped workflows: {names}.")
+
+
+def read_workflow(path: Path, registry: Registry) -> Workflow:
+    """Read a workflow in editor form, in API form, or as it is posted to a server (`{"prompt": ...}`).
+
+    Raises:
+        ValueError: the file is no workflow; the sentence says where it breaks.
+    """
+    data = _read_json(path)
+    if is_editor_form(data):
+        return Workflow(convert(data, lambda name: registry.info(name) if name in registry.classes else None), data)
+    if isinstance(data, dict) and isinstance(data.get("prompt"), dict) and "class_type" not in data["prompt"]:
+        extra = data.get("extra_data")
+        pnginfo = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
+        graph = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
+        return Workflow(data["prompt"], graph if is_editor_form(graph) else None)
+    if not isinstance(data, dict):
+        raise ValueError(f"'{path}' holds a {type(data).__name__}, no workflow. Save one from the editor.")
+    return Workflow(data)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB, too large for a workflow.")
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"'{path}' is no JSON, or cut short: {error.msg} at {where}. Get a whole copy.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is no text in UTF-8. A workflow is a JSON file.") from error
+    except RecursionError as error:
+        raise ValueError(f"'{path}' is nested too deeply for a workflow.") from error
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be read: {error.strerror}.") from error
+
+
+def find_node(prompt: dict[str, Any], name: str) -> str:
+    """The id of the node that an id, a title or a class name means.
+
+    Raises:
+        ValueError: no node or several nodes are meant.
+    """
+    if name in prompt:
+        return name
+    nodes = {node_id: node for node_id, node in prompt.items() if isinstance(node, dict)}
+    for matches in (
+        [node_id for node_id, node in nodes.items() if node_title(node) == name],
+        [node_id for node_id, node in nodes.items() if node.get("class_type") == name],
+    ):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise ValueError(f"'{name}' could be any of the nodes {', '.join(matches)}. Name one by its id.")
+    listed = ", ".join(f"{node_id} ({node_title(node) or node.get('class_type')})" for node_id, node in nodes.items())
+    raise ValueError(
+        f"There is no node '{name}'. The nodes are: {listed if len(listed) < 2000 else 'too many to list'}."
+    )
+
+
+def set_value(workflow: Workflow, registry: Registry, node_name: str, input_name: str, text: str) -> None:
+    """Give an input a value from the command line, in place of its value or link.
+
+    Raises:
+        ValueError: there is no such node or input, or the text is no value of its type.
+    """
+    node_id = find_node(workflow.prompt, node_name)
+    node = workflow.prompt[node_id]
+    class_type = node.get("class_type")
+    if class_type not in registry.classes:
+        raise ValueError(f"Node {node_id} is of the unknown class {shown(class_type)}; its inputs cannot be set.")
+    specs = read_schema(registry.classes[class_type]).inputs
+    if input_name not in specs:
+        label = node_label(node_id, class_type)
+        raise ValueError(f"{label} has no input '{input_name}'. Its inputs are: {', '.join(specs)}.")
+    value = _parse(specs[input_name], text, node_label(node_id, class_type))
+    inputs = node.setdefault("inputs", {})
+    if not isinstance(inputs, dict):
+        raise ValueError(f'{node_label(node_id, class_type)}: "inputs" must map input names to values or links.')
+    was_link = is_link(inputs.get(input_name))
+    inputs[input_name] = value
+    workflow.graph = None if was_link else _patched(workflow.graph, registry, node_id, input_name, value)
+
+
+def _parse(spec: InputSpec, text: str, label: str) -> Any:
+    """The value a text on the command line stands for."""
+    choices = spec.choices
+    if choices is not None:
+        return next((choice for choice in choices if str(choice) == text), text)
+    if spec.type == "BOOLEAN":
+        word = text.lower()
+        if word not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
+            raise ValueError(f"{label}: '{text}' is no value for '{spec.name}'. Say true or false.")
+        return word in ("true", "yes", "on", "1")
+    try:
+        if spec.type == "INT":
+            return int(text)
+        if spec.type == "FLOAT":
+            return float(text)
+    except ValueError as error:
+        kind = "whole number" if spec.type == "INT" else "number"
+        raise ValueError(f"{label}: '{text}' is no value for '{spec.name}', which takes a {kind}.") from error
+    return text
+
+
+def _patched(
+    graph: dict[str, Any] | None, registry: Registry, node_id: str, input_name: str, value: Any
+) -> dict[str, Any] | None:
+    """The editor form with the widget set too; None where that cannot be done.
+
+    A picture must not carry a graph that would give another picture: then it carries the API form alone.
+    """
+    if graph is None:
+        return None
+    graph = copy.deepcopy(graph)
+    node = next((node for node in graph["nodes"] if str(node.get("id")) == node_id), None)
+    saved = node.get("widgets_values") if node is not None else None
+    if node is None or node.get("type") not in registry.classes:
+        return None
+    if isinstance(saved, dict):
+        saved[input_name] = value
+        return graph
+    position = widget_position(registry.info(node["type"]), saved, input_name) if isinstance(saved, list) else None
+    wired = any(entry.get("name") == input_name and entry.get("link") is not None for entry in node.get("inputs") or ())
+    if position is None or wired:
+        return None
+    saved[position] = value  # type: ignore[index]
+    return graph
