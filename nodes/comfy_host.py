@@ -14,6 +14,7 @@ import comfy.model_patcher
 import comfy.utils
 import folder_paths
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 
 from .host import MODEL_FOLDERS
@@ -66,6 +67,9 @@ class ComfyHost:
 
     def check_interrupt(self) -> None:
         management.throw_exception_if_processing_interrupted()
+
+    def block(self) -> ExecutionBlocker:
+        return ExecutionBlocker(None)
 
     def devices(self) -> list[str]:
         return ["default", "cpu"]

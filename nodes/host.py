@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,17 @@ MODEL_FOLDERS = {"uniworld": "uniworld", "diffusers": "diffusers", "siglip": "si
 
 class Interrupted(Exception):
     """The user asked to stop. Raised by the plain host; inside ComfyUI its own exception is raised instead."""
+
+
+class ExecutionBlocker:
+    """A node's output that keeps the nodes behind it from running (the plain host's; ComfyUI has its own).
+
+    Attributes:
+        message: reported as the reason where it stops an output node; None stops silently.
+    """
+
+    def __init__(self, message: str | None = None) -> None:
+        self.message = message
 
 
 class Progress(Protocol):
@@ -47,6 +58,9 @@ class Host(Protocol):
 
     def check_interrupt(self) -> None:
         """Raise the host's interrupt exception if the user asked to stop."""
+
+    def block(self) -> Any:
+        """An output that silently keeps the nodes behind it from running."""
 
     def devices(self) -> list[str]:
         """Devices a model may be put on, the default first."""
@@ -106,6 +120,9 @@ class PlainHost:
     def check_interrupt(self) -> None:
         if self.interrupted.is_set():
             raise Interrupted("The run was interrupted.")
+
+    def block(self) -> ExecutionBlocker:
+        return ExecutionBlocker()
 
     def devices(self) -> list[str]:
         import torch

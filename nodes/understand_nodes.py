@@ -81,10 +81,18 @@ class Route:
 
     DISPLAY_NAME = "Route (UniWorld)"
     CATEGORY = "UniWorld"
-    DESCRIPTION = "The checkpoint's routing head decides whether to paint or to answer. Wire its result into a switch."
-    RETURN_TYPES = ("BOOLEAN", "FLOAT")
-    RETURN_NAMES = ("paint", "probability")
-    OUTPUT_TOOLTIPS = ("True where the instruction asks for a picture.", "How sure the head is that it does, 0 to 1.")
+    DESCRIPTION = (
+        "The checkpoint's routing head decides whether to paint or to answer. Wire paint_prompt into Condition and "
+        "answer_prompt into Understand: only the branch that was chosen runs."
+    )
+    RETURN_TYPES = ("BOOLEAN", "FLOAT", "STRING", "STRING")
+    RETURN_NAMES = ("paint", "probability", "paint_prompt", "answer_prompt")
+    OUTPUT_TOOLTIPS = (
+        "True where the instruction asks for a picture.",
+        "How sure the head is that it does, 0 to 1.",
+        "The prompt, if a picture is asked for; else nothing behind this output runs.",
+        "The prompt, if an answer is asked for; else nothing behind this output runs.",
+    )
     FUNCTION = "execute"
 
     @classmethod
@@ -94,11 +102,13 @@ class Route:
             "optional": {"references": _REFERENCES},
         }
 
-    def execute(self, vlm: Any, prompt: str, references: Any = None) -> tuple[bool, float]:
+    def execute(self, vlm: Any, prompt: str, references: Any = None) -> tuple[bool, float, Any, Any]:
         from ..uniworld_core.routing import route
 
         result = route(vlm.on_device(), [prompt], [list(references or [])])
-        return bool(result.paint[0]), float(result.probabilities[0, 1])
+        paint, probability = bool(result.paint[0]), float(result.probabilities[0, 1])
+        blocked = host.current().block()
+        return (paint, probability, prompt, blocked) if paint else (paint, probability, blocked, prompt)
 
 
 NODES = {"UniWorldUnderstand": Understand, "UniWorldRoute": Route}

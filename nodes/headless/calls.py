@@ -5,15 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class ExecutionBlocker:
-    """An output that stops every node behind it; with a message, the message is reported once."""
-
-    message: str | None = None
+from ..host import ExecutionBlocker
 
 
 def call_over_lists(
