@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from PIL import Image
+
+if TYPE_CHECKING:
+    from uniworld.uniworld_core import UniWorld
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,3 +39,63 @@ def import_checkout() -> None:
 
 
 import_checkout()
+
+
+# --- the shipped tiny model and the numbers that the published implementation gives on it ---------------------------
+
+DATA = ROOT / "tests" / "data"
+TINY = ROOT / "uniworld_core" / "shipped" / "tiny"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Golden numbers and the checkpoint they were made on.
+
+    `UNIWORLD_GOLDEN` may name another folder with `golden.safetensors`, `cases.json`, `images/` and the models
+    `uniworld/`, `flux/` and `siglip/`; the shipped one keeps its models with the package.
+    """
+
+    folder: Path
+    models: Path
+
+    def json(self, name: str) -> dict[str, Any]:
+        return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / f"{name}.safetensors")
+
+    def picture(self, name: str) -> Image.Image:
+        picture = Image.open(self.folder / name)
+        picture.load()
+        return picture
+
+    def open_model(self, **options: Any) -> UniWorld:
+        from uniworld.uniworld_core import UniWorld
+
+        folders = {"flux": self.models / "flux", "siglip": self.models / "siglip"}
+        return UniWorld.from_pretrained(self.models / "uniworld", **folders | {"dtype": torch.float32} | options)
+
+
+def golden_source() -> Golden:
+    elsewhere = os.environ.get("UNIWORLD_GOLDEN")
+    return Golden(Path(elsewhere), Path(elsewhere)) if elsewhere else Golden(DATA / "seed0", TINY)
+
+
+@pytest.fixture(scope="session")
+def golden_data() -> Golden:
+    """The golden folder: the one that UNIWORLD_GOLDEN names, else the shipped one."""
+    return golden_source()
+
+
+@pytest.fixture(scope="session")
+def model(golden_data: Golden) -> UniWorld:
+    """The golden checkpoint in float32, shared by the tests that only read it."""
+    return golden_data.open_model()
+
+
+@pytest.fixture
+def tiny_copy(tmp_path: Path) -> Path:
+    """A copy of the shipped tiny model (`uniworld/`, `flux/`, `siglip/`) that a test may damage."""
+    return Path(shutil.copytree(TINY, tmp_path / "tiny"))

@@ -106,7 +106,7 @@ def encode_prompts(
         ValueError: an empty prompt, or features of another width than the checkpoint's.
     """
     vlm = understanding.vlm
-    with torch.inference_mode():
+    with torch.no_grad():
         inputs = vlm.inputs(prompts, [[ref.picture for ref in item] for item in references])
         hidden = vlm.hidden_states(inputs)
         return project(understanding.projectors, hidden, inputs, vlm.config.tokens["vision_end_token_id"], references)

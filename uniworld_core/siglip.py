@@ -56,7 +56,7 @@ class SigLIP(nn.Module):
         )
         return made["pixel_values"]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Features (B, tokens, width): the last hidden states of RGB pictures."""
         first = next(self.encoder.parameters())

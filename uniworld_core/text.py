@@ -39,7 +39,7 @@ class CLIP(nn.Module):
         load(encoder, Shards(folder), _clip_key(encoder), dtype, device)
         return cls(encoder, _tokenizer(Path(flux) / "tokenizer"))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def pool(self, prompts: Sequence[str]) -> torch.Tensor:
         """Pooled prompts (B, P), at the end-of-text token."""
         first = next(self.encoder.parameters())
@@ -70,7 +70,7 @@ class T5(nn.Module):
         encoder.encoder.embed_tokens.weight = encoder.shared.weight
         return cls(encoder, _tokenizer(Path(flux) / "tokenizer_2"))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def tokens(self, prompts: Sequence[str], length: int = T5_LENGTH) -> torch.Tensor:
         """Prompt tokens (B, length, D), padded to `length` and, as published, without a mask."""
         if length < 1:

@@ -69,7 +69,7 @@ class VAE(nn.Module):
         pixels = self.autoencoder.decode(z_BChw.to(first.device, first.dtype), return_dict=False)[0]
         return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, image_BHWC: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """The VAE's own latents (B, C, H/8, W/8), float32, of pictures (B, H, W, 3) in 0..1.
 

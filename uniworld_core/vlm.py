@@ -140,7 +140,7 @@ class VLM(nn.Module):
             grids=None if grids is None else grids.to(to),
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, whose tensors the trainers could not carry on
     def hidden_states(self, inputs: VLMInputs) -> torch.Tensor:
         """The last hidden states (B, L, D), after the final norm: what both the condition and the routing head read."""
         output = self.qwen.model(
