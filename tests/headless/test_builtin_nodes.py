@@ -1,0 +1,273 @@
+"""The built-in nodes do what ComfyUI's nodes of the same names do, and bad pictures get one clear sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from uniworld.nodes.headless import builtin_images, pictures
+from uniworld.nodes.headless.builtin_images import ImageBatch, ImageScale, LoadImage, LoadImageMask, SaveImage
+from uniworld.nodes.headless.schema import object_info
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def load(place, picture: Image.Image, name: str = "p.png", **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    picture.save(place.input / name, **how)
+    return LoadImage().load_image(name)
+
+
+def test_a_picture_is_floats_in_0_to_1_with_an_empty_mask(place):
+    image, mask = load(place, Image.new("RGB", (5, 3), (255, 0, 51)))
+    assert image.shape == (1, 3, 5, 3)
+    assert image.dtype == torch.float32
+    assert torch.equal(image[0, 0, 0], torch.tensor([255, 0, 51]) / 255)
+    assert mask.shape == (1, 64, 64)
+    assert not mask.any()
+
+
+def test_transparency_is_what_the_mask_marks(place):
+    picture = Image.new("RGBA", (2, 1), (9, 9, 9, 255))
+    picture.putpixel((0, 0), (9, 9, 9, 0))
+    _, mask = load(place, picture)
+    assert mask.tolist() == [[[1.0, 0.0]]]
+    _, mask = load(place, picture.convert("P"), transparency=0)
+    assert mask.shape == (1, 1, 2)
+
+
+def test_exif_orientation_turns_the_picture_upright(place):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by a quarter
+    image, _ = load(place, Image.new("RGB", (8, 4)), "p.jpg", exif=exif)
+    assert image.shape == (1, 8, 4, 3)
+
+
+def test_frames_become_a_batch(place):
+    frames = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (0, 128, 255)]
+    image, mask = load(place, frames[0], "p.png", save_all=True, append_images=frames[1:])
+    assert image.shape == (3, 4, 4, 3)
+    assert mask.shape[0] == 3
+
+
+@pytest.mark.parametrize(("mode", "value", "expected"), [
+    ("L", 51, 0.2), ("1", 1, 1.0), ("I;16", 13107, 0.2), ("CMYK", (0, 0, 0, 255), 0.0), ("LA", (51, 255), 0.2), ("I", 65535, 1.0),
+])  # fmt: skip
+def test_every_mode_becomes_rgb(place, mode, value, expected):
+    name = "p.tiff" if mode in ("CMYK", "I") else "p.png"
+    image, _ = load(place, Image.new(mode, (3, 2), value), name)
+    assert image.shape == (1, 2, 3, 3)
+    assert torch.allclose(image, torch.tensor(expected), atol=1e-3)
+
+
+def test_one_pixel_and_a_long_strip_are_pictures_too(place):
+    assert load(place, Image.new("RGB", (1, 1)))[0].shape == (1, 1, 1, 3)
+    assert load(place, Image.new("RGB", (400, 20)))[0].shape == (1, 20, 400, 3)
+
+
+def test_a_channel_is_a_mask(place):
+    Image.new("RGB", (3, 2), (51, 0, 255)).save(place.input / "p.png")
+    assert LoadImageMask().load_image("p.png", "red")[0].allclose(torch.full((1, 2, 3), 0.2))
+    assert not LoadImageMask().load_image("p.png", "alpha")[0].any()
+    Image.new("RGBA", (3, 2), (0, 0, 0, 0)).save(place.input / "p.png")
+    assert LoadImageMask().load_image("p.png", "alpha")[0].equal(torch.ones(1, 2, 3))
+
+
+def png_header(width: int, height: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def bad_pictures() -> dict[str, bytes]:
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    whole: dict[str, bytes] = {}
+    for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF"):
+        import io
+
+        file = io.BytesIO()
+        noise.save(file, kind)
+        whole[kind] = file.getvalue()
+    return {
+        "empty": b"",
+        "text": b"this is no picture",
+        "bomb": png_header(60_000, 60_000),
+        "large": png_header(20_000, 20_000),
+        "zero": png_header(0, 0),
+        **{f"cut {kind}": data[: len(data) // 2] for kind, data in whole.items()},
+        "header only": whole["PNG"][:40],
+        "wrong bytes": whole["PNG"][:80] + b"\xff" * 200 + whole["PNG"][280:],
+    }
+
+
+@pytest.mark.parametrize("name", bad_pictures())
+def test_a_bad_picture_gets_one_sentence(place, name):
+    (place.input / "bad.png").write_bytes(bad_pictures()[name])
+    with pytest.raises(ValueError, match=r"^The (picture|file) 'bad\.png' is (too large|damaged|no picture)") as caught:
+        LoadImage().load_image("bad.png")
+    assert len(str(caught.value)) < 300
+
+
+def test_many_frames_count_together(place, monkeypatch):
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 40)
+    frames = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (0, 128, 255)]
+    with pytest.raises(ValueError, match="more than 2 frames"):
+        load(place, frames[0], save_all=True, append_images=frames[1:])
+
+
+def test_a_changed_file_is_loaded_again(run, place):
+    prompt = {"1": node("LoadImage", image="p.png"), "2": node("PreviewAny", source=["1", 0])}
+    seen = []
+    for shade in (0, 0, 255):
+        Image.new("L", (1, 1), shade).save(place.input / "p.png")
+        events: list[Any] = []
+        result = run(prompt, events)
+        seen.append((result.ui["2"]["text"][0], "executing" in dict(events)))
+    assert [ran for _, ran in seen] == [True, False, True]
+    assert seen[0][0] == seen[1][0] != seen[2][0]
+
+
+def test_a_saved_picture_carries_its_workflow(run, place):
+    prompt = {
+        "1": node("NoiseImage"),
+        "2": node("SaveImage", images=["1", 0], filename_prefix="sub/%width%_%NoiseImage.height%"),
+    }
+    prompt["1"]["inputs"] = {"width": 8, "height": 6}
+    graph = {"nodes": [], "links": [], "version": 0.4, "extra": {"title": "é ü 猫"}}
+    result = run(prompt, extra_pnginfo={"workflow": graph})
+    assert result.ui["2"]["images"] == [{"filename": "8_6_00001_.png", "subfolder": "sub", "type": "output"}]
+    with Image.open(place.output / "sub" / "8_6_00001_.png") as picture:
+        assert json.loads(picture.text["prompt"]) == prompt
+        assert json.loads(picture.text["workflow"]) == graph
+        assert picture.size == (8, 6)
+
+
+def test_a_saved_picture_comes_back_to_the_same_bytes(place):
+    image = torch.randint(0, 256, (2, 5, 4, 3)).float() / 255
+    saved = SaveImage().save_images(image, "p")["ui"]["images"]
+    assert [entry["filename"] for entry in saved] == ["p_00001_.png", "p_00002_.png"]
+    for entry, expected in zip(saved, image):
+        again, _ = LoadImage().load_image(f"{entry['filename']} [output]")
+        assert torch.allclose(again[0], expected, atol=1e-6)
+
+
+def test_no_saved_picture_is_ever_replaced(place, monkeypatch):
+    # As if another process took the same number at the same time.
+    numbers = iter([1, 1, 2])
+    monkeypatch.setattr(pictures.NewPicture, "next_counter", lambda self: next(numbers))
+    image = torch.zeros(2, 4, 4, 3)
+    SaveImage().save_images(image, "p")
+    assert sorted(path.name for path in place.output.iterdir()) == ["p_00001_.png", "p_00002_.png"]
+
+
+def test_an_interrupted_save_leaves_nothing(place, monkeypatch):
+    def half(self, file, **_):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        SaveImage().save_images(torch.zeros(1, 4, 4, 3), "p")
+    assert list(place.output.iterdir()) == []
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 3), (4, 4, 3), (1, 4, 4, 5), (1, 0, 4, 3)])
+def test_what_is_no_image_is_not_saved(place, shape):
+    with pytest.raises(ValueError, match=re.escape(str(shape))):
+        SaveImage().save_images(torch.zeros(shape), "p")
+
+
+@pytest.mark.parametrize("prefix", ["../p", "/p", "a/../../p"])
+def test_a_prefix_that_leads_out_fails_the_run(run, place, prefix):
+    prompt = {
+        "1": node("NoiseImage", width=4, height=4),
+        "2": node("SaveImage", images=["1", 0], filename_prefix=prefix),
+    }
+    assert "file name prefix" in run(prompt).sentence
+    assert not list(place.output.parent.glob("**/*.png"))
+
+
+def test_a_preview_goes_to_the_temp_folder(run, place):
+    result = run({"1": node("NoiseImage", width=4, height=4), "2": node("PreviewImage", images=["1", 0])})
+    [entry] = result.ui["2"]["images"]
+    assert entry["type"] == "temp"
+    assert (place.temp / entry["filename"]).is_file()
+
+
+@pytest.mark.parametrize("method", builtin_images.RESIZE_METHODS)
+def test_every_method_resizes(method):
+    image = torch.full((2, 10, 20, 3), 0.4)
+    (resized,) = ImageScale().upscale(image, method, 7, 5, "disabled")
+    assert resized.shape == (2, 5, 7, 3)
+    assert torch.allclose(resized, torch.tensor(0.4), atol=0.01)
+
+
+def test_a_side_of_zero_follows_from_the_other():
+    image = torch.zeros(1, 10, 20, 3)
+    sizes = [(8, 0, (4, 8)), (0, 5, (5, 10)), (0, 0, (10, 20))]
+    for width, height, expected in sizes:
+        assert ImageScale().upscale(image, "bilinear", width, height, "disabled")[0].shape[1:3] == expected
+
+
+def test_center_cuts_the_sides_off():
+    image = torch.zeros(1, 10, 20, 3)
+    image[:, :, :5] = image[:, :, 15:] = 1.0
+    assert not ImageScale().upscale(image, "area", 10, 10, "center")[0].any()
+
+
+def test_a_batch_takes_the_size_of_its_first_picture():
+    (batch,) = ImageBatch().batch(torch.zeros(1, 4, 6, 3), torch.ones(2, 9, 9, 3))
+    assert batch.shape == (3, 4, 6, 3)
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    ("a", "a"), (5, "5"), (True, "True"), (None, "None"), ([1, {"a": 2}], '[1, {"a": 2}]'),
+])  # fmt: skip
+def test_preview_any_shows_a_value_as_comfyui_does(registry, value, text):
+    assert registry.classes["PreviewAny"]().main(value) == {"ui": {"text": (text,)}}
+
+
+def test_masks_and_images_turn_into_each_other(registry):
+    mask = torch.rand(2, 3, 4)
+    (image,) = registry.classes["MaskToImage"]().mask_to_image(mask)
+    assert image.shape == (2, 3, 4, 3)
+    assert torch.equal(registry.classes["ImageToMask"]().image_to_mask(image, "green")[0], mask)
+    assert torch.equal(registry.classes["InvertMask"]().invert(mask)[0], 1 - mask)
+    with pytest.raises(ValueError, match="no alpha channel"):
+        registry.classes["ImageToMask"]().image_to_mask(image, "alpha")
+
+
+def test_object_info_is_json_with_comfyuis_keys(registry):
+    info = json.loads(json.dumps(registry.infos()))
+    assert set(info["LoadImage"]) == {
+        "input", "input_order", "output", "output_is_list", "output_name", "name", "display_name", "description",
+        "python_module", "category", "output_node", "output_tooltips",
+    }  # fmt: skip
+    assert info["LoadImage"]["input"]["required"]["image"][1] == {"image_upload": True}
+    assert info["GetImageSize"]["output_name"] == ["width", "height", "batch_size"]
+    assert info["SaveImage"]["output_node"] is True
+    assert info["SaveImage"]["input_order"]["required"] == ["images", "filename_prefix"]
+
+
+COMFYUI = Path(os.environ.get("COMFYUI_PATH", "/nonexistent"))
+
+
+@pytest.mark.skipif(not (COMFYUI / "nodes.py").is_file(), reason="COMFYUI_PATH names no ComfyUI")
+@pytest.mark.parametrize("name", ["SaveImage", "ImageScale", "ImageBatch", "LoadImageMask", "PreviewImage"])
+def test_inputs_are_named_and_ordered_as_in_a_real_comfyui(registry, name):
+    source = (COMFYUI / "nodes.py").read_text(encoding="utf-8")
+    body = re.split(r"\nclass ", source.partition(f"class {name}")[2])[0]
+    inputs = object_info(name, registry.classes[name])["input_order"]["required"]
+    positions = [body.find(f'"{key}"') for key in inputs if name != "PreviewImage"]
+    assert -1 not in positions
+    assert positions == sorted(positions)

@@ -1,0 +1,248 @@
+"""The executor keeps ComfyUI's rules for V1 nodes."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any
+
+import pytest
+from uniworld.nodes.headless.validate import validate_prompt
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def texts(result: Any) -> list[str]:
+    assert result.status == "success", result.sentence
+    return [text for ui in result.ui.values() for text in ui["text"]]
+
+
+def test_links_carry_values(run):
+    prompt = {"1": node("Number", value=4), "2": node("Add", a=["1", 0], b=5), "3": node("Show", value=["2", 0])}
+    assert texts(run(prompt)) == ["9"]
+
+
+def test_a_node_that_no_output_needs_does_not_run(run, toys):
+    run({"1": node("Number", value=4), "2": node("Number", value=7), "3": node("Show", value=["1", 0])})
+    assert toys.calls == ["Number 4", "Show"]
+
+
+def test_a_shared_source_runs_once(run, toys):
+    run({"1": node("Number", value=4), "2": node("Add", a=["1", 0], b=["1", 0]), "3": node("Show", value=["2", 0])})
+    assert toys.calls.count("Number 4") == 1
+
+
+def test_a_chain_of_thousands_runs(run):
+    prompt = {"0": node("Number", value=0)}
+    prompt.update({str(i): node("Add", a=[str(i - 1), 0], b=1) for i in range(1, 3001)})
+    prompt["end"] = node("Show", value=["3000", 0])
+    assert texts(run(prompt)) == ["3000"]
+
+
+def test_a_second_run_takes_everything_from_the_cache(run, toys):
+    prompt = {"1": node("Number", value=4), "2": node("Show", value=["1", 0])}
+    run(prompt)
+    toys.calls.clear()
+    events: list[Any] = []
+    assert texts(run(prompt, events)) == ["4"]
+    assert toys.calls == []
+    assert dict(events)["execution_cached"]["nodes"] == ["1", "2"]
+    assert [name for name, _ in events] == ["execution_start", "execution_cached", "executed", "execution_success"]
+
+
+def test_only_what_depends_on_a_change_runs_again(run, toys):
+    prompt = {"1": node("Number", value=4), "2": node("Add", a=["1", 0], b=1), "3": node("Show", value=["2", 0])}
+    run(prompt)
+    toys.calls.clear()
+    prompt["2"]["inputs"]["b"] = 2
+    assert texts(run(prompt)) == ["6"]
+    assert toys.calls == ["Add", "Show"]
+
+
+def test_the_cache_knows_a_node_by_its_inputs_not_its_id(run, toys):
+    run({"1": node("Number", value=4), "2": node("Show", value=["1", 0])})
+    toys.calls.clear()
+    run({"9": node("Number", value=4), "8": node("Show", value=["9", 0])})
+    assert toys.calls == []
+
+
+def test_is_changed_makes_a_node_run_again(run, toys):
+    prompt = {"1": node("Changing", value=4), "2": node("Show", value=["1", 0])}
+    run(prompt)
+    run(prompt)
+    assert toys.calls.count("Number 4") == 1
+    toys.Changing.state += 1
+    run(prompt)
+    assert toys.calls.count("Number 4") == 2
+
+
+def test_is_changed_nan_means_always(run, toys):
+    prompt = {"1": node("Changing", value=0), "2": node("Show", value=["1", 0])}
+    run(prompt)
+    run(prompt)
+    assert toys.calls.count("Number 0") == 2
+
+
+def test_a_failed_node_is_not_cached_and_what_ran_before_it_is(run, toys):
+    prompt = {"1": node("Number", value=4), "2": node("Failing", value=["1", 0]), "3": node("Show", value=["2", 0])}
+    assert run(prompt).status == "error"
+    assert run(prompt).status == "error"
+    assert toys.calls == ["Number 4"]
+
+
+@pytest.mark.parametrize(("which", "called"), [(True, "Number 1"), (False, "Number 2")])
+def test_only_the_lazy_input_that_is_asked_for_runs(run, toys, which, called):
+    prompt = {
+        "1": node("Number", value=1),
+        "2": node("Number", value=2),
+        "3": node("Switch", which=which, yes=["1", 0], no=["2", 0]),
+        "4": node("Show", value=["3", 0]),
+    }
+    assert texts(run(prompt)) == [called[-1]]
+    assert toys.calls == [called, "Show"]
+
+
+def test_lists_are_mapped_item_by_item_and_short_ones_repeat_their_last(run):
+    prompt = {"1": node("Spread", count=3), "2": node("Add", a=["1", 0], b=10), "3": node("Show", value=["2", 0])}
+    assert texts(run(prompt)) == ["10", "11", "12"]
+
+
+def test_input_is_list_gets_the_whole_list(run):
+    prompt = {
+        "1": node("Spread", count=4),
+        "2": node("Sum", values=["1", 0], times=2),
+        "3": node("Show", value=["2", 0]),
+    }
+    assert texts(run(prompt)) == ["12"]
+
+
+def test_an_empty_list_is_an_error_with_a_sentence(run):
+    prompt = {"1": node("Spread", count=0), "2": node("Add", a=["1", 0], b=1), "3": node("Show", value=["2", 0])}
+    assert "empty" in run(prompt).sentence
+
+
+def test_hidden_inputs_are_given(run):
+    prompt = {"7": node("Hidden", value="3")}
+    result = run(prompt, extra_pnginfo={"workflow": {"nodes": []}})
+    assert result.ui["7"]["seen"] == [{"prompt": prompt, "png": {"workflow": {"nodes": []}}, "me": "7"}]
+    assert prompt["7"]["inputs"]["value"] == "3", "the user's workflow stays as it was written"
+
+
+def test_a_coroutine_node_is_awaited(run):
+    assert texts(run({"1": node("Coroutine", value=4), "2": node("Show", value=["1", 0])})) == ["5"]
+
+
+def test_ui_and_result_are_both_taken(run):
+    prompt = {
+        "1": node("Options", text="t", seed=1, strength=0.5, on=True, old_choice="a", new_choice="y"),
+        "2": node("Show", value=["1", 0]),
+    }
+    result = run(prompt)
+    assert result.ui["1"]["text"] == result.ui["2"]["text"]
+
+
+def test_events_carry_comfyuis_fields(run):
+    events: list[Any] = []
+    run({"1": node("Slow", steps=2), "2": node("Show", value=["1", 0])}, events, prompt_id="p")
+    names = [name for name, _ in events]
+    assert names == [
+        "execution_start", "execution_cached", "executing", "progress", "progress", "executing", "executed",
+        "execution_success",
+    ]  # fmt: skip
+    assert all(data["prompt_id"] == "p" for _, data in events)
+    progress = [data for name, data in events if name == "progress"]
+    assert [(data["node"], data["value"], data["max"]) for data in progress] == [("1", 1, 2), ("1", 2, 2)]
+    executed = dict(events)["executed"]
+    assert (executed["node"], executed["display_node"], executed["output"]) == ("2", "2", {"text": ["2"]})
+
+
+def test_an_error_names_node_class_inputs_and_reason(run):
+    events: list[Any] = []
+    result = run({"1": node("Failing", value=4), "2": node("Show", value=["1", 0])}, events)
+    assert result.status == "error"
+    assert result.sentence == "Node 1 (Failing) failed: The oven is cold. Light it. (Its inputs: value=[4].)"
+    data = dict(events)["execution_error"]
+    assert (data["node_id"], data["node_type"], data["exception_type"]) == ("1", "Failing", "ValueError")
+    assert data["current_inputs"] == {"value": [4]}
+    assert data["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("how", "word"), [("none", "NoneType"), ("number", "int"), ("expand", "expands the graph"), ("short", "0 outputs")]
+)
+def test_a_return_value_of_another_form_is_named(run, how, word):
+    result = run({"1": node("Strange", how=how), "2": node("Show", value=["1", 0])})
+    assert result.status == "error"
+    assert word in result.sentence
+
+
+def test_a_blocker_stops_what_is_behind_it_and_nothing_else(run):
+    prompt = {
+        "1": node("Blocker", message=""),
+        "2": node("Show", value=["1", 0]),
+        "3": node("Number", value=3),
+        "4": node("Show", value=["3", 0]),
+    }
+    result = run(prompt)
+    assert result.status == "success"
+    assert result.ui == {"4": {"text": ["3"]}}
+
+
+def test_a_blockers_message_is_reported_once(run):
+    events: list[Any] = []
+    prompt = {"1": node("Blocker", message="no."), "2": node("Add", a=["1", 0], b=1), "3": node("Show", value=["2", 0])}
+    assert run(prompt, events).status == "success"
+    errors = [data for name, data in events if name == "execution_error"]
+    assert [data["exception_message"] for data in errors] == ["Execution Blocked: no."]
+
+
+def test_an_interrupt_stops_within_a_step(run, plain):
+    events: list[Any] = []
+
+    def on_event(name, data):
+        events.append(name)
+        if name == "progress" and data["value"] == 2:
+            plain.interrupted.set()
+
+    result = run({"1": node("Slow", steps=1000), "2": node("Show", value=["1", 0])}, on_event=on_event)
+    assert result.status == "interrupted"
+    assert events.count("progress") == 2
+    assert events[-1] == "execution_interrupted"
+    assert not plain.interrupted.is_set(), "the next run must not be stopped too"
+
+
+def test_an_interrupt_while_nothing_runs_is_void(run, plain):
+    plain.interrupted.set()
+    assert texts(run({"1": node("Number", value=1), "2": node("Show", value=["1", 0])})) == ["1"]
+
+
+def test_runs_from_several_threads_wait_for_each_other(registry, executor):
+    seen: list[str] = []
+
+    def start(number: int) -> None:
+        prompt = {"1": node("Slow", steps=number + 2), "2": node("Show", value=["1", 0])}
+        checked = validate_prompt(prompt, registry)
+        executor.run(
+            checked.prompt, checked.outputs, prompt_id=str(number), on_event=lambda n, d: seen.append(d["prompt_id"])
+        )
+
+    threads = [threading.Thread(target=start, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    changes = sum(before != after for before, after in itertools.pairwise(seen))
+    assert len(set(seen)) == 3
+    assert changes == 2
+
+
+def test_what_no_output_needs_may_be_broken(run, executor, registry):
+    prompt = {
+        "1": node("Add", a=["2", 0], b=1),
+        "2": node("Add", a=["1", 0], b=["nowhere", 0]),
+        "3": node("Number", value=3),
+        "4": node("Show", value=["3", 0]),
+    }
+    assert texts(run(prompt)) == ["3"]
