@@ -135,6 +135,8 @@ def _run(arguments: argparse.Namespace) -> int:
                 on_event=on_event,
             )
         report.result(result)
+        if result.sentence:
+            _say(result.sentence)
         if arguments.debug and result.error is not None:
             _say("".join(result.error["traceback"]))
     return DONE if result.status == "success" else FAILED

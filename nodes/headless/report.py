@@ -67,8 +67,6 @@ class Report:
                 print(text, file=self._out)
             for entry in ui.get("images", ()):
                 print(_saved_path(entry), file=self._out)
-        if result.sentence:
-            print(result.sentence, file=sys.stderr)
 
 
 class JsonReport:
