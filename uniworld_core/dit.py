@@ -193,8 +193,7 @@ def sample(
     """
     noise, latent = _on(noise_BChw, dit.device), _on(latent_BChw, dit.device)
     assert noise is not None
-    batch, channels, h, w = noise.shape
-    if channels != dit.channels or h % PACK or w % PACK:
+    if noise.ndim != 4 or noise.shape[1] != dit.channels or noise.shape[2] % PACK or noise.shape[3] % PACK:
         raise ValueError(
             f"The latent has shape {list(noise.shape)}; the DiT takes (batch, {dit.channels}, height/8, width/8) of "
             "pictures whose sides are multiples of 16."
@@ -203,6 +202,7 @@ def sample(
         raise ValueError(
             f"The latent has shape {list(latent.shape)} and the noise {list(noise.shape)}; they must be the same."
         )
+    batch, _, h, w = noise.shape
     condition = condition.repeat(batch)
     positions = image_positions(h, w, noise.device)
     keep = None if keep_B1hw is None or latent is None else pack(_on(keep_B1hw, dit.device).expand_as(noise))  # type: ignore[union-attr]
