@@ -63,7 +63,7 @@ class Host(Protocol):
         """An output that silently keeps the nodes behind it from running."""
 
     def devices(self) -> list[str]:
-        """Devices a model may be put on, the default first."""
+        """Names of devices a model may be put on; the first, "default", is the host's choice, in every host alike."""
 
     def hold(self, module: torch.nn.Module, device: str) -> Held:
         """Take a loaded module under memory management; `device` is one of `devices()`."""
@@ -91,7 +91,7 @@ class _PlainProgress:
 @dataclass
 class _PlainHeld:
     module: torch.nn.Module
-    device: str
+    device: torch.device
 
     def on_device(self, working_memory: int = 0) -> torch.nn.Module:
         return self.module.to(self.device)
@@ -127,17 +127,19 @@ class PlainHost:
     def devices(self) -> list[str]:
         import torch
 
-        if torch.cuda.is_available():
-            return ["cuda", *[f"cuda:{i}" for i in range(1, torch.cuda.device_count())], "cpu"]
-        return ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
+        return ["default", "cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())]]
 
     def hold(self, module: torch.nn.Module, device: str) -> Held:
-        return _PlainHeld(module, device)
+        return _PlainHeld(module, self.load_device(device))
 
     def load_device(self, device: str) -> torch.device:
         import torch
 
-        return torch.device(device)
+        if device != "default":
+            return torch.device(device)
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
     def offload_device(self, device: str) -> torch.device:
         return self.load_device(device)

@@ -1,0 +1,211 @@
+"""Writes the shared workflows, in editor form and in API form: python tests/workflows/build.py
+
+The workflows are what people share and may be edited in the editor; this keeps fifteen of them alike. A test holds what it
+makes against what is committed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+WEIGHTS = (
+    "It is set to **tiny**, a random checkpoint that ships with the package: it runs in seconds on any computer and paints "
+    "noise. Choose your own folders in **Load UniWorld** to paint for real (README: where the weights go)."
+)
+SIDE = 1024
+
+
+def all_graphs() -> list[Any]:
+    """Every shared workflow."""
+    from uniworld.uniworld_core.perception import TASKS
+
+    graphs = [text_to_image(), edit(), multi_reference(), understand(), auto_route(), edit_with_mask()]
+    return graphs + [perception(task) for task in TASKS]
+
+
+def new(name: str, columns: list[str], note: str) -> Any:
+    from uniworld import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+    from uniworld.nodes.headless import builtin_nodes
+
+    from workflows.editor_form import Graph
+
+    titles = NODE_DISPLAY_NAME_MAPPINGS | builtin_nodes.NODE_DISPLAY_NAME_MAPPINGS
+    classes = NODE_CLASS_MAPPINGS | builtin_nodes.NODE_CLASS_MAPPINGS
+    return Graph(name, {kind: (cls, titles.get(kind, kind)) for kind, cls in classes.items()}, columns, f"{note}\n\n{WEIGHTS}")
+
+
+def loader(graph: Any) -> Any:
+    return graph.add("UniWorldLoader", 0)
+
+
+def picture(graph: Any, name: str, title: str = "Picture") -> Any:
+    return graph.add("LoadImage", 0, title, image=name)
+
+
+def paint(graph: Any, column: int, load: Any, condition: Any, latent: Any) -> Any:
+    """Sampler and VAE decode; the decoded picture."""
+    sampler = graph.add("UniWorldSampler", column, dit=load[2], conditioning=condition[0], latent=latent[0])
+    return graph.add("UniWorldVAEDecode", column, vae=load[3], latent=sampler[0])
+
+
+def text_to_image() -> Any:
+    graph = new(
+        "text_to_image",
+        ["1. Load", "2. Say what to paint", "3. Paint", "4. Result"],
+        "# Text to image\nWrite what to paint, choose an aspect, run.",
+    )
+    load = loader(graph)
+    condition = graph.add(
+        "UniWorldCondition", 1, vlm=load[0], text=load[4], prompt="Generate a photograph of a red fox in fresh snow at sunrise."
+    )
+    latent = graph.add("UniWorldLatentByAspect", 1, area_side=SIDE)
+    image = paint(graph, 2, load, condition, latent)
+    graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/text_to_image")
+    return graph
+
+
+def edit() -> Any:
+    graph = new(
+        "edit",
+        ["1. Load", "2. Look and read", "3. Paint", "4. Result"],
+        "# Edit a picture\nChoose a picture, say what to change, run. SigLIP keeps what is not to change.",
+    )
+    load, source = loader(graph), picture(graph, "cat.jpg")
+    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1])
+    condition = graph.add(
+        "UniWorldCondition", 1, vlm=load[0], references=reference[0], text=load[4], prompt="Put a small red bow tie on the cat."
+    )
+    latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
+    image = paint(graph, 2, load, condition, latent)
+    graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/edit")
+    return graph
+
+
+def multi_reference() -> Any:
+    graph = new(
+        "multi_reference",
+        ["1. Load", "2. Look and read", "3. Paint", "4. Result"],
+        "# Several references\nChain a Reference node for each picture; the prompt speaks of them in that order.",
+    )
+    load = loader(graph)
+    first, second = picture(graph, "cat.jpg", "First picture"), picture(graph, "coffee.jpg", "Second picture")
+    one = graph.add("UniWorldReference", 1, "Reference 1", image=first[0], siglip=load[1])
+    two = graph.add("UniWorldReference", 1, "Reference 2", image=second[0], siglip=load[1], references=one[0])
+    condition = graph.add(
+        "UniWorldCondition",
+        1,
+        vlm=load[0],
+        references=two[0],
+        text=load[4],
+        prompt="Let the cat of the first image sit beside the cup of the second image.",
+    )
+    latent = graph.add("UniWorldLatentByAspect", 2, references=two[0], area_side=SIDE)
+    image = paint(graph, 2, load, condition, latent)
+    graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/multi_reference")
+    return graph
+
+
+def understand() -> Any:
+    graph = new(
+        "understand",
+        ["1. Load", "2. Look and read", "3. Answer"],
+        "# Ask about a picture\nOnly the VLM is loaded: SigLIP, the DiT and the VAE stay on disk.",
+    )
+    load, source = loader(graph), picture(graph, "cat.jpg")
+    reference = graph.add("UniWorldReference", 1, image=source[0])
+    answer = graph.add(
+        "UniWorldUnderstand", 1, vlm=load[0], references=reference[0], prompt="Describe this picture in one sentence."
+    )
+    graph.add("PreviewAny", 2, "Answer", source=answer[0])
+    return graph
+
+
+def auto_route() -> Any:
+    graph = new(
+        "auto_route",
+        ["1. Load", "2. Decide", "3. Paint", "4. Result"],
+        "# Paint or answer\nThe routing head reads the instruction: either a picture is painted or a question answered. "
+        "Only the branch that was chosen runs. Change the prompt in *Prompt*.",
+    )
+    load, source = loader(graph), picture(graph, "cat.jpg")
+    prompt = graph.add("PrimitiveStringMultiline", 1, "Prompt", value="What is the cat looking at?")
+    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1])
+    route = graph.add("UniWorldRoute", 1, vlm=load[0], prompt=prompt[0], references=reference[0])
+    condition = graph.add("UniWorldCondition", 2, vlm=load[0], prompt=route[2], references=reference[0], text=load[4])
+    latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
+    image = paint(graph, 2, load, condition, latent)
+    answer = graph.add("UniWorldUnderstand", 3, vlm=load[0], prompt=route[3], references=reference[0])
+    graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/auto_route")
+    graph.add("PreviewAny", 3, "Answer", source=answer[0])
+    graph.add("PreviewAny", 3, "Probability of painting", source=route[1])
+    return graph
+
+
+def edit_with_mask() -> Any:
+    graph = new(
+        "edit_with_mask",
+        ["1. Load", "2. Look and read", "3. Paint", "4. What changed", "5. Result"],
+        "# Edit, and keep the rest to the bit\n*Edit mask* finds what the edit changed, with the weights that training "
+        "would give it; *Composite edit* lays only that over the original.",
+    )
+    load, source = loader(graph), picture(graph, "cat.jpg")
+    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1])
+    condition = graph.add(
+        "UniWorldCondition", 1, vlm=load[0], references=reference[0], text=load[4], prompt="Put a small red bow tie on the cat."
+    )
+    latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
+    image = paint(graph, 2, load, condition, latent)
+    mask = graph.add("UniWorldEditMask", 3, before=source[0], after=image[0])
+    shown = graph.add("MaskToImage", 3, mask=mask[0])
+    graph.add("PreviewImage", 3, "Edited area", images=shown[0])
+    graph.add("PreviewImage", 3, "Training weight", images=mask[1])
+    composite = graph.add("UniWorldCompositeEdit", 4, before=source[0], after=image[0], mask=mask[0])
+    graph.add("SaveImage", 4, images=composite[0], filename_prefix="uniworld/edit_with_mask")
+    graph.add("PreviewAny", 4, "Edited share", source=mask[2])
+    return graph
+
+
+def perception(task_name: str) -> Any:
+    from uniworld.uniworld_core.perception import TASKS
+
+    task = TASKS[task_name]
+    graph = new(
+        f"perception_{task_name}",
+        ["1. Load", "2. Look and read", "3. Paint the map", "4. Read the map"],
+        f"# {task.display_name}\nThe model paints a map of the picture; *Perception head* turns it back into data.",
+    )
+    load, source = loader(graph), picture(graph, "cat.jpg")
+    subject = "cat" if task.needs_subject else ""
+    ask = graph.add("UniWorldPerception", 1, task=task_name, image=source[0], subject=subject)
+    reference = graph.add("UniWorldReference", 1, image=ask[1], siglip=load[1])
+    condition = graph.add("UniWorldCondition", 1, vlm=load[0], prompt=ask[0], references=reference[0], text=load[4])
+    latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
+    image = paint(graph, 2, load, condition, latent)
+    head = graph.add("UniWorldPerceptionHead", 3, task=task_name, painted=image[0], source=source[0])
+    graph.add("SaveImage", 3, "Map", images=head[0], filename_prefix=f"uniworld/{task_name}")
+    if task.head in ("boxes", "pose"):
+        graph.add("PreviewAny", 3, "Boxes", source=head[2])
+    graph.add("PreviewAny", 3, "Summary", source=head[3])
+    return graph
+
+
+def to_text(workflow: dict[str, Any]) -> str:
+    return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    import conftest  # noqa: F401  (makes the checkout importable as `uniworld`)
+
+    for graph in all_graphs():
+        (ROOT / "workflows" / f"{graph.name}.json").write_text(to_text(graph.editor()), encoding="utf-8")
+        (ROOT / "workflows" / "api" / f"{graph.name}.json").write_text(to_text(graph.api()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
