@@ -24,7 +24,7 @@ class Perception:
     RETURN_TYPES = ("STRING", "IMAGE")
     RETURN_NAMES = ("prompt", "image")
     OUTPUT_TOOLTIPS = (
-        "The instruction, in the wording the model was trained on.",
+        "The instruction, in the published wording.",
         "The picture, unchanged: for Reference (SigLIP), and as the source of Perception head.",
     )
     FUNCTION = "execute"

@@ -50,9 +50,8 @@ class Task:
         return self.head in ("mask", "boxes")
 
 
-# The model was trained on these wordings and answers other ones less surely. They are the published ones: the examples
-# of app.py, and for openpose and detection the validation prompts of
-# scripts/denoiser/flux_qwen2p5vl_7b_vlm_stage2_512.yaml.
+# The published wordings, which the model is sure to know: the examples of app.py, and for openpose and detection the
+# validation prompts of scripts/denoiser/flux_qwen2p5vl_7b_vlm_stage2_512.yaml.
 TASKS = {
     task.name: task
     for task in (

@@ -17,9 +17,10 @@ Box = dict[str, int | float | str]
 
 # A map whose strongest line stands out from its ground by less than this (0..1) is blank: what varies in it is noise.
 MIN_CONTRAST = 0.25
-# Of the strongest line; HED and sketches are gray, and half is where OpenCV users threshold them too.
+# Of the strongest line: where a line that was smeared by resampling keeps its width.
 EDGE_LEVEL = 0.5
-# ControlNet's annotator, which the published data was made with, draws limbs at 0.6 and joints at full brightness.
+# ControlNet's OpenPose annotator (draw_bodypose) paints limbs at 0.6 and joints at full brightness; limbs must pass the
+# first level, and only joints the second.
 POSE_LEVEL = 0.35
 JOINT_LEVEL = 0.8
 JOINT_SATURATION = 0.5
