@@ -93,7 +93,7 @@ def test_closing_leaves_the_picture_border_neutral(height: int, width: int, kern
     grid = [(y, x) for y in range(height) for x in range(width)]
     dilated = np.array([any(around(mask, y, x)) for y, x in grid]).reshape(height, width)
     closed = np.array([all(around(dilated, y, x)) for y, x in grid]).reshape(height, width)
-    assert np.array_equal(masks._close(torch.from_numpy(mask)[None], kernel_size)[0].numpy(), closed)
+    assert np.array_equal(masks.close_mask(torch.from_numpy(mask)[None], kernel_size)[0].numpy(), closed)
 
 
 def test_difference_is_pillows_gray_of_the_8_bit_pictures() -> None:
