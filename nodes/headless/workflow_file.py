@@ -57,7 +57,7 @@ def find_workflow(name: str) -> Path:
     for known in (*SHIPPED.glob("*.json"), *SHIPPED.glob("api/*.json")):
         if known.relative_to(SHIPPED).with_suffix("").as_posix() == plain:
             return known
-    names = ", ".join(shipped_workflows())
+    names = ", ".join(shipped_workflows()) or "none"
     raise ValueError(f"There is no workflow file '{name}'. Give a path, or one of the shipped workflows: {names}.")
 
 

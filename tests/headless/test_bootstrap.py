@@ -1,0 +1,193 @@
+"""A checkout sets itself up once, with nothing but a Python, and says in a sentence what stops it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def bootstrap():
+    spec = importlib.util.spec_from_file_location("bootstrap_under_test", ROOT / "nodes" / "headless" / "bootstrap.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[project]")
+    (tmp_path / "constraints.txt").write_text("torch==2.13.0")
+    return tmp_path
+
+
+@pytest.fixture
+def calls(bootstrap, checkout, monkeypatch):
+    """The set-up commands that were started; the environment they make is a python that does nothing."""
+    made: list[list[str]] = []
+
+    def call(command: list[str], folder: Path | None = None) -> None:
+        made.append(command)
+        if "venv" in command:
+            python = bootstrap._python(checkout / ".venv")
+            python.parent.mkdir(parents=True)
+            python.symlink_to(sys.executable)
+
+    monkeypatch.setattr(bootstrap, "_call", call)
+    return made
+
+
+def verbs(calls: list[list[str]]) -> list[str]:
+    return ["venv" if "venv" in command else command[-1] for command in calls]
+
+
+def test_it_is_set_up_once(bootstrap, checkout, calls):
+    environment = bootstrap.ensure_environment(checkout, [])
+    assert environment == checkout / ".venv"
+    assert verbs(calls) == ["venv", "."]
+    assert calls[1][-4:-2] == ["-c", "constraints.txt"]
+    bootstrap.ensure_environment(checkout, [])
+    assert len(calls) == 2
+
+
+def test_an_extra_is_added_and_kept(bootstrap, checkout, calls):
+    bootstrap.ensure_environment(checkout, [])
+    bootstrap.ensure_environment(checkout, ["test"])
+    bootstrap.ensure_environment(checkout, [])
+    (checkout / "constraints.txt").write_text("torch==2.14.0")
+    bootstrap.ensure_environment(checkout, [])
+    assert verbs(calls) == ["venv", ".", ".[test]", ".[test]"]
+
+
+def test_another_python_begins_anew(bootstrap, checkout, calls):
+    environment = bootstrap.ensure_environment(checkout, [])
+    stamp = environment / bootstrap.STAMP
+    stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "key": "old", "python": [3, 1]}))
+    bootstrap.ensure_environment(checkout, [])
+    assert verbs(calls) == ["venv", ".", "venv", "."]
+
+
+def test_an_interrupted_set_up_is_redone_from_the_start(bootstrap, checkout, calls, monkeypatch):
+    real = bootstrap._call
+
+    def interrupted(command: list[str], folder: Path | None = None) -> None:
+        real(command)
+        if "venv" not in command:
+            (checkout / ".venv" / "half").touch()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(bootstrap, "_call", interrupted)
+    assert bootstrap.run_in_environment(checkout, ["run"]) == 1
+    monkeypatch.setattr(bootstrap, "_call", real)
+    bootstrap.ensure_environment(checkout, [])
+    assert verbs(calls) == ["venv", ".", "venv", "."]
+    assert not (checkout / ".venv" / "half").exists()
+
+
+def test_two_starts_at_once_set_up_once(bootstrap, checkout, calls, monkeypatch):
+    real, inside = bootstrap._call, []
+
+    def slow(command: list[str], folder: Path | None = None) -> None:
+        inside.append(1)
+        assert len(inside) == 1
+        threading.Event().wait(0.2)
+        real(command)
+        inside.pop()
+
+    monkeypatch.setattr(bootstrap, "_call", slow)
+    starts = [threading.Thread(target=bootstrap.ensure_environment, args=(checkout, [])) for _ in range(3)]
+    for start in starts:
+        start.start()
+    for start in starts:
+        start.join()
+    assert verbs(calls) == ["venv", "."]
+
+
+def test_an_environment_of_the_users_own_is_left_alone(bootstrap, checkout, calls, capsys):
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "pyvenv.cfg").touch()
+    assert bootstrap.run_in_environment(checkout, ["run"]) == 1
+    assert "did not make" in capsys.readouterr().err
+    assert (checkout / ".venv" / "pyvenv.cfg").exists()
+    assert not calls
+
+
+def test_without_ensurepip_the_systems_pip_is_used(bootstrap, checkout, calls, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "ensurepip" else real(name, *more)
+    )
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0))
+    bootstrap.ensure_environment(checkout, [])
+    assert "--without-pip" in calls[0]
+    assert calls[1][1:4] == ["-m", "pip", "--python"]
+
+
+def test_without_any_pip_the_mend_is_told(bootstrap, checkout, calls, monkeypatch, capsys):
+    real = importlib.util.find_spec
+    missing = ("ensurepip", "pip")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in missing else real(name, *more))
+    assert bootstrap.run_in_environment(checkout, ["run"]) == 1
+    assert "sudo apt install python3" in capsys.readouterr().err
+
+
+def test_a_failing_command_is_told_and_its_output_kept_off_stdout(bootstrap, checkout, capfd, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    bootstrap._call(
+        [sys.executable, "-c", "import os; print('said', os.environ.get('PYTHONPATH'), os.environ['PIP_USER'])"]
+    )
+    out, err = capfd.readouterr()
+    assert (out, err.strip()) == ("", "said None 0")
+    with pytest.raises(bootstrap.SetupError, match="failed"):
+        bootstrap._call([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_an_old_python_is_told(bootstrap, checkout, monkeypatch, capsys):
+    monkeypatch.setattr(bootstrap, "OLDEST_PYTHON", (99, 0))
+    assert bootstrap.run_in_environment(checkout, ["run"]) == 1
+    assert "99.0 or newer is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "script"), [(["run", "edit"], "uniworld"), (["test", "-x"], "pytest")])
+def test_the_command_goes_on_in_the_environment(bootstrap, checkout, calls, monkeypatch, arguments, script):
+    started: list[list[str]] = []
+    monkeypatch.setattr(bootstrap, "_replace_process", lambda command: started.append(command) or 7)
+    monkeypatch.chdir(checkout)
+    assert bootstrap.run_in_environment(checkout, arguments) == 7
+    expected = [str(bootstrap._script(checkout / ".venv", script)), *arguments[script == "pytest" :]]
+    assert started == [expected]
+
+
+def start(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    # -S and -E: a Python with nothing installed.
+    return subprocess.run([sys.executable, "-S", "-E", str(ROOT), *arguments], capture_output=True, text=True, **more)
+
+
+def test_help_version_and_mistakes_need_nothing_installed(tmp_path):
+    assert start("--version", cwd=tmp_path).stdout.startswith("uniworld 0.")
+    assert "test" in start("--help").stdout
+    unknown = start("paint")
+    assert unknown.returncode == 2
+    assert unknown.stderr == "There is no command 'paint'. The commands are: run, nodes, check, test.\n"
+    assert start().returncode == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are replaced on POSIX only")
+def test_the_exit_code_is_the_commands_own(bootstrap):
+    code = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("b", {str(ROOT / "nodes" / "headless" / "bootstrap.py")!r})
+b = importlib.util.module_from_spec(spec); spec.loader.exec_module(b)
+b._replace_process([{sys.executable!r}, "-c", "raise SystemExit(5)"])
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 5
