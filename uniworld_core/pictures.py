@@ -66,13 +66,17 @@ def _from_tensor(picture: torch.Tensor) -> Image.Image:
 
 
 def _from_pil(picture: Image.Image) -> Image.Image:
+    if not isinstance(picture, Image.Image):
+        raise ValueError(f"A picture is a {type(picture).__name__}; give a PIL picture or a tensor.")
     try:
         picture.load()
     except (OSError, SyntaxError, ValueError) as error:
         name = getattr(picture, "filename", "") or "The picture"
         raise ValueError(f"{name} cannot be decoded ({error}): it is cut short or damaged.") from error
-    if picture.mode in ("I;16", "I;16L", "I;16B", "I", "F"):
+    if picture.mode == "F" or picture.mode.startswith("I"):
         picture = _eight_bit(picture)
+    elif picture.mode in ("RGBa", "La"):  # alpha already multiplied in, which Pillow converts to nothing else
+        picture = picture.convert(picture.mode.upper())
     if "A" in picture.getbands() or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -83,6 +87,8 @@ def _from_pil(picture: Image.Image) -> Image.Image:
 def _eight_bit(picture: Image.Image) -> Image.Image:
     # Pillow clips deep grays at 255 instead of scaling them. Integer modes carry 16-bit files; float ones are 0..1 or 0..255.
     values = np.asarray(picture, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("A picture of floats holds NaN or infinite values: look at what made it.")
     top = 65535.0 if picture.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
     if picture.mode == "F" and values.max(initial=0) <= 1.0:
         top = 1.0
