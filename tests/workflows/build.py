@@ -32,12 +32,13 @@ def all_graphs() -> list[Any]:
 def new(name: str, columns: list[str], note: str) -> Any:
     from uniworld import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
     from uniworld.nodes.headless import builtin_nodes
-
     from workflows.editor_form import Graph
 
     titles = NODE_DISPLAY_NAME_MAPPINGS | builtin_nodes.NODE_DISPLAY_NAME_MAPPINGS
     classes = NODE_CLASS_MAPPINGS | builtin_nodes.NODE_CLASS_MAPPINGS
-    return Graph(name, {kind: (cls, titles.get(kind, kind)) for kind, cls in classes.items()}, columns, f"{note}\n\n{WEIGHTS}")
+    return Graph(
+        name, {kind: (cls, titles.get(kind, kind)) for kind, cls in classes.items()}, columns, f"{note}\n\n{WEIGHTS}"
+    )
 
 
 def loader(graph: Any) -> Any:
@@ -62,7 +63,11 @@ def text_to_image() -> Any:
     )
     load = loader(graph)
     condition = graph.add(
-        "UniWorldCondition", 1, vlm=load[0], text=load[4], prompt="Generate a photograph of a red fox in fresh snow at sunrise."
+        "UniWorldCondition",
+        1,
+        vlm=load[0],
+        text=load[4],
+        prompt="Generate a photograph of a red fox in fresh snow at sunrise.",
     )
     latent = graph.add("UniWorldLatentByAspect", 1, area_side=SIDE)
     image = paint(graph, 2, load, condition, latent)
@@ -79,7 +84,12 @@ def edit() -> Any:
     load, source = loader(graph), picture(graph, "cat.jpg")
     reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1])
     condition = graph.add(
-        "UniWorldCondition", 1, vlm=load[0], references=reference[0], text=load[4], prompt="Put a small red bow tie on the cat."
+        "UniWorldCondition",
+        1,
+        vlm=load[0],
+        references=reference[0],
+        text=load[4],
+        prompt="Put a small red bow tie on the cat.",
     )
     latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
     image = paint(graph, 2, load, condition, latent)
@@ -157,7 +167,12 @@ def edit_with_mask() -> Any:
     load, source = loader(graph), picture(graph, "cat.jpg")
     reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1])
     condition = graph.add(
-        "UniWorldCondition", 1, vlm=load[0], references=reference[0], text=load[4], prompt="Put a small red bow tie on the cat."
+        "UniWorldCondition",
+        1,
+        vlm=load[0],
+        references=reference[0],
+        text=load[4],
+        prompt="Put a small red bow tie on the cat.",
     )
     latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
     image = paint(graph, 2, load, condition, latent)

@@ -69,7 +69,11 @@ class Graph:
         return {
             str(node.id): {
                 "class_type": node.kind,
-                "inputs": {name: self._api_value(node, name, spec) for name, spec in declared(node.schema) if self._given(node, name, spec)},
+                "inputs": {
+                    name: self._api_value(node, name, spec)
+                    for name, spec in declared(node.schema)
+                    if self._given(node, name, spec)
+                },
                 "_meta": {"title": node.title},
             }
             for node in self.nodes
@@ -116,7 +120,9 @@ class Graph:
                 entry["shape"] = 7
             if isinstance(value, Slot):
                 entry["link"] = len(links) + 1
-                links.append([len(links) + 1, value.node.id, value.index, node.id, len(sockets) + len(widgets), type_name(spec)])
+                links.append(
+                    [len(links) + 1, value.node.id, value.index, node.id, len(sockets) + len(widgets), type_name(spec)]
+                )
             if is_widget(spec):
                 entry["widget"] = {"name": name}
                 widgets.append(entry)
@@ -138,7 +144,9 @@ class Graph:
             "order": 0,
             "mode": 0,
             "inputs": sockets + widgets,
-            "outputs": [{"name": n, "type": t, "links": [], "slot_index": i} for i, (n, t) in enumerate(zip(names, kinds))],
+            "outputs": [
+                {"name": n, "type": t, "links": [], "slot_index": i} for i, (n, t) in enumerate(zip(names, kinds))
+            ],
             "title": node.title,
             "properties": {"Node name for S&R": node.kind}
             | ({"cnr_id": "uniworld"} if node.kind.startswith("UniWorld") else {"cnr_id": "comfy-core"}),
