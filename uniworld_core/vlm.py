@@ -327,7 +327,7 @@ def _single_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
         raise ValueError(
-            f"The checkpoint's tokenizer splits {word!r} into {len(ids)} tokens instead of one: "
+            f"The tokenizer in {tokenizer.name_or_path} splits {word!r} into {len(ids)} tokens instead of one: "
             "it is not the tokenizer of Qwen2.5-VL. Copy the tokenizer files of the checkpoint again."
         )
     return int(ids[0])
