@@ -22,9 +22,13 @@ def main(argv: list[str] | None = None) -> int:
     answer = _answer_at_once(arguments, COMMANDS)
     if answer is not None:
         return answer
-    from .nodes.headless.cli import main as run_command
+    try:
+        from .nodes.headless.cli import main as run_command
 
-    return run_command(arguments)
+        return run_command(arguments)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 1
 
 
 def _main_in_checkout(arguments: list[str]) -> int:

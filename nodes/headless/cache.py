@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 from .calls import call_over_lists
-from .schema import NodeSchema, is_link, unwrap
+from .schema import NodeSchema, argument_names, hidden_before_run, is_link, unwrap
 
 _never = count()
 
@@ -81,6 +81,9 @@ class Signatures:
         inputs = node["inputs"].items()
         values = {name: [None if is_link(value) else unwrap(value)] for name, value in inputs if name in schema.inputs}
         try:
+            names, takes_all = argument_names(node_class.IS_CHANGED)
+            hidden = hidden_before_run(schema, node_id)
+            values.update({name: [value] for name, value in hidden.items() if name in names or takes_all})
             return call_over_lists(node_class.IS_CHANGED, values, schema.input_is_list)
         except Exception:
             # As in ComfyUI: a node that cannot tell has changed. Its run will say what is wrong.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import signal
@@ -29,11 +30,11 @@ EPILOG = "Exit codes: 0 done, 1 the run failed or was interrupted, 2 bad usage o
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code. Argument errors raise SystemExit(2), as argparse does."""
     arguments = build_parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console of an old code page must not end a run
     try:
         return int(arguments.handler(arguments))
-    except KeyboardInterrupt:
-        _say("Interrupted.")
-        return FAILED
     except BrokenPipeError:
         # The reader of our output has gone, such as `head`; Python must not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
 from .problems import NodeRef, Problem, shown
-from .schema import InputSpec, NodeSchema, is_link, types_match, unwrap
+from .schema import InputSpec, NodeSchema, argument_names, hidden_before_run, is_link, types_match, unwrap
 
 # As in ComfyUI, a longer list of options is not repeated in an error.
 _MAX_LISTED_OPTIONS = 20
@@ -127,8 +126,8 @@ def _choice_problem(node: NodeRef, spec: InputSpec, value: Any) -> Problem | Non
 
 
 def _may_be_custom_widget(spec: InputSpec) -> bool:
-    # Packs add widgets of their own for other types; such an input declares a default, one for links never does.
-    return "default" in spec.options
+    # Packs add widgets of their own for other types; such an input declares one of these, one for links never does.
+    return bool({"default", "widgetType", "socketless"} & set(spec.options))
 
 
 def _convert(kind: Any, value: Any) -> Any:
@@ -150,10 +149,7 @@ def _convert(kind: Any, value: Any) -> Any:
 def _validator_arguments(node: NodeRef) -> tuple[list[str], bool]:
     """Names of the arguments the node's VALIDATE_INPUTS takes, and whether it takes any."""
     function = getattr(node.node_class, "VALIDATE_INPUTS", None)
-    if function is None:
-        return [], False
-    spec = inspect.getfullargspec(function)
-    return spec.args + spec.kwonlyargs, spec.varkw is not None
+    return ([], False) if function is None else argument_names(function)
 
 
 def custom_problems(
@@ -162,10 +158,10 @@ def custom_problems(
     """What the node's own VALIDATE_INPUTS objects to. It sees constants; a linked input is None."""
     names, takes_all = _validator_arguments(node)
     arguments = {
-        name: None if is_link(value) else unwrap(value)
-        for name, value in inputs.items()
-        if name in schema.inputs and (name in names or takes_all)
+        name: None if is_link(value) else unwrap(value) for name, value in inputs.items() if name in schema.inputs
     }
+    arguments.update(hidden_before_run(schema, node.node_id))
+    arguments = {name: value for name, value in arguments.items() if name in names or takes_all}
     if "input_types" in names:
         arguments["input_types"] = received_types
     if not arguments:

@@ -6,6 +6,8 @@ Types are strings, with "*" for anything and commas for unions; a choice is eith
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,6 +114,18 @@ def _input_spec(node_class: type, name: str, entry: Any, category: str) -> Input
 def _hidden_kind(kind: Any) -> str:
     # Both spellings are in use: "PROMPT" and ("PROMPT",).
     return str(kind[0]) if isinstance(kind, (list, tuple)) and kind else str(kind)
+
+
+def argument_names(function: Callable[..., Any]) -> tuple[list[str], bool]:
+    """Names of the arguments a function takes, and whether it takes any others by name."""
+    spec = inspect.getfullargspec(function)
+    return spec.args + spec.kwonlyargs, spec.varkw is not None
+
+
+def hidden_before_run(schema: NodeSchema, node_id: str) -> dict[str, Any]:
+    """The hidden inputs as IS_CHANGED and VALIDATE_INPUTS see them, which are called before anything runs."""
+    known = {"UNIQUE_ID": node_id, "PROMPT": {}}
+    return {name: known.get(kind) for name, kind in schema.hidden.items()}
 
 
 def types_match(received: Any, expected: Any) -> bool:

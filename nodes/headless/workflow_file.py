@@ -52,8 +52,7 @@ def find_workflow(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    parts = Path(name).with_suffix("").parts
-    plain = "/".join(parts[1:] if parts[:1] == ("workflows",) else parts)
+    plain = name.replace("\\", "/").removeprefix("./").removeprefix("workflows/").removesuffix(".json")
     for known in (*SHIPPED.glob("*.json"), *SHIPPED.glob("api/*.json")):
         if known.relative_to(SHIPPED).with_suffix("").as_posix() == plain:
             return known

@@ -85,6 +85,14 @@ def test_is_changed_nan_means_always(run, toys):
     assert toys.calls.count("Number 0") == 2
 
 
+def test_a_node_that_knows_its_id_is_cached_for_that_id_only(run, toys):
+    run({"1": node("Knowing", value=4)})
+    run({"1": node("Knowing", value=4)})
+    assert toys.calls == ["Number 4"]
+    run({"2": node("Knowing", value=4)})
+    assert toys.calls == ["Number 4", "Number 4"]
+
+
 def test_a_failed_node_is_not_cached_and_what_ran_before_it_is(run, toys):
     prompt = {"1": node("Number", value=4), "2": node("Failing", value=["1", 0]), "3": node("Show", value=["2", 0])}
     assert run(prompt).status == "error"

@@ -156,6 +156,11 @@ def test_a_nodes_own_check_is_heard(registry):
     assert "13 brings bad luck" in one(registry, {"1": node("Checked", value=13)}, "custom_validation_failed")
 
 
+def test_a_nodes_own_check_gets_hidden_inputs_it_asks_for(registry):
+    assert not validate_prompt({"1": node("Knowing", value=1)}, registry).problems
+    assert "Renumber it" in one(registry, {"13": node("Knowing", value=1)}, "custom_validation_failed")
+
+
 def test_a_node_that_checks_a_value_itself_is_not_held_to_the_range(registry):
     assert not validate_prompt({"1": node("Checked", value=1000)}, registry).problems
 

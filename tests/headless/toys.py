@@ -159,6 +159,27 @@ class AnyTyped(Number):
         return True if input_types.get("value", "INT") in ("INT", "STRING") else "only INT and STRING will do."
 
 
+class Knowing(Number):
+    """Knows its own id before it runs, and refuses to be node 13."""
+
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {**super().INPUT_TYPES(), "hidden": {"me": "UNIQUE_ID", "prompt": ("PROMPT",)}}
+
+    @classmethod
+    def IS_CHANGED(cls, value: int, me: str) -> str:
+        return me
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, me: str) -> bool | str:
+        return True if me != "13" else "no node can be number 13. Renumber it."
+
+    def run(self, value: int, me: str, prompt: Any) -> tuple[int]:  # type: ignore[override]
+        return super().run(value)
+
+
 class Failing:
     RETURN_TYPES = ("INT",)
     FUNCTION = "run"
@@ -244,8 +265,8 @@ class Coroutine(Number):
 NODE_CLASS_MAPPINGS: dict[str, type] = {
     node.__name__: node
     for node in (
-        Number, Add, Options, Show, Hidden, Switch, Spread, Sum, Changing, Checked, AnyTyped, Failing, Strange, Blocker,
-        Slow, NoiseImage, Coroutine,
+        Number, Add, Options, Show, Hidden, Switch, Spread, Sum, Changing, Checked, AnyTyped, Knowing,
+        Failing, Strange, Blocker, Slow, NoiseImage, Coroutine,
     )
 }  # fmt: skip
 NODE_DISPLAY_NAME_MAPPINGS = {"Options": "All Options"}
