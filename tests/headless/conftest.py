@@ -18,14 +18,6 @@ from uniworld.nodes.headless.validate import validate_prompt
 
 HERE = Path(__file__).parent
 
-# Starts the command line in a process of its own, installed or not.
-LAUNCH = f"""
-import runpy, sys
-runpy.run_path({str(HERE.parent / "conftest.py")!r})
-from uniworld.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
-
 
 def _load_toys() -> ModuleType:
     spec = importlib.util.spec_from_file_location("toys", HERE / "toys.py")
@@ -95,7 +87,3 @@ def run(executor: Executor) -> Callable[..., RunResult]:
         return executor.run(checked.prompt, checked.outputs, original=prompt, **more)
 
     return run
-
-
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
