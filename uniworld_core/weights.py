@@ -2,7 +2,7 @@
 
 A module is built with its parameters on the meta device and its small computed buffers (rotary frequencies, position
 ids) in memory. Every tensor is then read from its shard straight to the wanted dtype and device, so that a float32
-checkpoint is never held: the peak is the loaded module plus the shard being read.
+checkpoint is never held: the peak is the loaded module plus the tensor being read.
 """
 
 from __future__ import annotations
@@ -166,8 +166,9 @@ def load(
         if mapped is not None:
             wanted.setdefault(file, []).append((name, mapped))
     for file, names in wanted.items():
-        with open_shard(file) as shard:
-            for name, mapped in names:
+        for name, mapped in names:
+            # Opened anew for each tensor: as long as a file is mapped, all that was read of it stays in memory.
+            with open_shard(file) as shard:
                 place(module, mapped, _fresh(shard.get_tensor(name), dtype, device))
     for submodule in module.modules():
         for key, buffer in submodule._buffers.items():

@@ -1,0 +1,165 @@
+"""Memory and time of loading a checkpoint of a gigabyte or more to bfloat16.
+
+The promise: peak memory over what the process had before stays under the bfloat16 model plus one shard. The peak is the
+resident set, in which the pages of the mapped shard count as well, so nothing is left out of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "uniworld_core" / "shipped" / "tiny" / "uniworld"
+MIB = 2**20
+
+
+def wide_config(width: int, blocks: int) -> dict[str, Any]:
+    """The tiny checkpoint's configuration, `width` wide in the VLM, the DiT and between, with so many blocks of each."""
+    config = json.loads((TINY / "config.json").read_text(encoding="utf-8"))
+    heads = width // 64
+    config |= {
+        "hidden_size": width,
+        "intermediate_size": 3 * width,
+        "num_hidden_layers": 2 * blocks,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "rope_scaling": {"mrope_section": [8, 12, 12], "rope_type": "default", "type": "default"},
+    }
+    config["vision_config"]["out_hidden_size"] = width
+    config["denoise_tower"] |= {"input_hidden_size": width, "output_hidden_size": width}
+    config["denoise_tower"]["denoiser_config"] |= {
+        "attention_head_dim": 64,
+        "axes_dims_rope": [16, 24, 24],
+        "joint_attention_dim": width,
+        "num_attention_heads": heads,
+        "num_layers": blocks,
+        "num_single_layers": blocks,
+    }
+    return config
+
+
+def layout_of(gigabytes: float, width: int) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """The smallest configuration of that width whose float32 checkpoint is so large, and its tensors."""
+    from uniworld.uniworld_core import UniWorld
+
+    blocks = 1
+    while True:
+        config = wide_config(width, blocks)
+        layout = UniWorld.checkpoint_layout(config)
+        if sum(map(bytes_of, layout.values())) >= gigabytes * 2**30:
+            return config, layout
+        blocks += 1
+
+
+def bytes_of(shape: tuple[int, ...]) -> int:
+    size = 4
+    for side in shape:
+        size *= side
+    return size
+
+
+def split(layout: dict[str, tuple[int, ...]], limit: int) -> Iterator[list[str]]:
+    """Names of the tensors of each shard, in order, each shard of at most `limit` bytes."""
+    shard: list[str] = []
+    size = 0
+    for name, shape in layout.items():
+        if shard and size + bytes_of(shape) > limit:
+            yield shard
+            shard, size = [], 0
+        shard.append(name)
+        size += bytes_of(shape)
+    yield shard
+
+
+def write_checkpoint(folder: Path, gigabytes: float, width: int, shard_bytes: int) -> list[int]:
+    """Write a random checkpoint, shard by shard; returns the shards' sizes in bytes."""
+    import torch
+    from safetensors.torch import save_file
+
+    config, layout = layout_of(gigabytes, width)
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors*", "config.json", "*.pt"))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    shards, weight_map, sizes = list(split(layout, shard_bytes)), {}, []
+    for number, names in enumerate(shards, start=1):
+        file = folder / f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file({name: torch.empty(layout[name]).uniform_(-0.05, 0.05) for name in names}, file)
+        weight_map |= dict.fromkeys(names, file.name)
+        sizes.append(file.stat().st_size)
+    index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return sizes
+
+
+def peak_memory() -> int:
+    """The largest resident set of this process so far, in bytes, mapped files counted."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux hands ru_maxrss of the parent on to a process it starts; this is the process's own
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        raise SystemExit("Peak memory cannot be measured on this system: use Linux or macOS.") from None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def load(folder: Path) -> dict[str, float]:
+    """Load a whole checkpoint to bfloat16, after the tiny one has brought in every library."""
+    import torch
+    from uniworld.uniworld_core import UniWorld
+
+    def parts_of(model: UniWorld) -> list[torch.nn.Module]:
+        return [model.understanding, model.dit]
+
+    parts_of(UniWorld.from_pretrained("tiny"))
+    before, start = peak_memory(), time.perf_counter()
+    parts = parts_of(UniWorld.from_pretrained(folder))
+    seconds, peak = time.perf_counter() - start, peak_memory() - before
+    return {"seconds": seconds, "peak": peak, "model": sum(p.nbytes for part in parts for p in part.parameters())}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=1.2, help="least size of the float32 checkpoint (1.2)")
+    parser.add_argument("--width", type=int, default=1024, help="width of the model, a multiple of 64 (1024)")
+    parser.add_argument("--shard-megabytes", type=int, default=256, help="largest size of a shard (256)")
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.load:
+        print(json.dumps(load(options.load)))
+        return 0
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "checkpoint"
+        shards = write_checkpoint(checkpoint, options.gigabytes, options.width, options.shard_megabytes * MIB)
+        command = [sys.executable, __file__, "--load", str(checkpoint)]
+        found = json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+        )
+    limit = found["model"] + max(shards)
+    kept = found["peak"] <= limit
+    print(f"float32 checkpoint        {sum(shards) / MIB:8.0f} MiB in {len(shards)} shards")
+    print(f"largest shard             {max(shards) / MIB:8.0f} MiB")
+    print(f"bfloat16 model            {found['model'] / MIB:8.0f} MiB")
+    print(f"load time                 {found['seconds']:8.1f} s")
+    print(f"peak memory over before   {found['peak'] / MIB:8.0f} MiB")
+    print(f"bfloat16 plus one shard   {limit / MIB:8.0f} MiB: {'kept' if kept else 'NOT KEPT'}")
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    from checkout import import_checkout
+
+    import_checkout()
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Both benchmarks run, and loading keeps its promise on a small checkpoint. Times are never asserted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def run(script: str, *options: str) -> str:
+    command = [sys.executable, str(HERE / script), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is measured on Linux and macOS")
+def test_loading_never_holds_the_float32_checkpoint() -> None:
+    printed = run("load.py", "--gigabytes", "0.25", "--width", "512", "--shard-megabytes", "64")
+    assert "peak memory over before" in printed
+    assert ": kept" in printed
+
+
+@pytest.mark.slow
+def test_sampler_is_held_against_the_bare_transformer() -> None:
+    printed = run("sampler.py", "--width", "128", "--side", "64", "--text", "8", "--pairs", "2")
+    assert "sampler over bare" in printed
