@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from . import host
 
@@ -17,7 +18,7 @@ _FAMILIES = (
     "understand_nodes",
 )
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {}
+NODE_CLASS_MAPPINGS: dict[str, Any] = {}
 for _family in _FAMILIES:
     NODE_CLASS_MAPPINGS.update(importlib.import_module(f".{_family}", __name__).NODES)
 

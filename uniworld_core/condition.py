@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from .projectors import Projectors
+from .projectors import Projectors, input_layer
 from .reference import References
 from .understanding import Understanding
 from .vlm import VLMInputs
@@ -126,7 +126,7 @@ def project(
         vision_end: id of the token that ends a picture.
         references: per item, in prompt order.
     """
-    weight = projectors.denoise_projector[0].weight
+    weight = input_layer(projectors.denoise_projector).weight
     tokens = projectors.denoise_projector(hidden_BLD.to(weight))
     features = [
         [
@@ -150,7 +150,7 @@ def join_t5(t5_BTD: torch.Tensor, tokens_BLD: torch.Tensor, mask_BL: torch.Tenso
 
 
 def _fitting(features_TS: torch.Tensor, projectors: Projectors) -> torch.Tensor:
-    weight = projectors.siglip_projector[0].weight
+    weight = input_layer(projectors.siglip_projector).weight
     if features_TS.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"The reference's SigLIP features are {features_TS.shape[-1]} wide and the checkpoint takes {weight.shape[1]}: "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,9 +56,10 @@ def image_positions(h: int, w: int, device: torch.device) -> torch.Tensor:
 class DiT(nn.Module):
     """FLUX's transformer out of a UniWorld checkpoint."""
 
-    def __init__(self, transformer: nn.Module, latent_format: LatentFormat | None = None) -> None:
+    def __init__(self, transformer: Any, latent_format: LatentFormat | None = None) -> None:
         super().__init__()
-        self.transformer = transformer
+        # Any: diffusers' types do not show their own methods.
+        self.transformer: Any = transformer
         self.latent_format = latent_format or LatentFormat()
 
     @classmethod
@@ -145,7 +147,7 @@ def _attention_mask(mask_BL: torch.Tensor | None, x_BNK: torch.Tensor) -> dict[s
     return {"attention_mask": mask[:, None, None, :]}
 
 
-def build_transformer(config: UniWorldConfig) -> nn.Module:
+def build_transformer(config: UniWorldConfig) -> Any:
     """FLUX's transformer of the configured widths, its weights on the meta device."""
     from diffusers import FluxTransformer2DModel
 

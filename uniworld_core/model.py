@@ -278,7 +278,7 @@ def _batch(
         raise ValueError(
             f"There are {len(prompts)} prompts and references for {len(refs)}: give one list of references per prompt."
         )
-    return prompts, [list(item or []) for item in refs]  # type: ignore[call-overload]
+    return prompts, [list(item or []) for item in refs]  # type: ignore[arg-type, call-overload]
 
 
 def _seeds(seed: int | Sequence[int], items: int) -> list[int]:

@@ -24,6 +24,13 @@ def mlp(width_in: int, hidden: int, width_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width_in, hidden), nn.SiLU(), nn.Linear(hidden, width_out))
 
 
+def input_layer(projector: nn.Sequential) -> nn.Linear:
+    """The first layer of a projector, whose weight tells the width, dtype and device of what it takes."""
+    layer = projector[0]
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
 class Projectors(nn.Module):
     """The three projectors of a checkpoint, under their published names.
 

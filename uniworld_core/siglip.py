@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -14,6 +14,9 @@ from .config import read_json
 from .vlm import pil_processor
 from .weights import KeyMap, Shards, build, load
 
+if TYPE_CHECKING:
+    from transformers import SiglipVisionModel
+
 
 class SigLIP(nn.Module):
     """SigLIP's vision half with its picture processor.
@@ -22,7 +25,7 @@ class SigLIP(nn.Module):
     resampling, mean and deviation of the folder's own preprocessor_config.json, as the published programs do.
     """
 
-    def __init__(self, encoder: nn.Module, processor: Any) -> None:
+    def __init__(self, encoder: SiglipVisionModel, processor: Any) -> None:
         super().__init__()
         self.encoder = encoder
         self.processor = processor
@@ -64,7 +67,7 @@ class SigLIP(nn.Module):
         return self.encoder(pixel_values=pixels).last_hidden_state
 
 
-def build_siglip(folder: Path) -> nn.Module:
+def build_siglip(folder: Path) -> SiglipVisionModel:
     """SigLIP's vision half of the folder's configuration, its weights on the meta device."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 

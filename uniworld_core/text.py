@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from .config import read_json
 from .weights import KeyMap, Shards, build, load
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, T5EncoderModel
 
 # Tokens of the T5 prompt, padded and unmasked (published: serve/cli.py).
 T5_LENGTH = 256
@@ -21,7 +24,7 @@ _NO_CONFIG = ("model_type", "architectures", "torch_dtype", "transformers_versio
 class CLIP(nn.Module):
     """FLUX's CLIP-L: the pooled prompt."""
 
-    def __init__(self, encoder: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, encoder: CLIPTextModel, tokenizer: Any) -> None:
         super().__init__()
         self.encoder = encoder
         self.tokenizer = tokenizer
@@ -50,7 +53,7 @@ class CLIP(nn.Module):
 class T5(nn.Module):
     """FLUX's T5-XXL encoder: the prompt as tokens."""
 
-    def __init__(self, encoder: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, encoder: T5EncoderModel, tokenizer: Any) -> None:
         super().__init__()
         self.encoder = encoder
         self.tokenizer = tokenizer

@@ -17,9 +17,10 @@ from .weights import Shards, build, load
 class VAE(nn.Module):
     """The autoencoder of a FLUX folder. Its own latents travel on the wires; the DiT sees (z - shift) * scale."""
 
-    def __init__(self, autoencoder: nn.Module) -> None:
+    def __init__(self, autoencoder: Any) -> None:
         super().__init__()
-        self.autoencoder = autoencoder
+        # Any: diffusers' types do not show their own methods.
+        self.autoencoder: Any = autoencoder
 
     @classmethod
     def from_pretrained(

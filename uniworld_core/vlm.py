@@ -66,14 +66,15 @@ class VLM(nn.Module):
         config: UniWorldConfig,
         tokenizer: PreTrainedTokenizerBase,
         processor: Any,
-        qwen: nn.Module,
+        qwen: Any,
         generation: GenerationConfig,
     ) -> None:
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
         self.processor = processor
-        self.qwen = qwen
+        # Any: transformers' `generate` does not type-check on its own models.
+        self.qwen: Any = qwen
         self.generation = generation
         self.assistant_token = _single_id(tokenizer, ASSISTANT)
 
@@ -251,9 +252,8 @@ def build_qwen(config: UniWorldConfig) -> Qwen2_5_VLForConditionalGeneration:
     scaling = dict(config.text.get("rope_scaling") or {})
     scaling.pop("type", None)
     text = config.text | {"rope_parameters": scaling | {"rope_theta": config.text.get("rope_theta", 1000000.0)}}
-    qwen_config = Qwen2_5_VLConfig(
-        text_config=text, vision_config=config.vision, tie_word_embeddings=False, **config.tokens
-    )
+    tokens: dict[str, Any] = dict(config.tokens)
+    qwen_config = Qwen2_5_VLConfig(text_config=text, vision_config=config.vision, tie_word_embeddings=False, **tokens)
     return build(lambda: Qwen2_5_VLForConditionalGeneration(qwen_config))
 
 
