@@ -215,7 +215,7 @@ class Sampler:
             sigmas,
             guidance,
             latent_BChw=model.latent_format.to_dit(samples),
-            keep_B1hw=kept_cells(latent.get("noise_mask"), h, w),
+            keep_B1hw=kept_cells(latent.get("noise_mask"), batch, h, w),
             callback=report,
         )
         return (latent | {"samples": model.latent_format.from_dit(painted).cpu()},)
@@ -246,14 +246,18 @@ def to_condition(conditioning: list[Any]) -> Any:
     return Condition(tokens, extra["pooled_output"])
 
 
-def kept_cells(noise_mask: Any, h: int, w: int) -> Any:
-    """(B, 1, h, w), 1 where a LATENT's noise mask (1 = paint) keeps the latent; None without a mask."""
+def kept_cells(noise_mask: Any, batch: int, h: int, w: int) -> Any:
+    """(B, 1, h, w), 1 where a LATENT's noise mask (1 = paint) keeps the latent; None without a mask.
+
+    Fewer masks than pictures are repeated, as ComfyUI's own samplers do.
+    """
     if noise_mask is None:
         return None
     import torch.nn.functional as F
 
     mask = noise_mask.reshape(-1, 1, *noise_mask.shape[-2:]).float()
-    return 1.0 - F.interpolate(mask, size=(h, w), mode="bilinear", antialias=True)
+    cells = 1.0 - F.interpolate(mask, size=(h, w), mode="bilinear", antialias=True)
+    return cells.repeat(-(-batch // len(cells)), 1, 1, 1)[:batch]
 
 
 NODES = {"UniWorldLatentByAspect": LatentByAspect, "UniWorldScheduler": Scheduler, "UniWorldSampler": Sampler}

@@ -35,6 +35,11 @@ class Condition:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> Condition:
+        """The condition on a device in a dtype, without a mask that masks nothing."""
+        mask = None if self.mask is None or bool(self.mask.all()) else self.mask.to(device)
+        return Condition(self.tokens.to(device, dtype), self.pooled.to(device, dtype), mask)
+
     def repeat(self, count: int) -> Condition:
         """A condition of one item as one of `count` items; of `count` items as it is. ValueError otherwise."""
         if len(self) == count:

@@ -93,6 +93,10 @@ class DiT(nn.Module):
         return next(self.transformer.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        return next(self.transformer.parameters()).dtype
+
+    @property
     def channels(self) -> int:
         """Latent channels C."""
         return int(self.transformer.config.in_channels) // PACK**2
@@ -121,7 +125,7 @@ class DiT(nn.Module):
         positions_N3: torch.Tensor,
     ) -> torch.Tensor:
         """As `velocity`, on packed tokens: what the sampler calls at every step and the trainers differentiate."""
-        dtype, batch = self.transformer.dtype, x_BNK.shape[0]
+        dtype, batch = self.dtype, x_BNK.shape[0]
         level = torch.as_tensor(sigma, dtype=torch.float32, device=x_BNK.device).expand(batch)
         embedded = x_BNK.new_full((batch,), guidance, dtype=torch.float32)
         text_positions = positions_N3.new_zeros(condition.tokens.shape[1], 3)
@@ -205,7 +209,7 @@ def sample(
             f"The latent has shape {list(latent.shape)} and the noise {list(noise.shape)}; they must be the same."
         )
     batch, _, h, w = noise.shape
-    condition = condition.repeat(batch)
+    condition = condition.to(dit.device, dit.dtype).repeat(batch)
     positions = image_positions(h, w, noise.device)
     keep = None if keep_B1hw is None or latent is None else pack(_on(keep_B1hw, dit.device).expand_as(noise))  # type: ignore[union-attr]
     noise_BNK, latent_BNK = pack(noise), None if latent is None else pack(latent)

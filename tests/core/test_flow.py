@@ -233,7 +233,8 @@ def test_painting_from_a_latent_starts_on_the_path_to_it(model: UniWorld, condit
         seen.append(x)
         return torch.zeros_like(x)
 
-    dit = type("Still", (), {"device": torch.device("cpu"), "channels": 16, "packed_velocity": staticmethod(velocity)})
+    parts = {"device": torch.device("cpu"), "dtype": torch.float32, "channels": 16}
+    dit = type("Still", (), parts | {"packed_velocity": staticmethod(velocity)})
     sample(dit, condition, noise, sigmas, latent_BChw=latent)  # type: ignore[arg-type]
     torch.testing.assert_close(seen[0], pack(flow.add_noise(latent, noise, sigmas[0])))
 
