@@ -1,0 +1,196 @@
+"""The rooms of the package: who may import whom, what importing it costs, and what a library never does."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIM = "import importlib.util as i, sys\n" + (
+    "s = i.spec_from_file_location('uniworld', {root!r} + '/__init__.py', submodule_search_locations=[{root!r}])\n"
+    "m = sys.modules['uniworld'] = i.module_from_spec(s)\n"
+)
+# Top-level names that belong to ComfyUI.
+COMFY = {
+    *("comfy", "comfy_api", "comfy_extras", "comfy_execution", "comfy_config", "folder_paths", "execution", "server"),
+    *("latent_preview", "node_helpers", "app", "api_server", "cuda_malloc"),
+}
+OWN = {"uniworld", "uniworld_core", "nodes", "training", "headless"}
+ROOMS = ("uniworld_core", "nodes/headless", "nodes", "training", "")
+
+# What each room may import of the others, by relative imports.
+ALLOWED = {
+    "uniworld_core": {"uniworld_core"},
+    "nodes": {"nodes", "uniworld_core"},
+    "nodes/headless": {"nodes/headless", "nodes", "uniworld_core", ""},
+    "training": {"training", "uniworld_core"},
+    "": {"", "nodes", "nodes/headless", "training"},
+}
+
+
+def room_of(path: str) -> str:
+    """The room of a path below the root."""
+    return next(room for room in ROOMS if not room or path == room or path.startswith(f"{room}/"))
+
+
+def sources() -> list[Path]:
+    folders = [ROOT / name for name in ("uniworld_core", "nodes", "training") if (ROOT / name).is_dir()]
+    return [*sorted(ROOT.glob("*.py")), *(file for folder in folders for file in sorted(folder.rglob("*.py")))]
+
+
+SOURCES = {str(file.relative_to(ROOT).as_posix()): file for file in sources()}
+each_source = pytest.mark.parametrize("name", SOURCES)
+
+
+def absolute_imports(name: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(SOURCES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module or ""
+
+
+def relative_imports(name: str) -> Iterator[str]:
+    """Paths below the root that a file imports relatively; a path with ".." where it leaves the package."""
+    package = Path(name).parent
+    for node in ast.walk(ast.parse(SOURCES[name].read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or node.level == 0:
+            continue
+        if node.level - 1 > len(package.parts):
+            yield ".."
+            continue
+        base = package
+        for _ in range(node.level - 1):
+            base = base.parent
+        base = base.joinpath(*(node.module or "").split(".")) if node.module else base
+        for alias in node.names:
+            inner = base / alias.name
+            is_module = (ROOT / inner).is_dir() or (ROOT / inner).with_suffix(".py").is_file()
+            yield (inner if is_module else base).as_posix().removeprefix(".").lstrip("/")
+
+
+def calls(name: str) -> set[str]:
+    """Names of the plain functions that a file calls."""
+    tree = ast.parse(SOURCES[name].read_text(encoding="utf-8"))
+    return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
+def test_the_walk_finds_the_rooms() -> None:
+    assert {room_of(name) for name in SOURCES} >= {"uniworld_core", "nodes", "nodes/headless", ""}
+    assert "uniworld_core/masks.py" in set(relative_imports("nodes/mask_nodes.py")) | {
+        f"{path}.py" for path in relative_imports("nodes/mask_nodes.py")
+    }
+    assert room_of("nodes/host") == "nodes"
+
+
+@each_source
+def test_imports_go_only_where_the_room_may(name: str) -> None:
+    found = {path: room_of(path) for path in relative_imports(name)}
+    wrong = [path for path, room in found.items() if ".." in path or room not in ALLOWED[room_of(name)]]
+    assert not wrong, f"{name} imports {wrong}"
+
+
+# Run as a file, __main__.py has no package yet, and makes one.
+@pytest.mark.parametrize("name", [name for name in SOURCES if name != "__main__.py"])
+def test_imports_of_the_package_itself_are_relative(name: str) -> None:
+    wrong = [module for module in absolute_imports(name) if module.split(".")[0] in OWN]
+    assert not wrong, f"{name} imports {wrong}"
+
+
+@each_source
+def test_comfyui_is_imported_in_one_file_alone(name: str) -> None:
+    found = [module for module in absolute_imports(name) if module.split(".")[0] in COMFY]
+    assert bool(found) == (name == "nodes/comfy_host.py"), f"{name} imports {found}"
+
+
+# The command line speaks and exits.
+@pytest.mark.parametrize("name", [name for name in SOURCES if room_of(name) not in ("", "nodes/headless", "training")])
+def test_library_never_prints_exits_or_asks(name: str) -> None:
+    assert calls(name).isdisjoint({"print", "exit", "quit", "input", "breakpoint"})
+    assert "sys.exit" not in SOURCES[name].read_text(encoding="utf-8")
+
+
+@each_source
+def test_file_says_what_it_is_for(name: str) -> None:
+    assert ast.get_docstring(ast.parse(SOURCES[name].read_text(encoding="utf-8")))
+
+
+# --- what importing costs ---------------------------------------------------------------------------------------------
+
+
+def run_python(code: str) -> str:
+    program = SHIM.format(root=str(ROOT)) + code
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout or done.stdout.lstrip().startswith("{"), done.stdout
+    return done.stdout
+
+
+def test_importing_the_package_imports_no_model_code_and_costs_under_a_second() -> None:
+    # Processor time and not the clock's, so that what else the machine does counts less.
+    found = json.loads(
+        run_python(
+            "import json, time, torch\n"
+            "before, had = time.process_time(), set(sys.modules)\n"
+            "s.loader.exec_module(m)\n"
+            "took = time.process_time() - before\n"
+            "print(json.dumps({'took': took, 'new': sorted({name.split('.')[0] for name in set(sys.modules) - had})}))"
+        )
+    )
+    heavy = {"transformers", "diffusers", "kornia", "safetensors", "torchvision", "aiohttp", "scipy", "cv2"}
+    assert heavy.isdisjoint(found["new"])
+    assert found["took"] < 1.0
+
+
+def test_importing_the_package_does_not_even_import_torch() -> None:
+    found = json.loads(
+        run_python("import json\ns.loader.exec_module(m)\nprint(json.dumps({'torch': 'torch' in sys.modules}))")
+    )
+    assert found == {"torch": False}
+
+
+def test_core_is_imported_name_by_name() -> None:
+    found = json.loads(
+        run_python(
+            "import json\ns.loader.exec_module(m)\nimport uniworld.uniworld_core as core\n"
+            "before = [name for name in ('torch', 'transformers', 'diffusers') if name in sys.modules]\n"
+            "print(json.dumps({'before': before, 'names': all(hasattr(core, name) for name in core.__all__)}))"
+        )
+    )
+    assert found == {"before": [], "names": True}
+
+
+def test_no_room_becomes_a_top_level_module() -> None:
+    found = json.loads(
+        run_python(
+            "import json, pkgutil, importlib\ns.loader.exec_module(m)\n"
+            "for part in ('uniworld.nodes', 'uniworld.uniworld_core'):\n"
+            "    package = importlib.import_module(part)\n"
+            "    for module in pkgutil.iter_modules(package.__path__, part + '.'):\n"
+            "        if not module.name.endswith('comfy_host'):\n"
+            "            importlib.import_module(module.name)\n"
+            "print(json.dumps({name: name in sys.modules for name in ('nodes', 'training', 'tests', 'uniworld_core')}))"
+        )
+    )
+    assert not any(found.values())
+
+
+def test_installed_packages_lie_below_uniworld_and_none_is_left_out() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert settings["package-dir"] == {"uniworld": "."}
+    assert all(name.split(".")[0] == "uniworld" for name in settings["packages"])
+    with_code = {file.parent.relative_to(ROOT).as_posix() for file in SOURCES.values()} - {"."}
+    expected = {"uniworld", *(f"uniworld.{folder.replace('/', '.')}" for folder in with_code)}
+    assert set(settings["packages"]) == expected
+
+
+def test_every_folder_of_code_is_a_package() -> None:
+    for file in SOURCES.values():
+        assert (file.parent / "__init__.py").is_file(), file
