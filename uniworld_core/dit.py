@@ -208,6 +208,7 @@ def sample(
         raise ValueError(
             f"The latent has shape {list(latent.shape)} and the noise {list(noise.shape)}; they must be the same."
         )
+    _check_widths(dit, condition)
     batch, _, h, w = noise.shape
     condition = condition.to(dit.device, dit.dtype).repeat(batch)
     positions = image_positions(h, w, noise.device)
@@ -226,6 +227,19 @@ def sample(
             callback(flow.Step(step.index, step.total, step.sigma, unpack(step.x, h, w), unpack(step.denoised, h, w)))
 
     return unpack(flow.euler(velocity, x, sigmas, report if callback else None), h, w)
+
+
+def _check_widths(dit: DiT, condition: Condition) -> None:
+    config = dit.transformer.config
+    for what, tensor, width in (
+        ("tokens", condition.tokens, config.joint_attention_dim),
+        ("pooled prompt", condition.pooled, config.pooled_projection_dim),
+    ):
+        if tensor.shape[-1] != width:
+            raise ValueError(
+                f"The {what} of the conditioning is {tensor.shape[-1]} wide, and the DiT takes {width}: "
+                "encode the prompt with the checkpoint and the FLUX folder that the DiT belongs to."
+            )
 
 
 def _on(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:

@@ -225,7 +225,9 @@ def test_what_is_kept_comes_out_as_it_went_in(model: UniWorld, condition: Condit
     assert float((painted[..., 4:] - latent[..., 4:]).abs().mean()) > 0.1
 
 
-def test_painting_from_a_latent_starts_on_the_path_to_it(model: UniWorld, condition: Condition) -> None:
+def test_painting_from_a_latent_starts_on_the_path_to_it(
+    model: UniWorld, condition: Condition, monkeypatch: pytest.MonkeyPatch
+) -> None:
     noise, latent, seen = make_noise([1], **SIZE), torch.full((1, 16, 6, 8), 0.5), []
     sigmas = flow.schedule(2, token_count(**SIZE), denoise=0.25)
 
@@ -233,10 +235,18 @@ def test_painting_from_a_latent_starts_on_the_path_to_it(model: UniWorld, condit
         seen.append(x)
         return torch.zeros_like(x)
 
-    parts = {"device": torch.device("cpu"), "dtype": torch.float32, "channels": 16}
-    dit = type("Still", (), parts | {"packed_velocity": staticmethod(velocity)})
-    sample(dit, condition, noise, sigmas, latent_BChw=latent)  # type: ignore[arg-type]
+    monkeypatch.setattr(model.dit, "packed_velocity", velocity)
+    sample(model.dit, condition, noise, sigmas, latent_BChw=latent)
     torch.testing.assert_close(seen[0], pack(flow.add_noise(latent, noise, sigmas[0])))
+
+
+@pytest.mark.parametrize(("tokens", "pooled", "named"), [(7, None, "tokens of"), (None, 9, "pooled prompt of")])
+def test_condition_of_another_width_is_an_error(
+    model: UniWorld, condition: Condition, tokens: int | None, pooled: int | None, named: str
+) -> None:
+    foreign = Condition(condition.tokens[..., :tokens], condition.pooled[..., :pooled])
+    with pytest.raises(ValueError, match=rf"The {named} the conditioning is \d+ wide, and the DiT takes \d+"):
+        model.sample(foreign, **SIZE, steps=1)
 
 
 def test_latent_of_another_shape_than_the_noise_is_an_error(model: UniWorld, condition: Condition) -> None:
