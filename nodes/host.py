@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .memory import ModelMemory
+
 if TYPE_CHECKING:
     import torch
     from PIL import Image
@@ -89,15 +91,6 @@ class _PlainProgress:
 
 
 @dataclass
-class _PlainHeld:
-    module: torch.nn.Module
-    device: torch.device
-
-    def on_device(self, working_memory: int = 0) -> torch.nn.Module:
-        return self.module.to(self.device)
-
-
-@dataclass
 class PlainHost:
     """What the nodes need when no ComfyUI is there.
 
@@ -105,11 +98,13 @@ class PlainHost:
         models: folders that hold `uniworld/`, `diffusers/` and `siglip/`, searched in order.
         progress_hook: called with (value, total, preview) by the node that runs.
         interrupted: set it, and the running node stops within a step.
+        memory: the loaded modules, and how much they may take together.
     """
 
     models: list[Path] = field(default_factory=list)
     progress_hook: ProgressHook | None = None
     interrupted: threading.Event = field(default_factory=threading.Event)
+    memory: ModelMemory = field(default_factory=ModelMemory)
 
     def model_folders(self, kind: str) -> list[Path]:
         return [root / MODEL_FOLDERS[kind] for root in self.models]
@@ -129,8 +124,9 @@ class PlainHost:
 
         return ["default", "cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())]]
 
-    def hold(self, module: torch.nn.Module, device: str) -> Held:
-        return _PlainHeld(module, self.load_device(device))
+    def hold(self, module: torch.nn.Module, device: str, reload: Callable[[], torch.nn.Module] | None = None) -> Held:
+        """As every host; `reload` reads the module again, and lets the memory drop it where it cannot move it."""
+        return self.memory.hold(module, self.load_device(device), reload)
 
     def load_device(self, device: str) -> torch.device:
         import torch
@@ -142,7 +138,10 @@ class PlainHost:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
     def offload_device(self, device: str) -> torch.device:
-        return self.load_device(device)
+        import torch
+
+        # Within a budget, room is made only when the module is used.
+        return self.load_device(device) if self.memory.budget is None else torch.device("cpu")
 
 
 _installed: Host | None = None

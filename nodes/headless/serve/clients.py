@@ -1,0 +1,177 @@
+"""The browsers and programs that listen on the socket: who they are, and what each is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import struct
+import threading
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from .store import dumps
+
+MAX_CLIENTS = 512
+MAX_INCOMING = 64 * 2**10  # clients send feature flags and little else
+_MAX_UNSENT = 20_000  # messages; a client that far behind has stopped reading
+_PREVIEW_SIDE = 512
+_LEGACY_PREVIEW, _PREVIEW_WITH_METADATA = 1, 4  # the first number of a binary frame
+_JPEG = 1
+
+
+@dataclass(eq=False)
+class Client:
+    """One open socket. Several sockets may bear the same `sid`; the newest is the one that is spoken to."""
+
+    sid: str
+    socket: web.WebSocketResponse
+    features: dict[str, Any] = field(default_factory=dict)
+    unsent: deque[str | bytes] = field(default_factory=deque)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def put(self, frame: str | bytes) -> None:
+        if isinstance(frame, bytes):
+            # Of previews not yet sent, only the newest is worth sending.
+            self.unsent = deque(old for old in self.unsent if isinstance(old, str))
+        self.unsent.append(frame)
+        self.ready.set()
+
+    async def write(self) -> None:
+        """Send what is put, until the socket closes."""
+        while not self.socket.closed:
+            await self.ready.wait()
+            self.ready.clear()
+            while self.unsent:
+                frame = self.unsent.popleft()
+                if isinstance(frame, str):
+                    await self.socket.send_str(frame)
+                else:
+                    await self.socket.send_bytes(frame)
+
+
+class Clients:
+    """All open sockets. `send` and `send_preview` may be called from any thread; order is kept."""
+
+    def __init__(self, features: dict[str, Any]) -> None:
+        self._features = features
+        self._by_sid: dict[str, Client] = {}
+        self._open: set[Client] = set()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.log_readers: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def detach(self) -> None:
+        self._loop = None
+
+    # --- out ---------------------------------------------------------------------------------------------------------
+
+    def send(self, kind: str, data: dict[str, Any], client: str | None = None) -> None:
+        if self._wanted(client):
+            self._later(dumps({"type": kind, "data": data}), client)
+
+    def send_preview(self, client: str, image: Any, about: dict[str, Any]) -> None:
+        with self._lock:
+            found = self._by_sid.get(client)
+        if found is None:
+            return
+        picture = _jpeg(image)
+        if found.features.get("supports_preview_metadata") is True:
+            text = json.dumps({**about, "image_type": "image/jpeg"}).encode()
+            self._later(struct.pack(">II", _PREVIEW_WITH_METADATA, len(text)) + text + picture, client)
+        else:
+            self._later(struct.pack(">II", _LEGACY_PREVIEW, _JPEG) + picture, client)
+
+    def _wanted(self, client: str | None) -> bool:
+        with self._lock:
+            return bool(self._open) if client is None else client in self._by_sid
+
+    def _later(self, frame: str | bytes, client: str | None) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has just closed: nobody listens any more
+                self._loop.call_soon_threadsafe(self._put, frame, client)
+
+    def _put(self, frame: str | bytes, client: str | None) -> None:
+        with self._lock:
+            targets = list(self._open) if client is None else [self._by_sid[client]] if client in self._by_sid else []
+        for target in targets:
+            target.put(frame)
+            if len(target.unsent) > _MAX_UNSENT:
+                self._remove(target)
+                asyncio.ensure_future(target.socket.close(code=1008, message=b"too slow"))
+
+    # --- in ----------------------------------------------------------------------------------------------------------
+
+    async def serve(self, request: web.Request, first_messages: Any) -> web.WebSocketResponse:
+        """Hold one socket until it closes.
+
+        Args:
+            first_messages: called with the sid, gives the (kind, data) messages that a newcomer gets.
+        """
+        if len(self._open) >= MAX_CLIENTS:
+            raise web.HTTPServiceUnavailable(text=f"There are {MAX_CLIENTS} sockets open already. Close some.")
+        socket = web.WebSocketResponse(max_msg_size=MAX_INCOMING)
+        await socket.prepare(request)
+        client = Client(_sid(request.query.get("clientId", "")), socket)
+        for kind, data in first_messages(client.sid):
+            client.put(dumps({"type": kind, "data": data}))
+        with self._lock:
+            self._by_sid[client.sid] = client
+            self._open.add(client)
+        writer = asyncio.ensure_future(client.write())
+        try:
+            async for message in socket:
+                if message.type == WSMsgType.TEXT:
+                    self._hear(client, message.data)
+        finally:
+            self._remove(client)
+            writer.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                await writer
+        return socket
+
+    def _hear(self, client: Client, text: str) -> None:
+        try:
+            message = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(message, dict) and message.get("type") == "feature_flags":
+            features = message.get("data")
+            client.features = features if isinstance(features, dict) else {}
+            client.put(dumps({"type": "feature_flags", "data": self._features}))
+
+    def _remove(self, client: Client) -> None:
+        with self._lock:
+            self._open.discard(client)
+            if self._by_sid.get(client.sid) is client:
+                del self._by_sid[client.sid]
+                self.log_readers.discard(client.sid)
+
+    async def close(self) -> None:
+        for client in list(self._open):
+            with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
+                await asyncio.wait_for(client.socket.close(code=1001, message=b"server stops"), 1)
+
+
+def _sid(wanted: str) -> str:
+    usable = 0 < len(wanted) <= 128 and wanted.isprintable()
+    return wanted if usable else uuid.uuid4().hex
+
+
+def _jpeg(image: Any) -> bytes:
+    picture = image.convert("RGB")
+    picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
+    data = io.BytesIO()
+    picture.save(data, format="JPEG", quality=90)
+    return data.getvalue()

@@ -1,0 +1,95 @@
+"""What the sockets are told about a run: the executor's events as ComfyUI's messages, in ComfyUI's order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+# The events that ComfyUI keeps in the history of a prompt.
+_KEPT = ("execution_start", "execution_cached", "execution_success", "execution_error", "execution_interrupted")
+
+
+class Outlet(Protocol):
+    def send(self, kind: str, data: dict[str, Any], client: str | None = None) -> None:
+        """Send a message to one client, to all for None."""
+
+    def send_preview(self, client: str, image: Any, about: dict[str, Any]) -> None:
+        """Send a picture of what a node is making to one client."""
+
+
+@dataclass
+class RunMessages:
+    """The messages of one run; `event` is the executor's hook.
+
+    Attributes:
+        client: who posted the prompt and sees it run; None for nobody.
+        kept: what the history keeps.
+        node: the node that runs now, for a client that reconnects.
+    """
+
+    prompt_id: str
+    client: str | None
+    outlet: Outlet
+    kept: list[list[Any]] = field(default_factory=list)
+    node: str | None = None
+    _states: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def event(self, name: str, data: dict[str, Any]) -> None:
+        if name in _KEPT:
+            self._whole_run(name, data)
+        elif name == "executing":
+            self._start(data["node"])
+        elif name == "progress":
+            self._progress(data["node"], data["value"], data["max"])
+        elif name == "preview" and self.client is not None:
+            self.outlet.send_preview(self.client, data["image"], self._about(data["node"]))
+        elif name == "executed":
+            self._tell(name, {key: value for key, value in data.items() if key != "timestamp"})
+            self._set(data["node"], "finished")
+
+    def _whole_run(self, name: str, data: dict[str, Any]) -> None:
+        if name == "execution_success" and self.node is not None:
+            self._set(self.node, "finished")
+        if name != "execution_start" and name != "execution_cached":
+            self.node = None
+        self.kept.append([name, data])
+        if name == "execution_interrupted":
+            self.outlet.send(name, data)  # ComfyUI tells everyone
+        else:
+            self._tell(name, data)
+
+    def _start(self, node: str) -> None:
+        if self.node is not None and self._states[self.node]["state"] == "running":
+            self._states[self.node].update(state="finished", value=self._states[self.node]["max"])
+        self.node = node
+        self._states[node] = {"value": 0, "max": 1, "state": "running", **self._about(node)}
+        self._tell_states()
+        self._tell("executing", {"node": node, "display_node": node, "prompt_id": self.prompt_id})
+
+    def _progress(self, node: str, value: int, total: int) -> None:
+        self._states[node].update(value=value, max=total)
+        self._tell("progress", {"value": value, "max": total, "prompt_id": self.prompt_id, "node": node})
+        self._tell_states()
+
+    def _set(self, node: str, state: str) -> None:
+        entry = self._states.setdefault(node, {"value": 1, "max": 1, **self._about(node)})
+        entry.update(state=state, value=entry["max"])
+        self._tell_states()
+
+    def _about(self, node: str) -> dict[str, Any]:
+        return {
+            "node_id": node,
+            "prompt_id": self.prompt_id,
+            "display_node_id": node,
+            "parent_node_id": None,
+            "real_node_id": node,
+        }
+
+    def _tell_states(self) -> None:
+        # A copy, as the message is written out later and elsewhere.
+        nodes = {node: dict(state) for node, state in self._states.items()}
+        self._tell("progress_state", {"prompt_id": self.prompt_id, "nodes": nodes})
+
+    def _tell(self, name: str, data: dict[str, Any]) -> None:
+        if self.client is not None:
+            self.outlet.send(name, data, self.client)

@@ -1,0 +1,212 @@
+"""The one thread that runs prompts, one after the other, through the one executor."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...host import PlainHost
+from ..executor import Executor, RunResult
+from ..problems import Problem
+from ..registry import Registry
+from ..validate import validate_prompt
+from .messages import Outlet, RunMessages
+from .store import ERROR, INTERRUPTED, SUCCESS, Accepted, Ended, Store
+
+STOPPED = "The server was stopped while this prompt ran. Queue it again to run it."
+_GRACE = 20.0  # seconds that a running node has to stop in, when the server stops
+
+
+@dataclass
+class Run:
+    """The run in progress, and the seconds that each of its nodes took."""
+
+    accepted: Accepted
+    messages: RunMessages
+    seconds: dict[str, float] = field(default_factory=dict)
+    stop: str | None = None  # why it is to stop, as a sentence
+    _node: str | None = None
+    _since: float = 0.0
+
+    def clock(self, name: str, data: dict[str, Any]) -> None:
+        if name in ("executing", "execution_success", "execution_error", "execution_interrupted"):
+            now = time.perf_counter()
+            if self._node is not None:
+                self.seconds[self._node] = self.seconds.get(self._node, 0.0) + now - self._since
+            self._node, self._since = (data["node"] if name == "executing" else None), now
+
+    def class_of(self, node: str) -> str:
+        return str(self.accepted.prompt[node]["class_type"])
+
+
+class Worker:
+    """Runs what the store holds.
+
+    Args:
+        on_event: told of each executor event of the run, besides the sockets; for the terminal.
+        on_end: told of each run with its state, the sentence for people and the seconds it took; for log and metrics.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        host: PlainHost,
+        outlet: Outlet,
+        on_event: Callable[[Run, str, dict[str, Any]], None],
+        on_end: Callable[[Run, str, str, float], None],
+    ) -> None:
+        self.store, self.registry, self.host, self.outlet = store, registry, host, outlet
+        self.run: Run | None = None
+        self._executor = Executor(registry, host)
+        self._on_event, self._on_end = on_event, on_end
+        self._wake = threading.Condition()
+        self._stopping = self._free_wanted = False
+        self._thread = threading.Thread(target=self._work, name="uniworld-worker", daemon=True)
+
+    # --- called from other threads -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        with self._wake:
+            self._wake.notify()
+
+    def free(self) -> None:
+        """Let go of all models and results, when the run in progress has ended."""
+        with self._wake:
+            self._free_wanted = True
+            self._wake.notify()
+
+    def interrupt(self, prompt_id: str | None = None, why: str = "The run was interrupted.") -> bool:
+        """Stop the run in progress within a step, if it is this prompt's; any for None."""
+        with self._wake:
+            if self.run is None or prompt_id not in (None, self.run.accepted.id):
+                return False
+            self.run.stop = why
+            self.host.interrupted.set()
+            return True
+
+    def stop(self) -> bool:
+        """End the thread; the run in progress is marked as interrupted. False if its node did not stop in time."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self.interrupt(why=STOPPED)
+        self._thread.join(_GRACE)
+        if self._thread.is_alive():
+            self.store.mark_died(STOPPED)
+            return False
+        return True
+
+    # --- the thread --------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            accepted = None
+            with self._wake:
+                if self._stopping:
+                    return
+                if not self._free_wanted:
+                    accepted = self.store.take()
+                    if accepted is None:
+                        self._wake.wait()
+                        continue
+                    self.run = Run(accepted, RunMessages(accepted.id, accepted.client, self.outlet))
+            if accepted is None:
+                self._free_now()
+            else:
+                self.tell_status()
+                self._run_one(self.run)  # type: ignore[arg-type]
+
+    def tell_status(self) -> None:
+        self.outlet.send("status", {"status": {"exec_info": {"queue_remaining": self.store.remaining}}})
+
+    def _run_one(self, run: Run) -> None:
+        began = time.perf_counter()
+        try:
+            state, sentence, ended = self._executed(run)
+        except BaseException as error:  # a node may even raise SystemExit; the thread must go on
+            sentence = f"The server failed to run it: {type(error).__name__}: {error}"
+            data = _error_data(run, sentence, type(error).__name__)
+            run.messages.event("execution_error", data)
+            state, ended = ERROR, Ended(ERROR, {}, run.messages.kept, data)
+        with self._wake:
+            self.run = None
+        self.store.finish(run.accepted.id, ended)
+        self._on_end(run, state, sentence, time.perf_counter() - began)
+        self.tell_status()
+        if run.accepted.client is not None:
+            done = {"node": None, "prompt_id": run.accepted.id}
+            self.outlet.send("executing", done, run.accepted.client)
+        if ended.error is not None and "OutOfMemory" in str(ended.error.get("exception_type")):
+            self.host.memory.empty()
+
+    def _executed(self, run: Run) -> tuple[str, str, Ended]:
+        def on_event(name: str, data: dict[str, Any]) -> None:
+            # The executor starts with a clean flag, and the wish to stop may have come before that.
+            if name == "execution_start" and run.stop is not None:
+                self.host.interrupted.set()
+            if name == "execution_interrupted" and run.stop == STOPPED:
+                data = {**data, "message": STOPPED}
+            run.clock(name, data)
+            run.messages.event(name, data)
+            self._on_event(run, name, data)
+
+        accepted = run.accepted
+        # Checked again: files may have gone since it was queued, perhaps with another start of the server.
+        checked = validate_prompt(accepted.prompt, self.registry, accepted.outputs)
+        if checked.error is not None or not checked.outputs:
+            return self._invalid(run, checked.problems, on_event)
+        result: RunResult = self._executor.run(
+            checked.prompt,
+            checked.outputs,
+            original=accepted.prompt,
+            prompt_id=accepted.id,
+            extra_pnginfo=_pnginfo(accepted.extra),
+            on_event=on_event,
+        )
+        state = {"success": SUCCESS, "interrupted": INTERRUPTED}.get(result.status, ERROR)
+        return state, result.sentence, Ended(state, result.ui, run.messages.kept, result.error)
+
+    def _invalid(
+        self, run: Run, problems: list[Problem], on_event: Callable[[str, dict[str, Any]], None]
+    ) -> tuple[str, str, Ended]:
+        sentence = problems[0].sentence if problems else "Its output nodes are gone."
+        data = _error_data(run, sentence, "ValueError", problems[0] if problems else None)
+        start = {"prompt_id": run.accepted.id, "timestamp": data["timestamp"]}
+        on_event("execution_start", start)
+        on_event("execution_error", data)
+        return ERROR, sentence, Ended(ERROR, {}, run.messages.kept, data)
+
+    def _free_now(self) -> None:
+        self._executor.forget()
+        self.host.memory.empty()
+        gc.collect()
+        with self._wake:
+            self._free_wanted = False
+
+
+def _pnginfo(extra: dict[str, Any]) -> dict[str, Any] | None:
+    found = extra.get("extra_pnginfo")
+    return found if isinstance(found, dict) else None
+
+
+def _error_data(run: Run, message: str, kind: str, problem: Problem | None = None) -> dict[str, Any]:
+    return {
+        "prompt_id": run.accepted.id,
+        "node_id": problem.node_id if problem else "",
+        "node_type": problem.class_type if problem else "",
+        "executed": [],
+        "exception_message": message,
+        "exception_type": kind,
+        "traceback": [],
+        "current_inputs": {},
+        "current_outputs": [],
+        "timestamp": int(time.time() * 1000),
+    }
