@@ -1,4 +1,4 @@
-"""The commands `uniworld run`, `uniworld nodes` and `uniworld check`."""
+"""The commands `uniworld run`, `uniworld nodes`, `uniworld check` and `uniworld serve`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from . import folders
 from .executor import Executor
 from .registry import Registry, load_registry
 from .report import JsonReport, Report
+from .serve.command import serve
+from .serve.config import add_options
 from .validate import validate_prompt
 from .workflow_file import Workflow, find_node, find_workflow, read_workflow, set_value, shipped_workflows
 
@@ -75,6 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("workflow", help="a workflow file in editor or API form, or the name of a shipped one")
     check.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
     _common(check)
+
+    server = _command(commands, "serve", "open the editor in the browser, and answer ComfyUI's API", serve)
+    add_options(server)
+    _common(server)
     return parser
 
 

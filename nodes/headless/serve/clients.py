@@ -34,6 +34,7 @@ class Client:
     features: dict[str, Any] = field(default_factory=dict)
     unsent: deque[str | bytes] = field(default_factory=deque)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    closing: asyncio.Future[Any] | None = None
 
     def put(self, frame: str | bytes) -> None:
         if isinstance(frame, bytes):
@@ -68,6 +69,9 @@ class Clients:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def has(self, sid: str) -> bool:
+        return self._wanted(sid)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -109,7 +113,7 @@ class Clients:
             target.put(frame)
             if len(target.unsent) > _MAX_UNSENT:
                 self._remove(target)
-                asyncio.ensure_future(target.socket.close(code=1008, message=b"too slow"))
+                target.closing = asyncio.ensure_future(target.socket.close(code=1008, message=b"too slow"))
 
     # --- in ----------------------------------------------------------------------------------------------------------
 

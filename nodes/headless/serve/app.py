@@ -1,0 +1,151 @@
+"""The server put together: its parts, its table of routes, and its start and end."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from ... import host as host_module
+from .. import folders
+from ..registry import Registry, load_registry
+from . import routes_editor, routes_files, routes_jobs, routes_nodes, routes_queue, routes_user
+from .clients import Clients
+from .config import MIB, Config
+from .content import open_packs
+from .guard import guards
+from .metrics import Metrics
+from .openapi import describe
+from .replies import reply
+from .route import Route
+from .server import SERVER, Server, server_of
+from .store import Store
+from .terminal import Terminal
+from .worker import Run, Worker
+
+DIED = "The server died while this prompt ran. It was not run again; queue it again to run it."
+
+
+async def get_openapi(request: web.Request) -> web.Response:
+    token = server_of(request).config.token
+    return reply(describe(ROUTES, package_version(), token is not None))
+
+
+ROUTES: list[Route] = [
+    *routes_queue.ROUTES,
+    *routes_jobs.ROUTES,
+    *routes_files.ROUTES,
+    *routes_nodes.ROUTES,
+    *routes_user.ROUTES,
+    *routes_editor.ROUTES,
+    Route("GET", "/openapi.json", get_openapi, "This description.", alias=False),
+    *routes_editor.LAST_ROUTES,
+]
+
+
+def open_server(config: Config, registry: Registry | None = None) -> Server:
+    """The parts of a server; nothing runs yet.
+
+    Args:
+        registry: the nodes, those of the packs included; None loads them.
+
+    Raises:
+        ValueError: the editor is missing, a pack cannot be loaded, or the queue cannot be opened.
+    """
+    frontend, version = find_frontend(config.frontend)
+    memory = host_module.ModelMemory(config.memory if config.memory is not None else _device_budget())
+    plain = host_module.PlainHost(models=[config.models], memory=memory)
+    host_module.install(plain)
+    folders.install(folders.Folders(input=config.input, output=config.output, temp=config.temp))
+    registry = registry or load_registry(config.packs)
+    store = Store(config.user / "uniworld.sqlite3", config.history)
+    died = store.mark_died(DIED)
+    features = {
+        "supports_preview_metadata": True,
+        "max_upload_size": config.limits.upload_bytes,
+        "show_signin_button": False,
+        "frontend_version": version,
+    }
+    clients, metrics = Clients(features), Metrics()
+    terminal = Terminal(clients)
+    if died:
+        terminal.say(f"The last server died while {died} prompt ran; it is in the history as interrupted.")
+
+    def ended(run: Run, state: str, sentence: str, seconds: float) -> None:
+        metrics.ran(state, seconds, [(run.class_of(node), taken) for node, taken in run.seconds.items()])
+        terminal.ended(run, state, sentence, seconds)
+
+    worker = Worker(store, registry, plain, clients, terminal.event, ended)
+    packs = open_packs(config.packs)
+    return Server(config, registry, plain, store, clients, worker, metrics, terminal, packs, frontend, features)
+
+
+def make_app(server: Server) -> web.Application:
+    """The application; starting it starts the worker, and ending it stops the run in progress and marks it."""
+    # The limit holds for forms; JSON has its own. A form's fields need some room beside the picture.
+    app = web.Application(middlewares=guards(server.config), client_max_size=server.config.limits.upload_bytes + MIB)
+    app[SERVER] = server
+    for route in ROUTES:
+        for path in route.paths:
+            if route.method == "GET":
+                app.router.add_get(path, route.handler)
+            else:
+                app.router.add_route(route.method, path, route.handler)
+    app.on_startup.append(_start)
+    app.on_shutdown.append(_close_sockets)
+    app.on_cleanup.append(_stop)
+    return app
+
+
+async def _start(app: web.Application) -> None:
+    app[SERVER].clients.attach(asyncio.get_running_loop())
+    app[SERVER].worker.start()
+
+
+async def _close_sockets(app: web.Application) -> None:
+    # First the run, so that its end is told to those who listen.
+    server = app[SERVER]
+    if not await asyncio.to_thread(server.worker.stop):
+        server.terminal.say("The running node did not stop in time; its prompt is marked as interrupted.")
+    await asyncio.sleep(0)
+    await server.clients.close()
+
+
+async def _stop(app: web.Application) -> None:
+    app[SERVER].clients.detach()
+    app[SERVER].store.close()
+
+
+def find_frontend(folder: Path | None) -> tuple[Path, str | None]:
+    """The folder of the editor's files, and its version if it is the installed package.
+
+    Raises:
+        ValueError: it is not there; the sentence says what to install.
+    """
+    if folder is not None:
+        if not (folder / "index.html").is_file():
+            raise ValueError(f"--frontend {folder} has no index.html. Name the folder of a built editor.")
+        return folder.resolve(), None
+    spec = importlib.util.find_spec("comfyui_frontend_package")
+    root = Path(spec.origin).parent / "static" if spec is not None and spec.origin is not None else None
+    if root is None or not (root / "index.html").is_file():
+        raise ValueError("The editor is not installed. Install it with: pip install 'uniworld[serve]'")
+    return root, importlib.metadata.version("comfyui-frontend-package")
+
+
+def package_version() -> str:
+    return str(getattr(importlib.import_module("....", __package__), "__version__", "0"))
+
+
+def _device_budget() -> int | None:
+    """Most of the GPU's memory; no limit where models compute in the machine's own."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    total: Any = torch.cuda.get_device_properties(0).total_memory
+    return int(total * 0.9)

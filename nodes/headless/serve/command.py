@@ -1,0 +1,101 @@
+"""The command `uniworld serve`: one line with the address, and a clean end on Ctrl-C and SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import sys
+import webbrowser
+from typing import Any
+
+from .config import Config, read_config
+
+NEEDED = ("aiohttp", "comfyui_frontend_package")
+INSTALL = "`uniworld serve` needs the editor and a web server. Install them with: pip install 'uniworld[serve]'"
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Run the server until it is stopped, and return the exit code.
+
+    Raises:
+        ValueError: something is missing or wrong; the sentence says what.
+    """
+    needed = NEEDED[:1] if arguments.frontend is not None else NEEDED
+    if any(importlib.util.find_spec(name) is None for name in needed):
+        raise ValueError(INSTALL)
+    config = read_config(arguments)
+    for folder in (config.input, config.output, config.temp, config.user / "default" / "workflows"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another.") from error
+    asyncio.run(_serve(config))
+    return 0
+
+
+async def _serve(config: Config) -> None:
+    from aiohttp import web
+
+    from .app import make_app, open_server
+
+    listener = _listener(config)
+    server = open_server(config)
+    runner = web.AppRunner(make_app(server), access_log=None, shutdown_timeout=2, handler_cancellation=True)
+    await runner.setup()
+    site = web.SockSite(runner, listener)
+    await site.start()
+    url = _address(config, listener)
+    print(f"UniWorld is at {url} (Ctrl-C stops it)", flush=True)
+    if server.store.waiting:
+        server.terminal.say(f"{server.store.waiting} prompts wait from the last time; they run now.")
+    if config.open_browser:
+        shown = f"{url}?token={config.token}" if config.token else url
+        await asyncio.to_thread(webbrowser.open, shown)
+    try:
+        await _stop_signal()
+    finally:
+        await runner.cleanup()
+
+
+def _listener(config: Config) -> socket.socket:
+    """The listening socket, opened before models are looked for, so that a taken port is told at once."""
+    family = socket.AF_INET6 if ":" in config.listen else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    if os.name != "nt":  # there it would let two servers share a port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((config.listen, config.port))
+    except OSError as error:
+        listener.close()
+        raise ValueError(
+            f"{config.listen}:{config.port} cannot be listened on: {error.strerror}. Choose another with --port."
+        ) from error
+    return listener
+
+
+def _address(config: Config, listener: socket.socket) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.listen, config.listen)
+    return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{listener.getsockname()[1]}/"
+
+
+async def _stop_signal() -> None:
+    """Wait for Ctrl-C or SIGTERM. A second one ends the process at once."""
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop(*_: Any) -> None:
+        if stopped.is_set():
+            os._exit(1)
+        print("Stopping; the running prompt is being interrupted.", file=sys.stderr, flush=True)
+        loop.call_soon_threadsafe(stopped.set)
+
+    for one in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(ValueError):  # not the main thread, which alone gets signals
+            signal.signal(one, stop)
+    while not stopped.is_set():  # in slices, as on Windows a wait does not see signals
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(stopped.wait(), 0.5)

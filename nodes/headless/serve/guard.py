@@ -1,0 +1,121 @@
+"""Who may talk to the server, and what leaves it when something breaks."""
+
+from __future__ import annotations
+
+import hmac
+import traceback
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from .config import Config, is_loopback
+from .replies import Refused, refusal
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+# The editor needs inline scripts and evaluates expressions; nothing may be fetched from, or sent to, another host.
+CONTENT_POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+    "frame-ancestors 'self'; form-action 'self'; base-uri 'self'; object-src 'none'"
+)
+
+
+def guards(config: Config) -> list[Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]]:
+    """The middlewares, the outermost first."""
+    return [_errors_as_json, _only_friends(config)]
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except Refused as refused:
+        response = refused.response
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        response = refusal(error.status, error.reason.lower().replace(" ", "_"), error.text or error.reason)
+        for name in ("Allow", "WWW-Authenticate"):
+            if name in error.headers:
+                response.headers[name] = error.headers[name]
+    except (ConnectionError, TimeoutError):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        response = refusal(
+            500, "server_error", f"The server failed with {type(error).__name__}; its terminal says more."
+        )
+    if not response.prepared:
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        response.headers.setdefault("Referrer-Policy", "no-referrer")
+        response.headers.setdefault("Content-Security-Policy", CONTENT_POLICY)
+    return response
+
+
+def _only_friends(config: Config) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    cookie = "uniworld_token"
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        problem = _host_problem(request, config) or _origin_problem(request)
+        if problem is not None:
+            return refusal(403, "forbidden", problem)
+        if config.token is not None and not _shows_token(request, config.token, cookie):
+            message = "This server wants its token: `Authorization: Bearer TOKEN`, or ?token=TOKEN in the address."
+            response = refusal(401, "token_needed", message)
+            response.headers["WWW-Authenticate"] = "Bearer"
+            return response
+        if config.token is not None and request.path == "/" and "token" in request.query:
+            # The page's own requests cannot carry the token of its address; a cookie does, and the address is cleaned.
+            rest = {key: value for key, value in request.query.items() if key != "token"}
+            response = web.HTTPSeeOther(str(request.rel_url.with_query(rest)))
+            response.set_cookie(cookie, config.token, httponly=True, samesite="Strict", path="/")
+            return response
+        return await handler(request)
+
+    return check
+
+
+def _host_problem(request: web.Request, config: Config) -> str | None:
+    """A page elsewhere may point a name of its own at 127.0.0.1; its requests then carry that name."""
+    hostname = _split(request.headers.get("Host", ""))[0]
+    if config.loopback and not is_loopback(hostname):
+        return f"This server answers as localhost only, and was asked for as {hostname[:80]!r}."
+    return None
+
+
+def _origin_problem(request: web.Request) -> str | None:
+    origin = request.headers.get("Origin")
+    if origin is None:
+        page = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate" and request.path == "/"
+        if request.headers.get("Sec-Fetch-Site") == "cross-site" and not page:
+            return "A page of another site may not use this server."
+        return None
+    try:
+        parts = urlsplit(origin)
+        theirs = (parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme))
+    except ValueError:
+        return "The Origin header cannot be read."
+    hostname, port = _split(request.headers.get("Host", ""))
+    if not theirs[0] or theirs[0] != hostname or theirs[1] != (port or _DEFAULT_PORTS.get(parts.scheme)):
+        return f"The page comes from {origin[:80]!r}, and only the server's own page may use it."
+    return None
+
+
+def _split(host: str) -> tuple[str, int | None]:
+    try:
+        parts = urlsplit("//" + host)
+        return (parts.hostname or "").lower(), parts.port
+    except ValueError:
+        return "", None
+
+
+def _shows_token(request: web.Request, token: str, cookie: str) -> bool:
+    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    shown = [bearer.strip() if scheme.lower() == "bearer" else "", request.query.get("token", "")]
+    shown.append(request.cookies.get(cookie, ""))
+    wanted = token.encode()
+    return any([hmac.compare_digest(one.encode(errors="surrogatepass"), wanted) for one in shown])

@@ -1,0 +1,65 @@
+"""The OpenAPI description of the server, made of its table of routes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .route import Route
+
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        }
+    },
+}
+_EVERYWHERE = {401: "The token is missing.", 403: "Of another site."}
+
+
+def describe(routes: list[Route], version: str, with_token: bool) -> dict[str, Any]:
+    """The description of these routes, each under every path it has."""
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        for path in route.paths:
+            plain = re.sub(r"\{(\w+):[^{}]*\}", r"{\1}", path)
+            paths.setdefault(plain, {})[route.method.lower()] = _operation(route, plain)
+    description: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "UniWorld", "version": version, "description": "ComfyUI's API for the UniWorld nodes."},
+        "paths": paths,
+        "components": {"schemas": {"Error": _ERROR}},
+    }
+    if with_token:
+        description["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        description["security"] = [{"token": []}]
+    return description
+
+
+def _operation(route: Route, path: str) -> dict[str, Any]:
+    named = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _names(path)]
+    asked = [{"name": name, "in": "query", "schema": schema} for name, schema in route.query.items()]
+    operation: dict[str, Any] = {"summary": route.summary, "responses": _responses(route)}
+    if named or asked:
+        operation["parameters"] = named + asked
+    if route.body is not None:
+        content = {route.body_type: {"schema": route.body}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+def _names(path: str) -> list[str]:
+    return re.findall(r"\{(\w+)\}", path)
+
+
+def _responses(route: Route) -> dict[str, Any]:
+    replies: dict[str, Any] = {}
+    for status, text in sorted({**route.statuses, **_EVERYWHERE}.items()):
+        replies[str(status)] = {"description": text}
+        if status >= 400:
+            replies[str(status)]["content"] = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return replies

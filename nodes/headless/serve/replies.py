@@ -1,0 +1,90 @@
+"""Reading requests and writing replies: JSON within limits, and refusals that say what is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from aiohttp import web
+
+from .store import dumps
+
+
+def reply(data: Any, status: int = 200) -> web.Response:
+    return web.Response(text=dumps(data), status=status, content_type="application/json")
+
+
+def refusal(status: int, kind: str, message: str, **more: Any) -> web.Response:
+    """A refusal in the form of ComfyUI's errors."""
+    return reply({"error": {"type": kind, "message": message, "details": "", "extra_info": {}}, **more}, status)
+
+
+class Refused(Exception):
+    """Ends a handler with a refusal."""
+
+    def __init__(self, status: int, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.response = refusal(status, kind, message)
+
+
+async def read_json(request: web.Request, limit: int) -> Any:
+    """The body as JSON.
+
+    Raises:
+        Refused: it is too large, or no JSON.
+    """
+    if request.content_length is not None and request.content_length > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    async for chunk in request.content.iter_chunked(1 << 16):
+        body += chunk
+        if len(body) > limit:
+            raise _too_large(limit)
+    try:
+        return json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "invalid_json", f"The request's body is no JSON: {str(error)[:200]}.") from error
+
+
+async def read_object(request: web.Request, limit: int) -> dict[str, Any]:
+    """The body as a JSON object. Raises Refused as `read_json`, and for other JSON."""
+    data = await read_json(request, limit)
+    if not isinstance(data, dict):
+        raise Refused(400, "invalid_json", "The request's body must be a JSON object.")
+    return data
+
+
+def read_ids(data: Any, limit: int) -> list[str]:
+    """A list of prompt ids from a body. Raises Refused for anything else."""
+    if not isinstance(data, list) or not all(isinstance(one, str) for one in data):
+        raise Refused(400, "invalid_ids", "Prompt ids must come as a list of texts.")
+    if len(data) > limit:
+        raise Refused(400, "invalid_ids", f"{len(data)} ids are more than {limit}, the most in one request.")
+    return data
+
+
+def query_int(request: web.Request, name: str, default: int | None = None) -> int | None:
+    """A whole number from the query. Raises Refused for another text."""
+    text = request.query.get(name)
+    if text is None or text == "":
+        return default
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise Refused(400, "invalid_query", f"{name}={text[:40]!r} is no whole number.") from error
+    if abs(number) > 2**31:
+        raise Refused(400, "invalid_query", f"{name}={text[:40]!r} is out of range.")
+    return number
+
+
+def query_flag(request: web.Request, name: str, default: bool = False) -> bool:
+    text = request.query.get(name)
+    return default if text is None else text.lower() in ("true", "1")
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(413, "too_large", f"The request's body is larger than {limit} bytes.")
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")

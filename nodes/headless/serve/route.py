@@ -1,0 +1,51 @@
+"""One route as a piece of data, from which both the server's table and its OpenAPI description are made."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+STRING: dict[str, Any] = {"type": "string"}
+INTEGER: dict[str, Any] = {"type": "integer"}
+BOOLEAN: dict[str, Any] = {"type": "boolean"}
+STRINGS: dict[str, Any] = {"type": "array", "items": STRING}
+OBJECT: dict[str, Any] = {"type": "object"}
+
+
+def one_of(*values: str) -> dict[str, Any]:
+    return {"type": "string", "enum": list(values)}
+
+
+def properties(**schemas: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object none of whose named properties is required."""
+    return {"type": "object", "properties": schemas}
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of the API.
+
+    Attributes:
+        path: as aiohttp writes it, `{name}` standing for one part.
+        query: JSON schema of each parameter of the query.
+        body: JSON schema of the body, under its content type; None where none is read.
+        statuses: what each status means.
+        alias: also served below /api.
+    """
+
+    method: str
+    path: str
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    summary: str
+    query: dict[str, dict[str, Any]] = field(default_factory=dict)
+    body: dict[str, Any] | None = None
+    body_type: str = "application/json"
+    statuses: dict[int, str] = field(default_factory=lambda: {200: "Done."})
+    alias: bool = True
+
+    @property
+    def paths(self) -> list[str]:
+        return [self.path, f"/api{self.path}"] if self.alias else [self.path]

@@ -1,0 +1,200 @@
+"""Pictures in and out: `/view`, the two uploads, and lists of what lies in the folders."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from aiohttp import web
+
+from .. import folders
+from ..folders import check_relative, resolve_inside
+from .files import disposition, numbered, send_foreign, write_whole
+from .images import SUFFIXES, channel_of, check_picture, preview_of, with_alpha_of
+from .replies import Refused, reply
+from .route import STRING, Route, one_of, properties
+from .server import server_of
+
+KINDS = ("input", "output", "temp")
+_MAX_LISTED = 20_000
+
+
+def find_file(name: str, kind: str, subfolder: str = "") -> Path | None:
+    """The file that a client names, None if there is none; `cat.png [input]` names its folder itself.
+
+    Raises:
+        Refused: the kind is none of `KINDS`, or a name leads out of the folder.
+    """
+    for known in KINDS:
+        if name.endswith(f"[{known}]"):
+            name, kind = name[: -len(known) - 2].rstrip(), known
+    if kind not in KINDS:
+        raise Refused(400, "invalid_name", f"{kind[:40]!r} is no folder; there are {', '.join(KINDS)}.")
+    current = folders.current()
+    bases = [current.of_kind(kind), *([current.shipped_input] if kind == "input" and current.shipped_input else [])]
+    try:
+        whole = check_relative(name)
+        if subfolder:
+            whole = f"{check_relative(subfolder.rstrip('/'), 'subfolder')}/{whole}"
+        paths = [resolve_inside(base, whole) for base in bases]
+    except ValueError as error:
+        raise Refused(400, "invalid_name", str(error)) from error
+    return next((path for path in paths if path.is_file()), None)
+
+
+async def get_view(request: web.Request) -> web.StreamResponse:
+    query = request.query
+    if not query.get("filename"):
+        raise Refused(404, "not_found", "Name a file: ?filename=...")
+    path = find_file(query["filename"], query.get("type", "output"), query.get("subfolder", ""))
+    if path is None:
+        raise Refused(404, "not_found", "There is no such file.")
+    headers = {"Content-Disposition": disposition(path.name)}
+    channel = query.get("channel", "rgba")
+    try:
+        if "preview" in query:
+            data, kind = await asyncio.to_thread(preview_of, path, query["preview"], channel)
+            return web.Response(body=data, content_type=kind, headers=headers)
+        if channel in ("rgb", "a"):
+            data = await asyncio.to_thread(channel_of, path, channel)
+            return web.Response(body=data, content_type="image/png", headers=headers)
+    except ValueError as error:
+        raise Refused(400, "invalid_image", str(error)) from error
+    return send_foreign(path)
+
+
+# --- uploads ---------------------------------------------------------------------------------------------------------
+
+
+async def post_image(request: web.Request) -> web.Response:
+    form = await _form(request)
+    await _checked(form["image"].file)
+
+    def content() -> bytes:
+        form["image"].file.seek(0)
+        return form["image"].file.read()
+
+    return await _keep(form, content)
+
+
+async def post_mask(request: web.Request) -> web.Response:
+    form = await _form(request)
+    await _checked(form["image"].file)
+    try:
+        ref = json.loads(form.get("original_ref", ""))
+        name, kind, subfolder = (ref["filename"], ref.get("type") or "output", ref.get("subfolder") or "")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Refused(400, "invalid_original", '"original_ref" must be JSON that names the masked picture.') from error
+    if not all(isinstance(one, str) for one in (name, kind, subfolder)):
+        raise Refused(400, "invalid_original", '"original_ref" must name the masked picture by texts.')
+    original = find_file(name, kind, subfolder)
+    if original is None:
+        raise Refused(400, "invalid_original", f"There is no picture {name[:80]!r} to mask.")
+    return await _keep(form, lambda: with_alpha_of(original, form["image"].file))
+
+
+async def _form(request: web.Request) -> Any:
+    """The form, whose "image" is a file."""
+    if not request.content_type.startswith("multipart/"):
+        raise Refused(400, "no_image", 'Send the picture as the field "image" of a multipart form.')
+    try:
+        form = await request.post()
+    except (ValueError, AssertionError, LookupError) as error:
+        raise Refused(400, "invalid_form", "The multipart form cannot be read.") from error
+    if not isinstance(form.get("image"), web.FileField) or not form["image"].filename:  # type: ignore[union-attr]
+        raise Refused(400, "no_image", 'Send the picture as the field "image" of a multipart form.')
+    return form
+
+
+async def _checked(file: IO[bytes]) -> None:
+    try:
+        await asyncio.to_thread(check_picture, file)
+    except ValueError as error:
+        raise Refused(400, "invalid_image", str(error)) from error
+
+
+async def _keep(form: Any, content: Callable[[], bytes]) -> web.Response:
+    """Write the picture where the form says, and tell under which name."""
+    kind, subfolder = _text(form, "type") or "input", _text(form, "subfolder").strip("/")
+    if kind not in KINDS:
+        raise Refused(400, "invalid_name", f"{kind[:40]!r} is no folder; there are {', '.join(KINDS)}.")
+    try:
+        name = check_relative(form["image"].filename)
+        if "/" in name or not name.lower().endswith(SUFFIXES):
+            raise ValueError(
+                f"{name[:80]!r} is no picture's name. It must end in {', '.join(SUFFIXES[:4])} or the like."
+            )
+        base = folders.current().of_kind(kind)
+        folder = resolve_inside(base, subfolder, "subfolder") if subfolder else base
+        replace = _text(form, "overwrite").lower() in ("true", "1")
+        kept = await asyncio.to_thread(lambda: _write(folder, name, content(), replace))
+    except ValueError as error:
+        raise Refused(400, "invalid_image", str(error)) from error
+    except OSError as error:
+        raise Refused(400, "not_kept", f"The picture cannot be written: {error.strerror}.") from error
+    return reply({"name": kept, "subfolder": subfolder, "type": kind})
+
+
+def _write(folder: Path, name: str, data: bytes, replace: bool) -> str:
+    for candidate in numbered(name):
+        path = resolve_inside(folder, candidate)
+        if write_whole(path, data, replace) or (path.is_file() and path.read_bytes() == data):
+            return candidate
+    raise ValueError(f"There are too many pictures called {name!r}.")
+
+
+def _text(form: Any, name: str) -> str:
+    value = form.get(name, "")
+    return value if isinstance(value, str) else ""
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+
+async def get_files(request: web.Request) -> web.Response:
+    kind = request.match_info["kind"]
+    if kind not in KINDS:
+        raise Refused(400, "invalid_name", f"{kind[:40]!r} is no folder; there are {', '.join(KINDS)}.")
+    return reply(await asyncio.to_thread(_newest_first, folders.current().of_kind(kind)))
+
+
+def _newest_first(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    files = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")]
+    return [file.name for file in sorted(files, key=lambda file: -file.stat().st_mtime)[:_MAX_LISTED]]
+
+
+async def get_folder_paths(request: web.Request) -> web.Response:
+    host = server_of(request).host
+    from ...host import MODEL_FOLDERS
+
+    return reply({kind: [str(path) for path in host.model_folders(kind)] for kind in MODEL_FOLDERS})
+
+
+_FORM = {
+    **properties(image={"type": "string", "format": "binary"}, subfolder=STRING, type=one_of(*KINDS), overwrite=STRING),
+    "required": ["image"],
+}
+_MASK_FORM = {
+    **_FORM,
+    "properties": {**_FORM["properties"], "original_ref": STRING},
+    "required": ["image", "original_ref"],
+}
+_KEPT = {200: "Where it lies.", 400: "No picture, or a wrong name.", 413: "Too large."}
+
+ROUTES = [
+    Route("GET", "/view", get_view, "A picture, or a smaller copy of it.",
+          {"filename": STRING, "type": one_of(*KINDS), "subfolder": STRING, "preview": STRING,
+           "channel": one_of("rgba", "rgb", "a")},
+          statuses={200: "The file.", 206: "A part.", 304: "Not changed.", 400: "A wrong name.", 404: "No such file."}),
+    Route("POST", "/upload/image", post_image, "Keep a picture.", body=_FORM, body_type="multipart/form-data", statuses=_KEPT),
+    Route("POST", "/upload/mask", post_mask, "Keep a picture with a mask as its transparency.", body=_MASK_FORM,
+          body_type="multipart/form-data", statuses=_KEPT),
+    Route("GET", "/internal/files/{kind}", get_files, "Names in a folder, the newest first.",
+          statuses={200: "Names.", 400: "No such folder."}),
+    Route("GET", "/internal/folder_paths", get_folder_paths, "Where models lie."),
+]  # fmt: skip

@@ -1,0 +1,48 @@
+"""What the routes share: the parts of one running server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from ...host import PlainHost
+from ..registry import Registry
+from .clients import Clients
+from .config import Config
+from .content import Pack
+from .metrics import Metrics
+from .store import Store
+from .terminal import Terminal
+from .worker import Worker
+
+
+@dataclass
+class Server:
+    """The parts of one server; handlers reach it by `server_of(request)`."""
+
+    config: Config
+    registry: Registry
+    host: PlainHost
+    store: Store
+    clients: Clients
+    worker: Worker
+    metrics: Metrics
+    terminal: Terminal
+    packs: list[Pack]
+    frontend: Path
+    features: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def user(self) -> Path:
+        """The folder of settings and saved workflows; the queue lies beside it, out of reach of names in requests."""
+        return self.config.user / "default"
+
+
+SERVER: web.AppKey[Server] = web.AppKey("server", Server)
+
+
+def server_of(request: web.Request) -> Server:
+    return request.app[SERVER]
