@@ -19,6 +19,7 @@ WEIGHTS = (
     "noise. Choose your own folders in **Load UniWorld** to paint for real (README: where the weights go)."
 )
 SIDE = 1024
+BLUEPRINT = "Edit with UniWorld"
 
 
 def all_graphs() -> list[Any]:
@@ -210,6 +211,31 @@ def perception(task_name: str) -> Any:
     return graph
 
 
+def edit_blueprint() -> dict[str, Any]:
+    """The whole edit as one node, for the node library."""
+    from workflows.blueprint import Port, fold
+
+    graph = new("edit_blueprint", ["1. Load", "2. Look and read", "3. Paint"], "")
+    load = graph.add("UniWorldLoader", 0, checkpoint="tiny", flux="tiny", siglip="tiny", dtype="auto", device="default")
+    reference = graph.add("UniWorldReference", 1, siglip=load[1])
+    condition = graph.add(
+        "UniWorldCondition", 1, vlm=load[0], references=reference[0], text=load[4], prompt="Make it winter."
+    )
+    latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
+    sampler = graph.add(
+        "UniWorldSampler", 2, dit=load[2], conditioning=condition[0], latent=latent[0], seed=0, steps=28
+    )
+    image = graph.add("UniWorldVAEDecode", 2, vae=load[3], latent=sampler[0])
+    ports = [
+        Port("image", ((reference, "image"),)),
+        Port("prompt", ((condition, "prompt"),)),
+        *(Port(name, ((load, name),)) for name in ("checkpoint", "flux", "siglip")),
+        Port("area_side", ((latent, "area_side"),)),
+        *(Port(name, ((sampler, name),)) for name in ("seed", "steps")),
+    ]
+    return fold(graph, BLUEPRINT, ports, {"image": image[0]})
+
+
 def to_text(workflow: dict[str, Any]) -> str:
     return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
@@ -220,6 +246,9 @@ def main() -> None:
     for graph in all_graphs():
         (ROOT / "workflows" / f"{graph.name}.json").write_text(to_text(graph.editor()), encoding="utf-8")
         (ROOT / "workflows" / "api" / f"{graph.name}.json").write_text(to_text(graph.api()), encoding="utf-8")
+    subgraphs = ROOT / "subgraphs"
+    subgraphs.mkdir(exist_ok=True)
+    (subgraphs / f"{BLUEPRINT}.json").write_text(to_text(edit_blueprint()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""The blueprint "Edit with UniWorld": one node that holds the whole edit."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+FILE = ROOT / "subgraphs" / "Edit with UniWorld.json"
+
+
+def used_in_a_graph() -> dict[str, Any]:
+    """A workflow in which a photograph goes through the blueprint to a saved picture."""
+    workflow = copy.deepcopy(json.loads(FILE.read_text(encoding="utf-8")))
+    folded = workflow["nodes"][0]
+    folded["inputs"][0]["link"] = 1
+    folded["outputs"][0]["links"] = [2]
+    load = {"id": 8, "type": "LoadImage", "mode": 0, "inputs": [], "widgets_values": ["cat.jpg", "image"]}
+    load["outputs"] = [{"name": "IMAGE", "type": "IMAGE", "links": [1]}, {"name": "MASK", "type": "MASK", "links": []}]
+    save = {"id": 9, "type": "SaveImage", "mode": 0, "outputs": [], "widgets_values": ["blueprint"]}
+    save["inputs"] = [{"name": "images", "type": "IMAGE", "link": 2}]
+    workflow["nodes"] += [load, save]
+    workflow["links"] = [[1, 8, 0, 1, 0, "IMAGE"], [2, 1, 0, 9, 0, "IMAGE"]]
+    return workflow
+
+
+def test_the_builder_makes_what_is_committed() -> None:
+    from workflows import build
+
+    assert build.edit_blueprint() == json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def test_every_link_joins_two_slots_that_know_it() -> None:
+    subgraph = json.loads(FILE.read_text(encoding="utf-8"))["definitions"]["subgraphs"][0]
+    nodes = {node["id"]: node for node in subgraph["nodes"]}
+    for link in subgraph["links"]:
+        if link["origin_id"] in nodes:
+            assert link["id"] in nodes[link["origin_id"]]["outputs"][link["origin_slot"]]["links"]
+        else:
+            assert link["id"] in subgraph["inputs"][link["origin_slot"]]["linkIds"]
+        if link["target_id"] in nodes:
+            assert nodes[link["target_id"]]["inputs"][link["target_slot"]]["link"] == link["id"]
+        else:
+            assert link["id"] in subgraph["outputs"][link["target_slot"]]["linkIds"]
+
+
+def test_a_graph_with_it_paints(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    from uniworld.__main__ import main
+
+    workflow = used_in_a_graph()
+    values = workflow["nodes"][0]["widgets_values"]
+    names = [port["name"] for port in workflow["definitions"]["subgraphs"][0]["inputs"] if port["name"] != "image"]
+    values[names.index("area_side")], values[names.index("steps")] = 128, 2
+    (tmp_path / "graph.json").write_text(json.dumps(workflow), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "graph.json", "--output", "out"]) == 0, capsys.readouterr().err
+    assert (tmp_path / "out" / "blueprint_00001_.png").is_file()
