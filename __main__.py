@@ -11,6 +11,7 @@ COMMANDS = {
     "run": "run a workflow",
     "nodes": "list the nodes, or show one",
     "check": "check a workflow without running it",
+    "batch": "run a workflow over many rows",
     "serve": "open the editor in the browser, and answer ComfyUI's API",
 }
 # Only in a checkout: an installed package has no tests.

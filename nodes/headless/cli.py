@@ -1,4 +1,4 @@
-"""The commands `uniworld run`, `uniworld nodes`, `uniworld check` and `uniworld serve`."""
+"""The commands `uniworld run`, `uniworld nodes`, `uniworld check`, `uniworld batch` and `uniworld serve`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from typing import Any
 
 from .. import host
 from . import folders
+from .batch import add_arguments as add_batch_arguments
+from .batch import run as run_batch
 from .executor import Executor
 from .registry import Registry, load_registry
 from .report import JsonReport, Report
@@ -77,6 +79,12 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("workflow", help="a workflow file in editor or API form, or the name of a shipped one")
     check.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
     _common(check)
+
+    batch = _command(commands, "batch", "run a workflow over many rows", _batch)
+    add_batch_arguments(batch)
+    batch.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
+    batch.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the results")
+    _common(batch)
 
     server = _command(commands, "serve", "open the editor in the browser, and answer ComfyUI's API", serve)
     add_options(server)
@@ -187,6 +195,15 @@ def _stop_on_interrupt(plain: host.PlainHost) -> Iterator[list[bool]]:
         yield stopped
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _batch(arguments: argparse.Namespace) -> int:
+    out = sys.stdout
+    # Whatever nodes print must not mix with what the batch tells.
+    with contextlib.redirect_stdout(sys.stderr):
+        registry, plain = _set_up(arguments)
+        with _stop_on_interrupt(plain) as stopped:
+            return run_batch(arguments, out, registry, plain, stopped)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,336 @@
+"""The results of a batch on disk: a file of JSON lines that only grows, and a folder of pictures for each row.
+
+The first line says which workflow and which rows the file belongs to; every other one tells of one attempt at one row:
+
+    {"id": "fox", "status": "started", "attempt": 1, ...}
+    {"id": "fox", "status": "done", "attempt": 1, "outputs": {"pictures": [...], "texts": [...]}, "seconds": 8.1, ...}
+
+A row has ended with "done" or "error". An attempt that was stopped is "interrupted", and one whose worker or program
+died is "lost". An attempt writes its pictures into a folder of its own below `.running`. It ends when its line is on
+disk: then, and not before, the folder gets the row's name. Whoever opens the file next does what a crash kept from being
+done: gives folders of rows that are done their names, removes those of other attempts, and records these as lost. So a
+row is recorded as done at most once, its pictures are those of the attempt that was recorded, and nothing recorded runs
+again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .batch_rows import Row
+
+STARTED, DONE, ERROR, INTERRUPTED, LOST = STATUSES = ("started", "done", "error", "interrupted", "lost")
+HEADER, VERSION = "uniworld_batch", 1
+RUNNING_FOLDER = ".running"
+_LOST_BY_CRASH = "The program ended while the row ran."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: one of the statuses, what it gave, and a sentence when it was not done.
+
+    Attributes:
+        pictures: paths relative to the attempt's folder.
+    """
+
+    status: str
+    pictures: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt at a row, and the folder that its pictures go to until it is recorded."""
+
+    row: Row
+    number: int
+    folder: Path
+
+
+@dataclass
+class _State:
+    """What is recorded of a row. `lost` counts the attempts since it last came to an end that did not come to one."""
+
+    status: str = ""
+    attempts: int = 0
+    lost: int = 0
+
+    def follow(self, status: str) -> None:
+        if self.status == DONE:
+            return
+        self.status = status
+        if status == STARTED:
+            self.attempts += 1
+        elif status == LOST:
+            self.lost += 1
+        elif status in (DONE, ERROR):
+            self.lost = 0
+
+
+class Results:
+    """The results file of one batch, held by one process at a time.
+
+    Args:
+        path: the file; made if it is not there.
+        output: the folder below which the folder of the batch lies.
+        name: how a new folder of the batch is called, with a number behind it if need be.
+
+    Raises (on opening):
+        ValueError: another process holds the file, it is no results file, it is damaged, or it belongs to another batch.
+    """
+
+    def __init__(
+        self, path: Path, output: Path, name: str, rows: list[Row], workflow_hash: str, rows_hash: str
+    ) -> None:
+        self.path, self._output = path, output
+        self._rows = {row.id: row for row in rows}
+        self._states = {row.id: _State() for row in rows}
+        wanted = {HEADER: VERSION, "workflow": workflow_hash, "rows": rows_hash, "count": len(rows)}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        except OSError as error:
+            raise ValueError(
+                f"The results '{path}' cannot be opened: {error.strerror}. Name other --results."
+            ) from error
+        try:
+            _lock(self._file, path)
+            lines = self._read()
+            header = self._parse_header(lines[0]) if lines else {**wanted, "folder": _new_folder(output, name)}
+            self._check(header, wanted)
+            if not lines:
+                self._append(header)
+                _sync_folder(path.parent)
+            self.folder = output / str(header["folder"])
+            self._recover(self._parse_record(line, number) for number, line in enumerate(lines[1:], 2))
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file. Rows that still run are recorded as interrupted, as far as the disk takes it."""
+        try:
+            with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+                for row_id in self.with_status(STARTED):
+                    self._tell(row_id, INTERRUPTED, error="The batch was stopped while the row ran.")
+                shutil.rmtree(self.folder / RUNNING_FOLDER, ignore_errors=True)
+        finally:
+            os.close(self._file)
+
+    # --- what is recorded ---------------------------------------------------------------------------------------------
+
+    def with_status(self, *statuses: str) -> list[str]:
+        """Ids of the rows of which this is the last that is recorded, in their order; "" for those never started."""
+        return [row_id for row_id, state in self._states.items() if state.status in statuses]
+
+    def lost(self, row: Row) -> int:
+        """How many attempts at a row have been lost since it last came to an end."""
+        return self._states[row.id].lost
+
+    def start(self, row: Row) -> Attempt:
+        """Record that an attempt at a row begins, and make the folder for its pictures."""
+        number = self._states[row.id].attempts + 1
+        attempt = Attempt(row, number, self._running(row, number))
+        shutil.rmtree(attempt.folder, ignore_errors=True)
+        attempt.folder.mkdir()
+        self._tell(row.id, STARTED, number)
+        return attempt
+
+    def end(self, attempt: Attempt, outcome: Outcome) -> dict[str, Any]:
+        """Record how an attempt ended and, if it is done, give its folder the row's name; gives what was recorded."""
+        row, target = attempt.row, self.folder / attempt.row.folder
+        if outcome.status == DONE and target.exists():
+            outcome = Outcome(ERROR, error=f"The folder '{target}' is there already. Move it away.")
+        pictures: list[str] = []
+        if outcome.status == DONE:
+            _sync_tree(attempt.folder)
+            base = target.relative_to(self._output)
+            pictures = [(base / picture).as_posix() for picture in outcome.pictures]
+        told = {key: value for key, value in asdict(outcome).items() if key not in ("status", "pictures", "texts")}
+        outputs = {"pictures": pictures, "texts": outcome.texts}
+        record = self._tell(row.id, outcome.status, attempt.number, **told, outputs=outputs)
+        self._settle(attempt.folder, target, keep=outcome.status == DONE)
+        return record
+
+    def give_up(self, row: Row, sentence: str) -> dict[str, Any]:
+        """Record a row as failed without another attempt."""
+        return self._tell(row.id, ERROR, error=sentence, outputs={"pictures": [], "texts": []})
+
+    # --- the folders --------------------------------------------------------------------------------------------------
+
+    def _running(self, row: Row, attempt: int) -> Path:
+        return self.folder / RUNNING_FOLDER / f"{row.folder}.{attempt}"
+
+    def _settle(self, folder: Path, target: Path, keep: bool) -> None:
+        """Give the folder of an attempt its final name, or remove it if it holds nothing to keep."""
+        if keep and any(folder.iterdir()):
+            folder.rename(target)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _recover(self, records: Iterable[dict[str, Any]]) -> None:
+        """Take in what is recorded, and finish what the last process could not."""
+        (self.folder / RUNNING_FOLDER).mkdir(exist_ok=True)
+        for record in records:
+            row = self._rows[record["id"]]
+            self._states[row.id].follow(record["status"])
+            if record["status"] == DONE:
+                folder, target = self._running(row, record["attempt"]), self.folder / row.folder
+                if folder.is_dir() and not target.exists():
+                    self._settle(folder, target, keep=True)
+        for row_id in self.with_status(STARTED):
+            self._tell(row_id, LOST, error=_LOST_BY_CRASH)
+        for folder in (self.folder / RUNNING_FOLDER).iterdir():
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # --- the file -----------------------------------------------------------------------------------------------------
+
+    def _read(self) -> list[bytes]:
+        """The lines of the file; a last one that a crash cut short is cut off."""
+        with os.fdopen(os.dup(self._file), "rb") as file:
+            data = file.read()
+        whole, _, tail = data.rpartition(b"\n")
+        lines = whole.split(b"\n") if whole else []
+        if tail and _parse(tail) is not None:  # only its end of line is missing
+            lines.append(tail)
+            os.lseek(self._file, 0, os.SEEK_END)
+            os.write(self._file, b"\n")
+        elif tail and (lines or _is_header_cut_short(tail)):
+            os.ftruncate(self._file, len(data) - len(tail))
+        elif tail:
+            lines.append(tail)
+        return lines
+
+    def _parse_header(self, line: bytes) -> dict[str, Any]:
+        header = _parse(line)
+        if header is None or HEADER not in header:
+            raise ValueError(f"'{self.path}' is no results file of a batch. Name other --results.")
+        return header
+
+    def _parse_record(self, line: bytes, number: int) -> dict[str, Any]:
+        record = _parse(line) or {}
+        known = record.get("id") in self._rows and record.get("status") in STATUSES
+        if not known or not isinstance(record.get("attempt"), int):
+            raise ValueError(f"Line {number} of the results '{self.path}' is damaged. Take it out, or start anew.")
+        return record
+
+    def _check(self, header: dict[str, Any], wanted: dict[str, Any]) -> None:
+        for key, what in ((HEADER, "version of this program"), ("workflow", "workflow"), ("rows", "set of rows")):
+            if header.get(key) != wanted[key]:
+                raise ValueError(
+                    f"The results '{self.path}' are of another {what}. Name other --results to start anew, or run it "
+                    "with what it was begun with."
+                )
+        folder = self._output / str(header.get("folder"))
+        if not folder.is_dir():
+            raise ValueError(
+                f"The pictures of the results '{self.path}' should be in '{folder}', which is not there. Give the "
+                "--output folder that it was begun with."
+            )
+
+    def _tell(self, row_id: str, status: str, attempt: int | None = None, **more: Any) -> dict[str, Any]:
+        state = self._states[row_id]
+        record = {"id": row_id, "status": status, "attempt": state.attempts if attempt is None else attempt, **more}
+        self._append(record)
+        state.follow(status)
+        return record
+
+    def _append(self, record: dict[str, Any]) -> None:
+        """Write a line, and return when it is on disk; after an error nothing of it is there."""
+        data = json.dumps(record, allow_nan=False).encode() + b"\n"
+        size = os.lseek(self._file, 0, os.SEEK_END)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._file, view) :]
+            os.fsync(self._file)
+        except BaseException:
+            os.ftruncate(self._file, size)
+            raise
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _is_header_cut_short(tail: bytes) -> bool:
+    start = f'{{"{HEADER}": '.encode()
+    return tail.startswith(start) or start.startswith(tail) or not tail.strip(b"\0")
+
+
+def _new_folder(output: Path, name: str) -> str:
+    """Make a folder for a batch that no other batch has."""
+    output.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = name if number == 1 else f"{name}_{number}"
+        try:
+            (output / folder).mkdir()
+        except FileExistsError:
+            number += 1
+            continue
+        return folder
+
+
+def _lock(file: int, path: Path) -> None:
+    """Lock an open file until it is closed, at the latest with the process.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            # A byte far behind the end: on Windows, what is locked cannot be read by others.
+            os.lseek(file, 2**40, os.SEEK_SET)
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            os.lseek(file, 0, os.SEEK_SET)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise ValueError(f"Another batch is writing the results '{path}'. Wait for it, or name others.") from error
+
+
+def _sync_tree(folder: Path) -> None:
+    """Put all files below a folder on disk, so that a row recorded as done has its pictures after a power cut too."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_dir():
+            _sync_folder(file)
+            continue
+        with file.open("r+b") as opened:
+            os.fsync(opened.fileno())
+    _sync_folder(folder)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows has no such thing
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

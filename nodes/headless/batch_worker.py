@@ -1,0 +1,119 @@
+"""Runs the rows of a batch one after the other in this process; loaded models and equal steps are kept between them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..host import PlainHost
+from . import folders
+from .batch_results import DONE, ERROR, INTERRUPTED, Outcome
+from .batch_rows import Row, apply_row
+from .executor import EventHook, Executor, RunResult
+from .problems import shown
+from .registry import Registry
+from .validate import validate_prompt
+from .workflow_file import Workflow, find_node
+
+# Inputs that no node declares and so none is given: they only make the signature of a node another one.
+_FOLDER_MARK, _PICTURE_MARK = "uniworld batch folder", "uniworld batch picture"
+
+
+@dataclass
+class RowFolders(folders.Folders):
+    """The folders of one row: what it saves goes to a folder of its own, what it reads comes from the common ones."""
+
+    saved: Path = Path()
+
+    def new_picture(
+        self, kind: str, prefix: str, lookup: Callable[[str], str | None] = lambda _: None, **sizes: int
+    ) -> folders.NewPicture:
+        own = folders.Folders(self.input, self.saved, self.temp)
+        return own.new_picture(kind, prefix, lookup, **sizes)
+
+
+class Worker:
+    """Runs rows of one workflow with the folders that are installed.
+
+    Args:
+        stopped: whether rows are to stop. Whoever makes it true sets the host's `interrupted` as well.
+    """
+
+    def __init__(
+        self, workflow: Workflow, registry: Registry, host: PlainHost, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._workflow, self._registry, self._host, self._stopped = workflow, registry, host, stopped
+        self._executor = Executor(registry, host)
+        self._folders = folders.current()
+
+    def run(self, row: Row, pictures: Path, folder: Path, on_event: EventHook = lambda _name, _data: None) -> Outcome:
+        """Run a row.
+
+        Args:
+            pictures: the folder that the row's own pictures lie in or relative to.
+            folder: an empty folder for what it saves.
+            on_event: as of `Executor.run`.
+
+        Returns:
+            What it gave, or why it gave nothing; an exception of a node is no exception here.
+        """
+        begun = time.monotonic()
+        # What the row only previews does not outlive it.
+        temp = folder.parent / f"{folder.name}.temp"
+        folders.install(RowFolders(self._folders.input, self._folders.output, temp, saved=folder))
+        try:
+            result = self._run(row, pictures, folder, on_event)
+        except (ValueError, OSError) as error:  # such as a picture that has gone since the rows were checked
+            return Outcome(ERROR, error=str(error), seconds=_since(begun))
+        finally:
+            folders.install(self._folders)
+            shutil.rmtree(temp, ignore_errors=True)
+        if result.status != "success":
+            status = INTERRUPTED if result.status == "interrupted" else ERROR
+            return Outcome(status, error=result.sentence, seconds=_since(begun))
+        return Outcome(DONE, *_given(result), seconds=_since(begun))
+
+    def _run(self, row: Row, pictures: Path, folder: Path, on_event: EventHook) -> RunResult:
+        workflow = apply_row(self._workflow, row, pictures, self._registry)
+        checked = validate_prompt(workflow.prompt, self._registry)
+        if checked.problems:
+            raise ValueError(" ".join(checked.sentences))
+        # An output node of an equal row must run again, as its pictures are in the folder of that other row; and a
+        # picture of the same name may be another one.
+        for node_id in checked.outputs:
+            checked.prompt[node_id]["inputs"][_FOLDER_MARK] = str(folder)
+        for node, file in row.image.items():
+            digest = hashlib.sha256((pictures / Path(file).expanduser()).read_bytes()).hexdigest()
+            checked.prompt[find_node(workflow.prompt, node)]["inputs"][_PICTURE_MARK] = digest
+
+        def observe(name: str, data: dict[str, Any]) -> None:
+            # The executor starts with a clean flag, and the request to stop may have come before that.
+            if self._stopped() and name == "execution_start":
+                self._host.interrupted.set()
+            on_event(name, data)
+
+        return self._executor.run(
+            checked.prompt,
+            checked.outputs,
+            original=workflow.prompt,
+            prompt_id=row.id,
+            extra_pnginfo=workflow.extra_pnginfo,
+            on_event=observe,
+        )
+
+
+def _since(begun: float) -> float:
+    return round(time.monotonic() - begun, 3)
+
+
+def _given(result: RunResult) -> tuple[list[str], list[str]]:
+    """The saved pictures of a run, by their paths in the row's folder, and its texts."""
+    images = [entry for ui in result.ui.values() for entry in ui.get("images", ()) if entry.get("type") == "output"]
+    pictures = [(Path(entry["subfolder"]) / entry["filename"]).as_posix() for entry in images]
+    texts = [text if isinstance(text, str) else shown(text) for ui in result.ui.values() for text in ui.get("text", ())]
+    return pictures, texts
