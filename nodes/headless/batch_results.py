@@ -99,16 +99,19 @@ class Results:
         wanted = {HEADER: VERSION, "workflow": workflow_hash, "rows": rows_hash, "count": len(rows)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            output.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
             raise ValueError(
-                f"The results '{path}' cannot be opened: {error.strerror}. Name other --results."
+                f"The results '{path}' cannot be opened, or the folder '{output}' made: {error.strerror}. Name others."
             ) from error
         try:
             _lock(self._file, path)
-            lines = self._read()
+            lines, tail = self._read()
             header = self._parse_header(lines[0]) if lines else {**wanted, "folder": _new_folder(output, name)}
             self._check(header, wanted)
+            # Only now is it sure to be ours to mend.
+            self._mend(tail)
             if not lines:
                 self._append(header)
                 _sync_folder(path.parent)
@@ -129,7 +132,10 @@ class Results:
             with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
                 for row_id in self.with_status(STARTED):
                     self._tell(row_id, INTERRUPTED, error="The batch was stopped while the row ran.")
-                shutil.rmtree(self.folder / RUNNING_FOLDER, ignore_errors=True)
+                    folder = self._running(self._rows[row_id], self._states[row_id].attempts)
+                    shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # not empty: a folder in it waits to get its row's name
+                    (self.folder / RUNNING_FOLDER).rmdir()
         finally:
             os.close(self._file)
 
@@ -201,21 +207,23 @@ class Results:
 
     # --- the file -----------------------------------------------------------------------------------------------------
 
-    def _read(self) -> list[bytes]:
-        """The lines of the file; a last one that a crash cut short is cut off."""
+    def _read(self) -> tuple[list[bytes], bytes]:
+        """The lines of the file, and what stands behind the last end of line, which is a line too if it is whole."""
         with os.fdopen(os.dup(self._file), "rb") as file:
             data = file.read()
         whole, _, tail = data.rpartition(b"\n")
         lines = whole.split(b"\n") if whole else []
-        if tail and _parse(tail) is not None:  # only its end of line is missing
+        if _parse(tail) is not None or (not lines and not _is_header_cut_short(tail)):
             lines.append(tail)
-            os.lseek(self._file, 0, os.SEEK_END)
+        return lines, tail
+
+    def _mend(self, tail: bytes) -> None:
+        """End the last line where only its end is missing, and cut it off where a crash cut it short."""
+        size = os.lseek(self._file, 0, os.SEEK_END)
+        if _parse(tail) is not None:
             os.write(self._file, b"\n")
-        elif tail and (lines or _is_header_cut_short(tail)):
-            os.ftruncate(self._file, len(data) - len(tail))
         elif tail:
-            lines.append(tail)
-        return lines
+            os.ftruncate(self._file, size - len(tail))
 
     def _parse_header(self, line: bytes) -> dict[str, Any]:
         header = _parse(line)
@@ -280,7 +288,6 @@ def _is_header_cut_short(tail: bytes) -> bool:
 
 def _new_folder(output: Path, name: str) -> str:
     """Make a folder for a batch that no other batch has."""
-    output.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
         folder = name if number == 1 else f"{name}_{number}"
