@@ -29,7 +29,8 @@ def serve(arguments: argparse.Namespace) -> int:
     if any(importlib.util.find_spec(name) is None for name in needed):
         raise ValueError(INSTALL)
     config = read_config(arguments)
-    for folder in (config.input, config.output, config.temp, config.user / "default" / "workflows"):
+    saved = [config.user / "default" / name for name in ("workflows", "subgraphs")]
+    for folder in (config.input, config.output, config.temp, *saved):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -90,7 +91,7 @@ async def _stop_signal() -> None:
     def stop(*_: Any) -> None:
         if stopped.is_set():
             os._exit(1)
-        print("Stopping; the running prompt is being interrupted.", file=sys.stderr, flush=True)
+        print("Stopping.", file=sys.stderr, flush=True)
         loop.call_soon_threadsafe(stopped.set)
 
     for one in (signal.SIGINT, signal.SIGTERM):

@@ -71,9 +71,9 @@ def _only_friends(config: Config) -> Callable[[web.Request, Handler], Awaitable[
         if config.token is not None and request.path == "/" and "token" in request.query:
             # The page's own requests cannot carry the token of its address; a cookie does, and the address is cleaned.
             rest = {key: value for key, value in request.query.items() if key != "token"}
-            response = web.HTTPSeeOther(str(request.rel_url.with_query(rest)))
-            response.set_cookie(cookie, config.token, httponly=True, samesite="Strict", path="/")
-            return response
+            moved = web.Response(status=303, headers={"Location": str(request.rel_url.with_query(rest))})
+            moved.set_cookie(cookie, config.token, httponly=True, samesite="Strict", path="/")
+            return moved
         return await handler(request)
 
     return check

@@ -53,7 +53,7 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     if path is None:
         raise Refused(404, "not_found", "There is no such file.")
     headers = {"Content-Disposition": disposition(path.name)}
-    channel = query.get("channel", "rgba")
+    channel = query.get("channel", "")
     try:
         if "preview" in query:
             data, kind = await asyncio.to_thread(preview_of, path, query["preview"], channel)
@@ -118,7 +118,7 @@ async def _checked(file: IO[bytes]) -> None:
 
 async def _keep(form: Any, content: Callable[[], bytes]) -> web.Response:
     """Write the picture where the form says, and tell under which name."""
-    kind, subfolder = _text(form, "type") or "input", _text(form, "subfolder").strip("/")
+    kind, subfolder = _text(form, "type") or "input", _text(form, "subfolder").rstrip("/")
     if kind not in KINDS:
         raise Refused(400, "invalid_name", f"{kind[:40]!r} is no folder; there are {', '.join(KINDS)}.")
     try:

@@ -95,7 +95,7 @@ def _info(path: Path, base: Path) -> dict[str, Any]:
 
 
 async def list_userdata(request: web.Request) -> web.Response:
-    name = request.query.get("dir", "").strip("/")
+    name = request.query.get("dir", "").rstrip("/")
     if not name:
         raise Refused(400, "no_folder", "Directory not provided")
     folder = _user_path(server_of(request), name)
@@ -115,7 +115,7 @@ def _files(folder: Path, deep: bool) -> list[Path]:
 
 
 async def list_userdata_v2(request: web.Request) -> web.Response:
-    server, name = server_of(request), request.query.get("path", "").strip("/")
+    server, name = server_of(request), request.query.get("path", "").rstrip("/")
     folder = _user_path(server, name) if name else server.user
     if not folder.is_dir():
         if not name:
@@ -138,6 +138,8 @@ def _entries(folder: Path, base: Path) -> list[dict[str, Any]]:
 
 
 async def get_userdata(request: web.Request) -> web.StreamResponse:
+    if request.match_info["file"] == "user.css":  # every editor asks for it, and few users have one
+        return await get_user_css(request)
     return send_foreign(_existing(request))
 
 

@@ -1,0 +1,89 @@
+"""`uniworld serve` on the command line: its options, its one line, and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import socket
+from pathlib import Path
+
+import pytest
+from uniworld.__main__ import main
+from uniworld.nodes.headless.serve import command
+from uniworld.nodes.headless.serve.config import add_options, parse_bytes, read_config
+
+
+def parsed(*options: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    arguments = parser.parse_args(options)
+    arguments.models, arguments.pack = Path("models"), []
+    return arguments
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("20GB", 20 * 10**9), ("8GiB", 8 * 2**30), ("1.5g", 15 * 10**8), ("500", 500), ("7 MB", 7 * 10**6)],
+)
+def test_sizes(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "many", "-1GB", "0", "1XB", "GB", "1e9"])
+def test_what_is_no_size(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="Say for example"):
+        parse_bytes(text)
+
+
+def test_defaults_are_safe():
+    config = read_config(parsed())
+    assert (config.listen, config.port, config.token) == ("127.0.0.1", 8188, None)
+    assert config.loopback
+    assert config.temp == Path("temp")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--listen", "0.0.0.0"], "Add --token SECRET, or --no-token"),
+        (["--listen"], "--listen 0.0.0.0 lets others reach"),
+        (["--listen", "::"], "Add --token"),
+        (["--token", "short"], "too short"),
+        (["--token", "long enough", "--no-token"], "contradicts"),
+        (["--port", "70000"], "is no port"),
+        (["--history", "-1"], "negative"),
+    ],
+)
+def test_options_that_do_not_go_together(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        read_config(parsed(*options))
+
+
+def test_elsewhere_with_a_token_or_without():
+    assert read_config(parsed("--listen", "0.0.0.0", "--token", "long enough")).token == "long enough"
+    assert read_config(parsed("--listen", "--no-token")).token is None
+    assert read_config(parsed("--listen", "::1")).loopback
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        command.importlib.util, "find_spec", lambda name, *a: None if name == "aiohttp" else find(name, *a)
+    )
+    assert main(["serve"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.strip()) == ("", command.INSTALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_in_use_and_a_folder_without_an_editor_are_sentences(monkeypatch, capsys, tmp_path, frontend):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--frontend", str(frontend), "--port", port]) == 2
+        assert f"127.0.0.1:{port} cannot be listened on" in capsys.readouterr().err
+    assert main(["serve", "--frontend", str(tmp_path), "--port", "0"]) == 2
+    assert "has no index.html" in capsys.readouterr().err

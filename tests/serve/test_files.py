@@ -1,0 +1,197 @@
+"""Pictures in and out: what is kept, what is refused, and that no name leads out of a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import struct
+import zlib
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from uniworld.nodes.headless.serve.config import Limits
+
+TRICKS = [
+    "../secret.txt", "..\\secret.txt", "a/../../secret.txt", "/etc/passwd", "C:\\x.png", "%2e%2e/secret.txt", "a%00.png",
+    "a\0.png", "link/secret.txt", "con.png", "nul", "COM1.txt", ".", "..", "~/x", "x\n.png", " x.png", "x./y",
+    "....//secret.txt", "\\\\host\\share\\x.png",
+]  # fmt: skip
+
+
+def png(width: int = 4, height: int = 3, mode: str = "RGB", color: Any = (10, 20, 30), text: str = "") -> bytes:
+    data, info = io.BytesIO(), PngInfo()
+    if text:
+        info.add_text("workflow", text)
+    Image.new(mode, (width, height), color).save(data, format="PNG", pnginfo=info)
+    return data.getvalue()
+
+
+@pytest.fixture
+def folders_with_secret(live, tmp_path):
+    (tmp_path / "secret.txt").write_text("secret")
+    for name in ("input", "output", "temp", "user"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "link").symlink_to(tmp_path)
+    return live
+
+
+def opened(body: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(body))
+
+
+# --- /view -----------------------------------------------------------------------------------------------------------
+
+
+def test_view_shows_pictures_in_all_forms(live):
+    (live.config.output / "sub").mkdir()
+    (live.config.output / "sub" / "a.png").write_bytes(png(8, 6, "RGBA", (10, 20, 30, 40)))
+    reply = live.get("/view?filename=a.png&subfolder=sub&type=output")
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "image/png"
+    assert 'filename="a.png"' in reply.headers["content-disposition"]
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    view = "/api/view?filename=a.png&subfolder=sub"
+    for wanted, kind, mode in (("webp;50", "WEBP", "RGBA"), ("jpeg", "JPEG", "RGB"), ("tiff;x", "WEBP", "RGBA")):
+        shown = opened(live.get(f"{view}&preview={wanted}").body)
+        assert (shown.format, shown.mode, shown.size) == (kind, mode, (8, 6))
+    assert opened(live.get(f"{view}&channel=rgb").body).getpixel((0, 0)) == (10, 20, 30)
+    assert opened(live.get(f"{view}&channel=a").body).getpixel((0, 0)) == (0, 0, 0, 40)
+    assert live.get("/view?filename=sub/a.png").status == 200
+    assert live.get("/view?filename=sub/a.png+[output]&type=input").status == 200
+
+
+def test_view_finds_the_pictures_that_are_shipped(live):
+    assert live.get("/view?filename=cat.jpg&type=input").status == 200
+
+
+@pytest.mark.parametrize("query", ["", "filename=", "filename=nothing.png", "filename=link", "type=output"])
+def test_view_of_nothing_is_404(live, query):
+    assert live.get(f"/view?{query}").status == 404
+
+
+@pytest.mark.parametrize("name", ["page.html", "script.js", "picture.svg", "style.css", "data.xml"])
+def test_files_that_could_run_are_downloaded(live, name):
+    (live.config.output / name).write_text("<script>alert(1)</script>")
+    assert live.get(f"/view?filename={name}").headers["content-type"] == "application/octet-stream"
+
+
+def test_a_name_cannot_add_headers(live):
+    (live.config.output / 'a";x="é.txt').write_text("x")
+    reply = live.get("/view?filename=" + quote('a";x="é.txt'))
+    assert reply.headers["content-disposition"].startswith('filename="a_;x=__.txt"; filename*=UTF-8')
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_view_does_not_leave_its_folder(folders_with_secret, trick):
+    for query in (f"filename={quote(trick)}", f"filename=secret.txt&subfolder={quote(trick)}"):
+        for kind in ("input", "output", "temp"):
+            reply = folders_with_secret.get(f"/view?{query}&type={kind}")
+            assert reply.status in (400, 404)
+            assert reply.body != b"secret"
+    assert folders_with_secret.get("/view?filename=x.png&type=user").status == 400
+
+
+def test_a_preview_of_what_is_no_picture_is_refused(live):
+    (live.config.output / "a.png").write_text("no picture")
+    assert live.get("/view?filename=a.png").status == 200
+    assert live.get("/view?filename=a.png&preview=webp").error == "invalid_image"
+    (live.config.output / "bomb.png").write_bytes(bomb())
+    assert live.get("/view?filename=bomb.png&preview=webp").error == "invalid_image"
+
+
+# --- uploads ---------------------------------------------------------------------------------------------------------
+
+
+def bomb() -> bytes:
+    """A small file that claims 100 000 x 100 000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_an_upload_is_kept_under_a_free_name(live):
+    assert live.upload("a.png", png()).json == {"name": "a.png", "subfolder": "", "type": "input"}
+    assert live.upload("a.png", png()).json["name"] == "a.png"  # the same picture
+    assert live.upload("a.png", png(5, 5)).json["name"] == "a (1).png"
+    assert live.upload("a.png", png(6, 6), overwrite="true").json["name"] == "a.png"
+    assert opened((live.config.input / "a.png").read_bytes()).size == (6, 6)
+    moved = live.upload("b.png", png(), subfolder="pasted/x", type="temp")
+    assert moved.json == {"name": "b.png", "subfolder": "pasted/x", "type": "temp"}
+    assert (live.config.temp / "pasted" / "x" / "b.png").is_file()
+    assert {"a.png", "a (1).png"} <= set(live.get("/internal/files/input").json)
+    entry = live.run({"1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+                      "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}})  # fmt: skip
+    assert entry["status"]["completed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.png", b"no picture"), ("a.png", b""), ("a.png", png()[:40]), ("a.html", png()), ("a", png()), ("a.svg", b"<svg/>"),
+     ("", png()), ("a.png", bomb())],
+)  # fmt: skip
+def test_what_is_no_picture_is_refused(live, name, content):
+    reply = live.upload(name, content)
+    assert reply.status == 400
+    assert reply.json["error"]["message"]
+    assert list(live.config.input.iterdir()) == []
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_an_upload_does_not_leave_its_folder(folders_with_secret, tmp_path, trick):
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    clean = trick.replace("\0", "").replace("\n", "")
+    replies = [
+        folders_with_secret.upload(f"{clean}/../x.png", png()),
+        folders_with_secret.upload("x.png", png(), subfolder=trick + "/"),
+    ]
+    assert all(reply.status == 400 for reply in replies)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_uploads_have_a_limit(start):
+    live = start(limits=dataclasses.replace(Limits(), upload_bytes=1000))
+    assert live.upload("a.png", b"x" * 3_000_000).status == 413
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "multipart/form-data", "multipart/form-data; boundary=y", "application/json"]
+)
+def test_what_is_no_form_is_refused(live, kind):
+    assert live.post("/upload/image", body=b"x", headers={"Content-Type": kind}).status == 400
+
+
+def test_a_mask_becomes_the_transparency_and_the_workflow_stays(live):
+    (live.config.input / "a.png").write_bytes(png(4, 3, text='{"nodes": []}'))
+    mask, ref = png(4, 3, "RGBA", (0, 0, 0, 77)), {"filename": "a.png", "type": "input", "subfolder": ""}
+    reply = live.upload("m.png", mask, "/upload/mask", original_ref=json.dumps(ref), subfolder="clipspace")
+    assert reply.json == {"name": "m.png", "subfolder": "clipspace", "type": "input"}
+    kept = Image.open(live.config.input / "clipspace" / "m.png")
+    assert kept.getpixel((0, 0)) == (10, 20, 30, 77)
+    assert kept.text == {"workflow": '{"nodes": []}'}
+
+
+@pytest.mark.parametrize(
+    "ref", ["", "{", "[]", "null", "{}", '{"filename": 5}', '{"filename": "../a.png"}', '{"filename": "none.png"}',
+            '{"filename": "a.png", "type": "user"}', '{"filename": "a.png", "type": "input", "subfolder": ".."}',
+            '{"filename": "a.png", "type": "input"}'],
+)  # fmt: skip
+def test_a_mask_for_a_wrong_picture_is_refused(live, ref):
+    (live.config.input / "a.png").write_bytes(png(9, 9))  # of another size than the mask
+    assert live.upload("m.png", png(4, 3, "RGBA", (0, 0, 0, 7)), "/upload/mask", original_ref=ref).status == 400
+
+
+def test_only_known_folders_are_listed(live):
+    assert live.get("/internal/files/user").status == 400
+    assert live.get("/internal/files/..%2Fuser").status == 400

@@ -1,0 +1,209 @@
+"""The queue outlives the server: a restart, a crash, a SIGKILL. Nothing finished is lost, nothing runs twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from uniworld.nodes.headless.serve.store import INTERRUPTED, SUCCESS, Ended, Store
+
+TESTS = Path(__file__).resolve().parents[1]
+LAUNCH = f"""
+import runpy, sys
+runpy.run_path({str(TESTS / "conftest.py")!r})
+from uniworld.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def record(text: str, milliseconds: int = 0) -> dict[str, Any]:
+    return {"1": node("Record", text=text, milliseconds=milliseconds)}
+
+
+class Process:
+    """`uniworld serve` as its own process."""
+
+    def __init__(self, folder: Path, frontend: Path, *options: str) -> None:
+        pack = folder / "toy-pack"
+        pack.mkdir(exist_ok=True)
+        (pack / "__init__.py").write_text((TESTS / "serve" / "toys.py").read_text())
+        command = [sys.executable, "-c", LAUNCH, "serve", "--port", "0", "--frontend", str(frontend)]
+        self.process = subprocess.Popen(
+            [*command, "--pack", "toy-pack", *options],
+            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert "http://127.0.0.1:" in line, self.process.communicate()
+        self.url = line.split()[3].rstrip("/")
+
+    def ask(self, path: str, data: Any = None) -> Any:
+        body = None if data is None else json.dumps(data).encode()
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20) as reply:
+            return json.loads(reply.read() or b"null")
+
+    def queue(self, prompt: dict[str, Any]) -> str:
+        return str(self.ask("/prompt", {"prompt": prompt})["prompt_id"])
+
+    def wait(self, ids: list[str]) -> dict[str, Any]:
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            history = self.ask("/history")
+            if set(ids) <= set(history):
+                return history
+            time.sleep(0.02)
+        raise AssertionError("not all ended")
+
+    def end(self, how: int) -> tuple[int, str]:
+        self.process.send_signal(how)
+        _, err = self.process.communicate(timeout=30)
+        return self.process.returncode, err
+
+
+@pytest.fixture
+def launch(tmp_path, frontend):
+    started = []
+
+    def launch(*options: str) -> Process:
+        process = Process(tmp_path, frontend, *options)
+        started.append(process)
+        return process
+
+    yield launch
+    for one in started:
+        if one.process.poll() is None:
+            one.end(signal.SIGKILL)
+
+
+def test_queue_and_history_outlive_a_restart(start, graphs):
+    live = start()
+    done = live.queue(graphs["sum"])
+    live.wait(done)
+    before = live.get(f"/history/{done}").json
+    running = live.queue(record("running", 60_000))
+    waiting = [live.queue(record(f"waiting {n}")) for n in range(3)]
+    while not live.get("/queue").json["queue_running"]:
+        pass
+    live.stop()
+    again = start()
+    assert again.get(f"/history/{done}").json == before
+    entry = again.get(f"/history/{running}").json[running]
+    assert entry["status"]["messages"][-1][0] == "execution_interrupted"
+    assert "stopped" in entry["status"]["messages"][-1][1]["message"]
+    again.wait(waiting[-1])
+    lines = (again.config.output / "record.txt").read_text().splitlines()
+    assert lines == ["running", "waiting 0", "waiting 1", "waiting 2"]
+    assert again.queue(graphs["sum"]) not in before
+    assert again.get("/jobs").json["jobs"][0]["priority"] == 5
+
+
+def test_sigkill_loses_nothing_and_runs_nothing_twice(launch, tmp_path):
+    first = launch()
+    done = first.queue(record("done"))
+    first.wait([done])
+    running = first.queue(record("running", 60_000))
+    waiting = [first.queue(record(f"waiting {n}")) for n in range(3)]
+    while not first.ask("/queue")["queue_running"]:
+        time.sleep(0.02)
+    first.end(signal.SIGKILL)
+    second = launch()
+    history = second.wait([done, running, *waiting])
+    assert history[done]["status"]["completed"] is True
+    name, data = history[running]["status"]["messages"][-1]
+    assert name == "execution_interrupted"
+    assert "died" in data["message"]
+    assert (tmp_path / "output" / "record.txt").read_text().splitlines() == [
+        "done", "running", "waiting 0", "waiting 1", "waiting 2",
+    ]  # fmt: skip
+    assert second.ask(f"/jobs/{running}")["status"] == "cancelled"
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment(launch, tmp_path):
+    ids: list[str] = []
+    for round_ in range(4):
+        server = launch()
+        ids += [server.queue(record(f"{round_}/{n}", 5)) for n in range(20)]
+        time.sleep(0.03 + 0.07 * round_)
+        server.end(signal.SIGKILL)
+    history = launch().wait(ids)
+    assert len(history) == len(ids) == 80
+    lines = (tmp_path / "output" / "record.txt").read_text().splitlines()
+    assert len(lines) == len(set(lines))
+    succeeded = sum(entry["status"]["completed"] for entry in history.values())
+    assert succeeded <= len(lines) <= len(ids)
+    assert len(ids) - succeeded <= 4  # one running prompt for each kill
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly_and_marks_the_running_prompt(launch, tmp_path, how):
+    server = launch()
+    running = server.queue(record("running", 60_000))
+    while not server.ask("/queue")["queue_running"]:
+        time.sleep(0.02)
+    code, err = server.end(how)
+    assert code == 0
+    assert "Traceback" not in err
+    assert f"Prompt {running}: interrupted" in err
+    assert not (tmp_path / "user" / "uniworld.sqlite3-wal").exists()
+    database = sqlite3.connect(tmp_path / "user" / "uniworld.sqlite3")
+    assert database.execute("SELECT state FROM prompts").fetchall() == [("interrupted",)]
+    database.close()
+
+
+def test_two_servers_do_not_share_a_queue(start):
+    start()
+    with pytest.raises(ValueError, match="another server is using it"):
+        start()
+
+
+def test_a_damaged_queue_is_a_sentence(tmp_path):
+    (tmp_path / "q.sqlite3").write_bytes(b"this is no database" * 100)
+    with pytest.raises(ValueError, match="cannot be opened"):
+        Store(tmp_path / "q.sqlite3", 10)
+
+
+def test_the_history_has_a_limit(tmp_path):
+    store = Store(tmp_path / "q.sqlite3", history_limit=3)
+    for n in range(5):
+        store.put(str(n), {}, {}, [])
+        assert store.take() is not None
+        store.finish(str(n), Ended(SUCCESS, {}, []))
+    assert [row["id"] for row in store.done()] == ["2", "3", "4"]
+    assert store.remaining == 0
+    store.close()
+
+
+def test_a_history_of_none_keeps_none(tmp_path):
+    store = Store(tmp_path / "q.sqlite3", history_limit=0)
+    store.put("a", {}, {}, [])
+    store.take()
+    store.finish("a", Ended(SUCCESS, {}, []))
+    assert store.done() == []
+    store.close()
+
+
+def test_what_is_marked_as_dead_stays_so(tmp_path):
+    store = Store(tmp_path / "q.sqlite3", 10)
+    store.put("a", {}, {}, [])
+    store.take()
+    assert store.mark_died("It died.") == 1
+    store.finish("a", Ended(SUCCESS, {"1": {}}, []))  # the thread of a node that would not stop comes too late
+    assert [row["state"] for row in store.done()] == [INTERRUPTED]
+    assert store.take() is None
+    store.close()
