@@ -99,11 +99,10 @@ class Results:
         wanted = {HEADER: VERSION, "workflow": workflow_hash, "rows": rows_hash, "count": len(rows)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            output.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
             raise ValueError(
-                f"The results '{path}' cannot be opened, or the folder '{output}' made: {error.strerror}. Name others."
+                f"The results '{path}' cannot be opened: {error.strerror}. Name other --results."
             ) from error
         try:
             _lock(self._file, path)
@@ -288,6 +287,10 @@ def _is_header_cut_short(tail: bytes) -> bool:
 
 def _new_folder(output: Path, name: str) -> str:
     """Make a folder for a batch that no other batch has."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"The folder '{output}' cannot be made: {error.strerror}. Name another --output.") from error
     number = 1
     while True:
         folder = name if number == 1 else f"{name}_{number}"
