@@ -28,7 +28,8 @@ class HeldModule:
         reload: Callable[[], torch.nn.Module] | None,
     ) -> None:
         self.device, self.size, self.resident, self.last_use = device, module_bytes(module), False, 0
-        self._memory, self._module, self._reload = memory, module, reload
+        self._memory, self._reload = memory, reload
+        self._module: torch.nn.Module | None = module
 
     def on_device(self, working_memory: int = 0) -> torch.nn.Module:
         """The module on its compute device, others moved out as far as it and `working_memory` need."""

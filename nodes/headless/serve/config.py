@@ -7,6 +7,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MIB = 2**20
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -66,7 +67,7 @@ def is_loopback(host: str) -> bool:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `uniworld serve`, those that all commands share left out."""
-    folder = {"type": Path, "metavar": "DIR"}
+    folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
     parser.add_argument(
         "--listen",
         nargs="?",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import traceback
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -23,7 +24,7 @@ CONTENT_POLICY = (
 )
 
 
-def guards(config: Config) -> list[Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]]:
+def guards(config: Config) -> list[Any]:
     """The middlewares, the outermost first."""
     return [_errors_as_json, _only_friends(config)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 
 from .machine import process_bytes
 
@@ -58,7 +59,7 @@ class Metrics:
         return "".join(parts)
 
 
-def _metric(name: str, kind: str, text: str, values: dict[str, float]) -> str:
+def _metric(name: str, kind: str, text: str, values: Mapping[str, float]) -> str:
     lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
     lines += [f"{name}{{{labels}}} {value}" if labels else f"{name} {value}" for labels, value in values.items()]
     return "\n".join(lines) + "\n"
