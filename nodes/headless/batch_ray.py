@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import socket
 import sys
 import tempfile
 import threading
@@ -131,10 +132,11 @@ class RayPool:
             cpus = max(workers or 1, os.cpu_count() or 1)
             quiet |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         try:
+            _knock(address)
             self._ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             reason = str(error).partition("\n")[0]
-            raise ValueError(f"There is no Ray cluster at '{address}' ({reason}). Check the address.") from error
+            raise ValueError(f"There is no Ray cluster at '{address}': {reason}. Check the address.") from error
 
     def _share(self, workers: int | None) -> tuple[int, dict[str, Any]]:
         """The number of workers, and what each one asks of the cluster."""
@@ -250,3 +252,10 @@ class RayPool:
         for hand in [*self._by_ref.values(), *self._idle]:
             self._ray.kill(hand.actor)
         self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError when nothing listens at host:port; Ray itself would try for minutes, and tell it in its own log."""
+    host_name, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host_name.strip("[]"), int(port)), timeout=10).close()
