@@ -149,3 +149,15 @@ def test_our_own_translations_are_served(live):
     found = translations([Pack("uniworld", PACKAGE_ROOT)])
     assert live.get("/api/i18n").json == found
     assert "zh" in found
+
+
+def test_our_blueprint_is_a_graph_of_our_nodes(live):
+    found = {entry["name"]: key for key, entry in live.get("/api/global_subgraphs").json.items()}
+    graph = json.loads(live.get(f"/api/global_subgraphs/{found['Edit with UniWorld']}").json["data"])
+    (subgraph,) = graph["definitions"]["subgraphs"]
+    assert [node["type"] for node in graph["nodes"]] == [subgraph["id"]]
+    infos = live.get("/object_info").json
+    for node in subgraph["nodes"]:
+        declared = infos[node["type"]]["input"]
+        assert {one["name"] for one in node["inputs"]} <= {*declared["required"], *declared.get("optional", {})}
+    assert [one["name"] for one in subgraph["inputs"]][:2] == ["image", "prompt"]

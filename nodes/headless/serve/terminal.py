@@ -60,7 +60,7 @@ class Terminal:
             self._bars = None
         word = {"success": "done", "error": "failed", "interrupted": "interrupted"}[state]
         cached: list[str] = next((data["nodes"] for name, data in run.messages.kept if name == "execution_cached"), [])
-        reused = f", {len(cached)} nodes from before" if cached else ""
+        reused = f", {len(cached)} of its nodes from the cache" if cached else ""
         self.say(f"Prompt {run.accepted.id}: {word} in {seconds:.2f} s{reused}. {_times(run)}{sentence}".rstrip())
 
 
