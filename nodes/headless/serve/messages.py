@@ -45,11 +45,11 @@ class RunMessages:
             self.outlet.send_preview(self.client, data["image"], self._about(data["node"]))
         elif name == "executed":
             self._tell(name, {key: value for key, value in data.items() if key != "timestamp"})
-            self._set(data["node"], "finished")
+            self._finish(data["node"])
 
     def _whole_run(self, name: str, data: dict[str, Any]) -> None:
         if name == "execution_success" and self.node is not None:
-            self._set(self.node, "finished")
+            self._finish(self.node)
         if name != "execution_start" and name != "execution_cached":
             self.node = None
         self.kept.append([name, data])
@@ -71,10 +71,11 @@ class RunMessages:
         self._tell("progress", {"value": value, "max": total, "prompt_id": self.prompt_id, "node": node})
         self._tell_states()
 
-    def _set(self, node: str, state: str) -> None:
-        entry = self._states.setdefault(node, {"value": 1, "max": 1, **self._about(node)})
-        entry.update(state=state, value=entry["max"])
-        self._tell_states()
+    def _finish(self, node: str) -> None:
+        entry = self._states.setdefault(node, {"value": 1, "max": 1, "state": "cached", **self._about(node)})
+        if entry["state"] != "finished":
+            entry.update(state="finished", value=entry["max"])
+            self._tell_states()
 
     def _about(self, node: str) -> dict[str, Any]:
         return {

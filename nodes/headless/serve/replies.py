@@ -14,9 +14,9 @@ def reply(data: Any, status: int = 200) -> web.Response:
     return web.Response(text=dumps(data), status=status, content_type="application/json")
 
 
-def refusal(status: int, kind: str, message: str, **more: Any) -> web.Response:
-    """A refusal in the form of ComfyUI's errors."""
-    return reply({"error": {"type": kind, "message": message, "details": "", "extra_info": {}}, **more}, status)
+def refusal(status: int, kind: str, message: str, details: str = "", **more: Any) -> web.Response:
+    """A refusal in the form of ComfyUI's errors; `more` stands beside the error."""
+    return reply({"error": {"type": kind, "message": message, "details": details, "extra_info": {}}, **more}, status)
 
 
 class Refused(Exception):

@@ -28,7 +28,7 @@ async def post_prompt(request: web.Request) -> web.Response:
     body = await read_object(request, server.config.limits.json_bytes)
     if "prompt" not in body:
         server.metrics.refused()
-        return refusal(400, "no_prompt", "No prompt provided", node_errors={})
+        return refusal(400, "no_prompt", "No prompt provided", node_errors={}, details="No prompt provided")
     prompt, limits = body["prompt"], server.config.limits
     number, prompt_id, targets, extra = _number(body), _prompt_id(body), _targets(body), _extra(body)
     if isinstance(prompt, dict) and len(prompt) > limits.nodes:
