@@ -97,15 +97,15 @@ class Store:
 
     def _all(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         with self._lock:
-            return self._db.execute(sql, values).fetchall()
+            return self._db.execute(sql, _storable(values)).fetchall()
 
     def _one(self, sql: str, *values: Any) -> sqlite3.Row | None:
         with self._lock:
-            return self._db.execute(sql, values).fetchone()
+            return self._db.execute(sql, _storable(values)).fetchone()
 
     def _change(self, sql: str, *values: Any) -> int:
         with self._lock:
-            changed = self._db.execute(sql, values).rowcount
+            changed = self._db.execute(sql, _storable(values)).rowcount
             self._counts = self._count_states()
             return changed
 
@@ -142,7 +142,7 @@ class Store:
             self._db.execute(
                 "INSERT INTO prompts (id, number, state, client, workflow, prompt, extra, outputs_to_run, created)"
                 " VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?)",
-                (prompt_id, number, extra.get("client_id"), _workflow_id(extra), dumps(prompt), dumps(extra),
+                (prompt_id, number, *_storable((extra.get("client_id"), _workflow_id(extra))), dumps(prompt), dumps(extra),
                  dumps(outputs), _now()),
             )  # fmt: skip
             self._counts[PENDING] += 1
@@ -243,6 +243,11 @@ class Store:
             *states, workflow, workflow, limit, offset,
         )  # fmt: skip
         return rows, total[0] if total is not None else 0
+
+
+def _storable(values: Iterable[Any]) -> list[Any]:
+    # JSON may hold halves of characters, which no database and no file takes.
+    return [one.encode(errors="backslashreplace").decode() if isinstance(one, str) else one for one in values]
 
 
 def _now() -> int:
