@@ -51,6 +51,7 @@ class UniWorldConfig:
         joint_width: width of the DiT's text tokens (FLUX: 4096).
         vae_width: width of a packed latent token (FLUX: 64).
         siglip_width: width of the SigLIP features.
+        source: what to call the configuration in errors.
     """
 
     text: dict[str, Any]
@@ -61,6 +62,7 @@ class UniWorldConfig:
     joint_width: int
     vae_width: int
     siglip_width: int
+    source: str = "config"
 
     @property
     def denoiser_width(self) -> int:
@@ -86,7 +88,10 @@ class UniWorldConfig:
                 f"{source} has model_type {kind!r}, and a UniWorld-V1 checkpoint has {MODEL_TYPE!r}: "
                 "choose the folder of UniWorld-V1 itself, not of one of its base models."
             )
-        tower = _need(config, "denoise_tower", source)
+        tower = _need(config, "denoise_tower", source, dict)
+        scaling = config.get("rope_scaling")
+        if scaling is not None and not isinstance(scaling, dict):
+            raise ValueError(f"{source} has rope_scaling {scaling!r}, expected an object: copy the file again.")
         if tower.get("denoiser_type", "flux") != "flux":
             raise ValueError(
                 f"{source} has denoise_tower.denoiser_type {tower['denoiser_type']!r}; "
@@ -94,13 +99,14 @@ class UniWorldConfig:
             )
         return cls(
             text={key: config[key] for key in _TEXT_KEYS if key in config},
-            vision={k: v for k, v in _need(config, "vision_config", source).items() if k != "model_type"},
+            vision={k: v for k, v in _need(config, "vision_config", source, dict).items() if k != "model_type"},
             tokens={key: _need(config, key, source) for key in _TOKEN_KEYS},
-            denoiser={k: v for k, v in _need(tower, "denoiser_config", source).items() if not k.startswith("_")},
+            denoiser={k: v for k, v in _need(tower, "denoiser_config", source, dict).items() if not k.startswith("_")},
             vlm_width=_need(config, "hidden_size", source),
             joint_width=_need(tower, "output_hidden_size", source),
             vae_width=_need(tower, "vae_input_hidden_size", source),
             siglip_width=siglip_width or tower.get("siglip_hidden_size") or SIGLIP_WIDTH,
+            source=source,
         )
 
 
@@ -119,7 +125,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _need(config: Mapping[str, Any], key: str, source: str) -> Any:
+def _need(config: Mapping[str, Any], key: str, source: str, kind: type = int) -> Any:
+    """The value of a key that must be there: an object, or a whole number of at least 0."""
     if key not in config:
         raise ValueError(f"{source} has no {key!r}, which a UniWorld-V1 configuration carries: copy the file again.")
-    return config[key]
+    value = config[key]
+    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
+        expected = "an object" if kind is dict else "a whole number"
+        raise ValueError(f"{source} has {key} {value!r}, expected {expected}: copy the file again.")
+    return value

@@ -17,9 +17,9 @@ from .condition import Condition
 from .config import UniWorldConfig, read_json
 from .latents import LatentFormat
 from .sizes import check_size
-from .weights import Shards, build, check, load
+from .weights import Names, Shards, Weights, build
 
-DENOISER_PREFIX = "denoise_tower.denoiser."
+DENOISER_NAMES = Names((("denoise_tower.denoiser.", ""),))
 
 # Pixels per latent cell, and latent cells per packed token, a side.
 VAE_FACTOR = 8
@@ -78,15 +78,8 @@ class DiT(nn.Module):
         Raises:
             ValueError: a file is missing, damaged, or does not fit the configuration; it is named.
         """
-        folder = Path(checkpoint)
-        config = UniWorldConfig.from_dict(read_json(folder / "config.json"), source=str(folder / "config.json"))
         latent_format = None if flux is None else LatentFormat.of(flux)
-        return cls(load(build_transformer(config), Shards(folder), denoiser_key, dtype, device), latent_format)
-
-    @staticmethod
-    def check(config: UniWorldConfig, shards: Shards) -> None:
-        """Hold a checkpoint's names and shapes against the DiT without loading it. Raises ValueError as `load` does."""
-        check(build_transformer(config), shards, denoiser_key)
+        return cls(denoiser_weights(checkpoint).load(dtype, device), latent_format)
 
     @property
     def device(self) -> torch.device:
@@ -155,12 +148,14 @@ def build_transformer(config: UniWorldConfig) -> Any:
     """FLUX's transformer of the configured widths, its weights on the meta device."""
     from diffusers import FluxTransformer2DModel
 
-    return build(lambda: FluxTransformer2DModel.from_config(config.denoiser))
+    return build(lambda: FluxTransformer2DModel.from_config(config.denoiser), f"denoiser_config of {config.source}")
 
 
-def denoiser_key(name: str) -> str | None:
-    """From a tensor's name in a UniWorld checkpoint to its name in diffusers' FLUX transformer, or None."""
-    return name.removeprefix(DENOISER_PREFIX) if name.startswith(DENOISER_PREFIX) else None
+def denoiser_weights(checkpoint: str | Path) -> Weights[Any]:
+    """The DiT of a checkpoint and its files."""
+    folder = Path(checkpoint)
+    config = UniWorldConfig.from_dict(read_json(folder / "config.json"), source=str(folder / "config.json"))
+    return Weights(build_transformer(config), Shards(folder), DENOISER_NAMES)
 
 
 def make_noise(seeds: Sequence[int], height: int, width: int, channels: int = 16) -> torch.Tensor:
@@ -199,7 +194,15 @@ def sample(
     """
     noise, latent = _on(noise_BChw, dit.device), _on(latent_BChw, dit.device)
     assert noise is not None
-    if noise.ndim != 4 or noise.shape[1] != dit.channels or noise.shape[2] % PACK or noise.shape[3] % PACK:
+    if not 0 <= guidance < float("inf"):
+        raise ValueError(f"guidance is {guidance}; it must be a number of at least 0, such as {flow.GUIDANCE}.")
+    if (
+        noise.ndim != 4
+        or 0 in noise.shape
+        or noise.shape[1] != dit.channels
+        or noise.shape[2] % PACK
+        or noise.shape[3] % PACK
+    ):
         raise ValueError(
             f"The latent has shape {list(noise.shape)}; the DiT takes (batch, {dit.channels}, height/8, width/8) of "
             "pictures whose sides are multiples of 16."

@@ -20,6 +20,8 @@ Velocity: TypeAlias = "Callable[[torch.Tensor, float], torch.Tensor]"
 STEPS = 28
 GUIDANCE = 3.5
 
+_MEND = "a model in float16 overflows, load it in bfloat16 or float32; else the condition or the weights are damaged"
+
 # FLUX.1-dev's scheduler_config.json: base_image_seq_len, max_image_seq_len, base_shift, max_shift.
 BASE_TOKENS, MAX_TOKENS = 256, 4096
 BASE_SHIFT, MAX_SHIFT = 0.5, 1.15
@@ -99,9 +101,9 @@ def euler(
     total = len(levels) - 1
     for index, (sigma, after) in enumerate(pairwise(levels)):
         if index == 0:
-            _check_finite(x, "starting latent", index, total, sigma)
+            _check_finite(x, "starting latent", index, total, sigma, "look at what made the latent or the noise")
         v = velocity(x, sigma)
-        _check_finite(v, "velocity", index, total, sigma)
+        _check_finite(v, "velocity", index, total, sigma, _MEND)
         denoised = x - sigma * v if callback is not None else x
         x = x + (after - sigma) * v
         if callback is not None:
@@ -122,11 +124,11 @@ def check_sigmas(sigmas: torch.Tensor) -> list[float]:
     return levels
 
 
-def _check_finite(x: torch.Tensor, what: str, index: int, total: int, sigma: float) -> None:
+def _check_finite(x: torch.Tensor, what: str, index: int, total: int, sigma: float, mend: str) -> None:
     finite = torch.isfinite(x)
     if not finite.all():
         bad = int((~finite).sum())
         raise ValueError(
             f"The {what} has {bad} of {x.numel()} values NaN or infinite at step {index + 1} of {total} (sigma {sigma:.4f}): "
-            "load the model in bfloat16 or float32, and look at what feeds it."
+            f"{mend}."
         )

@@ -10,6 +10,9 @@ from PIL import Image
 
 from .config import read_json
 
+# Channels of a FLUX latent (FLUX.1-dev's vae/config.json, latent_channels).
+CHANNELS = 16
+
 # Least-squares map from FLUX's 16 DiT-side latent channels to RGB in -1..1, and its offset (figures as published with
 # ComfyUI's latent_formats.Flux).
 _RGB_FACTORS = (
@@ -45,9 +48,13 @@ class LatentFormat:
         """The format of a FLUX folder's VAE. Raises ValueError if its configuration is missing or damaged."""
         file = Path(flux) / "vae" / "config.json"
         raw = read_json(file)
-        if "scaling_factor" not in raw:
-            raise ValueError(f"{file} has no 'scaling_factor': choose a FLUX.1-dev folder in diffusers layout.")
-        return cls(shift=float(raw.get("shift_factor") or 0.0), scale=float(raw["scaling_factor"]))
+        shift, scale = raw.get("shift_factor") or 0.0, raw.get("scaling_factor")
+        if not isinstance(shift, (int, float)) or not isinstance(scale, (int, float)) or not scale:
+            raise ValueError(
+                f"{file} has shift_factor {shift!r} and scaling_factor {scale!r}, expected numbers: "
+                "choose a FLUX.1-dev folder in diffusers layout."
+            )
+        return cls(shift=float(shift), scale=float(scale))
 
     def to_dit(self, z: torch.Tensor) -> torch.Tensor:
         """From the VAE's own latent to the DiT's side."""

@@ -12,20 +12,21 @@ import torch
 from . import flow
 from .condition import Condition, encode_prompts, join_t5
 from .config import UniWorldConfig, read_json
-from .dit import DENOISER_PREFIX, DiT, build_transformer, denoiser_key, make_noise, sample, token_count
+from .dit import DENOISER_NAMES, DiT, build_transformer, denoiser_weights, make_noise, sample, token_count
 from .latents import LatentFormat
 from .pictures import Picture
-from .projectors import Projectors
+from .projectors import Projectors, read_task_head
+from .qwen import QWEN_NAMES, build_qwen, qwen_weights, read_processor, read_tokenizer
 from .reference import Reference, References, make_references
 from .routing import Route, route
 from .shipped import shipped_model
-from .siglip import SigLIP
+from .siglip import SigLIP, read_siglip_processor, siglip_weights
 from .sizes import check_size
-from .text import T5_LENGTH, TextEncoders
-from .understanding import PROJECTOR_PREFIX, Understanding, check_projectors, projector_key, read_config
-from .vae import VAE
-from .vlm import VLM, build_qwen, qwen_key
-from .weights import Shards, build
+from .text import T5_LENGTH, TextEncoders, clip_weights, read_text_tokenizer, t5_weights
+from .understanding import PROJECTOR_NAMES, Understanding, projector_weights, read_config
+from .vae import VAE, vae_weights
+from .vlm import VLM
+from .weights import Weights, build, check_target
 
 
 class UniWorld:
@@ -53,7 +54,8 @@ class UniWorld:
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str = "cpu",
     ) -> UniWorld:
-        """Open a checkpoint: every tensor's name and shape is checked now, the tensors are read when first used.
+        """Open a model: the files of every folder given are checked now, by name, shape and type; weights are read when
+        first used.
 
         Args:
             checkpoint: a folder in UniWorld-V1's published format, or the name of a model that ships with the package.
@@ -63,6 +65,7 @@ class UniWorld:
         Raises:
             ValueError: a file is missing, damaged, or does not fit the configuration; file, tensor and shapes are named.
         """
+        check_target(dtype, device)
         shipped = shipped_model(str(checkpoint))
         if shipped is not None:
             checkpoint, flux, siglip = shipped.checkpoint, flux or shipped.flux, siglip or shipped.siglip
@@ -77,18 +80,17 @@ class UniWorld:
         return model
 
     def check(self) -> None:
-        """Hold the checkpoint's names and shapes against its configuration. Raises ValueError naming what does not fit."""
-        shards, config = Shards(self.checkpoint), read_config(self.checkpoint)
-        VLM.check(config, shards)
-        DiT.check(config, shards)
-        check_projectors(config, shards)
-        unknown = [
-            name for name in shards.shapes if not any(key(name) for key in (qwen_key, denoiser_key, projector_key))
-        ]
-        if unknown:
-            raise ValueError(
-                f"{shards.files[unknown[0]]} holds {unknown[0]}, which is of no part of UniWorld-V1: use the published files."
-            )
+        """Hold every file of the folders against its configuration, without reading a weight.
+
+        Raises:
+            ValueError: names the file and tensor that is missing, damaged or does not fit.
+        """
+        check_checkpoint(self.checkpoint)
+        if self.flux_folder is not None:
+            check_flux(self.flux_folder)
+        if self.siglip_folder is not None:
+            siglip_weights(self.siglip_folder).check()
+            read_siglip_processor(self.siglip_folder)
 
     @cached_property
     def understanding(self) -> Understanding:
@@ -132,6 +134,10 @@ class UniWorld:
         Raises:
             ValueError: a picture cannot be used, or no SigLIP folder was given.
         """
+        if not isinstance(pictures, (list, tuple)):
+            raise ValueError(
+                f"reference takes a list of pictures, and got a {type(pictures).__name__}: write [picture]."
+            )
         return make_references(pictures, self.siglip if use_siglip else None)
 
     def encode(
@@ -248,20 +254,51 @@ class UniWorld:
         return folder
 
 
+def check_checkpoint(folder: Path) -> None:
+    """Hold a UniWorld checkpoint's files against its configuration. Raises ValueError naming what does not fit."""
+    parts: list[Weights[Any]] = [qwen_weights(folder), denoiser_weights(folder), projector_weights(folder)]
+    for part in parts:
+        part.check()
+    shards = parts[0].shards
+    unknown = [name for name in shards.shapes if not any(part.names.in_module(name) for part in parts)]
+    if unknown:
+        raise ValueError(
+            f"{shards.files[unknown[0]]} holds {unknown[0]}, which is of no part of UniWorld-V1: use the published files."
+        )
+    read_tokenizer(folder)
+    read_processor(folder)
+    read_task_head(folder, read_config(folder).vlm_width)
+
+
+def check_flux(folder: Path) -> None:
+    """Hold a FLUX folder's VAE, and its CLIP and T5 if they are there, against their configurations.
+
+    Raises:
+        ValueError: names the file and tensor that is missing, damaged or does not fit.
+    """
+    vae_weights(folder).check()
+    for encoder, tokenizer, weights in (
+        ("text_encoder", "tokenizer", clip_weights),
+        ("text_encoder_2", "tokenizer_2", t5_weights),
+    ):
+        # T5 is optional and large: one who does without it need not have it.
+        if (folder / encoder).is_dir():
+            weights(folder).check()
+            read_text_tokenizer(folder / tokenizer)
+
+
 def layout(config: UniWorldConfig) -> dict[str, tuple[int, ...]]:
     """{published tensor name: shape} of a checkpoint of this configuration."""
-    names: dict[str, tuple[int, ...]] = {}
-    for name, tensor in build_qwen(config).state_dict().items():
-        names[_published_qwen(name)] = tuple(tensor.shape)
-    for name, tensor in build_transformer(config).state_dict().items():
-        names[DENOISER_PREFIX + name] = tuple(tensor.shape)
-    for name, tensor in build(lambda: Projectors(config)).state_dict().items():
-        names[PROJECTOR_PREFIX + name] = tuple(tensor.shape)
-    return names
-
-
-def _published_qwen(name: str) -> str:
-    return name.replace("model.visual.", "visual.", 1).replace("model.language_model.", "model.", 1)
+    parts = (
+        (build_qwen(config), QWEN_NAMES),
+        (build_transformer(config), DENOISER_NAMES),
+        (build(lambda: Projectors(config)), PROJECTOR_NAMES),
+    )
+    return {
+        names.in_file(name): tuple(tensor.shape)
+        for module, names in parts
+        for name, tensor in module.state_dict().items()
+    }
 
 
 def _batch(
@@ -270,6 +307,10 @@ def _batch(
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts:
         raise ValueError("The list of prompts is empty: give at least one.")
+    if refs is None:
+        return prompts, [[] for _ in prompts]
+    if not isinstance(refs, (list, tuple)):
+        raise ValueError(f"refs is a {type(refs).__name__}; give the list that `reference` returns.")
     if not refs:
         return prompts, [[] for _ in prompts]
     if isinstance(refs[0], Reference):
@@ -282,9 +323,10 @@ def _batch(
 
 
 def _seeds(seed: int | Sequence[int], items: int) -> list[int]:
-    if isinstance(seed, int):
-        return [seed] * items
-    seeds = list(seed)
+    seeds: list[Any] = list(seed) if isinstance(seed, (list, tuple, range)) else [seed]
+    for one in seeds:
+        if not isinstance(one, int) or not 0 <= one < 2**64:
+            raise ValueError(f"A seed is {one!r}; it must be a whole number from 0 to 2**64 - 1.")
     if not seeds or (items not in (1, len(seeds)) and len(seeds) != 1):
         raise ValueError(f"There are {len(seeds)} seeds for {items} conditions: give one seed, or one per condition.")
     return seeds * items if len(seeds) == 1 else seeds

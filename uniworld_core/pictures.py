@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 Picture: TypeAlias = "Image.Image | torch.Tensor"
 
@@ -19,7 +19,8 @@ def to_rgb(picture: Picture) -> Image.Image:
     """A picture as 8-bit RGB.
 
     Transparent pictures are composited on white, as the published programs do (qwen_vl_utils' `to_rgb`);
-    16-bit and float grays are scaled to 8 bits; CMYK, palettes and grays are converted by Pillow.
+    photographs are turned upright by their EXIF orientation; deep grays are scaled to 8 bits, integers as 16-bit numbers
+    and floats as 0..1 (or 0..255 where any is above 1); CMYK, palettes and grays are converted by Pillow.
 
     Args:
         picture: a PIL picture, or a tensor (H, W, C) or (1, H, W, C) of C = 1, 3 or 4 channels, float in 0..1 or uint8.
@@ -56,8 +57,14 @@ def _from_tensor(picture: torch.Tensor) -> Image.Image:
             f"A picture tensor has shape {list(picture.shape)}; expected (height, width, channels) with 1, 3 or 4 channels."
         )
     if picture.is_floating_point():
+        picture = picture.detach()
         if not torch.isfinite(picture).all():
             raise ValueError("A picture tensor holds NaN or infinite values: look at what made it.")
+        # A little above 1 is what bicubic resizing gives; far above are pictures of 0..255.
+        if float(picture.max()) > 2.0:
+            raise ValueError(
+                f"A float picture tensor holds values up to {float(picture.max()):.0f}; expected 0..1: divide it by 255."
+            )
         picture = to_bytes(picture.float())
     elif picture.dtype != torch.uint8:
         raise ValueError(f"A picture tensor has dtype {picture.dtype}; expected float in 0..1 or uint8 in 0..255.")
@@ -73,6 +80,7 @@ def _from_pil(picture: Image.Image) -> Image.Image:
     except (OSError, SyntaxError, ValueError) as error:
         name = getattr(picture, "filename", "") or "The picture"
         raise ValueError(f"{name} cannot be decoded ({error}): it is cut short or damaged.") from error
+    picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F" or picture.mode.startswith("I"):
         picture = _eight_bit(picture)
     elif picture.mode in ("RGBa", "La"):  # alpha already multiplied in, which Pillow converts to nothing else
@@ -85,11 +93,9 @@ def _from_pil(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
-    # Pillow clips deep grays at 255 instead of scaling them. Integer modes carry 16-bit files; float ones are 0..1 or 0..255.
+    # Pillow clips deep grays at 255 instead of scaling them.
     values = np.asarray(picture, dtype=np.float64)
     if not np.isfinite(values).all():
         raise ValueError("A picture of floats holds NaN or infinite values: look at what made it.")
-    top = 65535.0 if picture.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
-    if picture.mode == "F" and values.max(initial=0) <= 1.0:
-        top = 1.0
+    top = 65535.0 if picture.mode.startswith("I") else 255.0 if values.max(initial=0) > 1.0 else 1.0
     return Image.fromarray(np.clip(np.round(values / top * 255.0), 0, 255).astype(np.uint8))

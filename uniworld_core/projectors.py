@@ -5,6 +5,7 @@ Published in modeling_univa_denoise_tower.py and serve/cli.py.
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import torch
@@ -61,7 +62,8 @@ def read_task_head(folder: Path, vlm_width: int) -> nn.Sequential | None:
     if not file.is_file():
         return None
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        # Mapped, so that checking a head does not read it; only the newer of torch's two formats can be.
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # torch raises UnpicklingError, RuntimeError or EOFError by turns
         raise ValueError(
             f"{file} was refused: it is damaged or holds more than tensors, which could run code when opened. "
@@ -83,5 +85,5 @@ def read_task_head(folder: Path, vlm_width: int) -> nn.Sequential | None:
                 "it belongs to another checkpoint."
             )
     head = nn.Sequential(nn.Linear(vlm_width, hidden), nn.SiLU(), nn.Dropout(0.3), nn.Linear(hidden, 2))
-    head.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    head.load_state_dict({name: tensor.float() for name, tensor in state.items()})  # copied out of the file
     return head.eval().requires_grad_(False)

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import nn
 
 from .config import read_json
-from .vlm import pil_processor
-from .weights import KeyMap, Shards, build, load
+from .qwen import make_processor
+from .text import nested_names, without_labels
+from .weights import Shards, Weights, build
 
 if TYPE_CHECKING:
     from transformers import SiglipVisionModel
@@ -39,12 +40,7 @@ class SigLIP(nn.Module):
         Raises:
             ValueError: a file is missing, damaged, of another model, or does not fit the configuration.
         """
-        folder = Path(folder)
-        encoder = build_siglip(folder)
-        load(encoder, Shards(folder), siglip_key(encoder), dtype, device)
-        read_json(folder / "preprocessor_config.json")
-        processor = pil_processor("SiglipImageProcessor").from_pretrained(folder, local_files_only=True)
-        return cls(encoder, processor)
+        return cls(siglip_weights(folder).load(dtype, device), read_siglip_processor(Path(folder)))
 
     @property
     def width(self) -> int:
@@ -67,30 +63,22 @@ class SigLIP(nn.Module):
         return self.encoder(pixel_values=pixels).last_hidden_state
 
 
-def build_siglip(folder: Path) -> SiglipVisionModel:
-    """SigLIP's vision half of the folder's configuration, its weights on the meta device."""
+def siglip_weights(folder: str | Path) -> Weights[SiglipVisionModel]:
+    """SigLIP's vision half of a folder and its files. Raises ValueError for a folder of another model."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    raw = read_json(folder / "config.json")
+    file = Path(folder) / "config.json"
+    raw = read_json(file)
     if raw.get("model_type") not in ("siglip", "siglip_vision_model"):
         raise ValueError(
-            f"{folder / 'config.json'} has model_type {raw.get('model_type')!r}; expected a SigLIP folder such as "
+            f"{file} has model_type {raw.get('model_type')!r}; expected a SigLIP folder such as "
             "siglip2-so400m-patch16-512 ('siglip' or 'siglip_vision_model')."
         )
-    vision = raw.get("vision_config", raw)
-    config = SiglipVisionConfig(
-        **{k: v for k, v in vision.items() if k not in ("model_type", "architectures", "torch_dtype")}
-    )
-    return build(lambda: SiglipVisionModel(config))
+    settings = without_labels(raw.get("vision_config", raw), file)
+    encoder = build(lambda: SiglipVisionModel(SiglipVisionConfig(**settings)), file)
+    return Weights(encoder, Shards(Path(folder)), nested_names(encoder, "vision_model."))
 
 
-def siglip_key(encoder: nn.Module) -> KeyMap:
-    """Map of published names; transformers 5 dropped the prefix `vision_model.`, and the text half is left out."""
-    nested = any(name.startswith("vision_model.") for name in encoder.state_dict())
-
-    def key(name: str) -> str | None:
-        if not name.startswith("vision_model."):
-            return None
-        return name if nested else name.removeprefix("vision_model.")
-
-    return key
+def read_siglip_processor(folder: Path) -> Any:
+    """SigLIP's picture processor, Pillow's resizing always. Raises ValueError if its file is missing or damaged."""
+    return make_processor("SiglipImageProcessor", read_json(folder / "preprocessor_config.json"), folder)

@@ -63,6 +63,8 @@ def check_size(height: int, width: int) -> Size:
         ValueError: a side is no positive multiple of 16, or the picture is over 4096x4096 pixels in all.
     """
     for name, side in (("height", height), ("width", width)):
+        if not isinstance(side, int):
+            raise ValueError(f"The {name} is {side!r}; it must be a whole number of pixels.")
         if side <= 0 or side % UNIT:
             near = max(UNIT, round(side / UNIT) * UNIT)
             raise ValueError(f"The {name} is {side}; it must be a positive multiple of {UNIT}, such as {near}.")

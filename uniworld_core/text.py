@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .config import read_json
-from .weights import KeyMap, Shards, build, load
+from .weights import Names, Shards, Weights, build
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, T5EncoderModel
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Tokens of the T5 prompt, padded and unmasked (published: serve/cli.py).
 T5_LENGTH = 256
 
-_NO_CONFIG = ("model_type", "architectures", "torch_dtype", "transformers_version")
+_LABELS = ("model_type", "architectures", "torch_dtype", "transformers_version")
 
 
 class CLIP(nn.Module):
@@ -34,13 +34,7 @@ class CLIP(nn.Module):
         cls, flux: str | Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
     ) -> CLIP:
         """Load `text_encoder` and `tokenizer` of a FLUX folder in diffusers layout. Raises ValueError naming a bad file."""
-        from transformers import CLIPTextConfig, CLIPTextModel
-
-        folder = Path(flux) / "text_encoder"
-        config = CLIPTextConfig(**_config(folder, "clip_text_model"))
-        encoder = build(lambda: CLIPTextModel(config))
-        load(encoder, Shards(folder), _clip_key(encoder), dtype, device)
-        return cls(encoder, _tokenizer(Path(flux) / "tokenizer"))
+        return cls(clip_weights(flux).load(dtype, device), read_text_tokenizer(Path(flux) / "tokenizer"))
 
     @torch.no_grad()
     def pool(self, prompts: Sequence[str]) -> torch.Tensor:
@@ -63,15 +57,10 @@ class T5(nn.Module):
         cls, flux: str | Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
     ) -> T5:
         """Load `text_encoder_2` and `tokenizer_2` of a FLUX folder in diffusers layout. Raises ValueError naming a bad file."""
-        from transformers import T5Config, T5EncoderModel
-
-        folder = Path(flux) / "text_encoder_2"
-        config = T5Config(**_config(folder, "t5"))
-        encoder = build(lambda: T5EncoderModel(config))
-        load(encoder, Shards(folder), lambda name: name, dtype, device, optional=["encoder.embed_tokens.weight"])
+        encoder = t5_weights(flux).load(dtype, device)
         # The encoder's table is the shared one; files carry it once or twice.
         encoder.encoder.embed_tokens.weight = encoder.shared.weight
-        return cls(encoder, _tokenizer(Path(flux) / "tokenizer_2"))
+        return cls(encoder, read_text_tokenizer(Path(flux) / "tokenizer_2"))
 
     @torch.no_grad()
     def tokens(self, prompts: Sequence[str], length: int = T5_LENGTH) -> torch.Tensor:
@@ -105,17 +94,28 @@ class TextEncoders:
         return self._t5
 
 
-def _config(folder: Path, model_type: str) -> dict[str, Any]:
-    raw = read_json(folder / "config.json")
-    if raw.get("model_type") != model_type:
-        raise ValueError(
-            f"{folder / 'config.json'} has model_type {raw.get('model_type')!r}, expected {model_type!r}: "
-            "choose a FLUX.1-dev folder in diffusers layout."
-        )
-    return {key: value for key, value in raw.items() if key not in _NO_CONFIG}
+def clip_weights(flux: str | Path) -> Weights[CLIPTextModel]:
+    """CLIP of a FLUX folder and its file. Raises ValueError if its configuration is missing or of another model."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    folder = Path(flux) / "text_encoder"
+    settings = _settings(folder, "clip_text_model")
+    encoder = build(lambda: CLIPTextModel(CLIPTextConfig(**settings)), folder / "config.json")
+    return Weights(encoder, Shards(folder), nested_names(encoder, "text_model."))
 
 
-def _tokenizer(folder: Path) -> Any:
+def t5_weights(flux: str | Path) -> Weights[T5EncoderModel]:
+    """T5 of a FLUX folder and its files. Raises ValueError if its configuration is missing or of another model."""
+    from transformers import T5Config, T5EncoderModel
+
+    folder = Path(flux) / "text_encoder_2"
+    settings = _settings(folder, "t5")
+    encoder = build(lambda: T5EncoderModel(T5Config(**settings)), folder / "config.json")
+    return Weights(encoder, Shards(folder), optional=("encoder.embed_tokens.weight",))
+
+
+def read_text_tokenizer(folder: Path) -> Any:
+    """A tokenizer of a FLUX folder. Raises ValueError if its files are missing or damaged."""
     from transformers import AutoTokenizer
 
     try:
@@ -124,18 +124,33 @@ def _tokenizer(folder: Path) -> Any:
         raise ValueError(f"The tokenizer in {folder} cannot be read ({error}): copy the folder again.") from error
 
 
+def nested_names(encoder: nn.Module, prefix: str) -> Names:
+    """Names of an encoder whose published prefix transformers 5 has dropped from the module.
+
+    Old files carry position ids too, which the module computes.
+    """
+    nested = any(name.startswith(prefix) for name in encoder.state_dict())
+    return Names(((prefix, prefix if nested else ""),), left_out=("position_ids",))
+
+
+def without_labels(settings: Any, file: Path) -> dict[str, Any]:
+    """A configuration without what only says where it comes from. Raises ValueError if it is no object."""
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} holds a {type(settings).__name__} where a configuration is expected: copy it again.")
+    return {key: value for key, value in settings.items() if key not in _LABELS}
+
+
+def _settings(folder: Path, model_type: str) -> dict[str, Any]:
+    file = folder / "config.json"
+    raw = read_json(file)
+    if raw.get("model_type") != model_type:
+        raise ValueError(
+            f"{file} has model_type {raw.get('model_type')!r}, expected {model_type!r}: "
+            "choose a FLUX.1-dev folder in diffusers layout."
+        )
+    return without_labels(raw, file)
+
+
 def _ids(tokenizer: Any, prompts: Sequence[str], length: int) -> torch.Tensor:
     made = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return made["input_ids"]
-
-
-def _clip_key(encoder: nn.Module) -> KeyMap:
-    # transformers 5 dropped the prefix `text_model.`; old files carry position ids, computed here.
-    nested = any(name.startswith("text_model.") for name in encoder.state_dict())
-
-    def key(name: str) -> str | None:
-        if name.endswith("position_ids"):
-            return None
-        return name if nested else name.removeprefix("text_model.")
-
-    return key

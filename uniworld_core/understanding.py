@@ -10,9 +10,12 @@ from torch import nn
 from .config import UniWorldConfig, read_json
 from .projectors import Projectors, read_task_head
 from .vlm import VLM
-from .weights import Shards, build, check, load
+from .weights import Names, Shards, Weights, build
 
-PROJECTOR_PREFIX = "denoise_tower."
+_TOWER = "denoise_tower."
+PROJECTOR_NAMES = Names(
+    tuple((f"{_TOWER}{name}.", f"{name}.") for name in ("denoise_projector", "siglip_projector", "vae_projector"))
+)
 
 
 class Understanding(nn.Module):
@@ -38,29 +41,18 @@ class Understanding(nn.Module):
         folder = Path(checkpoint)
         head = read_task_head(folder, read_config(folder).vlm_width)
         vlm = VLM.from_pretrained(folder, dtype, device)
-        return cls(vlm, load_projectors(folder, dtype, device), None if head is None else head.to(device))
+        return cls(vlm, projector_weights(folder).load(dtype, device), None if head is None else head.to(device))
 
 
 def read_config(checkpoint: Path) -> UniWorldConfig:
     """The configuration of a checkpoint, with the SigLIP width that its tensors show."""
     file = checkpoint / "config.json"
     config = read_json(file)
-    shape = Shards(checkpoint).shapes.get(f"{PROJECTOR_PREFIX}siglip_projector.0.weight")
+    shape = Shards(checkpoint).shapes.get(f"{_TOWER}siglip_projector.0.weight")
     return UniWorldConfig.from_dict(config, shape[1] if shape and len(shape) == 2 else None, str(file))
 
 
-def projector_key(name: str) -> str | None:
-    """From a tensor's name in a checkpoint to its name in `Projectors`, or None."""
-    short = name.removeprefix(PROJECTOR_PREFIX)
-    return short if short != name and short.split(".")[0].endswith("_projector") else None
-
-
-def load_projectors(checkpoint: str | Path, dtype: torch.dtype, device: torch.device | str) -> Projectors:
-    """The three projectors alone. Raises ValueError naming a tensor that does not fit."""
+def projector_weights(checkpoint: str | Path) -> Weights[Projectors]:
+    """The three projectors of a checkpoint and their files."""
     config = read_config(Path(checkpoint))
-    return load(build(lambda: Projectors(config)), Shards(Path(checkpoint)), projector_key, dtype, device)
-
-
-def check_projectors(config: UniWorldConfig, shards: Shards) -> None:
-    """Hold a checkpoint's names and shapes against the projectors without loading them. Raises ValueError."""
-    check(build(lambda: Projectors(config)), shards, projector_key)
+    return Weights(build(lambda: Projectors(config)), Shards(Path(checkpoint)), PROJECTOR_NAMES)

@@ -11,7 +11,7 @@ from torch import nn
 from .config import read_json
 from .latents import LatentFormat
 from .sizes import check_size
-from .weights import Shards, build, load
+from .weights import Shards, Weights, build
 
 
 class VAE(nn.Module):
@@ -31,17 +31,7 @@ class VAE(nn.Module):
         Raises:
             ValueError: a file is missing, damaged, or does not fit the configuration; it is named.
         """
-        from diffusers import AutoencoderKL
-
-        folder = Path(flux) / "vae"
-        raw = read_json(folder / "config.json")
-        if raw.get("_class_name") != "AutoencoderKL":
-            raise ValueError(
-                f"{folder / 'config.json'} is of {raw.get('_class_name')!r}, expected 'AutoencoderKL': "
-                "choose a FLUX.1-dev folder in diffusers layout."
-            )
-        autoencoder = build(lambda: AutoencoderKL.from_config({k: v for k, v in raw.items() if not k.startswith("_")}))
-        return cls(load(autoencoder, Shards(folder), lambda name: name, dtype, device))
+        return cls(vae_weights(flux).load(dtype, device))
 
     @property
     def _config(self) -> Any:
@@ -60,7 +50,7 @@ class VAE(nn.Module):
             ValueError: the latents have another number of channels, or hold values that are not finite.
         """
         channels = int(self._config.latent_channels)
-        if z_BChw.ndim != 4 or z_BChw.shape[1] != channels:
+        if z_BChw.ndim != 4 or z_BChw.shape[1] != channels or 0 in z_BChw.shape:
             raise ValueError(
                 f"The latent has shape {list(z_BChw.shape)}; this VAE takes (batch, {channels}, height/8, width/8)."
             )
@@ -89,3 +79,19 @@ class VAE(nn.Module):
         posterior = self.autoencoder.encode(pixels).latent_dist
         z = posterior.mode() if generator is None else posterior.sample(generator=generator)
         return z.float()
+
+
+def vae_weights(flux: str | Path) -> Weights[Any]:
+    """The VAE of a FLUX folder and its file. Raises ValueError if its configuration is missing or of another model."""
+    from diffusers import AutoencoderKL
+
+    folder = Path(flux) / "vae"
+    raw = read_json(folder / "config.json")
+    if raw.get("_class_name") != "AutoencoderKL":
+        raise ValueError(
+            f"{folder / 'config.json'} is of {raw.get('_class_name')!r}, expected 'AutoencoderKL': "
+            "choose a FLUX.1-dev folder in diffusers layout."
+        )
+    LatentFormat.of(flux)
+    settings = {key: value for key, value in raw.items() if not key.startswith("_")}
+    return Weights(build(lambda: AutoencoderKL.from_config(settings), folder / "config.json"), Shards(folder))

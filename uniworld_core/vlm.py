@@ -13,16 +13,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from .config import UniWorldConfig, read_json
-from .prompt import ASSISTANT, IMAGE_PAD, chat_text, check_prompt
+from .config import UniWorldConfig
+from .prompt import ASSISTANT, chat_text, check_prompt
+from .qwen import qwen_weights, read_generation, read_processor, read_qwen_config, read_tokenizer, single_id
 from .rope import rope_positions
-from .weights import Shards, build, check, load
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
-
-# Every picture reaches the VLM at this many pixels, as minimum and maximum (published: serve/cli.py).
-VLM_PIXELS = 448 * 448
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 # B batch, L tokens (padded on the left), D width; a patch is one row of `patches`.
 
@@ -76,7 +73,7 @@ class VLM(nn.Module):
         # Any: transformers' `generate` does not type-check on its own models.
         self.qwen: Any = qwen
         self.generation = generation
-        self.assistant_token = _single_id(tokenizer, ASSISTANT)
+        self.assistant_token = single_id(tokenizer, ASSISTANT)
 
     @classmethod
     def from_pretrained(
@@ -91,15 +88,10 @@ class VLM(nn.Module):
             ValueError: a file is missing, damaged, or does not fit the configuration; it is named.
         """
         folder = Path(checkpoint)
-        raw = read_json(folder / "config.json")
-        config = UniWorldConfig.from_dict(raw, source=str(folder / "config.json"))
-        qwen = load(build_qwen(config), Shards(folder), qwen_key, dtype, device)
-        return cls(config, read_tokenizer(folder), read_processor(folder), qwen, _generation_config(folder, config))
-
-    @staticmethod
-    def check(config: UniWorldConfig, shards: Shards) -> None:
-        """Hold a checkpoint's names and shapes against the VLM without loading it. Raises ValueError as `load` does."""
-        check(build_qwen(config), shards, qwen_key)
+        config = read_qwen_config(folder)
+        tokenizer, processor = read_tokenizer(folder), read_processor(folder)
+        qwen = qwen_weights(folder).load(dtype, device)
+        return cls(config, tokenizer, processor, qwen, read_generation(folder, config))
 
     @property
     def device(self) -> torch.device:
@@ -117,17 +109,24 @@ class VLM(nn.Module):
             pictures: per item its RGB pictures, in order.
 
         Raises:
-            ValueError: a prompt is empty or holds reserved tokens.
+            ValueError: a prompt is empty, holds reserved tokens or is longer than the model reads, or there are not as
+                many lists of pictures as prompts.
         """
+        _check_pairs(prompts, pictures)
         grids, patches = self._patches([picture for item in pictures for picture in item])
         merged = [] if grids is None else (grids.prod(dim=1) // self.processor.merge_size**2).tolist()
         texts, used = [], 0
-        for prompt, item in zip(prompts, pictures):
+        for prompt, item in zip(prompts, pictures, strict=True):
             texts.append(chat_text(check_prompt(prompt), merged[used : used + len(item)]))
             used += len(item)
         # Padded here and not by the tokenizer: a checkpoint's tokenizer_config may ask for the right side.
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         length = max(map(len, rows))
+        limit = self.config.text.get("max_position_embeddings", length)
+        if length > limit:
+            raise ValueError(
+                f"A prompt with its pictures is {length} tokens long; the model reads {limit}: shorten it."
+            )
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
         mask = torch.tensor([[False] * (length - len(row)) + [True] * len(row) for row in rows])
@@ -179,7 +178,7 @@ class VLM(nn.Module):
             raise ValueError("The batch holds prompts of different lengths: answer them with VLM.answer.")
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
-        if temperature < 0:
+        if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature is {temperature}; it must be 0 (the likeliest answer) or above.")
         start = inputs.ids.shape[1]
         config = copy.deepcopy(self.generation)
@@ -200,20 +199,24 @@ class VLM(nn.Module):
         self,
         prompts: Sequence[str],
         pictures: Sequence[Sequence[Image.Image]],
+        max_new_tokens: int = 128,
         temperature: float = 0.0,
-        **options: Any,
+        seed: int = 0,
+        callback: Callable[[int], None] | None = None,
     ) -> list[str]:
-        """Answers as text, one per item, each as it would be alone; options as `generate`."""
+        """Answers as text, one per item, each as it would be alone; arguments as `inputs` and `generate`."""
+        _check_pairs(prompts, pictures)
         groups: dict[int, list[int]] = {}
-        items = [self.inputs([prompt], [item]) for prompt, item in zip(prompts, pictures)]
+        items = [self.inputs([prompt], [item]) for prompt, item in zip(prompts, pictures, strict=True)]
         for index, item in enumerate(items):
             # Random choices of several items would come from one stream: drawn one item at a time.
             groups.setdefault(item.ids.shape[1] if temperature == 0 else -1 - index, []).append(index)
         answers = [""] * len(items)
         for group in groups.values():
-            ids = self.generate(VLMInputs.join([items[i] for i in group]), temperature=temperature, **options)
+            joined = VLMInputs.join([items[i] for i in group])
+            ids = self.generate(joined, max_new_tokens, temperature, seed, callback)
             texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            for index, text in zip(group, texts):
+            for index, text in zip(group, texts, strict=True):
                 answers[index] = text
         return answers
 
@@ -244,93 +247,12 @@ class VLM(nn.Module):
 _GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
-def build_qwen(config: UniWorldConfig) -> Qwen2_5_VLForConditionalGeneration:
-    """Qwen2.5-VL of the configured widths, its weights on the meta device."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    # rope_parameters is what transformers 5 calls rope_scaling and rope_theta together.
-    scaling = dict(config.text.get("rope_scaling") or {})
-    scaling.pop("type", None)
-    text = config.text | {"rope_parameters": scaling | {"rope_theta": config.text.get("rope_theta", 1000000.0)}}
-    tokens: dict[str, Any] = dict(config.tokens)
-    qwen_config = Qwen2_5_VLConfig(text_config=text, vision_config=config.vision, tie_word_embeddings=False, **tokens)
-    return build(lambda: Qwen2_5_VLForConditionalGeneration(qwen_config))
-
-
-# Published prefix -> transformers' (4.52 and later).
-_PREFIXES = (("visual.", "model.visual."), ("model.", "model.language_model."), ("lm_head.", "lm_head."))
-
-
-def qwen_key(name: str) -> str | None:
-    """From a tensor's name in a UniWorld checkpoint to its name in transformers' Qwen2.5-VL, or None."""
-    for published, ours in _PREFIXES:
-        if name.startswith(published):
-            return ours + name[len(published) :]
-    return None
-
-
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a UniWorld checkpoint. Raises ValueError if its files are missing or of another model."""
-    import transformers
-
-    # Version 5 has one Qwen2Tokenizer, which is the fast one; before it that name was the slow one.
-    kind = getattr(transformers, "Qwen2TokenizerFast", None) or transformers.Qwen2Tokenizer
-    try:
-        tokenizer = kind.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises plain Exceptions
+def _check_pairs(prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> None:
+    if not prompts or len(prompts) != len(pictures):
         raise ValueError(
-            f"The tokenizer in {folder} cannot be read ({error}): copy vocab.json, merges.txt, tokenizer.json and "
-            "tokenizer_config.json of the checkpoint again."
-        ) from error
-    _single_id(tokenizer, IMAGE_PAD)
-    return tokenizer
-
-
-def read_processor(folder: Path) -> Any:
-    """The picture processor of a UniWorld checkpoint, Pillow's resizing always.
-
-    The published programs bring every picture to 448x448 pixels whatever `preprocessor_config.json` says, since the one
-    of the published checkpoint carries Qwen's own wide range. A checkpoint whose two limits are equal sets its own.
-
-    Raises:
-        ValueError: the file is missing or damaged.
-    """
-    raw = read_json(folder / "preprocessor_config.json")
-    size = raw.get("size") or {}
-    low = raw.get("min_pixels") or size.get("shortest_edge")
-    high = raw.get("max_pixels") or size.get("longest_edge")
-    pixels = low if low and low == high else VLM_PIXELS
-    # Said in both ways, before the processor is made: transformers 4 and 5 differ in which they believe.
-    limits = {"min_pixels": pixels, "max_pixels": pixels, "size": {"shortest_edge": pixels, "longest_edge": pixels}}
-    return pil_processor("Qwen2VLImageProcessor").from_dict(raw | limits)
-
-
-def pil_processor(name: str) -> Any:
-    """transformers' image processor that resizes with Pillow: `NAMEPil` from version 5 on, `NAME` before.
-
-    The "fast" ones, which the Auto classes prefer where torchvision is installed, give other pixels.
-    """
-    import transformers
-
-    return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
-
-
-def _generation_config(folder: Path, config: UniWorldConfig) -> GenerationConfig:
-    from transformers import GenerationConfig
-
-    if (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_dict(read_json(folder / "generation_config.json"))
-    return GenerationConfig(eos_token_id=config.text.get("eos_token_id"), bos_token_id=config.text.get("bos_token_id"))
-
-
-def _single_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
-    ids = tokenizer(word, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        raise ValueError(
-            f"The tokenizer in {tokenizer.name_or_path} splits {word!r} into {len(ids)} tokens instead of one: "
-            "it is not the tokenizer of Qwen2.5-VL. Copy the tokenizer files of the checkpoint again."
+            f"There are {len(prompts)} prompts and {len(pictures)} lists of pictures: give one list for each prompt, "
+            "empty where it has none, and at least one prompt."
         )
-    return int(ids[0])
 
 
 def _after_each_token(start: int, callback: Callable[[int], None] | None) -> Any:

@@ -7,10 +7,11 @@ checkpoint is never held: the peak is the loaded module plus the tensor being re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,11 +20,42 @@ from torch.overrides import TorchFunctionMode
 
 from .config import read_json
 
-KeyMap = Callable[[str], "str | None"]
 Module = TypeVar("Module", bound=nn.Module)
 
 # How many names an error lists before it only counts.
 _LISTED = 5
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a part's tensors are called: a table of prefixes, in files and in the module.
+
+    Attributes:
+        prefixes: (in files, in the module); a name with none of the first is of another part.
+        left_out: ends of names in files that are not read, since the module computes them.
+    """
+
+    prefixes: tuple[tuple[str, str], ...]
+    left_out: tuple[str, ...] = ()
+
+    def in_module(self, name: str) -> str | None:
+        """From a tensor's name in a file to its name in the module, or None if it is of another part."""
+        if name.endswith(self.left_out) and self.left_out:
+            return None
+        for in_file, in_module in self.prefixes:
+            if name.startswith(in_file):
+                return in_module + name[len(in_file) :]
+        return None
+
+    def in_file(self, name: str) -> str:
+        """From a tensor's name in the module to its name in a file."""
+        for in_file, in_module in self.prefixes:
+            if name.startswith(in_module):
+                return in_file + name[len(in_module) :]
+        raise ValueError(f"The module's tensor {name} has no name in a file.")
+
+
+SAME_NAMES = Names((("", ""),))
 
 
 class _EmptyOnMeta(TorchFunctionMode):
@@ -43,10 +75,23 @@ def parameters_on_meta() -> Iterator[None]:
         yield
 
 
-def build(make: Callable[[], Module]) -> Module:
-    """The module that `make` builds, without memory for its parameters, for inference, frozen."""
-    with parameters_on_meta():
-        module = make()
+def build(make: Callable[[], Module], source: str | Path = "the configuration") -> Module:
+    """The module that `make` builds, without memory for its parameters, for inference, frozen.
+
+    Args:
+        source: where its configuration comes from, for the error.
+
+    Raises:
+        ValueError: the configuration cannot be built.
+    """
+    try:
+        with parameters_on_meta():
+            module = make()
+    except Exception as error:  # transformers and diffusers raise all kinds on values they do not expect
+        raise ValueError(
+            f"No model can be built of {source} ({type(error).__name__}: {error}): a value in it is damaged, "
+            "take the published file."
+        ) from error
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module.eval()
@@ -67,12 +112,19 @@ class Shards:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
         self.files: dict[str, Path] = {}
+        self._index: dict[str, str] = {}
         for file in self._find():
             with open_shard(file) as shard:
                 for name in shard.keys():  # noqa: SIM118  (safe_open is no mapping)
-                    self.shapes[name] = tuple(shard.get_slice(name).get_shape())
+                    tensor = shard.get_slice(name)
+                    self.shapes[name], self.dtypes[name] = tuple(tensor.get_shape()), str(tensor.get_dtype())
                     self.files[name] = file
+
+    def home(self, name: str) -> str:
+        """The tensor's name with the file that should hold it, where the index says."""
+        return f"{name} (of {self._index[name]})" if name in self._index else name
 
     def _find(self) -> list[Path]:
         for stem in self.NAMES:
@@ -91,14 +143,14 @@ class Shards:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ValueError(f"{index} has no 'weight_map': copy the file again.")
-        names = sorted({str(name) for name in weight_map.values()})
+        self._index = {str(name): str(file) for name, file in weight_map.items()}
+        names = sorted(set(self._index.values()))
         if any(Path(name).name != name for name in names):
             raise ValueError(f"{index} names shards outside its own folder: it is not a published index.")
         absent = [name for name in names if not (self.folder / name).is_file()]
         if absent:
             raise ValueError(
-                f"{index.name} in {self.folder} names {len(names)} files, of which {len(absent)} are missing: "
-                f"{_some(absent)}. Copy them there too."
+                f"{index.name} in {self.folder} names {len(names)} files; missing are {_some(absent)}: copy them there too."
             )
         return [self.folder / name for name in names]
 
@@ -113,68 +165,87 @@ def open_shard(file: Path) -> Any:
         ) from error
 
 
-def check(module: nn.Module, shards: Shards, key_map: KeyMap, optional: Iterable[str] = ()) -> None:
-    """Hold the names and shapes in `shards` against those of `module`, without reading a tensor.
+@dataclass(frozen=True)
+class Weights(Generic[Module]):
+    """A module on the meta device, and the files that its weights lie in.
 
-    Args:
-        key_map: from a tensor's name in the file to its name in `module`, or None for one of another part.
-        optional: names of `module` that may be absent (tied weights).
-
-    Raises:
-        ValueError: names the tensors that are missing, unknown, or of another shape than expected.
+    Attributes:
+        module: from `build`.
+        shards: the files.
+        names: how its tensors are called in them.
+        optional: names in the module that the files may lack (tied weights).
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {mapped: name for name in shards.shapes if (mapped := key_map(name)) is not None}
-    problems = [
-        f"{name} in {shards.files[name].name} has shape {_shape(shards.shapes[name])}, expected {_shape(expected[mapped])}"
-        for mapped, name in found.items()
-        if mapped in expected and shards.shapes[name] != expected[mapped]
-    ]
-    missing = sorted(set(expected) - set(found) - set(optional))
-    unknown = sorted(name for mapped, name in found.items() if mapped not in expected)
-    if missing:
-        problems.append(f"{len(missing)} tensors are missing: {_some(missing)}")
-    if unknown:
-        where = sorted({shards.files[name].name for name in unknown})
-        problems.append(f"{len(unknown)} tensors are unknown: {_some(unknown)} (in {_some(where)})")
-    if problems:
-        raise ValueError(
-            f"The weights in {shards.folder} do not fit the configuration beside them: {'; '.join(problems[:_LISTED])}. "
-            "Use weights and config.json of one and the same checkpoint."
-        )
 
+    module: Module
+    shards: Shards
+    names: Names = SAME_NAMES
+    optional: tuple[str, ...] = ()
 
-def load(
-    module: Module,
-    shards: Shards,
-    key_map: KeyMap,
-    dtype: torch.dtype,
-    device: torch.device | str,
-    optional: Iterable[str] = (),
-) -> Module:
-    """Read `shards` into a module made by `build`, one shard at a time, straight to `dtype` and `device`.
+    def check(self) -> None:
+        """Hold the names, shapes and types in the files against the module, without reading a tensor.
 
-    Floating-point tensors take `dtype`; computed buffers keep theirs, as in transformers' own loading.
+        Raises:
+            ValueError: names the tensors that are missing, unknown, of another shape than expected, or no floats.
+        """
+        expected = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
+        shards, found = self.shards, self._found()
+        problems = [problem for name, key in found if (problem := self._misfit(name, expected.get(key)))]
+        missing = sorted(set(expected) - {key for _, key in found} - set(self.optional))
+        unknown = sorted(name for name, key in found if key not in expected)
+        if missing:
+            problems.append(f"missing: {_some([shards.home(self.names.in_file(name)) for name in missing])}")
+        if unknown:
+            problems.append(f"unknown: {_some([f'{name} in {shards.files[name].name}' for name in unknown])}")
+        if problems:
+            raise ValueError(
+                f"The weights in {shards.folder} do not fit the configuration beside them: {'; '.join(problems[:_LISTED])}. "
+                "Use weights and config.json of one and the same checkpoint."
+            )
 
-    Raises:
-        ValueError: as `check`.
-    """
-    check(module, shards, key_map, optional)
-    wanted: dict[Path, list[tuple[str, str]]] = {}
-    for name, file in shards.files.items():
-        mapped = key_map(name)
-        if mapped is not None:
-            wanted.setdefault(file, []).append((name, mapped))
-    for file, names in wanted.items():
-        for name, mapped in names:
+    def load(self, dtype: torch.dtype, device: torch.device | str) -> Module:
+        """The module with its weights, read one tensor at a time, straight to `dtype` and `device`.
+
+        Floating-point tensors take `dtype`; computed buffers keep theirs, as in transformers' own loading.
+
+        Raises:
+            ValueError: as `check`, or the device or dtype is none that can hold a model.
+        """
+        check_target(dtype, device)
+        self.check()
+        for name, key in self._found():
             # Opened anew for each tensor: as long as a file is mapped, all that was read of it stays in memory.
-            with open_shard(file) as shard:
-                place(module, mapped, _fresh(shard.get_tensor(name), dtype, device))
-    for submodule in module.modules():
-        for key, buffer in submodule._buffers.items():
-            if buffer is not None and not buffer.is_meta:
-                submodule._buffers[key] = buffer.to(device)
-    return module
+            with open_shard(self.shards.files[name]) as shard:
+                place(self.module, key, _fresh(shard.get_tensor(name), dtype, device))
+        for submodule in self.module.modules():
+            for key, buffer in submodule._buffers.items():
+                if buffer is not None and not buffer.is_meta:
+                    submodule._buffers[key] = buffer.to(device)
+        return self.module
+
+    def _found(self) -> list[tuple[str, str]]:
+        """(name in the files, name in the module) of this part's tensors."""
+        pairs = ((name, self.names.in_module(name)) for name in self.shards.shapes)
+        return [(name, key) for name, key in pairs if key is not None]
+
+    def _misfit(self, name: str, expected: tuple[int, ...] | None) -> str | None:
+        shape, kind, where = self.shards.shapes[name], self.shards.dtypes[name], self.shards.files[name].name
+        if expected is not None and shape != expected:
+            return f"{name} in {where} has shape {list(shape)}, expected {list(expected)}"
+        if expected is not None and not kind.startswith(("F", "BF")):
+            return f"{name} in {where} has numbers of type {kind}, expected floating point"
+        return None
+
+
+def check_target(dtype: torch.dtype, device: torch.device | str) -> None:
+    """Raise ValueError unless a model can be loaded in this dtype to this device."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype is {dtype!r}; give torch.bfloat16, torch.float16 or torch.float32.")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"The device {str(device)!r} cannot be used here ({error}): choose another, such as 'cpu'."
+        ) from error
 
 
 def place(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
@@ -191,10 +262,6 @@ def _fresh(tensor: torch.Tensor, dtype: torch.dtype, device: torch.device | str)
     # A tensor that needs no conversion is a view of the mapped file: copied, so that the file can go.
     target = dtype if tensor.is_floating_point() else tensor.dtype
     return tensor.to(device=device, dtype=target, copy=True)
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "[" + ", ".join(map(str, shape)) + "]"
 
 
 def _some(names: list[str]) -> str:

@@ -14,13 +14,13 @@ import torch
 from uniworld.uniworld_core import Condition, UniWorld, flow
 from uniworld.uniworld_core.condition import project
 from uniworld.uniworld_core.config import UniWorldConfig
-from uniworld.uniworld_core.dit import build_transformer, denoiser_key, image_positions, pack, token_count
+from uniworld.uniworld_core.dit import DENOISER_NAMES, build_transformer, image_positions, pack, token_count
 from uniworld.uniworld_core.pictures import to_image
 from uniworld.uniworld_core.projectors import Projectors
 from uniworld.uniworld_core.prompt import IMAGE_PAD, chat_text
+from uniworld.uniworld_core.qwen import QWEN_NAMES, build_qwen
 from uniworld.uniworld_core.sizes import RATIO_SETS, Size, size_by_aspect
-from uniworld.uniworld_core.understanding import projector_key
-from uniworld.uniworld_core.vlm import build_qwen, qwen_key
+from uniworld.uniworld_core.understanding import PROJECTOR_NAMES
 from uniworld.uniworld_core.weights import build
 
 FULLSIZE = Path(__file__).parents[1] / "data" / "fullsize.json"
@@ -264,20 +264,20 @@ def test_layout_of_the_full_size_is_the_published_one(fullsize: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    ("make", "key"),
+    ("make", "names"),
     [
-        (build_qwen, qwen_key),
-        (build_transformer, denoiser_key),
-        (lambda config: build(lambda: Projectors(config)), projector_key),
+        (build_qwen, QWEN_NAMES),
+        (build_transformer, DENOISER_NAMES),
+        (lambda config: build(lambda: Projectors(config)), PROJECTOR_NAMES),
     ],
     ids=["vlm", "dit", "projectors"],
 )
-def test_full_size_module_takes_the_published_tensors_strictly(fullsize: dict[str, Any], make: Any, key: Any) -> None:
+def test_full_size_module_takes_the_published_tensors_strictly(fullsize: dict[str, Any], make: Any, names: Any) -> None:
     module = make(UniWorldConfig.from_dict(fullsize["config"]))
     tensors = {
         ours: torch.empty(shape, device="meta")
         for name, shape in fullsize["tensors"].items()
-        if (ours := key(name)) is not None
+        if (ours := names.in_module(name)) is not None
     }
     real = sum(parameter.nbytes for parameter in module.parameters() if not parameter.is_meta)
     assert real < 4 * 2**20  # the scales of norms, which layers make otherwise than with torch.empty
@@ -285,8 +285,8 @@ def test_full_size_module_takes_the_published_tensors_strictly(fullsize: dict[st
 
 
 def test_every_published_tensor_belongs_to_exactly_one_part(fullsize: dict[str, Any]) -> None:
-    keys = (qwen_key, denoiser_key, projector_key)
-    assert {sum(key(name) is not None for key in keys) for name in fullsize["tensors"]} == {1}
+    parts = (QWEN_NAMES, DENOISER_NAMES, PROJECTOR_NAMES)
+    assert {sum(part.in_module(name) is not None for part in parts) for name in fullsize["tensors"]} == {1}
 
 
 def test_layout_of_the_golden_checkpoint_is_its_own(golden_data: Any, model: UniWorld) -> None:

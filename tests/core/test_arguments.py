@@ -1,0 +1,76 @@
+"""What the library says to arguments that cannot be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from PIL import Image
+
+if TYPE_CHECKING:
+    from uniworld.uniworld_core import Condition, UniWorld
+
+
+@pytest.fixture(scope="module")
+def condition(model: UniWorld) -> Condition:
+    return model.encode("A red circle.", t5_length=4)
+
+
+def test_a_single_picture_instead_of_a_list(model: UniWorld) -> None:
+    with pytest.raises(ValueError, match=r"write \[picture\]"):
+        model.reference(Image.new("RGB", (8, 8)))  # type: ignore[arg-type]
+
+
+def test_a_single_reference_instead_of_the_list(model: UniWorld) -> None:
+    reference = model.reference([Image.new("RGB", (8, 8))])
+    with pytest.raises(ValueError, match="the list that `reference` returns"):
+        model.encode("Make it red.", refs=reference[0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [{"height": 64.0, "width": 64}, {"height": 64, "width": "64"}])
+def test_a_size_that_is_no_whole_number(model: UniWorld, condition: Condition, size: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="whole number of pixels"):
+        model.sample(condition, **size)
+
+
+@pytest.mark.parametrize("seed", [2**65, -1, 1.5, torch.tensor([1, 2]), []])
+def test_a_seed_that_is_none(model: UniWorld, condition: Condition, seed: Any) -> None:
+    with pytest.raises(ValueError, match="seed"):
+        model.sample(condition, height=64, width=64, steps=1, seed=seed)
+
+
+@pytest.mark.parametrize("guidance", [float("nan"), float("inf"), -1.0])
+def test_a_guidance_that_is_no_number(model: UniWorld, condition: Condition, guidance: float) -> None:
+    with pytest.raises(ValueError, match="guidance"):
+        model.sample(condition, height=64, width=64, steps=1, guidance=guidance)
+
+
+def test_nothing_to_decode_or_to_paint(model: UniWorld, condition: Condition) -> None:
+    with pytest.raises(ValueError, match="latent has shape"):
+        model.decode(torch.zeros(0, 16, 8, 8))
+    with pytest.raises(ValueError, match="latent has shape"):
+        model.sample(condition, height=64, width=64, steps=1, noise=torch.zeros(0, 16, 8, 8))
+
+
+@pytest.mark.parametrize("temperature", [float("nan"), -0.1, float("inf")])
+def test_a_temperature_that_is_no_number(model: UniWorld, temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        model.understand("What is it?", temperature=temperature)
+
+
+def test_a_prompt_longer_than_the_model_reads(model: UniWorld) -> None:
+    with pytest.raises(ValueError, match=r"tokens long; the model reads 4096"):
+        model.encode("word " * 40_000)
+
+
+@pytest.mark.parametrize("pictures", [[[]], [[], [], []]])
+def test_as_many_lists_of_pictures_as_prompts(model: UniWorld, pictures: Any) -> None:
+    for call in (model.vlm.inputs, model.vlm.answer):
+        with pytest.raises(ValueError, match="one list for each prompt"):
+            call(["a", "b"], pictures)
+
+
+def test_a_float_picture_of_0_to_255_is_not_taken_for_white(model: UniWorld) -> None:
+    with pytest.raises(ValueError, match="divide it by 255"):
+        model.reference([torch.full((8, 8, 3), 128.0)])
