@@ -1,0 +1,297 @@
+"""ComfyUI's editor in a real browser: a server of this checkout, and pages that watch what they ask for."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Request
+
+TESTS = Path(__file__).resolve().parents[1]
+LAUNCH = f"""
+import runpy, sys
+runpy.run_path({str(TESTS / "conftest.py")!r})
+from uniworld.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# Nothing but this machine can be reached, even if the page should try.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+SIZE = {"width": 1600, "height": 900}
+PATIENCE = 30.0  # seconds; a wait ends as soon as its condition holds
+
+
+class Host:
+    """`uniworld serve` in a folder of its own. Started again, it takes the port it had."""
+
+    def __init__(self, folder: Path, frontend: Path | None = None) -> None:
+        self.folder, self.frontend, self.port = folder, frontend, 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        options = ["--port", str(self.port), *(["--frontend", str(self.frontend)] if self.frontend else [])]
+        log = self.folder / "log.txt"
+        with log.open("wb") as file:
+            command = [sys.executable, "-c", LAUNCH, "serve", *options]
+            self.process = subprocess.Popen(command, cwd=self.folder, stdout=file, stderr=subprocess.STDOUT)
+        end = time.monotonic() + PATIENCE
+        while (told := re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text(encoding="utf-8"))) is None:
+            assert self.process.poll() is None, f"The server ended:\n{log.read_text(encoding='utf-8')}"
+            assert time.monotonic() < end, "The server did not start."
+            time.sleep(0.05)
+        self.port = int(told[1])
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(PATIENCE)
+            finally:
+                self.process.kill()
+            self.process = None
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """What the server answers to a GET, or to a POST of this body."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+
+class Editor:
+    """A page with the editor, in an empty profile.
+
+    Attributes:
+        outside: addresses on other hosts that the page got to ask for; the server's content policy stops it before.
+        broken: answers of 500 and above.
+    """
+
+    def __init__(self, page: Page, host: Host) -> None:
+        self.page, self.host = page, host
+        self.outside: list[str] = []
+        self.broken: list[str] = []
+        page.set_default_timeout(PATIENCE * 1000)
+        page.on("requestfinished", self._asked)
+        page.on("requestfailed", lambda request: None if request.failure == "csp" else self._asked(request))
+        page.on("websocket", lambda socket: self._check(socket.url))
+        page.on("response", lambda answer: self.broken.append(answer.url) if answer.status >= 500 else None)
+
+    def _asked(self, request: Request) -> None:
+        self._check(request.url)
+
+    def _check(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("data", "blob") and parts.netloc != urlsplit(self.host.url).netloc:
+            self.outside.append(url)
+
+    # --- the graph ---------------------------------------------------------------------------------------------------
+
+    def open(self, template: str | None = None) -> None:
+        """Open the editor, with a template or else as on a first visit."""
+        named = template and self.host.frontend is None  # older editors do not read the address
+        self.page.goto(self.host.url + (f"/?template={template}&source=uniworld" if named else "/"))
+        self.wait_until_ready()
+        if template:
+            if not named:
+                self.page.get_by_test_id(f"template-workflow-{template}").click()
+            self.wait_for_node("UniWorldSampler")
+
+    def wait_until_ready(self) -> None:
+        self.page.wait_for_function("() => window.app?.graph && app.canvas && app.api.clientId")
+
+    def wait_for_node(self, kind: str) -> None:
+        self.page.wait_for_function("(kind) => app.graph._nodes.some((node) => node.type == kind)", arg=kind)
+
+    def node(self, kind: str, what: str = "true", arg: Any = None) -> Any:
+        """What a JavaScript expression says of the `node` of this kind, given `arg`."""
+        script = f"([kind, arg]) => {{ const node = app.graph._nodes.find((one) => one.type == kind); return {what} }}"
+        return self.page.evaluate(script, [kind, arg])
+
+    def set(self, kind: str, **values: Any) -> None:
+        for name, value in values.items():
+            self.node(kind, "void (node.widgets.find((one) => one.name == arg[0]).value = arg[1])", [name, value])
+
+    def get(self, kind: str, name: str) -> Any:
+        return self.node(kind, "node.widgets.find((one) => one.name == arg).value", name)
+
+    def make_quick(self, prefix: str, steps: int = 2) -> None:
+        """Let the graph paint small pictures in a few steps, into files that begin with the prefix."""
+        self.set("UniWorldLatentByAspect", area_side=128)
+        self.set("UniWorldSampler", steps=steps)
+        self.set("SaveImage", filename_prefix=prefix)
+
+    def select(self, kind: str) -> None:
+        self.node(kind, "void (app.canvas.deselectAll(), app.canvas.select(node))")
+
+    # --- runs --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        self.page.get_by_role("button", name="Run", exact=True).click()
+
+    def until(self, holds: Callable[[], Any], what: str) -> Any:
+        """Wait until a condition of the page or the server holds, and return its value."""
+        end = time.monotonic() + PATIENCE
+        while not (value := holds()):
+            assert time.monotonic() < end, f"It never came: {what}."
+            self.page.wait_for_timeout(50)  # lets the page's events in
+        return value
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The server's jobs, the first made first."""
+        return sorted(self.host.ask("/api/jobs")["jobs"], key=lambda job: (job["create_time"], job["priority"]))
+
+    def wait_for_jobs(self, count: int, state: str = "completed") -> list[dict[str, Any]]:
+        """The last jobs, when so many have ended since the test began and the last one is in this state."""
+
+        def ended() -> list[dict[str, Any]] | None:
+            jobs = self.jobs()[self.before :]
+            running = any(job["status"] in ("pending", "in_progress") for job in jobs)
+            return jobs if len(jobs) == count and not running else None
+
+        jobs = self.until(ended, f"{count} ended jobs")
+        assert jobs[-1]["status"] == state
+        return jobs
+
+    def count_jobs(self) -> None:
+        self.before = len(self.jobs())
+
+    def pictures(self, kind: str) -> list[str]:
+        """Addresses of the loaded pictures that a node shows."""
+        loaded = "(node.imgs ?? []).filter((one) => one.complete && one.naturalWidth).map((one) => one.src)"
+        return self.node(kind, loaded)
+
+    # --- what is seen ------------------------------------------------------------------------------------------------
+
+    def seen(self, kind: str, around: int = 0) -> Image.Image:
+        """What the screen shows of a node, title and all."""
+        box = self.node(
+            kind,
+            """(() => {
+                const room = app.canvas.canvas.getBoundingClientRect(), scale = app.canvas.ds.scale
+                const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0], node.pos[1] - 30])
+                return [x + room.left, y + room.top, node.size[0] * scale, (node.size[1] + 30) * scale]
+            })()""",
+        )
+        x, y, width, height = box
+        clip = {"x": x - around, "y": y - around, "width": width + 2 * around, "height": height + 2 * around}
+        return Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB")
+
+    def shows_colours(self, kind: str) -> bool:
+        """Whether a picture is seen in the node; the node itself is gray."""
+        image = self.seen(kind).resize((80, 80))
+        return sum(max(pixel) - min(pixel) > 50 for pixel in _pixels(image)) > 200
+
+    def framed_in_red(self, kind: str) -> bool:
+        image = self.seen(kind, around=8)
+        return sum(red > 150 and max(green, blue) < 50 for red, green, blue in _pixels(image)) > 300
+
+
+def _pixels(image: Image.Image) -> Iterator[tuple[int, ...]]:
+    data = image.tobytes()
+    return zip(data[0::3], data[1::3], data[2::3])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless browser. Only for a module: while it is there, no other test could run an event loop."""
+    for name in ("playwright", "aiohttp", "comfyui_frontend_package"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed (tests/browser/README.md)")
+    from playwright.sync_api import sync_playwright
+
+    path = os.environ.get("UNIWORLD_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip("there is no Chromium; UNIWORLD_CHROMIUM may name one")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def hosts(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Host]]:
+    """The running server with the "current" editor, or the "old" one that UNIWORLD_OLD_FRONTEND names."""
+    started: dict[str, Host] = {}
+
+    def get(which: str) -> Host:
+        if which not in started:
+            old = os.environ.get("UNIWORLD_OLD_FRONTEND")
+            if which == "old" and not old:
+                pytest.skip("UNIWORLD_OLD_FRONTEND names no older editor (tests/browser/README.md)")
+            host = Host(tmp_path_factory.mktemp(which), Path(old).resolve() if which == "old" and old else None)
+            host.start()
+            started[which] = host
+        return started[which]
+
+    yield get
+    for host in started.values():
+        host.stop()
+
+
+@pytest.fixture
+def own_host(browser: Browser, tmp_path: Path) -> Iterator[Host]:
+    """A server that a test may stop and start."""
+    host = Host(tmp_path)
+    host.start()
+    yield host
+    host.stop()
+
+
+@pytest.fixture
+def new_editor(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[[Host], Editor]]:
+    """Opens a page in a profile of its own; every test ends with a look at what its pages asked for."""
+    opened: list[Editor] = []
+
+    def new(host: Host) -> Editor:
+        context = browser.new_context(viewport=SIZE, locale="en-US")
+        opened.append(Editor(context.new_page(), host))
+        opened[-1].count_jobs()
+        return opened[-1]
+
+    yield new
+    pictures = os.environ.get("UNIWORLD_SCREENSHOTS")
+    for number, one in enumerate(opened):
+        if pictures:
+            name = re.sub(r"\W+", "_", request.node.name).strip("_")
+            one.page.screenshot(path=Path(pictures) / f"{name}_{number}.png")
+        one.page.context.close()
+    assert [url for one in opened for url in one.outside] == [], "The page called another host."
+    assert [url for one in opened for url in one.broken] == [], "The server failed."
+
+
+@pytest.fixture
+def editor(
+    hosts: Callable[[str], Host], new_editor: Callable[[Host], Editor], request: pytest.FixtureRequest
+) -> Editor:
+    """A page on the module's server; `each_editor` gives one with either version of the editor."""
+    return new_editor(hosts(getattr(request, "param", "current")))
