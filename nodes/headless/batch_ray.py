@@ -134,9 +134,12 @@ class RayPool:
         try:
             _knock(address)
             self._ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"There is no Ray cluster at '{address}': {reason}. Check the address.") from error
+        except (self._ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise ValueError(
+                f"There is no Ray cluster at '{address}': {reason}. Check the address, and set RAY_AUTH_MODE=token "
+                "if the cluster asks for its token."
+            ) from error
 
     def _share(self, workers: int | None) -> tuple[int, dict[str, Any]]:
         """The number of workers, and what each one asks of the cluster."""
