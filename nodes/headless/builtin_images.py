@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from . import folders
-from .pictures import load_channel, load_picture, png_text, to_pil, write_png
+from .output_folder import unwritable
+from .pictures import check_picture, load_channel, load_picture, png_text, sweep_parts, to_pil, write_png
 from .problems import node_title
 
 MAX_RESOLUTION = 16384  # ComfyUI's own limit of every width and height
@@ -27,9 +28,11 @@ class _FromFile:
         return _file_hash(folders.current().find_picture(image))
 
     @classmethod
-    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:
+        if image is None:  # linked: known only when it runs
+            return True
         try:
-            folders.current().find_picture(image)
+            check_picture(folders.current().find_picture(image))
         except ValueError as error:
             return str(error)
         return True
@@ -101,6 +104,16 @@ class SaveImage:
             "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
+        if filename_prefix is None:  # linked, or PreviewImage, which has none
+            return True
+        try:
+            folders.current().check_prefix(cls.KIND, filename_prefix)
+        except ValueError as error:
+            return str(error)
+        return True
+
     def save_images(
         self,
         images: torch.Tensor,
@@ -110,15 +123,19 @@ class SaveImage:
     ) -> dict[str, Any]:
         if images.ndim != 4 or images.shape[-1] not in (3, 4) or 0 in images.shape:
             raise ValueError(f"Images of shape {tuple(images.shape)} cannot be saved; (B, H, W, 3) is needed.")
-        place = folders.current().new_picture(
-            self.KIND,
-            filename_prefix + self.suffix,
-            lambda token: _widget_value(token, prompt or {}),
-            width=images.shape[2],
-            height=images.shape[1],
-        )
         text = png_text(prompt, extra_pnginfo)
-        paths = [write_png(to_pil(image), place, n, text, self.COMPRESS_LEVEL) for n, image in enumerate(images)]
+        try:
+            place = folders.current().new_picture(
+                self.KIND,
+                filename_prefix + self.suffix,
+                lambda token: _widget_value(token, prompt or {}),
+                width=images.shape[2],
+                height=images.shape[1],
+            )
+            sweep_parts(place.folder)
+            paths = [write_png(to_pil(image), place, n, text, self.COMPRESS_LEVEL) for n, image in enumerate(images)]
+        except OSError as error:
+            raise unwritable(folders.current().of_kind(self.KIND), error) from error
         saved = [{"filename": path.name, "subfolder": place.subfolder, "type": self.KIND} for path in paths]
         return {"ui": {"images": saved}}
 
@@ -223,8 +240,9 @@ def resize(image: torch.Tensor, width: int, height: int, method: str, center: bo
 
 def _cut_to_aspect(image: torch.Tensor, aspect: float) -> torch.Tensor:
     rows, columns = image.shape[1:3]
-    x = round((columns - rows * aspect) / 2) if columns / rows > aspect else 0
-    y = round((rows - columns / aspect) / 2) if columns / rows < aspect else 0
+    # Of a thin strip, one row or column at least is left.
+    x = min(round((columns - rows * aspect) / 2), (columns - 1) // 2) if columns / rows > aspect else 0
+    y = min(round((rows - columns / aspect) / 2), (rows - 1) // 2) if columns / rows < aspect else 0
     return image[:, y : rows - y, x : columns - x]
 
 

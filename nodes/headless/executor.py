@@ -12,7 +12,7 @@ from typing import Any
 from ..host import Interrupted, PlainHost
 from .cache import NodeResult, ResultCache, Signatures
 from .calls import ExecutionBlocker, call_over_lists, collect_returns
-from .problems import node_label, shown
+from .problems import node_label
 from .registry import Registry
 from .schema import InputSpec, NodeSchema, is_link, read_schema, unwrap
 
@@ -122,7 +122,7 @@ class _Run:
         except Interrupted as error:
             self._emit("execution_interrupted", **self._about(node_id))
             return RunResult("interrupted", self.ui, sentence=str(error) or "The run was interrupted.")
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a node must not end the program
             return self._failed(node_id, error)
         self._emit("execution_success")
         return RunResult("success", self.ui)
@@ -233,17 +233,13 @@ class _Run:
         self._emit("execution_error", **self._error_data(node_id, message, "ExecutionBlocked", []))
         return ExecutionBlocker()
 
-    def _failed(self, node_id: str, error: Exception) -> RunResult:
+    def _failed(self, node_id: str, error: BaseException) -> RunResult:
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         data = self._error_data(node_id, str(error), name, traceback.format_tb(error.__traceback__))
         self._emit("execution_error", **data)
         label = node_label(node_id, self.prompt[node_id]["class_type"])
-        reason = str(error) or kind.__name__
-        inputs = ", ".join(f"{key}={value}" for key, value in data["current_inputs"].items())
-        # A ValueError is our own kind of sentence; of other errors the kind says as much as the text.
-        said = reason if isinstance(error, ValueError) else f"{kind.__name__}: {reason}"
-        return RunResult("error", self.ui, data, f"{label} failed: {said} (Its inputs: {inputs or 'none'}.)")
+        return RunResult("error", self.ui, data, f"{label} failed: {_sentence(error)}")
 
     def _error_data(self, node_id: str, message: str, kind: str, trace: list[str]) -> dict[str, Any]:
         hidden = self.schemas[self.prompt[node_id]["class_type"]].hidden
@@ -275,12 +271,26 @@ class _Run:
         self.on_event(name, {**data, "prompt_id": self.prompt_id, "timestamp": int(time.time() * 1000)})
 
 
+_MAX_SENTENCE = 1000
+
+
+def _sentence(error: BaseException) -> str:
+    """What an exception says, on one line. The whole of it, and where it came from, are in the error's data."""
+    text = str(error).strip()
+    if isinstance(error, ValueError) and text:  # our own kind of sentence
+        said = " ".join(text.split())
+    else:
+        # Of other errors the kind says as much as the text, which may go on with dumps.
+        said = ": ".join(part for part in (type(error).__name__, *text.splitlines()[:1]) if part)
+    return said if len(said) <= _MAX_SENTENCE else said[: _MAX_SENTENCE - 3] + "..."
+
+
 def _plain(value: Any) -> Any:
-    """A value for an error report: numbers and short texts as they are, tensors by their shape."""
+    """A value for an error report: numbers and short texts as they are, anything else by its type, tensors by shape."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):
         return value if len(value) <= 200 else value[:197] + "..."
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{type(value).__name__} {tuple(value.shape)} {value.dtype}"
-    return shown(value, 200)
+    return type(value).__name__

@@ -99,6 +99,8 @@ class Folders:
         Raises:
             ValueError: the name is a trick, or there is no such file.
         """
+        if not isinstance(annotated, str):
+            raise ValueError(f"{annotated!r} names no picture. Give the name of a file such as 'cat.png'.")
         if annotated in self.bound:
             return self.bound[annotated]
         match = _ANNOTATION.match(annotated)
@@ -147,12 +149,30 @@ class Folders:
         Raises:
             ValueError: the prefix is a trick or leads out of the folder.
         """
-        expanded = expand_tokens(prefix, lookup, {key: str(size) for key, size in sizes.items()})
-        base = self.of_kind(kind)
-        target = resolve_inside(base, expanded, "file name prefix")
+        base, known = self.of_kind(kind), {key: str(size) for key, size in sizes.items()}
+        try:
+            target = resolve_inside(base, expand_tokens(prefix, lookup, known), "file name prefix")
+        except ValueError:
+            # The picture must not be lost because of what another widget holds.
+            filled = expand_tokens(prefix, lambda token: lookup(token) or _stand_in(token), known, clean=_plain)
+            target = resolve_inside(base, filled, "file name prefix")
         subfolder = target.parent.relative_to(base.resolve()).as_posix()
         target.parent.mkdir(parents=True, exist_ok=True)
         return NewPicture(target.parent, "" if subfolder == "." else subfolder, target.name)
+
+    def check_prefix(self, kind: str, prefix: str) -> None:
+        """Check that pictures with this prefix can have a place; nothing is made.
+
+        Raises:
+            ValueError: as `new_picture`, or a file stands where the prefix needs a folder.
+        """
+        expanded = expand_tokens(prefix, _stand_in, {"width": "1", "height": "1"}, clean=_plain)
+        base = self.of_kind(kind).resolve()
+        for folder in resolve_inside(base, expanded, "file name prefix").parents:
+            if folder == base:
+                return
+            if folder.exists() and not folder.is_dir():
+                raise ValueError(f"The file name prefix {prefix!r} needs the folder '{folder}', but that is a file.")
 
 
 @dataclass(frozen=True)
@@ -173,8 +193,18 @@ class NewPicture:
 _DATE_PARTS = re.compile(r"yyyy|yy|MM|M|dd|d|hh|h|mm|m|ss|s")
 
 
-def expand_tokens(prefix: str, lookup: Callable[[str], str | None], values: dict[str, str]) -> str:
-    """Fill `%width%`, `%year%`, `%date:yyyy-MM-dd%`, `%Node.widget%`; an unknown token stays as it is."""
+def expand_tokens(
+    prefix: str,
+    lookup: Callable[[str], str | None],
+    values: dict[str, str],
+    clean: Callable[[str], str] | None = None,
+) -> str:
+    """Fill `%width%`, `%year%`, `%date:yyyy-MM-dd%`, `%Node.widget%`; an unknown token stays as it is.
+
+    Args:
+        clean: what makes a filled-in text fit for a name, in place of only taking slashes and the like out of it.
+    """
+    clean = clean or _harmless
     now = time.localtime()
     known = {
         **values,
@@ -187,11 +217,11 @@ def expand_tokens(prefix: str, lookup: Callable[[str], str | None], values: dict
     def fill(match: re.Match[str]) -> str:
         token = match[1]
         if token.startswith("date:"):
-            return _DATE_PARTS.sub(lambda part: _date_part(part[0], now), _harmless(token[5:]))
+            return _DATE_PARTS.sub(lambda part: _date_part(part[0], now), clean(token[5:]))
         text = known.get(token)
         if text is None:
             text = lookup(token)
-        return match[0] if text is None else _harmless(text)
+        return match[0] if text is None else clean(text)
 
     return re.sub(r"%([^%]+)%", fill, prefix)
 
@@ -199,6 +229,16 @@ def expand_tokens(prefix: str, lookup: Callable[[str], str | None], values: dict
 def _harmless(text: str) -> str:
     # A value of another widget must not add folders to the name.
     return re.sub(r'[/?<>\\:*|"\x00-\x1f\x7f]', "_", text)
+
+
+def _plain(text: str) -> str:
+    """A text of letters that no name can become wrong by, whatever stands beside it."""
+    return re.sub(r"[^\w-]", "_", text)[:40] + "_"
+
+
+def _stand_in(token: str) -> str | None:
+    """A text in place of another widget's value, for a token that may name one."""
+    return "x" if "." in token else None
 
 
 def _date_part(part: str, now: time.struct_time) -> str:

@@ -83,7 +83,8 @@ def check_constant(node: NodeRef, spec: InputSpec, value: Any) -> tuple[Any, Pro
         return value, node.problem("invalid_input_type", message, details, sentence, extra)
     arguments, takes_all = _validator_arguments(node)
     if spec.name in arguments or takes_all:
-        return converted, None  # the node checks this value itself
+        # The node checks this value itself; but there, None stands for a link.
+        return converted, _choice_problem(node, spec, converted) if converted is None else None
     return converted, _range_problem(node, spec, converted) or _choice_problem(node, spec, converted)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import secrets
 import struct
+import time
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ from .folders import NewPicture
 
 # Above this many pixels, all frames together, a file is taken for a decompression bomb: 128 Mi pixels are 1.5 GiB as
 # float32 RGB, and more than any camera makes.
-MAX_PIXELS = 2**27
+MAX_FILE_PIXELS = 2**27
 
 # ComfyUI gives a picture without transparency this empty mask.
 _NO_MASK_SIDE = 64
@@ -55,10 +59,10 @@ def load_picture(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
         for number, frame in enumerate(guard(ImageSequence.Iterator(picture))):
             if number and single:
                 break
-            if picture.width * picture.height * (number + 1) > MAX_PIXELS:
+            if picture.width * picture.height * (number + 1) > MAX_FILE_PIXELS:
                 raise ValueError(_too_large(path, f"{picture.width}x{picture.height} with more than {number} frames"))
             upright = guard.call(ImageOps.exif_transpose, frame)
-            pixels = _to_rgb(upright)
+            pixels = guard.call(_to_rgb, upright)
             if frames and frames[0].shape != pixels.shape:
                 continue
             frames.append(pixels)
@@ -78,14 +82,50 @@ def load_channel(path: Path, channel: str) -> torch.Tensor:
         upright = guard.call(ImageOps.exif_transpose, picture)
         if channel == "alpha":
             return _transparency(upright, opaque_size=True)[None]
-        return _to_rgb(upright)[..., ("red", "green", "blue").index(channel)][None]
+        return guard.call(_to_rgb, upright)[..., ("red", "green", "blue").index(channel)][None]
+
+
+def check_picture(path: Path) -> None:
+    """Check that a picture file can be decoded, as far as that is cheap; what was found is kept.
+
+    Raises:
+        ValueError: as `load_picture`.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise ValueError(f"The picture '{path.name}' cannot be read: {error.strerror}. Check the file.") from error
+    problem = _problem_of(path, state.st_mtime_ns, state.st_size)
+    if problem:
+        raise ValueError(problem)
+
+
+@lru_cache(maxsize=4096)
+def _problem_of(path: Path, *_state: int) -> str:
+    try:
+        with _PictureFile(path) as (picture, guard):
+            if picture.format == "PNG":
+                guard.call(picture.verify)  # reads the check sums, and inflates nothing
+                return ""
+            # A JPEG goes many times faster at an eighth of its size, and shows all the same whether it is whole.
+            picture.draft("L", (max(1, picture.width // 8), max(1, picture.height // 8)))
+            guard.call(picture.load)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _to_rgb(picture: Image.Image) -> torch.Tensor:
-    if picture.mode.startswith("I"):
-        # 16-bit gray. Pillow would clip it at 255 on the way to RGB.
-        gray = np.asarray(picture).astype(np.float32) / 65535.0
-        return torch.from_numpy(gray.clip(0.0, 1.0))[..., None].expand(-1, -1, 3).clone()
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        # Deep grays, which Pillow would clip at 255 on the way to RGB. Integers carry 16 bits, however dark they are;
+        # floats are 0..1 or 0..255.
+        gray = np.asarray(picture).astype(np.float32)
+        if not np.isfinite(gray).all():
+            raise ValueError("it holds NaN or infinite values")
+        top = 65535.0 if picture.mode != "F" else 1.0 if gray.max(initial=0) <= 1.0 else 255.0
+        return torch.from_numpy((gray / top).clip(0.0, 1.0))[..., None].expand(-1, -1, 3).clone()
+    if picture.mode == "RGBa":  # alpha already multiplied in, which Pillow converts to nothing else
+        picture = picture.convert("RGBA")
     return torch.from_numpy(np.asarray(picture.convert("RGB")).astype(np.float32) / 255.0)
 
 
@@ -145,7 +185,7 @@ class _PictureFile:
             # Our own limit, checked below, lies under Pillow's error and says what to do.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             self.picture = self.guard.call(Image.open, path)
-        if self.picture.width * self.picture.height > MAX_PIXELS:
+        if self.picture.width * self.picture.height > MAX_FILE_PIXELS:
             self.picture.close()
             raise ValueError(_too_large(path, f"{self.picture.width}x{self.picture.height}"))
         return self.picture, self.guard
@@ -155,7 +195,7 @@ class _PictureFile:
 
 
 def _too_large(path: Path, what: str) -> str:
-    return f"The picture '{path.name}' is too large ({what}); at most {MAX_PIXELS} pixels are read. Scale it down."
+    return f"The picture '{path.name}' is too large ({what}); at most {MAX_FILE_PIXELS} pixels are read. Scale it down."
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
@@ -199,6 +239,18 @@ def write_png(
             return target
     finally:
         part.unlink(missing_ok=True)
+
+
+_PART_NAME = re.compile(r"\.[0-9a-f]{16}\.part")
+_DAY = 24 * 60 * 60.0
+
+
+def sweep_parts(folder: Path) -> None:
+    """Remove what saves of a killed process left in a folder; younger than a day, it may be a save at work."""
+    with contextlib.suppress(OSError):
+        for entry in folder.iterdir():
+            if _PART_NAME.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _DAY:
+                entry.unlink(missing_ok=True)
 
 
 def _rename_new(source: Path, target: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_bad_picture_gets_one_sentence(place, name):
 
 
 def test_many_frames_count_together(place, monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 40)
+    monkeypatch.setattr(pictures, "MAX_FILE_PIXELS", 40)
     frames = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (0, 128, 255)]
     with pytest.raises(ValueError, match="more than 2 frames"):
         load(place, frames[0], save_all=True, append_images=frames[1:])
@@ -185,10 +185,11 @@ def test_what_is_no_image_is_not_saved(place, shape):
 
 
 @pytest.mark.parametrize("prefix", ["../p", "/p", "a/../../p"])
-def test_a_prefix_that_leads_out_fails_the_run(run, place, prefix):
+def test_a_linked_prefix_that_leads_out_fails_the_run(run, place, prefix):
     prompt = {
         "1": node("NoiseImage", width=4, height=4),
-        "2": node("SaveImage", images=["1", 0], filename_prefix=prefix),
+        "2": node("PrimitiveString", value=prefix),
+        "3": node("SaveImage", images=["1", 0], filename_prefix=["2", 0]),
     }
     assert "file name prefix" in run(prompt).sentence
     assert not list(place.output.parent.glob("**/*.png"))
@@ -220,6 +221,16 @@ def test_center_cuts_the_sides_off():
     image = torch.zeros(1, 10, 20, 3)
     image[:, :, :5] = image[:, :, 15:] = 1.0
     assert not ImageScale().upscale(image, "area", 10, 10, "center")[0].any()
+
+
+@pytest.mark.parametrize("method", builtin_images.RESIZE_METHODS)
+@pytest.mark.parametrize(("rows", "columns"), [(2000, 1), (1, 2000), (2, 1999)])
+def test_of_a_strip_the_middle_is_left(method, rows, columns):
+    image = torch.rand(1, rows, columns, 3)
+    (scaled,) = ImageScale().upscale(image, method, 8, 8, "center")
+    assert scaled.shape == (1, 8, 8, 3)
+    middle = image[0, (rows - 1) // 2 : rows // 2 + 1, (columns - 1) // 2 : columns // 2 + 1]
+    assert middle.min() - 0.2 <= scaled.mean() <= middle.max() + 0.2
 
 
 def test_a_batch_takes_the_size_of_its_first_picture():

@@ -166,15 +166,46 @@ def test_events_carry_comfyuis_fields(run):
     assert (executed["node"], executed["display_node"], executed["output"]) == ("2", "2", {"text": ["2"]})
 
 
-def test_an_error_names_node_class_inputs_and_reason(run):
+def test_an_error_names_node_class_and_reason(run):
     events: list[Any] = []
     result = run({"1": node("Failing", value=4), "2": node("Show", value=["1", 0])}, events)
     assert result.status == "error"
-    assert result.sentence == "Node 1 (Failing) failed: The oven is cold. Light it. (Its inputs: value=[4].)"
+    assert result.sentence == "Node 1 (Failing) failed: The oven is cold. Light it."
     data = dict(events)["execution_error"]
     assert (data["node_id"], data["node_type"], data["exception_type"]) == ("1", "Failing", "ValueError")
     assert data["current_inputs"] == {"value": [4]}
     assert data["traceback"]
+
+
+@pytest.mark.parametrize(("error", "ending"), [
+    (ValueError("Line one.\n  Line two."), "failed: Line one. Line two."),
+    (RuntimeError("size mismatch\ntensor([[0.1, 0.2]])"), "failed: RuntimeError: size mismatch"),
+    (KeyError("samples"), "failed: KeyError: 'samples'"),
+    (AssertionError(), "failed: AssertionError"),
+    (ValueError(), "failed: ValueError"),
+    (SystemExit(0), "failed: SystemExit: 0"),
+])  # fmt: skip
+def test_a_failed_node_is_one_sentence_that_ends_with_the_reason(run, toys, monkeypatch, error, ending):
+    def fail(self, **_):
+        raise error
+
+    monkeypatch.setattr(toys.Sum, "run", fail)
+    result = run({"2": node("Sum", values=5, times=1), "3": node("Show", value=["2", 0])})
+    assert result.status == "error"
+    assert result.sentence == f"Node 2 (Sum) {ending}"
+
+
+def test_the_data_of_an_error_names_types_and_dumps_nothing(run, toys, monkeypatch):
+    monkeypatch.setattr(toys.Spread, "run", lambda self, count: ([{"samples": [1] * 500}, object(), "t" * 500, 7],))
+    monkeypatch.setattr(toys.Sum, "run", lambda self, values, times: 1 / 0)
+    prompt = {
+        "1": node("Spread", count=1),
+        "2": node("Sum", values=["1", 0], times=2),
+        "3": node("Show", value=["2", 0]),
+    }
+    result = run(prompt)
+    assert result.sentence == "Node 2 (Sum) failed: ZeroDivisionError: division by zero"
+    assert result.error["current_inputs"] == {"values": ["dict", "object", "t" * 197 + "...", 7], "times": [2]}
 
 
 @pytest.mark.parametrize(

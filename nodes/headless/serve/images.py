@@ -11,7 +11,7 @@ from typing import IO, Any
 from PIL import Image, ImageSequence
 from PIL.PngImagePlugin import PngInfo
 
-from ..pictures import MAX_PIXELS
+from ..pictures import MAX_FILE_PIXELS
 
 # No format whose decoder runs other programs or reads other files.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -36,7 +36,7 @@ def opened(file: Any) -> Iterator[Image.Image]:
             _check_size(picture.width * picture.height)
             yield picture
     except Image.DecompressionBombError as error:
-        raise ValueError(f"The picture is too large; at most {MAX_PIXELS} pixels are read.") from error
+        raise ValueError(f"The picture is too large; at most {MAX_FILE_PIXELS} pixels are read.") from error
     except ValueError:
         raise
     except Exception as error:  # what Pillow raises for broken files is of every kind
@@ -49,8 +49,8 @@ def _known_formats() -> set[str]:
 
 
 def _check_size(pixels: int) -> None:
-    if pixels > MAX_PIXELS:
-        raise ValueError(f"The picture has {pixels} pixels or more; at most {MAX_PIXELS} are read. Scale it down.")
+    if pixels > MAX_FILE_PIXELS:
+        raise ValueError(f"The picture has {pixels} pixels or more; at most {MAX_FILE_PIXELS} are read. Scale it down.")
 
 
 def check_picture(file: IO[bytes]) -> None:
