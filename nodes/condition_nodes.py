@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+# The shared part of prompts: the widget.
 PROMPT = {"multiline": True, "dynamicPrompts": True, "default": "", "tooltip": "The instruction, in plain words."}
 
 
@@ -31,6 +32,10 @@ class Reference:
                     {"tooltip": "SigLIP from Load UniWorld. Without it only the VLM sees the picture."},
                 ),
                 "references": ("UNIWORLD_REFERENCE", {"tooltip": "References that come before these."}),
+                "mask": (
+                    "MASK",
+                    {"tooltip": "The transparent part, as Load Image gives it: it becomes white, as in training."},
+                ),
                 "clip_vision_output": (
                     "CLIP_VISION_OUTPUT",
                     {
@@ -41,15 +46,37 @@ class Reference:
         }
 
     def execute(
-        self, image: Any, siglip: Any = None, references: Any = None, clip_vision_output: Any = None
+        self, image: Any, siglip: Any = None, references: Any = None, mask: Any = None, clip_vision_output: Any = None
     ) -> tuple[list[Any]]:
+        from ..uniworld_core.pictures import on_white
         from ..uniworld_core.reference import make_references, native_references
 
+        image = image if mask is None else on_white(image, mask)
         if clip_vision_output is not None:
-            new = native_references(image, clip_vision_output["last_hidden_state"])
+            new = native_references(image, hidden_states(clip_vision_output))
         else:
             new = make_references(list(image), None if siglip is None else siglip.on_device())
         return ([*(references or []), *new],)
+
+
+def hidden_states(clip_vision_output: Any) -> Any:
+    """The features (B, tokens, width) of a CLIP_VISION_OUTPUT. Raises ValueError if it carries none."""
+    try:
+        return clip_vision_output["last_hidden_state"]
+    except (KeyError, AttributeError, TypeError):
+        raise ValueError(
+            "The CLIP vision output has no last hidden state: use CLIP Vision Encode with SigLIP2-512."
+        ) from None
+
+
+def prompt_problem(prompt: str | None) -> bool | str:
+    """What VALIDATE_INPUTS says of a prompt widget; a linked prompt (None) is looked at when it comes."""
+    from ..uniworld_core.prompt import check_prompt
+
+    try:
+        return prompt is None or bool(check_prompt(prompt))
+    except ValueError as error:
+        return str(error)
 
 
 class Condition:
@@ -100,6 +127,10 @@ class Condition:
                 ),
             },
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
+        return prompt_problem(prompt)
 
     def execute(
         self,

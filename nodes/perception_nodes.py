@@ -46,6 +46,16 @@ class Perception:
             }
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, task: str | None = None, subject: str | None = None) -> bool | str:
+        from ..uniworld_core.perception import instruction
+
+        try:
+            # Linked values (None) are looked at when they come.
+            return None in (task, subject) or bool(instruction(str(task), str(subject)))
+        except ValueError as error:
+            return str(error)
+
     def execute(self, task: str, image: Any, subject: str) -> tuple[str, Any]:
         from ..uniworld_core.perception import instruction
 

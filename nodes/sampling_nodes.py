@@ -86,6 +86,8 @@ class LatentByAspect:
     ) -> tuple[dict[str, Any], int, int]:
         import torch
 
+        from ..uniworld_core.dit import VAE_FACTOR
+        from ..uniworld_core.latents import CHANNELS
         from ..uniworld_core.sizes import mean_size, size_by_aspect
 
         if references:
@@ -94,7 +96,7 @@ class LatentByAspect:
         elif image is not None:
             height, width = image.shape[1], image.shape[2]
         size = size_by_aspect(height, width, area_side * area_side, ratios)
-        samples = torch.zeros(batch_size, 16, size.height // 8, size.width // 8)
+        samples = torch.zeros(batch_size, CHANNELS, size.height // VAE_FACTOR, size.width // VAE_FACTOR)
         return {"samples": samples}, size.width, size.height
 
 
@@ -126,8 +128,7 @@ class Scheduler:
     def execute(self, dit: Any, latent: dict[str, Any], steps: int, denoise: float) -> tuple[Any]:
         from ..uniworld_core.flow import schedule
 
-        height, width = latent["samples"].shape[-2:]
-        return (schedule(steps, (height // 2) * (width // 2), denoise),)
+        return (schedule(steps, packed_tokens(latent["samples"]), denoise),)
 
 
 class Sampler:
@@ -194,41 +195,49 @@ class Sampler:
         sigmas: Any = None,
     ) -> tuple[dict[str, Any]]:
         from ..uniworld_core import flow
-        from ..uniworld_core.dit import make_noise, sample
-        from ..uniworld_core.latents import preview
+        from ..uniworld_core.dit import VAE_FACTOR, make_noise, sample
 
         condition, samples = to_condition(conditioning), latent["samples"]
-        batch, _, h, w = check_samples(samples)
-        if sigmas is None:
-            sigmas = flow.schedule(steps, (h // 2) * (w // 2), denoise)
-        model = dit.on_device(working_memory=batch * (h * w // 4 + condition.tokens.shape[1]) * _BYTES_PER_TOKEN)
-        here, progress = host.current(), host.current().progress(len(sigmas) - 1)
-
-        def report(step: flow.Step) -> None:
-            here.check_interrupt()
-            progress.update(step.index + 1, preview(step.denoised[0]))
-
+        tokens, (batch, channels, h, w) = packed_tokens(samples), samples.shape
+        sigmas = flow.schedule(steps, tokens, denoise) if sigmas is None else sigmas
+        model = dit.on_device(working_memory=batch * (tokens + condition.tokens.shape[1]) * _BYTES_PER_TOKEN)
         painted = sample(
             model,
             condition,
-            make_noise([(seed + i) % 2**64 for i in range(batch)], h * 8, w * 8, samples.shape[1]),
+            make_noise([(seed + i) % 2**64 for i in range(batch)], h * VAE_FACTOR, w * VAE_FACTOR, channels),
             sigmas,
             guidance,
             latent_BChw=model.latent_format.to_dit(samples),
             keep_B1hw=kept_cells(latent.get("noise_mask"), batch, h, w),
-            callback=report,
+            callback=step_report(len(sigmas) - 1),
         )
         return (latent | {"samples": model.latent_format.from_dit(painted).cpu()},)
 
 
-def check_samples(samples: Any) -> tuple[int, int, int, int]:
-    """Shape of a latent that can be painted. Raises ValueError for one of another model or of odd sides."""
-    if samples.ndim != 4 or samples.shape[-2] % 2 or samples.shape[-1] % 2:
+def step_report(total: int) -> Any:
+    """A callback that shows each step with a preview, and stops the run when the user asks to."""
+    from ..uniworld_core.latents import preview
+
+    here = host.current()
+    progress = here.progress(total)
+
+    def report(step: Any) -> None:
+        here.check_interrupt()
+        progress.update(step.index + 1, preview(step.denoised[0]))
+
+    return report
+
+
+def packed_tokens(samples: Any) -> int:
+    """How many tokens the DiT makes of one latent. Raises ValueError for a latent of another model or of odd sides."""
+    from ..uniworld_core.dit import PACK
+
+    if samples.ndim != 4 or samples.shape[-2] % PACK or samples.shape[-1] % PACK:
         raise ValueError(
             f"The latent has shape {list(samples.shape)}; expected (batch, 16, height/8, width/8) of a picture whose sides "
             "are multiples of 16, as Empty latent by aspect gives."
         )
-    return tuple(samples.shape)
+    return (samples.shape[-2] // PACK) * (samples.shape[-1] // PACK)
 
 
 def to_condition(conditioning: list[Any]) -> Any:

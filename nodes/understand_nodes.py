@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import host
-from .condition_nodes import PROMPT
+from .condition_nodes import PROMPT, prompt_problem
 
 _REFERENCES = ("UNIWORLD_REFERENCE", {"tooltip": "The pictures that the question speaks of, in order."})
 _VLM = ("UNIWORLD_VLM", {"tooltip": "The VLM from Load UniWorld."})
@@ -56,6 +56,10 @@ class Understand:
             "optional": {"references": _REFERENCES},
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
+        return prompt_problem(prompt)
+
     def execute(
         self, vlm: Any, prompt: str, max_new_tokens: int, temperature: float, seed: int, references: Any = None
     ) -> tuple[str]:
@@ -101,6 +105,10 @@ class Route:
             "required": {"vlm": _VLM, "prompt": ("STRING", PROMPT)},
             "optional": {"references": _REFERENCES},
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
+        return prompt_problem(prompt)
 
     def execute(self, vlm: Any, prompt: str, references: Any = None) -> tuple[bool, float, Any, Any]:
         from ..uniworld_core.routing import route

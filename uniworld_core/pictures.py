@@ -49,6 +49,26 @@ def to_bytes(image_BHWC: torch.Tensor) -> torch.Tensor:
     return (image_BHWC.clamp(0, 1) * 255.0).round().to(torch.uint8)
 
 
+def on_white(image_BHWC: torch.Tensor, transparent_BHW: torch.Tensor) -> torch.Tensor:
+    """An IMAGE whose transparent part is white, as the published programs see transparent pictures.
+
+    Args:
+        transparent_BHW: 1 where nothing is to be seen, as ComfyUI's Load Image gives it: of the picture's size, or of any
+            size and all 0 for a picture without transparency. One serves a batch.
+
+    Raises:
+        ValueError: the mask is of another size, or of another number of pictures.
+    """
+    if not bool(transparent_BHW.any()):
+        return image_BHWC
+    if transparent_BHW.shape[-2:] != image_BHWC.shape[1:3] or len(transparent_BHW) not in (1, len(image_BHWC)):
+        raise ValueError(
+            f"The mask has shape {list(transparent_BHW.shape)} and the picture {list(image_BHWC.shape)}: "
+            "wire both from the same Load Image."
+        )
+    return torch.lerp(image_BHWC, torch.ones_like(image_BHWC), transparent_BHW.to(image_BHWC)[..., None])
+
+
 def _from_tensor(picture: torch.Tensor) -> Image.Image:
     if picture.ndim == 4 and picture.shape[0] == 1:
         picture = picture[0]

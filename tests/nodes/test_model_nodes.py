@@ -544,3 +544,49 @@ def test_picture_that_cannot_be_read_is_one_sentence(parts: dict[str, Any]) -> N
         run("UniWorldReference", image=torch.zeros(1, 1, 300, 3), siglip=parts["siglip"])
     with pytest.raises(ValueError, match="NaN"):
         run("UniWorldReference", image=torch.full((1, 8, 8, 3), float("nan")))
+
+
+# --- what the nodes say before anything runs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["UniWorldCondition", "UniWorldUnderstand", "UniWorldRoute"])
+def test_an_empty_prompt_is_found_by_validation_and_a_linked_one_is_left_alone(name: str) -> None:
+    node = NODE_CLASS_MAPPINGS[name]
+    assert "empty" in str(node.VALIDATE_INPUTS(prompt="  "))
+    assert "<|vision_end|>" in str(node.VALIDATE_INPUTS(prompt="a <|vision_end|> b"))
+    assert node.VALIDATE_INPUTS(prompt="Make it winter.") is True
+    assert node.VALIDATE_INPUTS() is True
+
+
+def test_a_missing_subject_is_found_by_validation() -> None:
+    node = NODE_CLASS_MAPPINGS["UniWorldPerception"]
+    assert "subject" in str(node.VALIDATE_INPUTS(task="segmentation", subject=""))
+    assert node.VALIDATE_INPUTS(task="segmentation", subject="cat") is True
+    assert node.VALIDATE_INPUTS(task="canny", subject="") is True
+    assert node.VALIDATE_INPUTS(task="segmentation") is True
+
+
+def test_the_transparent_part_of_a_reference_becomes_white() -> None:
+    image, mask = torch.zeros(1, 8, 6, 3), torch.zeros(1, 8, 6)
+    mask[:, :4] = 1.0
+    (references,) = NODE_CLASS_MAPPINGS["UniWorldReference"]().execute(image, mask=mask)
+    picture = references[0].picture
+    assert picture.getpixel((0, 0)) == (255, 255, 255)
+    assert picture.getpixel((0, 7)) == (0, 0, 0)
+
+
+def test_the_mask_of_a_picture_without_transparency_changes_nothing() -> None:
+    image = torch.rand(2, 8, 6, 3)
+    (plain,) = NODE_CLASS_MAPPINGS["UniWorldReference"]().execute(image)
+    (masked,) = NODE_CLASS_MAPPINGS["UniWorldReference"]().execute(image, mask=torch.zeros(1, 64, 64))
+    assert [ref.picture.tobytes() for ref in plain] == [ref.picture.tobytes() for ref in masked]
+
+
+def test_a_mask_of_another_picture_is_a_sentence() -> None:
+    with pytest.raises(ValueError, match="same Load Image"):
+        NODE_CLASS_MAPPINGS["UniWorldReference"]().execute(torch.zeros(1, 8, 6, 3), mask=torch.ones(1, 9, 9))
+
+
+def test_a_vision_output_without_states_is_a_sentence() -> None:
+    with pytest.raises(ValueError, match="SigLIP2-512"):
+        NODE_CLASS_MAPPINGS["UniWorldReference"]().execute(torch.zeros(1, 8, 6, 3), clip_vision_output={})

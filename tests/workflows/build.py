@@ -83,7 +83,7 @@ def edit() -> Any:
         "# Edit a picture\nChoose a picture, say what to change, run. SigLIP keeps what is not to change.",
     )
     load, source = loader(graph), picture(graph, "cat.jpg")
-    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1])
+    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
     condition = graph.add(
         "UniWorldCondition",
         1,
@@ -106,8 +106,10 @@ def multi_reference() -> Any:
     )
     load = loader(graph)
     first, second = picture(graph, "cat.jpg", "First picture"), picture(graph, "coffee.jpg", "Second picture")
-    one = graph.add("UniWorldReference", 1, "Reference 1", image=first[0], siglip=load[1])
-    two = graph.add("UniWorldReference", 1, "Reference 2", image=second[0], siglip=load[1], references=one[0])
+    one = graph.add("UniWorldReference", 1, "Reference 1", image=first[0], siglip=load[1], mask=first[1])
+    two = graph.add(
+        "UniWorldReference", 1, "Reference 2", image=second[0], siglip=load[1], references=one[0], mask=second[1]
+    )
     condition = graph.add(
         "UniWorldCondition",
         1,
@@ -129,7 +131,7 @@ def understand() -> Any:
         "# Ask about a picture\nOnly the VLM is loaded: SigLIP, the DiT and the VAE stay on disk.",
     )
     load, source = loader(graph), picture(graph, "cat.jpg")
-    reference = graph.add("UniWorldReference", 1, image=source[0])
+    reference = graph.add("UniWorldReference", 1, image=source[0], mask=source[1])
     answer = graph.add(
         "UniWorldUnderstand", 1, vlm=load[0], references=reference[0], prompt="Describe this picture in one sentence."
     )
@@ -146,7 +148,7 @@ def auto_route() -> Any:
     )
     load, source = loader(graph), picture(graph, "cat.jpg")
     prompt = graph.add("PrimitiveStringMultiline", 1, "Prompt", value="What is the cat looking at?")
-    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1])
+    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
     route = graph.add("UniWorldRoute", 1, vlm=load[0], prompt=prompt[0], references=reference[0])
     condition = graph.add("UniWorldCondition", 2, vlm=load[0], prompt=route[2], references=reference[0], text=load[4])
     latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
@@ -166,7 +168,7 @@ def edit_with_mask() -> Any:
         "would give it; *Composite edit* lays only that over the original.",
     )
     load, source = loader(graph), picture(graph, "cat.jpg")
-    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1])
+    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
     condition = graph.add(
         "UniWorldCondition",
         1,
@@ -199,7 +201,7 @@ def perception(task_name: str) -> Any:
     load, source = loader(graph), picture(graph, "cat.jpg")
     subject = "cat" if task.needs_subject else ""
     ask = graph.add("UniWorldPerception", 1, task=task_name, image=source[0], subject=subject)
-    reference = graph.add("UniWorldReference", 1, image=ask[1], siglip=load[1])
+    reference = graph.add("UniWorldReference", 1, image=ask[1], siglip=load[1], mask=source[1])
     condition = graph.add("UniWorldCondition", 1, vlm=load[0], prompt=ask[0], references=reference[0], text=load[4])
     latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
     image = paint(graph, 2, load, condition, latent)
