@@ -449,6 +449,7 @@ def test_ray_rows_with_pictures_failing_rows_deadly_rows_and_ctrl_c(ray_batch):
         assert picture.size == (7, 5)
 
 
+@posix_only
 def test_ray_no_cluster_at_the_address(ray_batch):
     ray_batch.write({"text": "a"})
     process = ray_batch.launch("--ray", "127.0.0.1:1")
