@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from uniworld.nodes.headless.serve import worker
 from uniworld.nodes.headless.serve.store import INTERRUPTED, SUCCESS, Ended, Store
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -164,6 +165,20 @@ def test_a_signal_stops_it_cleanly_and_marks_the_running_prompt(launch, tmp_path
     database = sqlite3.connect(tmp_path / "user" / "uniworld.sqlite3")
     assert database.execute("SELECT state FROM prompts").fetchall() == [("interrupted",)]
     database.close()
+
+
+def test_a_node_that_does_not_stop_is_marked_and_left(start, monkeypatch, capfd):
+    monkeypatch.setattr(worker, "_GRACE", 0.1)
+    live = start()
+    prompt_id = live.queue({"1": node("Stubborn")})
+    while not live.get("/queue").json["queue_running"]:
+        pass
+    live.stop()
+    assert "did not stop in time" in capfd.readouterr().err
+    again = start()
+    assert again.get(f"/history/{prompt_id}").json[prompt_id]["status"]["messages"][-1][0] == "execution_interrupted"
+    time.sleep(1.1)  # its thread ends now, and must not break anything
+    assert again.get("/queue").json == {"queue_running": [], "queue_pending": []}
 
 
 def test_two_servers_do_not_share_a_queue(start):

@@ -132,3 +132,10 @@ def test_the_log_can_be_followed(live):
     assert "Paint" in entries[0]["m"]
     assert prompt_id in live.get("/internal/logs").json
     assert prompt_id in live.get("/internal/logs/raw").json["entries"][-1]["m"]
+
+
+def test_titles_cannot_steer_the_terminal(live, capfd):
+    live.run({"1": {**node("Paint", steps=1, seed=0), "_meta": {"title": "red \x1b[31m\nPrompt 0: done"}}})
+    lines = live.get("/internal/logs").json
+    assert "red  [31m Prompt 0: done" in lines
+    assert "\x1b" not in lines + capfd.readouterr().err

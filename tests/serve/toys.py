@@ -70,6 +70,21 @@ class Exits:
         raise SystemExit("a node must not end the server")
 
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {node.__name__: node for node in (Paint, Record, Exits)}
+class Stubborn:
+    """Does not look whether it is to stop."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}}
+
+    def run(self) -> None:
+        time.sleep(1)
+
+
+NODE_CLASS_MAPPINGS: dict[str, type] = {node.__name__: node for node in (Paint, Record, Exits, Stubborn)}
 NODE_DISPLAY_NAME_MAPPINGS = {"Paint": "Paint a little"}
 WEB_DIRECTORY = "./web"

@@ -65,7 +65,7 @@ class Worker:
         self._executor = Executor(registry, host)
         self._on_event, self._on_end = on_event, on_end
         self._wake = threading.Condition()
-        self._stopping = self._free_wanted = False
+        self._stopping = self._free_wanted = self._abandoned = False
         self._thread = threading.Thread(target=self._work, name="uniworld-worker", daemon=True)
 
     # --- called from other threads -----------------------------------------------------------------------------------
@@ -100,6 +100,7 @@ class Worker:
         self.interrupt(why=STOPPED)
         self._thread.join(_GRACE)
         if self._thread.is_alive():
+            self._abandoned = True
             self.store.mark_died(STOPPED)
             return False
         return True
@@ -136,6 +137,8 @@ class Worker:
             data = _error_data(run, sentence, type(error).__name__)
             run.messages.event("execution_error", data)
             state, ended = ERROR, Ended(ERROR, {}, run.messages.kept, data)
+        if self._abandoned:  # the server has gone on without us, and closed the store
+            return
         with self._wake:
             self.run = None
         self.store.finish(run.accepted.id, ended)
@@ -172,7 +175,8 @@ class Worker:
             on_event=on_event,
         )
         state = {"success": SUCCESS, "interrupted": INTERRUPTED}.get(result.status, ERROR)
-        return state, result.sentence, Ended(state, result.ui, run.messages.kept, result.error)
+        sentence = run.stop if state == INTERRUPTED and run.stop is not None else result.sentence
+        return state, sentence, Ended(state, result.ui, run.messages.kept, result.error)
 
     def _invalid(
         self, run: Run, problems: list[Problem], on_event: Callable[[str, dict[str, Any]], None]
