@@ -222,3 +222,23 @@ def test_what_is_marked_as_dead_stays_so(tmp_path):
     assert [row["state"] for row in store.done()] == [INTERRUPTED]
     assert store.take() is None
     store.close()
+
+
+def test_a_full_disk_is_told_and_ends_nothing(start, graphs, monkeypatch, capfd):
+    live = start()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live.server.store, "put", full)
+        reply = live.post("/prompt", {"prompt": graphs["sum"]})
+        assert (reply.status, reply.error) == (503, "storage_failed")
+    with monkeypatch.context() as patch:
+        patch.setattr(live.server.store, "finish", full)
+        live.queue(graphs["sum"])
+        end = time.monotonic() + 10
+        while "could not be kept: database or disk is full" not in live.get("/internal/logs").json:
+            assert time.monotonic() < end
+    assert live.run({"1": node("Paint", steps=1, seed=5)})["status"]["completed"] is True
+    capfd.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import sqlite3
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -44,6 +45,9 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
                 response.headers[name] = error.headers[name]
     except (ConnectionError, TimeoutError):
         raise
+    except (sqlite3.Error, OSError) as error:
+        traceback.print_exc()
+        response = refusal(503, "storage_failed", f"The server could not read or write its files: {error}.")
     except Exception as error:
         traceback.print_exc()
         response = refusal(
@@ -57,10 +61,9 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def _only_friends(config: Config) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
-    cookie = "uniworld_token"
-
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        cookie = f"uniworld_token_{_split(request.headers.get('Host', ''))[1]}"  # cookies do not tell ports apart, and two servers may run
         problem = _host_problem(request, config) or _origin_problem(request)
         if problem is not None:
             return refusal(403, "forbidden", problem)
@@ -73,7 +76,7 @@ def _only_friends(config: Config) -> Callable[[web.Request, Handler], Awaitable[
             # The page's own requests cannot carry the token of its address; a cookie does, and the address is cleaned.
             rest = {key: value for key, value in request.query.items() if key != "token"}
             moved = web.Response(status=303, headers={"Location": str(request.rel_url.with_query(rest))})
-            moved.set_cookie(cookie, config.token, httponly=True, samesite="Strict", path="/")
+            moved.set_cookie(cookie, config.token, httponly=True, samesite="Lax", path="/")
             return moved
         return await handler(request)
 

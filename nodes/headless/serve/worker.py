@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -114,7 +115,7 @@ class Worker:
                 if self._stopping:
                     return
                 if not self._free_wanted:
-                    accepted = self.store.take()
+                    accepted = self._take()
                     if accepted is None:
                         self._wake.wait()
                         continue
@@ -124,6 +125,12 @@ class Worker:
             else:
                 self.tell_status()
                 self._run_one(self.run)  # type: ignore[arg-type]
+
+    def _take(self) -> Accepted | None:
+        try:
+            return self.store.take()
+        except sqlite3.Error:
+            return None  # tried again at the next prompt
 
     def tell_status(self) -> None:
         self.outlet.send("status", {"status": {"exec_info": {"queue_remaining": self.store.remaining}}})
@@ -141,7 +148,10 @@ class Worker:
             return
         with self._wake:
             self.run = None
-        self.store.finish(run.accepted.id, ended)
+        try:
+            self.store.finish(run.accepted.id, ended)
+        except sqlite3.Error as error:  # a full disk, say; the next prompt may fare better
+            sentence = f"{sentence} How it ended could not be kept: {error}.".strip()
         self._on_end(run, state, sentence, time.perf_counter() - began)
         self.tell_status()
         if run.accepted.client is not None:
