@@ -13,7 +13,7 @@ COLUMN_GAP, NODE_GAP, TITLE, SLOT, WIDGET, MARGIN = 60, 60, 34, 22, 26, 20
 GROUP_TITLE = 50
 COLOURS = ("#3f789e", "#8A8", "#b58b2a", "#a1309b", "#b06634")
 # Pictures and texts that a node shows below its widgets, in pixels.
-SHOWN = {"LoadImage": 260, "SaveImage": 300, "PreviewImage": 240, "PreviewAny": 110}
+SHOWN = {"LoadImage": 260, "SaveImage": 300, "PreviewImage": 240, "PreviewAny": 110, "UniWorldSampler": 240}
 MULTILINE = 130
 
 
@@ -147,7 +147,8 @@ class Graph:
             "outputs": [
                 {"name": n, "type": t, "links": [], "slot_index": i} for i, (n, t) in enumerate(zip(names, kinds))
             ],
-            "title": node.title,
+            # A node without a title of its own has the editor's, in the editor's language.
+            **({"title": node.title} if node.title != self.classes[node.kind][1] else {}),
             "properties": {"Node name for S&R": node.kind}
             | ({"cnr_id": "uniworld"} if node.kind.startswith("UniWorld") else {"cnr_id": "comfy-core"}),
             "widgets_values": values,
