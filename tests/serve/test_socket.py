@@ -139,3 +139,11 @@ def test_titles_cannot_steer_the_terminal(live, capfd):
     lines = live.get("/internal/logs").json
     assert "red  [31m Prompt 0: done" in lines
     assert "\x1b" not in lines + capfd.readouterr().err
+
+
+def test_a_huge_graph_does_not_flood_the_socket(live):
+    socket = live.connect("me")
+    live.queue({str(n): node("Paint", steps=0, seed=n) for n in range(400)}, client_id="me")
+    counts = [len(data["nodes"]) for kind, data in socket.until_done() if kind == "progress_state"]
+    assert max(counts) == 300
+    assert len(counts) >= 400

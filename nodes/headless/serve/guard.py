@@ -63,7 +63,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
 def _only_friends(config: Config) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        cookie = f"uniworld_token_{_split(request.headers.get('Host', ''))[1]}"  # cookies do not tell ports apart, and two servers may run
+        # Cookies do not tell ports apart, and two servers may run.
+        cookie = f"uniworld_token_{_split(request.headers.get('Host', ''))[1]}"
         problem = _host_problem(request, config) or _origin_problem(request)
         if problem is not None:
             return refusal(403, "forbidden", problem)

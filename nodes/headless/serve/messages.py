@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 # The events that ComfyUI keeps in the history of a prompt.
 _KEPT = ("execution_start", "execution_cached", "execution_success", "execution_error", "execution_interrupted")
+# A message tells the states of the latest nodes; all of them each time would be far too much in a huge graph.
+_MAX_STATES = 300
 
 
 class Outlet(Protocol):
@@ -59,20 +61,28 @@ class RunMessages:
             self._tell(name, data)
 
     def _start(self, node: str) -> None:
-        if self.node is not None and self._states[self.node]["state"] == "running":
-            self._states[self.node].update(state="finished", value=self._states[self.node]["max"])
+        before = self._states.get(self.node or "")
+        if before is not None and before["state"] == "running":
+            before.update(state="finished", value=before["max"])
         self.node = node
-        self._states[node] = {"value": 0, "max": 1, "state": "running", **self._about(node)}
+        self._new_state(node, "running", 0)
         self._tell_states()
         self._tell("executing", {"node": node, "display_node": node, "prompt_id": self.prompt_id})
 
+    def _new_state(self, node: str, state: str, value: int) -> dict[str, Any]:
+        self._states.pop(node, None)  # a node that waited for a lazy input is among the latest again
+        self._states[node] = {"value": value, "max": 1, "state": state, **self._about(node)}
+        if len(self._states) > _MAX_STATES:
+            del self._states[next(iter(self._states))]
+        return self._states[node]
+
     def _progress(self, node: str, value: int, total: int) -> None:
-        self._states[node].update(value=value, max=total)
+        (self._states.get(node) or self._new_state(node, "running", 0)).update(value=value, max=total)
         self._tell("progress", {"value": value, "max": total, "prompt_id": self.prompt_id, "node": node})
         self._tell_states()
 
     def _finish(self, node: str) -> None:
-        entry = self._states.setdefault(node, {"value": 1, "max": 1, "state": "cached", **self._about(node)})
+        entry = self._states.get(node) or self._new_state(node, "cached", 1)
         if entry["state"] != "finished":
             entry.update(state="finished", value=entry["max"])
             self._tell_states()
