@@ -40,7 +40,7 @@ def run_in_environment(root: Path, arguments: list[str]) -> int:
         )
     testing = arguments[0] == "test"
     try:
-        environment = ensure_environment(root, ["test"] if testing else [])
+        environment = ensure_environment(root, _extras_for(arguments))
     except SetupError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -49,6 +49,13 @@ def run_in_environment(root: Path, arguments: list[str]) -> int:
         os.chdir(root)
         return _replace_process([str(_script(environment, "pytest")), *arguments[1:]])
     return _replace_process([str(_script(environment, "uniworld")), *arguments])
+
+
+def _extras_for(arguments: list[str]) -> list[str]:
+    """The extras of pyproject.toml that a command needs."""
+    if arguments[0] == "batch":
+        return ["ray"] if any(argument.partition("=")[0] == "--ray" for argument in arguments) else []
+    return [arguments[0]] if arguments[0] in ("serve", "test") else []
 
 
 def ensure_environment(root: Path, extras: list[str]) -> Path:
