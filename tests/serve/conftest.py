@@ -6,10 +6,13 @@ import asyncio
 import http.client
 import importlib.util
 import json
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +34,12 @@ except ImportError:  # the server is an extra
 
 HERE = Path(__file__).parent
 TOYS = {"toys": HERE.parent / "headless" / "toys.py", "serve_toys": HERE / "toys.py"}
+LAUNCH = f"""
+import runpy, sys
+runpy.run_path({str(HERE.parent / "conftest.py")!r})
+from uniworld.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def load_toys(name: str) -> ModuleType:
@@ -251,6 +260,69 @@ def start(config: Config, registry: Registry) -> Iterator[Callable[..., Live]]:
 @pytest.fixture
 def live(start: Callable[..., Live]) -> Live:
     return start()
+
+
+# --- a server in its own process -------------------------------------------------------------------------------------
+
+
+class Process:
+    """`uniworld serve` as its own process."""
+
+    def __init__(self, folder: Path, frontend: Path, *options: str) -> None:
+        pack = folder / "toy-pack"
+        pack.mkdir(exist_ok=True)
+        (pack / "__init__.py").write_text(TOYS["serve_toys"].read_text())
+        command = [sys.executable, "-c", LAUNCH, "serve", "--port", "0", "--frontend", str(frontend)]
+        # A file, as a pipe that nobody empties would stop the server when it is full.
+        self._log = folder / f"serve-{time.monotonic_ns()}.log"
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--pack", "toy-pack", *options],
+                cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert "http://127.0.0.1:" in line, self._log.read_text()
+        self.url = line.split()[3].rstrip("/")
+
+    def ask(self, path: str, data: Any = None) -> Any:
+        body = None if data is None else json.dumps(data).encode()
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20) as reply:
+            return json.loads(reply.read() or b"null")
+
+    def queue(self, prompt: dict[str, Any]) -> str:
+        return str(self.ask("/prompt", {"prompt": prompt})["prompt_id"])
+
+    def wait(self, ids: list[str]) -> dict[str, Any]:
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            history = self.ask("/history")
+            if set(ids) <= set(history):
+                return history
+            time.sleep(0.02)
+        raise AssertionError("not all ended")
+
+    def end(self, how: int) -> tuple[int, str]:
+        """The exit code after a signal, and what it wrote for people."""
+        self.process.send_signal(how)
+        self.process.communicate(timeout=30)
+        return self.process.returncode, self._log.read_text()
+
+
+@pytest.fixture
+def launch(tmp_path: Path, frontend: Path) -> Iterator[Callable[..., Process]]:
+    started: list[Process] = []
+
+    def launch(*options: str) -> Process:
+        process = Process(tmp_path, frontend, *options)
+        started.append(process)
+        return process
+
+    yield launch
+    for one in started:
+        if one.process.poll() is None:
+            one.end(signal.SIGKILL)
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:

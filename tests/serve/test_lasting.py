@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-import urllib.request
-from pathlib import Path
 from typing import Any
 
 import pytest
 from uniworld.nodes.headless.serve import worker
 from uniworld.nodes.headless.serve.store import INTERRUPTED, SUCCESS, Ended, Store
-
-TESTS = Path(__file__).resolve().parents[1]
-LAUNCH = f"""
-import runpy, sys
-runpy.run_path({str(TESTS / "conftest.py")!r})
-from uniworld.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
@@ -32,62 +19,6 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 def record(text: str, milliseconds: int = 0) -> dict[str, Any]:
     return {"1": node("Record", text=text, milliseconds=milliseconds)}
-
-
-class Process:
-    """`uniworld serve` as its own process."""
-
-    def __init__(self, folder: Path, frontend: Path, *options: str) -> None:
-        pack = folder / "toy-pack"
-        pack.mkdir(exist_ok=True)
-        (pack / "__init__.py").write_text((TESTS / "serve" / "toys.py").read_text())
-        command = [sys.executable, "-c", LAUNCH, "serve", "--port", "0", "--frontend", str(frontend)]
-        self.process = subprocess.Popen(
-            [*command, "--pack", "toy-pack", *options],
-            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert "http://127.0.0.1:" in line, self.process.communicate()
-        self.url = line.split()[3].rstrip("/")
-
-    def ask(self, path: str, data: Any = None) -> Any:
-        body = None if data is None else json.dumps(data).encode()
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=20) as reply:
-            return json.loads(reply.read() or b"null")
-
-    def queue(self, prompt: dict[str, Any]) -> str:
-        return str(self.ask("/prompt", {"prompt": prompt})["prompt_id"])
-
-    def wait(self, ids: list[str]) -> dict[str, Any]:
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            history = self.ask("/history")
-            if set(ids) <= set(history):
-                return history
-            time.sleep(0.02)
-        raise AssertionError("not all ended")
-
-    def end(self, how: int) -> tuple[int, str]:
-        self.process.send_signal(how)
-        _, err = self.process.communicate(timeout=30)
-        return self.process.returncode, err
-
-
-@pytest.fixture
-def launch(tmp_path, frontend):
-    started = []
-
-    def launch(*options: str) -> Process:
-        process = Process(tmp_path, frontend, *options)
-        started.append(process)
-        return process
-
-    yield launch
-    for one in started:
-        if one.process.poll() is None:
-            one.end(signal.SIGKILL)
 
 
 def test_queue_and_history_outlive_a_restart(start, graphs):
