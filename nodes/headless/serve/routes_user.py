@@ -17,7 +17,7 @@ from .server import Server, server_of
 
 _SETTINGS = "comfy.settings.json"
 # Told to the editor unless the user chose otherwise: it is not to ask an outside host for news.
-_DEFAULTS = {"Comfy.Notification.ShowVersionUpdates": False, "Comfy.Workflow.ShowMissingModelsWarning": False}
+_DEFAULTS = {"Comfy.Notification.ShowVersionUpdates": False}
 # With this one set, an editor without a draft opens a stock graph of nodes that are not here.
 _NEVER_TOLD = "Comfy.TutorialCompleted"
 
