@@ -43,18 +43,38 @@ class Record:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"text": ("STRING", {"default": ""}), "milliseconds": ("INT", {"default": 0})}}
+        required = {"text": ("STRING", {"default": ""})}
+        return {"required": required, "optional": {"milliseconds": ("INT", {"default": 0}), "after": ("INT", {})}}
 
-    def run(self, text: str, milliseconds: int) -> dict[str, Any]:
-        from uniworld.nodes.headless import folders
-
-        with (folders.current().output / "record.txt").open("a") as file:
-            file.write(text + "\n")
+    def run(self, text: str, milliseconds: int = 0, after: int = 0) -> dict[str, Any]:
+        _write_line(text)
         end = time.monotonic() + milliseconds / 1000
         while time.monotonic() < end:
             _host().check_interrupt()
             time.sleep(0.01)
         return {"ui": {"text": [text]}}
+
+
+class Tick:
+    """A source that writes a line each time it runs."""
+
+    RETURN_TYPES = ("INT",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"text": ("STRING", {"default": ""})}}
+
+    def run(self, text: str) -> tuple[int]:
+        _write_line(text)
+        return (1,)
+
+
+def _write_line(text: str) -> None:
+    from uniworld.nodes.headless import folders
+
+    with (folders.current().output / "record.txt").open("a") as file:
+        file.write(text + "\n")
 
 
 class Exits:
@@ -85,6 +105,6 @@ class Stubborn:
         time.sleep(1)
 
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {node.__name__: node for node in (Paint, Record, Exits, Stubborn)}
+NODE_CLASS_MAPPINGS: dict[str, type] = {node.__name__: node for node in (Paint, Record, Tick, Exits, Stubborn)}
 NODE_DISPLAY_NAME_MAPPINGS = {"Paint": "Paint a little"}
 WEB_DIRECTORY = "./web"
