@@ -5,6 +5,7 @@ Imported only inside a running ComfyUI.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ class ComfyHost:
     def offload_device(self, device: str) -> torch.device:
         return torch.device("cpu") if device == "cpu" else management.unet_offload_device()
 
-    def hold(self, module: torch.nn.Module, device: str) -> _ComfyHeld:
+    def hold(self, module: torch.nn.Module, device: str, reload: Callable[[], torch.nn.Module]) -> _ComfyHeld:
+        # `reload` is not needed: ComfyUI moves models to the CPU's memory.
         patcher = comfy.model_patcher.ModelPatcher(
             _Holder(module), load_device=self.load_device(device), offload_device=self.offload_device(device)
         )

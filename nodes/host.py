@@ -67,8 +67,13 @@ class Host(Protocol):
     def devices(self) -> list[str]:
         """Names of devices a model may be put on; the first, "default", is the host's choice, in every host alike."""
 
-    def hold(self, module: torch.nn.Module, device: str) -> Held:
-        """Take a loaded module under memory management; `device` is one of `devices()`."""
+    def hold(self, module: torch.nn.Module, device: str, reload: Callable[[], torch.nn.Module]) -> Held:
+        """Take a loaded module under memory management.
+
+        Args:
+            device: one of `devices()`.
+            reload: reads the module again, for a host that drops it where there is no other memory to move it to.
+        """
 
     def load_device(self, device: str) -> torch.device:
         """Where a module computes that is loaded for `device`."""
@@ -124,8 +129,7 @@ class PlainHost:
 
         return ["default", "cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())]]
 
-    def hold(self, module: torch.nn.Module, device: str, reload: Callable[[], torch.nn.Module] | None = None) -> Held:
-        """As every host; `reload` reads the module again, and lets the memory drop it where it cannot move it."""
+    def hold(self, module: torch.nn.Module, device: str, reload: Callable[[], torch.nn.Module]) -> Held:
         return self.memory.hold(module, self.load_device(device), reload)
 
     def load_device(self, device: str) -> torch.device:

@@ -35,7 +35,11 @@ class Part(Generic[T]):
         here = host.current()
         here.check_interrupt()
         if self._held is None:
-            self._held = here.hold(self.load(here.offload_device(self.device)), self.device)  # type: ignore[arg-type]
+
+            def load() -> Any:
+                return self.load(here.offload_device(self.device))
+
+            self._held = here.hold(load(), self.device, load)
         return self._held.on_device(working_memory)
 
 

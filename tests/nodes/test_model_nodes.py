@@ -590,3 +590,20 @@ def test_a_mask_of_another_picture_is_a_sentence() -> None:
 def test_a_vision_output_without_states_is_a_sentence() -> None:
     with pytest.raises(ValueError, match="SigLIP2-512"):
         NODE_CLASS_MAPPINGS["UniWorldReference"]().execute(torch.zeros(1, 8, 6, 3), clip_vision_output={})
+
+
+def test_parts_leave_a_small_memory_for_each_other_and_come_back_the_same() -> None:
+    from uniworld.nodes.memory import ModelMemory
+    from uniworld.nodes.parts import open_parts
+    from uniworld.uniworld_core.shipped import shipped_model
+
+    shipped = shipped_model("tiny")
+    assert shipped is not None
+    memory = ModelMemory(budget=2_500_000)  # the DiT alone takes 2 MB, the VLM 1 MB
+    host.install(host.PlainHost(memory=memory))
+    parts = open_parts(shipped.checkpoint, shipped.flux, shipped.siglip, "float32", "cpu")
+    before = parts.dit.on_device().transformer.proj_out.weight.clone()
+    parts.vlm.on_device()
+    assert memory.used() < 2_500_000
+    assert torch.equal(parts.dit.on_device().transformer.proj_out.weight, before)
+    assert memory.used() < 2_500_000
