@@ -29,8 +29,20 @@ def main(argv: list[str] | None = None) -> int:
 
         return run_command(arguments)
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 1
+        return _not_started("Interrupted.", arguments)
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        return _not_started(f"uniworld cannot start: {type(error).__name__}: {error}", arguments)
+
+
+def _not_started(sentence: str, arguments: list[str]) -> int:
+    print(sentence, file=sys.stderr)
+    if "--json" in arguments:
+        import json
+
+        print(json.dumps({"event": "error", "message": sentence, "problems": [sentence]}), flush=True)
+    return 1
 
 
 def _main_in_checkout(arguments: list[str]) -> int:

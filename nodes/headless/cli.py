@@ -12,13 +12,15 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import host
 from . import folders
 from .batch import add_arguments as add_batch_arguments
 from .batch import run as run_batch
 from .executor import Executor
+from .output_folder import check_writable, open_output, preview_folder
+from .problems import one_of
 from .registry import Registry, load_registry
 from .report import JsonReport, Report
 from .serve.command import serve
@@ -32,8 +34,13 @@ EPILOG = "Exit codes: 0 done, 1 the run failed or was interrupted, 2 bad usage o
 
 
 def main(argv: list[str]) -> int:
-    """Run one command and return its exit code. Argument errors raise SystemExit(2), as argparse does."""
-    arguments = build_parser().parse_args(argv)
+    """Run one command and return its exit code. With --json, the last line on standard output tells how it ended."""
+    report = JsonReport(sys.stdout, debug="--debug" in argv)
+    try:
+        arguments = build_parser().parse_args(argv)
+    except UsageError as error:
+        return _ended(str(error), "invalid", argparse.Namespace(json="--json" in argv, debug=False), report)
+    arguments.report = report
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console of an old code page must not end a run
@@ -43,32 +50,41 @@ def main(argv: list[str]) -> int:
         # The reader of our output has gone, such as `head`; Python must not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except KeyboardInterrupt:
+        return _ended("Interrupted.", "error", arguments, report)
     except ValueError as error:
-        if arguments.debug:
-            traceback.print_exc()
-        _say(str(error))
-        if arguments.json:
-            JsonReport(sys.stdout).line("invalid", message=str(error), problems=[str(error)])
-        return BAD_WORKFLOW
+        return _ended(str(error), "invalid", arguments, report)
     except Exception as error:
-        if arguments.debug:
-            traceback.print_exc()
-        _say(f"{type(error).__name__}: {error} (run again with --debug for details)")
-        return FAILED
+        told = f"{type(error).__name__}: {error} (run again with --debug for details)"
+        return _ended(told, "error", arguments, report)
+
+
+def _ended(sentence: str, event: str, arguments: argparse.Namespace, report: JsonReport) -> int:
+    """Tell that a command could not be ended as it should; gives the exit code."""
+    if arguments.debug and sys.exc_info()[0] is not KeyboardInterrupt:
+        traceback.print_exc()
+    _say(sentence)
+    if arguments.json and not report.ended:
+        report.line(event, message=sentence, problems=[sentence])
+    return BAD_WORKFLOW if event == "invalid" else FAILED
+
+
+class UsageError(ValueError):
+    """The command line cannot be understood."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.format_usage()}{self.prog}: error: {message}")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="uniworld", epilog=EPILOG)
+    parser = _Parser(prog="uniworld", epilog=EPILOG)
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = _command(commands, "run", "run a workflow", _run)
     run.add_argument("workflow", nargs="?", help="a workflow file in editor or API form, or the name of a shipped one")
-    run.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="give an input a value")
-    run.add_argument(
-        "--image", action="append", default=[], metavar="NODE=picture", help="let a node load this picture"
-    )
-    run.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
-    run.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the results")
+    _values(run)
     _common(run)
 
     nodes = _command(commands, "nodes", "list the nodes, or show one", _nodes)
@@ -77,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     check = _command(commands, "check", "check a workflow without running it", _check)
     check.add_argument("workflow", help="a workflow file in editor or API form, or the name of a shipped one")
-    check.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
+    _values(check)
     _common(check)
 
     batch = _command(commands, "batch", "run a workflow over many rows", _batch)
@@ -98,21 +114,38 @@ def _command(commands: Any, name: str, text: str, handler: Callable[..., int]) -
     return parser
 
 
+def _values(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="give an input a value")
+    parser.add_argument(
+        "--image", action="append", default=[], metavar="NODE=picture", help="let a node load this picture"
+    )
+    parser.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
+    parser.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the results")
+
+
+_MODELS = Path("models")
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="folder of the models")
+    parser.add_argument("--models", type=Path, default=_MODELS, metavar="DIR", help="folder of the models")
     parser.add_argument("--pack", type=Path, action="append", default=[], metavar="DIR", help="load one more node pack")
     parser.add_argument("--json", action="store_true", help="machine-readable lines on standard output, nothing else")
     parser.add_argument("--debug", action="store_true", help="show Python's traceback of an error")
 
 
-def _set_up(arguments: argparse.Namespace) -> tuple[Registry, host.PlainHost]:
+def _set_up(arguments: argparse.Namespace, temp: Path | None = None) -> tuple[Registry, host.PlainHost]:
+    # The default need not be there: the shipped tiny model is found without it.
+    if arguments.models is not _MODELS and not arguments.models.is_dir():
+        raise ValueError(
+            f"--models '{arguments.models}' is no folder. Name the one that holds uniworld/, diffusers/ and siglip/."
+        )
     plain = host.PlainHost(models=[arguments.models])
     host.install(plain)
     folders.install(
         folders.Folders(
             input=getattr(arguments, "input", Path("input")),
             output=getattr(arguments, "output", Path("output")),
-            temp=getattr(arguments, "output", Path("output")).parent / "temp",
+            temp=temp or getattr(arguments, "output", Path("output")).parent / "temp",
         )
     )
     return load_registry(arguments.pack), plain
@@ -121,20 +154,22 @@ def _set_up(arguments: argparse.Namespace) -> tuple[Registry, host.PlainHost]:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.workflow is None:
         names = shipped_workflows()
-        _say("Name a workflow to run. Shipped with the package: " + (", ".join(names) or "none") + ".")
-        return BAD_WORKFLOW
+        raise ValueError("Name a workflow to run. Shipped with the package: " + (", ".join(names) or "none") + ".")
     # Whatever nodes print must not mix with the lines of --json.
     out = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
-        registry, plain = _set_up(arguments)
+    quiet = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
+    with quiet, preview_folder() as previews:
+        registry, plain = _set_up(arguments, previews)
         workflow = read_workflow(find_workflow(arguments.workflow), registry)
         _apply(workflow, registry, arguments)
-        report = JsonReport(out, arguments.debug) if arguments.json else Report(out, workflow.prompt)
+        report = arguments.report if arguments.json else Report(out, workflow.prompt)
         checked = validate_prompt(workflow.prompt, registry)
+        for note in workflow.notes + checked.notes:
+            report.note(note)
         if checked.problems:
             report.invalid(checked)
             return BAD_WORKFLOW
-        with _stop_on_interrupt(plain) as stopped, report:
+        with open_output(arguments.output), _stop_on_interrupt(plain) as stopped, report:
 
             def on_event(name: str, data: dict[str, Any]) -> None:
                 # The executor starts with a clean flag, and Ctrl-C may have come before that.
@@ -153,7 +188,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if result.sentence:
             _say(result.sentence)
         if arguments.debug and result.error is not None:
-            _say("".join(result.error["traceback"]))
+            inputs = ", ".join(f"{name}={value}" for name, value in result.error["current_inputs"].items())
+            _say(f"{''.join(result.error['traceback'])}Its inputs: {inputs or 'none'}.")
     return DONE if result.status == "success" else FAILED
 
 
@@ -208,35 +244,43 @@ def _batch(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     registry, _ = _set_up(arguments)
-    checked = validate_prompt(read_workflow(find_workflow(arguments.workflow), registry).prompt, registry)
+    workflow = read_workflow(find_workflow(arguments.workflow), registry)
+    _apply(workflow, registry, arguments)
+    checked = validate_prompt(workflow.prompt, registry)
+    notes = workflow.notes + checked.notes
     if arguments.json:
-        report = JsonReport(sys.stdout)
-        if checked.problems:
-            report.invalid(checked)
-        else:
-            report.line("valid", outputs=checked.outputs)
-    elif checked.problems:
-        print("\n".join(checked.sentences))
+        for note in notes:
+            arguments.report.note(note)
+    problems = checked.sentences
+    try:
+        check_writable(arguments.output, make=False)
+    except ValueError as error:
+        problems.append(str(error))
+    if arguments.json and problems:
+        arguments.report.invalid(checked, problems)
+    elif arguments.json:
+        arguments.report.line("valid", outputs=checked.outputs)
     else:
-        print(f"The workflow is valid: {len(checked.prompt)} nodes, outputs {', '.join(checked.outputs)}.")
-    return BAD_WORKFLOW if checked.problems else DONE
+        valid = f"The workflow is valid: {len(checked.prompt)} nodes, outputs {', '.join(checked.outputs)}."
+        print("\n".join([*(f"note: {note}" for note in notes), *(problems or [valid])]))
+    return BAD_WORKFLOW if problems else DONE
 
 
 def _nodes(arguments: argparse.Namespace) -> int:
     registry, _ = _set_up(arguments)
     if arguments.name is not None and arguments.name not in registry.classes:
         near = registry.suggestions(arguments.name)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "`uniworld nodes` lists them all."
+        hint = f"Did you mean {one_of(near)}?" if near else "`uniworld nodes` lists them all."
         raise ValueError(f"There is no node class '{arguments.name}'. {hint}")
     names = [arguments.name] if arguments.name else sorted(registry.classes)
     if arguments.json:
         print(json.dumps({name: registry.info(name) for name in names}))
         return DONE
-    print("\n\n".join(_described(registry.info(name)) for name in names))
+    print("\n\n".join(_described(registry.info(name), tooltips=bool(arguments.name)) for name in names))
     return DONE
 
 
-def _described(info: dict[str, Any]) -> str:
+def _described(info: dict[str, Any], tooltips: bool) -> str:
     lines = [f"{info['name']}  ({info['display_name']}, {info['category']})"]
     if info["description"]:
         lines.append(f"  {info['description']}")
@@ -245,10 +289,15 @@ def _described(info: dict[str, Any]) -> str:
             lines.append(
                 f"  {name}: {_kind(kind, options[0] if options else {})}{' (optional)' * (section == 'optional')}"
             )
+            if tooltips and options and options[0].get("tooltip"):
+                lines.append(f"      {options[0]['tooltip']}")
     outputs = ", ".join(
         f"{kind}" if kind == name else f"{name}: {kind}" for name, kind in zip(info["output_name"], info["output"])
     )
-    return "\n".join([*lines, f"  → {outputs or 'nothing: an output node'}"])
+    lines.append(f"  → {outputs or 'nothing: an output node'}")
+    if tooltips:
+        lines += [f"      {name}: {tip}" for name, tip in zip(info["output_name"], info.get("output_tooltips", ()))]
+    return "\n".join(lines)
 
 
 def _kind(kind: Any, options: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .editor_graph import BYPASSED, MUTED, SUBGRAPH_INPUT, Scope, all_scopes, open_graph, slots
-from .widgets import widget_values
+from .problems import node_label, shown
+from .widgets import widget_surplus, widget_values
 
 # Gives a node class's object_info, None for a class that is not known.
 Infos = Callable[[str], dict[str, Any] | None]
@@ -35,10 +36,13 @@ class Value:
     value: Any
 
 
-def convert(workflow: dict[str, Any], infos: Infos) -> dict[str, Any]:
+def convert(workflow: dict[str, Any], infos: Infos, notes: list[str] | None = None) -> dict[str, Any]:
     """The API form of a workflow in editor form.
 
     Nodes of unknown classes are kept with their links, for `validate_prompt` to name them.
+
+    Args:
+        notes: takes sentences on what is no error but hardly meant.
 
     Raises:
         ValueError: the workflow is not of the editor's form.
@@ -46,8 +50,11 @@ def convert(workflow: dict[str, Any], infos: Infos) -> dict[str, Any]:
     prompt: dict[str, Any] = {}
     for scope in all_scopes(open_graph(workflow)):
         for node_id, node in scope.nodes.items():
+            _check_values(scope, node_id, node)
             if _takes_part(scope, node_id, node):
                 prompt[scope.full_id(node_id)] = _api_node(scope, node, infos)
+                if notes is not None:
+                    notes += _value_notes(scope.full_id(node_id), node, infos)
     for entry in prompt.values():
         # A link from a node that takes no part leaves its input without anything, as in the editor.
         entry["inputs"] = {
@@ -66,6 +73,32 @@ def _takes_part(scope: Scope, node_id: str, node: dict[str, Any]) -> bool:
             "newer editor, turn it into a subgraph, and save it."
         )
     return True
+
+
+def _check_values(scope: Scope, node_id: str, node: dict[str, Any]) -> None:
+    saved, kind = node.get("widgets_values"), str(node.get("type", ""))
+    if saved is None or isinstance(saved, (list, dict)) or kind in NOTES or node.get("mode") in (MUTED, BYPASSED):
+        return
+    raise ValueError(
+        f'{node_label(scope.full_id(node_id), kind)}: "widgets_values" is {shown(saved)}; it must be a list of values. '
+        "Save the workflow anew in the editor."
+    )
+
+
+def _value_notes(full_id: str, node: dict[str, Any], infos: Infos) -> list[str]:
+    """Whether the saved values are fewer or more than the node has widgets, as those of another version may be."""
+    kind, saved = str(node.get("type", "")), node.get("widgets_values")
+    info = infos(kind)
+    if info is None or not isinstance(saved, list) or not saved:
+        return []
+    missing, extra = widget_surplus(info, saved)
+    linked = {entry.get("name") for entry in slots(node, "inputs") if entry.get("link") is not None}
+    missing = [name for name in missing if name not in linked]
+    label, counted = node_label(full_id, kind), "1 value" if len(saved) == 1 else f"{len(saved)} values"
+    mend = "Look at them in the editor and save it anew."
+    if missing:
+        return [f"{label}: only {counted} saved, so {', '.join(missing)} take their defaults. {mend}"]
+    return [f"{label}: {counted} saved, {extra} more than it has inputs; the last are ignored. {mend}"] if extra else []
 
 
 def _api_node(scope: Scope, node: dict[str, Any], infos: Infos) -> dict[str, Any]:

@@ -39,6 +39,26 @@ def check_writable(folder: Path, make: bool = True) -> None:
         raise unwritable(folder, error) from error
 
 
+@contextlib.contextmanager
+def open_output(folder: Path) -> Iterator[None]:
+    """Make an output folder and check that it can be written to; what was made is removed if nothing came into it.
+
+    Raises:
+        ValueError: as `check_writable`.
+    """
+    made: list[Path] = []
+    try:
+        with contextlib.suppress(OSError):
+            place = folder.absolute()
+            made = [path for path in (place, *place.parents) if not path.exists()]
+        check_writable(folder)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # results are in it
+            for path in made:
+                path.rmdir()
+
+
 def unwritable(folder: Path, error: OSError) -> ValueError:
     """What to say when pictures cannot be written to an output folder."""
     # "File exists" is what the system says when a folder is to be made where a file is.

@@ -47,6 +47,11 @@ class NodeRef:
         return Problem(self.node_id, self.class_type, error, f"{node_label(self.node_id, self.class_type)}: {sentence}")
 
 
+def one_of(names: list[str]) -> str:
+    """Names as a sentence lists them: "A", "A or B", "A, B or C"."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
+
+
 def shown(value: Any, limit: int = 80) -> str:
     """A value as it may stand in a sentence: short, and never a whole file."""
     text = repr(value)

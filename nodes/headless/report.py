@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any, TextIO
 
 from . import folders
@@ -13,8 +12,14 @@ from .problems import node_title
 from .validate import Validation
 
 
-def _saved_path(entry: dict[str, Any]) -> Path:
-    return folders.current().of_kind(entry["type"]) / entry["subfolder"] / entry["filename"]
+def _paths(ui: dict[str, list[Any]], saved: bool) -> list[str]:
+    """Where the pictures are that a node saved, or those that it only shows."""
+    here = folders.current()
+    return [
+        str(here.of_kind(entry["type"]) / entry["subfolder"] / entry["filename"])
+        for entry in ui.get("images", ())
+        if (entry["type"] == "output") == saved
+    ]
 
 
 class Report:
@@ -47,9 +52,12 @@ class Report:
     def _open(self, node_id: str) -> None:
         from tqdm import tqdm
 
+        desc = f"{self._label(node_id)} ({node_id})"
+        self._bar = tqdm(total=1, desc=desc, file=sys.stderr, dynamic_ncols=True)
+
+    def _label(self, node_id: str) -> str:
         node = self._prompt[node_id]
-        label = node_title(node) or node["class_type"]
-        self._bar = tqdm(total=1, desc=f"{label} ({node_id})", file=sys.stderr, dynamic_ncols=True)
+        return node_title(node) or str(node["class_type"])
 
     def _close(self, done: bool = True) -> None:
         if self._bar is not None:
@@ -58,22 +66,36 @@ class Report:
             self._bar.close()
             self._bar = None
 
+    def note(self, text: str) -> None:
+        print(f"note: {text}", file=sys.stderr)
+
     def invalid(self, checked: Validation) -> None:
         print("The workflow cannot run:", *checked.sentences, sep="\n  ", file=sys.stderr)
 
     def result(self, result: RunResult) -> None:
-        for ui in result.ui.values():
+        for node_id, ui in result.ui.items():
             for text in ui.get("text", ()):
-                print(text, file=self._out)
-            for entry in ui.get("images", ()):
-                print(_saved_path(entry), file=self._out)
+                print(f"{self._label(node_id)}: {text}", file=self._out)
+            for path in _paths(ui, saved=True):
+                print(path, file=self._out)
+            for path in _paths(ui, saved=False):
+                print(f"{self._label(node_id)} (preview): {path}", file=self._out)
+
+
+# The events of which one, and only one, is the last line of --json.
+LAST_EVENTS = frozenset({"result", "valid", "invalid", "error"})
 
 
 class JsonReport:
-    """One JSON object per line: `{"event": ..., ...}` with the data of ComfyUI's events, and at last "result"."""
+    """One JSON object per line: `{"event": ..., ...}` with the data of ComfyUI's events, and at last one of `LAST_EVENTS`.
+
+    Attributes:
+        ended: whether that last one has been written.
+    """
 
     def __init__(self, out: TextIO, debug: bool = False) -> None:
         self._out, self._debug = out, debug
+        self.ended = False
 
     def __enter__(self) -> JsonReport:
         return self
@@ -87,6 +109,7 @@ class JsonReport:
             text = json.dumps(line, default=str, allow_nan=False)
         except ValueError:  # NaN and infinity are no JSON
             text = json.dumps(json.loads(json.dumps(line, default=str), parse_constant=str))
+        self.ended = self.ended or name in LAST_EVENTS
         print(text, file=self._out, flush=True)
 
     def event(self, name: str, data: dict[str, Any]) -> None:
@@ -96,12 +119,23 @@ class JsonReport:
             data = {**data, "traceback": []}
         self.line(name, **data)
 
-    def invalid(self, checked: Validation) -> None:
-        self.line("invalid", error=checked.error, node_errors=checked.node_errors, problems=checked.sentences)
+    def note(self, text: str) -> None:
+        print(f"note: {text}", file=sys.stderr)
+        self.line("note", message=text)
+
+    def invalid(self, checked: Validation, problems: list[str] | None = None) -> None:
+        told = problems or checked.sentences
+        errors = {"error": checked.error, "node_errors": checked.node_errors}
+        self.line("invalid", message=" ".join(told), problems=told, **errors)
 
     def result(self, result: RunResult) -> None:
-        images = [str(_saved_path(entry)) for ui in result.ui.values() for entry in ui.get("images", ())]
-        texts = [text for ui in result.ui.values() for text in ui.get("text", ())]
+        shown = list(result.ui.values())
         self.line(
-            "result", status=result.status, message=result.sentence, images=images, texts=texts, outputs=result.ui
+            "result",
+            status=result.status,
+            message=result.sentence,
+            images=[path for ui in shown for path in _paths(ui, saved=True)],
+            previews=[path for ui in shown for path in _paths(ui, saved=False)],
+            texts=[text for ui in shown for text in ui.get("text", ())],
+            outputs=result.ui,
         )

@@ -8,12 +8,13 @@ type, and outputs without a problem may run although others have one.
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from .inputs import check_constant, check_link, custom_problems, missing_input
-from .problems import NodeRef, Problem, shown
+from .problems import NodeRef, Problem, node_label, one_of, shown
 from .registry import Registry
 from .schema import NodeSchema, is_link, read_schema, unwrap
 
@@ -30,6 +31,7 @@ class Validation:
         problems: every problem found, in the workflow's order.
         error: ComfyUI's error object when nothing can run, else None.
         node_errors: ComfyUI's error objects by node id.
+        notes: sentences on what is no error, as ComfyUI passes over it too, but hardly meant.
     """
 
     prompt: dict[str, Any]
@@ -37,6 +39,7 @@ class Validation:
     problems: list[Problem]
     error: dict[str, Any] | None
     node_errors: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def sentences(self) -> list[str]:
@@ -85,13 +88,14 @@ def validate_prompt(prompt: Any, registry: Registry, only: Iterable[str] | None 
         sentence = "The workflow has no output node. Add one that keeps a result, such as SaveImage or PreviewAny."
         problems = [_global_problem("prompt_no_outputs", sentence)]
         return _refused("prompt_no_outputs", "Prompt has no outputs", problems, prompt)
-    for node_id in _reachable(check, outputs):
+    reachable = _reachable(check, outputs)
+    for node_id in reachable:
         found = _node_problems(check, node_id)
         if found:
             check.problems[node_id] = found
     for cycle in _cycles(check, outputs):
         check.problems.setdefault(cycle[0], []).append(_cycle_problem(check, cycle))
-    return _result(check, outputs)
+    return _result(check, outputs, [note for node_id in reachable for note in _unknown_inputs(check, node_id)])
 
 
 def _structure_problems(prompt: Any, registry: Registry) -> list[Problem]:
@@ -114,7 +118,7 @@ def _structure_problem(node_id: str, node: Any, registry: Registry) -> Problem |
         return NodeRef(node_id, "").problem("invalid_prompt", message, details, sentence)
     if class_type not in registry.classes:
         near = registry.suggestions(class_type)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "`uniworld nodes` lists the nodes there are."
+        hint = f"Did you mean {one_of(near)}?" if near else "`uniworld nodes` lists the nodes there are."
         message = f"Cannot execute because node {class_type} does not exist."
         extra = {"node_id": node_id, "class_type": class_type, "suggestions": near}
         sentence = f"there is no node class {shown(class_type)}. {hint}"
@@ -165,6 +169,25 @@ def _node_problems(check: _Check, node_id: str) -> list[Problem]:
     return problems or custom_problems(node, inputs, schema, received_types)
 
 
+# What old editors export beside the inputs of a node: values of helper widgets.
+_HELPER_INPUTS = frozenset({"upload", "choose file to upload", "control_after_generate", "control_filter_list"})
+
+
+def _unknown_inputs(check: _Check, node_id: str) -> list[str]:
+    """A note for each input that the node class does not have."""
+    schema, given = check.schema(node_id), check.prompt[node_id]["inputs"]
+    known = list(schema.inputs)
+    label = node_label(node_id, check.prompt[node_id]["class_type"])
+    notes = []
+    for name in given:
+        if name in schema.inputs or name in schema.hidden or name in _HELPER_INPUTS:
+            continue
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+        hint = f"Did you mean '{near[0]}'?" if near else f"Its inputs are: {', '.join(known) or 'none'}."
+        notes.append(f"{label}: it has no input {shown(name)}, so that is ignored. {hint}")
+    return notes
+
+
 def _link_source(check: _Check, value: list[Any]) -> tuple[str, NodeSchema] | None:
     """Class name and schema of the node a link comes from; None if there is no such node."""
     if not is_link(value) or value[0] not in check.prompt:
@@ -211,7 +234,7 @@ def _cycle_problem(check: _Check, cycle: list[str]) -> Problem:
     return check.node(first).problem("dependency_cycle", "Dependency cycle detected", way, sentence, extra)
 
 
-def _result(check: _Check, outputs: list[str]) -> Validation:
+def _result(check: _Check, outputs: list[str], notes: list[str]) -> Validation:
     bad: dict[str, list[str]] = {}
     if check.problems:
         bad = {output: [n for n in _reachable(check, [output]) if n in check.problems] for output in outputs}
@@ -229,7 +252,7 @@ def _result(check: _Check, outputs: list[str]) -> Validation:
     if not good:
         details = "\n".join(f"{problem.error['message']}: {problem.error['details']}" for problem in everything)
         error = _error_object("prompt_outputs_failed_validation", "Prompt outputs failed validation", details)
-    return Validation(check.prompt, good, everything, error, node_errors)
+    return Validation(check.prompt, good, everything, error, node_errors, notes)
 
 
 def _refused(kind: str, message: str, problems: list[Problem], prompt: Any) -> Validation:

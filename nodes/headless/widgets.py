@@ -96,6 +96,15 @@ def widget_position(info: dict[str, Any], saved: list[Any], name: str) -> int | 
     return next((index for slot, index in _positions(widget_slots(info), saved) if slot.name == name), None)
 
 
+def widget_surplus(info: dict[str, Any], saved: list[Any]) -> tuple[list[str], int]:
+    """The inputs of a node whose values were not saved, and how many values were saved beyond them."""
+    slots = widget_slots(info)
+    placed = {slot.name for slot, _ in _positions(slots, saved)}
+    # A node without widgets may still have had some of the editor's own, whose values matter to no one.
+    extra = max(0, len(saved) - len(slots)) if slots else 0
+    return [slot.name for slot in slots if not slot.helper and slot.name not in placed], extra
+
+
 def _positions(slots: list[Slot], saved: list[Any]) -> list[tuple[Slot, int]]:
     positions = []
     index = 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ class Workflow:
     Attributes:
         prompt: its API form.
         graph: its editor form, if it has one that still says the same as `prompt`.
+        notes: sentences on what is no error but hardly meant.
     """
 
     prompt: dict[str, Any]
     graph: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def extra_pnginfo(self) -> dict[str, Any] | None:
@@ -68,7 +71,9 @@ def read_workflow(path: Path, registry: Registry) -> Workflow:
     """
     data = _read_json(path)
     if is_editor_form(data):
-        return Workflow(convert(data, lambda name: registry.info(name) if name in registry.classes else None), data)
+        notes: list[str] = []
+        infos = cache(lambda name: registry.info(name) if name in registry.classes else None)
+        return Workflow(convert(data, infos, notes), data, notes)
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict) and "class_type" not in data["prompt"]:
         extra = data.get("extra_data")
         pnginfo = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
@@ -76,6 +81,13 @@ def read_workflow(path: Path, registry: Registry) -> Workflow:
         return Workflow(data["prompt"], graph if is_editor_form(graph) else None)
     if not isinstance(data, dict):
         raise ValueError(f"'{path}' holds a {type(data).__name__}, no workflow. Save one from the editor.")
+    nodes = data.get("nodes")
+    if "nodes" in data and not (
+        isinstance(nodes, dict) and "class_type" in nodes
+    ):  # else an API form's node of that id
+        raise ValueError(
+            f"'{path}': \"nodes\" must be a list of nodes, and is {shown(nodes)}. Save it anew in the editor."
+        )
     return Workflow(data)
 
 

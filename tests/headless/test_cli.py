@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from uniworld.__main__ import main
 from uniworld.nodes.headless import workflow_file
+from uniworld.nodes.headless.report import LAST_EVENTS
 
 TESTS = Path(__file__).resolve().parents[1]
 LAUNCH = f"""
@@ -69,7 +70,7 @@ PICTURE = {"1": node("NoiseImage", width=8, height=6), "2": node("SaveImage", im
 
 def test_a_run_prints_texts_and_shows_a_bar_per_node(command, write):
     code, out, err = command("run", write(SUM))
-    assert (code, out) == (0, "9\n")
+    assert (code, out) == (0, "Show: 9\n")
     assert all(bar in err for bar in ("First (1): 100%", "Sum (2): 100%", "Show (3): 100%"))
 
 
@@ -84,13 +85,13 @@ def test_a_run_prints_where_the_pictures_are(command, write, tmp_path):
 
 @pytest.mark.parametrize("name", ["1", "First", "Number"])
 def test_set_finds_a_node_by_id_title_or_class(command, write, name):
-    assert command("run", write(SUM), "--set", f"{name}.value=6")[1] == "11\n"
+    assert command("run", write(SUM), "--set", f"{name}.value=6")[1] == "Show: 11\n"
 
 
 def test_set_may_replace_a_link_and_hold_an_equals_sign(command, write):
-    assert command("run", write(SUM), "--set", "Sum.a=1")[1] == "6\n"
+    assert command("run", write(SUM), "--set", "Sum.a=1")[1] == "Show: 6\n"
     prompt = {"1": node("PrimitiveString", value="x"), "2": node("Show", value=["1", 0])}
-    assert command("run", write(prompt), "--set", "1.value=a=b.c=d")[1] == "a=b.c=d\n"
+    assert command("run", write(prompt), "--set", "1.value=a=b.c=d")[1] == "Show: a=b.c=d\n"
 
 
 @pytest.mark.parametrize(("setting", "word"), [
@@ -116,7 +117,7 @@ def test_image_loads_a_picture_from_anywhere(command, write, tmp_path):
     prompt = {
         "1": node("LoadImage", image="missing.png"), "2": node("GetImageSize", image=["1", 0]), "3": node("Show", value=["2", 0]),
     }  # fmt: skip
-    assert command("run", write(prompt), "--image", f"LoadImage={away / 'photo.jpg'}")[:2] == (0, "7\n")
+    assert command("run", write(prompt), "--image", f"LoadImage={away / 'photo.jpg'}")[:2] == (0, "Show: 7\n")
     code, _, err = command("run", write(prompt), "--image", f"LoadImage={away / 'none.jpg'}")
     assert code == 2
     assert "no picture file" in err
@@ -147,7 +148,7 @@ def test_a_value_set_on_the_command_line_is_in_the_graph_that_the_picture_carrie
 
 
 def test_a_posted_prompt_is_a_workflow_too(command, write):
-    assert command("run", write({"prompt": SUM, "client_id": "x"}))[1] == "9\n"
+    assert command("run", write({"prompt": SUM, "client_id": "x"}))[1] == "Show: 9\n"
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -176,6 +177,66 @@ def test_json_of_a_bad_workflow(command, write):
     assert "below its minimum" in event["problems"][0]
 
 
+@pytest.mark.parametrize(("arguments", "event", "code"), [
+    (["run", "w.json"], "result", 0),
+    (["run", "w.json", "--set", "1.value=600"], "invalid", 2),
+    (["run", "none.json"], "invalid", 2),
+    (["run"], "invalid", 2),
+    (["run", "w.json", "--no-such"], "invalid", 2),
+    (["run", "w.json", "--pack", "nowhere"], "invalid", 2),
+    (["check", "w.json"], "valid", 0),
+    (["check", "w.json", "--set", "1.value=600"], "invalid", 2),
+    (["check"], "invalid", 2),
+])  # fmt: skip
+def test_json_always_ends_with_one_last_line(command, write, arguments, event, code):
+    write(SUM)
+    found, out, _ = command(*arguments, "--json")
+    assert found == code
+    assert [line["event"] for line in lines(out) if line["event"] in LAST_EVENTS] == [event]
+    assert lines(out)[-1]["event"] == event
+
+
+@pytest.mark.parametrize(("error", "message"), [
+    (KeyboardInterrupt(), "Interrupted."), (MemoryError("no more"), "MemoryError: no more (run again with --debug for details)"),
+])  # fmt: skip
+@pytest.mark.parametrize("where", ["load_registry", "validate_prompt", "Executor"])
+def test_json_ends_with_an_error_whatever_happens(command, write, monkeypatch, where, error, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(f"uniworld.nodes.headless.cli.{where}", fail)
+    code, out, err = command("run", write(SUM), "--json")
+    assert code == 1
+    assert (lines(out)[-1]["event"], lines(out)[-1]["message"]) == ("error", message)
+    assert err.strip().endswith(message)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_while_it_starts_ends_with_an_error_line(tmp_path, write):
+    (tmp_path / "__init__.py").write_text(
+        "import sys, time\nprint('loading', file=sys.stderr, flush=True)\ntime.sleep(60)"
+    )
+    arguments = ["run", write(SUM), "--pack", str(tmp_path), "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    while b"loading" not in os.read(process.stderr.fileno(), 4096):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert [line["event"] for line in lines(out.decode())] == ["error"]
+    assert b"Traceback" not in out + err
+
+
+def test_json_ends_with_an_error_where_the_program_cannot_even_be_imported(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uniworld.nodes.headless.cli", None)
+    assert main(["run", "edit", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert [line["event"] for line in lines(out)] == ["error"]
+    assert "uniworld cannot start" in err
+
+
 def test_a_failed_run_is_exit_code_1(command, write):
     prompt = {"1": node("Failing", value=4), "2": node("Show", value=["1", 0])}
     code, out, err = command("run", write(prompt))
@@ -190,7 +251,9 @@ def test_a_failed_run_is_exit_code_1(command, write):
 def test_debug_shows_the_traceback(write, toy_pack, capsys):
     prompt = {"1": node("Failing", value=4), "2": node("Show", value=["1", 0])}
     assert main(["run", write(prompt), "--pack", str(toy_pack), "--debug"]) == 1
-    assert "in run" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "in run" in err
+    assert "Its inputs: value=[4]." in err
 
 
 @pytest.mark.parametrize("content", [
@@ -220,7 +283,7 @@ def test_a_missing_file_is_told_with_the_shipped_ones(command, tmp_path, monkeyp
     (tmp_path / "shipped" / "sum.json").write_text(json.dumps(SUM))
     (tmp_path / "shipped" / "api" / "sum.json").write_text(json.dumps(SUM))
     for name in ("sum", "sum.json", "workflows/sum.json", "api/sum", "workflows/api/sum.json"):
-        assert command("run", name)[:2] == (0, "9\n")
+        assert command("run", name)[:2] == (0, "Show: 9\n")
     assert "shipped workflows: sum" in command("run", "no.json")[2]
     code, _, err = command("run")
     assert code == 2
@@ -248,7 +311,58 @@ def test_nodes_lists_and_describes(command):
     assert "LoadImage" in json.loads(out)
     code, _, err = command("nodes", "loadimage")
     assert code == 2
-    assert "Did you mean LoadImage" in err
+    assert "Did you mean LoadImage, LoadImageMask or SaveImage?" in err
+
+
+def test_nodes_with_a_name_shows_what_inputs_and_outputs_are(command):
+    out = command("nodes", "SaveImage")[1]
+    assert "  filename_prefix: STRING = 'ComfyUI'\n      How the file names begin." in out
+    assert "      MASK: 1 where the picture is transparent." in command("nodes", "LoadImage")[1]
+    assert "How the file names begin" not in command("nodes")[1]
+
+
+@pytest.mark.parametrize("verb", ["run", "check", "nodes"])
+def test_a_models_folder_that_is_not_there_is_told(command, write, verb, tmp_path):
+    (tmp_path / "models").touch()
+    arguments = [verb] if verb == "nodes" else [verb, write(SUM)]
+    for models in ("nowhere", "models"):
+        code, out, err = command(*arguments, "--models", models)
+        assert (code, out) == (2, "")
+        assert f"--models '{models}' is no folder" in err
+    assert command(*arguments)[0] == 0
+
+
+def test_texts_carry_the_title_of_their_node(command, write):
+    prompt = {"1": node("PrimitiveString", value="a cat"), "2": node("Show", "Answer", value=["1", 0])}
+    assert command("run", write(prompt))[1] == "Answer: a cat\n"
+
+
+def test_previews_are_told_apart_and_kept_away_from_the_results(command, write, tmp_path):
+    prompt = {**PICTURE, "3": node("PreviewImage", "Look", images=["1", 0])}
+    out = command("run", write(prompt))[1].splitlines()
+    [preview] = [Path(line.removeprefix("Look (preview): ")) for line in out if line.startswith("Look (preview): ")]
+    assert preview.is_file()
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["p_00001_.png"]
+    result = lines(command("run", write(prompt), "--json")[1])[-1]
+    assert (len(result["images"]), len(result["previews"])) == (1, 1)
+    assert Path(result["previews"][0]).is_file()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_output_folder_that_takes_nothing_is_told_before_anything_runs(command, write, tmp_path, as_json):
+    (tmp_path / "file").touch()
+    for verb in ("run", "check"):
+        code, out, err = command(verb, write(PICTURE), "--output", "file/x", *(["--json"] if as_json else []))
+        assert code == 2
+        assert "Pictures cannot be written to 'file/x': " in out + err
+        assert "free space or choose another --output." in out + err
+        assert "100%" not in err
+        assert not as_json or [event["event"] for event in lines(out)] == ["invalid"]
+
+
+def test_an_output_folder_that_nothing_came_into_is_not_left(command, write, tmp_path):
+    assert command("run", write(SUM), "--output", "a/b")[0] == 0
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(("arguments", "code"), [
