@@ -35,16 +35,16 @@ def run_in_environment(root: Path, arguments: list[str]) -> int:
     """Run `uniworld ARGUMENTS`, or the tests, in the environment of the checkout at `root`."""
     if sys.version_info < OLDEST_PYTHON:
         wanted = ".".join(map(str, OLDEST_PYTHON))
-        return _fail(
-            f"This is Python {sys.version.split()[0]}; {wanted} or newer is needed. Start it with a newer one."
-        )
+        told = f"This is Python {sys.version.split()[0]}; {wanted} or newer is needed. Start it with a newer one."
+        return _fail(told, "--json" in arguments)
     testing = arguments[0] == "test"
+    as_json = "--json" in arguments
     try:
         environment = ensure_environment(root, _extras_for(arguments))
     except SetupError as error:
-        return _fail(str(error))
+        return _fail(str(error), as_json)
     except KeyboardInterrupt:
-        return _fail("The set-up was interrupted. Run the command again to finish it.")
+        return _fail("The set-up was interrupted. Run the command again to finish it.", as_json)
     if testing:
         os.chdir(root)
         return _replace_process([str(_script(environment, "pytest")), *arguments[1:]])
@@ -107,11 +107,12 @@ def _make(root: Path, environment: Path, extras: list[str]) -> None:
     (environment / STAMP).unlink(missing_ok=True)
     if stamp.get("python") != list(sys.version_info[:2]):
         # Nothing there, another Python, or a set-up that was interrupted: begin anew.
-        _say(f"Setting up '{environment}' (only this once; it downloads PyTorch, so it takes some minutes).")
+        _say(f"Making the virtual environment '{environment}' (only this once).")
         _clear(environment)
         pip = _create(environment)
+        _say("Installing packages into it; PyTorch is large, so this takes some minutes.")
     else:
-        _say(f"Bringing '{environment}' up to date.")
+        _say(f"Bringing the packages in '{environment}' up to date; this may take some minutes.")
         pip = _pip(environment)
     wanted = sorted({*extras, *stamp.get("extras", ())})
     target = f".[{','.join(wanted)}]" if wanted else "."
@@ -121,6 +122,7 @@ def _make(root: Path, environment: Path, extras: list[str]) -> None:
     part = environment / (STAMP + ".part")
     part.write_text(json.dumps(done), encoding="utf-8")
     part.replace(environment / STAMP)
+    _say("The set-up is done.")
 
 
 def _create(environment: Path) -> list[str]:
@@ -154,13 +156,15 @@ def _no_venv(what: str) -> str:
 
 
 def _call(command: list[str], folder: Path | None = None) -> None:
-    """Run a set-up command; what it prints goes to standard error, as standard output belongs to the real command."""
+    """Run a set-up command. What it prints is shown only when it fails, and then on standard error."""
     settings = {name: value for name, value in os.environ.items() if name not in _FOREIGN_SETTINGS}
     # A pip.conf that says "user" or asks for an active environment would stop pip here.
     settings.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0")
-    sys.stderr.flush()
-    result = subprocess.run(command, cwd=folder, env=settings, stdout=sys.stderr.fileno())
+    result = subprocess.run(
+        command, cwd=folder, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+    )
     if result.returncode:
+        _say(result.stdout.decode(errors="replace").rstrip())
         shown = " ".join(command)
         raise SetupError(
             f"'{shown}' failed (see above). Mend what it says, for instance the network, and run this again."
@@ -226,8 +230,10 @@ def _replace_process(command: list[str]) -> int:
     return process.wait()
 
 
-def _fail(sentence: str) -> int:
+def _fail(sentence: str, as_json: bool) -> int:
     _say(sentence)
+    if as_json:  # which promises a last line on standard output
+        print(json.dumps({"event": "error", "message": sentence, "problems": [sentence]}), flush=True)
     return 1
 
 

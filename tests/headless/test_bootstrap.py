@@ -141,15 +141,39 @@ def test_without_any_pip_the_mend_is_told(bootstrap, checkout, calls, monkeypatc
     assert "sudo apt install python3" in capsys.readouterr().err
 
 
-def test_a_failing_command_is_told_and_its_output_kept_off_stdout(bootstrap, checkout, capfd, monkeypatch):
+def test_commands_are_quiet_unless_they_fail(bootstrap, checkout, capfd, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    bootstrap._call(
-        [sys.executable, "-c", "import os; print('said', os.environ.get('PYTHONPATH'), os.environ['PIP_USER'])"]
-    )
+    script = "import os, sys; print('said', os.environ.get('PYTHONPATH'), os.environ['PIP_USER'])"
+    bootstrap._call([sys.executable, "-c", script])
+    assert capfd.readouterr() == ("", "")
+    script += "; print('why', file=sys.stderr); raise SystemExit(3)"
+    with pytest.raises(bootstrap.SetupError, match=r"failed \(see above\)"):
+        bootstrap._call([sys.executable, "-c", script])
     out, err = capfd.readouterr()
-    assert (out, err.strip()) == ("", "said None 0")
-    with pytest.raises(bootstrap.SetupError, match="failed"):
-        bootstrap._call([sys.executable, "-c", "raise SystemExit(3)"])
+    assert out == ""
+    assert set(err.split("\n")) == {"said None 0", "why", ""}
+
+
+def test_each_phase_is_one_line(bootstrap, checkout, calls, capsys):
+    for extras, phases in (
+        ([], ["Making", "Installing", "The set-up"]),
+        ([], []),
+        (["test"], ["Bringing", "The set-up"]),
+    ):
+        bootstrap.ensure_environment(checkout, extras)
+        said = capsys.readouterr().err.splitlines()
+        assert [line.startswith(phase) for line, phase in zip(said, phases, strict=True)] == [True] * len(phases)
+
+
+def test_json_ends_with_an_error_where_the_set_up_fails(bootstrap, checkout, calls, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bootstrap, "_call", interrupted)
+    assert bootstrap.run_in_environment(checkout, ["run", "edit", "--json"]) == 1
+    [line] = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["event"] == "error"
+    assert "interrupted" in json.loads(line)["message"]
 
 
 def test_an_old_python_is_told(bootstrap, checkout, monkeypatch, capsys):
