@@ -124,6 +124,22 @@ def test_a_damaged_queue_is_a_sentence(tmp_path):
         Store(tmp_path / "q.sqlite3", 10)
 
 
+@pytest.mark.parametrize(("graph", "end"), [("sum", "execution_success"), ("fails", "execution_error")])
+def test_an_end_is_told_when_it_is_kept(start, graphs, monkeypatch, graph, end):
+    live = start()
+    finish = live.server.store.finish
+
+    def slowly(*ended: Any) -> None:
+        time.sleep(0.2)
+        finish(*ended)
+
+    monkeypatch.setattr(live.server.store, "finish", slowly)
+    socket = live.connect("me")
+    prompt_id = live.queue(graphs.get(graph) or {"1": node("Exits")}, client_id="me")
+    socket.until(lambda kind, _: kind == end)
+    assert prompt_id in live.get(f"/history/{prompt_id}").json
+
+
 def test_the_history_has_a_limit(tmp_path):
     store = Store(tmp_path / "q.sqlite3", history_limit=3)
     for n in range(5):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+_ENDS = ("execution_success", "execution_error", "execution_interrupted")
 # The events that ComfyUI keeps in the history of a prompt.
-_KEPT = ("execution_start", "execution_cached", "execution_success", "execution_error", "execution_interrupted")
+_KEPT = ("execution_start", "execution_cached", *_ENDS)
 # A message tells the states of the latest nodes; all of them each time would be far too much in a huge graph.
 _MAX_STATES = 300
 
@@ -21,7 +22,7 @@ class Outlet(Protocol):
 
 @dataclass
 class RunMessages:
-    """The messages of one run; `event` is the executor's hook.
+    """The messages of one run; `event` is the executor's hook. Its end is told by `tell_end`, once it is kept.
 
     Attributes:
         client: who posted the prompt and sees it run; None for nobody.
@@ -35,8 +36,10 @@ class RunMessages:
     kept: list[list[Any]] = field(default_factory=list)
     node: str | None = None
     _states: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _untold: tuple[str, dict[str, Any]] | None = None
 
     def event(self, name: str, data: dict[str, Any]) -> None:
+        self.tell_end()  # a blocked node's error was not the end
         if name in _KEPT:
             self._whole_run(name, data)
         elif name == "executing":
@@ -55,6 +58,16 @@ class RunMessages:
         if name != "execution_start" and name != "execution_cached":
             self.node = None
         self.kept.append([name, data])
+        if name in _ENDS:
+            self._untold = (name, data)
+        else:
+            self._tell(name, data)
+
+    def tell_end(self) -> None:
+        """Tell how the run ended. Before it is kept nobody may know, as the server might die in between."""
+        if self._untold is None:
+            return
+        (name, data), self._untold = self._untold, None
         if name == "execution_interrupted":
             self.outlet.send(name, data)  # ComfyUI tells everyone
         else:

@@ -153,6 +153,7 @@ class Worker:
         except sqlite3.Error as error:  # a full disk, say; the next prompt may fare better
             sentence = f"{sentence} How it ended could not be kept: {error}.".strip()
         self._on_end(run, state, sentence, time.perf_counter() - began)
+        run.messages.tell_end()
         self.tell_status()
         if run.accepted.client is not None:
             done = {"node": None, "prompt_id": run.accepted.id}
