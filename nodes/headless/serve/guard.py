@@ -43,7 +43,9 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         for name in ("Allow", "WWW-Authenticate"):
             if name in error.headers:
                 response.headers[name] = error.headers[name]
-    except (ConnectionError, TimeoutError):
+    except ConnectionError:
+        response = web.Response()  # the client has gone, and nobody reads this
+    except TimeoutError:
         raise
     except (sqlite3.Error, OSError) as error:
         traceback.print_exc()
