@@ -195,7 +195,8 @@ class Sampler:
         sigmas: Any = None,
     ) -> tuple[dict[str, Any]]:
         from ..uniworld_core import flow
-        from ..uniworld_core.dit import VAE_FACTOR, make_noise, sample
+        from ..uniworld_core.dit import VAE_FACTOR
+        from ..uniworld_core.sampler import make_noise, sample
 
         condition, samples = to_condition(conditioning), latent["samples"]
         tokens, (batch, channels, h, w) = packed_tokens(samples), samples.shape

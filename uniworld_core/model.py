@@ -12,13 +12,14 @@ import torch
 from . import flow
 from .condition import Condition, encode_prompts, join_t5
 from .config import UniWorldConfig, read_json
-from .dit import DENOISER_NAMES, DiT, build_transformer, denoiser_weights, make_noise, sample, token_count
+from .dit import DENOISER_NAMES, DiT, build_transformer, denoiser_weights, token_count
 from .latents import LatentFormat
 from .pictures import Picture
 from .projectors import Projectors, read_task_head
 from .qwen import QWEN_NAMES, build_qwen, qwen_weights, read_processor, read_tokenizer
 from .reference import Reference, References, make_references
 from .routing import Route, route
+from .sampler import make_noise, sample
 from .shipped import shipped_model
 from .siglip import SigLIP, read_siglip_processor, siglip_weights
 from .sizes import check_size

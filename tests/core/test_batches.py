@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from uniworld.uniworld_core import Condition, UniWorld
 from uniworld.uniworld_core.condition import pad_left, splice
-from uniworld.uniworld_core.dit import make_noise
+from uniworld.uniworld_core.sampler import make_noise
 
 PROMPTS = (
     "A red circle.",

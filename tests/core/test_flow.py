@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uniworld.uniworld_core import Condition, UniWorld, flow
-from uniworld.uniworld_core.dit import make_noise, pack, sample, token_count, unpack
+from uniworld.uniworld_core.dit import pack, token_count, unpack
+from uniworld.uniworld_core.sampler import make_noise, sample
 from uniworld.uniworld_core.sizes import MAX_PIXELS, check_size
 
 SIZE = {"height": 48, "width": 64}
