@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from .. import folders
 from ..folders import check_relative, resolve_inside
@@ -102,7 +104,7 @@ async def _form(request: web.Request) -> Any:
         raise Refused(400, "no_image", 'Send the picture as the field "image" of a multipart form.')
     try:
         form = await request.post()
-    except (ValueError, AssertionError, LookupError) as error:
+    except (ValueError, AssertionError, LookupError, RuntimeError, zlib.error, HttpProcessingError) as error:
         raise Refused(400, "invalid_form", "The multipart form cannot be read.") from error
     if not isinstance(form.get("image"), web.FileField) or not form["image"].filename:  # type: ignore[union-attr]
         raise Refused(400, "no_image", 'Send the picture as the field "image" of a multipart form.')
