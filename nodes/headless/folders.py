@@ -20,6 +20,7 @@ _WINDOWS_DEVICES = re.compile(r"^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³
 _ENCODED_TRICK = re.compile(r"%(2e|2f|5c|00)", re.IGNORECASE)
 _ANNOTATION = re.compile(r"^(?P<name>.*?)\s?\[(?P<folder>input|output|temp)\]$", re.DOTALL)
 _MAX_NAME_BYTES = 200  # file systems end at 255 bytes; the counter and the extension need room
+_MAX_PARTS = 32  # of a name; folders a thousand deep are nobody's wish, and nothing could remove them
 
 
 def check_relative(name: str, what: str = "file name") -> str:
@@ -39,6 +40,8 @@ def check_relative(name: str, what: str = "file name") -> str:
     if path.startswith(("/", "~")) or ":" in path:
         raise ValueError(f"The {what} {shown} is an absolute path or names a drive. Use a name inside the folder.")
     parts = path.split("/")
+    if len(parts) > _MAX_PARTS:
+        raise ValueError(f"The {what} {shown} lies in {len(parts) - 1} folders; at most {_MAX_PARTS - 1} are allowed.")
     for part in parts:
         if part in ("", ".", ".."):
             raise ValueError(f"The {what} {shown} leads out of its folder. Use a name without the part '{part}'.")

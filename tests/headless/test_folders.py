@@ -16,6 +16,12 @@ def test_a_plain_name_and_a_subfolder_are_kept(tmp_path):
     assert check_relative("Bücher/猫 1.png") == "Bücher/猫 1.png"
 
 
+def test_folders_do_not_lie_in_each_other_without_end():
+    assert check_relative("a/" * 31 + "x.png")
+    with pytest.raises(ValueError, match="lies in 2000 folders; at most 31"):
+        check_relative("a/" * 2000 + "x.png")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need rights on Windows")
 def test_a_symbolic_link_does_not_lead_out(tmp_path):
     (tmp_path / "in").mkdir()
