@@ -1,4 +1,4 @@
-"""Both benchmarks run, and loading keeps its promise on a small checkpoint. Times are never asserted."""
+"""The benchmarks run, and loading keeps its promise on a small checkpoint. Times are never asserted."""
 
 from __future__ import annotations
 
@@ -30,3 +30,12 @@ def test_loading_never_holds_the_float32_checkpoint() -> None:
 def test_sampler_is_held_against_the_bare_transformer() -> None:
     printed = run("sampler.py", "--width", "128", "--side", "64", "--text", "8", "--pairs", "2")
     assert "sampler over bare" in printed
+
+
+@pytest.mark.slow
+def test_server_is_held_against_the_bare_executor() -> None:
+    pytest.importorskip("aiohttp", reason="the server is an extra")
+    printed = run("serve.py", "--prompts", "20")
+    assert "prompts per second" in printed
+    assert "of that the server's own time" in printed
+    assert "server over bare executor" in printed
