@@ -64,23 +64,6 @@ def test_sigkill_loses_nothing_and_runs_nothing_twice(launch, tmp_path):
     assert second.ask(f"/jobs/{running}")["status"] == "cancelled"
 
 
-@pytest.mark.slow
-def test_sigkill_at_any_moment(launch, tmp_path):
-    ids: list[str] = []
-    for round_ in range(4):
-        server = launch()
-        ids += [server.queue(record(f"{round_}/{n}", 5)) for n in range(20)]
-        time.sleep(0.03 + 0.07 * round_)
-        server.end(signal.SIGKILL)
-    history = launch().wait(ids)
-    assert len(history) == len(ids) == 80
-    lines = (tmp_path / "output" / "record.txt").read_text().splitlines()
-    assert len(lines) == len(set(lines))
-    succeeded = sum(entry["status"]["completed"] for entry in history.values())
-    assert succeeded <= len(lines) <= len(ids)
-    assert len(ids) - succeeded <= 4  # one running prompt for each kill
-
-
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_cleanly_and_marks_the_running_prompt(launch, tmp_path, how):
