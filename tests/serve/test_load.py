@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 CLIENTS, EACH = 50, 10
-SPARE_BYTES = 32 * 2**20  # what the allocator and the database's pages may take between two rounds
+SPARE_BYTES = 16 * 2**20  # what the allocator and the database's pages may take between two rounds
 
 
 @dataclass
