@@ -82,7 +82,7 @@ BODIES = {
 DEEP = st.tuples(
     st.sampled_from(['{"prompt": %s}', '{"prompt": {}, "extra_data": {"a": %s}}', '{"extra_data": %s}', "%s", '{"delete": %s}',
                      '{"prompt": {"1": {"class_type": "Show", "inputs": {"value": %s}}}}']),
-    st.sampled_from([100, 400, 900, 5000, 100_000]) | st.integers(450, 1000),
+    st.sampled_from([100, 190, 200, 400, 900, 5000, 100_000]) | st.integers(450, 1000),
     st.sampled_from([("[", "]"), ('{"a":', "}")]),
 ).map(lambda drawn: (drawn[0] % (drawn[2][0] * drawn[1] + "1" + drawn[2][1] * drawn[1])).encode())  # fmt: skip
 ODD_JSON = st.sampled_from(

@@ -161,3 +161,14 @@ def test_our_blueprint_is_a_graph_of_our_nodes(live):
         declared = infos[node["type"]]["input"]
         assert {one["name"] for one in node["inputs"]} <= {*declared["required"], *declared.get("optional", {})}
     assert [one["name"] for one in subgraph["inputs"]][:2] == ["image", "prompt"]
+
+
+def test_settings_nested_too_deep_are_refused(live):
+    def nested(depth: int) -> bytes:
+        return b"[" * depth + b"]" * depth
+
+    assert live.post("/settings/deep", body=nested(200)).status == 200
+    for depth in (201, *range(900, 1000), 5000):  # some are read, and could then not be written or read again
+        reply = live.post("/settings/deep", body=nested(depth))
+        assert (reply.status, reply.error) == (400, "invalid_json")
+    assert live.get("/settings").status == 200

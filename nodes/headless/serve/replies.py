@@ -9,6 +9,8 @@ from aiohttp import web
 
 from .store import dumps
 
+_MAX_DEPTH = 200  # of JSON; what is read at Python's own limit might not be written, or read again, a call further in
+
 
 def reply(data: Any, status: int = 200) -> web.Response:
     return web.Response(text=dumps(data), status=status, content_type="application/json")
@@ -31,7 +33,7 @@ async def read_json(request: web.Request, limit: int) -> Any:
     """The body as JSON.
 
     Raises:
-        Refused: it is too large, or no JSON.
+        Refused: it is too large, too deep, or no JSON.
     """
     if request.content_length is not None and request.content_length > limit:
         raise _too_large(limit)
@@ -41,9 +43,22 @@ async def read_json(request: web.Request, limit: int) -> Any:
         if len(body) > limit:
             raise _too_large(limit)
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        data = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise Refused(400, "invalid_json", f"The request's body is no JSON: {str(error)[:200]}.") from error
+    if _deeper_than(_MAX_DEPTH, data):
+        raise Refused(400, "invalid_json", f"The request's body is nested more than {_MAX_DEPTH} levels deep.")
+    return data
+
+
+def _deeper_than(limit: int, data: Any) -> bool:
+    level = [data]
+    for _ in range(limit + 1):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        if not inner:
+            return False
+        level = [one for values in inner for one in values]
+    return True
 
 
 async def read_object(request: web.Request, limit: int) -> dict[str, Any]:
