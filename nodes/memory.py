@@ -123,3 +123,13 @@ def _empty_device_caches() -> None:
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():
         torch.mps.empty_cache()
+
+
+def default_budget() -> int | None:
+    """Bytes that models may take where nobody said: most of the GPU's; no limit where the machine's own are used."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    # What is left is for the work itself, which a module announces only roughly.
+    return int(torch.cuda.get_device_properties(0).total_memory * 0.9)

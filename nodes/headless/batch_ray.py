@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import host
+from ..memory import ModelMemory, default_budget
 from . import folders
 from .batch_results import ERROR, INTERRUPTED, LOST, Attempt, Outcome
 from .batch_rows import Row
@@ -51,7 +52,7 @@ class RayWorker:
     """The actor's class. Ray calls `run` in one thread and `stop` in another."""
 
     def __init__(self, setup: Setup) -> None:
-        plain = host.PlainHost(models=list(setup.models))
+        plain = host.PlainHost(models=list(setup.models), memory=ModelMemory(default_budget()))
         host.install(plain)
         folders.install(folders.Folders(setup.input, setup.output, setup.output.parent / "temp"))
         self._interrupted, self._stopped = plain.interrupted, threading.Event()

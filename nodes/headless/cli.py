@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import host
+from ..memory import ModelMemory, default_budget
 from . import folders
 from .batch import add_arguments as add_batch_arguments
 from .batch import run as run_batch
@@ -160,6 +161,7 @@ def _run(arguments: argparse.Namespace) -> int:
     quiet = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
     with quiet, preview_folder() as previews:
         registry, plain = _set_up(arguments, previews)
+        plain.memory = ModelMemory(default_budget())
         workflow = read_workflow(find_workflow(arguments.workflow), registry)
         _apply(workflow, registry, arguments)
         report = arguments.report if arguments.json else Report(out, workflow.prompt)
@@ -238,6 +240,7 @@ def _batch(arguments: argparse.Namespace) -> int:
     # Whatever nodes print must not mix with what the batch tells.
     with contextlib.redirect_stdout(sys.stderr):
         registry, plain = _set_up(arguments)
+        plain.memory = ModelMemory(default_budget())
         with _stop_on_interrupt(plain) as stopped:
             return run_batch(arguments, out, registry, plain, stopped)
 

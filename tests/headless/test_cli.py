@@ -464,3 +464,14 @@ def test_no_json_whatever_gives_a_traceback(command, write, workflow, setting):
     path = write(workflow)
     assert command("check", path)[0] in (0, 2)
     assert command("run", path, "--json", *(["--set", setting] if setting else []))[0] in (0, 1, 2)
+
+
+def test_models_leave_the_gpu_within_a_budget_by_default(monkeypatch, command, write):
+    from uniworld.nodes import host
+    from uniworld.nodes.headless import cli
+
+    monkeypatch.setattr(cli, "default_budget", lambda: 12345)
+    command("run", write({"1": node("NoSuchNode")}))
+    plain = host.current()
+    assert isinstance(plain, host.PlainHost)
+    assert plain.memory.budget == 12345
