@@ -80,10 +80,11 @@ def _extra(body: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise Refused(400, "invalid_extra_data", '"extra_data" must be an object.')
     extra = {key: value for key, value in extra.items() if key not in _SECRETS}
-    client = body.get("client_id", extra.get("client_id"))
-    if client is not None and not isinstance(client, str):
-        raise Refused(400, "invalid_client_id", '"client_id" must be a text.')
+    inner = extra.pop("client_id", None)  # which an explicit null outside must not let past unlooked at
+    client = inner if body.get("client_id") is None else body["client_id"]
     if client is not None:
+        if not isinstance(client, str) or len(client) > _MAX_ID:
+            raise Refused(400, "invalid_client_id", f'"client_id" must be a text of at most {_MAX_ID} characters.')
         extra["client_id"] = client
     extra["create_time"] = int(time.time() * 1000)
     return extra
