@@ -33,10 +33,13 @@ def test_the_tutorial_is_never_told_to_be_over(live):
     assert live.get("/settings").json["Comfy.Notification.ShowVersionUpdates"] is False
 
 
-def test_a_damaged_settings_file_is_empty_settings(live):
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"a": ' * 100_000], ids=["open", "list", "deep", "deeper"])
+def test_a_damaged_settings_file_is_empty_settings(live, text):
     live.server.user.mkdir(parents=True)
-    (live.server.user / "comfy.settings.json").write_text("{")
+    (live.server.user / "comfy.settings.json").write_text(text)
     assert live.get("/settings").status == 200
+    assert live.post("/settings/a", 1).status == 200
+    assert live.get("/settings/a").json == 1
 
 
 def test_workflows_are_saved_listed_moved_and_removed(live):

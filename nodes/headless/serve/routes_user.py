@@ -32,7 +32,7 @@ async def get_users(_: web.Request) -> web.Response:
 def _read_settings(server: Server) -> dict[str, Any]:
     try:
         data = json.loads((server.user / _SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last for a file nested too deep, which json cannot read
         return {}
     return data if isinstance(data, dict) else {}
 
