@@ -154,6 +154,45 @@ def test_what_is_marked_as_dead_stays_so(tmp_path):
     store.close()
 
 
+FAILING_COMMIT = """
+PRAGMA foreign_keys = ON;
+CREATE TABLE none_such (id INTEGER PRIMARY KEY);
+CREATE TABLE wants (id INTEGER REFERENCES none_such (id) DEFERRABLE INITIALLY DEFERRED);
+CREATE TRIGGER fails_put AFTER INSERT ON prompts BEGIN INSERT INTO wants VALUES (1); END;
+CREATE TRIGGER fails_finish AFTER UPDATE OF ended ON prompts BEGIN INSERT INTO wants VALUES (1); END;
+"""
+MENDED = "DROP TRIGGER IF EXISTS fails_put; DROP TRIGGER IF EXISTS fails_finish;"
+
+
+def test_a_commit_that_fails_counts_nothing(tmp_path):
+    store = Store(tmp_path / "q.sqlite3", 10)
+    store.put("runs", {}, {}, [])
+    store.take()
+    store._db.executescript(FAILING_COMMIT)
+    with pytest.raises(sqlite3.Error):
+        store.put("a", {}, {}, [])
+    with pytest.raises(sqlite3.Error):
+        store.finish("runs", Ended(SUCCESS, {}, []))
+    assert (store.waiting, store.remaining) == (0, 1)
+    store._db.executescript(MENDED)
+    assert store.put("a", {}, {}, []) == 1
+    store.finish("runs", Ended(SUCCESS, {}, []))
+    assert (store.waiting, store.remaining) == (1, 1)
+    store.close()
+
+
+def test_a_full_database_counts_nothing(tmp_path):
+    store = Store(tmp_path / "q.sqlite3", 10)
+    store._db.execute("PRAGMA max_page_count = 1")  # no more than it has
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        store.put("a", {"1": "x" * 100_000}, {}, [])
+    assert (store.waiting, store.remaining) == (0, 0)
+    store._db.execute("PRAGMA max_page_count = 1000000")
+    assert store.put("a", {"1": "x" * 100_000}, {}, []) == 0
+    assert store.waiting == 1
+    store.close()
+
+
 def test_a_full_disk_is_told_and_ends_nothing(start, graphs, monkeypatch, capfd):
     live = start()
 

@@ -133,19 +133,20 @@ class Store:
         front: bool = False,
     ) -> float | None:
         """Add a prompt; gives its number, or None when the id is already known."""
-        with self._lock, self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            if self._db.execute("SELECT 1 FROM prompts WHERE id = ?", (prompt_id,)).fetchone():
-                return None
-            if number is None:
-                number = self._next("number") * (-1 if front else 1)
-            self._db.execute(
-                "INSERT INTO prompts (id, number, state, client, workflow, prompt, extra, outputs_to_run, created)"
-                " VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?)",
-                (prompt_id, number, *_storable((extra.get("client_id"), _workflow_id(extra))), dumps(prompt), dumps(extra),
-                 dumps(outputs), _now()),
-            )  # fmt: skip
-            self._counts[PENDING] += 1
+        with self._lock:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                if self._db.execute("SELECT 1 FROM prompts WHERE id = ?", (prompt_id,)).fetchone():
+                    return None
+                if number is None:
+                    number = self._next("number") * (-1 if front else 1)
+                self._db.execute(
+                    "INSERT INTO prompts (id, number, state, client, workflow, prompt, extra, outputs_to_run, created)"
+                    " VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?)",
+                    (prompt_id, number, *_storable((extra.get("client_id"), _workflow_id(extra))), dumps(prompt),
+                     dumps(extra), dumps(outputs), _now()),
+                )  # fmt: skip
+            self._counts[PENDING] += 1  # only now: on a full disk it is the commit that fails, and the row is not kept
             return number
 
     def take(self) -> Accepted | None:
@@ -162,20 +163,21 @@ class Store:
     def finish(self, prompt_id: str, ended: Ended) -> None:
         """Keep how a running prompt ended, and let go of the oldest history beyond the limit."""
         count, shown, preview = output_summary(ended.ui)
-        with self._lock, self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute(
-                "UPDATE prompts SET state = ?, ended = ?, done_order = ?, ui = ?, messages = ?, error = ?, ui_count = ?,"
-                " ui_shown = ?, preview = ? WHERE id = ? AND state = 'running'",
-                (ended.state, _now(), self._next("done"), dumps(ended.ui), dumps(ended.messages),
-                 None if ended.error is None else dumps(ended.error), count, shown,
-                 None if preview is None else dumps(preview), prompt_id),
-            )  # fmt: skip
-            self._db.execute(
-                "DELETE FROM prompts WHERE done_order <= (SELECT done_order FROM prompts WHERE done_order IS NOT NULL"
-                " ORDER BY done_order DESC LIMIT 1 OFFSET ?)",
-                (self._limit,),
-            )
+        with self._lock:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.execute(
+                    "UPDATE prompts SET state = ?, ended = ?, done_order = ?, ui = ?, messages = ?, error = ?, ui_count = ?,"
+                    " ui_shown = ?, preview = ? WHERE id = ? AND state = 'running'",
+                    (ended.state, _now(), self._next("done"), dumps(ended.ui), dumps(ended.messages),
+                     None if ended.error is None else dumps(ended.error), count, shown,
+                     None if preview is None else dumps(preview), prompt_id),
+                )  # fmt: skip
+                self._db.execute(
+                    "DELETE FROM prompts WHERE done_order <= (SELECT done_order FROM prompts WHERE done_order IS NOT NULL"
+                    " ORDER BY done_order DESC LIMIT 1 OFFSET ?)",
+                    (self._limit,),
+                )
             self._counts = self._count_states()
 
     def mark_died(self, sentence: str) -> int:
