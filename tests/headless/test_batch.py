@@ -418,7 +418,7 @@ def test_ray_rows_with_pictures_failing_rows_deadly_rows_and_ctrl_c(ray_batch):
     prompt = {**WORKFLOW, "4": {"class_type": "LoadImage", "inputs": {"image": "none.png"}},
               "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "q"}}}  # fmt: skip
     (ray_batch.folder / "w.json").write_text(json.dumps(prompt))
-    settings = [{"text": "fail"}, {"text": "deadly", "deaths": 9}, {"text": "good"}, {"text": "slow", "steps": 500}]
+    settings = [{"text": "fail"}, {"text": "deadly", "deaths": 9}, {"text": "good"}, {"text": "slow", "steps": 5000}]
     rows = [
         {
             "id": one["text"],
@@ -430,6 +430,13 @@ def test_ray_rows_with_pictures_failing_rows_deadly_rows_and_ctrl_c(ray_batch):
     (ray_batch.folder / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
     process = ray_batch.launch("--ray", "local", "--workers", "2", "--retries", "1", start_new_session=True)
     ray_batch.wait_for(lambda: ray_batch.begun()["slow"], 120)
+    # The row that kills its workers has its second worker, and so its end, only seconds later.
+    ray_batch.wait_for(
+        lambda: (
+            {"fail", "deadly", "good"} <= {r["id"] for r in ray_batch.records() if r["status"] in ("error", "done")}
+        ),
+        120,
+    )
     # As a terminal does, to all processes of the group.
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
