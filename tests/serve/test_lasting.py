@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -203,11 +204,67 @@ def test_a_full_disk_is_told_and_ends_nothing(start, graphs, monkeypatch, capfd)
         patch.setattr(live.server.store, "put", full)
         reply = live.post("/prompt", {"prompt": graphs["sum"]})
         assert (reply.status, reply.error) == (503, "storage_failed")
-    with monkeypatch.context() as patch:
-        patch.setattr(live.server.store, "finish", full)
-        live.queue(graphs["sum"])
-        end = time.monotonic() + 10
-        while "could not be kept: database or disk is full" not in live.get("/internal/logs").json:
-            assert time.monotonic() < end
     assert live.run({"1": node("Paint", steps=1, seed=5)})["status"]["completed"] is True
     capfd.readouterr()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def log_of(live: Any) -> str:
+    return str(live.get("/internal/logs").json)
+
+
+def test_an_end_that_cannot_be_kept_is_told_when_it_is(start, graphs):
+    live = start()
+    store = live.server.store
+    with store._lock:
+        store._db.executescript(FAILING_COMMIT + "DROP TRIGGER fails_put;")
+    socket = live.connect("me")
+    prompt_id = live.queue(graphs["sum"], client_id="me")
+    until(lambda: f"How prompt {prompt_id} ended could not be kept" in log_of(live))
+    assert live.get(f"/history/{prompt_id}").json == {}
+    assert len(live.get("/queue").json["queue_running"]) == 1
+    assert f"Prompt {prompt_id}: done" not in log_of(live)
+    with store._lock:
+        store._db.executescript(MENDED)
+    told = socket.until_done()
+    assert "execution_success" in [kind for kind, _ in told]
+    assert live.get(f"/history/{prompt_id}").json[prompt_id]["status"]["completed"] is True
+    assert log_of(live).count("could not be kept") == 1
+    assert live.run(graphs["sum"])["status"]["completed"] is True
+
+
+def test_a_stop_does_not_wait_for_an_end_that_cannot_be_kept(start, graphs):
+    live = start()
+    store = live.server.store
+    with store._lock:
+        store._db.executescript(FAILING_COMMIT + "DROP TRIGGER fails_put;")
+    prompt_id = live.queue(graphs["sum"])
+    until(lambda: "could not be kept" in log_of(live))
+    began = time.monotonic()
+    live.stop()
+    assert time.monotonic() - began < 5
+    database = sqlite3.connect(live.config.user / "uniworld.sqlite3")
+    database.executescript(MENDED)
+    database.close()
+    entry = start().get(f"/history/{prompt_id}").json[prompt_id]
+    assert entry["status"]["messages"][-1][0] == "execution_interrupted"
+
+
+def test_a_prompt_that_cannot_be_taken_is_tried_again(start, graphs):
+    live = start()
+    store = live.server.store
+    with store._lock:
+        store._db.executescript(
+            "CREATE TRIGGER fails_take BEFORE UPDATE OF started ON prompts BEGIN SELECT RAISE(ABORT, 'full'); END;"
+        )
+    prompt_id = live.queue(graphs["sum"])
+    until(lambda: "The next prompt could not be taken: full." in log_of(live))
+    with store._lock:
+        store._db.executescript("DROP TRIGGER fails_take;")
+    assert live.wait(prompt_id)["status"]["completed"] is True  # nobody posted again

@@ -79,7 +79,7 @@ def open_server(config: Config, registry: Registry | None = None) -> Server:
         metrics.ran(state, seconds, [(run.class_of(node), taken) for node, taken in run.seconds.items()])
         terminal.ended(run, state, sentence, seconds)
 
-    worker = Worker(store, registry, plain, clients, terminal.event, ended)
+    worker = Worker(store, registry, plain, clients, terminal.event, ended, terminal.say)
     packs = open_packs(config.packs)
     return Server(config, registry, plain, store, clients, worker, metrics, terminal, packs, frontend, features)
 

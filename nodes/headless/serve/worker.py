@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sqlite3
 import threading
@@ -20,6 +21,7 @@ from .store import ERROR, INTERRUPTED, SUCCESS, Accepted, Ended, Store
 
 STOPPED = "The server was stopped while this prompt ran. Queue it again to run it."
 _GRACE = 20.0  # seconds that a running node has to stop in, when the server stops
+_AGAIN = 1.0  # seconds after which what the disk refused is tried again
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Worker:
     Args:
         on_event: told of each executor event of the run, besides the sockets; for the terminal.
         on_end: told of each run with its state, the sentence for people and the seconds it took; for log and metrics.
+        on_trouble: told a sentence when the queue cannot be written; once for each trouble.
     """
 
     def __init__(
@@ -60,13 +63,14 @@ class Worker:
         outlet: Outlet,
         on_event: Callable[[Run, str, dict[str, Any]], None],
         on_end: Callable[[Run, str, str, float], None],
+        on_trouble: Callable[[str], None],
     ) -> None:
         self.store, self.registry, self.host, self.outlet = store, registry, host, outlet
         self.run: Run | None = None
         self._executor = Executor(registry, host)
-        self._on_event, self._on_end = on_event, on_end
+        self._on_event, self._on_end, self._on_trouble = on_event, on_end, on_trouble
         self._wake = threading.Condition()
-        self._stopping = self._free_wanted = self._abandoned = False
+        self._stopping = self._free_wanted = self._abandoned = self._take_failed = False
         self._thread = threading.Thread(target=self._work, name="uniworld-worker", daemon=True)
 
     # --- called from other threads -----------------------------------------------------------------------------------
@@ -102,7 +106,8 @@ class Worker:
         self._thread.join(_GRACE)
         if self._thread.is_alive():
             self._abandoned = True
-            self.store.mark_died(STOPPED)
+            with contextlib.suppress(sqlite3.Error):  # the next start marks it
+                self.store.mark_died(STOPPED)
             return False
         return True
 
@@ -117,7 +122,7 @@ class Worker:
                 if not self._free_wanted:
                     accepted = self._take()
                     if accepted is None:
-                        self._wake.wait()
+                        self._wake.wait(_AGAIN if self._take_failed else None)
                         continue
                     self.run = Run(accepted, RunMessages(accepted.id, accepted.client, self.outlet))
             if accepted is None:
@@ -128,9 +133,14 @@ class Worker:
 
     def _take(self) -> Accepted | None:
         try:
-            return self.store.take()
-        except sqlite3.Error:
-            return None  # tried again at the next prompt
+            accepted = self.store.take()
+        except sqlite3.Error as error:
+            if not self._take_failed:
+                self._on_trouble(f"The next prompt could not be taken: {error}. It is tried again each second.")
+            self._take_failed = True
+            return None
+        self._take_failed = False
+        return accepted
 
     def tell_status(self) -> None:
         self.outlet.send("status", {"status": {"exec_info": {"queue_remaining": self.store.remaining}}})
@@ -148,11 +158,10 @@ class Worker:
             return
         with self._wake:
             self.run = None
-        try:
-            self.store.finish(run.accepted.id, ended)
-        except sqlite3.Error as error:  # a full disk, say; the next prompt may fare better
-            sentence = f"{sentence} How it ended could not be kept: {error}.".strip()
-        self._on_end(run, state, sentence, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        if not self._keep(run.accepted.id, ended):
+            return
+        self._on_end(run, state, sentence, seconds)
         run.messages.tell_end()
         self.tell_status()
         if run.accepted.client is not None:
@@ -160,6 +169,30 @@ class Worker:
             self.outlet.send("executing", done, run.accepted.client)
         if ended.error is not None and "OutOfMemory" in str(ended.error.get("exception_type")):
             self.host.memory.empty()
+
+    def _keep(self, prompt_id: str, ended: Ended) -> bool:
+        """Keep how a prompt ended, tried until it is; False if the server stops first, and its next start marks it.
+
+        Nobody is told of an end that is not kept: whoever then asks the history for it would find nothing.
+        """
+        told = False
+        while True:
+            # Read before the try, so that the last one comes after the wish to stop, when the disk may have room again.
+            last = self._stopping
+            try:
+                self.store.finish(prompt_id, ended)
+                return True
+            except sqlite3.Error as error:  # a full disk, say
+                if not told:
+                    self._on_trouble(
+                        f"How prompt {prompt_id} ended could not be kept: {error}. It is tried again each second."
+                    )
+                told = True
+            if last:
+                return False
+            with self._wake:
+                if not self._stopping:
+                    self._wake.wait(_AGAIN)
 
     def _executed(self, run: Run) -> tuple[str, str, Ended]:
         def on_event(name: str, data: dict[str, Any]) -> None:
