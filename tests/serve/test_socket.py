@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from typing import Any
 
 from PIL import Image
+from uniworld.nodes.headless.serve import clients
+from uniworld.nodes.headless.serve.clients import Client
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
@@ -147,3 +150,50 @@ def test_a_huge_graph_does_not_flood_the_socket(live):
     counts = [len(data["nodes"]) for kind, data in socket.until_done() if kind == "progress_state"]
     assert max(counts) == 300
     assert len(counts) >= 400
+
+
+def unread() -> Client:
+    return Client("me", socket=None)
+
+
+def test_a_client_that_is_behind_is_kept_only_the_newest_states():
+    client = unread()
+    client.put("started", "execution_start")
+    for number in range(200):
+        client.put(str(number) * 2**15, "progress_state")
+        client.put("running", "executing")
+    client.put(b"old", "preview")
+    client.put(b"new", "preview")
+    client.put("last", "progress_state")
+    assert client.unsent_bytes == sum(len(frame) for _, frame in client.unsent) < 4 * 2**20
+    assert [frame for kind, frame in client.unsent if kind == "preview"] == [b"new"]
+    assert client.unsent[0] == ("execution_start", "started")
+    assert client.unsent[-1] == ("progress_state", "last")
+    assert sum(kind == "executing" for kind, _ in client.unsent) == 200
+    assert not client.too_slow
+
+
+def test_a_client_that_reads_is_sent_every_state():
+    client = unread()
+    for number in range(100):
+        client.put(str(number), "progress_state")
+    assert len(client.unsent) == 100
+
+
+def test_a_client_is_too_slow_by_what_it_holds():
+    client = unread()
+    for _ in range(65):
+        client.put("x" * 2**20, "executed")
+    assert client.too_slow
+
+
+def test_a_socket_that_does_not_read_is_closed(live, monkeypatch):
+    monkeypatch.setattr(clients, "_MAX_UNSENT_BYTES", 2**20)
+    lazy, other = live.connect("lazy"), live.connect("other")
+    lazy.until(lambda kind, _: kind == "status")
+    while live.server.clients.has("lazy"):
+        live.server.clients.send("executed", {"text": "x" * 2**18}, "lazy")
+        live.call(asyncio.sleep(0))
+    assert live.server.clients.has("other")
+    live.server.clients.send("executed", {}, "other")
+    other.until(lambda kind, _: kind == "executed")

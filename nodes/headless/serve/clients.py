@@ -19,7 +19,12 @@ from .store import dumps
 
 MAX_CLIENTS = 512
 MAX_INCOMING = 64 * 2**10  # clients send feature flags and little else
-_MAX_UNSENT = 20_000  # messages; a client that far behind has stopped reading
+# A client that far behind has stopped reading.
+_MAX_UNSENT = 20_000  # messages
+_MAX_UNSENT_BYTES = 64 * 2**20
+_HEARTBEAT = 30.0  # seconds between pings; who does not answer is gone, and the socket is closed
+_BEHIND_BYTES = 2**20  # from here on states are left out of what a client is sent
+_PREVIEW, _STATES = "preview", "progress_state"
 _PREVIEW_SIDE = 512
 _LEGACY_PREVIEW, _PREVIEW_WITH_METADATA = 1, 4  # the first number of a binary frame
 _JPEG = 1
@@ -32,16 +37,30 @@ class Client:
     sid: str
     socket: web.WebSocketResponse
     features: dict[str, Any] = field(default_factory=dict)
-    unsent: deque[str | bytes] = field(default_factory=deque)
+    unsent: deque[tuple[str, str | bytes]] = field(default_factory=deque)
+    unsent_bytes: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     closing: asyncio.Future[Any] | None = None
 
-    def put(self, frame: str | bytes) -> None:
-        if isinstance(frame, bytes):
-            # Of previews not yet sent, only the newest is worth sending.
-            self.unsent = deque(old for old in self.unsent if isinstance(old, str))
-        self.unsent.append(frame)
+    def put(self, frame: str | bytes, kind: str = "") -> None:
+        # Of previews not yet sent, only the newest is worth sending, and so of states, as each names all nodes.
+        if kind == _PREVIEW or (kind == _STATES and self.unsent_bytes > _BEHIND_BYTES):
+            self._drop(kind)
+        self.unsent.append((kind, frame))
+        self.unsent_bytes += len(frame)
         self.ready.set()
+
+    def _drop(self, kind: str) -> None:
+        self.unsent = deque(one for one in self.unsent if one[0] != kind)
+        self.unsent_bytes = sum(len(frame) for _, frame in self.unsent)
+
+    def drop_all(self) -> None:
+        self.unsent.clear()
+        self.unsent_bytes = 0
+
+    @property
+    def too_slow(self) -> bool:
+        return len(self.unsent) > _MAX_UNSENT or self.unsent_bytes > _MAX_UNSENT_BYTES
 
     async def write(self) -> None:
         """Send what is put, until the socket closes."""
@@ -49,7 +68,8 @@ class Client:
             await self.ready.wait()
             self.ready.clear()
             while self.unsent:
-                frame = self.unsent.popleft()
+                _, frame = self.unsent.popleft()
+                self.unsent_bytes -= len(frame)
                 if isinstance(frame, str):
                     await self.socket.send_str(frame)
                 else:
@@ -83,7 +103,7 @@ class Clients:
 
     def send(self, kind: str, data: dict[str, Any], client: str | None = None) -> None:
         if self._wanted(client):
-            self._later(dumps({"type": kind, "data": data}), client)
+            self._later(dumps({"type": kind, "data": data}), client, kind)
 
     def send_preview(self, client: str, image: Any, about: dict[str, Any]) -> None:
         with self._lock:
@@ -93,26 +113,27 @@ class Clients:
         picture = _jpeg(image)
         if found.features.get("supports_preview_metadata") is True:
             text = json.dumps({**about, "image_type": "image/jpeg"}).encode()
-            self._later(struct.pack(">II", _PREVIEW_WITH_METADATA, len(text)) + text + picture, client)
+            self._later(struct.pack(">II", _PREVIEW_WITH_METADATA, len(text)) + text + picture, client, _PREVIEW)
         else:
-            self._later(struct.pack(">II", _LEGACY_PREVIEW, _JPEG) + picture, client)
+            self._later(struct.pack(">II", _LEGACY_PREVIEW, _JPEG) + picture, client, _PREVIEW)
 
     def _wanted(self, client: str | None) -> bool:
         with self._lock:
             return bool(self._open) if client is None else client in self._by_sid
 
-    def _later(self, frame: str | bytes, client: str | None) -> None:
+    def _later(self, frame: str | bytes, client: str | None, kind: str) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has just closed: nobody listens any more
-                self._loop.call_soon_threadsafe(self._put, frame, client)
+                self._loop.call_soon_threadsafe(self._put, frame, client, kind)
 
-    def _put(self, frame: str | bytes, client: str | None) -> None:
+    def _put(self, frame: str | bytes, client: str | None, kind: str) -> None:
         with self._lock:
             targets = list(self._open) if client is None else [self._by_sid[client]] if client in self._by_sid else []
         for target in targets:
-            target.put(frame)
-            if len(target.unsent) > _MAX_UNSENT:
+            target.put(frame, kind)
+            if target.too_slow:
                 self._remove(target)
+                target.drop_all()
                 target.closing = asyncio.ensure_future(target.socket.close(code=1008, message=b"too slow"))
 
     # --- in ----------------------------------------------------------------------------------------------------------
@@ -125,7 +146,7 @@ class Clients:
         """
         if len(self._open) >= MAX_CLIENTS:
             raise web.HTTPServiceUnavailable(text=f"There are {MAX_CLIENTS} sockets open already. Close some.")
-        socket = web.WebSocketResponse(max_msg_size=MAX_INCOMING)
+        socket = web.WebSocketResponse(max_msg_size=MAX_INCOMING, heartbeat=_HEARTBEAT)
         await socket.prepare(request)
         client = Client(_sid(request.query.get("clientId", "")), socket)
         for kind, data in first_messages(client.sid):
