@@ -268,3 +268,20 @@ def test_a_prompt_that_cannot_be_taken_is_tried_again(start, graphs):
     with store._lock:
         store._db.executescript("DROP TRIGGER fails_take;")
     assert live.wait(prompt_id)["status"]["completed"] is True  # nobody posted again
+
+
+def test_a_start_on_a_full_disk_is_a_sentence(start, config):
+    path = config.user / "uniworld.sqlite3"
+    store = Store(path, 10)
+    store.put("a", {}, {}, [])
+    store.take()
+    store._db.executescript(
+        "CREATE TRIGGER full BEFORE UPDATE OF ended ON prompts BEGIN SELECT RAISE(ABORT, 'disk is full'); END;"
+    )
+    store.close()
+    with pytest.raises(ValueError, match="cannot be written: disk is full"):
+        start()
+    store = Store(path, 10)  # it was let go of, and the prompt is still there to be marked
+    store._db.executescript("DROP TRIGGER full")
+    assert store.mark_died("It died.") == 1
+    store.close()

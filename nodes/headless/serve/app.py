@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import importlib.util
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def open_server(config: Config, registry: Registry | None = None) -> Server:
         registry: the nodes, those of the packs included; None loads them.
 
     Raises:
-        ValueError: the editor is missing, a pack cannot be loaded, or the queue cannot be opened.
+        ValueError: the editor is missing, a pack cannot be loaded, or the queue cannot be opened or written.
     """
     frontend, version = find_frontend(config.frontend)
     memory = host_module.ModelMemory(config.memory if config.memory is not None else _device_budget())
@@ -62,8 +63,7 @@ def open_server(config: Config, registry: Registry | None = None) -> Server:
     host_module.install(plain)
     folders.install(folders.Folders(input=config.input, output=config.output, temp=config.temp))
     registry = registry or load_registry(config.packs)
-    store = Store(config.user / "uniworld.sqlite3", config.history)
-    died = store.mark_died(DIED)
+    store, died = _open_store(config)
     features = {
         "supports_preview_metadata": True,
         "max_upload_size": config.limits.upload_bytes,
@@ -82,6 +82,19 @@ def open_server(config: Config, registry: Registry | None = None) -> Server:
     worker = Worker(store, registry, plain, clients, terminal.event, ended, terminal.say)
     packs = open_packs(config.packs)
     return Server(config, registry, plain, store, clients, worker, metrics, terminal, packs, frontend, features)
+
+
+def _open_store(config: Config) -> tuple[Store, int]:
+    """The queue, and how many prompts ran when the last server died; they are marked."""
+    path = config.user / "uniworld.sqlite3"
+    store = Store(path, config.history)
+    try:
+        return store, store.mark_died(DIED)
+    except sqlite3.Error as error:
+        store.close()
+        raise ValueError(
+            f"The queue '{path}' cannot be written: {error}. Free space on its disk, or choose another --user folder."
+        ) from error
 
 
 def make_app(server: Server) -> web.Application:
