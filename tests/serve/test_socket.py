@@ -147,9 +147,10 @@ def test_titles_cannot_steer_the_terminal(live, capfd):
 def test_a_huge_graph_does_not_flood_the_socket(live):
     socket = live.connect("me")
     live.queue({str(n): node("Paint", steps=0, seed=n) for n in range(400)}, client_id="me")
-    counts = [len(data["nodes"]) for kind, data in socket.until_done() if kind == "progress_state"]
-    assert max(counts) == 300
-    assert len(counts) >= 400
+    messages = socket.until_done()
+    # Some states are left out where the reader fell behind, but never a node's start.
+    assert max(len(data["nodes"]) for kind, data in messages if kind == "progress_state") == 300
+    assert sum(kind == "executing" and data["node"] is not None for kind, data in messages) == 400
 
 
 def unread() -> Client:
