@@ -71,6 +71,7 @@ def test_a_picture_is_saved_with_its_workflow(live, graphs):
         ({"prompt": paint(1), "prompt_id": 5}, 400, "invalid_prompt_id"),
         ({"prompt": paint(1), "prompt_id": "a/b"}, 400, "invalid_prompt_id"),
         ({"prompt": paint(1), "prompt_id": "x" * 200}, 400, "invalid_prompt_id"),
+        ({"prompt": {"1" * 257: paint(1)["1"]}}, 400, "invalid_node_id"),
         ({"prompt": paint(1), "client_id": []}, 400, "invalid_client_id"),
         ({"prompt": paint(1), "client_id": "x" * 129}, 400, "invalid_client_id"),
         ({"prompt": paint(1), "client_id": None, "extra_data": {"client_id": 10**30}}, 400, "invalid_client_id"),

@@ -21,6 +21,7 @@ from .store import SUCCESS
 # Keys of other services' secrets that editors put beside a prompt: never kept.
 _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 _MAX_ID = 128
+_MAX_NODE_ID = 256  # every message of a run repeats them
 
 
 async def post_prompt(request: web.Request) -> web.Response:
@@ -34,6 +35,8 @@ async def post_prompt(request: web.Request) -> web.Response:
     if isinstance(prompt, dict) and len(prompt) > limits.nodes:
         message = f"The workflow has {len(prompt)} nodes; this server takes {limits.nodes}."
         raise Refused(413, "graph_too_large", message)
+    if isinstance(prompt, dict) and any(len(node) > _MAX_NODE_ID for node in prompt):
+        raise Refused(400, "invalid_node_id", f"Ids of nodes may have at most {_MAX_NODE_ID} characters.")
     if server.store.waiting >= limits.waiting:
         raise Refused(429, "queue_full", f"{limits.waiting} prompts wait already. Come back when some have run.")
     checked: Validation = await asyncio.to_thread(validate_prompt, prompt, server.registry, targets)
