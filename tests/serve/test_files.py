@@ -6,6 +6,8 @@ import dataclasses
 import io
 import json
 import struct
+import threading
+import time
 import zlib
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +15,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from uniworld.nodes.headless.serve import routes_files
 from uniworld.nodes.headless.serve.config import Limits
 
 TRICKS = [
@@ -195,3 +198,36 @@ def test_a_mask_for_a_wrong_picture_is_refused(live, ref):
 def test_only_known_folders_are_listed(live):
     assert live.get("/internal/files/user").status == 400
     assert live.get("/internal/files/..%2Fuser").status == 400
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "I;16", "I", "F", "RGB", "RGBA", "CMYK"])
+def test_a_preview_of_a_long_picture_is_made_smaller(live, mode):
+    picture = Image.new(mode, (9000, 90))
+    picture.save(live.config.output / "a.tif")
+    shown = opened(live.get("/view?filename=a.tif&preview=webp").body)
+    assert shown.size == (4096, 41)
+    for channel in ("rgb", "a"):
+        assert opened(live.get(f"/view?filename=a.tif&channel={channel}").body).size == (9000, 90)
+
+
+def test_few_pictures_are_decoded_at_once(live, monkeypatch):
+    (live.config.output / "a.png").write_bytes(png())
+    lock, now, most = threading.Lock(), 0, 0
+
+    def slow(*_: Any) -> tuple[bytes, str]:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.1)
+        with lock:
+            now -= 1
+        return b"", "image/webp"
+
+    monkeypatch.setattr(routes_files, "preview_of", slow)
+    asking = [threading.Thread(target=live.get, args=("/view?filename=a.png&preview=webp",)) for _ in range(6)]
+    for one in asking:
+        one.start()
+    for one in asking:
+        one.join()
+    assert most == 2

@@ -15,6 +15,7 @@ from ..pictures import MAX_FILE_PIXELS
 
 # No format whose decoder runs other programs or reads other files.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+MAX_PREVIEW_SIDE = 4096
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".apng", ".jfif")
 
 
@@ -80,12 +81,16 @@ def with_alpha_of(original: Any, mask: IO[bytes]) -> bytes:
 
 
 def preview_of(file: Any, wanted: str, channel: str) -> tuple[bytes, str]:
-    """A small file of a picture and its content type; `wanted` is ComfyUI's "format;quality"."""
+    """A small file of a picture and its content type; `wanted` is ComfyUI's "format;quality".
+
+    It has the picture's size, as in ComfyUI, unless a side is longer than `MAX_PREVIEW_SIDE`.
+    """
     name, _, quality = wanted.rpartition(";") if ";" in wanted else (wanted, "", "")
     kind = name if name in ("webp", "jpeg") and "a" not in channel else "webp"
     level = min(max(int(quality), 1), 100) if quality.isdigit() and len(quality) < 4 else 90
     with opened(file) as picture:
         flat = kind == "jpeg" or channel == "rgb"
+        _shrink(picture)
         shown = picture.convert("RGB") if flat else picture.convert("RGBA") if "A" in picture.getbands() else picture
         if shown.mode not in ("RGB", "RGBA", "L"):
             shown = shown.convert("RGB")
@@ -97,10 +102,19 @@ def channel_of(file: Any, channel: str) -> bytes:
     """A picture without its transparency ("rgb"), or its transparency alone ("a"), as PNG."""
     with opened(file) as picture:
         if channel == "rgb":
-            return _encoded(picture.convert("RGBA").convert("RGB"), "PNG")
+            plain = picture if picture.mode in ("L", "RGB") else picture.convert("RGBA")  # half the memory
+            return _encoded(plain.convert("RGB"), "PNG")
         alone = Image.new("RGBA", picture.size)
         alone.putalpha(picture.convert("RGBA").getchannel("A"))
     return _encoded(alone, "PNG")
+
+
+def _shrink(picture: Image.Image) -> None:
+    """Make a large picture smaller before it is converted, while it has few bytes per pixel."""
+    if max(picture.size) > MAX_PREVIEW_SIDE:
+        simple = picture.mode in ("L", "LA", "RGB", "RGBA")
+        method = Image.Resampling.BICUBIC if simple else Image.Resampling.NEAREST  # all that others know
+        picture.thumbnail((MAX_PREVIEW_SIDE, MAX_PREVIEW_SIDE), method, reducing_gap=2.0 if simple else None)
 
 
 def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:

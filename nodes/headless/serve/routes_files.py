@@ -6,8 +6,9 @@ import asyncio
 import json
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -20,8 +21,12 @@ from .replies import Refused, reply
 from .route import STRING, Route, one_of, properties
 from .server import server_of
 
+Result = TypeVar("Result")
 KINDS = ("input", "output", "temp")
 _MAX_LISTED = 20_000
+# A file of some kilobytes may be a picture of half a gigabyte, so few are decoded at once. Threads of their own keep to
+# that even when clients leave: a decode that was begun cannot be stopped.
+_DECODERS = ThreadPoolExecutor(2, thread_name_prefix="uniworld-pictures")
 
 
 def find_file(name: str, kind: str, subfolder: str = "") -> Path | None:
@@ -47,6 +52,10 @@ def find_file(name: str, kind: str, subfolder: str = "") -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+async def _decoding(work: Callable[..., Result], *arguments: Any) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(_DECODERS, work, *arguments)
+
+
 async def get_view(request: web.Request) -> web.StreamResponse:
     query = request.query
     if not query.get("filename"):
@@ -58,10 +67,10 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     channel = query.get("channel", "")
     try:
         if "preview" in query:
-            data, kind = await asyncio.to_thread(preview_of, path, query["preview"], channel)
+            data, kind = await _decoding(preview_of, path, query["preview"], channel)
             return web.Response(body=data, content_type=kind, headers=headers)
         if channel in ("rgb", "a"):
-            data = await asyncio.to_thread(channel_of, path, channel)
+            data = await _decoding(channel_of, path, channel)
             return web.Response(body=data, content_type="image/png", headers=headers)
     except ValueError as error:
         raise Refused(400, "invalid_image", str(error)) from error
@@ -113,7 +122,7 @@ async def _form(request: web.Request) -> Any:
 
 async def _checked(file: IO[bytes]) -> None:
     try:
-        await asyncio.to_thread(check_picture, file)
+        await _decoding(check_picture, file)
     except ValueError as error:
         raise Refused(400, "invalid_image", str(error)) from error
 
@@ -132,7 +141,7 @@ async def _keep(form: Any, content: Callable[[], bytes]) -> web.Response:
         base = folders.current().of_kind(kind)
         folder = resolve_inside(base, subfolder, "subfolder") if subfolder else base
         replace = _text(form, "overwrite").lower() in ("true", "1")
-        kept = await asyncio.to_thread(lambda: _write(folder, name, content(), replace))
+        kept = await _decoding(lambda: _write(folder, name, content(), replace))
     except ValueError as error:
         raise Refused(400, "invalid_image", str(error)) from error
     except OSError as error:
