@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from uniworld.nodes.headless.serve import routes_files
-from uniworld.nodes.headless.serve.config import Limits
+from uniworld.nodes.headless.serve.command import _OURS, empty_temp
+from uniworld.nodes.headless.serve.config import Config, Limits
 
 TRICKS = [
     "../secret.txt", "..\\secret.txt", "a/../../secret.txt", "/etc/passwd", "C:\\x.png", "%2e%2e/secret.txt", "a%00.png",
@@ -231,3 +232,37 @@ def test_few_pictures_are_decoded_at_once(live, monkeypatch):
     for one in asking:
         one.join()
     assert most == 2
+
+
+def config_with_previews(base) -> Config:
+    (base / "temp" / "deep").mkdir(parents=True)
+    (base / "kept").mkdir()
+    for name in ("temp/a.png", "temp/deep/b.png", "kept/c.png"):
+        (base / name).write_bytes(png())
+    (base / "temp" / "link").symlink_to(base / "kept")
+    (base / "temp" / "deep" / "link").symlink_to(base / "kept")
+    return Config(
+        input=base / "input", output=base / "output", temp=base / "temp", user=base / "user", models=base / "models"
+    )
+
+
+def test_old_previews_go_and_nothing_behind_links(tmp_path):
+    config = config_with_previews(tmp_path)
+    (config.temp / _OURS).touch()
+    empty_temp(config)
+    assert sorted(path.name for path in config.temp.iterdir()) == [_OURS, "link"]
+    assert (tmp_path / "kept" / "c.png").is_file()
+
+
+def test_a_temp_folder_that_was_there_before_is_left_alone(tmp_path):
+    config = config_with_previews(tmp_path)
+    empty_temp(config)
+    assert (config.temp / "deep" / "b.png").is_file()
+
+
+def test_a_temp_folder_that_holds_another_folder_is_left_alone(tmp_path):
+    config = config_with_previews(tmp_path)
+    (config.temp / _OURS).touch()
+    for other in (config.temp, config.temp / "output"):
+        empty_temp(dataclasses.replace(config, output=other))
+        assert (config.temp / "a.png").is_file()
