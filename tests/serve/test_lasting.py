@@ -144,6 +144,23 @@ def test_a_history_of_none_keeps_none(tmp_path):
     store.close()
 
 
+def test_a_cleared_history_gives_its_room_back(tmp_path):
+    store = Store(tmp_path / "q.sqlite3", 100)
+    for n in range(40):
+        store.put(str(n), {"1": "x" * 1_000_000}, {}, [])
+        store.take()
+        store.finish(str(n), Ended(SUCCESS, {}, []))
+    store.put("waits", {"1": "kept"}, {}, [])
+    assert sum(one.stat().st_size for one in tmp_path.iterdir()) > 40_000_000
+    store.forget_done()
+    assert sum(one.stat().st_size for one in tmp_path.iterdir()) < 1_000_000
+    accepted = store.take()
+    assert accepted is not None
+    assert accepted.prompt == {"1": "kept"}
+    assert store._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    store.close()
+
+
 def test_what_is_marked_as_dead_stays_so(tmp_path):
     store = Store(tmp_path / "q.sqlite3", 10)
     store.put("a", {}, {}, [])

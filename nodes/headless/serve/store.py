@@ -6,6 +6,7 @@ it is marked as running before its first node runs, so that none can run twice. 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
@@ -27,6 +28,7 @@ CREATE INDEX IF NOT EXISTS prompts_done ON prompts (done_order) WHERE done_order
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT OR IGNORE INTO counters VALUES ('number', 0), ('done', 0);
 """
+_JOURNAL_BYTES = 16 * 1024 * 1024  # what the journal keeps of its largest size
 PENDING, RUNNING, SUCCESS, ERROR, INTERRUPTED = "pending", "running", "success", "error", "interrupted"
 
 
@@ -78,7 +80,10 @@ class Store:
             self._db.row_factory = sqlite3.Row
             # The lock of this process ends with it, however it ends; a second server must not take our prompts for dead.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            # Before anything is written, as SQLite heeds it in new files only: what is cleared goes back to the disk.
+            self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
             # Enough against the death of the process; only a power cut may lose the last instants.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
@@ -228,9 +233,16 @@ class Store:
         """Take prompts out of the history, all of them for None."""
         if ids is None:
             self._change("DELETE FROM prompts WHERE done_order IS NOT NULL")
+            self._give_back()
             return
         for one in ids:
             self._change("DELETE FROM prompts WHERE id = ? AND done_order IS NOT NULL", one)
+
+    def _give_back(self) -> None:
+        """Return the room of what was deleted to the disk."""
+        with self._lock, contextlib.suppress(sqlite3.Error):  # it is deleted all the same; its room is used again
+            # As a script: `execute` stops after the first page, since this statement gives no rows.
+            self._db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);")
 
     def jobs(
         self, states: list[str], workflow: str | None, order: str, limit: int, offset: int
