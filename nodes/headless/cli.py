@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     batch.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the results")
     _common(batch)
 
-    server = _command(commands, "serve", "open the editor in the browser, and answer ComfyUI's API", serve)
+    server = _command(commands, "serve", "open the editor in the browser, and answer ComfyUI's API", _serve)
     add_options(server)
     _common(server)
     return parser
@@ -134,12 +134,16 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show Python's traceback of an error")
 
 
-def _set_up(arguments: argparse.Namespace, temp: Path | None = None) -> tuple[Registry, host.PlainHost]:
+def _check_models(arguments: argparse.Namespace) -> None:
     # The default need not be there: the shipped tiny model is found without it.
     if arguments.models is not _MODELS and not arguments.models.is_dir():
         raise ValueError(
             f"--models '{arguments.models}' is no folder. Name the one that holds uniworld/, diffusers/ and siglip/."
         )
+
+
+def _set_up(arguments: argparse.Namespace, temp: Path | None = None) -> tuple[Registry, host.PlainHost]:
+    _check_models(arguments)
     plain = host.PlainHost(models=[arguments.models])
     host.install(plain)
     folders.install(
@@ -243,6 +247,11 @@ def _batch(arguments: argparse.Namespace) -> int:
         plain.memory = ModelMemory(default_budget())
         with _stop_on_interrupt(plain) as stopped:
             return run_batch(arguments, out, registry, plain, stopped)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    _check_models(arguments)
+    return serve(arguments)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -87,3 +87,13 @@ def test_a_port_in_use_and_a_folder_without_an_editor_are_sentences(monkeypatch,
         assert f"127.0.0.1:{port} cannot be listened on" in capsys.readouterr().err
     assert main(["serve", "--frontend", str(tmp_path), "--port", "0"]) == 2
     assert "has no index.html" in capsys.readouterr().err
+
+
+def test_a_models_folder_that_is_none_and_an_address_that_is_none_are_sentences(
+    capsys, tmp_path, frontend, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["serve", "--models", str(tmp_path / "nowhere"), "--frontend", str(frontend)]) == 2
+    assert "is no folder" in capsys.readouterr().err
+    assert main(["serve", "--listen", "300.1.2.3", "--no-token", "--frontend", str(frontend)]) == 2
+    assert "an address of this computer with --listen" in capsys.readouterr().err

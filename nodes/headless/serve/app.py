@@ -7,11 +7,11 @@ import importlib.metadata
 import importlib.util
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
 from ... import host as host_module
+from ...memory import default_budget
 from .. import folders
 from ..registry import Registry, load_registry
 from . import routes_editor, routes_files, routes_jobs, routes_nodes, routes_queue, routes_user
@@ -58,7 +58,7 @@ def open_server(config: Config, registry: Registry | None = None) -> Server:
         ValueError: the editor is missing, a pack cannot be loaded, or the queue cannot be opened or written.
     """
     frontend, version = find_frontend(config.frontend)
-    memory = host_module.ModelMemory(config.memory if config.memory is not None else _device_budget())
+    memory = host_module.ModelMemory(config.memory if config.memory is not None else default_budget())
     plain = host_module.PlainHost(models=[config.models], memory=memory)
     host_module.install(plain)
     folders.install(folders.Folders(input=config.input, output=config.output, temp=config.temp))
@@ -152,13 +152,3 @@ def find_frontend(folder: Path | None) -> tuple[Path, str | None]:
 
 def package_version() -> str:
     return str(getattr(importlib.import_module("....", __package__), "__version__", "0"))
-
-
-def _device_budget() -> int | None:
-    """Most of the GPU's memory; no limit where models compute in the machine's own."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    total: Any = torch.cuda.get_device_properties(0).total_memory
-    return int(total * 0.9)

@@ -105,7 +105,8 @@ def _listener(config: Config) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ValueError(
-            f"{config.listen}:{config.port} cannot be listened on: {error.strerror}. Choose another with --port."
+            f"{config.listen}:{config.port} cannot be listened on: {error.strerror}. "
+            "Choose another port with --port, or an address of this computer with --listen."
         ) from error
     return listener
 
