@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-# The shared part of prompts: the widget.
+# The wire and the widget that Understand and Route have too.
+VLM = ("UNIWORLD_VLM", {"tooltip": "The VLM from Load UniWorld."})
 PROMPT = {"multiline": True, "dynamicPrompts": True, "default": "", "tooltip": "The instruction, in plain words."}
 
 
@@ -97,7 +98,7 @@ class Condition:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "vlm": ("UNIWORLD_VLM", {"tooltip": "The VLM from Load UniWorld."}),
+                "vlm": VLM,
                 "prompt": ("STRING", PROMPT),
             },
             "optional": {

@@ -41,6 +41,8 @@ class ExecutionBlocker:
 
 
 class Progress(Protocol):
+    """A node's progress bar."""
+
     def update(self, value: int, preview: Image.Image | None = None) -> None:
         """Report that `value` of the total steps are done, with a preview picture if there is one."""
 
@@ -53,6 +55,8 @@ class Held(Protocol):
 
 
 class Host(Protocol):
+    """What the nodes ask of the program that runs them."""
+
     def model_folders(self, kind: str) -> list[Path]:
         """Folders, best first, that hold models of a kind of `MODEL_FOLDERS`."""
 

@@ -112,6 +112,7 @@ class ModelMemory:
 
 
 def module_bytes(module: torch.nn.Module) -> int:
+    """Bytes of a module's parameters and buffers."""
     tensors = [*module.parameters(), *module.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 

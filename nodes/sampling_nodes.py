@@ -10,6 +10,7 @@ from . import host
 # a single block holds q, k, v (3), the MLP (4) and their concatenation (5) of width 3072, and float32 copies of q and k.
 _BYTES_PER_TOKEN = (3 + 4 + 5 + 2 * 2) * 3072 * 2
 
+_DIT = ("UNIWORLD_DIT", {"tooltip": "The DiT from Load UniWorld."})
 _STEPS = {"default": 28, "min": 1, "max": 1000, "tooltip": "How many steps are taken (published: 28)."}
 _DENOISE = {
     "default": 1.0,
@@ -118,7 +119,7 @@ class Scheduler:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "dit": ("UNIWORLD_DIT", {"tooltip": "The DiT from Load UniWorld."}),
+                "dit": _DIT,
                 "latent": ("LATENT", {"tooltip": "A latent of the size to paint."}),
                 "steps": ("INT", _STEPS),
                 "denoise": ("FLOAT", _DENOISE),
@@ -149,7 +150,7 @@ class Sampler:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "dit": ("UNIWORLD_DIT", {"tooltip": "The DiT from Load UniWorld."}),
+                "dit": _DIT,
                 "conditioning": ("CONDITIONING", {"tooltip": "From Condition (VLM)."}),
                 "latent": (
                     "LATENT",

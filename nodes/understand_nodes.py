@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from . import host
-from .condition_nodes import PROMPT, prompt_problem
+from .condition_nodes import PROMPT, VLM, prompt_problem
 
 _REFERENCES = ("UNIWORLD_REFERENCE", {"tooltip": "The pictures that the question speaks of, in order."})
-_VLM = ("UNIWORLD_VLM", {"tooltip": "The VLM from Load UniWorld."})
 
 
 class Understand:
@@ -26,7 +25,7 @@ class Understand:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "vlm": _VLM,
+                "vlm": VLM,
                 "prompt": ("STRING", PROMPT | {"tooltip": "The question or task, in plain words."}),
                 "max_new_tokens": (
                     "INT",
@@ -102,7 +101,7 @@ class Route:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
-            "required": {"vlm": _VLM, "prompt": ("STRING", PROMPT)},
+            "required": {"vlm": VLM, "prompt": ("STRING", PROMPT)},
             "optional": {"references": _REFERENCES},
         }
 

@@ -7,6 +7,8 @@ from typing import Any
 # Bytes the VAE's widest layers take for one pixel of one picture (128 channels, float32, input and output).
 _BYTES_PER_PIXEL = 2048
 
+_VAE = ("UNIWORLD_VAE", {"tooltip": "The VAE from Load UniWorld."})
+
 
 class VAEDecode:
     """Latents to pictures."""
@@ -23,7 +25,7 @@ class VAEDecode:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "vae": ("UNIWORLD_VAE", {"tooltip": "The VAE from Load UniWorld."}),
+                "vae": _VAE,
                 "latent": ("LATENT", {"tooltip": "From Sampler (DiT), or any FLUX latent."}),
             }
         }
@@ -49,7 +51,7 @@ class VAEEncode:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "vae": ("UNIWORLD_VAE", {"tooltip": "The VAE from Load UniWorld."}),
+                "vae": _VAE,
                 "image": ("IMAGE", {"tooltip": "Pictures whose sides are multiples of 16; scale others first."}),
             }
         }

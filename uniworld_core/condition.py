@@ -144,7 +144,11 @@ def project(
 
 
 def join_t5(t5_BTD: torch.Tensor, tokens_BLD: torch.Tensor, mask_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """T5 tokens, unmasked as published, in front of the condition."""
+    """T5 tokens (B, T, D), unmasked as published (serve/cli.py), in front of the condition; tokens (B, T + L, D) and mask.
+
+    Raises:
+        ValueError: T5 is of another width than the condition.
+    """
     if t5_BTD.shape[-1] != tokens_BLD.shape[-1]:
         raise ValueError(
             f"T5's tokens are {t5_BTD.shape[-1]} wide and the checkpoint's joint width is {tokens_BLD.shape[-1]}: "

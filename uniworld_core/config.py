@@ -70,6 +70,12 @@ class UniWorldConfig:
         return int(self.denoiser["num_attention_heads"]) * int(self.denoiser["attention_head_dim"])
 
     @classmethod
+    def read(cls, checkpoint: str | Path, siglip_width: int | None = None) -> UniWorldConfig:
+        """Read the `config.json` of a checkpoint folder. Raises ValueError if it is missing, or as `from_dict`."""
+        file = Path(checkpoint) / "config.json"
+        return cls.from_dict(read_json(file), siglip_width, str(file))
+
+    @classmethod
     def from_dict(
         cls, config: Mapping[str, Any], siglip_width: int | None = None, source: str = "config"
     ) -> UniWorldConfig:

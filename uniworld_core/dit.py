@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .condition import Condition
-from .config import UniWorldConfig, read_json
+from .config import UniWorldConfig
 from .latents import LatentFormat
 from .weights import Names, Shards, Weights, build
 
@@ -150,6 +150,4 @@ def build_transformer(config: UniWorldConfig) -> Any:
 
 def denoiser_weights(checkpoint: str | Path) -> Weights[Any]:
     """The DiT of a checkpoint and its files."""
-    folder = Path(checkpoint)
-    config = UniWorldConfig.from_dict(read_json(folder / "config.json"), source=str(folder / "config.json"))
-    return Weights(build_transformer(config), Shards(folder), DENOISER_NAMES)
+    return Weights(build_transformer(UniWorldConfig.read(checkpoint)), Shards(Path(checkpoint)), DENOISER_NAMES)

@@ -36,14 +36,9 @@ def build_qwen(config: UniWorldConfig) -> Qwen2_5_VLForConditionalGeneration:
     return build(make, config.source)
 
 
-def read_qwen_config(checkpoint: Path) -> UniWorldConfig:
-    """The configuration of a checkpoint. Raises ValueError if it is missing, damaged or of another model."""
-    return UniWorldConfig.from_dict(read_json(checkpoint / "config.json"), source=str(checkpoint / "config.json"))
-
-
 def qwen_weights(checkpoint: Path) -> Weights[Qwen2_5_VLForConditionalGeneration]:
     """Qwen2.5-VL of a checkpoint and its files."""
-    return Weights(build_qwen(read_qwen_config(checkpoint)), Shards(checkpoint), QWEN_NAMES)
+    return Weights(build_qwen(UniWorldConfig.read(checkpoint)), Shards(checkpoint), QWEN_NAMES)
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

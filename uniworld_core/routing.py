@@ -25,10 +25,12 @@ class Route:
 
     @property
     def probabilities(self) -> torch.Tensor:
+        """(B, 2), the softmax of the logits."""
         return self.logits.softmax(dim=-1)
 
     @property
     def paint(self) -> torch.Tensor:
+        """(B,) bool: logit 1 beats logit 0."""
         return self.logits[:, 0] < self.logits[:, 1]
 
 

@@ -64,7 +64,7 @@ class T5(nn.Module):
 
     @torch.no_grad()
     def tokens(self, prompts: Sequence[str], length: int = T5_LENGTH) -> torch.Tensor:
-        """Prompt tokens (B, length, D), padded to `length` and, as published, without a mask."""
+        """Prompt tokens (B, length, D), padded to `length` and, as published, without a mask. Raises ValueError for no length."""
         if length < 1:
             raise ValueError(f"t5_length is {length}; it must be at least 1.")
         first = next(self.encoder.parameters())

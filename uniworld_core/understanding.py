@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .config import UniWorldConfig, read_json
+from .config import UniWorldConfig
 from .projectors import Projectors, read_task_head
 from .vlm import VLM
 from .weights import Names, Shards, Weights, build
@@ -46,10 +46,8 @@ class Understanding(nn.Module):
 
 def read_config(checkpoint: Path) -> UniWorldConfig:
     """The configuration of a checkpoint, with the SigLIP width that its tensors show."""
-    file = checkpoint / "config.json"
-    config = read_json(file)
     shape = Shards(checkpoint).shapes.get(f"{_TOWER}siglip_projector.0.weight")
-    return UniWorldConfig.from_dict(config, shape[1] if shape and len(shape) == 2 else None, str(file))
+    return UniWorldConfig.read(checkpoint, shape[1] if shape and len(shape) == 2 else None)
 
 
 def projector_weights(checkpoint: str | Path) -> Weights[Projectors]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from .config import UniWorldConfig
 from .prompt import ASSISTANT, chat_text, check_prompt
-from .qwen import qwen_weights, read_generation, read_processor, read_qwen_config, read_tokenizer, single_id
+from .qwen import qwen_weights, read_generation, read_processor, read_tokenizer, single_id
 from .rope import rope_positions
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class VLM(nn.Module):
             ValueError: a file is missing, damaged, or does not fit the configuration; it is named.
         """
         folder = Path(checkpoint)
-        config = read_qwen_config(folder)
+        config = UniWorldConfig.read(folder)
         tokenizer, processor = read_tokenizer(folder), read_processor(folder)
         qwen = qwen_weights(folder).load(dtype, device)
         return cls(config, tokenizer, processor, qwen, read_generation(folder, config))

@@ -48,7 +48,7 @@ class Names:
         return None
 
     def in_file(self, name: str) -> str:
-        """From a tensor's name in the module to its name in a file."""
+        """From a tensor's name in the module to its name in a file. Raises ValueError if the table has none."""
         for in_file, in_module in self.prefixes:
             if name.startswith(in_module):
                 return in_file + name[len(in_module) :]

@@ -56,6 +56,23 @@ def paint(graph: Any, column: int, load: Any, condition: Any, latent: Any) -> An
     return graph.add("UniWorldVAEDecode", column, vae=load[3], latent=sampler[0])
 
 
+def edited(graph: Any) -> tuple[Any, Any]:
+    """The edit of the sample photograph: the node that loads it, and the one that decodes the edited picture."""
+    load, source = loader(graph), picture(graph, "cat.jpg")
+    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
+    condition = graph.add(
+        "UniWorldCondition",
+        1,
+        vlm=load[0],
+        references=reference[0],
+        text=load[4],
+        prompt="Put a small red bow tie on the cat.",
+    )
+    latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
+    image = paint(graph, 2, load, condition, latent)
+    return source, image
+
+
 def text_to_image() -> Any:
     graph = new(
         "text_to_image",
@@ -82,18 +99,7 @@ def edit() -> Any:
         ["1. Load", "2. Look and read", "3. Paint", "4. Result"],
         "# Edit a picture\nChoose a picture, say what to change, run. SigLIP keeps what is not to change.",
     )
-    load, source = loader(graph), picture(graph, "cat.jpg")
-    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
-    condition = graph.add(
-        "UniWorldCondition",
-        1,
-        vlm=load[0],
-        references=reference[0],
-        text=load[4],
-        prompt="Put a small red bow tie on the cat.",
-    )
-    latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
-    image = paint(graph, 2, load, condition, latent)
+    _, image = edited(graph)
     graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/edit")
     return graph
 
@@ -167,18 +173,7 @@ def edit_with_mask() -> Any:
         "# Edit, and keep the rest to the bit\n*Edit mask* finds what the edit changed, with the weights that training "
         "would give it; *Composite edit* lays only that over the original.",
     )
-    load, source = loader(graph), picture(graph, "cat.jpg")
-    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
-    condition = graph.add(
-        "UniWorldCondition",
-        1,
-        vlm=load[0],
-        references=reference[0],
-        text=load[4],
-        prompt="Put a small red bow tie on the cat.",
-    )
-    latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
-    image = paint(graph, 2, load, condition, latent)
+    source, image = edited(graph)
     mask = graph.add("UniWorldEditMask", 3, before=source[0], after=image[0])
     shown = graph.add("MaskToImage", 3, mask=mask[0])
     graph.add("PreviewImage", 3, "Edited area", images=shown[0])
