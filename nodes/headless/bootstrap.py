@@ -67,7 +67,9 @@ def ensure_environment(root: Path, extras: list[str]) -> Path:
     environment = root / ".venv"
     if _is_ready(root, environment, extras):
         return environment
-    if environment.exists() and not (environment / LOCK).exists() and any(environment.iterdir()):
+    # Looked at once: another start makes the folder and then the lock, before anything else lies in it.
+    names = {entry.name for entry in environment.iterdir()} if environment.is_dir() else set()
+    if names and LOCK not in names:
         raise SetupError(
             f"'{environment}' is an environment that this command did not make. Move it away, or use it yourself: "
             f"'{_python(environment)} -m pip install -e .'"

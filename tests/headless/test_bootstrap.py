@@ -94,6 +94,7 @@ def test_an_interrupted_set_up_is_redone_from_the_start(bootstrap, checkout, cal
     assert not (checkout / ".venv" / "half").exists()
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_two_starts_at_once_set_up_once(bootstrap, checkout, calls, monkeypatch):
     real, inside = bootstrap._call, []
 

@@ -58,7 +58,7 @@ class Listener:
 def order(server: Any, wanted: list[str], chance: random.Random) -> None:
     """Queue prompts under ids of their own until the server is gone."""
     for text in wanted:
-        inputs = {"text": text, "milliseconds": chance.choice([0, 0, 5, 30])}
+        inputs = {"text": text, "milliseconds": chance.choice([0, 5, 30, 60])}
         prompt = {"1": {"class_type": "Record", "inputs": inputs}}
         # An id may be taken: it came in before the server died, only the answer did not come out.
         with contextlib.suppress(urllib.error.HTTPError):
