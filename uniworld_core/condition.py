@@ -114,33 +114,39 @@ def encode_prompts(
     with torch.no_grad():
         inputs = vlm.inputs(prompts, [[ref.picture for ref in item] for item in references])
         hidden = vlm.hidden_states(inputs)
-        return project(understanding.projectors, hidden, inputs, vlm.config.tokens["vision_end_token_id"], references)
+        ends = inputs.ids == vlm.config.tokens["vision_end_token_id"]
+        features = [[ref.features for ref in item] for item in references]
+        return project(understanding.projectors, hidden, inputs.mask, ends, features)
 
 
 def project(
     projectors: Projectors,
     hidden_BLD: torch.Tensor,
-    inputs: VLMInputs,
-    vision_end: int,
-    references: Sequence[References],
+    mask_BL: torch.Tensor,
+    ends_BL: torch.Tensor,
+    features: Sequence[Sequence[torch.Tensor | None]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Both projectors and the splice, differentiable: what the trainers train.
 
     Args:
-        hidden_BLD: the VLM's last hidden states of `inputs`.
-        vision_end: id of the token that ends a picture.
-        references: per item, in prompt order.
+        hidden_BLD: the VLM's last hidden states.
+        mask_BL: True where there is a token.
+        ends_BL: True at every picture's `<|vision_end|>`.
+        features: per item and picture (T, S) SigLIP features, or None for a picture that only the VLM saw.
+
+    Returns:
+        Tokens (B, L + inserted, D) and their mask.
+
+    Raises:
+        ValueError: features of another width than the checkpoint's, or another number of them than of pictures.
     """
     weight = input_layer(projectors.denoise_projector).weight
-    tokens = projectors.denoise_projector(hidden_BLD.to(weight))
-    features = [
-        [
-            None if ref.features is None else projectors.siglip_projector(_fitting(ref.features, projectors))
-            for ref in item
-        ]
-        for item in references
+    tokens = projectors.denoise_projector(hidden_BLD.to(weight.device, weight.dtype))
+    projected = [
+        [None if picture is None else projectors.siglip_projector(_fitting(picture, projectors)) for picture in item]
+        for item in features
     ]
-    return splice(tokens, inputs.mask, inputs.ids == vision_end, features)
+    return splice(tokens, mask_BL, ends_BL, projected)
 
 
 def join_t5(t5_BTD: torch.Tensor, tokens_BLD: torch.Tensor, mask_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,6 +164,14 @@ def join_t5(t5_BTD: torch.Tensor, tokens_BLD: torch.Tensor, mask_BL: torch.Tenso
     return torch.cat([t5_BTD.to(tokens_BLD), tokens_BLD], dim=1), mask
 
 
+def join_rows(
+    t5: Sequence[torch.Tensor | None], tokens_BLD: torch.Tensor, mask_BL: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `join_t5`, for items of which some go without T5 (None): T5 tokens (T, D) of each, padded anew on the left."""
+    rows = [tokens_LD[mask_L] for tokens_LD, mask_L in zip(tokens_BLD, mask_BL)]
+    return pad_left([row if prefix is None else torch.cat([prefix.to(row), row]) for prefix, row in zip(t5, rows)])
+
+
 def _fitting(features_TS: torch.Tensor, projectors: Projectors) -> torch.Tensor:
     weight = input_layer(projectors.siglip_projector).weight
     if features_TS.shape[-1] != weight.shape[1]:
@@ -165,4 +179,4 @@ def _fitting(features_TS: torch.Tensor, projectors: Projectors) -> torch.Tensor:
             f"The reference's SigLIP features are {features_TS.shape[-1]} wide and the checkpoint takes {weight.shape[1]}: "
             "use the SigLIP that the checkpoint was trained with (siglip2-so400m-patch16-512)."
         )
-    return features_TS.to(weight)
+    return features_TS.to(weight.device, weight.dtype)

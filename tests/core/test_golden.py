@@ -334,7 +334,8 @@ def test_training_prediction_loss_and_gradients_are_met(golden_data: Any, step: 
     refs = model.reference([step.before])
     inputs = model.vlm.inputs([step.settings["prompt"]], [[ref.picture for ref in refs]])
     hidden = model.vlm.hidden_states(inputs)
-    tokens, mask = project(projectors, hidden, inputs, model.vlm.config.tokens["vision_end_token_id"], [refs])
+    ends = inputs.ids == model.vlm.config.tokens["vision_end_token_id"]
+    tokens, mask = project(projectors, hidden, inputs.mask, ends, [[ref.features for ref in refs]])
     condition = Condition(tokens, step["pooled"], mask)
 
     sigma = step["sigma"].reshape(1, 1, 1, 1)

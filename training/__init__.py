@@ -1,0 +1,1 @@
+"""Training UniWorld: data, stages, loss, EMA, loop and evaluation, without any graph editor."""

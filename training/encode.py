@@ -1,0 +1,201 @@
+"""The frozen parts over samples: what training needs of VLM, SigLIP, VAE, CLIP and T5, computed once for each sample."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ..uniworld_core import UniWorld
+from ..uniworld_core.config import read_json
+from ..uniworld_core.masks import edit_mask, edit_weight, fit_before
+from ..uniworld_core.pictures import to_image
+from ..uniworld_core.qwen import qwen_weights
+from ..uniworld_core.reference import make_references
+from ..uniworld_core.siglip import siglip_weights
+from ..uniworld_core.sizes import DEFAULT_AREA, size_by_aspect
+from ..uniworld_core.text import T5_LENGTH, clip_weights, t5_weights
+from ..uniworld_core.vae import VAE, vae_weights
+from ..uniworld_core.weights import Weights, open_shard
+from .batch import BadSample, Encoded
+from .data.samples import Sample
+
+# How much of each tensor goes into the fingerprint: enough to tell checkpoints apart, little enough to be read at once.
+_FINGERPRINT_VALUES = 64
+# Changes when what is computed of a sample changes, so that no old cache is taken for a new one.
+_FINGERPRINT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How samples are read.
+
+    Attributes:
+        area: pixels of the painted picture, about; its sides are those of the nearest aspect ratio.
+        ratios: a name in `sizes.RATIO_SETS`.
+        use_siglip: compute the references' SigLIP features.
+        use_t5: compute T5's tokens of the prompt, and let CLIP pool the prompt instead of the empty string.
+        t5_length: T5 tokens.
+        mask_method: how the edited part is found, a name in `masks.METHODS`.
+        weight: the edit weight, a name in `masks.WEIGHT_FUNCTIONS`, or "none" for 1 everywhere.
+    """
+
+    area: int = DEFAULT_AREA
+    ratios: str = "any_11ratio"
+    use_siglip: bool = True
+    use_t5: bool = False
+    t5_length: int = T5_LENGTH
+    mask_method: str = "code"
+    weight: str = "logarithmic"
+
+
+class Encoder:
+    """Samples to what the trainee takes. The VAE works in float32, as published (`vae_fp32`)."""
+
+    def __init__(self, model: UniWorld, settings: EncodeSettings) -> None:
+        self.model, self.settings = model, settings
+
+    @cached_property
+    def vae(self) -> VAE:
+        assert self.model.flux_folder is not None
+        return VAE.from_pretrained(self.model.flux_folder, torch.float32, self.model.device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of everything that decides what is computed: settings, configurations and weights of the frozen
+        parts. The projectors and the DiT train and are not in it, so one cache serves both stages.
+        """
+        model = self.model
+        assert model.flux_folder is not None
+        parts: list[Weights] = [qwen_weights(model.checkpoint), vae_weights(model.flux_folder)]
+        parts.append(clip_weights(model.flux_folder))
+        files = [model.checkpoint / "preprocessor_config.json", model.flux_folder / "vae" / "config.json"]
+        if self.settings.use_t5:
+            parts.append(t5_weights(model.flux_folder))
+        if self.settings.use_siglip and model.siglip_folder is not None:
+            parts.append(siglip_weights(model.siglip_folder))
+            files.append(model.siglip_folder / "preprocessor_config.json")
+        digest = hashlib.sha256()
+        told = [_FINGERPRINT_VERSION, asdict(self.settings), str(model.dtype), [read_json(file) for file in files]]
+        digest.update(json.dumps(told, sort_keys=True).encode())
+        for folder in (model.checkpoint, model.flux_folder / "tokenizer", model.flux_folder / "tokenizer_2"):
+            _digest_tokenizer(digest, folder)
+        for part in parts:
+            _digest_weights(digest, part)
+        return digest.hexdigest()[:32]
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Encoded | BadSample]:
+        """What the frozen parts compute of each sample, in order; a `BadSample` in the place of one that is of no use.
+
+        Raises:
+            ValueError: the model itself does not fit, which no other sample would mend.
+        """
+        opened: list[_Opened | BadSample] = [self._open(sample) for sample in samples]
+        good = [item for item in opened if isinstance(item, _Opened)]
+        encoded = iter(self._encode(good)) if good else iter(())
+        return [next(encoded) if isinstance(item, _Opened) else item for item in opened]
+
+    def _open(self, sample: Sample) -> _Opened | BadSample:
+        """A sample's pictures, its target at the size that is painted, and its weight."""
+        try:
+            references = [source.open() for source in sample.references]
+            target = sample.target.open()
+            size = size_by_aspect(target.height, target.width, self.settings.area, self.settings.ratios)
+            # Squeezed to the ratio, as the published trainer's resizing does; at most a few per cent.
+            target = target.resize((size.width, size.height), Image.Resampling.BICUBIC)
+            self.model.vlm.inputs([sample.prompt], [references])
+            return _Opened(sample, references, target, self._weight(sample, references, target))
+        except BadSample as error:
+            return error
+        except (ValueError, OSError) as error:
+            return BadSample(sample.key, str(error))
+
+    def _weight(self, sample: Sample, references: list[Image.Image], target: Image.Image) -> torch.Tensor | None:
+        if not sample.weighted or self.settings.weight == "none" or not references:
+            return None
+        after = to_image([target])
+        before = [fit_before(to_image([reference]), after) for reference in references]
+        mask = edit_mask(before, after, self.settings.mask_method)
+        if bool(mask.too_small):
+            raise BadSample(
+                sample.key,
+                f"the edit covers {float(mask.share):.5f} of the picture, less than a thousandth but not nothing: "
+                "the target differs from its reference by specks; take it out or mend the pair.",
+            )
+        return edit_weight(mask.latent, self.settings.weight)[0]
+
+    @torch.no_grad()
+    def _encode(self, items: Sequence[_Opened]) -> list[Encoded]:
+        model, settings = self.model, self.settings
+        prompts = [item.sample.prompt for item in items]
+        inputs = model.vlm.inputs(prompts, [item.references for item in items])
+        hidden_BLD = model.vlm.hidden_states(inputs).cpu()
+        ends_BL, mask_BL = (inputs.ids == model.vlm.config.tokens["vision_end_token_id"]).cpu(), inputs.mask.cpu()
+        pooled = model.text.clip.pool(prompts if settings.use_t5 else [""] * len(prompts)).cpu()
+        t5 = model.text.t5.tokens(prompts, settings.t5_length).cpu() if settings.use_t5 else [None] * len(prompts)
+        features = self._features(items)
+        latents = self._latents([item.target for item in items])
+        return [
+            Encoded(
+                key=item.sample.key,
+                hidden=hidden_BLD[i][mask_BL[i]],
+                ends=ends_BL[i][mask_BL[i]],
+                features=features[i],
+                pooled=pooled[i],
+                t5=t5[i],
+                latent=latents[i],
+                weight=item.weight,
+            )
+            for i, item in enumerate(items)
+        ]
+
+    def _features(self, items: Sequence[_Opened]) -> list[tuple[torch.Tensor, ...]]:
+        pictures = [picture for item in items for picture in item.references]
+        if not self.settings.use_siglip or not pictures:
+            return [() for _ in items]
+        made = iter(make_references(pictures, self.model.siglip))
+        return [tuple(next(made).features.cpu() for _ in item.references) for item in items]  # type: ignore[union-attr]
+
+    def _latents(self, targets: Sequence[Image.Image]) -> list[torch.Tensor]:
+        # The mean of the VAE's distribution and not a draw from it: the same picture gives the same latent every epoch,
+        # cached or not, and FLUX's VAE spreads it by next to nothing.
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for index, target in enumerate(targets):
+            by_size.setdefault(target.size, []).append(index)
+        latents: dict[int, torch.Tensor] = {}
+        for indices in by_size.values():
+            z = self.vae.encode(to_image([targets[i] for i in indices]))
+            for i, latent in zip(indices, self.vae.latent_format.to_dit(z).float().cpu()):
+                latents[i] = latent
+        return [latents[i] for i in range(len(targets))]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    sample: Sample
+    references: list[Image.Image]
+    target: Image.Image
+    weight: torch.Tensor | None
+
+
+def _digest_tokenizer(digest: hashlib._Hash, folder: Path) -> None:
+    for name in ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model"):
+        if (folder / name).is_file():
+            digest.update(name.encode() + (folder / name).read_bytes())
+
+
+def _digest_weights(digest: hashlib._Hash, part: Weights) -> None:
+    """Names, shapes, dtypes and the first values of every tensor of a part."""
+    for name in sorted(part.shards.shapes):
+        if part.names.in_module(name) is None:
+            continue
+        digest.update(f"{name} {part.shards.shapes[name]} {part.shards.dtypes[name]}".encode())
+        with open_shard(part.shards.files[name]) as shard:
+            values = shard.get_slice(name)[:1] if part.shards.shapes[name] else shard.get_tensor(name)
+            digest.update(values.flatten()[:_FINGERPRINT_VALUES].float().numpy().tobytes())

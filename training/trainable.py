@@ -1,0 +1,58 @@
+"""What trains: the parts of the recipe by name, and the tensors of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import nn
+
+# FLUX's image branch, as the published stage 2 trains it (train_denoiser.py, `get_trainable_params`): in the double
+# blocks the image side's modulation and attention, in the single blocks the modulation, q, k, v and their norms.
+_DOUBLE = r"transformer_blocks\.\d+\.(norm1\.linear|attn\.(to_q|to_k|to_v|to_out|norm_q|norm_k))\."
+_SINGLE = r"single_transformer_blocks\.\d+\.(norm\.linear|attn\.(to_q|to_k|to_v|norm_q|norm_k))\."
+
+# name of a part: the tensors of `Trainee` that belong to it.
+PARTS: dict[str, re.Pattern[str]] = {
+    "denoise_projector": re.compile(r"projectors\.denoise_projector\."),
+    "siglip_projector": re.compile(r"projectors\.siglip_projector\."),
+    "image_branch": re.compile(rf"dit\.transformer\.({_DOUBLE}|{_SINGLE})"),
+    "dit": re.compile(r"dit\.transformer\."),
+}
+
+
+def part_of(name: str, parts: Sequence[str]) -> str | None:
+    """The first of `parts` that the tensor of that name belongs to, or None."""
+    return next((part for part in parts if PARTS[part].match(name)), None)
+
+
+def set_trainable(trainee: nn.Module, parts: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Let the tensors of `parts` train, in float32, and freeze all others.
+
+    Args:
+        trainee: a `Trainee`.
+        parts: names in `PARTS`.
+
+    Returns:
+        {name in the trainee: parameter} of what trains.
+
+    Raises:
+        ValueError: an unknown part, none, or one without a tensor in this model.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        raise ValueError(
+            f"The parts to train are {list(parts)}; name at least one of {', '.join(PARTS)} and no others."
+        )
+    chosen: dict[str, nn.Parameter] = {}
+    for name, parameter in trainee.named_parameters():
+        trains = part_of(name, parts) is not None
+        parameter.requires_grad_(trains)
+        if trains:
+            # Optimizer steps of 1e-6 vanish in bfloat16.
+            parameter.data = parameter.data.float()
+            chosen[name] = parameter
+    for part in parts:
+        if not any(PARTS[part].match(name) for name in chosen):
+            raise ValueError(f"This model has no tensor of the part '{part}': take it out of stage.parts.")
+    return chosen
