@@ -1,0 +1,283 @@
+"""The tasks: what is asked, of which pictures, and what is right.
+
+task = make_task("remove", np.random.default_rng(0), "train")
+task.prompt, task.references, task.target
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import numpy as np
+from PIL import Image
+
+from . import draw
+from .prompts import caption, describe, ground_words, say, with_article
+from .questions import QUESTION_KINDS, question
+from .split import Split, check_split, draw_triple, holds_held_out, is_held_out
+from .world import COLOURS, PLACES, SHAPES, UNITS, Ground, Object, Scene, check_side, fits, pick, random_ground
+from .world import random_object as any_object
+from .world import random_scene as any_scene
+from .world import stacked_scene as any_stacked_scene
+
+EDITS = ("add", "remove", "replace", "recolour", "background", "extract", "style", "compose")
+PERCEPTIONS = ("edge", "depth", "segmentation", "detection")
+KINDS = ("text_to_image", *EDITS, "reconstruct", *PERCEPTIONS, "question")
+# How often each kind comes in training: what changes little of a picture is what has to be learned longest.
+KIND_WEIGHTS = {
+    "text_to_image": 3.0,
+    "add": 2.0,
+    "remove": 2.0,
+    "replace": 2.0,
+    "recolour": 2.0,
+    "background": 1.5,
+    "extract": 1.5,
+    "style": 1.0,
+    "compose": 2.5,
+    "reconstruct": 1.0,
+    "edge": 1.0,
+    "depth": 1.0,
+    "segmentation": 1.5,
+    "detection": 1.5,
+    "question": 2.0,
+}
+_TRIES = 20000
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task; its pictures are drawn when first asked for.
+
+    Attributes:
+        kind: one of `KINDS`.
+        prompt: the instruction or the question.
+        before: the scenes of the references, in order.
+        after: the scene that the target shows; None where the target is a map or there is none.
+        subject: the object that is added, changed, removed, marked or asked about, as it is in `before` if it is there.
+        result: the object that the subject becomes, or that is added.
+        answer: a question's answer.
+        detail: which style, or which kind of question.
+    """
+
+    kind: str
+    prompt: str
+    before: tuple[Scene, ...]
+    after: Scene | None
+    subject: Object | None = None
+    result: Object | None = None
+    answer: str | None = None
+    detail: str = ""
+
+    @property
+    def weighted(self) -> bool:
+        """Whether training weighs the edited area (the published `need_weight`)."""
+        return self.kind in EDITS
+
+    @property
+    def side(self) -> int:
+        """Of the pictures, in pixels."""
+        return (*self.before, *([self.after] if self.after else []))[0].side
+
+    @cached_property
+    def references(self) -> tuple[Image.Image, ...]:
+        return tuple(draw.draw(scene) for scene in self.before)
+
+    @cached_property
+    def target(self) -> Image.Image | None:
+        """The right picture; None for a question."""
+        if self.after is not None:
+            return draw.draw(self.after)
+        return None if self.kind == "question" else Image.fromarray(self._map())
+
+    def _map(self) -> draw.Array:
+        scene = self.before[0]
+        if self.kind == "style":
+            return draw.inverted(scene) if self.detail == "invert" else draw.outline_drawing(scene)
+        if self.kind == "edge":
+            return draw.edge_map(scene)
+        if self.kind == "depth":
+            return draw.depth(scene)
+        assert self.subject is not None
+        return (draw.segmented if self.kind == "segmentation" else draw.detected)(scene, self.subject)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """What a kind's function makes a task with."""
+
+    rng: np.random.Generator
+    split: Split
+    side: int
+
+    def triple(self, rng: np.random.Generator) -> tuple[str, str, str]:
+        return draw_triple(rng, self.split)
+
+    def scene(self, least: int = 1, most: int = 4) -> Scene:
+        return any_scene(self.rng, int(self.rng.integers(least, most + 1)), self.triple, self.side)
+
+    def stacked(self) -> Scene:
+        while not draw.is_stacked(
+            scene := any_stacked_scene(self.rng, int(self.rng.integers(2, 5)), self.triple, self.side)
+        ):
+            pass
+        return scene
+
+    def subject(self, scene: Scene) -> tuple[Object, str]:
+        """Any of the objects, and words that name it alone."""
+        subject = pick(self.rng, scene.objects)
+        return subject, describe(self.rng, subject, scene).words()
+
+
+def make_task(kind: str, rng: np.random.Generator, split: Split, side: int = UNITS) -> Task:
+    """A task of that kind.
+
+    Args:
+        split: "train" tasks hold no held-out combination in any scene; the subject or result of a "test" task, or an
+            object of its scenes where it has none, is one.
+        side: of the pictures in pixels, a multiple of 16.
+
+    Raises:
+        ValueError: a kind, split or side that is not known.
+    """
+    if kind not in _MAKERS:
+        raise ValueError(f"The kind of task '{kind}' is not known; choose one of {', '.join(KINDS)}.")
+    check_split(split)
+    check_side(side)
+    maker = _Maker(rng, split, side)
+    for _ in range(_TRIES):
+        task = _MAKERS[kind](maker)
+        if task is not None and _allowed(task, split):
+            return task
+    raise AssertionError(f"No task of kind {kind} came about in {_TRIES} tries.")
+
+
+def any_kind(rng: np.random.Generator, kinds: tuple[str, ...] = KINDS) -> str:
+    """A kind of task, as often as `KIND_WEIGHTS` says."""
+    weights = np.array([KIND_WEIGHTS[kind] for kind in kinds])
+    return kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
+
+
+def _allowed(task: Task, split: Split) -> bool:
+    scenes = (*task.before, *([task.after] if task.after else []))
+    if split == "train":
+        return not any(holds_held_out(scene) for scene in scenes)
+    named = [thing for thing in (task.subject, task.result) if thing is not None]
+    return any(map(is_held_out, named)) if named else any(map(holds_held_out, scenes))
+
+
+def _text_to_image(make: _Maker) -> Task:
+    scene = make.scene(1, 3)
+    return Task("text_to_image", say(make.rng, "text_to_image", caption=caption(scene, make.rng)), (), scene)
+
+
+def _add(make: _Maker) -> Task | None:
+    scene, new = make.scene(1, 3), any_object(make.rng, make.triple(make.rng))
+    if not fits(scene, new):
+        return None
+    words = with_article(f"{new.size} {new.colour} {new.shape}")
+    return Task("add", say(make.rng, "add", new=words, place=new.place), (scene,), scene.with_object(new), None, new)
+
+
+def _remove(make: _Maker) -> Task:
+    scene = make.scene()
+    subject, words = make.subject(scene)
+    return Task("remove", say(make.rng, "remove", subject=words), (scene,), scene.without(subject), subject)
+
+
+def _replace(make: _Maker) -> Task:
+    scene = make.scene()
+    subject, words = make.subject(scene)
+    shape = pick(make.rng, [shape for shape in SHAPES if shape != subject.shape])
+    new = replace(subject, shape=shape, colour=pick(make.rng, tuple(COLOURS)))
+    prompt = say(make.rng, "replace", subject=words, new=with_article(f"{new.colour} {new.shape}"))
+    return Task("replace", prompt, (scene,), scene.swapped(subject, new), subject, new)
+
+
+def _recolour(make: _Maker) -> Task:
+    scene = make.scene()
+    subject, words = make.subject(scene)
+    new = replace(subject, colour=pick(make.rng, [colour for colour in COLOURS if colour != subject.colour]))
+    prompt = say(make.rng, "recolour", subject=words, colour=new.colour)
+    return Task("recolour", prompt, (scene,), scene.swapped(subject, new), subject, new)
+
+
+def _background(make: _Maker) -> Task | None:
+    scene, ground = make.scene(), Ground(random_ground(make.rng).first)
+    if ground == scene.ground:
+        return None
+    prompt = say(make.rng, "background", ground=ground_words(ground))
+    return Task("background", prompt, (scene,), replace(scene, ground=ground))
+
+
+def _extract(make: _Maker) -> Task | None:
+    scene = make.scene()
+    subject, words = make.subject(scene)
+    if subject.colour == "white":
+        return None
+    after = Scene((subject,), Ground("white"), scene.side)
+    return Task("extract", say(make.rng, "extract", subject=words), (scene,), after, subject)
+
+
+def _style(make: _Maker) -> Task:
+    scene, detail = make.scene(), pick(make.rng, ("invert", "outline"))
+    return Task("style", say(make.rng, f"style_{detail}"), (scene,), None, detail=detail)
+
+
+def _compose(make: _Maker) -> Task | None:
+    first, second = make.scene(1, 3), make.scene(1, 2)
+    subject, words = make.subject(second)
+    new = replace(subject, place=pick(make.rng, PLACES))
+    # Words like "at the top" would read as the place where the object is to go.
+    if " at the " in words or not fits(first, new):
+        return None
+    prompt = say(make.rng, "compose", subject=words, place=new.place)
+    return Task("compose", prompt, (first, second), first.with_object(new), subject, new)
+
+
+def _reconstruct(make: _Maker) -> Task:
+    scene = make.stacked() if make.rng.random() < 0.2 else make.scene()
+    return Task("reconstruct", say(make.rng, "reconstruct"), (scene,), scene)
+
+
+def _edge(make: _Maker) -> Task:
+    scene = make.stacked() if make.rng.random() < 0.2 else make.scene()
+    return Task("edge", say(make.rng, "edge"), (scene,), None)
+
+
+def _depth(make: _Maker) -> Task:
+    return Task("depth", say(make.rng, "depth"), (make.stacked(),), None)
+
+
+def _marking(make: _Maker, kind: str) -> Task:
+    scene = make.scene()
+    subject, words = make.subject(scene)
+    return Task(kind, say(make.rng, kind, subject=words), (scene,), None, subject)
+
+
+def _question(make: _Maker) -> Task | None:
+    scene = make.scene()
+    asked = question(pick(make.rng, QUESTION_KINDS), scene, make.rng)
+    if asked is None:
+        return None
+    return Task("question", asked.prompt, (scene,), None, asked.subject, None, asked.answer, asked.kind)
+
+
+_MAKERS: dict[str, Callable[[_Maker], Task | None]] = {
+    "text_to_image": _text_to_image,
+    "add": _add,
+    "remove": _remove,
+    "replace": _replace,
+    "recolour": _recolour,
+    "background": _background,
+    "extract": _extract,
+    "style": _style,
+    "compose": _compose,
+    "reconstruct": _reconstruct,
+    "edge": _edge,
+    "depth": _depth,
+    "segmentation": partial(_marking, kind="segmentation"),
+    "detection": partial(_marking, kind="detection"),
+    "question": _question,
+}
