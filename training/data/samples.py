@@ -1,0 +1,172 @@
+"""One annotation as a sample: its instruction, the pictures before the edit, and the picture to paint."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...uniworld_core.pictures import to_rgb
+from ..batch import BadSample
+
+# EXIF's tag of a photograph's orientation, and its values that swap height and width.
+_ORIENTATION = 0x0112
+_LYING = (5, 6, 7, 8)
+
+# Samples whose sizes are read by one job: few enough to keep all threads busy, many enough to cost nothing.
+_CHUNK = 256
+
+
+class PictureSource(Protocol):
+    """A picture that is not opened yet."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    def read(self) -> bytes:
+        """Its file, as it is. Raises ValueError naming the picture."""
+
+    def open(self) -> Image.Image:
+        """The picture as 8-bit RGB. Raises ValueError naming the picture."""
+
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels, from its header alone. Raises ValueError naming the picture."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One painting to learn.
+
+    Attributes:
+        key: what messages call it, stable and unique in its list, such as "annotations.json#12".
+        prompt: the instruction, without `<image>` marks.
+        references: the pictures that the instruction speaks of, in order.
+        target: the picture to paint.
+        weighted: whether the edited part weighs more in the loss.
+    """
+
+    key: str
+    prompt: str
+    references: tuple[PictureSource, ...]
+    target: PictureSource
+    weighted: bool
+
+
+class Samples(Protocol):
+    """Samples by index."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the annotations and their order. It does not look into the pictures."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """One sample. Raises BadSample where its annotation is of no use."""
+
+    def sizes(self, index: int) -> tuple[int, int]:
+        """Height and width of its target in pixels, without decoding it. Raises ValueError where there is none."""
+
+
+@dataclass(frozen=True)
+class FilePicture:
+    """A picture in a file of its own."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def read(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise ValueError(_unreadable(self.name, error)) from error
+
+    def open(self) -> Image.Image:
+        return decode(self.name, self.read())
+
+    def size(self) -> tuple[int, int]:
+        try:
+            with self.path.open("rb") as file, Image.open(file) as picture:
+                return _upright_size(picture)
+        except Exception as error:  # damaged files make Pillow's readers raise errors of any type
+            raise ValueError(_unreadable(self.name, error)) from error
+
+
+def decode(name: str, data: bytes) -> Image.Image:
+    """A picture file's bytes as 8-bit RGB, upright. Raises ValueError naming the picture."""
+    try:
+        picture = Image.open(BytesIO(data))
+        picture.load()
+    except Exception as error:  # damaged files make Pillow's readers raise errors of any type
+        raise ValueError(_unreadable(name, error, data)) from error
+    try:
+        return to_rgb(picture)
+    except ValueError as error:
+        raise ValueError(f"The picture '{name}' is of no use. {error}") from error
+
+
+def picture_size(name: str, data: bytes) -> tuple[int, int]:
+    """Height and width of a picture file's bytes, upright. Raises ValueError naming the picture."""
+    try:
+        with Image.open(BytesIO(data)) as picture:
+            return _upright_size(picture)
+    except Exception as error:  # damaged files make Pillow's readers raise errors of any type
+        raise ValueError(_unreadable(name, error, data)) from error
+
+
+def size_table(samples: Samples, workers: int = 16) -> Tensor:
+    """Height and width of every target: int32 (N, 2), in pixels; 0, 0 where they cannot be read.
+
+    Args:
+        workers: threads that read headers at the same time; reading waits for the disk, not for the processor.
+    """
+    table_N2 = torch.zeros(len(samples), 2, dtype=torch.int32)
+
+    def read(start: int) -> None:
+        for index in range(start, min(start + _CHUNK, len(samples))):
+            try:
+                table_N2[index] = torch.tensor(samples.sizes(index), dtype=torch.int32)
+            except ValueError:
+                # What is wrong is told when the sample is opened, and counted there.
+                continue
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        list(pool.map(read, range(0, len(samples), _CHUNK)))
+    return table_N2
+
+
+def opened(samples: Samples, index: int) -> Sample | BadSample:
+    """A sample, or why it is of no use."""
+    try:
+        return samples[index]
+    except BadSample as error:
+        return error
+
+
+def _upright_size(picture: Image.Image) -> tuple[int, int]:
+    width, height = picture.size
+    return (width, height) if picture.getexif().get(_ORIENTATION) in _LYING else (height, width)
+
+
+def _unreadable(name: str, error: Exception, data: bytes | None = None) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"The picture '{name}' does not exist: check the image root and the annotation."
+    if data == b"":
+        return f"The picture '{name}' is an empty file: fetch it anew."
+    if isinstance(error, Image.UnidentifiedImageError):
+        return (
+            f"The picture '{name}' is no picture, or of a format that Pillow cannot read: fetch it anew or convert it."
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return f"The picture '{name}' cannot be read: {error.strerror}. Check the path and its rights."
+    return f"The picture '{name}' cannot be decoded ({error}): it is cut short or damaged; fetch it anew."
