@@ -1,0 +1,152 @@
+"""One loop for all stand-ins: AdamW, warm-up and cosine, averaged weights, and a state that survives a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BETAS = (0.9, 0.99)
+EMA_DECAY = 0.999
+WARMUP = 200  # steps
+CLIP = 1.0
+SAVE_SECONDS = 60.0
+LOG_STEPS = 50
+
+# Gets a generator that only depends on the seed and the step, and gives the loss and what else is worth a line.
+Loss = Callable[[np.random.Generator], "tuple[Tensor, dict[str, float]]"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How long and how fast one stand-in trains.
+
+    Attributes:
+        name: of its files in the run folder: `NAME.state` and `NAME.jsonl`.
+        steps: optimizer steps.
+        learning_rate: the highest, after the warm-up; a cosine takes it to a hundredth.
+        seed: of its data.
+        weight_decay: AdamW's.
+    """
+
+    name: str
+    steps: int
+    learning_rate: float = 1e-3
+    seed: int = 0
+    weight_decay: float = 0.01
+
+
+def learning_rate(fit: Fit, step: int) -> float:
+    """Of the step, counted from 0."""
+    warm = min(1.0, (step + 1) / min(WARMUP, max(1, fit.steps // 10)))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / fit.steps)))
+    return fit.learning_rate * warm * (0.01 + 0.99 * cosine)
+
+
+def train(
+    fit: Fit, module: nn.Module, loss: Loss, folder: Path, progress: Callable[[str, int, int, dict], None] | None = None
+) -> None:
+    """Train `module` in place and leave it with its averaged weights.
+
+    Goes on from `folder/NAME.state` if it is there: killed and started again, it sees the same data in the same order.
+
+    Args:
+        module: on the device it trains on, in float32.
+        progress: called with name, step, steps and the last line of the log.
+
+    Raises:
+        ValueError: the loss is not finite; the step is named.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, fit.learning_rate, BETAS, weight_decay=fit.weight_decay)
+    average = [parameter.detach().clone() for parameter in parameters]
+    state_file, log_file = folder / f"{fit.name}.state", folder / f"{fit.name}.jsonl"
+    start = _restore(state_file, module, optimizer, average)
+    saved, began = time.monotonic(), time.monotonic()
+    for step in range(start, fit.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(fit, step)
+        value, told = loss(np.random.default_rng([fit.seed, step]))
+        if not bool(torch.isfinite(value)):
+            raise ValueError(f"The loss of {fit.name} is {float(value)} at step {step}: lower its learning rate.")
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        _average(average, parameters, min((1 + step) / (10 + step), EMA_DECAY))
+        last = step + 1 == fit.steps
+        if last or (step + 1) % LOG_STEPS == 0:
+            rate = (step + 1 - start) / (time.monotonic() - began)
+            line = {"step": step + 1, "loss": float(value), **told, "steps_per_second": round(rate, 3)}
+            with log_file.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+            if progress is not None:
+                progress(fit.name, step + 1, fit.steps, line)
+        if last or time.monotonic() - saved > SAVE_SECONDS:
+            _save(state_file, step + 1, module, optimizer, average)
+            saved = time.monotonic()
+    with torch.no_grad():
+        for parameter, mean in zip(parameters, average):
+            parameter.copy_(mean)
+
+
+@contextlib.contextmanager
+def fast_math(device: torch.device | str) -> Iterator[None]:
+    """bfloat16 autocast; on a CPU with plain attention, whose backward is four times as fast there for short sequences."""
+    kind = torch.device(device).type
+    flash = torch.backends.cuda.flash_sdp_enabled()
+    if kind == "cpu":
+        torch.backends.cuda.enable_flash_sdp(False)
+    try:
+        with torch.autocast(kind, torch.bfloat16):
+            yield
+    finally:
+        torch.backends.cuda.enable_flash_sdp(flash)
+
+
+def pixels(pictures: list[np.ndarray], device: torch.device | str) -> Tensor:
+    """8-bit pictures (H, W, 3) as float32 (B, 3, H, W) in -1..1."""
+    batch = torch.from_numpy(np.stack(pictures)).to(device).movedim(-1, 1)
+    return batch.float() / 127.5 - 1.0
+
+
+def psnr(one: Tensor, other: Tensor) -> float:
+    """Of pictures in -1..1, in decibels."""
+    error = F.mse_loss(one.detach().float(), other.float())
+    return float(-10 * torch.log10(error / 4 + 1e-10))
+
+
+def _average(average: list[Tensor], parameters: list[nn.Parameter], decay: float) -> None:
+    with torch.no_grad():
+        torch._foreach_lerp_(average, [parameter.detach() for parameter in parameters], 1 - decay)
+
+
+def _restore(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> int:
+    if not file.is_file():
+        return 0
+    state = torch.load(file, weights_only=True, map_location=average[0].device)
+    module.load_state_dict(state["module"])
+    optimizer.load_state_dict(state["optimizer"])
+    for mean, kept in zip(average, state["average"], strict=True):
+        mean.copy_(kept)
+    return int(state["step"])
+
+
+def _save(file: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> None:
+    beside = file.with_suffix(".partial")
+    state = {"step": step, "module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+    with beside.open("wb") as out:
+        torch.save(state, out)
+        out.flush()
+        os.fsync(out.fileno())
+    beside.replace(file)

@@ -1,0 +1,157 @@
+"""The stand-ins' architectures: the classes of the public models, small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+SIDE = 64  # pixels; the side of the pictures of the world
+PATCH = 16  # of SigLIP; as wide as what one packed token of the DiT paints
+VLM_PATCH, VLM_MERGE = 8, 2  # 16 pixels a picture token as well
+VLM_WIDTH = 192
+JOINT = 192  # T5's width and that of the DiT's text tokens
+POOLED = 128
+SIGLIP_WIDTH = 192
+
+
+def make_vae() -> Any:
+    """FLUX's autoencoder: 8 pixels a cell, 16 channels."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 128),
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=8,
+        sample_size=SIDE,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=True,
+    )
+
+
+def make_flux() -> Any:
+    """FLUX's transformer: two double and four single blocks."""
+    from diffusers import FluxTransformer2DModel
+
+    return FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=4,
+        attention_head_dim=32,
+        num_attention_heads=6,
+        joint_attention_dim=JOINT,
+        pooled_projection_dim=POOLED,
+        guidance_embeds=True,
+        axes_dims_rope=(8, 12, 12),
+    )
+
+
+def make_siglip() -> Any:
+    """SigLIP's vision half; its last hidden states are what the references bring."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    return SiglipVisionModel(
+        SiglipVisionConfig(
+            hidden_size=SIGLIP_WIDTH,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            image_size=SIDE,
+            patch_size=PATCH,
+        )
+    )
+
+
+def make_clip(vocabulary: int, begin: int, end: int) -> Any:
+    """CLIP's text half."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=POOLED,
+            intermediate_size=256,
+            projection_dim=POOLED,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            bos_token_id=begin,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+    )
+
+
+def make_t5(vocabulary: int) -> Any:
+    """T5's encoder."""
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=vocabulary,
+            d_model=JOINT,
+            d_kv=32,
+            d_ff=384,
+            num_layers=3,
+            num_heads=6,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    )
+
+
+def make_qwen(vocabulary: int, tokens: dict[str, int]) -> Any:
+    """Qwen2.5-VL; `tokens` are the ids by which its configuration knows pictures and ends."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    rope = {"rope_type": "default", "type": "default", "mrope_section": [4, 6, 6]}
+    text: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": VLM_WIDTH,
+        "intermediate_size": 512,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "rope_scaling": rope,
+        "rope_parameters": rope | {"rope_theta": 1000000.0},
+        "use_sliding_window": False,
+        "bos_token_id": tokens["bos_token_id"],
+        "eos_token_id": tokens["eos_token_id"],
+        "tie_word_embeddings": False,
+    }
+    vision: dict[str, Any] = {
+        "depth": 4,
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_heads": 4,
+        "out_hidden_size": VLM_WIDTH,
+        "patch_size": VLM_PATCH,
+        "spatial_patch_size": VLM_PATCH,
+        "spatial_merge_size": VLM_MERGE,
+        "temporal_patch_size": 2,
+        "window_size": SIDE,
+        "fullatt_block_indexes": [1, 3],
+        "in_channels": 3,
+        "in_chans": 3,
+    }
+    pictures = {name: value for name, value in tokens.items() if name.startswith(("image", "video", "vision"))}
+    return Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **pictures)
+    )
+
+
+def seeded(seed: int) -> None:
+    """Weights that are made next are the same each time."""
+    torch.manual_seed(seed)

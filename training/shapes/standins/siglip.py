@@ -1,0 +1,69 @@
+"""SigLIP's stand-in: pictures and captions matched by the sigmoid loss (arXiv 2303.15343), and every token told to know
+its own patch, in the place of SigLIP 2's dense objectives (arXiv 2502.14786)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..draw import draw
+from ..prompts import caption
+from ..split import draw_triple
+from ..world import Scene, random_scene
+from .fit import fast_math, pixels, psnr
+from .parts import PATCH, POOLED, SIGLIP_WIDTH, make_clip, make_siglip
+from .vae import pictures
+
+BATCH = 64
+# The sigmoid loss's first temperature and bias (arXiv 2303.15343, section 3.2).
+_TEMPERATURE, _BIAS = 2.3, -10.0
+DENSE_WEIGHT = 4.0
+
+
+class Matching(nn.Module):
+    """SigLIP's vision half with a text half and a dense head that are thrown away afterwards.
+
+    Args:
+        tokenizer: CLIP's stand-in.
+    """
+
+    def __init__(self, tokenizer: Any, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.siglip: Any = make_siglip().to(device)
+        self.text: Any = make_clip(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id).to(device)
+        self.to_text = nn.Linear(SIGLIP_WIDTH, POOLED).to(device)
+        self.to_patch = nn.Linear(SIGLIP_WIDTH, 3 * PATCH * PATCH).to(device)
+        self.temperature = nn.Parameter(torch.tensor(_TEMPERATURE, device=device))
+        self.bias = nn.Parameter(torch.tensor(_BIAS, device=device))
+        self.tokenizer, self.device = tokenizer, device
+
+    def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        scenes = [_scene(rng) for _ in range(BATCH)]
+        shown = [np.asarray(draw(scene)) for scene in scenes] + pictures(rng, BATCH // 2)
+        x = pixels(shown, self.device)
+        said = self.tokenizer([caption(scene, rng) for scene in scenes], padding=True, return_tensors="pt")
+        with fast_math(self.device):
+            seen = self.siglip(pixel_values=x)
+            texts = self.text(input_ids=said["input_ids"].to(self.device)).pooler_output
+            images = self.to_text(seen.pooler_output[:BATCH])
+            patches = self.to_patch(seen.last_hidden_state)
+        images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
+        logits = images @ texts.T * self.temperature.exp() + self.bias
+        match = -F.logsigmoid(logits * (2 * torch.eye(BATCH, device=self.device) - 1)).sum() / BATCH
+        told = _patches(x)
+        dense = F.l1_loss(patches.float(), told)
+        right = (logits.argmax(dim=1) == torch.arange(BATCH, device=self.device)).float().mean()
+        return match + DENSE_WEIGHT * dense, {"matched": right.item(), "psnr": round(psnr(patches, told), 2)}
+
+
+def _scene(rng: np.random.Generator) -> Scene:
+    return random_scene(rng, int(rng.integers(1, 5)), lambda source: draw_triple(source, "train"))
+
+
+def _patches(x_BCHW: Tensor) -> Tensor:
+    """Patches (B, tokens, 3 · PATCH²), row by row as SigLIP's tokens."""
+    return F.unfold(x_BCHW, PATCH, stride=PATCH).transpose(1, 2)
