@@ -13,7 +13,11 @@ COMMANDS = {
     "check": "check a workflow without running it",
     "batch": "run a workflow over many rows",
     "serve": "open the editor in the browser, and answer ComfyUI's API",
+    "train": "train a model; see its curves, export and convert checkpoints",
+    "data": "check, convert, cache or draw training data",
+    "eval": "examine a model",
 }
+TRAINING = ("train", "data", "eval")
 # Only in a checkout: an installed package has no tests.
 CHECKOUT_COMMANDS = {"test": "run the tests of this checkout"}
 
@@ -25,8 +29,10 @@ def main(argv: list[str] | None = None) -> int:
     if answer is not None:
         return answer
     try:
-        from .nodes.headless.cli import main as run_command
-
+        if arguments[0] in TRAINING:
+            from .training.cli import main as run_command
+        else:
+            from .nodes.headless.cli import main as run_command
         return run_command(arguments)
     except KeyboardInterrupt:
         return _not_started("Interrupted.", arguments)

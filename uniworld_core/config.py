@@ -15,7 +15,7 @@ MODEL_TYPE = "univa_qwen2p5vl"
 SIGLIP_WIDTH = 1152
 
 # The keys of the flat config that describe the language model (Qwen2_5_VLTextConfig's own).
-_TEXT_KEYS = (
+TEXT_KEYS = (
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -104,7 +104,7 @@ class UniWorldConfig:
                 "only 'flux', the published one, can be painted with."
             )
         return cls(
-            text={key: config[key] for key in _TEXT_KEYS if key in config},
+            text={key: config[key] for key in TEXT_KEYS if key in config},
             vision={k: v for k, v in _need(config, "vision_config", source, dict).items() if k != "model_type"},
             tokens={key: _need(config, key, source) for key in _TOKEN_KEYS},
             denoiser={k: v for k, v in _need(tower, "denoiser_config", source, dict).items() if not k.startswith("_")},

@@ -55,6 +55,8 @@ def _extras_for(arguments: list[str]) -> list[str]:
     """The extras of pyproject.toml that a command needs."""
     if arguments[0] == "batch":
         return ["ray"] if any(argument.partition("=")[0] == "--ray" for argument in arguments) else []
+    if arguments[0] in ("train", "data"):
+        return ["train"]
     return [arguments[0]] if arguments[0] in ("serve", "test") else []
 
 

@@ -1,0 +1,129 @@
+"""`uniworld train` and what belongs to a run: its curves, its checkpoint, the checkpoint that it starts from, nano."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from .cli_command import DONE, Command, add_config
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument(
+        "--run",
+        type=Path,
+        metavar="DIR",
+        help="the run's folder (runs/NAME of the configuration); one that has a checkpoint goes on from it",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tell what would train, on what, and the memory it takes, and stop"
+    )
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from .config_file import load_config
+
+    config = load_config(arguments.config, arguments.set)
+    config.check_complete()
+    run = arguments.run or Path("runs") / Path(arguments.config).stem
+    if arguments.dry_run:
+        from .summary import summarize
+
+        print(summarize(config, run, processes=int(os.environ.get("WORLD_SIZE", "1"))).text())
+        return DONE
+    from .loop import train
+
+    train(config, run)
+    return DONE
+
+
+def _add_plot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run; several are compared")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="the PNG to write (curves.png in the first run)")
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from .plot import plot
+
+    to = arguments.to or arguments.runs[0] / "curves.png"
+    names = [run.resolve().name for run in arguments.runs]
+    # Runs of one name, in different folders, are told apart by their whole paths.
+    labels = [name if names.count(name) == 1 else str(run) for name, run in zip(names, arguments.runs)]
+    plot(dict(zip(labels, arguments.runs)), to)
+    print(to)
+    return DONE
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    parser.add_argument("to", type=Path, metavar="TO", help="the checkpoint folder to make")
+    parser.add_argument("--step", type=int, metavar="N", help="the step of a kept checkpoint (the newest)")
+    parser.add_argument("--raw", action="store_true", help="the weights as trained, and not their average (EMA)")
+    _add_dtype(parser, "the numbers' type (that of the checkpoint which the run started from)", None)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from .export import export
+
+    export(arguments.run, arguments.to, arguments.step, arguments.raw, _dtype(arguments.dtype))
+    print(arguments.to)
+    return DONE
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("qwen", type=Path, metavar="QWEN", help="a Qwen2.5-VL folder")
+    parser.add_argument("flux", type=Path, metavar="FLUX", help="a FLUX.1-dev folder in diffusers layout")
+    parser.add_argument("to", type=Path, metavar="TO", help="the checkpoint folder to make")
+    parser.add_argument("--redux", type=Path, metavar="FILE", help="flux1-redux-dev.safetensors, for siglip_projector")
+    parser.add_argument("--siglip", type=Path, metavar="DIR", help="the SigLIP2 folder to be used, if of another width")
+    parser.add_argument("--task-head", type=Path, metavar="FILE", help="a task_head_final.pt for the routing")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the fresh projectors (0)")
+    _add_dtype(parser, "the numbers' type (float32, as published)", "float32")
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from .convert import Parts, convert
+
+    parts = Parts(arguments.qwen, arguments.flux, arguments.redux, arguments.siglip, arguments.task_head)
+    convert(parts, arguments.to, arguments.seed, _dtype(arguments.dtype))
+    print(arguments.to)
+    return DONE
+
+
+def _add_nano(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/nano"), metavar="DIR", help="its folder (runs/nano); done steps are kept"
+    )
+    parser.add_argument("--quick", action="store_true", help="a few minutes: far from good, far better than untrained")
+
+
+def _nano(arguments: argparse.Namespace) -> int:
+    from .shapes.nano import train_nano
+
+    train_nano(arguments.run, arguments.quick)
+    print(arguments.run)
+    return DONE
+
+
+def _add_dtype(parser: argparse.ArgumentParser, text: str, default: str | None) -> None:
+    parser.add_argument("--dtype", choices=DTYPES, default=default, help=text)
+
+
+def _dtype(name: str | None) -> Any:
+    import torch
+
+    return None if name is None else getattr(torch, name)
+
+
+TRAIN_COMMANDS: dict[tuple[str, ...], Command] = {
+    ("train",): Command("train a model, or go on with a run", _add_train, _train),
+    ("train", "plot"): Command("draw the curves of runs", _add_plot, _plot),
+    ("train", "export"): Command("write a run's weights as a checkpoint for the nodes", _add_export, _export),
+    ("train", "convert"): Command("make a start checkpoint of Qwen2.5-VL and FLUX.1-dev", _add_convert, _convert),
+    ("train", "nano"): Command("train the small model of shapes from nothing", _add_nano, _nano),
+}

@@ -1,0 +1,98 @@
+"""A run's weights as a checkpoint in UniWorld-V1's published format, as the nodes and every published program read it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ..uniworld_core.config import read_json
+from ..uniworld_core.dit import DENOISER_NAMES
+from ..uniworld_core.model import check_checkpoint
+from ..uniworld_core.projectors import TASK_HEAD_FILE
+from ..uniworld_core.understanding import PROJECTOR_NAMES
+from ..uniworld_core.weights import Names, Shards
+from .model_folder import Source, copy_settings, new_folder, write_index, write_json
+
+# (in the published files, in `Trainee`)
+TRAINEE_NAMES = Names(
+    (
+        *((in_file, f"dit.transformer.{rest}") for in_file, rest in DENOISER_NAMES.prefixes),
+        *((in_file, f"projectors.{rest}") for in_file, rest in PROJECTOR_NAMES.prefixes),
+    )
+)
+
+
+def write_changed(start: Path, changed: Mapping[str, torch.Tensor], to: Path, dtype: torch.dtype | None = None) -> None:
+    """Write the checkpoint `start` once more with some tensors changed; everything else is as it was, bit for bit.
+
+    Shards without a changed tensor are copied; of the others one is held at a time. The folder appears whole, and
+    only if it can be opened.
+
+    Args:
+        start: a checkpoint folder in the published format; its routing head is carried along.
+        changed: {published name: tensor}; written in the type that the tensor of that name has in `start`.
+        to: the folder to make; it must not be there.
+        dtype: the type of all tensors instead.
+
+    Raises:
+        ValueError: a tensor that `start` lacks, has in another shape, or with values that are not finite; or `to`
+            cannot be written.
+    """
+    shards = Shards(start)
+    _check(changed, shards)
+    with new_folder(to) as folder:
+        copy_settings(start, folder, but=("config.json",))
+        config = read_json(start / "config.json")
+        write_json(folder / "config.json", config | ({} if dtype is None else {"torch_dtype": _name(dtype)}))
+        if (start / TASK_HEAD_FILE).is_file():
+            shutil.copyfile(start / TASK_HEAD_FILE, folder / TASK_HEAD_FILE)
+        total = sum(_write_shard(shards, file, changed, folder, dtype) for file in sorted(set(shards.files.values())))
+        homes = {name: file.name for name, file in shards.files.items()}
+        if len(set(homes.values())) > 1:
+            write_index(folder, homes, total)
+        check_checkpoint(folder)
+
+
+def _write_shard(
+    shards: Shards, file: Path, changed: Mapping[str, torch.Tensor], folder: Path, dtype: torch.dtype | None
+) -> int:
+    """Write one shard anew, or copy it if nothing in it changes; gives the bytes of its tensors."""
+    names = [name for name, home in shards.files.items() if home == file]
+    tensors: dict[str, torch.Tensor] = {}
+    if dtype is None and not any(name in changed for name in names):
+        shutil.copyfile(file, folder / file.name)
+        return sum(math.prod(shards.shapes[name]) * _BYTES.get(shards.dtypes[name], 4) for name in names)
+    for name in names:
+        before = Source.in_shards(shards, name).read()
+        after = changed.get(name, before).detach().cpu()
+        tensors[name] = after.to(dtype or before.dtype).contiguous()
+    save_file(tensors, folder / file.name, metadata={"format": "pt"})
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+# How safetensors calls the types of published weights, and their bytes.
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+
+
+def _check(changed: Mapping[str, torch.Tensor], shards: Shards) -> None:
+    for name, tensor in changed.items():
+        if name not in shards.shapes:
+            raise ValueError(
+                f"{shards.folder} has no tensor {name}, which was trained: it is not what the run began from."
+            )
+        if shards.shapes[name] != tuple(tensor.shape):
+            raise ValueError(
+                f"{name} has shape {list(shards.shapes[name])} in {shards.folder}, and {list(tensor.shape)} as trained: "
+                "the folder is not what the run began from."
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} as trained holds values that are not finite: export an earlier step.")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

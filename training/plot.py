@@ -1,0 +1,122 @@
+"""The curves of runs, drawn as one picture out of their `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+METRICS_FILE = "metrics.jsonl"
+
+# key in metrics.jsonl: (title, logarithmic)
+_PANELS: dict[str, tuple[str, bool]] = {
+    "loss": ("loss", True),
+    "learning_rate": ("learning rate", False),
+    "gradient_norm": ("gradient norm before clipping", True),
+    "samples_per_second": ("samples per second", False),
+}
+# The smoothed curve averages over about this share of a run.
+_SMOOTHING = 0.02
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a run recorded.
+
+    Attributes:
+        steps: in order, each once.
+        values: {name: one number per step}, NaN where a step has none.
+    """
+
+    steps: tuple[int, ...]
+    values: Mapping[str, tuple[float, ...]]
+
+
+def read_curves(run: Path) -> Curves:
+    """The numbers of a run folder's `metrics.jsonl`.
+
+    A last line that was cut short by a kill is passed over. Of a step that was done twice, since the run was killed
+    after it and went on from an earlier checkpoint, the later counts.
+
+    Raises:
+        ValueError: there is no such file, no step in it, or a damaged line before the last.
+    """
+    file = run / METRICS_FILE
+    if not file.is_file():
+        raise ValueError(f"{run} has no {METRICS_FILE}: give the folder of a run that has made a step.")
+    rows: dict[int, dict[str, Any]] = {}
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            rows[int(row["step"])] = row
+        except (ValueError, TypeError, KeyError):
+            if number < len(lines):
+                raise ValueError(
+                    f"Line {number} of {file} is damaged: take it out, and the rest can be drawn."
+                ) from None
+    if not rows:
+        raise ValueError(f"{file} holds no step yet: wait until the run has made one.")
+    steps = sorted(rows)
+    return Curves(tuple(steps), {name: tuple(_number(rows[step].get(name)) for step in steps) for name in _PANELS})
+
+
+def smoothed(values: Sequence[float], window: float) -> list[float]:
+    """A running mean of exponential weights over about `window` values, unbiased at its start; NaN is passed over.
+
+    As in Adam (arXiv 1412.6980, section 3), the sum is divided by the weights so far.
+    """
+    keep = 1 - 1 / max(window, 1.0)
+    total = weight = 0.0
+    means = []
+    for value in values:
+        if math.isfinite(value):
+            total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        means.append(total / weight if weight else math.nan)
+    return means
+
+
+def plot(runs: Mapping[str, Path], to: Path) -> None:
+    """Draw loss, learning rate, gradient norm and speed of runs into one PNG.
+
+    Args:
+        runs: {what the legend calls it: run folder}.
+        to: the file, written whole or not at all.
+
+    Raises:
+        ValueError: as `read_curves`, or matplotlib is not installed.
+    """
+    curves = {name: read_curves(folder) for name, folder in runs.items()}
+    try:
+        from matplotlib.figure import Figure  # and not pyplot, which keeps a state and may want a screen
+    except ImportError as error:
+        raise ValueError('Drawing needs matplotlib: pip install "uniworld[train]".') from error
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    for axes, (key, (title, logarithmic)) in zip(figure.subplots(2, 2).flat, _PANELS.items()):
+        for index, (name, curve) in enumerate(curves.items()):
+            _draw(axes, curve.steps, curve.values[key], name, f"C{index % 10}")
+        axes.set(title=title, xlabel="step")
+        if logarithmic and any(value > 0 for curve in curves.values() for value in curve.values[key]):
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        figure.axes[0].legend()
+    partial = to.with_name(f"{to.name}.partial")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(partial, format="png", dpi=100)
+    partial.replace(to)
+
+
+def _draw(axes: Axes, steps: Sequence[int], values: Sequence[float], name: str, colour: str) -> None:
+    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, smoothed(values, _SMOOTHING * len(values)), color=colour, linewidth=1.5, label=name)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
