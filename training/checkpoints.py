@@ -1,0 +1,251 @@
+"""Checkpoints of a run: written beside by torch.distributed.checkpoint while training goes on, then renamed.
+
+A folder `step-00001000` holds what trains ("weights/"), its average ("ema/"), the optimizer's tensors ("optimizer/"), all
+of them restorable onto any number of processes, and `meta.json`: the rest of the state, and checksums of the files. A
+folder without that name is not a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .parallel import World
+
+META = "meta.json"
+_PARTIAL = ".partial"
+_BLOCK = 1 << 20
+
+# Said at each save and load of a single process, which is what is meant.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder's name of the checkpoint after `step` steps."""
+    return f"step-{step:08d}"
+
+
+def complete(folder: Path) -> list[Path]:
+    """The finished checkpoints in a run's `checkpoints` folder, oldest first."""
+    found = [one for one in folder.glob("step-*") if one.suffix != _PARTIAL and (one / META).is_file()]
+    return sorted(found, key=lambda one: one.name)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest finished checkpoint, or None."""
+    return next(reversed(complete(folder)), None)
+
+
+def read_meta(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says besides its tensors. Raises ValueError if that is not readable."""
+    try:
+        return json.loads((checkpoint / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{checkpoint / META} cannot be read ({error}): take the checkpoint before it.") from error
+
+
+def verify(checkpoint: Path) -> None:
+    """Hold every file of a checkpoint against its checksum. Raises ValueError naming the one that differs."""
+    for name, wanted in read_meta(checkpoint)["files"].items():
+        file = checkpoint / name
+        if not file.is_file() or _checksum(file) != wanted:
+            state = "is not what was written" if file.is_file() else "is missing"
+            raise ValueError(
+                f"{file} {state}: the checkpoint is damaged. Remove the folder {checkpoint}, and the run goes on from the "
+                "one before."
+            )
+
+
+class Saver:
+    """Writes checkpoints in the background, one at a time.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        world: its processes; all of them save together.
+        keep: newest checkpoints that stay, 0 for all.
+        keep_best: besides them, so many with the lowest "loss" in their meta.
+    """
+
+    def __init__(self, folder: Path, world: World, keep: int = 0, keep_best: int = 0) -> None:
+        self.folder, self.world, self.keep, self.keep_best = folder, world, keep, keep_best
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Begin to write the checkpoint of `step`; the tensors are copied now and may change at once.
+
+        Raises:
+            ValueError: the checkpoint before this could not be written.
+        """
+        self.wait()
+        copied = {name: _copy(tensor) for name, tensor in tensors.items()}
+        self._pending = self._thread.submit(self._write, checkpoint_name(step), copied, dict(meta))
+
+    def wait(self) -> None:
+        """Wait until what was begun is finished. Raises ValueError if it could not be written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Wait, and end the thread. Raises as `wait`."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the checkpoint in work has failed already; `wait` then says why."""
+        return self._pending is not None and self._pending.done() and self._pending.exception() is not None
+
+    def _write(self, name: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        partial = self.folder / (name + _PARTIAL)
+        try:
+            if self.world.is_main:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            _write_tensors(partial, tensors, self.world)
+            if self.world.is_main:
+                _finish(partial, self.folder / name, meta)
+                self._prune()
+        except Exception as error:  # what torch.distributed.checkpoint makes of an OSError differs by version
+            if self.world.is_main:
+                shutil.rmtree(partial, ignore_errors=True)
+            kept = latest(self.folder)
+            still = f"the last whole one is {kept.name}" if kept else "there is none before it"
+            raise ValueError(
+                f"The checkpoint {self.folder / name} could not be written ({_cause(error)}); {still}. Make room or mend "
+                "the disk, and start the same command again: it goes on from there."
+            ) from error
+
+    def _prune(self) -> None:
+        done = complete(self.folder)
+        best = sorted(done, key=lambda one: read_meta(one).get("loss") or float("inf"))[: self.keep_best]
+        for old in done[: -self.keep] if self.keep else []:
+            if old not in best:
+                # Renamed first, so that one killed in the midst of removing leaves no half checkpoint.
+                gone = old.with_name(old.name + _PARTIAL)
+                old.rename(gone)
+                shutil.rmtree(gone)
+
+
+def stored(checkpoint: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """{name: (shape, dtype)} of the tensors in a checkpoint. Raises ValueError if it is damaged."""
+    from torch.distributed.checkpoint import FileSystemReader
+
+    try:
+        metadata = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    except Exception as error:
+        raise _damaged(checkpoint, error) from error
+    return {name: (tuple(entry.size), entry.properties.dtype) for name, entry in metadata.items()}  # type: ignore[union-attr]
+
+
+def load_into(checkpoint: Path, tensors: dict[str, Tensor], world: World | None = None) -> None:
+    """Read tensors by name into the given ones, whole or spread, however they were spread when written.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or lacks one of them.
+    """
+    from torch.distributed import checkpoint as dcp
+
+    try:
+        dcp.load(tensors, storage_reader=dcp.FileSystemReader(checkpoint), process_group=world and world.files)
+    except Exception as error:
+        raise _damaged(checkpoint, error) from error
+
+
+def read_tensors(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
+    """The whole tensors of a checkpoint below a prefix ("weights/", "ema/"), without it, in one process's memory.
+
+    Raises:
+        ValueError: the checkpoint is damaged.
+    """
+    empty = {
+        name: torch.empty(shape, dtype=dtype)
+        for name, (shape, dtype) in stored(checkpoint).items()
+        if name.startswith(prefix)
+    }
+    load_into(checkpoint, empty)
+    return {name[len(prefix) :]: tensor for name, tensor in empty.items()}
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy in the CPU's memory, spread as the original."""
+    from torch.distributed.tensor import DTensor
+
+    if not isinstance(tensor, DTensor):
+        return tensor.detach().to("cpu", copy=True)
+    mine = tensor.detach().to_local().to("cpu", copy=True)
+    mesh = _cpu_mesh(tensor.device_mesh)
+    return DTensor.from_local(
+        mine, mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+    )
+
+
+def _cpu_mesh(mesh: Any) -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return mesh if mesh.device_type == "cpu" else init_device_mesh("cpu", tuple(mesh.shape))
+
+
+def _write_tensors(folder: Path, tensors: dict[str, Tensor], world: World) -> None:
+    from torch.distributed import checkpoint as dcp
+
+    writer = dcp.FileSystemWriter(folder, single_file_per_rank=True, sync_files=True)
+    dcp.save(tensors, storage_writer=writer, process_group=world.files)
+
+
+def _finish(partial: Path, final: Path, meta: dict[str, Any]) -> None:
+    """Put the meta in, and give a written checkpoint its name."""
+    files = {file.name: _checksum(file) for file in sorted(partial.iterdir())}
+    with (partial / META).open("w", encoding="utf-8") as out:
+        json.dump({**meta, "files": files}, out, indent=1)
+        out.flush()
+        os.fsync(out.fileno())
+    _sync_folder(partial)
+    if final.exists():  # one that was written before a kill and is now made again
+        shutil.rmtree(final)
+    partial.rename(final)
+    _sync_folder(final.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "nt":  # Windows has no handle of a folder, and renames are journaled there
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _checksum(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as source:
+        while block := source.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of an error, of the failures that torch.distributed.checkpoint gathers."""
+    failures = getattr(error, "failures", None)
+    inner = next(iter(failures.values()))[0] if failures else error.__cause__
+    return _cause(inner) if isinstance(inner, BaseException) else str(error)
+
+
+def _damaged(checkpoint: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"The checkpoint {checkpoint} cannot be read ({_cause(error)}): it is damaged or of another configuration. Remove "
+        "the folder, and the run goes on from the one before."
+    )

@@ -1,0 +1,183 @@
+"""One process or many: the process group, what the processes agree on, and the model's form under PyTorch's engines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+T = TypeVar("T")
+
+# How long the others wait for a process that does not come: long enough for a validation sheet at full size.
+_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together.
+
+    Attributes:
+        rank: this process, 0 for the main one.
+        size: how many there are.
+        device: where this one computes.
+        engine: "data" or "fsdp".
+        files: a group of its own for checkpoints, since they are written while training goes on; None for one process.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    engine: str
+    files: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, values: Sequence[float]) -> Tensor:
+        """(size, len(values)) float64 on the CPU: the values of every process, in their order."""
+        mine = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.size == 1:
+            return mine[None].cpu()
+        everyone = [torch.empty_like(mine) for _ in range(self.size)]
+        distributed.all_gather(everyone, mine)
+        return torch.stack(everyone).cpu()
+
+    def gather_objects(self, value: T) -> list[T]:
+        """One small value of every process, in their order."""
+        if self.size == 1:
+            return [value]
+        everyone: list[Any] = [None] * self.size
+        distributed.all_gather_object(everyone, value)
+        return everyone
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Do `work` in the main process and give its result to all; they wait for it.
+
+        Raises:
+            ValueError: in every process, if the work raises one or an OSError in the main process.
+        """
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = work()
+            except (ValueError, OSError) as error:
+                outcome[1] = str(error)
+        if self.size > 1:
+            distributed.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise ValueError(outcome[1])
+        return outcome[0]
+
+
+@contextmanager
+def start_world(device: str = "auto", engine: str = "data") -> Iterator[World]:
+    """The world of this run: the processes that torchrun started, else this one alone. Left, the group is taken down.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        engine: "data" or "fsdp".
+
+    Raises:
+        ValueError: no GPU where one is asked for, fsdp in one process, processes that cannot find each other, or, out of
+            the block, another process that ended in its midst.
+    """
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    chosen = _device(device)
+    if size == 1:
+        yield World(0, 1, chosen, "data")
+        return
+    started = not distributed.is_initialized()
+    if started:
+        _start_group(chosen)
+    try:
+        yield World(rank, size, chosen, engine, distributed.new_group(backend="gloo", timeout=_TIMEOUT))
+    except RuntimeError as error:
+        if not _is_lost_peer(error):
+            raise
+        raise ValueError(
+            f"Another of the {size} training processes ended, and process {rank} cannot go on alone: its own message says "
+            "why. Start the same command again; it goes on from the newest checkpoint."
+        ) from error
+    finally:
+        if started:
+            distributed.destroy_process_group()
+
+
+def spread(trainee: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
+    """The trainee as the engine wants it: itself alone, in DDP, or spread by FSDP2, a transformer block at a time.
+
+    Args:
+        trainee: a `step.Trainee` whose trainable tensors are chosen already.
+        compute: the dtype of FSDP2's gathered weights.
+    """
+    if world.size == 1:
+        return trainee
+    if world.engine == "data":
+        from torch.nn.parallel import DistributedDataParallel
+
+        return DistributedDataParallel(trainee)
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    # FSDP2 takes tensors of one dtype. Spread over the processes, float32 throughout is affordable.
+    trainee.float()
+    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+    transformer: Any = trainee.dit.transformer  # type: ignore[union-attr]
+    for block in [*transformer.transformer_blocks, *transformer.single_transformer_blocks]:
+        fully_shard(block, mp_policy=policy)
+    fully_shard(trainee, mp_policy=policy)
+    return trainee
+
+
+def without_sync(engine: nn.Module) -> AbstractContextManager[None]:
+    """Within it, backward passes of DDP keep their gradients to themselves; those of others are not changed."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    return engine.no_sync() if isinstance(engine, DistributedDataParallel) else nullcontext()
+
+
+@contextmanager
+def whole_root(engine: nn.Module) -> Iterator[None]:
+    """Within it, parts of a spread trainee may be called without going through the trainee itself."""
+    if not hasattr(engine, "unshard"):
+        yield
+        return
+    engine.unshard()  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        engine.reshard()  # type: ignore[operator]
+
+
+def _device(name: str) -> torch.device:
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("run.device is 'cuda', and PyTorch finds no GPU: set run.device = 'auto' or 'cpu'.")
+    chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    torch.cuda.set_device(chosen)
+    return chosen
+
+
+def _start_group(device: torch.device) -> None:
+    # Gloo beside NCCL: checkpoints and small messages go through the CPU.
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    try:
+        distributed.init_process_group(backend, timeout=_TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"The training processes cannot find each other ({error}): start them with torchrun, which sets RANK, "
+            "WORLD_SIZE, MASTER_ADDR and MASTER_PORT."
+        ) from error
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    words = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
+    return "DistError" in names or any(word in str(error) for word in words)
