@@ -191,7 +191,7 @@ def template(shape: str, across: int) -> NDArray[np.float32]:
         pen.ellipse((0, 0, big - 1, big - 1), fill=255)
     else:
         pen.polygon([((x + 1) / 2 * (big - 1), (y + 1) / 2 * (big - 1)) for x, y in _corners(shape)], fill=255)
-    return np.asarray(canvas.reduce(OVERSAMPLE), np.float32) / 255
+    return np.asarray(canvas.reduce(OVERSAMPLE), np.float32) / np.float32(255)
 
 
 def _corners(shape: str) -> list[tuple[float, float]]:

@@ -44,9 +44,9 @@ def question(kind: str, scene: Scene, rng: np.random.Generator) -> Question | No
         return None
     subject = pick(rng, scene.objects)
     if kind == "colour":
-        said = describe(rng, subject, scene, say_colour=False).words()
+        words = describe(rng, subject, scene, say_colour=False).words()
         wording = pick(rng, ("What color is the {}?", "What is the color of the {}?", "Which color has the {}?"))
-        return Question(kind, wording.format(said), subject.colour, subject)
+        return Question(kind, wording.format(words), subject.colour, subject)
     if kind == "position":
         said = Description(subject.shape, subject.colour)
         if sum(said.matches(thing) for thing in scene.objects) != 1:

@@ -1,0 +1,152 @@
+"""The judge of perception maps: edges, depth, segmentation overlays and detection boxes.
+
+Shapes: H = W = 64; pictures are float32 (H, W, 3) in 0..255.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ...uniworld_core.components import connected_components
+from . import draw
+from .masks import Mask, grow, overlap, shrink
+from .oracle import Pixels, smooth
+from .verdict import Verdict
+from .world import UNITS, Object, Scene
+
+EDGE_LEVEL = 100.0  # soft lines do not reach full white
+MIN_EDGE_F1 = 0.75
+MIN_OUTLINE = 0.7  # of each object's own outline
+MAX_STRAY = 0.006  # of the picture: edges where nothing is near
+MAX_CHROMA = 60.0  # how far the channels of a gray map may differ
+MIN_DEPTH_IOU = 0.6
+MIN_DEPTH_STEP = 35.0  # gray between an object and the one it lies upon
+MIN_SEGMENT_IOU = 0.6
+MIN_BOX_IOU = 0.6
+MIN_BOX_SIDE = 0.7  # of each side of a box
+# Paint may lie off the line between the source's colour and the mark's by so much.
+MAX_OFF = 55.0
+MIN_PART = 10  # pixels of a part of a mark
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A mark found over a picture: where it is, where it should be, and what is wrong with it."""
+
+    marked: Mask
+    wanted: Mask
+    iou: float
+    reasons: tuple[str, ...]
+
+
+def judge_edges(scene: Scene, picture_HW3: Pixels) -> Verdict:
+    """Light lines on dark ground along all outlines of the scene."""
+    scene = replace(scene, side=UNITS)
+    wanted_HW, seen_HW = draw.edges(scene), picture_HW3.mean(-1) >= EDGE_LEVEL
+    near_wanted_HW, near_seen_HW = grow(wanted_HW), grow(seen_HW)
+    precision = float((seen_HW & near_wanted_HW).sum() / max(seen_HW.sum(), 1))
+    recall = float((wanted_HW & near_seen_HW).sum() / wanted_HW.sum())
+    f1 = 2 * precision * recall / max(precision + recall, 1e-9)
+    reasons = [] if f1 >= MIN_EDGE_F1 else [f"the edges agree only to {f1:.2f} (F1)"]
+    for thing, mask_HW in zip(scene.objects, draw.visible_masks(scene)):
+        outline_HW = grow(mask_HW) & ~shrink(mask_HW) & wanted_HW
+        if (outline_HW & near_seen_HW).sum() < MIN_OUTLINE * outline_HW.sum():
+            reasons.append(f"the outline of the {thing.colour} {thing.shape} is not there")
+    stray = float((seen_HW & ~grow(wanted_HW, 2)).mean())
+    if stray > MAX_STRAY:
+        reasons.append(f"{100 * stray:.1f}% of the picture has lines where no edge is near")
+    reasons += _colourless(picture_HW3)
+    return Verdict(not reasons, tuple(reasons), edge_f1=f1)
+
+
+def judge_depth(scene: Scene, picture_HW3: Pixels) -> Verdict:
+    """A dark ground, and the higher an object lies the brighter."""
+    scene = replace(scene, side=UNITS)
+    gray_HW, masks_NHW = smooth(picture_HW3).mean(-1), draw.visible_masks(scene)
+    levels_N = [_level(gray_HW, mask_HW) for mask_HW in masks_NHW]
+    iou = overlap(gray_HW > draw.DEPTH_LEVELS[1] / 2, masks_NHW.any(0))
+    reasons = [] if iou >= MIN_DEPTH_IOU else [f"what stands out of the ground agrees only to {iou:.2f} (IoU)"]
+    levels = np.array(draw.DEPTH_LEVELS)
+    for thing, level, height in zip(scene.objects, levels_N, draw.stacking(scene)):
+        seen = int(np.abs(levels - level).argmin())
+        if seen != height:
+            reasons.append(f"the {thing.colour} {thing.shape} lies at height {seen}, not {height}")
+    full = [draw.full_mask(thing, UNITS) for thing in scene.objects]
+    order_right = all(
+        levels_N[above] >= levels_N[below] + MIN_DEPTH_STEP
+        for above in range(len(full))
+        for below in range(above)
+        if (full[above] & full[below]).any()
+    )
+    if not order_right:
+        reasons.append("what lies in front is not brighter")
+    reasons += _colourless(picture_HW3)
+    return Verdict(not reasons, tuple(reasons), iou=iou, order_right=order_right)
+
+
+def judge_segment(scene: Scene, subject: Object, picture_HW3: Pixels) -> Mark:
+    """The subject, and nothing else, under the translucent mark."""
+    scene = replace(scene, side=UNITS)
+    wanted_HW = draw.visible_masks(scene)[scene.objects.index(subject)]
+    marked_HW = _painted(picture_HW3, draw.paint(scene).astype(np.float32), draw.MARK_STRENGTH)
+    # Displaced edges leave rims without an inside.
+    marked_HW = np.isin(_labels(marked_HW), np.unique(_labels(marked_HW)[shrink(marked_HW)])) & marked_HW
+    iou = overlap(marked_HW, wanted_HW)
+    reasons = () if iou >= MIN_SEGMENT_IOU else (f"the mark covers the subject only to {iou:.2f} (IoU)",)
+    return Mark(marked_HW, wanted_HW, iou, reasons)
+
+
+def judge_box(scene: Scene, subject: Object, picture_HW3: Pixels) -> Mark:
+    """One box of the mark's colour around the subject."""
+    scene = replace(scene, side=UNITS)
+    left, top, right, bottom = draw.box_around(scene, subject)
+    wanted_HW = np.zeros((UNITS, UNITS), bool)
+    wanted_HW[top:bottom, left:right] = True
+    lines_HW = _painted(picture_HW3, draw.paint(scene).astype(np.float32), 1.0)
+    labels_HW = _labels(lines_HW)
+    areas = np.bincount(labels_HW.ravel())
+    areas[0] = 0
+    if areas.max() < MIN_PART:
+        return Mark(lines_HW, wanted_HW, 0.0, ("no box is drawn",))
+    box_HW = labels_HW == areas.argmax()
+    rows, columns = np.nonzero(box_HW)
+    inside = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
+    seen_HW = np.zeros_like(wanted_HW)
+    seen_HW[inside] = True
+    iou = overlap(seen_HW, wanted_HW)
+    reasons = [] if iou >= MIN_BOX_IOU else [f"the box agrees only to {iou:.2f} (IoU)"]
+    line_hw = box_HW[inside]
+    sides = (line_hw[:4].any(0), line_hw[-4:].any(0), line_hw[:, :4].any(1), line_hw[:, -4:].any(1))
+    if min(float(side.mean()) for side in sides) < MIN_BOX_SIDE or line_hw.mean() > 0.8:
+        reasons.append("the mark is not the outline of a box")
+    if (areas >= MIN_PART).sum() > 1:
+        reasons.append("more than one box is drawn")
+    return Mark(lines_HW, wanted_HW, iou, tuple(reasons))
+
+
+def _painted(picture_HW3: Pixels, source_HW3: Pixels, strength: float) -> Mask:
+    """Where the picture is nearer to the source under the mark's paint than to the source."""
+    drift_3 = np.median((picture_HW3 - source_HW3).reshape(-1, 3), axis=0)
+    delta_HW3 = picture_HW3 - drift_3.clip(-15, 15) - source_HW3
+    paint_HW3 = strength * (np.array(draw.MARK, np.float32) - source_HW3)
+    share_HW = (delta_HW3 * paint_HW3).sum(-1) / (paint_HW3**2).sum(-1)
+    off_HW = np.linalg.norm(delta_HW3 - share_HW[..., None].clip(0, 1.3) * paint_HW3, axis=-1)
+    return (share_HW > 0.5) & (off_HW < MAX_OFF)
+
+
+def _labels(mask_HW: Mask) -> np.ndarray:
+    return connected_components(torch.from_numpy(mask_HW)[None]).labels[0].numpy()
+
+
+def _level(gray_HW: np.ndarray, mask_HW: Mask) -> float:
+    inside_HW = shrink(mask_HW, 2)
+    return float(np.median(gray_HW[inside_HW if inside_HW.any() else mask_HW]))
+
+
+def _colourless(picture_HW3: Pixels) -> list[str]:
+    smooth_HW3 = smooth(picture_HW3)
+    coloured = float((smooth_HW3.max(-1) - smooth_HW3.min(-1) > MAX_CHROMA).mean())
+    return [f"{100 * coloured:.0f}% of the map is coloured"] if coloured > 0.02 else []
