@@ -1,17 +1,13 @@
-"""The published data format: a list of `image_root,annotations.json,need_weight` lines, and its annotations.
+"""The published data format: a list of `image_root,annotations.json,need_weight` lines, read as samples.
 
-An annotation is `{"image": "a.png" or ["before.png", "after.png"], "conversations": [{"from": "human" or "gpt",
-"value": ...}]}`. In a painting the last answer is `<gen_image>`, the last picture is what is painted, and each other
-one has an `<image>` mark in the instruction (published: univa/dataset/qwen2vl_dataset.py, README "Data preparation").
+Published: README, "Data preparation", and univa/dataset/qwen2vl_dataset.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from ..batch import BadSample
+from .annotations import BOM, PAINT_MARK, is_painting, read_annotation, scan
 from .samples import FilePicture, Sample
 
-IMAGE_MARK = "<image>"
-PAINT_MARK = "<gen_image>"
-_ROLES = ("human", "gpt")
 _COLUMNS = "image_root,annotations.json,need_weight"
-_SPACE = re.compile(r"[ \t\r\n]*")
-_BOM = b"\xef\xbb\xbf"
+
+# A sample in memory: its line in the list, its number in that file, and the bytes that it stands at.
+_ROW = np.dtype([("line", "<i4"), ("number", "<i4"), ("start", "<i8"), ("end", "<i8")])
 
 
 class BadData(ValueError):
@@ -59,29 +54,6 @@ class Line:
     weighted: bool
 
 
-@dataclass(frozen=True)
-class Annotation:
-    """What one annotation of a painting says.
-
-    Attributes:
-        prompt: the last instruction without `<image>` marks; its line breaks are spaces.
-        images: picture files as written, the last one to be painted.
-    """
-
-    prompt: str
-    images: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Placed:
-    """An annotation and where it stands: bytes start to end of its file."""
-
-    number: int
-    start: int
-    end: int
-    value: Any
-
-
 def read_list(path: Path) -> tuple[list[Line], list[str]]:
     """The lines of a list, and a sentence about each that is of no use.
 
@@ -92,7 +64,7 @@ def read_list(path: Path) -> tuple[list[Line], list[str]]:
         BadData: the list itself cannot be read, or holds no line.
     """
     try:
-        text = path.read_bytes().removeprefix(_BOM).decode("utf-8")
+        text = path.read_bytes().removeprefix(BOM).decode("utf-8")
     except OSError as error:
         raise BadData(path, [f"The list cannot be read: {error.strerror}. Check its path."]) from error
     except UnicodeDecodeError as error:
@@ -133,104 +105,6 @@ def _found(list_file: Path, written: str) -> Path:
     return beside if beside.exists() else Path(written)
 
 
-def scan(data: bytes, name: str) -> Iterator[Placed]:
-    """The annotations of a file one by one, with the bytes they stand at.
-
-    Raises:
-        ValueError: it is no UTF-8, no JSON list, or broken at some line, which is named.
-    """
-    skipped = len(_BOM) if data.startswith(_BOM) else 0
-    try:
-        text = data[skipped:].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
-    decoder = json.JSONDecoder()
-    at = _after_space(text, 0)
-    if text[at : at + 1] != "[":
-        raise ValueError(
-            f"{name} is no JSON list of annotations: it starts with {text[at : at + 10]!r} instead of '['."
-        )
-    read, byte, number = 0, skipped, 0
-    at = _after_space(text, at + 1)
-    closed = text[at : at + 1] == "]"
-    while not closed:
-        try:
-            value, end = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{name}, line {error.lineno}: the JSON is broken ({error.msg}).") from error
-        except RecursionError as error:
-            raise ValueError(f"{name}: annotation {number} is nested too deep to be read.") from error
-        start = byte + len(text[read:at].encode())
-        read, byte = end, start + len(text[at:end].encode())
-        yield Placed(number, start, byte, value)
-        number += 1
-        at = _after_space(text, end)
-        if text[at : at + 1] not in (",", "]"):
-            line = text.count("\n", 0, at) + 1
-            raise ValueError(f"{name}, line {line}: after annotation {number - 1} stands neither a comma nor ']'.")
-        closed = text[at] == "]"
-        at = _after_space(text, at + 1)
-    if at < len(text):
-        line = text.count("\n", 0, at) + 1
-        raise ValueError(f"{name}, line {line}: something stands after the end of the list.")
-
-
-def _after_space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    assert match is not None
-    return match.end()
-
-
-def is_painting(value: Any) -> bool:
-    """Whether an annotation is to be painted. Questions with answers in words are not; what is no annotation is."""
-    turns = value.get("conversations") if isinstance(value, dict) else None
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        return True
-    answers = [turn.get("value") for turn in turns if turn.get("from") == "gpt"]
-    return not answers or any(not isinstance(answer, str) or PAINT_MARK in answer for answer in answers)
-
-
-def read_annotation(value: Any) -> Annotation:
-    """What an annotation of a painting says.
-
-    Raises:
-        ValueError: it is none, with the first thing that is wrong.
-    """
-    if not isinstance(value, dict):
-        raise ValueError(f"an annotation is an object with 'image' and 'conversations', but this is {_kind(value)}.")
-    images = value.get("image")
-    images = [] if images is None else [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
-        raise ValueError("its 'image' is neither a file name nor a list of file names.")
-    turns = value.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        raise ValueError("it has no 'conversations', a list of turns.")
-    for turn in turns:
-        if not isinstance(turn, dict) or turn.get("from") not in _ROLES or not isinstance(turn.get("value"), str):
-            raise ValueError("a turn of its 'conversations' is not {'from': 'human' or 'gpt', 'value': a text}.")
-    asked = [turn["value"] for turn in turns if turn["from"] == "human"]
-    painted = sum(turn["value"].count(PAINT_MARK) for turn in turns)
-    if painted != 1 or turns[-1]["from"] != "gpt" or PAINT_MARK not in turns[-1]["value"]:
-        raise ValueError(f"it has {painted} {PAINT_MARK} marks; a painting has one, in the last answer.")
-    if not images:
-        raise ValueError("it has no picture to paint: 'image' is empty.")
-    marks = sum(text.count(IMAGE_MARK) for text in asked)
-    if marks != len(images) - 1:
-        raise ValueError(
-            f"it has {marks} {IMAGE_MARK} marks, but {len(images) - 1} pictures before the one to paint: "
-            "each picture but the last has a mark."
-        )
-    # The published trainer takes line breaks out, which would glue the words on both sides together.
-    prompt = asked[-1].replace(IMAGE_MARK, "").replace("\n", " ").strip() if asked else ""
-    if not prompt:
-        raise ValueError("its last instruction is empty.")
-    return Annotation(prompt, tuple(images))
-
-
-def _kind(value: Any) -> str:
-    return {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number or a truth value")
-
-
 class PublishedSamples:
     """The paintings of a list. Only where each annotation stands is held in memory: 24 bytes a sample.
 
@@ -257,7 +131,6 @@ class PublishedSamples:
                 problems.append(f"{self.list_file.name}, line {line.number}: {error}")
         if problems:
             raise BadData(self.list_file, problems)
-        # Rows: line, number in its file, first byte, end.
         self._rows = np.concatenate(found)
         if not len(self._rows):
             raise BadData(self.list_file, [f"No annotation is a painting: none has a {PAINT_MARK} answer."])
@@ -297,9 +170,6 @@ class PublishedSamples:
     def sizes(self, index: int) -> tuple[int, int]:
         """Height and width of its target in pixels. Raises ValueError where there is none."""
         return self[index].target.size()
-
-
-_ROW = np.dtype([("line", "<i4"), ("number", "<i4"), ("start", "<i8"), ("end", "<i8")])
 
 
 def name_files(lines: list[Line]) -> list[str]:

@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from ...uniworld_core.pictures import to_rgb
-from ..batch import BadSample
 
 # EXIF's tag of a photograph's orientation, and its values that swap height and width.
 _ORIENTATION = 0x0112
@@ -69,7 +68,7 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """One sample. Raises BadSample where its annotation is of no use."""
+        """One sample. Raises `BadSample` where its annotation is of no use."""
 
     def sizes(self, index: int) -> tuple[int, int]:
         """Height and width of its target in pixels, without decoding it. Raises ValueError where there is none."""
@@ -143,14 +142,6 @@ def size_table(samples: Samples, workers: int = 16) -> Tensor:
     with ThreadPoolExecutor(max(1, workers)) as pool:
         list(pool.map(read, range(0, len(samples), _CHUNK)))
     return table_N2
-
-
-def opened(samples: Samples, index: int) -> Sample | BadSample:
-    """A sample, or why it is of no use."""
-    try:
-        return samples[index]
-    except BadSample as error:
-        return error
 
 
 def _upright_size(picture: Image.Image) -> tuple[int, int]:

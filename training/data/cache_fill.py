@@ -1,0 +1,116 @@
+"""Making a cache: the samples it lacks pass the frozen parts, and are written part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from safetensors.torch import save
+
+from ..batch import BadSample, Encoded
+from .cache import FORMAT, HEAD, Cache, CacheKey, check_key
+from .files import PARTIAL, locked, write_whole
+from .reading import Encodes, FreshReader, ahead
+from .samples import Samples, size_table
+
+# A part is written when it holds so many samples, or so many bytes.
+PART_SAMPLES = 256
+PART_BYTES = 2**28
+# Groups that are decoded while the encoder works.
+_AHEAD = 2
+
+
+def prepare(folder: Path, samples: Samples, encoder: Encodes) -> Cache:
+    """The cache of these samples and this encoder in a folder, made if there is none.
+
+    Raises:
+        ValueError: the folder holds a cache of something else, or cannot be written.
+    """
+    key = CacheKey(encoder.fingerprint, samples.fingerprint)
+    try:
+        (folder / "parts").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"The cache folder '{folder}' cannot be made: {error.strerror}. Name another one.") from error
+    # The first of several processes reads the sizes, the others wait for them.
+    with locked(folder / "cache.lock", wait=True, busy=f"The cache '{folder}' cannot be locked."):
+        if not (folder / HEAD).is_file():
+            told = {"format": FORMAT, "encoder": key.encoder, "samples": key.samples}
+            write_whole(folder / HEAD, save({"sizes": size_table(samples)}, told))
+    return Cache(folder, key)
+
+
+def fill(
+    cache: Cache,
+    samples: Samples,
+    encoder: Encodes,
+    batch: int = 8,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 2,
+    bad_limit: int | None = None,
+    retry_bad: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Compute the samples that a cache lacks, as process `rank` of `world`: those whose index leaves `rank`.
+
+    Args:
+        batch: samples that the encoder takes at once.
+        workers: threads that decode pictures.
+        bad_limit: stop when more samples than this are of no use.
+        retry_bad: compute those again that were of no use.
+        progress: told how many of how many samples of this process are there.
+
+    Raises:
+        ValueError: another process is doing the same, too many samples are of no use, the disk is full, or the model
+            does not fit. What was finished before stays.
+    """
+    check_key(cache.folder, cache.key, CacheKey(encoder.fingerprint, samples.fingerprint))
+    writer = f"{rank}-of-{world}"
+    busy = f"Another process fills the cache '{cache.folder}' as {writer}: wait for it, or name another folder."
+    with locked(cache.folder / f"{writer}.lock", wait=False, busy=busy):
+        for left in (cache.folder / "parts").glob(f"part-{writer}.*{PARTIAL}"):
+            left.unlink()
+        mine = range(rank, len(cache), world)
+        todo = [index for index in mine if not cache.holds(index) or (retry_bad and index in cache.bad)]
+        done, part, size = len(mine) - len(todo), list[tuple[int, Encoded | BadSample]](), 0
+        with closing(_encoded(samples, encoder, todo, batch, workers)) as made:
+            for group, items in made:
+                part.extend(zip(group, items))
+                size += sum(_bytes(item) for item in items)
+                if len(part) >= PART_SAMPLES or size >= PART_BYTES:
+                    cache.add(part, writer)
+                    _check_bad(cache, bad_limit)
+                    part, size = [], 0
+                done += len(group)
+                if progress is not None:
+                    progress(done, len(mine))
+        cache.add(part, writer)
+        _check_bad(cache, bad_limit)
+
+
+def _encoded(
+    samples: Samples, encoder: Encodes, todo: Sequence[int], batch: int, workers: int
+) -> Generator[tuple[Sequence[int], list[Encoded | BadSample]], None, None]:
+    groups = [todo[start : start + batch] for start in range(0, len(todo), batch)]
+    reader = FreshReader(samples, encoder, workers)
+    fetching = ahead(((group, reader.fetch(group)) for group in groups), _AHEAD)
+    with closing(reader), closing(fetching):
+        for group, fetched in fetching:
+            yield group, reader.encode(fetched)
+
+
+def _check_bad(cache: Cache, limit: int | None) -> None:
+    if limit is not None and len(cache.bad) > limit:
+        last = next(reversed(cache.bad.values()))
+        raise ValueError(
+            f"{len(cache.bad)} samples are of no use, more than the limit of {limit}; the last is {last} "
+            "Run `uniworld data check` to see all, mend them or raise data.bad_limit."
+        )
+
+
+def _bytes(item: Encoded | BadSample) -> int:
+    if isinstance(item, BadSample):
+        return 0
+    tensors = [item.hidden, item.ends, item.pooled, item.latent, *item.features, item.t5, item.weight]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)

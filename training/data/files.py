@@ -1,0 +1,92 @@
+"""Files that are there as a whole or not at all, and one writer at a time."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PARTIAL = ".partial"
+
+
+def write_whole(path: Path, *pieces: bytes | memoryview) -> None:
+    """Write a file beside its place, put it on disk, and rename it into its place, over what was there.
+
+    Raises:
+        ValueError: it cannot be written, such as on a full disk. What was there stays, and nothing half-written does.
+    """
+    beside = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        with beside.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise ValueError(cannot_write(path, error)) from error
+
+
+def cannot_write(path: Path, error: OSError) -> str:
+    """What to say where a file cannot be written."""
+    return (
+        f"'{path}' cannot be written: {error.strerror or error}. Free room on the disk or name another folder, then "
+        "run the same command again: what is finished is kept."
+    )
+
+
+@contextmanager
+def locked(path: Path, wait: bool, busy: str) -> Iterator[None]:
+    """Hold a lock file, until the block ends or the process does.
+
+    Args:
+        wait: for another process that holds it, instead of giving up.
+        busy: what to say when giving up.
+
+    Raises:
+        ValueError: another process holds it, or the file cannot be written.
+    """
+    try:
+        file = path.open("a+b")
+    except OSError as error:
+        raise ValueError(cannot_write(path, error)) from error
+    with file:
+        try:
+            _lock(file.fileno(), wait)
+        except OSError as error:
+            raise ValueError(busy) from error
+        yield
+
+
+def _lock(file: int, wait: bool) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        while True:
+            try:
+                # Waits ten seconds by itself, where it may wait.
+                msvcrt.locking(file, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+                return
+            except OSError:
+                if not wait:
+                    raise
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a rename on disk."""
+    if os.name == "nt":  # Windows has no such thing
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

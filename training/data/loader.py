@@ -1,0 +1,138 @@
+"""What each optimizer step of each process trains on, made ahead of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from ...uniworld_core.masks import LATENT_FACTOR
+from ...uniworld_core.sizes import DEFAULT_AREA, Size
+from ..batch import BadSample, Encoded
+from .cache import Cache
+from .plan import Plan, Slot, painted_sizes
+from .reading import Encodes, FreshReader, KeptReader, Reader, ahead
+from .samples import Samples, size_table
+
+
+@dataclass(frozen=True)
+class StepData:
+    """One process's share of an optimizer step.
+
+    Attributes:
+        step: counted from 0.
+        epoch: counted from 0.
+        passes: what goes through the model at once, as (position, sample). Every process has as many passes in a
+            step, so that those which wait for each other do; a pass whose samples are all of no use is empty.
+        skipped: this process's samples that are of no use, each once.
+    """
+
+    step: int
+    epoch: int
+    passes: tuple[tuple[tuple[int, Encoded], ...], ...]
+    skipped: tuple[BadSample, ...]
+
+
+def plan_of(
+    data: Samples | Cache, batch_size: int, seed: int, area: int = DEFAULT_AREA, ratios: str = "any_11ratio"
+) -> Plan:
+    """The order of samples, the same whether they come from a cache or not.
+
+    Without a cache this reads the header of every target.
+
+    Raises:
+        ValueError: no target can be read, or a setting is wrong.
+    """
+    sizes_N2 = data.sizes if isinstance(data, Cache) else size_table(data)
+    return Plan(painted_sizes(sizes_N2, area, ratios), batch_size, seed)
+
+
+def batches(
+    data: Samples | Cache,
+    encoder: Encodes | None,
+    plan: Plan,
+    start_step: int = 0,
+    stop_step: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+    micro: int = 1,
+    workers: int = 2,
+    prefetch: int = 2,
+) -> Generator[StepData, None, None]:
+    """The steps from `start_step` on, made by a thread that is up to `prefetch` steps ahead. Close it when done.
+
+    Args:
+        data: samples, or a cache of them.
+        encoder: the frozen parts; None with a cache.
+        stop_step: the step not to make any more; None goes on for ever.
+        rank, world: this process, of how many. It takes the slots rank, rank + world, ... of each batch.
+        micro: samples that go through the model at once.
+        workers: threads that decode pictures.
+
+    Raises:
+        ValueError: at once, where the arguments do not fit together; later, what the data or the encoder raise.
+    """
+    if not 0 <= rank < world or micro < 1 or start_step < 0:
+        raise ValueError(f"There is no rank {rank} of {world} with {micro} samples a pass from step {start_step}.")
+    if len(plan) != len(data):
+        raise ValueError(
+            f"The plan is of {len(plan)} samples and the data holds {len(data)}: make the plan of the data."
+        )
+    reader: Reader
+    if isinstance(data, Cache):
+        reader = KeptReader(data)
+    elif encoder is not None:
+        reader = FreshReader(data, encoder, workers)
+    else:
+        raise ValueError("The samples are not cached, so they need an encoder.")
+    steps = range(start_step, stop_step) if stop_step is not None else count(start_step)
+    fetched = (_fetch(reader, plan, step, rank, world, micro) for step in steps)
+    return ahead(_encoded(reader, fetched), prefetch)
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """A step before the frozen parts: what it paints, and its passes."""
+
+    step: int
+    epoch: int
+    size: Size
+    passes: list[tuple[list[Slot], list[Any]]]
+
+
+def _fetch(reader: Reader, plan: Plan, step: int, rank: int, world: int, micro: int) -> _Fetched:
+    """A batch's slots of one process, cut into passes: as many for every process, the last one shorter or empty."""
+    mine = plan.batch(step)[rank::world]
+    longest = -(-plan.batch_size // world)
+    passes = [mine[start : start + micro] for start in range(0, longest, micro)]
+    fetched = [(slots, reader.fetch([slot.sample for slot in slots])) for slots in passes]
+    return _Fetched(step, plan.epoch(step), plan.size(step), fetched)
+
+
+def _encoded(reader: Reader, fetching: Iterator[_Fetched]) -> Generator[StepData, None, None]:
+    with closing(reader), closing(ahead(fetching, 1)) as steps:
+        for fetched in steps:
+            passes = []
+            skipped: dict[str, BadSample] = {}
+            for slots, items in fetched.passes:
+                checked = [_of_size(item, fetched.size) for item in reader.encode(items)]
+                good = ((slot.position, item) for slot, item in zip(slots, checked) if isinstance(item, Encoded))
+                passes.append(tuple(good))
+                skipped.update({item.key: item for item in checked if isinstance(item, BadSample)})
+            yield StepData(fetched.step, fetched.epoch, tuple(passes), tuple(skipped.values()))
+
+
+def _of_size(item: Encoded | BadSample, size: Size) -> Encoded | BadSample:
+    """The sample, if it is as large as its batch: a picture may have been changed after the sizes were read."""
+    if isinstance(item, BadSample):
+        return item
+    height, width = (side * LATENT_FACTOR for side in item.latent.shape[-2:])
+    if (height, width) == (size.height, size.width):
+        return item
+    reason = (
+        f"its target is painted at {width}x{height} pixels, but was planned at {size.width}x{size.height}: "
+        "the picture was changed meanwhile, or the plan is of another area or other ratios."
+    )
+    return BadSample(item.key, reason)
