@@ -1,0 +1,152 @@
+"""Validation: a run's prompts painted with the weights so far, side by side on one contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+
+from ..uniworld_core import flow
+from ..uniworld_core.dit import token_count
+from ..uniworld_core.pictures import to_bytes
+from ..uniworld_core.sampler import make_noise, sample
+from .batch import BadSample, Encoded
+from .config import ValidationPrompt, ValidationSettings
+from .data.samples import FilePicture, Sample
+from .encode import Encoder
+from .step import Trainee
+
+# Pixels of the sheet: the longest side of a picture on it, and the space round each.
+_CELL, _GAP, _TEXT = 256, 8, 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a contact sheet: what was asked, with which pictures, and what was painted."""
+
+    prompt: str
+    references: tuple[Image.Image, ...]
+    painted: Image.Image
+
+
+@dataclass(frozen=True)
+class _Blank:
+    """Stands for the target that a validation prompt does not have."""
+
+    side: int
+    name: str = "nothing"
+
+    def read(self) -> bytes:
+        return b""
+
+    def open(self) -> Image.Image:
+        return Image.new("RGB", (self.side, self.side))
+
+    def size(self) -> tuple[int, int]:
+        return self.side, self.side
+
+
+class Validation:
+    """The prompts of a run, read once by the frozen parts; each sheet then takes the DiT and the VAE alone."""
+
+    def __init__(self, encoder: Encoder, settings: ValidationSettings) -> None:
+        """Read the prompts and their pictures.
+
+        Raises:
+            ValueError: there are none, or one cannot be used; it is named.
+        """
+        if not settings.prompts:
+            raise ValueError(
+                "validation.prompts is empty and run.validate_every is not 0: give prompts, such as "
+                '[{ prompt = "A cat." }], or set run.validate_every = 0.'
+            )
+        self.settings = settings
+        self._vae, self._dtype = encoder.vae, encoder.model.dtype
+        self._encoded = _read(encoder, settings)
+
+    def paint(self, trainee: Trainee) -> list[torch.Tensor]:
+        """The VAE's own latents (1, C, size/8, size/8) of the prompts. Where the DiT is spread, every process must call
+        it.
+        """
+        settings, dit = self.settings, trainee.dit
+        device = next(trainee.parameters()).device
+        noise = make_noise([settings.seed], settings.size, settings.size, dit.channels)
+        sigmas = flow.schedule(settings.steps, token_count(settings.size, settings.size))
+        latents = []
+        # As in training: what trains is in float32 among bfloat16, and autocast brings them together.
+        with torch.no_grad(), torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
+            for encoded in self._encoded:
+                condition = trainee.condition([encoded.to(device)], torch.ones(1))
+                latents.append(sample(dit, condition, noise, sigmas, settings.guidance))
+        return [self._vae.latent_format.from_dit(latent) for latent in latents]
+
+    def write(self, latents: Sequence[torch.Tensor], to: Path) -> None:
+        """Write the contact sheet of painted latents as a PNG, whole or not at all."""
+        rows = [
+            Row(prompt.prompt, tuple(_open(name) for name in prompt.images), self._decode(latent))
+            for prompt, latent in zip(self.settings.prompts, latents, strict=True)
+        ]
+        to.parent.mkdir(parents=True, exist_ok=True)
+        partial = to.with_name(f"{to.name}.partial")
+        contact_sheet(rows).save(partial, format="PNG")
+        partial.replace(to)
+
+    def _decode(self, latent: torch.Tensor) -> Image.Image:
+        return Image.fromarray(to_bytes(self._vae.decode(latent))[0].cpu().numpy())
+
+
+def contact_sheet(rows: Sequence[Row]) -> Image.Image:
+    """One line for each row: its references, then what was painted, with the prompt above."""
+    columns = max(len(row.references) for row in rows) + 1
+    height = _CELL + _TEXT + 2 * _GAP
+    sheet = Image.new("RGB", (columns * (_CELL + _GAP) + _GAP, len(rows) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, row in enumerate(rows):
+        top = number * height
+        draw.text((_GAP, top + _GAP // 2), _fitting(draw, row.prompt, sheet.width - 2 * _GAP), fill="black")
+        # What was painted stands in the last column, whatever the number of references.
+        for column, picture in [*enumerate(row.references), (columns - 1, row.painted)]:
+            small = _scaled(picture)
+            left = _GAP + column * (_CELL + _GAP) + (_CELL - small.width) // 2
+            sheet.paste(small, (left, top + _TEXT + _GAP + (_CELL - small.height) // 2))
+    return sheet
+
+
+def _scaled(picture: Image.Image) -> Image.Image:
+    scale = _CELL / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    # Small pictures show their own pixels.
+    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+
+
+def _fitting(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
+    """The text on one line, cut where it is too long. Letters that Pillow's own font lacks become question marks."""
+    text = " ".join(text.split()).encode("latin-1", "replace").decode("latin-1")
+    while text and draw.textlength(text) > width:
+        text = text[:-4].rstrip() + "..." if len(text) > 4 else ""
+    return text
+
+
+def _read(encoder: Encoder, settings: ValidationSettings) -> list[Encoded]:
+    # The target is not used, and nothing is weighted: only what the condition is made of.
+    blank = _Blank(settings.size)
+    samples = [
+        Sample(_called(prompt), prompt.prompt, tuple(FilePicture(Path(name)) for name in prompt.images), blank, False)
+        for prompt in settings.prompts
+    ]
+    read = encoder(samples)
+    for item in read:
+        if isinstance(item, BadSample):
+            raise ValueError(f"{item.key} cannot be painted: {item.reason}")
+    return [item for item in read if isinstance(item, Encoded)]
+
+
+def _called(prompt: ValidationPrompt) -> str:
+    return f"The validation prompt {prompt.prompt!r}"
+
+
+def _open(name: str) -> Image.Image:
+    return FilePicture(Path(name)).open()
