@@ -16,6 +16,7 @@ from ..uniworld_core import UniWorld
 from ..uniworld_core.config import read_json
 from ..uniworld_core.masks import edit_mask, edit_weight, fit_before
 from ..uniworld_core.pictures import to_image
+from ..uniworld_core.prompt import check_prompt
 from ..uniworld_core.qwen import qwen_weights
 from ..uniworld_core.reference import make_references
 from ..uniworld_core.siglip import siglip_weights
@@ -91,15 +92,21 @@ class Encoder:
         return digest.hexdigest()[:32]
 
     def __call__(self, samples: Sequence[Sample]) -> list[Encoded | BadSample]:
-        """What the frozen parts compute of each sample, in order; a `BadSample` in the place of one that is of no use.
-
-        Raises:
-            ValueError: the model itself does not fit, which no other sample would mend.
-        """
+        """What the frozen parts compute of each sample, in order; a `BadSample` in the place of one that is of no use."""
         opened: list[_Opened | BadSample] = [self._open(sample) for sample in samples]
-        good = [item for item in opened if isinstance(item, _Opened)]
-        encoded = iter(self._encode(good)) if good else iter(())
+        encoded = iter(self._try([item for item in opened if isinstance(item, _Opened)]))
         return [next(encoded) if isinstance(item, _Opened) else item for item in opened]
+
+    def _try(self, items: Sequence[_Opened]) -> Sequence[Encoded | BadSample]:
+        """All together, or, where one of them is refused (a prompt longer than the model reads), one by one."""
+        if not items:
+            return []
+        try:
+            return self._encode(items)
+        except ValueError as error:
+            if len(items) == 1:
+                return [BadSample(items[0].sample.key, str(error))]
+            return [result for item in items for result in self._try([item])]
 
     def _open(self, sample: Sample) -> _Opened | BadSample:
         """A sample's pictures, its target at the size that is painted, and its weight."""
@@ -109,7 +116,7 @@ class Encoder:
             size = size_by_aspect(target.height, target.width, self.settings.area, self.settings.ratios)
             # Squeezed to the ratio, as the published trainer's resizing does; at most a few per cent.
             target = target.resize((size.width, size.height), Image.Resampling.BICUBIC)
-            self.model.vlm.inputs([sample.prompt], [references])
+            check_prompt(sample.prompt)
             return _Opened(sample, references, target, self._weight(sample, references, target))
         except BadSample as error:
             return error
@@ -171,8 +178,7 @@ class Encoder:
         latents: dict[int, torch.Tensor] = {}
         for indices in by_size.values():
             z = self.vae.encode(to_image([targets[i] for i in indices]))
-            for i, latent in zip(indices, self.vae.latent_format.to_dit(z).float().cpu()):
-                latents[i] = latent
+            latents.update(zip(indices, self.vae.latent_format.to_dit(z).float().cpu()))
         return [latents[i] for i in range(len(targets))]
 
 

@@ -15,7 +15,6 @@ from torch.nn.utils.rnn import pad_sequence
 from .projectors import Projectors, input_layer
 from .reference import References
 from .understanding import Understanding
-from .vlm import VLMInputs
 
 
 @dataclass(frozen=True)

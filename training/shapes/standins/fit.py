@@ -78,7 +78,7 @@ def train(
             group["lr"] = learning_rate(fit, step)
         value, told = loss(np.random.default_rng([fit.seed, step]))
         if not bool(torch.isfinite(value)):
-            raise ValueError(f"The loss of {fit.name} is {float(value)} at step {step}: lower its learning rate.")
+            raise ValueError(f"The loss of {fit.name} is {value.item()} at step {step}: lower its learning rate.")
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
@@ -87,7 +87,7 @@ def train(
         last = step + 1 == fit.steps
         if last or (step + 1) % LOG_STEPS == 0:
             rate = (step + 1 - start) / (time.monotonic() - began)
-            line = {"step": step + 1, "loss": float(value), **told, "steps_per_second": round(rate, 3)}
+            line = {"step": step + 1, "loss": value.item(), **told, "steps_per_second": round(rate, 3)}
             with log_file.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
             if progress is not None:

@@ -1,0 +1,215 @@
+"""Nano from nothing: the stand-ins, the start checkpoint, the published two stages, the routing head.
+
+One folder holds all of it. Every step leaves something there that tells it is done, so that the same command goes on
+where it was killed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...uniworld_core import UniWorld
+from ...uniworld_core.latents import LatentFormat
+from ...uniworld_core.qwen import read_tokenizer
+from ...uniworld_core.siglip import siglip_weights
+from ...uniworld_core.text import read_text_tokenizer
+from ...uniworld_core.vae import VAE
+from ..config import Config
+from ..config_file import load_config
+from ..convert import Parts, convert
+from ..model_folder import new_folder
+from ..task_head import Routed, save_task_head, train_task_head
+from .recipe import Length, Recipe, read_recipe
+from .standins import fit, folders, parts, tokens
+from .tasks import KINDS, make_task
+
+# Called with what is being done, the step, how many there are, and what is known of it.
+Progress = Callable[[str, int, int, "dict[str, Any]"], None]
+
+_WHOLE = ".whole"  # marks a folder of stand-ins whose files are all written
+
+
+def train_nano(
+    folder: Path,
+    quick: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+    recipe: Recipe | None = None,
+) -> Path:
+    """Train nano, or go on with it.
+
+    Args:
+        folder: of everything: `standins/`, `start/`, `data/`, `cache/`, `stage1/`, `stage2/` and, at the end, `nano/`.
+        quick: a few minutes instead of a night; what comes out knows little.
+        device: "cpu", "cuda", or "auto" for a GPU where there is one.
+        progress: sees every step.
+        recipe: lengths of its own instead of the full or the quick ones.
+
+    Returns:
+        `folder/nano`, with `uniworld`, `flux` and `siglip` in it.
+
+    Raises:
+        ValueError: the disk is full, or a folder of another recipe is in the way; it is named.
+    """
+    steps = recipe or read_recipe("quick" if quick else "full")
+    target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    work = _Work(folder, steps, target, progress or (lambda *_: None))
+    for step in (work.tokenizers, work.vae, work.vlm, work.siglip, work.flux, work.start, work.data, work.cache):
+        step()
+    work.stage("stage1", steps.stage1)
+    work.stage("stage2", steps.stage2)
+    work.routing()
+    return work.finish()
+
+
+class _Work:
+    """The steps, each of which is skipped where what it makes is there."""
+
+    def __init__(self, folder: Path, recipe: Recipe, device: str, progress: Progress) -> None:
+        self.folder, self.recipe, self.device, self.progress = folder, recipe, device, progress
+        self.standins = folder / "standins"
+        self.qwen, self.flux_folder, self.siglip_folder = (self.standins / name for name in ("qwen", "flux", "siglip"))
+        self.standins.mkdir(parents=True, exist_ok=True)
+
+    def tokenizers(self) -> None:
+        # Made anew each time: they are the same each time, and made at once.
+        self.qwen_tokens = tokens.write_qwen_tokenizer(self.qwen)
+        tokens.write_clip_tokenizer(self.flux_folder / "tokenizer")
+        tokens.write_t5_tokenizer(self.flux_folder / "tokenizer_2")
+
+    def vae(self) -> None:
+        from .standins.vae import Autoencoding, fit_latents
+
+        def make() -> Autoencoding:
+            return Autoencoding(self.device)
+
+        def write(trained: Autoencoding) -> None:
+            folders.write_vae(trained.vae, fit_latents(trained.vae, self.device), self.flux_folder / "vae")
+
+        self._stand_in("vae", self.recipe.vae, make, write)
+
+    def vlm(self) -> None:
+        from .standins.vlm import Answering
+
+        def make() -> Answering:
+            return Answering(read_tokenizer(self.qwen), self.qwen_tokens, self.device)
+
+        self._stand_in("vlm", self.recipe.vlm, make, lambda trained: folders.write_qwen(trained.qwen, self.qwen))
+
+    def siglip(self) -> None:
+        from .standins.siglip import Matching
+
+        def make() -> Matching:
+            return Matching(read_text_tokenizer(self.flux_folder / "tokenizer"), self.device)
+
+        def write(trained: Matching) -> None:
+            folders.write_siglip(trained.siglip, self.siglip_folder)
+
+        self._stand_in("siglip", self.recipe.siglip, make, write)
+
+    def flux(self) -> None:
+        from .standins.flux import POOL, Painting, pool
+
+        def make() -> Painting:
+            vae = VAE.from_pretrained(self.flux_folder, torch.float32, self.device)
+            count = min(POOL, 64 * self.recipe.flux.steps)
+            latents = pool(self.standins / "flux.pool", vae.autoencoder, vae.latent_format, self.device, count)
+            tokenizers = [read_text_tokenizer(self.flux_folder / name) for name in ("tokenizer", "tokenizer_2")]
+            return Painting(*tokenizers, latents, LatentFormat.of(self.flux_folder), self.device)
+
+        def write(trained: Painting) -> None:
+            folders.write_flux(trained.clip, trained.t5, trained.dit.transformer, self.flux_folder)
+            (self.standins / "flux.pool").unlink()
+
+        self._stand_in("flux", self.recipe.flux, make, write)
+
+    def start(self) -> None:
+        if not (self.folder / "start").is_dir():
+            convert(Parts(self.qwen, self.flux_folder, siglip=self.siglip_folder), self.folder / "start")
+
+    def data(self) -> None:
+        from .dataset import write_dataset
+
+        kinds = tuple(kind for kind in KINDS if kind != "question")
+        write_dataset(self.folder / "data", self.recipe.samples, self.recipe.seed, "train", parts.SIDE, kinds)
+
+    def cache(self) -> None:
+        from ..run import fill_cache
+
+        fill_cache(self._config("stage2", self.recipe.stage2), progress=partial(self.progress, "cache"))
+
+    def stage(self, name: str, length: Length) -> None:
+        from ..run import train
+
+        train(self._config(name, length), self.folder / name)
+
+    def routing(self) -> None:
+        from ..run import export_run
+
+        exported = self.folder / "exported"
+        if not exported.is_dir():
+            export_run(self.folder / "stage2", exported)
+        if not (exported / "task_head_final.pt").is_file():
+            model = UniWorld.from_pretrained(exported, dtype=torch.float32, device=self.device)
+            save_task_head(train_task_head(model.vlm, _routed(self.recipe.routing, self.recipe.seed)), exported)
+
+    def finish(self) -> Path:
+        """The model as it ships: checkpoint, FLUX folder without the transformer that the checkpoint replaces, SigLIP."""
+        made = self.folder / "nano"
+        if not made.is_dir():
+            with new_folder(made) as folder:
+                shutil.copytree(self.folder / "exported", folder / "uniworld")
+                shutil.copytree(self.flux_folder, folder / "flux", ignore=shutil.ignore_patterns("transformer", _WHOLE))
+                shutil.copytree(self.siglip_folder, folder / "siglip", ignore=shutil.ignore_patterns(_WHOLE))
+        model = UniWorld.from_pretrained(made / "uniworld", made / "flux", made / "siglip")
+        siglip_weights(made / "siglip").check()
+        model.check()
+        return made
+
+    def _stand_in(self, name: str, length: Length, make: Callable[[], Any], write: Callable[[Any], None]) -> None:
+        done = self.standins / f"{name}{_WHOLE}"
+        if done.is_file():
+            return
+        parts.seeded(self.recipe.seed)
+        module = make()
+        plan = fit.Fit(name, length.steps, length.learning_rate, self.recipe.seed)
+        fit.train(plan, module, module.loss, self.standins, self.progress)
+        write(module.eval())
+        done.touch()
+
+    def _config(self, name: str, length: Length) -> Config:
+        config = load_config(f"nano_{name}")
+        start = () if name == "stage1" else (str(self.folder / "stage1"),)
+        model = replace(
+            config.model,
+            checkpoint=str(self.folder / "start"),
+            flux=str(self.flux_folder),
+            siglip=str(self.siglip_folder),
+            start=start,
+        )
+        data = replace(config.data, list=str(self.folder / "data" / "data.txt"), cache=str(self.folder / "cache"))
+        optimizer = replace(
+            config.optimizer, lr=length.learning_rate, warmup=min(config.optimizer.warmup, length.steps // 10)
+        )
+        run = replace(config.run, steps=length.steps, device=self.device)
+        return replace(config, model=model, data=data, optimizer=optimizer, run=run)
+
+
+def _routed(count: int, seed: int) -> list[Routed]:
+    """Training prompts of every kind, as many questions as there are others."""
+    rng = np.random.default_rng([seed, 1])
+    painted = [kind for kind in KINDS if kind != "question"]
+    items = []
+    for number in range(count):
+        kind = "question" if number % 2 else painted[int(rng.integers(len(painted)))]
+        task = make_task(kind, rng, "train")
+        items.append(Routed(task.prompt, task.references, kind != "question"))
+    return items

@@ -1,0 +1,58 @@
+"""How nano is trained: the length of every step, from `recipe.toml`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("recipe.toml")
+
+
+@dataclass(frozen=True)
+class Length:
+    """Of one training: optimizer steps and the highest learning rate."""
+
+    steps: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The lengths of all steps.
+
+    Attributes:
+        vae, vlm, siglip, flux: the stand-ins.
+        samples: training tasks that are drawn, written and cached for stages 1 and 2.
+        stage1, stage2: of the published recipe.
+        routing: prompts that the routing head learns from.
+        examined: held-out tasks of each kind in the closing examination.
+        seed: of everything.
+    """
+
+    vae: Length
+    vlm: Length
+    siglip: Length
+    flux: Length
+    samples: int
+    stage1: Length
+    stage2: Length
+    routing: int
+    examined: int
+    seed: int
+
+
+def read_recipe(name: str) -> Recipe:
+    """The recipe of that name, "full" or "quick"."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    raw: dict[str, Any] = tomllib.loads(FILE.read_text(encoding="utf-8"))[name]
+    return Recipe(**{field.name: _value(raw[field.name]) for field in fields(Recipe)})
+
+
+def _value(raw: Any) -> Any:
+    return Length(**raw) if isinstance(raw, dict) else raw

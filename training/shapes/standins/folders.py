@@ -1,0 +1,102 @@
+"""The trained stand-ins as folders in the public models' formats: a Qwen2.5-VL, a FLUX.1-dev and a SigLIP2 folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .parts import SIDE
+from .vlm import preprocessor_config
+
+# FLUX.1-dev's scheduler_config.json.
+_SCHEDULER = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "base_image_seq_len": 256,
+    "base_shift": 0.5,
+    "max_image_seq_len": 4096,
+    "max_shift": 1.15,
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+    "use_dynamic_shifting": True,
+}
+_INDEX = {
+    "_class_name": "FluxPipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "T5TokenizerFast"],
+    "transformer": ["diffusers", "FluxTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+# transformers 5 keeps no prefix inside these; the published files have it.
+_PREFIXES = {"clip_text_model": "text_model.", "siglip_vision_model": "vision_model."}
+
+
+def write_qwen(qwen: Any, folder: Path) -> None:
+    """Add configuration, weights and picture settings to a folder that holds the tokenizer."""
+    _write_module(qwen, folder)
+    write_json(folder / "preprocessor_config.json", preprocessor_config())
+    ids = {name: getattr(qwen.config.get_text_config(), name) for name in ("bos_token_id", "eos_token_id")}
+    write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
+
+
+def write_vae(vae: Any, latents: Mapping[str, float], folder: Path) -> None:
+    """A FLUX folder's `vae`, its configuration telling shift and scale of the latents."""
+    vae.save_pretrained(folder)
+    file = folder / "config.json"
+    write_json(file, json.loads(file.read_text(encoding="utf-8")) | dict(latents))
+
+
+def write_flux(clip: Any, t5: Any, transformer: Any, folder: Path) -> None:
+    """Add CLIP, T5, the transformer and the scheduler to a FLUX folder that holds VAE and tokenizers."""
+    _write_module(clip, folder / "text_encoder")
+    _write_module(t5, folder / "text_encoder_2")
+    transformer.save_pretrained(folder / "transformer")
+    write_json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
+    write_json(folder / "model_index.json", _INDEX)
+
+
+def write_siglip(siglip: Any, folder: Path) -> None:
+    """A SigLIP folder."""
+    _write_module(siglip, folder)
+    settings = {
+        "do_convert_rgb": None,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "SiglipImageProcessor",
+        "image_std": [0.5, 0.5, 0.5],
+        "resample": 2,
+        "rescale_factor": 1 / 255,
+        "size": {"height": SIDE, "width": SIDE},
+    }
+    write_json(folder / "preprocessor_config.json", settings)
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """An object as a JSON file, its folders made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_module(module: Any, folder: Path) -> None:
+    """A transformers model as `config.json` and `model.safetensors`, its tensors under their published names."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = module.config.to_dict() | {"architectures": [type(module).__name__]}
+    write_json(folder / "config.json", json.loads(json.dumps(config, default=str)))
+    prefix = _PREFIXES.get(config["model_type"], "")
+    shared: dict[int, str] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        if name.endswith("position_ids") or shared.setdefault(tensor.data_ptr(), name) != name:
+            continue  # computed by the module, or tied to a tensor that is written already
+        tensors[name if name.startswith(prefix) else prefix + name] = tensor.detach().cpu().contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
