@@ -187,7 +187,7 @@ def test_two_processes_that_do_the_same_are_refused(tmp_path: Path) -> None:
     cache = prepare(tmp_path, samples, Coder())
     with (
         locked(tmp_path / "0-of-1.lock", wait=False, busy=""),
-        pytest.raises(ValueError, match="Another process fills the cache .* as 0-of-1"),
+        pytest.raises(ValueError, match=r"Another process fills the cache .* as 0-of-1"),
     ):
         fill(cache, samples, Coder())
 
@@ -237,7 +237,7 @@ def test_full_disk_ends_in_a_sentence_and_leaves_nothing_half_written(tmp_path: 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
     try:
-        with pytest.raises(ValueError, match="cannot be written: File too large. Free room"):
+        with pytest.raises(ValueError, match=r"cannot be written: File too large. Free room"):
             fill(cache, samples, Coder())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,0 +1,218 @@
+"""What each step of each process trains on, with the shipped tiny model as the frozen parts."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from uniworld.training.batch import BadSample, Encoded
+from uniworld.training.data.cache import Cache, CacheKey
+from uniworld.training.data.cache_fill import fill, prepare
+from uniworld.training.data.loader import StepData, batches, plan_of
+from uniworld.training.data.published import PublishedSamples
+from uniworld.training.data.reading import ahead
+from uniworld.training.data.samples import Sample
+from uniworld.training.encode import Encoder, EncodeSettings
+
+AREA = 64 * 64
+SIZES = [(64, 64), (96, 64), (64, 64), (64, 96), (64, 64), (96, 64), (64, 64)]
+
+
+def write_data(folder: Path, damaged: Sequence[int] = ()) -> Path:
+    """A list of seven samples, two of them without a reference; the targets of `damaged` are cut short."""
+    annotations = []
+    random = np.random.default_rng(0)
+    for index, (width, height) in enumerate(SIZES):
+        before = random.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        after = before.copy()
+        after[8:40, 8:40] = (255, 0, 0)
+        names = [f"{index}_before.png", f"{index}_after.png"][index in (2, 3) :]
+        for name in names:
+            Image.fromarray(before if "before" in name else after).save(folder / name)
+        if index in damaged:
+            target = folder / names[-1]
+            target.write_bytes(target.read_bytes()[:-200])
+        turns = [("human", "<image>\n" * (len(names) - 1) + f"Paint {index}."), ("gpt", "<gen_image>")]
+        conversations = [{"from": role, "value": value} for role, value in turns]
+        annotations.append({"image": names, "conversations": conversations})
+    (folder / "annotations.json").write_text(json.dumps(annotations), encoding="utf-8")
+    (folder / "list.txt").write_text(".,annotations.json,true\n", encoding="utf-8")
+    return folder / "list.txt"
+
+
+@pytest.fixture(scope="module")
+def encoder(golden_data: Any) -> Encoder:
+    return Encoder(golden_data.open_model(), EncodeSettings(area=AREA))
+
+
+class Names:
+    """Stands in for the frozen parts where only the order matters: it decodes the target, and encodes nothing."""
+
+    fingerprint = "names"
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Encoded | BadSample]:
+        return [self._one(sample) for sample in samples]
+
+    def _one(self, sample: Sample) -> Encoded | BadSample:
+        try:
+            target = sample.target.open()
+        except ValueError as error:
+            return BadSample(sample.key, str(error))
+        latent = torch.zeros(1, target.height // 8, target.width // 8)
+        empty = torch.zeros(0)
+        return Encoded(sample.key, empty, empty.bool(), (), empty, None, latent, None)
+
+
+def steps(data: Any, encoder: Any, batch_size: int = 2, count: int = 6, **options: Any) -> list[StepData]:
+    plan = plan_of(data, batch_size, 3, AREA)
+    start = options.pop("start_step", 0)
+    return list(batches(data, encoder, plan, start, count, **options))
+
+
+def positions(step: StepData) -> list[int]:
+    return [position for group in step.passes for position, _ in group]
+
+
+def test_batches_hold_one_size_and_an_epoch_every_sample(tmp_path: Path) -> None:
+    samples = PublishedSamples(write_data(tmp_path))
+    plan = plan_of(samples, 2, 3, AREA)
+    seen = []
+    for step in steps(samples, Names(), count=plan.steps_per_epoch, micro=2):
+        (group,) = step.passes
+        assert len({item.latent.shape for _, item in group}) == 1
+        assert [position for position, _ in group] == [step.step * 2, step.step * 2 + 1]
+        seen += [item.key for _, item in group]
+    assert set(seen) == {f"annotations.json#{index}" for index in range(7)}
+
+
+def test_going_on_at_a_step_gives_what_the_uninterrupted_run_gave(tmp_path: Path) -> None:
+    samples = PublishedSamples(write_data(tmp_path))
+    whole = steps(samples, Names(), count=12)
+    rest = steps(samples, Names(), start_step=7, count=12)
+    assert [[item.key for group in step.passes for _, item in group] for step in whole[7:]] == [
+        [item.key for group in step.passes for _, item in group] for step in rest
+    ]
+    assert [positions(step) for step in whole[7:]] == [positions(step) for step in rest]
+
+
+def test_processes_share_each_step_with_as_many_passes_each(tmp_path: Path) -> None:
+    samples = PublishedSamples(write_data(tmp_path))
+    alone = steps(samples, Names(), batch_size=4, count=3)
+    shares = [steps(samples, Names(), batch_size=4, count=3, rank=rank, world=3, micro=1) for rank in range(3)]
+    for number in range(3):
+        assert [len(share[number].passes) for share in shares] == [2, 2, 2]
+        assert sorted(position for share in shares for position in positions(share[number])) == positions(alone[number])
+
+
+def test_bad_sample_is_left_out_by_name_and_not_replaced(tmp_path: Path) -> None:
+    samples = PublishedSamples(write_data(tmp_path, damaged=(4,)))
+    plan = plan_of(samples, 2, 3, AREA)
+    for step in steps(samples, Names(), count=plan.steps_per_epoch, micro=2):
+        planned = [slot for slot in plan.batch(step.step) if slot.sample != 4]
+        assert positions(step) == [slot.position for slot in planned]
+        assert [skip.key for skip in step.skipped] == ["annotations.json#4"] * (len(planned) < 2)
+        for skip in step.skipped:
+            assert "4_after.png' cannot be decoded" in skip.reason
+
+
+def test_picture_changed_after_its_size_was_read_is_a_bad_sample(tmp_path: Path) -> None:
+    samples = PublishedSamples(write_data(tmp_path))
+    plan = plan_of(samples, 7, 0, AREA)
+    for name in ("0", "1", "4", "5", "6"):
+        Image.new("RGB", (96, 96)).save(tmp_path / f"{name}_after.png")
+    made = list(batches(samples, Names(), plan, stop_step=plan.steps_per_epoch))
+    assert {skip.key[-1] for step in made for skip in step.skipped} == set("01456")
+    assert "is painted at 96x96 pixels, but was planned at" in made[0].skipped[0].reason
+
+
+def test_cached_samples_are_those_computed_anew(tmp_path: Path, encoder: Encoder) -> None:
+    samples = PublishedSamples(write_data(tmp_path, damaged=(6,)))
+    fill(prepare(tmp_path / "cache", samples, encoder), samples, encoder, batch=1)
+    cache = Cache(tmp_path / "cache", CacheKey(encoder.fingerprint, samples.fingerprint))
+    for fresh, kept in zip(steps(samples, encoder), steps(cache, None), strict=True):
+        assert [skip.key for skip in fresh.skipped] == [skip.key for skip in kept.skipped]
+        assert positions(fresh) == positions(kept)
+        for (_, one), (_, other) in zip(sum(fresh.passes, ()), sum(kept.passes, ()), strict=True):
+            assert one.key == other.key
+            assert_same_tensors(tensors(one), tensors(other))
+
+
+def tensors(item: Encoded) -> list[torch.Tensor]:
+    parts = (item.hidden, item.ends, item.pooled, item.latent, item.weight, *item.features)
+    return [part for part in parts if part is not None]
+
+
+def assert_same_tensors(ones: list[torch.Tensor], others: list[torch.Tensor]) -> None:
+    assert all(torch.equal(one, other) for one, other in zip(ones, others, strict=True))
+
+
+def test_cache_of_other_settings_is_refused(tmp_path: Path, encoder: Encoder) -> None:
+    samples = PublishedSamples(write_data(tmp_path))
+    prepare(tmp_path / "cache", samples, encoder)
+    other = Encoder(encoder.model, EncodeSettings(area=AREA, weight="linear"))
+    with pytest.raises(ValueError, match="made with another checkpoint, preprocessing"):
+        prepare(tmp_path / "cache", samples, other)
+
+
+def test_edit_of_a_few_specks_is_a_bad_sample(tmp_path: Path, encoder: Encoder) -> None:
+    data = write_data(tmp_path)
+    before = np.asarray(Image.open(tmp_path / "0_before.png"))
+    after = before.copy()
+    after[30, 30] = 255 - after[30, 30]
+    Image.fromarray(after).resize((128, 128), Image.Resampling.NEAREST).save(tmp_path / "0_after.png")
+    Image.fromarray(before).resize((128, 128), Image.Resampling.NEAREST).save(tmp_path / "0_before.png")
+    samples = PublishedSamples(data)
+    fine = Encoder(encoder.model, EncodeSettings(area=128 * 128))
+    (found,) = fine([samples[0]])
+    assert isinstance(found, BadSample)
+    assert found.key == "annotations.json#0"
+    assert "specks" in found.reason
+
+
+def test_what_the_encoder_raises_reaches_who_waits(tmp_path: Path) -> None:
+    class Breaks(Names):
+        def __call__(self, samples: Sequence[Sample]) -> list[Encoded | BadSample]:
+            raise ValueError("The model does not fit.")
+
+    with pytest.raises(ValueError, match=r"The model does not fit\."):
+        steps(PublishedSamples(write_data(tmp_path)), Breaks())
+
+
+def test_closing_ends_every_thread(tmp_path: Path) -> None:
+    samples = PublishedSamples(write_data(tmp_path))
+    before = set(threading.enumerate())
+    endless = batches(samples, Names(), plan_of(samples, 2, 0, AREA))
+    assert [step.step for step in islice(endless, 20)] == list(range(20))
+    endless.close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_iterator_that_breaks_off_ahead_gives_its_items_first() -> None:
+    def three() -> Any:
+        yield from range(3)
+        raise OSError("gone")
+
+    made = ahead(three(), depth=8)
+    assert list(islice(made, 3)) == [0, 1, 2]
+    with pytest.raises(OSError, match="gone"):
+        next(made)
+
+
+def test_plan_of_other_data_and_missing_encoder_are_refused(tmp_path: Path) -> None:
+    samples = PublishedSamples(write_data(tmp_path))
+    plan = plan_of(samples, 2, 0, AREA)
+    with pytest.raises(ValueError, match="they need an encoder"):
+        batches(samples, None, plan)
+    with pytest.raises(ValueError, match="no rank 2 of 2"):
+        batches(samples, Names(), plan, rank=2, world=2)
+    plan._bucket_N = plan._bucket_N[:-1]
+    with pytest.raises(ValueError, match="The plan is of 6 samples and the data holds 7"):
+        batches(samples, Names(), plan)
