@@ -67,7 +67,7 @@ def judge_depth(scene: Scene, picture_HW3: Pixels) -> Verdict:
     scene = replace(scene, side=UNITS)
     gray_HW, masks_NHW = smooth(picture_HW3).mean(-1), draw.visible_masks(scene)
     levels_N = [_level(gray_HW, mask_HW) for mask_HW in masks_NHW]
-    iou = overlap(gray_HW > draw.DEPTH_LEVELS[1] / 2, masks_NHW.any(0))
+    iou = overlap(gray_HW > draw.DEPTH_LEVELS[1] / 2, np.any(masks_NHW, axis=0))
     reasons = [] if iou >= MIN_DEPTH_IOU else [f"what stands out of the ground agrees only to {iou:.2f} (IoU)"]
     levels = np.array(draw.DEPTH_LEVELS)
     for thing, level, height in zip(scene.objects, levels_N, draw.stacking(scene)):

@@ -1,0 +1,135 @@
+"""The examination: a model does held-out tasks of every kind, and the oracle judges them.
+
+report = examine(UniWorld.from_pretrained("nano", dtype=torch.float32), count=40)
+report.text(), report.json()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...uniworld_core import UniWorld, flow
+from ...uniworld_core.reference import Reference
+from .judge import judge, judge_answer
+from .report import Examined, Report
+from .split import Split
+from .tasks import KINDS, Task, make_task
+from .verdict import Verdict
+from .world import UNITS
+
+# The longest answer is two words.
+ANSWER_TOKENS = 8
+
+
+def exam_tasks(kind: str, count: int, seed: int = 0, split: Split = "test", side: int = UNITS) -> list[Task]:
+    """The tasks of one kind: more of them begin with the same ones, whatever other kinds are examined."""
+    stream = [seed, KINDS.index(kind)] if kind in KINDS else [seed]
+    return [make_task(kind, np.random.default_rng([*stream, number]), split, side) for number in range(count)]
+
+
+def examine(
+    model: UniWorld,
+    count: int = 40,
+    kinds: Sequence[str] | None = None,
+    seed: int = 0,
+    steps: int = flow.STEPS,
+    guidance: float = flow.GUIDANCE,
+    batch: int = 20,
+    use_siglip: bool = True,
+    use_t5: bool = False,
+    split: Split = "test",
+    side: int = UNITS,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Report:
+    """Let a model do tasks, and judge them.
+
+    Args:
+        count: tasks of each kind.
+        kinds: some of `KINDS`; None takes all.
+        seed: of the tasks and of the paintings.
+        steps, guidance: of the sampling.
+        batch: tasks done at once.
+        use_siglip, use_t5: what the model is shown; T5 was dropped in training.
+        split: "test" is what training never saw.
+        side: of the pictures in pixels.
+        progress: called with the kind, the tasks of it that are done, and how many there are.
+
+    Raises:
+        ValueError: a kind that is not known, or a count, batch or seed that is none.
+    """
+    chosen = tuple(KINDS if kinds is None else kinds)
+    _check(chosen, count, batch, seed)
+    examined: list[Examined] = []
+    for kind in chosen:
+        tasks = exam_tasks(kind, count, seed, split, side)
+        for start in range(0, count, batch):
+            some = tasks[start : start + batch]
+            references = [model.reference(list(task.references), use_siglip) for task in some]
+            routed = _route(model, some, references)
+            if kind == "question":
+                done = _answer(model, some, references)
+            else:
+                seeds = [(seed + number) % 2**64 for number in range(start, start + len(some))]
+                done = _paint(model, some, references, seeds, steps, guidance, use_t5)
+            examined += [
+                Examined(one.task, one.verdict, one.painted, one.answer, way) for one, way in zip(done, routed)
+            ]
+            if progress is not None:
+                progress(kind, start + len(some), count)
+    settings = {
+        "checkpoint": str(model.checkpoint),
+        **{"count": count, "seed": seed, "split": split, "side": side, "steps": steps, "guidance": guidance},
+        **{"siglip": use_siglip, "t5": use_t5, "dtype": str(model.dtype).removeprefix("torch.")},
+    }
+    return Report(settings, tuple(examined))
+
+
+def _check(kinds: Sequence[str], count: int, batch: int, seed: int) -> None:
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise ValueError(f"The kinds of tasks {unknown} are not known; choose some of {', '.join(KINDS)}.")
+    for name, value in (("count", count), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"The {name} is {value}; it must be at least 1.")
+    if seed < 0:
+        raise ValueError(f"The seed is {seed}; it must be 0 or more.")
+
+
+def _paint(
+    model: UniWorld,
+    tasks: Sequence[Task],
+    references: Sequence[list[Reference]],
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
+    use_t5: bool,
+) -> list[Examined]:
+    side = tasks[0].side
+    with torch.inference_mode():
+        condition = model.encode([task.prompt for task in tasks], list(references), use_t5=use_t5)
+        latents = model.sample(condition, side, side, steps=steps, guidance=guidance, seed=list(seeds))
+        pictures = model.decode(latents).float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
+    painted = [Image.fromarray(picture) for picture in pictures]
+    return [Examined(task, judge(task, picture), picture) for task, picture in zip(tasks, painted)]
+
+
+def _answer(model: UniWorld, tasks: Sequence[Task], references: Sequence[list[Reference]]) -> list[Examined]:
+    answers = model.understand([task.prompt for task in tasks], list(references), max_new_tokens=ANSWER_TOKENS)
+    examined = []
+    for task, answer in zip(tasks, answers):
+        right = judge_answer(task, answer)
+        reasons = () if right else (f"the answer is '{answer}', not '{task.answer}'",)
+        examined.append(Examined(task, Verdict(right, reasons), answer=answer))
+    return examined
+
+
+def _route(model: UniWorld, tasks: Sequence[Task], references: Sequence[list[Reference]]) -> list[bool] | list[None]:
+    """Whether each task was sent the right way; None where the checkpoint has no routing head."""
+    if model.understanding.task_head is None:
+        return [None] * len(tasks)
+    paint = model.route([task.prompt for task in tasks], list(references)).paint.tolist()
+    return [way == (task.kind != "question") for way, task in zip(paint, tasks)]
