@@ -11,20 +11,52 @@ import torch
 from safetensors.torch import save_file
 
 from ..uniworld_core.config import read_json
-from ..uniworld_core.dit import DENOISER_NAMES
 from ..uniworld_core.model import check_checkpoint
 from ..uniworld_core.projectors import TASK_HEAD_FILE
-from ..uniworld_core.understanding import PROJECTOR_NAMES
-from ..uniworld_core.weights import Names, Shards
+from ..uniworld_core.shipped import shipped_model
+from ..uniworld_core.weights import Shards
+from . import checkpoints
+from .config_file import load_config
 from .model_folder import Source, copy_settings, new_folder, write_index, write_json
+from .names import TRAINEE_NAMES
+from .run_folder import CHECKPOINTS, CONFIG
+from .start import read_start
 
-# (in the published files, in `Trainee`)
-TRAINEE_NAMES = Names(
-    (
-        *((in_file, f"dit.transformer.{rest}") for in_file, rest in DENOISER_NAMES.prefixes),
-        *((in_file, f"projectors.{rest}") for in_file, rest in PROJECTOR_NAMES.prefixes),
-    )
-)
+
+def export_run(
+    run: Path, to: Path, step: int | None = None, raw: bool = False, dtype: torch.dtype | None = None
+) -> None:
+    """Write a run's weights over the checkpoint that it started from.
+
+    Args:
+        run: the run's folder.
+        to: the folder to make; it must not be there.
+        step: of a checkpoint that was kept; None takes the newest.
+        raw: the weights as trained instead of their average.
+        dtype: the type of all tensors; None leaves each as it is in the start checkpoint.
+
+    Raises:
+        ValueError: the run has no such checkpoint, it is damaged, its start is gone, or `to` cannot be written.
+    """
+    config = load_config(run / CONFIG)
+    checkpoint = _checkpoint(run, step)
+    checkpoints.verify(checkpoint)
+    trained = checkpoints.read_tensors(checkpoint, checkpoints.WEIGHTS if raw else checkpoints.EMA)
+    # What the run took from elsewhere and did not train belongs to its model as well.
+    tensors = {**read_start(config.model.start), **trained}
+    shipped = shipped_model(config.model.checkpoint)
+    start = Path(config.model.checkpoint) if shipped is None else shipped.checkpoint
+    write_changed(start, {TRAINEE_NAMES.in_file(name): tensor for name, tensor in tensors.items()}, to, dtype)
+
+
+def _checkpoint(run: Path, step: int | None) -> Path:
+    kept = {checkpoint.name: checkpoint for checkpoint in checkpoints.complete(run / CHECKPOINTS)}
+    if not kept:
+        raise ValueError(f"{run} has no finished checkpoint: train on until it has one.")
+    name = max(kept) if step is None else checkpoints.checkpoint_name(step)
+    if name not in kept:
+        raise ValueError(f"{run} has no checkpoint {name}; it kept {', '.join(kept)}.")
+    return kept[name]
 
 
 def write_changed(start: Path, changed: Mapping[str, torch.Tensor], to: Path, dtype: torch.dtype | None = None) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .data.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,10 +110,10 @@ def plot(runs: Mapping[str, Path], to: Path) -> None:
         axes.grid(alpha=0.3)
     if len(curves) > 1:
         figure.axes[0].legend()
-    partial = to.with_name(f"{to.name}.partial")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
     to.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(partial, format="png", dpi=100)
-    partial.replace(to)
+    write_whole(to, picture.getvalue())
 
 
 def _draw(axes: Axes, steps: Sequence[int], values: Sequence[float], name: str, colour: str) -> None:

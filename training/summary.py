@@ -19,8 +19,8 @@ from ..uniworld_core.understanding import projector_weights
 from ..uniworld_core.vae import vae_weights
 from .config import Config
 from .config_file import to_toml
-from .data.plan import Plan, painted_sizes
-from .data.samples import Samples, size_table
+from .data.loader import plan_of
+from .data.samples import Samples
 from .step import StepSettings, Trainee
 from .trainable import part_of, set_trainable
 
@@ -128,9 +128,7 @@ def summarize(config: Config, run: Path, samples: Samples, processes: int = 1) -
     chosen = set_trainable(trainee, config.stage.parts)
     trainable = {name: parameter.numel() for name, parameter in chosen.items()}
     frozen = sum(parameter.numel() for parameter in trainee.parameters()) - sum(trainable.values())
-    plan = Plan(
-        painted_sizes(size_table(samples), config.data.area, config.data.ratios), config.run.batch_size, config.run.seed
-    )
+    plan = plan_of(samples, config.run.batch_size, config.run.seed, config.data.area, config.data.ratios)
     return Summary(
         config=config,
         run=run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..uniworld_core.pictures import to_bytes
 from ..uniworld_core.sampler import make_noise, sample
 from .batch import BadSample, Encoded
 from .config import ValidationPrompt, ValidationSettings
+from .data.files import write_whole
 from .data.samples import FilePicture, Sample
 from .encode import Encoder
 from .step import Trainee
@@ -89,10 +91,10 @@ class Validation:
             Row(prompt.prompt, tuple(_open(name) for name in prompt.images), self._decode(latent))
             for prompt, latent in zip(self.settings.prompts, latents, strict=True)
         ]
+        picture = io.BytesIO()
+        contact_sheet(rows).save(picture, format="PNG")
         to.parent.mkdir(parents=True, exist_ok=True)
-        partial = to.with_name(f"{to.name}.partial")
-        contact_sheet(rows).save(partial, format="PNG")
-        partial.replace(to)
+        write_whole(to, picture.getvalue())
 
     def _decode(self, latent: torch.Tensor) -> Image.Image:
         return Image.fromarray(to_bytes(self._vae.decode(latent))[0].cpu().numpy())

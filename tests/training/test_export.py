@@ -1,0 +1,120 @@
+"""Export: what a run trained, in the published format, with everything else as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from uniworld.training import export
+from uniworld.training.export import export_run, write_changed
+from uniworld.training.names import TRAINEE_NAMES
+from uniworld.training.step import StepSettings, Trainee
+from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.shipped import shipped_model
+from uniworld.uniworld_core.weights import Shards
+
+START = shipped_model("tiny").checkpoint
+NAME = "denoise_tower.denoise_projector.2.bias"
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint folder."""
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+def changed() -> dict[str, torch.Tensor]:
+    return {NAME: tensors_of(START)[NAME] + 1.0}
+
+
+def test_only_what_changed_differs_and_the_nodes_can_open_it(tmp_path: Path) -> None:
+    write_changed(START, changed(), tmp_path / "out")
+    before, after = tensors_of(START), tensors_of(tmp_path / "out")
+    assert set(before) == set(after)
+    assert [name for name in before if not torch.equal(before[name], after[name])] == [NAME]
+    UniWorld.from_pretrained(tmp_path / "out", dtype=torch.float32).check()
+
+
+def test_files_that_hold_nothing_new_are_the_same_to_the_last_byte(tmp_path: Path) -> None:
+    write_changed(START, changed(), tmp_path / "out")
+    touched = Shards(START).files[NAME].name
+    names = {file.name for file in START.iterdir()}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == names
+    for name in names - {touched, "config.json", "model.safetensors.index.json"}:
+        assert (tmp_path / "out" / name).read_bytes() == (START / name).read_bytes(), name
+    for name in ("config.json", "model.safetensors.index.json"):
+        assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((START / name).read_text())
+
+
+def test_the_routing_head_is_carried_along(tmp_path: Path) -> None:
+    write_changed(START, changed(), tmp_path / "out")
+    start = UniWorld.from_pretrained(START, dtype=torch.float32)
+    exported = UniWorld.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert torch.equal(start.route("Paint a dog.").logits, exported.route("Paint a dog.").logits)
+
+
+def test_every_tensor_of_the_trainee_has_a_published_name(model: UniWorld) -> None:
+    trainee = Trainee(model.projectors, model.dit, StepSettings())
+    published = {TRAINEE_NAMES.in_file(name) for name in trainee.state_dict()}
+    assert published == {name for name in Shards(START).shapes if name.startswith("denoise_tower.")}
+
+
+def test_another_type_takes_in_every_tensor_and_the_configuration(tmp_path: Path) -> None:
+    write_changed(START, changed(), tmp_path / "out", torch.bfloat16)
+    shards = Shards(tmp_path / "out")
+    assert set(shards.dtypes.values()) == {"BF16"}
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    before = json.loads((START / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert index["metadata"]["total_size"] * 2 == before["metadata"]["total_size"]
+    assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["torch_dtype"] == "bfloat16"
+    UniWorld.from_pretrained(tmp_path / "out", dtype=torch.bfloat16).check()
+
+
+def test_a_trained_tensor_takes_the_type_that_it_had(tmp_path: Path) -> None:
+    write_changed(START, {}, tmp_path / "half", torch.bfloat16)
+    write_changed(tmp_path / "half", changed(), tmp_path / "out")
+    assert set(Shards(tmp_path / "out").dtypes.values()) == {"BF16"}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"denoise_tower.other.weight": torch.zeros(3)}, "has no tensor denoise_tower.other.weight"),
+        ({NAME: torch.zeros(3)}, "[48] in"),
+        ({NAME: torch.full((48,), float("nan"))}, "not finite"),
+    ],
+)
+def test_what_does_not_fit_the_start_is_refused_and_leaves_nothing(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], words: str
+) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        write_changed(START, tensors, tmp_path / "out")
+    assert words in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_there_is_never_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is there already"):
+        write_changed(START, changed(), tmp_path)
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
+        raise OSError(28, "No space left on device", str(file))
+
+    monkeypatch.setattr(export, "save_file", save)
+    with pytest.raises(ValueError, match="No space left on device"):
+        write_changed(START, changed(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_start_in_one_file_stays_in_one_file(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    start = Path(shutil.copytree(START, tmp_path / "start", ignore=shutil.ignore_patterns("*.safetensors*")))
+    save_file(tensors_of(START), start / "model.safetensors", metadata={"format": "pt"})
+    write_changed(start, changed(), tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").glob("*.safetensors*")] == ["model.safetensors"]

@@ -1,0 +1,15 @@
+"""How the tensors of a `Trainee` are called in a checkpoint's files."""
+
+from __future__ import annotations
+
+from ..uniworld_core.dit import DENOISER_NAMES
+from ..uniworld_core.understanding import PROJECTOR_NAMES
+from ..uniworld_core.weights import Names
+
+# (in the published files, in `Trainee`)
+TRAINEE_NAMES = Names(
+    (
+        *((in_file, f"dit.transformer.{rest}") for in_file, rest in DENOISER_NAMES.prefixes),
+        *((in_file, f"projectors.{rest}") for in_file, rest in PROJECTOR_NAMES.prefixes),
+    )
+)
