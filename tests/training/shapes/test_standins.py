@@ -1,0 +1,230 @@
+"""The stand-ins for the base models: read by the core as the public ones are, and trained by a loop that survives a kill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from uniworld.training.convert import Parts, convert
+from uniworld.training.shapes.standins import fit, flux, folders, parts, siglip, tokens, vae, vlm
+from uniworld.training.shapes.tasks import KINDS, make_task
+from uniworld.training.task_head import Routed, save_task_head, train_task_head
+from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.latents import LatentFormat
+from uniworld.uniworld_core.qwen import make_processor, read_tokenizer
+from uniworld.uniworld_core.text import read_text_tokenizer
+
+FOREIGN = "Ein Löwe 猫 & 3 kites, painted by Xyzzy!"
+
+
+@pytest.fixture(scope="module")
+def standins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained stand-ins in their folders `qwen`, `flux` and `siglip`, and the start checkpoint made of them."""
+    folder = tmp_path_factory.mktemp("standins")
+    ids = tokens.write_qwen_tokenizer(folder / "qwen")
+    clip_ids = tokens.write_clip_tokenizer(folder / "flux" / "tokenizer")
+    t5_size = tokens.write_t5_tokenizer(folder / "flux" / "tokenizer_2")
+    parts.seeded(0)
+    folders.write_qwen(parts.make_qwen(ids["vocab_size"], ids), folder / "qwen")
+    folders.write_vae(parts.make_vae(), {"shift_factor": 0.25, "scaling_factor": 0.75}, folder / "flux" / "vae")
+    clip = parts.make_clip(clip_ids["vocab_size"], clip_ids["begin"], clip_ids["end"])
+    folders.write_flux(clip, parts.make_t5(t5_size), parts.make_flux(), folder / "flux")
+    folders.write_siglip(parts.make_siglip(), folder / "siglip")
+    convert(Parts(folder / "qwen", folder / "flux", siglip=folder / "siglip"), folder / "start")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def untrained(standins: Path) -> UniWorld:
+    return UniWorld.from_pretrained(standins / "start", standins / "flux", standins / "siglip", dtype=torch.float32)
+
+
+def test_the_folders_are_read_by_the_core_as_the_public_models_are(untrained: UniWorld) -> None:
+    untrained.check()
+    task = make_task("compose", np.random.default_rng(0), "train")
+    refs = untrained.reference(task.references)
+    condition = untrained.encode(task.prompt, refs)
+    painted = untrained.decode(untrained.sample(condition, 64, 64, steps=1))
+    assert painted.shape == (1, 64, 64, 3)
+    assert untrained.latent_format == LatentFormat(0.25, 0.75)
+    assert isinstance(untrained.understand(task.prompt, refs, max_new_tokens=2), str)
+
+
+def test_a_picture_of_the_world_is_sixteen_tokens_to_the_vlm_and_to_siglip(untrained: UniWorld) -> None:
+    task = make_task("remove", np.random.default_rng(0), "train")
+    inputs = untrained.vlm.inputs([task.prompt], [task.references])
+    assert int((inputs.ids == untrained.vlm.config.tokens["image_token_id"]).sum()) == 16
+    assert untrained.reference(task.references)[0].features.shape == (16, parts.SIGLIP_WIDTH)  # type: ignore[union-attr]
+
+
+def test_the_stand_ins_stay_within_what_ships(standins: Path) -> None:
+    sizes = [file.stat().st_size for name in ("start", "siglip") for file in (standins / name).rglob("*.safetensors")]
+    sizes += [
+        file.stat().st_size
+        for name in ("vae", "text_encoder", "text_encoder_2")
+        for file in (standins / "flux" / name).rglob("*.safetensors")
+    ]
+    assert sum(sizes) < 60e6
+
+
+class TestTokenizers:
+    def test_words_of_the_world_are_one_token_each_to_all_three(self, standins: Path) -> None:
+        qwen = read_tokenizer(standins / "qwen")
+        assert len(qwen(" a large orange triangle at the bottom left")["input_ids"]) == 8
+        clip = read_text_tokenizer(standins / "flux" / "tokenizer")
+        assert len(clip("large orange triangle")["input_ids"]) == 5  # with its begin and end
+        t5 = read_text_tokenizer(standins / "flux" / "tokenizer_2")
+        assert len(t5("a large orange triangle")["input_ids"]) == 5  # with its end
+
+    def test_any_text_can_be_read(self, standins: Path) -> None:
+        qwen = read_tokenizer(standins / "qwen")
+        assert qwen.decode(qwen(FOREIGN)["input_ids"]) == FOREIGN
+        for name in ("tokenizer", "tokenizer_2"):
+            assert len(read_text_tokenizer(standins / "flux" / name)(FOREIGN)["input_ids"]) > 10
+
+    def test_they_are_the_same_each_time(self, standins: Path, tmp_path: Path) -> None:
+        tokens.write_qwen_tokenizer(tmp_path / "qwen")
+        tokens.write_t5_tokenizer(tmp_path / "t5")
+        for again, first in (("qwen", standins / "qwen"), ("t5", standins / "flux" / "tokenizer_2")):
+            assert (tmp_path / again / "tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()
+
+
+def test_patches_are_cut_as_the_processor_cuts_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shown = [picture for kind in ("compose", "edge") for picture in make_task(kind, rng, "train").references]
+    processor = make_processor("Qwen2VLImageProcessor", vlm.preprocessor_config(), tmp_path)
+    made = processor(images=shown, return_tensors="pt", input_data_format="channels_last")
+    assert torch.equal(vlm.patches(shown), made["pixel_values"])
+    assert made["image_grid_thw"].tolist() == [[1, 8, 8]] * len(shown)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "question"])
+def test_an_outcome_tells_what_an_instruction_would_make(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    task = make_task(kind, rng, "train")
+    said = vlm.outcome(task, rng)
+    changed = task.result or task.subject
+    if changed is not None:
+        assert f"{changed.size} {changed.colour} {changed.shape} {changed.place}" in said
+    if task.after is None:
+        assert said.startswith(task.detail or task.kind)
+
+
+class _Line(nn.Module):
+    """Learns a number from noisy copies of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(()))
+
+    def loss(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        return (self.value - 3 - 0.1 * float(rng.standard_normal())) ** 2, {"value": self.value.item()}
+
+
+class TestTheLoop:
+    def test_it_learns(self, tmp_path: Path) -> None:
+        line = _Line()
+        fit.train(fit.Fit("line", 400, 0.1), line, line.loss, tmp_path)
+        assert line.value.item() == pytest.approx(3, abs=0.2)
+        last = json.loads((tmp_path / "line.jsonl").read_text().splitlines()[-1])
+        assert last["step"] == 400
+
+    def test_a_killed_one_goes_on_to_the_very_numbers_of_the_uninterrupted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fit, "SAVE_SECONDS", 0.0)
+        whole = _Line()
+        fit.train(fit.Fit("whole", 30), whole, whole.loss, tmp_path)
+
+        class Killed(Exception):
+            pass
+
+        line = _Line()
+        calls = iter(range(100))
+
+        def loss(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+            if next(calls) == 17:
+                raise Killed
+            return line.loss(rng)
+
+        with pytest.raises(Killed):
+            fit.train(fit.Fit("part", 30), line, loss, tmp_path)
+        resumed = _Line()
+        fit.train(fit.Fit("part", 30), resumed, resumed.loss, tmp_path)
+        assert torch.equal(resumed.value, whole.value)
+        assert not list(tmp_path.glob("*.partial"))
+
+    def test_a_loss_that_is_no_number_ends_it_by_name(self, tmp_path: Path) -> None:
+        line = _Line()
+        with pytest.raises(ValueError, match="loss of broken is nan at step 0"):
+            fit.train(fit.Fit("broken", 5), line, lambda _: (line.value * float("nan"), {}), tmp_path)
+
+    def test_the_rate_warms_up_and_falls(self) -> None:
+        plan = fit.Fit("rate", 1000, 1.0)
+        rates = [fit.learning_rate(plan, step) for step in range(1000)]
+        assert rates[0] < 0.02
+        assert max(rates) == pytest.approx(1, abs=0.05)
+        assert rates[-1] < 0.02
+
+
+class TestObjectives:
+    """Each gives a loss that falls when one batch is repeated."""
+
+    def check(self, module: Any) -> None:
+        optimizer = torch.optim.AdamW(module.parameters(), 3e-3)
+        losses = []
+        for _ in range(4):
+            loss, _told = module.loss(np.random.default_rng(0))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
+
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (vae, siglip, vlm, flux):
+            monkeypatch.setattr(module, "BATCH", 4)
+        parts.seeded(0)
+
+    def test_vae(self) -> None:
+        self.check(vae.Autoencoding())
+
+    def test_siglip(self, standins: Path) -> None:
+        self.check(siglip.Matching(read_text_tokenizer(standins / "flux" / "tokenizer")))
+
+    def test_vlm(self, standins: Path, tmp_path: Path) -> None:
+        ids = tokens.write_qwen_tokenizer(tmp_path)
+        self.check(vlm.Answering(read_tokenizer(tmp_path), ids))
+
+    def test_flux(self, standins: Path, untrained: UniWorld, tmp_path: Path) -> None:
+        latent_format = untrained.latent_format
+        latents = flux.pool(tmp_path / "pool", untrained.vae.autoencoder, latent_format, "cpu", 8)
+        tokenizers = [read_text_tokenizer(standins / "flux" / name) for name in ("tokenizer", "tokenizer_2")]
+        self.check(flux.Painting(*tokenizers, latents, latent_format))
+
+
+def test_the_routing_head_learns_to_tell_questions_from_instructions(untrained: UniWorld, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    items = [
+        Routed(task.prompt, task.references, task.kind != "question")
+        for kind in ("question", "remove") * 24
+        for task in [make_task(kind, rng, "train")]
+    ]
+    head = train_task_head(untrained.vlm, items, steps=60, batch_size=32)
+    save_task_head(head, tmp_path)
+    from uniworld.uniworld_core.projectors import read_task_head
+
+    read = read_task_head(tmp_path, parts.VLM_WIDTH)
+    assert read is not None
+    from uniworld.training.task_head import assistant_states
+
+    paints = read(assistant_states(untrained.vlm, items)).argmax(dim=1)
+    assert (paints == torch.tensor([int(item.paint) for item in items])).float().mean() > 0.9
+    with pytest.raises(ValueError, match="ask for the same thing"):
+        train_task_head(untrained.vlm, items[::2])
