@@ -23,6 +23,7 @@ from torch import Tensor
 from .parallel import World
 
 META = "meta.json"
+WEIGHTS, EMA, OPTIMIZER = "weights/", "ema/", "optimizer/"
 _PARTIAL = ".partial"
 _BLOCK = 1 << 20
 
@@ -67,11 +68,11 @@ def verify(checkpoint: Path) -> None:
 
 
 class Saver:
-    """Writes checkpoints in the background, one at a time.
+    """Writes checkpoints in the background, one at a time. All processes call its methods together.
 
     Args:
-        folder: the run's `checkpoints` folder.
-        world: its processes; all of them save together.
+        folder: the run's `checkpoints` folder, on a disk that all processes share.
+        world: the run's processes.
         keep: newest checkpoints that stay, 0 for all.
         keep_best: besides them, so many with the lowest "loss" in their meta.
     """
@@ -80,41 +81,44 @@ class Saver:
         self.folder, self.world, self.keep, self.keep_best = folder, world, keep, keep_best
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        world.on_main(self._clear)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Begin to write the checkpoint of `step`; the tensors are copied now and may change at once.
 
         Raises:
-            ValueError: the checkpoint before this could not be written.
+            ValueError: this one, or the one before, cannot be written.
         """
         self.wait()
-        copied = {name: _copy(tensor) for name, tensor in tensors.items()}
-        self._pending = self._thread.submit(self._write, checkpoint_name(step), copied, dict(meta))
+        name = checkpoint_name(step)
+        copied = {key: _copy(tensor) for key, tensor in tensors.items()}
+        self.world.on_main(lambda: (self.folder / (name + _PARTIAL)).mkdir())
+        self._pending = self._thread.submit(self._write, name, copied, dict(meta))
 
     def wait(self) -> None:
-        """Wait until what was begun is finished. Raises ValueError if it could not be written."""
+        """Wait until what was begun is finished. Raises ValueError in every process if it could not be written."""
         pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
-
-    def close(self) -> None:
-        """Wait, and end the thread. Raises as `wait`."""
-        try:
-            self.wait()
-        finally:
-            self._thread.shutdown()
+        error = pending.exception() if pending is not None else None
+        told = [text for text in self.world.gather_objects(error and str(error)) if text]
+        if told:
+            raise ValueError(told[0]) from error
 
     @property
     def failed(self) -> bool:
-        """Whether the checkpoint in work has failed already; `wait` then says why."""
+        """Whether this process knows that the checkpoint in work cannot be written; `wait` then says why."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
+
+    def close(self) -> None:
+        """End the thread, once what it writes is written."""
+        self._thread.shutdown()
+
+    def _clear(self) -> None:
+        for partial in self.folder.glob(f"step-*{_PARTIAL}"):
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _write(self, name: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         partial = self.folder / (name + _PARTIAL)
         try:
-            if self.world.is_main:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
             _write_tensors(partial, tensors, self.world)
             if self.world.is_main:
                 _finish(partial, self.folder / name, meta)
@@ -214,8 +218,8 @@ def _finish(partial: Path, final: Path, meta: dict[str, Any]) -> None:
         out.flush()
         os.fsync(out.fileno())
     _sync_folder(partial)
-    if final.exists():  # one that was written before a kill and is now made again
-        shutil.rmtree(final)
+    if final.exists():
+        raise ValueError(f"{final} is there already, and a checkpoint is never written over")
     partial.rename(final)
     _sync_folder(final.parent)
 

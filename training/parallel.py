@@ -57,23 +57,31 @@ class World:
         distributed.all_gather_object(everyone, value)
         return everyone
 
-    def on_main(self, work: Callable[[], T]) -> T:
-        """Do `work` in the main process and give its result to all; they wait for it.
+    def on_main(self, work: Callable[[], T]) -> T | None:
+        """Do `work` in the main process, while the others wait; they get None.
 
         Raises:
-            ValueError: in every process, if the work raises one or an OSError in the main process.
+            ValueError: in every process, if the work raises one or an OSError.
         """
-        outcome: list[Any] = [None, None]
+        result: T | None = None
+        failure: str | None = None
         if self.is_main:
             try:
-                outcome[0] = work()
+                result = work()
             except (ValueError, OSError) as error:
-                outcome[1] = str(error)
-        if self.size > 1:
-            distributed.broadcast_object_list(outcome, src=0)
-        if outcome[1] is not None:
-            raise ValueError(outcome[1])
-        return outcome[0]
+                failure = str(error)
+        failure = self.from_main(failure)
+        if failure is not None:
+            raise ValueError(failure)
+        return result
+
+    def from_main(self, value: T) -> T:
+        """The main process's value, in every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
 
 
 @contextmanager
@@ -122,7 +130,7 @@ def spread(trainee: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
     if world.engine == "data":
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(trainee)
+        return DistributedDataParallel(trainee, broadcast_buffers=False)
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     # FSDP2 takes tensors of one dtype. Spread over the processes, float32 throughout is affordable.

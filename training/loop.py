@@ -1,0 +1,141 @@
+"""The training loop: from a configuration and a folder to a run that ended, or goes on another time."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from . import run_folder
+from .config import Config
+from .data.loader import StepData, batches
+from .encode import Encoder
+from .metrics import Reporter
+from .parallel import World, start_world
+from .setup import Data, open_data, open_encoder, open_model
+from .trainer import Trainer
+from .validate import Validation
+
+# The signals that ask a run to end: Ctrl-C, and what schedulers and torchrun send.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        steps: optimizer steps done since the run began, over all its starts.
+        loss: of the last step; None if this start had none to do.
+        skipped: bad samples met.
+        interrupted: it was asked to stop before its last step, and kept a checkpoint.
+    """
+
+    steps: int
+    loss: float | None
+    skipped: int
+    interrupted: bool
+
+
+def train(config: Config, folder: Path, progress: bool = True) -> Result:
+    """Train, or go on with the run in `folder` if it has a checkpoint of the same configuration.
+
+    Under torchrun every process calls it. Ctrl-C and SIGTERM let the step in work end, and keep a checkpoint.
+
+    Args:
+        folder: of the run; see `run_folder`.
+        progress: show a bar on a terminal.
+
+    Raises:
+        ValueError: the configuration, model, data, run folder or disk cannot be used; too many bad samples; a loss that
+            is not finite; another process that ended. What was kept before stays.
+    """
+    config.check_complete()
+    with start_world(config.run.device, config.run.parallel) as world, ExitStack() as stack:
+        world.on_main(lambda: stack.enter_context(run_folder.hold(folder)))
+        checkpoint = world.from_main(world.on_main(lambda: run_folder.resume_from(folder, config)))
+        encoder = open_encoder(config, world.device)
+        data = open_data(config, encoder)
+        validation = Validation(encoder, config.validation) if config.run.validate_every else None
+        trainer = Trainer(config, folder, world, open_model(config, encoder, world), data.fingerprint)
+        stack.callback(trainer.saver.close)
+        if checkpoint is not None:
+            trainer.resume(checkpoint)
+        world.on_main(lambda: run_folder.write_config(folder, config))
+        reporter = world.on_main(lambda: stack.enter_context(Reporter(folder, config, trainer.step, progress)))
+        stop = stack.enter_context(_asked_to_stop())
+        return _run(trainer, data, encoder, validation, reporter, stop)
+
+
+def _run(
+    trainer: Trainer,
+    data: Data,
+    encoder: Encoder,
+    validation: Validation | None,
+    reporter: Reporter | None,
+    stop: threading.Event,
+) -> Result:
+    run, world = trainer.config.run, trainer.world
+    loss, interrupted = None, False
+    with closing(_steps(trainer, data, encoder, world)) as steps:
+        for step in steps:
+            agreed = trainer.agree(step, stop.is_set())
+            metrics = trainer.train(step, agreed)
+            if reporter is not None:
+                reporter.skip(trainer.step, agreed.bad)
+                reporter.step(trainer.step, metrics)
+            loss = loss if metrics is None else metrics.loss
+            if validation is not None and trainer.step % run.validate_every == 0:
+                trainer.validate(validation)
+            interrupted = agreed.stop and trainer.step < run.steps
+            if trainer.step % run.save_every == 0 or interrupted:
+                trainer.save()
+            if interrupted:
+                break
+    trainer.save()
+    trainer.saver.wait()
+    return Result(trainer.step, loss, len(trainer.skipped), interrupted)
+
+
+def _steps(trainer: Trainer, data: Data, encoder: Encoder, world: World) -> Generator[StepData, None, None]:
+    run = trainer.config.run
+    return batches(
+        data.source,
+        encoder,
+        data.plan,
+        start_step=trainer.step,
+        stop_step=run.steps,
+        rank=world.rank,
+        world=world.size,
+        micro=run.micro_batch_size,
+        workers=trainer.config.data.workers,
+    )
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Set once a signal asks the process to end; a second one ends it at once, as without this."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python takes signals in the main thread alone
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        restore()
+
+    for number in _SIGNALS:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        restore()

@@ -1,0 +1,90 @@
+"""A run's folder: whose it is, of which configuration, and the names of what lies in it.
+
+config.toml       every setting          checkpoints/   see `checkpoints`
+metrics.jsonl     one line a step        validation/    contact sheets
+skipped.jsonl     bad samples by name    tensorboard/   its files
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import fields
+from pathlib import Path
+
+from . import checkpoints
+from .config import Config
+from .config_file import load_config, to_toml
+from .data.files import cannot_write, locked, write_whole
+
+CONFIG = "config.toml"
+METRICS = "metrics.jsonl"
+SKIPPED = "skipped.jsonl"
+CHECKPOINTS = "checkpoints"
+VALIDATION = "validation"
+TENSORBOARD = "tensorboard"
+_LOCK = "lock"
+
+# What may differ between a run folder and the configuration that goes on with it, as no loss depends on it but in the
+# last digits. That the samples are the same is checked by their fingerprint, wherever they lie.
+FREE_KEYS = {
+    *("data.list", "data.shards", "data.cache", "data.bad_limit", "data.workers"),
+    *("run.steps", "run.micro_batch_size", "run.device", "run.parallel", "run.save_every", "run.keep"),
+    *("run.keep_best", "run.validate_every", "run.log_every", "run.tensorboard", "run.wandb"),
+}
+_FREE_SECTIONS = {"validation"}
+
+
+def differing_keys(old: Config, new: Config) -> list[str]:
+    """What differs between two configurations and changes what is learned, as "section.key was X and is now Y"."""
+    # A cosine's rate at every step depends on where it ends.
+    free = FREE_KEYS - {"run.steps"} if new.optimizer.schedule == "cosine" else FREE_KEYS
+    found = []
+    for section in fields(Config):
+        if section.name in _FREE_SECTIONS:
+            continue
+        before, after = getattr(old, section.name), getattr(new, section.name)
+        for key in fields(before):
+            name, was, now = f"{section.name}.{key.name}", getattr(before, key.name), getattr(after, key.name)
+            if was != now and name not in free:
+                found.append(f"{name} was {was!r} and is now {now!r}")
+    return found
+
+
+def hold(folder: Path) -> AbstractContextManager[None]:
+    """Make the folder and hold it for one trainer, within the context.
+
+    Raises:
+        ValueError: another trainer works in it, or it cannot be made.
+    """
+    try:
+        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(cannot_write(folder, error)) from error
+    busy = f"Another trainer works in the run folder {folder}: wait for it, end it, or name another folder."
+    return locked(folder / _LOCK, wait=False, busy=busy)
+
+
+def resume_from(folder: Path, config: Config) -> Path | None:
+    """The checkpoint that a run of this configuration goes on from, checked; None for a run that begins.
+
+    A folder without a finished checkpoint has nothing to lose, and begins anew.
+
+    Raises:
+        ValueError: the folder's run has another configuration (every key is listed), or the checkpoint is damaged.
+    """
+    newest = checkpoints.latest(folder / CHECKPOINTS)
+    if newest is None:
+        return None
+    different = differing_keys(load_config(folder / CONFIG), config)
+    if different:
+        raise ValueError(
+            f"The run folder {folder} has checkpoints of another configuration: {'; '.join(different)}. Set these as they "
+            "were to go on with it, or name another folder."
+        )
+    checkpoints.verify(newest)
+    return newest
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Keep the configuration with its run. Raises ValueError if it cannot be written."""
+    write_whole(folder / CONFIG, to_toml(config).encode())

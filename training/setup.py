@@ -1,0 +1,135 @@
+"""What a configuration names, opened: the model, the samples or their cache, and the trainee."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..uniworld_core import UniWorld
+from ..uniworld_core.dit import DiT
+from ..uniworld_core.understanding import projector_weights
+from .config import Config
+from .data.cache import Cache, CacheKey
+from .data.loader import plan_of
+from .data.plan import Plan
+from .data.published import PublishedSamples
+from .data.samples import Samples
+from .encode import Encoder, EncodeSettings
+from .parallel import World, spread
+from .start import put_start, read_in_full, read_start
+from .step import StepSettings, Trainee
+from .trainable import set_trainable
+
+
+@dataclass(frozen=True)
+class Data:
+    """The samples of a run.
+
+    Attributes:
+        source: the samples, or what the frozen parts computed of them.
+        plan: their order.
+        fingerprint: of the samples, wherever they lie.
+    """
+
+    source: Samples | Cache
+    plan: Plan
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """What trains, in its forms.
+
+    Attributes:
+        trainee: projectors and DiT.
+        engine: the trainee as the processes train it together.
+        trained: {name in the trainee: parameter} of what trains, as the engine holds it.
+    """
+
+    trainee: Trainee
+    engine: nn.Module
+    trained: dict[str, nn.Parameter]
+
+
+def compute_dtype(config: Config) -> torch.dtype:
+    """The dtype of the frozen parts and of the arithmetic."""
+    dtype: torch.dtype = getattr(torch, config.model.dtype)
+    return dtype
+
+
+def open_encoder(config: Config, device: torch.device | str = "cpu") -> Encoder:
+    """The frozen parts of the configured model; weights are read when the first sample needs them.
+
+    Raises:
+        ValueError: a folder is missing or does not fit.
+    """
+    model, stage = config.model, config.stage
+    opened = UniWorld.from_pretrained(
+        model.checkpoint, model.flux or None, model.siglip or None, compute_dtype(config), device
+    )
+    if opened.flux_folder is None:
+        raise ValueError("model.flux is not set: the VAE and CLIP lie in a FLUX.1-dev folder.")
+    if stage.use_siglip and opened.siglip_folder is None:
+        raise ValueError("model.siglip is not set and stage.use_siglip is true: name the SigLIP2 folder.")
+    settings = EncodeSettings(
+        area=config.data.area,
+        ratios=config.data.ratios,
+        # A cache holds the features wherever they can be had, so that one serves both stages.
+        use_siglip=stage.use_siglip or (bool(config.data.cache) and opened.siglip_folder is not None),
+        use_t5=stage.t5_drop < 1,
+        mask_method=stage.mask,
+        weight=stage.weight,
+    )
+    return Encoder(opened, settings)
+
+
+def open_samples(config: Config) -> Samples:
+    """The samples of `data.list` or `data.shards`. Raises ValueError if they cannot be read."""
+    if config.data.shards:
+        from .data.shards import ShardSamples
+
+        return ShardSamples(Path(config.data.shards))
+    return PublishedSamples(config.data.list)
+
+
+def open_data(config: Config, encoder: Encoder) -> Data:
+    """The samples of a run in their order, out of the cache if one is named.
+
+    Raises:
+        ValueError: the data cannot be read, or the cache is of other data or another model, or not finished.
+    """
+    samples = open_samples(config)
+    source: Samples | Cache = samples
+    if config.data.cache:
+        source = Cache(Path(config.data.cache), CacheKey(encoder.fingerprint, samples.fingerprint))
+        if source.missing:
+            raise ValueError(
+                f"The cache {config.data.cache} lacks {source.missing} of {len(source)} samples: run `uniworld data cache` "
+                "with this configuration first."
+            )
+    run, data = config.run, config.data
+    return Data(source, plan_of(source, run.batch_size, run.seed, data.area, data.ratios), samples.fingerprint)
+
+
+def open_model(config: Config, encoder: Encoder, world: World) -> Model:
+    """The trainee with the weights it starts from, in the form that the processes train.
+
+    Raises:
+        ValueError: a part that the model has not, or start weights that do not fit.
+    """
+    opened, stage = encoder.model, config.stage
+    # Not opened.projectors, which would load the VLM, and a run on cached data never needs that.
+    projectors = projector_weights(opened.checkpoint).load(opened.dtype, opened.device)
+    dit = DiT.from_pretrained(opened.checkpoint, opened.flux_folder, opened.dtype, opened.device)
+    trainee = Trainee(projectors, dit, StepSettings(stage.use_siglip, stage.t5_drop, stage.guidance))
+    read_in_full(set_trainable(trainee, stage.parts), opened.checkpoint)
+    put_start(trainee, read_start(config.model.start))
+    if stage.checkpointing:
+        dit.transformer.enable_gradient_checkpointing()
+    engine = spread(trainee, world, compute_dtype(config))
+    # Named anew, since FSDP2 puts its own parameters in the place of what was there.
+    trained = {name: parameter for name, parameter in trainee.named_parameters() if parameter.requires_grad}
+    return Model(trainee, engine, trained)

@@ -1,0 +1,109 @@
+"""The weights that training starts from: the checkpoint's, and what other files and runs put in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..uniworld_core.understanding import PROJECTOR_NAMES
+from ..uniworld_core.weights import Names, Shards, open_shard
+from . import checkpoints
+from .convert import REDUX_NAMES
+from .names import TRAINEE_NAMES
+from .run_folder import CHECKPOINTS
+
+# (in a file, in `Trainee`): FLUX-Redux's embedder, the published names, and projectors alone under short names.
+_FILE_NAMES = Names(
+    (
+        *((in_file, f"projectors.{rest}") for in_file, rest in REDUX_NAMES.prefixes),
+        *TRAINEE_NAMES.prefixes,
+        *((rest, f"projectors.{rest}") for _, rest in PROJECTOR_NAMES.prefixes),
+        *((f"projectors.{rest}", f"projectors.{rest}") for _, rest in PROJECTOR_NAMES.prefixes),
+        ("dit.transformer.", "dit.transformer."),
+    )
+)
+
+
+@torch.no_grad()
+def read_in_full(trained: Mapping[str, nn.Parameter], checkpoint: Path) -> None:
+    """Fill what trains with the checkpoint's own float32 numbers, of which a bfloat16 model has lost digits.
+
+    Args:
+        trained: {name in `Trainee`: float32 parameter}.
+        checkpoint: the folder that the model was loaded from.
+    """
+    shards = Shards(checkpoint)
+    for name, parameter in trained.items():
+        in_file = TRAINEE_NAMES.in_file(name)
+        with open_shard(shards.files[in_file]) as shard:
+            parameter.copy_(shard.get_tensor(in_file))
+
+
+def read_start(paths: Sequence[str]) -> dict[str, Tensor]:
+    """{name in `Trainee`: tensor} of `model.start`, where a later path replaces what an earlier one gave.
+
+    Args:
+        paths: safetensors or .bin files (FLUX-Redux's, projectors', the published checkpoint's names), or folders of
+            runs, whose newest EMA weights are taken.
+
+    Raises:
+        ValueError: a path is missing, damaged, or holds a tensor of unknown name.
+    """
+    found: dict[str, Tensor] = {}
+    for path in map(Path, paths):
+        found.update(_read_run(path) if path.is_dir() else _read_file(path))
+    return found
+
+
+@torch.no_grad()
+def put_start(trainee: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors into a trainee by name.
+
+    Raises:
+        ValueError: it has none of that name, or of another shape.
+    """
+    parameters = dict(trainee.named_parameters())
+    for name, tensor in tensors.items():
+        if name not in parameters:
+            raise ValueError(f"model.start gives {name}, which this model has not: it belongs to another model.")
+        if parameters[name].shape != tensor.shape:
+            raise ValueError(
+                f"model.start gives {name} in shape {list(tensor.shape)}, and this model has "
+                f"{list(parameters[name].shape)}: it belongs to another model."
+            )
+        parameters[name].copy_(tensor)
+
+
+def _read_run(run: Path) -> dict[str, Tensor]:
+    newest = checkpoints.latest(run / CHECKPOINTS)
+    if newest is None:
+        raise ValueError(f"model.start names the folder {run}, which is no run with a finished checkpoint.")
+    return checkpoints.read_tensors(newest, checkpoints.EMA)
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            raw = load_file(file)
+        else:
+            raw = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise errors of many types
+        raise ValueError(
+            f"model.start names {file}, which cannot be read ({error}): give a safetensors or .bin file of tensors, or "
+            "the folder of a run."
+        ) from error
+    if not isinstance(raw, dict) or not all(torch.is_tensor(tensor) for tensor in raw.values()):
+        raise ValueError(f"model.start names {file}, which holds more than named tensors.")
+    named = {_FILE_NAMES.in_module(name): tensor for name, tensor in raw.items()}
+    if None in named:
+        unknown = [name for name in raw if _FILE_NAMES.in_module(name) is None]
+        raise ValueError(
+            f"model.start names {file}, whose tensor {unknown[0]} is of no part that trains: give FLUX-Redux's embedder, "
+            "or projectors and DiT under their published names."
+        )
+    return {name: tensor for name, tensor in named.items() if name is not None}
