@@ -103,7 +103,8 @@ def find(picture: Image.Image | Pixels) -> Found:
     picture_HW3 = pixels(picture) if isinstance(picture, Image.Image) else picture
     smooth_HW3 = smooth(picture_HW3)
     names, palette_C3 = _palette()
-    distances_HWC = np.linalg.norm(smooth_HW3[:, :, None] - palette_C3, axis=-1)
+    squares_HWC = (smooth_HW3**2).sum(-1, keepdims=True) - 2 * smooth_HW3 @ palette_C3.T + (palette_C3**2).sum(-1)
+    distances_HWC = np.sqrt(squares_HWC.clip(0))
     nearest_HW = distances_HWC.argmin(axis=-1)
     nearest_HW[distances_HWC.min(axis=-1) > NAMED_WITHIN] = -1
     ground, ground_HW3 = _find_ground(smooth_HW3, nearest_HW)

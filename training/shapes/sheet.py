@@ -54,7 +54,9 @@ def _place(sheet: Image.Image, one: Examined, left: int, top: int, width: int) -
     pictures = [*one.task.references, *(picture for picture in (one.task.target, one.painted) if picture)]
     for number, picture in enumerate(pictures):
         small = picture.resize((_CELL, _CELL), Image.Resampling.NEAREST)
-        sheet.paste(small, (left + number * (_CELL + _GAP), top))
+        at = left + number * (_CELL + _GAP)
+        sheet.paste(small, (at, top))
+        pen.rectangle((at - 1, top - 1, at + _CELL, top + _CELL), outline="lightgray")
     left += (len(pictures) - 1) * (_CELL + _GAP)
     if one.answer is not None:
         left += _CELL + _GAP
