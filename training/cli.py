@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Mapping
 from typing import NoReturn
 
-from .cli_command import DONE, FAILED, MISUSED, Command
+from .cli_command import DONE, FAILED, MISUSED, Command, Failed, say
 from .cli_data import DATA_COMMANDS
 from .cli_eval import EVAL_COMMANDS
 from .cli_train import TRAIN_COMMANDS
@@ -44,6 +44,8 @@ def main(argv: list[str]) -> int:
         return _ended("Interrupted.", FAILED, debug=False)
     except ValueError as error:
         return _ended(str(error), MISUSED, debug)
+    except Failed as error:
+        return _ended(str(error), FAILED, debug)
     except Exception as error:
         return _ended(f"{type(error).__name__}: {error} (run again with --debug for details)", FAILED, debug)
 
@@ -98,5 +100,5 @@ def _ended(sentence: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     rank = os.environ.get("RANK", "0")
-    print(sentence if rank == "0" else f"process {rank}: {sentence}", file=sys.stderr)
+    say(sentence if rank == "0" else f"process {rank}: {sentence}")
     return code

@@ -1,10 +1,13 @@
-"""What a command of the training package is: its words, its arguments, and what it does."""
+"""What a command of the training package is: its words, its arguments, what it does, and how it shows that it goes on."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 # Exit codes, as those of the other commands.
 DONE, FAILED, MISUSED = 0, 1, 2
@@ -25,9 +28,55 @@ class Command:
     run: Callable[[argparse.Namespace], int]
 
 
+class Failed(Exception):
+    """What was to be done was asked for rightly, and failed; the text says why."""
+
+
+class Bars:
+    """Progress bars on a terminal's standard error, one for each thing that is done in turn."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._name = ""
+
+    def __call__(self, name: str, done: int, total: int | None, known: Mapping[str, Any] | None = None) -> None:
+        """Show that `done` of `total` (None: not known) are done of what is called `name`, and what is known of it."""
+        from tqdm import tqdm
+
+        if self._bar is None or name != self._name:
+            self.close()
+            # disable=None shows it on terminals alone.
+            self._bar, self._name = tqdm(total=total, desc=name, disable=None, dynamic_ncols=True), name
+        if known:
+            self._bar.set_postfix(known, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """End the bar that is shown."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def say(sentence: str) -> None:
+    """Tell a person something that is no result."""
+    print(sentence, file=sys.stderr)
+
+
+def is_main() -> bool:
+    """Whether this is the process that speaks, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     """The arguments that name a configuration."""
-    parser.add_argument("config", metavar="CONFIG", help="a TOML file, or the name of a preset: stage1, stage2")
+    parser.add_argument("config", metavar="CONFIG", help="a TOML file, or the name of a preset such as stage1")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.key=value", help="give a setting another value"
     )

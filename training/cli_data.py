@@ -4,49 +4,74 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
-from .cli_command import DONE, MISUSED, Command, add_config
+from .cli_command import DONE, MISUSED, Bars, Command, add_config, is_main
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
-    _add_list(parser)
+    parser.add_argument(
+        "data", type=Path, metavar="DATA", help="a text file of image_root,annotations.json,need_weight, or shards"
+    )
     parser.add_argument("--masks", action="store_true", help="compute every edit mask as well (slow)")
+    parser.add_argument("--area", type=int, metavar="N", help="pixels that will be painted, for the sizes (1024x1024)")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from ..uniworld_core.sizes import DEFAULT_AREA
     from .data.check import check
 
-    report = check(arguments.list, masks=arguments.masks)
-    print(json.dumps(report.as_dict(), indent=2) if arguments.json else report.text())
+    if arguments.data.is_dir():
+        return _check_shards(arguments)
+    area = DEFAULT_AREA if arguments.area is None else arguments.area
+    with Bars() as bars:
+        report = check(arguments.data, arguments.masks, area, progress=lambda done: bars("looked at", done, total=None))
+    print(json.dumps(report.to_json(), indent=2) if arguments.json else report.to_text())
     return MISUSED if report.problems else DONE
 
 
+def _check_shards(arguments: argparse.Namespace) -> int:
+    from .data.shards import check_shards
+
+    problems = check_shards(arguments.data)
+    told = "\n".join([*problems, f"{len(problems)} problems." if problems else "No problems."])
+    print(json.dumps({"problems": list(problems)}, indent=2) if arguments.json else told)
+    return MISUSED if problems else DONE
+
+
 def _add_shards(parser: argparse.ArgumentParser) -> None:
-    _add_list(parser)
+    parser.add_argument(
+        "list", type=Path, metavar="LIST", help="a text file of image_root,annotations.json,need_weight"
+    )
     parser.add_argument("to", type=Path, metavar="TO", help="the folder of the shards; what is done in it is kept")
+    parser.add_argument("--per-shard", type=int, metavar="N", help="samples of a shard (1000)")
 
 
 def _shards(arguments: argparse.Namespace) -> int:
-    from .data.shards import write_shards
+    from .data.published import PublishedSamples
+    from .data.shards import PER_SHARD, write_shards
 
-    write_shards(arguments.list, arguments.to)
+    samples = PublishedSamples(arguments.list)
+    per_shard = PER_SHARD if arguments.per_shard is None else arguments.per_shard
+    with Bars() as bars:
+        write_shards(samples, arguments.to, per_shard, progress=partial(bars, "shards"))
     print(arguments.to)
     return DONE
 
 
-def _add_cache(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
-
-
 def _cache(arguments: argparse.Namespace) -> int:
     from .config_file import load_config
+    from .run import fill_cache
 
     config = load_config(arguments.config, arguments.set)
-    config.check_complete()
-    if not config.data.cache:
-        raise ValueError("data.cache is not set: say where to keep the cache (--set data.cache=FOLDER).")
+    with Bars() as bars:
+        cache = fill_cache(config, partial(bars, "cached"))
+    for index in sorted(cache.bad):
+        print(cache.bad[index])
+    if is_main():
+        print(cache.folder)
     return DONE
 
 
@@ -56,26 +81,25 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing (0)")
     parser.add_argument("--side", type=int, default=64, metavar="N", help="pixels of a picture's side (64)")
     parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks (all)")
+    parser.add_argument("--test", action="store_true", help="what nano is examined on, instead of what it learns from")
 
 
 def _shapes(arguments: argparse.Namespace) -> int:
     from .shapes.dataset import write_dataset
 
     kinds = arguments.kinds.split(",") if arguments.kinds else None
-    write_dataset(arguments.to, arguments.count, arguments.seed, side=arguments.side, kinds=kinds)
-    print(arguments.to)
+    split = "test" if arguments.test else "train"
+    with Bars() as bars:
+        made = write_dataset(
+            arguments.to, arguments.count, arguments.seed, split, arguments.side, kinds, partial(bars, "drawn")
+        )
+    print(made)
     return DONE
-
-
-def _add_list(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "list", type=Path, metavar="LIST", help="a text file of image_root,annotations.json,need_weight"
-    )
 
 
 DATA_COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "check"): Command("report everything that is wrong with training data", _add_check, _check),
     ("data", "shards"): Command("bring training data into WebDataset shards", _add_shards, _shards),
-    ("data", "cache"): Command("run the frozen parts over the data once", _add_cache, _cache),
+    ("data", "cache"): Command("run the frozen parts over the data of a configuration once", add_config, _cache),
     ("data", "shapes"): Command("draw training data of the world of shapes", _add_shapes, _shapes),
 }

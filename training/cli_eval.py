@@ -5,28 +5,62 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .cli_command import DONE, Command
+from .cli_command import DONE, Bars, Command
+
+DTYPES = ("float32", "bfloat16")
 
 
 def _add_shapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", default="nano", metavar="DIR", help="a checkpoint folder, or a shipped one (nano)"
     )
-    parser.add_argument("--flux", type=Path, metavar="DIR", help="its FLUX folder, unless it is a shipped one")
-    parser.add_argument("--siglip", type=Path, metavar="DIR", help="its SigLIP folder, unless it is a shipped one")
+    parser.add_argument("--flux", metavar="DIR", help="its FLUX folder, unless it is a shipped one")
+    parser.add_argument("--siglip", metavar="DIR", help="its SigLIP folder, unless it is a shipped one")
     parser.add_argument("--count", type=int, default=40, metavar="N", help="tasks of each kind (40)")
     parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks (all)")
     parser.add_argument("--steps", type=int, default=28, metavar="N", help="sampling steps (28)")
     parser.add_argument("--guidance", type=float, default=3.5, metavar="X", help="FLUX's embedded guidance (3.5)")
+    parser.add_argument("--batch", type=int, default=20, metavar="N", help="tasks done at once (20)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the tasks and the paintings (0)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="the numbers' type (float32)")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="write the paintings there as one PNG")
 
 
 def _shapes(arguments: argparse.Namespace) -> int:
-    from .shapes.exam import examine
+    import torch
 
-    print(examine(arguments.checkpoint))
+    from ..uniworld_core import UniWorld
+    from .data.files import write_whole
+    from .shapes.exam import examine
+    from .shapes.sheet import write_sheet
+
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    model = UniWorld.from_pretrained(
+        arguments.checkpoint,
+        arguments.flux,
+        arguments.siglip,
+        getattr(torch, arguments.dtype),
+        automatic if arguments.device == "auto" else arguments.device,
+    )
+    with Bars() as bars:
+        report = examine(
+            model,
+            count=arguments.count,
+            kinds=arguments.kinds.split(",") if arguments.kinds else None,
+            seed=arguments.seed,
+            steps=arguments.steps,
+            guidance=arguments.guidance,
+            batch=arguments.batch,
+            progress=bars,
+        )
+    print(report.text())
+    if arguments.json is not None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(arguments.json, report.json().encode())
+    if arguments.sheet is not None:
+        write_sheet(report, arguments.sheet)
     return DONE
 
 

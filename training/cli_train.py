@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .cli_command import DONE, Command, add_config
+from .cli_command import DONE, FAILED, Bars, Command, Failed, add_config, is_main, say
+
+if TYPE_CHECKING:
+    from .config import Config
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -32,13 +35,28 @@ def _train(arguments: argparse.Namespace) -> int:
     config.check_complete()
     run = arguments.run or Path("runs") / Path(arguments.config).stem
     if arguments.dry_run:
-        from .summary import summarize
+        return _dry_run(config, run)
+    from .run import train
 
-        print(summarize(config, run, processes=int(os.environ.get("WORLD_SIZE", "1"))).text())
-        return DONE
-    from .loop import train
+    try:
+        result = train(config, run)
+    except ValueError as error:
+        raise Failed(str(error)) from error
+    if is_main() and result.interrupted:
+        say(f"Stopped after step {result.steps} and kept a checkpoint; the same command goes on from it.")
+    elif is_main():
+        skipped = f", {result.skipped} bad samples left out (see skipped.jsonl)" if result.skipped else ""
+        say(f"{result.steps} steps are done{skipped}. The checkpoint for the nodes: uniworld train export {run} FOLDER")
+    return FAILED if result.interrupted else DONE
 
-    train(config, run)
+
+def _dry_run(config: Config, run: Path) -> int:
+    from .setup import open_samples
+    from .summary import summarize
+
+    summary = summarize(config, run, open_samples(config), processes=int(os.environ.get("WORLD_SIZE", "1")))
+    if is_main():
+        print(summary.text())
     return DONE
 
 
@@ -68,9 +86,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from .export import export
+    from .export import export_run
 
-    export(arguments.run, arguments.to, arguments.step, arguments.raw, _dtype(arguments.dtype))
+    export_run(arguments.run, arguments.to, arguments.step, arguments.raw, _dtype(arguments.dtype))
     print(arguments.to)
     return DONE
 
@@ -100,13 +118,15 @@ def _add_nano(parser: argparse.ArgumentParser) -> None:
         "--run", type=Path, default=Path("runs/nano"), metavar="DIR", help="its folder (runs/nano); done steps are kept"
     )
     parser.add_argument("--quick", action="store_true", help="a few minutes: far from good, far better than untrained")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
 
 
 def _nano(arguments: argparse.Namespace) -> int:
     from .shapes.nano import train_nano
 
-    train_nano(arguments.run, arguments.quick)
-    print(arguments.run)
+    with Bars() as bars:
+        made = train_nano(arguments.run, arguments.quick, arguments.device, bars)
+    print(made)
     return DONE
 
 

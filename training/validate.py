@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from ..uniworld_core import flow
+from ..uniworld_core import UniWorld, flow
 from ..uniworld_core.dit import token_count
 from ..uniworld_core.pictures import to_bytes
 from ..uniworld_core.sampler import make_noise, sample
@@ -55,38 +55,34 @@ class Validation:
     """The prompts of a run, read once by the frozen parts; each sheet then takes the DiT and the VAE alone."""
 
     def __init__(self, encoder: Encoder, settings: ValidationSettings) -> None:
-        """Read the prompts and their pictures.
+        """Read the prompts and their pictures; without prompts nothing is read, painted or written.
 
         Raises:
-            ValueError: there are none, or one cannot be used; it is named.
+            ValueError: a prompt cannot be used; it is named.
         """
-        if not settings.prompts:
-            raise ValueError(
-                "validation.prompts is empty and run.validate_every is not 0: give prompts, such as "
-                '[{ prompt = "A cat." }], or set run.validate_every = 0.'
-            )
-        self.settings = settings
-        self._vae, self._dtype = encoder.vae, encoder.model.dtype
-        self._encoded = _read(encoder, settings)
+        self.settings, self._encoder = settings, encoder
+        self._encoded = _read(encoder, settings) if settings.prompts else []
 
     def paint(self, trainee: Trainee) -> list[torch.Tensor]:
         """The VAE's own latents (1, C, size/8, size/8) of the prompts. Where the DiT is spread, every process must call
         it.
         """
-        settings, dit = self.settings, trainee.dit
+        settings, dit, dtype = self.settings, trainee.dit, self._encoder.model.dtype
         device = next(trainee.parameters()).device
         noise = make_noise([settings.seed], settings.size, settings.size, dit.channels)
         sigmas = flow.schedule(settings.steps, token_count(settings.size, settings.size))
         latents = []
         # As in training: what trains is in float32 among bfloat16, and autocast brings them together.
-        with torch.no_grad(), torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             for encoded in self._encoded:
                 condition = trainee.condition([encoded.to(device)], torch.ones(1))
                 latents.append(sample(dit, condition, noise, sigmas, settings.guidance))
-        return [self._vae.latent_format.from_dit(latent) for latent in latents]
+        return [dit.latent_format.from_dit(latent) for latent in latents]
 
     def write(self, latents: Sequence[torch.Tensor], to: Path) -> None:
-        """Write the contact sheet of painted latents as a PNG, whole or not at all."""
+        """Write the contact sheet of painted latents as a PNG, whole or not at all; none if nothing was painted."""
+        if not latents:
+            return
         rows = [
             Row(prompt.prompt, tuple(_open(name) for name in prompt.images), self._decode(latent))
             for prompt, latent in zip(self.settings.prompts, latents, strict=True)
@@ -97,7 +93,7 @@ class Validation:
         write_whole(to, picture.getvalue())
 
     def _decode(self, latent: torch.Tensor) -> Image.Image:
-        return Image.fromarray(to_bytes(self._vae.decode(latent))[0].cpu().numpy())
+        return Image.fromarray(to_bytes(self._encoder.vae.decode(latent))[0].cpu().numpy())
 
 
 def contact_sheet(rows: Sequence[Row]) -> Image.Image:
@@ -139,7 +135,10 @@ def _read(encoder: Encoder, settings: ValidationSettings) -> list[Encoded]:
         Sample(_called(prompt), prompt.prompt, tuple(FilePicture(Path(name)) for name in prompt.images), blank, False)
         for prompt in settings.prompts
     ]
-    read = encoder(samples)
+    # By a model of its own, which then goes: a run on cached data has no room for the VLM.
+    model = encoder.model
+    reader = UniWorld(model.checkpoint, model.flux_folder, model.siglip_folder, model.dtype, model.device)
+    read = Encoder(reader, encoder.settings)(samples)
     for item in read:
         if isinstance(item, BadSample):
             raise ValueError(f"{item.key} cannot be painted: {item.reason}")

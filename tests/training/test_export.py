@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from uniworld.training import export
-from uniworld.training.export import export_run, write_changed
+from uniworld.training.export import write_changed
 from uniworld.training.names import TRAINEE_NAMES
 from uniworld.training.step import StepSettings, Trainee
 from uniworld.uniworld_core import UniWorld

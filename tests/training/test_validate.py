@@ -83,7 +83,6 @@ def test_bfloat16_paints_with_float32_weights_among_it() -> None:
 @pytest.mark.parametrize(
     ("prompts", "words"),
     [
-        ((), "validation.prompts is empty"),
         ((ValidationPrompt("Make it blue.", ("nowhere.png",)),), "nowhere.png' does not exist"),
         ((ValidationPrompt(" "),), "The validation prompt ' ' cannot be painted"),
     ],
@@ -94,6 +93,20 @@ def test_a_prompt_that_cannot_be_painted_is_told_at_the_start(
     with pytest.raises(ValueError, match=r".") as caught:
         Validation(Encoder(fresh, EncodeSettings(area=32 * 32)), ValidationSettings(prompts=prompts, size=32))
     assert words in str(caught.value)
+
+
+def test_without_prompts_nothing_is_read_painted_or_written(fresh: UniWorld, tmp_path: Path) -> None:
+    validation = Validation(Encoder(fresh, EncodeSettings()), ValidationSettings())
+    assert not {"understanding", "siglip", "dit"} & set(vars(fresh))
+    latents = validation.paint(trainee_of(fresh))
+    validation.write(latents, tmp_path / "sheet.png")
+    assert latents == []
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def test_the_parts_that_read_prompts_do_not_stay_in_memory(fresh: UniWorld) -> None:
+    Validation(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
+    assert not {"understanding", "siglip", "text"} & set(vars(fresh))
 
 
 def test_long_and_foreign_prompts_stay_on_the_sheet() -> None:

@@ -1,0 +1,50 @@
+"""A configuration carried out, in the calls that the commands and nano are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .config import Config
+from .data.cache import Cache
+from .data.cache_fill import fill, prepare
+from .export import export_run
+from .loop import Result, train
+from .parallel import start_world
+from .setup import open_encoder, open_samples
+
+__all__ = ["Result", "export_run", "fill_cache", "train"]
+
+
+def fill_cache(config: Config, progress: Callable[[int, int, dict[str, Any]], None] | None = None) -> Cache:
+    """Run the frozen parts over the samples that `data.cache` lacks; under torchrun every process takes its share.
+
+    Args:
+        progress: told how many of how many samples of this process are there, and how many are of no use.
+
+    Raises:
+        ValueError: the model, the data or the cache folder cannot be used, or too many samples are of no use.
+    """
+    config.check_complete()
+    if not config.data.cache:
+        raise ValueError("data.cache is not set: say where to keep the cache (--set data.cache=FOLDER).")
+    with start_world(config.run.device) as world:
+        encoder, samples = open_encoder(config, world.device), open_samples(config)
+        cache = prepare(Path(config.data.cache), samples, encoder)
+
+        def told(done: int, total: int) -> None:
+            if progress is not None:
+                progress(done, total, {"bad": len(cache.bad)})
+
+        fill(
+            cache,
+            samples,
+            encoder,
+            rank=world.rank,
+            world=world.size,
+            workers=config.data.workers,
+            bad_limit=config.data.bad_limit,
+            progress=told,
+        )
+        return cache
