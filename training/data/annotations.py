@@ -63,6 +63,7 @@ def scan(data: bytes, name: str) -> Iterator[Placed]:
     read, byte, number = 0, skipped, 0
     at = _after_space(text, at + 1)
     closed = text[at : at + 1] == "]"
+    at = _after_space(text, at + 1) if closed else at
     while not closed:
         try:
             value, end = decoder.raw_decode(text, at)

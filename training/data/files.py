@@ -7,29 +7,37 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 PARTIAL = ".partial"
 
 
-def write_whole(path: Path, *pieces: bytes | memoryview) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write a file beside its place, put it on disk, and rename it into its place, over what was there.
 
     Raises:
         ValueError: it cannot be written, such as on a full disk. What was there stays, and nothing half-written does.
     """
+    with whole_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes its place when the block ends without an error. Raises as `write_whole` does."""
     beside = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with beside.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
+        raise ValueError(cannot_write(path, error)) from error
+    finally:
         with suppress(OSError):
             beside.unlink()
-        raise ValueError(cannot_write(path, error)) from error
 
 
 def cannot_write(path: Path, error: OSError) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..batch import BadSample
-from .annotations import BOM, PAINT_MARK, is_painting, read_annotation, scan
+from .annotations import BOM, PAINT_MARK, Annotation, is_painting, read_annotation, scan
 from .samples import FilePicture, Sample
 
 _COLUMNS = "image_root,annotations.json,need_weight"
@@ -88,15 +88,17 @@ def _read_line(path: Path, number: int, written: str) -> Line:
     if len(columns) != 3:
         raise ValueError(f"it has {len(columns)} of 3 columns; a line is `{_COLUMNS}`.")
     root_as_written, name, weighted = columns
-    if weighted.lower() not in ("true", "false"):
-        raise ValueError(f"its third column, need_weight, is '{weighted}'; write true or false.")
     root, file = _found(path, root_as_written), _found(path, name)
-    if not file.is_file():
-        raise ValueError(f"its annotations '{name}' do not exist: looked in '{path.parent}' and in the working folder.")
+    places = f"'{path.parent}' and the working folder"
+    wrong = []
     if not root.is_dir():
-        raise ValueError(
-            f"its image root '{root_as_written}' is no folder: looked in '{path.parent}' and in the working folder."
-        )
+        wrong.append(f"its image root '{root_as_written}' is no folder in {places}.")
+    if not file.is_file():
+        wrong.append(f"its annotations '{name}' are no file in {places}.")
+    if weighted.lower() not in ("true", "false"):
+        wrong.append(f"its third column, need_weight, is '{weighted}'; write true or false.")
+    if wrong:
+        raise ValueError(" ".join(wrong))
     return Line(number, root_as_written, name, root, file, weighted.lower() == "true")
 
 
@@ -164,8 +166,7 @@ class PublishedSamples:
                 annotation = read_annotation(json.loads(file.read(int(row["end"]) - int(row["start"]))))
         except (ValueError, OSError) as error:
             raise BadSample(self.key(index), str(error)) from error
-        *references, target = (FilePicture(line.root / image) for image in annotation.images)
-        return Sample(self.key(index), annotation.prompt, tuple(references), target, line.weighted)
+        return sample_of(self.key(index), annotation, line)
 
     def sizes(self, index: int) -> tuple[int, int]:
         """Height and width of its target in pixels. Raises ValueError where there is none."""
@@ -176,3 +177,9 @@ def name_files(lines: list[Line]) -> list[str]:
     """What each line's annotations are called in keys: their path as written, with the line where it comes twice."""
     often = Counter(line.name for line in lines)
     return [line.name if often[line.name] == 1 else f"{line.name} (line {line.number})" for line in lines]
+
+
+def sample_of(key: str, annotation: Annotation, line: Line) -> Sample:
+    """The sample that an annotation of a line describes."""
+    *references, target = (FilePicture(line.root / image) for image in annotation.images)
+    return Sample(key, annotation.prompt, tuple(references), target, line.weighted)

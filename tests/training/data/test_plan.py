@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_epochs_and_seeds_differ() -> None:
 def test_sizes_come_in_turns_and_not_one_after_another() -> None:
     plan = Plan(torch.tensor([(64, 64)] * 50 + [(64, 96)] * 50), 5, 0)
     order = [plan.size(step).width for step in range(plan.steps_per_epoch)]
-    changes = sum(one != other for one, other in zip(order, order[1:]))
+    changes = sum(one != other for one, other in pairwise(order))
     assert changes > 4
 
 

@@ -1,0 +1,120 @@
+"""`uniworld data check`: everything that is wrong at once, and what is in the data."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from uniworld.training.data.check import check
+
+
+def turns(prompt: str, answer: str = "<gen_image>") -> list[dict[str, str]]:
+    return [{"from": "human", "value": prompt}, {"from": "gpt", "value": answer}]
+
+
+def write(folder: Path, annotations: Any, listed: str = ".,a.json,true\n") -> Path:
+    (folder / "a.json").write_text(json.dumps(annotations), encoding="utf-8")
+    (folder / "list.txt").write_text(listed, encoding="utf-8")
+    return folder / "list.txt"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """wide.png 96x64; edit.png, the same with a red patch; speck.png, with one changed pixel."""
+    wide = np.random.default_rng(0).integers(0, 200, (256, 384, 3), dtype=np.uint8)
+    edit, speck = wide.copy(), wide.copy()
+    edit[32:128, 32:128] = (255, 0, 0)
+    speck[50:54, 50:54] = 255
+    for name, picture in {"wide": wide, "edit": edit, "speck": speck}.items():
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def test_every_problem_is_named_at_once(pictures: Path) -> None:
+    whole = (pictures / "edit.png").read_bytes()
+    (pictures / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (pictures / "empty.png").write_bytes(b"")
+    (pictures / "text.png").write_text("no picture")
+    (pictures / "broken.json").write_text('[{"image": "wide.png"},\n{]')
+    annotations = [
+        {"image": ["wide.png", "edit.png"], "conversations": turns("<image>Edit.")},
+        {"image": ["cut.png", "empty.png"], "conversations": turns("<image>Edit.")},
+        {"image": ["text.png", "absent.png"], "conversations": turns("<image>Edit.")},
+        {"image": ["wide.png", "edit.png"], "conversations": turns("<image><image>Edit.")},
+        {"image": "edit.png"},
+    ]
+    listed = "two,columns\n.,a.json,true\n.,a.json,perhaps\nnowhere,none.json,true\n.,broken.json,true\n"
+    report = check(write(pictures, annotations, listed), workers=2)
+    told = [
+        "list.txt, line 1: it has 2 of 3 columns",
+        "list.txt, line 3: its third column",
+        "list.txt, line 4: its image root 'nowhere' is no folder",
+        "line 4: its image root 'nowhere' is no folder in .* its annotations 'none.json' are no file",
+        "a.json#1: The picture '.*cut.png' cannot be decoded",
+        "a.json#1: The picture '.*empty.png' is an empty file",
+        "a.json#2: The picture '.*text.png' is no picture",
+        "a.json#2: The picture '.*absent.png' does not exist",
+        "a.json#3: it has 2 <image> marks",
+        "a.json#4: it has no 'conversations'",
+        "broken.json#0: it has no 'conversations'",
+        "list.txt, line 5: broken.json, line 2: the JSON is broken",
+    ]
+    for pattern in told:
+        assert sum(bool(re.search(pattern, problem)) for problem in report.problems) == 1, pattern
+    assert len(report.problems) == len(told) - 1
+    assert (report.summary.paintings, report.summary.good) == (6, 1)
+
+
+def test_summary_counts_what_training_will_meet(pictures: Path) -> None:
+    Image.new("RGB", (64, 64)).save(pictures / "square.png")
+    annotations = [
+        {"image": ["wide.png", "edit.png"], "conversations": turns("<image>Edit.")},
+        {"image": ["wide.png", "edit.png", "edit.png"], "conversations": turns("<image><image>Edit.")},
+        {"image": "square.png", "conversations": turns("Paint.")},
+        {"image": "square.png", "conversations": turns("<image>What?", "A dog.")},
+    ]
+    report = check(write(pictures, annotations), area=128 * 128)
+    summary = report.summary
+    assert report.problems == ()
+    assert (summary.annotations, summary.understanding, summary.paintings, summary.good) == (4, 1, 3, 3)
+    assert summary.references == {0: 1, 1: 1, 2: 1}
+    assert list(summary.sizes.values()) == [2, 1]
+    assert summary.whole_masks is None
+    assert "3 of 3 paintings are good (3 weighted)" in report.to_text()
+    assert report.to_text().endswith("No problems.")
+    assert json.loads(json.dumps(report.to_json()))["summary"]["good"] == 3
+
+
+def test_masks_that_cover_all_are_counted_and_specks_are_named(pictures: Path) -> None:
+    annotations = [
+        {"image": ["wide.png", name], "conversations": turns("<image>Edit.")}
+        for name in ("edit.png", "wide.png", "speck.png")
+    ]
+    report = check(write(pictures, annotations), masks=True, area=256 * 256)
+    assert (report.summary.whole_masks, report.summary.small_masks) == (1, 1)
+    (problem,) = report.problems
+    assert problem.startswith("a.json#2: the edit covers 0.000")
+    assert "1 cover all since nothing differs, 1 are specks" in report.to_text()
+
+
+def test_missing_list_and_data_without_paintings_are_problems_too(pictures: Path) -> None:
+    assert "The list cannot be read" in check(pictures / "none.txt").problems[0]
+    (problem,) = check(write(pictures, [])).problems
+    assert "no annotation is a painting" in problem
+
+
+def test_wrong_ratios_are_refused_before_anything_is_read(pictures: Path) -> None:
+    with pytest.raises(ValueError, match="The ratio set 'square' is unknown"):
+        check(pictures / "none.txt", ratios="square")
+
+
+def test_progress_is_told(pictures: Path) -> None:
+    told: list[int] = []
+    annotations = [{"image": "wide.png", "conversations": turns("Paint.")}] * 20
+    check(write(pictures, annotations), workers=1, progress=told.append)
+    assert told == list(range(1, 21))
