@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from ...uniworld_core.masks import LATENT_FACTOR
@@ -14,7 +15,7 @@ from ..batch import BadSample, Encoded
 from .cache import Cache
 from .plan import Plan, Slot, painted_sizes
 from .reading import Encodes, FreshReader, KeptReader, Reader, ahead
-from .samples import Samples, size_table
+from .samples import Samples, kept_size_table, size_table
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,26 @@ class StepData:
 
 
 def plan_of(
-    data: Samples | Cache, batch_size: int, seed: int, area: int = DEFAULT_AREA, ratios: str = "any_11ratio"
+    data: Samples | Cache,
+    batch_size: int,
+    seed: int,
+    area: int = DEFAULT_AREA,
+    ratios: str = "any_11ratio",
+    keep: Path | None = None,
 ) -> Plan:
     """The order of samples, the same whether they come from a cache or not.
 
-    Without a cache this reads the header of every target.
+    Args:
+        keep: a file for the targets' sizes (`kept_size_table`). Without it, and without a cache, the header of every
+            target is read at each start.
 
     Raises:
-        ValueError: no target can be read, or a setting is wrong.
+        ValueError: no target can be read, a setting is wrong, or `keep` cannot be read or written.
     """
-    sizes_N2 = data.sizes if isinstance(data, Cache) else size_table(data)
+    if isinstance(data, Cache):
+        sizes_N2 = data.sizes
+    else:
+        sizes_N2 = size_table(data) if keep is None else kept_size_table(data, keep)
     return Plan(painted_sizes(sizes_N2, area, ratios), batch_size, seed)
 
 

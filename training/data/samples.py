@@ -10,9 +10,12 @@ from typing import Protocol
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from ...uniworld_core.pictures import to_rgb
+from .files import locked, write_whole
 
 # EXIF's tag of a photograph's orientation, and its values that swap height and width.
 _ORIENTATION = 0x0112
@@ -142,6 +145,28 @@ def size_table(samples: Samples, workers: int = 16) -> Tensor:
     with ThreadPoolExecutor(max(1, workers)) as pool:
         list(pool.map(read, range(0, len(samples), _CHUNK)))
     return table_N2
+
+
+def kept_size_table(samples: Samples, file: Path) -> Tensor:
+    """The size table, read from a file that an earlier call wrote for the same annotations, else made and written.
+
+    The order of a run hangs on it: a picture that is lost or mended meanwhile must not change what other steps see.
+
+    Raises:
+        ValueError: the file is damaged, or cannot be written.
+    """
+    # One of several processes reads the headers, the others wait for it.
+    with locked(file.with_name(f"{file.name}.lock"), wait=True, busy=f"'{file}' cannot be locked."):
+        if file.is_file():
+            try:
+                with safe_open(file, "pt") as kept:
+                    if kept.metadata()["samples"] == samples.fingerprint:
+                        return kept.get_tensor("sizes").clone()
+            except (SafetensorError, OSError, KeyError, TypeError) as error:
+                raise ValueError(f"The sizes in '{file}' are damaged ({error}): delete the file.") from error
+        table_N2 = size_table(samples)
+        write_whole(file, save({"sizes": table_N2}, {"samples": samples.fingerprint}))
+        return table_N2
 
 
 def _upright_size(picture: Image.Image) -> tuple[int, int]:

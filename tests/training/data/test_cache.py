@@ -135,6 +135,15 @@ def test_bad_samples_are_recorded_by_name_and_met_again(tmp_path: Path) -> None:
     assert cache.sizes.tolist() == [[64, 96], [0, 0], [64, 96], [64, 96], [0, 0]]
 
 
+def test_parts_of_bad_samples_alone_and_of_empty_tensors_are_fine(tmp_path: Path) -> None:
+    cache = made(tmp_path / "bad", Numbers(3, bad=(0, 1, 2)))
+    assert len(Cache(tmp_path / "bad").bad) == len(cache.bad) == 3
+    cache = prepare(tmp_path / "empty", Numbers(1), Coder())
+    item = replace(encode("numbers#0", 0), features=(torch.zeros(0, 3),))
+    cache.add([(0, item)])
+    assert_same(Cache(tmp_path / "empty")[0], item)
+
+
 def test_mended_samples_are_computed_on_request_without_losing_any(tmp_path: Path) -> None:
     made(tmp_path, Numbers(5, bad=(0, 4)))
     made(tmp_path, Numbers(5, bad=(4,)), retry_bad=True)

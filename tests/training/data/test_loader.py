@@ -133,6 +133,20 @@ def test_picture_changed_after_its_size_was_read_is_a_bad_sample(tmp_path: Path)
     assert "is painted at 96x96 pixels, but was planned at" in made[0].skipped[0].reason
 
 
+def test_picture_lost_meanwhile_does_not_change_the_order(tmp_path: Path) -> None:
+    data = write_data(tmp_path)
+    keep = tmp_path / "sizes.safetensors"
+    plan = plan_of(PublishedSamples(data), 2, 3, AREA, keep=keep)
+    (tmp_path / "3_after.png").unlink()
+    again = plan_of(PublishedSamples(data), 2, 3, AREA, keep=keep)
+    assert [again.batch(step) for step in range(12)] == [plan.batch(step) for step in range(12)]
+    data.write_text(".,annotations.json,false\n", encoding="utf-8")
+    assert plan_of(PublishedSamples(data), 2, 3, AREA, keep=keep).counts() != plan.counts()
+    keep.write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"damaged .*: delete the file"):
+        plan_of(PublishedSamples(data), 2, 3, AREA, keep=keep)
+
+
 def test_cached_samples_are_those_computed_anew(tmp_path: Path, encoder: Encoder) -> None:
     samples = PublishedSamples(write_data(tmp_path, damaged=(6,)))
     fill(prepare(tmp_path / "cache", samples, encoder), samples, encoder, batch=1)
