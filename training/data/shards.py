@@ -1,118 +1,75 @@
-"""Samples in WebDataset shards: tar files that hold annotation and pictures together, for data that outgrow one disk.
-
-A folder of shards holds `index.json`, with the fingerprint of the list and the count and SHA-256 of every shard, and
-for each `shard-000000.tar` a `shard-000000.safetensors` that says where its samples start. Shards keep every painting
-of the list in its order, those of no use as well, so plans and caches of the list are those of its shards.
-"""
+"""Making shards, and looking whether they are still what was written."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from ..batch import BadSample
-from .samples import Sample, decode, picture_size
+from .files import PARTIAL, locked, whole_file, write_whole
+from .samples import Samples
+from .shard_samples import FORMAT, INDEX, Shard, ShardSamples, read_index
 
-FORMAT = 1
-INDEX = "index.json"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar file: its name, its samples, its bytes and their SHA-256."""
-
-    name: str
-    count: int
-    bytes: int
-    sha256: str
+# About a gigabyte of pictures as the published ones.
+PER_SHARD = 1000
 
 
-@dataclass(frozen=True)
-class ShardPicture:
-    """A picture out of a shard."""
+def write_shards(
+    samples: Samples,
+    folder: Path,
+    per_shard: int = PER_SHARD,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> ShardSamples:
+    """Copy samples with their pictures into shards; those that are finished stay.
 
-    name: str
-    data: bytes
+    Args:
+        per_shard: samples in a shard.
+        workers: shards that are written at the same time.
+        progress: told how many of how many samples are there.
 
-    def read(self) -> bytes:
-        return self.data
-
-    def open(self) -> Image.Image:
-        return decode(self.name, self.data)
-
-    def size(self) -> tuple[int, int]:
-        return picture_size(self.name, self.data)
-
-
-class ShardSamples:
-    """The samples of a folder of shards, in any order.
-
-    Attributes:
-        fingerprint: that of the list they were made of.
-        shards: the tar files, in order.
+    Raises:
+        ValueError: the folder holds shards of another list or cut, another process writes it, or the disk is full.
     """
+    if per_shard < 1:
+        raise ValueError(f"A shard of {per_shard} samples holds nothing: give at least 1.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"The folder of shards '{folder}' cannot be made: {error.strerror}. Name another.") from error
+    index = {"format": FORMAT, "fingerprint": samples.fingerprint, "samples": len(samples), "per_shard": per_shard}
+    with locked(folder / "writing.lock", wait=False, busy=f"Another process writes shards into '{folder}'."):
+        if (folder / INDEX).is_file():
+            _check_same(folder, read_index(folder), index)
+        else:
+            _write_index(folder, index, [])
+        for left in folder.glob(f"*{PARTIAL}"):
+            left.unlink()
+        done = 0
 
-    def __init__(self, folder: str | Path) -> None:
-        """Open shards.
+        def write(number: int) -> Shard:
+            first = number * per_shard
+            return _write_shard(samples, range(first, min(first + per_shard, len(samples))), folder, number)
 
-        Raises:
-            ValueError: there are none, they are not finished, or a file is missing or of another length.
-        """
-        self.folder = Path(folder)
-        index = read_index(self.folder)
-        self.shards = [Shard(**shard) for shard in index["shards"]]
-        if not self.shards:
-            raise ValueError(f"The shards in '{folder}' are not finished: run `uniworld data shards` again.")
-        self.fingerprint: str = index["fingerprint"]
-        self._per_shard: int = index["per_shard"]
-        self._starts, sizes = [], []
-        for shard in self.shards:
-            held = _read_held(self.folder / shard.name, shard)
-            self._starts.append(held["starts"])
-            sizes.append(held["sizes"])
-        self._sizes_N2 = np.concatenate(sizes)
-
-    def __len__(self) -> int:
-        return len(self._sizes_N2)
-
-    def __getitem__(self, index: int) -> Sample:
-        """One sample. Raises `BadSample` where it is of no use."""
-        number, within = divmod(index, self._per_shard)
-        start, end = (int(at) for at in self._starts[number][within : within + 2])
-        path = self.folder / self.shards[number].name
-        try:
-            with path.open("rb") as file:
-                file.seek(start)
-                data = file.read(end - start)
-            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-                # A member is called by its sample's number, a dot, and what it is.
-                held = {member.name.partition(".")[2]: _content(tar, member) for member in tar}
-            told = json.loads(held["json"])
-        except (OSError, tarfile.TarError, ValueError, KeyError) as error:
-            raise ValueError(
-                f"Sample {index} cannot be read from the shard '{path}' ({error}): fetch it anew."
-            ) from error
-        if "problem" in told:
-            raise BadSample(told["key"], told["problem"])
-        *references, target = (ShardPicture(picture["name"], held[picture["file"]]) for picture in told["pictures"])
-        return Sample(told["key"], told["prompt"], tuple(references), target, told["weighted"])
-
-    def sizes(self, index: int) -> tuple[int, int]:
-        """Height and width of its target in pixels. Raises ValueError where it could not be read."""
-        height, width = self._sizes_N2[index].tolist()
-        if not height:
-            raise ValueError(f"The size of the target of sample {index} could not be read when its shard was made.")
-        return height, width
+        shards = []
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            for shard in pool.map(write, range(-(-len(samples) // per_shard))):
+                shards.append(shard)
+                done += shard.count
+                if progress is not None:
+                    progress(done, len(samples))
+        _write_index(folder, index, shards)
+    return ShardSamples(folder)
 
 
 def check_shards(folder: str | Path) -> tuple[str, ...]:
@@ -125,36 +82,95 @@ def check_shards(folder: str | Path) -> tuple[str, ...]:
     )
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None
-    return file.read()
+class _Hashed:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest, self.bytes = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.bytes += len(data)
+        return self.file.write(data)
 
 
-def _read_held(path: Path, shard: Shard) -> dict[str, np.ndarray]:
+def _write_shard(samples: Samples, indices: range, folder: Path, number: int) -> Shard:
+    """Write a shard, and then where its samples start, which makes it a finished one."""
+    from webdataset import TarWriter
+
+    path = folder / f"shard-{number:06d}.tar"
+    if path.with_suffix(".safetensors").is_file():
+        return _finished(path)
+    sizes = np.zeros((len(indices), 2), dtype=np.int32)
+    with whole_file(path) as file:
+        hashed = _Hashed(file)
+        # Times and owners left out: the same samples make the same bytes.
+        with TarWriter(hashed, encoder=False, mtime=0) as tar:
+            for row, index in enumerate(indices):
+                members, sizes[row] = _members(samples, index)
+                tar.write({"__key__": f"{index:09d}", **members})
+    starts = _starts(path, hashed.bytes)
+    shard = Shard(path.name, len(indices), hashed.bytes, hashed.digest.hexdigest())
+    told = {"shard": json.dumps(asdict(shard))}
+    write_whole(path.with_suffix(".safetensors"), save({"starts": starts, "sizes": sizes}, told))
+    return shard
+
+
+def _members(samples: Samples, index: int) -> tuple[dict[str, bytes], tuple[int, int]]:
+    """The files of a sample in its shard, and the size of its target."""
     try:
-        size = path.stat().st_size
-        held = load_file(path.with_suffix(".safetensors"))
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"The shard '{path}' or its .safetensors cannot be read ({error}): fetch both anew."
-        ) from error
-    if size != shard.bytes or len(held["sizes"]) != shard.count:
-        raise ValueError(f"The shard '{path}' has {size} bytes instead of {shard.bytes}: fetch it anew.")
-    return held
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """What `index.json` says. Raises ValueError if there is none, or it is damaged."""
+        size = samples.sizes(index)
+    except ValueError:
+        size = (0, 0)  # told and counted where the sample is opened
     try:
-        index = json.loads((folder / INDEX).read_bytes())
-        if index["format"] != FORMAT:
-            raise ValueError(f"format {index['format']} is not {FORMAT}")
-        return index
-    except FileNotFoundError as error:
-        raise ValueError(f"'{folder}' holds no shards: make them with `uniworld data shards`.") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{folder / INDEX}' is no index of shards ({error}): make the shards anew.") from error
+        sample = samples[index]
+    except BadSample as error:
+        return {"json": _json({"key": error.key, "problem": error.reason})}, size
+    sources = [*sample.references, sample.target]
+    try:
+        data = [source.read() for source in sources]
+    except ValueError as error:
+        return {"json": _json({"key": sample.key, "problem": str(error)})}, size
+    files = [f"{number}{_suffix(source.name)}" for number, source in enumerate(sources)]
+    pictures = [{"name": source.name, "file": file} for source, file in zip(sources, files)]
+    told = {"key": sample.key, "prompt": sample.prompt, "weighted": sample.weighted, "pictures": pictures}
+    return {"json": _json(told), **dict(zip(files, data))}, size
+
+
+def _suffix(name: str) -> str:
+    suffix = Path(name).suffix.lower()
+    return suffix if suffix[1:].isalnum() and suffix.isascii() else ".picture"
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def _starts(path: Path, end: int) -> np.ndarray:
+    """Where each sample's first header stands, and the end of the file."""
+    starts: dict[str, int] = {}
+    with tarfile.open(path) as tar:
+        for member in tar:
+            starts.setdefault(member.name.partition(".")[0], member.offset)
+    return np.array([*starts.values(), end], dtype=np.int64)
+
+
+def _finished(path: Path) -> Shard:
+    with safe_open(path.with_suffix(".safetensors"), "np") as file:
+        return Shard(**json.loads(file.metadata()["shard"]))
+
+
+def _write_index(folder: Path, index: dict[str, Any], shards: list[Shard]) -> None:
+    told = index | {"shards": [asdict(shard) for shard in shards]}
+    write_whole(folder / INDEX, json.dumps(told, indent=1).encode())
+
+
+def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name, told in (("fingerprint", "of another list"), ("per_shard", "cut otherwise")):
+        if found[name] != wanted[name]:
+            raise ValueError(
+                f"'{folder}' holds shards {told} ({name} {found[name]}, now {wanted[name]}): name another folder."
+            )
 
 
 def _sha256(path: Path) -> str:

@@ -12,8 +12,8 @@ from PIL import Image
 from uniworld.training.batch import BadSample
 from uniworld.training.data.loader import plan_of
 from uniworld.training.data.published import PublishedSamples
-from uniworld.training.data.shards import ShardSamples, check_shards
-from uniworld.training.data.shards_write import write_shards
+from uniworld.training.data.shard_samples import ShardSamples
+from uniworld.training.data.shards import check_shards, write_shards
 
 pytest.importorskip("webdataset")
 
