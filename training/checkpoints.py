@@ -123,7 +123,7 @@ class Saver:
             if self.world.is_main:
                 _finish(partial, self.folder / name, meta)
                 self._prune()
-        except Exception as error:  # what torch.distributed.checkpoint makes of an OSError differs by version
+        except _failures() as error:
             if self.world.is_main:
                 shutil.rmtree(partial, ignore_errors=True)
             kept = latest(self.folder)
@@ -150,7 +150,7 @@ def stored(checkpoint: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
 
     try:
         metadata = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    except Exception as error:
+    except _failures() as error:
         raise _damaged(checkpoint, error) from error
     return {name: (tuple(entry.size), entry.properties.dtype) for name, entry in metadata.items()}  # type: ignore[union-attr]
 
@@ -165,7 +165,7 @@ def load_into(checkpoint: Path, tensors: dict[str, Tensor], world: World | None 
 
     try:
         dcp.load(tensors, storage_reader=dcp.FileSystemReader(checkpoint), process_group=world and world.files)
-    except Exception as error:
+    except _failures() as error:
         raise _damaged(checkpoint, error) from error
 
 
@@ -239,6 +239,13 @@ def _checksum(file: Path) -> str:
         while block := source.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    """What torch.distributed.checkpoint raises: errors of any type, wrapped in one that is no `Exception`."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    return Exception, CheckpointException
 
 
 def _cause(error: BaseException) -> str:

@@ -130,7 +130,7 @@ def spread(trainee: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
     if world.engine == "data":
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(trainee, broadcast_buffers=False)
+        return DistributedDataParallel(trainee)
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     # FSDP2 takes tensors of one dtype. Spread over the processes, float32 throughout is affordable.

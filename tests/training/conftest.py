@@ -1,0 +1,108 @@
+"""Small data in the published format, configurations of the tiny model on it, and processes that train together."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from uniworld.training.config import Config
+from uniworld.training.config_file import load_config
+from uniworld.training.metrics import read_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+_IMPORT_CHECKOUT = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("uniworld", {str(ROOT / "__init__.py")!r}, submodule_search_locations=[{str(ROOT)!r}])
+sys.modules["uniworld"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["uniworld"])
+"""
+
+# What a tiny run differs in from stage 2: it fits a test, and learns at once.
+TINY = (
+    *("model.checkpoint=tiny", "model.dtype=float32", "data.area=4096", "run.device=cpu", "run.tensorboard=false"),
+    *("optimizer.schedule=constant", "optimizer.warmup=0", "optimizer.lr=1e-3", "run.validate_every=0"),
+    *("stage.checkpointing=false", "run.batch_size=2", "run.steps=4", "run.save_every=100", "run.seed=5"),
+)
+
+
+def write_data(folder: Path, count: int = 8, side: int = 64) -> Path:
+    """A list file of `count` samples in the published format: edits of pictures of noise, each third one without any.
+
+    The fifth sample is not square, so that there are two buckets.
+    """
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True)
+    rng, annotations = np.random.default_rng(0), []
+    for number in range(count):
+        shape = (side, side * 3 // 2, 3) if number == 4 else (side, side, 3)
+        names = [f"{number}.png"] if number % 3 == 2 else [f"{number}-before.png", f"{number}.png"]
+        for name in names:
+            Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(pictures / name)
+        marks = "<image>" * (len(names) - 1)
+        turns = [{"from": "human", "value": f"{marks}Paint it anew."}, {"from": "gpt", "value": "<gen_image>"}]
+        annotations.append({"image": names, "conversations": turns})
+    (folder / "annotations.json").write_text(json.dumps(annotations), encoding="utf-8")
+    file = folder / "list.txt"
+    file.write_text(f"{pictures},{folder / 'annotations.json'},true\n", encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The list file of eight small samples that tests only read."""
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def tiny_config(tiny_data: Path) -> Callable[..., Config]:
+    """`tiny_config("run.steps=2", ...)`: stage 2 on the tiny model and data, with these settings besides."""
+    return lambda *settings: load_config("stage2", [*TINY, f"data.list={tiny_data}", *settings])
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Callable[..., list[subprocess.CompletedProcess[str]]]:
+    """`processes(program, size)`: run a Python program as `size` processes that find each other, as under torchrun."""
+
+    def run(program: str, size: int = 1, timeout: float = 300) -> list[subprocess.CompletedProcess[str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        file = tmp_path / "program.py"
+        file.write_text(_IMPORT_CHECKOUT + textwrap.dedent(program), encoding="utf-8")
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"}
+        started = [
+            subprocess.Popen(
+                [sys.executable, str(file)],
+                env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(size)
+        ]
+        try:
+            return [
+                subprocess.CompletedProcess(one.args, one.returncode, out, error)
+                for one in started
+                for out, error in [one.communicate(timeout=timeout)]
+            ]
+        finally:
+            for one in started:
+                one.kill()
+
+    return run
+
+
+@pytest.fixture
+def losses() -> Callable[[Path], list[float]]:
+    """The losses that a run's folder tells of, step by step."""
+    return lambda folder: [line["loss"] for line in read_lines(folder / "metrics.jsonl")]

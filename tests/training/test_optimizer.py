@@ -1,0 +1,107 @@
+"""Optimizers, the learning rate, and the norm of the gradient."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from uniworld.training.config import OptimizerSettings
+from uniworld.training.optimizer import (
+    clip_factor,
+    gradient_norm,
+    learning_rate,
+    make_optimizer,
+    scale_gradients,
+    set_learning_rate,
+)
+
+
+def with_gradients(seed: int = 0) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [
+        nn.Parameter(torch.randn(3, 2, generator=generator)),
+        nn.Parameter(torch.randn(4, generator=generator)),
+    ]
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator) * 10
+    return parameters
+
+
+class TestLearningRate:
+    def test_without_a_schedule_is_constant(self) -> None:
+        settings = OptimizerSettings(lr=0.5)
+        assert [learning_rate(settings, step, 10) for step in (0, 5, 9)] == [0.5, 0.5, 0.5]
+
+    @pytest.mark.parametrize("schedule", ["constant_with_warmup", "cosine"])
+    def test_follows_diffusers_schedules(self, schedule: str) -> None:
+        from diffusers.optimization import get_scheduler
+
+        settings = OptimizerSettings(lr=0.5, schedule=schedule, warmup=4)
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+        theirs = get_scheduler(schedule, optimizer, num_warmup_steps=4, num_training_steps=12)
+        for step in range(12):
+            assert learning_rate(settings, step, 12) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+            optimizer.step()
+            theirs.step()
+
+    def test_is_what_the_next_step_uses(self) -> None:
+        parameters = with_gradients()
+        before = [parameter.detach().clone() for parameter in parameters]
+        optimizer = make_optimizer(parameters, OptimizerSettings())
+        set_learning_rate(optimizer, 0.0)
+        optimizer.step()
+        assert all(torch.equal(old, new) for old, new in zip(before, parameters))
+
+
+class TestStep:
+    def test_of_adamw_is_pytorchs(self) -> None:
+        ours, theirs = with_gradients(), with_gradients()
+        make_optimizer(ours, OptimizerSettings(lr=0.1, betas=(0.5, 0.75), weight_decay=0.1)).step()
+        torch.optim.AdamW(theirs, lr=0.1, betas=(0.5, 0.75), eps=1e-8, weight_decay=0.1).step()
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs))
+
+    def test_of_prodigy_goes_down_a_slope_without_a_rate_to_choose(self, capsys: pytest.CaptureFixture[str]) -> None:
+        pytest.importorskip("prodigyopt")
+        parameter = nn.Parameter(torch.tensor([3.0, -2.0]))
+        optimizer = make_optimizer([parameter], OptimizerSettings(name="prodigy", lr=1.0, weight_decay=0.01))
+        for _ in range(200):
+            optimizer.zero_grad()
+            parameter.square().sum().backward()
+            optimizer.step()
+        assert parameter.abs().max() < 0.1
+        assert capsys.readouterr().out == ""
+
+    def test_of_prodigy_that_is_not_installed_says_how_to(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = builtins.__import__
+
+        def missing(name: str, *rest: Any) -> Any:
+            if name == "prodigyopt":
+                raise ImportError(name)
+            return found(name, *rest)
+
+        monkeypatch.setattr(builtins, "__import__", missing)
+        with pytest.raises(ValueError, match="pip install prodigyopt"):
+            make_optimizer(with_gradients(), OptimizerSettings(name="prodigy"))
+
+
+class TestGradient:
+    def test_is_clipped_as_pytorch_does(self) -> None:
+        ours, theirs = with_gradients(), with_gradients()
+        norm = gradient_norm(ours)
+        scale_gradients(ours, clip_factor(norm, 1.0))
+        assert norm == pytest.approx(float(nn.utils.clip_grad_norm_(theirs, 1.0)), rel=1e-6)
+        for one, other in zip(ours, theirs):
+            torch.testing.assert_close(one.grad, other.grad)
+
+    def test_within_the_limit_or_without_one_is_left(self) -> None:
+        assert clip_factor(0.5, 1.0) == 1.0
+        assert clip_factor(50.0, 0.0) == 1.0
+
+    def test_of_parameters_that_took_no_part_counts_as_nothing(self) -> None:
+        parameters = with_gradients()
+        alone = gradient_norm(parameters)
+        assert gradient_norm([*parameters, nn.Parameter(torch.ones(2))]) == alone
+        assert gradient_norm([nn.Parameter(torch.ones(2))]) == 0.0
