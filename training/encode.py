@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -68,6 +69,10 @@ class Encoder:
         return VAE.from_pretrained(self.model.flux_folder, torch.float32, self.model.device)
 
     @cached_property
+    def _pooled_nothing(self) -> torch.Tensor:
+        return self.model.text.clip.pool([""])[0].cpu()
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hex digest of everything that decides what is computed: settings, configurations and weights of the frozen
         parts. The projectors and the DiT train and are not in it, so one cache serves both stages.
@@ -93,11 +98,48 @@ class Encoder:
 
     def __call__(self, samples: Sequence[Sample]) -> list[Encoded | BadSample]:
         """What the frozen parts compute of each sample, in order; a `BadSample` in the place of one that is of no use."""
-        opened: list[_Opened | BadSample] = [self._open(sample) for sample in samples]
-        encoded = iter(self._try([item for item in opened if isinstance(item, _Opened)]))
-        return [next(encoded) if isinstance(item, _Opened) else item for item in opened]
+        made: list[Encoded | BadSample | _Opened] = [self._open(sample) for sample in samples]
+        opened = [i for i, item in enumerate(made) if isinstance(item, _Opened)]
+        for i, item in zip(opened, self._weighed([made[i] for i in opened])):  # type: ignore[misc]
+            made[i] = item
+        good = [i for i in opened if isinstance(made[i], _Opened)]
+        for i, encoded in zip(good, self._encode_or_name([made[i] for i in good])):  # type: ignore[misc]
+            made[i] = encoded
+        return made  # type: ignore[return-value]
 
-    def _try(self, items: Sequence[_Opened]) -> Sequence[Encoded | BadSample]:
+    def _open(self, sample: Sample) -> _Opened | BadSample:
+        """A sample's pictures, its target at the size that is painted."""
+        try:
+            references = [source.open() for source in sample.references]
+            target = sample.target.open()
+            size = size_by_aspect(target.height, target.width, self.settings.area, self.settings.ratios)
+            # Squeezed to the ratio, as the published trainer's resizing does; at most a few per cent.
+            target = target.resize((size.width, size.height), Image.Resampling.BICUBIC)
+            check_prompt(sample.prompt)
+            return _Opened(sample, references, target)
+        except (ValueError, OSError) as error:
+            return BadSample(sample.key, str(error))
+
+    def _weighed(self, items: Sequence[_Opened]) -> list[_Opened | BadSample]:
+        """The samples with their edit weights, found for all of one size and number of references at once."""
+        weighed: list[_Opened | BadSample] = list(items)
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for i, item in enumerate(items):
+            if item.sample.weighted and self.settings.weight != "none" and item.references:
+                groups.setdefault((item.target.size, len(item.references)), []).append(i)
+        for (_, count), indices in groups.items():
+            after = to_image([items[i].target for i in indices])
+            before = [
+                torch.cat([fit_before(to_image([items[i].references[k]]), after[:1]) for i in indices])
+                for k in range(count)
+            ]
+            mask = edit_mask(before, after, self.settings.mask_method)
+            weights = edit_weight(mask.latent, self.settings.weight)
+            for i, weight, share, too_small in zip(indices, weights, mask.share.tolist(), mask.too_small.tolist()):
+                weighed[i] = _specks(items[i].sample, share) if too_small else replace(items[i], weight=weight)
+        return weighed
+
+    def _encode_or_name(self, items: Sequence[_Opened]) -> Sequence[Encoded | BadSample]:
         """All together, or, where one of them is refused (a prompt longer than the model reads), one by one."""
         if not items:
             return []
@@ -106,36 +148,7 @@ class Encoder:
         except ValueError as error:
             if len(items) == 1:
                 return [BadSample(items[0].sample.key, str(error))]
-            return [result for item in items for result in self._try([item])]
-
-    def _open(self, sample: Sample) -> _Opened | BadSample:
-        """A sample's pictures, its target at the size that is painted, and its weight."""
-        try:
-            references = [source.open() for source in sample.references]
-            target = sample.target.open()
-            size = size_by_aspect(target.height, target.width, self.settings.area, self.settings.ratios)
-            # Squeezed to the ratio, as the published trainer's resizing does; at most a few per cent.
-            target = target.resize((size.width, size.height), Image.Resampling.BICUBIC)
-            check_prompt(sample.prompt)
-            return _Opened(sample, references, target, self._weight(sample, references, target))
-        except BadSample as error:
-            return error
-        except (ValueError, OSError) as error:
-            return BadSample(sample.key, str(error))
-
-    def _weight(self, sample: Sample, references: list[Image.Image], target: Image.Image) -> torch.Tensor | None:
-        if not sample.weighted or self.settings.weight == "none" or not references:
-            return None
-        after = to_image([target])
-        before = [fit_before(to_image([reference]), after) for reference in references]
-        mask = edit_mask(before, after, self.settings.mask_method)
-        if bool(mask.too_small):
-            raise BadSample(
-                sample.key,
-                f"the edit covers {float(mask.share):.5f} of the picture, less than a thousandth but not nothing: "
-                "the target differs from its reference by specks; take it out or mend the pair.",
-            )
-        return edit_weight(mask.latent, self.settings.weight)[0]
+            return [result for item in items for result in self._encode_or_name([item])]
 
     @torch.no_grad()
     def _encode(self, items: Sequence[_Opened]) -> list[Encoded]:
@@ -144,7 +157,7 @@ class Encoder:
         inputs = model.vlm.inputs(prompts, [item.references for item in items])
         hidden_BLD = model.vlm.hidden_states(inputs).cpu()
         ends_BL, mask_BL = (inputs.ids == model.vlm.config.tokens["vision_end_token_id"]).cpu(), inputs.mask.cpu()
-        pooled = model.text.clip.pool(prompts if settings.use_t5 else [""] * len(prompts)).cpu()
+        pooled = model.text.clip.pool(prompts).cpu() if settings.use_t5 else [self._pooled_nothing] * len(prompts)
         t5 = model.text.t5.tokens(prompts, settings.t5_length).cpu() if settings.use_t5 else [None] * len(prompts)
         features = self._features(items)
         latents = self._latents([item.target for item in items])
@@ -187,7 +200,15 @@ class _Opened:
     sample: Sample
     references: list[Image.Image]
     target: Image.Image
-    weight: torch.Tensor | None
+    weight: torch.Tensor | None = None
+
+
+def _specks(sample: Sample, share: float) -> BadSample:
+    return BadSample(
+        sample.key,
+        f"the edit covers {share:.5f} of the picture, less than a thousandth but not nothing: the target differs from "
+        "its reference by specks; take it out or mend the pair.",
+    )
 
 
 def _digest_tokenizer(digest: hashlib._Hash, folder: Path) -> None:

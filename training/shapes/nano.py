@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,11 @@ from ...uniworld_core.vae import VAE
 from ..config import Config
 from ..config_file import load_config
 from ..convert import Parts, convert
+from ..data.cache_fill import fill, prepare
+from ..export import export_run
+from ..loop import train
 from ..model_folder import new_folder
+from ..setup import open_encoder, open_samples
 from ..task_head import Routed, save_task_head, train_task_head
 from .recipe import Length, Recipe, read_recipe
 from .standins import fit, folders, parts, tokens
@@ -34,6 +37,7 @@ from .tasks import KINDS, make_task
 # Called with what is being done, the step, how many there are, and what is known of it.
 Progress = Callable[[str, int, int, "dict[str, Any]"], None]
 
+_CACHE_BATCH = 64
 _WHOLE = ".whole"  # marks a folder of stand-ins whose files are all written
 
 
@@ -142,18 +146,21 @@ class _Work:
         write_dataset(self.folder / "data", self.recipe.samples, self.recipe.seed, "train", parts.SIDE, kinds)
 
     def cache(self) -> None:
-        from ..run import fill_cache
-
-        fill_cache(self._config("stage2", self.recipe.stage2), progress=partial(self.progress, "cache"))
+        config = self._config("stage2", self.recipe.stage2)
+        samples, encoder = open_samples(config), open_encoder(config, self.device)
+        cache = prepare(self.folder / "cache", samples, encoder)
+        fill(
+            cache,
+            samples,
+            encoder,
+            batch=_CACHE_BATCH,
+            progress=lambda done, total: self.progress("cache", done, total, {}),
+        )
 
     def stage(self, name: str, length: Length) -> None:
-        from ..run import train
-
         train(self._config(name, length), self.folder / name)
 
     def routing(self) -> None:
-        from ..run import export_run
-
         exported = self.folder / "exported"
         if not exported.is_dir():
             export_run(self.folder / "stage2", exported)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ...precision import autocast
 
 BETAS = (0.9, 0.99)
 EMA_DECAY = 0.999
@@ -100,18 +102,9 @@ def train(
             parameter.copy_(mean)
 
 
-@contextlib.contextmanager
-def fast_math(device: torch.device | str) -> Iterator[None]:
-    """bfloat16 autocast; on a CPU with plain attention, whose backward is four times as fast there for short sequences."""
-    kind = torch.device(device).type
-    flash = torch.backends.cuda.flash_sdp_enabled()
-    if kind == "cpu":
-        torch.backends.cuda.enable_flash_sdp(False)
-    try:
-        with torch.autocast(kind, torch.bfloat16):
-            yield
-    finally:
-        torch.backends.cuda.enable_flash_sdp(flash)
+def fast_math(device: torch.device | str) -> contextlib.AbstractContextManager[None]:
+    """bfloat16 autocast."""
+    return autocast(device, torch.bfloat16)
 
 
 def pixels(pictures: list[np.ndarray], device: torch.device | str) -> Tensor:
