@@ -22,7 +22,7 @@ from .world import UNITS, Object, Scene
 # How far an object that stays may move, in units.
 STAYS_WITHIN = 3
 # Of the picture, how much may be neither ground nor object: a few pixels of a soft edge.
-MAX_UNEXPLAINED = 0.012
+MAX_UNEXPLAINED = 0.006
 
 __all__ = ["Verdict", "judge", "judge_answer"]
 

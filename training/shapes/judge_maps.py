@@ -15,11 +15,12 @@ from . import draw
 from .masks import Mask, grow, overlap, shrink
 from .oracle import Pixels, smooth
 from .verdict import Verdict
-from .world import UNITS, Object, Scene
+from .world import COLOURS, GROUNDS, UNITS, Object, Scene
 
 EDGE_LEVEL = 100.0  # soft lines do not reach full white
 MIN_EDGE_F1 = 0.75
 MIN_OUTLINE = 0.7  # of each object's own outline
+MAX_FILLED = 0.6  # of each object's inside
 MAX_STRAY = 0.006  # of the picture: edges where nothing is near
 MAX_CHROMA = 60.0  # how far the channels of a gray map may differ
 MIN_DEPTH_IOU = 0.6
@@ -55,6 +56,9 @@ def judge_edges(scene: Scene, picture_HW3: Pixels) -> Verdict:
         outline_HW = grow(mask_HW) & ~shrink(mask_HW) & wanted_HW
         if (outline_HW & near_seen_HW).sum() < MIN_OUTLINE * outline_HW.sum():
             reasons.append(f"the outline of the {thing.colour} {thing.shape} is not there")
+        inside_HW = shrink(mask_HW, 2)
+        if (seen_HW & inside_HW).sum() > MAX_FILLED * inside_HW.sum():
+            reasons.append(f"the {thing.colour} {thing.shape} is filled")
     stray = float((seen_HW & ~grow(wanted_HW, 2)).mean())
     if stray > MAX_STRAY:
         reasons.append(f"{100 * stray:.1f}% of the picture has lines where no edge is near")
@@ -91,9 +95,11 @@ def judge_segment(scene: Scene, subject: Object, picture_HW3: Pixels) -> Mark:
     """The subject, and nothing else, under the translucent mark."""
     scene = replace(scene, side=UNITS)
     wanted_HW = draw.visible_masks(scene)[scene.objects.index(subject)]
-    marked_HW = _painted(picture_HW3, draw.paint(scene).astype(np.float32), draw.MARK_STRENGTH)
-    # Displaced edges leave rims without an inside.
-    marked_HW = np.isin(_labels(marked_HW), np.unique(_labels(marked_HW)[shrink(marked_HW)])) & marked_HW
+    source_HW3 = draw.paint(scene).astype(np.float32)
+    labels_HW = _labels(_painted(picture_HW3, source_HW3, draw.MARK_STRENGTH))
+    parts = [labels_HW == number for number in range(1, int(labels_HW.max()) + 1)]
+    marks = [part_HW for part_HW in parts if _is_coat(part_HW, picture_HW3, source_HW3)]
+    marked_HW = np.any(marks, axis=0) if marks else np.zeros_like(wanted_HW)
     iou = overlap(marked_HW, wanted_HW)
     reasons = () if iou >= MIN_SEGMENT_IOU else (f"the mark covers the subject only to {iou:.2f} (IoU)",)
     return Mark(marked_HW, wanted_HW, iou, reasons)
@@ -135,6 +141,18 @@ def _painted(picture_HW3: Pixels, source_HW3: Pixels, strength: float) -> Mask:
     share_HW = (delta_HW3 * paint_HW3).sum(-1) / (paint_HW3**2).sum(-1)
     off_HW = np.linalg.norm(delta_HW3 - share_HW[..., None].clip(0, 1.3) * paint_HW3, axis=-1)
     return (share_HW > 0.5) & (off_HW < MAX_OFF)
+
+
+def _is_coat(part_HW: Mask, picture_HW3: Pixels, source_HW3: Pixels) -> bool:
+    """Whether a part is the translucent mark, and not a thing painted or erased in a colour of the world."""
+    inside_HW = shrink(part_HW)
+    # Displaced edges leave rims without an inside.
+    if not inside_HW.any():
+        return False
+    coat_HW3 = source_HW3 + draw.MARK_STRENGTH * (np.array(draw.MARK, np.float32) - source_HW3)
+    seen_3, coat_3 = (np.median(colours_HW3[inside_HW], axis=0) for colours_HW3 in (picture_HW3, coat_HW3))
+    named = [np.linalg.norm(seen_3 - rgb) for rgb in (*COLOURS.values(), *GROUNDS.values())]
+    return bool(np.linalg.norm(seen_3 - coat_3) < min(named))
 
 
 def _labels(mask_HW: Mask) -> np.ndarray:

@@ -25,7 +25,7 @@ from .world import CENTRES, COLOURS, GROUNDS, PLACES, SHAPES, SIZES, SPLITS, UNI
 # What is this far from every colour of the palette has no name. Neighbours in the palette are 70 apart and more.
 NAMED_WITHIN = 75.0
 # What stands out of the ground by less than this is the ground.
-GROUND_WITHIN = 60.0
+GROUND_WITHIN = 45.0
 MIN_CORE = 4  # pixels left of a part's inside after a pixel is taken off all around; rims between colours leave none
 MIN_FIT = 0.62  # of a template; a blob of no shape fits worse
 REACH = 6  # how far an object's centre may lie from its part's, which is hidden in part
@@ -224,7 +224,8 @@ def _fit(picture_HW3: Pixels, ground_HW3: Pixels, mask_HW: Mask, others_HW: Mask
     towards_HW3 = full_3 - ground_HW3
     cover_HW = ((picture_HW3 - ground_HW3) * towards_HW3).sum(-1) / (towards_HW3**2).sum(-1).clip(1)
     pad = WINDOW // 2 + REACH
-    counts_HW = np.pad((~others_HW).astype(np.float32), pad)
+    # Nothing lies beyond the picture: a template that reaches there covers too much.
+    counts_HW = np.pad((~others_HW).astype(np.float32), pad, constant_values=1)
     cover_HW = np.pad(cover_HW.clip(0, 1).astype(np.float32), pad) * counts_HW
     names, templates_TP = _templates()
     steps = range(-REACH, REACH + 1)
