@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 from ...uniworld_core import UniWorld, flow
+from ...uniworld_core.pictures import to_bytes
 from ...uniworld_core.reference import Reference
+from ...uniworld_core.vae import VAE
 from .judge import judge, judge_answer
 from .report import Examined, Report
 from .split import Split
@@ -88,10 +90,43 @@ def examine(
     return Report(settings, tuple(examined))
 
 
-def _check(kinds: Sequence[str], count: int, batch: int, seed: int) -> None:
-    unknown = [kind for kind in kinds if kind not in KINDS]
+def examine_vae(
+    vae: VAE,
+    count: int = 40,
+    kinds: Sequence[str] | None = None,
+    seed: int = 0,
+    batch: int = 20,
+    split: Split = "test",
+    side: int = UNITS,
+) -> Report:
+    """Judge the right pictures themselves, encoded and decoded: no model paints better than its VAE lets it.
+
+    Args:
+        kinds: some of `KINDS` but "question"; None takes all of them.
+
+    Raises:
+        ValueError: a kind that is not known or not painted, or a count, batch or seed that is none.
+    """
+    painted = tuple(kind for kind in KINDS if kind != "question")
+    chosen = painted if kinds is None else tuple(kinds)
+    _check(chosen, count, batch, seed, painted)
+    examined: list[Examined] = []
+    for kind in chosen:
+        tasks = exam_tasks(kind, count, seed, split, side)
+        for start in range(0, count, batch):
+            some = tasks[start : start + batch]
+            pictures = np.stack([np.asarray(task.target) for task in some])
+            with torch.inference_mode():
+                decoded = _pictures(vae.decode(vae.encode(torch.from_numpy(pictures).float() / 255)))
+            examined += [Examined(task, judge(task, picture), picture) for task, picture in zip(some, decoded)]
+    settings = {"examined": "the VAE alone", "count": count, "seed": seed, "split": split, "side": side}
+    return Report(settings, tuple(examined))
+
+
+def _check(kinds: Sequence[str], count: int, batch: int, seed: int, known: Sequence[str] = KINDS) -> None:
+    unknown = [kind for kind in kinds if kind not in known]
     if unknown or not kinds:
-        raise ValueError(f"The kinds of tasks {unknown} are not known; choose some of {', '.join(KINDS)}.")
+        raise ValueError(f"The kinds of tasks {unknown} are not known here; choose some of {', '.join(known)}.")
     for name, value in (("count", count), ("batch", batch)):
         if value < 1:
             raise ValueError(f"The {name} is {value}; it must be at least 1.")
@@ -112,9 +147,12 @@ def _paint(
     with torch.inference_mode():
         condition = model.encode([task.prompt for task in tasks], list(references), use_t5=use_t5)
         latents = model.sample(condition, side, side, steps=steps, guidance=guidance, seed=list(seeds))
-        pictures = model.decode(latents).float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
-    painted = [Image.fromarray(picture) for picture in pictures]
+        painted = _pictures(model.decode(latents))
     return [Examined(task, judge(task, picture), picture) for task, picture in zip(tasks, painted)]
+
+
+def _pictures(image_BHW3: torch.Tensor) -> list[Image.Image]:
+    return [Image.fromarray(picture_HW3.numpy()) for picture_HW3 in to_bytes(image_BHW3).cpu()]
 
 
 def _answer(model: UniWorld, tasks: Sequence[Task], references: Sequence[list[Reference]]) -> list[Examined]:

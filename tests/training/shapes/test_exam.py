@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from uniworld.training.shapes.exam import exam_tasks, examine
+from uniworld.training.shapes.exam import exam_tasks, examine, examine_vae
 from uniworld.training.shapes.report import Examined, Report
 from uniworld.training.shapes.sheet import contact_sheet, write_sheet
 from uniworld.training.shapes.tasks import KINDS, Task
@@ -142,7 +142,7 @@ class TestTheTasks:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"kinds": ["sing"]}, r"\['sing'\] are not known; choose some of text_to_image"),
+            ({"kinds": ["sing"]}, r"\['sing'\] are not known here; choose some of text_to_image"),
             ({"count": 0}, "The count is 0"),
             ({"batch": 0}, "The batch is 0"),
             ({"seed": -1}, "The seed is -1"),
@@ -151,6 +151,34 @@ class TestTheTasks:
     def test_what_cannot_be_examined_is_refused(self, settings: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             examine(Stand([]), **settings)  # type: ignore[arg-type]
+
+
+class Keeping:
+    """A VAE that loses nothing, or the small things."""
+
+    def __init__(self, loses: int = 1) -> None:
+        self.loses = loses
+
+    def encode(self, image_BHWC: torch.Tensor) -> torch.Tensor:
+        return image_BHWC[:, :: self.loses, :: self.loses]
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        return latent.repeat_interleave(self.loses, 1).repeat_interleave(self.loses, 2)
+
+
+class TestTheVaeAlone:
+    def test_one_that_loses_nothing_keeps_every_task_right(self) -> None:
+        report = examine_vae(Keeping(), count=3, batch=2)  # type: ignore[arg-type]
+        assert {row.right for row in report.kinds()} == {1.0}
+        assert [row.kind for row in report.kinds()] == [kind for kind in KINDS if kind != "question"]
+
+    def test_one_that_loses_shapes_is_found_out(self) -> None:
+        report = examine_vae(Keeping(loses=8), count=4, kinds=["add"])  # type: ignore[arg-type]
+        assert report.kinds()[0].right == 0
+
+    def test_it_paints_no_answers(self) -> None:
+        with pytest.raises(ValueError, match=r"\['question'\] are not known here"):
+            examine_vae(Keeping(), kinds=["question"])  # type: ignore[arg-type]
 
 
 def test_a_real_model_is_examined_from_end_to_end() -> None:
