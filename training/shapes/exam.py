@@ -7,6 +7,7 @@ report.text(), report.json()
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -70,16 +71,8 @@ def examine(
         tasks = exam_tasks(kind, count, seed, split, side)
         for start in range(0, count, batch):
             some = tasks[start : start + batch]
-            references = [model.reference(list(task.references), use_siglip) for task in some]
-            routed = _route(model, some, references)
-            if kind == "question":
-                done = _answer(model, some, references)
-            else:
-                seeds = [(seed + number) % 2**64 for number in range(start, start + len(some))]
-                done = _paint(model, some, references, seeds, steps, guidance, use_t5)
-            examined += [
-                Examined(one.task, one.verdict, one.painted, one.answer, way) for one, way in zip(done, routed)
-            ]
+            seeds = [(seed + number) % 2**64 for number in range(start, start + len(some))]
+            examined += _examine_some(model, some, seeds, steps, guidance, use_siglip, use_t5)
             if progress is not None:
                 progress(kind, start + len(some), count)
     settings = {
@@ -132,6 +125,24 @@ def _check(kinds: Sequence[str], count: int, batch: int, seed: int, known: Seque
             raise ValueError(f"The {name} is {value}; it must be at least 1.")
     if seed < 0:
         raise ValueError(f"The seed is {seed}; it must be 0 or more.")
+
+
+def _examine_some(
+    model: UniWorld,
+    tasks: Sequence[Task],
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
+    use_siglip: bool,
+    use_t5: bool,
+) -> list[Examined]:
+    """Let the model do some tasks of one kind."""
+    references = [model.reference(list(task.references), use_siglip) for task in tasks]
+    if tasks[0].kind == "question":
+        done = _answer(model, tasks, references)
+    else:
+        done = _paint(model, tasks, references, seeds, steps, guidance, use_t5)
+    return [replace(one, routed_right=way) for one, way in zip(done, _route(model, tasks, references))]
 
 
 def _paint(
