@@ -150,12 +150,15 @@ def estimate_memory(config: Config, trained: int, frozen: int, readers: int, pro
         readers: bytes of the parts that read samples.
         processes: "fsdp" spreads DiT and projectors over them; the EMA is spread always.
     """
-    share = processes if config.run.parallel == "fsdp" else 1
+    spread = config.run.parallel == "fsdp" and processes > 1
+    share = processes if spread else 1
+    # FSDP2 takes tensors of one type, so what does not train is in float32 as well where it is spread.
+    still = "float32" if spread else config.model.dtype
     numbers = _OPTIMIZER_NUMBERS[config.optimizer.name]
     return Memory(
         {
             "weights that train (float32)": math.ceil(trained / share) * 4,
-            f"weights that stay ({config.model.dtype})": math.ceil(frozen / share) * _BYTES[config.model.dtype],
+            f"weights that stay ({still})": math.ceil(frozen / share) * _BYTES[still],
             "gradients (float32)": math.ceil(trained / share) * 4,
             f"{config.optimizer.name} ({numbers} float32 a number)": math.ceil(trained / share) * 4 * numbers,
             "EMA (float32, this process's part)": math.ceil(trained / processes) * 4,

@@ -39,3 +39,13 @@ def test_server_is_held_against_the_bare_executor() -> None:
     assert "prompts per second" in printed
     assert "of that the server's own time" in printed
     assert "server over bare executor" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is measured on Linux and macOS")
+def test_training_is_held_against_itself_without_cache_and_in_two_processes() -> None:
+    printed = run("train.py", "--steps", "1", "--samples", "4", "--side", "64", "--rounds", "1")
+    for name in ("cached, 1 process", "cached, 2 processes", "not cached, 1 process", "not cached, 2 processes"):
+        assert f"\n{name} " in printed
+    assert "steps per second" in printed
+    assert "peak memory" in printed

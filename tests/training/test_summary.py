@@ -102,6 +102,12 @@ def test_the_ema_is_spread_always_and_the_rest_by_fsdp() -> None:
     assert all(fsdp[name] == size // 3 for name, size in one.items() if size != 7)
 
 
+def test_what_does_not_train_is_in_float32_where_fsdp_spreads_it() -> None:
+    half = config(model={"checkpoint": "tiny", "dtype": "bfloat16"}, run={"parallel": "fsdp"})
+    assert estimate_memory(half, 0, frozen=300, readers=0, processes=1).total == 2 * 300
+    assert estimate_memory(half, 0, frozen=300, readers=0, processes=3).total == 4 * 100
+
+
 def test_prodigy_keeps_twice_what_adamw_does() -> None:
     from prodigyopt import Prodigy
 
