@@ -17,8 +17,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
+    # torchrun takes --run, wherever it stands, for the beginning of an option of its own.
     parser.add_argument(
+        "--folder",
         "--run",
+        dest="run",
         type=Path,
         metavar="DIR",
         help="the run's folder (runs/NAME of the configuration); one that has a checkpoint goes on from it",
@@ -115,7 +118,13 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _add_nano(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--run", type=Path, default=Path("runs/nano"), metavar="DIR", help="its folder (runs/nano); done steps are kept"
+        "--folder",
+        "--run",
+        dest="run",
+        type=Path,
+        default=Path("runs/nano"),
+        metavar="DIR",
+        help="its folder (runs/nano); what is done in it is kept",
     )
     parser.add_argument("--quick", action="store_true", help="a few minutes: far from good, far better than untrained")
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")

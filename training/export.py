@@ -17,7 +17,7 @@ from ..uniworld_core.shipped import shipped_model
 from ..uniworld_core.weights import Shards
 from . import checkpoints
 from .config_file import load_config
-from .model_folder import Source, copy_settings, new_folder, write_index, write_json
+from .model_folder import INDEX_FILE, Source, copy_settings, new_folder, write_index, write_json
 from .names import TRAINEE_NAMES
 from .run_folder import CHECKPOINTS, CONFIG
 from .start import read_start
@@ -46,6 +46,11 @@ def export_run(
     tensors = {**read_start(config.model.start), **trained}
     shipped = shipped_model(config.model.checkpoint)
     start = Path(config.model.checkpoint) if shipped is None else shipped.checkpoint
+    if not start.is_dir():
+        raise ValueError(
+            f"The run {run} began from {start}, which is not there: export in the folder where it was trained, or mend "
+            f"model.checkpoint in its {CONFIG}."
+        )
     write_changed(start, {TRAINEE_NAMES.in_file(name): tensor for name, tensor in tensors.items()}, to, dtype)
 
 
@@ -85,7 +90,7 @@ def write_changed(start: Path, changed: Mapping[str, torch.Tensor], to: Path, dt
             shutil.copyfile(start / TASK_HEAD_FILE, folder / TASK_HEAD_FILE)
         total = sum(_write_shard(shards, file, changed, folder, dtype) for file in sorted(set(shards.files.values())))
         homes = {name: file.name for name, file in shards.files.items()}
-        if len(set(homes.values())) > 1:
+        if (start / INDEX_FILE).is_file():  # one shard may have an index as well
             write_index(folder, homes, total)
         check_checkpoint(folder)
 

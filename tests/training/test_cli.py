@@ -259,6 +259,15 @@ def test_a_damaged_checkpoint_is_not_exported(command: Command, trained: Path, t
     assert not Path("out").exists()
 
 
+def test_a_run_whose_start_is_gone_says_where_it_was(command: Command, trained: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(trained, tmp_path / "copy"))
+    config = (copy / "config.toml").read_text(encoding="utf-8").replace('checkpoint = "tiny"', 'checkpoint = "gone"')
+    (copy / "config.toml").write_text(config, encoding="utf-8")
+    code, _, err = command("train", "export", copy, "out")
+    assert code == 2
+    assert "began from gone, which is not there" in err
+
+
 def test_weights_that_a_run_took_from_elsewhere_and_did_not_train_are_exported(
     command: Command, config_file: Path, tmp_path: Path
 ) -> None:
@@ -286,12 +295,22 @@ def test_it_works_the_same_under_torchrun(config_file: Path, tmp_path: Path) -> 
 
     cached = launch("data", "cache", "small.toml", "--set", "data.cache=cache")
     assert (cached.returncode, cached.stdout) == (0, "cache\n"), cached.stderr
-    done = launch("train", "small.toml", "--set", "data.cache=cache")
+    done = launch("train", "small.toml", "--folder", "together", "--set", "data.cache=cache")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("2 steps are done.") == 1
     alone = run.train(load_config(config_file), tmp_path / "alone", progress=False)
-    lines = (tmp_path / "runs" / "small" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (tmp_path / "together" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[-1])["loss"] == pytest.approx(alone.loss, rel=1e-5)
+
+
+def test_torchrun_takes_none_of_the_options_for_its_own(command: Command) -> None:
+    from torch.distributed.run import get_args_parser
+
+    for words, found in cli.COMMANDS.items():
+        options = [name for action in cli._parser(words, found)._actions for name in action.option_strings]
+        line = [*words, *(name for name in options if name not in ("--run", "-h", "--help"))]
+        taken = get_args_parser().parse_args(["--nproc-per-node", "2", "-m", "uniworld", *line])
+        assert taken.training_script_args == line
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

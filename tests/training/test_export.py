@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from uniworld.training import export
 from uniworld.training.export import write_changed
+from uniworld.training.model_folder import write_index
 from uniworld.training.names import TRAINEE_NAMES
 from uniworld.training.step import StepSettings, Trainee
 from uniworld.uniworld_core import UniWorld
@@ -111,10 +112,14 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     assert not list(tmp_path.iterdir())
 
 
-def test_a_start_in_one_file_stays_in_one_file(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
+@pytest.mark.parametrize("indexed", [False, True], ids=["alone", "with an index"])
+def test_a_start_in_one_file_stays_in_one_file(tmp_path: Path, indexed: bool) -> None:
     start = Path(shutil.copytree(START, tmp_path / "start", ignore=shutil.ignore_patterns("*.safetensors*")))
-    save_file(tensors_of(START), start / "model.safetensors", metadata={"format": "pt"})
+    tensors = tensors_of(START)
+    file = "model-00001-of-00001.safetensors" if indexed else "model.safetensors"
+    save_file(tensors, start / file, metadata={"format": "pt"})
+    if indexed:
+        write_index(start, dict.fromkeys(tensors, file), sum(tensor.nbytes for tensor in tensors.values()))
     write_changed(start, changed(), tmp_path / "out")
-    assert [file.name for file in (tmp_path / "out").glob("*.safetensors*")] == ["model.safetensors"]
+    names = {found.name for found in start.glob("*.safetensors*")}
+    assert {found.name for found in (tmp_path / "out").glob("*.safetensors*")} == names
