@@ -19,6 +19,7 @@ from .config import ValidationPrompt, ValidationSettings
 from .data.files import write_whole
 from .data.samples import FilePicture, Sample
 from .encode import Encoder
+from .precision import autocast
 from .step import Trainee
 
 # Pixels of the sheet: the longest side of a picture on it, and the space round each.
@@ -73,7 +74,7 @@ class Validation:
         sigmas = flow.schedule(settings.steps, token_count(settings.size, settings.size))
         latents = []
         # As in training: what trains is in float32 among bfloat16, and autocast brings them together.
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with torch.no_grad(), autocast(device, dtype):
             for encoded in self._encoded:
                 condition = trainee.condition([encoded.to(device)], torch.ones(1))
                 latents.append(sample(dit, condition, noise, sigmas, settings.guidance))

@@ -182,6 +182,18 @@ def test_the_set_up_of_a_checkout_knows_what_the_commands_need() -> None:
     assert [bootstrap._extras_for([word]) for word in ("train", "data", "eval")] == [["train"], ["train"], []]
 
 
+def test_every_settings_file_that_training_reads_is_installed_with_it() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    installed = {
+        file
+        for package, patterns in settings["package-data"].items()
+        for pattern in patterns
+        for file in ROOT.joinpath(*package.split(".")[1:]).glob(pattern)
+    }
+    assert set((ROOT / "training").rglob("*.toml")) <= installed
+
+
 def test_every_command_line_of_the_readme_is_understood() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"(?:    |`)(?:torchrun .* -m )?uniworld ((?:train|data|eval) [^`\n]*)", text)
