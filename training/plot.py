@@ -17,12 +17,22 @@ if TYPE_CHECKING:
 
 METRICS_FILE = "metrics.jsonl"
 
-# key in metrics.jsonl: (title, logarithmic)
-_PANELS: dict[str, tuple[str, bool]] = {
-    "loss": ("loss", True),
-    "learning_rate": ("learning rate", False),
-    "gradient_norm": ("gradient norm before clipping", True),
-    "samples_per_second": ("samples per second", False),
+
+@dataclass(frozen=True)
+class _Panel:
+    """How a number is drawn: its title, whether on a logarithmic axis, and whether it needs smoothing."""
+
+    title: str
+    logarithmic: bool = False
+    noisy: bool = True
+
+
+# key in metrics.jsonl: its panel
+_PANELS = {
+    "loss": _Panel("loss", logarithmic=True),
+    "learning_rate": _Panel("learning rate", noisy=False),
+    "gradient_norm": _Panel("gradient norm before clipping", logarithmic=True),
+    "samples_per_second": _Panel("samples per second"),
 }
 # The smoothed curve averages over about this share of a run.
 _SMOOTHING = 0.02
@@ -98,15 +108,20 @@ def plot(runs: Mapping[str, Path], to: Path) -> None:
     curves = {name: read_curves(folder) for name, folder in runs.items()}
     try:
         from matplotlib.figure import Figure  # and not pyplot, which keeps a state and may want a screen
+        from matplotlib.ticker import LogFormatter, MaxNLocator
     except ImportError as error:
         raise ValueError('Drawing needs matplotlib: pip install "uniworld[train]".') from error
     figure = Figure(figsize=(12, 8), layout="constrained")
-    for axes, (key, (title, logarithmic)) in zip(figure.subplots(2, 2).flat, _PANELS.items()):
+    for axes, (key, panel) in zip(figure.subplots(2, 2).flat, _PANELS.items()):
         for index, (name, curve) in enumerate(curves.items()):
-            _draw(axes, curve.steps, curve.values[key], name, f"C{index % 10}")
-        axes.set(title=title, xlabel="step")
-        if logarithmic and any(value > 0 for curve in curves.values() for value in curve.values[key]):
+            _draw(axes, curve.steps, curve.values[key], panel.noisy, name, f"C{index % 10}")
+        axes.set(title=panel.title, xlabel="step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if panel.logarithmic and any(value > 0 for curve in curves.values() for value in curve.values[key]):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            # Numbers between the powers of ten only where the curve spans few of these.
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
         axes.grid(alpha=0.3)
     if len(curves) > 1:
         figure.axes[0].legend()
@@ -116,9 +131,11 @@ def plot(runs: Mapping[str, Path], to: Path) -> None:
     write_whole(to, picture.getvalue())
 
 
-def _draw(axes: Axes, steps: Sequence[int], values: Sequence[float], name: str, colour: str) -> None:
-    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-    axes.plot(steps, smoothed(values, _SMOOTHING * len(values)), color=colour, linewidth=1.5, label=name)
+def _draw(axes: Axes, steps: Sequence[int], values: Sequence[float], noisy: bool, name: str, colour: str) -> None:
+    curve = smoothed(values, _SMOOTHING * len(values)) if noisy else values
+    axes.plot(steps, curve, color=colour, linewidth=1.5, label=name)
+    if noisy:
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
 
 
 def _number(value: Any) -> float:

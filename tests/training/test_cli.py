@@ -17,10 +17,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from uniworld.__main__ import main
-from uniworld.training import cli, run
+from uniworld.training import cli, convert, run
 from uniworld.training.config import Config
 from uniworld.training.config_file import config_from_dict, load_config, parse_toml, to_toml
 from uniworld.training.loop import Result
+from uniworld.training.shapes import nano
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.shipped import shipped_model
 
@@ -292,6 +293,30 @@ def test_weights_that_a_run_took_from_elsewhere_and_did_not_train_are_exported(
     assert command("train", config_file, *settings, "--run", "r")[0] == 0
     assert command("train", "export", "r", "out")[0] == 0
     assert torch.equal(tensors_of(Path("out"))[name], given[name])
+
+
+def test_a_start_checkpoint_is_made_of_two_base_models(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(convert, "convert", lambda *given: asked.append(given))
+    line = "train convert Qwen FLUX start --redux r --siglip s --task-head t --seed 3 --dtype bfloat16"
+    assert command(*line.split())[:2] == (0, "start\n")
+    parts = convert.Parts(*map(Path, ("Qwen", "FLUX", "r", "s", "t")))
+    assert asked == [(parts, Path("start"), 3, torch.bfloat16)]
+
+
+def test_nano_is_trained_into_a_folder_of_its_own(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def train_nano(folder: Path, quick: bool, device: str, progress: Callable[..., None]) -> Path:
+        progress("vae", 3, 7, {"loss": 0.5})
+        progress("vlm", 1, 2, {})
+        asked.append((folder, quick, device))
+        return folder / "nano"
+
+    monkeypatch.setattr(nano, "train_nano", train_nano)
+    assert command("train", "nano")[:2] == (0, f"{Path('runs/nano/nano')}\n")
+    assert command("train", "nano", "--quick", "--folder", "n", "--device", "cpu")[0] == 0
+    assert asked == [(Path("runs/nano"), False, "auto"), (Path("n"), True, "cpu")]
 
 
 @pytest.mark.slow
