@@ -6,6 +6,7 @@ where it was killed.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -63,8 +64,8 @@ def train_nano(
     Raises:
         ValueError: the disk is full, or a folder of another recipe is in the way; it is named.
     """
-    steps = recipe or read_recipe("quick" if quick else "full")
     target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    steps = recipe or read_recipe("quick" if quick else "gpu" if target == "cuda" else "full")
     work = _Work(folder, steps, target, progress or (lambda *_: None))
     for step in (work.tokenizers, work.vae, work.vlm, work.siglip, work.flux, work.start, work.data, work.cache):
         step()
@@ -80,6 +81,8 @@ class _Work:
     def __init__(self, folder: Path, recipe: Recipe, device: str, progress: Progress) -> None:
         self.folder, self.recipe, self.device, self.progress = folder, recipe, device, progress
         self.standins = folder / "standins"
+        # A GPU is faster than one process draws; on a CPU the drawing is a small part.
+        self.workers = 0 if device == "cpu" else min(12, os.cpu_count() or 1)
         self.qwen, self.flux_folder, self.siglip_folder = (self.standins / name for name in ("qwen", "flux", "siglip"))
         self.standins.mkdir(parents=True, exist_ok=True)
 
@@ -93,7 +96,7 @@ class _Work:
         from .standins.vae import Autoencoding, fit_latents
 
         def make() -> Autoencoding:
-            return Autoencoding(self.device)
+            return Autoencoding(self.recipe.vae.batch, self.device)
 
         def write(trained: Autoencoding) -> None:
             folders.write_vae(trained.vae, fit_latents(trained.vae, self.device), self.flux_folder / "vae")
@@ -104,7 +107,7 @@ class _Work:
         from .standins.vlm import Answering
 
         def make() -> Answering:
-            return Answering(read_tokenizer(self.qwen), self.qwen_tokens, self.device)
+            return Answering(read_tokenizer(self.qwen), self.qwen_tokens, self.recipe.vlm.batch, self.device)
 
         self._stand_in("vlm", self.recipe.vlm, make, lambda trained: folders.write_qwen(trained.qwen, self.qwen))
 
@@ -112,7 +115,8 @@ class _Work:
         from .standins.siglip import Matching
 
         def make() -> Matching:
-            return Matching(read_text_tokenizer(self.flux_folder / "tokenizer"), self.device)
+            tokenizer = read_text_tokenizer(self.flux_folder / "tokenizer")
+            return Matching(tokenizer, self.recipe.siglip.batch, self.device)
 
         def write(trained: Matching) -> None:
             folders.write_siglip(trained.siglip, self.siglip_folder)
@@ -124,10 +128,12 @@ class _Work:
 
         def make() -> Painting:
             vae = VAE.from_pretrained(self.flux_folder, torch.float32, self.device)
-            count = min(POOL, 64 * self.recipe.flux.steps)
+            length = self.recipe.flux
+            count = min(POOL, length.batch * length.steps)
             latents = pool(self.standins / "flux.pool", vae.autoencoder, vae.latent_format, self.device, count)
             tokenizers = [read_text_tokenizer(self.flux_folder / name) for name in ("tokenizer", "tokenizer_2")]
-            return Painting(*tokenizers, latents, LatentFormat.of(self.flux_folder), self.device)
+            latent_format = LatentFormat.of(self.flux_folder)
+            return Painting(*tokenizers, latents, latent_format, length.batch, self.device)
 
         def write(trained: Painting) -> None:
             folders.write_flux(trained.clip, trained.t5, trained.dit.transformer, self.flux_folder)
@@ -187,8 +193,8 @@ class _Work:
             return
         parts.seeded(self.recipe.seed)
         module = make()
-        plan = fit.Fit(name, length.steps, length.learning_rate, self.recipe.seed)
-        fit.train(plan, module, module.loss, self.standins, self.progress)
+        plan = fit.Fit(name, length.steps, length.learning_rate, self.recipe.seed, workers=self.workers)
+        fit.train(plan, module, self.standins, self.progress)
         write(module.eval())
         done.touch()
 
@@ -206,7 +212,9 @@ class _Work:
         optimizer = replace(
             config.optimizer, lr=length.learning_rate, warmup=min(config.optimizer.warmup, length.steps // 10)
         )
-        run = replace(config.run, steps=length.steps, device=self.device)
+        run = replace(
+            config.run, steps=length.steps, batch_size=length.batch, micro_batch_size=length.batch, device=self.device
+        )
         return replace(config, model=model, data=data, optimizer=optimizer, run=run)
 
 

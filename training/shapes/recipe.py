@@ -12,10 +12,11 @@ FILE = Path(__file__).with_name("recipe.toml")
 
 @dataclass(frozen=True)
 class Length:
-    """Of one training: optimizer steps and the highest learning rate."""
+    """Of one training: optimizer steps, the highest learning rate, and samples a step."""
 
     steps: int
     learning_rate: float
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Recipe:
 
 
 def read_recipe(name: str) -> Recipe:
-    """The recipe of that name, "full" or "quick"."""
+    """The recipe of that name: "full", "gpu" or "quick"."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

@@ -115,21 +115,43 @@ def test_an_outcome_tells_what_an_instruction_would_make(kind: str) -> None:
         assert said.startswith(task.detail or task.kind)
 
 
-class _Line(nn.Module):
+def test_a_cell_shows_the_object_that_fills_it() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        scene = make_task("remove", rng, "train").before[0]
+        cells = vlm.cells_of(scene)
+        assert len(cells) == 16
+        shown = {cell for cell in cells if cell}
+        assert len(shown) <= len(scene.objects)
+        assert shown  # an object is never so spread out that no cell shows it
+
+
+def test_a_listing_names_everything_place_by_place() -> None:
+    scene = make_task("remove", np.random.default_rng(0), "train").before[0]
+    said = vlm.listing(scene)
+    places = [f"{thing.size} {thing.colour} {thing.shape} {thing.place}" for thing in scene.objects]
+    assert all(words in said for words in places)
+
+
+class _Line(fit.Objective):
     """Learns a number from noisy copies of it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.value = nn.Parameter(torch.zeros(()))
 
-    def loss(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        return (self.value - 3 - 0.1 * float(rng.standard_normal())) ** 2, {"value": self.value.item()}
+    @staticmethod
+    def source(rng: np.random.Generator) -> float:
+        return 3 + 0.1 * float(rng.standard_normal())
+
+    def loss(self, drawn: float) -> tuple[torch.Tensor, dict[str, float]]:
+        return (self.value - drawn) ** 2, {"value": self.value.item()}
 
 
 class TestTheLoop:
     def test_it_learns(self, tmp_path: Path) -> None:
         line = _Line()
-        fit.train(fit.Fit("line", 400, 0.1), line, line.loss, tmp_path)
+        fit.train(fit.Fit("line", 400, 0.1), line, tmp_path)
         assert line.value.item() == pytest.approx(3, abs=0.2)
         last = json.loads((tmp_path / "line.jsonl").read_text().splitlines()[-1])
         assert last["step"] == 400
@@ -139,30 +161,40 @@ class TestTheLoop:
     ) -> None:
         monkeypatch.setattr(fit, "SAVE_SECONDS", 0.0)
         whole = _Line()
-        fit.train(fit.Fit("whole", 30), whole, whole.loss, tmp_path)
+        fit.train(fit.Fit("whole", 30), whole, tmp_path)
 
         class Killed(Exception):
             pass
 
-        line = _Line()
-        calls = iter(range(100))
+        class Dying(_Line):
+            left = 17
 
-        def loss(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-            if next(calls) == 17:
-                raise Killed
-            return line.loss(rng)
+            def loss(self, drawn: float) -> tuple[torch.Tensor, dict[str, float]]:
+                self.left -= 1
+                if self.left < 0:
+                    raise Killed
+                return super().loss(drawn)
 
         with pytest.raises(Killed):
-            fit.train(fit.Fit("part", 30), line, loss, tmp_path)
+            fit.train(fit.Fit("part", 30), Dying(), tmp_path)
         resumed = _Line()
-        fit.train(fit.Fit("part", 30), resumed, resumed.loss, tmp_path)
+        fit.train(fit.Fit("part", 30), resumed, tmp_path)
         assert torch.equal(resumed.value, whole.value)
         assert not list(tmp_path.glob("*.partial"))
 
     def test_a_loss_that_is_no_number_ends_it_by_name(self, tmp_path: Path) -> None:
-        line = _Line()
+        class Broken(_Line):
+            def loss(self, drawn: float) -> tuple[torch.Tensor, dict[str, float]]:
+                return self.value * float("nan"), {}
+
         with pytest.raises(ValueError, match="loss of broken is nan at step 0"):
-            fit.train(fit.Fit("broken", 5), line, lambda _: (line.value * float("nan"), {}), tmp_path)
+            fit.train(fit.Fit("broken", 5), Broken(), tmp_path)
+
+    def test_batches_drawn_by_other_processes_are_the_same(self, tmp_path: Path) -> None:
+        here, there = _Line(), _Line()
+        fit.train(fit.Fit("here", 20), here, tmp_path)
+        fit.train(fit.Fit("there", 20, workers=2), there, tmp_path)
+        assert torch.equal(here.value, there.value)
 
     def test_the_rate_warms_up_and_falls(self) -> None:
         plan = fit.Fit("rate", 1000, 1.0)
@@ -179,7 +211,7 @@ class TestObjectives:
         optimizer = torch.optim.AdamW(module.parameters(), 3e-3)
         losses = []
         for _ in range(4):
-            loss, _told = module.loss(np.random.default_rng(0))
+            loss, _told = module.loss(module.source(np.random.default_rng(0)))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -187,26 +219,24 @@ class TestObjectives:
         assert losses[-1] < losses[0]
 
     @pytest.fixture(autouse=True)
-    def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in (vae, siglip, vlm, flux):
-            monkeypatch.setattr(module, "BATCH", 4)
+    def _same_weights(self) -> None:
         parts.seeded(0)
 
     def test_vae(self) -> None:
-        self.check(vae.Autoencoding())
+        self.check(vae.Autoencoding(4))
 
     def test_siglip(self, standins: Path) -> None:
-        self.check(siglip.Matching(read_text_tokenizer(standins / "flux" / "tokenizer")))
+        self.check(siglip.Matching(read_text_tokenizer(standins / "flux" / "tokenizer"), 4))
 
     def test_vlm(self, standins: Path, tmp_path: Path) -> None:
         ids = tokens.write_qwen_tokenizer(tmp_path)
-        self.check(vlm.Answering(read_tokenizer(tmp_path), ids))
+        self.check(vlm.Answering(read_tokenizer(tmp_path), ids, 4))
 
     def test_flux(self, standins: Path, untrained: UniWorld, tmp_path: Path) -> None:
         latent_format = untrained.latent_format
         latents = flux.pool(tmp_path / "pool", untrained.vae.autoencoder, latent_format, "cpu", 8)
         tokenizers = [read_text_tokenizer(standins / "flux" / name) for name in ("tokenizer", "tokenizer_2")]
-        self.check(flux.Painting(*tokenizers, latents, latent_format))
+        self.check(flux.Painting(*tokenizers, latents, latent_format, 4))
 
 
 def test_the_routing_head_learns_to_tell_questions_from_instructions(untrained: UniWorld, tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from ...precision import autocast
 
@@ -25,8 +27,19 @@ CLIP = 1.0
 SAVE_SECONDS = 60.0
 LOG_STEPS = 50
 
-# Gets a generator that only depends on the seed and the step, and gives the loss and what else is worth a line.
-Loss = Callable[[np.random.Generator], "tuple[Tensor, dict[str, float]]"]
+
+class Objective(nn.Module):
+    """What trains: models, and the loss of a drawn batch.
+
+    Attributes:
+        source: draws a batch from a generator, on the CPU and without touching the module, so that other processes can.
+    """
+
+    source: Callable[[np.random.Generator], Any]
+
+    def loss(self, drawn: Any) -> tuple[Tensor, dict[str, float]]:
+        """The loss, and what else is worth a line in the log."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ class Fit:
         learning_rate: the highest, after the warm-up; a cosine takes it to a hundredth.
         seed: of its data.
         weight_decay: AdamW's.
+        workers: processes that draw batches ahead; 0 draws in this one.
     """
 
     name: str
@@ -46,6 +60,7 @@ class Fit:
     learning_rate: float = 1e-3
     seed: int = 0
     weight_decay: float = 0.01
+    workers: int = 0
 
 
 def learning_rate(fit: Fit, step: int) -> float:
@@ -56,29 +71,32 @@ def learning_rate(fit: Fit, step: int) -> float:
 
 
 def train(
-    fit: Fit, module: nn.Module, loss: Loss, folder: Path, progress: Callable[[str, int, int, dict], None] | None = None
+    fit: Fit,
+    objective: Objective,
+    folder: Path,
+    progress: Callable[[str, int, int, dict[str, Any]], None] | None = None,
 ) -> None:
-    """Train `module` in place and leave it with its averaged weights.
+    """Train `objective` in place and leave it with its averaged weights.
 
     Goes on from `folder/NAME.state` if it is there: killed and started again, it sees the same data in the same order.
 
     Args:
-        module: on the device it trains on, in float32.
+        objective: on the device it trains on, in float32.
         progress: called with name, step, steps and the last line of the log.
 
     Raises:
         ValueError: the loss is not finite; the step is named.
     """
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fit.learning_rate, BETAS, weight_decay=fit.weight_decay)
     average = [parameter.detach().clone() for parameter in parameters]
     state_file, log_file = folder / f"{fit.name}.state", folder / f"{fit.name}.jsonl"
-    start = _restore(state_file, module, optimizer, average)
+    start = _restore(state_file, objective, optimizer, average)
     saved, began = time.monotonic(), time.monotonic()
-    for step in range(start, fit.steps):
+    for step, drawn in enumerate(_drawn(fit, objective.source, start), start):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(fit, step)
-        value, told = loss(np.random.default_rng([fit.seed, step]))
+        value, told = objective.loss(drawn)
         if not bool(torch.isfinite(value)):
             raise ValueError(f"The loss of {fit.name} is {value.item()} at step {step}: lower its learning rate.")
         optimizer.zero_grad(set_to_none=True)
@@ -95,7 +113,7 @@ def train(
             if progress is not None:
                 progress(fit.name, step + 1, fit.steps, line)
         if last or time.monotonic() - saved > SAVE_SECONDS:
-            _save(state_file, step + 1, module, optimizer, average)
+            _save(state_file, step + 1, objective, optimizer, average)
             saved = time.monotonic()
     with torch.no_grad():
         for parameter, mean in zip(parameters, average):
@@ -107,16 +125,37 @@ def fast_math(device: torch.device | str) -> contextlib.AbstractContextManager[N
     return autocast(device, torch.bfloat16)
 
 
-def pixels(pictures: list[np.ndarray], device: torch.device | str) -> Tensor:
-    """8-bit pictures (H, W, 3) as float32 (B, 3, H, W) in -1..1."""
-    batch = torch.from_numpy(np.stack(pictures)).to(device).movedim(-1, 1)
-    return batch.float() / 127.5 - 1.0
+def bytes_of(pictures: Sequence[Any]) -> Tensor:
+    """8-bit pictures as one tensor (B, H, W, 3)."""
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+
+
+def pixels(bytes_BHW3: Tensor, device: torch.device | str) -> Tensor:
+    """8-bit pictures (B, H, W, 3) as float32 (B, 3, H, W) in -1..1 on a device."""
+    return bytes_BHW3.to(device, non_blocking=True).movedim(-1, 1).float() / 127.5 - 1.0
 
 
 def psnr(one: Tensor, other: Tensor) -> float:
     """Of pictures in -1..1, in decibels."""
     error = F.mse_loss(one.detach().float(), other.float())
     return float(-10 * torch.log10(error / 4 + 1e-10))
+
+
+class _Steps(Dataset[Any]):
+    """Batches by step: the same ones whoever draws them, and however many were drawn before."""
+
+    def __init__(self, fit: Fit, source: Callable[[np.random.Generator], Any], start: int) -> None:
+        self.fit, self.source, self.start = fit, source, start
+
+    def __len__(self) -> int:
+        return max(0, self.fit.steps - self.start)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source(np.random.default_rng([self.fit.seed, self.start + index]))
+
+
+def _drawn(fit: Fit, source: Callable[[np.random.Generator], Any], start: int) -> Iterable[Any]:
+    return DataLoader(_Steps(fit, source, start), batch_size=None, shuffle=False, num_workers=fit.workers)
 
 
 def _average(average: list[Tensor], parameters: list[nn.Parameter], decay: float) -> None:

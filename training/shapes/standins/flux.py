@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....uniworld_core import flow
 from ....uniworld_core.condition import Condition
@@ -19,10 +20,10 @@ from ..prompts import caption, describe
 from ..split import draw_triple
 from ..tasks import make_task
 from ..world import Scene, random_scene
-from .fit import fast_math, pixels
-from .parts import SIDE, make_clip, make_flux, make_t5
+from .fit import Objective, bytes_of, fast_math, pixels
+from .parts import LATENT_CHANNELS, LATENT_SIDE, SIDE, make_clip, make_flux, make_t5
 
-BATCH = 64
+_ENCODED = 64  # pictures at once
 POOL = 65536  # pictures whose latents are kept; each gets other words every time
 T5_SHORT, T5_FULL = 48, 256  # tokens; the second is what the published programs pad to
 FULL_EVERY = 16  # batches
@@ -93,8 +94,8 @@ def pool(file: Path, vae: Any, latent_format: LatentFormat, device: torch.device
     if file.is_file():
         return torch.load(file, weights_only=True)
     kept = []
-    for start in range(0, count, BATCH):
-        shown = [np.asarray(picture_of(number)[0]) for number in range(start, min(start + BATCH, count))]
+    for start in range(0, count, _ENCODED):
+        shown = bytes_of([picture_of(number)[0] for number in range(start, min(start + _ENCODED, count))])
         with torch.no_grad():
             z = vae.encode(pixels(shown, device)).latent_dist.mode()
         kept.append(latent_format.to_dit(z).to("cpu", torch.bfloat16))
@@ -104,8 +105,39 @@ def pool(file: Path, vae: Any, latent_format: LatentFormat, device: torch.device
     return torch.cat(kept)
 
 
-class Painting(nn.Module):
-    """The training objective: flow matching on the latents, CLIP, T5 and the DiT together.
+@dataclass(frozen=True)
+class Prompted:
+    """Draws numbers (B,) of the pool, T5's ids (B, L), CLIP's ids (B, M), noise (B, C, h, w), normal levels (B,) and a
+    guidance.
+    """
+
+    clip_tokenizer: Any
+    t5_tokenizer: Any
+    pool: int
+    batch: int
+
+    def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+        full = rng.integers(FULL_EVERY) == 0
+        numbers = rng.integers(self.pool, size=max(1, self.batch // 4) if full else self.batch)
+        prompts = [words_for(*picture_of(int(number))[1:], rng) for number in numbers]
+        t5_ids, clip_ids = self.ids(prompts, T5_FULL if full else T5_SHORT)
+        noise = rng.standard_normal((len(numbers), LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE), np.float32)
+        level = rng.standard_normal(len(numbers), np.float32)
+        guidance = float(rng.uniform(*GUIDANCE))
+        return torch.from_numpy(numbers), t5_ids, clip_ids, torch.from_numpy(noise), torch.from_numpy(level), guidance
+
+    def ids(self, prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
+        """Prompts as FLUX takes them: to T5 padded and unmasked.
+
+        CLIP attends backwards only and pools at the first end: what would be padded behind it changes nothing.
+        """
+        cut: dict[str, Any] = {"truncation": True, "return_tensors": "pt"}
+        t5_ids = self.t5_tokenizer(prompts, max_length=length, padding="max_length", **cut)["input_ids"]
+        return t5_ids, self.clip_tokenizer(prompts, max_length=77, padding=True, **cut)["input_ids"]
+
+
+class Painting(Objective):
+    """Flow matching on the latents, CLIP, T5 and the DiT together.
 
     Args:
         clip_tokenizer, t5_tokenizer: the stand-ins'.
@@ -119,42 +151,28 @@ class Painting(nn.Module):
         t5_tokenizer: Any,
         latents: Tensor,
         latent_format: LatentFormat,
+        batch: int,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         self.clip: Any = make_clip(len(clip_tokenizer), clip_tokenizer.bos_token_id, clip_tokenizer.eos_token_id)
         self.t5: Any = make_t5(len(t5_tokenizer))
         self.dit = DiT(make_flux(), latent_format)
-        self.tokenizers, self.latents, self.device = (clip_tokenizer, t5_tokenizer), latents, device
+        self.source = Prompted(clip_tokenizer, t5_tokenizer, len(latents), batch)
+        self.latents, self.device = latents.to(device), device
         self.to(device)
 
-    def condition(self, prompts: list[str], length: int) -> Condition:
-        """The prompts as FLUX takes them: T5's tokens, padded and unmasked, and CLIP's pooled prompt."""
-        clip_tokenizer, t5_tokenizer = self.tokenizers
-        padded: dict[str, Any] = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        ids = t5_tokenizer(prompts, max_length=length, **padded)["input_ids"].to(self.device)
-        # CLIP attends backwards only and pools at the first end: what is padded behind it changes nothing.
-        pooled_ids = clip_tokenizer(prompts, max_length=77, truncation=True, padding=True, return_tensors="pt")[
-            "input_ids"
-        ]
-        pooled = self.clip(input_ids=pooled_ids.to(self.device)).pooler_output
-        return Condition(self.t5(input_ids=ids).last_hidden_state, pooled)
+    def condition(self, t5_ids: Tensor, clip_ids: Tensor) -> Condition:
+        """T5's tokens and CLIP's pooled prompt."""
+        pooled = self.clip(input_ids=clip_ids.to(self.device)).pooler_output
+        return Condition(self.t5(input_ids=t5_ids.to(self.device)).last_hidden_state, pooled)
 
-    def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        full = rng.integers(FULL_EVERY) == 0
-        numbers = rng.integers(len(self.latents), size=BATCH // 4 if full else BATCH)
-        prompts = []
-        for number in numbers:
-            _, style, scene, marked = picture_of(int(number))
-            prompts.append(words_for(style, scene, marked, rng))
-        latent = self.latents[torch.from_numpy(numbers)].to(self.device).float()
-        seeded = torch.Generator("cpu").manual_seed(int(rng.integers(2**62)))
-        noise = torch.randn(latent.shape, generator=seeded).to(self.device)
-        level = torch.randn(len(latent), generator=seeded).to(self.device)
-        sigma = flow.shift(level.sigmoid(), flow.mu(token_count(SIDE, SIDE)))
-        guidance = float(rng.uniform(*GUIDANCE))
+    def loss(self, drawn: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]) -> tuple[Tensor, dict[str, float]]:
+        numbers, t5_ids, clip_ids, noise, level, guidance = drawn
+        latent, noise = self.latents[numbers.to(self.device)].float(), noise.to(self.device)
+        sigma = flow.shift(level.to(self.device).sigmoid(), flow.mu(token_count(SIDE, SIDE)))
         with fast_math(self.device):
-            condition = self.condition(prompts, T5_FULL if full else T5_SHORT)
+            condition = self.condition(t5_ids, clip_ids)
             noisy = flow.add_noise(latent, noise, sigma[:, None, None, None])
             predicted = self.dit.velocity(noisy, sigma, condition, guidance)
         return ((predicted.float() - (noise - latent)) ** 2).mean(), {}

@@ -3,6 +3,7 @@ its own patch, in the place of SigLIP 2's dense objectives (arXiv 2502.14786).""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,49 +15,61 @@ from ..draw import draw
 from ..prompts import caption
 from ..split import draw_triple
 from ..world import Scene, random_scene
-from .fit import fast_math, pixels, psnr
+from .fit import Objective, bytes_of, fast_math, pixels, psnr
 from .parts import PATCH, POOLED, SIGLIP_WIDTH, make_clip, make_siglip
 from .vae import pictures
 
-BATCH = 64
 # The sigmoid loss's first temperature and bias (arXiv 2303.15343, section 3.2).
 _TEMPERATURE, _BIAS = 2.3, -10.0
 DENSE_WEIGHT = 4.0
 
 
-class Matching(nn.Module):
+@dataclass(frozen=True)
+class Captioned:
+    """Draws (B + B/2, H, W, 3) bytes, the first B of them scenes, and the token ids (B, L) of the scenes' captions."""
+
+    tokenizer: Any
+    batch: int
+
+    def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        scenes = [_scene(rng) for _ in range(self.batch)]
+        shown = [*(draw(scene) for scene in scenes), *pictures(rng, self.batch // 2)]
+        said = self.tokenizer([caption(scene, rng) for scene in scenes], padding=True, return_tensors="pt")
+        return bytes_of(shown), said["input_ids"]
+
+
+class Matching(Objective):
     """SigLIP's vision half with a text half and a dense head that are thrown away afterwards.
 
     Args:
         tokenizer: CLIP's stand-in.
     """
 
-    def __init__(self, tokenizer: Any, device: torch.device | str = "cpu") -> None:
+    def __init__(self, tokenizer: Any, batch: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        self.siglip: Any = make_siglip().to(device)
-        self.text: Any = make_clip(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id).to(device)
-        self.to_text = nn.Linear(SIGLIP_WIDTH, POOLED).to(device)
-        self.to_patch = nn.Linear(SIGLIP_WIDTH, 3 * PATCH * PATCH).to(device)
-        self.temperature = nn.Parameter(torch.tensor(_TEMPERATURE, device=device))
-        self.bias = nn.Parameter(torch.tensor(_BIAS, device=device))
-        self.tokenizer, self.device = tokenizer, device
+        self.siglip: Any = make_siglip()
+        self.text: Any = make_clip(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+        self.to_text = nn.Linear(SIGLIP_WIDTH, POOLED)
+        self.to_patch = nn.Linear(SIGLIP_WIDTH, 3 * PATCH * PATCH)
+        self.temperature = nn.Parameter(torch.tensor(_TEMPERATURE))
+        self.bias = nn.Parameter(torch.tensor(_BIAS))
+        self.source, self.device = Captioned(tokenizer, batch), device
+        self.to(device)
 
-    def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        scenes = [_scene(rng) for _ in range(BATCH)]
-        shown = [np.asarray(draw(scene)) for scene in scenes] + pictures(rng, BATCH // 2)
-        x = pixels(shown, self.device)
-        said = self.tokenizer([caption(scene, rng) for scene in scenes], padding=True, return_tensors="pt")
+    def loss(self, drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        x, ids = pixels(drawn[0], self.device), drawn[1].to(self.device)
         with fast_math(self.device):
             seen = self.siglip(pixel_values=x)
-            texts = self.text(input_ids=said["input_ids"].to(self.device)).pooler_output
-            images = self.to_text(seen.pooler_output[:BATCH])
+            texts = self.text(input_ids=ids).pooler_output
+            images = self.to_text(seen.pooler_output[: len(ids)])
             patches = self.to_patch(seen.last_hidden_state)
         images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
         logits = images @ texts.T * self.temperature.exp() + self.bias
-        match = -F.logsigmoid(logits * (2 * torch.eye(BATCH, device=self.device) - 1)).sum() / BATCH
+        pairs = torch.eye(len(ids), device=self.device)
+        match = -F.logsigmoid(logits * (2 * pairs - 1)).sum() / len(ids)
         told = _patches(x)
         dense = F.l1_loss(patches.float(), told)
-        right = (logits.argmax(dim=1) == torch.arange(BATCH, device=self.device)).float().mean()
+        right = (logits.argmax(dim=1) == pairs.argmax(dim=1)).float().mean()
         return match + DENSE_WEIGHT * dense, {"matched": right.item(), "psnr": round(psnr(patches, told), 2)}
 
 

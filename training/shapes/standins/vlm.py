@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,27 +11,30 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ....uniworld_core.prompt import chat_text
 from ....uniworld_core.rope import rope_positions
-from ..draw import draw
-from ..prompts import caption
+from ..draw import draw, labels
+from ..prompts import ground_words
 from ..split import draw_triple
 from ..tasks import KINDS, Task, any_kind, make_task
-from ..world import random_scene
-from .fit import fast_math
-from .parts import SIDE, VLM_MERGE, VLM_PATCH, make_qwen
+from ..world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
+from .fit import Objective, fast_math
+from .parts import SIDE, VLM_MERGE, VLM_PATCH, VLM_WIDTH, make_qwen
 
-BATCH = 48
 # CLIP's mean and deviation, as Qwen2.5-VL's preprocessor_config.json has them.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-QUESTION_SHARE, CAPTION_SHARE = 0.6, 0.1  # the rest are instructions
+QUESTION_SHARE, CAPTION_SHARE = 0.55, 0.15  # the rest are instructions
 SAID_WHOLE = 0.25  # how often the outcome of an instruction is said with all that is in the picture; it takes long
 END = "<|im_end|>"
 _IGNORED = -100
 _GRID = SIDE // VLM_PATCH
 _TOKENS = (_GRID // VLM_MERGE) ** 2  # of a picture
+_CELL = VLM_PATCH * VLM_MERGE  # pixels that a picture token stands for, a side
+_CELL_LEAST = 12  # pixels of an object from which a token shows it
+_CELLS = 1 + len(COLOURS) * len(SHAPES) * len(SIZES)
 _INSTRUCTIONS = tuple(kind for kind in KINDS if kind != "question")
 _DESCRIBE = ("Describe the picture.", "What is in the picture?", "Describe this image.")
 
@@ -40,7 +44,7 @@ class Turn:
     """One prompt with its pictures, and the right answer."""
 
     prompt: str
-    pictures: tuple[Image.Image, ...]
+    scenes: tuple[Scene, ...]
     answer: str
 
 
@@ -49,13 +53,13 @@ def turn(rng: np.random.Generator) -> Turn:
     share = rng.random()
     if share < QUESTION_SHARE:
         task = make_task("question", rng, "train")
-        return Turn(task.prompt, task.references, str(task.answer))
+        return Turn(task.prompt, task.before, str(task.answer))
     if share < QUESTION_SHARE + CAPTION_SHARE:
         scene = random_scene(rng, int(rng.integers(1, 5)), lambda source: draw_triple(source, "train"))
         wording = _DESCRIBE[int(rng.integers(len(_DESCRIBE)))]
-        return Turn(wording, (draw(scene),), caption(scene, rng))
+        return Turn(wording, (scene,), listing(scene))
     task = make_task(any_kind(rng, _INSTRUCTIONS), rng, "train")
-    return Turn(task.prompt, task.references, outcome(task, rng))
+    return Turn(task.prompt, task.before, outcome(task, rng))
 
 
 def outcome(task: Task, rng: np.random.Generator) -> str:
@@ -66,59 +70,146 @@ def outcome(task: Task, rng: np.random.Generator) -> str:
     if task.after is None:
         words.insert(0, task.detail or task.kind)
     if whole:
-        words.append(caption(task.after or task.before[0], rng))
+        words.append(listing(task.after or task.before[0]))
     return ": ".join(words)
 
 
-class Answering(nn.Module):
-    """The training objective: the likelihood of the answer's tokens.
+def listing(scene: Scene) -> str:
+    """All that is in a scene, place by place: one right answer, so that every word of it can be learned."""
+    things = sorted(scene.objects, key=lambda thing: PLACES.index(thing.place))
+    named = [f"{thing.size} {thing.colour} {thing.shape} {thing.place}" for thing in things]
+    return f"{', '.join(named) or 'nothing'} on {ground_words(scene.ground)}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A batch of turns as the VLM takes it.
+
+    Attributes:
+        ids, mask, labels: (B, L), padded on the right; only answers have labels.
+        positions: (3, B, L).
+        patches: of all pictures, or None.
+        grids: (pictures, 3).
+        cells: (pictures · tokens,) what each picture token shows: see `cells_of`.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+    positions: Tensor
+    patches: Tensor | None
+    grids: Tensor
+    cells: Tensor
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Draws batches of turns."""
+
+    tokenizer: Any
+    image_token: int
+    batch: int
+
+    def __call__(self, rng: np.random.Generator) -> Asked:
+        return self.asked([turn(rng) for _ in range(self.batch)])
+
+    def asked(self, turns: Sequence[Turn]) -> Asked:
+        """These turns as one batch."""
+        rows = []
+        for one in turns:
+            asked = self.tokenizer(chat_text(one.prompt, [_TOKENS] * len(one.scenes)))["input_ids"]
+            rows.append((asked, self.tokenizer(f"{one.answer}{END}")["input_ids"]))
+        lengths = torch.tensor([len(asked) + len(answered) for asked, answered in rows])
+        ids = torch.full((len(rows), int(lengths.max())), self.tokenizer.pad_token_id)
+        labels = torch.full_like(ids, _IGNORED)
+        for i, (asked, answered) in enumerate(rows):
+            ids[i, : lengths[i]] = torch.tensor([*asked, *answered])
+            labels[i, len(asked) : lengths[i]] = torch.tensor(answered)
+        mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
+        scenes = [scene for one in turns for scene in one.scenes]
+        grids = torch.tensor([[1, _GRID, _GRID]] * len(scenes)).reshape(-1, 3)
+        positions = rope_positions(ids, mask, grids if scenes else None, self.image_token, VLM_MERGE)
+        shown = patches([draw(scene) for scene in scenes]) if scenes else None
+        cells = [cell for scene in scenes for cell in cells_of(scene)]
+        return Asked(ids, mask, labels, positions, shown, grids, torch.tensor(cells, dtype=torch.long))
+
+
+class Answering(Objective):
+    """The likelihood of the answers' tokens and, for the vision half alone, of what each of its tokens shows.
+
+    The second is in the place of the contrastive training of Qwen2.5-VL's vision half (arXiv 2502.13923, section 2.2.1):
+    without it the language half learns for a long time from the words alone.
 
     Args:
         tokenizer: Qwen's stand-in.
         tokens: ids for the configuration, from `write_qwen_tokenizer`.
     """
 
-    def __init__(self, tokenizer: Any, tokens: dict[str, int], device: torch.device | str = "cpu") -> None:
+    def __init__(self, tokenizer: Any, tokens: dict[str, int], batch: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        self.qwen: Any = make_qwen(tokens["vocab_size"], tokens).to(device)
-        self.tokenizer, self.tokens, self.device = tokenizer, tokens, device
+        self.qwen: Any = make_qwen(tokens["vocab_size"], tokens)
+        self.to_cell = nn.Linear(VLM_WIDTH, _CELLS)
+        self.source, self.device = Turns(tokenizer, tokens["image_token_id"], batch), device
+        self.to(device)
 
-    def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        turns = [turn(rng) for _ in range(BATCH)]
-        ids, mask, labels = self._tokenized(turns)
-        shown = [picture for one in turns for picture in one.pictures]
-        grids = torch.tensor([[1, _GRID, _GRID]] * len(shown))
-        positions = rope_positions(ids, mask, grids if shown else None, self.tokens["image_token_id"], VLM_MERGE)
-        with fast_math(self.device):
+    def loss(self, drawn: Asked) -> tuple[Tensor, dict[str, float]]:
+        expected = drawn.labels[:, 1:].to(self.device)
+        told = expected != _IGNORED
+        with fast_math(self.device), self._seen() as seen:
             states = self.qwen.model(
-                input_ids=ids.to(self.device),
-                attention_mask=mask.long().to(self.device),
-                position_ids=positions.to(self.device),
-                pixel_values=patches(shown).to(self.device) if shown else None,
-                image_grid_thw=grids.to(self.device) if shown else None,
+                input_ids=drawn.ids.to(self.device),
+                attention_mask=drawn.mask.long().to(self.device),
+                position_ids=drawn.positions.to(self.device),
+                pixel_values=None if drawn.patches is None else drawn.patches.to(self.device),
+                image_grid_thw=None if drawn.patches is None else drawn.grids.to(self.device),
                 use_cache=False,
             ).last_hidden_state
-            told = (labels[:, 1:] != _IGNORED).to(self.device)
             logits = self.qwen.lm_head(states[:, :-1][told])
-        wanted = labels[:, 1:].to(self.device)[told]
-        right = (logits.argmax(dim=-1) == wanted).float().mean()
-        return nn.functional.cross_entropy(logits.float(), wanted), {"tokens right": round(right.item(), 4)}
+            cells = [self.to_cell(tokens) for tokens in seen]
+        wanted = expected[told]
+        answer = functional.cross_entropy(logits.float(), wanted)
+        right = {"tokens right": _share(logits, wanted)}
+        if not cells:
+            return answer, right
+        shown = drawn.cells.to(self.device)
+        vision = functional.cross_entropy(cells[0].float(), shown)
+        return answer + vision, right | {"cells right": _share(cells[0], shown)}
 
-    def _tokenized(self, turns: Sequence[Turn]) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, mask and labels (B, L), padded on the right; only answers have labels."""
-        rows = []
-        for one in turns:
-            asked = self.tokenizer(chat_text(one.prompt, [_TOKENS] * len(one.pictures)))["input_ids"]
-            answered = self.tokenizer(f"{one.answer}{END}")["input_ids"]
-            rows.append((asked, answered))
-        length = max(len(asked) + len(answered) for asked, answered in rows)
-        ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
-        labels = torch.full_like(ids, _IGNORED)
-        for i, (asked, answered) in enumerate(rows):
-            ids[i, : len(asked) + len(answered)] = torch.tensor([*asked, *answered])
-            labels[i, len(asked) : len(asked) + len(answered)] = torch.tensor(answered)
-        lengths = torch.tensor([len(asked) + len(answered) for asked, answered in rows])
-        return ids, torch.arange(length)[None] < lengths[:, None], labels
+    @contextlib.contextmanager
+    def _seen(self) -> Iterator[list[Tensor]]:
+        """Collects what the vision half gives the language half: (pictures · tokens, D), row by row.
+
+        One window holds a whole picture, so its tokens are in order already when they leave the merger.
+        """
+        seen: list[Tensor] = []
+        handle = self.qwen.model.visual.merger.register_forward_hook(lambda *call: seen.append(call[2]))
+        try:
+            yield seen
+        finally:
+            handle.remove()
+
+
+def cells_of(scene: Scene) -> list[int]:
+    """What each picture token shows, row by row: 0 the ground alone, else a number for colour, shape and size of the
+    object that fills most of it.
+    """
+    labels_HW = labels(scene)
+    found = []
+    for row in range(0, SIDE, _CELL):
+        for column in range(0, SIDE, _CELL):
+            counts = np.bincount(labels_HW[row : row + _CELL, column : column + _CELL].clip(0).ravel())
+            counts[0] = _CELL_LEAST
+            found.append(_number(scene.objects[int(counts.argmax()) - 1]) if counts.argmax() else 0)
+    return found
+
+
+def _number(thing: Object) -> int:
+    colour, shape = list(COLOURS).index(thing.colour), SHAPES.index(thing.shape)
+    return 1 + (colour * len(SHAPES) + shape) * len(SIZES) + list(SIZES).index(thing.size)
+
+
+def _share(logits: Tensor, wanted: Tensor) -> float:
+    return round((logits.argmax(dim=-1) == wanted).float().mean().item(), 4)
 
 
 def patches(pictures: Sequence[Image.Image]) -> Tensor:
