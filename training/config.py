@@ -108,7 +108,7 @@ class DataSettings:
         _at_least("data.area", self.area, 1)
         _one_of("data.ratios", self.ratios, RATIO_SETS)
         _at_least("data.bad_limit", self.bad_limit, 0)
-        _at_least("data.workers", self.workers, 0)
+        _at_least("data.workers", self.workers, 1)
         if self.list and self.shards:
             raise ValueError(f"data.list ({self.list}) and data.shards ({self.shards}) are both given; name one.")
 

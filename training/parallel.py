@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -86,7 +88,7 @@ class World:
 
 @contextmanager
 def start_world(device: str = "auto", engine: str = "data") -> Iterator[World]:
-    """The world of this run: the processes that torchrun started, else this one alone. Left, the group is taken down.
+    """The world of this run: the processes that torchrun started, else this one alone.
 
     Args:
         device: "auto", "cpu" or "cuda".
@@ -101,8 +103,7 @@ def start_world(device: str = "auto", engine: str = "data") -> Iterator[World]:
     if size == 1:
         yield World(0, 1, chosen, "data")
         return
-    started = not distributed.is_initialized()
-    if started:
+    if not distributed.is_initialized():
         _start_group(chosen)
     try:
         yield World(rank, size, chosen, engine, distributed.new_group(backend="gloo", timeout=_TIMEOUT))
@@ -113,9 +114,6 @@ def start_world(device: str = "auto", engine: str = "data") -> Iterator[World]:
             f"Another of the {size} training processes ended, and process {rank} cannot go on alone: its own message says "
             "why. Start the same command again; it goes on from the newest checkpoint."
         ) from error
-    finally:
-        if started:
-            distributed.destroy_process_group()
 
 
 def spread(trainee: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
@@ -131,15 +129,17 @@ def spread(trainee: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
         from torch.nn.parallel import DistributedDataParallel
 
         return DistributedDataParallel(trainee)
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    # FSDP2 takes tensors of one dtype. Spread over the processes, float32 throughout is affordable.
-    trainee.float()
+    # It warns that such outputs must not be changed in place, and FLUX's blocks add to them out of place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    mesh = init_device_mesh(world.device.type, (world.size,))
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     transformer: Any = trainee.dit.transformer  # type: ignore[union-attr]
-    for block in [*transformer.transformer_blocks, *transformer.single_transformer_blocks]:
-        fully_shard(block, mp_policy=policy)
-    fully_shard(trainee, mp_policy=policy)
+    for module in [*transformer.transformer_blocks, *transformer.single_transformer_blocks, trainee]:
+        # FSDP2 takes tensors of one dtype: float32 throughout, one block after another, which is spread at once.
+        fully_shard(module.float(), mesh=mesh, mp_policy=policy)
     return trainee
 
 
@@ -183,6 +183,14 @@ def _start_group(device: torch.device) -> None:
             f"The training processes cannot find each other ({error}): start them with torchrun, which sets RANK, "
             "WORLD_SIZE, MASTER_ADDR and MASTER_PORT."
         ) from error
+    # It serves all runs of these processes. Were it taken down and started anew between two of them, the faster process
+    # could meet the slower one's old meeting point, and both would wait for ever.
+    atexit.register(_end_group)
+
+
+def _end_group() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from uniworld.training import optimizer
 from uniworld.training.config import OptimizerSettings
 from uniworld.training.optimizer import (
     clip_factor,
@@ -40,19 +41,19 @@ class TestLearningRate:
         from diffusers.optimization import get_scheduler
 
         settings = OptimizerSettings(lr=0.5, schedule=schedule, warmup=4)
-        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
-        theirs = get_scheduler(schedule, optimizer, num_warmup_steps=4, num_training_steps=12)
+        sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+        theirs = get_scheduler(schedule, sgd, num_warmup_steps=4, num_training_steps=12)
         for step in range(12):
             assert learning_rate(settings, step, 12) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
-            optimizer.step()
+            sgd.step()
             theirs.step()
 
     def test_is_what_the_next_step_uses(self) -> None:
         parameters = with_gradients()
         before = [parameter.detach().clone() for parameter in parameters]
-        optimizer = make_optimizer(parameters, OptimizerSettings())
-        set_learning_rate(optimizer, 0.0)
-        optimizer.step()
+        made = make_optimizer(parameters, OptimizerSettings())
+        set_learning_rate(made, 0.0)
+        made.step()
         assert all(torch.equal(old, new) for old, new in zip(before, parameters))
 
 
@@ -66,11 +67,11 @@ class TestStep:
     def test_of_prodigy_goes_down_a_slope_without_a_rate_to_choose(self, capsys: pytest.CaptureFixture[str]) -> None:
         pytest.importorskip("prodigyopt")
         parameter = nn.Parameter(torch.tensor([3.0, -2.0]))
-        optimizer = make_optimizer([parameter], OptimizerSettings(name="prodigy", lr=1.0, weight_decay=0.01))
+        made = make_optimizer([parameter], OptimizerSettings(name="prodigy", lr=1.0, weight_decay=0.01))
         for _ in range(200):
-            optimizer.zero_grad()
+            made.zero_grad()
             parameter.square().sum().backward()
-            optimizer.step()
+            made.step()
         assert parameter.abs().max() < 0.1
         assert capsys.readouterr().out == ""
 
@@ -84,6 +85,11 @@ class TestStep:
 
         monkeypatch.setattr(builtins, "__import__", missing)
         with pytest.raises(ValueError, match="pip install prodigyopt"):
+            make_optimizer(with_gradients(), OptimizerSettings(name="prodigy"))
+
+    def test_of_prodigy_over_spread_weights_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(optimizer, "is_spread", lambda parameter: True)
+        with pytest.raises(ValueError, match=r"set run\.parallel = 'data', or optimizer\.name = 'adamw'"):
             make_optimizer(with_gradients(), OptimizerSettings(name="prodigy"))
 
 

@@ -1,0 +1,328 @@
+"""The training loop in one process: what it keeps and tells, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from uniworld.training import checkpoints, run_folder
+from uniworld.training.config import Config
+from uniworld.training.config_file import config_from_dict, load_config, parse_toml
+from uniworld.training.loop import train
+from uniworld.training.metrics import read_lines
+from uniworld.training.run import fill_cache
+from uniworld.training.trainer import Trainer
+
+Configure = Callable[..., Config]
+Losses = Callable[[Path], list[float]]
+
+
+def last_weights(folder: Path, prefix: str = checkpoints.WEIGHTS) -> dict[str, torch.Tensor]:
+    newest = checkpoints.latest(folder / "checkpoints")
+    assert newest is not None
+    return checkpoints.read_tensors(newest, prefix)
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], Any]], None]:
+    """`at_step(n, act)`: act before the n-th step."""
+
+    def arrange(number: int, act: Callable[[], Any]) -> None:
+        original = Trainer.train
+
+        def train_step(self: Trainer, *arguments: Any) -> Any:
+            if self.step + 1 == number:
+                act()
+            return original(self, *arguments)
+
+        monkeypatch.setattr(Trainer, "train", train_step)
+
+    return arrange
+
+
+class TestRun:
+    def test_tells_of_each_step_and_keeps_its_configuration_and_last_weights(
+        self, tiny_config: Configure, tmp_path: Path
+    ) -> None:
+        config = tiny_config()
+        result = train(config, tmp_path)
+        lines = read_lines(tmp_path / "metrics.jsonl")
+        assert (result.steps, result.loss, result.skipped, result.interrupted) == (4, lines[-1]["loss"], 0, False)
+        assert [line["step"] for line in lines] == [1, 2, 3, 4]
+        assert list(lines[0]) == [
+            *("step", "epoch", "loss", "learning_rate", "gradient_norm"),
+            *("samples_per_second", "seconds", "skipped"),
+        ]
+        assert load_config(tmp_path / "config.toml") == config
+        assert [one.name for one in checkpoints.complete(tmp_path / "checkpoints")] == ["step-00000004"]
+
+    def test_trains_the_chosen_parts_alone_in_float32(self, tiny_config: Configure, tmp_path: Path) -> None:
+        train(tiny_config("stage.parts=denoise_projector", "model.dtype=bfloat16", "run.steps=1"), tmp_path)
+        weights = last_weights(tmp_path)
+        layers = ("0.weight", "0.bias", "2.weight", "2.bias")
+        assert set(weights) == {f"projectors.denoise_projector.{layer}" for layer in layers}
+        assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+
+    def test_begins_at_the_checkpoints_own_numbers_and_its_average_at_them(
+        self, tiny_config: Configure, tmp_path: Path, model: Any
+    ) -> None:
+        # Without any step size, what a bfloat16 run keeps is what the checkpoint holds in float32.
+        train(tiny_config("model.dtype=bfloat16", "optimizer.lr=1e-30", "run.steps=1"), tmp_path)
+        for prefix in (checkpoints.WEIGHTS, checkpoints.EMA):
+            kept = last_weights(tmp_path, prefix)["projectors.denoise_projector.0.weight"]
+            torch.testing.assert_close(kept, model.projectors.denoise_projector[0].weight.data, rtol=0, atol=0)
+
+    def test_learns_what_it_sees_again_and_again(self, tiny_config: Configure, tmp_path: Path, losses: Losses) -> None:
+        train(tiny_config("run.steps=40", "run.batch_size=8", "run.micro_batch_size=8", "optimizer.lr=0.01"), tmp_path)
+        found = losses(tmp_path)
+        assert sum(found[-10:]) < 0.9 * sum(found[:10])
+
+    @pytest.mark.parametrize("micro", [2, 4])
+    def test_in_small_passes_is_the_run_in_large_ones(
+        self, tiny_config: Configure, tmp_path: Path, losses: Losses, micro: int
+    ) -> None:
+        settings = ("run.batch_size=4", "run.steps=3", "optimizer.name=adamw", "optimizer.lr=1e-3")
+        train(tiny_config(*settings), tmp_path / "small")
+        train(tiny_config(*settings, f"run.micro_batch_size={micro}"), tmp_path / "large")
+        assert losses(tmp_path / "small") == pytest.approx(losses(tmp_path / "large"), rel=1e-5)
+
+    def test_with_checkpointing_is_the_run_without(
+        self, tiny_config: Configure, tmp_path: Path, losses: Losses
+    ) -> None:
+        train(tiny_config("run.steps=2"), tmp_path / "without")
+        train(tiny_config("run.steps=2", "stage.checkpointing=true"), tmp_path / "with")
+        assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), rel=1e-5)
+
+    def test_on_cached_data_is_the_run_on_fresh_data(
+        self, tiny_config: Configure, tmp_path: Path, losses: Losses
+    ) -> None:
+        train(tiny_config(), tmp_path / "fresh")
+        cached = tiny_config(f"data.cache={tmp_path / 'cache'}")
+        fill_cache(cached)
+        train(cached, tmp_path / "cached")
+        assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "fresh"), rel=1e-5)
+
+    def test_with_prodigy_trains(self, tiny_config: Configure, tmp_path: Path, losses: Losses) -> None:
+        pytest.importorskip("prodigyopt")
+        settings = ("optimizer.name=prodigy", "optimizer.lr=1", "run.save_every=2")
+        train(tiny_config(*settings, "run.steps=2"), tmp_path / "halted")
+        train(tiny_config(*settings), tmp_path / "halted")
+        train(tiny_config(*settings), tmp_path / "whole")
+        assert losses(tmp_path / "halted") == losses(tmp_path / "whole")
+
+    def test_paints_its_prompts_every_so_often(self, tiny_config: Configure, tmp_path: Path) -> None:
+        prompts = ('validation.prompts=[{prompt = "A cat."}]', "validation.steps=1", "validation.size=32")
+        train(tiny_config("run.steps=3", "run.validate_every=2", *prompts), tmp_path)
+        sheets = list((tmp_path / "validation").iterdir())
+        assert [sheet.name for sheet in sheets] == ["step-00000002.png"]
+        assert Image.open(sheets[0]).format == "PNG"
+
+    def test_writes_tensorboards_files(self, tiny_config: Configure, tmp_path: Path) -> None:
+        pytest.importorskip("tensorboard")
+        train(tiny_config("run.steps=1", "run.tensorboard=true"), tmp_path)
+        assert list((tmp_path / "tensorboard").glob("events.*"))
+
+    def test_shows_and_prints_nothing_off_a_terminal(
+        self, tiny_config: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        train(tiny_config("run.steps=1"), tmp_path)
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert "step" not in shown.err
+
+
+class TestStartWeights:
+    def test_come_from_a_redux_file_and_an_earlier_run_in_their_order(
+        self, tiny_config: Configure, tmp_path: Path, model: Any
+    ) -> None:
+        train(tiny_config("stage.parts=denoise_projector", "run.steps=1"), tmp_path / "first")
+        first = last_weights(tmp_path / "first", checkpoints.EMA)
+        siglip = {
+            name: torch.randn_like(value) for name, value in model.projectors.siglip_projector.state_dict().items()
+        }
+        redux = {f"redux_{'up' if name[0] == '0' else 'down'}{name[1:]}": value for name, value in siglip.items()}
+        save_file(redux, tmp_path / "redux.safetensors")
+        start = f'model.start=["{tmp_path / "redux.safetensors"}", "{tmp_path / "first"}"]'
+        train(tiny_config(start, "run.steps=1", "optimizer.lr=1e-30"), tmp_path / "second")
+        second = last_weights(tmp_path / "second")
+        for name, value in first.items():
+            assert torch.equal(second[name], value)
+        for name, value in siglip.items():
+            assert torch.equal(second[f"projectors.siglip_projector.{name}"], value)
+
+    @pytest.mark.parametrize(
+        ("tensors", "sentence"),
+        [
+            ({"something.weight": torch.zeros(1)}, "something.weight is of no part that trains"),
+            ({"redux_up.weight": torch.zeros(1)}, r"in shape \[1\], and this model has"),
+        ],
+    )
+    def test_that_do_not_fit_are_named(
+        self, tiny_config: Configure, tmp_path: Path, tensors: dict[str, torch.Tensor], sentence: str
+    ) -> None:
+        save_file(tensors, tmp_path / "start.safetensors")
+        with pytest.raises(ValueError, match=sentence):
+            train(tiny_config(f"model.start={tmp_path / 'start.safetensors'}"), tmp_path / "run")
+
+    def test_that_are_not_there_are_named(self, tiny_config: Configure, tmp_path: Path) -> None:
+        for name, sentence in (("absent.safetensors", "cannot be read"), (".", "no run with a finished checkpoint")):
+            with pytest.raises(ValueError, match=sentence):
+                train(tiny_config(f"model.start={tmp_path / name}"), tmp_path / "run")
+
+
+class TestBadSamples:
+    @pytest.fixture
+    def spoilt(self, tiny_config: Configure, tiny_data: Path, tmp_path: Path) -> Config:
+        """The tiny data with sample 1's target cut short."""
+        annotations = json.loads((tiny_data.parent / "annotations.json").read_text(encoding="utf-8"))
+        pictures = tiny_data.parent / "pictures"
+        (tmp_path / "cut.png").write_bytes((pictures / "1.png").read_bytes()[:300])
+        for annotation in annotations:
+            annotation["image"] = [str(pictures / name) for name in annotation["image"]]
+        annotations[1]["image"][-1] = str(tmp_path / "cut.png")
+        (tmp_path / "spoilt.json").write_text(json.dumps(annotations), encoding="utf-8")
+        (tmp_path / "list.txt").write_text(f"/,{tmp_path / 'spoilt.json'},true\n", encoding="utf-8")
+        return tiny_config(f"data.list={tmp_path / 'list.txt'}", "run.batch_size=4", "run.steps=6")
+
+    def test_are_named_once_counted_and_leave_the_mean(self, spoilt: Config, tmp_path: Path, losses: Losses) -> None:
+        result = train(spoilt, tmp_path / "run")
+        assert result.skipped == 1
+        named = read_lines(tmp_path / "run" / "skipped.jsonl")
+        assert [line["key"].endswith("spoilt.json#1") for line in named] == [True]
+        assert "cut.png" in named[0]["reason"]
+        assert all(0 < loss < 10 for loss in losses(tmp_path / "run"))
+        assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1]["skipped"] == 1
+
+    def test_beyond_the_limit_stop_the_run_and_are_named(self, spoilt: Config, tmp_path: Path) -> None:
+        strict = replace(spoilt, data=replace(spoilt.data, bad_limit=0))
+        with pytest.raises(ValueError, match=r"more than data\.bad_limit = 0.*spoilt\.json#1: .*cut\.png"):
+            train(strict, tmp_path / "run")
+
+
+class TestRunFolder:
+    def test_of_another_trainer_is_refused(self, tiny_config: Configure, tmp_path: Path) -> None:
+        with run_folder.hold(tmp_path), pytest.raises(ValueError, match="Another trainer works in the run folder"):
+            train(tiny_config(), tmp_path)
+
+    def test_of_another_configuration_is_refused_with_every_key_that_differs(
+        self, tiny_config: Configure, tmp_path: Path
+    ) -> None:
+        train(tiny_config("run.steps=1"), tmp_path)
+        other = tiny_config("optimizer.lr=0.5", "run.seed=6", "run.steps=2")
+        with pytest.raises(
+            ValueError, match=r"another configuration: optimizer\.lr was 0\.001 and is now 0\.5; run\.seed"
+        ):
+            train(other, tmp_path)
+
+    def test_goes_on_with_more_steps_and_other_conveniences(
+        self, tiny_config: Configure, tmp_path: Path, losses: Losses
+    ) -> None:
+        train(tiny_config("run.steps=1"), tmp_path)
+        result = train(tiny_config("run.steps=3", "run.keep=1", "run.micro_batch_size=2"), tmp_path)
+        assert result.steps == 3
+        assert len(losses(tmp_path)) == 3
+
+    def test_of_a_cosine_does_not_take_more_steps(self, tiny_config: Configure, tmp_path: Path) -> None:
+        train(tiny_config("run.steps=1", "optimizer.schedule=cosine"), tmp_path)
+        with pytest.raises(ValueError, match=r"run\.steps was 1 and is now 3"):
+            train(tiny_config("run.steps=3", "optimizer.schedule=cosine"), tmp_path)
+
+    def test_whose_run_is_over_has_nothing_to_do(self, tiny_config: Configure, tmp_path: Path) -> None:
+        train(tiny_config("run.steps=1"), tmp_path)
+        again = train(tiny_config("run.steps=1"), tmp_path)
+        assert (again.steps, again.loss) == (1, None)
+
+    def test_of_other_samples_is_refused(self, tiny_config: Configure, tiny_data: Path, tmp_path: Path) -> None:
+        train(tiny_config("run.steps=1"), tmp_path / "run")
+        other = tmp_path / "list.txt"
+        first, second, _ = tiny_data.read_text(encoding="utf-8").rsplit(",", 2)
+        other.write_text(f"{first},{second},false\n", encoding="utf-8")
+        with pytest.raises(ValueError, match="was trained on other samples"):
+            train(tiny_config(f"data.list={other}", "run.steps=2"), tmp_path / "run")
+
+    def test_with_a_damaged_checkpoint_is_refused(self, tiny_config: Configure, tmp_path: Path) -> None:
+        train(tiny_config("run.steps=1"), tmp_path)
+        next((tmp_path / "checkpoints" / "step-00000001").glob("*.distcp")).write_bytes(b"")
+        with pytest.raises(ValueError, match="the checkpoint is damaged"):
+            train(tiny_config("run.steps=2"), tmp_path)
+
+    def test_without_a_finished_checkpoint_begins_anew_with_any_configuration(
+        self, tiny_config: Configure, tmp_path: Path, losses: Losses
+    ) -> None:
+        train(tiny_config("run.steps=1"), tmp_path)
+        (tmp_path / "checkpoints" / "step-00000001" / "meta.json").unlink()
+        train(tiny_config("run.steps=2", "run.seed=9"), tmp_path)
+        assert len(losses(tmp_path)) == 2
+
+
+class TestEnd:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_that_a_signal_asks_for_keeps_a_checkpoint_and_resumes_to_the_same_losses(
+        self,
+        tiny_config: Configure,
+        tmp_path: Path,
+        losses: Losses,
+        at_step: Callable[..., None],
+        monkeypatch: pytest.MonkeyPatch,
+        number: signal.Signals,
+    ) -> None:
+        at_step(2, lambda: os.kill(os.getpid(), number))
+        handler = signal.getsignal(number)
+        result = train(tiny_config(), tmp_path / "asked")
+        assert signal.getsignal(number) is handler
+        monkeypatch.undo()
+        assert result.interrupted
+        assert result.steps < 4
+        assert train(tiny_config(), tmp_path / "asked").steps == 4
+        train(tiny_config(), tmp_path / "whole")
+        assert losses(tmp_path / "asked") == losses(tmp_path / "whole")
+
+    def test_by_a_loss_that_is_not_finite_names_the_samples(
+        self, tiny_config: Configure, tmp_path: Path, model: Any
+    ) -> None:
+        broken = torch.full_like(model.projectors.denoise_projector[2].bias, float("nan"))
+        save_file({"denoise_projector.2.bias": broken}, tmp_path / "start.safetensors")
+        config = tiny_config(f"model.start={tmp_path / 'start.safetensors'}")
+        with pytest.raises(ValueError, match=r"The loss of .*annotations\.json#\d+.* is not finite at step \d+"):
+            train(config, tmp_path / "run")
+        assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+    def test_by_a_full_disk_is_a_sentence_and_the_run_goes_on_later(
+        self,
+        tiny_config: Configure,
+        tmp_path: Path,
+        losses: Losses,
+        at_step: Callable[..., None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def full(file: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        config = tiny_config("run.save_every=1")
+        at_step(3, lambda: monkeypatch.setattr(os, "fsync", full))
+        with pytest.raises(ValueError, match=r"could not be written .*No space left"):
+            train(config, tmp_path / "full")
+        monkeypatch.undo()
+        newest = checkpoints.latest(tmp_path / "full" / "checkpoints")
+        assert newest is not None
+        checkpoints.verify(newest)
+        train(config, tmp_path / "full")
+        train(config, tmp_path / "whole")
+        assert losses(tmp_path / "full") == losses(tmp_path / "whole")
+
+
+def test_a_kept_configuration_is_toml_that_gives_the_same_run(tiny_config: Configure, tmp_path: Path) -> None:
+    config = tiny_config("run.steps=1")
+    run_folder.write_config(tmp_path, config)
+    text = (tmp_path / "config.toml").read_text(encoding="utf-8")
+    assert not run_folder.differing_keys(config_from_dict(parse_toml(text, "text")), config)
