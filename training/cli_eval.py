@@ -1,4 +1,4 @@
-"""`uniworld eval`: examine a checkpoint."""
+"""`uniworld eval`: examine a checkpoint, check the paper's claims."""
 
 from __future__ import annotations
 
@@ -64,6 +64,47 @@ def _shapes(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _add_claims(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/nano"), metavar="DIR", help="nano's finished run (runs/nano)"
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=Path("runs/claims"),
+        metavar="DIR",
+        help="the folder of it all (runs/claims); done steps are kept",
+    )
+    parser.add_argument("--seeds", default="0,1,2", metavar="A,B", help="each is trained with; three decide (0,1,2)")
+    parser.add_argument("--steps", type=int, default=2000, metavar="N", help="of stage 2 (2000)")
+    parser.add_argument("--count", type=int, default=40, metavar="N", help="held-out tasks of each kind (40)")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
+
+
+def _claims(arguments: argparse.Namespace) -> int:
+    from .shapes.claims import check_claims
+    from .shapes.claims_report import PAGE
+
+    seeds = arguments.seeds.split(",")
+    if not all(seed.strip().isdecimal() for seed in seeds):
+        raise ValueError(f"--seeds is '{arguments.seeds}'; give whole numbers with commas between, such as 0,1,2.")
+    with Bars() as bars:
+        report = check_claims(
+            arguments.run,
+            arguments.to,
+            [int(seed) for seed in seeds],
+            arguments.steps,
+            arguments.count,
+            arguments.device,
+            bars,
+        )
+    for claim in report.claims:
+        print(f"{claim.verdict}: {claim.sentence}")
+    print(arguments.to / PAGE)
+    return DONE
+
+
 EVAL_COMMANDS: dict[tuple[str, ...], Command] = {
     ("eval", "shapes"): Command("examine a model on held-out shapes, with an exact oracle", _add_shapes, _shapes),
+    ("eval", "claims"): Command("check the paper's claims on nano, over seeds", _add_claims, _claims),
 }

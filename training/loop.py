@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,9 @@ class Result:
     interrupted: bool
 
 
-def train(config: Config, folder: Path, progress: bool = True) -> Result:
+def train(
+    config: Config, folder: Path, progress: bool = True, data_of: Callable[[Config, Encoder], Data] = open_data
+) -> Result:
     """Train, or go on with the run in `folder` if it has a checkpoint of the same configuration.
 
     Under torchrun every process calls it. Ctrl-C and SIGTERM let the step in work end, and keep a checkpoint.
@@ -49,6 +51,7 @@ def train(config: Config, folder: Path, progress: bool = True) -> Result:
     Args:
         folder: of the run; see `run_folder`.
         progress: show a bar on a terminal.
+        data_of: opens the samples, where they are not just what the configuration names.
 
     Raises:
         ValueError: the configuration, model, data, run folder or disk cannot be used; too many bad samples; a loss that
@@ -59,7 +62,7 @@ def train(config: Config, folder: Path, progress: bool = True) -> Result:
         world.on_main(lambda: stack.enter_context(run_folder.hold(folder)))
         checkpoint = world.from_main(world.on_main(lambda: run_folder.resume_from(folder, config)))
         encoder = open_encoder(config, world.device)
-        data = open_data(config, encoder)
+        data = data_of(config, encoder)
         validation = Validation(encoder, config.validation) if config.run.validate_every else None
         trainer = Trainer(config, folder, world, open_model(config, encoder, world), data.fingerprint)
         stack.callback(trainer.saver.close)

@@ -1,0 +1,301 @@
+"""The paper's claims, checked small: what is compared is trained alike, and a check that was killed goes on."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from uniworld.training import loop
+from uniworld.training.cli import main
+from uniworld.training.config_file import load_config
+from uniworld.training.data.cache_fill import fill, prepare
+from uniworld.training.data.files import locked
+from uniworld.training.metrics import read_lines
+from uniworld.training.run_folder import write_config
+from uniworld.training.setup import open_encoder, open_samples
+from uniworld.training.shapes import claims, claims_exam, claims_report, claims_train
+from uniworld.training.shapes.claims import check_claims
+from uniworld.training.shapes.claims_report import ClaimsReport
+from uniworld.training.shapes.claims_train import FULL, NO_SIGLIP, RAW, STAGE1_ALONE, VARIANTS, WEIGHTS, Runs, reweigh
+from uniworld.training.shapes.dataset import write_dataset
+from uniworld.uniworld_core.masks import WEIGHT_FUNCTIONS, edit_weight
+
+TINY = Path(__file__).resolve().parents[3] / "uniworld_core" / "shipped" / "tiny"
+SMALL_RUN = (
+    *("model.dtype=float32", "run.batch_size=2", "run.micro_batch_size=2", "run.steps=1", "run.log_every=1"),
+    *("optimizer.warmup=0", "optimizer.lr=1e-3", "data.workers=1", "run.device=cpu"),
+)
+
+
+@pytest.fixture(scope="module")
+def nano_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of nano, in all that the claims need, with the tiny model in nano's place."""
+    folder = tmp_path_factory.mktemp("nano")
+    for source, name in (("uniworld", "start"), ("flux", "standins/flux"), ("siglip", "standins/siglip")):
+        shutil.copytree(TINY / source, folder / name)
+    listed = write_dataset(folder / "data", 8, kinds=("add", "background", "reconstruct"))
+    for stage in ("stage1", "stage2"):
+        config = load_config(f"nano_{stage}", SMALL_RUN)
+        (folder / stage / "checkpoints" / "step-00000001").mkdir(parents=True)
+        (folder / stage / "checkpoints" / "step-00000001" / "meta.json").write_text("{}")
+        write_config(folder / stage, config)
+    config = Runs(folder, folder, 1, "cpu").config("stage2", 1, 0)
+    samples, encoder = open_samples(config), open_encoder(config)
+    fill(prepare(folder / "cache", samples, encoder), samples, encoder)
+    assert config.data.list == str(listed)
+    return folder
+
+
+def check(nano_run: Path, folder: Path, **settings: Any) -> ClaimsReport:
+    return check_claims(
+        nano_run, folder, **{"seeds": (0,), "steps": 1, "count": 1, "device": "cpu", "paint_steps": 1} | settings
+    )
+
+
+@pytest.fixture(scope="module")
+def checked(nano_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ClaimsReport]:
+    """A folder in which claims were checked with one seed, and what was found; tests only read it."""
+    folder = tmp_path_factory.mktemp("claims")
+    return folder, check(nano_run, folder)
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: Any) -> None:
+        raise AssertionError("It trains again.")
+
+    monkeypatch.setattr(claims_train, "train", train)
+
+
+class TestTheEditWeightOutOfACache:
+    @pytest.mark.parametrize("made_with", list(WEIGHT_FUNCTIONS))
+    @pytest.mark.parametrize("wanted", list(WEIGHT_FUNCTIONS))
+    def test_is_exactly_what_the_mask_gives_for_every_edited_area(self, made_with: str, wanted: str) -> None:
+        generator = torch.Generator().manual_seed(0)
+        for edited in range(65):
+            mask_hw = (torch.randperm(64, generator=generator) < edited).reshape(8, 8)
+            cached_hw, wanted_hw = (edit_weight(mask_hw[None], name)[0] for name in (made_with, wanted))
+            found_hw = reweigh(cached_hw, wanted)
+            assert found_hw is not None
+            assert torch.equal(found_hw, wanted_hw)
+
+    def test_is_nothing_where_there_was_none_or_none_is_wanted(self) -> None:
+        assert reweigh(None, "linear") is None
+        assert reweigh(torch.full((8, 8), 2.0), "none") is None
+
+    @pytest.mark.parametrize("weight", ["linear", "none"])
+    def test_trains_to_the_losses_of_a_run_without_a_cache(self, weight: str, nano_run: Path, tmp_path: Path) -> None:
+        runs = Runs(nano_run, tmp_path, 2, "cpu")
+        cached = runs.train(WEIGHTS[weight], seed=3)
+        config = runs.variant_config(WEIGHTS[weight], seed=3)
+        loop.train(replace(config, data=replace(config.data, cache="")), tmp_path / "fresh", progress=False)
+        losses = [[line["loss"] for line in read_lines(run / "metrics.jsonl")] for run in (cached, tmp_path / "fresh")]
+        assert len(losses[0]) == 2
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+class TestTheVariants:
+    def test_of_a_seed_start_from_the_same_stage_1_and_see_the_same_data(self, nano_run: Path, tmp_path: Path) -> None:
+        runs = Runs(nano_run, tmp_path, 8, "cpu")
+        configs = {variant.name: runs.variant_config(variant, 2) for variant in VARIANTS if not variant.alone}
+        starts = {config.model.start for config in configs.values()}
+        assert starts == {(str(runs.folder_of("stage1", 2)),)}
+        assert {(config.run.seed, config.run.steps, config.data.list) for config in configs.values()} == {
+            (2, 8, str(nano_run / "data" / "data.txt"))
+        }
+
+    def test_differ_in_the_one_thing_that_is_claimed_of(self, nano_run: Path, tmp_path: Path) -> None:
+        runs = Runs(nano_run, tmp_path, 8, "cpu")
+        full = runs.variant_config(FULL, 0)
+        assert runs.variant_config(RAW, 0) == full
+        for weight, variant in WEIGHTS.items():
+            assert runs.variant_config(variant, 0) == replace(full, stage=replace(full.stage, weight=weight))
+        without = runs.variant_config(NO_SIGLIP, 0)
+        assert not without.stage.use_siglip
+        assert set(full.stage.parts) - set(without.stage.parts) == {"siglip_projector"}
+
+    def test_stage_1_alone_trains_as_long_as_both_stages(self, nano_run: Path, tmp_path: Path) -> None:
+        runs = Runs(nano_run, tmp_path, 8, "cpu")
+        alone = runs.variant_config(STAGE1_ALONE, 0)
+        assert alone.run.steps == runs.stage1_steps + 8
+        assert alone.stage.parts == ("denoise_projector",)
+        assert alone.model.start == ()
+
+    def test_hold_each_edit_weight_and_none(self) -> None:
+        assert set(WEIGHTS) == {*WEIGHT_FUNCTIONS, "none"}
+        assert len({variant.name for variant in VARIANTS}) == len(VARIANTS) == 8
+
+
+class TestACheck:
+    def test_leaves_a_page_plots_and_numbers(self, checked: tuple[Path, ClaimsReport]) -> None:
+        folder, report = checked
+        names = {file.name for file in folder.iterdir() if file.is_file()}
+        assert names == {
+            "REPORT.md",
+            "claims.json",
+            "claims_reference.png",
+            "claims_weights.png",
+            "settings.json",
+            "lock",
+        }
+        assert (folder / "REPORT.md").read_text() == report.text()
+        assert "not decided" in report.text()
+        assert not (folder / "exported").exists()
+
+    def test_that_is_finished_trains_nothing_again(
+        self, nano_run: Path, checked: tuple[Path, ClaimsReport], no_training: None
+    ) -> None:
+        folder, report = checked
+        assert check(nano_run, folder).json() == report.json()
+
+    def test_that_was_killed_goes_on_with_what_is_missing(
+        self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path, no_training: None
+    ) -> None:
+        folder, report = checked
+        killed = tmp_path / "killed"
+        shutil.copytree(folder, killed)
+        (killed / "results" / "full-seed-0.json").unlink()
+        (killed / "exported").mkdir()
+        told: list[tuple[Any, ...]] = []
+        assert check(nano_run, killed, progress=lambda *step: told.append(step)).json() == report.json()
+        assert {name for name, *_ in told} == {"seed 0: stage 2"}
+        assert told[-1][1:3] == (9, 9)
+
+    def test_with_more_tasks_examines_again_without_training(
+        self,
+        nano_run: Path,
+        checked: tuple[Path, ClaimsReport],
+        tmp_path: Path,
+        no_training: None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        longer, counts = tmp_path / "longer", []
+
+        def examine(model: Any, count: int, *_: Any, **__: Any) -> SimpleNamespace:
+            counts.append(count)
+            return SimpleNamespace(examined=())
+
+        shutil.copytree(checked[0], longer)
+        monkeypatch.setattr(claims_exam, "examine", examine)
+        report = check(nano_run, longer, count=2)
+        assert counts == [2] * len(VARIANTS)
+        assert {claim.verdict for claim in report.claims} == {"not decided"}
+
+    def test_that_is_asked_to_stop_ends(self, nano_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(claims_train, "train", lambda *_: SimpleNamespace(interrupted=True))
+        with pytest.raises(KeyboardInterrupt):
+            check(nano_run, tmp_path)
+
+
+class TestTheCommand:
+    def test_prints_each_verdict_and_where_the_page_is(
+        self, nano_run: Path, checked: tuple[Path, ClaimsReport], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        folder, report = checked
+        given: list[tuple[Any, ...]] = []
+        monkeypatch.setattr(claims, "check_claims", lambda *settings: given.append(settings) or report)
+        asked = ["--run", str(nano_run), "--to", str(folder), "--seeds", "0,4", "--steps", "7", "--count", "3"]
+        assert main(["eval", "claims", *asked, "--device", "cpu"]) == 0
+        assert given[0][:-1] == (nano_run, folder, [0, 4], 7, 3, "cpu")
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "not decided: Stage 1 alone cannot hold on to the reference as stage 2 can."
+        assert lines[-1] == str(folder / "REPORT.md")
+        assert len(lines) == len(report.claims) + 1
+
+    def test_refuses_seeds_that_are_no_numbers(self, capsys: Any) -> None:
+        assert main(["eval", "claims", "--seeds", "0,one"]) == 2
+        assert "--seeds is '0,one'; give whole numbers" in capsys.readouterr().err
+
+    def test_refuses_a_run_that_is_not_there(self, tmp_path: Path, capsys: Any) -> None:
+        assert main(["eval", "claims", "--run", str(tmp_path / "none"), "--to", str(tmp_path / "to")]) == 2
+        assert "is no finished run of nano" in capsys.readouterr().err
+
+
+class TestWhatCannotBeChecked:
+    def test_a_run_that_is_not_finished_is_told_what_it_lacks(self, nano_run: Path, tmp_path: Path) -> None:
+        started = tmp_path / "nano"
+        shutil.copytree(nano_run, started)
+        shutil.rmtree(started / "cache")
+        shutil.rmtree(started / "stage2" / "checkpoints")
+        with pytest.raises(
+            ValueError, match=r"no finished run of nano, as it lacks cache/cache\.safetensors, the end of stage2: "
+        ):
+            check(started, tmp_path / "claims")
+        assert not (tmp_path / "claims").exists()
+
+    def test_a_folder_that_is_no_run_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            ValueError, match=r"lacks start, standins/flux, .* the end of stage1, the end of stage2: let"
+        ):
+            check(tmp_path / "nothing", tmp_path / "claims")
+
+    def test_a_folder_of_other_settings_is_refused(self, nano_run: Path, checked: tuple[Path, ClaimsReport]) -> None:
+        with pytest.raises(ValueError, match=r"checked by other settings \(steps 1 instead of 2\): name"):
+            check(nano_run, checked[0], steps=2)
+
+    def test_runs_of_another_recipe_are_not_taken_for_these(
+        self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path
+    ) -> None:
+        changed, folder = tmp_path / "nano", checked[0]
+        shutil.copytree(nano_run, changed)
+        write_config(changed / "stage2", load_config(changed / "stage2" / "config.toml", ["ema.decay=0.5"]))
+        with pytest.raises(ValueError, match=r"another configuration: .*ema\.decay was 0\.999 and is now 0\.5"):
+            Runs(changed, folder, 1, "cpu").train(FULL, 0)
+
+    def test_a_start_of_other_weights_is_refused(
+        self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path
+    ) -> None:
+        changed = tmp_path / "nano"
+        shutil.copytree(nano_run, changed)
+        with next((changed / "start").glob("*.safetensors")).open("r+b") as file:
+            file.seek(-4, 2)
+            file.write(b"1234")
+        with pytest.raises(ValueError, match=r"other settings \(start \w+ instead of \w+\): name"):
+            check(changed, checked[0])
+
+    def test_a_folder_in_use_is_refused(self, nano_run: Path, tmp_path: Path) -> None:
+        with locked(tmp_path / "lock", wait=False, busy=""), pytest.raises(ValueError, match="Another process checks"):
+            check(nano_run, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"seeds": ()}, r"The seeds are \[\]"),
+            ({"seeds": (1, 1)}, r"The seeds are \[1, 1\]"),
+            ({"seeds": (-1,)}, r"The seeds are \[-1\]"),
+            ({"steps": 0}, "steps is 0"),
+            ({"count": 0}, "count is 0"),
+        ],
+    )
+    def test_settings_out_of_range_are_refused(self, settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=message):
+            check(tmp_path, tmp_path, **settings)
+
+    def test_a_damaged_result_is_named(
+        self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path
+    ) -> None:
+        damaged = tmp_path / "claims"
+        shutil.copytree(checked[0], damaged)
+        (damaged / "results" / "raw-seed-0.json").write_text('{"settings":')
+        with pytest.raises(ValueError, match=r"raw-seed-0\.json' is damaged .* delete it"):
+            check(nano_run, damaged)
+
+    def test_without_matplotlib_nothing_is_begun(
+        self, nano_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(claims_report, "find_spec", lambda name: None)
+        with pytest.raises(ValueError, match="Drawing needs matplotlib"):
+            check(nano_run, tmp_path / "claims")
+        assert not (tmp_path / "claims").exists()
+
+    def test_a_cache_without_edit_weights_is_refused(self, nano_run: Path, tmp_path: Path) -> None:
+        without = tmp_path / "nano"
+        shutil.copytree(nano_run, without)
+        write_config(without / "stage2", load_config(without / "stage2" / "config.toml", ["stage.weight=none"]))
+        with pytest.raises(ValueError, match="made without edit weights"):
+            check(without, tmp_path / "claims")

@@ -1,0 +1,138 @@
+"""What a variant's run paints, examined, and kept as numbers for each task."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...uniworld_core import UniWorld
+from ..data.files import write_whole
+from ..export import export_run
+from .claims_train import Runs, Variant
+from .exam import examine
+from .oracle import pixels
+from .report import Examined
+from .tasks import EDITS, Task
+
+KINDS = (*EDITS, "reconstruct")
+# Of the picture. An object takes at most a tenth of it, and a new ground or style changes more than an eighth: the
+# held-out edits have a wide gap here, and every threshold in it splits them alike.
+SMALL = 1 / 8
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How one task was done.
+
+    Attributes:
+        edited: share of the picture that had to change.
+        right, kept, psnr: of its `Verdict`.
+    """
+
+    kind: str
+    edited: float
+    right: bool
+    kept: float | None
+    psnr: float | None
+
+
+@dataclass(frozen=True)
+class Exam:
+    """How runs are examined.
+
+    Attributes:
+        count: tasks of each kind.
+        paint_steps: of the sampling.
+        device: "cpu" or "cuda".
+    """
+
+    count: int
+    paint_steps: int
+    device: str
+
+
+def marks_of(
+    runs: Runs,
+    variant: Variant,
+    seed: int,
+    exam: Exam,
+    progress: Callable[[int, int], None] | None = None,
+    train_bar: bool = False,
+) -> tuple[Mark, ...]:
+    """The marks of a variant on the tasks of a seed: read, or trained, examined and kept.
+
+    Args:
+        progress: told how many of how many tasks are done.
+        train_bar: show the training's own bar on a terminal.
+    """
+    file = runs.folder / "results" / f"{variant.name}-seed-{seed}.json"
+    settings = {"count": exam.count, "paint_steps": exam.paint_steps, "seed": seed}
+    found = _read(file, settings)
+    if found is None:
+        run = runs.train(variant, seed, train_bar)
+        found = tuple(map(mark, _examined(runs, variant, run, seed, exam, progress)))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        whole = {"settings": settings, "marks": [asdict(one) for one in found]}
+        write_whole(file, json.dumps(whole).encode())
+    return found
+
+
+def mark(one: Examined) -> Mark:
+    verdict = one.verdict
+    return Mark(one.task.kind, edited_share(one.task), verdict.right, verdict.kept, verdict.psnr)
+
+
+def edited_share(task: Task) -> float:
+    """How much of the first reference the target changes, 0 to 1."""
+    assert task.target is not None
+    return float((pixels(task.references[0]) != pixels(task.target)).any(-1).mean())
+
+
+def is_small(one: Mark) -> bool:
+    return one.kind in EDITS and one.edited <= SMALL
+
+
+def is_large(one: Mark) -> bool:
+    return one.kind in EDITS and one.edited > SMALL
+
+
+def _read(file: Path, settings: dict[str, Any]) -> tuple[Mark, ...] | None:
+    """Marks that were kept; None if there are none, or none of these settings."""
+    if not file.is_file():
+        return None
+    try:
+        whole = json.loads(file.read_text(encoding="utf-8"))
+        return tuple(Mark(**one) for one in whole["marks"]) if whole["settings"] == settings else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{file}' is damaged ({error}): delete it, and the run is examined again.") from error
+
+
+def _examined(
+    runs: Runs,
+    variant: Variant,
+    run: Path,
+    seed: int,
+    exam: Exam,
+    progress: Callable[[int, int], None] | None,
+) -> Sequence[Examined]:
+    checkpoint = runs.folder / "exported"
+    shutil.rmtree(checkpoint, ignore_errors=True)  # of an examination that was killed
+    # In float32, so that the difference of averaged and raw weights is not rounded away.
+    export_run(run, checkpoint, raw=variant.raw, dtype=torch.float32)
+
+    def told(kind: str, done: int, count: int) -> None:
+        if progress is not None:
+            progress(KINDS.index(kind) * count + done, len(KINDS) * count)
+
+    try:
+        model = UniWorld.from_pretrained(checkpoint, runs.flux, runs.siglip, torch.float32, exam.device)
+        report = examine(model, exam.count, KINDS, seed, exam.paint_steps, use_siglip=variant.use_siglip, progress=told)
+    finally:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return report.examined

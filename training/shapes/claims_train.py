@@ -1,0 +1,252 @@
+"""The runs that the paper's claims are checked by: variants of nano's two stages, each with several seeds.
+
+They take the settings, the start checkpoint, the data and the cache of a run of nano, and its published recipe: the
+variants of one seed begin with the same stage 1 and see the same samples and noise in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from ...uniworld_core.masks import WEIGHT_FUNCTIONS, edit_weight
+from .. import checkpoints
+from ..batch import Encoded
+from ..config import NO_WEIGHT, Config
+from ..config_file import load_config
+from ..data.cache import HEAD, Cache, CacheKey
+from ..data.files import cannot_write, locked, write_whole
+from ..encode import Encoder
+from ..loop import train
+from ..run_folder import CHECKPOINTS, CONFIG, differing_keys
+from ..setup import Data, open_data
+from .dataset import LIST
+
+PUBLISHED_WEIGHT = "logarithmic"
+# The published recipe's, in both stages. Nano itself lets the rate fall, which does what the EMA is there for.
+SCHEDULE = "constant_with_warmup"
+
+_SETTINGS = "settings.json"
+_STAGES = ("stage1", "stage2")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of training, or of taking the weights of a run.
+
+    Attributes:
+        name: of its results; `label`: in tables.
+        run: the run it is taken from, which has the name of a variant.
+        alone: stage 1 goes on for as many steps as both stages have, in the place of stage 2.
+        use_siglip: the DiT is given the references' SigLIP features, in training and in the examination.
+        weight: the edit weight, or "none".
+        raw: the weights as trained, and not their average.
+    """
+
+    name: str
+    label: str
+    run: str
+    alone: bool = False
+    use_siglip: bool = True
+    weight: str = PUBLISHED_WEIGHT
+    raw: bool = False
+
+
+STAGE1_ALONE = Variant("stage1_alone", "stage 1 alone", "stage1_alone", alone=True, use_siglip=False)
+FULL = Variant("full", "stage 2", "full")
+RAW = replace(FULL, name="raw", label="stage 2, raw weights", raw=True)
+NO_SIGLIP = Variant("no_siglip", "stage 2 without SigLIP", "no_siglip", use_siglip=False)
+NO_EDIT_WEIGHT = Variant("weight_none", "stage 2 without edit weight", "weight_none", weight=NO_WEIGHT)
+# {weight: variant}; the published weight's is stage 2 as it is.
+WEIGHTS = {
+    **{
+        weight: Variant(
+            f"weight_{weight}", f"stage 2, {weight.replace('_', ' ')} weight", f"weight_{weight}", weight=weight
+        )
+        for weight in WEIGHT_FUNCTIONS
+    },
+    **{PUBLISHED_WEIGHT: FULL, NO_WEIGHT: NO_EDIT_WEIGHT},
+}
+VARIANTS = tuple(dict.fromkeys((STAGE1_ALONE, FULL, RAW, NO_SIGLIP, *WEIGHTS.values())))
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of the variants in a folder.
+
+    Attributes:
+        nano: the folder of a run of nano.
+        folder: where `runs/` lies.
+        steps: of stage 2; stage 1 has as many for each of them as nano's own had.
+        device: "cpu", "cuda", or "auto".
+    """
+
+    nano: Path
+    folder: Path
+    steps: int
+    device: str = "auto"
+
+    def check(self) -> None:
+        """Raises ValueError if nano's run is not finished, or of no use; what it lacks is named."""
+        there = ("start", "standins/flux", "standins/siglip", f"data/{LIST}", f"cache/{HEAD}")
+        lacking = [name for name in there if not (self.nano / name).exists()]
+        lacking += [f"the end of {stage}" for stage in _STAGES if not self._has(stage)]
+        if lacking:
+            raise ValueError(
+                f"'{self.nano}' is no finished run of nano, as it lacks {', '.join(lacking)}: let "
+                "`uniworld train nano` end first, or name the folder of one that has."
+            )
+        if self.cached_weight == NO_WEIGHT:
+            raise ValueError(
+                f"The cache of '{self.nano}' was made without edit weights, and so does not know what was edited: name a "
+                "run of nano with one."
+            )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder, and hold it as these runs' within the context.
+
+        Raises:
+            ValueError: it holds runs of other settings, another process works in it, or it cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(cannot_write(self.folder, error)) from error
+        busy = f"Another process checks claims in '{self.folder}': wait for it, or name another folder."
+        with locked(self.folder / "lock", wait=False, busy=busy):
+            self._claim()
+            yield
+
+    def folder_of(self, run: str, seed: int) -> Path:
+        return self.folder / "runs" / f"seed-{seed}" / run
+
+    @property
+    def flux(self) -> Path:
+        return self.nano / "standins" / "flux"
+
+    @property
+    def siglip(self) -> Path:
+        return self.nano / "standins" / "siglip"
+
+    @cached_property
+    def cached_weight(self) -> str:
+        return self._nano("stage2").stage.weight
+
+    @property
+    def stage1_steps(self) -> int:
+        """Steps of the stage 1 that every stage 2 starts from."""
+        return max(1, round(self.steps * self._nano("stage1").run.steps / self._nano("stage2").run.steps))
+
+    def train(self, variant: Variant, seed: int, progress: bool = False) -> Path:
+        """The finished run of a variant, trained or gone on with if it is not.
+
+        Raises:
+            ValueError: as `loop.train`.
+            KeyboardInterrupt: it was asked to stop; what was done is kept.
+        """
+        if not variant.alone:
+            self._finish(self.config("stage1", self.stage1_steps, seed), self.folder_of("stage1", seed), progress)
+        run = self.folder_of(variant.run, seed)
+        self._finish(self.variant_config(variant, seed), run, progress)
+        return run
+
+    def variant_config(self, variant: Variant, seed: int) -> Config:
+        """What a variant's run is trained by."""
+        if variant.alone:
+            return self.config("stage1", self.stage1_steps + self.steps, seed)
+        config = self.config("stage2", self.steps, seed)
+        parts = tuple(part for part in config.stage.parts if variant.use_siglip or part != "siglip_projector")
+        stage = replace(config.stage, parts=parts, use_siglip=variant.use_siglip, weight=variant.weight)
+        model = replace(config.model, start=(str(self.folder_of("stage1", seed)),))
+        return replace(config, stage=stage, model=model)
+
+    def config(self, stage: str, steps: int, seed: int) -> Config:
+        """What nano's stage of that name was trained by, in another length, with another seed, at a constant rate."""
+        config = self._nano(stage)
+        folders = {"checkpoint": str(self.nano / "start"), "flux": str(self.flux), "siglip": str(self.siglip)}
+        data = {"list": str(self.nano / "data" / LIST), "cache": str(self.nano / "cache")}
+        warmup = min(config.optimizer.warmup, steps // 10)
+        run = replace(config.run, steps=steps, seed=seed, device=self.device, validate_every=0)
+        return replace(
+            config,
+            model=replace(config.model, **folders, start=()),
+            data=replace(config.data, **data),
+            optimizer=replace(config.optimizer, schedule=SCHEDULE, warmup=warmup),
+            run=replace(run, tensorboard=False, wandb=""),
+        )
+
+    def _finish(self, config: Config, folder: Path, progress: bool) -> None:
+        if _has_ended(folder, config):
+            # Its folders may have been moved since; what is in them was found to be the same.
+            ended_by = replace(load_config(folder / CONFIG), model=config.model)
+            if not differing_keys(ended_by, config):
+                return
+        if train(config, folder, progress, self._open).interrupted:
+            raise KeyboardInterrupt
+
+    def _open(self, config: Config, encoder: Encoder) -> Data:
+        """Nano's cache for a run of another edit weight: what was edited is the same, whatever it weighs."""
+        data = open_data(config, Encoder(encoder.model, replace(encoder.settings, weight=self.cached_weight)))
+        assert isinstance(data.source, Cache)
+        return replace(data, source=Reweighed(data.source.folder, data.source.key, config.stage.weight))
+
+    def _nano(self, stage: str) -> Config:
+        return load_config(self.nano / stage / CONFIG)
+
+    def _has(self, stage: str) -> bool:
+        folder = self.nano / stage
+        return (folder / CONFIG).is_file() and _has_ended(folder, self._nano(stage))
+
+    def _claim(self) -> None:
+        key = Cache(self.nano / "cache").key
+        start = hashlib.sha256()
+        for file in sorted((self.nano / "start").glob("*.safetensors")):
+            start.update(file.read_bytes())
+        wanted = {"start": start.hexdigest(), "encoder": key.encoder, "samples": key.samples, "steps": self.steps}
+        file = self.folder / _SETTINGS
+        there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else wanted
+        other = [f"{name} {there[name]} instead of {value}" for name, value in wanted.items() if there[name] != value]
+        if other:
+            raise ValueError(
+                f"'{self.folder}' holds claims checked by other settings ({'; '.join(other)}): name another folder, or set "
+                "these as they were."
+            )
+        if not file.is_file():
+            write_whole(file, json.dumps(wanted, indent=1).encode())
+
+
+def _has_ended(run: Path, config: Config) -> bool:
+    """Whether a run made all steps of its configuration."""
+    newest = checkpoints.latest(run / CHECKPOINTS)
+    return newest is not None and newest.name == checkpoints.checkpoint_name(config.run.steps)
+
+
+class Reweighed(Cache):
+    """A cache whose edits weigh something else than when it was made."""
+
+    def __init__(self, folder: Path, key: CacheKey, weight: str) -> None:
+        super().__init__(folder, key)
+        self.weight = weight
+
+    def __getitem__(self, index: int) -> Encoded:
+        item = super().__getitem__(index)
+        return replace(item, weight=reweigh(item.weight, self.weight))
+
+
+def reweigh(weight_hw: Tensor | None, function: str) -> Tensor | None:
+    """The edit weight of another function over the same edit; None, for 1 everywhere, with "none".
+
+    Exact: each function is above 1 for all x = total area / edited area above 1, so where the old weight is above 1
+    lies the edit. Where it is 1 everywhere, nothing or all was edited, and then every function gives 1 everywhere.
+    """
+    if weight_hw is None or function == NO_WEIGHT:
+        return None
+    return edit_weight((weight_hw > 1)[None], function)[0]
