@@ -123,8 +123,9 @@ size."""
 
 _RULE = (
     "**The rule.** Two variants differ where the mean of their differences over the seeds is larger than the spread of these "
-    "differences, the largest less the smallest; all seeds then have the same sign. With three seeds and normal differences "
-    "4% of equal variants are called higher by chance, so of all comparisons here one may be. A claim holds where every "
+    "differences, the largest less the smallest, and at least 0.1 points or dB; all seeds then have the same sign. With "
+    "three seeds and normal differences 4% of equal variants are called higher by chance, so of all comparisons here one "
+    "may be. A claim holds where every "
     f"measure in bold is higher as claimed, and is not decided with fewer than {LEAST_SEEDS} seeds."
 )
 
@@ -190,7 +191,7 @@ def _reason(one: Comparison) -> str:
 _OUTCOMES = {
     "higher": "is higher",
     "lower": "is lower",
-    "no clear difference": "differs by no more than its spread over the seeds",
+    "no clear difference": "shows no difference beyond the spread over the seeds",
     "too few seeds": f"was measured with fewer than {LEAST_SEEDS} seeds",
     "not measured": "was not measured, as a seed has no such task",
 }

@@ -11,6 +11,7 @@ from .claims_exam import Mark, is_large, is_small
 from .claims_train import FULL, NO_SIGLIP, RAW, STAGE1_ALONE, WEIGHTS, Variant
 
 LEAST_SEEDS = 3
+_LEAST = 0.1  # points or dB; a smaller difference is none, however steady: it is below what the page writes
 _ENDS = 0.02  # a share this near to none or all
 
 Outcome = Literal["higher", "lower", "no clear difference", "too few seeds", "not measured"]
@@ -74,7 +75,7 @@ class Comparison:
         if len(differences) < LEAST_SEEDS:
             return "too few seeds"
         mean, spread = fmean(differences), max(differences) - min(differences)
-        if abs(mean) <= spread:
+        if abs(mean) <= spread or abs(mean) < (_LEAST / 100 if self.measure.is_share else _LEAST):
             return "no clear difference"
         return "higher" if mean > 0 else "lower"
 

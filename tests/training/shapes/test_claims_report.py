@@ -51,6 +51,7 @@ class TestTheRule:
             ((0.1, 0.2, 0.4), "no clear difference"),  # of one sign, and wider apart than they are large
             ((0.3, -0.1, 0.3), "no clear difference"),
             ((0.0, 0.0, 0.0), "no clear difference"),
+            ((0.0005, 0.0005, 0.0005), "no clear difference"),  # steady, and nothing
             ((0.2, 0.25), "too few seeds"),
             ((0.2, None, 0.3), "not measured"),
         ],
@@ -129,14 +130,14 @@ class TestThePage:
         report = report_of(lambda variant, seed: 0.5 + 0.1 * seed * (variant is FULL), lambda *_: False)
         assert {claim.verdict for claim in report.claims} == {"does not hold"}
         words = " ".join(report.text().split())
-        assert "**Does not hold.** With stage 2 against stage 1 alone, objects kept differs by no more than" in words
+        assert "**Does not hold.** With stage 2 against stage 1 alone, objects kept shows no difference beyond" in words
 
     def test_says_where_no_difference_could_show(self) -> None:
         for share in (0.0, 1.0):
             assert "no difference could show" in " ".join(report_of(lambda *_: share, lambda *_: False).text().split())  # noqa: B023
         text = report_of(lambda *_: 0.5, lambda variant, seed, small: small).text()
         assert (
-            "of large edits, differs by no more than its spread over the seeds, +0.0 points (+0.0 to +0.0), where both"
+            "of large edits, shows no difference beyond the spread over the seeds, +0.0 points (+0.0 to +0.0), where both"
             in " ".join(text.split())
         )
 
