@@ -17,11 +17,14 @@ from .setup import open_encoder, open_samples
 __all__ = ["Result", "export_run", "fill_cache", "train"]
 
 
-def fill_cache(config: Config, progress: Callable[[int, int, dict[str, Any]], None] | None = None) -> Cache:
+def fill_cache(
+    config: Config, progress: Callable[[int, int, dict[str, Any]], None] | None = None, batch: int = 8
+) -> Cache:
     """Run the frozen parts over the samples that `data.cache` lacks; under torchrun every process takes its share.
 
     Args:
         progress: told how many of how many samples of this process are there, and how many are of no use.
+        batch: samples that the frozen parts take at once.
 
     Raises:
         ValueError: the model, the data or the cache folder cannot be used, or too many samples are of no use.
@@ -41,6 +44,7 @@ def fill_cache(config: Config, progress: Callable[[int, int, dict[str, Any]], No
             cache,
             samples,
             encoder,
+            batch=batch,
             rank=world.rank,
             world=world.size,
             workers=config.data.workers,

@@ -23,6 +23,7 @@ from .ema import ShardedEMA
 from .metrics import StepMetrics
 from .optimizer import clip_factor, gradient_norm, learning_rate, make_optimizer, scale_gradients, set_learning_rate
 from .parallel import World, whole_root, without_sync
+from .precision import autocast
 from .run_folder import CHECKPOINTS, VALIDATION
 from .setup import Model, compute_dtype
 from .state import restore, state_tensors, state_values
@@ -185,10 +186,11 @@ class Trainer:
         batch = [item.to(device) for _, item in items] or [blank(self.model.trainee, device)]
         positions = [position for position, _ in items] or [0]
         draws = Draws.of(self.config.run.seed, positions, batch[0].latent.shape).to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(device, dtype):
             losses = self.model.engine(batch, draws)
-        # The engines take the mean over the processes, and what is wanted is the mean over the samples of all.
-        (losses.sum() * (self.world.size / good if items else 0.0)).backward()
+            # The engines take the mean over the processes, and what is wanted is the mean over the samples of all.
+            total = losses.sum() * (self.world.size / good if items else 0.0)
+        total.backward()
         return losses.detach()[: len(items)]
 
     def _lap(self) -> float:

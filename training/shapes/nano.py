@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,8 @@ from ...uniworld_core.vae import VAE
 from ..config import Config
 from ..config_file import load_config
 from ..convert import Parts, convert
-from ..data.cache_fill import fill, prepare
-from ..export import export_run
-from ..loop import train
 from ..model_folder import new_folder
-from ..setup import open_encoder, open_samples
+from ..run import export_run, fill_cache, train
 from ..task_head import Routed, save_task_head, train_task_head
 from .recipe import Length, Recipe, read_recipe
 from .standins import fit, folders, parts, tokens
@@ -152,19 +150,12 @@ class _Work:
         write_dataset(self.folder / "data", self.recipe.samples, self.recipe.seed, "train", parts.SIDE, kinds)
 
     def cache(self) -> None:
-        config = self._config("stage2", self.recipe.stage2)
-        samples, encoder = open_samples(config), open_encoder(config, self.device)
-        cache = prepare(self.folder / "cache", samples, encoder)
-        fill(
-            cache,
-            samples,
-            encoder,
-            batch=_CACHE_BATCH,
-            progress=lambda done, total: self.progress("cache", done, total, {}),
-        )
+        fill_cache(self._config("stage2", self.recipe.stage2), partial(self.progress, "cache"), _CACHE_BATCH)
 
     def stage(self, name: str, length: Length) -> None:
-        train(self._config(name, length), self.folder / name)
+        # Ctrl-C ends a stage with a checkpoint and no exception, and must not begin the next one.
+        if train(self._config(name, length), self.folder / name).interrupted:
+            raise KeyboardInterrupt
 
     def routing(self) -> None:
         exported = self.folder / "exported"
