@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .optimizer import local
 from .parallel import World
 
 META = "meta.json"
@@ -190,7 +191,7 @@ def _copy(tensor: Tensor) -> Tensor:
 
     if not isinstance(tensor, DTensor):
         return tensor.detach().to("cpu", copy=True)
-    mine = tensor.detach().to_local().to("cpu", copy=True)
+    mine = local(tensor.detach()).to("cpu", copy=True)
     mesh = _cpu_mesh(tensor.device_mesh)
     return DTensor.from_local(
         mine, mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
@@ -255,7 +256,7 @@ def _cause(error: BaseException) -> str:
     return _cause(inner) if isinstance(inner, BaseException) else str(error)
 
 
-def _damaged(checkpoint: Path, error: Exception) -> ValueError:
+def _damaged(checkpoint: Path, error: BaseException) -> ValueError:
     return ValueError(
         f"The checkpoint {checkpoint} cannot be read ({_cause(error)}): it is damaged or of another configuration. Remove "
         "the folder, and the run goes on from the one before."

@@ -12,11 +12,12 @@ from types import FrameType
 
 from . import run_folder
 from .config import Config
+from .data.cache import Cache
 from .data.loader import StepData, batches
 from .encode import Encoder
 from .metrics import Reporter
 from .parallel import World, start_world
-from .setup import Data, open_data, open_encoder, open_model
+from .setup import Data, load_readers, open_data, open_encoder, open_model
 from .trainer import Trainer
 from .validate import Validation
 
@@ -63,6 +64,8 @@ def train(
         checkpoint = world.from_main(world.on_main(lambda: run_folder.resume_from(folder, config)))
         encoder = open_encoder(config, world.device)
         data = data_of(config, encoder)
+        if not isinstance(data.source, Cache):
+            load_readers(encoder)
         validation = Validation(encoder, config.validation) if config.run.validate_every else None
         trainer = Trainer(config, folder, world, open_model(config, encoder, world), data.fingerprint)
         stack.callback(trainer.saver.close)

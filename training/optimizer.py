@@ -77,7 +77,8 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     """The 2-norm of all gradients together. Of spread ones the squares are added up over the processes: call it on all."""
-    whole, spread = [], []
+    whole: list[Tensor] = []
+    spread: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is not None:
             (spread if is_spread(parameter) else whole).append(local(parameter.grad).float().square().sum())

@@ -122,6 +122,9 @@ def spread(trainee: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
     Args:
         trainee: a `step.Trainee` whose trainable tensors are chosen already.
         compute: the dtype of FSDP2's gathered weights.
+
+    Raises:
+        ValueError: FSDP2 on the CPU with a PyTorch that cannot.
     """
     if world.size == 1:
         return trainee
@@ -132,6 +135,11 @@ def spread(trainee: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    if world.device.type == "cpu" and not hasattr(torch.cpu.current_stream(), "record_event"):
+        raise ValueError(
+            f"run.parallel is 'fsdp' on the CPU, and PyTorch {torch.__version__} spreads models over GPUs alone: set "
+            "run.parallel = 'data', or install a newer PyTorch."
+        )
     # It warns that such outputs must not be changed in place, and FLUX's blocks add to them out of place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))

@@ -86,6 +86,19 @@ def open_encoder(config: Config, device: torch.device | str = "cpu") -> Encoder:
     return Encoder(opened, settings)
 
 
+def load_readers(encoder: Encoder) -> list[nn.Module]:
+    """The frozen parts that samples pass, their weights read now and not at the first sample: so what is wrong with them,
+    or draws random numbers while it is built, comes before training begins.
+    """
+    model, settings = encoder.model, encoder.settings
+    parts: list[nn.Module] = [model.vlm, model.text.clip, encoder.vae]
+    if settings.use_siglip:
+        parts.append(model.siglip)
+    if settings.use_t5:
+        parts.append(model.text.t5)
+    return parts
+
+
 def open_samples(config: Config) -> Samples:
     """The samples of `data.list` or `data.shards`. Raises ValueError if they cannot be read."""
     if config.data.shards:

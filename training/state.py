@@ -125,8 +125,9 @@ def _restore_optimizer(
 
 def _random_state(world: World) -> dict[str, Tensor]:
     """The state of every generator that some library may draw from; training itself keeps none (see `batch.Draws`)."""
-    name, keys, *rest = np.random.get_state()
-    plain = json.dumps({"python": random.getstate(), "numpy": [name, keys.tolist(), *rest]}).encode()
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    others = {"python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, gauss]}
+    plain = json.dumps(others).encode()
     found = {
         f"{world.rank}/torch": torch.get_rng_state(),
         f"{world.rank}/others": torch.frombuffer(bytearray(plain), dtype=torch.uint8),

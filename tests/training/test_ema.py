@@ -17,7 +17,7 @@ LIMIT = 0.5
 
 # Each process averages the same walk of the weights; the main one writes down what it gathers.
 PROGRAM = """
-import json, torch
+import json, os, torch
 from torch import nn, distributed
 from uniworld.training.ema import ShardedEMA
 distributed.init_process_group("gloo")
@@ -50,8 +50,10 @@ everyone = [None] * world
 distributed.all_gather_object(everyone, held)
 if rank == 0:
     values = {{name: value.tolist() for name, value in whole.items()}}
-    json.dump({{"ema": values, "held": everyone}}, open({out!r}, "w"))
-distributed.destroy_process_group()
+    with open({out!r}, "w") as file:
+        json.dump({{"ema": values, "held": everyone}}, file)
+distributed.barrier()
+os._exit(0)  # about one gloo process in forty aborts while it is taken down
 """
 
 
@@ -118,7 +120,9 @@ class TestAverage:
             ema.update()
         torch.testing.assert_close(dict(ema.gather()), plain_average(), rtol=1e-6, atol=1e-6)
 
-    @pytest.mark.parametrize(("world", "spread"), [(2, False), (3, False), (2, True)])
+    @pytest.mark.parametrize(
+        ("world", "spread"), [(2, False), pytest.param(3, False, marks=pytest.mark.slow), (2, True)]
+    )
     def test_is_the_plain_one_however_many_processes_share_it(
         self, world: int, spread: bool, processes: Callable[..., list], tmp_path: Path
     ) -> None:
