@@ -120,7 +120,8 @@ def start_config(qwen: Path, flux: Path) -> dict[str, Any]:
             "Qwen2.5-VL folder."
         )
     # Flat as Qwen published it; from transformers 4.52 on the language model's own keys lie in `text_config`.
-    flat = {key: value for key, value in (raw | (raw.get("text_config") or {})).items() if value is not None}
+    # What is null in one may stand in the other: transformers 4.56 writes a null image_token_id into `text_config`.
+    flat = _without_nulls(raw) | _without_nulls(raw.get("text_config") or {})
     text = {key: flat[key] for key in TEXT_KEYS if key in flat}
     tokens = {key: flat[key] for key in _TOKENS if key in flat}
     if "vision_start_token_id" in tokens and "vision_end_token_id" in tokens:
@@ -139,6 +140,10 @@ def start_config(qwen: Path, flux: Path) -> dict[str, Any]:
     }
     vision = raw.get("vision_config")
     return {**text, **tokens, **_rope(flat), **_PUBLISHED, "vision_config": vision, "denoise_tower": tower}
+
+
+def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in raw.items() if value is not None}
 
 
 def _rope(flat: Mapping[str, Any]) -> dict[str, Any]:

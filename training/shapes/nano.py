@@ -85,10 +85,14 @@ class _Work:
         self.standins.mkdir(parents=True, exist_ok=True)
 
     def tokenizers(self) -> None:
-        # Made anew each time: they are the same each time, and made at once.
-        self.qwen_tokens = tokens.write_qwen_tokenizer(self.qwen)
-        tokens.write_clip_tokenizer(self.flux_folder / "tokenizer")
-        tokens.write_t5_tokenizer(self.flux_folder / "tokenizer_2")
+        # Kept as they are once there: what was trained with them knows their words by number.
+        done = self.standins / f"tokenizers{_WHOLE}"
+        if not done.is_file():
+            tokens.write_qwen_tokenizer(self.qwen)
+            tokens.write_clip_tokenizer(self.flux_folder / "tokenizer")
+            tokens.write_t5_tokenizer(self.flux_folder / "tokenizer_2")
+            done.touch()
+        self.qwen_tokens = tokens.qwen_ids(self.qwen)
 
     def vae(self) -> None:
         from .standins.vae import Autoencoding, fit_latents
@@ -107,7 +111,10 @@ class _Work:
         def make() -> Answering:
             return Answering(read_tokenizer(self.qwen), self.qwen_tokens, self.recipe.vlm.batch, self.device)
 
-        self._stand_in("vlm", self.recipe.vlm, make, lambda trained: folders.write_qwen(trained.qwen, self.qwen))
+        def write(trained: Answering) -> None:
+            folders.write_qwen(trained.qwen, self.qwen_tokens, self.qwen)
+
+        self._stand_in("vlm", self.recipe.vlm, make, write)
 
     def siglip(self) -> None:
         from .standins.siglip import Matching

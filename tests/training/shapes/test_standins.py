@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 from uniworld.training.convert import Parts, convert
-from uniworld.training.shapes.standins import fit, flux, folders, parts, siglip, tokens, vae, vlm
+from uniworld.training.shapes.standins import fit, flux, folders, parts, siglip, tokens, vae, vision, vlm
 from uniworld.training.shapes.tasks import KINDS, make_task
 from uniworld.training.task_head import Routed, save_task_head, train_task_head
 from uniworld.uniworld_core import UniWorld
@@ -26,11 +26,12 @@ FOREIGN = "Ein Löwe 猫 & 3 kites, painted by Xyzzy!"
 def standins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained stand-ins in their folders `qwen`, `flux` and `siglip`, and the start checkpoint made of them."""
     folder = tmp_path_factory.mktemp("standins")
-    ids = tokens.write_qwen_tokenizer(folder / "qwen")
+    tokens.write_qwen_tokenizer(folder / "qwen")
+    ids = tokens.qwen_ids(folder / "qwen")
     clip_ids = tokens.write_clip_tokenizer(folder / "flux" / "tokenizer")
     t5_size = tokens.write_t5_tokenizer(folder / "flux" / "tokenizer_2")
     parts.seeded(0)
-    folders.write_qwen(parts.make_qwen(ids["vocab_size"], ids), folder / "qwen")
+    folders.write_qwen(parts.make_qwen(ids["vocab_size"], ids), ids, folder / "qwen")
     folders.write_vae(parts.make_vae(), {"shift_factor": 0.25, "scaling_factor": 0.75}, folder / "flux" / "vae")
     clip = parts.make_clip(clip_ids["vocab_size"], clip_ids["begin"], clip_ids["end"])
     folders.write_flux(clip, parts.make_t5(t5_size), parts.make_flux(), folder / "flux")
@@ -101,6 +102,28 @@ def test_patches_are_cut_as_the_processor_cuts_them(tmp_path: Path) -> None:
     made = processor(images=shown, return_tensors="pt", input_data_format="channels_last")
     assert torch.equal(vlm.patches(shown), made["pixel_values"])
     assert made["image_grid_thw"].tolist() == [[1, 8, 8]] * len(shown)
+
+
+def test_the_vision_half_sees_many_pictures_at_once_as_one_by_one(untrained: UniWorld) -> None:
+    rng = np.random.default_rng(0)
+    shown = [make_task("remove", rng, "train").references[0] for _ in range(3)]
+    visual, grids = untrained.vlm.qwen.model.visual, torch.tensor([[1, 8, 8]] * 3)
+
+    def seen() -> torch.Tensor:
+        tokens: list[torch.Tensor] = []
+        handle = visual.merger.register_forward_hook(lambda *call: tokens.append(call[2]))
+        with torch.no_grad():
+            visual(vlm.patches(shown), grid_thw=grids)
+        handle.remove()
+        return tokens[0]
+
+    one_by_one = seen()
+    vision.attend_at_once(visual, 64)
+    try:
+        torch.testing.assert_close(seen(), one_by_one, rtol=1e-4, atol=1e-5)
+    finally:
+        for block in visual.blocks:
+            del block.attn.forward
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "question"])
@@ -228,9 +251,9 @@ class TestObjectives:
     def test_siglip(self, standins: Path) -> None:
         self.check(siglip.Matching(read_text_tokenizer(standins / "flux" / "tokenizer"), 4))
 
-    def test_vlm(self, standins: Path, tmp_path: Path) -> None:
-        ids = tokens.write_qwen_tokenizer(tmp_path)
-        self.check(vlm.Answering(read_tokenizer(tmp_path), ids, 4))
+    def test_vlm(self, standins: Path) -> None:
+        folder = standins / "qwen"
+        self.check(vlm.Answering(read_tokenizer(folder), tokens.qwen_ids(folder), 4))
 
     def test_flux(self, standins: Path, untrained: UniWorld, tmp_path: Path) -> None:
         latent_format = untrained.latent_format

@@ -37,9 +37,14 @@ _INDEX = {
 _PREFIXES = {"clip_text_model": "text_model.", "siglip_vision_model": "vision_model."}
 
 
-def write_qwen(qwen: Any, folder: Path) -> None:
-    """Add configuration, weights and picture settings to a folder that holds the tokenizer."""
+def write_qwen(qwen: Any, tokens: Mapping[str, int], folder: Path) -> None:
+    """Add configuration, weights and picture settings to a folder that holds the tokenizer, whose ids `tokens` are."""
     _write_module(qwen, folder)
+    # The public configuration names its tokens at the top; not every version of transformers writes them there.
+    file = folder / "config.json"
+    write_json(
+        file, json.loads(file.read_text(encoding="utf-8")) | {k: v for k, v in tokens.items() if k != "vocab_size"}
+    )
     write_json(folder / "preprocessor_config.json", preprocessor_config())
     ids = {name: getattr(qwen.config.get_text_config(), name) for name in ("bos_token_id", "eos_token_id")}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})

@@ -45,8 +45,8 @@ def said(seed: int = 0) -> Iterator[str]:
         yield f"user\n{ASSISTANT}\n"
 
 
-def write_qwen_tokenizer(folder: Path) -> dict[str, int]:
-    """Qwen's byte-level BPE; returns the token ids that Qwen2.5-VL's configuration names, and `vocab_size`."""
+def write_qwen_tokenizer(folder: Path) -> None:
+    """Qwen's byte-level BPE."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -77,6 +77,14 @@ def write_qwen_tokenizer(folder: Path) -> dict[str, int]:
             "unk_token": None,
         },
     )
+
+
+def qwen_ids(folder: Path) -> dict[str, int]:
+    """The token ids that Qwen2.5-VL's configuration names, and `vocab_size`, of a tokenizer that was written."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = {word: int(tokenizer.token_to_id(word)) for word in _QWEN_SPECIAL}
     return {
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
@@ -85,7 +93,7 @@ def write_qwen_tokenizer(folder: Path) -> dict[str, int]:
         "vision_start_token_id": ids["<|vision_start|>"],
         "vision_end_token_id": ids["<|vision_end|>"],
         "vision_token_id": ids["<|vision_pad|>"],
-        "vocab_size": tokenizer.get_vocab_size(),
+        "vocab_size": int(tokenizer.get_vocab_size()),
     }
 
 

@@ -28,6 +28,11 @@ _KINDS = (
     "style",
     "edge",
     "depth",
+    "hed",
+    "mlsd",
+    "normal",
+    "sketch",
+    "openpose",
 )
 
 

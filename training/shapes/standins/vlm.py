@@ -22,6 +22,7 @@ from ..tasks import KINDS, Task, any_kind, make_task
 from ..world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
 from .fit import Objective, fast_math
 from .parts import SIDE, VLM_MERGE, VLM_PATCH, VLM_WIDTH, make_qwen
+from .vision import attend_at_once
 
 # CLIP's mean and deviation, as Qwen2.5-VL's preprocessor_config.json has them.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -148,6 +149,7 @@ class Answering(Objective):
     def __init__(self, tokenizer: Any, tokens: dict[str, int], batch: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
         self.qwen: Any = make_qwen(tokens["vocab_size"], tokens)
+        attend_at_once(self.qwen.model.visual, _GRID * _GRID)
         self.to_cell = nn.Linear(VLM_WIDTH, _CELLS)
         self.source, self.device = Turns(tokenizer, tokens["image_token_id"], batch), device
         self.to(device)
