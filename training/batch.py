@@ -1,4 +1,4 @@
-"""A sample once the frozen parts have read it, and the random numbers of its training step.
+"""Samples once the frozen parts have read them, the random numbers of their training step, and batches of both.
 
 Shapes: L VLM tokens, D their width, T SigLIP tokens of S values, P pooled width, C latent channels, h, w latent sides.
 """
@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+from ..uniworld_core.condition import splice
 
 # Keeps the stream of a sample's numbers apart from those of its neighbours and of other seeds (64-bit golden ratio).
 _STRIDE = 0x9E3779B97F4A7C15
@@ -55,16 +57,6 @@ class Encoded:
     latent: Tensor
     weight: Tensor | None
 
-    def to(self, device: torch.device | str) -> Encoded:
-        """The same on a device; dtypes stay."""
-
-        def moved(value: object) -> object:
-            if isinstance(value, Tensor):
-                return value.to(device, non_blocking=True)
-            return tuple(moved(item) for item in value) if isinstance(value, tuple) else value
-
-        return Encoded(**{field.name: moved(getattr(self, field.name)) for field in fields(self)})  # type: ignore[arg-type]
-
 
 @dataclass(frozen=True)
 class Draws:
@@ -95,6 +87,72 @@ class Draws:
             noise.append(torch.randn(tuple(latent_shape), generator=generator))
         return cls(torch.stack(noise), torch.stack(level), torch.stack(chance))
 
-    def to(self, device: torch.device | str) -> Draws:
-        """The same on a device."""
-        return Draws(self.noise.to(device), self.level.to(device), self.chance.to(device))
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one latent size put together, with their random numbers: few tensors, so that a GPU gets them at once.
+
+    Attributes:
+        hidden: (N, D) the VLM's states of all samples, one sample after the other.
+        features: (F, S) the SigLIP features of all references in order, or None where SigLIP is not used. F may be 0.
+        index: (B, L) which row of hidden and features stands where (`condition.splice`); -1 is padding.
+        pooled: (B, P).
+        t5: per sample (T5 length, D5), or None where it is dropped; None if no sample has any.
+        latent: (B, C, h, w) float32.
+        weight: (B, h, w) float32.
+        noise: (B, C, h, w) and `level` (B,), as in `Draws`.
+    """
+
+    hidden: Tensor
+    features: Tensor | None
+    index: Tensor
+    pooled: Tensor
+    t5: tuple[Tensor | None, ...] | None
+    latent: Tensor
+    weight: Tensor
+    noise: Tensor
+    level: Tensor
+
+    @classmethod
+    def of(cls, items: Sequence[Encoded], draws: Draws, siglip_width: int | None = None, t5_drop: float = 1.0) -> Batch:
+        """Put samples together.
+
+        Args:
+            siglip_width: of a feature, for batches without any; None leaves SigLIP out.
+            t5_drop: share of samples without their T5 tokens.
+
+        Raises:
+            ValueError: latents of different sizes.
+        """
+        shapes = {tuple(item.latent.shape) for item in items}
+        if len(shapes) != 1:
+            raise ValueError(f"A batch holds latents of shapes {sorted(shapes)}; batches are made of one size each.")
+        used = [item.features if siglip_width is not None else () for item in items]
+        ends = [item.ends.nonzero().flatten().tolist() for item in items]
+        counts = [[len(each) for each in some] or [None] * len(at) for some, at in zip(used, ends)]
+        flat = [each for some in used for each in some]
+        features = None if siglip_width is None else torch.cat([torch.zeros(0, siglip_width), *flat])
+        chances = draws.chance.tolist()
+        kept = tuple(None if chance < t5_drop else item.t5 for item, chance in zip(items, chances))
+        ones_hw = torch.ones(items[0].latent.shape[1:])
+        return cls(
+            hidden=torch.cat([item.hidden for item in items]),
+            features=features,
+            index=splice([len(item.hidden) for item in items], ends, counts),
+            pooled=torch.stack([item.pooled for item in items]),
+            t5=kept if any(one is not None for one in kept) else None,
+            latent=torch.stack([item.latent for item in items]).float(),
+            weight=torch.stack([ones_hw if item.weight is None else item.weight for item in items]),
+            noise=draws.noise,
+            level=draws.level,
+        )
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on a device; dtypes stay."""
+
+        def moved(value: object) -> object:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            return tuple(moved(item) for item in value) if isinstance(value, tuple) else value
+
+        return Batch(**{field.name: moved(getattr(self, field.name)) for field in fields(self)})  # type: ignore[arg-type]

@@ -183,11 +183,12 @@ class Trainer:
     def _pass(self, items: Sequence[tuple[int, Encoded]], good: int) -> Tensor:
         """Forward and backward of some samples; gives their losses (B,). Without any, the engines' exchange alone."""
         device, dtype = self.world.device, compute_dtype(self.config)
-        batch = [item.to(device) for _, item in items] or [blank(self.model.trainee, device)]
+        samples = [item for _, item in items] or [blank(self.model.trainee)]
         positions = [position for position, _ in items] or [0]
-        draws = Draws.of(self.config.run.seed, positions, batch[0].latent.shape).to(device)
+        draws = Draws.of(self.config.run.seed, positions, samples[0].latent.shape)
+        batch = self.model.trainee.collate(samples, draws).to(device)
         with autocast(device, dtype):
-            losses = self.model.engine(batch, draws)
+            losses = self.model.engine(batch)
             # The engines take the mean over the processes, and what is wanted is the mean over the samples of all.
             total = losses.sum() * (self.world.size / good if items else 0.0)
         total.backward()
@@ -205,16 +206,16 @@ _MEND = (
 )
 
 
-def blank(trainee: Trainee, device: torch.device) -> Encoded:
+def blank(trainee: Trainee) -> Encoded:
     """The smallest sample that passes the model, for a process that has none while the others wait for it."""
     width = input_layer(trainee.projectors.denoise_projector).in_features
     return Encoded(
         key="nothing",
-        hidden=torch.zeros(1, width, device=device),
-        ends=torch.zeros(1, dtype=torch.bool, device=device),
+        hidden=torch.zeros(1, width),
+        ends=torch.zeros(1, dtype=torch.bool),
         features=(),
-        pooled=torch.zeros(trainee.dit.transformer.config.pooled_projection_dim, device=device),
+        pooled=torch.zeros(trainee.dit.transformer.config.pooled_projection_dim),
         t5=None,
-        latent=torch.zeros(trainee.dit.channels, PACK, PACK, device=device),
+        latent=torch.zeros(trainee.dit.channels, PACK, PACK),
         weight=None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from ..uniworld_core import UniWorld, flow
 from ..uniworld_core.dit import token_count
 from ..uniworld_core.pictures import to_bytes
 from ..uniworld_core.sampler import make_noise, sample
-from .batch import BadSample, Encoded
+from .batch import BadSample, Draws, Encoded
 from .config import ValidationPrompt, ValidationSettings
 from .data.files import write_whole
 from .data.samples import FilePicture, Sample
@@ -76,7 +76,10 @@ class Validation:
         # As in training: what trains is in float32 among bfloat16, and autocast brings them together.
         with torch.no_grad(), autocast(device, dtype):
             for encoded in self._encoded:
-                condition = trainee.condition([encoded.to(device)], torch.ones(1))
+                # A batch has random numbers with it; none is used here, and the chance of 1 keeps T5.
+                draws = replace(Draws.of(0, [0], encoded.latent.shape), chance=torch.ones(1))
+                batch = trainee.collate([encoded], draws)
+                condition = trainee.condition(batch.to(device))
                 latents.append(sample(dit, condition, noise, sigmas, settings.guidance))
         return [dit.latent_format.from_dit(latent) for latent in latents]
 

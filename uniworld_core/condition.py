@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from .projectors import Projectors, input_layer
@@ -52,41 +53,44 @@ class Condition:
 
 
 def splice(
-    tokens_BLD: torch.Tensor,
-    mask_BL: torch.Tensor,
-    ends_BL: torch.Tensor,
-    features: Sequence[Sequence[torch.Tensor | None]],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Insert each picture's features just before its end token, dropping old padding and padding on the left anew.
+    lengths: Sequence[int], ends: Sequence[Sequence[int]], features: Sequence[Sequence[int | None]]
+) -> torch.Tensor:
+    """Where each token of the condition comes from: every picture's features just before its end token.
+
+    The rows that it numbers are the VLM's tokens of all items, one item after the other, and behind them the features
+    of all items' pictures. So both projectors work on what is there, once, and one gather makes the padded batch.
 
     Args:
-        tokens_BLD: projected VLM states.
-        mask_BL: True where there is a token.
-        ends_BL: True at every picture's `<|vision_end|>`.
-        features: per item and picture (T, D) projected features, or None for a picture to leave as it is.
+        lengths: per item its VLM tokens.
+        ends: per item where its `<|vision_end|>` tokens stand.
+        features: per item and picture how many features it has, or None for a picture to leave as it is.
 
     Returns:
-        Tokens (B, L + inserted, D) and their mask.
+        Row numbers (B, L + inserted) on the CPU, padded on the left with -1.
 
     Raises:
         ValueError: an item has another number of pictures than of feature entries.
     """
-    rows = []
-    for tokens_LD, mask_L, ends_L, pictures in zip(tokens_BLD, mask_BL, ends_BL, features):
-        tokens_LD, ends_L = tokens_LD[mask_L], ends_L[mask_L]
-        ends = ends_L.nonzero().flatten().tolist()
-        if len(ends) != len(pictures):
+    rows, token, feature = [], 0, sum(lengths)
+    for length, item_ends, counts in zip(lengths, ends, features):
+        if len(item_ends) != len(counts):
             raise ValueError(
-                f"The prompt holds {len(ends)} pictures and the references {len(pictures)}; they must be the same."
+                f"The prompt holds {len(item_ends)} pictures and the references {len(counts)}; they must be the same."
             )
         pieces, start = [], 0
-        for end, picture in zip(ends, pictures):
-            pieces.append(tokens_LD[start:end])
-            if picture is not None:
-                pieces.append(picture.to(tokens_LD))
-            start = end
-        rows.append(torch.cat([*pieces, tokens_LD[start:]]))
-    return pad_left(rows)
+        for end, count in zip(item_ends, counts):
+            pieces += [torch.arange(token + start, token + end), torch.arange(feature, feature + (count or 0))]
+            start, feature = end, feature + (count or 0)
+        rows.append(torch.cat([*pieces, torch.arange(token + start, token + length)]))
+        token += length
+    width = max(len(row) for row in rows)
+    return torch.stack([F.pad(row, (width - len(row), 0), value=-1) for row in rows])
+
+
+def gather_rows(rows_ND: torch.Tensor, index_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows by number as tokens (B, L, D), zeros where the number is -1, and their mask (B, L), True at tokens."""
+    nothing_1D = rows_ND.new_zeros(1, rows_ND.shape[1])
+    return torch.cat([rows_ND, nothing_1D])[index_BL], index_BL >= 0
 
 
 def pad_left(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,7 +129,7 @@ def project(
     ends_BL: torch.Tensor,
     features: Sequence[Sequence[torch.Tensor | None]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both projectors and the splice, differentiable: what the trainers train.
+    """Both projectors and the splice, differentiable.
 
     Args:
         hidden_BLD: the VLM's last hidden states.
@@ -139,13 +143,26 @@ def project(
     Raises:
         ValueError: features of another width than the checkpoint's, or another number of them than of pictures.
     """
+    present = [_fitting(picture, projectors) for item in features for picture in item if picture is not None]
+    rows_ND = project_rows(projectors, hidden_BLD[mask_BL], torch.cat(present) if present else None)
+    ends = [at[here].nonzero().flatten().tolist() for at, here in zip(ends_BL.cpu(), mask_BL.cpu())]
+    counts = [[None if picture is None else len(picture) for picture in item] for item in features]
+    return gather_rows(rows_ND, splice(mask_BL.sum(dim=1).tolist(), ends, counts).to(rows_ND.device))
+
+
+def project_rows(
+    projectors: Projectors, hidden_ND: torch.Tensor, features_FS: torch.Tensor | None = None
+) -> torch.Tensor:
+    """VLM states (N, D) and SigLIP features (F, S), each through its projector: rows (N + F, joint width).
+
+    Raises:
+        ValueError: features of another width than the checkpoint's.
+    """
     weight = input_layer(projectors.denoise_projector).weight
-    tokens = projectors.denoise_projector(hidden_BLD.to(weight.device, weight.dtype))
-    projected = [
-        [None if picture is None else projectors.siglip_projector(_fitting(picture, projectors)) for picture in item]
-        for item in features
-    ]
-    return splice(tokens, mask_BL, ends_BL, projected)
+    rows_ND = projectors.denoise_projector(hidden_ND.to(weight.device, weight.dtype))
+    if features_FS is None:
+        return rows_ND
+    return torch.cat([rows_ND, projectors.siglip_projector(_fitting(features_FS, projectors))])
 
 
 def join_t5(t5_BTD: torch.Tensor, tokens_BLD: torch.Tensor, mask_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

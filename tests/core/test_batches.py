@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from uniworld.uniworld_core import Condition, UniWorld
-from uniworld.uniworld_core.condition import pad_left, splice
+from uniworld.uniworld_core.condition import gather_rows, pad_left, splice
 from uniworld.uniworld_core.sampler import make_noise
 
 PROMPTS = (
@@ -209,18 +209,24 @@ def test_t5_of_no_length_is_an_error(model: UniWorld) -> None:
 
 
 def test_features_go_in_just_before_the_end_of_their_picture() -> None:
-    tokens = torch.arange(6.0)[None, :, None]
-    mask = torch.tensor([[False, True, True, True, True, True]])
-    ends = torch.tensor([[False, False, True, False, True, False]])
-    spliced, found = splice(tokens, mask, ends, [[torch.tensor([[10.0], [11.0]]), torch.tensor([[20.0]])]])
+    index = splice([5], [[1, 3]], [[2, 1]])
+    rows = torch.tensor([1.0, 2, 3, 4, 5, 10, 11, 20])[:, None]
+    spliced, found = gather_rows(rows, index)
     assert spliced.flatten().tolist() == [1, 10, 11, 2, 3, 20, 4, 5]
     assert found.all()
 
 
+def test_items_of_different_lengths_are_padded_on_the_left_and_keep_their_own_features() -> None:
+    index = splice([3, 2, 4], [[1], [], [0, 2]], [[2], [], [None, 1]])
+    rows = torch.arange(1.0, 13)[:, None]  # nine tokens, then three features
+    spliced, found = gather_rows(rows, index)
+    assert spliced[..., 0].tolist() == [[1, 10, 11, 2, 3], [0, 0, 0, 4, 5], [6, 7, 12, 8, 9]]
+    assert found.tolist() == [[True] * 5, [False] * 3 + [True] * 2, [True] * 5]
+
+
 def test_features_for_another_number_of_pictures_are_an_error() -> None:
-    tokens, mask = torch.zeros(1, 3, 1), torch.ones(1, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match="holds 0 pictures and the references 1"):
-        splice(tokens, mask, torch.zeros(1, 3, dtype=torch.bool), [[None]])
+        splice([3], [[]], [[None]])
 
 
 def test_padding_is_on_the_left() -> None:

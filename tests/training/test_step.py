@@ -46,6 +46,10 @@ def trainee_of(model: UniWorld, **settings: Any) -> Trainee:
     return Trainee(model.projectors, model.dit, StepSettings(**settings))
 
 
+def losses(trainee: Trainee, items: list[Encoded], seed: int, positions: list[int]) -> torch.Tensor:
+    return trainee(trainee.collate(items, Draws.of(seed, positions, items[0].latent.shape)))
+
+
 @pytest.fixture(scope="module")
 def own_model() -> UniWorld:
     """Its projectors are made trainable here, so it is no other test's."""
@@ -82,9 +86,9 @@ def test_loss_and_gradients_of_the_published_step_are_met(golden_data: Any) -> N
     trainee = trainee_of(model)
     set_trainable(trainee, ["denoise_projector", "siglip_projector"])
     level = torch.logit(torch.tensor([settings["u"]]))
-    losses = trainee([item], Draws(tensors["train.noise"], level, torch.zeros(1)))
-    losses.sum().backward()
-    assert float(losses.detach()) == pytest.approx(settings["loss"], rel=1e-5)
+    found_losses = trainee(trainee.collate([item], Draws(tensors["train.noise"], level, torch.zeros(1))))
+    found_losses.sum().backward()
+    assert float(found_losses.detach()) == pytest.approx(settings["loss"], rel=1e-5)
     for name, expected in tensors.items():
         if name.startswith("train.grad."):
             found = trainee.projectors.get_parameter(name.removeprefix("train.grad.denoise_tower.")).grad
@@ -101,8 +105,8 @@ def test_a_batch_of_references_of_all_sizes_gives_the_losses_of_its_samples_alon
     trainee = trainee_of(own_model)
     draws = Draws.of(7, [0, 1, 2], encoded[0].latent.shape)
     with torch.no_grad():
-        together = trainee(encoded, draws)
-        alone = [trainee([item], Draws.of(7, [i], item.latent.shape)) for i, item in enumerate(encoded)]
+        together = trainee(trainee.collate(encoded, draws))
+        alone = [losses(trainee, [item], 7, [i]) for i, item in enumerate(encoded)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
@@ -114,7 +118,7 @@ def test_accumulated_gradients_are_those_of_the_big_batch(own_model: UniWorld, e
         trainee.zero_grad()
         for slots in passes:
             batch = [encoded[i] for i in slots]
-            (trainee(batch, Draws.of(3, slots, batch[0].latent.shape)).sum() / len(encoded)).backward()
+            (losses(trainee, batch, 3, slots).sum() / len(encoded)).backward()
         return {name: parameter.grad.clone() for name, parameter in chosen.items() if parameter.grad is not None}
 
     whole, pieces = gradients([[0, 1, 2]]), gradients([[0], [1, 2]])
@@ -130,11 +134,11 @@ def test_t5_is_dropped_as_often_as_asked_and_reaches_the_loss_otherwise(own_mode
     assert item.t5 is not None
     draws = Draws.of(0, [0], item.latent.shape)
     with torch.no_grad():
-        kept = trainee_of(own_model, t5_drop=0.0)([item], draws)
-        dropped = trainee_of(own_model, t5_drop=1.0)([item], draws)
-        without = trainee_of(own_model)([replace(item, t5=None)], draws)
         chance = float(draws.chance)
-        by_chance = trainee_of(own_model, t5_drop=chance + 1e-3)([item], draws)
+        kept = losses(trainee_of(own_model, t5_drop=0.0), [item], 0, [0])
+        dropped = losses(trainee_of(own_model, t5_drop=1.0), [item], 0, [0])
+        without = losses(trainee_of(own_model), [replace(item, t5=None)], 0, [0])
+        by_chance = losses(trainee_of(own_model, t5_drop=chance + 1e-3), [item], 0, [0])
     assert torch.equal(dropped, without)
     assert not torch.equal(kept, without)
     assert torch.equal(by_chance, dropped)
@@ -143,7 +147,7 @@ def test_t5_is_dropped_as_often_as_asked_and_reaches_the_loss_otherwise(own_mode
 def test_stage_one_does_not_see_siglip(own_model: UniWorld, encoded: list[Encoded]) -> None:
     trainee = trainee_of(own_model, use_siglip=False)
     with torch.no_grad():
-        condition = trainee.condition(encoded[1:2], torch.zeros(1))
+        condition = trainee.condition(trainee.collate(encoded[1:2], Draws.of(0, [0], encoded[1].latent.shape)))
     assert condition.tokens.shape[1] == encoded[1].hidden.shape[0]
 
 
@@ -153,7 +157,7 @@ def test_a_batch_without_references_gives_the_siglip_projector_gradients_of_zero
     trainee = trainee_of(own_model)
     set_trainable(trainee, ["siglip_projector"])
     trainee.zero_grad()
-    trainee(encoded[:1], Draws.of(0, [0], encoded[0].latent.shape)).sum().backward()
+    losses(trainee, encoded[:1], 0, [0]).sum().backward()
     for parameter in trainee.projectors.siglip_projector.parameters():
         assert parameter.grad is not None
         assert not parameter.grad.any()
@@ -162,7 +166,7 @@ def test_a_batch_without_references_gives_the_siglip_projector_gradients_of_zero
 def test_a_batch_of_two_sizes_is_refused(own_model: UniWorld, encoded: list[Encoded]) -> None:
     other = replace(encoded[0], latent=encoded[0].latent[:, :4])
     with pytest.raises(ValueError, match="made of one size"):
-        trainee_of(own_model)([encoded[0], other], Draws.of(0, [0, 1], encoded[0].latent.shape))
+        trainee_of(own_model).collate([encoded[0], other], Draws.of(0, [0, 1], encoded[0].latent.shape))
 
 
 # --- random numbers ---------------------------------------------------------------------------------------------------
