@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from .draw_figure import person_cover
 from .world import SIZES, UNITS, Object, Scene, rgb
 
 OVERSAMPLE = 8
@@ -38,6 +39,9 @@ def paint(scene: Scene) -> Array:
         rows, columns, alpha_hw = _stamp(thing, scene.side)
         under_hw3 = picture_HW3[rows, columns]
         under_hw3 += alpha_hw[..., None] * (np.array(rgb(thing.colour), np.float32) - under_hw3)
+    for person in scene.figures:
+        alpha_HW = person_cover(person, scene.side)[..., None]
+        picture_HW3 += alpha_HW * (np.array(rgb(person.colour), np.float32) - picture_HW3)
     return np.rint(picture_HW3).astype(np.uint8)
 
 
@@ -50,7 +54,7 @@ def full_mask(thing: Object, side: int) -> Mask:
 
 
 def labels(scene: Scene) -> NDArray[np.int64]:
-    """What is seen at each pixel, int (H, W): 0 the ground, -1 its second half, k + 1 the object k."""
+    """What is seen at each pixel, int (H, W): 0 the ground, -1 its second half, k + 1 the object k, -2 - k person k."""
     labels_HW = np.zeros((scene.side, scene.side), np.int64)
     half = scene.side // 2
     if scene.ground.split == "left and right":
@@ -59,6 +63,8 @@ def labels(scene: Scene) -> NDArray[np.int64]:
         labels_HW[half:] = -1
     for number, thing in enumerate(scene.objects):
         labels_HW[full_mask(thing, scene.side)] = number + 1
+    for number, person in enumerate(scene.figures):
+        labels_HW[person_cover(person, scene.side) >= 0.5] = -2 - number
     return labels_HW
 
 
@@ -190,11 +196,11 @@ def template(shape: str, across: int) -> NDArray[np.float32]:
     if shape == "circle":
         pen.ellipse((0, 0, big - 1, big - 1), fill=255)
     else:
-        pen.polygon([((x + 1) / 2 * (big - 1), (y + 1) / 2 * (big - 1)) for x, y in _corners(shape)], fill=255)
+        pen.polygon([((x + 1) / 2 * (big - 1), (y + 1) / 2 * (big - 1)) for x, y in corners(shape)], fill=255)
     return np.asarray(canvas.reduce(OVERSAMPLE), np.float32) / np.float32(255)
 
 
-def _corners(shape: str) -> list[tuple[float, float]]:
+def corners(shape: str) -> list[tuple[float, float]]:
     """A shape's corners in -1..1, x to the right and y down."""
     if shape == "square":
         return [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)]

@@ -12,7 +12,10 @@ import numpy as np
 from PIL import Image
 
 from . import draw
-from .judge_maps import judge_box, judge_depth, judge_edges, judge_segment
+from .judge_lines import judge_edges, judge_hed, judge_mlsd, judge_sketch
+from .judge_maps import judge_box, judge_depth, judge_segment
+from .judge_normals import judge_normals
+from .judge_pose import judge_pose
 from .masks import grow
 from .oracle import MIN_FIT, Found, FoundObject, Pixels, find, pixels
 from .tasks import Task
@@ -23,6 +26,11 @@ from .world import UNITS, Object, Scene
 STAYS_WITHIN = 3
 # Of the picture, how much may be neither ground nor object: a few pixels of a soft edge.
 MAX_UNEXPLAINED = 0.006
+
+_MAP_JUDGES = {
+    **{"edge": judge_edges, "depth": judge_depth, "hed": judge_hed, "mlsd": judge_mlsd},
+    **{"normal": judge_normals, "sketch": judge_sketch, "openpose": judge_pose},
+}
 
 __all__ = ["Verdict", "judge", "judge_answer"]
 
@@ -39,10 +47,8 @@ def judge(task: Task, painted: Image.Image) -> Verdict:
     if task.kind == "question":
         raise ValueError("A question is answered in words, not in a picture: hold the answer to it with judge_answer.")
     picture_HW3 = pixels(painted)
-    if task.kind == "edge":
-        return judge_edges(task.before[0], picture_HW3)
-    if task.kind == "depth":
-        return judge_depth(task.before[0], picture_HW3)
+    if task.kind in _MAP_JUDGES:
+        return _MAP_JUDGES[task.kind](task.before[0], picture_HW3)
     if task.kind == "style":
         if task.detail == "outline":
             return judge_edges(task.before[0], 255 - picture_HW3)

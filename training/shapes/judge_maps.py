@@ -1,4 +1,4 @@
-"""The judge of perception maps: edges, depth, segmentation overlays and detection boxes.
+"""The judge of depth maps, segmentation overlays and detection boxes.
 
 Shapes: H = W = 64; pictures are float32 (H, W, 3) in 0..255.
 """
@@ -12,16 +12,11 @@ import torch
 
 from ...uniworld_core.components import connected_components
 from . import draw
-from .masks import Mask, grow, overlap, shrink
+from .masks import Mask, overlap, shrink
 from .oracle import Pixels, smooth
 from .verdict import Verdict
 from .world import COLOURS, GROUNDS, UNITS, Object, Scene
 
-EDGE_LEVEL = 100.0  # soft lines do not reach full white
-MIN_EDGE_F1 = 0.75
-MIN_OUTLINE = 0.7  # of each object's own outline
-MAX_FILLED = 0.6  # of each object's inside
-MAX_STRAY = 0.006  # of the picture: edges where nothing is near
 MAX_CHROMA = 60.0  # how far the channels of a gray map may differ
 MIN_DEPTH_IOU = 0.6
 MIN_DEPTH_STEP = 35.0  # gray between an object and the one it lies upon
@@ -41,29 +36,6 @@ class Mark:
     wanted: Mask
     iou: float
     reasons: tuple[str, ...]
-
-
-def judge_edges(scene: Scene, picture_HW3: Pixels) -> Verdict:
-    """Light lines on dark ground along all outlines of the scene."""
-    scene = replace(scene, side=UNITS)
-    wanted_HW, seen_HW = draw.edges(scene), picture_HW3.mean(-1) >= EDGE_LEVEL
-    near_wanted_HW, near_seen_HW = grow(wanted_HW), grow(seen_HW)
-    precision = float((seen_HW & near_wanted_HW).sum() / max(seen_HW.sum(), 1))
-    recall = float((wanted_HW & near_seen_HW).sum() / wanted_HW.sum())
-    f1 = 2 * precision * recall / max(precision + recall, 1e-9)
-    reasons = [] if f1 >= MIN_EDGE_F1 else [f"the edges agree only to {f1:.2f} (F1)"]
-    for thing, mask_HW in zip(scene.objects, draw.visible_masks(scene)):
-        outline_HW = grow(mask_HW) & ~shrink(mask_HW) & wanted_HW
-        if (outline_HW & near_seen_HW).sum() < MIN_OUTLINE * outline_HW.sum():
-            reasons.append(f"the outline of the {thing.colour} {thing.shape} is not there")
-        inside_HW = shrink(mask_HW, 2)
-        if (seen_HW & inside_HW).sum() > MAX_FILLED * inside_HW.sum():
-            reasons.append(f"the {thing.colour} {thing.shape} is filled")
-    stray = float((seen_HW & ~grow(wanted_HW, 2)).mean())
-    if stray > MAX_STRAY:
-        reasons.append(f"{100 * stray:.1f}% of the picture has lines where no edge is near")
-    reasons += _colourless(picture_HW3)
-    return Verdict(not reasons, tuple(reasons), edge_f1=f1)
 
 
 def judge_depth(scene: Scene, picture_HW3: Pixels) -> Verdict:
@@ -87,7 +59,7 @@ def judge_depth(scene: Scene, picture_HW3: Pixels) -> Verdict:
     )
     if not order_right:
         reasons.append("what lies in front is not brighter")
-    reasons += _colourless(picture_HW3)
+    reasons += colourless(picture_HW3)
     return Verdict(not reasons, tuple(reasons), iou=iou, order_right=order_right)
 
 
@@ -164,7 +136,8 @@ def _level(gray_HW: np.ndarray, mask_HW: Mask) -> float:
     return float(np.median(gray_HW[inside_HW if inside_HW.any() else mask_HW]))
 
 
-def _colourless(picture_HW3: Pixels) -> list[str]:
+def colourless(picture_HW3: Pixels) -> list[str]:
+    """What is wrong if a gray map has colours."""
     smooth_HW3 = smooth(picture_HW3)
     coloured = float((smooth_HW3.max(-1) - smooth_HW3.min(-1) > MAX_CHROMA).mean())
     return [f"{100 * coloured:.0f}% of the map is coloured"] if coloured > 0.02 else []

@@ -67,6 +67,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Draw a box around the {subject}.",
         "Detect the {subject}.",
     ),
+    "hed": (PERCEPTION["hed"].template, "Draw the soft edges of this picture.", "Show the HED edges of this image."),
+    "mlsd": (PERCEPTION["mlsd"].template, "Draw the straight lines of this picture.", "Show only the straight lines."),
+    "normal": (PERCEPTION["normal"].template, "Make a normal map of this picture.", "Show the surface normals."),
+    "sketch": (PERCEPTION["sketch"].template, "Sketch this picture with charcoal.", "Make a charcoal sketch of this."),
+    "openpose": (PERCEPTION["openpose"].template, "Draw the pose as a skeleton.", "Show the skeletons of the people."),
 }
 CASUAL_SHARE = 0.2  # prompts typed in lower case and without a full stop
 
@@ -135,12 +140,15 @@ def ground_words(ground: Ground) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Every object with size, colour, shape and place, in random order, and the ground; no capital, no full stop."""
+    """Every object with size, colour, shape and place, in random order, people with their poses, and the ground; no
+    capital, no full stop.
+    """
     order = rng.permutation(len(scene.objects))
     named = [
         with_article(Description(thing.shape, thing.colour, thing.size, thing.place).words())
         for thing in (scene.objects[number] for number in order)
     ]
+    named += [with_article(person.words()) for person in scene.figures]
     things = " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named) or "nothing"
     if scene.ground.second:
         return f"{things} on a background that is {ground_words(scene.ground)}"

@@ -35,9 +35,10 @@ class KindReport:
     """The means over the tasks of one kind; a number is None where the kind has none.
 
     Attributes:
-        right: share of tasks done right, as are `kept`, `order_right` and `routed_right` shares.
+        right: share of tasks done right, as are `kept`, `order_right`, `joints` and `routed_right` shares.
         psnr: of the untouched area, in dB.
         iou: of the marked area, the box, or of what stands out of a depth map's ground.
+        angle: of the normals painted on objects to the right ones, in degrees.
     """
 
     kind: str
@@ -48,6 +49,8 @@ class KindReport:
     iou: float | None
     edge_f1: float | None
     order_right: float | None
+    angle: float | None
+    joints: float | None
     routed_right: float | None
 
 
@@ -95,14 +98,14 @@ class Report:
 
     def text(self) -> str:
         """The numbers as a table, and the levels under it."""
-        heads = ("kind", "tasks", "right", "kept", "PSNR", "IoU", "edge F1", "order", "routing")
+        heads = ("kind", "tasks", "right", "kept", "PSNR", "IoU", "edge F1", "angle", "order", "joints", "routing")
         rows = [
             (
                 row.kind,
                 str(row.count),
                 *(_percent(share) for share in (row.right, row.kept)),
                 *("" if value is None else f"{value:.{digits}f}" for value, digits in _numbers(row)),
-                *(_percent(share) for share in (row.order_right, row.routed_right)),
+                *(_percent(share) for share in (row.order_right, row.joints, row.routed_right)),
             )
             for row in self.kinds()
         ]
@@ -141,6 +144,8 @@ def _row(kind: str, examined: Sequence[Examined]) -> KindReport:
         _mean([verdict.iou for verdict in verdicts]),
         _mean([verdict.edge_f1 for verdict in verdicts]),
         _mean([verdict.order_right for verdict in verdicts]),
+        _mean([verdict.angle for verdict in verdicts]),
+        _mean([verdict.joints for verdict in verdicts]),
         _mean([one.routed_right for one in examined]),
     )
 
@@ -151,7 +156,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _numbers(row: KindReport) -> tuple[tuple[float | None, int], ...]:
-    return (row.psnr, 1), (row.iou, 2), (row.edge_f1, 2)
+    return (row.psnr, 1), (row.iou, 2), (row.edge_f1, 2), (row.angle, 1)
 
 
 def _percent(share: float | None) -> str:

@@ -13,18 +13,17 @@ from functools import cached_property, partial
 import numpy as np
 from PIL import Image
 
-from . import draw
+from . import draw, world
+from .maps import map_of
 from .prompts import caption, describe, ground_words, say, with_article
 from .questions import QUESTION_KINDS, question
-from .split import Split, check_split, draw_triple, holds_held_out, is_held_out
-from .world import COLOURS, PLACES, SHAPES, UNITS, Ground, Object, Scene, check_side, fits, pick, random_ground
-from .world import random_object as any_object
-from .world import random_scene as any_scene
-from .world import stacked_scene as any_stacked_scene
+from .split import Split, check_split, draw_combination, draw_triple, holds_held_out, is_held_out
+from .world import COLOURS, PLACES, SHAPES, UNITS, Ground, Object, Scene, check_side, fits, pick
 
 EDITS = ("add", "remove", "replace", "recolour", "background", "extract", "style", "compose")
-PERCEPTIONS = ("edge", "depth", "segmentation", "detection")
-KINDS = ("text_to_image", *EDITS, "reconstruct", *PERCEPTIONS, "question")
+PERCEPTIONS = ("edge", "depth", "segmentation", "detection", "hed", "mlsd", "normal", "sketch", "openpose")
+# What was added later stands last: a kind's number here is part of its examination's seed.
+KINDS = ("text_to_image", *EDITS, "reconstruct", *PERCEPTIONS[:4], "question", *PERCEPTIONS[4:])
 # How often each kind comes in training: what changes little of a picture is what has to be learned longest.
 KIND_WEIGHTS = {
     "text_to_image": 3.0,
@@ -42,6 +41,7 @@ KIND_WEIGHTS = {
     "segmentation": 1.5,
     "detection": 1.5,
     "question": 2.0,
+    **dict.fromkeys(("hed", "mlsd", "normal", "sketch", "openpose"), 0.7),
 }
 _TRIES = 20000
 
@@ -58,7 +58,7 @@ class Task:
         subject: the object that is added, changed, removed, marked or asked about, as it is in `before` if it is there.
         result: the object that the subject becomes, or that is added.
         answer: a question's answer.
-        detail: which style, or which kind of question.
+        detail: which style, which kind of question, or who stands how.
     """
 
     kind: str
@@ -89,18 +89,12 @@ class Task:
         """The right picture; None for a question."""
         if self.after is not None:
             return draw.draw(self.after)
-        return None if self.kind == "question" else Image.fromarray(self._map())
-
-    def _map(self) -> draw.Array:
+        if self.kind == "question":
+            return None
         scene = self.before[0]
         if self.kind == "style":
-            return draw.inverted(scene) if self.detail == "invert" else draw.outline_drawing(scene)
-        if self.kind == "edge":
-            return draw.edge_map(scene)
-        if self.kind == "depth":
-            return draw.depth(scene)
-        assert self.subject is not None
-        return (draw.segmented if self.kind == "segmentation" else draw.detected)(scene, self.subject)
+            return Image.fromarray(draw.inverted(scene) if self.detail == "invert" else draw.outline_drawing(scene))
+        return Image.fromarray(map_of(self.kind, scene, self.subject))
 
 
 @dataclass(frozen=True)
@@ -115,11 +109,11 @@ class _Maker:
         return draw_triple(rng, self.split)
 
     def scene(self, least: int = 1, most: int = 4) -> Scene:
-        return any_scene(self.rng, int(self.rng.integers(least, most + 1)), self.triple, self.side)
+        return world.random_scene(self.rng, int(self.rng.integers(least, most + 1)), self.triple, self.side)
 
     def stacked(self) -> Scene:
         while not draw.is_stacked(
-            scene := any_stacked_scene(self.rng, int(self.rng.integers(2, 5)), self.triple, self.side)
+            scene := world.stacked_scene(self.rng, int(self.rng.integers(2, 5)), self.triple, self.side)
         ):
             pass
         return scene
@@ -173,7 +167,7 @@ def _text_to_image(make: _Maker) -> Task:
 
 
 def _add(make: _Maker) -> Task | None:
-    scene, new = make.scene(1, 3), any_object(make.rng, make.triple(make.rng))
+    scene, new = make.scene(1, 3), world.random_object(make.rng, make.triple(make.rng))
     if not fits(scene, new):
         return None
     words = with_article(f"{new.size} {new.colour} {new.shape}")
@@ -204,7 +198,7 @@ def _recolour(make: _Maker) -> Task:
 
 
 def _background(make: _Maker) -> Task | None:
-    scene, ground = make.scene(), Ground(random_ground(make.rng).first)
+    scene, ground = make.scene(), Ground(world.random_ground(make.rng).first)
     if ground == scene.ground:
         return None
     prompt = say(make.rng, "background", ground=ground_words(ground))
@@ -241,9 +235,26 @@ def _reconstruct(make: _Maker) -> Task:
     return Task("reconstruct", say(make.rng, "reconstruct"), (scene,), scene)
 
 
-def _edge(make: _Maker) -> Task:
+def _mapping(make: _Maker, kind: str) -> Task:
     scene = make.stacked() if make.rng.random() < 0.2 else make.scene()
-    return Task("edge", say(make.rng, "edge"), (scene,), None)
+    return Task(kind, say(make.rng, kind), (scene,), None)
+
+
+def _mlsd(make: _Maker) -> Task | None:
+    # Every other scene holds something round, which the map leaves out, and each something that it does not.
+    with_circle = make.rng.random() < 0.5
+    task = _mapping(make, "mlsd")
+    shapes = {thing.shape for thing in task.before[0].objects}
+    return task if shapes - {"circle"} and ("circle" in shapes) == with_circle else None
+
+
+def _openpose(make: _Maker) -> Task | None:
+    count = 2 if make.rng.random() < 0.2 else 1
+    scene = world.figure_scene(make.rng, count, partial(draw_combination, split=make.split), make.triple, make.side)
+    if make.split == "test" and not any(map(is_held_out, scene.figures)):
+        return None
+    detail = f"openpose: {', '.join(person.words() for person in scene.figures)}"
+    return Task("openpose", say(make.rng, "openpose"), (scene,), None, detail=detail)
 
 
 def _depth(make: _Maker) -> Task:
@@ -275,9 +286,14 @@ _MAKERS: dict[str, Callable[[_Maker], Task | None]] = {
     "style": _style,
     "compose": _compose,
     "reconstruct": _reconstruct,
-    "edge": _edge,
+    "edge": partial(_mapping, kind="edge"),
     "depth": _depth,
     "segmentation": partial(_marking, kind="segmentation"),
     "detection": partial(_marking, kind="detection"),
     "question": _question,
+    "hed": partial(_mapping, kind="hed"),
+    "mlsd": _mlsd,
+    "normal": partial(_mapping, kind="normal"),
+    "sketch": partial(_mapping, kind="sketch"),
+    "openpose": _openpose,
 }

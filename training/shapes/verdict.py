@@ -17,6 +17,8 @@ class Verdict:
         iou: intersection over union of the marked area or the box.
         edge_f1: F1 of the edges, a pixel's difference allowed.
         order_right: whether what lies in front is in front.
+        angle: between the normals painted on objects and the right ones, the mean in degrees.
+        joints: share of the joints found where they should be.
     """
 
     right: bool
@@ -26,3 +28,5 @@ class Verdict:
     iou: float | None = None
     edge_f1: float | None = None
     order_right: bool | None = None
+    angle: float | None = None
+    joints: float | None = None

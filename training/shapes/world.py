@@ -1,15 +1,18 @@
-"""What the world holds: objects of a shape, a colour, a size and a place, on a ground of one or two colours.
+"""What the world holds: objects of a shape, a colour, a size and a place, on a ground of one or two colours; and,
+where poses are asked for, people.
 
 Lengths are in units of 1/64 of the picture's side, so that a scene is the same at every side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+
+from .figure import Combination, Figure
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross")
 COLOURS = {
@@ -39,6 +42,10 @@ UNITS = 64
 JITTER = {"small": 2, "large": 1}  # how far from its place's centre an object may lie, in each direction
 GAP = 2  # objects that do not overlap are at least so far apart
 SPLITS = ("plain", "left and right", "top and bottom")
+# Where the noses of people are: alone, at a spot; or two of them, side by side with their arms close.
+NOSES = {"left": 24, "center": 32, "right": 40}
+NOSES_OF_TWO = {"left": 16, "right": 48}
+NOSE_HEIGHT = 16
 
 Option = TypeVar("Option")
 Triple = tuple[str, str, str]
@@ -82,11 +89,12 @@ class Ground:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects, the backmost first, on a ground, in a square picture of `side` pixels."""
+    """Objects, the backmost first, on a ground, in a square picture of `side` pixels; people overlap nothing."""
 
     objects: tuple[Object, ...]
     ground: Ground
     side: int = UNITS
+    figures: tuple[Figure, ...] = ()
 
     def without(self, gone: Object) -> Scene:
         return replace(self, objects=tuple(thing for thing in self.objects if thing != gone))
@@ -172,6 +180,51 @@ def stacked_scene(
         rest = scene.objects[:-1]
         if all(apart(thing, other) and thing.place != other.place for thing in (below, above) for other in rest):
             return replace(scene, objects=(*rest, below, above))
+
+
+def random_figure(rng: np.random.Generator, combination: Combination, noses: Mapping[str, int] = NOSES) -> Figure:
+    """A person of that pose, spot and colour, a little beside it."""
+    pose, spot, colour = combination
+    arms, legs = pose.split()
+    x = noses[spot] + int(rng.integers(-1, 2))
+    return Figure(colour, arms, legs, x, NOSE_HEIGHT + int(rng.integers(-3, 4)))
+
+
+def figure_scene(
+    rng: np.random.Generator,
+    count: int,
+    combination: Callable[[np.random.Generator], Combination],
+    triple: Callable[[np.random.Generator], Triple],
+    side: int = UNITS,
+) -> Scene:
+    """A scene of one person and, every other time, an object beside it; or of two people.
+
+    Args:
+        count: of people, 1 or 2.
+        combination: draws a person's pose, spot and colour; `triple`, an object's colour, shape and place.
+        side: of the picture in pixels.
+    """
+    check_side(side)
+    ground = random_ground(rng)
+    while count == 2:
+        pair = [combination(rng) for _ in range(2)]
+        if tuple(spot for _, spot, _ in pair) == tuple(NOSES_OF_TWO) and not any("out" in pose for pose, *_ in pair):
+            return Scene((), ground, side, tuple(random_figure(rng, one, NOSES_OF_TWO) for one in pair))
+    with_object = rng.random() < 0.5
+    while True:
+        person = random_figure(rng, combination(rng))
+        things = (random_object(rng, triple(rng)),) if with_object else ()
+        if all(beside(person, thing) for thing in things):
+            return Scene(things, ground, side, (person,))
+
+
+def beside(person: Figure, thing: Object) -> bool:
+    """Whether a person's boxes and an object's leave the gap between them."""
+    (x, y), reach = thing.centre, SIZES[thing.size] // 2 + GAP
+    return all(
+        x + reach <= left or right <= x - reach or y + reach <= top or bottom <= y - reach
+        for left, top, right, bottom in person.boxes
+    )
 
 
 def check_side(side: int) -> None:

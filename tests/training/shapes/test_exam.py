@@ -103,6 +103,14 @@ class TestTheReport:
         assert all(any(line.startswith(f"{kind} ") for line in text.splitlines()) for kind in KINDS)
         assert text.count(" reached") == 7
 
+    def test_lines_normals_and_poses_have_numbers_of_their_own(self) -> None:
+        rows = {row.kind: row for row in examined(count=2).kinds()}
+        assert all(rows[kind].edge_f1 == 1 for kind in ("edge", "hed", "mlsd", "sketch"))
+        assert {kind for kind, row in rows.items() if row.angle is not None} == {"normal"}
+        assert {kind: row.joints for kind, row in rows.items() if row.joints is not None} == {"openpose": 1}
+        heads = examined(count=1).text().splitlines()[0].split()
+        assert {"angle", "joints"} <= set(heads)
+
     def test_a_level_that_is_not_reached_says_so_with_the_number(self) -> None:
         task = exam_tasks("add", 1)[0]
         verdicts = (Verdict(True, kept=1.0, psnr=30.0), Verdict(False, ("no star",), kept=0.5, psnr=20.0))
