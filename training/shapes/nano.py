@@ -26,8 +26,10 @@ from ...uniworld_core.vae import VAE
 from ..config import Config
 from ..config_file import load_config
 from ..convert import Parts, convert
+from ..data.cache_fill import fill, prepare
 from ..model_folder import new_folder
 from ..run import export_run, fill_cache, train
+from ..setup import open_encoder, open_samples
 from ..task_head import Routed, save_task_head, train_task_head
 from .recipe import Length, Recipe, read_recipe
 from .standins import fit, folders, parts, tokens
@@ -157,7 +159,12 @@ class _Work:
         write_dataset(self.folder / "data", self.recipe.samples, self.recipe.seed, "train", parts.SIDE, kinds)
 
     def cache(self) -> None:
-        fill_cache(self._config("stage2", self.recipe.stage2), partial(self.progress, "cache"), _CACHE_BATCH)
+        config = self._config("stage2", self.recipe.stage2)
+        missing = prepare(Path(config.data.cache), open_samples(config), open_encoder(config, self.device)).missing
+        if missing > _CACHE_BATCH and self.workers:
+            # Reading pictures keeps a GPU waiting, so several processes feed it, each its share.
+            torch.multiprocessing.spawn(_fill_share, (config, self.workers), self.workers)  # type: ignore[attr-defined]
+        fill_cache(config, partial(self.progress, "cache"), _CACHE_BATCH)
 
     def stage(self, name: str, length: Length) -> None:
         # Ctrl-C ends a stage with a checkpoint and no exception, and must not begin the next one.
@@ -215,6 +222,13 @@ class _Work:
             config.run, steps=length.steps, batch_size=length.batch, micro_batch_size=length.batch, device=self.device
         )
         return replace(config, model=model, data=data, optimizer=optimizer, run=run)
+
+
+def _fill_share(rank: int, config: Config, world: int) -> None:
+    """What one of several processes does of the cache."""
+    encoder, samples = open_encoder(config, config.run.device), open_samples(config)
+    cache = prepare(Path(config.data.cache), samples, encoder)
+    fill(cache, samples, encoder, _CACHE_BATCH, rank, world, bad_limit=config.data.bad_limit)
 
 
 def _routed(count: int, seed: int) -> list[Routed]:

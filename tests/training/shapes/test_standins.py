@@ -167,8 +167,8 @@ class _Line(fit.Objective):
     def source(rng: np.random.Generator) -> float:
         return 3 + 0.1 * float(rng.standard_normal())
 
-    def loss(self, drawn: float) -> tuple[torch.Tensor, dict[str, float]]:
-        return (self.value - drawn) ** 2, {"value": self.value.item()}
+    def loss(self, drawn: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return (self.value - drawn) ** 2, {"value": self.value}
 
 
 class TestTheLoop:
@@ -192,7 +192,7 @@ class TestTheLoop:
         class Dying(_Line):
             left = 17
 
-            def loss(self, drawn: float) -> tuple[torch.Tensor, dict[str, float]]:
+            def loss(self, drawn: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
                 self.left -= 1
                 if self.left < 0:
                     raise Killed
@@ -207,10 +207,10 @@ class TestTheLoop:
 
     def test_a_loss_that_is_no_number_ends_it_by_name(self, tmp_path: Path) -> None:
         class Broken(_Line):
-            def loss(self, drawn: float) -> tuple[torch.Tensor, dict[str, float]]:
+            def loss(self, drawn: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
                 return self.value * float("nan"), {}
 
-        with pytest.raises(ValueError, match="loss of broken is nan at step 0"):
+        with pytest.raises(ValueError, match="loss of broken is nan at step 5"):
             fit.train(fit.Fit("broken", 5), Broken(), tmp_path)
 
     def test_batches_drawn_by_other_processes_are_the_same(self, tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ class Objective(nn.Module):
 
     source: Callable[[np.random.Generator], Any]
 
-    def loss(self, drawn: Any) -> tuple[Tensor, dict[str, float]]:
-        """The loss, and what else is worth a line in the log."""
+    def loss(self, drawn: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and what else is worth a line in the log: scalars that are read only when a line is written."""
         raise NotImplementedError
 
 
@@ -97,22 +97,26 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(fit, step)
         value, told = objective.loss(drawn)
-        if not bool(torch.isfinite(value)):
-            raise ValueError(f"The loss of {fit.name} is {value.item()} at step {step}: lower its learning rate.")
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
         _average(average, parameters, min((1 + step) / (10 + step), EMA_DECAY))
         last = step + 1 == fit.steps
-        if last or (step + 1) % LOG_STEPS == 0:
+        save = last or time.monotonic() - saved > SAVE_SECONDS
+        log = last or (step + 1) % LOG_STEPS == 0
+        # Reading a number waits for a GPU, so it is not done at every step.
+        if (save or log) and not math.isfinite(value.item()):
+            raise ValueError(f"The loss of {fit.name} is {value.item()} at step {step + 1}: lower its learning rate.")
+        if log:
             rate = (step + 1 - start) / (time.monotonic() - began)
-            line = {"step": step + 1, "loss": value.item(), **told, "steps_per_second": round(rate, 3)}
-            with log_file.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
+            known = {name: round(number.item(), 4) for name, number in {"loss": value, **told}.items()}
+            line = {"step": step + 1, **known, "steps_per_second": round(rate, 3)}
+            with log_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
             if progress is not None:
                 progress(fit.name, step + 1, fit.steps, line)
-        if last or time.monotonic() - saved > SAVE_SECONDS:
+        if save:
             _save(state_file, step + 1, objective, optimizer, average)
             saved = time.monotonic()
     with torch.no_grad():
@@ -135,10 +139,9 @@ def pixels(bytes_BHW3: Tensor, device: torch.device | str) -> Tensor:
     return bytes_BHW3.to(device, non_blocking=True).movedim(-1, 1).float() / 127.5 - 1.0
 
 
-def psnr(one: Tensor, other: Tensor) -> float:
+def psnr(one: Tensor, other: Tensor) -> Tensor:
     """Of pictures in -1..1, in decibels."""
-    error = F.mse_loss(one.detach().float(), other.float())
-    return float(-10 * torch.log10(error / 4 + 1e-10))
+    return -10 * torch.log10(F.mse_loss(one.detach().float(), other.float()) / 4 + 1e-10)
 
 
 class _Steps(Dataset[Any]):

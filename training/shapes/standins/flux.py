@@ -27,60 +27,47 @@ _ENCODED = 64  # pictures at once
 POOL = 65536  # pictures whose latents are kept; each gets other words every time
 T5_SHORT, T5_FULL = 48, 256  # tokens; the second is what the published programs pad to
 FULL_EVERY = 16  # batches
-GUIDANCE = (
-    1.0,
-    5.0,
-)  # drawn evenly: FLUX.1-dev's guidance is a number it is told, and this stand-in paints well at any
+# Drawn evenly: FLUX.1-dev's guidance is a number it is told, and this stand-in paints well at any.
+GUIDANCE = (1.0, 5.0)
 
-_STYLES = (
-    "plain",
-    "plain",
-    "plain",
-    "plain",
-    "white",
-    "line",
-    "negative",
-    "edge",
-    "depth",
-    "segmentation",
-    "detection",
-)
 _WORDINGS = {
     "plain": ("{}.", "Draw {}.", "A picture of {}.", "Generate an image of {}."),
+    "person": ("{}.", "A picture of {}."),
     "white": ("{} alone on white.", "Only {} on a plain white background."),
     "line": ("A line drawing of {}.", "Black outlines on white: {}."),
     "negative": ("A negative of {}.", "{} in inverted colors."),
     "edge": ("An edge map of {}.", "The edges of {}, white on black."),
+    "hed": ("Soft edges of {}.", "An HED edge map of {}."),
+    "mlsd": ("The straight lines of {}.",),
     "depth": ("A depth map of {}.",),
+    "normal": ("A normal map of {}.",),
+    "sketch": ("A sketch of {}.",),
+    "openpose": ("The pose of {}.", "A skeleton of {}."),
     "segmentation": ("{}, with {} segmented.", "{}, where {} is marked."),
     "detection": ("{}, with a box around {}.", "{}, where {} is detected."),
 }
+_STYLES = ("plain",) * 5 + tuple(_WORDINGS)
+# Painted from a scene; all other styles are the targets of tasks.
+_PAINTERS: dict[str, Any] = {"line": draw.outline_drawing, "negative": draw.inverted, "plain": draw.paint}
 
 
 def picture_of(number: int, seed: int = 0) -> tuple[Image.Image, str, Scene, str]:
     """The picture of that number of the pool: itself, its style, its scene, and words for what is marked in it."""
     rng = np.random.default_rng([seed, number])
     style = _STYLES[number % len(_STYLES)]
-    if style in ("segmentation", "detection", "depth"):
-        task = make_task(style, rng, "train")
-        assert task.target is not None
-        marked = f"the {describe(rng, task.subject, task.before[0]).words()}" if task.subject else ""
-        return task.target, style, task.before[0], marked
+    if style in _PAINTERS:
+        scene = random_scene(rng, int(rng.integers(1, 5)), lambda source: draw_triple(source, "train"), SIDE)
+        return Image.fromarray(_PAINTERS[style](scene)), style, scene, ""
+    task = make_task({"white": "extract", "person": "openpose"}.get(style, style), rng, "train")
+    if style == "person":
+        return task.references[0], style, task.before[0], ""
+    scene = task.after or task.before[0]
+    assert task.target is not None
     if style == "white":
-        task = make_task("extract", rng, "train")
-        assert task.after is not None
-        thing = task.after.objects[0]
-        return (
-            draw.draw(task.after),
-            style,
-            task.after,
-            f"a {thing.size} {thing.colour} {thing.shape} at the {thing.place}",
-        )
-    scene = random_scene(rng, int(rng.integers(1, 5)), lambda source: draw_triple(source, "train"), SIDE)
-    painters: dict[str, Any] = {"line": draw.outline_drawing, "negative": draw.inverted, "edge": draw.edge_map}
-    if style in painters:
-        return Image.fromarray(painters[style](scene)), style, scene, ""
-    return draw.draw(scene), style, scene, ""
+        thing = scene.objects[0]
+        return task.target, style, scene, f"a {thing.size} {thing.colour} {thing.shape} at the {thing.place}"
+    marked = f"the {describe(rng, task.subject, scene).words()}" if task.subject else ""
+    return task.target, style, scene, marked
 
 
 def words_for(style: str, scene: Scene, marked: str, rng: np.random.Generator) -> str:
@@ -167,7 +154,7 @@ class Painting(Objective):
         pooled = self.clip(input_ids=clip_ids.to(self.device)).pooler_output
         return Condition(self.t5(input_ids=t5_ids.to(self.device)).last_hidden_state, pooled)
 
-    def loss(self, drawn: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, drawn: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]) -> tuple[Tensor, dict[str, Tensor]]:
         numbers, t5_ids, clip_ids, noise, level, guidance = drawn
         latent, noise = self.latents[numbers.to(self.device)].float(), noise.to(self.device)
         sigma = flow.shift(level.to(self.device).sigmoid(), flow.mu(token_count(SIDE, SIDE)))

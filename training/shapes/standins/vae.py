@@ -15,6 +15,7 @@ from ..tasks import make_task
 from .fit import Objective, bytes_of, fast_math, pixels, psnr
 from .parts import LATENT_CHANNELS, LATENT_SIDE, make_vae
 
+REFERENCE_SHARE = 0.2
 KL_WEIGHT = 1e-4  # enough to keep the latents near unit scale, too little to blur
 # Pictures whose colours are rare (overlays, boxes, inverted ones) come as often as all the plain ones.
 _KINDS = (
@@ -37,12 +38,12 @@ _KINDS = (
 
 
 def pictures(rng: np.random.Generator, count: int) -> list[Image.Image]:
-    """Targets of training tasks."""
+    """Targets of training tasks, and now and then a reference."""
     found: list[Image.Image] = []
     while len(found) < count:
-        target = make_task(_KINDS[int(rng.integers(len(_KINDS)))], rng, "train").target
-        assert target is not None
-        found.append(target)
+        task = make_task(_KINDS[int(rng.integers(len(_KINDS)))], rng, "train")
+        assert task.target is not None
+        found.append(task.references[0] if rng.random() < REFERENCE_SHARE else task.target)
     return found
 
 
@@ -65,14 +66,14 @@ class Autoencoding(Objective):
         self.vae: Any = make_vae().to(device)
         self.source, self.device = Pictures(batch), device
 
-    def loss(self, drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         x, noise = pixels(drawn[0], self.device), drawn[1].to(self.device)
         with fast_math(self.device):
             distribution = self.vae.encode(x).latent_dist
             y = self.vae.decode(distribution.mean + distribution.std * noise).sample
         error = F.mse_loss(y.float(), x) + F.l1_loss(y.float(), x)
         divergence = distribution.kl().float().mean() / distribution.mean[0].numel()
-        return error + KL_WEIGHT * divergence, {"psnr": round(psnr(y, x), 2), "kl": round(divergence.item(), 3)}
+        return error + KL_WEIGHT * divergence, {"psnr": psnr(y, x), "kl": divergence}
 
 
 def fit_latents(vae: Any, device: torch.device | str, count: int = 512) -> dict[str, float]:

@@ -154,7 +154,7 @@ class Answering(Objective):
         self.source, self.device = Turns(tokenizer, tokens["image_token_id"], batch), device
         self.to(device)
 
-    def loss(self, drawn: Asked) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, drawn: Asked) -> tuple[Tensor, dict[str, Tensor]]:
         expected = drawn.labels[:, 1:].to(self.device)
         told = expected != _IGNORED
         with fast_math(self.device), self._seen() as seen:
@@ -210,8 +210,8 @@ def _number(thing: Object) -> int:
     return 1 + (colour * len(SHAPES) + shape) * len(SIZES) + list(SIZES).index(thing.size)
 
 
-def _share(logits: Tensor, wanted: Tensor) -> float:
-    return round((logits.argmax(dim=-1) == wanted).float().mean().item(), 4)
+def _share(logits: Tensor, wanted: Tensor) -> Tensor:
+    return (logits.argmax(dim=-1) == wanted).float().mean()
 
 
 def patches(pictures: Sequence[Image.Image]) -> Tensor:
