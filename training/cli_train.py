@@ -39,11 +39,12 @@ def _train(arguments: argparse.Namespace) -> int:
     run = arguments.run or Path("runs") / Path(arguments.config).stem
     if arguments.dry_run:
         return _dry_run(config, run)
+    from .parallel import RunFailed
     from .run import train
 
     try:
         result = train(config, run)
-    except ValueError as error:
+    except RunFailed as error:
         raise Failed(str(error)) from error
     if is_main() and result.interrupted:
         say(f"Stopped after step {result.steps} and kept a checkpoint; the same command goes on from it.")

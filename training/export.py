@@ -16,10 +16,9 @@ from ..uniworld_core.projectors import TASK_HEAD_FILE
 from ..uniworld_core.shipped import shipped_model
 from ..uniworld_core.weights import Shards
 from . import checkpoints
-from .config_file import load_config
 from .model_folder import INDEX_FILE, Source, copy_settings, new_folder, write_index, write_json
 from .names import TRAINEE_NAMES
-from .run_folder import CHECKPOINTS, CONFIG
+from .run_folder import CHECKPOINTS, CONFIG, read_config
 from .start import read_start
 
 
@@ -38,7 +37,7 @@ def export_run(
     Raises:
         ValueError: the run has no such checkpoint, it is damaged, its start is gone, or `to` cannot be written.
     """
-    config = load_config(run / CONFIG)
+    config = read_config(run)
     checkpoint = _checkpoint(run, step)
     checkpoints.verify(checkpoint)
     trained = checkpoints.read_tensors(checkpoint, checkpoints.WEIGHTS if raw else checkpoints.EMA)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from .data.cache import Cache
 from .data.loader import StepData, batches
 from .encode import Encoder
 from .metrics import Reporter
-from .parallel import World, start_world
+from .parallel import RunFailed, World, start_world
 from .setup import Data, load_readers, open_data, open_encoder, open_model
 from .trainer import Trainer
 from .validate import Validation
 
 # The signals that ask a run to end: Ctrl-C, and what schedulers and torchrun send.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Signals within so many seconds are one request: torchrun passes on to its processes what the terminal sent them already.
+_ONE_REQUEST = 3.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,10 @@ class Result:
 
 
 def train(
-    config: Config, folder: Path, progress: bool = True, data_of: Callable[[Config, Encoder], Data] = open_data
+    config: Config,
+    folder: Path,
+    progress: bool = True,
+    data_of: Callable[[Config, Encoder], Data] | None = None,
 ) -> Result:
     """Train, or go on with the run in `folder` if it has a checkpoint of the same configuration.
 
@@ -55,15 +61,18 @@ def train(
         data_of: opens the samples, where they are not just what the configuration names.
 
     Raises:
-        ValueError: the configuration, model, data, run folder or disk cannot be used; too many bad samples; a loss that
-            is not finite; another process that ended. What was kept before stays.
+        RunFailed: once it has begun: too many bad samples, a loss that is not finite, a full disk, another process that
+            ended. What was kept before stays.
+        ValueError: the configuration, model, data or run folder cannot be used.
     """
     config.check_complete()
     with start_world(config.run.device, config.run.parallel) as world, ExitStack() as stack:
         world.on_main(lambda: stack.enter_context(run_folder.hold(folder)))
         checkpoint = world.from_main(world.on_main(lambda: run_folder.resume_from(folder, config)))
         encoder = open_encoder(config, world.device)
-        data = data_of(config, encoder)
+        if checkpoint is None:  # a run that begins takes the pictures as they are now
+            world.on_main(lambda: (folder / run_folder.SIZES).unlink(missing_ok=True))
+        data = open_data(config, encoder, folder / run_folder.SIZES) if data_of is None else data_of(config, encoder)
         if not isinstance(data.source, Cache):
             load_readers(encoder)
         validation = Validation(encoder, config.validation) if config.run.validate_every else None
@@ -74,7 +83,10 @@ def train(
         world.on_main(lambda: run_folder.write_config(folder, config))
         reporter = world.on_main(lambda: stack.enter_context(Reporter(folder, config, trainer.step, progress)))
         stop = stack.enter_context(_asked_to_stop())
-        return _run(trainer, data, encoder, validation, reporter, stop)
+        try:
+            return _run(trainer, data, encoder, validation, reporter, stop)
+        except ValueError as error:
+            raise RunFailed(str(error)) from error
 
 
 def _run(
@@ -124,8 +136,8 @@ def _steps(trainer: Trainer, data: Data, encoder: Encoder, world: World) -> Gene
 
 @contextmanager
 def _asked_to_stop() -> Iterator[threading.Event]:
-    """Set once a signal asks the process to end; a second one ends it at once, as without this."""
-    asked = threading.Event()
+    """Set once a signal asks the process to end; one that comes later ends it at once, as without this."""
+    asked, first = threading.Event(), 0.0
     if threading.current_thread() is not threading.main_thread():  # Python takes signals in the main thread alone
         yield asked
         return
@@ -136,8 +148,13 @@ def _asked_to_stop() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        restore()
+        nonlocal first
+        if not asked.is_set():
+            first = time.monotonic()
+            asked.set()
+        elif time.monotonic() - first > _ONE_REQUEST:
+            restore()
+            signal.raise_signal(number)
 
     for number in _SIGNALS:
         signal.signal(number, ask)

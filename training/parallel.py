@@ -20,6 +20,10 @@ T = TypeVar("T")
 _TIMEOUT = timedelta(minutes=30)
 
 
+class RunFailed(ValueError):
+    """A run that had begun and cannot go on; the sentence says why. What it kept stays."""
+
+
 @dataclass(frozen=True)
 class World:
     """The processes that train together.
@@ -110,7 +114,7 @@ def start_world(device: str = "auto", engine: str = "data") -> Iterator[World]:
     except RuntimeError as error:
         if not _is_lost_peer(error):
             raise
-        raise ValueError(
+        raise RunFailed(
             f"Another of the {size} training processes ended, and process {rank} cannot go on alone: its own message says "
             "why. Start the same command again; it goes on from the newest checkpoint."
         ) from error

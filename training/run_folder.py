@@ -3,6 +3,7 @@
 config.toml       every setting          checkpoints/   see `checkpoints`
 metrics.jsonl     one line a step        validation/    contact sheets
 skipped.jsonl     bad samples by name    tensorboard/   its files
+sizes.safetensors of the targets, on which the order of the samples hangs
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .data.files import cannot_write, locked, write_whole
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
 SKIPPED = "skipped.jsonl"
+SIZES = "sizes.safetensors"
 CHECKPOINTS = "checkpoints"
 VALIDATION = "validation"
 TENSORBOARD = "tensorboard"
@@ -75,7 +77,7 @@ def resume_from(folder: Path, config: Config) -> Path | None:
     newest = checkpoints.latest(folder / CHECKPOINTS)
     if newest is None:
         return None
-    different = differing_keys(load_config(folder / CONFIG), config)
+    different = differing_keys(read_config(folder), config)
     if different:
         raise ValueError(
             f"The run folder {folder} has checkpoints of another configuration: {'; '.join(different)}. Set these as they "
@@ -83,6 +85,13 @@ def resume_from(folder: Path, config: Config) -> Path | None:
         )
     checkpoints.verify(newest)
     return newest
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration of a run. Raises ValueError if the folder holds none, or a damaged one."""
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} is no run's folder: it has no {CONFIG}.")
+    return load_config(folder / CONFIG)
 
 
 def write_config(folder: Path, config: Config) -> None:

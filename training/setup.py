@@ -108,8 +108,12 @@ def open_samples(config: Config) -> Samples:
     return PublishedSamples(config.data.list)
 
 
-def open_data(config: Config, encoder: Encoder) -> Data:
+def open_data(config: Config, encoder: Encoder, keep: Path | None = None) -> Data:
     """The samples of a run in their order, out of the cache if one is named.
+
+    Args:
+        keep: a file that holds the targets' sizes from the run's first start on, so that a picture which is lost or
+            mended meanwhile does not change what other steps see.
 
     Raises:
         ValueError: the data cannot be read, or the cache is of other data or another model, or not finished.
@@ -124,7 +128,7 @@ def open_data(config: Config, encoder: Encoder) -> Data:
                 "with this configuration first."
             )
     run, data = config.run, config.data
-    return Data(source, plan_of(source, run.batch_size, run.seed, data.area, data.ratios), samples.fingerprint)
+    return Data(source, plan_of(source, run.batch_size, run.seed, data.area, data.ratios, keep), samples.fingerprint)
 
 
 def open_model(config: Config, encoder: Encoder, world: World) -> Model:

@@ -13,7 +13,7 @@ from ..uniworld_core.weights import Names, Shards, open_shard
 from . import checkpoints
 from .convert import REDUX_NAMES
 from .names import TRAINEE_NAMES
-from .run_folder import CHECKPOINTS
+from .run_folder import CHECKPOINTS, read_config
 
 # (in a file, in `Trainee`): FLUX-Redux's embedder, the published names, and projectors alone under short names.
 _FILE_NAMES = Names(
@@ -47,7 +47,7 @@ def read_start(paths: Sequence[str]) -> dict[str, Tensor]:
 
     Args:
         paths: safetensors or .bin files (FLUX-Redux's, projectors', the published checkpoint's names), or folders of
-            runs, whose newest EMA weights are taken.
+            runs, whose newest EMA weights are taken, with what they began from themselves.
 
     Raises:
         ValueError: a path is missing, damaged, or holds a tensor of unknown name.
@@ -81,7 +81,8 @@ def _read_run(run: Path) -> dict[str, Tensor]:
     newest = checkpoints.latest(run / CHECKPOINTS)
     if newest is None:
         raise ValueError(f"model.start names the folder {run}, which is no run with a finished checkpoint.")
-    return checkpoints.read_tensors(newest, checkpoints.EMA)
+    # What that run took from elsewhere and did not train belongs to its model as well.
+    return {**read_start(read_config(run).model.start), **checkpoints.read_tensors(newest, checkpoints.EMA)}
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from uniworld.training import cli, convert, run
 from uniworld.training.config import Config
 from uniworld.training.config_file import config_from_dict, load_config, parse_toml, to_toml
 from uniworld.training.loop import Result
+from uniworld.training.parallel import RunFailed
 from uniworld.training.shapes import nano
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.shipped import shipped_model
@@ -136,10 +137,19 @@ def test_what_fails_while_it_runs_is_exit_code_1(
     command: Command, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> Result:
-        raise ValueError("The loss at step 7 is not finite.")
+        raise RunFailed("The loss at step 7 is not finite.")
 
     monkeypatch.setattr(run, "train", fail)
     assert command("train", config_file) == (1, "", "The loss at step 7 is not finite.\n")
+
+
+@pytest.mark.parametrize("setting", ["data.list=absent.txt", "model.checkpoint=absent", "data.cache=absent"])
+def test_data_and_a_model_that_cannot_be_used_are_exit_code_2_as_in_a_dry_run(
+    command: Command, config_file: Path, setting: str
+) -> None:
+    code, out, err = command("train", config_file, "--set", setting)
+    assert (code, out) == (2, "")
+    assert "absent" in err
 
 
 def test_an_unforeseen_error_is_one_line_and_a_traceback_only_on_request(
