@@ -53,7 +53,10 @@ def read_meta(checkpoint: Path) -> dict[str, Any]:
     try:
         return json.loads((checkpoint / META).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{checkpoint / META} cannot be read ({error}): take the checkpoint before it.") from error
+        raise ValueError(
+            f"{checkpoint / META} cannot be read ({error}): the checkpoint is damaged. Remove the folder {checkpoint}, and "
+            "the run goes on from the one before."
+        ) from error
 
 
 def verify(checkpoint: Path) -> None:
@@ -250,10 +253,15 @@ def _failures() -> tuple[type[BaseException], ...]:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason of an error, of the failures that torch.distributed.checkpoint gathers."""
+    """The innermost reason of an error, of the failures that torch.distributed.checkpoint gathers.
+
+    What the system says goes before what torch says of it: a full disk is "unexpected pos" to its archive's writer.
+    """
     failures = getattr(error, "failures", None)
-    inner = next(iter(failures.values()))[0] if failures else error.__cause__
-    return _cause(inner) if isinstance(inner, BaseException) else str(error)
+    inner = next(iter(failures.values()))[0] if failures else error.__cause__ or error.__context__
+    if isinstance(inner, BaseException) and not (isinstance(error, OSError) and error.strerror):
+        return _cause(inner)
+    return str(error)
 
 
 def _damaged(checkpoint: Path, error: BaseException) -> ValueError:

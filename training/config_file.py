@@ -95,7 +95,10 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     _check_key(Config, section, "", "--set")
     kind = get_type_hints(Config)[section]
     _check_key(kind, key, f"{section}.", "--set")
-    raw.setdefault(section, {})[key] = _override_value(text.strip(), get_type_hints(kind)[key])
+    field_kind = get_type_hints(kind)[key]
+    value = _override_value(text.strip(), field_kind)
+    _convert(value, field_kind, f"{section}.{key}", "--set")  # so that a wrong one is not laid on the file
+    raw.setdefault(section, {})[key] = value
 
 
 def _override_value(text: str, kind: Any) -> Any:

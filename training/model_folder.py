@@ -69,7 +69,9 @@ def new_folder(to: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
+        readable = partial.stat().st_mode & 0o666
         for file in partial.iterdir():
+            file.chmod(readable)  # safetensors makes files that their owner alone may read
             _sync(file)
         partial.rename(to)
         _sync(to.parent)

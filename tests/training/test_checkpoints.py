@@ -96,6 +96,20 @@ class TestFullDisk:
             saver.wait()
         assert not any(tmp_path.iterdir())
 
+    def test_is_told_as_the_system_says_it_where_torch_says_something_else(
+        self, saver: Saver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            try:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                raise RuntimeError("unexpected pos 704 vs 598")
+
+        monkeypatch.setattr(checkpoints, "_write_tensors", full)
+        saver.save(1, tensors(1), {})
+        with pytest.raises(ValueError, match=r"No space left"):
+            saver.wait()
+
     def test_is_known_before_the_next_checkpoint(self, saver: Saver, monkeypatch: pytest.MonkeyPatch) -> None:
         fill_disk(monkeypatch)
         saver.save(1, tensors(1), {})
@@ -142,7 +156,7 @@ class TestDamage:
     def test_of_the_meta_is_told_in_a_sentence(self, saver: Saver, tmp_path: Path) -> None:
         save(saver, 1)
         (tmp_path / "step-00000001" / checkpoints.META).write_text("{", encoding="utf-8")
-        with pytest.raises(ValueError, match="take the checkpoint before it"):
+        with pytest.raises(ValueError, match=r"the checkpoint is damaged\. Remove the folder"):
             read_meta(tmp_path / "step-00000001")
 
 

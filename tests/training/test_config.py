@@ -131,6 +131,10 @@ class TestValues:
             load_config("stage1", ["data.list=a.txt", written])
         assert str(caught.value).endswith((".", "?")), caught.value
 
+    def test_that_the_command_line_sets_are_not_laid_on_the_file(self) -> None:
+        with pytest.raises(ValueError, match=r"^optimizer\.lr in --set is 'fast'"):
+            load_config("stage1", ["optimizer.lr=fast"])
+
     def test_of_a_file_that_is_no_toml_name_the_line(self, tmp_path: Path) -> None:
         file = tmp_path / "mine.toml"
         file.write_text("[run]\nsteps = \n", encoding="utf-8")

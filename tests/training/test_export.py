@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from uniworld.training import export
-from uniworld.training.export import write_changed
+from uniworld.training.export import export_run, write_changed
 from uniworld.training.model_folder import write_index
 from uniworld.training.names import TRAINEE_NAMES
 from uniworld.training.step import StepSettings, Trainee
@@ -48,6 +49,19 @@ def test_files_that_hold_nothing_new_are_the_same_to_the_last_byte(tmp_path: Pat
         assert (tmp_path / "out" / name).read_bytes() == (START / name).read_bytes(), name
     for name in ("config.json", "model.safetensors.index.json"):
         assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((START / name).read_text())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+def test_whoever_may_read_one_file_may_read_all(tmp_path: Path) -> None:
+    write_changed(START, changed(), tmp_path / "out")
+    (tmp_path / "any").write_text("")
+    wanted = (tmp_path / "any").stat().st_mode
+    assert {file.stat().st_mode for file in (tmp_path / "out").iterdir()} == {wanted}
+
+
+def test_a_folder_that_is_no_run_is_told_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is no run's folder: it has no config\.toml"):
+        export_run(tmp_path, tmp_path / "out")
 
 
 def test_the_routing_head_is_carried_along(tmp_path: Path) -> None:
