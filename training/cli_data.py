@@ -23,22 +23,11 @@ def _check(arguments: argparse.Namespace) -> int:
     from ..uniworld_core.sizes import DEFAULT_AREA
     from .data.check import check
 
-    if arguments.data.is_dir():
-        return _check_shards(arguments)
     area = DEFAULT_AREA if arguments.area is None else arguments.area
     with Bars() as bars:
         report = check(arguments.data, arguments.masks, area, progress=lambda done: bars("looked at", done, total=None))
     print(json.dumps(report.to_json(), indent=2) if arguments.json else report.to_text())
     return MISUSED if report.problems else DONE
-
-
-def _check_shards(arguments: argparse.Namespace) -> int:
-    from .data.shards import check_shards
-
-    problems = check_shards(arguments.data)
-    told = "\n".join([*problems, f"{len(problems)} problems." if problems else "No problems."])
-    print(json.dumps({"problems": list(problems)}, indent=2) if arguments.json else told)
-    return MISUSED if problems else DONE
 
 
 def _add_shards(parser: argparse.ArgumentParser) -> None:

@@ -11,10 +11,13 @@ from typing import Any
 
 from ...uniworld_core.masks import edit_mask, fit_before
 from ...uniworld_core.pictures import to_image
+from ...uniworld_core.prompt import check_prompt
 from ...uniworld_core.sizes import DEFAULT_AREA, Size, size_by_aspect
 from .annotations import is_painting, read_annotation, scan
 from .published import BadData, Line, name_files, read_list, sample_of
 from .samples import Sample
+from .shard_samples import ShardSamples
+from .shards import check_shards
 
 # Pictures that wait to be decoded, for each thread: enough to keep it busy, too few to fill the memory.
 _WAITING = 8
@@ -25,7 +28,7 @@ class Summary:
     """What is in the data.
 
     Attributes:
-        lines: lines of the list.
+        lines: lines of the list; 0 of shards, which hold its paintings alone.
         annotations: in all files that can be read.
         understanding: annotations that are questions with answers in words, which painting leaves out.
         paintings: annotations of paintings.
@@ -69,17 +72,17 @@ class Report:
         """Problems and summary to be read, without a line break at the end."""
         told = self.summary
         lines = [*self.problems, ""] if self.problems else []
-        lines.append(
-            f"{told.good} of {told.paintings} paintings are good ({told.weighted} weighted); {told.understanding} of "
-            f"{told.annotations} annotations in {told.lines} lines are questions with answers in words, left out."
-        )
+        words = f"{told.understanding} of {told.annotations} annotations in {told.lines} lines"
+        others = f"; {words} are questions with answers in words, left out." if told.lines else "."
+        lines.append(f"{told.good} of {told.paintings} paintings are good ({told.weighted} weighted){others}")
         lines += [f"  with {count} references: {often}" for count, often in told.references.items()]
         lines += [f"  painted at {size}: {often}" for size, often in told.sizes.items()]
         if told.whole_masks is not None:
             lines.append(
                 f"  edit masks: {told.whole_masks} cover all since nothing differs, {told.small_masks} are specks"
             )
-        lines.append(f"{len(self.problems)} problems." if self.problems else "No problems.")
+        count = len(self.problems)
+        lines.append("No problems." if not count else "1 problem." if count == 1 else f"{count} problems.")
         return "\n".join(lines)
 
 
@@ -94,43 +97,52 @@ class _Finding:
 
 
 def check(
-    list_file: str | Path,
+    data: str | Path,
     masks: bool = False,
     area: int = DEFAULT_AREA,
     ratios: str = "any_11ratio",
     workers: int = 4,
     progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """Read a list, all its annotations and all their pictures.
+    """Read a list or a folder of shards, all annotations and all their pictures.
 
     Args:
+        data: the list, or the folder.
         masks: also compute the edit mask of every weighted painting, at the size that is painted.
         area, ratios: what training will paint, for the sizes.
         workers: threads that decode.
         progress: told how many paintings were looked at.
 
     Raises:
-        ValueError: the area or the set of ratios is wrong. All that is wrong with the data is in the report.
+        ValueError: the area or the set of ratios is wrong, or the folder holds no shards. All else that is wrong with
+            the data is in the report.
     """
     size_by_aspect(1, 1, area, ratios)
-    list_file = Path(list_file)
-    try:
-        lines, problems = read_list(list_file)
-    except BadData as error:
-        return Report(tuple(error.problems), Summary())
+    data, lines, seen = Path(data), list[Line](), _Seen()
+    if data.is_dir():
+        shards = ShardSamples(data)
+        problems, found = list(check_shards(data)), _in_shards(shards, seen)
+    else:
+        try:
+            lines, problems = read_list(data)
+        except BadData as error:
+            return Report(tuple(error.problems), Summary())
+        found = _in_list(data, lines, seen)
 
-    def look(sample: Sample) -> tuple[Sample, _Finding]:
-        return sample, _look(sample, masks, area, ratios)
+    def look(item: Sample | str) -> tuple[Sample | str, _Finding]:
+        return item, _Finding((item,)) if isinstance(item, str) else _look(item, masks, area, ratios)
 
-    seen = _Seen()
-    samples = _samples(list_file, lines, problems, seen)
-    for done, (sample, found) in enumerate(_in_threads(look, samples, workers), 1):
-        problems.extend(found.problems)
-        seen.add(sample, found)
+    done = 0
+    for item, finding in _in_threads(look, found, workers):
+        problems.extend(finding.problems)
+        if isinstance(item, str):
+            continue
+        seen.add(item, finding)
+        done += 1
         if progress is not None:
             progress(done)
     if not seen.paintings and not problems:
-        problems.append(f"{list_file.name}: no annotation is a painting, so there is nothing to train on.")
+        problems.append(f"{data.name}: no annotation is a painting, so there is nothing to train on.")
     return Report(tuple(problems), seen.summary(len(lines), masks))
 
 
@@ -169,8 +181,18 @@ class _Seen:
         )
 
 
-def _samples(list_file: Path, lines: list[Line], problems: list[str], seen: _Seen) -> Iterator[Sample]:
-    """The paintings whose annotations can be read; what is wrong with the others goes to `problems`."""
+def _in_shards(samples: ShardSamples, seen: _Seen) -> Iterator[Sample | str]:
+    """The paintings of shards, and in the place of each that is of no use, why."""
+    seen.annotations = seen.paintings = len(samples)
+    for index in range(len(samples)):
+        try:
+            yield samples[index]
+        except ValueError as error:
+            yield str(error)
+
+
+def _in_list(list_file: Path, lines: list[Line], seen: _Seen) -> Iterator[Sample | str]:
+    """The paintings of a list, and in the place of each one or file that cannot be read, why."""
     for line, name in zip(lines, name_files(lines)):
         try:
             for placed in scan(line.file.read_bytes(), line.name):
@@ -182,19 +204,23 @@ def _samples(list_file: Path, lines: list[Line], problems: list[str], seen: _See
                 try:
                     sample = sample_of(key, read_annotation(placed.value), line)
                 except ValueError as error:
-                    problems.append(f"{key}: {error}")
+                    yield f"{key}: {error}"
                     continue
                 yield sample
         except ValueError as error:
-            problems.append(f"{list_file.name}, line {line.number}: {error}")
+            yield f"{list_file.name}, line {line.number}: {error}"
         except OSError as error:
-            problems.append(f"{list_file.name}, line {line.number}: '{line.name}' cannot be read: {error.strerror}.")
+            yield f"{list_file.name}, line {line.number}: '{line.name}' cannot be read: {error.strerror}."
 
 
 def _look(sample: Sample, masks: bool, area: int, ratios: str) -> _Finding:
-    """Decode a painting's pictures."""
+    """Read a painting's prompt, and decode its pictures."""
     problems: list[str] = []
     pictures = []
+    try:
+        check_prompt(sample.prompt)
+    except ValueError as error:
+        problems.append(f"{sample.key}: {error}")
     for source in (*sample.references, sample.target):
         try:
             pictures.append(source.open())
@@ -215,10 +241,10 @@ def _look(sample: Sample, masks: bool, area: int, ratios: str) -> _Finding:
 
 
 def _in_threads(
-    work: Callable[[Sample], tuple[Sample, _Finding]], items: Iterable[Sample], workers: int
-) -> Iterator[tuple[Sample, _Finding]]:
+    work: Callable[[Sample | str], tuple[Sample | str, _Finding]], items: Iterable[Sample | str], workers: int
+) -> Iterator[tuple[Sample | str, _Finding]]:
     """The results in order, with few items in the threads at a time, however many there are."""
-    waiting: deque[Future[tuple[Sample, _Finding]]] = deque()
+    waiting: deque[Future[tuple[Sample | str, _Finding]]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for item in items:
             waiting.append(pool.submit(work, item))

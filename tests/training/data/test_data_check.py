@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from uniworld.training.data.check import check
+from uniworld.training.data.published import PublishedSamples
+from uniworld.training.data.shards import write_shards
 
 
 def turns(prompt: str, answer: str = "<gen_image>") -> list[dict[str, str]]:
@@ -100,6 +102,39 @@ def test_masks_that_cover_all_are_counted_and_specks_are_named(pictures: Path) -
     (problem,) = report.problems
     assert problem.startswith("a.json#2: the edit covers 0.000")
     assert "1 cover all since nothing differs, 1 are specks" in report.to_text()
+
+
+def test_problems_stand_in_the_order_of_the_data(pictures: Path) -> None:
+    annotations = [
+        {"image": ["wide.png", "absent.png"], "conversations": turns("<image>Edit.")},
+        {"image": "edit.png"},
+        {"image": ["wide.png", "absent.png"], "conversations": turns("<image>Edit.")},
+    ]
+    problems = check(write(pictures, annotations)).problems
+    assert [problem.partition(":")[0] for problem in problems] == ["a.json#0", "a.json#1", "a.json#2"]
+
+
+def test_a_prompt_that_training_would_skip_is_a_problem(pictures: Path) -> None:
+    annotations = [{"image": "wide.png", "conversations": turns("Paint <|vision_start|>.")}]
+    report = check(write(pictures, annotations))
+    (problem,) = report.problems
+    assert problem.startswith("a.json#0: The prompt contains <|vision_start|>")
+    assert report.to_text().endswith("\n1 problem.")
+
+
+def test_shards_are_reported_like_the_list_that_they_were_made_of(pictures: Path) -> None:
+    pytest.importorskip("webdataset", reason="shards are an extra")
+    annotations = [
+        {"image": ["wide.png", "edit.png"], "conversations": turns("<image>Edit.")},
+        {"image": ["wide.png", "absent.png"], "conversations": turns("<image>Edit.")},
+        {"image": "edit.png"},
+    ]
+    listed = write(pictures, annotations)
+    write_shards(PublishedSamples(listed), pictures / "shards")
+    of_list, of_shards = check(listed), check(pictures / "shards")
+    assert of_shards.problems == of_list.problems
+    assert len(of_shards.problems) == 2
+    assert of_shards.summary.good == 1
 
 
 def test_missing_list_and_data_without_paintings_are_problems_too(pictures: Path) -> None:
