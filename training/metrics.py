@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -57,7 +59,7 @@ class Reporter:
     def __init__(self, folder: Path, config: Config, done: int = 0, progress: bool = True) -> None:
         from tqdm import tqdm
 
-        self._every = config.run.log_every
+        self._folder, self._every = folder, config.run.log_every
         self._files = {name: folder / name for name in (METRICS, SKIPPED)}
         for file in self._files.values():
             _keep_until(file, done)
@@ -80,8 +82,11 @@ class Reporter:
         self._write(METRICS, values)
         shown = {name: value for name, value in values.items() if name != "step"}
         if self._board is not None:
-            for name, value in shown.items():
-                self._board.add_scalar(name, value, metrics.step)
+            try:
+                for name, value in shown.items():
+                    self._board.add_scalar(name, value, metrics.step)
+            except OSError as error:
+                raise ValueError(cannot_write(self._folder / TENSORBOARD, error)) from error
         if self._wandb is not None:
             self._wandb.log(shown, step=metrics.step)
 
@@ -135,9 +140,31 @@ def _tensorboard(folder: Path, done: int, stack: ExitStack) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # an extra: without it there are the other ways to see a run
         return None
-    board = SummaryWriter(str(folder / TENSORBOARD), purge_step=done + 1)
-    stack.callback(board.close)
+    stack.callback(setattr, threading, "excepthook", threading.excepthook)
+    threading.excepthook = partial(_hear, threading.excepthook)
+    try:
+        board = SummaryWriter(str(folder / TENSORBOARD), purge_step=done + 1)
+    except OSError as error:
+        raise ValueError(cannot_write(folder / TENSORBOARD, error)) from error
+    stack.callback(_close, board)
     return board
+
+
+def _close(board: Any) -> None:
+    with suppress(OSError):  # what it cannot write by now lies in `metrics.jsonl`
+        board.close()
+    for thread in filter(_is_boards, threading.enumerate()):
+        thread.join(timeout=1)
+
+
+def _hear(hook: Callable[[Any], Any], fault: Any) -> None:
+    # The next step meets a full disk as well, and tells of it without a traceback.
+    if not (isinstance(fault.exc_value, OSError) and _is_boards(fault.thread)):
+        hook(fault)
+
+
+def _is_boards(thread: Any) -> bool:
+    return type(thread).__module__.startswith("tensorboard.")
 
 
 def _wandb(folder: Path, config: Config, stack: ExitStack) -> Any:

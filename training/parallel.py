@@ -99,7 +99,7 @@ def start_world(device: str = "auto", engine: str = "data") -> Iterator[World]:
         engine: "data" or "fsdp".
 
     Raises:
-        ValueError: no GPU where one is asked for, fsdp in one process, processes that cannot find each other, or, out of
+        ValueError: no GPU where one is asked for, processes that cannot find each other, or, out of
             the block, another process that ended in its midst.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

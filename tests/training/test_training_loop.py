@@ -137,6 +137,23 @@ class TestRun:
         train(tiny_config("run.steps=1", "run.tensorboard=true"), tmp_path)
         assert list((tmp_path / "tensorboard").glob("events.*"))
 
+    def test_names_tensorboards_folder_where_the_disk_is_full(
+        self,
+        tiny_config: Configure,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        writer = pytest.importorskip("tensorboard.summary.writer.record_writer")
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(writer.RecordWriter, "write", full)
+        with pytest.raises(ValueError, match=r"tensorboard' cannot be written: No space left"):
+            train(tiny_config("run.tensorboard=true"), tmp_path)
+        assert "Traceback" not in capsys.readouterr().err
+
     def test_shows_and_prints_nothing_off_a_terminal(
         self, tiny_config: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
