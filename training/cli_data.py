@@ -77,10 +77,15 @@ def _shapes(arguments: argparse.Namespace) -> int:
     from .shapes.dataset import write_dataset
 
     kinds = arguments.kinds.split(",") if arguments.kinds else None
-    split = "test" if arguments.test else "train"
     with Bars() as bars:
         made = write_dataset(
-            arguments.to, arguments.count, arguments.seed, split, arguments.side, kinds, partial(bars, "drawn")
+            arguments.to,
+            arguments.count,
+            arguments.seed,
+            "test" if arguments.test else "train",
+            arguments.side,
+            kinds,
+            partial(bars, "drawn"),
         )
     print(made)
     return DONE

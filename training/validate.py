@@ -19,6 +19,7 @@ from .config import ValidationPrompt, ValidationSettings
 from .data.files import write_whole
 from .data.samples import FilePicture, Sample
 from .encode import Encoder
+from .lettering import fitting
 from .precision import autocast
 from .step import Trainee
 
@@ -108,7 +109,7 @@ def contact_sheet(rows: Sequence[Row]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for number, row in enumerate(rows):
         top = number * height
-        draw.text((_GAP, top + _GAP // 2), _fitting(draw, row.prompt, sheet.width - 2 * _GAP), fill="black")
+        draw.text((_GAP, top + _GAP // 2), fitting(draw, row.prompt, sheet.width - 2 * _GAP), fill="black")
         # What was painted stands in the last column, whatever the number of references.
         for column, picture in [*enumerate(row.references), (columns - 1, row.painted)]:
             small = _scaled(picture)
@@ -122,14 +123,6 @@ def _scaled(picture: Image.Image) -> Image.Image:
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     # Small pictures show their own pixels.
     return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
-
-
-def _fitting(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    """The text on one line, cut where it is too long. Letters that Pillow's own font lacks become question marks."""
-    text = " ".join(text.split()).encode("latin-1", "replace").decode("latin-1")
-    while text and draw.textlength(text) > width:
-        text = text[:-4].rstrip() + "..." if len(text) > 4 else ""
-    return text
 
 
 def _read(encoder: Encoder, settings: ValidationSettings) -> list[Encoded]:

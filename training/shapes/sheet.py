@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from ..data.files import write_whole
+from ..lettering import fitting
 from .report import Examined, Report
 
 _CELL, _GAP, _TEXT, _MARK = 96, 6, 14, 16
@@ -49,7 +50,7 @@ def _chosen(examined: list[Examined], count: int) -> list[Examined]:
 def _place(sheet: Image.Image, one: Examined, left: int, top: int, width: int) -> None:
     pen = ImageDraw.Draw(sheet)
     pen.text((left, top), f"{one.task.kind}: ", fill="gray")
-    pen.text((left, top + _TEXT), _fitting(pen, one.task.prompt, width), fill="black")
+    pen.text((left, top + _TEXT), fitting(pen, one.task.prompt, width), fill="black")
     top += 2 * _TEXT + _GAP
     pictures = [*one.task.references, *(picture for picture in (one.task.target, one.painted) if picture)]
     for number, picture in enumerate(pictures):
@@ -61,7 +62,7 @@ def _place(sheet: Image.Image, one: Examined, left: int, top: int, width: int) -
     if one.answer is not None:
         left += _CELL + _GAP
         pen.text((left, top), f"{one.task.answer}", fill="gray")
-        pen.text((left, top + _TEXT), _fitting(pen, one.answer, _CELL), fill="black")
+        pen.text((left, top + _TEXT), fitting(pen, one.answer, _CELL), fill="black")
     _mark(pen, left + _CELL - _MARK - 3, top + _CELL - _MARK - 3, one.verdict.right)
 
 
@@ -74,11 +75,3 @@ def _mark(pen: ImageDraw.ImageDraw, x: int, y: int, right: bool) -> None:
     else:
         pen.line([(x + low, y + low), (x + high, y + high)], fill=_WRONG, width=3)
         pen.line([(x + low, y + high), (x + high, y + low)], fill=_WRONG, width=3)
-
-
-def _fitting(pen: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    """The text on one line, cut where it is too long; letters that Pillow's own font lacks become question marks."""
-    text = " ".join(text.split()).encode("latin-1", "replace").decode("latin-1")
-    while text and pen.textlength(text) > width:
-        text = text[:-4].rstrip() + "..." if len(text) > 4 else ""
-    return text
