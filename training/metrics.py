@@ -26,7 +26,7 @@ class StepMetrics:
         step: steps done, 1 after the first.
         epoch: of its data, from 0.
         loss: mean over the samples of all processes.
-        learning_rate: that it used.
+        learning_rate: that it used; of Prodigy with its own estimate.
         gradient_norm: before clipping.
         samples_per_second: over all processes.
         seconds: that it took, the wait for its data included.

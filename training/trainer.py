@@ -110,13 +110,14 @@ class Trainer:
             raise ValueError(f"The gradient is not finite at step {self.step}, on {', '.join(keys)}: {_MEND}")
         scale_gradients(self.model.trained.values(), clip_factor(norm, self.config.optimizer.clip))
         set_learning_rate(self.optimizer, rate)
+        used = rate * self.optimizer.param_groups[0].get("d", 1.0)  # Prodigy's own estimate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update()
         self._losses_since_save.append(loss)
         seconds = self._lap()
         return StepMetrics(
-            self.step, data.epoch, loss, rate, norm, agreed.good / seconds, seconds, skipped=len(self.skipped)
+            self.step, data.epoch, loss, used, norm, agreed.good / seconds, seconds, skipped=len(self.skipped)
         )
 
     def save(self) -> None:

@@ -137,6 +137,14 @@ class TestRun:
         train(tiny_config("run.steps=1", "run.tensorboard=true"), tmp_path)
         assert list((tmp_path / "tensorboard").glob("events.*"))
 
+    def test_tells_the_rate_that_prodigy_found(self, tiny_config: Configure, tmp_path: Path) -> None:
+        pytest.importorskip("prodigyopt", reason="Prodigy is an extra")
+        train(tiny_config("optimizer.name=prodigy", "optimizer.lr=1", "run.steps=14"), tmp_path)
+        rates = [line["learning_rate"] for line in read_lines(tmp_path / "metrics.jsonl")]
+        assert rates[0] == pytest.approx(1e-6)  # what its estimate begins with
+        assert rates == sorted(rates)
+        assert rates[-1] > rates[0]
+
     def test_names_tensorboards_folder_where_the_disk_is_full(
         self,
         tiny_config: Configure,
