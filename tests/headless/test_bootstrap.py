@@ -203,7 +203,10 @@ def test_help_version_and_mistakes_need_nothing_installed(tmp_path):
     assert "test" in start("--help").stdout
     unknown = start("paint")
     assert unknown.returncode == 2
-    assert unknown.stderr == "There is no command 'paint'. The commands are: run, nodes, check, batch, serve, train, data, eval, test.\n"
+    assert (
+        unknown.stderr
+        == "There is no command 'paint'. The commands are: run, nodes, check, batch, serve, train, data, eval, test.\n"
+    )
     assert start().returncode == 2
 
 
