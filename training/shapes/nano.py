@@ -6,10 +6,11 @@ where it was killed.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ import torch
 
 from ...uniworld_core import UniWorld
 from ...uniworld_core.latents import LatentFormat
+from ...uniworld_core.projectors import TASK_HEAD_FILE
 from ...uniworld_core.qwen import read_tokenizer
-from ...uniworld_core.siglip import siglip_weights
 from ...uniworld_core.text import read_text_tokenizer
 from ...uniworld_core.vae import VAE
 from ..config import Config
 from ..config_file import load_config
 from ..convert import Parts, convert
 from ..data.cache_fill import fill, prepare
+from ..data.files import write_whole
 from ..model_folder import new_folder
 from ..run import export_run, fill_cache, train
 from ..setup import open_encoder, open_samples
@@ -39,6 +41,7 @@ from .tasks import KINDS, make_task
 Progress = Callable[[str, int, int, "dict[str, Any]"], None]
 
 _CACHE_BATCH = 64
+_RECIPE = "recipe.json"
 _WHOLE = ".whole"  # marks a folder of stand-ins whose files are all written
 
 
@@ -85,6 +88,7 @@ class _Work:
         self.workers = 0 if device == "cpu" else min(12, os.cpu_count() or 1)
         self.qwen, self.flux_folder, self.siglip_folder = (self.standins / name for name in ("qwen", "flux", "siglip"))
         self.standins.mkdir(parents=True, exist_ok=True)
+        _claim(folder, recipe)
 
     def tokenizers(self) -> None:
         # Kept as they are once there: what was trained with them knows their words by number.
@@ -160,9 +164,8 @@ class _Work:
 
     def cache(self) -> None:
         config = self._config("stage2", self.recipe.stage2)
-        missing = prepare(Path(config.data.cache), open_samples(config), open_encoder(config, self.device)).missing
-        if missing > _CACHE_BATCH and self.workers:
-            # Reading pictures keeps a GPU waiting, so several processes feed it, each its share.
+        # Reading pictures keeps a GPU waiting, so several processes feed it, each its share.
+        if self.workers and _missing(config, self.device) > _CACHE_BATCH:
             torch.multiprocessing.spawn(_fill_share, (config, self.workers), self.workers)  # type: ignore[attr-defined]
         fill_cache(config, partial(self.progress, "cache"), _CACHE_BATCH)
 
@@ -176,7 +179,7 @@ class _Work:
         if not exported.is_dir():
             # Half the size to ship, and what is lost is far below what a painting shows.
             export_run(self.folder / "stage2", exported, dtype=torch.bfloat16)
-        if not (exported / "task_head_final.pt").is_file():
+        if not (exported / TASK_HEAD_FILE).is_file():
             model = UniWorld.from_pretrained(exported, dtype=torch.float32, device=self.device)
             save_task_head(train_task_head(model.vlm, _routed(self.recipe.routing, self.recipe.seed)), exported)
 
@@ -186,11 +189,9 @@ class _Work:
         if not made.is_dir():
             with new_folder(made) as folder:
                 shutil.copytree(self.folder / "exported", folder / "uniworld")
-                shutil.copytree(self.flux_folder, folder / "flux", ignore=shutil.ignore_patterns("transformer", _WHOLE))
-                shutil.copytree(self.siglip_folder, folder / "siglip", ignore=shutil.ignore_patterns(_WHOLE))
-        model = UniWorld.from_pretrained(made / "uniworld", made / "flux", made / "siglip")
-        siglip_weights(made / "siglip").check()
-        model.check()
+                shutil.copytree(self.flux_folder, folder / "flux", ignore=shutil.ignore_patterns("transformer"))
+                shutil.copytree(self.siglip_folder, folder / "siglip")
+        UniWorld.from_pretrained(made / "uniworld", made / "flux", made / "siglip")  # which checks every file
         return made
 
     def _stand_in(self, name: str, length: Length, make: Callable[[], Any], write: Callable[[Any], None]) -> None:
@@ -222,6 +223,23 @@ class _Work:
             config.run, steps=length.steps, batch_size=length.batch, micro_batch_size=length.batch, device=self.device
         )
         return replace(config, model=model, data=data, optimizer=optimizer, run=run)
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Keep the folder to one recipe: steps of another, done or half done, would be taken for this one's."""
+    file, told = folder / _RECIPE, json.dumps(asdict(recipe), indent=2) + "\n"
+    if not file.is_file():
+        write_whole(file, told.encode())
+    elif file.read_text(encoding="utf-8") != told:
+        raise ValueError(
+            f"{folder} holds a nano of another recipe (see {file}): go on with the command that began it, with or without "
+            "--quick and on the same kind of device, or name another folder."
+        )
+
+
+def _missing(config: Config, device: str) -> int:
+    """How many samples the cache lacks."""
+    return prepare(Path(config.data.cache), open_samples(config), open_encoder(config, device)).missing
 
 
 def _fill_share(rank: int, config: Config, world: int) -> None:

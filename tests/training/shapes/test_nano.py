@@ -79,6 +79,16 @@ def test_every_recipe_is_whole_and_the_quick_one_the_shortest() -> None:
         assert getattr(gpu, name).batch > getattr(full, name).batch
 
 
+def test_a_folder_of_another_recipe_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    work = nano._Work(tmp_path, BLINK, "cpu", lambda *_: None)
+    assert work.recipe == BLINK
+    nano._Work(tmp_path, BLINK, "cpu", lambda *_: None)  # the same one goes on
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"another recipe .* name another folder"):
+        train_nano(tmp_path, device="cpu")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
     assert main(["train", "nano", "--quick", "--device", "cpu", "--folder", str(tmp_path / "file")]) != 0
