@@ -28,7 +28,6 @@ class Recipe:
         samples: training tasks that are drawn, written and cached for stages 1 and 2.
         stage1, stage2: of the published recipe.
         routing: prompts that the routing head learns from.
-        examined: held-out tasks of each kind in the closing examination.
         seed: of everything.
     """
 
@@ -40,7 +39,6 @@ class Recipe:
     stage1: Length
     stage2: Length
     routing: int
-    examined: int
     seed: int
 
 

@@ -30,7 +30,6 @@ BLINK = replace(
     **dict.fromkeys(("vae", "vlm", "siglip", "flux", "stage1", "stage2"), _BLINK),
     samples=12,
     routing=8,
-    examined=1,
 )
 
 
