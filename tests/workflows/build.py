@@ -1,7 +1,7 @@
-"""Writes the shared workflows, in editor form and in API form: python tests/workflows/build.py
+"""Writes the shared workflows, in editor form and in API form, and their sample pictures: python tests/workflows/build.py
 
-The workflows are what people share and may be edited in the editor; this keeps fifteen of them alike. A test holds what it
-makes against what is committed.
+The workflows are what people share and may be edited in the editor; this keeps fifteen of them alike. What they show and
+ask is in `samples.py`. A test holds what it makes against what is committed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,19 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 WEIGHTS = (
-    "It is set to **tiny**, a random checkpoint that ships with the package: it runs in seconds on any computer and paints "
-    "noise. Choose your own folders in **Load UniWorld** to paint for real (README: where the weights go)."
+    "It is set to **nano**, a small model that ships with the package: it runs in seconds on any computer and knows only "
+    "pictures of shapes, 64 pixels wide.\n\nFor photographs choose your own folders in **Load UniWorld** (README: where "
+    "the weights go), {also}."
 )
-SIDE = 1024
+# What else is to be changed for another model.
+PICTURE, SIZE = "your picture", "1024 as *area_side*"
+T5 = "UniWorld-V1 can read the prompt with T5 too: join *text* of **Load UniWorld** to **Condition**."
+MODEL = "nano"
+SIDE = 64
+# Nano never saw T5's tokens: both of its stages drop T5, as the published ones do.
+USE_T5 = False
 BLUEPRINT = "Edit with UniWorld"
+INPUT = ROOT / "workflows" / "input"
 
 
 def all_graphs() -> list[Any]:
@@ -30,20 +38,34 @@ def all_graphs() -> list[Any]:
     return graphs + [perception(task) for task in TASKS]
 
 
-def new(name: str, columns: list[str], note: str) -> Any:
+def new(name: str, columns: list[str], text: str, also: tuple[str, ...] = (PICTURE, SIZE)) -> Any:
+    """A workflow; beside it stands the text, and what its model is."""
     from uniworld import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
     from uniworld.nodes.headless import builtin_nodes
     from workflows.editor_form import Graph
 
     titles = NODE_DISPLAY_NAME_MAPPINGS | builtin_nodes.NODE_DISPLAY_NAME_MAPPINGS
     classes = NODE_CLASS_MAPPINGS | builtin_nodes.NODE_CLASS_MAPPINGS
-    return Graph(
-        name, {kind: (cls, titles.get(kind, kind)) for kind, cls in classes.items()}, columns, f"{note}\n\n{WEIGHTS}"
-    )
+    known = {kind: (cls, titles.get(kind, kind)) for kind, cls in classes.items()}
+    told = WEIGHTS.format(also=", ".join([*also[:-1], f"and {also[-1]}"]))
+    return Graph(name, known, columns, "\n\n".join([text, told, *([T5] if SIZE in also and not USE_T5 else [])]))
+
+
+def sample(graph: Any) -> Any:
+    """What this workflow is set to."""
+    from workflows.samples import SAMPLES
+
+    return SAMPLES[graph.name]
 
 
 def loader(graph: Any) -> Any:
-    return graph.add("UniWorldLoader", 0)
+    # All is named, so that a model folder on the builder's own machine is never the one that is written.
+    chosen = dict.fromkeys(("checkpoint", "flux", "siglip"), MODEL)
+    return graph.add("UniWorldLoader", 0, **chosen, dtype="auto", device="default")
+
+
+def conditioned(graph: Any, column: int, load: Any, **inputs: Any) -> Any:
+    return graph.add("UniWorldCondition", column, vlm=load[0], **({"text": load[4]} if USE_T5 else {}), **inputs)
 
 
 def picture(graph: Any, name: str, title: str = "Picture") -> Any:
@@ -52,22 +74,16 @@ def picture(graph: Any, name: str, title: str = "Picture") -> Any:
 
 def paint(graph: Any, column: int, load: Any, condition: Any, latent: Any) -> Any:
     """Sampler and VAE decode; the decoded picture."""
-    sampler = graph.add("UniWorldSampler", column, dit=load[2], conditioning=condition[0], latent=latent[0])
+    inputs = {"dit": load[2], "conditioning": condition[0], "latent": latent[0]}
+    sampler = graph.add("UniWorldSampler", column, **inputs, seed=sample(graph).seed)
     return graph.add("UniWorldVAEDecode", column, vae=load[3], latent=sampler[0])
 
 
 def edited(graph: Any) -> tuple[Any, Any]:
-    """The edit of the sample photograph: the node that loads it, and the one that decodes the edited picture."""
-    load, source = loader(graph), picture(graph, "cat.jpg")
+    """The edit of a sample picture: the node that loads it, and the one that decodes the edited picture."""
+    load, source = loader(graph), picture(graph, sample(graph).pictures[0])
     reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
-    condition = graph.add(
-        "UniWorldCondition",
-        1,
-        vlm=load[0],
-        references=reference[0],
-        text=load[4],
-        prompt="Put a small red bow tie on the cat.",
-    )
+    condition = conditioned(graph, 1, load, references=reference[0], prompt=sample(graph).task.prompt)
     latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
     image = paint(graph, 2, load, condition, latent)
     return source, image
@@ -78,15 +94,10 @@ def text_to_image() -> Any:
         "text_to_image",
         ["1. Load", "2. Say what to paint", "3. Paint", "4. Result"],
         "# Text to image\nWrite what to paint, choose an aspect, run.",
+        also=(SIZE,),
     )
     load = loader(graph)
-    condition = graph.add(
-        "UniWorldCondition",
-        1,
-        vlm=load[0],
-        text=load[4],
-        prompt="Generate a photograph of a red fox in fresh snow at sunrise.",
-    )
+    condition = conditioned(graph, 1, load, prompt=sample(graph).task.prompt)
     latent = graph.add("UniWorldLatentByAspect", 1, area_side=SIDE)
     image = paint(graph, 2, load, condition, latent)
     graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/text_to_image")
@@ -111,19 +122,13 @@ def multi_reference() -> Any:
         "# Several references\nChain a Reference node for each picture; the prompt speaks of them in that order.",
     )
     load = loader(graph)
-    first, second = picture(graph, "cat.jpg", "First picture"), picture(graph, "coffee.jpg", "Second picture")
+    titles = ("First picture", "Second picture")
+    first, second = (picture(graph, *named) for named in zip(sample(graph).pictures, titles))
     one = graph.add("UniWorldReference", 1, "Reference 1", image=first[0], siglip=load[1], mask=first[1])
     two = graph.add(
         "UniWorldReference", 1, "Reference 2", image=second[0], siglip=load[1], references=one[0], mask=second[1]
     )
-    condition = graph.add(
-        "UniWorldCondition",
-        1,
-        vlm=load[0],
-        references=two[0],
-        text=load[4],
-        prompt="Let the cat of the first image sit beside the cup of the second image.",
-    )
+    condition = conditioned(graph, 1, load, references=two[0], prompt=sample(graph).task.prompt)
     latent = graph.add("UniWorldLatentByAspect", 2, references=two[0], area_side=SIDE)
     image = paint(graph, 2, load, condition, latent)
     graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/multi_reference")
@@ -135,12 +140,11 @@ def understand() -> Any:
         "understand",
         ["1. Load", "2. Look and read", "3. Answer"],
         "# Ask about a picture\nOnly the VLM is loaded: SigLIP, the DiT and the VAE stay on disk.",
+        also=(PICTURE,),
     )
-    load, source = loader(graph), picture(graph, "cat.jpg")
+    load, source = loader(graph), picture(graph, sample(graph).pictures[0])
     reference = graph.add("UniWorldReference", 1, image=source[0], mask=source[1])
-    answer = graph.add(
-        "UniWorldUnderstand", 1, vlm=load[0], references=reference[0], prompt="Describe this picture in one sentence."
-    )
+    answer = graph.add("UniWorldUnderstand", 1, vlm=load[0], references=reference[0], prompt=sample(graph).task.prompt)
     graph.add("PreviewAny", 2, "Answer", source=answer[0])
     return graph
 
@@ -149,14 +153,15 @@ def auto_route() -> Any:
     graph = new(
         "auto_route",
         ["1. Load", "2. Decide", "3. Paint", "4. Result"],
-        "# Paint or answer\nThe routing head reads the instruction: either a picture is painted or a question answered. "
-        "Only the branch that was chosen runs. Change the prompt in *Prompt*.",
+        "# Paint or answer\nThe routing head reads the instruction: either a picture is painted or a question "
+        "answered. Only the branch that was chosen runs. Ask something in *Prompt*, such as *How many objects are "
+        "there?*",
     )
-    load, source = loader(graph), picture(graph, "cat.jpg")
-    prompt = graph.add("PrimitiveStringMultiline", 1, "Prompt", value="What is the cat looking at?")
+    load, source = loader(graph), picture(graph, sample(graph).pictures[0])
+    prompt = graph.add("PrimitiveStringMultiline", 1, "Prompt", value=sample(graph).task.prompt)
     reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
     route = graph.add("UniWorldRoute", 1, vlm=load[0], prompt=prompt[0], references=reference[0])
-    condition = graph.add("UniWorldCondition", 2, vlm=load[0], prompt=route[2], references=reference[0], text=load[4])
+    condition = conditioned(graph, 2, load, prompt=route[2], references=reference[0])
     latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
     image = paint(graph, 2, load, condition, latent)
     answer = graph.add("UniWorldUnderstand", 3, vlm=load[0], prompt=route[3], references=reference[0])
@@ -170,8 +175,8 @@ def edit_with_mask() -> Any:
     graph = new(
         "edit_with_mask",
         ["1. Load", "2. Look and read", "3. Paint", "4. What changed", "5. Result"],
-        "# Edit, and keep the rest to the bit\n*Edit mask* finds what the edit changed, with the weights that training "
-        "would give it; *Composite edit* lays only that over the original.",
+        "# Edit, and keep the rest to the bit\n*Edit mask* finds what the edit changed, with the weights that "
+        "training would give it; *Composite edit* lays only that over the original.",
     )
     source, image = edited(graph)
     mask = graph.add("UniWorldEditMask", 3, before=source[0], after=image[0])
@@ -193,13 +198,13 @@ def perception(task_name: str) -> Any:
         ["1. Load", "2. Look and read", "3. Paint the map", "4. Read the map"],
         f"# {task.display_name}\nThe model paints a map of the picture; *Perception head* turns it back into data.",
     )
-    load, source = loader(graph), picture(graph, "cat.jpg")
-    subject = "cat" if task.needs_subject else ""
-    ask = graph.add("UniWorldPerception", 1, task=task_name, image=source[0], subject=subject)
+    load, source = loader(graph), picture(graph, sample(graph).pictures[0])
+    ask = graph.add("UniWorldPerception", 1, task=task_name, image=source[0], subject=sample(graph).subject)
     reference = graph.add("UniWorldReference", 1, image=ask[1], siglip=load[1], mask=source[1])
-    condition = graph.add("UniWorldCondition", 1, vlm=load[0], prompt=ask[0], references=reference[0], text=load[4])
+    condition = conditioned(graph, 1, load, prompt=ask[0], references=reference[0])
     latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
     image = paint(graph, 2, load, condition, latent)
+    graph.add("PreviewImage", 2, "As painted", images=image[0])
     head = graph.add("UniWorldPerceptionHead", 3, task=task_name, painted=image[0], source=source[0])
     graph.add("SaveImage", 3, "Map", images=head[0], filename_prefix=f"uniworld/{task_name}")
     if task.head in ("boxes", "pose"):
@@ -211,17 +216,16 @@ def perception(task_name: str) -> Any:
 def edit_blueprint() -> dict[str, Any]:
     """The whole edit as one node, for the node library."""
     from workflows.blueprint import Port, fold
+    from workflows.samples import SAMPLES
 
+    edit = SAMPLES["edit"]
     graph = new("edit_blueprint", ["1. Load", "2. Look and read", "3. Paint"], "")
-    load = graph.add("UniWorldLoader", 0, checkpoint="tiny", flux="tiny", siglip="tiny", dtype="auto", device="default")
+    load = loader(graph)
     reference = graph.add("UniWorldReference", 1, siglip=load[1])
-    condition = graph.add(
-        "UniWorldCondition", 1, vlm=load[0], references=reference[0], text=load[4], prompt="Make it winter."
-    )
+    condition = conditioned(graph, 1, load, references=reference[0], prompt=edit.task.prompt)
     latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
-    sampler = graph.add(
-        "UniWorldSampler", 2, dit=load[2], conditioning=condition[0], latent=latent[0], seed=0, steps=28
-    )
+    inputs = {"dit": load[2], "conditioning": condition[0], "latent": latent[0]}
+    sampler = graph.add("UniWorldSampler", 2, **inputs, seed=edit.seed, steps=28)
     image = graph.add("UniWorldVAEDecode", 2, vae=load[3], latent=sampler[0])
     ports = [
         Port("image", ((reference, "image"),)),
@@ -233,6 +237,14 @@ def edit_blueprint() -> dict[str, Any]:
     return fold(graph, BLUEPRINT, ports, {"image": image[0]})
 
 
+def sample_pictures() -> dict[str, Any]:
+    """The drawn pictures, by the name of their file."""
+    from uniworld.training.shapes.draw import draw
+    from workflows.samples import PICTURES
+
+    return {name: draw(scene) for name, scene in PICTURES.items()}
+
+
 def to_text(workflow: dict[str, Any]) -> str:
     return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
@@ -240,6 +252,8 @@ def to_text(workflow: dict[str, Any]) -> str:
 def main() -> None:
     import conftest  # noqa: F401  (makes the checkout importable as `uniworld`)
 
+    for name, drawn in sample_pictures().items():  # the first: workflows name what lies there
+        drawn.save(INPUT / name)
     for graph in all_graphs():
         (ROOT / "workflows" / f"{graph.name}.json").write_text(to_text(graph.editor()), encoding="utf-8")
         (ROOT / "workflows" / "api" / f"{graph.name}.json").write_text(to_text(graph.api()), encoding="utf-8")

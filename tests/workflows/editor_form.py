@@ -128,7 +128,7 @@ class Graph:
                 widgets.append(entry)
                 values.append(default(spec) if isinstance(value, Slot) else value)
                 if options(spec).get("control_after_generate"):
-                    values.append("randomize")
+                    values.append("fixed")  # so that everybody sees the picture of the thumbnail
                 if options(spec).get("image_upload"):
                     values.append("image")
             else:

@@ -8,18 +8,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 FILE = ROOT / "subgraphs" / "Edit with UniWorld.json"
 
 
 def used_in_a_graph() -> dict[str, Any]:
-    """A workflow in which a photograph goes through the blueprint to a saved picture."""
+    """A workflow in which a picture goes through the blueprint to a saved picture."""
     workflow = copy.deepcopy(json.loads(FILE.read_text(encoding="utf-8")))
     folded = workflow["nodes"][0]
     folded["inputs"][0]["link"] = 1
     folded["outputs"][0]["links"] = [2]
-    load = {"id": 8, "type": "LoadImage", "mode": 0, "inputs": [], "widgets_values": ["cat.jpg", "image"]}
+    load = {"id": 8, "type": "LoadImage", "mode": 0, "inputs": [], "widgets_values": ["shapes.png", "image"]}
     load["outputs"] = [{"name": "IMAGE", "type": "IMAGE", "links": [1]}, {"name": "MASK", "type": "MASK", "links": []}]
     save = {"id": 9, "type": "SaveImage", "mode": 0, "outputs": [], "widgets_values": ["blueprint"]}
     save["inputs"] = [{"name": "images", "type": "IMAGE", "link": 2}]
@@ -48,14 +50,16 @@ def test_every_link_joins_two_slots_that_know_it() -> None:
             assert link["id"] in subgraph["outputs"][link["target_slot"]]["linkIds"]
 
 
-def test_a_graph_with_it_paints(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_a_graph_with_it_paints_what_the_edit_workflow_does(
+    tmp_path: Path, monkeypatch: Any, capsys: Any, run_shared: Any
+) -> None:
     from uniworld.__main__ import main
 
-    workflow = used_in_a_graph()
-    values = workflow["nodes"][0]["widgets_values"]
-    names = [port["name"] for port in workflow["definitions"]["subgraphs"][0]["inputs"] if port["name"] != "image"]
-    values[names.index("area_side")], values[names.index("steps")] = 128, 2
-    (tmp_path / "graph.json").write_text(json.dumps(workflow), encoding="utf-8")
+    (tmp_path / "graph.json").write_text(json.dumps(used_in_a_graph()), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert main(["run", "graph.json", "--output", "out"]) == 0, capsys.readouterr().err
-    assert (tmp_path / "out" / "blueprint_00001_.png").is_file()
+    with (
+        Image.open(tmp_path / "out" / "blueprint_00001_.png") as made,
+        Image.open(run_shared("edit").images[0]) as edit,
+    ):
+        assert made.tobytes() == edit.tobytes()

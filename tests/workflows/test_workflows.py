@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -101,31 +104,41 @@ def test_nodes_do_not_overlap_and_lie_in_their_groups(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_runs_from_the_command_line(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from uniworld.__main__ import main
+def test_it_runs_from_the_command_line(name: str, run_shared: Callable[[str], Any]) -> None:
+    ran = run_shared(name)
+    assert ran.code == 0, ran.message
+    assert ran.status == "success"
+    wanted = [node["inputs"]["filename_prefix"] for node in api(name).values() if node["class_type"] == "SaveImage"]
+    assert [path.relative_to(ran.output).as_posix() for path in ran.images] == [f"{one}_00001_.png" for one in wanted]
 
-    small = {
-        "UniWorldLatentByAspect": "area_side=128",
-        "UniWorldSampler": "steps=2",
-        "UniWorldUnderstand": "max_new_tokens=4",
-    }
-    workflow = api(name)
-    changes = [
-        f"--set={key}.{small[node['class_type']]}" for key, node in workflow.items() if node["class_type"] in small
-    ]
-    monkeypatch.chdir(tmp_path)
-    code = main(
-        ["run", str(ROOT / "workflows" / f"{name}.json"), "--output", str(tmp_path / "out"), "--json", *changes]
-    )
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    events = [json.loads(line) for line in out.splitlines()]
-    assert "execution_success" in [event.get("type", event.get("event")) for event in events]
-    wanted = {node["inputs"]["filename_prefix"] for node in workflow.values() if node["class_type"] == "SaveImage"}
-    saved = {
-        str(path.relative_to(tmp_path / "out").as_posix()).split("_0000")[0]
-        for path in (tmp_path / "out").rglob("*.png")
-    }
-    assert wanted == saved
+
+def test_the_builder_draws_the_pictures_that_are_committed() -> None:
+    from workflows import build
+
+    for name, drawn in build.sample_pictures().items():
+        with Image.open(build.INPUT / name) as picture:
+            committed = np.asarray(picture.convert("RGB"), np.float32)
+        # Another Pillow may round the rim of a shape otherwise.
+        assert np.abs(committed - np.asarray(drawn, np.float32)).mean() < 0.2, name
+
+
+def test_every_workflow_loads_its_samples_pictures() -> None:
+    from workflows.samples import SAMPLES
+
+    assert set(SAMPLES) == set(NAMES)
+    for name, sample in SAMPLES.items():
+        loaded = [node["inputs"]["image"] for node in api(name).values() if node["class_type"] == "LoadImage"]
+        assert loaded == list(sample.pictures)
+
+
+def test_every_prompt_is_in_words_that_nano_was_trained_on() -> None:
+    from uniworld.training.shapes.prompts import WORDINGS
+    from workflows.samples import SAMPLES
+
+    for name, sample in SAMPLES.items():
+        task = sample.task
+        if task.kind == "question":
+            continue  # their wordings are in the functions that ask
+        wordings = [re.escape(words).replace(r"\{", "{").replace(r"\}", "}") for words in WORDINGS[task.kind]]
+        patterns = [re.sub(r"\{\w+\}", ".+", words) for words in wordings]
+        assert any(re.fullmatch(pattern, task.prompt, re.IGNORECASE) for pattern in patterns), (name, task.prompt)

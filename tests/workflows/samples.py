@@ -1,0 +1,112 @@
+"""What the shared workflows show: the sample scenes, and for each workflow the task that nano does in it.
+
+The pictures of the scenes, the prompts in the workflows and what the tests hold right all come from these two tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from uniworld.training.shapes.figure import Figure
+from uniworld.training.shapes.tasks import Task
+from uniworld.training.shapes.world import Ground, Object, Scene
+from uniworld.uniworld_core.perception import instruction
+
+CIRCLE = Object("circle", "red", "large", "top left")
+SQUARE = Object("square", "blue", "large", "top right")
+TRIANGLE = Object("triangle", "green", "large", "bottom left")
+STAR = Object("star", "purple", "large", "center")
+
+SHAPES = Scene((CIRCLE, SQUARE, TRIANGLE), Ground("gray"))
+MORE_SHAPES = Scene((STAR, Object("diamond", "orange", "small", "top left")), Ground("beige"))
+STACK = Scene(
+    (
+        Object("star", "green", "large", "top right"),
+        Object("square", "orange", "large", "left", dx=4),
+        Object("circle", "blue", "large", "center", dx=-4),
+    ),
+    Ground("beige"),
+)
+PERSON = Scene((), Ground("teal"), figures=(Figure("yellow", "up", "apart", 32, 16),))
+
+# The pictures in workflows/input that are drawn.
+PICTURES = {"shapes.png": SHAPES, "more_shapes.png": MORE_SHAPES, "stack.png": STACK, "person.png": PERSON}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a workflow is set to.
+
+    Attributes:
+        task: the prompt, the scenes of the pictures, and what is right.
+        seed: of the painting.
+        subject: what a segmentation or a detection looks for.
+    """
+
+    task: Task
+    seed: int = 0
+    subject: str = ""
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Names of the pictures in workflows/input."""
+        return tuple(next(name for name, scene in PICTURES.items() if scene == seen) for seen in self.task.before)
+
+
+def _swap(kind: str, prompt: str, old: Object, **new: str) -> Task:
+    made = replace(old, **new)
+    return Task(kind, prompt, (SHAPES,), SHAPES.swapped(old, made), old, made)
+
+
+def _compose(prompt: str, subject: Object, place: str) -> Task:
+    made = replace(subject, place=place)
+    return Task("compose", prompt, (SHAPES, MORE_SHAPES), SHAPES.with_object(made), subject, made)
+
+
+def _map(name: str, kind: str, scene: Scene = SHAPES, subject: Object | None = None) -> Sample:
+    words = f"{subject.colour} {subject.shape}" if subject else ""
+    return Sample(Task(kind, instruction(name, words), (scene,), None, subject), subject=words)
+
+
+NIGHT = Scene(
+    (Object("circle", "yellow", "large", "top right"), Object("triangle", "red", "large", "bottom left")),
+    Ground("navy"),
+)
+# By the workflow's name. The words are those that nano was trained on (training/shapes/prompts.py, questions.py).
+SAMPLES = {
+    "text_to_image": Sample(
+        Task(
+            "text_to_image",
+            "A picture of a large yellow circle at the top right and a large red triangle at the bottom left "
+            "on a navy background.",
+            (),
+            NIGHT,
+        )
+    ),
+    "edit": Sample(
+        _swap("replace", "Replace the red circle with a yellow star.", CIRCLE, shape="star", colour="yellow")
+    ),
+    "multi_reference": Sample(
+        _compose(
+            "Put the purple star from the second picture at the bottom right of the first picture.",
+            STAR,
+            "bottom right",
+        )
+    ),
+    "understand": Sample(
+        Task("question", "Where is the green triangle?", (SHAPES,), None, TRIANGLE, None, "bottom left", "position")
+    ),
+    "auto_route": Sample(
+        Task("remove", "Remove the green triangle.", (SHAPES,), SHAPES.without(TRIANGLE), TRIANGLE),
+    ),
+    "edit_with_mask": Sample(_swap("recolour", "Make the blue square orange.", SQUARE, colour="orange")),
+    "perception_canny": _map("canny", "edge"),
+    "perception_hed": _map("hed", "hed"),
+    "perception_mlsd": _map("mlsd", "mlsd"),
+    "perception_depth": _map("depth", "depth", STACK),
+    "perception_normal": _map("normal", "normal"),
+    "perception_openpose": _map("openpose", "openpose", PERSON),
+    "perception_sketch": _map("sketch", "sketch"),
+    "perception_segmentation": _map("segmentation", "segmentation", subject=CIRCLE),
+    "perception_detection": _map("detection", "detection", subject=TRIANGLE),
+}

@@ -1,0 +1,108 @@
+"""What nano makes in the shared workflows is right: pictures by the oracle of the world of shapes, answers by the word."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from uniworld.training.shapes import draw
+from uniworld.training.shapes.judge import judge, judge_answer
+from uniworld.training.shapes.masks import overlap
+from uniworld.training.shapes.tasks import Task
+from workflows.samples import SAMPLES
+
+Run = Callable[..., Any]
+PAINTED = ("text_to_image", "edit", "multi_reference", "auto_route", "edit_with_mask")
+MAPS = tuple(name for name in SAMPLES if name.startswith("perception"))
+# Maps of which the head's own picture is such a map as well.
+SAME_KIND = {
+    **{"perception_canny": "edge", "perception_hed": "hed", "perception_mlsd": "mlsd"},
+    **{"perception_sketch": "edge", "perception_normal": "normal", "perception_openpose": "openpose"},
+}
+
+
+def right(task: Task, file: Path) -> None:
+    """The picture is what the task asks for."""
+    with Image.open(file) as picture:
+        assert picture.size == (64, 64)
+        verdict = judge(task, picture.convert("RGB"))
+    assert verdict.right, (task.prompt, verdict.reasons)
+
+
+def gray(file: Path) -> np.ndarray:
+    """A picture in 0..1, (H, W)."""
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("L"), np.float32) / 255
+
+
+@pytest.mark.parametrize("name", PAINTED)
+def test_the_picture_is_right(name: str, run_shared: Run) -> None:
+    right(SAMPLES[name].task, run_shared(name).images[0])
+
+
+def test_the_answer_is_right(run_shared: Run) -> None:
+    task = SAMPLES["understand"].task
+    assert judge_answer(task, answer := run_shared("understand").texts["Answer"]), answer
+
+
+def test_the_route_is_taken_that_the_prompt_asks_for(run_shared: Run) -> None:
+    painted = run_shared("auto_route")
+    assert float(painted.texts["Probability of painting"]) > 0.9
+    assert "Answer" not in painted.texts
+    answered = run_shared("auto_route", "Prompt.value=How many objects are there?")
+    assert answered.texts["Answer"].strip(" .") == str(len(SAMPLES["auto_route"].task.before[0].objects))
+    assert float(answered.texts["Probability of painting"]) < 0.1
+    assert answered.images == []
+
+
+def test_the_composite_keeps_what_the_edit_left(run_shared: Run) -> None:
+    ran, task = run_shared("edit_with_mask"), SAMPLES["edit_with_mask"].task
+    marked_HW = gray(ran.previews["Edited area"]) > 0.5
+    changed_HW = draw.full_mask(task.subject, 64)
+    assert marked_HW[changed_HW].mean() > 0.9
+    assert marked_HW[~changed_HW].mean() < 0.25
+    with Image.open(ran.images[0]) as picture:
+        shown = np.asarray(picture.convert("RGB"))
+    assert (shown[~marked_HW] == np.asarray(task.references[0])[~marked_HW]).all()
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_the_painted_map_is_right(name: str, run_shared: Run) -> None:
+    right(SAMPLES[name].task, run_shared(name).previews["As painted"])
+
+
+@pytest.mark.parametrize("name", SAME_KIND)
+def test_the_map_that_the_head_gives_is_right(name: str, run_shared: Run) -> None:
+    right(replace(SAMPLES[name].task, kind=SAME_KIND[name]), run_shared(name).images[0])
+
+
+def test_the_head_tells_which_object_is_nearer(run_shared: Run) -> None:
+    scene = SAMPLES["perception_depth"].task.before[0]
+    depth_HW = gray(run_shared("perception_depth").images[0])
+    ground = float(np.median(depth_HW[draw.labels(scene) == 0]))
+    levels = [float(np.median(depth_HW[mask_HW])) for mask_HW in draw.visible_masks(scene)]
+    by_height = {height: level for level, height in zip(levels, draw.stacking(scene))}
+    assert ground + 0.2 < by_height[1] < by_height[2] - 0.1
+
+
+def test_the_head_masks_the_subject(run_shared: Run) -> None:
+    task = SAMPLES["perception_segmentation"].task
+    mask_HW = gray(run_shared("perception_segmentation").images[0]) > 0.5
+    assert overlap(mask_HW, draw.visible_masks(task.before[0])[task.before[0].objects.index(task.subject)]) > 0.8
+
+
+def test_the_head_boxes_the_subject(run_shared: Run) -> None:
+    task = SAMPLES["perception_detection"].task
+    left, top, right_end, bottom = draw.box_around(task.before[0], task.subject)
+    ((box,),) = json.loads(run_shared("perception_detection").texts["Boxes"])
+    found = (box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
+    assert found == pytest.approx((left, top, right_end, bottom), abs=3)
