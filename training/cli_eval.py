@@ -12,7 +12,7 @@ DTYPES = ("float32", "bfloat16")
 
 def _add_shapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="a checkpoint folder, or the name of a shipped model (tiny)"
+        "--checkpoint", default="nano", metavar="DIR", help="a checkpoint folder, or the name of a shipped model (nano)"
     )
     parser.add_argument("--flux", metavar="DIR", help="its FLUX folder, unless it is a shipped one")
     parser.add_argument("--siglip", metavar="DIR", help="its SigLIP folder, unless it is a shipped one")

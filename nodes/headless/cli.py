@@ -135,7 +135,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_models(arguments: argparse.Namespace) -> None:
-    # The default need not be there: the shipped tiny model is found without it.
+    # The default need not be there: the shipped models are found without it.
     if arguments.models is not _MODELS and not arguments.models.is_dir():
         raise ValueError(
             f"--models '{arguments.models}' is no folder. Name the one that holds uniworld/, diffusers/ and siglip/."

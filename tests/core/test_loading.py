@@ -184,11 +184,11 @@ def test_weights_in_one_file_load_as_well_as_in_shards(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(dit.parameters(), expected.parameters()))
 
 
-def test_shipped_model_is_opened_by_its_name() -> None:
-    assert "tiny" in shipped_names()
+def test_shipped_models_are_opened_by_their_names() -> None:
+    assert shipped_names() == ["nano", "tiny"]
     assert shipped_model("no such model") is None
-    model = UniWorld.from_pretrained("tiny")
-    assert model.flux_folder == TINY / "flux"
+    for name in shipped_names():
+        assert UniWorld.from_pretrained(name).flux_folder == TINY.parent / name / "flux"
 
 
 # --- a FLUX folder's forms ------------------------------------------------------------------------------------------

@@ -175,19 +175,19 @@ def test_lists_show_the_users_folders_first_and_then_the_shipped(here: host.Plai
     shutil.copytree(TINY / "flux", tmp_path / "second" / "diffusers" / "FLUX.1-dev")
     shutil.copytree(TINY / "siglip", tmp_path / "second" / "siglip" / "siglip2")
     lists = {key: spec[0] for key, spec in inputs_of("UniWorldLoader").items()}
-    assert lists["checkpoint"] == ["a", "b", "z", "tiny"]
-    assert lists["flux"] == ["FLUX.1-dev", "tiny"]
-    assert lists["siglip"] == ["siglip2", "tiny"]
+    assert lists["checkpoint"] == ["a", "b", "z", "nano", "tiny"]
+    assert lists["flux"] == ["FLUX.1-dev", "nano", "tiny"]
+    assert lists["siglip"] == ["siglip2", "nano", "tiny"]
     # Of two of one name the first folder's is taken, and a user's own "tiny" before the shipped one.
     assert model_folder("uniworld", "a") == tmp_path / "first" / "uniworld" / "a"
     shutil.copytree(TINY / "uniworld", tmp_path / "first" / "uniworld" / "tiny")
     assert model_folder("uniworld", "tiny") == tmp_path / "first" / "uniworld" / "tiny"
-    assert list(model_choices("uniworld")) == ["a", "b", "tiny", "z"]
+    assert list(model_choices("uniworld")) == ["a", "b", "tiny", "z", "nano"]
 
 
-def test_lists_hold_the_shipped_model_where_no_folder_exists(here: host.PlainHost, tmp_path: Path) -> None:
+def test_lists_hold_the_shipped_models_where_no_folder_exists(here: host.PlainHost, tmp_path: Path) -> None:
     here.models.append(tmp_path / "nowhere")
-    assert list(model_choices("uniworld")) == ["tiny"]
+    assert list(model_choices("uniworld")) == ["nano", "tiny"]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_lists_hold_the_shipped_model_where_no_folder_exists(here: host.PlainHos
 @pytest.mark.parametrize("key", ["checkpoint", "flux", "siglip"])
 def test_name_that_is_not_in_the_list_is_refused(key: str, name: str) -> None:
     chosen = {"checkpoint": "tiny", "flux": "tiny", "siglip": "tiny"} | {key: name}
-    with pytest.raises(ValueError, match=r"There is no model .*; there are tiny"):
+    with pytest.raises(ValueError, match=r"There is no model .*; there are nano, tiny"):
         run("UniWorldLoader", **chosen, dtype="auto", device="cpu")
 
 

@@ -1,0 +1,72 @@
+"""The nano that ships: its files are in the published layout and small, and it passes a short examination.
+
+What it makes in the shared workflows is held right in tests/workflows.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from uniworld.training.shapes.exam import examine
+from uniworld.training.shapes.report import Report
+from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.projectors import TASK_HEAD_FILE
+from uniworld.uniworld_core.shipped import SHIPPED_FOLDER
+
+NANO = SHIPPED_FOLDER / "nano"
+COUNT = 6
+# Shares of tasks done right, far enough below what the whole examination finds that six tasks of a kind reach them.
+LEVELS = {"text_to_image": 0.5, "recolour": 0.5, "remove": 0.5, "compose": 0.5, "segmentation": 0.5, "question": 0.65}
+# What is no safetensors and no JSON, as published: Qwen's and CLIP's merges, and the routing head.
+OTHER_FILES = {"uniworld/merges.txt", "flux/tokenizer/merges.txt", f"uniworld/{TASK_HEAD_FILE}"}
+PARTS = {"vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"}
+
+
+def files() -> dict[str, Path]:
+    return {file.relative_to(NANO).as_posix(): file for file in NANO.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    """A short examination on held-out tasks, with the settings of `uniworld eval shapes`."""
+    return examine(UniWorld.from_pretrained("nano", dtype=torch.float32), COUNT, tuple(LEVELS))
+
+
+def test_all_of_it_is_small_and_in_the_published_formats() -> None:
+    found = files()
+    assert sum(file.stat().st_size for file in found.values()) < 60e6
+    assert {name for name in found if not name.endswith((".safetensors", ".json"))} <= OTHER_FILES
+    for name, file in found.items():
+        if name.endswith(".json"):
+            json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_its_folders_are_laid_out_as_published() -> None:
+    assert {folder.name for folder in NANO.iterdir()} == {"uniworld", "flux", "siglip"}
+    # The checkpoint's own DiT takes the place of FLUX's transformer.
+    assert {folder.name for folder in (NANO / "flux").iterdir() if folder.is_dir()} == PARTS
+    config = json.loads((NANO / "uniworld" / "config.json").read_text(encoding="utf-8"))
+    assert config["model_type"] == "univa_qwen2p5vl"
+    assert {f"uniworld/{TASK_HEAD_FILE}", "siglip/config.json", "siglip/preprocessor_config.json"} <= set(files())
+
+
+def test_no_file_tells_where_it_was_made() -> None:
+    for name, file in files().items():
+        content = file.read_bytes()
+        assert not any(word in content for word in (b"/home/", b"/tmp/", b"/work/", b"/root/")), name
+
+
+@pytest.mark.parametrize("kind", LEVELS)
+def test_held_out_tasks_are_done_right(report: Report, kind: str) -> None:
+    (row,) = (row for row in report.kinds() if row.kind == kind)
+    assert row.right >= LEVELS[kind], [one.verdict.reasons for one in report.of(kind)]
+
+
+def test_objects_that_had_to_stay_are_kept_and_marks_lie_where_they_should(report: Report) -> None:
+    levels = {level.name: level.value or 0 for level in report.levels()}
+    assert levels["objects kept"] >= 0.75
+    assert levels["segmentation IoU"] >= 0.6
+    assert levels["routing right"] >= 0.95
