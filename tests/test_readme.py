@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,19 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_example_runs_with_nano(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     code, opened = re.subn(
-        r"from_pretrained\(\n.*?\n\)", 'from_pretrained("tiny", dtype=torch.float32)', code, flags=re.DOTALL
+        r"from_pretrained\(\n.*?\n\)", 'from_pretrained("nano", dtype=torch.float32)', code, flags=re.DOTALL
     )
     assert opened == 1
-    code = code.replace("height=1024, width=1024", "height=128, width=160")
+    # What the example says of nano: no T5, and its own size.
+    code = code.replace("1024", "64").replace('winter.", refs=refs)', 'winter.", refs=refs, use_t5=False)', 1)
+    assert code.count("use_t5=False)") == 1
     monkeypatch.chdir(ROOT / "workflows" / "input")
     names: dict[str, Any] = {}
-    exec(code.replace("photo.jpg", "cat.jpg"), names)
-    assert tuple(names["image"].shape) == (1, 128, 160, 3)
+    exec(code.replace("photo.jpg", "shapes.png"), names)
+    assert tuple(names["image"].shape) == (1, 64, 64, 3)
     assert "tensor([" in capsys.readouterr().out
 
 
@@ -46,3 +49,19 @@ def test_every_workflow_it_names_ships() -> None:
     assert {name for name in shipped if f"`{name}`" not in TEXT} <= {f"perception_{task}" for task in TASKS}
     for task in TASKS:
         assert f"_{task}`" in TEXT
+
+
+def test_what_it_tells_of_nano_holds() -> None:
+    """That the edits are right is tested with the workflows."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from workflows.samples import SAMPLES
+
+    edit = SAMPLES["edit"].task
+    assert edit.subject is not None
+    assert edit.result is not None
+    old, new = (f"{thing.colour} {thing.shape}" for thing in (edit.subject, edit.result))
+    assert f"in `workflows/input/{SAMPLES['edit'].pictures[0]}`, the {old} becomes a {new}" in TEXT
+    assert f'--set "Condition (VLM).prompt={SAMPLES["edit_with_mask"].task.prompt}"' in TEXT
+    files = (ROOT / "uniworld_core" / "shipped" / "nano").rglob("*")
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    assert f"a UniWorld of {round(size / 1e6)} MB" in TEXT
