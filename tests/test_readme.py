@@ -13,6 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def side() -> int:
+    """Of nano's pictures, in pixels."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from workflows.samples import SIDE
+
+    return SIDE
+
+
 def test_the_python_example_runs_with_nano(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     code, opened = re.subn(
@@ -20,12 +28,12 @@ def test_the_python_example_runs_with_nano(monkeypatch: pytest.MonkeyPatch, caps
     )
     assert opened == 1
     # What the example says of nano: no T5, and its own size.
-    code = code.replace("1024", "64").replace('winter.", refs=refs)', 'winter.", refs=refs, use_t5=False)', 1)
+    code = code.replace("1024", str(side())).replace('winter.", refs=refs)', 'winter.", refs=refs, use_t5=False)', 1)
     assert code.count("use_t5=False)") == 1
     monkeypatch.chdir(ROOT / "workflows" / "input")
     names: dict[str, Any] = {}
     exec(code.replace("photo.jpg", "shapes.png"), names)
-    assert tuple(names["image"].shape) == (1, 64, 64, 3)
+    assert tuple(names["image"].shape) == (1, side(), side(), 3)
     assert "tensor([" in capsys.readouterr().out
 
 
@@ -65,3 +73,14 @@ def test_what_it_tells_of_nano_holds() -> None:
     files = (ROOT / "uniworld_core" / "shipped" / "nano").rglob("*")
     size = sum(file.stat().st_size for file in files if file.is_file())
     assert f"a UniWorld of {round(size / 1e6)} MB" in TEXT
+
+
+def test_everybody_tells_the_size_that_nano_paints() -> None:
+    told = {
+        "README.md": [f"at {side()}x{side()} pixels", f"{side()} as `area_side`", f"{side()} in place of 1024"],
+        "nodes/web/docs/UniWorldLoader.md": [f"at {side()}x{side()}", f"{side()} as `area_side`"],
+        "nodes/web/docs/UniWorldLatentByAspect.md": [f"{side()} for nano"],
+    }
+    for name, sentences in told.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert [sentence for sentence in sentences if sentence not in text] == [], name

@@ -145,8 +145,7 @@ class Editor:
         return self.node(kind, "node.widgets.find((one) => one.name == arg).value", name)
 
     def make_quick(self, prefix: str, steps: int = 2) -> None:
-        """Let the graph paint small pictures in a few steps, into files that begin with the prefix."""
-        self.set("UniWorldLatentByAspect", area_side=128)
+        """Let the graph paint in a few steps, into files that begin with the prefix."""
         self.set("UniWorldSampler", steps=steps)
         self.set("SaveImage", filename_prefix=prefix)
 

@@ -42,16 +42,17 @@ SHOWS = """(wanted) => Object.entries(wanted).every(([id, count]) =>
     app.nodeOutputs[id] &&
     (app.graph.getNodeById(id)?.imgs ?? []).filter((one) => one.complete && one.naturalWidth).length >= count)
 """
-# The editor never shows a picture larger than it is, and nano's are as wide as a thumb: here they are drawn four times as
-# large, with the size that they have written below.
+# The editor never shows a picture larger than it is, and nano's are as wide as a thumb: here they are drawn larger, with
+# the size that they have written below.
 MAGNIFY = """() => {
     const sizes = {}
     for (const node of app.graph._nodes) node.imgs = node.imgs?.map((one) => {
         const [width, height] = [one.naturalWidth, one.naturalHeight]
-        if (width > 128) return one
+        const times = Math.floor(256 / Math.max(width, height))
+        if (times < 2) return one
         const large = document.createElement('canvas')
-        large.width = large.naturalWidth = 4 * width
-        large.height = large.naturalHeight = 4 * height
+        large.width = large.naturalWidth = times * width
+        large.height = large.naturalHeight = times * height
         large.src = one.src
         large.complete = true
         const context = large.getContext('2d')

@@ -16,14 +16,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 WEIGHTS = (
     "It is set to **nano**, a small model that ships with the package: it runs in seconds on any computer and knows only "
-    "pictures of shapes, 64 pixels wide.\n\nFor photographs choose your own folders in **Load UniWorld** (README: where "
+    "pictures of shapes, {side} pixels wide.\n\nFor photographs choose your own folders in **Load UniWorld** (README: where "
     "the weights go), {also}."
 )
 # What else is to be changed for another model.
 PICTURE, SIZE = "your picture", "1024 as *area_side*"
 T5 = "UniWorld-V1 can read the prompt with T5 too: join *text* of **Load UniWorld** to **Condition**."
 MODEL = "nano"
-SIDE = 64
 # Nano never saw T5's tokens: both of its stages drop T5, as the published ones do.
 USE_T5 = False
 BLUEPRINT = "Edit with UniWorld"
@@ -43,11 +42,12 @@ def new(name: str, columns: list[str], text: str, also: tuple[str, ...] = (PICTU
     from uniworld import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
     from uniworld.nodes.headless import builtin_nodes
     from workflows.editor_form import Graph
+    from workflows.samples import SIDE
 
     titles = NODE_DISPLAY_NAME_MAPPINGS | builtin_nodes.NODE_DISPLAY_NAME_MAPPINGS
     classes = NODE_CLASS_MAPPINGS | builtin_nodes.NODE_CLASS_MAPPINGS
     known = {kind: (cls, titles.get(kind, kind)) for kind, cls in classes.items()}
-    told = WEIGHTS.format(also=", ".join([*also[:-1], f"and {also[-1]}"]))
+    told = WEIGHTS.format(side=SIDE, also=", ".join([*also[:-1], f"and {also[-1]}"]))
     return Graph(name, known, columns, "\n\n".join([text, told, *([T5] if SIZE in also and not USE_T5 else [])]))
 
 
@@ -68,6 +68,12 @@ def conditioned(graph: Any, column: int, load: Any, **inputs: Any) -> Any:
     return graph.add("UniWorldCondition", column, vlm=load[0], **({"text": load[4]} if USE_T5 else {}), **inputs)
 
 
+def empty_latent(graph: Any, column: int, **inputs: Any) -> Any:
+    from workflows.samples import SIDE
+
+    return graph.add("UniWorldLatentByAspect", column, **inputs, area_side=SIDE)
+
+
 def picture(graph: Any, name: str, title: str = "Picture") -> Any:
     return graph.add("LoadImage", 0, title, image=name)
 
@@ -84,7 +90,7 @@ def edited(graph: Any) -> tuple[Any, Any]:
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
     reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
     condition = conditioned(graph, 1, load, references=reference[0], prompt=sample(graph).task.prompt)
-    latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
+    latent = empty_latent(graph, 2, references=reference[0])
     image = paint(graph, 2, load, condition, latent)
     return source, image
 
@@ -98,7 +104,7 @@ def text_to_image() -> Any:
     )
     load = loader(graph)
     condition = conditioned(graph, 1, load, prompt=sample(graph).task.prompt)
-    latent = graph.add("UniWorldLatentByAspect", 1, area_side=SIDE)
+    latent = empty_latent(graph, 1)
     image = paint(graph, 2, load, condition, latent)
     graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/text_to_image")
     return graph
@@ -129,7 +135,7 @@ def multi_reference() -> Any:
         "UniWorldReference", 1, "Reference 2", image=second[0], siglip=load[1], references=one[0], mask=second[1]
     )
     condition = conditioned(graph, 1, load, references=two[0], prompt=sample(graph).task.prompt)
-    latent = graph.add("UniWorldLatentByAspect", 2, references=two[0], area_side=SIDE)
+    latent = empty_latent(graph, 2, references=two[0])
     image = paint(graph, 2, load, condition, latent)
     graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/multi_reference")
     return graph
@@ -162,7 +168,7 @@ def auto_route() -> Any:
     reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
     route = graph.add("UniWorldRoute", 1, vlm=load[0], prompt=prompt[0], references=reference[0])
     condition = conditioned(graph, 2, load, prompt=route[2], references=reference[0])
-    latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
+    latent = empty_latent(graph, 2, references=reference[0])
     image = paint(graph, 2, load, condition, latent)
     answer = graph.add("UniWorldUnderstand", 3, vlm=load[0], prompt=route[3], references=reference[0])
     graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/auto_route")
@@ -202,7 +208,7 @@ def perception(task_name: str) -> Any:
     ask = graph.add("UniWorldPerception", 1, task=task_name, image=source[0], subject=sample(graph).subject)
     reference = graph.add("UniWorldReference", 1, image=ask[1], siglip=load[1], mask=source[1])
     condition = conditioned(graph, 1, load, prompt=ask[0], references=reference[0])
-    latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
+    latent = empty_latent(graph, 2, references=reference[0])
     image = paint(graph, 2, load, condition, latent)
     graph.add("PreviewImage", 2, "As painted", images=image[0])
     head = graph.add("UniWorldPerceptionHead", 3, task=task_name, painted=image[0], source=source[0])
@@ -223,7 +229,7 @@ def edit_blueprint() -> dict[str, Any]:
     load = loader(graph)
     reference = graph.add("UniWorldReference", 1, siglip=load[1])
     condition = conditioned(graph, 1, load, references=reference[0], prompt=edit.task.prompt)
-    latent = graph.add("UniWorldLatentByAspect", 2, references=reference[0], area_side=SIDE)
+    latent = empty_latent(graph, 2, references=reference[0])
     inputs = {"dit": load[2], "conditioning": condition[0], "latent": latent[0]}
     sampler = graph.add("UniWorldSampler", 2, **inputs, seed=edit.seed, steps=28)
     image = graph.add("UniWorldVAEDecode", 2, vae=load[3], latent=sampler[0])

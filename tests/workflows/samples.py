@@ -12,13 +12,14 @@ from uniworld.training.shapes.tasks import Task
 from uniworld.training.shapes.world import Ground, Object, Scene
 from uniworld.uniworld_core.perception import instruction
 
+SIDE = 64  # pixels of the pictures, those that nano paints too
 CIRCLE = Object("circle", "red", "large", "top left")
 SQUARE = Object("square", "blue", "large", "top right")
 TRIANGLE = Object("triangle", "green", "large", "bottom left")
 STAR = Object("star", "purple", "large", "center")
 
-SHAPES = Scene((CIRCLE, SQUARE, TRIANGLE), Ground("gray"))
-MORE_SHAPES = Scene((STAR, Object("diamond", "orange", "small", "top left")), Ground("beige"))
+SHAPES = Scene((CIRCLE, SQUARE, TRIANGLE), Ground("gray"), SIDE)
+MORE_SHAPES = Scene((STAR, Object("diamond", "orange", "small", "top left")), Ground("beige"), SIDE)
 STACK = Scene(
     (
         Object("star", "green", "large", "top right"),
@@ -26,8 +27,9 @@ STACK = Scene(
         Object("circle", "blue", "large", "center", dx=-4),
     ),
     Ground("beige"),
+    SIDE,
 )
-PERSON = Scene((), Ground("teal"), figures=(Figure("yellow", "up", "apart", 32, 16),))
+PERSON = Scene((), Ground("teal"), SIDE, figures=(Figure("yellow", "up", "apart", 32, 16),))
 
 # The pictures in workflows/input that are drawn.
 PICTURES = {"shapes.png": SHAPES, "more_shapes.png": MORE_SHAPES, "stack.png": STACK, "person.png": PERSON}
@@ -71,6 +73,7 @@ def _map(name: str, kind: str, scene: Scene = SHAPES, subject: Object | None = N
 NIGHT = Scene(
     (Object("circle", "yellow", "large", "top right"), Object("triangle", "red", "large", "bottom left")),
     Ground("navy"),
+    SIDE,
 )
 # By the workflow's name. The words are those that nano was trained on (training/shapes/prompts.py, questions.py).
 SAMPLES = {

@@ -18,7 +18,8 @@ from uniworld.training.shapes import draw
 from uniworld.training.shapes.judge import judge, judge_answer
 from uniworld.training.shapes.masks import overlap
 from uniworld.training.shapes.tasks import Task
-from workflows.samples import SAMPLES
+from uniworld.training.shapes.world import UNITS
+from workflows.samples import SAMPLES, SIDE
 
 Run = Callable[..., Any]
 PAINTED = ("text_to_image", "edit", "multi_reference", "auto_route", "edit_with_mask")
@@ -33,7 +34,7 @@ SAME_KIND = {
 def right(task: Task, file: Path) -> None:
     """The picture is what the task asks for."""
     with Image.open(file) as picture:
-        assert picture.size == (64, 64)
+        assert picture.size == (SIDE, SIDE)
         verdict = judge(task, picture.convert("RGB"))
     assert verdict.right, (task.prompt, verdict.reasons)
 
@@ -67,7 +68,7 @@ def test_the_route_is_taken_that_the_prompt_asks_for(run_shared: Run) -> None:
 def test_the_composite_keeps_what_the_edit_left(run_shared: Run) -> None:
     ran, task = run_shared("edit_with_mask"), SAMPLES["edit_with_mask"].task
     marked_HW = gray(ran.previews["Edited area"]) > 0.5
-    changed_HW = draw.full_mask(task.subject, 64)
+    changed_HW = draw.full_mask(task.subject, SIDE)
     assert marked_HW[changed_HW].mean() > 0.9
     assert marked_HW[~changed_HW].mean() < 0.25
     with Image.open(ran.images[0]) as picture:
@@ -105,4 +106,4 @@ def test_the_head_boxes_the_subject(run_shared: Run) -> None:
     left, top, right_end, bottom = draw.box_around(task.before[0], task.subject)
     ((box,),) = json.loads(run_shared("perception_detection").texts["Boxes"])
     found = (box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
-    assert found == pytest.approx((left, top, right_end, bottom), abs=3)
+    assert found == pytest.approx((left, top, right_end, bottom), abs=3 * SIDE / UNITS)
