@@ -145,9 +145,21 @@ class Editor:
         return self.node(kind, "node.widgets.find((one) => one.name == arg).value", name)
 
     def make_quick(self, prefix: str, steps: int = 2) -> None:
-        """Let the graph paint in a few steps, into files that begin with the prefix."""
+        """Let the graph paint noise in a few steps, into files that begin with the prefix.
+
+        The editor shows no picture larger than it is: nano's would be a small spot in its node, tiny's can be larger.
+        """
+        self.set("UniWorldLoader", checkpoint="tiny", flux="tiny", siglip="tiny")
+        self.set("UniWorldLatentByAspect", area_side=128)
         self.set("UniWorldSampler", steps=steps)
         self.set("SaveImage", filename_prefix=prefix)
+
+    def choose_picture(self, name: str) -> None:
+        """Choose a picture in Load Image's list, and wait until the node shows it."""
+        self.until(lambda: self.pictures("LoadImage"), "the sample picture")  # or it might come after the chosen one
+        chosen = "node.widgets.find((one) => one.name == 'image')"
+        self.node("LoadImage", f"(({chosen}.value = arg), void {chosen}.callback?.(arg))", name)
+        self.until(lambda: any(name in one for one in self.pictures("LoadImage")), f"{name} in Load Image")
 
     def select(self, kind: str) -> None:
         self.node(kind, "void (app.canvas.deselectAll(), app.canvas.select(node))")

@@ -58,7 +58,7 @@ def test_a_first_visit_opens_our_templates(editor: Any) -> None:
 def test_a_picture_is_uploaded_by_load_images_button(editor: Any, tmp_path: Path) -> None:
     Image.new("RGB", (96, 64), (0, 200, 30)).save(tmp_path / "green.png")
     editor.open("edit")
-    editor.until(lambda: editor.pictures("LoadImage"), "the sample photograph")
+    editor.until(lambda: editor.pictures("LoadImage"), "the sample picture")
     x, y = editor.node(
         "LoadImage",
         """(() => {
@@ -84,7 +84,7 @@ def test_a_picture_is_uploaded_by_load_images_button(editor: Any, tmp_path: Path
 
 def test_a_mask_is_painted_in_the_mask_editor(editor: Any) -> None:
     editor.open("edit")
-    editor.until(lambda: editor.pictures("LoadImage"), "the sample photograph")
+    editor.choose_picture("cat.jpg")
     editor.select("LoadImage")
     editor.page.evaluate("() => void app.extensionManager.command.execute('Comfy.MaskEditor.OpenMaskEditor')")
     dialog = editor.page.get_by_role("dialog")
