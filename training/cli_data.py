@@ -68,7 +68,7 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("to", type=Path, metavar="TO", help="the folder to draw into; what is done in it is kept")
     parser.add_argument("--count", type=int, default=10_000, metavar="N", help="so many tasks (10000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing (0)")
-    parser.add_argument("--side", type=int, default=64, metavar="N", help="pixels of a picture's side (64)")
+    parser.add_argument("--side", type=int, default=128, metavar="N", help="pixels of a picture's side (128)")
     parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks (all)")
     parser.add_argument("--test", action="store_true", help="what nano is examined on, instead of what it learns from")
 

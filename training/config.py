@@ -14,7 +14,7 @@ from ..uniworld_core.sizes import DEFAULT_AREA, RATIO_SETS
 from .trainable import PARTS
 
 DTYPES = ("bfloat16", "float32")
-OPTIMIZERS = ("adamw", "prodigy")
+OPTIMIZERS = ("adamw", "prodigy", "muon")
 SCHEDULES = ("constant", "constant_with_warmup", "cosine")
 ENGINES = ("data", "fsdp")
 DEVICES = ("auto", "cpu", "cuda")
@@ -118,7 +118,8 @@ class OptimizerSettings:
     """The optimizer and its learning rate.
 
     Attributes:
-        name: one of `OPTIMIZERS`. Prodigy finds the rate itself, and takes 1 for `lr`.
+        name: one of `OPTIMIZERS`. Prodigy finds the rate itself, and takes 1 for `lr`; Muon is for matrices, and leaves
+            the rest to AdamW.
         schedule: one of `SCHEDULES`.
         warmup: steps over which the rate rises from 0, with "constant_with_warmup" and "cosine".
         clip: largest global norm of the gradient; 0 does not clip.

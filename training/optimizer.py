@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .config import OptimizerSettings
+from .muon import Muon
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Optimizer:
     """The optimizer of the settings over float32 parameters, which may be FSDP2's shards (AdamW alone takes those).
 
     Raises:
-        ValueError: Prodigy is not installed, or the parameters are spread.
+        ValueError: Prodigy is not installed or PyTorch has no Muon, or the parameters are spread.
     """
     chosen = list(parameters)
     if settings.name == "adamw":
@@ -28,9 +29,13 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettin
         )
     if any(is_spread(parameter) for parameter in chosen):
         raise ValueError(
-            "Prodigy needs whole tensors in each process and run.parallel is 'fsdp': set run.parallel = 'data', "
-            "or optimizer.name = 'adamw'."
+            f"{settings.name.capitalize()} needs whole tensors in each process and run.parallel is 'fsdp': "
+            "set run.parallel = 'data', or optimizer.name = 'adamw'."
         )
+    if settings.name == "muon":
+        matrices = [parameter for parameter in chosen if parameter.ndim == 2]
+        others = [parameter for parameter in chosen if parameter.ndim != 2]
+        return Muon(matrices, others, settings.lr, None, settings.betas, settings.eps, settings.weight_decay)
     try:
         from prodigyopt import Prodigy
     except ImportError as error:

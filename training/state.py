@@ -79,7 +79,7 @@ def restore(
     tensors.update(mine)
     checkpoints.load_into(checkpoint, tensors, world)
     ema.updates = values["ema_updates"]
-    _restore_optimizer(optimizer, values["optimizer"], moments)
+    _restore_optimizer(optimizer, values["optimizer"], trained, moments)
     _restore_random({key[len(_RANDOM) :]: value for key, value in mine.items()}, world)
 
 
@@ -109,18 +109,30 @@ def _moments(name: str, parameter: nn.Parameter, kept: Mapping[str, Any]) -> dic
 
 
 def _restore_optimizer(
-    optimizer: Optimizer, values: Mapping[str, Any], moments: Mapping[str, Mapping[str, Tensor]]
+    optimizer: Optimizer,
+    values: Mapping[str, Any],
+    trained: Mapping[str, nn.Parameter],
+    moments: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
     state = {}
-    for index, (name, named) in enumerate(moments.items()):
+    # An optimizer numbers its parameters group by group, which need not be the model's order.
+    names = {id(parameter): name for name, parameter in trained.items()}
+    numbered = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    for index, name in enumerate(numbered):
+        named = moments[name]
         tensors = {key.rpartition("/")[2]: tensor for key, tensor in named.items()}
         if tensors or values["values"][name]:
             state[index] = {**values["values"][name], **tensors}
     present = optimizer.state_dict()["param_groups"]
-    groups = [{**new, **old, "betas": tuple(old["betas"])} for new, old in zip(present, values["groups"], strict=True)]
+    groups = [{**new, **_tuples(old)} for new, old in zip(present, values["groups"], strict=True)]
     # How it is computed is this machine's matter, not the checkpoint's.
     groups = [{**group, "foreach": new.get("foreach")} for group, new in zip(groups, present)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _tuples(group: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows lists alone, where optimizers have tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}
 
 
 def _random_state(world: World) -> dict[str, Tensor]:

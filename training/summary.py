@@ -27,8 +27,9 @@ from .trainable import part_of, set_trainable
 _GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Float32 numbers that an optimizer keeps for each number it trains: two moments, and Prodigy also where the number
-# began and a sum of its gradients (prodigyopt's state: exp_avg, exp_avg_sq, p0, s).
-_OPTIMIZER_NUMBERS = {"adamw": 2, "prodigy": 4}
+# began and a sum of its gradients (prodigyopt's state: exp_avg, exp_avg_sq, p0, s). Muon keeps one moment of matrices,
+# which are nearly all that trains.
+_OPTIMIZER_NUMBERS = {"adamw": 2, "prodigy": 4, "muon": 1}
 
 
 @dataclass(frozen=True)

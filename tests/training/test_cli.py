@@ -402,7 +402,7 @@ def test_a_cache_is_filled_and_gives_the_run_without_it(command: Command, config
 
 
 def test_shapes_are_drawn_as_data_that_passes_the_check(command: Command) -> None:
-    assert command("data", "shapes", "drawn", "--count", 12, "--kinds", "remove,text_to_image")[:2] == (
+    assert command("data", "shapes", "drawn", "--count", 12, "--side", 64, "--kinds", "remove,text_to_image")[:2] == (
         0,
         f"{Path('drawn/data.txt')}\n",
     )

@@ -110,7 +110,7 @@ class TestValues:
             ("optimizer.lr=inf", "optimizer.lr is inf"),
             ("optimizer.betas=[0.9]", "it must be a list of 2."),
             ("optimizer.betas=[0.9, 1.0]", "two numbers from 0 to below 1"),
-            ("optimizer.name=sgd", "it must be one of adamw, prodigy."),
+            ("optimizer.name=sgd", "it must be one of adamw, prodigy, muon."),
             ("optimizer.warmup=5", "has no warm-up"),
             ("stage.parts=[]", "at least one of denoise_projector"),
             ("stage.parts=[1]", "it must be text."),

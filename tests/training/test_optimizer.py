@@ -92,6 +92,33 @@ class TestStep:
         with pytest.raises(ValueError, match=r"set run\.parallel = 'data', or optimizer\.name = 'adamw'"):
             make_optimizer(with_gradients(), OptimizerSettings(name="prodigy"))
 
+    def test_of_muon_is_pytorchs_for_matrices_and_adamws_for_the_rest(self) -> None:
+        ours, theirs = with_gradients(), with_gradients()
+        make_optimizer(ours, OptimizerSettings(name="muon", lr=0.1, betas=(0.5, 0.75), weight_decay=0.1)).step()
+        torch.optim.Muon(theirs[:1], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw").step()
+        torch.optim.AdamW(theirs[1:], lr=0.1, betas=(0.5, 0.75), eps=1e-8, weight_decay=0.1).step()
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs))
+
+    def test_of_muon_uses_the_rate_that_is_set_after_its_state_was_loaded_too(self) -> None:
+        first, second = with_gradients(), with_gradients()
+        made, again = (make_optimizer(some, OptimizerSettings(name="muon")) for some in (first, second))
+        made.step()
+        again.load_state_dict(made.state_dict())
+        before = [parameter.detach().clone() for parameter in second]
+        set_learning_rate(again, 0.0)
+        again.step()
+        assert all(torch.equal(old, new) for old, new in zip(before, second))
+
+    def test_of_muon_that_pytorch_has_not_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(torch.optim, "Muon")
+        with pytest.raises(ValueError, match=r"Muon needs PyTorch 2\.9 or later and this is .*: take AdamW"):
+            make_optimizer(with_gradients(), OptimizerSettings(name="muon"))
+
+    def test_of_muon_over_spread_weights_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(optimizer, "is_spread", lambda parameter: True)
+        with pytest.raises(ValueError, match=r"Muon needs whole tensors .* set run\.parallel = 'data'"):
+            make_optimizer(with_gradients(), OptimizerSettings(name="muon"))
+
 
 class TestGradient:
     def test_is_clipped_as_pytorch_does(self) -> None:

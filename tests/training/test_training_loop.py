@@ -117,9 +117,19 @@ class TestRun:
         train(cached, tmp_path / "cached")
         assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "fresh"), rel=1e-5)
 
-    def test_with_prodigy_trains(self, tiny_config: Configure, tmp_path: Path, losses: Losses) -> None:
-        pytest.importorskip("prodigyopt")
-        settings = ("optimizer.name=prodigy", "optimizer.lr=1", "run.save_every=2")
+    @pytest.mark.parametrize("name", ["prodigy", "muon"])
+    def test_with_other_optimizers_goes_on_to_the_same_losses(
+        self, tiny_config: Configure, tmp_path: Path, losses: Losses, name: str
+    ) -> None:
+        if name == "prodigy":
+            pytest.importorskip("prodigyopt")
+        elif not hasattr(torch.optim, "Muon"):
+            pytest.skip("this PyTorch has no Muon")
+        settings = (
+            f"optimizer.name={name}",
+            "optimizer.lr=1" if name == "prodigy" else "optimizer.lr=1e-3",
+            "run.save_every=2",
+        )
         train(tiny_config(*settings, "run.steps=2"), tmp_path / "halted")
         train(tiny_config(*settings), tmp_path / "halted")
         train(tiny_config(*settings), tmp_path / "whole")

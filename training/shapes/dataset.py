@@ -28,7 +28,7 @@ from ..data.annotations import IMAGE_MARK, PAINT_MARK
 from ..data.files import PARTIAL, cannot_write, write_whole
 from .split import Split, check_split
 from .tasks import KINDS, Task, any_kind, make_task
-from .world import UNITS, check_side
+from .world import SIDE, check_side
 
 LIST = "data.txt"
 BLOCK = 500  # tasks
@@ -54,7 +54,7 @@ def write_dataset(
     count: int,
     seed: int = 0,
     split: Split = "train",
-    side: int = UNITS,
+    side: int = SIDE,
     kinds: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:

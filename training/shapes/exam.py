@@ -22,13 +22,13 @@ from .report import Examined, Report
 from .split import Split
 from .tasks import KINDS, Task, make_task
 from .verdict import Verdict
-from .world import UNITS
+from .world import SIDE
 
 # The longest answer is two words.
 ANSWER_TOKENS = 8
 
 
-def exam_tasks(kind: str, count: int, seed: int = 0, split: Split = "test", side: int = UNITS) -> list[Task]:
+def exam_tasks(kind: str, count: int, seed: int = 0, split: Split = "test", side: int = SIDE) -> list[Task]:
     """The tasks of one kind: more of them begin with the same ones, whatever other kinds are examined."""
     stream = [seed, KINDS.index(kind)] if kind in KINDS else [seed]
     return [make_task(kind, np.random.default_rng([*stream, number]), split, side) for number in range(count)]
@@ -45,7 +45,7 @@ def examine(
     use_siglip: bool = True,
     use_t5: bool = False,
     split: Split = "test",
-    side: int = UNITS,
+    side: int = SIDE,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Let a model do tasks, and judge them.
@@ -90,7 +90,7 @@ def examine_vae(
     seed: int = 0,
     batch: int = 20,
     split: Split = "test",
-    side: int = UNITS,
+    side: int = SIDE,
 ) -> Report:
     """Judge the right pictures themselves, encoded and decoded: no model paints better than its VAE lets it.
 

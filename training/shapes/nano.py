@@ -140,7 +140,8 @@ class _Work:
         def make() -> Painting:
             vae = VAE.from_pretrained(self.flux_folder, torch.float32, self.device)
             length = self.recipe.flux
-            count = min(POOL, length.batch * length.steps)
+            # Every picture comes four times or more, each time with other words and other noise.
+            count = min(POOL, max(length.batch, length.batch * length.steps // 4))
             latents = pool(self.standins / "flux.pool", vae.autoencoder, vae.latent_format, self.device, count)
             tokenizers = [read_text_tokenizer(self.flux_folder / name) for name in ("tokenizer", "tokenizer_2")]
             latent_format = LatentFormat.of(self.flux_folder)
@@ -160,7 +161,7 @@ class _Work:
         from .dataset import write_dataset
 
         kinds = tuple(kind for kind in KINDS if kind != "question")
-        write_dataset(self.folder / "data", self.recipe.samples, self.recipe.seed, "train", parts.SIDE, kinds)
+        write_dataset(self.folder / "data", self.recipe.samples, self.recipe.seed, "train", parts.PAINTED, kinds)
 
     def cache(self) -> None:
         config = self._config("stage2", self.recipe.stage2)
@@ -200,7 +201,9 @@ class _Work:
             return
         parts.seeded(self.recipe.seed)
         module = make()
-        plan = fit.Fit(name, length.steps, length.learning_rate, self.recipe.seed, workers=self.workers)
+        plan = fit.Fit(
+            name, length.steps, length.learning_rate, length.matrix_rate, self.recipe.seed, workers=self.workers
+        )
         fit.train(plan, module, self.standins, self.progress)
         write(module.eval())
         done.touch()

@@ -12,11 +12,13 @@ FILE = Path(__file__).with_name("recipe.toml")
 
 @dataclass(frozen=True)
 class Length:
-    """Of one training: optimizer steps, the highest learning rate, and samples a step."""
+    """Of one training: optimizer steps, the highest learning rate, samples a step, and the highest learning rate of
+    Muon, or 0 where AdamW trains the matrices too."""
 
     steps: int
     learning_rate: float
     batch: int
+    matrix_rate: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ SIZES = {"small": 14, "large": 20}  # across
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 CENTRES = (12, 32, 52)
 UNITS = 64
+SIDE = 128  # pixels of a picture, where no other side is asked for: what nano paints
 JITTER = {"small": 2, "large": 1}  # how far from its place's centre an object may lie, in each direction
 GAP = 2  # objects that do not overlap are at least so far apart
 SPLITS = ("plain", "left and right", "top and bottom")

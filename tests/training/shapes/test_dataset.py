@@ -114,7 +114,7 @@ class TestGoingOn:
         monkeypatch.setattr(dataset, "task_number", None)
         assert write_dataset(tmp_path / "data", COUNT) == tmp_path / "data" / dataset.LIST
 
-    @pytest.mark.parametrize("other", [{"seed": 1}, {"count": COUNT + 1}, {"kinds": ["add"]}, {"side": 128}])
+    @pytest.mark.parametrize("other", [{"seed": 1}, {"count": COUNT + 1}, {"kinds": ["add"]}, {"side": 96}])
     def test_a_folder_of_other_settings_is_refused(self, tmp_path: Path, other: dict) -> None:
         write_dataset(tmp_path / "data", COUNT)
         with pytest.raises(ValueError, match=rf"other settings \({next(iter(other))} .*name another folder"):

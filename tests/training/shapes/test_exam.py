@@ -196,7 +196,7 @@ def test_a_real_model_is_examined_from_end_to_end() -> None:
     report = examine(model, 2, kinds, steps=2, progress=lambda *step: told.append(step))
     assert told == [(kind, 2, 2) for kind in kinds]
     assert all((one.painted is None) == (one.task.kind == "question") for one in report.examined)
-    assert {one.painted.size for one in report.examined if one.painted} == {(64, 64)}
+    assert {one.painted.size for one in report.examined if one.painted} == {(128, 128)}
     again = examine(model, 1, kinds, steps=2)
     assert [
         np.array_equal(one.painted, two.painted) for one, two in zip(again.of("compose"), report.of("compose"))

@@ -124,7 +124,7 @@ def flow_loss(model: UniWorld, dit: DiT) -> float:
         Sample(f"held out#{i}", task.prompt, tuple(map(_Drawn, task.references)), _Drawn(task.target), False)  # type: ignore[arg-type]
         for i, task in enumerate(held_out())
     ]
-    items: list[Any] = Encoder(model, EncodeSettings(area=64 * 64, ratios="any_1ratio"))(samples)
+    items: list[Any] = Encoder(model, EncodeSettings(area=128 * 128, ratios="any_1ratio"))(samples)
     trainee = Trainee(model.projectors, dit, StepSettings())
     with torch.no_grad():
         return float(trainee(trainee.collate(items, Draws.of(0, range(len(items)), items[0].latent.shape))).mean())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,35 @@ def test_a_listing_names_everything_place_by_place() -> None:
     assert all(words in said for words in places)
 
 
+class Killed(Exception):
+    """In the place of a signal."""
+
+
+class _Layers(fit.Objective):
+    """Convolutions that learn to give their input back."""
+
+    ends = ("first", "last")
+    dies_at = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.middle, self.last = (
+            nn.Conv2d(*channels, 3, padding=1) for channels in ((1, 4), (4, 6), (6, 1))
+        )
+        self.seen = 0
+
+    @staticmethod
+    def source(rng: np.random.Generator) -> torch.Tensor:
+        return torch.from_numpy(rng.standard_normal((2, 1, 5, 5), np.float32))
+
+    def loss(self, drawn: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self.seen += 1
+        if self.seen == self.dies_at:
+            raise Killed
+        return (self.last(self.middle(self.first(drawn)).relu()) - drawn).square().mean(), {}
+
+
 class _Line(fit.Objective):
     """Learns a number from noisy copies of it."""
 
@@ -185,9 +215,6 @@ class TestTheLoop:
         monkeypatch.setattr(fit, "SAVE_SECONDS", 0.0)
         whole = _Line()
         fit.train(fit.Fit("whole", 30), whole, tmp_path)
-
-        class Killed(Exception):
-            pass
 
         class Dying(_Line):
             left = 17
@@ -219,9 +246,28 @@ class TestTheLoop:
         fit.train(fit.Fit("there", 20, workers=2), there, tmp_path)
         assert torch.equal(here.value, there.value)
 
+    def test_muon_trains_the_matrices_between_the_ends_and_goes_on_where_it_was_killed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            pytest.skip("this PyTorch has no Muon")
+        monkeypatch.setattr(fit, "SAVE_SECONDS", 0.0)
+        whole, halted = _Layers(), _Layers()
+        began = {name: one.detach().clone() for name, one in whole.named_parameters()}
+        plan = fit.Fit("whole", 12, 0.0, matrix_rate=0.01, weight_decay=0.0)
+        fit.train(plan, whole, tmp_path)
+        moved = {name for name, one in whole.named_parameters() if not torch.equal(one, began[name])}
+        assert moved == {"middle.weight"}
+        halted.dies_at = 7
+        with pytest.raises(Killed):
+            fit.train(replace(plan, name="halted"), halted, tmp_path)
+        resumed = _Layers()
+        fit.train(replace(plan, name="halted"), resumed, tmp_path)
+        assert torch.equal(resumed.middle.weight, whole.middle.weight)
+
     def test_the_rate_warms_up_and_falls(self) -> None:
-        plan = fit.Fit("rate", 1000, 1.0)
-        rates = [fit.learning_rate(plan, step) for step in range(1000)]
+        plan = fit.Fit("rate", 1000, 5.0)
+        rates = [fit.schedule(plan, step) for step in range(1000)]
         assert rates[0] < 0.02
         assert max(rates) == pytest.approx(1, abs=0.05)
         assert rates[-1] < 0.02

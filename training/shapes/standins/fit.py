@@ -1,4 +1,5 @@
-"""One loop for all stand-ins: AdamW, warm-up and cosine, averaged weights, and a state that survives a kill."""
+"""One loop for all stand-ins: AdamW, Muon where it is asked for, warm-up and cosine, averaged weights, and a state that
+survives a kill."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from ...muon import Muon
 from ...precision import autocast
 
 BETAS = (0.9, 0.99)
@@ -33,9 +35,11 @@ class Objective(nn.Module):
 
     Attributes:
         source: draws a batch from a generator, on the CPU and without touching the module, so that other processes can.
+        ends: parts of the names of first and last layers, which Muon is not for.
     """
 
     source: Callable[[np.random.Generator], Any]
+    ends: tuple[str, ...] = ()
 
     def loss(self, drawn: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and what else is worth a line in the log: scalars that are read only when a line is written."""
@@ -50,6 +54,8 @@ class Fit:
         name: of its files in the run folder: `NAME.state` and `NAME.jsonl`.
         steps: optimizer steps.
         learning_rate: the highest, after the warm-up; a cosine takes it to a hundredth.
+        matrix_rate: the same for Muon, which then trains the matrices between the first and the last layers; 0 leaves
+            them to AdamW.
         seed: of its data.
         weight_decay: AdamW's.
         workers: processes that draw batches ahead; 0 draws in this one.
@@ -58,16 +64,48 @@ class Fit:
     name: str
     steps: int
     learning_rate: float = 1e-3
+    matrix_rate: float = 0.0
     seed: int = 0
     weight_decay: float = 0.01
     workers: int = 0
 
 
-def learning_rate(fit: Fit, step: int) -> float:
-    """Of the step, counted from 0."""
+def schedule(fit: Fit, step: int) -> float:
+    """The share of the highest learning rate at a step, counted from 0."""
     warm = min(1.0, (step + 1) / min(WARMUP, max(1, fit.steps // 10)))
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / fit.steps)))
-    return fit.learning_rate * warm * (0.01 + 0.99 * cosine)
+    return warm * (0.01 + 0.99 * cosine)
+
+
+class Matrices:
+    """The optimizer of a fit.
+
+    A convolution is to Muon the matrix from all it reads to its channels: its parameters are views of the module's.
+    """
+
+    def __init__(self, fit: Fit, objective: Objective) -> None:
+        named = [(name, one) for name, one in objective.named_parameters() if one.requires_grad]
+        self.matrices = [one for name, one in named if fit.matrix_rate and _is_matrix(name, one, objective.ends)]
+        self.views = [nn.Parameter(one.detach().flatten(1)) for one in self.matrices]
+        taken = {id(one) for one in self.matrices}
+        others = [one for _, one in named if id(one) not in taken]
+        rates = fit.learning_rate, fit.matrix_rate
+        self.optimizer = Muon(self.views, others, *rates, betas=BETAS, weight_decay=fit.weight_decay)
+        self.highest = [group["lr"] for group in self.optimizer.param_groups]
+
+    def step(self, share: float) -> None:
+        """One step at this share of the highest learning rates; gradients are forgotten."""
+        for matrix, view in zip(self.matrices, self.views):
+            view.grad = None if matrix.grad is None else matrix.grad.flatten(1)
+            matrix.grad = None
+        for group, highest in zip(self.optimizer.param_groups, self.highest):
+            group["lr"] = highest * share
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def _is_matrix(name: str, parameter: Tensor, ends: tuple[str, ...]) -> bool:
+    return parameter.ndim >= 2 and not any(end in name for end in ends)
 
 
 def train(
@@ -88,19 +126,16 @@ def train(
         ValueError: the loss is not finite; the step is named.
     """
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, fit.learning_rate, BETAS, weight_decay=fit.weight_decay)
+    optimizer = Matrices(fit, objective)
     average = [parameter.detach().clone() for parameter in parameters]
     state_file, log_file = folder / f"{fit.name}.state", folder / f"{fit.name}.jsonl"
-    start = _restore(state_file, objective, optimizer, average)
+    start = _restore(state_file, objective, optimizer.optimizer, average)
     saved, began = time.monotonic(), time.monotonic()
     for step, drawn in enumerate(_drawn(fit, objective.source, start), start):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(fit, step)
         value, told = objective.loss(drawn)
-        optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
+        optimizer.step(schedule(fit, step))
         _average(average, parameters, min((1 + step) / (10 + step), EMA_DECAY))
         last = step + 1 == fit.steps
         save = last or time.monotonic() - saved > SAVE_SECONDS
@@ -117,7 +152,7 @@ def train(
             if progress is not None:
                 progress(fit.name, step + 1, fit.steps, line)
         if save:
-            _save(state_file, step + 1, objective, optimizer, average)
+            _save(state_file, step + 1, objective, optimizer.optimizer, average)
             saved = time.monotonic()
     with torch.no_grad():
         for parameter, mean in zip(parameters, average):

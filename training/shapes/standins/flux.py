@@ -21,10 +21,10 @@ from ..split import draw_triple
 from ..tasks import make_task
 from ..world import Scene, random_scene
 from .fit import Objective, bytes_of, fast_math, pixels
-from .parts import LATENT_CHANNELS, LATENT_SIDE, SIDE, make_clip, make_flux, make_t5
+from .parts import LATENT_CHANNELS, LATENT_SIDE, PAINTED, make_clip, make_flux, make_t5
 
-_ENCODED = 64  # pictures at once
-POOL = 65536  # pictures whose latents are kept; each gets other words every time
+_ENCODED = 16  # pictures at once
+POOL = 32768  # pictures whose latents are kept; each gets other words every time
 T5_SHORT, T5_FULL = 48, 256  # tokens; the second is what the published programs pad to
 FULL_EVERY = 16  # batches
 # Drawn evenly: FLUX.1-dev's guidance is a number it is told, and this stand-in paints well at any.
@@ -56,9 +56,9 @@ def picture_of(number: int, seed: int = 0) -> tuple[Image.Image, str, Scene, str
     rng = np.random.default_rng([seed, number])
     style = _STYLES[number % len(_STYLES)]
     if style in _PAINTERS:
-        scene = random_scene(rng, int(rng.integers(1, 5)), lambda source: draw_triple(source, "train"), SIDE)
+        scene = random_scene(rng, int(rng.integers(1, 5)), lambda source: draw_triple(source, "train"), PAINTED)
         return Image.fromarray(_PAINTERS[style](scene)), style, scene, ""
-    task = make_task({"white": "extract", "person": "openpose"}.get(style, style), rng, "train")
+    task = make_task({"white": "extract", "person": "openpose"}.get(style, style), rng, "train", PAINTED)
     if style == "person":
         return task.references[0], style, task.before[0], ""
     scene = task.after or task.before[0]
@@ -132,6 +132,8 @@ class Painting(Objective):
         latent_format: of the VAE's stand-in.
     """
 
+    ends = ("embed", "shared", "relative_attention_bias", "dit.transformer.proj_out")
+
     def __init__(
         self,
         clip_tokenizer: Any,
@@ -157,7 +159,7 @@ class Painting(Objective):
     def loss(self, drawn: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]) -> tuple[Tensor, dict[str, Tensor]]:
         numbers, t5_ids, clip_ids, noise, level, guidance = drawn
         latent, noise = self.latents[numbers.to(self.device)].float(), noise.to(self.device)
-        sigma = flow.shift(level.to(self.device).sigmoid(), flow.mu(token_count(SIDE, SIDE)))
+        sigma = flow.shift(level.to(self.device).sigmoid(), flow.mu(token_count(PAINTED, PAINTED)))
         with fast_math(self.device):
             condition = self.condition(t5_ids, clip_ids)
             noisy = flow.add_noise(latent, noise, sigma[:, None, None, None])

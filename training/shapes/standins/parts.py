@@ -6,15 +6,19 @@ from typing import Any
 
 import torch
 
-SIDE = 64  # pixels; the side of the pictures of the world
-PATCH = 16  # of SigLIP; as wide as what one packed token of the DiT paints
+from .. import world
+
+SIDE = 64  # pixels; the side of the pictures as the VLM and SigLIP look at them
+# Pixels a side of the pictures that are painted: twice as many, so that a cell of the VAE holds hardly more than an edge.
+PAINTED = world.SIDE
+PATCH = 16  # of SigLIP
 VLM_PATCH, VLM_MERGE = 8, 2  # 16 pixels a picture token as well
 VLM_WIDTH = 192
 JOINT = 192  # T5's width and that of the DiT's text tokens
 POOLED = 128
 SIGLIP_WIDTH = 192
 LATENT_CHANNELS = 16
-LATENT_SIDE = SIDE // 8
+LATENT_SIDE = PAINTED // 8
 
 
 def make_vae() -> Any:
@@ -28,7 +32,7 @@ def make_vae() -> Any:
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
-        sample_size=SIDE,
+        sample_size=PAINTED,
         scaling_factor=0.3611,
         shift_factor=0.1159,
         use_quant_conv=False,

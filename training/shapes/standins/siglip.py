@@ -17,7 +17,7 @@ from ..split import draw_triple
 from ..tasks import make_task
 from ..world import Scene, random_scene
 from .fit import Objective, bytes_of, fast_math, pixels, psnr
-from .parts import PATCH, POOLED, SIGLIP_WIDTH, make_clip, make_siglip
+from .parts import PATCH, POOLED, SIDE, SIGLIP_WIDTH, make_clip, make_siglip
 from .vae import pictures
 
 # The sigmoid loss's first temperature and bias (arXiv 2303.15343, section 3.2).
@@ -35,7 +35,7 @@ class Captioned:
 
     def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         scenes = [_scene(rng) for _ in range(self.batch)]
-        shown = [*(draw(scene) for scene in scenes), *pictures(rng, self.batch // 2)]
+        shown = [*(draw(scene) for scene in scenes), *pictures(rng, self.batch // 2, SIDE)]
         said = self.tokenizer([caption(scene, rng) for scene in scenes], padding=True, return_tensors="pt")
         return bytes_of(shown), said["input_ids"]
 
@@ -46,6 +46,8 @@ class Matching(Objective):
     Args:
         tokenizer: CLIP's stand-in.
     """
+
+    ends = ("embed", "probe", "to_text", "to_patch")
 
     def __init__(self, tokenizer: Any, batch: int, device: torch.device | str = "cpu") -> None:
         super().__init__()

@@ -13,10 +13,13 @@ from torch.nn import functional as F
 
 from ..tasks import make_task
 from .fit import Objective, bytes_of, fast_math, pixels, psnr
-from .parts import LATENT_CHANNELS, LATENT_SIDE, make_vae
+from .parts import LATENT_CHANNELS, PAINTED, make_vae
 
 REFERENCE_SHARE = 0.2
 KL_WEIGHT = 1e-4  # enough to keep the latents near unit scale, too little to blur
+PIECE = 64  # pixels a side
+WHOLE_SHARE = 0.2
+_FIRST_LOG_VARIANCE = -8.0
 # Pictures whose colours are rare (overlays, boxes, inverted ones) come as often as all the plain ones.
 _KINDS = (
     "reconstruct",
@@ -37,11 +40,11 @@ _KINDS = (
 )
 
 
-def pictures(rng: np.random.Generator, count: int) -> list[Image.Image]:
+def pictures(rng: np.random.Generator, count: int, side: int = PAINTED) -> list[Image.Image]:
     """Targets of training tasks, and now and then a reference."""
     found: list[Image.Image] = []
     while len(found) < count:
-        task = make_task(_KINDS[int(rng.integers(len(_KINDS)))], rng, "train")
+        task = make_task(_KINDS[int(rng.integers(len(_KINDS)))], rng, "train", side)
         assert task.target is not None
         found.append(task.references[0] if rng.random() < REFERENCE_SHARE else task.target)
     return found
@@ -49,21 +52,39 @@ def pictures(rng: np.random.Generator, count: int) -> list[Image.Image]:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Draws (B, H, W, 3) bytes, and the noise (B, C, h, w) with which their latents are drawn."""
+    """Draws (B, H, W, 3) bytes, and the noise (B, C, h, w) with which their latents are drawn.
+
+    Most batches are cut out of pictures, two pieces of each, so that one step sees many; the others are whole ones, a
+    quarter as many, for the attention in the middle.
+    """
 
     batch: int
 
     def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        noise = rng.standard_normal((self.batch, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE), np.float32)
-        return bytes_of(pictures(rng, self.batch)), torch.from_numpy(noise)
+        if rng.random() < WHOLE_SHARE:
+            shown = bytes_of(pictures(rng, max(1, self.batch // (PAINTED // PIECE) ** 2)))
+        else:
+            drawn = bytes_of(pictures(rng, -(-self.batch // 2)))
+            shown = torch.stack([_piece(rng, drawn[number // 2]) for number in range(self.batch)])
+        shape = (len(shown), LATENT_CHANNELS, shown.shape[1] // 8, shown.shape[2] // 8)
+        return shown, torch.from_numpy(rng.standard_normal(shape, np.float32))
+
+
+def _piece(rng: np.random.Generator, picture_HW3: Tensor) -> Tensor:
+    top, left = (int(start) for start in rng.integers(0, PAINTED - PIECE + 1, 2))
+    return picture_HW3[top : top + PIECE, left : left + PIECE]
 
 
 class Autoencoding(Objective):
     """Squared and absolute error, and a little KL divergence."""
 
+    ends = ("conv_in", "conv_out")
+
     def __init__(self, batch: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        self.vae: Any = make_vae().to(device)
+        self.vae: Any = make_vae()
+        _narrow(self.vae)
+        self.vae.to(device)
         self.source, self.device = Pictures(batch), device
 
     def loss(self, drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -76,9 +97,16 @@ class Autoencoding(Objective):
         return error + KL_WEIGHT * divergence, {"psnr": psnr(y, x), "kl": divergence}
 
 
+def _narrow(vae: Any) -> None:
+    """Let latents spread by next to nothing at first: the noise of deviation 1 would drown them for a long time."""
+    with torch.no_grad():
+        vae.encoder.conv_out.weight[LATENT_CHANNELS:] *= 0.1
+        vae.encoder.conv_out.bias[LATENT_CHANNELS:] = _FIRST_LOG_VARIANCE
+
+
 def fit_latents(vae: Any, device: torch.device | str, count: int = 512) -> dict[str, float]:
     """The shift and scale with which latents of the world have mean 0 and deviation 1, as FLUX's config says them."""
     x = pixels(bytes_of(pictures(np.random.default_rng(0), count)), device)
     with torch.no_grad():
-        z = torch.cat([vae.encode(part).latent_dist.mode() for part in x.split(64)])
+        z = torch.cat([vae.encode(part).latent_dist.mode() for part in x.split(16)])
     return {"shift_factor": round(float(z.mean()), 4), "scaling_factor": round(1 / float(z.std()), 4)}

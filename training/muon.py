@@ -1,0 +1,70 @@
+"""Muon for matrices and AdamW for all else, as one optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+class Muon(Optimizer):
+    """PyTorch's Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) over matrices, AdamW over the rest.
+
+    Muon's steps are scaled to the size of AdamW's (arXiv 2502.16982, section 2.2), so that one learning rate can serve both.
+
+    Args:
+        matrices: of two dimensions.
+        others: of any.
+        lr: of the others.
+        matrix_lr: of the matrices; None is `lr`.
+        betas, eps: AdamW's.
+        weight_decay: of both.
+
+    Raises:
+        ValueError: this PyTorch has no Muon.
+    """
+
+    def __init__(
+        self,
+        matrices: Sequence[nn.Parameter],
+        others: Sequence[nn.Parameter],
+        lr: float,
+        matrix_lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.parts: list[Optimizer] = []
+        if others:
+            self.parts.append(torch.optim.AdamW(others, lr, betas, eps, weight_decay))
+        if matrices:
+            if not hasattr(torch.optim, "Muon"):
+                raise ValueError(
+                    f"Muon needs PyTorch 2.9 or later and this is {torch.__version__}: take AdamW, or update."
+                )
+            rate = lr if matrix_lr is None else matrix_lr
+            self.parts.append(
+                torch.optim.Muon(matrices, rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        self._share()
+
+    def step(self, closure: Any = None) -> None:
+        """One step of both. Raises TypeError if a closure is given."""
+        if closure is not None:
+            raise TypeError("Muon takes no closure.")
+        for part in self.parts:
+            part.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def _share(self) -> None:
+        """Let the parts see what this holds: groups, whose rates are set from outside, and what is kept by parameter."""
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            part.param_groups = [group]
+            part.state = self.state
