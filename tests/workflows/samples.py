@@ -12,7 +12,7 @@ from uniworld.training.shapes.tasks import Task
 from uniworld.training.shapes.world import Ground, Object, Scene
 from uniworld.uniworld_core.perception import instruction
 
-SIDE = 64  # pixels of the pictures, those that nano paints too
+SIDE = 128  # pixels of the pictures, those that nano paints too
 CIRCLE = Object("circle", "red", "large", "top left")
 SQUARE = Object("square", "blue", "large", "top right")
 TRIANGLE = Object("triangle", "green", "large", "bottom left")
