@@ -211,12 +211,12 @@ class Sampler:
             guidance,
             latent_BChw=model.latent_format.to_dit(samples),
             keep_B1hw=kept_cells(latent.get("noise_mask"), batch, h, w),
-            callback=step_report(len(sigmas) - 1),
+            callback=step_report(len(sigmas) - 1, model.latent_format.rgb),
         )
         return (latent | {"samples": model.latent_format.from_dit(painted).cpu()},)
 
 
-def step_report(total: int) -> Any:
+def step_report(total: int, rgb: Any) -> Any:
     """A callback that shows each step with a preview, and stops the run when the user asks to."""
     from ..uniworld_core.latents import preview
 
@@ -225,7 +225,7 @@ def step_report(total: int) -> Any:
 
     def report(step: Any) -> None:
         here.check_interrupt()
-        progress.update(step.index + 1, preview(step.denoised[0]))
+        progress.update(step.index + 1, preview(step.denoised[0], rgb=rgb))
 
     return report
 

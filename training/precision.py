@@ -4,24 +4,61 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 
 @contextlib.contextmanager
 def autocast(device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
     """Autocast to `dtype`; nothing for float32.
 
-    On a CPU attention is taken apart into plain matrix products: the backward pass of torch's fused one in bfloat16 takes
+    On a CPU attention is taken apart into plain matrix products: with its backward pass, torch's own in bfloat16 takes
     several times as long there.
     """
     kind = torch.device(device).type
-    fused = torch.backends.cuda.flash_sdp_enabled()
     lower = dtype != torch.float32
-    if kind == "cpu" and lower:
-        torch.backends.cuda.enable_flash_sdp(False)
-    try:
-        with torch.autocast(kind, dtype, enabled=lower):
-            yield
-    finally:
-        torch.backends.cuda.enable_flash_sdp(fused)
+    with (
+        torch.autocast(kind, dtype, enabled=lower),
+        _PlainAttention() if kind == "cpu" and lower else contextlib.nullcontext(),
+    ):
+        yield
+
+
+class _PlainAttention(TorchFunctionMode):
+    """Computes `scaled_dot_product_attention` from matrix products and a softmax."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.nn.functional.scaled_dot_product_attention:
+            return attend(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What torch's `scaled_dot_product_attention` gives, from plain matrix products.
+
+    Raises:
+        NotImplementedError: dropout, which nothing here has.
+    """
+    if dropout_p:
+        raise NotImplementedError("Dropout in attention is not implemented.")
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        hidden = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, float("-inf")) if hidden else scores + attn_mask.to(scores)
+    return torch.softmax(scores, dim=-1) @ value

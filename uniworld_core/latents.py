@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -13,9 +15,10 @@ from .config import read_json
 # Channels of a FLUX latent (FLUX.1-dev's vae/config.json, latent_channels).
 CHANNELS = 16
 
-# Least-squares map from FLUX's 16 DiT-side latent channels to RGB in -1..1, and its offset (figures as published with
-# ComfyUI's latent_formats.Flux).
-_RGB_FACTORS = (
+RGB = tuple[tuple[float, float, float], ...]
+# Least-squares map from FLUX's 16 DiT-side latent channels to RGB in -1..1 and, last, its offset (figures as published
+# with ComfyUI's latent_formats.Flux).
+FLUX_RGB: RGB = (
     (-0.0346, 0.0244, 0.0681),
     (0.0034, 0.021, 0.0687),
     (0.0275, -0.0668, -0.0433),
@@ -32,16 +35,23 @@ _RGB_FACTORS = (
     (-0.1264, -0.0522, -0.1103),
     (-0.028, -0.0881, -0.0499),
     (-0.1262, -0.0982, -0.0778),
+    (-0.0329, -0.0718, -0.0851),
 )
-_RGB_BIAS = (-0.0329, -0.0718, -0.0851)
 
 
 @dataclass(frozen=True)
 class LatentFormat:
-    """How the DiT sees the VAE's latents: (z - shift) * scale. The defaults are FLUX.1-dev's vae/config.json."""
+    """How the DiT sees the VAE's latents: (z - shift) * scale. The defaults are FLUX.1-dev's.
+
+    Attributes:
+        shift, scale: of vae/config.json.
+        rgb: a row for each channel and, last, an offset: the colours of previews. A VAE that is not FLUX's may bring its own
+            in vae/config.json as `latent_rgb`.
+    """
 
     shift: float = 0.1159
     scale: float = 0.3611
+    rgb: RGB = FLUX_RGB
 
     @classmethod
     def of(cls, flux: str | Path) -> LatentFormat:
@@ -54,7 +64,7 @@ class LatentFormat:
                 f"{file} has shift_factor {shift!r} and scaling_factor {scale!r}, expected numbers: "
                 "choose a FLUX.1-dev folder in diffusers layout."
             )
-        return cls(shift=float(shift), scale=float(scale))
+        return cls(float(shift), float(scale), _read_rgb(raw["latent_rgb"], file) if "latent_rgb" in raw else FLUX_RGB)
 
     def to_dit(self, z: torch.Tensor) -> torch.Tensor:
         """From the VAE's own latent to the DiT's side."""
@@ -65,11 +75,25 @@ class LatentFormat:
         return x / self.scale + self.shift
 
 
-def preview(latent_Chw: torch.Tensor, side: int = 512) -> Image.Image:
-    """A quick look at a DiT-side FLUX latent (16, h, w), scaled so that its longer side is `side` pixels."""
-    factors = torch.tensor(_RGB_FACTORS, dtype=torch.float32)
-    rgb = torch.einsum("chw,cr->hwr", latent_Chw.float().cpu(), factors) + torch.tensor(_RGB_BIAS)
-    image = Image.fromarray(((rgb + 1.0) * 127.5).clamp(0, 255).to(torch.uint8).numpy())
+def _read_rgb(rows: Any, file: Path) -> RGB:
+    """`latent_rgb` of a configuration. Raises ValueError if it is none."""
+    table = np.asarray(rows, dtype=object)
+    if table.shape != (CHANNELS + 1, 3) or not all(isinstance(value, (int, float)) for value in table.flat):
+        raise ValueError(
+            f"latent_rgb in {file} is no {CHANNELS + 1} rows of three numbers: correct it or leave it out."
+        )
+    return tuple((float(red), float(green), float(blue)) for red, green, blue in rows)
+
+
+def preview(latent_Chw: torch.Tensor, side: int = 512, rgb: RGB = FLUX_RGB) -> Image.Image:
+    """A quick look at a DiT-side latent (16, h, w), scaled so that its longer side is `side` pixels.
+
+    Args:
+        rgb: of its `LatentFormat`.
+    """
+    *factors, offset = torch.tensor(rgb, dtype=torch.float32)
+    rgb_hw3 = torch.einsum("chw,cr->hwr", latent_Chw.float().cpu(), torch.stack(factors)) + offset
+    image = Image.fromarray(((rgb_hw3 + 1.0) * 127.5).clamp(0, 255).to(torch.uint8).numpy())
     ratio = side / max(image.size)
     return image.resize(
         (max(1, round(image.width * ratio)), max(1, round(image.height * ratio))), Image.Resampling.BILINEAR

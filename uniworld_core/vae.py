@@ -93,5 +93,5 @@ def vae_weights(flux: str | Path) -> Weights[Any]:
             "choose a FLUX.1-dev folder in diffusers layout."
         )
     LatentFormat.of(flux)
-    settings = {key: value for key, value in raw.items() if not key.startswith("_")}
+    settings = {key: value for key, value in raw.items() if not key.startswith("_") and key != "latent_rgb"}
     return Weights(build(lambda: AutoencoderKL.from_config(settings), folder / "config.json"), Shards(folder))

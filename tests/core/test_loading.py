@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from uniworld.uniworld_core import VAE, VLM, DiT, SigLIP, UniWorld
-from uniworld.uniworld_core.latents import LatentFormat
+from uniworld.uniworld_core.latents import LatentFormat, preview
 from uniworld.uniworld_core.shipped import shipped_model, shipped_names
 from uniworld.uniworld_core.text import CLIP, T5
 from uniworld.uniworld_core.understanding import Understanding
@@ -684,3 +684,24 @@ def test_whole_numbers_where_weights_belong_are_named(tiny_copy: Path) -> None:
 def test_a_dtype_or_device_that_holds_no_model_is_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         UniWorld.from_pretrained("tiny", **options)
+
+
+def test_a_vae_may_bring_its_own_colours_for_previews(tiny_copy: Path) -> None:
+    file = tiny_copy / "flux" / "vae" / "config.json"
+    rows = [[0.0, 0.0, 0.0] for _ in range(17)]
+    rows[3][1], rows[16][2] = 1.0, 1.0
+    edit_json(file, latent_rgb=rows)
+    VAE.from_pretrained(tiny_copy / "flux", FLOAT32)
+    latent = torch.zeros(16, 2, 2)
+    latent[3] = -1.0
+    shown = preview(latent, side=2, rgb=LatentFormat.of(tiny_copy / "flux").rgb)
+    assert shown.getpixel((0, 0)) == (127, 0, 255)
+    assert preview(latent, side=2).getpixel((0, 0)) != (127, 0, 255)
+
+
+@pytest.mark.parametrize("rows", [[], [[0, 0, 0]] * 16, [[0, 0]] * 17, [[0, 0, "0"]] * 17, [[0]] + [[0, 0, 0]] * 16, 5])
+def test_colours_that_are_none_are_named(tiny_copy: Path, rows: object) -> None:
+    file = tiny_copy / "flux" / "vae" / "config.json"
+    edit_json(file, latent_rgb=rows)
+    with pytest.raises(ValueError, match=r"latent_rgb in .*config\.json is no 17 rows of three numbers"):
+        LatentFormat.of(tiny_copy / "flux")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import count
+from itertools import accumulate, count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ class StepData:
     Attributes:
         step: counted from 0.
         epoch: counted from 0.
-        passes: what goes through the model at once, as (position, sample). Every process has as many passes in a
-            step, so that those which wait for each other do; a pass whose samples are all of no use is empty.
+        passes: what goes through the model at once, as (position, sample), samples of like length together. Every
+            process has as many passes in a step, so that those which wait for each other do; where samples are of no
+            use, the last ones are shorter or empty.
         skipped: this process's samples that are of no use, each once.
     """
 
@@ -125,14 +126,22 @@ def _fetch(reader: Reader, plan: Plan, step: int, rank: int, world: int, micro: 
 def _encoded(reader: Reader, fetching: Iterator[_Fetched]) -> Generator[StepData, None, None]:
     with closing(reader), closing(ahead(fetching, 1)) as steps:
         for fetched in steps:
-            passes = []
+            found: list[tuple[int, Encoded]] = []
             skipped: dict[str, BadSample] = {}
             for slots, items in fetched.passes:
                 checked = [_of_size(item, fetched.size) for item in reader.encode(items)]
-                good = ((slot.position, item) for slot, item in zip(slots, checked) if isinstance(item, Encoded))
-                passes.append(tuple(good))
+                found += [(slot.position, item) for slot, item in zip(slots, checked) if isinstance(item, Encoded)]
                 skipped.update({item.key: item for item in checked if isinstance(item, BadSample)})
-            yield StepData(fetched.step, fetched.epoch, tuple(passes), tuple(skipped.values()))
+            # What is longest sets the length of a pass: together with its like it makes others no longer.
+            found.sort(key=lambda one: _length(one[1]))
+            starts = [0, *accumulate(len(slots) for slots, _ in fetched.passes)]
+            passes = tuple(tuple(found[start:stop]) for start, stop in pairwise(starts))
+            yield StepData(fetched.step, fetched.epoch, passes, tuple(skipped.values()))
+
+
+def _length(item: Encoded) -> int:
+    """Tokens of a sample's condition."""
+    return len(item.hidden) + sum(map(len, item.features))
 
 
 def _of_size(item: Encoded | BadSample, size: Size) -> Encoded | BadSample:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,24 @@ def test_batches_hold_one_size_and_an_epoch_every_sample(tmp_path: Path) -> None
         assert [position for position, _ in group] == [step.step * 2, step.step * 2 + 1]
         seen += [item.key for _, item in group]
     assert set(seen) == {f"annotations.json#{index}" for index in range(7)}
+
+
+def test_passes_hold_samples_of_like_length(tmp_path: Path) -> None:
+    class Lengths(Names):
+        """Conditions of a length that the sample's number says, in no order."""
+
+        def _one(self, sample: Sample) -> Encoded | BadSample:
+            item = super()._one(sample)
+            length = 1 + 5 * int(sample.key[-1]) % 7
+            return replace(item, hidden=torch.zeros(length, 1)) if isinstance(item, Encoded) else item
+
+    samples = PublishedSamples(write_data(tmp_path))
+    plain = steps(samples, Names(), batch_size=4, micro=4)
+    for step, unsorted in zip(steps(samples, Lengths(), batch_size=4, micro=2), plain):
+        first, second = ([len(item.hidden) for _, item in group] for group in step.passes)
+        assert sorted(positions(step)) == positions(unsorted)
+        assert [*first, *second] == sorted([*first, *second])
+        assert len(first) == min(2, len(positions(step)))
 
 
 def test_going_on_at_a_step_gives_what_the_uninterrupted_run_gave(tmp_path: Path) -> None:

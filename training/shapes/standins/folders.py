@@ -50,8 +50,8 @@ def write_qwen(qwen: Any, tokens: Mapping[str, int], folder: Path) -> None:
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
 
 
-def write_vae(vae: Any, latents: Mapping[str, float], folder: Path) -> None:
-    """A FLUX folder's `vae`, its configuration telling shift and scale of the latents."""
+def write_vae(vae: Any, latents: Mapping[str, Any], folder: Path) -> None:
+    """A FLUX folder's `vae`, its configuration telling `fit_latents` of the latents."""
     vae.save_pretrained(folder)
     file = folder / "config.json"
     write_json(file, json.loads(file.read_text(encoding="utf-8")) | dict(latents))

@@ -1,5 +1,7 @@
 """SigLIP's stand-in: pictures and captions matched by the sigmoid loss (arXiv 2303.15343), and every token told to know
-its own patch, in the place of SigLIP 2's dense objectives (arXiv 2502.14786)."""
+its own patch and where that is, in the place of SigLIP 2's dense objectives (arXiv 2502.14786).
+
+The DiT gives the tokens no positions of their own: where a patch lies it learns from what the token says."""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ from .vae import pictures
 
 # The sigmoid loss's first temperature and bias (arXiv 2303.15343, section 3.2).
 _TEMPERATURE, _BIAS = 2.3, -10.0
-DENSE_WEIGHT = 4.0
+DENSE_WEIGHT, PLACE_WEIGHT = 4.0, 0.2
 PEOPLE_SHARE = 0.1
+_TOKENS = (SIDE // PATCH) ** 2
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Matching(Objective):
         tokenizer: CLIP's stand-in.
     """
 
-    ends = ("embed", "probe", "to_text", "to_patch")
+    ends = ("embed", "probe", "to_text", "to_patch", "to_place")
 
     def __init__(self, tokenizer: Any, batch: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
@@ -55,6 +58,7 @@ class Matching(Objective):
         self.text: Any = make_clip(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
         self.to_text = nn.Linear(SIGLIP_WIDTH, POOLED)
         self.to_patch = nn.Linear(SIGLIP_WIDTH, 3 * PATCH * PATCH)
+        self.to_place = nn.Linear(SIGLIP_WIDTH, _TOKENS)
         self.temperature = nn.Parameter(torch.tensor(_TEMPERATURE))
         self.bias = nn.Parameter(torch.tensor(_BIAS))
         self.source, self.device = Captioned(tokenizer, batch), device
@@ -67,14 +71,21 @@ class Matching(Objective):
             texts = self.text(input_ids=ids).pooler_output
             images = self.to_text(seen.pooler_output[: len(ids)])
             patches = self.to_patch(seen.last_hidden_state)
+            places = self.to_place(seen.last_hidden_state)
         images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
         logits = images @ texts.T * self.temperature.exp() + self.bias
         pairs = torch.eye(len(ids), device=self.device)
         match = -F.logsigmoid(logits * (2 * pairs - 1)).sum() / len(ids)
         told = _patches(x)
         dense = F.l1_loss(patches.float(), told)
+        numbers = torch.arange(_TOKENS, device=self.device).expand(len(x), -1)
+        place = F.cross_entropy(places.float().flatten(0, 1), numbers.flatten())
         right = (logits.argmax(dim=1) == pairs.argmax(dim=1)).float().mean()
-        return match + DENSE_WEIGHT * dense, {"matched": right, "psnr": psnr(patches, told)}
+        return match + DENSE_WEIGHT * dense + PLACE_WEIGHT * place, {
+            "matched": right,
+            "psnr": psnr(patches, told),
+            "place": place,
+        }
 
 
 def _scene(rng: np.random.Generator) -> Scene:

@@ -104,9 +104,15 @@ def _narrow(vae: Any) -> None:
         vae.encoder.conv_out.bias[LATENT_CHANNELS:] = _FIRST_LOG_VARIANCE
 
 
-def fit_latents(vae: Any, device: torch.device | str, count: int = 512) -> dict[str, float]:
-    """The shift and scale with which latents of the world have mean 0 and deviation 1, as FLUX's config says them."""
+def fit_latents(vae: Any, device: torch.device | str, count: int = 256) -> dict[str, Any]:
+    """The shift and scale with which latents of the world have mean 0 and deviation 1, as FLUX's config says them, and
+    `latent_rgb`: the colours of previews, by least squares."""
     x = pixels(bytes_of(pictures(np.random.default_rng(0), count)), device)
     with torch.no_grad():
         z = torch.cat([vae.encode(part).latent_dist.mode() for part in x.split(16)])
-    return {"shift_factor": round(float(z.mean()), 4), "scaling_factor": round(1 / float(z.std()), 4)}
+    shift, scale = round(float(z.mean()), 4), round(1 / float(z.std()), 4)
+    seen = ((z - shift) * scale).movedim(1, -1).flatten(0, -2).cpu()
+    shown = F.avg_pool2d(x, 8).movedim(1, -1).flatten(0, -2).cpu()
+    factors = torch.linalg.lstsq(torch.cat([seen, torch.ones(len(seen), 1)], dim=1), shown).solution
+    rgb = [[round(value, 4) for value in row] for row in factors.tolist()]
+    return {"shift_factor": shift, "scaling_factor": scale, "latent_rgb": rgb}

@@ -1,0 +1,62 @@
+"""Autocast's attention is torch's own, computed another way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from uniworld.training.precision import attend, autocast
+
+
+def heads(count: int, length: int, seed: int) -> torch.Tensor:
+    return torch.randn(2, count, length, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"attn_mask": torch.arange(7)[None, None, None] < torch.tensor([7, 4])[:, None, None, None]},
+        {"attn_mask": torch.linspace(-2, 2, 35).reshape(1, 1, 5, 7)},
+        {"is_causal": True},
+        {"scale": 0.5},
+    ],
+    ids=lambda how: next(iter(how), "plain"),
+)
+def test_attention_is_torchs(how: dict[str, Any]) -> None:
+    query, key, value = heads(4, 5, 0), heads(4, 7, 1), heads(4, 7, 2)
+    torch.testing.assert_close(attend(query, key, value, **how), scaled_dot_product_attention(query, key, value, **how))
+
+
+def test_attention_of_shared_keys_is_torchs() -> None:
+    query, key, value = heads(4, 5, 0), heads(2, 7, 1), heads(2, 7, 2)
+    expected = scaled_dot_product_attention(query, key, value, enable_gqa=True)
+    torch.testing.assert_close(attend(query, key, value, enable_gqa=True), expected)
+
+
+def test_attention_with_dropout_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match="Dropout"):
+        attend(heads(1, 2, 0), heads(1, 2, 1), heads(1, 2, 2), dropout_p=0.1)
+
+
+def test_autocast_on_a_cpu_lowers_attention_and_its_gradient_stays_near() -> None:
+    query, key, value = (heads(4, 6, seed).requires_grad_() for seed in range(3))
+    exact = scaled_dot_product_attention(query, key, value)
+    wanted = torch.autograd.grad(exact.square().sum(), (query, key, value))
+    with autocast("cpu", torch.bfloat16):
+        lowered = scaled_dot_product_attention(query, key, value)
+    assert lowered.dtype == torch.bfloat16
+    torch.testing.assert_close(lowered.float(), exact, rtol=0.02, atol=0.02)
+    found = torch.autograd.grad(lowered.float().square().sum(), (query, key, value))
+    assert all(torch.allclose(one, other, rtol=0.05, atol=0.05) for one, other in zip(found, wanted))
+
+
+def test_float32_leaves_attention_as_it_is() -> None:
+    query, key, value = heads(4, 5, 0), heads(4, 7, 1), heads(4, 7, 2)
+    with autocast("cpu", torch.float32):
+        assert torch.equal(
+            scaled_dot_product_attention(query, key, value), scaled_dot_product_attention(query, key, value)
+        )
+        assert scaled_dot_product_attention(query, key, value).dtype == torch.float32
