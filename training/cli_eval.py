@@ -14,8 +14,12 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", default="nano", metavar="DIR", help="a checkpoint folder, or the name of a shipped model (nano)"
     )
-    parser.add_argument("--flux", metavar="DIR", help="its FLUX folder, unless it is a shipped one")
-    parser.add_argument("--siglip", metavar="DIR", help="its SigLIP folder, unless it is a shipped one")
+    parser.add_argument(
+        "--flux",
+        metavar="DIR",
+        help="its FLUX folder or that of a shipped model by name; a shipped checkpoint has its own",
+    )
+    parser.add_argument("--siglip", metavar="DIR", help="its SigLIP folder, in the same way")
     parser.add_argument("--count", type=int, default=40, metavar="N", help="tasks of each kind (40)")
     parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks (all)")
     parser.add_argument("--steps", type=int, default=28, metavar="N", help="sampling steps (28)")
@@ -44,6 +48,12 @@ def _shapes(arguments: argparse.Namespace) -> int:
         getattr(torch, arguments.dtype),
         automatic if arguments.device == "auto" else arguments.device,
     )
+    for option, folder in (("--flux", model.flux_folder), ("--siglip", model.siglip_folder)):
+        if folder is None:
+            raise ValueError(
+                f"{arguments.checkpoint} is no shipped model and {option} is not given: name the folder, or a shipped "
+                f"model to take its own ({option} nano)."
+            )
     with Bars() as bars:
         report = examine(
             model,

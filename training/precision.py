@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 
@@ -22,18 +23,28 @@ def autocast(device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
     lower = dtype != torch.float32
     with (
         torch.autocast(kind, dtype, enabled=lower),
-        _PlainAttention() if kind == "cpu" and lower else contextlib.nullcontext(),
+        _Plain() if kind == "cpu" and lower else contextlib.nullcontext(),
     ):
         yield
 
 
-class _PlainAttention(TorchFunctionMode):
-    """Computes `scaled_dot_product_attention` from matrix products and a softmax."""
+class _Plain(TorchFunctionMode):
+    """Computes `scaled_dot_product_attention` from matrix products and a softmax, and `rms_norm` in one type."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.nn.functional.scaled_dot_product_attention:
-            return attend(*args, **(kwargs or {}))
-        return function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if function is functional.scaled_dot_product_attention:
+            return attend(*args, **kwargs)
+        if function is functional.rms_norm:
+            return _rms_norm(*args, **kwargs)
+        return function(*args, **kwargs)
+
+
+def _rms_norm(
+    input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    # Of a float32 weight and a bfloat16 input torch makes several steps in float32.
+    return functional.rms_norm(input, normalized_shape, None if weight is None else weight.to(input.dtype), eps)
 
 
 def attend(

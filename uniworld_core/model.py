@@ -60,8 +60,8 @@ class UniWorld:
 
         Args:
             checkpoint: a folder in UniWorld-V1's published format, or the name of a model that ships with the package.
-            flux: a FLUX.1-dev folder in diffusers layout, for the VAE, CLIP and T5.
-            siglip: a SigLIP2 folder (siglip2-so400m-patch16-512), for references.
+            flux: a FLUX.1-dev folder in diffusers layout, for the VAE, CLIP and T5; or a shipped model's name, for its own.
+            siglip: a SigLIP2 folder (siglip2-so400m-patch16-512), for references; or a shipped model's name.
 
         Raises:
             ValueError: a file is missing, damaged, or does not fit the configuration; file, tensor and shapes are named.
@@ -70,6 +70,10 @@ class UniWorld:
         shipped = shipped_model(str(checkpoint))
         if shipped is not None:
             checkpoint, flux, siglip = shipped.checkpoint, flux or shipped.flux, siglip or shipped.siglip
+        if (lent := shipped_model(str(flux))) is not None:
+            flux = lent.flux
+        if (lent := shipped_model(str(siglip))) is not None:
+            siglip = lent.siglip
         folders = [Path(checkpoint), flux and Path(flux), siglip and Path(siglip)]
         for what, folder in zip(("checkpoint", "flux", "siglip"), folders):
             if folder and not folder.is_dir():

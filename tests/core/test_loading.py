@@ -191,6 +191,11 @@ def test_shipped_models_are_opened_by_their_names() -> None:
         assert UniWorld.from_pretrained(name).flux_folder == TINY.parent / name / "flux"
 
 
+def test_a_checkpoint_takes_the_other_parts_of_a_shipped_model_by_its_name() -> None:
+    model = UniWorld.from_pretrained(TINY / "uniworld", flux="tiny", siglip="tiny")
+    assert (model.flux_folder, model.siglip_folder) == (TINY / "flux", TINY / "siglip")
+
+
 # --- a FLUX folder's forms ------------------------------------------------------------------------------------------
 
 

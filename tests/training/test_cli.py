@@ -125,10 +125,13 @@ def test_the_help_of_train_names_what_else_train_can_do(command: Command, capsys
         ("data shapes out --kinds fly", "choose some of"),
         ("eval shapes --checkpoint nowhere", "nowhere does not exist"),
         ("eval shapes --kinds fly", "choose some of"),
+        ("eval shapes --checkpoint TINY", "--flux is not given: name the folder, or a shipped model"),
+        ("eval shapes --checkpoint TINY --flux tiny", "--siglip is not given"),
     ],
 )
 def test_bad_usage_is_exit_code_2_and_a_sentence(command: Command, config_file: Path, line: str, words: str) -> None:
-    code, out, err = command(*line.split())
+    tiny = str(shipped_model("tiny").checkpoint)  # type: ignore[union-attr]
+    code, out, err = command(*line.replace("TINY", tiny).split())
     assert code == 2
     assert words in out + err
 

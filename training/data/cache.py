@@ -27,7 +27,7 @@ from .files import write_whole
 FORMAT = "1"
 HEAD = "cache.safetensors"
 # Parts that stay open at the same time; each is a file handle and its header.
-_OPEN_PARTS = 64
+_OPEN_PARTS = 256  # their headers are parsed once; the tensors stay on the mapped files
 
 _AGAIN = "run `uniworld data cache` again"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,8 +134,10 @@ class Plan:
         shuffled = self._shuffled
         if shuffled is None or shuffled[0] != epoch:
             generator = torch.Generator("cpu").manual_seed((self.seed * _STRIDE + epoch) % 2**63)
-            order_N = torch.randperm(len(self), generator=generator)
-            samples_N = order_N[torch.argsort(self._bucket_N[order_N], stable=True)]
+            order_N = torch.randperm(len(self), generator=generator).numpy()
+            # By numpy: torch would sort with a team of OpenMP threads of this thread's own, and with more of those than
+            # cores the training's threads, too, go to sleep between any two operations.
+            samples_N = torch.from_numpy(order_N[np.argsort(self._bucket_N.numpy()[order_N], kind="stable")])
             shuffled = epoch, samples_N, torch.randperm(self.steps_per_epoch, generator=generator)
             self._shuffled = shuffled
         return shuffled

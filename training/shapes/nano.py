@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from ..model_folder import new_folder
 from ..run import export_run, fill_cache, train
 from ..setup import open_encoder, open_samples
 from ..task_head import Routed, save_task_head, train_task_head
+from .curves import draw_curves
 from .recipe import Length, Recipe, read_recipe
 from .standins import fit, folders, parts, tokens
 from .tasks import KINDS, make_task
@@ -41,7 +43,7 @@ from .tasks import KINDS, make_task
 Progress = Callable[[str, int, int, "dict[str, Any]"], None]
 
 _CACHE_BATCH = 64
-_RECIPE = "recipe.json"
+CURVES, _RECIPE = "curves.png", "recipe.json"
 _WHOLE = ".whole"  # marks a folder of stand-ins whose files are all written
 
 
@@ -193,6 +195,9 @@ class _Work:
                 shutil.copytree(self.flux_folder, folder / "flux", ignore=shutil.ignore_patterns("transformer"))
                 shutil.copytree(self.siglip_folder, folder / "siglip")
         UniWorld.from_pretrained(made / "uniworld", made / "flux", made / "siglip")  # which checks every file
+        # Without matplotlib a night's work is no less done.
+        if find_spec("matplotlib") is not None and not (self.folder / CURVES).is_file():
+            draw_curves(self.folder, self.folder / CURVES)
         return made
 
     def _stand_in(self, name: str, length: Length, make: Callable[[], Any], write: Callable[[Any], None]) -> None:
@@ -223,7 +228,7 @@ class _Work:
             config.optimizer, lr=length.learning_rate, warmup=min(config.optimizer.warmup, length.steps // 10)
         )
         # Passes hold samples of like length, so that cutting a batch saves padding, which costs a CPU more than calls do.
-        micro = -(-length.batch // 4) if self.device == "cpu" else length.batch
+        micro = -(-length.batch // 2) if self.device == "cpu" else length.batch
         run = replace(
             config.run, steps=length.steps, batch_size=length.batch, micro_batch_size=micro, device=self.device
         )

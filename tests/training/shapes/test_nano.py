@@ -15,6 +15,7 @@ from uniworld.training.cli import main
 from uniworld.training.data.samples import Sample
 from uniworld.training.encode import Encoder, EncodeSettings
 from uniworld.training.shapes import nano
+from uniworld.training.shapes.curves import draw_curves
 from uniworld.training.shapes.exam import exam_tasks, examine
 from uniworld.training.shapes.nano import train_nano
 from uniworld.training.shapes.recipe import Length, read_recipe
@@ -65,10 +66,16 @@ def test_stopped_at_any_step_it_goes_on_to_the_same_model(tmp_path: Path, monkey
     found, expected = tensors(pieces), tensors(whole)
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert Image.open(tmp_path / "pieces" / "curves.png").width > 1500
     changed = [file.stat().st_mtime_ns for file in sorted(pieces.rglob("*"))]
     train_nano(tmp_path / "pieces", device="cpu", recipe=BLINK)
     assert [file.stat().st_mtime_ns for file in sorted(pieces.rglob("*"))] == changed
     assert sum(file.stat().st_size for file in pieces.rglob("*") if file.is_file()) < 60e6
+
+
+def test_curves_of_a_folder_without_a_log_are_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no log of a training: give the folder of `uniworld train nano`"):
+        draw_curves(tmp_path, tmp_path / "curves.png")
 
 
 def test_every_recipe_is_whole_and_the_quick_one_the_shortest() -> None:
