@@ -83,7 +83,7 @@ class Saver:
 
     def __init__(self, folder: Path, world: World, keep: int = 0, keep_best: int = 0) -> None:
         self.folder, self.world, self.keep, self.keep_best = folder, world, keep, keep_best
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._thread: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
         world.on_main(self._clear)
 
@@ -97,7 +97,11 @@ class Saver:
         name = checkpoint_name(step)
         copied = {key: _copy(tensor) for key, tensor in tensors.items()}
         self.world.on_main(lambda: (self.folder / (name + _PARTIAL)).mkdir())
+        # A thread for each: one that stayed would keep OpenMP threads of its own, and with more of those than cores the
+        # training's threads go to sleep between any two operations.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending = self._thread.submit(self._write, name, copied, dict(meta))
+        self._thread.shutdown(wait=False)
 
     def wait(self) -> None:
         """Wait until what was begun is finished. Raises ValueError in every process if it could not be written."""
@@ -114,7 +118,8 @@ class Saver:
 
     def close(self) -> None:
         """End the thread, once what it writes is written."""
-        self._thread.shutdown()
+        if self._thread is not None:
+            self._thread.shutdown()
 
     def _clear(self) -> None:
         for partial in self.folder.glob(f"step-*{_PARTIAL}"):
