@@ -62,13 +62,15 @@ def test_every_workflow_it_names_ships() -> None:
 def test_what_it_tells_of_nano_holds() -> None:
     """That the edits are right is tested with the workflows."""
     sys.path.insert(0, str(ROOT / "tests"))
+    from uniworld.training.shapes.prompts import with_article
     from workflows.samples import SAMPLES
 
     edit = SAMPLES["edit"].task
     assert edit.subject is not None
     assert edit.result is not None
     old, new = (f"{thing.colour} {thing.shape}" for thing in (edit.subject, edit.result))
-    assert f"in `workflows/input/{SAMPLES['edit'].pictures[0]}`, the {old} becomes a {new}" in TEXT
+    told = f"the {old} becomes {with_article(new)}"
+    assert f"in `workflows/input/{SAMPLES['edit'].pictures[0]}`, {told}" in TEXT
     assert f'--set "Condition (VLM).prompt={SAMPLES["edit_with_mask"].task.prompt}"' in TEXT
     files = (ROOT / "uniworld_core" / "shipped" / "nano").rglob("*")
     size = sum(file.stat().st_size for file in files if file.is_file())

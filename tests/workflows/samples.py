@@ -65,36 +65,36 @@ def _compose(prompt: str, subject: Object, place: str) -> Task:
     return Task("compose", prompt, (SHAPES, MORE_SHAPES), SHAPES.with_object(made), subject, made)
 
 
-def _map(name: str, kind: str, scene: Scene = SHAPES, subject: Object | None = None) -> Sample:
+def _map(name: str, kind: str, seed: int = 0, scene: Scene = SHAPES, subject: Object | None = None) -> Sample:
     words = f"{subject.colour} {subject.shape}" if subject else ""
-    return Sample(Task(kind, instruction(name, words), (scene,), None, subject), subject=words)
+    return Sample(Task(kind, instruction(name, words), (scene,), None, subject), seed, words)
 
 
-NIGHT = Scene(
-    (Object("circle", "yellow", "large", "top right"), Object("triangle", "red", "large", "bottom left")),
-    Ground("navy"),
-    SIDE,
+PAIR = Scene(
+    (Object("square", "green", "large", "left"), Object("circle", "orange", "large", "right")), Ground("teal"), SIDE
 )
 # By the workflow's name. The words are those that nano was trained on (training/shapes/prompts.py, questions.py).
 SAMPLES = {
     "text_to_image": Sample(
         Task(
             "text_to_image",
-            "A picture of a large yellow circle at the top right and a large red triangle at the bottom left "
-            "on a navy background.",
+            "A picture of a large green square at the left and a large orange circle at the right on a teal background.",
             (),
-            NIGHT,
-        )
+            PAIR,
+        ),
+        seed=5,
     ),
     "edit": Sample(
-        _swap("replace", "Replace the red circle with a yellow star.", CIRCLE, shape="star", colour="yellow")
+        _swap("replace", "Replace the red circle with an orange square.", CIRCLE, shape="square", colour="orange"),
+        seed=2,
     ),
     "multi_reference": Sample(
         _compose(
             "Put the purple star from the second picture at the bottom right of the first picture.",
             STAR,
             "bottom right",
-        )
+        ),
+        seed=1,
     ),
     "understand": Sample(
         Task("question", "Where is the green triangle?", (SHAPES,), None, TRIANGLE, None, "bottom left", "position")
@@ -102,14 +102,14 @@ SAMPLES = {
     "auto_route": Sample(
         Task("remove", "Remove the green triangle.", (SHAPES,), SHAPES.without(TRIANGLE), TRIANGLE),
     ),
-    "edit_with_mask": Sample(_swap("recolour", "Make the blue square orange.", SQUARE, colour="orange")),
+    "edit_with_mask": Sample(_swap("recolour", "Make the green triangle yellow.", TRIANGLE, colour="yellow"), seed=5),
     "perception_canny": _map("canny", "edge"),
     "perception_hed": _map("hed", "hed"),
-    "perception_mlsd": _map("mlsd", "mlsd"),
-    "perception_depth": _map("depth", "depth", STACK),
+    "perception_mlsd": _map("mlsd", "mlsd", seed=1),
+    "perception_depth": _map("depth", "depth", 1, STACK),
     "perception_normal": _map("normal", "normal"),
-    "perception_openpose": _map("openpose", "openpose", PERSON),
-    "perception_sketch": _map("sketch", "sketch"),
-    "perception_segmentation": _map("segmentation", "segmentation", subject=CIRCLE),
-    "perception_detection": _map("detection", "detection", subject=TRIANGLE),
+    "perception_openpose": _map("openpose", "openpose", 0, PERSON),
+    "perception_sketch": _map("sketch", "sketch", seed=2),
+    "perception_segmentation": _map("segmentation", "segmentation", subject=TRIANGLE),
+    "perception_detection": _map("detection", "detection", 5, subject=TRIANGLE),
 }
