@@ -96,7 +96,7 @@ class TestTheEditWeightOutOfACache:
         loop.train(replace(config, data=replace(config.data, cache="")), tmp_path / "fresh", progress=False)
         losses = [[line["loss"] for line in read_lines(run / "metrics.jsonl")] for run in (cached, tmp_path / "fresh")]
         assert len(losses[0]) == 2
-        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 class TestTheVariants:

@@ -13,6 +13,7 @@ from uniworld.training.data.published import PublishedSamples
 from uniworld.training.shapes import dataset
 from uniworld.training.shapes.dataset import write_dataset
 from uniworld.training.shapes.tasks import EDITS, KINDS
+from uniworld.training.shapes.world import SIDE
 
 COUNT = 60
 
@@ -37,7 +38,7 @@ class TestWhatIsWritten:
         for index in range(len(samples)):
             sample = samples[index]
             pictures = [reference.open() for reference in sample.references] + [sample.target.open()]
-            assert {(picture.size, picture.mode) for picture in pictures} == {((64, 64), "RGB")}
+            assert {(picture.size, picture.mode) for picture in pictures} == {((SIDE, SIDE), "RGB")}
             assert sample.prompt
             assert "<image>" not in sample.prompt
 
@@ -49,7 +50,7 @@ class TestWhatIsWritten:
 
     def test_pictures_are_the_tasks_own_to_the_last_bit(self, tmp_path: Path) -> None:
         write_dataset(tmp_path / "data", COUNT, seed=2)
-        settings = dataset._Settings(COUNT, 2, "train", 64, KINDS)
+        settings = dataset._Settings(COUNT, 2, "train", SIDE, KINDS)
         for row in annotations(tmp_path / "data", "edits.json"):
             task = dataset.task_number(int(row["id"].split("-")[1]), settings)
             assert row["conversations"][0]["value"] == "<image>" * len(task.references) + task.prompt

@@ -181,7 +181,7 @@ class TestTheVaeAlone:
         assert [row.kind for row in report.kinds()] == [kind for kind in KINDS if kind != "question"]
 
     def test_one_that_loses_shapes_is_found_out(self) -> None:
-        report = examine_vae(Keeping(loses=8), count=4, kinds=["add"])  # type: ignore[arg-type]
+        report = examine_vae(Keeping(loses=16), count=4, kinds=["add"])  # type: ignore[arg-type]
         assert report.kinds()[0].right == 0
 
     def test_it_paints_no_answers(self) -> None:
@@ -198,6 +198,5 @@ def test_a_real_model_is_examined_from_end_to_end() -> None:
     assert all((one.painted is None) == (one.task.kind == "question") for one in report.examined)
     assert {one.painted.size for one in report.examined if one.painted} == {(128, 128)}
     again = examine(model, 1, kinds, steps=2)
-    assert [
-        np.array_equal(one.painted, two.painted) for one, two in zip(again.of("compose"), report.of("compose"))
-    ] == [True]
+    alone, together = (np.asarray(some.of("compose")[0].painted, np.int16) for some in (again, report))
+    assert np.abs(alone - together).max() <= 1  # of 255: what is painted with others is rounded otherwise
