@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 
 from uniworld.training.shapes.figure import Figure
 from uniworld.training.shapes.tasks import Task
-from uniworld.training.shapes.world import Ground, Object, Scene
+from uniworld.training.shapes.world import SIDE, Ground, Object, Scene
 from uniworld.uniworld_core.perception import instruction
 
-SIDE = 128  # pixels of the pictures, those that nano paints too
 CIRCLE = Object("circle", "red", "large", "top left")
 SQUARE = Object("square", "blue", "large", "top right")
 TRIANGLE = Object("triangle", "green", "large", "bottom left")
