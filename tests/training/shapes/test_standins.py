@@ -16,6 +16,7 @@ from uniworld.training.shapes.standins import fit, flux, folders, parts, siglip,
 from uniworld.training.shapes.tasks import KINDS, make_task
 from uniworld.training.task_head import Routed, save_task_head, train_task_head
 from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.dit import PACK, VAE_FACTOR
 from uniworld.uniworld_core.latents import LatentFormat
 from uniworld.uniworld_core.qwen import make_processor, read_tokenizer
 from uniworld.uniworld_core.text import read_text_tokenizer
@@ -57,11 +58,12 @@ def test_the_folders_are_read_by_the_core_as_the_public_models_are(untrained: Un
     assert isinstance(untrained.understand(task.prompt, refs, max_new_tokens=2), str)
 
 
-def test_a_picture_of_the_world_is_sixteen_tokens_to_the_vlm_and_to_siglip(untrained: UniWorld) -> None:
+def test_siglip_has_as_many_tokens_of_a_picture_as_are_painted_and_the_vlm_sixteen(untrained: UniWorld) -> None:
     task = make_task("remove", np.random.default_rng(0), "train")
     inputs = untrained.vlm.inputs([task.prompt], [task.references])
     assert int((inputs.ids == untrained.vlm.config.tokens["image_token_id"]).sum()) == 16
-    assert untrained.reference(task.references)[0].features.shape == (16, parts.SIGLIP_WIDTH)  # type: ignore[union-attr]
+    painted = (parts.PAINTED // VAE_FACTOR // PACK) ** 2
+    assert untrained.reference(task.references)[0].features.shape == (painted, parts.SIGLIP_WIDTH)  # type: ignore[union-attr]
 
 
 def test_the_stand_ins_stay_within_what_ships(standins: Path) -> None:
@@ -148,6 +150,34 @@ def test_a_cell_shows_the_object_that_fills_it() -> None:
         shown = {cell for cell in cells if cell}
         assert len(shown) <= len(scene.objects)
         assert shown  # an object is never so spread out that no cell shows it
+
+
+def test_picture_tokens_point_at_what_the_prompt_speaks_of(standins: Path) -> None:
+    folder = standins / "qwen"
+    turns = vlm.Turns(read_tokenizer(folder), tokens.qwen_ids(folder)["image_token_id"], 1)
+    task = make_task("remove", np.random.default_rng(0), "train")
+    scene, subject = task.before[0], task.subject
+    other = next(thing for thing in scene.objects if thing != subject)
+    pointed = [turns.asked([vlm.Turn("?", (scene,), "!", thing)]).pointed for thing in (subject, other)]
+    assert all(0 < one.sum() < len(one) for one in pointed)
+    assert not (pointed[0] * pointed[1]).any()
+    nothing = turns.asked([vlm.Turn("?", (scene,), "!")]).pointed
+    assert nothing.isnan().all()
+    assert len(nothing) == len(vlm.cells_of(scene))
+
+
+def test_a_batch_that_points_at_nothing_has_a_loss(standins: Path) -> None:
+    folder = standins / "qwen"
+    module = vlm.Answering(read_tokenizer(folder), tokens.qwen_ids(folder), 1)
+    scene = make_task("remove", np.random.default_rng(0), "train").before[0]
+    loss, _told = module.loss(module.source.asked([vlm.Turn("?", (scene,), "nothing")]))
+    assert torch.isfinite(loss)
+
+
+def test_each_answer_weighs_by_the_root_of_its_length() -> None:
+    told = torch.tensor([[True, False, False, False], [True, True, True, True]])
+    losses = torch.tensor([3.0, 1.0, 1.0, 1.0, 1.0])
+    assert vlm._mean_of_answers(losses, told).item() == pytest.approx((3 * 1 + 4 * 0.5) / (1 + 4 * 0.5))
 
 
 def test_a_listing_names_everything_place_by_place() -> None:

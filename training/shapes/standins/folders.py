@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .parts import SIDE
+from .parts import SIGLIP_SIDE
 from .vlm import preprocessor_config
 
 # FLUX.1-dev's scheduler_config.json.
@@ -79,7 +79,7 @@ def write_siglip(siglip: Any, folder: Path) -> None:
         "image_std": [0.5, 0.5, 0.5],
         "resample": 2,
         "rescale_factor": 1 / 255,
-        "size": {"height": SIDE, "width": SIDE},
+        "size": {"height": SIGLIP_SIDE, "width": SIGLIP_SIDE},
     }
     write_json(folder / "preprocessor_config.json", settings)
 

@@ -8,10 +8,12 @@ import torch
 
 from .. import world
 
-SIDE = 64  # pixels; the side of the pictures as the VLM and SigLIP look at them
+SIDE = 64  # pixels; the side of the pictures as the VLM looks at them
 # Pixels a side of the pictures that are painted: twice as many, so that a cell of the VAE holds hardly more than an edge.
 PAINTED = world.SIDE
-PATCH = 16  # of SigLIP
+# SigLIP looks at all that is painted, and tells of each patch what one token of the DiT paints: with fewer tokens the
+# references' outlines are lost before the DiT has seen them.
+SIGLIP_SIDE, PATCH = PAINTED, 16
 VLM_PATCH, VLM_MERGE = 8, 2  # 16 pixels a picture token as well
 VLM_WIDTH = 192
 JOINT = 192  # T5's width and that of the DiT's text tokens
@@ -69,7 +71,7 @@ def make_siglip() -> Any:
             intermediate_size=512,
             num_hidden_layers=4,
             num_attention_heads=6,
-            image_size=SIDE,
+            image_size=SIGLIP_SIDE,
             patch_size=PATCH,
         )
     )

@@ -19,14 +19,14 @@ from ..split import draw_triple
 from ..tasks import make_task
 from ..world import Scene, random_scene
 from .fit import Objective, bytes_of, fast_math, pixels, psnr
-from .parts import PATCH, POOLED, SIDE, SIGLIP_WIDTH, make_clip, make_siglip
+from .parts import PATCH, POOLED, SIGLIP_SIDE, SIGLIP_WIDTH, make_clip, make_siglip
 from .vae import pictures
 
 # The sigmoid loss's first temperature and bias (arXiv 2303.15343, section 3.2).
 _TEMPERATURE, _BIAS = 2.3, -10.0
 DENSE_WEIGHT, PLACE_WEIGHT = 4.0, 0.2
 PEOPLE_SHARE = 0.1
-_TOKENS = (SIDE // PATCH) ** 2
+_TOKENS = (SIGLIP_SIDE // PATCH) ** 2
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Captioned:
 
     def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         scenes = [_scene(rng) for _ in range(self.batch)]
-        shown = [*(draw(scene) for scene in scenes), *pictures(rng, self.batch // 2, SIDE)]
+        shown = [*(draw(scene) for scene in scenes), *pictures(rng, self.batch // 2, SIGLIP_SIDE)]
         said = self.tokenizer([caption(scene, rng) for scene in scenes], padding=True, return_tensors="pt")
         return bytes_of(shown), said["input_ids"]
 
@@ -90,8 +90,8 @@ class Matching(Objective):
 
 def _scene(rng: np.random.Generator) -> Scene:
     if rng.random() < PEOPLE_SHARE:
-        return make_task("openpose", rng, "train").before[0]
-    return random_scene(rng, int(rng.integers(1, 5)), lambda source: draw_triple(source, "train"))
+        return make_task("openpose", rng, "train", SIGLIP_SIDE).before[0]
+    return random_scene(rng, int(rng.integers(1, 5)), lambda source: draw_triple(source, "train"), SIGLIP_SIDE)
 
 
 def _patches(x_BCHW: Tensor) -> Tensor:

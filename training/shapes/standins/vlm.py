@@ -1,8 +1,10 @@
-"""Qwen2.5-VL's stand-in: it learns to answer questions, to describe pictures, and to say what an instruction would make."""
+"""Qwen2.5-VL's stand-in: it learns to answer questions, to describe pictures, to say what an instruction would make, and
+to tell at each token of a picture what is there and whether the prompt speaks of it."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,11 +44,12 @@ _DESCRIBE = ("Describe the picture.", "What is in the picture?", "Describe this 
 
 @dataclass(frozen=True)
 class Turn:
-    """One prompt with its pictures, and the right answer."""
+    """One prompt with its pictures, the right answer and, if there is one, the object that the prompt speaks of."""
 
     prompt: str
     scenes: tuple[Scene, ...]
     answer: str
+    subject: Object | None = None
 
 
 def turn(rng: np.random.Generator) -> Turn:
@@ -54,13 +57,13 @@ def turn(rng: np.random.Generator) -> Turn:
     share = rng.random()
     if share < QUESTION_SHARE:
         task = make_task("question", rng, "train")
-        return Turn(task.prompt, task.before, str(task.answer))
+        return Turn(task.prompt, task.before, str(task.answer), task.subject)
     if share < QUESTION_SHARE + CAPTION_SHARE:
         scene = random_scene(rng, int(rng.integers(1, 5)), lambda source: draw_triple(source, "train"))
         wording = _DESCRIBE[int(rng.integers(len(_DESCRIBE)))]
         return Turn(wording, (scene,), listing(scene))
     task = make_task(any_kind(rng, _INSTRUCTIONS), rng, "train")
-    return Turn(task.prompt, task.before, outcome(task, rng))
+    return Turn(task.prompt, task.before, outcome(task, rng), task.subject)
 
 
 def outcome(task: Task, rng: np.random.Generator) -> str:
@@ -92,6 +95,8 @@ class Asked:
         patches: of all pictures, or None.
         grids: (pictures, 3).
         cells: (pictures · tokens,) what each picture token shows: see `cells_of`.
+        pointed: (pictures · tokens,) 1.0 where a picture token shows the object that the prompt speaks of, 0.0 where it
+            does not, NaN where the prompt speaks of no single object.
     """
 
     ids: Tensor
@@ -101,6 +106,7 @@ class Asked:
     patches: Tensor | None
     grids: Tensor
     cells: Tensor
+    pointed: Tensor
 
 
 @dataclass(frozen=True)
@@ -131,26 +137,33 @@ class Turns:
         grids = torch.tensor([[1, _GRID, _GRID]] * len(scenes)).reshape(-1, 3)
         positions = rope_positions(ids, mask, grids if scenes else None, self.image_token, VLM_MERGE)
         shown = patches([draw(scene) for scene in scenes]) if scenes else None
-        cells = [cell for scene in scenes for cell in cells_of(scene)]
-        return Asked(ids, mask, labels, positions, shown, grids, torch.tensor(cells, dtype=torch.long))
+        cells = torch.tensor([cell for scene in scenes for cell in cells_of(scene)], dtype=torch.long)
+        pointed = torch.tensor([share for one in turns for share in _pointed(one)])
+        return Asked(ids, mask, labels, positions, shown, grids, cells, pointed)
 
 
 class Answering(Objective):
-    """The likelihood of the answers' tokens and, for the vision half alone, of what each of its tokens shows.
+    """The likelihood of the answers' tokens; for the vision half alone, of what each of its tokens shows; and for the
+    states that leave the language half, of the same and of whether the prompt speaks of it.
 
     The second is in the place of the contrastive training of Qwen2.5-VL's vision half (arXiv 2502.13923, section 2.2.1):
-    without it the language half learns for a long time from the words alone.
+    without it the language half learns for a long time from the words alone. The third is in the place of its grounding
+    (section 2.2.2), and of a language model's loss at every token: answers alone teach the last layer nothing about
+    the states of prompt and pictures, which are what the DiT is given.
 
     Args:
         tokenizer: Qwen's stand-in.
         tokens: ids for the configuration, from `write_qwen_tokenizer`.
     """
 
+    ends = ("embed", "lm_head", "to_cell", "to_place")
+
     def __init__(self, tokenizer: Any, tokens: dict[str, int], batch: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
         self.qwen: Any = make_qwen(tokens["vocab_size"], tokens)
         attend_at_once(self.qwen.model.visual, _GRID * _GRID)
         self.to_cell = nn.Linear(VLM_WIDTH, _CELLS)
+        self.to_place = nn.Linear(VLM_WIDTH, _CELLS + 1)
         self.source, self.device = Turns(tokenizer, tokens["image_token_id"], batch), device
         self.to(device)
 
@@ -168,14 +181,22 @@ class Answering(Objective):
             ).last_hidden_state
             logits = self.qwen.lm_head(states[:, :-1][told])
             cells = [self.to_cell(tokens) for tokens in seen]
+            places = self.to_place(states[drawn.ids.to(self.device) == self.qwen.config.image_token_id]).float()
         wanted = expected[told]
-        answer = functional.cross_entropy(logits.float(), wanted)
+        answer = _mean_of_answers(functional.cross_entropy(logits.float(), wanted, reduction="none"), told)
         right = {"tokens right": _share(logits, wanted)}
         if not cells:
             return answer, right
         shown = drawn.cells.to(self.device)
         vision = functional.cross_entropy(cells[0].float(), shown)
-        return answer + vision, right | {"cells right": _share(cells[0], shown)}
+        there = functional.cross_entropy(places[:, 1:], shown)
+        pointed = drawn.pointed.to(self.device)
+        known = ~pointed.isnan()
+        count, at = known.sum().clamp(min=1), places[known, 0]  # a batch may have none
+        point = functional.binary_cross_entropy_with_logits(at, pointed[known], reduction="sum") / count
+        right |= {"cells right": _share(cells[0], shown), "there right": _share(places[:, 1:], shown)}
+        right["pointed right"] = ((at > 0) == pointed[known].bool()).sum() / count
+        return answer + vision + there + point, right
 
     @contextlib.contextmanager
     def _seen(self) -> Iterator[list[Tensor]]:
@@ -191,17 +212,38 @@ class Answering(Objective):
             handle.remove()
 
 
+def _mean_of_answers(loss_N: Tensor, told_BL: Tensor) -> Tensor:
+    """The mean over answers, each weighed by the root of its length: by their tokens alone, lists of all that is in a
+    picture would leave a question's one word a tenth of the loss.
+    """
+    weight_BL = told_BL / told_BL.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
+    weight_N = weight_BL[told_BL]
+    return (loss_N * weight_N).sum() / weight_N.sum()
+
+
 def cells_of(scene: Scene) -> list[int]:
     """What each picture token shows, row by row: 0 the ground alone, else a number for colour, shape and size of the
     object that fills most of it.
     """
+    return [0 if thing is None else _number(thing) for thing in _shown(scene)]
+
+
+def _pointed(one: Turn) -> list[float]:
+    """`Asked.pointed` of a turn's pictures."""
+    if one.subject is None:
+        return [math.nan] * (_TOKENS * len(one.scenes))
+    return [float(thing == one.subject) for scene in one.scenes for thing in _shown(scene)]
+
+
+def _shown(scene: Scene) -> list[Object | None]:
+    """The object that fills most of each picture token, row by row."""
     labels_HW = labels(scene)
-    found = []
+    found: list[Object | None] = []
     for row in range(0, SIDE, _CELL):
         for column in range(0, SIDE, _CELL):
             counts = np.bincount(labels_HW[row : row + _CELL, column : column + _CELL].clip(0).ravel())
             counts[0] = _CELL_LEAST
-            found.append(_number(scene.objects[int(counts.argmax()) - 1]) if counts.argmax() else 0)
+            found.append(scene.objects[int(counts.argmax()) - 1] if counts.argmax() else None)
     return found
 
 
