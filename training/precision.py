@@ -69,7 +69,9 @@ def attend(
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None:
-        hidden = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, float("-inf")) if hidden else scores + attn_mask.to(scores)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        with torch.no_grad():  # in place, and with nothing to do backward: the softmax gives these no gradient
+            scores.masked_fill_(~attn_mask, float("-inf"))
+    elif attn_mask is not None:
+        scores = scores + attn_mask.to(scores)
     return torch.softmax(scores, dim=-1) @ value

@@ -14,11 +14,14 @@ def heads(count: int, length: int, seed: int) -> torch.Tensor:
     return torch.randn(2, count, length, 8, generator=torch.Generator().manual_seed(seed))
 
 
+MASK = torch.arange(7)[None, None, None] < torch.tensor([7, 4])[:, None, None, None]
+
+
 @pytest.mark.parametrize(
     "how",
     [
         {},
-        {"attn_mask": torch.arange(7)[None, None, None] < torch.tensor([7, 4])[:, None, None, None]},
+        {"attn_mask": MASK},
         {"attn_mask": torch.linspace(-2, 2, 35).reshape(1, 1, 5, 7)},
         {"is_causal": True},
         {"scale": 0.5},
@@ -34,6 +37,17 @@ def test_attention_of_shared_keys_is_torchs() -> None:
     query, key, value = heads(4, 5, 0), heads(2, 7, 1), heads(2, 7, 2)
     expected = scaled_dot_product_attention(query, key, value, enable_gqa=True)
     torch.testing.assert_close(attend(query, key, value, enable_gqa=True), expected)
+
+
+@pytest.mark.parametrize("mask", [MASK, MASK.float().log()], ids=["boolean", "added"])
+def test_the_gradient_of_masked_attention_is_torchs(mask: torch.Tensor) -> None:
+    inputs = [heads(4, length, seed).requires_grad_() for seed, length in enumerate((5, 7, 7))]
+    weights = heads(4, 5, 3)
+    found, expected = (
+        torch.autograd.grad((function(*inputs, attn_mask=mask) * weights).sum(), inputs)
+        for function in (attend, scaled_dot_product_attention)
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_attention_with_dropout_is_refused() -> None:

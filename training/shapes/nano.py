@@ -228,7 +228,7 @@ class _Work:
             config.optimizer, lr=length.learning_rate, warmup=min(config.optimizer.warmup, length.steps // 10)
         )
         # Passes hold samples of like length, so that cutting a batch saves padding, which costs a CPU more than calls do.
-        micro = -(-length.batch // 2) if self.device == "cpu" else length.batch
+        micro = -(-length.batch // 4) if self.device == "cpu" else length.batch
         run = replace(
             config.run, steps=length.steps, batch_size=length.batch, micro_batch_size=micro, device=self.device
         )
