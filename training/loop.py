@@ -19,7 +19,7 @@ from .encode import Encoder
 from .metrics import Reporter
 from .parallel import RunFailed, World, start_world
 from .setup import Data, load_readers, open_data, open_encoder, open_model
-from .trainer import Trainer
+from .trainer import Agreement, TooManyBad, Trainer
 from .validate import Validation
 
 # The signals that ask a run to end: Ctrl-C, and what schedulers and torchrun send.
@@ -101,7 +101,7 @@ def _run(
     loss, interrupted = None, False
     with closing(_steps(trainer, data, encoder, world)) as steps:
         for step in steps:
-            agreed = trainer.agree(step, stop.is_set())
+            agreed = _agree(trainer, step, stop.is_set())
             metrics = trainer.train(step, agreed)
             if reporter is not None:
                 reporter.skip(trainer.step, agreed.bad)
@@ -117,6 +117,15 @@ def _run(
     trainer.save()
     trainer.saver.wait()
     return Result(trainer.step, loss, len(trainer.skipped), interrupted)
+
+
+def _agree(trainer: Trainer, step: StepData, stop: bool) -> Agreement:
+    try:
+        return trainer.agree(step, stop)
+    except TooManyBad:  # what was learned so far stays, for a higher limit or mended data
+        trainer.save()
+        trainer.saver.wait()
+        raise
 
 
 def _steps(trainer: Trainer, data: Data, encoder: Encoder, world: World) -> Generator[StepData, None, None]:

@@ -8,7 +8,8 @@ sizes.safetensors of the targets, on which the order of the samples hangs
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -52,18 +53,33 @@ def differing_keys(old: Config, new: Config) -> list[str]:
     return found
 
 
-def hold(folder: Path) -> AbstractContextManager[None]:
-    """Make the folder and hold it for one trainer, within the context.
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Make the folder and hold it for one trainer, within the context. What did not begin leaves no folder behind.
 
     Raises:
         ValueError: another trainer works in it, or it cannot be made.
     """
+    is_new = not folder.exists()
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(cannot_write(folder, error)) from error
     busy = f"Another trainer works in the run folder {folder}: wait for it, end it, or name another folder."
-    return locked(folder / _LOCK, wait=False, busy=busy)
+    with locked(folder / _LOCK, wait=False, busy=busy):
+        try:
+            yield
+        finally:
+            if is_new and not (folder / CONFIG).exists():
+                _remove_unbegun(folder)
+
+
+def _remove_unbegun(folder: Path) -> None:
+    with suppress(OSError):  # a system that holds on to the open lock file keeps the folder, which is as before
+        (folder / SIZES).unlink(missing_ok=True)
+        (folder / CHECKPOINTS).rmdir()
+        (folder / _LOCK).unlink()
+        folder.rmdir()
 
 
 def resume_from(folder: Path, config: Config) -> Path | None:

@@ -46,6 +46,10 @@ class Agreement:
     stop: bool
 
 
+class TooManyBad(ValueError):
+    """More samples are of no use than `data.bad_limit` allows."""
+
+
 class Trainer:
     """Trains a model step by step; all processes call its methods together.
 
@@ -74,7 +78,8 @@ class Trainer:
         """What all processes must know before the step on `data`.
 
         Raises:
-            ValueError: more bad samples than `data.bad_limit`, or a checkpoint that could not be written.
+            TooManyBad: more bad samples than `data.bad_limit`.
+            ValueError: a checkpoint that could not be written.
         """
         mine = [sum(map(len, data.passes)), len(data.skipped), stop, self.saver.failed]
         good, bad, stops, failures = self.world.gather(mine).sum(dim=0).tolist()
@@ -87,7 +92,7 @@ class Trainer:
         self.skipped.update(met)
         if len(self.skipped) > self.config.data.bad_limit:
             worst = "; ".join(map(str, list(met.values())[:3]))
-            raise ValueError(
+            raise TooManyBad(
                 f"{len(self.skipped)} samples are of no use, more than data.bad_limit = {self.config.data.bad_limit}. "
                 f"The last: {worst} `uniworld data check` names each one."
             )

@@ -89,7 +89,7 @@ class Validation:
         if not latents:
             return
         rows = [
-            Row(prompt.prompt, tuple(_open(name) for name in prompt.images), self._decode(latent))
+            Row(prompt.prompt, tuple(_picture(name).open() for name in prompt.images), self._decode(latent))
             for prompt, latent in zip(self.settings.prompts, latents, strict=True)
         ]
         picture = io.BytesIO()
@@ -129,7 +129,7 @@ def _read(encoder: Encoder, settings: ValidationSettings) -> list[Encoded]:
     # The target is not used, and nothing is weighted: only what the condition is made of.
     blank = _Blank(settings.size)
     samples = [
-        Sample(_called(prompt), prompt.prompt, tuple(FilePicture(Path(name)) for name in prompt.images), blank, False)
+        Sample(_called(prompt), prompt.prompt, tuple(map(_picture, prompt.images)), blank, False)
         for prompt in settings.prompts
     ]
     # By a model of its own, which then goes: a run on cached data has no room for the VLM.
@@ -146,5 +146,5 @@ def _called(prompt: ValidationPrompt) -> str:
     return f"The validation prompt {prompt.prompt!r}"
 
 
-def _open(name: str) -> Image.Image:
-    return FilePicture(Path(name)).open()
+def _picture(name: str) -> FilePicture:
+    return FilePicture(Path(name), "`images` of validation.prompts; paths begin where the command is run")

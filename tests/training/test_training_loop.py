@@ -259,8 +259,28 @@ class TestBadSamples:
         with pytest.raises(ValueError, match=r"more than data\.bad_limit = 0.*spoilt\.json#1: .*cut\.png"):
             train(strict, tmp_path / "run")
 
+    def test_beyond_the_limit_lose_nothing_that_was_learned(
+        self, spoilt: Config, tmp_path: Path, losses: Losses
+    ) -> None:
+        patient = replace(spoilt, run=replace(spoilt.run, batch_size=1))
+        strict = replace(patient, data=replace(patient.data, bad_limit=0))
+        with pytest.raises(ValueError, match="bad_limit"):
+            train(strict, tmp_path / "run")
+        met = losses(tmp_path / "run")
+        kept = checkpoints.latest(tmp_path / "run" / "checkpoints")
+        assert kept is not None
+        assert kept.name == checkpoints.checkpoint_name(len(met))
+        assert train(patient, tmp_path / "run").steps == patient.run.steps
+        train(patient, tmp_path / "at once")
+        assert losses(tmp_path / "run") == losses(tmp_path / "at once")
+
 
 class TestRunFolder:
+    def test_of_a_run_that_could_not_begin_is_not_left_behind(self, tiny_config: Configure, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="nowhere"):
+            train(tiny_config(f"data.list={tmp_path / 'nowhere.txt'}", "data.cache="), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
     def test_of_another_trainer_is_refused(self, tiny_config: Configure, tmp_path: Path) -> None:
         with run_folder.hold(tmp_path), pytest.raises(ValueError, match="Another trainer works in the run folder"):
             train(tiny_config(), tmp_path)

@@ -83,7 +83,10 @@ def test_bfloat16_paints_with_float32_weights_among_it() -> None:
 @pytest.mark.parametrize(
     ("prompts", "words"),
     [
-        ((ValidationPrompt("Make it blue.", ("nowhere.png",)),), "nowhere.png' does not exist"),
+        (
+            (ValidationPrompt("Make it blue.", ("nowhere.png",)),),
+            "nowhere.png' does not exist: check `images` of validation.prompts",
+        ),
         ((ValidationPrompt(" "),), "The validation prompt ' ' cannot be painted"),
     ],
 )

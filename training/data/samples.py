@@ -79,9 +79,10 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class FilePicture:
-    """A picture in a file of its own."""
+    """A picture in a file of its own; `named_in` is where to look if the file is not there."""
 
     path: Path
+    named_in: str = "the image root and the annotation"
 
     @property
     def name(self) -> str:
@@ -91,7 +92,7 @@ class FilePicture:
         try:
             return self.path.read_bytes()
         except OSError as error:
-            raise ValueError(_unreadable(self.name, error)) from error
+            raise ValueError(self._unreadable(error)) from error
 
     def open(self) -> Image.Image:
         return decode(self.name, self.read())
@@ -101,7 +102,12 @@ class FilePicture:
             with self.path.open("rb") as file, Image.open(file) as picture:
                 return _upright_size(picture)
         except Exception as error:  # damaged files make Pillow's readers raise errors of any type
-            raise ValueError(_unreadable(self.name, error)) from error
+            raise ValueError(self._unreadable(error)) from error
+
+    def _unreadable(self, error: Exception) -> str:
+        if isinstance(error, FileNotFoundError):
+            return f"The picture '{self.name}' does not exist: check {self.named_in}."
+        return _unreadable(self.name, error)
 
 
 def decode(name: str, data: bytes) -> Image.Image:
@@ -175,8 +181,6 @@ def _upright_size(picture: Image.Image) -> tuple[int, int]:
 
 
 def _unreadable(name: str, error: Exception, data: bytes | None = None) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"The picture '{name}' does not exist: check the image root and the annotation."
     if data == b"":
         return f"The picture '{name}' is an empty file: fetch it anew."
     if isinstance(error, Image.UnidentifiedImageError):
