@@ -12,10 +12,10 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ META = "meta.json"
 WEIGHTS, EMA, OPTIMIZER = "weights/", "ema/", "optimizer/"
 _PARTIAL = ".partial"
 _BLOCK = 1 << 20
+
+T = TypeVar("T")
 
 # Said at each save and load of a single process, which is what is meant.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -46,6 +48,23 @@ def complete(folder: Path) -> list[Path]:
 def latest(folder: Path) -> Path | None:
     """The newest finished checkpoint, or None."""
     return next(reversed(complete(folder)), None)
+
+
+def read_found(find: Callable[[], Path], read: Callable[[Path], T]) -> T:
+    """What `read` gives of the checkpoint that `find` names.
+
+    A run in work removes its older checkpoints: where that was the reason why reading failed, `find` names another one by
+    then, which is read instead.
+    """
+    checkpoint = find()
+    while True:
+        try:
+            return read(checkpoint)
+        except ValueError:
+            newer = find()
+            if newer == checkpoint:
+                raise
+            checkpoint = newer
 
 
 def read_meta(checkpoint: Path) -> dict[str, Any]:

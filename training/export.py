@@ -38,9 +38,12 @@ def export_run(
         ValueError: the run has no such checkpoint, it is damaged, its start is gone, or `to` cannot be written.
     """
     config = read_config(run)
-    checkpoint = _checkpoint(run, step)
-    checkpoints.verify(checkpoint)
-    trained = checkpoints.read_tensors(checkpoint, checkpoints.WEIGHTS if raw else checkpoints.EMA)
+
+    def read(checkpoint: Path) -> dict[str, torch.Tensor]:
+        checkpoints.verify(checkpoint)
+        return checkpoints.read_tensors(checkpoint, checkpoints.WEIGHTS if raw else checkpoints.EMA)
+
+    trained = checkpoints.read_found(lambda: _checkpoint(run, step), read)
     # What the run took from elsewhere and did not train belongs to its model as well.
     tensors = {**read_start(config.model.start), **trained}
     shipped = shipped_model(config.model.checkpoint)

@@ -78,11 +78,15 @@ def put_start(trainee: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _read_run(run: Path) -> dict[str, Tensor]:
-    newest = checkpoints.latest(run / CHECKPOINTS)
-    if newest is None:
-        raise ValueError(f"model.start names the folder {run}, which is no run with a finished checkpoint.")
+    def newest() -> Path:
+        checkpoint = checkpoints.latest(run / CHECKPOINTS)
+        if checkpoint is None:
+            raise ValueError(f"model.start names the folder {run}, which is no run with a finished checkpoint.")
+        return checkpoint
+
+    trained = checkpoints.read_found(newest, lambda checkpoint: checkpoints.read_tensors(checkpoint, checkpoints.EMA))
     # What that run took from elsewhere and did not train belongs to its model as well.
-    return {**read_start(read_config(run).model.start), **checkpoints.read_tensors(newest, checkpoints.EMA)}
+    return {**read_start(read_config(run).model.start), **trained}
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:

@@ -54,6 +54,7 @@ def train_task_head(
 
     Args:
         items: of both kinds, about as many of each.
+        learning_rate: at the first step; a cosine takes it to 0.
         progress: called with the step, from 1, and its loss.
 
     Raises:
@@ -64,7 +65,19 @@ def train_task_head(
         raise ValueError(
             f"All {len(known)} prompts ask for the same thing: give some that ask for a picture and some that do not."
         )
-    states, wanted = assistant_states(vlm, known), torch.tensor([int(item.paint) for item in known])
+    wanted = torch.tensor([int(item.paint) for item in known])
+    return _fit(assistant_states(vlm, known), wanted, steps, batch_size, learning_rate, seed, progress)
+
+
+def _fit(
+    states: Tensor,
+    wanted: Tensor,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    progress: Callable[[int, float], None] | None = None,
+) -> nn.Sequential:
     width = states.shape[1]
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -73,12 +86,14 @@ def train_task_head(
             nn.Linear(width, EXPANSION * width), nn.SiLU(), nn.Dropout(DROPOUT), nn.Linear(EXPANSION * width, 2)
         )
         optimizer = torch.optim.AdamW(head.parameters(), learning_rate)
+        rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in range(steps):
-            chosen = torch.randint(len(known), (batch_size,), generator=generator)
+            chosen = torch.randint(len(states), (batch_size,), generator=generator)
             loss = nn.functional.cross_entropy(head(states[chosen]), wanted[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            rate.step()
             if progress is not None:
                 progress(step + 1, float(loss.detach()))
     return head.eval().requires_grad_(False)

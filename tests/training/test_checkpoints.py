@@ -175,6 +175,24 @@ class TestPruning:
         saver.close()
         assert names(tmp_path) == ["step-00000002", "step-00000004"]
 
+    def test_of_what_another_process_reads_sends_it_to_the_newer_one(self, tmp_path: Path) -> None:
+        saver = Saver(tmp_path, ALONE, keep=1)
+        save(saver, 1)
+
+        def find() -> Path:
+            return complete(tmp_path)[-1]
+
+        def read(checkpoint: Path) -> dict[str, torch.Tensor]:
+            if checkpoint.name == "step-00000001":
+                save(saver, 2)
+            return read_tensors(checkpoint, "weights/")
+
+        assert torch.equal(checkpoints.read_found(find, read)["one"], torch.full((3, 2), 2.0))
+        saver.close()
+        (tmp_path / "step-00000002" / ".metadata").unlink()
+        with pytest.raises(ValueError, match="step-00000002 cannot be read"):
+            checkpoints.read_found(find, read)
+
     def test_waits_until_the_new_one_is_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         saver = Saver(tmp_path, ALONE, keep=1)
         save(saver, 1)

@@ -184,7 +184,9 @@ class _Work:
             export_run(self.folder / "stage2", exported, dtype=torch.bfloat16)
         if not (exported / TASK_HEAD_FILE).is_file():
             model = UniWorld.from_pretrained(exported, dtype=torch.float32, device=self.device)
-            save_task_head(train_task_head(model.vlm, _routed(self.recipe.routing, self.recipe.seed)), exported)
+            items = _routed(self.recipe.routing, self.recipe.seed)
+            # Each prompt is seen some forty times.
+            save_task_head(train_task_head(model.vlm, items, steps=max(1000, len(items) // 3)), exported)
 
     def finish(self) -> Path:
         """The model as it ships: checkpoint, FLUX folder without the transformer that the checkpoint replaces, SigLIP."""
