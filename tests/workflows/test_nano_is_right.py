@@ -103,7 +103,6 @@ def test_the_head_masks_the_subject(run_shared: Run) -> None:
     assert overlap(mask_HW, draw.visible_masks(task.before[0])[task.before[0].objects.index(task.subject)]) > 0.8
 
 
-@pytest.mark.xfail(strict=True, reason="nano's boxes are not yet clean enough (training/shapes/README.md)")
 def test_the_head_boxes_the_subject(run_shared: Run) -> None:
     task = SAMPLES["perception_detection"].task
     left, top, right_end, bottom = draw.box_around(task.before[0], task.subject)
