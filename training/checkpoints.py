@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .data.files import sync_folder
 from .optimizer import local
 from .parallel import World
 
@@ -245,20 +246,11 @@ def _finish(partial: Path, final: Path, meta: dict[str, Any]) -> None:
         json.dump({**meta, "files": files}, out, indent=1)
         out.flush()
         os.fsync(out.fileno())
-    _sync_folder(partial)
+    sync_folder(partial)
     if final.exists():
         raise ValueError(f"{final} is there already, and a checkpoint is never written over")
     partial.rename(final)
-    _sync_folder(final.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "nt":  # Windows has no handle of a folder, and renames are journaled there
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    sync_folder(final.parent)
 
 
 def _checksum(file: Path) -> str:
