@@ -66,18 +66,7 @@ def train_task_head(
             f"All {len(known)} prompts ask for the same thing: give some that ask for a picture and some that do not."
         )
     wanted = torch.tensor([int(item.paint) for item in known])
-    return _fit(assistant_states(vlm, known), wanted, steps, batch_size, learning_rate, seed, progress)
-
-
-def _fit(
-    states: Tensor,
-    wanted: Tensor,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-    progress: Callable[[int, float], None] | None = None,
-) -> nn.Sequential:
+    states = assistant_states(vlm, known)
     width = states.shape[1]
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):

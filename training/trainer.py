@@ -94,7 +94,8 @@ class Trainer:
             worst = "; ".join(map(str, list(met.values())[:3]))
             raise TooManyBad(
                 f"{len(self.skipped)} samples are of no use, more than data.bad_limit = {self.config.data.bad_limit}. "
-                f"The last: {worst} `uniworld data check` names each one."
+                f"The last: {worst} `uniworld data check` names each one: mend them, or raise data.bad_limit, and the "
+                "same command goes on from here."
             )
         return Agreement(int(good), tuple(met.values()), bool(stops))
 

@@ -145,7 +145,7 @@ def test_a_cell_shows_the_object_that_fills_it() -> None:
     rng = np.random.default_rng(3)
     for _ in range(20):
         scene = make_task("remove", rng, "train").before[0]
-        cells = vlm.cells_of(scene)
+        cells = [vlm.cell_of(thing) for thing in vlm.seen_in(scene)]
         assert len(cells) == 16
         shown = {cell for cell in cells if cell}
         assert len(shown) <= len(scene.objects)
@@ -163,7 +163,7 @@ def test_picture_tokens_point_at_what_the_prompt_speaks_of(standins: Path) -> No
     assert not (pointed[0] * pointed[1]).any()
     nothing = turns.asked([vlm.Turn("?", (scene,), "!")]).pointed
     assert nothing.isnan().all()
-    assert len(nothing) == len(vlm.cells_of(scene))
+    assert len(nothing) == len(vlm.seen_in(scene))
 
 
 def test_a_batch_that_points_at_nothing_has_a_loss(standins: Path) -> None:

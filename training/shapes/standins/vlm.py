@@ -94,7 +94,7 @@ class Asked:
         positions: (3, B, L).
         patches: of all pictures, or None.
         grids: (pictures, 3).
-        cells: (pictures · tokens,) what each picture token shows: see `cells_of`.
+        cells: (pictures · tokens,) what each picture token shows: see `cell_of`.
         pointed: (pictures · tokens,) 1.0 where a picture token shows the object that the prompt speaks of, 0.0 where it
             does not, NaN where the prompt speaks of no single object.
     """
@@ -137,8 +137,9 @@ class Turns:
         grids = torch.tensor([[1, _GRID, _GRID]] * len(scenes)).reshape(-1, 3)
         positions = rope_positions(ids, mask, grids if scenes else None, self.image_token, VLM_MERGE)
         shown = patches([draw(scene) for scene in scenes]) if scenes else None
-        cells = torch.tensor([cell for scene in scenes for cell in cells_of(scene)], dtype=torch.long)
-        pointed = torch.tensor([share for one in turns for share in _pointed(one)])
+        seen = [(one.subject, thing) for one in turns for scene in one.scenes for thing in seen_in(scene)]
+        cells = torch.tensor([cell_of(thing) for _, thing in seen], dtype=torch.long)
+        pointed = torch.tensor([math.nan if subject is None else float(thing == subject) for subject, thing in seen])
         return Asked(ids, mask, labels, positions, shown, grids, cells, pointed)
 
 
@@ -221,22 +222,8 @@ def _mean_of_answers(loss_N: Tensor, told_BL: Tensor) -> Tensor:
     return (loss_N * weight_N).sum() / weight_N.sum()
 
 
-def cells_of(scene: Scene) -> list[int]:
-    """What each picture token shows, row by row: 0 the ground alone, else a number for colour, shape and size of the
-    object that fills most of it.
-    """
-    return [0 if thing is None else _number(thing) for thing in _shown(scene)]
-
-
-def _pointed(one: Turn) -> list[float]:
-    """`Asked.pointed` of a turn's pictures."""
-    if one.subject is None:
-        return [math.nan] * (_TOKENS * len(one.scenes))
-    return [float(thing == one.subject) for scene in one.scenes for thing in _shown(scene)]
-
-
-def _shown(scene: Scene) -> list[Object | None]:
-    """The object that fills most of each picture token, row by row."""
+def seen_in(scene: Scene) -> list[Object | None]:
+    """The object that fills most of each picture token, row by row; None for the ground alone."""
     labels_HW = labels(scene)
     found: list[Object | None] = []
     for row in range(0, SIDE, _CELL):
@@ -247,7 +234,10 @@ def _shown(scene: Scene) -> list[Object | None]:
     return found
 
 
-def _number(thing: Object) -> int:
+def cell_of(thing: Object | None) -> int:
+    """0 for the ground, else a number for the object's colour, shape and size."""
+    if thing is None:
+        return 0
     colour, shape = list(COLOURS).index(thing.colour), SHAPES.index(thing.shape)
     return 1 + (colour * len(SHAPES) + shape) * len(SIZES) + list(SIZES).index(thing.size)
 
