@@ -72,8 +72,12 @@ class Task:
 
     @property
     def weighted(self) -> bool:
-        """Whether training weighs the edited area (the published `need_weight`)."""
-        return self.kind in EDITS
+        """Whether training weighs the edited area (the published `need_weight`).
+
+        Not where an object goes to the very place it has in the second picture: then nothing but its outline differs
+        from both references, and what the published mask finds is specks.
+        """
+        return self.kind in EDITS and not (self.kind == "compose" and self.subject == self.result)
 
     @property
     def side(self) -> int:
