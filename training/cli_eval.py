@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .cli_command import DONE, Bars, Command
+from .cli_command import DONE, Bars, Command, Failed
 
 DTYPES = ("float32", "bfloat16")
 
@@ -76,7 +76,11 @@ def _shapes(arguments: argparse.Namespace) -> int:
 
 def _add_claims(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--run", type=Path, default=Path("runs/nano"), metavar="DIR", help="nano's finished run (runs/nano)"
+        "--run",
+        type=Path,
+        default=Path("runs/nano"),
+        metavar="DIR",
+        help="a run of nano that has made its stand-ins and start (runs/nano)",
     )
     parser.add_argument(
         "--to",
@@ -87,27 +91,35 @@ def _add_claims(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", default="0,1,2", metavar="A,B", help="each is trained with; three decide (0,1,2)")
     parser.add_argument("--steps", type=int, default=2000, metavar="N", help="of stage 2 (2000)")
+    parser.add_argument("--batch", type=int, metavar="N", help="samples a step (that of nano's recipe)")
     parser.add_argument("--count", type=int, default=40, metavar="N", help="held-out tasks of each kind (40)")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="variants trained at the same time (1)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
 
 
 def _claims(arguments: argparse.Namespace) -> int:
+    from .parallel import RunFailed
     from .shapes.claims import check_claims
     from .shapes.claims_report import PAGE
 
     seeds = arguments.seeds.split(",")
     if not all(seed.strip().isdecimal() for seed in seeds):
         raise ValueError(f"--seeds is '{arguments.seeds}'; give whole numbers with commas between, such as 0,1,2.")
-    with Bars() as bars:
-        report = check_claims(
-            arguments.run,
-            arguments.to,
-            [int(seed) for seed in seeds],
-            arguments.steps,
-            arguments.count,
-            arguments.device,
-            bars,
-        )
+    try:
+        with Bars() as bars:
+            report = check_claims(
+                arguments.run,
+                arguments.to,
+                [int(seed) for seed in seeds],
+                arguments.steps,
+                arguments.count,
+                arguments.device,
+                bars,
+                batch=arguments.batch,
+                processes=arguments.processes,
+            )
+    except RunFailed as error:
+        raise Failed(str(error)) from error
     for claim in report.claims:
         print(f"{claim.verdict}: {claim.sentence}")
     print(arguments.to / PAGE)

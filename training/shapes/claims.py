@@ -6,15 +6,18 @@ report.claims[0].verdict
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ...uniworld_core import flow
-from .claims_exam import Exam, Mark, marks_of
+from .claims_exam import EXPORTED, Exam, kept_marks, marks_of
+from .claims_jobs import Job, do_jobs
 from .claims_report import ClaimsReport, need_matplotlib, write_report
 from .claims_rule import Marks
 from .claims_train import VARIANTS, Runs, Variant
-from .nano import Progress
+from .stages import Progress
 
 SEEDS = (0, 1, 2)
 STEPS = 2000
@@ -30,53 +33,91 @@ def check_claims(
     device: str = "auto",
     progress: Progress | None = None,
     paint_steps: int = flow.STEPS,
+    batch: int | None = None,
+    processes: int = 1,
 ) -> ClaimsReport:
     """Train what is to be compared, examine it, and write what is found. A killed check goes on where it was.
 
     Args:
-        nano_run: the folder of a finished run of nano (`uniworld train nano`), which is only read.
-        folder: gets `REPORT.md`, its plots and `claims.json`, and keeps `runs/` and `results/`.
+        nano_run: the folder of a run of nano (`uniworld train nano`) that has made its stand-ins and its start; it is
+            only read.
+        folder: gets `REPORT.md`, its plots and `claims.json`, and keeps `data/`, `cache/`, `runs/` and `results/`.
         seeds: of the order of the data, the noise and the held-out tasks; fewer than three decide nothing.
         steps: of stage 2.
         count: held-out tasks of each kind.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
-        progress: sees what is examined; with it, trainings show their own bars on a terminal.
+        progress: sees what is done; with it and one process, trainings show their own bars on a terminal.
         paint_steps: of the sampling.
+        batch: samples a step; None takes that of nano's recipe.
+        processes: variants that are trained and examined at the same time, sharing the cores.
 
     Raises:
-        ValueError: the run is not finished, the folder holds claims of other settings or is in use, the disk is full,
-            or a setting is out of range.
+        ValueError: the run lacks what the variants start from, the folder holds claims of other settings or is in use,
+            the disk is full, or a setting is out of range.
         KeyboardInterrupt: it was asked to stop; what was done is kept.
     """
-    _check(seeds, steps, count, paint_steps)
+    _check(seeds, steps, count, paint_steps, processes, batch)
     need_matplotlib()  # now, and not after a night of training
-    runs = Runs(nano_run.resolve(), folder.resolve(), steps, device)
+    target = _device(device)
+    runs = Runs(nano_run.resolve(), folder.resolve(), steps, batch, target)
     runs.check()
-    exam = Exam(count, paint_steps, _device(device))
+    exam = Exam(count, paint_steps, target)
     with runs.held():
-        by_seed = {seed: _marks_of_seed(runs, seed, exam, progress) for seed in seeds}
-        marks: Marks = {variant: {seed: by_seed[seed][variant] for seed in seeds} for variant in VARIANTS}
-        report = ClaimsReport(marks, steps, runs.stage1_steps, count, paint_steps)
+        shutil.rmtree(runs.folder / EXPORTED, ignore_errors=True)  # of examinations that were killed
+        runs.make_data(processes, progress or _silent)
+        pairs = [(seed, variant) for seed in seeds for variant in VARIANTS]
+        missing = [pair for pair in pairs if kept_marks(runs, pair[1], pair[0], exam) is None]
+        if processes > 1:
+            do_jobs(_jobs(runs, exam, missing), processes, progress or _silent)
+        else:
+            for seed, variant in missing:
+                _do(runs, variant, seed, exam, progress)
+        shutil.rmtree(runs.folder / EXPORTED, ignore_errors=True)
+        marks: Marks = {variant: {seed: marks_of(runs, variant, seed, exam) for seed in seeds} for variant in VARIANTS}
+        report = ClaimsReport(
+            marks, steps, runs.stage1_steps, runs.recipe.stage2.batch, runs.samples, count, paint_steps
+        )
         write_report(report, runs.folder)
     return report
 
 
-def _marks_of_seed(runs: Runs, seed: int, exam: Exam, progress: Progress | None) -> dict[Variant, tuple[Mark, ...]]:
-    marks = {}
-    for variant in VARIANTS:
+def _do(runs: Runs, variant: Variant, seed: int, exam: Exam, progress: Progress | None) -> None:
+    def told(done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"seed {seed}: {variant.label}", done, total, {})
 
-        def told(done: int, total: int, name: str = f"seed {seed}: {variant.label}") -> None:
-            if progress is not None:
-                progress(name, done, total, {})
-
-        marks[variant] = marks_of(runs, variant, seed, exam, told, train_bar=progress is not None)
-    return marks
+    marks_of(runs, variant, seed, exam, told, train_bar=progress is not None)
 
 
-def _check(seeds: Sequence[int], steps: int, count: int, paint_steps: int) -> None:
+def _jobs(runs: Runs, exam: Exam, missing: Sequence[tuple[int, Variant]]) -> list[list[Job]]:
+    """What has to be done first, and what then; the jobs of a list do not wait for each other."""
+    seeds = dict.fromkeys(seed for seed, variant in missing if not variant.alone)
+    stage1 = [Job(f"seed {seed}: stage 1", runs.train_stage1, (seed,)) for seed in seeds]
+    # Variants that are taken from one run follow one another.
+    of_runs: dict[tuple[int, str], list[Variant]] = {}
+    for seed, variant in missing:
+        of_runs.setdefault((seed, variant.run), []).append(variant)
+    rest = [
+        Job(f"seed {seed}: {', '.join(one.label for one in some)}", _do_some, (runs, exam, seed, some))
+        for (seed, _), some in of_runs.items()
+    ]
+    return [stage1, rest]
+
+
+def _do_some(runs: Runs, exam: Exam, seed: int, variants: Sequence[Variant]) -> None:
+    for variant in variants:
+        _do(runs, variant, seed, exam, None)
+
+
+def _silent(*_: Any) -> None:
+    pass
+
+
+def _check(seeds: Sequence[int], steps: int, count: int, paint_steps: int, processes: int, batch: int | None) -> None:
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"The seeds are {list(seeds)}; give some, each once and 0 or more, such as 0,1,2.")
-    for name, value in (("steps", steps), ("count", count), ("paint_steps", paint_steps)):
+    numbers = {"steps": steps, "count": count, "paint_steps": paint_steps, "processes": processes}
+    for name, value in {**numbers, **({} if batch is None else {"batch": batch})}.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1.")
 

@@ -7,20 +7,19 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ...uniworld_core import UniWorld
 from ..data.files import write_whole
 from ..export import export_run
-from .claims_train import Runs, Variant
+from .claims_train import KINDS, Runs, Variant
 from .exam import examine
 from .oracle import pixels
 from .report import Examined
 from .tasks import EDITS, Task
 
-KINDS = (*EDITS, "reconstruct")
+EXPORTED = "exported"  # a folder of checkpoints that are being examined
 # Of the picture. An object takes at most a tenth of it, and a new ground or style changes more than an eighth: the
 # held-out edits have a wide gap here, and every threshold in it splits them alike.
 SMALL = 1 / 8
@@ -71,14 +70,13 @@ def marks_of(
         progress: told how many of how many tasks are done.
         train_bar: show the training's own bar on a terminal.
     """
-    file = runs.folder / "results" / f"{variant.name}-seed-{seed}.json"
-    settings = {"count": exam.count, "paint_steps": exam.paint_steps, "seed": seed}
-    found = _read(file, settings)
+    found = kept_marks(runs, variant, seed, exam)
     if found is None:
+        file = _file(runs, variant, seed)
         run = runs.train(variant, seed, train_bar)
         found = tuple(map(mark, _examined(runs, variant, run, seed, exam, progress)))
         file.parent.mkdir(parents=True, exist_ok=True)
-        whole = {"settings": settings, "marks": [asdict(one) for one in found]}
+        whole = {"settings": _settings(exam, seed), "marks": [asdict(one) for one in found]}
         write_whole(file, json.dumps(whole).encode())
     return found
 
@@ -102,15 +100,28 @@ def is_large(one: Mark) -> bool:
     return one.kind in EDITS and one.edited > SMALL
 
 
-def _read(file: Path, settings: dict[str, Any]) -> tuple[Mark, ...] | None:
-    """Marks that were kept; None if there are none, or none of these settings."""
+def kept_marks(runs: Runs, variant: Variant, seed: int, exam: Exam) -> tuple[Mark, ...] | None:
+    """The marks that an examination left; None if there are none, or none of this examination.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = _file(runs, variant, seed)
     if not file.is_file():
         return None
     try:
         whole = json.loads(file.read_text(encoding="utf-8"))
-        return tuple(Mark(**one) for one in whole["marks"]) if whole["settings"] == settings else None
+        return tuple(Mark(**one) for one in whole["marks"]) if whole["settings"] == _settings(exam, seed) else None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{file}' is damaged ({error}): delete it, and the run is examined again.") from error
+
+
+def _file(runs: Runs, variant: Variant, seed: int) -> Path:
+    return runs.folder / "results" / f"{variant.name}-seed-{seed}.json"
+
+
+def _settings(exam: Exam, seed: int) -> dict[str, int]:
+    return {"count": exam.count, "paint_steps": exam.paint_steps, "seed": seed}
 
 
 def _examined(
@@ -121,7 +132,7 @@ def _examined(
     exam: Exam,
     progress: Callable[[int, int], None] | None,
 ) -> Sequence[Examined]:
-    checkpoint = runs.folder / "exported"
+    checkpoint = runs.folder / EXPORTED / f"{variant.name}-seed-{seed}"
     shutil.rmtree(checkpoint, ignore_errors=True)  # of an examination that was killed
     # In float32, so that the difference of averaged and raw weights is not rounded away.
     export_run(run, checkpoint, raw=variant.raw, dtype=torch.float32)

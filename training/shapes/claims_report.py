@@ -14,9 +14,9 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from ..data.files import write_whole
-from .claims_exam import KINDS, SMALL
+from .claims_exam import SMALL
 from .claims_rule import GROUPS, LEAST_SEEDS, MEASURES, RIGHT, Claim, Comparison, Marks, Measure, claims_of
-from .claims_train import FULL, NO_SIGLIP, PUBLISHED_WEIGHT, RAW, SCHEDULE, STAGE1_ALONE, WEIGHTS, Variant
+from .claims_train import FULL, KINDS, NO_SIGLIP, PUBLISHED_WEIGHT, RAW, SCHEDULE, STAGE1_ALONE, WEIGHTS, Variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +35,8 @@ class ClaimsReport:
     marks: Marks
     steps: int
     stage1_steps: int
+    batch: int
+    samples: int
     count: int
     paint_steps: int
 
@@ -54,8 +56,8 @@ class ClaimsReport:
     def json(self) -> str:
         """All numbers by seed, and what follows from them."""
         settings = {
-            **{"steps": self.steps, "stage1_steps": self.stage1_steps, "count": self.count},
-            **{"paint_steps": self.paint_steps, "seeds": self.seeds, "small": SMALL},
+            **{"steps": self.steps, "stage1_steps": self.stage1_steps, "batch": self.batch, "samples": self.samples},
+            **{"count": self.count, "paint_steps": self.paint_steps, "seeds": self.seeds, "small": SMALL},
         }
         variants = {
             variant.name: {
@@ -80,10 +82,10 @@ class ClaimsReport:
     def _training(self) -> str:
         seeds = ", ".join(map(str, self.seeds))
         return (
-            f"Each variant is trained for each of the seeds {seeds} with the package's own loop on nano's training data: "
-            f"stage 1 for {self.stage1_steps} steps, then, from its averaged weights, stage 2 for {self.steps}; "
-            f'"{STAGE1_ALONE.label}" is stage 1 for {self.stage1_steps + self.steps}. The settings are those of nano\'s own '
-            f"run, but the rate does not fall (`{SCHEDULE}`, as published): a falling rate does what averaging is there for. "
+            f"Each variant is trained for each of the seeds {seeds} with the package's own loop on {self.samples:,} tasks of "
+            f"the kinds that are examined, {self.batch} a step: stage 1 for {self.stage1_steps} steps, then, from its averaged "
+            f'weights, stage 2 for {self.steps}; "{STAGE1_ALONE.label}" is stage 1 for {self.stage1_steps + self.steps}. The '
+            f"settings are those of nano's recipe, but the rate does not fall (`{SCHEDULE}`, as published): a falling rate does what averaging is there for. "
             f"Weights are averaged (EMA), the edit weight is {PUBLISHED_WEIGHT}, and stage 2 is given SigLIP features, unless "
             "the variant says otherwise. A seed decides the order of the data, the noise and the held-out tasks; the base "
             "models and the projectors' first values are the same for all."

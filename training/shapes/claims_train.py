@@ -1,7 +1,7 @@
 """The runs that the paper's claims are checked by: variants of nano's two stages, each with several seeds.
 
-They take the settings, the start checkpoint, the data and the cache of a run of nano, and its published recipe: the
-variants of one seed begin with the same stage 1 and see the same samples and noise in the same order.
+They take the recipe, the stand-ins and the start checkpoint of a run of nano, and train on tasks of the kinds that are
+examined: the variants of one seed begin with the same stage 1 and see the same samples and noise in the same order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import Tensor
@@ -21,20 +21,23 @@ from .. import checkpoints
 from ..batch import Encoded
 from ..config import NO_WEIGHT, Config
 from ..config_file import load_config
-from ..data.cache import HEAD, Cache, CacheKey
+from ..data.cache import Cache, CacheKey
 from ..data.files import cannot_write, locked, write_whole
 from ..encode import Encoder
 from ..loop import train
 from ..run_folder import CHECKPOINTS, CONFIG, differing_keys
 from ..setup import Data, open_data
-from .dataset import LIST
+from .dataset import LIST, write_dataset
+from .recipe import Recipe
+from .stages import RECIPE, Progress, Stage, fill_cache_together, recipe_of, stage_config
+from .standins.parts import PAINTED
+from .tasks import EDITS
 
 PUBLISHED_WEIGHT = "logarithmic"
 # The published recipe's, in both stages. Nano itself lets the rate fall, which does what the EMA is there for.
 SCHEDULE = "constant_with_warmup"
 
 _SETTINGS = "settings.json"
-_STAGES = ("stage1", "stage2")
 
 
 @dataclass(frozen=True)
@@ -77,36 +80,36 @@ WEIGHTS = {
 VARIANTS = tuple(dict.fromkeys((STAGE1_ALONE, FULL, RAW, NO_SIGLIP, *WEIGHTS.values())))
 
 
+# What is trained on and examined: the tasks that have to keep something of a reference.
+KINDS = (*EDITS, "reconstruct")
+
+
 @dataclass(frozen=True)
 class Runs:
-    """The runs of the variants in a folder.
+    """The runs of the variants in a folder, with their data and its cache.
 
     Attributes:
-        nano: the folder of a run of nano.
-        folder: where `runs/` lies.
-        steps: of stage 2; stage 1 has as many for each of them as nano's own had.
-        device: "cpu", "cuda", or "auto".
+        nano: the folder of a run of nano that has made its stand-ins and its start.
+        folder: where `data/`, `cache/` and `runs/` lie.
+        steps: of stage 2; stage 1 has as many for each of them as in nano's recipe.
+        batch: samples a step; None takes the recipe's.
+        device: "cpu" or "cuda".
     """
 
     nano: Path
     folder: Path
     steps: int
-    device: str = "auto"
+    batch: int | None = None
+    device: str = "cpu"
 
     def check(self) -> None:
-        """Raises ValueError if nano's run is not finished, or of no use; what it lacks is named."""
-        there = ("start", "standins/flux", "standins/siglip", f"data/{LIST}", f"cache/{HEAD}")
+        """Raises ValueError if nano's run lacks what the variants start from; it is named."""
+        there = (RECIPE, "start", "standins/flux/model_index.json", "standins/siglip/config.json")
         lacking = [name for name in there if not (self.nano / name).exists()]
-        lacking += [f"the end of {stage}" for stage in _STAGES if not self._has(stage)]
         if lacking:
             raise ValueError(
-                f"'{self.nano}' is no finished run of nano, as it lacks {', '.join(lacking)}: let "
-                "`uniworld train nano` end first, or name the folder of one that has."
-            )
-        if self.cached_weight == NO_WEIGHT:
-            raise ValueError(
-                f"The cache of '{self.nano}' was made without edit weights, and so does not know what was edited: name a "
-                "run of nano with one."
+                f"'{self.nano}' is no run of nano that has made its stand-ins and its start, as it lacks "
+                f"{', '.join(lacking)}: let `uniworld train nano` make them first, or name the folder of one that has."
             )
 
     @contextmanager
@@ -125,6 +128,18 @@ class Runs:
             self._claim()
             yield
 
+    def make_data(self, processes: int, progress: Progress) -> None:
+        """Write the tasks and fill their cache, where that is not done.
+
+        Raises:
+            ValueError: the disk is full.
+        """
+        seed = self.recipe.seed
+        write_dataset(
+            self.folder / "data", self.samples, seed, "train", PAINTED, KINDS, partial(_plain, progress, "data")
+        )
+        fill_cache_together(self.config("stage2", self.steps, seed), processes, partial(progress, "cache"))
+
     def folder_of(self, run: str, seed: int) -> Path:
         return self.folder / "runs" / f"seed-{seed}" / run
 
@@ -137,13 +152,26 @@ class Runs:
         return self.nano / "standins" / "siglip"
 
     @cached_property
-    def cached_weight(self) -> str:
-        return self._nano("stage2").stage.weight
+    def recipe(self) -> Recipe:
+        recipe = recipe_of(self.nano)
+        if self.batch is None:
+            return recipe
+        stage1, stage2 = (replace(length, batch=self.batch) for length in (recipe.stage1, recipe.stage2))
+        return replace(recipe, stage1=stage1, stage2=stage2)
+
+    @property
+    def samples(self) -> int:
+        """Tasks to train on: no more than one pass over them takes."""
+        return min(self.recipe.samples, self.steps * self.recipe.stage2.batch)
 
     @property
     def stage1_steps(self) -> int:
         """Steps of the stage 1 that every stage 2 starts from."""
-        return max(1, round(self.steps * self._nano("stage1").run.steps / self._nano("stage2").run.steps))
+        return max(1, round(self.steps * self.recipe.stage1.steps / self.recipe.stage2.steps))
+
+    def train_stage1(self, seed: int, progress: bool = False) -> None:
+        """Train what every stage 2 of a seed starts from, or go on with it; as `train`."""
+        self._finish(self.config("stage1", self.stage1_steps, seed), self.folder_of("stage1", seed), progress)
 
     def train(self, variant: Variant, seed: int, progress: bool = False) -> Path:
         """The finished run of a variant, trained or gone on with if it is not.
@@ -153,7 +181,7 @@ class Runs:
             KeyboardInterrupt: it was asked to stop; what was done is kept.
         """
         if not variant.alone:
-            self._finish(self.config("stage1", self.stage1_steps, seed), self.folder_of("stage1", seed), progress)
+            self.train_stage1(seed, progress)
         run = self.folder_of(variant.run, seed)
         self._finish(self.variant_config(variant, seed), run, progress)
         return run
@@ -168,52 +196,44 @@ class Runs:
         model = replace(config.model, start=(str(self.folder_of("stage1", seed)),))
         return replace(config, stage=stage, model=model)
 
-    def config(self, stage: str, steps: int, seed: int) -> Config:
-        """What nano's stage of that name was trained by, in another length, with another seed, at a constant rate."""
-        config = self._nano(stage)
-        folders = {"checkpoint": str(self.nano / "start"), "flux": str(self.flux), "siglip": str(self.siglip)}
-        data = {"list": str(self.nano / "data" / LIST), "cache": str(self.nano / "cache")}
+    def config(self, stage: Stage, steps: int, seed: int) -> Config:
+        """What nano's stage of that name trains by, in another length, with another seed, at a constant rate."""
+        config = stage_config(self.nano, self.recipe, stage, self.device)
         warmup = min(config.optimizer.warmup, steps // 10)
-        run = replace(config.run, steps=steps, seed=seed, device=self.device, validate_every=0)
         return replace(
             config,
-            model=replace(config.model, **folders, start=()),
-            data=replace(config.data, **data),
+            model=replace(config.model, start=()),
+            data=replace(config.data, list=str(self.folder / "data" / LIST), cache=str(self.folder / "cache")),
             optimizer=replace(config.optimizer, schedule=SCHEDULE, warmup=warmup),
-            run=replace(run, tensorboard=False, wandb=""),
+            run=replace(config.run, steps=steps, seed=seed, validate_every=0, tensorboard=False, wandb=""),
         )
 
     def _finish(self, config: Config, folder: Path, progress: bool) -> None:
         if _has_ended(folder, config):
-            # Its folders may have been moved since; what is in them was found to be the same.
-            ended_by = replace(load_config(folder / CONFIG), model=config.model)
-            if not differing_keys(ended_by, config):
+            # Folders may have been moved since; what is in them was found to be the same.
+            told = load_config(folder / CONFIG)
+            if not differing_keys(replace(told, model=config.model, data=config.data), config):
                 return
         if train(config, folder, progress, self._open).interrupted:
             raise KeyboardInterrupt
 
     def _open(self, config: Config, encoder: Encoder) -> Data:
-        """Nano's cache for a run of another edit weight: what was edited is the same, whatever it weighs."""
-        data = open_data(config, Encoder(encoder.model, replace(encoder.settings, weight=self.cached_weight)))
+        """The cache for a run of another edit weight: what was edited is the same, whatever it weighs."""
+        data = open_data(config, Encoder(encoder.model, replace(encoder.settings, weight=PUBLISHED_WEIGHT)))
         assert isinstance(data.source, Cache)
         return replace(data, source=Reweighed(data.source.folder, data.source.key, config.stage.weight))
 
-    def _nano(self, stage: str) -> Config:
-        return load_config(self.nano / stage / CONFIG)
-
-    def _has(self, stage: str) -> bool:
-        folder = self.nano / stage
-        return (folder / CONFIG).is_file() and _has_ended(folder, self._nano(stage))
-
     def _claim(self) -> None:
-        key = Cache(self.nano / "cache").key
         start = hashlib.sha256()
         for file in sorted((self.nano / "start").glob("*.safetensors")):
             start.update(file.read_bytes())
-        wanted = {"start": start.hexdigest(), "encoder": key.encoder, "samples": key.samples, "steps": self.steps}
+        batch = self.recipe.stage2.batch
+        wanted = {"start": start.hexdigest(), "samples": self.samples, "steps": self.steps, "batch": batch}
         file = self.folder / _SETTINGS
         there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else wanted
-        other = [f"{name} {there[name]} instead of {value}" for name, value in wanted.items() if there[name] != value]
+        other = [
+            f"{name} {there.get(name)} instead of {value}" for name, value in wanted.items() if there.get(name) != value
+        ]
         if other:
             raise ValueError(
                 f"'{self.folder}' holds claims checked by other settings ({'; '.join(other)}): name another folder, or set "
@@ -221,6 +241,10 @@ class Runs:
             )
         if not file.is_file():
             write_whole(file, json.dumps(wanted, indent=1).encode())
+
+
+def _plain(progress: Progress, name: str, done: int, total: int) -> None:
+    progress(name, done, total, {})
 
 
 def _has_ended(run: Path, config: Config) -> bool:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,25 +25,19 @@ from ...uniworld_core.projectors import TASK_HEAD_FILE
 from ...uniworld_core.qwen import read_tokenizer
 from ...uniworld_core.text import read_text_tokenizer
 from ...uniworld_core.vae import VAE
-from ..config import Config
-from ..config_file import load_config
 from ..convert import Parts, convert
-from ..data.cache_fill import fill, prepare
 from ..data.files import write_whole
 from ..model_folder import new_folder
-from ..run import export_run, fill_cache, train
-from ..setup import open_encoder, open_samples
+from ..run import export_run, train
 from ..task_head import Routed, save_task_head, train_task_head
 from .curves import draw_curves
+from .dataset import write_dataset
 from .recipe import Length, Recipe, read_recipe
+from .stages import RECIPE, Progress, Stage, fill_cache_together, stage_config
 from .standins import fit, folders, parts, tokens
 from .tasks import KINDS, make_task
 
-# Called with what is being done, the step, how many there are, and what is known of it.
-Progress = Callable[[str, int, int, "dict[str, Any]"], None]
-
-_CACHE_BATCH = 64
-CURVES, _RECIPE = "curves.png", "recipe.json"
+CURVES = "curves.png"
 _WHOLE = ".whole"  # marks a folder of stand-ins whose files are all written
 
 
@@ -74,8 +68,8 @@ def train_nano(
     work = _Work(folder, steps, target, progress or (lambda *_: None))
     for step in (work.tokenizers, work.vae, work.vlm, work.siglip, work.flux, work.start, work.data, work.cache):
         step()
-    work.stage("stage1", steps.stage1)
-    work.stage("stage2", steps.stage2)
+    work.stage("stage1")
+    work.stage("stage2")
     work.routing()
     return work.finish()
 
@@ -160,21 +154,17 @@ class _Work:
             convert(Parts(self.qwen, self.flux_folder, siglip=self.siglip_folder), self.folder / "start")
 
     def data(self) -> None:
-        from .dataset import write_dataset
-
         kinds = tuple(kind for kind in KINDS if kind != "question")
         write_dataset(self.folder / "data", self.recipe.samples, self.recipe.seed, "train", parts.PAINTED, kinds)
 
     def cache(self) -> None:
-        config = self._config("stage2", self.recipe.stage2)
+        config = stage_config(self.folder, self.recipe, "stage2", self.device)
         # Reading pictures keeps a GPU waiting, so several processes feed it, each its share.
-        if self.workers and _missing(config, self.device) > _CACHE_BATCH:
-            torch.multiprocessing.spawn(_fill_share, (config, self.workers), self.workers)  # type: ignore[attr-defined]
-        fill_cache(config, partial(self.progress, "cache"), _CACHE_BATCH)
+        fill_cache_together(config, self.workers, partial(self.progress, "cache"))
 
-    def stage(self, name: str, length: Length) -> None:
+    def stage(self, name: Stage) -> None:
         # Ctrl-C ends a stage with a checkpoint and no exception, and must not begin the next one.
-        if train(self._config(name, length), self.folder / name).interrupted:
+        if train(stage_config(self.folder, self.recipe, name, self.device), self.folder / name).interrupted:
             raise KeyboardInterrupt
 
     def routing(self) -> None:
@@ -215,31 +205,10 @@ class _Work:
         write(module.eval())
         done.touch()
 
-    def _config(self, name: str, length: Length) -> Config:
-        config = load_config(f"nano_{name}")
-        start = () if name == "stage1" else (str(self.folder / "stage1"),)
-        model = replace(
-            config.model,
-            checkpoint=str(self.folder / "start"),
-            flux=str(self.flux_folder),
-            siglip=str(self.siglip_folder),
-            start=start,
-        )
-        data = replace(config.data, list=str(self.folder / "data" / "data.txt"), cache=str(self.folder / "cache"))
-        optimizer = replace(
-            config.optimizer, lr=length.learning_rate, warmup=min(config.optimizer.warmup, length.steps // 10)
-        )
-        # Passes hold samples of like length, so that cutting a batch saves padding, which costs a CPU more than calls do.
-        micro = -(-length.batch // 4) if self.device == "cpu" else length.batch
-        run = replace(
-            config.run, steps=length.steps, batch_size=length.batch, micro_batch_size=micro, device=self.device
-        )
-        return replace(config, model=model, data=data, optimizer=optimizer, run=run)
-
 
 def _claim(folder: Path, recipe: Recipe) -> None:
     """Keep the folder to one recipe: steps of another, done or half done, would be taken for this one's."""
-    file, told = folder / _RECIPE, json.dumps(asdict(recipe), indent=2) + "\n"
+    file, told = folder / RECIPE, json.dumps(asdict(recipe), indent=2) + "\n"
     if not file.is_file():
         write_whole(file, told.encode())
     elif file.read_text(encoding="utf-8") != told:
@@ -247,18 +216,6 @@ def _claim(folder: Path, recipe: Recipe) -> None:
             f"{folder} holds a nano of another recipe (see {file}): go on with the command that began it, with or without "
             "--quick and on the same kind of device, or name another folder."
         )
-
-
-def _missing(config: Config, device: str) -> int:
-    """How many samples the cache lacks."""
-    return prepare(Path(config.data.cache), open_samples(config), open_encoder(config, device)).missing
-
-
-def _fill_share(rank: int, config: Config, world: int) -> None:
-    """What one of several processes does of the cache."""
-    encoder, samples = open_encoder(config, config.run.device), open_samples(config)
-    cache = prepare(Path(config.data.cache), samples, encoder)
-    fill(cache, samples, encoder, _CACHE_BATCH, rank, world, bad_limit=config.data.bad_limit)
 
 
 def _routed(count: int, seed: int) -> list[Routed]:

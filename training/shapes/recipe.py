@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,11 @@ def read_recipe(name: str) -> Recipe:
     else:
         import tomli as tomllib
 
-    raw: dict[str, Any] = tomllib.loads(FILE.read_text(encoding="utf-8"))[name]
+    return to_recipe(tomllib.loads(FILE.read_text(encoding="utf-8"))[name])
+
+
+def to_recipe(raw: Mapping[str, Any]) -> Recipe:
+    """A recipe out of TOML or JSON."""
     return Recipe(**{field.name: _value(raw[field.name]) for field in fields(Recipe)})
 
 

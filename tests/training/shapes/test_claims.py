@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,49 +14,71 @@ import pytest
 import torch
 from uniworld.training import loop
 from uniworld.training.cli import main
-from uniworld.training.config_file import load_config
-from uniworld.training.data.cache_fill import fill, prepare
+from uniworld.training.config import Config
 from uniworld.training.data.files import locked
 from uniworld.training.metrics import read_lines
-from uniworld.training.run_folder import write_config
-from uniworld.training.setup import open_encoder, open_samples
 from uniworld.training.shapes import claims, claims_exam, claims_report, claims_train
 from uniworld.training.shapes.claims import check_claims
 from uniworld.training.shapes.claims_report import ClaimsReport
-from uniworld.training.shapes.claims_train import FULL, NO_SIGLIP, RAW, STAGE1_ALONE, VARIANTS, WEIGHTS, Runs, reweigh
-from uniworld.training.shapes.dataset import write_dataset
+from uniworld.training.shapes.claims_train import (
+    FULL,
+    KINDS,
+    NO_SIGLIP,
+    RAW,
+    STAGE1_ALONE,
+    VARIANTS,
+    WEIGHTS,
+    Runs,
+    reweigh,
+)
+from uniworld.training.shapes.recipe import Length, Recipe
+from uniworld.training.shapes.stages import stage_config
 from uniworld.uniworld_core.masks import WEIGHT_FUNCTIONS, edit_weight
 
 TINY = Path(__file__).resolve().parents[3] / "uniworld_core" / "shipped" / "tiny"
-SMALL_RUN = (
-    *("model.dtype=float32", "run.batch_size=2", "run.micro_batch_size=2", "run.steps=1", "run.log_every=1"),
-    *("optimizer.warmup=0", "optimizer.lr=1e-3", "data.workers=1", "run.device=cpu"),
-)
+LENGTH = Length(steps=1, learning_rate=1e-3, batch=2)
+RECIPE = Recipe(LENGTH, LENGTH, LENGTH, LENGTH, samples=8, stage1=LENGTH, stage2=LENGTH, routing=1, seed=0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact() -> Iterator[None]:
+    """Runs in float32 that keep every loss."""
+
+    def in_float32(*of: Any) -> Config:
+        config = stage_config(*of)
+        run = replace(config.run, micro_batch_size=2, log_every=1)
+        return replace(config, model=replace(config.model, dtype="float32"), run=run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims_train, "stage_config", in_float32)
+        yield
 
 
 @pytest.fixture(scope="module")
 def nano_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of nano, in all that the claims need, with the tiny model in nano's place."""
+    """The folder of a run of nano, in all that the claims need, with the tiny model in nano's place."""
     folder = tmp_path_factory.mktemp("nano")
     for source, name in (("uniworld", "start"), ("flux", "standins/flux"), ("siglip", "standins/siglip")):
         shutil.copytree(TINY / source, folder / name)
-    listed = write_dataset(folder / "data", 8, kinds=("add", "background", "reconstruct"))
-    for stage in ("stage1", "stage2"):
-        config = load_config(f"nano_{stage}", SMALL_RUN)
-        (folder / stage / "checkpoints" / "step-00000001").mkdir(parents=True)
-        (folder / stage / "checkpoints" / "step-00000001" / "meta.json").write_text("{}")
-        write_config(folder / stage, config)
-    config = Runs(folder, folder, 1, "cpu").config("stage2", 1, 0)
-    samples, encoder = open_samples(config), open_encoder(config)
-    fill(prepare(folder / "cache", samples, encoder), samples, encoder)
-    assert config.data.list == str(listed)
+    write_recipe(folder, RECIPE)
     return folder
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    (folder / "recipe.json").write_text(json.dumps(asdict(recipe)))
 
 
 def check(nano_run: Path, folder: Path, **settings: Any) -> ClaimsReport:
     return check_claims(
         nano_run, folder, **{"seeds": (0,), "steps": 1, "count": 1, "device": "cpu", "paint_steps": 1} | settings
     )
+
+
+def runs_of(nano_run: Path, folder: Path, steps: int) -> Runs:
+    """Runs whose data is there."""
+    runs = Runs(nano_run, folder, steps)
+    runs.make_data(1, lambda *_: None)
+    return runs
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +114,7 @@ class TestTheEditWeightOutOfACache:
 
     @pytest.mark.parametrize("weight", ["linear", "none"])
     def test_trains_to_the_losses_of_a_run_without_a_cache(self, weight: str, nano_run: Path, tmp_path: Path) -> None:
-        runs = Runs(nano_run, tmp_path, 2, "cpu")
+        runs = runs_of(nano_run, tmp_path, 2)
         cached = runs.train(WEIGHTS[weight], seed=3)
         config = runs.variant_config(WEIGHTS[weight], seed=3)
         loop.train(replace(config, data=replace(config.data, cache="")), tmp_path / "fresh", progress=False)
@@ -101,16 +125,16 @@ class TestTheEditWeightOutOfACache:
 
 class TestTheVariants:
     def test_of_a_seed_start_from_the_same_stage_1_and_see_the_same_data(self, nano_run: Path, tmp_path: Path) -> None:
-        runs = Runs(nano_run, tmp_path, 8, "cpu")
+        runs = Runs(nano_run, tmp_path, 8)
         configs = {variant.name: runs.variant_config(variant, 2) for variant in VARIANTS if not variant.alone}
         starts = {config.model.start for config in configs.values()}
         assert starts == {(str(runs.folder_of("stage1", 2)),)}
         assert {(config.run.seed, config.run.steps, config.data.list) for config in configs.values()} == {
-            (2, 8, str(nano_run / "data" / "data.txt"))
+            (2, 8, str(tmp_path / "data" / "data.txt"))
         }
 
     def test_differ_in_the_one_thing_that_is_claimed_of(self, nano_run: Path, tmp_path: Path) -> None:
-        runs = Runs(nano_run, tmp_path, 8, "cpu")
+        runs = Runs(nano_run, tmp_path, 8)
         full = runs.variant_config(FULL, 0)
         assert runs.variant_config(RAW, 0) == full
         for weight, variant in WEIGHTS.items():
@@ -120,7 +144,7 @@ class TestTheVariants:
         assert set(full.stage.parts) - set(without.stage.parts) == {"siglip_projector"}
 
     def test_stage_1_alone_trains_as_long_as_both_stages(self, nano_run: Path, tmp_path: Path) -> None:
-        runs = Runs(nano_run, tmp_path, 8, "cpu")
+        runs = Runs(nano_run, tmp_path, 8)
         alone = runs.variant_config(STAGE1_ALONE, 0)
         assert alone.run.steps == runs.stage1_steps + 8
         assert alone.stage.parts == ("denoise_projector",)
@@ -146,6 +170,37 @@ class TestACheck:
         assert (folder / "REPORT.md").read_text() == report.text()
         assert "not decided" in report.text()
         assert not (folder / "exported").exists()
+        assert len(list((folder / "results").iterdir())) == len(VARIANTS)
+
+    def test_trains_on_tasks_of_the_kinds_that_are_examined(self, checked: tuple[Path, ClaimsReport]) -> None:
+        folder = checked[0] / "data"
+        rows = [row for name in ("edits.json", "others.json") for row in json.loads((folder / name).read_text())]
+        assert {row["id"].rsplit("-", 1)[0] for row in rows} <= set(KINDS)
+        assert len(rows) == RECIPE.stage2.batch  # of one step
+
+    def test_in_two_processes_finds_what_one_finds(
+        self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(claims_train, "stage_config", stage_config)  # which other processes have
+        told: list[tuple[Any, ...]] = []
+        for name in ("one", "two"):
+            shutil.copytree(checked[0] / "results", tmp_path / name / "results")
+            for variant in (FULL, RAW, NO_SIGLIP):
+                (tmp_path / name / "results" / f"{variant.name}-seed-0.json").unlink()
+        alone = check(nano_run, tmp_path / "one")
+        together = check(nano_run, tmp_path / "two", processes=2, progress=lambda *step: told.append(step))
+        assert together.json() == alone.json()
+        assert [step[1:3] for step in told if step[0] == "variants"] == [(1, 3), (2, 3), (3, 3)]
+        assert told[-3][3] == {"last": "seed 0: stage 1"}
+
+    def test_ends_with_the_sentence_of_a_process_that_failed(self, nano_run: Path, tmp_path: Path) -> None:
+        broken = tmp_path / "nano"
+        shutil.copytree(nano_run, broken)
+        claims_folder = tmp_path / "claims"
+        (claims_folder / "runs").mkdir(parents=True)
+        (claims_folder / "runs" / "seed-0").write_text("in the way")
+        with pytest.raises(ValueError, match="seed-0"):
+            check(broken, claims_folder, processes=2)
 
     def test_that_is_finished_trains_nothing_again(
         self, nano_run: Path, checked: tuple[Path, ClaimsReport], no_training: None
@@ -160,7 +215,7 @@ class TestACheck:
         killed = tmp_path / "killed"
         shutil.copytree(folder, killed)
         (killed / "results" / "full-seed-0.json").unlink()
-        (killed / "exported").mkdir()
+        (killed / "exported" / "raw-seed-0").mkdir(parents=True)
         told: list[tuple[Any, ...]] = []
         assert check(nano_run, killed, progress=lambda *step: told.append(step)).json() == report.json()
         assert {name for name, *_ in told} == {"seed 0: stage 2"}
@@ -198,10 +253,14 @@ class TestTheCommand:
     ) -> None:
         folder, report = checked
         given: list[tuple[Any, ...]] = []
-        monkeypatch.setattr(claims, "check_claims", lambda *settings: given.append(settings) or report)
+        named: list[dict[str, int]] = []
+        monkeypatch.setattr(
+            claims, "check_claims", lambda *some, **others: given.append(some) or named.append(others) or report
+        )
         asked = ["--run", str(nano_run), "--to", str(folder), "--seeds", "0,4", "--steps", "7", "--count", "3"]
-        assert main(["eval", "claims", *asked, "--device", "cpu"]) == 0
+        assert main(["eval", "claims", *asked, "--device", "cpu", "--batch", "5", "--processes", "2"]) == 0
         assert given[0][:-1] == (nano_run, folder, [0, 4], 7, 3, "cpu")
+        assert named == [{"batch": 5, "processes": 2}]
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "not decided: Stage 1 alone cannot hold on to the reference as stage 2 can."
         assert lines[-1] == str(folder / "REPORT.md")
@@ -213,39 +272,44 @@ class TestTheCommand:
 
     def test_refuses_a_run_that_is_not_there(self, tmp_path: Path, capsys: Any) -> None:
         assert main(["eval", "claims", "--run", str(tmp_path / "none"), "--to", str(tmp_path / "to")]) == 2
-        assert "is no finished run of nano" in capsys.readouterr().err
+        assert "is no run of nano that has made its stand-ins" in capsys.readouterr().err
 
 
 class TestWhatCannotBeChecked:
-    def test_a_run_that_is_not_finished_is_told_what_it_lacks(self, nano_run: Path, tmp_path: Path) -> None:
-        started = tmp_path / "nano"
-        shutil.copytree(nano_run, started)
-        shutil.rmtree(started / "cache")
-        shutil.rmtree(started / "stage2" / "checkpoints")
-        with pytest.raises(
-            ValueError, match=r"no finished run of nano, as it lacks cache/cache\.safetensors, the end of stage2: "
-        ):
-            check(started, tmp_path / "claims")
+    def test_a_run_without_its_start_is_told_so(self, nano_run: Path, tmp_path: Path) -> None:
+        begun = tmp_path / "nano"
+        shutil.copytree(nano_run, begun)
+        shutil.rmtree(begun / "start")
+        shutil.rmtree(begun / "standins" / "siglip")
+        with pytest.raises(ValueError, match=r"as it lacks start, standins/siglip/config\.json: let"):
+            check(begun, tmp_path / "claims")
         assert not (tmp_path / "claims").exists()
 
     def test_a_folder_that_is_no_run_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(
-            ValueError, match=r"lacks start, standins/flux, .* the end of stage1, the end of stage2: let"
-        ):
+        with pytest.raises(ValueError, match=r"lacks recipe\.json, start, standins/flux/model_index\.json, .*: let"):
             check(tmp_path / "nothing", tmp_path / "claims")
 
+    def test_a_recipe_that_is_none_is_named(self, nano_run: Path, tmp_path: Path) -> None:
+        broken = tmp_path / "nano"
+        shutil.copytree(nano_run, broken)
+        (broken / "recipe.json").write_text("{}")
+        with pytest.raises(ValueError, match=r"no run of nano, as its recipe\.json cannot be read .*: make one with"):
+            check(broken, tmp_path / "claims")
+
     def test_a_folder_of_other_settings_is_refused(self, nano_run: Path, checked: tuple[Path, ClaimsReport]) -> None:
-        with pytest.raises(ValueError, match=r"checked by other settings \(steps 1 instead of 2\): name"):
+        with pytest.raises(ValueError, match=r"checked by other settings \(.*steps 1 instead of 2\): name"):
             check(nano_run, checked[0], steps=2)
+        with pytest.raises(ValueError, match=r"checked by other settings \(.*batch 2 instead of 1\): name"):
+            check(nano_run, checked[0], batch=1)
 
     def test_runs_of_another_recipe_are_not_taken_for_these(
         self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path
     ) -> None:
         changed, folder = tmp_path / "nano", checked[0]
         shutil.copytree(nano_run, changed)
-        write_config(changed / "stage2", load_config(changed / "stage2" / "config.toml", ["ema.decay=0.5"]))
-        with pytest.raises(ValueError, match=r"another configuration: .*ema\.decay was 0\.999 and is now 0\.5"):
-            Runs(changed, folder, 1, "cpu").train(FULL, 0)
+        write_recipe(changed, replace(RECIPE, stage2=replace(LENGTH, learning_rate=0.5)))
+        with pytest.raises(ValueError, match=r"another configuration: .*optimizer\.lr was 0\.001 and is now 0\.5"):
+            Runs(changed, folder, 1).train(FULL, 0)
 
     def test_a_start_of_other_weights_is_refused(
         self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path
@@ -270,6 +334,8 @@ class TestWhatCannotBeChecked:
             ({"seeds": (-1,)}, r"The seeds are \[-1\]"),
             ({"steps": 0}, "steps is 0"),
             ({"count": 0}, "count is 0"),
+            ({"processes": 0}, "processes is 0"),
+            ({"batch": 0}, "batch is 0"),
         ],
     )
     def test_settings_out_of_range_are_refused(self, settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -292,10 +358,3 @@ class TestWhatCannotBeChecked:
         with pytest.raises(ValueError, match="Drawing needs matplotlib"):
             check(nano_run, tmp_path / "claims")
         assert not (tmp_path / "claims").exists()
-
-    def test_a_cache_without_edit_weights_is_refused(self, nano_run: Path, tmp_path: Path) -> None:
-        without = tmp_path / "nano"
-        shutil.copytree(nano_run, without)
-        write_config(without / "stage2", load_config(without / "stage2" / "config.toml", ["stage.weight=none"]))
-        with pytest.raises(ValueError, match="made without edit weights"):
-            check(without, tmp_path / "claims")

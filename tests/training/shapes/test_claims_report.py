@@ -31,7 +31,7 @@ def report_of(kept: Callable[[Variant, int], float], right: Callable[[Variant, i
         }
         for variant in VARIANTS
     }
-    return ClaimsReport(marks, 2000, 400, 40, 28)
+    return ClaimsReport(marks, 2000, 400, 64, 30000, 40, 28)
 
 
 SHARES = (("add", 0.04), ("remove", 0.08), ("background", 0.9), ("reconstruct", 0.0))

@@ -47,7 +47,9 @@ class TestWhatIsWritten:
         names = [*annotations(tmp_path / "data", "edits.json"), *annotations(tmp_path / "data", "others.json")]
         kinds = [row["id"].split("-")[0] for row in names]
         weighted = [samples[index].weighted for index in range(len(samples))]
-        assert weighted == [True] * len(annotations(tmp_path / "data", "edits.json")) + [False] * (len(names) - sum(weighted))
+        assert weighted == [True] * len(annotations(tmp_path / "data", "edits.json")) + [False] * (
+            len(names) - sum(weighted)
+        )
         assert {kind for kind, is_weighted in zip(kinds, weighted) if is_weighted} <= set(EDITS)
         # Some compositions show nothing that neither reference shows.
         assert {kind for kind, is_weighted in zip(kinds, weighted) if not is_weighted} & set(EDITS) <= {"compose"}

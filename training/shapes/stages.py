@@ -1,0 +1,86 @@
+"""Nano's two stages: their settings and their cache, for nano itself and for the claims that are checked on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..config import Config
+from ..config_file import load_config
+from ..data.cache_fill import fill, prepare
+from ..run import fill_cache
+from ..setup import open_encoder, open_samples
+from .dataset import LIST
+from .recipe import Recipe, to_recipe
+
+RECIPE = "recipe.json"
+Stage = Literal["stage1", "stage2"]
+# Called with what is being done, the step, how many there are, and what is known of it.
+Progress = Callable[[str, int, int, "dict[str, Any]"], None]
+_CACHE_BATCH = 64
+
+
+def stage_config(folder: Path, recipe: Recipe, name: Stage, device: str) -> Config:
+    """What a stage of nano trains by.
+
+    Args:
+        folder: of the run of nano.
+        device: "cpu" or "cuda".
+    """
+    length = recipe.stage1 if name == "stage1" else recipe.stage2
+    config = load_config(f"nano_{name}")
+    standins = folder / "standins"
+    model = replace(
+        config.model,
+        checkpoint=str(folder / "start"),
+        flux=str(standins / "flux"),
+        siglip=str(standins / "siglip"),
+        start=() if name == "stage1" else (str(folder / "stage1"),),
+    )
+    data = replace(config.data, list=str(folder / "data" / LIST), cache=str(folder / "cache"))
+    warmup = min(config.optimizer.warmup, length.steps // 10)
+    optimizer = replace(config.optimizer, lr=length.learning_rate, warmup=warmup)
+    # Passes hold samples of like length, so that cutting a batch saves padding, which costs a CPU more than calls do.
+    micro = -(-length.batch // 4) if device == "cpu" else length.batch
+    run = replace(config.run, steps=length.steps, batch_size=length.batch, micro_batch_size=micro, device=device)
+    return replace(config, model=model, data=data, optimizer=optimizer, run=run)
+
+
+def fill_cache_together(config: Config, processes: int, progress: Callable[[int, int, dict[str, Any]], None]) -> None:
+    """Fill the cache of a configuration, in several processes if much is missing."""
+    if processes > 1 and _missing(config) > _CACHE_BATCH:
+        torch.multiprocessing.spawn(_fill_share, (config, processes), processes)  # type: ignore[attr-defined]
+    fill_cache(config, progress, _CACHE_BATCH)
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe that a run of nano was begun with.
+
+    Raises:
+        ValueError: the folder is no run of nano.
+    """
+    file = folder / RECIPE
+    try:
+        return to_recipe(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'{folder}' is no run of nano, as its {RECIPE} cannot be read ({error}): make one with "
+            f"`uniworld train nano --folder {folder}`, or name the folder of one."
+        ) from error
+
+
+def _missing(config: Config) -> int:
+    """How many samples the cache lacks."""
+    return prepare(Path(config.data.cache), open_samples(config), open_encoder(config, config.run.device)).missing
+
+
+def _fill_share(rank: int, config: Config, world: int) -> None:
+    """What one of several processes does of the cache."""
+    encoder, samples = open_encoder(config, config.run.device), open_samples(config)
+    cache = prepare(Path(config.data.cache), samples, encoder)
+    fill(cache, samples, encoder, _CACHE_BATCH, rank, world, bad_limit=config.data.bad_limit)
