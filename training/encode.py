@@ -29,7 +29,7 @@ from .batch import BadSample, Encoded
 from .data.samples import Sample
 
 # How much of each tensor goes into the fingerprint: enough to tell checkpoints apart, little enough to be read at once.
-_FINGERPRINT_VALUES = 64
+FINGERPRINT_VALUES = 64
 # Changes when what is computed of a sample changes, so that no old cache is taken for a new one.
 _FINGERPRINT_VERSION = 1
 
@@ -77,6 +77,14 @@ class Encoder:
         """Hex digest of everything that decides what is computed: settings, configurations and weights of the frozen
         parts. The projectors and the DiT train and are not in it, so one cache serves both stages.
         """
+        told = [_FINGERPRINT_VERSION, asdict(self.settings), str(self.model.dtype)]
+        return self._digest(told, self.settings.use_siglip)
+
+    def frozen_fingerprint(self, use_siglip: bool) -> str:
+        """Hex digest of the frozen parts alone, whatever the settings; without SigLIP for a run that does not use it."""
+        return self._digest([], use_siglip)
+
+    def _digest(self, told: Sequence[Any], use_siglip: bool) -> str:
         model = self.model
         assert model.flux_folder is not None
         parts: list[Weights] = [qwen_weights(model.checkpoint), vae_weights(model.flux_folder)]
@@ -84,12 +92,11 @@ class Encoder:
         files = [model.checkpoint / "preprocessor_config.json", model.flux_folder / "vae" / "config.json"]
         if self.settings.use_t5:
             parts.append(t5_weights(model.flux_folder))
-        if self.settings.use_siglip and model.siglip_folder is not None:
+        if use_siglip and model.siglip_folder is not None:
             parts.append(siglip_weights(model.siglip_folder))
             files.append(model.siglip_folder / "preprocessor_config.json")
         digest = hashlib.sha256()
-        told = [_FINGERPRINT_VERSION, asdict(self.settings), str(model.dtype), [read_json(file) for file in files]]
-        digest.update(json.dumps(told, sort_keys=True).encode())
+        digest.update(json.dumps([*told, [read_json(file) for file in files]], sort_keys=True).encode())
         for folder in (model.checkpoint, model.flux_folder / "tokenizer", model.flux_folder / "tokenizer_2"):
             _digest_tokenizer(digest, folder)
         for part in parts:
@@ -225,4 +232,4 @@ def _digest_weights(digest: hashlib._Hash, part: Weights) -> None:
         digest.update(f"{name} {part.shards.shapes[name]} {part.shards.dtypes[name]}".encode())
         with open_shard(part.shards.files[name]) as shard:
             values = shard.get_slice(name)[:1] if part.shards.shapes[name] else shard.get_tensor(name)
-            digest.update(values.flatten()[:_FINGERPRINT_VALUES].float().numpy().tobytes())
+            digest.update(values.flatten()[:FINGERPRINT_VALUES].float().numpy().tobytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from .data.loader import plan_of
 from .data.plan import Plan
 from .data.published import PublishedSamples
 from .data.samples import Samples
-from .encode import Encoder, EncodeSettings
+from .encode import FINGERPRINT_VALUES, Encoder, EncodeSettings
 from .parallel import World, spread
 from .start import put_start, read_in_full, read_start
 from .step import StepSettings, Trainee
@@ -47,11 +48,13 @@ class Model:
         trainee: projectors and DiT.
         engine: the trainee as the processes train it together.
         trained: {name in the trainee: parameter} of what trains, as the engine holds it.
+        frozen: fingerprint of all that does not train, of the trainee and of the parts before it.
     """
 
     trainee: Trainee
     engine: nn.Module
     trained: dict[str, nn.Parameter]
+    frozen: str
 
 
 def compute_dtype(config: Config) -> torch.dtype:
@@ -146,7 +149,17 @@ def open_model(config: Config, encoder: Encoder, world: World) -> Model:
     put_start(trainee, read_start(config.model.start))
     if stage.checkpointing:
         dit.transformer.enable_gradient_checkpointing()
+    frozen = _frozen_fingerprint(trainee, encoder.frozen_fingerprint(stage.use_siglip))
     engine = spread(trainee, world, compute_dtype(config))
     # Named anew, since FSDP2 puts its own parameters in the place of what was there.
     trained = {name: parameter for name, parameter in trainee.named_parameters() if parameter.requires_grad}
-    return Model(trainee, engine, trained)
+    return Model(trainee, engine, trained, frozen)
+
+
+def _frozen_fingerprint(trainee: Trainee, parts_before: str) -> str:
+    digest = hashlib.sha256(parts_before.encode())
+    for name, parameter in trainee.named_parameters():
+        if not parameter.requires_grad:
+            first = parameter.detach().flatten()[:FINGERPRINT_VALUES].float().cpu()
+            digest.update(f"{name} {tuple(parameter.shape)}".encode() + first.numpy().tobytes())
+    return digest.hexdigest()[:32]

@@ -136,6 +136,7 @@ class Trainer:
             "step": self.step,
             "loss": math.fsum(losses) / len(losses) if losses else None,
             "samples": self.samples,
+            "frozen": self.model.frozen,
             "skipped": sorted(self.skipped),
             "state": state_values(*parts),
         }
@@ -154,6 +155,12 @@ class Trainer:
             raise ValueError(
                 f"The run in {self.folder} was trained on other samples than data.list or data.shards names now: give it "
                 "the same annotations in the same order, or name another folder."
+            )
+        if meta.get("frozen", self.model.frozen) != self.model.frozen:  # older checkpoints do not tell
+            raise ValueError(
+                f"The run in {self.folder} was trained with other weights in the parts that do not train (VLM, SigLIP, VAE, "
+                "CLIP, T5, or what of the DiT and projectors stays): the files of model.checkpoint, model.flux, model.siglip "
+                "or model.start have changed since. Put the same ones back, or name another folder."
             )
         restore(checkpoint, meta["state"], self.model.trained, self.optimizer, self.ema, self.world)
         self.step = self._saved = meta["step"]

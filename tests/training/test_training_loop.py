@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from uniworld.training import checkpoints, loop, run_folder
 from uniworld.training.config import Config
 from uniworld.training.config_file import config_from_dict, load_config, parse_toml
@@ -368,6 +368,30 @@ class TestRunFolder:
         other.write_text(f"{first},{second},false\n", encoding="utf-8")
         with pytest.raises(ValueError, match="was trained on other samples"):
             train(tiny_config(f"data.list={other}", "run.steps=2"), tmp_path / "run")
+
+    @pytest.mark.parametrize(
+        ("changed", "is_refused"),
+        [
+            ("model.layers.0.self_attn.q_proj.weight", True),
+            ("denoise_tower.denoiser.single_transformer_blocks.0.proj_out.weight", True),
+            ("denoise_tower.denoise_projector.0.weight", False),  # trains, and so is in the checkpoint
+        ],
+    )
+    def test_of_weights_that_changed_is_refused_where_they_do_not_train(
+        self, changed: str, is_refused: bool, tiny_config: Configure, tiny_copy: Path, tmp_path: Path
+    ) -> None:
+        folders = {"checkpoint": "uniworld", "flux": "flux", "siglip": "siglip"}
+        model = [f"model.{part}={tiny_copy / folder}" for part, folder in folders.items()]
+        model.append("stage.parts=['denoise_projector']")
+        train(tiny_config(*model, "run.steps=1"), tmp_path / "run")
+        file = next(file for file in (tiny_copy / "uniworld").glob("*.safetensors") if changed in load_file(file))
+        tensors = load_file(file)
+        save_file({**tensors, changed: tensors[changed] + 1}, file, metadata={"format": "pt"})
+        if is_refused:
+            with pytest.raises(ValueError, match="trained with other weights in the parts that do not train"):
+                train(tiny_config(*model, "run.steps=2"), tmp_path / "run")
+        else:
+            assert train(tiny_config(*model, "run.steps=2"), tmp_path / "run").steps == 2
 
     def test_with_a_damaged_checkpoint_is_refused(self, tiny_config: Configure, tmp_path: Path) -> None:
         train(tiny_config("run.steps=1"), tmp_path)
