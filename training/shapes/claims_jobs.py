@@ -49,6 +49,7 @@ def do_jobs(lists: Sequence[Sequence[Job]], processes: int, progress: Progress) 
     threads = max(1, torch.get_num_threads() // processes)
     # A fresh interpreter for each: a copy of this one would share the locks of its threads.
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(processes, context, _begin, (threads,))
     try:
         for jobs in lists:
@@ -63,7 +64,7 @@ def do_jobs(lists: Sequence[Sequence[Job]], processes: int, progress: Progress) 
             "where it was; fewer processes need less memory."
         ) from error
     except BaseException:
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             if process.pid is not None:
                 os.kill(process.pid, signal.SIGINT)
         raise
@@ -80,10 +81,19 @@ def _begin(threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
+_over = False  # once a job of this process failed or was stopped
+
+
 def _call(job: Job) -> None:
+    global _over
+    if _over:  # a pool hands out some jobs ahead, which cannot be taken back
+        raise KeyboardInterrupt
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         job.call(*job.arguments)
+    except BaseException:
+        _over = True
+        raise
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # between jobs there is nothing to stop
 
