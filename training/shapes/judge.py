@@ -17,7 +17,7 @@ from .judge_maps import judge_box, judge_depth, judge_segment
 from .judge_normals import judge_normals
 from .judge_pose import judge_pose
 from .masks import grow
-from .oracle import MIN_FIT, Found, FoundObject, Pixels, find, pixels
+from .oracle import MIN_FIT, Found, FoundObject, Pixels, covered_by, find, pixels
 from .tasks import Task
 from .verdict import Verdict
 from .world import UNITS, Object, Scene
@@ -70,7 +70,8 @@ def _judge_scene(task: Task, wanted: Scene, picture_HW3: Pixels) -> Verdict:
     if task.kind in ("add", "compose"):
         loose = tuple(thing for thing in wanted.objects if thing == task.result)
     staying = tuple(thing for thing in wanted.objects if task.before and thing in task.before[0].objects)
-    return compare(wanted, picture_HW3, loose, staying, untouched_psnr(task, picture_HW3))
+    verdict = compare(wanted, picture_HW3, loose, staying)
+    return replace(verdict, psnr=untouched_psnr(task, picture_HW3))
 
 
 def _judge_marks(task: Task, picture_HW3: Pixels) -> Verdict:
@@ -83,9 +84,10 @@ def _judge_marks(task: Task, picture_HW3: Pixels) -> Verdict:
     restored_HW3 = np.where(grow(found.marked, 2)[..., None], source_HW3, picture_HW3)
     untouched_HW = ~grow(found.marked | found.wanted, 3)
     others = tuple(thing for thing in scene.objects if thing != task.subject)
-    rest = compare(scene, restored_HW3, (), others, _psnr(picture_HW3, source_HW3, untouched_HW))
+    rest = compare(scene, restored_HW3, (), others)
     reasons = (*found.reasons, *rest.reasons)
-    return Verdict(not reasons, reasons, kept=rest.kept, psnr=rest.psnr, iou=found.iou)
+    psnr = _psnr(picture_HW3, source_HW3, untouched_HW)
+    return Verdict(not reasons, reasons, kept=rest.kept, psnr=psnr, iou=found.iou)
 
 
 def compare(
@@ -93,7 +95,6 @@ def compare(
     picture_HW3: Pixels,
     loose: tuple[Object, ...] = (),
     staying: tuple[Object, ...] = (),
-    psnr: float | None = None,
 ) -> Verdict:
     """Hold a picture against the scene it should show.
 
@@ -121,7 +122,7 @@ def compare(
     if order_right is False:
         reasons.append("what should lie in front lies behind")
     kept = sum(thing in there for thing in staying) / len(staying) if staying else None
-    return Verdict(not reasons, tuple(reasons), kept=kept, psnr=psnr, order_right=order_right)
+    return Verdict(not reasons, tuple(reasons), kept=kept, order_right=order_right)
 
 
 def _is(seen: FoundObject, thing: Object, loose: bool) -> bool:
@@ -168,13 +169,22 @@ def _least_error(picture_HW3: Pixels, drawn_HW3: draw.Array) -> float:
 
 
 def untouched_psnr(task: Task, picture_HW3: Pixels) -> float | None:
-    """PSNR in dB over the part of the first reference that an edit has to leave as it is; None if there is none."""
+    """PSNR in dB over the part of the first reference that an edit has to leave as it is; None if there is none.
+
+    What is new may lie anywhere at its place, so it is left out where it lies.
+    """
     if task.kind not in ("add", "remove", "replace", "recolour", "background", "compose", "reconstruct"):
         return None
     assert task.after is not None
     assert task.target is not None
     before_HW3, after_HW3 = pixels(task.references[0]), pixels(task.target)
-    return _psnr(picture_HW3, after_HW3, ~grow((before_HW3 != after_HW3).any(-1), 2))
+    touched_HW = (before_HW3 != after_HW3).any(-1)
+    if task.kind in ("add", "compose"):
+        assert task.result is not None
+        for seen in find(picture_HW3).objects:
+            if _is(seen, task.result, loose=True):
+                touched_HW |= grow(seen.mask | covered_by(seen))
+    return _psnr(picture_HW3, after_HW3, ~grow(touched_HW, 2))
 
 
 def _psnr(picture_HW3: Pixels, wanted_HW3: Pixels, where_HW: draw.Mask) -> float | None:

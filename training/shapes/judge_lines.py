@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from . import draw
 from .judge_maps import colourless
-from .likeness import mistaken_shapes, nearest_map
+from .likeness import mistaken_objects, nearest_map
 from .maps import map_of
 from .masks import Mask, grow, shrink
 from .oracle import Pixels
@@ -31,8 +31,7 @@ def judge_edges(scene: Scene, picture_HW3: Pixels) -> Verdict:
     """Light lines on dark ground along all outlines of the scene."""
     scene = replace(scene, side=UNITS)
     f1, reasons = _lines(scene, draw.edges(scene), picture_HW3.mean(-1) >= EDGE_LEVEL, scene.objects)
-    reasons += colourless(picture_HW3)
-    return Verdict(not reasons, tuple(reasons), edge_f1=f1)
+    return _verdict("edge", scene, picture_HW3, f1, reasons)
 
 
 def judge_hed(scene: Scene, picture_HW3: Pixels) -> Verdict:
@@ -91,5 +90,5 @@ def _verdict(kind: str, scene: Scene, picture_HW3: Pixels, f1: float, reasons: l
         reasons.append(f"it looks more like the {nearest} map of the picture")
     reasons += colourless(picture_HW3)
     # The costly look comes last.
-    reasons = reasons or mistaken_shapes(kind, scene, picture_HW3)
+    reasons = reasons or mistaken_objects(kind, scene, picture_HW3)
     return Verdict(not reasons, tuple(reasons), edge_f1=f1)

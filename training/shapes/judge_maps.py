@@ -12,7 +12,8 @@ import torch
 
 from ...uniworld_core.components import connected_components
 from . import draw
-from .masks import Mask, overlap, shrink
+from .likeness import mistaken_objects
+from .masks import Mask, grow, overlap, shrink
 from .oracle import Pixels, smooth
 from .verdict import Verdict
 from .world import COLOURS, GROUNDS, UNITS, Object, Scene
@@ -20,7 +21,10 @@ from .world import COLOURS, GROUNDS, UNITS, Object, Scene
 MAX_CHROMA = 60.0  # how far the channels of a gray map may differ
 MIN_DEPTH_IOU = 0.6
 MIN_DEPTH_STEP = 35.0  # gray between an object and the one it lies upon
+MAX_MISPLACED = 0.006  # of the picture
 MIN_SEGMENT_IOU = 0.6
+MIN_COVERED = 0.85  # of the subject's inside
+MIN_ON_SUBJECT = 0.5  # of each mark
 MIN_BOX_IOU = 0.6
 MIN_BOX_SIDE = 0.7  # of each side of a box
 # Paint may lie off the line between the source's colour and the mark's by so much.
@@ -59,8 +63,25 @@ def judge_depth(scene: Scene, picture_HW3: Pixels) -> Verdict:
     )
     if not order_right:
         reasons.append("what lies in front is not brighter")
+    misplaced = _misplaced(scene, gray_HW)
+    if misplaced > MAX_MISPLACED:
+        reasons.append(f"{100 * misplaced:.1f}% of the picture lies at another height, away from all outlines")
     reasons += colourless(picture_HW3)
+    # The costly look comes last.
+    reasons = reasons or mistaken_objects("depth", scene, picture_HW3)
     return Verdict(not reasons, tuple(reasons), iou=iou, order_right=order_right)
+
+
+def _misplaced(scene: Scene, gray_HW: np.ndarray) -> float:
+    """Share of the picture whose gray is of another height, but for two pixels along all outlines."""
+    levels = np.array(draw.DEPTH_LEVELS, np.float32)
+    wanted_HW = draw.depth(scene).mean(-1)
+    seen_HW = np.abs(gray_HW[..., None] - levels).argmin(-1)
+    rims_HW = np.zeros(wanted_HW.shape, bool)
+    rims_HW[1:] |= wanted_HW[1:] != wanted_HW[:-1]
+    rims_HW[:, 1:] |= wanted_HW[:, 1:] != wanted_HW[:, :-1]
+    wrong_HW = levels[seen_HW] != wanted_HW
+    return float((wrong_HW & ~grow(rims_HW, 2)).mean())
 
 
 def judge_segment(scene: Scene, subject: Object, picture_HW3: Pixels) -> Mark:
@@ -71,10 +92,20 @@ def judge_segment(scene: Scene, subject: Object, picture_HW3: Pixels) -> Mark:
     labels_HW = _labels(_painted(picture_HW3, source_HW3, draw.MARK_STRENGTH))
     parts = [labels_HW == number for number in range(1, int(labels_HW.max()) + 1)]
     marks = [part_HW for part_HW in parts if _is_coat(part_HW, picture_HW3, source_HW3)]
-    marked_HW = np.any(marks, axis=0) if marks else np.zeros_like(wanted_HW)
-    iou = overlap(marked_HW, wanted_HW)
-    reasons = () if iou >= MIN_SEGMENT_IOU else (f"the mark covers the subject only to {iou:.2f} (IoU)",)
-    return Mark(marked_HW, wanted_HW, iou, reasons)
+    near_HW = grow(wanted_HW)
+    of_subject = [(mark_HW & near_HW).sum() >= MIN_ON_SUBJECT * mark_HW.sum() for mark_HW in marks]
+    nothing_HW = np.zeros_like(wanted_HW)
+    everything_HW = np.any(marks, axis=0) if marks else nothing_HW
+    marked_HW = np.any([mark_HW for mark_HW, own in zip(marks, of_subject) if own] or [nothing_HW], axis=0)
+    iou = overlap(everything_HW, wanted_HW)
+    reasons = [] if iou >= MIN_SEGMENT_IOU else [f"the mark covers the subject only to {iou:.2f} (IoU)"]
+    inside_HW = shrink(wanted_HW) if shrink(wanted_HW).any() else wanted_HW
+    covered = float((marked_HW & inside_HW).sum() / inside_HW.sum())
+    if covered < MIN_COVERED:
+        reasons.append(f"only {100 * covered:.0f}% of the subject is marked")
+    if not all(of_subject):
+        reasons.append("something else than the subject is marked")
+    return Mark(marked_HW, wanted_HW, iou, tuple(reasons))
 
 
 def judge_box(scene: Scene, subject: Object, picture_HW3: Pixels) -> Mark:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...uniworld_core.perception_heads import NORMAL_TOLERANCE
 from . import draw
-from .likeness import mistaken_shapes
+from .likeness import mistaken_objects
 from .maps import Floats, blurred, normals
 from .masks import grow
 from .oracle import Pixels
@@ -57,7 +57,7 @@ def judge_normals(scene: Scene, picture_HW3: Pixels) -> Verdict:
     if stray > MAX_STRAY:
         reasons.append(f"{100 * stray:.1f}% of the ground leans where no object is")
     # The costly look comes last.
-    reasons = reasons or mistaken_shapes("normal", scene, picture_HW3)
+    reasons = reasons or mistaken_objects("normal", scene, picture_HW3)
     return Verdict(not reasons, tuple(reasons), angle=float(angle_HW[object_HW].mean()))
 
 

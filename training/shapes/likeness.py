@@ -1,4 +1,4 @@
-"""What a painted map is most like: of all maps of a scene, and of those in which an object has another shape.
+"""What a painted map is most like: of all maps of a scene, and of those in which an object has another shape or size.
 
 Lines are compared with a pixel's tolerance, in which small shapes are much alike; the nearest map tells them apart.
 
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from .maps import Floats, blurred, map_of
 from .oracle import Pixels
-from .world import SHAPES, UNITS, Scene
+from .world import SHAPES, SIZES, UNITS, Scene
 
 # Maps that a picture is held against, each also as soft as a decoder makes it.
 _RIVALS = ("edge", "hed", "mlsd", "sketch", "normal", "depth")
+_ALIKE = {"mlsd": "edge", "edge": "mlsd"}  # but for what is round
 _SOFTNESS = (0.0, 0.9)
 _REACH = 13  # units around an object's centre that hold its outline, a soft one too
 _SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
@@ -28,30 +29,32 @@ def nearest_map(kind: str, scene: Scene, picture_HW3: Pixels) -> str:
     """The kind of map of the scene that a picture is nearest to, "outline" for the drawing in black lines."""
     rivals = {rival: _gray(map_of(rival, scene)) for rival in _RIVALS}
     rivals["outline"] = 255 - rivals["edge"]
-    if kind == "mlsd" and all(thing.shape != "circle" for thing in scene.objects):
-        del rivals["edge"]  # has the same lines
+    if kind in _ALIKE and all(thing.shape != "circle" for thing in scene.objects):
+        del rivals[_ALIKE[kind]]  # has the same lines
     moved = _moved(_gray(picture_HW3))
     errors = {rival: _error(moved, map_1HW) for rival, map_1HW in rivals.items()}
     return min(errors, key=lambda rival: errors[rival])
 
 
-def mistaken_shapes(kind: str, scene: Scene, picture_HW3: Pixels) -> list[str]:
-    """What is wrong where a map is nearer to one in which an object had another shape."""
+def mistaken_objects(kind: str, scene: Scene, picture_HW3: Pixels) -> list[str]:
+    """What is wrong where a map is nearer to one in which an object had another shape or the other size."""
     reasons = []
     seen_CHW = _channels(kind, picture_HW3)
     truth_CHW = _channels(kind, map_of(kind, scene))
     for thing in scene.objects:
         x, y = thing.centre
-        rows, columns = (slice(max(at - _REACH, 0), min(at + _REACH, UNITS)) for at in (y, x))
-        moved = _moved(seen_CHW[:, rows, columns])
-        errors = {thing.shape: _error(moved, truth_CHW[:, rows, columns])}
-        for shape in SHAPES:
-            if shape != thing.shape:
-                other = map_of(kind, scene.swapped(thing, replace(thing, shape=shape)))
-                errors[shape] = _error(moved, _channels(kind, other)[:, rows, columns])
-        likest = min(errors, key=lambda shape: errors[shape])
-        if errors[likest] < errors[thing.shape]:
-            reasons.append(f"the {thing.colour} {thing.shape} looks like a {likest}")
+        around = slice(None), *(slice(max(at - _REACH, 0), min(at + _REACH, UNITS)) for at in (y, x))
+        moved = _moved(seen_CHW[around])
+        errors = {thing: _error(moved, truth_CHW[around])}
+        for other in (
+            *(replace(thing, shape=shape) for shape in SHAPES),
+            *(replace(thing, size=size) for size in SIZES),
+        ):
+            if other != thing:
+                errors[other] = _error(moved, _channels(kind, map_of(kind, scene.swapped(thing, other)))[around])
+        likest = min(errors, key=lambda one: errors[one])
+        if errors[likest] < errors[thing]:
+            reasons.append(f"the {thing.size} {thing.colour} {thing.shape} looks like a {likest.size} {likest.shape}")
     return reasons
 
 

@@ -121,7 +121,7 @@ def find(picture: Image.Image | Pixels) -> Found:
             objects.append(thing)
     explained_HW = (strength_HW <= GROUND_WITHIN) | _border(ground)
     for thing in objects:
-        explained_HW |= grow(thing.mask | _covered(thing), 2)
+        explained_HW |= grow(thing.mask | covered_by(thing), 2)
     return Found(ground, tuple(objects), 1 - float(explained_HW.mean()))
 
 
@@ -245,7 +245,7 @@ def _fit(picture_HW3: Pixels, ground_HW3: Pixels, mask_HW: Mask, others_HW: Mask
     return FoundObject(shape, colour, size, x0 + x, y0 + y, float(fit_OT[offset, best]), mask_HW)
 
 
-def _covered(thing: FoundObject) -> Mask:
+def covered_by(thing: FoundObject) -> Mask:
     """What the object's template covers."""
     across = SIZES[thing.size]
     mask_HW = np.zeros((UNITS + 2 * across, UNITS + 2 * across), bool)

@@ -186,7 +186,7 @@ class TestWrongPictures:
         for task in tasks(kind, 30):
             assert task.after is not None
             staying = [thing for thing in task.after.objects if thing in task.before[0].objects]
-            if len(staying) > 1 and kind != "reconstruct":
+            if len(staying) > 1:
                 verdict = wrong(task, task.after.without(staying[0]))
                 assert verdict.kept == pytest.approx(1 - 1 / len(staying))
 
@@ -264,6 +264,13 @@ class TestMaps:
                 painted = truth * np.array([0, 1, 1], np.uint8)
             assert not judge(task, Image.fromarray(painted)).right, (change, scene)
 
+    def test_an_outline_drawing_of_another_shape_is_wrong(self) -> None:
+        for task in [task for task in tasks("style", 40) if task.detail == "outline"]:
+            scene, thing = task.before[0], task.before[0].objects[-1]
+            for shape in other(SHAPES, thing.shape):
+                painted = draw.outline_drawing(scene.swapped(thing, replace(thing, shape=shape)))
+                assert not judge(task, Image.fromarray(painted)).right, (thing, shape)
+
     def test_edge_f1_is_1_for_the_truth_and_falls_with_what_is_missing(self) -> None:
         task = tasks("edge", 1)[0]
         assert judge(task, target(task)).edge_f1 == 1
@@ -303,7 +310,18 @@ class TestMaps:
             second = next(thing for thing in scene.objects if thing != task.subject)
             where = draw.full_mask(second, 64)
             painted[where] = draw.segmented(scene, second)[where]
-            assert (judge(task, Image.fromarray(painted)).iou or 0) < 0.85
+            verdict = judge(task, Image.fromarray(painted))
+            assert not verdict.right
+            assert (verdict.iou or 0) < 0.85
+
+    def test_a_segment_that_leaves_out_a_third_is_wrong(self) -> None:
+        for task in tasks("segmentation", 40):
+            scene, painted = task.before[0], np.asarray(target(task)).copy()
+            assert task.subject is not None
+            rows = np.nonzero(draw.visible_masks(scene)[scene.objects.index(task.subject)].any(1))[0]
+            cut = round(rows[0] + 0.6 * (rows[-1] - rows[0]))
+            painted[cut:] = np.asarray(task.references[0])[cut:]
+            assert not judge(task, Image.fromarray(painted)).right
 
     def test_a_filled_box_and_two_boxes_are_wrong(self) -> None:
         for task in [task for task in tasks("detection", 60) if len(task.before[0].objects) > 1]:
@@ -338,6 +356,18 @@ class TestNumbers:
         assert judge(task, task.references[0]).psnr == 99
         drifted = Image.fromarray((np.asarray(target(task)).astype(int) + 10).clip(0, 255).astype(np.uint8))
         assert judge(task, drifted).psnr == pytest.approx(20 * np.log10(25.5), abs=1.5)
+
+    @pytest.mark.parametrize("kind", ["add", "compose"])
+    def test_what_is_new_may_lie_anywhere_at_its_place_and_is_no_damage(self, kind: str) -> None:
+        for task in tasks(kind, 10):
+            assert task.after is not None
+            assert task.result is not None
+            x, y = task.result.dx, task.result.dy
+            moved = replace(task.result, dx=x - 3 if x > 0 else x + 3, dy=y - 3 if y > 0 else y + 3)
+            verdict = judge(task, draw.draw(task.after.swapped(task.result, moved)))
+            assert verdict.right
+            assert verdict.psnr is not None
+            assert verdict.psnr > 35
 
     def test_the_iou_of_the_truth_is_1(self) -> None:
         for kind in ("segmentation", "detection"):
