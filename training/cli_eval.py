@@ -36,7 +36,7 @@ def _shapes(arguments: argparse.Namespace) -> int:
     import torch
 
     from ..uniworld_core import UniWorld
-    from .data.files import write_whole
+    from .data.files import make_folder, write_whole
     from .shapes.exam import examine
     from .shapes.sheet import write_sheet
 
@@ -54,6 +54,9 @@ def _shapes(arguments: argparse.Namespace) -> int:
                 f"{arguments.checkpoint} is no shipped model and {option} is not given: name the folder, or a shipped "
                 f"model to take its own ({option} nano)."
             )
+    for file in (arguments.json, arguments.sheet):
+        if file is not None:  # now, and not after the examination
+            make_folder(file.parent)
     with Bars() as bars:
         report = examine(
             model,
@@ -67,7 +70,6 @@ def _shapes(arguments: argparse.Namespace) -> int:
         )
     print(report.text())
     if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         write_whole(arguments.json, report.json().encode())
     if arguments.sheet is not None:
         write_sheet(report, arguments.sheet)

@@ -70,9 +70,11 @@ def new_folder(to: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         readable = partial.stat().st_mode & 0o666
-        for file in partial.iterdir():
-            file.chmod(readable)  # safetensors makes files that their owner alone may read
-            _sync(file)
+        for path in partial.rglob("*"):
+            if path.is_file():
+                path.chmod(readable)  # safetensors makes files that their owner alone may read
+            _sync(path)
+        _sync(partial)
         partial.rename(to)
         _sync(to.parent)
     except BaseException as error:

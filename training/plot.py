@@ -127,7 +127,6 @@ def plot(runs: Mapping[str, Path], to: Path) -> None:
         figure.axes[0].legend()
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100)
-    to.parent.mkdir(parents=True, exist_ok=True)
     write_whole(to, picture.getvalue())
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from . import checkpoints
 from .config import Config
 from .config_file import load_config, to_toml
-from .data.files import cannot_write, locked, write_whole
+from .data.files import locked, make_folder, write_whole
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -61,10 +61,7 @@ def hold(folder: Path) -> Iterator[None]:
         ValueError: another trainer works in it, or it cannot be made.
     """
     is_new = not folder.exists()
-    try:
-        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(cannot_write(folder, error)) from error
+    make_folder(folder / CHECKPOINTS)
     busy = f"Another trainer works in the run folder {folder}: wait for it, end it, or name another folder."
     with locked(folder / _LOCK, wait=False, busy=busy):
         try:

@@ -94,7 +94,6 @@ class Validation:
         ]
         picture = io.BytesIO()
         contact_sheet(rows).save(picture, format="PNG")
-        to.parent.mkdir(parents=True, exist_ok=True)
         write_whole(to, picture.getvalue())
 
     def _decode(self, latent: torch.Tensor) -> Image.Image:

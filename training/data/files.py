@@ -13,7 +13,7 @@ PARTIAL = ".partial"
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place, put it on disk, and rename it into its place, over what was there.
+    """Write a file beside its place, put it on disk, and rename it into its place, over what was there; its folder is made.
 
     Raises:
         ValueError: it cannot be written, such as on a full disk. What was there stays, and nothing half-written does.
@@ -26,6 +26,7 @@ def write_whole(path: Path, data: bytes) -> None:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes its place when the block ends without an error. Raises as `write_whole` does."""
     beside = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    make_folder(path.parent)
     try:
         with beside.open("wb") as file:
             yield file
@@ -38,6 +39,14 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those around it, where they are not there. Raises ValueError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(cannot_write(folder, error)) from error
 
 
 def cannot_write(path: Path, error: OSError) -> str:

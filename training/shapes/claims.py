@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...uniworld_core import flow
 from .claims_exam import EXPORTED, Exam, kept_marks, marks_of
-from .claims_jobs import Job, do_jobs
 from .claims_report import ClaimsReport, need_matplotlib, write_report
 from .claims_rule import Marks
 from .claims_train import VARIANTS, Runs, Variant
-from .stages import Progress
+from .jobs import Job, Progress, do_jobs
 
 SEEDS = (0, 1, 2)
 STEPS = 2000
@@ -68,7 +68,7 @@ def check_claims(
         pairs = [(seed, variant) for seed in seeds for variant in VARIANTS]
         missing = [pair for pair in pairs if kept_marks(runs, pair[1], pair[0], exam) is None]
         if processes > 1:
-            do_jobs(_jobs(runs, exam, missing), processes, progress or _silent)
+            do_jobs(_jobs(runs, exam, missing), processes, partial(_told, progress or _silent))
         else:
             for seed, variant in missing:
                 _do(runs, variant, seed, exam, progress)
@@ -107,6 +107,10 @@ def _jobs(runs: Runs, exam: Exam, missing: Sequence[tuple[int, Variant]]) -> lis
 def _do_some(runs: Runs, exam: Exam, seed: int, variants: Sequence[Variant]) -> None:
     for variant in variants:
         _do(runs, variant, seed, exam, None)
+
+
+def _told(progress: Progress, done: int, total: int, last: str) -> None:
+    progress("variants", done, total, {"last": last})
 
 
 def _silent(*_: Any) -> None:

@@ -75,7 +75,6 @@ def marks_of(
         file = _file(runs, variant, seed)
         run = runs.train(variant, seed, train_bar)
         found = tuple(map(mark, _examined(runs, variant, run, seed, exam, progress)))
-        file.parent.mkdir(parents=True, exist_ok=True)
         whole = {"settings": _settings(exam, seed), "marks": [asdict(one) for one in found]}
         write_whole(file, json.dumps(whole).encode())
     return found

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -22,19 +22,20 @@ from ..batch import Encoded
 from ..config import NO_WEIGHT, Config
 from ..config_file import load_config
 from ..data.cache import Cache, CacheKey
-from ..data.files import cannot_write, locked, write_whole
+from ..data.files import locked, make_folder, write_whole
 from ..encode import Encoder
 from ..loop import train
 from ..run_folder import CHECKPOINTS, CONFIG, differing_keys
 from ..setup import Data, open_data
 from .dataset import LIST, write_dataset
+from .jobs import Progress
 from .recipe import Recipe
-from .stages import RECIPE, Progress, Stage, fill_cache_together, recipe_of, stage_config
+from .stages import RECIPE, Stage, fill_cache_together, recipe_of, stage_config
 from .standins.parts import PAINTED
 from .tasks import EDITS
 
 PUBLISHED_WEIGHT = "logarithmic"
-# The published recipe's, in both stages. Nano itself lets the rate fall, which does what the EMA is there for.
+# As in the published recipe's stage 2. Nano itself lets the rate fall, which does what the EMA is there for.
 SCHEDULE = "constant_with_warmup"
 
 _SETTINGS = "settings.json"
@@ -119,10 +120,7 @@ class Runs:
         Raises:
             ValueError: it holds runs of other settings, another process works in it, or it cannot be made.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(cannot_write(self.folder, error)) from error
+        make_folder(self.folder)
         busy = f"Another process checks claims in '{self.folder}': wait for it, or name another folder."
         with locked(self.folder / "lock", wait=False, busy=busy):
             self._claim()
@@ -154,9 +152,9 @@ class Runs:
     @cached_property
     def recipe(self) -> Recipe:
         recipe = recipe_of(self.nano)
-        if self.batch is None:
-            return recipe
-        stage1, stage2 = (replace(length, batch=self.batch) for length in (recipe.stage1, recipe.stage2))
+        # One size for both stages, so that stage 1 alone sees as many samples as both together.
+        batch = self.batch or recipe.stage2.batch
+        stage1, stage2 = (replace(length, batch=batch) for length in (recipe.stage1, recipe.stage2))
         return replace(recipe, stage1=stage1, stage2=stage2)
 
     @property
@@ -227,8 +225,9 @@ class Runs:
         start = hashlib.sha256()
         for file in sorted((self.nano / "start").glob("*.safetensors")):
             start.update(file.read_bytes())
-        batch = self.recipe.stage2.batch
-        wanted = {"start": start.hexdigest(), "samples": self.samples, "steps": self.steps, "batch": batch}
+        recipe = {name: asdict(getattr(self.recipe, name)) for name in ("stage1", "stage2")}
+        lengths = {"steps": self.steps, "batch": self.recipe.stage2.batch, "samples": self.samples}
+        wanted = {"start": start.hexdigest(), **lengths, **recipe, "seed": self.recipe.seed}
         file = self.folder / _SETTINGS
         there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else wanted
         other = [

@@ -52,7 +52,6 @@ def draw_curves(folder: Path, to: Path) -> None:
         grid[0, column].set_yscale("log")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=80)
-    to.parent.mkdir(parents=True, exist_ok=True)
     write_whole(to, picture.getvalue())
 
 

@@ -26,14 +26,15 @@ from ...uniworld_core.qwen import read_tokenizer
 from ...uniworld_core.text import read_text_tokenizer
 from ...uniworld_core.vae import VAE
 from ..convert import Parts, convert
-from ..data.files import write_whole
+from ..data.files import make_folder, write_whole
 from ..model_folder import new_folder
 from ..run import export_run, train
 from ..task_head import Routed, save_task_head, train_task_head
 from .curves import draw_curves
 from .dataset import write_dataset
+from .jobs import Progress
 from .recipe import Length, Recipe, read_recipe
-from .stages import RECIPE, Progress, Stage, fill_cache_together, stage_config
+from .stages import RECIPE, Stage, fill_cache_together, stage_config
 from .standins import fit, folders, parts, tokens
 from .tasks import KINDS, make_task
 
@@ -83,7 +84,7 @@ class _Work:
         # A GPU is faster than one process draws; on a CPU the drawing is a small part.
         self.workers = 0 if device == "cpu" else min(12, os.cpu_count() or 1)
         self.qwen, self.flux_folder, self.siglip_folder = (self.standins / name for name in ("qwen", "flux", "siglip"))
-        self.standins.mkdir(parents=True, exist_ok=True)
+        make_folder(self.standins)
         _claim(folder, recipe)
 
     def tokenizers(self) -> None:

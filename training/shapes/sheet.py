@@ -36,7 +36,6 @@ def write_sheet(report: Report, to: Path, per_kind: int = PER_KIND) -> None:
     """Write the contact sheet as a PNG. Raises ValueError if it cannot be written."""
     buffer = io.BytesIO()
     contact_sheet(report, per_kind).save(buffer, "PNG")
-    to.parent.mkdir(parents=True, exist_ok=True)
     write_whole(to, buffer.getvalue())
 
 

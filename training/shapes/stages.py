@@ -8,20 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from ..config import Config
 from ..config_file import load_config
 from ..data.cache_fill import fill, prepare
 from ..run import fill_cache
 from ..setup import open_encoder, open_samples
 from .dataset import LIST
+from .jobs import Job, do_jobs
 from .recipe import Recipe, to_recipe
 
 RECIPE = "recipe.json"
 Stage = Literal["stage1", "stage2"]
-# Called with what is being done, the step, how many there are, and what is known of it.
-Progress = Callable[[str, int, int, "dict[str, Any]"], None]
 _CACHE_BATCH = 64
 
 
@@ -54,7 +51,9 @@ def stage_config(folder: Path, recipe: Recipe, name: Stage, device: str) -> Conf
 def fill_cache_together(config: Config, processes: int, progress: Callable[[int, int, dict[str, Any]], None]) -> None:
     """Fill the cache of a configuration, in several processes if much is missing."""
     if processes > 1 and _missing(config) > _CACHE_BATCH:
-        torch.multiprocessing.spawn(_fill_share, (config, processes), processes)  # type: ignore[attr-defined]
+        do_jobs(
+            [[Job(f"share {rank}", _fill_share, (rank, config, processes)) for rank in range(processes)]], processes
+        )
     fill_cache(config, progress, _CACHE_BATCH)
 
 

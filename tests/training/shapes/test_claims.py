@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from uniworld.training.shapes.claims_train import (
     Runs,
     reweigh,
 )
+from uniworld.training.shapes.jobs import Job, do_jobs
 from uniworld.training.shapes.recipe import Length, Recipe
 from uniworld.training.shapes.stages import stage_config
 from uniworld.uniworld_core.masks import WEIGHT_FUNCTIONS, edit_weight
@@ -72,6 +74,13 @@ def check(nano_run: Path, folder: Path, **settings: Any) -> ClaimsReport:
     return check_claims(
         nano_run, folder, **{"seeds": (0,), "steps": 1, "count": 1, "device": "cpu", "paint_steps": 1} | settings
     )
+
+
+def _touch_or_fail(file: Path, fails: bool) -> None:
+    time.sleep(0.5)
+    if fails:
+        raise ValueError("the second one")
+    file.touch()
 
 
 def runs_of(nano_run: Path, folder: Path, steps: int) -> Runs:
@@ -297,9 +306,9 @@ class TestWhatCannotBeChecked:
             check(broken, tmp_path / "claims")
 
     def test_a_folder_of_other_settings_is_refused(self, nano_run: Path, checked: tuple[Path, ClaimsReport]) -> None:
-        with pytest.raises(ValueError, match=r"checked by other settings \(.*steps 1 instead of 2\): name"):
+        with pytest.raises(ValueError, match=r"checked by other settings \(steps 1 instead of 2;.*\): name"):
             check(nano_run, checked[0], steps=2)
-        with pytest.raises(ValueError, match=r"checked by other settings \(.*batch 2 instead of 1\): name"):
+        with pytest.raises(ValueError, match=r"checked by other settings \(batch 2 instead of 1;.*\): name"):
             check(nano_run, checked[0], batch=1)
 
     def test_runs_of_another_recipe_are_not_taken_for_these(
@@ -310,6 +319,16 @@ class TestWhatCannotBeChecked:
         write_recipe(changed, replace(RECIPE, stage2=replace(LENGTH, learning_rate=0.5)))
         with pytest.raises(ValueError, match=r"another configuration: .*optimizer\.lr was 0\.001 and is now 0\.5"):
             Runs(changed, folder, 1).train(FULL, 0)
+        with pytest.raises(ValueError, match=r"other settings \(stage2 .*0\.001.* instead of .*0\.5"):
+            check(changed, folder)
+
+    def test_jobs_that_failed_or_were_stopped_are_followed_by_no_other(self, tmp_path: Path) -> None:
+        names = [str(number) for number in range(6)]
+        jobs = [Job(name, _touch_or_fail, (tmp_path / name, name == "1")) for name in names]
+        with pytest.raises(ValueError, match="the second one"):
+            do_jobs([jobs, [Job("last", _touch_or_fail, (tmp_path / "last", False))]], 2)
+        assert "last" not in {file.name for file in tmp_path.iterdir()}
+        assert len(list(tmp_path.iterdir())) < len(jobs)
 
     def test_a_start_of_other_weights_is_refused(
         self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path

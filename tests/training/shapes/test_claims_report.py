@@ -141,6 +141,13 @@ class TestThePage:
             in " ".join(text.split())
         )
 
+    def test_says_so_only_where_none_shows(self) -> None:
+        report = report_of(lambda variant, seed: 0.995 if variant is FULL else 0.986, lambda *_: False)
+        kept = report.claims[0].decisive[0]
+        assert (kept.outcome, kept.saturated) == ("higher", True)
+        words = " ".join(report.text().split())
+        assert "objects kept is higher, +0.9 points (+0.9 to +0.9); PSNR" in words
+
     def test_says_what_is_the_other_way_round(self) -> None:
         report = report_of(lambda variant, seed: 0.3 if variant is FULL else 0.6, lambda *_: True)
         assert "**The other way round.** With stage 2 against stage 2 without SigLIP" in report.text()
