@@ -30,6 +30,7 @@ _PARTIAL = ".partial"
 _BLOCK = 1 << 20
 
 T = TypeVar("T")
+F = TypeVar("F")
 
 # Said at each save and load of a single process, which is what is meant.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -51,8 +52,8 @@ def latest(folder: Path) -> Path | None:
     return next(reversed(complete(folder)), None)
 
 
-def read_found(find: Callable[[], Path], read: Callable[[Path], T]) -> T:
-    """What `read` gives of the checkpoint that `find` names.
+def read_found(find: Callable[[], F], read: Callable[[F], T]) -> T:
+    """What `read` gives of the checkpoint, or checkpoints, that `find` names.
 
     A run in work removes its older checkpoints: where that was the reason why reading failed, `find` names another one by
     then, which is read instead.
@@ -75,7 +76,7 @@ def read_meta(checkpoint: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{checkpoint / META} cannot be read ({error}): the checkpoint is damaged. Remove the folder {checkpoint}, and "
-            "the run goes on from the one before."
+            "the run goes on from the one before, or begins anew if it is the only one."
         ) from error
 
 
@@ -87,7 +88,7 @@ def verify(checkpoint: Path) -> None:
             state = "is not what was written" if file.is_file() else "is missing"
             raise ValueError(
                 f"{file} {state}: the checkpoint is damaged. Remove the folder {checkpoint}, and the run goes on from the "
-                "one before."
+                "one before, or begins anew if it is the only one."
             )
 
 
@@ -151,7 +152,6 @@ class Saver:
             _write_tensors(partial, tensors, self.world)
             if self.world.is_main:
                 _finish(partial, self.folder / name, meta)
-                self._prune()
         except _failures() as error:
             if self.world.is_main:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -161,16 +161,24 @@ class Saver:
                 f"The checkpoint {self.folder / name} could not be written ({_cause(error)}); {still}. Make room or mend "
                 "the disk, and start the same command again: it goes on from there."
             ) from error
+        if self.world.is_main:
+            self._prune()
 
     def _prune(self) -> None:
         done = complete(self.folder)
-        best = sorted(done, key=lambda one: read_meta(one).get("loss") or float("inf"))[: self.keep_best]
+        best = sorted(done, key=_loss)[: self.keep_best] if self.keep_best else []
         for old in done[: -self.keep] if self.keep else []:
             if old not in best:
                 # Renamed first, so that one killed in the midst of removing leaves no half checkpoint.
                 gone = old.with_name(old.name + _PARTIAL)
-                old.rename(gone)
-                shutil.rmtree(gone)
+                try:
+                    old.rename(gone)
+                    shutil.rmtree(gone)
+                except OSError as error:
+                    raise ValueError(
+                        f"The checkpoint {done[-1]} was written, but the older {old} cannot be removed ({error}), and the "
+                        "disk would fill: remove it by hand, and start the same command again."
+                    ) from error
 
 
 def stored(checkpoint: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -211,6 +219,14 @@ def read_tensors(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
     }
     load_into(checkpoint, empty)
     return {name[len(prefix) :]: tensor for name, tensor in empty.items()}
+
+
+def _loss(checkpoint: Path) -> float:
+    try:
+        loss = read_meta(checkpoint).get("loss")
+    except ValueError:  # a damaged one is none of the best
+        loss = None
+    return float("inf") if loss is None else float(loss)
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -283,5 +299,5 @@ def _cause(error: BaseException) -> str:
 def _damaged(checkpoint: Path, error: BaseException) -> ValueError:
     return ValueError(
         f"The checkpoint {checkpoint} cannot be read ({_cause(error)}): it is damaged or of another configuration. Remove "
-        "the folder, and the run goes on from the one before."
+        "the folder, and the run goes on from the one before, or begins anew if it is the only one."
     )

@@ -98,7 +98,9 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     field_kind = get_type_hints(kind)[key]
     value = _override_value(text.strip(), field_kind)
     _convert(value, field_kind, f"{section}.{key}", "--set")  # so that a wrong one is not laid on the file
-    raw.setdefault(section, {})[key] = value
+    table = raw.setdefault(section, {})
+    if isinstance(table, dict):  # else the file is wrong, which is told when it is read as a configuration
+        table[key] = value
 
 
 def _override_value(text: str, kind: Any) -> Any:

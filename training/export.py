@@ -18,8 +18,8 @@ from ..uniworld_core.weights import Shards
 from . import checkpoints
 from .model_folder import INDEX_FILE, Source, copy_settings, new_folder, write_index, write_json
 from .names import TRAINEE_NAMES
-from .run_folder import CHECKPOINTS, CONFIG, read_config
-from .start import read_start
+from .run_folder import CHECKPOINTS, CONFIG, START, read_config
+from .start import read_kept
 
 
 def export_run(
@@ -45,7 +45,7 @@ def export_run(
 
     trained = checkpoints.read_found(lambda: _checkpoint(run, step), read)
     # What the run took from elsewhere and did not train belongs to its model as well.
-    tensors = {**read_start(config.model.start), **trained}
+    tensors = {**read_kept(run / START), **trained}
     shipped = shipped_model(config.model.checkpoint)
     start = Path(config.model.checkpoint) if shipped is None else shipped.checkpoint
     if not start.is_dir():

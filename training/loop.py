@@ -67,6 +67,11 @@ def train(
     """
     config.check_complete()
     with start_world(config.run.device, config.run.parallel) as world, ExitStack() as stack:
+        if world.size > config.run.batch_size:
+            raise ValueError(
+                f"run.batch_size is {config.run.batch_size}, of all processes together, and there are {world.size}: some "
+                f"would have nothing to do. Set it to {world.size} or more, or start fewer processes."
+            )
         world.on_main(lambda: stack.enter_context(run_folder.hold(folder)))
         checkpoint = world.from_main(world.on_main(lambda: run_folder.resume_from(folder, config)))
         encoder = open_encoder(config, world.device)
@@ -76,7 +81,8 @@ def train(
         if not isinstance(data.source, Cache):
             load_readers(encoder)
         validation = Validation(encoder, config.validation) if config.run.validate_every else None
-        trainer = Trainer(config, folder, world, open_model(config, encoder, world), data.fingerprint)
+        model = open_model(config, encoder, world, folder / run_folder.START, resumes=checkpoint is not None)
+        trainer = Trainer(config, folder, world, model, data.fingerprint)
         stack.callback(trainer.saver.close)
         if checkpoint is not None:
             trainer.resume(checkpoint)

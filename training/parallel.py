@@ -74,8 +74,11 @@ class World:
         if self.is_main:
             try:
                 result = work()
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 failure = str(error)
+            except OSError as error:
+                named = f"'{error.filename}'" if error.filename else "A file"
+                failure = f"{named} cannot be used ({error.strerror or error}): check its path and its rights."
         failure = self.from_main(failure)
         if failure is not None:
             raise ValueError(failure)

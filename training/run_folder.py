@@ -4,6 +4,7 @@ config.toml       every setting          checkpoints/   see `checkpoints`
 metrics.jsonl     one line a step        validation/    contact sheets
 skipped.jsonl     bad samples by name    tensorboard/   its files
 sizes.safetensors of the targets, on which the order of the samples hangs
+start.safetensors what model.start gave and does not train, if anything
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
 SKIPPED = "skipped.jsonl"
 SIZES = "sizes.safetensors"
+START = "start.safetensors"
 CHECKPOINTS = "checkpoints"
 VALIDATION = "validation"
 TENSORBOARD = "tensorboard"
 _LOCK = "lock"
 
 # What may differ between a run folder and the configuration that goes on with it, as no loss depends on it but in the
-# last digits. That the samples are the same is checked by their fingerprint, wherever they lie.
+# last digits. That samples and weights are the same is checked by fingerprints, in whatever folders they lie.
 FREE_KEYS = {
+    *("model.checkpoint", "model.flux", "model.siglip", "model.start"),
     *("data.list", "data.shards", "data.cache", "data.bad_limit", "data.workers"),
     *("run.steps", "run.micro_batch_size", "run.device", "run.parallel", "run.save_every", "run.keep"),
     *("run.keep_best", "run.validate_every", "run.log_every", "run.tensorboard", "run.wandb"),
@@ -73,7 +76,8 @@ def hold(folder: Path) -> Iterator[None]:
 
 def _remove_unbegun(folder: Path) -> None:
     with suppress(OSError):  # a system that holds on to the open lock file keeps the folder, which is as before
-        (folder / SIZES).unlink(missing_ok=True)
+        for file in (SIZES, f"{SIZES}.lock", START):
+            (folder / file).unlink(missing_ok=True)
         (folder / CHECKPOINTS).rmdir()
         (folder / _LOCK).unlink()
         folder.rmdir()

@@ -12,6 +12,7 @@ from torch import nn
 from ..uniworld_core import UniWorld
 from ..uniworld_core.dit import DiT
 from ..uniworld_core.understanding import projector_weights
+from .checkpoints import read_found
 from .config import Config
 from .data.cache import Cache, CacheKey
 from .data.loader import plan_of
@@ -20,7 +21,7 @@ from .data.published import PublishedSamples
 from .data.samples import Samples
 from .encode import FINGERPRINT_VALUES, Encoder, EncodeSettings
 from .parallel import World, spread
-from .start import put_start, read_in_full, read_start
+from .start import find_start, keep_start, put_start, read_in_full, read_kept, read_start
 from .step import StepSettings, Trainee
 from .trainable import set_trainable
 
@@ -134,8 +135,15 @@ def open_data(config: Config, encoder: Encoder, keep: Path | None = None) -> Dat
     return Data(source, plan_of(source, run.batch_size, run.seed, data.area, data.ratios, keep), samples.fingerprint)
 
 
-def open_model(config: Config, encoder: Encoder, world: World) -> Model:
+def open_model(
+    config: Config, encoder: Encoder, world: World, kept_start: Path | None = None, resumes: bool = False
+) -> Model:
     """The trainee with the weights it starts from, in the form that the processes train.
+
+    Args:
+        kept_start: the run's file of what model.start gave and does not train; written when a run begins, and read in
+            the place of model.start when it goes on.
+        resumes: the run goes on, and what trains will be read from its checkpoint.
 
     Raises:
         ValueError: a part that the model has not, or start weights that do not fit.
@@ -145,8 +153,12 @@ def open_model(config: Config, encoder: Encoder, world: World) -> Model:
     projectors = projector_weights(opened.checkpoint).load(opened.dtype, opened.device)
     dit = DiT.from_pretrained(opened.checkpoint, opened.flux_folder, opened.dtype, opened.device)
     trainee = Trainee(projectors, dit, StepSettings(stage.use_siglip, stage.t5_drop, stage.guidance))
-    read_in_full(set_trainable(trainee, stage.parts), opened.checkpoint)
-    put_start(trainee, read_start(config.model.start))
+    training = set_trainable(trainee, stage.parts)
+    read_in_full(training, opened.checkpoint)
+    start = read_kept(kept_start) if resumes and kept_start is not None else _read_start(config, world)
+    put_start(trainee, start)
+    if kept_start is not None and not resumes:
+        world.on_main(lambda: keep_start(start, training, kept_start))
     if stage.checkpointing:
         dit.transformer.enable_gradient_checkpointing()
     frozen = _frozen_fingerprint(trainee, encoder.frozen_fingerprint(stage.use_siglip))
@@ -154,6 +166,14 @@ def open_model(config: Config, encoder: Encoder, world: World) -> Model:
     # Named anew, since FSDP2 puts its own parameters in the place of what was there.
     trained = {name: parameter for name, parameter in trainee.named_parameters() if parameter.requires_grad}
     return Model(trainee, engine, trained, frozen)
+
+
+def _read_start(config: Config, world: World) -> dict[str, torch.Tensor]:
+    """What model.start gives, the same in every process, though a run that it names may be in work."""
+    if world.size == 1:
+        return read_found(lambda: find_start(config.model.start), read_start)
+    found = world.on_main(lambda: find_start(config.model.start))
+    return read_start(world.from_main(found or []))
 
 
 def _frozen_fingerprint(trainee: Trainee, parts_before: str) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..uniworld_core.understanding import PROJECTOR_NAMES
 from ..uniworld_core.weights import Names, Shards, open_shard
 from . import checkpoints
 from .convert import REDUX_NAMES
+from .data.files import write_whole
 from .names import TRAINEE_NAMES
-from .run_folder import CHECKPOINTS, read_config
+from .run_folder import CHECKPOINTS, START
 
 # (in a file, in `Trainee`): FLUX-Redux's embedder, the published names, and projectors alone under short names.
 _FILE_NAMES = Names(
@@ -42,20 +44,58 @@ def read_in_full(trained: Mapping[str, nn.Parameter], checkpoint: Path) -> None:
             parameter.copy_(shard.get_tensor(in_file))
 
 
-def read_start(paths: Sequence[str]) -> dict[str, Tensor]:
-    """{name in `Trainee`: tensor} of `model.start`, where a later path replaces what an earlier one gave.
+def find_start(paths: Sequence[str]) -> list[Path]:
+    """The files and checkpoints that `model.start` names now: of a run its newest one, which later may be another.
 
     Args:
         paths: safetensors or .bin files (FLUX-Redux's, projectors', the published checkpoint's names), or folders of
-            runs, whose newest EMA weights are taken, with what they began from themselves.
+            runs, whose EMA weights are taken, with what they began from themselves.
 
     Raises:
-        ValueError: a path is missing, damaged, or holds a tensor of unknown name.
+        ValueError: a folder is no run with a finished checkpoint.
     """
-    found: dict[str, Tensor] = {}
+    found: list[Path] = []
     for path in map(Path, paths):
-        found.update(_read_run(path) if path.is_dir() else _read_file(path))
+        if not path.is_dir():
+            found.append(path)
+            continue
+        checkpoint = checkpoints.latest(path / CHECKPOINTS)
+        if checkpoint is None:
+            raise ValueError(f"model.start names the folder {path}, which is no run with a finished checkpoint.")
+        # What that run took from elsewhere and did not train belongs to its model as well.
+        found += [path / START] if (path / START).is_file() else []
+        found.append(checkpoint)
     return found
+
+
+def read_start(found: Sequence[Path]) -> dict[str, Tensor]:
+    """{name in `Trainee`: tensor} of what `find_start` found, where a later one replaces what an earlier one gave.
+
+    Raises:
+        ValueError: one is missing, damaged, or holds a tensor of unknown name.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path in found:
+        tensors.update(_read_checkpoint(path) if path.is_dir() else _read_file(path))
+    return tensors
+
+
+def keep_start(tensors: Mapping[str, Tensor], trained: Container[str], file: Path) -> None:
+    """Keep with a run what it was given and does not train, as the place it came from may change or go.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    kept = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in trained}
+    if kept:
+        write_whole(file, save(kept))
+    else:
+        file.unlink(missing_ok=True)
+
+
+def read_kept(file: Path) -> dict[str, Tensor]:
+    """What `keep_start` kept; nothing where it kept none. Raises ValueError if it is damaged."""
+    return _read_file(file) if file.is_file() else {}
 
 
 @torch.no_grad()
@@ -77,16 +117,9 @@ def put_start(trainee: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         parameters[name].copy_(tensor)
 
 
-def _read_run(run: Path) -> dict[str, Tensor]:
-    def newest() -> Path:
-        checkpoint = checkpoints.latest(run / CHECKPOINTS)
-        if checkpoint is None:
-            raise ValueError(f"model.start names the folder {run}, which is no run with a finished checkpoint.")
-        return checkpoint
-
-    trained = checkpoints.read_found(newest, lambda checkpoint: checkpoints.read_tensors(checkpoint, checkpoints.EMA))
-    # What that run took from elsewhere and did not train belongs to its model as well.
-    return {**read_start(read_config(run).model.start), **trained}
+def _read_checkpoint(checkpoint: Path) -> dict[str, Tensor]:
+    checkpoints.verify(checkpoint)
+    return checkpoints.read_tensors(checkpoint, checkpoints.EMA)
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:

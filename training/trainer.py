@@ -89,14 +89,16 @@ class Trainer:
         if bad:
             for found in self.world.gather_objects(data.skipped):
                 met.update({one.key: one for one in found if one.key not in self.skipped})
-        self.skipped.update(met)
-        if len(self.skipped) > self.config.data.bad_limit:
+        count = len(self.skipped) + len(met)
+        if met and count > self.config.data.bad_limit:
+            # They are not taken for met: once they are mended, or the limit is raised, this step meets them anew.
             worst = "; ".join(map(str, list(met.values())[:3]))
             raise TooManyBad(
-                f"{len(self.skipped)} samples are of no use, more than data.bad_limit = {self.config.data.bad_limit}. "
-                f"The last: {worst} `uniworld data check` names each one: mend them, or raise data.bad_limit, and the "
-                "same command goes on from here."
+                f"{count} samples are of no use, more than data.bad_limit = {self.config.data.bad_limit}. "
+                f"The last: {worst} `uniworld data check` names each one: mend their pictures, or raise data.bad_limit, "
+                "and the same command goes on from here."
             )
+        self.skipped.update(met)
         return Agreement(int(good), tuple(met.values()), bool(stops))
 
     def train(self, data: StepData, agreed: Agreement) -> StepMetrics | None:
@@ -215,8 +217,8 @@ class Trainer:
 
 
 _MEND = (
-    "nothing of this step was kept, and the checkpoints before are whole. Look at these samples with `uniworld data check`, "
-    "and lower optimizer.lr if they are sound."
+    "nothing of this step was kept, and the checkpoints before are whole. Look at these samples with `uniworld data check`. "
+    "If they are sound, go on in a new folder, with a lower optimizer.lr and this run as model.start."
 )
 
 

@@ -30,12 +30,18 @@ def check_prompt(prompt: str) -> str:
     """The prompt as given, if it can be read.
 
     Raises:
-        ValueError: it is empty, or holds one of the tokens that mark turns and pictures.
+        ValueError: it is empty, holds half a character (a lone surrogate, as of a cut emoji), or one of the tokens that
+            mark turns and pictures.
     """
     if not isinstance(prompt, str):
         raise ValueError(f"The prompt is a {type(prompt).__name__}, not text.")
     if not prompt.strip():
         raise ValueError("The prompt is empty: write what to paint, to change or to answer.")
+    halves = [character for character in prompt if "\ud800" <= character <= "\udfff"]
+    if halves:
+        raise ValueError(
+            f"The prompt contains {halves[0]!r}, half of a character, which is no text: put the whole one there, or remove it."
+        )
     found = [token for token in RESERVED if token in prompt]
     if found:
         raise ValueError(f"The prompt contains {', '.join(found)}, reserved for marking turns and pictures: remove it.")

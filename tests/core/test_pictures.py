@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.pictures import MAX_ASPECT, to_bytes, to_image, to_rgb
 
@@ -273,3 +273,24 @@ def test_what_is_no_picture_is_one_sentence(model: UniWorld, thing: Any) -> None
 
 def test_no_pictures_are_no_references(model: UniWorld) -> None:
     assert model.reference([]) == []
+
+
+# --- EXIF -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_upright_as_pillow_turns_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    buffer = io.BytesIO()
+    gradient().save(buffer, "PNG", exif=exif)
+    picture = Image.open(buffer)
+    assert np.array_equal(np.asarray(to_rgb(picture)), np.asarray(ImageOps.exif_transpose(picture)))
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_whole_picture_with_a_damaged_exif_is_taken_as_it_lies(kind: str, exif: bytes) -> None:
+    buffer = io.BytesIO()
+    gradient().save(buffer, kind, exif=exif, lossless=True)
+    assert np.array_equal(np.asarray(to_rgb(Image.open(buffer))), np.asarray(gradient()))

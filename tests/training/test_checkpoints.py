@@ -175,6 +175,31 @@ class TestPruning:
         saver.close()
         assert names(tmp_path) == ["step-00000002", "step-00000004"]
 
+    @pytest.mark.parametrize("keep_best", [0, 1])
+    def test_is_not_hindered_by_a_damaged_one(self, keep_best: int, tmp_path: Path) -> None:
+        saver = Saver(tmp_path, ALONE, keep=2, keep_best=keep_best)
+        for step in (1, 2):
+            save(saver, step, 0.1)
+        (tmp_path / "step-00000001" / checkpoints.META).write_text("{", encoding="utf-8")
+        save(saver, 3, 0.5)
+        saver.close()
+        assert names(tmp_path) == ["step-00000002", "step-00000003"]
+
+    def test_that_fails_says_that_the_new_one_is_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        saver = Saver(tmp_path, ALONE, keep=1)
+        save(saver, 1)
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        monkeypatch.setattr(checkpoints.shutil, "rmtree", refuse)
+        saver.save(2, tensors(2), {})
+        with pytest.raises(
+            ValueError, match=r"step-00000002 was written, but the older .*step-00000001 cannot be removed"
+        ):
+            saver.wait()
+        assert names(tmp_path) == ["step-00000002"]
+
     def test_of_what_another_process_reads_sends_it_to_the_newer_one(self, tmp_path: Path) -> None:
         saver = Saver(tmp_path, ALONE, keep=1)
         save(saver, 1)

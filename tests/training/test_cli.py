@@ -147,7 +147,7 @@ def test_what_fails_while_it_runs_is_exit_code_1(
 
 
 @pytest.mark.parametrize("setting", ["data.list=absent.txt", "model.checkpoint=absent", "data.cache=absent"])
-def test_data_and_a_model_that_cannot_be_used_are_exit_code_2_as_in_a_dry_run(
+def test_data_and_a_model_that_cannot_be_used_are_exit_code_2(
     command: Command, config_file: Path, setting: str
 ) -> None:
     code, out, err = command("train", config_file, "--set", setting)

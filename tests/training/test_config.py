@@ -145,6 +145,10 @@ class TestValues:
         with pytest.raises(ValueError, match=r"stage3 cannot be read .* stage1 or stage2"):
             load_config("stage3")
 
-    def test_where_a_table_is_wanted_are_refused(self) -> None:
+    def test_where_a_table_is_wanted_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="run in the configuration is 3; it must be a table"):
             config_from_dict({"run": 3})
+        file = tmp_path / "run.toml"
+        file.write_text("run = 5\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=r"run in .* is 5; it must be a table"):
+            load_config(file, ["run.steps=3"])

@@ -9,13 +9,16 @@ import random
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from uniworld.training import checkpoints, loop, run_folder
@@ -23,6 +26,7 @@ from uniworld.training.config import Config
 from uniworld.training.config_file import config_from_dict, load_config, parse_toml
 from uniworld.training.data.loader import plan_of
 from uniworld.training.data.published import PublishedSamples
+from uniworld.training.export import export_run
 from uniworld.training.loop import train
 from uniworld.training.metrics import read_lines
 from uniworld.training.run import fill_cache
@@ -105,7 +109,14 @@ class TestRun:
         self, tiny_config: Configure, tmp_path: Path, losses: Losses
     ) -> None:
         train(tiny_config("run.steps=2"), tmp_path / "without")
-        train(tiny_config("run.steps=2", "stage.checkpointing=true"), tmp_path / "with")
+        asked: list[bool] = []
+        enable = FluxTransformer2DModel.enable_gradient_checkpointing
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                FluxTransformer2DModel, "enable_gradient_checkpointing", lambda *of: asked.append(True) or enable(*of)
+            )
+            train(tiny_config("run.steps=2", "stage.checkpointing=true"), tmp_path / "with")
+        assert asked == [True]
         assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), rel=1e-5)
 
     def test_on_cached_data_is_the_run_on_fresh_data(
@@ -271,8 +282,20 @@ class TestBadSamples:
         assert kept is not None
         assert kept.name == checkpoints.checkpoint_name(len(met))
         assert train(patient, tmp_path / "run").steps == patient.run.steps
+        assert len(read_lines(tmp_path / "run" / "skipped.jsonl")) == 1
         train(patient, tmp_path / "at once")
         assert losses(tmp_path / "run") == losses(tmp_path / "at once")
+
+    def test_that_stopped_the_run_are_no_hindrance_once_they_are_mended(
+        self, spoilt: Config, tiny_data: Path, tmp_path: Path
+    ) -> None:
+        strict = replace(spoilt, data=replace(spoilt.data, bad_limit=0))
+        with pytest.raises(ValueError, match=r"cut\.png.*: mend their pictures, or raise data\.bad_limit"):
+            train(strict, tmp_path / "run")
+        shutil.copyfile(tiny_data.parent / "pictures" / "1.png", tmp_path / "cut.png")
+        result = train(strict, tmp_path / "run")
+        assert (result.steps, result.skipped) == (strict.run.steps, 0)
+        assert read_lines(tmp_path / "run" / "skipped.jsonl") == []
 
 
 class TestRunFolder:
@@ -280,6 +303,57 @@ class TestRunFolder:
         with pytest.raises(ValueError, match="nowhere"):
             train(tiny_config(f"data.list={tmp_path / 'nowhere.txt'}", "data.cache="), tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+    def test_of_a_run_whose_start_is_missing_is_not_left_behind(self, tiny_config: Configure, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="nowhere"):
+            train(tiny_config(f"model.start=['{tmp_path / 'nowhere.bin'}']"), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_keeps_what_it_was_given_and_does_not_train(
+        self, tiny_config: Configure, tmp_path: Path, losses: Losses
+    ) -> None:
+        first = "stage.parts=['denoise_projector']"
+        then = ("stage.parts=['siglip_projector']", f"model.start=['{tmp_path / 'first'}']")
+        train(tiny_config(first, "run.steps=1"), tmp_path / "first")
+        for name in ("whole", "run"):
+            train(tiny_config(*then, "run.steps=2" if name == "whole" else "run.steps=1"), tmp_path / name)
+        export_run(tmp_path / "run", tmp_path / "before")
+        train(tiny_config(first, "run.steps=3"), tmp_path / "first")
+        export_run(tmp_path / "run", tmp_path / "after")
+        for file in (tmp_path / "before").glob("*.safetensors"):
+            assert file.read_bytes() == (tmp_path / "after" / file.name).read_bytes()
+        shutil.rmtree(tmp_path / "first")
+        train(tiny_config(*then, "run.steps=2"), tmp_path / "run")
+        assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+    def test_does_not_begin_from_a_damaged_run(self, tiny_config: Configure, tmp_path: Path) -> None:
+        train(tiny_config("run.steps=1"), tmp_path / "first")
+        file = next((tmp_path / "first" / "checkpoints" / "step-00000001").glob("*.distcp"))
+        damaged = bytearray(file.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match="the checkpoint is damaged"):
+            train(tiny_config(f"model.start=['{tmp_path / 'first'}']", "run.steps=1"), tmp_path / "run")
+
+    def test_goes_on_with_a_model_that_was_moved(
+        self, tiny_config: Configure, tiny_copy: Path, tmp_path: Path, losses: Losses
+    ) -> None:
+        def moved_to(place: Path, steps: int) -> Config:
+            folders = {"checkpoint": "uniworld", "flux": "flux", "siglip": "siglip"}
+            return tiny_config(
+                *(f"model.{part}={place / folder}" for part, folder in folders.items()), f"run.steps={steps}"
+            )
+
+        train(moved_to(tiny_copy, 1), tmp_path / "run")
+        train(moved_to(Path(shutil.move(tiny_copy, tmp_path / "elsewhere")), 2), tmp_path / "run")
+        assert len(losses(tmp_path / "run")) == 2
+
+    def test_for_more_processes_than_samples_in_a_step_is_refused(
+        self, tiny_config: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(loop, "start_world", lambda *_: nullcontext(SimpleNamespace(size=8)))
+        with pytest.raises(ValueError, match=r"run\.batch_size is 2, of all processes together, and there are 8: some"):
+            train(tiny_config("run.batch_size=2"), tmp_path / "run")
 
     def test_of_another_trainer_is_refused(self, tiny_config: Configure, tmp_path: Path) -> None:
         with run_folder.hold(tmp_path), pytest.raises(ValueError, match="Another trainer works in the run folder"):

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ...uniworld_core.prompt import check_prompt
+
 IMAGE_MARK = "<image>"
 PAINT_MARK = "<gen_image>"
 BOM = b"\xef\xbb\xbf"
@@ -135,7 +137,7 @@ def read_annotation(value: Any) -> Annotation:
     prompt = asked[-1].replace(IMAGE_MARK, "").replace("\n", " ").strip() if asked else ""
     if not prompt:
         raise ValueError("its last instruction is empty.")
-    return Annotation(prompt, tuple(images))
+    return Annotation(check_prompt(prompt), tuple(images))
 
 
 def _kind(value: Any) -> str:

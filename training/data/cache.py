@@ -68,9 +68,7 @@ class Cache:
             ValueError: there is none, it was made with something else, or a part is damaged.
         """
         self.folder = Path(folder)
-        self.key, self.sizes = _read_head(self.folder)
-        if key is not None:
-            check_key(self.folder, self.key, key)
+        self.key, self.sizes = read_head(self.folder, key)
         self.bad: dict[int, BadSample] = {}
         self._files: list[Path] = []
         self._part_of_N = torch.full((len(self.sizes),), -1, dtype=torch.int32)
@@ -181,7 +179,8 @@ class Cache:
             return part
 
 
-def _read_head(folder: Path) -> tuple[CacheKey, Tensor]:
+def read_head(folder: Path, wanted: CacheKey | None = None) -> tuple[CacheKey, Tensor]:
+    """What a cache was made with, and its targets' sizes. Raises ValueError as `Cache` does."""
     head = folder / HEAD
     if not head.is_file():
         raise ValueError(f"'{folder}' holds no cache: make one with `uniworld data cache`.")
@@ -190,9 +189,12 @@ def _read_head(folder: Path) -> tuple[CacheKey, Tensor]:
             told, sizes_N2 = file.metadata(), file.get_tensor("sizes")
         if told["format"] != FORMAT:
             raise ValueError(f"'{folder}' is a cache of format {told['format']}, not {FORMAT}: make it anew elsewhere.")
-        return CacheKey(told["encoder"], told["samples"]), sizes_N2.clone()
+        key = CacheKey(told["encoder"], told["samples"])
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise ValueError(f"'{head}' is damaged ({error}): delete the folder '{folder}' and {_AGAIN}.") from error
+    if wanted is not None:
+        check_key(folder, key, wanted)
+    return key, sizes_N2.clone()
 
 
 def check_key(folder: Path, found: CacheKey, wanted: CacheKey) -> None:

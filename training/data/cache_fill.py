@@ -6,10 +6,11 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 
 from ..batch import BadSample, Encoded
-from .cache import FORMAT, HEAD, Cache, CacheKey, check_key
+from .cache import FORMAT, HEAD, Cache, CacheKey, check_key, read_head
 from .files import PARTIAL, locked, write_whole
 from .reading import Encodes, FreshReader, ahead
 from .samples import Samples, size_table
@@ -22,7 +23,8 @@ _AHEAD = 2
 
 
 def prepare(folder: Path, samples: Samples, encoder: Encodes) -> Cache:
-    """The cache of these samples and this encoder in a folder, made if there is none.
+    """The cache of these samples and this encoder in a folder, made if there is none. Sizes that could not be read are
+    looked for again, as their pictures may have been mended.
 
     Raises:
         ValueError: the folder holds a cache of something else, or cannot be written.
@@ -34,9 +36,11 @@ def prepare(folder: Path, samples: Samples, encoder: Encodes) -> Cache:
         raise ValueError(f"The cache folder '{folder}' cannot be made: {error.strerror}. Name another one.") from error
     # The first of several processes reads the sizes, the others wait for them.
     with locked(folder / "cache.lock", wait=True, busy=f"The cache '{folder}' cannot be locked."):
-        if not (folder / HEAD).is_file():
+        known_N2 = read_head(folder, key)[1] if (folder / HEAD).is_file() else None
+        sizes_N2 = size_table(samples, known=known_N2)
+        if known_N2 is None or not torch.equal(sizes_N2, known_N2):
             told = {"format": FORMAT, "encoder": key.encoder, "samples": key.samples}
-            write_whole(folder / HEAD, save({"sizes": size_table(samples)}, told))
+            write_whole(folder / HEAD, save({"sizes": sizes_N2}, told))
     return Cache(folder, key)
 
 
@@ -49,16 +53,16 @@ def fill(
     world: int = 1,
     workers: int = 2,
     bad_limit: int | None = None,
-    retry_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Compute the samples that a cache lacks, as process `rank` of `world`: those whose index leaves `rank`.
+
+    Samples that were of no use are tried again, as their pictures may have been mended.
 
     Args:
         batch: samples that the encoder takes at once.
         workers: threads that decode pictures.
         bad_limit: stop when more samples than this are of no use.
-        retry_bad: compute those again that were of no use.
         progress: told how many of how many samples of this process are there.
 
     Raises:
@@ -72,11 +76,11 @@ def fill(
         for left in (cache.folder / "parts").glob(f"part-{writer}.*{PARTIAL}"):
             left.unlink()
         mine = range(rank, len(cache), world)
-        todo = [index for index in mine if not cache.holds(index) or (retry_bad and index in cache.bad)]
+        todo = [index for index in mine if not cache.holds(index) or index in cache.bad]
         done, part, size = len(mine) - len(todo), list[tuple[int, Encoded | BadSample]](), 0
         with closing(_encoded(samples, encoder, todo, batch, workers)) as made:
             for group, items in made:
-                part.extend(zip(group, items))
+                part.extend(pair for pair in zip(group, items) if not _is_known(cache, *pair))
                 size += sum(_bytes(item) for item in items)
                 if len(part) >= PART_SAMPLES or size >= PART_BYTES:
                     cache.add(part, writer)
@@ -87,6 +91,12 @@ def fill(
                     progress(done, len(mine))
         cache.add(part, writer)
         _check_bad(cache, bad_limit)
+
+
+def _is_known(cache: Cache, index: int, item: Encoded | BadSample) -> bool:
+    """Whether a sample is as bad as it was."""
+    before = cache.bad.get(index)
+    return before is not None and isinstance(item, BadSample) and str(item) == str(before)
 
 
 def _encoded(

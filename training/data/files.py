@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 PARTIAL = ".partial"
+# What the system says of a lock that another process holds.
+_BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -76,7 +79,12 @@ def locked(path: Path, wait: bool, busy: str) -> Iterator[None]:
         try:
             _lock(file.fileno(), wait)
         except OSError as error:
-            raise ValueError(busy) from error
+            if error.errno in _BUSY:
+                raise ValueError(busy) from error
+            raise ValueError(
+                f"'{path}' cannot be locked ({error.strerror or error}), as its file system has no locks: name a folder on "
+                "another disk."
+            ) from error
         yield
 
 

@@ -9,6 +9,8 @@ from itertools import accumulate, count, pairwise
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ...uniworld_core.masks import LATENT_FACTOR
 from ...uniworld_core.sizes import DEFAULT_AREA, Size
 from ..batch import BadSample, Encoded
@@ -48,16 +50,21 @@ def plan_of(
     """The order of samples, the same whether they come from a cache or not.
 
     Args:
-        keep: a file for the targets' sizes (`kept_size_table`). Without it, and without a cache, the header of every
-            target is read at each start.
+        keep: a file for the targets' sizes (`kept_size_table`), which stay whatever becomes of the pictures. Without
+            it, and without a cache, the header of every target is read at each start.
 
     Raises:
         ValueError: no target can be read, a setting is wrong, or `keep` cannot be read or written.
     """
-    if isinstance(data, Cache):
-        sizes_N2 = data.sizes
+
+    def sizes() -> Tensor:
+        return data.sizes if isinstance(data, Cache) else size_table(data)
+
+    if keep is None:
+        sizes_N2 = sizes()
     else:
-        sizes_N2 = size_table(data) if keep is None else kept_size_table(data, keep)
+        fingerprint = data.key.samples if isinstance(data, Cache) else data.fingerprint
+        sizes_N2 = kept_size_table(keep, fingerprint, sizes)
     return Plan(painted_sizes(sizes_N2, area, ratios), batch_size, seed)
 
 

@@ -69,6 +69,10 @@ def read_list(path: Path) -> tuple[list[Line], list[str]]:
         raise BadData(path, [f"The list cannot be read: {error.strerror}. Check its path."]) from error
     except UnicodeDecodeError as error:
         raise BadData(path, [f"The list is not UTF-8 text (byte {error.start}): save it as UTF-8."]) from error
+    if text.lstrip()[:1] in ("[", "{"):
+        raise BadData(
+            path, [f"This looks like annotations in JSON, not like a list of them; a list's line is `{_COLUMNS}`."]
+        )
     lines: list[Line] = []
     problems: list[str] = []
     for number, written in enumerate(text.split("\n"), 1):
@@ -78,6 +82,10 @@ def read_list(path: Path) -> tuple[list[Line], list[str]]:
             lines.append(_read_line(path, number, written.strip()))
         except ValueError as error:
             problems.append(f"{path.name}, line {number}: {error}")
+        except OSError as error:  # of a name that is too long, or below a folder that is closed to this user
+            problems.append(
+                f"{path.name}, line {number}: its paths cannot be looked at ({error.strerror}). Check them."
+            )
     if not lines and not problems:
         raise BadData(path, [f"The list holds no line; each is `{_COLUMNS}`."])
     return lines, problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,11 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ...uniworld_core.pictures import to_rgb
+from ...uniworld_core.pictures import orientation, to_rgb
 from .files import locked, write_whole
 
 # EXIF's tag of a photograph's orientation, and its values that swap height and width.
-_ORIENTATION = 0x0112
 _LYING = (5, 6, 7, 8)
 
 # Samples whose sizes are read by one job: few enough to keep all threads busy, many enough to cost nothing.
@@ -132,16 +132,20 @@ def picture_size(name: str, data: bytes) -> tuple[int, int]:
         raise ValueError(_unreadable(name, error, data)) from error
 
 
-def size_table(samples: Samples, workers: int = 16) -> Tensor:
+def size_table(samples: Samples, workers: int = 16, known: Tensor | None = None) -> Tensor:
     """Height and width of every target: int32 (N, 2), in pixels; 0, 0 where they cannot be read.
 
     Args:
         workers: threads that read headers at the same time; reading waits for the disk, not for the processor.
+        known: an earlier table; only what it lacks is read.
     """
-    table_N2 = torch.zeros(len(samples), 2, dtype=torch.int32)
+    table_N2 = torch.zeros(len(samples), 2, dtype=torch.int32) if known is None else known.clone()
+    lacking_N = (table_N2 == 0).any(dim=1).tolist()
 
     def read(start: int) -> None:
         for index in range(start, min(start + _CHUNK, len(samples))):
+            if not lacking_N[index]:
+                continue
             try:
                 table_N2[index] = torch.tensor(samples.sizes(index), dtype=torch.int32)
             except ValueError:
@@ -153,10 +157,14 @@ def size_table(samples: Samples, workers: int = 16) -> Tensor:
     return table_N2
 
 
-def kept_size_table(samples: Samples, file: Path) -> Tensor:
+def kept_size_table(file: Path, fingerprint: str, make: Callable[[], Tensor]) -> Tensor:
     """The size table, read from a file that an earlier call wrote for the same annotations, else made and written.
 
     The order of a run hangs on it: a picture that is lost or mended meanwhile must not change what other steps see.
+
+    Args:
+        fingerprint: of the samples.
+        make: gives the table where there is none.
 
     Raises:
         ValueError: the file is damaged, or cannot be written.
@@ -166,18 +174,18 @@ def kept_size_table(samples: Samples, file: Path) -> Tensor:
         if file.is_file():
             try:
                 with safe_open(file, "pt") as kept:
-                    if kept.metadata()["samples"] == samples.fingerprint:
+                    if kept.metadata()["samples"] == fingerprint:
                         return kept.get_tensor("sizes").clone()
             except (SafetensorError, OSError, KeyError, TypeError) as error:
                 raise ValueError(f"The sizes in '{file}' are damaged ({error}): delete the file.") from error
-        table_N2 = size_table(samples)
-        write_whole(file, save({"sizes": table_N2}, {"samples": samples.fingerprint}))
+        table_N2 = make()
+        write_whole(file, save({"sizes": table_N2}, {"samples": fingerprint}))
         return table_N2
 
 
 def _upright_size(picture: Image.Image) -> tuple[int, int]:
     width, height = picture.size
-    return (width, height) if picture.getexif().get(_ORIENTATION) in _LYING else (height, width)
+    return (width, height) if orientation(picture) in _LYING else (height, width)
 
 
 def _unreadable(name: str, error: Exception, data: bytes | None = None) -> str:

@@ -207,11 +207,8 @@ class Runs:
         )
 
     def _finish(self, config: Config, folder: Path, progress: bool) -> None:
-        if _has_ended(folder, config):
-            # Folders may have been moved since; what is in them was found to be the same.
-            told = load_config(folder / CONFIG)
-            if not differing_keys(replace(told, model=config.model, data=config.data), config):
-                return
+        if _has_ended(folder, config) and not differing_keys(load_config(folder / CONFIG), config):
+            return
         if train(config, folder, progress, self._open).interrupted:
             raise KeyboardInterrupt
 

@@ -144,11 +144,15 @@ def test_parts_of_bad_samples_alone_and_of_empty_tensors_are_fine(tmp_path: Path
     assert_same(Cache(tmp_path / "empty")[0], item)
 
 
-def test_mended_samples_are_computed_on_request_without_losing_any(tmp_path: Path) -> None:
+def test_mended_samples_are_computed_without_losing_any(tmp_path: Path) -> None:
     made(tmp_path, Numbers(5, bad=(0, 4)))
-    made(tmp_path, Numbers(5, bad=(4,)), retry_bad=True)
+    parts = len(list((tmp_path / "parts").glob("*.safetensors")))
+    made(tmp_path, Numbers(5, bad=(0, 4)))
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) == parts  # what is as bad as before is known
+    made(tmp_path, Numbers(5, bad=(4,)))
     cache = Cache(tmp_path)
     assert list(cache.bad) == [4]
+    assert cache.sizes.tolist() == [[64, 96]] * 4 + [[0, 0]]
     for index in range(4):
         assert_same(cache[index], encode(f"numbers#{index}", index))
 

@@ -256,3 +256,24 @@ def test_picture_that_fails_to_open_is_named(
 def test_positions_are_the_bytes_of_each_annotation() -> None:
     written = '[ {"a": "é"} ,\n 2,["x"]]'.encode()
     assert [json.loads(written[placed.start : placed.end]) for placed in scan(written, "x")] == [{"a": "é"}, 2, ["x"]]
+
+
+def test_annotations_given_as_a_list_are_told_from_one(tmp_path: Path) -> None:
+    (tmp_path / "annotations.json").write_text(json.dumps([{"image": ["a.png"]}] * 100), encoding="utf-8")
+    with pytest.raises(BadData, match="looks like annotations in JSON, not like a list of them"):
+        PublishedSamples(tmp_path / "annotations.json")
+
+
+def test_a_path_that_cannot_be_looked_at_hides_no_other_problem(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{'x' * 5000},a.json,true\nonly two,columns\n", encoding="utf-8")
+    with pytest.raises(BadData) as caught:
+        PublishedSamples(tmp_path / "list.txt")
+    first, second = caught.value.problems
+    assert "line 1: its paths cannot be looked at (File name too long)" in first
+    assert "line 2: it has 2 of 3 columns" in second
+
+
+def test_half_a_character_in_an_instruction_is_named() -> None:
+    turns = [{"from": "human", "value": "Paint a \ud83d cat."}, {"from": "gpt", "value": "<gen_image>"}]
+    with pytest.raises(ValueError, match=r"contains '\\ud83d', half of a character, which is no text: put the whole"):
+        read_annotation({"image": ["a.png"], "conversations": turns})
