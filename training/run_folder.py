@@ -30,7 +30,7 @@ TENSORBOARD = "tensorboard"
 _LOCK = "lock"
 
 # What may differ between a run folder and the configuration that goes on with it, as no loss depends on it but in the
-# last digits. That samples and weights are the same is checked by fingerprints, in whatever folders they lie.
+# last digits. That annotations and weights are the same is checked by fingerprints.
 FREE_KEYS = {
     *("model.checkpoint", "model.flux", "model.siglip", "model.start"),
     *("data.list", "data.shards", "data.cache", "data.bad_limit", "data.workers"),

@@ -33,7 +33,7 @@ class Data:
     Attributes:
         source: the samples, or what the frozen parts computed of them.
         plan: their order.
-        fingerprint: of the samples, wherever they lie.
+        fingerprint: of the annotations, and of their picture roots as they are written: relative ones may be moved.
     """
 
     source: Samples | Cache
