@@ -256,6 +256,14 @@ def close_mask(mask_BHW: Tensor, kernel_size: int = KERNEL_SIZE) -> Tensor:
     return _morph(closing, mask_BHW, kernel_size)
 
 
+def open_mask(mask_BHW: Tensor, kernel_size: int) -> Tensor:
+    """Drop what an ellipse of that diameter does not fit into of a bool mask (B, H, W); the rest keeps its outline."""
+    from kornia.morphology import opening
+
+    opened_BHW = _morph(opening, mask_BHW, kernel_size)
+    return mask_BHW & dilate_mask(opened_BHW, kernel_size)
+
+
 def dilate_mask(mask_BHW: Tensor, kernel_size: int = KERNEL_SIZE) -> Tensor:
     """Grow a bool mask (B, H, W) by an ellipse of that diameter."""
     from kornia.morphology import dilation

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .components import connected_components, keep_large
-from .masks import close_mask
+from .masks import close_mask, open_mask
 from .perception_heads import Box, PerceptionResult, as_image, count, one_line, percent, stands_out
 from .rectangles import corner, find_rectangles, make_box
 
@@ -25,6 +25,7 @@ MAX_DRIFT = 0.06
 # Beside a line of strong colour, up to so many pixels away, what is weaker than this share of it is compression's fringe.
 FRINGE = 4
 FRINGE_LEVEL = 0.5
+RIM = 2  # pixels
 # A pixel this near to black or white counts as it; a map needs half of its pixels there, or both together 0.9.
 PLAIN_TOLERANCE = 0.2
 PLAIN_SHARE = 0.5
@@ -124,6 +125,7 @@ def _differs(painted_HW3: Tensor, source_HW3: Tensor, lines: bool) -> Tensor:
     strength_HW = delta_HW3.abs().amax(dim=-1)
     marked_HW = (smooth_3HW.abs().amax(dim=0) >= MIN_DIFFERENCE / 2) & (strength_HW >= MIN_DIFFERENCE)
     if not lines:
-        return marked_HW
+        # A decoder's softness differs from the source along every outline, two pixels wide: that is no paint.
+        return open_mask(marked_HW[None], RIM + 1)[0]
     crest_HW = F.max_pool2d(strength_HW[None], 2 * FRINGE + 1, 1, FRINGE)[0]
     return marked_HW & (strength_HW >= FRINGE_LEVEL * crest_HW)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
+from torch.nn import functional as F
 from uniworld.uniworld_core import perception
 from uniworld.uniworld_core.perception_heads import JOINTS
 
@@ -423,3 +424,18 @@ def test_nan_and_wrong_ranks_get_a_sentence(task: str) -> None:
         perception.read_map(task, torch.full((1, 8, 8, 3), float("nan")))
     with pytest.raises(ValueError, match=r"'painted map' has shape \[8, 8, 3\]"):
         perception.read_map(task, torch.zeros(8, 8, 3))
+
+
+def test_a_segmentation_takes_no_soft_outline_of_another_object_for_paint() -> None:
+    source = torch.full((1, 64, 64, 3), 0.5)
+    source[:, 4:28, 4:28] = torch.tensor([0.9, 0.1, 0.1])
+    source[:, 36:60, 36:60] = torch.tensor([0.1, 0.7, 0.2])
+    # As a decoder paints it: every edge softer than it was.
+    painted = F.avg_pool2d(source.movedim(-1, 1), 3, 1, 1, count_include_pad=False).movedim(1, -1)
+    painted[:, 36:60, 36:60] = torch.tensor([0.6, 0.3, 0.6])
+    mask_HW = perception.read_map("segmentation", painted, source).mask[0] > 0.5
+    wanted_HW = torch.zeros(64, 64, dtype=torch.bool)
+    wanted_HW[36:60, 36:60] = True
+    assert int((mask_HW & wanted_HW).sum()) == int(wanted_HW.sum())
+    assert not mask_HW[:32, :32].any()
+    assert int((mask_HW & ~wanted_HW).sum()) <= 4 * 26  # its own rim

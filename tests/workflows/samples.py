@@ -91,7 +91,6 @@ SAMPLES = {
             STAR,
             "bottom right",
         ),
-        seed=3,
     ),
     "understand": Sample(
         Task("question", "Where is the green triangle?", (SHAPES,), None, TRIANGLE, None, "bottom left", "position")
@@ -102,11 +101,11 @@ SAMPLES = {
     "edit_with_mask": Sample(_swap("recolour", "Make the green triangle yellow.", TRIANGLE, colour="yellow")),
     "perception_canny": _map("canny", "edge"),
     "perception_hed": _map("hed", "hed"),
-    "perception_mlsd": _map("mlsd", "mlsd", seed=1),
+    "perception_mlsd": _map("mlsd", "mlsd"),
     "perception_depth": _map("depth", "depth", 1, STACK),
     "perception_normal": _map("normal", "normal"),
-    "perception_openpose": _map("openpose", "openpose", 0, PERSON),
+    "perception_openpose": _map("openpose", "openpose", scene=PERSON),
     "perception_sketch": _map("sketch", "sketch"),
     "perception_segmentation": _map("segmentation", "segmentation", subject=TRIANGLE),
-    "perception_detection": _map("detection", "detection", 4, subject=TRIANGLE),
+    "perception_detection": _map("detection", "detection", subject=TRIANGLE),
 }

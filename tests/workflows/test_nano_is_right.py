@@ -24,7 +24,7 @@ from workflows.samples import SAMPLES, SIDE
 Run = Callable[..., Any]
 PAINTED = ("text_to_image", "edit", "multi_reference", "auto_route", "edit_with_mask")
 # Poses are what nano has not learned yet (training/shapes/README.md tells how well it does everything).
-MAPS = tuple(name for name in SAMPLES if name.startswith("perception") and name != "perception_openpose")
+MAPS = tuple(name for name in SAMPLES if name.startswith("perception"))
 # Maps of which the head's own picture is such a map as well.
 SAME_KIND = {
     **{"perception_canny": "edge", "perception_hed": "hed", "perception_mlsd": "mlsd"},
@@ -96,7 +96,6 @@ def test_the_head_tells_which_object_is_nearer(run_shared: Run) -> None:
     assert ground + 0.2 < by_height[1] < by_height[2] - 0.1
 
 
-@pytest.mark.xfail(strict=True, reason="nano's coats are not yet clean enough (training/shapes/README.md)")
 def test_the_head_masks_the_subject(run_shared: Run) -> None:
     task = SAMPLES["perception_segmentation"].task
     mask_HW = gray(run_shared("perception_segmentation").images[0]) > 0.5

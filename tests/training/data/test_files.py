@@ -21,7 +21,8 @@ def test_a_folder_with_a_file_in_its_way_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for act in (lambda: make_folder(tmp_path / "file" / "in"), lambda: write_whole(tmp_path / "file" / "in.txt", b"")):
         with pytest.raises(
-            ValueError, match=r"file.*' cannot be written: (Not a directory|File exists)\. Free room on the disk or name"
+            ValueError,
+            match=r"file.*' cannot be written: (Not a directory|File exists)\. Free room on the disk or name",
         ):
             act()
 
