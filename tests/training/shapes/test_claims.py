@@ -188,7 +188,12 @@ class TestACheck:
         assert len(rows) == RECIPE.stage2.batch  # of one step
 
     def test_in_two_processes_finds_what_one_finds(
-        self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        nano_run: Path,
+        checked: tuple[Path, ClaimsReport],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        request: pytest.FixtureRequest,
     ) -> None:
         monkeypatch.setattr(claims_train, "stage_config", stage_config)  # which other processes have
         told: list[tuple[Any, ...]] = []
@@ -196,6 +201,9 @@ class TestACheck:
             shutil.copytree(checked[0] / "results", tmp_path / name / "results")
             for variant in (FULL, RAW, NO_SIGLIP):
                 (tmp_path / name / "results" / f"{variant.name}-seed-0.json").unlink()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as each of two processes has here: with more, last digits differ
+        request.addfinalizer(lambda: torch.set_num_threads(threads))
         alone = check(nano_run, tmp_path / "one")
         together = check(nano_run, tmp_path / "two", processes=2, progress=lambda *step: told.append(step))
         assert together.json() == alone.json()
