@@ -85,7 +85,8 @@ class ClaimsReport:
             f"Each variant is trained for each of the seeds {seeds} with the package's own loop on {self.samples:,} tasks of "
             f"the kinds that are examined, {self.batch} a step: stage 1 for {self.stage1_steps} steps, then, from its averaged "
             f'weights, stage 2 for {self.steps}; "{STAGE1_ALONE.label}" is stage 1 for {self.stage1_steps + self.steps}. The '
-            f"settings are those of nano's recipe, but the rate does not fall (`{SCHEDULE}`, as in the published stage 2): a falling rate does what averaging is there for. "
+            f"settings are those of nano's recipe, but the rate does not fall (`{SCHEDULE}`, as in the published stage 2): a "
+            "falling rate does what averaging is there for. "
             f"Weights are averaged (EMA), the edit weight is {PUBLISHED_WEIGHT}, and stage 2 is given SigLIP features, unless "
             "the variant says otherwise. A seed decides the order of the data, the noise and the held-out tasks; the base "
             "models and the projectors' first values are the same for all."
@@ -119,9 +120,9 @@ class ClaimsReport:
 
 _HEAD = """# The paper's claims, checked small
 
-This page is written by `uniworld eval claims`, words included, from what it measured (`claims.json`). It says how claims of the UniWorld-V1
-paper (arXiv 2506.03147) stand in the world of shapes with nano, a few million parameters; nothing here was tried at full
-size."""
+This page is written by `uniworld eval claims`, words included, from what it measured (`claims.json`). It says how
+claims of the UniWorld-V1 paper (arXiv 2506.03147) stand in the world of shapes with nano, a few million parameters;
+nothing here was tried at full size."""
 
 _RULE = (
     "**The rule.** Two variants differ where the mean of their differences over the seeds is larger than the spread of these "
