@@ -25,6 +25,9 @@ SOURCES = ("pyproject.toml", "constraints.txt", "requirements.txt")
 # These two lie inside the environment. The first shows that we made it, and is held while it is made; the second is
 # written when it is whole.
 LOCK, STAMP = "uniworld.lock", "uniworld.stamp"
+# The tests run on all cores, at most four, as a process of them takes up to 3 GB; each file's in one process, which then
+# makes its fixtures once. `test -n0` runs them in one.
+TEST_OPTIONS = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"]
 
 
 class SetupError(Exception):
@@ -47,7 +50,7 @@ def run_in_environment(root: Path, arguments: list[str]) -> int:
         return _fail("The set-up was interrupted. Run the command again to finish it.", as_json)
     if testing:
         os.chdir(root)
-        return _replace_process([str(_script(environment, "pytest")), *arguments[1:]])
+        return _replace_process([str(_script(environment, "pytest")), *TEST_OPTIONS, *arguments[1:]])
     return _replace_process([str(_script(environment, "uniworld")), *arguments])
 
 

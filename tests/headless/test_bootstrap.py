@@ -189,7 +189,8 @@ def test_the_command_goes_on_in_the_environment(bootstrap, checkout, calls, monk
     monkeypatch.setattr(bootstrap, "_replace_process", lambda command: started.append(command) or 7)
     monkeypatch.chdir(checkout)
     assert bootstrap.run_in_environment(checkout, arguments) == 7
-    expected = [str(bootstrap._script(checkout / ".venv", script)), *arguments[script == "pytest" :]]
+    options = bootstrap.TEST_OPTIONS if script == "pytest" else []
+    expected = [str(bootstrap._script(checkout / ".venv", script)), *options, *arguments[script == "pytest" :]]
     assert started == [expected]
 
 

@@ -2,7 +2,7 @@
 
 Lines are compared with a pixel's tolerance, in which small shapes are much alike; the nearest map tells them apart.
 
-Shapes: H = W = 64, C channels, S shifts.
+Shapes: H = W = 64, C channels, S shifts, M maps, each sharp and soft; h and w of a part of the picture.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _RIVALS = ("edge", "hed", "mlsd", "sketch", "normal", "depth")
 _ALIKE = {"mlsd": "edge", "edge": "mlsd"}  # but for what is round
 _SOFTNESS = (0.0, 0.9)
 _REACH = 13  # units around an object's centre that hold its outline, a soft one too
+_ALL = slice(None)
 _SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
 
 
@@ -31,29 +32,23 @@ def nearest_map(kind: str, scene: Scene, picture_HW3: Pixels) -> str:
     rivals["outline"] = 255 - rivals["edge"]
     if kind in _ALIKE and all(thing.shape != "circle" for thing in scene.objects):
         del rivals[_ALIKE[kind]]  # has the same lines
-    moved = _moved(_gray(picture_HW3))
-    errors = {rival: _error(moved, map_1HW) for rival, map_1HW in rivals.items()}
-    return min(errors, key=lambda rival: errors[rival])
+    errors = _errors(_gray(picture_HW3), list(rivals.values()))
+    return list(rivals)[int(errors.argmin())]
 
 
 def mistaken_objects(kind: str, scene: Scene, picture_HW3: Pixels) -> list[str]:
     """What is wrong where a map is nearer to one in which an object had another shape or the other size."""
     reasons = []
     seen_CHW = _channels(kind, picture_HW3)
-    truth_CHW = _channels(kind, map_of(kind, scene))
     for thing in scene.objects:
+        others = [replace(thing, shape=shape) for shape in SHAPES] + [replace(thing, size=size) for size in SIZES]
+        # Itself comes first: of maps that are alike the first is the nearest.
+        things = list(dict.fromkeys([thing, *others]))
+        maps = [_channels(kind, map_of(kind, scene.swapped(thing, other))) for other in things]
         x, y = thing.centre
-        around = slice(None), *(slice(max(at - _REACH, 0), min(at + _REACH, UNITS)) for at in (y, x))
-        moved = _moved(seen_CHW[around])
-        errors = {thing: _error(moved, truth_CHW[around])}
-        for other in (
-            *(replace(thing, shape=shape) for shape in SHAPES),
-            *(replace(thing, size=size) for size in SIZES),
-        ):
-            if other != thing:
-                errors[other] = _error(moved, _channels(kind, map_of(kind, scene.swapped(thing, other)))[around])
-        likest = min(errors, key=lambda one: errors[one])
-        if errors[likest] < errors[thing]:
+        rows, columns = (slice(max(at - _REACH, 0), min(at + _REACH, UNITS)) for at in (y, x))
+        likest = things[int(_errors(seen_CHW, maps, rows, columns).argmin())]
+        if likest != thing:
             reasons.append(f"the {thing.size} {thing.colour} {thing.shape} looks like a {likest.size} {likest.shape}")
     return reasons
 
@@ -67,12 +62,17 @@ def _gray(picture_HW3: NDArray[np.number]) -> Floats:
     return picture_HW3.mean(-1, dtype=np.float32)[None]
 
 
-def _moved(picture_CHW: Floats) -> Sequence[Floats]:
-    """The picture displaced by up to a pixel, without the rim that then comes in."""
-    return [np.roll(picture_CHW, shift, (1, 2))[:, 1:-1, 1:-1] for shift in _SHIFTS]
+def _errors(picture_CHW: Floats, maps: Sequence[Floats], rows: slice = _ALL, columns: slice = _ALL) -> Floats:
+    """The least mean square between each map, sharp or soft, and the picture in a part of it, float32 (M,).
 
-
-def _error(moved: Sequence[Floats], map_CHW: Floats) -> float:
-    """The least mean square between a map, sharp or soft, and a picture that may be displaced."""
-    softened = [np.stack([blurred(map_HW, soft) if soft else map_HW for map_HW in map_CHW]) for soft in _SOFTNESS]
-    return min(float(((seen - wanted[:, 1:-1, 1:-1]) ** 2).mean()) for wanted in softened for seen in moved)
+    The picture may be displaced by up to a pixel; the part's rim, which then comes in, is left out.
+    """
+    shown_Chw = picture_CHW[:, rows, columns]
+    moved_SChw = np.stack([np.roll(shown_Chw, shift, (1, 2)) for shift in _SHIFTS])[..., 1:-1, 1:-1]
+    sharp_MCHW = np.stack(maps)
+    least = []
+    for soft in _SOFTNESS:
+        wanted_MCHW = blurred(sharp_MCHW, soft) if soft else sharp_MCHW
+        wanted_MChw = wanted_MCHW[:, :, rows, columns][..., 1:-1, 1:-1]
+        least.append(((moved_SChw - wanted_MChw[:, None]) ** 2).mean((2, 3, 4)).min(1))
+    return np.minimum(*least)

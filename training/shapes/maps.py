@@ -7,7 +7,7 @@ Shapes: H = W = the picture's side in pixels; maps are uint8 (H, W, 3).
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,19 +130,24 @@ def _bevel(thing: Object, side: int) -> Floats:
 
 
 def blurred(values_HW: Floats, sigma: float) -> Floats:
-    """Blurred by a Gaussian of that many pixels; beyond the picture its rim goes on.
+    """Blurred by a Gaussian of that many pixels; beyond the picture its rim goes on. Also of a stack (..., H, W).
 
     It is added up in float64, so that maps are the same to the last bit whatever adds them up.
     """
+    down, right = (_spreading(side, sigma) for side in values_HW.shape[-2:])
+    return (down @ values_HW.astype(np.float64) @ right.T).astype(np.float32)
+
+
+@cache
+def _spreading(side: int, sigma: float) -> NDArray[np.float64]:
+    """What each pixel of a blurred line takes of each of the line, float64 (side, side)."""
     reach = int(np.ceil(3 * sigma))
-    kernel_K = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    kernel_K /= kernel_K.sum()
-    soft_HW = values_HW.astype(np.float64)
-    for axis in (0, 1):
-        width = [(reach, reach) if axis == other else (0, 0) for other in (0, 1)]
-        windows = np.lib.stride_tricks.sliding_window_view(np.pad(soft_HW, width, mode="edge"), len(kernel_K), axis)
-        soft_HW = windows @ kernel_K
-    return soft_HW.astype(np.float32)
+    offsets = np.arange(-reach, reach + 1)
+    kernel_K = np.exp(-0.5 * (offsets / sigma) ** 2)
+    spreading = np.zeros((side, side))
+    for offset, share in zip(offsets, kernel_K / kernel_K.sum()):
+        spreading[np.arange(side), (np.arange(side) + offset).clip(0, side - 1)] += share
+    return spreading
 
 
 def _gray(values_HW: NDArray[np.number]) -> draw.Array:

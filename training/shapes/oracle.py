@@ -162,7 +162,9 @@ def _find_ground(smooth_HW3: Pixels, nearest_HW: NDArray[np.int64]) -> tuple[Gro
     able = [*range(len(COLOURS), len(names)), names.index("white")]
     best: tuple[float, str, list[int]] = (-1.0, "plain", [])
     for split in SPLITS:
-        counts = [np.array([(nearest_HW[half] == number).sum() for number in able]) for half in _halves(split)]
+        counts = [
+            np.bincount(nearest_HW[half].ravel() + 1, minlength=len(names) + 1)[1:][able] for half in _halves(split)
+        ]
         colours = [able[int(count.argmax())] for count in counts]
         share = sum(int(count.max()) for count in counts) / nearest_HW.size
         gain = 0.0 if split == "plain" else MIN_SPLIT_GAIN
@@ -203,8 +205,8 @@ def _parts(classes_HW: NDArray[np.int64]) -> list[tuple[Mask, int]]:
 
 
 @cache
-def _templates() -> tuple[tuple[tuple[str, str], ...], Pixels]:
-    """(shape, size) of every template, and float32 (T, P): each in the middle of a window, at every softness."""
+def _templates() -> tuple[tuple[tuple[str, str], ...], torch.Tensor, torch.Tensor]:
+    """(shape, size) of every template; each in the middle of a window, at every softness, float32 (P, T); their squares."""
     names, drawn = [], []
     for (shape, size), blur in product(product(SHAPES, SIZES), BLURS):
         window = Image.new("L", (WINDOW, WINDOW))
@@ -213,7 +215,8 @@ def _templates() -> tuple[tuple[tuple[str, str], ...], Pixels]:
         window.paste(stamp, ((WINDOW - across) // 2, (WINDOW - across) // 2))
         drawn.append(np.asarray(window.filter(ImageFilter.GaussianBlur(blur)), np.float32).ravel() / 255)
         names.append((shape, size))
-    return tuple(names), np.stack(drawn)
+    templates_PT = torch.from_numpy(np.stack(drawn, axis=1))
+    return tuple(names), templates_PT, templates_PT**2
 
 
 def _fit(picture_HW3: Pixels, ground_HW3: Pixels, mask_HW: Mask, others_HW: Mask, colour: str) -> FoundObject:
@@ -227,22 +230,23 @@ def _fit(picture_HW3: Pixels, ground_HW3: Pixels, mask_HW: Mask, others_HW: Mask
     # Nothing lies beyond the picture: a template that reaches there covers too much.
     counts_HW = np.pad((~others_HW).astype(np.float32), pad, constant_values=1)
     cover_HW = np.pad(cover_HW.clip(0, 1).astype(np.float32), pad) * counts_HW
-    names, templates_TP = _templates()
-    steps = range(-REACH, REACH + 1)
-    offsets = [(y, x) for y in steps for x in steps if 0 <= y0 + y <= UNITS and 0 <= x0 + x <= UNITS]
+    names, templates_PT, squares_PT = _templates()
+    # Centres to try, within the picture.
+    (top, bottom), (left, right) = ((max(at - REACH, 0), min(at + REACH, UNITS)) for at in (y0, x0))
 
     def windows(values_HW: Pixels) -> Pixels:
         views = np.lib.stride_tricks.sliding_window_view(values_HW, (WINDOW, WINDOW))
-        return np.stack([views[y0 + y + REACH, x0 + x + REACH].ravel() for y, x in offsets])
+        return views[top + REACH : bottom + REACH + 1, left + REACH : right + REACH + 1].reshape(-1, WINDOW**2)
 
     cover_OP, counts_OP = windows(cover_HW), windows(counts_HW)
-    # The soft intersection over union: of products, so that all offsets and templates are one multiplication.
-    common_OT = cover_OP @ templates_TP.T
-    union_OT = (cover_OP**2).sum(1, keepdims=True) + counts_OP @ (templates_TP**2).T - common_OT
+    # The soft intersection over union: of products, so that all offsets and templates are one multiplication. PyTorch's
+    # keeps to the process's number of threads; NumPy's takes all cores, and several examinations at once wait for each other.
+    common_OT = (torch.from_numpy(cover_OP) @ templates_PT).numpy()
+    union_OT = (cover_OP**2).sum(1, keepdims=True) + (torch.from_numpy(counts_OP) @ squares_PT).numpy() - common_OT
     fit_OT = common_OT / union_OT.clip(1e-6)
     offset, best = np.unravel_index(int(fit_OT.argmax()), fit_OT.shape)
-    (y, x), (shape, size) = offsets[offset], names[best]
-    return FoundObject(shape, colour, size, x0 + x, y0 + y, float(fit_OT[offset, best]), mask_HW)
+    (y, x), (shape, size) = divmod(int(offset), right - left + 1), names[best]
+    return FoundObject(shape, colour, size, left + x, top + y, float(fit_OT[offset, best]), mask_HW)
 
 
 def covered_by(thing: FoundObject) -> Mask:
