@@ -20,7 +20,8 @@ from .claims_train import VARIANTS, Runs, Variant
 from .jobs import Job, Progress, do_jobs
 
 SEEDS = (0, 1, 2)
-STEPS = 2000
+STEPS = 500
+TRUNK_STEPS = 4000
 COUNT = 40
 
 
@@ -35,6 +36,7 @@ def check_claims(
     paint_steps: int = flow.STEPS,
     batch: int | None = None,
     processes: int = 1,
+    trunk_steps: int = TRUNK_STEPS,
 ) -> ClaimsReport:
     """Train what is to be compared, examine it, and write what is found. A killed check goes on where it was.
 
@@ -42,24 +44,27 @@ def check_claims(
         nano_run: the folder of a run of nano (`uniworld train nano`) that has made its stand-ins and its start; it is
             only read.
         folder: gets `REPORT.md`, its plots and `claims.json`, and keeps `data/`, `cache/`, `runs/` and `results/`.
-        seeds: of the order of the data, the noise and the held-out tasks; fewer than three decide nothing.
-        steps: of stage 2.
+        seeds: of the order of the branches' data, their noise and the held-out tasks; fewer than three decide nothing.
+        steps: of each branch.
         count: held-out tasks of each kind.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
         progress: sees what is done; with it and one process, trainings show their own bars on a terminal.
         paint_steps: of the sampling.
         batch: samples a step; None takes that of nano's recipe.
         processes: variants that are trained and examined at the same time, sharing the cores.
+        trunk_steps: of stage 2 before the branches, the same for all seeds and edit weights.
 
     Raises:
         ValueError: the run lacks what the variants start from, the folder holds claims of other settings or is in use,
             the disk is full, or a setting is out of range.
         KeyboardInterrupt: it was asked to stop; what was done is kept.
     """
-    _check(seeds, steps, count, paint_steps, processes, batch)
+    _check(
+        seeds, batch, steps=steps, trunk_steps=trunk_steps, count=count, paint_steps=paint_steps, processes=processes
+    )
     need_matplotlib()  # now, and not after a night of training
     target = _device(device)
-    runs = Runs(nano_run.resolve(), folder.resolve(), steps, batch, target)
+    runs = Runs(nano_run.resolve(), folder.resolve(), steps, trunk_steps, batch, target)
     runs.check()
     exam = Exam(count, paint_steps, target)
     with runs.held():
@@ -74,9 +79,8 @@ def check_claims(
                 _do(runs, variant, seed, exam, progress)
         shutil.rmtree(runs.folder / EXPORTED, ignore_errors=True)
         marks: Marks = {variant: {seed: marks_of(runs, variant, seed, exam) for seed in seeds} for variant in VARIANTS}
-        report = ClaimsReport(
-            marks, steps, runs.stage1_steps, runs.recipe.stage2.batch, runs.samples, count, paint_steps
-        )
+        lengths = (runs.stage1_steps, trunk_steps, steps, runs.recipe.stage2.batch, runs.samples)
+        report = ClaimsReport(marks, *lengths, count, paint_steps)
         write_report(report, runs.folder)
     return report
 
@@ -91,8 +95,9 @@ def _do(runs: Runs, variant: Variant, seed: int, exam: Exam, progress: Progress 
 
 def _jobs(runs: Runs, exam: Exam, missing: Sequence[tuple[int, Variant]]) -> list[list[Job]]:
     """What has to be done first, and what then; the jobs of a list do not wait for each other."""
-    seeds = dict.fromkeys(seed for seed, variant in missing if not variant.alone)
-    stage1 = [Job(f"seed {seed}: stage 1", runs.train_stage1, (seed,)) for seed in seeds]
+    stage1 = [Job("stage 1", runs.train_stage1, ())] if any(not variant.alone for _, variant in missing) else []
+    names = dict.fromkeys(variant.trunk for _, variant in missing)
+    trunks = [Job(f"trunk {name.replace('_', ' ')}", runs.train_trunk, (name,)) for name in names]
     # Variants that are taken from one run follow one another.
     of_runs: dict[tuple[int, str], list[Variant]] = {}
     for seed, variant in missing:
@@ -101,7 +106,7 @@ def _jobs(runs: Runs, exam: Exam, missing: Sequence[tuple[int, Variant]]) -> lis
         Job(f"seed {seed}: {', '.join(one.label for one in some)}", _do_some, (runs, exam, seed, some))
         for (seed, _), some in of_runs.items()
     ]
-    return [stage1, rest]
+    return [stage1, trunks, rest]
 
 
 def _do_some(runs: Runs, exam: Exam, seed: int, variants: Sequence[Variant]) -> None:
@@ -117,10 +122,9 @@ def _silent(*_: Any) -> None:
     pass
 
 
-def _check(seeds: Sequence[int], steps: int, count: int, paint_steps: int, processes: int, batch: int | None) -> None:
+def _check(seeds: Sequence[int], batch: int | None, **numbers: int) -> None:
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"The seeds are {list(seeds)}; give some, each once and 0 or more, such as 0,1,2.")
-    numbers = {"steps": steps, "count": count, "paint_steps": paint_steps, "processes": processes}
     for name, value in {**numbers, **({} if batch is None else {"batch": batch})}.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1.")

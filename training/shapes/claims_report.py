@@ -33,8 +33,9 @@ class ClaimsReport:
     """The marks of all variants, and the lengths they were made with (see `check_claims`)."""
 
     marks: Marks
-    steps: int
     stage1_steps: int
+    trunk_steps: int
+    steps: int
     batch: int
     samples: int
     count: int
@@ -56,7 +57,8 @@ class ClaimsReport:
     def json(self) -> str:
         """All numbers by seed, and what follows from them."""
         settings = {
-            **{"steps": self.steps, "stage1_steps": self.stage1_steps, "batch": self.batch, "samples": self.samples},
+            **{"stage1_steps": self.stage1_steps, "trunk_steps": self.trunk_steps, "steps": self.steps},
+            **{"batch": self.batch, "samples": self.samples},
             **{"count": self.count, "paint_steps": self.paint_steps, "seeds": self.seeds, "small": SMALL},
         }
         variants = {
@@ -82,14 +84,17 @@ class ClaimsReport:
     def _training(self) -> str:
         seeds = ", ".join(map(str, self.seeds))
         return (
-            f"Each variant is trained for each of the seeds {seeds} with the package's own loop on {self.samples:,} tasks of "
-            f"the kinds that are examined, {self.batch} a step: stage 1 for {self.stage1_steps} steps, then, from its averaged "
-            f'weights, stage 2 for {self.steps}; "{STAGE1_ALONE.label}" is stage 1 for {self.stage1_steps + self.steps}. The '
-            f"settings are those of nano's recipe, but the rate does not fall (`{SCHEDULE}`, as in the published stage 2): a "
-            "falling rate does what averaging is there for. "
-            f"Weights are averaged (EMA), the edit weight is {PUBLISHED_WEIGHT}, and stage 2 is given SigLIP features, unless "
-            "the variant says otherwise. A seed decides the order of the data, the noise and the held-out tasks; the base "
-            "models and the projectors' first values are the same for all."
+            f"All is trained with the package's own loop on {self.samples:,} tasks of the kinds that are examined, {self.batch} "
+            f"a step: stage 1 for {self.stage1_steps} steps and then, from its averaged weights, stage 2 for "
+            f"{self.trunk_steps + self.steps}. The first {self.trunk_steps} of these are one run, the trunk, without an edit "
+            f"weight; from its averaged weights each variant branches off for each of the seeds {seeds} and takes the last "
+            f'{self.steps} its own way. "{NO_SIGLIP.label.capitalize()}" has a trunk of its own, without SigLIP too, and '
+            f'"{STAGE1_ALONE.label}" is stage 1 all the way, {self.stage1_steps + self.trunk_steps} steps and the branch. '
+            f"The settings are those of nano's recipe, but the rate does not fall (`{SCHEDULE}`, as in the published stage "
+            "2): a falling rate does what averaging is there for. "
+            f"Weights are averaged (EMA), the branches' edit weight is {PUBLISHED_WEIGHT}, and stage 2 is given SigLIP "
+            "features, unless the variant says otherwise. A seed decides the order of the branches' data, their noise and the "
+            "held-out tasks; all before is the same for all."
         )
 
     def _examination(self) -> str:

@@ -1,7 +1,8 @@
 """The runs that the paper's claims are checked by: variants of nano's two stages, each with several seeds.
 
 They take the recipe, the stand-ins and the start checkpoint of a run of nano, and train on tasks of the kinds that are
-examined: the variants of one seed begin with the same stage 1 and see the same samples and noise in the same order.
+examined. Variants that are alike but for what is claimed branch off one trunk, which takes most of the time and is trained
+once; the branches of one seed see the same samples and noise in the same order.
 """
 
 from __future__ import annotations
@@ -62,7 +63,15 @@ class Variant:
     weight: str = PUBLISHED_WEIGHT
     raw: bool = False
 
+    @property
+    def trunk(self) -> str:
+        """The run that it branches off."""
+        if self.alone:
+            return STAGE1_TRUNK
+        return STAGE2_TRUNK if self.use_siglip else NO_SIGLIP_TRUNK
 
+
+STAGE1_TRUNK, STAGE2_TRUNK, NO_SIGLIP_TRUNK = "stage1_alone", "stage2", "no_siglip"
 STAGE1_ALONE = Variant("stage1_alone", "stage 1 alone", "stage1_alone", alone=True, use_siglip=False)
 FULL = Variant("full", "stage 2", "full")
 RAW = replace(FULL, name="raw", label="stage 2, raw weights", raw=True)
@@ -92,7 +101,8 @@ class Runs:
     Attributes:
         nano: the folder of a run of nano that has made its stand-ins and its start.
         folder: where `data/`, `cache/` and `runs/` lie.
-        steps: of stage 2; stage 1 has as many for each of them as in nano's recipe.
+        steps: of each branch.
+        trunk_steps: of stage 2 before the branches; stage 1 has as many for each step of stage 2 as in nano's recipe.
         batch: samples a step; None takes the recipe's.
         device: "cpu" or "cuda".
     """
@@ -100,6 +110,7 @@ class Runs:
     nano: Path
     folder: Path
     steps: int
+    trunk_steps: int
     batch: int | None = None
     device: str = "cpu"
 
@@ -141,6 +152,9 @@ class Runs:
     def folder_of(self, run: str, seed: int) -> Path:
         return self.folder / "runs" / f"seed-{seed}" / run
 
+    def trunk_of(self, run: str) -> Path:
+        return self.folder / "runs" / "trunk" / run
+
     @property
     def flux(self) -> Path:
         return self.nano / "standins" / "flux"
@@ -160,16 +174,27 @@ class Runs:
     @property
     def samples(self) -> int:
         """Tasks to train on: no more than one pass over them takes."""
-        return min(self.recipe.samples, self.steps * self.recipe.stage2.batch)
+        return min(self.recipe.samples, self.stage2_steps * self.recipe.stage2.batch)
+
+    @property
+    def stage2_steps(self) -> int:
+        """Steps of a trunk and a branch."""
+        return self.trunk_steps + self.steps
 
     @property
     def stage1_steps(self) -> int:
         """Steps of the stage 1 that every stage 2 starts from."""
-        return max(1, round(self.steps * self.recipe.stage1.steps / self.recipe.stage2.steps))
+        return max(1, round(self.stage2_steps * self.recipe.stage1.steps / self.recipe.stage2.steps))
 
-    def train_stage1(self, seed: int, progress: bool = False) -> None:
-        """Train what every stage 2 of a seed starts from, or go on with it; as `train`."""
-        self._finish(self.config("stage1", self.stage1_steps, seed), self.folder_of("stage1", seed), progress)
+    def train_stage1(self, progress: bool = False) -> None:
+        """Train what the trunks of stage 2 start from, or go on with it; as `train`."""
+        self._finish(self.config("stage1", self.stage1_steps, self.recipe.seed), self.trunk_of("stage1"), progress)
+
+    def train_trunk(self, trunk: str, progress: bool = False) -> None:
+        """Train what variants branch off, or go on with it; as `train`."""
+        if trunk != STAGE1_TRUNK:
+            self.train_stage1(progress)
+        self._finish(self.trunk_config(trunk), self.trunk_of(trunk), progress)
 
     def train(self, variant: Variant, seed: int, progress: bool = False) -> Path:
         """The finished run of a variant, trained or gone on with if it is not.
@@ -178,21 +203,32 @@ class Runs:
             ValueError: as `loop.train`.
             KeyboardInterrupt: it was asked to stop; what was done is kept.
         """
-        if not variant.alone:
-            self.train_stage1(seed, progress)
+        self.train_trunk(variant.trunk, progress)
         run = self.folder_of(variant.run, seed)
         self._finish(self.variant_config(variant, seed), run, progress)
         return run
 
+    def trunk_config(self, trunk: str) -> Config:
+        """What a trunk is trained by: without an edit weight, as its branches are there to compare these."""
+        seed = self.recipe.seed
+        if trunk == STAGE1_TRUNK:
+            return self.config("stage1", self.stage1_steps + self.trunk_steps, seed)
+        use_siglip = trunk == STAGE2_TRUNK
+        return self._stage2(self.trunk_steps, seed, use_siglip, NO_WEIGHT, self.trunk_of("stage1"))
+
     def variant_config(self, variant: Variant, seed: int) -> Config:
         """What a variant's run is trained by."""
+        start = self.trunk_of(variant.trunk)
         if variant.alone:
-            return self.config("stage1", self.stage1_steps + self.steps, seed)
-        config = self.config("stage2", self.steps, seed)
-        parts = tuple(part for part in config.stage.parts if variant.use_siglip or part != "siglip_projector")
-        stage = replace(config.stage, parts=parts, use_siglip=variant.use_siglip, weight=variant.weight)
-        model = replace(config.model, start=(str(self.folder_of("stage1", seed)),))
-        return replace(config, stage=stage, model=model)
+            config = self.config("stage1", self.steps, seed)
+            return replace(config, model=replace(config.model, start=(str(start),)))
+        return self._stage2(self.steps, seed, variant.use_siglip, variant.weight, start)
+
+    def _stage2(self, steps: int, seed: int, use_siglip: bool, weight: str, start: Path) -> Config:
+        config = self.config("stage2", steps, seed)
+        parts = tuple(part for part in config.stage.parts if use_siglip or part != "siglip_projector")
+        stage = replace(config.stage, parts=parts, use_siglip=use_siglip, weight=weight)
+        return replace(config, stage=stage, model=replace(config.model, start=(str(start),)))
 
     def config(self, stage: Stage, steps: int, seed: int) -> Config:
         """What nano's stage of that name trains by, in another length, with another seed, at a constant rate."""
@@ -223,7 +259,12 @@ class Runs:
         for file in sorted((self.nano / "start").glob("*.safetensors")):
             start.update(file.read_bytes())
         recipe = {name: asdict(getattr(self.recipe, name)) for name in ("stage1", "stage2")}
-        lengths = {"steps": self.steps, "batch": self.recipe.stage2.batch, "samples": self.samples}
+        lengths = {
+            "steps": self.steps,
+            "trunk_steps": self.trunk_steps,
+            "batch": self.recipe.stage2.batch,
+            "samples": self.samples,
+        }
         wanted = {"start": start.hexdigest(), **lengths, **recipe, "seed": self.recipe.seed}
         file = self.folder / _SETTINGS
         there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else wanted

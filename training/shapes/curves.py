@@ -13,6 +13,7 @@ from ..plot import METRICS_FILE, smoothed
 # What trains: its log below nano's folder, and the measure that is drawn beside its loss.
 _LOGS = {
     "VAE": ("standins/vae.jsonl", "psnr"),
+    "VAE's decoder": ("standins/decoder.jsonl", "psnr"),
     "VLM": ("standins/vlm.jsonl", "tokens right"),
     "SigLIP": ("standins/siglip.jsonl", "psnr"),
     "FLUX": ("standins/flux.jsonl", "steps_per_second"),

@@ -67,7 +67,8 @@ def train_nano(
     target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     steps = recipe or read_recipe("quick" if quick else "gpu" if target == "cuda" else "full")
     work = _Work(folder, steps, target, progress or (lambda *_: None))
-    for step in (work.tokenizers, work.vae, work.vlm, work.siglip, work.flux, work.start, work.data, work.cache):
+    stand_ins = (work.tokenizers, work.vae, work.decoder, work.vlm, work.siglip, work.flux)
+    for step in (*stand_ins, work.start, work.data, work.cache):
         step()
     work.stage("stage1")
     work.stage("stage2")
@@ -107,6 +108,18 @@ class _Work:
             folders.write_vae(trained.vae, fit_latents(trained.vae, self.device), self.flux_folder / "vae")
 
         self._stand_in("vae", self.recipe.vae, make, write)
+
+    def decoder(self) -> None:
+        from .standins.vae import Decoding
+
+        def make() -> Decoding:
+            vae = VAE.from_pretrained(self.flux_folder, torch.float32, self.device)
+            return Decoding(vae, self.recipe.decoder.batch, self.device)
+
+        def write(trained: Decoding) -> None:
+            folders.replace_vae(trained.vae, self.flux_folder / "vae")
+
+        self._stand_in("decoder", self.recipe.decoder, make, write)
 
     def vlm(self) -> None:
         from .standins.vlm import Answering

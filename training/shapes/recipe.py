@@ -28,6 +28,7 @@ class Recipe:
 
     Attributes:
         vae, vlm, siglip, flux: the stand-ins.
+        decoder: the VAE's, which goes on alone.
         samples: training tasks that are drawn, written and cached for stages 1 and 2.
         stage1, stage2: of the published recipe.
         routing: prompts that the routing head learns from.
@@ -35,6 +36,7 @@ class Recipe:
     """
 
     vae: Length
+    decoder: Length
     vlm: Length
     siglip: Length
     flux: Length

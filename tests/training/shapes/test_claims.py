@@ -39,7 +39,7 @@ from uniworld.uniworld_core.masks import WEIGHT_FUNCTIONS, edit_weight
 
 TINY = Path(__file__).resolve().parents[3] / "uniworld_core" / "shipped" / "tiny"
 LENGTH = Length(steps=1, learning_rate=1e-3, batch=2)
-RECIPE = Recipe(LENGTH, LENGTH, LENGTH, LENGTH, samples=8, stage1=LENGTH, stage2=LENGTH, routing=1, seed=0)
+RECIPE = Recipe(*(LENGTH,) * 5, samples=8, stage1=LENGTH, stage2=LENGTH, routing=1, seed=0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,13 +72,15 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
 
 def check(nano_run: Path, folder: Path, **settings: Any) -> ClaimsReport:
     return check_claims(
-        nano_run, folder, **{"seeds": (0,), "steps": 1, "count": 1, "device": "cpu", "paint_steps": 1} | settings
+        nano_run,
+        folder,
+        **{"seeds": (0,), "steps": 1, "trunk_steps": 1, "count": 1, "device": "cpu", "paint_steps": 1} | settings,
     )
 
 
 def runs_of(nano_run: Path, folder: Path, steps: int) -> Runs:
     """Runs whose data is there."""
-    runs = Runs(nano_run, folder, steps)
+    runs = Runs(nano_run, folder, steps, trunk_steps=1)
     runs.make_data(1, lambda *_: None)
     return runs
 
@@ -126,31 +128,45 @@ class TestTheEditWeightOutOfACache:
 
 
 class TestTheVariants:
-    def test_of_a_seed_start_from_the_same_stage_1_and_see_the_same_data(self, nano_run: Path, tmp_path: Path) -> None:
-        runs = Runs(nano_run, tmp_path, 8)
-        configs = {variant.name: runs.variant_config(variant, 2) for variant in VARIANTS if not variant.alone}
-        starts = {config.model.start for config in configs.values()}
-        assert starts == {(str(runs.folder_of("stage1", 2)),)}
+    def test_of_a_seed_branch_off_trunks_and_see_the_same_data(self, nano_run: Path, tmp_path: Path) -> None:
+        runs = Runs(nano_run, tmp_path, 8, 30)
+        configs = {variant: runs.variant_config(variant, 2) for variant in VARIANTS}
+        for variant, config in configs.items():
+            assert config.model.start == (str(runs.trunk_of(variant.trunk)),)
+        assert {variant.trunk for variant in configs} == {"stage1_alone", "stage2", "no_siglip"}
         assert {(config.run.seed, config.run.steps, config.data.list) for config in configs.values()} == {
             (2, 8, str(tmp_path / "data" / "data.txt"))
         }
 
     def test_differ_in_the_one_thing_that_is_claimed_of(self, nano_run: Path, tmp_path: Path) -> None:
-        runs = Runs(nano_run, tmp_path, 8)
+        runs = Runs(nano_run, tmp_path, 8, 30)
         full = runs.variant_config(FULL, 0)
         assert runs.variant_config(RAW, 0) == full
         for weight, variant in WEIGHTS.items():
             assert runs.variant_config(variant, 0) == replace(full, stage=replace(full.stage, weight=weight))
-        without = runs.variant_config(NO_SIGLIP, 0)
-        assert not without.stage.use_siglip
-        assert set(full.stage.parts) - set(without.stage.parts) == {"siglip_projector"}
+        for one, other in (
+            (full, runs.variant_config(NO_SIGLIP, 0)),
+            (runs.trunk_config("stage2"), runs.trunk_config("no_siglip")),
+        ):
+            assert one.stage.use_siglip
+            assert not other.stage.use_siglip
+            assert set(one.stage.parts) - set(other.stage.parts) == {"siglip_projector"}
+            stage = replace(other.stage, use_siglip=True, parts=one.stage.parts)
+            assert replace(other, stage=stage, model=one.model) == one
 
     def test_stage_1_alone_trains_as_long_as_both_stages(self, nano_run: Path, tmp_path: Path) -> None:
-        runs = Runs(nano_run, tmp_path, 8)
-        alone = runs.variant_config(STAGE1_ALONE, 0)
-        assert alone.run.steps == runs.stage1_steps + 8
-        assert alone.stage.parts == ("denoise_projector",)
-        assert alone.model.start == ()
+        runs = Runs(nano_run, tmp_path, 8, 30)
+        trunk, branch = runs.trunk_config("stage1_alone"), runs.variant_config(STAGE1_ALONE, 0)
+        other = runs.trunk_config("stage2")
+        assert trunk.run.steps == runs.stage1_steps + other.run.steps == runs.stage1_steps + 30
+        assert branch.run.steps == 8
+        assert {*trunk.stage.parts, *branch.stage.parts} == {"denoise_projector"}
+        assert trunk.model.start == ()
+        assert other.model.start == (str(runs.trunk_of("stage1")),)
+
+    def test_trunks_have_no_edit_weight(self, nano_run: Path, tmp_path: Path) -> None:
+        runs = Runs(nano_run, tmp_path, 8, 30)
+        assert {runs.trunk_config(name).stage.weight for name in ("stage2", "no_siglip")} == {"none"}
 
     def test_hold_each_edit_weight_and_none(self) -> None:
         assert set(WEIGHTS) == {*WEIGHT_FUNCTIONS, "none"}
@@ -178,7 +194,7 @@ class TestACheck:
         folder = checked[0] / "data"
         rows = [row for name in ("edits.json", "others.json") for row in json.loads((folder / name).read_text())]
         assert {row["id"].rsplit("-", 1)[0] for row in rows} <= set(KINDS)
-        assert len(rows) == RECIPE.stage2.batch  # of one step
+        assert len(rows) == 2 * RECIPE.stage2.batch  # of a step of the trunk and one of a branch
 
     def test_in_two_processes_finds_what_one_finds(
         self,
@@ -200,16 +216,19 @@ class TestACheck:
         alone = check(nano_run, tmp_path / "one")
         together = check(nano_run, tmp_path / "two", processes=2, progress=lambda *step: told.append(step))
         assert together.json() == alone.json()
-        assert [step[1:3] for step in told if step[0] == "variants"] == [(1, 3), (2, 3), (3, 3)]
-        assert told[-3][3] == {"last": "seed 0: stage 1"}
+        # The trunks are the first two, as stage 1 alone was examined already.
+        steps = [step for step in told if step[0] == "variants"]
+        assert [step[1:3] for step in steps] == [(number, 5) for number in (1, 2, 3, 4, 5)]
+        assert steps[0][3] == {"last": "stage 1"}
+        assert {step[3]["last"] for step in steps[1:3]} == {"trunk stage2", "trunk no siglip"}
 
     def test_ends_with_the_sentence_of_a_process_that_failed(self, nano_run: Path, tmp_path: Path) -> None:
         broken = tmp_path / "nano"
         shutil.copytree(nano_run, broken)
         claims_folder = tmp_path / "claims"
         (claims_folder / "runs").mkdir(parents=True)
-        (claims_folder / "runs" / "seed-0").write_text("in the way")
-        with pytest.raises(ValueError, match="seed-0"):
+        (claims_folder / "runs" / "trunk").write_text("in the way")
+        with pytest.raises(ValueError, match="trunk"):
             check(broken, claims_folder, processes=2)
 
     def test_that_is_finished_trains_nothing_again(
@@ -268,9 +287,10 @@ class TestTheCommand:
             claims, "check_claims", lambda *some, **others: given.append(some) or named.append(others) or report
         )
         asked = ["--run", str(nano_run), "--to", str(folder), "--seeds", "0,4", "--steps", "7", "--count", "3"]
-        assert main(["eval", "claims", *asked, "--device", "cpu", "--batch", "5", "--processes", "2"]) == 0
+        asked += ["--device", "cpu", "--batch", "5", "--processes", "2", "--trunk", "11"]
+        assert main(["eval", "claims", *asked]) == 0
         assert given[0][:-1] == (nano_run, folder, [0, 4], 7, 3, "cpu")
-        assert named == [{"batch": 5, "processes": 2}]
+        assert named == [{"batch": 5, "processes": 2, "trunk_steps": 11}]
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "not decided: Stage 1 alone cannot hold on to the reference as stage 2 can."
         assert lines[-1] == str(folder / "REPORT.md")
@@ -309,6 +329,8 @@ class TestWhatCannotBeChecked:
     def test_a_folder_of_other_settings_is_refused(self, nano_run: Path, checked: tuple[Path, ClaimsReport]) -> None:
         with pytest.raises(ValueError, match=r"checked by other settings \(steps 1 instead of 2;.*\): name"):
             check(nano_run, checked[0], steps=2)
+        with pytest.raises(ValueError, match=r"checked by other settings \(trunk_steps 1 instead of 2;.*\): name"):
+            check(nano_run, checked[0], trunk_steps=2)
         with pytest.raises(ValueError, match=r"checked by other settings \(batch 2 instead of 1;.*\): name"):
             check(nano_run, checked[0], batch=1)
 
@@ -319,7 +341,7 @@ class TestWhatCannotBeChecked:
         shutil.copytree(nano_run, changed)
         write_recipe(changed, replace(RECIPE, stage2=replace(LENGTH, learning_rate=0.5)))
         with pytest.raises(ValueError, match=r"another configuration: .*optimizer\.lr was 0\.001 and is now 0\.5"):
-            Runs(changed, folder, 1).train(FULL, 0)
+            Runs(changed, folder, 1, 1).train(FULL, 0)
         with pytest.raises(ValueError, match=r"other settings \(stage2 .*0\.001.* instead of .*0\.5"):
             check(changed, folder)
 
@@ -355,6 +377,7 @@ class TestWhatCannotBeChecked:
             ({"seeds": (1, 1)}, r"The seeds are \[1, 1\]"),
             ({"seeds": (-1,)}, r"The seeds are \[-1\]"),
             ({"steps": 0}, "steps is 0"),
+            ({"trunk_steps": 0}, "trunk_steps is 0"),
             ({"count": 0}, "count is 0"),
             ({"processes": 0}, "processes is 0"),
             ({"batch": 0}, "batch is 0"),

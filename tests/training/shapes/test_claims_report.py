@@ -31,7 +31,7 @@ def report_of(kept: Callable[[Variant, int], float], right: Callable[[Variant, i
         }
         for variant in VARIANTS
     }
-    return ClaimsReport(marks, 2000, 400, 64, 30000, 40, 28)
+    return ClaimsReport(marks, 400, 1500, 500, 64, 30000, 40, 28)
 
 
 SHARES = (("add", 0.04), ("remove", 0.08), ("background", 0.9), ("reconstruct", 0.0))
@@ -155,7 +155,8 @@ class TestThePage:
     def test_tells_the_rule_the_lengths_and_every_variant(self, as_published: ClaimsReport) -> None:
         text = " ".join(as_published.text().split())
         assert "**The rule.**" in text
-        assert '"stage 1 alone" is stage 1 for 2400.' in text
+        assert "stage 1 for 400 steps and then, from its averaged weights, stage 2 for 2000. The first 1500" in text
+        assert '"stage 1 alone" is stage 1 all the way, 1900 steps and the branch.' in text
         assert "(2 of the first seed's edits are, and 1 are large)" in text
         assert all(f"| {variant.label} |" in text for variant in VARIANTS)
 

@@ -28,7 +28,7 @@ from uniworld.uniworld_core.dit import DiT
 _BLINK = Length(steps=2, learning_rate=1e-3, batch=4)
 BLINK = replace(
     read_recipe("quick"),
-    **dict.fromkeys(("vae", "vlm", "siglip", "flux", "stage1", "stage2"), _BLINK),
+    **dict.fromkeys(("vae", "decoder", "vlm", "siglip", "flux", "stage1", "stage2"), _BLINK),
     samples=12,
     routing=8,
 )
@@ -80,7 +80,7 @@ def test_curves_of_a_folder_without_a_log_are_a_sentence(tmp_path: Path) -> None
 
 def test_every_recipe_is_whole_and_the_quick_one_the_shortest() -> None:
     full, gpu, quick = (read_recipe(name) for name in ("full", "gpu", "quick"))
-    for name in ("vae", "vlm", "siglip", "flux", "stage1", "stage2"):
+    for name in ("vae", "decoder", "vlm", "siglip", "flux", "stage1", "stage2"):
         assert getattr(quick, name).steps * 20 < getattr(full, name).steps
         assert getattr(gpu, name).batch > getattr(full, name).batch
 

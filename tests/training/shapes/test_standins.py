@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from uniworld.uniworld_core.dit import PACK, VAE_FACTOR
 from uniworld.uniworld_core.latents import LatentFormat
 from uniworld.uniworld_core.qwen import make_processor, read_tokenizer
 from uniworld.uniworld_core.text import read_text_tokenizer
+from uniworld.uniworld_core.vae import VAE
 
 FOREIGN = "Ein Löwe 猫 & 3 kites, painted by Xyzzy!"
 
@@ -323,6 +325,18 @@ class TestObjectives:
 
     def test_vae(self) -> None:
         self.check(vae.Autoencoding(4))
+
+    def test_decoder_and_the_latents_stay_what_they_are(self, standins: Path, tmp_path: Path) -> None:
+        trained = VAE.from_pretrained(standins / "flux", torch.float32)
+        pictures_BHW3 = fit.bytes_of(vae.pictures(np.random.default_rng(0), 2)).float() / 255
+        latents, decoded = trained.encode(pictures_BHW3), trained.decode(trained.encode(pictures_BHW3))
+        self.check(vae.Decoding(trained, 4))
+        copied = shutil.copytree(standins / "flux" / "vae", tmp_path / "vae")
+        folders.replace_vae(trained.autoencoder, copied)
+        again = VAE.from_pretrained(tmp_path, torch.float32)
+        assert torch.equal(again.encode(pictures_BHW3), latents)
+        assert not torch.equal(again.decode(latents), decoded)
+        assert again.latent_format == trained.latent_format
 
     def test_siglip(self, standins: Path) -> None:
         self.check(siglip.Matching(read_text_tokenizer(standins / "flux" / "tokenizer"), 4))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ...data.files import write_whole
 from .parts import SIGLIP_SIDE
 from .vlm import preprocessor_config
 
@@ -33,6 +34,7 @@ _INDEX = {
     "transformer": ["diffusers", "FluxTransformer2DModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+_VAE_FILE = "diffusion_pytorch_model.safetensors"  # as diffusers names it
 # transformers 5 keeps no prefix inside these; the published files have it.
 _PREFIXES = {"clip_text_model": "text_model.", "siglip_vision_model": "vision_model."}
 
@@ -55,6 +57,18 @@ def write_vae(vae: Any, latents: Mapping[str, Any], folder: Path) -> None:
     vae.save_pretrained(folder)
     file = folder / "config.json"
     write_json(file, json.loads(file.read_text(encoding="utf-8")) | dict(latents))
+
+
+def replace_vae(vae: Any, folder: Path) -> None:
+    """Other weights in the place of a VAE's, at once; its configuration stays.
+
+    Raises:
+        ValueError: the disk is full.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
+    write_whole(folder / _VAE_FILE, save(tensors, metadata={"format": "pt"}))
 
 
 def write_flux(clip: Any, t5: Any, transformer: Any, folder: Path) -> None:
