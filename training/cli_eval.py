@@ -91,14 +91,14 @@ def _add_claims(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the folder of it all (runs/claims); done steps are kept",
     )
-    parser.add_argument("--seeds", default="0,1,2", metavar="A,B", help="each is trained with; three decide (0,1,2)")
+    parser.add_argument("--seeds", default="0,1,2", metavar="A,B", help="of the branches; three decide (0,1,2)")
     parser.add_argument(
-        "--trunk", type=int, default=4000, metavar="N", help="steps of stage 2 before the variants branch off (4000)"
+        "--trunk-steps", type=int, default=4000, metavar="N", help="of stage 2 before the variants branch off (4000)"
     )
     parser.add_argument("--steps", type=int, default=500, metavar="N", help="of each variant's branch (500)")
     parser.add_argument("--batch", type=int, metavar="N", help="samples a step (that of nano's recipe)")
     parser.add_argument("--count", type=int, default=40, metavar="N", help="held-out tasks of each kind (40)")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="variants trained at the same time (1)")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="trainings at the same time (1)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
 
 
@@ -122,7 +122,7 @@ def _claims(arguments: argparse.Namespace) -> int:
                 bars,
                 batch=arguments.batch,
                 processes=arguments.processes,
-                trunk_steps=arguments.trunk,
+                trunk_steps=arguments.trunk_steps,
             )
     except RunFailed as error:
         raise Failed(str(error)) from error

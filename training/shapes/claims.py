@@ -16,7 +16,7 @@ from ...uniworld_core import flow
 from .claims_exam import EXPORTED, Exam, kept_marks, marks_of
 from .claims_report import ClaimsReport, need_matplotlib, write_report
 from .claims_rule import Marks
-from .claims_train import VARIANTS, Runs, Variant
+from .claims_train import STAGE1_ALONE, VARIANTS, Runs, Variant
 from .jobs import Job, Progress, do_jobs
 
 SEEDS = (0, 1, 2)
@@ -79,8 +79,16 @@ def check_claims(
                 _do(runs, variant, seed, exam, progress)
         shutil.rmtree(runs.folder / EXPORTED, ignore_errors=True)
         marks: Marks = {variant: {seed: marks_of(runs, variant, seed, exam) for seed in seeds} for variant in VARIANTS}
-        lengths = (runs.stage1_steps, trunk_steps, steps, runs.recipe.stage2.batch, runs.samples)
-        report = ClaimsReport(marks, *lengths, count, paint_steps)
+        report = ClaimsReport(
+            marks,
+            stage1_steps=runs.stage1_steps,
+            trunk_steps=trunk_steps,
+            steps=steps,
+            batch=runs.recipe.stage2.batch,
+            samples=runs.samples,
+            count=count,
+            paint_steps=paint_steps,
+        )
         write_report(report, runs.folder)
     return report
 
@@ -95,22 +103,26 @@ def _do(runs: Runs, variant: Variant, seed: int, exam: Exam, progress: Progress 
 
 def _jobs(runs: Runs, exam: Exam, missing: Sequence[tuple[int, Variant]]) -> list[list[Job]]:
     """What has to be done first, and what then; the jobs of a list do not wait for each other."""
-    stage1 = [Job("stage 1", runs.train_stage1, ())] if any(not variant.alone for _, variant in missing) else []
-    names = dict.fromkeys(variant.trunk for _, variant in missing)
-    trunks = [Job(f"trunk {name.replace('_', ' ')}", runs.train_trunk, (name,)) for name in names]
-    # Variants that are taken from one run follow one another.
-    of_runs: dict[tuple[int, str], list[Variant]] = {}
-    for seed, variant in missing:
-        of_runs.setdefault((seed, variant.run), []).append(variant)
-    rest = [
-        Job(f"seed {seed}: {', '.join(one.label for one in some)}", _do_some, (runs, exam, seed, some))
-        for (seed, _), some in of_runs.items()
+    alone = [seed for seed, variant in missing if variant.alone]
+    others = [(seed, variant) for seed, variant in missing if not variant.alone]
+    stage1 = [Job("stage 1", runs.train_stage1, ())] if others else []
+    trunks = [
+        Job(f"trunk {name.replace('_', ' ')}", runs.train_trunk, (name,))
+        for name in dict.fromkeys(variant.trunk for _, variant in others)
     ]
+    # Variants that are taken from one run follow one another, and so do those of stage 1 alone, whose trunk is the shortest
+    # and trained by the first of them.
+    rest = [Job(STAGE1_ALONE.label, _do_some, (runs, exam, [(seed, STAGE1_ALONE) for seed in alone]))] if alone else []
+    of_runs: dict[tuple[int, str], list[tuple[int, Variant]]] = {}
+    for seed, variant in others:
+        of_runs.setdefault((seed, variant.run), []).append((seed, variant))
+    for (seed, _), some in of_runs.items():
+        rest.append(Job(f"seed {seed}: {', '.join(one.label for _, one in some)}", _do_some, (runs, exam, some)))
     return [stage1, trunks, rest]
 
 
-def _do_some(runs: Runs, exam: Exam, seed: int, variants: Sequence[Variant]) -> None:
-    for variant in variants:
+def _do_some(runs: Runs, exam: Exam, some: Sequence[tuple[int, Variant]]) -> None:
+    for seed, variant in some:
         _do(runs, variant, seed, exam, None)
 
 

@@ -88,11 +88,12 @@ class ClaimsReport:
             f"a step: stage 1 for {self.stage1_steps} steps and then, from its averaged weights, stage 2 for "
             f"{self.trunk_steps + self.steps}. The first {self.trunk_steps} of these are one run, the trunk, without an edit "
             f"weight; from its averaged weights each variant branches off for each of the seeds {seeds} and takes the last "
-            f'{self.steps} its own way. "{NO_SIGLIP.label.capitalize()}" has a trunk of its own, without SigLIP too, and '
+            f'{self.steps} its own way. What is called "{NO_SIGLIP.label}" has a trunk of its own, without SigLIP too, and '
             f'"{STAGE1_ALONE.label}" is stage 1 all the way, {self.stage1_steps + self.trunk_steps} steps and the branch. '
             f"The settings are those of nano's recipe, but the rate does not fall (`{SCHEDULE}`, as in the published stage "
             "2): a falling rate does what averaging is there for. "
-            f"Weights are averaged (EMA), the branches' edit weight is {PUBLISHED_WEIGHT}, and stage 2 is given SigLIP "
+            "Weights are averaged (EMA; a branch's average begins anew and reaches back about a ninth of its steps), the "
+            f"branches' edit weight is {PUBLISHED_WEIGHT}, and stage 2 is given SigLIP "
             "features, unless the variant says otherwise. A seed decides the order of the branches' data, their noise and the "
             "held-out tasks; all before is the same for all."
         )
@@ -133,7 +134,8 @@ _RULE = (
     "**The rule.** Two variants differ where the mean of their differences over the seeds is larger than the spread of these "
     "differences, the largest less the smallest, and at least 0.1 points or dB; all seeds then have the same sign. With "
     "three seeds and normal differences 4% of equal variants are called higher by chance, so of all comparisons here one "
-    "may be. A claim holds where every "
+    "may be. Sides that branch off different trunks, as those of the first two claims do, differ by what happened once in "
+    "these too: the seeds tell nothing of how much another trunk would change. A claim holds where every "
     f"measure in bold is higher as claimed, and is not decided with fewer than {LEAST_SEEDS} seeds."
 )
 

@@ -67,7 +67,8 @@ class Comparison:
     @property
     def outcome(self) -> Outcome:
         """Ours is higher or lower where the mean difference is larger than the differences' spread, largest less
-        smallest: then every seed says the same. Of equal variants with normal differences, three seeds call 4% higher.
+        smallest: then every seed says the same. Of equal variants with normal differences, three seeds call 4% higher;
+        what the trunks of two sides differ by, all seeds have alike.
         """
         differences = self.differences
         if len(differences) < len(self.ours):

@@ -39,6 +39,9 @@ PUBLISHED_WEIGHT = "logarithmic"
 # As in the published recipe's stage 2. Nano itself lets the rate fall, which does what the EMA is there for.
 SCHEDULE = "constant_with_warmup"
 
+# Of the trunks, and no branch's: one that saw its trunk's samples and noise again would differ from the others.
+_TRUNK_SEED = 2**20
+
 _SETTINGS = "settings.json"
 
 
@@ -188,7 +191,7 @@ class Runs:
 
     def train_stage1(self, progress: bool = False) -> None:
         """Train what the trunks of stage 2 start from, or go on with it; as `train`."""
-        self._finish(self.config("stage1", self.stage1_steps, self.recipe.seed), self.trunk_of("stage1"), progress)
+        self._finish(self.trunk_config("stage1"), self.trunk_of("stage1"), progress)
 
     def train_trunk(self, trunk: str, progress: bool = False) -> None:
         """Train what variants branch off, or go on with it; as `train`."""
@@ -209,20 +212,26 @@ class Runs:
         return run
 
     def trunk_config(self, trunk: str) -> Config:
-        """What a trunk is trained by: without an edit weight, as its branches are there to compare these."""
-        seed = self.recipe.seed
+        """What a trunk, or the stage 1 that those of stage 2 start from, is trained by: without an edit weight, as the
+        branches are there to compare these."""
+        seed = self.recipe.seed + _TRUNK_SEED
+        if trunk == "stage1":
+            return self._stage1(self.stage1_steps, seed, NO_WEIGHT)
         if trunk == STAGE1_TRUNK:
-            return self.config("stage1", self.stage1_steps + self.trunk_steps, seed)
-        use_siglip = trunk == STAGE2_TRUNK
-        return self._stage2(self.trunk_steps, seed, use_siglip, NO_WEIGHT, self.trunk_of("stage1"))
+            return self._stage1(self.stage1_steps + self.trunk_steps, seed, NO_WEIGHT)
+        return self._stage2(self.trunk_steps, seed + 1, trunk == STAGE2_TRUNK, NO_WEIGHT, self.trunk_of("stage1"))
 
     def variant_config(self, variant: Variant, seed: int) -> Config:
         """What a variant's run is trained by."""
         start = self.trunk_of(variant.trunk)
         if variant.alone:
-            config = self.config("stage1", self.steps, seed)
-            return replace(config, model=replace(config.model, start=(str(start),)))
+            return self._stage1(self.steps, seed, variant.weight, start)
         return self._stage2(self.steps, seed, variant.use_siglip, variant.weight, start)
+
+    def _stage1(self, steps: int, seed: int, weight: str, start: Path | None = None) -> Config:
+        config = self.config("stage1", steps, seed)
+        starts = () if start is None else (str(start),)
+        return replace(config, stage=replace(config.stage, weight=weight), model=replace(config.model, start=starts))
 
     def _stage2(self, steps: int, seed: int, use_siglip: bool, weight: str, start: Path) -> Config:
         config = self.config("stage2", steps, seed)
@@ -268,9 +277,9 @@ class Runs:
         wanted = {"start": start.hexdigest(), **lengths, **recipe, "seed": self.recipe.seed}
         file = self.folder / _SETTINGS
         there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else wanted
-        other = [
-            f"{name} {there.get(name)} instead of {value}" for name, value in wanted.items() if there.get(name) != value
-        ]
+        if set(there) != set(wanted):
+            raise ValueError(f"'{self.folder}' holds claims checked by another version: name another folder.")
+        other = [f"{name} {there[name]} instead of {value}" for name, value in wanted.items() if there[name] != value]
         if other:
             raise ValueError(
                 f"'{self.folder}' holds claims checked by other settings ({'; '.join(other)}): name another folder, or set "

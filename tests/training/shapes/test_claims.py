@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import time
@@ -166,7 +167,15 @@ class TestTheVariants:
 
     def test_trunks_have_no_edit_weight(self, nano_run: Path, tmp_path: Path) -> None:
         runs = Runs(nano_run, tmp_path, 8, 30)
-        assert {runs.trunk_config(name).stage.weight for name in ("stage2", "no_siglip")} == {"none"}
+        names = ("stage1", "stage1_alone", "stage2", "no_siglip")
+        assert {runs.trunk_config(name).stage.weight for name in names} == {"none"}
+
+    def test_see_other_samples_and_noise_than_their_trunks(self, nano_run: Path, tmp_path: Path) -> None:
+        runs = Runs(nano_run, tmp_path, 8, 30)
+        seeds = {runs.trunk_config(name).run.seed for name in ("stage1", "stage1_alone", "stage2", "no_siglip")}
+        assert not seeds & {runs.variant_config(variant, seed).run.seed for variant in VARIANTS for seed in range(100)}
+        assert runs.trunk_config("stage1").run.seed != runs.trunk_config("stage2").run.seed
+        assert runs.trunk_config("no_siglip").run.seed == runs.trunk_config("stage2").run.seed
 
     def test_hold_each_edit_weight_and_none(self) -> None:
         assert set(WEIGHTS) == {*WEIGHT_FUNCTIONS, "none"}
@@ -287,7 +296,7 @@ class TestTheCommand:
             claims, "check_claims", lambda *some, **others: given.append(some) or named.append(others) or report
         )
         asked = ["--run", str(nano_run), "--to", str(folder), "--seeds", "0,4", "--steps", "7", "--count", "3"]
-        asked += ["--device", "cpu", "--batch", "5", "--processes", "2", "--trunk", "11"]
+        asked += ["--device", "cpu", "--batch", "5", "--processes", "2", "--trunk-steps", "11"]
         assert main(["eval", "claims", *asked]) == 0
         assert given[0][:-1] == (nano_run, folder, [0, 4], 7, 3, "cpu")
         assert named == [{"batch": 5, "processes": 2, "trunk_steps": 11}]
@@ -295,6 +304,22 @@ class TestTheCommand:
         assert lines[0] == "not decided: Stage 1 alone cannot hold on to the reference as stage 2 can."
         assert lines[-1] == str(folder / "REPORT.md")
         assert len(lines) == len(report.claims) + 1
+
+    def test_has_the_defaults_of_the_function(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        given: list[inspect.BoundArguments] = []
+        signature = inspect.signature(claims.check_claims)
+
+        def stand_in(*some: Any, **others: Any) -> Any:
+            given.append(signature.bind(*some, **others))
+            return SimpleNamespace(claims=())
+
+        monkeypatch.setattr(claims, "check_claims", stand_in)
+        assert main(["eval", "claims"]) == 0
+        said = {
+            name: value for name, value in given[0].arguments.items() if name not in ("nano_run", "folder", "progress")
+        }
+        assert said.pop("seeds") == list(claims.SEEDS)
+        assert said == {name: signature.parameters[name].default for name in said}
 
     def test_refuses_seeds_that_are_no_numbers(self, capsys: Any) -> None:
         assert main(["eval", "claims", "--seeds", "0,one"]) == 2
@@ -333,6 +358,11 @@ class TestWhatCannotBeChecked:
             check(nano_run, checked[0], trunk_steps=2)
         with pytest.raises(ValueError, match=r"checked by other settings \(batch 2 instead of 1;.*\): name"):
             check(nano_run, checked[0], batch=1)
+
+    def test_a_folder_of_another_version_is_refused(self, nano_run: Path, tmp_path: Path) -> None:
+        (tmp_path / "settings.json").write_text('{"steps": 1}')
+        with pytest.raises(ValueError, match="checked by another version: name another folder"):
+            check(nano_run, tmp_path)
 
     def test_runs_of_another_recipe_are_not_taken_for_these(
         self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path

@@ -31,7 +31,16 @@ def report_of(kept: Callable[[Variant, int], float], right: Callable[[Variant, i
         }
         for variant in VARIANTS
     }
-    return ClaimsReport(marks, 400, 1500, 500, 64, 30000, 40, 28)
+    return ClaimsReport(
+        marks,
+        stage1_steps=400,
+        trunk_steps=1500,
+        steps=500,
+        batch=64,
+        samples=30000,
+        count=40,
+        paint_steps=28,
+    )
 
 
 SHARES = (("add", 0.04), ("remove", 0.08), ("background", 0.9), ("reconstruct", 0.0))
@@ -156,6 +165,7 @@ class TestThePage:
         text = " ".join(as_published.text().split())
         assert "**The rule.**" in text
         assert "stage 1 for 400 steps and then, from its averaged weights, stage 2 for 2000. The first 1500" in text
+        assert 'What is called "stage 2 without SigLIP" has a trunk of its own' in text
         assert '"stage 1 alone" is stage 1 all the way, 1900 steps and the branch.' in text
         assert "(2 of the first seed's edits are, and 1 are large)" in text
         assert all(f"| {variant.label} |" in text for variant in VARIANTS)
