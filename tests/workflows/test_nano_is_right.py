@@ -23,7 +23,6 @@ from workflows.samples import SAMPLES, SIDE
 
 Run = Callable[..., Any]
 PAINTED = ("text_to_image", "edit", "multi_reference", "auto_route", "edit_with_mask")
-# Poses are what nano has not learned yet (training/shapes/README.md tells how well it does everything).
 MAPS = tuple(name for name in SAMPLES if name.startswith("perception"))
 # Maps of which the head's own picture is such a map as well.
 SAME_KIND = {
