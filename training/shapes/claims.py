@@ -70,13 +70,7 @@ def check_claims(
     with runs.held():
         shutil.rmtree(runs.folder / EXPORTED, ignore_errors=True)  # of examinations that were killed
         runs.make_data(processes, progress or _silent)
-        pairs = [(seed, variant) for seed in seeds for variant in VARIANTS]
-        missing = [pair for pair in pairs if kept_marks(runs, pair[1], pair[0], exam) is None]
-        if processes > 1:
-            do_jobs(_jobs(runs, exam, missing), processes, partial(_told, progress or _silent))
-        else:
-            for seed, variant in missing:
-                _do(runs, variant, seed, exam, progress)
+        _do_missing(runs, exam, seeds, processes, progress)
         shutil.rmtree(runs.folder / EXPORTED, ignore_errors=True)
         marks: Marks = {variant: {seed: marks_of(runs, variant, seed, exam) for seed in seeds} for variant in VARIANTS}
         report = ClaimsReport(
@@ -91,6 +85,17 @@ def check_claims(
         )
         write_report(report, runs.folder)
     return report
+
+
+def _do_missing(runs: Runs, exam: Exam, seeds: Sequence[int], processes: int, progress: Progress | None) -> None:
+    """Train and examine every variant of which no marks are kept."""
+    pairs = [(seed, variant) for seed in seeds for variant in VARIANTS]
+    missing = [(seed, variant) for seed, variant in pairs if kept_marks(runs, variant, seed, exam) is None]
+    if processes > 1:
+        do_jobs(_jobs(runs, exam, missing), processes, partial(_told, progress or _silent))
+        return
+    for seed, variant in missing:
+        _do(runs, variant, seed, exam, progress)
 
 
 def _do(runs: Runs, variant: Variant, seed: int, exam: Exam, progress: Progress | None) -> None:

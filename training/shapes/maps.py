@@ -134,20 +134,20 @@ def blurred(values_HW: Floats, sigma: float) -> Floats:
 
     It is added up in float64, so that maps are the same to the last bit whatever adds them up.
     """
-    down, right = (_spreading(side, sigma) for side in values_HW.shape[-2:])
+    down, right = (_blur_matrix(side, sigma) for side in values_HW.shape[-2:])
     return (down @ values_HW.astype(np.float64) @ right.T).astype(np.float32)
 
 
 @cache
-def _spreading(side: int, sigma: float) -> NDArray[np.float64]:
-    """What each pixel of a blurred line takes of each of the line, float64 (side, side)."""
+def _blur_matrix(side: int, sigma: float) -> NDArray[np.float64]:
+    """The Gaussian blur of a line as a matrix, float64 (side, side); its rows add up to 1."""
     reach = int(np.ceil(3 * sigma))
     offsets = np.arange(-reach, reach + 1)
     kernel_K = np.exp(-0.5 * (offsets / sigma) ** 2)
-    spreading = np.zeros((side, side))
+    matrix = np.zeros((side, side))
     for offset, share in zip(offsets, kernel_K / kernel_K.sum()):
-        spreading[np.arange(side), (np.arange(side) + offset).clip(0, side - 1)] += share
-    return spreading
+        matrix[np.arange(side), (np.arange(side) + offset).clip(0, side - 1)] += share
+    return matrix
 
 
 def _gray(values_HW: NDArray[np.number]) -> draw.Array:
