@@ -15,14 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from torch import Tensor
-
-from ...uniworld_core.masks import WEIGHT_FUNCTIONS, edit_weight
+from ...uniworld_core.masks import WEIGHT_FUNCTIONS
 from .. import checkpoints
-from ..batch import Encoded
 from ..config import NO_WEIGHT, Config
 from ..config_file import load_config
-from ..data.cache import Cache, CacheKey
+from ..data.cache import Cache
 from ..data.files import locked, make_folder, write_whole
 from ..encode import Encoder
 from ..loop import train
@@ -31,6 +28,7 @@ from ..setup import Data, open_data
 from .dataset import LIST, write_dataset
 from .jobs import Progress
 from .recipe import Recipe
+from .reweigh import Reweighed
 from .stages import RECIPE, Stage, fill_cache_together, recipe_of, stage_config
 from .standins.parts import PAINTED
 from .tasks import EDITS
@@ -297,26 +295,3 @@ def _has_ended(run: Path, config: Config) -> bool:
     """Whether a run made all steps of its configuration."""
     newest = checkpoints.latest(run / CHECKPOINTS)
     return newest is not None and newest.name == checkpoints.checkpoint_name(config.run.steps)
-
-
-class Reweighed(Cache):
-    """A cache whose edits weigh something else than when it was made."""
-
-    def __init__(self, folder: Path, key: CacheKey, weight: str) -> None:
-        super().__init__(folder, key)
-        self.weight = weight
-
-    def __getitem__(self, index: int) -> Encoded:
-        item = super().__getitem__(index)
-        return replace(item, weight=reweigh(item.weight, self.weight))
-
-
-def reweigh(weight_hw: Tensor | None, function: str) -> Tensor | None:
-    """The edit weight of another function over the same edit; None, for 1 everywhere, with "none".
-
-    Exact: each function is above 1 for all x = total area / edited area above 1, so where the old weight is above 1
-    lies the edit. Where it is 1 everywhere, nothing or all was edited, and then every function gives 1 everywhere.
-    """
-    if weight_hw is None or function == NO_WEIGHT:
-        return None
-    return edit_weight((weight_hw > 1)[None], function)[0]

@@ -31,10 +31,10 @@ from uniworld.training.shapes.claims_train import (
     VARIANTS,
     WEIGHTS,
     Runs,
-    reweigh,
 )
 from uniworld.training.shapes.jobs import Job, do_jobs
 from uniworld.training.shapes.recipe import Length, Recipe
+from uniworld.training.shapes.reweigh import reweigh
 from uniworld.training.shapes.stages import stage_config
 from uniworld.uniworld_core.masks import WEIGHT_FUNCTIONS, edit_weight
 
