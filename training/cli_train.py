@@ -97,6 +97,29 @@ def _export(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoints", nargs="+", metavar="CHECKPOINT", help="two or more folders, or names of shipped models"
+    )
+    parser.add_argument("to", type=Path, metavar="TO", help="the checkpoint folder to make")
+    parser.add_argument("--shares", metavar="X,Y", help="of each in the mean, such as 0.6,0.4 (all the same)")
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from .merge import merge
+
+    merge(arguments.checkpoints, arguments.to, _shares(arguments.shares))
+    print(arguments.to)
+    return DONE
+
+
+def _shares(text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(share) for share in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--shares is '{text}'; give numbers with commas between, such as 0.6,0.4.") from error
+
+
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("qwen", type=Path, metavar="QWEN", help="a Qwen2.5-VL folder")
     parser.add_argument("flux", type=Path, metavar="FLUX", help="a FLUX.1-dev folder in diffusers layout")
@@ -154,6 +177,7 @@ TRAIN_COMMANDS: dict[tuple[str, ...], Command] = {
     ("train",): Command("train a model, or go on with a run", _add_train, _train),
     ("train", "plot"): Command("draw the curves of runs", _add_plot, _plot),
     ("train", "export"): Command("write a run's weights as a checkpoint for the nodes", _add_export, _export),
+    ("train", "merge"): Command("merge checkpoints by averaging their weights", _add_merge, _merge),
     ("train", "convert"): Command("make a start checkpoint of Qwen2.5-VL and FLUX.1-dev", _add_convert, _convert),
     ("train", "nano"): Command("train the small model of shapes from nothing", _add_nano, _nano),
 }

@@ -101,7 +101,7 @@ def test_the_help_of_train_names_what_else_train_can_do(command: Command, capsys
     with pytest.raises(SystemExit):
         command("train", "--help")
     out = capsys.readouterr().out
-    assert all(f"train {word}" in out for word in ("plot", "export", "convert", "nano"))
+    assert all(f"train {word}" in out for word in ("plot", "export", "merge", "convert", "nano"))
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,12 @@ def test_the_help_of_train_names_what_else_train_can_do(command: Command, capsys
         ("train small.toml --set run.steps=0", "run.steps is 0"),
         ("train plot nowhere", "has no metrics.jsonl"),
         ("train export nowhere out", "nowhere"),
+        ("train merge tiny out", "two checkpoints or more"),
+        ("train merge tiny nowhere out", "nowhere"),
+        ("train merge tiny nano out", "only models alike can be merged"),
+        ("train merge tiny tiny out --shares 1,x", "--shares is '1,x'; give numbers"),
+        ("train merge tiny tiny out --shares 1", "2 checkpoints and 1 shares"),
+        ("train merge tiny tiny out --shares 1,-1", "they must be 0 or more"),
         ("train convert nowhere nowhere out", "does not exist"),
         ("data check nowhere.txt", "cannot be read"),
         ("data shards nowhere.txt out", "cannot be read"),

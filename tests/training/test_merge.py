@@ -1,0 +1,68 @@
+"""Merging: the mean of checkpoints' weights, as a checkpoint that the nodes can open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from uniworld.training.export import write_changed
+from uniworld.training.merge import merge
+from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.shipped import shipped_model
+from uniworld.uniworld_core.weights import Shards
+
+START = shipped_model("tiny").checkpoint
+NAME = "denoise_tower.denoise_projector.2.bias"
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """The tiny checkpoint with 1 added to one tensor."""
+    write_changed(START, {NAME: tensors_of(START)[NAME] + 1.0}, tmp_path / "other")
+    return tmp_path / "other"
+
+
+@pytest.mark.parametrize(("shares", "added"), [(None, 0.5), ([0.25, 0.75], 0.75), ([3, 1], 0.25), ([1, 0], 0.0)])
+def test_each_checkpoint_has_its_share_and_what_all_have_alike_stays(
+    tmp_path: Path, other: Path, shares: list[float] | None, added: float
+) -> None:
+    merge(["tiny", other], tmp_path / "out", shares)
+    before, after = tensors_of(START), tensors_of(tmp_path / "out")
+    assert set(before) == set(after)
+    torch.testing.assert_close(after[NAME], before[NAME] + added)
+    assert all(torch.equal(before[name], after[name]) for name in before if name != NAME)
+    UniWorld.from_pretrained(tmp_path / "out", dtype=torch.float32).route("Paint a dog.")
+
+
+def test_the_mean_has_the_types_of_the_first_and_is_taken_in_float32(tmp_path: Path, other: Path) -> None:
+    write_changed(START, {}, tmp_path / "half", torch.bfloat16)
+    merge([tmp_path / "half", other], tmp_path / "out", [0.1, 0.9])
+    assert set(Shards(tmp_path / "out").dtypes.values()) == {"BF16"}
+    half, whole = tensors_of(tmp_path / "half")[NAME].float(), tensors_of(other)[NAME]
+    assert torch.equal(tensors_of(tmp_path / "out")[NAME], (0.1 * half + 0.9 * whole).bfloat16())
+
+
+def test_a_damaged_number_is_named_and_nothing_is_left(tmp_path: Path, other: Path) -> None:
+    broken = load_file(file := Shards(other).files[NAME])
+    broken[NAME][0] = float("nan")
+    save_file(broken, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"{NAME} in .*other holds values that are not finite"):
+        merge([START, other], tmp_path / "out")
+    assert {file.name for file in tmp_path.iterdir()} == {"other"}
+
+
+@pytest.mark.parametrize("shares", [[1.0], [1, 1, 1], [0, 0], [1, -1], [1, float("nan")], [1, float("inf")]])
+def test_shares_that_do_not_fit_are_refused(tmp_path: Path, other: Path, shares: list[float]) -> None:
+    with pytest.raises(ValueError, match="shares"):
+        merge([START, other], tmp_path / "out", shares)
+
+
+def test_a_folder_that_is_there_is_never_overwritten(other: Path) -> None:
+    with pytest.raises(ValueError, match="is there already"):
+        merge([START, other], other)
