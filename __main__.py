@@ -13,7 +13,7 @@ COMMANDS = {
     "check": "check a workflow without running it",
     "batch": "run a workflow over many rows",
     "serve": "open the editor in the browser, and answer ComfyUI's API",
-    "train": "train a model; see its curves, export and convert checkpoints",
+    "train": "train a model; see its curves, export, merge and convert checkpoints",
     "data": "check, convert, cache or draw training data",
     "eval": "examine a model",
 }

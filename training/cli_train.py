@@ -99,7 +99,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _add_merge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "checkpoints", nargs="+", metavar="CHECKPOINT", help="two or more folders, or names of shipped models"
+        "checkpoints",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="two or more folders, or names of shipped models (./nano is a folder)",
     )
     parser.add_argument("to", type=Path, metavar="TO", help="the checkpoint folder to make")
     parser.add_argument("--shares", metavar="X,Y", help="of each in the mean, such as 0.6,0.4 (all the same)")

@@ -53,7 +53,9 @@ def export_run(
             f"The run {run} began from {start}, which is not there: export in the folder where it was trained, or mend "
             f"model.checkpoint in its {CONFIG}."
         )
-    write_changed(start, {TRAINEE_NAMES.in_file(name): tensor for name, tensor in tensors.items()}, to, dtype)
+    write_changed(
+        start, {TRAINEE_NAMES.in_file(name): Source.of(tensor) for name, tensor in tensors.items()}, to, dtype
+    )
 
 
 def _checkpoint(run: Path, step: int | None) -> Path:
@@ -66,7 +68,7 @@ def _checkpoint(run: Path, step: int | None) -> Path:
     return kept[name]
 
 
-def write_changed(start: Path, changed: Mapping[str, torch.Tensor], to: Path, dtype: torch.dtype | None = None) -> None:
+def write_changed(start: Path, changed: Mapping[str, Source], to: Path, dtype: torch.dtype | None = None) -> None:
     """Write the checkpoint `start` once more with some tensors changed; everything else is as it was, bit for bit.
 
     Shards without a changed tensor are copied; of the others one is held at a time. The folder appears whole, and
@@ -74,13 +76,14 @@ def write_changed(start: Path, changed: Mapping[str, torch.Tensor], to: Path, dt
 
     Args:
         start: a checkpoint folder in the published format; its routing head is carried along.
-        changed: {published name: tensor}; written in the type that the tensor of that name has in `start`.
+        changed: {published name: where it comes from}; read when it is written, once, in the type that the tensor of
+            that name has in `start`.
         to: the folder to make; it must not be there.
         dtype: the type of all tensors instead.
 
     Raises:
-        ValueError: a tensor that `start` lacks, has in another shape, or with values that are not finite; or `to`
-            cannot be written.
+        ValueError: a tensor that `start` lacks, has in another shape, or with values that are not finite, or not in the
+            type that is written; or `to` cannot be written.
     """
     shards = Shards(start)
     _check(changed, shards)
@@ -98,7 +101,7 @@ def write_changed(start: Path, changed: Mapping[str, torch.Tensor], to: Path, dt
 
 
 def _write_shard(
-    shards: Shards, file: Path, changed: Mapping[str, torch.Tensor], folder: Path, dtype: torch.dtype | None
+    shards: Shards, file: Path, changed: Mapping[str, Source], folder: Path, dtype: torch.dtype | None
 ) -> int:
     """Write one shard anew, or copy it if nothing in it changes; gives the bytes of its tensors."""
     names = [name for name, home in shards.files.items() if home == file]
@@ -108,29 +111,40 @@ def _write_shard(
         return sum(math.prod(shards.shapes[name]) * _BYTES.get(shards.dtypes[name], 4) for name in names)
     for name in names:
         before = Source.in_shards(shards, name).read()
-        after = changed.get(name, before).detach().cpu()
-        tensors[name] = after.to(dtype or before.dtype).contiguous()
+        after = changed[name].read().detach().cpu() if name in changed else before
+        tensors[name] = _cast(name, after, dtype or before.dtype)
     save_file(tensors, folder / file.name, metadata={"format": "pt"})
     return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The tensor in that type. Raises ValueError if it has values that are not finite, or not in that type."""
+    written = tensor.to(dtype).contiguous()
+    if bool(torch.isfinite(written).all()):
+        return written
+    if bool(torch.isfinite(tensor).all()):
+        raise ValueError(
+            f"{name} has values up to {float(tensor.abs().max()):.3g}, more than {_name(dtype)} can hold: write another type."
+        )
+    raise ValueError(f"{name} holds values that are not finite: export an earlier step.")
 
 
 # How safetensors calls the types of published weights, and their bytes.
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
-def _check(changed: Mapping[str, torch.Tensor], shards: Shards) -> None:
-    for name, tensor in changed.items():
+def _check(changed: Mapping[str, Source], shards: Shards) -> None:
+    """Raises ValueError unless `shards` have all that is changed, in its shape."""
+    for name, source in changed.items():
         if name not in shards.shapes:
             raise ValueError(
                 f"{shards.folder} has no tensor {name}, which was trained: it is not what the run began from."
             )
-        if shards.shapes[name] != tuple(tensor.shape):
+        if shards.shapes[name] != source.shape:
             raise ValueError(
-                f"{name} has shape {list(shards.shapes[name])} in {shards.folder}, and {list(tensor.shape)} as trained: "
+                f"{name} has shape {list(shards.shapes[name])} in {shards.folder}, and {list(source.shape)} as trained: "
                 "the folder is not what the run began from."
             )
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} as trained holds values that are not finite: export an earlier step.")
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -1,20 +1,30 @@
-"""Checkpoints merged by averaging their weights: of models trained on from one start the mean is often better than each,
-and one with the start itself forgets less (model soups, arXiv 2203.05482; WiSE-FT, arXiv 2109.01903)."""
+"""Checkpoints merged by averaging their weights.
+
+The mean of models that were trained on from one start is often better than each (model soups, arXiv 2203.05482), and that
+of a model and its own start often forgets less (WiSE-FT, arXiv 2109.01903).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..uniworld_core.config import read_json
 from ..uniworld_core.model import check_checkpoint
 from ..uniworld_core.shipped import shipped_model
 from ..uniworld_core.weights import Shards
 from .export import write_changed
 from .model_folder import Source
+
+_CONFIG = "config.json"
+# What configurations of models alike may differ in: the type of the numbers, and who wrote the file.
+_OF_THE_FILE = {"torch_dtype", "dtype", "transformers_version", "_name_or_path"}
 
 
 def merge(checkpoints: Sequence[str | Path], to: Path, shares: Sequence[float] | None = None) -> None:
@@ -30,71 +40,88 @@ def merge(checkpoints: Sequence[str | Path], to: Path, shares: Sequence[float] |
 
     Raises:
         ValueError: fewer than two checkpoints, shares that do not fit them, a folder that is no checkpoint, one with
-            other tensors than the first, values that are not finite, or `to` cannot be written.
+            other tensors or settings than the first, values that are not finite, or `to` cannot be written.
     """
     if len(checkpoints) < 2:
-        raise ValueError(f"Merging takes two checkpoints or more, and {len(checkpoints)} were named.")
+        named = ", ".join(map(str, checkpoints)) or "none"
+        raise ValueError(
+            f"Merging takes two checkpoints or more, and then the folder to make; of checkpoints it got {named}."
+        )
     weights = _weights(len(checkpoints), shares)
-    folders = [_folder(checkpoint) for checkpoint in checkpoints]
+    folders = [_folder(checkpoint, to) for checkpoint in checkpoints]
     for folder in folders:
         check_checkpoint(folder)
-    write_changed(folders[0], _Mean([Shards(folder) for folder in folders], weights), to)
+    first, *others = (Shards(folder) for folder in folders)
+    for other in others:
+        _check_alike(first, other)
+    means = {
+        name: Source(shape, partial(_mean, name, (first, *others), weights)) for name, shape in first.shapes.items()
+    }
+    write_changed(folders[0], means, to)
 
 
-class _Mean(Mapping[str, Tensor]):
-    """The mean of each tensor, computed when it is asked for: what is large is never held as a whole."""
-
-    def __init__(self, shards: Sequence[Shards], weights: Sequence[float]) -> None:
-        self.shards, self.weights = shards, weights
-        for other in shards[1:]:
-            _check_alike(shards[0], other)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shards[0].shapes)
-
-    def __len__(self) -> int:
-        return len(self.shards[0].shapes)
-
-    def __contains__(self, name: object) -> bool:  # the Mapping's own would compute it
-        return name in self.shards[0].shapes
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensors = [Source.in_shards(one, name).read() for one in self.shards]
-        for tensor, one in zip(tensors, self.shards):
-            if not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"{name} in {one.folder} holds values that are not finite: it cannot be merged.")
-        if all(torch.equal(tensors[0], other) for other in tensors[1:]):
-            return tensors[0]
-        mean = torch.zeros(tensors[0].shape)
-        for tensor, weight in zip(tensors, self.weights):
-            mean.add_(tensor.float(), alpha=weight)
-        return mean
+def _mean(name: str, all_shards: Sequence[Shards], weights: Sequence[float]) -> Tensor:
+    """The mean of a tensor in some checkpoints, in float32, or the tensor itself where all have the same."""
+    tensors = [Source.in_shards(shards, name).read() for shards in all_shards]
+    for tensor, shards in zip(tensors, all_shards):
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} in {shards.folder} holds values that are not finite: merge another checkpoint.")
+    if all(torch.equal(tensors[0], other) for other in tensors[1:]):
+        return tensors[0]
+    mean = torch.zeros(tensors[0].shape)
+    for tensor, weight in zip(tensors, weights):
+        mean.add_(tensor.float(), alpha=weight)
+    return mean
 
 
 def _weights(count: int, shares: Sequence[float] | None) -> list[float]:
     shares = [1.0] * count if shares is None else shares
+    told = ",".join(map(str, shares))
     if len(shares) != count:
-        raise ValueError(f"There are {count} checkpoints and {len(shares)} shares: give each one.")
-    if not all(math.isfinite(share) and share >= 0 for share in shares) or sum(shares) == 0:
-        raise ValueError(f"The shares are {list(shares)}; they must be 0 or more, and not all 0, such as 0.6,0.4.")
-    return [share / sum(shares) for share in shares]
+        raise ValueError(f"The shares are {told} and the checkpoints {count}: give each checkpoint one.")
+    if not all(math.isfinite(share) and share >= 0 for share in shares) or max(shares) == 0:
+        raise ValueError(f"The shares are {told}: give finite numbers of 0 or more, and not only 0, such as 0.6,0.4.")
+    largest = max(shares)  # their sum may be more than a number can be
+    total = sum(share / largest for share in shares)
+    return [share / largest / total for share in shares]
 
 
-def _folder(checkpoint: str | Path) -> Path:
+def _folder(checkpoint: str | Path, to: Path) -> Path:
+    """The folder of a checkpoint. Raises ValueError for a file, a folder around one, and one that `to` would lie in."""
     shipped = shipped_model(str(checkpoint))
-    return Path(checkpoint) if shipped is None else shipped.checkpoint
+    folder = Path(checkpoint) if shipped is None else shipped.checkpoint
+    if folder.is_file():
+        raise ValueError(f"{checkpoint} is a file: name the folder of its checkpoint.")
+    if not (folder / _CONFIG).is_file() and (folder / "uniworld" / _CONFIG).is_file():
+        raise ValueError(f"{checkpoint} is no checkpoint, but holds one: name {folder / 'uniworld'}.")
+    if folder.resolve() in to.resolve().parents:
+        raise ValueError(f"{to} would lie in {checkpoint}, which is merged: give a folder beside it.")
+    return folder
 
 
 def _check_alike(first: Shards, other: Shards) -> None:
+    """Raises ValueError unless two checkpoints have the same tensors, shapes and settings."""
+    alike = "only models alike can be merged."
     for one, its in ((first, other), (other, first)):
         lacking = next((name for name in one.shapes if name not in its.shapes), None)
         if lacking is not None:
-            raise ValueError(
-                f"{its.folder} has no tensor {lacking}, which {one.folder} has: only models alike can be merged."
-            )
+            raise ValueError(f"{its.folder} has no tensor {lacking}, which {one.folder} has: {alike}")
     for name, shape in first.shapes.items():
         if other.shapes[name] != shape:
-            raise ValueError(
-                f"{name} has shape {list(shape)} in {first.folder} and {list(other.shapes[name])} in {other.folder}: only "
-                "models alike can be merged."
-            )
+            shapes = f"{list(shape)} in {first.folder} and {list(other.shapes[name])} in {other.folder}"
+            raise ValueError(f"{name} has shape {shapes}: {alike}")
+    settings, others = (dict(_flat(read_json(one.folder / _CONFIG))) for one in (first, other))
+    # One that a file leaves out may be what another writes out as the default.
+    for name in settings.keys() & others.keys():
+        if settings[name] != others[name]:
+            values = f"{settings[name]!r} in {first.folder} and {others[name]!r} in {other.folder}"
+            raise ValueError(f"{_CONFIG} sets {name} to {values}: {alike}")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of all settings that tell what a model computes."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif name not in _OF_THE_FILE:
+            yield prefix + name, value

@@ -62,10 +62,11 @@ def new_folder(to: Path) -> Iterator[Path]:
     Raises:
         ValueError: `to` is there already, or cannot be written, as on a full disk.
     """
-    if to.exists() or to.is_symlink():
-        raise ValueError(f"{to} is there already, and is not overwritten: give another name, or move it away.")
-    partial = to.with_name(f"{to.name}.partial")
+    # A name that is nobody else's, as what bears it is removed.
+    partial = to.with_name(f".{to.name}.uniworld-partial")
     try:
+        if to.exists() or to.is_symlink():
+            raise ValueError(f"{to} is there already, and is not overwritten: give another name, or move it away.")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial

@@ -214,8 +214,8 @@ def test_a_full_disk_leaves_nothing_half_written(parts: Parts, tmp_path: Path, m
 
 
 def test_what_a_killed_conversion_left_is_cleared_away(parts: Parts, tmp_path: Path) -> None:
-    (tmp_path / "start.partial").mkdir()
-    (tmp_path / "start.partial" / "model-00009-of-00009.safetensors").write_bytes(b"half")
+    (tmp_path / ".start.uniworld-partial").mkdir()
+    (tmp_path / ".start.uniworld-partial" / "model-00009-of-00009.safetensors").write_bytes(b"half")
     convert(parts, tmp_path / "start")
-    assert not (tmp_path / "start.partial").exists()
+    assert not (tmp_path / ".start.uniworld-partial").exists()
     UniWorld.from_pretrained(tmp_path / "start", dtype=torch.float32)

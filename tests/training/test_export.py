@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from uniworld.training import export
 from uniworld.training.export import export_run, write_changed
-from uniworld.training.model_folder import write_index
+from uniworld.training.model_folder import Source, write_index
 from uniworld.training.names import TRAINEE_NAMES
 from uniworld.training.step import StepSettings, Trainee
 from uniworld.uniworld_core import UniWorld
@@ -28,8 +28,8 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
-def changed() -> dict[str, torch.Tensor]:
-    return {NAME: tensors_of(START)[NAME] + 1.0}
+def changed() -> dict[str, Source]:
+    return {NAME: Source.of(tensors_of(START)[NAME] + 1.0)}
 
 
 def test_only_what_changed_differs_and_the_nodes_can_open_it(tmp_path: Path) -> None:
@@ -106,9 +106,29 @@ def test_what_does_not_fit_the_start_is_refused_and_leaves_nothing(
     tmp_path: Path, tensors: dict[str, torch.Tensor], words: str
 ) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
-        write_changed(START, tensors, tmp_path / "out")
+        write_changed(START, {name: Source.of(tensor) for name, tensor in tensors.items()}, tmp_path / "out")
     assert words in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_values_that_the_type_cannot_hold_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+    large = {NAME: Source.of(torch.full((48,), 1e6))}
+    with pytest.raises(ValueError, match=rf"{NAME} has values up to 1e\+06, more than float16 can hold"):
+        write_changed(START, large, tmp_path / "out", torch.float16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_a_name_like_the_new_one_is_left_alone(tmp_path: Path) -> None:
+    others = [tmp_path / "out.partial", tmp_path / ".out", tmp_path / "out2"]
+    for other in others:
+        other.mkdir()
+    write_changed(START, changed(), tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "out"])
+
+
+def test_a_name_that_the_disk_cannot_hold_is_told_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be written"):
+        write_changed(START, changed(), tmp_path / ("x" * 300))
 
 
 def test_a_folder_that_is_there_is_never_overwritten(tmp_path: Path) -> None:
