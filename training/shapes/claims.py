@@ -16,7 +16,7 @@ from ...uniworld_core import flow
 from .claims_exam import EXPORTED, Exam, kept_marks, marks_of
 from .claims_report import ClaimsReport, need_matplotlib, write_report
 from .claims_rule import Marks
-from .claims_train import STAGE1_ALONE, VARIANTS, Runs, Variant
+from .claims_train import NO_SIGLIP_TRUNK, STAGE1_TRUNK, STAGE2_TRUNK, VARIANTS, Runs, Variant
 from .jobs import Job, Progress, do_jobs
 
 SEEDS = (0, 1, 2)
@@ -106,24 +106,26 @@ def _do(runs: Runs, variant: Variant, seed: int, exam: Exam, progress: Progress 
     marks_of(runs, variant, seed, exam, told, train_bar=progress is not None)
 
 
-def _jobs(runs: Runs, exam: Exam, missing: Sequence[tuple[int, Variant]]) -> list[list[Job]]:
-    """What has to be done first, and what then; the jobs of a list do not wait for each other."""
-    alone = [seed for seed, variant in missing if variant.alone]
-    others = [(seed, variant) for seed, variant in missing if not variant.alone]
-    stage1 = [Job("stage 1", runs.train_stage1, ())] if others else []
-    trunks = [
-        Job(f"trunk {name.replace('_', ' ')}", runs.train_trunk, (name,))
-        for name in dict.fromkeys(variant.trunk for _, variant in others)
-    ]
-    # Variants that are taken from one run follow one another, and so do those of stage 1 alone, whose trunk is the shortest
-    # and trained by the first of them.
-    rest = [Job(STAGE1_ALONE.label, _do_some, (runs, exam, [(seed, STAGE1_ALONE) for seed in alone]))] if alone else []
+def _jobs(runs: Runs, exam: Exam, missing: Sequence[tuple[int, Variant]]) -> list[Job]:
+    """The trunks that are needed, and what branches off; variants that are taken from one run follow one another."""
+    names = dict.fromkeys(variant.trunk for _, variant in missing)
+    # The longest first, so that no process is left with it alone: stage 1 alone trains the least.
+    trunks = sorted(names, key=[STAGE2_TRUNK, NO_SIGLIP_TRUNK, STAGE1_TRUNK].index)
+    jobs = [Job("stage 1", runs.train_stage1, ())] if set(trunks) - {STAGE1_TRUNK} else []
+    for trunk in trunks:
+        after = () if trunk == STAGE1_TRUNK else ("stage 1",)
+        jobs.append(Job(_trunk_name(trunk), runs.train_trunk, (trunk,), after))
     of_runs: dict[tuple[int, str], list[tuple[int, Variant]]] = {}
-    for seed, variant in others:
+    for seed, variant in missing:
         of_runs.setdefault((seed, variant.run), []).append((seed, variant))
     for (seed, _), some in of_runs.items():
-        rest.append(Job(f"seed {seed}: {', '.join(one.label for _, one in some)}", _do_some, (runs, exam, some)))
-    return [stage1, trunks, rest]
+        name = f"seed {seed}: {', '.join(one.label for _, one in some)}"
+        jobs.append(Job(name, _do_some, (runs, exam, some), (_trunk_name(some[0][1].trunk),)))
+    return jobs
+
+
+def _trunk_name(trunk: str) -> str:
+    return f"trunk {trunk.replace('_', ' ')}"
 
 
 def _do_some(runs: Runs, exam: Exam, some: Sequence[tuple[int, Variant]]) -> None:

@@ -1,4 +1,4 @@
-"""Jobs done in several processes, which share the cores."""
+"""Jobs done in several processes, which share the cores; each begins when those that it needs are done."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -27,20 +28,20 @@ class Job:
     """A call that another process can make.
 
     Attributes:
-        name: for whoever waits.
+        name: for whoever waits; no other job has it.
         call: a function that can be pickled.
         arguments: of the call.
+        after: names of the jobs that must be done before.
     """
 
     name: str
     call: Callable[..., Any]
     arguments: tuple[Any, ...]
+    after: tuple[str, ...] = ()
 
 
-def do_jobs(
-    lists: Sequence[Sequence[Job]], processes: int, progress: Callable[[int, int, str], None] | None = None
-) -> None:
-    """Do all jobs of a list, then those of the next, several at a time.
+def do_jobs(jobs: Sequence[Job], processes: int, progress: Callable[[int, int, str], None] | None = None) -> None:
+    """Do all jobs, several at a time; of those that could begin, the first does.
 
     Args:
         progress: told how many are done of all, and the name of the last one.
@@ -50,19 +51,14 @@ def do_jobs(
         KeyboardInterrupt: Ctrl-C; every process is asked to stop as well, and waited for.
         Exception: what the first job raised that failed; those that were begun are stopped, the others not begun.
     """
-    total, done = sum(map(len, lists)), 0
     threads = max(1, torch.get_num_threads() // processes)
     others = set(multiprocessing.active_children())
     # A fresh interpreter for each: a copy of this one would share the locks of its threads.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (threads,))
     try:
-        for jobs in lists:
-            waited = {pool.submit(_call, job): job for job in jobs}
-            for future in as_completed(waited):
-                future.result()
-                done += 1
-                if progress is not None:
-                    progress(done, total, waited[future].name)
+        for done, name in enumerate(_ended(pool, jobs, processes), 1):
+            if progress is not None:
+                progress(done, len(jobs), name)
     except BrokenProcessPool as error:
         raise RunFailed(
             "One of the processes died; the system may have been short of memory. The same command goes on where it was; "
@@ -73,6 +69,26 @@ def do_jobs(
         raise
     finally:
         _shut(pool, others)
+
+
+def _ended(pool: ProcessPoolExecutor, jobs: Sequence[Job], processes: int) -> Iterator[str]:
+    """Do the jobs, and tell the name of each that has ended. Raises what a job raised."""
+    named = {job.name: job for job in jobs}
+    places = {name: place for place, name in enumerate(named)}
+    order = TopologicalSorter({job.name: job.after for job in jobs})
+    order.prepare()
+    ready: list[str] = []
+    running: dict[Future[None], str] = {}
+    while order.is_active():
+        ready = sorted([*ready, *order.get_ready()], key=places.__getitem__)
+        while ready and len(running) < processes:
+            name = ready.pop(0)
+            running[pool.submit(_call, named[name])] = name
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            future.result()
+            name = running.pop(future)
+            order.done(name)
+            yield name
 
 
 def _shut(pool: ProcessPoolExecutor, others: set[BaseProcess]) -> None:
@@ -89,8 +105,7 @@ def _stop_all(others: set[BaseProcess]) -> None:
             os.kill(process.pid, signal.SIGINT)
 
 
-# In one of the processes: set once a job failed or was stopped, as the pool hands out some ahead, which cannot be taken
-# back.
+# In one of the processes: set once a job failed there, or Ctrl-C came before the job that it was meant for.
 _over = threading.Event()
 
 

@@ -53,9 +53,7 @@ def stage_config(folder: Path, recipe: Recipe, name: Stage, device: str) -> Conf
 def fill_cache_together(config: Config, processes: int, progress: Callable[[int, int, dict[str, Any]], None]) -> None:
     """Fill the cache of a configuration, in several processes if much is missing."""
     if processes > 1 and _missing(config) > _CACHE_BATCH:
-        do_jobs(
-            [[Job(f"share {rank}", _fill_share, (rank, config, processes)) for rank in range(processes)]], processes
-        )
+        do_jobs([Job(f"share {rank}", _fill_share, (rank, config, processes)) for rank in range(processes)], processes)
     fill_cache(config, progress, _CACHE_BATCH)
 
 

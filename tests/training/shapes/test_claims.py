@@ -381,9 +381,22 @@ class TestWhatCannotBeChecked:
         jobs += [Job(str(number), Path.touch, (tmp_path / str(number),)) for number in range(6)]
         begun = time.monotonic()
         with pytest.raises(ValueError, match="no number"):
-            do_jobs([jobs, [Job("last", Path.touch, (tmp_path / "last",))]], 2)
+            do_jobs([*jobs, Job("last", Path.touch, (tmp_path / "last",), ("0", "long"))], 2)
         assert time.monotonic() - begun < 60
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_job_begins_when_those_that_it_needs_are_done_and_waits_for_no_other(self, tmp_path: Path) -> None:
+        first, second = tmp_path / "first", tmp_path / "second"
+        jobs = [
+            Job("long", time.sleep, (8,)),
+            Job("renames", Path.rename, (first, second), ("makes",)),  # fails, if it begins too early
+            Job("makes", Path.touch, (first,)),
+            Job("last", time.sleep, (0,), ("long", "renames")),
+        ]
+        ended: list[str] = []
+        do_jobs(jobs, 2, lambda done, total, name: ended.append(f"{done} of {total}: {name}"))
+        assert ended == ["1 of 4: makes", "2 of 4: renames", "3 of 4: long", "4 of 4: last"]
+        assert list(tmp_path.iterdir()) == [second]
 
     def test_a_start_of_other_weights_is_refused(
         self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path
