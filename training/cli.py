@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NoReturn
 
 from .cli_command import DONE, FAILED, MISUSED, Command, Failed, say
@@ -32,7 +35,8 @@ def main(argv: list[str]) -> int:
     try:
         words, command = _find(argv)
         arguments = _parser(words, command).parse_args(argv[len(words) :])
-        return command.run(arguments)
+        with _terminable():
+            return command.run(arguments)
     except _Told as told:
         print(told)
         return DONE
@@ -48,6 +52,19 @@ def main(argv: list[str]) -> int:
         return _ended(str(error), FAILED, debug)
     except Exception as error:
         return _ended(f"{type(error).__name__}: {error} (run again with --debug for details)", FAILED, debug)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it SIGTERM, which `kill`, containers and schedulers send, ends a command as Ctrl-C does: what is done is kept."""
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class UsageError(ValueError):

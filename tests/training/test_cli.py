@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +104,21 @@ def test_the_help_of_train_names_what_else_train_can_do(command: Command, capsys
         command("train", "--help")
     out = capsys.readouterr().out
     assert all(f"train {word}" in out for word in ("plot", "export", "merge", "convert", "nano"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that can be heard")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_ends_softly_when_it_is_terminated_or_interrupted(tmp_path: Path, number: signal.Signals) -> None:
+    line = [sys.executable, "-c", LAUNCH, "data", "shapes", "out", "--count", "1000000"]
+    with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 120
+        while not list((tmp_path / "out").glob("pictures/*/*.png")) and time.monotonic() < until:
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.endswith("Interrupted.\n")
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
