@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from uniworld.training import loop
 from uniworld.training.cli import main
 from uniworld.training.config import Config
@@ -22,6 +24,7 @@ from uniworld.training.metrics import read_lines
 from uniworld.training.shapes import claims, claims_exam, claims_report, claims_train
 from uniworld.training.shapes.claims import check_claims
 from uniworld.training.shapes.claims_report import ClaimsReport
+from uniworld.training.shapes.claims_rule import LEAST_SEEDS
 from uniworld.training.shapes.claims_train import (
     FULL,
     KINDS,
@@ -39,6 +42,7 @@ from uniworld.training.shapes.stages import stage_config
 from uniworld.uniworld_core.masks import WEIGHT_FUNCTIONS, edit_weight
 
 TINY = Path(__file__).resolve().parents[3] / "uniworld_core" / "shipped" / "tiny"
+SHAPES = Path(__file__).resolve().parents[3] / "training" / "shapes"
 LENGTH = Length(steps=1, learning_rate=1e-3, batch=2)
 RECIPE = Recipe(*(LENGTH,) * 5, samples=8, stage1=LENGTH, stage2=LENGTH, routing=1, seed=0)
 
@@ -328,6 +332,25 @@ class TestTheCommand:
     def test_refuses_a_run_that_is_not_there(self, tmp_path: Path, capsys: Any) -> None:
         assert main(["eval", "claims", "--run", str(tmp_path / "none"), "--to", str(tmp_path / "to")]) == 2
         assert "is no run of nano that has made its stand-ins" in capsys.readouterr().err
+
+
+class TestTheShippedPage:
+    def test_says_what_its_numbers_say_over_three_seeds_or_more(self) -> None:
+        page = (SHAPES / "REPORT.md").read_text(encoding="utf-8")
+        numbers = json.loads((SHAPES / "claims.json").read_text(encoding="utf-8"))
+        assert len(numbers["settings"]["seeds"]) >= LEAST_SEEDS
+        names = ["stages", "siglip", *(f"weight_{weight}" for weight in WEIGHT_FUNCTIONS), "ema"]
+        assert [claim["name"] for claim in numbers["claims"]] == names
+        for number, claim in enumerate(numbers["claims"], 1):
+            assert f"| {number} | {claim['sentence']} | **{claim['verdict']}** |" in page
+
+    def test_shows_plots_that_lie_beside_it(self) -> None:
+        page = (SHAPES / "REPORT.md").read_text(encoding="utf-8")
+        plots = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)
+        assert plots == ["claims_reference.png", "claims_weights.png"]
+        for plot in plots:
+            with Image.open(SHAPES / plot) as picture:
+                assert min(picture.size) > 200
 
 
 class TestWhatCannotBeChecked:
