@@ -1,4 +1,4 @@
-"""Reference and Condition: pictures and instruction to what the DiT is told."""
+"""UniWorld Reference and UniWorld Condition: pictures and instruction to what the DiT is told."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ PROMPT = {"multiline": True, "dynamicPrompts": True, "default": "", "tooltip": "
 class Reference:
     """Pictures with what SigLIP sees in them, one after the other."""
 
-    DISPLAY_NAME = "Reference (SigLIP)"
-    CATEGORY = "UniWorld"
+    DISPLAY_NAME = "UniWorld Reference"
+    SEARCH_ALIASES = ["reference image", "image prompt", "SigLIP encode", "CLIP vision", "multi reference"]
+    CATEGORY = "UniWorld/conditioning"
     DESCRIPTION = (
         "Adds pictures to the references that an instruction speaks of. A batch is several pictures; chain several of these "
         "nodes for pictures of different sizes. SigLIP keeps what the pictures look like for the DiT."
     )
     RETURN_TYPES = ("UNIWORLD_REFERENCE",)
     RETURN_NAMES = ("references",)
-    OUTPUT_TOOLTIPS = ("All references so far, in order: for Condition, Understand and Route.",)
+    OUTPUT_TOOLTIPS = ("All references so far, in order: for UniWorld Condition, Understand and Route.",)
     FUNCTION = "execute"
 
     @classmethod
@@ -83,11 +84,12 @@ def prompt_problem(prompt: str | None) -> bool | str:
 class Condition:
     """Instruction and references to CONDITIONING."""
 
-    DISPLAY_NAME = "Condition (VLM)"
-    CATEGORY = "UniWorld"
+    DISPLAY_NAME = "UniWorld Condition"
+    SEARCH_ALIASES = ["text encode", "prompt", "instruction", "conditioning", "Qwen2.5-VL", "edit prompt"]
+    CATEGORY = "UniWorld/conditioning"
     DESCRIPTION = (
         "Qwen2.5-VL reads the instruction and the references; its states and the SigLIP features become the text tokens "
-        "of the DiT. Works with Sampler (DiT) and with ComfyUI's own FLUX samplers."
+        "of the DiT. Works with UniWorld Sampler and with ComfyUI's own FLUX samplers."
     )
     RETURN_TYPES = ("CONDITIONING",)
     RETURN_NAMES = ("conditioning",)
@@ -123,7 +125,7 @@ class Condition:
                         "min": 0.0,
                         "max": 100.0,
                         "step": 0.1,
-                        "tooltip": "Guidance for ComfyUI's own samplers. Sampler (DiT) has its own.",
+                        "tooltip": "Guidance for ComfyUI's own samplers. UniWorld Sampler has its own.",
                     },
                 ),
             },

@@ -42,7 +42,8 @@ class LoadUniWorld:
     """Choose the model's folders; its parts are read when a node first uses them."""
 
     DISPLAY_NAME = "Load UniWorld"
-    CATEGORY = "UniWorld"
+    SEARCH_ALIASES = ["UniWorld loader", "checkpoint", "model", "nano", "Qwen2.5-VL", "FLUX"]
+    CATEGORY = "UniWorld/loaders"
     DESCRIPTION = (
         "Opens a UniWorld-V1 checkpoint with the FLUX.1-dev folder that gives the VAE, CLIP and T5, and the SigLIP2 folder. "
         "Files are checked at once; each part is read only when a node first uses it."
@@ -50,11 +51,11 @@ class LoadUniWorld:
     RETURN_TYPES = ("UNIWORLD_VLM", "UNIWORLD_SIGLIP", "UNIWORLD_DIT", "UNIWORLD_VAE", "UNIWORLD_TEXT")
     RETURN_NAMES = ("vlm", "siglip", "dit", "vae", "text")
     OUTPUT_TOOLTIPS = (
-        "Qwen2.5-VL with the projectors and the routing head: for Condition, Understand and Route.",
-        "SigLIP2: for Reference.",
-        "The FLUX DiT of the checkpoint: for Scheduler and Sampler.",
-        "FLUX's VAE: for VAE decode and VAE encode.",
-        "FLUX's CLIP and T5: for Condition.",
+        "Qwen2.5-VL with the projectors and the routing head: for UniWorld Condition, Understand and Route.",
+        "SigLIP2: for UniWorld Reference.",
+        "The FLUX DiT of the checkpoint: for UniWorld Scheduler and UniWorld Sampler.",
+        "FLUX's VAE: for UniWorld VAE Decode and UniWorld VAE Encode.",
+        "FLUX's CLIP and T5: for UniWorld Condition.",
     )
     FUNCTION = "execute"
 

@@ -1,4 +1,4 @@
-"""Edit mask and Composite edit: what an edit changed, and the original wherever it changed nothing."""
+"""UniWorld Edit Mask and UniWorld Composite Edit: what an edit changed, and the original wherever it changed nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 class EditMask:
     """Compare the pictures before and after an edit."""
 
-    DISPLAY_NAME = "Edit mask (UniWorld)"
+    DISPLAY_NAME = "UniWorld Edit Mask"
+    SEARCH_ALIASES = ["difference mask", "changed area", "compare images", "diff"]
     CATEGORY = "UniWorld/mask"
     DESCRIPTION = (
         "Finds what an edit changed by comparing the pictures before and after it, in the way UniWorld-V1 weights its "
@@ -101,7 +102,8 @@ class EditMask:
 class CompositeEdit:
     """Lay the edited part over the original."""
 
-    DISPLAY_NAME = "Composite edit (UniWorld)"
+    DISPLAY_NAME = "UniWorld Composite Edit"
+    SEARCH_ALIASES = ["keep original", "paste edit", "blend", "inpaint composite"]
     CATEGORY = "UniWorld/mask"
     DESCRIPTION = (
         "Takes the edited part from the picture after the edit and everything else from the picture before it, bit for "
@@ -120,7 +122,9 @@ class CompositeEdit:
                 "after": ("IMAGE", {"tooltip": "The edited picture. Another size is resized, bicubic."}),
                 "mask": (
                     "MASK",
-                    {"tooltip": "What to take from the edited picture, as from Edit mask. Another size is resized."},
+                    {
+                        "tooltip": "What to take from the edited picture, as from UniWorld Edit Mask. Another size is resized."
+                    },
                 ),
                 "feather": (
                     "INT",

@@ -1,4 +1,4 @@
-"""Perception and Perception head: ask the model for a map of what it sees, and read that map."""
+"""UniWorld Perception and UniWorld Perception Head: ask the model for a map of what it sees, and read that map."""
 
 from __future__ import annotations
 
@@ -15,17 +15,29 @@ def _tasks() -> list[str]:
 class Perception:
     """The instruction for a perception task."""
 
-    DISPLAY_NAME = "Perception (UniWorld)"
+    DISPLAY_NAME = "UniWorld Perception"
+    SEARCH_ALIASES = [
+        "canny",
+        "depth",
+        "normal",
+        "openpose",
+        "HED",
+        "MLSD",
+        "sketch",
+        "segmentation",
+        "detection",
+        "preprocessor",
+    ]
     CATEGORY = "UniWorld/perception"
     DESCRIPTION = (
         "Writes the instruction that makes UniWorld-V1 paint a map of the picture: edges, lines, depth, surface normals, "
-        "poses, a sketch, a segmentation or a detection. Feed it to Condition (VLM), with the picture as reference."
+        "poses, a sketch, a segmentation or a detection. Feed it to UniWorld Condition, with the picture as reference."
     )
     RETURN_TYPES = ("STRING", "IMAGE")
     RETURN_NAMES = ("prompt", "image")
     OUTPUT_TOOLTIPS = (
         "The instruction, in the published wording.",
-        "The picture, unchanged: for Reference (SigLIP), and as the source of Perception head.",
+        "The picture, unchanged: for UniWorld Reference, and as the source of UniWorld Perception Head.",
     )
     FUNCTION = "execute"
 
@@ -65,7 +77,8 @@ class Perception:
 class PerceptionHead:
     """Read a painted map."""
 
-    DISPLAY_NAME = "Perception head (UniWorld)"
+    DISPLAY_NAME = "UniWorld Perception Head"
+    SEARCH_ALIASES = ["map to data", "boxes", "bounding box", "skeleton", "mask", "depth map"]
     CATEGORY = "UniWorld/perception"
     DESCRIPTION = (
         "Turns the map that the model painted back into data: clean edges, depth from 0 to 1, unit normals, a skeleton "

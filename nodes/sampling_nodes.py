@@ -24,7 +24,8 @@ _DENOISE = {
 class LatentByAspect:
     """The empty latent of the size that UniWorld paints best."""
 
-    DISPLAY_NAME = "Empty latent by aspect (UniWorld)"
+    DISPLAY_NAME = "UniWorld Empty Latent"
+    SEARCH_ALIASES = ["empty latent", "aspect ratio", "size", "resolution", "latent by aspect"]
     CATEGORY = "UniWorld/latent"
     DESCRIPTION = (
         "Chooses the nearest of a set of aspect ratios at the wanted area, as the published program does, and gives an empty "
@@ -104,11 +105,12 @@ class LatentByAspect:
 class Scheduler:
     """Noise levels with FLUX's shift for the picture's size."""
 
-    DISPLAY_NAME = "Scheduler (UniWorld)"
+    DISPLAY_NAME = "UniWorld Scheduler"
+    SEARCH_ALIASES = ["sigmas", "noise schedule", "flow shift", "FLUX scheduler"]
     CATEGORY = "UniWorld/sampling"
     DESCRIPTION = (
         "The published noise levels: evenly spaced, shifted by the number of packed tokens of the latent. "
-        "For Sampler (DiT), or for ComfyUI's custom samplers."
+        "For UniWorld Sampler, or for ComfyUI's custom samplers."
     )
     RETURN_TYPES = ("SIGMAS",)
     RETURN_NAMES = ("sigmas",)
@@ -135,7 +137,8 @@ class Scheduler:
 class Sampler:
     """The DiT paints."""
 
-    DISPLAY_NAME = "Sampler (DiT)"
+    DISPLAY_NAME = "UniWorld Sampler"
+    SEARCH_ALIASES = ["KSampler", "denoise", "DiT", "generate", "edit image", "FLUX"]
     CATEGORY = "UniWorld/sampling"
     DESCRIPTION = (
         "Paints a latent from the condition with the checkpoint's DiT. Item i of a batch takes seed + i, so that each "
@@ -143,7 +146,7 @@ class Sampler:
     )
     RETURN_TYPES = ("LATENT",)
     RETURN_NAMES = ("latent",)
-    OUTPUT_TOOLTIPS = ("The painted latent: for VAE decode.",)
+    OUTPUT_TOOLTIPS = ("The painted latent: for UniWorld VAE Decode.",)
     FUNCTION = "execute"
 
     @classmethod
@@ -151,7 +154,7 @@ class Sampler:
         return {
             "required": {
                 "dit": _DIT,
-                "conditioning": ("CONDITIONING", {"tooltip": "From Condition (VLM)."}),
+                "conditioning": ("CONDITIONING", {"tooltip": "From UniWorld Condition."}),
                 "latent": (
                     "LATENT",
                     {"tooltip": "Gives the size, and with denoise under 1 the picture to start from."},
@@ -237,7 +240,7 @@ def packed_tokens(samples: Any) -> int:
     if samples.ndim != 4 or samples.shape[-2] % PACK or samples.shape[-1] % PACK:
         raise ValueError(
             f"The latent has shape {list(samples.shape)}; expected (batch, 16, height/8, width/8) of a picture whose sides "
-            "are multiples of 16, as Empty latent by aspect gives."
+            "are multiples of 16, as UniWorld Empty Latent gives."
         )
     return (samples.shape[-2] // PACK) * (samples.shape[-1] // PACK)
 
@@ -248,12 +251,12 @@ def to_condition(conditioning: list[Any]) -> Any:
 
     if len(conditioning) != 1:
         raise ValueError(
-            f"The conditioning has {len(conditioning)} entries; Sampler (DiT) takes one. "
+            f"The conditioning has {len(conditioning)} entries; UniWorld Sampler takes one. "
             "Several pictures belong into the references of one Condition node, not into combined conditionings."
         )
     tokens, extra = conditioning[0]
     if extra.get("pooled_output") is None:
-        raise ValueError("The conditioning has no pooled prompt: use Condition (VLM), or a FLUX text encoder.")
+        raise ValueError("The conditioning has no pooled prompt: use UniWorld Condition, or a FLUX text encoder.")
     return Condition(tokens, extra["pooled_output"])
 
 
@@ -271,4 +274,4 @@ def kept_cells(noise_mask: Any, batch: int, h: int, w: int) -> Any:
     return cells.repeat(-(-batch // len(cells)), 1, 1, 1)[:batch]
 
 
-NODES = {"UniWorldLatentByAspect": LatentByAspect, "UniWorldScheduler": Scheduler, "UniWorldSampler": Sampler}
+NODES = {"UniWorldEmptyLatent": LatentByAspect, "UniWorldFlowScheduler": Scheduler, "UniWorldSampler": Sampler}

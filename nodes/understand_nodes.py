@@ -13,8 +13,9 @@ _REFERENCES = ("UNIWORLD_REFERENCE", {"tooltip": "The pictures that the question
 class Understand:
     """A question about pictures, answered in words."""
 
-    DISPLAY_NAME = "Understand (UniWorld)"
-    CATEGORY = "UniWorld"
+    DISPLAY_NAME = "UniWorld Understand"
+    SEARCH_ALIASES = ["caption", "describe image", "VQA", "question", "Qwen2.5-VL", "answer"]
+    CATEGORY = "UniWorld/understanding"
     DESCRIPTION = "Qwen2.5-VL answers a question, about the references if there are any."
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("answer",)
@@ -82,11 +83,12 @@ class Understand:
 class Route:
     """Does the instruction ask for a picture or for words?"""
 
-    DISPLAY_NAME = "Route (UniWorld)"
-    CATEGORY = "UniWorld"
+    DISPLAY_NAME = "UniWorld Route"
+    SEARCH_ALIASES = ["router", "switch", "branch", "paint or answer"]
+    CATEGORY = "UniWorld/understanding"
     DESCRIPTION = (
-        "The checkpoint's routing head decides whether to paint or to answer. Wire paint_prompt into Condition and "
-        "answer_prompt into Understand: only the branch that was chosen runs."
+        "The checkpoint's routing head decides whether to paint or to answer. Wire paint_prompt into UniWorld Condition "
+        "and answer_prompt into UniWorld Understand: only the branch that was chosen runs."
     )
     RETURN_TYPES = ("BOOLEAN", "FLOAT", "STRING", "STRING")
     RETURN_NAMES = ("paint", "probability", "paint_prompt", "answer_prompt")

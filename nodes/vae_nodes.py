@@ -13,7 +13,8 @@ _VAE = ("UNIWORLD_VAE", {"tooltip": "The VAE from Load UniWorld."})
 class VAEDecode:
     """Latents to pictures."""
 
-    DISPLAY_NAME = "VAE decode (UniWorld)"
+    DISPLAY_NAME = "UniWorld VAE Decode"
+    SEARCH_ALIASES = ["latent to image", "decode"]
     CATEGORY = "UniWorld/latent"
     DESCRIPTION = "Turns painted latents into pictures with the VAE of the FLUX folder."
     RETURN_TYPES = ("IMAGE",)
@@ -26,7 +27,7 @@ class VAEDecode:
         return {
             "required": {
                 "vae": _VAE,
-                "latent": ("LATENT", {"tooltip": "From Sampler (DiT), or any FLUX latent."}),
+                "latent": ("LATENT", {"tooltip": "From UniWorld Sampler, or any FLUX latent."}),
             }
         }
 
@@ -39,7 +40,8 @@ class VAEDecode:
 class VAEEncode:
     """Pictures to latents."""
 
-    DISPLAY_NAME = "VAE encode (UniWorld)"
+    DISPLAY_NAME = "UniWorld VAE Encode"
+    SEARCH_ALIASES = ["image to latent", "encode", "img2img"]
     CATEGORY = "UniWorld/latent"
     DESCRIPTION = "Turns pictures into latents with the VAE of the FLUX folder, to start from with denoise under 1."
     RETURN_TYPES = ("LATENT",)

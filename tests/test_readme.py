@@ -71,7 +71,7 @@ def test_what_it_tells_of_nano_holds() -> None:
     old, new = (f"{thing.colour} {thing.shape}" for thing in (edit.subject, edit.result))
     told = f"the {old} becomes {with_article(new)}"
     assert f"in `workflows/input/{SAMPLES['edit'].pictures[0]}`, {told}" in TEXT
-    assert f'--set "Condition (VLM).prompt={SAMPLES["edit_with_mask"].task.prompt}"' in TEXT
+    assert f'--set "UniWorld Condition.prompt={SAMPLES["edit_with_mask"].task.prompt}"' in TEXT
     files = (ROOT / "uniworld_core" / "shipped" / "nano").rglob("*")
     size = sum(file.stat().st_size for file in files if file.is_file())
     assert f"a UniWorld of {round(size / 1e6)} MB" in TEXT
@@ -81,7 +81,7 @@ def test_everybody_tells_the_size_that_nano_paints() -> None:
     told = {
         "README.md": [f"at {side()}x{side()} pixels", f"{side()} as `area_side`", f"{side()} in place of 1024"],
         "nodes/web/docs/UniWorldLoader.md": [f"at {side()}x{side()}", f"{side()} as `area_side`"],
-        "nodes/web/docs/UniWorldLatentByAspect.md": [f"{side()} for nano"],
+        "nodes/web/docs/UniWorldEmptyLatent.md": [f"{side()} for nano"],
     }
     for name, sentences in told.items():
         text = (ROOT / name).read_text(encoding="utf-8")

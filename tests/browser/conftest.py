@@ -150,7 +150,7 @@ class Editor:
         The editor shows no picture larger than it is: nano's would be a small spot in its node, tiny's can be larger.
         """
         self.set("UniWorldLoader", checkpoint="tiny", flux="tiny", siglip="tiny")
-        self.set("UniWorldLatentByAspect", area_side=128)
+        self.set("UniWorldEmptyLatent", area_side=128)
         self.set("UniWorldSampler", steps=steps)
         self.set("SaveImage", filename_prefix=prefix)
 

@@ -1,4 +1,4 @@
-"""The nodes Edit mask and Composite edit."""
+"""The nodes UniWorld Edit Mask and UniWorld Composite Edit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ def pictures(height: int = 80, width: int = 96, batch: int = 1) -> tuple[torch.T
 @pytest.mark.parametrize("name", mask_nodes.NODES)
 def test_every_node_and_input_explains_itself(name: str) -> None:
     node = mask_nodes.NODES[name]
-    assert node.DISPLAY_NAME.endswith("(UniWorld)")
     assert node.DESCRIPTION.endswith(".")
     assert node.CATEGORY.startswith("UniWorld/")
     assert callable(getattr(node, node.FUNCTION))

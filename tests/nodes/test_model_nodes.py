@@ -234,12 +234,12 @@ def test_edit_goes_all_the_way_and_paints_what_the_core_paints(
         "UniWorldCondition", vlm=parts["vlm"], prompt=PROMPT, references=refs, text=parts["text"], t5_length=16
     )
     empty, width, height = run(
-        "UniWorldLatentByAspect",
+        "UniWorldEmptyLatent",
         **{"width": 1, "height": 1, "area_side": 64, "ratios": "any_11ratio", "batch_size": 1, "references": refs},
     )
     assert empty["samples"].shape == (1, 16, height // 8, width // 8)
     assert width > height
-    (sigmas,) = run("UniWorldScheduler", dit=parts["dit"], latent=empty, steps=2, denoise=1.0)
+    (sigmas,) = run("UniWorldFlowScheduler", dit=parts["dit"], latent=empty, steps=2, denoise=1.0)
     settings = {"seed": 7, "steps": 28, "guidance": 2.5, "denoise": 1.0, "sigmas": sigmas}
     (painted,) = run("UniWorldSampler", dit=parts["dit"], conditioning=conditioning, latent=empty, **settings)
     (decoded,) = run("UniWorldVAEDecode", vae=parts["vae"], latent=painted)
@@ -318,10 +318,10 @@ def test_latent_takes_the_aspect_of_references_then_image_then_numbers(image: to
     settings = {"width": 100, "height": 200, "area_side": 1024, "ratios": "any_11ratio", "batch_size": 3}
     (refs,) = run("UniWorldReference", image=torch.zeros(1, 50, 50, 3))
     by_numbers, by_image = (
-        run("UniWorldLatentByAspect", **settings),
-        run("UniWorldLatentByAspect", **settings, image=image),
+        run("UniWorldEmptyLatent", **settings),
+        run("UniWorldEmptyLatent", **settings, image=image),
     )
-    by_references = run("UniWorldLatentByAspect", **settings, image=image, references=refs)
+    by_references = run("UniWorldEmptyLatent", **settings, image=image, references=refs)
     assert by_numbers[0]["samples"].shape == (3, 16, by_numbers[2] // 8, by_numbers[1] // 8)
     assert by_numbers[1] / by_numbers[2] == pytest.approx(9 / 16)
     assert by_image[1] / by_image[2] == pytest.approx(3 / 2)
@@ -332,9 +332,9 @@ def test_latent_takes_the_aspect_of_references_then_image_then_numbers(image: to
 def test_scheduler_shifts_by_the_packed_tokens(parts: dict[str, Any]) -> None:
     from uniworld.uniworld_core import flow
 
-    (sigmas,) = run("UniWorldScheduler", dit=parts["dit"], latent=latent(h=128, w=128), steps=4, denoise=1.0)
+    (sigmas,) = run("UniWorldFlowScheduler", dit=parts["dit"], latent=latent(h=128, w=128), steps=4, denoise=1.0)
     assert torch.equal(sigmas, flow.schedule(4, 4096))
-    (half,) = run("UniWorldScheduler", dit=parts["dit"], latent=latent(h=128, w=128), steps=4, denoise=0.5)
+    (half,) = run("UniWorldFlowScheduler", dit=parts["dit"], latent=latent(h=128, w=128), steps=4, denoise=0.5)
     assert len(half) == 5
     assert half[0] < 1
 

@@ -1,4 +1,4 @@
-"""The nodes Perception and Perception head."""
+"""The nodes UniWorld Perception and UniWorld Perception Head."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ def head(task: str, painted: torch.Tensor, source: torch.Tensor | None = None) -
 @pytest.mark.parametrize("name", perception_nodes.NODES)
 def test_every_node_and_input_explains_itself(name: str) -> None:
     node = perception_nodes.NODES[name]
-    assert node.DISPLAY_NAME.endswith("(UniWorld)")
     assert node.DESCRIPTION.endswith(".")
     assert node.CATEGORY.startswith("UniWorld/")
     assert callable(getattr(node, node.FUNCTION))

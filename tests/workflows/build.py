@@ -21,7 +21,7 @@ WEIGHTS = (
 )
 # What else is to be changed for another model.
 PICTURE, SIZE = "your picture", "1024 as *area_side*"
-T5 = "UniWorld-V1 can read the prompt with T5 too: join *text* of **Load UniWorld** to **Condition**."
+T5 = "UniWorld-V1 can read the prompt with T5 too: join *text* of **Load UniWorld** to **UniWorld Condition**."
 MODEL = "nano"
 # Nano never saw T5's tokens: both of its stages drop T5, as the published ones do.
 USE_T5 = False
@@ -71,7 +71,7 @@ def conditioned(graph: Any, column: int, load: Any, **inputs: Any) -> Any:
 def empty_latent(graph: Any, column: int, **inputs: Any) -> Any:
     from workflows.samples import SIDE
 
-    return graph.add("UniWorldLatentByAspect", column, **inputs, area_side=SIDE)
+    return graph.add("UniWorldEmptyLatent", column, **inputs, area_side=SIDE)
 
 
 def picture(graph: Any, name: str, title: str = "Picture") -> Any:
@@ -125,7 +125,7 @@ def multi_reference() -> Any:
     graph = new(
         "multi_reference",
         ["1. Load", "2. Look and read", "3. Paint", "4. Result"],
-        "# Several references\nChain a Reference node for each picture; the prompt speaks of them in that order.",
+        "# Several references\nChain a UniWorld Reference node for each picture; the prompt speaks of them in that order.",
     )
     load = loader(graph)
     titles = ("First picture", "Second picture")
@@ -181,8 +181,8 @@ def edit_with_mask() -> Any:
     graph = new(
         "edit_with_mask",
         ["1. Load", "2. Look and read", "3. Paint", "4. What changed", "5. Result"],
-        "# Edit, and keep the rest to the bit\n*Edit mask* finds what the edit changed, with the weights that "
-        "training would give it; *Composite edit* lays only that over the original.",
+        "# Edit, and keep the rest to the bit\n*UniWorld Edit Mask* finds what the edit changed, with the weights that "
+        "training would give it; *UniWorld Composite Edit* lays only that over the original.",
     )
     source, image = edited(graph)
     mask = graph.add("UniWorldEditMask", 3, before=source[0], after=image[0])
@@ -202,7 +202,7 @@ def perception(task_name: str) -> Any:
     graph = new(
         f"perception_{task_name}",
         ["1. Load", "2. Look and read", "3. Paint the map", "4. Read the map"],
-        f"# {task.display_name}\nThe model paints a map of the picture; *Perception head* turns it back into data.",
+        f"# {task.display_name}\nThe model paints a map of the picture; *UniWorld Perception Head* turns it back into data.",
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
     ask = graph.add("UniWorldPerception", 1, task=task_name, image=source[0], subject=sample(graph).subject)
