@@ -5,6 +5,7 @@ Imported only inside a running ComfyUI.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
+from comfy_execution.utils import get_executing_context
 from PIL import Image
+from server import PromptServer
 
 from .host import MODEL_FOLDERS
 
@@ -68,6 +71,13 @@ class ComfyHost:
 
     def check_interrupt(self) -> None:
         management.throw_exception_if_processing_interrupted()
+
+    def warn(self, text: str) -> None:
+        logging.warning(text)
+        context = get_executing_context()
+        if context is not None:
+            # Shown on the node by the editor.
+            PromptServer.instance.send_progress_text(text, context.node_id)
 
     def block(self) -> ExecutionBlocker:
         return ExecutionBlocker(None)

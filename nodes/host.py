@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,9 @@ class Host(Protocol):
     def check_interrupt(self) -> None:
         """Raise the host's interrupt exception if the user asked to stop."""
 
+    def warn(self, text: str) -> None:
+        """Show the user a sentence about the running node that does not stop it."""
+
     def block(self) -> Any:
         """An output that silently keeps the nodes behind it from running."""
 
@@ -87,6 +91,7 @@ class Host(Protocol):
 
 
 ProgressHook = Callable[[int, int, "Image.Image | None"], None]
+WarningHook = Callable[[str], None]
 
 
 @dataclass
@@ -106,12 +111,14 @@ class PlainHost:
     Attributes:
         models: folders that hold `uniworld/`, `diffusers/` and `siglip/`, searched in order.
         progress_hook: called with (value, total, preview) by the node that runs.
+        warning_hook: called with each sentence of `warn`; without one, Python's `warnings` get it.
         interrupted: set it, and the running node stops within a step.
         memory: the loaded modules, and how much they may take together.
     """
 
     models: list[Path] = field(default_factory=list)
     progress_hook: ProgressHook | None = None
+    warning_hook: WarningHook | None = None
     interrupted: threading.Event = field(default_factory=threading.Event)
     memory: ModelMemory = field(default_factory=ModelMemory)
 
@@ -124,6 +131,12 @@ class PlainHost:
     def check_interrupt(self) -> None:
         if self.interrupted.is_set():
             raise Interrupted("The run was interrupted.")
+
+    def warn(self, text: str) -> None:
+        if self.warning_hook is not None:
+            self.warning_hook(text)
+        else:
+            warnings.warn(text, stacklevel=2)
 
     def block(self) -> ExecutionBlocker:
         return ExecutionBlocker()

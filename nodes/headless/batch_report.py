@@ -35,6 +35,8 @@ class BatchReport:
         if record["status"] in (ERROR, LOST):
             again = " It is given to another." if record["status"] == LOST else ""
             self._bar.write(f"Row {record['id']}: {record['error']}{again}", file=sys.stderr)
+        for warning in record.get("warnings", ()):
+            self._bar.write(f"Row {record['id']}: warning: {warning}", file=sys.stderr)
 
     def close(self) -> None:
         if self._bar is not None:

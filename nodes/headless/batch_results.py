@@ -21,7 +21,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,6 +40,7 @@ class Outcome:
 
     Attributes:
         pictures: paths relative to the attempt's folder.
+        warnings: what its nodes warned of.
     """
 
     status: str
@@ -47,6 +48,7 @@ class Outcome:
     texts: list[str] = field(default_factory=list)
     seconds: float = 0.0
     error: str | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,9 @@ class Results:
             _sync_tree(attempt.folder)
             base = target.relative_to(self._output)
             pictures = [(base / picture).as_posix() for picture in outcome.pictures]
-        told = {key: value for key, value in asdict(outcome).items() if key not in ("status", "pictures", "texts")}
+        told = {"seconds": outcome.seconds, "error": outcome.error}
+        if outcome.warnings:
+            told["warnings"] = outcome.warnings
         outputs = {"pictures": pictures, "texts": outcome.texts}
         record = self._tell(row.id, outcome.status, attempt.number, **told, outputs=outputs)
         self._settle(attempt.folder, target, keep=outcome.status == DONE)

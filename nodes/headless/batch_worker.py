@@ -75,8 +75,8 @@ class Worker:
             shutil.rmtree(temp, ignore_errors=True)
         if result.status != "success":
             status = INTERRUPTED if result.status == "interrupted" else ERROR
-            return Outcome(status, error=result.sentence, seconds=_since(begun))
-        return Outcome(DONE, *_given(result), seconds=_since(begun))
+            return Outcome(status, error=result.sentence, seconds=_since(begun), warnings=result.warnings)
+        return Outcome(DONE, *_given(result), seconds=_since(begun), warnings=result.warnings)
 
     def _run(self, row: Row, pictures: Path, folder: Path, on_event: EventHook) -> RunResult:
         workflow = apply_row(self._workflow, row, pictures, self._registry)

@@ -16,8 +16,8 @@ from .problems import node_label
 from .registry import Registry
 from .schema import InputSpec, NodeSchema, is_link, read_schema, unwrap
 
-# Called with the name and the data of an event. Names and data are those of ComfyUI's socket, and one more:
-# "preview", whose data hold a Pillow image under "image".
+# Called with the name and the data of an event. Names and data are those of ComfyUI's socket, and two more:
+# "preview", whose data hold a Pillow image under "image"; and "warning", a sentence for the user under "message".
 EventHook = Callable[[str, dict[str, Any]], None]
 
 
@@ -30,12 +30,14 @@ class RunResult:
         ui: by node id, what the nodes show, such as `{"images": [...]}`; nodes from the cache included.
         error: the data of the execution_error event, when there was one.
         sentence: what to tell the user when the run did not succeed.
+        warnings: what the nodes that ran warned of, in order; none twice.
     """
 
     status: str
     ui: dict[str, dict[str, list[Any]]]
     error: dict[str, Any] | None = None
     sentence: str = ""
+    warnings: list[str] = field(default_factory=list)
 
 
 class Executor:
@@ -82,7 +84,7 @@ class Executor:
             try:
                 return run.execute(outputs)
             finally:
-                self.host.progress_hook = None
+                self.host.progress_hook = self.host.warning_hook = None
                 self.host.interrupted.clear()
 
 
@@ -102,6 +104,7 @@ class _Run:
     wanted_lazy: dict[str, set[str]] = field(default_factory=dict)
     ui: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     current_inputs: dict[str, list[Any]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def execute(self, outputs: list[str]) -> RunResult:
         self._emit("execution_start")
@@ -121,11 +124,12 @@ class _Run:
                         stack.pop()
         except Interrupted as error:
             self._emit("execution_interrupted", **self._about(node_id))
-            return RunResult("interrupted", self.ui, sentence=str(error) or "The run was interrupted.")
+            sentence = str(error) or "The run was interrupted."
+            return RunResult("interrupted", self.ui, sentence=sentence, warnings=self.warnings)
         except (Exception, SystemExit) as error:  # a node must not end the program
             return self._failed(node_id, error)
         self._emit("execution_success")
-        return RunResult("success", self.ui)
+        return RunResult("success", self.ui, warnings=self.warnings)
 
     def _prepare(self, outputs: list[str]) -> None:
         """Compute all signatures and take what the cache has."""
@@ -171,6 +175,7 @@ class _Run:
         self.current_inputs = {}
         self._emit("executing", node=node_id, display_node=node_id)
         self.host.progress_hook = lambda value, total, preview: self._progress(node_id, value, total, preview)
+        self.host.warning_hook = lambda text: self._warn(node_id, text)
         values, absent = self._gather(node_id, schema)
         self.current_inputs = values
         instance = self.cache.instances.get((node_id, class_type))
@@ -239,7 +244,7 @@ class _Run:
         data = self._error_data(node_id, str(error), name, traceback.format_tb(error.__traceback__))
         self._emit("execution_error", **data)
         label = node_label(node_id, self.prompt[node_id]["class_type"])
-        return RunResult("error", self.ui, data, f"{label} failed: {_sentence(error)}")
+        return RunResult("error", self.ui, data, f"{label} failed: {_sentence(error)}", self.warnings)
 
     def _error_data(self, node_id: str, message: str, kind: str, trace: list[str]) -> dict[str, Any]:
         hidden = self.schemas[self.prompt[node_id]["class_type"]].hidden
@@ -266,6 +271,11 @@ class _Run:
         self._emit("progress", value=value, max=total, node=node_id)
         if preview is not None:
             self._emit("preview", node=node_id, image=preview)
+
+    def _warn(self, node_id: str, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self._emit("warning", node=node_id, message=text)
 
     def _emit(self, name: str, **data: Any) -> None:
         self.on_event(name, {**data, "prompt_id": self.prompt_id, "timestamp": int(time.time() * 1000)})

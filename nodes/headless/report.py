@@ -42,6 +42,8 @@ class Report:
         elif name == "progress" and self._bar is not None:
             self._bar.total = data["max"]
             self._bar.update(data["value"] - self._bar.n)
+        elif name == "warning":
+            self._warn(f"warning: {self._label(data['node'])}: {data['message']}")
         elif name == "executed":
             self._close()
         elif name in ("execution_error", "execution_interrupted"):
@@ -54,6 +56,12 @@ class Report:
 
         desc = f"{self._label(node_id)} ({node_id})"
         self._bar = tqdm(total=1, desc=desc, file=sys.stderr, dynamic_ncols=True)
+
+    def _warn(self, text: str) -> None:
+        if self._bar is None:
+            print(text, file=sys.stderr)
+        else:
+            self._bar.write(text, file=sys.stderr)  # above the bar
 
     def _label(self, node_id: str) -> str:
         node = self._prompt[node_id]
@@ -117,6 +125,8 @@ class JsonReport:
             return  # a picture; "progress" tells the same in numbers
         if "traceback" in data and not self._debug:
             data = {**data, "traceback": []}
+        if name == "warning":
+            print(f"warning: {data['message']}", file=sys.stderr)
         self.line(name, **data)
 
     def note(self, text: str) -> None:
@@ -137,5 +147,6 @@ class JsonReport:
             images=[path for ui in shown for path in _paths(ui, saved=True)],
             previews=[path for ui in shown for path in _paths(ui, saved=False)],
             texts=[text for ui in shown for text in ui.get("text", ())],
+            warnings=result.warnings,
             outputs=result.ui,
         )

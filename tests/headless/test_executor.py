@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
 import threading
 from typing import Any
 
 import pytest
+from uniworld.nodes import host
+from uniworld.nodes.headless.report import JsonReport, Report
 from uniworld.nodes.headless.validate import validate_prompt
 
 
@@ -285,3 +289,34 @@ def test_what_no_output_needs_may_be_broken(run, executor, registry):
         "4": node("Show", value=["3", 0]),
     }
     assert texts(run(prompt)) == ["3"]
+
+
+class Warns:
+    RETURN_TYPES, FUNCTION, OUTPUT_NODE, CATEGORY = (), "go", True, "toys"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def go(self):
+        for _ in range(3):
+            host.current().warn("The oven is lukewarm.")
+        return ()
+
+
+def test_a_warning_reaches_the_user_once_in_every_form(run, registry, monkeypatch, capsys):
+    monkeypatch.setitem(registry.classes, "Warns", Warns)
+    events: list[Any] = []
+    prompt = {"1": {"class_type": "Warns", "inputs": {}}, "2": {"class_type": "Warns", "inputs": {}}}
+    result = run(prompt, events)
+    assert result.status == "success"
+    assert result.warnings == ["The oven is lukewarm."]
+    [(_, data)] = [(name, data) for name, data in events if name == "warning"]
+    assert (data["node"], data["message"]) == ("1", "The oven is lukewarm.")
+    out = io.StringIO()
+    Report(out, prompt).event("warning", data)
+    JsonReport(out).event("warning", data)
+    assert capsys.readouterr().err.count("lukewarm") == 2
+    assert json.loads(out.getvalue())["message"] == "The oven is lukewarm."
+    with pytest.warns(UserWarning, match="lukewarm"):
+        host.PlainHost().warn("The oven is lukewarm.")

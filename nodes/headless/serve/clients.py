@@ -26,7 +26,7 @@ _HEARTBEAT = 30.0  # seconds between pings; who does not answer is gone, and the
 _BEHIND_BYTES = 2**20  # from here on states are left out of what a client is sent
 _PREVIEW, _STATES = "preview", "progress_state"
 _PREVIEW_SIDE = 512
-_LEGACY_PREVIEW, _PREVIEW_WITH_METADATA = 1, 4  # the first number of a binary frame
+_LEGACY_PREVIEW, _NODE_TEXT, _PREVIEW_WITH_METADATA = 1, 3, 4  # the first number of a binary frame
 _JPEG = 1
 
 
@@ -104,6 +104,12 @@ class Clients:
     def send(self, kind: str, data: dict[str, Any], client: str | None = None) -> None:
         if self._wanted(client):
             self._later(dumps({"type": kind, "data": data}), client, kind)
+
+    def send_text(self, client: str, node: str, text: str) -> None:
+        if self._wanted(client):
+            node_id = node.encode()
+            frame = struct.pack(">II", _NODE_TEXT, len(node_id)) + node_id + text.encode()
+            self._later(frame, client, "progress_text")
 
     def send_preview(self, client: str, image: Any, about: dict[str, Any]) -> None:
         with self._lock:

@@ -16,6 +16,9 @@ class Outlet(Protocol):
     def send(self, kind: str, data: dict[str, Any], client: str | None = None) -> None:
         """Send a message to one client, to all for None."""
 
+    def send_text(self, client: str, node: str, text: str) -> None:
+        """Send a text that the editor shows on a node to one client."""
+
     def send_preview(self, client: str, image: Any, about: dict[str, Any]) -> None:
         """Send a picture of what a node is making to one client."""
 
@@ -48,6 +51,8 @@ class RunMessages:
             self._progress(data["node"], data["value"], data["max"])
         elif name == "preview" and self.client is not None:
             self.outlet.send_preview(self.client, data["image"], self._about(data["node"]))
+        elif name == "warning" and self.client is not None:
+            self.outlet.send_text(self.client, data["node"], data["message"])
         elif name == "executed":
             self._tell(name, {key: value for key, value in data.items() if key != "timestamp"})
             self._finish(data["node"])

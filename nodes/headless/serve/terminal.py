@@ -45,7 +45,10 @@ class Terminal:
         return "".join(f"{line['t']} - {line['m']}" for line in self.lines()["entries"])
 
     def event(self, run: Run, name: str, data: dict[str, Any]) -> None:
-        """Move the bars of the run in progress."""
+        """Move the bars of the run in progress, and log what its nodes warn of."""
+        if name == "warning":
+            self.say(f"Prompt {run.accepted.id}: warning: {data['message']}")
+            return
         if not sys.stderr.isatty():
             return
         if name == "execution_start":
