@@ -29,6 +29,10 @@ LOCK, STAMP = "uniworld.lock", "uniworld.stamp"
 # makes its fixtures once. `test -n0` runs them in one.
 TEST_OPTIONS = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"]
 
+# The extras of pyproject.toml that commands need, and options of a command beyond that.
+COMMAND_EXTRAS = {"serve": "serve", "train": "train", "data": "train", "eval": "train", "test": "test"}
+OPTION_EXTRAS = {("batch", "--ray"): "ray"}
+
 
 class SetupError(Exception):
     """The environment cannot be made; the text says why and what mends it."""
@@ -55,12 +59,10 @@ def run_in_environment(root: Path, arguments: list[str]) -> int:
 
 
 def _extras_for(arguments: list[str]) -> list[str]:
-    """The extras of pyproject.toml that a command needs."""
-    if arguments[0] == "batch":
-        return ["ray"] if any(argument.partition("=")[0] == "--ray" for argument in arguments) else []
-    if arguments[0] in ("train", "data"):
-        return ["train"]
-    return [arguments[0]] if arguments[0] in ("serve", "test") else []
+    """The extras of pyproject.toml that a command needs with these options."""
+    options = {argument.partition("=")[0] for argument in arguments[1:]}
+    wanted = [COMMAND_EXTRAS.get(arguments[0]), *(OPTION_EXTRAS.get((arguments[0], option)) for option in options)]
+    return sorted(extra for extra in wanted if extra)
 
 
 def ensure_environment(root: Path, extras: list[str]) -> Path:

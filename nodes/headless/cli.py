@@ -75,6 +75,10 @@ class UsageError(ValueError):
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        # Options are whole words, as the training commands' are: the set-up of a checkout looks for them by name.
+        super().__init__(**{"allow_abbrev": False} | settings)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.format_usage()}{self.prog}: error: {message}")
 

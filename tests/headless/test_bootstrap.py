@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from uniworld.nodes.headless.cli import build_parser
+from uniworld.training.cli import COMMANDS as TRAINING_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +54,105 @@ def calls(bootstrap, checkout, monkeypatch):
 
 def verbs(calls: list[list[str]]) -> list[str]:
     return ["venv" if "venv" in command else command[-1] for command in calls]
+
+
+# Where modules of an extra may be imported; a command whose code lies there needs the extra.
+ROOMS = {"nodes/headless/serve/": "serve", "nodes/headless/batch_ray.py": "ray", "training/": "train"}
+
+
+def room_extra(file: str) -> str | None:
+    return next((extra for room, extra in ROOMS.items() if file.startswith(room)), None)
+
+
+def extras_modules() -> dict[str, set[str]]:
+    """{extra: names of the modules that it installs}, of the extras of pyproject.toml that are not of extras themselves."""
+    table = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    lists = dict(re.findall(r"^(\w+) = \[(.*?)\]$", table, re.MULTILINE | re.DOTALL))
+    return {
+        extra: {name.replace("-", "_").lower() for name in re.findall(r'"([\w-]+)[^"]*"', text)}
+        for extra, text in lists.items()
+        if extra != "test"
+    }
+
+
+def imported(file: Path) -> set[str]:
+    """First names of the modules that a file imports, anywhere in it, or looks for."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(str(node.module))
+        elif isinstance(node, ast.Call) and "find_spec" in ast.unparse(node.func):
+            names |= {one.value for one in node.args if isinstance(one, ast.Constant)}
+    return {name.partition(".")[0] for name in names}
+
+
+def test_what_an_extra_installs_is_imported_only_where_that_extra_is_there():
+    owners: dict[str, set[str]] = {}
+    for extra, modules in extras_modules().items():
+        for module in modules:
+            owners.setdefault(module, set()).add(extra)
+    assert {"aiohttp", "ray", "matplotlib", "webdataset", "comfyui_frontend_package"} <= set(owners)
+    files = [file for room in ("nodes", "training", "uniworld_core") for file in (ROOT / room).rglob("*.py")]
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files
+        for name in imported(file) & set(owners)
+        if room_extra(file.relative_to(ROOT).as_posix()) not in owners[name]
+    ]
+    assert wrong == []
+
+
+def commands() -> dict[tuple[str, ...], set[str]]:
+    """{words of a command: files, below the root, of the code that it calls} of all commands."""
+    found = {words: _files([command.run]) for words, command in TRAINING_COMMANDS.items()}
+    parsers = next(one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction))
+    for name, parser in parsers.choices.items():
+        handler = parser.get_default("handler")
+        called = [handler.__globals__.get(used) for used in handler.__code__.co_names]
+        found[name,] = _files([handler, *called])
+    return found
+
+
+def _files(functions: list[Any]) -> set[str]:
+    files = [Path(one.__code__.co_filename).resolve() for one in functions if hasattr(one, "__code__")]
+    return {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
+
+
+@pytest.mark.parametrize(("words", "files"), [pytest.param(*item, id=" ".join(item[0])) for item in commands().items()])
+def test_a_command_gets_the_extras_that_its_code_needs(bootstrap, words, files):
+    needed = {extra for file in files if (extra := room_extra(file))}
+    assert set(bootstrap._extras_for([*words, "--debug"])) == needed
+    assert needed <= set(extras_modules())
+
+
+def test_every_command_has_a_place_in_the_walk():
+    from uniworld.__main__ import COMMANDS
+
+    assert {words[0] for words in commands()} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("line", "extras"),
+    [
+        ("batch edit --rows rows.jsonl", []),
+        ("batch edit --ray local", ["ray"]),
+        ("batch edit --rows=rows.jsonl --ray=auto", ["ray"]),
+        ("run edit --ray", []),
+        ("eval claims", ["train"]),
+        ("test -x", ["test"]),
+    ],
+)
+def test_an_option_gets_the_extra_that_it_needs(bootstrap, line, extras):
+    assert bootstrap._extras_for(line.split()) == extras
+
+
+def test_an_option_is_given_in_full():
+    from uniworld.nodes.headless.cli import UsageError
+
+    with pytest.raises(UsageError, match="--ra"):
+        build_parser().parse_args(["batch", "edit", "--rows", "rows.jsonl", "--ra", "local"])
 
 
 def test_it_is_set_up_once(bootstrap, checkout, calls):
