@@ -13,7 +13,7 @@ from ..uniworld_core.masks import METHODS, WEIGHT_FUNCTIONS
 from ..uniworld_core.sizes import DEFAULT_AREA, RATIO_SETS
 from .trainable import PARTS
 
-DTYPES = ("bfloat16", "float32")
+DTYPES = ("auto", "bfloat16", "float32")
 OPTIMIZERS = ("adamw", "prodigy", "muon")
 SCHEDULES = ("constant", "constant_with_warmup", "cosine")
 ENGINES = ("data", "fsdp")
@@ -29,7 +29,8 @@ class ModelSettings:
         checkpoint: a folder in UniWorld-V1's format, or the name of a model that ships with the package.
         flux: a FLUX.1-dev folder, for the VAE, CLIP and T5; "" for a shipped model's own.
         siglip: a SigLIP2 folder; "" for a shipped model's own.
-        dtype: of the frozen parts and of the arithmetic (autocast). What trains is kept in float32.
+        dtype: of the frozen parts and of the arithmetic (autocast); "auto" is bfloat16, or float32 on a CPU without
+            instructions for bfloat16. What trains is kept in float32.
         start: files or run folders whose weights replace the checkpoint's, in order: a FLUX-Redux embedder,
             projectors as safetensors or .bin, the folder of an earlier stage's run (its EMA weights).
     """
@@ -37,7 +38,7 @@ class ModelSettings:
     checkpoint: str = ""
     flux: str = ""
     siglip: str = ""
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
     start: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

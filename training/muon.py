@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
+
+from ..uniworld_core.dtypes import choose_dtype
 
 
 class Muon(Optimizer):
     """PyTorch's Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) over matrices, AdamW over the rest.
 
     Muon's steps are scaled to the size of AdamW's (arXiv 2502.16982, section 2.2), so that one learning rate can serve both.
+    Its Newton-Schulz iteration runs in bfloat16, as PyTorch has it, or in float32 on a CPU without instructions for
+    bfloat16, where it would take 20 to 40 times as long.
 
     Args:
         matrices: of two dimensions.
@@ -57,7 +63,8 @@ class Muon(Optimizer):
         if closure is not None:
             raise TypeError("Muon takes no closure.")
         for part in self.parts:
-            part.step()
+            with _InFloat32() if _is_slow(part) else contextlib.nullcontext():
+                part.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -68,3 +75,19 @@ class Muon(Optimizer):
         for part, group in zip(self.parts, self.param_groups, strict=True):
             part.param_groups = [group]
             part.state = self.state
+
+
+class _InFloat32(TorchFunctionMode):
+    """Makes copies in float32 where bfloat16 ones are asked for: PyTorch's Muon has no setting for its iteration's dtype."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.bfloat16:
+            return args[0].to(torch.float32, copy=True)
+        return function(*args, **(kwargs or {}))
+
+
+def _is_slow(part: Optimizer) -> bool:
+    """Whether the part is Muon, on a CPU without instructions for bfloat16."""
+    if isinstance(part, torch.optim.AdamW):
+        return False
+    return choose_dtype(None, part.param_groups[0]["params"][0].device) == torch.float32

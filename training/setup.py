@@ -11,6 +11,7 @@ from torch import nn
 
 from ..uniworld_core import UniWorld
 from ..uniworld_core.dit import DiT
+from ..uniworld_core.dtypes import choose_dtype
 from ..uniworld_core.understanding import projector_weights
 from .checkpoints import read_found
 from .config import Config
@@ -58,10 +59,10 @@ class Model:
     frozen: str
 
 
-def compute_dtype(config: Config) -> torch.dtype:
-    """The dtype of the frozen parts and of the arithmetic."""
-    dtype: torch.dtype = getattr(torch, config.model.dtype)
-    return dtype
+def compute_dtype(config: Config, device: torch.device | str) -> torch.dtype:
+    """The dtype of the frozen parts and of the arithmetic on a device."""
+    name = config.model.dtype
+    return choose_dtype(None if name == "auto" else getattr(torch, name), device)
 
 
 def open_encoder(config: Config, device: torch.device | str = "cpu") -> Encoder:
@@ -72,7 +73,7 @@ def open_encoder(config: Config, device: torch.device | str = "cpu") -> Encoder:
     """
     model, stage = config.model, config.stage
     opened = UniWorld.from_pretrained(
-        model.checkpoint, model.flux or None, model.siglip or None, compute_dtype(config), device
+        model.checkpoint, model.flux or None, model.siglip or None, compute_dtype(config, device), device
     )
     if opened.flux_folder is None:
         raise ValueError("model.flux is not set: the VAE and CLIP lie in a FLUX.1-dev folder.")
@@ -162,7 +163,7 @@ def open_model(
     if stage.checkpointing:
         dit.transformer.enable_gradient_checkpointing()
     frozen = _frozen_fingerprint(trainee, encoder.frozen_fingerprint(stage.use_siglip))
-    engine = spread(trainee, world, compute_dtype(config))
+    engine = spread(trainee, world, opened.dtype)
     # Named anew, since FSDP2 puts its own parameters in the place of what was there.
     trained = {name: parameter for name, parameter in trainee.named_parameters() if parameter.requires_grad}
     return Model(trainee, engine, trained, frozen)

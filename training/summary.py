@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ..uniworld_core import UniWorld
 from ..uniworld_core.dit import DiT, denoiser_weights
+from ..uniworld_core.dtypes import choose_dtype
 from ..uniworld_core.qwen import qwen_weights
 from ..uniworld_core.siglip import siglip_weights
 from ..uniworld_core.sizes import Size
@@ -154,7 +156,7 @@ def estimate_memory(config: Config, trained: int, frozen: int, readers: int, pro
     spread = config.run.parallel == "fsdp" and processes > 1
     share = processes if spread else 1
     # FSDP2 takes tensors of one type, so what does not train is in float32 as well where it is spread.
-    still = "float32" if spread else config.model.dtype
+    still = "float32" if spread else _dtype_name(config)
     numbers = _OPTIMIZER_NUMBERS[config.optimizer.name]
     return Memory(
         {
@@ -168,11 +170,20 @@ def estimate_memory(config: Config, trained: int, frozen: int, readers: int, pro
     )
 
 
+def _dtype_name(config: Config) -> str:
+    """The dtype of the arithmetic, as `compute_dtype` chooses it, without a need for the device itself."""
+    on_cpu = config.run.device == "cpu" or (config.run.device == "auto" and not torch.cuda.is_available())
+    if config.model.dtype != "auto":
+        return config.model.dtype
+    chosen = choose_dtype(None, "cpu") if on_cpu else torch.bfloat16
+    return str(chosen).removeprefix("torch.")
+
+
 def _reader_bytes(model: UniWorld, config: Config) -> int:
     """What the parts take that read samples; nothing where a cache holds what they would compute."""
     if config.data.cache or model.flux_folder is None:
         return 0
-    size = _BYTES[config.model.dtype]
+    size = _BYTES[_dtype_name(config)]
     modules: list[tuple[nn.Module, int]] = [
         (qwen_weights(model.checkpoint).module, size),
         (clip_weights(model.flux_folder).module, size),

@@ -198,7 +198,8 @@ class Trainer:
 
     def _pass(self, items: Sequence[tuple[int, Encoded]], good: int) -> Tensor:
         """Forward and backward of some samples; gives their losses (B,). Without any, the engines' exchange alone."""
-        device, dtype = self.world.device, compute_dtype(self.config)
+        device = self.world.device
+        dtype = compute_dtype(self.config, device)
         samples = [item for _, item in items] or [blank(self.model.trainee)]
         positions = [position for position, _ in items] or [0]
         draws = Draws.of(self.config.run.seed, positions, samples[0].latent.shape)

@@ -64,7 +64,7 @@ class DiT(nn.Module):
         cls,
         checkpoint: str | Path,
         flux: str | Path | None = None,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> DiT:
         """Load the DiT alone from a UniWorld checkpoint folder.

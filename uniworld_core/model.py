@@ -13,6 +13,7 @@ from . import flow
 from .condition import Condition, encode_prompts, join_t5
 from .config import UniWorldConfig, read_json
 from .dit import DENOISER_NAMES, DiT, build_transformer, denoiser_weights, token_count
+from .dtypes import choose_dtype
 from .latents import LatentFormat
 from .pictures import Picture
 from .projectors import Projectors, read_task_head
@@ -27,7 +28,7 @@ from .text import T5_LENGTH, TextEncoders, clip_weights, read_text_tokenizer, t5
 from .understanding import PROJECTOR_NAMES, Understanding, projector_weights, read_config
 from .vae import VAE, vae_weights
 from .vlm import VLM
-from .weights import Weights, build, check_target
+from .weights import Weights, build
 
 
 class UniWorld:
@@ -52,7 +53,7 @@ class UniWorld:
         checkpoint: str | Path,
         flux: str | Path | None = None,
         siglip: str | Path | None = None,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> UniWorld:
         """Open a model: the files of every folder given are checked now, by name, shape and type; weights are read when
@@ -62,11 +63,12 @@ class UniWorld:
             checkpoint: a folder in UniWorld-V1's published format, or the name of a model that ships with the package.
             flux: a FLUX.1-dev folder in diffusers layout, for the VAE, CLIP and T5; or a shipped model's name, for its own.
             siglip: a SigLIP2 folder (siglip2-so400m-patch16-512), for references; or a shipped model's name.
+            dtype: of the weights; None chooses bfloat16, or float32 on a CPU without instructions for bfloat16.
 
         Raises:
             ValueError: a file is missing, damaged, or does not fit the configuration; file, tensor and shapes are named.
         """
-        check_target(dtype, device)
+        chosen = choose_dtype(dtype, device)
         shipped = shipped_model(str(checkpoint))
         if shipped is not None:
             checkpoint, flux, siglip = shipped.checkpoint, flux or shipped.flux, siglip or shipped.siglip
@@ -80,7 +82,7 @@ class UniWorld:
                 raise ValueError(
                     f"The {what} folder {folder} does not exist: give the folder that holds the model's files."
                 )
-        model = cls(Path(checkpoint), folders[1] or None, folders[2] or None, dtype, device)
+        model = cls(Path(checkpoint), folders[1] or None, folders[2] or None, chosen, device)
         model.check()
         return model
 

@@ -33,7 +33,7 @@ class SigLIP(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+        cls, folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> SigLIP:
         """Load from a SigLIP folder, of the whole model or of its vision half alone.
 

@@ -31,7 +31,7 @@ class CLIP(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, flux: str | Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+        cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> CLIP:
         """Load `text_encoder` and `tokenizer` of a FLUX folder in diffusers layout. Raises ValueError naming a bad file."""
         return cls(clip_weights(flux).load(dtype, device), read_text_tokenizer(Path(flux) / "tokenizer"))
@@ -54,7 +54,7 @@ class T5(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, flux: str | Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+        cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> T5:
         """Load `text_encoder_2` and `tokenizer_2` of a FLUX folder in diffusers layout. Raises ValueError naming a bad file."""
         encoder = t5_weights(flux).load(dtype, device)
@@ -74,9 +74,7 @@ class T5(nn.Module):
 class TextEncoders:
     """CLIP and T5 of one FLUX folder, each loaded when first asked for."""
 
-    def __init__(
-        self, flux: str | Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> None:
         self.flux, self.dtype, self.device = Path(flux), dtype, device
         self._clip: CLIP | None = None
         self._t5: T5 | None = None

@@ -35,7 +35,7 @@ class Understanding(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, checkpoint: str | Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+        cls, checkpoint: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> Understanding:
         """Load from a UniWorld checkpoint folder. Raises ValueError naming a file or tensor that does not fit."""
         folder = Path(checkpoint)

@@ -24,7 +24,7 @@ class VAE(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, flux: str | Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+        cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> VAE:
         """Load `vae` of a FLUX folder in diffusers layout.
 

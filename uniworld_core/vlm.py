@@ -79,7 +79,7 @@ class VLM(nn.Module):
     def from_pretrained(
         cls,
         checkpoint: str | Path,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> VLM:
         """Load the VLM alone from a UniWorld checkpoint folder.

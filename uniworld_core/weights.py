@@ -19,6 +19,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .config import read_json
+from .dtypes import choose_dtype
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -202,20 +203,21 @@ class Weights(Generic[Module]):
                 "Use weights and config.json of one and the same checkpoint."
             )
 
-    def load(self, dtype: torch.dtype, device: torch.device | str) -> Module:
+    def load(self, dtype: torch.dtype | None, device: torch.device | str) -> Module:
         """The module with its weights, read one tensor at a time, straight to `dtype` and `device`.
 
-        Floating-point tensors take `dtype`; computed buffers keep theirs, as in transformers' own loading.
+        Floating-point tensors take `dtype` (None: the one of `choose_dtype`); computed buffers keep theirs, as in
+        transformers' own loading.
 
         Raises:
             ValueError: as `check`, or the device or dtype is none that can hold a model.
         """
-        check_target(dtype, device)
+        chosen = choose_dtype(dtype, device)
         self.check()
         for name, key in self._found():
             # Opened anew for each tensor: as long as a file is mapped, all that was read of it stays in memory.
             with open_shard(self.shards.files[name]) as shard:
-                place(self.module, key, _fresh(shard.get_tensor(name), dtype, device))
+                place(self.module, key, _fresh(shard.get_tensor(name), chosen, device))
         for submodule in self.module.modules():
             for key, buffer in submodule._buffers.items():
                 if buffer is not None and not buffer.is_meta:
@@ -234,18 +236,6 @@ class Weights(Generic[Module]):
         if expected is not None and not kind.startswith(("F", "BF")):
             return f"{name} in {where} has numbers of type {kind}, expected floating point"
         return None
-
-
-def check_target(dtype: torch.dtype, device: torch.device | str) -> None:
-    """Raise ValueError unless a model can be loaded in this dtype to this device."""
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype is {dtype!r}; give torch.bfloat16, torch.float16 or torch.float32.")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"The device {str(device)!r} cannot be used here ({error}): choose another, such as 'cpu'."
-        ) from error
 
 
 def place(module: nn.Module, name: str, tensor: torch.Tensor) -> None:

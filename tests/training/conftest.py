@@ -8,12 +8,15 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 from uniworld.training.config import Config
 from uniworld.training.config_file import load_config
 from uniworld.training.metrics import read_lines
@@ -100,6 +103,27 @@ def processes(tmp_path: Path) -> Callable[..., list[subprocess.CompletedProcess[
                 one.kill()
 
     return run
+
+
+class _Products(TorchDispatchMode):
+    """Notes the dtypes of all matrix products and convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.__name__.partition(".")[0]
+        if name in ("mm", "addmm", "bmm", "baddbmm") or "convolution" in name or "attention" in name:
+            self.seen.update(one.dtype for one in args if isinstance(one, torch.Tensor) and one.is_floating_point())
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def product_dtypes() -> Iterator[set[torch.dtype]]:
+    """The dtypes of the matrix products, convolutions and attentions computed so far in the test."""
+    with _Products() as mode:
+        yield mode.seen
 
 
 @pytest.fixture

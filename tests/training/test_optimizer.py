@@ -18,6 +18,7 @@ from uniworld.training.optimizer import (
     scale_gradients,
     set_learning_rate,
 )
+from uniworld.uniworld_core import dtypes
 
 
 def with_gradients(seed: int = 0) -> list[nn.Parameter]:
@@ -98,6 +99,20 @@ class TestStep:
         torch.optim.Muon(theirs[:1], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw").step()
         torch.optim.AdamW(theirs[1:], lr=0.1, betas=(0.5, 0.75), eps=1e-8, weight_decay=0.1).step()
         assert all(torch.equal(one, other) for one, other in zip(ours, theirs))
+
+    def test_of_muon_without_instructions_for_bfloat16_does_the_same_in_float32(
+        self, product_dtypes: set[torch.dtype], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = OptimizerSettings(name="muon", lr=0.1, weight_decay=0.1)
+        began, ours, theirs = with_gradients(), with_gradients(), with_gradients()
+        torch.optim.Muon(theirs[:1], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw").step()
+        product_dtypes.clear()
+        monkeypatch.setattr(dtypes, "cpu_has_bfloat16", lambda: False)
+        make_optimizer(ours, settings).step()
+        assert product_dtypes == {torch.float32}
+        moved = theirs[0] - began[0]
+        torch.testing.assert_close(ours[0] - began[0], moved, rtol=0, atol=0.03 * float(moved.detach().abs().max()))
+        assert torch.equal(ours[0].grad, began[0].grad)  # the iteration works on a copy
 
     def test_of_muon_uses_the_rate_that_is_set_after_its_state_was_loaded_too(self) -> None:
         first, second = with_gradients(), with_gradients()

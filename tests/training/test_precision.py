@@ -1,13 +1,18 @@
-"""Autocast's attention is torch's own, computed another way."""
+"""Autocast's attention is torch's own, computed another way, and its dtype one that the device is fast in."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from uniworld.training.loop import train
 from uniworld.training.precision import attend, autocast
+from uniworld.training.shapes.standins.fit import fast_math
+from uniworld.uniworld_core import dtypes
 
 
 def heads(count: int, length: int, seed: int) -> torch.Tensor:
@@ -74,3 +79,27 @@ def test_float32_leaves_attention_as_it_is() -> None:
             scaled_dot_product_attention(query, key, value), scaled_dot_product_attention(query, key, value)
         )
         assert scaled_dot_product_attention(query, key, value).dtype == torch.float32
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+def test_a_stand_in_trains_in_bfloat16_only_where_the_cpu_has_it(
+    instructions: bool, product_dtypes: set[torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dtypes, "cpu_has_bfloat16", lambda: instructions)
+    layer = torch.nn.Linear(4, 4)
+    with fast_math("cpu"):
+        layer(torch.ones(2, 4)).sum().backward()
+    assert product_dtypes == {torch.bfloat16 if instructions else torch.float32}
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+def test_a_run_of_dtype_auto_computes_in_bfloat16_only_where_the_cpu_has_it(
+    instructions: bool,
+    product_dtypes: set[torch.dtype],
+    tiny_config: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dtypes, "cpu_has_bfloat16", lambda: instructions)
+    train(tiny_config("model.dtype=auto", "run.steps=1"), tmp_path)
+    assert (torch.bfloat16 in product_dtypes) == instructions

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from ....uniworld_core.dtypes import choose_dtype
 from ...muon import Muon
 from ...precision import autocast
 
@@ -160,8 +161,8 @@ def train(
 
 
 def fast_math(device: torch.device | str) -> contextlib.AbstractContextManager[None]:
-    """bfloat16 autocast."""
-    return autocast(device, torch.bfloat16)
+    """Autocast to the dtype that the device computes fastest in."""
+    return autocast(device, choose_dtype(None, device))
 
 
 def bytes_of(pictures: Sequence[Any]) -> Tensor:
