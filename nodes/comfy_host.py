@@ -22,6 +22,7 @@ from PIL import Image
 from server import PromptServer
 
 from .host import MODEL_FOLDERS
+from .renamed import RENAMED
 
 # Longest side in pixels of a preview sent to the editor (ComfyUI's own samplers send as large ones).
 _PREVIEW_SIDE = 512
@@ -62,6 +63,7 @@ class ComfyHost:
             # No file extensions: what lies there are folders, listed by the loader itself.
             if kind not in folder_paths.folder_names_and_paths:
                 folder_paths.add_model_folder_path(kind, str(Path(folder_paths.models_dir) / folder))
+        _register_replacements()
 
     def model_folders(self, kind: str) -> list[Path]:
         return [Path(path) for path in folder_paths.get_folder_paths(kind)]
@@ -97,3 +99,16 @@ class ComfyHost:
             _Holder(module), load_device=self.load_device(device), offload_device=self.offload_device(device)
         )
         return _ComfyHeld(patcher, module)
+
+
+def _register_replacements() -> None:
+    """Tell ComfyUI which nodes took the place of others, where it has a register for that (0.3.64 has none)."""
+    from server import PromptServer
+
+    register = getattr(getattr(PromptServer, "instance", None), "node_replace_manager", None)
+    if register is None:
+        return
+    from comfy_api.latest import io
+
+    for old, new in RENAMED.items():
+        register.register(io.NodeReplace(old_node_id=old, new_node_id=new))

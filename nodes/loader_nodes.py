@@ -10,6 +10,9 @@ from .parts import DTYPES, open_parts
 
 # A file by which a folder of each kind is known.
 _MARKS = {"uniworld": "config.json", "diffusers": "vae/config.json", "siglip": "preprocessor_config.json"}
+# The widget of a kind, and the model that people put there.
+_INPUTS = {"diffusers": "flux", "siglip": "siglip"}
+_MODELS = {"diffusers": "FLUX.1-dev in diffusers layout", "siglip": "siglip2-so400m-patch16-512"}
 # The same folder inside a model that ships with the package.
 _SHIPPED = {"uniworld": "uniworld", "diffusers": "flux", "siglip": "siglip"}
 
@@ -27,6 +30,43 @@ def model_choices(kind: str) -> dict[str, Path]:
     for name in shipped_names():
         found.setdefault(name, SHIPPED_FOLDER / name / _SHIPPED[kind])
     return found
+
+
+AUTO = "auto"
+
+
+def companion(kind: str, name: str, checkpoint: str) -> str:
+    """The name of the FLUX or SigLIP folder to use with a checkpoint.
+
+    Args:
+        kind: "diffusers" or "siglip".
+        name: what the widget says; `auto` takes the folder of the checkpoint's own name, as the models that ship with the
+            package have one, else the user's only one.
+
+    Raises:
+        ValueError: `auto` where the user has no folder of that kind, or several; they are named.
+    """
+    if name != AUTO:
+        return name
+    choices = model_choices(kind)
+    if checkpoint in choices:
+        return checkpoint
+    own = [choice for choice, folder in choices.items() if not folder.is_relative_to(_shipped_folder())]
+    if len(own) == 1:
+        return own[0]
+    folders = ", ".join(str(folder) for folder in host.current().model_folders(kind))
+    if own:
+        raise ValueError(f"'{_INPUTS[kind]}' is auto, and {folders} holds {', '.join(own)}: choose one of them.")
+    raise ValueError(
+        f"'{_INPUTS[kind]}' is auto, and {folders} holds no folder with a {_MARKS[kind]}: put {_MODELS[kind]} there "
+        "(README: where the weights go)."
+    )
+
+
+def _shipped_folder() -> Path:
+    from ..uniworld_core.shipped import SHIPPED_FOLDER
+
+    return SHIPPED_FOLDER
 
 
 def model_folder(kind: str, name: str) -> Path:
@@ -61,14 +101,16 @@ class LoadUniWorld:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        def combo(kind: str, tooltip: str) -> tuple[list[str], dict[str, str]]:
-            return list(model_choices(kind)), {"tooltip": tooltip}
+        def combo(kind: str, tooltip: str, *first: str) -> tuple[list[str], dict[str, str]]:
+            return [*first, *model_choices(kind)], {"tooltip": tooltip}
+
+        auto = "auto: the folder named as the checkpoint, else the only one in"
 
         return {
             "required": {
                 "checkpoint": combo("uniworld", "The UniWorld-V1 checkpoint, a folder in models/uniworld."),
-                "flux": combo("diffusers", "FLUX.1-dev in diffusers layout, a folder in models/diffusers."),
-                "siglip": combo("siglip", "siglip2-so400m-patch16-512, a folder in models/siglip."),
+                "flux": combo("diffusers", f"FLUX.1-dev in diffusers layout. {auto} models/diffusers.", AUTO),
+                "siglip": combo("siglip", f"siglip2-so400m-patch16-512. {auto} models/siglip.", AUTO),
                 "dtype": (
                     list(DTYPES),
                     {
@@ -83,8 +125,8 @@ class LoadUniWorld:
     def execute(self, checkpoint: str, flux: str, siglip: str, dtype: str, device: str) -> tuple[Any, ...]:
         parts = open_parts(
             model_folder("uniworld", checkpoint),
-            model_folder("diffusers", flux),
-            model_folder("siglip", siglip),
+            model_folder("diffusers", companion("diffusers", flux, checkpoint)),
+            model_folder("siglip", companion("siglip", siglip, checkpoint)),
             dtype,
             device,
         )

@@ -44,6 +44,17 @@ class Part(Generic[T]):
 
 
 @dataclass
+class DiTPart(Part[Any]):
+    """The DiT.
+
+    Attributes:
+        native_side: side in pixels of the square pictures that the model was made for.
+    """
+
+    native_side: int = 1024
+
+
+@dataclass
 class TextParts:
     """FLUX's CLIP and T5."""
 
@@ -75,7 +86,7 @@ class Loaded:
 
     vlm: VLMPart
     siglip: Part[Any]
-    dit: Part[Any]
+    dit: DiTPart
     vae: Part[Any]
     text: TextParts
 
@@ -89,6 +100,7 @@ def open_parts(checkpoint: Path, flux: Path, siglip: Path, dtype_name: str, devi
     from ..uniworld_core import VAE, DiT, SigLIP, UniWorld
     from ..uniworld_core.text import CLIP, T5
     from ..uniworld_core.understanding import Understanding
+    from ..uniworld_core.vae import read_native_side
 
     UniWorld.from_pretrained(checkpoint, flux=flux, siglip=siglip)
     dtype = torch_dtype(dtype_name, host.current().load_device(device))
@@ -96,7 +108,11 @@ def open_parts(checkpoint: Path, flux: Path, siglip: Path, dtype_name: str, devi
     return Loaded(
         vlm=VLMPart(Part(lambda where: Understanding.from_pretrained(checkpoint, dtype, where), device), clip),
         siglip=Part(lambda where: SigLIP.from_pretrained(siglip, dtype, where), device),
-        dit=Part(lambda where: DiT.from_pretrained(checkpoint, flux, dtype, where), device),
+        dit=DiTPart(
+            lambda where: DiT.from_pretrained(checkpoint, flux, dtype, where),
+            device,
+            native_side=read_native_side(flux),
+        ),
         vae=Part(lambda where: VAE.from_pretrained(flux, dtype, where), device),
         text=TextParts(clip, Part(lambda where: T5.from_pretrained(flux, dtype, where), device)),
     )

@@ -40,7 +40,7 @@ class LatentByAspect:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         from ..uniworld_core.sizes import RATIO_SETS
 
-        side = {"default": 1024, "min": 16, "max": 16384, "step": 1}
+        side = {"default": 1024, "min": 1, "max": 16384, "step": 1}
         return {
             "required": {
                 "width": (
@@ -54,11 +54,12 @@ class LatentByAspect:
                 "area_side": (
                     "INT",
                     {
-                        "default": 1024,
-                        "min": 64,
+                        "default": 0,
+                        "min": 0,
                         "max": 4096,
                         "step": 32,
-                        "tooltip": "The picture has about the area of a square with this side, in pixels (published: 1024).",
+                        "tooltip": "The picture has about the area of a square with this side, in pixels. 0: what the "
+                        "model wired to dit was made for; without one, 1024, as UniWorld-V1.",
                     },
                 ),
                 "ratios": (
@@ -73,6 +74,7 @@ class LatentByAspect:
             "optional": {
                 "image": ("IMAGE", {"tooltip": "Take the aspect of this picture."}),
                 "references": ("UNIWORLD_REFERENCE", {"tooltip": "Take the mean aspect of the first two references."}),
+                "dit": ("UNIWORLD_DIT", {"tooltip": "The DiT from Load UniWorld, for its area where area_side is 0."}),
             },
         }
 
@@ -85,19 +87,22 @@ class LatentByAspect:
         batch_size: int,
         image: Any = None,
         references: Any = None,
+        dit: Any = None,
     ) -> tuple[dict[str, Any], int, int]:
         import torch
 
         from ..uniworld_core.dit import VAE_FACTOR
         from ..uniworld_core.latents import CHANNELS
         from ..uniworld_core.sizes import mean_size, size_by_aspect
+        from ..uniworld_core.vae import NATIVE_SIDE
 
         if references:
             # Of two references, as the published program sizes an edit (serve/cli.py).
             height, width = mean_size([(ref.picture.height, ref.picture.width) for ref in references[:2]])
         elif image is not None:
             height, width = image.shape[1], image.shape[2]
-        size = size_by_aspect(height, width, area_side * area_side, ratios)
+        side = area_side or (NATIVE_SIDE if dit is None else dit.native_side)
+        size = size_by_aspect(height, width, side * side, ratios)
         samples = torch.zeros(batch_size, CHANNELS, size.height // VAE_FACTOR, size.width // VAE_FACTOR)
         return {"samples": samples}, size.width, size.height
 

@@ -80,7 +80,7 @@ def test_what_it_tells_of_nano_holds() -> None:
 def test_everybody_tells_the_size_that_nano_paints() -> None:
     told = {
         "README.md": [f"at {side()}x{side()} pixels", f"{side()} as `area_side`", f"{side()} in place of 1024"],
-        "nodes/web/docs/UniWorldLoader.md": [f"at {side()}x{side()}", f"{side()} as `area_side`"],
+        "nodes/web/docs/UniWorldLoader.md": [f"at {side()}x{side()}"],
         "nodes/web/docs/UniWorldEmptyLatent.md": [f"{side()} for nano"],
     }
     for name, sentences in told.items():

@@ -81,6 +81,23 @@ class VAE(nn.Module):
         return z.float()
 
 
+# FLUX.1-dev's own (`sample_size` in its vae/config.json), for a folder whose configuration leaves it out.
+NATIVE_SIDE = 1024
+
+
+def read_native_side(flux: str | Path) -> int:
+    """Side in pixels of the square pictures that a FLUX folder's model was made for: `sample_size` of its VAE.
+
+    Raises:
+        ValueError: the configuration is missing, or the size is no whole number from 64 to 4096.
+    """
+    file = Path(flux) / "vae" / "config.json"
+    side = read_json(file).get("sample_size", NATIVE_SIDE)
+    if isinstance(side, bool) or not isinstance(side, int) or not 64 <= side <= 4096:
+        raise ValueError(f"{file}: sample_size is {side!r}; expected a whole number from 64 to 4096.")
+    return side
+
+
 def vae_weights(flux: str | Path) -> Weights[Any]:
     """The VAE of a FLUX folder and its file. Raises ValueError if its configuration is missing or of another model."""
     from diffusers import AutoencoderKL

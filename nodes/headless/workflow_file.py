@@ -14,6 +14,7 @@ from .editor_graph import is_editor_form
 from .folders import PACKAGE_ROOT
 from .problems import node_label, node_title, shown
 from .registry import Registry
+from .renaming import rename_in_graph, rename_in_prompt
 from .schema import InputSpec, is_link, read_schema
 from .widgets import widget_position
 
@@ -71,6 +72,7 @@ def read_workflow(path: Path, registry: Registry) -> Workflow:
     """
     data = _read_json(path)
     if is_editor_form(data):
+        data = rename_in_graph(data, registry)
         notes: list[str] = []
         infos = cache(lambda name: registry.info(name) if name in registry.classes else None)
         return Workflow(convert(data, infos, notes), data, notes)
@@ -78,7 +80,8 @@ def read_workflow(path: Path, registry: Registry) -> Workflow:
         extra = data.get("extra_data")
         pnginfo = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
         graph = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
-        return Workflow(data["prompt"], graph if is_editor_form(graph) else None)
+        graph = rename_in_graph(graph, registry) if is_editor_form(graph) else None
+        return Workflow(rename_in_prompt(data["prompt"], registry), graph)
     if not isinstance(data, dict):
         raise ValueError(f"'{path}' holds a {type(data).__name__}, no workflow. Save one from the editor.")
     nodes = data.get("nodes")
@@ -88,7 +91,7 @@ def read_workflow(path: Path, registry: Registry) -> Workflow:
         raise ValueError(
             f"'{path}': \"nodes\" must be a list of nodes, and is {shown(nodes)}. Save it anew in the editor."
         )
-    return Workflow(data)
+    return Workflow(rename_in_prompt(data, registry))
 
 
 def _read_json(path: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 from uniworld.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host
-from uniworld.nodes.loader_nodes import model_choices, model_folder
+from uniworld.nodes.loader_nodes import companion, model_choices, model_folder
 from uniworld.nodes.parts import torch_dtype
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.pictures import to_image
 from uniworld.uniworld_core.shipped import SHIPPED_FOLDER
+from uniworld.uniworld_core.vae import read_native_side
 
 DOCS = Path(__file__).parents[2] / "nodes" / "web" / "docs"
 TINY = SHIPPED_FOLDER / "tiny"
@@ -176,8 +178,8 @@ def test_lists_show_the_users_folders_first_and_then_the_shipped(here: host.Plai
     shutil.copytree(TINY / "siglip", tmp_path / "second" / "siglip" / "siglip2")
     lists = {key: spec[0] for key, spec in inputs_of("UniWorldLoader").items()}
     assert lists["checkpoint"] == ["a", "b", "z", "nano", "tiny"]
-    assert lists["flux"] == ["FLUX.1-dev", "nano", "tiny"]
-    assert lists["siglip"] == ["siglip2", "nano", "tiny"]
+    assert lists["flux"] == ["auto", "FLUX.1-dev", "nano", "tiny"]
+    assert lists["siglip"] == ["auto", "siglip2", "nano", "tiny"]
     # Of two of one name the first folder's is taken, and a user's own "tiny" before the shipped one.
     assert model_folder("uniworld", "a") == tmp_path / "first" / "uniworld" / "a"
     shutil.copytree(TINY / "uniworld", tmp_path / "first" / "uniworld" / "tiny")
@@ -208,6 +210,70 @@ def test_loader_checks_files_at_once_and_reads_none(here: host.PlainHost, tmp_pa
         run("UniWorldLoader", checkpoint="damaged", flux="tiny", siglip="tiny", dtype="auto", device="cpu")
     loaded = run("UniWorldLoader", checkpoint="tiny", flux="tiny", siglip="tiny", dtype="auto", device="cpu")
     assert all(part._held is None for part in (loaded[0].part, *loaded[1:4], loaded[4].clip, loaded[4].t5))
+
+
+AUTO = {"flux": "auto", "siglip": "auto", "dtype": "auto", "device": "cpu"}
+
+
+def keep(folder: Path, *names: str) -> None:
+    for name in names:
+        shutil.copytree(TINY / ("flux" if folder.name == "diffusers" else "siglip"), folder / name)
+
+
+def test_a_freshly_dropped_loader_opens_what_ships() -> None:
+    fresh = {name: options[0].get("default", kind[0]) for name, (kind, *options) in inputs_of("UniWorldLoader").items()}
+    assert fresh == {"checkpoint": "nano", **AUTO, "device": "default"}
+    assert run("UniWorldLoader", **fresh)[2].native_side == 128
+
+
+def test_auto_takes_what_ships_beside_the_checkpoint_though_the_user_has_a_folder(
+    here: host.PlainHost, tmp_path: Path
+) -> None:
+    here.models.append(tmp_path)
+    keep(tmp_path / "diffusers", "FLUX.1-dev")
+    keep(tmp_path / "siglip", "siglip2")
+    assert companion("diffusers", "auto", "nano") == companion("siglip", "auto", "nano") == "nano"
+    assert companion("diffusers", "FLUX.1-dev", "nano") == "FLUX.1-dev"
+
+
+def test_auto_takes_the_users_only_folder_or_the_one_of_the_checkpoints_name(
+    here: host.PlainHost, tmp_path: Path
+) -> None:
+    here.models.append(tmp_path)
+    shutil.copytree(TINY / "uniworld", tmp_path / "uniworld" / "Mine")
+    keep(tmp_path / "diffusers", "FLUX.1-dev")
+    keep(tmp_path / "siglip", "a", "Mine")
+    assert companion("diffusers", "auto", "Mine") == "FLUX.1-dev"
+    assert companion("siglip", "auto", "Mine") == "Mine"
+    assert run("UniWorldLoader", checkpoint="Mine", **AUTO)[2].native_side == 64
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [((), "siglip2-so400m-patch16-512 there"), (("a", "b"), "a, b: choose one")]
+)
+def test_auto_with_no_folder_or_several_names_the_choices(
+    here: host.PlainHost, tmp_path: Path, names: tuple[str, ...], said: str
+) -> None:
+    here.models.append(tmp_path)
+    keep(tmp_path / "siglip", *names)
+    shutil.copytree(TINY / "uniworld", tmp_path / "uniworld" / "Mine")
+    with pytest.raises(ValueError, match=rf"'siglip' is auto, and .*{said}"):
+        run("UniWorldLoader", checkpoint="Mine", **AUTO | {"flux": "tiny"})
+
+
+@pytest.mark.parametrize("size", [0, "128", True, 10**6, None, 12.5])
+def test_a_native_size_that_is_none_is_refused(tmp_path: Path, size: Any) -> None:
+    config = tmp_path / "vae" / "config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"sample_size": size}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.json: sample_size is .*; expected a whole number"):
+        read_native_side(tmp_path)
+
+
+def test_a_folder_without_a_native_size_is_flux_own(tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text("{}", encoding="utf-8")
+    assert read_native_side(tmp_path) == 1024
 
 
 @pytest.mark.parametrize(
@@ -327,6 +393,13 @@ def test_latent_takes_the_aspect_of_references_then_image_then_numbers(image: to
     assert by_image[1] / by_image[2] == pytest.approx(3 / 2)
     assert by_references[1:] == (1024, 1024)
     assert not by_numbers[0]["samples"].any()
+
+
+def test_area_side_0_is_what_the_model_was_made_for(parts: dict[str, Any]) -> None:
+    settings = {"width": 1, "height": 1, "ratios": "any_11ratio", "batch_size": 1}
+    assert run("UniWorldEmptyLatent", **settings, area_side=0, dit=parts["dit"])[1:] == (64, 64)
+    assert run("UniWorldEmptyLatent", **settings, area_side=0)[1:] == (1024, 1024)
+    assert run("UniWorldEmptyLatent", **settings, area_side=256, dit=parts["dit"])[1:] == (256, 256)
 
 
 def test_scheduler_shifts_by_the_packed_tokens(parts: dict[str, Any]) -> None:

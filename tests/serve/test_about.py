@@ -6,6 +6,7 @@ import re
 
 from uniworld.nodes.headless.serve.app import make_app
 from uniworld.nodes.headless.serve.metrics import Metrics
+from uniworld.nodes.renamed import replacements
 
 
 def test_the_editor_is_served(live):
@@ -57,12 +58,14 @@ def test_models_and_folders(live):
 
 def test_small_answers_that_editors_wait_for(live):
     for path, answer in {
-        "/users": {"storage": "server", "migrated": True}, "/extensions": [], "/embeddings": [], "/node_replacements": {},
+        "/users": {"storage": "server", "migrated": True}, "/embeddings": [],
+        "/extensions": ["/extensions/uniworld/wire_colors.js"], "/node_replacements": replacements(),
     }.items():  # fmt: skip
         assert live.get(path).json == live.get(f"/api{path}").json == answer
     features = live.get("/features").json
     assert features["supports_preview_metadata"] is True
     assert features["show_signin_button"] is False
+    assert features["node_replacements"] is True, "else the editor does not ask for them"
 
 
 def test_metrics_count(live, graphs):

@@ -39,6 +39,17 @@ def test_a_prompt_runs_and_is_in_the_history(live, graphs):
     assert entry["meta"]["3"] == {"node_id": "3", "display_node": "3", "parent_node": None, "real_node_id": "3"}
 
 
+def test_a_prompt_with_an_older_class_id_runs(live):
+    entry = live.run(
+        {
+            "1": node("UniWorldLatentByAspect", width=4, height=3, area_side=128, ratios="any_11ratio", batch_size=1),
+            "2": node("PreviewAny", source=["1", 1]),
+        }
+    )
+    assert entry["status"]["status_str"] == "success"
+    assert entry["prompt"][2]["1"]["class_type"] == "UniWorldEmptyLatent"
+
+
 def test_what_ran_before_is_not_run_again(live, graphs):
     live.run(graphs["sum"])
     entry = live.run(graphs["sum"])

@@ -16,11 +16,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 WEIGHTS = (
     "It is set to **nano**, a small model that ships with the package: it runs in seconds on any computer and knows only "
-    "pictures of shapes, {side} pixels wide.\n\nFor photographs choose your own folders in **Load UniWorld** (README: where "
-    "the weights go), {also}."
+    "pictures of shapes, {side} pixels wide.\n\nFor photographs choose your own *checkpoint* in **Load UniWorld** (README: "
+    "where the weights go)."
 )
-# What else is to be changed for another model.
-PICTURE, SIZE = "your picture", "1024 as *area_side*"
 T5 = "UniWorld-V1 can read the prompt with T5 too: join *text* of **Load UniWorld** to **UniWorld Condition**."
 MODEL = "nano"
 # Nano never saw T5's tokens: both of its stages drop T5, as the published ones do.
@@ -37,7 +35,7 @@ def all_graphs() -> list[Any]:
     return graphs + [perception(task) for task in TASKS]
 
 
-def new(name: str, columns: list[str], text: str, also: tuple[str, ...] = (PICTURE, SIZE)) -> Any:
+def new(name: str, columns: list[str], text: str, paints: bool = True) -> Any:
     """A workflow; beside it stands the text, and what its model is."""
     from uniworld import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
     from uniworld.nodes.headless import builtin_nodes
@@ -47,8 +45,8 @@ def new(name: str, columns: list[str], text: str, also: tuple[str, ...] = (PICTU
     titles = NODE_DISPLAY_NAME_MAPPINGS | builtin_nodes.NODE_DISPLAY_NAME_MAPPINGS
     classes = NODE_CLASS_MAPPINGS | builtin_nodes.NODE_CLASS_MAPPINGS
     known = {kind: (cls, titles.get(kind, kind)) for kind, cls in classes.items()}
-    told = WEIGHTS.format(side=SIDE, also=", ".join([*also[:-1], f"and {also[-1]}"]))
-    return Graph(name, known, columns, "\n\n".join([text, told, *([T5] if SIZE in also and not USE_T5 else [])]))
+    told = WEIGHTS.format(side=SIDE)
+    return Graph(name, known, columns, "\n\n".join([text, told, *([T5] if paints and not USE_T5 else [])]))
 
 
 def sample(graph: Any) -> Any:
@@ -59,19 +57,16 @@ def sample(graph: Any) -> Any:
 
 
 def loader(graph: Any) -> Any:
-    # All is named, so that a model folder on the builder's own machine is never the one that is written.
-    chosen = dict.fromkeys(("checkpoint", "flux", "siglip"), MODEL)
-    return graph.add("UniWorldLoader", 0, **chosen, dtype="auto", device="default")
+    # Named, so that a model folder on the builder's own machine is never the one that is written.
+    return graph.add("UniWorldLoader", 0, checkpoint=MODEL, flux="auto", siglip="auto", dtype="auto", device="default")
 
 
 def conditioned(graph: Any, column: int, load: Any, **inputs: Any) -> Any:
     return graph.add("UniWorldCondition", column, vlm=load[0], **({"text": load[4]} if USE_T5 else {}), **inputs)
 
 
-def empty_latent(graph: Any, column: int, **inputs: Any) -> Any:
-    from workflows.samples import SIDE
-
-    return graph.add("UniWorldEmptyLatent", column, **inputs, area_side=SIDE)
+def empty_latent(graph: Any, column: int, load: Any, **inputs: Any) -> Any:
+    return graph.add("UniWorldEmptyLatent", column, **inputs, dit=load[2])
 
 
 def picture(graph: Any, name: str, title: str = "Picture") -> Any:
@@ -90,7 +85,7 @@ def edited(graph: Any) -> tuple[Any, Any]:
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
     reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
     condition = conditioned(graph, 1, load, references=reference[0], prompt=sample(graph).task.prompt)
-    latent = empty_latent(graph, 2, references=reference[0])
+    latent = empty_latent(graph, 2, load, references=reference[0])
     image = paint(graph, 2, load, condition, latent)
     return source, image
 
@@ -100,11 +95,10 @@ def text_to_image() -> Any:
         "text_to_image",
         ["1. Load", "2. Say what to paint", "3. Paint", "4. Result"],
         "# Text to image\nWrite what to paint, choose an aspect, run.",
-        also=(SIZE,),
     )
     load = loader(graph)
     condition = conditioned(graph, 1, load, prompt=sample(graph).task.prompt)
-    latent = empty_latent(graph, 1)
+    latent = empty_latent(graph, 1, load)
     image = paint(graph, 2, load, condition, latent)
     graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/text_to_image")
     return graph
@@ -135,7 +129,7 @@ def multi_reference() -> Any:
         "UniWorldReference", 1, "Reference 2", image=second[0], siglip=load[1], references=one[0], mask=second[1]
     )
     condition = conditioned(graph, 1, load, references=two[0], prompt=sample(graph).task.prompt)
-    latent = empty_latent(graph, 2, references=two[0])
+    latent = empty_latent(graph, 2, load, references=two[0])
     image = paint(graph, 2, load, condition, latent)
     graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/multi_reference")
     return graph
@@ -146,7 +140,7 @@ def understand() -> Any:
         "understand",
         ["1. Load", "2. Look and read", "3. Answer"],
         "# Ask about a picture\nOnly the VLM is loaded: SigLIP, the DiT and the VAE stay on disk.",
-        also=(PICTURE,),
+        paints=False,
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
     reference = graph.add("UniWorldReference", 1, image=source[0], mask=source[1])
@@ -168,7 +162,7 @@ def auto_route() -> Any:
     reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
     route = graph.add("UniWorldRoute", 1, vlm=load[0], prompt=prompt[0], references=reference[0])
     condition = conditioned(graph, 2, load, prompt=route[2], references=reference[0])
-    latent = empty_latent(graph, 2, references=reference[0])
+    latent = empty_latent(graph, 2, load, references=reference[0])
     image = paint(graph, 2, load, condition, latent)
     answer = graph.add("UniWorldUnderstand", 3, vlm=load[0], prompt=route[3], references=reference[0])
     graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/auto_route")
@@ -208,7 +202,7 @@ def perception(task_name: str) -> Any:
     ask = graph.add("UniWorldPerception", 1, task=task_name, image=source[0], subject=sample(graph).subject)
     reference = graph.add("UniWorldReference", 1, image=ask[1], siglip=load[1], mask=source[1])
     condition = conditioned(graph, 1, load, prompt=ask[0], references=reference[0])
-    latent = empty_latent(graph, 2, references=reference[0])
+    latent = empty_latent(graph, 2, load, references=reference[0])
     image = paint(graph, 2, load, condition, latent)
     graph.add("PreviewImage", 2, "As painted", images=image[0])
     head = graph.add("UniWorldPerceptionHead", 3, task=task_name, painted=image[0], source=source[0])
@@ -229,7 +223,7 @@ def edit_blueprint() -> dict[str, Any]:
     load = loader(graph)
     reference = graph.add("UniWorldReference", 1, siglip=load[1])
     condition = conditioned(graph, 1, load, references=reference[0], prompt=edit.task.prompt)
-    latent = empty_latent(graph, 2, references=reference[0])
+    latent = empty_latent(graph, 2, load, references=reference[0], area_side=0)
     inputs = {"dit": load[2], "conditioning": condition[0], "latent": latent[0]}
     sampler = graph.add("UniWorldSampler", 2, **inputs, seed=edit.seed, steps=28)
     image = graph.add("UniWorldVAEDecode", 2, vae=load[3], latent=sampler[0])

@@ -68,6 +68,7 @@ def open_server(config: Config, registry: Registry | None = None) -> Server:
         "supports_preview_metadata": True,
         "max_upload_size": config.limits.upload_bytes,
         "show_signin_button": False,
+        "node_replacements": True,  # without it the editor does not ask for them
         "frontend_version": version,
     }
     clients, metrics = Clients(features), Metrics()

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from ...host import MODEL_FOLDERS
 from ...loader_nodes import model_choices
+from ...renamed import replacements
 from .machine import compute_devices, machine_memory
 from .metrics import CONTENT_TYPE
 from .replies import Refused, reply
@@ -104,8 +105,8 @@ async def get_empty_list(_: web.Request) -> web.Response:
     return reply([])
 
 
-async def get_empty_object(_: web.Request) -> web.Response:
-    return reply({})
+async def get_node_replacements(_: web.Request) -> web.Response:
+    return reply(replacements())
 
 
 async def get_metrics(request: web.Request) -> web.Response:
@@ -128,6 +129,6 @@ ROUTES = [
     Route("GET", "/experiment/models/{folder}", get_model_files, "Models of a kind, for the editor.", statuses=_FOLDER),
     Route("GET", "/view_metadata/{folder}", get_view_metadata, "Metadata of a model's file.", statuses={404: "None."}),
     Route("GET", "/embeddings", get_empty_list, "Textual inversions: none."),
-    Route("GET", "/node_replacements", get_empty_object, "Nodes that have new names: none."),
+    Route("GET", "/node_replacements", get_node_replacements, "Nodes that took the place of others, by the old id."),
     Route("GET", "/metrics", get_metrics, "Counts and times for Prometheus.", alias=False),
 ]

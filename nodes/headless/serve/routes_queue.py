@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ..renaming import rename_in_prompt
 from ..validate import Validation, validate_prompt
 from .replies import Refused, query_int, read_ids, read_object, refusal, reply
 from .route import BOOLEAN, INTEGER, OBJECT, STRING, STRINGS, Route, properties
@@ -30,7 +31,7 @@ async def post_prompt(request: web.Request) -> web.Response:
     if "prompt" not in body:
         server.metrics.refused()
         return refusal(400, "no_prompt", "No prompt provided", node_errors={}, details="No prompt provided")
-    prompt, limits = body["prompt"], server.config.limits
+    prompt, limits = rename_in_prompt(body["prompt"], server.registry), server.config.limits
     number, prompt_id, targets, extra = _number(body), _prompt_id(body), _targets(body), _extra(body)
     if isinstance(prompt, dict) and len(prompt) > limits.nodes:
         message = f"The workflow has {len(prompt)} nodes; this server takes {limits.nodes}."
