@@ -11,6 +11,7 @@ from . import host
 _FAMILIES = (
     "loader_nodes",
     "condition_nodes",
+    "chat_nodes",
     "sampling_nodes",
     "vae_nodes",
     "mask_nodes",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .chat_nodes import CONVERSATION, CONVERSATION_TOOLTIP, with_prompt
+
 # The wire and the widget that Understand and Route have too.
 VLM = ("UNIWORLD_VLM", {"tooltip": "The VLM from Load UniWorld."})
 PROMPT = {"multiline": True, "dynamicPrompts": True, "default": "", "tooltip": "The instruction, in plain words."}
@@ -91,9 +93,9 @@ class Condition:
         "Qwen2.5-VL reads the instruction and the references; its states and the SigLIP features become the text tokens "
         "of the DiT. Works with UniWorld Sampler and with ComfyUI's own FLUX samplers."
     )
-    RETURN_TYPES = ("CONDITIONING",)
-    RETURN_NAMES = ("conditioning",)
-    OUTPUT_TOOLTIPS = ("What the DiT is told.",)
+    RETURN_TYPES = ("CONDITIONING", "UNIWORLD_CONVERSATION")
+    RETURN_NAMES = ("conditioning", "conversation")
+    OUTPUT_TOOLTIPS = ("What the DiT is told.", CONVERSATION_TOOLTIP)
     FUNCTION = "execute"
 
     @classmethod
@@ -128,6 +130,7 @@ class Condition:
                         "tooltip": "Guidance for ComfyUI's own samplers. UniWorld Sampler has its own.",
                     },
                 ),
+                "conversation": CONVERSATION,
             },
         }
 
@@ -143,15 +146,16 @@ class Condition:
         text: Any = None,
         t5_length: int = 256,
         guidance: float = 3.5,
-    ) -> tuple[list[Any]]:
-        from ..uniworld_core.condition import encode_prompts, join_t5
+        conversation: Any = None,
+    ) -> tuple[list[Any], Any]:
+        from ..uniworld_core.condition import encode_conversations, join_t5
 
-        references = list(references or [])
-        tokens, mask = encode_prompts(vlm.on_device(), [prompt], [references])
+        asked = with_prompt(conversation, prompt, references)
+        tokens, mask = encode_conversations(vlm.on_device(), [asked])
         pooled = vlm.pooled_empty() if text is None else text.clip.on_device().pool([prompt])
         if text is not None:
             tokens, _ = join_t5(text.t5.on_device().tokens([prompt], t5_length).to(tokens), tokens, mask)
-        return ([[tokens.cpu(), {"pooled_output": pooled.cpu(), "guidance": float(guidance)}]],)
+        return [[tokens.cpu(), {"pooled_output": pooled.cpu(), "guidance": float(guidance)}]], asked
 
 
 NODES = {"UniWorldReference": Reference, "UniWorldCondition": Condition}

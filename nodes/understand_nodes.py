@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import host
+from .chat_nodes import CONVERSATION, CONVERSATION_TOOLTIP, with_prompt
 from .condition_nodes import PROMPT, VLM, prompt_problem
 
 _REFERENCES = ("UNIWORLD_REFERENCE", {"tooltip": "The pictures that the question speaks of, in order."})
@@ -17,9 +18,9 @@ class Understand:
     SEARCH_ALIASES = ["caption", "describe image", "VQA", "question", "Qwen2.5-VL", "answer"]
     CATEGORY = "UniWorld/understanding"
     DESCRIPTION = "Qwen2.5-VL answers a question, about the references if there are any."
-    RETURN_TYPES = ("STRING",)
-    RETURN_NAMES = ("answer",)
-    OUTPUT_TOOLTIPS = ("The answer.",)
+    RETURN_TYPES = ("STRING", "UNIWORLD_CONVERSATION")
+    RETURN_NAMES = ("answer", "conversation")
+    OUTPUT_TOOLTIPS = ("The answer.", CONVERSATION_TOOLTIP)
     FUNCTION = "execute"
 
     @classmethod
@@ -53,7 +54,7 @@ class Understand:
                     },
                 ),
             },
-            "optional": {"references": _REFERENCES},
+            "optional": {"references": _REFERENCES, "conversation": CONVERSATION},
         }
 
     @classmethod
@@ -61,8 +62,16 @@ class Understand:
         return prompt_problem(prompt)
 
     def execute(
-        self, vlm: Any, prompt: str, max_new_tokens: int, temperature: float, seed: int, references: Any = None
-    ) -> tuple[str]:
+        self,
+        vlm: Any,
+        prompt: str,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        references: Any = None,
+        conversation: Any = None,
+    ) -> tuple[str, Any]:
+        asked = with_prompt(conversation, prompt, references)
         here, progress = host.current(), host.current().progress(max_new_tokens)
 
         def report(tokens: int) -> None:
@@ -70,14 +79,13 @@ class Understand:
             progress.update(tokens)
 
         answers = vlm.on_device().vlm.answer(
-            [prompt],
-            [[ref.picture for ref in references or []]],
+            [asked],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
             callback=report,
         )
-        return (answers[0],)
+        return answers[0], asked
 
 
 class Route:
@@ -104,17 +112,19 @@ class Route:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {"vlm": VLM, "prompt": ("STRING", PROMPT)},
-            "optional": {"references": _REFERENCES},
+            "optional": {"references": _REFERENCES, "conversation": CONVERSATION},
         }
 
     @classmethod
     def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
         return prompt_problem(prompt)
 
-    def execute(self, vlm: Any, prompt: str, references: Any = None) -> tuple[bool, float, Any, Any]:
+    def execute(
+        self, vlm: Any, prompt: str, references: Any = None, conversation: Any = None
+    ) -> tuple[bool, float, Any, Any]:
         from ..uniworld_core.routing import route
 
-        result = route(vlm.on_device(), [prompt], [list(references or [])])
+        result = route(vlm.on_device(), [with_prompt(conversation, prompt, references)])
         paint, probability = bool(result.paint[0]), float(result.probabilities[0, 1])
         blocked = host.current().block()
         return (paint, probability, prompt, blocked) if paint else (paint, probability, blocked, prompt)

@@ -7,6 +7,11 @@
     cond = model.encode("Make the cat wear a hat.", refs=refs)
     image = model.decode(model.sample(cond, height=1024, width=1024))
 
+    # then, of the painted picture:
+    painted = Turn("assistant", "", model.reference(list(image)))
+    talk = Conversation([Turn("user", "Make the cat wear a hat.", refs), painted, Turn("user", "Make the hat red.")])
+    cond = model.encode(talk)
+
 Names are imported when first used, so that importing the package stays cheap.
 """
 
@@ -17,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .condition import Condition
+    from .conversation import Conversation, Turn
     from .dit import DiT
     from .model import UniWorld
     from .reference import Reference
@@ -29,16 +35,30 @@ if TYPE_CHECKING:
 _HOMES = {
     "UniWorld": "model",
     "Condition": "condition",
+    "Conversation": "conversation",
     "DiT": "dit",
     "Reference": "reference",
     "Route": "routing",
     "SigLIP": "siglip",
     "TextEncoders": "text",
+    "Turn": "conversation",
     "VAE": "vae",
     "VLM": "vlm",
 }
 
-__all__ = ["VAE", "VLM", "Condition", "DiT", "Reference", "Route", "SigLIP", "TextEncoders", "UniWorld"]
+__all__ = [
+    "VAE",
+    "VLM",
+    "Condition",
+    "Conversation",
+    "DiT",
+    "Reference",
+    "Route",
+    "SigLIP",
+    "TextEncoders",
+    "Turn",
+    "UniWorld",
+]
 
 
 def __getattr__(name: str) -> Any:

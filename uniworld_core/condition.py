@@ -13,8 +13,8 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from .conversation import Conversation
 from .projectors import Projectors, input_layer
-from .reference import References
 from .understanding import Understanding
 
 
@@ -101,24 +101,20 @@ def pad_left(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     return padded, columns[None, :] >= padded.shape[1] - lengths[:, None]
 
 
-def encode_prompts(
-    understanding: Understanding, prompts: Sequence[str], references: Sequence[References]
+def encode_conversations(
+    understanding: Understanding, conversations: Sequence[Conversation]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The VLM's part of the condition: tokens (B, L, D) and mask (B, L).
-
-    Args:
-        prompts: one per item.
-        references: per item, in the order in which the prompt speaks of them.
+    """The VLM's part of the condition: tokens (B, L, D) and mask (B, L), of all turns and all their pictures.
 
     Raises:
-        ValueError: an empty prompt, or features of another width than the checkpoint's.
+        ValueError: a conversation is longer than the model reads, or has features of another width than the checkpoint's.
     """
     vlm = understanding.vlm
     with torch.no_grad():
-        inputs = vlm.inputs(prompts, [[ref.picture for ref in item] for item in references])
+        inputs = vlm.inputs(conversations)
         hidden = vlm.hidden_states(inputs)
         ends = inputs.ids == vlm.config.tokens["vision_end_token_id"]
-        features = [[ref.features for ref in item] for item in references]
+        features = [[ref.features for ref in item.refs] for item in conversations]
         return project(understanding.projectors, hidden, inputs.mask, ends, features)
 
 

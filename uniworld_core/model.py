@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from . import flow
-from .condition import Condition, encode_prompts, join_t5
+from .condition import Condition, encode_conversations, join_t5
 from .config import UniWorldConfig, read_json
+from .conversation import Conversation, Prompt, as_conversations
 from .dit import DENOISER_NAMES, DiT, build_transformer, denoiser_weights, token_count
 from .dtypes import choose_dtype
 from .latents import LatentFormat
@@ -149,28 +150,31 @@ class UniWorld:
 
     def encode(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompt | Sequence[Prompt],
         refs: References | Sequence[References] | None = None,
         use_t5: bool = True,
         t5_length: int = T5_LENGTH,
     ) -> Condition:
-        """The condition of one prompt or of a batch.
+        """The condition of one prompt or conversation, or of a batch.
 
         Args:
-            prompt: the instruction, or one per item.
+            prompt: the instruction or a `Conversation` that ends with it, or a list with one per item, of any mix.
             refs: references from `reference`, shared by all prompts, or a list with one list per prompt; None for
-                text to image.
-            use_t5: put T5's tokens of the plain prompt in front, and let CLIP pool it; without, CLIP pools "".
+                text to image. A conversation has its references in its turns instead.
+            use_t5: put T5's tokens of the plain prompt in front, and let CLIP pool it; without, CLIP pools "". Of a
+                conversation, both see the last turn's text alone.
             t5_length: T5 tokens, padded.
 
         Raises:
-            ValueError: an empty prompt, widths that do not fit, or no FLUX folder.
+            ValueError: an empty prompt, a conversation that does not end with the user's turn or is longer than the model
+                reads, widths that do not fit, or no FLUX folder.
         """
-        prompts, references = _batch(prompt, refs)
-        tokens, mask = encode_prompts(self.understanding, prompts, references)
-        pooled = self.text.clip.pool(prompts if use_t5 else [""] * len(prompts))
+        conversations = as_conversations(prompt, refs)
+        tokens, mask = encode_conversations(self.understanding, conversations)
+        instructions = [item.instruction for item in conversations]
+        pooled = self.text.clip.pool(instructions if use_t5 else [""] * len(instructions))
         if use_t5:
-            tokens, mask = join_t5(self.text.t5.tokens(prompts, t5_length), tokens, mask)
+            tokens, mask = join_t5(self.text.t5.tokens(instructions, t5_length), tokens, mask)
         return Condition(tokens, pooled, None if bool(mask.all()) else mask)
 
     def sample(
@@ -216,28 +220,32 @@ class UniWorld:
 
     def understand(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompt | Sequence[Prompt],
         refs: References | Sequence[References] | None = None,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         seed: int = 0,
         callback: Callable[[int], None] | None = None,
     ) -> str | list[str]:
-        """The VLM's answer: text for one prompt, a list for a list. Options as `VLM.generate`; greedy by default."""
-        prompts, references = _batch(prompt, refs)
+        """The VLM's answer: text for one prompt or conversation, a list for a list.
+
+        `prompt` and `refs` as in `encode`, the other options as `VLM.generate`; greedy by default.
+        """
         answers = self.vlm.answer(
-            prompts,
-            [[ref.picture for ref in item] for item in references],
+            as_conversations(prompt, refs),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
             callback=callback,
         )
-        return answers[0] if isinstance(prompt, str) else answers
+        return answers[0] if isinstance(prompt, (str, Conversation)) else answers
 
-    def route(self, prompt: str | Sequence[str], refs: References | Sequence[References] | None = None) -> Route:
-        """Whether each prompt asks for a picture. Raises ValueError if the checkpoint has no routing head."""
-        return route(self.understanding, *_batch(prompt, refs))
+    def route(self, prompt: Prompt | Sequence[Prompt], refs: References | Sequence[References] | None = None) -> Route:
+        """Whether each prompt, or the last turn of each conversation, asks for a picture.
+
+        Arguments as `encode`. Raises ValueError if the checkpoint has no routing head.
+        """
+        return route(self.understanding, as_conversations(prompt, refs))
 
     @staticmethod
     def checkpoint_layout(
@@ -306,27 +314,6 @@ def layout(config: UniWorldConfig) -> dict[str, tuple[int, ...]]:
         for module, names in parts
         for name, tensor in module.state_dict().items()
     }
-
-
-def _batch(
-    prompt: str | Sequence[str], refs: References | Sequence[References] | None
-) -> tuple[list[str], list[References]]:
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts:
-        raise ValueError("The list of prompts is empty: give at least one.")
-    if refs is None:
-        return prompts, [[] for _ in prompts]
-    if not isinstance(refs, (list, tuple)):
-        raise ValueError(f"refs is a {type(refs).__name__}; give the list that `reference` returns.")
-    if not refs:
-        return prompts, [[] for _ in prompts]
-    if isinstance(refs[0], Reference):
-        return prompts, [refs for _ in prompts]  # type: ignore[misc]
-    if len(refs) != len(prompts):
-        raise ValueError(
-            f"There are {len(prompts)} prompts and references for {len(refs)}: give one list of references per prompt."
-        )
-    return prompts, [list(item or []) for item in refs]  # type: ignore[arg-type, call-overload]
 
 
 def _seeds(seed: int | Sequence[int], items: int) -> list[int]:

@@ -1,11 +1,11 @@
-"""The prompt as the VLM reads it: Qwen's chat template without its system turn, text first, then the pictures.
+"""What the VLM reads: Qwen's chat template without its system turn, in every turn the text first, then the pictures.
 
 Published: serve/cli.py, which renders the template and cuts the system turn off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # One picture in the text; the processor repeats the middle token once for every merged patch.
 IMAGE_PAD = "<|image_pad|>"
@@ -22,38 +22,57 @@ RESERVED = (
     "<|video_pad|>",
 )
 
-# The word of the opened assistant turn, at which the routing head reads (published as token id 77091).
+# The two sides of a conversation as the template names them. At the last `assistant` token the routing head reads
+# (published as token id 77091).
+USER = "user"
 ASSISTANT = "assistant"
 
 
-def check_prompt(prompt: str) -> str:
-    """The prompt as given, if it can be read.
+def check_prompt(prompt: str, what: str = "prompt") -> str:
+    """The prompt as given, if it can be read; `what` names it in the error.
 
     Raises:
-        ValueError: it is empty, holds half a character (a lone surrogate, as of a cut emoji), or one of the tokens that
-            mark turns and pictures.
+        ValueError: it is empty, or `check_text` refuses it.
     """
-    if not isinstance(prompt, str):
-        raise ValueError(f"The prompt is a {type(prompt).__name__}, not text.")
-    if not prompt.strip():
-        raise ValueError("The prompt is empty: write what to paint, to change or to answer.")
-    halves = [character for character in prompt if "\ud800" <= character <= "\udfff"]
-    if halves:
-        raise ValueError(
-            f"The prompt contains {halves[0]!r}, half of a character, which is no text: put the whole one there, or remove it."
-        )
-    found = [token for token in RESERVED if token in prompt]
-    if found:
-        raise ValueError(f"The prompt contains {', '.join(found)}, reserved for marking turns and pictures: remove it.")
+    if not check_text(prompt, what).strip():
+        raise ValueError(f"The {what} is empty: write what to paint, to change or to answer.")
     return prompt
 
 
-def chat_text(prompt: str, pad_counts: Sequence[int] = ()) -> str:
-    """One user turn and an opened assistant turn.
+def check_text(text: str, what: str) -> str:
+    """The text of a turn as given, if it can be read; `what` names it in the error.
+
+    Raises:
+        ValueError: it holds half a character (a lone surrogate, as of a cut emoji), or one of the tokens that mark turns
+            and pictures.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"The {what} is a {type(text).__name__}, not text.")
+    halves = [character for character in text if "\ud800" <= character <= "\udfff"]
+    if halves:
+        raise ValueError(
+            f"The {what} contains {halves[0]!r}, half of a character, which is no text: put the whole one there, or remove it."
+        )
+    found = [token for token in RESERVED if token in text]
+    if found:
+        raise ValueError(f"The {what} contains {', '.join(found)}, reserved for marking turns and pictures: remove it.")
+    return text
+
+
+def conversation_text(turns: Iterable[tuple[str, str, Sequence[int]]]) -> str:
+    """All turns, and an opened assistant turn.
 
     Args:
-        prompt: the instruction.
-        pad_counts: for each picture, how many merged patches it has.
+        turns: of each its role, its text, and for each of its pictures how many merged patches it has.
     """
+    return "".join(_turn_text(*turn) for turn in turns) + f"<|im_start|>{ASSISTANT}\n"
+
+
+def chat_text(prompt: str, pad_counts: Sequence[int] = ()) -> str:
+    """`conversation_text` of a plain prompt, which is one user turn."""
+    return conversation_text([(USER, prompt, pad_counts)])
+
+
+def _turn_text(role: str, text: str, pad_counts: Sequence[int]) -> str:
     pictures = "".join(PICTURE.replace(IMAGE_PAD, IMAGE_PAD * count) for count in pad_counts)
-    return f"<|im_start|>user\n{prompt}{pictures}<|im_end|>\n<|im_start|>{ASSISTANT}\n"
+    return f"<|im_start|>{role}\n{text}{pictures}<|im_end|>\n"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .reference import References
+from .conversation import Conversation
 from .understanding import Understanding
 
 
@@ -34,11 +34,11 @@ class Route:
         return self.logits[:, 0] < self.logits[:, 1]
 
 
-def route(understanding: Understanding, prompts: Sequence[str], references: Sequence[References]) -> Route:
-    """Read the head at the last `assistant` token of each prompt with its references.
+def route(understanding: Understanding, conversations: Sequence[Conversation]) -> Route:
+    """Read the head at the last `assistant` token of each conversation.
 
     Raises:
-        ValueError: an empty prompt, or the checkpoint has no routing head.
+        ValueError: a conversation is longer than the model reads, or the checkpoint has no routing head.
     """
     vlm, head = understanding.vlm, understanding.task_head
     if head is None:
@@ -47,6 +47,6 @@ def route(understanding: Understanding, prompts: Sequence[str], references: Sequ
             "copy it from the published checkpoint, or choose yourself."
         )
     with torch.inference_mode():
-        inputs = vlm.inputs(prompts, [[ref.picture for ref in item] for item in references])
+        inputs = vlm.inputs(conversations)
         states = vlm.assistant_states(inputs, vlm.hidden_states(inputs))
         return Route(head(states.to(next(head.parameters()))).float().cpu())

@@ -14,8 +14,10 @@ from PIL import Image
 from torch import nn
 
 from .config import UniWorldConfig
-from .prompt import ASSISTANT, chat_text, check_prompt
+from .conversation import Conversation, Prompt, as_conversations
+from .prompt import ASSISTANT, conversation_text
 from .qwen import qwen_weights, read_generation, read_processor, read_tokenizer, single_id
+from .reference import Reference
 from .rope import rope_positions
 
 if TYPE_CHECKING:
@@ -101,31 +103,35 @@ class VLM(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(self.qwen.parameters()).dtype
 
-    def inputs(self, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> VLMInputs:
+    def inputs(self, prompts: Sequence[Prompt], pictures: Sequence[Sequence[Image.Image]] | None = None) -> VLMInputs:
         """Tokens, patches and positions of a batch.
 
         Args:
-            prompts: one instruction per item.
-            pictures: per item its RGB pictures, in order.
+            prompts: one instruction or conversation per item.
+            pictures: per item its RGB pictures, in order; conversations carry their own, so theirs is empty. None for no
+                pictures but those.
 
         Raises:
             ValueError: a prompt is empty, holds reserved tokens or is longer than the model reads, or there are not as
                 many lists of pictures as prompts.
         """
-        _check_pairs(prompts, pictures)
-        grids, patches = self._patches([picture for item in pictures for picture in item])
-        merged = [] if grids is None else (grids.prod(dim=1) // self.processor.merge_size**2).tolist()
-        texts, used = [], 0
-        for prompt, item in zip(prompts, pictures, strict=True):
-            texts.append(chat_text(check_prompt(prompt), merged[used : used + len(item)]))
-            used += len(item)
+        conversations = _conversations(prompts, pictures)
+        grids, patches = self._patches([ref.picture for item in conversations for ref in item.refs])
+        merged = iter([] if grids is None else (grids.prod(dim=1) // self.processor.merge_size**2).tolist())
+        texts = [
+            conversation_text([(turn.role, turn.text, [next(merged) for _ in turn.refs]) for turn in item.turns])
+            for item in conversations
+        ]
         # Padded here and not by the tokenizer: a checkpoint's tokenizer_config may ask for the right side.
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         length = max(map(len, rows))
         limit = self.config.text.get("max_position_embeddings", length)
         if length > limit:
+            turns = len(conversations[max(range(len(rows)), key=lambda i: len(rows[i]))].turns)
+            what = "prompt" if turns == 1 else f"conversation of {turns} turns"
             raise ValueError(
-                f"A prompt with its pictures is {length} tokens long; the model reads {limit}: shorten it."
+                f"A {what} with its pictures is {length} tokens long; the model reads {limit}: shorten it, or leave out "
+                "pictures or early turns."
             )
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
@@ -197,17 +203,16 @@ class VLM(nn.Module):
 
     def answer(
         self,
-        prompts: Sequence[str],
-        pictures: Sequence[Sequence[Image.Image]],
+        prompts: Sequence[Prompt],
+        pictures: Sequence[Sequence[Image.Image]] | None = None,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         seed: int = 0,
         callback: Callable[[int], None] | None = None,
     ) -> list[str]:
         """Answers as text, one per item, each as it would be alone; arguments as `inputs` and `generate`."""
-        _check_pairs(prompts, pictures)
         groups: dict[int, list[int]] = {}
-        items = [self.inputs([prompt], [item]) for prompt, item in zip(prompts, pictures, strict=True)]
+        items = [self.inputs([conversation]) for conversation in _conversations(prompts, pictures)]
         for index, item in enumerate(items):
             # Random choices of several items would come from one stream: drawn one item at a time.
             groups.setdefault(item.ids.shape[1] if temperature == 0 else -1 - index, []).append(index)
@@ -247,12 +252,15 @@ class VLM(nn.Module):
 _GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
-def _check_pairs(prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> None:
+def _conversations(prompts: Sequence[Prompt], pictures: Sequence[Sequence[Image.Image]] | None) -> list[Conversation]:
+    if pictures is None:
+        return as_conversations(prompts)
     if not prompts or len(prompts) != len(pictures):
         raise ValueError(
             f"There are {len(prompts)} prompts and {len(pictures)} lists of pictures: give one list for each prompt, "
             "empty where it has none, and at least one prompt."
         )
+    return as_conversations(prompts, [[Reference(picture) for picture in item] for item in pictures])
 
 
 def _after_each_token(start: int, callback: Callable[[int], None] | None) -> Any:

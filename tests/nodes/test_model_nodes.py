@@ -296,7 +296,7 @@ def test_edit_goes_all_the_way_and_paints_what_the_core_paints(
     parts: dict[str, Any], core: UniWorld, picture: Image.Image, image: torch.Tensor
 ) -> None:
     (refs,) = run("UniWorldReference", image=image, siglip=parts["siglip"])
-    (conditioning,) = run(
+    conditioning, _ = run(
         "UniWorldCondition", vlm=parts["vlm"], prompt=PROMPT, references=refs, text=parts["text"], t5_length=16
     )
     empty, width, height = run(
@@ -321,7 +321,7 @@ def test_edit_goes_all_the_way_and_paints_what_the_core_paints(
 
 
 def test_conditioning_has_the_native_form(parts: dict[str, Any], core: UniWorld) -> None:
-    (conditioning,) = run("UniWorldCondition", vlm=parts["vlm"], prompt=PROMPT, text=parts["text"], guidance=4.0)
+    conditioning, _ = run("UniWorldCondition", vlm=parts["vlm"], prompt=PROMPT, text=parts["text"], guidance=4.0)
     ((tokens, extra),) = conditioning
     assert isinstance(conditioning[0], list)
     assert tokens.device.type == "cpu"
@@ -523,7 +523,7 @@ def test_understand_answers_as_the_core_does(
 ) -> None:
     (refs,) = run("UniWorldReference", image=image)
     settings = {"max_new_tokens": 5, "temperature": 0.0, "seed": 0}
-    (answer,) = run("UniWorldUnderstand", vlm=parts["vlm"], prompt="What is this?", references=refs, **settings)
+    answer, _ = run("UniWorldUnderstand", vlm=parts["vlm"], prompt="What is this?", references=refs, **settings)
     expected = core.understand("What is this?", refs=core.reference([picture], use_siglip=False), max_new_tokens=5)
     assert answer == expected
     assert [total for _, total, _ in recorder.seen] == [5] * len(recorder.seen)

@@ -1,0 +1,159 @@
+"""A conversation: the turns of user and assistant that the VLM reads, each with its text and pictures.
+
+Published: serve/cli.py keeps every earlier turn in the prompt, with the pictures where they were said or painted. A plain
+prompt with its references is a conversation of one turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .prompt import ASSISTANT, USER, check_prompt, check_text
+from .reference import Reference
+
+if TYPE_CHECKING:
+    from .reference import References
+
+ROLES = (USER, ASSISTANT)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side said or painted.
+
+    Attributes:
+        role: "user" or "assistant".
+        text: the instruction or the answer; a painted turn of the assistant may leave it empty.
+        refs: the pictures of this turn, from `UniWorld.reference`, in order; kept as a tuple.
+    """
+
+    role: str
+    text: str = ""
+    refs: References = ()
+
+    def __post_init__(self) -> None:
+        if self.refs is not None and not isinstance(self.refs, (list, tuple)):
+            raise ValueError(
+                f"The refs of a turn are a {type(self.refs).__name__}; give the list that `reference` returns, or []."
+            )
+        object.__setattr__(self, "refs", tuple(self.refs or ()))
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns in the order in which they were said; to be painted or answered, the last one must be the user's.
+
+    Attributes:
+        turns: kept as a tuple, so that a conversation never changes: `then` makes a longer one.
+
+    Raises:
+        ValueError: a turn has a role other than "user" and "assistant", a text that cannot be read (see
+            `prompt.check_text`), or nothing in it: a user's turn needs text, an assistant's text or pictures.
+    """
+
+    turns: Sequence[Turn] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.turns, (list, tuple)):
+            raise ValueError(f"A conversation takes a list of turns, and got a {type(self.turns).__name__}.")
+        object.__setattr__(self, "turns", tuple(self.turns))
+        for number, turn in enumerate(self.turns, 1):
+            _check_turn(turn, number, len(self.turns))
+
+    def then(self, *turns: Turn) -> Conversation:
+        """This conversation with more turns at its end."""
+        return Conversation((*self.turns, *turns))
+
+    @property
+    def instruction(self) -> str:
+        """The text of the last turn, the user's: all that CLIP and T5 see. Raises ValueError if it is not the user's."""
+        if not self.turns:
+            raise ValueError('The conversation has no turns: end it with Turn("user", what to paint or to answer).')
+        if self.turns[-1].role != USER:
+            raise ValueError(
+                f"The conversation ends with turn {len(self.turns)}, the assistant's: add the user's next turn, which "
+                "says what to paint or to answer."
+            )
+        return self.turns[-1].text
+
+    @property
+    def refs(self) -> list[Reference]:
+        """The pictures of all turns, in order."""
+        return [ref for turn in self.turns for ref in turn.refs]
+
+
+Prompt: TypeAlias = "str | Conversation"
+
+
+def as_conversations(
+    prompt: Prompt | Sequence[Prompt], refs: References | Sequence[References] | None = None
+) -> list[Conversation]:
+    """One conversation per item of a batch, each ending with a user's turn.
+
+    Args:
+        prompt: a prompt or a conversation, or a list with any mix of both.
+        refs: references shared by all prompts, or one list per item; None for none. Conversations carry their own.
+
+    Raises:
+        ValueError: a prompt or conversation that cannot be read, or references that do not belong to the prompts.
+    """
+    prompts = [prompt] if isinstance(prompt, (str, Conversation)) else list(prompt)
+    if not prompts:
+        raise ValueError("The list of prompts is empty: give at least one.")
+    made = [_as_conversation(one, item) for one, item in zip(prompts, _per_item(len(prompts), refs))]
+    for conversation in made:
+        _ = conversation.instruction  # ends with the user's turn, or raises
+    return made
+
+
+def _per_item(items: int, refs: References | Sequence[References] | None) -> list[References]:
+    if refs is not None and not isinstance(refs, (list, tuple)):
+        raise ValueError(f"refs is a {type(refs).__name__}; give the list that `reference` returns.")
+    if not refs:
+        return [()] * items
+    if isinstance(refs[0], Reference):
+        return [refs] * items  # type: ignore[list-item]
+    if len(refs) != items:
+        raise ValueError(
+            f"There are {items} prompts and references for {len(refs)}: give one list of references per prompt."
+        )
+    return [item or () for item in refs]  # type: ignore[misc]
+
+
+def _as_conversation(prompt: Any, refs: References) -> Conversation:
+    if isinstance(prompt, Turn):
+        raise ValueError("A turn was given in place of a prompt: write Conversation([turn, ...]).")
+    if not isinstance(prompt, Conversation):
+        return Conversation([Turn(USER, prompt, refs)])
+    if refs:
+        raise ValueError(
+            f"A conversation was given together with {len(refs)} references: put the references into its last turn. "
+            "With prompts in the same batch, give one list of references per item, empty for conversations."
+        )
+    return prompt
+
+
+def _check_turn(turn: Any, number: int, count: int) -> None:
+    if not isinstance(turn, Turn):
+        raise ValueError(
+            f'Turn {number} of the conversation is a {type(turn).__name__}: write Turn("user", text, refs).'
+        )
+    if turn.role not in ROLES:
+        raise ValueError(
+            f"Turn {number} of the conversation has the role {turn.role!r}; it must be 'user' or 'assistant'."
+        )
+    for ref in turn.refs:
+        if not isinstance(ref, Reference):
+            raise ValueError(
+                f"A reference of turn {number} is a {type(ref).__name__}; give the list that `reference` returns."
+            )
+    what = "prompt" if count == 1 and turn.role == USER else f"text of turn {number} ({turn.role})"
+    if turn.role == USER:
+        check_prompt(turn.text, what)
+    elif not check_text(turn.text, what).strip() and not turn.refs:
+        raise ValueError(
+            f"Turn {number} of the conversation, the assistant's, has neither text nor pictures: give what it answered "
+            "or painted, or leave out this exchange."
+        )
