@@ -233,3 +233,32 @@ def test_no_panel_of_the_editor_calls_another_host(editor: Any) -> None:
     expect(editor.page.get_by_role("dialog")).to_be_visible()
     editor.page.wait_for_load_state("networkidle")
     assert editor.outside == []
+
+
+@pytest.mark.parametrize("editor", ["current", "old"], indirect=True)
+def test_our_wires_have_colours_of_their_own_whatever_the_palette(editor: Any) -> None:
+    editor.open("edit")
+    colours = """() => [
+        app.canvas.default_connection_color_byType.UNIWORLD_VLM,
+        app.canvas.constructor.link_type_colors.UNIWORLD_DIT,
+        getComputedStyle(document.documentElement).getPropertyValue('--color-datatype-UNIWORLD_VAE').trim(),
+    ]"""
+    ours = ["#4DD0E1", "#9575CD", "#E57373"]
+    editor.until(lambda: editor.page.evaluate(colours) == ours, "the colours of the wires")
+    editor.page.evaluate("app.ui.settings.setSettingValueAsync('Comfy.ColorPalette', 'light')")
+    editor.until(lambda: editor.page.evaluate("app.canvas.default_connection_color_byType.IMAGE") != "", "the palette")
+    assert editor.page.evaluate(colours) == ours
+    editor.page.evaluate("app.ui.settings.setSettingValueAsync('Comfy.ColorPalette', 'dark')")
+
+
+def test_the_editor_offers_the_node_that_took_an_older_ones_place(editor: Any) -> None:
+    editor.open("edit")
+    editor.page.evaluate("""async () => {
+        const graph = app.graph.serialize()
+        graph.nodes.find((node) => node.type == 'UniWorldEmptyLatent').type = 'UniWorldLatentByAspect'
+        await app.loadGraphData(graph)
+    }""")
+    expect(editor.page.get_by_text("UniWorldLatentByAspect can be replaced")).to_be_visible()
+    editor.page.get_by_role("button", name="View details").click()
+    editor.page.get_by_role("button", name="Replace All").click()
+    editor.wait_for_node("UniWorldEmptyLatent")
