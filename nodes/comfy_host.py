@@ -103,8 +103,6 @@ class ComfyHost:
 
 def _register_replacements() -> None:
     """Tell ComfyUI which nodes took the place of others, where it has a register for that (0.3.64 has none)."""
-    from server import PromptServer
-
     register = getattr(getattr(PromptServer, "instance", None), "node_replace_manager", None)
     if register is None:
         return

@@ -106,6 +106,7 @@ def test_comfyui_is_told_where_it_has_a_register(monkeypatch: pytest.MonkeyPatch
     stand_ins: dict[str, Any] = {
         **dict.fromkeys(("comfy", "comfy.model_management", "comfy.model_patcher", "comfy.utils", "comfy_execution")),
         "comfy_execution.graph_utils": SimpleNamespace(ExecutionBlocker=object),
+        "comfy_execution.utils": SimpleNamespace(get_executing_context=lambda: None),
         "folder_paths": folders,
         "server": SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)),
         "comfy_api": None,
