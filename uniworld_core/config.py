@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .settings import (
+    ACTIVATION,
+    EPSILON,
+    FLAG,
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    OBJECT,
+    POSITIONS,
+    SHARE,
+    TOKEN,
+    VOCABULARY,
+    WIDTH,
+    Rule,
+    check_heads,
+    choice,
+    either,
+    exactly,
+    listed,
+    number,
+    optional,
+    read_json,
+    shown,
+    take,
+    whole,
+)
 
 MODEL_TYPE = "univa_qwen2p5vl"
 
@@ -14,28 +40,86 @@ MODEL_TYPE = "univa_qwen2p5vl"
 # own tensors say otherwise where they do, since its config does not carry the number.
 SIGLIP_WIDTH = 1152
 
-# The keys of the flat config that describe the language model (Qwen2_5_VLTextConfig's own).
-TEXT_KEYS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "rms_norm_eps",
-    "rope_theta",
-    "rope_scaling",
-    "use_sliding_window",
-    "sliding_window",
-    "max_window_layers",
-    "attention_dropout",
-    "bos_token_id",
-    "eos_token_id",
+# The keys of the flat config that describe the language model (Qwen2_5_VLTextConfig's own), and what each may hold.
+_TEXT: dict[str, Rule] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS,
+    "hidden_act": ACTIVATION,
+    "max_position_embeddings": POSITIONS,
+    "initializer_range": number(0, 100),
+    "rms_norm_eps": EPSILON,
+    "rope_theta": number(1, 1e12),
+    "rope_scaling": OBJECT,
+    "use_sliding_window": FLAG,
+    "sliding_window": optional(POSITIONS),
+    "max_window_layers": whole(0, 2**16),
+    "attention_dropout": SHARE,
+    "bos_token_id": optional(TOKEN),
+    "eos_token_id": optional(either(TOKEN, listed(TOKEN, 1, 64))),
+}
+TEXT_KEYS = tuple(_TEXT)
+# Qwen's first name for it was "mrope".
+_ROPE_TYPE = choice("default", "mrope")
+_ROPE: dict[str, Rule] = {
+    "rope_type": _ROPE_TYPE,
+    "type": _ROPE_TYPE,
+    "mrope_section": listed(whole(0, 2**15), 3, 3),
+}
+# Those of its vision half (Qwen2_5_VLVisionConfig's own).
+_VISION: dict[str, Rule] = {
+    "depth": LAYERS,
+    "hidden_size": WIDTH,
+    "hidden_act": ACTIVATION,
+    "intermediate_size": HIDDEN,
+    "num_heads": HEADS,
+    "in_channels": exactly(3, "as pictures are red, green and blue"),
+    "patch_size": whole(1, 256),
+    "spatial_merge_size": whole(1, 16),
+    "temporal_patch_size": whole(1, 16),
+    "tokens_per_second": number(0, 1e6),
+    "window_size": whole(1, 2**16),
+    "out_hidden_size": WIDTH,
+    "fullatt_block_indexes": listed(whole(0, 255), 0, 256),
+    "initializer_range": number(0, 100),
+}
+# diffusers' FluxTransformer2DModel, and its defaults where a configuration leaves something out.
+_DENOISER: dict[str, Rule] = {
+    "patch_size": exactly(1, "as latents are packed before"),
+    "in_channels": WIDTH,
+    "out_channels": optional(WIDTH),
+    "num_layers": whole(0, 256),
+    "num_single_layers": whole(0, 256),
+    "attention_head_dim": whole(2, 2**12),
+    "num_attention_heads": HEADS,
+    "joint_attention_dim": WIDTH,
+    "pooled_projection_dim": WIDTH,
+    "guidance_embeds": FLAG,
+    "axes_dims_rope": listed(whole(2, 2**12), 3, 3),
+}
+_DENOISER_DEFAULTS = {
+    **{"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128},
+    **{"axes_dims_rope": [16, 56, 56]},
+}
+_TOWER: dict[str, Rule] = {
+    "denoiser_config": OBJECT,
+    "output_hidden_size": WIDTH,
+    "vae_input_hidden_size": WIDTH,
+    "siglip_hidden_size": optional(WIDTH),
+}
+_TOKENS: dict[str, Rule] = dict.fromkeys(
+    ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"), TOKEN
 )
-_TOKEN_KEYS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+# What transformers takes where a configuration leaves it out, as those it saves itself do.
+_VISION_DEFAULTS: dict[str, int] = {
+    **{"depth": 32, "hidden_size": 3584, "num_heads": 16, "patch_size": 14, "spatial_merge_size": 2},
+    **{"temporal_patch_size": 2, "window_size": 112},
+}
+# How many patches a side a window of the vision half may have after merging (Qwen2.5-VL: 4): it pads pictures to whole ones.
+_MAX_WINDOW = 64
 
 
 @dataclass(frozen=True)
@@ -69,6 +153,32 @@ class UniWorldConfig:
         """Inner width of the DiT: heads times head size."""
         return int(self.denoiser["num_attention_heads"]) * int(self.denoiser["attention_head_dim"])
 
+    @property
+    def depth(self) -> int:
+        """Layers of the vision half."""
+        return int((_VISION_DEFAULTS | self.vision)["depth"])
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the language model's table of tokens."""
+        return int(self.text["vocab_size"])
+
+    @property
+    def positions(self) -> int:
+        """Tokens that the language model reads at most."""
+        return int(self.text.get("max_position_embeddings", 32768))
+
+    @property
+    def patches(self) -> dict[str, int]:
+        """How the vision half cuts pictures, under the names of a picture processor's settings."""
+        told = _VISION_DEFAULTS | self.vision
+        names = {
+            "patch_size": "patch_size",
+            "merge_size": "spatial_merge_size",
+            "temporal_patch_size": "temporal_patch_size",
+        }
+        return {name: told[key] for name, key in names.items()}
+
     @classmethod
     def read(cls, checkpoint: str | Path, siglip_width: int | None = None) -> UniWorldConfig:
         """Read the `config.json` of a checkpoint folder. Raises ValueError if it is missing, or as `from_dict`."""
@@ -91,52 +201,81 @@ class UniWorldConfig:
         kind = config.get("model_type")
         if kind != MODEL_TYPE:
             raise ValueError(
-                f"{source} has model_type {kind!r}, and a UniWorld-V1 checkpoint has {MODEL_TYPE!r}: "
+                f"{source} has model_type {shown(kind)}, and a UniWorld-V1 checkpoint has {MODEL_TYPE!r}: "
                 "choose the folder of UniWorld-V1 itself, not of one of its base models."
             )
-        tower = _need(config, "denoise_tower", source, dict)
-        scaling = config.get("rope_scaling")
-        if scaling is not None and not isinstance(scaling, dict):
-            raise ValueError(f"{source} has rope_scaling {scaling!r}, expected an object: copy the file again.")
-        if tower.get("denoiser_type", "flux") != "flux":
+        rules = {"denoise_tower": OBJECT, "vision_config": OBJECT, **_TEXT, **_TOKENS}
+        told = take(config, rules, source, ("denoise_tower", "vision_config", "hidden_size", *_TOKENS))
+        kind = told["denoise_tower"].get("denoiser_type", "flux")
+        if kind != "flux":
             raise ValueError(
-                f"{source} has denoise_tower.denoiser_type {tower['denoiser_type']!r}; "
+                f"{source} has denoise_tower.denoiser_type {shown(kind)}; "
                 "only 'flux', the published one, can be painted with."
             )
+        needed = ("denoiser_config", "output_hidden_size", "vae_input_hidden_size")
+        tower = take(told["denoise_tower"], _TOWER, f"denoise_tower in {source}", needed)
         return cls(
-            text={key: config[key] for key in TEXT_KEYS if key in config},
-            vision={k: v for k, v in _need(config, "vision_config", source, dict).items() if k != "model_type"},
-            tokens={key: _need(config, key, source) for key in _TOKEN_KEYS},
-            denoiser={k: v for k, v in _need(tower, "denoiser_config", source, dict).items() if not k.startswith("_")},
-            vlm_width=_need(config, "hidden_size", source),
-            joint_width=_need(tower, "output_hidden_size", source),
-            vae_width=_need(tower, "vae_input_hidden_size", source),
+            text=_text({key: told[key] for key in TEXT_KEYS if key in told}, source),
+            vision=_vision(told["vision_config"], f"vision_config in {source}"),
+            tokens={key: told[key] for key in _TOKENS},
+            denoiser=_denoiser(tower["denoiser_config"], f"denoiser_config in {source}"),
+            vlm_width=told["hidden_size"],
+            joint_width=tower["output_hidden_size"],
+            vae_width=tower["vae_input_hidden_size"],
             siglip_width=siglip_width or tower.get("siglip_hidden_size") or SIGLIP_WIDTH,
             source=source,
         )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; a ValueError that names the file if there is none."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def _text(told: dict[str, Any], source: str) -> dict[str, Any]:
+    """The language model's settings. Raises ValueError for widths or rotary sections that do not fit one another."""
+    needed = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size", "rope_scaling")
+    told = take(told, _TEXT, source, needed)
+    heads = told["num_attention_heads"]
+    check_heads(told["hidden_size"], heads, source, even=True)
+    if heads % told["num_key_value_heads"]:
         raise ValueError(
-            f"{path} does not exist: the folder is not the model it should be, or its copy is not whole."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): copy the file again.") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds a {type(data).__name__}, not an object: copy the file again.")
-    return data
+            f"{source} has {heads} attention heads, which {told['num_key_value_heads']} key and value heads cannot serve in "
+            "equal shares: copy the file again."
+        )
+    rope = take(told["rope_scaling"], _ROPE, f"rope_scaling in {source}", ("mrope_section",))
+    if 2 * sum(rope["mrope_section"]) != told["hidden_size"] // heads:
+        raise ValueError(
+            f"{source} has mrope_section {rope['mrope_section']}, which must add up to half of a head's "
+            f"{told['hidden_size'] // heads}: copy the file again."
+        )
+    return told | {"rope_scaling": rope}
 
 
-def _need(config: Mapping[str, Any], key: str, source: str, kind: type = int) -> Any:
-    """The value of a key that must be there: an object, or a whole number of at least 0."""
-    if key not in config:
-        raise ValueError(f"{source} has no {key!r}, which a UniWorld-V1 configuration carries: copy the file again.")
-    value = config[key]
-    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
-        expected = "an object" if kind is dict else "a whole number"
-        raise ValueError(f"{source} has {key} {value!r}, expected {expected}: copy the file again.")
-    return value
+def _vision(raw: Any, source: str) -> dict[str, Any]:
+    """The vision half's settings. Raises ValueError for those that do not fit one another."""
+    vision = take(raw, _VISION, source)
+    told = _VISION_DEFAULTS | vision
+    check_heads(told["hidden_size"], told["num_heads"], source, even=True)
+    if told["hidden_size"] // told["num_heads"] % 4:  # rotary positions turn rows and columns, in pairs
+        raise ValueError(
+            f"{source} has heads of {told['hidden_size'] // told['num_heads']}, no multiple of 4: copy it again."
+        )
+    step = told["patch_size"] * told["spatial_merge_size"]
+    if not step <= told["window_size"] <= _MAX_WINDOW * step:
+        raise ValueError(
+            f"{source} has window_size {told['window_size']}, expected {step} (one merged patch) to {_MAX_WINDOW * step}: "
+            "copy the file again."
+        )
+    beyond = [index for index in vision.get("fullatt_block_indexes", []) if index >= told["depth"]]
+    if beyond:
+        raise ValueError(
+            f"{source} has fullatt_block_indexes with {beyond[0]}, and only {told['depth']} blocks: copy it again."
+        )
+    return vision
+
+
+def _denoiser(raw: Any, source: str) -> dict[str, Any]:
+    """The DiT's settings. Raises ValueError for those that do not fit one another."""
+    denoiser: dict[str, Any] = _DENOISER_DEFAULTS | take(raw, _DENOISER, source)
+    axes, head = denoiser["axes_dims_rope"], denoiser["attention_head_dim"]
+    if sum(axes) != head or any(axis % 2 for axis in axes):
+        raise ValueError(
+            f"{source} has axes_dims_rope {axes}, which must be even and add up to attention_head_dim {head}: copy it again."
+        )
+    return denoiser

@@ -149,5 +149,9 @@ def build_transformer(config: UniWorldConfig) -> Any:
 
 
 def denoiser_weights(checkpoint: str | Path) -> Weights[Any]:
-    """The DiT of a checkpoint and its files."""
-    return Weights(build_transformer(UniWorldConfig.read(checkpoint)), Shards(Path(checkpoint)), DENOISER_NAMES)
+    """The DiT of a checkpoint and its files. Raises ValueError if these hold another number of layers."""
+    config, shards = UniWorldConfig.read(checkpoint), Shards(Path(checkpoint))
+    prefix = DENOISER_NAMES.prefixes[0][0]
+    for key, blocks in (("num_layers", "transformer_blocks"), ("num_single_layers", "single_transformer_blocks")):
+        shards.check_depth(config.denoiser[key], (f"{prefix}{blocks}.",), f"denoiser_config of {config.source}")
+    return Weights(build_transformer(config), shards, DENOISER_NAMES)

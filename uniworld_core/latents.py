@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
-from .config import read_json
+from .settings import listed, number, optional, read_json, shown
 
 # Channels of a FLUX latent (FLUX.1-dev's vae/config.json, latent_channels).
 CHANNELS = 16
+
+# What a VAE's configuration may say of them.
+SHIFT, SCALE = optional(number(-1e6, 1e6)), number(1e-6, 1e6)
+_RGB = listed(listed(number(-1e6, 1e6), 3, 3), CHANNELS + 1, CHANNELS + 1)
 
 RGB = tuple[tuple[float, float, float], ...]
 # Least-squares map from FLUX's 16 DiT-side latent channels to RGB in -1..1 and, last, its offset (figures as published
@@ -58,13 +61,14 @@ class LatentFormat:
         """The format of a FLUX folder's VAE. Raises ValueError if its configuration is missing or damaged."""
         file = Path(flux) / "vae" / "config.json"
         raw = read_json(file)
-        shift, scale = raw.get("shift_factor") or 0.0, raw.get("scaling_factor")
-        if not isinstance(shift, (int, float)) or not isinstance(scale, (int, float)) or not scale:
+        shift, scale = raw.get("shift_factor"), raw.get("scaling_factor")
+        if not SHIFT.holds(shift) or not SCALE.holds(scale):
             raise ValueError(
-                f"{file} has shift_factor {shift!r} and scaling_factor {scale!r}, expected numbers: "
-                "choose a FLUX.1-dev folder in diffusers layout."
+                f"{file} has shift_factor {shown(shift)} and scaling_factor {shown(scale)}, expected {SHIFT.expected}, and "
+                f"{SCALE.expected}: choose a FLUX.1-dev folder in diffusers layout."
             )
-        return cls(float(shift), float(scale), _read_rgb(raw["latent_rgb"], file) if "latent_rgb" in raw else FLUX_RGB)
+        rgb = _read_rgb(raw["latent_rgb"], file) if "latent_rgb" in raw else FLUX_RGB
+        return cls(float(shift or 0.0), float(scale or 1.0), rgb)
 
     def to_dit(self, z: torch.Tensor) -> torch.Tensor:
         """From the VAE's own latent to the DiT's side."""
@@ -77,8 +81,7 @@ class LatentFormat:
 
 def _read_rgb(rows: Any, file: Path) -> RGB:
     """`latent_rgb` of a configuration. Raises ValueError if it is none."""
-    table = np.asarray(rows, dtype=object)
-    if table.shape != (CHANNELS + 1, 3) or not all(isinstance(value, (int, float)) for value in table.flat):
+    if not _RGB.holds(rows):
         raise ValueError(
             f"latent_rgb in {file} is no {CHANNELS + 1} rows of three numbers: correct it or leave it out."
         )

@@ -11,21 +11,22 @@ import torch
 
 from . import flow
 from .condition import Condition, encode_conversations, join_t5
-from .config import UniWorldConfig, read_json
+from .config import UniWorldConfig
 from .conversation import Conversation, Prompt, as_conversations
 from .dit import DENOISER_NAMES, DiT, build_transformer, denoiser_weights, token_count
 from .dtypes import choose_dtype
 from .latents import LatentFormat
 from .pictures import Picture
 from .projectors import Projectors, read_task_head
-from .qwen import QWEN_NAMES, build_qwen, qwen_weights, read_processor, read_tokenizer
+from .qwen import QWEN_NAMES, build_qwen, qwen_weights, read_generation, read_processor, read_tokenizer
 from .reference import Reference, References, make_references
 from .routing import Route, route
 from .sampler import make_noise, sample
+from .settings import read_json
 from .shipped import shipped_model
 from .siglip import SigLIP, read_siglip_processor, siglip_weights
 from .sizes import check_size
-from .text import T5_LENGTH, TextEncoders, clip_weights, read_text_tokenizer, t5_weights
+from .text import T5_LENGTH, TextEncoders, clip_weights, read_clip_tokenizer, read_t5_tokenizer, t5_weights
 from .understanding import PROJECTOR_NAMES, Understanding, projector_weights, read_config
 from .vae import VAE, vae_weights
 from .vlm import VLM
@@ -280,9 +281,11 @@ def check_checkpoint(folder: Path) -> None:
         raise ValueError(
             f"{shards.files[unknown[0]]} holds {unknown[0]}, which is of no part of UniWorld-V1: use the published files."
         )
-    read_tokenizer(folder)
-    read_processor(folder)
-    read_task_head(folder, read_config(folder).vlm_width)
+    config = read_config(folder)
+    read_tokenizer(folder, config)
+    read_processor(folder, config)
+    read_generation(folder, config)
+    read_task_head(folder, config.vlm_width)
 
 
 def check_flux(folder: Path) -> None:
@@ -292,14 +295,15 @@ def check_flux(folder: Path) -> None:
         ValueError: names the file and tensor that is missing, damaged or does not fit.
     """
     vae_weights(folder).check()
-    for encoder, tokenizer, weights in (
-        ("text_encoder", "tokenizer", clip_weights),
-        ("text_encoder_2", "tokenizer_2", t5_weights),
-    ):
-        # T5 is optional and large: one who does without it need not have it.
-        if (folder / encoder).is_dir():
-            weights(folder).check()
-            read_text_tokenizer(folder / tokenizer)
+    # T5 is optional and large: one who does without it need not have it.
+    if (folder / "text_encoder").is_dir():
+        clip = clip_weights(folder)
+        clip.check()
+        read_clip_tokenizer(folder, clip.module.config)
+    if (folder / "text_encoder_2").is_dir():
+        t5 = t5_weights(folder)
+        t5.check()
+        read_t5_tokenizer(folder, t5.module.config)
 
 
 def layout(config: UniWorldConfig) -> dict[str, tuple[int, ...]]:
@@ -307,7 +311,7 @@ def layout(config: UniWorldConfig) -> dict[str, tuple[int, ...]]:
     parts = (
         (build_qwen(config), QWEN_NAMES),
         (build_transformer(config), DENOISER_NAMES),
-        (build(lambda: Projectors(config)), PROJECTOR_NAMES),
+        (build(lambda: Projectors(config), config.source), PROJECTOR_NAMES),
     )
     return {
         names.in_file(name): tuple(tensor.shape)

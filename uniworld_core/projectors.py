@@ -5,6 +5,7 @@ Published in modeling_univa_denoise_tower.py and serve/cli.py.
 
 from __future__ import annotations
 
+import pickletools
 import zipfile
 from pathlib import Path
 
@@ -12,11 +13,16 @@ import torch
 from torch import nn
 
 from .config import UniWorldConfig
+from .settings import shown
 
 # The hidden layer of both condition projectors is this many times the joint width.
 EXPANSION = 3
 
 TASK_HEAD_FILE = "task_head_final.pt"
+# Parts of the archive and bytes of its pickle: torch.save makes about ten, and under a thousand, of four tensors.
+_MAX_ENTRIES, _MAX_PICKLE = 64, 2**16
+# What a pickle of tensors uses more than once: names of classes and words.
+_PLAIN = {"GLOBAL", "STACK_GLOBAL", "BINUNICODE", "SHORT_BINUNICODE", "UNICODE"}
 _TASK_HEAD_KEYS = {"0.weight", "0.bias", "3.weight", "3.bias"}
 
 
@@ -59,23 +65,26 @@ def read_task_head(folder: Path, vlm_width: int) -> nn.Sequential | None:
         ValueError: the file holds anything but the four tensors expected (it is read without running pickle code).
     """
     file = folder / TASK_HEAD_FILE
-    if not file.is_file():
+    if not file.exists():
         return None
+    _check_archive(file)
     try:
-        # Mapped, so that checking a head does not read it; only the newer of torch's two formats can be.
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        # Mapped, so that checking a head does not read it.
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError or EOFError by turns
-        raise ValueError(
-            f"{file} was refused: it is damaged or holds more than tensors, which could run code when opened. "
-            "Take the file from the published checkpoint."
-        ) from error
+        raise _refused(file) from error
     if (
         not isinstance(state, dict)
         or set(state) != _TASK_HEAD_KEYS
         or not all(torch.is_tensor(v) for v in state.values())
     ):
-        names = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        names = shown(list(state)) if isinstance(state, dict) else type(state).__name__
         raise ValueError(f"{file} holds {names}; the routing head has the tensors {sorted(_TASK_HEAD_KEYS)}.")
+    for name, tensor in state.items():
+        # A view that repeats its values is as large as it says only when it is copied.
+        plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
+        if not plain or not tensor.is_contiguous() or not tensor.is_floating_point():
+            raise ValueError(f"{name} in {file} is not stored as a plain table of floats: save its values, not a view.")
     hidden = state["0.bias"].numel()
     expected = {"0.weight": (hidden, vlm_width), "0.bias": (hidden,), "3.weight": (2, hidden), "3.bias": (2,)}
     for name, shape in expected.items():
@@ -87,3 +96,42 @@ def read_task_head(folder: Path, vlm_width: int) -> nn.Sequential | None:
     head = nn.Sequential(nn.Linear(vlm_width, hidden), nn.SiLU(), nn.Dropout(0.3), nn.Linear(hidden, 2))
     head.load_state_dict({name: tensor.float() for name, tensor in state.items()})  # copied out of the file
     return head.eval().requires_grad_(False)
+
+
+def _check_archive(file: Path) -> None:
+    """Raises ValueError unless a file is what `torch.save` makes of a few tensors, before torch opens it.
+
+    torch reads no code with `weights_only`, but a pickle can still keep it busy for ever (keys of tuples within tuples, whose
+    hash takes twice as long at each level), and a packed archive can grow to any size.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if len(entries) > _MAX_ENTRIES or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise _refused(file)
+            (pickled,) = (entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl")
+            if pickled.file_size > _MAX_PICKLE:
+                raise _refused(file)
+            _check_pickle(archive.read(pickled))
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise _refused(file) from error
+
+
+def _check_pickle(data: bytes) -> None:
+    """Raises ValueError if a pickle uses anything twice but names and words."""
+    plain = True
+    stored: dict[int, bool] = {}
+    for operation, argument, _ in pickletools.genops(data):
+        at = argument if isinstance(argument, int) else len(stored)
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            stored[at] = plain
+        elif operation.name == "DUP" or (operation.name in ("GET", "BINGET", "LONG_BINGET") and not stored.get(at)):
+            raise ValueError("a value is used twice")
+        plain = operation.name in _PLAIN
+
+
+def _refused(file: Path) -> ValueError:
+    return ValueError(
+        f"{file} was refused: it is damaged or holds more than tensors, which could run code when opened. "
+        "Take the file from the published checkpoint, or save the head with today's torch.save."
+    )

@@ -9,14 +9,15 @@ from collections.abc import Iterable, Sequence
 
 # One picture in the text; the processor repeats the middle token once for every merged patch.
 IMAGE_PAD = "<|image_pad|>"
-PICTURE = f"<|vision_start|>{IMAGE_PAD}<|vision_end|>"
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+PICTURE = f"{VISION_START}{IMAGE_PAD}{VISION_END}"
 
 RESERVED = (
     "<|endoftext|>",
     "<|im_start|>",
     "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
+    VISION_START,
+    VISION_END,
     "<|vision_pad|>",
     IMAGE_PAD,
     "<|video_pad|>",

@@ -5,18 +5,61 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import UniWorldConfig, read_json
-from .prompt import IMAGE_PAD
+from .config import UniWorldConfig
+from .prompt import IMAGE_PAD, VISION_END, VISION_START
+from .settings import FLAG, TOKEN, brief, either, exactly, listed, number, optional, read_json, take, whole
+from .vocabulary import check_ids, qwen_tokenizer
 from .weights import Names, Shards, Weights, build
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
+    from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 # Every picture reaches the VLM at this many pixels, as minimum and maximum (published: serve/cli.py).
 VLM_PIXELS = 448 * 448
 
-# transformers' own prefixes are those of version 4.52 and later.
-QWEN_NAMES = Names((("visual.", "model.visual."), ("model.", "model.language_model."), ("lm_head.", "lm_head.")))
+# The most pixels that Qwen's own preprocessor_config.json allows.
+_MAX_PIXELS = 12845056
+
+# Published prefixes, then those of transformers' own module from version 4.52 on, which some programs save.
+QWEN_NAMES = Names(
+    (
+        ("visual.", "model.visual."),
+        ("model.", "model.language_model."),
+        ("lm_head.", "lm_head."),
+        ("model.visual.", "model.visual."),
+        ("model.language_model.", "model.language_model."),
+    )
+)
+
+_DEVIATION = number(1e-6, 1e6)
+PROCESSOR = {
+    "do_resize": exactly(True, "as the model reads pictures of one size"),
+    "do_rescale": FLAG,
+    "do_normalize": FLAG,
+    "do_convert_rgb": optional(FLAG),
+    "image_mean": listed(number(-1e6, 1e6), 3, 3),
+    "image_std": listed(_DEVIATION, 3, 3),
+    "rescale_factor": number(1e-9, 1e6),
+    "resample": whole(0, 5),
+}
+_PIXELS = optional(whole(1, _MAX_PIXELS))
+_SIZE = {"shortest_edge": _PIXELS, "longest_edge": _PIXELS}
+_QWEN_PROCESSOR = PROCESSOR | {
+    "min_pixels": _PIXELS,
+    "max_pixels": _PIXELS,
+    **dict.fromkeys(("patch_size", "merge_size", "temporal_patch_size"), whole(1, 256)),
+}
+# What is taken of a generation_config.json. Others ask for searches that VLM.generate does not offer, or for code to be run.
+_GENERATION = {
+    "bos_token_id": optional(TOKEN),
+    "eos_token_id": optional(either(TOKEN, listed(TOKEN, 1, 64))),
+    "pad_token_id": optional(TOKEN),
+    "do_sample": FLAG,
+    "temperature": optional(number(1e-6, 1e6)),
+    "top_p": optional(number(1e-6, 1)),
+    "top_k": optional(whole(0, 2**21)),
+    "repetition_penalty": optional(number(1e-3, 1e3)),
+}
 
 
 def build_qwen(config: UniWorldConfig) -> Qwen2_5_VLForConditionalGeneration:
@@ -37,44 +80,77 @@ def build_qwen(config: UniWorldConfig) -> Qwen2_5_VLForConditionalGeneration:
 
 
 def qwen_weights(checkpoint: Path) -> Weights[Qwen2_5_VLForConditionalGeneration]:
-    """Qwen2.5-VL of a checkpoint and its files."""
-    return Weights(build_qwen(UniWorldConfig.read(checkpoint)), Shards(checkpoint), QWEN_NAMES)
+    """Qwen2.5-VL of a checkpoint and its files. Raises ValueError if these hold another number of layers."""
+    config, shards = UniWorldConfig.read(checkpoint), Shards(checkpoint)
+    shards.check_depth(
+        config.text["num_hidden_layers"], ("model.layers.", "model.language_model.layers."), config.source
+    )
+    shards.check_depth(config.depth, ("visual.blocks.", "model.visual.blocks."), config.source)
+    return Weights(build_qwen(config), shards, QWEN_NAMES)
 
 
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a UniWorld checkpoint. Raises ValueError if its files are missing or of another model."""
-    import transformers
+def read_tokenizer(folder: Path, config: UniWorldConfig | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer of a UniWorld checkpoint.
 
-    # Version 5 has one Qwen2Tokenizer, which is the fast one; before it that name was the slow one.
-    kind = getattr(transformers, "Qwen2TokenizerFast", None) or transformers.Qwen2Tokenizer
-    try:
-        tokenizer = kind.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises plain Exceptions
-        raise ValueError(
-            f"The tokenizer in {folder} cannot be read ({error}): copy vocab.json, merges.txt, tokenizer.json and "
-            "tokenizer_config.json of the checkpoint again."
-        ) from error
-    single_id(tokenizer, IMAGE_PAD)
+    Args:
+        config: the checkpoint's, to hold the ids against.
+
+    Raises:
+        ValueError: its files are missing, damaged or of another model.
+    """
+    tokenizer = qwen_tokenizer(folder)
+    for word, key in {
+        IMAGE_PAD: "image_token_id",
+        VISION_START: "vision_start_token_id",
+        VISION_END: "vision_end_token_id",
+    }.items():
+        found = single_id(tokenizer, word)
+        if config is not None and found != config.tokens[key]:
+            raise ValueError(
+                f"{config.source} has {key} {config.tokens[key]}, and the tokenizer beside it gives {word} the id {found}: "
+                "copy tokenizer files and config.json of one and the same checkpoint again."
+            )
+    if config is not None:
+        check_ids(tokenizer, config.vocab_size, config.source)
     return tokenizer
 
 
-def read_processor(folder: Path) -> Any:
+def read_processor(folder: Path, config: UniWorldConfig) -> Any:
     """The picture processor of a UniWorld checkpoint, Pillow's resizing always.
 
     The published programs bring every picture to 448x448 pixels whatever `preprocessor_config.json` says, since the one
     of the published checkpoint carries Qwen's own wide range. A checkpoint whose two limits are equal sets its own.
 
+    Args:
+        config: the checkpoint's, whose vision half says how pictures are cut into patches.
+
     Raises:
-        ValueError: the file is missing or damaged.
+        ValueError: the file is missing or damaged, or does not fit the configuration.
     """
-    raw = read_json(folder / "preprocessor_config.json")
-    size = raw.get("size") or {}
-    low = raw.get("min_pixels") or size.get("shortest_edge")
-    high = raw.get("max_pixels") or size.get("longest_edge")
+    file = folder / "preprocessor_config.json"
+    raw = read_json(file)
+    settings = take(raw, _QWEN_PROCESSOR, str(file))
+    size = take({} if raw.get("size") is None else raw["size"], _SIZE, f"size in {file}")
+    low = settings.get("min_pixels") or size.get("shortest_edge")
+    high = settings.get("max_pixels") or size.get("longest_edge")
     pixels = low if low and low == high else VLM_PIXELS
+    for key, wanted in config.patches.items():
+        if settings.setdefault(key, wanted) != wanted:
+            raise ValueError(
+                f"{file} has {key} {settings[key]}, and {config.source} {wanted}: "
+                "copy both files of one and the same checkpoint again."
+            )
+    cell = settings["patch_size"] * settings["merge_size"]
+    if pixels < cell**2:
+        raise ValueError(f"{file} has pictures of {pixels} pixels, less than one token's {cell}x{cell}: copy it again.")
+    if pixels // cell**2 > config.positions:
+        raise ValueError(
+            f"{file} has pictures of {pixels} pixels, {pixels // cell**2} tokens each, and the model reads "
+            f"{config.positions}: copy it again."
+        )
     # Said in both ways, before the processor is made: transformers 4 and 5 differ in which they believe.
     limits = {"min_pixels": pixels, "max_pixels": pixels, "size": {"shortest_edge": pixels, "longest_edge": pixels}}
-    return make_processor("Qwen2VLImageProcessor", raw | limits, folder)
+    return make_processor("Qwen2VLImageProcessor", settings | limits, folder)
 
 
 def make_processor(name: str, settings: dict[str, Any], folder: Path) -> Any:
@@ -83,7 +159,7 @@ def make_processor(name: str, settings: dict[str, Any], folder: Path) -> Any:
         return pil_processor(name).from_dict(settings)
     except Exception as error:  # transformers raises all kinds on values it does not expect
         raise ValueError(
-            f"{folder / 'preprocessor_config.json'} cannot be used ({type(error).__name__}: {error}): copy it again."
+            f"{folder / 'preprocessor_config.json'} cannot be used ({brief(error)}): copy it again."
         ) from error
 
 
@@ -98,15 +174,16 @@ def pil_processor(name: str) -> Any:
 
 
 def read_generation(folder: Path, config: UniWorldConfig) -> GenerationConfig:
-    """How the checkpoint generates text by default."""
+    """How the checkpoint generates text by default. Raises ValueError if its file is damaged."""
     from transformers import GenerationConfig
 
-    if (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_dict(read_json(folder / "generation_config.json"))
-    return GenerationConfig(eos_token_id=config.text.get("eos_token_id"), bos_token_id=config.text.get("bos_token_id"))
+    file = folder / "generation_config.json"
+    told = take(read_json(file), _GENERATION, str(file)) if file.exists() else {}
+    ids = {key: config.text[key] for key in ("bos_token_id", "eos_token_id") if key in config.text}
+    return GenerationConfig(**ids | told)
 
 
-def single_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
+def single_id(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
     """The id of a word that is one token. Raises ValueError for the tokenizer of another model."""
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:

@@ -10,13 +10,48 @@ import torch
 from PIL import Image
 from torch import nn
 
-from .config import read_json
-from .qwen import make_processor
-from .text import nested_names, without_labels
+from .qwen import PROCESSOR, make_processor
+from .settings import (
+    ACTIVATION,
+    EPSILON,
+    FLAG,
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    SHARE,
+    WIDTH,
+    check_heads,
+    exactly,
+    read_json,
+    shown,
+    take,
+    whole,
+)
+from .text import nested_names
 from .weights import Shards, Weights, build
 
 if TYPE_CHECKING:
     from transformers import SiglipVisionModel
+
+_RULES = {
+    "hidden_size": WIDTH,
+    "intermediate_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_channels": exactly(3, "as pictures are red, green and blue"),
+    "image_size": whole(1, 2**13),
+    "patch_size": whole(1, 2**10),
+    "hidden_act": ACTIVATION,
+    "layer_norm_eps": EPSILON,
+    "attention_dropout": SHARE,
+    "vision_use_head": FLAG,
+}
+# What transformers takes where a configuration leaves it out, as those that it saves itself may.
+_DEFAULTS = {
+    **{"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224, "patch_size": 16}
+}
+# Patches a side at most; siglip2-so400m-patch16-512 has 32.
+_MAX_ROWS = 256
 
 
 class SigLIP(nn.Module):
@@ -68,17 +103,40 @@ def siglip_weights(folder: str | Path) -> Weights[SiglipVisionModel]:
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     file = Path(folder) / "config.json"
-    raw = read_json(file)
-    if raw.get("model_type") not in ("siglip", "siglip_vision_model"):
-        raise ValueError(
-            f"{file} has model_type {raw.get('model_type')!r}; expected a SigLIP folder such as "
-            "siglip2-so400m-patch16-512 ('siglip' or 'siglip_vision_model')."
-        )
-    settings = without_labels(raw.get("vision_config", raw), file)
+    shards, settings = Shards(Path(folder)), _settings(file)
+    shards.check_depth(settings["num_hidden_layers"], ("vision_model.encoder.layers.", "encoder.layers."), file)
     encoder = build(lambda: SiglipVisionModel(SiglipVisionConfig(**settings)), file)
-    return Weights(encoder, Shards(Path(folder)), nested_names(encoder, "vision_model."))
+    return Weights(encoder, shards, nested_names(encoder, shards, "vision_model."))
 
 
 def read_siglip_processor(folder: Path) -> Any:
-    """SigLIP's picture processor, Pillow's resizing always. Raises ValueError if its file is missing or damaged."""
-    return make_processor("SiglipImageProcessor", read_json(folder / "preprocessor_config.json"), folder)
+    """SigLIP's picture processor, Pillow's resizing always.
+
+    Raises:
+        ValueError: its file is missing or damaged, or resizes to another side than the encoder's.
+    """
+    file, side = folder / "preprocessor_config.json", _settings(folder / "config.json")["image_size"]
+    raw = read_json(file)
+    settings = take(raw, PROCESSOR, str(file))
+    square = exactly(side, "the image_size of the config.json beside it")
+    size = take(raw.get("size"), {"height": square, "width": square}, f"size in {file}", ("height", "width"))
+    return make_processor("SiglipImageProcessor", settings | {"size": size}, folder)
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """The vision half's configuration, of the whole model or of that half alone."""
+    raw = read_json(file)
+    if raw.get("model_type") not in ("siglip", "siglip_vision_model"):
+        raise ValueError(
+            f"{file} has model_type {shown(raw.get('model_type'))}; expected a SigLIP folder such as "
+            "siglip2-so400m-patch16-512 ('siglip' or 'siglip_vision_model')."
+        )
+    settings = _DEFAULTS | take(raw.get("vision_config", raw), _RULES, str(file))
+    check_heads(settings["hidden_size"], settings["num_attention_heads"], str(file))
+    rows = settings["image_size"] // settings["patch_size"]
+    if not 0 < rows <= _MAX_ROWS:
+        raise ValueError(
+            f"{file} has image_size {settings['image_size']} and patch_size {settings['patch_size']}, {rows} patches a side; "
+            f"expected 1 to {_MAX_ROWS}: copy the file again."
+        )
+    return settings

@@ -9,16 +9,69 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .config import read_json
+from .settings import (
+    ACTIVATION,
+    EPSILON,
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    SHARE,
+    TOKEN,
+    VOCABULARY,
+    WIDTH,
+    Rule,
+    check_heads,
+    choice,
+    either,
+    listed,
+    optional,
+    read_json,
+    shown,
+    take,
+    whole,
+)
+from .vocabulary import check_ids, clip_tokenizer, t5_tokenizer
 from .weights import Names, Shards, Weights, build
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, T5EncoderModel
+    from transformers import CLIPTextModel, PreTrainedTokenizerFast, T5EncoderModel
 
 # Tokens of the T5 prompt, padded and unmasked (published: serve/cli.py).
 T5_LENGTH = 256
 
-_LABELS = ("model_type", "architectures", "torch_dtype", "transformers_version")
+_CLIP: dict[str, Rule] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": HIDDEN,
+    "projection_dim": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "max_position_embeddings": whole(2, 2**14),
+    "hidden_act": ACTIVATION,
+    "layer_norm_eps": EPSILON,
+    "attention_dropout": SHARE,
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), optional(TOKEN)),
+}
+# What transformers takes where a CLIP's configuration leaves it out, as those that it saves itself may.
+_CLIP_DEFAULTS = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "eos_token_id": 49407}
+# A CLIP of before transformers 4.24 names this as its end of text, and pools at the highest id instead.
+_OLD_CLIP_END = 2
+_T5: dict[str, Rule] = {
+    "vocab_size": VOCABULARY,
+    "d_model": WIDTH,
+    "d_kv": whole(1, 2**12),
+    "d_ff": HIDDEN,
+    "num_layers": LAYERS,
+    "num_heads": HEADS,
+    "relative_attention_num_buckets": whole(4, 2**12),
+    "relative_attention_max_distance": whole(2, 2**20),
+    "dropout_rate": SHARE,
+    "layer_norm_epsilon": EPSILON,
+    "feed_forward_proj": choice("relu", "gelu", "gated-gelu", "gated-relu", "gated-silu"),
+    **dict.fromkeys(("pad_token_id", "decoder_start_token_id"), optional(TOKEN)),
+    "eos_token_id": optional(either(TOKEN, listed(TOKEN, 1, 64))),
+}
+_T5_DEFAULTS = {"num_layers": 6, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}
 
 
 class CLIP(nn.Module):
@@ -34,7 +87,9 @@ class CLIP(nn.Module):
         cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> CLIP:
         """Load `text_encoder` and `tokenizer` of a FLUX folder in diffusers layout. Raises ValueError naming a bad file."""
-        return cls(clip_weights(flux).load(dtype, device), read_text_tokenizer(Path(flux) / "tokenizer"))
+        weights = clip_weights(flux)
+        tokenizer = read_clip_tokenizer(Path(flux), weights.module.config)
+        return cls(weights.load(dtype, device), tokenizer)
 
     @torch.no_grad()
     def pool(self, prompts: Sequence[str]) -> torch.Tensor:
@@ -57,10 +112,12 @@ class T5(nn.Module):
         cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> T5:
         """Load `text_encoder_2` and `tokenizer_2` of a FLUX folder in diffusers layout. Raises ValueError naming a bad file."""
-        encoder = t5_weights(flux).load(dtype, device)
+        weights = t5_weights(flux)
+        tokenizer = read_t5_tokenizer(Path(flux), weights.module.config)
+        encoder = weights.load(dtype, device)
         # The encoder's table is the shared one; files carry it once or twice.
         encoder.encoder.embed_tokens.weight = encoder.shared.weight
-        return cls(encoder, read_text_tokenizer(Path(flux) / "tokenizer_2"))
+        return cls(encoder, tokenizer)
 
     @torch.no_grad()
     def tokens(self, prompts: Sequence[str], length: int = T5_LENGTH) -> torch.Tensor:
@@ -97,9 +154,12 @@ def clip_weights(flux: str | Path) -> Weights[CLIPTextModel]:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     folder = Path(flux) / "text_encoder"
-    settings = _settings(folder, "clip_text_model")
-    encoder = build(lambda: CLIPTextModel(CLIPTextConfig(**settings)), folder / "config.json")
-    return Weights(encoder, Shards(folder), nested_names(encoder, "text_model."))
+    file, shards = folder / "config.json", Shards(folder)
+    settings = _CLIP_DEFAULTS | _settings(file, "clip_text_model", _CLIP)
+    check_heads(settings["hidden_size"], settings["num_attention_heads"], str(file))
+    shards.check_depth(settings["num_hidden_layers"], ("text_model.encoder.layers.", "encoder.layers."), file)
+    encoder = build(lambda: CLIPTextModel(CLIPTextConfig(**settings)), file)
+    return Weights(encoder, shards, nested_names(encoder, shards, "text_model."))
 
 
 def t5_weights(flux: str | Path) -> Weights[T5EncoderModel]:
@@ -107,48 +167,69 @@ def t5_weights(flux: str | Path) -> Weights[T5EncoderModel]:
     from transformers import T5Config, T5EncoderModel
 
     folder = Path(flux) / "text_encoder_2"
-    settings = _settings(folder, "t5")
-    encoder = build(lambda: T5EncoderModel(T5Config(**settings)), folder / "config.json")
-    return Weights(encoder, Shards(folder), optional=("encoder.embed_tokens.weight",))
+    file, shards = folder / "config.json", Shards(folder)
+    settings = _T5_DEFAULTS | _settings(file, "t5", _T5)
+    # A quarter of the buckets counts single steps; beyond, steps grow up to the distance (T5's relative_position_bucket).
+    single, distance = settings["relative_attention_num_buckets"] // 4, settings["relative_attention_max_distance"]
+    if distance <= single:
+        raise ValueError(
+            f"{file} has relative_attention_max_distance {distance}, expected more than {single}: copy the file again."
+        )
+    shards.check_depth(settings["num_layers"], ("encoder.block.",), file)
+    encoder = build(lambda: T5EncoderModel(T5Config(**settings)), file)
+    # The encoder's table is the shared one: files carry it under either name, or both.
+    shared, own = "shared.weight", "encoder.embed_tokens.weight"
+    if shared in shards.shapes:
+        return Weights(encoder, shards, optional=(own,))
+    return Weights(encoder, shards, Names((("", ""), (own, shared))), optional=(own,))
 
 
-def read_text_tokenizer(folder: Path) -> Any:
-    """A tokenizer of a FLUX folder. Raises ValueError if its files are missing or damaged."""
-    from transformers import AutoTokenizer
+def read_clip_tokenizer(flux: Path, config: Any) -> PreTrainedTokenizerFast:
+    """CLIP's tokenizer of a FLUX folder.
 
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises plain Exceptions
-        raise ValueError(f"The tokenizer in {folder} cannot be read ({error}): copy the folder again.") from error
+    Args:
+        config: of the CLIP beside it, to hold the ids against.
+
+    Raises:
+        ValueError: its files are missing or damaged, or do not fit the configuration.
+    """
+    tokenizer, file = clip_tokenizer(flux / "tokenizer"), flux / "text_encoder" / "config.json"
+    check_ids(tokenizer, config.vocab_size, file)
+    if config.eos_token_id not in (_OLD_CLIP_END, tokenizer.eos_token_id):
+        raise ValueError(
+            f"{file} has eos_token_id {config.eos_token_id}, where the prompt is pooled, and the tokenizer ends it with "
+            f"{tokenizer.eos_token_id}: copy the files of one and the same model again."
+        )
+    return tokenizer
 
 
-def nested_names(encoder: nn.Module, prefix: str) -> Names:
-    """Names of an encoder whose published prefix transformers 5 has dropped from the module.
+def read_t5_tokenizer(flux: Path, config: Any) -> PreTrainedTokenizerFast:
+    """T5's tokenizer of a FLUX folder; as `read_clip_tokenizer`."""
+    tokenizer = t5_tokenizer(flux / "tokenizer_2")
+    check_ids(tokenizer, config.vocab_size, flux / "text_encoder_2" / "config.json")
+    return tokenizer
+
+
+def nested_names(encoder: nn.Module, shards: Shards, prefix: str) -> Names:
+    """Names of an encoder whose published prefix transformers 5 has dropped: from its module, and from what it saves.
 
     Old files carry position ids too, which the module computes.
     """
-    nested = any(name.startswith(prefix) for name in encoder.state_dict())
-    return Names(((prefix, prefix if nested else ""),), left_out=("position_ids",))
+    in_module = prefix if any(name.startswith(prefix) for name in encoder.state_dict()) else ""
+    in_file = prefix if any(name.startswith(prefix) for name in shards.shapes) else ""
+    return Names(((in_file, in_module),), left_out=("position_ids",))
 
 
-def without_labels(settings: Any, file: Path) -> dict[str, Any]:
-    """A configuration without what only says where it comes from. Raises ValueError if it is no object."""
-    if not isinstance(settings, dict):
-        raise ValueError(f"{file} holds a {type(settings).__name__} where a configuration is expected: copy it again.")
-    return {key: value for key, value in settings.items() if key not in _LABELS}
-
-
-def _settings(folder: Path, model_type: str) -> dict[str, Any]:
-    file = folder / "config.json"
+def _settings(file: Path, model_type: str, rules: dict[str, Rule]) -> dict[str, Any]:
     raw = read_json(file)
     if raw.get("model_type") != model_type:
         raise ValueError(
-            f"{file} has model_type {raw.get('model_type')!r}, expected {model_type!r}: "
+            f"{file} has model_type {shown(raw.get('model_type'))}, expected {model_type!r}: "
             "choose a FLUX.1-dev folder in diffusers layout."
         )
-    return without_labels(raw, file)
+    return take(raw, rules, str(file))
 
 
-def _ids(tokenizer: Any, prompts: Sequence[str], length: int) -> torch.Tensor:
+def _ids(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], length: int) -> torch.Tensor:
     made = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return made["input_ids"]

@@ -53,4 +53,4 @@ def read_config(checkpoint: Path) -> UniWorldConfig:
 def projector_weights(checkpoint: str | Path) -> Weights[Projectors]:
     """The three projectors of a checkpoint and their files."""
     config = read_config(Path(checkpoint))
-    return Weights(build(lambda: Projectors(config)), Shards(Path(checkpoint)), PROJECTOR_NAMES)
+    return Weights(build(lambda: Projectors(config), config.source), Shards(Path(checkpoint)), PROJECTOR_NAMES)

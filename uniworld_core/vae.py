@@ -8,10 +8,39 @@ from typing import Any
 import torch
 from torch import nn
 
-from .config import read_json
-from .latents import LatentFormat
+from .latents import SCALE, SHIFT, LatentFormat
+from .settings import (
+    FLAG,
+    WIDTH,
+    choice,
+    exactly,
+    listed,
+    optional,
+    read_json,
+    take,
+    whole,
+)
 from .sizes import check_size
 from .weights import Shards, Weights, build
+
+# Down and up blocks of FLUX's VAE; between each two the picture's sides are halved.
+BLOCKS = 4
+_DOWN, _UP = choice("DownEncoderBlock2D"), choice("UpDecoderBlock2D")
+_RULES = {
+    "in_channels": exactly(3, "as pictures are red, green and blue"),
+    "out_channels": exactly(3, "as pictures are red, green and blue"),
+    "latent_channels": whole(1, 256),
+    "block_out_channels": listed(WIDTH, 1, 16),
+    "down_block_types": listed(_DOWN, BLOCKS, BLOCKS),
+    "up_block_types": listed(_UP, BLOCKS, BLOCKS),
+    "layers_per_block": whole(1, 16),
+    "norm_num_groups": WIDTH,
+    "act_fn": choice("silu", "swish", "mish", "gelu", "relu"),
+    "sample_size": whole(1, 2**16),
+    "scaling_factor": SCALE,
+    "shift_factor": SHIFT,
+    **dict.fromkeys(("use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"), optional(FLAG)),
+}
 
 
 class VAE(nn.Module):
@@ -110,5 +139,13 @@ def vae_weights(flux: str | Path) -> Weights[Any]:
             "choose a FLUX.1-dev folder in diffusers layout."
         )
     LatentFormat.of(flux)
-    settings = {key: value for key, value in raw.items() if not key.startswith("_") and key != "latent_rgb"}
-    return Weights(build(lambda: AutoencoderKL.from_config(settings), folder / "config.json"), Shards(folder))
+    settings = take(raw, _RULES, str(folder / "config.json"))
+    shards, channels = Shards(folder), settings.get("block_out_channels", [])
+    if len(channels) != BLOCKS:
+        raise ValueError(
+            f"{folder / 'config.json'} has {len(channels)} block_out_channels; FLUX's VAE has {BLOCKS}, which make a latent "
+            "an eighth of the picture: choose a FLUX.1-dev folder in diffusers layout."
+        )
+    layers = settings.get("layers_per_block", 1)
+    shards.check_depth(layers, ("encoder.down_blocks.0.resnets.",), folder / "config.json")
+    return Weights(build(lambda: AutoencoderKL.from_config(settings), folder / "config.json"), shards)

@@ -21,7 +21,7 @@ from .reference import Reference
 from .rope import rope_positions
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 # B batch, L tokens (padded on the left), D width; a patch is one row of `patches`.
 
@@ -63,7 +63,7 @@ class VLM(nn.Module):
     def __init__(
         self,
         config: UniWorldConfig,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         processor: Any,
         qwen: Any,
         generation: GenerationConfig,
@@ -91,7 +91,7 @@ class VLM(nn.Module):
         """
         folder = Path(checkpoint)
         config = UniWorldConfig.read(folder)
-        tokenizer, processor = read_tokenizer(folder), read_processor(folder)
+        tokenizer, processor = read_tokenizer(folder, config), read_processor(folder, config)
         qwen = qwen_weights(folder).load(dtype, device)
         return cls(config, tokenizer, processor, qwen, read_generation(folder, config))
 
@@ -125,7 +125,7 @@ class VLM(nn.Module):
         # Padded here and not by the tokenizer: a checkpoint's tokenizer_config may ask for the right side.
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         length = max(map(len, rows))
-        limit = self.config.text.get("max_position_embeddings", length)
+        limit = self.config.positions
         if length > limit:
             turns = len(conversations[max(range(len(rows)), key=lambda i: len(rows[i]))].turns)
             what = "prompt" if turns == 1 else f"conversation of {turns} turns"

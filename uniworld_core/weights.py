@@ -18,13 +18,16 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .config import read_json
 from .dtypes import choose_dtype
+from .settings import brief, parse_json, read_json, shown
 
 Module = TypeVar("Module", bound=nn.Module)
 
 # How many names an error lists before it only counts.
 _LISTED = 5
+# Bytes of a safetensors header, and files of one index: UniWorld-V1 in float32 has 200 kB and under twenty.
+_MAX_HEADER = 8 * 2**20
+_MAX_SHARDS = 1000
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Names:
     """How a part's tensors are called: a table of prefixes, in files and in the module.
 
     Attributes:
-        prefixes: (in files, in the module); a name with none of the first is of another part.
+        prefixes: (in files, in the module); a name with none of the first is of another part. Of several that a name in
+            a file begins with the longest counts; for a name in the module the first, which is the published one.
         left_out: ends of names in files that are not read, since the module computes them.
     """
 
@@ -43,10 +47,11 @@ class Names:
         """From a tensor's name in a file to its name in the module, or None if it is of another part."""
         if name.endswith(self.left_out) and self.left_out:
             return None
-        for in_file, in_module in self.prefixes:
-            if name.startswith(in_file):
-                return in_module + name[len(in_file) :]
-        return None
+        fitting = [pair for pair in self.prefixes if name.startswith(pair[0])]
+        if not fitting:
+            return None
+        in_file, in_module = max(fitting, key=lambda pair: len(pair[0]))
+        return in_module + name[len(in_file) :]
 
     def in_file(self, name: str) -> str:
         """From a tensor's name in the module to its name in a file. Raises ValueError if the table has none."""
@@ -90,7 +95,7 @@ def build(make: Callable[[], Module], source: str | Path = "the configuration") 
             module = make()
     except Exception as error:  # transformers and diffusers raise all kinds on values they do not expect
         raise ValueError(
-            f"No model can be built of {source} ({type(error).__name__}: {error}): a value in it is damaged, "
+            f"No model can be built of {source} ({type(error).__name__}: {brief(error)}): a value in it is damaged, "
             "take the published file."
         ) from error
     for parameter in module.parameters():
@@ -105,7 +110,7 @@ class Shards:
         folder: holds either `NAME.safetensors.index.json` with its shards, or one `NAME.safetensors`.
 
     Raises:
-        ValueError: no weights there, an index that names absent files, or a file that is cut short.
+        ValueError: no weights there, an index that names absent files, a file that is cut short, or a tensor in two files.
     """
 
     NAMES = ("model", "diffusion_pytorch_model")
@@ -117,15 +122,40 @@ class Shards:
         self.files: dict[str, Path] = {}
         self._index: dict[str, str] = {}
         for file in self._find():
-            with open_shard(file) as shard:
-                for name in shard.keys():  # noqa: SIM118  (safe_open is no mapping)
-                    tensor = shard.get_slice(name)
-                    self.shapes[name], self.dtypes[name] = tuple(tensor.get_shape()), str(tensor.get_dtype())
-                    self.files[name] = file
+            for name, (dtype, shape) in read_header(file).items():
+                if name in self.files:
+                    raise ValueError(
+                        f"{name} stands in both {self.files[name].name} and {file.name} of {folder}: "
+                        "files of two checkpoints are mixed, copy the folder again."
+                    )
+                self.shapes[name], self.dtypes[name], self.files[name] = shape, dtype, file
 
     def home(self, name: str) -> str:
         """The tensor's name with the file that should hold it, where the index says."""
         return f"{name} (of {self._index[name]})" if name in self._index else name
+
+    def check_depth(self, wanted: int, prefixes: tuple[str, ...], source: str | Path) -> None:
+        """Hold the number of layers that a configuration asks for against the files, before any layer is made.
+
+        Args:
+            prefixes: beginnings of the layers' names, up to their number: one for each way of naming them.
+            source: where the configuration comes from, for the error.
+
+        Raises:
+            ValueError: the files hold another number of layers.
+        """
+        layers = {
+            name[len(prefix) :].partition(".")[0]
+            for name in self.shapes
+            for prefix in prefixes
+            if name.startswith(prefix)
+        }
+        if len(layers) != wanted:
+            raise ValueError(
+                f"The weights in {self.folder} do not fit the configuration: {source} asks for {wanted} layers "
+                f"{prefixes[0]}0 and so on, and the files hold {len(layers)}. "
+                "Use weights and config.json of one and the same checkpoint."
+            )
 
     def _find(self) -> list[Path]:
         for stem in self.NAMES:
@@ -144,9 +174,14 @@ class Shards:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ValueError(f"{index} has no 'weight_map': copy the file again.")
-        self._index = {str(name): str(file) for name, file in weight_map.items()}
-        names = sorted(set(self._index.values()))
-        if any(Path(name).name != name for name in names):
+        for name, file in weight_map.items():
+            if not isinstance(file, str):
+                raise ValueError(f"{index} has {shown(file)} as the file of {name}: copy the file again.")
+        self._index = weight_map
+        names = sorted(set(weight_map.values()))
+        if len(names) > _MAX_SHARDS:
+            raise ValueError(f"{index} names {len(names)} files, more than {_MAX_SHARDS}: it is not a published index.")
+        if any(Path(name).name != name or "\0" in name for name in names):
             raise ValueError(f"{index} names shards outside its own folder: it is not a published index.")
         absent = [name for name in names if not (self.folder / name).is_file()]
         if absent:
@@ -154,6 +189,38 @@ class Shards:
                 f"{index.name} in {self.folder} names {len(names)} files; missing are {_some(absent)}: copy them there too."
             )
         return [self.folder / name for name in names]
+
+
+def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """{tensor: (type, shape)} of a safetensors file, without reading a tensor.
+
+    The header (https://huggingface.co/docs/safetensors) is read here first, since the library takes headers of 100 MB and, of
+    two tensors of one name, the last; then the library checks that the tensors fill the file.
+
+    Raises:
+        ValueError: it is cut short or damaged, too large, has a name twice, or is no safetensors at all; the file is named.
+    """
+    try:
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            if size > _MAX_HEADER:
+                raise ValueError(
+                    f"{file} cannot be read (a header of {size} bytes, and at most {_MAX_HEADER} are read): "
+                    "it is cut short or damaged, copy or download it again."
+                )
+            data = opened.read(size)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({error}): it is cut short or damaged, copy it again.") from error
+    with open_shard(file):
+        pass
+    try:
+        header = parse_json(data, "its header")
+        header.pop("__metadata__", None)
+        return {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in header.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}): it is cut short or damaged, copy or download it again."
+        ) from error
 
 
 def open_shard(file: Path) -> Any:

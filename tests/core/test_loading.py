@@ -451,7 +451,7 @@ def test_tensor_of_no_part_is_named(tiny_copy: Path) -> None:
 
 
 def test_many_faults_are_counted_and_not_all_listed(tiny_copy: Path) -> None:
-    edit_json(tiny_copy / "uniworld" / "config.json", hidden_size=128)
+    edit_json(tiny_copy / "uniworld" / "config.json", intermediate_size=128)
     with pytest.raises(ValueError, match=r"expected .*128") as error:
         open_copy(tiny_copy)
     assert len(str(error.value)) < 1500

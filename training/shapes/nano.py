@@ -23,8 +23,8 @@ from ...uniworld_core import UniWorld
 from ...uniworld_core.latents import LatentFormat
 from ...uniworld_core.projectors import TASK_HEAD_FILE
 from ...uniworld_core.qwen import read_tokenizer
-from ...uniworld_core.text import read_text_tokenizer
 from ...uniworld_core.vae import VAE
+from ...uniworld_core.vocabulary import clip_tokenizer, t5_tokenizer
 from ..convert import Parts, convert
 from ..data.files import make_folder, write_whole
 from ..model_folder import new_folder
@@ -136,7 +136,7 @@ class _Work:
         from .standins.siglip import Matching
 
         def make() -> Matching:
-            tokenizer = read_text_tokenizer(self.flux_folder / "tokenizer")
+            tokenizer = clip_tokenizer(self.flux_folder / "tokenizer")
             return Matching(tokenizer, self.recipe.siglip.batch, self.device)
 
         def write(trained: Matching) -> None:
@@ -153,7 +153,7 @@ class _Work:
             # Every picture comes four times or more, each time with other words and other noise.
             count = min(POOL, max(length.batch, length.batch * length.steps // 4))
             latents = pool(self.standins / "flux.pool", vae.autoencoder, vae.latent_format, self.device, count)
-            tokenizers = [read_text_tokenizer(self.flux_folder / name) for name in ("tokenizer", "tokenizer_2")]
+            tokenizers = clip_tokenizer(self.flux_folder / "tokenizer"), t5_tokenizer(self.flux_folder / "tokenizer_2")
             latent_format = LatentFormat.of(self.flux_folder)
             return Painting(*tokenizers, latents, latent_format, length.batch, self.device)
 

@@ -20,8 +20,8 @@ from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.dit import PACK, VAE_FACTOR
 from uniworld.uniworld_core.latents import LatentFormat
 from uniworld.uniworld_core.qwen import make_processor, read_tokenizer
-from uniworld.uniworld_core.text import read_text_tokenizer
 from uniworld.uniworld_core.vae import VAE
+from uniworld.uniworld_core.vocabulary import clip_tokenizer, t5_tokenizer
 
 FOREIGN = "Ein Löwe 猫 & 3 kites, painted by Xyzzy!"
 
@@ -82,16 +82,16 @@ class TestTokenizers:
     def test_words_of_the_world_are_one_token_each_to_all_three(self, standins: Path) -> None:
         qwen = read_tokenizer(standins / "qwen")
         assert len(qwen(" a large orange triangle at the bottom left")["input_ids"]) == 8
-        clip = read_text_tokenizer(standins / "flux" / "tokenizer")
+        clip = clip_tokenizer(standins / "flux" / "tokenizer")
         assert len(clip("large orange triangle")["input_ids"]) == 5  # with its begin and end
-        t5 = read_text_tokenizer(standins / "flux" / "tokenizer_2")
+        t5 = t5_tokenizer(standins / "flux" / "tokenizer_2")
         assert len(t5("a large orange triangle")["input_ids"]) == 5  # with its end
 
     def test_any_text_can_be_read(self, standins: Path) -> None:
         qwen = read_tokenizer(standins / "qwen")
         assert qwen.decode(qwen(FOREIGN)["input_ids"]) == FOREIGN
-        for name in ("tokenizer", "tokenizer_2"):
-            assert len(read_text_tokenizer(standins / "flux" / name)(FOREIGN)["input_ids"]) > 10
+        for read, name in ((clip_tokenizer, "tokenizer"), (t5_tokenizer, "tokenizer_2")):
+            assert len(read(standins / "flux" / name)(FOREIGN)["input_ids"]) > 10
 
     def test_they_are_the_same_each_time(self, standins: Path, tmp_path: Path) -> None:
         tokens.write_qwen_tokenizer(tmp_path / "qwen")
@@ -339,7 +339,7 @@ class TestObjectives:
         assert again.latent_format == trained.latent_format
 
     def test_siglip(self, standins: Path) -> None:
-        self.check(siglip.Matching(read_text_tokenizer(standins / "flux" / "tokenizer"), 4))
+        self.check(siglip.Matching(clip_tokenizer(standins / "flux" / "tokenizer"), 4))
 
     def test_vlm(self, standins: Path) -> None:
         folder = standins / "qwen"
@@ -348,7 +348,7 @@ class TestObjectives:
     def test_flux(self, standins: Path, untrained: UniWorld, tmp_path: Path) -> None:
         latent_format = untrained.latent_format
         latents = flux.pool(tmp_path / "pool", untrained.vae.autoencoder, latent_format, "cpu", 8)
-        tokenizers = [read_text_tokenizer(standins / "flux" / name) for name in ("tokenizer", "tokenizer_2")]
+        tokenizers = clip_tokenizer(standins / "flux" / "tokenizer"), t5_tokenizer(standins / "flux" / "tokenizer_2")
         self.check(flux.Painting(*tokenizers, latents, latent_format, 4))
 
 

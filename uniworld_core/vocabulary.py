@@ -1,0 +1,299 @@
+"""Tokenizers made from the vocabularies of a model folder.
+
+A folder gives the vocabulary, its merges and its marks; how text is cut before is the model's own and is written here (for
+Qwen2.5-VL, CLIP-L and T5 as transformers 5 has it). So every version of transformers gives the same tokens, and a folder can
+neither bring code of its own nor rules that run for ever.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .settings import FLAG, LIST, OBJECT, TOKEN, Rule, brief, number, read_bytes, read_json, shown, take
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+# Bytes of a vocabulary file that are read at most; Qwen's tokenizer.json has 7 million.
+_MAX_BYTES = 32 * 2**20
+# How Qwen2 cuts text before its merges: words, single digits, runs of marks, line ends (its published tokenizer.json).
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# How CLIP does (openai/CLIP, simple_tokenizer.py).
+CLIP_PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_HALF = re.compile("[\ud800-\udfff]")
+_DIGITS = re.compile("[0-9]{1,7}")
+_PIECE = Rule(
+    "a piece of text", lambda value: isinstance(value, str) and 0 < len(value) < 2**12 and not _HALF.search(value)
+)
+_SCORE = number(-1e6, 1e6)
+_ADDED = {"content": _PIECE, **dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized", "special"), FLAG)}
+_QWEN_MARKS = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+_CLIP_MARKS = {
+    **{"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"},
+    **{"pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
+}
+_T5_MARKS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What a folder says of its tokenizer.
+
+    Attributes:
+        folder: where it lies.
+        config: the object in `tokenizer_config.json`; empty without one.
+        whole: the object in `tokenizer.json`, or None.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    whole: dict[str, Any] | None
+
+    @classmethod
+    def read(cls, folder: Path) -> _Files:
+        config, whole = folder / "tokenizer_config.json", folder / "tokenizer.json"
+        return cls(
+            folder,
+            read_json(config) if config.exists() else {},
+            read_json(whole, _MAX_BYTES) if whole.exists() else None,
+        )
+
+
+def qwen_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Qwen2's byte-level tokenizer. Raises ValueError if a file of it is missing or damaged."""
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+
+    files = _Files.read(folder)
+    vocabulary, merges = _bpe(files)
+    made = _tokenizer(lambda: models.BPE(vocab=vocabulary, merges=merges), folder)
+    split = pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated")
+    made.normalizer = normalizers.NFC()
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    made.decoder = decoders.ByteLevel()
+    return _finished(made, files, _QWEN_MARKS)
+
+
+def clip_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """CLIP's lower-case tokenizer. Raises ValueError if a file of it is missing or damaged."""
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+
+    files = _Files.read(folder)
+    vocabulary, merges = _bpe(files)
+    made = _tokenizer(
+        lambda: models.BPE(
+            vocab=vocabulary,
+            merges=merges,
+            end_of_word_suffix="</w>",
+            unk_token=_mark(files, "unk_token", _CLIP_MARKS),
+        ),
+        folder,
+    )
+    split = pre_tokenizers.Split(Regex(CLIP_PATTERN), behavior="removed", invert=True)
+    made.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    made.decoder = decoders.ByteLevel()
+    finished = _finished(made, files, _CLIP_MARKS)
+    finished.backend_tokenizer.post_processor = processors.RobertaProcessing(
+        (str(finished.eos_token), int(finished.eos_token_id)),
+        (str(finished.bos_token), int(finished.bos_token_id)),
+        trim_offsets=False,
+        add_prefix_space=False,
+    )
+    return finished
+
+
+def t5_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """T5's unigram tokenizer. Raises ValueError if its tokenizer.json is missing or damaged."""
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+    files, file = _Files.read(folder), folder / "tokenizer.json"
+    if files.whole is None:
+        raise ValueError(f"{file} does not exist, and T5's tokenizer is read from it: copy the folder again.")
+    model = take(files.whole.get("model"), {"unk_id": TOKEN, "vocab": LIST}, f"model in {file}", ("vocab",))
+    pieces = _pieces(model["vocab"], file)
+    made = _tokenizer(lambda: models.Unigram(pieces, model.get("unk_id", 2), byte_fallback=False), folder)
+    charsmap = _charsmap(files.whole.get("normalizer"), file)
+    if charsmap is not None:
+        made.normalizer = _tried(lambda: normalizers.Precompiled(charsmap), folder)
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    made.decoder = decoders.Metaspace(prepend_scheme="always")
+    finished = _finished(made, files, _T5_MARKS)
+    end = str(finished.eos_token)
+    finished.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", end], special_tokens=[(end, int(finished.eos_token_id))]
+    )
+    return finished
+
+
+def check_ids(tokenizer: PreTrainedTokenizerFast, size: int, source: str | Path) -> None:
+    """Hold a tokenizer against the rows of the table that its ids are looked up in.
+
+    Args:
+        size: the configured `vocab_size`.
+        source: where that comes from, for the error.
+
+    Raises:
+        ValueError: an id has no row.
+    """
+    last = max(tokenizer.get_vocab().values())
+    if last >= size:
+        raise ValueError(
+            f"The tokenizer in {tokenizer.name_or_path} has ids up to {last}, and {source} a vocab_size of {size}: "
+            "copy tokenizer files and config.json of one and the same model again."
+        )
+
+
+def _tokenizer(make: Callable[[], Any], folder: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    return Tokenizer(_tried(make, folder))
+
+
+def _tried(make: Callable[[], Any], folder: Path) -> Any:
+    try:
+        return make()
+    except Exception as error:  # the tokenizers library raises plain Exceptions
+        raise ValueError(
+            f"The tokenizer in {folder} cannot be read ({brief(error)}): copy the folder again."
+        ) from error
+
+
+def _finished(made: Tokenizer, files: _Files, marks: Mapping[str, str]) -> PreTrainedTokenizerFast:
+    """The tokenizer with the folder's added tokens under their own ids, as transformers' kind."""
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
+
+    folder, added = files.folder, _added(files)
+    named = {role: _mark(files, role, marks) for role in marks}
+    for word in named.values():
+        at = made.token_to_id(word)
+        if at is not None:
+            added.setdefault(word, (at, {"special": True, "normalized": False}))
+    for word, (at, options) in sorted(added.items(), key=lambda item: item[1][0]):
+        made.add_tokens([AddedToken(word, **options)])
+        if made.token_to_id(word) != at:
+            raise ValueError(
+                f"The tokenizer in {folder} gives {shown(word)} the id {at}, which does not follow its vocabulary of "
+                f"{made.get_vocab_size()}: copy the tokenizer files of one and the same model again."
+            )
+    for role, word in named.items():
+        if made.token_to_id(word) is None:
+            raise ValueError(
+                f"The tokenizer in {folder} has the {role} {shown(word)}, which is not in its vocabulary: "
+                "copy the tokenizer files of one and the same model again."
+            )
+    return PreTrainedTokenizerFast(tokenizer_object=made, name_or_path=str(folder), **named)
+
+
+def _bpe(files: _Files) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges: of `tokenizer.json`, else of `vocab.json` and `merges.txt`."""
+    folder = files.folder
+    if files.whole is not None:
+        source = folder / "tokenizer.json"
+        rules = {"vocab": OBJECT, "merges": LIST}
+        model = take(files.whole.get("model"), rules, f"model in {source}", ("vocab", "merges"))
+        vocabulary, lines = model["vocab"], model["merges"]
+    elif (folder / "vocab.json").exists():
+        source = folder / "merges.txt"
+        vocabulary, lines = read_json(folder / "vocab.json", _MAX_BYTES), _lines(source)
+    else:
+        raise ValueError(
+            f"The tokenizer in {folder} is missing: copy tokenizer.json, or vocab.json and merges.txt, and "
+            "tokenizer_config.json there again."
+        )
+    pairs = [tuple(line.split(" ")) if isinstance(line, str) else line for line in lines]
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(half, str) for half in pair):
+            raise ValueError(f"{source} has the merge {shown(pair)}, expected two pieces: copy the file again.")
+    numbers = vocabulary.values()
+    if not vocabulary or not all(map(TOKEN.holds, numbers)) or len(set(numbers)) < len(numbers):
+        raise ValueError(f"The vocabulary of the tokenizer in {folder} is not a table of ids: copy the files again.")
+    return vocabulary, [(first, second) for first, second in pairs]
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a `merges.txt`, without its first, which says the version."""
+    try:
+        lines = read_bytes(file, _MAX_BYTES).decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not text ({error}): copy the file again.") from error
+    return [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
+
+
+def _pieces(rows: Any, file: Path) -> list[tuple[str, float]]:
+    """A unigram vocabulary: pieces with their log-probabilities."""
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"The model in {file} has no vocab: copy the file again.")
+    for row in rows:
+        if not isinstance(row, list) or len(row) != 2 or not _PIECE.holds(row[0]) or not _SCORE.holds(row[1]):
+            raise ValueError(
+                f"The vocab in {file} has {shown(row)}, expected a piece and its log-probability: copy the file again."
+            )
+    return [(piece, float(score)) for piece, score in rows]
+
+
+def _charsmap(normalizer: Any, file: Path) -> bytes | None:
+    """SentencePiece's table of characters in a `tokenizer.json`, or None."""
+    parts = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
+    for part in parts if isinstance(parts, list) else []:
+        if isinstance(part, dict) and part.get("type") == "Precompiled":
+            try:
+                return base64.b64decode(part["precompiled_charsmap"], validate=True)
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"The precompiled_charsmap in {file} is damaged: copy the file again.") from error
+    return None
+
+
+def _mark(files: _Files, role: str, marks: Mapping[str, str]) -> str:
+    """The word of `eos_token` and its like: what tokenizer_config.json says, or the model's own."""
+    word = files.config.get(role)
+    word = word.get("content") if isinstance(word, dict) else word
+    if word is None:
+        return marks[role]
+    if not _PIECE.holds(word):
+        raise ValueError(
+            f"{files.folder / 'tokenizer_config.json'} has {role} {shown(word)}, expected {_PIECE.expected}: "
+            "copy the file again."
+        )
+    return word
+
+
+def _added(files: _Files) -> dict[str, tuple[int, dict[str, bool]]]:
+    """{word: (id, options)} of the tokens beside the vocabulary, from each file that may list them."""
+    found: dict[str, tuple[int, dict[str, bool]]] = {}
+
+    def add(at: Any, raw: Any, file: Path) -> None:
+        token = take(raw, _ADDED, f"an added token in {file}", ("content",))
+        word = token.pop("content")
+        if not TOKEN.holds(at) or found.setdefault(word, (at, token))[0] != at:
+            raise ValueError(
+                f"{file} gives {shown(word)} the id {shown(at)}, which is none or not that of the other files: "
+                "copy the tokenizer files of one and the same model again."
+            )
+
+    config = files.folder / "tokenizer_config.json"
+    listed = take(files.config, {"added_tokens_decoder": OBJECT}, str(config)).get("added_tokens_decoder", {})
+    for key, raw in listed.items():
+        add(int(key) if _DIGITS.fullmatch(key) else key, raw, config)
+    file = files.folder / "tokenizer.json"
+    for raw in take(files.whole or {}, {"added_tokens": LIST}, str(file)).get("added_tokens", []):
+        add(raw.get("id") if isinstance(raw, dict) else None, raw, file)
+    file = files.folder / "added_tokens.json"
+    if file.exists():
+        for word, at in read_json(file).items():
+            add(at, {"content": word, "special": True, "normalized": False}, file)
+    return found
