@@ -129,7 +129,9 @@ class Batch:
             raise ValueError(f"A batch holds latents of shapes {sorted(shapes)}; batches are made of one size each.")
         used = [item.features if siglip_width is not None else () for item in items]
         ends = [item.ends.nonzero().flatten().tolist() for item in items]
-        counts = [[len(each) for each in some] or [None] * len(at) for some, at in zip(used, ends)]
+        counts: list[list[int | None]] = [
+            [len(each) for each in some] or [None] * len(at) for some, at in zip(used, ends)
+        ]
         flat = [each for some in used for each in some]
         features = None if siglip_width is None else torch.cat([torch.zeros(0, siglip_width), *flat])
         chances = draws.chance.tolist()

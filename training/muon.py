@@ -58,7 +58,7 @@ class Muon(Optimizer):
         super().__init__([group for part in self.parts for group in part.param_groups], {})
         self._share()
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step of both. Raises TypeError if a closure is given."""
         if closure is not None:
             raise TypeError("Muon takes no closure.")

@@ -169,7 +169,7 @@ class Results:
             _sync_tree(attempt.folder)
             base = target.relative_to(self._output)
             pictures = [(base / picture).as_posix() for picture in outcome.pictures]
-        told = {"seconds": outcome.seconds, "error": outcome.error}
+        told: dict[str, Any] = {"seconds": outcome.seconds, "error": outcome.error}
         if outcome.warnings:
             told["warnings"] = outcome.warnings
         outputs = {"pictures": pictures, "texts": outcome.texts}

@@ -19,10 +19,9 @@ def rename_in_graph(graph: dict[str, Any], registry: Registry) -> dict[str, Any]
     """The graph (editor form) with current class ids, those inside subgraphs too."""
     renamed = _with_nodes(graph, registry)
     definitions = graph.get("definitions")
-    subgraphs = definitions.get("subgraphs") if isinstance(definitions, dict) else None
-    if not isinstance(subgraphs, list):
+    if not isinstance(definitions, dict) or not isinstance(definitions.get("subgraphs"), list):
         return renamed
-    inner = [_with_nodes(one, registry) if isinstance(one, dict) else one for one in subgraphs]
+    inner = [_with_nodes(one, registry) if isinstance(one, dict) else one for one in definitions["subgraphs"]]
     return {**renamed, "definitions": {**definitions, "subgraphs": inner}}
 
 

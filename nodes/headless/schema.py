@@ -182,8 +182,9 @@ def object_info(name: str, node_class: type, display_name: str | None = None, mo
     }
     if hasattr(node_class, "OUTPUT_TOOLTIPS"):
         info["output_tooltips"] = list(node_class.OUTPUT_TOOLTIPS)
-    if getattr(node_class, "SEARCH_ALIASES", None):
-        info["search_aliases"] = list(node_class.SEARCH_ALIASES)
+    aliases = getattr(node_class, "SEARCH_ALIASES", None)
+    if aliases:
+        info["search_aliases"] = list(aliases)
     for flag in ("DEPRECATED", "EXPERIMENTAL"):
         if getattr(node_class, flag, False):
             info[flag.lower()] = True

@@ -80,7 +80,7 @@ def read_workflow(path: Path, registry: Registry) -> Workflow:
         extra = data.get("extra_data")
         pnginfo = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
         graph = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
-        graph = rename_in_graph(graph, registry) if is_editor_form(graph) else None
+        graph = rename_in_graph(graph, registry) if isinstance(graph, dict) and is_editor_form(graph) else None
         return Workflow(rename_in_prompt(data["prompt"], registry), graph)
     if not isinstance(data, dict):
         raise ValueError(f"'{path}' holds a {type(data).__name__}, no workflow. Save one from the editor.")

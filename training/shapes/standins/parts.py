@@ -154,7 +154,9 @@ def make_qwen(vocabulary: int, tokens: dict[str, int]) -> Any:
         "in_channels": 3,
         "in_chans": 3,
     }
-    pictures = {name: value for name, value in tokens.items() if name.startswith(("image", "video", "vision"))}
+    pictures: dict[str, Any] = {
+        name: value for name, value in tokens.items() if name.startswith(("image", "video", "vision"))
+    }
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **pictures)
     config._attn_implementation = "eager"  # for short sequences in bfloat16 the fastest on a CPU, by a fifth
     return Qwen2_5_VLForConditionalGeneration(config)

@@ -84,7 +84,8 @@ def qwen_ids(folder: Path) -> dict[str, int]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    ids = {word: int(tokenizer.token_to_id(word)) for word in _QWEN_SPECIAL}
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    ids = {word: vocabulary[word] for word in _QWEN_SPECIAL}
     return {
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
