@@ -7,7 +7,9 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
+
+from .picture_files import upright
 
 Picture: TypeAlias = "Image.Image | torch.Tensor"
 
@@ -110,29 +112,6 @@ def _from_pil(picture: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return picture.convert("RGB")
-
-
-# What brings a picture of each EXIF orientation upright.
-_TURNS = {
-    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
-    **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270},
-    **{7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90},
-}
-
-
-def upright(picture: Image.Image) -> Image.Image:
-    """A picture turned as its EXIF says; as it is where it has none, or one that cannot be read, as viewers show it."""
-    turn = _TURNS.get(orientation(picture))
-    return picture if turn is None else picture.transpose(turn)
-
-
-def orientation(picture: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8: 1 is upright, and 5 to 8 lie on a side. 1 where none can be read."""
-    try:
-        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF makes Pillow's readers raise errors of any type; the picture itself is whole
-        return 1
-    return value if value in range(1, 9) else 1
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .. import host
 from . import folders
 from .output_folder import unwritable
 from .pictures import check_picture, load_channel, load_picture, png_text, sweep_parts, to_pil, write_png
@@ -38,6 +39,11 @@ class _FromFile:
         return True
 
 
+def _warn(text: str) -> None:
+    if text:
+        host.current().warn(text)
+
+
 def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.sha256()
@@ -58,7 +64,9 @@ class LoadImage(_FromFile):
         return {"required": {"image": (folders.current().list_inputs(), {"image_upload": True})}}
 
     def load_image(self, image: str) -> tuple[torch.Tensor, torch.Tensor]:
-        return load_picture(folders.current().find_picture(image))
+        loaded = load_picture(folders.current().find_picture(image), host.current().check_interrupt)
+        _warn(loaded.warning)
+        return loaded.image, loaded.mask
 
 
 class LoadImageMask(_FromFile):
@@ -75,7 +83,9 @@ class LoadImageMask(_FromFile):
         }
 
     def load_image(self, image: str, channel: str) -> tuple[torch.Tensor]:
-        return (load_channel(folders.current().find_picture(image), channel),)
+        mask, warning = load_channel(folders.current().find_picture(image), channel, host.current().check_interrupt)
+        _warn(warning)
+        return (mask,)
 
 
 class SaveImage:

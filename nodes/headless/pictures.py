@@ -7,82 +7,78 @@ import json
 import os
 import re
 import secrets
-import struct
 import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ...uniworld_core.picture_files import PictureFile, TooSlow, deadline
 from .folders import NewPicture
-
-# Above this many pixels, all frames together, a file is taken for a decompression bomb: 128 Mi pixels are 1.5 GiB as
-# float32 RGB, and more than any camera makes.
-MAX_FILE_PIXELS = 2**27
 
 # ComfyUI gives a picture without transparency this empty mask.
 _NO_MASK_SIDE = 64
-# What Pillow raises for broken files, besides its own UnidentifiedImageError (an OSError).
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+# The check before a run takes no longer; what takes longer is decoded when the node runs, and can be interrupted there.
+_CHECK_SECONDS = 5.0
 
 
-def load_picture(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True)
+class Loaded:
+    """Frames (B, H, W, 3) in 0..1 and masks (B, H, W) of a picture file, and what is wrong with it, if anything."""
+
+    image: torch.Tensor
+    mask: torch.Tensor
+    warning: str
+
+
+def load_picture(path: Path, check: Callable[[], None] | None = None) -> Loaded:
     """Read a picture file as ComfyUI's LoadImage does.
 
-    Returns:
-        The frames (B, H, W, 3) in 0..1, turned upright by their EXIF data, and their transparency as masks (B, H, W):
-        1 where nothing is seen; 64x64 zeros where a picture has no alpha channel.
+    The frames are turned upright by their EXIF data, and their transparency becomes masks: 1 where nothing is seen;
+    64x64 zeros where a picture has no alpha channel. Frames of another size than the first are left out.
+
+    Args:
+        check: called between reads; what it raises, such as an interrupt, ends the decoding.
 
     Raises:
-        ValueError: the file is no picture, is damaged, or is too large.
+        ValueError: the file is no picture, is damaged too much, or is too large.
     """
-    frames: list[torch.Tensor] = []
-    masks: list[torch.Tensor] = []
-    with _PictureFile(path) as (picture, guard):
-        # A camera's MPO file holds previews of the same picture; only the first frame counts.
-        single = picture.format == "MPO"
-        for number, frame in enumerate(guard(ImageSequence.Iterator(picture))):
-            if number and single:
-                break
-            if picture.width * picture.height * (number + 1) > MAX_FILE_PIXELS:
-                raise ValueError(_too_large(path, f"{picture.width}x{picture.height} with more than {number} frames"))
-            upright = guard.call(ImageOps.exif_transpose, frame)
-            pixels = guard.call(_to_rgb, upright)
+    frames: list[np.ndarray] = []
+    alphas: list[np.ndarray | None] = []
+    with PictureFile(path, path.name, check=check) as file:
+        for frame in file.frames():
+            pixels = file.guarded(lambda frame=frame: _to_rgb(frame))  # type: ignore[misc]
             if frames and frames[0].shape != pixels.shape:
                 continue
             frames.append(pixels)
-            masks.append(_transparency(upright))
-    if len({mask.shape for mask in masks}) > 1:
-        masks = [mask if mask.shape == frames[0].shape[:2] else torch.zeros(frames[0].shape[:2]) for mask in masks]
-    return torch.stack(frames), torch.stack(masks)
+            alphas.append(file.guarded(lambda frame=frame: _alpha(frame)))  # type: ignore[misc]
+        return Loaded(_stacked(frames), _masks(alphas, frames[0].shape[:2]), file.warning)
 
 
-def load_channel(path: Path, channel: str) -> torch.Tensor:
+def load_channel(path: Path, channel: str, check: Callable[[], None] | None = None) -> tuple[torch.Tensor, str]:
     """One channel ("alpha", "red", "green", "blue") of a picture file as a mask (1, H, W), as ComfyUI's LoadImageMask.
+
+    Returns:
+        The mask, and what is wrong with the file; empty if nothing is.
 
     Raises:
         ValueError: as `load_picture`.
     """
-    with _PictureFile(path) as (picture, guard):
-        upright = guard.call(ImageOps.exif_transpose, picture)
+    with PictureFile(path, path.name, check=check) as file:
+        picture = file.first()
         if channel == "alpha":
-            return _transparency(upright, opaque_size=True)[None]
-        return guard.call(_to_rgb, upright)[..., ("red", "green", "blue").index(channel)][None]
+            alpha = file.guarded(lambda: _alpha(picture, of_colors=True))
+            if alpha is None:
+                return torch.zeros(1, picture.height, picture.width), file.warning
+            return 1.0 - _unit(alpha)[None], file.warning
+        pixels = file.guarded(lambda: _to_rgb(picture))
+        return _unit(pixels[..., ("red", "green", "blue").index(channel)])[None], file.warning
 
 
 def check_picture(path: Path) -> None:
@@ -102,20 +98,25 @@ def check_picture(path: Path) -> None:
 
 @lru_cache(maxsize=4096)
 def _problem_of(path: Path, *_state: int) -> str:
+    check = deadline(_CHECK_SECONDS)
     try:
-        with _PictureFile(path) as (picture, guard):
-            if picture.format == "PNG":
-                guard.call(picture.verify)  # reads the check sums, and inflates nothing
+        with PictureFile(path, path.name, check=check) as file, contextlib.suppress(SyntaxError, OSError, ValueError):
+            if file.picture.format == "PNG":
+                file.picture.verify()  # reads the check sums, and inflates nothing
                 return ""
-            # A JPEG goes many times faster at an eighth of its size, and shows all the same whether it is whole.
-            picture.draft("L", (max(1, picture.width // 8), max(1, picture.height // 8)))
-            guard.call(picture.load)
+        with PictureFile(path, path.name, check=check) as file:
+            # A JPEG goes many times faster at an eighth of its size, and shows all the same whether it can be decoded.
+            file.picture.draft("L", (max(1, file.picture.width // 8), max(1, file.picture.height // 8)))
+            file.first()
+    except TooSlow:
+        return ""
     except ValueError as error:
         return str(error)
     return ""
 
 
-def _to_rgb(picture: Image.Image) -> torch.Tensor:
+def _to_rgb(picture: Image.Image) -> np.ndarray:
+    """Pixels (H, W, 3): uint8 of 255, or float32 in 0..1 of deep grays."""
     if picture.mode == "F" or picture.mode.startswith("I"):
         # Deep grays, which Pillow would clip at 255 on the way to RGB. Integers carry 16 bits, however dark they are;
         # floats are 0..1 or 0..255.
@@ -123,79 +124,46 @@ def _to_rgb(picture: Image.Image) -> torch.Tensor:
         if not np.isfinite(gray).all():
             raise ValueError("it holds NaN or infinite values")
         top = 65535.0 if picture.mode != "F" else 1.0 if gray.max(initial=0) <= 1.0 else 255.0
-        return torch.from_numpy((gray / top).clip(0.0, 1.0))[..., None].expand(-1, -1, 3).clone()
+        return np.broadcast_to((gray / top).clip(0.0, 1.0)[..., None], (*gray.shape, 3))
     if picture.mode == "RGBa":  # alpha already multiplied in, which Pillow converts to nothing else
         picture = picture.convert("RGBA")
-    return torch.from_numpy(np.asarray(picture.convert("RGB")).astype(np.float32) / 255.0)
+    return np.asarray(picture.convert("RGB"))
 
 
-def _transparency(picture: Image.Image, opaque_size: bool = False) -> torch.Tensor:
-    # With `opaque_size`, as in LoadImageMask, an opaque picture has a mask of its own size.
-    if "A" in picture.getbands():
-        alpha = picture.getchannel("A")
-    elif "transparency" in picture.info and (picture.mode == "P" or opaque_size):
-        alpha = picture.convert("RGBA").getchannel("A")
-    else:
-        size = (picture.height, picture.width) if opaque_size else (_NO_MASK_SIDE, _NO_MASK_SIDE)
-        return torch.zeros(size)
-    return 1.0 - torch.from_numpy(np.asarray(alpha).astype(np.float32) / 255.0)
+def _alpha(picture: Image.Image, of_colors: bool = False) -> np.ndarray | None:
+    """The opacity of a picture, uint8 (H, W); None without. `of_colors`: transparent colors count, as in LoadImageMask."""
+    if "A" in picture.getbands() and picture.mode != "LAB":
+        return np.asarray(picture.getchannel("A"))
+    if "transparency" in picture.info and (picture.mode == "P" or of_colors):
+        return np.asarray(picture.convert("RGBA").getchannel("A"))
+    return None
 
 
-class _Guard:
-    """Turns whatever Pillow raises about a file into one sentence; errors of ours pass."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __call__(self, frames: ImageSequence.Iterator) -> Any:
-        iterator = iter(frames)
-        while True:
-            try:
-                frame = next(iterator)
-                frame.load()
-            except StopIteration:
-                return
-            except _BROKEN as error:
-                raise self.sentence(error) from error
-            yield frame
-
-    def call(self, function: Any, *arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except _BROKEN as error:
-            raise self.sentence(error) from error
-
-    def sentence(self, error: BaseException) -> ValueError:
-        if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-            return ValueError(_too_large(self.path, str(error)))
-        if isinstance(error, UnidentifiedImageError):
-            return ValueError(f"The file '{self.path.name}' is no picture this can read. Use PNG, JPEG or WebP.")
-        return ValueError(f"The picture '{self.path.name}' is damaged or cut short ({error}). Get a whole copy of it.")
+def _unit(pixels: np.ndarray) -> torch.Tensor:
+    """Pixels as float32 in 0..1."""
+    return _stacked([pixels])[0]
 
 
-class _PictureFile:
-    """Opens a picture file, checks its size before a pixel is decoded, and closes it."""
-
-    def __init__(self, path: Path) -> None:
-        self.guard = _Guard(path)
-
-    def __enter__(self) -> tuple[Image.Image, _Guard]:
-        path = self.guard.path
-        with warnings.catch_warnings():
-            # Our own limit, checked below, lies under Pillow's error and says what to do.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            self.picture = self.guard.call(Image.open, path)
-        if self.picture.width * self.picture.height > MAX_FILE_PIXELS:
-            self.picture.close()
-            raise ValueError(_too_large(path, f"{self.picture.width}x{self.picture.height}"))
-        return self.picture, self.guard
-
-    def __exit__(self, *_: object) -> None:
-        self.picture.close()
+def _stacked(frames: list[np.ndarray]) -> torch.Tensor:
+    """Frames of one shape as one tensor, float32 in 0..1."""
+    stack = np.empty((len(frames), *frames[0].shape), np.float32)
+    for number, frame in enumerate(frames):
+        if frame.dtype == np.uint8:
+            np.divide(frame, 255.0, out=stack[number], dtype=np.float32)
+        else:
+            stack[number] = frame
+    return torch.from_numpy(stack)
 
 
-def _too_large(path: Path, what: str) -> str:
-    return f"The picture '{path.name}' is too large ({what}); at most {MAX_FILE_PIXELS} pixels are read. Scale it down."
+def _masks(alphas: list[np.ndarray | None], size: tuple[int, int]) -> torch.Tensor:
+    """Masks of frames: of their size where any has transparency, else empty ones."""
+    if all(alpha is None for alpha in alphas):
+        return torch.zeros(len(alphas), _NO_MASK_SIDE, _NO_MASK_SIDE)
+    masks = torch.zeros(len(alphas), *size)
+    for mask, alpha in zip(masks, alphas):
+        if alpha is not None:
+            mask.copy_(1.0 - _unit(alpha))
+    return masks
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:

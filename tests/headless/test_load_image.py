@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from PIL import Image, ImageOps
 from uniworld.nodes.headless import pictures
 from uniworld.nodes.headless.builtin_images import LoadImage, LoadImageMask
 from uniworld.nodes.headless.validate import validate_prompt
+from uniworld.nodes.host import Interrupted
+from uniworld.uniworld_core import picture_files
 from uniworld.uniworld_core.pictures import to_bytes, to_rgb
 
 
@@ -76,14 +79,13 @@ def problems(registry, name: Any, class_type: str = "LoadImage") -> list[str]:
 
 
 @pytest.mark.parametrize("class_type", ["LoadImage", "LoadImageMask"])
-@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "tiff", "bmp"])
-def test_a_picture_cut_short_is_found_without_running(registry, place, suffix, class_type):
-    path = place.input / f"p.{suffix}"
+def test_a_file_that_cannot_be_decoded_is_found_without_running(registry, place, class_type):
+    path = place.input / "p.webp"
     Image.fromarray(noise(64, 64, 3)).save(path)
     assert problems(registry, path.name, class_type) == []
-    path.write_bytes(path.read_bytes()[:-2000] if suffix != "gif" else path.read_bytes()[:1500])
+    path.write_bytes(path.read_bytes()[:-2000])
     [sentence] = problems(registry, path.name, class_type)
-    assert f"'{path.name}' is damaged or cut short" in sentence
+    assert "'p.webp' is damaged or cut short" in sentence
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (1, 900), (4000, 3)])
@@ -95,9 +97,9 @@ def test_a_picture_of_any_size_passes(registry, place, size, suffix):
 
 def test_text_and_bombs_are_found_without_running(registry, place, monkeypatch):
     (place.input / "text.png").write_text("no picture")
-    assert "is no picture this can read" in problems(registry, "text.png")[0]
+    assert "is not a picture that can be read" in problems(registry, "text.png")[0]
     Image.new("RGB", (30, 30)).save(place.input / "large.png")
-    monkeypatch.setattr(pictures, "MAX_FILE_PIXELS", 100)
+    monkeypatch.setattr(picture_files, "LIMITS", picture_files.Limits(pixels=100))
     assert "is too large" in problems(registry, "large.png")[0]
 
 
@@ -111,3 +113,87 @@ def test_a_linked_name_is_looked_at_when_it_runs(place):
     assert LoadImage.VALIDATE_INPUTS(image=None) is True
     with pytest.raises(ValueError, match=r"There is no picture 'none\.png'"):
         LoadImage().load_image("none.png")
+
+
+# --- damage, frames and interrupts ------------------------------------------------------------------------------------
+
+
+def graph(name: str) -> dict[str, Any]:
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": name}},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
+
+
+def test_a_jpeg_without_its_end_loads_with_one_warning_that_names_it(run, place):
+    Image.fromarray(noise(64, 64, 3)).save(place.input / "p.jpg")
+    data = (place.input / "p.jpg").read_bytes()
+    (place.input / "p.jpg").write_bytes(data[:-100])
+    first, second = run(graph("p.jpg")), run(graph("p.jpg"))
+    assert first.status == "success"
+    [warning] = first.warnings
+    assert "'p.jpg' is damaged or cut short" in warning
+    assert second.warnings == []  # from the cache
+    assert LoadImageMask().load_image("p.jpg", "red")[0].shape == (1, 64, 64)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tiff"])
+def test_frames_become_a_batch_whose_masks_are_as_large_as_needed(place, suffix):
+    frames = [Image.new("RGB", (6, 4), (shade, 0, 0)) for shade in (0, 90, 255)]
+    lossless = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(place.input / f"p.{suffix}", save_all=True, append_images=frames[1:], **lossless)
+    image, mask = LoadImage().load_image(f"p.{suffix}")
+    assert image.shape == (3, 4, 6, 3)
+    assert to_bytes(image[:, 0, 0, 0]).tolist() == [0, 90, 255]
+    assert mask.shape == (3, 64, 64)
+    assert not mask.any()
+
+
+def test_masks_are_the_pictures_size_where_one_frame_has_transparency(place):
+    clear = Image.new("RGBA", (6, 4), (9, 9, 9, 0))
+    Image.new("RGBA", (6, 4), (9, 9, 9, 255)).save(
+        place.input / "p.png", save_all=True, append_images=[clear], disposal=1, blend=0
+    )
+    image, mask = LoadImage().load_image("p.png")
+    assert image.shape == (2, 4, 6, 3)
+    assert mask.amin(dim=(1, 2)).tolist() == [0, 1]
+
+
+def many_frames(count: int) -> bytes:
+    frame = bytes.fromhex("2c0000000001000100000202440100")
+    return b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff" + frame * count + b";"
+
+
+def test_a_small_file_of_many_frames_is_refused_at_once(place):
+    (place.input / "p.gif").write_bytes(many_frames(100_000))
+    begun = time.monotonic()
+    with pytest.raises(ValueError, match=r"'p\.gif' has too many frames; at most 4096 are read"):
+        LoadImage().load_image("p.gif")
+    assert time.monotonic() - begun < 10
+
+
+def test_an_interrupt_ends_a_picture_that_is_being_decoded(place, plain):
+    (place.input / "p.gif").write_bytes(many_frames(3000))
+    plain.interrupted.set()
+    with pytest.raises(Interrupted):
+        LoadImage().load_image("p.gif")
+
+
+def test_a_picture_that_takes_long_is_decoded_when_it_runs_and_not_before(registry, place, monkeypatch):
+    monkeypatch.setattr(pictures, "_CHECK_SECONDS", -1.0)
+    Image.fromarray(noise(64, 64, 3)).save(place.input / "p.jpg")
+    assert problems(registry, "p.jpg") == []
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_masks_are_turned_with_their_pictures(place, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(noise(16, 24, 4))
+    picture.save(place.input / "p.png", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(place.input / "p.png")))
+    image, mask = LoadImage().load_image("p.png")
+    assert np.array_equal(to_bytes(image[0]).numpy(), expected[..., :3])
+    assert np.array_equal(255 - to_bytes(mask[0]).numpy(), expected[..., 3])
+    [alpha] = LoadImageMask().load_image("p.png", "alpha")
+    assert torch.equal(alpha, mask)

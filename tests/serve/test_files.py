@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from uniworld.nodes.headless.serve import routes_files
+from uniworld.nodes.headless.serve import decoding, routes_files
 from uniworld.nodes.headless.serve.command import _OURS, empty_temp
 from uniworld.nodes.headless.serve.config import Config, Limits
 
@@ -226,12 +226,12 @@ def test_few_pictures_are_decoded_at_once(live, monkeypatch):
         return b"", "image/webp"
 
     monkeypatch.setattr(routes_files, "preview_of", slow)
-    asking = [threading.Thread(target=live.get, args=("/view?filename=a.png&preview=webp",)) for _ in range(6)]
+    asking = [threading.Thread(target=live.get, args=("/view?filename=a.png&preview=webp",)) for _ in range(8)]
     for one in asking:
         one.start()
     for one in asking:
         one.join()
-    assert most == 2
+    assert most == decoding.THREADS
 
 
 def config_with_previews(base) -> Config:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import torch
 from PIL import Image
@@ -15,11 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ...uniworld_core.pictures import orientation, to_rgb
+from ...uniworld_core.picture_files import PictureFile, upright_size
+from ...uniworld_core.pictures import to_rgb
 from .files import locked, write_whole
-
-# EXIF's tag of a photograph's orientation, and its values that swap height and width.
-_LYING = (5, 6, 7, 8)
 
 # Samples whose sizes are read by one job: few enough to keep all threads busy, many enough to cost nothing.
 _CHUNK = 256
@@ -99,37 +97,44 @@ class FilePicture:
 
     def size(self) -> tuple[int, int]:
         try:
-            with self.path.open("rb") as file, Image.open(file) as picture:
-                return _upright_size(picture)
-        except Exception as error:  # damaged files make Pillow's readers raise errors of any type
+            with self.path.open("rb") as file:
+                return _size(self.name, file)
+        except OSError as error:
             raise ValueError(self._unreadable(error)) from error
 
-    def _unreadable(self, error: Exception) -> str:
+    def _unreadable(self, error: OSError) -> str:
         if isinstance(error, FileNotFoundError):
             return f"The picture '{self.name}' does not exist: check {self.named_in}."
-        return _unreadable(self.name, error)
+        return f"The picture '{self.name}' cannot be read: {error.strerror}. Check the path and its rights."
 
 
 def decode(name: str, data: bytes) -> Image.Image:
-    """A picture file's bytes as 8-bit RGB, upright. Raises ValueError naming the picture."""
-    try:
-        picture = Image.open(BytesIO(data))
-        picture.load()
-    except Exception as error:  # damaged files make Pillow's readers raise errors of any type
-        raise ValueError(_unreadable(name, error, data)) from error
-    try:
-        return to_rgb(picture)
-    except ValueError as error:
-        raise ValueError(f"The picture '{name}' is of no use. {error}") from error
+    """A picture file's bytes as 8-bit RGB, upright.
+
+    Raises:
+        ValueError: names the picture, which cannot be decoded or lacks pixels: nobody is to learn gray from it.
+    """
+    with PictureFile(BytesIO(data), name) as file:
+        picture = file.first()
+        if file.damage:
+            raise ValueError(
+                f"The picture '{name}' cannot be decoded whole ({file.damage}): it is damaged or cut short. Get a whole copy."
+            )
+        try:
+            return to_rgb(picture)
+        except ValueError as error:
+            raise ValueError(f"The picture '{name}' is of no use. {error}") from error
 
 
 def picture_size(name: str, data: bytes) -> tuple[int, int]:
     """Height and width of a picture file's bytes, upright. Raises ValueError naming the picture."""
-    try:
-        with Image.open(BytesIO(data)) as picture:
-            return _upright_size(picture)
-    except Exception as error:  # damaged files make Pillow's readers raise errors of any type
-        raise ValueError(_unreadable(name, error, data)) from error
+    return _size(name, BytesIO(data))
+
+
+def _size(name: str, file: IO[bytes]) -> tuple[int, int]:
+    with PictureFile(file, name) as opened:
+        width, height = upright_size(opened.picture)
+    return height, width
 
 
 def size_table(samples: Samples, workers: int = 16, known: Tensor | None = None) -> Tensor:
@@ -181,20 +186,3 @@ def kept_size_table(file: Path, fingerprint: str, make: Callable[[], Tensor]) ->
         table_N2 = make()
         write_whole(file, save({"sizes": table_N2}, {"samples": fingerprint}))
         return table_N2
-
-
-def _upright_size(picture: Image.Image) -> tuple[int, int]:
-    width, height = picture.size
-    return (width, height) if orientation(picture) in _LYING else (height, width)
-
-
-def _unreadable(name: str, error: Exception, data: bytes | None = None) -> str:
-    if data == b"":
-        return f"The picture '{name}' is an empty file: fetch it anew."
-    if isinstance(error, Image.UnidentifiedImageError):
-        return (
-            f"The picture '{name}' is no picture, or of a format that Pillow cannot read: fetch it anew or convert it."
-        )
-    if isinstance(error, OSError) and error.strerror:
-        return f"The picture '{name}' cannot be read: {error.strerror}. Check the path and its rights."
-    return f"The picture '{name}' cannot be decoded ({error}): it is cut short or damaged; fetch it anew."

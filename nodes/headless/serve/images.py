@@ -1,123 +1,143 @@
-"""Pictures in requests: looked at before they are kept, and shown in the sizes and channels that clients ask for."""
+"""Pictures in requests: checked before they are kept, and shown in the sizes and channels that clients ask for.
+
+Every function takes a `Budget` last, and gives the bytes of a file with its content type. This module imports no torch,
+so that a process which only decodes starts at once (`decoding.py`).
+"""
 
 from __future__ import annotations
 
-import contextlib
 import io
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image, ImageSequence
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..pictures import MAX_FILE_PIXELS
+from ....uniworld_core.picture_files import ORIENTED_METADATA, Limits, PictureFile, upright
 
 # No format whose decoder runs other programs or reads other files.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PREVIEW_SIDE = 4096
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".apng", ".jfif")
 
-
-@contextlib.contextmanager
-def opened(file: Any) -> Iterator[Image.Image]:
-    """A picture whose size is checked before a pixel is decoded.
-
-    Args:
-        file: a path, or a file that is open for reading.
-
-    Raises:
-        ValueError: it is no picture, is damaged, or is too large. Errors of the block are taken for the picture's.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(file, formats=[name for name in FORMATS if name in _known_formats()])
-        with picture:
-            _check_size(picture.width * picture.height)
-            yield picture
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"The picture is too large; at most {MAX_FILE_PIXELS} pixels are read.") from error
-    except ValueError:
-        raise
-    except Exception as error:  # what Pillow raises for broken files is of every kind
-        raise ValueError("The file is no picture, or is damaged. Use PNG, JPEG or WebP.") from error
+Source = Path | IO[bytes]
+Encoded = tuple[bytes, str]
 
 
-def _known_formats() -> set[str]:
+@dataclass(frozen=True)
+class Budget:
+    """How much decoding may cost: the limits of a picture file, and a `check` that raises when time is up."""
+
+    limits: Limits
+    check: Callable[[], None]
+
+
+def opened(file: Source, budget: Budget) -> PictureFile:
+    """A picture file within the budget. Raises ValueError: it is no picture, or is too large."""
+    if isinstance(file, Path):
+        name = file.name
+    else:
+        file.seek(0)
+        name = "upload"
+    return PictureFile(file, name, budget.limits, budget.check, tuple(name for name in FORMATS if name in _known()))
+
+
+def _known() -> set[str]:
     Image.init()
     return set(Image.OPEN)
 
 
-def _check_size(pixels: int) -> None:
-    if pixels > MAX_FILE_PIXELS:
-        raise ValueError(f"The picture has {pixels} pixels or more; at most {MAX_FILE_PIXELS} are read. Scale it down.")
-
-
-def check_picture(file: IO[bytes]) -> None:
-    """Decode a picture whole, every frame. Raises ValueError as `opened`."""
+def check_picture(file: IO[bytes], budget: Budget) -> Encoded:
+    """Decode a picture whole, every frame, and give nothing. Raises ValueError as `opened`, or it is damaged."""
+    with opened(file, budget) as picture:
+        for _ in picture.frames():
+            pass
     file.seek(0)
-    with opened(file) as picture:
-        for number, frame in enumerate(ImageSequence.Iterator(picture), start=1):
-            _check_size(frame.width * frame.height * number)
-            frame.load()
-    file.seek(0)
+    return b"", ""
 
 
-def with_alpha_of(original: Any, mask: IO[bytes]) -> bytes:
-    """The original picture as PNG with the mask's alpha channel, its workflow kept. Raises ValueError as `opened`."""
-    mask.seek(0)
-    with opened(mask) as shape:
-        alpha = shape.convert("RGBA").getchannel("A")
-    with opened(original) as picture:
+def with_alpha_of(original: Source, mask: Source, budget: Budget) -> Encoded:
+    """The original picture as PNG with the mask's alpha channel, upright as the mask was drawn, its workflow kept.
+
+    Raises:
+        ValueError: as `check_picture`, or the mask is of another size.
+    """
+    with opened(mask, budget) as file:
+        alpha = file.guarded(lambda: file.first().convert("RGBA").getchannel("A"))
+    with opened(original, budget) as file:
+        picture = file.first()
         text = PngInfo()
-        for key, value in getattr(picture, "text", {}).items():
-            text.add_text(key, str(value))
+        for key, value in getattr(file.picture, "text", {}).items():
+            if key not in ORIENTED_METADATA:
+                text.add_text(key, str(value))
         if picture.size != alpha.size:
             raise ValueError(f"The mask is {alpha.width}x{alpha.height}, the picture {picture.width}x{picture.height}.")
-        masked = picture.convert("RGBA")
+        masked = file.guarded(lambda: picture.convert("RGBA"))
     masked.putalpha(alpha)
     return _encoded(masked, "PNG", pnginfo=text, compress_level=4)
 
 
-def preview_of(file: Any, wanted: str, channel: str) -> tuple[bytes, str]:
-    """A small file of a picture and its content type; `wanted` is ComfyUI's "format;quality".
+def preview_of(file: Source, wanted: str, channel: str, budget: Budget) -> Encoded:
+    """A small file of a picture's first frame, upright; `wanted` is ComfyUI's "format;quality".
 
     It has the picture's size, as in ComfyUI, unless a side is longer than `MAX_PREVIEW_SIDE`.
+
+    Raises:
+        ValueError: as `check_picture`.
     """
     name, _, quality = wanted.rpartition(";") if ";" in wanted else (wanted, "", "")
     kind = name if name in ("webp", "jpeg") and "a" not in channel else "webp"
     level = min(max(int(quality), 1), 100) if quality.isdigit() and len(quality) < 4 else 90
-    with opened(file) as picture:
-        flat = kind == "jpeg" or channel == "rgb"
-        _shrink(picture)
-        shown = picture.convert("RGB") if flat else picture.convert("RGBA") if "A" in picture.getbands() else picture
-        if shown.mode not in ("RGB", "RGBA", "L"):
-            shown = shown.convert("RGB")
-        shown.load()
-    return _encoded(shown, kind, quality=level), f"image/{kind}"
+
+    def shown() -> Image.Image:
+        picture = _small(source)
+        if kind == "jpeg" or channel == "rgb":
+            return picture.convert("RGB")
+        if "A" in picture.getbands():
+            return picture.convert("RGBA")
+        return picture if picture.mode in ("RGB", "L") else picture.convert("RGB")
+
+    with opened(file, budget) as source:
+        return _encoded(source.guarded(shown), kind, quality=level)
 
 
-def channel_of(file: Any, channel: str) -> bytes:
-    """A picture without its transparency ("rgb"), or its transparency alone ("a"), as PNG."""
-    with opened(file) as picture:
+def channel_of(file: Source, channel: str, budget: Budget) -> Encoded:
+    """A picture without its transparency ("rgb"), or its transparency alone ("a"), upright, as PNG.
+
+    Raises:
+        ValueError: as `check_picture`.
+    """
+
+    def shown() -> Image.Image:
+        picture = source.first()
         if channel == "rgb":
             plain = picture if picture.mode in ("L", "RGB") else picture.convert("RGBA")  # half the memory
-            return _encoded(plain.convert("RGB"), "PNG")
+            return plain.convert("RGB")
         alone = Image.new("RGBA", picture.size)
         alone.putalpha(picture.convert("RGBA").getchannel("A"))
-    return _encoded(alone, "PNG")
+        return alone
+
+    with opened(file, budget) as source:
+        return _encoded(source.guarded(shown), "PNG")
 
 
-def _shrink(picture: Image.Image) -> None:
-    """Make a large picture smaller before it is converted, while it has few bytes per pixel."""
-    if max(picture.size) > MAX_PREVIEW_SIDE:
-        simple = picture.mode in ("L", "LA", "RGB", "RGBA")
-        method = Image.Resampling.BICUBIC if simple else Image.Resampling.NEAREST  # all that others know
-        picture.thumbnail((MAX_PREVIEW_SIDE, MAX_PREVIEW_SIDE), method, reducing_gap=2.0 if simple else None)
+def _small(file: PictureFile) -> Image.Image:
+    """The first frame, made smaller while it has few bytes per pixel, and upright."""
+    picture = file.picture
+    if max(picture.size) <= MAX_PREVIEW_SIDE:
+        return file.first()
+    if picture.format in ("JPEG", "MPO"):  # decoded at a fraction of its size, where that is enough
+        picture.draft(None, (MAX_PREVIEW_SIDE * 2, MAX_PREVIEW_SIDE * 2))
+    picture = file.first(turned=False)
+    simple = picture.mode in ("L", "LA", "RGB", "RGBA")
+    method = Image.Resampling.BICUBIC if simple else Image.Resampling.NEAREST  # all that others know
+    picture.thumbnail((MAX_PREVIEW_SIDE, MAX_PREVIEW_SIDE), method, reducing_gap=2.0 if simple else None)
+    return upright(picture)
 
 
-def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def _encoded(picture: Image.Image, kind: str, **options: Any) -> Encoded:
     data = io.BytesIO()
     picture.save(data, format=kind, **options)
-    return data.getvalue()
+    return data.getvalue(), f"image/{kind.lower()}"

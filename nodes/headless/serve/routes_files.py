@@ -5,28 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from .. import folders
 from ..folders import check_relative, resolve_inside
+from .decoding import decoded, in_thread
 from .files import disposition, numbered, send_foreign, write_whole
 from .images import SUFFIXES, channel_of, check_picture, preview_of, with_alpha_of
 from .replies import Refused, reply
 from .route import STRING, Route, one_of, properties
 from .server import server_of
 
-Result = TypeVar("Result")
 KINDS = ("input", "output", "temp")
 _MAX_LISTED = 20_000
-# A file of some kilobytes may be a picture of half a gigabyte, so few are decoded at once. Threads of their own keep to
-# that even when clients leave: a decode that was begun cannot be stopped.
-_DECODERS = ThreadPoolExecutor(2, thread_name_prefix="uniworld-pictures")
 
 
 def find_file(name: str, kind: str, subfolder: str = "") -> Path | None:
@@ -52,10 +47,6 @@ def find_file(name: str, kind: str, subfolder: str = "") -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-async def _decoding(work: Callable[..., Result], *arguments: Any) -> Result:
-    return await asyncio.get_running_loop().run_in_executor(_DECODERS, work, *arguments)
-
-
 async def get_view(request: web.Request) -> web.StreamResponse:
     query = request.query
     if not query.get("filename"):
@@ -67,11 +58,11 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     channel = query.get("channel", "")
     try:
         if "preview" in query:
-            data, kind = await _decoding(preview_of, path, query["preview"], channel)
+            data, kind = await decoded(preview_of, path, query["preview"], channel)
             return web.Response(body=data, content_type=kind, headers=headers)
         if channel in ("rgb", "a"):
-            data = await _decoding(channel_of, path, channel)
-            return web.Response(body=data, content_type="image/png", headers=headers)
+            data, kind = await decoded(channel_of, path, channel)
+            return web.Response(body=data, content_type=kind, headers=headers)
     except ValueError as error:
         raise Refused(400, "invalid_image", str(error)) from error
     return send_foreign(path)
@@ -84,11 +75,7 @@ async def post_image(request: web.Request) -> web.Response:
     form = await _form(request)
     await _checked(form["image"].file)
 
-    def content() -> bytes:
-        form["image"].file.seek(0)
-        return form["image"].file.read()
-
-    return await _keep(form, content)
+    return await _keep(form, None)
 
 
 async def post_mask(request: web.Request) -> web.Response:
@@ -104,7 +91,7 @@ async def post_mask(request: web.Request) -> web.Response:
     original = find_file(name, kind, subfolder)
     if original is None:
         raise Refused(400, "invalid_original", f"There is no picture {name[:80]!r} to mask.")
-    return await _keep(form, lambda: with_alpha_of(original, form["image"].file))
+    return await _keep(form, original)
 
 
 async def _form(request: web.Request) -> Any:
@@ -122,13 +109,13 @@ async def _form(request: web.Request) -> Any:
 
 async def _checked(file: IO[bytes]) -> None:
     try:
-        await _decoding(check_picture, file)
+        await decoded(check_picture, file)
     except ValueError as error:
         raise Refused(400, "invalid_image", str(error)) from error
 
 
-async def _keep(form: Any, content: Callable[[], bytes]) -> web.Response:
-    """Write the picture where the form says, and tell under which name."""
+async def _keep(form: Any, original: Path | None) -> web.Response:
+    """Write the picture, or the original with its transparency, where the form says, and tell under which name."""
     kind, subfolder = _text(form, "type") or "input", _text(form, "subfolder").rstrip("/")
     if kind not in KINDS:
         raise Refused(400, "invalid_name", f"{kind[:40]!r} is no folder; there are {', '.join(KINDS)}.")
@@ -141,12 +128,19 @@ async def _keep(form: Any, content: Callable[[], bytes]) -> web.Response:
         base = folders.current().of_kind(kind)
         folder = resolve_inside(base, subfolder, "subfolder") if subfolder else base
         replace = _text(form, "overwrite").lower() in ("true", "1")
-        kept = await _decoding(lambda: _write(folder, name, content(), replace))
+        file = form["image"].file
+        masked = None if original is None else (await decoded(with_alpha_of, original, file))[0]
+        kept = await in_thread(lambda: _write(folder, name, _content(file) if masked is None else masked, replace))
     except ValueError as error:
         raise Refused(400, "invalid_image", str(error)) from error
     except OSError as error:
         raise Refused(400, "not_kept", f"The picture cannot be written: {error.strerror}.") from error
     return reply({"name": kept, "subfolder": subfolder, "type": kind})
+
+
+def _content(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
 
 
 def _write(folder: Path, name: str, data: bytes, replace: bool) -> str:

@@ -235,9 +235,9 @@ def test_broken_annotation_is_a_bad_sample_by_name(data: Callable[..., Path], va
     [
         (None, "does not exist"),
         (b"", "is an empty file"),
-        (b"GIF of nothing", "is no picture"),
-        (b"short", "is no picture"),
-        ("cut", "cut short or damaged"),
+        (b"GIF of nothing", "is not a picture"),
+        (b"short", "is not a picture"),
+        ("cut", "damaged or cut short"),
     ],
 )
 def test_picture_that_fails_to_open_is_named(
