@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 
@@ -24,6 +25,9 @@ CHECKOUT_COMMANDS = {"test": "run the tests of this checkout"}
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line of the installed package; returns the exit code."""
+    from .streams import make_lasting
+
+    make_lasting()
     arguments = sys.argv[1:] if argv is None else argv
     answer = _answer_at_once(arguments, COMMANDS)
     if answer is not None:
@@ -53,19 +57,25 @@ def _not_started(sentence: str, arguments: list[str]) -> int:
 
 def _main_in_checkout(arguments: list[str]) -> int:
     """Make the virtual environment of the checkout if need be, and run the command in it."""
+    _load_file("uniworld_streams", ROOT / "streams.py").make_lasting()
     answer = _answer_at_once(arguments, {**COMMANDS, **CHECKOUT_COMMANDS})
     if answer is not None:
         return answer
-    # There is no package yet to import from.
+    bootstrap = _load_file("uniworld_bootstrap", ROOT / "nodes" / "headless" / "bootstrap.py")
+    return int(bootstrap.run_in_environment(ROOT, arguments))
+
+
+def _load_file(name: str, path: Path) -> Any:
+    """Import a module by its path: there is no package yet to import from."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("uniworld_bootstrap", ROOT / "nodes" / "headless" / "bootstrap.py")
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    bootstrap = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = bootstrap
-    spec.loader.exec_module(bootstrap)
-    return int(bootstrap.run_in_environment(ROOT, arguments))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def _answer_at_once(arguments: list[str], commands: dict[str, str]) -> int | None:

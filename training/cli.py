@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -29,9 +27,6 @@ def main(argv: list[str]) -> int:
     The same under torchrun, where every process runs it: `torchrun --nproc-per-node 2 -m uniworld train ...`.
     """
     debug = "--debug" in argv
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a console of an old code page must not end a run
     try:
         words, command = _find(argv)
         arguments = _parser(words, command).parse_args(argv[len(words) :])
@@ -40,10 +35,6 @@ def main(argv: list[str]) -> int:
     except _Told as told:
         print(told)
         return DONE
-    except BrokenPipeError:
-        # The reader of our output has gone, such as `head`; Python must not try to flush it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except KeyboardInterrupt:
         return _ended("Interrupted.", FAILED, debug=False)
     except ValueError as error:

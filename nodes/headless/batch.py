@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import deque
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from ...streams import say
 from ..host import PlainHost
 from . import folders
 from .batch_report import BatchReport, JsonBatchReport
@@ -15,7 +15,7 @@ from .batch_results import DONE, ERROR, LOST, Attempt, Outcome, Results
 from .batch_rows import BadRows, Row, check_rows, hash_json, hash_rows, read_rows
 from .batch_worker import Worker
 from .registry import Registry
-from .report import JsonReport
+from .report import JsonReport, never_failing
 from .workflow_file import Workflow, find_workflow, read_workflow
 
 ALL_DONE, NOT_ALL_DONE, BAD_ROWS = 0, 1, 2
@@ -69,7 +69,7 @@ class LocalPool:
 
         def on_event(name: str, data: dict[str, Any]) -> None:
             if name == "progress":
-                self._report.progress(attempt.row.id, data)
+                never_failing(self._report.progress)(attempt.row.id, data)
 
         return [(attempt, self._worker.run(attempt.row, self._pictures, attempt.folder, on_event))]
 
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: P
         rows = read_rows(arguments.rows)
         check_rows(rows, arguments.rows, workflow, registry)
     except BadRows as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         if arguments.json:
             JsonReport(out).line("invalid", message=str(error), problems=error.problems)
         return BAD_ROWS

@@ -11,7 +11,6 @@ import logging
 import os
 import platform
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...streams import say
 from .. import host
 from ..memory import ModelMemory, default_budget
 from . import folders
@@ -236,7 +236,7 @@ class RayPool:
         if self._warn_at is None or self._idle or self.busy:
             self._warn_at = None
         elif time.monotonic() > self._warn_at:
-            print("The cluster has not started a worker yet. `ray status` tells what it waits for.", file=sys.stderr)
+            say("The cluster has not started a worker yet. `ray status` tells what it waits for.")
             self._warn_at = None
 
     def stop(self) -> None:

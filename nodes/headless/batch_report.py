@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
+from ...streams import say
 from .batch_results import DONE, ERROR, LOST, Attempt
 from .report import JsonReport
 
@@ -44,7 +45,7 @@ class BatchReport:
             self._bar = None
 
     def result(self, counts: dict[str, int], sentence: str) -> None:
-        print(sentence, file=sys.stderr)
+        say(sentence)
         print(self._results, file=self._out)
 
 

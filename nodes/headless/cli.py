@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
-import os
 import signal
 import sys
 import traceback
@@ -14,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ...streams import lost, say
 from .. import host
 from ..memory import ModelMemory, default_budget
 from . import folders
@@ -23,7 +22,7 @@ from .executor import Executor
 from .output_folder import check_writable, open_output, preview_folder
 from .problems import one_of
 from .registry import Registry, load_registry
-from .report import JsonReport, Report
+from .report import JsonReport, Report, never_failing
 from .serve.command import serve
 from .serve.config import add_options
 from .validate import validate_prompt
@@ -42,15 +41,8 @@ def main(argv: list[str]) -> int:
     except UsageError as error:
         return _ended(str(error), "invalid", argparse.Namespace(json="--json" in argv, debug=False), report)
     arguments.report = report
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a console of an old code page must not end a run
     try:
-        return int(arguments.handler(arguments))
-    except BrokenPipeError:
-        # The reader of our output has gone, such as `head`; Python must not try to flush it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        return _with_output(int(arguments.handler(arguments)), arguments)
     except KeyboardInterrupt:
         return _ended("Interrupted.", "error", arguments, report)
     except ValueError as error:
@@ -60,11 +52,20 @@ def main(argv: list[str]) -> int:
         return _ended(told, "error", arguments, report)
 
 
+def _with_output(code: int, arguments: argparse.Namespace) -> int:
+    """The exit code of a command when its output is taken into account, which is the whole result of some."""
+    error = lost(sys.stdout)
+    if error is None:
+        return code
+    say(f"Standard output could not be written: {error.strerror}. What was printed is incomplete.")
+    return FAILED if code == DONE and arguments.command == "nodes" else code
+
+
 def _ended(sentence: str, event: str, arguments: argparse.Namespace, report: JsonReport) -> int:
     """Tell that a command could not be ended as it should; gives the exit code."""
     if arguments.debug and sys.exc_info()[0] is not KeyboardInterrupt:
         traceback.print_exc()
-    _say(sentence)
+    say(sentence)
     if arguments.json and not report.ended:
         report.line(event, message=sentence, problems=[sentence])
     return BAD_WORKFLOW if event == "invalid" else FAILED
@@ -180,12 +181,13 @@ def _run(arguments: argparse.Namespace) -> int:
             report.invalid(checked)
             return BAD_WORKFLOW
         with open_output(arguments.output), _stop_on_interrupt(plain) as stopped, report:
+            tell = never_failing(report.event)
 
             def on_event(name: str, data: dict[str, Any]) -> None:
                 # The executor starts with a clean flag, and Ctrl-C may have come before that.
                 if stopped and name == "execution_start":
                     plain.interrupted.set()
-                report.event(name, data)
+                tell(name, data)
 
             result = Executor(registry, plain).run(
                 checked.prompt,
@@ -194,12 +196,12 @@ def _run(arguments: argparse.Namespace) -> int:
                 extra_pnginfo=workflow.extra_pnginfo,
                 on_event=on_event,
             )
-        report.result(result)
+        never_failing(report.result)(result)
         if result.sentence:
-            _say(result.sentence)
+            say(result.sentence)
         if arguments.debug and result.error is not None:
             inputs = ", ".join(f"{name}={value}" for name, value in result.error["current_inputs"].items())
-            _say(f"{''.join(result.error['traceback'])}Its inputs: {inputs or 'none'}.")
+            say(f"{''.join(result.error['traceback'])}Its inputs: {inputs or 'none'}.")
     return DONE if result.status == "success" else FAILED
 
 
@@ -230,7 +232,7 @@ def _stop_on_interrupt(plain: host.PlainHost) -> Iterator[list[bool]]:
             raise KeyboardInterrupt
         stopped.append(True)
         plain.interrupted.set()
-        _say("Stopping after this step. Press Ctrl-C again to stop at once.")
+        say("Stopping after this step. Press Ctrl-C again to stop at once.")
 
     try:
         before = signal.signal(signal.SIGINT, handle)
@@ -255,7 +257,10 @@ def _batch(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     _check_models(arguments)
-    return serve(arguments)
+    out = sys.stdout
+    # What nodes print must neither mix with the address nor wait for a reader of it.
+    with contextlib.redirect_stdout(sys.stderr):
+        return serve(arguments, out)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -322,7 +327,3 @@ def _kind(kind: Any, options: dict[str, Any]) -> str:
     if "min" in options and "max" in options:
         text += f" {options['min']}..{options['max']}"
     return text + (f" = {options['default']!r}" if "default" in options else "")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)

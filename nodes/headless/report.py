@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
-from typing import Any, TextIO
+import traceback
+from collections.abc import Callable
+from typing import Any, ParamSpec, TextIO
 
+from ...streams import say
 from . import folders
 from .executor import RunResult
+from .json_text import dumps
 from .problems import node_title
 from .validate import Validation
+
+P = ParamSpec("P")
+
+
+def never_failing(tell: Callable[P, object]) -> Callable[P, None]:
+    """`tell`, whose exceptions are printed instead of raised: what is told about a run must not end it."""
+
+    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            tell(*args, **kwargs)
+        except Exception:
+            with contextlib.suppress(Exception):
+                traceback.print_exc()
+
+    return told
 
 
 def _paths(ui: dict[str, list[Any]], saved: bool) -> list[str]:
@@ -59,7 +78,7 @@ class Report:
 
     def _warn(self, text: str) -> None:
         if self._bar is None:
-            print(text, file=sys.stderr)
+            say(text)
         else:
             self._bar.write(text, file=sys.stderr)  # above the bar
 
@@ -75,10 +94,10 @@ class Report:
             self._bar = None
 
     def note(self, text: str) -> None:
-        print(f"note: {text}", file=sys.stderr)
+        say(f"note: {text}")
 
     def invalid(self, checked: Validation) -> None:
-        print("The workflow cannot run:", *checked.sentences, sep="\n  ", file=sys.stderr)
+        say("\n  ".join(["The workflow cannot run:", *checked.sentences]))
 
     def result(self, result: RunResult) -> None:
         for node_id, ui in result.ui.items():
@@ -112,13 +131,8 @@ class JsonReport:
         pass
 
     def line(self, name: str, **data: Any) -> None:
-        line = {"event": name, **data}
-        try:
-            text = json.dumps(line, default=str, allow_nan=False)
-        except ValueError:  # NaN and infinity are no JSON
-            text = json.dumps(json.loads(json.dumps(line, default=str), parse_constant=str))
         self.ended = self.ended or name in LAST_EVENTS
-        print(text, file=self._out, flush=True)
+        print(dumps({"event": name, **data}), file=self._out, flush=True)
 
     def event(self, name: str, data: dict[str, Any]) -> None:
         if name == "preview":
@@ -126,11 +140,11 @@ class JsonReport:
         if "traceback" in data and not self._debug:
             data = {**data, "traceback": []}
         if name == "warning":
-            print(f"warning: {data['message']}", file=sys.stderr)
+            say(f"warning: {data['message']}")
         self.line(name, **data)
 
     def note(self, text: str) -> None:
-        print(f"note: {text}", file=sys.stderr)
+        say(f"note: {text}")
         self.line("note", message=text)
 
     def invalid(self, checked: Validation, problems: list[str] | None = None) -> None:

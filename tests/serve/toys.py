@@ -77,6 +77,24 @@ def _write_line(text: str) -> None:
         file.write(text + "\n")
 
 
+class Unruly:
+    """Shows what no JSON has, and previews what is no picture."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}}
+
+    def run(self) -> dict[str, Any]:
+        circle: list[Any] = []
+        circle.append(circle)
+        _host().progress(2).update(1, "no picture")
+        return {"ui": {"text": [{("a", 1): 2}, circle, float("nan")]}}
+
+
 class Exits:
     RETURN_TYPES = ()
     FUNCTION = "run"
@@ -105,6 +123,6 @@ class Stubborn:
         time.sleep(1)
 
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {node.__name__: node for node in (Paint, Record, Tick, Exits, Stubborn)}
+NODE_CLASS_MAPPINGS: dict[str, type] = {node.__name__: node for node in (Paint, Record, Tick, Exits, Stubborn, Unruly)}
 NODE_DISPLAY_NAME_MAPPINGS = {"Paint": "Paint a little"}
 WEB_DIRECTORY = "./web"

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from .store import dumps
+from ..json_text import dumps
 
 MAX_CLIENTS = 512
 MAX_INCOMING = 64 * 2**10  # clients send feature flags and little else

@@ -10,11 +10,11 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import webbrowser
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from ....streams import say
 from .config import Config, read_config
 
 NEEDED = ("aiohttp", "comfyui_frontend_package")
@@ -22,8 +22,11 @@ _OURS = ".made-by-uniworld-serve"  # in a temp folder that held nobody's files b
 INSTALL = "`uniworld serve` needs the editor and a web server. Install them with: pip install 'uniworld[serve]'"
 
 
-def serve(arguments: argparse.Namespace) -> int:
+def serve(arguments: argparse.Namespace, out: TextIO) -> int:
     """Run the server until it is stopped, and return the exit code.
+
+    Args:
+        out: where its address is printed.
 
     Raises:
         ValueError: something is missing or wrong; the sentence says what.
@@ -40,7 +43,7 @@ def serve(arguments: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):
             (config.temp / _OURS).touch()
     _make(config.temp)
-    asyncio.run(_serve(config))
+    asyncio.run(_serve(config, out))
     return 0
 
 
@@ -69,7 +72,7 @@ def empty_temp(config: Config) -> None:
                 path.unlink()
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, out: TextIO) -> None:
     from aiohttp import web
 
     from .app import make_app, open_server
@@ -82,7 +85,7 @@ async def _serve(config: Config) -> None:
     site = web.SockSite(runner, listener)
     await site.start()
     url = _address(config, listener)
-    print(f"UniWorld is at {url} (Ctrl-C stops it)", flush=True)
+    print(f"UniWorld is at {url} (Ctrl-C stops it)", file=out, flush=True)
     if server.store.waiting:
         server.terminal.say(f"{server.store.waiting} prompts wait from the last time; they run now.")
     if config.open_browser:
@@ -123,7 +126,7 @@ async def _stop_signal() -> None:
     def stop(*_: Any) -> None:
         if stopped.is_set():
             os._exit(1)
-        print("Stopping.", file=sys.stderr, flush=True)
+        say("Stopping.")
         loop.call_soon_threadsafe(stopped.set)
 
     for one in (signal.SIGINT, signal.SIGTERM):

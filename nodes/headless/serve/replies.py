@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from .store import dumps
+from ..json_text import dumps
 
 _MAX_DEPTH = 200  # of JSON; what is read at Python's own limit might not be written, or read again, a call further in
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..json_text import dumps
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS prompts (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, number REAL NOT NULL, state TEXT NOT NULL,
@@ -273,14 +275,6 @@ def _workflow_id(extra: dict[str, Any]) -> str | None:
     graph = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
     found = graph.get("id") if isinstance(graph, dict) else None
     return found if isinstance(found, str) else None
-
-
-def dumps(value: Any) -> str:
-    """JSON that every browser reads: NaN and infinity become texts, what JSON lacks becomes its name."""
-    try:
-        return json.dumps(value, default=str, allow_nan=False)
-    except ValueError:
-        return json.dumps(json.loads(json.dumps(value, default=str), parse_constant=str))
 
 
 def output_summary(ui: dict[str, Any]) -> tuple[int, int, dict[str, Any] | None]:

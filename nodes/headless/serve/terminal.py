@@ -8,6 +8,7 @@ import time
 from collections import deque
 from typing import Any
 
+from ....streams import say
 from ..problems import node_title
 from ..report import Report
 from .clients import Clients
@@ -32,7 +33,7 @@ class Terminal:
         entry = {"t": time.strftime("%Y-%m-%dT%H:%M:%S"), "m": text + "\n"}
         with self._lock:
             self._lines.append(entry)
-        print(text, file=sys.stderr, flush=True)
+        say(text)
         for reader in list(self._clients.log_readers):
             self._clients.send("logs", {"entries": [entry], "size": _SIZE}, reader)
 
@@ -49,7 +50,7 @@ class Terminal:
         if name == "warning":
             self.say(f"Prompt {run.accepted.id}: warning: {data['message']}")
             return
-        if not sys.stderr.isatty():
+        if sys.stderr is None or not sys.stderr.isatty():
             return
         if name == "execution_start":
             self._bars = Report(sys.stderr, {node: _labelled(one) for node, one in run.accepted.prompt.items()})

@@ -15,6 +15,7 @@ from ...host import PlainHost
 from ..executor import Executor, RunResult
 from ..problems import Problem
 from ..registry import Registry
+from ..report import never_failing
 from ..validate import validate_prompt
 from .messages import Outlet, RunMessages
 from .store import ERROR, INTERRUPTED, SUCCESS, Accepted, Ended, Store
@@ -68,7 +69,8 @@ class Worker:
         self.store, self.registry, self.host, self.outlet = store, registry, host, outlet
         self.run: Run | None = None
         self._executor = Executor(registry, host)
-        self._on_event, self._on_end, self._on_trouble = on_event, on_end, on_trouble
+        self._on_event, self._on_end = never_failing(on_event), never_failing(on_end)
+        self._on_trouble = never_failing(on_trouble)
         self._wake = threading.Condition()
         self._stopping = self._free_wanted = self._abandoned = self._take_failed = False
         self._thread = threading.Thread(target=self._work, name="uniworld-worker", daemon=True)
@@ -126,7 +128,7 @@ class Worker:
                         continue
                     self.run = Run(accepted, RunMessages(accepted.id, accepted.client, self.outlet))
             if accepted is None:
-                self._free_now()
+                never_failing(self._free_now)()
             else:
                 self.tell_status()
                 self._run_one(self.run)  # type: ignore[arg-type]
@@ -134,7 +136,7 @@ class Worker:
     def _take(self) -> Accepted | None:
         try:
             accepted = self.store.take()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:  # the latter for a row that somebody else wrote
             if not self._take_failed:
                 self._on_trouble(f"The next prompt could not be taken: {error}. It is tried again each second.")
             self._take_failed = True
@@ -143,7 +145,8 @@ class Worker:
         return accepted
 
     def tell_status(self) -> None:
-        self.outlet.send("status", {"status": {"exec_info": {"queue_remaining": self.store.remaining}}})
+        status = {"exec_info": {"queue_remaining": self.store.remaining}}
+        never_failing(self.outlet.send)("status", {"status": status})
 
     def _run_one(self, run: Run) -> None:
         began = time.perf_counter()
@@ -152,7 +155,7 @@ class Worker:
         except BaseException as error:  # a node may even raise SystemExit; the thread must go on
             sentence = f"The server failed to run it: {type(error).__name__}: {error}"
             data = _error_data(run, sentence, type(error).__name__)
-            run.messages.event("execution_error", data)
+            never_failing(run.messages.event)("execution_error", data)
             state, ended = ERROR, Ended(ERROR, {}, run.messages.kept, data)
         if self._abandoned:  # the server has gone on without us, and closed the store
             return
@@ -162,13 +165,16 @@ class Worker:
         if not self._keep(run.accepted.id, ended):
             return
         self._on_end(run, state, sentence, seconds)
+        never_failing(self._tell_end)(run)
+        if ended.error is not None and "OutOfMemory" in str(ended.error.get("exception_type")):
+            self.host.memory.empty()
+
+    def _tell_end(self, run: Run) -> None:
         run.messages.tell_end()
         self.tell_status()
         if run.accepted.client is not None:
             done = {"node": None, "prompt_id": run.accepted.id}
             self.outlet.send("executing", done, run.accepted.client)
-        if ended.error is not None and "OutOfMemory" in str(ended.error.get("exception_type")):
-            self.host.memory.empty()
 
     def _keep(self, prompt_id: str, ended: Ended) -> bool:
         """Keep how a prompt ended, tried until it is; False if the server stops first, and its next start marks it.
@@ -202,7 +208,7 @@ class Worker:
             if name == "execution_interrupted" and run.stop == STOPPED:
                 data = {**data, "message": STOPPED}
             run.clock(name, data)
-            run.messages.event(name, data)
+            never_failing(run.messages.event)(name, data)
             self._on_event(run, name, data)
 
         accepted = run.accepted
@@ -233,11 +239,11 @@ class Worker:
         return ERROR, sentence, Ended(ERROR, {}, run.messages.kept, data)
 
     def _free_now(self) -> None:
+        with self._wake:
+            self._free_wanted = False
         self._executor.forget()
         self.host.memory.empty()
         gc.collect()
-        with self._wake:
-            self._free_wanted = False
 
 
 def _pnginfo(extra: dict[str, Any]) -> dict[str, Any] | None:
