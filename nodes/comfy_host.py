@@ -19,7 +19,6 @@ import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 from PIL import Image
-
 from server import PromptServer
 
 from .host import MODEL_FOLDERS
