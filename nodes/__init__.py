@@ -17,6 +17,7 @@ _FAMILIES = (
     "mask_nodes",
     "perception_nodes",
     "understand_nodes",
+    "text_nodes",
 )
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {}
