@@ -692,10 +692,9 @@ def test_a_dtype_or_device_that_holds_no_model_is_named(options: dict[str, Any],
 
 
 def test_a_vae_may_bring_its_own_colours_for_previews(tiny_copy: Path) -> None:
-    file = tiny_copy / "flux" / "vae" / "config.json"
     rows = [[0.0, 0.0, 0.0] for _ in range(17)]
     rows[3][1], rows[16][2] = 1.0, 1.0
-    edit_json(file, latent_rgb=rows)
+    colours_file(tiny_copy).write_text(json.dumps({"layers": [rows]}))
     VAE.from_pretrained(tiny_copy / "flux", FLOAT32)
     latent = torch.zeros(16, 2, 2)
     latent[3] = -1.0
@@ -704,9 +703,37 @@ def test_a_vae_may_bring_its_own_colours_for_previews(tiny_copy: Path) -> None:
     assert preview(latent, side=2).getpixel((0, 0)) != (127, 0, 255)
 
 
-@pytest.mark.parametrize("rows", [[], [[0, 0, 0]] * 16, [[0, 0]] * 17, [[0, 0, "0"]] * 17, [[0]] + [[0, 0, 0]] * 16, 5])
-def test_colours_that_are_none_are_named(tiny_copy: Path, rows: object) -> None:
-    file = tiny_copy / "flux" / "vae" / "config.json"
-    edit_json(file, latent_rgb=rows)
-    with pytest.raises(ValueError, match=r"latent_rgb in .*config\.json is no 17 rows of three numbers"):
+def test_colours_of_several_layers_have_relus_between_them(tiny_copy: Path) -> None:
+    first = [[0.0, 0.0] for _ in range(17)]
+    first[3] = [1.0, -1.0]
+    colours_file(tiny_copy).write_text(json.dumps({"layers": [first, [[1, 0, 0], [0, 1, 0], [-1, -1, -1]]]}))
+    latent = torch.zeros(16, 1, 2)
+    latent[3] = torch.tensor([2.0, -2.0])
+    shown = preview(latent, side=2, rgb=LatentFormat.of(tiny_copy / "flux").rgb)
+    assert [shown.getpixel((x, 0)) for x in (0, 1)] == [(255, 0, 0), (0, 255, 0)]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [],
+        [[]],
+        [[[0, 0, 0]] * 16],
+        [[[0, 0]] * 17],
+        [[[0, 0, "red"]] * 17],
+        [[[0]] + [[0, 0, 0]] * 16],
+        [[[0, 0, 0]] * 17, [[0, 0, 0]] * 3],
+        [[[0, 0, 1e9]] * 17],
+        [0] * 17,
+        5,
+        None,
+    ],
+)
+def test_colours_that_are_none_are_named(tiny_copy: Path, layers: object) -> None:
+    colours_file(tiny_copy).write_text(json.dumps({"layers": layers}))
+    with pytest.raises(ValueError, match=r"latent_rgb\.json does not map 16 channels to three"):
         LatentFormat.of(tiny_copy / "flux")
+
+
+def colours_file(models: Path) -> Path:
+    return models / "flux" / "vae" / "latent_rgb.json"

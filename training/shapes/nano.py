@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,13 +99,17 @@ class _Work:
         self.qwen_tokens = tokens.qwen_ids(self.qwen)
 
     def vae(self) -> None:
+        from .standins.colours import STEPS, fit_colours
         from .standins.vae import Autoencoding, fit_latents
 
         def make() -> Autoencoding:
             return Autoencoding(self.recipe.vae.batch, self.device)
 
         def write(trained: Autoencoding) -> None:
-            folders.write_vae(trained.vae, fit_latents(trained.vae, self.device), self.flux_folder / "vae")
+            found = fit_latents(trained.vae, self.device)
+            # Of a VAE that has seen next to nothing there is next to nothing to learn.
+            rgb = fit_colours(trained.vae, found, self.device, min(STEPS, 4 * self.recipe.vae.steps))
+            folders.write_vae(trained.vae, replace(found, rgb=rgb), self.flux_folder / "vae")
 
         self._stand_in("vae", self.recipe.vae, make, write)
 

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from uniworld.training.shapes.exam import examine
+from uniworld.training.shapes import world
+from uniworld.training.shapes.exam import exam_tasks, examine
 from uniworld.training.shapes.report import Report
+from uniworld.training.shapes.standins.colours import cells
 from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.latents import LatentFormat, cell_colours
 from uniworld.uniworld_core.projectors import TASK_HEAD_FILE
 from uniworld.uniworld_core.shipped import SHIPPED_FOLDER
+from uniworld.uniworld_core.vae import VAE
 
 NANO = SHIPPED_FOLDER / "nano"
 COUNT = 6
@@ -68,6 +72,20 @@ def test_no_file_tells_where_it_was_made() -> None:
     for name, file in files().items():
         content = file.read_bytes()
         assert not any(word in content for word in (b"/home/", b"/tmp/", b"/work/", b"/root/")), name
+
+
+def test_previews_have_the_colours_of_what_is_painted() -> None:
+    flux = NANO / "flux"
+    vae, latent_format = VAE.from_pretrained(flux, torch.float32), LatentFormat.of(flux)
+    shown = [task.target for kind in ("recolour", "background", "text_to_image") for task in exam_tasks(kind, 8)]
+    x_NC, colours_N3 = cells(vae.autoencoder, latent_format, shown, "cpu")
+    found_N3 = cell_colours(x_NC, latent_format.rgb).clamp(-1, 1)
+    assert float((found_N3 - colours_N3).abs().mean()) * 127.5 < 8
+    palette = torch.tensor(list(world.COLOURS.values())) / 127.5 - 1
+    for name, colour in zip(world.COLOURS, palette):
+        flat = (colours_N3 - colour).abs().amax(dim=1) < 0.004
+        nearest = torch.cdist(found_N3[flat], palette).argmin(dim=1)
+        assert float((palette[nearest] == colour).all(dim=1).float().mean()) > 0.75, name
 
 
 @pytest.mark.parametrize("kind", LEVELS)

@@ -36,7 +36,7 @@ def standins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     t5_size = tokens.write_t5_tokenizer(folder / "flux" / "tokenizer_2")
     parts.seeded(0)
     folders.write_qwen(parts.make_qwen(ids["vocab_size"], ids), ids, folder / "qwen")
-    folders.write_vae(parts.make_vae(), {"shift_factor": 0.25, "scaling_factor": 0.75}, folder / "flux" / "vae")
+    folders.write_vae(parts.make_vae(), LatentFormat(0.25, 0.75), folder / "flux" / "vae")
     clip = parts.make_clip(clip_ids["vocab_size"], clip_ids["begin"], clip_ids["end"])
     folders.write_flux(clip, parts.make_t5(t5_size), parts.make_flux(), folder / "flux")
     folders.write_siglip(parts.make_siglip(), folder / "siglip")

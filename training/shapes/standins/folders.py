@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ....uniworld_core.latents import RGB, RGB_FILE, LatentFormat
 from ...data.files import write_whole
 from .parts import SIGLIP_SIDE
 from .vlm import preprocessor_config
@@ -52,11 +53,19 @@ def write_qwen(qwen: Any, tokens: Mapping[str, int], folder: Path) -> None:
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
 
 
-def write_vae(vae: Any, latents: Mapping[str, Any], folder: Path) -> None:
-    """A FLUX folder's `vae`, its configuration telling `fit_latents` of the latents."""
+def write_vae(vae: Any, latent_format: LatentFormat, folder: Path) -> None:
+    """A FLUX folder's `vae`, with the format of its latents."""
     vae.save_pretrained(folder)
     file = folder / "config.json"
-    write_json(file, json.loads(file.read_text(encoding="utf-8")) | dict(latents))
+    factors = {"shift_factor": latent_format.shift, "scaling_factor": latent_format.scale}
+    write_json(file, json.loads(file.read_text(encoding="utf-8")) | factors)
+    write_colours(latent_format.rgb, folder)
+
+
+def write_colours(rgb: RGB, folder: Path) -> None:
+    """The map to the colours of previews beside a VAE, a row of a layer on each line."""
+    layers = ["[\n" + ",\n".join(json.dumps(row) for row in layer) + "\n]" for layer in rgb]
+    (folder / RGB_FILE).write_text('{"layers": [' + ", ".join(layers) + "]}\n", encoding="utf-8")
 
 
 def replace_vae(vae: Any, folder: Path) -> None:

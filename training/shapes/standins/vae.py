@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ....uniworld_core.latents import LatentFormat
 from ....uniworld_core.vae import VAE
 from ..tasks import make_task
 from .fit import Objective, bytes_of, fast_math, pixels, psnr
@@ -43,7 +44,7 @@ _KINDS = (
 
 # The decoder alone sees the marks of overlays more than all else: their colours lie between those of the palette, and an
 # error that leaves a red square red makes a mark another colour.
-_MARKED_KINDS = (*_KINDS, *("segmentation",) * 6, "detection", "style", "recolour", "background")
+MARKED_KINDS = (*_KINDS, *("segmentation",) * 6, "detection", "style", "recolour", "background")
 # How far latents that are painted lie off those that are encoded, in shares of all latents' deviation.
 _OFF = 0.1
 
@@ -123,7 +124,7 @@ class Decoding(Objective):
         self.vae = vae.autoencoder.requires_grad_(False).to(device)
         self.vae.decoder.requires_grad_(True)
         self.off = _OFF / vae.latent_format.scale
-        self.source, self.device = Pictures(batch, _MARKED_KINDS), device
+        self.source, self.device = Pictures(batch, MARKED_KINDS), device
 
     def loss(self, drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         x, noise = pixels(drawn[0], self.device), drawn[1].to(self.device)
@@ -145,15 +146,9 @@ def _narrow(vae: Any) -> None:
         vae.encoder.conv_out.bias[LATENT_CHANNELS:] = _FIRST_LOG_VARIANCE
 
 
-def fit_latents(vae: Any, device: torch.device | str, count: int = 256) -> dict[str, Any]:
-    """The shift and scale with which latents of the world have mean 0 and deviation 1, as FLUX's config says them, and
-    `latent_rgb`: the colours of previews, by least squares."""
+def fit_latents(vae: Any, device: torch.device | str, count: int = 256) -> LatentFormat:
+    """The shift and scale with which latents of the world have mean 0 and deviation 1."""
     x = pixels(bytes_of(pictures(np.random.default_rng(0), count)), device)
     with torch.no_grad():
         z = torch.cat([vae.encode(part).latent_dist.mode() for part in x.split(16)])
-    shift, scale = round(float(z.mean()), 4), round(1 / float(z.std()), 4)
-    seen = ((z - shift) * scale).movedim(1, -1).flatten(0, -2).cpu()
-    shown = F.avg_pool2d(x, 8).movedim(1, -1).flatten(0, -2).cpu()
-    factors = torch.linalg.lstsq(torch.cat([seen, torch.ones(len(seen), 1)], dim=1), shown).solution
-    rgb = [[round(value, 4) for value in row] for row in factors.tolist()]
-    return {"shift_factor": shift, "scaling_factor": scale, "latent_rgb": rgb}
+    return LatentFormat(round(float(z.mean()), 4), round(1 / float(z.std()), 4))
