@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import io
 import json
+import os
 import struct
 import threading
 import time
@@ -77,16 +79,96 @@ def test_view_of_nothing_is_404(live, query):
     assert live.get(f"/view?{query}").status == 404
 
 
-@pytest.mark.parametrize("name", ["page.html", "script.js", "picture.svg", "style.css", "data.xml"])
-def test_files_that_could_run_are_downloaded(live, name):
+RISKY = [
+    "page.html", "page.HTM", "x.xhtml", "script.js", "module.mjs", "picture.svg", "picture.svgz", "style.css", "data.xml",
+    "x.xsl", "x.xslt", "y.rdf", "m.mml", "feed.atom", "feed.rss", "x.mht", "x.pdf", "x.swf", "x.xul", "x.wasm", "x.htc",
+    "x.unknown", "none", "x.png.html", "x.shtml", "x.vtt", "x.webmanifest", "x.appcache", "x.txt.", "x.json5",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RISKY)
+def test_files_that_could_run_are_downloads(live, name):
     (live.config.output / name).write_text("<script>alert(1)</script>")
-    assert live.get(f"/view?filename={name}").headers["content-type"] == "application/octet-stream"
+    assert live.post(f"/userdata/{name}", body=b"<script>alert(1)</script>").status in (200, 400, 403)
+    for path in (f"/view?filename={name}", f"/api/view?filename={name}", f"/userdata/{name}"):
+        reply = live.get(path)
+        if reply.status == 200:  # a name with a dot at its end is none
+            assert reply.headers["content-type"] == "application/octet-stream"
+            assert reply.headers["content-disposition"].startswith("attachment; ")
+            assert reply.headers["content-security-policy"] == "sandbox"
+            assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.mp4", "a.wav", "a.json", "a.txt"])
+def test_files_that_are_shown_are_in_a_sandbox(live, name):
+    (live.config.output / name).write_bytes(png())
+    reply = live.get(f"/view?filename={name}")
+    assert reply.headers["content-disposition"].startswith("inline; ")
+    assert reply.headers["content-security-policy"] == "sandbox"
+    if name == "a.png":
+        for query in ("preview=webp", "channel=rgb", "channel=a"):
+            assert live.get(f"/view?filename={name}&{query}").headers["content-security-policy"] == "sandbox"
+            assert live.get(f"/view?filename={name}&{query}").headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_file_is_sent_and_not_what_lies_compressed_beside_it(live):
+    (live.config.output / "a.json").write_text('{"mine": 1}')
+    (live.config.frontend / "b.js").write_text("export {}")
+    for folder, name in ((live.config.output, "a.json"), (live.config.frontend, "b.js")):
+        for suffix in (".gz", ".br"):
+            (folder / f"{name}{suffix}").write_bytes(gzip.compress(b"another file"))
+    assert live.post("/userdata/a.json", body=b"{}").status == 200
+    assert live.post("/userdata/a.json.gz", body=gzip.compress(b"another file")).status == 200
+    for path, content in (
+        ("/view?filename=a.json", b'{"mine": 1}'),
+        ("/b.js", b"export {}"),
+        ("/userdata/a.json", b"{}"),
+    ):
+        reply = live.get(path, **{"Accept-Encoding": "gzip, br"})
+        assert (reply.body, reply.headers.get("content-encoding")) == (content, None)
+    (live.config.frontend / "b.js").unlink()
+    for suffix in (".gz", ".br"):
+        (live.config.frontend / f"b.js{suffix}").unlink()
+
+
+def test_files_are_sent_in_parts_and_only_if_they_changed(live):
+    (live.config.output / "a.txt").write_bytes(bytes(range(256)) * 1000)
+    whole = live.get("/view?filename=a.txt")
+    tag, date = whole.headers["etag"], whole.headers["last-modified"]
+    assert len(whole.body) == 256_000
+    for wanted, start, stop in (
+        ("0-9", 0, 10),
+        ("255990-", 255_990, 256_000),
+        ("-5", 255_995, 256_000),
+        ("5-999999", 5, 256_000),
+    ):
+        reply = live.get("/view?filename=a.txt", Range=f"bytes={wanted}")
+        assert (reply.status, reply.body) == (206, whole.body[start:stop])
+        assert reply.headers["content-range"] == f"bytes {start}-{stop - 1}/256000"
+    assert live.get("/view?filename=a.txt", Range="bytes=256000-").status == 416
+    assert live.get("/view?filename=a.txt", Range="bytes=256000-").headers["content-range"] == "bytes */256000"
+    assert live.get("/view?filename=a.txt", Range="bytes=0-1,4-5").body == whole.body
+    assert live.get("/view?filename=a.txt", Range="bytes=0-1", **{"If-Range": tag}).status == 206
+    assert live.get("/view?filename=a.txt", Range="bytes=0-1", **{"If-Range": '"another"'}).status == 200
+    assert live.get("/view?filename=a.txt", **{"If-None-Match": tag}).status == 304
+    assert live.get("/view?filename=a.txt", **{"If-Modified-Since": date}).status == 304
+    assert live.get("/view?filename=a.txt", **{"If-Match": '"another"'}).status == 412
+    head = live.ask("HEAD", "/view?filename=a.txt")
+    assert (head.status, head.body, head.headers["content-length"]) == (200, b"", "256000")
+
+
+def test_an_empty_file_and_what_is_no_file(live):
+    (live.config.output / "empty.txt").touch()
+    assert live.get("/view?filename=empty.txt").body == b""
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(live.config.output / "pipe.txt")
+        assert live.get("/view?filename=pipe.txt").status == 404
 
 
 def test_a_name_cannot_add_headers(live):
     (live.config.output / 'a";x="é.txt').write_text("x")
     reply = live.get("/view?filename=" + quote('a";x="é.txt'))
-    assert reply.headers["content-disposition"].startswith('filename="a_;x=__.txt"; filename*=UTF-8')
+    assert reply.headers["content-disposition"].startswith('inline; filename="a_;x=__.txt"; filename*=UTF-8')
 
 
 @pytest.mark.parametrize("trick", TRICKS)
@@ -142,7 +224,7 @@ def test_an_upload_is_kept_under_a_free_name(live):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.png", b"no picture"), ("a.png", b""), ("a.png", png()[:40]), ("a.html", png()), ("a", png()), ("a.svg", b"<svg/>"),
+    [("a.png", b"no picture"), ("a.png", b""), ("a.png", png()[:40]), ("a", b"no picture"), ("a.svg", b"<svg/>"),
      ("", png()), ("a.png", bomb())],
 )  # fmt: skip
 def test_what_is_no_picture_is_refused(live, name, content):
@@ -150,6 +232,49 @@ def test_what_is_no_picture_is_refused(live, name, content):
     assert reply.status == 400
     assert reply.json["error"]["message"]
     assert list(live.config.input.iterdir()) == []
+
+
+def encoded(kind: str, color: str = "red") -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8), color).save(data, kind)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "kept"),
+    [
+        ("blob", "PNG", "blob.png"), ("blob", "JPEG", "blob.jpg"), ("blob", "WEBP", "blob.webp"), ("blob", "GIF", "blob.gif"),
+        ("blob", "BMP", "blob.bmp"), ("blob", "TIFF", "blob.tiff"), ("frame.0001", "JPEG", "frame.0001.jpg"),
+        ("page.html", "PNG", "page.html.png"), ("photo.heic", "JPEG", "photo.heic.jpg"), ("Cat.PNG", "PNG", "Cat.PNG"),
+        ("a.png", "JPEG", "a.png"),
+    ],
+)  # fmt: skip
+def test_a_picture_is_kept_under_a_name_that_nodes_take(live, name, kind, kept):
+    content = encoded(kind)
+    assert live.upload(name, content).json["name"] == kept
+    assert live.upload(name, content).json["name"] == kept  # the same picture
+    assert (live.config.input / kept).read_bytes() == content
+    stem, _, suffix = kept.rpartition(".")
+    assert live.upload(name, encoded(kind, "blue")).json["name"] == f"{stem} (1).{suffix}"
+    load = {"1": {"class_type": "LoadImage", "inputs": {"image": kept}}}
+    entry = live.run({**load, "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}})
+    assert entry["status"]["completed"]
+
+
+def test_a_mask_without_an_extension_is_kept_as_png(live):
+    (live.config.input / "a.png").write_bytes(png())
+    ref = {"filename": "a.png", "type": "input", "subfolder": ""}
+    mask = png(4, 3, "RGBA", (0, 0, 0, 77))
+    for name in ("blob", "blob"):
+        assert live.upload(name, mask, "/upload/mask", original_ref=json.dumps(ref)).json["name"] == "blob.png"
+    assert opened((live.config.input / "blob.png").read_bytes()).format == "PNG"
+
+
+def test_a_form_of_many_files_is_refused(live):
+    part = b'--x\r\nContent-Disposition: form-data; name="more"; filename="a.png"\r\n\r\nx\r\n'
+    body = part * 5000 + b"--x--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert live.post("/upload/image", body=body, headers=headers).status == 400
 
 
 @pytest.mark.parametrize("trick", TRICKS)

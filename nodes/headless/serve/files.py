@@ -11,9 +11,8 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-# Types in which a browser would run scripts on our own page's behalf: such files are downloaded, not shown.
-_ACTIVE = ("text/html", "application/xhtml+xml", "image/svg+xml", "text/xml", "application/xml")
-_ACTIVE_WORDS = ("javascript", "ecmascript", "text/css", "html")
+from .sending import send_file
+
 # Windows takes these from its registry, where other programs write.
 _TYPES = {
     ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml",
@@ -21,30 +20,50 @@ _TYPES = {
     ".woff2": "font/woff2", ".webp": "image/webp", ".avif": "image/avif", ".png": "image/png", ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg", ".gif": "image/gif", ".ico": "image/x-icon", ".txt": "text/plain",
 }  # fmt: skip
+# What a browser shows of files that users and workflows made: data, in which no browser runs anything. Everything else
+# is a download; there are too many types that some browser takes for a page (.svg, .xml, .rdf, .mml, .atom, .xhtml, ...).
+_SHOWN = {
+    ".png": "image/png", ".apng": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".jfif": "image/jpeg",
+    ".webp": "image/webp", ".gif": "image/gif", ".bmp": "image/bmp", ".avif": "image/avif", ".tif": "image/tiff",
+    ".tiff": "image/tiff", ".mp4": "video/mp4", ".webm": "video/webm", ".mov": "video/quicktime", ".mkv": "video/x-matroska",
+    ".mp3": "audio/mpeg", ".wav": "audio/wav", ".ogg": "audio/ogg", ".opus": "audio/ogg", ".flac": "audio/flac",
+    ".m4a": "audio/mp4", ".json": "application/json", ".txt": "text/plain; charset=utf-8",
+}  # fmt: skip
+_DOWNLOAD = "application/octet-stream"
+# No file of users or workflows may run anything, nor be taken for another type than the one that is stated.
+SANDBOX = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
 
 
 def content_type(name: str) -> str:
-    return _TYPES.get(Path(name).suffix.lower()) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return _TYPES.get(Path(name).suffix.lower()) or mimetypes.guess_type(name)[0] or _DOWNLOAD
 
 
-def send_own(path: Path, cache: str = "no-cache") -> web.FileResponse:
+async def send_own(request: web.Request, path: Path, cache: str = "no-cache") -> web.StreamResponse:
     """A file of the editor or of a node pack."""
     kind = content_type(path.name)
     if kind.startswith("text/") or kind == "application/json":
         kind += "; charset=utf-8"
-    return web.FileResponse(path, headers={"Content-Type": kind, "Cache-Control": cache})
+    return await send_file(request, path, {"Content-Type": kind, "Cache-Control": cache})
 
 
-def send_foreign(path: Path) -> web.FileResponse:
+async def send_foreign(request: web.Request, path: Path) -> web.StreamResponse:
     """A file that a user or a workflow made: never run as a page or a script."""
-    kind = content_type(path.name)
-    if kind in _ACTIVE or any(word in kind for word in _ACTIVE_WORDS):
-        kind = "application/octet-stream"
-    return web.FileResponse(path, headers={"Content-Type": kind, "Content-Disposition": disposition(path.name)})
+    return await send_file(request, path, foreign_headers(path.name))
 
 
-def disposition(name: str) -> str:
-    """The header that names a file; other alphabets go the long way of RFC 6266."""
+def foreign_headers(name: str, kind: str | None = None) -> dict[str, str]:
+    """The headers of a file that a user or a workflow made.
+
+    Args:
+        kind: the type of a copy of it that the server has made itself; None to go by the name.
+    """
+    kind = kind or _SHOWN.get(Path(name).suffix.lower(), _DOWNLOAD)
+    way = "attachment" if kind == _DOWNLOAD else "inline"
+    return {"Content-Type": kind, "Content-Disposition": f"{way}; {_disposition(name)}", **SANDBOX}
+
+
+def _disposition(name: str) -> str:
+    """The part of the header that names a file; other alphabets need the long form of RFC 6266."""
     plain = "".join(
         letter if letter.isascii() and letter.isprintable() and letter not in '"\\' else "_" for letter in name
     )

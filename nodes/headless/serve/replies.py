@@ -29,19 +29,30 @@ class Refused(Exception):
         self.response = refusal(status, kind, message)
 
 
+def refuse_announced(request: web.Request, limit: int) -> None:
+    """Raise Refused when a request says that its body has more than `limit` bytes; nothing of it is read then."""
+    if request.content_length is not None and request.content_length > limit:
+        raise too_large(limit)
+
+
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """The body. Raises Refused as soon as it is known to have more than `limit` bytes."""
+    refuse_announced(request, limit)
+    body = bytearray()
+    async for chunk in request.content.iter_chunked(1 << 16):
+        body += chunk
+        if len(body) > limit:
+            raise too_large(limit)
+    return bytes(body)
+
+
 async def read_json(request: web.Request, limit: int) -> Any:
     """The body as JSON.
 
     Raises:
         Refused: it is too large, too deep, or no JSON.
     """
-    if request.content_length is not None and request.content_length > limit:
-        raise _too_large(limit)
-    body = bytearray()
-    async for chunk in request.content.iter_chunked(1 << 16):
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
+    body = await read_body(request, limit)
     try:
         data = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -97,8 +108,11 @@ def query_flag(request: web.Request, name: str, default: bool = False) -> bool:
     return default if text is None else text.lower() in ("true", "1")
 
 
-def _too_large(limit: int) -> Refused:
-    return Refused(413, "too_large", f"The request's body is larger than {limit} bytes.")
+def too_large(limit: int) -> Refused:
+    """The refusal of a body; the connection ends with it, so that the rest of the body need not be read."""
+    refused = Refused(413, "too_large", f"The request's body is larger than {limit} bytes.")
+    refused.response.force_close()
+    return refused
 
 
 def _no_constant(name: str) -> Any:

@@ -20,7 +20,7 @@ _FOREVER = "public, max-age=31536000, immutable"  # the names of files in assets
 
 
 async def get_page(request: web.Request) -> web.StreamResponse:
-    return send_own(server_of(request).frontend / "index.html")
+    return await send_own(request, server_of(request).frontend / "index.html")
 
 
 async def get_static(request: web.Request) -> web.StreamResponse:
@@ -28,7 +28,7 @@ async def get_static(request: web.Request) -> web.StreamResponse:
     path = _inside(server_of(request).frontend, name)
     if not path.is_file():
         raise Refused(404, "not_found", "There is nothing at this address.")
-    return send_own(path, _FOREVER if name.startswith("assets/") else "no-cache")
+    return await send_own(request, path, _FOREVER if name.startswith("assets/") else "no-cache")
 
 
 def _inside(base: Path, name: str) -> Path:
@@ -79,7 +79,7 @@ async def get_extension_file(request: web.Request) -> web.StreamResponse:
             raise Refused(404, "not_found", str(error)) from error
     if path is None or not path.is_file():
         raise Refused(404, "not_found", "There is no such file.")
-    return send_own(path)
+    return await send_own(request, path)
 
 
 async def get_templates(request: web.Request) -> web.Response:
@@ -94,7 +94,7 @@ async def get_template(request: web.Request) -> web.StreamResponse:
         raise Refused(404, "not_found", str(error)) from error
     if path is None:
         raise Refused(404, "not_found", "There is no such template.")
-    return send_own(path)
+    return await send_own(request, path)
 
 
 async def get_stock_templates(_: web.Request) -> web.Response:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import zlib
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 
 from .. import folders
 from ..folders import check_relative, resolve_inside
 from .decoding import decoded, in_thread
-from .files import disposition, numbered, send_foreign, write_whole
-from .images import SUFFIXES, channel_of, check_picture, preview_of, with_alpha_of
+from .files import foreign_headers, numbered, send_foreign, write_whole
+from .forms import Form, picture_name, read_form
+from .images import channel_of, check_picture, preview_of, with_alpha_of
 from .replies import Refused, reply
 from .route import STRING, Route, one_of, properties
 from .server import server_of
@@ -54,18 +53,17 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     path = find_file(query["filename"], query.get("type", "output"), query.get("subfolder", ""))
     if path is None:
         raise Refused(404, "not_found", "There is no such file.")
-    headers = {"Content-Disposition": disposition(path.name)}
     channel = query.get("channel", "")
     try:
         if "preview" in query:
             data, kind = await decoded(preview_of, path, query["preview"], channel)
-            return web.Response(body=data, content_type=kind, headers=headers)
+            return web.Response(body=data, headers=foreign_headers(path.name, kind))
         if channel in ("rgb", "a"):
             data, kind = await decoded(channel_of, path, channel)
-            return web.Response(body=data, content_type=kind, headers=headers)
+            return web.Response(body=data, headers=foreign_headers(path.name, kind))
     except ValueError as error:
         raise Refused(400, "invalid_image", str(error)) from error
-    return send_foreign(path)
+    return await send_foreign(request, path)
 
 
 # --- uploads ---------------------------------------------------------------------------------------------------------
@@ -73,16 +71,15 @@ async def get_view(request: web.Request) -> web.StreamResponse:
 
 async def post_image(request: web.Request) -> web.Response:
     form = await _form(request)
-    await _checked(form["image"].file)
-
+    await _checked(form.file)
     return await _keep(form, None)
 
 
 async def post_mask(request: web.Request) -> web.Response:
     form = await _form(request)
-    await _checked(form["image"].file)
+    await _checked(form.file)
     try:
-        ref = json.loads(form.get("original_ref", ""))
+        ref = json.loads(form.text("original_ref"))
         name, kind, subfolder = (ref["filename"], ref.get("type") or "output", ref.get("subfolder") or "")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Refused(400, "invalid_original", '"original_ref" must be JSON that names the masked picture.') from error
@@ -94,17 +91,8 @@ async def post_mask(request: web.Request) -> web.Response:
     return await _keep(form, original)
 
 
-async def _form(request: web.Request) -> Any:
-    """The form, whose "image" is a file."""
-    if not request.content_type.startswith("multipart/"):
-        raise Refused(400, "no_image", 'Send the picture as the field "image" of a multipart form.')
-    try:
-        form = await request.post()
-    except (ValueError, AssertionError, LookupError, RuntimeError, zlib.error, HttpProcessingError) as error:
-        raise Refused(400, "invalid_form", "The multipart form cannot be read.") from error
-    if not isinstance(form.get("image"), web.FileField) or not form["image"].filename:  # type: ignore[union-attr]
-        raise Refused(400, "no_image", 'Send the picture as the field "image" of a multipart form.')
-    return form
+async def _form(request: web.Request) -> Form:
+    return await read_form(request, server_of(request).config.limits.upload_bytes)
 
 
 async def _checked(file: IO[bytes]) -> None:
@@ -114,23 +102,20 @@ async def _checked(file: IO[bytes]) -> None:
         raise Refused(400, "invalid_image", str(error)) from error
 
 
-async def _keep(form: Any, original: Path | None) -> web.Response:
+async def _keep(form: Form, original: Path | None) -> web.Response:
     """Write the picture, or the original with its transparency, where the form says, and tell under which name."""
-    kind, subfolder = _text(form, "type") or "input", _text(form, "subfolder").rstrip("/")
+    kind, subfolder = form.text("type") or "input", form.text("subfolder").rstrip("/")
     if kind not in KINDS:
         raise Refused(400, "invalid_name", f"{kind[:40]!r} is no folder; there are {', '.join(KINDS)}.")
     try:
-        name = check_relative(form["image"].filename)
-        if "/" in name or not name.lower().endswith(SUFFIXES):
-            raise ValueError(
-                f"{name[:80]!r} is no picture's name. It must end in {', '.join(SUFFIXES[:4])} or the like."
-            )
+        name = check_relative(form.filename)
+        if "/" in name:
+            raise ValueError(f'{name[:80]!r} names a folder. Name it in "subfolder".')
         base = folders.current().of_kind(kind)
         folder = resolve_inside(base, subfolder, "subfolder") if subfolder else base
-        replace = _text(form, "overwrite").lower() in ("true", "1")
-        file = form["image"].file
-        masked = None if original is None else (await decoded(with_alpha_of, original, file))[0]
-        kept = await in_thread(lambda: _write(folder, name, _content(file) if masked is None else masked, replace))
+        replace = form.text("overwrite").lower() in ("true", "1")
+        masked = None if original is None else (await decoded(with_alpha_of, original, form.file))[0]
+        kept = await in_thread(lambda: _write(folder, name, _content(form.file) if masked is None else masked, replace))
     except ValueError as error:
         raise Refused(400, "invalid_image", str(error)) from error
     except OSError as error:
@@ -144,16 +129,11 @@ def _content(file: IO[bytes]) -> bytes:
 
 
 def _write(folder: Path, name: str, data: bytes, replace: bool) -> str:
-    for candidate in numbered(name):
+    for candidate in numbered(check_relative(picture_name(name, data))):
         path = resolve_inside(folder, candidate)
         if write_whole(path, data, replace) or (path.is_file() and path.read_bytes() == data):
             return candidate
     raise ValueError(f"There are too many pictures called {name!r}.")
-
-
-def _text(form: Any, name: str) -> str:
-    value = form.get(name, "")
-    return value if isinstance(value, str) else ""
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------

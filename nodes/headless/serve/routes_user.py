@@ -10,8 +10,8 @@ from typing import Any
 from aiohttp import web
 
 from ..folders import resolve_inside
-from .files import send_foreign, write_whole
-from .replies import Refused, query_flag, read_json, read_object, reply
+from .files import SANDBOX, send_foreign, write_whole
+from .replies import Refused, query_flag, read_body, read_json, read_object, reply
 from .route import BOOLEAN, OBJECT, STRING, Route
 from .server import Server, server_of
 
@@ -140,18 +140,13 @@ def _entries(folder: Path, base: Path) -> list[dict[str, Any]]:
 async def get_userdata(request: web.Request) -> web.StreamResponse:
     if request.match_info["file"] == "user.css":  # every editor asks for it, and few users have one
         return await get_user_css(request)
-    return send_foreign(_existing(request))
+    return await send_foreign(request, _existing(request))
 
 
 async def post_userdata(request: web.Request) -> web.Response:
     server = server_of(request)
     path = _user_path(server, request.match_info["file"])
-    limit = server.config.limits.json_bytes
-    if (request.content_length or 0) > limit:
-        raise Refused(413, "too_large", f"A file of more than {limit} bytes is not kept.")
-    data = await request.read()
-    if len(data) > limit:
-        raise Refused(413, "too_large", f"A file of more than {limit} bytes is not kept.")
+    data = await read_body(request, server.config.limits.json_bytes)
     return _written(request, path, lambda replace: write_whole(path, data, replace))
 
 
@@ -188,7 +183,7 @@ def _written(request: web.Request, path: Path, write: Any) -> web.Response:
 async def get_user_css(request: web.Request) -> web.StreamResponse:
     path = server_of(request).user / "user.css"
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() and not path.is_symlink() else ""
-    return web.Response(text=text, content_type="text/css")
+    return web.Response(text=text, content_type="text/css", headers=SANDBOX)
 
 
 _FLAGS = {"overwrite": BOOLEAN, "full_info": BOOLEAN}
