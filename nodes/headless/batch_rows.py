@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -193,7 +192,7 @@ def apply_row(workflow: Workflow, row: Row, pictures: Path, registry: Registry) 
     Raises:
         ValueError: the workflow has no such node or input, it does not take the value, or a picture is missing.
     """
-    changed = Workflow(copy.deepcopy(workflow.prompt), workflow.graph)
+    changed = workflow.copied()
     for target, value in row.set.items():
         node, dot, name = target.rpartition(".")
         if not dot or not node:
@@ -204,6 +203,7 @@ def apply_row(workflow: Workflow, row: Row, pictures: Path, registry: Registry) 
         # Looked up first, so that a wrong node name is told before a wrong path.
         node_id = find_node(changed.prompt, node)
         set_value(changed, registry, node_id, "image", folders.current().bind(pictures / Path(file).expanduser()))
+    changed.fill_in_names()
     return changed
 
 

@@ -26,7 +26,15 @@ from .report import JsonReport, Report, never_failing
 from .serve.command import serve
 from .serve.config import add_options
 from .validate import validate_prompt
-from .workflow_file import Workflow, find_node, find_workflow, read_workflow, set_value, shipped_workflows
+from .workflow_file import (
+    Workflow,
+    find_node,
+    find_workflow,
+    read_workflow,
+    set_value,
+    shipped_workflows,
+    write_api_form,
+)
 
 DONE, FAILED, BAD_WORKFLOW = 0, 1, 2
 
@@ -99,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     check = _command(commands, "check", "check a workflow without running it", _check)
     check.add_argument("workflow", help="a workflow file in editor or API form, or the name of a shipped one")
+    check.add_argument("--api", metavar="FILE", help="write the workflow in API form to FILE; - for standard output")
     _values(check)
     _common(check)
 
@@ -175,7 +184,7 @@ def _run(arguments: argparse.Namespace) -> int:
         _apply(workflow, registry, arguments)
         report = arguments.report if arguments.json else Report(out, workflow.prompt)
         checked = validate_prompt(workflow.prompt, registry)
-        for note in workflow.notes + checked.notes:
+        for note in checked.notes:
             report.note(note)
         if checked.problems:
             report.invalid(checked)
@@ -220,6 +229,7 @@ def _apply(workflow: Workflow, registry: Registry, arguments: argparse.Namespace
         # Looked up first, so that a wrong node name is told before a wrong path.
         node_id = find_node(workflow.prompt, node)
         set_value(workflow, registry, node_id, "image", folders.current().bind(Path(path)))
+    workflow.fill_in_names()
 
 
 @contextlib.contextmanager
@@ -264,26 +274,33 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    registry, _ = _set_up(arguments)
+    to_stdout = arguments.api == "-"
+    if to_stdout and arguments.json:
+        raise ValueError("--api - and --json both write to standard output. Name a file for --api.")
+    # Whatever packs print must not mix with the API form.
+    out = sys.stderr if to_stdout else sys.stdout
+    with contextlib.redirect_stdout(out):
+        registry, _ = _set_up(arguments)
     workflow = read_workflow(find_workflow(arguments.workflow), registry)
     _apply(workflow, registry, arguments)
     checked = validate_prompt(workflow.prompt, registry)
-    notes = workflow.notes + checked.notes
     if arguments.json:
-        for note in notes:
+        for note in checked.notes:
             arguments.report.note(note)
     problems = checked.sentences
     try:
         check_writable(arguments.output, make=False)
     except ValueError as error:
         problems.append(str(error))
+    if arguments.api is not None:
+        write_api_form(workflow, arguments.api)
     if arguments.json and problems:
         arguments.report.invalid(checked, problems)
     elif arguments.json:
         arguments.report.line("valid", outputs=checked.outputs)
     else:
         valid = f"The workflow is valid: {len(checked.prompt)} nodes, outputs {', '.join(checked.outputs)}."
-        print("\n".join([*(f"note: {note}" for note in notes), *(problems or [valid])]))
+        print("\n".join([*(f"note: {note}" for note in checked.notes), *(problems or [valid])]), file=out)
     return BAD_WORKFLOW if problems else DONE
 
 

@@ -1,24 +1,22 @@
 """Turns a workflow from the editor's form into API form, as the editor does when it queues one.
 
-Left out of what editors can do: group nodes of old editors (refused by name) and random `{a|b}` prompts, whose text is
-taken as it stands.
+The rules are those of comfyui-frontend-package 1.58.1: what `app.loadGraphData` and `graphToPrompt` make of a file.
+Ours differs where the editor would lose or mix up values: it also reads values saved by name, finds the values of old
+files that the editor shifts (its issue 3399), and passes a subgraph through that only passes on. Left out are group
+nodes of old editors, which are refused by name, and the `{a|b}` of prompts, which are decided when a workflow runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from .editor_graph import BYPASSED, MUTED, SUBGRAPH_INPUT, Scope, all_scopes, open_graph, slots
-from .problems import node_label, shown
-from .widgets import widget_surplus, widget_values
-
-# Gives a node class's object_info, None for a class that is not known.
-Infos = Callable[[str], dict[str, Any] | None]
-
-NOTES = frozenset({"Note", "MarkdownNote"})
-REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
+from .editor_graph import SUBGRAPH_INPUT, Scope, all_scopes, is_off, open_graph
+from .editor_nodes import GET, REROUTE, SET, Infos, Node, Nodes, read_nodes
+from .primitives import apply_primitives
+from .promoted import fill_in
+from .replacements import PREFIX_INPUT, SAVE_CLASSES, Named, Replacements, all_named, replaced
 
 
 @dataclass(frozen=True)
@@ -31,201 +29,235 @@ class Output:
 
 @dataclass(frozen=True)
 class Value:
-    """The value a wire carries that comes from a primitive or from a subgraph's own widget."""
+    """The value that a subgraph's node keeps for an input without a wire."""
 
     value: Any
 
 
-def convert(workflow: dict[str, Any], infos: Infos, notes: list[str] | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Place:
+    """A node where it is used."""
+
+    scope: Scope
+    node: Node
+
+    @property
+    def full_id(self) -> str:
+        return self.scope.full_id(self.node.id)
+
+
+@dataclass
+class Opened:
+    """A workflow in editor form with all its nodes laid out.
+
+    Attributes:
+        nodes: of every graph, by its identity.
+    """
+
+    root: Scope
+    scopes: list[Scope]
+    nodes: dict[int, Nodes]
+
+    def of(self, scope: Scope) -> Nodes:
+        return self.nodes[id(scope.graph)]
+
+    def place(self, scope: Scope, node_id: str) -> Place | None:
+        node = self.of(scope).by_id.get(node_id)
+        return None if node is None else Place(scope, node)
+
+
+def convert(workflow: dict[str, Any], infos: Infos, replacements: Replacements | None = None) -> dict[str, Any]:
     """The API form of a workflow in editor form.
 
     Nodes of unknown classes are kept with their links, for `validate_prompt` to name them.
 
     Args:
-        notes: takes sentences on what is no error but hardly meant.
+        replacements: takes what tokens in file names stand for, which are left as they are.
 
     Raises:
-        ValueError: the workflow is not of the editor's form.
+        ValueError: the workflow is not of the editor's form, or the saved values of a node fit it in no known way.
     """
+    opened = _open(workflow, infos)
+    root = opened.of(opened.root)
+    found = list(all_named(root))
+    named = [entry for _, entry in found]
+    now = datetime.now()
+    for nodes in [root, *(nodes for nodes in opened.nodes.values() if nodes is not root)]:
+        apply_primitives(nodes, lambda text: replaced(text, named, now))
     prompt: dict[str, Any] = {}
-    for scope in all_scopes(open_graph(workflow)):
-        for node_id, node in scope.nodes.items():
-            _check_values(scope, node_id, node)
-            if _takes_part(scope, node_id, node):
-                prompt[scope.full_id(node_id)] = _api_node(scope, node, infos)
-                if notes is not None:
-                    notes += _value_notes(scope.full_id(node_id), node, infos)
+    prefixes: set[str] = set()
+    for scope in opened.scopes:
+        for node in opened.of(scope).by_id.values():
+            if not is_off(node.saved) and not node.virtual and node.inner is None:
+                entry, own = _api_node(opened, Place(scope, node))
+                prompt[scope.full_id(node.id)] = entry
+                if own & {PREFIX_INPUT} and node.type in SAVE_CLASSES:
+                    prefixes.add(scope.full_id(node.id))
     for entry in prompt.values():
-        # A link from a node that takes no part leaves its input without anything, as in the editor.
+        # A link from a node that does not run leaves its input without anything, as in the editor.
         entry["inputs"] = {
             name: value for name, value in entry["inputs"].items() if not isinstance(value, list) or value[0] in prompt
         }
+    if replacements is not None:
+        _keep(replacements, opened, found, prefixes)
     return prompt
 
 
-def _takes_part(scope: Scope, node_id: str, node: dict[str, Any]) -> bool:
-    kind = node.get("type")
-    if node.get("mode") in (MUTED, BYPASSED) or node_id in scope.children or kind in NOTES | {REROUTE, PRIMITIVE}:
-        return False
-    if isinstance(kind, str) and kind.startswith(("workflow>", "workflow/")):
-        raise ValueError(
-            f"Node {scope.full_id(node_id)} is a group node ('{kind}') of an old editor. Open the workflow in a "
-            "newer editor, turn it into a subgraph, and save it."
-        )
-    return True
+def _open(workflow: dict[str, Any], infos: Infos) -> Opened:
+    root = open_graph(workflow, lambda name: infos(name) is not None)
+    scopes = all_scopes(root)
+    nodes: dict[int, Nodes] = {}
+    # The innermost first, as a subgraph's node shows the widgets inside.
+    for scope in sorted(scopes, key=lambda one: -len(one.path)):
+        if id(scope.graph) not in nodes:
+            nodes[id(scope.graph)] = _read(scope, infos, nodes)
+    return Opened(root, scopes, nodes)
 
 
-def _check_values(scope: Scope, node_id: str, node: dict[str, Any]) -> None:
-    saved, kind = node.get("widgets_values"), str(node.get("type", ""))
-    if saved is None or isinstance(saved, (list, dict)) or kind in NOTES or node.get("mode") in (MUTED, BYPASSED):
-        return
-    raise ValueError(
-        f'{node_label(scope.full_id(node_id), kind)}: "widgets_values" is {shown(saved)}; it must be a list of values. '
-        "Save the workflow anew in the editor."
-    )
+def _read(scope: Scope, infos: Infos, nodes: dict[int, Nodes]) -> Nodes:
+    for node_id, node in scope.graph.nodes.items():
+        if not is_off(node) and node["type"].startswith(("workflow>", "workflow/")):
+            raise ValueError(
+                f"Node {scope.full_id(node_id)} is a group node ('{node['type']}') of an old editor. Open the workflow "
+                "in a newer editor, turn it into a subgraph, and save it."
+            )
+    opened = {child.graph.definition["id"]: nodes[id(child.graph)] for child in scope.children.values()}
+    found = read_nodes(scope.graph, infos, scope.full_id, opened.get)
+    fill_in(found)
+    return found
 
 
-def _value_notes(full_id: str, node: dict[str, Any], infos: Infos) -> list[str]:
-    """Whether the saved values are fewer or more than the node has widgets, as those of another version may be."""
-    kind, saved = str(node.get("type", "")), node.get("widgets_values")
-    info = infos(kind)
-    if info is None or not isinstance(saved, list) or not saved:
-        return []
-    missing, extra = widget_surplus(info, saved)
-    linked = {entry.get("name") for entry in slots(node, "inputs") if entry.get("link") is not None}
-    missing = [name for name in missing if name not in linked]
-    label, counted = node_label(full_id, kind), "1 value" if len(saved) == 1 else f"{len(saved)} values"
-    mend = "Look at them in the editor and save it anew."
-    if missing:
-        return [f"{label}: only {counted} saved, so {', '.join(missing)} take their defaults. {mend}"]
-    return [f"{label}: {counted} saved, {extra} more than it has inputs; the last are ignored. {mend}"] if extra else []
+def _keep(replacements: Replacements, opened: Opened, found: list[tuple[Node, Named]], prefixes: set[str]) -> None:
+    by_node = {id(node): entry for node, entry in found}
+    replacements.nodes = [entry for _, entry in found]
+    replacements.prefixes = prefixes
+    replacements.by_id = {
+        scope.full_id(node.id): by_node[id(node)]
+        for scope in opened.scopes
+        for node in opened.of(scope).by_id.values()
+        if id(node) in by_node
+    }
 
 
-def _api_node(scope: Scope, node: dict[str, Any], infos: Infos) -> dict[str, Any]:
-    kind = str(node.get("type", ""))
-    info = infos(kind)
-    inputs: dict[str, Any] = {}
-    if info is not None:
-        inputs = {name: _wrap(value) for name, value in widget_values(info, node.get("widgets_values")).items()}
-    for index, entry in enumerate(slots(node, "inputs")):
-        name, source = entry.get("name"), source_of(scope, node, index)
-        if not isinstance(name, str) or source is None:
+def _api_node(opened: Opened, place: Place) -> tuple[dict[str, Any], set[str]]:
+    """A node in API form, and the names of the inputs that have the values of its own widgets."""
+    node = place.node
+    values = node.widgets.values
+    inputs = {name: _wrap(values[name], widget.kind) for name, widget in node.widgets.widgets.items() if widget.sent}
+    own = set(inputs)
+    for slot, entry in enumerate(node.inputs):
+        source = source_of(opened, place, slot)
+        if source is None:
             continue
-        inputs[name] = _wrap(source.value) if isinstance(source, Value) else [source.node_id, source.slot]
-    title = node.get("title")
-    label = title if isinstance(title, str) else (info or {}).get("display_name", kind)
-    return {"inputs": inputs, "class_type": kind, "_meta": {"title": label}}
+        own.discard(entry.name)
+        inputs[entry.name] = _wrap(source.value) if isinstance(source, Value) else [source.node_id, source.slot]
+    meta = {"title": node.title}
+    for key in ("cnr_id", "aux_id", "ver"):
+        if isinstance(node.properties.get(key), str) and node.properties[key]:
+            meta[key] = node.properties[key]
+    return {"inputs": inputs, "class_type": node.type, "_meta": meta}, own
 
 
-def _wrap(value: Any) -> Any:
+def _wrap(value: Any, kind: str = "") -> Any:
+    if kind == "CURVE" and value is not None:
+        return {"__type__": "CURVE", "__value__": value}
     return {"__value__": value} if isinstance(value, list) else value
 
 
-def source_of(scope: Scope, node: dict[str, Any], slot: int) -> Output | Value | None:
-    """What really feeds an input: through reroutes, bypassed nodes, primitives, and in and out of subgraphs.
+def source_of(opened: Opened, place: Place, slot: int) -> Output | Value | None:
+    """What really feeds an input: through reroutes and bypassed nodes, and in and out of subgraphs.
 
     Raises:
         ValueError: the wires run in a circle of nodes that do nothing.
     """
-    wanted = slots(node, "inputs")[slot].get("type", "*")
-    promoted: Value | None = None
-    visited: set[tuple[tuple[str, ...], Any, int]] = set()
-    while True:
-        key = (scope.path, node.get("id"), slot)
+    here: Place | None = place
+    wanted: Any = None
+    visited: set[tuple[tuple[str, ...], str, int]] = set()
+    while here is not None:
+        key = (here.scope.path, here.node.id, slot)
         if key in visited:
-            raise ValueError(f"Node {scope.full_id(str(node.get('id')))}: the wires into it run in a circle. Cut one.")
+            raise ValueError(f"Node {here.full_id}: the wires into it run in a circle. Cut one.")
         visited.add(key)
-        link = scope.link_into(node, slot)
-        if link is None:
-            return promoted
-        origin = _descend(scope, link.origin_id, link.origin_slot)
+        entry = here.node.inputs[slot]
+        if entry.link is None:
+            return Value(entry.value) if here.node.inner is not None and entry.promoted and here is not place else None
+        if entry.link.origin_id == SUBGRAPH_INPUT:
+            here, slot, wanted = _outside(opened, here.scope), entry.link.origin_slot, None
+            if here is None or not 0 <= slot < len(here.node.inputs):
+                return None
+            continue
+        origin = _descend(opened, opened.place(here.scope, entry.link.origin_id), entry.link.origin_slot)
         if origin is None:
             return None
-        scope, origin_id, slot = origin
-        if origin_id == SUBGRAPH_INPUT:
-            promoted = _host_value(scope, slot) or promoted
-            outside = _host_slot(scope, slot)
-            if scope.parent is None or outside is None:
-                return promoted
-            node, scope, slot = scope.host, scope.parent, outside
+        here, slot, through = origin
+        wanted = entry.type if wanted is None else wanted
+        if through:
+            # A subgraph that passes its own input on.
             continue
-        node = scope.nodes.get(origin_id, {})
-        kind, mode = node.get("type"), node.get("mode")
-        if not node or kind in NOTES:
+        node = here.node
+        if node.muted:
             return None
-        if mode == BYPASSED:
-            through = _bypass_slot(node, slot, wanted)
-            if through is None:
+        if node.bypassed:
+            passed = _bypass_slot(node, slot, wanted)
+            if passed is None:
                 return None
-            slot = through
-            wanted = slots(node, "inputs")[slot].get("type", "*")
-        elif kind == PRIMITIVE:
-            values = node.get("widgets_values")
-            return Value(values[0]) if isinstance(values, list) and values else None
-        elif kind == REROUTE and mode != MUTED:
+            slot, wanted = passed, None
+        elif node.virtual and node.type in (REROUTE, SET) and node.inputs:
             slot = 0
+        elif node.virtual and node.type == GET:
+            here, slot = _setter(opened, here), 0
+        elif node.virtual:
+            return None
         else:
-            return Output(scope.full_id(origin_id), slot)
+            return Output(here.full_id, slot)
+    return None
 
 
-def _descend(scope: Scope, node_id: str, slot: int) -> tuple[Scope, str, int] | None:
-    """The output inside, where a node is an opened subgraph; None if nothing is wired to it there."""
-    while node_id in scope.children:
-        scope = scope.children[node_id]
-        link = scope.link_out(slot)
+def _outside(opened: Opened, scope: Scope) -> Place | None:
+    """The node that opens this subgraph, in its own graph."""
+    return None if scope.parent is None else opened.place(scope.parent, scope.path[-1])
+
+
+def _descend(opened: Opened, place: Place | None, slot: int) -> tuple[Place, int, bool] | None:
+    """The node and output inside, where a node is an opened subgraph; None if nothing is wired to it there.
+
+    The third value tells that the slot is an input of a subgraph's node, whose output passes that input on.
+    """
+    while place is not None and place.node.id in place.scope.children and not is_off(place.node.saved):
+        inner = place.scope.children[place.node.id]
+        link = inner.graph.links_out.get(slot)
         if link is None:
             return None
-        node_id, slot = link.origin_id, link.origin_slot
-    return scope, node_id, slot
+        if link.origin_id == SUBGRAPH_INPUT:
+            return (place, link.origin_slot, True) if 0 <= link.origin_slot < len(place.node.inputs) else None
+        place, slot = opened.place(inner, link.origin_id), link.origin_slot
+    return None if place is None else (place, slot, False)
 
 
-def _host_slot(scope: Scope, index: int) -> int | None:
-    """Which input of the node that opens a subgraph is the subgraph's input `index`."""
-    declared = slots(scope.definition, "inputs")
-    if not 0 <= index < len(declared):
-        return None
-    names = [entry.get("name") for entry in slots(scope.host, "inputs")]
-    name = declared[index].get("name")
-    return names.index(name) if name in names else None
+def _setter(opened: Opened, place: Place) -> Place | None:
+    """The SetNode of the name that a GetNode asks for: in its own graph, else in those around it, else anywhere."""
+    name = _variable(place.node)
+    around = []
+    scope: Scope | None = place.scope
+    while scope is not None:
+        around.append(scope)
+        scope = scope.parent
+    for one in [*around, *opened.scopes] if name else ():
+        for node in opened.of(one).by_id.values():
+            if node.virtual and node.type == SET and not node.muted and node.inputs and _variable(node) == name:
+                return Place(one, node)
+    return None
 
 
-def _host_value(scope: Scope, index: int) -> Value | None:
-    """The value that the node opening a subgraph keeps for the subgraph's input `index`.
-
-    Its `widgets_values` hold one value for each input of the subgraph that is wired to a widget.
-    """
-    positions = [number for number in range(len(slots(scope.definition, "inputs"))) if _feeds_widget(scope, number)]
-    saved = scope.host.get("widgets_values")
-    if index not in positions or not isinstance(saved, list) or positions.index(index) >= len(saved):
-        return None
-    return Value(saved[positions.index(index)])
+def _variable(node: Node) -> str:
+    saved = node.saved.get("widgets_values")
+    return saved[0] if isinstance(saved, list) and saved and isinstance(saved[0], str) else ""
 
 
-def _feeds_widget(scope: Scope, index: int) -> bool:
-    pending = [(scope, index)]
-    while pending:
-        inner, number = pending.pop()
-        for link in inner.links.values():
-            if link.origin_id != SUBGRAPH_INPUT or link.origin_slot != number or link.target_id not in inner.nodes:
-                continue
-            inputs = slots(inner.nodes[link.target_id], "inputs")
-            if not 0 <= link.target_slot < len(inputs):
-                continue
-            child = inner.children.get(link.target_id)
-            if child is None and inputs[link.target_slot].get("widget"):
-                return True
-            if child is not None:
-                names = [entry.get("name") for entry in slots(child.definition, "inputs")]
-                name = inputs[link.target_slot].get("name")
-                pending.extend([(child, names.index(name))] if name in names else [])
-    return False
-
-
-def _bypass_slot(node: dict[str, Any], slot: int, wanted: Any) -> int | None:
+def _bypass_slot(node: Node, slot: int, wanted: Any) -> int | None:
     """Which input of a bypassed node stands in for its output `slot`, seen from an input of type `wanted`."""
-    kinds = [entry.get("type", "*") for entry in slots(node, "inputs")]
-    outputs = slots(node, "outputs")
-    given = outputs[slot].get("type", "*") if 0 <= slot < len(outputs) else "*"
+    kinds = [entry.type for entry in node.inputs]
+    given = node.outputs[slot] if 0 <= slot < len(node.outputs) else "*"
     if not kinds:
         return None
     if wanted in ("*", ""):
@@ -243,5 +275,5 @@ def _bypass_slot(node: dict[str, Any], slot: int, wanted: Any) -> int | None:
 
 def _connects(left: Any, right: Any) -> bool:
     """The editor's rule for wires: case does not count, "*" meets anything, commas separate alternatives."""
-    lefts, rights = ({part.strip().lower() for part in str(kind).split(",")} for kind in (left, right))
+    lefts, rights = (set(str(kind).lower().split(",")) for kind in (left, right))
     return bool({"*", "", "0"} & (lefts | rights)) or bool(lefts & rights)

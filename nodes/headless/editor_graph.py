@@ -1,9 +1,14 @@
-"""A workflow in the editor's form, schema 0.4 or 1.0: nodes, links, and subgraphs opened where they are used."""
+"""A workflow in the editor's form, schema 0.4 or 1.0: its graphs, their links, and subgraphs opened where they are used."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+from .editor_ids import with_unique_ids
 
 MAX_NODES = 100_000
 
@@ -12,11 +17,14 @@ SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = "-10", "-20"
 
 MUTED, BYPASSED = 2, 4  # a node's `mode`; other values run
 
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
-@dataclass(frozen=True)
+
+@dataclass
 class Link:
     """A wire: from an output slot to an input slot."""
 
+    id: Any
     origin_id: str
     origin_slot: int
     target_id: str
@@ -24,41 +32,62 @@ class Link:
 
 
 @dataclass
+class Graph:
+    """The nodes and links of the workflow, or of a subgraph's definition, as they were saved.
+
+    Attributes:
+        name: how sentences call it.
+        links: by id, at most one into each input.
+        aliases: ids of links that another link into the same input replaces.
+    """
+
+    definition: dict[str, Any]
+    name: str
+    nodes: dict[str, dict[str, Any]]
+    links: dict[Any, Link]
+    aliases: dict[Any, Any] = field(default_factory=dict)
+
+    def link(self, link_id: Any) -> Link | None:
+        seen: set[Any] = set()
+        while isinstance(link_id, (int, str)) and link_id not in seen:
+            if link_id in self.links:
+                return self.links[link_id]
+            seen.add(link_id)
+            link_id = self.aliases.get(link_id)
+        return None
+
+    @cached_property
+    def links_into(self) -> dict[str, list[Link]]:
+        """The wires into the inputs of each node, by node id."""
+        found: dict[str, list[Link]] = {}
+        for link in self.links.values():
+            found.setdefault(link.target_id, []).append(link)
+        return found
+
+    @cached_property
+    def links_out(self) -> dict[int, Link]:
+        """The wires into the outputs of this subgraph, by output slot."""
+        return {link.target_slot: link for link in self.links.values() if link.target_id == SUBGRAPH_OUTPUT}
+
+
+@dataclass
 class Scope:
-    """The workflow itself, or a subgraph at one place where it is used.
+    """A graph at one place where it is used.
 
     Attributes:
         path: ids of the nodes that open it, outermost first.
-        definition: the subgraph's definition, or the workflow.
-        host: the node that opens it, which lies in `parent`.
+        parent: the scope of the node that opens it, whose id ends the path.
         children: the subgraphs opened in it, by node id.
     """
 
     path: tuple[str, ...]
-    definition: dict[str, Any]
-    nodes: dict[str, dict[str, Any]]
-    links: dict[Any, Link]
+    graph: Graph
     parent: Scope | None = None
-    host: dict[str, Any] = field(default_factory=dict)
     children: dict[str, Scope] = field(default_factory=dict)
 
     def full_id(self, node_id: str) -> str:
         """The id a node has in API form: `6:2` is node 2 of the subgraph that node 6 opens."""
         return ":".join((*self.path, node_id))
-
-    def link_into(self, node: dict[str, Any], slot: int) -> Link | None:
-        inputs = slots(node, "inputs")
-        return self.link(inputs[slot].get("link")) if 0 <= slot < len(inputs) else None
-
-    def link(self, link_id: Any) -> Link | None:
-        return self.links.get(link_id) if isinstance(link_id, (int, str)) else None
-
-    def link_out(self, slot: int) -> Link | None:
-        """The wire into output `slot` of this subgraph."""
-        for link in self.links.values():
-            if link.target_id == SUBGRAPH_OUTPUT and link.target_slot == slot:
-                return link
-        return None
 
 
 def slots(node: dict[str, Any], side: str) -> list[dict[str, Any]]:
@@ -71,34 +100,56 @@ def is_editor_form(workflow: Any) -> bool:
     return isinstance(workflow, dict) and isinstance(workflow.get("nodes"), list)
 
 
-def open_graph(workflow: dict[str, Any]) -> Scope:
+def is_off(node: dict[str, Any]) -> bool:
+    return node.get("mode") in (MUTED, BYPASSED)
+
+
+def open_graph(workflow: dict[str, Any], is_class: Callable[[str], bool] = lambda _: False) -> Scope:
     """Read a workflow in editor form.
 
+    Args:
+        is_class: whether there is a node class of this name; a missing subgraph is told from a missing class by it.
+
     Raises:
-        ValueError: a part is not of the form, or subgraphs contain themselves.
+        ValueError: a part is not of the form, a subgraph has no definition, or subgraphs contain themselves.
     """
-    definitions = _definitions(workflow)
-    root = _scope(workflow, (), "the workflow")
+    workflow, definitions = with_unique_ids(workflow, _definitions(workflow))
+    graphs: dict[str, Graph] = {}
+    root = Scope((), _graph(workflow, "the workflow"))
     pending = [(root, frozenset[str]())]
-    count = len(root.nodes)
+    count = len(root.graph.nodes)
     while pending:
         scope, inside = pending.pop()
-        for node_id, node in scope.nodes.items():
-            kind = node.get("type")
-            # What a muted or bypassed subgraph holds takes no part.
-            if not isinstance(kind, str) or kind not in definitions or node.get("mode") in (MUTED, BYPASSED):
+        for node_id, node in scope.graph.nodes.items():
+            kind = node["type"]
+            # Whatever a muted or bypassed subgraph contains does not run. Inside another subgraph the editor lets it run
+            # nevertheless, unless the nodes in it are off too, as they are when one is switched off in the editor.
+            if is_off(node) and scope is root:
+                continue
+            if kind not in definitions:
+                if _UUID.fullmatch(kind) and not is_class(kind):
+                    raise ValueError(_no_definition(scope, node_id, node))
                 continue
             name = f"subgraph '{definitions[kind].get('name', kind)}'"
             if kind in inside:
                 raise ValueError(f"Node {scope.full_id(node_id)}: the {name} contains itself. Take it out of itself.")
-            child = _scope(definitions[kind], (*scope.path, node_id), name)
-            child.parent, child.host = scope, node
+            if kind not in graphs:
+                graphs[kind] = _graph(definitions[kind], name)
+            child = Scope((*scope.path, node_id), graphs[kind], scope)
             scope.children[node_id] = child
-            count += len(child.nodes)
+            count += len(child.graph.nodes)
             if count > MAX_NODES:
                 raise ValueError(f"The workflow opens into more than {MAX_NODES} nodes. Use fewer nested subgraphs.")
             pending.append((child, inside | {kind}))
     return root
+
+
+def _no_definition(scope: Scope, node_id: str, node: dict[str, Any]) -> str:
+    title = f" '{node['title']}'" if isinstance(node.get("title"), str) and node["title"] else ""
+    return (
+        f"Node {scope.full_id(node_id)}{title} is a subgraph, but the workflow does not contain its definition "
+        f"({node['type']}). Save the workflow again in the editor in which the subgraph opens."
+    )
 
 
 def all_scopes(root: Scope) -> list[Scope]:
@@ -110,52 +161,78 @@ def all_scopes(root: Scope) -> list[Scope]:
 
 
 def _definitions(workflow: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The subgraphs by id, each before those that its own definition contains."""
     found: dict[str, dict[str, Any]] = {}
     pending = [workflow]
     while pending:
-        holder = pending.pop().get("definitions")
+        graph = pending.pop()
+        if graph is not workflow and isinstance(graph.get("id"), str):
+            found.setdefault(graph["id"], graph)
+        holder = graph.get("definitions")
         subgraphs = holder.get("subgraphs") if isinstance(holder, dict) else None
-        for subgraph in subgraphs if isinstance(subgraphs, list) else ():
-            if isinstance(subgraph, dict) and isinstance(subgraph.get("id"), str):
-                found.setdefault(subgraph["id"], subgraph)
-                pending.append(subgraph)
+        if isinstance(subgraphs, list):
+            pending += [subgraph for subgraph in reversed(subgraphs) if isinstance(subgraph, dict)]
     return found
 
 
-def _scope(definition: dict[str, Any], path: tuple[str, ...], name: str) -> Scope:
+def _graph(definition: dict[str, Any], name: str) -> Graph:
     nodes: dict[str, dict[str, Any]] = {}
     entries = definition.get("nodes")
+    again = "Save the workflow again in the editor."
     for position, node in enumerate(entries if isinstance(entries, list) else ()):
         if not isinstance(node, dict) or not isinstance(node.get("id"), (int, str)):
-            raise ValueError(
-                f"Entry {position} of the nodes of {name} is no node with an id. Save it anew in the editor."
-            )
+            raise ValueError(f"Entry {position} of the nodes of {name} is not a node with an id. {again}")
         if not isinstance(node.get("type"), str):
-            raise ValueError(f"Node {node['id']} of {name} names no node class. Save it anew in the editor.")
+            raise ValueError(f"Node {node['id']} of {name} names no node class. {again}")
         if str(node["id"]) in nodes:
-            raise ValueError(f"Two nodes of {name} have the id {node['id']}. Save it anew in the editor.")
+            raise ValueError(f"Two nodes of {name} have the id {node['id']}. {again}")
         nodes[str(node["id"])] = node
-    links: dict[Any, Link] = {}
     entries = definition.get("links")
+    links = []
     for position, entry in enumerate(entries if isinstance(entries, list) else ()):
-        link_id, link = _link(entry)
+        link = _link(entry)
         if link is None:
-            raise ValueError(f"Entry {position} of the links of {name} is no link. Save it anew in the editor.")
-        links[link_id] = link
-    return Scope(path, definition, nodes, links)
+            raise ValueError(f"Entry {position} of the links of {name} is not a link. {again}")
+        links.append(link)
+    return Graph(definition, name, nodes, *_one_into_each(links, set(_named_links(nodes))))
 
 
-def _link(entry: Any) -> tuple[Any, Link | None]:
+def _named_links(nodes: dict[str, dict[str, Any]]) -> Iterator[Any]:
+    for node in nodes.values():
+        yield from (entry.get("link") for entry in slots(node, "inputs") if isinstance(entry.get("link"), (int, str)))
+
+
+def _one_into_each(links: list[Link], named: set[Any]) -> tuple[dict[Any, Link], dict[Any, Any]]:
+    """One link for each input, as the editor chooses it: the first, or one that the input itself names."""
+    kept: dict[tuple[str, int], Link] = {}
+    aliases: dict[Any, Any] = {}
+    for link in links:
+        place = (link.target_id, link.target_slot)
+        first = kept.setdefault(place, link)
+        if first is link:
+            continue
+        same = (first.origin_id, first.origin_slot) == (link.origin_id, link.origin_slot)
+        winner, loser = (link, first) if not same and link.id in named and first.id not in named else (first, link)
+        kept[place] = winner
+        if winner.id != loser.id:
+            aliases[loser.id] = winner.id
+    by_id: dict[Any, Link] = {}
+    for link in kept.values():
+        by_id.setdefault(link.id, link)
+    return by_id, aliases
+
+
+def _link(entry: Any) -> Link | None:
     """Read a link as schema 0.4 saves it (a list) or as schema 1.0 and subgraphs do (an object)."""
     if isinstance(entry, list):
         parts = entry[:5]
     elif isinstance(entry, dict):
         parts = [entry.get(key) for key in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
     else:
-        return None, None
+        return None
     if len(parts) < 5 or not all(isinstance(part, (int, str)) for part in parts):
-        return None, None
+        return None
     link_id, origin_id, origin_slot, target_id, target_slot = parts
     if not isinstance(origin_slot, int) or not isinstance(target_slot, int):
-        return None, None
-    return link_id, Link(str(origin_id), origin_slot, str(target_id), target_slot)
+        return None
+    return Link(link_id, str(origin_id), origin_slot, str(target_id), target_slot)

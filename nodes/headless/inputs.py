@@ -7,6 +7,7 @@ from typing import Any
 
 from .problems import NodeRef, Problem, shown
 from .schema import InputSpec, NodeSchema, argument_names, hidden_before_run, is_link, types_match, unwrap
+from .widgets import EDITOR_WIDGETS
 
 # As in ComfyUI, a longer list of options is not repeated in an error.
 _MAX_LISTED_OPTIONS = 20
@@ -128,7 +129,7 @@ def _choice_problem(node: NodeRef, spec: InputSpec, value: Any) -> Problem | Non
 
 def _may_be_custom_widget(spec: InputSpec) -> bool:
     # Packs add widgets of their own for other types; such an input declares one of these, one for links never does.
-    return bool({"default", "widgetType", "socketless"} & set(spec.options))
+    return spec.type_name in EDITOR_WIDGETS or bool({"default", "widgetType", "socketless"} & set(spec.options))
 
 
 def _convert(kind: Any, value: Any) -> Any:

@@ -9,16 +9,16 @@ from typing import Any
 _MAX_DEPTH = 200
 
 
-def dumps(value: Any) -> str:
+def dumps(value: Any, indent: int | None = None) -> str:
     """JSON text of any value; never fails.
 
     NaN and infinity become texts, and so does what JSON does not have: other objects by `str`, keys of other types,
     lists that contain themselves or are nested too deeply.
     """
     try:
-        return json.dumps(value, default=_text, allow_nan=False)
+        return json.dumps(value, default=_text, allow_nan=False, indent=indent)
     except (ValueError, TypeError, RecursionError):
-        return json.dumps(_plain(value, ()))
+        return json.dumps(_plain(value, ()), indent=indent)
 
 
 def _plain(value: Any, outer: tuple[int, ...]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -21,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ...uniworld_core.picture_files import PictureFile, TooSlow, deadline
 from .folders import NewPicture
+from .json_text import dumps
 
 # ComfyUI gives a picture without transparency this empty mask.
 _NO_MASK_SIDE = 64
@@ -176,9 +176,9 @@ def png_text(prompt: Any, extra: Mapping[str, Any] | None) -> PngInfo:
     """The text chunks that carry the workflow in a picture: `prompt` in API form, and `workflow` in editor form."""
     chunks = PngInfo()
     if prompt is not None:
-        chunks.add_text("prompt", json.dumps(prompt))
+        chunks.add_text("prompt", dumps(prompt))
     for key, value in (extra or {}).items():
-        chunks.add_text(key, json.dumps(value))
+        chunks.add_text(key, dumps(value))
     return chunks
 
 

@@ -1,119 +1,252 @@
-"""Which widgets the editor gives a node, and how their values lie in a saved node's `widgets_values`.
+"""Which widgets and sockets the editor gives a node, in which order, and with which values at first.
 
-The editor saves values by position: a widget for each input of a widget type, in the order of the inputs, and between
-them the values of helper widgets that are no inputs (what happens to a seed after a run, the upload button).
+The facts are those of comfyui-frontend-package 1.58.1. A widget of an input may be followed by helpers, which are no
+inputs but take places among the saved values: what happens to a seed after a run, or the button of an upload.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from .schema import WIDGET_TYPES
-
-CONTROL_VALUES = ("fixed", "increment", "decrement", "randomize")
+CONTROL_VALUES = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
 # INT inputs of these names get a control widget unless they say otherwise.
 SEED_NAMES = ("seed", "noise_seed")
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 _UPLOAD_OPTIONS = ("image_upload", "video_upload", "animated_image_upload")
+_BOX = {"x": 0, "y": 0, "width": 512, "height": 512}
+
+
+def _video_edit(options: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {"trim": {"start_time": 0, "duration": 0}, "crop": {"x": 0, "y": 0, "width": 0, "height": 0}}
+    return {key: part for key, part in parts.items() if key in options.get("features", parts)}
+
+
+def _nested(options: Mapping[str, Any], key: str) -> Any:
+    """An option that may also lie in an inner `options`."""
+    inner = options.get("options")
+    return options.get(key, inner.get(key) if isinstance(inner, Mapping) else None)
+
+
+# The editor's table of widgets: what each type holds where the node declares no default (None: nothing).
+_FIRST_VALUES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "INT": lambda _: 0,
+    "FLOAT": lambda _: 0,
+    "BOOLEAN": lambda _: False,
+    "STRING": lambda _: "",
+    "MARKDOWN": lambda _: "",
+    "COMBO": lambda _: None,
+    "COLOR": lambda options: _nested(options, "default") or "#000000",
+    "TEXTAREA": lambda options: _nested(options, "default") or "",
+    "BOUNDING_BOX": lambda _: dict(_BOX),
+    "BOUNDING_BOXES": lambda _: [],
+    "CHART": lambda options: _nested(options, "data") or {},
+    "GALLERIA": lambda options: _nested(options, "images") or [],
+    "PAINTER": lambda _: None,
+    "COMPOSITOR": lambda _: {},
+    "CURVE": lambda _: {"points": [[0, 0], [1, 1]], "interpolation": "monotone_cubic"},
+    "RANGE": lambda _: {"min": 0, "max": 1},
+    "VIDEO_EDIT": _video_edit,
+    "LIGHT_INFO_PREVIEW": lambda _: [],
+    "COLORS": lambda _: [],
+    "IMAGECOMPARE": lambda _: ["", ""],
+    "RESOLUTION_PREVIEW": lambda _: None,
+    "IMAGEUPLOAD": lambda _: "image",
+    "AUDIOUPLOAD": lambda _: "",
+    "AUDIO_UI": lambda _: "",
+    "AUDIO_RECORD": lambda _: "",
+    "WEBCAM": lambda _: "",
+    "COMFY_BRANCH_INPUT_NAMES": lambda _: [],
+    "COMFY_BRANCH_SELECTOR": lambda _: "",
+    DYNAMIC_COMBO: lambda _: None,
+}
+EDITOR_WIDGETS = frozenset(_FIRST_VALUES)
+# Their first value does not come from `default`.
+_WITHOUT_DEFAULT = frozenset({"MARKDOWN", "CHART", "GALLERIA", "IMAGECOMPARE", "RESOLUTION_PREVIEW", "IMAGEUPLOAD"})
+_NOT_SAVED = frozenset({"IMAGECOMPARE", "RESOLUTION_PREVIEW", "AUDIO_UI"})
+_NOT_SENT = frozenset({"RESOLUTION_PREVIEW", "AUDIO_UI", "IMAGEUPLOAD", "AUDIOUPLOAD"})
 
 
 @dataclass(frozen=True)
-class Slot:
-    """A position in `widgets_values`: a widget's input, or a helper ("control", "filter", "upload")."""
+class Widget:
+    """A widget of a node.
+
+    Attributes:
+        kind: its type in the editor's table, "" for a helper.
+        default: the value it has at first.
+        helper: "control", "filter", "upload" or "part"; "" for the widget of an input.
+        saved: whether its value takes a place in `widgets_values`.
+        sent: whether its value is part of the API form.
+    """
 
     name: str
+    kind: str
     default: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    choices: tuple[Any, ...] | None = None
     helper: str = ""
+    saved: bool = True
+    sent: bool = True
 
     def may_hold(self, value: Any) -> bool:
-        """Whether a value can be this helper's; for files that leave helpers out."""
+        """Whether a saved value can be this widget's; for files whose values may lie otherwise."""
         if self.helper == "control":
-            return value in CONTROL_VALUES
-        return value == {"upload": "image", "filter": ""}[self.helper]
+            return isinstance(value, str) and value in CONTROL_VALUES
+        if self.helper == "upload":
+            return value is None or value == "image" or value == ""
+        if self.helper == "filter":
+            return isinstance(value, str)
+        if self.helper:
+            return True
+        if self.kind in ("INT", "FLOAT"):
+            return isinstance(value, (int, float)) and not isinstance(value, bool)
+        if self.kind == "BOOLEAN":
+            return isinstance(value, bool)
+        if self.kind in ("STRING", "MARKDOWN", "TEXTAREA"):
+            return isinstance(value, str)
+        if self.choices:
+            # The options may be others today, such as files, but they are still of the same type.
+            return value is None or isinstance(value, (list, *{type(choice) for choice in self.choices}))
+        return True
 
 
-def widget_slots(info: dict[str, Any]) -> list[Slot]:
-    """The positions in `widgets_values` of a node with this object_info."""
-    slots: list[Slot] = []
-    for section in ("required", "optional"):
-        entries = info["input"].get(section) or {}
-        for name in info["input_order"].get(section, entries):
-            slots += _slots_of(name, entries[name])
-        if section == "required" and any(
-            _options(entry).get(key) for entry in entries.values() for key in _UPLOAD_OPTIONS
-        ):
-            # The editor adds the button as one more required input, behind all others.
-            slots.append(Slot("upload", helper="upload"))
-    return slots
+@dataclass(frozen=True)
+class Spec:
+    """An input as the editor reads it from a node's object_info.
 
-
-def _slots_of(name: str, entry: Any) -> list[Slot]:
-    kind, options = entry[0], _options(entry)
-    if options.get("forceInput") or options.get("defaultInput"):
-        return []
-    widget = options.get("widgetType") or kind
-    is_choice = isinstance(kind, (list, tuple)) or widget == "COMBO"
-    if not is_choice and widget not in WIDGET_TYPES and not options.get("socketless"):
-        return []
-    slots = [Slot(name, _default(kind, options))]
-    control = options.get("control_after_generate")
-    if control or (control is None and widget == "INT" and name in SEED_NAMES):
-        slots.append(Slot("control_after_generate", helper="control"))
-        if is_choice:
-            slots.append(Slot("control_filter_list", helper="filter"))
-    return slots
-
-
-def _options(entry: Any) -> dict[str, Any]:
-    return entry[1] if len(entry) > 1 and isinstance(entry[1], dict) else {}
-
-
-def _default(kind: Any, options: dict[str, Any]) -> Any:
-    if "default" in options:
-        return options["default"]
-    choices = kind if isinstance(kind, (list, tuple)) else options.get("options")
-    if isinstance(choices, (list, tuple)):
-        return choices[0] if choices else None
-    return {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}.get(kind)
-
-
-def widget_values(info: dict[str, Any], saved: Any) -> dict[str, Any]:
-    """The value of every widget by input name, from a saved node's `widgets_values`.
-
-    A value that was not saved is the widget's default. The values may also be saved by name.
+    Attributes:
+        kind: the type a wire into it has.
+        widget_kind: the type of its widget in the editor's table, "" if it can have none.
+        forced: whether it is only a socket, although it could have a widget.
     """
-    slots = widget_slots(info)
-    values = {slot.name: slot.default for slot in slots if not slot.helper}
-    if isinstance(saved, dict):
-        values.update({name: saved[name] for name in values if name in saved})
-    elif isinstance(saved, list):
-        values.update({slot.name: saved[index] for slot, index in _positions(slots, saved) if not slot.helper})
-    return values
+
+    name: str
+    kind: str
+    options: Mapping[str, Any]
+    widget_kind: str
+    optional: bool = False
+
+    @property
+    def forced(self) -> bool:
+        return bool(self.options.get("forceInput"))
+
+    @property
+    def has_widget(self) -> bool:
+        return bool(self.widget_kind) and not self.forced
+
+    def widgets(self) -> list[Widget]:
+        """The widget it has or could have, and the helpers behind it."""
+        if self.widget_kind in ("IMAGEUPLOAD", "AUDIOUPLOAD"):
+            value = _FIRST_VALUES[self.widget_kind](self.options)
+            return [Widget(self.name, "", value, helper="upload", sent=False)]
+        found = [
+            Widget(
+                self.name,
+                self.widget_kind,
+                first_value(self),
+                self.options,
+                _choices(self),
+                saved=self.widget_kind not in _NOT_SAVED,
+                sent=self.widget_kind not in _NOT_SENT,
+            )
+        ]
+        found += [Widget(name, "", value, helper=helper, sent=False) for name, helper, value in _helpers(self)]
+        return found
+
+    def chosen(self, value: Any) -> list[Spec]:
+        """The inputs that the option `value` of a dynamic combo brings with it."""
+        options = self.options.get("options")
+        if self.widget_kind != DYNAMIC_COMBO or not isinstance(options, list):
+            return []
+        inputs = next((one.get("inputs") for one in options if isinstance(one, dict) and one.get("key") == value), None)
+        if not isinstance(inputs, dict):
+            return []
+        return [
+            read_spec(f"{self.name}.{name}", entry, section == "optional")
+            for section in ("required", "optional")
+            for name, entry in (inputs.get(section) or {}).items()
+        ]
 
 
-def widget_position(info: dict[str, Any], saved: list[Any], name: str) -> int | None:
-    """Where in `widgets_values` the value of an input lies; None if it is not there."""
-    return next((index for slot, index in _positions(widget_slots(info), saved) if slot.name == name), None)
+def read_spec(name: str, entry: Any, optional: bool = False) -> Spec:
+    options = entry[1] if len(entry) > 1 and isinstance(entry[1], dict) else {}
+    kind = "COMBO" if isinstance(entry[0], (list, tuple)) else str(entry[0])
+    if isinstance(entry[0], (list, tuple)):
+        options = {**options, "options": list(entry[0])}
+    template = options.get("template")
+    if kind == "COMFY_MATCHTYPE_V3" and isinstance(template, dict):
+        kind = str(template.get("allowed_types", "*"))
+    widget = str(options.get("widgetType") or kind)
+    return Spec(name, kind, options, widget if widget in _FIRST_VALUES else "", optional)
 
 
-def widget_surplus(info: dict[str, Any], saved: list[Any]) -> tuple[list[str], int]:
-    """The inputs of a node whose values were not saved, and how many values were saved beyond them."""
-    slots = widget_slots(info)
-    placed = {slot.name for slot, _ in _positions(slots, saved)}
-    # A node without widgets may still have had some of the editor's own, whose values matter to no one.
-    extra = max(0, len(saved) - len(slots)) if slots else 0
-    return [slot.name for slot in slots if not slot.helper and slot.name not in placed], extra
+def input_specs(info: Mapping[str, Any]) -> list[Spec]:
+    """The inputs of a node in the editor's order, with the button that it adds for uploads."""
+    required = dict(info["input"].get("required") or {})
+    optional = dict(info["input"].get("optional") or {})
+    order = info.get("input_order") or {}
+    button = _upload_button(required)
+    if button:
+        required["upload"] = (button, {})
+    names = [
+        *(name for name in order.get("required", required) if name in required),
+        *(name for name in order.get("optional", optional) if name in optional),
+    ]
+    names += [name for name in (*required, *optional) if name not in names]
+    entries = {**required, **optional}
+    return [read_spec(name, entries[name], name in optional) for name in dict.fromkeys(names)]
 
 
-def _positions(slots: list[Slot], saved: list[Any]) -> list[tuple[Slot, int]]:
-    positions = []
-    index = 0
-    complete = len(saved) >= len(slots)
-    for slot in slots:
-        if index >= len(saved):
-            break
-        if slot.helper and not complete and not slot.may_hold(saved[index]):
-            continue
-        positions.append((slot, index))
-        index += 1
-    return positions
+def _upload_button(required: Mapping[str, Any]) -> str:
+    for name, entry in required.items():
+        spec = read_spec(name, entry)
+        if spec.kind == "COMBO" and any(spec.options.get(key) is True for key in _UPLOAD_OPTIONS):
+            return "IMAGEUPLOAD"
+    audio = required.get("audio")
+    return "AUDIOUPLOAD" if audio and read_spec("audio", audio).options.get("audio_upload") is True else ""
+
+
+def _helpers(spec: Spec) -> list[tuple[str, str, Any]]:
+    """Name, sort and first value of the helpers behind a widget."""
+    if spec.widget_kind == "BOUNDING_BOX":
+        return [(part, "part", value) for part, value in _BOX.items()]
+    if spec.widget_kind == "AUDIO_RECORD":
+        return [(f"{spec.name}#1", "part", "")]
+    helpers: list[tuple[str, str, Any]] = []
+    remote = spec.options.get("remote")
+    if spec.widget_kind == "COMBO" and isinstance(remote, dict) and not spec.options.get("multi_select"):
+        helpers.append(("Auto-refresh after generation", "part", False))
+        helpers += [("refresh", "part", "refresh")] if remote.get("refresh_button") else []
+    control = spec.options.get("control_after_generate")
+    if control is None and spec.widget_kind == "INT":
+        control = spec.name in SEED_NAMES
+    if control and spec.widget_kind in ("INT", "FLOAT", "COMBO"):
+        mode = control if control in CONTROL_VALUES else "fixed" if spec.widget_kind == "FLOAT" else "randomize"
+        name = control if isinstance(control, str) and control not in CONTROL_VALUES else "control_after_generate"
+        helpers.append((name, "control", mode))
+        if spec.widget_kind == "COMBO" and not spec.options.get("multi_select"):
+            helpers.append(("control_filter_list", "filter", ""))
+    return helpers
+
+
+def _choices(spec: Spec) -> tuple[Any, ...] | None:
+    options = spec.options.get("options")
+    if spec.widget_kind not in ("COMBO", DYNAMIC_COMBO) or not isinstance(options, (list, tuple)):
+        return None
+    if spec.widget_kind == DYNAMIC_COMBO:
+        return tuple(one.get("key") for one in options if isinstance(one, dict))
+    return tuple(options)
+
+
+def first_value(spec: Spec) -> Any:
+    """The value an input's widget has in a new node."""
+    if spec.widget_kind in ("COMBO", DYNAMIC_COMBO):
+        if spec.options.get("multi_select"):
+            return []
+        if spec.options.get("default"):
+            return spec.options["default"]
+        choices = _choices(spec)
+        return choices[0] if choices else "Loading..." if spec.options.get("remote") else None
+    default = None if spec.widget_kind in _WITHOUT_DEFAULT else spec.options.get("default")
+    return _FIRST_VALUES[spec.widget_kind](spec.options) if default is None else default

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass, field
+import re
+import secrets
+import sys
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,11 +16,13 @@ from typing import Any
 from .convert import convert
 from .editor_graph import is_editor_form
 from .folders import PACKAGE_ROOT
+from .json_text import dumps
 from .problems import node_label, node_title, shown
 from .registry import Registry
 from .renaming import rename_in_graph, rename_in_prompt
+from .replacements import Replacements
+from .saved_values import read_values
 from .schema import InputSpec, is_link, read_schema
-from .widgets import widget_position
 
 SHIPPED = PACKAGE_ROOT / "workflows"
 MAX_BYTES = 64 * 2**20  # far above any workflow people share; a larger file is a mistake
@@ -29,17 +35,30 @@ class Workflow:
     Attributes:
         prompt: its API form.
         graph: its editor form, if it has one that still says the same as `prompt`.
-        notes: sentences on what is no error but hardly meant.
+        replacements: what tokens in file names stand for, where the workflow was read from editor form.
     """
 
     prompt: dict[str, Any]
     graph: dict[str, Any] | None = None
-    notes: list[str] = field(default_factory=list)
+    replacements: Replacements | None = None
 
     @property
     def extra_pnginfo(self) -> dict[str, Any] | None:
         """What goes into pictures besides the API form, so that the editor opens the graph as it was drawn."""
         return None if self.graph is None else {"workflow": self.graph}
+
+    def copied(self) -> Workflow:
+        """A copy whose values can be set without changing this one's."""
+        replacements = None if self.replacements is None else self.replacements.copied()
+        return Workflow(copy.deepcopy(self.prompt), self.graph, replacements)
+
+    def fill_in_names(self) -> None:
+        """Fill in tokens such as `%Sampler.seed%` in file names, as the editor does when it queues a workflow.
+
+        To be called when all values are set, as the names may speak of them.
+        """
+        if self.replacements is not None:
+            self.replacements.fill_in(self.prompt, datetime.now())
 
 
 def shipped_workflows() -> list[str]:
@@ -73,9 +92,9 @@ def read_workflow(path: Path, registry: Registry) -> Workflow:
     data = _read_json(path)
     if is_editor_form(data):
         data = rename_in_graph(data, registry)
-        notes: list[str] = []
         infos = cache(lambda name: registry.info(name) if name in registry.classes else None)
-        return Workflow(convert(data, infos, notes), data, notes)
+        replacements = Replacements()
+        return Workflow(convert(data, infos, replacements), data, replacements)
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict) and "class_type" not in data["prompt"]:
         extra = data.get("extra_data")
         pnginfo = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
@@ -83,31 +102,61 @@ def read_workflow(path: Path, registry: Registry) -> Workflow:
         graph = rename_in_graph(graph, registry) if isinstance(graph, dict) and is_editor_form(graph) else None
         return Workflow(rename_in_prompt(data["prompt"], registry), graph)
     if not isinstance(data, dict):
-        raise ValueError(f"'{path}' holds a {type(data).__name__}, no workflow. Save one from the editor.")
+        raise ValueError(
+            f"'{path}' contains a {type(data).__name__}, which is not a workflow. Save one from the editor."
+        )
     nodes = data.get("nodes")
     if "nodes" in data and not (
         isinstance(nodes, dict) and "class_type" in nodes
     ):  # else an API form's node of that id
         raise ValueError(
-            f"'{path}': \"nodes\" must be a list of nodes, and is {shown(nodes)}. Save it anew in the editor."
+            f"'{path}': \"nodes\" must be a list of nodes, and is {shown(nodes)}. Save the workflow again in the editor."
         )
     return Workflow(rename_in_prompt(data, registry))
 
 
 def _read_json(path: Path) -> Any:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB, too large for a workflow.")
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        size = path.stat().st_size
+        text = path.read_text(encoding="utf-8-sig") if size <= MAX_BYTES else ""
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is no text in UTF-8. A workflow is a JSON file.") from error
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be read: {error.strerror}.") from error
+    if size > MAX_BYTES:
+        raise ValueError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB, too large for a workflow.")
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ValueError(f"'{path}' is no JSON, or cut short: {error.msg} at {where}. Get a whole copy.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"'{path}' is no text in UTF-8. A workflow is a JSON file.") from error
     except RecursionError as error:
         raise ValueError(f"'{path}' is nested too deeply for a workflow.") from error
+    except ValueError as error:  # Python reads no whole number of more than 4300 digits
+        longest = max(map(len, re.findall(r"\d+", text)), default=0)
+        raise ValueError(
+            f"'{path}' contains a number of {longest} digits, which no node can take. Correct it in the file."
+        ) from error
+
+
+def write_api_form(workflow: Workflow, target: str) -> None:
+    """Write a workflow in API form to a file, which appears whole or not at all; "-" is standard output.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    text = dumps(workflow.prompt, indent=2) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(target).expanduser()
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
     except OSError as error:
-        raise ValueError(f"'{path}' cannot be read: {error.strerror}.") from error
+        part.unlink(missing_ok=True)
+        raise ValueError(f"The API form cannot be written to '{path}': {error.strerror}.") from error
 
 
 def find_node(prompt: dict[str, Any], name: str) -> str:
@@ -154,6 +203,8 @@ def set_value(workflow: Workflow, registry: Registry, node_name: str, input_name
         raise ValueError(f'{node_label(node_id, class_type)}: "inputs" must map input names to values or links.')
     was_link = is_link(inputs.get(input_name))
     inputs[input_name] = value
+    if workflow.replacements is not None:
+        workflow.replacements.set(node_id, input_name, value)
     workflow.graph = None if was_link else _patched(workflow.graph, registry, node_id, input_name, value)
 
 
@@ -195,9 +246,14 @@ def _patched(
     if isinstance(saved, dict):
         saved[input_name] = value
         return graph
-    position = widget_position(registry.info(node["type"]), saved, input_name) if isinstance(saved, list) else None
+    if not isinstance(saved, list):
+        return None
+    named = node.get("widgets_values_named")
+    position = read_values(registry.info(node["type"]), saved, named).positions.get(input_name)
     wired = any(entry.get("name") == input_name and entry.get("link") is not None for entry in node.get("inputs") or ())
     if position is None or wired:
         return None
-    saved[position] = value  # type: ignore[index]
+    saved[position] = value
+    if isinstance(named, dict):
+        named[input_name] = value
     return graph

@@ -6,14 +6,15 @@ import uuid
 from typing import Any
 
 from uniworld.nodes.headless.registry import Registry
-from uniworld.nodes.headless.widgets import widget_slots
+from uniworld.nodes.headless.widgets import input_specs
 
 
 class Graph:
     """A workflow or a subgraph under construction."""
 
-    def __init__(self, registry: Registry) -> None:
-        self.registry = registry
+    def __init__(self, registry: Registry, before: int = 0) -> None:
+        """Args: before: the number before the first node's id; the editor gives no id twice in a workflow."""
+        self.registry, self.before = registry, before
         self.nodes: list[dict[str, Any]] = []
         self.links: list[dict[str, Any]] = []
         self.inputs: list[dict[str, Any]] = []
@@ -27,7 +28,7 @@ class Graph:
         if kind in self.registry.classes:
             info = self.registry.info(kind)
             declared = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
-            widgets = {slot.name for slot in widget_slots(info)}
+            widgets = {spec.name for spec in input_specs(info) if spec.has_widget}
             inputs = [
                 {"name": name, "type": entry[0] if isinstance(entry[0], str) else "COMBO", "link": None}
                 | ({"widget": {"name": name}} if name in widgets else {})
@@ -35,7 +36,7 @@ class Graph:
             ]
             outputs = [{"name": name, "type": t} for name, t in zip(info["output_name"], info["output"])]
         node = {
-            "id": len(self.nodes) + 1, "type": kind, "pos": [0, 0], "size": [1, 1], "flags": {}, "order": 0, "mode": 0,
+            "id": self.before + len(self.nodes) + 1, "type": kind, "pos": [0, 0], "size": [1, 1], "flags": {}, "order": 0, "mode": 0,
             "inputs": inputs or [], "outputs": [{**entry, "links": []} for entry in outputs or []], "properties": {},
             **({} if values is None else {"widgets_values": values}), **more,
         }  # fmt: skip
@@ -71,6 +72,9 @@ class Graph:
         ]
 
     def add_subgraph(self, inner: Graph, values: Any = None, **more: Any) -> dict[str, Any]:
+        """A node that opens a subgraph; `proxies` becomes its `properties.proxyWidgets`."""
+        if "proxies" in more:
+            more["properties"] = {"proxyWidgets": more.pop("proxies")}
         inputs = [{"name": entry["name"], "type": entry["type"], "link": None} for entry in inner.inputs]
         outputs = [{"name": entry["name"], "type": entry["type"]} for entry in inner.outputs]
         return self.add(inner.id, values, inputs, outputs, **more)

@@ -94,17 +94,68 @@ def test_values_of_an_editor_file_that_are_no_list_are_refused(call, verb, saved
     assert err.startswith(f'Node 2 (ImageScale): "widgets_values" is {saved!r}; it must be a list of values.')
 
 
-@pytest.mark.parametrize(("saved", "note"), [
-    (["area", 8, 8, "disabled"], ""),
-    ({"upscale_method": "area", "width": 8}, ""),
-    (["area", 8], "only 2 values saved, so height, crop take their defaults."),
-    (["area", 8, 8, "disabled", 1, 2], "6 values saved, 2 more than it has inputs; the last are ignored."),
-])  # fmt: skip
-def test_too_few_or_too_many_values_are_noted(call, saved, note):
+@pytest.mark.parametrize("saved", [["area", 8, 8, "disabled"], {"upscale_method": "area", "width": 8}, [], None])
+def test_values_of_an_editor_file_that_fit_get_no_note(call, saved):
     code, out, _ = call("check", editor(saved))
-    assert code == 0
-    assert out.count("note:") == bool(note)
-    assert note in out
+    assert (code, out.count("note:")) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("saved", "counted"), [(["area"], "1 value is"), (["area", 8, 8, "disabled", 1, 2], "6 values are")]
+)
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_values_that_fit_nothing_known_stop_with_an_error(call, verb, saved, counted):
+    code, _, err = call(verb, editor(saved))
+    assert code == 2
+    sentence = f"Node 2 (ImageScale): {counted} saved, but the node has 4 widgets (upscale_method, width, height, crop)"
+    assert err.startswith(sentence)
+    assert "Open the workflow in the editor" in err
+
+
+def test_the_api_form_goes_to_a_file_or_to_standard_output(call, tmp_path):
+    code, out, _ = call("check", editor(["area", 8, 8, "disabled"]), "--api", "api.json", "--set", "2.width=16")
+    assert (code, out) == (0, "The workflow is valid: 3 nodes, outputs 3.\n")
+    written = json.loads((tmp_path / "api.json").read_text())
+    assert written["2"]["inputs"] == SCALE | {"width": 16}
+    code, out, err = call("check", editor(["area", 8, 8, "disabled"]), "--api", "-", "--set", "2.width=16")
+    assert (code, json.loads(out)) == (0, written)
+    assert err == "The workflow is valid: 3 nodes, outputs 3.\n"
+    assert call("check", written, "--api", "-")[1] == out
+
+
+def test_the_api_form_is_written_of_a_workflow_with_problems_too(call):
+    code, out, err = call("check", editor(["none", 8, 8, "disabled"]), "--api", "-")
+    assert code == 2
+    assert json.loads(out)["2"]["inputs"]["upscale_method"] == "none"
+    assert "upscale_method" in err
+
+
+def test_an_api_form_that_cannot_be_written_is_an_error_and_leaves_nothing(call, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = call("check", api(), "--api", "none/api.json")
+    assert code == 2
+    assert "cannot be written to 'none/api.json': No such file or directory" in err
+    assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "w.json"}) == before
+    assert "Name a file for --api" in call("check", api(), "--api", "-", "--json")[2]
+
+
+def test_numbers_that_json_does_not_have_come_out_as_texts(call):
+    workflow = api() | {"8": {"class_type": "MaskToImage", "inputs": {}, "is_changed": [float("nan"), 1e999]}}
+    _, out, _ = call("check", workflow, "--api", "-")
+    assert json.loads(out, parse_constant=pytest.fail)["8"]["is_changed"] == ["NaN", "Infinity"]
+    del workflow["8"]["inputs"]
+    workflow["1"]["is_changed"] = [float("nan")]
+    assert call("run", workflow)[0] == 0
+    with Image.open(next(Path("output").glob("*.png"))) as picture:
+        assert json.loads(picture.text["prompt"], parse_constant=pytest.fail)["1"]["is_changed"] == ["NaN"]
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_a_number_that_python_does_not_read_gets_a_sentence_with_the_file(tmp_path, capsys, verb):
+    huge = tmp_path / "huge.json"
+    huge.write_text('{"1": {"class_type": "SaveImage", "inputs": {"images": ' + "1" * 5000 + "}}}")
+    assert main([verb, str(huge)]) == 2
+    assert f"'{huge}' contains a number of 5000 digits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("nodes", [{}, None, "x", {"1": {}}])
@@ -148,5 +199,4 @@ def test_the_shipped_workflows_get_no_note(registry, name, folder):
     from uniworld.nodes.headless.workflow_file import find_workflow
 
     workflow = read_workflow(find_workflow(folder + name), registry)
-    assert workflow.notes == []
     assert validate_prompt(workflow.prompt, registry).notes == []

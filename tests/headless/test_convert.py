@@ -6,7 +6,11 @@ Where the two cannot agree, the test says so:
   as a last resort it takes any linked input, which the editor does not;
 - a primitive's value goes into the widgets it feeds when the editor queues, while comfy-cli takes the saved value of the
   widget, which is the same in any workflow that the editor saved;
+- a widget that is wired to a muted node has its own value in the editor, and none in comfy-cli;
+- the names of packs (`cnr_id`) are left out by comfy-cli;
 - widgets without a declared default, and the upload button before optional widgets, are filled in by the editor's rules.
+
+`tests/browser/test_conversion.py` asks the editor itself.
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ from typing import Any
 
 import pytest
 from uniworld.nodes.headless.convert import convert
+from uniworld.nodes.headless.saved_values import read_values
 from uniworld.nodes.headless.validate import validate_prompt
-from uniworld.nodes.headless.widgets import widget_position, widget_values
 
 _spec = importlib.util.spec_from_file_location("editor", Path(__file__).parent / "editor.py")
 editor = importlib.util.module_from_spec(_spec)
@@ -43,7 +47,8 @@ def ours(workflow: dict[str, Any], registry) -> dict[str, Any]:
 
 def both(workflow: dict[str, Any], registry) -> dict[str, Any]:
     prompt = ours(workflow, registry)
-    assert by_comfy_cli(workflow, registry) == prompt
+    titled = {key: {**entry, "_meta": {"title": entry["_meta"]["title"]}} for key, entry in prompt.items()}
+    assert by_comfy_cli(workflow, registry) == titled
     return prompt
 
 
@@ -71,16 +76,17 @@ def test_widget_values_go_by_position_past_the_helpers(graph, registry):
 
 def test_values_without_the_helpers_are_understood_too(registry):
     info = registry.info("Options")
-    assert widget_values(info, ["t", 7, 0.25, False, "b", "y", 5, "end"])["tail"] == "end"
-    assert widget_position(info, ["t", 7, 0.25], "strength") == 2
-    assert widget_position(info, ALL_OPTIONS, "strength") == 3
-    assert widget_position(info, ["t"], "strength") is None
+    without = read_values(info, ["t", 7, 0.25, False, "b", "y", 5, "end"])
+    assert (without.values["tail"], without.positions["strength"]) == ("end", 2)
+    assert read_values(info, ALL_OPTIONS).positions["strength"] == 3
 
 
-def test_values_that_were_not_saved_are_the_widgets_defaults(graph, registry):
-    graph.add("Options", ["t"])
+@pytest.mark.parametrize("saved", [None, []])
+def test_values_that_were_not_saved_are_the_widgets_defaults(graph, registry, saved):
+    graph.add("Options", saved)
     assert ours(graph.save(), registry)["1"]["inputs"] == {
-        "text": "t", "seed": 0, "strength": 0.5, "on": True, "old_choice": "a", "new_choice": "x", "count": 3, "tail": "",
+        "text": "hello", "seed": 0, "strength": 0.5, "on": True, "old_choice": "a", "new_choice": "x", "count": 3,
+        "tail": "",
     }  # fmt: skip
 
 
@@ -166,9 +172,22 @@ def test_a_primitive_gives_its_value_to_all_it_feeds(graph, registry):
     prompt = ours(graph.save(), registry)
     assert set(prompt) == {"2", "3"}
     assert prompt["2"]["inputs"] == {"value": 9}
-    assert prompt["3"]["inputs"] == {"a": 1, "b": 2, "c": 9}
-    first["widgets_values"], second["widgets_values"] = [9], [1, 2, 9]
+    assert prompt["3"]["inputs"] == {"a": 1, "b": 2, "c": 3}, "it does not reach through a reroute"
+    first["widgets_values"] = [9]
     assert both(graph.save(), registry) == prompt
+
+
+@pytest.mark.parametrize("mode", [2, 4])
+def test_a_primitive_gives_its_value_whatever_its_mode(graph, registry, mode):
+    primitive = graph.add("PrimitiveNode", [9, "fixed"], [], [{"name": "INT", "type": "INT"}], mode=mode)
+    graph.link(primitive, 0, graph.add("Number", [1]), "value")
+    assert ours(graph.save(), registry)["2"]["inputs"] == {"value": 9}
+
+
+def test_a_primitive_keeps_to_the_range_of_what_it_feeds(graph, registry):
+    primitive = graph.add("PrimitiveNode", [900, "fixed"], [], [{"name": "INT", "type": "INT"}])
+    graph.link(primitive, 0, graph.add("Number", [1]), "value")
+    assert ours(graph.save(), registry)["2"]["inputs"] == {"value": 100}
 
 
 def test_notes_are_dropped(graph, registry):
@@ -182,9 +201,12 @@ def test_a_muted_node_goes_and_takes_its_links_along(graph, registry):
     number, total, show = graph.add("Number", [4], mode=2), graph.add("Add", [1, 2, 3]), graph.add("Show")
     graph.link(number, 0, total, "b")
     graph.link(total, 0, show, "value")
-    prompt = both(graph.save(), registry)
+    prompt = ours(graph.save(), registry)
     assert set(prompt) == {"2", "3"}
-    assert prompt["2"]["inputs"] == {"a": 1, "c": 3}
+    assert prompt["2"]["inputs"] == {"a": 1, "b": 2, "c": 3}, "a widget falls back to its own value"
+    total["inputs"][1]["name"] = "extra"
+    del total["inputs"][1]["widget"]
+    assert ours(graph.save(), registry)["2"]["inputs"] == {"a": 1, "b": 2, "c": 3}
 
 
 def test_a_bypassed_node_passes_on_what_fits(graph, registry):
@@ -198,24 +220,17 @@ def test_a_bypassed_node_passes_on_what_fits(graph, registry):
     assert prompt["3"]["inputs"]["images"] == ["1", 0]
 
 
-def test_bypassed_nodes_in_a_row(graph, registry):
+@pytest.mark.parametrize(("wired", "value"), [("b", []), ("a", [["1", 0]])])
+def test_bypassed_nodes_in_a_row(graph, registry, wired, value):
     number = graph.add("Number", [4])
-    first, second, between, show = (
-        (graph.add("Add", [1, 2, 3], mode=4) for _ in "ab"),
-        None,
-        reroute(graph),
-        graph.add("Show"),
-    )
-    first, second = first
-    graph.link(number, 0, first, "b")
+    first, between = graph.add("Add", [1, 2, 3], mode=4), reroute(graph)
+    second, show = graph.add("Add", [1, 2, 3], mode=4), graph.add("Show")
+    graph.link(number, 0, first, wired)
     graph.link(first, 0, between, 0)
     graph.link(between, 0, second, "a")
     graph.link(second, 0, show, "value")
-    # By slot, output 0 meets input 0, which is not wired in the first node: the editor then passes nothing on.
-    assert ours(graph.save(), registry)[str(show["id"])]["inputs"] == {}
-    graph.links.pop(0)
-    graph.link(number, 0, first, "a")
-    assert ours(graph.save(), registry)[str(show["id"])]["inputs"] == {"value": ["1", 0]}
+    # By slot, output 0 meets input 0; if that is not wired in the first node, the editor passes nothing on.
+    assert list(ours(graph.save(), registry)[str(show["id"])]["inputs"].values()) == value
 
 
 def test_a_bypassed_node_without_a_fitting_input_passes_nothing(graph, registry):
@@ -232,7 +247,7 @@ def test_a_bypassed_node_without_a_fitting_input_passes_nothing(graph, registry)
 
 def part(registry) -> Any:
     """A subgraph of two nodes: (INT wired to a widget, INT wired to a widget) → INT."""
-    inner = editor.Graph(registry)
+    inner = editor.Graph(registry, 10)
     inner.boundary([("first", "INT"), ("second", "INT")], [("sum", "INT")])
     number, total = inner.add("Number", [4]), inner.add("Add", [10, 20, 30])
     inner.link(None, 0, number, "value")
@@ -249,8 +264,8 @@ def test_a_subgraph_is_opened_where_it_is_used(graph, registry):
     graph.link(use, 0, show, "value")
     prompt = both(graph.save(inner), registry)
     assert {key: entry["inputs"] for key, entry in prompt.items()} == {
-        "1": {"value": 1}, "3": {"value": ["2:2", 0]},
-        "2:1": {"value": ["1", 0]}, "2:2": {"a": ["2:1", 0], "b": 20, "c": 30},
+        "1": {"value": 1}, "3": {"value": ["2:12", 0]},
+        "2:11": {"value": ["1", 0]}, "2:12": {"a": ["2:11", 0], "b": 20, "c": 30},
     }  # fmt: skip
 
 
@@ -259,14 +274,14 @@ def test_a_subgraph_used_twice_keeps_two_sets_of_values(graph, registry):
     for values in ([1, 2], [3, 4]):
         graph.link(graph.add_subgraph(inner, values), 0, graph.add("Show"), "value")
     prompt = both(graph.save(inner), registry)
-    assert [prompt[key]["inputs"].get("value", prompt[key]["inputs"].get("b")) for key in ("1:1", "1:2", "3:1", "3:2")] == [
+    assert [prompt[key]["inputs"].get("value", prompt[key]["inputs"].get("b")) for key in ("1:11", "1:12", "3:11", "3:12")] == [
         1, 2, 3, 4,
     ]  # fmt: skip
-    assert prompt["2"]["inputs"] == {"value": ["1:2", 0]}
+    assert prompt["2"]["inputs"] == {"value": ["1:12", 0]}
 
 
 def test_subgraphs_in_subgraphs(graph, registry):
-    inner, outer = part(registry), editor.Graph(registry)
+    inner, outer = part(registry), editor.Graph(registry, 20)
     outer.boundary([("deep", "INT"), ("other", "INT")], [("sum", "INT")])
     use, after = outer.add_subgraph(inner, [5, 6]), outer.add("Add", [1, 2, 3])
     for entry in use["inputs"]:
@@ -279,8 +294,8 @@ def test_subgraphs_in_subgraphs(graph, registry):
     graph.link(top, 0, graph.add("Show"), "value")
     prompt = both(graph.save(outer, inner), registry)
     assert {key: entry["inputs"] for key, entry in prompt.items()} == {
-        "2": {"value": ["1:2", 0]}, "1:2": {"a": ["1:1:2", 0], "b": 8, "c": 3},
-        "1:1:1": {"value": 7}, "1:1:2": {"a": ["1:1:1", 0], "b": 6, "c": 30},
+        "2": {"value": ["1:22", 0]}, "1:22": {"a": ["1:21:12", 0], "b": 8, "c": 3},
+        "1:21:11": {"value": 7}, "1:21:12": {"a": ["1:21:11", 0], "b": 6, "c": 30},
     }  # fmt: skip
 
 
@@ -303,8 +318,9 @@ def test_a_primitive_feeds_a_subgraph(graph, registry):
     primitive = graph.add("PrimitiveNode", [9, "fixed"], [], [{"name": "INT", "type": "INT"}])
     graph.link(primitive, 0, graph.add_subgraph(inner, [1, 2]), "first")
     prompt = ours(graph.save(inner), registry)
-    assert prompt["2:1"]["inputs"] == {"value": 9}
-    assert prompt["2:2"]["inputs"]["b"] == 2
+    # A primitive writes into the subgraph's node, whose wired input takes nothing from there: the value inside is left.
+    assert prompt["2:11"]["inputs"] == {"value": 4}
+    assert prompt["2:12"]["inputs"]["b"] == 2
 
 
 def test_a_subgraph_that_only_passes_on(graph, registry):
@@ -338,6 +354,127 @@ def test_subgraphs_that_multiply_without_end_are_refused(graph, registry):
         ours(graph.save(*levels), registry)
 
 
+@pytest.mark.parametrize(("proxies", "values"), [
+    (None, [7, 8]),
+    ([["-1", "first"], ["-1", "second"]], [7, 8]),
+    ([["-1", "second"], ["-1", "first"]], [8, 7]),
+    ([["11", "value"], ["12", "b"]], [7, 8]),
+    ([["12", "c"], ["-1", "second"], ["11", "value"]], [99, 8, 7]),
+    ([["-1", "first"], ["12", "c"], ["-1", "second"]], [7, 99, 8]),
+    ([["77", "gone"], ["-1", "nothing"], ["-1", "second"], ["-1", "first"]], [0, 0, 8, 7]),
+    ([["12", "2: c"], ["-1", "second"], ["-1", "first"]], [99, 8, 7]),
+])  # fmt: skip
+def test_proxy_widgets_say_whose_the_values_of_a_subgraph_are(graph, registry, proxies, values):
+    inner = part(registry)
+    graph.add_subgraph(inner, values, **({} if proxies is None else {"proxies": proxies}))
+    prompt = ours(graph.save(inner), registry)
+    assert prompt["1:11"]["inputs"] == {"value": 7}
+    assert prompt["1:12"]["inputs"] == {"a": ["1:11", 0], "b": 8, "c": 99 if 99 in values else 30}
+
+
+def test_two_nodes_of_a_subgraph_keep_promoted_values_apart(graph, registry):
+    inner = part(registry)
+    for values in ([1, 2], [3, 4]):
+        graph.add_subgraph(inner, values, proxies=[["12", "c"], ["-1", "first"]])
+    graph.add_subgraph(inner, [5, 6])
+    prompt = ours(graph.save(inner), registry)
+    found = [(prompt[f"{host}:11"]["inputs"]["value"], prompt[f"{host}:12"]["inputs"]["c"]) for host in (1, 2, 3)]
+    assert found == [(2, 1), (4, 3), (5, 30)]
+
+
+def test_a_promoted_primitive_feeds_what_it_fed(graph, registry):
+    inner = part(registry)
+    primitive = inner.add("PrimitiveNode", [9, "fixed"], [], [{"name": "INT", "type": "INT"}])
+    inner.link(primitive, 0, inner.nodes[1], "c")
+    graph.add_subgraph(inner, [55], proxies=[["13", "value"]])
+    graph.add_subgraph(inner, [1, 2])
+    prompt = ours(graph.save(inner), registry)
+    assert [prompt[key]["inputs"]["c"] for key in ("1:12", "2:12")] == [55, 30]
+
+
+def test_a_subgraph_inside_shows_the_widgets_inside_it(graph, registry):
+    inner, outer = part(registry), editor.Graph(registry, 20)
+    outer.boundary([], [])
+    outer.add_subgraph(inner, [5, 6])
+    graph.add_subgraph(outer, [55, 99], proxies=[["21", "second"], ["21", "value"]])
+    prompt = ours(graph.save(outer, inner), registry)
+    opened = [key for key in prompt if key.count(":") == 2]
+    assert [prompt[key]["inputs"].get("b", prompt[key]["inputs"].get("value")) for key in opened] == [99, 55]
+
+
+def test_nodes_of_subgraphs_get_ids_that_no_other_node_has(graph, registry):
+    inner = editor.Graph(registry)
+    inner.boundary([], [])
+    for _ in range(3):
+        inner.add("Number", [1])
+    graph.add_subgraph(inner, [99], proxies=[["2", "value"]])
+    graph.add("Number", [1])
+    saved = graph.save(inner) | {"last_node_id": 12}
+    # Node 3 of the subgraph keeps its id.
+    prompt = ours(saved, registry)
+    assert list(prompt) == ["2", "1:13", "1:14", "1:3"]
+    assert [entry["inputs"]["value"] for entry in prompt.values()] == [1, 1, 99, 1]
+
+
+def test_a_missing_definition_of_a_subgraph_is_named(graph, registry):
+    graph.add_subgraph(part(registry), [], title="Upscale")
+    with pytest.raises(ValueError, match="Node 1 'Upscale' is a subgraph, but the workflow does not contain its defin"):
+        ours(graph.save(), registry)
+    graph.nodes[0]["mode"] = 2
+    assert ours(graph.save(), registry) == {}
+
+
+def variable(graph, kind: str, name: str) -> dict[str, Any]:
+    """A SetNode or GetNode of KJNodes."""
+    side = [{"name": "INT", "type": "INT", "link": None}]
+    return graph.add(kind, [name], side if kind == "SetNode" else [], [{"name": "INT", "type": "INT"}])
+
+
+def test_set_and_get_nodes_are_followed(graph, registry):
+    number, total, show = graph.add("Number", [4]), graph.add("Add", [1, 2, 3]), graph.add("Show")
+    graph.link(number, 0, variable(graph, "SetNode", "n"), 0)
+    graph.link(variable(graph, "GetNode", "n"), 0, variable(graph, "SetNode", "again"), 0)
+    graph.link(variable(graph, "GetNode", "again"), 0, show, "value")
+    graph.link(variable(graph, "GetNode", "nobody"), 0, total, "b")
+    prompt = ours(graph.save(), registry)
+    assert {key: entry["inputs"] for key, entry in prompt.items()} == {
+        "1": {"value": 4}, "2": {"a": 1, "b": 2, "c": 3}, "3": {"value": ["1", 0]},
+    }  # fmt: skip
+    graph.links.pop()
+    total["inputs"][1]["link"] = None
+    assert both(graph.save(), registry) == prompt
+
+
+def test_set_and_get_nodes_that_run_in_a_circle_are_named(graph, registry):
+    graph.link(variable(graph, "GetNode", "n"), 0, variable(graph, "SetNode", "n"), 0)
+    graph.link(graph.nodes[0], 0, graph.add("Show"), "value")
+    with pytest.raises(ValueError, match="run in a circle"):
+        ours(graph.save(), registry)
+
+
+def test_wires_are_found_by_the_names_of_inputs(graph, registry):
+    """The list of inputs in a file may have another order than the class, or inputs that it has not."""
+    number, total = graph.add("Number", [4]), graph.add("Add", [1, 2, 3])
+    graph.link(number, 0, total, "a")
+    graph.link(number, 0, total, "c")
+    total["inputs"] = [{"name": "x", "type": "INT", "link": None}, *reversed(total["inputs"])]
+    for link in graph.links:
+        link["target_slot"] = 3 if link["target_slot"] == 0 else 1
+    graph.link(number, 0, total, "x")
+    assert ours(graph.save(), registry)["2"]["inputs"] == {"a": ["1", 0], "b": 2, "c": ["1", 0], "x": ["1", 0]}
+    total["inputs"][0]["widget"] = {"name": "x"}
+    assert "x" not in ours(graph.save(), registry)["2"]["inputs"], "the input of a widget that is gone"
+
+
+def test_of_two_wires_into_one_input_the_one_counts_that_the_input_names(graph, registry):
+    first, second, show = graph.add("Number", [4]), graph.add("Number", [5]), graph.add("Show")
+    graph.link(first, 0, show, "value")
+    graph.link(second, 0, show, "value")
+    assert ours(graph.save(), registry)["3"]["inputs"] == {"value": ["2", 0]}
+    show["inputs"][0]["link"] = 1
+    assert ours(graph.save(), registry)["3"]["inputs"] == {"value": ["1", 0]}
+
+
 def test_a_group_node_of_old_editors_is_refused_by_name(graph, registry):
     graph.add("workflow>mine")
     with pytest.raises(ValueError, match="Node 1 is a group node"):
@@ -364,7 +501,7 @@ def test_an_unknown_class_is_kept_for_the_check_to_name(graph, registry):
     {"nodes": [], "links": [[1, 2, "x", 3, 0]]}, {"nodes": [], "links": [None]}, {"nodes": [], "links": [[[], 1, 0, 2, 0]]},
 ])  # fmt: skip
 def test_what_is_no_graph_gets_a_sentence(registry, broken):
-    with pytest.raises(ValueError, match="Save it anew in the editor"):
+    with pytest.raises(ValueError, match=r"Save the workflow again in the editor\."):
         ours(broken, registry)
 
 

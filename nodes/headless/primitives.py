@@ -1,0 +1,157 @@
+"""What the editor's primitives write into the widgets they are wired to, when a workflow is queued.
+
+A primitive writes whatever its mode, but only into widgets that its wires reach directly. A widget takes a number as
+it would take one that is typed in: rounded to its step, and a FLOAT within its range.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .editor_nodes import PRIMITIVE, REROUTE, Input, Node, Nodes
+from .widgets import Widget
+
+REPLACE = "Run widget replace on values"  # the property that lets tokens in a primitive's text be filled in
+# The editor's ranges and step of a number whose node declares none.
+_LOW, _HIGH, _FLOAT_STEP = 0, 2048, 0.5
+# What two widgets need not have in common to be fed by one primitive.
+_FREE = frozenset(
+    {"default", "forceInput", "defaultInput", "control_after_generate", "multiline", "tooltip", "dynamicPrompts"}
+)
+_RANGE = frozenset({"min", "max", "step"})
+
+
+def apply_primitives(nodes: Nodes, replaced: Callable[[str], str]) -> None:
+    """Write the values of a graph's primitives into the widgets that they feed.
+
+    Args:
+        replaced: fills in the tokens of a text.
+    """
+    for node in nodes.by_id.values():
+        if not node.virtual or node.type != PRIMITIVE:
+            continue
+        targets = nodes.fed_by(node.id, 0)
+        value = _own_value(node, [_through_reroutes(nodes, *target) for target in targets])
+        if not value:
+            continue
+        node.widgets.values["value"] = value[0]
+        written = value[0]
+        if isinstance(written, str) and written and node.properties.get(REPLACE):
+            written = replaced(written)
+        for target, entry in targets:
+            _write(target, entry, written)
+
+
+def _widget(node: Node, entry: Input) -> Widget | None:
+    return entry.promoted or node.widgets.widgets.get(entry.widget or "")
+
+
+def _held(node: Node, entry: Input) -> Any:
+    return entry.value if entry.promoted is not None else node.widgets.values.get(entry.widget or "")
+
+
+def _through_reroutes(nodes: Nodes, node: Node, entry: Input) -> tuple[Node, Input]:
+    """The first widget behind a reroute, which shows its type and range to what feeds it; else what was given."""
+    seen: set[str] = set()
+    pending = [(node, entry)]
+    while pending:
+        target, way = pending.pop()
+        if not (target.virtual and target.type == REROUTE):
+            if _widget(target, way) is not None:
+                return target, way
+        elif target.id not in seen:
+            seen.add(target.id)
+            pending += reversed(nodes.fed_by(target.id, 0))
+    return node, entry
+
+
+def _own_value(node: Node, targets: list[tuple[Node, Input]]) -> list[Any]:
+    """A primitive's value, if it has one: it gets its widget from the first input that it is wired to."""
+    if not targets:
+        return []
+    target, entry = targets[0]
+    widget = _widget(target, entry)
+    saved = node.saved.get("widgets_values")
+    value: Any
+    if isinstance(saved, list) and saved and node.outputs[:1] == [entry.type]:
+        value = saved[0]
+    elif widget is not None:
+        value = _held(target, entry)
+    else:
+        return []
+    if widget is not None and widget.kind in ("INT", "FLOAT") and _is_number(value):
+        value = _within_all(value, [found for one, way in targets if (found := _widget(one, way)) is not None])
+    return [value]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _within_all(value: float, widgets: list[Widget]) -> float:
+    """A number as a primitive holds it that feeds these widgets: within the range and on the step of all that agree."""
+    first = widgets[0]
+    merged: dict[str, Any] = dict(first.options)
+    for widget in widgets:
+        together = _merged(merged, widget.options) if widget.kind == first.kind else None
+        if together is None:
+            continue
+        merged = together
+        value = min(max(value, merged["min"]), merged["max"])
+        value = _rounded(value, first.kind, merged)
+    return value
+
+
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] | None:
+    low = max(_number(one.get("min"), -math.inf), _number(other.get("min"), -math.inf))
+    high = min(_number(one.get("max"), math.inf), _number(other.get("max"), math.inf))
+    if low > high or any(one.get(key) != other.get(key) for key in (one.keys() | other.keys()) - _FREE - _RANGE):
+        return None
+    steps = _number(one.get("step"), 1), _number(other.get("step"), 1)
+    return {**one, **other, "min": low, "max": high, "step": _common_step(*steps)}
+
+
+def _common_step(one: float, other: float) -> float:
+    greater, less = abs(one), abs(other)
+    while less > 1e-10:
+        greater, less = less, math.fmod(greater, less)
+    return abs(one * other) / greater if greater else 0
+
+
+def _number(value: Any, otherwise: float) -> float:
+    return value if _is_number(value) or value in (math.inf, -math.inf) else otherwise
+
+
+def _write(node: Node, entry: Input, value: Any) -> None:
+    widget = _widget(node, entry)
+    if widget is None:
+        return
+    if _is_number(value) and widget.kind in ("INT", "FLOAT"):
+        value = _rounded(value, widget.kind, widget.options)
+    if entry.promoted is not None:
+        entry.value = value
+    else:
+        node.widgets.values[entry.widget or ""] = value
+
+
+def _rounded(value: float, kind: str, options: Mapping[str, Any]) -> float:
+    """A number as a widget with these options takes it."""
+    low, high = _number(options.get("min"), _LOW), _number(options.get("max"), _HIGH)
+    if kind == "INT":
+        step = _number(options.get("step"), 1) or 1
+        if step == 1:
+            return value if isinstance(value, int) else math.floor(value + 0.5)
+        offset = math.fmod(low, step) if math.isfinite(low) else 0
+        return _whole(math.floor((value - offset) / step + 0.5) * step + offset)
+    step = _number(options.get("step"), _FLOAT_STEP)
+    precision = max(0, -math.floor(math.log10(step))) if step > 0 else 0
+    unit = options.get("round") or (10.0**-precision if precision else 0)
+    if not _is_number(unit) or unit <= 0:
+        return value
+    return _whole(min(max(round(math.floor(value / unit + 0.5) * unit, precision), low), high))
+
+
+def _whole(value: float) -> float:
+    return int(value) if value == int(value) else value

@@ -1,0 +1,193 @@
+"""The values that a node which opens a subgraph keeps for widgets inside: its own inputs', and promoted ones.
+
+Without `properties.proxyWidgets`, value i belongs to the i-th input that stands for a widget inside. With it, value i
+belongs to entry i: `["-1", name]` is the subgraph's input of that name, any other id the widget of that inner node,
+for which the editor makes an input of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from .editor_graph import SUBGRAPH_INPUT, Link
+from .editor_nodes import PRIMITIVE, Input, Node, Nodes
+
+OWN = "-1"  # in place of an inner node: the subgraph's own input
+_PREFIX = re.compile(r"\s*\d+\s*:\s*(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An entry of `proxyWidgets` and the value saved for it, in a list of none or one."""
+
+    source: str
+    widget: str
+    value: list[Any]
+
+
+def fill_in(nodes: Nodes) -> None:
+    """Give every subgraph node of a graph the values it keeps. The graphs inside must have been filled in before."""
+    hosts = [node for node in nodes.by_id.values() if node.inner is not None]
+    for host in hosts:
+        promote_inputs(host)
+        _by_position(host)
+    for host in hosts:
+        _by_entry(host)
+
+
+def promote_inputs(host: Node) -> None:
+    """Find the widget inside that each input stands for, and its value."""
+    assert host.inner is not None
+    for slot, entry in enumerate(host.inputs):
+        if entry.promoted is None:
+            _promote(host.inner, slot, entry)
+
+
+def _promote(inner: Nodes, slot: int, entry: Input) -> None:
+    for node, target in inner.fed_by(SUBGRAPH_INPUT, slot):
+        if target.promoted is not None:
+            entry.promoted, entry.value = target.promoted, target.value
+        elif target.widget in node.widgets.widgets:
+            entry.promoted, entry.value = node.widgets.widgets[target.widget], node.widgets.values[target.widget]
+        else:
+            continue
+        entry.widget = entry.name
+        return
+
+
+def _saved(host: Node) -> list[Any]:
+    saved = host.saved.get("widgets_values")
+    return saved if isinstance(saved, list) else []
+
+
+def _by_position(host: Node) -> None:
+    """Value i to the i-th input with a widget; values that an editor has put aside by name come first."""
+    aside: dict[str, Any] = {}
+    kept = host.properties.get("proxyWidgetErrorQuarantine")
+    for record in reversed(kept if isinstance(kept, list) else []):
+        entry = record.get("originalEntry") if isinstance(record, dict) else None
+        if isinstance(entry, list) and len(entry) > 1 and entry[0] == OWN and "hostValue" in record:
+            aside[str(entry[1])] = record["hostValue"]
+    promoted = [entry for entry in host.inputs if entry.promoted is not None]
+    saved = _saved(host)
+    for number, entry in enumerate(promoted):
+        if entry.name in aside:
+            entry.value = aside[entry.name]
+        elif number < len(saved):
+            entry.value = saved[number]
+
+
+def _entries(host: Node) -> list[_Entry]:
+    listed, saved = host.properties.get("proxyWidgets"), _saved(host)
+    if not isinstance(listed, list) or not all(_is_entry(entry) for entry in listed):
+        return []
+    entries = []
+    for number, (source, widget, *_) in enumerate(listed):
+        entries.append(_Entry(source, _bare_name(host, source, widget), saved[number : number + 1]))
+    return entries
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) in (2, 3) and all(isinstance(part, str) for part in entry)
+
+
+def _bare_name(host: Node, source: str, widget: str) -> str:
+    """The widget's name without the ids of nested nodes that older editors put before it."""
+    assert host.inner is not None
+    node = host.inner.by_id.get(source)
+    while node is not None and _inner_input(node, widget) is None and widget not in node.widgets.widgets:
+        match = _PREFIX.fullmatch(widget)
+        if match is None:
+            break
+        widget = match[1]
+    return widget
+
+
+def _inner_input(node: Node, widget: str) -> Input | None:
+    """The input of an inner subgraph node that stands for a widget of this name."""
+    if node.inner is None:
+        return None
+    for slot, entry in enumerate(node.inputs):
+        sources = node.inner.fed_by(SUBGRAPH_INPUT, slot)
+        if entry.promoted is not None and (entry.name == widget or any(one.widget == widget for _, one in sources[:1])):
+            return entry
+    return None
+
+
+def _by_entry(host: Node) -> None:
+    # The editor comes to the subgraph's own inputs last.
+    entries = sorted(_entries(host), key=lambda entry: entry.source == OWN)
+    primitives: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        target = _host_input(host, entry)
+        if target is None:
+            assert host.inner is not None
+            node = host.inner.by_id.get(entry.source)
+            if node is not None and node.virtual and node.type == PRIMITIVE:
+                primitives.setdefault(entry.source, []).append(entry)
+                continue
+            if node is not None:
+                target = _new_input(host, node, entry.widget)
+        if target is not None and target.promoted is not None and entry.value:
+            target.value = entry.value[0]
+    for source, same in primitives.items():
+        _replace_primitive(host, source, same)
+
+
+def _host_input(host: Node, entry: _Entry) -> Input | None:
+    """The input there is for an entry: by its name, or by the inner widget that it stands for."""
+    assert host.inner is not None
+    if entry.source == OWN:
+        return host.input(entry.widget)
+    for slot, candidate in enumerate(host.inputs):
+        for node, target in host.inner.fed_by(SUBGRAPH_INPUT, slot)[:1]:
+            name = target.name if node.inner is not None else target.widget
+            if node.id == entry.source and name == entry.widget:
+                return candidate
+    return None
+
+
+def _new_input(host: Node, node: Node, widget: str) -> Input | None:
+    """Make an input of the subgraph that feeds a widget inside, in place of any wire into it."""
+    target = _inner_input(node, widget) or next((entry for entry in node.inputs if entry.widget == widget), None)
+    if target is None or (node.inner is None and widget not in node.widgets.widgets):
+        return None
+    return _add_input(host, widget, target.type, [(node, target)])
+
+
+def _add_input(host: Node, name: str, kind: Any, targets: list[tuple[Node, Input]]) -> Input:
+    assert host.inner is not None
+    inner = host.inner
+    taken = {used for used, _ in inner.inputs}
+    unique = next(
+        one for one in (name, *(f"{name}_{number}" for number in range(1, len(taken) + 2))) if one not in taken
+    )
+    inner.inputs.append((unique, kind))
+    slot = len(inner.inputs) - 1
+    for number, (node, target) in enumerate(targets):
+        # Behind all wires of the file, as ids there are numbers or texts.
+        link_id = f"promoted:{slot}:{number}"
+        inner.rewire(target, Link(link_id, SUBGRAPH_INPUT, slot, node.id, node.inputs.index(target)))
+    for other in inner.hosts:
+        other.inputs.append(Input(unique, kind))
+        promote_inputs(other)
+    return host.inputs[-1]
+
+
+def _replace_primitive(host: Node, source: str, entries: list[_Entry]) -> None:
+    """A promoted primitive becomes an input of the subgraph that feeds what the primitive has fed."""
+    assert host.inner is not None
+    primitive = host.inner.by_id[source]
+    targets = list(host.inner.fed_by(source, 0))
+    kind = primitive.outputs[0] if primitive.outputs else "*"
+    fits = all("*" in (kind, entry.type) or kind == entry.type for _, entry in targets)
+    if not targets or not fits or any(entry.widget != entries[0].widget for entry in entries):
+        return
+    title = primitive.saved.get("title")
+    name = title if isinstance(title, str) and title not in ("", PRIMITIVE, "Primitive") else entries[0].widget
+    made = _add_input(host, name, kind, targets)
+    value = next((entry.value for entry in entries if entry.value), [])
+    if made.promoted is not None and value:
+        made.value = value[0]
