@@ -86,10 +86,11 @@ def _patched(graph: dict[str, Any], new_ids: dict[str, dict[str, int]]) -> dict[
 
 
 def _with_new_proxies(node: Any, new_ids: dict[str, dict[str, int]]) -> Any:
-    kind, properties = (node.get("type"), node.get("properties")) if isinstance(node, dict) else (None, None)
-    ids = new_ids.get(kind) if isinstance(kind, str) else None
+    if not isinstance(node, dict) or not isinstance(node.get("type"), str):
+        return node
+    properties, ids = node.get("properties"), new_ids.get(node["type"])
     proxies = properties.get("proxyWidgets") if isinstance(properties, dict) else None
-    if not ids or not isinstance(proxies, list):
+    if not ids or not isinstance(properties, dict) or not isinstance(proxies, list):
         return node
     changed = [
         [str(ids.get(str(entry[0]), entry[0])), *entry[1:]] if isinstance(entry, list) and entry else entry
