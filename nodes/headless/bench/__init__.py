@@ -1,0 +1,1 @@
+"""Scoring of the published benchmarks: pure functions from items, replies and detections to tables."""

@@ -1,0 +1,183 @@
+"""DPG-Bench: yes and no of a VQA model on a grid of pictures to the table.
+
+Source: TencentQQGYLab/ELLA 3c228f1, dpg_bench/compute_dpg_bench.py, run as one process. Papers' numbers carry three faults
+of that script, which `published` keeps and `intended` has not: the first row of the questions is skipped, with which an
+item can lose a question that others depend on and drop out; categories count the last crop alone; and a question whose
+parent's score was zeroed is zeroed too, but only if the parent stands above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .outcome import Unscored, mean
+
+YES = "yes"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row of dpg_bench.csv.
+
+    Attributes:
+        item: name of the picture's file without its ending.
+        number: `proposition_id`, by which others of the item depend on it.
+        parents: `dependency`; 0 for none.
+        category: the words before the bracket of `tuple`, such as "entity - whole".
+    """
+
+    item: str
+    number: int
+    parents: tuple[int, ...]
+    category: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Scores of one picture: of each crop, and their mean."""
+
+    crops: tuple[float, ...]
+
+    @property
+    def score(self) -> float:
+        return mean(self.crops)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The table of a run.
+
+    Attributes:
+        pictures: of each scored item.
+        unscored: items without a score, with the reason.
+        broad, detailed: percentages of yes by category, such as "entity", and "entity - whole".
+        score: the DPG-Bench score, a percentage; None if no item is scored.
+    """
+
+    pictures: dict[str, Picture]
+    unscored: dict[str, str]
+    broad: dict[str, float]
+    detailed: dict[str, float]
+    score: float | None
+
+
+# The VQA model's answers: item -> question number -> the answer for each crop.
+Answers = Mapping[str, Mapping[int, Sequence[str]]]
+
+
+def read_questions(rows: Sequence[Mapping[str, object]]) -> list[Question]:
+    """The questions of the rows of dpg_bench.csv. Raises ValueError naming the row that is none."""
+    made = []
+    for number, row in enumerate(rows, 1):
+        try:
+            parents = tuple(int(part) for part in str(row["dependency"]).split(","))
+            category = str(row["tuple"]).split("(")[0].strip()
+            made.append(
+                Question(
+                    str(row["item_id"]),
+                    int(str(row["proposition_id"])),
+                    parents,
+                    category,
+                    str(row["question_natural_language"]),
+                )
+            )
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"Row {number} of the questions is no question of DPG-Bench ({error}): download dpg_bench.csv again."
+            ) from error
+    return made
+
+
+def published(questions: Sequence[Question], answers: Answers) -> Result:
+    """The table as the published script gives it, for the items that have answers."""
+    by_item: dict[str, dict[int, Question]] = {}
+    previous = None
+    for question in questions[1:]:
+        if question.item != previous:
+            by_item[question.item] = {}
+        by_item[question.item][question.number] = question
+        previous = question.item
+    pictures: dict[str, Picture] = {}
+    unscored: dict[str, str] = {}
+    last: dict[str, list[float]] = {}
+    for item, given in answers.items():
+        asked = by_item.get(item, {})
+        if not asked:
+            unscored[item] = "it has no questions"
+            continue
+        scores = _crops(asked, given, chained=True)
+        if isinstance(scores, Unscored):
+            unscored[item] = scores.reason
+            continue
+        pictures[item] = Picture(scores)
+        for number, question in asked.items():
+            last.setdefault(question.category, []).append(float(given[number][-1] == YES))
+    return _result(pictures, unscored, last)
+
+
+def intended(questions: Sequence[Question], answers: Answers) -> Result:
+    """The table without the script's faults: all rows, categories over all crops, and a question counts as no only where a
+    parent that it names was itself answered with no.
+    """
+    by_item: dict[str, dict[int, Question]] = {}
+    for question in questions:
+        by_item.setdefault(question.item, {})[question.number] = question
+    pictures: dict[str, Picture] = {}
+    unscored: dict[str, str] = {}
+    every: dict[str, list[float]] = {}
+    for item, given in answers.items():
+        asked = by_item.get(item, {})
+        scores = _crops(asked, given, chained=False) if asked else Unscored("it has no questions")
+        if isinstance(scores, Unscored):
+            unscored[item] = scores.reason
+            continue
+        pictures[item] = Picture(scores)
+        for number, question in asked.items():
+            every.setdefault(question.category, []).extend(float(answer == YES) for answer in given[number])
+    return _result(pictures, unscored, every)
+
+
+def _crops(
+    asked: Mapping[int, Question], given: Mapping[int, Sequence[str]], chained: bool
+) -> tuple[float, ...] | Unscored:
+    """The score of each crop.
+
+    Args:
+        chained: a zeroed question zeroes those below it that depend on it.
+    """
+    missing = [question.text for number, question in asked.items() if number not in given]
+    if missing:
+        return Unscored(f"{len(missing)} questions have no answer, such as '{missing[0]}'")
+    counts = {len(given[number]) for number in asked}
+    if len(counts) != 1 or counts == {0}:
+        return Unscored(f"its questions are answered for {sorted(counts)} crops")
+    made = []
+    for crop in range(counts.pop()):
+        raw = {number: float(given[number][crop] == YES) for number in asked}
+        scores = dict(raw)
+        for number, question in asked.items():
+            for parent in question.parents:
+                if parent == 0:
+                    continue
+                if parent not in scores:
+                    return Unscored(f"question {number} depends on question {parent}, which is missing")
+                if (scores if chained else raw)[parent] == 0:
+                    scores[number] = 0.0
+                    break
+        made.append(mean(scores.values()))
+    return tuple(made)
+
+
+def _result(pictures: dict[str, Picture], unscored: dict[str, str], categories: Mapping[str, list[float]]) -> Result:
+    broad: dict[str, list[float]] = {}
+    for category, values in categories.items():
+        broad.setdefault(category.split("-")[0].strip(), []).extend(values)
+    return Result(
+        pictures,
+        unscored,
+        {name: 100 * mean(values) for name, values in broad.items()},
+        {name: 100 * mean(values) for name, values in categories.items()},
+        100 * mean(picture.score for picture in pictures.values()) if pictures else None,
+    )

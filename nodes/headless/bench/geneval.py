@@ -1,0 +1,237 @@
+"""GenEval: boxes of a detector to a verdict on one picture, and verdicts to the table.
+
+Source: djghosh13/geneval af4902f, evaluation/evaluate_images.py and summary_scores.py. A box is (x0, y0, x1, y1) in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .outcome import mean
+
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+# What stands around an object whose mask is known when its colour is looked at.
+BACKGROUND = "#999"
+COLOR_TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Thresholds, by default the published ones.
+
+    Attributes:
+        threshold: a detection counts from above this score.
+        counting_threshold: the same for prompts of the tag "counting".
+        max_objects: of each class, the best this many count.
+        max_overlap: of two boxes that overlap (IoU) this much or more only the better counts; 1 keeps both.
+        position_threshold: by this share of both boxes' sizes an offset is shortened before its direction is read.
+    """
+
+    threshold: float = 0.3
+    counting_threshold: float = 0.9
+    max_objects: int = 16
+    max_overlap: float = 1.0
+    position_threshold: float = 0.1
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One detected object; `mask` (H, W) of booleans where the detector gives one."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    score: float
+    mask: Any = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a picture shows what its prompt asks for, and what is missing otherwise."""
+
+    correct: bool
+    reasons: tuple[str, ...] = ()
+
+
+# The colours of objects of one class, in order.
+Colors = Callable[[str, Sequence[Detection]], Sequence[str]]
+
+
+def keep(detections: Sequence[Detection], tag: str, rules: Rules = Rules()) -> dict[str, list[Detection]]:
+    """The detections that count, by class, the best first; a class with none is left out."""
+    least = np.float32(rules.counting_threshold if tag == "counting" else rules.threshold)
+    kept: dict[str, list[Detection]] = {}
+    for name in dict.fromkeys(one.name for one in detections):
+        found = [one for one in detections if one.name == name and np.float32(one.score) > least]
+        # Of equal scores the later comes first, as in an ascending order read backwards.
+        best = sorted(reversed(found), key=lambda one: -np.float32(one.score))[: rules.max_objects]
+        chosen: list[Detection] = []
+        for one in best:
+            if rules.max_overlap == 1 or all(iou(other.box, one.box) < rules.max_overlap for other in chosen):
+                chosen.append(one)
+        if chosen:
+            kept[name] = chosen
+    return kept
+
+
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes whose last pixels belong to them; 0 for empty ones."""
+    shared = (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+    union = _area(a) + _area(b) - _area(shared)
+    return _area(shared) / union if union else 0.0
+
+
+def _area(box: Sequence[float]) -> float:
+    return max(box[2] - box[0] + 1, 0) * max(box[3] - box[1] + 1, 0)
+
+
+def relations(a: Sequence[float], b: Sequence[float], shortened_by: float = 0.1) -> set[str]:
+    """Where box `a` is of box `b`: "left of", "right of", "above", "below", two of them at most.
+
+    The offset of the centers is shortened by a share of both sizes, and counts in a direction in which it is more than
+    half as long as the whole unshortened offset.
+    """
+    first, second = (np.asarray(box[:4], np.float32).reshape(2, 2) for box in (a, b))
+    offset = first.mean(axis=0) - second.mean(axis=0)
+    sizes = np.abs(first[1] - first[0]) + np.abs(second[1] - second[0])
+    shortened = np.maximum(np.abs(offset) - shortened_by * sizes, 0) * np.sign(offset)
+    if np.all(np.abs(shortened) < 1e-3):
+        return set()
+    dx, dy = shortened / np.linalg.norm(offset)
+    found = {"left of": dx < -0.5, "right of": dx > 0.5, "above": dy < -0.5, "below": dy > 0.5}
+    return {name for name, holds in found.items() if holds}
+
+
+def judge(
+    metadata: Mapping[str, Any],
+    kept: Mapping[str, Sequence[Detection]],
+    colors: Colors,
+    rules: Rules = Rules(),
+) -> Verdict:
+    """Whether the objects that count are those that the prompt asks for.
+
+    Args:
+        metadata: of the prompt: `include`, all of which must hold, and `exclude`, none of which may.
+        kept: from `keep`.
+        colors: tells the colours of objects; asked only where a prompt asks for one.
+    """
+    reasons: list[str] = []
+    matched: list[Sequence[Detection] | None] = []
+    for wanted in metadata.get("include", ()):
+        found = kept.get(wanted["class"], [])[: wanted["count"]]
+        wrong = _missing(wanted, found, matched, colors, rules)
+        reasons += [wrong] if wrong else []
+        matched.append(None if wrong else found)
+    for unwanted in metadata.get("exclude", ()):
+        count = len(kept.get(unwanted["class"], ()))
+        if count >= unwanted["count"]:
+            reasons.append(f"expected {unwanted['class']}<{unwanted['count']}, found {count}")
+    return Verdict(not reasons, tuple(reasons))
+
+
+def _missing(
+    wanted: Mapping[str, Any],
+    found: Sequence[Detection],
+    matched: Sequence[Sequence[Detection] | None],
+    colors: Colors,
+    rules: Rules,
+) -> str:
+    """What a picture lacks of one clause; empty if nothing."""
+    name, count = wanted["class"], wanted["count"]
+    if len(found) < count:
+        return f"expected {name}>={count}, found {len(found)}"
+    if "color" in wanted:
+        seen = list(colors(name, found))
+        if seen.count(wanted["color"]) < count:
+            others = ", ".join(f"{seen.count(color)} {color}" for color in COLORS if color in seen)
+            right = f"{seen.count(wanted['color'])} {wanted['color']}"
+            return f"expected {wanted['color']} {name}>={count}, found {right}; and {others}"
+    if "position" not in wanted:
+        return ""
+    relation, group = wanted["position"]
+    targets = matched[group]
+    if targets is None:
+        return f"no target for {name} to be {relation}"
+    for one in found:
+        for target in targets:
+            seen_at = relations(one.box, target.box, rules.position_threshold)
+            if relation not in seen_at:
+                return f"expected {name} {relation} target, found {' and '.join(sorted(seen_at))} target"
+    return ""
+
+
+def crop(picture: Image.Image, detection: Detection) -> Image.Image:
+    """An RGB object cut out for the colour classifier, with gray around it where its mask is known."""
+    picture = picture.convert("RGB")
+    if detection.mask is not None:
+        blank = Image.new("RGB", picture.size, BACKGROUND)
+        picture = Image.composite(picture, blank, Image.fromarray(np.asarray(detection.mask, bool)))
+    left, top, right, bottom = (round(float(side)) for side in detection.box)
+    return picture.crop((left, top, right, bottom))
+
+
+def classify_colors(text: Mapping[str, Sequence[float]], name: str, features: Any) -> tuple[list[str], np.ndarray]:
+    """Zero-shot colours of crops of a class, by CLIP's embeddings.
+
+    Args:
+        text: embedding of every prompt of `COLOR_TEMPLATES` for every colour.
+        features: image features (N, D) of the crops.
+
+    Returns:
+        The colour of each crop, and logits (N, 10) in the order of `COLORS`: 100 times the cosine to the normalized mean
+        of the colour's three normalized embeddings.
+    """
+    weights = []
+    for color in COLORS:
+        rows = np.stack([_unit(np.asarray(text[t.format(color=color, name=name)], float)) for t in COLOR_TEMPLATES])
+        weights.append(_unit(rows.mean(axis=0)))
+    logits = 100.0 * _unit(np.asarray(features, float)) @ np.stack(weights).T
+    return [COLORS[index] for index in logits.argmax(axis=1)], logits
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The table of a run.
+
+    Attributes:
+        tags: share of right pictures by tag.
+        pictures: share of right pictures.
+        prompts: share of prompts of which a picture is right.
+        overall: mean of the tags: GenEval's score.
+    """
+
+    tags: dict[str, float]
+    counts: dict[str, int]
+    pictures: float
+    prompts: float
+    overall: float
+
+
+def summarize(results: Sequence[tuple[str, str, bool]]) -> Summary:
+    """The table of (tag, prompt, right) of every picture. Raises ValueError for none.
+
+    Args:
+        results: a prompt is told by its metadata, so that two of the same words are two.
+    """
+    by_tag: dict[str, list[bool]] = {}
+    by_prompt: dict[str, list[bool]] = {}
+    for tag, prompt, correct in results:
+        by_tag.setdefault(tag, []).append(correct)
+        by_prompt.setdefault(prompt, []).append(correct)
+    tags = {tag: mean(right) for tag, right in by_tag.items()}
+    return Summary(
+        tags,
+        {tag: len(right) for tag, right in by_tag.items()},
+        mean(correct for _, _, correct in results),
+        mean(any(right) for right in by_prompt.values()),
+        mean(tags.values()),
+    )

@@ -1,0 +1,116 @@
+"""ImgEdit-Bench: the judge's replies to scores, and scores to the table.
+
+Source: PKU-YuanGroup/ImgEdit 547185d, Benchmark/Basic/step1_get_avgscore.py and step2_typescore.py,
+Benchmark/UGE/get_average_score.py; the mean of items is ByteDance-Seed/Bagel's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from .outcome import Mode, Table, Unscored, mean, split
+
+# Types as the items name them. UniWorld-V1's copy calls `adjust` by its older name, for which its judge has no prompt.
+TYPES = ("add", "adjust", "extract", "replace", "remove", "background", "style", "compose", "action")
+OLD_TYPES = {"alter": "adjust"}
+
+# What the judge is asked for: a score from 1 to 5 for each of three criteria.
+CRITERIA, LOWEST, HIGHEST = 3, 1, 5
+_STRICT_LINE = re.compile(r"[-*\s]*(?P<name>[^:*]+?)\s*\**\s*:\s*\**\s*(?P<score>[0-9]+)\s*(?:/\s*5)?\s*[.*]*\s*$")
+_REASONING = "brief reasoning"
+
+
+def read_basic(reply: object, mode: Mode = "strict") -> float | Unscored:
+    """The item's score, the mean of its criteria rounded to two digits, or why there is none.
+
+    Args:
+        reply: the judge's text; anything else, such as a recorded error, is unscored.
+        mode: `published` averages every line of the form "name: digits", however many and however large; `strict` wants
+            exactly one score from 1 to 5 for each of the three criteria, in any Markdown.
+    """
+    if not isinstance(reply, str):
+        return Unscored("there is no reply")
+    scores = _published_scores(reply) if mode == "published" else _strict_scores(reply)
+    return scores if isinstance(scores, Unscored) else round(mean(scores), 2)
+
+
+def read_uge(reply: object, mode: Mode = "strict") -> float | Unscored:
+    """The score of an item of the UGE suite (1 to 5), or why there is none.
+
+    Args:
+        mode: `published` reads as `read_basic` does, which misses the two forms that the suite's own README shows;
+            `strict` takes the last "Score: d".
+    """
+    if mode == "published":
+        return read_basic(reply, "published")
+    if not isinstance(reply, str):
+        return Unscored("there is no reply")
+    found = re.findall(r"score\s*\**\s*:\s*\**\s*([0-9]+(?:\.[0-9]+)?)", reply, re.IGNORECASE)
+    if not found:
+        return Unscored("no line gives a score")
+    return _in_range(found[-1])
+
+
+def table(scores: Mapping[str, float | Unscored], types: Mapping[str, str]) -> Table:
+    """Means by edit type, rounded to two digits as published, and both definitions of the overall score.
+
+    Args:
+        scores: of each item.
+        types: edit type of each item; a score of no item counts among "mean_of_items" alone, as published.
+
+    Returns:
+        overall "mean_of_types" is that of the leaderboard's tables, "mean_of_items" Bagel's.
+    """
+    scored, unscored = split(scores)
+    by_type: dict[str, list[float]] = {}
+    for name, score in scored.items():
+        if name in types:
+            by_type.setdefault(OLD_TYPES.get(types[name], types[name]), []).append(score)
+    groups = {kind: round(mean(values), 2) for kind, values in by_type.items()}
+    overall = {}
+    if scored:
+        overall = {"mean_of_types": mean(groups.values()), "mean_of_items": round(mean(scored.values()), 2)}
+    return Table(groups, {kind: len(values) for kind, values in by_type.items()}, overall, unscored)
+
+
+def table_uge(scores: Mapping[str, float | Unscored]) -> Table:
+    """The mean of all items, rounded to two digits as published."""
+    scored, unscored = split(scores)
+    overall = {"mean_of_items": round(mean(scored.values()), 2)} if scored else {}
+    return Table({}, {"all": len(scored)}, overall, unscored)
+
+
+def _published_scores(reply: str) -> list[int] | Unscored:
+    found = []
+    for line in reply.splitlines():
+        _, *rest = line.strip().split(": ")
+        if len(rest) != 1 or not rest[0].isdigit():
+            continue
+        try:
+            found.append(int(rest[0]))
+        except ValueError:  # a digit such as a superscript two, at which the published script ends
+            return Unscored(f"'{rest[0]}' is a digit but no number")
+    return found or Unscored("no line gives a score")
+
+
+def _strict_scores(reply: str) -> list[float] | Unscored:
+    found: dict[str, str] = {}
+    for line in reply.splitlines():
+        match = _STRICT_LINE.match(line.strip())
+        if match is None or match["name"].strip().lower() == _REASONING:
+            continue
+        name = match["name"].strip().lower()
+        if name in found:
+            return Unscored(f"'{name}' is scored twice")
+        found[name] = match["score"]
+    if len(found) != CRITERIA:
+        return Unscored(f"{len(found)} criteria are scored, expected {CRITERIA}")
+    scores = [_in_range(text) for text in found.values()]
+    wrong = next((score for score in scores if isinstance(score, Unscored)), None)
+    return wrong or [score for score in scores if not isinstance(score, Unscored)]
+
+
+def _in_range(text: str) -> float | Unscored:
+    score = float(text)
+    return score if LOWEST <= score <= HIGHEST else Unscored(f"the score {text} is outside {LOWEST} to {HIGHEST}")

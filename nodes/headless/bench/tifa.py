@@ -1,0 +1,69 @@
+"""TIFA: answers of a VQA model to multiple-choice questions, to the table.
+
+Source: Yushi-Hu/tifa 8e37050, tifascore/tifa_score.py.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .outcome import mean
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about the picture of a caption, with the answer that is right."""
+
+    caption: str
+    text: str
+    answer: str
+    element_type: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """The table of a run.
+
+    Attributes:
+        captions: share of right answers of each caption all of whose questions are answered.
+        types: share of right answers of each element type, over the questions of these captions.
+        average, deviation: mean and standard deviation (n - 1) of the captions; None where there are too few.
+        unscored: captions without a score, with the reason.
+    """
+
+    captions: dict[str, float]
+    types: dict[str, float]
+    average: float | None
+    deviation: float | None
+    unscored: dict[str, str]
+
+
+def score(questions: Sequence[Question], answers: Mapping[tuple[str, str], str]) -> Result:
+    """The table of the answers by (caption, question).
+
+    A caption with a question that has no answer is unscored; the published script ends there.
+    """
+    by_caption: dict[str, list[Question]] = {}
+    for question in questions:
+        by_caption.setdefault(question.caption, []).append(question)
+    captions: dict[str, float] = {}
+    types: dict[str, list[float]] = {}
+    unscored: dict[str, str] = {}
+    for caption, asked in by_caption.items():
+        missing = [question.text for question in asked if (caption, question.text) not in answers]
+        if missing:
+            unscored[caption] = f"{len(missing)} of {len(asked)} questions have no answer"
+            continue
+        right = [float(answers[caption, question.text] == question.answer) for question in asked]
+        captions[caption] = mean(right)
+        for question, one in zip(asked, right):
+            types.setdefault(question.element_type, []).append(one)
+    return Result(
+        captions,
+        {name: mean(values) for name, values in types.items()},
+        mean(captions.values()) if captions else None,
+        statistics.stdev(captions.values()) if len(captions) > 1 else None,
+        unscored,
+    )

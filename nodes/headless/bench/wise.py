@@ -1,0 +1,140 @@
+"""WISE: replies to scores and the weighted table, for the first edition and for the verified one.
+
+Source: PKU-YuanGroup/WISE eb51174, WISE_legacy/{gpt_eval,Calculate}.py, vllm_eval.py and calculate_verified.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .outcome import Mode, Table, Unscored, mean
+
+CRITERIA = ("consistency", "realism", "aesthetic_quality")
+# Weights of the criteria; a score runs from 0 to 2, so that the sum is halved.
+_WEIGHTS = (0.7, 0.2, 0.1)
+_HIGHEST = 2
+
+
+@dataclass(frozen=True)
+class Edition:
+    """Categories of one edition.
+
+    Attributes:
+        ranges: first and last prompt id of each category.
+        weights: of each category in the overall score.
+    """
+
+    ranges: dict[str, tuple[int, int]]
+    weights: dict[str, float]
+
+    def category(self, prompt_id: int) -> str | None:
+        """The category of a prompt, None for an id of no category."""
+        return next((name for name, (first, last) in self.ranges.items() if first <= prompt_id <= last), None)
+
+    @property
+    def prompts(self) -> range:
+        """All prompt ids."""
+        return range(1, max(last for _, last in self.ranges.values()) + 1)
+
+
+LEGACY = Edition(
+    {
+        **{"CULTURE": (1, 400), "TIME": (401, 567), "SPACE": (568, 700)},
+        **{"BIOLOGY": (701, 800), "PHYSICS": (801, 900), "CHEMISTRY": (901, 1000)},
+    },
+    {"CULTURE": 0.4, "TIME": 0.167, "SPACE": 0.133, "BIOLOGY": 0.1, "PHYSICS": 0.1, "CHEMISTRY": 0.1},
+)
+VERIFIED = Edition(
+    {
+        **{"CULTURE": (1, 400), "TIME": (401, 520), "SPACE": (521, 640)},
+        **{"BIOLOGY": (641, 760), "PHYSICS": (761, 880), "CHEMISTRY": (881, 1000)},
+    },
+    {"CULTURE": 0.4, **dict.fromkeys(("TIME", "SPACE", "BIOLOGY", "PHYSICS", "CHEMISTRY"), 0.12)},
+)
+
+
+def wiscore(consistency: float, realism: float, aesthetic_quality: float) -> float:
+    """The WiScore of one picture, 0 to 1, of its three scores from 0 to 2."""
+    return sum(w * score for w, score in zip(_WEIGHTS, (consistency, realism, aesthetic_quality))) / _HIGHEST
+
+
+def read_legacy(reply: object, mode: Mode = "strict") -> float | Unscored:
+    """The WiScore (0 to 1) of one picture by the first edition's judge, or why there is none.
+
+    Args:
+        mode: `published` takes the last digit behind each criterion's name, or else the first three lines that are a digit
+            from 0 to 2, so that 1.5 is 1, 10 is 1, and 7 is taken; `strict` wants each criterion once, as 0, 1 or 2.
+    """
+    if not isinstance(reply, str):
+        return Unscored("there is no reply")
+    scores = _criteria(reply, mode)
+    missing = [name for name in CRITERIA if name not in scores]
+    if missing:
+        return Unscored(f"no score for {', '.join(missing)}")
+    wrong = [f"{name} {found}" for name, found in scores.items() if len(found) > 1 or found[0] not in ("0", "1", "2")]
+    if mode == "strict" and wrong:
+        return Unscored(f"expected one score of 0, 1 or 2 each, and got {'; '.join(wrong)}")
+    return wiscore(*(float(scores[name][-1]) for name in CRITERIA))
+
+
+def _criteria(reply: str, mode: Mode) -> dict[str, list[str]]:
+    """The scores given for each criterion, in order."""
+    digits = r"([0-9])" if mode == "published" else r"(-?[0-9]+(?:\.[0-9]+)?)"
+    colon = r"\s*:?\s*" if mode == "published" else r"\s*\*{0,2}\s*[:：=]?\s*\*{0,2}\s*"
+    scores: dict[str, list[str]] = {}
+    for name, score in re.findall(
+        rf"(consistency|realism|aesthetic quality)\*{{0,2}}{colon}{digits}", reply, re.IGNORECASE
+    ):
+        scores.setdefault(name.lower().replace(" ", "_"), []).append(score)
+    bare = [line.strip() for line in reply.splitlines() if line.strip() in ("0", "1", "2")]
+    enough = len(bare) >= len(CRITERIA) if mode == "published" else len(bare) == len(CRITERIA)
+    return {name: [score] for name, score in zip(CRITERIA, bare)} if not scores and enough else scores
+
+
+def read_verified(reply: object, mode: Mode = "strict") -> float | Unscored:
+    """The score, 0 or 1, of one picture by the verified edition's judge, or why there is none.
+
+    Args:
+        mode: `published` takes the first 0 or 1 behind "score", so that 0.5 is 0, or a reply with one line that is 0 or 1;
+            `strict` wants all scores that the reply gives to be the same one, 0 or 1, and not a fraction.
+    """
+    if not isinstance(reply, str):
+        return Unscored("there is no reply")
+    if mode == "published":
+        match = re.search(r"score\*{0,2}\s*:?\s*([01])\b", reply, re.IGNORECASE)
+        found = [match[1]] if match else []
+    else:
+        reply = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
+        found = re.findall(r"\bscore\W{0,4}[:：=]\W{0,4}(-?[0-9]+(?:\.[0-9]+)?)", reply, re.IGNORECASE)
+    if not found:
+        bare = [line.strip() for line in reply.splitlines() if line.strip() in ("0", "1")]
+        found = bare if len(bare) == 1 else []
+    if not found:
+        return Unscored("no line gives a score")
+    if len(set(found)) > 1 or found[0] not in ("0", "1"):
+        return Unscored(f"expected one score of 0 or 1, and got {', '.join(found)}")
+    return float(found[0])
+
+
+def table(scores: Sequence[tuple[int, float | Unscored]], edition: Edition) -> Table:
+    """Means by category, and the weighted sum "overall" once every category has one and no prompt is missing.
+
+    Args:
+        scores: prompt ids with their scores. An unscored prompt counts as present but is in no mean, and one that is there
+            twice counts twice, both as published.
+    """
+    by_category: dict[str, list[float]] = {}
+    unscored: dict[str, str] = {}
+    for key, score in scores:
+        category = edition.category(key)
+        if isinstance(score, Unscored):
+            unscored[str(key)] = score.reason
+        elif category is not None:
+            by_category.setdefault(category, []).append(score)
+    groups = {name: mean(values) for name, values in by_category.items()}
+    overall = {}
+    if set(groups) == set(edition.ranges) and {key for key, _ in scores} >= set(edition.prompts):
+        overall = {"overall": sum(weight * groups[name] for name, weight in edition.weights.items())}
+    return Table(groups, {name: len(values) for name, values in by_category.items()}, overall, unscored)

@@ -1,0 +1,85 @@
+"""GEdit-Bench's scores, against what the published scripts give."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from uniworld.nodes.headless.bench.gedit import GROUPS, Row, Scores, find_scores, means, read
+from uniworld.nodes.headless.bench.outcome import Unscored
+
+
+def test_golden_groups(golden: Any) -> None:
+    assert sorted(golden("gedit")["groups"]) == sorted(GROUPS)
+
+
+def test_golden_replies(golden: Any) -> None:
+    for one in golden("gedit")["parse"]:
+        published = one["published_first_try"]["value"]
+        assert find_scores(one["reply"]) == (published["score"] if isinstance(published, dict) else None), one["kind"]
+
+
+def test_golden_items(golden: Any) -> None:
+    cases = golden("gedit")["evaluate"]
+    assert len(cases) > 10
+    for one in cases:
+        if one["published"]["calls"] != [1, 1]:
+            continue  # later replies belong to the retries, which reading one reply does not know
+        consistency, quality = read(one["SC"][0], "published"), read(one["PQ"][0], "published")
+        if "value" not in one["published"]:
+            assert isinstance(consistency, Unscored) or isinstance(quality, Unscored), one["kind"]
+        else:
+            assert not isinstance(consistency, Unscored), one["kind"]
+            assert not isinstance(quality, Unscored), one["kind"]
+            made = [consistency, quality, Scores(consistency, quality).overall]
+            assert made == pytest.approx(one["published"]["value"], rel=1e-9)
+
+
+def of(row: dict[str, Any]) -> Row:
+    scores = Scores(row["sementics_score"], row["quality_score"])
+    return Row(row["group"], row["instruction_language"], row["intersection_exist"], scores)
+
+
+def test_golden_tables(golden: Any) -> None:
+    for one in golden("gedit")["aggregate"]:
+        rows = [of(row) for row in one["rows"]]
+        for language, published in one["published"].items():
+            for suffix in ("", "_intersection"):
+                made = means(rows, language, intersection=bool(suffix))
+                for name in ("SC", "PQ", "O"):
+                    wanted = {key: value for key, value in published[name + suffix].items() if value is not None}
+                    names = {"SC": "avg_semantics", "PQ": "avg_quality", "O": "avg_overall"}
+                    told = {names[name] if key == "average" else key: value for key, value in made[name].items()}
+                    assert told == pytest.approx(wanted, rel=1e-9), (language, name + suffix)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '{"score": [12, 3]}',
+        '{"score": [7]}',
+        '{"score": [7, 8, 9]}',
+        "7",
+        "",
+        None,
+        '{"score": ["7", 8]}',
+        '{"score": []}',
+    ],
+)
+def test_strict_never_scores_what_was_not_asked_for(reply: object) -> None:
+    assert isinstance(read(reply), Unscored)
+
+
+@pytest.mark.parametrize(
+    "reply", ['{"score": [NaN, 3]}', '{"score": [-1, 3]}', '{"score": [true, 3]}', '{"score": null}']
+)
+@pytest.mark.parametrize("mode", ["published", "strict"])
+def test_what_is_no_score_is_none_in_either_mode(reply: str, mode: Any) -> None:
+    assert isinstance(read(reply, mode), Unscored)
+
+
+def test_the_overall_score_of_an_item_is_the_geometric_mean() -> None:
+    assert Scores(4, 9).overall == 6
+    assert means([Row("a", "en", True, Scores(4, 9))], "en")["O"] == {"a": 6.0, "average": 6.0}
+    assert not math.isnan(means([Row("a", "en", False, Scores(4, 9))], "en", intersection=True)["O"].get("average", 0))
