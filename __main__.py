@@ -13,6 +13,7 @@ COMMANDS = {
     "nodes": "list the nodes, or show one",
     "check": "check a workflow without running it",
     "batch": "run a workflow over many rows",
+    "chat": "converse with the model in a terminal",
     "serve": "open the editor in the browser, and answer ComfyUI's API",
     "train": "train a model; see its curves, export, merge and convert checkpoints",
     "data": "check, convert, cache or draw training data",

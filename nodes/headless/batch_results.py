@@ -19,7 +19,6 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from types import TracebackType
 from typing import Any
 
 from .batch_rows import Row
+from .durable import lock, sync_folder
 
 STARTED, DONE, ERROR, INTERRUPTED, LOST = STATUSES = ("started", "done", "error", "interrupted", "lost")
 HEADER, VERSION = "uniworld_batch", 1
@@ -115,7 +115,7 @@ class Results:
             self._mend(tail)
             if not lines:
                 self._append(header)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
             self.folder = output / str(header["folder"])
             self._recover(self._parse_record(line, number) for number, line in enumerate(lines[1:], 2))
         except BaseException:
@@ -307,23 +307,9 @@ def _new_folder(output: Path, name: str) -> str:
 
 
 def _lock(file: int, path: Path) -> None:
-    """Lock an open file until it is closed, at the latest with the process.
-
-    Raises:
-        ValueError: another process has it.
-    """
+    """Lock an open file until it is closed. Raises ValueError if another process has it."""
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            # A byte far behind the end: on Windows, what is locked cannot be read by others.
-            os.lseek(file, 2**40, os.SEEK_SET)
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-            os.lseek(file, 0, os.SEEK_SET)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file)
     except OSError as error:
         raise ValueError(f"Another batch is writing the results '{path}'. Wait for it, or name others.") from error
 
@@ -332,19 +318,9 @@ def _sync_tree(folder: Path) -> None:
     """Put all files below a folder on disk, so that a row recorded as done has its pictures after a power cut too."""
     for file in sorted(folder.rglob("*")):
         if file.is_dir():
-            _sync_folder(file)
+            sync_folder(file)
             continue
         with file.open("r+b") as opened:
             os.fsync(opened.fileno())
-    _sync_folder(folder)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows has no such thing
-        return
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    sync_folder(folder)
+    sync_folder(folder.parent)

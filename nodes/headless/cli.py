@@ -1,4 +1,4 @@
-"""The commands `uniworld run`, `uniworld nodes`, `uniworld check`, `uniworld batch` and `uniworld serve`."""
+"""The commands `uniworld run`, `nodes`, `check`, `batch`, `chat` and `serve`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from ..memory import ModelMemory, default_budget
 from . import folders
 from .batch import add_arguments as add_batch_arguments
 from .batch import run as run_batch
+from .chat import EPILOG as CHAT_EPILOG
+from .chat import add_arguments as add_chat_arguments
+from .chat import run as run_chat
 from .executor import Executor
 from .output_folder import check_writable, open_output, preview_folder
 from .problems import one_of
@@ -117,14 +120,20 @@ def build_parser() -> argparse.ArgumentParser:
     batch.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the results")
     _common(batch)
 
+    chat = _command(commands, "chat", "converse with the model in a terminal", _chat, CHAT_EPILOG)
+    add_chat_arguments(chat)
+    _common(chat)
+
     server = _command(commands, "serve", "open the editor in the browser, and answer ComfyUI's API", _serve)
     add_options(server)
     _common(server)
     return parser
 
 
-def _command(commands: Any, name: str, text: str, handler: Callable[..., int]) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=EPILOG)
+def _command(
+    commands: Any, name: str, text: str, handler: Callable[..., int], epilog: str = EPILOG
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=epilog)
     parser.set_defaults(handler=handler)
     return parser
 
@@ -263,6 +272,16 @@ def _batch(arguments: argparse.Namespace) -> int:
         plain.memory = ModelMemory(default_budget())
         with _stop_on_interrupt(plain) as stopped:
             return run_batch(arguments, out, registry, plain, stopped)
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    out = sys.stdout
+    # Whatever nodes print must not mix with the replies.
+    quiet = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
+    with quiet, open_output(arguments.output):
+        _, plain = _set_up(arguments)
+        plain.memory = ModelMemory(default_budget())
+        return run_chat(arguments, out, plain, lambda: _stop_on_interrupt(plain))
 
 
 def _serve(arguments: argparse.Namespace) -> int:

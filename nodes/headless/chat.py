@@ -1,0 +1,306 @@
+"""`uniworld chat`: a conversation in a terminal, or line by line with a program."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TextIO
+
+from .. import host
+from ..loader_nodes import AUTO, model_choices
+from ..parts import DTYPES
+from . import folders
+from .chat_history import History, latest
+from .chat_lines import COMMANDS, Command, Message, is_picture_name, parse_line
+from .chat_report import ChatJson, ChatText, history_text
+from .chat_session import MEMORIES, Session, Settings, TurnFailed, open_model, open_picture, with_seed
+
+FOLDER = "chat"  # of all conversations, in the output folder
+DONE, FAILED, BAD = 0, 1, 2
+_PROMPT = "you> "
+
+EPILOG = (
+    "Name pictures in a message (photo.jpg Make it winter.) or attach them with /image; /help lists the commands. Without a "
+    "terminal, each line of standard input is a message, and the first one that fails ends the chat; with --json it goes "
+    'on, and a line may be {"text": ..., "images": [...]}. Exit codes: 0 done, 1 a message failed or was interrupted, 2 bad '
+    "usage or a bad message."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `uniworld chat` but for the common ones."""
+    add = parser.add_argument
+    add("name", nargs="?", help="a conversation to resume or to begin; without it, one named by the time begins")
+    add("--resume", action="store_true", help="resume the latest conversation")
+    add("--checkpoint", metavar="NAME", help="a folder in MODELS/uniworld (default: nano, or that of the conversation)")
+    add("--flux", metavar="NAME", help="a folder in MODELS/diffusers (default: auto, what fits the checkpoint)")
+    add("--siglip", metavar="NAME", help="a folder in MODELS/siglip (default: auto)")
+    add("--dtype", choices=DTYPES, default=DTYPES[0], help="precision of the weights")
+    add("--device", default="default", help="where the model computes")
+    add("--seed", type=int, default=0, help="of every picture (default: 0; /seed changes it)")
+    add("--steps", type=int, default=Settings.steps, help=f"of every picture (default: {Settings.steps})")
+    add("--guidance", type=float, default=Settings.guidance, help=f"FLUX's guidance (default: {Settings.guidance})")
+    add(
+        "--area-side",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="paint about this square's area (default: the model's)",
+    )
+    add("--t5", action="store_true", help="let T5 and CLIP read the instruction too, as UniWorld-V1 can")
+    add("--max-new-tokens", type=int, default=Settings.max_new_tokens, help="an answer is cut after so many tokens")
+    add(
+        "--memory",
+        choices=MEMORIES,
+        help="what the model reads with a message: the whole conversation, or the latest picture alone (default: the "
+        "conversation; for the models that ship with the package, which know single instructions only, the picture)",
+    )
+    add("--input", type=Path, default=Path("input"), metavar="DIR", help="pictures are also looked for here")
+    add("--output", type=Path, default=Path("output"), metavar="DIR", help=f"conversations are saved in DIR/{FOLDER}")
+
+
+def run(
+    arguments: argparse.Namespace,
+    out: TextIO,
+    plain: host.PlainHost,
+    stopping: Callable[[], AbstractContextManager[list[bool]]],
+) -> int:
+    """Converse until the input ends; gives the exit code.
+
+    Args:
+        out: where replies go.
+        stopping: while it lasts, Ctrl-C asks the running message to stop.
+
+    Raises:
+        ValueError: an option, model or saved conversation that cannot be used.
+    """
+    report = ChatJson(arguments.report) if arguments.json else ChatText(out)
+    history = _open_history(arguments)
+    try:
+        names, settings = history.model, _settings(arguments, history.model["checkpoint"])
+        model = open_model(names["checkpoint"], names["flux"], names["siglip"], arguments.dtype, arguments.device)
+        plain.progress_hook, plain.warning_hook = report.progress, _once(report.warning)
+        return Chat(Session(model, history, settings), report, arguments, plain, stopping).converse()
+    finally:
+        history.close()
+
+
+class Chat:
+    """Reads lines, does what they ask for, and tells what came of it."""
+
+    def __init__(
+        self,
+        session: Session,
+        report: ChatText | ChatJson,
+        arguments: argparse.Namespace,
+        plain: host.PlainHost,
+        stopping: Callable[[], AbstractContextManager[list[bool]]],
+    ) -> None:
+        self._session, self._report, self._plain, self._stopping = session, report, plain, stopping
+        self._json, self._debug = bool(arguments.json), bool(arguments.debug)
+        self._interactive = not self._json and sys.stdin.isatty() and sys.stdout.isatty()
+        self._code = DONE
+
+    def converse(self) -> int:
+        self._report.ready(self._session.history, self._notes())
+        lines = _typed_lines(self._report.info) if self._interactive else sys.stdin
+        status = "success"
+        try:
+            for line in lines:
+                if not self._do(line):
+                    break
+        except KeyboardInterrupt:  # between two messages, or the second one within one
+            self._code = FAILED
+            self._report.problem("Interrupted.")
+        if self._code != DONE:
+            status = "error"
+        history = self._session.history
+        self._report.end(status, history.folder if history.turns else None)
+        return DONE if self._interactive else self._code
+
+    def _notes(self) -> list[str]:
+        names, memory = self._session.history.model, self._session.settings.memory
+        notes = [f"Chat with {names['checkpoint']}. Name pictures in your messages; /help lists the commands."]
+        if memory == "picture":
+            notes.append(
+                "Each message is read with the latest picture, without the turns before it, since "
+                f"{names['checkpoint']} knows single instructions only (--memory conversation changes that). Say the whole "
+                "instruction each time; /reset begins without a picture."
+            )
+        return notes if self._interactive or self._json else []
+
+    def _do(self, line: str) -> bool:
+        """Do what a line asks for; False ends the chat."""
+        self._plain.interrupted.clear()
+        try:
+            asked = parse_line(line, self._find, len(self._session.attached), objects=self._json)
+            if isinstance(asked, Command):
+                return self._command(asked)
+            if asked is not None:
+                self._message(asked)
+            return True
+        except ValueError as error:
+            return self._failed(str(error), BAD)
+        except TurnFailed as error:
+            if self._debug:
+                traceback.print_exc()
+            return self._failed(f"{error}", FAILED)
+        except host.Interrupted:
+            return self._failed("Stopped: the message is not part of the conversation.", FAILED)
+        except Exception as error:  # the user shall not lose the session for what one message hit
+            if self._debug:
+                traceback.print_exc()
+            return self._failed(f"{type(error).__name__}: {error} (start with --debug for details)", FAILED)
+
+    def _failed(self, sentence: str, code: int) -> bool:
+        self._code = max(self._code, code)
+        self._report.problem(sentence)
+        return self._interactive or self._json
+
+    def _message(self, message: Message) -> None:
+        session = self._session
+        pictures = (*session.attached, *message.pictures)
+        if not message.text:
+            for path in message.pictures:
+                self._attach(path)
+            return
+        with self._stopping():
+            reply = session.say(Message(message.text, pictures, message.paint), self._report.route)
+        self._report.reply(reply)
+
+    def _command(self, command: Command) -> bool:
+        session, info = self._session, self._report.info
+        name, argument = command.name, command.argument
+        if name == "/quit":
+            return False
+        if name == "/help":
+            info("\n".join(f"{usage:<13}{text}" for usage, text in COMMANDS.items()))
+        elif name == "/history":
+            info(history_text(session.history))
+        elif name == "/image":
+            if not argument:
+                raise ValueError("/image needs the name of a picture file, such as `/image photo.jpg`.")
+            self._attach(self._find(argument))
+        elif name == "/seed":
+            session.settings = with_seed(session.settings, argument)
+            info(f"The seed is {session.settings.seed} from now on.")
+        elif name == "/undo":
+            self._undo()
+        elif name == "/reset":
+            session.reset()
+            info("A new conversation begins.")
+        elif name == "/save":
+            info(f"Saved as {self._save(argument)}.")
+        return True
+
+    def _attach(self, path: Path) -> None:
+        open_picture(path)
+        self._session.attached.append(path)
+        self._report.info(f"Attached {path}: say what to do with it.")
+
+    def _undo(self) -> None:
+        session = self._session
+        if session.attached:
+            self._report.info(f"{session.attached.pop()} is not attached any more.")
+            return
+        gone = session.history.undo()
+        self._report.info(f"Taken back: {gone[0].text}" if gone else "Nothing was said yet.")
+
+    def _save(self, name: str) -> Path:
+        history = self._session.history
+        if not name:
+            raise ValueError("/save needs a name: NAME.png for the last painted picture, NAME for the conversation.")
+        target = Path(name).expanduser()
+        if not is_picture_name(name):
+            history.copy(target)
+            return target
+        painted = [picture for turn in history.turns[1::2] for picture in turn.pictures]
+        if not painted:
+            raise ValueError("Nothing was painted yet: there is no picture to save.")
+        if target.suffix.lower() != ".png":
+            raise ValueError(f"Pictures are saved as PNG: name it {target.with_suffix('.png')}.")
+        if target.exists():
+            raise ValueError(f"'{target}' is there already: choose another name.")
+        shutil.copyfile(history.picture(painted[-1]), target)
+        return target
+
+    def _find(self, name: str) -> Path:
+        """A picture by its path, or by its name in the conversation or among the input pictures."""
+        path = Path(name).expanduser()
+        for place in (path, self._session.history.folder / name):
+            with contextlib.suppress(OSError, ValueError):
+                if place.is_file():
+                    return place
+        if path.is_absolute():
+            raise ValueError(f"There is no picture file '{name}'. Check the path.")
+        return folders.current().find_picture(name)
+
+
+def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
+    """Pass each sentence on when it comes for the first time."""
+    told: set[str] = set()
+
+    def once(sentence: str) -> None:
+        if sentence not in told:
+            told.add(sentence)
+            warn(sentence)
+
+    return once
+
+
+def _open_history(arguments: argparse.Namespace) -> History:
+    root = arguments.output / FOLDER
+    asked = {key: getattr(arguments, key) for key in ("checkpoint", "flux", "siglip") if getattr(arguments, key)}
+    if arguments.name is not None and arguments.resume:
+        raise ValueError(f"--resume takes the latest conversation: leave out --resume or '{arguments.name}'.")
+    model = {"checkpoint": "nano", "flux": AUTO, "siglip": AUTO} | asked
+    history = History(root, latest(root) if arguments.resume else arguments.name, model)
+    if history.turns and "checkpoint" not in asked:
+        history.model = model | history.model | asked
+    else:  # of another checkpoint, the saved folders are none
+        history.model = model
+    return history
+
+
+def _settings(arguments: argparse.Namespace, checkpoint: str) -> Settings:
+    from ...uniworld_core.shipped import SHIPPED_FOLDER
+
+    folder = model_choices("uniworld").get(checkpoint)
+    shipped = folder is not None and folder.is_relative_to(SHIPPED_FOLDER)
+    settings = Settings(
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        area_side=arguments.area_side,
+        t5=arguments.t5,
+        max_new_tokens=arguments.max_new_tokens,
+        memory=arguments.memory or MEMORIES[1 if shipped else 0],
+    )
+    for name in ("steps", "max_new_tokens"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; it must be at least 1.")
+    if arguments.area_side and not 64 <= arguments.area_side <= 4096:
+        raise ValueError(f"--area-side is {arguments.area_side}; it must be from 64 to 4096, or 0 for the model's own.")
+    if arguments.device not in host.current().devices():
+        raise ValueError(f"--device is {arguments.device!r}; there are {', '.join(host.current().devices())}.")
+    return with_seed(settings, str(arguments.seed))
+
+
+def _typed_lines(info: Callable[[str], None]) -> Iterator[str]:
+    """What people type, until Ctrl-D. Ctrl-C drops the line that is being typed."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (the arrow keys edit the line and bring back earlier ones)
+    while True:
+        try:
+            yield input(_PROMPT)
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print()
+            info("Ctrl-D or /quit leaves.")
