@@ -18,6 +18,7 @@ from ..uniworld_core.projectors import TASK_HEAD_FILE, Projectors
 from ..uniworld_core.understanding import PROJECTOR_NAMES
 from ..uniworld_core.weights import Names, Shards, open_shard
 from .model_folder import SHARD_BYTES, Source, copy_settings, new_folder, write_json, write_shards
+from .processor_files import complete
 
 QWEN_TYPE = "qwen2_5_vl"
 
@@ -100,6 +101,7 @@ def convert(
     _check(sources, expected, parts)
     with new_folder(to) as folder:
         copy_settings(parts.qwen, folder, but=("config.json",))
+        complete(folder)
         write_json(folder / "config.json", raw)
         if parts.task_head is not None:
             shutil.copyfile(parts.task_head, folder / TASK_HEAD_FILE)

@@ -18,6 +18,7 @@ from ..uniworld_core.weights import Shards
 from . import checkpoints
 from .model_folder import INDEX_FILE, Source, copy_settings, new_folder, write_index, write_json
 from .names import TRAINEE_NAMES
+from .processor_files import complete
 from .run_folder import CHECKPOINTS, CONFIG, START, read_config
 from .start import read_kept
 
@@ -89,6 +90,7 @@ def write_changed(start: Path, changed: Mapping[str, Source], to: Path, dtype: t
     _check(changed, shards)
     with new_folder(to) as folder:
         copy_settings(start, folder, but=("config.json",))
+        complete(folder)
         config = read_json(start / "config.json")
         write_json(folder / "config.json", config | ({} if dtype is None else {"torch_dtype": _name(dtype)}))
         if (start / TASK_HEAD_FILE).is_file():

@@ -17,6 +17,7 @@ from .settings import (
     listed,
     optional,
     read_json,
+    shown,
     take,
     whole,
 )
@@ -123,7 +124,7 @@ def read_native_side(flux: str | Path) -> int:
     file = Path(flux) / "vae" / "config.json"
     side = read_json(file).get("sample_size", NATIVE_SIDE)
     if isinstance(side, bool) or not isinstance(side, int) or not 64 <= side <= 4096:
-        raise ValueError(f"{file}: sample_size is {side!r}; expected a whole number from 64 to 4096.")
+        raise ValueError(f"{file}: sample_size is {shown(side)}; expected a whole number from 64 to 4096.")
     return side
 
 
@@ -135,7 +136,7 @@ def vae_weights(flux: str | Path) -> Weights[Any]:
     raw = read_json(folder / "config.json")
     if raw.get("_class_name") != "AutoencoderKL":
         raise ValueError(
-            f"{folder / 'config.json'} is of {raw.get('_class_name')!r}, expected 'AutoencoderKL': "
+            f"{folder / 'config.json'} is of {shown(raw.get('_class_name'))}, expected 'AutoencoderKL': "
             "choose a FLUX.1-dev folder in diffusers layout."
         )
     LatentFormat.of(flux)

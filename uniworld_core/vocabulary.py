@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 # Bytes of a vocabulary file that are read at most; Qwen's tokenizer.json has 7 million.
-_MAX_BYTES = 32 * 2**20
+MAX_VOCABULARY_BYTES = 32 * 2**20
 # How Qwen2 cuts text before its merges: words, single digits, runs of marks, line ends (its published tokenizer.json).
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -63,23 +63,18 @@ class _Files:
         return cls(
             folder,
             read_json(config) if config.exists() else {},
-            read_json(whole, _MAX_BYTES) if whole.exists() else None,
+            read_json(whole, MAX_VOCABULARY_BYTES) if whole.exists() else None,
         )
 
 
 def qwen_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Qwen2's byte-level tokenizer. Raises ValueError if a file of it is missing or damaged."""
-    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import models
 
     files = _Files.read(folder)
     vocabulary, merges = _bpe(files)
     made = _tokenizer(lambda: models.BPE(vocab=vocabulary, merges=merges), folder)
-    split = pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated")
-    made.normalizer = normalizers.NFC()
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    made.decoder = decoders.ByteLevel()
+    cut_as_qwen(made)
     return _finished(made, files, _QWEN_MARKS)
 
 
@@ -116,7 +111,7 @@ def clip_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 def t5_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """T5's unigram tokenizer. Raises ValueError if its tokenizer.json is missing or damaged."""
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import models, normalizers, processors
 
     files, file = _Files.read(folder), folder / "tokenizer.json"
     if files.whole is None:
@@ -127,16 +122,33 @@ def t5_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     charsmap = _charsmap(files.whole.get("normalizer"), file)
     if charsmap is not None:
         made.normalizer = _tried(lambda: normalizers.Precompiled(charsmap), folder)
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
-    )
-    made.decoder = decoders.Metaspace(prepend_scheme="always")
+    cut_as_t5(made)
     finished = _finished(made, files, _T5_MARKS)
     end = str(finished.eos_token)
     finished.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=["$A", end], special_tokens=[(end, int(finished.eos_token_id))]
     )
     return finished
+
+
+def cut_as_qwen(made: Tokenizer) -> None:
+    """Give a tokenizer Qwen's way of cutting text before its merges, and of putting it together again."""
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+    split = pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated")
+    levels = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.normalizer = normalizers.NFC()
+    made.pre_tokenizer = pre_tokenizers.Sequence([split, levels])
+    made.decoder = decoders.ByteLevel()
+
+
+def cut_as_t5(made: Tokenizer) -> None:
+    """Give a tokenizer T5's way of cutting text into words, and of putting it together again."""
+    from tokenizers import decoders, pre_tokenizers
+
+    words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    made.pre_tokenizer = pre_tokenizers.Sequence(words)
+    made.decoder = decoders.Metaspace(prepend_scheme="always")
 
 
 def check_ids(tokenizer: PreTrainedTokenizerFast, size: int, source: str | Path) -> None:
@@ -209,7 +221,7 @@ def _bpe(files: _Files) -> tuple[dict[str, int], list[tuple[str, str]]]:
         vocabulary, lines = model["vocab"], model["merges"]
     elif (folder / "vocab.json").exists():
         source = folder / "merges.txt"
-        vocabulary, lines = read_json(folder / "vocab.json", _MAX_BYTES), _lines(source)
+        vocabulary, lines = read_json(folder / "vocab.json", MAX_VOCABULARY_BYTES), _lines(source)
     else:
         raise ValueError(
             f"The tokenizer in {folder} is missing: copy tokenizer.json, or vocab.json and merges.txt, and "
@@ -228,7 +240,7 @@ def _bpe(files: _Files) -> tuple[dict[str, int], list[tuple[str, str]]]:
 def _lines(file: Path) -> list[str]:
     """The lines of a `merges.txt`, without its first, which says the version."""
     try:
-        lines = read_bytes(file, _MAX_BYTES).decode("utf-8").split("\n")
+        lines = read_bytes(file, MAX_VOCABULARY_BYTES).decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not text ({error}): copy the file again.") from error
     return [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]

@@ -45,7 +45,8 @@ def test_files_that_hold_nothing_new_are_the_same_to_the_last_byte(tmp_path: Pat
     touched = Shards(START).files[NAME].name
     names = {file.name for file in START.iterdir()}
     assert {file.name for file in (tmp_path / "out").iterdir()} == names
-    for name in names - {touched, "config.json", "model.safetensors.index.json"}:
+    # tests/training/test_processor_files.py holds what of the tokenizer is written once more.
+    for name in names - {touched, "config.json", "model.safetensors.index.json", "tokenizer.json"}:
         assert (tmp_path / "out" / name).read_bytes() == (START / name).read_bytes(), name
     for name in ("config.json", "model.safetensors.index.json"):
         assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((START / name).read_text())

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from ....uniworld_core.prompt import ASSISTANT, RESERVED
+from ....uniworld_core.vocabulary import cut_as_qwen, cut_as_t5
+from ...processor_files import complete
 from ..prompts import caption
 from ..questions import questions
 from ..tasks import KINDS, make_task
@@ -47,17 +49,17 @@ def said(seed: int = 0) -> Iterator[str]:
 
 def write_qwen_tokenizer(folder: Path) -> None:
     """Qwen's byte-level BPE."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=256 + _WORDS, initial_alphabet=alphabet, show_progress=False, special_tokens=[]
     )
     tokenizer.train_from_iterator(said(), trainer)
     tokenizer.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in _QWEN_SPECIAL])
+    cut_as_qwen(tokenizer)  # after the merges were learned, which nano's vocabulary stands on
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     tokenizer.model.save(str(folder))
@@ -77,6 +79,7 @@ def write_qwen_tokenizer(folder: Path) -> None:
             "unk_token": None,
         },
     )
+    complete(folder)
 
 
 def qwen_ids(folder: Path) -> dict[str, int]:
@@ -143,7 +146,7 @@ def write_clip_tokenizer(folder: Path) -> dict[str, int]:
 
 def write_t5_tokenizer(folder: Path) -> int:
     """T5's unigram model; returns the size of the vocabulary."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer, models, processors
 
     special = ["<pad>", "</s>", "<unk>"]
     # Whole words by how often they are said, then what all other text is spelled with.
@@ -153,8 +156,7 @@ def write_t5_tokenizer(folder: Path) -> int:
     spelling = [(letter, _SPELLED) for letter in ("▁", *map(chr, range(33, 127))) if letter not in words]
     vocabulary = [(word, 0.0) for word in special] + sorted(pieces, key=lambda piece: -piece[1]) + spelling
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=False))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    cut_as_t5(tokenizer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
