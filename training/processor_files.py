@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..uniworld_core.qwen import processor_settings
 from ..uniworld_core.settings import read_json
 from ..uniworld_core.vocabulary import MAX_VOCABULARY_BYTES, QWEN_PATTERN, qwen_tokenizer
 
@@ -42,8 +43,10 @@ def complete(folder: Path) -> None:
     follows it up to version 4, and from 5 on cuts as Qwen does. References to code (`auto_map`) go.
 
     Raises:
-        ValueError: a file of the tokenizer is missing or damaged.
+        ValueError: a file of the tokenizer or of the picture processor is missing or damaged.
     """
+    if not (folder / "preprocessor_config.json").exists():
+        _write(folder / "preprocessor_config.json", processor_settings(folder)[1])
     for name, classes in _CLASSES.items():
         if (folder / name).is_file():
             raw = read_json(folder / name)
@@ -51,10 +54,15 @@ def complete(folder: Path) -> None:
             whole |= {key: value for key, value in classes.items() if key not in raw}
             if whole != raw:
                 _write(folder / name, whole)
-    if not any((folder / name).is_file() for name in _TEMPLATE_FILES):
-        _write(folder / _TEMPLATE_FILES[0], {"chat_template": CHAT_TEMPLATE})
+    add_template(folder)
     if not _cuts_as_qwen(folder / "tokenizer.json"):
         qwen_tokenizer(folder).backend_tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def add_template(folder: Path) -> None:
+    """Write the chat template into a folder that has none."""
+    if not any((folder / name).is_file() for name in _TEMPLATE_FILES):
+        _write(folder / _TEMPLATE_FILES[0], {"chat_template": CHAT_TEMPLATE})
 
 
 def _cuts_as_qwen(file: Path) -> bool:

@@ -127,8 +127,7 @@ def read_processor(folder: Path, config: UniWorldConfig) -> Any:
     Raises:
         ValueError: the file is missing or damaged, or does not fit the configuration.
     """
-    file = folder / "preprocessor_config.json"
-    raw = read_json(file)
+    file, raw = processor_settings(folder)
     settings = take(raw, _QWEN_PROCESSOR, str(file))
     size = take({} if raw.get("size") is None else raw["size"], _SIZE, f"size in {file}")
     low = settings.get("min_pixels") or size.get("shortest_edge")
@@ -150,17 +149,31 @@ def read_processor(folder: Path, config: UniWorldConfig) -> Any:
         )
     # Said in both ways, before the processor is made: transformers 4 and 5 differ in which they believe.
     limits = {"min_pixels": pixels, "max_pixels": pixels, "size": {"shortest_edge": pixels, "longest_edge": pixels}}
-    return make_processor("Qwen2VLImageProcessor", settings | limits, folder)
+    return make_processor("Qwen2VLImageProcessor", settings | limits, file)
 
 
-def make_processor(name: str, settings: dict[str, Any], folder: Path) -> Any:
+def processor_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The settings of a folder's picture processor, and the file that they stand in.
+
+    Up to version 4 transformers saves them as `preprocessor_config.json`, from 5 on with the whole processor.
+
+    Raises:
+        ValueError: there are none, or their file is damaged.
+    """
+    file, whole_file = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if not file.exists() and whole_file.exists():
+        settings = read_json(whole_file).get("image_processor")
+        if isinstance(settings, dict):
+            return whole_file, settings
+    return file, read_json(file)
+
+
+def make_processor(name: str, settings: dict[str, Any], file: Path) -> Any:
     """A picture processor of these settings, Pillow's resizing always. Raises ValueError if they are damaged."""
     try:
         return pil_processor(name).from_dict(settings)
     except Exception as error:  # transformers raises all kinds on values it does not expect
-        raise ValueError(
-            f"{folder / 'preprocessor_config.json'} cannot be used ({brief(error)}): copy it again."
-        ) from error
+        raise ValueError(f"{file} cannot be used ({brief(error)}): copy it again.") from error
 
 
 def pil_processor(name: str) -> Any:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from .qwen import PROCESSOR, make_processor
+from .qwen import PROCESSOR, make_processor, processor_settings
 from .settings import (
     ACTIVATION,
     EPSILON,
@@ -115,12 +115,12 @@ def read_siglip_processor(folder: Path) -> Any:
     Raises:
         ValueError: its file is missing or damaged, or resizes to another side than the encoder's.
     """
-    file, side = folder / "preprocessor_config.json", _settings(folder / "config.json")["image_size"]
-    raw = read_json(file)
+    file, raw = processor_settings(folder)
+    side = _settings(folder / "config.json")["image_size"]
     settings = take(raw, PROCESSOR, str(file))
     square = exactly(side, "the image_size of the config.json beside it")
     size = take(raw.get("size"), {"height": square, "width": square}, f"size in {file}", ("height", "width"))
-    return make_processor("SiglipImageProcessor", settings | {"size": size}, folder)
+    return make_processor("SiglipImageProcessor", settings | {"size": size}, file)
 
 
 def _settings(file: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -258,6 +259,68 @@ def test_siglip_folder_of_the_whole_model_loads_as_well_as_its_vision_half(tiny_
     assert torch.equal(SigLIP.from_pretrained(folder, FLOAT32).features(pictures), expected)
     (folder / "config.json").write_text(json.dumps(vision | {"model_type": "siglip_vision_model"}))
     assert torch.equal(SigLIP.from_pretrained(folder, FLOAT32).features(pictures), expected)
+
+
+def renamed(file: Path, old: str, new: str) -> None:
+    """Begin the names of a file's tensors otherwise, as another version of transformers saves them."""
+    tensors = {re.sub(f"^{re.escape(old)}", new, name): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file)
+
+
+def test_parts_saved_without_their_prefix_load_as_well(tiny_copy: Path) -> None:
+    # transformers 5 drops it from the modules, and so from what a freshly made one saves.
+    pictures = [Image.effect_mandelbrot((32, 20), (-2, -1, 1, 1), 50).convert("RGB")]
+    renamed(tiny_copy / "flux" / "text_encoder" / "model.safetensors", "text_model.", "")
+    renamed(tiny_copy / "siglip" / "model.safetensors", "vision_model.", "")
+    clip, siglip = (
+        CLIP.from_pretrained(tiny_copy / "flux", FLOAT32),
+        SigLIP.from_pretrained(tiny_copy / "siglip", FLOAT32),
+    )
+    assert torch.equal(clip.pool(["A dog."]), CLIP.from_pretrained(TINY / "flux", FLOAT32).pool(["A dog."]))
+    expected = SigLIP.from_pretrained(TINY / "siglip", FLOAT32).features(pictures)
+    assert torch.equal(siglip.features(pictures), expected)
+    open_copy(tiny_copy)
+
+
+def test_t5_with_its_table_under_the_encoders_name_alone_loads(tiny_copy: Path) -> None:
+    renamed(tiny_copy / "flux" / "text_encoder_2" / "model.safetensors", "shared.", "encoder.embed_tokens.")
+    assert torch.equal(T5.from_pretrained(tiny_copy / "flux", FLOAT32).tokens(["A dog."], 6), expected_t5())
+
+
+def test_qwen_under_the_names_of_transformers_own_module_loads(model: UniWorld, tiny_copy: Path) -> None:
+    folder = tiny_copy / "uniworld"
+    for file in folder.glob("*.safetensors"):
+        renamed(file, "model.", "model.language_model.")
+        renamed(file, "visual.", "model.visual.")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps(
+            {"weight_map": {name: file.name for file in folder.glob("*.safetensors") for name in load_file(file)}}
+        )
+    )
+    assert torch.equal(open_copy(tiny_copy).route("Paint a dog.").logits, model.route("Paint a dog.").logits)
+
+
+@pytest.mark.parametrize("kind", ["CLIPTextModel", "T5EncoderModel", "SiglipVisionModel"])
+def test_what_this_version_of_transformers_saves_loads(tiny_copy: Path, kind: str) -> None:
+    import transformers
+
+    places = {
+        "CLIPTextModel": "flux/text_encoder",
+        "T5EncoderModel": "flux/text_encoder_2",
+        "SiglipVisionModel": "siglip",
+    }
+    folder = tiny_copy / places[kind]
+    made = getattr(transformers, kind)
+    made(made.config_class.from_pretrained(folder)).save_pretrained(folder)
+    open_copy(tiny_copy)
+
+
+def test_settings_that_transformers_5_saves_with_the_whole_processor_are_read(tiny_copy: Path) -> None:
+    for folder in (tiny_copy / "uniworld", tiny_copy / "siglip"):
+        settings = json.loads((folder / "preprocessor_config.json").read_text())
+        (folder / "preprocessor_config.json").unlink()
+        (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings, "processor_class": "X"}))
+    assert open_copy(tiny_copy).vlm.processor.merge_size == 2
 
 
 # --- the picture processor's limits -----------------------------------------------------------------------------------

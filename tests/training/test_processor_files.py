@@ -93,7 +93,12 @@ def test_a_folder_of_tables_alone_is_completed(tmp_path: Path) -> None:
     raw = json.loads(file.read_text())
     del raw["tokenizer_class"]
     file.write_text(json.dumps(raw | {"auto_map": {"AutoTokenizer": ["evil.E", None]}}))
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    (tmp_path / "preprocessor_config.json").unlink()
+    # As transformers 5 saves it.
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
     complete(tmp_path)
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text()) == settings
     assert ids(theirs(tmp_path)) == ids(qwen_tokenizer(NANO))
     assert json.loads((tmp_path / "chat_template.json").read_text()) == {"chat_template": CHAT_TEMPLATE}
     assert json.loads(file.read_text()) == raw | {"tokenizer_class": "Qwen2Tokenizer"}

@@ -17,7 +17,7 @@ import numpy as np
 
 from ....uniworld_core.prompt import ASSISTANT, RESERVED
 from ....uniworld_core.vocabulary import cut_as_qwen, cut_as_t5
-from ...processor_files import complete
+from ...processor_files import add_template
 from ..prompts import caption
 from ..questions import questions
 from ..tasks import KINDS, make_task
@@ -79,7 +79,7 @@ def write_qwen_tokenizer(folder: Path) -> None:
             "unk_token": None,
         },
     )
-    complete(folder)
+    add_template(folder)
 
 
 def qwen_ids(folder: Path) -> dict[str, int]:
