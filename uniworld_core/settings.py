@@ -186,7 +186,7 @@ def shown(value: Any) -> str:
     return _SHORT.repr(value)
 
 
-def brief(error: Exception) -> str:
+def brief(error: BaseException) -> str:
     """What a library's exception says, cut where it is long, with its type where that says more."""
     text = " ".join(str(error).split())
     said = text if len(text) <= _SAID else f"{text[:_SAID]}..."

@@ -20,6 +20,7 @@ from .settings import (
     VOCABULARY,
     WIDTH,
     Rule,
+    brief,
     check_heads,
     choice,
     either,
@@ -231,5 +232,13 @@ def _settings(file: Path, model_type: str, rules: dict[str, Rule]) -> dict[str, 
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], length: int) -> torch.Tensor:
-    made = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    try:
+        made = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        # What is damaged in T5's table of characters shows only at the character it is for, as a panic of the Rust library.
+        raise ValueError(
+            f"The tokenizer in {tokenizer.name_or_path} is damaged ({brief(error)}): copy the folder again."
+        ) from error
     return made["input_ids"]

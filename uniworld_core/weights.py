@@ -28,6 +28,7 @@ _LISTED = 5
 # Bytes of a safetensors header, and files of one index: UniWorld-V1 in float32 has 200 kB and under twenty.
 _MAX_HEADER = 8 * 2**20
 _MAX_SHARDS = 1000
+_MAX_NAME = 512  # letters of a tensor's name
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,8 @@ def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     try:
         header = parse_json(data, "its header")
         header.pop("__metadata__", None)
+        if any(len(name) > _MAX_NAME for name in header):
+            raise ValueError(f"a name of more than {_MAX_NAME} letters")
         return {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in header.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
