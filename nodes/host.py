@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -94,6 +95,18 @@ ProgressHook = Callable[[int, int, "Image.Image | None"], None]
 WarningHook = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class NodeHooks:
+    """Where a running node's progress and warnings go."""
+
+    progress: ProgressHook | None
+    warning: WarningHook | None
+
+
+# Those of the node whose code runs now: coroutines of several nodes take turns in one thread, each in its own context.
+running_node: ContextVar[NodeHooks | None] = ContextVar("running_node", default=None)
+
+
 @dataclass
 class _PlainProgress:
     total: int
@@ -110,8 +123,8 @@ class PlainHost:
 
     Attributes:
         models: folders that hold `uniworld/`, `diffusers/` and `siglip/`, searched in order.
-        progress_hook: called with (value, total, preview) by the node that runs.
-        warning_hook: called with each sentence of `warn`; without one, Python's `warnings` get it.
+        progress_hook: called with (value, total, preview) by code that is in no `running_node`.
+        warning_hook: called with each sentence of `warn`, likewise; without one, Python's `warnings` get it.
         interrupted: set it, and the running node stops within a step.
         memory: the loaded modules, and how much they may take together.
     """
@@ -122,19 +135,23 @@ class PlainHost:
     interrupted: threading.Event = field(default_factory=threading.Event)
     memory: ModelMemory = field(default_factory=ModelMemory)
 
+    @property
+    def _hooks(self) -> NodeHooks:
+        return running_node.get() or NodeHooks(self.progress_hook, self.warning_hook)
+
     def model_folders(self, kind: str) -> list[Path]:
         return [root / MODEL_FOLDERS[kind] for root in self.models]
 
     def progress(self, total: int) -> Progress:
-        return _PlainProgress(total, self.progress_hook)
+        return _PlainProgress(total, self._hooks.progress)
 
     def check_interrupt(self) -> None:
         if self.interrupted.is_set():
             raise Interrupted("The run was interrupted.")
 
     def warn(self, text: str) -> None:
-        if self.warning_hook is not None:
-            self.warning_hook(text)
+        if (hook := self._hooks.warning) is not None:
+            hook(text)
         else:
             warnings.warn(text, stacklevel=2)
 

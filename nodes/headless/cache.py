@@ -3,89 +3,118 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from .arguments import arguments_before_run
 from .calls import call_over_lists
-from .schema import NodeSchema, argument_names, hidden_before_run, is_link, unwrap
+from .expansion import DynamicPrompt
+from .schema import NodeSchema, argument_names, is_link
 
+NodeKey = tuple[str, str]  # id and class
+Shown = tuple[str, dict[str, list[Any]]]  # the node at which the editor shows something, and what
 _never = count()
 
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What a node gave: one list of values per output, and what it shows in the editor."""
+    """What a node gave.
+
+    Attributes:
+        outputs: one list of values per output.
+        ui: what it shows in the editor.
+        added: by id, what the nodes that it added show.
+    """
 
     outputs: list[list[Any]]
     ui: dict[str, list[Any]]
+    added: dict[str, Shown] = field(default_factory=dict)
 
 
 @dataclass
 class ResultCache:
-    """Results by signature, and node instances by id and class. Holds what the last run's workflow can use."""
+    """Results by signature, and node instances by id and class. Holds what the last run's workflow can use.
+
+    Attributes:
+        added: for each node that added others in its last run, by id and class: their signatures, ids and classes.
+    """
 
     results: dict[str, NodeResult] = field(default_factory=dict)
-    instances: dict[tuple[str, str], Any] = field(default_factory=dict)
+    instances: dict[NodeKey, Any] = field(default_factory=dict)
+    added: dict[NodeKey, dict[NodeKey, str]] = field(default_factory=dict)
 
-    def keep_only(self, signatures: set[str], instances: set[tuple[str, str]]) -> None:
+    def keep_only(self, nodes: dict[NodeKey, str]) -> None:
+        """Drop all but these nodes, given with their signatures, and the nodes that these added."""
+        kept, pending = dict(nodes), list(nodes)
+        while pending:
+            new = {key: signature for key, signature in self.added.get(pending.pop(), {}).items() if key not in kept}
+            kept.update(new)
+            pending.extend(new)
+        signatures = set(kept.values())
         self.results = {key: result for key, result in self.results.items() if key in signatures}
-        self.instances = {key: instance for key, instance in self.instances.items() if key in instances}
+        self.instances = {key: instance for key, instance in self.instances.items() if key in kept}
+        self.added = {key: nodes for key, nodes in self.added.items() if key in kept}
 
 
 class Signatures:
-    """The signature of every node of one workflow: class, constants, IS_CHANGED, and the signatures of its sources."""
+    """The signature of every node of one run: class, constants, IS_CHANGED, and the signatures of its sources."""
 
-    def __init__(self, prompt: dict[str, Any], classes: Mapping[str, type], schemas: Mapping[str, NodeSchema]) -> None:
-        self._prompt, self._classes, self._schemas = prompt, classes, schemas
-        self._known: dict[str, str] = {}
+    def __init__(self, graph: DynamicPrompt, classes: Mapping[str, type], schemas: Mapping[str, NodeSchema]) -> None:
+        self._graph, self._classes, self._schemas = graph, classes, schemas
+        self.known: dict[str, str] = {}
 
-    def all_behind(self, outputs: list[str]) -> dict[str, str]:
-        """The signatures by id of the output nodes and all they need, which must be free of cycles."""
-        stack = list(outputs)
-        while stack:
-            current = stack[-1]
-            missing = [source for source in self._sources(current) if source not in self._known]
-            if missing:
-                stack.extend(missing)
-                continue
-            stack.pop()
-            if current not in self._known:
-                self._known[current] = self._compute(current)
-        return self._known
+    async def add(self, node_ids: list[str]) -> None:
+        """Compute the signatures of these nodes and of all that feed them.
 
-    def _sources(self, node_id: str) -> list[str]:
-        return [value[0] for value in self._prompt[node_id]["inputs"].values() if is_link(value)]
+        Raises:
+            ValueError: they feed each other in a circle.
+            LookupError: a link comes from a node that does not exist.
+        """
+        for node_id in node_ids:
+            # The way from `node_id` to the node in hand, each with those of its sources that are still to be looked at.
+            path = {} if node_id in self.known else {node_id: self._sources(node_id)}
+            while path:
+                current, sources = next(reversed(path.items()))
+                source = next((source for source in sources if source not in self.known), None)
+                if source is None:
+                    self.known[current] = await self._compute(current)
+                    del path[current]
+                elif source in path:
+                    raise ValueError(f"Dependency cycle detected: {' → '.join([*path, source])}.")
+                else:
+                    path[source] = self._sources(source)
 
-    def _compute(self, node_id: str) -> str:
-        node = self._prompt[node_id]
-        node_class = self._classes[node["class_type"]]
-        parts = [node["class_type"], _canonical(self._is_changed(node_id))]
-        schema = self._schemas[node["class_type"]]
+    def _sources(self, node_id: str) -> Iterator[str]:
+        node = self._graph.get_node(node_id)
+        links = self._schemas[node["class_type"]].used_links(node["inputs"]).values()
+        return iter([link[0] for link in links])
+
+    async def _compute(self, node_id: str) -> str:
+        node = self._graph.get_node(node_id)
+        node_class, schema = self._classes[node["class_type"]], self._schemas[node["class_type"]]
+        parts = [node["class_type"], _canonical(await self._is_changed(node_id))]
         if getattr(node_class, "NOT_IDEMPOTENT", False) or "UNIQUE_ID" in schema.hidden.values():
             parts.append(f"id {node_id}")
         for name, value in sorted(node["inputs"].items()):
-            if is_link(value):
-                parts.append(f"{name}<-{self._known[value[0]]}/{value[1]}")
+            if is_link(value) and schema.takes_link(name):
+                parts.append(f"{name}<-{self.known[value[0]]}/{value[1]}")
             else:
                 parts.append(f"{name}={_canonical(value)}")
         return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
 
-    def _is_changed(self, node_id: str) -> Any:
-        node = self._prompt[node_id]
-        node_class = self._classes[node["class_type"]]
+    async def _is_changed(self, node_id: str) -> Any:
+        node = self._graph.get_node(node_id)
+        node_class, schema = self._classes[node["class_type"]], self._schemas[node["class_type"]]
         if not hasattr(node_class, "IS_CHANGED"):
             return False
-        schema = self._schemas[node["class_type"]]
-        inputs = node["inputs"].items()
-        values = {name: [None if is_link(value) else unwrap(value)] for name, value in inputs if name in schema.inputs}
         try:
             names, takes_all = argument_names(node_class.IS_CHANGED)
-            hidden = hidden_before_run(schema, node_id)
-            values.update({name: [value] for name, value in hidden.items() if name in names or takes_all})
-            return call_over_lists(node_class.IS_CHANGED, values, schema.input_is_list)
-        except Exception:
+            arguments = arguments_before_run(node["inputs"], schema, node_id)
+            values = {name: value for name, value in arguments.items() if name in names or takes_all}
+            return await call_over_lists(node_class.IS_CHANGED, values, schema.input_is_list)
+        except (Exception, SystemExit):
             # As in ComfyUI: a node that cannot tell has changed. Its run will say what is wrong.
             return float("nan")
 

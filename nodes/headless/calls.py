@@ -1,106 +1,92 @@
-"""Calling a node's functions the way ComfyUI does: once per item of its input lists."""
+"""Calling a node's functions the way ComfyUI does: once per item of its input lists, coroutines concurrently."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from ..host import ExecutionBlocker
+from .foreign import is_blocker, set_graph_prefix
+
+T = TypeVar("T")
 
 
-def call_over_lists(
+def run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine from a thread that may or may not have an event loop (a notebook's does)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(contextvars.copy_context().run, asyncio.run, coroutine).result()
+
+
+async def call_over_lists(
     function: Callable[..., Any],
     values: Mapping[str, list[Any]],
     input_is_list: bool,
+    *,
+    node_id: str = "",
     before: Callable[[], None] = lambda: None,
     on_blocked: Callable[[ExecutionBlocker], ExecutionBlocker] = lambda blocker: blocker,
 ) -> list[Any]:
     """Call `function` once for each index of the longest list, shorter lists repeating their last item.
 
     Args:
-        input_is_list: hand over the lists themselves, in one call.
+        input_is_list: pass the lists themselves, in one call.
+        node_id: the node that runs, after which the nodes that it builds are named.
         before: called before each call; may raise to stop.
         on_blocked: gives the result of a call that a blocked input prevents.
 
     Returns:
-        What the calls returned.
+        What the calls returned. The coroutines among them have run, concurrently; the first error ends the others.
     """
+    results: list[Any] = []
+    tasks: dict[int, asyncio.Task[tuple[Any, BaseException | None]]] = {}
+    try:
+        for index, inputs in enumerate(_arguments(values, input_is_list)):
+            before()
+            blocker = _blocker_in(inputs, input_is_list)
+            if blocker is None:
+                set_graph_prefix(node_id, index)
+                results.append(function(**inputs))
+                if inspect.isawaitable(results[-1]):
+                    tasks[index] = asyncio.create_task(_settled(results[-1]))
+            else:
+                results.append(on_blocked(blocker))
+        for settled in asyncio.as_completed(tasks.values()):
+            _, error = await settled
+            if error is not None:
+                raise error
+    finally:
+        for task in tasks.values():
+            task.cancel()
+    return [tasks[index].result()[0] if index in tasks else result for index, result in enumerate(results)]
+
+
+def _arguments(values: Mapping[str, list[Any]], input_is_list: bool) -> list[dict[str, Any]]:
     if input_is_list:
-        arguments: list[dict[str, Any]] = [dict(values)]
-    else:
-        calls = max((len(items) for items in values.values()), default=1)
-        arguments = [{name: _item(items, index) for name, items in values.items()} for index in range(calls)]
-    results = []
-    for inputs in arguments:
-        before()
-        blocker = _blocker_in(inputs, input_is_list)
-        results.append(_finished(function(**inputs)) if blocker is None else on_blocked(blocker))
-    return results
-
-
-def _item(items: list[Any], index: int) -> Any:
-    if not items:
+        return [dict(values)]
+    calls = max((len(items) for items in values.values()), default=1)
+    if not all(values.values()):
         raise ValueError("An input list is empty, so that the node has nothing to work on.")
-    return items[min(index, len(items) - 1)]
+    return [{name: items[min(index, len(items) - 1)] for name, items in values.items()} for index in range(calls)]
 
 
 def _blocker_in(inputs: Mapping[str, Any], input_is_list: bool) -> ExecutionBlocker | None:
     for value in inputs.values():
         for item in value if input_is_list and isinstance(value, list) else (value,):
-            if isinstance(item, ExecutionBlocker):
-                return item
+            if is_blocker(item):
+                return item  # type: ignore[no-any-return]
     return None
 
 
-def _finished(result: Any) -> Any:
-    # Nodes may be coroutines; the executor runs in a thread of its own, one node at a time.
-    return asyncio.run(_await(result)) if inspect.isawaitable(result) else result
-
-
-async def _await(result: Any) -> Any:
-    return await result
-
-
-def collect_returns(
-    returns: list[Any], count: int, is_list: tuple[bool, ...]
-) -> tuple[list[list[Any]], dict[str, list[Any]]]:
-    """Turn what a node's calls returned into one list of values per output, and what it shows.
-
-    Raises:
-        ValueError: a return value is not of the V1 form, or expands the graph.
-    """
-    results: list[tuple[Any, ...]] = []
-    shown: list[dict[str, Any]] = []
-    for returned in returns:
-        value = returned
-        if isinstance(returned, dict):
-            if "expand" in returned:
-                raise ValueError("The node expands the graph while it runs, which only ComfyUI can do. Run it there.")
-            if "ui" in returned:
-                shown.append(returned["ui"])
-            if "result" not in returned:
-                continue
-            value = returned["result"]
-        results.append(_outputs_of(value, count))
-    outputs: list[list[Any]] = [[] for _ in range(min((len(result) for result in results), default=0))]
-    for index, column in enumerate(outputs):
-        for result in results:
-            item = result[index]
-            if index < len(is_list) and is_list[index] and not isinstance(item, ExecutionBlocker):
-                column.extend(item)
-            else:
-                column.append(item)
-    ui = {key: [item for part in shown for item in part.get(key, ())] for key in (shown[0] if shown else ())}
-    return outputs, ui
-
-
-def _outputs_of(value: Any, count: int) -> tuple[Any, ...]:
-    if isinstance(value, ExecutionBlocker):
-        return (value,) * count
-    if value is None and count == 0:
-        return ()
-    if not isinstance(value, (tuple, list)):
-        raise ValueError(f"The node returned {type(value).__name__}; it must return a tuple of {count} outputs.")
-    return tuple(value)
+async def _settled(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return await awaitable, None
+    except (Exception, SystemExit) as error:  # SystemExit would leave the task and end the event loop
+        return None, error

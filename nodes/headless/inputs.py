@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Awaitable
 from typing import Any
 
+from .arguments import arguments_before_run
+from .calls import run_to_end
 from .problems import NodeRef, Problem, shown
-from .schema import InputSpec, NodeSchema, argument_names, hidden_before_run, is_link, types_match, unwrap
+from .schema import InputSpec, NodeSchema, argument_names, is_link, types_match
 from .widgets import EDITOR_WIDGETS
 
 # As in ComfyUI, a longer list of options is not repeated in an error.
@@ -159,19 +163,18 @@ def custom_problems(
 ) -> list[Problem]:
     """What the node's own VALIDATE_INPUTS objects to. It sees constants; a linked input is None."""
     names, takes_all = _validator_arguments(node)
-    arguments = {
-        name: None if is_link(value) else unwrap(value) for name, value in inputs.items() if name in schema.inputs
-    }
-    arguments.update(hidden_before_run(schema, node.node_id))
-    arguments = {name: value for name, value in arguments.items() if name in names or takes_all}
+    values = arguments_before_run(inputs, schema, node.node_id)
+    arguments = {name: value for name, value in values.items() if name in names or takes_all}
     if "input_types" in names:
-        arguments["input_types"] = received_types
+        arguments["input_types"] = [received_types]
     if not arguments:
         return []
-    as_given = {name: [value] for name, value in arguments.items()} if schema.input_is_list else arguments
+    as_given = arguments if schema.input_is_list else {name: value for name, (value,) in arguments.items()}
     try:
         answer = node.node_class.VALIDATE_INPUTS(**as_given)
-    except Exception as error:
+        if inspect.isawaitable(answer):
+            answer = run_to_end(_awaited(answer))
+    except (Exception, SystemExit) as error:
         kind, message = "exception_during_validation", "Exception when validating node"
         sentence = f"its own check of the inputs failed with {type(error).__name__}: {error}"
         extra = {"exception_type": type(error).__name__, "traceback": []}
@@ -192,3 +195,7 @@ def custom_problems(
         )
         for name in arguments
     ]
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer

@@ -46,52 +46,57 @@ class Report:
 
     def __init__(self, out: TextIO, prompt: dict[str, Any]) -> None:
         self._out, self._prompt = out, prompt
-        self._bar: Any = None
+        self._bars: dict[str, Any] = {}
+        self._shown_at: dict[str, str] = {}  # nodes of the workflow, for nodes that it does not hold
 
     def __enter__(self) -> Report:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close(done=False)
+        self._close_all(done=False)
 
     def event(self, name: str, data: dict[str, Any]) -> None:
         if name == "executing":
-            self._close()
-            self._open(data["node"])
-        elif name == "progress" and self._bar is not None:
-            self._bar.total = data["max"]
-            self._bar.update(data["value"] - self._bar.n)
+            self._open(data["node"], data["display_node"])
+        elif name == "progress" and data["node"] in self._bars:
+            bar = self._bars[data["node"]]
+            bar.total = data["max"]
+            bar.update(data["value"] - bar.n)
         elif name == "warning":
             self._warn(f"warning: {self._label(data['node'])}: {data['message']}")
         elif name == "executed":
-            self._close()
-        elif name in ("execution_error", "execution_interrupted"):
-            self._close(done=False)
-        elif name == "execution_success":
-            self._close()
+            self._shown_at[data["node"]] = data["display_node"]
+        elif name in ("node_finished", "node_paused"):
+            self._close(data["node"], done=name == "node_finished")
+        elif name in ("execution_error", "execution_interrupted", "execution_success"):
+            self._close_all(done=name == "execution_success")
 
-    def _open(self, node_id: str) -> None:
+    def _open(self, node_id: str, display_node: str) -> None:
         from tqdm import tqdm
 
-        desc = f"{self._label(node_id)} ({node_id})"
-        self._bar = tqdm(total=1, desc=desc, file=sys.stderr, dynamic_ncols=True)
+        desc = f"{self._label(display_node)} ({node_id})"
+        self._bars[node_id] = tqdm(total=1, desc=desc, file=sys.stderr, dynamic_ncols=True)
 
     def _warn(self, text: str) -> None:
-        if self._bar is None:
-            say(text)
+        if self._bars:
+            next(iter(self._bars.values())).write(text, file=sys.stderr)  # above the bars
         else:
-            self._bar.write(text, file=sys.stderr)  # above the bar
+            say(text)
 
     def _label(self, node_id: str) -> str:
         node = self._prompt[node_id]
         return node_title(node) or str(node["class_type"])
 
-    def _close(self, done: bool = True) -> None:
-        if self._bar is not None:
-            if done and self._bar.total is not None:
-                self._bar.update(self._bar.total - self._bar.n)
-            self._bar.close()
-            self._bar = None
+    def _close(self, node_id: str, done: bool) -> None:
+        bar = self._bars.pop(node_id, None)
+        if bar is not None:
+            if done and bar.total is not None:
+                bar.update(bar.total - bar.n)
+            bar.close()
+
+    def _close_all(self, done: bool) -> None:
+        for node_id in list(self._bars):
+            self._close(node_id, done)
 
     def note(self, text: str) -> None:
         say(f"note: {text}")
@@ -101,12 +106,13 @@ class Report:
 
     def result(self, result: RunResult) -> None:
         for node_id, ui in result.ui.items():
+            label = self._label(self._shown_at.get(node_id, node_id))
             for text in ui.get("text", ()):
-                print(f"{self._label(node_id)}: {text}", file=self._out)
+                print(f"{label}: {text}", file=self._out)
             for path in _paths(ui, saved=True):
                 print(path, file=self._out)
             for path in _paths(ui, saved=False):
-                print(f"{self._label(node_id)} (preview): {path}", file=self._out)
+                print(f"{label} (preview): {path}", file=self._out)
 
 
 # The events of which one, and only one, is the last line of --json.
@@ -135,8 +141,8 @@ class JsonReport:
         print(dumps({"event": name, **data}), file=self._out, flush=True)
 
     def event(self, name: str, data: dict[str, Any]) -> None:
-        if name == "preview":
-            return  # a picture; "progress" tells the same in numbers
+        if name in ("preview", "node_finished", "node_paused"):
+            return  # not of ComfyUI's events; of a preview, "progress" tells the same in numbers
         if "traceback" in data and not self._debug:
             data = {**data, "traceback": []}
         if name == "warning":

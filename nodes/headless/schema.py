@@ -7,7 +7,7 @@ Types are strings, with "*" for anything and commas for unions; a choice is eith
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,11 @@ class InputSpec:
         return bool(self.options.get("lazy"))
 
     @property
+    def raw_link(self) -> bool:
+        """Whether the node gets the link itself, `[node id, output]`, in place of the value behind it."""
+        return bool(self.options.get("rawLink"))
+
+    @property
     def accepts_constant(self) -> bool:
         """Whether a value in place of a link can make sense: widgets, wildcards, and types with a widget in a union."""
         names = {part.strip() for part in self.type_name.split(",")}
@@ -61,7 +66,12 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class NodeSchema:
-    """A node class as the executor and the validator see it."""
+    """A node class as the executor and the validator see it.
+
+    Attributes:
+        arguments: names of the arguments of the function that runs; None if it takes any.
+        is_async: whether that function is a coroutine.
+    """
 
     inputs: dict[str, InputSpec]
     hidden: dict[str, str]
@@ -69,6 +79,16 @@ class NodeSchema:
     output_is_list: tuple[bool, ...]
     input_is_list: bool
     is_output: bool
+    arguments: frozenset[str] | None
+    is_async: bool
+
+    def takes_link(self, name: str) -> bool:
+        """Whether a linked input of this name reaches the node, be it declared or not."""
+        return name in self.inputs or name in self.hidden or self.arguments is None or name in self.arguments
+
+    def used_links(self, inputs: dict[str, Any]) -> dict[str, list[Any]]:
+        """The links among a node's inputs that reach it, by name."""
+        return {name: value for name, value in inputs.items() if is_link(value) and self.takes_link(name)}
 
 
 def read_schema(node_class: type) -> NodeSchema:
@@ -84,6 +104,8 @@ def read_schema(node_class: type) -> NodeSchema:
             inputs.setdefault(name, _input_spec(node_class, name, entry, category))
     output_types = tuple(getattr(node_class, "RETURN_TYPES", ()))
     is_list = tuple(bool(flag) for flag in getattr(node_class, "OUTPUT_IS_LIST", ()))
+    function = getattr(node_class, str(getattr(node_class, "FUNCTION", "")), None)
+    names, takes_any = argument_names(function) if callable(function) else ([], False)
     return NodeSchema(
         inputs=inputs,
         hidden={name: _hidden_kind(kind) for name, kind in (declared.get("hidden") or {}).items()},
@@ -91,7 +113,21 @@ def read_schema(node_class: type) -> NodeSchema:
         output_is_list=(is_list + (False,) * len(output_types))[: len(output_types)],
         input_is_list=bool(getattr(node_class, "INPUT_IS_LIST", False)),
         is_output=getattr(node_class, "OUTPUT_NODE", False) is True,
+        arguments=None if takes_any else frozenset(names),
+        is_async=inspect.iscoroutinefunction(function),
     )
+
+
+class Schemas(dict[str, NodeSchema]):
+    """The schemas of node classes by name, each read when it is first asked for."""
+
+    def __init__(self, classes: Mapping[str, type]) -> None:
+        super().__init__()
+        self._classes = classes
+
+    def __missing__(self, name: str) -> NodeSchema:
+        self[name] = read_schema(self._classes[name])
+        return self[name]
 
 
 def _input_types(node_class: type) -> dict[str, dict[str, Any]]:
@@ -120,12 +156,6 @@ def argument_names(function: Callable[..., Any]) -> tuple[list[str], bool]:
     """Names of the arguments a function takes, and whether it takes any others by name."""
     spec = inspect.getfullargspec(function)
     return spec.args + spec.kwonlyargs, spec.varkw is not None
-
-
-def hidden_before_run(schema: NodeSchema, node_id: str) -> dict[str, Any]:
-    """The hidden inputs as IS_CHANGED and VALIDATE_INPUTS see them, which are called before anything runs."""
-    known = {"UNIQUE_ID": node_id, "PROMPT": {}}
-    return {name: known.get(kind) for name, kind in schema.hidden.items()}
 
 
 def types_match(received: Any, expected: Any) -> bool:

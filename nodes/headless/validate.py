@@ -16,7 +16,7 @@ from typing import Any
 from .inputs import check_constant, check_link, custom_problems, missing_input
 from .problems import NodeRef, Problem, node_label, one_of, shown
 from .registry import Registry
-from .schema import NodeSchema, is_link, read_schema, unwrap
+from .schema import ANY_TYPE, InputSpec, NodeSchema, Schemas, is_link, unwrap
 
 MAX_NODES = 100_000
 
@@ -51,14 +51,13 @@ class Validation:
 class _Check:
     registry: Registry
     prompt: dict[str, Any]
-    schemas: dict[str, NodeSchema] = field(default_factory=dict)
     problems: dict[str, list[Problem]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.schemas = Schemas(self.registry.classes)
+
     def schema(self, node_id: str) -> NodeSchema:
-        class_type = self.prompt[node_id]["class_type"]
-        if class_type not in self.schemas:
-            self.schemas[class_type] = read_schema(self.registry.classes[class_type])
-        return self.schemas[class_type]
+        return self.schemas[self.prompt[node_id]["class_type"]]
 
     def node(self, node_id: str) -> NodeRef:
         class_type = self.prompt[node_id]["class_type"]
@@ -66,8 +65,8 @@ class _Check:
 
     def sources(self, node_id: str) -> list[str]:
         """Ids of the nodes that feed this one, those that do not exist left out."""
-        links = (value[0] for value in self.prompt[node_id]["inputs"].values() if is_link(value))
-        return [source for source in links if source in self.prompt]
+        links = self.schema(node_id).used_links(self.prompt[node_id]["inputs"]).values()
+        return [link[0] for link in links if link[0] in self.prompt]
 
 
 def validate_prompt(prompt: Any, registry: Registry, only: Iterable[str] | None = None) -> Validation:
@@ -165,6 +164,11 @@ def _node_problems(check: _Check, node_id: str) -> list[Problem]:
             inputs[spec.name] = {"__value__": converted} if isinstance(converted, list) else converted
         if problem is not None:
             problems.append(problem)
+    for name, link in schema.used_links(inputs).items():
+        if name not in schema.inputs:  # it goes to the node's **kwargs, or to a hidden input
+            _, problem = check_link(node, InputSpec(name, ANY_TYPE, "optional"), link, _link_source(check, link))
+            if problem is not None:
+                problems.append(problem)
     # A node whose inputs are wrong already would only stumble over them in its own check.
     return problems or custom_problems(node, inputs, schema, received_types)
 
@@ -181,6 +185,8 @@ def _unknown_inputs(check: _Check, node_id: str) -> list[str]:
     notes = []
     for name in given:
         if name in schema.inputs or name in schema.hidden or name in _HELPER_INPUTS:
+            continue
+        if is_link(given[name]) and schema.takes_link(name):
             continue
         near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
         hint = f"Did you mean '{near[0]}'?" if near else f"Its inputs are: {', '.join(known) or 'none'}."

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import sys
 import threading
+import types
 from typing import Any
 
 import pytest
@@ -142,6 +144,100 @@ def test_hidden_inputs_are_given(run):
     assert prompt["7"]["inputs"]["value"] == "3", "the user's workflow stays as it was written"
 
 
+def test_links_that_a_node_does_not_declare_go_to_its_kwargs(run, registry, toys, monkeypatch):
+    class Variadic(toys.Number):
+        def run(self, value, **others):
+            return (f"{value} {others}",)
+
+        @classmethod
+        def VALIDATE_INPUTS(cls, **values):
+            return True if values == {"value": 1, "more": None, "most": None} else f"{values}"
+
+        @classmethod
+        def IS_CHANGED(cls, **values):
+            assert values == {"value": 1, "more": None, "most": None}
+            return False
+
+    monkeypatch.setitem(registry.classes, "Variadic", Variadic)
+    prompt = {
+        "1": node("Number", value=4),
+        "2": node("Variadic", value=1, more=["1", 0], most=["1", 0], constant=3),
+        "3": node("Show", value=["2", 0]),
+    }
+    assert texts(run(prompt)) == ["1 {'more': 4, 'most': 4}"], "constants that it does not declare are dropped"
+    assert texts(run(prompt)) == ["1 {'more': 4, 'most': 4}"]
+    prompt["1"]["inputs"]["value"] = 5
+    assert texts(run(prompt)) == ["1 {'more': 5, 'most': 5}"]
+
+
+def test_a_link_that_a_node_cannot_take_is_left_out_with_a_note(run, toys, registry):
+    prompt = {
+        "1": node("Failing", value=4),
+        "2": node("Number", value=1, other=["1", 0]),
+        "3": node("Show", value=["2", 0]),
+    }
+    assert "no input 'other'" in validate_prompt(prompt, registry).notes[0]
+    assert texts(run(prompt)) == ["1"]
+    del prompt["1"]
+    assert texts(run(prompt)) == ["1"]
+
+
+def test_a_bad_link_that_goes_to_kwargs_is_found_before_the_run(registry, toys, monkeypatch):
+    monkeypatch.setattr(toys.Number, "run", lambda self, value, **others: (value,))
+    for link in (["nowhere", 0], ["1", 7]):
+        prompt = {
+            "1": node("Number", value=4),
+            "2": node("Number", value=1, more=link),
+            "3": node("Show", value=["2", 0]),
+        }
+        assert "'more'" in validate_prompt(prompt, registry).sentences[0]
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_hidden_inputs_of_other_kinds_are_those_that_are_given(run, registry, toys, monkeypatch, linked):
+    class Started(toys.Number):
+        @classmethod
+        def INPUT_TYPES(cls):
+            return {**super().INPUT_TYPES(), "hidden": {"start": ("*",), "key": "API_KEY_COMFY_ORG"}}
+
+        def run(self, value, **hidden):
+            return (f"{hidden}",)
+
+    monkeypatch.setitem(registry.classes, "Started", Started)
+    prompt = {"1": node("Number", value=4), "2": node("Started", value=1), "3": node("Show", value=["2", 0])}
+    assert texts(run(prompt)) == ["{'key': None}"]
+    prompt["2"]["inputs"].update(start=["1", 0] if linked else 4, key="a client may not set this")
+    assert texts(run(prompt)) == ["{'start': 4, 'key': None}"]
+
+
+def test_a_raw_link_reaches_the_node_as_it_is(run, registry, toys, monkeypatch):
+    class Raw(toys.Number):
+        @classmethod
+        def INPUT_TYPES(cls):
+            return {"required": {"value": ("INT", {"rawLink": True})}}
+
+        def run(self, value):
+            return (f"{value}",)
+
+    monkeypatch.setitem(registry.classes, "Raw", Raw)
+    prompt = {"1": node("Number", value=4), "2": node("Raw", value=["1", 0]), "3": node("Show", value=["2", 0])}
+    assert texts(run(prompt)) == ["['1', 0]"]
+    assert toys.calls == ["Number 4", "Show"]
+
+
+def test_a_blocker_of_comfyuis_own_modules_blocks_too(run, registry, toys, monkeypatch):
+    class ExecutionBlocker:
+        def __init__(self, message):
+            self.message = message
+
+    module = types.ModuleType("comfy_execution.graph_utils")
+    module.ExecutionBlocker = ExecutionBlocker
+    monkeypatch.setitem(sys.modules, "comfy_execution.graph_utils", module)
+    monkeypatch.setattr(toys.Blocker, "run", lambda self, message: ExecutionBlocker(None))
+    result = run({"1": node("Blocker", message=""), "2": node("Show", value=["1", 0])})
+    assert (result.status, result.ui) == ("success", {})
+
+
 def test_a_coroutine_node_is_awaited(run):
     assert texts(run({"1": node("Coroutine", value=4), "2": node("Show", value=["1", 0])})) == ["5"]
 
@@ -160,8 +256,8 @@ def test_events_carry_comfyuis_fields(run):
     run({"1": node("Slow", steps=2), "2": node("Show", value=["1", 0])}, events, prompt_id="p")
     names = [name for name, _ in events]
     assert names == [
-        "execution_start", "execution_cached", "executing", "progress", "progress", "executing", "executed",
-        "execution_success",
+        "execution_start", "execution_cached", "executing", "progress", "progress", "node_finished",
+        "executing", "executed", "node_finished", "execution_success",
     ]  # fmt: skip
     assert all(data["prompt_id"] == "p" for _, data in events)
     progress = [data for name, data in events if name == "progress"]
@@ -212,9 +308,7 @@ def test_the_data_of_an_error_names_types_and_dumps_nothing(run, toys, monkeypat
     assert result.error["current_inputs"] == {"values": ["dict", "object", "t" * 197 + "...", 7], "times": [2]}
 
 
-@pytest.mark.parametrize(
-    ("how", "word"), [("none", "NoneType"), ("number", "int"), ("expand", "expands the graph"), ("short", "0 outputs")]
-)
+@pytest.mark.parametrize(("how", "word"), [("none", "NoneType"), ("number", "int"), ("short", "0 outputs")])
 def test_a_return_value_of_another_form_is_named(run, how, word):
     result = run({"1": node("Strange", how=how), "2": node("Show", value=["1", 0])})
     assert result.status == "error"

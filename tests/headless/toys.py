@@ -200,10 +200,10 @@ class Strange:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"how": (["none", "number", "expand", "short"],)}}
+        return {"required": {"how": (["none", "number", "short"],)}}
 
     def run(self, how: str) -> Any:
-        return {"none": None, "number": 5, "expand": {"expand": {}, "result": (1,)}, "short": ()}[how]
+        return {"none": None, "number": 5, "short": ()}[how]
 
 
 class Blocker:

@@ -35,15 +35,15 @@ def test_a_run_is_told_in_order(live):
     messages = [(kind, data) for kind, data in socket.until_done() if kind != "status"]
     assert kinds(messages) == [
         "feature_flags", "execution_start", "execution_cached",
-        "progress_state", "executing", "progress", "progress_state",
+        "progress_state", "executing", "progress", "progress_state", "progress_state",
         "progress_state", "executing", "executed", "progress_state",
         "execution_success", "executing",
     ]  # fmt: skip
     assert all(data["prompt_id"] == prompt_id for _, data in messages[1:])
     assert messages[4][1] == {"node": "1", "display_node": "1", "prompt_id": prompt_id}
     assert messages[5][1] == {"value": 1, "max": 1, "prompt_id": prompt_id, "node": "1"}
-    assert messages[9][1] == {"node": "2", "display_node": "2", "output": {"text": ["1"]}, "prompt_id": prompt_id}
-    states = messages[10][1]["nodes"]
+    assert messages[10][1] == {"node": "2", "display_node": "2", "output": {"text": ["1"]}, "prompt_id": prompt_id}
+    states = messages[11][1]["nodes"]
     assert {name: state["state"] for name, state in states.items()} == {"1": "finished", "2": "finished"}
     assert states["1"] == {
         "value": 1, "max": 1, "state": "finished", "node_id": "1", "prompt_id": prompt_id,

@@ -39,6 +39,7 @@ class RunMessages:
     kept: list[list[Any]] = field(default_factory=list)
     node: str | None = None
     _states: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _places: dict[str, dict[str, Any]] = field(default_factory=dict)  # of nodes that other nodes added
     _untold: tuple[str, dict[str, Any]] | None = None
 
     def event(self, name: str, data: dict[str, Any]) -> None:
@@ -46,7 +47,7 @@ class RunMessages:
         if name in _KEPT:
             self._whole_run(name, data)
         elif name == "executing":
-            self._start(data["node"])
+            self._start(data)
         elif name == "progress":
             self._progress(data["node"], data["value"], data["max"])
         elif name == "preview" and self.client is not None:
@@ -55,11 +56,12 @@ class RunMessages:
             self.outlet.send_text(self.client, data["node"], data["message"])
         elif name == "executed":
             self._tell(name, {key: value for key, value in data.items() if key != "timestamp"})
+            if data["node"] not in self._states:  # it comes from the cache
+                self._finish(data["node"])
+        elif name == "node_finished":
             self._finish(data["node"])
 
     def _whole_run(self, name: str, data: dict[str, Any]) -> None:
-        if name == "execution_success" and self.node is not None:
-            self._finish(self.node)
         if name != "execution_start" and name != "execution_cached":
             self.node = None
         self.kept.append([name, data])
@@ -78,14 +80,18 @@ class RunMessages:
         else:
             self._tell(name, data)
 
-    def _start(self, node: str) -> None:
-        before = self._states.get(self.node or "")
-        if before is not None and before["state"] == "running":
-            before.update(state="finished", value=before["max"])
-        self.node = node
+    def _start(self, data: dict[str, Any]) -> None:
+        node = data["node"]
+        if data["parent_node"] is not None:
+            self._places[node] = {
+                "display_node_id": data["display_node"],
+                "parent_node_id": data["parent_node"],
+                "real_node_id": data["real_node"],
+            }
+        self.node = data["display_node"]
         self._new_state(node, "running", 0)
         self._tell_states()
-        self._tell("executing", {"node": node, "display_node": node, "prompt_id": self.prompt_id})
+        self._tell("executing", {"node": node, "display_node": self.node, "prompt_id": self.prompt_id})
 
     def _new_state(self, node: str, state: str, value: int) -> dict[str, Any]:
         self._states.pop(node, None)  # a node that waited for a lazy input is among the latest again
@@ -112,6 +118,7 @@ class RunMessages:
             "display_node_id": node,
             "parent_node_id": None,
             "real_node_id": node,
+            **self._places.get(node, {}),
         }
 
     def _tell_states(self) -> None:

@@ -33,15 +33,22 @@ class Run:
     messages: RunMessages
     seconds: dict[str, float] = field(default_factory=dict)
     stop: str | None = None  # why it is to stop, as a sentence
-    _node: str | None = None
-    _since: float = 0.0
+    _since: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def clock(self, name: str, data: dict[str, Any]) -> None:
-        if name in ("executing", "execution_success", "execution_error", "execution_interrupted"):
-            now = time.perf_counter()
-            if self._node is not None:
-                self.seconds[self._node] = self.seconds.get(self._node, 0.0) + now - self._since
-            self._node, self._since = (data["node"] if name == "executing" else None), now
+        """Note when nodes begin and stop; what the nodes took that a node added counts as that node's time."""
+        now = time.perf_counter()
+        if name == "executing":
+            self._since[data["node"]] = data["real_node"], now
+        elif name in ("node_finished", "node_paused") and data["node"] in self._since:
+            self._add(data["node"], now)
+        elif name in ("execution_success", "execution_error", "execution_interrupted"):
+            for node in list(self._since):
+                self._add(node, now)
+
+    def _add(self, node: str, now: float) -> None:
+        real_node, since = self._since.pop(node)
+        self.seconds[real_node] = self.seconds.get(real_node, 0.0) + now - since
 
     def class_of(self, node: str) -> str:
         return str(self.accepted.prompt[node]["class_type"])

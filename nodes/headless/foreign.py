@@ -1,0 +1,32 @@
+"""What packs bring from ComfyUI's own packages, where those can be imported: their blockers and their graph builder.
+
+Nothing is imported here; a pack that uses them has done so.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from ..host import ExecutionBlocker
+
+_MODULES = ("comfy_execution.graph_utils", "comfy_execution.graph")  # the class moved from one to the other
+
+
+def is_blocker(value: Any) -> bool:
+    """Whether a value is an ExecutionBlocker: ours, or the one of ComfyUI's `comfy_execution`."""
+    if isinstance(value, ExecutionBlocker):
+        return True
+    theirs = (getattr(sys.modules.get(name), "ExecutionBlocker", None) for name in _MODULES)
+    return any(isinstance(one, type) and isinstance(value, one) for one in theirs)
+
+
+def set_graph_prefix(node_id: str, call: int) -> None:
+    """Let ComfyUI's GraphBuilder name the nodes that a node adds after it, so that they have the same ids each time.
+
+    Args:
+        call: which of the node's calls is next, over the items of its input lists.
+    """
+    builder = getattr(sys.modules.get("comfy_execution.graph_utils"), "GraphBuilder", None)
+    if builder is not None:
+        builder.set_default_prefix(node_id, call, 0)
