@@ -16,7 +16,8 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 OLDEST_PYTHON = (3, 10)
@@ -126,7 +127,12 @@ def _make(root: Path, environment: Path, extras: list[str]) -> None:
     wanted = sorted({*extras, *stamp.get("extras", ())})
     target = f".[{','.join(wanted)}]" if wanted else "."
     constraints = ["-c", "constraints.txt"] if (root / "constraints.txt").is_file() else []
-    _call([*pip, "install", "--disable-pip-version-check", *constraints, "-e", target], root)
+    install = [*pip, "install", "--disable-pip-version-check", *constraints, "-e", target]
+    # In a file or a pipe, the lines of the phases are enough.
+    if _on_a_terminal():
+        _call([*install, "--progress-bar", "raw" if _has_raw_progress(pip) else "off"], root, PipProgress().read)
+    else:
+        _call(install, root)
     done = {"key": _key(root), "python": list(sys.version_info[:2]), "extras": wanted}
     part = environment / (STAMP + ".part")
     part.write_text(json.dumps(done), encoding="utf-8")
@@ -164,20 +170,77 @@ def _no_venv(what: str) -> str:
     )
 
 
-def _call(command: list[str], folder: Path | None = None) -> None:
-    """Run a set-up command. What it prints is shown only when it fails, and then on standard error."""
+def _call(command: list[str], folder: Path | None = None, watch: Callable[[str], bool] | None = None) -> None:
+    """Run a set-up command. What it prints is shown only when it fails, and then on standard error.
+
+    Args:
+        watch: gets each line as it comes, and returns whether the line is worth showing after a failure.
+    """
     settings = {name: value for name, value in os.environ.items() if name not in _FOREIGN_SETTINGS}
     # A pip.conf that says "user" or asks for an active environment would stop pip here.
     settings.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0")
-    result = subprocess.run(
+    lines = []
+    with subprocess.Popen(
         command, cwd=folder, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-    )
-    if result.returncode:
-        _say(result.stdout.decode(errors="replace").rstrip())
+    ) as process:
+        try:
+            for raw in process.stdout:
+                line = raw.decode(errors="replace").rstrip()
+                if watch is None or watch(line):
+                    lines.append(line)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        _say("\n".join(lines))
         shown = " ".join(command)
         raise SetupError(
             f"'{shown}' failed (see above). Mend what it says, for instance the network, and run this again."
         )
+
+
+class PipProgress:
+    """Says in plain lines what a running `pip install` does: its large downloads, how far they are, the installation."""
+
+    LARGE = 10  # MB; smaller downloads are over before anybody wonders
+    PAUSE = 5.0  # seconds between two lines on one download
+
+    def __init__(self) -> None:
+        self._name, self._last = "", 0.0
+
+    def read(self, line: str) -> bool:
+        """Take one line of pip's output; False for a line that only counts bytes."""
+        words = line.split()
+        if len(words) == 4 and words[0] == "Progress" and words[2] == "of":
+            self._count(words[1], words[3])
+            return False
+        if len(words) == 4 and words[0] == "Downloading":  # torch-2.13.0-cp312-...whl (899.8 MB)
+            self._begin(words[1], words[2].strip("("), words[3].strip(")"))
+        elif line.startswith("Installing collected packages:"):
+            _say(f"Installing {len(line.partition(':')[2].split(','))} packages.")
+        return True
+
+    def _begin(self, file: str, size: str, unit: str) -> None:
+        self._name, self._last = " ".join(file.rpartition("/")[2].split("-")[:2]), time.monotonic()
+        if unit == "GB" or (unit == "MB" and float(size) >= self.LARGE):
+            _say(f"Downloading {self._name} ({size} {unit}).")
+
+    def _count(self, done: str, total: str) -> None:
+        now = time.monotonic()
+        if done.isdigit() and total.isdigit() and now - self._last >= self.PAUSE:
+            self._last = now
+            _say(f"Downloading {self._name}: {int(done) // 10**6} of {int(total) // 10**6} MB.")
+
+
+def _on_a_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _has_raw_progress(pip: list[str]) -> bool:
+    """Whether this pip can count its bytes line by line, as 24.1 and later do."""
+    told = subprocess.run([*pip, "--version"], capture_output=True, text=True).stdout.split()
+    version = told[1].split(".")[:2] if len(told) > 1 else []
+    return all(part.isdigit() for part in version) and tuple(map(int, version)) >= (24, 1)
 
 
 _FOREIGN_SETTINGS = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "__PYVENV_LAUNCHER__")
@@ -208,7 +271,6 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("a+") as file:
         if sys.platform == "win32":
             import msvcrt
-            import time
 
             while True:
                 try:

@@ -41,7 +41,7 @@ def calls(bootstrap, checkout, monkeypatch):
     """The set-up commands that were started; the environment they make is a python that does nothing."""
     made: list[list[str]] = []
 
-    def call(command: list[str], folder: Path | None = None) -> None:
+    def call(command: list[str], folder: Path | None = None, watch: Any = None) -> None:
         made.append(command)
         if "venv" in command:
             python = bootstrap._python(checkout / ".venv")
@@ -268,6 +268,47 @@ def test_each_phase_is_one_line(bootstrap, checkout, calls, capsys):
         bootstrap.ensure_environment(checkout, extras)
         said = capsys.readouterr().err.splitlines()
         assert [line.startswith(phase) for line, phase in zip(said, phases, strict=True)] == [True] * len(phases)
+
+
+PIP = """\
+Obtaining file:///here
+Collecting torch==2.13.0
+  Downloading torch-2.13.0-cp312-cp312-linux_x86_64.whl (190.4 MB)
+Progress 0 of 190400000
+Progress 1000000 of 190400000
+Progress 95000000 of 190400000
+Collecting filelock
+  Downloading filelock-3.20.0-py3-none-any.whl (16 kB)
+Progress 16000 of 16000
+Installing collected packages: filelock, torch
+Successfully installed filelock-3.20.0 torch-2.13.0
+"""
+
+
+def test_on_a_terminal_the_set_up_says_how_far_it_is(bootstrap, monkeypatch, capsys):
+    clock = iter([0.0, 0.1, 1.0, 6.5, 7.0, 7.1])
+    monkeypatch.setattr(bootstrap.time, "monotonic", lambda: next(clock))
+    progress = bootstrap.PipProgress()
+    kept = [line for line in PIP.splitlines() if progress.read(line)]
+    assert capsys.readouterr().err.splitlines() == [
+        "Downloading torch 2.13.0 (190.4 MB).",
+        "Downloading torch 2.13.0: 95 of 190 MB.",
+        "Installing 2 packages.",
+    ]
+    assert kept == [line for line in PIP.splitlines() if not line.startswith("Progress")], "shown where pip fails"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "pip", "shown"),
+    [(False, "", []), (True, "25.1", ["--progress-bar", "raw"]), (True, "23.2.1", ["--progress-bar", "off"])],
+)
+def test_progress_is_asked_for_on_a_terminal_alone(bootstrap, checkout, calls, monkeypatch, terminal, pip, shown):
+    monkeypatch.setattr(bootstrap, "_on_a_terminal", lambda: terminal)
+    told = subprocess.CompletedProcess([], 0, f"pip {pip} from somewhere (python 3.12)")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: told)
+    bootstrap.ensure_environment(checkout, [])
+    [install] = [command for command in calls if "install" in command]
+    assert [word for word in install if word in ("--progress-bar", "raw", "off")] == shown
 
 
 def test_json_ends_with_an_error_where_the_set_up_fails(bootstrap, checkout, calls, monkeypatch, capsys):
