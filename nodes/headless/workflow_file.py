@@ -15,7 +15,6 @@ from typing import Any
 
 from .convert import convert
 from .editor_graph import is_editor_form
-from .folders import PACKAGE_ROOT
 from .json_text import dumps
 from .problems import node_label, node_title, shown
 from .registry import Registry
@@ -23,8 +22,8 @@ from .renaming import rename_in_graph, rename_in_prompt
 from .replacements import Replacements
 from .saved_values import read_values
 from .schema import InputSpec, is_link, read_schema
+from .shipped import SHIPPED, shipped
 
-SHIPPED = PACKAGE_ROOT / "workflows"
 MAX_BYTES = 64 * 2**20  # far above any workflow people share; a larger file is a mistake
 
 
@@ -62,8 +61,8 @@ class Workflow:
 
 
 def shipped_workflows() -> list[str]:
-    """Names of the workflows that come with the package."""
-    return sorted(path.stem for path in SHIPPED.glob("*.json"))
+    """Short names of the workflows that come with the package."""
+    return list(shipped(SHIPPED))
 
 
 def find_workflow(name: str) -> Path:
@@ -76,10 +75,13 @@ def find_workflow(name: str) -> Path:
     if path.is_file():
         return path
     plain = name.replace("\\", "/").removeprefix("./").removeprefix("workflows/").removesuffix(".json")
-    for known in (*SHIPPED.glob("*.json"), *SHIPPED.glob("api/*.json")):
-        if known.relative_to(SHIPPED).with_suffix("").as_posix() == plain:
-            return known
-    names = ", ".join(shipped_workflows()) or "none"
+    known = shipped(SHIPPED)
+    if plain in known:
+        return known[plain].file
+    for file in (*SHIPPED.glob("*.json"), *SHIPPED.glob("api/*.json")):
+        if file.relative_to(SHIPPED).with_suffix("").as_posix() == plain:
+            return file
+    names = ", ".join(known) or "none"
     raise ValueError(f"There is no workflow file '{name}'. Give a path, or one of the shipped workflows: {names}.")
 
 

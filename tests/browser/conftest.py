@@ -119,7 +119,7 @@ class Editor:
     def open(self, template: str | None = None) -> None:
         """Open the editor, with a template or else as on a first visit."""
         named = template and self.host.frontend is None  # older editors do not read the address
-        self.page.goto(self.host.url + (f"/?template={template}&source=uniworld" if named else "/"))
+        self.page.goto(self.host.url + (f"/?template={template}" if named else "/"))
         self.wait_until_ready()
         if template:
             if not named:

@@ -1,7 +1,6 @@
-"""Makes the thumbnails of the workflows and the README's two pictures: python tests/browser/pictures.py [NAME ...]
+"""Makes the README's pictures of the editor: python tests/browser/pictures.py
 
-Needs what the tests here need. Names of workflows, and "readme", choose some of them. Thumbnails show the graph alone,
-with what it made; each workflow runs once.
+Needs what the tests here need. The cards of the workflows are drawn by `tests/workflows/thumbnails.py`.
 """
 
 from __future__ import annotations
@@ -19,24 +18,8 @@ from playwright.sync_api import sync_playwright
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
-THUMBNAIL, WIDE = 800, 1400
-README = "readme"
+WINDOW = {"width": 1400, "height": 900}
 QUIET = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
-# Puts the whole graph, with a margin, into the middle of the window; the corner, width and height on the screen.
-FIT = """() => {
-    const boxes = [...app.graph._nodes.map((node) => [node.pos[0], node.pos[1] - 30, ...node.size.map(Number)]),
-                   ...app.graph.groups.map((group) => [...group.pos, ...group.size])]
-    for (const box of boxes.slice(0, app.graph._nodes.length)) box[3] += 30
-    const left = Math.min(...boxes.map((box) => box[0])) - 20, top = Math.min(...boxes.map((box) => box[1])) - 20
-    const width = Math.max(...boxes.map((box) => box[0] + box[2])) + 20 - left
-    const height = Math.max(...boxes.map((box) => box[1] + box[3])) + 20 - top
-    const ds = app.canvas.ds, room = app.canvas.canvas.getBoundingClientRect()
-    ds.scale = Math.min(2100 / width, 1000 / height, 1)
-    ds.offset[0] = (150 - room.left) / ds.scale - left
-    ds.offset[1] = (150 - room.top) / ds.scale - top
-    app.canvas.setDirty(true, true)
-    return [150, 150, width * ds.scale, height * ds.scale]
-}"""
 # Whether nodes show so many pictures, by the node's id, and have their answers.
 SHOWS = """(wanted) => Object.entries(wanted).every(([id, count]) =>
     app.nodeOutputs[id] &&
@@ -73,10 +56,9 @@ CARDS = """() => [...document.querySelectorAll('[data-testid^=template-workflow-
 """
 
 
-def main(names: list[str]) -> None:
-    from conftest import FLAGS, NAMES, SIZE, Editor, Host
+def main() -> None:
+    from conftest import FLAGS, NAMES, Editor, Host
 
-    workflows = sorted(file.stem for file in (ROOT / "workflows").glob("*.json"))
     path = os.environ.get("UNIWORLD_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)))
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         host = Host(Path(folder))
@@ -84,35 +66,13 @@ def main(names: list[str]) -> None:
         try:
             host.ask("/api/settings", QUIET)
             browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-            large = browser.new_page(viewport={"width": 2400, "height": 1400}, locale="en-US")
-            for name in names or [*workflows, README]:
-                if name != README:
-                    save(thumbnail(Editor(large, host), name), ROOT / "workflows" / f"{name}.jpg", THUMBNAIL)
-                    continue
-                for file, picture in readme(Editor(browser.new_page(viewport=SIZE, locale="en-US"), host)).items():
-                    save(picture, ROOT / "nodes" / "web" / "images" / file, WIDE)
+            for name, picture in readme(Editor(browser.new_page(viewport=WINDOW, locale="en-US"), host)).items():
+                file = ROOT / "nodes" / "web" / "images" / name
+                picture.save(file, quality=85, optimize=True)
+                print(file)
             browser.close()
         finally:
             host.stop()
-
-
-def save(picture: Image.Image, file: Path, side: int) -> None:
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    picture.save(file, quality=85)
-    print(file)
-
-
-def thumbnail(editor, name: str) -> Image.Image:
-    editor.page.goto(f"{editor.host.url}/?template={name}&source=uniworld")
-    editor.wait_until_ready()
-    editor.wait_for_node("UniWorldLoader")
-    if editor.node("LoadImage", "Boolean(node)"):
-        editor.until(lambda: editor.pictures("LoadImage"), "the sample picture")
-    run(editor)
-    editor.page.wait_for_load_state("networkidle")
-    x, y, width, height = editor.page.evaluate(FIT)
-    editor.page.wait_for_timeout(300)  # the canvas and the texts over it are drawn in later frames
-    return screen(editor, clip={"x": x, "y": y, "width": width, "height": height})
 
 
 def run(editor) -> None:
@@ -145,4 +105,4 @@ def screen(editor, **options) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -23,6 +23,11 @@ DROP = """([data, name]) => {
     const at = {bubbles: true, cancelable: true, dataTransfer, clientX: 800, clientY: 500}
     for (const kind of ['dragenter', 'dragover', 'drop']) app.canvas.canvas.dispatchEvent(new DragEvent(kind, at))
 }"""
+# The scale, and the corners of the nodes on the screen.
+SHOWN = """() => [app.canvas.ds.scale, app.graph._nodes.map((node) => [
+    ...app.canvas.ds.convertOffsetToCanvas([node.pos[0], node.pos[1] - 30]),
+    ...app.canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0], node.pos[1] + node.size[1]]),
+])]"""
 # A mask as the older editors send it: what is transparent is marked.
 SEND_MASK = """async () => {
     const canvas = Object.assign(document.createElement('canvas'), {width: 451, height: 300})
@@ -40,19 +45,36 @@ SEND_MASK = """async () => {
 
 @pytest.mark.parametrize("editor", ["current", "old"], indirect=True)
 def test_a_first_visit_opens_our_templates(editor: Any) -> None:
-    ours = {file.stem for file in (ROOT / "workflows").glob("*.json")}
+    ours = {file.stem for file in (ROOT / "workflows" / "api").glob("*.json")}
     editor.open()
     expect(editor.page.get_by_test_id("template-workflow-edit")).to_be_visible()
     cards = editor.page.locator("[data-testid^=template-workflow-]")
     shown = {card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()}
     assert shown <= ours
     assert {"edit", "edit_with_mask", "multi_reference"} <= shown
-    for name in ("edit", "multi_reference"):
-        picture = editor.page.get_by_test_id(f"template-workflow-{name}").locator("img").first
+    for name, title in (("edit", "Edit a picture"), ("multi_reference", "Combine pictures")):
+        card = editor.page.get_by_test_id(f"template-workflow-{name}")
+        expect(card.get_by_text(title)).to_be_visible()
+        picture = card.locator("img").first
         expect(picture).to_be_visible()
-        width = Image.open(ROOT / "workflows" / f"{name}.jpg").width
+        (file,) = (ROOT / "workflows").glob(f"* {title}.jpg")
+        width = Image.open(file).width
         editor.until(lambda: picture.evaluate("(one) => one.naturalWidth") == width, f"the thumbnail of {name}")  # noqa: B023
-    assert set(editor.host.ask("/api/workflow_templates")["uniworld"]) == ours
+
+
+def test_every_template_opens_readable_and_inside_the_window(hosts: Any, browser: Any) -> None:
+    """In a window of 1400 x 900; below a scale of 0.571 the editor draws no text."""
+    page = browser.new_page(viewport={"width": 1400, "height": 900}, locale="en-US")
+    names = sorted(file.stem for file in (ROOT / "workflows" / "api").glob("*.json"))
+    for name in [one for one in names if not one.startswith("perception") or one == "perception_detection"]:
+        page.goto(f"{hosts('current').url}/?template={name}")
+        page.wait_for_function("() => window.app?.graph?._nodes.some((node) => node.type == 'UniWorldLoader')")
+        page.wait_for_function("() => app.canvas.ds.scale != 1")
+        page.wait_for_timeout(300)
+        scale, boxes = page.evaluate(SHOWN)
+        assert scale >= (0.75 if name in ("edit", "text_to_image", "understand") else 0.6), name
+        assert all(left > 56 and top > 90 and right < 1400 and bottom < 900 for left, top, right, bottom in boxes), name
+    page.close()
 
 
 def test_a_picture_is_uploaded_by_load_images_button(editor: Any, tmp_path: Path) -> None:

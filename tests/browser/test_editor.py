@@ -62,7 +62,10 @@ def test_cancel_ends_the_run_and_the_next_one_works(editor: Any) -> None:
     ("spoil", "told"),
     [
         ("node.disconnectInput(node.inputs.findIndex((one) => one.name == 'vlm'))", "missing a required input: vlm"),
-        ("void (node.widgets.find((one) => one.name == 'prompt').value = '')", "rejected the value for prompt"),
+        (
+            "void (node.widgets.find((one) => one.name == 'prompt').value = '')",
+            "The prompt is empty: write what to paint",
+        ),
     ],
     ids=["missing", "empty"],
 )

@@ -108,10 +108,22 @@ def test_a_style_sheet_is_there_even_if_none_is(live):
 # --- node packs ------------------------------------------------------------------------------------------------------
 
 
-def test_templates_come_with_pictures(live):
-    templates = live.get("/api/workflow_templates").json
-    assert {"edit", "text_to_image", "understand"} <= set(templates["uniworld"])
-    for name in templates["uniworld"]:
+def test_templates_come_with_titles_descriptions_and_pictures(live):
+    (group,) = live.get("/templates/index.json").json
+    cards = {card["name"]: card for card in group["templates"]}
+    assert list(cards)[:2] == ["edit", "text_to_image"], "in the order in which a person would try them"
+    assert cards["edit"]["title"] == "Edit a picture"
+    assert all(card["description"] not in ("", card["title"]) for card in cards.values())
+    assert "uniworld" not in live.get("/api/workflow_templates").json, "or each would be there twice"
+    for name in cards:
+        assert live.get(f"/templates/{name}.json").json["nodes"]
+        assert live.get(f"/templates/{name}-1.jpg").headers["content-type"] == "image/jpeg"
+    for wrong in ("none.json", "edit-2.jpg", "edit.jpg.json", "..%2FREADME.md", "api%2Fedit.json", "edit"):
+        assert live.get(f"/templates/{wrong}").status == 404
+
+
+def test_a_template_opens_by_its_file_and_by_its_short_name(live):
+    for name in ("1%20Edit%20a%20picture", "edit"):
         assert live.get(f"/api/workflow_templates/uniworld/{name}.json").json["nodes"]
         assert live.get(f"/api/workflow_templates/uniworld/{name}.jpg").headers["content-type"] == "image/jpeg"
     for wrong in ("uniworld/none.json", "uniworld/api%2Fedit.json", "uniworld/..%2FREADME.md", "other/edit.json"):
@@ -138,7 +150,8 @@ def test_a_packs_content_is_found(tmp_path, live):
     pack = Pack("pack", tmp_path / "pack", tmp_path / "pack" / "web")
     live.server.packs.append(pack)
     assert live.get("/workflow_templates").json["pack"] == ["a"]
-    assert live.get("/i18n").json["en"] == {"x": {"a": 1}, "nodeDefs": {"N": {"display_name": "n"}}}
+    texts = live.get("/i18n").json["en"]
+    assert (texts["x"], texts["nodeDefs"]["N"]) == ({"a": 1}, {"display_name": "n"})
     assert live.get("/extensions").json == ["/extensions/pack/x.js"]
     assert live.get("/extensions/pack/x.js").headers["content-type"].startswith("text/javascript")
     blueprints = live.get("/api/global_subgraphs").json

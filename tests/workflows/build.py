@@ -14,17 +14,27 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+# Beside Load UniWorld; the addresses are those of the README.
 WEIGHTS = (
-    "It is set to **nano**, a small model that ships with the package: it runs in seconds on any computer and knows only "
-    "pictures of shapes, {side} pixels wide.\n\nFor photographs choose your own *checkpoint* in **Load UniWorld** (README: "
-    "where the weights go)."
+    "**nano** ships with the package: it runs in seconds on any computer and knows only pictures of shapes, {side} pixels "
+    "wide.\n\nFor photographs put {links} where the README says, and choose that *checkpoint* here. The rest follows."
 )
-T5 = "UniWorld-V1 can read the prompt with T5 too: join *text* of **Load UniWorld** to **UniWorld Condition**."
+LINKS = {
+    "UniWorld-V1": "https://huggingface.co/LanguageBind/UniWorld-V1",
+    "FLUX.1-dev": "https://huggingface.co/black-forest-labs/FLUX.1-dev",
+    "SigLIP2": "https://huggingface.co/google/siglip2-so400m-patch16-512",
+}
 MODEL = "nano"
 # Nano never saw T5's tokens: both of its stages drop T5, as the published ones do.
 USE_T5 = False
 BLUEPRINT = "Edit with UniWorld"
-INPUT = ROOT / "workflows" / "input"
+WORKFLOWS = ROOT / "workflows"
+INPUT = WORKFLOWS / "input"
+
+# Columns as (gap on the left, width): Load UniWorld and pictures, references, prompt and size, sampler, decoder, result.
+LOAD, READ, ASK, PAINT, DECODE, RESULT = (0, 230), (46, 216), (34, 212), (32, 212), (28, 110), (30, 224)
+# Heights that leave ways for the wires: from Load UniWorld, over the columns between, to the sampler and the decoder.
+TOP, DECODER, SAMPLER, SIZE, PROMPT, REFERENCE, PICTURE = 0, 80, 112, 172, 440, 480, 500
 
 
 def all_graphs() -> list[Any]:
@@ -35,18 +45,17 @@ def all_graphs() -> list[Any]:
     return graphs + [perception(task) for task in TASKS]
 
 
-def new(name: str, columns: list[str], text: str, paints: bool = True) -> Any:
-    """A workflow; beside it stands the text, and what its model is."""
+def new(name: str, columns: tuple[tuple[int, int], ...], groups: tuple[tuple[str, int, int], ...]) -> Any:
+    """An empty workflow."""
     from uniworld import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
     from uniworld.nodes.headless import builtin_nodes
+    from workflows.catalog import CATALOG
     from workflows.editor_form import Graph
-    from workflows.samples import SIDE
 
     titles = NODE_DISPLAY_NAME_MAPPINGS | builtin_nodes.NODE_DISPLAY_NAME_MAPPINGS
     classes = NODE_CLASS_MAPPINGS | builtin_nodes.NODE_CLASS_MAPPINGS
     known = {kind: (cls, titles.get(kind, kind)) for kind, cls in classes.items()}
-    told = WEIGHTS.format(side=SIDE)
-    return Graph(name, known, columns, "\n\n".join([text, told, *([T5] if paints and not USE_T5 else [])]))
+    return Graph(name, known, columns, groups, CATALOG[name].about(name) if name in CATALOG else {})
 
 
 def sample(graph: Any) -> Any:
@@ -56,136 +65,169 @@ def sample(graph: Any) -> Any:
     return SAMPLES[graph.name]
 
 
-def loader(graph: Any) -> Any:
+def loader(graph: Any, top: int = TOP, note: bool = True) -> Any:
+    """Load UniWorld, and below it what its models are."""
+    from workflows.samples import SIDE
+
     # Named, so that a model folder on the builder's own machine is never the one that is written.
-    return graph.add("UniWorldLoader", 0, checkpoint=MODEL, flux="auto", siglip="auto", dtype="auto", device="default")
+    load = graph.add(
+        "UniWorldLoader", 0, top, checkpoint=MODEL, flux="auto", siglip="auto", dtype="auto", device="default"
+    )
+    if note:
+        *most, last = (f"[{name}]({address})" for name, address in LINKS.items())
+        text = WEIGHTS.format(side=SIDE, links=f"{', '.join(most)} and {last}")
+        graph.note("The model", text, 0, top + 280, (LOAD[1], 160))
+    return load
 
 
-def conditioned(graph: Any, column: int, load: Any, **inputs: Any) -> Any:
-    return graph.add("UniWorldCondition", column, vlm=load[0], **({"text": load[4]} if USE_T5 else {}), **inputs)
+def conditioned(graph: Any, column: int, load: Any, top: int = PROMPT, **inputs: Any) -> Any:
+    wired = {"text": load[4]} if USE_T5 else {}
+    return graph.add("UniWorldCondition", column, top, vlm=load[0], **wired, **inputs)
 
 
-def empty_latent(graph: Any, column: int, load: Any, **inputs: Any) -> Any:
-    return graph.add("UniWorldEmptyLatent", column, **inputs, dit=load[2])
+def empty_latent(graph: Any, column: int, load: Any, top: int = SIZE, **inputs: Any) -> Any:
+    return graph.add("UniWorldEmptyLatent", column, top, **inputs, dit=load[2])
 
 
-def picture(graph: Any, name: str, title: str = "Picture") -> Any:
-    return graph.add("LoadImage", 0, title, image=name)
+def picture(graph: Any, name: str, title: str = "Picture", column: int = 0, top: int = PICTURE, **shown: Any) -> Any:
+    return graph.add("LoadImage", column, top, title, image=name, **shown)
 
 
 def paint(graph: Any, column: int, load: Any, condition: Any, latent: Any) -> Any:
-    """Sampler and VAE decode; the decoded picture."""
+    """Sampler and, in the next column, the VAE decoder; the decoded picture."""
     inputs = {"dit": load[2], "conditioning": condition[0], "latent": latent[0]}
-    sampler = graph.add("UniWorldSampler", column, **inputs, seed=sample(graph).seed)
-    return graph.add("UniWorldVAEDecode", column, vae=load[3], latent=sampler[0])
+    sampler = graph.add("UniWorldSampler", column, SAMPLER, **inputs, seed=sample(graph).seed)
+    return graph.add("UniWorldVAEDecode", column + 1, DECODER, "Decode", collapsed=True, vae=load[3], latent=sampler[0])
 
 
-def edited(graph: Any) -> tuple[Any, Any]:
-    """The edit of a sample picture: the node that loads it, and the one that decodes the edited picture."""
-    load, source = loader(graph), picture(graph, sample(graph).pictures[0])
-    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
-    condition = conditioned(graph, 1, load, references=reference[0], prompt=sample(graph).task.prompt)
-    latent = empty_latent(graph, 2, load, references=reference[0])
-    image = paint(graph, 2, load, condition, latent)
-    return source, image
+def referred(graph: Any, load: Any, source: Any, top: int = REFERENCE, title: str = "", **shown: Any) -> Any:
+    """The reference of a picture, in the second column."""
+    return graph.add("UniWorldReference", 1, top, title, image=source[0], siglip=load[1], mask=source[1], **shown)
 
 
 def text_to_image() -> Any:
     graph = new(
         "text_to_image",
-        ["1. Load", "2. Say what to paint", "3. Paint", "4. Result"],
-        "# Text to image\nWrite what to paint, choose an aspect, run.",
+        (LOAD, (46, 212), PAINT, DECODE, RESULT),
+        (("Model", 0, 0), ("What to paint", 1, 1), ("Painting", 2, 3), ("Result", 4, 4)),
     )
     load = loader(graph)
     condition = conditioned(graph, 1, load, prompt=sample(graph).task.prompt)
     latent = empty_latent(graph, 1, load)
     image = paint(graph, 2, load, condition, latent)
-    graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/text_to_image")
+    graph.add("SaveImage", 4, 50, images=image[0], filename_prefix="uniworld/text_to_image")
+    text = "Write what to paint in **UniWorld Condition**, choose its shape with *width* and *height* above it, and **Run**."
+    graph.note("What to do", text, 2, 540, (300, 100))
     return graph
 
 
 def edit() -> Any:
     graph = new(
         "edit",
-        ["1. Load", "2. Look and read", "3. Paint", "4. Result"],
-        "# Edit a picture\nChoose a picture, say what to change, run. SigLIP keeps what is not to change.",
+        (LOAD, READ, ASK, PAINT, DECODE, RESULT),
+        (("Model and picture", 0, 0), ("What to change", 1, 2), ("Painting", 3, 4), ("Result", 5, 5)),
     )
-    _, image = edited(graph)
-    graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/edit")
+    load, source = loader(graph), picture(graph, sample(graph).pictures[0])
+    reference = referred(graph, load, source)
+    condition = conditioned(graph, 2, load, references=reference[0], prompt=sample(graph).task.prompt)
+    latent = empty_latent(graph, 2, load, references=reference[0])
+    image = paint(graph, 3, load, condition, latent)
+    graph.add("SaveImage", 5, 50, images=image[0], filename_prefix="uniworld/edit")
+    text = "Choose a picture on the left, write what to change in **UniWorld Condition**, and **Run**. What you do not speak of stays."
+    graph.note("What to do", text, 3, 540, (300, 120))
     return graph
 
 
 def multi_reference() -> Any:
     graph = new(
         "multi_reference",
-        ["1. Load", "2. Look and read", "3. Paint", "4. Result"],
-        "# Several references\nChain a UniWorld Reference node for each picture; the prompt speaks of them in that order.",
+        (LOAD, (54, 230), (36, 216), ASK, PAINT, DECODE, RESULT),
+        (("Model and pictures", 0, 1), ("What to make of them", 2, 3), ("Painting", 4, 5), ("Result", 6, 6)),
     )
     load = loader(graph)
-    titles = ("First picture", "Second picture")
-    first, second = (picture(graph, *named) for named in zip(sample(graph).pictures, titles))
-    one = graph.add("UniWorldReference", 1, "Reference 1", image=first[0], siglip=load[1], mask=first[1])
+    names = sample(graph).pictures
+    first = picture(graph, names[0], "First picture")
+    second = picture(graph, names[1], "Second picture", 1, 740)
+    one = graph.add("UniWorldReference", 1, 580, "Reference 1", image=first[0], siglip=load[1], mask=first[1])
     two = graph.add(
-        "UniWorldReference", 1, "Reference 2", image=second[0], siglip=load[1], references=one[0], mask=second[1]
+        "UniWorldReference", 2, 498, "Reference 2", image=second[0], siglip=load[1], references=one[0], mask=second[1]
     )
-    condition = conditioned(graph, 1, load, references=two[0], prompt=sample(graph).task.prompt)
-    latent = empty_latent(graph, 2, load, references=two[0])
-    image = paint(graph, 2, load, condition, latent)
-    graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/multi_reference")
+    condition = conditioned(graph, 3, load, references=two[0], prompt=sample(graph).task.prompt)
+    latent = empty_latent(graph, 3, load, references=two[0])
+    image = paint(graph, 4, load, condition, latent)
+    graph.add("SaveImage", 6, 50, images=image[0], filename_prefix="uniworld/multi_reference")
+    text = "The prompt speaks of the *first picture* and the *second picture*, in the order of the references. Chain another **UniWorld Reference** for a third."
+    graph.note("What to do", text, 4, 540, (330, 120))
     return graph
 
 
 def understand() -> Any:
     graph = new(
         "understand",
-        ["1. Load", "2. Look and read", "3. Answer"],
-        "# Ask about a picture\nOnly the VLM is loaded: SigLIP, the DiT and the VAE stay on disk.",
-        paints=False,
+        (LOAD, READ, ASK, RESULT),
+        (("Model and picture", 0, 0), ("Question", 1, 2), ("Answer", 3, 3)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
-    reference = graph.add("UniWorldReference", 1, image=source[0], mask=source[1])
-    answer = graph.add("UniWorldUnderstand", 1, vlm=load[0], references=reference[0], prompt=sample(graph).task.prompt)
-    graph.add("PreviewAny", 2, "Answer", source=answer[0])
+    reference = graph.add("UniWorldReference", 1, REFERENCE, image=source[0], mask=source[1])
+    answer = graph.add(
+        "UniWorldUnderstand", 2, 300, vlm=load[0], references=reference[0], prompt=sample(graph).task.prompt
+    )
+    graph.add("PreviewAny", 3, 300, "Answer", source=answer[0])
+    text = "Choose a picture, ask about it in **UniWorld Understand**, and **Run**. Only the VLM is loaded: the other parts stay on disk."
+    graph.note("What to do", text, 3, 480, (RESULT[1], 130))
     return graph
 
 
 def auto_route() -> Any:
     graph = new(
         "auto_route",
-        ["1. Load", "2. Decide", "3. Paint", "4. Result"],
-        "# Paint or answer\nThe routing head reads the instruction: either a picture is painted or a question "
-        "answered. Only the branch that was chosen runs. Ask something in *Prompt*, such as *How many objects are "
-        "there?*",
+        (LOAD, READ, (60, 200), (80, 212), PAINT, DECODE, RESULT),
+        (("Model and picture", 0, 0), ("Decide", 1, 2), ("Paint or answer", 3, 5), ("Result", 6, 6)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
-    prompt = graph.add("PrimitiveStringMultiline", 1, "Prompt", value=sample(graph).task.prompt)
-    reference = graph.add("UniWorldReference", 1, image=source[0], siglip=load[1], mask=source[1])
-    route = graph.add("UniWorldRoute", 1, vlm=load[0], prompt=prompt[0], references=reference[0])
-    condition = conditioned(graph, 2, load, prompt=route[2], references=reference[0])
-    latent = empty_latent(graph, 2, load, references=reference[0])
-    image = paint(graph, 2, load, condition, latent)
-    answer = graph.add("UniWorldUnderstand", 3, vlm=load[0], prompt=route[3], references=reference[0])
-    graph.add("SaveImage", 3, images=image[0], filename_prefix="uniworld/auto_route")
-    graph.add("PreviewAny", 3, "Answer", source=answer[0])
-    graph.add("PreviewAny", 3, "Probability of painting", source=route[1])
+    prompt = graph.add("PrimitiveStringMultiline", 0, -170, "Prompt", room=20, value=sample(graph).task.prompt)
+    reference = referred(graph, load, source)
+    route = graph.add("UniWorldRoute", 2, -170, room=0, vlm=load[0], prompt=prompt[0], references=reference[0])
+    condition = conditioned(graph, 3, load, 420, room=0, prompt=route[2], references=reference[0])
+    latent = empty_latent(graph, 3, load, references=reference[0])
+    image = paint(graph, 4, load, condition, latent)
+    answer = graph.add("UniWorldUnderstand", 3, 664, room=0, vlm=load[0], prompt=route[3], references=reference[0])
+    graph.add("SaveImage", 6, 50, images=image[0], filename_prefix="uniworld/auto_route")
+    graph.add("PreviewAny", 4, 660, "Answer", source=answer[0])
+    graph.add("PreviewAny", 3, -170, "Probability of painting", source=route[1])
+    text = (
+        "The routing head reads the *Prompt*: either a picture is painted or a question answered, and only that branch "
+        "runs. Try *How many objects are there?*"
+    )
+    graph.note("What to do", text, 4, 530, (340, 80))
     return graph
 
 
 def edit_with_mask() -> Any:
     graph = new(
         "edit_with_mask",
-        ["1. Load", "2. Look and read", "3. Paint", "4. What changed", "5. Result"],
-        "# Edit, and keep the rest to the bit\n*UniWorld Edit Mask* finds what the edit changed, with the weights that "
-        "training would give it; *UniWorld Composite Edit* lays only that over the original.",
+        (LOAD, (40, 126), (42, 210), (30, 210), (26, 108), (50, 210), (54, 130), (28, 210)),
+        (("Model and picture", 0, 0), ("What to change", 1, 2), ("Painting", 3, 4), ("What changed", 5, 7)),
     )
-    source, image = edited(graph)
-    mask = graph.add("UniWorldEditMask", 3, before=source[0], after=image[0])
-    shown = graph.add("MaskToImage", 3, mask=mask[0])
-    graph.add("PreviewImage", 3, "Edited area", images=shown[0])
-    graph.add("PreviewImage", 3, "Training weight", images=mask[1])
-    composite = graph.add("UniWorldCompositeEdit", 4, before=source[0], after=image[0], mask=mask[0])
-    graph.add("SaveImage", 4, images=composite[0], filename_prefix="uniworld/edit_with_mask")
-    graph.add("PreviewAny", 4, "Edited share", source=mask[2])
+    load, source = loader(graph), picture(graph, sample(graph).pictures[0], top=-330, room=170)
+    reference = referred(graph, load, source, -25, "Reference", collapsed=True)
+    condition = conditioned(graph, 2, load, references=reference[0], prompt=sample(graph).task.prompt)
+    latent = empty_latent(graph, 2, load, references=reference[0])
+    image = paint(graph, 3, load, condition, latent)
+    mask = graph.add("UniWorldEditMask", 5, -330, before=source[0], after=image[0])
+    shown = graph.add("MaskToImage", 6, -300, "To image", collapsed=True, mask=mask[0])
+    composite = graph.add(
+        "UniWorldCompositeEdit", 6, -70, "Composite", collapsed=True, before=source[0], after=image[0], mask=mask[0]
+    )
+    graph.add("PreviewImage", 7, -330, "Edited area", images=shown[0])
+    graph.add("SaveImage", 7, -100, room=170, images=composite[0], filename_prefix="uniworld/edit_with_mask")
+    graph.add("PreviewImage", 6, 320, "Training weight", width=210, images=mask[1])
+    graph.add("PreviewAny", 6, 185, "Edited share", width=210, source=mask[2])
+    text = (
+        "**UniWorld Edit Mask** finds what the edit changed, with the weights that training would give it. *Composite* "
+        "lays only that over the original."
+    )
+    graph.note("What happens", text, 5, 100, (200, 130))
     return graph
 
 
@@ -195,21 +237,23 @@ def perception(task_name: str) -> Any:
     task = TASKS[task_name]
     graph = new(
         f"perception_{task_name}",
-        ["1. Load", "2. Look and read", "3. Paint the map", "4. Read the map"],
-        f"# {task.display_name}\nThe model paints a map of the picture; *UniWorld Perception Head* turns it back into data.",
+        (LOAD, READ, ASK, PAINT, DECODE, (44, 212), (46, 212)),
+        (("Model and picture", 0, 0), ("What to see", 1, 2), ("Painting", 3, 4), ("Map", 5, 6)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
-    ask = graph.add("UniWorldPerception", 1, task=task_name, image=source[0], subject=sample(graph).subject)
-    reference = graph.add("UniWorldReference", 1, image=ask[1], siglip=load[1], mask=source[1])
-    condition = conditioned(graph, 1, load, prompt=ask[0], references=reference[0])
+    reference = referred(graph, load, source)
+    ask = graph.add("UniWorldPerception", 1, 690, task=task_name, image=source[0], subject=sample(graph).subject)
+    condition = conditioned(graph, 2, load, room=0, prompt=ask[0], references=reference[0])
     latent = empty_latent(graph, 2, load, references=reference[0])
-    image = paint(graph, 2, load, condition, latent)
-    graph.add("PreviewImage", 2, "As painted", images=image[0])
-    head = graph.add("UniWorldPerceptionHead", 3, task=task_name, painted=image[0], source=source[0])
-    graph.add("SaveImage", 3, "Map", images=head[0], filename_prefix=f"uniworld/{task_name}")
+    image = paint(graph, 3, load, condition, latent)
+    graph.add("PreviewImage", 5, 50, "As painted", images=image[0])
+    text = "The model paints a map of the picture; **UniWorld Perception Head** turns it back into data."
+    graph.note("What happens", text, 5, 290, (212, 110))
+    head = graph.add("UniWorldPerceptionHead", 5, 480, task=task_name, painted=image[0], source=ask[1])
+    graph.add("SaveImage", 6, 50, "Map", images=head[0], filename_prefix=f"uniworld/{task_name}")
+    graph.add("PreviewAny", 6, 380, "Summary", source=head[3])
     if task.head in ("boxes", "pose"):
-        graph.add("PreviewAny", 3, "Boxes", source=head[2])
-    graph.add("PreviewAny", 3, "Summary", source=head[3])
+        graph.add("PreviewAny", 6, 540, "Boxes", source=head[2])
     return graph
 
 
@@ -219,14 +263,14 @@ def edit_blueprint() -> dict[str, Any]:
     from workflows.samples import SAMPLES
 
     edit = SAMPLES["edit"]
-    graph = new("edit_blueprint", ["1. Load", "2. Look and read", "3. Paint"], "")
-    load = loader(graph)
-    reference = graph.add("UniWorldReference", 1, siglip=load[1])
-    condition = conditioned(graph, 1, load, references=reference[0], prompt=edit.task.prompt)
+    graph = new("edit_blueprint", (LOAD, READ, ASK, PAINT, DECODE), ())
+    load = loader(graph, note=False)
+    reference = graph.add("UniWorldReference", 1, REFERENCE, siglip=load[1])
+    condition = conditioned(graph, 2, load, references=reference[0], prompt=edit.task.prompt)
     latent = empty_latent(graph, 2, load, references=reference[0], area_side=0)
     inputs = {"dit": load[2], "conditioning": condition[0], "latent": latent[0]}
-    sampler = graph.add("UniWorldSampler", 2, **inputs, seed=edit.seed, steps=28)
-    image = graph.add("UniWorldVAEDecode", 2, vae=load[3], latent=sampler[0])
+    sampler = graph.add("UniWorldSampler", 3, SAMPLER, **inputs, seed=edit.seed, steps=28)
+    image = graph.add("UniWorldVAEDecode", 4, DECODER, vae=load[3], latent=sampler[0])
     ports = [
         Port("image", ((reference, "image"),)),
         Port("prompt", ((condition, "prompt"),)),
@@ -251,12 +295,14 @@ def to_text(workflow: dict[str, Any]) -> str:
 
 def main() -> None:
     import conftest  # noqa: F401  (makes the checkout importable as `uniworld`)
+    from workflows.catalog import CATALOG
 
     for name, drawn in sample_pictures().items():  # the first: workflows name what lies there
         drawn.save(INPUT / name)
     for graph in all_graphs():
-        (ROOT / "workflows" / f"{graph.name}.json").write_text(to_text(graph.editor()), encoding="utf-8")
-        (ROOT / "workflows" / "api" / f"{graph.name}.json").write_text(to_text(graph.api()), encoding="utf-8")
+        file = WORKFLOWS / f"{CATALOG[graph.name].file}.json"
+        file.write_text(to_text(graph.editor()), encoding="utf-8")
+        (WORKFLOWS / "api" / f"{graph.name}.json").write_text(to_text(graph.api()), encoding="utf-8")
     subgraphs = ROOT / "subgraphs"
     subgraphs.mkdir(exist_ok=True)
     (subgraphs / f"{BLUEPRINT}.json").write_text(to_text(edit_blueprint()), encoding="utf-8")

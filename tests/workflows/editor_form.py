@@ -1,6 +1,7 @@
-"""A graph in both of ComfyUI's forms, from one description: nodes in columns, each column a group.
+"""A graph in both of ComfyUI's forms, from one description: nodes in columns, some columns a group.
 
-Used by `build.py`, which writes the shared workflows.
+Used by `build.py`, which writes the shared workflows. A node stands at the height that its workflow gives it, so that
+no wire runs behind another node (`layout.py` measures that).
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-COLUMN_GAP, NODE_GAP, TITLE, SLOT, WIDGET, MARGIN = 60, 60, 34, 22, 26, 20
-GROUP_TITLE = 50
+from workflows.layout import GROUP, Box, around, node_size, view
+
 COLOURS = ("#3f789e", "#8A8", "#b58b2a", "#a1309b", "#b06634")
+MARGIN = 10
 # Pictures and texts that a node shows below its widgets, in pixels.
-SHOWN = {"LoadImage": 260, "SaveImage": 300, "PreviewImage": 240, "PreviewAny": 110, "UniWorldSampler": 240}
-MULTILINE = 130
+SHOWN = {"LoadImage": 200, "SaveImage": 220, "PreviewImage": 150, "PreviewAny": 60, "UniWorldSampler": 150}
+UNFOLDED = 210  # the width of a node that is shown as its title alone
+PROMPT = 60  # what a text field gets beyond its least height
 
 
 @dataclass
@@ -27,17 +30,38 @@ class Slot:
 
 @dataclass
 class Node:
-    """One node, its inputs by name: values, or slots of other nodes."""
+    """One node, its inputs by name: values, or slots of other nodes.
+
+    Attributes:
+        top: height of its upper edge, below the title, in the graph's pixels.
+        room: pixels for what it shows or holds beyond its slots and widgets.
+        collapsed: shown as its title alone.
+    """
 
     id: int
     kind: str
     title: str
     column: int
+    top: int
+    room: int
+    width: int
+    collapsed: bool
     inputs: dict[str, Any]
     schema: type
 
     def __getitem__(self, index: int) -> Slot:
         return Slot(self, index)
+
+
+@dataclass(frozen=True)
+class Note:
+    """A Markdown note at a place of its own."""
+
+    title: str
+    text: str
+    column: int
+    top: int
+    size: tuple[int, int]
 
 
 @dataclass
@@ -46,23 +70,48 @@ class Graph:
 
     Args:
         classes: {class name: (node class, display name)}.
-        columns: titles of the groups, left to right.
-        note: what stands in the note beside the graph, Markdown.
+        columns: (gap on the left, width) of each column, left to right.
+        groups: (title, first column, last column).
+        about: what the file itself says of the workflow: its short name, title and description.
     """
 
     name: str
     classes: dict[str, tuple[type, str]]
-    columns: list[str]
-    note: str
+    columns: tuple[tuple[int, int], ...]
+    groups: tuple[tuple[str, int, int], ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
-    def add(self, kind: str, column: int, title: str = "", **inputs: Any) -> Node:
+    def add(
+        self,
+        kind: str,
+        column: int,
+        top: int,
+        title: str = "",
+        room: int | None = None,
+        width: int | None = None,
+        collapsed: bool = False,
+        **inputs: Any,
+    ) -> Node:
         schema, display = self.classes[kind]
-        node = Node(len(self.nodes) + 1, kind, title or display, column, inputs, schema)
+        if room is None:
+            texts = sum(bool(options(spec).get("multiline")) for _, spec in declared(schema))
+            room = SHOWN.get(kind, 0) + PROMPT * texts
+        width = width or max(self.columns[column][1], UNFOLDED if collapsed else 0)
+        title = title or display
+        node = Node(len(self.nodes) + 1, kind, title, column, top, room, width, collapsed, inputs, schema)
         known = {name for name, _ in declared(schema)}
         assert set(inputs) <= known, f"{kind} has no inputs {set(inputs) - known}"
         self.nodes.append(node)
         return node
+
+    def note(self, title: str, text: str, column: int, top: int, size: tuple[int, int]) -> None:
+        self.notes.append(Note(title, text, column, top, size))
+
+    def left(self, column: int) -> int:
+        """Where a column begins."""
+        return sum(gap for gap, _ in self.columns[: column + 1]) + sum(width for _, width in self.columns[:column])
 
     def api(self) -> dict[str, Any]:
         """The form that programs send."""
@@ -92,9 +141,8 @@ class Graph:
         made = {node.id: self._editor_node(node, links) for node in self.nodes}
         for link_id, source, slot, *_ in links:
             made[source]["outputs"][slot]["links"].append(link_id)
-        groups = self._place(made)
-        note = self._note(len(self.nodes) + 1)
-        nodes = [note, *made.values()]
+        notes = [self._note(note, len(made) + number) for number, note in enumerate(self.notes, 1)]
+        nodes = [*notes, *made.values()]
         for order, node in enumerate(nodes):
             node["order"] = order
         return {
@@ -104,9 +152,9 @@ class Graph:
             "last_link_id": len(links),
             "nodes": nodes,
             "links": links,
-            "groups": groups,
+            "groups": self._groups(nodes),
             "config": {},
-            "extra": {"ds": {"scale": 0.7, "offset": [420, 120]}},
+            "extra": {"ds": view([around(node) for node in nodes]), **({"uniworld": self.about} if self.about else {})},
             "version": 0.4,
         }
 
@@ -138,9 +186,9 @@ class Graph:
         return {
             "id": node.id,
             "type": node.kind,
-            "pos": [0, 0],
+            "pos": [self.left(node.column), node.top],
             "size": self._size(node, sockets, values, len(kinds)),
-            "flags": {},
+            "flags": {"collapsed": True} if node.collapsed else {},
             "order": 0,
             "mode": 0,
             "inputs": sockets + widgets,
@@ -155,48 +203,44 @@ class Graph:
         }
 
     def _size(self, node: Node, sockets: list[Any], values: list[Any], outputs: int) -> list[int]:
-        text = sum(MULTILINE for _, spec in declared(node.schema) if options(spec).get("multiline"))
-        height = SLOT * max(len(sockets), outputs, 1) + WIDGET * len(values) + text + SHOWN.get(node.kind, 0) + 10
-        return [340 if node.kind in SHOWN or text else 300, height]
+        texts = sum(bool(options(spec).get("multiline")) for _, spec in declared(node.schema))
+        height = node_size(max(len(sockets), outputs), len(values), texts) + node.room
+        return [node.width, height]
 
-    def _place(self, made: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-        groups, x = [], 0
-        for column, title in enumerate(self.columns):
-            inside = [made[node.id] for node in self.nodes if node.column == column]
-            width = max(node["size"][0] for node in inside)
-            y = 0
-            for node in inside:
-                node["pos"] = [x, y]
-                node["size"][0] = width
-                y += node["size"][1] + TITLE + NODE_GAP - TITLE
-            height = y - NODE_GAP + TITLE + GROUP_TITLE + MARGIN
-            groups.append(
+    def _groups(self, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Frames around the columns of each stage, as high as what stands in them."""
+        made = []
+        for number, (title, first, last) in enumerate(self.groups):
+            left, right = self.left(first), self.left(last) + self.columns[last][1]
+            inside = [around(node) for node in nodes if left <= node["pos"][0] < right]
+            top, bottom = min(box.top for box in inside), max(box.bottom for box in inside)
+            frame = Box(left - MARGIN, top - GROUP - MARGIN, right + MARGIN, bottom + MARGIN)
+            made.append(
                 {
-                    "id": column + 1,
+                    "id": number + 1,
                     "title": title,
-                    "bounding": [x - MARGIN, -TITLE - GROUP_TITLE, width + 2 * MARGIN, height],
-                    "color": COLOURS[column % len(COLOURS)],
+                    "bounding": [frame.left, frame.top, frame.right - frame.left, frame.bottom - frame.top],
+                    "color": COLOURS[number % len(COLOURS)],
                     "font_size": 24,
                     "flags": {},
                 }
             )
-            x += width + 2 * MARGIN + COLUMN_GAP
-        return groups
+        return made
 
-    def _note(self, node_id: int) -> dict[str, Any]:
+    def _note(self, note: Note, node_id: int) -> dict[str, Any]:
         return {
             "id": node_id,
             "type": "MarkdownNote",
-            "pos": [-400, -TITLE - GROUP_TITLE + 34],
-            "size": [340, 300],
+            "pos": [self.left(note.column), note.top],
+            "size": list(note.size),
             "flags": {},
             "order": 0,
             "mode": 0,
             "inputs": [],
             "outputs": [],
-            "title": "About this workflow",
+            "title": note.title,
             "properties": {},
-            "widgets_values": [self.note],
+            "widgets_values": [note.text],
             "color": "#432",
             "bgcolor": "#653",
         }

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..folders import PACKAGE_ROOT, resolve_inside
+from ..shipped import shipped
 
 OWN_NAME = "uniworld"
 _TEMPLATE_FOLDERS = ("workflows", "workflow", "example_workflows", "examples", "example")
@@ -45,7 +46,13 @@ class Pack:
         return found
 
     def template_file(self, name: str) -> Path | None:
-        """A file of a template: its graph or its picture. Raises ValueError for a name that is a trick."""
+        """A file of a template: its graph or its picture. Raises ValueError for a name that is a trick.
+
+        This package's may be named by their short names too.
+        """
+        short = shipped().get(name.rpartition(".")[0]) if self.name == OWN_NAME else None
+        if short is not None:
+            name = short.file.stem + Path(name).suffix
         for folder in _TEMPLATE_FOLDERS:
             base = self.root / folder
             path = resolve_inside(base, name)
@@ -99,9 +106,37 @@ def _is_from(module: Any, entry: Path) -> bool:
     return isinstance(file, str) and file.endswith("__init__.py") and Path(file).resolve() == entry
 
 
+def stock_templates() -> list[dict[str, Any]]:
+    """This package's templates in the place of the editor's own, whose cards alone have titles and descriptions."""
+    cards = [
+        {
+            "name": one.name,
+            "title": one.title,
+            "description": one.description,
+            "mediaType": "image",
+            "mediaSubtype": "jpg",
+            "tags": list(one.tags),
+            "models": ["UniWorld-V1"],
+        }
+        for one in shipped().values()
+    ]
+    return [{"moduleName": "default", "title": "UniWorld", "type": "image", "isEssential": True, "templates": cards}]
+
+
+def stock_template_file(name: str) -> Path | None:
+    """A file of one of them: `edit.json`, or its card's picture `edit-1.jpg`."""
+    stem, _, suffix = name.rpartition(".")
+    one = shipped().get(stem if suffix == "json" else stem.removesuffix("-1"))
+    path = one.file.with_suffix(f".{suffix}") if one is not None and suffix in ("json", "jpg") else None
+    return path if path is not None and path.is_file() else None
+
+
 def translations(packs: list[Pack]) -> dict[str, dict[str, Any]]:
     """The packs' texts by language, in the form of ComfyUI's `/i18n`."""
-    merged: dict[str, dict[str, Any]] = {}
+    # The name on the tab of a template that was opened.
+    titles = {"templateWorkflows": {"template": {one.name: one.title for one in shipped().values()}}}
+    merged: dict[str, dict[str, Any]] = {"en": {**titles, **_rejected("{nodeName}: {rawDetails}")}}
+    merged["zh"] = _rejected("{nodeName}：{rawDetails}")
     for pack in packs:
         for folder in sorted(path for path in (pack.root / "locales").glob("*") if path.is_dir()):
             texts = _read(folder / "main.json")
@@ -112,6 +147,11 @@ def translations(packs: list[Pack]) -> dict[str, dict[str, Any]]:
             if texts:
                 merged[folder.name] = _merged(merged.get(folder.name, {}), texts)
     return merged
+
+
+def _rejected(text: str) -> dict[str, Any]:
+    """The editor's text for a value that a node's own check rejects: with the reason, which its own text leaves out."""
+    return {"errorCatalog": {"validationErrors": {"custom_validation_failed": {"toastMessage": text}}}}
 
 
 def _read(path: Path) -> dict[str, Any]:

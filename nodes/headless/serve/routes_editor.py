@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from ..folders import resolve_inside
-from .content import Pack, translations
+from .content import OWN_NAME, Pack, stock_template_file, stock_templates, translations
 from .files import send_own
 from .replies import Refused, read_object, reply
 from .route import BOOLEAN, STRING, Route, properties
@@ -83,7 +83,8 @@ async def get_extension_file(request: web.Request) -> web.StreamResponse:
 
 
 async def get_templates(request: web.Request) -> web.Response:
-    named = {pack.name: list(pack.templates()) for pack in server_of(request).packs}
+    # Ours are in the index of the editor's own templates: there alone a card has a title and a description.
+    named = {pack.name: list(pack.templates()) for pack in server_of(request).packs if pack.name != OWN_NAME}
     return reply({name: templates for name, templates in named.items() if templates})
 
 
@@ -98,8 +99,19 @@ async def get_template(request: web.Request) -> web.StreamResponse:
 
 
 async def get_stock_templates(_: web.Request) -> web.Response:
-    # The editor's own list of templates: they need nodes that are not here.
-    return reply([])
+    # The editor's own templates need nodes that are not here.
+    return reply(stock_templates())
+
+
+async def get_stock_template(request: web.Request) -> web.StreamResponse:
+    path = stock_template_file(request.match_info["file"])
+    if path is None:
+        raise Refused(404, "not_found", "There is no such template.")
+    return send_own(path)
+
+
+async def get_logos(_: web.Request) -> web.Response:
+    return reply({})
 
 
 async def get_translations(request: web.Request) -> web.Response:
@@ -158,7 +170,9 @@ ROUTES = [
     Route("GET", "/extensions/{pack}/{path:.+}", get_extension_file, "A pack's script or help page.", statuses=_FILE),
     Route("GET", "/workflow_templates", get_templates, "Names of templates by node pack."),
     Route("GET", "/workflow_templates/{pack}/{file}", get_template, "A template's graph or picture.", statuses=_FILE),
-    Route("GET", "/templates/index{rest:[^/]*}.json", get_stock_templates, "The editor's own templates: none.", alias=False),
+    Route("GET", "/templates/index_logo.json", get_logos, "Logos of models' makers: none.", alias=False),
+    Route("GET", "/templates/index{rest:[^/]*}.json", get_stock_templates, "Our templates, with titles.", alias=False),
+    Route("GET", "/templates/{file}", get_stock_template, "A graph or picture of these.", statuses=_FILE, alias=False),
     Route("GET", "/i18n", get_translations, "Node packs' texts by language."),
     Route("GET", "/global_subgraphs", get_blueprints, "Blueprints of the node packs."),
     Route("GET", "/global_subgraphs/{key}", get_blueprint, "One blueprint with its graph, or null."),

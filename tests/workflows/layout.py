@@ -1,0 +1,120 @@
+"""Where things are in the editor: nodes, slots and wires, in the graph's pixels.
+
+The sizes are those that `computeSize()` of the editor gives (1.27 to 1.58 agree), and the wires its default splines.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+TITLE, SLOT, WIDGET, TEXT, GROUP = 30, 20, 24, 30, 34
+# The window that the workflows are drawn for, and what the older editors' bars leave of it: left, top, right, bottom.
+WINDOW = (1400, 900)
+_FREE = (16, 84, 1344, 800)
+_LETTER = 7.6  # mean width of a letter of a title
+
+
+@dataclass(frozen=True)
+class Box:
+    """An upright rectangle."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def holds(self, point: tuple[float, float], margin: float = 0) -> bool:
+        x, y = point
+        return self.left - margin < x < self.right + margin and self.top - margin < y < self.bottom + margin
+
+    def meets(self, other: Box, margin: float = 0) -> bool:
+        return (
+            self.left < other.right + margin
+            and other.left < self.right + margin
+            and self.top < other.bottom + margin
+            and other.top < self.bottom + margin
+        )
+
+
+def node_size(slots: int, widgets: int, texts: int) -> int:
+    """The least height of a node, without its title: `texts` of its widgets have several lines."""
+    return SLOT * max(slots, 1) + (14 + WIDGET * widgets + TEXT * texts if widgets else 6)
+
+
+def collapsed_width(node: dict[str, Any]) -> float:
+    return min(node["size"][0], len(node.get("title", "")) * _LETTER + 2 * TITLE)
+
+
+def around(node: dict[str, Any]) -> Box:
+    """A node of the editor's form, with its title."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    if node["flags"].get("collapsed"):
+        return Box(x, y - TITLE, x + collapsed_width(node), y)
+    return Box(x, y - TITLE, x + width, y + height)
+
+
+def view(boxes: list[Box]) -> dict[str, Any]:
+    """Scale and offset at which everything is inside the window; the newer editors find their own."""
+    left, top = min(box.left for box in boxes), min(box.top for box in boxes) - GROUP
+    width, height = max(box.right for box in boxes) - left, max(box.bottom for box in boxes) - top
+    free_width, free_height = _FREE[2] - _FREE[0], _FREE[3] - _FREE[1]
+    scale = math.floor(100 * min(free_width / width, free_height / height, 1)) / 100
+    at = [_FREE[0] + (free_width - scale * width) / 2, _FREE[1] + (free_height - scale * height) / 2]
+    return {"scale": scale, "offset": [round(at[0] / scale - left), round(at[1] / scale - top)]}
+
+
+def opened_scale(boxes: list[Box]) -> float:
+    """The scale at which the newer editors open a template in the window: three quarters of it are filled."""
+    padding = 2 * 10
+    width = max(box.right for box in boxes) - min(box.left for box in boxes) + padding
+    height = max(box.bottom for box in boxes) - min(box.top for box in boxes) + padding
+    return 0.75 * min(WINDOW[0] / width, WINDOW[1] / height)
+
+
+def slot_place(node: dict[str, Any], index: int, is_input: bool) -> tuple[float, float]:
+    """Where a wire meets a node."""
+    box = around(node)
+    x = box.left if is_input else box.right
+    if node["flags"].get("collapsed"):
+        return x, (box.top + box.bottom) / 2
+    y = node["pos"][1]
+    entry = node["inputs"][index] if is_input else {}
+    if "widget" not in entry:
+        return x, y + (index + 0.7) * SLOT
+    sockets = [one for one in node["inputs"] if "widget" not in one]
+    above = index - len(sockets)  # the widgets before it are of one line each in what is wired here
+    return x, y + SLOT * max(len(sockets), len(node["outputs"]), 1) + 8 + WIDGET * above + 10
+
+
+def wire(start: tuple[float, float], end: tuple[float, float], points: int = 200) -> Iterator[tuple[float, float]]:
+    """Points of the editor's spline from an output to an input: it leaves and arrives level."""
+    (x0, y0), (x3, y3) = start, end
+    reach = 0.25 * math.dist(start, end)
+    for step in range(points + 1):
+        t = step / points
+        a, b, c, d = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3
+        yield a * x0 + b * (x0 + reach) + c * (x3 - reach) + d * x3, (a + b) * y0 + (c + d) * y3
+
+
+def crossings(workflow: dict[str, Any], margin: float = 4) -> list[str]:
+    """What wires run behind, as sentences."""
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    found = []
+    for _, source, output, target, entry, _ in workflow["links"]:
+        start, end = slot_place(nodes[source], output, False), slot_place(nodes[target], entry, True)
+        path = list(wire(start, end))
+        for node in nodes.values():
+            near = 0 if node["id"] in (source, target) else margin
+            hits = [point for point in path[1:-1] if around(node).holds(point, near - 0.5)]
+            if hits:
+                names = [_named(nodes[one]) for one in (source, target)]
+                at = f"({hits[0][0]:.0f}, {hits[0][1]:.0f})"
+                found.append(f"{names[0]}.{output} -> {names[1]}.{entry} crosses {_named(node)} at {at}")
+    return found
+
+
+def _named(node: dict[str, Any]) -> str:
+    return str(node.get("title") or node["type"])

@@ -1,0 +1,110 @@
+"""Draws the cards of the shared workflows, what goes in and what comes out: python tests/workflows/thumbnails.py [NAME ...]
+
+Runs each workflow once. ComfyUI shows the cards as squares of 256 pixels; the prompt below the pictures is the only
+description that it can show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+README = ROOT / "nodes" / "web" / "images" / "examples.jpg"
+EXAMPLES = ("edit", "multi_reference", "text_to_image", "perception_openpose")
+SIDE, EDGE, GAP = 400, 12, 40
+BACK, FRAME, LIGHT, QUIET = "#1c1d22", "#4a4c55", "#f2f2f2", "#a9acb8"
+
+
+def main(names: list[str]) -> None:
+    import conftest  # noqa: F401  (makes the checkout importable as `uniworld`)
+    from workflows.catalog import CATALOG
+    from workflows.samples import SAMPLES
+
+    for name in names or CATALOG:
+        picture, text = result(name)
+        befores = [Image.open(ROOT / "workflows" / "input" / one).convert("RGB") for one in SAMPLES[name].pictures]
+        file = ROOT / "workflows" / f"{CATALOG[name].file}.jpg"
+        card(befores, picture or text, SAMPLES[name].task.prompt).save(file, quality=88, optimize=True)
+        print(file.name, file.stat().st_size)
+    strip([ROOT / "workflows" / f"{CATALOG[name].file}.jpg" for name in EXAMPLES]).save(
+        README, quality=88, optimize=True
+    )
+
+
+def strip(files: list[Path]) -> Image.Image:
+    """Cards side by side, as the README shows them."""
+    made = Image.new("RGB", (len(files) * SIDE, SIDE), BACK)
+    for number, file in enumerate(files):
+        made.paste(Image.open(file), (number * SIDE, 0))
+    return made
+
+
+def result(name: str) -> tuple[Image.Image | None, str]:
+    """What a workflow makes: its saved picture, or the first text that it shows."""
+    from uniworld.__main__ import main as uniworld
+
+    told, before = io.StringIO(), Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            with contextlib.redirect_stdout(told):
+                code = uniworld(["run", name, "--json"])
+            event = json.loads(told.getvalue().splitlines()[-1])
+            assert code == 0, event
+            images = [Image.open(path).convert("RGB") for path in event.get("images", ())]
+        finally:
+            os.chdir(before)
+    texts = [shown["text"][0] for shown in event.get("outputs", {}).values() if shown.get("text")]
+    return (images[0], "") if images else (None, texts[0])
+
+
+def card(befores: list[Image.Image], after: Image.Image | str, prompt: str) -> Image.Image:
+    """Pictures on the left, an arrow, the result on the right, the prompt below."""
+    made = Image.new("RGB", (SIDE, SIDE), BACK)
+    draw = ImageDraw.Draw(made)
+    wide = (SIDE - 2 * EDGE - GAP) // 2
+    below = EDGE + 236
+    if befores:
+        side = wide if len(befores) == 1 else 112
+        for number, picture in enumerate(befores):
+            height = (236 - side) // 2 if len(befores) == 1 else number * (side + 12)
+            put(made, picture, EDGE + (wide - side) // 2, EDGE + height, side)
+        middle = EDGE + 118
+        arrow(draw, SIDE // 2, middle)
+        if isinstance(after, str):
+            write(draw, after, (SIDE - EDGE - wide // 2, middle), 26, 13, LIGHT)
+        else:
+            put(made, after, SIDE - EDGE - wide, middle - wide // 2, wide)
+    elif isinstance(after, Image.Image):
+        put(made, after, (SIDE - 236) // 2, EDGE, 236)
+    write(draw, f"“{prompt}”", (SIDE // 2, (below + SIDE) // 2), 21, 36, QUIET)
+    return made
+
+
+def put(card: Image.Image, picture: Image.Image, left: int, top: int, side: int) -> None:
+    card.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (left, top))
+    ImageDraw.Draw(card).rectangle((left - 1, top - 1, left + side, top + side), outline=FRAME)
+
+
+def arrow(draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
+    draw.line((x - 12, y, x + 6, y), fill=LIGHT, width=4)
+    draw.polygon(((x + 4, y - 9), (x + 14, y), (x + 4, y + 9)), fill=LIGHT)
+
+
+def write(draw: ImageDraw.ImageDraw, text: str, middle: tuple[int, int], size: int, letters: int, colour: str) -> None:
+    font = ImageFont.load_default(size)
+    draw.multiline_text(middle, textwrap.fill(text, letters), colour, font, anchor="mm", align="center", spacing=6)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
