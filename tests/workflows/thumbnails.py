@@ -36,9 +36,10 @@ def main(names: list[str]) -> None:
         file = ROOT / "workflows" / f"{CATALOG[name].file}.jpg"
         card(befores, picture or text, SAMPLES[name].task.prompt).save(file, quality=88, optimize=True)
         print(file.name, file.stat().st_size)
-    strip([ROOT / "workflows" / f"{CATALOG[name].file}.jpg" for name in EXAMPLES]).save(
-        README, quality=88, optimize=True
-    )
+    if not names:
+        strip([ROOT / "workflows" / f"{CATALOG[name].file}.jpg" for name in EXAMPLES]).save(
+            README, quality=88, optimize=True
+        )
 
 
 def strip(files: list[Path]) -> Image.Image:
