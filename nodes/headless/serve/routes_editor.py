@@ -107,7 +107,7 @@ async def get_stock_template(request: web.Request) -> web.StreamResponse:
     path = stock_template_file(request.match_info["file"])
     if path is None:
         raise Refused(404, "not_found", "There is no such template.")
-    return send_own(path)
+    return await send_own(request, path)
 
 
 async def get_logos(_: web.Request) -> web.Response:
