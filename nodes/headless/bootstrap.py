@@ -184,7 +184,7 @@ def _call(command: list[str], folder: Path | None = None, watch: Callable[[str],
         command, cwd=folder, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
     ) as process:
         try:
-            for raw in process.stdout:
+            for raw in process.stdout or ():
                 line = raw.decode(errors="replace").rstrip()
                 if watch is None or watch(line):
                     lines.append(line)
