@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 
-from ..uniworld_core.config import MODEL_TYPE, SIGLIP_WIDTH, TEXT_KEYS, UniWorldConfig, read_json
+from ..uniworld_core.config import MODEL_TYPE, SIGLIP_WIDTH, TEXT_KEYS, UniWorldConfig
 from ..uniworld_core.dit import DENOISER_NAMES, PACK
 from ..uniworld_core.model import check_checkpoint, layout
 from ..uniworld_core.projectors import TASK_HEAD_FILE, Projectors
+from ..uniworld_core.qwen import read_tokenizer
+from ..uniworld_core.settings import OBJECT, optional, read_json, shown, take
+from ..uniworld_core.siglip import siglip_settings
 from ..uniworld_core.understanding import PROJECTOR_NAMES
 from ..uniworld_core.weights import Names, Shards, open_shard
 from .model_folder import SHARD_BYTES, Source, copy_settings, new_folder, write_json, write_shards
@@ -48,6 +51,8 @@ _PUBLISHED: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 _TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id")
+# Where a configuration keeps its rotary settings: in its own name for each half of transformers' versions.
+_ROPE = ("rope_scaling", "rope_parameters")
 _LISTED = 5
 
 
@@ -99,6 +104,7 @@ def convert(
     }
     expected = layout(config)
     _check(sources, expected, parts)
+    read_tokenizer(parts.qwen)
     with new_folder(to) as folder:
         copy_settings(parts.qwen, folder, but=("config.json",))
         complete(folder)
@@ -115,10 +121,10 @@ def start_config(qwen: Path, flux: Path) -> dict[str, Any]:
     Raises:
         ValueError: a folder is of another model, or FLUX does not fit the VAE beside it.
     """
-    raw = read_json(qwen / "config.json")
+    raw = _read_config(qwen)
     if raw.get("model_type") != QWEN_TYPE:
         raise ValueError(
-            f"{qwen} is of model_type {raw.get('model_type')!r}; UniWorld-V1 reads with {QWEN_TYPE!r}: give a "
+            f"{qwen} is of model_type {shown(raw.get('model_type'))}; UniWorld-V1 reads with {QWEN_TYPE!r}: give a "
             "Qwen2.5-VL folder."
         )
     # Flat as Qwen published it; from transformers 4.52 on the language model's own keys lie in `text_config`.
@@ -144,6 +150,16 @@ def start_config(qwen: Path, flux: Path) -> dict[str, Any]:
     return {**text, **tokens, **_rope(flat), **_PUBLISHED, "vision_config": vision, "denoise_tower": tower}
 
 
+def _read_config(qwen: Path) -> dict[str, Any]:
+    """A Qwen2.5-VL folder's configuration. Raises ValueError if a part of it is no object."""
+    file = qwen / "config.json"
+    raw = read_json(file)
+    part = optional(OBJECT)
+    take(raw, dict.fromkeys(("text_config", *_ROPE), part), str(file))
+    take(raw.get("text_config") or {}, dict.fromkeys(_ROPE, part), f"text_config in {file}")
+    return raw
+
+
 def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in raw.items() if value is not None}
 
@@ -161,14 +177,13 @@ def _rope(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _denoiser_config(flux: Path) -> dict[str, Any]:
     config = read_json(flux / "transformer" / "config.json")
     if config.get("_class_name", "FluxTransformer2DModel") != "FluxTransformer2DModel":
-        raise ValueError(
-            f"{flux / 'transformer'} holds a {config['_class_name']}; give a FLUX.1-dev folder in diffusers layout."
-        )
+        kind = shown(config["_class_name"]).strip("'")
+        raise ValueError(f"{flux / 'transformer'} holds a {kind}; give a FLUX.1-dev folder in diffusers layout.")
     if (flux / "vae" / "config.json").is_file():
         channels = read_json(flux / "vae" / "config.json").get("latent_channels")
         if isinstance(channels, int) and config.get("in_channels") != channels * PACK**2:
             raise ValueError(
-                f"{flux / 'transformer'} takes {config.get('in_channels')} channels, and packed latents of the VAE "
+                f"{flux / 'transformer'} takes {shown(config.get('in_channels'))} channels, and packed latents of the VAE "
                 f"beside it have {channels * PACK**2}: this is FLUX of another kind (such as Fill); give FLUX.1-dev."
             )
     return config
@@ -184,7 +199,7 @@ def _qwen_sources(folder: Path) -> dict[str, Source]:
 
 
 def _is_tied(folder: Path) -> bool:
-    raw = read_json(folder / "config.json")
+    raw = _read_config(folder)
     return bool(raw.get("tie_word_embeddings", (raw.get("text_config") or {}).get("tie_word_embeddings")))
 
 
@@ -222,11 +237,7 @@ def read_redux(file: Path) -> dict[str, torch.Tensor]:
 
 def _siglip_width(parts: Parts) -> int:
     if parts.siglip is not None:
-        raw = read_json(parts.siglip / "config.json")
-        width = (raw.get("vision_config") or raw).get("hidden_size")
-        if not isinstance(width, int):
-            raise ValueError(f"{parts.siglip / 'config.json'} tells no hidden_size: give a SigLIP2 folder.")
-        return width
+        return int(siglip_settings(parts.siglip)["hidden_size"])
     if parts.redux is not None:
         return int(read_redux(parts.redux)["siglip_projector.0.weight"].shape[1])
     return SIGLIP_WIDTH

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from ..uniworld_core import UniWorld
-from ..uniworld_core.config import read_json
 from ..uniworld_core.masks import edit_mask, edit_weight, fit_before
 from ..uniworld_core.pictures import to_image
 from ..uniworld_core.prompt import check_prompt
 from ..uniworld_core.qwen import qwen_weights
 from ..uniworld_core.reference import make_references
+from ..uniworld_core.settings import read_json
 from ..uniworld_core.siglip import siglip_weights
 from ..uniworld_core.sizes import DEFAULT_AREA, size_by_aspect
 from ..uniworld_core.text import T5_LENGTH, clip_weights, t5_weights

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ..uniworld_core.config import read_json
 from ..uniworld_core.model import check_checkpoint
 from ..uniworld_core.projectors import TASK_HEAD_FILE
+from ..uniworld_core.qwen import read_tokenizer
+from ..uniworld_core.settings import read_json
 from ..uniworld_core.shipped import shipped_model
 from ..uniworld_core.weights import Shards
 from . import checkpoints
@@ -88,6 +89,7 @@ def write_changed(start: Path, changed: Mapping[str, Source], to: Path, dtype: t
     """
     shards = Shards(start)
     _check(changed, shards)
+    read_tokenizer(start)
     with new_folder(to) as folder:
         copy_settings(start, folder, but=("config.json",))
         complete(folder)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..uniworld_core.config import read_json
 from ..uniworld_core.model import check_checkpoint
+from ..uniworld_core.settings import read_json, shown
 from ..uniworld_core.shipped import shipped_model
 from ..uniworld_core.weights import Shards
 from .export import write_changed
@@ -114,7 +114,7 @@ def _check_alike(first: Shards, other: Shards) -> None:
     # One that a file leaves out may be what another writes out as the default.
     for name in settings.keys() & others.keys():
         if settings[name] != others[name]:
-            values = f"{settings[name]!r} in {first.folder} and {others[name]!r} in {other.folder}"
+            values = f"{shown(settings[name])} in {first.folder} and {shown(others[name])} in {other.folder}"
             raise ValueError(f"{_CONFIG} sets {name} to {values}: {alike}")
 
 

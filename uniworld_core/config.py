@@ -83,7 +83,7 @@ _VISION: dict[str, Rule] = {
     "tokens_per_second": number(0, 1e6),
     "window_size": whole(1, 2**16),
     "out_hidden_size": WIDTH,
-    "fullatt_block_indexes": listed(whole(0, 255), 0, 256),
+    "fullatt_block_indexes": listed(whole(0, 127), 0, 128),
     "initializer_range": number(0, 100),
 }
 # diffusers' FluxTransformer2DModel, and its defaults where a configuration leaves something out.
@@ -91,8 +91,8 @@ _DENOISER: dict[str, Rule] = {
     "patch_size": exactly(1, "as latents are packed before"),
     "in_channels": WIDTH,
     "out_channels": optional(WIDTH),
-    "num_layers": whole(0, 256),
-    "num_single_layers": whole(0, 256),
+    "num_layers": whole(0, 128),
+    "num_single_layers": whole(0, 128),
     "attention_head_dim": whole(2, 2**12),
     "num_attention_heads": HEADS,
     "joint_attention_dim": WIDTH,

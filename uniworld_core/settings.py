@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 # Bytes of a JSON file that are read at most: a configuration is a few kilobytes, the index of UniWorld-V1 about 200.
 MAX_SETTINGS = 4 * 2**20
+_MAX_DEPTH = 32  # objects within objects; published ones have 6
 
 
 def read_json(path: Path, limit: int = MAX_SETTINGS) -> dict[str, Any]:
@@ -61,11 +62,21 @@ def parse_json(data: bytes, source: str) -> Any:
         ValueError: it is not valid JSON, has a key twice in one object, NaN or infinity, or is nested too deep.
     """
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_doubles)
+        value = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_doubles)
+        level = [value]
+        for _ in range(_MAX_DEPTH):
+            level = [inner for outer in level for inner in _parts(outer)]
+        if not level:
+            return value
     except RecursionError:
-        raise ValueError(f"{source} is not valid JSON (nested too deep): copy the file again.") from None
+        pass
     except ValueError as error:  # also UnicodeDecodeError, and numbers of thousands of digits
         raise ValueError(f"{source} is not valid JSON ({error}): copy the file again.") from error
+    raise ValueError(f"{source} is not valid JSON for a model (nested too deep): copy the file again.")
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _no_constant(word: str) -> Any:
@@ -140,7 +151,7 @@ LIST = Rule("a list", lambda value: isinstance(value, list))
 # Bounds wide enough for any model of these kinds, and narrow enough that one of their size is described in a second.
 WIDTH = whole(1, 2**16)
 HIDDEN = whole(1, 2**18)
-LAYERS = whole(1, 256)
+LAYERS = whole(1, 128)
 HEADS = whole(1, 1024)
 VOCABULARY = whole(1, 2**21)
 TOKEN = whole(0, 2**21)

@@ -103,7 +103,7 @@ def siglip_weights(folder: str | Path) -> Weights[SiglipVisionModel]:
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     file = Path(folder) / "config.json"
-    shards, settings = Shards(Path(folder)), _settings(file)
+    shards, settings = Shards(Path(folder)), siglip_settings(Path(folder))
     shards.check_depth(settings["num_hidden_layers"], ("vision_model.encoder.layers.", "encoder.layers."), file)
     encoder = build(lambda: SiglipVisionModel(SiglipVisionConfig(**settings)), file)
     return Weights(encoder, shards, nested_names(encoder, shards, "vision_model."))
@@ -116,15 +116,20 @@ def read_siglip_processor(folder: Path) -> Any:
         ValueError: its file is missing or damaged, or resizes to another side than the encoder's.
     """
     file, raw = processor_settings(folder)
-    side = _settings(folder / "config.json")["image_size"]
+    side = siglip_settings(folder)["image_size"]
     settings = take(raw, PROCESSOR, str(file))
     square = exactly(side, "the image_size of the config.json beside it")
     size = take(raw.get("size"), {"height": square, "width": square}, f"size in {file}", ("height", "width"))
     return make_processor("SiglipImageProcessor", settings | {"size": size}, file)
 
 
-def _settings(file: Path) -> dict[str, Any]:
-    """The vision half's configuration, of the whole model or of that half alone."""
+def siglip_settings(folder: Path) -> dict[str, Any]:
+    """The vision half's configuration, of a folder of the whole model or of that half alone.
+
+    Raises:
+        ValueError: it is missing, damaged or of another model.
+    """
+    file = folder / "config.json"
     raw = read_json(file)
     if raw.get("model_type") not in ("siglip", "siglip_vision_model"):
         raise ValueError(

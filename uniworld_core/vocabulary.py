@@ -219,14 +219,15 @@ def _bpe(files: _Files) -> tuple[dict[str, int], list[tuple[str, str]]]:
         rules = {"vocab": OBJECT, "merges": LIST}
         model = take(files.whole.get("model"), rules, f"model in {source}", ("vocab", "merges"))
         vocabulary, lines = model["vocab"], model["merges"]
-    elif (folder / "vocab.json").exists():
-        source = folder / "merges.txt"
-        vocabulary, lines = read_json(folder / "vocab.json", MAX_VOCABULARY_BYTES), _lines(source)
     else:
-        raise ValueError(
-            f"The tokenizer in {folder} is missing: copy tokenizer.json, or vocab.json and merges.txt, and "
-            "tokenizer_config.json there again."
-        )
+        source = folder / "merges.txt"
+        missing = [file.name for file in (folder / "vocab.json", source) if not file.exists()]
+        if missing:
+            raise ValueError(
+                f"The tokenizer in {folder} lacks {' and '.join(missing)}: copy tokenizer.json, or vocab.json and "
+                "merges.txt, and tokenizer_config.json there again."
+            )
+        vocabulary, lines = read_json(folder / "vocab.json", MAX_VOCABULARY_BYTES), _lines(source)
     pairs = [tuple(line.split(" ")) if isinstance(line, str) else line for line in lines]
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(half, str) for half in pair):

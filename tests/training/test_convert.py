@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,44 @@ def test_what_a_killed_conversion_left_is_cleared_away(parts: Parts, tmp_path: P
     convert(parts, tmp_path / "start")
     assert not (tmp_path / ".start.uniworld-partial").exists()
     UniWorld.from_pretrained(tmp_path / "start", dtype=torch.float32)
+
+
+WRONG = (5, "x", [1], {"a": 1}, 10**18, True)
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        *(
+            ("qwen/config.json", key)
+            for key in ("vision_config", "rope_scaling", "num_hidden_layers", "image_token_id")
+        ),
+        *(("qwen/config.json", key) for key in ("text_config", "rope_parameters")),
+        *(
+            ("flux/transformer/config.json", key)
+            for key in ("num_layers", "axes_dims_rope", "in_channels", "_class_name")
+        ),
+    ],
+)
+def test_base_models_of_values_that_no_model_has_are_named(parts: Parts, tmp_path: Path, file: str, key: str) -> None:
+    path = tmp_path / file
+    raw = json.loads(path.read_text())
+    for value in WRONG:
+        path.write_text(json.dumps(raw | {key: value}))
+        said = ""
+        try:
+            convert(parts, tmp_path / "start")
+            shutil.rmtree(tmp_path / "start")
+        except ValueError as error:  # of any other type it would end the test
+            said = str(error)
+        assert len(said) < 1500
+        assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("value", [5, {"hidden_size": "x"}, {"hidden_size": 10**18}])
+def test_a_siglip_folder_of_no_width_is_named(parts: Parts, tmp_path: Path, value: object) -> None:
+    folder = Path(shutil.copytree(TINY.siglip, tmp_path / "siglip"))
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"vision_config": value}))
+    with pytest.raises(ValueError, match=r"siglip.config\.json"):
+        convert(replace(parts, siglip=folder), tmp_path / "start")
