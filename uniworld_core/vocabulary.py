@@ -239,12 +239,13 @@ def _bpe(files: _Files) -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines of a `merges.txt`, without its first, which says the version."""
+    """The lines of a `merges.txt`, without the first where that says the version."""
     try:
         lines = read_bytes(file, MAX_VOCABULARY_BYTES).decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not text ({error}): copy the file again.") from error
-    return [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
+    merges = lines[1:] if "#version" in lines[0] else lines
+    return [line.rstrip("\r") for line in merges if line.strip()]
 
 
 def _pieces(rows: Any, file: Path) -> list[tuple[str, float]]:
