@@ -40,8 +40,8 @@ _BROKEN = (
     struct.error,
     Image.DecompressionBombError,
 )
-# In what Pillow says about text and color profiles beyond its limits.
-_TEXT_LIMIT = "MAX_TEXT"
+# What Pillow says about text and color profiles beyond its limits (PngImagePlugin, 10.1 to 13).
+_TEXT_LIMITS = ("decompressed data too large", "memory used in text chunks")
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class PictureFile:
         except (OSError, ValueError) as error:
             with tolerant():
                 result = action()
-            if _TEXT_LIMIT in str(error):
+            if _is_about_text(error):
                 what = "has more metadata than can be read, and is used without them. Its pixels are whole."
             else:
                 self.damage = "its header" if isinstance(error, UnidentifiedImageError) else str(error)
@@ -202,11 +202,15 @@ class PictureFile:
             return ValueError(
                 f"The file '{name}' is not a picture that can be read, or its header is damaged. Use PNG, JPEG or WebP."
             )
-        if _TEXT_LIMIT in str(error):
+        if _is_about_text(error):
             return ValueError(f"The picture '{name}' has more metadata than can be read. Save it again without them.")
         if isinstance(error, OSError) and error.strerror:
             return ValueError(f"The picture '{name}' cannot be read: {error.strerror}. Check the file.")
         return ValueError(f"The picture '{name}' is damaged or cut short ({error}). Get a whole copy of it.")
+
+
+def _is_about_text(error: BaseException) -> bool:
+    return any(words in str(error).lower() for words in _TEXT_LIMITS)
 
 
 def _nothing() -> None:

@@ -34,14 +34,17 @@ class Budget:
     check: Callable[[], None]
 
 
-def opened(file: Source, budget: Budget) -> PictureFile:
-    """A picture file within the budget. Raises ValueError: it is no picture, or is too large."""
+def opened(file: Source, budget: Budget, name: str = "") -> PictureFile:
+    """A picture file within the budget; messages call it `name`, or by its path.
+
+    Raises:
+        ValueError: it is no picture, or is too large.
+    """
     if isinstance(file, Path):
-        name = file.name
+        name = name or file.name
     else:
         file.seek(0)
-        name = "upload"
-    return PictureFile(file, name, budget.limits, budget.check, tuple(name for name in FORMATS if name in _known()))
+    return PictureFile(file, name, budget.limits, budget.check, tuple(kind for kind in FORMATS if kind in _known()))
 
 
 def _known() -> set[str]:
@@ -49,9 +52,9 @@ def _known() -> set[str]:
     return set(Image.OPEN)
 
 
-def check_picture(file: IO[bytes], budget: Budget) -> Encoded:
+def check_picture(file: IO[bytes], name: str, budget: Budget) -> Encoded:
     """Decode a picture whole, every frame, and give nothing. Raises ValueError as `opened`, or it is damaged."""
-    with opened(file, budget) as picture:
+    with opened(file, budget, name) as picture:
         for _ in picture.frames():
             pass
     file.seek(0)
@@ -64,7 +67,7 @@ def with_alpha_of(original: Source, mask: Source, budget: Budget) -> Encoded:
     Raises:
         ValueError: as `check_picture`, or the mask is of another size.
     """
-    with opened(mask, budget) as file:
+    with opened(mask, budget, "mask") as file:
         alpha = file.guarded(lambda: file.first().convert("RGBA").getchannel("A"))
     with opened(original, budget) as file:
         picture = file.first()

@@ -71,13 +71,13 @@ async def get_view(request: web.Request) -> web.StreamResponse:
 
 async def post_image(request: web.Request) -> web.Response:
     form = await _form(request)
-    await _checked(form.file)
+    await _checked(form)
     return await _keep(form, None)
 
 
 async def post_mask(request: web.Request) -> web.Response:
     form = await _form(request)
-    await _checked(form.file)
+    await _checked(form)
     try:
         ref = json.loads(form.text("original_ref"))
         name, kind, subfolder = (ref["filename"], ref.get("type") or "output", ref.get("subfolder") or "")
@@ -95,9 +95,9 @@ async def _form(request: web.Request) -> Form:
     return await read_form(request, server_of(request).config.limits.upload_bytes)
 
 
-async def _checked(file: IO[bytes]) -> None:
+async def _checked(form: Form) -> None:
     try:
-        await decoded(check_picture, file)
+        await decoded(check_picture, form.file, form.filename[:80])
     except ValueError as error:
         raise Refused(400, "invalid_image", str(error)) from error
 
