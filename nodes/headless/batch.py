@@ -14,6 +14,7 @@ from .batch_report import BatchReport, JsonBatchReport
 from .batch_results import DONE, ERROR, LOST, Attempt, Outcome, Results
 from .batch_rows import BadRows, Row, check_rows, hash_json, hash_rows, read_rows
 from .batch_worker import Worker
+from .prompt_choices import SEED_HELP
 from .registry import Registry
 from .report import JsonReport, never_failing
 from .workflow_file import Workflow, find_workflow, read_workflow
@@ -94,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--retries", type=_count, default=DEFAULT_RETRIES, metavar="N",
         help=f"how often a row runs again whose worker, or this program, died (default {DEFAULT_RETRIES})",
     )  # fmt: skip
+    parser.add_argument("--seed", type=int, metavar="N", help=SEED_HELP)
     parser.add_argument("--retry-failed", action="store_true", help="run rows again that are recorded as failed")
     parser.add_argument("--ray", metavar="ADDRESS", help='run on this Ray cluster; "local" starts one on this machine')
     parser.add_argument("--workers", type=_count, metavar="N", help="how many workers on the cluster (one per GPU)")
@@ -120,6 +122,10 @@ def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: P
     if arguments.workers == 0:
         raise ValueError("--workers is 0; at least one is needed.")
     workflow = read_workflow(find_workflow(arguments.workflow), registry)
+    identity: Any = workflow.prompt
+    if workflow.choices is not None and arguments.seed is not None:
+        workflow.choices.seed = arguments.seed
+        identity = [workflow.prompt, arguments.seed]
     try:
         rows = read_rows(arguments.rows)
         check_rows(rows, arguments.rows, workflow, registry)
@@ -130,7 +136,7 @@ def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: P
         return BAD_ROWS
     path = arguments.results or arguments.rows.with_suffix(".results.jsonl")
     report = JsonBatchReport(out, path) if arguments.json else BatchReport(out, path)
-    hashes = hash_json(workflow.prompt), hash_rows(rows)
+    hashes = hash_json(identity), hash_rows(rows)
     with Results(path, folders.current().output, arguments.rows.stem, rows, *hashes) as results:
         ended = results.with_status(DONE) if arguments.retry_failed else results.with_status(DONE, ERROR)
         ended_set = set(ended)

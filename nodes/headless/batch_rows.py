@@ -203,7 +203,7 @@ def apply_row(workflow: Workflow, row: Row, pictures: Path, registry: Registry) 
         # Looked up first, so that a wrong node name is told before a wrong path.
         node_id = find_node(changed.prompt, node)
         set_value(changed, registry, node_id, "image", folders.current().bind(pictures / Path(file).expanduser()))
-    changed.fill_in_names()
+    changed.fill_in(registry)
     return changed
 
 

@@ -24,6 +24,7 @@ from .chat import run as run_chat
 from .executor import Executor
 from .output_folder import check_writable, open_output, preview_folder
 from .problems import one_of
+from .prompt_choices import SEED_HELP
 from .registry import Registry, load_registry
 from .report import JsonReport, Report, never_failing
 from .serve.command import serve
@@ -143,6 +144,7 @@ def _values(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image", action="append", default=[], metavar="NODE=picture", help="let a node load this picture"
     )
+    parser.add_argument("--seed", type=int, metavar="N", help=SEED_HELP)
     parser.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
     parser.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the results")
 
@@ -190,10 +192,10 @@ def _run(arguments: argparse.Namespace) -> int:
         registry, plain = _set_up(arguments, previews)
         plain.memory = ModelMemory(default_budget())
         workflow = read_workflow(find_workflow(arguments.workflow), registry)
-        _apply(workflow, registry, arguments)
+        told = _apply(workflow, registry, arguments)
         report = arguments.report if arguments.json else Report(out, workflow.prompt)
         checked = validate_prompt(workflow.prompt, registry)
-        for note in checked.notes:
+        for note in told + checked.notes:
             report.note(note)
         if checked.problems:
             report.invalid(checked)
@@ -223,8 +225,8 @@ def _run(arguments: argparse.Namespace) -> int:
     return DONE if result.status == "success" else FAILED
 
 
-def _apply(workflow: Workflow, registry: Registry, arguments: argparse.Namespace) -> None:
-    """Put the values of --set and --image into the workflow."""
+def _apply(workflow: Workflow, registry: Registry, arguments: argparse.Namespace) -> list[str]:
+    """Put the values of --set, --image and --seed into the workflow; gives sentences on what became of its prompts."""
     for entry in arguments.set:
         target, equals, text = entry.partition("=")
         node, dot, name = target.rpartition(".")
@@ -238,7 +240,7 @@ def _apply(workflow: Workflow, registry: Registry, arguments: argparse.Namespace
         # Looked up first, so that a wrong node name is told before a wrong path.
         node_id = find_node(workflow.prompt, node)
         set_value(workflow, registry, node_id, "image", folders.current().bind(Path(path)))
-    workflow.fill_in_names()
+    return workflow.fill_in(registry, arguments.seed)
 
 
 @contextlib.contextmanager
@@ -301,10 +303,11 @@ def _check(arguments: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(out):
         registry, _ = _set_up(arguments)
     workflow = read_workflow(find_workflow(arguments.workflow), registry)
-    _apply(workflow, registry, arguments)
+    notes = _apply(workflow, registry, arguments)
     checked = validate_prompt(workflow.prompt, registry)
+    notes += checked.notes
     if arguments.json:
-        for note in checked.notes:
+        for note in notes:
             arguments.report.note(note)
     problems = checked.sentences
     try:
@@ -319,7 +322,7 @@ def _check(arguments: argparse.Namespace) -> int:
         arguments.report.line("valid", outputs=checked.outputs)
     else:
         valid = f"The workflow is valid: {len(checked.prompt)} nodes, outputs {', '.join(checked.outputs)}."
-        print("\n".join([*(f"note: {note}" for note in checked.notes), *(problems or [valid])]), file=out)
+        print("\n".join([*(f"note: {note}" for note in notes), *(problems or [valid])]), file=out)
     return BAD_WORKFLOW if problems else DONE
 
 

@@ -3,7 +3,8 @@
 The rules are those of comfyui-frontend-package 1.58.1: what `app.loadGraphData` and `graphToPrompt` make of a file.
 Ours differs where the editor would lose or mix up values: it also reads values saved by name, finds the values of old
 files that the editor shifts (its issue 3399), and passes a subgraph through that only passes on. Left out are group
-nodes of old editors, which are refused by name, and the `{a|b}` of prompts, which are decided when a workflow runs.
+nodes of old editors, which are refused by name. Tokens in file names and the `{a|b}` of prompts are resolved when all
+values are set (`replacements.py`, `prompt_choices.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .editor_graph import SUBGRAPH_INPUT, Scope, all_scopes, is_off, open_graph
 from .editor_nodes import GET, REROUTE, SET, Infos, Node, Nodes, read_nodes
 from .primitives import apply_primitives
 from .promoted import fill_in
+from .prompt_choices import PromptChoices, is_dynamic
 from .replacements import PREFIX_INPUT, SAVE_CLASSES, Named, Replacements, all_named, replaced
 
 
@@ -66,13 +68,19 @@ class Opened:
         return None if node is None else Place(scope, node)
 
 
-def convert(workflow: dict[str, Any], infos: Infos, replacements: Replacements | None = None) -> dict[str, Any]:
+def convert(
+    workflow: dict[str, Any],
+    infos: Infos,
+    replacements: Replacements | None = None,
+    choices: PromptChoices | None = None,
+) -> dict[str, Any]:
     """The API form of a workflow in editor form.
 
     Nodes of unknown classes are kept with their links, for `validate_prompt` to name them.
 
     Args:
         replacements: takes what tokens in file names stand for, which are left as they are.
+        choices: takes the places of prompts with choices, which are left as they are.
 
     Raises:
         ValueError: the workflow is not of the editor's form, or the saved values of a node fit it in no known way.
@@ -93,6 +101,9 @@ def convert(workflow: dict[str, Any], infos: Infos, replacements: Replacements |
                 prompt[scope.full_id(node.id)] = entry
                 if own & {PREFIX_INPUT} and node.type in SAVE_CLASSES:
                     prefixes.add(scope.full_id(node.id))
+                if choices is not None:
+                    dynamic = (name for name in own if _is_dynamic(node, name))
+                    choices.places.update((scope.full_id(node.id), name) for name in dynamic)
     for entry in prompt.values():
         # A link from a node that does not run leaves its input without anything, as in the editor.
         entry["inputs"] = {
@@ -101,6 +112,11 @@ def convert(workflow: dict[str, Any], infos: Infos, replacements: Replacements |
     if replacements is not None:
         _keep(replacements, opened, found, prefixes)
     return prompt
+
+
+def _is_dynamic(node: Node, name: str) -> bool:
+    widget = node.widgets.widgets[name]
+    return is_dynamic(widget.kind, widget.options)
 
 
 def _open(workflow: dict[str, Any], infos: Infos) -> Opened:

@@ -17,6 +17,7 @@ from .convert import convert
 from .editor_graph import is_editor_form
 from .json_text import dumps
 from .problems import node_label, node_title, shown
+from .prompt_choices import PromptChoices, is_dynamic
 from .registry import Registry
 from .renaming import rename_in_graph, rename_in_prompt
 from .replacements import Replacements
@@ -25,6 +26,11 @@ from .schema import InputSpec, is_link, read_schema
 from .shipped import SHIPPED, shipped
 
 MAX_BYTES = 64 * 2**20  # far above any workflow people share; a larger file is a mistake
+
+_NO_CHOICES = (
+    "--seed decides between the {a|b} of prompts in editor form, and there are none. Set the seed of a picture with "
+    "--set NODE.seed=N."
+)
 
 
 @dataclass
@@ -35,11 +41,13 @@ class Workflow:
         prompt: its API form.
         graph: its editor form, if it has one that still says the same as `prompt`.
         replacements: what tokens in file names stand for, where the workflow was read from editor form.
+        choices: its prompts with choices, likewise; those of an API form have been resolved by who made it.
     """
 
     prompt: dict[str, Any]
     graph: dict[str, Any] | None = None
     replacements: Replacements | None = None
+    choices: PromptChoices | None = None
 
     @property
     def extra_pnginfo(self) -> dict[str, Any] | None:
@@ -49,15 +57,36 @@ class Workflow:
     def copied(self) -> Workflow:
         """A copy whose values can be set without changing this one's."""
         replacements = None if self.replacements is None else self.replacements.copied()
-        return Workflow(copy.deepcopy(self.prompt), self.graph, replacements)
+        choices = None if self.choices is None else self.choices.copied()
+        return Workflow(copy.deepcopy(self.prompt), self.graph, replacements, choices)
 
-    def fill_in_names(self) -> None:
-        """Fill in tokens such as `%Sampler.seed%` in file names, as the editor does when it queues a workflow.
+    def fill_in(self, registry: Registry, seed: int | None = None) -> list[str]:
+        """Fill in tokens such as `%Sampler.seed%` in file names and `{a|b}` in prompts, as the editor does on queueing.
 
-        To be called when all values are set, as the names may speak of them.
+        To be called when all values are set, as the names may speak of them and a seed decides the choices.
+
+        Args:
+            seed: decides the choices, in place of `choices.seed`.
+
+        Returns:
+            A sentence for each prompt that changed.
+
+        Raises:
+            ValueError: a prompt cannot be resolved.
         """
         if self.replacements is not None:
             self.replacements.fill_in(self.prompt, datetime.now())
+        if self.choices is None:
+            return [] if seed is None else [_NO_CHOICES]
+        if seed is not None:
+            self.choices.seed = seed
+        changed = self.choices.resolve(self.prompt, registry)
+        for one in changed:
+            # What was chosen is what the picture shows; where the editor form has no such widget, it keeps the choices.
+            self.graph = _patched(self.graph, registry, one.node_id, one.name, one.text) or self.graph
+        if seed is not None and not changed:
+            return [_NO_CHOICES]
+        return [one.note for one in changed]
 
 
 def shipped_workflows() -> list[str]:
@@ -96,7 +125,8 @@ def read_workflow(path: Path, registry: Registry) -> Workflow:
         data = rename_in_graph(data, registry)
         infos = cache(lambda name: registry.info(name) if name in registry.classes else None)
         replacements = Replacements()
-        return Workflow(convert(data, infos, replacements), data, replacements)
+        choices = PromptChoices()
+        return Workflow(convert(data, infos, replacements, choices), data, replacements, choices)
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict) and "class_type" not in data["prompt"]:
         extra = data.get("extra_data")
         pnginfo = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
@@ -207,6 +237,8 @@ def set_value(workflow: Workflow, registry: Registry, node_name: str, input_name
     inputs[input_name] = value
     if workflow.replacements is not None:
         workflow.replacements.set(node_id, input_name, value)
+    if workflow.choices is not None and is_dynamic(specs[input_name].type, specs[input_name].options):
+        workflow.choices.places.add((node_id, input_name))  # also where a wire was
     workflow.graph = None if was_link else _patched(workflow.graph, registry, node_id, input_name, value)
 
 

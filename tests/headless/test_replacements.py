@@ -101,7 +101,7 @@ def test_values_that_are_set_are_the_values_that_names_speak_of(graph, registry,
     row = workflow.copied()
     set_value(row, registry, "2", "value", "5")
     for changed, name in ((row, "5_5"), (workflow, "1_1")):
-        changed.fill_in_names()
+        changed.fill_in(registry)
         assert changed.prompt["1"]["inputs"]["filename_prefix"] == name
 
 

@@ -262,11 +262,32 @@ class Coroutine(Number):
         return (value + 1,)
 
 
+class Prompted:
+    """A prompt with choices, and a seed."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "text": ("STRING", {"multiline": True, "dynamicPrompts": True}),
+                "plain": ("STRING", {"default": ""}),
+                "seed": ("INT", {"default": 0, "min": 0, "max": 2**64 - 1}),
+            }
+        }
+
+    def run(self, text: str, plain: str, seed: int) -> dict[str, Any]:
+        return {"ui": {"text": [text]}}
+
+
 NODE_CLASS_MAPPINGS: dict[str, type] = {
     node.__name__: node
     for node in (
         Number, Add, Options, Show, Hidden, Switch, Spread, Sum, Changing, Checked, AnyTyped, Knowing,
-        Failing, Strange, Blocker, Slow, NoiseImage, Coroutine,
+        Failing, Strange, Blocker, Slow, NoiseImage, Coroutine, Prompted,
     )
 }  # fmt: skip
 NODE_DISPLAY_NAME_MAPPINGS = {"Options": "All Options"}
