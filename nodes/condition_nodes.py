@@ -151,6 +151,7 @@ class Condition:
         from ..uniworld_core.condition import encode_conversations, join_t5
 
         asked = with_prompt(conversation, prompt, references)
+        vlm.warn_of_unknown(asked)
         tokens, mask = encode_conversations(vlm.on_device(), [asked])
         pooled = vlm.pooled_empty() if text is None else text.clip.on_device().pool([prompt])
         if text is not None:

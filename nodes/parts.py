@@ -12,6 +12,9 @@ from . import host
 if TYPE_CHECKING:
     import torch
 
+    from ..uniworld_core import Conversation
+    from ..uniworld_core.scope import Scope
+
 T = TypeVar("T")
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -64,14 +67,24 @@ class TextParts:
 
 @dataclass
 class VLMPart:
-    """The VLM with its projectors and routing head, and the CLIP that pools the empty prompt where no T5 is used."""
+    """The VLM with its projectors and routing head, and the CLIP that pools the empty prompt where no T5 is used.
+
+    Attributes:
+        scope: what the model knows, if it is one of a small world.
+    """
 
     part: Part[Any]
     clip: Part[Any]
+    scope: Scope | None = None
     _pooled_empty: Any = field(default=None, repr=False)
 
     def on_device(self) -> Any:
         return self.part.on_device()
+
+    def warn_of_unknown(self, conversation: Conversation) -> None:
+        """Warn the user of words and pictures in a conversation that the model knows nothing of."""
+        if self.scope is not None and (sentence := self.scope.outside(conversation)) is not None:
+            host.current().warn(sentence)
 
     def pooled_empty(self) -> torch.Tensor:
         """CLIP's pooled empty prompt (1, P), computed once."""
@@ -98,6 +111,7 @@ def open_parts(checkpoint: Path, flux: Path, siglip: Path, dtype_name: str, devi
         ValueError: files that are missing, damaged or do not fit; they are named.
     """
     from ..uniworld_core import VAE, DiT, SigLIP, UniWorld
+    from ..uniworld_core.scope import read_scope
     from ..uniworld_core.text import CLIP, T5
     from ..uniworld_core.understanding import Understanding
     from ..uniworld_core.vae import read_native_side
@@ -106,7 +120,11 @@ def open_parts(checkpoint: Path, flux: Path, siglip: Path, dtype_name: str, devi
     dtype = torch_dtype(dtype_name, host.current().load_device(device))
     clip: Part[Any] = Part(lambda where: CLIP.from_pretrained(flux, dtype, where), device)
     return Loaded(
-        vlm=VLMPart(Part(lambda where: Understanding.from_pretrained(checkpoint, dtype, where), device), clip),
+        vlm=VLMPart(
+            Part(lambda where: Understanding.from_pretrained(checkpoint, dtype, where), device),
+            clip,
+            read_scope(checkpoint),
+        ),
         siglip=Part(lambda where: SigLIP.from_pretrained(siglip, dtype, where), device),
         dit=DiTPart(
             lambda where: DiT.from_pretrained(checkpoint, flux, dtype, where),

@@ -72,6 +72,7 @@ class Understand:
         conversation: Any = None,
     ) -> tuple[str, Any]:
         asked = with_prompt(conversation, prompt, references)
+        vlm.warn_of_unknown(asked)
         here, progress = host.current(), host.current().progress(max_new_tokens)
 
         def report(tokens: int) -> None:
@@ -124,7 +125,9 @@ class Route:
     ) -> tuple[bool, float, Any, Any]:
         from ..uniworld_core.routing import route
 
-        result = route(vlm.on_device(), [with_prompt(conversation, prompt, references)])
+        asked = with_prompt(conversation, prompt, references)
+        vlm.warn_of_unknown(asked)
+        result = route(vlm.on_device(), [asked])
         paint, probability = bool(result.paint[0]), float(result.probabilities[0, 1])
         blocked = host.current().block()
         return (paint, probability, prompt, blocked) if paint else (paint, probability, blocked, prompt)

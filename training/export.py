@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from ..uniworld_core.model import check_checkpoint
 from ..uniworld_core.projectors import TASK_HEAD_FILE
 from ..uniworld_core.qwen import read_tokenizer
+from ..uniworld_core.scope import SCOPE_FILE
 from ..uniworld_core.settings import read_json
 from ..uniworld_core.shipped import shipped_model
 from ..uniworld_core.weights import Shards
@@ -91,7 +92,7 @@ def write_changed(start: Path, changed: Mapping[str, Source], to: Path, dtype: t
     _check(changed, shards)
     read_tokenizer(start)
     with new_folder(to) as folder:
-        copy_settings(start, folder, but=("config.json",))
+        copy_settings(start, folder, but=("config.json", SCOPE_FILE))
         complete(folder)
         config = read_json(start / "config.json")
         write_json(folder / "config.json", config | ({} if dtype is None else {"torch_dtype": _name(dtype)}))

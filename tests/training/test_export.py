@@ -16,6 +16,7 @@ from uniworld.training.model_folder import Source, write_index
 from uniworld.training.names import TRAINEE_NAMES
 from uniworld.training.step import StepSettings, Trainee
 from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.scope import SCOPE_FILE
 from uniworld.uniworld_core.shipped import shipped_model
 from uniworld.uniworld_core.weights import Shards
 
@@ -50,6 +51,12 @@ def test_files_that_hold_nothing_new_are_the_same_to_the_last_byte(tmp_path: Pat
         assert (tmp_path / "out" / name).read_bytes() == (START / name).read_bytes(), name
     for name in ("config.json", "model.safetensors.index.json"):
         assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((START / name).read_text())
+
+
+def test_what_the_start_knew_is_not_told_of_what_was_trained_further(tmp_path: Path) -> None:
+    nano = shipped_model("nano").checkpoint
+    write_changed(nano, {}, tmp_path / "out")
+    assert {file.name for file in nano.iterdir()} - {file.name for file in (tmp_path / "out").iterdir()} == {SCOPE_FILE}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")

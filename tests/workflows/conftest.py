@@ -23,6 +23,7 @@ class Ran:
         images: what was saved.
         texts: what nodes show in words, by the node's title.
         previews: pictures that nodes show, by the node's title.
+        warnings: what nodes warned of.
     """
 
     code: int
@@ -32,6 +33,7 @@ class Ran:
     images: list[Path]
     texts: dict[str, str]
     previews: dict[str, Path]
+    warnings: list[str]
 
 
 @pytest.fixture(scope="session")
@@ -73,4 +75,5 @@ def read(code: int, events: list[dict[str, Any]], folder: Path, titles: dict[str
         [folder / path for path in last.get("images", ())],
         {title: shown["text"][0] for title, shown in outputs.items() if shown.get("text")},
         dict(zip(previews, map(Path, last.get("previews", ())))),
+        last.get("warnings", []),
     )

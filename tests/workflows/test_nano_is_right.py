@@ -50,6 +50,19 @@ def test_the_picture_is_right(name: str, run_shared: Run) -> None:
     right(SAMPLES[name].task, run_shared(name).images[0])
 
 
+@pytest.mark.parametrize("name", SAMPLES)
+def test_nothing_in_it_is_unknown_to_nano(name: str, run_shared: Run) -> None:
+    assert run_shared(name).warnings == []
+
+
+def test_a_photograph_and_unknown_words_get_one_warning(run_shared: Run) -> None:
+    (warning,) = run_shared(
+        "understand", "Picture.image=cat.jpg", "UniWorldUnderstand.prompt=Which animal is in the picture?"
+    ).warnings
+    assert "'animal' or the picture, and" in warning
+    assert "Where the weights go" in warning
+
+
 def test_the_answer_is_right(run_shared: Run) -> None:
     task = SAMPLES["understand"].task
     assert judge_answer(task, answer := run_shared("understand").texts["Answer"]), answer

@@ -34,6 +34,7 @@ from .curves import draw_curves
 from .dataset import write_dataset
 from .jobs import Progress
 from .recipe import Length, Recipe, read_recipe
+from .scope import world_scope, write_scope
 from .stages import RECIPE, Stage, fill_cache_together, stage_config
 from .standins import fit, folders, parts, tokens
 from .tasks import KINDS, make_task
@@ -202,6 +203,7 @@ class _Work:
         if not made.is_dir():
             with new_folder(made) as folder:
                 shutil.copytree(self.folder / "exported", folder / "uniworld")
+                write_scope(world_scope(), folder / "uniworld")
                 shutil.copytree(self.flux_folder, folder / "flux", ignore=shutil.ignore_patterns("transformer"))
                 shutil.copytree(self.siglip_folder, folder / "siglip")
         UniWorld.from_pretrained(made / "uniworld", made / "flux", made / "siglip")  # which checks every file

@@ -25,6 +25,8 @@ from uniworld.training.step import StepSettings, Trainee
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.dit import DiT
 from uniworld.uniworld_core.latents import FLUX_RGB, LatentFormat
+from uniworld.uniworld_core.scope import read_scope
+from uniworld.uniworld_core.shipped import SHIPPED_FOLDER
 
 _BLINK = Length(steps=2, learning_rate=1e-3, batch=4)
 BLINK = replace(
@@ -69,6 +71,8 @@ def test_stopped_at_any_step_it_goes_on_to_the_same_model(tmp_path: Path, monkey
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert Image.open(tmp_path / "pieces" / "curves.png").width > 1500
     assert LatentFormat.of(pieces / "flux").rgb != FLUX_RGB  # previews have this VAE's colours
+    shipped = read_scope(SHIPPED_FOLDER / "nano" / "uniworld")
+    assert shipped == read_scope(pieces / "uniworld")
     changed = [file.stat().st_mtime_ns for file in sorted(pieces.rglob("*"))]
     train_nano(tmp_path / "pieces", device="cpu", recipe=BLINK)
     assert [file.stat().st_mtime_ns for file in sorted(pieces.rglob("*"))] == changed

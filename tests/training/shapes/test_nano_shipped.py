@@ -10,17 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from uniworld.training.shapes import world
 from uniworld.training.shapes.exam import exam_tasks, examine
 from uniworld.training.shapes.report import Report
 from uniworld.training.shapes.standins.colours import cells
-from uniworld.uniworld_core import UniWorld
+from uniworld.training.shapes.tasks import KINDS
+from uniworld.uniworld_core import Conversation, Turn, UniWorld
 from uniworld.uniworld_core.latents import LatentFormat, cell_colours
 from uniworld.uniworld_core.projectors import TASK_HEAD_FILE
+from uniworld.uniworld_core.scope import Scope, flat_share, read_scope
 from uniworld.uniworld_core.shipped import SHIPPED_FOLDER
 from uniworld.uniworld_core.vae import VAE
 
 NANO = SHIPPED_FOLDER / "nano"
+PICTURES = Path(__file__).resolve().parents[3] / "workflows" / "input"
 COUNT = 6
 # Shares of tasks done right, far enough below what the whole examination finds that six tasks of a kind reach them.
 LEVELS = {
@@ -86,6 +90,39 @@ def test_previews_have_the_colours_of_what_is_painted() -> None:
         flat = (colours_N3 - colour).abs().amax(dim=1) < 0.004
         nearest = torch.cdist(found_N3[flat], palette).argmin(dim=1)
         assert float((palette[nearest] == colour).all(dim=1).float().mean()) > 0.75, name
+
+
+@pytest.fixture(scope="module")
+def scope() -> Scope:
+    found = read_scope(NANO / "uniworld")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_of_its_world_is_unknown(scope: Scope, kind: str) -> None:
+    for task in exam_tasks(kind, 12, seed=9):
+        assert scope.unknown_words(task.prompt) == []
+        shown = [picture for picture in (*task.references, task.target) if picture is not None]
+        assert [flat_share(picture) for picture in shown if not scope.holds(picture)] == []
+
+
+def test_nothing_that_it_paints_is_unknown(scope: Scope, report: Report) -> None:
+    painted = [one.painted for one in report.examined if one.painted is not None]
+    assert len(painted) > 50
+    assert [flat_share(picture) for picture in painted if not scope.holds(picture)] == []
+
+
+@pytest.mark.parametrize("name", ["cat.jpg", "coffee.jpg"])
+def test_photographs_are_unknown_at_any_size(scope: Scope, name: str) -> None:
+    with Image.open(PICTURES / name) as photograph:
+        for width in (64, 128, 300, 1000):
+            assert not scope.holds(photograph.resize((width, width * 2 // 3)))
+
+
+@pytest.mark.parametrize("prompt", ["Make it winter.", "A cat sleeps.", "把圆变成红色"])
+def test_prompts_of_other_worlds_are_unknown(scope: Scope, prompt: str) -> None:
+    assert scope.outside(Conversation([Turn("user", prompt)])) is not None
 
 
 @pytest.mark.parametrize("kind", LEVELS)

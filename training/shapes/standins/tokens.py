@@ -5,6 +5,7 @@ Any text can be read; words of the world are one token each.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -31,8 +32,13 @@ _CLIP_BEGIN, _CLIP_END = "<|startoftext|>", "<|endoftext|>"
 _CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-def said(seed: int = 0) -> Iterator[str]:
+@functools.cache
+def said(seed: int = 0) -> tuple[str, ...]:
     """Prompts, captions, questions and answers of the training split."""
+    return tuple(_said(seed))
+
+
+def _said(seed: int) -> Iterator[str]:
     rng = np.random.default_rng(seed)
     for number in range(_TASKS):
         task = make_task(KINDS[number % len(KINDS)], rng, "train")

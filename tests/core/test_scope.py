@@ -1,0 +1,84 @@
+"""A model of a small world says what it does not know: words, and pictures of another kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from uniworld.uniworld_core import Conversation, Turn
+from uniworld.uniworld_core.reference import Reference
+from uniworld.uniworld_core.scope import SCOPE_FILE, Scope, flat_share, read_scope
+
+SCOPE = Scope("shapes", frozenset({"make", "the", "circle", "red", "don't", "2"}), 0.5)
+FLAT = Image.new("RGB", (60, 40), (200, 10, 10))
+
+
+def noise(side: int = 64) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+def asked(text: str, *pictures: Image.Image) -> Conversation:
+    return Conversation([Turn("user", text, [Reference(picture) for picture in pictures])])
+
+
+@pytest.mark.parametrize("text", ["Make the CIRCLE red.", "make, the: (circle)", "Don\u2019t make 2!", "?!"])
+def test_known_words_are_known_however_they_are_written(text: str) -> None:
+    assert SCOPE.unknown_words(text) == []
+
+
+def test_unknown_words_are_named_once_in_order() -> None:
+    assert SCOPE.unknown_words("A cat; the CAT, 12 éclairs 猫_red") == ["a", "cat", "12", "éclairs", "猫"]
+
+
+def test_nothing_is_said_of_what_is_known() -> None:
+    assert SCOPE.outside(asked("Make the circle red.", FLAT)) is None
+
+
+@pytest.mark.parametrize(
+    ("conversation", "named"),
+    [
+        (asked("Make the cat red.", FLAT), "the word 'cat', and"),
+        (asked("a b c d e f g"), "the words 'a', 'b', 'c', 'd', 'e' and 2 more, and"),
+        (asked("Make the circle red.", noise()), "the picture, and"),
+        (asked("Make the cat red.", FLAT, noise()), "the word 'cat' or the picture 2, and"),
+        (asked("Make the circle red.", noise(), noise()), "the pictures 1, 2, and"),
+    ],
+)
+def test_what_is_unknown_is_named_with_where_the_weights_go(conversation: Conversation, named: str) -> None:
+    said = SCOPE.outside(conversation)
+    assert said is not None
+    assert said.startswith(f"The model knows only shapes. It does not know {named} what comes out")
+    assert "Where the weights go" in said
+
+
+def test_earlier_turns_of_the_user_count_and_answers_do_not() -> None:
+    answered = Turn("assistant", "Zwei.", [])
+    assert SCOPE.outside(Conversation([Turn("user", "Make 2"), answered, Turn("user", "Make red")])) is None
+    said = SCOPE.outside(Conversation([Turn("user", "Make dogs"), answered, Turn("user", "Make red")]))
+    assert said is not None
+    assert "'dogs'" in said
+
+
+def test_even_pictures_of_any_size_are_flat_and_noise_and_ramps_are_not() -> None:
+    for size in ((1, 1), (1, 300), (60, 40), (2000, 1500)):
+        assert flat_share(Image.new("RGB", size, (3, 200, 90))) == 1.0
+    assert flat_share(noise()) < 0.05
+    ramp = np.linspace(0, 255, 256).astype(np.uint8)
+    assert flat_share(Image.fromarray(np.tile(ramp, (256, 1))).convert("RGB")) < 0.5
+
+
+def test_a_folder_without_the_file_has_no_bounds(tmp_path: Path) -> None:
+    assert read_scope(tmp_path) is None
+
+
+@pytest.mark.parametrize("change", [{"about": ""}, {"words": "all"}, {"words": [1]}, {"flat": 2}, {"flat": None}])
+def test_a_damaged_file_is_named(tmp_path: Path, change: dict[str, object]) -> None:
+    right = {"about": "shapes", "words": ["red"], "flat": 0.5}
+    (tmp_path / SCOPE_FILE).write_text(json.dumps(right))
+    assert read_scope(tmp_path) == Scope("shapes", frozenset({"red"}), 0.5)
+    (tmp_path / SCOPE_FILE).write_text(json.dumps(right | change))
+    with pytest.raises(ValueError, match=rf"knows\.json has {next(iter(change))} "):
+        read_scope(tmp_path)
