@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -207,16 +206,6 @@ def test_of_several_processes_only_the_first_speaks_and_errors_tell_whose_they_a
     monkeypatch.setattr(run, "train", lambda *_: Result(steps=2, loss=1.0, skipped=0, interrupted=False))
     assert command("train", config_file) == (0, "", "")
     assert command("train", "nowhere.toml")[2].startswith("process 1: ")
-
-
-def test_the_set_up_of_a_checkout_knows_what_the_commands_need() -> None:
-    file = ROOT / "nodes" / "headless" / "bootstrap.py"
-    spec = importlib.util.spec_from_file_location("bootstrap_of_training", file)
-    assert spec is not None
-    assert spec.loader is not None
-    bootstrap = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bootstrap)
-    assert [bootstrap._extras_for([word]) for word in ("train", "data", "eval")] == [["train"], ["train"], []]
 
 
 def test_every_settings_file_that_training_reads_is_installed_with_it() -> None:

@@ -93,7 +93,8 @@ class TestStep:
         with pytest.raises(ValueError, match=r"set run\.parallel = 'data', or optimizer\.name = 'adamw'"):
             make_optimizer(with_gradients(), OptimizerSettings(name="prodigy"))
 
-    def test_of_muon_is_pytorchs_for_matrices_and_adamws_for_the_rest(self) -> None:
+    def test_of_muon_is_pytorchs_for_matrices_and_adamws_for_the_rest(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(dtypes, "cpu_has_bfloat16", lambda: True)
         ours, theirs = with_gradients(), with_gradients()
         make_optimizer(ours, OptimizerSettings(name="muon", lr=0.1, betas=(0.5, 0.75), weight_decay=0.1)).step()
         torch.optim.Muon(theirs[:1], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw").step()
