@@ -38,22 +38,27 @@ class ResultCache:
     """Results by signature, and node instances by id and class. Holds what the last run's workflow can use.
 
     Attributes:
+        limit: how many results may be kept beyond that, together with those; the least recently used go first.
         added: for each node that added others in its last run, by id and class: their signatures, ids and classes.
     """
 
+    limit: int = 0
     results: dict[str, NodeResult] = field(default_factory=dict)
     instances: dict[NodeKey, Any] = field(default_factory=dict)
     added: dict[NodeKey, dict[NodeKey, str]] = field(default_factory=dict)
 
     def keep_only(self, nodes: dict[NodeKey, str]) -> None:
-        """Drop all but these nodes, given with their signatures, and the nodes that these added."""
+        """Drop all but these nodes, given with their signatures, the nodes that these added, and what `limit` allows."""
         kept, pending = dict(nodes), list(nodes)
         while pending:
             new = {key: signature for key, signature in self.added.get(pending.pop(), {}).items() if key not in kept}
             kept.update(new)
             pending.extend(new)
         signatures = set(kept.values())
-        self.results = {key: result for key, result in self.results.items() if key in signatures}
+        used = {key: result for key, result in self.results.items() if key in signatures}
+        others = [(key, result) for key, result in self.results.items() if key not in signatures]
+        # They are in the order of their last use, as new results are added behind; room is left for those that will be.
+        self.results = {**dict(others[len(others) - max(self.limit - len(signatures), 0) :]), **used}
         self.instances = {key: instance for key, instance in self.instances.items() if key in kept}
         self.added = {key: nodes for key, nodes in self.added.items() if key in kept}
 

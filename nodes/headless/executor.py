@@ -20,18 +20,22 @@ class Executor:
     """Runs workflows one at a time; what one run computed, the next one reuses.
 
     It may be called from any thread. A second `run` waits for the first.
+
+    Args:
+        kept_results: how many results of nodes to keep, when other workflows run meanwhile; those of the last are always.
     """
 
-    def __init__(self, registry: Registry, host: PlainHost) -> None:
+    def __init__(self, registry: Registry, host: PlainHost, kept_results: int = 0) -> None:
         self.registry = registry
         self.host = host
-        self._cache = ResultCache()
+        self._kept_results = kept_results
+        self._cache = ResultCache(kept_results)
         self._running = threading.Lock()
 
     def forget(self) -> None:
         """Drop all kept results."""
         with self._running:
-            self._cache = ResultCache()
+            self._cache = ResultCache(self._kept_results)
 
     def run(
         self,

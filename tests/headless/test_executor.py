@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from uniworld.nodes import host
+from uniworld.nodes.headless.executor import Executor
 from uniworld.nodes.headless.report import JsonReport, Report
 from uniworld.nodes.headless.validate import validate_prompt
 
@@ -89,6 +90,22 @@ def test_is_changed_nan_means_always(run, toys):
     run(prompt)
     run(prompt)
     assert toys.calls.count("Number 0") == 2
+
+
+def test_results_of_other_workflows_are_kept_up_to_a_number_the_latest_used_first(registry, plain, toys):
+    executor = Executor(registry, plain, kept_results=4)
+
+    def ran(value: int) -> bool:
+        toys.calls.clear()
+        prompt = {"1": node("Number", value=value), "2": node("Show", value=["1", 0])}
+        checked = validate_prompt(prompt, registry)
+        executor.run(checked.prompt, checked.outputs)
+        return f"Number {value}" in toys.calls
+
+    assert [ran(value) for value in (1, 2, 1, 2)] == [True, True, False, False]
+    assert [ran(value) for value in (1, 3, 1, 2, 3)] == [False, True, False, True, True]
+    executor.forget()
+    assert ran(3)
 
 
 def test_a_node_that_knows_its_id_is_cached_for_that_id_only(run, toys):

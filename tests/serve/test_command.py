@@ -52,6 +52,7 @@ def test_defaults_are_safe():
         (["--token", "long enough", "--no-token"], "contradicts"),
         (["--port", "70000"], "is no port"),
         (["--history", "-1"], "negative"),
+        (["--cache-lru", "-1"], "negative"),
     ],
 )
 def test_options_that_do_not_go_together(options, sentence):

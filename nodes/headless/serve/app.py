@@ -80,7 +80,8 @@ def open_server(config: Config, registry: Registry | None = None) -> Server:
         metrics.ran(state, seconds, [(run.class_of(node), taken) for node, taken in run.seconds.items()])
         terminal.ended(run, state, sentence, seconds)
 
-    worker = Worker(store, registry, plain, clients, terminal.event, ended, terminal.say)
+    kept = config.kept_results
+    worker = Worker(store, registry, plain, clients, terminal.event, ended, terminal.say, kept_results=kept)
     packs = open_packs(config.packs)
     return Server(config, registry, plain, store, clients, worker, metrics, terminal, packs, frontend, features)
 

@@ -32,6 +32,7 @@ class Config:
         token: what a client must show; None lets everyone in who can reach the address.
         memory: bytes that models may take, None to leave it to the machine.
         history: how many ended prompts are kept.
+        kept_results: how many results of nodes are kept for workflows that run again after others.
         frontend: another build of the editor than the installed package.
     """
 
@@ -46,6 +47,7 @@ class Config:
     token: str | None = None
     memory: int | None = None
     history: int = 1000
+    kept_results: int = 0
     open_browser: bool = False
     frontend: Path | None = None
     limits: Limits = Limits()
@@ -85,6 +87,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-token", action="store_true", help="let in everyone who can reach the address")
     parser.add_argument("--memory", type=parse_bytes, metavar="BYTES", help="what loaded models may take, such as 20GB")
     parser.add_argument("--history", type=int, default=1000, metavar="N", help="ended prompts to keep (default 1000)")
+    parser.add_argument(
+        "--cache-lru",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep up to N results of nodes, models among them, for workflows that take turns (default: the last one's)",
+    )
     parser.add_argument("--open", action="store_true", help="open the editor in the browser")
     parser.add_argument("--frontend", help="folder of another build of the editor", **folder)
 
@@ -107,6 +116,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
         raise ValueError(f"--port {arguments.port} is no port. Choose one from 1024 to 65535, or 0 for a free one.")
     if arguments.history < 0:
         raise ValueError(f"--history {arguments.history} is negative. Say how many ended prompts to keep.")
+    if arguments.cache_lru < 0:
+        raise ValueError(f"--cache-lru {arguments.cache_lru} is negative. Say how many results of nodes to keep.")
     if arguments.token is not None and (arguments.no_token or len(arguments.token) < 8):
         reason = "contradicts --no-token" if arguments.no_token else "is too short to be a secret"
         raise ValueError(f"--token {reason}. Choose a random one of 8 characters or more.")
@@ -127,6 +138,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         token=arguments.token,
         memory=arguments.memory,
         history=arguments.history,
+        kept_results=arguments.cache_lru,
         open_browser=arguments.open,
         frontend=arguments.frontend,
     )

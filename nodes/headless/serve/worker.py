@@ -61,6 +61,7 @@ class Worker:
         on_event: told of each executor event of the run, besides the sockets; for the terminal.
         on_end: told of each run with its state, the sentence for people and the seconds it took; for log and metrics.
         on_trouble: told a sentence when the queue cannot be written; once for each trouble.
+        kept_results: as of `Executor`.
     """
 
     def __init__(
@@ -72,10 +73,11 @@ class Worker:
         on_event: Callable[[Run, str, dict[str, Any]], None],
         on_end: Callable[[Run, str, str, float], None],
         on_trouble: Callable[[str], None],
+        kept_results: int = 0,
     ) -> None:
         self.store, self.registry, self.host, self.outlet = store, registry, host, outlet
         self.run: Run | None = None
-        self._executor = Executor(registry, host)
+        self._executor = Executor(registry, host, kept_results)
         self._on_event, self._on_end = never_failing(on_event), never_failing(on_end)
         self._on_trouble = never_failing(on_trouble)
         self._wake = threading.Condition()
