@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import folders
+from .json_text import loads
 from .problems import shown
 from .registry import Registry
 from .validate import validate_prompt
@@ -88,11 +89,9 @@ def read_rows(path: Path) -> list[Row]:
 
 def _parse_row(line: bytes, number: int) -> Row:
     try:
-        data = json.loads(line.decode(), parse_constant=_no_constant, object_pairs_hook=_no_doubles)
+        data = _read(line.decode())
     except UnicodeDecodeError as error:
         raise ValueError("it is no text in UTF-8.") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON: {error.msg} at column {error.colno}.") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply for a row.") from error
     if not isinstance(data, dict):
@@ -117,8 +116,17 @@ def _parse_row(line: bytes, number: int) -> Row:
     return Row(row_id, number, values, images)
 
 
+def _read(text: str) -> Any:
+    try:
+        return loads(text, parse_constant=_no_constant, object_pairs_hook=_no_doubles)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON: {error.msg} at column {error.colno}.") from error
+    except ValueError as error:
+        raise ValueError(f"it {error}") from error
+
+
 def _no_constant(word: str) -> Any:
-    raise ValueError(f"it holds {word}, which is no JSON.")
+    raise ValueError(f"holds {word}, which is no JSON.")
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -126,7 +134,7 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"it has the key {shown(double)} twice.")
+        raise ValueError(f"has the key {shown(double)} twice.")
     return found
 
 

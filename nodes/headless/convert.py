@@ -9,16 +9,24 @@ values are set (`replacements.py`, `prompt_choices.py`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from .editor_graph import SUBGRAPH_INPUT, Scope, all_scopes, is_off, open_graph
 from .editor_nodes import GET, REROUTE, SET, Infos, Node, Nodes, read_nodes
-from .primitives import apply_primitives
+from .primitives import apply_primitives, read_primitives
 from .promoted import fill_in
 from .prompt_choices import PromptChoices, is_dynamic
 from .replacements import PREFIX_INPUT, SAVE_CLASSES, Named, Replacements, all_named, replaced
+
+# What the editor says of a node's pack, in the forms that it accepts.
+_PACK_FORMS = {
+    "cnr_id": re.compile(r"[\w.-]+"),
+    "aux_id": re.compile(r"[\w.-]+/[\w.-]+"),
+    "ver": re.compile(r"unknown|v?\d+\.\d+\.\d+[\w.+-]*|v?[0-9a-f]{4,40}", re.IGNORECASE),
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,10 @@ def convert(
     found = list(all_named(root))
     named = [entry for _, entry in found]
     now = datetime.now()
-    for nodes in [root, *(nodes for nodes in opened.nodes.values() if nodes is not root)]:
+    graphs = [root, *(nodes for nodes in opened.nodes.values() if nodes is not root)]
+    for nodes in graphs:
+        read_primitives(nodes)
+    for nodes in graphs:
         apply_primitives(nodes, lambda text: replaced(text, named, now))
     prompt: dict[str, Any] = {}
     prefixes: set[str] = set()
@@ -168,9 +179,10 @@ def _api_node(opened: Opened, place: Place) -> tuple[dict[str, Any], set[str]]:
         own.discard(entry.name)
         inputs[entry.name] = _wrap(source.value) if isinstance(source, Value) else [source.node_id, source.slot]
     meta = {"title": node.title}
-    for key in ("cnr_id", "aux_id", "ver"):
-        if isinstance(node.properties.get(key), str) and node.properties[key]:
-            meta[key] = node.properties[key]
+    for key, form in _PACK_FORMS.items():
+        value = node.properties.get(key)
+        if isinstance(value, str) and form.fullmatch(value):
+            meta[key] = value.removeprefix("v") if key == "ver" else value
     return {"inputs": inputs, "class_type": node.type, "_meta": meta}, own
 
 
@@ -237,7 +249,7 @@ def _outside(opened: Opened, scope: Scope) -> Place | None:
 def _descend(opened: Opened, place: Place | None, slot: int) -> tuple[Place, int, bool] | None:
     """The node and output inside, where a node is an opened subgraph; None if nothing is wired to it there.
 
-    The third value tells that the slot is an input of a subgraph's node, whose output passes that input on.
+    The third value is true if the slot is an input of a subgraph's node that is connected straight to its output.
     """
     while place is not None and place.node.id in place.scope.children and not is_off(place.node.saved):
         inner = place.scope.children[place.node.id]

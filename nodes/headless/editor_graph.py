@@ -108,7 +108,7 @@ def open_graph(workflow: dict[str, Any], is_class: Callable[[str], bool] = lambd
     """Read a workflow in editor form.
 
     Args:
-        is_class: whether there is a node class of this name; a missing subgraph is told from a missing class by it.
+        is_class: whether a node class of this name exists, to distinguish a missing subgraph from a missing class.
 
     Raises:
         ValueError: a part is not of the form, a subgraph has no definition, or subgraphs contain themselves.

@@ -13,7 +13,7 @@ def with_unique_ids(
     """The workflow and its subgraphs by id, in which no two nodes have one id; what is unique already is not copied.
 
     Args:
-        definitions: the subgraphs by id, in the order of the file, each before those that lie in it.
+        definitions: the subgraphs by id, in the order of the file, each before those nested in it.
     """
     ids = _Ids(workflow)
     new_ids = {key: ids.renumbered(definition) for key, definition in definitions.items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 from .editor_graph import BYPASSED, MUTED, Graph, Link, is_off, slots
 from .problems import node_label, shown
-from .saved_values import Values, read_values
+from .saved_values import Values, read_values, shows_pictures
 from .widgets import Spec, Widget, input_specs
 
 # Gives a node class's object_info, None for a class that is not known.
@@ -76,7 +76,11 @@ class Node:
     @property
     def title(self) -> str:
         title = self.saved.get("title")
-        return title if isinstance(title, str) and title else str((self.info or {}).get("display_name", self.type))
+        if isinstance(title, str) and title:
+            return title
+        if self.inner is not None:
+            return str(self.inner.graph.definition.get("name", self.type))
+        return str((self.info or {}).get("display_name", self.type))
 
     @property
     def properties(self) -> dict[str, Any]:
@@ -136,6 +140,8 @@ def read_nodes(
         ValueError: saved values fit the node in no known way.
     """
     found = Nodes(graph)
+    specs: dict[str, list[Spec]] = {}
+    problems: list[str] = []
     found.inputs = [(str(entry.get("name")), entry.get("type", "*")) for entry in slots(graph.definition, "inputs")]
     for node_id, saved in graph.nodes.items():
         kind = saved["type"]
@@ -147,30 +153,38 @@ def read_nodes(
             node.inner.hosts.append(node)
             _lay_out_subgraph(node, node.inner)
         elif node.info is not None:
-            _lay_out_class(node, node.info, node_label(full_id(node_id), kind))
+            if kind not in specs:
+                specs[kind] = input_specs(node.info)
+            try:
+                _lay_out_class(node, node.info, specs[kind])
+            except ValueError as error:
+                problems.append(f"{node_label(full_id(node_id), kind)}: {error}")
         else:
             _lay_out_saved(node)
         _connect(graph, node)
         found.by_id[node_id] = node
+    if problems:
+        raise ValueError("\n".join(problems))
     return found
 
 
-def _lay_out_class(node: Node, info: dict[str, Any], label: str) -> None:
+def _lay_out_class(node: Node, info: dict[str, Any], specs: list[Spec]) -> None:
     saved_values = node.saved.get("widgets_values")
     if saved_values is not None and not isinstance(saved_values, (list, dict)):
         if not is_off(node.saved):
             raise ValueError(
-                f'{label}: "widgets_values" is {shown(saved_values)}; it must be a list of values. '
+                f'"widgets_values" is {shown(saved_values)}; it must be a list of values. '
                 "Save the workflow again in the editor."
             )
         saved_values = None
     try:
-        node.widgets = read_values(info, saved_values, node.saved.get("widgets_values_named"))
-    except ValueError as error:
+        named = node.saved.get("widgets_values_named")
+        node.widgets = read_values(specs, saved_values, named, shows_pictures(info, specs))
+    except ValueError:
         if not is_off(node.saved):
-            raise ValueError(f"{label}: {error}") from error
-        node.widgets = read_values(info, None)
-    node.inputs = _class_inputs(info, node.widgets)
+            raise
+        node.widgets = read_values(specs, None)
+    node.inputs = class_inputs(specs, node.widgets)
     known = {entry.name for entry in node.inputs}
     for saved in slots(node.saved, "inputs"):
         name, widget = saved.get("name"), saved.get("widget")
@@ -185,13 +199,13 @@ def _lay_out_class(node: Node, info: dict[str, Any], label: str) -> None:
     node.outputs = declared + [entry.get("type", "*") for entry in outputs[len(declared) :]]
 
 
-def _class_inputs(info: dict[str, Any], values: Values) -> list[Input]:
+def class_inputs(specs: list[Spec], values: Values) -> list[Input]:
     """The sockets first and the inputs of widgets behind them, as the editor adds them to a new node."""
     sockets: list[Input] = []
     with_widgets: list[Input] = []
-    pending = list(reversed(input_specs(info)))
+    pending = list(reversed(specs))
     while pending:
-        spec: Spec = pending.pop()
+        spec = pending.pop()
         if spec.has_widget:
             with_widgets.append(Input(spec.name, spec.kind, spec.name))
             pending += reversed(spec.chosen(values.values.get(spec.name)))

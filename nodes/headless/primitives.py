@@ -30,18 +30,21 @@ def apply_primitives(nodes: Nodes, replaced: Callable[[str], str]) -> None:
         replaced: fills in the tokens of a text.
     """
     for node in nodes.by_id.values():
-        if not node.virtual or node.type != PRIMITIVE:
-            continue
-        targets = nodes.fed_by(node.id, 0)
-        value = _own_value(node, [_through_reroutes(nodes, *target) for target in targets])
-        if not value:
-            continue
-        node.widgets.values["value"] = value[0]
-        written = value[0]
-        if isinstance(written, str) and written and node.properties.get(REPLACE):
-            written = replaced(written)
-        for target, entry in targets:
-            _write(target, entry, written)
+        if node.virtual and node.type == PRIMITIVE and "value" in node.widgets.values:
+            value = node.widgets.values["value"]
+            if isinstance(value, str) and value and node.properties.get(REPLACE):
+                value = replaced(value)
+            for target, entry in nodes.fed_by(node.id, 0):
+                _write(target, entry, value)
+
+
+def read_primitives(nodes: Nodes) -> None:
+    """Give a graph's primitives the values that they show."""
+    for node in nodes.by_id.values():
+        if node.virtual and node.type == PRIMITIVE:
+            targets = [_through_reroutes(nodes, *target) for target in nodes.fed_by(node.id, 0)]
+            for value in _own_value(node, targets):
+                node.widgets.values["value"] = value
 
 
 def _widget(node: Node, entry: Input) -> Widget | None:
@@ -83,7 +86,7 @@ def _own_value(node: Node, targets: list[tuple[Node, Input]]) -> list[Any]:
         return []
     if widget is not None and widget.kind in ("INT", "FLOAT") and _is_number(value):
         value = _within_all(value, [found for one, way in targets if (found := _widget(one, way)) is not None])
-    return [value]
+    return [widget.taken(value) if widget is not None else value]
 
 
 def _is_number(value: Any) -> bool:
@@ -133,7 +136,7 @@ def _write(node: Node, entry: Input, value: Any) -> None:
     if entry.promoted is not None:
         entry.value = value
     else:
-        node.widgets.values[entry.widget or ""] = value
+        node.widgets.values[entry.widget or ""] = widget.taken(value)
 
 
 def _rounded(value: float, kind: str, options: Mapping[str, Any]) -> float:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from .editor_graph import SUBGRAPH_INPUT, Link
+from .editor_graph import SUBGRAPH_INPUT, Link, slots
 from .editor_nodes import PRIMITIVE, Input, Node, Nodes
 
 OWN = "-1"  # in place of an inner node: the subgraph's own input
@@ -45,8 +45,29 @@ def promote_inputs(host: Node) -> None:
             _promote(host.inner, slot, entry)
 
 
+def _targets(inner: Nodes, slot: int) -> list[tuple[Node, Input]]:
+    """What an input of a subgraph feeds, in the order in which the subgraph lists the wires."""
+    fed = inner.fed_by(SUBGRAPH_INPUT, slot)
+    declared = slots(inner.graph.definition, "inputs")
+    listed = declared[slot].get("linkIds") if slot < len(declared) else None
+    if not isinstance(listed, list):
+        return fed
+    links = [inner.graph.link(link_id) for link_id in listed]
+    return [one for link in links for one in fed if link is not None and one[1].link is link]
+
+
+def _source(inner: Nodes, slot: int) -> tuple[str, str | None] | None:
+    """The node inside, and its widget or input, that an input of a subgraph shows."""
+    for node, target in _targets(inner, slot):
+        if node.inner is not None:
+            return node.id, target.name
+        if target.widget in node.widgets.widgets:
+            return node.id, target.widget
+    return None
+
+
 def _promote(inner: Nodes, slot: int, entry: Input) -> None:
-    for node, target in inner.fed_by(SUBGRAPH_INPUT, slot):
+    for node, target in _targets(inner, slot):
         if target.promoted is not None:
             entry.promoted, entry.value = target.promoted, target.value
         elif target.widget in node.widgets.widgets:
@@ -110,8 +131,8 @@ def _inner_input(node: Node, widget: str) -> Input | None:
     if node.inner is None:
         return None
     for slot, entry in enumerate(node.inputs):
-        sources = node.inner.fed_by(SUBGRAPH_INPUT, slot)
-        if entry.promoted is not None and (entry.name == widget or any(one.widget == widget for _, one in sources[:1])):
+        source = _source(node.inner, slot)
+        if entry.promoted is not None and (entry.name == widget or (source is not None and source[1] == widget)):
             return entry
     return None
 
@@ -141,12 +162,8 @@ def _host_input(host: Node, entry: _Entry) -> Input | None:
     assert host.inner is not None
     if entry.source == OWN:
         return host.input(entry.widget)
-    for slot, candidate in enumerate(host.inputs):
-        for node, target in host.inner.fed_by(SUBGRAPH_INPUT, slot)[:1]:
-            name = target.name if node.inner is not None else target.widget
-            if node.id == entry.source and name == entry.widget:
-                return candidate
-    return None
+    wanted = (entry.source, entry.widget)
+    return next((one for slot, one in enumerate(host.inputs) if _source(host.inner, slot) == wanted), None)
 
 
 def _new_input(host: Node, node: Node, widget: str) -> Input | None:

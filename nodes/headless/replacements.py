@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from .editor_nodes import NOTES, Node, Nodes
+from .widgets import as_text
 
 NAME_PROPERTY = "Node name for S&R"
 PREFIX_INPUT = "filename_prefix"
@@ -117,7 +118,7 @@ def replaced(text: str, nodes: list[Named], now: datetime) -> str:
         node = node or next((one for one in nodes if one.title == name), None)
         if node is None or rest[0] not in node.values:
             return match[0]
-        return _UNSAFE.sub("_", _text(node.values[rest[0]]))
+        return _UNSAFE.sub("_", as_text(node.values[rest[0]]))
 
     return _TOKEN.sub(fill, text)
 
@@ -132,16 +133,3 @@ def _date(form: str, now: datetime) -> str:
         return str(parts[word[0]]).zfill(len(word))
 
     return _DATE_PARTS.sub(fill, form)
-
-
-def _text(value: Any) -> str:
-    """A value as JavaScript turns it into text."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
-        return str(int(value))
-    if isinstance(value, list):
-        return ",".join(_text(item) for item in value)
-    return "[object Object]" if isinstance(value, dict) else str(value)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .widgets import Spec, Widget, input_specs
+from .widgets import Spec, Widget
 
 # What these hold comes from the page itself.
 _NOT_RESTORED = frozenset({"WEBCAM", "AUDIO_RECORD", "COMFY_BRANCH_INPUT_NAMES"})
@@ -20,14 +20,14 @@ _NOT_RESTORED = frozenset({"WEBCAM", "AUDIO_RECORD", "COMFY_BRANCH_INPUT_NAMES"}
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which values lie; that of today's editor unless it says otherwise.
+    """One way of ordering the values; the defaults are those of the current editor.
 
     Attributes:
         dummies: a value for each widget that `forceInput` prevents (editors before 1.16).
         any_dummy: a value for each `forceInput` input whatever its type, as the editor's own migration counts.
-        sockets: no value for optional inputs with `defaultInput` (editors from 1.16 until that was mended).
+        sockets: no value for optional inputs with `defaultInput` (editors from 1.16 until this was fixed in 2026).
         helpers: False if there are no values of helpers (editors of 2023, and programs that write workflows).
-        early_button: the upload button lies before the optional inputs (editors without `input_order`).
+        early_button: the upload button precedes the optional inputs (editors without `input_order`).
         holes: a place for each widget that is not saved.
     """
 
@@ -46,11 +46,11 @@ class Values:
     Attributes:
         widgets: by name, in the editor's order.
         values: by name; a widget whose value was not saved has its first one.
-        positions: where in `widgets_values` each lies that was saved by position.
+        positions: the index in `widgets_values` of each value that was saved by position.
         count: how many values a list should have.
-        strange: how many values their widgets would hardly hold.
+        strange: how many values are implausible for their widgets.
         helped: whether there are values at the places of helpers, all of them such as helpers have.
-        doubtful: how many values at the places of helpers are not such.
+        doubtful: how many values at the places of helpers are implausible.
     """
 
     widgets: dict[str, Widget] = field(default_factory=dict)
@@ -62,32 +62,40 @@ class Values:
     doubtful: int = 0
 
 
-def read_values(info: Mapping[str, Any], saved: Any, named: Any = None) -> Values:
-    """The widgets of a node with this object_info, and their values.
+def read_values(specs: list[Spec], saved: Any, named: Any = None, previews: bool = False) -> Values:
+    """The widgets of a node with these inputs, and their values.
 
     Args:
+        specs: as `input_specs` gives them.
         saved: its `widgets_values`: a list by position, or an object by name.
         named: its `widgets_values_named`, which newer editors save too. It decides where the list does not fit.
+        previews: whether it is a node that shows pictures, whose preview some editors saved as one more empty value.
 
     Raises:
         ValueError: the list fits in no known way; the sentence has no subject, for the caller to put before it.
     """
-    specs = input_specs(info)
     if isinstance(saved, list) and saved:
         found = _best(specs, saved)
+        if found is None and previews and len(saved) > 1 and saved[-1] in ("", None):
+            found = _best(specs, saved[:-1])
         if found is not None:
             return _settled(found)
         if not isinstance(named, dict):
             raise ValueError(_misfit(specs, saved))
-    by_name = saved if isinstance(saved, dict) else named if saved and isinstance(named, dict) else {}
+    by_name = next((one for one in (saved, named) if isinstance(one, dict)), {})
     return _settled(_walk(specs, [], Layout(), by_name))
+
+
+def shows_pictures(info: Mapping[str, Any], specs: list[Spec]) -> bool:
+    """Whether a node shows pictures: those that it saves, or the one that was uploaded."""
+    return bool(info.get("output_node")) or any(spec.name == "upload" for spec in specs)
 
 
 def _best(specs: list[Spec], saved: list[Any]) -> Values | None:
     """The reading in which the list fits, preferably today's editor's, unless its values contradict it."""
     plain = _walk(specs, saved, Layout())
-    if not plain.count:
-        # A node without widgets may have been saved with some that the editor added by itself.
+    # A node without widgets may have been saved with some that the editor added by itself.
+    if not plain.count or (plain.count == len(saved) and not plain.strange):
         return plain
     fitting = []
     for layout in _layouts(specs):
@@ -105,7 +113,7 @@ def _layouts(specs: list[Spec]) -> list[Layout]:
         "sockets": any(_may_be_socket(spec) for spec in specs),
         "dummies": any(spec.forced and spec.widget_kind for spec in specs),
         "early_button": any(spec.name == "upload" for spec in specs) and any(spec.optional for spec in specs),
-        "holes": any(spec.has_widget and not spec.widgets()[0].saved for spec in specs),
+        "holes": any(spec.has_widget and not spec.widgets[0].saved for spec in specs),
         "any_dummy": any(spec.forced and not spec.widget_kind for spec in specs),
     }
     useful = [name for name, is_useful in flags.items() if is_useful]
@@ -128,7 +136,7 @@ def _walk(specs: list[Spec], saved: list[Any], layout: Layout, by_name: Mapping[
             found.count += _dummies(spec, layout)
             continue
         taken = not (layout.sockets and _may_be_socket(spec))
-        for widget in spec.widgets():
+        for widget in spec.widgets:
             _place(found, widget, saved, taken and (widget.saved or layout.holes) and _counts(widget, layout))
             if by_name is not None and widget.name in by_name and not widget.helper:
                 found.values[widget.name] = by_name[widget.name]
@@ -144,7 +152,7 @@ def _dummies(spec: Spec, layout: Layout) -> int:
     if not spec.forced:
         return 0
     if spec.widget_kind:
-        return sum(_counts(widget, layout) for widget in spec.widgets()) if layout.dummies else 0
+        return sum(_counts(widget, layout) for widget in spec.widgets) if layout.dummies else 0
     return int(layout.any_dummy)
 
 
@@ -172,10 +180,7 @@ def _early_button(specs: list[Spec]) -> list[Spec]:
 
 
 def _settled(found: Values) -> Values:
-    """A choice that holds nothing takes its first option, as when the editor opens a workflow."""
-    for name, widget in found.widgets.items():
-        if found.values[name] is None and widget.kind in ("COMBO", "COMFY_DYNAMICCOMBO_V3") and widget.choices:
-            found.values[name] = widget.choices[0]
+    found.values = {name: found.widgets[name].taken(value) for name, value in found.values.items()}
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 CONTROL_VALUES = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
@@ -24,7 +25,7 @@ def _video_edit(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nested(options: Mapping[str, Any], key: str) -> Any:
-    """An option that may also lie in an inner `options`."""
+    """An option that may also be given in a nested `options`."""
     inner = options.get("options")
     return options.get(key, inner.get(key) if isinstance(inner, Mapping) else None)
 
@@ -89,8 +90,16 @@ class Widget:
     saved: bool = True
     sent: bool = True
 
+    def taken(self, value: Any) -> Any:
+        """What the widget holds when it is given a saved value: text areas take texts, and choices one of theirs."""
+        if self.kind == "MARKDOWN" or (self.kind == "STRING" and self.options.get("multiline")):
+            return as_text(value)
+        if value is None and self.kind in ("COMBO", DYNAMIC_COMBO) and self.choices:
+            return self.choices[0]
+        return value
+
     def may_hold(self, value: Any) -> bool:
-        """Whether a saved value can be this widget's; for files whose values may lie otherwise."""
+        """Whether a saved value is plausible for this widget; used to choose between layouts."""
         if self.helper == "control":
             return isinstance(value, str) and value in CONTROL_VALUES
         if self.helper == "upload":
@@ -109,6 +118,19 @@ class Widget:
             # The options may be others today, such as files, but they are still of the same type.
             return value is None or isinstance(value, (list, *{type(choice) for choice in self.choices}))
         return True
+
+
+def as_text(value: Any) -> str:
+    """A value as JavaScript turns it into text."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+        return str(int(value))
+    if isinstance(value, list):
+        return ",".join(as_text(item) for item in value)
+    return "[object Object]" if isinstance(value, dict) else str(value)
 
 
 @dataclass(frozen=True)
@@ -135,6 +157,7 @@ class Spec:
     def has_widget(self) -> bool:
         return bool(self.widget_kind) and not self.forced
 
+    @cached_property
     def widgets(self) -> list[Widget]:
         """The widget it has or could have, and the helpers behind it."""
         if self.widget_kind in ("IMAGEUPLOAD", "AUDIOUPLOAD"):
@@ -156,8 +179,8 @@ class Spec:
 
     def chosen(self, value: Any) -> list[Spec]:
         """The inputs that the option `value` of a dynamic combo brings with it."""
-        options = self.options.get("options")
-        if self.widget_kind != DYNAMIC_COMBO or not isinstance(options, list):
+        options = self.options.get("options") if self.widget_kind == DYNAMIC_COMBO else None
+        if not isinstance(options, list):
             return []
         inputs = next((one.get("inputs") for one in options if isinstance(one, dict) and one.get("key") == value), None)
         if not isinstance(inputs, dict):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import secrets
 import sys
 from dataclasses import dataclass
@@ -15,15 +14,16 @@ from typing import Any
 
 from .convert import convert
 from .editor_graph import is_editor_form
-from .json_text import dumps
+from .json_text import dumps, loads
 from .problems import node_label, node_title, shown
 from .prompt_choices import PromptChoices, is_dynamic
 from .registry import Registry
 from .renaming import rename_in_graph, rename_in_prompt
 from .replacements import Replacements
-from .saved_values import read_values
+from .saved_values import read_values, shows_pictures
 from .schema import InputSpec, is_link, read_schema
 from .shipped import SHIPPED, shipped
+from .widgets import input_specs
 
 MAX_BYTES = 64 * 2**20  # far above any workflow people share; a larger file is a mistake
 
@@ -158,17 +158,14 @@ def _read_json(path: Path) -> Any:
     if size > MAX_BYTES:
         raise ValueError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB, too large for a workflow.")
     try:
-        return json.loads(text)
+        return loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ValueError(f"'{path}' is no JSON, or cut short: {error.msg} at {where}. Get a whole copy.") from error
     except RecursionError as error:
         raise ValueError(f"'{path}' is nested too deeply for a workflow.") from error
-    except ValueError as error:  # Python reads no whole number of more than 4300 digits
-        longest = max(map(len, re.findall(r"\d+", text)), default=0)
-        raise ValueError(
-            f"'{path}' contains a number of {longest} digits, which no node can take. Correct it in the file."
-        ) from error
+    except ValueError as error:
+        raise ValueError(f"'{path}' {error}") from error
 
 
 def write_api_form(workflow: Workflow, target: str) -> None:
@@ -283,7 +280,9 @@ def _patched(
     if not isinstance(saved, list):
         return None
     named = node.get("widgets_values_named")
-    position = read_values(registry.info(node["type"]), saved, named).positions.get(input_name)
+    info = registry.info(node["type"])
+    specs = input_specs(info)
+    position = read_values(specs, saved, named, shows_pictures(info, specs)).positions.get(input_name)
     wired = any(entry.get("name") == input_name and entry.get("link") is not None for entry in node.get("inputs") or ())
     if position is None or wired:
         return None

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -49,8 +49,8 @@ PATIENCE = 30.0  # seconds; a wait ends as soon as its condition holds
 class Host:
     """`uniworld serve` in a folder of its own. Started again, it takes the port it had."""
 
-    def __init__(self, folder: Path, frontend: Path | None = None) -> None:
-        self.folder, self.frontend, self.port = folder, frontend, 0
+    def __init__(self, folder: Path, frontend: Path | None = None, packs: Sequence[Path] = ()) -> None:
+        self.folder, self.frontend, self.packs, self.port = folder, frontend, packs, 0
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -59,6 +59,7 @@ class Host:
 
     def start(self) -> None:
         options = ["--port", str(self.port), *(["--frontend", str(self.frontend)] if self.frontend else [])]
+        options += [option for pack in self.packs for option in ("--pack", str(pack))]
         log = self.folder / "log.txt"
         with log.open("wb") as file:
             command = [sys.executable, "-c", LAUNCH, "serve", *options]
@@ -247,6 +248,11 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def host_class() -> type[Host]:
+    return Host
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ import pytest
 from uniworld.nodes.headless.convert import convert
 from uniworld.nodes.headless.saved_values import read_values
 from uniworld.nodes.headless.validate import validate_prompt
+from uniworld.nodes.headless.widgets import input_specs
 
 _spec = importlib.util.spec_from_file_location("editor", Path(__file__).parent / "editor.py")
 editor = importlib.util.module_from_spec(_spec)
@@ -75,10 +76,10 @@ def test_widget_values_go_by_position_past_the_helpers(graph, registry):
 
 
 def test_values_without_the_helpers_are_understood_too(registry):
-    info = registry.info("Options")
-    without = read_values(info, ["t", 7, 0.25, False, "b", "y", 5, "end"])
+    specs = input_specs(registry.info("Options"))
+    without = read_values(specs, ["t", 7, 0.25, False, "b", "y", 5, "end"])
     assert (without.values["tail"], without.positions["strength"]) == ("end", 2)
-    assert read_values(info, ALL_OPTIONS).positions["strength"] == 3
+    assert read_values(specs, ALL_OPTIONS).positions["strength"] == 3
 
 
 @pytest.mark.parametrize("saved", [None, []])

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from uniworld.nodes.headless.saved_values import read_values
+from uniworld.nodes.headless.saved_values import read_values, shows_pictures
 from uniworld.nodes.headless.schema import object_info
-from uniworld.nodes.headless.widgets import CONTROL_VALUES
+from uniworld.nodes.headless.widgets import CONTROL_VALUES, input_specs
 
 TEXT, NUMBER, SEED = ("STRING", {"default": "t"}), ("INT", {"default": 3}), ("INT", {"default": 9})
 FORCED_TEXT, FORCED_NUMBER = ("STRING", {"forceInput": True}), ("INT", {"forceInput": True})
@@ -30,7 +30,7 @@ def info(optional: dict[str, Any] | None = None, **required: Any) -> dict[str, A
 
 def values(about: dict[str, Any], saved: Any, named: Any = None) -> dict[str, Any]:
     """What the inputs hold; helpers are no inputs."""
-    found = read_values(about, saved, named)
+    found = read_values(input_specs(about), saved, named)
     return {name: found.values[name] for name, widget in found.widgets.items() if not widget.helper}
 
 
@@ -174,6 +174,28 @@ def test_a_list_that_fits_nothing_known_is_refused(saved):
         values(about, saved)
     named = {"a": "A", "seed": 5, "control_after_generate": "fixed", "gone": 1}
     assert values(about, saved, named) == {"a": "A", "seed": 5, "b": 3}, "newer editors save the names too"
+    assert values(about, None, named)["seed"] == 5
+
+
+@pytest.mark.parametrize("preview", ["", None])
+def test_editors_of_2025_saved_a_preview_as_one_more_empty_value(preview):
+    about = info(image=UPLOAD, a=TEXT)
+    specs = input_specs(about)
+    found = read_values(specs, ["a.png", "A", "image", preview], previews=shows_pictures(about, specs))
+    assert (found.values["image"], found.values["a"], found.positions["a"]) == ("a.png", "A", 1)
+    about = info(a=TEXT, b=NUMBER)
+    assert not shows_pictures(about, input_specs(about))
+    assert shows_pictures(about | {"output_node": True}, input_specs(about))
+    with pytest.raises(ValueError, match="3 values are saved"):
+        values(about, ["A", 7, preview])
+
+
+def test_a_text_area_holds_texts_only():
+    lines = ("STRING", {"multiline": True})
+    assert values(info(a=lines, b=TEXT, c=("MARKDOWN", {})), [5, 5, None]) == {"a": "5", "b": 5, "c": ""}
+    assert values(info(a=lines, b=lines, c=lines), [["a", 1.0, True], {"a": 1}, 2.5]) == {
+        "a": "a,1,true", "b": "[object Object]", "c": "2.5",
+    }  # fmt: skip
 
 
 def test_names_do_not_overrule_a_list_that_fits():

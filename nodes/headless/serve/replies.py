@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from aiohttp import web
 
-from ..json_text import dumps
+from ..json_text import dumps, loads
 
 _MAX_DEPTH = 200  # of JSON; what is read at Python's own limit might not be written, or read again, a call further in
 
@@ -54,9 +53,9 @@ async def read_json(request: web.Request, limit: int) -> Any:
     """
     body = await read_body(request, limit)
     try:
-        data = json.loads(body, parse_constant=_no_constant)
+        data = loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise Refused(400, "invalid_json", f"The request's body is no JSON: {str(error)[:200]}.") from error
+        raise Refused(400, "invalid_json", f"The request's body is no JSON: {str(error)[:200].rstrip('.')}.") from error
     if _deeper_than(_MAX_DEPTH, data):
         raise Refused(400, "invalid_json", f"The request's body is nested more than {_MAX_DEPTH} levels deep.")
     return data
