@@ -50,6 +50,34 @@ def import_checkout() -> None:
 import_checkout()
 
 
+# Files that take longest, and their seconds of one core, about (on a CPU without instructions for bfloat16). They come
+# first where several processes share the files: else one would work through them at the end while the others idle.
+SECONDS = {
+    "training/shapes/test_nano.py": 250,
+    "browser/test_content.py": 120,
+    "browser/test_editor.py": 120,
+    "training/shapes/test_oracle.py": 90,
+    "training/shapes/test_claims.py": 60,
+    "training/test_training_loop.py": 55,
+    "headless/test_batch.py": 55,
+    "training/test_training_parallel.py": 50,
+    "training/shapes/test_nano_shipped.py": 45,
+    "benchmarks/test_benchmarks.py": 40,
+    "training/test_cli.py": 40,
+    "serve/test_fuzz.py": 30,
+    "workflows/test_nano_is_right.py": 25,
+    "core/test_loading.py": 20,
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; in a file, and among all others, the order stays."""
+    seconds = {Path(__file__).parent / name: time for name, time in SECONDS.items()}
+    if gone := [str(file) for file in seconds if not file.is_file()]:
+        raise pytest.UsageError(f"SECONDS names files that are not there: {', '.join(gone)}.")
+    items.sort(key=lambda item: -seconds.get(item.path, 0))
+
+
 # --- the shipped tiny model and the numbers that the published implementation gives on it ---------------------------
 
 DATA = ROOT / "tests" / "data"

@@ -27,8 +27,8 @@ SOURCES = ("pyproject.toml", "constraints.txt", "requirements.txt")
 # written when it is whole.
 LOCK, STAMP = "uniworld.lock", "uniworld.stamp"
 # The tests run on all cores, at most four, as a process of them takes up to 3 GB; each file's in one process, which then
-# makes its fixtures once. `test -n0` runs them in one.
-TEST_OPTIONS = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"]
+# makes its fixtures once, in the order that tests/conftest.py gives. `test -n0` runs them in one.
+TEST_OPTIONS = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 # The extras of pyproject.toml that commands need, and options of a command beyond that.
 COMMAND_EXTRAS = {"serve": "serve", "train": "train", "data": "train", "eval": "train", "test": "test"}
