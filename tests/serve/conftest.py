@@ -27,8 +27,8 @@ from uniworld.nodes.headless.serve.config import Config
 
 try:
     import aiohttp
-    from aiohttp import web
     from uniworld.nodes.headless.serve.app import make_app, open_server
+    from uniworld.nodes.headless.serve.connections import Site, Times
 except ImportError:  # the server is an extra
     collect_ignore_glob = ["test_*.py"]
 
@@ -129,8 +129,10 @@ class Socket:
 class Live:
     """A running server."""
 
-    def __init__(self, config: Config, registry: Registry) -> None:
-        self.config = config
+    def __init__(
+        self, config: Config, registry: Registry, limit: int | None = None, times: type[Times] | None = None
+    ) -> None:
+        self.config, self._limit, self._times = config, limit, times or Times
         self.server = open_server(config, registry)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
@@ -139,11 +141,10 @@ class Live:
         self.port: int = self.call(self._start())
 
     async def _start(self) -> int:
-        self._runner = web.AppRunner(make_app(self.server), shutdown_timeout=0.2)
-        await self._runner.setup()
+        self.site = Site(make_app(self.server), self.server, self._limit, self._times, shutdown_timeout=0.2)
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
-        await web.SockSite(self._runner, listener).start()
+        await self.site.start(listener)
         return int(listener.getsockname()[1])
 
     def call(self, work: Any) -> Any:
@@ -152,7 +153,7 @@ class Live:
     def stop(self) -> None:
         for one in self.sockets:
             one.close()
-        self.call(self._runner.cleanup())
+        self.call(self.site.stop())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
@@ -244,8 +245,8 @@ def start(config: Config, registry: Registry) -> Iterator[Callable[..., Live]]:
     """Start servers with changed options; those still running are stopped after the test."""
     before, running = folders.current(), []
 
-    def start(**changes: Any) -> Live:
-        live = Live(replace(config, **changes), registry)
+    def start(limit: int | None = None, times: type[Times] | None = None, **changes: Any) -> Live:
+        live = Live(replace(config, **changes), registry, limit, times)
         running.append(live)
         return live
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from uniworld.__main__ import main
 from uniworld.nodes.headless.serve import command
-from uniworld.nodes.headless.serve.config import add_options, parse_bytes, read_config
+from uniworld.nodes.headless.serve.config import Config, add_options, parse_bytes, read_config
+from uniworld.nodes.headless.serve.temp_folder import held_temp, make_temp
 
 
 def parsed(*options: str) -> argparse.Namespace:
@@ -98,3 +100,43 @@ def test_a_models_folder_that_is_none_and_an_address_that_is_none_are_sentences(
     assert "is no folder" in capsys.readouterr().err
     assert main(["serve", "--listen", "300.1.2.3", "--no-token", "--frontend", str(frontend)]) == 2
     assert "an address of this computer with --listen" in capsys.readouterr().err
+
+
+def config_of(folder: Path) -> Config:
+    made = Config(
+        input=folder / "input",
+        output=folder / "output",
+        temp=folder / "temp",
+        user=folder / "user",
+        models=folder / "models",
+    )
+    make_temp(made.temp)
+    return made
+
+
+def test_a_second_server_leaves_the_previews_of_the_first(tmp_path):
+    config = config_of(tmp_path)
+    with held_temp(config):
+        (config.temp / "a.png").touch()
+        (tmp_path / "link").symlink_to(config.temp)
+        for same in (config, replace(config, user=tmp_path / "user2"), replace(config, temp=tmp_path / "link")):
+            with (
+                pytest.raises(ValueError, match=r"Another server keeps its previews in .* with --temp"),
+                held_temp(same),
+            ):
+                pass
+        assert (config.temp / "a.png").is_file()
+    with held_temp(config):  # the next one, when the first has ended
+        assert not (config.temp / "a.png").exists()
+
+
+def test_a_temp_folder_that_cannot_be_locked_is_not_emptied(tmp_path, monkeypatch):
+    config = config_of(tmp_path)
+    (config.temp / "a.png").touch()
+
+    def no_locks(_: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("uniworld.nodes.headless.serve.temp_folder.lock", no_locks)
+    with held_temp(config):
+        assert (config.temp / "a.png").is_file()

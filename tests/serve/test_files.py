@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from uniworld.nodes.headless.serve import decoding, routes_files
-from uniworld.nodes.headless.serve.command import _OURS, empty_temp
 from uniworld.nodes.headless.serve.config import Config, Limits
+from uniworld.nodes.headless.serve.temp_folder import _OURS, empty_temp
 
 TRICKS = [
     "../secret.txt", "..\\secret.txt", "a/../../secret.txt", "/etc/passwd", "C:\\x.png", "%2e%2e/secret.txt", "a%00.png",

@@ -16,9 +16,10 @@ from .. import folders
 from ..registry import Registry, load_registry
 from . import routes_editor, routes_files, routes_jobs, routes_nodes, routes_queue, routes_user
 from .clients import Clients
-from .config import MIB, Config
+from .config import Config
 from .content import open_packs
-from .guard import guards
+from .forms import FORM_BYTES
+from .guard import bounded, guards
 from .metrics import Metrics
 from .openapi import describe
 from .replies import reply
@@ -101,15 +102,19 @@ def _open_store(config: Config) -> tuple[Store, int]:
 
 def make_app(server: Server) -> web.Application:
     """The application; starting it starts the worker, and ending it stops the run in progress and marks it."""
-    # The limit holds for forms; JSON has its own. A form's fields need some room beside the picture.
-    app = web.Application(middlewares=guards(server.config), client_max_size=server.config.limits.upload_bytes + MIB)
+    app = web.Application(
+        middlewares=guards(server.config), client_max_size=server.config.limits.upload_bytes + FORM_BYTES
+    )
     app[SERVER] = server
+    limits = server.config.limits
     for route in ROUTES:
+        limit = limits.upload_bytes + FORM_BYTES if route.takes_files else limits.json_bytes
+        handler, expected = bounded(route.handler, limit)
         for path in route.paths:
             if route.method == "GET":
-                app.router.add_get(path, route.handler)
+                app.router.add_get(path, handler, expect_handler=expected)
             else:
-                app.router.add_route(route.method, path, route.handler)
+                app.router.add_route(route.method, path, handler, expect_handler=expected)
     app.on_startup.append(_start)
     app.on_shutdown.append(_close_sockets)
     app.on_cleanup.append(_stop)

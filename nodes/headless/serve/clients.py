@@ -10,6 +10,7 @@ import struct
 import threading
 import uuid
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,7 @@ class Client:
     features: dict[str, Any] = field(default_factory=dict)
     unsent: deque[tuple[str, str | bytes]] = field(default_factory=deque)
     unsent_bytes: int = 0
+    progress: Callable[[], None] = lambda: None  # called whenever the socket has taken something
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     closing: asyncio.Future[Any] | None = None
 
@@ -74,6 +76,7 @@ class Client:
                     await self.socket.send_str(frame)
                 else:
                     await self.socket.send_bytes(frame)
+                self.progress()
 
 
 class Clients:
@@ -86,6 +89,7 @@ class Clients:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.log_readers: set[str] = set()
+        self.most = MAX_CLIENTS
 
     def __len__(self) -> int:
         return len(self._open)
@@ -150,11 +154,12 @@ class Clients:
         Args:
             first_messages: called with the sid, gives the (kind, data) messages that a newcomer gets.
         """
-        if len(self._open) >= MAX_CLIENTS:
-            raise web.HTTPServiceUnavailable(text=f"There are {MAX_CLIENTS} sockets open already. Close some.")
+        if len(self._open) >= self.most:
+            raise web.HTTPServiceUnavailable(text=f"There are {self.most} sockets open already. Close some.")
         socket = web.WebSocketResponse(max_msg_size=MAX_INCOMING, heartbeat=_HEARTBEAT)
         await socket.prepare(request)
         client = Client(_sid(request.query.get("clientId", "")), socket)
+        client.progress = getattr(request.protocol, "progress", client.progress)
         for kind, data in first_messages(client.sid):
             client.put(dumps({"type": kind, "data": data}))
         with self._lock:

@@ -7,18 +7,16 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-import shutil
 import signal
 import socket
 import webbrowser
-from pathlib import Path
 from typing import Any, TextIO
 
 from ....streams import say
 from .config import Config, read_config
+from .temp_folder import held_temp, make_folder, make_temp
 
 NEEDED = ("aiohttp", "comfyui_frontend_package")
-_OURS = ".made-by-uniworld-serve"  # in a temp folder that held nobody's files before
 INSTALL = "`uniworld serve` needs the editor and a web server. Install them with: pip install 'uniworld[serve]'"
 
 
@@ -37,64 +35,33 @@ def serve(arguments: argparse.Namespace, out: TextIO) -> int:
     config = read_config(arguments)
     saved = [config.user / "default" / name for name in ("workflows", "subgraphs")]
     for folder in (config.input, config.output, *saved):
-        _make(folder)
-    if not config.temp.exists():
-        _make(config.temp)
-        with contextlib.suppress(OSError):
-            (config.temp / _OURS).touch()
-    _make(config.temp)
+        make_folder(folder)
+    make_temp(config.temp)
     asyncio.run(_serve(config, out))
     return 0
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another.") from error
-
-
-def empty_temp(config: Config) -> None:
-    """Remove old previews, if a server made the folder and no other folder of this one lies in it. Links stay."""
-    temp = config.temp.resolve()
-    others = (config.input, config.output, config.user, config.models)
-    if config.temp.is_symlink() or any(one.resolve().is_relative_to(temp) for one in others):
-        return
-    if not (temp / _OURS).is_file():
-        return
-    for path in temp.iterdir():
-        if path.name == _OURS or path.is_symlink():
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
 async def _serve(config: Config, out: TextIO) -> None:
-    from aiohttp import web
-
     from .app import make_app, open_server
+    from .connections import Site
 
     listener = _listener(config)
-    server = open_server(config)
-    empty_temp(config)  # not before, as the port and the queue may be those of a server that runs
-    runner = web.AppRunner(make_app(server), access_log=None, shutdown_timeout=2, handler_cancellation=True)
-    await runner.setup()
-    site = web.SockSite(runner, listener)
-    await site.start()
-    url = _address(config, listener)
-    print(f"UniWorld is at {url} (Ctrl-C stops it)", file=out, flush=True)
-    if server.store.waiting:
-        server.terminal.say(f"{server.store.waiting} prompts wait from the last time; they run now.")
-    if config.open_browser:
-        shown = f"{url}?token={config.token}" if config.token else url
-        await asyncio.to_thread(webbrowser.open, shown)
-    try:
-        await _stop_signal()
-    finally:
-        await runner.cleanup()
+    # Not before, as the port may be that of a server that runs.
+    with held_temp(config):
+        server = open_server(config)
+        site = Site(make_app(server), server)
+        try:
+            await site.start(listener)
+            url = _address(config, listener)
+            print(f"UniWorld is at {url} (Ctrl-C stops it)", file=out, flush=True)
+            if server.store.waiting:
+                server.terminal.say(f"{server.store.waiting} prompts wait from the last time; they run now.")
+            if config.open_browser:
+                shown = f"{url}?token={config.token}" if config.token else url
+                await asyncio.to_thread(webbrowser.open, shown)
+            await _stop_signal()
+        finally:
+            await site.stop()
 
 
 def _listener(config: Config) -> socket.socket:

@@ -13,7 +13,7 @@ from aiohttp.http import HttpProcessingError
 from .images import SUFFIXES
 from .replies import Refused, refuse_announced, too_large
 
-_FORM_BYTES = 2**20  # what the fields and headers of a form may have beside its file
+FORM_BYTES = 2**20  # what the fields and headers of a form may have beside its file
 _MAX_PARTS = 64
 _SPOOLED_BYTES = 2**20  # larger files are on disk while they are read
 _PLAIN = ("binary", "8bit", "7bit")
@@ -44,10 +44,10 @@ async def read_form(request: web.Request, limit: int) -> Form:
     """
     if not request.content_type.startswith("multipart/"):
         raise Refused(400, "no_image", 'Send the picture as the field "image" of a multipart form.')
-    refuse_announced(request, limit + _FORM_BYTES)
+    refuse_announced(request, limit + FORM_BYTES)
     form = Form(tempfile.SpooledTemporaryFile(_SPOOLED_BYTES), "", {})  # noqa: SIM115 (goes with the form)
     try:
-        filename = await _read_parts(request, form, limit + _FORM_BYTES)
+        filename = await _read_parts(request, form, limit + FORM_BYTES)
     except (ValueError, AssertionError, LookupError, RuntimeError, zlib.error, HttpProcessingError) as error:
         raise Refused(400, "invalid_form", "The multipart form cannot be read.") from error
     if not filename:
@@ -78,8 +78,8 @@ async def _read_parts(request: web.Request, form: Form, limit: int) -> str:
                 form.file.write(chunk)
             elif not part.filename:
                 text += chunk
-                if len(text) > _FORM_BYTES:
-                    raise too_large(_FORM_BYTES)
+                if len(text) > FORM_BYTES:
+                    raise too_large(FORM_BYTES)
         if is_file:
             filename = part.filename or ""
         elif part.name and not part.filename:

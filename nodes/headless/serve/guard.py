@@ -9,10 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
+from ....streams import say
 from .config import Config, is_loopback
-from .replies import Refused, refusal
+from .replies import Refused, refusal, refuse_announced
+from .server import server_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -28,6 +30,26 @@ CONTENT_POLICY = (
 def guards(config: Config) -> list[Any]:
     """The middlewares, the outermost first."""
     return [_errors_as_json, _only_friends(config)]
+
+
+def bounded(handler: Handler, limit: int) -> tuple[Handler, Callable[[web.Request], Awaitable[None]]]:
+    """A handler that refuses bodies announced as larger than `limit` bytes, and what answers `Expect: 100-continue`."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        refuse_announced(request, limit)
+        return await handler(request)
+
+    async def expected(request: web.Request) -> None:
+        if request.version < HttpVersion11:
+            return
+        if request.headers["Expect"].lower() != "100-continue":
+            raise web.HTTPExpectationFailed(text="Only 100-continue can be expected.")
+        # A body that will be refused is not asked for.
+        if request.content_length is None or request.content_length <= limit:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # the reply has not begun
+
+    return handle, expected
 
 
 @web.middleware
@@ -48,10 +70,10 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except TimeoutError:
         raise
     except (sqlite3.Error, OSError) as error:
-        traceback.print_exc()
+        _tell(request, error)
         response = refusal(503, "storage_failed", f"The server could not read or write its files: {error}.")
     except Exception as error:
-        traceback.print_exc()
+        _tell(request, error)
         response = refusal(
             500, "server_error", f"The server failed with {type(error).__name__}; its terminal says more."
         )
@@ -60,6 +82,15 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         response.headers.setdefault("Referrer-Policy", "no-referrer")
         response.headers.setdefault("Content-Security-Policy", CONTENT_POLICY)
     return response
+
+
+def _tell(request: web.Request, error: Exception) -> None:
+    """Log an error of ours; with its traceback, unless the same was told within a minute."""
+    frames = traceback.extract_tb(error.__traceback__)
+    kind = type(error).__name__, *((frames[-1].filename, frames[-1].lineno) if frames else ())
+    text = f"{request.method} {request.path[:80]} failed: {type(error).__name__}: {str(error)[:200]}"
+    if server_of(request).terminal.rarely(kind, text):
+        say("".join(traceback.format_exception(error)).rstrip())
 
 
 def _only_friends(config: Config) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:

@@ -47,5 +47,9 @@ class Route:
     alias: bool = True
 
     @property
+    def takes_files(self) -> bool:
+        return self.body_type.startswith("multipart/")
+
+    @property
     def paths(self) -> list[str]:
         return [self.path, f"/api{self.path}"] if self.alias else [self.path]

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Hashable
 from typing import Any
 
 from ....streams import say
@@ -15,6 +16,7 @@ from .clients import Clients
 from .worker import Run
 
 _KEPT_LINES = 300
+_PAUSE = 60.0  # seconds between lines of a kind that clients can cause
 _SIZE = {"cols": 120, "rows": 40}
 
 
@@ -25,6 +27,7 @@ class Terminal:
         self._clients = clients
         self._lines: deque[dict[str, str]] = deque(maxlen=_KEPT_LINES)
         self._lock = threading.Lock()
+        self._said: dict[Hashable, tuple[float, int]] = {}
         self._bars: Report | None = None
 
     def say(self, text: str) -> None:
@@ -36,6 +39,24 @@ class Terminal:
         say(text)
         for reader in list(self._clients.log_readers):
             self._clients.send("logs", {"entries": [entry], "size": _SIZE}, reader)
+
+    def rarely(self, kind: Hashable, text: str) -> bool:
+        """Say a line, unless one of its kind was said within a minute; those that were not are counted in the next one.
+
+        Returns:
+            Whether it was said.
+        """
+        now = time.monotonic()
+        with self._lock:
+            if kind not in self._said and len(self._said) >= _KEPT_LINES:
+                self._said.pop(next(iter(self._said)))
+            last, unsaid = self._said.get(kind, (-_PAUSE, 0))
+            if now - last < _PAUSE:
+                self._said[kind] = last, unsaid + 1
+                return False
+            self._said[kind] = now, 0
+        self.say(f"{text} ({unsaid} more of these since the last line.)" if unsaid else text)
+        return True
 
     def lines(self) -> dict[str, Any]:
         """The kept lines in the form of ComfyUI's `/internal/logs/raw`."""

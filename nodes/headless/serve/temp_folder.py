@@ -1,0 +1,87 @@
+"""The folder of previews: held by one server at a time, and emptied when one starts."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..durable import lock
+from .config import Config
+
+_OURS = ".made-by-uniworld-serve"  # in a temp folder that held nobody's files before
+_LOCK = ".uniworld-serve.lock"
+_BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # another process has the lock
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder. Raises ValueError if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another.") from error
+
+
+def make_temp(folder: Path) -> None:
+    """Make the folder of previews, marked as ours if it was not there before."""
+    if not folder.exists():
+        make_folder(folder)
+        with contextlib.suppress(OSError):
+            (folder / _OURS).touch()
+    make_folder(folder)
+
+
+@contextlib.contextmanager
+def held_temp(config: Config) -> Iterator[None]:
+    """Hold the folder of previews for this server, emptied of those of earlier ones.
+
+    Raises:
+        ValueError: another server holds it.
+    """
+    held = _lock(config.temp)
+    try:
+        if held is not None:  # else another server's previews may be among them
+            empty_temp(config)
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _lock(folder: Path) -> int | None:
+    """The open file that holds the folder; None where it cannot be locked: it is read-only, or on a disk without locks."""
+    try:
+        file = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    except OSError:
+        return None
+    try:
+        lock(file)
+    except OSError as error:
+        os.close(file)
+        if error.errno not in _BUSY:
+            return None
+        raise ValueError(
+            f"Another server keeps its previews in '{folder}'. Choose another folder with --temp."
+        ) from error
+    return file
+
+
+def empty_temp(config: Config) -> None:
+    """Remove old previews, if a server made the folder and no other folder of this one is inside it. Links stay."""
+    temp = config.temp.resolve()
+    others = (config.input, config.output, config.user, config.models)
+    if config.temp.is_symlink() or any(one.resolve().is_relative_to(temp) for one in others):
+        return
+    if not (temp / _OURS).is_file():
+        return
+    for path in temp.iterdir():
+        if path.name in (_OURS, _LOCK) or path.is_symlink():
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
