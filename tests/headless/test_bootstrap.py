@@ -57,7 +57,12 @@ def verbs(calls: list[list[str]]) -> list[str]:
 
 
 # Where modules of an extra may be imported; a command whose code lies there needs the extra.
-ROOMS = {"nodes/headless/serve/": "serve", "nodes/headless/batch_ray.py": "ray", "training/": "train"}
+ROOMS = {
+    "nodes/headless/serve/": "serve",
+    "nodes/headless/batch_ray.py": "ray",
+    "training/": "train",
+    "uniworld_core/ocr.py": "ocr",  # of one node, which says how to get it
+}
 
 
 def room_extra(file: str) -> str | None:
@@ -351,7 +356,7 @@ def test_help_version_and_mistakes_need_nothing_installed(tmp_path):
     assert unknown.returncode == 2
     assert (
         unknown.stderr
-        == "There is no command 'paint'. The commands are: run, nodes, check, batch, serve, train, data, eval, test.\n"
+        == "There is no command 'paint'. The commands are: run, nodes, check, batch, chat, serve, train, data, eval, test.\n"
     )
     assert start().returncode == 2
 
