@@ -54,6 +54,9 @@ def test_defaults_are_safe():
         (["--token", "long enough", "--no-token"], "contradicts"),
         (["--port", "70000"], "is no port"),
         (["--history", "-1"], "negative"),
+        (["--allow-host", "http://my.machine"], "is no host name"),
+        (["--allow-host", "my.machine:80"], "is no host name"),
+        (["--allow-host", ""], "is no host name"),
         (["--cache-lru", "-1"], "negative"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 
 import pytest
 from uniworld.nodes.headless.serve.config import is_loopback
@@ -11,6 +12,57 @@ from uniworld.nodes.headless.serve.config import is_loopback
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST:1", "[::1]:80", "127.9.9.9", "app.localhost"])
 def test_names_of_this_machine_are_answered(live, host):
     assert live.get("/prompt", Host=host).status == 200
+
+
+NAME = socket.gethostname().lower()
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1:8188", "localhost", "[::1]:8188", "192.168.1.5:8188", "10.0.0.1", "[fe80::1]", NAME, f"{NAME.upper()}.:8188",
+     f"{NAME.partition('.')[0]}.local", "my.machine", "MY.machine.:1"],
+)  # fmt: skip
+def test_on_the_network_without_a_token_addresses_and_known_names_are_answered(open_to_all, host):
+    assert open_to_all.get("/prompt", Host=host).status == 200
+    if host == host.lower() and not host.endswith("."):
+        assert open_to_all.get("/prompt", Host=host, Origin=f"http://{host}").status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8188", "1.2.3.4.evil.example", "localhost.evil.example", f"{NAME.partition('.')[0]}.evil.example",
+     "my.machine.evil.example", "", "[", "a:b:c", "0x7f.1.evil", "other.machine"],
+)  # fmt: skip
+def test_on_the_network_without_a_token_foreign_names_are_refused(open_to_all, host):
+    reply = open_to_all.get("/prompt", Host=host)
+    assert (reply.status, reply.error) == (403, "forbidden")
+    assert "--allow-host" in reply.json["error"]["message"] or not host
+
+
+@pytest.fixture
+def open_to_all(start):
+    return start(listen="0.0.0.0", token=None, hosts=("my.machine",))
+
+
+def test_a_name_can_be_allowed_on_loopback(start):
+    live = start(hosts=("proxy.example",))
+    assert live.get("/prompt", Host="proxy.example").status == 200
+    assert live.get("/prompt", Host="evil.example").status == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "proto", "status"),
+    [
+        ("127.0.0.1", "http://127.0.0.1", None, 200), ("127.0.0.1", "https://127.0.0.1", None, 403),
+        ("127.0.0.1:443", "https://127.0.0.1", None, 403), ("127.0.0.1:8188", "https://127.0.0.1:8188", None, 403),
+        ("127.0.0.1:8188", "ws://127.0.0.1:8188", None, 403), ("127.0.0.1", "https://127.0.0.1", "https", 200),
+        ("127.0.0.1:80", "http://127.0.0.1", "http", 200), ("127.0.0.1", "http://127.0.0.1", "https", 403),
+        ("127.0.0.1", "https://127.0.0.1", "https, http", 200), ("127.0.0.1", "https://127.0.0.1", "gopher", 403),
+    ],
+)  # fmt: skip
+def test_the_origin_is_compared_with_its_scheme(live, host, origin, proto, status):
+    headers = {"Host": host, "Origin": origin} | ({"X-Forwarded-Proto": proto} if proto else {})
+    assert live.get("/prompt", **headers).status == status
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Config:
         history: how many ended prompts are kept.
         kept_results: how many results of nodes are kept for workflows that run again after others.
         frontend: another build of the editor than the installed package.
+        hosts: further names, in lower case, that clients may call the server by.
     """
 
     listen: str = "127.0.0.1"
@@ -51,10 +53,38 @@ class Config:
     open_browser: bool = False
     frontend: Path | None = None
     limits: Limits = Limits()
+    hosts: tuple[str, ...] = ()
 
     @property
     def loopback(self) -> bool:
         return is_loopback(self.listen)
+
+    def answers_to(self, hostname: str) -> bool:
+        """Whether a request may name the server so in its Host header.
+
+        A page elsewhere may let a name of its own lead to this computer, and its requests then carry that name: where
+        no token is wanted, only names that nobody else can own are answered. An address is none that leads elsewhere.
+        """
+        if is_loopback(hostname) or hostname in self.hosts:
+            return True
+        if self.loopback:
+            return False
+        return self.token is not None or _is_address(hostname) or hostname in (self.listen.lower(), *own_names())
+
+
+def own_names() -> tuple[str, ...]:
+    """The names that this computer gives itself, in lower case."""
+    name = socket.gethostname().lower().rstrip(".")
+    short = name.partition(".")[0]
+    return (name, short, f"{short}.local") if short else ()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:
@@ -85,6 +115,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", default=Path("user"), help="folder of settings, workflows and the queue", **folder)
     parser.add_argument("--token", help="what clients must show: `Authorization: Bearer TOKEN` or ?token=TOKEN")
     parser.add_argument("--no-token", action="store_true", help="let in everyone who can reach the address")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name that browsers may call this server by, such as that of a proxy before it",
+    )
     parser.add_argument("--memory", type=parse_bytes, metavar="BYTES", help="what loaded models may take, such as 20GB")
     parser.add_argument("--history", type=int, default=1000, metavar="N", help="ended prompts to keep (default 1000)")
     parser.add_argument(
@@ -104,6 +141,16 @@ def parse_bytes(text: str) -> int:
     if match is None or float(match[1]) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no size in bytes. Say for example 20GB.")
     return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def _host_name(text: str) -> str:
+    """The name in what --allow-host was given. Raises ValueError for what is none."""
+    name = text.strip().lower().rstrip(".")
+    if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
+        raise ValueError(
+            f"--allow-host {text!r} is no host name. Give it without http:// and port: my.machine.example."
+        )
+    return name
 
 
 def read_config(arguments: argparse.Namespace) -> Config:
@@ -141,4 +188,5 @@ def read_config(arguments: argparse.Namespace) -> Config:
         kept_results=arguments.cache_lru,
         open_browser=arguments.open,
         frontend=arguments.frontend,
+        hosts=tuple(_host_name(name) for name in arguments.allow_host),
     )

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from aiohttp import HttpVersion11, web
 
 from ....streams import say
-from .config import Config, is_loopback
+from .config import Config
 from .replies import Refused, refusal, refuse_announced
 from .server import server_of
 
@@ -119,10 +119,13 @@ def _only_friends(config: Config) -> Callable[[web.Request, Handler], Awaitable[
 
 def _host_problem(request: web.Request, config: Config) -> str | None:
     """A page elsewhere may point a name of its own at 127.0.0.1; its requests then carry that name."""
-    hostname = _split(request.headers.get("Host", ""))[0]
-    if config.loopback and not is_loopback(hostname):
-        return f"This server answers as localhost only, and was asked for as {hostname[:80]!r}."
-    return None
+    hostname = _split(request.headers.get("Host", ""))[0].rstrip(".")
+    if config.answers_to(hostname):
+        return None
+    return (
+        f"This server does not answer as {hostname[:80]!r}. Use the computer's address or its own name, or start the "
+        "server with --allow-host and that name."
+    )
 
 
 def _origin_problem(request: web.Request) -> str | None:
@@ -134,13 +137,21 @@ def _origin_problem(request: web.Request) -> str | None:
         return None
     try:
         parts = urlsplit(origin)
-        theirs = (parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme))
+        theirs = (parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme))
     except ValueError:
         return "The Origin header cannot be read."
+    scheme = _scheme(request)
     hostname, port = _split(request.headers.get("Host", ""))
-    if not theirs[0] or theirs[0] != hostname or theirs[1] != (port or _DEFAULT_PORTS.get(parts.scheme)):
-        return f"The page comes from {origin[:80]!r}, and only the server's own page may use it."
+    if not hostname or theirs != (scheme, hostname, port or _DEFAULT_PORTS[scheme]):
+        hint = " A proxy that serves it by https must send X-Forwarded-Proto: https." if theirs[0] == "https" else ""
+        return f"The page comes from {origin[:80]!r}, and only the server's own page may use it.{hint}"
     return None
+
+
+def _scheme(request: web.Request) -> str:
+    """How the browser has reached the server: what a proxy before it tells, which no page can send in its name."""
+    told = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
+    return told if told in _DEFAULT_PORTS else request.scheme
 
 
 def _split(host: str) -> tuple[str, int | None]:
