@@ -32,9 +32,9 @@ WORKFLOWS = ROOT / "workflows"
 INPUT = WORKFLOWS / "input"
 
 # Columns as (gap on the left, width): Load UniWorld and pictures, references, prompt and size, sampler, decoder, result.
-LOAD, READ, ASK, PAINT, DECODE, RESULT = (0, 230), (46, 216), (34, 212), (32, 212), (28, 110), (30, 224)
+LOAD, READ, ASK, PAINT, DECODE, RESULT = (0, 230), (46, 216), (34, 226), (32, 212), (28, 110), (30, 212)
 # Heights that leave ways for the wires: from Load UniWorld, over the columns between, to the sampler and the decoder.
-TOP, DECODER, SAMPLER, SIZE, PROMPT, REFERENCE, PICTURE = 0, 80, 112, 172, 440, 480, 500
+TOP, DECODER, SAMPLER, SIZE, PROMPT, REFERENCE, PICTURE = 0, 80, 112, 170, 450, 490, 500
 
 
 def all_graphs() -> list[Any]:
@@ -76,7 +76,7 @@ def loader(graph: Any, top: int = TOP, note: bool = True) -> Any:
     if note:
         *most, last = (f"[{name}]({address})" for name, address in LINKS.items())
         text = WEIGHTS.format(side=SIDE, links=f"{', '.join(most)} and {last}")
-        graph.note("The model", text, 0, top + 280, (LOAD[1], 160))
+        graph.note("The model", text, 0, top + 316, (LOAD[1], 138))
     return load
 
 
@@ -108,7 +108,7 @@ def referred(graph: Any, load: Any, source: Any, top: int = REFERENCE, title: st
 def text_to_image() -> Any:
     graph = new(
         "text_to_image",
-        (LOAD, (46, 212), PAINT, DECODE, RESULT),
+        (LOAD, (46, 226), PAINT, DECODE, RESULT),
         (("Model", 0, 0), ("What to paint", 1, 1), ("Painting", 2, 3), ("Result", 4, 4)),
     )
     load = loader(graph)
@@ -147,10 +147,10 @@ def multi_reference() -> Any:
     load = loader(graph)
     names = sample(graph).pictures
     first = picture(graph, names[0], "First picture")
-    second = picture(graph, names[1], "Second picture", 1, 740)
+    second = picture(graph, names[1], "Second picture", 1, 756)
     one = graph.add("UniWorldReference", 1, 580, "Reference 1", image=first[0], siglip=load[1], mask=first[1])
     two = graph.add(
-        "UniWorldReference", 2, 498, "Reference 2", image=second[0], siglip=load[1], references=one[0], mask=second[1]
+        "UniWorldReference", 2, 506, "Reference 2", image=second[0], siglip=load[1], references=one[0], mask=second[1]
     )
     condition = conditioned(graph, 3, load, references=two[0], prompt=sample(graph).task.prompt)
     latent = empty_latent(graph, 3, load, references=two[0])
@@ -174,39 +174,39 @@ def understand() -> Any:
     )
     graph.add("PreviewAny", 3, 300, "Answer", source=answer[0])
     text = "Choose a picture, ask about it in **UniWorld Understand**, and **Run**. Only the VLM is loaded: the other parts stay on disk."
-    graph.note("What to do", text, 3, 480, (RESULT[1], 130))
+    graph.note("What to do", text, 3, 490, (RESULT[1], 130))
     return graph
 
 
 def auto_route() -> Any:
     graph = new(
         "auto_route",
-        (LOAD, READ, (60, 200), (80, 212), PAINT, DECODE, RESULT),
+        (LOAD, READ, (60, 200), (80, 226), PAINT, DECODE, RESULT),
         (("Model and picture", 0, 0), ("Decide", 1, 2), ("Paint or answer", 3, 5), ("Result", 6, 6)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
-    prompt = graph.add("PrimitiveStringMultiline", 0, -170, "Prompt", room=20, value=sample(graph).task.prompt)
+    prompt = graph.add("PrimitiveStringMultiline", 0, -160, "Prompt", room=20, value=sample(graph).task.prompt)
     reference = referred(graph, load, source)
-    route = graph.add("UniWorldRoute", 2, -170, room=0, vlm=load[0], prompt=prompt[0], references=reference[0])
-    condition = conditioned(graph, 3, load, 420, room=0, prompt=route[2], references=reference[0])
-    latent = empty_latent(graph, 3, load, references=reference[0])
+    route = graph.add("UniWorldRoute", 2, -160, room=0, vlm=load[0], prompt=prompt[0], references=reference[0])
+    condition = conditioned(graph, 3, load, 434, room=0, prompt=route[2], references=reference[0])
+    latent = empty_latent(graph, 3, load, 162, references=reference[0])
     image = paint(graph, 4, load, condition, latent)
-    answer = graph.add("UniWorldUnderstand", 3, 664, room=0, vlm=load[0], prompt=route[3], references=reference[0])
+    answer = graph.add("UniWorldUnderstand", 3, 682, room=0, vlm=load[0], prompt=route[3], references=reference[0])
     graph.add("SaveImage", 6, 50, images=image[0], filename_prefix="uniworld/auto_route")
-    graph.add("PreviewAny", 4, 660, "Answer", source=answer[0])
-    graph.add("PreviewAny", 3, -170, "Probability of painting", source=route[1])
+    graph.add("PreviewAny", 4, 682, "Answer", source=answer[0])
+    graph.add("PreviewAny", 3, -160, "Probability of painting", source=route[1])
     text = (
         "The routing head reads the *Prompt*: either a picture is painted or a question answered, and only that branch "
         "runs. Try *How many objects are there?*"
     )
-    graph.note("What to do", text, 4, 530, (340, 80))
+    graph.note("What to do", text, 4, 530, (340, 90))
     return graph
 
 
 def edit_with_mask() -> Any:
     graph = new(
         "edit_with_mask",
-        (LOAD, (40, 126), (42, 210), (30, 210), (26, 108), (50, 210), (54, 130), (28, 210)),
+        (LOAD, (40, 126), (42, 226), (31, 210), (24, 108), (50, 210), (58, 130), (24, 210)),
         (("Model and picture", 0, 0), ("What to change", 1, 2), ("Painting", 3, 4), ("What changed", 5, 7)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0], top=-330, room=170)
@@ -217,17 +217,17 @@ def edit_with_mask() -> Any:
     mask = graph.add("UniWorldEditMask", 5, -330, before=source[0], after=image[0])
     shown = graph.add("MaskToImage", 6, -300, "To image", collapsed=True, mask=mask[0])
     composite = graph.add(
-        "UniWorldCompositeEdit", 6, -70, "Composite", collapsed=True, before=source[0], after=image[0], mask=mask[0]
+        "UniWorldCompositeEdit", 6, -72, "Composite", collapsed=True, before=source[0], after=image[0], mask=mask[0]
     )
-    graph.add("PreviewImage", 7, -330, "Edited area", images=shown[0])
-    graph.add("SaveImage", 7, -100, room=170, images=composite[0], filename_prefix="uniworld/edit_with_mask")
-    graph.add("PreviewImage", 6, 320, "Training weight", width=210, images=mask[1])
-    graph.add("PreviewAny", 6, 185, "Edited share", width=210, source=mask[2])
+    graph.add("PreviewImage", 7, -330, "Edited area", room=130, images=shown[0])
+    graph.add("SaveImage", 7, -102, room=150, images=composite[0], filename_prefix="uniworld/edit_with_mask")
+    graph.add("PreviewImage", 6, 340, "Training weight", room=130, width=210, images=mask[1])
+    graph.add("PreviewAny", 6, 155, "Edited share", width=210, source=mask[2])
     text = (
         "**UniWorld Edit Mask** finds what the edit changed, with the weights that training would give it. *Composite* "
         "lays only that over the original."
     )
-    graph.note("What happens", text, 5, 100, (200, 130))
+    graph.note("What happens", text, 5, 120, (200, 130))
     return graph
 
 
@@ -248,12 +248,12 @@ def perception(task_name: str) -> Any:
     image = paint(graph, 3, load, condition, latent)
     graph.add("PreviewImage", 5, 50, "As painted", images=image[0])
     text = "The model paints a map of the picture; **UniWorld Perception Head** turns it back into data."
-    graph.note("What happens", text, 5, 290, (212, 110))
-    head = graph.add("UniWorldPerceptionHead", 5, 480, task=task_name, painted=image[0], source=ask[1])
-    graph.add("SaveImage", 6, 50, "Map", images=head[0], filename_prefix=f"uniworld/{task_name}")
-    graph.add("PreviewAny", 6, 380, "Summary", source=head[3])
+    graph.note("What happens", text, 5, 280, (212, 110))
+    head = graph.add("UniWorldPerceptionHead", 5, 486, task=task_name, painted=image[0], source=ask[1])
+    graph.add("SaveImage", 6, 50, "Map", room=190, images=head[0], filename_prefix=f"uniworld/{task_name}")
+    graph.add("PreviewAny", 6, 345, "Summary", source=head[3])
     if task.head in ("boxes", "pose"):
-        graph.add("PreviewAny", 6, 540, "Boxes", source=head[2])
+        graph.add("PreviewAny", 6, 530, "Boxes", source=head[2])
     return graph
 
 

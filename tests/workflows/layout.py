@@ -62,7 +62,8 @@ def view(boxes: list[Box]) -> dict[str, Any]:
     width, height = max(box.right for box in boxes) - left, max(box.bottom for box in boxes) - top
     free_width, free_height = _FREE[2] - _FREE[0], _FREE[3] - _FREE[1]
     scale = math.floor(100 * min(free_width / width, free_height / height, 1)) / 100
-    at = [_FREE[0] + (free_width - scale * width) / 2, _FREE[1] + (free_height - scale * height) / 2]
+    # At the left: the map of the graph covers the lower right corner.
+    at = (_FREE[0], _FREE[1] + (free_height - scale * height) / 2)
     return {"scale": scale, "offset": [round(at[0] / scale - left), round(at[1] / scale - top)]}
 
 
