@@ -117,7 +117,7 @@ def text_to_image() -> Any:
     image = paint(graph, 2, load, condition, latent)
     graph.add("SaveImage", 4, 50, images=image[0], filename_prefix="uniworld/text_to_image")
     text = "Write what to paint in **UniWorld Condition**, choose its shape with *width* and *height* above it, and **Run**."
-    graph.note("What to do", text, 2, 540, (300, 100))
+    graph.note("What to do", text, 2, 600, (300, 90))
     return graph
 
 
@@ -134,7 +134,7 @@ def edit() -> Any:
     image = paint(graph, 3, load, condition, latent)
     graph.add("SaveImage", 5, 50, images=image[0], filename_prefix="uniworld/edit")
     text = "Choose a picture on the left, write what to change in **UniWorld Condition**, and **Run**. What you do not speak of stays."
-    graph.note("What to do", text, 3, 540, (300, 120))
+    graph.note("What to do", text, 3, 600, (300, 90))
     return graph
 
 
@@ -147,7 +147,7 @@ def multi_reference() -> Any:
     load = loader(graph)
     names = sample(graph).pictures
     first = picture(graph, names[0], "First picture")
-    second = picture(graph, names[1], "Second picture", 1, 756)
+    second = picture(graph, names[1], "Second picture", 1, 738)
     one = graph.add("UniWorldReference", 1, 580, "Reference 1", image=first[0], siglip=load[1], mask=first[1])
     two = graph.add(
         "UniWorldReference", 2, 506, "Reference 2", image=second[0], siglip=load[1], references=one[0], mask=second[1]
@@ -157,7 +157,7 @@ def multi_reference() -> Any:
     image = paint(graph, 4, load, condition, latent)
     graph.add("SaveImage", 6, 50, images=image[0], filename_prefix="uniworld/multi_reference")
     text = "The prompt speaks of the *first picture* and the *second picture*, in the order of the references. Chain another **UniWorld Reference** for a third."
-    graph.note("What to do", text, 4, 540, (330, 120))
+    graph.note("What to do", text, 4, 600, (330, 100))
     return graph
 
 
@@ -199,19 +199,19 @@ def auto_route() -> Any:
         "The routing head reads the *Prompt*: either a picture is painted or a question answered, and only that branch "
         "runs. Try *How many objects are there?*"
     )
-    graph.note("What to do", text, 4, 530, (340, 90))
+    graph.note("What to do", text, 6, 390, (RESULT[1], 130))
     return graph
 
 
 def edit_with_mask() -> Any:
     graph = new(
         "edit_with_mask",
-        (LOAD, (40, 126), (42, 226), (31, 210), (24, 108), (50, 210), (58, 130), (24, 210)),
+        (LOAD, (40, 126), (42, 226), (31, 210), (24, 108), (50, 210), (54, 132), (24, 210)),
         (("Model and picture", 0, 0), ("What to change", 1, 2), ("Painting", 3, 4), ("What changed", 5, 7)),
     )
-    load, source = loader(graph), picture(graph, sample(graph).pictures[0], top=-330, room=170)
+    load, source = loader(graph), picture(graph, sample(graph).pictures[0], top=-372)
     reference = referred(graph, load, source, -25, "Reference", collapsed=True)
-    condition = conditioned(graph, 2, load, references=reference[0], prompt=sample(graph).task.prompt)
+    condition = conditioned(graph, 2, load, room=30, references=reference[0], prompt=sample(graph).task.prompt)
     latent = empty_latent(graph, 2, load, references=reference[0])
     image = paint(graph, 3, load, condition, latent)
     mask = graph.add("UniWorldEditMask", 5, -330, before=source[0], after=image[0])
@@ -219,10 +219,10 @@ def edit_with_mask() -> Any:
     composite = graph.add(
         "UniWorldCompositeEdit", 6, -72, "Composite", collapsed=True, before=source[0], after=image[0], mask=mask[0]
     )
-    graph.add("PreviewImage", 7, -330, "Edited area", room=130, images=shown[0])
-    graph.add("SaveImage", 7, -102, room=150, images=composite[0], filename_prefix="uniworld/edit_with_mask")
-    graph.add("PreviewImage", 6, 340, "Training weight", room=130, width=210, images=mask[1])
-    graph.add("PreviewAny", 6, 155, "Edited share", width=210, source=mask[2])
+    graph.add("PreviewImage", 7, -330, "Edited area", images=shown[0])
+    graph.add("SaveImage", 7, -34, images=composite[0], filename_prefix="uniworld/edit_with_mask")
+    graph.add("PreviewImage", 6, 20, "Weight", images=mask[1])
+    graph.add("PreviewAny", 6, 320, "Edited share", width=210, source=mask[2])
     text = (
         "**UniWorld Edit Mask** finds what the edit changed, with the weights that training would give it. *Composite* "
         "lays only that over the original."
@@ -237,7 +237,7 @@ def perception(task_name: str) -> Any:
     task = TASKS[task_name]
     graph = new(
         f"perception_{task_name}",
-        (LOAD, READ, ASK, PAINT, DECODE, (44, 212), (46, 212)),
+        (LOAD, READ, ASK, PAINT, DECODE, (44, 232), (46, 212)),
         (("Model and picture", 0, 0), ("What to see", 1, 2), ("Painting", 3, 4), ("Map", 5, 6)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
@@ -248,12 +248,12 @@ def perception(task_name: str) -> Any:
     image = paint(graph, 3, load, condition, latent)
     graph.add("PreviewImage", 5, 50, "As painted", images=image[0])
     text = "The model paints a map of the picture; **UniWorld Perception Head** turns it back into data."
-    graph.note("What happens", text, 5, 280, (212, 110))
+    graph.note("What happens", text, 5, 346, (232, 84))
     head = graph.add("UniWorldPerceptionHead", 5, 486, task=task_name, painted=image[0], source=ask[1])
-    graph.add("SaveImage", 6, 50, "Map", room=190, images=head[0], filename_prefix=f"uniworld/{task_name}")
-    graph.add("PreviewAny", 6, 345, "Summary", source=head[3])
+    graph.add("SaveImage", 6, 50, "Map", images=head[0], filename_prefix=f"uniworld/{task_name}")
+    graph.add("PreviewAny", 6, 378, "Summary", source=head[3])
     if task.head in ("boxes", "pose"):
-        graph.add("PreviewAny", 6, 530, "Boxes", source=head[2])
+        graph.add("PreviewAny", 6, 560, "Boxes", source=head[2])
     return graph
 
 

@@ -15,7 +15,7 @@ from workflows.layout import GROUP, Box, around, node_size, view
 COLOURS = ("#3f789e", "#8A8", "#b58b2a", "#a1309b", "#b06634")
 MARGIN = 10
 # Pictures and texts that a node shows below its widgets, in pixels.
-SHOWN = {"LoadImage": 200, "SaveImage": 220, "PreviewImage": 150, "PreviewAny": 110, "UniWorldSampler": 150}
+SHOWN = {"LoadImage": 224, "SaveImage": 224, "PreviewImage": 224, "PreviewAny": 110, "UniWorldSampler": 224}
 UNFOLDED = 210  # the width of a node that is shown as its title alone
 PROMPT = 60  # what a text field gets beyond its least height
 

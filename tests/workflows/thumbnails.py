@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 README = ROOT / "nodes" / "web" / "images" / "examples.jpg"
 EXAMPLES = ("edit", "multi_reference", "text_to_image", "perception_openpose")
 SIDE, EDGE, GAP = 400, 12, 40
+TOP, ROOM = 56, 200  # the editor writes over the upper left corner of a card
 BACK, FRAME, LIGHT, QUIET = "#1c1d22", "#4a4c55", "#f2f2f2", "#a9acb8"
 
 
@@ -74,21 +75,19 @@ def card(befores: list[Image.Image], after: Image.Image | str, prompt: str) -> I
     made = Image.new("RGB", (SIDE, SIDE), BACK)
     draw = ImageDraw.Draw(made)
     wide = (SIDE - 2 * EDGE - GAP) // 2
-    below = EDGE + 236
     if befores:
-        side = wide if len(befores) == 1 else 112
+        side = wide if len(befores) == 1 else (ROOM - 8) // 2
         for number, picture in enumerate(befores):
-            height = (236 - side) // 2 if len(befores) == 1 else number * (side + 12)
-            put(made, picture, EDGE + (wide - side) // 2, EDGE + height, side)
-        middle = EDGE + 118
-        arrow(draw, SIDE // 2, middle)
+            top = TOP + (ROOM - side) // 2 if len(befores) == 1 else TOP + number * (side + 8)
+            put(made, picture, EDGE + (wide - side) // 2, top, side)
+        arrow(draw, SIDE // 2, TOP + ROOM // 2)
         if isinstance(after, str):
-            write(draw, after, (SIDE - EDGE - wide // 2, middle), 26, 13, LIGHT)
+            write(draw, after, (SIDE - EDGE - wide // 2, TOP + ROOM // 2), 26, 13, LIGHT)
         else:
-            put(made, after, SIDE - EDGE - wide, middle - wide // 2, wide)
+            put(made, after, SIDE - EDGE - wide, TOP + (ROOM - wide) // 2, wide)
     elif isinstance(after, Image.Image):
-        put(made, after, (SIDE - 236) // 2, EDGE, 236)
-    write(draw, f"“{prompt}”", (SIDE // 2, (below + SIDE) // 2), 21, 36, QUIET)
+        put(made, after, (SIDE - ROOM) // 2, TOP, ROOM)
+    write(draw, f"“{prompt}”", (SIDE // 2, (TOP + ROOM + SIDE) // 2), 21, 36, QUIET)
     return made
 
 
