@@ -208,11 +208,14 @@ def source_of(opened: Opened, place: Place, slot: int) -> Output | Value | None:
         visited.add(key)
         entry = here.node.inputs[slot]
         if entry.link is None:
-            return Value(entry.value) if here.node.inner is not None and entry.promoted and here is not place else None
+            return None
         if entry.link.origin_id == SUBGRAPH_INPUT:
             here, slot, wanted = _outside(opened, here.scope), entry.link.origin_slot, None
             if here is None or not 0 <= slot < len(here.node.inputs):
                 return None
+            outer = here.node.inputs[slot]
+            if outer.link is None:
+                return Value(outer.value) if outer.promoted is not None else None
             continue
         origin = _descend(opened, opened.place(here.scope, entry.link.origin_id), entry.link.origin_slot)
         if origin is None:

@@ -80,7 +80,7 @@ class Node:
             return title
         if self.inner is not None:
             return str(self.inner.graph.definition.get("name", self.type))
-        return str((self.info or {}).get("display_name", self.type))
+        return str((self.info or {}).get("display_name") or self.type)
 
     @property
     def properties(self) -> dict[str, Any]:

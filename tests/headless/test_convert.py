@@ -308,6 +308,14 @@ def test_a_bypassed_subgraph_passes_on_what_fits(graph, registry):
     assert both(graph.save(inner), registry)["3"]["inputs"] == {"value": ["1", 0]}
 
 
+def test_a_bypassed_subgraph_keeps_the_values_of_its_inputs_to_itself(graph, registry):
+    inner = part(registry)
+    use, total = graph.add_subgraph(inner, [5, 6], mode=4), graph.add("Add", [1, 2, 3])
+    graph.add_subgraph(inner, [7, 8])
+    graph.link(use, 0, total, "b")
+    assert ours(graph.save(inner), registry)["2"]["inputs"] == {"a": 1, "b": 2, "c": 3}
+
+
 def test_a_muted_subgraph_goes(graph, registry):
     inner = part(registry)
     graph.link(graph.add_subgraph(inner, [], mode=2), 0, graph.add("Show"), "value")
