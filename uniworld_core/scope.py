@@ -12,7 +12,7 @@ from PIL import Image
 
 from .conversation import Conversation
 from .prompt import USER
-from .settings import SHARE, Rule, listed, read_json, take
+from .settings import SHARE, Rule, listed, read_json, take, whole
 
 # The file, in the checkpoint's folder; UniWorld-V1 has none, since it knows pictures and words of every kind.
 SCOPE_FILE = "knows.json"
@@ -31,11 +31,13 @@ class Scope:
         about: in words, as the end of "It knows only".
         words: all words it has learned, in lower case.
         flat: the least share of a picture of its world that is filled evenly with few colours (`flat_share`).
+        turns: of the longest conversation it has learned; 1 for single instructions.
     """
 
     about: str
     words: frozenset[str]
     flat: float
+    turns: int = 1
 
     def unknown_words(self, text: str) -> list[str]:
         """The words of a text that it has not learned, in order, none twice."""
@@ -47,7 +49,9 @@ class Scope:
         return flat_share(picture) >= self.flat
 
     def outside(self, conversation: Conversation) -> str | None:
-        """A warning that names the words and pictures of a conversation that it does not know; None where there are none."""
+        """A warning that names the words and pictures of a conversation that it does not know, or says that the
+        conversation is too long for it; None where there is nothing to warn of.
+        """
         words = self.unknown_words(" ".join(turn.text for turn in conversation.turns if turn.role == USER))
         pictures = [number for number, ref in enumerate(conversation.refs, 1) if not self.holds(ref.picture)]
         strange = []
@@ -57,13 +61,20 @@ class Scope:
         if pictures:
             alone = len(conversation.refs) == 1
             strange.append("picture" if alone else _count(len(pictures), "picture") + " " + _numbers(pictures))
-        if not strange:
-            return None
-        return (
-            f"The model knows only {self.about}. It does not know the {' or the '.join(strange)}, and what comes out will "
-            "mean nothing. For photographs and free prompts, get the weights of UniWorld-V1 (README: Where the weights go) "
-            "and choose them in Load UniWorld."
-        )
+        said = []
+        if strange:
+            said.append(
+                f"The model knows only {self.about}. It does not know the {' or the '.join(strange)}, and what comes out "
+                "will mean nothing. For photographs and free prompts, get the weights of UniWorld-V1 (README: Where the "
+                "weights go) and choose them in Load UniWorld."
+            )
+        if (turns := len(conversation.turns)) > self.turns:
+            learned = f"conversations of {self.turns} turns" if self.turns > 1 else "single instructions"
+            said.append(
+                f"The model has learned {learned} only, and this conversation has {turns} turns: what comes out is often "
+                "wrong. UniWorld-V1 reads whole conversations."
+            )
+        return " ".join(said) or None
 
 
 def read_scope(checkpoint: str | Path) -> Scope | None:
@@ -72,7 +83,7 @@ def read_scope(checkpoint: str | Path) -> Scope | None:
     if not file.exists():
         return None
     raw = take(read_json(file), _RULES, str(file), tuple(_RULES))
-    return Scope(raw["about"], frozenset(raw["words"]), float(raw["flat"]))
+    return Scope(raw["about"], frozenset(raw["words"]), float(raw["flat"]), raw["turns"])
 
 
 def flat_share(picture: Image.Image) -> float:
@@ -108,4 +119,4 @@ def _numbers(numbers: Iterable[int]) -> str:
 
 
 _TEXT = Rule("text of up to 500 characters", lambda value: isinstance(value, str) and 0 < len(value) <= 500)
-_RULES = {"about": _TEXT, "words": listed(_TEXT, 1, 100_000), "flat": SHARE}
+_RULES = {"about": _TEXT, "words": listed(_TEXT, 1, 100_000), "flat": SHARE, "turns": whole(1, 1000)}

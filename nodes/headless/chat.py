@@ -9,17 +9,21 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from .. import host
-from ..loader_nodes import AUTO, model_choices
+from ..loader_nodes import AUTO
 from ..parts import DTYPES
 from . import folders
 from .chat_history import History, latest
 from .chat_lines import COMMANDS, Command, Message, is_picture_name, parse_line
 from .chat_report import ChatJson, ChatText, history_text
 from .chat_session import MEMORIES, Session, Settings, TurnFailed, open_model, open_picture, with_seed
+
+if TYPE_CHECKING:
+    from ...uniworld_core.scope import Scope
 
 FOLDER = "chat"  # of all conversations, in the output folder
 DONE, FAILED, BAD = 0, 1, 2
@@ -59,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory",
         choices=MEMORIES,
         help="what the model reads with a message: the whole conversation, or the latest picture alone (default: the "
-        "conversation; for the models that ship with the package, which know single instructions only, the picture)",
+        "conversation; for models that have learned single instructions only, such as nano, the picture)",
     )
     add("--input", type=Path, default=Path("input"), metavar="DIR", help="pictures are also looked for here")
     add("--output", type=Path, default=Path("output"), metavar="DIR", help=f"conversations are saved in DIR/{FOLDER}")
@@ -83,8 +87,10 @@ def run(
     report = ChatJson(arguments.report) if arguments.json else ChatText(out)
     history = _open_history(arguments)
     try:
-        names, settings = history.model, _settings(arguments, history.model["checkpoint"])
+        settings, names = _settings(arguments), history.model
         model = open_model(names["checkpoint"], names["flux"], names["siglip"], arguments.dtype, arguments.device)
+        if arguments.memory is None:
+            settings = replace(settings, memory=default_memory(model["vlm"].scope))
         plain.progress_hook, plain.warning_hook = report.progress, _once(report.warning)
         return Chat(Session(model, history, settings), report, arguments, plain, stopping).converse()
     finally:
@@ -268,18 +274,19 @@ def _open_history(arguments: argparse.Namespace) -> History:
     return history
 
 
-def _settings(arguments: argparse.Namespace, checkpoint: str) -> Settings:
-    from ...uniworld_core.shipped import SHIPPED_FOLDER
+def default_memory(scope: Scope | None) -> str:
+    """The whole conversation, but for a model that has learned no turn behind another one."""
+    return MEMORIES[0] if scope is None or scope.turns > 2 else MEMORIES[1]
 
-    folder = model_choices("uniworld").get(checkpoint)
-    shipped = folder is not None and folder.is_relative_to(SHIPPED_FOLDER)
+
+def _settings(arguments: argparse.Namespace) -> Settings:
     settings = Settings(
         steps=arguments.steps,
         guidance=arguments.guidance,
         area_side=arguments.area_side,
         t5=arguments.t5,
         max_new_tokens=arguments.max_new_tokens,
-        memory=arguments.memory or MEMORIES[1 if shipped else 0],
+        memory=arguments.memory or MEMORIES[0],
     )
     for name in ("steps", "max_new_tokens"):
         if getattr(settings, name) < 1:

@@ -12,7 +12,7 @@ from uniworld.uniworld_core import Conversation, Turn
 from uniworld.uniworld_core.reference import Reference
 from uniworld.uniworld_core.scope import SCOPE_FILE, Scope, flat_share, read_scope
 
-SCOPE = Scope("shapes", frozenset({"make", "the", "circle", "red", "don't", "2"}), 0.5)
+SCOPE = Scope("shapes", frozenset({"make", "the", "circle", "red", "don't", "2"}), 0.5, turns=3)
 FLAT = Image.new("RGB", (60, 40), (200, 10, 10))
 
 
@@ -62,6 +62,17 @@ def test_earlier_turns_of_the_user_count_and_answers_do_not() -> None:
     assert "'dogs'" in said
 
 
+def test_a_conversation_longer_than_it_has_learned_is_named() -> None:
+    turns = [Turn("user", "Make 2"), Turn("assistant", "2"), Turn("user", "Make red")]
+    said = Scope("shapes", SCOPE.words, 0.5).outside(Conversation(turns))
+    assert said is not None
+    assert said.startswith("The model has learned single instructions only, and this conversation has 3 turns")
+    longer = SCOPE.outside(Conversation([*turns, Turn("assistant", "2"), Turn("user", "Make dogs")]))
+    assert longer is not None
+    assert "'dogs'" in longer
+    assert "conversations of 3 turns only, and this conversation has 5 turns" in longer
+
+
 def test_even_pictures_of_any_size_are_flat_and_noise_and_ramps_are_not() -> None:
     for size in ((1, 1), (1, 300), (60, 40), (2000, 1500)):
         assert flat_share(Image.new("RGB", size, (3, 200, 90))) == 1.0
@@ -74,11 +85,13 @@ def test_a_folder_without_the_file_has_no_bounds(tmp_path: Path) -> None:
     assert read_scope(tmp_path) is None
 
 
-@pytest.mark.parametrize("change", [{"about": ""}, {"words": "all"}, {"words": [1]}, {"flat": 2}, {"flat": None}])
+@pytest.mark.parametrize(
+    "change", [{"about": ""}, {"words": "all"}, {"words": [1]}, {"flat": 2}, {"flat": None}, {"turns": 0}]
+)
 def test_a_damaged_file_is_named(tmp_path: Path, change: dict[str, object]) -> None:
-    right = {"about": "shapes", "words": ["red"], "flat": 0.5}
+    right = {"about": "shapes", "words": ["red"], "flat": 0.5, "turns": 2}
     (tmp_path / SCOPE_FILE).write_text(json.dumps(right))
-    assert read_scope(tmp_path) == Scope("shapes", frozenset({"red"}), 0.5)
+    assert read_scope(tmp_path) == Scope("shapes", frozenset({"red"}), 0.5, 2)
     (tmp_path / SCOPE_FILE).write_text(json.dumps(right | change))
     with pytest.raises(ValueError, match=rf"knows\.json has {next(iter(change))} "):
         read_scope(tmp_path)

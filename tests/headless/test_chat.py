@@ -17,8 +17,11 @@ from PIL import Image
 from uniworld.__main__ import main
 from uniworld.nodes import host
 from uniworld.nodes.headless import chat_history, chat_session
+from uniworld.nodes.headless.chat import default_memory
 from uniworld.nodes.headless.chat_history import FILE, History, SavedTurn
 from uniworld.uniworld_core import Conversation, Turn, UniWorld
+from uniworld.uniworld_core.scope import read_scope
+from uniworld.uniworld_core.shipped import SHIPPED_FOLDER
 
 TINY = ("--checkpoint", "tiny", "--steps", "1", "--area-side", "64", "--max-new-tokens", "6")
 WHOLE = ("--memory", "conversation")
@@ -93,10 +96,15 @@ def test_an_answer_knows_the_turns_before_it(chat: Any, core: UniWorld) -> None:
     assert second == core.understand(longer, max_new_tokens=6).strip()
 
 
-def test_models_of_single_instructions_get_the_latest_picture_alone(chat: Any, core: UniWorld) -> None:
-    _, out, _ = chat("/ask Is it red in cat.png?\n/ask Why?", "talk")
+def test_the_latest_picture_alone_may_be_remembered(chat: Any, core: UniWorld) -> None:
+    _, out, _ = chat("/ask Is it red in cat.png?\n/ask Why?", "talk", "--memory", "picture")
     refs = core.reference([Image.open("cat.png")])
     assert out.splitlines()[1] == core.understand("Why?", refs=refs, max_new_tokens=6).strip()
+
+
+def test_models_of_single_instructions_remember_the_picture_and_others_the_conversation() -> None:
+    assert default_memory(read_scope(SHIPPED_FOLDER / "nano" / "uniworld")) == "picture"
+    assert default_memory(read_scope(SHIPPED_FOLDER / "tiny" / "uniworld")) == "conversation"
 
 
 def test_a_resumed_conversation_goes_on_as_if_it_had_never_ended(chat: Any) -> None:
@@ -311,6 +319,7 @@ import runpy
 runpy.run_path({str(TESTS / "conftest.py")!r})
 from pathlib import Path
 from PIL import Image
+from uniworld.nodes.headless.chat import default_memory
 from uniworld.nodes.headless.chat_history import History, SavedTurn
 history = History(Path({str(tmp_path / "chat")!r}), "talk", {{"checkpoint": "tiny"}})
 while True:

@@ -31,5 +31,5 @@ def world_scope() -> Scope:
 
 def write_scope(scope: Scope, folder: Path) -> None:
     """Write it into a checkpoint's folder."""
-    content = {"about": scope.about, "flat": scope.flat, "words": sorted(scope.words)}
+    content = {"about": scope.about, "flat": scope.flat, "turns": scope.turns, "words": sorted(scope.words)}
     write_whole(folder / SCOPE_FILE, (json.dumps(content) + "\n").encode())
