@@ -122,8 +122,8 @@ def open_graph(workflow: dict[str, Any], is_class: Callable[[str], bool] = lambd
         scope, inside = pending.pop()
         for node_id, node in scope.graph.nodes.items():
             kind = node["type"]
-            # Whatever a muted or bypassed subgraph contains does not run. Inside another subgraph the editor lets it run
-            # nevertheless, unless the nodes in it are off too, as they are when one is switched off in the editor.
+            # The nodes in a muted or bypassed subgraph do not run. Inside another subgraph the editor lets them run
+            # nevertheless; only their wires out of it are cut or passed by.
             if is_off(node) and scope is root:
                 continue
             if kind not in definitions:
