@@ -9,6 +9,7 @@ from ..host import PlainHost
 from .cache import ResultCache
 from .calls import run_to_end
 from .expansion import DynamicPrompt
+from .foreign import take_progress
 from .graph_run import GraphRun, RunResult
 from .registry import Registry
 from .run_events import EventHook
@@ -57,6 +58,7 @@ class Executor:
         with self._running:
             # As in ComfyUI, an interrupt that came when nothing ran is void.
             self.host.interrupted.clear()
+            take_progress()
             graph = DynamicPrompt(prompt, prompt if original is None else original)
             run = GraphRun(self.registry, self.host, self._cache, graph, extra_pnginfo, prompt_id, on_event)
             try:

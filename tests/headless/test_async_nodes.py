@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
+import types
 from typing import Any
 
 import pytest
@@ -262,6 +264,26 @@ def test_progress_belongs_to_the_node_that_tells_of_it(run):
     run(waiting_three(), events)
     told = {data["node"]: (data["value"], data["max"]) for name, data in events if name == "progress"}
     assert told == {"1": (1, 11), "2": (2, 12), "3": (3, 13)}
+
+
+def test_progress_of_comfyuis_own_bars_is_told(run, registry, monkeypatch):
+    utils = types.ModuleType("comfy.utils")
+    utils.PROGRESS_BAR_HOOK = None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "comfy.utils", utils)
+
+    class Barred(Waiting):
+        async def run(self, value: int, seconds: float) -> tuple[int]:
+            hook = utils.PROGRESS_BAR_HOOK
+            await asyncio.sleep(seconds)
+            hook(value, 10, ("JPEG", "a picture", 512), node_id="another")
+            return (value,)
+
+    monkeypatch.setitem(registry.classes, "Barred", Barred)
+    prompt = {str(i): node("Barred", value=i, seconds=0.01) for i in (1, 2)}
+    events: list[Any] = []
+    run({**prompt, **{f"show{i}": node("Show", value=[str(i), 0]) for i in (1, 2)}}, events)
+    assert {data["node"]: data["value"] for name, data in events if name == "progress"} == {"1": 1, "2": 2}
+    assert [data["image"] for name, data in events if name == "preview"] == ["a picture"] * 2
 
 
 def test_progress_of_threads_that_a_node_starts_is_told(run, registry, monkeypatch):
