@@ -19,7 +19,7 @@ from ..uniworld_core.qwen import read_tokenizer
 from ..uniworld_core.settings import OBJECT, optional, read_json, shown, take
 from ..uniworld_core.siglip import siglip_settings
 from ..uniworld_core.understanding import PROJECTOR_NAMES
-from ..uniworld_core.weights import Names, Shards, open_shard
+from ..uniworld_core.weights import Names, Shards, open_shard, read_header
 from .model_folder import SHARD_BYTES, Source, copy_settings, new_folder, write_json, write_shards
 from .processor_files import complete
 
@@ -224,8 +224,8 @@ def read_redux(file: Path) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: it is no such file.
     """
+    names = {name: REDUX_NAMES.in_module(name) for name in read_header(file)}
     with open_shard(file) as shard:
-        names = {name: REDUX_NAMES.in_module(name) for name in shard.keys()}  # noqa: SIM118  (safe_open is no mapping)
         tensors = {key: shard.get_tensor(name) for name, key in names.items() if key is not None}
     if len(tensors) != 4 or len(names) != 4:
         raise ValueError(

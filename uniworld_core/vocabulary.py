@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Bytes of a vocabulary file that are read at most; Qwen's tokenizer.json has 7 million.
 MAX_VOCABULARY_BYTES = 32 * 2**20
+_MAX_ADDED = 4096  # tokens beside a vocabulary; T5 has a hundred
 # How Qwen2 cuts text before its merges: words, single digits, runs of marks, line ends (its published tokenizer.json).
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -195,8 +196,14 @@ def _finished(made: Tokenizer, files: _Files, marks: Mapping[str, str]) -> PreTr
         at = made.token_to_id(word)
         if at is not None:
             added.setdefault(word, (at, {"special": True, "normalized": False}))
-    for word, (at, options) in sorted(added.items(), key=lambda item: item[1][0]):
-        made.add_tokens([AddedToken(word, **options)])
+    if len(added) > _MAX_ADDED:
+        raise ValueError(
+            f"The tokenizer in {folder} adds {len(added)} tokens to its vocabulary, more than {_MAX_ADDED}: it is not a "
+            "published one, copy the folder again."
+        )
+    in_order = sorted(added.items(), key=lambda item: item[1][0])
+    made.add_tokens([AddedToken(word, **options) for word, (_, options) in in_order])
+    for word, (at, _) in in_order:
         if made.token_to_id(word) != at:
             raise ValueError(
                 f"The tokenizer in {folder} gives {shown(word)} the id {at}, which does not follow its vocabulary of "
