@@ -204,6 +204,9 @@ class UniWorldConfig:
                 f"{source} has model_type {shown(kind)}, and a UniWorld-V1 checkpoint has {MODEL_TYPE!r}: "
                 "choose the folder of UniWorld-V1 itself, not of one of its base models."
             )
+        rotary = config.get("rope_parameters")  # what transformers 5 calls rope_scaling and rope_theta together
+        if config.get("rope_scaling") is None and isinstance(rotary, Mapping):
+            config = {"rope_theta": rotary.get("rope_theta", 1000000.0), **config, "rope_scaling": rotary}
         rules = {"denoise_tower": OBJECT, "vision_config": OBJECT, **_TEXT, **_TOKENS}
         told = take(config, rules, source, ("denoise_tower", "vision_config", "hidden_size", *_TOKENS))
         kind = told["denoise_tower"].get("denoiser_type", "flux")

@@ -255,10 +255,8 @@ def _lines(file: Path) -> list[str]:
     return [line.rstrip("\r") for line in merges if line.strip()]
 
 
-def _pieces(rows: Any, file: Path) -> list[tuple[str, float]]:
+def _pieces(rows: list[Any], file: Path) -> list[tuple[str, float]]:
     """A unigram vocabulary: pieces with their log-probabilities."""
-    if not isinstance(rows, list) or not rows:
-        raise ValueError(f"The model in {file} has no vocab: copy the file again.")
     for row in rows:
         if not isinstance(row, list) or len(row) != 2 or not _PIECE.holds(row[0]) or not _SCORE.holds(row[1]):
             raise ValueError(

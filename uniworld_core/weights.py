@@ -182,7 +182,7 @@ class Shards:
         names = sorted(set(weight_map.values()))
         if len(names) > _MAX_SHARDS:
             raise ValueError(f"{index} names {len(names)} files, more than {_MAX_SHARDS}: it is not a published index.")
-        if any(Path(name).name != name or "\0" in name for name in names):
+        if any(Path(name).name != name or "\0" in name or len(name.encode("utf-8", "replace")) > 255 for name in names):
             raise ValueError(f"{index} names shards outside its own folder: it is not a published index.")
         absent = [name for name in names if not (self.folder / name).is_file()]
         if absent:

@@ -271,8 +271,15 @@ def test_a_tensor_in_two_shards_is_refused(tiny_copy: Path) -> None:
 
 @pytest.mark.parametrize(
     "weight_map",
-    [{"a": 5}, {"a": ["x"]}, {"a": "model\0.safetensors"}, {str(n): f"{n}.safetensors" for n in range(5000)}],
-    ids=["a number", "a list", "half a name", "5000 files"],
+    [
+        {"a": "x" * 300 + ".safetensors"},
+        {"a": "\ud800"},
+        {"a": 5},
+        {"a": ["x"]},
+        {"a": "model\0.safetensors"},
+        {str(n): f"{n}.safetensors" for n in range(5000)},
+    ],
+    ids=["an endless name", "half a character", "a number", "a list", "half a name", "5000 files"],
 )
 def test_an_index_of_no_files_is_refused(tiny_copy: Path, weight_map: dict[str, Any]) -> None:
     (tiny_copy / "uniworld" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))

@@ -300,6 +300,14 @@ def test_qwen_under_the_names_of_transformers_own_module_loads(model: UniWorld, 
     assert torch.equal(open_copy(tiny_copy).route("Paint a dog.").logits, model.route("Paint a dog.").logits)
 
 
+def test_rotary_settings_under_their_name_in_transformers_5_are_read(model: UniWorld, tiny_copy: Path) -> None:
+    file = tiny_copy / "uniworld" / "config.json"
+    raw = json.loads(file.read_text())
+    rotary = {**raw["rope_scaling"], "rope_theta": raw["rope_theta"]}
+    edit_json(file, rope_scaling=..., rope_theta=..., rope_parameters=rotary)
+    assert torch.equal(open_copy(tiny_copy).route("Paint a dog.").logits, model.route("Paint a dog.").logits)
+
+
 @pytest.mark.parametrize("kind", ["CLIPTextModel", "T5EncoderModel", "SiglipVisionModel"])
 def test_what_this_version_of_transformers_saves_loads(tiny_copy: Path, kind: str) -> None:
     import transformers
