@@ -98,7 +98,7 @@ class GraphRun:
     async def _run_all(self, outputs: list[str]) -> tuple[str, BaseException] | None:
         """Run nodes until none is left; the node that ended the run before that, and its exception."""
         running: dict[asyncio.Task[BaseException | None], str] = {}
-        node_id: str | None = outputs[0]
+        node_id = next(iter(outputs), None)
         try:
             self.schedule.add_outputs(outputs)
             while True:
