@@ -1,6 +1,6 @@
 """Writes the shared workflows, in editor form and in API form, and their sample pictures: python tests/workflows/build.py
 
-The workflows are what people share and may be edited in the editor; this keeps fifteen of them alike. What they show and
+The workflows are what people share and may be edited in the editor; this keeps them alike. What they show and
 ask is in `samples.py`. A test holds what it makes against what is committed.
 """
 
@@ -65,18 +65,18 @@ def sample(graph: Any) -> Any:
     return SAMPLES[graph.name]
 
 
-def loader(graph: Any, top: int = TOP, note: bool = True) -> Any:
+def loader(graph: Any, note: bool = True) -> Any:
     """Load UniWorld, and below it what its models are."""
     from workflows.samples import SIDE
 
     # Named, so that a model folder on the builder's own machine is never the one that is written.
     load = graph.add(
-        "UniWorldLoader", 0, top, checkpoint=MODEL, flux="auto", siglip="auto", dtype="auto", device="default"
+        "UniWorldLoader", 0, TOP, checkpoint=MODEL, flux="auto", siglip="auto", dtype="auto", device="default"
     )
     if note:
         *most, last = (f"[{name}]({address})" for name, address in LINKS.items())
         text = WEIGHTS.format(side=SIDE, links=f"{', '.join(most)} and {last}")
-        graph.note("The model", text, 0, top + 316, (LOAD[1], 138))
+        graph.note("The model", text, 0, TOP + 316, (LOAD[1], 138))
     return load
 
 

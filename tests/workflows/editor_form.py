@@ -35,6 +35,7 @@ class Node:
     Attributes:
         top: height of its upper edge, below the title, in the graph's pixels.
         room: pixels for what it shows or holds beyond its slots and widgets.
+        width: in pixels, its column's unless given.
         collapsed: shown as its title alone.
     """
 
