@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from .chat_history import History, latest
 from .chat_lines import COMMANDS, Command, Message, is_picture_name, parse_line
 from .chat_report import ChatJson, ChatText, history_text
 from .chat_session import MEMORIES, Session, Settings, TurnFailed, open_model, open_picture, with_seed
+from .durable import whole_file
 
 if TYPE_CHECKING:
     from ...uniworld_core.scope import Scope
@@ -135,9 +135,8 @@ class Chat:
         notes = [f"Chat with {names['checkpoint']}. Name pictures in your messages; /help lists the commands."]
         if memory == "picture":
             notes.append(
-                "Each message is read with the latest picture, without the turns before it, since "
-                f"{names['checkpoint']} knows single instructions only (--memory conversation changes that). Say the whole "
-                "instruction each time; /reset begins without a picture."
+                "Each message is read with the latest picture, without the turns before it (--memory conversation changes "
+                "that): say the whole instruction each time. /reset begins without a picture."
             )
         return notes if self._interactive or self._json else []
 
@@ -159,6 +158,8 @@ class Chat:
             return self._failed(f"{error}", FAILED)
         except host.Interrupted:
             return self._failed("Stopped: the message is not part of the conversation.", FAILED)
+        except OSError as error:
+            return self._failed(f"'{error.filename}' cannot be used: {error.strerror or error}.", FAILED)
         except Exception as error:  # the user shall not lose the session for what one message hit
             if self._debug:
                 traceback.print_exc()
@@ -233,7 +234,8 @@ class Chat:
             raise ValueError(f"Pictures are saved as PNG: name it {target.with_suffix('.png')}.")
         if target.exists():
             raise ValueError(f"'{target}' is there already: choose another name.")
-        shutil.copyfile(history.picture(painted[-1]), target)
+        with whole_file(target) as file:
+            file.write(history.picture(painted[-1]).read_bytes())
         return target
 
     def _find(self, name: str) -> Path:

@@ -127,12 +127,16 @@ class History:
         """Copy what was said and its pictures into a new folder. Raises ValueError if it is there already."""
         if not self.turns:
             raise ValueError("Nothing was said yet: there is nothing to save.")
+        if target.exists():
+            raise ValueError(f"'{target}' is there already: choose another name.")
+        part = target.with_name(f".{target.name}{PART}")
         try:
-            target.mkdir(parents=True)
-        except FileExistsError:
-            raise ValueError(f"'{target}' is there already: choose another name.") from None
-        for name in (FILE, *(name for turn in self.turns for name in turn.pictures)):
-            shutil.copyfile(self.folder / name, target / name)
+            part.mkdir(parents=True)
+            for name in (FILE, *(name for turn in self.turns for name in turn.pictures)):
+                shutil.copyfile(self.folder / name, part / name)
+            part.rename(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
     def close(self) -> None:
         """Let other processes have it. A folder in which nothing was saved is removed."""

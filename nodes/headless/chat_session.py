@@ -139,8 +139,8 @@ class Session:
                 "temperature": 0.0,
                 "seed": settings.seed,
             }
-            text = Understand().execute(**prompt, **limits)[0].strip()
-            if not text:
+            text = Understand().execute(**prompt, **limits)[0]
+            if not text.strip():
                 raise ValueError("The model gave an empty answer: ask in other words.")
             # What the next turn could not read is not kept.
             Conversation([Turn(USER, message.text), Turn(ASSISTANT, text)])

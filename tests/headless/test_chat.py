@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,15 @@ WHOLE = ("--memory", "conversation")
 TESTS = Path(__file__).resolve().parents[1]
 
 
+# Read once for all tests.
+open_model = cache(chat_session.open_model)
+
+
 @pytest.fixture
 def chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Iterator[Callable[..., Any]]:
     """Say these lines to `uniworld chat`; gives exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("uniworld.nodes.headless.chat.open_model", open_model)
     Image.new("RGB", (60, 40), (30, 40, 220)).save("cat.png")
 
     def chat(lines: str, *options: str) -> tuple[int, str, str]:
@@ -87,19 +93,20 @@ def test_a_painted_picture_is_printed_and_is_what_the_core_paints(chat: Any, cor
 
 def test_an_answer_knows_the_turns_before_it(chat: Any, core: UniWorld) -> None:
     code, out, _ = chat("/ask Is it red in cat.png?\n/ask Why?", "talk", *WHOLE)
-    first, second = out.splitlines()
+    first, second = saved()[1]["text"], saved()[3]["text"]
+    assert out == f"{first}\n{second}\n"
     refs = core.reference([Image.open("cat.png")])
     asked = Conversation([Turn("user", "Is it red in the picture?", refs)])
     assert code == 0
-    assert first == core.understand(asked, max_new_tokens=6).strip()
+    assert first == core.understand(asked, max_new_tokens=6)
     longer = asked.then(Turn("assistant", first), Turn("user", "Why?"))
-    assert second == core.understand(longer, max_new_tokens=6).strip()
+    assert second == core.understand(longer, max_new_tokens=6)
 
 
 def test_the_latest_picture_alone_may_be_remembered(chat: Any, core: UniWorld) -> None:
     _, out, _ = chat("/ask Is it red in cat.png?\n/ask Why?", "talk", "--memory", "picture")
     refs = core.reference([Image.open("cat.png")])
-    assert out.splitlines()[1] == core.understand("Why?", refs=refs, max_new_tokens=6).strip()
+    assert out.endswith(f"\n{core.understand('Why?', refs=refs, max_new_tokens=6)}\n")
 
 
 def test_models_of_single_instructions_remember_the_picture_and_others_the_conversation() -> None:
@@ -161,6 +168,9 @@ def test_save_copies_the_picture_or_the_conversation(chat: Any) -> None:
     assert Path("kept", FILE).read_bytes() == Path("output/chat/talk", FILE).read_bytes()
     for line in ("/save dog.png", "/save kept", "/save dog.jpg", "/save"):
         assert chat(line, "talk")[0] == 2
+    code, _, err = chat("/save dog.png/inside", "talk")
+    assert code == 1
+    assert "cannot be used" in err
     assert Path("dog.png").read_bytes() == painted
 
 
@@ -313,6 +323,7 @@ def test_a_turn_that_was_on_disk_when_it_was_interrupted_stays(tmp_path: Path, m
     assert all((history.folder / name).is_file() for turn in history.turns for name in turn.pictures)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_loses_at_most_the_running_turn(tmp_path: Path) -> None:
     program = f"""
 import runpy
