@@ -52,12 +52,15 @@ class Scope:
         """A warning that names the words and pictures of a conversation that it does not know, or says that the
         conversation is too long for it; None where there is nothing to warn of.
         """
-        words = self.unknown_words(" ".join(turn.text for turn in conversation.turns if turn.role == USER))
+        text = " ".join(turn.text for turn in conversation.turns if turn.role == USER)
+        words = self.unknown_words(text)
         pictures = [number for number, ref in enumerate(conversation.refs, 1) if not self.holds(ref.picture)]
         strange = []
         if words:
             more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
             strange.append(_count(len(words), "word") + " " + ", ".join(f"'{word}'" for word in words[:_NAMED]) + more)
+        if not _WORD.search(text):
+            strange.append("prompt")
         if pictures:
             alone = len(conversation.refs) == 1
             strange.append("picture" if alone else _count(len(pictures), "picture") + " " + _numbers(pictures))

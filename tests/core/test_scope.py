@@ -42,6 +42,7 @@ def test_nothing_is_said_of_what_is_known() -> None:
     [
         (asked("Make the cat red.", FLAT), "the word 'cat', and"),
         (asked("a b c d e f g"), "the words 'a', 'b', 'c', 'd', 'e' and 2 more, and"),
+        (asked("?!"), "the prompt, and"),
         (asked("Make the circle red.", noise()), "the picture, and"),
         (asked("Make the cat red.", FLAT, noise()), "the word 'cat' or the picture 2, and"),
         (asked("Make the circle red.", noise(), noise()), "the pictures 1, 2, and"),

@@ -49,9 +49,16 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.fixture(scope="module")
+def blink(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nano that has hardly trained; tests only read it."""
+    return train_nano(tmp_path_factory.mktemp("blink"), device="cpu", recipe=BLINK)
+
+
 @pytest.mark.slow
-def test_stopped_at_any_step_it_goes_on_to_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train_nano(tmp_path / "whole", device="cpu", recipe=BLINK)
+def test_stopped_at_any_step_it_goes_on_to_the_same_model(
+    blink: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
 
     class Stopped(Exception):
         pass
@@ -66,7 +73,7 @@ def test_stopped_at_any_step_it_goes_on_to_the_same_model(tmp_path: Path, monkey
             with pytest.raises(Stopped, match=step):
                 train_nano(tmp_path / "pieces", device="cpu", recipe=BLINK)
     pieces = train_nano(tmp_path / "pieces", device="cpu", recipe=BLINK)
-    found, expected = tensors(pieces), tensors(whole)
+    found, expected = tensors(pieces), tensors(blink)
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert Image.open(tmp_path / "pieces" / "curves.png").width > 1500
@@ -144,11 +151,11 @@ def flow_loss(model: UniWorld, dit: DiT) -> float:
 
 @pytest.mark.slow
 def test_the_quick_command_beats_an_untrained_model_by_a_wide_margin(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    blink: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "nano", "--quick", "--device", "cpu", "--folder", str(tmp_path / "quick")]) == 0
     trained = opened(Path(capsys.readouterr().out.strip().splitlines()[-1]))
-    untrained = opened(train_nano(tmp_path / "untrained", device="cpu", recipe=BLINK))
+    untrained = opened(blink)
     assert vae_psnr(trained) > vae_psnr(untrained) + 1.5
     # The untrained DiT is asked about the very latents that the trained one knows.
     assert flow_loss(trained, trained.dit) < 0.4 * flow_loss(trained, untrained.dit)
