@@ -39,6 +39,14 @@ def test_a_prompt_runs_and_is_in_the_history(live, graphs):
     assert entry["meta"]["3"] == {"node_id": "3", "display_node": "3", "parent_node": None, "real_node_id": "3"}
 
 
+def test_choices_in_a_prompt_are_the_clients_to_resolve(live):
+    text = "{a|b} // c"
+    prompt = {"1": node("Prompted", text=text, plain="", seed=1)}
+    entry = live.run(prompt)
+    assert entry["prompt"][2] == prompt
+    assert entry["outputs"]["1"]["text"] == [text]
+
+
 def test_a_prompt_with_an_older_class_id_runs(live):
     entry = live.run(
         {
