@@ -57,8 +57,10 @@ CARDS = """() => [...document.querySelectorAll('[data-testid^=template-workflow-
 
 
 def main() -> None:
+    import conftest
     from conftest import FLAGS, NAMES, Editor, Host
 
+    conftest.PATIENCE = 300.0  # nano takes its full steps
     path = os.environ.get("UNIWORLD_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)))
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         host = Host(Path(folder))

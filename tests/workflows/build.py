@@ -237,7 +237,7 @@ def perception(task_name: str) -> Any:
     task = TASKS[task_name]
     graph = new(
         f"perception_{task_name}",
-        (LOAD, READ, ASK, PAINT, DECODE, (44, 232), (46, 212)),
+        (LOAD, READ, ASK, PAINT, DECODE, (44, 252), (46, 212)),
         (("Model and picture", 0, 0), ("What to see", 1, 2), ("Painting", 3, 4), ("Map", 5, 6)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
@@ -248,7 +248,7 @@ def perception(task_name: str) -> Any:
     image = paint(graph, 3, load, condition, latent)
     graph.add("PreviewImage", 5, 50, "As painted", images=image[0])
     text = "The model paints a map of the picture; **UniWorld Perception Head** turns it back into data."
-    graph.note("What happens", text, 5, 346, (232, 84))
+    graph.note("What happens", text, 5, 346, (252, 84))
     head = graph.add("UniWorldPerceptionHead", 5, 486, task=task_name, painted=image[0], source=ask[1])
     graph.add("SaveImage", 6, 50, "Map", images=head[0], filename_prefix=f"uniworld/{task_name}")
     graph.add("PreviewAny", 6, 378, "Summary", source=head[3])
