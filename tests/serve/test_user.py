@@ -188,3 +188,11 @@ def test_settings_nested_too_deep_are_refused(live):
         reply = live.post("/settings/deep", body=nested(depth))
         assert (reply.status, reply.error) == (400, "invalid_json")
     assert live.get("/settings").status == 200
+
+
+def test_files_that_every_editor_asks_for_are_empty_and_not_missing(live):
+    assert live.get("/userdata/comfy.templates.json").json == []
+    assert live.get("/userdata/workflows%2F.index.json").json == {"favorites": []}
+    assert live.post("/userdata/comfy.templates.json", [{"name": "mine"}]).status == 200
+    assert live.get("/userdata/comfy.templates.json").json == [{"name": "mine"}]
+    assert live.get("/userdata/other.json").status == 404

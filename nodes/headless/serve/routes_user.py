@@ -21,6 +21,9 @@ _DEFAULTS = {"Comfy.Notification.ShowVersionUpdates": False}
 # With this one set, an editor without a draft opens a stock graph of nodes that are not here.
 _NEVER_TOLD = "Comfy.TutorialCompleted"
 
+# Files that every editor asks for and few users have, as they are without them: a 404 is an error in its console.
+_EMPTY = {"comfy.templates.json": "[]", "workflows/.index.json": '{"favorites": []}'}
+
 
 async def get_users(_: web.Request) -> web.Response:
     return reply({"storage": "server", "migrated": True})
@@ -138,8 +141,11 @@ def _entries(folder: Path, base: Path) -> list[dict[str, Any]]:
 
 
 async def get_userdata(request: web.Request) -> web.StreamResponse:
-    if request.match_info["file"] == "user.css":  # every editor asks for it, and few users have one
+    name = request.match_info["file"]
+    if name == "user.css":
         return await get_user_css(request)
+    if name in _EMPTY and not _user_path(server_of(request), name).exists():
+        return web.Response(text=_EMPTY[name], content_type="application/json", headers=SANDBOX)
     return await send_foreign(request, _existing(request))
 
 
