@@ -130,8 +130,11 @@ def test_a_run_goes_on_when_its_reader_goes(tmp_path):
     assert (tmp_path / "output" / "p_00001_.png").is_file()
 
 
-def test_a_list_that_could_not_be_written_is_a_failure():
+@pytest.mark.parametrize(
+    "arguments", [["nodes"], pytest.param(["check", "edit", "--api", "-"], marks=pytest.mark.slow)]
+)
+def test_output_that_is_the_result_and_could_not_be_written_is_a_failure(arguments):
     with open("/dev/full", "wb") as full:  # noqa: PTH123
-        done = subprocess.run(command("nodes"), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 1
     assert "No space left on device" in done.stderr

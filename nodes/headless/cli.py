@@ -70,7 +70,8 @@ def _with_output(code: int, arguments: argparse.Namespace) -> int:
     if error is None:
         return code
     say(f"Standard output could not be written: {error.strerror}. What was printed is incomplete.")
-    return FAILED if code == DONE and arguments.command == "nodes" else code
+    output_is_result = arguments.command == "nodes" or getattr(arguments, "api", None) == "-"
+    return FAILED if code == DONE and output_is_result else code
 
 
 def _ended(sentence: str, event: str, arguments: argparse.Namespace, report: JsonReport) -> int:
