@@ -33,7 +33,7 @@ def serve(arguments: argparse.Namespace, out: TextIO) -> int:
     if any(importlib.util.find_spec(name) is None for name in needed):
         raise ValueError(INSTALL)
     config = read_config(arguments)
-    saved = [config.user / "default" / name for name in ("workflows", "subgraphs")]
+    saved = [config.user / "default" / name for name in ("workflows", "subgraphs", "keybindings")]
     for folder in (config.input, config.output, *saved):
         make_folder(folder)
     make_temp(config.temp)
