@@ -37,10 +37,10 @@ _CLASSES = {
 
 
 def complete(folder: Path) -> None:
-    """Add to a checkpoint's folder what it lacks of the processor: chat template, Qwen's way of cutting text, classes.
+    """Add to a checkpoint's folder what it lacks of the processor: chat template, Qwen's pre-tokenizer, class names.
 
-    What is there already stays, except that a `tokenizer.json` which cuts text otherwise is written once more: transformers
-    follows it up to version 4, and from 5 on cuts as Qwen does. References to code (`auto_map`) go.
+    What is there already stays, except that a `tokenizer.json` with another pre-tokenizer is rewritten: transformers up to
+    version 4 follows it, and from 5 on uses Qwen's whatever the file says. References to code (`auto_map`) are removed.
 
     Raises:
         ValueError: a file of the tokenizer or of the picture processor is missing or damaged.
@@ -55,7 +55,7 @@ def complete(folder: Path) -> None:
             if whole != raw:
                 _write(folder / name, whole)
     add_template(folder)
-    if not _cuts_as_qwen(folder / "tokenizer.json"):
+    if not _splits_as_qwen(folder / "tokenizer.json"):
         qwen_tokenizer(folder).backend_tokenizer.save(str(folder / "tokenizer.json"))
 
 
@@ -65,7 +65,7 @@ def add_template(folder: Path) -> None:
         _write(folder / _TEMPLATE_FILES[0], {"chat_template": CHAT_TEMPLATE})
 
 
-def _cuts_as_qwen(file: Path) -> bool:
+def _splits_as_qwen(file: Path) -> bool:
     if not file.is_file():
         return False
     splitter = read_json(file, MAX_VOCABULARY_BYTES).get("pre_tokenizer")

@@ -171,13 +171,13 @@ class UniWorldConfig:
     @property
     def patches(self) -> dict[str, int]:
         """How the vision half cuts pictures, under the names of a picture processor's settings."""
-        told = _VISION_DEFAULTS | self.vision
+        values = _VISION_DEFAULTS | self.vision
         names = {
             "patch_size": "patch_size",
             "merge_size": "spatial_merge_size",
             "temporal_patch_size": "temporal_patch_size",
         }
-        return {name: told[key] for name, key in names.items()}
+        return {name: values[key] for name, key in names.items()}
 
     @classmethod
     def read(cls, checkpoint: str | Path, siglip_width: int | None = None) -> UniWorldConfig:
@@ -208,21 +208,21 @@ class UniWorldConfig:
         if config.get("rope_scaling") is None and isinstance(rotary, Mapping):
             config = {"rope_theta": rotary.get("rope_theta", 1000000.0), **config, "rope_scaling": rotary}
         rules = {"denoise_tower": OBJECT, "vision_config": OBJECT, **_TEXT, **_TOKENS}
-        told = take(config, rules, source, ("denoise_tower", "vision_config", "hidden_size", *_TOKENS))
-        kind = told["denoise_tower"].get("denoiser_type", "flux")
+        values = take(config, rules, source, ("denoise_tower", "vision_config", "hidden_size", *_TOKENS))
+        kind = values["denoise_tower"].get("denoiser_type", "flux")
         if kind != "flux":
             raise ValueError(
                 f"{source} has denoise_tower.denoiser_type {shown(kind)}; "
                 "only 'flux', the published one, can be painted with."
             )
         needed = ("denoiser_config", "output_hidden_size", "vae_input_hidden_size")
-        tower = take(told["denoise_tower"], _TOWER, f"denoise_tower in {source}", needed)
+        tower = take(values["denoise_tower"], _TOWER, f"denoise_tower in {source}", needed)
         return cls(
-            text=_text({key: told[key] for key in TEXT_KEYS if key in told}, source),
-            vision=_vision(told["vision_config"], f"vision_config in {source}"),
-            tokens={key: told[key] for key in _TOKENS},
+            text=_text({key: values[key] for key in TEXT_KEYS if key in values}, source),
+            vision=_vision(values["vision_config"], f"vision_config in {source}"),
+            tokens={key: values[key] for key in _TOKENS},
             denoiser=_denoiser(tower["denoiser_config"], f"denoiser_config in {source}"),
-            vlm_width=told["hidden_size"],
+            vlm_width=values["hidden_size"],
             joint_width=tower["output_hidden_size"],
             vae_width=tower["vae_input_hidden_size"],
             siglip_width=siglip_width or tower.get("siglip_hidden_size") or SIGLIP_WIDTH,
@@ -230,45 +230,45 @@ class UniWorldConfig:
         )
 
 
-def _text(told: dict[str, Any], source: str) -> dict[str, Any]:
+def _text(values: dict[str, Any], source: str) -> dict[str, Any]:
     """The language model's settings. Raises ValueError for widths or rotary sections that do not fit one another."""
     needed = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size", "rope_scaling")
-    told = take(told, _TEXT, source, needed)
-    heads = told["num_attention_heads"]
-    check_heads(told["hidden_size"], heads, source, even=True)
-    if heads % told["num_key_value_heads"]:
+    values = take(values, _TEXT, source, needed)
+    heads = values["num_attention_heads"]
+    check_heads(values["hidden_size"], heads, source, even=True)
+    if heads % values["num_key_value_heads"]:
         raise ValueError(
-            f"{source} has {heads} attention heads, which {told['num_key_value_heads']} key and value heads cannot serve in "
+            f"{source} has {heads} attention heads, which {values['num_key_value_heads']} key and value heads cannot serve in "
             "equal shares: copy the file again."
         )
-    rope = take(told["rope_scaling"], _ROPE, f"rope_scaling in {source}", ("mrope_section",))
-    if 2 * sum(rope["mrope_section"]) != told["hidden_size"] // heads:
+    rope = take(values["rope_scaling"], _ROPE, f"rope_scaling in {source}", ("mrope_section",))
+    if 2 * sum(rope["mrope_section"]) != values["hidden_size"] // heads:
         raise ValueError(
             f"{source} has mrope_section {rope['mrope_section']}, which must add up to half of a head's "
-            f"{told['hidden_size'] // heads}: copy the file again."
+            f"{values['hidden_size'] // heads}: copy the file again."
         )
-    return told | {"rope_scaling": rope}
+    return values | {"rope_scaling": rope}
 
 
 def _vision(raw: Any, source: str) -> dict[str, Any]:
     """The vision half's settings. Raises ValueError for those that do not fit one another."""
     vision = take(raw, _VISION, source)
-    told = _VISION_DEFAULTS | vision
-    check_heads(told["hidden_size"], told["num_heads"], source, even=True)
-    if told["hidden_size"] // told["num_heads"] % 4:  # rotary positions turn rows and columns, in pairs
+    values = _VISION_DEFAULTS | vision
+    check_heads(values["hidden_size"], values["num_heads"], source, even=True)
+    if values["hidden_size"] // values["num_heads"] % 4:  # rotary positions turn rows and columns, in pairs
         raise ValueError(
-            f"{source} has heads of {told['hidden_size'] // told['num_heads']}, no multiple of 4: copy it again."
+            f"{source} has heads of {values['hidden_size'] // values['num_heads']}, no multiple of 4: copy it again."
         )
-    step = told["patch_size"] * told["spatial_merge_size"]
-    if not step <= told["window_size"] <= _MAX_WINDOW * step:
+    step = values["patch_size"] * values["spatial_merge_size"]
+    if not step <= values["window_size"] <= _MAX_WINDOW * step:
         raise ValueError(
-            f"{source} has window_size {told['window_size']}, expected {step} (one merged patch) to {_MAX_WINDOW * step}: "
+            f"{source} has window_size {values['window_size']}, expected {step} (one merged patch) to {_MAX_WINDOW * step}: "
             "copy the file again."
         )
-    beyond = [index for index in vision.get("fullatt_block_indexes", []) if index >= told["depth"]]
+    beyond = [index for index in vision.get("fullatt_block_indexes", []) if index >= values["depth"]]
     if beyond:
         raise ValueError(
-            f"{source} has fullatt_block_indexes with {beyond[0]}, and only {told['depth']} blocks: copy it again."
+            f"{source} has fullatt_block_indexes with {beyond[0]}, and only {values['depth']} blocks: copy it again."
         )
     return vision
 

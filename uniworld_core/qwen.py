@@ -147,7 +147,7 @@ def read_processor(folder: Path, config: UniWorldConfig) -> Any:
             f"{file} has pictures of {pixels} pixels, {pixels // cell**2} tokens each, and the model reads "
             f"{config.positions}: copy it again."
         )
-    # Said in both ways, before the processor is made: transformers 4 and 5 differ in which they believe.
+    # Given in both forms, before the processor is made: transformers 4 and 5 differ in which one they follow.
     limits = {"min_pixels": pixels, "max_pixels": pixels, "size": {"shortest_edge": pixels, "longest_edge": pixels}}
     return make_processor("Qwen2VLImageProcessor", settings | limits, file)
 
@@ -191,9 +191,9 @@ def read_generation(folder: Path, config: UniWorldConfig) -> GenerationConfig:
     from transformers import GenerationConfig
 
     file = folder / "generation_config.json"
-    told = take(read_json(file), _GENERATION, str(file)) if file.exists() else {}
+    known = take(read_json(file), _GENERATION, str(file)) if file.exists() else {}
     ids = {key: config.text[key] for key in ("bos_token_id", "eos_token_id") if key in config.text}
-    return GenerationConfig(**ids | told)
+    return GenerationConfig(**ids | known)
 
 
 def single_id(tokenizer: PreTrainedTokenizerFast, word: str) -> int:

@@ -1,7 +1,7 @@
 """Settings of a model folder: JSON read strictly and within bounds, and values taken only if a model can have them.
 
-A folder may come from anywhere. Nothing in it is passed on to transformers or diffusers unless a rule names its key and its
-value is within the rule's range, so that no file can ask for code to be run, for memory that is not there, or for an endless loop.
+A folder may come from anywhere. Nothing in it is passed to transformers or diffusers unless a rule names its key and its value
+is within the rule's range, so that no file can make them run code, allocate without limit, or never return.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 def parse_json(data: bytes, source: str) -> Any:
     """The value in JSON text.
 
-    Python's own parser takes more than JSON does, and of two equal keys the last; here each is an error.
+    Python's own parser also accepts NaN and infinity, and keeps the last of several equal keys; here each is an error.
 
     Raises:
         ValueError: it is not valid JSON, has a key twice in one object, NaN or infinity, or is nested too deep.

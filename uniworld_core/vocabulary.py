@@ -1,8 +1,8 @@
 """Tokenizers made from the vocabularies of a model folder.
 
-A folder gives the vocabulary, its merges and its marks; how text is cut before is the model's own and is written here (for
-Qwen2.5-VL, CLIP-L and T5 as transformers 5 has it). So every version of transformers gives the same tokens, and a folder can
-neither bring code of its own nor rules that run for ever.
+A folder provides the vocabulary, the merges and the special tokens. Normalizer, pre-tokenizer and decoder belong to the model
+and are defined here, for Qwen2.5-VL, CLIP-L and T5 as in transformers 5. So every version of transformers gives the same
+tokens, and a folder can bring neither code of its own nor rules that never end.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 # Bytes of a vocabulary file that are read at most; Qwen's tokenizer.json has 7 million.
 MAX_VOCABULARY_BYTES = 32 * 2**20
 _MAX_ADDED = 4096  # tokens beside a vocabulary; T5 has a hundred
-# How Qwen2 cuts text before its merges: words, single digits, runs of marks, line ends (its published tokenizer.json).
+# Qwen2's pre-tokenizer: words, single digits, runs of punctuation, line ends (its published tokenizer.json).
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# How CLIP does (openai/CLIP, simple_tokenizer.py).
+# CLIP's (openai/CLIP, simple_tokenizer.py).
 CLIP_PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _HALF = re.compile("[\ud800-\udfff]")
 _DIGITS = re.compile("[0-9]{1,7}")
@@ -36,12 +36,12 @@ _PIECE = Rule(
 )
 _SCORE = number(-1e6, 1e6)
 _ADDED = {"content": _PIECE, **dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized", "special"), FLAG)}
-_QWEN_MARKS = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-_CLIP_MARKS = {
+_QWEN_SPECIAL_TOKENS = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+_CLIP_SPECIAL_TOKENS = {
     **{"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"},
     **{"pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
 }
-_T5_MARKS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+_T5_SPECIAL_TOKENS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def qwen_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     files = _Files.read(folder)
     vocabulary, merges = _bpe(files)
     made = _tokenizer(lambda: models.BPE(vocab=vocabulary, merges=merges), folder)
-    cut_as_qwen(made)
-    return _finished(made, files, _QWEN_MARKS)
+    split_as_qwen(made)
+    return _finished(made, files, _QWEN_SPECIAL_TOKENS)
 
 
 def clip_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -90,7 +90,7 @@ def clip_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             vocab=vocabulary,
             merges=merges,
             end_of_word_suffix="</w>",
-            unk_token=_mark(files, "unk_token", _CLIP_MARKS),
+            unk_token=_special_token(files, "unk_token", _CLIP_SPECIAL_TOKENS),
         ),
         folder,
     )
@@ -100,7 +100,7 @@ def clip_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     )
     made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     made.decoder = decoders.ByteLevel()
-    finished = _finished(made, files, _CLIP_MARKS)
+    finished = _finished(made, files, _CLIP_SPECIAL_TOKENS)
     finished.backend_tokenizer.post_processor = processors.RobertaProcessing(
         (str(finished.eos_token), int(finished.eos_token_id)),
         (str(finished.bos_token), int(finished.bos_token_id)),
@@ -123,8 +123,8 @@ def t5_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     charsmap = _charsmap(files.whole.get("normalizer"), file)
     if charsmap is not None:
         made.normalizer = _tried(lambda: normalizers.Precompiled(charsmap), folder)
-    cut_as_t5(made)
-    finished = _finished(made, files, _T5_MARKS)
+    split_as_t5(made)
+    finished = _finished(made, files, _T5_SPECIAL_TOKENS)
     end = str(finished.eos_token)
     finished.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=["$A", end], special_tokens=[(end, int(finished.eos_token_id))]
@@ -132,8 +132,8 @@ def t5_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return finished
 
 
-def cut_as_qwen(made: Tokenizer) -> None:
-    """Give a tokenizer Qwen's way of cutting text before its merges, and of putting it together again."""
+def split_as_qwen(made: Tokenizer) -> None:
+    """Give a tokenizer Qwen's normalizer, pre-tokenizer and decoder."""
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
     split = pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated")
@@ -143,8 +143,8 @@ def cut_as_qwen(made: Tokenizer) -> None:
     made.decoder = decoders.ByteLevel()
 
 
-def cut_as_t5(made: Tokenizer) -> None:
-    """Give a tokenizer T5's way of cutting text into words, and of putting it together again."""
+def split_as_t5(made: Tokenizer) -> None:
+    """Give a tokenizer T5's pre-tokenizer and decoder."""
     from tokenizers import decoders, pre_tokenizers
 
     words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
@@ -185,13 +185,13 @@ def _tried(make: Callable[[], Any], folder: Path) -> Any:
         ) from error
 
 
-def _finished(made: Tokenizer, files: _Files, marks: Mapping[str, str]) -> PreTrainedTokenizerFast:
+def _finished(made: Tokenizer, files: _Files, defaults: Mapping[str, str]) -> PreTrainedTokenizerFast:
     """The tokenizer with the folder's added tokens under their own ids, as transformers' kind."""
     from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 
     folder, added = files.folder, _added(files)
-    named = {role: _mark(files, role, marks) for role in marks}
+    named = {role: _special_token(files, role, defaults) for role in defaults}
     for word in named.values():
         at = made.token_to_id(word)
         if at is not None:
@@ -277,12 +277,12 @@ def _charsmap(normalizer: Any, file: Path) -> bytes | None:
     return None
 
 
-def _mark(files: _Files, role: str, marks: Mapping[str, str]) -> str:
-    """The word of `eos_token` and its like: what tokenizer_config.json says, or the model's own."""
+def _special_token(files: _Files, role: str, defaults: Mapping[str, str]) -> str:
+    """The text of `eos_token` and the like: what tokenizer_config.json says, or the model's default."""
     word = files.config.get(role)
     word = word.get("content") if isinstance(word, dict) else word
     if word is None:
-        return marks[role]
+        return defaults[role]
     if not _PIECE.holds(word):
         raise ValueError(
             f"{files.folder / 'tokenizer_config.json'} has {role} {shown(word)}, expected {_PIECE.expected}: "

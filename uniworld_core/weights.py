@@ -195,8 +195,8 @@ class Shards:
 def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """{tensor: (type, shape)} of a safetensors file, without reading a tensor.
 
-    The header (https://huggingface.co/docs/safetensors) is read here first, since the library takes headers of 100 MB and, of
-    two tensors of one name, the last; then the library checks that the tensors fill the file.
+    The header (https://huggingface.co/docs/safetensors) is parsed here as well: the library accepts headers of 100 MB, and
+    keeps the last of several tensors of one name. The library checks that the tensors fill the file.
 
     Raises:
         ValueError: it is cut short or damaged, too large, has a name twice, or is no safetensors at all; the file is named.

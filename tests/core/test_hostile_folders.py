@@ -69,7 +69,7 @@ def refused(folder: Path, act: Callable[[Path], Any] = open_folder) -> str:
 def check_said(error: ValueError) -> None:
     """The error was written here, names where it comes from, and can be read."""
     assert type(error) is ValueError
-    assert "uniworld_core" in str(error.__traceback__ and last_file(error))
+    assert "uniworld_core" in last_file(error)
     assert len(str(error)) < 1500
 
 
@@ -227,9 +227,7 @@ HEADERS: dict[str, Callable[[bytes, bytes], bytes]] = {
     "a length of 2**63": lambda header, rest: struct.pack("<Q", 2**63) + header + rest,
     "nested": lambda _, rest: with_header(b'{"a":' * 100_000, rest),
     "nested in metadata": lambda _, rest: with_header(b'{"__metadata__": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", rest),
-    "a name twice": lambda header, rest: with_header(
-        header.rstrip()[:-1] + b"," + header.strip()[1:] if b"__metadata__" not in header else doubled(header), rest
-    ),
+    "a name twice": lambda header, rest: with_header(doubled(header), rest),
     "a list": lambda _, rest: with_header(b"[]", rest),
     "a huge shape": lambda _, rest: with_header(
         json.dumps({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, len(rest)]}}).encode(), rest
@@ -241,9 +239,9 @@ HEADERS: dict[str, Callable[[bytes, bytes], bytes]] = {
 
 
 def doubled(header: bytes) -> bytes:
-    """A header with its last tensor written twice."""
+    """A header with its first tensor written twice."""
     entries = json.loads(header)
-    name = next(reversed(entries))
+    name = next(name for name in entries if name != "__metadata__")
     entry = json.dumps({name: entries[name]})[1:-1].encode()
     return header.rstrip()[:-1] + b", " + entry + b"}"
 

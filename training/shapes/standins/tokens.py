@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ....uniworld_core.prompt import ASSISTANT, RESERVED
-from ....uniworld_core.vocabulary import cut_as_qwen, cut_as_t5
+from ....uniworld_core.vocabulary import split_as_qwen, split_as_t5
 from ...processor_files import add_template
 from ..prompts import caption
 from ..questions import questions
@@ -65,7 +65,7 @@ def write_qwen_tokenizer(folder: Path) -> None:
     )
     tokenizer.train_from_iterator(said(), trainer)
     tokenizer.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in _QWEN_SPECIAL])
-    cut_as_qwen(tokenizer)  # after the merges were learned, which nano's vocabulary stands on
+    split_as_qwen(tokenizer)  # only now, since nano's merges were learned without it
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     tokenizer.model.save(str(folder))
@@ -162,7 +162,7 @@ def write_t5_tokenizer(folder: Path) -> int:
     spelling = [(letter, _SPELLED) for letter in ("▁", *map(chr, range(33, 127))) if letter not in words]
     vocabulary = [(word, 0.0) for word in special] + sorted(pieces, key=lambda piece: -piece[1]) + spelling
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=False))
-    cut_as_t5(tokenizer)
+    split_as_t5(tokenizer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
