@@ -65,7 +65,7 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {
     "PassAny": make({"v": ("*", {})}, returns=("*",)),
     "Swap": make({"mask": ("MASK",), "image": ("IMAGE",)}, returns=("IMAGE", "MASK")),
     "Sink": make({"image": ("IMAGE",)}, {"text": TAIL, "any": ("*", {}), "n": ("INT", {"default": 5})}),
-    "Text": make({"text": ("STRING", {"multiline": True})}),
+    "Text": make({"text": ("STRING", {"multiline": True, "dynamicPrompts": True})}),
     "Seed": make({"seed": ("INT", {"max": 2**64 - 1}), "name": TAIL, "mode": (["one", "two"],)}),
     "SeedOff": make({"seed": ("INT", {"control_after_generate": False}), "z": TAIL}),
     "SeedNamed": make({"noise_seed": ("INT", {"control_after_generate": "mine"}), "z": TAIL}),

@@ -15,10 +15,10 @@ from uniworld.nodes.headless.widgets import Widget, input_specs
 LONE = ("PrimitiveNode", "Note", "MarkdownNote", "Reroute")
 WIRES = ("INT", "STRING", "FLOAT", "IMAGE", "BOOLEAN", "COMBO")
 DYNAMIC = (["A", "one", 5, "S", "Z"], ["A", "two", 1.25, "Z"], ["A", "none", "Z"])
-TEXTS = ("hello", "", "%Seed.seed%", "a/b:c", "%T1.text%_%date:yyyy%", "two\nlines")
+TEXTS = ("hello", "", "%Seed.seed%", "a/b:c", "%T1.text%_%date:yyyy%", "two\nlines", "a {fox} \\{b // c")
 NUMBERS = {"INT": (0, 1, 7, 13, 100, 2049, -4), "FLOAT": (0, 0.25, 1.5, -3.5, 3000.5, 77.37)}
 PRIMITIVES = {
-    "INT": (77, 3001, 6), "FLOAT": (0.37, 12.5, -2.25), "STRING": ("prim", "p_%Seed.name%"), "BOOLEAN": (True,),
+    "INT": (77, 3001, 6), "FLOAT": (0.37, 12.5, -2.25), "STRING": ("prim", "p_%Seed.name%", "{p} /* q */"), "BOOLEAN": (True,),
     "COMBO": ("y",),
 }  # fmt: skip
 

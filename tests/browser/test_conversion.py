@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from uniworld.nodes.headless.convert import convert
 from uniworld.nodes.headless.editor_nodes import class_inputs
+from uniworld.nodes.headless.prompt_choices import PromptChoices
 from uniworld.nodes.headless.registry import load_registry
 from uniworld.nodes.headless.replacements import Replacements
 from uniworld.nodes.headless.saved_values import read_values
@@ -56,7 +57,7 @@ def infos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     pack = tmp_path_factory.mktemp("kinds")
     (pack / "__init__.py").write_text((HERE / "kinds.py").read_text(encoding="utf-8"), encoding="utf-8")
     registry = load_registry([pack])
-    return {"pack": pack, "infos": json.loads(json.dumps(registry.infos()))}
+    return {"pack": pack, "registry": registry, "infos": json.loads(json.dumps(registry.infos()))}
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +96,10 @@ def test_every_node_has_the_widgets_and_inputs_that_the_editor_gives_it(page, in
 def test_the_editor_queues_what_we_convert(page, infos, seed):
     known = {name: info for name, info in infos["infos"].items() if info["python_module"] == "custom_nodes.kinds0"}
     workflow = random_graphs.Builder(known | {"SaveImage": infos["infos"]["SaveImage"]}, seed).workflow()
-    replacements = Replacements()
-    prompt = convert(workflow, infos["infos"].get, replacements)
+    replacements, choices = Replacements(), PromptChoices()
+    prompt = convert(workflow, infos["infos"].get, replacements, choices)
     replacements.fill_in(prompt, datetime.now())
+    choices.resolve(prompt, infos["registry"])
     queued = page.evaluate(QUEUED, workflow)
     if queued is None:
         pytest.skip("The editor cannot queue this one.")
