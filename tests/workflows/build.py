@@ -41,7 +41,7 @@ def all_graphs() -> list[Any]:
     """Every shared workflow."""
     from uniworld.uniworld_core.perception import TASKS
 
-    graphs = [text_to_image(), edit(), multi_reference(), understand(), auto_route(), edit_with_mask()]
+    graphs = [text_to_image(), edit(), multi_reference(), understand(), chat(), auto_route(), edit_with_mask()]
     return graphs + [perception(task) for task in TASKS]
 
 
@@ -76,7 +76,7 @@ def loader(graph: Any, note: bool = True) -> Any:
     if note:
         *most, last = (f"[{name}]({address})" for name, address in LINKS.items())
         text = WEIGHTS.format(side=SIDE, links=f"{', '.join(most)} and {last}")
-        graph.note("The model", text, 0, TOP + 316, (LOAD[1], 138))
+        graph.note("The model", text, 0, TOP + 316, (graph.columns[0][1], 138))
     return load
 
 
@@ -175,6 +175,37 @@ def understand() -> Any:
     graph.add("PreviewAny", 3, 300, "Answer", source=answer[0])
     text = "Choose a picture, ask about it in **UniWorld Understand**, and **Run**. Only the VLM is loaded: the other parts stay on disk."
     graph.note("What to do", text, 3, 490, (RESULT[1], 130))
+    return graph
+
+
+def chat() -> Any:
+    graph = new(
+        "chat",
+        ((0, 210), (34, 128), (52, 220), (38, 210), (24, 106), (54, 210), (56, 210), (26, 210)),
+        (
+            ("Model and picture", 0, 0),
+            ("First turn", 1, 2),
+            ("Painting", 3, 4),
+            ("What came of it", 5, 5),
+            ("Next turn", 6, 7),
+        ),
+    )
+    load, source = loader(graph), picture(graph, sample(graph).pictures[0], top=-372)
+    reference = referred(graph, load, source, -25, "Reference", collapsed=True)
+    condition = conditioned(graph, 2, load, 524, room=30, references=reference[0], prompt=sample(graph).task.prompt)
+    latent = empty_latent(graph, 2, load, references=reference[0])
+    image = paint(graph, 3, load, condition, latent)
+    graph.add("SaveImage", 5, 98, images=image[0], filename_prefix="uniworld/chat")
+    turn = graph.add("UniWorldChatTurn", 5, 484, image=image[0], conversation=condition[1])
+    prompt = sample(graph).then.prompt
+    answer = graph.add("UniWorldUnderstand", 6, -20, vlm=load[0], conversation=turn[0], prompt=prompt)
+    graph.add("PreviewAny", 7, -20, "Answer", source=answer[0])
+    text = (
+        "**UniWorld Chat Turn** adds the painted picture to the conversation, so that the question is about it.\n\nTo go "
+        "on with another edit, join *conversation* to a second **UniWorld Condition**, and *siglip* of **Load UniWorld** "
+        "to Chat Turn. nano knows single instructions and only few second turns; UniWorld-V1 knows more."
+    )
+    graph.note("What happens", text, 6, 400, (446, 160))
     return graph
 
 

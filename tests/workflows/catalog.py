@@ -52,6 +52,12 @@ CATALOG = {
     "understand": Entry(
         5, "Ask about a picture", "Ask a question about a picture and get the answer in words.", ("Answer",)
     ),
+    "chat": Entry(
+        6,
+        "Have a conversation",
+        "Edit a picture, then ask about what was painted, in one conversation.",
+        ("Edit", "Answer"),
+    ),
     "auto_route": Entry(
         7,
         "Paint or answer",

@@ -42,11 +42,13 @@ class Sample:
         task: the prompt, the scenes of the pictures, and what is right.
         seed: of the painting.
         subject: what a segmentation or a detection looks for.
+        then: of a conversation, the next turn: a question about what was painted.
     """
 
     task: Task
     seed: int = 0
     subject: str = ""
+    then: Task | None = None
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -94,6 +96,19 @@ SAMPLES = {
     ),
     "understand": Sample(
         Task("question", "Where is the green triangle?", (SHAPES,), None, TRIANGLE, None, "bottom left", "position")
+    ),
+    "chat": Sample(
+        _swap("recolour", "Make the red circle purple.", CIRCLE, colour="purple"),
+        then=Task(
+            "question",
+            "What color is the circle?",
+            (SHAPES.swapped(CIRCLE, replace(CIRCLE, colour="purple")),),
+            None,
+            replace(CIRCLE, colour="purple"),
+            None,
+            "purple",
+            "colour",
+        ),
     ),
     "auto_route": Sample(
         Task("remove", "Remove the green triangle.", (SHAPES,), SHAPES.without(TRIANGLE), TRIANGLE),
