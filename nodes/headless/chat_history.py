@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
+from ...uniworld_core.prompt import check_text
 from .durable import PART, lock, sync_folder, whole_file
 from .folders import check_relative
 
@@ -152,9 +153,9 @@ class History:
             self.root.rmdir()
 
     def _save(self, turns: Sequence[SavedTurn]) -> None:
-        saved = {"uniworld_chat": VERSION, "model": self.model, "turns": [asdict(turn) for turn in turns]}
+        saved = _to_bytes(self.model, turns)
         with whole_file(self.folder / FILE) as file:
-            file.write(json.dumps(saved, ensure_ascii=False, indent=1).encode())
+            file.write(saved)
         sync_folder(self.folder)
         self.turns = tuple(turns)
 
@@ -193,6 +194,11 @@ def saved_names(root: Path) -> list[str]:
     return [name for _, name in sorted(files, reverse=True)]
 
 
+def _to_bytes(model: dict[str, str], turns: Sequence[SavedTurn]) -> bytes:
+    saved = {"uniworld_chat": VERSION, "model": model, "turns": [asdict(turn) for turn in turns]}
+    return json.dumps(saved, ensure_ascii=False, indent=1).encode()
+
+
 def _read(file: Path) -> tuple[dict[str, str], tuple[SavedTurn, ...]]:
     try:
         saved = json.loads(file.read_bytes())
@@ -206,12 +212,14 @@ def _read(file: Path) -> tuple[dict[str, str], tuple[SavedTurn, ...]]:
             names = [check_relative(name, "picture name") for name in turn.pictures]
             if turn.role != role or not isinstance(turn.text, str) or any("/" in name for name in names):
                 raise ValueError(f"a turn is {str(turn)[:80]!r}")
+            check_text(turn.text, "text of a turn")
         if len(turns) % 2:
             raise ValueError("the last message has no reply")
         missing = [name for turn in turns for name in turn.pictures if not (file.parent / name).is_file()]
         if missing:
             raise ValueError(f"the picture {missing[0]} is not there")
         model = {str(key): str(value) for key, value in saved["model"].items()}
+        _to_bytes(model, turns)  # what opens can be saved again
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"The conversation '{file}' cannot be resumed: {reason}. Begin another one.") from error

@@ -388,6 +388,8 @@ def test_conversations_that_begin_in_the_same_second_have_folders_of_their_own(
         lambda saved: saved["turns"][0].update(pictures=["gone.png"]),
         lambda saved: saved["turns"].append(7),
         lambda saved: saved.update(model="nano"),
+        lambda saved: saved["turns"][0].update(text="a\ud800b"),
+        lambda saved: saved["turns"][1].update(made={"a": "\ud800"}),
         None,
     ],
 )

@@ -31,7 +31,8 @@ def test_on_the_network_without_a_token_addresses_and_known_names_are_answered(o
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "evil.example:8188", "1.2.3.4.evil.example", "localhost.evil.example", f"{NAME.partition('.')[0]}.evil.example",
-     "my.machine.evil.example", "", "[", "a:b:c", "0x7f.1.evil", "other.machine"],
+     "my.machine.evil.example", "", "[", "a:b:c", "0x7f.1.evil", "other.machine", "evil.example@localhost",
+     "localhost/evil.example", "localhost?evil", "localhost#evil"],
 )  # fmt: skip
 def test_on_the_network_without_a_token_foreign_names_are_refused(open_to_all, host):
     reply = open_to_all.get("/prompt", Host=host)
@@ -172,3 +173,9 @@ def test_static_files_do_not_leave_their_folder(live, path):
 )
 def test_what_loopback_is(host, answer):
     assert is_loopback(host) is answer
+
+
+@pytest.mark.parametrize("path", ["/prompt", "/settings", "/history"])
+def test_a_body_that_cannot_be_decoded_is_the_clients_fault(live, path):
+    reply = live.ask("POST", path, body=b"no deflate", headers={"Content-Encoding": "deflate"})
+    assert (reply.status, reply.error) == (400, "invalid_body")

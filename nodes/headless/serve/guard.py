@@ -65,6 +65,10 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         for name in ("Allow", "WWW-Authenticate"):
             if name in error.headers:
                 response.headers[name] = error.headers[name]
+    except web.RequestPayloadError as error:  # garbage where compressed data, or chunks, were announced
+        response = refusal(
+            400, "invalid_body", f"The request's body cannot be decoded: {str(error)[:200] or 'damaged'}."
+        )
     except ConnectionError:
         response = web.Response()  # the client has gone, and nobody reads this
     except TimeoutError:
@@ -155,6 +159,8 @@ def _scheme(request: web.Request) -> str:
 
 
 def _split(host: str) -> tuple[str, int | None]:
+    if any(mark in host for mark in "@/?#\\"):  # a URL's other parts, which no host has
+        return "", None
     try:
         parts = urlsplit("//" + host)
         return (parts.hostname or "").lower(), parts.port
