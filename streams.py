@@ -86,6 +86,8 @@ def _closed() -> OSError:
 def make_lasting() -> None:
     """Let the process's own standard output and error be lasting ones; streams that stand in their place stay as they are."""
     _occupy_descriptors()
+    if sys.stdin is None:  # closed before the program started: nothing can be read
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115 (open for as long as the program runs)
     for name, patience in (("stdout", None), ("stderr", _PATIENCE)):
         stream = getattr(sys, name)
         if stream is None or (stream is getattr(sys, f"__{name}__") and _raw(stream) is not None):

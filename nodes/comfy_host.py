@@ -21,7 +21,7 @@ from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
 
-from .host import MODEL_FOLDERS
+from .host import MODEL_FOLDERS, WARNING
 from .renamed import RENAMED
 
 # Longest side in pixels of a preview sent to the editor (ComfyUI's own samplers send as large ones).
@@ -77,7 +77,9 @@ class ComfyHost:
     def warn(self, text: str) -> None:
         logging.warning(text)
         context = get_executing_context()
+        server = PromptServer.instance
         if context is not None:
+            server.send_sync(WARNING, {"node": context.node_id, "message": text}, server.client_id)
             # Shown on the node by the editor.
             PromptServer.instance.send_progress_text(text, context.node_id)
 

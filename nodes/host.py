@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 MODEL_FOLDERS = {"uniworld": "uniworld", "diffusers": "diffusers", "siglip": "siglip"}
 
 
+# The message by which the pack's script in the editor is told of a warning; node texts go when a run ends.
+WARNING = "uniworld.warning"
+
+
 class Interrupted(Exception):
     """The user asked to stop. Raised by the plain host; inside ComfyUI its own exception is raised instead."""
 

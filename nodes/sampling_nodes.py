@@ -210,6 +210,7 @@ class Sampler:
         condition, samples = to_condition(conditioning), latent["samples"]
         tokens, (batch, channels, h, w) = packed_tokens(samples), samples.shape
         sigmas = flow.schedule(steps, tokens, denoise) if sigmas is None else sigmas
+        warn_of_size(dit.native_side, h * VAE_FACTOR, w * VAE_FACTOR)
         model = dit.on_device(working_memory=batch * (tokens + condition.tokens.shape[1]) * _BYTES_PER_TOKEN)
         painted = sample(
             model,
@@ -222,6 +223,20 @@ class Sampler:
             callback=step_report(len(sigmas) - 1, model.latent_format.rgb),
         )
         return (latent | {"samples": model.latent_format.from_dit(painted).cpu()},)
+
+
+# A latent of more than so many times the area that the model was made for gives repeated patterns, or takes an hour.
+_TOO_LARGE = 8
+
+
+def warn_of_size(native_side: int, height: int, width: int) -> None:
+    """Warn of a picture far larger than what the model was made for."""
+    if height * width > _TOO_LARGE * native_side**2:
+        host.current().warn(
+            f"The latent is of a picture of {width}x{height} pixels, and this model was made for about "
+            f"{native_side}x{native_side}: wire dit of Load UniWorld into UniWorld Empty Latent, or set its area_side to "
+            f"{native_side}."
+        )
 
 
 def step_report(total: int, rgb: Any) -> Any:

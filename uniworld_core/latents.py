@@ -65,14 +65,15 @@ class LatentFormat:
         """The format of a FLUX folder's VAE. Raises ValueError if its configuration is missing or damaged."""
         file = Path(flux) / "vae" / "config.json"
         raw = read_json(file)
-        shift, scale = raw.get("shift_factor"), raw.get("scaling_factor")
+        shift: Any = raw.get("shift_factor")
+        scale: Any = raw.get("scaling_factor")
         if not SHIFT.holds(shift) or not SCALE.holds(scale):
             raise ValueError(
                 f"{file} has shift_factor {shown(shift)} and scaling_factor {shown(scale)}, expected {SHIFT.expected}, and "
                 f"{SCALE.expected}: choose a FLUX.1-dev folder in diffusers layout."
             )
         own = file.with_name(RGB_FILE)
-        return cls(float(shift or 0.0), float(scale or 1.0), _read_rgb(own) if own.is_file() else FLUX_RGB)
+        return cls(float(shift or 0.0), float(scale), _read_rgb(own) if own.is_file() else FLUX_RGB)
 
     def to_dit(self, z: torch.Tensor) -> torch.Tensor:
         """From the VAE's own latent to the DiT's side."""

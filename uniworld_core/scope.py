@@ -58,18 +58,20 @@ class Scope:
         strange = []
         if words:
             more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
-            strange.append(_count(len(words), "word") + " " + ", ".join(f"'{word}'" for word in words[:_NAMED]) + more)
+            strange.append(
+                "the " + _count(len(words), "word") + " " + ", ".join(f"'{word}'" for word in words[:_NAMED]) + more
+            )
         if not _WORD.search(text):
-            strange.append("prompt")
+            strange.append("the prompt")
         if pictures:
             alone = len(conversation.refs) == 1
-            strange.append("picture" if alone else _count(len(pictures), "picture") + " " + _numbers(pictures))
+            strange.append("the picture" if alone else _count(len(pictures), "picture") + " " + _numbers(pictures))
         said = []
         if strange:
             said.append(
-                f"The model knows only {self.about}. It does not know the {' or the '.join(strange)}, and what comes out "
-                "will mean nothing. For photographs and free prompts, get the weights of UniWorld-V1 (README: Where the "
-                "weights go) and choose them in Load UniWorld."
+                f"The model does not know {' or '.join(strange)}, so that what comes out will mean nothing: it knows only "
+                f"{self.about}. For photographs and free prompts, get the weights of UniWorld-V1 (README: Where the "
+                "weights go) and choose them as checkpoint."
             )
         if (turns := len(conversation.turns)) > self.turns:
             learned = f"conversations of {self.turns} turns" if self.turns > 1 else "single instructions"

@@ -17,7 +17,7 @@ from .batch_worker import Worker
 from .prompt_choices import SEED_HELP
 from .registry import Registry
 from .report import JsonReport, never_failing
-from .workflow_file import Workflow, find_workflow, read_workflow
+from .workflow_file import NO_CHOICES, Workflow, find_workflow, read_workflow
 
 ALL_DONE, NOT_ALL_DONE, BAD_ROWS = 0, 1, 2
 DEFAULT_RETRIES = 2
@@ -123,9 +123,12 @@ def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: P
         raise ValueError("--workers is 0; at least one is needed.")
     workflow = read_workflow(find_workflow(arguments.workflow), registry)
     identity: Any = workflow.prompt
-    if workflow.choices is not None and arguments.seed is not None:
-        workflow.choices.seed = arguments.seed
-        identity = [workflow.prompt, arguments.seed]
+    if arguments.seed is not None:
+        if workflow.choices is not None and workflow.choices.places:
+            workflow.choices.seed = arguments.seed
+            identity = [workflow.prompt, arguments.seed]
+        else:
+            say(f"note: {NO_CHOICES}")
     try:
         rows = read_rows(arguments.rows)
         check_rows(rows, arguments.rows, workflow, registry)

@@ -159,7 +159,8 @@ class Chat:
         except host.Interrupted:
             return self._failed("Stopped: the message is not part of the conversation.", FAILED)
         except OSError as error:
-            return self._failed(f"'{error.filename}' cannot be used: {error.strerror or error}.", FAILED)
+            place = error.filename or self._session.history.folder
+            return self._failed(f"'{place}' cannot be used: {error.strerror or error}.", FAILED)
         except Exception as error:  # the user shall not lose the session for what one message hit
             if self._debug:
                 traceback.print_exc()

@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 COMMANDS = {
     "/image FILE": "attach a picture to the next message",
@@ -115,14 +116,25 @@ def _parse_message(text: str, find: Callable[[str], Path], attached: int) -> Mes
 
 
 def is_picture_name(name: str) -> bool:
-    return Path(urlparse(name).path if name.startswith("file:") else name).suffix.lower() in _SUFFIXES
+    return Path(_of_address(name) or name).suffix.lower() in _SUFFIXES
 
 
 def plain_path(name: str, kind: str = "bare") -> str:
     """A name as the file system knows it: `file:` addresses and escaped spaces of dropped files undone."""
-    if name.startswith("file:"):
-        return unquote(urlparse(name).path)
+    address = _of_address(name)
+    if address is not None:
+        return address
     return name if kind != "bare" or os.name == "nt" else re.sub(r"\\(.)", r"\1", name)
+
+
+def _of_address(name: str) -> str | None:
+    """The path of a `file:` address; None for any other name, and for an address that is none."""
+    if not name.startswith("file:"):
+        return None
+    try:
+        return url2pathname(urlparse(name).path)
+    except ValueError:
+        return None
 
 
 def _unquoted(argument: str) -> str:

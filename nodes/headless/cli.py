@@ -329,11 +329,16 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _nodes(arguments: argparse.Namespace) -> int:
     registry, _ = _set_up(arguments)
-    if arguments.name is not None and arguments.name not in registry.classes:
-        near = registry.suggestions(arguments.name)
-        hint = f"Did you mean {one_of(near)}?" if near else "`uniworld nodes` lists them all."
-        raise ValueError(f"There is no node class '{arguments.name}'. {hint}")
-    names = [arguments.name] if arguments.name else sorted(registry.classes)
+    name = arguments.name
+    if name is not None and name not in registry.classes:
+        # Its name in the editor, as --set takes it too.
+        named = [key for key in registry.classes if registry.display_name(key).lower() == name.lower()]
+        if len(named) != 1:
+            near = registry.suggestions(name)
+            hint = f"Did you mean {one_of(near)}?" if near else "`uniworld nodes` lists them all."
+            raise ValueError(f"There is no node class '{name}'. {hint}")
+        name = named[0]
+    names = [name] if name else sorted(registry.classes)
     if arguments.json:
         print(json.dumps({name: registry.info(name) for name in names}))
         return DONE

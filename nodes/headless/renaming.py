@@ -16,12 +16,12 @@ def rename_in_prompt(prompt: Any, registry: Registry) -> Any:
 
 
 def rename_in_graph(graph: dict[str, Any], registry: Registry) -> dict[str, Any]:
-    """The graph (editor form) with current class ids, those inside subgraphs too."""
+    """The graph (editor form) with current class ids, those inside subgraphs too, whose definitions may be nested."""
     renamed = _with_nodes(graph, registry)
     definitions = graph.get("definitions")
     if not isinstance(definitions, dict) or not isinstance(definitions.get("subgraphs"), list):
         return renamed
-    inner = [_with_nodes(one, registry) if isinstance(one, dict) else one for one in definitions["subgraphs"]]
+    inner = [rename_in_graph(one, registry) if isinstance(one, dict) else one for one in definitions["subgraphs"]]
     return {**renamed, "definitions": {**definitions, "subgraphs": inner}}
 
 

@@ -27,7 +27,7 @@ from .widgets import input_specs
 
 MAX_BYTES = 64 * 2**20  # far above any workflow people share; a larger file is a mistake
 
-_NO_CHOICES = (
+NO_CHOICES = (
     "--seed decides between the {a|b} of prompts in editor form, and there are none. Set the seed of a picture with "
     "--set NODE.seed=N."
 )
@@ -77,7 +77,7 @@ class Workflow:
         if self.replacements is not None:
             self.replacements.fill_in(self.prompt, datetime.now())
         if self.choices is None:
-            return [] if seed is None else [_NO_CHOICES]
+            return [] if seed is None else [NO_CHOICES]
         if seed is not None:
             self.choices.seed = seed
         changed = self.choices.resolve(self.prompt, registry)
@@ -85,7 +85,7 @@ class Workflow:
             # What was chosen is what the picture shows; where the editor form has no such widget, it keeps the choices.
             self.graph = _patched(self.graph, registry, one.node_id, one.name, one.text) or self.graph
         if seed is not None and not changed:
-            return [_NO_CHOICES]
+            return [NO_CHOICES]
         return [one.note for one in changed]
 
 

@@ -40,18 +40,20 @@ def test_nothing_is_said_of_what_is_known() -> None:
 @pytest.mark.parametrize(
     ("conversation", "named"),
     [
-        (asked("Make the cat red.", FLAT), "the word 'cat', and"),
-        (asked("a b c d e f g"), "the words 'a', 'b', 'c', 'd', 'e' and 2 more, and"),
-        (asked("?!"), "the prompt, and"),
-        (asked("Make the circle red.", noise()), "the picture, and"),
-        (asked("Make the cat red.", FLAT, noise()), "the word 'cat' or the picture 2, and"),
-        (asked("Make the circle red.", noise(), noise()), "the pictures 1, 2, and"),
+        (asked("Make the cat red.", FLAT), "the word 'cat'"),
+        (asked("a b c d e f g"), "the words 'a', 'b', 'c', 'd', 'e' and 2 more"),
+        (asked("?!"), "the prompt"),
+        (asked("Make the circle red.", noise()), "the picture"),
+        (asked("Make the cat red.", FLAT, noise()), "the word 'cat' or picture 2"),
+        (asked("Make the circle red.", noise(), noise()), "pictures 1, 2"),
     ],
 )
 def test_what_is_unknown_is_named_with_where_the_weights_go(conversation: Conversation, named: str) -> None:
     said = SCOPE.outside(conversation)
     assert said is not None
-    assert said.startswith(f"The model knows only shapes. It does not know {named} what comes out")
+    assert said.startswith(
+        f"The model does not know {named}, so that what comes out will mean nothing: it knows only shapes."
+    )
     assert "Where the weights go" in said
 
 

@@ -375,7 +375,7 @@ def test_usage(command, arguments, code):
 def test_an_unknown_command_lists_what_there_is(capsys):
     assert main(["paint"]) == 2
     assert (
-        "There is no command 'paint'. The commands are: run, nodes, check, batch, serve, train, data, eval."
+        "There is no command 'paint'. The commands are: run, nodes, check, batch, chat, serve, train, data, eval."
         in capsys.readouterr().err
     )
     assert main([]) == 2

@@ -261,19 +261,20 @@ def test_auto_with_no_folder_or_several_names_the_choices(
         run("UniWorldLoader", checkpoint="Mine", **AUTO | {"flux": "tiny"})
 
 
-@pytest.mark.parametrize("size", [0, "128", True, 10**6, None, 12.5])
+@pytest.mark.parametrize("size", [0, "128", True, 10**6, 12.5, [128]])
 def test_a_native_size_that_is_none_is_refused(tmp_path: Path, size: Any) -> None:
     config = tmp_path / "vae" / "config.json"
     config.parent.mkdir()
     config.write_text(json.dumps({"sample_size": size}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"config\.json: sample_size is .*; expected a whole number"):
+    with pytest.raises(ValueError, match=r"config\.json has sample_size .*, expected a whole number"):
         read_native_side(tmp_path)
 
 
 def test_a_folder_without_a_native_size_is_flux_own(tmp_path: Path) -> None:
     (tmp_path / "vae").mkdir()
-    (tmp_path / "vae" / "config.json").write_text("{}", encoding="utf-8")
-    assert read_native_side(tmp_path) == 1024
+    for text in ("{}", '{"sample_size": 32}'):  # the latter is diffusers' default
+        (tmp_path / "vae" / "config.json").write_text(text, encoding="utf-8")
+        assert read_native_side(tmp_path) == 1024
 
 
 @pytest.mark.parametrize(
@@ -400,6 +401,17 @@ def test_area_side_0_is_what_the_model_was_made_for(parts: dict[str, Any]) -> No
     assert run("UniWorldEmptyLatent", **settings, area_side=0, dit=parts["dit"])[1:] == (64, 64)
     assert run("UniWorldEmptyLatent", **settings, area_side=0)[1:] == (1024, 1024)
     assert run("UniWorldEmptyLatent", **settings, area_side=256, dit=parts["dit"])[1:] == (256, 256)
+
+
+@pytest.mark.parametrize(("side", "warned"), [(64, 0), (160, 0), (192, 1)])
+def test_a_latent_far_larger_than_the_model_was_made_for_is_warned_of(
+    here: host.PlainHost, parts: dict[str, Any], conditioning: Any, side: int, warned: int
+) -> None:
+    said: list[str] = []
+    here.warning_hook = said.append
+    sample(parts, conditioning, latent(h=side // 8, w=side // 8), steps=1)
+    assert len(said) == warned
+    assert all("192x192 pixels, and this model was made for about 64x64: wire dit" in one for one in said)
 
 
 def test_scheduler_shifts_by_the_packed_tokens(parts: dict[str, Any]) -> None:

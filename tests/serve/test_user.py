@@ -135,7 +135,7 @@ def test_help_pages_of_the_nodes(live):
     assert (reply.status, reply.headers["content-type"]) == (200, "text/markdown; charset=utf-8")
     for wrong in ("docs/None.md", "..%2Fhost.py", "docs/../../host.py", "%2e%2e/host.py", "docs"):
         assert live.get(f"/extensions/uniworld/{wrong}").status == 404
-    assert live.get("/extensions").json == ["/extensions/uniworld/wire_colors.js"]
+    assert live.get("/extensions").json == ["/extensions/uniworld/warnings.js", "/extensions/uniworld/wire_colors.js"]
 
 
 def test_a_packs_content_is_found(tmp_path, live):
@@ -152,7 +152,11 @@ def test_a_packs_content_is_found(tmp_path, live):
     assert live.get("/workflow_templates").json["pack"] == ["a"]
     texts = live.get("/i18n").json["en"]
     assert (texts["x"], texts["nodeDefs"]["N"]) == ({"a": 1}, {"display_name": "n"})
-    assert live.get("/extensions").json == ["/extensions/uniworld/wire_colors.js", "/extensions/pack/x.js"]
+    assert live.get("/extensions").json == [
+        "/extensions/uniworld/warnings.js",
+        "/extensions/uniworld/wire_colors.js",
+        "/extensions/pack/x.js",
+    ]
     assert live.get("/extensions/pack/x.js").headers["content-type"].startswith("text/javascript")
     blueprints = live.get("/api/global_subgraphs").json
     (key,) = (key for key, entry in blueprints.items() if entry["name"] == "Blue")

@@ -1,1 +1,4 @@
-"""Scoring of the published benchmarks: pure functions from items, replies and detections to tables."""
+"""Scoring of the published benchmarks: pure functions from replies, detections and answers to tables.
+
+A library so far: no command generates pictures or asks judges yet.
+"""

@@ -65,8 +65,10 @@ def read(reply: object, mode: Mode = "strict") -> float | Unscored:
         return Unscored("the reply holds no scores")
     if not scores or not all(isinstance(score, (int, float)) and not isinstance(score, bool) for score in scores):
         return Unscored(f"the scores are {str(scores)[:80]}, expected numbers")
+    if not all(math.isfinite(score) for score in scores):
+        return Unscored(f"the scores are {str(scores)[:80]}, expected numbers")
     lowest = min(scores)
-    if lowest < 0 or not math.isfinite(lowest):
+    if lowest < 0:
         return Unscored(f"the score {lowest} is below 0")
     if mode == "strict" and (len(scores) != _SCORES or max(scores) > _HIGHEST):
         return Unscored(f"the scores are {scores}, expected two from 0 to {_HIGHEST}")

@@ -45,9 +45,8 @@ async def _serve(config: Config, out: TextIO) -> None:
     from .app import make_app, open_server
     from .connections import Site
 
-    listener = _listener(config)
-    # Not before, as the port may be that of a server that runs.
-    with held_temp(config):
+    # The folder is not taken before the port, which may be that of a server that runs.
+    with _listener(config) as listener, held_temp(config):
         server = open_server(config)
         site = Site(make_app(server), server)
         try:

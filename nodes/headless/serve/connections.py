@@ -172,7 +172,10 @@ class Connections:
             await asyncio.sleep(self.times.tick)
             now = loop.time()
             for one in list(self._open):
-                one.sweep(now)
+                try:
+                    one.sweep(now)
+                except Exception as error:  # what ends the watch would end all limits
+                    self._terminal.rarely("sweep", f"A connection cannot be watched: {type(error).__name__}: {error}")
 
 
 class Site:

@@ -101,6 +101,9 @@ class DecoderProcess:
             if self._process is not None:
                 self._process.kill()
                 self._process.wait()
+                for pipe in (self._process.stdin, self._process.stdout):
+                    if pipe is not None:
+                        pipe.close()
 
 
 def _request(work: str, arguments: tuple[Path | IO[bytes] | str, ...]) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ...host import WARNING
+
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 # The events that ComfyUI keeps in the history of a prompt.
 _KEPT = ("execution_start", "execution_cached", *_ENDS)
@@ -53,6 +55,7 @@ class RunMessages:
         elif name == "preview" and self.client is not None:
             self.outlet.send_preview(self.client, data["image"], self._about(data["node"]))
         elif name == "warning" and self.client is not None:
+            self._tell(WARNING, {"node": data["node"], "message": data["message"]})
             self.outlet.send_text(self.client, data["node"], data["message"])
         elif name == "executed":
             self._tell(name, {key: value for key, value in data.items() if key != "timestamp"})

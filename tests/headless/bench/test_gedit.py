@@ -72,7 +72,8 @@ def test_strict_never_scores_what_was_not_asked_for(reply: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", ['{"score": [NaN, 3]}', '{"score": [-1, 3]}', '{"score": [true, 3]}', '{"score": null}']
+    "reply",
+    ['{"score": [NaN, 3]}', '{"score": [5, NaN]}', '{"score": [-1, 3]}', '{"score": [true, 3]}', '{"score": null}'],
 )
 @pytest.mark.parametrize("mode", ["published", "strict"])
 def test_what_is_no_score_is_none_in_either_mode(reply: str, mode: Any) -> None:
