@@ -16,6 +16,7 @@ from ...streams import lost, say
 from .. import host
 from ..memory import ModelMemory, default_budget
 from . import folders
+from .api_form import is_stdout, not_in_json, write_api_form
 from .batch import add_arguments as add_batch_arguments
 from .batch import run as run_batch
 from .chat import EPILOG as CHAT_EPILOG
@@ -23,7 +24,7 @@ from .chat import add_arguments as add_chat_arguments
 from .chat import run as run_chat
 from .executor import Executor
 from .output_folder import check_writable, open_output, preview_folder
-from .problems import one_of
+from .problems import one_of, shown
 from .prompt_choices import SEED_HELP
 from .registry import Registry, load_registry
 from .report import JsonReport, Report, never_failing
@@ -37,7 +38,6 @@ from .workflow_file import (
     read_workflow,
     set_value,
     shipped_workflows,
-    write_api_form,
 )
 
 DONE, FAILED, BAD_WORKFLOW = 0, 1, 2
@@ -70,7 +70,7 @@ def _with_output(code: int, arguments: argparse.Namespace) -> int:
     if error is None:
         return code
     say(f"Standard output could not be written: {error.strerror}. What was printed is incomplete.")
-    output_is_result = arguments.command == "nodes" or getattr(arguments, "api", None) == "-"
+    output_is_result = arguments.command == "nodes" or is_stdout(getattr(arguments, "api", None) or "")
     return FAILED if code == DONE and output_is_result else code
 
 
@@ -232,12 +232,12 @@ def _apply(workflow: Workflow, registry: Registry, arguments: argparse.Namespace
         target, equals, text = entry.partition("=")
         node, dot, name = target.rpartition(".")
         if not equals or not dot or not node:
-            raise ValueError(f"--set {entry!r} is not of the form NODE.input=value, such as Sampler.steps=20.")
+            raise ValueError(f"--set {shown(entry)} is not of the form NODE.input=value, such as Sampler.steps=20.")
         set_value(workflow, registry, node, name, text)
     for entry in arguments.image:
         node, equals, path = entry.partition("=")
         if not equals or not node:
-            raise ValueError(f"--image {entry!r} is not of the form NODE=picture, such as LoadImage=cat.jpg.")
+            raise ValueError(f"--image {shown(entry)} is not of the form NODE=picture, such as LoadImage=cat.jpg.")
         # Looked up first, so that a wrong node name is told before a wrong path.
         node_id = find_node(workflow.prompt, node)
         set_value(workflow, registry, node_id, "image", folders.current().bind(Path(path)))
@@ -296,9 +296,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    to_stdout = arguments.api == "-"
+    to_stdout = arguments.api is not None and is_stdout(arguments.api)
     if to_stdout and arguments.json:
-        raise ValueError("--api - and --json both write to standard output. Name a file for --api.")
+        raise ValueError(f"--api {arguments.api} and --json both write to standard output. Name a file for --api.")
     # Whatever packs print must not mix with the API form.
     out = sys.stderr if to_stdout else sys.stdout
     with contextlib.redirect_stdout(out):
@@ -316,7 +316,10 @@ def _check(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         problems.append(str(error))
     if arguments.api is not None:
-        write_api_form(workflow, arguments.api)
+        unwritable = not_in_json(workflow.prompt)
+        problems += unwritable
+        if not unwritable:
+            write_api_form(workflow.prompt, arguments.api)
     if arguments.json and problems:
         arguments.report.invalid(checked, problems)
     elif arguments.json:

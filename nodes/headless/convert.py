@@ -99,8 +99,9 @@ def convert(
     named = [entry for _, entry in found]
     now = datetime.now()
     graphs = [root, *(nodes for nodes in opened.nodes.values() if nodes is not root)]
+    scopes = {id(opened.of(scope)): scope for scope in reversed(opened.scopes)}  # the first place of each
     for nodes in graphs:
-        read_primitives(nodes)
+        read_primitives(nodes, scopes[id(nodes)].full_id)
     for nodes in graphs:
         apply_primitives(nodes, lambda text: replaced(text, named, now))
     prompt: dict[str, Any] = {}
@@ -150,7 +151,7 @@ def _read(scope: Scope, infos: Infos, nodes: dict[int, Nodes]) -> Nodes:
             )
     opened = {child.graph.definition["id"]: nodes[id(child.graph)] for child in scope.children.values()}
     found = read_nodes(scope.graph, infos, scope.full_id, opened.get)
-    fill_in(found)
+    fill_in(found, scope.full_id)
     return found
 
 

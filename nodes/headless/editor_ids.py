@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .json_text import loads
+
 _ENDS = ("origin_id", "target_id")
 
 
@@ -85,15 +87,26 @@ def _patched(graph: dict[str, Any], new_ids: dict[str, dict[str, int]]) -> dict[
     return {**graph, "nodes": [_with_new_proxies(node, new_ids) for node in entries]}
 
 
+def parsed_property(value: Any) -> Any:
+    """A node's property that holds a list, which may be saved as the list's JSON text; a text that is no JSON as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
 def _with_new_proxies(node: Any, new_ids: dict[str, dict[str, int]]) -> Any:
     if not isinstance(node, dict) or not isinstance(node.get("type"), str):
         return node
     properties, ids = node.get("properties"), new_ids.get(node["type"])
-    proxies = properties.get("proxyWidgets") if isinstance(properties, dict) else None
+    proxies = parsed_property(properties.get("proxyWidgets")) if isinstance(properties, dict) else None
     if not ids or not isinstance(properties, dict) or not isinstance(proxies, list):
         return node
+    # An entry with another node's id stays as it is, be it of the right form or not.
     changed = [
-        [str(ids.get(str(entry[0]), entry[0])), *entry[1:]] if isinstance(entry, list) and entry else entry
+        [str(ids[str(entry[0])]), *entry[1:]] if isinstance(entry, list) and entry and str(entry[0]) in ids else entry
         for entry in proxies
     ]
     return {**node, "properties": {**properties, "proxyWidgets": changed}}

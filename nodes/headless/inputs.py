@@ -103,12 +103,12 @@ def _range_problem(node: NodeRef, spec: InputSpec, value: Any) -> Problem | None
     extra = {**_about(spec), "received_value": value}
     bounds = " ".join(f"{word} {bound}" for word, bound in (("from", low), ("up to", high)) if bound is not None)
     if low is not None and value < low:
-        sentence = f"input '{spec.name}' is {value}, below its minimum of {low}. Choose a number {bounds}."
-        message = f"Value {value} smaller than min of {low}"
+        sentence = f"input '{spec.name}' is {shown(value)}, below its minimum of {low}. Choose a number {bounds}."
+        message = f"Value {shown(value)} smaller than min of {low}"
         return node.problem("value_smaller_than_min", message, spec.name, sentence, extra)
     if high is not None and value > high:
-        sentence = f"input '{spec.name}' is {value}, above its maximum of {high}. Choose a number {bounds}."
-        message = f"Value {value} bigger than max of {high}"
+        sentence = f"input '{spec.name}' is {shown(value)}, above its maximum of {high}. Choose a number {bounds}."
+        message = f"Value {shown(value)} bigger than max of {high}"
         return node.problem("value_bigger_than_max", message, spec.name, sentence, extra)
     return None
 

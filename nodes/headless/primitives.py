@@ -7,10 +7,12 @@ it would take one that is typed in: rounded to its step, and a FLOAT within its 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from .editor_nodes import PRIMITIVE, REROUTE, Input, Node, Nodes
+from .problems import node_label, shown
 from .widgets import Widget
 
 REPLACE = "Run widget replace on values"  # the property that lets tokens in a primitive's text be filled in
@@ -38,13 +40,23 @@ def apply_primitives(nodes: Nodes, replaced: Callable[[str], str]) -> None:
                 _write(target, entry, value)
 
 
-def read_primitives(nodes: Nodes) -> None:
-    """Give a graph's primitives the values that they show."""
+def read_primitives(nodes: Nodes, full_id: Callable[[str], str]) -> None:
+    """Give a graph's primitives the values that they show.
+
+    Args:
+        full_id: the id of a node as sentences name it.
+
+    Raises:
+        ValueError: a value is too large for a number.
+    """
     for node in nodes.by_id.values():
         if node.virtual and node.type == PRIMITIVE:
             targets = [_through_reroutes(nodes, *target) for target in nodes.fed_by(node.id, 0)]
-            for value in _own_value(node, targets):
-                node.widgets.values["value"] = value
+            try:
+                for value in _own_value(node, targets):
+                    node.widgets.values["value"] = value
+            except ValueError as error:
+                raise ValueError(f"{node_label(full_id(node.id), node.type)}: {error}") from error
 
 
 def _widget(node: Node, entry: Input) -> Widget | None:
@@ -84,13 +96,17 @@ def _own_value(node: Node, targets: list[tuple[Node, Input]]) -> list[Any]:
         value = _held(target, entry)
     else:
         return []
-    if widget is not None and widget.kind in ("INT", "FLOAT") and _is_number(value):
+    numeric = widget is not None and widget.kind in ("INT", "FLOAT")
+    if numeric and isinstance(value, int) and abs(value) > sys.float_info.max:
+        # The editor, whose numbers are all floats, would hold infinity and send nothing.
+        raise ValueError(f"its value {shown(value)} is too large, at most 1.8e308. Set a smaller one.")
+    if numeric and _is_number(value):
         value = _within_all(value, [found for one, way in targets if (found := _widget(one, way)) is not None])
     return [widget.taken(value) if widget is not None else value]
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _within_all(value: float, widgets: list[Widget]) -> float:
@@ -145,16 +161,21 @@ def _rounded(value: float, kind: str, options: Mapping[str, Any]) -> float:
     if kind == "INT":
         step = _number(options.get("step"), 1) or 1
         if step == 1:
-            return value if isinstance(value, int) else math.floor(value + 0.5)
+            return value if isinstance(value, int) else _whole(_nearest(value))
         offset = math.fmod(low, step) if math.isfinite(low) else 0
-        return _whole(math.floor((value - offset) / step + 0.5) * step + offset)
+        return _whole(_nearest((value - offset) / step) * step + offset)
     step = _number(options.get("step"), _FLOAT_STEP)
     precision = max(0, -math.floor(math.log10(step))) if step > 0 else 0
     unit = options.get("round") or (10.0**-precision if precision else 0)
     if not _is_number(unit) or unit <= 0:
         return value
-    return _whole(min(max(round(math.floor(value / unit + 0.5) * unit, precision), low), high))
+    return _whole(min(max(round(_nearest(value / unit) * unit, precision), low), high))
+
+
+def _nearest(value: float) -> float:
+    """The nearest whole number, halves upwards; what is too large to have a fraction, infinity included, as it is."""
+    return float(math.floor(value + 0.5)) if abs(value) < 2**52 else float(value)
 
 
 def _whole(value: float) -> float:
-    return int(value) if value == int(value) else value
+    return int(value) if math.isfinite(value) and value == int(value) else value

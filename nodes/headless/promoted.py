@@ -2,17 +2,23 @@
 
 Without `properties.proxyWidgets`, value i belongs to the i-th input that stands for a widget inside. With it, value i
 belongs to entry i: `["-1", name]` is the subgraph's input of that name, any other id the widget of that inner node,
-for which the editor makes an input of its own.
+for which the editor makes an input of its own. Values saved by name belong to the inputs of these names.
+
+The editor passes over what does not fit: entries of a wrong form, values by name, values beyond the last input. That
+puts values into the wrong inputs or loses them, so values by name are read here, and anything else is refused.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from .editor_graph import SUBGRAPH_INPUT, Link, slots
+from .editor_ids import parsed_property
 from .editor_nodes import PRIMITIVE, Input, Node, Nodes
+from .problems import shown
 
 OWN = "-1"  # in place of an inner node: the subgraph's own input
 _PREFIX = re.compile(r"\s*\d+\s*:\s*(.+)", re.DOTALL)
@@ -27,14 +33,26 @@ class _Entry:
     value: list[Any]
 
 
-def fill_in(nodes: Nodes) -> None:
-    """Give every subgraph node of a graph the values it keeps. The graphs inside must have been filled in before."""
+def fill_in(nodes: Nodes, full_id: Callable[[str], str]) -> None:
+    """Give every subgraph node of a graph the values it keeps. The graphs inside must have been filled in before.
+
+    Args:
+        full_id: the id of a node as sentences name it.
+
+    Raises:
+        ValueError: it is not known which of a node's saved values belongs to which input.
+    """
     hosts = [node for node in nodes.by_id.values() if node.inner is not None]
-    for host in hosts:
-        promote_inputs(host)
-        _by_position(host)
-    for host in hosts:
-        _by_entry(host)
+    for fill in (_by_position, _by_entry, _by_name):
+        for host in hosts:
+            try:
+                fill(host)
+            except ValueError as error:
+                title = f" '{host.title}'" if host.title else ""
+                raise ValueError(
+                    f"Node {full_id(host.id)}{title} (a subgraph): {error} Open the workflow in the editor, correct "
+                    "the values of this node, and save the workflow again."
+                ) from error
 
 
 def promote_inputs(host: Node) -> None:
@@ -79,20 +97,74 @@ def _promote(inner: Nodes, slot: int, entry: Input) -> None:
 
 
 def _saved(host: Node) -> list[Any]:
+    """The values saved by position."""
     saved = host.saved.get("widgets_values")
+    if saved is not None and not isinstance(saved, (list, dict)):
+        raise ValueError(f'"widgets_values" is {shown(saved)}; it must be a list of values.')
     return saved if isinstance(saved, list) else []
+
+
+def _all_known(nodes: Nodes) -> bool:
+    """Whether every node inside can be looked into; else it is not known which inputs have widgets."""
+    seen, pending = {id(nodes)}, [nodes]
+    while pending:
+        for node in pending.pop().by_id.values():
+            if node.inner is not None and id(node.inner) not in seen:
+                seen.add(id(node.inner))
+                pending.append(node.inner)
+            elif node.inner is None and node.info is None and not node.virtual:
+                return False
+    return True
+
+
+def _check_count(host: Node, count: int, place: tuple[str, str]) -> None:
+    """Refuse more values than there are places for (named in singular and plural); where there are none, all is well."""
+    saved = _saved(host)
+    while saved and saved[-1] is None:
+        saved = saved[:-1]
+    assert host.inner is not None
+    if len(saved) > count > 0 and _all_known(host.inner):
+        raise ValueError(
+            f"{len(saved)} values are saved, but it has {count} {place[count > 1]}, so it is not known which belongs to which."
+        )
+
+
+def _listed(host: Node, name: str, fits: Callable[[Any], bool]) -> list[Any]:
+    """A property that lists whose the values are.
+
+    Raises:
+        ValueError: it is of no known form, and there are values.
+    """
+    listed = parsed_property(host.properties.get(name))
+    if listed is None:
+        return []
+    wrong = [entry for entry in listed if not fits(entry)] if isinstance(listed, list) else [listed]
+    if not wrong:
+        return listed  # type: ignore[no-any-return]
+    if not host.saved.get("widgets_values"):
+        return []
+    raise ValueError(
+        f'"{name}" has {shown(wrong[0])}, which is not of its form, so it is not known which of the saved values '
+        "belongs to which input."
+    )
+
+
+def _is_aside(record: Any) -> bool:
+    return isinstance(record, dict) and _is_entry(record.get("originalEntry"))
 
 
 def _by_position(host: Node) -> None:
     """Value i to the i-th input with a widget; values that an editor has put aside by name come first."""
+    promote_inputs(host)
     aside: dict[str, Any] = {}
-    kept = host.properties.get("proxyWidgetErrorQuarantine")
-    for record in reversed(kept if isinstance(kept, list) else []):
-        entry = record.get("originalEntry") if isinstance(record, dict) else None
-        if isinstance(entry, list) and len(entry) > 1 and entry[0] == OWN and "hostValue" in record:
-            aside[str(entry[1])] = record["hostValue"]
+    for record in reversed(_listed(host, "proxyWidgetErrorQuarantine", _is_aside)):
+        source, name, *_ = record["originalEntry"]
+        if source == OWN and "hostValue" in record:
+            aside[name] = record["hostValue"]
     promoted = [entry for entry in host.inputs if entry.promoted is not None]
     saved = _saved(host)
+    if not _listed(host, "proxyWidgets", _is_entry):
+        _check_count(host, len(promoted), ("input with a widget", "inputs with widgets"))
     for number, entry in enumerate(promoted):
         if entry.name in aside:
             entry.value = aside[entry.name]
@@ -101,9 +173,8 @@ def _by_position(host: Node) -> None:
 
 
 def _entries(host: Node) -> list[_Entry]:
-    listed, saved = host.properties.get("proxyWidgets"), _saved(host)
-    if not isinstance(listed, list) or not all(_is_entry(entry) for entry in listed):
-        return []
+    listed, saved = _listed(host, "proxyWidgets", _is_entry), _saved(host)
+    _check_count(host, len(listed), ('entry in "proxyWidgets"', 'entries in "proxyWidgets"'))
     entries = []
     for number, (source, widget, *_) in enumerate(listed):
         entries.append(_Entry(source, _bare_name(host, source, widget), saved[number : number + 1]))
@@ -155,6 +226,25 @@ def _by_entry(host: Node) -> None:
             target.value = entry.value[0]
     for source, same in primitives.items():
         _replace_primitive(host, source, same)
+
+
+def _by_name(host: Node) -> None:
+    """Values saved by name to the inputs of these names."""
+    saved = host.saved.get("widgets_values")
+    named = host.saved.get("widgets_values_named") if saved is None else saved
+    if not isinstance(named, dict):
+        return
+    promoted = {entry.name: entry for entry in host.inputs if entry.promoted is not None}
+    for name, value in named.items():
+        if name in promoted:
+            promoted[name].value = value
+    unknown = [name for name in named if name not in promoted]
+    assert host.inner is not None
+    if unknown and _all_known(host.inner):
+        names = ", ".join(promoted) or "none"
+        raise ValueError(
+            f"a value is saved for {shown(unknown[0])}, which is no input with a widget. Those are: {names}."
+        )
 
 
 def _host_input(host: Node, entry: _Entry) -> Input | None:

@@ -70,6 +70,7 @@ class NodeSchema:
 
     Attributes:
         arguments: names of the arguments of the function that runs; None if it takes any.
+        receiver: name of the argument that is the node itself, which no input can give.
         is_async: whether that function is a coroutine.
     """
 
@@ -81,10 +82,13 @@ class NodeSchema:
     is_output: bool
     arguments: frozenset[str] | None
     is_async: bool
+    receiver: str = ""
 
     def takes_link(self, name: str) -> bool:
         """Whether a linked input of this name reaches the node, be it declared or not."""
-        return name in self.inputs or name in self.hidden or self.arguments is None or name in self.arguments
+        if name in self.inputs or name in self.hidden:
+            return True
+        return name != self.receiver and (self.arguments is None or name in self.arguments)
 
     def used_links(self, inputs: dict[str, Any]) -> dict[str, list[Any]]:
         """The links among a node's inputs that reach it, by name."""
@@ -106,6 +110,7 @@ def read_schema(node_class: type) -> NodeSchema:
     is_list = tuple(bool(flag) for flag in getattr(node_class, "OUTPUT_IS_LIST", ()))
     function = getattr(node_class, str(getattr(node_class, "FUNCTION", "")), None)
     names, takes_any = argument_names(function) if callable(function) else ([], False)
+    receiver = _receiver(node_class)
     return NodeSchema(
         inputs=inputs,
         hidden={name: _hidden_kind(kind) for name, kind in (declared.get("hidden") or {}).items()},
@@ -113,8 +118,9 @@ def read_schema(node_class: type) -> NodeSchema:
         output_is_list=(is_list + (False,) * len(output_types))[: len(output_types)],
         input_is_list=bool(getattr(node_class, "INPUT_IS_LIST", False)),
         is_output=getattr(node_class, "OUTPUT_NODE", False) is True,
-        arguments=None if takes_any else frozenset(names),
+        arguments=None if takes_any else frozenset(names) - {receiver},
         is_async=inspect.iscoroutinefunction(function),
+        receiver=receiver,
     )
 
 
@@ -153,9 +159,20 @@ def _hidden_kind(kind: Any) -> str:
 
 
 def argument_names(function: Callable[..., Any]) -> tuple[list[str], bool]:
-    """Names of the arguments a function takes, and whether it takes any others by name."""
+    """Names of the arguments a function takes, a bound first one left out, and whether it takes any others by name."""
     spec = inspect.getfullargspec(function)
-    return spec.args + spec.kwonlyargs, spec.varkw is not None
+    return spec.args[inspect.ismethod(function) :] + spec.kwonlyargs, spec.varkw is not None
+
+
+def _receiver(node_class: type) -> str:
+    """The name of the first argument of the function that runs, where that is the instance; else ""."""
+    function = inspect.getattr_static(node_class, str(getattr(node_class, "FUNCTION", "")), None)
+    if not inspect.isfunction(function):
+        return ""
+    # Behind a decorator that takes anything, the function that it wraps has the names.
+    names = list(inspect.signature(function).parameters.values())
+    positional = names and names[0].kind in (names[0].POSITIONAL_ONLY, names[0].POSITIONAL_OR_KEYWORD)
+    return names[0].name if positional else ""
 
 
 def types_match(received: Any, expected: Any) -> bool:

@@ -6,8 +6,10 @@ inputs but take places among the saved values: what happens to a seed after a ru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -126,11 +128,33 @@ def as_text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
-        return str(int(value))
+    if isinstance(value, (int, float)):
+        return _number_text(value)
     if isinstance(value, list):
         return ",".join(as_text(item) for item in value)
     return "[object Object]" if isinstance(value, dict) else str(value)
+
+
+def _number_text(value: float) -> str:
+    """A number as JavaScript writes it, whose numbers are all floats: ECMA-262, `Number::toString`."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf if value > 0 else -math.inf
+    if not math.isfinite(number):
+        return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+    if number == 0:
+        return "0"
+    sign = "-" if number < 0 else ""
+    parts = Decimal(repr(abs(number))).normalize().as_tuple()
+    digits, point = "".join(map(str, parts.digits)), len(parts.digits) + int(parts.exponent)
+    if 0 < point <= 21:
+        whole, fraction = digits[:point].ljust(point, "0"), digits[point:]
+        return f"{sign}{whole}.{fraction}" if fraction else sign + whole
+    if -6 < point <= 0:
+        return f"{sign}0.{'0' * -point}{digits}"
+    fraction = f".{digits[1:]}" if len(digits) > 1 else ""
+    return f"{sign}{digits[0]}{fraction}e{point - 1:+d}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import secrets
 import sys
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .convert import convert
-from .editor_graph import is_editor_form
-from .json_text import dumps, loads
+from .editor_graph import is_editor_form, slots
+from .json_text import loads
 from .problems import node_label, node_title, shown
 from .prompt_choices import PromptChoices, is_dynamic
 from .registry import Registry
@@ -168,33 +167,13 @@ def _read_json(path: Path) -> Any:
         raise ValueError(f"'{path}' {error}") from error
 
 
-def write_api_form(workflow: Workflow, target: str) -> None:
-    """Write a workflow in API form to a file, which appears whole or not at all; "-" is standard output.
-
-    Raises:
-        ValueError: the file cannot be written.
-    """
-    text = dumps(workflow.prompt, indent=2) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-        return
-    path = Path(target).expanduser()
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ValueError(f"The API form cannot be written to '{path}': {error.strerror}.") from error
-
-
 def find_node(prompt: dict[str, Any], name: str) -> str:
     """The id of the node that an id, a title or a class name means.
 
     Raises:
         ValueError: no node or several nodes are meant.
     """
-    if name in prompt:
+    if isinstance(prompt.get(name), dict):
         return name
     nodes = {node_id: node for node_id, node in prompt.items() if isinstance(node, dict)}
     for matches in (
@@ -207,7 +186,7 @@ def find_node(prompt: dict[str, Any], name: str) -> str:
             raise ValueError(f"'{name}' could be any of the nodes {', '.join(matches)}. Name one by its id.")
     listed = ", ".join(f"{node_id} ({node_title(node) or node.get('class_type')})" for node_id, node in nodes.items())
     raise ValueError(
-        f"There is no node '{name}'. The nodes are: {listed if len(listed) < 2000 else 'too many to list'}."
+        f"There is no node {shown(name)}. The nodes are: {listed if len(listed) < 2000 else 'too many to list'}."
     )
 
 
@@ -220,12 +199,12 @@ def set_value(workflow: Workflow, registry: Registry, node_name: str, input_name
     node_id = find_node(workflow.prompt, node_name)
     node = workflow.prompt[node_id]
     class_type = node.get("class_type")
-    if class_type not in registry.classes:
+    if not isinstance(class_type, str) or class_type not in registry.classes:
         raise ValueError(f"Node {node_id} is of the unknown class {shown(class_type)}; its inputs cannot be set.")
     specs = read_schema(registry.classes[class_type]).inputs
     if input_name not in specs:
         label = node_label(node_id, class_type)
-        raise ValueError(f"{label} has no input '{input_name}'. Its inputs are: {', '.join(specs)}.")
+        raise ValueError(f"{label} has no input {shown(input_name)}. Its inputs are: {', '.join(specs)}.")
     value = _parse(specs[input_name], text, node_label(node_id, class_type))
     inputs = node.setdefault("inputs", {})
     if not isinstance(inputs, dict):
@@ -247,7 +226,7 @@ def _parse(spec: InputSpec, text: str, label: str) -> Any:
     if spec.type == "BOOLEAN":
         word = text.lower()
         if word not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
-            raise ValueError(f"{label}: '{text}' is no value for '{spec.name}'. Say true or false.")
+            raise ValueError(f"{label}: {shown(text)} is no value for '{spec.name}'. Say true or false.")
         return word in ("true", "yes", "on", "1")
     try:
         if spec.type == "INT":
@@ -256,7 +235,9 @@ def _parse(spec: InputSpec, text: str, label: str) -> Any:
             return float(text)
     except ValueError as error:
         kind = "whole number" if spec.type == "INT" else "number"
-        raise ValueError(f"{label}: '{text}' is no value for '{spec.name}', which takes a {kind}.") from error
+        if "integer string conversion" in str(error):  # Python's own limit
+            kind += f" of at most {sys.get_int_max_str_digits()} digits, not of {len(text)}"
+        raise ValueError(f"{label}: {shown(text)} is no value for '{spec.name}', which takes a {kind}.") from error
     return text
 
 
@@ -269,24 +250,33 @@ def _patched(
     """
     if graph is None:
         return None
-    graph = copy.deepcopy(graph)
-    node = next((node for node in graph["nodes"] if str(node.get("id")) == node_id), None)
-    saved = node.get("widgets_values") if node is not None else None
-    if node is None or node.get("type") not in registry.classes:
+    # A graph that was posted beside an API form may hold anything.
+    nodes = [node if isinstance(node, dict) else {} for node in graph["nodes"]]
+    place = next((place for place, node in enumerate(nodes) if str(node.get("id")) == node_id), None)
+    changed = None if place is None else _patched_node(nodes[place], registry, input_name, value)
+    if place is None or changed is None:
+        return None
+    return {**graph, "nodes": [*graph["nodes"][:place], changed, *graph["nodes"][place + 1 :]]}
+
+
+def _patched_node(node: dict[str, Any], registry: Registry, input_name: str, value: Any) -> dict[str, Any] | None:
+    saved, named, kind = node.get("widgets_values"), node.get("widgets_values_named"), node.get("type")
+    if not isinstance(kind, str) or kind not in registry.classes:
         return None
     if isinstance(saved, dict):
-        saved[input_name] = value
-        return graph
+        return {**node, "widgets_values": {**saved, input_name: value}}
     if not isinstance(saved, list):
         return None
-    named = node.get("widgets_values_named")
-    info = registry.info(node["type"])
+    info = registry.info(kind)
     specs = input_specs(info)
-    position = read_values(specs, saved, named, shows_pictures(info, specs)).positions.get(input_name)
-    wired = any(entry.get("name") == input_name and entry.get("link") is not None for entry in node.get("inputs") or ())
+    try:
+        position = read_values(specs, saved, named, shows_pictures(info, specs)).positions.get(input_name)
+    except ValueError:  # it does not fit its class
+        return None
+    wired = any(entry.get("name") == input_name and entry.get("link") is not None for entry in slots(node, "inputs"))
     if position is None or wired:
         return None
-    saved[position] = value
+    changed = {**node, "widgets_values": [*saved[:position], value, *saved[position + 1 :]]}
     if isinstance(named, dict):
-        named[input_name] = value
-    return graph
+        changed["widgets_values_named"] = {**named, input_name: value}
+    return changed

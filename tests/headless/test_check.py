@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +141,64 @@ def test_an_api_form_that_cannot_be_written_is_an_error_and_leaves_nothing(call,
     assert "cannot be written to 'none/api.json': No such file or directory" in err
     assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "w.json"}) == before
     assert "Name a file for --api" in call("check", api(), "--api", "-", "--json")[2]
+
+
+def test_the_api_form_goes_through_links(call, tmp_path):
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "link.json").symlink_to("../real.json")
+    (tmp_path / "new.json").symlink_to("sub/link.json")
+    (tmp_path / "dangling.json").symlink_to("sub/made.json")
+    for link, file in (("new.json", "real.json"), ("dangling.json", "sub/made.json")):
+        assert call("check", api(), "--api", link)[0] == 0
+        assert (tmp_path / link).is_symlink()
+        assert json.loads((tmp_path / file).read_text())["2"]["inputs"] == SCALE
+    (tmp_path / "round.json").symlink_to("round.json")
+    assert "Too many levels" in call("check", api(), "--api", "round.json")[2]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_api_form_is_written_into_what_is_no_file(call, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for target in ("pipe", f"/dev/fd/{os.dup(reader)}", "/dev/null"):
+            assert call("check", api(), "--api", target)[0] == 0
+            if target != "/dev/null":
+                assert json.loads(os.read(reader, 65536))["2"]["inputs"] == SCALE
+        assert (tmp_path / "pipe").is_fifo()
+        assert "Is a directory" in call("check", api(), "--api", "input")[2]
+    finally:
+        os.close(reader)
+    with tempfile.TemporaryFile() as file:  # of no name, so that nothing could take its place
+        assert call("check", api(), "--api", f"/dev/fd/{file.fileno()}")[0] == 0
+        assert json.loads(file.read())["2"]["inputs"] == SCALE
+    assert {path.name for path in tmp_path.iterdir()} <= {"pipe", "input", "output", "temp", "w.json"}
+
+
+@pytest.mark.parametrize("piped", [True, False])
+def test_standard_output_by_its_path_gets_the_api_form_alone(call, tmp_path, piped):
+    Path("w.json").write_text(json.dumps(api()))
+    code = "import sys; from uniworld.__main__ import main; sys.exit(main(['check', 'w.json', '--api', '/dev/stdout']))"
+    with Path("out.json").open("w") as file:
+        out = subprocess.PIPE if piped else file
+        done = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "The workflow is valid: 3 nodes, outputs 3.\n")
+    assert json.loads(done.stdout if piped else Path("out.json").read_text())["2"]["inputs"] == SCALE
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [float("-inf")]}])
+def test_an_api_form_with_a_number_that_json_does_not_have_is_not_written(call, tmp_path, value):
+    (tmp_path / "api.json").write_text("old")
+    code, out, _ = call("check", api(width=value), "--api", "api.json")
+    assert code == 2
+    assert "Node 2 (ImageScale): input 'width' " in out
+    assert "so that none was written. Give it a finite number." in out
+    assert (tmp_path / "api.json").read_text() == "old"
+    assert call("check", api(width=value), "--api", "-")[1] == ""
+    loose = api() | {"8": {"class_type": "PrimitiveFloat", "inputs": {"value": value}}}  # which the check passes over
+    assert call("check", loose)[0] == 0
+    assert call("check", loose, "--api", "-")[:2] == (2, "")
 
 
 def test_numbers_that_json_does_not_have_come_out_as_texts(call):

@@ -98,11 +98,25 @@ def test_set_may_replace_a_link_and_hold_an_equals_sign(command, write):
     ("value=6", "NODE.input=value"), ("Nobody.value=6", "There is no node 'Nobody'. The nodes are: 1 (First)"),
     ("1.size=6", "has no input 'size'. Its inputs are: value."), ("1.value=many", "takes a whole number"),
     ("1.value=600", "above its maximum of 100"), ("1", "NODE.input=value"),
+    ("1.value=" + "9" * 5000, "of at most 4300 digits, not of 5000"), ("1.value=" + "9" * 4000, "above its maximum of 100"),
+    ("9" * 5000 + ".value=1", "There is no node '999"), ("1." + "9" * 5000 + "=1", "has no input '999"), ("9" * 5000, "--set '999"),
 ])  # fmt: skip
 def test_a_bad_setting_is_exit_code_2(command, write, setting, word):
     code, out, err = command("run", write(SUM), "--set", setting)
     assert (code, out) == (2, "")
     assert word in err
+    assert len(err) < 500
+
+
+def test_a_value_is_set_beside_slots_that_are_none(command, write):
+    for slots in ([None], {"a": 1}, None, 5):
+        graph = {"nodes": [{"id": 1, "type": "Show", "inputs": slots, "widgets_values": None}], "links": []}
+        graph["nodes"].append({"id": 2, "type": "Number", "inputs": slots, "widgets_values": [1]})
+        assert command("check", write(graph), "--set", "2.value=3", "--api", "api.json")[0] == 2  # Show has no wire
+        assert json.loads(Path("api.json").read_text())["2"]["inputs"] == {"value": 3}
+    for posted in ([None], [{"id": 1, "type": ["x"]}], [{"id": 1, "type": "Number", "widgets_values": [1, 2, 3]}]):
+        body = {"prompt": SUM, "extra_data": {"extra_pnginfo": {"workflow": {"nodes": posted}}}}
+        assert command("run", write(body), "--set", "1.value=6")[1] == "Show: 11\n"
 
 
 def test_an_ambiguous_name_is_told_with_the_ids(command, write):
@@ -442,10 +456,12 @@ API = st.dictionaries(
 SLOTS = st.lists(
     st.fixed_dictionaries({"name": NAMES, "type": st.sampled_from(["IMAGE", "*"]), "link": JSON}) | JSON, max_size=2
 )
+PROXIES = st.lists(st.lists(IDS | st.just("-1") | NAMES, min_size=1, max_size=3) | JSON, max_size=3)
 EDITOR_NODE = st.fixed_dictionaries({
     "id": st.integers(1, 4) | JSON, "type": CLASSES | st.sampled_from(["Reroute", "PrimitiveNode", "Note", "sub"]) | JSON,
     "mode": st.sampled_from([0, 2, 4]) | JSON, "inputs": SLOTS | JSON, "outputs": SLOTS | JSON, "widgets_values": JSON,
-    "title": JSON,
+    "title": JSON, "widgets_values_named": st.dictionaries(NAMES, JSON, max_size=2) | JSON,
+    "properties": JSON | st.fixed_dictionaries({"proxyWidgets": JSON | PROXIES | PROXIES.map(json.dumps)}),
 })  # fmt: skip
 LINKS = st.lists(st.lists(st.integers(-20, 4), min_size=5, max_size=6) | JSON, max_size=4)
 EDITOR = st.fixed_dictionaries({
@@ -456,17 +472,26 @@ EDITOR = st.fixed_dictionaries({
 })  # fmt: skip
 
 
+POSTED = st.fixed_dictionaries({
+    "prompt": API | JSON, "extra_data": JSON | st.fixed_dictionaries({"extra_pnginfo": st.fixed_dictionaries({"workflow": EDITOR | JSON})}),
+})  # fmt: skip
+
+
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(
-    workflow=API | EDITOR | JSON,
+    workflow=API | EDITOR | POSTED | JSON,
     setting=st.none() | st.sampled_from(["1.value=5", "PreviewAny.source=x", "2.image=../a"]),
 )
 def test_no_json_whatever_gives_a_traceback(command, write, workflow, setting):
     path = write(workflow)
-    assert command("check", path)[0] in (0, 2)
-    assert command("run", path, "--json", *(["--set", setting] if setting else []))[0] in (0, 1, 2)
+    given = ["--set", setting] if setting else []
+    code, _, err = command("check", path, *given)
+    assert code in (0, 2), err
+    code, _, err = command("run", path, "--json", *given)
+    assert code in (0, 1, 2)
+    assert "run again with --debug" not in err
 
 
 def test_models_leave_the_gpu_within_a_budget_by_default(monkeypatch, command, write):

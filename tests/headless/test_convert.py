@@ -185,6 +185,26 @@ def test_a_primitive_gives_its_value_whatever_its_mode(graph, registry, mode):
     assert ours(graph.save(), registry)["2"]["inputs"] == {"value": 9}
 
 
+@pytest.mark.parametrize(("value", "name", "held"), [
+    (1e308, "strength", 1), (float("inf"), "strength", float("inf")), (2**70 + 1, "count", 2**70 + 1),
+    (1e300, "count", int(1e300)), (2.5, "count", 3),
+])  # fmt: skip
+def test_a_primitive_holds_large_numbers_as_the_editor_does(graph, registry, value, name, held):
+    kind = "FLOAT" if name == "strength" else "INT"
+    primitive = graph.add("PrimitiveNode", [value, "fixed"], [], [{"name": kind, "type": kind}])
+    graph.link(primitive, 0, graph.add("Options", ALL_OPTIONS), name)
+    assert ours(graph.save(), registry)["2"]["inputs"][name] == held
+
+
+@pytest.mark.parametrize("name", ["count", "strength"])
+def test_a_primitive_with_a_number_larger_than_any_is_refused_by_name(graph, registry, name):
+    kind = "FLOAT" if name == "strength" else "INT"
+    primitive = graph.add("PrimitiveNode", [10**400, "fixed"], [], [{"name": kind, "type": kind}])
+    graph.link(primitive, 0, graph.add("Options", ALL_OPTIONS), name)
+    with pytest.raises(ValueError, match=r"Node 1 \(PrimitiveNode\): its value 10{70,}\.\.\. is too large"):
+        ours(graph.save(), registry)
+
+
 def test_a_primitive_keeps_to_the_range_of_what_it_feeds(graph, registry):
     primitive = graph.add("PrimitiveNode", [900, "fixed"], [], [{"name": "INT", "type": "INT"}])
     graph.link(primitive, 0, graph.add("Number", [1]), "value")
@@ -381,6 +401,69 @@ def test_proxy_widgets_say_whose_the_values_of_a_subgraph_are(graph, registry, p
     assert prompt["1:12"]["inputs"] == {"a": ["1:11", 0], "b": 8, "c": 99 if 99 in values else 30}
 
 
+def test_proxy_widgets_may_be_saved_as_json_text(graph, registry):
+    inner = part(registry)
+    proxies = [["12", "c"], ["-1", "second"], ["11", "value"]]
+    graph.add_subgraph(inner, [99, 8, 7], proxies=json.dumps(proxies))
+    prompt = ours(graph.save(inner), registry)
+    assert [prompt["1:11"]["inputs"]["value"], prompt["1:12"]["inputs"]["b"], prompt["1:12"]["inputs"]["c"]] == [
+        7,
+        8,
+        99,
+    ]
+
+
+@pytest.mark.parametrize("proxies", [[[12, "c"], [-1, "first"]], [["12"]], {"12": "c"}, "[['12', 'c']]", 5, ["12"]])
+def test_proxy_widgets_of_no_known_form_are_refused_where_there_are_values(graph, registry, proxies):
+    inner = part(registry)
+    host = graph.add_subgraph(inner, [99, 7], proxies=proxies, title="Mine")
+    with pytest.raises(ValueError, match=r"Node 1 'Mine' \(a subgraph\): \"proxyWidgets\" has .* not of its form"):
+        ours(graph.save(inner), registry)
+    host["widgets_values"] = []
+    assert ours(graph.save(inner), registry)["1:11"]["inputs"] == {"value": 4}
+
+
+def test_values_that_an_editor_put_aside_may_be_saved_as_json_text(graph, registry):
+    inner = part(registry)
+    aside = [{"originalEntry": ["-1", "second"], "hostValue": 55}]
+    graph.add_subgraph(inner, [7, 8], properties={"proxyWidgetErrorQuarantine": json.dumps(aside)})
+    prompt = ours(graph.save(inner), registry)
+    assert (prompt["1:11"]["inputs"]["value"], prompt["1:12"]["inputs"]["b"]) == (7, 55)
+
+
+@pytest.mark.parametrize("proxies", [None, [["12", "c"]]])
+def test_values_of_a_subgraph_may_be_saved_by_name(graph, registry, proxies):
+    inner = part(registry)
+    values = {"second": 8, "first": 7} | ({} if proxies is None else {"c": 99})
+    graph.add_subgraph(inner, values, **({} if proxies is None else {"proxies": proxies}))
+    prompt = ours(graph.save(inner), registry)
+    assert prompt["1:11"]["inputs"] == {"value": 7}
+    assert prompt["1:12"]["inputs"] == {"a": ["1:11", 0], "b": 8, "c": 30 if proxies is None else 99}
+
+
+@pytest.mark.parametrize(("values", "proxies", "words"), [
+    ([1, 2, 3], None, "3 values are saved, but it has 2 inputs with widgets"),
+    ([1, 2, 3], [["-1", "first"]], "3 values are saved, but it has 1 entry in"),
+    ({"third": 3}, None, "a value is saved for 'third', which is no input with a widget. Those are: first, second."),
+    ("abc", None, "\"widgets_values\" is 'abc'"),
+])  # fmt: skip
+def test_values_of_a_subgraph_that_belong_nowhere_are_refused(graph, registry, values, proxies, words):
+    inner, outer = part(registry), editor.Graph(registry, 20)
+    outer.boundary([], [])
+    outer.add_subgraph(inner, values, **({} if proxies is None else {"proxies": proxies}))
+    graph.add_subgraph(outer)
+    with pytest.raises(ValueError, match=r"Node 1:21 'Part' \(a subgraph\): ") as error:
+        ours(graph.save(outer, inner), registry)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("values", [[], [1], [1, 2, None]])
+def test_a_subgraph_may_have_fewer_values_than_inputs_and_empty_ones_behind_them(graph, registry, values):
+    inner = part(registry)
+    graph.add_subgraph(inner, values)
+    assert ours(graph.save(inner), registry)["1:11"]["inputs"]["value"] == (1 if values else 4)
+
+
 def test_two_nodes_of_a_subgraph_keep_promoted_values_apart(graph, registry):
     inner = part(registry)
     for values in ([1, 2], [3, 4]):
@@ -411,12 +494,13 @@ def test_a_subgraph_inside_shows_the_widgets_inside_it(graph, registry):
     assert [prompt[key]["inputs"].get("b", prompt[key]["inputs"].get("value")) for key in opened] == [99, 55]
 
 
-def test_nodes_of_subgraphs_get_ids_that_no_other_node_has(graph, registry):
+@pytest.mark.parametrize("saved_as", [lambda proxies: proxies, json.dumps])
+def test_nodes_of_subgraphs_get_ids_that_no_other_node_has(graph, registry, saved_as):
     inner = editor.Graph(registry)
     inner.boundary([], [])
     for _ in range(3):
         inner.add("Number", [1])
-    graph.add_subgraph(inner, [99], proxies=[["2", "value"]])
+    graph.add_subgraph(inner, [99], proxies=saved_as([["2", "value"]]))
     graph.add("Number", [1])
     saved = graph.save(inner) | {"last_node_id": 12}
     # Node 3 of the subgraph keeps its id.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import json
@@ -185,6 +186,44 @@ def test_links_that_a_node_does_not_declare_go_to_its_kwargs(run, registry, toys
     assert texts(run(prompt)) == ["1 {'more': 4, 'most': 4}"]
     prompt["1"]["inputs"]["value"] = 5
     assert texts(run(prompt)) == ["1 {'more': 5, 'most': 5}"]
+
+
+def test_no_link_takes_the_place_of_the_node_itself(run, toys, registry, monkeypatch):
+    class Plain(toys.Number):
+        pass
+
+    class Variadic(toys.Number):
+        def run(this, value, **others):
+            return (f"{value} {others}",)
+
+    class Decorated(toys.Number):
+        @functools.wraps(toys.Number.run)
+        def run(*values, **named):
+            return toys.Number.run(*values, **named)
+
+    class Static(toys.Number):
+        @staticmethod
+        def run(self, value):
+            return (f"{self} {value}",)
+
+    cases = [
+        (Plain, "self", "1"),
+        (Variadic, "this", "1 {}"),
+        (Variadic, "self", "1 {'self': 4}"),
+        (Decorated, "self", "1"),
+        (Static, "self", "4 1"),
+    ]
+    for number, (node_class, name, given) in enumerate(cases):
+        monkeypatch.setitem(registry.classes, f"Odd{number}", node_class)
+        prompt = {
+            "1": node("Number", value=4),
+            "2": node(f"Odd{number}", value=1, **{name: ["1", 0]}),
+            "3": node("Show", value=["2", 0]),
+        }
+        assert texts(run(prompt)) == [given]
+        assert any(f"no input '{name}'" in note for note in validate_prompt(prompt, registry).notes) == (
+            "4" not in given
+        )
 
 
 def test_a_link_that_a_node_cannot_take_is_left_out_with_a_note(run, toys, registry):

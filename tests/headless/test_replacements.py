@@ -43,6 +43,16 @@ def test_a_token_is_filled_in_as_in_the_editor(text, filled):
     assert replaced(text, NODES, NOON) == filled
 
 
+@pytest.mark.parametrize(("value", "text"), [
+    (0.00005, "0.00005"), (1e-6, "0.000001"), (1e-7, "1e-7"), (1.25e-7, "1.25e-7"), (1e21, "1e+21"), (-1.5e300, "-1.5e+300"),
+    (123456789012345680000.0, "123456789012345680000"), (-0.0, "0"), (0.1, "0.1"), (-12.5, "-12.5"), (100, "100"),
+    (2**53, "9007199254740992"), (2**64 - 1, "18446744073709552000"), (10**400, "Infinity"), (float("-inf"), "-Infinity"),
+    (float("nan"), "NaN"), ([1e-7, None, [True]], "1e-7,,true"),
+])  # fmt: skip
+def test_a_value_becomes_the_text_that_javascript_writes(value, text):
+    assert replaced("%N.v%", [Named("N", "", {"v": value})], NOON) == text
+
+
 def by_names(graph, registry, *subgraphs: Any) -> str:
     replacements = Replacements()
     infos = lambda name: registry.info(name) if name in registry.classes else None  # noqa: E731
