@@ -169,10 +169,13 @@ def _receiver(node_class: type) -> str:
     function = inspect.getattr_static(node_class, str(getattr(node_class, "FUNCTION", "")), None)
     if not inspect.isfunction(function):
         return ""
-    # Behind a decorator that takes anything, the function that it wraps has the names.
-    names = list(inspect.signature(function).parameters.values())
-    positional = names and names[0].kind in (names[0].POSITIONAL_ONLY, names[0].POSITIONAL_OR_KEYWORD)
-    return names[0].name if positional else ""
+    try:
+        # Behind a decorator that takes anything, the function that it wraps has the names.
+        first = next(iter(inspect.signature(function).parameters.values()), None)
+    except (ValueError, TypeError):  # it wraps what has no signature
+        return ""
+    named = first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)
+    return first.name if first is not None and named else ""
 
 
 def types_match(received: Any, expected: Any) -> bool:
