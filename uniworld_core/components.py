@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Components:
     """The 8-connected parts of a batch, numbered in reading order, item after item.
 
@@ -34,7 +34,7 @@ class Components:
     boxes: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Runs:
     """Horizontal runs of equal, non-zero pixels."""
 

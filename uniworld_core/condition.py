@@ -18,7 +18,7 @@ from .projectors import Projectors, input_layer
 from .understanding import Understanding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Condition:
     """What the DiT is told.
 

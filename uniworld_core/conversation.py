@@ -99,13 +99,26 @@ def as_conversations(
     Raises:
         ValueError: a prompt or conversation that cannot be read, or references that do not belong to the prompts.
     """
-    prompts = [prompt] if isinstance(prompt, (str, Conversation)) else list(prompt)
+    prompts = as_list(prompt)
     if not prompts:
         raise ValueError("The list of prompts is empty: give at least one.")
     made = [_as_conversation(one, item) for one, item in zip(prompts, _per_item(len(prompts), refs))]
     for conversation in made:
         _ = conversation.instruction  # ends with the user's turn, or raises
     return made
+
+
+def as_list(prompt: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """The prompts of a batch, from one or from a list of them. Raises ValueError if it is neither."""
+    if isinstance(prompt, (str, Conversation)):
+        return [prompt]
+    if isinstance(prompt, Turn):
+        raise ValueError("A turn was given in place of a prompt: write Conversation([turn, ...]).")
+    if not isinstance(prompt, (list, tuple)):
+        raise ValueError(
+            f"The prompt is of type {type(prompt).__name__}: give text, a Conversation, or a list of them, one per item."
+        )
+    return list(prompt)
 
 
 def _per_item(items: int, refs: References | Sequence[References] | None) -> list[References]:
@@ -119,6 +132,11 @@ def _per_item(items: int, refs: References | Sequence[References] | None) -> lis
         raise ValueError(
             f"There are {items} prompts and references for {len(refs)}: give one list of references per prompt."
         )
+    for item in refs:
+        if item is not None and not isinstance(item, (list, tuple)):
+            raise ValueError(
+                f"The references of an item are a {type(item).__name__}; give the list that `reference` returns, or []."
+            )
     return [item or () for item in refs]  # type: ignore[misc]
 
 

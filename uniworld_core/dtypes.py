@@ -30,6 +30,10 @@ def choose_dtype(dtype: torch.dtype | None, device: torch.device | str) -> torch
     return torch.bfloat16 if kind != "cpu" or cpu_has_bfloat16() else torch.float32
 
 
+# Why values become NaN or infinite, as the first half of a sentence.
+OVERFLOW = "a model in float16 overflows, load it in bfloat16 or float32"
+
+
 @functools.cache
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU has instructions for matrix products in bfloat16, and PyTorch's oneDNN uses them.

@@ -14,20 +14,22 @@ from typing import TypeAlias
 
 import torch
 
+from .dtypes import OVERFLOW
+
 # (x, sigma) -> velocity, all of the shape of x.
 Velocity: TypeAlias = "Callable[[torch.Tensor, float], torch.Tensor]"
 
 STEPS = 28
 GUIDANCE = 3.5
 
-_MEND = "a model in float16 overflows, load it in bfloat16 or float32; else the condition or the weights are damaged"
+_MEND = f"{OVERFLOW}; else the condition or the weights are damaged"
 
 # FLUX.1-dev's scheduler_config.json: base_image_seq_len, max_image_seq_len, base_shift, max_shift.
 BASE_TOKENS, MAX_TOKENS = 256, 4096
 BASE_SHIFT, MAX_SHIFT = 0.5, 1.15
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One finished step, as a callback sees it.
 

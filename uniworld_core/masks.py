@@ -34,7 +34,7 @@ _LUMA_SHIFT = 16
 _MORPHOLOGY_CHUNK = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EditMask:
     """What changed between two batches of pictures.
 

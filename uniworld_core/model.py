@@ -22,6 +22,7 @@ from .qwen import QWEN_NAMES, build_qwen, qwen_weights, read_generation, read_pr
 from .reference import Reference, References, make_references
 from .routing import Route, route
 from .sampler import make_noise, sample
+from .seeds import check_seed
 from .settings import read_json
 from .shipped import shipped_model
 from .siglip import SigLIP, read_siglip_processor, siglip_weights
@@ -323,8 +324,7 @@ def layout(config: UniWorldConfig) -> dict[str, tuple[int, ...]]:
 def _seeds(seed: int | Sequence[int], items: int) -> list[int]:
     seeds: list[Any] = list(seed) if isinstance(seed, (list, tuple, range)) else [seed]
     for one in seeds:
-        if not isinstance(one, int) or not 0 <= one < 2**64:
-            raise ValueError(f"A seed is {one!r}; it must be a whole number from 0 to 2**64 - 1.")
+        check_seed(one)
     if not seeds or (items not in (1, len(seeds)) and len(seeds) != 1):
         raise ValueError(f"There are {len(seeds)} seeds for {items} conditions: give one seed, or one per condition.")
     return seeds * items if len(seeds) == 1 else seeds

@@ -41,7 +41,7 @@ NORMAL_TOLERANCE = 0.5
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow converts to gray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PerceptionResult:
     """What a painted map says.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 import threading
 import time
 import warnings
@@ -29,17 +28,6 @@ MAX_FRAMES = 4096
 # A progressive JPEG may hold thousands of scans of the whole picture in a few kilobytes, and `check` runs only when
 # Pillow asks for more bytes.
 _CHECKED_BYTES = 4096
-# What Pillow raises for broken files, besides its own UnidentifiedImageError (an OSError).
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 # What Pillow says about text and color profiles beyond its limits (PngImagePlugin, 10.1 to 13).
 _TEXT_LIMITS = ("decompressed data too large", "memory used in text chunks")
 
@@ -55,7 +43,11 @@ class Limits:
 LIMITS = Limits()
 
 
-class TooMuch(ValueError):
+class BadPicture(ValueError):
+    """A picture file cannot be read or decoded; the message is a sentence that names it."""
+
+
+class TooMuch(BadPicture):
     """A picture file is larger than the limits."""
 
 
@@ -92,21 +84,22 @@ class PictureFile:
             ValueError: the file cannot be read, or is no picture.
         """
         self.name, self.warning, self.damage = name, "", ""
-        self._limits, self._check = limits or LIMITS, check or _nothing
+        self._limits, self._check = limits or LIMITS, _Check(check)
         self._opened: IO[bytes] | None = None
         try:
-            if isinstance(file, Path):
-                file = self._opened = file.open("rb")
-            watched = file if check is None else _WatchedFile(file, check)
-            self.picture: Image.Image = self._tolerantly(lambda: _open(watched, formats))
+            self.picture: Image.Image = self.guarded(lambda: self._open(file, formats, check is not None))
             self._check_size()
-        except BaseException as error:
+        except BaseException:
             self.close()
-            if isinstance(error, _BROKEN) and not isinstance(error, TooMuch):
-                raise self._sentence(error) from error
             raise
         if check is not None and isinstance(self.picture, ImageFile.ImageFile):
             self.picture.decodermaxblock = _CHECKED_BYTES
+
+    def _open(self, file: Path | IO[bytes], formats: tuple[str, ...] | None, watch: bool) -> Image.Image:
+        if isinstance(file, Path):
+            file = self._opened = file.open("rb")
+        watched: Any = _WatchedFile(file, self._check) if watch else file
+        return self._tolerantly(lambda: _open(watched, formats))
 
     def __enter__(self) -> PictureFile:
         return self
@@ -123,7 +116,7 @@ class PictureFile:
     def first(self, turned: bool = True) -> Image.Image:
         """The first frame, decoded; upright unless `turned` is false. Raises ValueError if it cannot be decoded."""
         self.guarded(lambda: self._tolerantly(self.picture.load))
-        return upright(self.picture) if turned else self.picture
+        return self.guarded(lambda: upright(self.picture)) if turned else self.picture
 
     def frames(self) -> Iterator[Image.Image]:
         """All frames, decoded and upright; the first one alone of an MPO file, whose others are a camera's previews.
@@ -137,12 +130,8 @@ class PictureFile:
         pixels = 0
         for number in range(1 if self.picture.format == "MPO" else self._limits.frames + 1):
             self._check()
-            try:
-                self.picture.seek(number)
-            except EOFError:
+            if not self.guarded(lambda number=number: self._seek(number)):  # type: ignore[misc]
                 return
-            except _BROKEN as error:
-                raise self._sentence(error) from error
             if number == self._limits.frames:
                 raise TooMuch(self._too_many_frames())
             pixels += self.picture.width * self.picture.height
@@ -151,13 +140,30 @@ class PictureFile:
                 raise TooMuch(self._too_large(what, "Scale it down, or keep fewer frames."))
             yield self.first()
 
+    def _seek(self, number: int) -> bool:
+        try:
+            self.picture.seek(number)
+        except EOFError:
+            return False
+        return True
+
     def guarded(self, action: Callable[[], T]) -> T:
-        """The result of an action on the picture, with what Pillow raises about it as one sentence."""
+        """The result of an action on the picture, with what Pillow raises about it as one sentence.
+
+        Pillow's decoders raise errors of every type for damaged files (of libavif a RuntimeError, of struct its own, and
+        whatever unpacking nonsense leads to), so all of them count as damage, but not a lack of memory, nor what the
+        `check` raises, whatever its type.
+
+        Raises:
+            BadPicture: the action failed.
+        """
         try:
             return action()
-        except TooMuch:
+        except (BadPicture, MemoryError):
             raise
-        except _BROKEN as error:
+        except Exception as error:
+            if self._check.raised is not None:
+                raise self._check.raised from None
             raise self._sentence(error) from error
 
     def _tolerantly(self, action: Callable[[], T]) -> T:
@@ -165,6 +171,8 @@ class PictureFile:
         try:
             return action()
         except (OSError, ValueError) as error:
+            if self._check.raised is not None:
+                raise
             with tolerant():
                 result = action()
             if _is_about_text(error):
@@ -192,29 +200,43 @@ class PictureFile:
             "Split it into shorter files, or keep every second frame."
         )
 
-    def _sentence(self, error: BaseException) -> ValueError:
+    def _sentence(self, error: Exception) -> BadPicture:
         name = self.name
         if isinstance(error, Image.DecompressionBombError):
             return TooMuch(self._too_large("Pillow takes it for a decompression bomb", "Scale it down."))
         if isinstance(error, _Empty):
-            return ValueError(f"The picture '{name}' is an empty file. Get a whole copy of it.")
+            return BadPicture(f"The picture '{name}' is an empty file. Get a whole copy of it.")
         if isinstance(error, UnidentifiedImageError):
-            return ValueError(
+            return BadPicture(
                 f"The file '{name}' is not a picture that can be read, or its header is damaged. Use PNG, JPEG or WebP."
             )
         if _is_about_text(error):
-            return ValueError(f"The picture '{name}' has more metadata than can be read. Save it again without them.")
+            return BadPicture(f"The picture '{name}' has more metadata than can be read. Save it again without them.")
         if isinstance(error, OSError) and error.strerror:
-            return ValueError(f"The picture '{name}' cannot be read: {error.strerror}. Check the file.")
-        return ValueError(f"The picture '{name}' is damaged or cut short ({error}). Get a whole copy of it.")
+            return BadPicture(f"The picture '{name}' cannot be read: {error.strerror}. Check the file.")
+        why = str(error) or type(error).__name__
+        return BadPicture(f"The picture '{name}' is damaged or cut short ({why}). Get a whole copy of it.")
 
 
 def _is_about_text(error: BaseException) -> bool:
     return any(words in str(error).lower() for words in _TEXT_LIMITS)
 
 
-def _nothing() -> None:
-    pass
+class _Check:
+    """A `check` that keeps what it raised, so that it can be told from what Pillow raises."""
+
+    def __init__(self, check: Callable[[], None] | None) -> None:
+        self._check = check
+        self.raised: BaseException | None = None
+
+    def __call__(self) -> None:
+        if self._check is None:
+            return
+        try:
+            self._check()
+        except BaseException as error:
+            self.raised = error
+            raise
 
 
 class TooSlow(Exception):

@@ -5,6 +5,8 @@ Published in modeling_univa_denoise_tower.py and serve/cli.py.
 
 from __future__ import annotations
 
+import io
+import os
 import pickletools
 import zipfile
 from pathlib import Path
@@ -13,14 +15,18 @@ import torch
 from torch import nn
 
 from .config import UniWorldConfig
-from .settings import shown
+from .settings import check_file, shown
 
 # The hidden layer of both condition projectors is this many times the joint width.
 EXPANSION = 3
 
 TASK_HEAD_FILE = "task_head_final.pt"
+# Bytes of the file: the published head (3584 to 10240 to 2) has 147 MB in float32.
+_MAX_HEAD = 2**30
 # Parts of the archive and bytes of its pickle: torch.save makes about ten, and under a thousand, of four tensors.
 _MAX_ENTRIES, _MAX_PICKLE = 64, 2**16
+# Bytes that are read of an archive at once: the list of its parts takes about a thousand.
+_MAX_READ = 2**18
 # What a pickle of tensors uses more than once: names of classes and words.
 _PLAIN = {"GLOBAL", "STACK_GLOBAL", "BINUNICODE", "SHORT_BINUNICODE", "UNICODE"}
 _TASK_HEAD_KEYS = {"0.weight", "0.bias", "3.weight", "3.bias"}
@@ -62,11 +68,13 @@ def read_task_head(folder: Path, vlm_width: int) -> nn.Sequential | None:
         vlm_width: width of the hidden states that it takes.
 
     Raises:
-        ValueError: the file holds anything but the four tensors expected (it is read without running pickle code).
+        ValueError: the file is not a regular one, is too large, or holds anything but the four tensors expected (it is
+            read without running pickle code).
     """
     file = folder / TASK_HEAD_FILE
     if not file.exists():
         return None
+    check_file(file, _MAX_HEAD)
     _check_archive(file)
     try:
         # Mapped, so that checking a head does not read it.
@@ -98,6 +106,17 @@ def read_task_head(folder: Path, vlm_width: int) -> nn.Sequential | None:
     return head.eval().requires_grad_(False)
 
 
+class _SmallReads(io.FileIO):
+    """A file that is read in small pieces only: `zipfile` reads the list of parts at once, whatever size it claims."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            size = os.fstat(self.fileno()).st_size - self.tell()
+        if size > _MAX_READ:
+            raise ValueError(f"{size} bytes would be read at once")
+        return super().read(size) or b""
+
+
 def _check_archive(file: Path) -> None:
     """Raises ValueError unless a file is what `torch.save` makes of a few tensors, before torch opens it.
 
@@ -105,7 +124,7 @@ def _check_archive(file: Path) -> None:
     hash takes twice as long at each level), and a packed archive can grow to any size.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        with _SmallReads(file) as opened, zipfile.ZipFile(opened) as archive:
             entries = archive.infolist()
             if len(entries) > _MAX_ENTRIES or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise _refused(file)

@@ -50,12 +50,13 @@ _QWEN_PROCESSOR = PROCESSOR | {
     **dict.fromkeys(("patch_size", "merge_size", "temporal_patch_size"), whole(1, 256)),
 }
 # What is taken of a generation_config.json. Others ask for searches that VLM.generate does not offer, or for code to be run.
+TEMPERATURE = number(1e-6, 1e6)  # of sampling; lower ones overflow the logits that they divide
 _GENERATION = {
     "bos_token_id": optional(TOKEN),
     "eos_token_id": optional(either(TOKEN, listed(TOKEN, 1, 64))),
     "pad_token_id": optional(TOKEN),
     "do_sample": FLAG,
-    "temperature": optional(number(1e-6, 1e6)),
+    "temperature": optional(TEMPERATURE),
     "top_p": optional(number(1e-6, 1)),
     "top_k": optional(whole(0, 2**21)),
     "repetition_penalty": optional(number(1e-3, 1e3)),

@@ -13,9 +13,9 @@ from .pictures import Picture, to_rgb
 from .siglip import SigLIP
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
-    """One reference picture.
+    """One reference picture; equal to itself alone, so that conversations can be compared and hashed.
 
     Attributes:
         picture: 8-bit RGB.

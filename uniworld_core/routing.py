@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from .conversation import Conversation
+from .dtypes import OVERFLOW
 from .understanding import Understanding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Route:
     """What the routing head says of a batch.
 
@@ -38,7 +39,8 @@ def route(understanding: Understanding, conversations: Sequence[Conversation]) -
     """Read the head at the last `assistant` token of each conversation.
 
     Raises:
-        ValueError: a conversation is longer than the model reads, or the checkpoint has no routing head.
+        ValueError: a conversation is longer than the model reads, the checkpoint has no routing head, or what it says is
+            not finite.
     """
     vlm, head = understanding.vlm, understanding.task_head
     if head is None:
@@ -49,4 +51,7 @@ def route(understanding: Understanding, conversations: Sequence[Conversation]) -
     with torch.inference_mode():
         inputs = vlm.inputs(conversations)
         states = vlm.assistant_states(inputs, vlm.hidden_states(inputs))
-        return Route(head(states.to(next(head.parameters()))).float().cpu())
+        logits = head(states.to(next(head.parameters()))).float().cpu()
+    if not torch.isfinite(logits).all():
+        raise ValueError(f"The routing head's logits are NaN or infinite: {OVERFLOW}; else the weights are damaged.")
+    return Route(logits)

@@ -12,6 +12,7 @@ import torch
 from . import flow
 from .condition import Condition
 from .dit import PACK, VAE_FACTOR, DiT, image_positions, pack, unpack
+from .seeds import check_seed
 from .sizes import check_size
 
 
@@ -19,7 +20,9 @@ def make_noise(seeds: Sequence[int], height: int, width: int, channels: int = 16
     """Starting noise (B, C, H/8, W/8), one generator per item on the CPU, so that an item is the same in any batch."""
     size = check_size(height, width)
     shape = (channels, size.height // VAE_FACTOR, size.width // VAE_FACTOR)
-    return torch.stack([torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds])
+    return torch.stack(
+        [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in map(check_seed, seeds)]
+    )
 
 
 @torch.inference_mode()

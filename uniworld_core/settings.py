@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,16 +36,36 @@ def read_json(path: Path, limit: int = MAX_SETTINGS) -> dict[str, Any]:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """A file's bytes. Raises ValueError if it is missing, no regular file, or larger than `limit` bytes."""
+    """A file's bytes. Raises ValueError as `check_file`."""
+    check_file(path, limit)
     try:
-        if path.exists() and not path.is_file():
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error}): check the file's permissions.") from error
+    if len(data) > limit:  # files of the system may report a size of 0 and never end
+        raise ValueError(f"{path} has more than {limit} bytes: it is not the published file, copy it again.")
+    return data
+
+
+def check_file(path: Path, limit: int | None = None) -> None:
+    """Check that a file can be opened at once and has an end; nothing else in a model folder is opened.
+
+    Args:
+        limit: the most bytes that the file may have; None for any number.
+
+    Raises:
+        ValueError: it is missing, no regular file (a folder, a pipe, a device, or a link to one), or larger than `limit`.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path} is not a regular file: copy the folder again.")
-        size = path.stat().st_size
-        if size > limit:
+        if limit is not None and status.st_size > limit:
             raise ValueError(
-                f"{path} has {size} bytes, and such a file has {limit} at most: it is not the published file, copy it again."
+                f"{path} has {status.st_size} bytes, and such a file has {limit} at most: it is not the published file, "
+                "copy it again."
             )
-        return path.read_bytes()
     except FileNotFoundError:
         raise ValueError(
             f"{path} does not exist: the folder is not the model it should be, or its copy is not whole."

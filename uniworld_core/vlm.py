@@ -14,11 +14,14 @@ from PIL import Image
 from torch import nn
 
 from .config import UniWorldConfig
-from .conversation import Conversation, Prompt, as_conversations
+from .conversation import Conversation, Prompt, as_conversations, as_list
+from .dtypes import OVERFLOW
 from .prompt import ASSISTANT, conversation_text
-from .qwen import qwen_weights, read_generation, read_processor, read_tokenizer, single_id
+from .qwen import TEMPERATURE, qwen_weights, read_generation, read_processor, read_tokenizer, single_id
 from .reference import Reference
 from .rope import rope_positions
+from .seeds import check_seed
+from .settings import shown
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerFast
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 # B batch, L tokens (padded on the left), D width; a patch is one row of `patches`.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VLMInputs:
     """A batch as the VLM takes it.
 
@@ -173,19 +176,24 @@ class VLM(nn.Module):
         Args:
             inputs: without padding, that is of prompts of one length (`answer` takes any): transformers 4 places the
                 new tokens of a padded batch wrongly.
-            temperature: 0 takes the likeliest token each time.
-            seed: of the random choice when the temperature is above 0; the global random state is left as it was.
+            temperature: 0 takes the likeliest token each time; else from 1e-6 to 1e6.
+            seed: of the random choice when the temperature is above 0, from 0 to 2**64 - 1; the global random state is left
+                as it was.
             callback: called with the number of tokens so far, after each; what it raises ends the answer.
 
         Raises:
-            ValueError: the length is not positive, the temperature negative, or the batch padded.
+            ValueError: the length is not positive, the temperature or the seed out of bounds, the batch padded, or the
+                model's values are not finite (the token is named).
         """
         if not bool(inputs.mask.all()):
             raise ValueError("The batch holds prompts of different lengths: answer them with VLM.answer.")
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
-        if not 0 <= temperature < float("inf"):
-            raise ValueError(f"temperature is {temperature}; it must be 0 (the likeliest answer) or above.")
+        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {shown(max_new_tokens)}; it must be a whole number of at least 1.")
+        if temperature != 0 and not TEMPERATURE.holds(temperature):
+            raise ValueError(
+                f"temperature is {shown(temperature)}; it must be 0 (the likeliest answer) or {TEMPERATURE.expected}."
+            )
+        check_seed(seed)
         start = inputs.ids.shape[1]
         config = copy.deepcopy(self.generation)
         config.update(max_new_tokens=max_new_tokens, pad_token_id=self.tokenizer.pad_token_id)
@@ -196,6 +204,7 @@ class VLM(nn.Module):
                 input_ids=inputs.ids,
                 attention_mask=inputs.mask.long(),
                 generation_config=config,
+                logits_processor=_only_finite(start),
                 stopping_criteria=_after_each_token(start, callback),
                 **self._pictures(inputs),
             )
@@ -255,6 +264,7 @@ _GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": Non
 def _conversations(prompts: Sequence[Prompt], pictures: Sequence[Sequence[Image.Image]] | None) -> list[Conversation]:
     if pictures is None:
         return as_conversations(prompts)
+    prompts = as_list(prompts)
     if not prompts or len(prompts) != len(pictures):
         raise ValueError(
             f"There are {len(prompts)} prompts and {len(pictures)} lists of pictures: give one list for each prompt, "
@@ -273,3 +283,22 @@ def _after_each_token(start: int, callback: Callable[[int], None] | None) -> Any
             return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
     return StoppingCriteriaList([Report()])
+
+
+def _only_finite(start: int) -> Any:
+    """Ends an answer at NaN and infinity: a random choice among them fails in torch, on a GPU for the whole process, and
+    the likeliest of them means nothing.
+    """
+    from transformers import LogitsProcessor, LogitsProcessorList
+
+    class OnlyFinite(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            # The largest is NaN if any is, and says whether one can be chosen.
+            if not bool(torch.isfinite(scores.amax(dim=-1)).all()):
+                raise ValueError(
+                    f"The logits of token {input_ids.shape[1] - start + 1} of the answer are NaN or infinite: {OVERFLOW}; "
+                    "else the weights are damaged."
+                )
+            return scores
+
+    return LogitsProcessorList([OnlyFinite()])

@@ -19,14 +19,16 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .dtypes import choose_dtype
-from .settings import brief, parse_json, read_json, shown
+from .settings import brief, check_file, parse_json, read_json, shown
 
 Module = TypeVar("Module", bound=nn.Module)
 
 # How many names an error lists before it only counts.
 _LISTED = 5
-# Bytes of a safetensors header, and files of one index: UniWorld-V1 in float32 has 200 kB and under twenty.
-_MAX_HEADER = 8 * 2**20
+# Of all safetensors files of a folder together, bytes of headers and tensors, and files of one index: UniWorld-V1 in
+# float32 has 200 kB, under 2,000 and under twenty.
+_MAX_HEADERS = 4 * 2**20
+_MAX_TENSORS = 20_000
 _MAX_SHARDS = 1000
 _MAX_NAME = 512  # letters of a tensor's name
 
@@ -111,7 +113,8 @@ class Shards:
         folder: holds either `NAME.safetensors.index.json` with its shards, or one `NAME.safetensors`.
 
     Raises:
-        ValueError: no weights there, an index that names absent files, a file that is cut short, or a tensor in two files.
+        ValueError: no weights there, an index that names absent files, a file that is cut short or holds nothing of what the
+            index says, a tensor in two files, or more headers and tensors than a model has.
     """
 
     NAMES = ("model", "diffusion_pytorch_model")
@@ -122,8 +125,18 @@ class Shards:
         self.dtypes: dict[str, str] = {}
         self.files: dict[str, Path] = {}
         self._index: dict[str, str] = {}
-        for file in self._find():
-            for name, (dtype, shape) in read_header(file).items():
+        files, room = self._find(), Room()
+        indexed: dict[str, set[str]] = {}
+        for name, in_file in self._index.items():
+            indexed.setdefault(in_file, set()).add(name)
+        for file in files:
+            header = read_header(file, room)
+            if (expected := indexed.get(file.name)) and expected.isdisjoint(header):
+                raise ValueError(
+                    f"{file} holds none of the tensors that the index beside it names for it ({_some(sorted(expected))}): "
+                    "index and files are of two checkpoints, copy the folder again."
+                )
+            for name, (dtype, shape) in header.items():
                 if name in self.files:
                     raise ValueError(
                         f"{name} stands in both {self.files[name].name} and {file.name} of {folder}: "
@@ -192,38 +205,64 @@ class Shards:
         return [self.folder / name for name in names]
 
 
-def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+@dataclass
+class Room:
+    """What the headers of a folder's files may still take.
+
+    Attributes:
+        size: bytes of headers.
+        tensors: tensors that they list.
+    """
+
+    size: int = _MAX_HEADERS
+    tensors: int = _MAX_TENSORS
+
+    def take(self, size: int = 0, tensors: int = 0) -> None:
+        """Take some of it. Raises ValueError if there is less."""
+        if size > self.size:
+            raise ValueError(
+                f"a header of {size} bytes, and all headers of a folder together have {_MAX_HEADERS} at most"
+            )
+        if tensors > self.tensors:
+            raise ValueError(
+                f"a list of {tensors} tensors, and all files of a folder together have {_MAX_TENSORS} at most"
+            )
+        self.size, self.tensors = self.size - size, self.tensors - tensors
+
+
+def read_header(file: Path, room: Room | None = None) -> dict[str, tuple[str, tuple[int, ...]]]:
     """{tensor: (type, shape)} of a safetensors file, without reading a tensor.
 
     The header (https://huggingface.co/docs/safetensors) is parsed here as well: the library accepts headers of 100 MB, and
     keeps the last of several tensors of one name. The library checks that the tensors fill the file.
 
+    Args:
+        room: shared by the files of one folder; None for a file of its own.
+
     Raises:
-        ValueError: it is cut short or damaged, too large, has a name twice, or is no safetensors at all; the file is named.
+        ValueError: it is cut short or damaged, no regular file, too large, has a name twice, or is no safetensors at all;
+            the file is named.
     """
+    check_file(file)
+    room = room or Room()
     try:
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
-            if size > _MAX_HEADER:
-                raise ValueError(
-                    f"{file} cannot be read (a header of {size} bytes, and at most {_MAX_HEADER} are read): "
-                    "it is cut short or damaged, copy or download it again."
-                )
+            room.take(size=size)
             data = opened.read(size)
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read ({error}): it is cut short or damaged, copy it again.") from error
+    except (OSError, ValueError) as error:
+        raise _damaged(file, error) from error
     with open_shard(file):
         pass
     try:
         header = parse_json(data, "its header")
         header.pop("__metadata__", None)
+        room.take(tensors=len(header))
         if any(len(name) > _MAX_NAME for name in header):
             raise ValueError(f"a name of more than {_MAX_NAME} letters")
         return {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in header.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"{file} cannot be read ({error}): it is cut short or damaged, copy or download it again."
-        ) from error
+        raise _damaged(file, error) from error
 
 
 def open_shard(file: Path) -> Any:
@@ -231,9 +270,11 @@ def open_shard(file: Path) -> Any:
     try:
         return safe_open(str(file), framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{file} cannot be read ({error}): it is cut short or damaged, copy or download it again."
-        ) from error
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> ValueError:
+    return ValueError(f"{file} cannot be read ({error}): it is cut short or damaged, copy or download it again.")
 
 
 @dataclass(frozen=True)

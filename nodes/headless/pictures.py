@@ -100,13 +100,14 @@ def check_picture(path: Path) -> None:
 def _problem_of(path: Path, *_state: int) -> str:
     check = deadline(_CHECK_SECONDS)
     try:
-        with PictureFile(path, path.name, check=check) as file, contextlib.suppress(SyntaxError, OSError, ValueError):
+        with PictureFile(path, path.name, check=check) as file, contextlib.suppress(ValueError):
             if file.picture.format == "PNG":
-                file.picture.verify()  # reads the check sums, and inflates nothing
+                file.guarded(file.picture.verify)  # reads the check sums, and inflates nothing
                 return ""
         with PictureFile(path, path.name, check=check) as file:
             # A JPEG goes many times faster at an eighth of its size, and shows all the same whether it can be decoded.
-            file.picture.draft("L", (max(1, file.picture.width // 8), max(1, file.picture.height // 8)))
+            size = (max(1, file.picture.width // 8), max(1, file.picture.height // 8))
+            file.guarded(lambda: file.picture.draft("L", size))
             file.first()
     except TooSlow:
         return ""

@@ -53,10 +53,51 @@ def test_nothing_to_decode_or_to_paint(model: UniWorld, condition: Condition) ->
         model.sample(condition, height=64, width=64, steps=1, noise=torch.zeros(0, 16, 8, 8))
 
 
-@pytest.mark.parametrize("temperature", [float("nan"), -0.1, float("inf")])
+@pytest.mark.parametrize("temperature", [float("nan"), -0.1, float("inf"), 1e-45, 1e300, "warm", None])
 def test_a_temperature_that_is_no_number(model: UniWorld, temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature"):
         model.understand("What is it?", temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e6])
+def test_the_bounds_of_the_temperature_give_an_answer(model: UniWorld, temperature: float) -> None:
+    assert isinstance(model.understand("What is it?", temperature=temperature, max_new_tokens=2), str)
+
+
+@pytest.mark.parametrize("seed", [2**64, -1, 1.5, "1"])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_seed_of_an_answer_that_is_none(model: UniWorld, temperature: float, seed: Any) -> None:
+    with pytest.raises(ValueError, match=r"from 0 to 2\*\*64 - 1"):
+        model.understand("What is it?", temperature=temperature, seed=seed)
+
+
+@pytest.mark.parametrize("length", [0, 1.5, "3"])
+def test_a_length_of_an_answer_that_is_none(model: UniWorld, length: Any) -> None:
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        model.understand("What is it?", max_new_tokens=length)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_an_answer_of_damaged_weights_is_an_error(model: UniWorld, temperature: float, bad: float) -> None:
+    head = model.vlm.qwen.get_output_embeddings()
+    hook = head.register_forward_hook(lambda _module, _inputs, logits: torch.full_like(logits, bad))
+    try:
+        with pytest.raises(ValueError, match="logits of token 1 of the answer are NaN or infinite"):
+            model.understand("What is it?", temperature=temperature, max_new_tokens=2)
+    finally:
+        hook.remove()
+
+
+def test_a_route_of_damaged_weights_is_an_error(model: UniWorld) -> None:
+    head = model.understanding.task_head
+    assert head is not None
+    hook = head.register_forward_hook(lambda _module, _inputs, logits: logits * float("nan"))
+    try:
+        with pytest.raises(ValueError, match="logits are NaN or infinite"):
+            model.route("Paint a dog.")
+    finally:
+        hook.remove()
 
 
 def test_a_prompt_longer_than_the_model_reads(model: UniWorld) -> None:

@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from uniworld import uniworld_core
 from uniworld.uniworld_core import Condition, Conversation, Turn, UniWorld
 from uniworld.uniworld_core.prompt import RESERVED, conversation_text
+from uniworld.uniworld_core.reference import Reference
 
 CHATS = ("painted", "answered")
 TOLERANCE = 1e-4
@@ -221,6 +226,55 @@ def test_a_turn_or_references_in_the_wrong_place(model: UniWorld, mixed: list[An
         model.route(mixed, refs=[refs, [], [], []])
     with pytest.raises(ValueError, match="the list that `reference` returns"):
         Turn("user", "A dog.", refs[0])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sentence"),
+    [
+        (Turn("user", "x"), r"write Conversation\(\[turn"),
+        (None, "of type NoneType: give text, a Conversation, or a list"),
+        (5, "of type int: give text"),
+        ({"a": 1}, "of type dict: give text"),
+        (b"A dog.", "of type bytes: give text"),
+        ([None], "is a NoneType, not text"),
+    ],
+)
+def test_what_is_no_prompt_says_what_to_give(model: UniWorld, prompt: Any, sentence: str) -> None:
+    for ask in (model.encode, model.understand, model.route, model.vlm.inputs, model.vlm.answer):
+        with pytest.raises(ValueError, match=sentence):
+            ask(prompt)
+    with pytest.raises(ValueError, match=sentence):
+        model.vlm.inputs(prompt, [[]])
+
+
+def test_references_of_an_item_that_are_no_list_say_what_to_give(model: UniWorld) -> None:
+    with pytest.raises(ValueError, match="references of an item are a Tensor"):
+        model.route(["A dog."], refs=[torch.zeros(2, 4)])  # type: ignore[list-item]
+
+
+def test_conversations_are_compared_and_hashed() -> None:
+    picture, features = Image.new("RGB", (8, 8)), torch.zeros(2, 4)
+    ref, other = Reference(picture, features), Reference(picture, features)
+    one, same, different = (Conversation([Turn("user", "A dog.", [each])]) for each in (ref, ref, other))
+    assert one == same
+    assert one != different
+    assert len({one, same, different}) == 2
+
+
+def test_what_holds_tensors_is_equal_to_itself_alone() -> None:
+    """A comparison of tensors is a tensor, which is neither true nor false, and they have no hash of their values."""
+    held = ("Tensor", "Image.Image")
+    found = []
+    for file in sorted(Path(uniworld_core.__file__).parent.glob("*.py")):
+        module = importlib.import_module(f"uniworld.uniworld_core.{file.stem}")
+        for kind in vars(module).values():
+            if not dataclasses.is_dataclass(kind) or kind.__module__ != module.__name__:
+                continue
+            if any(word in str(field.type) for field in dataclasses.fields(kind) for word in held):
+                found.append(kind.__name__)
+                assert kind.__eq__ is object.__eq__, kind
+                assert kind.__hash__ is object.__hash__, kind
+    assert {"Reference", "Condition", "Route", "VLMInputs"} <= set(found)
 
 
 def test_a_conversation_longer_than_the_model_reads_is_an_error(model: UniWorld, refs: list[Any]) -> None:

@@ -21,8 +21,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.projectors import read_task_head
 from uniworld.uniworld_core.settings import brief, read_json, shown
 from uniworld.uniworld_core.shipped import shipped_model
+from uniworld.uniworld_core.weights import read_header
 
 TINY = Path(shipped_model("tiny").checkpoint).parent
 HEAD = "uniworld/task_head_final.pt"
@@ -191,14 +193,32 @@ def test_json_that_is_none_is_one_error_soon(shared: Path, file: str, how: str) 
         shutil.copyfile(TINY / file, shared / file)
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match="not a regular file"):
-        read_json(tmp_path / "folder")
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(ValueError, match="not a regular file"):
-            read_json(tmp_path / "pipe")
+IRREGULAR: dict[str, Callable[[Path], Any]] = {
+    "a folder": lambda path: path.mkdir(),
+    "a pipe": lambda path: os.mkfifo(path),
+    "a link to a device": lambda path: path.symlink_to("/dev/zero"),
+}
+READERS: dict[str, Callable[[Path], Any]] = {
+    "model.json": read_json,
+    "model.safetensors": read_header,
+    "task_head_final.pt": lambda path: read_task_head(path.parent, 64),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and devices are files of Unix")
+@pytest.mark.parametrize("what", IRREGULAR)
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, name: str, what: str) -> None:
+    IRREGULAR[what](tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} is not a regular file"):
+        READERS[name](tmp_path / name)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="there is no /proc")
+def test_a_file_of_the_system_is_read_up_to_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "a.json").symlink_to("/proc/self/maps")  # regular, and 0 bytes long by its status
+    with pytest.raises(ValueError, match=r"a\.json has more than 10 bytes"):
+        read_json(tmp_path / "a.json", limit=10)
 
 
 def test_errors_are_short_however_large_the_value_is() -> None:
@@ -284,6 +304,48 @@ def test_an_index_of_no_files_is_refused(tiny_copy: Path, weight_map: dict[str, 
     assert "model.safetensors.index.json" in refused(tiny_copy)
 
 
+def add_shards(folder: Path, header: dict[str, Any], count: int) -> Path:
+    """Put one file of that header into a folder, and name it in its index under so many names."""
+    text = json.dumps(header).encode()
+    (folder / "added.bin").write_bytes(with_header(text, b""))
+    index = folder / "model.safetensors.index.json"
+    names = {f"t{number}": f"added{number}.safetensors" for number in range(count)}
+    for name in names.values():
+        (folder / name).symlink_to("added.bin")
+    raw = json.loads(index.read_text(encoding="utf-8"))
+    index.write_text(json.dumps(raw | {"weight_map": raw["weight_map"] | names}), encoding="utf-8")
+    return folder
+
+
+EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+
+
+@pytest.mark.usefixtures("warm")
+def test_headers_are_bounded_together(tiny_copy: Path) -> None:
+    add_shards(tiny_copy / "uniworld", {"__metadata__": {"a": "x" * (3 * 2**20)}, "t0": EMPTY}, 100)
+    assert "all headers of a folder together have" in refused(tiny_copy)
+
+
+@pytest.mark.usefixtures("warm")
+def test_tensors_are_bounded_together(tiny_copy: Path) -> None:
+    add_shards(tiny_copy / "uniworld", {f"t{number}": EMPTY for number in range(60_000)}, 1)
+    assert "a list of 60000 tensors" in refused(tiny_copy)
+
+
+@pytest.mark.usefixtures("warm")
+def test_as_many_tensors_as_are_read_take_little_time(tiny_copy: Path) -> None:
+    names = [f"model.layers.{number}.mlp.weight" for number in range(19_000)]
+    add_shards(tiny_copy / "uniworld", {name: EMPTY for name in ["t0", *names]}, 1)
+    assert "do not fit the configuration" in refused(tiny_copy)
+
+
+def test_a_shard_without_what_the_index_says_it_holds_is_refused(tiny_copy: Path) -> None:
+    add_shards(tiny_copy / "uniworld", {"__metadata__": {"a": "b"}}, 1)
+    said = refused(tiny_copy)
+    assert "added0.safetensors holds none of the tensors" in said
+    assert "(t0)" in said
+
+
 # --- the routing head -------------------------------------------------------------------------------------------------
 
 
@@ -324,6 +386,7 @@ ARCHIVES: dict[str, Callable[[Path], Any]] = {
     "keys within keys": lambda file: repacked(file, nested_keys(200)),
     "a pickle of megabytes": lambda file: repacked(file, pickle.dumps(["x"] * 10**6, protocol=2)),
     "packed": lambda file: repacked(file, kind=zipfile.ZIP_DEFLATED),
+    "a list of parts without end": lambda file: claim_a_long_list(file),
     "no pickle": lambda file: repacked(file, b""),
     "thousands of parts": lambda file: many_parts(file),
     "torch's old format": lambda file: torch.save(head(), file, _use_new_zipfile_serialization=False),
@@ -343,6 +406,22 @@ def many_parts(file: Path) -> None:
     with zipfile.ZipFile(file, "a") as archive:
         for number in range(2000):
             archive.writestr(f"archive/data/x{number}", b"0")
+
+
+def claim_a_long_list(file: Path) -> None:
+    """An archive that ends in a list of parts of 400 MB."""
+    size = 400_000_000
+    with file.open("wb") as opened:
+        opened.truncate(size)
+        opened.seek(size)
+        opened.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 9, 9, size, 0, 0))
+
+
+def test_a_head_larger_than_any_is_not_opened(tmp_path: Path) -> None:
+    with (tmp_path / "task_head_final.pt").open("wb") as file:
+        file.truncate(2**31)
+    with pytest.raises(ValueError, match="has 2147483648 bytes, and such a file has"):
+        read_task_head(tmp_path, 64)
 
 
 @pytest.mark.usefixtures("warm")

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 from uniworld.uniworld_core.picture_files import (
+    BadPicture,
     Limits,
     PictureFile,
     TooMuch,
@@ -161,6 +162,64 @@ def test_a_phones_mpo_whose_second_picture_is_cut_is_its_first(missing: int) -> 
 def test_what_cannot_be_decoded_is_one_sentence(data: bytes, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence), opened(data) as file:
         file.first()
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_a_damaged_avif_is_one_sentence() -> None:
+    data = bytearray(encoded(Image.effect_noise((64, 64), 90).convert("RGB"), "AVIF"))
+    start = data.index(b"mdat") + 8
+    data[start:] = bytes(len(data) - start)
+    with pytest.raises(BadPicture, match="'p' is damaged or cut short"), opened(bytes(data)) as file:
+        file.first()
+
+
+class Odd(Exception):
+    pass
+
+
+@pytest.mark.parametrize("where", ["load", "seek"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError, AssertionError, ZeroDivisionError, AttributeError, RecursionError, Odd]
+)
+def test_whatever_a_decoder_raises_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception], where: str
+) -> None:
+    with opened(encoded(gradient(), "PNG")) as file:
+        monkeypatch.setattr(file.picture, where, raising(error))
+        with pytest.raises(BadPicture, match=rf"'p' is damaged or cut short \({error.__name__}\)"):
+            list(file.frames())
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_lack_of_memory_and_an_interrupt_are_no_damage(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    with opened(encoded(gradient(), "PNG")) as file:
+        monkeypatch.setattr(file.picture, "load", raising(error))
+        with pytest.raises(error):
+            file.first()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, TimeoutError, Odd])
+def test_what_the_check_raises_passes_whatever_its_type(error: type[Exception]) -> None:
+    with pytest.raises(error) as caught:
+        opened(encoded(gradient(), "PNG"), check=raising(error))
+    assert type(caught.value) is error
+
+
+def test_a_sentence_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(encoded(gradient(), "PNG")) as file:
+        monkeypatch.setattr(file.picture, "load", raising(RuntimeError))
+        with pytest.raises(BadPicture) as error:
+            file.guarded(lambda: file.first().convert("RGBA"))
+    assert str(error.value).count("'p'") == 1
+
+
+def raising(error: type[BaseException]) -> Callable[..., Any]:
+    def act(*_: object) -> None:
+        raise error
+
+    return act
 
 
 def test_the_tolerance_is_this_threads_alone_and_leaves_no_trace() -> None:

@@ -133,7 +133,7 @@ def picture_size(name: str, data: bytes) -> tuple[int, int]:
 
 def _size(name: str, file: IO[bytes]) -> tuple[int, int]:
     with PictureFile(file, name) as opened:
-        width, height = upright_size(opened.picture)
+        width, height = opened.guarded(lambda: upright_size(opened.picture))
     return height, width
 
 
