@@ -1,7 +1,8 @@
 """Standard output and standard error that never end a command, whatever happens to the terminal, pipe or file behind them.
 
 A full disk, a reader that has gone, a closed descriptor or a stopped terminal is no fault of what is being computed:
-what cannot be written is dropped, and writing is tried again with the next text. Imports the standard library only.
+what cannot be written is dropped, and writing is tried again with the next text. Imports the standard library only, until
+a bar is made.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import os
 import select
 import sys
+from functools import cache
 from typing import Any, TextIO
 
 _PATIENCE = 5.0  # seconds that a message waits for a terminal or pipe whose reader has stopped reading
@@ -140,3 +142,31 @@ def say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
         if sys.stderr is not None:  # `print` would use standard output instead
             print(text, file=sys.stderr, flush=True)
+
+
+@cache
+def _bar_class() -> type:
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        """tqdm's bar, whose lock is let go of even where the bar cannot be drawn: all bars of a process share it, and the
+        next one in another thread would wait for ever."""
+
+        def refresh(self, nolock: bool = False, lock_args: Any = None) -> Any:
+            if nolock or self.disable:
+                return super().refresh(nolock, lock_args)
+            if not lock_args:
+                self.get_lock().acquire()  # whose result says nothing
+            elif not self.get_lock().acquire(*lock_args):
+                return False
+            try:
+                return super().refresh(nolock=True)
+            finally:
+                self.get_lock().release()
+
+    return Bar
+
+
+def progress_bar(**options: Any) -> Any:
+    """A progress bar with tqdm's options, drawn to standard error unless they say otherwise."""
+    return _bar_class()(**options)

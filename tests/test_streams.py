@@ -8,12 +8,13 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from uniworld.streams import LastingStream, lost, say
+from uniworld.streams import LastingStream, lost, progress_bar, say
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="descriptors as POSIX has them")
 
@@ -138,3 +139,28 @@ def test_output_that_is_the_result_and_could_not_be_written_is_a_failure(argumen
         done = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
+
+
+class Fragile(io.StringIO):
+    broken = False
+
+    def write(self, text: str) -> int:
+        if self.broken:
+            raise OSError(errno.ENOSPC, "no space left")
+        return super().write(text)
+
+
+def test_a_bar_that_cannot_be_drawn_keeps_no_other_thread_from_drawing_one() -> None:
+    def draw(file: Fragile, broken: bool) -> None:
+        bar = progress_bar(total=2, file=file)
+        file.broken = broken
+        with contextlib.suppress(OSError):
+            bar.refresh()
+        file.broken = False
+        bar.close()
+
+    for broken in (True, False):
+        thread = threading.Thread(target=draw, args=(Fragile(), broken), daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive(), "it waits for the lock that the first one holds"

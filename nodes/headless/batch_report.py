@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from ...streams import say
+from ...streams import progress_bar, say
 from .batch_results import DONE, ERROR, LOST, Attempt
 from .report import JsonReport
 
@@ -20,9 +20,7 @@ class BatchReport:
         self._failed = 0
 
     def begin(self, total: int, done: int) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=total, initial=done, unit="row", file=sys.stderr, dynamic_ncols=True)
+        self._bar = progress_bar(total=total, initial=done, unit="row", file=sys.stderr, dynamic_ncols=True)
 
     def started(self, attempt: Attempt) -> None:
         self._bar.set_postfix_str(attempt.row.id)

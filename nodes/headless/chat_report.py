@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
+from ...streams import progress_bar
 from .chat_history import USER, History, SavedTurn
 from .chat_session import Reply
 from .report import JsonReport
@@ -30,10 +31,8 @@ class ChatText:
         self._label = "painting" if paint else "answering"
 
     def progress(self, value: int, total: int, _preview: Any) -> None:
-        from tqdm import tqdm
-
         if self._bar is None:
-            self._bar = tqdm(
+            self._bar = progress_bar(
                 total=total, desc=self._label, file=sys.stderr, dynamic_ncols=True, leave=False, disable=None
             )
         self._bar.update(value - self._bar.n)

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, ParamSpec, TextIO
 
-from ...streams import say
+from ...streams import progress_bar, say
 from . import folders
 from .executor import RunResult
 from .json_text import dumps
@@ -72,10 +72,8 @@ class Report:
             self._close_all(done=name == "execution_success")
 
     def _open(self, node_id: str, display_node: str) -> None:
-        from tqdm import tqdm
-
         desc = f"{self._label(display_node)} ({node_id})"
-        self._bars[node_id] = tqdm(total=1, desc=desc, file=sys.stderr, dynamic_ncols=True)
+        self._bars[node_id] = progress_bar(total=1, desc=desc, file=sys.stderr, dynamic_ncols=True)
 
     def _warn(self, text: str) -> None:
         if self._bars:
