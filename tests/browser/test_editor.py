@@ -44,6 +44,17 @@ def test_a_live_preview_is_seen_in_the_sampler_while_it_paints(editor: Any) -> N
     editor.wait_for_jobs(1, "cancelled")
 
 
+def test_what_a_node_warns_of_stays_in_full_after_the_run(editor: Any) -> None:
+    editor.open("edit")
+    editor.set("UniWorldCondition", prompt="Make it a sunny beach.")
+    editor.set("UniWorldSampler", steps=1)
+    editor.run()
+    editor.wait_for_jobs(1)
+    said = editor.page.get_by_text("The model does not know the words 'sunny', 'beach'").first
+    expect(said).to_be_visible()
+    assert "choose them as checkpoint." in said.inner_text()
+
+
 @each_editor
 def test_cancel_ends_the_run_and_the_next_one_works(editor: Any) -> None:
     editor.open("edit")
