@@ -69,7 +69,7 @@ def test_comfy_cli_tells_what_failed(comfy, tmp_path):
 @pytest.mark.slow
 def test_comfy_cli_runs_a_shipped_workflow_as_the_editor_saves_it(comfy, live, tmp_path):
     """It converts the editor's form itself, by what the server tells of the nodes."""
-    done = comfy(WORKFLOWS / "understand.json")
+    done = comfy(WORKFLOWS / "5 Ask about a picture.json")
     assert done.returncode == 0, done.stdout + done.stderr
     (entry,) = live.get("/history").json.values()
     assert entry["status"]["completed"] is True
