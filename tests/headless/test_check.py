@@ -18,6 +18,8 @@ from uniworld.nodes.headless.workflow_file import read_workflow, shipped_workflo
 
 SCALE = {"image": ["1", 0], "upscale_method": "area", "width": 8, "height": 8, "crop": "disabled"}
 
+CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
+
 
 def api(**scale: Any) -> dict[str, Any]:
     return {
@@ -179,7 +181,11 @@ def test_the_api_form_is_written_into_what_is_no_file(call, tmp_path):
 @pytest.mark.parametrize("piped", [True, False])
 def test_standard_output_by_its_path_gets_the_api_form_alone(call, tmp_path, piped):
     Path("w.json").write_text(json.dumps(api()))
-    code = "import sys; from uniworld.__main__ import main; sys.exit(main(['check', 'w.json', '--api', '/dev/stdout']))"
+    # As tests/conftest.py does, so that the package need not be installed.
+    code = (
+        f"import runpy, sys; runpy.run_path({str(CONFTEST)!r}); from uniworld.__main__ import main\n"
+        "sys.exit(main(['check', 'w.json', '--api', '/dev/stdout']))"
+    )
     with Path("out.json").open("w") as file:
         out = subprocess.PIPE if piped else file
         done = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, text=True)
