@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from .prompt import ASSISTANT, USER, check_prompt, check_text
-from .reference import Reference
-
-if TYPE_CHECKING:
-    from .reference import References
+from .reference import Reference, References
 
 ROLES = (USER, ASSISTANT)
 

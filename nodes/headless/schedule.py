@@ -28,13 +28,11 @@ class Schedule:
         self._counter = count()
         self._addition = 0
 
-    def add(self, node_id: str) -> None:
-        """Add a node and all it needs; what is added later comes earlier, as a node that has begun waits for it."""
-        self._addition -= 1
-        self._add(node_id)
-
     def add_outputs(self, outputs: list[str]) -> None:
-        """Add nodes that are to run in this order, as far as their needs allow."""
+        """Add nodes and all they need, to run in this order as far as their needs allow.
+
+        What is added later comes earlier, as a node that has begun waits for it.
+        """
         self._addition -= 1
         for node_id in outputs:
             self._add(node_id)
