@@ -52,7 +52,7 @@ def test_every_file_it_links_is_there() -> None:
 
 def test_every_workflow_it_names_ships() -> None:
     from uniworld.nodes.headless.workflow_file import shipped_workflows
-    from uniworld.uniworld_core.perception import TASKS
+    from uniworld.uniworld_core.perception.tasks import TASKS
 
     shipped = shipped_workflows()
     assert {name for name in shipped if f"`{name}`" not in TEXT} <= {f"perception_{task}" for task in TASKS}

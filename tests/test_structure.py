@@ -83,8 +83,8 @@ def calls(name: str) -> set[str]:
 
 def test_the_walk_finds_the_rooms() -> None:
     assert {room_of(name) for name in SOURCES} >= {"uniworld_core", "nodes", "nodes/headless", ""}
-    assert "uniworld_core/masks.py" in set(relative_imports("nodes/mask_nodes.py")) | {
-        f"{path}.py" for path in relative_imports("nodes/mask_nodes.py")
+    assert "uniworld_core/editing/masks.py" in set(relative_imports("nodes/pack/masks.py")) | {
+        f"{path}.py" for path in relative_imports("nodes/pack/masks.py")
     }
     assert room_of("nodes/host") == "nodes"
 
@@ -172,8 +172,8 @@ def test_no_room_becomes_a_top_level_module() -> None:
             "import json, pkgutil, importlib\ns.loader.exec_module(m)\n"
             "for part in ('uniworld.nodes', 'uniworld.uniworld_core'):\n"
             "    package = importlib.import_module(part)\n"
-            "    for module in pkgutil.iter_modules(package.__path__, part + '.'):\n"
-            "        if not module.name.endswith('comfy_host'):\n"
+            "    for module in pkgutil.walk_packages(package.__path__, part + '.'):\n"
+            "        if not module.name.endswith('comfy_host') and '.headless' not in module.name:\n"
             "            importlib.import_module(module.name)\n"
             "print(json.dumps({name: name in sys.modules for name in ('nodes', 'training', 'tests', 'uniworld_core')}))"
         )

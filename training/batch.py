@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ..uniworld_core.condition import splice
+from ..uniworld_core.families.uniworld_v1.condition import splice
 
 # Keeps the stream of a sample's numbers apart from those of its neighbours and of other seeds (64-bit golden ratio).
 _STRIDE = 0x9E3779B97F4A7C15

@@ -20,7 +20,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from ..uniworld_core.sizes import DEFAULT_AREA
+    from ..uniworld_core.images.sizes import DEFAULT_AREA
     from .data.check import check
 
     area = DEFAULT_AREA if arguments.area is None else arguments.area

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ..uniworld_core.masks import METHODS, WEIGHT_FUNCTIONS
-from ..uniworld_core.sizes import DEFAULT_AREA, RATIO_SETS
+from ..uniworld_core.editing.masks import METHODS, WEIGHT_FUNCTIONS
+from ..uniworld_core.images.sizes import DEFAULT_AREA, RATIO_SETS
 from .trainable import PARTS
 
 DTYPES = ("auto", "bfloat16", "float32")

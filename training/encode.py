@@ -14,17 +14,17 @@ import torch
 from PIL import Image
 
 from ..uniworld_core import UniWorld
-from ..uniworld_core.masks import edit_mask, edit_weight, fit_before
-from ..uniworld_core.pictures import to_image
-from ..uniworld_core.prompt import check_prompt
-from ..uniworld_core.qwen import qwen_weights
-from ..uniworld_core.reference import make_references
-from ..uniworld_core.settings import read_json
-from ..uniworld_core.siglip import siglip_weights
-from ..uniworld_core.sizes import DEFAULT_AREA, size_by_aspect
-from ..uniworld_core.text import T5_LENGTH, clip_weights, t5_weights
-from ..uniworld_core.vae import VAE, vae_weights
-from ..uniworld_core.weights import Weights, open_shard
+from ..uniworld_core.backbones.flux_text import T5_LENGTH, clip_weights, t5_weights
+from ..uniworld_core.backbones.flux_vae import VAE, vae_weights
+from ..uniworld_core.backbones.qwen_files import qwen_weights
+from ..uniworld_core.backbones.siglip import siglip_weights
+from ..uniworld_core.editing.masks import edit_mask, edit_weight, fit_before
+from ..uniworld_core.families.uniworld_v1.prompt import check_prompt
+from ..uniworld_core.families.uniworld_v1.reference import make_references
+from ..uniworld_core.images.pictures import to_image
+from ..uniworld_core.images.sizes import DEFAULT_AREA, size_by_aspect
+from ..uniworld_core.loading.settings import read_json
+from ..uniworld_core.loading.weights import Weights, open_shard
 from .batch import BadSample, Encoded
 from .data.samples import Sample
 

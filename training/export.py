@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from ..uniworld_core.backbones.qwen_files import read_tokenizer
+from ..uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
+from ..uniworld_core.families.uniworld_v1.scope import SCOPE_FILE
+from ..uniworld_core.loading.settings import read_json
+from ..uniworld_core.loading.shipped import shipped_model
+from ..uniworld_core.loading.weights import Shards
 from ..uniworld_core.model import check_checkpoint
-from ..uniworld_core.projectors import TASK_HEAD_FILE
-from ..uniworld_core.qwen import read_tokenizer
-from ..uniworld_core.scope import SCOPE_FILE
-from ..uniworld_core.settings import read_json
-from ..uniworld_core.shipped import shipped_model
-from ..uniworld_core.weights import Shards
 from . import checkpoints
 from .model_folder import INDEX_FILE, Source, copy_settings, new_folder, write_index, write_json
 from .names import TRAINEE_NAMES

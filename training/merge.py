@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..uniworld_core.loading.settings import read_json, shown
+from ..uniworld_core.loading.shipped import shipped_model
+from ..uniworld_core.loading.weights import Shards
 from ..uniworld_core.model import check_checkpoint
-from ..uniworld_core.settings import read_json, shown
-from ..uniworld_core.shipped import shipped_model
-from ..uniworld_core.weights import Shards
 from .export import write_changed
 from .model_folder import Source
 

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ..uniworld_core.weights import Shards, open_shard
+from ..uniworld_core.loading.weights import Shards, open_shard
 
 # The published checkpoint's own shards are about as large (float32).
 SHARD_BYTES = 5 * 10**9

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
-from ..uniworld_core.dtypes import choose_dtype
+from ..uniworld_core.loading.dtypes import choose_dtype
 
 
 class Muon(Optimizer):

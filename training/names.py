@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..uniworld_core.dit import DENOISER_NAMES
-from ..uniworld_core.understanding import PROJECTOR_NAMES
-from ..uniworld_core.weights import Names
+from ..uniworld_core.backbones.flux_dit import DENOISER_NAMES
+from ..uniworld_core.families.uniworld_v1.understanding import PROJECTOR_NAMES
+from ..uniworld_core.loading.weights import Names
 
 # (in the published files, in `Trainee`)
 TRAINEE_NAMES = Names(

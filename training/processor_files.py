@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..uniworld_core.qwen import processor_settings
-from ..uniworld_core.settings import read_json
-from ..uniworld_core.vocabulary import MAX_VOCABULARY_BYTES, QWEN_PATTERN, qwen_tokenizer
+from ..uniworld_core.backbones.qwen_files import processor_settings
+from ..uniworld_core.loading.settings import read_json
+from ..uniworld_core.loading.vocabulary import MAX_VOCABULARY_BYTES, QWEN_PATTERN, qwen_tokenizer
 
 # One turn after another, as in Qwen's published template: a system turn first where there is none, text and pictures in the
 # order in which they were said, and an opened assistant turn where an answer is wanted. uniworld_core.prompt writes the same.

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ..uniworld_core import UniWorld
-from ..uniworld_core.dit import DiT
-from ..uniworld_core.dtypes import choose_dtype
-from ..uniworld_core.understanding import projector_weights
+from ..uniworld_core.backbones.flux_dit import DiT
+from ..uniworld_core.families.uniworld_v1.understanding import projector_weights
+from ..uniworld_core.loading.dtypes import choose_dtype
 from .checkpoints import read_found
 from .config import Config
 from .data.cache import Cache, CacheKey

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..uniworld_core.understanding import PROJECTOR_NAMES
-from ..uniworld_core.weights import Names, Shards, open_shard
+from ..uniworld_core.families.uniworld_v1.understanding import PROJECTOR_NAMES
+from ..uniworld_core.loading.weights import Names, Shards, open_shard
 from . import checkpoints
 from .convert import REDUX_NAMES
 from .data.files import write_whole

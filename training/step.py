@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..uniworld_core import flow
-from ..uniworld_core.condition import Condition, gather_rows, join_rows, project_rows
-from ..uniworld_core.dit import PACK, DiT
-from ..uniworld_core.projectors import Projectors, input_layer
+from ..uniworld_core.backbones.flux_dit import PACK, DiT
+from ..uniworld_core.families.uniworld_v1.condition import Condition, gather_rows, join_rows, project_rows
+from ..uniworld_core.families.uniworld_v1.projectors import Projectors, input_layer
+from ..uniworld_core.sampling import flow
 from .batch import Batch, Draws, Encoded
 
 

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from ..uniworld_core import UniWorld
-from ..uniworld_core.dit import DiT, denoiser_weights
-from ..uniworld_core.dtypes import choose_dtype
-from ..uniworld_core.qwen import qwen_weights
-from ..uniworld_core.siglip import siglip_weights
-from ..uniworld_core.sizes import Size
-from ..uniworld_core.text import clip_weights, t5_weights
-from ..uniworld_core.understanding import projector_weights
-from ..uniworld_core.vae import vae_weights
+from ..uniworld_core.backbones.flux_dit import DiT, denoiser_weights
+from ..uniworld_core.backbones.flux_text import clip_weights, t5_weights
+from ..uniworld_core.backbones.flux_vae import vae_weights
+from ..uniworld_core.backbones.qwen_files import qwen_weights
+from ..uniworld_core.backbones.siglip import siglip_weights
+from ..uniworld_core.families.uniworld_v1.understanding import projector_weights
+from ..uniworld_core.images.sizes import Size
+from ..uniworld_core.loading.dtypes import choose_dtype
 from .config import Config
 from .config_file import to_toml
 from .data.loader import plan_of

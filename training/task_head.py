@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..uniworld_core.projectors import TASK_HEAD_FILE
-from ..uniworld_core.vlm import VLM
+from ..uniworld_core.backbones.qwen_vl import VLM
+from ..uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from .data.files import write_whole
 
 DROPOUT = 0.3  # the published head's

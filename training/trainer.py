@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..uniworld_core.dit import PACK
-from ..uniworld_core.projectors import input_layer
+from ..uniworld_core.backbones.flux_dit import PACK
+from ..uniworld_core.families.uniworld_v1.projectors import input_layer
 from .batch import BadSample, Draws, Encoded
 from .checkpoints import Saver, checkpoint_name, read_meta
 from .config import Config

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from ..uniworld_core import UniWorld, flow
-from ..uniworld_core.dit import token_count
-from ..uniworld_core.pictures import to_bytes
-from ..uniworld_core.sampler import make_noise, sample
+from ..uniworld_core import UniWorld
+from ..uniworld_core.backbones.flux_dit import token_count
+from ..uniworld_core.images.pictures import to_bytes
+from ..uniworld_core.sampling import flow
+from ..uniworld_core.sampling.sampler import make_noise, sample
 from .batch import BadSample, Draws, Encoded
 from .config import ValidationPrompt, ValidationSettings
 from .data.files import write_whole

@@ -21,29 +21,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .condition import Condition
-    from .conversation import Conversation, Turn
-    from .dit import DiT
+    from .backbones.flux_dit import DiT
+    from .backbones.flux_text import TextEncoders
+    from .backbones.flux_vae import VAE
+    from .backbones.qwen_vl import VLM
+    from .backbones.siglip import SigLIP
+    from .families.uniworld_v1.condition import Condition
+    from .families.uniworld_v1.conversation import Conversation, Turn
+    from .families.uniworld_v1.reference import Reference
+    from .families.uniworld_v1.routing import Route
     from .model import UniWorld
-    from .reference import Reference
-    from .routing import Route
-    from .siglip import SigLIP
-    from .text import TextEncoders
-    from .vae import VAE
-    from .vlm import VLM
 
 _HOMES = {
     "UniWorld": "model",
-    "Condition": "condition",
-    "Conversation": "conversation",
-    "DiT": "dit",
-    "Reference": "reference",
-    "Route": "routing",
-    "SigLIP": "siglip",
-    "TextEncoders": "text",
-    "Turn": "conversation",
-    "VAE": "vae",
-    "VLM": "vlm",
+    "Condition": "families.uniworld_v1.condition",
+    "Conversation": "families.uniworld_v1.conversation",
+    "DiT": "backbones.flux_dit",
+    "Reference": "families.uniworld_v1.reference",
+    "Route": "families.uniworld_v1.routing",
+    "SigLIP": "backbones.siglip",
+    "TextEncoders": "backbones.flux_text",
+    "Turn": "families.uniworld_v1.conversation",
+    "VAE": "backbones.flux_vae",
+    "VLM": "backbones.qwen_vl",
 }
 
 __all__ = [

@@ -9,29 +9,36 @@ from typing import Any
 
 import torch
 
-from . import flow
-from .condition import Condition, encode_conversations, join_t5
-from .config import UniWorldConfig
-from .conversation import Conversation, Prompt, as_conversations
-from .dit import DENOISER_NAMES, DiT, build_transformer, denoiser_weights, token_count
-from .dtypes import choose_dtype
-from .latents import LatentFormat
-from .pictures import Picture
-from .projectors import Projectors, read_task_head
-from .qwen import QWEN_NAMES, build_qwen, qwen_weights, read_generation, read_processor, read_tokenizer
-from .reference import Reference, References, make_references
-from .routing import Route, route
-from .sampler import make_noise, sample
-from .seeds import check_seed
-from .settings import read_json
-from .shipped import shipped_model
-from .siglip import SigLIP, read_siglip_processor, siglip_weights
-from .sizes import check_size
-from .text import T5_LENGTH, TextEncoders, clip_weights, read_clip_tokenizer, read_t5_tokenizer, t5_weights
-from .understanding import PROJECTOR_NAMES, Understanding, projector_weights, read_config
-from .vae import VAE, vae_weights
-from .vlm import VLM
-from .weights import Weights, build
+from .backbones.flux_dit import DENOISER_NAMES, DiT, build_transformer, denoiser_weights, token_count
+from .backbones.flux_text import (
+    T5_LENGTH,
+    TextEncoders,
+    clip_weights,
+    read_clip_tokenizer,
+    read_t5_tokenizer,
+    t5_weights,
+)
+from .backbones.flux_vae import VAE, vae_weights
+from .backbones.qwen_files import QWEN_NAMES, build_qwen, qwen_weights, read_generation, read_processor, read_tokenizer
+from .backbones.qwen_vl import VLM
+from .backbones.siglip import SigLIP, read_siglip_processor, siglip_weights
+from .families.uniworld_v1.condition import Condition, encode_conversations, join_t5
+from .families.uniworld_v1.config import UniWorldConfig
+from .families.uniworld_v1.conversation import Conversation, Prompt, as_conversations
+from .families.uniworld_v1.projectors import Projectors, read_task_head
+from .families.uniworld_v1.reference import Reference, References, make_references
+from .families.uniworld_v1.routing import Route, route
+from .families.uniworld_v1.understanding import PROJECTOR_NAMES, Understanding, projector_weights, read_config
+from .images.pictures import Picture
+from .images.sizes import check_size
+from .loading.dtypes import choose_dtype
+from .loading.settings import read_json
+from .loading.shipped import shipped_model
+from .loading.weights import Weights, build
+from .sampling import flow
+from .sampling.latents import LatentFormat
+from .sampling.sampler import make_noise, sample
+from .sampling.seeds import check_seed
 
 
 class UniWorld:

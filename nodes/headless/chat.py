@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from .. import host
-from ..loader_nodes import AUTO
-from ..parts import DTYPES
+from ..pack.loaders import AUTO
+from ..pack.parts import DTYPES
 from . import folders
 from .chat_history import History, latest
 from .chat_lines import COMMANDS, Command, Message, is_picture_name, parse_line
@@ -23,7 +23,7 @@ from .chat_session import MEMORIES, Session, Settings, TurnFailed, open_model, o
 from .durable import whole_file
 
 if TYPE_CHECKING:
-    from ...uniworld_core.scope import Scope
+    from ...uniworld_core.families.uniworld_v1.scope import Scope
 
 FOLDER = "chat"  # of all conversations, in the output folder
 DONE, FAILED, BAD = 0, 1, 2

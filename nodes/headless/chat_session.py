@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import host
-from ..condition_nodes import Condition
-from ..loader_nodes import LoadUniWorld
-from ..sampling_nodes import LatentByAspect, Sampler, Scheduler
-from ..understand_nodes import Route, Understand
-from ..vae_nodes import VAEDecode
+from ..pack.conditioning import Condition
+from ..pack.loaders import LoadUniWorld
+from ..pack.sampling import LatentByAspect, Sampler, Scheduler
+from ..pack.understanding import Route, Understand
+from ..pack.vae import VAEDecode
 from .chat_history import ASSISTANT, USER, History, SavedTurn
 from .chat_lines import Message
 from .pictures import load_picture
@@ -156,7 +156,7 @@ class Session:
         return Reply(paint, probability, text, tuple(history.picture(name) for name in shown))
 
     def _paint(self, prompt: dict[str, Any], like: list[Reference]) -> list[Image.Image]:
-        from ...uniworld_core.pictures import to_rgb
+        from ...uniworld_core.images.pictures import to_rgb
 
         settings, dit = self.settings, self._model["dit"]
         text = self._model["text"] if settings.t5 else None
@@ -195,7 +195,7 @@ class Session:
         return [self._references[path] for path in paths]
 
     def _encode(self, pictures: list[Image.Image]) -> list[Reference]:
-        from ...uniworld_core.reference import make_references
+        from ...uniworld_core.families.uniworld_v1.reference import make_references
 
         return make_references(pictures, self._model["siglip"].on_device()) if pictures else []
 
@@ -211,7 +211,7 @@ def open_model(checkpoint: str, flux: str, siglip: str, dtype: str, device: str)
 
 def open_picture(path: Path) -> Image.Image:
     """The first frame of a picture file, upright and on white. Raises ValueError for one that cannot be read."""
-    from ...uniworld_core.pictures import on_white, to_rgb
+    from ...uniworld_core.images.pictures import on_white, to_rgb
 
     loaded = load_picture(path, host.current().check_interrupt)
     if loaded.warning:

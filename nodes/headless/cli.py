@@ -31,14 +31,7 @@ from .report import JsonReport, Report, never_failing
 from .serve.command import serve
 from .serve.config import add_options
 from .validate import validate_prompt
-from .workflow_file import (
-    Workflow,
-    find_node,
-    find_workflow,
-    read_workflow,
-    set_value,
-    shipped_workflows,
-)
+from .workflow_file import Workflow, find_node, find_workflow, read_workflow, set_value, shipped_workflows
 
 DONE, FAILED, BAD_WORKFLOW = 0, 1, 2
 

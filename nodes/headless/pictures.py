@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ...uniworld_core.picture_files import PictureFile, TooSlow, deadline
+from ...uniworld_core.images.picture_files import PictureFile, TooSlow, deadline
 from .folders import NewPicture
 from .json_text import dumps
 

@@ -35,9 +35,10 @@ def build_dit(width: int, blocks: int) -> Any:
 def contestants(dit: Any, side: int, steps: int, text: int) -> tuple[Callable[[], None], Callable[[], None]]:
     """The sampler, and the transformer calls that it makes with nothing between them."""
     import torch
-    from uniworld.uniworld_core import Condition, flow
-    from uniworld.uniworld_core.dit import image_positions, pack, token_count
-    from uniworld.uniworld_core.sampler import make_noise, sample
+    from uniworld.uniworld_core import Condition
+    from uniworld.uniworld_core.backbones.flux_dit import image_positions, pack, token_count
+    from uniworld.uniworld_core.sampling import flow
+    from uniworld.uniworld_core.sampling.sampler import make_noise, sample
 
     condition = Condition(torch.randn(1, text, dit.transformer.config.joint_attention_dim), torch.randn(1, 64))
     noise, sigmas = make_noise([0], side, side), flow.schedule(steps, token_count(side, side))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 from uniworld.uniworld_core import Condition, UniWorld
-from uniworld.uniworld_core.condition import gather_rows, pad_left, splice
-from uniworld.uniworld_core.sampler import make_noise
+from uniworld.uniworld_core.families.uniworld_v1.condition import gather_rows, pad_left, splice
+from uniworld.uniworld_core.sampling.sampler import make_noise
 
 PROMPTS = (
     "A red circle.",

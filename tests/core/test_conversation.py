@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from uniworld import uniworld_core
 from uniworld.uniworld_core import Condition, Conversation, Turn, UniWorld
-from uniworld.uniworld_core.prompt import RESERVED, conversation_text
-from uniworld.uniworld_core.reference import Reference
+from uniworld.uniworld_core.families.uniworld_v1.prompt import RESERVED, conversation_text
+from uniworld.uniworld_core.families.uniworld_v1.reference import Reference
 
 CHATS = ("painted", "answered")
 TOLERANCE = 1e-4

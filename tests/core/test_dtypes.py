@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from uniworld.uniworld_core import DiT, UniWorld, dtypes
-from uniworld.uniworld_core.dtypes import choose_dtype
+from uniworld.uniworld_core import DiT, UniWorld
+from uniworld.uniworld_core.loading import dtypes
+from uniworld.uniworld_core.loading.dtypes import choose_dtype
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uniworld.uniworld_core import Condition, UniWorld, flow
-from uniworld.uniworld_core.dit import pack, token_count, unpack
-from uniworld.uniworld_core.sampler import make_noise, sample
-from uniworld.uniworld_core.sizes import MAX_PIXELS, check_size
+from uniworld.uniworld_core import Condition, UniWorld
+from uniworld.uniworld_core.backbones.flux_dit import pack, token_count, unpack
+from uniworld.uniworld_core.images.sizes import MAX_PIXELS, check_size
+from uniworld.uniworld_core.sampling import flow
+from uniworld.uniworld_core.sampling.sampler import make_noise, sample
 
 SIZE = {"height": 48, "width": 64}
 

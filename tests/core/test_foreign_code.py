@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from uniworld.uniworld_core import UniWorld
-from uniworld.uniworld_core.shipped import shipped_model
+from uniworld.uniworld_core.loading.shipped import shipped_model
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Path(shipped_model("tiny").checkpoint).parent
@@ -63,7 +63,7 @@ OWN = {
 
 
 def test_the_scan_sees_the_sources() -> None:
-    assert {"uniworld_core/weights.py", "nodes/parts.py", "training/start.py"} <= set(SOURCES)
+    assert {"uniworld_core/loading/weights.py", "nodes/pack/parts.py", "training/start.py"} <= set(SOURCES)
     assert {"UniWorld", "VLM", "VAE"} <= OWN
     assert sum(name == "torch.load" for tree in SOURCES.values() for name, _ in calls(tree)) >= 3
 

@@ -11,17 +11,24 @@ from typing import Any
 
 import pytest
 import torch
-from uniworld.uniworld_core import Condition, UniWorld, flow
-from uniworld.uniworld_core.condition import project
-from uniworld.uniworld_core.config import UniWorldConfig
-from uniworld.uniworld_core.dit import DENOISER_NAMES, build_transformer, image_positions, pack, token_count
-from uniworld.uniworld_core.pictures import to_image
-from uniworld.uniworld_core.projectors import Projectors
-from uniworld.uniworld_core.prompt import IMAGE_PAD, chat_text
-from uniworld.uniworld_core.qwen import QWEN_NAMES, build_qwen
-from uniworld.uniworld_core.sizes import RATIO_SETS, Size, size_by_aspect
-from uniworld.uniworld_core.understanding import PROJECTOR_NAMES
-from uniworld.uniworld_core.weights import build
+from uniworld.uniworld_core import Condition, UniWorld
+from uniworld.uniworld_core.backbones.flux_dit import (
+    DENOISER_NAMES,
+    build_transformer,
+    image_positions,
+    pack,
+    token_count,
+)
+from uniworld.uniworld_core.backbones.qwen_files import QWEN_NAMES, build_qwen
+from uniworld.uniworld_core.families.uniworld_v1.condition import project
+from uniworld.uniworld_core.families.uniworld_v1.config import UniWorldConfig
+from uniworld.uniworld_core.families.uniworld_v1.projectors import Projectors
+from uniworld.uniworld_core.families.uniworld_v1.prompt import IMAGE_PAD, chat_text
+from uniworld.uniworld_core.families.uniworld_v1.understanding import PROJECTOR_NAMES
+from uniworld.uniworld_core.images.pictures import to_image
+from uniworld.uniworld_core.images.sizes import RATIO_SETS, Size, size_by_aspect
+from uniworld.uniworld_core.loading.weights import build
+from uniworld.uniworld_core.sampling import flow
 
 FULLSIZE = Path(__file__).parents[1] / "data" / "fullsize.json"
 CASES = ("t2i", "edit", "fuse")
@@ -290,7 +297,7 @@ def test_every_published_tensor_belongs_to_exactly_one_part(fullsize: dict[str, 
 
 
 def test_layout_of_the_golden_checkpoint_is_its_own(golden_data: Any, model: UniWorld) -> None:
-    from uniworld.uniworld_core.weights import Shards
+    from uniworld.uniworld_core.loading.weights import Shards
 
     shapes = Shards(golden_data.models / "uniworld").shapes
     config = golden_data.models / "uniworld" / "config.json"

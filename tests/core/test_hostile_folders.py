@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from uniworld.uniworld_core import UniWorld
-from uniworld.uniworld_core.projectors import read_task_head
-from uniworld.uniworld_core.settings import brief, read_json, shown
-from uniworld.uniworld_core.shipped import shipped_model
-from uniworld.uniworld_core.weights import read_header
+from uniworld.uniworld_core.families.uniworld_v1.projectors import read_task_head
+from uniworld.uniworld_core.loading.settings import brief, read_json, shown
+from uniworld.uniworld_core.loading.shipped import shipped_model
+from uniworld.uniworld_core.loading.weights import read_header
 
 TINY = Path(shipped_model("tiny").checkpoint).parent
 HEAD = "uniworld/task_head_final.pt"

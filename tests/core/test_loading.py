@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from uniworld.uniworld_core import VAE, VLM, DiT, SigLIP, UniWorld
-from uniworld.uniworld_core.latents import LatentFormat, preview
-from uniworld.uniworld_core.shipped import shipped_model, shipped_names
-from uniworld.uniworld_core.text import CLIP, T5
-from uniworld.uniworld_core.understanding import Understanding
-from uniworld.uniworld_core.weights import Shards
+from uniworld.uniworld_core.backbones.flux_text import CLIP, T5
+from uniworld.uniworld_core.families.uniworld_v1.understanding import Understanding
+from uniworld.uniworld_core.loading.shipped import shipped_model, shipped_names
+from uniworld.uniworld_core.loading.weights import Shards
+from uniworld.uniworld_core.sampling.latents import LatentFormat, preview
 
 TINY = Path(shipped_model("tiny").checkpoint).parent
 FLOAT32 = torch.float32
@@ -97,7 +97,7 @@ def test_siglip_vae_clip_and_t5_load_alone(tmp_path: Path) -> None:
 
 
 def test_opening_reads_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
-    from uniworld.uniworld_core import weights
+    from uniworld.uniworld_core.loading import weights
 
     monkeypatch.setattr(weights, "place", lambda *_: pytest.fail("a tensor was read"))
     model = UniWorld.from_pretrained("tiny")
@@ -568,7 +568,7 @@ def test_denoiser_of_another_kind_is_refused(tiny_copy: Path) -> None:
 
 
 def test_t5_of_another_width_than_the_checkpoint_is_named() -> None:
-    from uniworld.uniworld_core.condition import join_t5
+    from uniworld.uniworld_core.families.uniworld_v1.condition import join_t5
 
     with pytest.raises(ValueError, match="T5's tokens are 7 wide and the checkpoint's joint width is 48"):
         join_t5(torch.zeros(1, 2, 7), torch.zeros(1, 3, 48), torch.ones(1, 3, dtype=torch.bool))

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
-from uniworld.uniworld_core import masks
-from uniworld.uniworld_core.components import connected_components, keep_large
+from uniworld.uniworld_core.editing import masks
+from uniworld.uniworld_core.images.components import connected_components, keep_large
 
 SEED0 = Path(__file__).parents[1] / "data" / "seed0"
 CASES = ("large", "small", "whole")

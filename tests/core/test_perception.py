@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 from torch.nn import functional as F
-from uniworld.uniworld_core import perception
-from uniworld.uniworld_core.perception_heads import JOINTS
+from uniworld.uniworld_core.perception import tasks as perception
+from uniworld.uniworld_core.perception.heads import JOINTS
 
 SIZE = (256, 192)  # width, height
 EDGE_TASKS = ("canny", "hed", "mlsd", "sketch")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageFile, features
-from uniworld.uniworld_core.picture_files import (
+from uniworld.uniworld_core.images.picture_files import (
     BadPicture,
     Limits,
     PictureFile,

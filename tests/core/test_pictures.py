@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps
 from uniworld.uniworld_core import UniWorld
-from uniworld.uniworld_core.pictures import MAX_ASPECT, to_bytes, to_image, to_rgb
+from uniworld.uniworld_core.images.pictures import MAX_ASPECT, to_bytes, to_image, to_rgb
 
 
 def gradient(width: int = 40, height: int = 24) -> Image.Image:

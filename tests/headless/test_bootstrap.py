@@ -61,7 +61,7 @@ ROOMS = {
     "nodes/headless/serve/": "serve",
     "nodes/headless/batch_ray.py": "ray",
     "training/": "train",
-    "uniworld_core/ocr.py": "ocr",  # of one node, which says how to get it
+    "uniworld_core/perception/ocr.py": "ocr",  # of one node, which says how to get it
 }
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from uniworld.nodes.headless import builtin_images, pictures
 from uniworld.nodes.headless.builtin_images import ImageBatch, ImageScale, LoadImage, LoadImageMask, SaveImage
-from uniworld.uniworld_core import picture_files
+from uniworld.uniworld_core.images import picture_files
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from uniworld.nodes.headless import pictures
 from uniworld.nodes.headless.builtin_images import LoadImage, LoadImageMask
 from uniworld.nodes.headless.validate import validate_prompt
 from uniworld.nodes.host import Interrupted
-from uniworld.uniworld_core import picture_files
-from uniworld.uniworld_core.pictures import to_bytes, to_rgb
+from uniworld.uniworld_core.images import picture_files
+from uniworld.uniworld_core.images.pictures import to_bytes, to_rgb
 
 
 def noise(*shape: int, top: int = 256, dtype: type = np.uint8) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from uniworld.nodes import mask_nodes
+from uniworld.nodes.pack import masks as mask_nodes
 
 DOCS = Path(__file__).parents[2] / "nodes" / "web" / "docs"
 DEFAULTS = {

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 from uniworld.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host
-from uniworld.nodes.loader_nodes import companion, model_choices, model_folder
-from uniworld.nodes.parts import torch_dtype
+from uniworld.nodes.pack.loaders import companion, model_choices, model_folder
+from uniworld.nodes.pack.parts import torch_dtype
 from uniworld.uniworld_core import UniWorld
-from uniworld.uniworld_core.pictures import to_image
-from uniworld.uniworld_core.shipped import SHIPPED_FOLDER
-from uniworld.uniworld_core.vae import read_native_side
+from uniworld.uniworld_core.backbones.flux_vae import read_native_side
+from uniworld.uniworld_core.images.pictures import to_image
+from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
 
 DOCS = Path(__file__).parents[2] / "nodes" / "web" / "docs"
 TINY = SHIPPED_FOLDER / "tiny"
@@ -415,7 +415,7 @@ def test_a_latent_far_larger_than_the_model_was_made_for_is_warned_of(
 
 
 def test_scheduler_shifts_by_the_packed_tokens(parts: dict[str, Any]) -> None:
-    from uniworld.uniworld_core import flow
+    from uniworld.uniworld_core.sampling import flow
 
     (sigmas,) = run("UniWorldFlowScheduler", dit=parts["dit"], latent=latent(h=128, w=128), steps=4, denoise=1.0)
     assert torch.equal(sigmas, flow.schedule(4, 4096))
@@ -679,8 +679,8 @@ def test_a_vision_output_without_states_is_a_sentence() -> None:
 
 def test_parts_leave_a_small_memory_for_each_other_and_come_back_the_same() -> None:
     from uniworld.nodes.memory import ModelMemory
-    from uniworld.nodes.parts import open_parts
-    from uniworld.uniworld_core.shipped import shipped_model
+    from uniworld.nodes.pack.parts import open_parts
+    from uniworld.uniworld_core.loading.shipped import shipped_model
 
     shipped = shipped_model("tiny")
     assert shipped is not None

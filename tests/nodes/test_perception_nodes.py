@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from uniworld.nodes import perception_nodes
-from uniworld.uniworld_core.perception import TASKS
+from uniworld.nodes.pack import perception as perception_nodes
+from uniworld.uniworld_core.perception.tasks import TASKS
 
 DOCS = Path(__file__).parents[2] / "nodes" / "web" / "docs"
 

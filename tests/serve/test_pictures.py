@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from uniworld.nodes.headless.serve import decoding, images
 from uniworld.nodes.headless.serve.decoding import DecoderProcess, decoded
-from uniworld.uniworld_core.picture_files import LIMITS, deadline
+from uniworld.uniworld_core.images.picture_files import LIMITS, deadline
 
 
 def quarters(width: int = 32, height: int = 48) -> Image.Image:

@@ -25,7 +25,7 @@ from uniworld.training.loop import Result
 from uniworld.training.parallel import RunFailed
 from uniworld.training.shapes import nano
 from uniworld.uniworld_core import UniWorld
-from uniworld.uniworld_core.shipped import shipped_model
+from uniworld.uniworld_core.loading.shipped import shipped_model
 
 ROOT = Path(__file__).resolve().parents[2]
 START = shipped_model("tiny").checkpoint

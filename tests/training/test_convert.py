@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from uniworld.training import model_folder
 from uniworld.training.convert import Parts, convert
 from uniworld.uniworld_core import UniWorld
-from uniworld.uniworld_core.shipped import shipped_model
-from uniworld.uniworld_core.weights import Shards
+from uniworld.uniworld_core.loading.shipped import shipped_model
+from uniworld.uniworld_core.loading.weights import Shards
 
 TINY = shipped_model("tiny")
 SIGLIP_WIDTH = Shards(TINY.checkpoint).shapes["denoise_tower.siglip_projector.0.weight"][1]

@@ -13,8 +13,8 @@ from uniworld.training.export import write_changed
 from uniworld.training.merge import merge
 from uniworld.training.model_folder import Source
 from uniworld.uniworld_core import UniWorld
-from uniworld.uniworld_core.shipped import shipped_model
-from uniworld.uniworld_core.weights import Shards
+from uniworld.uniworld_core.loading.shipped import shipped_model
+from uniworld.uniworld_core.loading.weights import Shards
 
 START = shipped_model("tiny").checkpoint
 NAME = "denoise_tower.denoise_projector.2.bias"

@@ -18,7 +18,7 @@ from uniworld.training.optimizer import (
     scale_gradients,
     set_learning_rate,
 )
-from uniworld.uniworld_core import dtypes
+from uniworld.uniworld_core.loading import dtypes
 
 
 def with_gradients(seed: int = 0) -> list[nn.Parameter]:

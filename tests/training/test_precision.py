@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from uniworld.training.loop import train
 from uniworld.training.precision import attend, autocast
 from uniworld.training.shapes.standins.fit import fast_math
-from uniworld.uniworld_core import dtypes
+from uniworld.uniworld_core.loading import dtypes
 
 
 def heads(count: int, length: int, seed: int) -> torch.Tensor:

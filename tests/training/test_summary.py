@@ -14,7 +14,7 @@ from uniworld.training.config_file import config_from_dict, parse_toml
 from uniworld.training.data.published import PublishedSamples
 from uniworld.training.summary import Summary, estimate_memory, summarize
 from uniworld.training.trainable import PARTS
-from uniworld.uniworld_core import weights
+from uniworld.uniworld_core.loading import weights
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ TOP, DECODER, SAMPLER, SIZE, PROMPT, REFERENCE, PICTURE = 0, 80, 112, 170, 450, 
 
 def all_graphs() -> list[Any]:
     """Every shared workflow."""
-    from uniworld.uniworld_core.perception import TASKS
+    from uniworld.uniworld_core.perception.tasks import TASKS
 
     graphs = [text_to_image(), edit(), multi_reference(), understand(), chat(), auto_route(), edit_with_mask()]
     return graphs + [perception(task) for task in TASKS]
@@ -263,7 +263,7 @@ def edit_with_mask() -> Any:
 
 
 def perception(task_name: str) -> Any:
-    from uniworld.uniworld_core.perception import TASKS
+    from uniworld.uniworld_core.perception.tasks import TASKS
 
     task = TASKS[task_name]
     graph = new(

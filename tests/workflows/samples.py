@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from uniworld.training.shapes.figure import Figure
 from uniworld.training.shapes.tasks import Task
 from uniworld.training.shapes.world import SIDE, Ground, Object, Scene
-from uniworld.uniworld_core.perception import instruction
+from uniworld.uniworld_core.perception.tasks import instruction
 
 CIRCLE = Object("circle", "red", "large", "top left")
 SQUARE = Object("square", "blue", "large", "top right")

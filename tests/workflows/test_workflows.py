@@ -44,7 +44,7 @@ def classes() -> dict[str, type]:
 
 
 def test_every_promised_workflow_is_there() -> None:
-    from uniworld.uniworld_core.perception import TASKS
+    from uniworld.uniworld_core.perception.tasks import TASKS
 
     promised = {"text_to_image", "edit", "multi_reference", "understand", "chat", "auto_route", "edit_with_mask"}
     assert set(NAMES) == promised | {f"perception_{task}" for task in TASKS}

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ...uniworld_core.prompt import check_prompt
+from ...uniworld_core.families.uniworld_v1.prompt import check_prompt
 
 IMAGE_MARK = "<image>"
 PAINT_MARK = "<gen_image>"

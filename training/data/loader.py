@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...uniworld_core.masks import LATENT_FACTOR
-from ...uniworld_core.sizes import DEFAULT_AREA, Size
+from ...uniworld_core.editing.masks import LATENT_FACTOR
+from ...uniworld_core.images.sizes import DEFAULT_AREA, Size
 from ..batch import BadSample, Encoded
 from .cache import Cache
 from .plan import Plan, Slot, painted_sizes

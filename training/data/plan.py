@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...uniworld_core.sizes import DEFAULT_AREA, Size, size_by_aspect
+from ...uniworld_core.images.sizes import DEFAULT_AREA, Size, size_by_aspect
 
 # Keeps the epochs of a seed apart from those of the next seeds, and from the noise of the samples
 # (Marsaglia's xorshift* multiplier).

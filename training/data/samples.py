@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ...uniworld_core.picture_files import PictureFile, upright_size
-from ...uniworld_core.pictures import to_rgb
+from ...uniworld_core.images.picture_files import PictureFile, upright_size
+from ...uniworld_core.images.pictures import to_rgb
 from .files import locked, write_whole
 
 # Samples whose sizes are read by one job: few enough to keep all threads busy, many enough to cost nothing.

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...uniworld_core import flow
+from ...uniworld_core.sampling import flow
 from .claims_exam import EXPORTED, Exam, kept_marks, marks_of
 from .claims_report import ClaimsReport, need_matplotlib, write_report
 from .claims_rule import Marks

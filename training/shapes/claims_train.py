@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from ...uniworld_core.masks import WEIGHT_FUNCTIONS
+from ...uniworld_core.editing.masks import WEIGHT_FUNCTIONS
 from .. import checkpoints
 from ..config import NO_WEIGHT, Config
 from ..config_file import load_config

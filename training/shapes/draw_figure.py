@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ...uniworld_core.perception_heads import JOINTS
+from ...uniworld_core.perception.heads import JOINTS
 from .figure import BONES, Figure, Point, joints_of
 from .world import UNITS
 

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...uniworld_core import UniWorld, flow
-from ...uniworld_core.pictures import to_bytes
-from ...uniworld_core.reference import Reference
-from ...uniworld_core.vae import VAE
+from ...uniworld_core import UniWorld
+from ...uniworld_core.backbones.flux_vae import VAE
+from ...uniworld_core.families.uniworld_v1.reference import Reference
+from ...uniworld_core.images.pictures import to_bytes
+from ...uniworld_core.sampling import flow
 from .judge import judge, judge_answer
 from .report import Examined, Report
 from .split import Split

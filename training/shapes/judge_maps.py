@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ...uniworld_core.components import connected_components
+from ...uniworld_core.images.components import connected_components
 from . import draw
 from .likeness import mistaken_objects
 from .masks import Mask, grow, overlap, shrink

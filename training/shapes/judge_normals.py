@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...uniworld_core.perception_heads import NORMAL_TOLERANCE
+from ...uniworld_core.perception.heads import NORMAL_TOLERANCE
 from . import draw
 from .likeness import mistaken_objects
 from .maps import Floats, blurred, normals

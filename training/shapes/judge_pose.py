@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ...uniworld_core.perception_heads import Box, read_pose
+from ...uniworld_core.perception.heads import Box, read_pose
 from .draw_figure import skeletons
 from .figure import Figure
 from .maps import blurred

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from ...uniworld_core import UniWorld
-from ...uniworld_core.latents import LatentFormat
-from ...uniworld_core.projectors import TASK_HEAD_FILE
-from ...uniworld_core.qwen import read_tokenizer
-from ...uniworld_core.vae import VAE
-from ...uniworld_core.vocabulary import clip_tokenizer, t5_tokenizer
+from ...uniworld_core.backbones.flux_vae import VAE
+from ...uniworld_core.backbones.qwen_files import read_tokenizer
+from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
+from ...uniworld_core.loading.vocabulary import clip_tokenizer, t5_tokenizer
+from ...uniworld_core.sampling.latents import LatentFormat
 from ..convert import Parts, convert
 from ..data.files import make_folder, write_whole
 from ..model_folder import new_folder

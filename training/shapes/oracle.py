@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from ...uniworld_core.components import connected_components
+from ...uniworld_core.images.components import connected_components
 from .draw import template
 from .masks import Mask, grow, shrink
 from .world import CENTRES, COLOURS, GROUNDS, PLACES, SHAPES, SIZES, SPLITS, UNITS, Ground

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...uniworld_core.perception import TASKS as PERCEPTION
+from ...uniworld_core.perception.tasks import TASKS as PERCEPTION
 from .world import Ground, Object, Scene, pick
 
 WORDINGS: dict[str, tuple[str, ...]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...uniworld_core.masks import edit_weight
+from ...uniworld_core.editing.masks import edit_weight
 from ..batch import Encoded
 from ..config import NO_WEIGHT
 from ..data.cache import Cache, CacheKey

@@ -32,7 +32,7 @@ def main() -> None:
         package = sys.modules[name] = types.ModuleType(name)
         package.__path__ = [str(folder)]
     images = importlib.import_module("uniworld.nodes.headless.serve.images")
-    limits = importlib.import_module("uniworld.uniworld_core.picture_files").LIMITS
+    limits = importlib.import_module("uniworld.uniworld_core.images.picture_files").LIMITS
     arguments = [_argument(one) for one in head["arguments"]]
     try:
         # Whoever started this process ends it when it takes too long.

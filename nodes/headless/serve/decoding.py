@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
-from ....uniworld_core.picture_files import Limits, TooMuch, TooSlow, deadline
+from ....uniworld_core.images.picture_files import Limits, TooMuch, TooSlow, deadline
 from .images import Budget, Encoded
 
 THREADS, PROCESSES = 4, 2

@@ -15,7 +15,7 @@ from typing import IO, Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ....uniworld_core.picture_files import ORIENTED_METADATA, Limits, PictureFile, upright
+from ....uniworld_core.images.picture_files import ORIENTED_METADATA, Limits, PictureFile, upright
 
 # No format whose decoder runs other programs or reads other files.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")

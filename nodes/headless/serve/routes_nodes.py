@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from ...host import MODEL_FOLDERS
-from ...loader_nodes import model_choices
+from ...pack.loaders import model_choices
 from ...renamed import replacements
 from .machine import compute_devices, machine_memory
 from .metrics import CONTENT_TYPE

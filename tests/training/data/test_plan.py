@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uniworld.training.data.plan import Plan, painted_sizes
-from uniworld.uniworld_core.sizes import Size, size_by_aspect
+from uniworld.uniworld_core.images.sizes import Size, size_by_aspect
 
 some_sizes = st.lists(st.sampled_from([(64, 64), (64, 96), (96, 64), (160, 96)]), min_size=1, max_size=60)
 plans = st.builds(

@@ -25,21 +25,12 @@ from uniworld.training.shapes import claims, claims_exam, claims_report, claims_
 from uniworld.training.shapes.claims import check_claims
 from uniworld.training.shapes.claims_report import ClaimsReport
 from uniworld.training.shapes.claims_rule import LEAST_SEEDS
-from uniworld.training.shapes.claims_train import (
-    FULL,
-    KINDS,
-    NO_SIGLIP,
-    RAW,
-    STAGE1_ALONE,
-    VARIANTS,
-    WEIGHTS,
-    Runs,
-)
+from uniworld.training.shapes.claims_train import FULL, KINDS, NO_SIGLIP, RAW, STAGE1_ALONE, VARIANTS, WEIGHTS, Runs
 from uniworld.training.shapes.jobs import Job, do_jobs
 from uniworld.training.shapes.recipe import Length, Recipe
 from uniworld.training.shapes.reweigh import reweigh
 from uniworld.training.shapes.stages import stage_config
-from uniworld.uniworld_core.masks import WEIGHT_FUNCTIONS, edit_weight
+from uniworld.uniworld_core.editing.masks import WEIGHT_FUNCTIONS, edit_weight
 
 TINY = Path(__file__).resolve().parents[3] / "uniworld_core" / "shipped" / "tiny"
 SHAPES = Path(__file__).resolve().parents[3] / "training" / "shapes"

@@ -13,7 +13,7 @@ from uniworld.training.shapes.claims_rule import KEPT, PSNR, RIGHT, Claim, Compa
 from uniworld.training.shapes.claims_train import FULL, RAW, VARIANTS, WEIGHTS, Variant
 from uniworld.training.shapes.exam import exam_tasks
 from uniworld.training.shapes.tasks import EDITS
-from uniworld.uniworld_core.masks import WEIGHT_FUNCTIONS
+from uniworld.uniworld_core.editing.masks import WEIGHT_FUNCTIONS
 
 
 def mark(kind: str = "add", edited: float = 0.05, right: bool = True, kept: float | None = 0.9) -> Mark:

@@ -13,7 +13,7 @@ from uniworld.training.shapes.prompts import caption
 from uniworld.training.shapes.split import held_out_combinations, is_held_out, trained_combinations
 from uniworld.training.shapes.tasks import KINDS, make_task
 from uniworld.training.shapes.world import COLOURS, Ground, Object, Scene
-from uniworld.uniworld_core.perception_heads import JOINTS
+from uniworld.uniworld_core.perception.heads import JOINTS
 
 POSES = tuple(product(ARMS, LEGS))
 each_pose = pytest.mark.parametrize(("arms", "legs"), POSES)

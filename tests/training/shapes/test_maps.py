@@ -10,7 +10,7 @@ from uniworld.training.shapes.masks import grow, overlap
 from uniworld.training.shapes.prompts import WORDINGS
 from uniworld.training.shapes.tasks import PERCEPTIONS, Task, make_task
 from uniworld.training.shapes.world import Ground, Object, Scene
-from uniworld.uniworld_core.perception import TASKS, PerceptionResult, instruction, read_map
+from uniworld.uniworld_core.perception.tasks import TASKS, PerceptionResult, instruction, read_map
 
 # By the core's names.
 PRODUCT = {task: "edge" if task == "canny" else task for task in TASKS}

@@ -17,11 +17,11 @@ from uniworld.training.shapes.report import Report
 from uniworld.training.shapes.standins.colours import cells
 from uniworld.training.shapes.tasks import KINDS
 from uniworld.uniworld_core import Conversation, Turn, UniWorld
-from uniworld.uniworld_core.latents import LatentFormat, cell_colours
-from uniworld.uniworld_core.projectors import TASK_HEAD_FILE
-from uniworld.uniworld_core.scope import Scope, flat_share, read_scope
-from uniworld.uniworld_core.shipped import SHIPPED_FOLDER
-from uniworld.uniworld_core.vae import VAE
+from uniworld.uniworld_core.backbones.flux_vae import VAE
+from uniworld.uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
+from uniworld.uniworld_core.families.uniworld_v1.scope import Scope, flat_share, read_scope
+from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
+from uniworld.uniworld_core.sampling.latents import LatentFormat, cell_colours
 
 NANO = SHIPPED_FOLDER / "nano"
 PICTURES = Path(__file__).resolve().parents[3] / "workflows" / "input"

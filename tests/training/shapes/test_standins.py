@@ -17,11 +17,11 @@ from uniworld.training.shapes.standins import fit, flux, folders, parts, siglip,
 from uniworld.training.shapes.tasks import KINDS, make_task
 from uniworld.training.task_head import Routed, save_task_head, train_task_head
 from uniworld.uniworld_core import UniWorld
-from uniworld.uniworld_core.dit import PACK, VAE_FACTOR
-from uniworld.uniworld_core.latents import LatentFormat
-from uniworld.uniworld_core.qwen import make_processor, read_tokenizer
-from uniworld.uniworld_core.vae import VAE
-from uniworld.uniworld_core.vocabulary import clip_tokenizer, t5_tokenizer
+from uniworld.uniworld_core.backbones.flux_dit import PACK, VAE_FACTOR
+from uniworld.uniworld_core.backbones.flux_vae import VAE
+from uniworld.uniworld_core.backbones.qwen_files import make_processor, read_tokenizer
+from uniworld.uniworld_core.loading.vocabulary import clip_tokenizer, t5_tokenizer
+from uniworld.uniworld_core.sampling.latents import LatentFormat
 
 FOREIGN = "Ein Löwe 猫 & 3 kites, painted by Xyzzy!"
 
@@ -361,7 +361,7 @@ def test_the_routing_head_learns_to_tell_questions_from_instructions(untrained: 
     ]
     head = train_task_head(untrained.vlm, items, steps=60, batch_size=32)
     save_task_head(head, tmp_path)
-    from uniworld.uniworld_core.projectors import read_task_head
+    from uniworld.uniworld_core.families.uniworld_v1.projectors import read_task_head
 
     read = read_task_head(tmp_path, parts.VLM_WIDTH)
     assert read is not None

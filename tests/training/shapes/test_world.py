@@ -7,13 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from uniworld.training.shapes import draw, world
-from uniworld.training.shapes.split import (
-    draw_triple,
-    held_out_triples,
-    holds_held_out,
-    is_held_out,
-    trained_triples,
-)
+from uniworld.training.shapes.split import draw_triple, held_out_triples, holds_held_out, is_held_out, trained_triples
 from uniworld.training.shapes.tasks import make_task
 from uniworld.training.shapes.world import COLOURS, GROUNDS, PLACES, SHAPES, Ground, Object, Scene
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ....uniworld_core.latents import RGB, LatentFormat
+from ....uniworld_core.sampling.latents import RGB, LatentFormat
 from .fit import bytes_of, pixels
 from .parts import LATENT_CHANNELS
 from .vae import MARKED_KINDS, pictures

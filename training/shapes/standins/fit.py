@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from ....uniworld_core.dtypes import choose_dtype
+from ....uniworld_core.loading.dtypes import choose_dtype
 from ...muon import Muon
 from ...precision import autocast
 

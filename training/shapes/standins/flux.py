@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ....uniworld_core import flow
-from ....uniworld_core.condition import Condition
-from ....uniworld_core.dit import DiT, token_count
-from ....uniworld_core.latents import LatentFormat
+from ....uniworld_core.backbones.flux_dit import DiT, token_count
+from ....uniworld_core.families.uniworld_v1.condition import Condition
+from ....uniworld_core.sampling import flow
+from ....uniworld_core.sampling.latents import LatentFormat
 from .. import draw
 from ..prompts import caption, describe
 from ..split import draw_triple

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ....uniworld_core.latents import RGB, RGB_FILE, LatentFormat
+from ....uniworld_core.sampling.latents import RGB, RGB_FILE, LatentFormat
 from ...data.files import write_whole
 from .parts import SIGLIP_SIDE
 from .vlm import preprocessor_config

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ....uniworld_core.latents import LatentFormat
-from ....uniworld_core.vae import VAE
+from ....uniworld_core.backbones.flux_vae import VAE
+from ....uniworld_core.sampling.latents import LatentFormat
 from ..tasks import make_task
 from .fit import Objective, bytes_of, fast_math, pixels, psnr
 from .parts import LATENT_CHANNELS, PAINTED, make_vae

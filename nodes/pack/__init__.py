@@ -1,0 +1,1 @@
+"""The nodes, by family of use."""

@@ -1,0 +1,162 @@
+"""UniWorld Reference and UniWorld Condition: pictures and instruction to what the DiT is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .chat import CONVERSATION, CONVERSATION_TOOLTIP, with_prompt
+
+# The wire and the widget that Understand and Route have too.
+VLM = ("UNIWORLD_VLM", {"tooltip": "The VLM from Load UniWorld."})
+PROMPT = {"multiline": True, "dynamicPrompts": True, "default": "", "tooltip": "The instruction, in plain words."}
+
+
+class Reference:
+    """Pictures with what SigLIP sees in them, one after the other."""
+
+    DISPLAY_NAME = "UniWorld Reference"
+    SEARCH_ALIASES = ["reference image", "image prompt", "SigLIP encode", "CLIP vision", "multi reference"]
+    CATEGORY = "UniWorld/conditioning"
+    DESCRIPTION = (
+        "Adds pictures to the references that an instruction speaks of. A batch is several pictures; chain several of these "
+        "nodes for pictures of different sizes. SigLIP keeps what the pictures look like for the DiT."
+    )
+    RETURN_TYPES = ("UNIWORLD_REFERENCE",)
+    RETURN_NAMES = ("references",)
+    OUTPUT_TOOLTIPS = ("All references so far, in order: for UniWorld Condition, Understand and Route.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {"image": ("IMAGE", {"tooltip": "One picture, or a batch of several."})},
+            "optional": {
+                "siglip": (
+                    "UNIWORLD_SIGLIP",
+                    {"tooltip": "SigLIP from Load UniWorld. Without it only the VLM sees the picture."},
+                ),
+                "references": ("UNIWORLD_REFERENCE", {"tooltip": "References that come before these."}),
+                "mask": (
+                    "MASK",
+                    {"tooltip": "The transparent part, as Load Image gives it: it becomes white, as in training."},
+                ),
+                "clip_vision_output": (
+                    "CLIP_VISION_OUTPUT",
+                    {
+                        "tooltip": "ComfyUI's own SigLIP2-512 features (CLIP Vision Encode, crop: none), used in place of siglip."
+                    },
+                ),
+            },
+        }
+
+    def execute(
+        self, image: Any, siglip: Any = None, references: Any = None, mask: Any = None, clip_vision_output: Any = None
+    ) -> tuple[list[Any]]:
+        from ...uniworld_core.families.uniworld_v1.reference import make_references, native_references
+        from ...uniworld_core.images.pictures import on_white
+
+        image = image if mask is None else on_white(image, mask)
+        if clip_vision_output is not None:
+            new = native_references(image, hidden_states(clip_vision_output))
+        else:
+            new = make_references(list(image), None if siglip is None else siglip.on_device())
+        return ([*(references or []), *new],)
+
+
+def hidden_states(clip_vision_output: Any) -> Any:
+    """The features (B, tokens, width) of a CLIP_VISION_OUTPUT. Raises ValueError if it carries none."""
+    try:
+        return clip_vision_output["last_hidden_state"]
+    except (KeyError, AttributeError, TypeError):
+        raise ValueError(
+            "The CLIP vision output has no last hidden state: use CLIP Vision Encode with SigLIP2-512."
+        ) from None
+
+
+def prompt_problem(prompt: str | None) -> bool | str:
+    """What VALIDATE_INPUTS says of a prompt widget; a linked prompt (None) is looked at when it comes."""
+    from ...uniworld_core.families.uniworld_v1.prompt import check_prompt
+
+    try:
+        return prompt is None or bool(check_prompt(prompt))
+    except ValueError as error:
+        return str(error)
+
+
+class Condition:
+    """Instruction and references to CONDITIONING."""
+
+    DISPLAY_NAME = "UniWorld Condition"
+    SEARCH_ALIASES = ["text encode", "prompt", "instruction", "conditioning", "Qwen2.5-VL", "edit prompt"]
+    CATEGORY = "UniWorld/conditioning"
+    DESCRIPTION = (
+        "Qwen2.5-VL reads the instruction and the references; its states and the SigLIP features become the text tokens "
+        "of the DiT. Works with UniWorld Sampler and with ComfyUI's own FLUX samplers."
+    )
+    RETURN_TYPES = ("CONDITIONING", "UNIWORLD_CONVERSATION")
+    RETURN_NAMES = ("conditioning", "conversation")
+    OUTPUT_TOOLTIPS = ("What the DiT is told.", CONVERSATION_TOOLTIP)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "vlm": VLM,
+                "prompt": ("STRING", PROMPT),
+            },
+            "optional": {
+                "references": (
+                    "UNIWORLD_REFERENCE",
+                    {"tooltip": "The pictures that the instruction speaks of, in order."},
+                ),
+                "text": (
+                    "UNIWORLD_TEXT",
+                    {
+                        "tooltip": "CLIP and T5 from Load UniWorld: T5's tokens of the prompt go in front. Without, T5 is off."
+                    },
+                ),
+                "t5_length": (
+                    "INT",
+                    {"default": 256, "min": 1, "max": 512, "tooltip": "Tokens that T5 gives, padded (published: 256)."},
+                ),
+                "guidance": (
+                    "FLOAT",
+                    {
+                        "default": 3.5,
+                        "min": 0.0,
+                        "max": 100.0,
+                        "step": 0.1,
+                        "tooltip": "Guidance for ComfyUI's own samplers. UniWorld Sampler has its own.",
+                    },
+                ),
+                "conversation": CONVERSATION,
+            },
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
+        return prompt_problem(prompt)
+
+    def execute(
+        self,
+        vlm: Any,
+        prompt: str,
+        references: Any = None,
+        text: Any = None,
+        t5_length: int = 256,
+        guidance: float = 3.5,
+        conversation: Any = None,
+    ) -> tuple[list[Any], Any]:
+        from ...uniworld_core.families.uniworld_v1.condition import encode_conversations, join_t5
+
+        asked = with_prompt(conversation, prompt, references)
+        vlm.warn_of_unknown(asked)
+        tokens, mask = encode_conversations(vlm.on_device(), [asked])
+        pooled = vlm.pooled_empty() if text is None else text.clip.on_device().pool([prompt])
+        if text is not None:
+            tokens, _ = join_t5(text.t5.on_device().tokens([prompt], t5_length).to(tokens), tokens, mask)
+        return [[tokens.cpu(), {"pooled_output": pooled.cpu(), "guidance": float(guidance)}]], asked
+
+
+NODES = {"UniWorldReference": Reference, "UniWorldCondition": Condition}

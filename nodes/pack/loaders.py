@@ -1,0 +1,136 @@
+"""Load UniWorld: the model's folders to its parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .. import host
+from .parts import DTYPES, open_parts
+
+# A file by which a folder of each kind is known.
+_MARKS = {"uniworld": "config.json", "diffusers": "vae/config.json", "siglip": "preprocessor_config.json"}
+# The widget of a kind, and the model that people put there.
+_INPUTS = {"diffusers": "flux", "siglip": "siglip"}
+_MODELS = {"diffusers": "FLUX.1-dev in diffusers layout", "siglip": "siglip2-so400m-patch16-512"}
+# The same folder inside a model that ships with the package.
+_SHIPPED = {"uniworld": "uniworld", "diffusers": "flux", "siglip": "siglip"}
+
+
+def model_choices(kind: str) -> dict[str, Path]:
+    """{name: folder} of the models of a kind: the user's first, by name, then those that ship with the package."""
+    from ...uniworld_core.loading.shipped import SHIPPED_FOLDER, shipped_names
+
+    found: dict[str, Path] = {}
+    for root in host.current().model_folders(kind):
+        if root.is_dir():
+            for folder in sorted(root.iterdir()):
+                if (folder / _MARKS[kind]).is_file():
+                    found.setdefault(folder.name, folder)
+    for name in shipped_names():
+        found.setdefault(name, SHIPPED_FOLDER / name / _SHIPPED[kind])
+    return found
+
+
+AUTO = "auto"
+
+
+def companion(kind: str, name: str, checkpoint: str) -> str:
+    """The name of the FLUX or SigLIP folder to use with a checkpoint.
+
+    Args:
+        kind: "diffusers" or "siglip".
+        name: what the widget says; `auto` takes the folder of the checkpoint's own name, as the models that ship with the
+            package have one, else the user's only one.
+
+    Raises:
+        ValueError: `auto` where the user has no folder of that kind, or several; they are named.
+    """
+    if name != AUTO:
+        return name
+    choices = model_choices(kind)
+    if checkpoint in choices:
+        return checkpoint
+    own = [choice for choice, folder in choices.items() if not folder.is_relative_to(_shipped_folder())]
+    if len(own) == 1:
+        return own[0]
+    folders = ", ".join(str(folder) for folder in host.current().model_folders(kind))
+    if own:
+        raise ValueError(f"'{_INPUTS[kind]}' is auto, and {folders} holds {', '.join(own)}: choose one of them.")
+    raise ValueError(
+        f"'{_INPUTS[kind]}' is auto, and {folders} holds no folder with a {_MARKS[kind]}: put {_MODELS[kind]} there "
+        "(README: where the weights go)."
+    )
+
+
+def _shipped_folder() -> Path:
+    from ...uniworld_core.loading.shipped import SHIPPED_FOLDER
+
+    return SHIPPED_FOLDER
+
+
+def model_folder(kind: str, name: str) -> Path:
+    """The folder of a model by its name in the list. Raises ValueError if it is not (any more) in the list."""
+    choices = model_choices(kind)
+    if name not in choices:
+        folders = ", ".join(str(folder) for folder in host.current().model_folders(kind))
+        raise ValueError(f"There is no model {name!r} in {folders}; there are {', '.join(choices)}.")
+    return choices[name]
+
+
+class LoadUniWorld:
+    """Choose the model's folders; its parts are read when a node first uses them."""
+
+    DISPLAY_NAME = "Load UniWorld"
+    SEARCH_ALIASES = ["UniWorld loader", "checkpoint", "model", "nano", "Qwen2.5-VL", "FLUX"]
+    CATEGORY = "UniWorld/loaders"
+    DESCRIPTION = (
+        "Opens a UniWorld-V1 checkpoint with the FLUX.1-dev folder that gives the VAE, CLIP and T5, and the SigLIP2 folder. "
+        "Files are checked at once; each part is read only when a node first uses it."
+    )
+    RETURN_TYPES = ("UNIWORLD_VLM", "UNIWORLD_SIGLIP", "UNIWORLD_DIT", "UNIWORLD_VAE", "UNIWORLD_TEXT")
+    RETURN_NAMES = ("vlm", "siglip", "dit", "vae", "text")
+    OUTPUT_TOOLTIPS = (
+        "Qwen2.5-VL with the projectors and the routing head: for UniWorld Condition, Understand and Route.",
+        "SigLIP2: for UniWorld Reference.",
+        "The FLUX DiT of the checkpoint: for UniWorld Scheduler and UniWorld Sampler.",
+        "FLUX's VAE: for UniWorld VAE Decode and UniWorld VAE Encode.",
+        "FLUX's CLIP and T5: for UniWorld Condition.",
+    )
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        def combo(kind: str, tooltip: str, *first: str) -> tuple[list[str], dict[str, str]]:
+            return [*first, *model_choices(kind)], {"tooltip": tooltip}
+
+        auto = "auto: the folder named as the checkpoint, else the only one in"
+
+        return {
+            "required": {
+                "checkpoint": combo("uniworld", "The UniWorld-V1 checkpoint, a folder in models/uniworld."),
+                "flux": combo("diffusers", f"FLUX.1-dev in diffusers layout. {auto} models/diffusers.", AUTO),
+                "siglip": combo("siglip", f"siglip2-so400m-patch16-512. {auto} models/siglip.", AUTO),
+                "dtype": (
+                    list(DTYPES),
+                    {
+                        "default": "auto",
+                        "tooltip": "Precision of the weights. auto: bfloat16 on a GPU, float32 on a CPU.",
+                    },
+                ),
+                "device": (host.current().devices(), {"tooltip": "Where the model computes."}),
+            }
+        }
+
+    def execute(self, checkpoint: str, flux: str, siglip: str, dtype: str, device: str) -> tuple[Any, ...]:
+        parts = open_parts(
+            model_folder("uniworld", checkpoint),
+            model_folder("diffusers", companion("diffusers", flux, checkpoint)),
+            model_folder("siglip", companion("siglip", siglip, checkpoint)),
+            dtype,
+            device,
+        )
+        return parts.vlm, parts.siglip, parts.dit, parts.vae, parts.text
+
+
+NODES = {"UniWorldLoader": LoadUniWorld}

@@ -1,0 +1,123 @@
+"""UniWorld Perception and UniWorld Perception Head: ask the model for a map of what it sees, and read that map."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def _tasks() -> list[str]:
+    from ...uniworld_core.perception.tasks import TASKS
+
+    return list(TASKS)
+
+
+class Perception:
+    """The instruction for a perception task."""
+
+    DISPLAY_NAME = "UniWorld Perception"
+    SEARCH_ALIASES = [
+        "canny",
+        "depth",
+        "normal",
+        "openpose",
+        "HED",
+        "MLSD",
+        "sketch",
+        "segmentation",
+        "detection",
+        "preprocessor",
+    ]
+    CATEGORY = "UniWorld/perception"
+    DESCRIPTION = (
+        "Writes the instruction that makes UniWorld-V1 paint a map of the picture: edges, lines, depth, surface normals, "
+        "poses, a sketch, a segmentation or a detection. Feed it to UniWorld Condition, with the picture as reference."
+    )
+    RETURN_TYPES = ("STRING", "IMAGE")
+    RETURN_NAMES = ("prompt", "image")
+    OUTPUT_TOOLTIPS = (
+        "The instruction, in the published wording.",
+        "The picture, unchanged: for UniWorld Reference, and as the source of UniWorld Perception Head.",
+    )
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "task": (_tasks(), {"default": "canny", "tooltip": "What to see in the picture."}),
+                "image": ("IMAGE", {"tooltip": "The picture to look at."}),
+                "subject": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "What to look for, for example giraffe. Segmentation and detection need it, the other "
+                        "tasks take no notice of it.",
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, task: str | None = None, subject: str | None = None) -> bool | str:
+        from ...uniworld_core.perception.tasks import instruction
+
+        try:
+            # Linked values (None) are looked at when they come.
+            return None in (task, subject) or bool(instruction(str(task), str(subject)))
+        except ValueError as error:
+            return str(error)
+
+    def execute(self, task: str, image: Any, subject: str) -> tuple[str, Any]:
+        from ...uniworld_core.perception.tasks import instruction
+
+        return instruction(task, subject), image
+
+
+class PerceptionHead:
+    """Read a painted map."""
+
+    DISPLAY_NAME = "UniWorld Perception Head"
+    SEARCH_ALIASES = ["map to data", "boxes", "bounding box", "skeleton", "mask", "depth map"]
+    CATEGORY = "UniWorld/perception"
+    DESCRIPTION = (
+        "Turns the map that the model painted back into data: clean edges, depth from 0 to 1, unit normals, a skeleton "
+        "with its joints, the mask of a segmentation, the boxes of a detection."
+    )
+    RETURN_TYPES = ("IMAGE", "MASK", "STRING", "STRING")
+    RETURN_NAMES = ("map", "mask", "boxes", "text")
+    OUTPUT_TOOLTIPS = (
+        "The cleaned map: white edges on black, gray depth, unit normals as colours, the skeleton, the mask, or the boxes.",
+        "Edges, depth, valid normals, skeleton, segmented object, or filled boxes.",
+        "JSON: for each picture a list of {x, y, width, height} in pixels of the map, with the score of a detection or "
+        "the name of a joint. Empty lists for edges, depth and normals.",
+        "One line that says what was found.",
+    )
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "task": (_tasks(), {"default": "canny", "tooltip": "The task the map was painted for."}),
+                "painted": ("IMAGE", {"tooltip": "The map, as it came from the VAE."}),
+            },
+            "optional": {
+                "source": (
+                    "IMAGE",
+                    {
+                        "tooltip": "The picture the map was painted from. Segmentation and detection compare the two, unless "
+                        "the map is on plain black or white; the other tasks do not need it."
+                    },
+                ),
+            },
+        }
+
+    def execute(self, task: str, painted: Any, source: Any = None) -> tuple[Any, Any, str, str]:
+        from ...uniworld_core.perception.tasks import read_map
+
+        result = read_map(task, painted, source)
+        return result.map, result.mask, json.dumps(result.boxes), result.text
+
+
+NODES = {"UniWorldPerception": Perception, "UniWorldPerceptionHead": PerceptionHead}

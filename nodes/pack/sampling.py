@@ -1,0 +1,297 @@
+"""Empty latent, scheduler and sampler: from a condition to a painted latent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import host
+
+# Bytes that one token takes while FLUX's DiT computes in bfloat16, for the host's memory manager. Reckoned, not measured:
+# a single block holds q, k, v (3), the MLP (4) and their concatenation (5) of width 3072, and float32 copies of q and k.
+_BYTES_PER_TOKEN = (3 + 4 + 5 + 2 * 2) * 3072 * 2
+
+_DIT = ("UNIWORLD_DIT", {"tooltip": "The DiT from Load UniWorld."})
+_STEPS = {"default": 28, "min": 1, "max": 1000, "tooltip": "How many steps are taken (published: 28)."}
+_DENOISE = {
+    "default": 1.0,
+    "min": 0.01,
+    "max": 1.0,
+    "step": 0.01,
+    "tooltip": "1 paints from pure noise; less keeps more of the latent that comes in.",
+}
+
+
+class LatentByAspect:
+    """The empty latent of the size that UniWorld paints best."""
+
+    DISPLAY_NAME = "UniWorld Empty Latent"
+    SEARCH_ALIASES = ["empty latent", "aspect ratio", "size", "resolution", "latent by aspect"]
+    CATEGORY = "UniWorld/latent"
+    DESCRIPTION = (
+        "Chooses the nearest of a set of aspect ratios at the wanted area, as the published program does, and gives an empty "
+        "latent of that size. The aspect is that of the references or the image if one is wired, else width to height."
+    )
+    RETURN_TYPES = ("LATENT", "INT", "INT")
+    RETURN_NAMES = ("latent", "width", "height")
+    OUTPUT_TOOLTIPS = ("An empty latent of that size.", "Width in pixels.", "Height in pixels.")
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ...uniworld_core.images.sizes import RATIO_SETS
+
+        side = {"default": 1024, "min": 1, "max": 16384, "step": 1}
+        return {
+            "required": {
+                "width": (
+                    "INT",
+                    side | {"tooltip": "Width of the aspect; used where neither image nor references are wired."},
+                ),
+                "height": (
+                    "INT",
+                    side | {"tooltip": "Height of the aspect; used where neither image nor references are wired."},
+                ),
+                "area_side": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 4096,
+                        "step": 32,
+                        "tooltip": "The picture has about the area of a square with this side, in pixels. 0: what the "
+                        "model wired to dit was made for; without one, 1024, as UniWorld-V1.",
+                    },
+                ),
+                "ratios": (
+                    list(RATIO_SETS),
+                    {"default": "any_11ratio", "tooltip": "The set of aspect ratios to choose from (published: 11)."},
+                ),
+                "batch_size": (
+                    "INT",
+                    {"default": 1, "min": 1, "max": 64, "tooltip": "How many pictures to paint at once."},
+                ),
+            },
+            "optional": {
+                "image": ("IMAGE", {"tooltip": "Take the aspect of this picture."}),
+                "references": ("UNIWORLD_REFERENCE", {"tooltip": "Take the mean aspect of the first two references."}),
+                "dit": ("UNIWORLD_DIT", {"tooltip": "The DiT from Load UniWorld, for its area where area_side is 0."}),
+            },
+        }
+
+    def execute(
+        self,
+        width: int,
+        height: int,
+        area_side: int,
+        ratios: str,
+        batch_size: int,
+        image: Any = None,
+        references: Any = None,
+        dit: Any = None,
+    ) -> tuple[dict[str, Any], int, int]:
+        import torch
+
+        from ...uniworld_core.backbones.flux_dit import VAE_FACTOR
+        from ...uniworld_core.backbones.flux_vae import NATIVE_SIDE
+        from ...uniworld_core.images.sizes import mean_size, size_by_aspect
+        from ...uniworld_core.sampling.latents import CHANNELS
+
+        if references:
+            # Of two references, as the published program sizes an edit (serve/cli.py).
+            height, width = mean_size([(ref.picture.height, ref.picture.width) for ref in references[:2]])
+        elif image is not None:
+            height, width = image.shape[1], image.shape[2]
+        side = area_side or (NATIVE_SIDE if dit is None else dit.native_side)
+        size = size_by_aspect(height, width, side * side, ratios)
+        samples = torch.zeros(batch_size, CHANNELS, size.height // VAE_FACTOR, size.width // VAE_FACTOR)
+        return {"samples": samples}, size.width, size.height
+
+
+class Scheduler:
+    """Noise levels with FLUX's shift for the picture's size."""
+
+    DISPLAY_NAME = "UniWorld Scheduler"
+    SEARCH_ALIASES = ["sigmas", "noise schedule", "flow shift", "FLUX scheduler"]
+    CATEGORY = "UniWorld/sampling"
+    DESCRIPTION = (
+        "The published noise levels: evenly spaced, shifted by the number of packed tokens of the latent. "
+        "For UniWorld Sampler, or for ComfyUI's custom samplers."
+    )
+    RETURN_TYPES = ("SIGMAS",)
+    RETURN_NAMES = ("sigmas",)
+    OUTPUT_TOOLTIPS = ("Noise levels, one more than steps, ending in 0.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "dit": _DIT,
+                "latent": ("LATENT", {"tooltip": "A latent of the size to paint."}),
+                "steps": ("INT", _STEPS),
+                "denoise": ("FLOAT", _DENOISE),
+            }
+        }
+
+    def execute(self, dit: Any, latent: dict[str, Any], steps: int, denoise: float) -> tuple[Any]:
+        from ...uniworld_core.sampling.flow import schedule
+
+        return (schedule(steps, packed_tokens(latent["samples"]), denoise),)
+
+
+class Sampler:
+    """The DiT paints."""
+
+    DISPLAY_NAME = "UniWorld Sampler"
+    SEARCH_ALIASES = ["KSampler", "denoise", "DiT", "generate", "edit image", "FLUX"]
+    CATEGORY = "UniWorld/sampling"
+    DESCRIPTION = (
+        "Paints a latent from the condition with the checkpoint's DiT. Item i of a batch takes seed + i, so that each "
+        "picture of a batch can be painted again alone. A noise mask on the latent keeps what is outside it."
+    )
+    RETURN_TYPES = ("LATENT",)
+    RETURN_NAMES = ("latent",)
+    OUTPUT_TOOLTIPS = ("The painted latent: for UniWorld VAE Decode.",)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "dit": _DIT,
+                "conditioning": ("CONDITIONING", {"tooltip": "From UniWorld Condition."}),
+                "latent": (
+                    "LATENT",
+                    {"tooltip": "Gives the size, and with denoise under 1 the picture to start from."},
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 0xFFFFFFFFFFFFFFFF,
+                        "control_after_generate": True,
+                        "tooltip": "The same seed gives the same picture on the same machine.",
+                    },
+                ),
+                "steps": ("INT", _STEPS),
+                "guidance": (
+                    "FLOAT",
+                    {
+                        "default": 3.5,
+                        "min": 0.0,
+                        "max": 100.0,
+                        "step": 0.1,
+                        "tooltip": "FLUX's embedded guidance (published: 3.5); takes the place of the conditioning's own.",
+                    },
+                ),
+                "denoise": ("FLOAT", _DENOISE),
+            },
+            "optional": {
+                "sigmas": ("SIGMAS", {"tooltip": "Noise levels to follow instead of steps and denoise."}),
+            },
+        }
+
+    def execute(
+        self,
+        dit: Any,
+        conditioning: list[Any],
+        latent: dict[str, Any],
+        seed: int,
+        steps: int,
+        guidance: float,
+        denoise: float,
+        sigmas: Any = None,
+    ) -> tuple[dict[str, Any]]:
+        from ...uniworld_core.backbones.flux_dit import VAE_FACTOR
+        from ...uniworld_core.sampling import flow
+        from ...uniworld_core.sampling.sampler import make_noise, sample
+
+        condition, samples = to_condition(conditioning), latent["samples"]
+        tokens, (batch, channels, h, w) = packed_tokens(samples), samples.shape
+        sigmas = flow.schedule(steps, tokens, denoise) if sigmas is None else sigmas
+        warn_of_size(dit.native_side, h * VAE_FACTOR, w * VAE_FACTOR)
+        model = dit.on_device(working_memory=batch * (tokens + condition.tokens.shape[1]) * _BYTES_PER_TOKEN)
+        painted = sample(
+            model,
+            condition,
+            make_noise([(seed + i) % 2**64 for i in range(batch)], h * VAE_FACTOR, w * VAE_FACTOR, channels),
+            sigmas,
+            guidance,
+            latent_BChw=model.latent_format.to_dit(samples),
+            keep_B1hw=kept_cells(latent.get("noise_mask"), batch, h, w),
+            callback=step_report(len(sigmas) - 1, model.latent_format.rgb),
+        )
+        return (latent | {"samples": model.latent_format.from_dit(painted).cpu()},)
+
+
+# A latent of more than so many times the area that the model was made for gives repeated patterns, or takes an hour.
+_TOO_LARGE = 8
+
+
+def warn_of_size(native_side: int, height: int, width: int) -> None:
+    """Warn of a picture far larger than what the model was made for."""
+    if height * width > _TOO_LARGE * native_side**2:
+        host.current().warn(
+            f"The latent is of a picture of {width}x{height} pixels, and this model was made for about "
+            f"{native_side}x{native_side}: wire dit of Load UniWorld into UniWorld Empty Latent, or set its area_side to "
+            f"{native_side}."
+        )
+
+
+def step_report(total: int, rgb: Any) -> Any:
+    """A callback that shows each step with a preview, and stops the run when the user asks to."""
+    from ...uniworld_core.sampling.latents import preview
+
+    here = host.current()
+    progress = here.progress(total)
+
+    def report(step: Any) -> None:
+        here.check_interrupt()
+        progress.update(step.index + 1, preview(step.denoised[0], rgb=rgb))
+
+    return report
+
+
+def packed_tokens(samples: Any) -> int:
+    """How many tokens the DiT makes of one latent. Raises ValueError for a latent of another model or of odd sides."""
+    from ...uniworld_core.backbones.flux_dit import PACK
+
+    if samples.ndim != 4 or samples.shape[-2] % PACK or samples.shape[-1] % PACK:
+        raise ValueError(
+            f"The latent has shape {list(samples.shape)}; expected (batch, 16, height/8, width/8) of a picture whose sides "
+            "are multiples of 16, as UniWorld Empty Latent gives."
+        )
+    return (samples.shape[-2] // PACK) * (samples.shape[-1] // PACK)
+
+
+def to_condition(conditioning: list[Any]) -> Any:
+    """A CONDITIONING of one entry as the core's condition. Raises ValueError for several entries or no pooled prompt."""
+    from ...uniworld_core import Condition
+
+    if len(conditioning) != 1:
+        raise ValueError(
+            f"The conditioning has {len(conditioning)} entries; UniWorld Sampler takes one. "
+            "Several pictures belong into the references of one Condition node, not into combined conditionings."
+        )
+    tokens, extra = conditioning[0]
+    if extra.get("pooled_output") is None:
+        raise ValueError("The conditioning has no pooled prompt: use UniWorld Condition, or a FLUX text encoder.")
+    return Condition(tokens, extra["pooled_output"])
+
+
+def kept_cells(noise_mask: Any, batch: int, h: int, w: int) -> Any:
+    """(B, 1, h, w), 1 where a LATENT's noise mask (1 = paint) keeps the latent; None without a mask.
+
+    Fewer masks than pictures are repeated, as ComfyUI's own samplers do.
+    """
+    if noise_mask is None:
+        return None
+    import torch.nn.functional as F
+
+    mask = noise_mask.reshape(-1, 1, *noise_mask.shape[-2:]).float()
+    cells = 1.0 - F.interpolate(mask, size=(h, w), mode="bilinear", antialias=True)
+    return cells.repeat(-(-batch // len(cells)), 1, 1, 1)[:batch]
+
+
+NODES = {"UniWorldEmptyLatent": LatentByAspect, "UniWorldFlowScheduler": Scheduler, "UniWorldSampler": Sampler}

@@ -1,0 +1,72 @@
+"""UniWorld Read Text (OCR): what is written in the references, in words for the prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import host
+from .conditioning import PROMPT
+
+
+class ReadText:
+    """Text in pictures, appended to the prompt."""
+
+    DISPLAY_NAME = "UniWorld Read Text (OCR)"
+    SEARCH_ALIASES = ["OCR", "text recognition", "text rendering", "read text", "enhance prompt"]
+    CATEGORY = "UniWorld/conditioning"
+    DESCRIPTION = (
+        "Reads the text in the references with an OCR and appends it to the prompt, with where each text stands. The "
+        "model then renders words better. Runs on the CPU and needs the extra package rapidocr."
+    )
+    RETURN_TYPES = ("STRING", "STRING")
+    RETURN_NAMES = ("prompt", "text")
+    OUTPUT_TOOLTIPS = (
+        "The prompt with what was read: for UniWorld Condition.",
+        "What was read alone; empty where nothing was.",
+    )
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ...uniworld_core.perception.ocr import MIN_CONFIDENCE
+
+        return {
+            "required": {
+                "prompt": ("STRING", PROMPT | {"tooltip": "The instruction, to which the text is appended."}),
+                "min_confidence": (
+                    "FLOAT",
+                    {
+                        "default": MIN_CONFIDENCE,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "Lines that the OCR is no surer of than this are left out (published: 0.9).",
+                    },
+                ),
+            },
+            "optional": {
+                "references": (
+                    "UNIWORLD_REFERENCE",
+                    {"tooltip": "The references of the prompt, from UniWorld Reference; they are read in order."},
+                ),
+                "image": ("IMAGE", {"tooltip": "Pictures to read in place of references, or after them."}),
+            },
+        }
+
+    def execute(self, prompt: str, min_confidence: float, references: Any = None, image: Any = None) -> tuple[str, str]:
+        from ...uniworld_core.images.pictures import to_rgb
+        from ...uniworld_core.perception.ocr import describe_text, read_text
+
+        pictures = [ref.picture for ref in references or []]
+        pictures += [to_rgb(one) for one in (image if image is not None else [])]
+        here, lines = host.current(), []
+        progress = here.progress(len(pictures))
+        for done, picture in enumerate(pictures, 1):
+            here.check_interrupt()
+            lines.append(read_text(picture))
+            progress.update(done)
+        text = describe_text(lines, min_confidence)
+        return ("\n".join(part for part in (prompt, text) if part), text)
+
+
+NODES = {"UniWorldReadText": ReadText}

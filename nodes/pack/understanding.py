@@ -1,0 +1,136 @@
+"""Understand and Route: what the VLM answers, and whether an instruction asks for a picture at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import host
+from .chat import CONVERSATION, CONVERSATION_TOOLTIP, with_prompt
+from .conditioning import PROMPT, VLM, prompt_problem
+
+_REFERENCES = ("UNIWORLD_REFERENCE", {"tooltip": "The pictures that the question speaks of, in order."})
+
+
+class Understand:
+    """A question about pictures, answered in words."""
+
+    DISPLAY_NAME = "UniWorld Understand"
+    SEARCH_ALIASES = ["caption", "describe image", "VQA", "question", "Qwen2.5-VL", "answer"]
+    CATEGORY = "UniWorld/understanding"
+    DESCRIPTION = "Qwen2.5-VL answers a question, about the references if there are any."
+    RETURN_TYPES = ("STRING", "UNIWORLD_CONVERSATION")
+    RETURN_NAMES = ("answer", "conversation")
+    OUTPUT_TOOLTIPS = ("The answer.", CONVERSATION_TOOLTIP)
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "vlm": VLM,
+                "prompt": ("STRING", PROMPT | {"tooltip": "The question or task, in plain words."}),
+                "max_new_tokens": (
+                    "INT",
+                    {"default": 128, "min": 1, "max": 8192, "tooltip": "The answer is cut after so many tokens."},
+                ),
+                "temperature": (
+                    "FLOAT",
+                    {
+                        "default": 0.0,
+                        "min": 0.0,
+                        "max": 2.0,
+                        "step": 0.05,
+                        "tooltip": "0 gives the likeliest answer; more gives more varied ones.",
+                    },
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 0xFFFFFFFFFFFFFFFF,
+                        "control_after_generate": True,
+                        "tooltip": "Of the random choice when the temperature is above 0.",
+                    },
+                ),
+            },
+            "optional": {"references": _REFERENCES, "conversation": CONVERSATION},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
+        return prompt_problem(prompt)
+
+    def execute(
+        self,
+        vlm: Any,
+        prompt: str,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        references: Any = None,
+        conversation: Any = None,
+    ) -> tuple[str, Any]:
+        asked = with_prompt(conversation, prompt, references)
+        vlm.warn_of_unknown(asked)
+        here, progress = host.current(), host.current().progress(max_new_tokens)
+
+        def report(tokens: int) -> None:
+            here.check_interrupt()
+            progress.update(tokens)
+
+        answers = vlm.on_device().vlm.answer(
+            [asked],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            callback=report,
+        )
+        return answers[0], asked
+
+
+class Route:
+    """Does the instruction ask for a picture or for words?"""
+
+    DISPLAY_NAME = "UniWorld Route"
+    SEARCH_ALIASES = ["router", "switch", "branch", "paint or answer"]
+    CATEGORY = "UniWorld/understanding"
+    DESCRIPTION = (
+        "The checkpoint's routing head decides whether to paint or to answer. Wire paint_prompt into UniWorld Condition "
+        "and answer_prompt into UniWorld Understand: only the branch that was chosen runs."
+    )
+    RETURN_TYPES = ("BOOLEAN", "FLOAT", "STRING", "STRING")
+    RETURN_NAMES = ("paint", "probability", "paint_prompt", "answer_prompt")
+    OUTPUT_TOOLTIPS = (
+        "True where the instruction asks for a picture.",
+        "How sure the head is that it does, 0 to 1.",
+        "The prompt, if a picture is asked for; else nothing behind this output runs.",
+        "The prompt, if an answer is asked for; else nothing behind this output runs.",
+    )
+    FUNCTION = "execute"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {"vlm": VLM, "prompt": ("STRING", PROMPT)},
+            "optional": {"references": _REFERENCES, "conversation": CONVERSATION},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
+        return prompt_problem(prompt)
+
+    def execute(
+        self, vlm: Any, prompt: str, references: Any = None, conversation: Any = None
+    ) -> tuple[bool, float, Any, Any]:
+        from ...uniworld_core.families.uniworld_v1.routing import route
+
+        asked = with_prompt(conversation, prompt, references)
+        vlm.warn_of_unknown(asked)
+        result = route(vlm.on_device(), [asked])
+        paint, probability = bool(result.paint[0]), float(result.probabilities[0, 1])
+        blocked = host.current().block()
+        return (paint, probability, prompt, blocked) if paint else (paint, probability, blocked, prompt)
+
+
+NODES = {"UniWorldUnderstand": Understand, "UniWorldRoute": Route}

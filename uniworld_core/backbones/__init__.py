@@ -1,0 +1,1 @@
+"""The networks that model families are made of."""

@@ -1,0 +1,244 @@
+"""FLUX's own text encoders: T5 puts the plain prompt in front of the condition, CLIP pools it. Both are optional."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..loading.settings import (
+    ACTIVATION,
+    EPSILON,
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    SHARE,
+    TOKEN,
+    VOCABULARY,
+    WIDTH,
+    Rule,
+    brief,
+    check_heads,
+    choice,
+    either,
+    listed,
+    optional,
+    read_json,
+    shown,
+    take,
+    whole,
+)
+from ..loading.vocabulary import check_ids, clip_tokenizer, t5_tokenizer
+from ..loading.weights import Names, Shards, Weights, build
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, PreTrainedTokenizerFast, T5EncoderModel
+
+# Tokens of the T5 prompt, padded and unmasked (published: serve/cli.py).
+T5_LENGTH = 256
+
+_CLIP: dict[str, Rule] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": HIDDEN,
+    "projection_dim": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "max_position_embeddings": whole(2, 2**14),
+    "hidden_act": ACTIVATION,
+    "layer_norm_eps": EPSILON,
+    "attention_dropout": SHARE,
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), optional(TOKEN)),
+}
+# What transformers takes where a CLIP's configuration leaves it out, as those that it saves itself may.
+_CLIP_DEFAULTS = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "eos_token_id": 49407}
+# A CLIP of before transformers 4.24 names this as its end of text, and pools at the highest id instead.
+_OLD_CLIP_END = 2
+_T5: dict[str, Rule] = {
+    "vocab_size": VOCABULARY,
+    "d_model": WIDTH,
+    "d_kv": whole(1, 2**12),
+    "d_ff": HIDDEN,
+    "num_layers": LAYERS,
+    "num_heads": HEADS,
+    "relative_attention_num_buckets": whole(4, 2**12),
+    "relative_attention_max_distance": whole(2, 2**20),
+    "dropout_rate": SHARE,
+    "layer_norm_epsilon": EPSILON,
+    "feed_forward_proj": choice("relu", "gelu", "gated-gelu", "gated-relu", "gated-silu"),
+    **dict.fromkeys(("pad_token_id", "decoder_start_token_id"), optional(TOKEN)),
+    "eos_token_id": optional(either(TOKEN, listed(TOKEN, 1, 64))),
+}
+_T5_DEFAULTS = {"num_layers": 6, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}
+
+
+class CLIP(nn.Module):
+    """FLUX's CLIP-L: the pooled prompt."""
+
+    def __init__(self, encoder: CLIPTextModel, tokenizer: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    ) -> CLIP:
+        """Load `text_encoder` and `tokenizer` of a FLUX folder in diffusers layout. Raises ValueError naming a bad file."""
+        weights = clip_weights(flux)
+        tokenizer = read_clip_tokenizer(Path(flux), weights.module.config)
+        return cls(weights.load(dtype, device), tokenizer)
+
+    @torch.no_grad()
+    def pool(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Pooled prompts (B, P), at the end-of-text token."""
+        first = next(self.encoder.parameters())
+        ids = _ids(self.tokenizer, prompts, self.encoder.config.max_position_embeddings).to(first.device)
+        return self.encoder(input_ids=ids).pooler_output
+
+
+class T5(nn.Module):
+    """FLUX's T5-XXL encoder: the prompt as tokens."""
+
+    def __init__(self, encoder: T5EncoderModel, tokenizer: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    ) -> T5:
+        """Load `text_encoder_2` and `tokenizer_2` of a FLUX folder in diffusers layout. Raises ValueError naming a bad file."""
+        weights = t5_weights(flux)
+        tokenizer = read_t5_tokenizer(Path(flux), weights.module.config)
+        encoder = weights.load(dtype, device)
+        # The encoder's table is the shared one; files carry it once or twice.
+        encoder.encoder.embed_tokens.weight = encoder.shared.weight
+        return cls(encoder, tokenizer)
+
+    @torch.no_grad()
+    def tokens(self, prompts: Sequence[str], length: int = T5_LENGTH) -> torch.Tensor:
+        """Prompt tokens (B, length, D), padded to `length` and, as published, without a mask. Raises ValueError for no length."""
+        if length < 1:
+            raise ValueError(f"t5_length is {length}; it must be at least 1.")
+        first = next(self.encoder.parameters())
+        return self.encoder(input_ids=_ids(self.tokenizer, prompts, length).to(first.device)).last_hidden_state
+
+
+class TextEncoders:
+    """CLIP and T5 of one FLUX folder, each loaded when first asked for."""
+
+    def __init__(self, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> None:
+        self.flux, self.dtype, self.device = Path(flux), dtype, device
+        self._clip: CLIP | None = None
+        self._t5: T5 | None = None
+
+    @property
+    def clip(self) -> CLIP:
+        if self._clip is None:
+            self._clip = CLIP.from_pretrained(self.flux, self.dtype, self.device)
+        return self._clip
+
+    @property
+    def t5(self) -> T5:
+        if self._t5 is None:
+            self._t5 = T5.from_pretrained(self.flux, self.dtype, self.device)
+        return self._t5
+
+
+def clip_weights(flux: str | Path) -> Weights[CLIPTextModel]:
+    """CLIP of a FLUX folder and its file. Raises ValueError if its configuration is missing or of another model."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    folder = Path(flux) / "text_encoder"
+    file, shards = folder / "config.json", Shards(folder)
+    settings = _CLIP_DEFAULTS | _settings(file, "clip_text_model", _CLIP)
+    check_heads(settings["hidden_size"], settings["num_attention_heads"], str(file))
+    shards.check_depth(settings["num_hidden_layers"], ("text_model.encoder.layers.", "encoder.layers."), file)
+    encoder = build(lambda: CLIPTextModel(CLIPTextConfig(**settings)), file)
+    return Weights(encoder, shards, nested_names(encoder, shards, "text_model."))
+
+
+def t5_weights(flux: str | Path) -> Weights[T5EncoderModel]:
+    """T5 of a FLUX folder and its files. Raises ValueError if its configuration is missing or of another model."""
+    from transformers import T5Config, T5EncoderModel
+
+    folder = Path(flux) / "text_encoder_2"
+    file, shards = folder / "config.json", Shards(folder)
+    settings = _T5_DEFAULTS | _settings(file, "t5", _T5)
+    # A quarter of the buckets counts single steps; beyond, steps grow up to the distance (T5's relative_position_bucket).
+    single, distance = settings["relative_attention_num_buckets"] // 4, settings["relative_attention_max_distance"]
+    if distance <= single:
+        raise ValueError(
+            f"{file} has relative_attention_max_distance {distance}, expected more than {single}: copy the file again."
+        )
+    shards.check_depth(settings["num_layers"], ("encoder.block.",), file)
+    encoder = build(lambda: T5EncoderModel(T5Config(**settings)), file)
+    # The encoder's table is the shared one: files carry it under either name, or both.
+    shared, own = "shared.weight", "encoder.embed_tokens.weight"
+    if shared in shards.shapes:
+        return Weights(encoder, shards, optional=(own,))
+    return Weights(encoder, shards, Names((("", ""), (own, shared))), optional=(own,))
+
+
+def read_clip_tokenizer(flux: Path, config: Any) -> PreTrainedTokenizerFast:
+    """CLIP's tokenizer of a FLUX folder.
+
+    Args:
+        config: of the CLIP beside it, to hold the ids against.
+
+    Raises:
+        ValueError: its files are missing or damaged, or do not fit the configuration.
+    """
+    tokenizer, file = clip_tokenizer(flux / "tokenizer"), flux / "text_encoder" / "config.json"
+    check_ids(tokenizer, config.vocab_size, file)
+    if config.eos_token_id not in (_OLD_CLIP_END, tokenizer.eos_token_id):
+        raise ValueError(
+            f"{file} has eos_token_id {config.eos_token_id}, where the prompt is pooled, and the tokenizer ends it with "
+            f"{tokenizer.eos_token_id}: copy the files of one and the same model again."
+        )
+    return tokenizer
+
+
+def read_t5_tokenizer(flux: Path, config: Any) -> PreTrainedTokenizerFast:
+    """T5's tokenizer of a FLUX folder; as `read_clip_tokenizer`."""
+    tokenizer = t5_tokenizer(flux / "tokenizer_2")
+    check_ids(tokenizer, config.vocab_size, flux / "text_encoder_2" / "config.json")
+    return tokenizer
+
+
+def nested_names(encoder: nn.Module, shards: Shards, prefix: str) -> Names:
+    """Names of an encoder whose published prefix transformers 5 has dropped: from its module, and from what it saves.
+
+    Old files carry position ids too, which the module computes.
+    """
+    in_module = prefix if any(name.startswith(prefix) for name in encoder.state_dict()) else ""
+    in_file = prefix if any(name.startswith(prefix) for name in shards.shapes) else ""
+    return Names(((in_file, in_module),), left_out=("position_ids",))
+
+
+def _settings(file: Path, model_type: str, rules: dict[str, Rule]) -> dict[str, Any]:
+    raw = read_json(file)
+    if raw.get("model_type") != model_type:
+        raise ValueError(
+            f"{file} has model_type {shown(raw.get('model_type'))}, expected {model_type!r}: "
+            "choose a FLUX.1-dev folder in diffusers layout."
+        )
+    return take(raw, rules, str(file))
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], length: int) -> torch.Tensor:
+    try:
+        made = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        # What is damaged in T5's table of characters shows only at the character it is for, as a panic of the Rust library.
+        raise ValueError(
+            f"The tokenizer in {tokenizer.name_or_path} is damaged ({brief(error)}): copy the folder again."
+        ) from error
+    return made["input_ids"]

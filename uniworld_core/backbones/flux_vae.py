@@ -1,0 +1,141 @@
+"""FLUX's VAE: pictures to latents and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..images.sizes import check_size
+from ..loading.settings import FLAG, WIDTH, choice, exactly, listed, optional, read_json, shown, take, whole
+from ..loading.weights import Shards, Weights, build
+from ..sampling.latents import SCALE, SHIFT, LatentFormat
+
+# Down and up blocks of FLUX's VAE; between each two the picture's sides are halved.
+BLOCKS = 4
+_DOWN, _UP = choice("DownEncoderBlock2D"), choice("UpDecoderBlock2D")
+_SIDE = whole(1, 4096)
+_RULES = {
+    "in_channels": exactly(3, "as pictures are red, green and blue"),
+    "out_channels": exactly(3, "as pictures are red, green and blue"),
+    "latent_channels": whole(1, 256),
+    "block_out_channels": listed(WIDTH, 1, 16),
+    "down_block_types": listed(_DOWN, BLOCKS, BLOCKS),
+    "up_block_types": listed(_UP, BLOCKS, BLOCKS),
+    "layers_per_block": whole(1, 16),
+    "norm_num_groups": WIDTH,
+    "act_fn": choice("silu", "swish", "mish", "gelu", "relu"),
+    "sample_size": _SIDE,
+    "scaling_factor": SCALE,
+    "shift_factor": SHIFT,
+    **dict.fromkeys(("use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"), optional(FLAG)),
+}
+
+
+class VAE(nn.Module):
+    """The autoencoder of a FLUX folder. Its own latents travel on the wires; the DiT sees (z - shift) * scale."""
+
+    def __init__(self, autoencoder: Any) -> None:
+        super().__init__()
+        # Any: diffusers' types do not show their own methods.
+        self.autoencoder: Any = autoencoder
+
+    @classmethod
+    def from_pretrained(
+        cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    ) -> VAE:
+        """Load `vae` of a FLUX folder in diffusers layout.
+
+        Raises:
+            ValueError: a file is missing, damaged, or does not fit the configuration; it is named.
+        """
+        return cls(vae_weights(flux).load(dtype, device))
+
+    @property
+    def _config(self) -> Any:
+        return self.autoencoder.config
+
+    @property
+    def latent_format(self) -> LatentFormat:
+        """Shift and scale to the DiT's side."""
+        return LatentFormat(shift=float(self._config.shift_factor or 0.0), scale=float(self._config.scaling_factor))
+
+    @torch.inference_mode()
+    def decode(self, z_BChw: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, H, W, 3), float32 in 0..1, of the VAE's own latents (B, C, H/8, W/8).
+
+        Raises:
+            ValueError: the latents have another number of channels, or hold values that are not finite.
+        """
+        channels = int(self._config.latent_channels)
+        if z_BChw.ndim != 4 or z_BChw.shape[1] != channels or 0 in z_BChw.shape:
+            raise ValueError(
+                f"The latent has shape {list(z_BChw.shape)}; this VAE takes (batch, {channels}, height/8, width/8)."
+            )
+        if not torch.isfinite(z_BChw).all():
+            raise ValueError("The latent holds NaN or infinite values: look at the sampler that made it.")
+        first = next(self.autoencoder.parameters())
+        pixels = self.autoencoder.decode(z_BChw.to(first.device, first.dtype), return_dict=False)[0]
+        return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+
+    @torch.no_grad()
+    def encode(self, image_BHWC: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """The VAE's own latents (B, C, H/8, W/8), float32, of pictures (B, H, W, 3) in 0..1.
+
+        Args:
+            generator: draws from the posterior, as training does; None takes its mode.
+
+        Raises:
+            ValueError: the pictures have no three channels, or sides that are no multiples of 16.
+        """
+        if image_BHWC.ndim != 4 or image_BHWC.shape[-1] != 3:
+            raise ValueError(f"The picture has shape {list(image_BHWC.shape)}; expected (batch, height, width, 3).")
+        check_size(image_BHWC.shape[1], image_BHWC.shape[2])
+        first = next(self.autoencoder.parameters())
+        # As published to the last bit: 2x - 1 rounds otherwise, and convolutions do in another memory layout.
+        pixels = ((image_BHWC.permute(0, 3, 1, 2).contiguous() - 0.5) / 0.5).to(first.device, first.dtype)
+        posterior = self.autoencoder.encode(pixels).latent_dist
+        z = posterior.mode() if generator is None else posterior.sample(generator=generator)
+        return z.float()
+
+
+# FLUX.1-dev's own (`sample_size` in its vae/config.json), for a folder whose configuration leaves it out.
+NATIVE_SIDE = 1024
+
+
+def read_native_side(flux: str | Path) -> int:
+    """Side in pixels of the square pictures that a FLUX folder's model was made for: `sample_size` of its VAE.
+
+    Raises:
+        ValueError: the configuration is missing, or the size is no whole number from 1 to 4096.
+    """
+    file = Path(flux) / "vae" / "config.json"
+    side = int(take(read_json(file), {"sample_size": _SIDE}, str(file)).get("sample_size", NATIVE_SIDE))
+    # Smaller ones say nothing of the model: 32 is what diffusers writes where nobody gave a size.
+    return side if side >= 64 else NATIVE_SIDE
+
+
+def vae_weights(flux: str | Path) -> Weights[Any]:
+    """The VAE of a FLUX folder and its file. Raises ValueError if its configuration is missing or of another model."""
+    from diffusers import AutoencoderKL
+
+    folder = Path(flux) / "vae"
+    raw = read_json(folder / "config.json")
+    if raw.get("_class_name") != "AutoencoderKL":
+        raise ValueError(
+            f"{folder / 'config.json'} is of {shown(raw.get('_class_name'))}, expected 'AutoencoderKL': "
+            "choose a FLUX.1-dev folder in diffusers layout."
+        )
+    LatentFormat.of(flux)
+    settings = take(raw, _RULES, str(folder / "config.json"))
+    shards, channels = Shards(folder), settings.get("block_out_channels", [])
+    if len(channels) != BLOCKS:
+        raise ValueError(
+            f"{folder / 'config.json'} has {len(channels)} block_out_channels; FLUX's VAE has {BLOCKS}, which make a latent "
+            "an eighth of the picture: choose a FLUX.1-dev folder in diffusers layout."
+        )
+    layers = settings.get("layers_per_block", 1)
+    shards.check_depth(layers, ("encoder.down_blocks.0.resnets.",), folder / "config.json")
+    return Weights(build(lambda: AutoencoderKL.from_config(settings), folder / "config.json"), shards)

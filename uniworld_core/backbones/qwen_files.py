@@ -1,0 +1,208 @@
+"""Qwen2.5-VL's files in a UniWorld checkpoint: weights, tokenizer, picture processor, generation settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..families.uniworld_v1.config import UniWorldConfig
+from ..families.uniworld_v1.prompt import IMAGE_PAD, VISION_END, VISION_START
+from ..loading.settings import FLAG, TOKEN, brief, either, exactly, listed, number, optional, read_json, take, whole
+from ..loading.vocabulary import check_ids, qwen_tokenizer
+from ..loading.weights import Names, Shards, Weights, build
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+
+# Every picture reaches the VLM at this many pixels, as minimum and maximum (published: serve/cli.py).
+VLM_PIXELS = 448 * 448
+
+# The most pixels that Qwen's own preprocessor_config.json allows.
+_MAX_PIXELS = 12845056
+
+# Published prefixes, then those of transformers' own module from version 4.52 on, which some programs save.
+QWEN_NAMES = Names(
+    (
+        ("visual.", "model.visual."),
+        ("model.", "model.language_model."),
+        ("lm_head.", "lm_head."),
+        ("model.visual.", "model.visual."),
+        ("model.language_model.", "model.language_model."),
+    )
+)
+
+_DEVIATION = number(1e-6, 1e6)
+PROCESSOR = {
+    "do_resize": exactly(True, "as the model reads pictures of one size"),
+    "do_rescale": FLAG,
+    "do_normalize": FLAG,
+    "do_convert_rgb": optional(FLAG),
+    "image_mean": listed(number(-1e6, 1e6), 3, 3),
+    "image_std": listed(_DEVIATION, 3, 3),
+    "rescale_factor": number(1e-9, 1e6),
+    "resample": whole(0, 5),
+}
+_PIXELS = optional(whole(1, _MAX_PIXELS))
+_SIZE = {"shortest_edge": _PIXELS, "longest_edge": _PIXELS}
+_QWEN_PROCESSOR = PROCESSOR | {
+    "min_pixels": _PIXELS,
+    "max_pixels": _PIXELS,
+    **dict.fromkeys(("patch_size", "merge_size", "temporal_patch_size"), whole(1, 256)),
+}
+# What is taken of a generation_config.json. Others ask for searches that VLM.generate does not offer, or for code to be run.
+TEMPERATURE = number(1e-6, 1e6)  # of sampling; lower ones overflow the logits that they divide
+_GENERATION = {
+    "bos_token_id": optional(TOKEN),
+    "eos_token_id": optional(either(TOKEN, listed(TOKEN, 1, 64))),
+    "pad_token_id": optional(TOKEN),
+    "do_sample": FLAG,
+    "temperature": optional(TEMPERATURE),
+    "top_p": optional(number(1e-6, 1)),
+    "top_k": optional(whole(0, 2**21)),
+    "repetition_penalty": optional(number(1e-3, 1e3)),
+}
+
+
+def build_qwen(config: UniWorldConfig) -> Qwen2_5_VLForConditionalGeneration:
+    """Qwen2.5-VL of the configured widths, its weights on the meta device."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    # rope_parameters is what transformers 5 calls rope_scaling and rope_theta together.
+    scaling = dict(config.text.get("rope_scaling") or {})
+    scaling.pop("type", None)
+    text = config.text | {"rope_parameters": scaling | {"rope_theta": config.text.get("rope_theta", 1000000.0)}}
+    tokens: dict[str, Any] = dict(config.tokens)
+
+    def make() -> Qwen2_5_VLForConditionalGeneration:
+        parts: dict[str, Any] = {"text_config": text, "vision_config": config.vision}
+        return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**parts, tie_word_embeddings=False, **tokens))
+
+    return build(make, config.source)
+
+
+def qwen_weights(checkpoint: Path) -> Weights[Qwen2_5_VLForConditionalGeneration]:
+    """Qwen2.5-VL of a checkpoint and its files. Raises ValueError if these hold another number of layers."""
+    config, shards = UniWorldConfig.read(checkpoint), Shards(checkpoint)
+    shards.check_depth(
+        config.text["num_hidden_layers"], ("model.layers.", "model.language_model.layers."), config.source
+    )
+    shards.check_depth(config.depth, ("visual.blocks.", "model.visual.blocks."), config.source)
+    return Weights(build_qwen(config), shards, QWEN_NAMES)
+
+
+def read_tokenizer(folder: Path, config: UniWorldConfig | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer of a UniWorld checkpoint.
+
+    Args:
+        config: the checkpoint's, to hold the ids against.
+
+    Raises:
+        ValueError: its files are missing, damaged or of another model.
+    """
+    tokenizer = qwen_tokenizer(folder)
+    for word, key in {
+        IMAGE_PAD: "image_token_id",
+        VISION_START: "vision_start_token_id",
+        VISION_END: "vision_end_token_id",
+    }.items():
+        found = single_id(tokenizer, word)
+        if config is not None and found != config.tokens[key]:
+            raise ValueError(
+                f"{config.source} has {key} {config.tokens[key]}, and the tokenizer beside it gives {word} the id {found}: "
+                "copy tokenizer files and config.json of one and the same checkpoint again."
+            )
+    if config is not None:
+        check_ids(tokenizer, config.vocab_size, config.source)
+    return tokenizer
+
+
+def read_processor(folder: Path, config: UniWorldConfig) -> Any:
+    """The picture processor of a UniWorld checkpoint, Pillow's resizing always.
+
+    The published programs bring every picture to 448x448 pixels whatever `preprocessor_config.json` says, since the one
+    of the published checkpoint carries Qwen's own wide range. A checkpoint whose two limits are equal sets its own.
+
+    Args:
+        config: the checkpoint's, whose vision half says how pictures are cut into patches.
+
+    Raises:
+        ValueError: the file is missing or damaged, or does not fit the configuration.
+    """
+    file, raw = processor_settings(folder)
+    settings = take(raw, _QWEN_PROCESSOR, str(file))
+    size = take({} if raw.get("size") is None else raw["size"], _SIZE, f"size in {file}")
+    low = settings.get("min_pixels") or size.get("shortest_edge")
+    high = settings.get("max_pixels") or size.get("longest_edge")
+    pixels = low if low and low == high else VLM_PIXELS
+    for key, wanted in config.patches.items():
+        if settings.setdefault(key, wanted) != wanted:
+            raise ValueError(
+                f"{file} has {key} {settings[key]}, and {config.source} {wanted}: "
+                "copy both files of one and the same checkpoint again."
+            )
+    cell = settings["patch_size"] * settings["merge_size"]
+    if pixels < cell**2:
+        raise ValueError(f"{file} has pictures of {pixels} pixels, less than one token's {cell}x{cell}: copy it again.")
+    if pixels // cell**2 > config.positions:
+        raise ValueError(
+            f"{file} has pictures of {pixels} pixels, {pixels // cell**2} tokens each, and the model reads "
+            f"{config.positions}: copy it again."
+        )
+    # Given in both forms, before the processor is made: transformers 4 and 5 differ in which one they follow.
+    limits = {"min_pixels": pixels, "max_pixels": pixels, "size": {"shortest_edge": pixels, "longest_edge": pixels}}
+    return make_processor("Qwen2VLImageProcessor", settings | limits, file)
+
+
+def processor_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The settings of a folder's picture processor, and the file that they stand in.
+
+    Up to version 4 transformers saves them as `preprocessor_config.json`, from 5 on with the whole processor.
+
+    Raises:
+        ValueError: there are none, or their file is damaged.
+    """
+    file, whole_file = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if not file.exists() and whole_file.exists():
+        settings = read_json(whole_file).get("image_processor")
+        if isinstance(settings, dict):
+            return whole_file, settings
+    return file, read_json(file)
+
+
+def make_processor(name: str, settings: dict[str, Any], file: Path) -> Any:
+    """A picture processor of these settings, Pillow's resizing always. Raises ValueError if they are damaged."""
+    try:
+        return pil_processor(name).from_dict(settings)
+    except Exception as error:  # transformers raises all kinds on values it does not expect
+        raise ValueError(f"{file} cannot be used ({brief(error)}): copy it again.") from error
+
+
+def pil_processor(name: str) -> Any:
+    """transformers' image processor that resizes with Pillow: `NAMEPil` from version 5 on, `NAME` before.
+
+    The "fast" ones, which the Auto classes prefer where torchvision is installed, give other pixels.
+    """
+    import transformers
+
+    return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
+
+
+def read_generation(folder: Path, config: UniWorldConfig) -> GenerationConfig:
+    """How the checkpoint generates text by default. Raises ValueError if its file is damaged."""
+    from transformers import GenerationConfig
+
+    file = folder / "generation_config.json"
+    known = take(read_json(file), _GENERATION, str(file)) if file.exists() else {}
+    ids = {key: config.text[key] for key in ("bos_token_id", "eos_token_id") if key in config.text}
+    return GenerationConfig(**ids | known)
+
+
+def single_id(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
+    """The id of a word that is one token. Raises ValueError for the tokenizer of another model."""
+    ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise ValueError(
+            f"The tokenizer in {tokenizer.name_or_path} splits {word!r} into {len(ids)} tokens instead of one: "
+            "it is not the tokenizer of Qwen2.5-VL. Copy the tokenizer files of the checkpoint again."
+        )
+    return int(ids[0])

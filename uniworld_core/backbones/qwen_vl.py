@@ -1,0 +1,304 @@
+"""The VLM: Qwen2.5-VL reads the instruction and the pictures, answers, and gives the states that condition the DiT."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from ..families.uniworld_v1.config import UniWorldConfig
+from ..families.uniworld_v1.conversation import Conversation, Prompt, as_conversations, as_list
+from ..families.uniworld_v1.prompt import ASSISTANT, conversation_text
+from ..families.uniworld_v1.reference import Reference
+from ..loading.dtypes import OVERFLOW
+from ..loading.settings import shown
+from ..sampling.seeds import check_seed
+from .qwen_files import TEMPERATURE, qwen_weights, read_generation, read_processor, read_tokenizer, single_id
+from .rope import rope_positions
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+# B batch, L tokens (padded on the left), D width; a patch is one row of `patches`.
+
+
+@dataclass(frozen=True, eq=False)
+class VLMInputs:
+    """A batch as the VLM takes it.
+
+    Attributes:
+        ids: (B, L) token ids, padded on the left.
+        mask: (B, L) True where there is a token.
+        positions: (3, B, L) rotary positions.
+        patches: (patches, 1176) pixel values of all pictures, or None.
+        grids: (pictures, 3) frames, height and width of each picture in patches, or None.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+    patches: torch.Tensor | None
+    grids: torch.Tensor | None
+
+    @staticmethod
+    def join(items: Sequence[VLMInputs]) -> VLMInputs:
+        """One batch of inputs of one and the same length."""
+        with_pictures = [item for item in items if item.patches is not None]
+        return VLMInputs(
+            ids=torch.cat([item.ids for item in items]),
+            mask=torch.cat([item.mask for item in items]),
+            positions=torch.cat([item.positions for item in items], dim=1),
+            patches=torch.cat([item.patches for item in with_pictures]) if with_pictures else None,  # type: ignore[misc]
+            grids=torch.cat([item.grids for item in with_pictures]) if with_pictures else None,  # type: ignore[misc]
+        )
+
+
+class VLM(nn.Module):
+    """Qwen2.5-VL of a UniWorld checkpoint with its tokenizer and picture processor."""
+
+    def __init__(
+        self,
+        config: UniWorldConfig,
+        tokenizer: PreTrainedTokenizerFast,
+        processor: Any,
+        qwen: Any,
+        generation: GenerationConfig,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.processor = processor
+        # Any: transformers' `generate` does not type-check on its own models.
+        self.qwen: Any = qwen
+        self.generation = generation
+        self.assistant_token = single_id(tokenizer, ASSISTANT)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str | Path,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> VLM:
+        """Load the VLM alone from a UniWorld checkpoint folder.
+
+        Raises:
+            ValueError: a file is missing, damaged, or does not fit the configuration; it is named.
+        """
+        folder = Path(checkpoint)
+        config = UniWorldConfig.read(folder)
+        tokenizer, processor = read_tokenizer(folder, config), read_processor(folder, config)
+        qwen = qwen_weights(folder).load(dtype, device)
+        return cls(config, tokenizer, processor, qwen, read_generation(folder, config))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.qwen.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.qwen.parameters()).dtype
+
+    def inputs(self, prompts: Sequence[Prompt], pictures: Sequence[Sequence[Image.Image]] | None = None) -> VLMInputs:
+        """Tokens, patches and positions of a batch.
+
+        Args:
+            prompts: one instruction or conversation per item.
+            pictures: per item its RGB pictures, in order; conversations carry their own, so theirs is empty. None for no
+                pictures but those.
+
+        Raises:
+            ValueError: a prompt is empty, holds reserved tokens or is longer than the model reads, or there are not as
+                many lists of pictures as prompts.
+        """
+        conversations = _conversations(prompts, pictures)
+        grids, patches = self._patches([ref.picture for item in conversations for ref in item.refs])
+        merged = iter([] if grids is None else (grids.prod(dim=1) // self.processor.merge_size**2).tolist())
+        texts = [
+            conversation_text([(turn.role, turn.text, [next(merged) for _ in turn.refs]) for turn in item.turns])
+            for item in conversations
+        ]
+        # Padded here and not by the tokenizer: a checkpoint's tokenizer_config may ask for the right side.
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        length = max(map(len, rows))
+        limit = self.config.positions
+        if length > limit:
+            turns = len(conversations[max(range(len(rows)), key=lambda i: len(rows[i]))].turns)
+            what = "prompt" if turns == 1 else f"conversation of {turns} turns"
+            raise ValueError(
+                f"A {what} with its pictures is {length} tokens long; the model reads {limit}: shorten it, or leave out "
+                "pictures or early turns."
+            )
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
+        mask = torch.tensor([[False] * (length - len(row)) + [True] * len(row) for row in rows])
+        positions = rope_positions(ids, mask, grids, self.config.tokens["image_token_id"], self.processor.merge_size)
+        to = self.device
+        return VLMInputs(
+            ids=ids.to(to),
+            mask=mask.to(to),
+            positions=positions.to(to),
+            patches=None if patches is None else patches.to(to, self.dtype),
+            grids=None if grids is None else grids.to(to),
+        )
+
+    @torch.no_grad()  # not inference_mode, whose tensors the trainers could not carry on
+    def hidden_states(self, inputs: VLMInputs) -> torch.Tensor:
+        """The last hidden states (B, L, D), after the final norm: what both the condition and the routing head read."""
+        output = self.qwen.model(
+            input_ids=inputs.ids,
+            attention_mask=inputs.mask.long(),
+            position_ids=inputs.positions,
+            pixel_values=inputs.patches,
+            image_grid_thw=inputs.grids,
+            use_cache=False,
+        )
+        return output.last_hidden_state
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        inputs: VLMInputs,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
+        callback: Callable[[int], None] | None = None,
+    ) -> torch.Tensor:
+        """Token ids (B, new) of the answers, without the prompt.
+
+        Args:
+            inputs: without padding, that is of prompts of one length (`answer` takes any): transformers 4 places the
+                new tokens of a padded batch wrongly.
+            temperature: 0 takes the likeliest token each time; else from 1e-6 to 1e6.
+            seed: of the random choice when the temperature is above 0, from 0 to 2**64 - 1; the global random state is left
+                as it was.
+            callback: called with the number of tokens so far, after each; what it raises ends the answer.
+
+        Raises:
+            ValueError: the length is not positive, the temperature or the seed out of bounds, the batch padded, or the
+                model's values are not finite (the token is named).
+        """
+        if not bool(inputs.mask.all()):
+            raise ValueError("The batch holds prompts of different lengths: answer them with VLM.answer.")
+        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {shown(max_new_tokens)}; it must be a whole number of at least 1.")
+        if temperature != 0 and not TEMPERATURE.holds(temperature):
+            raise ValueError(
+                f"temperature is {shown(temperature)}; it must be 0 (the likeliest answer) or {TEMPERATURE.expected}."
+            )
+        check_seed(seed)
+        start = inputs.ids.shape[1]
+        config = copy.deepcopy(self.generation)
+        config.update(max_new_tokens=max_new_tokens, pad_token_id=self.tokenizer.pad_token_id)
+        config.update(**({"do_sample": True, "temperature": temperature} if temperature > 0 else _GREEDY))
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            ids = self.qwen.generate(
+                input_ids=inputs.ids,
+                attention_mask=inputs.mask.long(),
+                generation_config=config,
+                logits_processor=_only_finite(start),
+                stopping_criteria=_after_each_token(start, callback),
+                **self._pictures(inputs),
+            )
+        return ids[:, start:]
+
+    def answer(
+        self,
+        prompts: Sequence[Prompt],
+        pictures: Sequence[Sequence[Image.Image]] | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
+        callback: Callable[[int], None] | None = None,
+    ) -> list[str]:
+        """Answers as text, one per item, each as it would be alone; arguments as `inputs` and `generate`."""
+        groups: dict[int, list[int]] = {}
+        items = [self.inputs([conversation]) for conversation in _conversations(prompts, pictures)]
+        for index, item in enumerate(items):
+            # Random choices of several items would come from one stream: drawn one item at a time.
+            groups.setdefault(item.ids.shape[1] if temperature == 0 else -1 - index, []).append(index)
+        answers = [""] * len(items)
+        for group in groups.values():
+            joined = VLMInputs.join([items[i] for i in group])
+            ids = self.generate(joined, max_new_tokens, temperature, seed, callback)
+            texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            for index, text in zip(group, texts, strict=True):
+                answers[index] = text
+        return answers
+
+    def assistant_states(self, inputs: VLMInputs, hidden: torch.Tensor) -> torch.Tensor:
+        """The hidden state (B, D) at the last `assistant` token of each item, float32 (published: serve/cli.py)."""
+        columns = torch.arange(inputs.ids.shape[1], device=inputs.ids.device)
+        last = torch.where(inputs.ids == self.assistant_token, columns, -1).amax(dim=1)
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), last].float()
+
+    def _patches(self, pictures: list[Image.Image]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        if not pictures:
+            return None, None
+        made = self.processor(images=pictures, return_tensors="pt", input_data_format="channels_last")
+        return made["image_grid_thw"], made["pixel_values"]
+
+    def _pictures(self, inputs: VLMInputs) -> dict[str, torch.Tensor]:
+        """What `generate` takes of the pictures, if there are any."""
+        if inputs.patches is None or inputs.grids is None:
+            return {}
+        pictures = {"pixel_values": inputs.patches, "image_grid_thw": inputs.grids}
+        # transformers 5 needs to be told which tokens are pictures to place the tokens that it generates.
+        if "mm_token_type_ids" in inspect.signature(self.qwen.forward).parameters:
+            pictures["mm_token_type_ids"] = (inputs.ids == self.config.tokens["image_token_id"]).int()
+        return pictures
+
+
+# A checkpoint's generation_config may ask for sampling; these undo what would then only draw a warning.
+_GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
+
+def _conversations(prompts: Sequence[Prompt], pictures: Sequence[Sequence[Image.Image]] | None) -> list[Conversation]:
+    if pictures is None:
+        return as_conversations(prompts)
+    prompts = as_list(prompts)
+    if not prompts or len(prompts) != len(pictures):
+        raise ValueError(
+            f"There are {len(prompts)} prompts and {len(pictures)} lists of pictures: give one list for each prompt, "
+            "empty where it has none, and at least one prompt."
+        )
+    return as_conversations(prompts, [[Reference(picture) for picture in item] for item in pictures])
+
+
+def _after_each_token(start: int, callback: Callable[[int], None] | None) -> Any:
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class Report(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            if callback is not None:
+                callback(input_ids.shape[1] - start)
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+    return StoppingCriteriaList([Report()])
+
+
+def _only_finite(start: int) -> Any:
+    """Ends an answer at NaN and infinity: a random choice among them fails in torch, on a GPU for the whole process, and
+    the likeliest of them means nothing.
+    """
+    from transformers import LogitsProcessor, LogitsProcessorList
+
+    class OnlyFinite(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            # The largest is NaN if any is, and says whether one can be chosen.
+            if not bool(torch.isfinite(scores.amax(dim=-1)).all()):
+                raise ValueError(
+                    f"The logits of token {input_ids.shape[1] - start + 1} of the answer are NaN or infinite: {OVERFLOW}; "
+                    "else the weights are damaged."
+                )
+            return scores
+
+    return LogitsProcessorList([OnlyFinite()])

@@ -1,0 +1,147 @@
+"""The SigLIP2 encoder: what the reference pictures look like, as one token per patch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from ..loading.settings import (
+    ACTIVATION,
+    EPSILON,
+    FLAG,
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    SHARE,
+    WIDTH,
+    check_heads,
+    exactly,
+    read_json,
+    shown,
+    take,
+    whole,
+)
+from ..loading.weights import Shards, Weights, build
+from .flux_text import nested_names
+from .qwen_files import PROCESSOR, make_processor, processor_settings
+
+if TYPE_CHECKING:
+    from transformers import SiglipVisionModel
+
+_RULES = {
+    "hidden_size": WIDTH,
+    "intermediate_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_channels": exactly(3, "as pictures are red, green and blue"),
+    "image_size": whole(1, 2**13),
+    "patch_size": whole(1, 2**10),
+    "hidden_act": ACTIVATION,
+    "layer_norm_eps": EPSILON,
+    "attention_dropout": SHARE,
+    "vision_use_head": FLAG,
+}
+# What transformers takes where a configuration leaves it out, as those that it saves itself may.
+_DEFAULTS = {
+    **{"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224, "patch_size": 16}
+}
+# Patches a side at most; siglip2-so400m-patch16-512 has 32.
+_MAX_ROWS = 256
+
+
+class SigLIP(nn.Module):
+    """SigLIP's vision half with its picture processor.
+
+    The pictures are squashed to the encoder's square (512x512, 1024 tokens for siglip2-so400m-patch16-512), with the
+    resampling, mean and deviation of the folder's own preprocessor_config.json, as the published programs do.
+    """
+
+    def __init__(self, encoder: SiglipVisionModel, processor: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.processor = processor
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    ) -> SigLIP:
+        """Load from a SigLIP folder, of the whole model or of its vision half alone.
+
+        Raises:
+            ValueError: a file is missing, damaged, of another model, or does not fit the configuration.
+        """
+        return cls(siglip_weights(folder).load(dtype, device), read_siglip_processor(Path(folder)))
+
+    @property
+    def width(self) -> int:
+        """Width of a feature token."""
+        return int(self.encoder.config.hidden_size)
+
+    def pixel_values(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """(B, 3, side, side) normalised pixels of RGB pictures."""
+        # The layout is said, since it cannot be guessed of a picture 1 or 3 pixels wide.
+        made = self.processor(
+            images=list(pictures), return_tensors="pt", do_convert_rgb=True, input_data_format="channels_last"
+        )
+        return made["pixel_values"]
+
+    @torch.no_grad()
+    def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """Features (B, tokens, width): the last hidden states of RGB pictures."""
+        first = next(self.encoder.parameters())
+        pixels = self.pixel_values(pictures).to(first.device, first.dtype)
+        return self.encoder(pixel_values=pixels).last_hidden_state
+
+
+def siglip_weights(folder: str | Path) -> Weights[SiglipVisionModel]:
+    """SigLIP's vision half of a folder and its files. Raises ValueError for a folder of another model."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    file = Path(folder) / "config.json"
+    shards, settings = Shards(Path(folder)), siglip_settings(Path(folder))
+    shards.check_depth(settings["num_hidden_layers"], ("vision_model.encoder.layers.", "encoder.layers."), file)
+    encoder = build(lambda: SiglipVisionModel(SiglipVisionConfig(**settings)), file)
+    return Weights(encoder, shards, nested_names(encoder, shards, "vision_model."))
+
+
+def read_siglip_processor(folder: Path) -> Any:
+    """SigLIP's picture processor, Pillow's resizing always.
+
+    Raises:
+        ValueError: its file is missing or damaged, or resizes to another side than the encoder's.
+    """
+    file, raw = processor_settings(folder)
+    side = siglip_settings(folder)["image_size"]
+    settings = take(raw, PROCESSOR, str(file))
+    square = exactly(side, "the image_size of the config.json beside it")
+    size = take(raw.get("size"), {"height": square, "width": square}, f"size in {file}", ("height", "width"))
+    return make_processor("SiglipImageProcessor", settings | {"size": size}, file)
+
+
+def siglip_settings(folder: Path) -> dict[str, Any]:
+    """The vision half's configuration, of a folder of the whole model or of that half alone.
+
+    Raises:
+        ValueError: it is missing, damaged or of another model.
+    """
+    file = folder / "config.json"
+    raw = read_json(file)
+    if raw.get("model_type") not in ("siglip", "siglip_vision_model"):
+        raise ValueError(
+            f"{file} has model_type {shown(raw.get('model_type'))}; expected a SigLIP folder such as "
+            "siglip2-so400m-patch16-512 ('siglip' or 'siglip_vision_model')."
+        )
+    settings = _DEFAULTS | take(raw.get("vision_config", raw), _RULES, str(file))
+    check_heads(settings["hidden_size"], settings["num_attention_heads"], str(file))
+    rows = settings["image_size"] // settings["patch_size"]
+    if not 0 < rows <= _MAX_ROWS:
+        raise ValueError(
+            f"{file} has image_size {settings['image_size']} and patch_size {settings['patch_size']}, {rows} patches a side; "
+            f"expected 1 to {_MAX_ROWS}: copy the file again."
+        )
+    return settings

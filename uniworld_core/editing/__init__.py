@@ -1,0 +1,1 @@
+"""What an edit changes: masks and weights."""

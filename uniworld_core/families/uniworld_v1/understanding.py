@@ -1,0 +1,56 @@
+"""The checkpoint's understanding half: the VLM, the projectors that carry its states on, and the routing head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ...backbones.qwen_vl import VLM
+from ...loading.weights import Names, Shards, Weights, build
+from .config import UniWorldConfig
+from .projectors import Projectors, read_task_head
+
+_TOWER = "denoise_tower."
+PROJECTOR_NAMES = Names(
+    tuple((f"{_TOWER}{name}.", f"{name}.") for name in ("denoise_projector", "siglip_projector", "vae_projector"))
+)
+
+
+class Understanding(nn.Module):
+    """What reads instructions and pictures.
+
+    Attributes:
+        vlm: Qwen2.5-VL.
+        projectors: to the DiT's text tokens.
+        task_head: the routing head, float32, or None for a checkpoint without one.
+    """
+
+    def __init__(self, vlm: VLM, projectors: Projectors, task_head: nn.Module | None) -> None:
+        super().__init__()
+        self.vlm = vlm
+        self.projectors = projectors
+        self.task_head = task_head
+
+    @classmethod
+    def from_pretrained(
+        cls, checkpoint: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    ) -> Understanding:
+        """Load from a UniWorld checkpoint folder. Raises ValueError naming a file or tensor that does not fit."""
+        folder = Path(checkpoint)
+        head = read_task_head(folder, read_config(folder).vlm_width)
+        vlm = VLM.from_pretrained(folder, dtype, device)
+        return cls(vlm, projector_weights(folder).load(dtype, device), None if head is None else head.to(device))
+
+
+def read_config(checkpoint: Path) -> UniWorldConfig:
+    """The configuration of a checkpoint, with the SigLIP width that its tensors show."""
+    shape = Shards(checkpoint).shapes.get(f"{_TOWER}siglip_projector.0.weight")
+    return UniWorldConfig.read(checkpoint, shape[1] if shape and len(shape) == 2 else None)
+
+
+def projector_weights(checkpoint: str | Path) -> Weights[Projectors]:
+    """The three projectors of a checkpoint and their files."""
+    config = read_config(Path(checkpoint))
+    return Weights(build(lambda: Projectors(config), config.source), Shards(Path(checkpoint)), PROJECTOR_NAMES)

@@ -1,0 +1,1 @@
+"""Latents, schedules and the sampler, of any model that paints."""

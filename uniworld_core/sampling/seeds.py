@@ -1,0 +1,12 @@
+"""Seeds of random generators."""
+
+from __future__ import annotations
+
+from ..loading.settings import shown
+
+
+def check_seed(seed: int) -> int:
+    """The seed, if torch's generators take it. Raises ValueError unless it is a whole number from 0 to 2**64 - 1."""
+    if not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise ValueError(f"A seed is {shown(seed)}; it must be a whole number from 0 to 2**64 - 1.")
+    return seed
