@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from pathlib import Path
+import pkgutil
 from typing import Any
 
 import pytest
@@ -265,8 +265,8 @@ def test_what_holds_tensors_is_equal_to_itself_alone() -> None:
     """A comparison of tensors is a tensor, which is neither true nor false, and they have no hash of their values."""
     held = ("Tensor", "Image.Image")
     found = []
-    for file in sorted(Path(uniworld_core.__file__).parent.glob("*.py")):
-        module = importlib.import_module(f"uniworld.uniworld_core.{file.stem}")
+    for info in pkgutil.walk_packages(uniworld_core.__path__, "uniworld.uniworld_core."):
+        module = importlib.import_module(info.name)
         for kind in vars(module).values():
             if not dataclasses.is_dataclass(kind) or kind.__module__ != module.__name__:
                 continue

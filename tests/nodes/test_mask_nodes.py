@@ -46,14 +46,14 @@ def test_every_node_and_input_explains_itself(name: str) -> None:
 
 
 def test_importing_the_nodes_imports_no_heavy_library() -> None:
-    root = Path(mask_nodes.__file__).parents[1]
+    root = Path(mask_nodes.__file__).parents[2]
     program = (
         "import sys, types\n"
         "for name, path in (('uniworld', ''), ('uniworld.nodes', '/nodes')):\n"
         "    sys.modules[name] = types.ModuleType(name)\n"
         f"    sys.modules[name].__path__ = [{str(root)!r} + path]\n"
-        "from uniworld.nodes import mask_nodes, perception_nodes\n"
-        "for node in [*mask_nodes.NODES.values(), *perception_nodes.NODES.values()]: node.INPUT_TYPES()\n"
+        "from uniworld.nodes.pack import masks, perception\n"
+        "for node in [*masks.NODES.values(), *perception.NODES.values()]: node.INPUT_TYPES()\n"
         "print(sorted({'kornia', 'transformers', 'diffusers'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
