@@ -30,7 +30,7 @@ ALLOWED = {
     "nodes": {"nodes", "uniworld_core"},
     "nodes/headless": {"nodes/headless", "nodes", "uniworld_core", ""},
     "training": {"training", "uniworld_core"},
-    "": {"", "nodes", "nodes/headless", "training"},
+    "": {"", "nodes", "nodes/headless", "training", "uniworld_core"},
 }
 
 

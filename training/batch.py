@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.families.uniworld_v1.condition import splice
 
 # Keeps the stream of a sample's numbers apart from those of its neighbours and of other seeds (64-bit golden ratio).
@@ -122,11 +123,11 @@ class Batch:
             t5_drop: share of samples without their T5 tokens.
 
         Raises:
-            ValueError: latents of different sizes.
+            UniWorldError: latents of different sizes.
         """
         shapes = {tuple(item.latent.shape) for item in items}
         if len(shapes) != 1:
-            raise ValueError(f"A batch holds latents of shapes {sorted(shapes)}; batches are made of one size each.")
+            raise UniWorldError(f"A batch holds latents of shapes {sorted(shapes)}; batches are made of one size each.")
         used = [item.features if siglip_width is not None else () for item in items]
         ends = [item.ends.nonzero().flatten().tolist() for item in items]
         counts: list[list[int | None]] = [

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..uniworld_core.errors import UniWorldError
 from .data.files import sync_folder
 from .optimizer import local
 from .parallel import World
@@ -70,23 +71,23 @@ def read_found(find: Callable[[], F], read: Callable[[F], T]) -> T:
 
 
 def read_meta(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says besides its tensors. Raises ValueError if that is not readable."""
+    """What a checkpoint says besides its tensors. Raises UniWorldError if that is not readable."""
     try:
         return json.loads((checkpoint / META).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise UniWorldError(
             f"{checkpoint / META} cannot be read ({error}): the checkpoint is damaged. Remove the folder {checkpoint}, and "
             "the run goes on from the one before, or begins anew if it is the only one."
         ) from error
 
 
 def verify(checkpoint: Path) -> None:
-    """Hold every file of a checkpoint against its checksum. Raises ValueError naming the one that differs."""
+    """Hold every file of a checkpoint against its checksum. Raises UniWorldError naming the one that differs."""
     for name, wanted in read_meta(checkpoint)["files"].items():
         file = checkpoint / name
         if not file.is_file() or _checksum(file) != wanted:
             state = "is not what was written" if file.is_file() else "is missing"
-            raise ValueError(
+            raise UniWorldError(
                 f"{file} {state}: the checkpoint is damaged. Remove the folder {checkpoint}, and the run goes on from the "
                 "one before, or begins anew if it is the only one."
             )
@@ -112,7 +113,7 @@ class Saver:
         """Begin to write the checkpoint of `step`; the tensors are copied now and may change at once.
 
         Raises:
-            ValueError: this one, or the one before, cannot be written.
+            UniWorldError: this one, or the one before, cannot be written.
         """
         self.wait()
         name = checkpoint_name(step)
@@ -125,12 +126,12 @@ class Saver:
         self._thread.shutdown(wait=False)
 
     def wait(self) -> None:
-        """Wait until what was begun is finished. Raises ValueError in every process if it could not be written."""
+        """Wait until what was begun is finished. Raises UniWorldError in every process if it could not be written."""
         pending, self._pending = self._pending, None
         error = pending.exception() if pending is not None else None
         told = [text for text in self.world.gather_objects(error and str(error)) if text]
         if told:
-            raise ValueError(told[0]) from error
+            raise UniWorldError(told[0]) from error
 
     @property
     def failed(self) -> bool:
@@ -157,7 +158,7 @@ class Saver:
                 shutil.rmtree(partial, ignore_errors=True)
             kept = latest(self.folder)
             still = f"the last whole one is {kept.name}" if kept else "there is none before it"
-            raise ValueError(
+            raise UniWorldError(
                 f"The checkpoint {self.folder / name} could not be written ({_cause(error)}); {still}. Make room or mend "
                 "the disk, and start the same command again: it goes on from there."
             ) from error
@@ -175,14 +176,14 @@ class Saver:
                     old.rename(gone)
                     shutil.rmtree(gone)
                 except OSError as error:
-                    raise ValueError(
+                    raise UniWorldError(
                         f"The checkpoint {done[-1]} was written, but the older {old} cannot be removed ({error}), and the "
                         "disk would fill: remove it by hand, and start the same command again."
                     ) from error
 
 
 def stored(checkpoint: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """{name: (shape, dtype)} of the tensors in a checkpoint. Raises ValueError if it is damaged."""
+    """{name: (shape, dtype)} of the tensors in a checkpoint. Raises UniWorldError if it is damaged."""
     from torch.distributed.checkpoint import FileSystemReader
 
     try:
@@ -196,7 +197,7 @@ def load_into(checkpoint: Path, tensors: dict[str, Tensor], world: World | None 
     """Read tensors by name into the given ones, whole or spread, however they were spread when written.
 
     Raises:
-        ValueError: the checkpoint is damaged, or lacks one of them.
+        UniWorldError: the checkpoint is damaged, or lacks one of them.
     """
     from torch.distributed import checkpoint as dcp
 
@@ -210,7 +211,7 @@ def read_tensors(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
     """The whole tensors of a checkpoint below a prefix ("weights/", "ema/"), without it, in one process's memory.
 
     Raises:
-        ValueError: the checkpoint is damaged.
+        UniWorldError: the checkpoint is damaged.
     """
     empty = {
         name: torch.empty(shape, dtype=dtype)
@@ -264,7 +265,7 @@ def _finish(partial: Path, final: Path, meta: dict[str, Any]) -> None:
         os.fsync(out.fileno())
     sync_folder(partial)
     if final.exists():
-        raise ValueError(f"{final} is there already, and a checkpoint is never written over")
+        raise UniWorldError(f"{final} is there already, and a checkpoint is never written over")
     partial.rename(final)
     sync_folder(final.parent)
 
@@ -296,8 +297,8 @@ def _cause(error: BaseException) -> str:
     return str(error)
 
 
-def _damaged(checkpoint: Path, error: BaseException) -> ValueError:
-    return ValueError(
+def _damaged(checkpoint: Path, error: BaseException) -> UniWorldError:
+    return UniWorldError(
         f"The checkpoint {checkpoint} cannot be read ({_cause(error)}): it is damaged or of another configuration. Remove "
         "the folder, and the run goes on from the one before, or begins anew if it is the only one."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..uniworld_core.errors import UniWorldError
 from .cli_command import DONE, Bars, Command, Failed
 
 DTYPES = ("float32", "bfloat16")
@@ -50,7 +51,7 @@ def _shapes(arguments: argparse.Namespace) -> int:
     )
     for option, folder in (("--flux", model.flux_folder), ("--siglip", model.siglip_folder)):
         if folder is None:
-            raise ValueError(
+            raise UniWorldError(
                 f"{arguments.checkpoint} is no shipped model and {option} is not given: name the folder, or a shipped "
                 f"model to take its own ({option} nano)."
             )
@@ -109,7 +110,7 @@ def _claims(arguments: argparse.Namespace) -> int:
 
     seeds = arguments.seeds.split(",")
     if not all(seed.strip().isdecimal() for seed in seeds):
-        raise ValueError(f"--seeds is '{arguments.seeds}'; give whole numbers with commas between, such as 0,1,2.")
+        raise UniWorldError(f"--seeds is '{arguments.seeds}'; give whole numbers with commas between, such as 0,1,2.")
     try:
         with Bars() as bars:
             report = check_claims(

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..uniworld_core.errors import UniWorldError
 from .cli_command import DONE, FAILED, Bars, Command, Failed, add_config, is_main, say
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _shares(text: str | None) -> list[float] | None:
     try:
         return None if text is None else [float(share) for share in text.split(",")]
     except ValueError as error:
-        raise ValueError(f"--shares is '{text}'; give numbers with commas between, such as 0.6,0.4.") from error
+        raise UniWorldError(f"--shares is '{text}'; give numbers with commas between, such as 0.6,0.4.") from error
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:

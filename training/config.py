@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..uniworld_core.editing.masks import METHODS, WEIGHT_FUNCTIONS
+from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.images.sizes import DEFAULT_AREA, RATIO_SETS
 from .trainable import PARTS
 
@@ -76,7 +77,7 @@ class StageSettings:
         _one_of("stage.weight", self.weight, (*WEIGHT_FUNCTIONS, NO_WEIGHT))
         _one_of("stage.mask", self.mask, METHODS)
         if "siglip_projector" in self.parts and not self.use_siglip:
-            raise ValueError(
+            raise UniWorldError(
                 "stage.parts trains siglip_projector while stage.use_siglip is false, and it would never be used: "
                 "set stage.use_siglip = true, or take the part out."
             )
@@ -111,7 +112,7 @@ class DataSettings:
         _at_least("data.bad_limit", self.bad_limit, 0)
         _at_least("data.workers", self.workers, 1)
         if self.list and self.shards:
-            raise ValueError(f"data.list ({self.list}) and data.shards ({self.shards}) are both given; name one.")
+            raise UniWorldError(f"data.list ({self.list}) and data.shards ({self.shards}) are both given; name one.")
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class OptimizerSettings:
         for name in ("weight_decay", "warmup", "clip"):
             _at_least(f"optimizer.{name}", getattr(self, name), 0)
         if self.warmup and self.schedule == "constant":
-            raise ValueError(
+            raise UniWorldError(
                 f"optimizer.warmup is {self.warmup} and optimizer.schedule 'constant' has no warm-up: "
                 "set the schedule to 'constant_with_warmup', or the warm-up to 0."
             )
@@ -251,21 +252,21 @@ class Config:
     validation: ValidationSettings = field(default_factory=ValidationSettings)
 
     def check_complete(self) -> None:
-        """Raises ValueError if what no default can give is not set: the model, and the data."""
+        """Raises UniWorldError if what no default can give is not set: the model, and the data."""
         if not self.model.checkpoint:
-            raise ValueError(
+            raise UniWorldError(
                 "model.checkpoint is not set: name the UniWorld checkpoint that training starts from "
                 "(--set model.checkpoint=FOLDER)."
             )
         if not self.data.list and not self.data.shards:
-            raise ValueError(
+            raise UniWorldError(
                 "Neither data.list nor data.shards is set: say where the samples are (--set data.list=FILE)."
             )
 
 
 def _check(name: str, value: object, right: bool, expected: str) -> None:
     if not right:
-        raise ValueError(f"{name} is {value!r}; it must be {expected}.")
+        raise UniWorldError(f"{name} is {value!r}; it must be {expected}.")
 
 
 def _one_of(name: str, value: str, choices: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from ..uniworld_core.errors import UniWorldError
 from .config import Config
 
 PRESETS = Path(__file__).parent / "presets"
@@ -31,14 +32,14 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         overrides: `section.key=value`, the value as in TOML; text needs no quotes.
 
     Raises:
-        ValueError: no such file, not TOML, unknown keys, values of the wrong kind or out of range; the key is named.
+        UniWorldError: no such file, not TOML, unknown keys, values of the wrong kind or out of range; the key is named.
     """
     named = PRESETS / f"{source}.toml"
     file = named if str(source) in preset_names() else Path(source)
     try:
         raw = parse_toml(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
+        raise UniWorldError(
             f"The configuration {source} cannot be read ({error}): give a TOML file or a preset, "
             f"{' or '.join(preset_names())}."
         ) from error
@@ -48,12 +49,12 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def config_from_dict(raw: Mapping[str, Any], source: str = "the configuration") -> Config:
-    """A configuration from tables, as TOML has them. Raises ValueError naming an unknown key or a wrong value."""
+    """A configuration from tables, as TOML has them. Raises UniWorldError naming an unknown key or a wrong value."""
     return _read(Config, raw, "", source)
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
-    """TOML as tables. Raises ValueError naming the source and the line of what is not TOML."""
+    """TOML as tables. Raises UniWorldError naming the source and the line of what is not TOML."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -61,7 +62,7 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{source} is not TOML: {error}.") from error
+        raise UniWorldError(f"{source} is not TOML: {error}.") from error
 
 
 def to_toml(config: Config) -> str:
@@ -91,7 +92,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot:
-        raise ValueError(f"The override '{override}' is not of the form section.key=value, as in run.steps=100.")
+        raise UniWorldError(f"The override '{override}' is not of the form section.key=value, as in run.steps=100.")
     _check_key(Config, section, "", "--set")
     kind = get_type_hints(Config)[section]
     _check_key(kind, key, f"{section}.", "--set")
@@ -118,13 +119,13 @@ def _check_key(kind: type, key: str, prefix: str, source: str) -> None:
         return
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(prefix + name for name in known)}."
-    raise ValueError(f"{source} has the unknown key {prefix}{key}: {hint}")
+    raise UniWorldError(f"{source} has the unknown key {prefix}{key}: {hint}")
 
 
 def _read(kind: type[T], raw: Any, prefix: str, source: str) -> T:
     """An object of dataclass `kind` from a table."""
     if not isinstance(raw, Mapping):
-        raise ValueError(f"{prefix.rstrip('.')} in {source} is {raw!r}; it must be a table of keys and values.")
+        raise UniWorldError(f"{prefix.rstrip('.')} in {source} is {raw!r}; it must be a table of keys and values.")
     hints = get_type_hints(kind)
     values = {}
     for key, value in raw.items():
@@ -133,7 +134,7 @@ def _read(kind: type[T], raw: Any, prefix: str, source: str) -> T:
     try:
         return kind(**values)
     except TypeError as error:
-        raise ValueError(f"{prefix.rstrip('.')} in {source} lacks a key: {error}.") from error
+        raise UniWorldError(f"{prefix.rstrip('.')} in {source} lacks a key: {error}.") from error
 
 
 def _convert(value: Any, kind: Any, name: str, source: str) -> Any:
@@ -145,7 +146,7 @@ def _convert(value: Any, kind: Any, name: str, source: str) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise ValueError(f"{name} in {source} is {value!r}; it must be {_KIND_NAMES[kind]}.")
+        raise UniWorldError(f"{name} in {source} is {value!r}; it must be {_KIND_NAMES[kind]}.")
     return value
 
 
@@ -154,5 +155,5 @@ def _convert_tuple(value: Any, kinds: tuple[Any, ...], name: str, source: str) -
     if kinds[-1] is Ellipsis:
         return tuple(_convert(item, kinds[0], name, source) for item in items)
     if len(items) != len(kinds):
-        raise ValueError(f"{name} in {source} is {value!r}; it must be a list of {len(kinds)}.")
+        raise UniWorldError(f"{name} in {source} is {value!r}; it must be a list of {len(kinds)}.")
     return tuple(_convert(item, kind, name, source) for item, kind in zip(items, kinds))

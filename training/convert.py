@@ -14,6 +14,7 @@ import torch
 from ..uniworld_core.backbones.flux_dit import DENOISER_NAMES, PACK
 from ..uniworld_core.backbones.qwen_files import read_tokenizer
 from ..uniworld_core.backbones.siglip import siglip_settings
+from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.families.uniworld_v1.config import MODEL_TYPE, SIGLIP_WIDTH, TEXT_KEYS, UniWorldConfig
 from ..uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE, Projectors
 from ..uniworld_core.families.uniworld_v1.understanding import PROJECTOR_NAMES
@@ -89,7 +90,7 @@ def convert(
         shard_bytes: about the size of a shard.
 
     Raises:
-        ValueError: a folder is of another model, a tensor is missing, too many or of a shape that does not fit, or
+        UniWorldError: a folder is of another model, a tensor is missing, too many or of a shape that does not fit, or
             `to` cannot be written.
     """
     raw = start_config(parts.qwen, parts.flux)
@@ -119,11 +120,11 @@ def start_config(qwen: Path, flux: Path) -> dict[str, Any]:
     """The `config.json` of UniWorld-V1 for these two base models.
 
     Raises:
-        ValueError: a folder is of another model, or FLUX does not fit the VAE beside it.
+        UniWorldError: a folder is of another model, or FLUX does not fit the VAE beside it.
     """
     raw = _read_config(qwen)
     if raw.get("model_type") != QWEN_TYPE:
-        raise ValueError(
+        raise UniWorldError(
             f"{qwen} is of model_type {shown(raw.get('model_type'))}; UniWorld-V1 reads with {QWEN_TYPE!r}: give a "
             "Qwen2.5-VL folder."
         )
@@ -151,7 +152,7 @@ def start_config(qwen: Path, flux: Path) -> dict[str, Any]:
 
 
 def _read_config(qwen: Path) -> dict[str, Any]:
-    """A Qwen2.5-VL folder's configuration. Raises ValueError if a part of it is no object."""
+    """A Qwen2.5-VL folder's configuration. Raises UniWorldError if a part of it is no object."""
     file = qwen / "config.json"
     raw = read_json(file)
     part = optional(OBJECT)
@@ -178,11 +179,11 @@ def _denoiser_config(flux: Path) -> dict[str, Any]:
     config = read_json(flux / "transformer" / "config.json")
     if config.get("_class_name", "FluxTransformer2DModel") != "FluxTransformer2DModel":
         kind = shown(config["_class_name"]).strip("'")
-        raise ValueError(f"{flux / 'transformer'} holds a {kind}; give a FLUX.1-dev folder in diffusers layout.")
+        raise UniWorldError(f"{flux / 'transformer'} holds a {kind}; give a FLUX.1-dev folder in diffusers layout.")
     if (flux / "vae" / "config.json").is_file():
         channels = read_json(flux / "vae" / "config.json").get("latent_channels")
         if isinstance(channels, int) and config.get("in_channels") != channels * PACK**2:
-            raise ValueError(
+            raise UniWorldError(
                 f"{flux / 'transformer'} takes {shown(config.get('in_channels'))} channels, and packed latents of the VAE "
                 f"beside it have {channels * PACK**2}: this is FLUX of another kind (such as Fill); give FLUX.1-dev."
             )
@@ -222,13 +223,13 @@ def read_redux(file: Path) -> dict[str, torch.Tensor]:
     """The siglip_projector's four tensors, under their names in `Projectors`, out of a FLUX.1-Redux file.
 
     Raises:
-        ValueError: it is no such file.
+        UniWorldError: it is no such file.
     """
     names = {name: REDUX_NAMES.in_module(name) for name in read_header(file)}
     with open_shard(file) as shard:
         tensors = {key: shard.get_tensor(name) for name, key in names.items() if key is not None}
     if len(tensors) != 4 or len(names) != 4:
-        raise ValueError(
+        raise UniWorldError(
             f"{file} holds {sorted(names)[:_LISTED]}; FLUX.1-Redux has redux_up and redux_down, weight and bias each: "
             "give flux1-redux-dev.safetensors."
         )
@@ -254,7 +255,7 @@ def _check(sources: Mapping[str, Source], expected: Mapping[str, tuple[int, ...]
     ]
     if problems:
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise ValueError(
+        raise UniWorldError(
             f"No UniWorld checkpoint can be made of these: {'; '.join(problems[:_LISTED])}{more}. "
             "Use weights and config.json of one and the same model each."
         )

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ..uniworld_core.backbones.qwen_files import read_tokenizer
+from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from ..uniworld_core.families.uniworld_v1.scope import SCOPE_FILE
 from ..uniworld_core.loading.settings import read_json
@@ -38,7 +39,7 @@ def export_run(
         dtype: the type of all tensors; None leaves each as it is in the start checkpoint.
 
     Raises:
-        ValueError: the run has no such checkpoint, it is damaged, its start is gone, or `to` cannot be written.
+        UniWorldError: the run has no such checkpoint, it is damaged, its start is gone, or `to` cannot be written.
     """
     config = read_config(run)
 
@@ -52,7 +53,7 @@ def export_run(
     shipped = shipped_model(config.model.checkpoint)
     start = Path(config.model.checkpoint) if shipped is None else shipped.checkpoint
     if not start.is_dir():
-        raise ValueError(
+        raise UniWorldError(
             f"The run {run} began from {start}, which is not there: export in the folder where it was trained, or mend "
             f"model.checkpoint in its {CONFIG}."
         )
@@ -64,10 +65,10 @@ def export_run(
 def _checkpoint(run: Path, step: int | None) -> Path:
     kept = {checkpoint.name: checkpoint for checkpoint in checkpoints.complete(run / CHECKPOINTS)}
     if not kept:
-        raise ValueError(f"{run} has no finished checkpoint: train on until it has one.")
+        raise UniWorldError(f"{run} has no finished checkpoint: train on until it has one.")
     name = max(kept) if step is None else checkpoints.checkpoint_name(step)
     if name not in kept:
-        raise ValueError(f"{run} has no checkpoint {name}; it kept {', '.join(kept)}.")
+        raise UniWorldError(f"{run} has no checkpoint {name}; it kept {', '.join(kept)}.")
     return kept[name]
 
 
@@ -85,7 +86,7 @@ def write_changed(start: Path, changed: Mapping[str, Source], to: Path, dtype: t
         dtype: the type of all tensors instead.
 
     Raises:
-        ValueError: a tensor that `start` lacks, has in another shape, or with values that are not finite, or not in the
+        UniWorldError: a tensor that `start` lacks, has in another shape, or with values that are not finite, or not in the
             type that is written; or `to` cannot be written.
     """
     shards = Shards(start)
@@ -123,15 +124,15 @@ def _write_shard(
 
 
 def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The tensor in that type. Raises ValueError if it has values that are not finite, or not in that type."""
+    """The tensor in that type. Raises UniWorldError if it has values that are not finite, or not in that type."""
     written = tensor.to(dtype).contiguous()
     if bool(torch.isfinite(written).all()):
         return written
     if bool(torch.isfinite(tensor).all()):
-        raise ValueError(
+        raise UniWorldError(
             f"{name} has values up to {float(tensor.abs().max()):.3g}, more than {_name(dtype)} can hold: write another type."
         )
-    raise ValueError(f"{name} holds values that are not finite: export an earlier step.")
+    raise UniWorldError(f"{name} holds values that are not finite: export an earlier step.")
 
 
 # How safetensors calls the types of published weights, and their bytes.
@@ -139,14 +140,14 @@ _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def _check(changed: Mapping[str, Source], shards: Shards) -> None:
-    """Raises ValueError unless `shards` have all that is changed, in its shape."""
+    """Raises UniWorldError unless `shards` have all that is changed, in its shape."""
     for name, source in changed.items():
         if name not in shards.shapes:
-            raise ValueError(
+            raise UniWorldError(
                 f"{shards.folder} has no tensor {name}, which was trained: it is not what the run began from."
             )
         if shards.shapes[name] != source.shape:
-            raise ValueError(
+            raise UniWorldError(
                 f"{name} has shape {list(shards.shapes[name])} in {shards.folder}, and {list(source.shape)} as trained: "
                 "the folder is not what the run began from."
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from ..uniworld_core.errors import UniWorldError
 from . import run_folder
 from .config import Config
 from .data.cache import Cache
@@ -63,12 +64,12 @@ def train(
     Raises:
         RunFailed: once it has begun: too many bad samples, a loss that is not finite, a full disk, another process that
             ended. What was kept before stays.
-        ValueError: the configuration, model, data or run folder cannot be used.
+        UniWorldError: the configuration, model, data or run folder cannot be used.
     """
     config.check_complete()
     with start_world(config.run.device, config.run.parallel) as world, ExitStack() as stack:
         if world.size > config.run.batch_size:
-            raise ValueError(
+            raise UniWorldError(
                 f"run.batch_size is {config.run.batch_size}, of all processes together, and there are {world.size}: some "
                 f"would have nothing to do. Set it to {world.size} or more, or start fewer processes."
             )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.loading.settings import read_json, shown
 from ..uniworld_core.loading.shipped import shipped_model
 from ..uniworld_core.loading.weights import Shards
@@ -39,12 +40,12 @@ def merge(checkpoints: Sequence[str | Path], to: Path, shares: Sequence[float] |
         shares: of each in the mean, 0 or more; they are divided by their sum. None gives all the same.
 
     Raises:
-        ValueError: fewer than two checkpoints, shares that do not fit them, a folder that is no checkpoint, one with
+        UniWorldError: fewer than two checkpoints, shares that do not fit them, a folder that is no checkpoint, one with
             other tensors or settings than the first, values that are not finite, or `to` cannot be written.
     """
     if len(checkpoints) < 2:
         named = ", ".join(map(str, checkpoints)) or "none"
-        raise ValueError(
+        raise UniWorldError(
             f"Merging takes two checkpoints or more, and then the folder to make; of checkpoints it got {named}."
         )
     weights = _weights(len(checkpoints), shares)
@@ -65,7 +66,9 @@ def _mean(name: str, all_shards: Sequence[Shards], weights: Sequence[float]) -> 
     tensors = [Source.in_shards(shards, name).read() for shards in all_shards]
     for tensor, shards in zip(tensors, all_shards):
         if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} in {shards.folder} holds values that are not finite: merge another checkpoint.")
+            raise UniWorldError(
+                f"{name} in {shards.folder} holds values that are not finite: merge another checkpoint."
+            )
     if all(torch.equal(tensors[0], other) for other in tensors[1:]):
         return tensors[0]
     mean = torch.zeros(tensors[0].shape)
@@ -78,44 +81,46 @@ def _weights(count: int, shares: Sequence[float] | None) -> list[float]:
     shares = [1.0] * count if shares is None else shares
     told = ",".join(map(str, shares))
     if len(shares) != count:
-        raise ValueError(f"The shares are {told} and the checkpoints {count}: give each checkpoint one.")
+        raise UniWorldError(f"The shares are {told} and the checkpoints {count}: give each checkpoint one.")
     if not all(math.isfinite(share) and share >= 0 for share in shares) or max(shares) == 0:
-        raise ValueError(f"The shares are {told}: give finite numbers of 0 or more, and not only 0, such as 0.6,0.4.")
+        raise UniWorldError(
+            f"The shares are {told}: give finite numbers of 0 or more, and not only 0, such as 0.6,0.4."
+        )
     largest = max(shares)  # their sum may be more than a number can be
     total = sum(share / largest for share in shares)
     return [share / largest / total for share in shares]
 
 
 def _folder(checkpoint: str | Path, to: Path) -> Path:
-    """The folder of a checkpoint. Raises ValueError for a file, a folder around one, and one that `to` would lie in."""
+    """The folder of a checkpoint. Raises UniWorldError for a file, a folder around one, and one that `to` would lie in."""
     shipped = shipped_model(str(checkpoint))
     folder = Path(checkpoint) if shipped is None else shipped.checkpoint
     if folder.is_file():
-        raise ValueError(f"{checkpoint} is a file: name the folder of its checkpoint.")
+        raise UniWorldError(f"{checkpoint} is a file: name the folder of its checkpoint.")
     if not (folder / _CONFIG).is_file() and (folder / "uniworld" / _CONFIG).is_file():
-        raise ValueError(f"{checkpoint} is no checkpoint, but holds one: name {folder / 'uniworld'}.")
+        raise UniWorldError(f"{checkpoint} is no checkpoint, but holds one: name {folder / 'uniworld'}.")
     if folder.resolve() in to.resolve().parents:
-        raise ValueError(f"{to} would lie in {checkpoint}, which is merged: give a folder beside it.")
+        raise UniWorldError(f"{to} would lie in {checkpoint}, which is merged: give a folder beside it.")
     return folder
 
 
 def _check_alike(first: Shards, other: Shards) -> None:
-    """Raises ValueError unless two checkpoints have the same tensors, shapes and settings."""
+    """Raises UniWorldError unless two checkpoints have the same tensors, shapes and settings."""
     alike = "only models alike can be merged."
     for one, its in ((first, other), (other, first)):
         lacking = next((name for name in one.shapes if name not in its.shapes), None)
         if lacking is not None:
-            raise ValueError(f"{its.folder} has no tensor {lacking}, which {one.folder} has: {alike}")
+            raise UniWorldError(f"{its.folder} has no tensor {lacking}, which {one.folder} has: {alike}")
     for name, shape in first.shapes.items():
         if other.shapes[name] != shape:
             shapes = f"{list(shape)} in {first.folder} and {list(other.shapes[name])} in {other.folder}"
-            raise ValueError(f"{name} has shape {shapes}: {alike}")
+            raise UniWorldError(f"{name} has shape {shapes}: {alike}")
     settings, others = (dict(_flat(read_json(one.folder / _CONFIG))) for one in (first, other))
     # One that a file leaves out may be what another writes out as the default.
     for name in settings.keys() & others.keys():
         if settings[name] != others[name]:
             values = f"{shown(settings[name])} in {first.folder} and {shown(others[name])} in {other.folder}"
-            raise ValueError(f"{_CONFIG} sets {name} to {values}: {alike}")
+            raise UniWorldError(f"{_CONFIG} sets {name} to {values}: {alike}")
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

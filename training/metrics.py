@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..uniworld_core.errors import UniWorldError
 from .batch import BadSample
 from .config import Config
 from .data.files import cannot_write, write_whole
@@ -53,7 +54,7 @@ class Reporter:
         progress: show a bar on a terminal.
 
     Raises:
-        ValueError: files cannot be written, or wandb is asked for and not installed.
+        UniWorldError: files cannot be written, or wandb is asked for and not installed.
     """
 
     def __init__(self, folder: Path, config: Config, done: int = 0, progress: bool = True) -> None:
@@ -86,7 +87,7 @@ class Reporter:
                 for name, value in shown.items():
                     self._board.add_scalar(name, value, metrics.step)
             except OSError as error:
-                raise ValueError(cannot_write(self._folder / TENSORBOARD, error)) from error
+                raise UniWorldError(cannot_write(self._folder / TENSORBOARD, error)) from error
         if self._wandb is not None:
             self._wandb.log(shown, step=metrics.step)
 
@@ -100,7 +101,7 @@ class Reporter:
             self._outputs[name].write(json.dumps(values) + "\n")
             self._outputs[name].flush()
         except OSError as error:
-            raise ValueError(cannot_write(self._files[name], error)) from error
+            raise UniWorldError(cannot_write(self._files[name], error)) from error
 
     def __enter__(self) -> Reporter:
         return self
@@ -132,7 +133,7 @@ def _open(file: Path) -> Any:
     try:
         return file.open("a", encoding="utf-8")
     except OSError as error:
-        raise ValueError(cannot_write(file, error)) from error
+        raise UniWorldError(cannot_write(file, error)) from error
 
 
 def _tensorboard(folder: Path, done: int, stack: ExitStack) -> Any:
@@ -145,7 +146,7 @@ def _tensorboard(folder: Path, done: int, stack: ExitStack) -> Any:
     try:
         board = SummaryWriter(str(folder / TENSORBOARD), purge_step=done + 1)
     except OSError as error:
-        raise ValueError(cannot_write(folder / TENSORBOARD, error)) from error
+        raise UniWorldError(cannot_write(folder / TENSORBOARD, error)) from error
     stack.callback(_close, board)
     return board
 
@@ -171,7 +172,7 @@ def _wandb(folder: Path, config: Config, stack: ExitStack) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise ValueError(
+        raise UniWorldError(
             f"run.wandb is '{config.run.wandb}', and wandb is not installed: pip install wandb, or leave run.wandb empty."
         ) from error
     run = wandb.init(project=config.run.wandb, name=folder.name, dir=str(folder), config=asdict(config))

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.loading.weights import Shards, open_shard
 
 # The published checkpoint's own shards are about as large (float32).
@@ -60,13 +61,13 @@ def new_folder(to: Path) -> Iterator[Path]:
     What a killed attempt left beside `to` goes as well.
 
     Raises:
-        ValueError: `to` is there already, or cannot be written, as on a full disk.
+        UniWorldError: `to` is there already, or cannot be written, as on a full disk.
     """
     # A name that is nobody else's, as what bears it is removed.
     partial = to.with_name(f".{to.name}.uniworld-partial")
     try:
         if to.exists() or to.is_symlink():
-            raise ValueError(f"{to} is there already, and is not overwritten: give another name, or move it away.")
+            raise UniWorldError(f"{to} is there already, and is not overwritten: give another name, or move it away.")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
@@ -81,7 +82,7 @@ def new_folder(to: Path) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, (OSError, SafetensorError)):
-            raise ValueError(
+            raise UniWorldError(
                 f"{to} cannot be written ({error}), and what was written of it is removed: make room on the disk, or "
                 "choose another folder."
             ) from error

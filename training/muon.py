@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
+from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.loading.dtypes import choose_dtype
 
 
@@ -30,7 +31,7 @@ class Muon(Optimizer):
         weight_decay: of both.
 
     Raises:
-        ValueError: this PyTorch has no Muon.
+        UniWorldError: this PyTorch has no Muon.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Muon(Optimizer):
             self.parts.append(torch.optim.AdamW(others, lr, betas, eps, weight_decay))
         if matrices:
             if not hasattr(torch.optim, "Muon"):
-                raise ValueError(
+                raise UniWorldError(
                     f"Muon needs PyTorch 2.9 or later and this is {torch.__version__}: take AdamW, or update."
                 )
             rate = lr if matrix_lr is None else matrix_lr

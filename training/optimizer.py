@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..uniworld_core.errors import UniWorldError
 from .config import OptimizerSettings
 from .muon import Muon
 
@@ -19,7 +20,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettin
     """The optimizer of the settings over float32 parameters, which may be FSDP2's shards (AdamW alone takes those).
 
     Raises:
-        ValueError: Prodigy is not installed or PyTorch has no Muon, or the parameters are spread.
+        UniWorldError: Prodigy is not installed or PyTorch has no Muon, or the parameters are spread.
     """
     chosen = list(parameters)
     if settings.name == "adamw":
@@ -28,7 +29,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettin
             chosen, settings.lr, settings.betas, settings.eps, settings.weight_decay, foreach=_all_alike(chosen)
         )
     if any(is_spread(parameter) for parameter in chosen):
-        raise ValueError(
+        raise UniWorldError(
             f"{settings.name.capitalize()} needs whole tensors in each process and run.parallel is 'fsdp': "
             "set run.parallel = 'data', or optimizer.name = 'adamw'."
         )
@@ -39,7 +40,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettin
     try:
         from prodigyopt import Prodigy
     except ImportError as error:
-        raise ValueError("optimizer.name is 'prodigy', which is not installed: pip install prodigyopt.") from error
+        raise UniWorldError("optimizer.name is 'prodigy', which is not installed: pip install prodigyopt.") from error
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a remark on weight decay
         return Prodigy(
             chosen,

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from ..uniworld_core.errors import UniWorldError
+
 T = TypeVar("T")
 
 # How long the others wait for a process that does not come: long enough for a validation sheet at full size.
@@ -67,7 +69,7 @@ class World:
         """Do `work` in the main process, while the others wait; they get None.
 
         Raises:
-            ValueError: in every process, if the work raises one or an OSError.
+            UniWorldError: in every process, if the work raises one or an OSError.
         """
         result: T | None = None
         failure: str | None = None
@@ -81,7 +83,7 @@ class World:
                 failure = f"{named} cannot be used ({error.strerror or error}): check its path and its rights."
         failure = self.from_main(failure)
         if failure is not None:
-            raise ValueError(failure)
+            raise UniWorldError(failure)
         return result
 
     def from_main(self, value: T) -> T:
@@ -102,7 +104,7 @@ def start_world(device: str = "auto", engine: str = "data") -> Iterator[World]:
         engine: "data" or "fsdp".
 
     Raises:
-        ValueError: no GPU where one is asked for, processes that cannot find each other, or, out of
+        UniWorldError: no GPU where one is asked for, processes that cannot find each other, or, out of
             the block, another process that ended in its midst.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -131,7 +133,7 @@ def spread(trainee: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
         compute: the dtype of FSDP2's gathered weights.
 
     Raises:
-        ValueError: FSDP2 on the CPU with a PyTorch that cannot.
+        UniWorldError: FSDP2 on the CPU with a PyTorch that cannot.
     """
     if world.size == 1:
         return trainee
@@ -143,7 +145,7 @@ def spread(trainee: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if world.device.type == "cpu" and not hasattr(torch.cpu.current_stream(), "record_event"):
-        raise ValueError(
+        raise UniWorldError(
             f"run.parallel is 'fsdp' on the CPU, and PyTorch {torch.__version__} spreads models over GPUs alone: set "
             "run.parallel = 'data', or install a newer PyTorch."
         )
@@ -182,7 +184,7 @@ def _device(name: str) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ValueError("run.device is 'cuda', and PyTorch finds no GPU: set run.device = 'auto' or 'cpu'.")
+        raise UniWorldError("run.device is 'cuda', and PyTorch finds no GPU: set run.device = 'auto' or 'cpu'.")
     chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     torch.cuda.set_device(chosen)
     return chosen
@@ -194,7 +196,7 @@ def _start_group(device: torch.device) -> None:
     try:
         distributed.init_process_group(backend, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(
+        raise UniWorldError(
             f"The training processes cannot find each other ({error}): start them with torchrun, which sets RANK, "
             "WORLD_SIZE, MASTER_ADDR and MASTER_PORT."
         ) from error

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..uniworld_core.errors import UniWorldError
 from .data.files import write_whole
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ def read_curves(run: Path) -> Curves:
     after it and went on from an earlier checkpoint, the later counts.
 
     Raises:
-        ValueError: there is no such file, no step in it, or a damaged line before the last.
+        UniWorldError: there is no such file, no step in it, or a damaged line before the last.
     """
     file = run / METRICS_FILE
     if not file.is_file():
-        raise ValueError(f"{run} has no {METRICS_FILE}: give the folder of a run that has made a step.")
+        raise UniWorldError(f"{run} has no {METRICS_FILE}: give the folder of a run that has made a step.")
     rows: dict[int, dict[str, Any]] = {}
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
@@ -71,11 +72,11 @@ def read_curves(run: Path) -> Curves:
             rows[int(row["step"])] = row
         except (ValueError, TypeError, KeyError):
             if number < len(lines):
-                raise ValueError(
+                raise UniWorldError(
                     f"Line {number} of {file} is damaged: take it out, and the rest can be drawn."
                 ) from None
     if not rows:
-        raise ValueError(f"{file} holds no step yet: wait until the run has made one.")
+        raise UniWorldError(f"{file} holds no step yet: wait until the run has made one.")
     steps = sorted(rows)
     return Curves(tuple(steps), {name: tuple(_number(rows[step].get(name)) for step in steps) for name in _PANELS})
 
@@ -103,14 +104,14 @@ def plot(runs: Mapping[str, Path], to: Path) -> None:
         to: the file, written whole or not at all.
 
     Raises:
-        ValueError: as `read_curves`, or matplotlib is not installed.
+        UniWorldError: as `read_curves`, or matplotlib is not installed.
     """
     curves = {name: read_curves(folder) for name, folder in runs.items()}
     try:
         from matplotlib.figure import Figure  # and not pyplot, which keeps a state and may want a screen
         from matplotlib.ticker import LogFormatter, MaxNLocator
     except ImportError as error:
-        raise ValueError('Drawing needs matplotlib: pip install "uniworld[train]".') from error
+        raise UniWorldError('Drawing needs matplotlib: pip install "uniworld[train]".') from error
     figure = Figure(figsize=(12, 8), layout="constrained")
     for axes, (key, panel) in zip(figure.subplots(2, 2).flat, _PANELS.items()):
         for index, (name, curve) in enumerate(curves.items()):

@@ -43,7 +43,7 @@ def complete(folder: Path) -> None:
     version 4 follows it, and from 5 on uses Qwen's whatever the file says. References to code (`auto_map`) are removed.
 
     Raises:
-        ValueError: a file of the tokenizer or of the picture processor is missing or damaged.
+        UniWorldError: a file of the tokenizer or of the picture processor is missing or damaged.
     """
     if not (folder / "preprocessor_config.json").exists():
         _write(folder / "preprocessor_config.json", processor_settings(folder)[1])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..uniworld_core.errors import UniWorldError
 from .config import Config
 from .data.cache import Cache
 from .data.cache_fill import fill, prepare
@@ -27,11 +28,11 @@ def fill_cache(
         batch: samples that the frozen parts take at once.
 
     Raises:
-        ValueError: the model, the data or the cache folder cannot be used, or too many samples are of no use.
+        UniWorldError: the model, the data or the cache folder cannot be used, or too many samples are of no use.
     """
     config.check_complete()
     if not config.data.cache:
-        raise ValueError("data.cache is not set: say where to keep the cache (--set data.cache=FOLDER).")
+        raise UniWorldError("data.cache is not set: say where to keep the cache (--set data.cache=FOLDER).")
     with start_world(config.run.device) as world:
         encoder, samples = open_encoder(config, world.device), open_samples(config)
         cache = prepare(Path(config.data.cache), samples, encoder)

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 
+from ..uniworld_core.errors import UniWorldError
 from . import checkpoints
 from .config import Config
 from .config_file import load_config, to_toml
@@ -61,7 +62,7 @@ def hold(folder: Path) -> Iterator[None]:
     """Make the folder and hold it for one trainer, within the context. What did not begin leaves no folder behind.
 
     Raises:
-        ValueError: another trainer works in it, or it cannot be made.
+        UniWorldError: another trainer works in it, or it cannot be made.
     """
     is_new = not folder.exists()
     make_folder(folder / CHECKPOINTS)
@@ -89,14 +90,14 @@ def resume_from(folder: Path, config: Config) -> Path | None:
     A folder without a finished checkpoint has nothing to lose, and begins anew.
 
     Raises:
-        ValueError: the folder's run has another configuration (every key is listed), or the checkpoint is damaged.
+        UniWorldError: the folder's run has another configuration (every key is listed), or the checkpoint is damaged.
     """
     newest = checkpoints.latest(folder / CHECKPOINTS)
     if newest is None:
         return None
     different = differing_keys(read_config(folder), config)
     if different:
-        raise ValueError(
+        raise UniWorldError(
             f"The run folder {folder} has checkpoints of another configuration: {'; '.join(different)}. Set these as they "
             "were to go on with it, or name another folder."
         )
@@ -105,12 +106,12 @@ def resume_from(folder: Path, config: Config) -> Path | None:
 
 
 def read_config(folder: Path) -> Config:
-    """The configuration of a run. Raises ValueError if the folder holds none, or a damaged one."""
+    """The configuration of a run. Raises UniWorldError if the folder holds none, or a damaged one."""
     if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} is no run's folder: it has no {CONFIG}.")
+        raise UniWorldError(f"{folder} is no run's folder: it has no {CONFIG}.")
     return load_config(folder / CONFIG)
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Keep the configuration with its run. Raises ValueError if it cannot be written."""
+    """Keep the configuration with its run. Raises UniWorldError if it cannot be written."""
     write_whole(folder / CONFIG, to_toml(config).encode())

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..uniworld_core import UniWorld
 from ..uniworld_core.backbones.flux_dit import DiT
+from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.families.uniworld_v1.understanding import projector_weights
 from ..uniworld_core.loading.dtypes import choose_dtype
 from .checkpoints import read_found
@@ -69,16 +70,16 @@ def open_encoder(config: Config, device: torch.device | str = "cpu") -> Encoder:
     """The frozen parts of the configured model; weights are read when the first sample needs them.
 
     Raises:
-        ValueError: a folder is missing or does not fit.
+        UniWorldError: a folder is missing or does not fit.
     """
     model, stage = config.model, config.stage
     opened = UniWorld.from_pretrained(
         model.checkpoint, model.flux or None, model.siglip or None, compute_dtype(config, device), device
     )
     if opened.flux_folder is None:
-        raise ValueError("model.flux is not set: the VAE and CLIP lie in a FLUX.1-dev folder.")
+        raise UniWorldError("model.flux is not set: the VAE and CLIP lie in a FLUX.1-dev folder.")
     if stage.use_siglip and opened.siglip_folder is None:
-        raise ValueError("model.siglip is not set and stage.use_siglip is true: name the SigLIP2 folder.")
+        raise UniWorldError("model.siglip is not set and stage.use_siglip is true: name the SigLIP2 folder.")
     settings = EncodeSettings(
         area=config.data.area,
         ratios=config.data.ratios,
@@ -105,7 +106,7 @@ def load_readers(encoder: Encoder) -> list[nn.Module]:
 
 
 def open_samples(config: Config) -> Samples:
-    """The samples of `data.list` or `data.shards`. Raises ValueError if they cannot be read."""
+    """The samples of `data.list` or `data.shards`. Raises UniWorldError if they cannot be read."""
     if config.data.shards:
         from .data.shards import ShardSamples
 
@@ -121,14 +122,14 @@ def open_data(config: Config, encoder: Encoder, keep: Path | None = None) -> Dat
             mended meanwhile does not change what other steps see.
 
     Raises:
-        ValueError: the data cannot be read, or the cache is of other data or another model, or not finished.
+        UniWorldError: the data cannot be read, or the cache is of other data or another model, or not finished.
     """
     samples = open_samples(config)
     source: Samples | Cache = samples
     if config.data.cache:
         source = Cache(Path(config.data.cache), CacheKey(encoder.fingerprint, samples.fingerprint))
         if source.missing:
-            raise ValueError(
+            raise UniWorldError(
                 f"The cache {config.data.cache} lacks {source.missing} of {len(source)} samples: run `uniworld data cache` "
                 "with this configuration first."
             )
@@ -147,7 +148,7 @@ def open_model(
         resumes: the run goes on, and what trains will be read from its checkpoint.
 
     Raises:
-        ValueError: a part that the model has not, or start weights that do not fit.
+        UniWorldError: a part that the model has not, or start weights that do not fit.
     """
     opened, stage = encoder.model, config.stage
     # Not opened.projectors, which would load the VLM, and a run on cached data never needs that.

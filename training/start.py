@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.families.uniworld_v1.understanding import PROJECTOR_NAMES
 from ..uniworld_core.loading.weights import Names, Shards, open_shard
 from . import checkpoints
@@ -52,7 +53,7 @@ def find_start(paths: Sequence[str]) -> list[Path]:
             runs, whose EMA weights are taken, with what they began from themselves.
 
     Raises:
-        ValueError: a folder is no run with a finished checkpoint.
+        UniWorldError: a folder is no run with a finished checkpoint.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -61,7 +62,7 @@ def find_start(paths: Sequence[str]) -> list[Path]:
             continue
         checkpoint = checkpoints.latest(path / CHECKPOINTS)
         if checkpoint is None:
-            raise ValueError(f"model.start names the folder {path}, which is no run with a finished checkpoint.")
+            raise UniWorldError(f"model.start names the folder {path}, which is no run with a finished checkpoint.")
         # What that run took from elsewhere and did not train belongs to its model as well.
         found += [path / START] if (path / START).is_file() else []
         found.append(checkpoint)
@@ -72,7 +73,7 @@ def read_start(found: Sequence[Path]) -> dict[str, Tensor]:
     """{name in `Trainee`: tensor} of what `find_start` found, where a later one replaces what an earlier one gave.
 
     Raises:
-        ValueError: one is missing, damaged, or holds a tensor of unknown name.
+        UniWorldError: one is missing, damaged, or holds a tensor of unknown name.
     """
     tensors: dict[str, Tensor] = {}
     for path in found:
@@ -84,7 +85,7 @@ def keep_start(tensors: Mapping[str, Tensor], trained: Container[str], file: Pat
     """Keep with a run what it was given and does not train, as the place it came from may change or go.
 
     Raises:
-        ValueError: it cannot be written.
+        UniWorldError: it cannot be written.
     """
     kept = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in trained}
     if kept:
@@ -94,7 +95,7 @@ def keep_start(tensors: Mapping[str, Tensor], trained: Container[str], file: Pat
 
 
 def read_kept(file: Path) -> dict[str, Tensor]:
-    """What `keep_start` kept; nothing where it kept none. Raises ValueError if it is damaged."""
+    """What `keep_start` kept; nothing where it kept none. Raises UniWorldError if it is damaged."""
     return _read_file(file) if file.is_file() else {}
 
 
@@ -103,14 +104,14 @@ def put_start(trainee: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put tensors into a trainee by name.
 
     Raises:
-        ValueError: it has none of that name, or of another shape.
+        UniWorldError: it has none of that name, or of another shape.
     """
     parameters = dict(trainee.named_parameters())
     for name, tensor in tensors.items():
         if name not in parameters:
-            raise ValueError(f"model.start gives {name}, which this model has not: it belongs to another model.")
+            raise UniWorldError(f"model.start gives {name}, which this model has not: it belongs to another model.")
         if parameters[name].shape != tensor.shape:
-            raise ValueError(
+            raise UniWorldError(
                 f"model.start gives {name} in shape {list(tensor.shape)}, and this model has "
                 f"{list(parameters[name].shape)}: it belongs to another model."
             )
@@ -131,16 +132,16 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         else:
             raw = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise errors of many types
-        raise ValueError(
+        raise UniWorldError(
             f"model.start names {file}, which cannot be read ({error}): give a safetensors or .bin file of tensors, or "
             "the folder of a run."
         ) from error
     if not isinstance(raw, dict) or not all(torch.is_tensor(tensor) for tensor in raw.values()):
-        raise ValueError(f"model.start names {file}, which holds more than named tensors.")
+        raise UniWorldError(f"model.start names {file}, which holds more than named tensors.")
     named = {_FILE_NAMES.in_module(name): tensor for name, tensor in raw.items()}
     if None in named:
         unknown = [name for name in raw if _FILE_NAMES.in_module(name) is None]
-        raise ValueError(
+        raise UniWorldError(
             f"model.start names {file}, whose tensor {unknown[0]} is of no part that trains: give FLUX-Redux's embedder, "
             "or projectors and DiT under their published names."
         )

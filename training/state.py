@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..uniworld_core.errors import UniWorldError
 from . import checkpoints
 from .checkpoints import EMA, OPTIMIZER, WEIGHTS
 from .ema import ShardedEMA
@@ -62,7 +63,7 @@ def restore(
         values: its `state_values`.
 
     Raises:
-        ValueError: it is damaged, or of other tensors.
+        UniWorldError: it is damaged, or of other tensors.
     """
     kept = checkpoints.stored(checkpoint)
     tensors: dict[str, Tensor] = {WEIGHTS + name: value.detach() for name, value in trained.items()}
@@ -91,7 +92,7 @@ def _check_shapes(checkpoint: Path, wanted: Mapping[str, Tensor], kept: Mapping[
     for name, tensor in wanted.items():
         if name not in kept or kept[name][0] != tuple(tensor.shape):
             there = f"has shape {list(kept[name][0])}" if name in kept else "is missing"
-            raise ValueError(
+            raise UniWorldError(
                 f"The checkpoint {checkpoint} does not fit this model: {name} {there}, and the model's is "
                 f"{list(tensor.shape)}. The run began from another model.checkpoint."
             )

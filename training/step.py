@@ -40,7 +40,7 @@ class Trainee(nn.Module):
         self.projectors, self.dit, self.settings = projectors, dit, settings
 
     def collate(self, items: Sequence[Encoded], draws: Draws) -> Batch:
-        """Samples and their random numbers as this trainee takes them. Raises ValueError for latents of two sizes."""
+        """Samples and their random numbers as this trainee takes them. Raises UniWorldError for latents of two sizes."""
         width = input_layer(self.projectors.siglip_projector).in_features if self.settings.use_siglip else None
         return Batch.of(items, draws, width, self.settings.t5_drop)
 

@@ -123,7 +123,7 @@ def summarize(config: Config, run: Path, samples: Samples, processes: int = 1) -
         processes: how many it is spread over.
 
     Raises:
-        ValueError: the model or the data cannot be used.
+        UniWorldError: the model or the data cannot be used.
     """
     model = UniWorld.from_pretrained(config.model.checkpoint, config.model.flux or None, config.model.siglip or None)
     projectors, transformer = projector_weights(model.checkpoint).module, denoiser_weights(model.checkpoint).module

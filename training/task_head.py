@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..uniworld_core.backbones.qwen_vl import VLM
+from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from .data.files import write_whole
 
@@ -58,11 +59,11 @@ def train_task_head(
         progress: called with the step, from 1, and its loss.
 
     Raises:
-        ValueError: the prompts are all of one kind.
+        UniWorldError: the prompts are all of one kind.
     """
     known = list(items)
     if len({item.paint for item in known}) != 2:
-        raise ValueError(
+        raise UniWorldError(
             f"All {len(known)} prompts ask for the same thing: give some that ask for a picture and some that do not."
         )
     wanted = torch.tensor([int(item.paint) for item in known])
@@ -92,7 +93,7 @@ def save_task_head(head: nn.Sequential, checkpoint: Path) -> None:
     """Write the head into a checkpoint's folder under its published name, whole or not at all.
 
     Raises:
-        ValueError: the file cannot be written.
+        UniWorldError: the file cannot be written.
     """
     buffer = io.BytesIO()
     torch.save(head.state_dict(), buffer)

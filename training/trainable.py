@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ..uniworld_core.errors import UniWorldError
+
 # FLUX's image branch, as the published stage 2 trains it (train_denoiser.py, `get_trainable_params`): in the double
 # blocks the image side's modulation and attention, in the single blocks the modulation, q, k, v and their norms.
 _DOUBLE = r"transformer_blocks\.\d+\.(norm1\.linear|attn\.(to_q|to_k|to_v|to_out|norm_q|norm_k))\."
@@ -37,11 +39,11 @@ def set_trainable(trainee: nn.Module, parts: Sequence[str]) -> dict[str, nn.Para
         {name in the trainee: parameter} of what trains.
 
     Raises:
-        ValueError: an unknown part, none, or one without a tensor in this model.
+        UniWorldError: an unknown part, none, or one without a tensor in this model.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
-        raise ValueError(
+        raise UniWorldError(
             f"The parts to train are {list(parts)}; name at least one of {', '.join(PARTS)} and no others."
         )
     chosen: dict[str, nn.Parameter] = {}
@@ -54,5 +56,5 @@ def set_trainable(trainee: nn.Module, parts: Sequence[str]) -> dict[str, nn.Para
             chosen[name] = parameter
     for part in parts:
         if not any(PARTS[part].match(name) for name in chosen):
-            raise ValueError(f"This model has no tensor of the part '{part}': take it out of stage.parts.")
+            raise UniWorldError(f"This model has no tensor of the part '{part}': take it out of stage.parts.")
     return chosen

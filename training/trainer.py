@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..uniworld_core.backbones.flux_dit import PACK
+from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.families.uniworld_v1.projectors import input_layer
 from .batch import BadSample, Draws, Encoded
 from .checkpoints import Saver, checkpoint_name, read_meta
@@ -79,7 +80,7 @@ class Trainer:
 
         Raises:
             TooManyBad: more bad samples than `data.bad_limit`.
-            ValueError: a checkpoint that could not be written.
+            UniWorldError: a checkpoint that could not be written.
         """
         mine = [sum(map(len, data.passes)), len(data.skipped), stop, self.saver.failed]
         good, bad, stops, failures = self.world.gather(mine).sum(dim=0).tolist()
@@ -105,7 +106,7 @@ class Trainer:
         """One optimizer step, on the mean loss of the batch's good samples over all processes; None without any.
 
         Raises:
-            ValueError: a loss or the gradient is not finite; the samples are named.
+            UniWorldError: a loss or the gradient is not finite; the samples are named.
         """
         self.step += 1
         if not agreed.good:
@@ -115,7 +116,7 @@ class Trainer:
         norm = gradient_norm(self.model.trained.values())
         if not math.isfinite(norm):
             keys = [item.key for one in data.passes for _, item in one]
-            raise ValueError(f"The gradient is not finite at step {self.step}, on {', '.join(keys)}: {_MEND}")
+            raise UniWorldError(f"The gradient is not finite at step {self.step}, on {', '.join(keys)}: {_MEND}")
         scale_gradients(self.model.trained.values(), clip_factor(norm, self.config.optimizer.clip))
         set_learning_rate(self.optimizer, rate)
         used = rate * self.optimizer.param_groups[0].get("d", 1.0)  # Prodigy's own estimate
@@ -129,7 +130,7 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Begin to write a checkpoint of now, unless there is one. Raises ValueError if the last one could not be."""
+        """Begin to write a checkpoint of now, unless there is one. Raises UniWorldError if the last one could not be."""
         if self._saved == self.step:
             return
         losses = self._losses_since_save
@@ -150,16 +151,16 @@ class Trainer:
         """Go on from a checkpoint of this run.
 
         Raises:
-            ValueError: it is damaged, or of other samples or another model.
+            UniWorldError: it is damaged, or of other samples or another model.
         """
         meta = read_meta(checkpoint)
         if meta["samples"] != self.samples:
-            raise ValueError(
+            raise UniWorldError(
                 f"The run in {self.folder} was trained on other samples than data.list or data.shards names now: give it "
                 "the same annotations in the same order, or name another folder."
             )
         if meta.get("frozen", self.model.frozen) != self.model.frozen:  # older checkpoints do not tell
-            raise ValueError(
+            raise UniWorldError(
                 f"The run in {self.folder} was trained with other weights in the parts that do not train (VLM, SigLIP, VAE, "
                 "CLIP, T5, or what of the DiT and projectors stays): the files of model.checkpoint, model.flux, model.siglip "
                 "or model.start have changed since. Put the same ones back, or name another folder."
@@ -193,7 +194,7 @@ class Trainer:
         sums = self.world.gather([total, len(faulty)]).sum(dim=0).tolist()
         if sums[1]:
             names = [name for found in self.world.gather_objects(faulty) for name in found]
-            raise ValueError(f"The loss of {', '.join(names)} is not finite at step {self.step}: {_MEND}")
+            raise UniWorldError(f"The loss of {', '.join(names)} is not finite at step {self.step}: {_MEND}")
         return sums[0] / good
 
     def _pass(self, items: Sequence[tuple[int, Encoded]], good: int) -> Tensor:

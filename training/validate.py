@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from ..uniworld_core import UniWorld
 from ..uniworld_core.backbones.flux_dit import token_count
+from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.images.pictures import to_bytes
 from ..uniworld_core.sampling import flow
 from ..uniworld_core.sampling.sampler import make_noise, sample
@@ -61,7 +62,7 @@ class Validation:
         """Read the prompts and their pictures; without prompts nothing is read, painted or written.
 
         Raises:
-            ValueError: a prompt cannot be used; it is named.
+            UniWorldError: a prompt cannot be used; it is named.
         """
         self.settings, self._encoder = settings, encoder
         self._encoded = _read(encoder, settings) if settings.prompts else []
@@ -138,7 +139,7 @@ def _read(encoder: Encoder, settings: ValidationSettings) -> list[Encoded]:
     read = Encoder(reader, encoder.settings)(samples)
     for item in read:
         if isinstance(item, BadSample):
-            raise ValueError(f"{item.key} cannot be painted: {item.reason}")
+            raise UniWorldError(f"{item.key} cannot be painted: {item.reason}")
     return [item for item in read if isinstance(item, Encoded)]
 
 

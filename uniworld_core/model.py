@@ -22,6 +22,7 @@ from .backbones.flux_vae import VAE, vae_weights
 from .backbones.qwen_files import QWEN_NAMES, build_qwen, qwen_weights, read_generation, read_processor, read_tokenizer
 from .backbones.qwen_vl import VLM
 from .backbones.siglip import SigLIP, read_siglip_processor, siglip_weights
+from .errors import UniWorldError
 from .families.uniworld_v1.condition import Condition, encode_conversations, join_t5
 from .families.uniworld_v1.config import UniWorldConfig
 from .families.uniworld_v1.conversation import Conversation, Prompt, as_conversations
@@ -76,7 +77,7 @@ class UniWorld:
             dtype: of the weights; None chooses bfloat16, or float32 on a CPU without instructions for bfloat16.
 
         Raises:
-            ValueError: a file is missing, damaged, or does not fit the configuration; file, tensor and shapes are named.
+            UniWorldError: a file is missing, damaged, or does not fit the configuration; file, tensor and shapes are named.
         """
         chosen = choose_dtype(dtype, device)
         shipped = shipped_model(str(checkpoint))
@@ -89,7 +90,7 @@ class UniWorld:
         folders = [Path(checkpoint), flux and Path(flux), siglip and Path(siglip)]
         for what, folder in zip(("checkpoint", "flux", "siglip"), folders):
             if folder and not folder.is_dir():
-                raise ValueError(
+                raise UniWorldError(
                     f"The {what} folder {folder} does not exist: give the folder that holds the model's files."
                 )
         model = cls(Path(checkpoint), folders[1] or None, folders[2] or None, chosen, device)
@@ -100,7 +101,7 @@ class UniWorld:
         """Hold every file of the folders against its configuration, without reading a weight.
 
         Raises:
-            ValueError: names the file and tensor that is missing, damaged or does not fit.
+            UniWorldError: names the file and tensor that is missing, damaged or does not fit.
         """
         check_checkpoint(self.checkpoint)
         if self.flux_folder is not None:
@@ -149,10 +150,10 @@ class UniWorld:
             use_siglip: False leaves the pictures to the VLM alone.
 
         Raises:
-            ValueError: a picture cannot be used, or no SigLIP folder was given.
+            UniWorldError: a picture cannot be used, or no SigLIP folder was given.
         """
         if not isinstance(pictures, (list, tuple)):
-            raise ValueError(
+            raise UniWorldError(
                 f"reference takes a list of pictures, and got a {type(pictures).__name__}: write [picture]."
             )
         return make_references(pictures, self.siglip if use_siglip else None)
@@ -175,7 +176,7 @@ class UniWorld:
             t5_length: T5 tokens, padded.
 
         Raises:
-            ValueError: an empty prompt, a conversation that does not end with the user's turn or is longer than the model
+            UniWorldError: an empty prompt, a conversation that does not end with the user's turn or is longer than the model
                 reads, widths that do not fit, or no FLUX folder.
         """
         conversations = as_conversations(prompt, refs)
@@ -209,13 +210,13 @@ class UniWorld:
             callback: called after every step with a `flow.Step`; what it raises ends the run.
 
         Raises:
-            ValueError: sizes, seeds or schedules that do not fit, or values that are not finite (the step is named).
+            UniWorldError: sizes, seeds or schedules that do not fit, or values that are not finite (the step is named).
         """
         check_size(height, width)
         if noise is None:
             noise = make_noise(_seeds(seed, len(cond)), height, width, self.dit.channels)
         elif tuple(noise.shape[-2:]) != (height // 8, width // 8):
-            raise ValueError(
+            raise UniWorldError(
                 f"The noise has shape {list(noise.shape)}; a picture of {width}x{height} takes "
                 f"(batch, {self.dit.channels}, {height // 8}, {width // 8})."
             )
@@ -252,7 +253,7 @@ class UniWorld:
     def route(self, prompt: Prompt | Sequence[Prompt], refs: References | Sequence[References] | None = None) -> Route:
         """Whether each prompt, or the last turn of each conversation, asks for a picture.
 
-        Arguments as `encode`. Raises ValueError if the checkpoint has no routing head.
+        Arguments as `encode`. Raises UniWorldError if the checkpoint has no routing head.
         """
         return route(self.understanding, as_conversations(prompt, refs))
 
@@ -272,21 +273,21 @@ class UniWorld:
     def _need(self, what: str, wanted: str) -> Path:
         folder = self.flux_folder if what == "flux" else self.siglip_folder
         if folder is None:
-            raise ValueError(
+            raise UniWorldError(
                 f"No {what} folder was given, and {wanted} lies there: UniWorld.from_pretrained(..., {what}=FOLDER)."
             )
         return folder
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Hold a UniWorld checkpoint's files against its configuration. Raises ValueError naming what does not fit."""
+    """Hold a UniWorld checkpoint's files against its configuration. Raises UniWorldError naming what does not fit."""
     parts: list[Weights[Any]] = [qwen_weights(folder), denoiser_weights(folder), projector_weights(folder)]
     for part in parts:
         part.check()
     shards = parts[0].shards
     unknown = [name for name in shards.shapes if not any(part.names.in_module(name) for part in parts)]
     if unknown:
-        raise ValueError(
+        raise UniWorldError(
             f"{shards.files[unknown[0]]} holds {unknown[0]}, which is of no part of UniWorld-V1: use the published files."
         )
     config = read_config(folder)
@@ -300,7 +301,7 @@ def check_flux(folder: Path) -> None:
     """Hold a FLUX folder's VAE, and its CLIP and T5 if they are there, against their configurations.
 
     Raises:
-        ValueError: names the file and tensor that is missing, damaged or does not fit.
+        UniWorldError: names the file and tensor that is missing, damaged or does not fit.
     """
     vae_weights(folder).check()
     # T5 is optional and large: one who does without it need not have it.
@@ -333,5 +334,7 @@ def _seeds(seed: int | Sequence[int], items: int) -> list[int]:
     for one in seeds:
         check_seed(one)
     if not seeds or (items not in (1, len(seeds)) and len(seeds) != 1):
-        raise ValueError(f"There are {len(seeds)} seeds for {items} conditions: give one seed, or one per condition.")
+        raise UniWorldError(
+            f"There are {len(seeds)} seeds for {items} conditions: give one seed, or one per condition."
+        )
     return seeds * items if len(seeds) == 1 else seeds

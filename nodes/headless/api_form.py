@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .json_text import dumps
 from .problems import node_label
 
@@ -65,7 +66,7 @@ def write_api_form(prompt: dict[str, Any], target: str) -> None:
         target: a path; "-" for standard output.
 
     Raises:
-        ValueError: it cannot be written.
+        UniWorldError: it cannot be written.
     """
     text = dumps(prompt, indent=2) + "\n"
     if is_stdout(target):
@@ -80,7 +81,7 @@ def write_api_form(prompt: dict[str, Any], target: str) -> None:
             _replace(file, text)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ValueError(f"The API form cannot be written to '{path}': {reason}.") from error
+        raise UniWorldError(f"The API form cannot be written to '{path}': {reason}.") from error
 
 
 def _replaceable(path: Path) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from ...streams import say
+from ...uniworld_core.errors import UniWorldError
 from ..host import PlainHost
 from . import folders
 from .batch_report import BatchReport, JsonBatchReport
@@ -115,12 +116,12 @@ def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: P
         stopped: not empty when the user asked to stop.
 
     Raises:
-        ValueError: the batch cannot begin.
+        UniWorldError: the batch cannot begin.
     """
     if arguments.ray is None and arguments.workers is not None:
-        raise ValueError("--workers is for a Ray cluster. Say --ray local for workers on this machine.")
+        raise UniWorldError("--workers is for a Ray cluster. Say --ray local for workers on this machine.")
     if arguments.workers == 0:
-        raise ValueError("--workers is 0; at least one is needed.")
+        raise UniWorldError("--workers is 0; at least one is needed.")
     workflow = read_workflow(find_workflow(arguments.workflow), registry)
     identity: Any = workflow.prompt
     if arguments.seed is not None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...streams import say
+from ...uniworld_core.errors import UniWorldError
 from .. import host
 from ..memory import ModelMemory, default_budget
 from . import folders
@@ -103,14 +104,14 @@ class RayPool:
         pictures: the folder that the pictures of rows lie in or relative to.
 
     Raises:
-        ValueError: Ray is not installed, or there is no such cluster.
+        UniWorldError: Ray is not installed, or there is no such cluster.
     """
 
     def __init__(self, address: str, workers: int | None, setup: Setup, pictures: Path) -> None:
         try:
             import ray
         except ImportError as error:
-            raise ValueError(NOT_INSTALLED) from error
+            raise UniWorldError(NOT_INSTALLED) from error
         self._ray, self._setup, self._pictures = ray, setup, pictures
         self._by_ref: dict[Any, _Hand] = {}
         self._idle: list[_Hand] = []
@@ -137,7 +138,7 @@ class RayPool:
             self._ray.init(address=address, **quiet)
         except (self._ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
             reason = str(error).partition("\n")[0].rstrip(".")
-            raise ValueError(
+            raise UniWorldError(
                 f"There is no Ray cluster at '{address}': {reason}. Check the address, and set RAY_AUTH_MODE=token "
                 "if the cluster asks for its token."
             ) from error
@@ -225,7 +226,7 @@ class RayPool:
         if not hand.ready:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
-                raise ValueError(f"The workers do not start: {reason} Mend that, and run the same command again.")
+                raise UniWorldError(f"The workers do not start: {reason} Mend that, and run the same command again.")
         self._ray.kill(hand.actor)
         if self._stop_at is not None:
             return Outcome(INTERRUPTED, error="The run was interrupted.")

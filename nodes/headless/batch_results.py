@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .batch_rows import Row
 from .durable import lock, sync_folder
 
@@ -89,7 +90,7 @@ class Results:
         name: how a new folder of the batch is called, with a number behind it if need be.
 
     Raises (on opening):
-        ValueError: another process holds the file, it is no results file, it is damaged, or it belongs to another batch.
+        UniWorldError: another process holds the file, it is no results file, it is damaged, or it belongs to another batch.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Results:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
-            raise ValueError(
+            raise UniWorldError(
                 f"The results '{path}' cannot be opened: {error.strerror}. Name other --results."
             ) from error
         try:
@@ -231,26 +232,26 @@ class Results:
     def _parse_header(self, line: bytes) -> dict[str, Any]:
         header = _parse(line)
         if header is None or HEADER not in header:
-            raise ValueError(f"'{self.path}' is no results file of a batch. Name other --results.")
+            raise UniWorldError(f"'{self.path}' is no results file of a batch. Name other --results.")
         return header
 
     def _parse_record(self, line: bytes, number: int) -> dict[str, Any]:
         record = _parse(line) or {}
         known = record.get("id") in self._rows and record.get("status") in STATUSES
         if not known or not isinstance(record.get("attempt"), int):
-            raise ValueError(f"Line {number} of the results '{self.path}' is damaged. Take it out, or start anew.")
+            raise UniWorldError(f"Line {number} of the results '{self.path}' is damaged. Take it out, or start anew.")
         return record
 
     def _check(self, header: dict[str, Any], wanted: dict[str, Any]) -> None:
         for key, what in ((HEADER, "version of this program"), ("workflow", "workflow"), ("rows", "set of rows")):
             if header.get(key) != wanted[key]:
-                raise ValueError(
+                raise UniWorldError(
                     f"The results '{self.path}' are of another {what}. Name other --results to start anew, or run it "
                     "with what it was begun with."
                 )
         folder = self._output / str(header.get("folder"))
         if not folder.is_dir():
-            raise ValueError(
+            raise UniWorldError(
                 f"The pictures of the results '{self.path}' should be in '{folder}', which is not there. Give the "
                 "--output folder that it was begun with."
             )
@@ -294,7 +295,9 @@ def _new_folder(output: Path, name: str) -> str:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"The folder '{output}' cannot be made: {error.strerror}. Name another --output.") from error
+        raise UniWorldError(
+            f"The folder '{output}' cannot be made: {error.strerror}. Name another --output."
+        ) from error
     number = 1
     while True:
         folder = name if number == 1 else f"{name}_{number}"
@@ -307,11 +310,11 @@ def _new_folder(output: Path, name: str) -> str:
 
 
 def _lock(file: int, path: Path) -> None:
-    """Lock an open file until it is closed. Raises ValueError if another process has it."""
+    """Lock an open file until it is closed. Raises UniWorldError if another process has it."""
     try:
         lock(file)
     except OSError as error:
-        raise ValueError(f"Another batch is writing the results '{path}'. Wait for it, or name others.") from error
+        raise UniWorldError(f"Another batch is writing the results '{path}'. Wait for it, or name others.") from error
 
 
 def _sync_tree(folder: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from . import folders
 from .json_text import loads
 from .problems import shown
@@ -54,14 +55,14 @@ def read_rows(path: Path) -> list[Row]:
     """Read a file of rows: one JSON object per line, `{"id": ..., "set": {...}, "image": {...}}`, every key optional.
 
     Raises:
-        ValueError: the file cannot be read, or a `BadRows` that names every bad line.
+        UniWorldError: the file cannot be read, or a `BadRows` that names every bad line.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB. Split it into several batches.")
+            raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB. Split it into several batches.")
         data = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"The rows '{path}' cannot be read: {error.strerror}. Check the path.") from error
+        raise UniWorldError(f"The rows '{path}' cannot be read: {error.strerror}. Check the path.") from error
     rows: list[Row] = []
     problems: list[str] = []
     lines: dict[str, int] = {}
@@ -72,7 +73,7 @@ def read_rows(path: Path) -> list[Row]:
         try:
             row = _parse_row(line, number)
             if row.id in lines:
-                raise ValueError(f"the id {shown(row.id)} is that of line {lines[row.id]} too. Ids must be unique.")
+                raise UniWorldError(f"the id {shown(row.id)} is that of line {lines[row.id]} too. Ids must be unique.")
         except ValueError as error:
             problems.append(f"Line {number}: {error}")
             continue
@@ -91,28 +92,28 @@ def _parse_row(line: bytes, number: int) -> Row:
     try:
         data = _read(line.decode())
     except UnicodeDecodeError as error:
-        raise ValueError("it is no text in UTF-8.") from error
+        raise UniWorldError("it is no text in UTF-8.") from error
     except RecursionError as error:
-        raise ValueError("it is nested too deeply for a row.") from error
+        raise UniWorldError("it is nested too deeply for a row.") from error
     if not isinstance(data, dict):
-        raise ValueError(f"it holds {shown(data)}, no JSON object. Write {{}} for the workflow as it is.")
+        raise UniWorldError(f"it holds {shown(data)}, no JSON object. Write {{}} for the workflow as it is.")
     unknown = [key for key in data if key not in KEYS]
     if unknown:
-        raise ValueError(f"there is no key {shown(unknown[0])} in a row. The keys are: {', '.join(KEYS)}.")
+        raise UniWorldError(f"there is no key {shown(unknown[0])} in a row. The keys are: {', '.join(KEYS)}.")
     row_id = data.get("id", str(number))
     if not isinstance(row_id, str) or not row_id.strip() or len(row_id) > 1000:
-        raise ValueError(f'"id" must be a text of 1 to 1000 characters, and is {shown(row_id)}.')
+        raise UniWorldError(f'"id" must be a text of 1 to 1000 characters, and is {shown(row_id)}.')
     values, images = data.get("set", {}), data.get("image", {})
     if not isinstance(values, dict):
-        raise ValueError(f'"set" must map NODE.input to values, and is {shown(values)}.')
+        raise UniWorldError(f'"set" must map NODE.input to values, and is {shown(values)}.')
     if not isinstance(images, dict):
-        raise ValueError(f'"image" must map nodes to picture files, and is {shown(images)}.')
+        raise UniWorldError(f'"image" must map nodes to picture files, and is {shown(images)}.')
     for target, value in values.items():
         if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
-            raise ValueError(f'"set" gives {target} the value {shown(value)}. Give a text, a number, true or false.')
+            raise UniWorldError(f'"set" gives {target} the value {shown(value)}. Give a text, a number, true or false.')
     for node, file in images.items():
         if not isinstance(file, str):
-            raise ValueError(f'"image" gives {node} the picture {shown(file)}. Give the path of a file as a text.')
+            raise UniWorldError(f'"image" gives {node} the picture {shown(file)}. Give the path of a file as a text.')
     return Row(row_id, number, values, images)
 
 
@@ -120,13 +121,13 @@ def _read(text: str) -> Any:
     try:
         return loads(text, parse_constant=_no_constant, object_pairs_hook=_no_doubles)
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON: {error.msg} at column {error.colno}.") from error
+        raise UniWorldError(f"it is no JSON: {error.msg} at column {error.colno}.") from error
     except ValueError as error:
-        raise ValueError(f"it {error}") from error
+        raise UniWorldError(f"it {error}") from error
 
 
 def _no_constant(word: str) -> Any:
-    raise ValueError(f"holds {word}, which is no JSON.")
+    raise UniWorldError(f"holds {word}, which is no JSON.")
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"has the key {shown(double)} twice.")
+        raise UniWorldError(f"has the key {shown(double)} twice.")
     return found
 
 
@@ -198,13 +199,13 @@ def apply_row(workflow: Workflow, row: Row, pictures: Path, registry: Registry) 
     """A copy of the workflow with the row's values and pictures, which lie in or relative to the folder `pictures`.
 
     Raises:
-        ValueError: the workflow has no such node or input, it does not take the value, or a picture is missing.
+        UniWorldError: the workflow has no such node or input, it does not take the value, or a picture is missing.
     """
     changed = workflow.copied()
     for target, value in row.set.items():
         node, dot, name = target.rpartition(".")
         if not dot or not node:
-            raise ValueError(f"'{target}' in \"set\" is not of the form NODE.input, such as Sampler.steps.")
+            raise UniWorldError(f"'{target}' in \"set\" is not of the form NODE.input, such as Sampler.steps.")
         # One way of giving values: what --set takes is the text of the JSON value.
         set_value(changed, registry, node, name, value if isinstance(value, str) else json.dumps(value))
     for node, file in row.image.items():

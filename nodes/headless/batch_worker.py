@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from ..host import PlainHost
 from . import folders
 from .batch_results import DONE, ERROR, INTERRUPTED, Outcome
@@ -82,7 +83,7 @@ class Worker:
         workflow = apply_row(self._workflow, row, pictures, self._registry)
         checked = validate_prompt(workflow.prompt, self._registry)
         if checked.problems:
-            raise ValueError(" ".join(checked.sentences))
+            raise UniWorldError(" ".join(checked.sentences))
         # An output node of an equal row must run again, as its pictures are in the folder of that other row; and a
         # picture of the same name may be another one.
         for node_id in checked.outputs:

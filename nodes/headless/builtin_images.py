@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ...uniworld_core.errors import UniWorldError
 from .. import host
 from . import folders
 from .output_folder import unwritable
@@ -132,7 +133,7 @@ class SaveImage:
         extra_pnginfo: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         if images.ndim != 4 or images.shape[-1] not in (3, 4) or 0 in images.shape:
-            raise ValueError(f"Images of shape {tuple(images.shape)} cannot be saved; (B, H, W, 3) is needed.")
+            raise UniWorldError(f"Images of shape {tuple(images.shape)} cannot be saved; (B, H, W, 3) is needed.")
         text = png_text(prompt, extra_pnginfo)
         try:
             place = folders.current().new_picture(

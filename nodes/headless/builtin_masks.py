@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from ...uniworld_core.errors import UniWorldError
+
 
 class MaskToImage:
     CATEGORY = "mask"
@@ -35,7 +37,9 @@ class ImageToMask:
     def image_to_mask(self, image: torch.Tensor, channel: str) -> tuple[torch.Tensor]:
         index = self.CHANNELS.index(channel)
         if index >= image.shape[-1]:
-            raise ValueError(f"The picture has no {channel} channel, only {image.shape[-1]} channels. Choose another.")
+            raise UniWorldError(
+                f"The picture has no {channel} channel, only {image.shape[-1]} channels. Choose another."
+            )
         return (image[..., index],)
 
 

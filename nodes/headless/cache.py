@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .arguments import arguments_before_run
 from .calls import call_over_lists
 from .expansion import DynamicPrompt
@@ -74,7 +75,7 @@ class Signatures:
         """Compute the signatures of these nodes and of all that feed them.
 
         Raises:
-            ValueError: they feed each other in a circle.
+            UniWorldError: they feed each other in a circle.
             LookupError: a link comes from a node that does not exist.
         """
         for node_id in node_ids:
@@ -87,7 +88,7 @@ class Signatures:
                     self.known[current] = await self._compute(current)
                     del path[current]
                 elif source in path:
-                    raise ValueError(f"Dependency cycle detected: {' → '.join([*path, source])}.")
+                    raise UniWorldError(f"Dependency cycle detected: {' → '.join([*path, source])}.")
                 else:
                     path[source] = self._sources(source)
 

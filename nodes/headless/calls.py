@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from ...uniworld_core.errors import UniWorldError
 from ..host import ExecutionBlocker
 from .foreign import is_blocker, set_graph_prefix
 
@@ -73,7 +74,7 @@ def _arguments(values: Mapping[str, list[Any]], input_is_list: bool) -> list[dic
         return [dict(values)]
     calls = max((len(items) for items in values.values()), default=1)
     if not all(values.values()):
-        raise ValueError("An input list is empty, so that the node has nothing to work on.")
+        raise UniWorldError("An input list is empty, so that the node has nothing to work on.")
     return [{name: items[min(index, len(items) - 1)] for name, items in values.items()} for index in range(calls)]
 
 

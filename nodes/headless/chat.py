@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from ...uniworld_core.errors import UniWorldError
 from .. import host
 from ..pack.loaders import AUTO
 from ..pack.parts import DTYPES
@@ -82,7 +83,7 @@ def run(
         stopping: while it lasts, Ctrl-C asks the running message to stop.
 
     Raises:
-        ValueError: an option, model or saved conversation that cannot be used.
+        UniWorldError: an option, model or saved conversation that cannot be used.
     """
     report = ChatJson(arguments.report) if arguments.json else ChatText(out)
     history = _open_history(arguments)
@@ -193,7 +194,7 @@ class Chat:
             info(history_text(session.history))
         elif name == "/image":
             if not argument:
-                raise ValueError("/image needs the name of a picture file, such as `/image photo.jpg`.")
+                raise UniWorldError("/image needs the name of a picture file, such as `/image photo.jpg`.")
             self._attach(self._find(argument))
         elif name == "/seed":
             session.settings = with_seed(session.settings, argument)
@@ -223,18 +224,18 @@ class Chat:
     def _save(self, name: str) -> Path:
         history = self._session.history
         if not name:
-            raise ValueError("/save needs a name: NAME.png for the last painted picture, NAME for the conversation.")
+            raise UniWorldError("/save needs a name: NAME.png for the last painted picture, NAME for the conversation.")
         target = Path(name).expanduser()
         if not is_picture_name(name):
             history.copy(target)
             return target
         painted = [picture for turn in history.turns[1::2] for picture in turn.pictures]
         if not painted:
-            raise ValueError("Nothing was painted yet: there is no picture to save.")
+            raise UniWorldError("Nothing was painted yet: there is no picture to save.")
         if target.suffix.lower() != ".png":
-            raise ValueError(f"Pictures are saved as PNG: name it {target.with_suffix('.png')}.")
+            raise UniWorldError(f"Pictures are saved as PNG: name it {target.with_suffix('.png')}.")
         if target.exists():
-            raise ValueError(f"'{target}' is there already: choose another name.")
+            raise UniWorldError(f"'{target}' is there already: choose another name.")
         with whole_file(target) as file:
             file.write(history.picture(painted[-1]).read_bytes())
         return target
@@ -247,7 +248,7 @@ class Chat:
                 if place.is_file():
                     return place
         if path.is_absolute():
-            raise ValueError(f"There is no picture file '{name}'. Check the path.")
+            raise UniWorldError(f"There is no picture file '{name}'. Check the path.")
         return folders.current().find_picture(name)
 
 
@@ -267,7 +268,7 @@ def _open_history(arguments: argparse.Namespace) -> History:
     root = arguments.output / FOLDER
     asked = {key: getattr(arguments, key) for key in ("checkpoint", "flux", "siglip") if getattr(arguments, key)}
     if arguments.name is not None and arguments.resume:
-        raise ValueError(f"--resume takes the latest conversation: leave out --resume or '{arguments.name}'.")
+        raise UniWorldError(f"--resume takes the latest conversation: leave out --resume or '{arguments.name}'.")
     model = {"checkpoint": "nano", "flux": AUTO, "siglip": AUTO} | asked
     history = History(root, latest(root) if arguments.resume else arguments.name, model)
     if history.turns and "checkpoint" not in asked:
@@ -293,11 +294,13 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     )
     for name in ("steps", "max_new_tokens"):
         if getattr(settings, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; it must be at least 1.")
+            raise UniWorldError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; it must be at least 1.")
     if arguments.area_side and not 64 <= arguments.area_side <= 4096:
-        raise ValueError(f"--area-side is {arguments.area_side}; it must be from 64 to 4096, or 0 for the model's own.")
+        raise UniWorldError(
+            f"--area-side is {arguments.area_side}; it must be from 64 to 4096, or 0 for the model's own."
+        )
     if arguments.device not in host.current().devices():
-        raise ValueError(f"--device is {arguments.device!r}; there are {', '.join(host.current().devices())}.")
+        raise UniWorldError(f"--device is {arguments.device!r}; there are {', '.join(host.current().devices())}.")
     return with_seed(settings, str(arguments.seed))
 
 

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
+from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.prompt import check_text
 from .durable import PART, lock, sync_folder, whole_file
 from .folders import check_relative
@@ -60,7 +61,7 @@ class History:
             model: for a conversation that begins; a saved one brings its own.
 
         Raises:
-            ValueError: it is damaged, held by another process, or cannot be written to.
+            UniWorldError: it is damaged, held by another process, or cannot be written to.
         """
         self.root, self.model = root, model
         self.turns: tuple[SavedTurn, ...] = ()
@@ -71,7 +72,7 @@ class History:
             return
         self.folder = root / check_relative(name, "name of the conversation")
         if self.folder.parent != root:
-            raise ValueError(f"The name of the conversation {name!r} has a slash. Use a plain name such as 'cats'.")
+            raise UniWorldError(f"The name of the conversation {name!r} has a slash. Use a plain name such as 'cats'.")
         self._make()
         try:
             for part in self.folder.glob(f".*{PART}"):  # of a process that was killed
@@ -125,11 +126,11 @@ class History:
         return self.folder / name
 
     def copy(self, target: Path) -> None:
-        """Copy what was said and its pictures into a new folder. Raises ValueError if it is there already."""
+        """Copy what was said and its pictures into a new folder. Raises UniWorldError if it is there already."""
         if not self.turns:
-            raise ValueError("Nothing was said yet: there is nothing to save.")
+            raise UniWorldError("Nothing was said yet: there is nothing to save.")
         if target.exists():
-            raise ValueError(f"'{target}' is there already: choose another name.")
+            raise UniWorldError(f"'{target}' is there already: choose another name.")
         part = target.with_name(f".{target.name}{PART}")
         try:
             part.mkdir(parents=True)
@@ -169,22 +170,22 @@ class History:
                 self.folder.mkdir(parents=True, exist_ok=True)
             held = (self.folder / _LOCK).open("ab")
         except OSError as error:
-            raise ValueError(f"The conversation '{self.folder}' cannot be written to: {error.strerror}.") from error
+            raise UniWorldError(f"The conversation '{self.folder}' cannot be written to: {error.strerror}.") from error
         try:
             lock(held.fileno())
         except OSError as error:
             held.close()
-            raise ValueError(
+            raise UniWorldError(
                 f"Another process has the conversation '{self.folder}' open: end it, or begin another conversation."
             ) from error
         self._held = held
 
 
 def latest(root: Path) -> str:
-    """The name of the conversation that was last added to. Raises ValueError if there is none."""
+    """The name of the conversation that was last added to. Raises UniWorldError if there is none."""
     names = saved_names(root)
     if not names:
-        raise ValueError(f"There is no conversation in '{root}' to resume: start `uniworld chat` without --resume.")
+        raise UniWorldError(f"There is no conversation in '{root}' to resume: start `uniworld chat` without --resume.")
     return names[0]
 
 
@@ -203,7 +204,7 @@ def _read(file: Path) -> tuple[dict[str, str], tuple[SavedTurn, ...]]:
     try:
         saved = json.loads(file.read_bytes())
         if saved["uniworld_chat"] != VERSION:
-            raise ValueError(f"its version is {saved['uniworld_chat']!r}, not {VERSION}")
+            raise UniWorldError(f"its version is {saved['uniworld_chat']!r}, not {VERSION}")
         turns = tuple(
             SavedTurn(turn["role"], turn["text"], tuple(turn["pictures"]), dict(turn["made"]))
             for turn in saved["turns"]
@@ -211,18 +212,18 @@ def _read(file: Path) -> tuple[dict[str, str], tuple[SavedTurn, ...]]:
         for turn, role in zip(turns, (USER, ASSISTANT) * len(turns)):
             names = [check_relative(name, "picture name") for name in turn.pictures]
             if turn.role != role or not isinstance(turn.text, str) or any("/" in name for name in names):
-                raise ValueError(f"a turn is {str(turn)[:80]!r}")
+                raise UniWorldError(f"a turn is {str(turn)[:80]!r}")
             check_text(turn.text, "text of a turn")
         if len(turns) % 2:
-            raise ValueError("the last message has no reply")
+            raise UniWorldError("the last message has no reply")
         missing = [name for turn in turns for name in turn.pictures if not (file.parent / name).is_file()]
         if missing:
-            raise ValueError(f"the picture {missing[0]} is not there")
+            raise UniWorldError(f"the picture {missing[0]} is not there")
         model = {str(key): str(value) for key, value in saved["model"].items()}
         _to_bytes(model, turns)  # what opens can be saved again
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"The conversation '{file}' cannot be resumed: {reason}. Begin another one.") from error
+        raise UniWorldError(f"The conversation '{file}' cannot be resumed: {reason}. Begin another one.") from error
     return model, turns
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from ...uniworld_core.errors import UniWorldError
+
 COMMANDS = {
     "/image FILE": "attach a picture to the next message",
     "/paint TEXT": "paint, whatever the routing head would decide",
@@ -70,7 +72,7 @@ def parse_line(
         objects: also take a line of JSON, `{"text": ..., "images": [...]}`.
 
     Raises:
-        ValueError: an unknown command, or a picture that is not there.
+        UniWorldError: an unknown command, or a picture that is not there.
     """
     line = line.strip()
     if objects and line.startswith("{"):
@@ -80,12 +82,12 @@ def parse_line(
     if name in FORCED:
         message = _parse_message(rest.strip(), find, attached)
         if not message.text:
-            raise ValueError(f"There is no text behind {name}: write what to do, such as `{name} a red circle`.")
+            raise UniWorldError(f"There is no text behind {name}: write what to do, such as `{name} a red circle`.")
         return Message(message.text, message.pictures, FORCED[name])
     if name in _NAMES:
         return Command(name, _unquoted(rest.strip()))
     if re.fullmatch(r"/[A-Za-z?]+", name):
-        raise ValueError(f"There is no command {name}. The commands are {', '.join(sorted(_NAMES))}.")
+        raise UniWorldError(f"There is no command {name}. The commands are {', '.join(sorted(_NAMES))}.")
     return _parse_message(line, find, attached) if line else None
 
 
@@ -94,9 +96,11 @@ def _parse_object(line: str, find: Callable[[str], Path]) -> Message:
         said = json.loads(line)
         text, images = said.get("text", ""), said.get("images", [])
     except (ValueError, RecursionError, AttributeError) as error:
-        raise ValueError(f'The line is no JSON object ({error}): write {{"text": ..., "images": [...]}}.') from None
+        raise UniWorldError(f'The line is no JSON object ({error}): write {{"text": ..., "images": [...]}}.') from None
     if not isinstance(text, str) or not isinstance(images, list) or not all(isinstance(one, str) for one in images):
-        raise ValueError('In {"text": ..., "images": [...]}, the text is a string and the images a list of file names.')
+        raise UniWorldError(
+            'In {"text": ..., "images": [...]}, the text is a string and the images a list of file names.'
+        )
     return Message(text.strip(), tuple(find(name) for name in images))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...uniworld_core.errors import UniWorldError
 from .. import host
 from ..pack.conditioning import Condition
 from ..pack.loaders import LoadUniWorld
@@ -86,7 +87,7 @@ class Session:
             on_route: called with what was decided before it is done: whether to paint, and how sure the head is.
 
         Raises:
-            ValueError: the message cannot be read, or a picture of it.
+            UniWorldError: the message cannot be read, or a picture of it.
             TurnFailed: the model could not reply.
             host.Interrupted: the user stopped it.
         """
@@ -141,7 +142,7 @@ class Session:
             }
             text = Understand().execute(**prompt, **limits)[0]
             if not text.strip():
-                raise ValueError("The model gave an empty answer: ask in other words.")
+                raise UniWorldError("The model gave an empty answer: ask in other words.")
             # What the next turn could not read is not kept.
             Conversation([Turn(USER, message.text), Turn(ASSISTANT, text)])
         names = history.new_names([*(path.stem for path in message.pictures), *[_STEM] * len(painted)])
@@ -204,13 +205,13 @@ def open_model(checkpoint: str, flux: str, siglip: str, dtype: str, device: str)
     """The parts of a model by the names of Load UniWorld's outputs; weights are read when first used.
 
     Raises:
-        ValueError: there is no such model, or files of it do not fit.
+        UniWorldError: there is no such model, or files of it do not fit.
     """
     return dict(zip(LoadUniWorld.RETURN_NAMES, LoadUniWorld().execute(checkpoint, flux, siglip, dtype, device)))
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The first frame of a picture file, upright and on white. Raises ValueError for one that cannot be read."""
+    """The first frame of a picture file, upright and on white. Raises UniWorldError for one that cannot be read."""
     from ...uniworld_core.images.pictures import on_white, to_rgb
 
     loaded = load_picture(path, host.current().check_interrupt)
@@ -220,11 +221,11 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def with_seed(settings: Settings, text: str) -> Settings:
-    """The settings with another seed. Raises ValueError if the text is none."""
+    """The settings with another seed. Raises UniWorldError if the text is none."""
     try:
         seed = int(text)
         if not 0 <= seed < 2**64:
             raise ValueError
     except ValueError:
-        raise ValueError(f"The seed is {text!r}; it must be a whole number from 0 to 2**64 - 1.") from None
+        raise UniWorldError(f"The seed is {text!r}; it must be a whole number from 0 to 2**64 - 1.") from None
     return replace(settings, seed=seed)

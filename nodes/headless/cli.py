@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ...streams import lost, say
+from ...uniworld_core.errors import UniWorldError
 from .. import host
 from ..memory import ModelMemory, default_budget
 from . import folders
@@ -156,7 +157,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 def _check_models(arguments: argparse.Namespace) -> None:
     # The default need not be there: the shipped models are found without it.
     if arguments.models is not _MODELS and not arguments.models.is_dir():
-        raise ValueError(
+        raise UniWorldError(
             f"--models '{arguments.models}' is no folder. Name the one that holds uniworld/, diffusers/ and siglip/."
         )
 
@@ -178,7 +179,7 @@ def _set_up(arguments: argparse.Namespace, temp: Path | None = None) -> tuple[Re
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.workflow is None:
         names = shipped_workflows()
-        raise ValueError("Name a workflow to run. Shipped with the package: " + (", ".join(names) or "none") + ".")
+        raise UniWorldError("Name a workflow to run. Shipped with the package: " + (", ".join(names) or "none") + ".")
     # Whatever nodes print must not mix with the lines of --json.
     out = sys.stdout
     quiet = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
@@ -225,12 +226,12 @@ def _apply(workflow: Workflow, registry: Registry, arguments: argparse.Namespace
         target, equals, text = entry.partition("=")
         node, dot, name = target.rpartition(".")
         if not equals or not dot or not node:
-            raise ValueError(f"--set {shown(entry)} is not of the form NODE.input=value, such as Sampler.steps=20.")
+            raise UniWorldError(f"--set {shown(entry)} is not of the form NODE.input=value, such as Sampler.steps=20.")
         set_value(workflow, registry, node, name, text)
     for entry in arguments.image:
         node, equals, path = entry.partition("=")
         if not equals or not node:
-            raise ValueError(f"--image {shown(entry)} is not of the form NODE=picture, such as LoadImage=cat.jpg.")
+            raise UniWorldError(f"--image {shown(entry)} is not of the form NODE=picture, such as LoadImage=cat.jpg.")
         # Looked up first, so that a wrong node name is told before a wrong path.
         node_id = find_node(workflow.prompt, node)
         set_value(workflow, registry, node_id, "image", folders.current().bind(Path(path)))
@@ -291,7 +292,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     to_stdout = arguments.api is not None and is_stdout(arguments.api)
     if to_stdout and arguments.json:
-        raise ValueError(f"--api {arguments.api} and --json both write to standard output. Name a file for --api.")
+        raise UniWorldError(f"--api {arguments.api} and --json both write to standard output. Name a file for --api.")
     # Whatever packs print must not mix with the API form.
     out = sys.stderr if to_stdout else sys.stdout
     with contextlib.redirect_stdout(out):
@@ -332,7 +333,7 @@ def _nodes(arguments: argparse.Namespace) -> int:
         if len(named) != 1:
             near = registry.suggestions(name)
             hint = f"Did you mean {one_of(near)}?" if near else "`uniworld nodes` lists them all."
-            raise ValueError(f"There is no node class '{name}'. {hint}")
+            raise UniWorldError(f"There is no node class '{name}'. {hint}")
         name = named[0]
     names = [name] if name else sorted(registry.classes)
     if arguments.json:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .editor_graph import SUBGRAPH_INPUT, Scope, all_scopes, is_off, open_graph
 from .editor_nodes import GET, REROUTE, SET, Infos, Node, Nodes, read_nodes
 from .primitives import apply_primitives, read_primitives
@@ -91,7 +92,7 @@ def convert(
         choices: takes the places of prompts with choices, which are left as they are.
 
     Raises:
-        ValueError: the workflow is not of the editor's form, or the saved values of a node fit it in no known way.
+        UniWorldError: the workflow is not of the editor's form, or the saved values of a node fit it in no known way.
     """
     opened = _open(workflow, infos)
     root = opened.of(opened.root)
@@ -145,7 +146,7 @@ def _open(workflow: dict[str, Any], infos: Infos) -> Opened:
 def _read(scope: Scope, infos: Infos, nodes: dict[int, Nodes]) -> Nodes:
     for node_id, node in scope.graph.nodes.items():
         if not is_off(node) and node["type"].startswith(("workflow>", "workflow/")):
-            raise ValueError(
+            raise UniWorldError(
                 f"Node {scope.full_id(node_id)} is a group node ('{node['type']}') of an old editor. Open the workflow "
                 "in a newer editor, turn it into a subgraph, and save it."
             )
@@ -197,7 +198,7 @@ def source_of(opened: Opened, place: Place, slot: int) -> Output | Value | None:
     """What really feeds an input: through reroutes and bypassed nodes, and in and out of subgraphs.
 
     Raises:
-        ValueError: the wires run in a circle of nodes that do nothing.
+        UniWorldError: the wires run in a circle of nodes that do nothing.
     """
     here: Place | None = place
     wanted: Any = None
@@ -205,7 +206,7 @@ def source_of(opened: Opened, place: Place, slot: int) -> Output | Value | None:
     while here is not None:
         key = (here.scope.path, here.node.id, slot)
         if key in visited:
-            raise ValueError(f"Node {here.full_id}: the wires into it run in a circle. Cut one.")
+            raise UniWorldError(f"Node {here.full_id}: the wires into it run in a circle. Cut one.")
         visited.add(key)
         entry = here.node.inputs[slot]
         if entry.link is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .editor_ids import with_unique_ids
 
 MAX_NODES = 100_000
@@ -111,7 +112,7 @@ def open_graph(workflow: dict[str, Any], is_class: Callable[[str], bool] = lambd
         is_class: whether a node class of this name exists, to distinguish a missing subgraph from a missing class.
 
     Raises:
-        ValueError: a part is not of the form, a subgraph has no definition, or subgraphs contain themselves.
+        UniWorldError: a part is not of the form, a subgraph has no definition, or subgraphs contain themselves.
     """
     workflow, definitions = with_unique_ids(workflow, _definitions(workflow))
     graphs: dict[str, Graph] = {}
@@ -128,18 +129,20 @@ def open_graph(workflow: dict[str, Any], is_class: Callable[[str], bool] = lambd
                 continue
             if kind not in definitions:
                 if _UUID.fullmatch(kind) and not is_class(kind):
-                    raise ValueError(_no_definition(scope, node_id, node))
+                    raise UniWorldError(_no_definition(scope, node_id, node))
                 continue
             name = f"subgraph '{definitions[kind].get('name', kind)}'"
             if kind in inside:
-                raise ValueError(f"Node {scope.full_id(node_id)}: the {name} contains itself. Take it out of itself.")
+                raise UniWorldError(
+                    f"Node {scope.full_id(node_id)}: the {name} contains itself. Take it out of itself."
+                )
             if kind not in graphs:
                 graphs[kind] = _graph(definitions[kind], name)
             child = Scope((*scope.path, node_id), graphs[kind], scope)
             scope.children[node_id] = child
             count += len(child.graph.nodes)
             if count > MAX_NODES:
-                raise ValueError(f"The workflow opens into more than {MAX_NODES} nodes. Use fewer nested subgraphs.")
+                raise UniWorldError(f"The workflow opens into more than {MAX_NODES} nodes. Use fewer nested subgraphs.")
             pending.append((child, inside | {kind}))
     return root
 
@@ -181,18 +184,18 @@ def _graph(definition: dict[str, Any], name: str) -> Graph:
     again = "Save the workflow again in the editor."
     for position, node in enumerate(entries if isinstance(entries, list) else ()):
         if not isinstance(node, dict) or not isinstance(node.get("id"), (int, str)):
-            raise ValueError(f"Entry {position} of the nodes of {name} is not a node with an id. {again}")
+            raise UniWorldError(f"Entry {position} of the nodes of {name} is not a node with an id. {again}")
         if not isinstance(node.get("type"), str):
-            raise ValueError(f"Node {node['id']} of {name} names no node class. {again}")
+            raise UniWorldError(f"Node {node['id']} of {name} names no node class. {again}")
         if str(node["id"]) in nodes:
-            raise ValueError(f"Two nodes of {name} have the id {node['id']}. {again}")
+            raise UniWorldError(f"Two nodes of {name} have the id {node['id']}. {again}")
         nodes[str(node["id"])] = node
     entries = definition.get("links")
     links = []
     for position, entry in enumerate(entries if isinstance(entries, list) else ()):
         link = _link(entry)
         if link is None:
-            raise ValueError(f"Entry {position} of the links of {name} is not a link. {again}")
+            raise UniWorldError(f"Entry {position} of the links of {name} is not a link. {again}")
         links.append(link)
     return Graph(definition, name, nodes, *_one_into_each(links, set(_named_links(nodes))))
 

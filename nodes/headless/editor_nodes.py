@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .editor_graph import BYPASSED, MUTED, Graph, Link, is_off, slots
 from .problems import node_label, shown
 from .saved_values import Values, read_values, shows_pictures
@@ -137,7 +138,7 @@ def read_nodes(
         inner: the nodes of a subgraph by its id, None for what is none.
 
     Raises:
-        ValueError: saved values fit the node in no known way.
+        UniWorldError: saved values fit the node in no known way.
     """
     found = Nodes(graph)
     specs: dict[str, list[Spec]] = {}
@@ -164,7 +165,7 @@ def read_nodes(
         _connect(graph, node)
         found.by_id[node_id] = node
     if problems:
-        raise ValueError("\n".join(problems))
+        raise UniWorldError("\n".join(problems))
     return found
 
 
@@ -172,7 +173,7 @@ def _lay_out_class(node: Node, info: dict[str, Any], specs: list[Spec]) -> None:
     saved_values = node.saved.get("widgets_values")
     if saved_values is not None and not isinstance(saved_values, (list, dict)):
         if not is_off(node.saved):
-            raise ValueError(
+            raise UniWorldError(
                 f'"widgets_values" is {shown(saved_values)}; it must be a list of values. '
                 "Save the workflow again in the editor."
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .problems import shown
 
 MAX_ADDED = 100_000  # a loop that never ends must not fill the memory
@@ -67,12 +68,12 @@ class DynamicPrompt:
         """Add the nodes that the node `parent` returned under "expand", and return their ids.
 
         Raises:
-            ValueError: it is no graph in API form, names an unknown node class, or has an id that is taken.
+            UniWorldError: it is no graph in API form, names an unknown node class, or has an id that is taken.
         """
         if not isinstance(graph, dict):
-            raise ValueError(f'The node gave {shown(graph)} as "expand"; it must map node ids to nodes.')
+            raise UniWorldError(f'The node gave {shown(graph)} as "expand"; it must map node ids to nodes.')
         if len(self._added) + len(graph) > MAX_ADDED:
-            raise ValueError(f"The nodes of this run added more than {MAX_ADDED} nodes. Does a loop never end?")
+            raise UniWorldError(f"The nodes of this run added more than {MAX_ADDED} nodes. Does a loop never end?")
         for node_id, node in graph.items():
             self._add(parent, node_id, node, classes)
         self.children.setdefault(parent, []).extend(graph)
@@ -80,11 +81,15 @@ class DynamicPrompt:
 
     def _add(self, parent: str, node_id: Any, node: Any, classes: Container[str]) -> None:
         if not isinstance(node, dict) or not isinstance(node.get("inputs", {}), dict) or not isinstance(node_id, str):
-            raise ValueError(f"The node added {shown(node_id)}: {shown(node)}, which is no node in API form.")
+            raise UniWorldError(f"The node added {shown(node_id)}: {shown(node)}, which is no node in API form.")
         if self.has_node(node_id):
-            raise ValueError(f"The node added a node with the id {shown(node_id)}, which is taken. Ids must be unique.")
+            raise UniWorldError(
+                f"The node added a node with the id {shown(node_id)}, which is taken. Ids must be unique."
+            )
         if not isinstance(node.get("class_type"), str) or node["class_type"] not in classes:
-            raise ValueError(f"The node added a node of the class {shown(node.get('class_type'))}, which is unknown.")
+            raise UniWorldError(
+                f"The node added a node of the class {shown(node.get('class_type'))}, which is unknown."
+            )
         override = node.get("override_display_id")
         shown_as = override if isinstance(override, str) and self.has_node(override) else parent
         self._added[node_id] = {**node, "inputs": dict(node.get("inputs", {}))}

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...uniworld_core.errors import UniWorldError
+
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 SHIPPED_INPUT = PACKAGE_ROOT / "workflows" / "input"
 
@@ -27,28 +29,32 @@ def check_relative(name: str, what: str = "file name") -> str:
     """A name that stays inside a folder, with forward slashes; `what` names it in the error.
 
     Raises:
-        ValueError: the name is empty, absolute, or holds a drive, a device, `..`, control or encoded characters.
+        UniWorldError: the name is empty, absolute, or holds a drive, a device, `..`, control or encoded characters.
     """
     shown = repr(name if len(name) <= 80 else name[:77] + "...")
     if not name or name != name.strip():
-        raise ValueError(f"The {what} {shown} is empty or has spaces around it. Use a plain name such as 'cat.png'.")
+        raise UniWorldError(f"The {what} {shown} is empty or has spaces around it. Use a plain name such as 'cat.png'.")
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-        raise ValueError(f"The {what} {shown} holds a control character. Use a plain name such as 'cat.png'.")
+        raise UniWorldError(f"The {what} {shown} holds a control character. Use a plain name such as 'cat.png'.")
     if _ENCODED_TRICK.search(name):
-        raise ValueError(f"The {what} {shown} holds a percent-encoded character. Use a plain name such as 'cat.png'.")
+        raise UniWorldError(
+            f"The {what} {shown} holds a percent-encoded character. Use a plain name such as 'cat.png'."
+        )
     path = name.replace("\\", "/")
     if path.startswith(("/", "~")) or ":" in path:
-        raise ValueError(f"The {what} {shown} is an absolute path or names a drive. Use a name inside the folder.")
+        raise UniWorldError(f"The {what} {shown} is an absolute path or names a drive. Use a name inside the folder.")
     parts = path.split("/")
     if len(parts) > _MAX_PARTS:
-        raise ValueError(f"The {what} {shown} lies in {len(parts) - 1} folders; at most {_MAX_PARTS - 1} are allowed.")
+        raise UniWorldError(
+            f"The {what} {shown} lies in {len(parts) - 1} folders; at most {_MAX_PARTS - 1} are allowed."
+        )
     for part in parts:
         if part in ("", ".", ".."):
-            raise ValueError(f"The {what} {shown} leads out of its folder. Use a name without the part '{part}'.")
+            raise UniWorldError(f"The {what} {shown} leads out of its folder. Use a name without the part '{part}'.")
         if part.endswith((".", " ")) or _WINDOWS_DEVICES.match(part):
-            raise ValueError(f"The {what} {shown} is no file on Windows because of '{part}'. Choose another name.")
+            raise UniWorldError(f"The {what} {shown} is no file on Windows because of '{part}'. Choose another name.")
         if len(part.encode(errors="surrogatepass")) > _MAX_NAME_BYTES:
-            raise ValueError(f"The {what} {shown} is longer than {_MAX_NAME_BYTES} bytes. Choose a shorter one.")
+            raise UniWorldError(f"The {what} {shown} is longer than {_MAX_NAME_BYTES} bytes. Choose a shorter one.")
     return "/".join(parts)
 
 
@@ -56,12 +62,12 @@ def resolve_inside(base: Path, name: str, what: str = "file name") -> Path:
     """The path of `name` below `base`, which need not exist.
 
     Raises:
-        ValueError: as `check_relative`, or a symbolic link on the way leads out of `base`.
+        UniWorldError: as `check_relative`, or a symbolic link on the way leads out of `base`.
     """
     root = base.resolve()
     path = (root / check_relative(name, what)).resolve()
     if not path.is_relative_to(root):
-        raise ValueError(f"The {what} {name!r} leads out of '{base}' by a symbolic link. Put the file itself there.")
+        raise UniWorldError(f"The {what} {name!r} leads out of '{base}' by a symbolic link. Put the file itself there.")
     return path
 
 
@@ -100,10 +106,10 @@ class Folders:
         """The file an input name stands for; `cat.png [output]` looks in the output folder, as in ComfyUI.
 
         Raises:
-            ValueError: the name is a trick, or there is no such file.
+            UniWorldError: the name is a trick, or there is no such file.
         """
         if not isinstance(annotated, str):
-            raise ValueError(f"{annotated!r} names no picture. Give the name of a file such as 'cat.png'.")
+            raise UniWorldError(f"{annotated!r} names no picture. Give the name of a file such as 'cat.png'.")
         if annotated in self.bound:
             return self.bound[annotated]
         match = _ANNOTATION.match(annotated)
@@ -115,7 +121,7 @@ class Folders:
             path = resolve_inside(folder, name, "picture name")
             if path.is_file():
                 return path
-        raise ValueError(f"There is no picture {name!r} in '{folders[0]}'. {self._mend(kind)}")
+        raise UniWorldError(f"There is no picture {name!r} in '{folders[0]}'. {self._mend(kind)}")
 
     def _mend(self, kind: str) -> str:
         names = self.list_inputs() if kind == "input" else []
@@ -126,11 +132,11 @@ class Folders:
         """Let a picture anywhere on disk be loaded; returns the input name that now stands for it.
 
         Raises:
-            ValueError: there is no such file.
+            UniWorldError: there is no such file.
         """
         path = picture.expanduser().resolve()
         if not path.is_file():
-            raise ValueError(f"There is no picture file '{picture}'. Check the path.")
+            raise UniWorldError(f"There is no picture file '{picture}'. Check the path.")
         stem = re.sub(r'[<>:"/\\|?*%\[\]\x00-\x1f\x7f]', "_", picture.name).strip(". ") or "picture"
         name = check_relative(stem[-120:].strip(". "))
         number = 2
@@ -150,7 +156,7 @@ class Folders:
             sizes: `width` and `height` for their tokens.
 
         Raises:
-            ValueError: the prefix is a trick or leads out of the folder.
+            UniWorldError: the prefix is a trick or leads out of the folder.
         """
         base, known = self.of_kind(kind), {key: str(size) for key, size in sizes.items()}
         try:
@@ -167,7 +173,7 @@ class Folders:
         """Check that pictures with this prefix can have a place; nothing is made.
 
         Raises:
-            ValueError: as `new_picture`, or a file stands where the prefix needs a folder.
+            UniWorldError: as `new_picture`, or a file stands where the prefix needs a folder.
         """
         expanded = expand_tokens(prefix, _stand_in, {"width": "1", "height": "1"}, clean=_plain)
         base = self.of_kind(kind).resolve()
@@ -175,7 +181,7 @@ class Folders:
             if folder == base:
                 return
             if folder.exists() and not folder.is_dir():
-                raise ValueError(f"The file name prefix {prefix!r} needs the folder '{folder}', but that is a file.")
+                raise UniWorldError(f"The file name prefix {prefix!r} needs the folder '{folder}', but that is a file.")
 
 
 @dataclass(frozen=True)

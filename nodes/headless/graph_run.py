@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from ..host import Interrupted, NodeHooks, PlainHost, running_node
 from .arguments import DYNPROMPT, PNGINFO, PROMPT, UNIQUE_ID, Arguments, collect_arguments
 from .cache import NodeResult, ResultCache, Shown, Signatures
@@ -270,7 +271,7 @@ class GraphRun:
         outputs = self.results[link[0]].outputs
         if link[1] not in range(len(outputs)):
             source = node_label(link[0], self._class_name(link[0]))
-            raise ValueError(f"{source} gave {len(outputs)} outputs, and {user} is linked to output {link[1]}.")
+            raise UniWorldError(f"{source} gave {len(outputs)} outputs, and {user} is linked to output {link[1]}.")
         return outputs[int(link[1])]
 
     def _wanted(self, answers: list[Any], arguments: Arguments) -> set[str]:
@@ -278,7 +279,7 @@ class GraphRun:
         names = {name for answer in answers if isinstance(answer, list) for name in answer if isinstance(name, str)}
         wanted = {name for name in names if name in arguments.absent or name not in arguments.values}
         for name in wanted - arguments.absent:
-            raise ValueError(f"The node asks for its lazy input '{name}', and nothing is linked to it.")
+            raise UniWorldError(f"The node asks for its lazy input '{name}', and nothing is linked to it.")
         return wanted
 
     def _blocked(self, node_id: str, blocker: ExecutionBlocker) -> ExecutionBlocker:

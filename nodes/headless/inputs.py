@@ -7,6 +7,7 @@ import math
 from collections.abc import Awaitable
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .arguments import arguments_before_run
 from .calls import run_to_end
 from .problems import NodeRef, Problem, shown
@@ -143,7 +144,7 @@ def _convert(kind: Any, value: Any) -> Any:
     if kind == "FLOAT":
         number = float(value)
         if not math.isfinite(number):
-            raise ValueError("not a finite number")
+            raise UniWorldError("not a finite number")
         return number
     if kind == "STRING":
         return str(value)

@@ -7,6 +7,8 @@ import math
 import re
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
+
 _MAX_DEPTH = 200
 
 
@@ -14,7 +16,7 @@ def loads(text: str | bytes, **options: Any) -> Any:
     """As `json.loads`, with a sentence on numbers of more digits than Python reads.
 
     Raises:
-        ValueError: the text is not JSON (`json.JSONDecodeError`), or contains such a number; the sentence begins with
+        UniWorldError: the text is not JSON (`json.JSONDecodeError`), or contains such a number; the sentence begins with
             a verb, for the caller to put before it what was read.
     """
     try:
@@ -26,7 +28,7 @@ def loads(text: str | bytes, **options: Any) -> Any:
             raise
         plain = text if isinstance(text, str) else text.decode(errors="replace")
         longest = max(map(len, re.findall(r"\d+", plain)))
-        raise ValueError(f"contains a number of {longest} digits, which no node can take. Correct it.") from error
+        raise UniWorldError(f"contains a number of {longest} digits, which no node can take. Correct it.") from error
 
 
 def dumps(value: Any, indent: int | None = None) -> str:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...uniworld_core.errors import UniWorldError
+
 _PREVIEWS = "uniworld-previews-"
 _DAY = 24 * 60 * 60.0
 
@@ -22,7 +24,7 @@ def check_writable(folder: Path, make: bool = True) -> None:
         make: False to leave the disk as it is, and to look at permissions only.
 
     Raises:
-        ValueError: they cannot; the sentence says why and what mends it.
+        UniWorldError: they cannot; the sentence says why and what mends it.
     """
     try:
         if make:
@@ -44,7 +46,7 @@ def open_output(folder: Path) -> Iterator[None]:
     """Make an output folder and check that it can be written to; what was made is removed if nothing came into it.
 
     Raises:
-        ValueError: as `check_writable`.
+        UniWorldError: as `check_writable`.
     """
     made: list[Path] = []
     try:
@@ -59,11 +61,11 @@ def open_output(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def unwritable(folder: Path, error: OSError) -> ValueError:
+def unwritable(folder: Path, error: OSError) -> UniWorldError:
     """What to say when pictures cannot be written to an output folder."""
     # "File exists" is what the system says when a folder is to be made where a file is.
     reason = "a file stands in its place" if isinstance(error, FileExistsError) else error.strerror or str(error)
-    return ValueError(f"Pictures cannot be written to '{folder}': {reason}; free space or choose another --output.")
+    return UniWorldError(f"Pictures cannot be written to '{folder}': {reason}; free space or choose another --output.")
 
 
 @contextlib.contextmanager

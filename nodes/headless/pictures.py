@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.picture_files import PictureFile, TooSlow, deadline
 from .folders import NewPicture
 from .json_text import dumps
@@ -47,7 +48,7 @@ def load_picture(path: Path, check: Callable[[], None] | None = None) -> Loaded:
         check: called between reads; what it raises, such as an interrupt, ends the decoding.
 
     Raises:
-        ValueError: the file is no picture, is damaged too much, or is too large.
+        UniWorldError: the file is no picture, is damaged too much, or is too large.
     """
     frames: list[np.ndarray] = []
     alphas: list[np.ndarray | None] = []
@@ -68,7 +69,7 @@ def load_channel(path: Path, channel: str, check: Callable[[], None] | None = No
         The mask, and what is wrong with the file; empty if nothing is.
 
     Raises:
-        ValueError: as `load_picture`.
+        UniWorldError: as `load_picture`.
     """
     with PictureFile(path, path.name, check=check) as file:
         picture = file.first()
@@ -85,15 +86,15 @@ def check_picture(path: Path) -> None:
     """Check that a picture file can be decoded, as far as that is cheap; what was found is kept.
 
     Raises:
-        ValueError: as `load_picture`.
+        UniWorldError: as `load_picture`.
     """
     try:
         state = path.stat()
     except OSError as error:
-        raise ValueError(f"The picture '{path.name}' cannot be read: {error.strerror}. Check the file.") from error
+        raise UniWorldError(f"The picture '{path.name}' cannot be read: {error.strerror}. Check the file.") from error
     problem = _problem_of(path, state.st_mtime_ns, state.st_size)
     if problem:
-        raise ValueError(problem)
+        raise UniWorldError(problem)
 
 
 @lru_cache(maxsize=4096)
@@ -123,7 +124,7 @@ def _to_rgb(picture: Image.Image) -> np.ndarray:
         # floats are 0..1 or 0..255.
         gray = np.asarray(picture).astype(np.float32)
         if not np.isfinite(gray).all():
-            raise ValueError("it holds NaN or infinite values")
+            raise UniWorldError("it holds NaN or infinite values")
         top = 65535.0 if picture.mode != "F" else 1.0 if gray.max(initial=0) <= 1.0 else 255.0
         return np.broadcast_to((gray / top).clip(0.0, 1.0)[..., None], (*gray.shape, 3))
     if picture.mode == "RGBa":  # alpha already multiplied in, which Pillow converts to nothing else

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .editor_nodes import PRIMITIVE, REROUTE, Input, Node, Nodes
 from .problems import node_label, shown
 from .widgets import Widget
@@ -47,7 +48,7 @@ def read_primitives(nodes: Nodes, full_id: Callable[[str], str]) -> None:
         full_id: the id of a node as sentences name it.
 
     Raises:
-        ValueError: a value is too large for a number.
+        UniWorldError: a value is too large for a number.
     """
     for node in nodes.by_id.values():
         if node.virtual and node.type == PRIMITIVE:
@@ -56,7 +57,7 @@ def read_primitives(nodes: Nodes, full_id: Callable[[str], str]) -> None:
                 for value in _own_value(node, targets):
                     node.widgets.values["value"] = value
             except ValueError as error:
-                raise ValueError(f"{node_label(full_id(node.id), node.type)}: {error}") from error
+                raise UniWorldError(f"{node_label(full_id(node.id), node.type)}: {error}") from error
 
 
 def _widget(node: Node, entry: Input) -> Widget | None:
@@ -99,7 +100,7 @@ def _own_value(node: Node, targets: list[tuple[Node, Input]]) -> list[Any]:
     numeric = widget is not None and widget.kind in ("INT", "FLOAT")
     if numeric and isinstance(value, int) and abs(value) > sys.float_info.max:
         # The editor, whose numbers are all floats, would hold infinity and send nothing.
-        raise ValueError(f"its value {shown(value)} is too large, at most 1.8e308. Set a smaller one.")
+        raise UniWorldError(f"its value {shown(value)} is too large, at most 1.8e308. Set a smaller one.")
     if numeric and _is_number(value):
         value = _within_all(value, [found for one, way in targets if (found := _widget(one, way)) is not None])
     return [widget.taken(value) if widget is not None else value]

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .editor_graph import SUBGRAPH_INPUT, Link, slots
 from .editor_ids import parsed_property
 from .editor_nodes import PRIMITIVE, Input, Node, Nodes
@@ -40,7 +41,7 @@ def fill_in(nodes: Nodes, full_id: Callable[[str], str]) -> None:
         full_id: the id of a node as sentences name it.
 
     Raises:
-        ValueError: it is not known which of a node's saved values belongs to which input.
+        UniWorldError: it is not known which of a node's saved values belongs to which input.
     """
     hosts = [node for node in nodes.by_id.values() if node.inner is not None]
     for fill in (_by_position, _by_entry, _by_name):
@@ -49,7 +50,7 @@ def fill_in(nodes: Nodes, full_id: Callable[[str], str]) -> None:
                 fill(host)
             except ValueError as error:
                 title = f" '{host.title}'" if host.title else ""
-                raise ValueError(
+                raise UniWorldError(
                     f"Node {full_id(host.id)}{title} (a subgraph): {error} Open the workflow in the editor, correct "
                     "the values of this node, and save the workflow again."
                 ) from error
@@ -100,7 +101,7 @@ def _saved(host: Node) -> list[Any]:
     """The values saved by position."""
     saved = host.saved.get("widgets_values")
     if saved is not None and not isinstance(saved, (list, dict)):
-        raise ValueError(f'"widgets_values" is {shown(saved)}; it must be a list of values.')
+        raise UniWorldError(f'"widgets_values" is {shown(saved)}; it must be a list of values.')
     return saved if isinstance(saved, list) else []
 
 
@@ -124,7 +125,7 @@ def _check_count(host: Node, count: int, place: tuple[str, str]) -> None:
         saved = saved[:-1]
     assert host.inner is not None
     if len(saved) > count > 0 and _all_known(host.inner):
-        raise ValueError(
+        raise UniWorldError(
             f"{len(saved)} values are saved, but it has {count} {place[count > 1]}, so it is not known which belongs to which."
         )
 
@@ -133,7 +134,7 @@ def _listed(host: Node, name: str, fits: Callable[[Any], bool]) -> list[Any]:
     """A property that lists whose the values are.
 
     Raises:
-        ValueError: it is of no known form, and there are values.
+        UniWorldError: it is of no known form, and there are values.
     """
     listed = parsed_property(host.properties.get(name))
     if listed is None:
@@ -143,7 +144,7 @@ def _listed(host: Node, name: str, fits: Callable[[Any], bool]) -> list[Any]:
         return listed  # type: ignore[no-any-return]
     if not host.saved.get("widgets_values"):
         return []
-    raise ValueError(
+    raise UniWorldError(
         f'"{name}" has {shown(wrong[0])}, which is not of its form, so it is not known which of the saved values '
         "belongs to which input."
     )
@@ -242,7 +243,7 @@ def _by_name(host: Node) -> None:
     assert host.inner is not None
     if unknown and _all_known(host.inner):
         names = ", ".join(promoted) or "none"
-        raise ValueError(
+        raise UniWorldError(
             f"a value is saved for {shown(unknown[0])}, which is no input with a widget. Those are: {names}."
         )
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .problems import node_label, shown
 from .registry import Registry
 from .schema import Schemas
@@ -37,10 +38,10 @@ def resolve(text: str, generator: random.Random, depth: int = 0) -> str:
     r"""The text with C-style comments left out, one option of each `{a|b}` taken, and `\{`, `\|` and `\}` unescaped.
 
     Raises:
-        ValueError: choices are nested too deeply.
+        UniWorldError: choices are nested too deeply.
     """
     if depth > _MAX_DEPTH:
-        raise ValueError(f"its choices are nested more than {_MAX_DEPTH} levels deep. Use fewer braces.")
+        raise UniWorldError(f"its choices are nested more than {_MAX_DEPTH} levels deep. Use fewer braces.")
     tokens = iter(_TOKEN.findall(_COMMENT.sub("", text)))
     parts = []
     for token in tokens:
@@ -86,7 +87,7 @@ class PromptChoices:
         """Resolve the texts of a workflow in API form; gives those that have changed.
 
         Raises:
-            ValueError: a text cannot be resolved; the sentence names node and input.
+            UniWorldError: a text cannot be resolved; the sentence names node and input.
         """
         seed = first_seed(prompt, registry) if self.seed is None else self.seed
         changed = []
@@ -98,7 +99,9 @@ class PromptChoices:
                     # Each place has its own dice, so that no prompt changes with another one.
                     chosen = resolve(text, random.Random(f"{seed} {node_id} {name}"))
                 except ValueError as error:
-                    raise ValueError(f"{node_label(node_id, node['class_type'])}: input '{name}': {error}") from error
+                    raise UniWorldError(
+                        f"{node_label(node_id, node['class_type'])}: input '{name}': {error}"
+                    ) from error
                 if chosen != text:
                     node["inputs"][name] = chosen
                     changed.append(Resolved(node_id, node["class_type"], name, chosen, seed))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .schema import object_info
 
 
@@ -50,7 +51,7 @@ def load_registry(packs: Iterable[Path] = ()) -> Registry:
     """The built-in nodes, this package's nodes, and those of the pack folders.
 
     Raises:
-        ValueError: a pack folder is missing, is no V1 pack, or fails to import.
+        UniWorldError: a pack folder is missing, is no V1 pack, or fails to import.
     """
     from .builtin_nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
@@ -68,19 +69,19 @@ def load_registry(packs: Iterable[Path] = ()) -> Registry:
 def _import_pack(folder: Path) -> Any:
     entry = folder / "__init__.py"
     if not entry.is_file():
-        raise ValueError(f"The node pack '{folder}' has no __init__.py. Name the folder that ComfyUI would load.")
+        raise UniWorldError(f"The node pack '{folder}' has no __init__.py. Name the folder that ComfyUI would load.")
     # Packs are imported by path, under a name no installed module can have.
     name = f"uniworld_pack_{folder.resolve().name.replace('-', '_').replace('.', '_')}"
     spec = importlib.util.spec_from_file_location(name, entry, submodule_search_locations=[str(folder)])
     if spec is None or spec.loader is None:
-        raise ValueError(f"The node pack '{folder}' cannot be imported.")
+        raise UniWorldError(f"The node pack '{folder}' cannot be imported.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise ValueError(f"The node pack '{folder}' failed to import: {type(error).__name__}: {error}") from error
+        raise UniWorldError(f"The node pack '{folder}' failed to import: {type(error).__name__}: {error}") from error
     if not isinstance(getattr(module, "NODE_CLASS_MAPPINGS", None), dict):
-        raise ValueError(f"The node pack '{folder}' defines no NODE_CLASS_MAPPINGS; only V1 packs can be loaded.")
+        raise UniWorldError(f"The node pack '{folder}' defines no NODE_CLASS_MAPPINGS; only V1 packs can be loaded.")
     return module

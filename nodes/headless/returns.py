@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .foreign import is_blocker
 from .schema import is_link
 
@@ -56,7 +57,7 @@ def read_returns(returns: list[Any], count: int) -> Returns:
     """Read what the calls of a node with `count` outputs returned.
 
     Raises:
-        ValueError: a return value is not of the V1 form.
+        UniWorldError: a return value is not of the V1 form.
     """
     read = Returns()
     shown: list[dict[str, Any]] = []
@@ -81,5 +82,5 @@ def _outputs_of(value: Any, count: int) -> tuple[Any, ...]:
     if value is None and count == 0:
         return ()
     if not isinstance(value, (tuple, list)):
-        raise ValueError(f"The node returned {type(value).__name__}; it must return a tuple of {count} outputs.")
+        raise UniWorldError(f"The node returned {type(value).__name__}; it must return a tuple of {count} outputs.")
     return tuple(value)

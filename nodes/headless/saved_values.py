@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .widgets import Spec, Widget
 
 # What these hold comes from the page itself.
@@ -72,7 +73,7 @@ def read_values(specs: list[Spec], saved: Any, named: Any = None, previews: bool
         previews: whether it is a node that shows pictures, whose preview some editors saved as one more empty value.
 
     Raises:
-        ValueError: the list fits in no known way; the sentence has no subject, for the caller to put before it.
+        UniWorldError: the list fits in no known way; the sentence has no subject, for the caller to put before it.
     """
     if isinstance(saved, list) and saved:
         found = _best(specs, saved)
@@ -81,7 +82,7 @@ def read_values(specs: list[Spec], saved: Any, named: Any = None, previews: bool
         if found is not None:
             return _settled(found)
         if not isinstance(named, dict):
-            raise ValueError(_misfit(specs, saved))
+            raise UniWorldError(_misfit(specs, saved))
     by_name = next((one for one in (saved, named) if isinstance(one, dict)), {})
     return _settled(_walk(specs, [], Layout(), by_name))
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
+
 WIDGET_TYPES = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"})
 ANY_TYPE = "*"
 
@@ -99,7 +101,7 @@ def read_schema(node_class: type) -> NodeSchema:
     """Read a V1 node class.
 
     Raises:
-        ValueError: the class breaks the V1 form; the sentence names the class and the part.
+        UniWorldError: the class breaks the V1 form; the sentence names the class and the part.
     """
     declared = _input_types(node_class)
     inputs: dict[str, InputSpec] = {}
@@ -140,15 +142,17 @@ def _input_types(node_class: type) -> dict[str, dict[str, Any]]:
     try:
         declared = node_class.INPUT_TYPES()  # type: ignore[attr-defined]
     except Exception as error:
-        raise ValueError(f"{node_class.__name__}.INPUT_TYPES failed with {type(error).__name__}: {error}") from error
+        raise UniWorldError(f"{node_class.__name__}.INPUT_TYPES failed with {type(error).__name__}: {error}") from error
     if not isinstance(declared, dict):
-        raise ValueError(f"{node_class.__name__}.INPUT_TYPES returned a {type(declared).__name__}; a dict is needed.")
+        raise UniWorldError(
+            f"{node_class.__name__}.INPUT_TYPES returned a {type(declared).__name__}; a dict is needed."
+        )
     return declared
 
 
 def _input_spec(node_class: type, name: str, entry: Any, category: str) -> InputSpec:
     if not isinstance(entry, (list, tuple)) or not entry:
-        raise ValueError(f"{node_class.__name__}: input '{name}' is {entry!r}; it must be a (type, options) tuple.")
+        raise UniWorldError(f"{node_class.__name__}: input '{name}' is {entry!r}; it must be a (type, options) tuple.")
     options = entry[1] if len(entry) > 1 and isinstance(entry[1], dict) else {}
     return InputSpec(name, entry[0], category, options)
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .convert import convert
 from .editor_graph import is_editor_form, slots
 from .json_text import loads
@@ -71,7 +72,7 @@ class Workflow:
             A sentence for each prompt that changed.
 
         Raises:
-            ValueError: a prompt cannot be resolved.
+            UniWorldError: a prompt cannot be resolved.
         """
         if self.replacements is not None:
             self.replacements.fill_in(self.prompt, datetime.now())
@@ -97,7 +98,7 @@ def find_workflow(name: str) -> Path:
     """The file a command line names: a path, or the name of a shipped workflow such as `edit`.
 
     Raises:
-        ValueError: there is neither.
+        UniWorldError: there is neither.
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -110,14 +111,14 @@ def find_workflow(name: str) -> Path:
         if file.relative_to(SHIPPED).with_suffix("").as_posix() == plain:
             return file
     names = ", ".join(known) or "none"
-    raise ValueError(f"There is no workflow file '{name}'. Give a path, or one of the shipped workflows: {names}.")
+    raise UniWorldError(f"There is no workflow file '{name}'. Give a path, or one of the shipped workflows: {names}.")
 
 
 def read_workflow(path: Path, registry: Registry) -> Workflow:
     """Read a workflow in editor form, in API form, or as it is posted to a server (`{"prompt": ...}`).
 
     Raises:
-        ValueError: the file is no workflow; the sentence says where it breaks.
+        UniWorldError: the file is no workflow; the sentence says where it breaks.
     """
     data = _read_json(path)
     if is_editor_form(data):
@@ -133,14 +134,14 @@ def read_workflow(path: Path, registry: Registry) -> Workflow:
         graph = rename_in_graph(graph, registry) if isinstance(graph, dict) and is_editor_form(graph) else None
         return Workflow(rename_in_prompt(data["prompt"], registry), graph)
     if not isinstance(data, dict):
-        raise ValueError(
+        raise UniWorldError(
             f"'{path}' contains a {type(data).__name__}, which is not a workflow. Save one from the editor."
         )
     nodes = data.get("nodes")
     if "nodes" in data and not (
         isinstance(nodes, dict) and "class_type" in nodes
     ):  # else an API form's node of that id
-        raise ValueError(
+        raise UniWorldError(
             f"'{path}': \"nodes\" must be a list of nodes, and is {shown(nodes)}. Save the workflow again in the editor."
         )
     return Workflow(rename_in_prompt(data, registry))
@@ -151,27 +152,27 @@ def _read_json(path: Path) -> Any:
         size = path.stat().st_size
         text = path.read_text(encoding="utf-8-sig") if size <= MAX_BYTES else ""
     except UnicodeDecodeError as error:
-        raise ValueError(f"'{path}' is no text in UTF-8. A workflow is a JSON file.") from error
+        raise UniWorldError(f"'{path}' is no text in UTF-8. A workflow is a JSON file.") from error
     except OSError as error:
-        raise ValueError(f"'{path}' cannot be read: {error.strerror}.") from error
+        raise UniWorldError(f"'{path}' cannot be read: {error.strerror}.") from error
     if size > MAX_BYTES:
-        raise ValueError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB, too large for a workflow.")
+        raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB, too large for a workflow.")
     try:
         return loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise ValueError(f"'{path}' is no JSON, or cut short: {error.msg} at {where}. Get a whole copy.") from error
+        raise UniWorldError(f"'{path}' is no JSON, or cut short: {error.msg} at {where}. Get a whole copy.") from error
     except RecursionError as error:
-        raise ValueError(f"'{path}' is nested too deeply for a workflow.") from error
+        raise UniWorldError(f"'{path}' is nested too deeply for a workflow.") from error
     except ValueError as error:
-        raise ValueError(f"'{path}' {error}") from error
+        raise UniWorldError(f"'{path}' {error}") from error
 
 
 def find_node(prompt: dict[str, Any], name: str) -> str:
     """The id of the node that an id, a title or a class name means.
 
     Raises:
-        ValueError: no node or several nodes are meant.
+        UniWorldError: no node or several nodes are meant.
     """
     if isinstance(prompt.get(name), dict):
         return name
@@ -183,9 +184,9 @@ def find_node(prompt: dict[str, Any], name: str) -> str:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise ValueError(f"'{name}' could be any of the nodes {', '.join(matches)}. Name one by its id.")
+            raise UniWorldError(f"'{name}' could be any of the nodes {', '.join(matches)}. Name one by its id.")
     listed = ", ".join(f"{node_id} ({node_title(node) or node.get('class_type')})" for node_id, node in nodes.items())
-    raise ValueError(
+    raise UniWorldError(
         f"There is no node {shown(name)}. The nodes are: {listed if len(listed) < 2000 else 'too many to list'}."
     )
 
@@ -194,21 +195,21 @@ def set_value(workflow: Workflow, registry: Registry, node_name: str, input_name
     """Give an input a value from the command line, in place of its value or link.
 
     Raises:
-        ValueError: there is no such node or input, or the text is no value of its type.
+        UniWorldError: there is no such node or input, or the text is no value of its type.
     """
     node_id = find_node(workflow.prompt, node_name)
     node = workflow.prompt[node_id]
     class_type = node.get("class_type")
     if not isinstance(class_type, str) or class_type not in registry.classes:
-        raise ValueError(f"Node {node_id} is of the unknown class {shown(class_type)}; its inputs cannot be set.")
+        raise UniWorldError(f"Node {node_id} is of the unknown class {shown(class_type)}; its inputs cannot be set.")
     specs = read_schema(registry.classes[class_type]).inputs
     if input_name not in specs:
         label = node_label(node_id, class_type)
-        raise ValueError(f"{label} has no input {shown(input_name)}. Its inputs are: {', '.join(specs)}.")
+        raise UniWorldError(f"{label} has no input {shown(input_name)}. Its inputs are: {', '.join(specs)}.")
     value = _parse(specs[input_name], text, node_label(node_id, class_type))
     inputs = node.setdefault("inputs", {})
     if not isinstance(inputs, dict):
-        raise ValueError(f'{node_label(node_id, class_type)}: "inputs" must map input names to values or links.')
+        raise UniWorldError(f'{node_label(node_id, class_type)}: "inputs" must map input names to values or links.')
     was_link = is_link(inputs.get(input_name))
     inputs[input_name] = value
     if workflow.replacements is not None:
@@ -226,7 +227,7 @@ def _parse(spec: InputSpec, text: str, label: str) -> Any:
     if spec.type == "BOOLEAN":
         word = text.lower()
         if word not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
-            raise ValueError(f"{label}: {shown(text)} is no value for '{spec.name}'. Say true or false.")
+            raise UniWorldError(f"{label}: {shown(text)} is no value for '{spec.name}'. Say true or false.")
         return word in ("true", "yes", "on", "1")
     try:
         if spec.type == "INT":
@@ -237,7 +238,7 @@ def _parse(spec: InputSpec, text: str, label: str) -> Any:
         kind = "whole number" if spec.type == "INT" else "number"
         if "integer string conversion" in str(error):  # Python's own limit
             kind += f" of at most {sys.get_int_max_str_digits()} digits, not of {len(text)}"
-        raise ValueError(f"{label}: {shown(text)} is no value for '{spec.name}', which takes a {kind}.") from error
+        raise UniWorldError(f"{label}: {shown(text)} is no value for '{spec.name}', which takes a {kind}.") from error
     return text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .chat import CONVERSATION, CONVERSATION_TOOLTIP, with_prompt
 
 # The wire and the widget that Understand and Route have too.
@@ -64,11 +65,11 @@ class Reference:
 
 
 def hidden_states(clip_vision_output: Any) -> Any:
-    """The features (B, tokens, width) of a CLIP_VISION_OUTPUT. Raises ValueError if it carries none."""
+    """The features (B, tokens, width) of a CLIP_VISION_OUTPUT. Raises UniWorldError if it carries none."""
     try:
         return clip_vision_output["last_hidden_state"]
     except (KeyError, AttributeError, TypeError):
-        raise ValueError(
+        raise UniWorldError(
             "The CLIP vision output has no last hidden state: use CLIP Vision Encode with SigLIP2-512."
         ) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .. import host
 from .parts import DTYPES, open_parts
 
@@ -44,7 +45,7 @@ def companion(kind: str, name: str, checkpoint: str) -> str:
             package have one, else the user's only one.
 
     Raises:
-        ValueError: `auto` where the user has no folder of that kind, or several; they are named.
+        UniWorldError: `auto` where the user has no folder of that kind, or several; they are named.
     """
     if name != AUTO:
         return name
@@ -56,8 +57,8 @@ def companion(kind: str, name: str, checkpoint: str) -> str:
         return own[0]
     folders = ", ".join(str(folder) for folder in host.current().model_folders(kind))
     if own:
-        raise ValueError(f"'{_INPUTS[kind]}' is auto, and {folders} holds {', '.join(own)}: choose one of them.")
-    raise ValueError(
+        raise UniWorldError(f"'{_INPUTS[kind]}' is auto, and {folders} holds {', '.join(own)}: choose one of them.")
+    raise UniWorldError(
         f"'{_INPUTS[kind]}' is auto, and {folders} holds no folder with a {_MARKS[kind]}: put {_MODELS[kind]} there "
         "(README: where the weights go)."
     )
@@ -70,11 +71,11 @@ def _shipped_folder() -> Path:
 
 
 def model_folder(kind: str, name: str) -> Path:
-    """The folder of a model by its name in the list. Raises ValueError if it is not (any more) in the list."""
+    """The folder of a model by its name in the list. Raises UniWorldError if it is not (any more) in the list."""
     choices = model_choices(kind)
     if name not in choices:
         folders = ", ".join(str(folder) for folder in host.current().model_folders(kind))
-        raise ValueError(f"There is no model {name!r} in {folders}; there are {', '.join(choices)}.")
+        raise UniWorldError(f"There is no model {name!r} in {folders}; there are {', '.join(choices)}.")
     return choices[name]
 
 

@@ -108,7 +108,7 @@ def open_parts(checkpoint: Path, flux: Path, siglip: Path, dtype_name: str, devi
     """The parts of a model in these folders. Names and shapes are checked now, weights are read when first used.
 
     Raises:
-        ValueError: files that are missing, damaged or do not fit; they are named.
+        UniWorldError: files that are missing, damaged or do not fit; they are named.
     """
     from ...uniworld_core import VAE, DiT, SigLIP, UniWorld
     from ...uniworld_core.backbones.flux_text import CLIP, T5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from .. import host
 
 # Bytes that one token takes while FLUX's DiT computes in bfloat16, for the host's memory manager. Reckoned, not measured:
@@ -254,11 +255,11 @@ def step_report(total: int, rgb: Any) -> Any:
 
 
 def packed_tokens(samples: Any) -> int:
-    """How many tokens the DiT makes of one latent. Raises ValueError for a latent of another model or of odd sides."""
+    """How many tokens the DiT makes of one latent. Raises UniWorldError for a latent of another model or of odd sides."""
     from ...uniworld_core.backbones.flux_dit import PACK
 
     if samples.ndim != 4 or samples.shape[-2] % PACK or samples.shape[-1] % PACK:
-        raise ValueError(
+        raise UniWorldError(
             f"The latent has shape {list(samples.shape)}; expected (batch, 16, height/8, width/8) of a picture whose sides "
             "are multiples of 16, as UniWorld Empty Latent gives."
         )
@@ -266,17 +267,17 @@ def packed_tokens(samples: Any) -> int:
 
 
 def to_condition(conditioning: list[Any]) -> Any:
-    """A CONDITIONING of one entry as the core's condition. Raises ValueError for several entries or no pooled prompt."""
+    """A CONDITIONING of one entry as the core's condition. Raises UniWorldError for several entries or no pooled prompt."""
     from ...uniworld_core import Condition
 
     if len(conditioning) != 1:
-        raise ValueError(
+        raise UniWorldError(
             f"The conditioning has {len(conditioning)} entries; UniWorld Sampler takes one. "
             "Several pictures belong into the references of one Condition node, not into combined conditionings."
         )
     tokens, extra = conditioning[0]
     if extra.get("pooled_output") is None:
-        raise ValueError("The conditioning has no pooled prompt: use UniWorld Condition, or a FLUX text encoder.")
+        raise UniWorldError("The conditioning has no pooled prompt: use UniWorld Condition, or a FLUX text encoder.")
     return Condition(tokens, extra["pooled_output"])
 
 

@@ -61,9 +61,10 @@ def test_a_pytorch_without_these_queries_is_believed(monkeypatch: pytest.MonkeyP
 @pytest.mark.skipif(not X86, reason="about x86")
 def test_a_limit_set_for_onednn_counts() -> None:
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from dtypes import cpu_has_bfloat16; print(cpu_has_bfloat16())"
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from uniworld_core.loading.dtypes import cpu_has_bfloat16; print(cpu_has_bfloat16())"
     )
-    folder = str(Path(dtypes.__file__).parent)
+    folder = str(Path(dtypes.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", program, folder],
         env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},

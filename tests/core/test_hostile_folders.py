@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.families.uniworld_v1.projectors import read_task_head
 from uniworld.uniworld_core.loading.settings import brief, read_json, shown
 from uniworld.uniworld_core.loading.shipped import shipped_model
@@ -61,16 +62,16 @@ def use(folder: Path) -> None:
 def refused(folder: Path, act: Callable[[Path], Any] = open_folder) -> str:
     """What is said of the folder: one sentence of this package's own, soon."""
     began = time.process_time()
-    with pytest.raises(ValueError, match=r".{20,}") as error:
+    with pytest.raises(UniWorldError, match=r".{20,}") as error:
         act(folder)
     assert time.process_time() - began < SECONDS
     check_said(error.value)
     return str(error.value)
 
 
-def check_said(error: ValueError) -> None:
+def check_said(error: UniWorldError) -> None:
     """The error was written here, names where it comes from, and can be read."""
-    assert type(error) is ValueError
+    assert type(error) is UniWorldError
     assert "uniworld_core" in last_file(error)
     assert len(str(error)) < 1500
 
@@ -467,7 +468,7 @@ def test_any_value_anywhere_is_taken_or_named(shared: Path, file: str) -> None:
             began = time.process_time()
             try:
                 use(shared)
-            except ValueError as error:
+            except UniWorldError as error:
                 check_said(error)
             assert time.process_time() - began < SECONDS, (path, value)
     finally:
@@ -487,7 +488,7 @@ def test_a_table_of_characters_that_is_none_is_an_error(shared: Path, file: str)
             (shared / file).write_text(json.dumps(changed_raw), encoding="utf-8")
             try:
                 open_folder(shared).text.t5.tokens(["A dog, 12 x é 中文."], 8)
-            except ValueError as error:
+            except UniWorldError as error:
                 check_said(error)
     finally:
         shutil.copyfile(TINY / file, shared / file)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.prompt import check_prompt
 
 IMAGE_MARK = "<image>"
@@ -49,17 +50,17 @@ def scan(data: bytes, name: str) -> Iterator[Placed]:
     """The annotations of a file one by one, with the bytes they stand at.
 
     Raises:
-        ValueError: it is no UTF-8, no JSON list, or broken at some line, which is named.
+        UniWorldError: it is no UTF-8, no JSON list, or broken at some line, which is named.
     """
     skipped = len(BOM) if data.startswith(BOM) else 0
     try:
         text = data[skipped:].decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
+        raise UniWorldError(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
     decoder = json.JSONDecoder()
     at = _after_space(text, 0)
     if text[at : at + 1] != "[":
-        raise ValueError(
+        raise UniWorldError(
             f"{name} is no JSON list of annotations: it starts with {text[at : at + 10]!r} instead of '['."
         )
     read, byte, number = 0, skipped, 0
@@ -70,9 +71,9 @@ def scan(data: bytes, name: str) -> Iterator[Placed]:
         try:
             value, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{name}, line {error.lineno}: the JSON is broken ({error.msg}).") from error
+            raise UniWorldError(f"{name}, line {error.lineno}: the JSON is broken ({error.msg}).") from error
         except RecursionError as error:
-            raise ValueError(f"{name}: annotation {number} is nested too deep to be read.") from error
+            raise UniWorldError(f"{name}: annotation {number} is nested too deep to be read.") from error
         start = byte + len(text[read:at].encode())
         read, byte = end, start + len(text[at:end].encode())
         yield Placed(number, start, byte, value)
@@ -80,12 +81,12 @@ def scan(data: bytes, name: str) -> Iterator[Placed]:
         at = _after_space(text, end)
         if text[at : at + 1] not in (",", "]"):
             line = text.count("\n", 0, at) + 1
-            raise ValueError(f"{name}, line {line}: after annotation {number - 1} stands neither a comma nor ']'.")
+            raise UniWorldError(f"{name}, line {line}: after annotation {number - 1} stands neither a comma nor ']'.")
         closed = text[at] == "]"
         at = _after_space(text, at + 1)
     if at < len(text):
         line = text.count("\n", 0, at) + 1
-        raise ValueError(f"{name}, line {line}: something stands after the end of the list.")
+        raise UniWorldError(f"{name}, line {line}: something stands after the end of the list.")
 
 
 def _after_space(text: str, at: int) -> int:
@@ -107,36 +108,36 @@ def read_annotation(value: Any) -> Annotation:
     """What an annotation of a painting says.
 
     Raises:
-        ValueError: it is none, with the first thing that is wrong.
+        UniWorldError: it is none, with the first thing that is wrong.
     """
     if not isinstance(value, dict):
-        raise ValueError(f"an annotation is an object with 'image' and 'conversations', but this is {_kind(value)}.")
+        raise UniWorldError(f"an annotation is an object with 'image' and 'conversations', but this is {_kind(value)}.")
     images = value.get("image")
     images = [] if images is None else [images] if isinstance(images, str) else images
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
-        raise ValueError("its 'image' is neither a file name nor a list of file names.")
+        raise UniWorldError("its 'image' is neither a file name nor a list of file names.")
     turns = value.get("conversations")
     if not isinstance(turns, list) or not turns:
-        raise ValueError("it has no 'conversations', a list of turns.")
+        raise UniWorldError("it has no 'conversations', a list of turns.")
     for turn in turns:
         if not isinstance(turn, dict) or turn.get("from") not in _ROLES or not isinstance(turn.get("value"), str):
-            raise ValueError("a turn of its 'conversations' is not {'from': 'human' or 'gpt', 'value': a text}.")
+            raise UniWorldError("a turn of its 'conversations' is not {'from': 'human' or 'gpt', 'value': a text}.")
     asked = [turn["value"] for turn in turns if turn["from"] == "human"]
     painted = sum(turn["value"].count(PAINT_MARK) for turn in turns)
     if painted != 1 or turns[-1]["from"] != "gpt" or PAINT_MARK not in turns[-1]["value"]:
-        raise ValueError(f"it has {painted} {PAINT_MARK} marks; a painting has one, in the last answer.")
+        raise UniWorldError(f"it has {painted} {PAINT_MARK} marks; a painting has one, in the last answer.")
     if not images:
-        raise ValueError("it has no picture to paint: 'image' is empty.")
+        raise UniWorldError("it has no picture to paint: 'image' is empty.")
     marks = sum(text.count(IMAGE_MARK) for text in asked)
     if marks != len(images) - 1:
-        raise ValueError(
+        raise UniWorldError(
             f"it has {marks} {IMAGE_MARK} marks, but {len(images) - 1} pictures before the one to paint: "
             "each picture but the last has a mark."
         )
     # The published trainer takes line breaks out, which would glue the words on both sides together.
     prompt = asked[-1].replace(IMAGE_MARK, "").replace("\n", " ").strip() if asked else ""
     if not prompt:
-        raise ValueError("its last instruction is empty.")
+        raise UniWorldError("its last instruction is empty.")
     return Annotation(check_prompt(prompt), tuple(images))
 
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ...uniworld_core.errors import UniWorldError
 from ..batch import BadSample, Encoded
 from .files import write_whole
 
@@ -65,7 +66,7 @@ class Cache:
             key: what it must have been made with; None takes any.
 
         Raises:
-            ValueError: there is none, it was made with something else, or a part is damaged.
+            UniWorldError: there is none, it was made with something else, or a part is damaged.
         """
         self.folder = Path(folder)
         self.key, self.sizes = read_head(self.folder, key)
@@ -100,21 +101,23 @@ class Cache:
 
         Raises:
             BadSample: it is of no use, for the reason that was found when the cache was made.
-            ValueError: it was not computed yet, or its bytes are not those that were written.
+            UniWorldError: it was not computed yet, or its bytes are not those that were written.
         """
         number = int(self._part_of_N[index])
         if number < 0:
             if index in self.bad:
                 raise self.bad[index]
-            raise ValueError(f"The cache '{self.folder}' lacks sample {index} and {self.missing - 1} more: {_AGAIN}.")
+            raise UniWorldError(
+                f"The cache '{self.folder}' lacks sample {index} and {self.missing - 1} more: {_AGAIN}."
+            )
         part = self._part(number)
         record = part.records[index]
         try:
             tensors = {name: part.file.get_tensor(f"{index}.{name}") for name in record["tensors"]}
         except SafetensorError as error:
-            raise ValueError(_damaged(self._files[number], str(error))) from error
+            raise UniWorldError(_damaged(self._files[number], str(error))) from error
         if _checksum(tensors) != record["crc32"]:
-            raise ValueError(_damaged(self._files[number], f"the checksum of '{record['key']}' differs"))
+            raise UniWorldError(_damaged(self._files[number], f"the checksum of '{record['key']}' differs"))
         return _from_tensors(record["key"], tensors)
 
     def add(self, items: Sequence[tuple[int, Encoded | BadSample]], writer: str = "0-of-1") -> None:
@@ -124,7 +127,7 @@ class Cache:
             writer: who writes; there is one process of that name at a time.
 
         Raises:
-            ValueError: it cannot be written, such as on a full disk; then none of it is there.
+            UniWorldError: it cannot be written, such as on a full disk; then none of it is there.
         """
         if not items:
             return
@@ -156,7 +159,7 @@ class Cache:
             held = [record["index"] for record in json.loads(metadata["samples"])]
             bad = {item["index"]: BadSample(item["key"], item["reason"]) for item in json.loads(metadata["bad"])}
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(_damaged(file, str(error))) from error
+            raise UniWorldError(_damaged(file, str(error))) from error
         self._files.append(file)
         self._part_of_N[held] = number
         self.bad.update({index: sample for index, sample in bad.items() if int(self._part_of_N[index]) < 0})
@@ -171,7 +174,7 @@ class Cache:
                     file = safe_open(self._files[number], "pt")
                     records = json.loads(file.metadata()["samples"])
                 except (SafetensorError, OSError) as error:
-                    raise ValueError(_damaged(self._files[number], str(error))) from error
+                    raise UniWorldError(_damaged(self._files[number], str(error))) from error
                 part = _Part(file, {record["index"]: record for record in records})
             self._open[number] = part
             if len(self._open) > _OPEN_PARTS:
@@ -180,32 +183,34 @@ class Cache:
 
 
 def read_head(folder: Path, wanted: CacheKey | None = None) -> tuple[CacheKey, Tensor]:
-    """What a cache was made with, and its targets' sizes. Raises ValueError as `Cache` does."""
+    """What a cache was made with, and its targets' sizes. Raises UniWorldError as `Cache` does."""
     head = folder / HEAD
     if not head.is_file():
-        raise ValueError(f"'{folder}' holds no cache: make one with `uniworld data cache`.")
+        raise UniWorldError(f"'{folder}' holds no cache: make one with `uniworld data cache`.")
     try:
         with safe_open(head, "pt") as file:
             told, sizes_N2 = file.metadata(), file.get_tensor("sizes")
         if told["format"] != FORMAT:
-            raise ValueError(f"'{folder}' is a cache of format {told['format']}, not {FORMAT}: make it anew elsewhere.")
+            raise UniWorldError(
+                f"'{folder}' is a cache of format {told['format']}, not {FORMAT}: make it anew elsewhere."
+            )
         key = CacheKey(told["encoder"], told["samples"])
     except (SafetensorError, OSError, KeyError, TypeError) as error:
-        raise ValueError(f"'{head}' is damaged ({error}): delete the folder '{folder}' and {_AGAIN}.") from error
+        raise UniWorldError(f"'{head}' is damaged ({error}): delete the folder '{folder}' and {_AGAIN}.") from error
     if wanted is not None:
         check_key(folder, key, wanted)
     return key, sizes_N2.clone()
 
 
 def check_key(folder: Path, found: CacheKey, wanted: CacheKey) -> None:
-    """Raises ValueError if a cache was made with something else, naming both."""
+    """Raises UniWorldError if a cache was made with something else, naming both."""
     if found.encoder != wanted.encoder:
-        raise ValueError(
+        raise UniWorldError(
             f"The cache '{folder}' was made with another checkpoint, preprocessing or [data]/[stage] settings (its key is "
             f"{found.encoder}, this run's is {wanted.encoder}): name another folder, or set them back."
         )
     if found.samples != wanted.samples:
-        raise ValueError(
+        raise UniWorldError(
             f"The cache '{folder}' was made of other annotations (its key is {found.samples}, those of this run have "
             f"{wanted.samples}): name another folder, or take the list it was made of."
         )

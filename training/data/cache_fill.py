@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from ...uniworld_core.errors import UniWorldError
 from ..batch import BadSample, Encoded
 from .cache import FORMAT, HEAD, Cache, CacheKey, check_key, read_head
 from .files import PARTIAL, locked, write_whole
@@ -27,13 +28,15 @@ def prepare(folder: Path, samples: Samples, encoder: Encodes) -> Cache:
     looked for again, as their pictures may have been mended.
 
     Raises:
-        ValueError: the folder holds a cache of something else, or cannot be written.
+        UniWorldError: the folder holds a cache of something else, or cannot be written.
     """
     key = CacheKey(encoder.fingerprint, samples.fingerprint)
     try:
         (folder / "parts").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"The cache folder '{folder}' cannot be made: {error.strerror}. Name another one.") from error
+        raise UniWorldError(
+            f"The cache folder '{folder}' cannot be made: {error.strerror}. Name another one."
+        ) from error
     # The first of several processes reads the sizes, the others wait for them.
     with locked(folder / "cache.lock", wait=True, busy=f"The cache '{folder}' cannot be locked."):
         known_N2 = read_head(folder, key)[1] if (folder / HEAD).is_file() else None
@@ -66,7 +69,7 @@ def fill(
         progress: told how many of how many samples of this process are there.
 
     Raises:
-        ValueError: another process is doing the same, too many samples are of no use, the disk is full, or the model
+        UniWorldError: another process is doing the same, too many samples are of no use, the disk is full, or the model
             does not fit. What was finished before stays.
     """
     check_key(cache.folder, cache.key, CacheKey(encoder.fingerprint, samples.fingerprint))
@@ -113,7 +116,7 @@ def _encoded(
 def _check_bad(cache: Cache, limit: int | None) -> None:
     if limit is not None and len(cache.bad) > limit:
         last = next(reversed(cache.bad.values()))
-        raise ValueError(
+        raise UniWorldError(
             f"{len(cache.bad)} samples are of no use, more than the limit of {limit}; the last is {last} "
             "Run `uniworld data check` to see all, mend them or raise data.bad_limit."
         )

@@ -114,7 +114,7 @@ def check(
         progress: told how many paintings were looked at.
 
     Raises:
-        ValueError: the area or the set of ratios is wrong, or the folder holds no shards. All else that is wrong with
+        UniWorldError: the area or the set of ratios is wrong, or the folder holds no shards. All else that is wrong with
             the data is in the report.
     """
     size_by_aspect(1, 1, area, ratios)

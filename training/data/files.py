@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from ...uniworld_core.errors import UniWorldError
+
 PARTIAL = ".partial"
 # What the system says of a lock that another process holds.
 _BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
@@ -19,7 +21,7 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write a file beside its place, put it on disk, and rename it into its place, over what was there; its folder is made.
 
     Raises:
-        ValueError: it cannot be written, such as on a full disk. What was there stays, and nothing half-written does.
+        UniWorldError: it cannot be written, such as on a full disk. What was there stays, and nothing half-written does.
     """
     with whole_file(path) as file:
         file.write(data)
@@ -38,18 +40,18 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         beside.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise ValueError(cannot_write(path, error)) from error
+        raise UniWorldError(cannot_write(path, error)) from error
     finally:
         with suppress(OSError):
             beside.unlink()
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those around it, where they are not there. Raises ValueError if that cannot be."""
+    """Make a folder and those around it, where they are not there. Raises UniWorldError if that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(cannot_write(folder, error)) from error
+        raise UniWorldError(cannot_write(folder, error)) from error
 
 
 def cannot_write(path: Path, error: OSError) -> str:
@@ -69,19 +71,19 @@ def locked(path: Path, wait: bool, busy: str) -> Iterator[None]:
         busy: what to say when giving up.
 
     Raises:
-        ValueError: another process holds it, or the file cannot be written.
+        UniWorldError: another process holds it, or the file cannot be written.
     """
     try:
         file = path.open("a+b")
     except OSError as error:
-        raise ValueError(cannot_write(path, error)) from error
+        raise UniWorldError(cannot_write(path, error)) from error
     with file:
         try:
             _lock(file.fileno(), wait)
         except OSError as error:
             if error.errno in _BUSY:
-                raise ValueError(busy) from error
-            raise ValueError(
+                raise UniWorldError(busy) from error
+            raise UniWorldError(
                 f"'{path}' cannot be locked ({error.strerror or error}), as its file system has no locks: name a folder on "
                 "another disk."
             ) from error

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ...uniworld_core.editing.masks import LATENT_FACTOR
+from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.sizes import DEFAULT_AREA, Size
 from ..batch import BadSample, Encoded
 from .cache import Cache
@@ -54,7 +55,7 @@ def plan_of(
             it, and without a cache, the header of every target is read at each start.
 
     Raises:
-        ValueError: no target can be read, a setting is wrong, or `keep` cannot be read or written.
+        UniWorldError: no target can be read, a setting is wrong, or `keep` cannot be read or written.
     """
 
     def sizes() -> Tensor:
@@ -91,12 +92,12 @@ def batches(
         workers: threads that decode pictures.
 
     Raises:
-        ValueError: at once, where the arguments do not fit together; later, what the data or the encoder raise.
+        UniWorldError: at once, where the arguments do not fit together; later, what the data or the encoder raise.
     """
     if not 0 <= rank < world or micro < 1 or start_step < 0:
-        raise ValueError(f"There is no rank {rank} of {world} with {micro} samples a pass from step {start_step}.")
+        raise UniWorldError(f"There is no rank {rank} of {world} with {micro} samples a pass from step {start_step}.")
     if len(plan) != len(data):
-        raise ValueError(
+        raise UniWorldError(
             f"The plan is of {len(plan)} samples and the data holds {len(data)}: make the plan of the data."
         )
     reader: Reader
@@ -105,7 +106,7 @@ def batches(
     elif encoder is not None:
         reader = FreshReader(data, encoder, workers)
     else:
-        raise ValueError("The samples are not cached, so they need an encoder.")
+        raise UniWorldError("The samples are not cached, so they need an encoder.")
     steps = range(start_step, stop_step) if stop_step is not None else count(start_step)
     fetched = (_fetch(reader, plan, step, rank, world, micro) for step in steps)
     return ahead(_encoded(reader, fetched), prefetch)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.sizes import DEFAULT_AREA, Size, size_by_aspect
 
 # Keeps the epochs of a seed apart from those of the next seeds, and from the noise of the samples
@@ -36,13 +37,13 @@ def painted_sizes(sizes_N2: Tensor, area: int = DEFAULT_AREA, ratios: str = "any
     A target that could not be read (0, 0) goes with the most common size: it is met, named and counted there.
 
     Raises:
-        ValueError: no target can be read, or the area or the set of ratios is wrong.
+        UniWorldError: no target can be read, or the area or the set of ratios is wrong.
     """
     rows_M2, row_of_N = _distinct(sizes_N2)
     counts_M = torch.bincount(row_of_N, minlength=len(rows_M2))
     readable_M = (rows_M2 > 0).all(dim=1)
     if not bool(readable_M.any()):
-        raise ValueError(f"None of the {len(sizes_N2)} targets can be read: `uniworld data check` names each one.")
+        raise UniWorldError(f"None of the {len(sizes_N2)} targets can be read: `uniworld data check` names each one.")
     painted = [size_by_aspect(*row, area, ratios) if min(row) > 0 else Size(0, 0) for row in rows_M2.tolist()]
     painted_M2 = torch.tensor([(size.height, size.width) for size in painted], dtype=torch.int32)
     buckets_K2, bucket_of_M = _distinct(painted_M2)
@@ -76,12 +77,12 @@ class Plan:
         """Plan samples whose painted heights and widths are the rows of `sizes_N2`, as `painted_sizes` gives them.
 
         Raises:
-            ValueError: no samples, or a batch size under 1.
+            UniWorldError: no samples, or a batch size under 1.
         """
         if sizes_N2.ndim != 2 or sizes_N2.shape[1] != 2 or not len(sizes_N2):
-            raise ValueError(f"A plan needs one height and width for each sample, but got {list(sizes_N2.shape)}.")
+            raise UniWorldError(f"A plan needs one height and width for each sample, but got {list(sizes_N2.shape)}.")
         if batch_size < 1:
-            raise ValueError(f"The batch size is {batch_size}; it must be at least 1.")
+            raise UniWorldError(f"The batch size is {batch_size}; it must be at least 1.")
         self.batch_size, self.seed = batch_size, seed
         self._sizes_K2, self._bucket_N = _distinct(sizes_N2)
         self._samples_K = torch.bincount(self._bucket_N, minlength=len(self._sizes_K2))
@@ -111,7 +112,7 @@ class Plan:
         """The samples of a step (0 or more), `batch_size` of them.
 
         Raises:
-            ValueError: a negative step.
+            UniWorldError: a negative step.
         """
         bucket, number = self._place(step)
         _, samples_N, _ = self._shuffle(self.epoch(step))
@@ -123,7 +124,7 @@ class Plan:
     def _place(self, step: int) -> tuple[int, int]:
         """The bucket of a step, and which of that bucket's batches in this epoch it takes."""
         if step < 0:
-            raise ValueError(f"The step is {step}; steps are counted from 0.")
+            raise UniWorldError(f"The step is {step}; steps are counted from 0.")
         _, _, batches_E = self._shuffle(self.epoch(step))
         batch = int(batches_E[step % self.steps_per_epoch])
         bucket = int(torch.searchsorted(self._last_batch_K, batch, right=True))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...uniworld_core.errors import UniWorldError
 from ..batch import BadSample
 from .annotations import BOM, PAINT_MARK, Annotation, is_painting, read_annotation, scan
 from .samples import FilePicture, Sample
@@ -94,7 +95,7 @@ def read_list(path: Path) -> tuple[list[Line], list[str]]:
 def _read_line(path: Path, number: int, written: str) -> Line:
     columns = [column.strip() for column in written.rsplit(",", 2)]
     if len(columns) != 3:
-        raise ValueError(f"it has {len(columns)} of 3 columns; a line is `{_COLUMNS}`.")
+        raise UniWorldError(f"it has {len(columns)} of 3 columns; a line is `{_COLUMNS}`.")
     root_as_written, name, weighted = columns
     root, file = _found(path, root_as_written), _found(path, name)
     places = f"'{path.parent}' and the working folder"
@@ -106,7 +107,7 @@ def _read_line(path: Path, number: int, written: str) -> Line:
     if weighted.lower() not in ("true", "false"):
         wrong.append(f"its third column, need_weight, is '{weighted}'; write true or false.")
     if wrong:
-        raise ValueError(" ".join(wrong))
+        raise UniWorldError(" ".join(wrong))
     return Line(number, root_as_written, name, root, file, weighted.lower() == "true")
 
 
@@ -177,7 +178,7 @@ class PublishedSamples:
         return sample_of(self.key(index), annotation, line)
 
     def sizes(self, index: int) -> tuple[int, int]:
-        """Height and width of its target in pixels. Raises ValueError where there is none."""
+        """Height and width of its target in pixels. Raises UniWorldError where there is none."""
         return self[index].target.size()
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
+from ...uniworld_core.errors import UniWorldError
 from ..batch import BadSample, Encoded
 from .cache import Cache
 from .samples import PictureSource, Sample, Samples
@@ -46,7 +47,7 @@ class _Decoded:
 
     def open(self) -> Image.Image:
         if isinstance(self.picture, str):
-            raise ValueError(self.picture)
+            raise UniWorldError(self.picture)
         return self.picture
 
     def size(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.picture_files import PictureFile, upright_size
 from ...uniworld_core.images.pictures import to_rgb
 from .files import locked, write_whole
@@ -31,13 +32,13 @@ class PictureSource(Protocol):
         """What messages call it."""
 
     def read(self) -> bytes:
-        """Its file, as it is. Raises ValueError naming the picture."""
+        """Its file, as it is. Raises UniWorldError naming the picture."""
 
     def open(self) -> Image.Image:
-        """The picture as 8-bit RGB. Raises ValueError naming the picture."""
+        """The picture as 8-bit RGB. Raises UniWorldError naming the picture."""
 
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels, from its header alone. Raises ValueError naming the picture."""
+        """Height and width in pixels, from its header alone. Raises UniWorldError naming the picture."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Samples(Protocol):
         """One sample. Raises `BadSample` where its annotation is of no use."""
 
     def sizes(self, index: int) -> tuple[int, int]:
-        """Height and width of its target in pixels, without decoding it. Raises ValueError where there is none."""
+        """Height and width of its target in pixels, without decoding it. Raises UniWorldError where there is none."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class FilePicture:
         try:
             return self.path.read_bytes()
         except OSError as error:
-            raise ValueError(self._unreadable(error)) from error
+            raise UniWorldError(self._unreadable(error)) from error
 
     def open(self) -> Image.Image:
         return decode(self.name, self.read())
@@ -100,7 +101,7 @@ class FilePicture:
             with self.path.open("rb") as file:
                 return _size(self.name, file)
         except OSError as error:
-            raise ValueError(self._unreadable(error)) from error
+            raise UniWorldError(self._unreadable(error)) from error
 
     def _unreadable(self, error: OSError) -> str:
         if isinstance(error, FileNotFoundError):
@@ -112,22 +113,22 @@ def decode(name: str, data: bytes) -> Image.Image:
     """A picture file's bytes as 8-bit RGB, upright.
 
     Raises:
-        ValueError: names the picture, which cannot be decoded or lacks pixels: nobody is to learn gray from it.
+        UniWorldError: names the picture, which cannot be decoded or lacks pixels: nobody is to learn gray from it.
     """
     with PictureFile(BytesIO(data), name) as file:
         picture = file.first()
         if file.damage:
-            raise ValueError(
+            raise UniWorldError(
                 f"The picture '{name}' cannot be decoded whole ({file.damage}): it is damaged or cut short. Get a whole copy."
             )
         try:
             return to_rgb(picture)
         except ValueError as error:
-            raise ValueError(f"The picture '{name}' is of no use. {error}") from error
+            raise UniWorldError(f"The picture '{name}' is of no use. {error}") from error
 
 
 def picture_size(name: str, data: bytes) -> tuple[int, int]:
-    """Height and width of a picture file's bytes, upright. Raises ValueError naming the picture."""
+    """Height and width of a picture file's bytes, upright. Raises UniWorldError naming the picture."""
     return _size(name, BytesIO(data))
 
 
@@ -172,7 +173,7 @@ def kept_size_table(file: Path, fingerprint: str, make: Callable[[], Tensor]) ->
         make: gives the table where there is none.
 
     Raises:
-        ValueError: the file is damaged, or cannot be written.
+        UniWorldError: the file is damaged, or cannot be written.
     """
     # One of several processes reads the headers, the others wait for it.
     with locked(file.with_name(f"{file.name}.lock"), wait=True, busy=f"'{file}' cannot be locked."):
@@ -182,7 +183,7 @@ def kept_size_table(file: Path, fingerprint: str, make: Callable[[], Tensor]) ->
                     if kept.metadata()["samples"] == fingerprint:
                         return kept.get_tensor("sizes").clone()
             except (SafetensorError, OSError, KeyError, TypeError) as error:
-                raise ValueError(f"The sizes in '{file}' are damaged ({error}): delete the file.") from error
+                raise UniWorldError(f"The sizes in '{file}' are damaged ({error}): delete the file.") from error
         table_N2 = make()
         write_whole(file, save({"sizes": table_N2}, {"samples": fingerprint}))
         return table_N2

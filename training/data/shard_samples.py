@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from ...uniworld_core.errors import UniWorldError
 from ..batch import BadSample
 from .samples import Sample, decode, picture_size
 
@@ -65,13 +66,13 @@ class ShardSamples:
         """Open shards.
 
         Raises:
-            ValueError: there are none, they are not finished, or a file is missing or of another length.
+            UniWorldError: there are none, they are not finished, or a file is missing or of another length.
         """
         self.folder = Path(folder)
         index = read_index(self.folder)
         self.shards = [Shard(**shard) for shard in index["shards"]]
         if not self.shards:
-            raise ValueError(f"The shards in '{folder}' are not finished: run `uniworld data shards` again.")
+            raise UniWorldError(f"The shards in '{folder}' are not finished: run `uniworld data shards` again.")
         self.fingerprint: str = index["fingerprint"]
         self._per_shard: int = index["per_shard"]
         self._starts, sizes = [], []
@@ -98,7 +99,7 @@ class ShardSamples:
                 held = {member.name.partition(".")[2]: _content(tar, member) for member in tar}
             told = json.loads(held["json"])
         except (OSError, tarfile.TarError, ValueError, KeyError) as error:
-            raise ValueError(
+            raise UniWorldError(
                 f"Sample {index} cannot be read from the shard '{path}' ({error}): fetch it anew."
             ) from error
         if "problem" in told:
@@ -107,10 +108,10 @@ class ShardSamples:
         return Sample(told["key"], told["prompt"], tuple(references), target, told["weighted"])
 
     def sizes(self, index: int) -> tuple[int, int]:
-        """Height and width of its target in pixels. Raises ValueError where it could not be read."""
+        """Height and width of its target in pixels. Raises UniWorldError where it could not be read."""
         height, width = self._sizes_N2[index].tolist()
         if not height:
-            raise ValueError(f"The size of the target of sample {index} could not be read when its shard was made.")
+            raise UniWorldError(f"The size of the target of sample {index} could not be read when its shard was made.")
         return height, width
 
 
@@ -125,22 +126,22 @@ def _read_held(path: Path, shard: Shard) -> dict[str, np.ndarray]:
         size = path.stat().st_size
         held = load_file(path.with_suffix(".safetensors"))
     except (OSError, SafetensorError) as error:
-        raise ValueError(
+        raise UniWorldError(
             f"The shard '{path}' or its .safetensors cannot be read ({error}): fetch both anew."
         ) from error
     if size != shard.bytes or len(held["sizes"]) != shard.count:
-        raise ValueError(f"The shard '{path}' has {size} bytes instead of {shard.bytes}: fetch it anew.")
+        raise UniWorldError(f"The shard '{path}' has {size} bytes instead of {shard.bytes}: fetch it anew.")
     return held
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """What `index.json` says. Raises ValueError if there is none, or it is damaged."""
+    """What `index.json` says. Raises UniWorldError if there is none, or it is damaged."""
     try:
         index = json.loads((folder / INDEX).read_bytes())
         if index["format"] != FORMAT:
-            raise ValueError(f"format {index['format']} is not {FORMAT}")
+            raise UniWorldError(f"format {index['format']} is not {FORMAT}")
         return index
     except FileNotFoundError as error:
-        raise ValueError(f"'{folder}' holds no shards: make them with `uniworld data shards`.") from error
+        raise UniWorldError(f"'{folder}' holds no shards: make them with `uniworld data shards`.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{folder / INDEX}' is no index of shards ({error}): make the shards anew.") from error
+        raise UniWorldError(f"'{folder / INDEX}' is no index of shards ({error}): make the shards anew.") from error

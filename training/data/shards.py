@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from ...uniworld_core.errors import UniWorldError
 from ..batch import BadSample
 from .files import PARTIAL, locked, whole_file, write_whole
 from .samples import Samples
@@ -39,14 +40,16 @@ def write_shards(
         progress: told how many of how many samples are there.
 
     Raises:
-        ValueError: the folder holds shards of another list or cut, another process writes it, or the disk is full.
+        UniWorldError: the folder holds shards of another list or cut, another process writes it, or the disk is full.
     """
     if per_shard < 1:
-        raise ValueError(f"A shard of {per_shard} samples holds nothing: give at least 1.")
+        raise UniWorldError(f"A shard of {per_shard} samples holds nothing: give at least 1.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"The folder of shards '{folder}' cannot be made: {error.strerror}. Name another.") from error
+        raise UniWorldError(
+            f"The folder of shards '{folder}' cannot be made: {error.strerror}. Name another."
+        ) from error
     index = {"format": FORMAT, "fingerprint": samples.fingerprint, "samples": len(samples), "per_shard": per_shard}
     with locked(folder / "writing.lock", wait=False, busy=f"Another process writes shards into '{folder}'."):
         if (folder / INDEX).is_file():
@@ -73,7 +76,7 @@ def write_shards(
 
 
 def check_shards(folder: str | Path) -> tuple[str, ...]:
-    """A sentence for each shard whose bytes are not those that were written. Raises ValueError as `ShardSamples`."""
+    """A sentence for each shard whose bytes are not those that were written. Raises UniWorldError as `ShardSamples`."""
     samples = ShardSamples(folder)
     return tuple(
         f"The shard '{samples.folder / shard.name}' is damaged (its SHA-256 differs): fetch or make it anew."
@@ -168,7 +171,7 @@ def _write_index(folder: Path, index: dict[str, Any], shards: list[Shard]) -> No
 def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name, told in (("fingerprint", "of another list"), ("per_shard", "cut otherwise")):
         if found[name] != wanted[name]:
-            raise ValueError(
+            raise UniWorldError(
                 f"'{folder}' holds shards {told} ({name} {found[name]}, now {wanted[name]}): name another folder."
             )
 

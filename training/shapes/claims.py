@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.sampling import flow
 from .claims_exam import EXPORTED, Exam, kept_marks, marks_of
 from .claims_report import ClaimsReport, need_matplotlib, write_report
@@ -55,7 +56,7 @@ def check_claims(
         trunk_steps: of stage 2 before the branches, the same for all seeds and edit weights.
 
     Raises:
-        ValueError: the run lacks what the variants start from, the folder holds claims of other settings or is in use,
+        UniWorldError: the run lacks what the variants start from, the folder holds claims of other settings or is in use,
             the disk is full, or a setting is out of range.
         KeyboardInterrupt: it was asked to stop; what was done is kept.
     """
@@ -143,10 +144,10 @@ def _silent(*_: Any) -> None:
 
 def _check(seeds: Sequence[int], batch: int | None, **numbers: int) -> None:
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ValueError(f"The seeds are {list(seeds)}; give some, each once and 0 or more, such as 0,1,2.")
+        raise UniWorldError(f"The seeds are {list(seeds)}; give some, each once and 0 or more, such as 0,1,2.")
     for name, value in {**numbers, **({} if batch is None else {"batch": batch})}.items():
         if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1.")
+            raise UniWorldError(f"{name} is {value}; it must be at least 1.")
 
 
 def _device(name: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ...uniworld_core import UniWorld
+from ...uniworld_core.errors import UniWorldError
 from ..data.files import write_whole
 from ..export import export_run
 from .claims_train import KINDS, Runs, Variant
@@ -103,7 +104,7 @@ def kept_marks(runs: Runs, variant: Variant, seed: int, exam: Exam) -> tuple[Mar
     """The marks that an examination left; None if there are none, or none of this examination.
 
     Raises:
-        ValueError: the file is damaged.
+        UniWorldError: the file is damaged.
     """
     file = _file(runs, variant, seed)
     if not file.is_file():
@@ -112,7 +113,7 @@ def kept_marks(runs: Runs, variant: Variant, seed: int, exam: Exam) -> tuple[Mar
         whole = json.loads(file.read_text(encoding="utf-8"))
         return tuple(Mark(**one) for one in whole["marks"]) if whole["settings"] == _settings(exam, seed) else None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{file}' is damaged ({error}): delete it, and the run is examined again.") from error
+        raise UniWorldError(f"'{file}' is damaged ({error}): delete it, and the run is examined again.") from error
 
 
 def _file(runs: Runs, variant: Variant, seed: int) -> Path:

@@ -13,6 +13,7 @@ from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from ...uniworld_core.errors import UniWorldError
 from ..data.files import write_whole
 from .claims_exam import SMALL
 from .claims_rule import GROUPS, LEAST_SEEDS, MEASURES, RIGHT, Claim, Comparison, Marks, Measure, claims_of
@@ -141,16 +142,16 @@ _RULE = (
 
 
 def need_matplotlib() -> None:
-    """Raises ValueError if matplotlib, which draws the plots, is not installed."""
+    """Raises UniWorldError if matplotlib, which draws the plots, is not installed."""
     if find_spec("matplotlib") is None:
-        raise ValueError('Drawing needs matplotlib: pip install "uniworld[train]".')
+        raise UniWorldError('Drawing needs matplotlib: pip install "uniworld[train]".')
 
 
 def write_report(report: ClaimsReport, folder: Path) -> None:
     """Write the page, its plots and the numbers.
 
     Raises:
-        ValueError: a file cannot be written.
+        UniWorldError: a file cannot be written.
     """
     write_whole(folder / NUMBERS, report.json().encode())
     write_whole(folder / REFERENCE_PLOT, _png(_reference_figure(report)))

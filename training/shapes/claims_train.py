@@ -16,6 +16,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from ...uniworld_core.editing.masks import WEIGHT_FUNCTIONS
+from ...uniworld_core.errors import UniWorldError
 from .. import checkpoints
 from ..config import NO_WEIGHT, Config
 from ..config_file import load_config
@@ -116,11 +117,11 @@ class Runs:
     device: str = "cpu"
 
     def check(self) -> None:
-        """Raises ValueError if nano's run lacks what the variants start from; it is named."""
+        """Raises UniWorldError if nano's run lacks what the variants start from; it is named."""
         there = (RECIPE, "start", "standins/flux/model_index.json", "standins/siglip/config.json")
         lacking = [name for name in there if not (self.nano / name).exists()]
         if lacking:
-            raise ValueError(
+            raise UniWorldError(
                 f"'{self.nano}' is no run of nano that has made its stand-ins and its start, as it lacks "
                 f"{', '.join(lacking)}: let `uniworld train nano` make them first, or name the folder of one that has."
             )
@@ -130,7 +131,7 @@ class Runs:
         """Make the folder, and hold it as these runs' within the context.
 
         Raises:
-            ValueError: it holds runs of other settings, another process works in it, or it cannot be made.
+            UniWorldError: it holds runs of other settings, another process works in it, or it cannot be made.
         """
         make_folder(self.folder)
         busy = f"Another process checks claims in '{self.folder}': wait for it, or name another folder."
@@ -142,7 +143,7 @@ class Runs:
         """Write the tasks and fill their cache, where that is not done.
 
         Raises:
-            ValueError: the disk is full.
+            UniWorldError: the disk is full.
         """
         seed = self.recipe.seed
         write_dataset(
@@ -201,7 +202,7 @@ class Runs:
         """The finished run of a variant, trained or gone on with if it is not.
 
         Raises:
-            ValueError: as `loop.train`.
+            UniWorldError: as `loop.train`.
             KeyboardInterrupt: it was asked to stop; what was done is kept.
         """
         self.train_trunk(variant.trunk, progress)
@@ -276,10 +277,10 @@ class Runs:
         file = self.folder / _SETTINGS
         there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else wanted
         if set(there) != set(wanted):
-            raise ValueError(f"'{self.folder}' holds claims checked by another version: name another folder.")
+            raise UniWorldError(f"'{self.folder}' holds claims checked by another version: name another folder.")
         other = [f"{name} {there[name]} instead of {value}" for name, value in wanted.items() if there[name] != value]
         if other:
-            raise ValueError(
+            raise UniWorldError(
                 f"'{self.folder}' holds claims checked by other settings ({'; '.join(other)}): name another folder, or set "
                 "these as they were."
             )

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from ..data.files import write_whole
 from ..metrics import read_lines
 from ..plot import METRICS_FILE, smoothed
@@ -31,15 +32,15 @@ def draw_curves(folder: Path, to: Path) -> None:
         to: the file, written whole or not at all.
 
     Raises:
-        ValueError: nothing was logged yet, or matplotlib is not installed.
+        UniWorldError: nothing was logged yet, or matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ValueError('Drawing needs matplotlib: pip install "uniworld[train]".') from error
+        raise UniWorldError('Drawing needs matplotlib: pip install "uniworld[train]".') from error
     logs = {name: (_by_step(folder / file), also) for name, (file, also) in _LOGS.items() if (folder / file).is_file()}
     if not logs:
-        raise ValueError(f"{folder} holds no log of a training: give the folder of `uniworld train nano`.")
+        raise UniWorldError(f"{folder} holds no log of a training: give the folder of `uniworld train nano`.")
     figure = Figure(figsize=(4 * len(logs), 6), layout="constrained")
     grid = figure.subplots(2, len(logs), squeeze=False)
     for column, (name, (rows, also)) in enumerate(logs.items()):

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...uniworld_core.errors import UniWorldError
 from ..data.annotations import IMAGE_MARK, PAINT_MARK
 from ..data.files import PARTIAL, cannot_write, write_whole
 from .split import Split, check_split
@@ -72,7 +73,7 @@ def write_dataset(
         The list file, for `[data] list`.
 
     Raises:
-        ValueError: a setting that is not known, a folder that holds tasks of other settings, or a disk that is full.
+        UniWorldError: a setting that is not known, a folder that holds tasks of other settings, or a disk that is full.
     """
     settings = _Settings(count, seed, split, side, tuple(KINDS if kinds is None else kinds))
     _check(settings)
@@ -107,14 +108,14 @@ def task_number(number: int, settings: _Settings) -> Task:
 
 def _check(settings: _Settings) -> None:
     if settings.count < 1:
-        raise ValueError(f"{settings.count} tasks were asked for; it must be at least 1.")
+        raise UniWorldError(f"{settings.count} tasks were asked for; it must be at least 1.")
     if settings.seed < 0:
-        raise ValueError(f"The seed is {settings.seed}; it must be 0 or more.")
+        raise UniWorldError(f"The seed is {settings.seed}; it must be 0 or more.")
     check_split(settings.split)
     check_side(settings.side)
     unknown = [kind for kind in settings.kinds if kind not in KINDS]
     if unknown or not settings.kinds:
-        raise ValueError(f"The kinds of tasks {unknown} are not known; choose some of {', '.join(KINDS)}.")
+        raise UniWorldError(f"The kinds of tasks {unknown} are not known; choose some of {', '.join(KINDS)}.")
 
 
 def _claim(folder: Path, settings: _Settings) -> None:
@@ -127,14 +128,14 @@ def _claim(folder: Path, settings: _Settings) -> None:
             f"{name} {there.get(name)} instead of {value}" for name, value in wanted.items() if there.get(name) != value
         ]
         if other:
-            raise ValueError(f"'{folder}' holds tasks of other settings ({'; '.join(other)}): name another folder.")
+            raise UniWorldError(f"'{folder}' holds tasks of other settings ({'; '.join(other)}): name another folder.")
         return
     try:
         if folder.is_dir() and any(file.suffix != PARTIAL for file in folder.iterdir()):
-            raise ValueError(f"'{folder}' holds other files: name an empty folder, or one that does not exist.")
+            raise UniWorldError(f"'{folder}' holds other files: name an empty folder, or one that does not exist.")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(cannot_write(folder, error)) from error
+        raise UniWorldError(cannot_write(folder, error)) from error
     write_whole(file, _json(wanted))
 
 
@@ -157,7 +158,7 @@ def _write_block(folder: Path, settings: _Settings, numbers: range) -> list[list
                 (folder / _PICTURES / name).write_bytes(_png(image))
             rows[2 if task.kind == "question" else int(not task.weighted)].append(_annotation(number, task, names))
     except OSError as error:
-        raise ValueError(cannot_write(folder / _PICTURES / within, error)) from error
+        raise UniWorldError(cannot_write(folder / _PICTURES / within, error)) from error
     write_whole(file, _json(rows))
     return rows
 

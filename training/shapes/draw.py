@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ...uniworld_core.errors import UniWorldError
 from .draw_figure import person_cover
 from .world import SIZES, UNITS, Object, Scene, rgb
 
@@ -216,7 +217,7 @@ def corners(shape: str) -> list[tuple[float, float]]:
     if shape == "star":
         angles = [math.pi * (corner / 5 - 0.5) for corner in range(10)]
         return [(r * math.cos(t), r * math.sin(t)) for t, r in zip(angles, [1.05, 0.45] * 5)]
-    raise ValueError(f"The shape '{shape}' is not known; choose circle, square, triangle, diamond, star or cross.")
+    raise UniWorldError(f"The shape '{shape}' is not known; choose circle, square, triangle, diamond, star or cross.")
 
 
 def _gray(values_HW: NDArray[np.integer]) -> Array:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ...uniworld_core import UniWorld
 from ...uniworld_core.backbones.flux_vae import VAE
+from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.reference import Reference
 from ...uniworld_core.images.pictures import to_bytes
 from ...uniworld_core.sampling import flow
@@ -63,7 +64,7 @@ def examine(
         progress: called with the kind, the tasks of it that are done, and how many there are.
 
     Raises:
-        ValueError: a kind that is not known, or a count, batch or seed that is none.
+        UniWorldError: a kind that is not known, or a count, batch or seed that is none.
     """
     chosen = tuple(KINDS if kinds is None else kinds)
     _check(chosen, count, batch, seed)
@@ -99,7 +100,7 @@ def examine_vae(
         kinds: some of `KINDS` but "question"; None takes all of them.
 
     Raises:
-        ValueError: a kind that is not known or not painted, or a count, batch or seed that is none.
+        UniWorldError: a kind that is not known or not painted, or a count, batch or seed that is none.
     """
     painted = tuple(kind for kind in KINDS if kind != "question")
     chosen = painted if kinds is None else tuple(kinds)
@@ -120,12 +121,12 @@ def examine_vae(
 def _check(kinds: Sequence[str], count: int, batch: int, seed: int, known: Sequence[str] = KINDS) -> None:
     unknown = [kind for kind in kinds if kind not in known]
     if unknown or not kinds:
-        raise ValueError(f"The kinds of tasks {unknown} are not known here; choose some of {', '.join(known)}.")
+        raise UniWorldError(f"The kinds of tasks {unknown} are not known here; choose some of {', '.join(known)}.")
     for name, value in (("count", count), ("batch", batch)):
         if value < 1:
-            raise ValueError(f"The {name} is {value}; it must be at least 1.")
+            raise UniWorldError(f"The {name} is {value}; it must be at least 1.")
     if seed < 0:
-        raise ValueError(f"The seed is {seed}; it must be 0 or more.")
+        raise UniWorldError(f"The seed is {seed}; it must be 0 or more.")
 
 
 def _examine_some(

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ...uniworld_core.errors import UniWorldError
+
 ARMS = ("up", "out", "down")
 LEGS = ("together", "apart")
 SPOTS = ("left", "center", "right")
@@ -80,10 +82,10 @@ def joints_of(arms: str, legs: str) -> Mapping[str, Point]:
     """A pose's joints from the nose.
 
     Raises:
-        ValueError: arms or legs that are not known.
+        UniWorldError: arms or legs that are not known.
     """
     if arms not in ARMS or legs not in LEGS:
-        raise ValueError(
+        raise UniWorldError(
             f"The pose 'arms {arms}, legs {legs}' is not known; arms can be {', '.join(ARMS)}, legs {' or '.join(LEGS)}."
         )
     left = {**_TRUNK, **_ARM_JOINTS[arms], **_LEG_JOINTS[legs]}

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from ...uniworld_core.errors import UniWorldError
 from . import draw
 from .judge_lines import judge_edges, judge_hed, judge_mlsd, judge_sketch
 from .judge_maps import judge_box, judge_depth, judge_segment
@@ -42,10 +43,12 @@ def judge(task: Task, painted: Image.Image) -> Verdict:
         painted: of any side; it is judged at 64x64.
 
     Raises:
-        ValueError: the task is a question, which asks for words.
+        UniWorldError: the task is a question, which asks for words.
     """
     if task.kind == "question":
-        raise ValueError("A question is answered in words, not in a picture: hold the answer to it with judge_answer.")
+        raise UniWorldError(
+            "A question is answered in words, not in a picture: hold the answer to it with judge_answer."
+        )
     picture_HW3 = pixels(painted)
     if task.kind in _MAP_JUDGES:
         return _MAP_JUDGES[task.kind](task.before[0], picture_HW3)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ...uniworld_core.errors import UniWorldError
 from . import draw
 from .draw_figure import skeletons
 from .world import SIZES, UNITS, Object, Scene, rgb
@@ -39,11 +40,11 @@ def map_of(kind: str, scene: Scene, subject: Object | None = None) -> draw.Array
         subject: what is segmented or detected, and nothing for the others.
 
     Raises:
-        ValueError: a kind that is none of them, or a subject that is missing.
+        UniWorldError: a kind that is none of them, or a subject that is missing.
     """
     if kind in ("segmentation", "detection"):
         if subject is None:
-            raise ValueError(f"A map of the kind '{kind}' needs a subject: name one of the scene's objects.")
+            raise UniWorldError(f"A map of the kind '{kind}' needs a subject: name one of the scene's objects.")
         return (draw.segmented if kind == "segmentation" else draw.detected)(scene, subject)
     if kind == "openpose":
         return skeletons(scene.figures, scene.side)
@@ -52,7 +53,7 @@ def map_of(kind: str, scene: Scene, subject: Object | None = None) -> draw.Array
         **{"normal": normal_map, "sketch": sketch},
     }
     if kind not in drawers:
-        raise ValueError(f"The kind '{kind}' has no map; choose edge, depth, hed, mlsd, normal, sketch or openpose.")
+        raise UniWorldError(f"The kind '{kind}' has no map; choose edge, depth, hed, mlsd, normal, sketch or openpose.")
     return drawers[kind](scene)
 
 

@@ -22,6 +22,7 @@ import torch
 from ...uniworld_core import UniWorld
 from ...uniworld_core.backbones.flux_vae import VAE
 from ...uniworld_core.backbones.qwen_files import read_tokenizer
+from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from ...uniworld_core.loading.vocabulary import clip_tokenizer, t5_tokenizer
 from ...uniworld_core.sampling.latents import LatentFormat
@@ -63,7 +64,7 @@ def train_nano(
         `folder/nano`, with `uniworld`, `flux` and `siglip` in it.
 
     Raises:
-        ValueError: the disk is full, or a folder of another recipe is in the way; it is named.
+        UniWorldError: the disk is full, or a folder of another recipe is in the way; it is named.
     """
     target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     steps = recipe or read_recipe("quick" if quick else "gpu" if target == "cuda" else "full")
@@ -232,7 +233,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     if not file.is_file():
         write_whole(file, told.encode())
     elif file.read_text(encoding="utf-8") != told:
-        raise ValueError(
+        raise UniWorldError(
             f"{folder} holds a nano of another recipe (see {file}): go on with the command that began it, with or without "
             "--quick and on the same kind of device, or name another folder."
         )

@@ -33,7 +33,7 @@ def contact_sheet(report: Report, per_kind: int = PER_KIND) -> Image.Image:
 
 
 def write_sheet(report: Report, to: Path, per_kind: int = PER_KIND) -> None:
-    """Write the contact sheet as a PNG. Raises ValueError if it cannot be written."""
+    """Write the contact sheet as a PNG. Raises UniWorldError if it cannot be written."""
     buffer = io.BytesIO()
     contact_sheet(report, per_kind).save(buffer, "PNG")
     write_whole(to, buffer.getvalue())

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from ...uniworld_core.errors import UniWorldError
 from .figure import ARMS, LEGS, SPOTS, Combination, Figure
 from .world import COLOURS, PLACES, SHAPES, Object, Scene, Triple, pick
 
@@ -71,9 +72,9 @@ def draw_combination(rng: np.random.Generator, split: Split) -> Combination:
 
 
 def check_split(split: str) -> None:
-    """Raises ValueError for a split of another name."""
+    """Raises UniWorldError for a split of another name."""
     if split not in ("train", "test"):
-        raise ValueError(f"The split '{split}' is not known; choose train or test.")
+        raise UniWorldError(f"The split '{split}' is not known; choose train or test.")
 
 
 @cache

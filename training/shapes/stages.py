@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ...uniworld_core.errors import UniWorldError
 from ..config import Config
 from ..config_file import load_config
 from ..data.cache_fill import fill, prepare
@@ -61,13 +62,13 @@ def recipe_of(folder: Path) -> Recipe:
     """The recipe that a run of nano was begun with.
 
     Raises:
-        ValueError: the folder is no run of nano.
+        UniWorldError: the folder is no run of nano.
     """
     file = folder / RECIPE
     try:
         return to_recipe(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise UniWorldError(
             f"'{folder}' is no run of nano, as its {RECIPE} cannot be read ({error}): make one with "
             f"`uniworld train nano --folder {folder}`, or name the folder of one."
         ) from error

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 import numpy as np
 from PIL import Image
 
+from ...uniworld_core.errors import UniWorldError
 from . import draw, world
 from .maps import map_of
 from .prompts import caption, describe, ground_words, say, with_article
@@ -137,10 +138,10 @@ def make_task(kind: str, rng: np.random.Generator, split: Split, side: int = UNI
         side: of the pictures in pixels, a multiple of 16.
 
     Raises:
-        ValueError: a kind, split or side that is not known.
+        UniWorldError: a kind, split or side that is not known.
     """
     if kind not in _MAKERS:
-        raise ValueError(f"The kind of task '{kind}' is not known; choose one of {', '.join(KINDS)}.")
+        raise UniWorldError(f"The kind of task '{kind}' is not known; choose one of {', '.join(KINDS)}.")
     check_split(split)
     check_side(side)
     maker = _Maker(rng, split, side)

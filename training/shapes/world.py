@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from ...uniworld_core.errors import UniWorldError
 from .figure import Combination, Figure
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross")
@@ -229,6 +230,6 @@ def beside(person: Figure, thing: Object) -> bool:
 
 
 def check_side(side: int) -> None:
-    """Raises ValueError if a picture cannot have that side."""
+    """Raises UniWorldError if a picture cannot have that side."""
     if side < 32 or side % 16:
-        raise ValueError(f"The side of a picture is {side}; it must be a multiple of 16 and at least 32 pixels.")
+        raise UniWorldError(f"The side of a picture is {side}; it must be a multiple of 16 and at least 32 pixels.")

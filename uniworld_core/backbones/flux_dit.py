@@ -73,7 +73,7 @@ class DiT(nn.Module):
             flux: the FLUX folder whose VAE's shift and scale the latents have; None takes FLUX.1-dev's.
 
         Raises:
-            ValueError: a file is missing, damaged, or does not fit the configuration; it is named.
+            UniWorldError: a file is missing, damaged, or does not fit the configuration; it is named.
         """
         latent_format = None if flux is None else LatentFormat.of(flux)
         return cls(denoiser_weights(checkpoint).load(dtype, device), latent_format)
@@ -149,7 +149,7 @@ def build_transformer(config: UniWorldConfig) -> Any:
 
 
 def denoiser_weights(checkpoint: str | Path) -> Weights[Any]:
-    """The DiT of a checkpoint and its files. Raises ValueError if these hold another number of layers."""
+    """The DiT of a checkpoint and its files. Raises UniWorldError if these hold another number of layers."""
     config, shards = UniWorldConfig.read(checkpoint), Shards(Path(checkpoint))
     prefix = DENOISER_NAMES.prefixes[0][0]
     for key, blocks in (("num_layers", "transformer_blocks"), ("num_single_layers", "single_transformer_blocks")):

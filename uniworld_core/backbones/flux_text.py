@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ..errors import UniWorldError
 from ..loading.settings import (
     ACTIVATION,
     EPSILON,
@@ -87,7 +88,7 @@ class CLIP(nn.Module):
     def from_pretrained(
         cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> CLIP:
-        """Load `text_encoder` and `tokenizer` of a FLUX folder in diffusers layout. Raises ValueError naming a bad file."""
+        """Load `text_encoder` and `tokenizer` of a FLUX folder in diffusers layout. Raises UniWorldError naming a bad file."""
         weights = clip_weights(flux)
         tokenizer = read_clip_tokenizer(Path(flux), weights.module.config)
         return cls(weights.load(dtype, device), tokenizer)
@@ -112,7 +113,7 @@ class T5(nn.Module):
     def from_pretrained(
         cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> T5:
-        """Load `text_encoder_2` and `tokenizer_2` of a FLUX folder in diffusers layout. Raises ValueError naming a bad file."""
+        """Load `text_encoder_2` and `tokenizer_2` of a FLUX folder in diffusers layout. Raises UniWorldError naming a bad file."""
         weights = t5_weights(flux)
         tokenizer = read_t5_tokenizer(Path(flux), weights.module.config)
         encoder = weights.load(dtype, device)
@@ -122,9 +123,9 @@ class T5(nn.Module):
 
     @torch.no_grad()
     def tokens(self, prompts: Sequence[str], length: int = T5_LENGTH) -> torch.Tensor:
-        """Prompt tokens (B, length, D), padded to `length` and, as published, without a mask. Raises ValueError for no length."""
+        """Prompt tokens (B, length, D), padded to `length` and, as published, without a mask. Raises UniWorldError for no length."""
         if length < 1:
-            raise ValueError(f"t5_length is {length}; it must be at least 1.")
+            raise UniWorldError(f"t5_length is {length}; it must be at least 1.")
         first = next(self.encoder.parameters())
         return self.encoder(input_ids=_ids(self.tokenizer, prompts, length).to(first.device)).last_hidden_state
 
@@ -151,7 +152,7 @@ class TextEncoders:
 
 
 def clip_weights(flux: str | Path) -> Weights[CLIPTextModel]:
-    """CLIP of a FLUX folder and its file. Raises ValueError if its configuration is missing or of another model."""
+    """CLIP of a FLUX folder and its file. Raises UniWorldError if its configuration is missing or of another model."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     folder = Path(flux) / "text_encoder"
@@ -164,7 +165,7 @@ def clip_weights(flux: str | Path) -> Weights[CLIPTextModel]:
 
 
 def t5_weights(flux: str | Path) -> Weights[T5EncoderModel]:
-    """T5 of a FLUX folder and its files. Raises ValueError if its configuration is missing or of another model."""
+    """T5 of a FLUX folder and its files. Raises UniWorldError if its configuration is missing or of another model."""
     from transformers import T5Config, T5EncoderModel
 
     folder = Path(flux) / "text_encoder_2"
@@ -173,7 +174,7 @@ def t5_weights(flux: str | Path) -> Weights[T5EncoderModel]:
     # A quarter of the buckets counts single steps; beyond, steps grow up to the distance (T5's relative_position_bucket).
     single, distance = settings["relative_attention_num_buckets"] // 4, settings["relative_attention_max_distance"]
     if distance <= single:
-        raise ValueError(
+        raise UniWorldError(
             f"{file} has relative_attention_max_distance {distance}, expected more than {single}: copy the file again."
         )
     shards.check_depth(settings["num_layers"], ("encoder.block.",), file)
@@ -192,12 +193,12 @@ def read_clip_tokenizer(flux: Path, config: Any) -> PreTrainedTokenizerFast:
         config: of the CLIP beside it, to hold the ids against.
 
     Raises:
-        ValueError: its files are missing or damaged, or do not fit the configuration.
+        UniWorldError: its files are missing or damaged, or do not fit the configuration.
     """
     tokenizer, file = clip_tokenizer(flux / "tokenizer"), flux / "text_encoder" / "config.json"
     check_ids(tokenizer, config.vocab_size, file)
     if config.eos_token_id not in (_OLD_CLIP_END, tokenizer.eos_token_id):
-        raise ValueError(
+        raise UniWorldError(
             f"{file} has eos_token_id {config.eos_token_id}, where the prompt is pooled, and the tokenizer ends it with "
             f"{tokenizer.eos_token_id}: copy the files of one and the same model again."
         )
@@ -224,7 +225,7 @@ def nested_names(encoder: nn.Module, shards: Shards, prefix: str) -> Names:
 def _settings(file: Path, model_type: str, rules: dict[str, Rule]) -> dict[str, Any]:
     raw = read_json(file)
     if raw.get("model_type") != model_type:
-        raise ValueError(
+        raise UniWorldError(
             f"{file} has model_type {shown(raw.get('model_type'))}, expected {model_type!r}: "
             "choose a FLUX.1-dev folder in diffusers layout."
         )
@@ -238,7 +239,7 @@ def _ids(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], length: int
         if type(error).__name__ != "PanicException":
             raise
         # What is damaged in T5's table of characters shows only at the character it is for, as a panic of the Rust library.
-        raise ValueError(
+        raise UniWorldError(
             f"The tokenizer in {tokenizer.name_or_path} is damaged ({brief(error)}): copy the folder again."
         ) from error
     return made["input_ids"]

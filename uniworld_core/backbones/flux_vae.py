@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import UniWorldError
 from ..images.sizes import check_size
 from ..loading.settings import FLAG, WIDTH, choice, exactly, listed, optional, read_json, shown, take, whole
 from ..loading.weights import Shards, Weights, build
@@ -49,7 +50,7 @@ class VAE(nn.Module):
         """Load `vae` of a FLUX folder in diffusers layout.
 
         Raises:
-            ValueError: a file is missing, damaged, or does not fit the configuration; it is named.
+            UniWorldError: a file is missing, damaged, or does not fit the configuration; it is named.
         """
         return cls(vae_weights(flux).load(dtype, device))
 
@@ -67,15 +68,15 @@ class VAE(nn.Module):
         """Pictures (B, H, W, 3), float32 in 0..1, of the VAE's own latents (B, C, H/8, W/8).
 
         Raises:
-            ValueError: the latents have another number of channels, or hold values that are not finite.
+            UniWorldError: the latents have another number of channels, or hold values that are not finite.
         """
         channels = int(self._config.latent_channels)
         if z_BChw.ndim != 4 or z_BChw.shape[1] != channels or 0 in z_BChw.shape:
-            raise ValueError(
+            raise UniWorldError(
                 f"The latent has shape {list(z_BChw.shape)}; this VAE takes (batch, {channels}, height/8, width/8)."
             )
         if not torch.isfinite(z_BChw).all():
-            raise ValueError("The latent holds NaN or infinite values: look at the sampler that made it.")
+            raise UniWorldError("The latent holds NaN or infinite values: look at the sampler that made it.")
         first = next(self.autoencoder.parameters())
         pixels = self.autoencoder.decode(z_BChw.to(first.device, first.dtype), return_dict=False)[0]
         return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
@@ -88,10 +89,10 @@ class VAE(nn.Module):
             generator: draws from the posterior, as training does; None takes its mode.
 
         Raises:
-            ValueError: the pictures have no three channels, or sides that are no multiples of 16.
+            UniWorldError: the pictures have no three channels, or sides that are no multiples of 16.
         """
         if image_BHWC.ndim != 4 or image_BHWC.shape[-1] != 3:
-            raise ValueError(f"The picture has shape {list(image_BHWC.shape)}; expected (batch, height, width, 3).")
+            raise UniWorldError(f"The picture has shape {list(image_BHWC.shape)}; expected (batch, height, width, 3).")
         check_size(image_BHWC.shape[1], image_BHWC.shape[2])
         first = next(self.autoencoder.parameters())
         # As published to the last bit: 2x - 1 rounds otherwise, and convolutions do in another memory layout.
@@ -109,7 +110,7 @@ def read_native_side(flux: str | Path) -> int:
     """Side in pixels of the square pictures that a FLUX folder's model was made for: `sample_size` of its VAE.
 
     Raises:
-        ValueError: the configuration is missing, or the size is no whole number from 1 to 4096.
+        UniWorldError: the configuration is missing, or the size is no whole number from 1 to 4096.
     """
     file = Path(flux) / "vae" / "config.json"
     side = int(take(read_json(file), {"sample_size": _SIDE}, str(file)).get("sample_size", NATIVE_SIDE))
@@ -118,13 +119,13 @@ def read_native_side(flux: str | Path) -> int:
 
 
 def vae_weights(flux: str | Path) -> Weights[Any]:
-    """The VAE of a FLUX folder and its file. Raises ValueError if its configuration is missing or of another model."""
+    """The VAE of a FLUX folder and its file. Raises UniWorldError if its configuration is missing or of another model."""
     from diffusers import AutoencoderKL
 
     folder = Path(flux) / "vae"
     raw = read_json(folder / "config.json")
     if raw.get("_class_name") != "AutoencoderKL":
-        raise ValueError(
+        raise UniWorldError(
             f"{folder / 'config.json'} is of {shown(raw.get('_class_name'))}, expected 'AutoencoderKL': "
             "choose a FLUX.1-dev folder in diffusers layout."
         )
@@ -132,7 +133,7 @@ def vae_weights(flux: str | Path) -> Weights[Any]:
     settings = take(raw, _RULES, str(folder / "config.json"))
     shards, channels = Shards(folder), settings.get("block_out_channels", [])
     if len(channels) != BLOCKS:
-        raise ValueError(
+        raise UniWorldError(
             f"{folder / 'config.json'} has {len(channels)} block_out_channels; FLUX's VAE has {BLOCKS}, which make a latent "
             "an eighth of the picture: choose a FLUX.1-dev folder in diffusers layout."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UniWorldError
 from ..families.uniworld_v1.config import UniWorldConfig
 from ..families.uniworld_v1.prompt import IMAGE_PAD, VISION_END, VISION_START
 from ..loading.settings import FLAG, TOKEN, brief, either, exactly, listed, number, optional, read_json, take, whole
@@ -81,7 +82,7 @@ def build_qwen(config: UniWorldConfig) -> Qwen2_5_VLForConditionalGeneration:
 
 
 def qwen_weights(checkpoint: Path) -> Weights[Qwen2_5_VLForConditionalGeneration]:
-    """Qwen2.5-VL of a checkpoint and its files. Raises ValueError if these hold another number of layers."""
+    """Qwen2.5-VL of a checkpoint and its files. Raises UniWorldError if these hold another number of layers."""
     config, shards = UniWorldConfig.read(checkpoint), Shards(checkpoint)
     shards.check_depth(
         config.text["num_hidden_layers"], ("model.layers.", "model.language_model.layers."), config.source
@@ -97,7 +98,7 @@ def read_tokenizer(folder: Path, config: UniWorldConfig | None = None) -> PreTra
         config: the checkpoint's, to hold the ids against.
 
     Raises:
-        ValueError: its files are missing, damaged or of another model.
+        UniWorldError: its files are missing, damaged or of another model.
     """
     tokenizer = qwen_tokenizer(folder)
     for word, key in {
@@ -107,7 +108,7 @@ def read_tokenizer(folder: Path, config: UniWorldConfig | None = None) -> PreTra
     }.items():
         found = single_id(tokenizer, word)
         if config is not None and found != config.tokens[key]:
-            raise ValueError(
+            raise UniWorldError(
                 f"{config.source} has {key} {config.tokens[key]}, and the tokenizer beside it gives {word} the id {found}: "
                 "copy tokenizer files and config.json of one and the same checkpoint again."
             )
@@ -126,7 +127,7 @@ def read_processor(folder: Path, config: UniWorldConfig) -> Any:
         config: the checkpoint's, whose vision half says how pictures are cut into patches.
 
     Raises:
-        ValueError: the file is missing or damaged, or does not fit the configuration.
+        UniWorldError: the file is missing or damaged, or does not fit the configuration.
     """
     file, raw = processor_settings(folder)
     settings = take(raw, _QWEN_PROCESSOR, str(file))
@@ -136,15 +137,17 @@ def read_processor(folder: Path, config: UniWorldConfig) -> Any:
     pixels = low if low and low == high else VLM_PIXELS
     for key, wanted in config.patches.items():
         if settings.setdefault(key, wanted) != wanted:
-            raise ValueError(
+            raise UniWorldError(
                 f"{file} has {key} {settings[key]}, and {config.source} {wanted}: "
                 "copy both files of one and the same checkpoint again."
             )
     cell = settings["patch_size"] * settings["merge_size"]
     if pixels < cell**2:
-        raise ValueError(f"{file} has pictures of {pixels} pixels, less than one token's {cell}x{cell}: copy it again.")
+        raise UniWorldError(
+            f"{file} has pictures of {pixels} pixels, less than one token's {cell}x{cell}: copy it again."
+        )
     if pixels // cell**2 > config.positions:
-        raise ValueError(
+        raise UniWorldError(
             f"{file} has pictures of {pixels} pixels, {pixels // cell**2} tokens each, and the model reads "
             f"{config.positions}: copy it again."
         )
@@ -159,7 +162,7 @@ def processor_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     Up to version 4 transformers saves them as `preprocessor_config.json`, from 5 on with the whole processor.
 
     Raises:
-        ValueError: there are none, or their file is damaged.
+        UniWorldError: there are none, or their file is damaged.
     """
     file, whole_file = folder / "preprocessor_config.json", folder / "processor_config.json"
     if not file.exists() and whole_file.exists():
@@ -170,11 +173,11 @@ def processor_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def make_processor(name: str, settings: dict[str, Any], file: Path) -> Any:
-    """A picture processor of these settings, Pillow's resizing always. Raises ValueError if they are damaged."""
+    """A picture processor of these settings, Pillow's resizing always. Raises UniWorldError if they are damaged."""
     try:
         return pil_processor(name).from_dict(settings)
     except Exception as error:  # transformers raises all kinds on values it does not expect
-        raise ValueError(f"{file} cannot be used ({brief(error)}): copy it again.") from error
+        raise UniWorldError(f"{file} cannot be used ({brief(error)}): copy it again.") from error
 
 
 def pil_processor(name: str) -> Any:
@@ -188,7 +191,7 @@ def pil_processor(name: str) -> Any:
 
 
 def read_generation(folder: Path, config: UniWorldConfig) -> GenerationConfig:
-    """How the checkpoint generates text by default. Raises ValueError if its file is damaged."""
+    """How the checkpoint generates text by default. Raises UniWorldError if its file is damaged."""
     from transformers import GenerationConfig
 
     file = folder / "generation_config.json"
@@ -198,10 +201,10 @@ def read_generation(folder: Path, config: UniWorldConfig) -> GenerationConfig:
 
 
 def single_id(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
-    """The id of a word that is one token. Raises ValueError for the tokenizer of another model."""
+    """The id of a word that is one token. Raises UniWorldError for the tokenizer of another model."""
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
-        raise ValueError(
+        raise UniWorldError(
             f"The tokenizer in {tokenizer.name_or_path} splits {word!r} into {len(ids)} tokens instead of one: "
             "it is not the tokenizer of Qwen2.5-VL. Copy the tokenizer files of the checkpoint again."
         )

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ..errors import UniWorldError
 from ..families.uniworld_v1.config import UniWorldConfig
 from ..families.uniworld_v1.conversation import Conversation, Prompt, as_conversations, as_list
 from ..families.uniworld_v1.prompt import ASSISTANT, conversation_text
@@ -90,7 +91,7 @@ class VLM(nn.Module):
         """Load the VLM alone from a UniWorld checkpoint folder.
 
         Raises:
-            ValueError: a file is missing, damaged, or does not fit the configuration; it is named.
+            UniWorldError: a file is missing, damaged, or does not fit the configuration; it is named.
         """
         folder = Path(checkpoint)
         config = UniWorldConfig.read(folder)
@@ -115,7 +116,7 @@ class VLM(nn.Module):
                 pictures but those.
 
         Raises:
-            ValueError: a prompt is empty, holds reserved tokens or is longer than the model reads, or there are not as
+            UniWorldError: a prompt is empty, holds reserved tokens or is longer than the model reads, or there are not as
                 many lists of pictures as prompts.
         """
         conversations = _conversations(prompts, pictures)
@@ -132,7 +133,7 @@ class VLM(nn.Module):
         if length > limit:
             turns = len(conversations[max(range(len(rows)), key=lambda i: len(rows[i]))].turns)
             what = "prompt" if turns == 1 else f"conversation of {turns} turns"
-            raise ValueError(
+            raise UniWorldError(
                 f"A {what} with its pictures is {length} tokens long; the model reads {limit}: shorten it, or leave out "
                 "pictures or early turns."
             )
@@ -182,15 +183,15 @@ class VLM(nn.Module):
             callback: called with the number of tokens so far, after each; what it raises ends the answer.
 
         Raises:
-            ValueError: the length is not positive, the temperature or the seed out of bounds, the batch padded, or the
+            UniWorldError: the length is not positive, the temperature or the seed out of bounds, the batch padded, or the
                 model's values are not finite (the token is named).
         """
         if not bool(inputs.mask.all()):
-            raise ValueError("The batch holds prompts of different lengths: answer them with VLM.answer.")
+            raise UniWorldError("The batch holds prompts of different lengths: answer them with VLM.answer.")
         if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {shown(max_new_tokens)}; it must be a whole number of at least 1.")
+            raise UniWorldError(f"max_new_tokens is {shown(max_new_tokens)}; it must be a whole number of at least 1.")
         if temperature != 0 and not TEMPERATURE.holds(temperature):
-            raise ValueError(
+            raise UniWorldError(
                 f"temperature is {shown(temperature)}; it must be 0 (the likeliest answer) or {TEMPERATURE.expected}."
             )
         check_seed(seed)
@@ -266,7 +267,7 @@ def _conversations(prompts: Sequence[Prompt], pictures: Sequence[Sequence[Image.
         return as_conversations(prompts)
     prompts = as_list(prompts)
     if not prompts or len(prompts) != len(pictures):
-        raise ValueError(
+        raise UniWorldError(
             f"There are {len(prompts)} prompts and {len(pictures)} lists of pictures: give one list for each prompt, "
             "empty where it has none, and at least one prompt."
         )
@@ -295,7 +296,7 @@ def _only_finite(start: int) -> Any:
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             # The largest is NaN if any is, and says whether one can be chosen.
             if not bool(torch.isfinite(scores.amax(dim=-1)).all()):
-                raise ValueError(
+                raise UniWorldError(
                     f"The logits of token {input_ids.shape[1] - start + 1} of the answer are NaN or infinite: {OVERFLOW}; "
                     "else the weights are damaged."
                 )

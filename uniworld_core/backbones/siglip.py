@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ..errors import UniWorldError
 from ..loading.settings import (
     ACTIVATION,
     EPSILON,
@@ -73,7 +74,7 @@ class SigLIP(nn.Module):
         """Load from a SigLIP folder, of the whole model or of its vision half alone.
 
         Raises:
-            ValueError: a file is missing, damaged, of another model, or does not fit the configuration.
+            UniWorldError: a file is missing, damaged, of another model, or does not fit the configuration.
         """
         return cls(siglip_weights(folder).load(dtype, device), read_siglip_processor(Path(folder)))
 
@@ -99,7 +100,7 @@ class SigLIP(nn.Module):
 
 
 def siglip_weights(folder: str | Path) -> Weights[SiglipVisionModel]:
-    """SigLIP's vision half of a folder and its files. Raises ValueError for a folder of another model."""
+    """SigLIP's vision half of a folder and its files. Raises UniWorldError for a folder of another model."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     file = Path(folder) / "config.json"
@@ -113,7 +114,7 @@ def read_siglip_processor(folder: Path) -> Any:
     """SigLIP's picture processor, Pillow's resizing always.
 
     Raises:
-        ValueError: its file is missing or damaged, or resizes to another side than the encoder's.
+        UniWorldError: its file is missing or damaged, or resizes to another side than the encoder's.
     """
     file, raw = processor_settings(folder)
     side = siglip_settings(folder)["image_size"]
@@ -127,12 +128,12 @@ def siglip_settings(folder: Path) -> dict[str, Any]:
     """The vision half's configuration, of a folder of the whole model or of that half alone.
 
     Raises:
-        ValueError: it is missing, damaged or of another model.
+        UniWorldError: it is missing, damaged or of another model.
     """
     file = folder / "config.json"
     raw = read_json(file)
     if raw.get("model_type") not in ("siglip", "siglip_vision_model"):
-        raise ValueError(
+        raise UniWorldError(
             f"{file} has model_type {shown(raw.get('model_type'))}; expected a SigLIP folder such as "
             "siglip2-so400m-patch16-512 ('siglip' or 'siglip_vision_model')."
         )
@@ -140,7 +141,7 @@ def siglip_settings(folder: Path) -> dict[str, Any]:
     check_heads(settings["hidden_size"], settings["num_attention_heads"], str(file))
     rows = settings["image_size"] // settings["patch_size"]
     if not 0 < rows <= _MAX_ROWS:
-        raise ValueError(
+        raise UniWorldError(
             f"{file} has image_size {settings['image_size']} and patch_size {settings['patch_size']}, {rows} patches a side; "
             f"expected 1 to {_MAX_ROWS}: copy the file again."
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import UniWorldError
 from ..images.batches import mask_batch, resize_image, resize_mask, rgb_batch, same_batch
 from ..images.components import connected_components, keep_large
 from ..images.pictures import to_bytes
@@ -83,12 +84,12 @@ def edit_mask(
             side shorter than 8 always makes one cell.
 
     Raises:
-        ValueError: no references, other ranks, sizes that differ, NaN, or a setting out of range.
+        UniWorldError: no references, other ranks, sizes that differ, NaN, or a setting out of range.
     """
     _check_settings(method, threshold, kernel_size, min_component)
     references = [before] if isinstance(before, Tensor) else list(before)
     if not references:
-        raise ValueError("An edit mask needs at least one picture from before the edit, but none was given.")
+        raise UniWorldError("An edit mask needs at least one picture from before the edit, but none was given.")
     after_BHW3 = rgb_batch("after", after)
     grow = close_mask if method == "code" else dilate_mask
     kept = []
@@ -143,12 +144,14 @@ def edit_weight(latent_Bhw: Tensor, function: str = "logarithmic") -> Tensor:
         float32 (B, h, w), always finite. An item without any marked cell is 1 everywhere.
 
     Raises:
-        ValueError: an unknown function, or a mask of another rank or type.
+        UniWorldError: an unknown function, or a mask of another rank or type.
     """
     if function not in WEIGHT_FUNCTIONS:
-        raise ValueError(f"The weight function '{function}' is not known; choose one of {', '.join(WEIGHT_FUNCTIONS)}.")
+        raise UniWorldError(
+            f"The weight function '{function}' is not known; choose one of {', '.join(WEIGHT_FUNCTIONS)}."
+        )
     if latent_Bhw.ndim != 3 or latent_Bhw.dtype != torch.bool or 0 in latent_Bhw.shape:
-        raise ValueError(
+        raise UniWorldError(
             f"Edit weights need a bool mask (batch, rows, columns), but got {latent_Bhw.dtype} of shape "
             f"{list(latent_Bhw.shape)}; pass EditMask.latent."
         )
@@ -185,10 +188,10 @@ def composite_edit(before: Tensor, after: Tensor, mask: Tensor, feather: int = 0
         float32 (B, H, W, 3).
 
     Raises:
-        ValueError: other ranks, sizes or batches that differ, NaN, or a negative feather.
+        UniWorldError: other ranks, sizes or batches that differ, NaN, or a negative feather.
     """
     if feather < 0:
-        raise ValueError(f"The feather is {feather} pixels; expected 0 or more.")
+        raise UniWorldError(f"The feather is {feather} pixels; expected 0 or more.")
     before_BHW3, after_BHW3 = rgb_batch("before", before), rgb_batch("after", after)
     alpha_BHW = mask_batch("mask", mask)
     for name, size in (("after", after_BHW3.shape[1:3]), ("mask", alpha_BHW.shape[1:])):
@@ -223,18 +226,18 @@ def ellipse(size: int) -> Tensor:
 
 def _check_settings(method: str, threshold: int, kernel_size: int, min_component: float) -> None:
     if method not in METHODS:
-        raise ValueError(f"The edit mask method '{method}' is not known; choose one of {', '.join(METHODS)}.")
+        raise UniWorldError(f"The edit mask method '{method}' is not known; choose one of {', '.join(METHODS)}.")
     if not 0 <= threshold <= 255:
-        raise ValueError(f"The threshold is {threshold}; expected 0 to 255, steps of an 8-bit gray difference.")
+        raise UniWorldError(f"The threshold is {threshold}; expected 0 to 255, steps of an 8-bit gray difference.")
     if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"The kernel size is {kernel_size}; expected an odd number of pixels.")
+        raise UniWorldError(f"The kernel size is {kernel_size}; expected an odd number of pixels.")
     if not 0 <= min_component <= 1:
-        raise ValueError(f"The smallest component is {min_component}; expected 0 to 1, a share of the marked area.")
+        raise UniWorldError(f"The smallest component is {min_component}; expected 0 to 1, a share of the marked area.")
 
 
 def _check_size(name: str, size: Sequence[int], other_name: str, other_size: Sequence[int]) -> None:
     if tuple(size) != tuple(other_size):
-        raise ValueError(
+        raise UniWorldError(
             f"'{name}' is {size[1]}x{size[0]} pixels and '{other_name}' is {other_size[1]}x{other_size[0]}: resize one "
             "to the other first."
         )

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import UniWorldError
+
 
 def rgb_batch(name: str, image_BHWC: Tensor) -> Tensor:
     """An IMAGE batch as float32 (B, H, W, 3); four channels are composited on white, as the published programs do.
@@ -18,11 +20,11 @@ def rgb_batch(name: str, image_BHWC: Tensor) -> Tensor:
         image_BHWC: float in 0..1, of 1, 3 or 4 channels.
 
     Raises:
-        ValueError: another shape or type, no pixels, or NaN or infinite values.
+        UniWorldError: another shape or type, no pixels, or NaN or infinite values.
     """
     shape = tuple(image_BHWC.shape)
     if image_BHWC.ndim != 4 or shape[-1] not in (1, 3, 4) or 0 in shape:
-        raise ValueError(
+        raise UniWorldError(
             f"The picture '{name}' has shape {list(shape)}; expected (batch, height, width, channels) with 1, 3 or 4 "
             "channels and at least one pixel."
         )
@@ -37,11 +39,11 @@ def mask_batch(name: str, mask_BHW: Tensor) -> Tensor:
     """A MASK batch as float32 (B, H, W) in 0..1; (H, W) becomes a batch of one.
 
     Raises:
-        ValueError: another rank, no pixels, or NaN or infinite values.
+        UniWorldError: another rank, no pixels, or NaN or infinite values.
     """
     mask_BHW = mask_BHW.unsqueeze(0) if mask_BHW.ndim == 2 else mask_BHW
     if mask_BHW.ndim != 3 or 0 in mask_BHW.shape:
-        raise ValueError(
+        raise UniWorldError(
             f"The mask '{name}' has shape {list(mask_BHW.shape)}; expected (batch, height, width) of at least "
             "one pixel."
         )
@@ -53,13 +55,13 @@ def same_batch(**batches: Tensor) -> list[Tensor]:
     """The tensors with a first dimension in common: a batch of one is repeated for every item of the others.
 
     Raises:
-        ValueError: two batches of different sizes, neither of them one.
+        UniWorldError: two batches of different sizes, neither of them one.
     """
     size = max(tensor.shape[0] for tensor in batches.values())
     for name, tensor in batches.items():
         if tensor.shape[0] not in (1, size):
             longest = next(other for other, tensor in batches.items() if tensor.shape[0] == size)
-            raise ValueError(
+            raise UniWorldError(
                 f"'{name}' holds {tensor.shape[0]} pictures and '{longest}' holds {size}: give both as many, or one "
                 "of them a single picture."
             )
@@ -85,7 +87,9 @@ def resize_mask(mask_BHW: Tensor, height: int, width: int) -> Tensor:
 
 def _finite_float(what: str, values: Tensor) -> Tensor:
     if not values.is_floating_point():
-        raise ValueError(f"The {what} has dtype {values.dtype}; expected float in 0..1 (divide 8-bit values by 255).")
+        raise UniWorldError(
+            f"The {what} has dtype {values.dtype}; expected float in 0..1 (divide 8-bit values by 255)."
+        )
     if not torch.isfinite(values).all():
-        raise ValueError(f"The {what} holds NaN or infinite values: look at what made it.")
+        raise UniWorldError(f"The {what} holds NaN or infinite values: look at what made it.")
     return values.float()

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import UniWorldError
+
 
 @dataclass(frozen=True, eq=False)
 class Components:
@@ -54,10 +56,10 @@ def connected_components(classes_BHW: Tensor) -> Components:
         classes_BHW: (B, H, W), bool or integer; 0 or False is background. Pixels of different classes never join.
 
     Raises:
-        ValueError: another rank, or a floating-point tensor.
+        UniWorldError: another rank, or a floating-point tensor.
     """
     if classes_BHW.ndim != 3 or classes_BHW.is_floating_point():
-        raise ValueError(
+        raise UniWorldError(
             f"Connected components need a bool or integer tensor (B, H, W), but got {classes_BHW.dtype} of shape "
             f"{tuple(classes_BHW.shape)}; threshold it, or add the batch dimension."
         )

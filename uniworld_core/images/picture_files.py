@@ -81,7 +81,7 @@ class PictureFile:
 
         Raises:
             TooMuch: the picture has too many pixels or frames.
-            ValueError: the file cannot be read, or is no picture.
+            UniWorldError: the file cannot be read, or is no picture.
         """
         self.name, self.warning, self.damage = name, "", ""
         self._limits, self._check = limits or LIMITS, _Check(check)
@@ -114,7 +114,7 @@ class PictureFile:
             self._opened.close()
 
     def first(self, turned: bool = True) -> Image.Image:
-        """The first frame, decoded; upright unless `turned` is false. Raises ValueError if it cannot be decoded."""
+        """The first frame, decoded; upright unless `turned` is false. Raises UniWorldError if it cannot be decoded."""
         self.guarded(lambda: self._tolerantly(self.picture.load))
         return self.guarded(lambda: upright(self.picture)) if turned else self.picture
 
@@ -125,7 +125,7 @@ class PictureFile:
 
         Raises:
             TooMuch: there are too many, or they have too many pixels together.
-            ValueError: one cannot be decoded.
+            UniWorldError: one cannot be decoded.
         """
         pixels = 0
         for number in range(1 if self.picture.format == "MPO" else self._limits.frames + 1):

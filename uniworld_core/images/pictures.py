@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..errors import UniWorldError
 from .picture_files import upright
 
 Picture: TypeAlias = "Image.Image | torch.Tensor"
@@ -28,12 +29,12 @@ def to_rgb(picture: Picture) -> Image.Image:
         picture: a PIL picture, or a tensor (H, W, C) or (1, H, W, C) of C = 1, 3 or 4 channels, float in 0..1 or uint8.
 
     Raises:
-        ValueError: the tensor's shape or values are no picture's, the file is damaged, or it is longer than 200:1.
+        UniWorldError: the tensor's shape or values are no picture's, the file is damaged, or it is longer than 200:1.
     """
     image = _from_tensor(picture) if isinstance(picture, torch.Tensor) else _from_pil(picture)
     width, height = image.size
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ValueError(
+        raise UniWorldError(
             f"The picture is {width}x{height} pixels, longer than {MAX_ASPECT}:1, which the vision encoder cannot take: "
             "crop or pad it."
         )
@@ -59,12 +60,12 @@ def on_white(image_BHWC: torch.Tensor, transparent_BHW: torch.Tensor) -> torch.T
             size and all 0 for a picture without transparency. One serves a batch.
 
     Raises:
-        ValueError: the mask is of another size, or of another number of pictures.
+        UniWorldError: the mask is of another size, or of another number of pictures.
     """
     if not bool(transparent_BHW.any()):
         return image_BHWC
     if transparent_BHW.shape[-2:] != image_BHWC.shape[1:3] or len(transparent_BHW) not in (1, len(image_BHWC)):
-        raise ValueError(
+        raise UniWorldError(
             f"The mask has shape {list(transparent_BHW.shape)} and the picture {list(image_BHWC.shape)}: "
             "wire both from the same Load Image."
         )
@@ -75,33 +76,33 @@ def _from_tensor(picture: torch.Tensor) -> Image.Image:
     if picture.ndim == 4 and picture.shape[0] == 1:
         picture = picture[0]
     if picture.ndim != 3 or picture.shape[-1] not in (1, 3, 4) or 0 in picture.shape:
-        raise ValueError(
+        raise UniWorldError(
             f"A picture tensor has shape {list(picture.shape)}; expected (height, width, channels) with 1, 3 or 4 channels."
         )
     if picture.is_floating_point():
         picture = picture.detach()
         if not torch.isfinite(picture).all():
-            raise ValueError("A picture tensor holds NaN or infinite values: look at what made it.")
+            raise UniWorldError("A picture tensor holds NaN or infinite values: look at what made it.")
         # A little above 1 is what bicubic resizing gives; far above are pictures of 0..255.
         if float(picture.max()) > 2.0:
-            raise ValueError(
+            raise UniWorldError(
                 f"A float picture tensor holds values up to {float(picture.max()):.0f}; expected 0..1: divide it by 255."
             )
         picture = to_bytes(picture.float())
     elif picture.dtype != torch.uint8:
-        raise ValueError(f"A picture tensor has dtype {picture.dtype}; expected float in 0..1 or uint8 in 0..255.")
+        raise UniWorldError(f"A picture tensor has dtype {picture.dtype}; expected float in 0..1 or uint8 in 0..255.")
     array = picture.detach().cpu().numpy()
     return _from_pil(Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array))
 
 
 def _from_pil(picture: Image.Image) -> Image.Image:
     if not isinstance(picture, Image.Image):
-        raise ValueError(f"A picture is a {type(picture).__name__}; give a PIL picture or a tensor.")
+        raise UniWorldError(f"A picture is a {type(picture).__name__}; give a PIL picture or a tensor.")
     try:
         picture.load()
     except (OSError, SyntaxError, ValueError) as error:
         name = getattr(picture, "filename", "") or "The picture"
-        raise ValueError(f"{name} cannot be decoded ({error}): it is cut short or damaged.") from error
+        raise UniWorldError(f"{name} cannot be decoded ({error}): it is cut short or damaged.") from error
     picture = upright(picture)
     if picture.mode == "F" or picture.mode.startswith("I"):
         picture = _eight_bit(picture)
@@ -118,6 +119,6 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     # Pillow clips deep grays at 255 instead of scaling them.
     values = np.asarray(picture, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise ValueError("A picture of floats holds NaN or infinite values: look at what made it.")
+        raise UniWorldError("A picture of floats holds NaN or infinite values: look at what made it.")
     top = 65535.0 if picture.mode.startswith("I") else 255.0 if values.max(initial=0) > 1.0 else 1.0
     return Image.fromarray(np.clip(np.round(values / top * 255.0), 0, 255).astype(np.uint8))

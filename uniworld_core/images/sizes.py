@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import UniWorldError
+
 # Sides are multiples of this: 8 for the VAE, 2 for packing, 2 for the ratios' own steps.
 STRIDE = 32
 DEFAULT_AREA = 1024 * 1024
@@ -36,14 +38,14 @@ def size_by_aspect(height: float, width: float, area: int = DEFAULT_AREA, ratios
     """The size to paint for a picture of `height` by `width`: the nearest ratio of the set, near `area` pixels.
 
     Raises:
-        ValueError: a side is not positive, the set is unknown, or the area is under 32x32 or over 4096x4096.
+        UniWorldError: a side is not positive, the set is unknown, or the area is under 32x32 or over 4096x4096.
     """
     if not (height > 0 and width > 0):
-        raise ValueError(f"The picture is {width}x{height} pixels; both sides must be positive.")
+        raise UniWorldError(f"The picture is {width}x{height} pixels; both sides must be positive.")
     if ratios not in RATIO_SETS:
-        raise ValueError(f"The ratio set {ratios!r} is unknown; there are {', '.join(RATIO_SETS)}.")
+        raise UniWorldError(f"The ratio set {ratios!r} is unknown; there are {', '.join(RATIO_SETS)}.")
     if not STRIDE * STRIDE <= area <= MAX_PIXELS:
-        raise ValueError(f"The area {area} is outside {STRIDE * STRIDE} to {MAX_PIXELS} pixels.")
+        raise UniWorldError(f"The area {area} is outside {STRIDE * STRIDE} to {MAX_PIXELS} pixels.")
     ratio_w, ratio_h = min(RATIO_SETS[ratios], key=lambda ratio: abs(ratio[0] / ratio[1] - width / height))
     base_h, base_w = ratio_h * STRIDE, ratio_w * STRIDE
     # At areas smaller than one step of a ratio such as 16:9 the published code gives 0 x 0: paint one step instead.
@@ -60,16 +62,16 @@ def check_size(height: int, width: int) -> Size:
     """The size as given, if the DiT can paint it.
 
     Raises:
-        ValueError: a side is no positive multiple of 16, or the picture is over 4096x4096 pixels in all.
+        UniWorldError: a side is no positive multiple of 16, or the picture is over 4096x4096 pixels in all.
     """
     for name, side in (("height", height), ("width", width)):
         if not isinstance(side, int):
-            raise ValueError(f"The {name} is {side!r}; it must be a whole number of pixels.")
+            raise UniWorldError(f"The {name} is {side!r}; it must be a whole number of pixels.")
         if side <= 0 or side % UNIT:
             near = max(UNIT, round(side / UNIT) * UNIT)
-            raise ValueError(f"The {name} is {side}; it must be a positive multiple of {UNIT}, such as {near}.")
+            raise UniWorldError(f"The {name} is {side}; it must be a positive multiple of {UNIT}, such as {near}.")
     if height * width > MAX_PIXELS:
-        raise ValueError(
+        raise UniWorldError(
             f"{width}x{height} is {height * width} pixels, more than {MAX_PIXELS} (4096x4096): paint a smaller picture."
         )
     return Size(height, width)

@@ -7,6 +7,8 @@ import platform
 
 import torch
 
+from ..errors import UniWorldError
+
 
 def choose_dtype(dtype: torch.dtype | None, device: torch.device | str) -> torch.dtype:
     """`dtype`, or the one that the device computes fastest in if it is None.
@@ -15,14 +17,14 @@ def choose_dtype(dtype: torch.dtype | None, device: torch.device | str) -> torch
     in bfloat16 takes 20 to 40 times as long as in float32.
 
     Raises:
-        ValueError: the device cannot be used here, or the dtype cannot hold a model.
+        UniWorldError: the device cannot be used here, or the dtype cannot hold a model.
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f"dtype is {dtype!r}; give torch.bfloat16, torch.float16 or torch.float32.")
+        raise UniWorldError(f"dtype is {dtype!r}; give torch.bfloat16, torch.float16 or torch.float32.")
     try:
         kind = torch.empty(0, device=device).device.type
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
+        raise UniWorldError(
             f"The device {str(device)!r} cannot be used here ({error}): choose another, such as 'cpu'."
         ) from error
     if dtype is not None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import UniWorldError
+
 # Bytes of a JSON file that are read at most: a configuration is a few kilobytes, the index of UniWorld-V1 about 200.
 MAX_SETTINGS = 4 * 2**20
 _MAX_DEPTH = 32  # objects within objects; published ones have 6
@@ -27,24 +29,26 @@ def read_json(path: Path, limit: int = MAX_SETTINGS) -> dict[str, Any]:
         limit: the most bytes that the file may have.
 
     Raises:
-        ValueError: the file is missing, too large, or no JSON object; it is named.
+        UniWorldError: the file is missing, too large, or no JSON object; it is named.
     """
     data = parse_json(read_bytes(path, limit), str(path))
     if not isinstance(data, dict):
-        raise ValueError(f"{path} holds a {type(data).__name__}, not an object: copy the file again.")
+        raise UniWorldError(f"{path} holds a {type(data).__name__}, not an object: copy the file again.")
     return data
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """A file's bytes. Raises ValueError as `check_file`."""
+    """A file's bytes. Raises UniWorldError as `check_file`."""
     check_file(path, limit)
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error}): check the file's permissions.") from error
+        raise UniWorldError(
+            f"{path} cannot be read ({error.strerror or error}): check the file's permissions."
+        ) from error
     if len(data) > limit:  # files of the system may report a size of 0 and never end
-        raise ValueError(f"{path} has more than {limit} bytes: it is not the published file, copy it again.")
+        raise UniWorldError(f"{path} has more than {limit} bytes: it is not the published file, copy it again.")
     return data
 
 
@@ -55,23 +59,25 @@ def check_file(path: Path, limit: int | None = None) -> None:
         limit: the most bytes that the file may have; None for any number.
 
     Raises:
-        ValueError: it is missing, no regular file (a folder, a pipe, a device, or a link to one), or larger than `limit`.
+        UniWorldError: it is missing, no regular file (a folder, a pipe, a device, or a link to one), or larger than `limit`.
     """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{path} is not a regular file: copy the folder again.")
+            raise UniWorldError(f"{path} is not a regular file: copy the folder again.")
         if limit is not None and status.st_size > limit:
-            raise ValueError(
+            raise UniWorldError(
                 f"{path} has {status.st_size} bytes, and such a file has {limit} at most: it is not the published file, "
                 "copy it again."
             )
     except FileNotFoundError:
-        raise ValueError(
+        raise UniWorldError(
             f"{path} does not exist: the folder is not the model it should be, or its copy is not whole."
         ) from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error}): check the file's permissions.") from error
+        raise UniWorldError(
+            f"{path} cannot be read ({error.strerror or error}): check the file's permissions."
+        ) from error
 
 
 def parse_json(data: bytes, source: str) -> Any:
@@ -80,7 +86,7 @@ def parse_json(data: bytes, source: str) -> Any:
     Python's own parser also accepts NaN and infinity, and keeps the last of several equal keys; here each is an error.
 
     Raises:
-        ValueError: it is not valid JSON, has a key twice in one object, NaN or infinity, or is nested too deep.
+        UniWorldError: it is not valid JSON, has a key twice in one object, NaN or infinity, or is nested too deep.
     """
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_doubles)
@@ -92,8 +98,8 @@ def parse_json(data: bytes, source: str) -> Any:
     except RecursionError:
         pass
     except ValueError as error:  # also UnicodeDecodeError, and numbers of thousands of digits
-        raise ValueError(f"{source} is not valid JSON ({error}): copy the file again.") from error
-    raise ValueError(f"{source} is not valid JSON for a model (nested too deep): copy the file again.")
+        raise UniWorldError(f"{source} is not valid JSON ({error}): copy the file again.") from error
+    raise UniWorldError(f"{source} is not valid JSON for a model (nested too deep): copy the file again.")
 
 
 def _parts(value: Any) -> Iterable[Any]:
@@ -101,7 +107,7 @@ def _parts(value: Any) -> Iterable[Any]:
 
 
 def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON number")
+    raise UniWorldError(f"{word} is no JSON number")
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -109,7 +115,7 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(double)} stands twice in one object")
+        raise UniWorldError(f"the key {shown(double)} stands twice in one object")
     return found
 
 
@@ -191,24 +197,24 @@ def take(raw: Any, rules: Mapping[str, Rule], source: str, need: tuple[str, ...]
         need: keys that must be there.
 
     Raises:
-        ValueError: it is no object, lacks a key, or a value does not keep its rule; each is named.
+        UniWorldError: it is no object, lacks a key, or a value does not keep its rule; each is named.
     """
     if not isinstance(raw, Mapping):
-        raise ValueError(f"{source} holds a {type(raw).__name__} where an object is expected: copy the file again.")
+        raise UniWorldError(f"{source} holds a {type(raw).__name__} where an object is expected: copy the file again.")
     for key in need:
         if key not in raw:
-            raise ValueError(f"{source} has no {key!r}, which such a configuration carries: copy the file again.")
+            raise UniWorldError(f"{source} has no {key!r}, which such a configuration carries: copy the file again.")
     for key, rule in rules.items():
         if key in raw and not rule.holds(raw[key]):
-            raise ValueError(f"{source} has {key} {shown(raw[key])}, expected {rule.expected}: copy the file again.")
+            raise UniWorldError(f"{source} has {key} {shown(raw[key])}, expected {rule.expected}: copy the file again.")
     return {key: raw[key] for key in rules if key in raw}
 
 
 def check_heads(width: int, heads: int, source: str, even: bool = False) -> None:
-    """Raises ValueError unless a width can be shared among so many heads; `even`: each share must be even."""
+    """Raises UniWorldError unless a width can be shared among so many heads; `even`: each share must be even."""
     if width % heads or (even and width // heads % 2):
         parts = "even parts" if even else "parts"
-        raise ValueError(
+        raise UniWorldError(
             f"{source} has a width of {width}, which {heads} attention heads cannot share in whole {parts}: copy it again."
         )
 

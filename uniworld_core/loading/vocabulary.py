@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UniWorldError
 from .settings import FLAG, LIST, OBJECT, TOKEN, Rule, brief, number, read_bytes, read_json, shown, take
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class _Files:
 
 
 def qwen_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Qwen2's byte-level tokenizer. Raises ValueError if a file of it is missing or damaged."""
+    """Qwen2's byte-level tokenizer. Raises UniWorldError if a file of it is missing or damaged."""
     from tokenizers import models
 
     files = _Files.read(folder)
@@ -80,7 +81,7 @@ def qwen_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def clip_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """CLIP's lower-case tokenizer. Raises ValueError if a file of it is missing or damaged."""
+    """CLIP's lower-case tokenizer. Raises UniWorldError if a file of it is missing or damaged."""
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
     files = _Files.read(folder)
@@ -111,12 +112,12 @@ def clip_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def t5_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """T5's unigram tokenizer. Raises ValueError if its tokenizer.json is missing or damaged."""
+    """T5's unigram tokenizer. Raises UniWorldError if its tokenizer.json is missing or damaged."""
     from tokenizers import models, normalizers, processors
 
     files, file = _Files.read(folder), folder / "tokenizer.json"
     if files.whole is None:
-        raise ValueError(f"{file} does not exist, and T5's tokenizer is read from it: copy the folder again.")
+        raise UniWorldError(f"{file} does not exist, and T5's tokenizer is read from it: copy the folder again.")
     model = take(files.whole.get("model"), {"unk_id": TOKEN, "vocab": LIST}, f"model in {file}", ("vocab",))
     pieces = _pieces(model["vocab"], file)
     made = _tokenizer(lambda: models.Unigram(pieces, model.get("unk_id", 2), byte_fallback=False), folder)
@@ -160,11 +161,11 @@ def check_ids(tokenizer: PreTrainedTokenizerFast, size: int, source: str | Path)
         source: where that comes from, for the error.
 
     Raises:
-        ValueError: an id has no row.
+        UniWorldError: an id has no row.
     """
     last = max(tokenizer.get_vocab().values())
     if last >= size:
-        raise ValueError(
+        raise UniWorldError(
             f"The tokenizer in {tokenizer.name_or_path} has ids up to {last}, and {source} a vocab_size of {size}: "
             "copy tokenizer files and config.json of one and the same model again."
         )
@@ -180,7 +181,7 @@ def _tried(make: Callable[[], Any], folder: Path) -> Any:
     try:
         return make()
     except Exception as error:  # the tokenizers library raises plain Exceptions
-        raise ValueError(
+        raise UniWorldError(
             f"The tokenizer in {folder} cannot be read ({brief(error)}): copy the folder again."
         ) from error
 
@@ -197,7 +198,7 @@ def _finished(made: Tokenizer, files: _Files, defaults: Mapping[str, str]) -> Pr
         if at is not None:
             added.setdefault(word, (at, {"special": True, "normalized": False}))
     if len(added) > _MAX_ADDED:
-        raise ValueError(
+        raise UniWorldError(
             f"The tokenizer in {folder} adds {len(added)} tokens to its vocabulary, more than {_MAX_ADDED}: it is not a "
             "published one, copy the folder again."
         )
@@ -205,13 +206,13 @@ def _finished(made: Tokenizer, files: _Files, defaults: Mapping[str, str]) -> Pr
     made.add_tokens([AddedToken(word, **options) for word, (_, options) in in_order])
     for word, (at, _) in in_order:
         if made.token_to_id(word) != at:
-            raise ValueError(
+            raise UniWorldError(
                 f"The tokenizer in {folder} gives {shown(word)} the id {at}, which does not follow its vocabulary of "
                 f"{made.get_vocab_size()}: copy the tokenizer files of one and the same model again."
             )
     for role, word in named.items():
         if made.token_to_id(word) is None:
-            raise ValueError(
+            raise UniWorldError(
                 f"The tokenizer in {folder} has the {role} {shown(word)}, which is not in its vocabulary: "
                 "copy the tokenizer files of one and the same model again."
             )
@@ -230,7 +231,7 @@ def _bpe(files: _Files) -> tuple[dict[str, int], list[tuple[str, str]]]:
         source = folder / "merges.txt"
         missing = [file.name for file in (folder / "vocab.json", source) if not file.exists()]
         if missing:
-            raise ValueError(
+            raise UniWorldError(
                 f"The tokenizer in {folder} lacks {' and '.join(missing)}: copy tokenizer.json, or vocab.json and "
                 "merges.txt, and tokenizer_config.json there again."
             )
@@ -238,10 +239,10 @@ def _bpe(files: _Files) -> tuple[dict[str, int], list[tuple[str, str]]]:
     pairs = [tuple(line.split(" ")) if isinstance(line, str) else line for line in lines]
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(half, str) for half in pair):
-            raise ValueError(f"{source} has the merge {shown(pair)}, expected two pieces: copy the file again.")
+            raise UniWorldError(f"{source} has the merge {shown(pair)}, expected two pieces: copy the file again.")
     numbers = vocabulary.values()
     if not vocabulary or not all(map(TOKEN.holds, numbers)) or len(set(numbers)) < len(numbers):
-        raise ValueError(f"The vocabulary of the tokenizer in {folder} is not a table of ids: copy the files again.")
+        raise UniWorldError(f"The vocabulary of the tokenizer in {folder} is not a table of ids: copy the files again.")
     return vocabulary, [(first, second) for first, second in pairs]
 
 
@@ -250,7 +251,7 @@ def _lines(file: Path) -> list[str]:
     try:
         lines = read_bytes(file, MAX_VOCABULARY_BYTES).decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not text ({error}): copy the file again.") from error
+        raise UniWorldError(f"{file} is not text ({error}): copy the file again.") from error
     merges = lines[1:] if "#version" in lines[0] else lines
     return [line.rstrip("\r") for line in merges if line.strip()]
 
@@ -259,7 +260,7 @@ def _pieces(rows: list[Any], file: Path) -> list[tuple[str, float]]:
     """A unigram vocabulary: pieces with their log-probabilities."""
     for row in rows:
         if not isinstance(row, list) or len(row) != 2 or not _PIECE.holds(row[0]) or not _SCORE.holds(row[1]):
-            raise ValueError(
+            raise UniWorldError(
                 f"The vocab in {file} has {shown(row)}, expected a piece and its log-probability: copy the file again."
             )
     return [(piece, float(score)) for piece, score in rows]
@@ -273,7 +274,7 @@ def _charsmap(normalizer: Any, file: Path) -> bytes | None:
             try:
                 return base64.b64decode(part["precompiled_charsmap"], validate=True)
             except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"The precompiled_charsmap in {file} is damaged: copy the file again.") from error
+                raise UniWorldError(f"The precompiled_charsmap in {file} is damaged: copy the file again.") from error
     return None
 
 
@@ -284,7 +285,7 @@ def _special_token(files: _Files, role: str, defaults: Mapping[str, str]) -> str
     if word is None:
         return defaults[role]
     if not _PIECE.holds(word):
-        raise ValueError(
+        raise UniWorldError(
             f"{files.folder / 'tokenizer_config.json'} has {role} {shown(word)}, expected {_PIECE.expected}: "
             "copy the file again."
         )
@@ -299,7 +300,7 @@ def _added(files: _Files) -> dict[str, tuple[int, dict[str, bool]]]:
         token = take(raw, _ADDED, f"an added token in {file}", ("content",))
         word = token.pop("content")
         if not TOKEN.holds(at) or found.setdefault(word, (at, token))[0] != at:
-            raise ValueError(
+            raise UniWorldError(
                 f"{file} gives {shown(word)} the id {shown(at)}, which is none or not that of the other files: "
                 "copy the tokenizer files of one and the same model again."
             )

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..errors import UniWorldError
 from .dtypes import choose_dtype
 from .settings import brief, check_file, parse_json, read_json, shown
 
@@ -57,11 +58,11 @@ class Names:
         return in_module + name[len(in_file) :]
 
     def in_file(self, name: str) -> str:
-        """From a tensor's name in the module to its name in a file. Raises ValueError if the table has none."""
+        """From a tensor's name in the module to its name in a file. Raises UniWorldError if the table has none."""
         for in_file, in_module in self.prefixes:
             if name.startswith(in_module):
                 return in_file + name[len(in_module) :]
-        raise ValueError(f"The module's tensor {name} has no name in a file.")
+        raise UniWorldError(f"The module's tensor {name} has no name in a file.")
 
 
 SAME_NAMES = Names((("", ""),))
@@ -91,13 +92,13 @@ def build(make: Callable[[], Module], source: str | Path = "the configuration") 
         source: where its configuration comes from, for the error.
 
     Raises:
-        ValueError: the configuration cannot be built.
+        UniWorldError: the configuration cannot be built.
     """
     try:
         with parameters_on_meta():
             module = make()
     except Exception as error:  # transformers and diffusers raise all kinds on values they do not expect
-        raise ValueError(
+        raise UniWorldError(
             f"No model can be built of {source} ({type(error).__name__}: {brief(error)}): a value in it is damaged, "
             "take the published file."
         ) from error
@@ -113,7 +114,7 @@ class Shards:
         folder: holds either `NAME.safetensors.index.json` with its shards, or one `NAME.safetensors`.
 
     Raises:
-        ValueError: no weights there, an index that names absent files, a file that is cut short or holds nothing of what the
+        UniWorldError: no weights there, an index that names absent files, a file that is cut short or holds nothing of what the
             index says, a tensor in two files, or more headers and tensors than a model has.
     """
 
@@ -132,13 +133,13 @@ class Shards:
         for file in files:
             header = read_header(file, room)
             if (expected := indexed.get(file.name)) and expected.isdisjoint(header):
-                raise ValueError(
+                raise UniWorldError(
                     f"{file} holds none of the tensors that the index beside it names for it ({_some(sorted(expected))}): "
                     "index and files are of two checkpoints, copy the folder again."
                 )
             for name, (dtype, shape) in header.items():
                 if name in self.files:
-                    raise ValueError(
+                    raise UniWorldError(
                         f"{name} stands in both {self.files[name].name} and {file.name} of {folder}: "
                         "files of two checkpoints are mixed, copy the folder again."
                     )
@@ -156,7 +157,7 @@ class Shards:
             source: where the configuration comes from, for the error.
 
         Raises:
-            ValueError: the files hold another number of layers.
+            UniWorldError: the files hold another number of layers.
         """
         layers = {
             name[len(prefix) :].partition(".")[0]
@@ -165,7 +166,7 @@ class Shards:
             if name.startswith(prefix)
         }
         if len(layers) != wanted:
-            raise ValueError(
+            raise UniWorldError(
                 f"The weights in {self.folder} do not fit the configuration: {source} asks for {wanted} layers "
                 f"{prefixes[0]}0 and so on, and the files hold {len(layers)}. "
                 "Use weights and config.json of one and the same checkpoint."
@@ -179,7 +180,7 @@ class Shards:
             single = self.folder / f"{stem}.safetensors"
             if single.is_file():
                 return [single]
-        raise ValueError(
+        raise UniWorldError(
             f"{self.folder} holds no weights: expected model.safetensors, diffusion_pytorch_model.safetensors or one of "
             "them in shards with its .safetensors.index.json. Copy the whole folder."
         )
@@ -187,19 +188,21 @@ class Shards:
     def _indexed(self, index: Path) -> list[Path]:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise ValueError(f"{index} has no 'weight_map': copy the file again.")
+            raise UniWorldError(f"{index} has no 'weight_map': copy the file again.")
         for name, file in weight_map.items():
             if not isinstance(file, str):
-                raise ValueError(f"{index} has {shown(file)} as the file of {name}: copy the file again.")
+                raise UniWorldError(f"{index} has {shown(file)} as the file of {name}: copy the file again.")
         self._index = weight_map
         names = sorted(set(weight_map.values()))
         if len(names) > _MAX_SHARDS:
-            raise ValueError(f"{index} names {len(names)} files, more than {_MAX_SHARDS}: it is not a published index.")
+            raise UniWorldError(
+                f"{index} names {len(names)} files, more than {_MAX_SHARDS}: it is not a published index."
+            )
         if any(Path(name).name != name or "\0" in name or len(name.encode("utf-8", "replace")) > 255 for name in names):
-            raise ValueError(f"{index} names shards outside its own folder: it is not a published index.")
+            raise UniWorldError(f"{index} names shards outside its own folder: it is not a published index.")
         absent = [name for name in names if not (self.folder / name).is_file()]
         if absent:
-            raise ValueError(
+            raise UniWorldError(
                 f"{index.name} in {self.folder} names {len(names)} files; missing are {_some(absent)}: copy them there too."
             )
         return [self.folder / name for name in names]
@@ -218,13 +221,13 @@ class Room:
     tensors: int = _MAX_TENSORS
 
     def take(self, size: int = 0, tensors: int = 0) -> None:
-        """Take some of it. Raises ValueError if there is less."""
+        """Take some of it. Raises UniWorldError if there is less."""
         if size > self.size:
-            raise ValueError(
+            raise UniWorldError(
                 f"a header of {size} bytes, and all headers of a folder together have {_MAX_HEADERS} at most"
             )
         if tensors > self.tensors:
-            raise ValueError(
+            raise UniWorldError(
                 f"a list of {tensors} tensors, and all files of a folder together have {_MAX_TENSORS} at most"
             )
         self.size, self.tensors = self.size - size, self.tensors - tensors
@@ -240,7 +243,7 @@ def read_header(file: Path, room: Room | None = None) -> dict[str, tuple[str, tu
         room: shared by the files of one folder; None for a file of its own.
 
     Raises:
-        ValueError: it is cut short or damaged, no regular file, too large, has a name twice, or is no safetensors at all;
+        UniWorldError: it is cut short or damaged, no regular file, too large, has a name twice, or is no safetensors at all;
             the file is named.
     """
     check_file(file)
@@ -259,22 +262,22 @@ def read_header(file: Path, room: Room | None = None) -> dict[str, tuple[str, tu
         header.pop("__metadata__", None)
         room.take(tensors=len(header))
         if any(len(name) > _MAX_NAME for name in header):
-            raise ValueError(f"a name of more than {_MAX_NAME} letters")
+            raise UniWorldError(f"a name of more than {_MAX_NAME} letters")
         return {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in header.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _damaged(file, error) from error
 
 
 def open_shard(file: Path) -> Any:
-    """`safe_open` on the CPU, with a ValueError that names the file if it is cut short or no safetensors at all."""
+    """`safe_open` on the CPU, with a UniWorldError that names the file if it is cut short or no safetensors at all."""
     try:
         return safe_open(str(file), framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
         raise _damaged(file, error) from error
 
 
-def _damaged(file: Path, error: Exception) -> ValueError:
-    return ValueError(f"{file} cannot be read ({error}): it is cut short or damaged, copy or download it again.")
+def _damaged(file: Path, error: Exception) -> UniWorldError:
+    return UniWorldError(f"{file} cannot be read ({error}): it is cut short or damaged, copy or download it again.")
 
 
 @dataclass(frozen=True)
@@ -297,7 +300,7 @@ class Weights(Generic[Module]):
         """Hold the names, shapes and types in the files against the module, without reading a tensor.
 
         Raises:
-            ValueError: names the tensors that are missing, unknown, of another shape than expected, or no floats.
+            UniWorldError: names the tensors that are missing, unknown, of another shape than expected, or no floats.
         """
         expected = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
         shards, found = self.shards, self._found()
@@ -309,7 +312,7 @@ class Weights(Generic[Module]):
         if unknown:
             problems.append(f"unknown: {_some([f'{name} in {shards.files[name].name}' for name in unknown])}")
         if problems:
-            raise ValueError(
+            raise UniWorldError(
                 f"The weights in {shards.folder} do not fit the configuration beside them: {'; '.join(problems[:_LISTED])}. "
                 "Use weights and config.json of one and the same checkpoint."
             )
@@ -321,7 +324,7 @@ class Weights(Generic[Module]):
         transformers' own loading.
 
         Raises:
-            ValueError: as `check`, or the device or dtype is none that can hold a model.
+            UniWorldError: as `check`, or the device or dtype is none that can hold a model.
         """
         chosen = choose_dtype(dtype, device)
         self.check()

@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..errors import UniWorldError
 from ..families.uniworld_v1.prompt import RESERVED
 
 # Only what the OCR is surer of than this is used (univa/utils/get_ocr.py).
@@ -80,7 +81,7 @@ def read_text(picture: Image.Image) -> list[TextLine]:
     """The lines of text in an RGB picture, in the OCR's order, which is from top to bottom.
 
     Raises:
-        ValueError: the OCR, an optional package, is not installed; the command that installs it is named.
+        UniWorldError: the OCR, an optional package, is not installed; the command that installs it is named.
     """
     found = _engine()(picture)
     if found.txts is None:
@@ -100,7 +101,7 @@ def _engine() -> Any:
         import onnxruntime  # noqa: F401  (what rapidocr computes with; it asks for none by itself)
         from rapidocr import RapidOCR
     except ImportError as error:
-        raise ValueError(
+        raise UniWorldError(
             f"Reading text needs the packages rapidocr and onnxruntime, of which {error.name} is not installed: "
             'pip install "uniworld[ocr]", or inside ComfyUI, with its own Python: '
             "python -m pip install rapidocr onnxruntime"

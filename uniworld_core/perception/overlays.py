@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..editing.masks import close_mask, open_mask
+from ..errors import UniWorldError
 from ..images.components import connected_components, keep_large
 from .heads import Box, PerceptionResult, as_image, count, one_line, percent, stands_out
 from .rectangles import corner, find_rectangles, make_box
@@ -39,7 +40,7 @@ def read_segmentation(painted_BHW3: Tensor, source_BHW3: Tensor | None) -> Perce
     """The painted object's mask, as a white-on-black map and MASK, with a box for each of its parts.
 
     Raises:
-        ValueError: no source, and the map is not painted on plain black or white.
+        UniWorldError: no source, and the map is not painted on plain black or white.
     """
     marked_BHW = close_mask(_paint(painted_BHW3, source_BHW3, lines=False))
     pixels = marked_BHW[0].numel()
@@ -62,7 +63,7 @@ def read_detection(painted_BHW3: Tensor, source_BHW3: Tensor | None) -> Percepti
     (too small, or broken) gives its bounding box if all four sides are mostly there.
 
     Raises:
-        ValueError: no source, and the map is not painted on plain black or white.
+        UniWorldError: no source, and the map is not painted on plain black or white.
     """
     marked_BHW = _paint(painted_BHW3, source_BHW3, lines=True)
     boxes = [find_rectangles(marked_HW) for marked_HW in marked_BHW.cpu()]
@@ -92,7 +93,7 @@ def _paint(painted_BHW3: Tensor, source_BHW3: Tensor | None, lines: bool) -> Ten
         if ground is not None and (source_HW3 is None or _plain_ground(source_HW3, lines) is None):
             marked.append(stands_out((painted_HW3 - ground).abs().amax(dim=-1)[None], level=0.5)[0])
         elif source_HW3 is None:
-            raise ValueError(
+            raise UniWorldError(
                 "The painted map is not on plain black or white, so it can only be read by comparing it with the "
                 "picture it was painted from: give the source picture too."
             )

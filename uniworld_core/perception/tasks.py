@@ -15,6 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..errors import UniWorldError
 from ..images.batches import resize_image, rgb_batch, same_batch
 from .heads import PerceptionResult, read_depth, read_edges, read_normals, read_pose
 from .overlays import read_detection, read_segmentation
@@ -74,9 +75,9 @@ TASKS = {
 
 
 def find_task(name: str) -> Task:
-    """The task of that name; a ValueError lists them all if there is none."""
+    """The task of that name; a UniWorldError lists them all if there is none."""
     if name not in TASKS:
-        raise ValueError(f"The perception task '{name}' is not known; choose one of {', '.join(TASKS)}.")
+        raise UniWorldError(f"The perception task '{name}' is not known; choose one of {', '.join(TASKS)}.")
     return TASKS[name]
 
 
@@ -89,12 +90,12 @@ def instruction(task: str, subject: str = "") -> str:
             take no notice of it.
 
     Raises:
-        ValueError: an unknown task, or no subject where one is needed.
+        UniWorldError: an unknown task, or no subject where one is needed.
     """
     known = find_task(task)
     words = re.sub(r"^(the|an?)\s+", "", " ".join(subject.split()), flags=re.IGNORECASE)
     if known.needs_subject and not words:
-        raise ValueError(
+        raise UniWorldError(
             f"The task '{task}' needs a subject, but it is empty: name what to look for, for example 'giraffe'."
         )
     return known.template.replace(_SUBJECT, words)
@@ -110,7 +111,7 @@ def read_map(task: str, painted: Tensor, source: Tensor | None = None) -> Percep
             every item. Used by segmentation and detection only, which can do without it for maps on plain ground.
 
     Raises:
-        ValueError: an unknown task, pictures that are none, batches that do not match, or a source that is missing.
+        UniWorldError: an unknown task, pictures that are none, batches that do not match, or a source that is missing.
     """
     head = find_task(task).head
     painted_BHW3 = rgb_batch("painted map", painted).clamp(0, 1)

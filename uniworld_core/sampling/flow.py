@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import torch
 
+from ..errors import UniWorldError
 from ..loading.dtypes import OVERFLOW
 
 # (x, sigma) -> velocity, all of the shape of x.
@@ -68,12 +69,12 @@ def schedule(steps: int, tokens: int, denoise: float = 1.0) -> torch.Tensor:
         denoise: 1 starts from pure noise; less takes the last `steps` of a proportionally finer schedule, as ComfyUI does.
 
     Raises:
-        ValueError: no steps, or denoise outside 0..1.
+        UniWorldError: no steps, or denoise outside 0..1.
     """
     if steps < 1:
-        raise ValueError(f"steps is {steps}; it must be at least 1.")
+        raise UniWorldError(f"steps is {steps}; it must be at least 1.")
     if not 0.0 < denoise <= 1.0:
-        raise ValueError(f"denoise is {denoise}; it must be above 0 and at most 1.")
+        raise UniWorldError(f"denoise is {denoise}; it must be above 0 and at most 1.")
     total = max(steps, int(steps / denoise))
     levels = shift(torch.linspace(1.0, 1.0 / total, total, dtype=torch.float64), mu(tokens))
     return torch.cat([levels, levels.new_zeros(1)])[-(steps + 1) :].float()
@@ -97,7 +98,7 @@ def euler(
         callback: called after every step; what it raises ends the run.
 
     Raises:
-        ValueError: the schedule does not fall, or the latent or the velocity is not finite; the step is named.
+        UniWorldError: the schedule does not fall, or the latent or the velocity is not finite; the step is named.
     """
     levels = check_sigmas(sigmas)
     total = len(levels) - 1
@@ -114,13 +115,13 @@ def euler(
 
 
 def check_sigmas(sigmas: torch.Tensor) -> list[float]:
-    """Noise levels as floats, if they can be followed. Raises ValueError unless at least two fall within 1..0."""
+    """Noise levels as floats, if they can be followed. Raises UniWorldError unless at least two fall within 1..0."""
     levels = [float(level) for level in sigmas]
     if len(levels) < 2:
-        raise ValueError(f"The sigmas hold {len(levels)} levels; at least 2 are needed for one step.")
+        raise UniWorldError(f"The sigmas hold {len(levels)} levels; at least 2 are needed for one step.")
     if not all(1.0 >= a > b >= 0.0 for a, b in pairwise(levels)):
         shown = ", ".join(f"{level:.3f}" for level in levels[:8])
-        raise ValueError(
+        raise UniWorldError(
             f"The sigmas ({shown}, ...) must fall from at most 1 to at least 0: use a schedule made for flow matching."
         )
     return levels
@@ -130,7 +131,7 @@ def _check_finite(x: torch.Tensor, what: str, index: int, total: int, sigma: flo
     finite = torch.isfinite(x)
     if not finite.all():
         bad = int((~finite).sum())
-        raise ValueError(
+        raise UniWorldError(
             f"The {what} has {bad} of {x.numel()} values NaN or infinite at step {index + 1} of {total} (sigma {sigma:.4f}): "
             f"{mend}."
         )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..errors import UniWorldError
 from ..loading.settings import listed, number, optional, read_json, shown
 
 # Channels of a FLUX latent (FLUX.1-dev's vae/config.json, latent_channels).
@@ -62,13 +63,13 @@ class LatentFormat:
 
     @classmethod
     def of(cls, flux: str | Path) -> LatentFormat:
-        """The format of a FLUX folder's VAE. Raises ValueError if its configuration is missing or damaged."""
+        """The format of a FLUX folder's VAE. Raises UniWorldError if its configuration is missing or damaged."""
         file = Path(flux) / "vae" / "config.json"
         raw = read_json(file)
         shift: Any = raw.get("shift_factor")
         scale: Any = raw.get("scaling_factor")
         if not SHIFT.holds(shift) or not SCALE.holds(scale):
-            raise ValueError(
+            raise UniWorldError(
                 f"{file} has shift_factor {shown(shift)} and scaling_factor {shown(scale)}, expected {SHIFT.expected}, and "
                 f"{SCALE.expected}: choose a FLUX.1-dev folder in diffusers layout."
             )
@@ -85,10 +86,10 @@ class LatentFormat:
 
 
 def _read_rgb(file: Path) -> RGB:
-    """The map of a file. Raises ValueError if it holds none."""
+    """The map of a file. Raises UniWorldError if it holds none."""
     layers: Any = read_json(file).get("layers")
     if not _LAYERS.holds(layers) or not _joined(layers):
-        raise ValueError(
+        raise UniWorldError(
             f"{file} does not map {CHANNELS} channels to three: each of its layers must be a table of numbers with a row "
             "for every input and one of offsets. Correct it or delete it."
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..backbones.flux_dit import PACK, VAE_FACTOR, DiT, image_positions, pack, unpack
+from ..errors import UniWorldError
 from ..families.uniworld_v1.condition import Condition
 from ..images.sizes import check_size
 from . import flow
@@ -50,12 +51,12 @@ def sample(
         The latent (B, C, h, w) on the DiT's side, float32.
 
     Raises:
-        ValueError: shapes that do not fit, sigmas that do not fall, values that are not finite (the step is named).
+        UniWorldError: shapes that do not fit, sigmas that do not fall, values that are not finite (the step is named).
     """
     _check_latents(dit, noise_BChw, latent_BChw)
     _check_widths(dit, condition)
     if not 0 <= guidance < float("inf"):
-        raise ValueError(f"guidance is {guidance}; it must be a number of at least 0, such as {flow.GUIDANCE}.")
+        raise UniWorldError(f"guidance is {guidance}; it must be a number of at least 0, such as {flow.GUIDANCE}.")
     batch, _, h, w = noise_BChw.shape
     condition = condition.to(dit.device, dit.dtype).repeat(batch)
     positions = image_positions(h, w, dit.device)
@@ -82,12 +83,12 @@ def sample(
 def _check_latents(dit: DiT, noise: torch.Tensor, latent: torch.Tensor | None) -> None:
     sides = noise.shape[2:]
     if noise.ndim != 4 or 0 in noise.shape or noise.shape[1] != dit.channels or any(side % PACK for side in sides):
-        raise ValueError(
+        raise UniWorldError(
             f"The latent has shape {list(noise.shape)}; the DiT takes (batch, {dit.channels}, height/8, width/8) of "
             "pictures whose sides are multiples of 16."
         )
     if latent is not None and latent.shape != noise.shape:
-        raise ValueError(
+        raise UniWorldError(
             f"The latent has shape {list(latent.shape)} and the noise {list(noise.shape)}; they must be the same."
         )
 
@@ -99,7 +100,7 @@ def _check_widths(dit: DiT, condition: Condition) -> None:
         ("pooled prompt", condition.pooled, config.pooled_projection_dim),
     ):
         if tensor.shape[-1] != width:
-            raise ValueError(
+            raise UniWorldError(
                 f"The {what} of the conditioning is {tensor.shape[-1]} wide, and the DiT takes {width}: "
                 "encode the prompt with the checkpoint and the FLUX folder that the DiT belongs to."
             )

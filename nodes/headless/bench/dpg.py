@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ....uniworld_core.errors import UniWorldError
 from .outcome import Unscored, mean
 
 YES = "yes"
@@ -68,7 +69,7 @@ Answers = Mapping[str, Mapping[int, Sequence[str]]]
 
 
 def read_questions(rows: Sequence[Mapping[str, object]]) -> list[Question]:
-    """The questions of the rows of dpg_bench.csv. Raises ValueError naming the row that is none."""
+    """The questions of the rows of dpg_bench.csv. Raises UniWorldError naming the row that is none."""
     made = []
     for number, row in enumerate(rows, 1):
         try:
@@ -84,7 +85,7 @@ def read_questions(rows: Sequence[Mapping[str, object]]) -> list[Question]:
                 )
             )
         except (KeyError, ValueError) as error:
-            raise ValueError(
+            raise UniWorldError(
                 f"Row {number} of the questions is no question of DPG-Bench ({error}): download dpg_bench.csv again."
             ) from error
     return made

@@ -217,7 +217,7 @@ class Summary:
 
 
 def summarize(results: Sequence[tuple[str, str, bool]]) -> Summary:
-    """The table of (tag, prompt, right) of every picture. Raises ValueError for none.
+    """The table of (tag, prompt, right) of every picture. Raises UniWorldError for none.
 
     Args:
         results: a prompt is told by its metadata, so that two of the same words are two.

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from ....uniworld_core.errors import UniWorldError
+
 # `published` computes what the published scripts compute wherever these give a value. `strict` takes only replies of the
 # form that the judge was asked for.
 Mode = Literal["published", "strict"]
@@ -49,8 +51,8 @@ def split(outcomes: Mapping[str, T | Unscored]) -> tuple[dict[str, T], dict[str,
 
 
 def mean(values: Iterable[float]) -> float:
-    """The mean, added up from left to right as the published scripts do. Raises ValueError for no values."""
+    """The mean, added up from left to right as the published scripts do. Raises UniWorldError for no values."""
     listed = list(values)
     if not listed:
-        raise ValueError("There is no mean of no values.")
+        raise UniWorldError("There is no mean of no values.")
     return sum(listed) / len(listed)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from ....uniworld_core.errors import UniWorldError
 from ... import host as host_module
 from ...memory import default_budget
 from .. import folders
@@ -56,7 +57,7 @@ def open_server(config: Config, registry: Registry | None = None) -> Server:
         registry: the nodes, those of the packs included; None loads them.
 
     Raises:
-        ValueError: the editor is missing, a pack cannot be loaded, or the queue cannot be opened or written.
+        UniWorldError: the editor is missing, a pack cannot be loaded, or the queue cannot be opened or written.
     """
     frontend, version = find_frontend(config.frontend)
     memory = host_module.ModelMemory(config.memory if config.memory is not None else default_budget())
@@ -95,7 +96,7 @@ def _open_store(config: Config) -> tuple[Store, int]:
         return store, store.mark_died(DIED)
     except sqlite3.Error as error:
         store.close()
-        raise ValueError(
+        raise UniWorldError(
             f"The queue '{path}' cannot be written: {error}. Free space on its disk, or choose another --user folder."
         ) from error
 
@@ -144,16 +145,16 @@ def find_frontend(folder: Path | None) -> tuple[Path, str | None]:
     """The folder of the editor's files, and its version if it is the installed package.
 
     Raises:
-        ValueError: it is not there; the sentence says what to install.
+        UniWorldError: it is not there; the sentence says what to install.
     """
     if folder is not None:
         if not (folder / "index.html").is_file():
-            raise ValueError(f"--frontend {folder} has no index.html. Name the folder of a built editor.")
+            raise UniWorldError(f"--frontend {folder} has no index.html. Name the folder of a built editor.")
         return folder.resolve(), None
     spec = importlib.util.find_spec("comfyui_frontend_package")
     root = Path(spec.origin).parent / "static" if spec is not None and spec.origin is not None else None
     if root is None or not (root / "index.html").is_file():
-        raise ValueError("The editor is not installed. Install it with: pip install 'uniworld[serve]'")
+        raise UniWorldError("The editor is not installed. Install it with: pip install 'uniworld[serve]'")
     return root, importlib.metadata.version("comfyui-frontend-package")
 
 

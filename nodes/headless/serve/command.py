@@ -13,6 +13,7 @@ import webbrowser
 from typing import Any, TextIO
 
 from ....streams import say
+from ....uniworld_core.errors import UniWorldError
 from .config import Config, read_config
 from .temp_folder import held_temp, make_folder, make_temp
 
@@ -27,11 +28,11 @@ def serve(arguments: argparse.Namespace, out: TextIO) -> int:
         out: where its address is printed.
 
     Raises:
-        ValueError: something is missing or wrong; the sentence says what.
+        UniWorldError: something is missing or wrong; the sentence says what.
     """
     needed = NEEDED[:1] if arguments.frontend is not None else NEEDED
     if any(importlib.util.find_spec(name) is None for name in needed):
-        raise ValueError(INSTALL)
+        raise UniWorldError(INSTALL)
     config = read_config(arguments)
     saved = [config.user / "default" / name for name in ("workflows", "subgraphs", "keybindings")]
     for folder in (config.input, config.output, *saved):
@@ -73,7 +74,7 @@ def _listener(config: Config) -> socket.socket:
         listener.bind((config.listen, config.port))
     except OSError as error:
         listener.close()
-        raise ValueError(
+        raise UniWorldError(
             f"{config.listen}:{config.port} cannot be listened on: {error.strerror}. "
             "Choose another port with --port, or an address of this computer with --listen."
         ) from error

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ....uniworld_core.errors import UniWorldError
+
 MIB = 2**20
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -144,10 +146,10 @@ def parse_bytes(text: str) -> int:
 
 
 def _host_name(text: str) -> str:
-    """The name in what --allow-host was given. Raises ValueError for what is none."""
+    """The name in what --allow-host was given. Raises UniWorldError for what is none."""
     name = text.strip().lower().rstrip(".")
     if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
-        raise ValueError(
+        raise UniWorldError(
             f"--allow-host {text!r} is no host name. Give it without http:// and port: my.machine.example."
         )
     return name
@@ -157,19 +159,19 @@ def read_config(arguments: argparse.Namespace) -> Config:
     """The options as a Config.
 
     Raises:
-        ValueError: options that do not go together, or are out of range.
+        UniWorldError: options that do not go together, or are out of range.
     """
     if not 0 <= arguments.port <= 65535:
-        raise ValueError(f"--port {arguments.port} is no port. Choose one from 1024 to 65535, or 0 for a free one.")
+        raise UniWorldError(f"--port {arguments.port} is no port. Choose one from 1024 to 65535, or 0 for a free one.")
     if arguments.history < 0:
-        raise ValueError(f"--history {arguments.history} is negative. Say how many ended prompts to keep.")
+        raise UniWorldError(f"--history {arguments.history} is negative. Say how many ended prompts to keep.")
     if arguments.cache_lru < 0:
-        raise ValueError(f"--cache-lru {arguments.cache_lru} is negative. Say how many results of nodes to keep.")
+        raise UniWorldError(f"--cache-lru {arguments.cache_lru} is negative. Say how many results of nodes to keep.")
     if arguments.token is not None and (arguments.no_token or len(arguments.token) < 8):
         reason = "contradicts --no-token" if arguments.no_token else "is too short to be a secret"
-        raise ValueError(f"--token {reason}. Choose a random one of 8 characters or more.")
+        raise UniWorldError(f"--token {reason}. Choose a random one of 8 characters or more.")
     if not is_loopback(arguments.listen) and arguments.token is None and not arguments.no_token:
-        raise ValueError(
+        raise UniWorldError(
             f"--listen {arguments.listen} lets others reach this server, who could run workflows and read pictures. "
             "Add --token SECRET, or --no-token if you trust everyone who can reach it."
         )

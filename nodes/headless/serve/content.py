@@ -46,7 +46,7 @@ class Pack:
         return found
 
     def template_file(self, name: str) -> Path | None:
-        """A file of a template: its graph or its picture. Raises ValueError for a name that is a trick.
+        """A file of a template: its graph or its picture. Raises UniWorldError for a name that is a trick.
 
         This package's may be named by their short names too.
         """
@@ -61,7 +61,7 @@ class Pack:
         return None
 
     def web_file(self, name: str) -> Path | None:
-        """A script or help page. Raises ValueError for a name that is a trick."""
+        """A script or help page. Raises UniWorldError for a name that is a trick."""
         path = resolve_inside(self.web, name) if self.web is not None else None
         return path if path is not None and path.is_file() else None
 

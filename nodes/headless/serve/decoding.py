@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
+from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.images.picture_files import Limits, TooMuch, TooSlow, deadline
 from .images import Budget, Encoded
 
@@ -40,7 +41,7 @@ async def decoded(work: Callable[..., Encoded], *arguments: Path | IO[bytes] | s
     """The result of a function of `images.py`, called with these arguments and a budget.
 
     Raises:
-        ValueError: the function's own, or decoding takes too long.
+        UniWorldError: the function's own, or decoding takes too long.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -68,12 +69,12 @@ class DecoderProcess:
         """Start the process and wait for its result.
 
         Raises:
-            ValueError: the function's own, decoding takes too long, or the process died.
+            UniWorldError: the function's own, decoding takes too long, or the process died.
         """
         request = _request(work, arguments)
         with self._lock:
             if self._ended:
-                raise ValueError("The request was cancelled.")
+                raise UniWorldError("The request was cancelled.")
             self._process = subprocess.Popen(
                 [sys.executable, "-I", str(_PROGRAM)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -81,17 +82,19 @@ class DecoderProcess:
         try:
             answer, _ = self._process.communicate(request, seconds)
         except subprocess.TimeoutExpired:
-            raise ValueError(
+            raise UniWorldError(
                 f"Decoding the picture takes more than {seconds:g} seconds. Scale it down, or save it again as PNG."
             ) from None
         finally:
             self.end()
         head, _, data = answer.partition(b"\n")
         if not head:
-            raise ValueError(f"The picture cannot be decoded: its decoder ended with code {self._process.returncode}.")
+            raise UniWorldError(
+                f"The picture cannot be decoded: its decoder ended with code {self._process.returncode}."
+            )
         told = json.loads(head)
         if "error" in told:
-            raise ValueError(told["error"])
+            raise UniWorldError(told["error"])
         return data, told["kind"]
 
     def end(self) -> None:

@@ -10,6 +10,7 @@ from typing import IO
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
+from ....uniworld_core.errors import UniWorldError
 from .images import SUFFIXES
 from .replies import Refused, refuse_announced, too_large
 
@@ -62,12 +63,12 @@ async def _read_parts(request: web.Request, form: Form, limit: int) -> str:
     while (part := await reader.next()) is not None:
         parts += 1
         if not isinstance(part, BodyPartReader) or parts > _MAX_PARTS:
-            raise ValueError("a form in the form, or too many parts")
+            raise UniWorldError("a form in the form, or too many parts")
         if (
             part.headers.get("Content-Encoding")
             or part.headers.get("Content-Transfer-Encoding", "binary") not in _PLAIN
         ):
-            raise ValueError("an encoded part")  # browsers and programs send files as they are
+            raise UniWorldError("an encoded part")  # browsers and programs send files as they are
         is_file = part.name == "image" and bool(part.filename) and not filename
         text = bytearray()
         while chunk := await part.read_chunk(2**16):

@@ -15,6 +15,7 @@ from typing import IO, Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.images.picture_files import ORIENTED_METADATA, Limits, PictureFile, upright
 
 # No format whose decoder runs other programs or reads other files.
@@ -38,7 +39,7 @@ def opened(file: Source, budget: Budget, name: str = "") -> PictureFile:
     """A picture file within the budget; messages call it `name`, or by its path.
 
     Raises:
-        ValueError: it is no picture, or is too large.
+        UniWorldError: it is no picture, or is too large.
     """
     if isinstance(file, Path):
         name = name or file.name
@@ -53,7 +54,7 @@ def _known() -> set[str]:
 
 
 def check_picture(file: IO[bytes], name: str, budget: Budget) -> Encoded:
-    """Decode a picture whole, every frame, and give nothing. Raises ValueError as `opened`, or it is damaged."""
+    """Decode a picture whole, every frame, and give nothing. Raises UniWorldError as `opened`, or it is damaged."""
     with opened(file, budget, name) as picture:
         for _ in picture.frames():
             pass
@@ -65,7 +66,7 @@ def with_alpha_of(original: Source, mask: Source, budget: Budget) -> Encoded:
     """The original picture as PNG with the mask's alpha channel, upright as the mask was drawn, its workflow kept.
 
     Raises:
-        ValueError: as `check_picture`, or the mask is of another size.
+        UniWorldError: as `check_picture`, or the mask is of another size.
     """
     with opened(mask, budget, "mask") as file:
         alpha = file.guarded(lambda: file.first().convert("RGBA").getchannel("A"))
@@ -76,7 +77,9 @@ def with_alpha_of(original: Source, mask: Source, budget: Budget) -> Encoded:
             if key not in ORIENTED_METADATA:
                 text.add_text(key, str(value))
         if picture.size != alpha.size:
-            raise ValueError(f"The mask is {alpha.width}x{alpha.height}, the picture {picture.width}x{picture.height}.")
+            raise UniWorldError(
+                f"The mask is {alpha.width}x{alpha.height}, the picture {picture.width}x{picture.height}."
+            )
         masked = file.guarded(lambda: picture.convert("RGBA"))
     masked.putalpha(alpha)
     return _encoded(masked, "PNG", pnginfo=text, compress_level=4)
@@ -88,7 +91,7 @@ def preview_of(file: Source, wanted: str, channel: str, budget: Budget) -> Encod
     It has the picture's size, as in ComfyUI, unless a side is longer than `MAX_PREVIEW_SIDE`.
 
     Raises:
-        ValueError: as `check_picture`.
+        UniWorldError: as `check_picture`.
     """
     name, _, quality = wanted.rpartition(";") if ";" in wanted else (wanted, "", "")
     kind = name if name in ("webp", "jpeg") and "a" not in channel else "webp"
@@ -110,7 +113,7 @@ def channel_of(file: Source, channel: str, budget: Budget) -> Encoded:
     """A picture without its transparency ("rgb"), or its transparency alone ("a"), upright, as PNG.
 
     Raises:
-        ValueError: as `check_picture`.
+        UniWorldError: as `check_picture`.
     """
 
     def shown() -> Image.Image:

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ....uniworld_core.errors import UniWorldError
 from ..json_text import dumps, loads
 
 _MAX_DEPTH = 200  # of JSON; what is read at Python's own limit might not be written, or read again, a call further in
@@ -115,4 +116,4 @@ def too_large(limit: int) -> Refused:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise UniWorldError(f"{name} is no JSON")

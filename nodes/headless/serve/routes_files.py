@@ -9,6 +9,7 @@ from typing import IO
 
 from aiohttp import web
 
+from ....uniworld_core.errors import UniWorldError
 from .. import folders
 from ..folders import check_relative, resolve_inside
 from .decoding import decoded, in_thread
@@ -110,7 +111,7 @@ async def _keep(form: Form, original: Path | None) -> web.Response:
     try:
         name = check_relative(form.filename)
         if "/" in name:
-            raise ValueError(f'{name[:80]!r} names a folder. Name it in "subfolder".')
+            raise UniWorldError(f'{name[:80]!r} names a folder. Name it in "subfolder".')
         base = folders.current().of_kind(kind)
         folder = resolve_inside(base, subfolder, "subfolder") if subfolder else base
         replace = form.text("overwrite").lower() in ("true", "1")
@@ -133,7 +134,7 @@ def _write(folder: Path, name: str, data: bytes, replace: bool) -> str:
         path = resolve_inside(folder, candidate)
         if write_whole(path, data, replace) or (path.is_file() and path.read_bytes() == data):
             return candidate
-    raise ValueError(f"There are too many pictures called {name!r}.")
+    raise UniWorldError(f"There are too many pictures called {name!r}.")
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def _matches(tag: str, tags: tuple[ETag, ...], weak: bool) -> bool:
 
 
 def _range(request: web.Request, tag: str, about: os.stat_result) -> tuple[int | None, int]:
-    """The first byte that is asked for (None for the whole file), and how many. Raises ValueError for none."""
+    """The first byte that is asked for (None for the whole file), and how many. Raises UniWorldError for none."""
     size = about.st_size
     unless = request.headers.get("If-Range")
     if "Range" not in request.headers or (unless is not None and not _still(request, unless, tag, about.st_mtime)):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ....uniworld_core.errors import UniWorldError
 from ..json_text import dumps
 
 SCHEMA = """
@@ -70,7 +71,7 @@ class Store:
     """The prompts of one server. Every method may be called from any thread.
 
     Raises (on opening):
-        ValueError: another server holds the file, or it cannot be written.
+        UniWorldError: another server holds the file, or it cannot be written.
     """
 
     def __init__(self, path: Path, history_limit: int) -> None:
@@ -91,9 +92,11 @@ class Store:
             self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         except sqlite3.OperationalError as error:
             reason = "another server is using it" if "locked" in str(error) else str(error)
-            raise ValueError(f"The queue '{path}' cannot be opened: {reason}. Choose another --user folder.") from error
+            raise UniWorldError(
+                f"The queue '{path}' cannot be opened: {reason}. Choose another --user folder."
+            ) from error
         except (OSError, sqlite3.DatabaseError) as error:
-            raise ValueError(
+            raise UniWorldError(
                 f"The queue '{path}' cannot be opened: {error}. Move it away or choose another --user."
             ) from error
         self._counts = self._count_states()

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ....uniworld_core.errors import UniWorldError
 from ..durable import lock
 from .config import Config
 
@@ -18,11 +19,11 @@ _BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # another process has the l
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder. Raises ValueError if it cannot be made."""
+    """Make a folder. Raises UniWorldError if it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another.") from error
+        raise UniWorldError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another.") from error
 
 
 def make_temp(folder: Path) -> None:
@@ -39,7 +40,7 @@ def held_temp(config: Config) -> Iterator[None]:
     """Hold the folder of previews for this server, emptied of those of earlier ones.
 
     Raises:
-        ValueError: another server holds it.
+        UniWorldError: another server holds it.
     """
     held = _lock(config.temp)
     try:
@@ -63,7 +64,7 @@ def _lock(folder: Path) -> int | None:
         os.close(file)
         if error.errno not in _BUSY:
             return None
-        raise ValueError(
+        raise UniWorldError(
             f"Another server keeps its previews in '{folder}'. Choose another folder with --temp."
         ) from error
     return file

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.loading.dtypes import choose_dtype
 from ...muon import Muon
 from ...precision import autocast
@@ -124,7 +125,7 @@ def train(
         progress: called with name, step, steps and the last line of the log.
 
     Raises:
-        ValueError: the loss is not finite; the step is named.
+        UniWorldError: the loss is not finite; the step is named.
     """
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = Matrices(fit, objective)
@@ -143,7 +144,9 @@ def train(
         log = last or (step + 1) % LOG_STEPS == 0
         # Reading a number waits for a GPU, so it is not done at every step.
         if (save or log) and not math.isfinite(value.item()):
-            raise ValueError(f"The loss of {fit.name} is {value.item()} at step {step + 1}: lower its learning rate.")
+            raise UniWorldError(
+                f"The loss of {fit.name} is {value.item()} at step {step + 1}: lower its learning rate."
+            )
         if log:
             rate = (step + 1 - start) / (time.monotonic() - began)
             known = {name: round(number.item(), 4) for name, number in {"loss": value, **told}.items()}

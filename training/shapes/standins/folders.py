@@ -72,7 +72,7 @@ def replace_vae(vae: Any, folder: Path) -> None:
     """Other weights in the place of a VAE's, at once; its configuration stays.
 
     Raises:
-        ValueError: the disk is full.
+        UniWorldError: the disk is full.
     """
     from safetensors.torch import save
 

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from ...errors import UniWorldError
 from .conversation import Conversation
 from .projectors import Projectors, input_layer
 from .understanding import Understanding
@@ -41,11 +42,11 @@ class Condition:
         return Condition(self.tokens.to(device, dtype), self.pooled.to(device, dtype), mask)
 
     def repeat(self, count: int) -> Condition:
-        """A condition of one item as one of `count` items; of `count` items as it is. ValueError otherwise."""
+        """A condition of one item as one of `count` items; of `count` items as it is. UniWorldError otherwise."""
         if len(self) == count:
             return self
         if len(self) != 1:
-            raise ValueError(
+            raise UniWorldError(
                 f"The condition has {len(self)} items and the batch {count}: give one item, or as many as the batch."
             )
         mask = None if self.mask is None else self.mask.expand(count, -1)
@@ -69,12 +70,12 @@ def splice(
         Row numbers (B, L + inserted) on the CPU, padded on the left with -1.
 
     Raises:
-        ValueError: an item has another number of pictures than of feature entries.
+        UniWorldError: an item has another number of pictures than of feature entries.
     """
     rows, token, feature = [], 0, sum(lengths)
     for length, item_ends, counts in zip(lengths, ends, features):
         if len(item_ends) != len(counts):
-            raise ValueError(
+            raise UniWorldError(
                 f"The prompt holds {len(item_ends)} pictures and the references {len(counts)}; they must be the same."
             )
         pieces, start = [], 0
@@ -107,7 +108,7 @@ def encode_conversations(
     """The VLM's part of the condition: tokens (B, L, D) and mask (B, L), of all turns and all their pictures.
 
     Raises:
-        ValueError: a conversation is longer than the model reads, or has features of another width than the checkpoint's.
+        UniWorldError: a conversation is longer than the model reads, or has features of another width than the checkpoint's.
     """
     vlm = understanding.vlm
     with torch.no_grad():
@@ -137,7 +138,7 @@ def project(
         Tokens (B, L + inserted, D) and their mask.
 
     Raises:
-        ValueError: features of another width than the checkpoint's, or another number of them than of pictures.
+        UniWorldError: features of another width than the checkpoint's, or another number of them than of pictures.
     """
     present = [_fitting(picture, projectors) for item in features for picture in item if picture is not None]
     rows_ND = project_rows(projectors, hidden_BLD[mask_BL], torch.cat(present) if present else None)
@@ -152,7 +153,7 @@ def project_rows(
     """VLM states (N, D) and SigLIP features (F, S), each through its projector: rows (N + F, joint width).
 
     Raises:
-        ValueError: features of another width than the checkpoint's.
+        UniWorldError: features of another width than the checkpoint's.
     """
     weight = input_layer(projectors.denoise_projector).weight
     rows_ND = projectors.denoise_projector(hidden_ND.to(weight.device, weight.dtype))
@@ -165,10 +166,10 @@ def join_t5(t5_BTD: torch.Tensor, tokens_BLD: torch.Tensor, mask_BL: torch.Tenso
     """T5 tokens (B, T, D), unmasked as published (serve/cli.py), in front of the condition; tokens (B, T + L, D) and mask.
 
     Raises:
-        ValueError: T5 is of another width than the condition.
+        UniWorldError: T5 is of another width than the condition.
     """
     if t5_BTD.shape[-1] != tokens_BLD.shape[-1]:
-        raise ValueError(
+        raise UniWorldError(
             f"T5's tokens are {t5_BTD.shape[-1]} wide and the checkpoint's joint width is {tokens_BLD.shape[-1]}: "
             "the FLUX folder belongs to another model, use FLUX.1-dev's."
         )
@@ -187,7 +188,7 @@ def join_rows(
 def _fitting(features_TS: torch.Tensor, projectors: Projectors) -> torch.Tensor:
     weight = input_layer(projectors.siglip_projector).weight
     if features_TS.shape[-1] != weight.shape[1]:
-        raise ValueError(
+        raise UniWorldError(
             f"The reference's SigLIP features are {features_TS.shape[-1]} wide and the checkpoint takes {weight.shape[1]}: "
             "use the SigLIP that the checkpoint was trained with (siglip2-so400m-patch16-512)."
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...errors import UniWorldError
 from ...loading.settings import (
     ACTIVATION,
     EPSILON,
@@ -181,7 +182,7 @@ class UniWorldConfig:
 
     @classmethod
     def read(cls, checkpoint: str | Path, siglip_width: int | None = None) -> UniWorldConfig:
-        """Read the `config.json` of a checkpoint folder. Raises ValueError if it is missing, or as `from_dict`."""
+        """Read the `config.json` of a checkpoint folder. Raises UniWorldError if it is missing, or as `from_dict`."""
         file = Path(checkpoint) / "config.json"
         return cls.from_dict(read_json(file), siglip_width, str(file))
 
@@ -196,11 +197,11 @@ class UniWorldConfig:
             source: what to call the configuration in errors.
 
         Raises:
-            ValueError: it is of another model, or a key is missing.
+            UniWorldError: it is of another model, or a key is missing.
         """
         kind = config.get("model_type")
         if kind != MODEL_TYPE:
-            raise ValueError(
+            raise UniWorldError(
                 f"{source} has model_type {shown(kind)}, and a UniWorld-V1 checkpoint has {MODEL_TYPE!r}: "
                 "choose the folder of UniWorld-V1 itself, not of one of its base models."
             )
@@ -211,7 +212,7 @@ class UniWorldConfig:
         values = take(config, rules, source, ("denoise_tower", "vision_config", "hidden_size", *_TOKENS))
         kind = values["denoise_tower"].get("denoiser_type", "flux")
         if kind != "flux":
-            raise ValueError(
+            raise UniWorldError(
                 f"{source} has denoise_tower.denoiser_type {shown(kind)}; "
                 "only 'flux', the published one, can be painted with."
             )
@@ -231,19 +232,19 @@ class UniWorldConfig:
 
 
 def _text(values: dict[str, Any], source: str) -> dict[str, Any]:
-    """The language model's settings. Raises ValueError for widths or rotary sections that do not fit one another."""
+    """The language model's settings. Raises UniWorldError for widths or rotary sections that do not fit one another."""
     needed = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size", "rope_scaling")
     values = take(values, _TEXT, source, needed)
     heads = values["num_attention_heads"]
     check_heads(values["hidden_size"], heads, source, even=True)
     if heads % values["num_key_value_heads"]:
-        raise ValueError(
+        raise UniWorldError(
             f"{source} has {heads} attention heads, which {values['num_key_value_heads']} key and value heads cannot serve in "
             "equal shares: copy the file again."
         )
     rope = take(values["rope_scaling"], _ROPE, f"rope_scaling in {source}", ("mrope_section",))
     if 2 * sum(rope["mrope_section"]) != values["hidden_size"] // heads:
-        raise ValueError(
+        raise UniWorldError(
             f"{source} has mrope_section {rope['mrope_section']}, which must add up to half of a head's "
             f"{values['hidden_size'] // heads}: copy the file again."
         )
@@ -251,34 +252,34 @@ def _text(values: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def _vision(raw: Any, source: str) -> dict[str, Any]:
-    """The vision half's settings. Raises ValueError for those that do not fit one another."""
+    """The vision half's settings. Raises UniWorldError for those that do not fit one another."""
     vision = take(raw, _VISION, source)
     values = _VISION_DEFAULTS | vision
     check_heads(values["hidden_size"], values["num_heads"], source, even=True)
     if values["hidden_size"] // values["num_heads"] % 4:  # rotary positions turn rows and columns, in pairs
-        raise ValueError(
+        raise UniWorldError(
             f"{source} has heads of {values['hidden_size'] // values['num_heads']}, no multiple of 4: copy it again."
         )
     step = values["patch_size"] * values["spatial_merge_size"]
     if not step <= values["window_size"] <= _MAX_WINDOW * step:
-        raise ValueError(
+        raise UniWorldError(
             f"{source} has window_size {values['window_size']}, expected {step} (one merged patch) to {_MAX_WINDOW * step}: "
             "copy the file again."
         )
     beyond = [index for index in vision.get("fullatt_block_indexes", []) if index >= values["depth"]]
     if beyond:
-        raise ValueError(
+        raise UniWorldError(
             f"{source} has fullatt_block_indexes with {beyond[0]}, and only {values['depth']} blocks: copy it again."
         )
     return vision
 
 
 def _denoiser(raw: Any, source: str) -> dict[str, Any]:
-    """The DiT's settings. Raises ValueError for those that do not fit one another."""
+    """The DiT's settings. Raises UniWorldError for those that do not fit one another."""
     denoiser: dict[str, Any] = _DENOISER_DEFAULTS | take(raw, _DENOISER, source)
     axes, head = denoiser["axes_dims_rope"], denoiser["attention_head_dim"]
     if sum(axes) != head or any(axis % 2 for axis in axes):
-        raise ValueError(
+        raise UniWorldError(
             f"{source} has axes_dims_rope {axes}, which must be even and add up to attention_head_dim {head}: copy it again."
         )
     return denoiser

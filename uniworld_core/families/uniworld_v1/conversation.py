@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from ...errors import UniWorldError
 from .prompt import ASSISTANT, USER, check_prompt, check_text
 from .reference import Reference, References
 
@@ -32,7 +33,7 @@ class Turn:
 
     def __post_init__(self) -> None:
         if self.refs is not None and not isinstance(self.refs, (list, tuple)):
-            raise ValueError(
+            raise UniWorldError(
                 f"The refs of a turn are a {type(self.refs).__name__}; give the list that `reference` returns, or []."
             )
         object.__setattr__(self, "refs", tuple(self.refs or ()))
@@ -46,7 +47,7 @@ class Conversation:
         turns: kept as a tuple, so that a conversation never changes: `then` makes a longer one.
 
     Raises:
-        ValueError: a turn has a role other than "user" and "assistant", a text that cannot be read (see
+        UniWorldError: a turn has a role other than "user" and "assistant", a text that cannot be read (see
             `prompt.check_text`), or nothing in it: a user's turn needs text, an assistant's text or pictures.
     """
 
@@ -54,7 +55,7 @@ class Conversation:
 
     def __post_init__(self) -> None:
         if not isinstance(self.turns, (list, tuple)):
-            raise ValueError(f"A conversation takes a list of turns, and got a {type(self.turns).__name__}.")
+            raise UniWorldError(f"A conversation takes a list of turns, and got a {type(self.turns).__name__}.")
         object.__setattr__(self, "turns", tuple(self.turns))
         for number, turn in enumerate(self.turns, 1):
             _check_turn(turn, number, len(self.turns))
@@ -65,11 +66,11 @@ class Conversation:
 
     @property
     def instruction(self) -> str:
-        """The text of the last turn, the user's: all that CLIP and T5 see. Raises ValueError if it is not the user's."""
+        """The text of the last turn, the user's: all that CLIP and T5 see. Raises UniWorldError if it is not the user's."""
         if not self.turns:
-            raise ValueError('The conversation has no turns: end it with Turn("user", what to paint or to answer).')
+            raise UniWorldError('The conversation has no turns: end it with Turn("user", what to paint or to answer).')
         if self.turns[-1].role != USER:
-            raise ValueError(
+            raise UniWorldError(
                 f"The conversation ends with turn {len(self.turns)}, the assistant's: add the user's next turn, which "
                 "says what to paint or to answer."
             )
@@ -94,11 +95,11 @@ def as_conversations(
         refs: references shared by all prompts, or one list per item; None for none. Conversations carry their own.
 
     Raises:
-        ValueError: a prompt or conversation that cannot be read, or references that do not belong to the prompts.
+        UniWorldError: a prompt or conversation that cannot be read, or references that do not belong to the prompts.
     """
     prompts = as_list(prompt)
     if not prompts:
-        raise ValueError("The list of prompts is empty: give at least one.")
+        raise UniWorldError("The list of prompts is empty: give at least one.")
     made = [_as_conversation(one, item) for one, item in zip(prompts, _per_item(len(prompts), refs))]
     for conversation in made:
         _ = conversation.instruction  # ends with the user's turn, or raises
@@ -106,13 +107,13 @@ def as_conversations(
 
 
 def as_list(prompt: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """The prompts of a batch, from one or from a list of them. Raises ValueError if it is neither."""
+    """The prompts of a batch, from one or from a list of them. Raises UniWorldError if it is neither."""
     if isinstance(prompt, (str, Conversation)):
         return [prompt]
     if isinstance(prompt, Turn):
-        raise ValueError("A turn was given in place of a prompt: write Conversation([turn, ...]).")
+        raise UniWorldError("A turn was given in place of a prompt: write Conversation([turn, ...]).")
     if not isinstance(prompt, (list, tuple)):
-        raise ValueError(
+        raise UniWorldError(
             f"The prompt is of type {type(prompt).__name__}: give text, a Conversation, or a list of them, one per item."
         )
     return list(prompt)
@@ -120,18 +121,18 @@ def as_list(prompt: Prompt | Sequence[Prompt]) -> list[Prompt]:
 
 def _per_item(items: int, refs: References | Sequence[References] | None) -> list[References]:
     if refs is not None and not isinstance(refs, (list, tuple)):
-        raise ValueError(f"refs is a {type(refs).__name__}; give the list that `reference` returns.")
+        raise UniWorldError(f"refs is a {type(refs).__name__}; give the list that `reference` returns.")
     if not refs:
         return [()] * items
     if isinstance(refs[0], Reference):
         return [refs] * items  # type: ignore[list-item]
     if len(refs) != items:
-        raise ValueError(
+        raise UniWorldError(
             f"There are {items} prompts and references for {len(refs)}: give one list of references per prompt."
         )
     for item in refs:
         if item is not None and not isinstance(item, (list, tuple)):
-            raise ValueError(
+            raise UniWorldError(
                 f"The references of an item are a {type(item).__name__}; give the list that `reference` returns, or []."
             )
     return [item or () for item in refs]  # type: ignore[misc]
@@ -139,11 +140,11 @@ def _per_item(items: int, refs: References | Sequence[References] | None) -> lis
 
 def _as_conversation(prompt: Any, refs: References) -> Conversation:
     if isinstance(prompt, Turn):
-        raise ValueError("A turn was given in place of a prompt: write Conversation([turn, ...]).")
+        raise UniWorldError("A turn was given in place of a prompt: write Conversation([turn, ...]).")
     if not isinstance(prompt, Conversation):
         return Conversation([Turn(USER, prompt, refs)])
     if refs:
-        raise ValueError(
+        raise UniWorldError(
             f"A conversation was given together with {len(refs)} references: put the references into its last turn. "
             "With prompts in the same batch, give one list of references per item, empty for conversations."
         )
@@ -152,23 +153,23 @@ def _as_conversation(prompt: Any, refs: References) -> Conversation:
 
 def _check_turn(turn: Any, number: int, count: int) -> None:
     if not isinstance(turn, Turn):
-        raise ValueError(
+        raise UniWorldError(
             f'Turn {number} of the conversation is a {type(turn).__name__}: write Turn("user", text, refs).'
         )
     if turn.role not in ROLES:
-        raise ValueError(
+        raise UniWorldError(
             f"Turn {number} of the conversation has the role {turn.role!r}; it must be 'user' or 'assistant'."
         )
     for ref in turn.refs:
         if not isinstance(ref, Reference):
-            raise ValueError(
+            raise UniWorldError(
                 f"A reference of turn {number} is a {type(ref).__name__}; give the list that `reference` returns."
             )
     what = "prompt" if count == 1 and turn.role == USER else f"text of turn {number} ({turn.role})"
     if turn.role == USER:
         check_prompt(turn.text, what)
     elif not check_text(turn.text, what).strip() and not turn.refs:
-        raise ValueError(
+        raise UniWorldError(
             f"Turn {number} of the conversation, the assistant's, has neither text nor pictures: give what it answered "
             "or painted, or leave out this exchange."
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ...errors import UniWorldError
 from ...loading.settings import check_file, shown
 from .config import UniWorldConfig
 
@@ -68,7 +69,7 @@ def read_task_head(folder: Path, vlm_width: int) -> nn.Sequential | None:
         vlm_width: width of the hidden states that it takes.
 
     Raises:
-        ValueError: the file is not a regular one, is too large, or holds anything but the four tensors expected (it is
+        UniWorldError: the file is not a regular one, is too large, or holds anything but the four tensors expected (it is
             read without running pickle code).
     """
     file = folder / TASK_HEAD_FILE
@@ -87,17 +88,19 @@ def read_task_head(folder: Path, vlm_width: int) -> nn.Sequential | None:
         or not all(torch.is_tensor(v) for v in state.values())
     ):
         names = shown(list(state)) if isinstance(state, dict) else type(state).__name__
-        raise ValueError(f"{file} holds {names}; the routing head has the tensors {sorted(_TASK_HEAD_KEYS)}.")
+        raise UniWorldError(f"{file} holds {names}; the routing head has the tensors {sorted(_TASK_HEAD_KEYS)}.")
     for name, tensor in state.items():
         # A view that repeats its values is as large as it says only when it is copied.
         plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
         if not plain or not tensor.is_contiguous() or not tensor.is_floating_point():
-            raise ValueError(f"{name} in {file} is not stored as a plain table of floats: save its values, not a view.")
+            raise UniWorldError(
+                f"{name} in {file} is not stored as a plain table of floats: save its values, not a view."
+            )
     hidden = state["0.bias"].numel()
     expected = {"0.weight": (hidden, vlm_width), "0.bias": (hidden,), "3.weight": (2, hidden), "3.bias": (2,)}
     for name, shape in expected.items():
         if tuple(state[name].shape) != shape:
-            raise ValueError(
+            raise UniWorldError(
                 f"{name} in {file} has shape {list(state[name].shape)}, expected {list(shape)}: "
                 "it belongs to another checkpoint."
             )
@@ -113,12 +116,12 @@ class _SmallReads(io.FileIO):
         if size is None or size < 0:
             size = os.fstat(self.fileno()).st_size - self.tell()
         if size > _MAX_READ:
-            raise ValueError(f"{size} bytes would be read at once")
+            raise UniWorldError(f"{size} bytes would be read at once")
         return super().read(size) or b""
 
 
 def _check_archive(file: Path) -> None:
-    """Raises ValueError unless a file is what `torch.save` makes of a few tensors, before torch opens it.
+    """Raises UniWorldError unless a file is what `torch.save` makes of a few tensors, before torch opens it.
 
     torch reads no code with `weights_only`, but a pickle can still keep it busy for ever (keys of tuples within tuples, whose
     hash takes twice as long at each level), and a packed archive can grow to any size.
@@ -137,7 +140,7 @@ def _check_archive(file: Path) -> None:
 
 
 def _check_pickle(data: bytes) -> None:
-    """Raises ValueError if a pickle uses anything twice but names and words."""
+    """Raises UniWorldError if a pickle uses anything twice but names and words."""
     plain = True
     stored: dict[int, bool] = {}
     for operation, argument, _ in pickletools.genops(data):
@@ -145,12 +148,12 @@ def _check_pickle(data: bytes) -> None:
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             stored[at] = plain
         elif operation.name == "DUP" or (operation.name in ("GET", "BINGET", "LONG_BINGET") and not stored.get(at)):
-            raise ValueError("a value is used twice")
+            raise UniWorldError("a value is used twice")
         plain = operation.name in _PLAIN
 
 
-def _refused(file: Path) -> ValueError:
-    return ValueError(
+def _refused(file: Path) -> UniWorldError:
+    return UniWorldError(
         f"{file} was refused: it is damaged or holds more than tensors, which could run code when opened. "
         "Take the file from the published checkpoint, or save the head with today's torch.save."
     )

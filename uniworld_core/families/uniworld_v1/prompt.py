@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ...errors import UniWorldError
+
 # One picture in the text; the processor repeats the middle token once for every merged patch.
 IMAGE_PAD = "<|image_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -33,10 +35,10 @@ def check_prompt(prompt: str, what: str = "prompt") -> str:
     """The prompt as given, if it can be read; `what` names it in the error.
 
     Raises:
-        ValueError: it is empty, or `check_text` refuses it.
+        UniWorldError: it is empty, or `check_text` refuses it.
     """
     if not check_text(prompt, what).strip():
-        raise ValueError(f"The {what} is empty: write what to paint, to change or to answer.")
+        raise UniWorldError(f"The {what} is empty: write what to paint, to change or to answer.")
     return prompt
 
 
@@ -44,19 +46,21 @@ def check_text(text: str, what: str) -> str:
     """The text of a turn as given, if it can be read; `what` names it in the error.
 
     Raises:
-        ValueError: it holds half a character (a lone surrogate, as of a cut emoji), or one of the tokens that mark turns
+        UniWorldError: it holds half a character (a lone surrogate, as of a cut emoji), or one of the tokens that mark turns
             and pictures.
     """
     if not isinstance(text, str):
-        raise ValueError(f"The {what} is a {type(text).__name__}, not text.")
+        raise UniWorldError(f"The {what} is a {type(text).__name__}, not text.")
     halves = [character for character in text if "\ud800" <= character <= "\udfff"]
     if halves:
-        raise ValueError(
+        raise UniWorldError(
             f"The {what} contains {halves[0]!r}, half of a character, which is no text: put the whole one there, or remove it."
         )
     found = [token for token in RESERVED if token in text]
     if found:
-        raise ValueError(f"The {what} contains {', '.join(found)}, reserved for marking turns and pictures: remove it.")
+        raise UniWorldError(
+            f"The {what} contains {', '.join(found)}, reserved for marking turns and pictures: remove it."
+        )
     return text
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ...backbones.siglip import SigLIP
+from ...errors import UniWorldError
 from ...images.pictures import Picture, to_rgb
 
 
@@ -33,7 +34,7 @@ def make_references(pictures: Sequence[Picture], siglip: SigLIP | None) -> list[
     """References for pictures of any mix of sizes, in order, their SigLIP features computed in one batch.
 
     Raises:
-        ValueError: a picture cannot be used (`pictures.to_rgb` says why).
+        UniWorldError: a picture cannot be used (`pictures.to_rgb` says why).
     """
     images = [to_rgb(picture) for picture in pictures]
     if siglip is None or not images:
@@ -45,10 +46,10 @@ def native_references(image_BHWC: torch.Tensor, features_BTD: torch.Tensor) -> l
     """References whose features were made elsewhere (ComfyUI's CLIP_VISION_OUTPUT, `last_hidden_state`).
 
     Raises:
-        ValueError: there are not as many features as pictures, or a picture cannot be used.
+        UniWorldError: there are not as many features as pictures, or a picture cannot be used.
     """
     if features_BTD.ndim != 3 or features_BTD.shape[0] != len(image_BHWC):
-        raise ValueError(
+        raise UniWorldError(
             f"There are {len(image_BHWC)} pictures and vision features of shape {list(features_BTD.shape)}: "
             "encode the same batch of pictures, (pictures, tokens, width)."
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ...errors import UniWorldError
 from ...loading.dtypes import OVERFLOW
 from .conversation import Conversation
 from .understanding import Understanding
@@ -39,12 +40,12 @@ def route(understanding: Understanding, conversations: Sequence[Conversation]) -
     """Read the head at the last `assistant` token of each conversation.
 
     Raises:
-        ValueError: a conversation is longer than the model reads, the checkpoint has no routing head, or what it says is
+        UniWorldError: a conversation is longer than the model reads, the checkpoint has no routing head, or what it says is
             not finite.
     """
     vlm, head = understanding.vlm, understanding.task_head
     if head is None:
-        raise ValueError(
+        raise UniWorldError(
             "The checkpoint has no task_head_final.pt, which decides between painting and answering: "
             "copy it from the published checkpoint, or choose yourself."
         )
@@ -53,5 +54,5 @@ def route(understanding: Understanding, conversations: Sequence[Conversation]) -
         states = vlm.assistant_states(inputs, vlm.hidden_states(inputs))
         logits = head(states.to(next(head.parameters()))).float().cpu()
     if not torch.isfinite(logits).all():
-        raise ValueError(f"The routing head's logits are NaN or infinite: {OVERFLOW}; else the weights are damaged.")
+        raise UniWorldError(f"The routing head's logits are NaN or infinite: {OVERFLOW}; else the weights are damaged.")
     return Route(logits)

@@ -83,7 +83,7 @@ class Scope:
 
 
 def read_scope(checkpoint: str | Path) -> Scope | None:
-    """What the model of a checkpoint folder knows, or None if it has no such file. Raises ValueError if it is damaged."""
+    """What the model of a checkpoint folder knows, or None if it has no such file. Raises UniWorldError if it is damaged."""
     file = Path(checkpoint) / SCOPE_FILE
     if not file.exists():
         return None

@@ -37,7 +37,7 @@ class Understanding(nn.Module):
     def from_pretrained(
         cls, checkpoint: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> Understanding:
-        """Load from a UniWorld checkpoint folder. Raises ValueError naming a file or tensor that does not fit."""
+        """Load from a UniWorld checkpoint folder. Raises UniWorldError naming a file or tensor that does not fit."""
         folder = Path(checkpoint)
         head = read_task_head(folder, read_config(folder).vlm_width)
         vlm = VLM.from_pretrained(folder, dtype, device)
