@@ -106,7 +106,7 @@ def test_imports_of_the_package_itself_are_relative(name: str) -> None:
 @each_source
 def test_comfyui_is_imported_in_one_file_alone(name: str) -> None:
     found = [module for module in absolute_imports(name) if module.split(".")[0] in COMFY]
-    assert bool(found) == (name == "nodes/comfy_host.py"), f"{name} imports {found}"
+    assert bool(found) == (name == "nodes/host/comfy.py"), f"{name} imports {found}"
 
 
 # The command line speaks and exits.
@@ -173,7 +173,7 @@ def test_no_room_becomes_a_top_level_module() -> None:
             "for part in ('uniworld.nodes', 'uniworld.uniworld_core'):\n"
             "    package = importlib.import_module(part)\n"
             "    for module in pkgutil.walk_packages(package.__path__, part + '.'):\n"
-            "        if not module.name.endswith('comfy_host') and '.headless' not in module.name:\n"
+            "        if not module.name.endswith('.host.comfy') and '.headless' not in module.name:\n"
             "            importlib.import_module(module.name)\n"
             "print(json.dumps({name: name in sys.modules for name in ('nodes', 'training', 'tests', 'uniworld_core')}))"
         )

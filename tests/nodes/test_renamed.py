@@ -119,9 +119,9 @@ def test_comfyui_is_told_where_it_has_a_register(monkeypatch: pytest.MonkeyPatch
         parent, _, child = name.rpartition(".")
         if parent:
             monkeypatch.setattr(sys.modules[parent], child, module, raising=False)
-    monkeypatch.delitem(sys.modules, "uniworld.nodes.comfy_host", raising=False)
-    from uniworld.nodes.comfy_host import ComfyHost
+    monkeypatch.delitem(sys.modules, "uniworld.nodes.host.comfy", raising=False)
+    from uniworld.nodes.host.comfy import ComfyHost
 
     ComfyHost()
     assert register.known == (RENAMED if has_register else {})
-    monkeypatch.delitem(sys.modules, "uniworld.nodes.comfy_host", raising=False)
+    monkeypatch.delitem(sys.modules, "uniworld.nodes.host.comfy", raising=False)

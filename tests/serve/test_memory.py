@@ -6,8 +6,8 @@ import gc
 
 import pytest
 import torch
-from uniworld.nodes.host import ModelMemory, PlainHost
-from uniworld.nodes.memory import module_bytes
+from uniworld.nodes.host import PlainHost
+from uniworld.nodes.memory import ModelMemory, module_bytes
 
 CPU = torch.device("cpu")
 SIZE = 400

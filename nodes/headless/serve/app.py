@@ -12,7 +12,7 @@ from aiohttp import web
 
 from ....uniworld_core.errors import UniWorldError
 from ... import host as host_module
-from ...memory import default_budget
+from ...memory import ModelMemory, default_budget
 from .. import folders
 from ..registry import Registry, load_registry
 from . import routes_editor, routes_files, routes_jobs, routes_nodes, routes_queue, routes_user
@@ -60,7 +60,7 @@ def open_server(config: Config, registry: Registry | None = None) -> Server:
         UniWorldError: the editor is missing, a pack cannot be loaded, or the queue cannot be opened or written.
     """
     frontend, version = find_frontend(config.frontend)
-    memory = host_module.ModelMemory(config.memory if config.memory is not None else default_budget())
+    memory = ModelMemory(config.memory if config.memory is not None else default_budget())
     plain = host_module.PlainHost(models=[config.models], memory=memory)
     host_module.install(plain)
     folders.install(folders.Folders(input=config.input, output=config.output, temp=config.temp))

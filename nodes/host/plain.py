@@ -1,34 +1,21 @@
-"""The one door to the program that hosts the nodes: ComfyUI, or the embedded host.
-
-Nodes and their tests call `current()`; nothing else in this package imports ComfyUI. The plain host below does what
-ComfyUI's own `folder_paths`, `ProgressBar`, `model_management` and `ModelPatcher` do inside ComfyUI, with nothing but
-torch; `nodes/headless/` fills in its folders, progress hook and interrupt flag.
-"""
+"""The host where no ComfyUI is: folders, progress, interrupt and devices, with nothing but torch."""
 
 from __future__ import annotations
 
-import sys
 import threading
 import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from .memory import ModelMemory
+from ..memory import ModelMemory
+from .protocol import MODEL_FOLDERS, Held, Progress
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
-
-# Where models lie below a models folder: the name ComfyUI's `folder_paths` knows -> the folder.
-# `diffusers` is ComfyUI's own folder for diffusers-layout models, so that a FLUX.1-dev already there is found.
-MODEL_FOLDERS = {"uniworld": "uniworld", "diffusers": "diffusers", "siglip": "siglip"}
-
-
-# The message by which the pack's script in the editor is told of a warning; node texts go when a run ends.
-WARNING = "uniworld.warning"
 
 
 class Interrupted(Exception):
@@ -44,55 +31,6 @@ class ExecutionBlocker:
 
     def __init__(self, message: str | None = None) -> None:
         self.message = message
-
-
-class Progress(Protocol):
-    """A node's progress bar."""
-
-    def update(self, value: int, preview: Image.Image | None = None) -> None:
-        """Report that `value` of the total steps are done, with a preview picture if there is one."""
-
-
-class Held(Protocol):
-    """A module under the host's memory management."""
-
-    def on_device(self, working_memory: int = 0) -> torch.nn.Module:
-        """The module, moved to the compute device now, with so many bytes free beside it if the host can see to that."""
-
-
-class Host(Protocol):
-    """What the nodes ask of the program that runs them."""
-
-    def model_folders(self, kind: str) -> list[Path]:
-        """Folders, best first, that hold models of a kind of `MODEL_FOLDERS`."""
-
-    def progress(self, total: int) -> Progress: ...
-
-    def check_interrupt(self) -> None:
-        """Raise the host's interrupt exception if the user asked to stop."""
-
-    def warn(self, text: str) -> None:
-        """Show the user a sentence about the running node that does not stop it."""
-
-    def block(self) -> Any:
-        """An output that silently keeps the nodes behind it from running."""
-
-    def devices(self) -> list[str]:
-        """Names of devices a model may be put on; the first, "default", is the host's choice, in every host alike."""
-
-    def hold(self, module: torch.nn.Module, device: str, reload: Callable[[], torch.nn.Module]) -> Held:
-        """Take a loaded module under memory management.
-
-        Args:
-            device: one of `devices()`.
-            reload: reads the module again, for a host that drops it where there is no other memory to move it to.
-        """
-
-    def load_device(self, device: str) -> torch.device:
-        """Where a module computes that is loaded for `device`."""
-
-    def offload_device(self, device: str) -> torch.device:
-        """Where a module is to be loaded at first, before `Held.on_device` moves it."""
 
 
 ProgressHook = Callable[[int, int, "Image.Image | None"], None]
@@ -184,38 +122,3 @@ class PlainHost:
 
         # Within a budget, room is made only when the module is used.
         return self.load_device(device) if self.memory.budget is None else torch.device("cpu")
-
-
-_installed: Host | None = None
-
-
-def install(host: Host | None) -> None:
-    """Make `host` the one that `current()` returns; None goes back to finding it."""
-    global _installed
-    _installed = host
-
-
-def current() -> Host:
-    """The host in whose process we run: an installed one, else ComfyUI if it is loaded, else a plain one."""
-    global _installed
-    if _installed is None:
-        _installed = _comfy_host() if _inside_comfyui() else PlainHost(models=[Path("models")])
-    return _installed
-
-
-def register_folders() -> None:
-    """Inside ComfyUI, make the model folders known to it, so that `extra_model_paths.yaml` can name them too."""
-    if _inside_comfyui():
-        current()
-
-
-def _inside_comfyui() -> bool:
-    # ComfyUI has imported both long before it loads custom nodes; importing them ourselves would
-    # start a half-configured ComfyUI in any process that merely has it on sys.path.
-    return "folder_paths" in sys.modules and "comfy.model_management" in sys.modules
-
-
-def _comfy_host() -> Host:
-    from .comfy_host import ComfyHost
-
-    return ComfyHost()

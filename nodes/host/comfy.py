@@ -1,4 +1,4 @@
-"""ComfyUI's own memory manager, progress bar, interrupt and model folders, behind `host.Host`.
+"""ComfyUI's own memory manager, progress bar, interrupt and model folders, behind `protocol.Host`.
 
 Imported only inside a running ComfyUI.
 """
@@ -21,8 +21,8 @@ from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
 
-from .host import MODEL_FOLDERS, WARNING
-from .renamed import RENAMED
+from ..renamed import RENAMED
+from .protocol import MODEL_FOLDERS, WARNING
 
 # Longest side in pixels of a preview sent to the editor (ComfyUI's own samplers send as large ones).
 _PREVIEW_SIDE = 512
@@ -56,7 +56,7 @@ class _ComfyHeld:
 
 
 class ComfyHost:
-    """`host.Host` over ComfyUI."""
+    """`protocol.Host` over ComfyUI."""
 
     def __init__(self) -> None:
         for kind, folder in MODEL_FOLDERS.items():
