@@ -19,12 +19,12 @@ from ..uniworld_core.backbones.flux_vae import VAE, vae_weights
 from ..uniworld_core.backbones.qwen_files import qwen_weights
 from ..uniworld_core.backbones.siglip import siglip_weights
 from ..uniworld_core.editing.masks import edit_mask, edit_weight, fit_before
-from ..uniworld_core.families.uniworld_v1.prompt import check_prompt
-from ..uniworld_core.families.uniworld_v1.reference import make_references
 from ..uniworld_core.images.pictures import to_image
 from ..uniworld_core.images.sizes import DEFAULT_AREA, size_by_aspect
 from ..uniworld_core.loading.settings import read_json
 from ..uniworld_core.loading.weights import Weights, open_shard
+from ..uniworld_core.prompts.reference import make_references
+from ..uniworld_core.prompts.text import check_prompt
 from .batch import BadSample, Encoded
 from .data.samples import Sample
 

@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from .backbones.qwen_vl import VLM
     from .backbones.siglip import SigLIP
     from .families.uniworld_v1.condition import Condition
-    from .families.uniworld_v1.conversation import Conversation, Turn
-    from .families.uniworld_v1.reference import Reference
     from .families.uniworld_v1.routing import Route
     from .model import UniWorld
+    from .prompts.conversation import Conversation, Turn
+    from .prompts.reference import Reference
 
 _HOMES = {
     "UniWorld": "model",
     "Condition": "families.uniworld_v1.condition",
-    "Conversation": "families.uniworld_v1.conversation",
+    "Conversation": "prompts.conversation",
     "DiT": "backbones.flux_dit",
-    "Reference": "families.uniworld_v1.reference",
+    "Reference": "prompts.reference",
     "Route": "families.uniworld_v1.routing",
     "SigLIP": "backbones.siglip",
     "TextEncoders": "backbones.flux_text",
-    "Turn": "families.uniworld_v1.conversation",
+    "Turn": "prompts.conversation",
     "VAE": "backbones.flux_vae",
     "VLM": "backbones.qwen_vl",
 }

@@ -25,9 +25,7 @@ from .backbones.siglip import SigLIP, read_siglip_processor, siglip_weights
 from .errors import UniWorldError
 from .families.uniworld_v1.condition import Condition, encode_conversations, join_t5
 from .families.uniworld_v1.config import UniWorldConfig
-from .families.uniworld_v1.conversation import Conversation, Prompt, as_conversations
 from .families.uniworld_v1.projectors import Projectors, read_task_head
-from .families.uniworld_v1.reference import Reference, References, make_references
 from .families.uniworld_v1.routing import Route, route
 from .families.uniworld_v1.understanding import PROJECTOR_NAMES, Understanding, projector_weights, read_config
 from .images.pictures import Picture
@@ -36,6 +34,8 @@ from .loading.dtypes import choose_dtype
 from .loading.settings import read_json
 from .loading.shipped import shipped_model
 from .loading.weights import Weights, build
+from .prompts.conversation import Conversation, Prompt, as_conversations
+from .prompts.reference import Reference, References, make_references
 from .sampling import flow
 from .sampling.latents import LatentFormat
 from .sampling.sampler import make_noise, sample

@@ -24,7 +24,7 @@ from .chat_session import MEMORIES, Session, Settings, TurnFailed, open_model, o
 from .durable import whole_file
 
 if TYPE_CHECKING:
-    from ...uniworld_core.families.uniworld_v1.scope import Scope
+    from ...uniworld_core.prompts.scope import Scope
 
 FOLDER = "chat"  # of all conversations, in the output folder
 DONE, FAILED, BAD = 0, 1, 2

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.families.uniworld_v1.prompt import check_text
+from ...uniworld_core.prompts.text import check_text
 from .durable import PART, lock, sync_folder, whole_file
 from .folders import check_relative
 

@@ -196,7 +196,7 @@ class Session:
         return [self._references[path] for path in paths]
 
     def _encode(self, pictures: list[Image.Image]) -> list[Reference]:
-        from ...uniworld_core.families.uniworld_v1.reference import make_references
+        from ...uniworld_core.prompts.reference import make_references
 
         return make_references(pictures, self._model["siglip"].on_device()) if pictures else []
 

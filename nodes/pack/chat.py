@@ -77,7 +77,7 @@ class ChatTurn:
 
     @classmethod
     def VALIDATE_INPUTS(cls, role: str | None = None, text: str | None = None) -> bool | str:
-        from ...uniworld_core.families.uniworld_v1.prompt import check_prompt, check_text
+        from ...uniworld_core.prompts.text import check_prompt, check_text
 
         if text is None:
             return True
@@ -97,7 +97,7 @@ class ChatTurn:
         conversation: Any = None,
     ) -> tuple[Any]:
         from ...uniworld_core import Conversation, Turn
-        from ...uniworld_core.families.uniworld_v1.reference import make_references
+        from ...uniworld_core.prompts.reference import make_references
 
         painted = [] if image is None else make_references(list(image), None if siglip is None else siglip.on_device())
         return ((conversation or Conversation()).then(Turn(role, text, [*(references or []), *painted])),)

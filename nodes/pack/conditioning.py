@@ -53,8 +53,8 @@ class Reference:
     def execute(
         self, image: Any, siglip: Any = None, references: Any = None, mask: Any = None, clip_vision_output: Any = None
     ) -> tuple[list[Any]]:
-        from ...uniworld_core.families.uniworld_v1.reference import make_references, native_references
         from ...uniworld_core.images.pictures import on_white
+        from ...uniworld_core.prompts.reference import make_references, native_references
 
         image = image if mask is None else on_white(image, mask)
         if clip_vision_output is not None:
@@ -76,7 +76,7 @@ def hidden_states(clip_vision_output: Any) -> Any:
 
 def prompt_problem(prompt: str | None) -> bool | str:
     """What VALIDATE_INPUTS says of a prompt widget; a linked prompt (None) is looked at when it comes."""
-    from ...uniworld_core.families.uniworld_v1.prompt import check_prompt
+    from ...uniworld_core.prompts.text import check_prompt
 
     try:
         return prompt is None or bool(check_prompt(prompt))

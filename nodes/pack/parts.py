@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from ...uniworld_core import Conversation
-    from ...uniworld_core.families.uniworld_v1.scope import Scope
+    from ...uniworld_core.prompts.scope import Scope
 
 T = TypeVar("T")
 
@@ -113,8 +113,8 @@ def open_parts(checkpoint: Path, flux: Path, siglip: Path, dtype_name: str, devi
     from ...uniworld_core import VAE, DiT, SigLIP, UniWorld
     from ...uniworld_core.backbones.flux_text import CLIP, T5
     from ...uniworld_core.backbones.flux_vae import read_native_side
-    from ...uniworld_core.families.uniworld_v1.scope import read_scope
     from ...uniworld_core.families.uniworld_v1.understanding import Understanding
+    from ...uniworld_core.prompts.scope import read_scope
 
     UniWorld.from_pretrained(checkpoint, flux=flux, siglip=siglip)
     dtype = torch_dtype(dtype_name, host.current().load_device(device))

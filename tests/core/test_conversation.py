@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from uniworld import uniworld_core
 from uniworld.uniworld_core import Condition, Conversation, Turn, UniWorld
-from uniworld.uniworld_core.families.uniworld_v1.prompt import RESERVED, conversation_text
-from uniworld.uniworld_core.families.uniworld_v1.reference import Reference
+from uniworld.uniworld_core.backbones.qwen_template import conversation_text
+from uniworld.uniworld_core.prompts.reference import Reference
+from uniworld.uniworld_core.prompts.text import RESERVED
 
 CHATS = ("painted", "answered")
 TOLERANCE = 1e-4

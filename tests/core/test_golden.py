@@ -20,14 +20,15 @@ from uniworld.uniworld_core.backbones.flux_dit import (
     token_count,
 )
 from uniworld.uniworld_core.backbones.qwen_files import QWEN_NAMES, build_qwen
+from uniworld.uniworld_core.backbones.qwen_template import chat_text
 from uniworld.uniworld_core.families.uniworld_v1.condition import project
 from uniworld.uniworld_core.families.uniworld_v1.config import UniWorldConfig
 from uniworld.uniworld_core.families.uniworld_v1.projectors import Projectors
-from uniworld.uniworld_core.families.uniworld_v1.prompt import IMAGE_PAD, chat_text
 from uniworld.uniworld_core.families.uniworld_v1.understanding import PROJECTOR_NAMES
 from uniworld.uniworld_core.images.pictures import to_image
 from uniworld.uniworld_core.images.sizes import RATIO_SETS, Size, size_by_aspect
 from uniworld.uniworld_core.loading.weights import build
+from uniworld.uniworld_core.prompts.text import IMAGE_PAD
 from uniworld.uniworld_core.sampling import flow
 
 FULLSIZE = Path(__file__).parents[1] / "data" / "fullsize.json"

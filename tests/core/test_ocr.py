@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw, ImageFont
-from uniworld.uniworld_core.families.uniworld_v1.prompt import RESERVED, check_prompt
 from uniworld.uniworld_core.perception import ocr
 from uniworld.uniworld_core.perception.ocr import TextLine, describe_text, read_text
+from uniworld.uniworld_core.prompts.text import RESERVED, check_prompt
 
 
 def line(text: str, confidence: float = 0.99, x: float = 0.5, y: float = 0.5) -> TextLine:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from uniworld.uniworld_core import Conversation, Turn
-from uniworld.uniworld_core.families.uniworld_v1.reference import Reference
-from uniworld.uniworld_core.families.uniworld_v1.scope import SCOPE_FILE, Scope, flat_share, read_scope
+from uniworld.uniworld_core.prompts.reference import Reference
+from uniworld.uniworld_core.prompts.scope import SCOPE_FILE, Scope, flat_share, read_scope
 
 SCOPE = Scope("shapes", frozenset({"make", "the", "circle", "red", "don't", "2"}), 0.5, turns=3)
 FLAT = Image.new("RGB", (60, 40), (200, 10, 10))

@@ -21,8 +21,8 @@ from uniworld.nodes.headless import chat_history, chat_session
 from uniworld.nodes.headless.chat import default_memory
 from uniworld.nodes.headless.chat_history import FILE, History, SavedTurn
 from uniworld.uniworld_core import Conversation, Turn, UniWorld
-from uniworld.uniworld_core.families.uniworld_v1.scope import read_scope
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
+from uniworld.uniworld_core.prompts.scope import read_scope
 
 TINY = ("--checkpoint", "tiny", "--steps", "1", "--area-side", "64", "--max-new-tokens", "6")
 WHOLE = ("--memory", "conversation")

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from uniworld import NODE_CLASS_MAPPINGS
 from uniworld.nodes import host
-from uniworld.uniworld_core.families.uniworld_v1.reference import Reference
 from uniworld.uniworld_core.perception import ocr
+from uniworld.uniworld_core.prompts.reference import Reference
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,9 @@ from uniworld.training.model_folder import Source, write_index
 from uniworld.training.names import TRAINEE_NAMES
 from uniworld.training.step import StepSettings, Trainee
 from uniworld.uniworld_core import UniWorld
-from uniworld.uniworld_core.families.uniworld_v1.scope import SCOPE_FILE
 from uniworld.uniworld_core.loading.shipped import shipped_model
 from uniworld.uniworld_core.loading.weights import Shards
+from uniworld.uniworld_core.prompts.scope import SCOPE_FILE
 
 START = shipped_model("tiny").checkpoint
 NAME = "denoise_tower.denoise_projector.2.bias"

@@ -11,7 +11,7 @@ import pytest
 import transformers
 from uniworld.training.export import write_changed
 from uniworld.training.processor_files import CHAT_TEMPLATE, complete
-from uniworld.uniworld_core.families.uniworld_v1.prompt import chat_text
+from uniworld.uniworld_core.backbones.qwen_template import chat_text
 from uniworld.uniworld_core.loading.shipped import shipped_model, shipped_names
 from uniworld.uniworld_core.loading.vocabulary import clip_tokenizer, qwen_tokenizer, t5_tokenizer
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.families.uniworld_v1.prompt import check_prompt
+from ...uniworld_core.prompts.text import check_prompt
 
 IMAGE_MARK = "<image>"
 PAINT_MARK = "<gen_image>"

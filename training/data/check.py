@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ...uniworld_core.editing.masks import edit_mask, fit_before
-from ...uniworld_core.families.uniworld_v1.prompt import check_prompt
 from ...uniworld_core.images.pictures import to_image
 from ...uniworld_core.images.sizes import DEFAULT_AREA, Size, size_by_aspect
+from ...uniworld_core.prompts.text import check_prompt
 from .annotations import is_painting, read_annotation, scan
 from .published import BadData, Line, name_files, read_list, sample_of
 from .samples import Sample

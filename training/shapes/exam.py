@@ -16,8 +16,8 @@ from PIL import Image
 from ...uniworld_core import UniWorld
 from ...uniworld_core.backbones.flux_vae import VAE
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.families.uniworld_v1.reference import Reference
 from ...uniworld_core.images.pictures import to_bytes
+from ...uniworld_core.prompts.reference import Reference
 from ...uniworld_core.sampling import flow
 from .judge import judge, judge_answer
 from .report import Examined, Report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ...uniworld_core.families.uniworld_v1.scope import SCOPE_FILE, Scope, flat_share
+from ...uniworld_core.prompts.scope import SCOPE_FILE, Scope, flat_share
 from ..data.files import write_whole
 from .exam import exam_tasks
 from .standins.tokens import said

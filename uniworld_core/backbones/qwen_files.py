@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UniWorldError
 from ..families.uniworld_v1.config import UniWorldConfig
-from ..families.uniworld_v1.prompt import IMAGE_PAD, VISION_END, VISION_START
 from ..loading.settings import FLAG, TOKEN, brief, either, exactly, listed, number, optional, read_json, take, whole
 from ..loading.vocabulary import check_ids, qwen_tokenizer
 from ..loading.weights import Names, Shards, Weights, build
+from ..prompts.text import IMAGE_PAD, VISION_END, VISION_START
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration

@@ -15,13 +15,14 @@ from torch import nn
 
 from ..errors import UniWorldError
 from ..families.uniworld_v1.config import UniWorldConfig
-from ..families.uniworld_v1.conversation import Conversation, Prompt, as_conversations, as_list
-from ..families.uniworld_v1.prompt import ASSISTANT, conversation_text
-from ..families.uniworld_v1.reference import Reference
 from ..loading.dtypes import OVERFLOW
 from ..loading.settings import shown
+from ..prompts.conversation import Conversation, Prompt, as_conversations, as_list
+from ..prompts.reference import Reference
+from ..prompts.text import ASSISTANT
 from ..sampling.seeds import check_seed
 from .qwen_files import TEMPERATURE, qwen_weights, read_generation, read_processor, read_tokenizer, single_id
+from .qwen_template import conversation_text
 from .rope import rope_positions
 
 if TYPE_CHECKING:

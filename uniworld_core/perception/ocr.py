@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import UniWorldError
-from ..families.uniworld_v1.prompt import RESERVED
+from ..prompts.text import RESERVED
 
 # Only what the OCR is surer of than this is used (univa/utils/get_ocr.py).
 MIN_CONFIDENCE = 0.9

@@ -24,8 +24,8 @@ from uniworld.training.shapes.tasks import Task
 from uniworld.training.step import StepSettings, Trainee
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.backbones.flux_dit import DiT
-from uniworld.uniworld_core.families.uniworld_v1.scope import read_scope
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
+from uniworld.uniworld_core.prompts.scope import read_scope
 from uniworld.uniworld_core.sampling.latents import FLUX_RGB, LatentFormat
 
 _BLINK = Length(steps=2, learning_rate=1e-3, batch=4)

@@ -19,8 +19,8 @@ from uniworld.training.shapes.tasks import KINDS
 from uniworld.uniworld_core import Conversation, Turn, UniWorld
 from uniworld.uniworld_core.backbones.flux_vae import VAE
 from uniworld.uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
-from uniworld.uniworld_core.families.uniworld_v1.scope import Scope, flat_share, read_scope
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
+from uniworld.uniworld_core.prompts.scope import Scope, flat_share, read_scope
 from uniworld.uniworld_core.sampling.latents import LatentFormat, cell_colours
 
 NANO = SHIPPED_FOLDER / "nano"

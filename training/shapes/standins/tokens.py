@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ....uniworld_core.families.uniworld_v1.prompt import ASSISTANT, RESERVED
 from ....uniworld_core.loading.vocabulary import split_as_qwen, split_as_t5
+from ....uniworld_core.prompts.text import ASSISTANT, RESERVED
 from ...processor_files import add_template
 from ..prompts import caption
 from ..questions import questions

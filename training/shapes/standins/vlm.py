@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ....uniworld_core.backbones.qwen_template import chat_text
 from ....uniworld_core.backbones.rope import rope_positions
-from ....uniworld_core.families.uniworld_v1.prompt import chat_text
 from ..draw import draw, labels
 from ..prompts import ground_words
 from ..split import draw_triple

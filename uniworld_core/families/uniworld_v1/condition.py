@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from ...errors import UniWorldError
-from .conversation import Conversation
+from ...prompts.conversation import Conversation
 from .projectors import Projectors, input_layer
 from .understanding import Understanding
 

@@ -9,7 +9,7 @@ import torch
 
 from ...errors import UniWorldError
 from ...loading.dtypes import OVERFLOW
-from .conversation import Conversation
+from ...prompts.conversation import Conversation
 from .understanding import Understanding
 
 

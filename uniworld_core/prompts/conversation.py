@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ...errors import UniWorldError
-from .prompt import ASSISTANT, USER, check_prompt, check_text
+from ..errors import UniWorldError
 from .reference import Reference, References
+from .text import ASSISTANT, USER, check_prompt, check_text
 
 ROLES = (USER, ASSISTANT)
 
@@ -48,7 +48,7 @@ class Conversation:
 
     Raises:
         UniWorldError: a turn has a role other than "user" and "assistant", a text that cannot be read (see
-            `prompt.check_text`), or nothing in it: a user's turn needs text, an assistant's text or pictures.
+            `text.check_text`), or nothing in it: a user's turn needs text, an assistant's text or pictures.
     """
 
     turns: Sequence[Turn] = ()

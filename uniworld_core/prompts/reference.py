@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from PIL import Image
 
-from ...backbones.siglip import SigLIP
-from ...errors import UniWorldError
-from ...images.pictures import Picture, to_rgb
+from ..errors import UniWorldError
+from ..images.pictures import Picture, to_rgb
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +29,15 @@ class Reference:
 References: TypeAlias = "Sequence[Reference]"
 
 
-def make_references(pictures: Sequence[Picture], siglip: SigLIP | None) -> list[Reference]:
+class PictureEncoder(Protocol):
+    """What sees pictures, as `SigLIP`."""
+
+    def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """Features (B, tokens, width) of RGB pictures."""
+        ...
+
+
+def make_references(pictures: Sequence[Picture], siglip: PictureEncoder | None) -> list[Reference]:
     """References for pictures of any mix of sizes, in order, their SigLIP features computed in one batch.
 
     Raises:

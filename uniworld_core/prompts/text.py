@@ -1,19 +1,12 @@
-"""What the VLM reads: Qwen's chat template without its system turn, in every turn the text first, then the pictures.
-
-Published: serve/cli.py, which renders the template and cuts the system turn off.
-"""
+"""What text a prompt may hold: everything but the tokens that mark turns and pictures in what a VLM reads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from ..errors import UniWorldError
 
-from ...errors import UniWorldError
-
-# One picture in the text; the processor repeats the middle token once for every merged patch.
+# Special tokens of Qwen's tokenizers, which mark turns and pictures in the text that the model reads.
 IMAGE_PAD = "<|image_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
-PICTURE = f"{VISION_START}{IMAGE_PAD}{VISION_END}"
-
 RESERVED = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -25,8 +18,7 @@ RESERVED = (
     "<|video_pad|>",
 )
 
-# The two sides of a conversation as the template names them. At the last `assistant` token the routing head reads
-# (published as token id 77091).
+# The two sides of a conversation, as chat templates name them.
 USER = "user"
 ASSISTANT = "assistant"
 
@@ -62,22 +54,3 @@ def check_text(text: str, what: str) -> str:
             f"The {what} contains {', '.join(found)}, reserved for marking turns and pictures: remove it."
         )
     return text
-
-
-def conversation_text(turns: Iterable[tuple[str, str, Sequence[int]]]) -> str:
-    """All turns, and an opened assistant turn.
-
-    Args:
-        turns: of each its role, its text, and for each of its pictures how many merged patches it has.
-    """
-    return "".join(_turn_text(*turn) for turn in turns) + f"<|im_start|>{ASSISTANT}\n"
-
-
-def chat_text(prompt: str, pad_counts: Sequence[int] = ()) -> str:
-    """`conversation_text` of a plain prompt, which is one user turn."""
-    return conversation_text([(USER, prompt, pad_counts)])
-
-
-def _turn_text(role: str, text: str, pad_counts: Sequence[int]) -> str:
-    pictures = "".join(PICTURE.replace(IMAGE_PAD, IMAGE_PAD * count) for count in pad_counts)
-    return f"<|im_start|>{role}\n{text}{pictures}<|im_end|>\n"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...loading.settings import SHARE, Rule, listed, read_json, take, whole
+from ..loading.settings import SHARE, Rule, listed, read_json, take, whole
 from .conversation import Conversation
-from .prompt import USER
+from .text import USER
 
 # The file, in the checkpoint's folder; UniWorld-V1 has none, since it knows pictures and words of every kind.
 SCOPE_FILE = "knows.json"
