@@ -4,32 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..declare import Input, Inputs, Node, Output, by_id
+
 # Bytes the VAE's widest layers take for one pixel of one picture (128 channels, float32, input and output).
 _BYTES_PER_PIXEL = 2048
 
-_VAE = ("UNIWORLD_VAE", {"tooltip": "The VAE from Load UniWorld."})
+_VAE = Input.wire("vae", "UNIWORLD_VAE", "The VAE from Load UniWorld.")
 
 
-class VAEDecode:
+class VAEDecode(Node):
     """Latents to pictures."""
 
+    ID = "UniWorldVAEDecode"
     DISPLAY_NAME = "UniWorld VAE Decode"
     SEARCH_ALIASES = ["latent to image", "decode"]
     CATEGORY = "UniWorld/latent"
     DESCRIPTION = "Turns painted latents into pictures with the VAE of the FLUX folder."
-    RETURN_TYPES = ("IMAGE",)
-    RETURN_NAMES = ("image",)
-    OUTPUT_TOOLTIPS = ("The pictures.",)
-    FUNCTION = "execute"
+    OUTPUTS = (Output("image", "IMAGE", "The pictures."),)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "vae": _VAE,
-                "latent": ("LATENT", {"tooltip": "From UniWorld Sampler, or any FLUX latent."}),
-            }
-        }
+    def inputs(cls) -> Inputs:
+        return _VAE, Input.wire("latent", "LATENT", "From UniWorld Sampler, or any FLUX latent.")
 
     def execute(self, vae: Any, latent: dict[str, Any]) -> tuple[Any]:
         samples = latent["samples"]
@@ -37,30 +32,23 @@ class VAEDecode:
         return (vae.on_device(working_memory=pixels * _BYTES_PER_PIXEL).decode(samples).cpu(),)
 
 
-class VAEEncode:
+class VAEEncode(Node):
     """Pictures to latents."""
 
+    ID = "UniWorldVAEEncode"
     DISPLAY_NAME = "UniWorld VAE Encode"
     SEARCH_ALIASES = ["image to latent", "encode", "img2img"]
     CATEGORY = "UniWorld/latent"
     DESCRIPTION = "Turns pictures into latents with the VAE of the FLUX folder, to start from with denoise under 1."
-    RETURN_TYPES = ("LATENT",)
-    RETURN_NAMES = ("latent",)
-    OUTPUT_TOOLTIPS = ("The latent of the pictures.",)
-    FUNCTION = "execute"
+    OUTPUTS = (Output("latent", "LATENT", "The latent of the pictures."),)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "vae": _VAE,
-                "image": ("IMAGE", {"tooltip": "Pictures whose sides are multiples of 16; scale others first."}),
-            }
-        }
+    def inputs(cls) -> Inputs:
+        return _VAE, Input.wire("image", "IMAGE", "Pictures whose sides are multiples of 16; scale others first.")
 
     def execute(self, vae: Any, image: Any) -> tuple[dict[str, Any]]:
         pixels = image.shape[0] * image.shape[1] * image.shape[2]
         return ({"samples": vae.on_device(working_memory=pixels * _BYTES_PER_PIXEL).encode(image).cpu()},)
 
 
-NODES = {"UniWorldVAEDecode": VAEDecode, "UniWorldVAEEncode": VAEEncode}
+NODES = by_id(VAEDecode, VAEEncode)

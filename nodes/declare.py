@@ -1,0 +1,192 @@
+"""One declaration a node: ComfyUI's V1 form is derived from it, and all that its V3 form asks for is in it.
+
+    class Brighten(Node):
+        ID = "UniWorldBrighten"
+        DISPLAY_NAME = "UniWorld Brighten"
+        CATEGORY = "UniWorld/image"
+        DESCRIPTION = "Adds light to pictures."
+        OUTPUTS = (Output("image", "IMAGE", "The lighter pictures."),)
+
+        @classmethod
+        def inputs(cls) -> Inputs:
+            from ...uniworld_core.images.light import AMOUNT
+
+            return (
+                Input.wire("image", "IMAGE", "The pictures."),
+                Input.number("amount", "How much light is added.", default=AMOUNT, min=0.0, max=1.0, step=0.01),
+            )
+
+        def execute(self, image: torch.Tensor, amount: float) -> tuple[torch.Tensor]:
+            return ((image + amount).clamp(0, 1),)
+
+    NODES = by_id(Brighten)
+
+`inputs` is a method because defaults come from the core and choices from the host's folders: they are read when somebody
+asks for them, so that importing the nodes imports no torch. `execute` takes the inputs by name, and has a default for
+each optional one. Saved workflows hold the values of widgets by position, so a new input is always appended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+# ComfyUI's own types, and this package's.
+WireType = Literal[
+    "IMAGE",
+    "MASK",
+    "LATENT",
+    "CONDITIONING",
+    "CLIP_VISION_OUTPUT",
+    "SIGMAS",
+    "STRING",
+    "INT",
+    "FLOAT",
+    "BOOLEAN",
+    "UNIWORLD_VLM",
+    "UNIWORLD_SIGLIP",
+    "UNIWORLD_DIT",
+    "UNIWORLD_VAE",
+    "UNIWORLD_TEXT",
+    "UNIWORLD_REFERENCE",
+    "UNIWORLD_CONVERSATION",
+]
+
+_MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a node."""
+
+    name: str
+    type: WireType
+    tooltip: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a node; the class methods make the kinds there are.
+
+    Attributes:
+        type: the type of the wire or of the widget's value; for a choice, its options.
+        optional: whether the node runs without it.
+        options: ComfyUI's settings of the widget, in the order in which its own nodes have them; empty for a wire.
+    """
+
+    name: str
+    type: WireType | tuple[str, ...]
+    tooltip: str
+    optional: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def wire(cls, name: str, type: WireType, tooltip: str, *, optional: bool = False) -> Input:
+        """An input that another node's output must be linked to."""
+        return cls(name, type, tooltip, optional)
+
+    @classmethod
+    def integer(
+        cls,
+        name: str,
+        tooltip: str,
+        *,
+        default: int,
+        min: int,
+        max: int,
+        step: int | None = None,
+        optional: bool = False,
+    ) -> Input:
+        """A whole number; `step` is how far the widget's arrows go."""
+        return cls(name, "INT", tooltip, optional, _number(default, min, max, step))
+
+    @classmethod
+    def number(
+        cls, name: str, tooltip: str, *, default: float, min: float, max: float, step: float, optional: bool = False
+    ) -> Input:
+        """A number; `step` is how far the widget's arrows go, and what it rounds to."""
+        return cls(name, "FLOAT", tooltip, optional, _number(default, min, max, step))
+
+    @classmethod
+    def seed(cls, name: str, tooltip: str) -> Input:
+        """A seed, with the editor's switch that changes it after every run."""
+        return cls(name, "INT", tooltip, False, _number(0, 0, _MAX_SEED) | {"control_after_generate": True})
+
+    @classmethod
+    def text(cls, name: str, tooltip: str, *, lines: bool = False, wildcards: bool = False) -> Input:
+        """A text, empty at first.
+
+        Args:
+            lines: whether it is written in a field of several lines.
+            wildcards: whether the editor replaces `{a|b}` by one of its parts.
+        """
+        shown = {"multiline": True} if lines else {}
+        return cls(
+            name, "STRING", tooltip, False, shown | ({"dynamicPrompts": True} if wildcards else {}) | {"default": ""}
+        )
+
+    @classmethod
+    def choice(cls, name: str, options: Iterable[str], tooltip: str, *, default: str | None = None) -> Input:
+        """One of several names; without a `default` the first is chosen."""
+        return cls(name, tuple(options), tooltip, False, {} if default is None else {"default": default})
+
+    def v1(self) -> tuple[str | list[str], dict[str, Any]]:
+        """The entry of `INPUT_TYPES`."""
+        kind = self.type if isinstance(self.type, str) else list(self.type)
+        return kind, self.options | {"tooltip": self.tooltip}
+
+
+Inputs = tuple[Input, ...]
+
+
+def _number(default: float, min: float, max: float, step: float | None = None) -> dict[str, Any]:
+    return {"default": default, "min": min, "max": max} | ({} if step is None else {"step": step})
+
+
+class Node:
+    """What a node declares, in the names of ComfyUI's V1 form where it has one; the rest of that form follows from it.
+
+    Attributes:
+        ID: the name under which workflows know the node. It never changes (`renamed.py`).
+        SEARCH_ALIASES: other words by which the editor's search finds it.
+        OUTPUT_NODE: whether the node runs although nothing is linked to it.
+    """
+
+    ID: ClassVar[str]
+    DISPLAY_NAME: ClassVar[str]
+    CATEGORY: ClassVar[str]
+    DESCRIPTION: ClassVar[str]
+    SEARCH_ALIASES: ClassVar[list[str]] = []
+    OUTPUTS: ClassVar[tuple[Output, ...]] = ()
+    OUTPUT_NODE: ClassVar[bool] = False
+
+    # Derived from OUTPUTS.
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = ()
+    RETURN_NAMES: ClassVar[tuple[str, ...]] = ()
+    OUTPUT_TOOLTIPS: ClassVar[tuple[str, ...]] = ()
+    FUNCTION: ClassVar[str] = "execute"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.RETURN_TYPES = tuple(output.type for output in cls.OUTPUTS)
+        cls.RETURN_NAMES = tuple(output.name for output in cls.OUTPUTS)
+        cls.OUTPUT_TOOLTIPS = tuple(output.tooltip for output in cls.OUTPUTS)
+
+    @classmethod
+    def inputs(cls) -> Inputs:
+        """The inputs in order, the required ones first."""
+        return ()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, dict[str, Any]]:
+        inputs = cls.inputs()
+        optional = {one.name: one.v1() for one in inputs if one.optional}
+        return {"required": {one.name: one.v1() for one in inputs if not one.optional}} | (
+            {"optional": optional} if optional else {}
+        )
+
+
+def by_id(*nodes: type[Node]) -> dict[str, type[Node]]:
+    """Node classes as a pack's `NODE_CLASS_MAPPINGS` has them."""
+    return {node.ID: node for node in nodes}

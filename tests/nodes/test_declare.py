@@ -1,0 +1,86 @@
+"""ComfyUI's V1 form follows from a node's one declaration, and each node of the pack has such a declaration."""
+
+from __future__ import annotations
+
+import inspect
+from typing import get_args
+
+import pytest
+from uniworld.nodes import NODE_CLASS_MAPPINGS
+from uniworld.nodes.declare import Input, Inputs, Node, Output, WireType, by_id
+from uniworld.nodes.headless.schema import read_schema
+
+
+class Everything(Node):
+    ID = "Everything"
+    OUTPUTS = (Output("picture", "IMAGE", "A picture."), Output("count", "INT", "How many."))
+
+    @classmethod
+    def inputs(cls) -> Inputs:
+        return (
+            Input.wire("image", "IMAGE", "A picture."),
+            Input.integer("steps", "Steps.", default=28, min=1, max=1000),
+            Input.number("guidance", "Guidance.", default=3.5, min=0.0, max=100.0, step=0.1),
+            Input.choice("method", ("code", "paper"), "The way."),
+            Input.choice("method2", ["code", "paper"], "The way.", default="paper"),
+            Input.text("line", "A line."),
+            Input.text("prompt", "A prompt.", lines=True, wildcards=True),
+            Input.seed("seed", "A seed."),
+            Input.wire("mask", "MASK", "A mask.", optional=True),
+            Input.integer("side", "A side.", default=0, min=0, max=64, step=32, optional=True),
+        )
+
+    def execute(self) -> None: ...
+
+
+def test_the_v1_form_of_every_kind_of_input() -> None:
+    assert Everything.INPUT_TYPES() == {
+        "required": {
+            "image": ("IMAGE", {"tooltip": "A picture."}),
+            "steps": ("INT", {"default": 28, "min": 1, "max": 1000, "tooltip": "Steps."}),
+            "guidance": ("FLOAT", {"default": 3.5, "min": 0.0, "max": 100.0, "step": 0.1, "tooltip": "Guidance."}),
+            "method": (["code", "paper"], {"tooltip": "The way."}),
+            "method2": (["code", "paper"], {"default": "paper", "tooltip": "The way."}),
+            "line": ("STRING", {"default": "", "tooltip": "A line."}),
+            "prompt": ("STRING", {"multiline": True, "dynamicPrompts": True, "default": "", "tooltip": "A prompt."}),
+            "seed": (
+                "INT",
+                {"default": 0, "min": 0, "max": 2**64 - 1, "control_after_generate": True, "tooltip": "A seed."},
+            ),
+        },
+        "optional": {
+            "mask": ("MASK", {"tooltip": "A mask."}),
+            "side": ("INT", {"default": 0, "min": 0, "max": 64, "step": 32, "tooltip": "A side."}),
+        },
+    }
+
+
+def test_the_v1_form_of_the_outputs() -> None:
+    assert Everything.RETURN_TYPES == ("IMAGE", "INT")
+    assert Everything.RETURN_NAMES == ("picture", "count")
+    assert Everything.OUTPUT_TOOLTIPS == ("A picture.", "How many.")
+    assert by_id(Everything) == {"Everything": Everything}
+
+
+def test_the_host_reads_the_form() -> None:
+    schema = read_schema(Everything)
+    assert list(schema.inputs) == [one.name for one in Everything.inputs()]
+    assert schema.inputs["method"].choices == ["code", "paper"]
+    assert not schema.is_output
+
+
+def test_a_list_of_choices_is_a_new_one_each_time() -> None:
+    # Packs change the lists of other nodes in place.
+    Everything.INPUT_TYPES()["required"]["method"][0].append("other")
+    assert Everything.INPUT_TYPES()["required"]["method"][0] == ["code", "paper"]
+
+
+@pytest.mark.parametrize("name", [name for name, node in NODE_CLASS_MAPPINGS.items() if issubclass(node, Node)])
+def test_execute_takes_the_inputs_in_the_order_of_the_declaration(name: str) -> None:
+    node = NODE_CLASS_MAPPINGS[name]
+    inputs, (_, *taken) = node.inputs(), inspect.signature(node.execute).parameters.values()
+    assert [one.name for one in taken] == [one.name for one in inputs]
+    # The required ones come first, in the declaration as in Python.
+    assert [one.optional for one in inputs] == sorted(one.optional for one in inputs)
+    assert [one.default is not inspect.Parameter.empty for one in taken] == [one.optional for one in inputs]
+    assert {one.type for one in inputs if isinstance(one.type, str)} <= {*get_args(WireType)}
