@@ -21,7 +21,7 @@ from .metrics import Reporter
 from .parallel import RunFailed, World, start_world
 from .setup import Data, load_readers, open_data, open_encoder, open_model
 from .trainer import Agreement, TooManyBad, Trainer
-from .validate import Validation
+from .validate import Validator
 
 # The signals that ask a run to end: Ctrl-C, and what schedulers and torchrun send.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -30,7 +30,7 @@ _ONE_REQUEST = 3.0
 
 
 @dataclass(frozen=True)
-class Result:
+class TrainingResult:
     """How a run ended.
 
     Attributes:
@@ -51,7 +51,7 @@ def train(
     folder: Path,
     progress: bool = True,
     data_of: Callable[[Config, Encoder], Data] | None = None,
-) -> Result:
+) -> TrainingResult:
     """Train, or go on with the run in `folder` if it has a checkpoint of the same configuration.
 
     Under torchrun every process calls it. Ctrl-C and SIGTERM let the step in work end, and keep a checkpoint.
@@ -81,7 +81,7 @@ def train(
         data = open_data(config, encoder, folder / run_folder.SIZES) if data_of is None else data_of(config, encoder)
         if not isinstance(data.source, Cache):
             load_readers(encoder)
-        validation = Validation(encoder, config.validation) if config.run.validate_every else None
+        validator = Validator(encoder, config.validation) if config.run.validate_every else None
         model = open_model(config, encoder, world, folder / run_folder.START, resumes=checkpoint is not None)
         trainer = Trainer(config, folder, world, model, data.fingerprint)
         stack.callback(trainer.saver.close)
@@ -91,7 +91,7 @@ def train(
         reporter = world.on_main(lambda: stack.enter_context(Reporter(folder, config, trainer.step, progress)))
         stop = stack.enter_context(_asked_to_stop())
         try:
-            return _run(trainer, data, encoder, validation, reporter, stop)
+            return _run(trainer, data, encoder, validator, reporter, stop)
         except ValueError as error:
             raise RunFailed(str(error)) from error
 
@@ -100,10 +100,10 @@ def _run(
     trainer: Trainer,
     data: Data,
     encoder: Encoder,
-    validation: Validation | None,
+    validator: Validator | None,
     reporter: Reporter | None,
     stop: threading.Event,
-) -> Result:
+) -> TrainingResult:
     run, world = trainer.config.run, trainer.world
     loss, interrupted = None, False
     with closing(_steps(trainer, data, encoder, world)) as steps:
@@ -114,8 +114,8 @@ def _run(
                 reporter.skip(trainer.step, agreed.bad)
                 reporter.step(trainer.step, metrics)
             loss = loss if metrics is None else metrics.loss
-            if validation is not None and trainer.step % run.validate_every == 0:
-                trainer.validate(validation)
+            if validator is not None and trainer.step % run.validate_every == 0:
+                trainer.validate(validator)
             interrupted = agreed.stop and trainer.step < run.steps
             if trainer.step % run.save_every == 0 or interrupted:
                 trainer.save()
@@ -123,7 +123,7 @@ def _run(
                 break
     trainer.save()
     trainer.saver.wait()
-    return Result(trainer.step, loss, len(trainer.skipped), interrupted)
+    return TrainingResult(trainer.step, loss, len(trainer.skipped), interrupted)
 
 
 def _agree(trainer: Trainer, step: StepData, stop: bool) -> Agreement:

@@ -11,11 +11,11 @@ from .config import Config
 from .data.cache import Cache
 from .data.cache_fill import fill, prepare
 from .export import export_run
-from .loop import Result, train
+from .loop import TrainingResult, train
 from .parallel import start_world
 from .setup import open_encoder, open_samples
 
-__all__ = ["Result", "export_run", "fill_cache", "train"]
+__all__ = ["TrainingResult", "export_run", "fill_cache", "train"]
 
 
 def fill_cache(

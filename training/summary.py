@@ -47,7 +47,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Summary:
+class RunSummary:
     """What a run would do.
 
     Attributes:
@@ -113,7 +113,7 @@ class Summary:
         ]
 
 
-def summarize(config: Config, run: Path, samples: Samples, processes: int = 1) -> Summary:
+def summarize(config: Config, run: Path, samples: Samples, processes: int = 1) -> RunSummary:
     """Summarise a run. The model's files are checked and no weight is read; of the data, headers alone.
 
     Args:
@@ -132,7 +132,7 @@ def summarize(config: Config, run: Path, samples: Samples, processes: int = 1) -
     trainable = {name: parameter.numel() for name, parameter in chosen.items()}
     frozen = sum(parameter.numel() for parameter in trainee.parameters()) - sum(trainable.values())
     plan = plan_of(samples, config.run.batch_size, config.run.seed, config.data.area, config.data.ratios)
-    return Summary(
+    return RunSummary(
         config=config,
         run=run,
         trainable=trainable,

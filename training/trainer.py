@@ -29,7 +29,7 @@ from .run_folder import CHECKPOINTS, VALIDATION
 from .setup import Model, compute_dtype
 from .state import restore, state_tensors, state_values
 from .step import Trainee
-from .validate import Validation
+from .validate import Validator
 
 
 @dataclass(frozen=True)
@@ -170,14 +170,14 @@ class Trainer:
         self.skipped = set(meta["skipped"])
         self._lap()
 
-    def validate(self, validation: Validation) -> None:
+    def validate(self, validator: Validator) -> None:
         """Paint the validation prompts with the averaged weights, and write their sheet."""
         spread_out = self.world.engine == "fsdp"
         file = self.folder / VALIDATION / f"{checkpoint_name(self.step)}.png"
         with self.ema.applied(), whole_root(self.model.engine):
             # Where every process has the whole model, one paints and the others wait.
-            latents = validation.paint(self.model.trainee) if spread_out or self.world.is_main else []
-        self.world.on_main(lambda: validation.write(latents, file))
+            latents = validator.paint(self.model.trainee) if spread_out or self.world.is_main else []
+        self.world.on_main(lambda: validator.write(latents, file))
         self._lap()
 
     def _backward(self, data: StepData, good: int) -> float:

@@ -30,7 +30,7 @@ _CELL, _GAP, _TEXT = 256, 8, 16
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """One line of a contact sheet: what was asked, with which pictures, and what was painted."""
 
     prompt: str
@@ -55,7 +55,7 @@ class _Blank:
         return self.side, self.side
 
 
-class Validation:
+class Validator:
     """The prompts of a run, read once by the frozen parts; each sheet then takes the DiT and the VAE alone."""
 
     def __init__(self, encoder: Encoder, settings: ValidationSettings) -> None:
@@ -91,7 +91,7 @@ class Validation:
         if not latents:
             return
         rows = [
-            Row(prompt.prompt, tuple(_picture(name).open() for name in prompt.images), self._decode(latent))
+            SheetRow(prompt.prompt, tuple(_picture(name).open() for name in prompt.images), self._decode(latent))
             for prompt, latent in zip(self.settings.prompts, latents, strict=True)
         ]
         picture = io.BytesIO()
@@ -102,7 +102,7 @@ class Validation:
         return Image.fromarray(to_bytes(self._encoder.vae.decode(latent))[0].cpu().numpy())
 
 
-def contact_sheet(rows: Sequence[Row]) -> Image.Image:
+def contact_sheet(rows: Sequence[SheetRow]) -> Image.Image:
     """One line for each row: its references, then what was painted, with the prompt above."""
     columns = max(len(row.references) for row in rows) + 1
     height = _CELL + _TEXT + 2 * _GAP

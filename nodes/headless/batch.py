@@ -13,11 +13,11 @@ from ..host import PlainHost
 from . import folders
 from .batch_report import BatchReport, JsonBatchReport
 from .batch_results import DONE, ERROR, LOST, Attempt, Outcome, Results
-from .batch_rows import BadRows, Row, check_rows, hash_json, hash_rows, read_rows
-from .batch_worker import Worker
+from .batch_rows import BadRows, BatchRow, check_rows, hash_json, hash_rows, read_rows
+from .batch_worker import BatchWorker
 from .prompt_choices import SEED_HELP
 from .registry import Registry
-from .report import JsonReport, never_failing
+from .report import JsonRunReport, never_failing
 from .workflow_file import NO_CHOICES, Workflow, find_workflow, read_workflow
 
 ALL_DONE, NOT_ALL_DONE, BAD_ROWS = 0, 1, 2
@@ -49,7 +49,7 @@ class Pool(Protocol):
 class LocalPool:
     """This process, which runs one row at a time."""
 
-    def __init__(self, worker: Worker, pictures: Path, report: BatchReport | JsonBatchReport) -> None:
+    def __init__(self, worker: BatchWorker, pictures: Path, report: BatchReport | JsonBatchReport) -> None:
         self._worker, self._pictures, self._report = worker, pictures, report
         self._attempt: Attempt | None = None
 
@@ -136,7 +136,7 @@ def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: P
     except BadRows as error:
         say(str(error))
         if arguments.json:
-            JsonReport(out).line("invalid", message=str(error), problems=error.problems)
+            JsonRunReport(out).line("invalid", message=str(error), problems=error.problems)
         return BAD_ROWS
     path = arguments.results or arguments.rows.with_suffix(".results.jsonl")
     report = JsonBatchReport(out, path) if arguments.json else BatchReport(out, path)
@@ -171,7 +171,7 @@ def _pool(
 ) -> Pool:
     pictures = arguments.rows.parent
     if arguments.ray is None:
-        return LocalPool(Worker(workflow, registry, plain, lambda: bool(stopped)), pictures, report)
+        return LocalPool(BatchWorker(workflow, registry, plain, lambda: bool(stopped)), pictures, report)
     from .batch_ray import RayPool, Setup
 
     setup = Setup(
@@ -185,7 +185,7 @@ def _pool(
 
 
 def _run_rows(
-    todo: deque[Row],
+    todo: deque[BatchRow],
     results: Results,
     pool: Pool,
     retries: int,

@@ -24,8 +24,8 @@ from .. import host
 from ..memory import ModelMemory, default_budget
 from . import folders
 from .batch_results import ERROR, INTERRUPTED, LOST, Attempt, Outcome
-from .batch_rows import Row
-from .batch_worker import Worker
+from .batch_rows import BatchRow
+from .batch_worker import BatchWorker
 from .registry import load_registry
 from .workflow_file import Workflow
 
@@ -57,12 +57,12 @@ class RayWorker:
         host.install(plain)
         folders.install(folders.Folders(setup.input, setup.output, setup.output.parent / "temp"))
         self._interrupted, self._stopped = plain.interrupted, threading.Event()
-        self._worker = Worker(setup.workflow, load_registry(setup.packs), plain, self._stopped.is_set)
+        self._worker = BatchWorker(setup.workflow, load_registry(setup.packs), plain, self._stopped.is_set)
 
     def where(self) -> str:
         return f"{platform.node()}, process {os.getpid()}"
 
-    def run(self, row: Row, images: dict[str, tuple[str, bytes]]) -> tuple[Outcome, dict[str, bytes]]:
+    def run(self, row: BatchRow, images: dict[str, tuple[str, bytes]]) -> tuple[Outcome, dict[str, bytes]]:
         """Run a row; gives its outcome and the files it saved, by their paths in the row's folder.
 
         Args:

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from ...streams import progress_bar, say
 from .batch_results import DONE, ERROR, LOST, Attempt
-from .report import JsonReport
+from .report import JsonRunReport
 
 
 class BatchReport:
@@ -51,7 +51,7 @@ class JsonBatchReport:
     """One JSON object per line: `{"event": ..., ...}`, "row" with what is recorded of a row, and at last "result"."""
 
     def __init__(self, out: TextIO, results: Path) -> None:
-        self._report, self._results = JsonReport(out), results
+        self._report, self._results = JsonRunReport(out), results
 
     def begin(self, total: int, done: int) -> None:
         self._report.line("batch", rows=total, done=done, results=str(self._results))

@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
-from .batch_rows import Row
+from .batch_rows import BatchRow
 from .durable import lock, sync_folder
 
 STARTED, DONE, ERROR, INTERRUPTED, LOST = STATUSES = ("started", "done", "error", "interrupted", "lost")
@@ -56,7 +56,7 @@ class Outcome:
 class Attempt:
     """An attempt at a row, and the folder that its pictures go to until it is recorded."""
 
-    row: Row
+    row: BatchRow
     number: int
     folder: Path
 
@@ -94,7 +94,7 @@ class Results:
     """
 
     def __init__(
-        self, path: Path, output: Path, name: str, rows: list[Row], workflow_hash: str, rows_hash: str
+        self, path: Path, output: Path, name: str, rows: list[BatchRow], workflow_hash: str, rows_hash: str
     ) -> None:
         self.path, self._output = path, output
         self._rows = {row.id: row for row in rows}
@@ -147,11 +147,11 @@ class Results:
         """Ids of the rows of which this is the last that is recorded, in their order; "" for those never started."""
         return [row_id for row_id, state in self._states.items() if state.status in statuses]
 
-    def lost(self, row: Row) -> int:
+    def lost(self, row: BatchRow) -> int:
         """How many attempts at a row have been lost since it last came to an end."""
         return self._states[row.id].lost
 
-    def start(self, row: Row) -> Attempt:
+    def start(self, row: BatchRow) -> Attempt:
         """Record that an attempt at a row begins, and make the folder for its pictures."""
         number = self._states[row.id].attempts + 1
         attempt = Attempt(row, number, self._running(row, number))
@@ -178,13 +178,13 @@ class Results:
         self._settle(attempt.folder, target, keep=outcome.status == DONE)
         return record
 
-    def give_up(self, row: Row, sentence: str) -> dict[str, Any]:
+    def give_up(self, row: BatchRow, sentence: str) -> dict[str, Any]:
         """Record a row as failed without another attempt."""
         return self._tell(row.id, ERROR, error=sentence, outputs={"pictures": [], "texts": []})
 
     # --- the folders --------------------------------------------------------------------------------------------------
 
-    def _running(self, row: Row, attempt: int) -> Path:
+    def _running(self, row: BatchRow, attempt: int) -> Path:
         return self.folder / RUNNING_FOLDER / f"{row.folder}.{attempt}"
 
     def _settle(self, folder: Path, target: Path, keep: bool) -> None:

@@ -34,7 +34,7 @@ class BadRows(ValueError):
 
 
 @dataclass(frozen=True)
-class Row:
+class BatchRow:
     """One run of the workflow.
 
     Attributes:
@@ -51,7 +51,7 @@ class Row:
     folder: str = ""
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[BatchRow]:
     """Read a file of rows: one JSON object per line, `{"id": ..., "set": {...}, "image": {...}}`, every key optional.
 
     Raises:
@@ -63,7 +63,7 @@ def read_rows(path: Path) -> list[Row]:
         data = path.read_bytes()
     except OSError as error:
         raise UniWorldError(f"The rows '{path}' cannot be read: {error.strerror}. Check the path.") from error
-    rows: list[Row] = []
+    rows: list[BatchRow] = []
     problems: list[str] = []
     lines: dict[str, int] = {}
     # Not splitlines(), which would also split at separators that may stand inside a JSON text.
@@ -88,7 +88,7 @@ def read_rows(path: Path) -> list[Row]:
     return _with_folders(rows)
 
 
-def _parse_row(line: bytes, number: int) -> Row:
+def _parse_row(line: bytes, number: int) -> BatchRow:
     try:
         data = _read(line.decode())
     except UnicodeDecodeError as error:
@@ -114,7 +114,7 @@ def _parse_row(line: bytes, number: int) -> Row:
     for node, file in images.items():
         if not isinstance(file, str):
             raise UniWorldError(f'"image" gives {node} the picture {shown(file)}. Give the path of a file as a text.')
-    return Row(row_id, number, values, images)
+    return BatchRow(row_id, number, values, images)
 
 
 def _read(text: str) -> Any:
@@ -139,7 +139,7 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _with_folders(rows: list[Row]) -> list[Row]:
+def _with_folders(rows: list[BatchRow]) -> list[BatchRow]:
     """Give each row a folder name that is the same each time, plain, and different on every file system."""
     taken: set[str] = set()
     named = []
@@ -163,7 +163,7 @@ def _is_folder_name(name: str) -> bool:
     return True
 
 
-def check_rows(rows: list[Row], path: Path, workflow: Workflow, registry: Registry) -> None:
+def check_rows(rows: list[BatchRow], path: Path, workflow: Workflow, registry: Registry) -> None:
     """Check the workflow with the values of every row, running nothing.
 
     Raises:
@@ -195,7 +195,7 @@ def _told(numbers: list[int]) -> str:
     return f"Lines {few}" + (f" and {len(numbers) - _MAX_LISTED_LINES} more" * (len(numbers) > _MAX_LISTED_LINES))
 
 
-def apply_row(workflow: Workflow, row: Row, pictures: Path, registry: Registry) -> Workflow:
+def apply_row(workflow: Workflow, row: BatchRow, pictures: Path, registry: Registry) -> Workflow:
     """A copy of the workflow with the row's values and pictures, which lie in or relative to the folder `pictures`.
 
     Raises:
@@ -216,7 +216,7 @@ def apply_row(workflow: Workflow, row: Row, pictures: Path, registry: Registry) 
     return changed
 
 
-def hash_rows(rows: list[Row]) -> str:
+def hash_rows(rows: list[BatchRow]) -> str:
     return hash_json([{"id": row.id, "set": row.set, "image": row.image} for row in rows])
 
 

@@ -14,7 +14,7 @@ from ...uniworld_core.errors import UniWorldError
 from ..host import PlainHost
 from . import folders
 from .batch_results import DONE, ERROR, INTERRUPTED, Outcome
-from .batch_rows import Row, apply_row
+from .batch_rows import BatchRow, apply_row
 from .executor import EventHook, Executor, RunResult
 from .problems import shown
 from .registry import Registry
@@ -38,7 +38,7 @@ class RowFolders(folders.Folders):
         return own.new_picture(kind, prefix, lookup, **sizes)
 
 
-class Worker:
+class BatchWorker:
     """Runs rows of one workflow with the folders that are installed.
 
     Args:
@@ -52,7 +52,9 @@ class Worker:
         self._executor = Executor(registry, host)
         self._folders = folders.current()
 
-    def run(self, row: Row, pictures: Path, folder: Path, on_event: EventHook = lambda _name, _data: None) -> Outcome:
+    def run(
+        self, row: BatchRow, pictures: Path, folder: Path, on_event: EventHook = lambda _name, _data: None
+    ) -> Outcome:
         """Run a row.
 
         Args:
@@ -79,7 +81,7 @@ class Worker:
             return Outcome(status, error=result.sentence, seconds=_since(begun), warnings=result.warnings)
         return Outcome(DONE, *_given(result), seconds=_since(begun), warnings=result.warnings)
 
-    def _run(self, row: Row, pictures: Path, folder: Path, on_event: EventHook) -> RunResult:
+    def _run(self, row: BatchRow, pictures: Path, folder: Path, on_event: EventHook) -> RunResult:
         workflow = apply_row(self._workflow, row, pictures, self._registry)
         checked = validate_prompt(workflow.prompt, self._registry)
         if checked.problems:

@@ -18,7 +18,7 @@ from ..pack.loaders import AUTO
 from ..pack.parts import DTYPES
 from . import folders
 from .chat_history import History, latest
-from .chat_lines import COMMANDS, Command, Message, is_picture_name, parse_line
+from .chat_lines import COMMANDS, ChatCommand, ChatMessage, is_picture_name, parse_line
 from .chat_report import ChatJson, ChatText, history_text
 from .chat_session import MEMORIES, Session, Settings, TurnFailed, open_model, open_picture, with_seed
 from .durable import whole_file
@@ -146,7 +146,7 @@ class Chat:
         self._plain.interrupted.clear()
         try:
             asked = parse_line(line, self._find, len(self._session.attached), objects=self._json)
-            if isinstance(asked, Command):
+            if isinstance(asked, ChatCommand):
                 return self._command(asked)
             if asked is not None:
                 self._message(asked)
@@ -172,7 +172,7 @@ class Chat:
         self._report.problem(sentence)
         return self._interactive or self._json
 
-    def _message(self, message: Message) -> None:
+    def _message(self, message: ChatMessage) -> None:
         session = self._session
         pictures = (*session.attached, *message.pictures)
         if not message.text:
@@ -180,10 +180,10 @@ class Chat:
                 self._attach(path)
             return
         with self._stopping():
-            reply = session.say(Message(message.text, pictures, message.paint), self._report.route)
+            reply = session.say(ChatMessage(message.text, pictures, message.paint), self._report.route)
         self._report.reply(reply)
 
-    def _command(self, command: Command) -> bool:
+    def _command(self, command: ChatCommand) -> bool:
         session, info = self._session, self._report.info
         name, argument = command.name, command.argument
         if name == "/quit":

@@ -39,7 +39,7 @@ _SENTENCE_END = re.compile(r"[.!?:;,]\s*$")
 
 
 @dataclass(frozen=True)
-class Command:
+class ChatCommand:
     """A line that starts with a slash: its name, with the slash, and what comes behind it."""
 
     name: str
@@ -47,7 +47,7 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Message:
+class ChatMessage:
     """What the user says.
 
     Attributes:
@@ -63,7 +63,7 @@ class Message:
 
 def parse_line(
     line: str, find: Callable[[str], Path], attached: int = 0, objects: bool = False
-) -> Command | Message | None:
+) -> ChatCommand | ChatMessage | None:
     """What a line asks for; None for an empty one.
 
     Args:
@@ -83,15 +83,15 @@ def parse_line(
         message = _parse_message(rest.strip(), find, attached)
         if not message.text:
             raise UniWorldError(f"There is no text behind {name}: write what to do, such as `{name} a red circle`.")
-        return Message(message.text, message.pictures, FORCED[name])
+        return ChatMessage(message.text, message.pictures, FORCED[name])
     if name in _NAMES:
-        return Command(name, _unquoted(rest.strip()))
+        return ChatCommand(name, _unquoted(rest.strip()))
     if re.fullmatch(r"/[A-Za-z?]+", name):
         raise UniWorldError(f"There is no command {name}. The commands are {', '.join(sorted(_NAMES))}.")
     return _parse_message(line, find, attached) if line else None
 
 
-def _parse_object(line: str, find: Callable[[str], Path]) -> Message:
+def _parse_object(line: str, find: Callable[[str], Path]) -> ChatMessage:
     try:
         said = json.loads(line)
         text, images = said.get("text", ""), said.get("images", [])
@@ -101,10 +101,10 @@ def _parse_object(line: str, find: Callable[[str], Path]) -> Message:
         raise UniWorldError(
             'In {"text": ..., "images": [...]}, the text is a string and the images a list of file names.'
         )
-    return Message(text.strip(), tuple(find(name) for name in images))
+    return ChatMessage(text.strip(), tuple(find(name) for name in images))
 
 
-def _parse_message(text: str, find: Callable[[str], Path], attached: int) -> Message:
+def _parse_message(text: str, find: Callable[[str], Path], attached: int) -> ChatMessage:
     found: list[tuple[int, int, Path]] = []
     for match in _WORD.finditer(text):
         kind = match.lastgroup or "bare"
@@ -116,7 +116,7 @@ def _parse_message(text: str, find: Callable[[str], Path], attached: int) -> Mes
             start -= text[start - 1 : start] == "@"
             found.append((start, match.start(kind) + len(name) + (kind != "bare"), find(plain_path(name, kind))))
     said = _without_names(text, [(start, end) for start, end, _ in found], attached)
-    return Message(said, tuple(path for *_, path in found))
+    return ChatMessage(said, tuple(path for *_, path in found))
 
 
 def is_picture_name(name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from ...streams import progress_bar
 from .chat_history import USER, History, SavedTurn
 from .chat_session import Reply
-from .report import JsonReport
+from .report import JsonRunReport
 
 
 class ChatText:
@@ -63,7 +63,7 @@ class ChatText:
 class ChatJson:
     """For programs: `ready`, then for each message `route`, `progress` and `reply` or `failed`, and at last `result`."""
 
-    def __init__(self, report: JsonReport) -> None:
+    def __init__(self, report: JsonRunReport) -> None:
         self._line = report.line
 
     def ready(self, history: History, notes: list[str]) -> None:

@@ -15,7 +15,7 @@ from ..pack.sampling import LatentByAspect, Sampler, Scheduler
 from ..pack.understanding import Route, Understand
 from ..pack.vae import VAEDecode
 from .chat_history import ASSISTANT, USER, History, SavedTurn
-from .chat_lines import Message
+from .chat_lines import ChatMessage
 from .pictures import load_picture
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Session:
         self._model = model
         self._references: dict[Path, Reference] = {}
 
-    def say(self, message: Message, on_route: Callable[[bool, float | None], None] | None = None) -> Reply:
+    def say(self, message: ChatMessage, on_route: Callable[[bool, float | None], None] | None = None) -> Reply:
         """Paint or answer, and save both turns.
 
         Args:
@@ -109,12 +109,12 @@ class Session:
         self.history = History(old.root, None, old.model)
         self.attached.clear()
 
-    def _check(self, message: Message) -> None:
+    def _check(self, message: ChatMessage) -> None:
         from ...uniworld_core import Conversation, Turn
 
         Conversation([Turn(USER, message.text)])
 
-    def _reply(self, message: Message, pictures: list[Image.Image], on_route: Any) -> Reply:
+    def _reply(self, message: ChatMessage, pictures: list[Image.Image], on_route: Any) -> Reply:
         from ...uniworld_core import Conversation, Turn
 
         settings, history = self.settings, self.history

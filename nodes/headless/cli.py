@@ -28,7 +28,7 @@ from .output_folder import check_writable, open_output, preview_folder
 from .problems import one_of, shown
 from .prompt_choices import SEED_HELP
 from .registry import Registry, load_registry
-from .report import JsonReport, Report, never_failing
+from .report import JsonRunReport, RunReport, never_failing
 from .serve.command import serve
 from .serve.config import add_options
 from .validate import validate_prompt
@@ -41,7 +41,7 @@ EPILOG = "Exit codes: 0 done, 1 the run failed or was interrupted, 2 bad usage o
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code. With --json, the last line on standard output tells how it ended."""
-    report = JsonReport(sys.stdout, debug="--debug" in argv)
+    report = JsonRunReport(sys.stdout, debug="--debug" in argv)
     try:
         arguments = build_parser().parse_args(argv)
     except UsageError as error:
@@ -68,7 +68,7 @@ def _with_output(code: int, arguments: argparse.Namespace) -> int:
     return FAILED if code == DONE and output_is_result else code
 
 
-def _ended(sentence: str, event: str, arguments: argparse.Namespace, report: JsonReport) -> int:
+def _ended(sentence: str, event: str, arguments: argparse.Namespace, report: JsonRunReport) -> int:
     """Tell that a command could not be ended as it should; gives the exit code."""
     if arguments.debug and sys.exc_info()[0] is not KeyboardInterrupt:
         traceback.print_exc()
@@ -188,7 +188,7 @@ def _run(arguments: argparse.Namespace) -> int:
         plain.memory = ModelMemory(default_budget())
         workflow = read_workflow(find_workflow(arguments.workflow), registry)
         told = _apply(workflow, registry, arguments)
-        report = arguments.report if arguments.json else Report(out, workflow.prompt)
+        report = arguments.report if arguments.json else RunReport(out, workflow.prompt)
         checked = validate_prompt(workflow.prompt, registry)
         for note in told + checked.notes:
             report.note(note)

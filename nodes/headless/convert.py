@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
-from .editor_graph import SUBGRAPH_INPUT, Scope, all_scopes, is_off, open_graph
+from .editor_graph import SUBGRAPH_INPUT, GraphScope, all_scopes, is_off, open_graph
 from .editor_nodes import GET, REROUTE, SET, Infos, Node, Nodes, read_nodes
 from .primitives import apply_primitives, read_primitives
 from .promoted import fill_in
@@ -49,7 +49,7 @@ class Value:
 class Place:
     """A node where it is used."""
 
-    scope: Scope
+    scope: GraphScope
     node: Node
 
     @property
@@ -65,14 +65,14 @@ class Opened:
         nodes: of every graph, by its identity.
     """
 
-    root: Scope
-    scopes: list[Scope]
+    root: GraphScope
+    scopes: list[GraphScope]
     nodes: dict[int, Nodes]
 
-    def of(self, scope: Scope) -> Nodes:
+    def of(self, scope: GraphScope) -> Nodes:
         return self.nodes[id(scope.graph)]
 
-    def place(self, scope: Scope, node_id: str) -> Place | None:
+    def place(self, scope: GraphScope, node_id: str) -> Place | None:
         node = self.of(scope).by_id.get(node_id)
         return None if node is None else Place(scope, node)
 
@@ -143,7 +143,7 @@ def _open(workflow: dict[str, Any], infos: Infos) -> Opened:
     return Opened(root, scopes, nodes)
 
 
-def _read(scope: Scope, infos: Infos, nodes: dict[int, Nodes]) -> Nodes:
+def _read(scope: GraphScope, infos: Infos, nodes: dict[int, Nodes]) -> Nodes:
     for node_id, node in scope.graph.nodes.items():
         if not is_off(node) and node["type"].startswith(("workflow>", "workflow/")):
             raise UniWorldError(
@@ -246,7 +246,7 @@ def source_of(opened: Opened, place: Place, slot: int) -> Output | Value | None:
     return None
 
 
-def _outside(opened: Opened, scope: Scope) -> Place | None:
+def _outside(opened: Opened, scope: GraphScope) -> Place | None:
     """The node that opens this subgraph, in its own graph."""
     return None if scope.parent is None else opened.place(scope.parent, scope.path[-1])
 
@@ -271,7 +271,7 @@ def _setter(opened: Opened, place: Place) -> Place | None:
     """The SetNode of the name that a GetNode asks for: in its own graph, else in those around it, else anywhere."""
     name = _variable(place.node)
     around = []
-    scope: Scope | None = place.scope
+    scope: GraphScope | None = place.scope
     while scope is not None:
         around.append(scope)
         scope = scope.parent

@@ -72,7 +72,7 @@ class Graph:
 
 
 @dataclass
-class Scope:
+class GraphScope:
     """A graph at one place where it is used.
 
     Attributes:
@@ -83,8 +83,8 @@ class Scope:
 
     path: tuple[str, ...]
     graph: Graph
-    parent: Scope | None = None
-    children: dict[str, Scope] = field(default_factory=dict)
+    parent: GraphScope | None = None
+    children: dict[str, GraphScope] = field(default_factory=dict)
 
     def full_id(self, node_id: str) -> str:
         """The id a node has in API form: `6:2` is node 2 of the subgraph that node 6 opens."""
@@ -105,7 +105,7 @@ def is_off(node: dict[str, Any]) -> bool:
     return node.get("mode") in (MUTED, BYPASSED)
 
 
-def open_graph(workflow: dict[str, Any], is_class: Callable[[str], bool] = lambda _: False) -> Scope:
+def open_graph(workflow: dict[str, Any], is_class: Callable[[str], bool] = lambda _: False) -> GraphScope:
     """Read a workflow in editor form.
 
     Args:
@@ -116,7 +116,7 @@ def open_graph(workflow: dict[str, Any], is_class: Callable[[str], bool] = lambd
     """
     workflow, definitions = with_unique_ids(workflow, _definitions(workflow))
     graphs: dict[str, Graph] = {}
-    root = Scope((), _graph(workflow, "the workflow"))
+    root = GraphScope((), _graph(workflow, "the workflow"))
     pending = [(root, frozenset[str]())]
     count = len(root.graph.nodes)
     while pending:
@@ -138,7 +138,7 @@ def open_graph(workflow: dict[str, Any], is_class: Callable[[str], bool] = lambd
                 )
             if kind not in graphs:
                 graphs[kind] = _graph(definitions[kind], name)
-            child = Scope((*scope.path, node_id), graphs[kind], scope)
+            child = GraphScope((*scope.path, node_id), graphs[kind], scope)
             scope.children[node_id] = child
             count += len(child.graph.nodes)
             if count > MAX_NODES:
@@ -147,7 +147,7 @@ def open_graph(workflow: dict[str, Any], is_class: Callable[[str], bool] = lambd
     return root
 
 
-def _no_definition(scope: Scope, node_id: str, node: dict[str, Any]) -> str:
+def _no_definition(scope: GraphScope, node_id: str, node: dict[str, Any]) -> str:
     title = f" '{node['title']}'" if isinstance(node.get("title"), str) and node["title"] else ""
     return (
         f"Node {scope.full_id(node_id)}{title} is a subgraph, but the workflow does not contain its definition "
@@ -155,7 +155,7 @@ def _no_definition(scope: Scope, node_id: str, node: dict[str, Any]) -> str:
     )
 
 
-def all_scopes(root: Scope) -> list[Scope]:
+def all_scopes(root: GraphScope) -> list[GraphScope]:
     """The scope and all that are opened in it, each before its children."""
     found = [root]
     for scope in found:

@@ -30,7 +30,7 @@ _CHECK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedPicture:
     """Frames (B, H, W, 3) in 0..1 and masks (B, H, W) of a picture file, and what is wrong with it, if anything."""
 
     image: torch.Tensor
@@ -38,7 +38,7 @@ class Loaded:
     warning: str
 
 
-def load_picture(path: Path, check: Callable[[], None] | None = None) -> Loaded:
+def load_picture(path: Path, check: Callable[[], None] | None = None) -> LoadedPicture:
     """Read a picture file as ComfyUI's LoadImage does.
 
     The frames are turned upright by their EXIF data, and their transparency becomes masks: 1 where nothing is seen;
@@ -59,7 +59,7 @@ def load_picture(path: Path, check: Callable[[], None] | None = None) -> Loaded:
                 continue
             frames.append(pixels)
             alphas.append(file.guarded(lambda frame=frame: _alpha(frame)))  # type: ignore[misc]
-        return Loaded(_stacked(frames), _masks(alphas, frames[0].shape[:2]), file.warning)
+        return LoadedPicture(_stacked(frames), _masks(alphas, frames[0].shape[:2]), file.warning)
 
 
 def load_channel(path: Path, channel: str, check: Callable[[], None] | None = None) -> tuple[torch.Tensor, str]:

@@ -41,7 +41,7 @@ def _paths(ui: dict[str, list[Any]], saved: bool) -> list[str]:
     ]
 
 
-class Report:
+class RunReport:
     """Progress bars on standard error; pictures' paths and nodes' texts on standard output."""
 
     def __init__(self, out: TextIO, prompt: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ class Report:
         self._bars: dict[str, Any] = {}
         self._shown_at: dict[str, str] = {}  # nodes of the workflow, for nodes that it does not hold
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> RunReport:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -117,7 +117,7 @@ class Report:
 LAST_EVENTS = frozenset({"result", "valid", "invalid", "error"})
 
 
-class JsonReport:
+class JsonRunReport:
     """One JSON object per line: `{"event": ..., ...}` with the data of ComfyUI's events, and at last one of `LAST_EVENTS`.
 
     Attributes:
@@ -128,7 +128,7 @@ class JsonReport:
         self._out, self._debug = out, debug
         self.ended = False
 
-    def __enter__(self) -> JsonReport:
+    def __enter__(self) -> JsonRunReport:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -48,7 +48,7 @@ class Validation:
 
 
 @dataclass
-class _Check:
+class _PromptCheck:
     registry: Registry
     prompt: dict[str, Any]
     problems: dict[str, list[Problem]] = field(default_factory=dict)
@@ -78,7 +78,7 @@ def validate_prompt(prompt: Any, registry: Registry, only: Iterable[str] | None 
     problems = _structure_problems(prompt, registry)
     if problems:
         return _refused("invalid_prompt", problems[0].error["message"], problems, prompt)
-    check = _Check(registry, _normal_copy(prompt))
+    check = _PromptCheck(registry, _normal_copy(prompt))
     wanted = None if only is None else set(only)
     outputs = [
         node_id for node_id in prompt if check.schema(node_id).is_output and (wanted is None or node_id in wanted)
@@ -137,7 +137,7 @@ def _normal_copy(prompt: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _reachable(check: _Check, outputs: list[str]) -> list[str]:
+def _reachable(check: _PromptCheck, outputs: list[str]) -> list[str]:
     seen = dict.fromkeys(outputs)
     stack = list(outputs)
     while stack:
@@ -148,7 +148,7 @@ def _reachable(check: _Check, outputs: list[str]) -> list[str]:
     return [node_id for node_id in check.prompt if node_id in seen]
 
 
-def _node_problems(check: _Check, node_id: str) -> list[Problem]:
+def _node_problems(check: _PromptCheck, node_id: str) -> list[Problem]:
     inputs, schema, node = check.prompt[node_id]["inputs"], check.schema(node_id), check.node(node_id)
     problems: list[Problem] = []
     received_types: dict[str, Any] = {}
@@ -177,7 +177,7 @@ def _node_problems(check: _Check, node_id: str) -> list[Problem]:
 _HELPER_INPUTS = frozenset({"upload", "choose file to upload", "control_after_generate", "control_filter_list"})
 
 
-def _unknown_inputs(check: _Check, node_id: str) -> list[str]:
+def _unknown_inputs(check: _PromptCheck, node_id: str) -> list[str]:
     """A note for each input that the node class does not have."""
     schema, given = check.schema(node_id), check.prompt[node_id]["inputs"]
     known = list(schema.inputs)
@@ -194,14 +194,14 @@ def _unknown_inputs(check: _Check, node_id: str) -> list[str]:
     return notes
 
 
-def _link_source(check: _Check, value: list[Any]) -> tuple[str, NodeSchema] | None:
+def _link_source(check: _PromptCheck, value: list[Any]) -> tuple[str, NodeSchema] | None:
     """Class name and schema of the node a link comes from; None if there is no such node."""
     if not is_link(value) or value[0] not in check.prompt:
         return None
     return check.prompt[value[0]]["class_type"], check.schema(value[0])
 
 
-def _cycles(check: _Check, outputs: list[str]) -> list[list[str]]:
+def _cycles(check: _PromptCheck, outputs: list[str]) -> list[list[str]]:
     """One cycle of links for each way back that a walk from the outputs meets; iterative, as graphs can be deep."""
     cycles: list[list[str]] = []
     done: set[str] = set()
@@ -231,7 +231,7 @@ def _cycles(check: _Check, outputs: list[str]) -> list[list[str]]:
     return cycles
 
 
-def _cycle_problem(check: _Check, cycle: list[str]) -> Problem:
+def _cycle_problem(check: _PromptCheck, cycle: list[str]) -> Problem:
     # Links are followed against their direction, so the data runs the other way round.
     first, *others = cycle
     way = " → ".join([first, *(reversed(others) if len(others) < 20 else ["..."]), first])
@@ -240,7 +240,7 @@ def _cycle_problem(check: _Check, cycle: list[str]) -> Problem:
     return check.node(first).problem("dependency_cycle", "Dependency cycle detected", way, sentence, extra)
 
 
-def _result(check: _Check, outputs: list[str], notes: list[str]) -> Validation:
+def _result(check: _PromptCheck, outputs: list[str], notes: list[str]) -> Validation:
     bad: dict[str, list[str]] = {}
     if check.problems:
         bad = {output: [n for n in _reachable(check, [output]) if n in check.problems] for output in outputs}

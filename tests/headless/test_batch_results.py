@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from uniworld.nodes.headless import batch_results
 from uniworld.nodes.headless.batch_results import DONE, ERROR, INTERRUPTED, LOST, STARTED, Outcome, Results
-from uniworld.nodes.headless.batch_rows import Row
+from uniworld.nodes.headless.batch_rows import BatchRow
 
-ROWS = [Row("a", 1, folder="a"), Row("b/c", 2, folder="b_c"), Row("d", 3, folder="d")]
+ROWS = [BatchRow("a", 1, folder="a"), BatchRow("b/c", 2, folder="b_c"), BatchRow("d", 3, folder="d")]
 
 
 class Killed(BaseException):

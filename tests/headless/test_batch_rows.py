@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from uniworld.nodes.headless import batch_rows
-from uniworld.nodes.headless.batch_rows import BadRows, Row, apply_row, check_rows, hash_rows, read_rows
+from uniworld.nodes.headless.batch_rows import BadRows, BatchRow, apply_row, check_rows, hash_rows, read_rows
 from uniworld.nodes.headless.workflow_file import Workflow
 
 
@@ -26,7 +26,7 @@ PICTURE = {"1": node("LoadImage", image="none.png"), "2": node("Show", value=["1
 
 @pytest.fixture
 def read(tmp_path):
-    def read(content: Any) -> list[Row]:
+    def read(content: Any) -> list[BatchRow]:
         path = tmp_path / "rows.jsonl"
         if isinstance(content, list):
             content = "\n".join(json.dumps(row) for row in content)
@@ -103,7 +103,7 @@ IDS = [
 
 @given(ids=st.lists(st.text(min_size=1, max_size=60).filter(str.strip) | st.sampled_from(IDS), unique=True, min_size=1))
 def test_folders_are_plain_unique_and_the_same_each_time(ids):
-    rows = batch_rows._with_folders([Row(one, 1) for one in ids])
+    rows = batch_rows._with_folders([BatchRow(one, 1) for one in ids])
     names = [row.folder for row in rows]
     assert len({name.casefold() for name in names}) == len(ids)
     for name in names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from uniworld.nodes.headless.chat_lines import Command, Message, parse_line
+from uniworld.nodes.headless.chat_lines import ChatCommand, ChatMessage, parse_line
 
 
 def find(name: str) -> Path:
@@ -16,7 +16,7 @@ def find(name: str) -> Path:
 
 def said(line: str, attached: int = 0) -> tuple[str, list[str]]:
     message = parse_line(line, find, attached)
-    assert isinstance(message, Message)
+    assert isinstance(message, ChatMessage)
     assert message.paint is None
     return message.text, [path.as_posix() for path in message.pictures]
 
@@ -66,13 +66,13 @@ def test_a_named_picture_that_is_not_there(line: str) -> None:
     [
         ("", None),
         ("  \n", None),
-        ("/undo", Command("/undo")),
-        ("/exit", Command("/quit")),
-        ("/image 'my cat.png'", Command("/image", "my cat.png")),
-        ("/image my\\ cat.png", Command("/image", "my cat.png")),
-        ("/seed 5 ", Command("/seed", "5")),
-        ("/paint a dog", Message("a dog", (), True)),
-        ("/ask what is in cat.png?", Message("what is in the picture?", (Path("cat.png"),), False)),
+        ("/undo", ChatCommand("/undo")),
+        ("/exit", ChatCommand("/quit")),
+        ("/image 'my cat.png'", ChatCommand("/image", "my cat.png")),
+        ("/image my\\ cat.png", ChatCommand("/image", "my cat.png")),
+        ("/seed 5 ", ChatCommand("/seed", "5")),
+        ("/paint a dog", ChatMessage("a dog", (), True)),
+        ("/ask what is in cat.png?", ChatMessage("what is in the picture?", (Path("cat.png"),), False)),
     ],
 )
 def test_commands(line: str, asked: object) -> None:
@@ -87,8 +87,8 @@ def test_commands_that_cannot_be_are_explained(line: str) -> None:
 
 def test_objects_of_programs() -> None:
     line = '{"text": "What is in x.png?", "images": ["a.png"]}'
-    assert parse_line(line, find, objects=True) == Message("What is in x.png?", (Path("a.png"),))
-    assert parse_line('{"text": "red"}', find, objects=True) == Message("red")
+    assert parse_line(line, find, objects=True) == ChatMessage("What is in x.png?", (Path("a.png"),))
+    assert parse_line('{"text": "red"}', find, objects=True) == ChatMessage("red")
     for broken in ('{"text": ', '{"text": 3}', '{"images": "a.png"}', '{"images": [1]}'):
         with pytest.raises(ValueError, match="text"):
             parse_line(broken, find, objects=True)

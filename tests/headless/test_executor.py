@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from uniworld.nodes import host
 from uniworld.nodes.headless.executor import Executor
-from uniworld.nodes.headless.report import JsonReport, Report
+from uniworld.nodes.headless.report import JsonRunReport, RunReport
 from uniworld.nodes.headless.validate import validate_prompt
 
 
@@ -464,8 +464,8 @@ def test_a_warning_reaches_the_user_once_in_every_form(run, registry, monkeypatc
     [(_, data)] = [(name, data) for name, data in events if name == "warning"]
     assert (data["node"], data["message"]) == ("1", "The oven is lukewarm.")
     out = io.StringIO()
-    Report(out, prompt).event("warning", data)
-    JsonReport(out).event("warning", data)
+    RunReport(out, prompt).event("warning", data)
+    JsonRunReport(out).event("warning", data)
     assert capsys.readouterr().err.count("lukewarm") == 2
     assert json.loads(out.getvalue())["message"] == "The oven is lukewarm."
     with pytest.warns(UserWarning, match="lukewarm"):

@@ -23,7 +23,7 @@ import pytest
 from uniworld.nodes import host
 from uniworld.nodes.headless import folders
 from uniworld.nodes.headless.registry import Registry, load_registry
-from uniworld.nodes.headless.serve.config import Config
+from uniworld.nodes.headless.serve.config import ServerConfig
 
 try:
     import aiohttp
@@ -130,7 +130,7 @@ class Live:
     """A running server."""
 
     def __init__(
-        self, config: Config, registry: Registry, limit: int | None = None, times: type[Times] | None = None
+        self, config: ServerConfig, registry: Registry, limit: int | None = None, times: type[Times] | None = None
     ) -> None:
         self.config, self._limit, self._times = config, limit, times or Times
         self.server = open_server(config, registry)
@@ -226,10 +226,10 @@ def wait_for(found: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 
 @pytest.fixture
-def config(tmp_path: Path, frontend: Path) -> Config:
+def config(tmp_path: Path, frontend: Path) -> ServerConfig:
     for name in ("input", "output", "temp"):
         (tmp_path / name).mkdir()
-    return Config(
+    return ServerConfig(
         port=0,
         models=tmp_path / "models",
         input=tmp_path / "input",
@@ -241,7 +241,7 @@ def config(tmp_path: Path, frontend: Path) -> Config:
 
 
 @pytest.fixture
-def start(config: Config, registry: Registry) -> Iterator[Callable[..., Live]]:
+def start(config: ServerConfig, registry: Registry) -> Iterator[Callable[..., Live]]:
     """Start servers with changed options; those still running are stopped after the test."""
     before, running = folders.current(), []
 

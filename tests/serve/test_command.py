@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from uniworld.__main__ import main
 from uniworld.nodes.headless.serve import command
-from uniworld.nodes.headless.serve.config import Config, add_options, parse_bytes, read_config
+from uniworld.nodes.headless.serve.config import ServerConfig, add_options, parse_bytes, read_config
 from uniworld.nodes.headless.serve.temp_folder import held_temp, make_temp
 
 
@@ -105,8 +105,8 @@ def test_a_models_folder_that_is_none_and_an_address_that_is_none_are_sentences(
     assert "an address of this computer with --listen" in capsys.readouterr().err
 
 
-def config_of(folder: Path) -> Config:
-    made = Config(
+def config_of(folder: Path) -> ServerConfig:
+    made = ServerConfig(
         input=folder / "input",
         output=folder / "output",
         temp=folder / "temp",

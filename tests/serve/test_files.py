@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from uniworld.nodes.headless.serve import decoding, routes_files
-from uniworld.nodes.headless.serve.config import Config, Limits
+from uniworld.nodes.headless.serve.config import RequestLimits, ServerConfig
 from uniworld.nodes.headless.serve.temp_folder import _OURS, empty_temp
 
 TRICKS = [
@@ -290,7 +290,7 @@ def test_an_upload_does_not_leave_its_folder(folders_with_secret, tmp_path, tric
 
 
 def test_uploads_have_a_limit(start):
-    live = start(limits=dataclasses.replace(Limits(), upload_bytes=1000))
+    live = start(limits=dataclasses.replace(RequestLimits(), upload_bytes=1000))
     assert live.upload("a.png", b"x" * 3_000_000).status == 413
 
 
@@ -359,14 +359,14 @@ def test_few_pictures_are_decoded_at_once(live, monkeypatch):
     assert most == decoding.THREADS
 
 
-def config_with_previews(base) -> Config:
+def config_with_previews(base) -> ServerConfig:
     (base / "temp" / "deep").mkdir(parents=True)
     (base / "kept").mkdir()
     for name in ("temp/a.png", "temp/deep/b.png", "kept/c.png"):
         (base / name).write_bytes(png())
     (base / "temp" / "link").symlink_to(base / "kept")
     (base / "temp" / "deep" / "link").symlink_to(base / "kept")
-    return Config(
+    return ServerConfig(
         input=base / "input", output=base / "output", temp=base / "temp", user=base / "user", models=base / "models"
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from uniworld.nodes.headless.serve.config import Limits
+from uniworld.nodes.headless.serve.config import RequestLimits
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def test_a_job_has_its_graph_and_outputs(live, graphs):
 
 
 def test_limits_of_graph_queue_and_body(start, config):
-    live = start(limits=dataclasses.replace(Limits(), nodes=3, waiting=1, json_bytes=5000, ids=2))
+    live = start(limits=dataclasses.replace(RequestLimits(), nodes=3, waiting=1, json_bytes=5000, ids=2))
     many = {str(n): node("Paint", steps=1, seed=n) for n in range(4)}
     assert live.post("/prompt", {"prompt": many}).status == 413
     assert live.post("/prompt", {"prompt": paint(1), "extra_data": {"x": "x" * 6000}}).status == 413

@@ -21,7 +21,7 @@ from uniworld.__main__ import main
 from uniworld.training import cli, convert, run
 from uniworld.training.config import Config
 from uniworld.training.config_file import config_from_dict, load_config, parse_toml, to_toml
-from uniworld.training.loop import Result
+from uniworld.training.loop import TrainingResult
 from uniworld.training.parallel import RunFailed
 from uniworld.training.shapes import nano
 from uniworld.uniworld_core import UniWorld
@@ -161,7 +161,7 @@ def test_bad_usage_is_exit_code_2_and_a_sentence(command: Command, config_file: 
 def test_what_fails_while_it_runs_is_exit_code_1(
     command: Command, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> Result:
+    def fail(*_: object) -> TrainingResult:
         raise RunFailed("The loss at step 7 is not finite.")
 
     monkeypatch.setattr(run, "train", fail)
@@ -180,7 +180,7 @@ def test_data_and_a_model_that_cannot_be_used_are_exit_code_2(
 def test_an_unforeseen_error_is_one_line_and_a_traceback_only_on_request(
     command: Command, config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: object) -> Result:
+    def fail(*_: object) -> TrainingResult:
         raise RuntimeError("gone")
 
     monkeypatch.setattr(run, "train", fail)
@@ -193,7 +193,7 @@ def test_an_unforeseen_error_is_one_line_and_a_traceback_only_on_request(
 def test_a_run_that_was_stopped_is_exit_code_1_and_says_how_to_go_on(
     command: Command, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "train", lambda *_: Result(steps=7, loss=1.0, skipped=0, interrupted=True))
+    monkeypatch.setattr(run, "train", lambda *_: TrainingResult(steps=7, loss=1.0, skipped=0, interrupted=True))
     code, out, err = command("train", config_file)
     assert (code, out) == (1, "")
     assert "Stopped after step 7 and kept a checkpoint; the same command goes on from it." in err
@@ -203,7 +203,7 @@ def test_of_several_processes_only_the_first_speaks_and_errors_tell_whose_they_a
     command: Command, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(run, "train", lambda *_: Result(steps=2, loss=1.0, skipped=0, interrupted=False))
+    monkeypatch.setattr(run, "train", lambda *_: TrainingResult(steps=2, loss=1.0, skipped=0, interrupted=False))
     assert command("train", config_file) == (0, "", "")
     assert command("train", "nowhere.toml")[2].startswith("process 1: ")
 

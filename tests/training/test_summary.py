@@ -12,7 +12,7 @@ from PIL import Image
 from uniworld.training.config import Config
 from uniworld.training.config_file import config_from_dict, parse_toml
 from uniworld.training.data.published import PublishedSamples
-from uniworld.training.summary import Summary, estimate_memory, summarize
+from uniworld.training.summary import RunSummary, estimate_memory, summarize
 from uniworld.training.trainable import PARTS
 from uniworld.uniworld_core.loading import weights
 
@@ -41,7 +41,7 @@ def config(**sections: dict) -> Config:
     )
 
 
-def summary(samples: PublishedSamples, processes: int = 1, **sections: dict) -> Summary:
+def summary(samples: PublishedSamples, processes: int = 1, **sections: dict) -> RunSummary:
     return summarize(config(**sections), Path("runs/a"), samples, processes)
 
 

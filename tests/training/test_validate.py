@@ -11,7 +11,7 @@ from uniworld.training.config import ValidationPrompt, ValidationSettings
 from uniworld.training.encode import Encoder, EncodeSettings
 from uniworld.training.step import StepSettings, Trainee
 from uniworld.training.trainable import set_trainable
-from uniworld.training.validate import Row, Validation, contact_sheet
+from uniworld.training.validate import SheetRow, Validator, contact_sheet
 from uniworld.uniworld_core import UniWorld
 
 SETTINGS = ValidationSettings(
@@ -38,8 +38,8 @@ def fresh() -> UniWorld:
 
 
 def test_a_prompt_is_painted_as_the_model_itself_paints_it(fresh: UniWorld) -> None:
-    validation = Validation(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
-    painted = validation.paint(trainee_of(fresh))
+    validator = Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
+    painted = validator.paint(trainee_of(fresh))
     refs = fresh.reference([Image.open("photo.png")])
     options = {"height": 32, "width": 32, "steps": 2}
     for latent, (prompt, given) in zip(painted, (("A red circle.", None), ("Make it blue.", refs))):
@@ -48,8 +48,8 @@ def test_a_prompt_is_painted_as_the_model_itself_paints_it(fresh: UniWorld) -> N
 
 
 def test_the_sheet_shows_references_and_what_was_painted(fresh: UniWorld, tmp_path: Path) -> None:
-    validation = Validation(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
-    validation.write(validation.paint(trainee_of(fresh)), tmp_path / "validation" / "step.png")
+    validator = Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
+    validator.write(validator.paint(trainee_of(fresh)), tmp_path / "validation" / "step.png")
     with Image.open(tmp_path / "validation" / "step.png") as sheet:
         assert sheet.size == (2 * 264 + 8, 2 * 288)
         assert sheet.getpixel((8 + 128, 288 + 16 + 8 + 128)) == (200, 30, 30)
@@ -58,17 +58,17 @@ def test_the_sheet_shows_references_and_what_was_painted(fresh: UniWorld, tmp_pa
 
 def test_the_next_sheet_shows_what_was_learned(fresh: UniWorld) -> None:
     trainee = trainee_of(fresh)
-    validation = Validation(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
-    before, again = validation.paint(trainee), validation.paint(trainee)
+    validator = Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
+    before, again = validator.paint(trainee), validator.paint(trainee)
     assert all(torch.equal(one, other) for one, other in zip(before, again))
     with torch.no_grad():
         trainee.projectors.denoise_projector[2].bias.add_(1.0)
-    assert not any(torch.equal(one, other) for one, other in zip(before, validation.paint(trainee)))
+    assert not any(torch.equal(one, other) for one, other in zip(before, validator.paint(trainee)))
 
 
 def test_painting_leaves_the_model_trainable(fresh: UniWorld) -> None:
     trainee = trainee_of(fresh)
-    Validation(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS).paint(trainee)
+    Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS).paint(trainee)
     weight = trainee.projectors.denoise_projector[0].weight
     weight.sum().backward()
     assert weight.grad is not None
@@ -76,7 +76,7 @@ def test_painting_leaves_the_model_trainable(fresh: UniWorld) -> None:
 
 def test_bfloat16_paints_with_float32_weights_among_it() -> None:
     half = UniWorld.from_pretrained("tiny", dtype=torch.bfloat16)
-    painted = Validation(Encoder(half, EncodeSettings(area=32 * 32)), SETTINGS).paint(trainee_of(half))
+    painted = Validator(Encoder(half, EncodeSettings(area=32 * 32)), SETTINGS).paint(trainee_of(half))
     assert all(torch.isfinite(latent).all() for latent in painted)
 
 
@@ -94,24 +94,24 @@ def test_a_prompt_that_cannot_be_painted_is_told_at_the_start(
     fresh: UniWorld, prompts: tuple[ValidationPrompt, ...], words: str
 ) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
-        Validation(Encoder(fresh, EncodeSettings(area=32 * 32)), ValidationSettings(prompts=prompts, size=32))
+        Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), ValidationSettings(prompts=prompts, size=32))
     assert words in str(caught.value)
 
 
 def test_without_prompts_nothing_is_read_painted_or_written(fresh: UniWorld, tmp_path: Path) -> None:
-    validation = Validation(Encoder(fresh, EncodeSettings()), ValidationSettings())
+    validator = Validator(Encoder(fresh, EncodeSettings()), ValidationSettings())
     assert not {"understanding", "siglip", "dit"} & set(vars(fresh))
-    latents = validation.paint(trainee_of(fresh))
-    validation.write(latents, tmp_path / "sheet.png")
+    latents = validator.paint(trainee_of(fresh))
+    validator.write(latents, tmp_path / "sheet.png")
     assert latents == []
     assert not (tmp_path / "sheet.png").exists()
 
 
 def test_the_parts_that_read_prompts_do_not_stay_in_memory(fresh: UniWorld) -> None:
-    Validation(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
+    Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
     assert not {"understanding", "siglip", "text"} & set(vars(fresh))
 
 
 def test_long_and_foreign_prompts_stay_on_the_sheet() -> None:
-    row = Row("Füge 一只猫 " + "very " * 200, (), Image.new("RGB", (5, 9)))
+    row = SheetRow("Füge 一只猫 " + "very " * 200, (), Image.new("RGB", (5, 9)))
     assert contact_sheet([row, row]).size == (272, 576)

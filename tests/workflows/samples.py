@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from uniworld.training.shapes.figure import Figure
-from uniworld.training.shapes.tasks import Task
+from uniworld.training.shapes.tasks import ShapesTask
 from uniworld.training.shapes.world import SIDE, Ground, Object, Scene
 from uniworld.uniworld_core.perception.tasks import instruction
 
@@ -45,10 +45,10 @@ class Sample:
         then: of a conversation, the next turn: a question about what was painted.
     """
 
-    task: Task
+    task: ShapesTask
     seed: int = 0
     subject: str = ""
-    then: Task | None = None
+    then: ShapesTask | None = None
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -56,19 +56,19 @@ class Sample:
         return tuple(next(name for name, scene in PICTURES.items() if scene == seen) for seen in self.task.before)
 
 
-def _swap(kind: str, prompt: str, old: Object, **new: str) -> Task:
+def _swap(kind: str, prompt: str, old: Object, **new: str) -> ShapesTask:
     made = replace(old, **new)
-    return Task(kind, prompt, (SHAPES,), SHAPES.swapped(old, made), old, made)
+    return ShapesTask(kind, prompt, (SHAPES,), SHAPES.swapped(old, made), old, made)
 
 
-def _compose(prompt: str, subject: Object, place: str) -> Task:
+def _compose(prompt: str, subject: Object, place: str) -> ShapesTask:
     made = replace(subject, place=place)
-    return Task("compose", prompt, (SHAPES, MORE_SHAPES), SHAPES.with_object(made), subject, made)
+    return ShapesTask("compose", prompt, (SHAPES, MORE_SHAPES), SHAPES.with_object(made), subject, made)
 
 
 def _map(name: str, kind: str, seed: int = 0, scene: Scene = SHAPES, subject: Object | None = None) -> Sample:
     words = f"{subject.colour} {subject.shape}" if subject else ""
-    return Sample(Task(kind, instruction(name, words), (scene,), None, subject), seed, words)
+    return Sample(ShapesTask(kind, instruction(name, words), (scene,), None, subject), seed, words)
 
 
 PAIR = Scene(
@@ -77,7 +77,7 @@ PAIR = Scene(
 # By the workflow's name. The words are those that nano was trained on (training/shapes/prompts.py, questions.py).
 SAMPLES = {
     "text_to_image": Sample(
-        Task(
+        ShapesTask(
             "text_to_image",
             "A picture of a large yellow star at the top and a large blue circle at the bottom on a navy background.",
             (),
@@ -95,11 +95,13 @@ SAMPLES = {
         ),
     ),
     "understand": Sample(
-        Task("question", "Where is the green triangle?", (SHAPES,), None, TRIANGLE, None, "bottom left", "position")
+        ShapesTask(
+            "question", "Where is the green triangle?", (SHAPES,), None, TRIANGLE, None, "bottom left", "position"
+        )
     ),
     "chat": Sample(
         _swap("recolour", "Make the red circle purple.", CIRCLE, colour="purple"),
-        then=Task(
+        then=ShapesTask(
             "question",
             "What color is the circle?",
             (SHAPES.swapped(CIRCLE, replace(CIRCLE, colour="purple")),),
@@ -111,7 +113,7 @@ SAMPLES = {
         ),
     ),
     "auto_route": Sample(
-        Task("remove", "Remove the green triangle.", (SHAPES,), SHAPES.without(TRIANGLE), TRIANGLE),
+        ShapesTask("remove", "Remove the green triangle.", (SHAPES,), SHAPES.without(TRIANGLE), TRIANGLE),
     ),
     "edit_with_mask": Sample(_swap("recolour", "Make the green triangle yellow.", TRIANGLE, colour="yellow")),
     "perception_canny": _map("canny", "edge"),

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from uniworld.training.shapes import draw
 from uniworld.training.shapes.judge import judge, judge_answer
 from uniworld.training.shapes.masks import overlap
-from uniworld.training.shapes.tasks import Task
+from uniworld.training.shapes.tasks import ShapesTask
 from uniworld.training.shapes.world import UNITS
 from workflows.samples import SAMPLES, SIDE
 
@@ -31,7 +31,7 @@ SAME_KIND = {
 }
 
 
-def right(task: Task, file: Path) -> None:
+def right(task: ShapesTask, file: Path) -> None:
     """The picture is what the task asks for."""
     with Image.open(file) as picture:
         assert picture.size == (SIDE, SIDE)

@@ -24,7 +24,7 @@ _WAITING = 8
 
 
 @dataclass(frozen=True)
-class Summary:
+class DataSummary:
     """What is in the data.
 
     Attributes:
@@ -53,7 +53,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Report:
+class DataReport:
     """What `check` found.
 
     Attributes:
@@ -62,7 +62,7 @@ class Report:
     """
 
     problems: tuple[str, ...]
-    summary: Summary
+    summary: DataSummary
 
     def to_json(self) -> dict[str, Any]:
         """Problems and summary as plain JSON values."""
@@ -103,7 +103,7 @@ def check(
     ratios: str = "any_11ratio",
     workers: int = 4,
     progress: Callable[[int], None] | None = None,
-) -> Report:
+) -> DataReport:
     """Read a list or a folder of shards, all annotations and all their pictures.
 
     Args:
@@ -126,7 +126,7 @@ def check(
         try:
             lines, problems = read_list(data)
         except BadData as error:
-            return Report(tuple(error.problems), Summary())
+            return DataReport(tuple(error.problems), DataSummary())
         found = _in_list(data, lines, seen)
 
     def look(item: Sample | str) -> tuple[Sample | str, _Finding]:
@@ -143,7 +143,7 @@ def check(
             progress(done)
     if not seen.paintings and not problems:
         problems.append(f"{data.name}: no annotation is a painting, so there is nothing to train on.")
-    return Report(tuple(problems), seen.summary(len(lines), masks))
+    return DataReport(tuple(problems), seen.summary(len(lines), masks))
 
 
 @dataclass
@@ -166,8 +166,8 @@ class _Seen:
             self.references[len(sample.references)] += 1
             self.sizes[found.size] += 1
 
-    def summary(self, lines: int, masks: bool) -> Summary:
-        return Summary(
+    def summary(self, lines: int, masks: bool) -> DataSummary:
+        return DataSummary(
             lines=lines,
             annotations=self.annotations,
             understanding=self.annotations - self.paintings,

@@ -14,9 +14,9 @@ from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.sampling import flow
-from .claims_exam import EXPORTED, Exam, kept_marks, marks_of
+from .claims_exam import EXPORTED, Exam, kept_scores, scores_of
 from .claims_report import ClaimsReport, need_matplotlib, write_report
-from .claims_rule import Marks
+from .claims_rule import TaskScores
 from .claims_train import NO_SIGLIP_TRUNK, STAGE1_TRUNK, STAGE2_TRUNK, VARIANTS, Runs, Variant
 from .jobs import Job, Progress, do_jobs
 
@@ -73,9 +73,11 @@ def check_claims(
         runs.make_data(processes, progress or _silent)
         _do_missing(runs, exam, seeds, processes, progress)
         shutil.rmtree(runs.folder / EXPORTED, ignore_errors=True)
-        marks: Marks = {variant: {seed: marks_of(runs, variant, seed, exam) for seed in seeds} for variant in VARIANTS}
+        scores: TaskScores = {
+            variant: {seed: scores_of(runs, variant, seed, exam) for seed in seeds} for variant in VARIANTS
+        }
         report = ClaimsReport(
-            marks,
+            scores,
             stage1_steps=runs.stage1_steps,
             trunk_steps=trunk_steps,
             steps=steps,
@@ -89,9 +91,9 @@ def check_claims(
 
 
 def _do_missing(runs: Runs, exam: Exam, seeds: Sequence[int], processes: int, progress: Progress | None) -> None:
-    """Train and examine every variant of which no marks are kept."""
+    """Train and examine every variant of which no scores are kept."""
     pairs = [(seed, variant) for seed in seeds for variant in VARIANTS]
-    missing = [(seed, variant) for seed, variant in pairs if kept_marks(runs, variant, seed, exam) is None]
+    missing = [(seed, variant) for seed, variant in pairs if kept_scores(runs, variant, seed, exam) is None]
     if processes > 1:
         do_jobs(_jobs(runs, exam, missing), processes, partial(_told, progress or _silent))
         return
@@ -104,7 +106,7 @@ def _do(runs: Runs, variant: Variant, seed: int, exam: Exam, progress: Progress 
         if progress is not None:
             progress(f"seed {seed}: {variant.label}", done, total, {})
 
-    marks_of(runs, variant, seed, exam, told, train_bar=progress is not None)
+    scores_of(runs, variant, seed, exam, told, train_bar=progress is not None)
 
 
 def _jobs(runs: Runs, exam: Exam, missing: Sequence[tuple[int, Variant]]) -> list[Job]:

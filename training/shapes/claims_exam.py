@@ -18,7 +18,7 @@ from .claims_train import KINDS, Runs, Variant
 from .exam import examine
 from .oracle import pixels
 from .report import Examined
-from .tasks import EDITS, Task
+from .tasks import EDITS, ShapesTask
 
 EXPORTED = "exported"  # a folder of checkpoints that are being examined
 # Of the picture. An object takes at most a tenth of it, and a new ground or style changes more than an eighth: the
@@ -27,7 +27,7 @@ SMALL = 1 / 8
 
 
 @dataclass(frozen=True)
-class Mark:
+class TaskScore:
     """How one task was done.
 
     Attributes:
@@ -57,51 +57,51 @@ class Exam:
     device: str
 
 
-def marks_of(
+def scores_of(
     runs: Runs,
     variant: Variant,
     seed: int,
     exam: Exam,
     progress: Callable[[int, int], None] | None = None,
     train_bar: bool = False,
-) -> tuple[Mark, ...]:
-    """The marks of a variant on the tasks of a seed: read, or trained, examined and kept.
+) -> tuple[TaskScore, ...]:
+    """The scores of a variant on the tasks of a seed: read, or trained, examined and kept.
 
     Args:
         progress: told how many of how many tasks are done.
         train_bar: show the training's own bar on a terminal.
     """
-    found = kept_marks(runs, variant, seed, exam)
+    found = kept_scores(runs, variant, seed, exam)
     if found is None:
         file = _file(runs, variant, seed)
         run = runs.train(variant, seed, train_bar)
-        found = tuple(map(mark, _examined(runs, variant, run, seed, exam, progress)))
+        found = tuple(map(score, _examined(runs, variant, run, seed, exam, progress)))
         whole = {"settings": _settings(exam, seed), "marks": [asdict(one) for one in found]}
         write_whole(file, json.dumps(whole).encode())
     return found
 
 
-def mark(one: Examined) -> Mark:
+def score(one: Examined) -> TaskScore:
     verdict = one.verdict
-    return Mark(one.task.kind, edited_share(one.task), verdict.right, verdict.kept, verdict.psnr)
+    return TaskScore(one.task.kind, edited_share(one.task), verdict.right, verdict.kept, verdict.psnr)
 
 
-def edited_share(task: Task) -> float:
+def edited_share(task: ShapesTask) -> float:
     """How much of the first reference the target changes, 0 to 1."""
     assert task.target is not None
     return float((pixels(task.references[0]) != pixels(task.target)).any(-1).mean())
 
 
-def is_small(one: Mark) -> bool:
+def is_small(one: TaskScore) -> bool:
     return one.kind in EDITS and one.edited <= SMALL
 
 
-def is_large(one: Mark) -> bool:
+def is_large(one: TaskScore) -> bool:
     return one.kind in EDITS and one.edited > SMALL
 
 
-def kept_marks(runs: Runs, variant: Variant, seed: int, exam: Exam) -> tuple[Mark, ...] | None:
-    """The marks that an examination left; None if there are none, or none of this examination.
+def kept_scores(runs: Runs, variant: Variant, seed: int, exam: Exam) -> tuple[TaskScore, ...] | None:
+    """The scores that an examination left; None if there are none, or none of this examination.
 
     Raises:
         UniWorldError: the file is damaged.
@@ -111,7 +111,7 @@ def kept_marks(runs: Runs, variant: Variant, seed: int, exam: Exam) -> tuple[Mar
         return None
     try:
         whole = json.loads(file.read_text(encoding="utf-8"))
-        return tuple(Mark(**one) for one in whole["marks"]) if whole["settings"] == _settings(exam, seed) else None
+        return tuple(TaskScore(**one) for one in whole["marks"]) if whole["settings"] == _settings(exam, seed) else None
     except (ValueError, KeyError, TypeError) as error:
         raise UniWorldError(f"'{file}' is damaged ({error}): delete it, and the run is examined again.") from error
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...uniworld_core.errors import UniWorldError
 from ..data.files import write_whole
 from .claims_exam import SMALL
-from .claims_rule import GROUPS, LEAST_SEEDS, MEASURES, RIGHT, Claim, Comparison, Marks, Measure, claims_of
+from .claims_rule import GROUPS, LEAST_SEEDS, MEASURES, RIGHT, Claim, Comparison, Measure, TaskScores, claims_of
 from .claims_train import FULL, KINDS, NO_SIGLIP, PUBLISHED_WEIGHT, RAW, SCHEDULE, STAGE1_ALONE, WEIGHTS, Variant
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ _WIDTH = 120  # of the page's lines
 
 @dataclass(frozen=True)
 class ClaimsReport:
-    """The marks of all variants, and the lengths they were made with (see `check_claims`)."""
+    """The scores of all variants, and the lengths they were made with (see `check_claims`)."""
 
-    marks: Marks
+    scores: TaskScores
     stage1_steps: int
     trunk_steps: int
     steps: int
@@ -44,11 +44,11 @@ class ClaimsReport:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return tuple(self.marks[FULL])
+        return tuple(self.scores[FULL])
 
     @cached_property
     def claims(self) -> tuple[Claim, ...]:
-        return claims_of(self.marks)
+        return claims_of(self.scores)
 
     def text(self) -> str:
         """The page, as Markdown."""
@@ -66,14 +66,14 @@ class ClaimsReport:
             variant.name: {
                 group: {measure.name: self.values(variant, measure, group) for measure in MEASURES} for group in GROUPS
             }
-            for variant in self.marks
+            for variant in self.scores
         }
         claims = [_claim_numbers(claim) for claim in self.claims]
         return json.dumps({"settings": settings, "claims": claims, "variants": variants}, indent=1) + "\n"
 
     def values(self, variant: Variant, measure: Measure, group: str = "all") -> list[float | None]:
         """A measure of a variant on some tasks, by seed."""
-        return [measure.of([one for one in some if GROUPS[group](one)]) for some in self.marks[variant].values()]
+        return [measure.of([one for one in some if GROUPS[group](one)]) for some in self.scores[variant].values()]
 
     def _summary(self) -> str:
         rows = [(str(number), claim.sentence, f"**{claim.verdict}**") for number, claim in enumerate(self.claims, 1)]
@@ -100,7 +100,7 @@ class ClaimsReport:
         )
 
     def _examination(self) -> str:
-        some = next(iter(self.marks[FULL].values()))
+        some = next(iter(self.scores[FULL].values()))
         small, large = (sum(map(GROUPS[group], some)) for group in ("small edits", "large edits"))
         return (
             f"Every variant does {self.count} held-out tasks of each of {len(KINDS)} kinds ({', '.join(KINDS)}) in "
@@ -120,7 +120,7 @@ class ClaimsReport:
         heads = ("variant", *(measure.name + ("" if group == "all" else f", {group}") for measure, group in columns))
         rows = [
             (variant.label, *(spread(self.values(variant, *column), column[0]) for column in columns))
-            for variant in self.marks
+            for variant in self.scores
         ]
         return f"## All numbers\n\nThe mean over the seeds (smallest to largest).\n\n{_table([heads, *rows])}"
 

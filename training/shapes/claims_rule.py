@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from .claims_exam import Mark, is_large, is_small
+from .claims_exam import TaskScore, is_large, is_small
 from .claims_train import FULL, NO_SIGLIP, RAW, STAGE1_ALONE, WEIGHTS, Variant
 
 LEAST_SEEDS = 3
@@ -16,8 +16,8 @@ _ENDS = 0.02  # a share this near to none or all
 
 Outcome = Literal["higher", "lower", "no clear difference", "too few seeds", "not measured"]
 
-# {variant: {seed: its marks}}
-Marks = Mapping[Variant, Mapping[int, Sequence[Mark]]]
+# {variant: {seed: its scores}}
+TaskScores = Mapping[Variant, Mapping[int, Sequence[TaskScore]]]
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,26 @@ class Measure:
     """A mean over tasks, of shares or of dB."""
 
     name: str
-    value: Callable[[Mark], float | None]
+    value: Callable[[TaskScore], float | None]
     is_share: bool = True
 
-    def of(self, marks: Sequence[Mark]) -> float | None:
+    def of(self, scores: Sequence[TaskScore]) -> float | None:
         """The mean over the tasks that have it; None if none has."""
-        known = [value for value in map(self.value, marks) if value is not None]
+        known = [value for value in map(self.value, scores) if value is not None]
         return fmean(known) if known else None
 
 
-RIGHT = Measure("tasks done right", lambda mark: float(mark.right))
-KEPT = Measure("objects kept", lambda mark: mark.kept)
-PSNR = Measure("PSNR of the untouched area", lambda mark: mark.psnr, is_share=False)
+RIGHT = Measure("tasks done right", lambda score: float(score.right))
+KEPT = Measure("objects kept", lambda score: score.kept)
+PSNR = Measure("PSNR of the untouched area", lambda score: score.psnr, is_share=False)
 MEASURES = (RIGHT, KEPT, PSNR)
 
-# {which tasks: whether a mark is of them}
-GROUPS: dict[str, Callable[[Mark], bool]] = {"all": lambda mark: True, "small edits": is_small, "large edits": is_large}
+# {which tasks: whether a score is of them}
+GROUPS: dict[str, Callable[[TaskScore], bool]] = {
+    "all": lambda score: True,
+    "small edits": is_small,
+    "large edits": is_large,
+}
 
 
 @dataclass(frozen=True)
@@ -120,12 +124,12 @@ class Claim:
         return "the other way round" if set(outcomes) == {"lower"} else "does not hold"
 
 
-def claims_of(marks: Marks) -> tuple[Claim, ...]:
-    """The paper's claims, of the marks of all variants on the tasks of the same seeds."""
+def claims_of(scores: TaskScores) -> tuple[Claim, ...]:
+    """The paper's claims, of the scores of all variants on the tasks of the same seeds."""
 
     def compared(ours: Variant, theirs: Variant, measures: Sequence[Measure], group: str = "all") -> list[Comparison]:
         sides = [
-            [[one for one in some if GROUPS[group](one)] for some in marks[side].values()] for side in (ours, theirs)
+            [[one for one in some if GROUPS[group](one)] for some in scores[side].values()] for side in (ours, theirs)
         ]
         return [Comparison(measure, group, *(tuple(map(measure.of, side)) for side in sides)) for measure in measures]
 

@@ -28,7 +28,7 @@ from ...uniworld_core.errors import UniWorldError
 from ..data.annotations import IMAGE_MARK, PAINT_MARK
 from ..data.files import PARTIAL, cannot_write, write_whole
 from .split import Split, check_split
-from .tasks import KINDS, Task, any_kind, make_task
+from .tasks import KINDS, ShapesTask, any_kind, make_task
 from .world import SIDE, check_side
 
 LIST = "data.txt"
@@ -100,7 +100,7 @@ def write_dataset(
     return done
 
 
-def task_number(number: int, settings: _Settings) -> Task:
+def task_number(number: int, settings: _Settings) -> ShapesTask:
     """The task of that number: the same whatever was made before it."""
     rng = np.random.default_rng([settings.seed, _SPLITS.index(settings.split), number])
     return make_task(any_kind(rng, settings.kinds), rng, settings.split, settings.side)
@@ -163,7 +163,7 @@ def _write_block(folder: Path, settings: _Settings, numbers: range) -> list[list
     return rows
 
 
-def _annotation(number: int, task: Task, names: list[str]) -> dict[str, Any]:
+def _annotation(number: int, task: ShapesTask, names: list[str]) -> dict[str, Any]:
     marks = IMAGE_MARK * len(task.before)
     answer = PAINT_MARK if task.answer is None else task.answer
     turns = [{"from": "human", "value": f"{marks}{task.prompt}"}, {"from": "gpt", "value": answer}]

@@ -20,9 +20,9 @@ from ...uniworld_core.images.pictures import to_bytes
 from ...uniworld_core.prompts.reference import Reference
 from ...uniworld_core.sampling import flow
 from .judge import judge, judge_answer
-from .report import Examined, Report
+from .report import Examined, ExamReport
 from .split import Split
-from .tasks import KINDS, Task, make_task
+from .tasks import KINDS, ShapesTask, make_task
 from .verdict import Verdict
 from .world import SIDE
 
@@ -30,7 +30,7 @@ from .world import SIDE
 ANSWER_TOKENS = 8
 
 
-def exam_tasks(kind: str, count: int, seed: int = 0, split: Split = "test", side: int = SIDE) -> list[Task]:
+def exam_tasks(kind: str, count: int, seed: int = 0, split: Split = "test", side: int = SIDE) -> list[ShapesTask]:
     """The tasks of one kind: more of them begin with the same ones, whatever other kinds are examined."""
     stream = [seed, KINDS.index(kind)] if kind in KINDS else [seed]
     return [make_task(kind, np.random.default_rng([*stream, number]), split, side) for number in range(count)]
@@ -49,7 +49,7 @@ def examine(
     split: Split = "test",
     side: int = SIDE,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Report:
+) -> ExamReport:
     """Let a model do tasks, and judge them.
 
     Args:
@@ -82,7 +82,7 @@ def examine(
         **{"count": count, "seed": seed, "split": split, "side": side, "steps": steps, "guidance": guidance},
         **{"siglip": use_siglip, "t5": use_t5, "dtype": str(model.dtype).removeprefix("torch.")},
     }
-    return Report(settings, tuple(examined))
+    return ExamReport(settings, tuple(examined))
 
 
 def examine_vae(
@@ -93,7 +93,7 @@ def examine_vae(
     batch: int = 20,
     split: Split = "test",
     side: int = SIDE,
-) -> Report:
+) -> ExamReport:
     """Judge the right pictures themselves, encoded and decoded: no model paints better than its VAE lets it.
 
     Args:
@@ -115,7 +115,7 @@ def examine_vae(
                 decoded = _pictures(vae.decode(vae.encode(torch.from_numpy(pictures).float() / 255)))
             examined += [Examined(task, judge(task, picture), picture) for task, picture in zip(some, decoded)]
     settings = {"examined": "the VAE alone", "count": count, "seed": seed, "split": split, "side": side}
-    return Report(settings, tuple(examined))
+    return ExamReport(settings, tuple(examined))
 
 
 def _check(kinds: Sequence[str], count: int, batch: int, seed: int, known: Sequence[str] = KINDS) -> None:
@@ -131,7 +131,7 @@ def _check(kinds: Sequence[str], count: int, batch: int, seed: int, known: Seque
 
 def _examine_some(
     model: UniWorld,
-    tasks: Sequence[Task],
+    tasks: Sequence[ShapesTask],
     seeds: Sequence[int],
     steps: int,
     guidance: float,
@@ -149,7 +149,7 @@ def _examine_some(
 
 def _paint(
     model: UniWorld,
-    tasks: Sequence[Task],
+    tasks: Sequence[ShapesTask],
     references: Sequence[list[Reference]],
     seeds: Sequence[int],
     steps: int,
@@ -168,7 +168,7 @@ def _pictures(image_BHW3: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(picture_HW3.numpy()) for picture_HW3 in to_bytes(image_BHW3).cpu()]
 
 
-def _answer(model: UniWorld, tasks: Sequence[Task], references: Sequence[list[Reference]]) -> list[Examined]:
+def _answer(model: UniWorld, tasks: Sequence[ShapesTask], references: Sequence[list[Reference]]) -> list[Examined]:
     answers = model.understand([task.prompt for task in tasks], list(references), max_new_tokens=ANSWER_TOKENS)
     examined = []
     for task, answer in zip(tasks, answers):
@@ -178,7 +178,9 @@ def _answer(model: UniWorld, tasks: Sequence[Task], references: Sequence[list[Re
     return examined
 
 
-def _route(model: UniWorld, tasks: Sequence[Task], references: Sequence[list[Reference]]) -> list[bool] | list[None]:
+def _route(
+    model: UniWorld, tasks: Sequence[ShapesTask], references: Sequence[list[Reference]]
+) -> list[bool] | list[None]:
     """Whether each task was sent the right way; None where the checkpoint has no routing head."""
     if model.understanding.task_head is None:
         return [None] * len(tasks)

@@ -19,7 +19,7 @@ from .judge_normals import judge_normals
 from .judge_pose import judge_pose
 from .masks import grow
 from .oracle import MIN_FIT, Found, FoundObject, Pixels, covered_by, find, pixels
-from .tasks import Task
+from .tasks import ShapesTask
 from .verdict import Verdict
 from .world import UNITS, Object, Scene
 
@@ -36,7 +36,7 @@ _MAP_JUDGES = {
 __all__ = ["Verdict", "judge", "judge_answer"]
 
 
-def judge(task: Task, painted: Image.Image) -> Verdict:
+def judge(task: ShapesTask, painted: Image.Image) -> Verdict:
     """Hold a painted picture against what the task demands.
 
     Args:
@@ -62,12 +62,12 @@ def judge(task: Task, painted: Image.Image) -> Verdict:
     return _judge_scene(task, task.after, picture_HW3)
 
 
-def judge_answer(task: Task, answer: str) -> bool:
+def judge_answer(task: ShapesTask, answer: str) -> bool:
     """Whether an answer in words is the right one, but for capitals, blanks and a full stop."""
     return answer.strip().rstrip(".").strip().lower() == task.answer
 
 
-def _judge_scene(task: Task, wanted: Scene, picture_HW3: Pixels) -> Verdict:
+def _judge_scene(task: ShapesTask, wanted: Scene, picture_HW3: Pixels) -> Verdict:
     """A picture of a scene. Only what the words leave open, the exact spot of what is new, may differ."""
     loose = wanted.objects if task.kind == "text_to_image" else ()
     if task.kind in ("add", "compose"):
@@ -77,7 +77,7 @@ def _judge_scene(task: Task, wanted: Scene, picture_HW3: Pixels) -> Verdict:
     return replace(verdict, psnr=untouched_psnr(task, picture_HW3))
 
 
-def _judge_marks(task: Task, picture_HW3: Pixels) -> Verdict:
+def _judge_marks(task: ShapesTask, picture_HW3: Pixels) -> Verdict:
     """A mark over a picture of which the rest has to stay as it was."""
     assert task.subject is not None
     scene = task.before[0]
@@ -171,7 +171,7 @@ def _least_error(picture_HW3: Pixels, drawn_HW3: draw.Array) -> float:
     return min(float(np.abs(shown_hw3 - drawn_hw3).mean()) for shown_hw3 in moved)
 
 
-def untouched_psnr(task: Task, picture_HW3: Pixels) -> float | None:
+def untouched_psnr(task: ShapesTask, picture_HW3: Pixels) -> float | None:
     """PSNR in dB over the part of the first reference that an edit has to leave as it is; None if there is none.
 
     What is new may lie anywhere at its place, so it is left out where it lies.

@@ -33,7 +33,7 @@ MIN_PART = 10  # pixels of a part of a mark
 
 
 @dataclass(frozen=True)
-class Mark:
+class FoundMark:
     """A mark found over a picture: where it is, where it should be, and what is wrong with it."""
 
     marked: Mask
@@ -84,7 +84,7 @@ def _misplaced(scene: Scene, gray_HW: np.ndarray) -> float:
     return float((wrong_HW & ~grow(rims_HW, 2)).mean())
 
 
-def judge_segment(scene: Scene, subject: Object, picture_HW3: Pixels) -> Mark:
+def judge_segment(scene: Scene, subject: Object, picture_HW3: Pixels) -> FoundMark:
     """The subject, and nothing else, under the translucent mark."""
     scene = replace(scene, side=UNITS)
     wanted_HW = draw.visible_masks(scene)[scene.objects.index(subject)]
@@ -105,10 +105,10 @@ def judge_segment(scene: Scene, subject: Object, picture_HW3: Pixels) -> Mark:
         reasons.append(f"only {100 * covered:.0f}% of the subject is marked")
     if not all(of_subject):
         reasons.append("something else than the subject is marked")
-    return Mark(marked_HW, wanted_HW, iou, tuple(reasons))
+    return FoundMark(marked_HW, wanted_HW, iou, tuple(reasons))
 
 
-def judge_box(scene: Scene, subject: Object, picture_HW3: Pixels) -> Mark:
+def judge_box(scene: Scene, subject: Object, picture_HW3: Pixels) -> FoundMark:
     """One box of the mark's colour around the subject."""
     scene = replace(scene, side=UNITS)
     left, top, right, bottom = draw.box_around(scene, subject)
@@ -119,7 +119,7 @@ def judge_box(scene: Scene, subject: Object, picture_HW3: Pixels) -> Mark:
     areas = np.bincount(labels_HW.ravel())
     areas[0] = 0
     if areas.max() < MIN_PART:
-        return Mark(lines_HW, wanted_HW, 0.0, ("no box is drawn",))
+        return FoundMark(lines_HW, wanted_HW, 0.0, ("no box is drawn",))
     box_HW = labels_HW == areas.argmax()
     rows, columns = np.nonzero(box_HW)
     inside = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
@@ -133,7 +133,7 @@ def judge_box(scene: Scene, subject: Object, picture_HW3: Pixels) -> Mark:
         reasons.append("the mark is not the outline of a box")
     if (areas >= MIN_PART).sum() > 1:
         reasons.append("more than one box is drawn")
-    return Mark(lines_HW, wanted_HW, iou, tuple(reasons))
+    return FoundMark(lines_HW, wanted_HW, iou, tuple(reasons))
 
 
 def _painted(picture_HW3: Pixels, source_HW3: Pixels, strength: float) -> Mask:

@@ -13,7 +13,7 @@ QUESTION_KINDS = ("count", "colour", "position", "presence", "shape")
 
 
 @dataclass(frozen=True)
-class Question:
+class ShapesQuestion:
     """A question about a picture.
 
     Attributes:
@@ -28,13 +28,13 @@ class Question:
     subject: Object | None = None
 
 
-def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
+def questions(scene: Scene, rng: np.random.Generator) -> list[ShapesQuestion]:
     """One question of each kind that can be asked of the scene."""
     asked = (question(kind, scene, rng) for kind in QUESTION_KINDS)
     return [one for one in asked if one is not None]
 
 
-def question(kind: str, scene: Scene, rng: np.random.Generator) -> Question | None:
+def question(kind: str, scene: Scene, rng: np.random.Generator) -> ShapesQuestion | None:
     """A question of that kind, or None if the scene has nothing to ask so about."""
     if kind == "count":
         return _count(scene, rng)
@@ -46,40 +46,40 @@ def question(kind: str, scene: Scene, rng: np.random.Generator) -> Question | No
     if kind == "colour":
         words = describe(rng, subject, scene, say_colour=False).words()
         wording = pick(rng, ("What color is the {}?", "What is the color of the {}?", "Which color has the {}?"))
-        return Question(kind, wording.format(words), subject.colour, subject)
+        return ShapesQuestion(kind, wording.format(words), subject.colour, subject)
     if kind == "position":
         said = Description(subject.shape, subject.colour)
         if sum(said.matches(thing) for thing in scene.objects) != 1:
             return None
         wording = pick(rng, ("Where is the {}?", "What is the position of the {}?", "In which place is the {}?"))
-        return Question(kind, wording.format(said.words()), subject.place, subject)
+        return ShapesQuestion(kind, wording.format(said.words()), subject.place, subject)
     place = subject.place
     wording = pick(rng, ("What shape is at the {}?", "What is the shape of the object at the {}?"))
-    return Question(kind, wording.format(place), subject.shape, subject)
+    return ShapesQuestion(kind, wording.format(place), subject.shape, subject)
 
 
-def _count(scene: Scene, rng: np.random.Generator) -> Question:
+def _count(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
     wording = pick(rng, ("How many {} are there?", "Count the {}.", "How many {} are in the picture?"))
     # Half of the words are of what is there: a random colour's count would nearly always be 0.
     there = pick(rng, scene.objects) if scene.objects and rng.random() < 0.7 else None
     which = rng.random()
     if which < 0.5:
-        return Question("count", wording.format("objects"), str(len(scene.objects)))
+        return ShapesQuestion("count", wording.format("objects"), str(len(scene.objects)))
     if which < 0.75:
         said = Description(shape=there.shape if there else pick(rng, SHAPES))
         words = f"{said.shape}es" if said.shape == "cross" else f"{said.shape}s"
     else:
         said = Description(colour=there.colour if there else pick(rng, tuple(COLOURS)))
         words = f"{said.colour} objects"
-    return Question("count", wording.format(words), str(sum(said.matches(thing) for thing in scene.objects)))
+    return ShapesQuestion("count", wording.format(words), str(sum(said.matches(thing) for thing in scene.objects)))
 
 
-def _presence(scene: Scene, rng: np.random.Generator) -> Question:
+def _presence(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
     wording = pick(rng, ("Is there {}?", "Is there {} in the picture?", "Can you see {}?"))
     if scene.objects and rng.random() < 0.5:
         subject = pick(rng, scene.objects)
         words = with_article(Description(subject.shape, subject.colour).words())
-        return Question("presence", wording.format(words), "yes", subject)
+        return ShapesQuestion("presence", wording.format(words), "yes", subject)
     # Half of what is absent is nearly there: the right shape or the right colour.
     shape, colour = pick(rng, SHAPES), pick(rng, tuple(COLOURS))
     if scene.objects and rng.random() < 0.5:
@@ -87,4 +87,4 @@ def _presence(scene: Scene, rng: np.random.Generator) -> Question:
         shape, colour = (near.shape, colour) if rng.random() < 0.5 else (shape, near.colour)
     said = Description(shape, colour)
     there = any(said.matches(thing) for thing in scene.objects)
-    return Question("presence", wording.format(with_article(said.words())), "yes" if there else "no")
+    return ShapesQuestion("presence", wording.format(with_article(said.words())), "yes" if there else "no")

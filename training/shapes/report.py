@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from .tasks import EDITS, Task
+from .tasks import EDITS, ShapesTask
 from .verdict import Verdict
 
 
@@ -23,7 +23,7 @@ class Examined:
         routed_right: whether the routing head chose between painting and answering as it should; None without a head.
     """
 
-    task: Task
+    task: ShapesTask
     verdict: Verdict
     painted: Image.Image | None = None
     answer: str | None = None
@@ -68,7 +68,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Report:
+class ExamReport:
     """Everything that was examined, and by what settings."""
 
     settings: dict[str, Any]

@@ -9,14 +9,14 @@ from PIL import Image, ImageDraw
 
 from ..data.files import write_whole
 from ..lettering import fitting
-from .report import Examined, Report
+from .report import Examined, ExamReport
 
 _CELL, _GAP, _TEXT, _MARK = 96, 6, 14, 16
 _RIGHT, _WRONG = (20, 150, 40), (210, 30, 30)
 PER_KIND = 4
 
 
-def contact_sheet(report: Report, per_kind: int = PER_KIND) -> Image.Image:
+def contact_sheet(report: ExamReport, per_kind: int = PER_KIND) -> Image.Image:
     """One row for each kind: `per_kind` tasks, each as references, target and painting, ticked or crossed out.
 
     Half of the tasks shown are wrong ones where there are so many, so that what goes wrong is seen.
@@ -32,7 +32,7 @@ def contact_sheet(report: Report, per_kind: int = PER_KIND) -> Image.Image:
     return sheet
 
 
-def write_sheet(report: Report, to: Path, per_kind: int = PER_KIND) -> None:
+def write_sheet(report: ExamReport, to: Path, per_kind: int = PER_KIND) -> None:
     """Write the contact sheet as a PNG. Raises UniWorldError if it cannot be written."""
     buffer = io.BytesIO()
     contact_sheet(report, per_kind).save(buffer, "PNG")

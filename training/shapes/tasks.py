@@ -48,7 +48,7 @@ _TRIES = 20000
 
 
 @dataclass(frozen=True)
-class Task:
+class ShapesTask:
     """One task; its pictures are drawn when first asked for.
 
     Attributes:
@@ -129,7 +129,7 @@ class _Maker:
         return subject, describe(self.rng, subject, scene).words()
 
 
-def make_task(kind: str, rng: np.random.Generator, split: Split, side: int = UNITS) -> Task:
+def make_task(kind: str, rng: np.random.Generator, split: Split, side: int = UNITS) -> ShapesTask:
     """A task of that kind.
 
     Args:
@@ -158,7 +158,7 @@ def any_kind(rng: np.random.Generator, kinds: tuple[str, ...] = KINDS) -> str:
     return kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
 
 
-def _allowed(task: Task, split: Split) -> bool:
+def _allowed(task: ShapesTask, split: Split) -> bool:
     scenes = (*task.before, *([task.after] if task.after else []))
     if split == "train":
         return not any(holds_held_out(scene) for scene in scenes)
@@ -166,65 +166,67 @@ def _allowed(task: Task, split: Split) -> bool:
     return any(map(is_held_out, named)) if named else any(map(holds_held_out, scenes))
 
 
-def _text_to_image(make: _Maker) -> Task:
+def _text_to_image(make: _Maker) -> ShapesTask:
     scene = make.scene(1, 3)
-    return Task("text_to_image", say(make.rng, "text_to_image", caption=caption(scene, make.rng)), (), scene)
+    return ShapesTask("text_to_image", say(make.rng, "text_to_image", caption=caption(scene, make.rng)), (), scene)
 
 
-def _add(make: _Maker) -> Task | None:
+def _add(make: _Maker) -> ShapesTask | None:
     scene, new = make.scene(1, 3), world.random_object(make.rng, make.triple(make.rng))
     if not fits(scene, new):
         return None
     words = with_article(f"{new.size} {new.colour} {new.shape}")
-    return Task("add", say(make.rng, "add", new=words, place=new.place), (scene,), scene.with_object(new), None, new)
+    return ShapesTask(
+        "add", say(make.rng, "add", new=words, place=new.place), (scene,), scene.with_object(new), None, new
+    )
 
 
-def _remove(make: _Maker) -> Task:
+def _remove(make: _Maker) -> ShapesTask:
     scene = make.scene()
     subject, words = make.subject(scene)
-    return Task("remove", say(make.rng, "remove", subject=words), (scene,), scene.without(subject), subject)
+    return ShapesTask("remove", say(make.rng, "remove", subject=words), (scene,), scene.without(subject), subject)
 
 
-def _replace(make: _Maker) -> Task:
+def _replace(make: _Maker) -> ShapesTask:
     scene = make.scene()
     subject, words = make.subject(scene)
     shape = pick(make.rng, [shape for shape in SHAPES if shape != subject.shape])
     new = replace(subject, shape=shape, colour=pick(make.rng, tuple(COLOURS)))
     prompt = say(make.rng, "replace", subject=words, new=with_article(f"{new.colour} {new.shape}"))
-    return Task("replace", prompt, (scene,), scene.swapped(subject, new), subject, new)
+    return ShapesTask("replace", prompt, (scene,), scene.swapped(subject, new), subject, new)
 
 
-def _recolour(make: _Maker) -> Task:
+def _recolour(make: _Maker) -> ShapesTask:
     scene = make.scene()
     subject, words = make.subject(scene)
     new = replace(subject, colour=pick(make.rng, [colour for colour in COLOURS if colour != subject.colour]))
     prompt = say(make.rng, "recolour", subject=words, colour=new.colour)
-    return Task("recolour", prompt, (scene,), scene.swapped(subject, new), subject, new)
+    return ShapesTask("recolour", prompt, (scene,), scene.swapped(subject, new), subject, new)
 
 
-def _background(make: _Maker) -> Task | None:
+def _background(make: _Maker) -> ShapesTask | None:
     scene, ground = make.scene(), Ground(world.random_ground(make.rng).first)
     if ground == scene.ground:
         return None
     prompt = say(make.rng, "background", ground=ground_words(ground))
-    return Task("background", prompt, (scene,), replace(scene, ground=ground))
+    return ShapesTask("background", prompt, (scene,), replace(scene, ground=ground))
 
 
-def _extract(make: _Maker) -> Task | None:
+def _extract(make: _Maker) -> ShapesTask | None:
     scene = make.scene()
     subject, words = make.subject(scene)
     if subject.colour == "white":
         return None
     after = Scene((subject,), Ground("white"), scene.side)
-    return Task("extract", say(make.rng, "extract", subject=words), (scene,), after, subject)
+    return ShapesTask("extract", say(make.rng, "extract", subject=words), (scene,), after, subject)
 
 
-def _style(make: _Maker) -> Task:
+def _style(make: _Maker) -> ShapesTask:
     scene, detail = make.scene(), pick(make.rng, ("invert", "outline"))
-    return Task("style", say(make.rng, f"style_{detail}"), (scene,), None, detail=detail)
+    return ShapesTask("style", say(make.rng, f"style_{detail}"), (scene,), None, detail=detail)
 
 
-def _compose(make: _Maker) -> Task | None:
+def _compose(make: _Maker) -> ShapesTask | None:
     first, second = make.scene(1, 3), make.scene(1, 2)
     subject, words = make.subject(second)
     new = replace(subject, place=pick(make.rng, PLACES))
@@ -232,20 +234,20 @@ def _compose(make: _Maker) -> Task | None:
     if " at the " in words or not fits(first, new):
         return None
     prompt = say(make.rng, "compose", subject=words, place=new.place)
-    return Task("compose", prompt, (first, second), first.with_object(new), subject, new)
+    return ShapesTask("compose", prompt, (first, second), first.with_object(new), subject, new)
 
 
-def _reconstruct(make: _Maker) -> Task:
+def _reconstruct(make: _Maker) -> ShapesTask:
     scene = make.stacked() if make.rng.random() < 0.2 else make.scene()
-    return Task("reconstruct", say(make.rng, "reconstruct"), (scene,), scene)
+    return ShapesTask("reconstruct", say(make.rng, "reconstruct"), (scene,), scene)
 
 
-def _mapping(make: _Maker, kind: str) -> Task:
+def _mapping(make: _Maker, kind: str) -> ShapesTask:
     scene = make.stacked() if make.rng.random() < 0.2 else make.scene()
-    return Task(kind, say(make.rng, kind), (scene,), None)
+    return ShapesTask(kind, say(make.rng, kind), (scene,), None)
 
 
-def _mlsd(make: _Maker) -> Task | None:
+def _mlsd(make: _Maker) -> ShapesTask | None:
     # Every other scene holds something round, which the map leaves out, and each something that it does not.
     with_circle = make.rng.random() < 0.5
     task = _mapping(make, "mlsd")
@@ -253,34 +255,34 @@ def _mlsd(make: _Maker) -> Task | None:
     return task if shapes - {"circle"} and ("circle" in shapes) == with_circle else None
 
 
-def _openpose(make: _Maker) -> Task | None:
+def _openpose(make: _Maker) -> ShapesTask | None:
     count = 2 if make.rng.random() < 0.2 else 1
     scene = world.figure_scene(make.rng, count, partial(draw_combination, split=make.split), make.triple, make.side)
     if make.split == "test" and not any(map(is_held_out, scene.figures)):
         return None
     detail = f"openpose: {', '.join(person.words() for person in scene.figures)}"
-    return Task("openpose", say(make.rng, "openpose"), (scene,), None, detail=detail)
+    return ShapesTask("openpose", say(make.rng, "openpose"), (scene,), None, detail=detail)
 
 
-def _depth(make: _Maker) -> Task:
-    return Task("depth", say(make.rng, "depth"), (make.stacked(),), None)
+def _depth(make: _Maker) -> ShapesTask:
+    return ShapesTask("depth", say(make.rng, "depth"), (make.stacked(),), None)
 
 
-def _marking(make: _Maker, kind: str) -> Task:
+def _marking(make: _Maker, kind: str) -> ShapesTask:
     scene = make.scene()
     subject, words = make.subject(scene)
-    return Task(kind, say(make.rng, kind, subject=words), (scene,), None, subject)
+    return ShapesTask(kind, say(make.rng, kind, subject=words), (scene,), None, subject)
 
 
-def _question(make: _Maker) -> Task | None:
+def _question(make: _Maker) -> ShapesTask | None:
     scene = make.scene()
     asked = question(pick(make.rng, QUESTION_KINDS), scene, make.rng)
     if asked is None:
         return None
-    return Task("question", asked.prompt, (scene,), None, asked.subject, None, asked.answer, asked.kind)
+    return ShapesTask("question", asked.prompt, (scene,), None, asked.subject, None, asked.answer, asked.kind)
 
 
-_MAKERS: dict[str, Callable[[_Maker], Task | None]] = {
+_MAKERS: dict[str, Callable[[_Maker], ShapesTask | None]] = {
     "text_to_image": _text_to_image,
     "add": _add,
     "remove": _remove,

@@ -18,7 +18,7 @@ YES = "yes"
 
 
 @dataclass(frozen=True)
-class Question:
+class DPGQuestion:
     """One row of dpg_bench.csv.
 
     Attributes:
@@ -36,7 +36,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Picture:
+class CropScores:
     """Scores of one picture: of each crop, and their mean."""
 
     crops: tuple[float, ...]
@@ -47,7 +47,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Result:
+class DPGResult:
     """The table of a run.
 
     Attributes:
@@ -57,7 +57,7 @@ class Result:
         score: the DPG-Bench score, a percentage; None if no item is scored.
     """
 
-    pictures: dict[str, Picture]
+    pictures: dict[str, CropScores]
     unscored: dict[str, str]
     broad: dict[str, float]
     detailed: dict[str, float]
@@ -68,7 +68,7 @@ class Result:
 Answers = Mapping[str, Mapping[int, Sequence[str]]]
 
 
-def read_questions(rows: Sequence[Mapping[str, object]]) -> list[Question]:
+def read_questions(rows: Sequence[Mapping[str, object]]) -> list[DPGQuestion]:
     """The questions of the rows of dpg_bench.csv. Raises UniWorldError naming the row that is none."""
     made = []
     for number, row in enumerate(rows, 1):
@@ -76,7 +76,7 @@ def read_questions(rows: Sequence[Mapping[str, object]]) -> list[Question]:
             parents = tuple(int(part) for part in str(row["dependency"]).split(","))
             category = str(row["tuple"]).split("(")[0].strip()
             made.append(
-                Question(
+                DPGQuestion(
                     str(row["item_id"]),
                     int(str(row["proposition_id"])),
                     parents,
@@ -91,16 +91,16 @@ def read_questions(rows: Sequence[Mapping[str, object]]) -> list[Question]:
     return made
 
 
-def published(questions: Sequence[Question], answers: Answers) -> Result:
+def published(questions: Sequence[DPGQuestion], answers: Answers) -> DPGResult:
     """The table as the published script gives it, for the items that have answers."""
-    by_item: dict[str, dict[int, Question]] = {}
+    by_item: dict[str, dict[int, DPGQuestion]] = {}
     previous = None
     for question in questions[1:]:
         if question.item != previous:
             by_item[question.item] = {}
         by_item[question.item][question.number] = question
         previous = question.item
-    pictures: dict[str, Picture] = {}
+    pictures: dict[str, CropScores] = {}
     unscored: dict[str, str] = {}
     last: dict[str, list[float]] = {}
     for item, given in answers.items():
@@ -112,20 +112,20 @@ def published(questions: Sequence[Question], answers: Answers) -> Result:
         if isinstance(scores, Unscored):
             unscored[item] = scores.reason
             continue
-        pictures[item] = Picture(scores)
+        pictures[item] = CropScores(scores)
         for number, question in asked.items():
             last.setdefault(question.category, []).append(float(given[number][-1] == YES))
     return _result(pictures, unscored, last)
 
 
-def intended(questions: Sequence[Question], answers: Answers) -> Result:
+def intended(questions: Sequence[DPGQuestion], answers: Answers) -> DPGResult:
     """The table without the script's faults: all rows, categories over all crops, and a question counts as no only where a
     parent that it names was itself answered with no.
     """
-    by_item: dict[str, dict[int, Question]] = {}
+    by_item: dict[str, dict[int, DPGQuestion]] = {}
     for question in questions:
         by_item.setdefault(question.item, {})[question.number] = question
-    pictures: dict[str, Picture] = {}
+    pictures: dict[str, CropScores] = {}
     unscored: dict[str, str] = {}
     every: dict[str, list[float]] = {}
     for item, given in answers.items():
@@ -134,14 +134,14 @@ def intended(questions: Sequence[Question], answers: Answers) -> Result:
         if isinstance(scores, Unscored):
             unscored[item] = scores.reason
             continue
-        pictures[item] = Picture(scores)
+        pictures[item] = CropScores(scores)
         for number, question in asked.items():
             every.setdefault(question.category, []).extend(float(answer == YES) for answer in given[number])
     return _result(pictures, unscored, every)
 
 
 def _crops(
-    asked: Mapping[int, Question], given: Mapping[int, Sequence[str]], chained: bool
+    asked: Mapping[int, DPGQuestion], given: Mapping[int, Sequence[str]], chained: bool
 ) -> tuple[float, ...] | Unscored:
     """The score of each crop.
 
@@ -171,11 +171,13 @@ def _crops(
     return tuple(made)
 
 
-def _result(pictures: dict[str, Picture], unscored: dict[str, str], categories: Mapping[str, list[float]]) -> Result:
+def _result(
+    pictures: dict[str, CropScores], unscored: dict[str, str], categories: Mapping[str, list[float]]
+) -> DPGResult:
     broad: dict[str, list[float]] = {}
     for category, values in categories.items():
         broad.setdefault(category.split("-")[0].strip(), []).extend(values)
-    return Result(
+    return DPGResult(
         pictures,
         unscored,
         {name: 100 * mean(values) for name, values in broad.items()},

@@ -37,7 +37,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoredEdit:
     """One scored edit.
 
     Attributes:
@@ -130,7 +130,7 @@ def _of_bare_words(text: str) -> dict[str, Any] | None:
     return found
 
 
-def means(rows: Sequence[Row], language: str, intersection: bool = False) -> dict[str, dict[str, float]]:
+def means(rows: Sequence[ScoredEdit], language: str, intersection: bool = False) -> dict[str, dict[str, float]]:
     """{"SC", "PQ", "O": {group: mean, "average": unweighted mean of the groups}} of one language.
 
     Args:

@@ -51,7 +51,7 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GenEvalVerdict:
     """Whether a picture shows what its prompt asks for, and what is missing otherwise."""
 
     correct: bool
@@ -112,7 +112,7 @@ def judge(
     kept: Mapping[str, Sequence[Detection]],
     colors: Colors,
     rules: Rules = Rules(),
-) -> Verdict:
+) -> GenEvalVerdict:
     """Whether the objects that count are those that the prompt asks for.
 
     Args:
@@ -131,7 +131,7 @@ def judge(
         count = len(kept.get(unwanted["class"], ()))
         if count >= unwanted["count"]:
             reasons.append(f"expected {unwanted['class']}<{unwanted['count']}, found {count}")
-    return Verdict(not reasons, tuple(reasons))
+    return GenEvalVerdict(not reasons, tuple(reasons))
 
 
 def _missing(
@@ -199,7 +199,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Summary:
+class GenEvalResult:
     """The table of a run.
 
     Attributes:
@@ -216,7 +216,7 @@ class Summary:
     overall: float
 
 
-def summarize(results: Sequence[tuple[str, str, bool]]) -> Summary:
+def summarize(results: Sequence[tuple[str, str, bool]]) -> GenEvalResult:
     """The table of (tag, prompt, right) of every picture. Raises UniWorldError for none.
 
     Args:
@@ -228,7 +228,7 @@ def summarize(results: Sequence[tuple[str, str, bool]]) -> Summary:
         by_tag.setdefault(tag, []).append(correct)
         by_prompt.setdefault(prompt, []).append(correct)
     tags = {tag: mean(right) for tag, right in by_tag.items()}
-    return Summary(
+    return GenEvalResult(
         tags,
         {tag: len(right) for tag, right in by_tag.items()},
         mean(correct for _, _, correct in results),

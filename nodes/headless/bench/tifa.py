@@ -13,7 +13,7 @@ from .outcome import mean
 
 
 @dataclass(frozen=True)
-class Question:
+class TIFAQuestion:
     """One question about the picture of a caption, with the answer that is right."""
 
     caption: str
@@ -23,7 +23,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Result:
+class TIFAResult:
     """The table of a run.
 
     Attributes:
@@ -40,12 +40,12 @@ class Result:
     unscored: dict[str, str]
 
 
-def score(questions: Sequence[Question], answers: Mapping[tuple[str, str], str]) -> Result:
+def score(questions: Sequence[TIFAQuestion], answers: Mapping[tuple[str, str], str]) -> TIFAResult:
     """The table of the answers by (caption, question).
 
     A caption with a question that has no answer is unscored; the published script ends there.
     """
-    by_caption: dict[str, list[Question]] = {}
+    by_caption: dict[str, list[TIFAQuestion]] = {}
     for question in questions:
         by_caption.setdefault(question.caption, []).append(question)
     captions: dict[str, float] = {}
@@ -60,7 +60,7 @@ def score(questions: Sequence[Question], answers: Mapping[tuple[str, str], str])
         captions[caption] = mean(right)
         for question, one in zip(asked, right):
             types.setdefault(question.element_type, []).append(one)
-    return Result(
+    return TIFAResult(
         captions,
         {name: mean(values) for name, values in types.items()},
         mean(captions.values()) if captions else None,

@@ -17,18 +17,18 @@ from .. import folders
 from ..registry import Registry, load_registry
 from . import routes_editor, routes_files, routes_jobs, routes_nodes, routes_queue, routes_user
 from .clients import Clients
-from .config import Config
+from .config import ServerConfig
 from .content import open_packs
 from .forms import FORM_BYTES
 from .guard import bounded, guards
 from .metrics import Metrics
 from .openapi import describe
 from .replies import reply
-from .route import Route
+from .route import HTTPRoute
 from .server import SERVER, Server, server_of
 from .store import Store
 from .terminal import Terminal
-from .worker import Run, Worker
+from .worker import QueueWorker, Run
 
 DIED = "The server died while this prompt ran. It was not run again; queue it again to run it."
 
@@ -38,19 +38,19 @@ async def get_openapi(request: web.Request) -> web.Response:
     return reply(describe(ROUTES, package_version(), token is not None))
 
 
-ROUTES: list[Route] = [
+ROUTES: list[HTTPRoute] = [
     *routes_queue.ROUTES,
     *routes_jobs.ROUTES,
     *routes_files.ROUTES,
     *routes_nodes.ROUTES,
     *routes_user.ROUTES,
     *routes_editor.ROUTES,
-    Route("GET", "/openapi.json", get_openapi, "This description.", alias=False),
+    HTTPRoute("GET", "/openapi.json", get_openapi, "This description.", alias=False),
     *routes_editor.LAST_ROUTES,
 ]
 
 
-def open_server(config: Config, registry: Registry | None = None) -> Server:
+def open_server(config: ServerConfig, registry: Registry | None = None) -> Server:
     """The parts of a server; nothing runs yet.
 
     Args:
@@ -83,12 +83,12 @@ def open_server(config: Config, registry: Registry | None = None) -> Server:
         terminal.ended(run, state, sentence, seconds)
 
     kept = config.kept_results
-    worker = Worker(store, registry, plain, clients, terminal.event, ended, terminal.say, kept_results=kept)
+    worker = QueueWorker(store, registry, plain, clients, terminal.event, ended, terminal.say, kept_results=kept)
     packs = open_packs(config.packs)
     return Server(config, registry, plain, store, clients, worker, metrics, terminal, packs, frontend, features)
 
 
-def _open_store(config: Config) -> tuple[Store, int]:
+def _open_store(config: ServerConfig) -> tuple[Store, int]:
     """The queue, and how many prompts ran when the last server died; they are marked."""
     path = config.user / "uniworld.sqlite3"
     store = Store(path, config.history)

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from ....streams import say
 from ....uniworld_core.errors import UniWorldError
-from .config import Config, read_config
+from .config import ServerConfig, read_config
 from .temp_folder import held_temp, make_folder, make_temp
 
 NEEDED = ("aiohttp", "comfyui_frontend_package")
@@ -42,7 +42,7 @@ def serve(arguments: argparse.Namespace, out: TextIO) -> int:
     return 0
 
 
-async def _serve(config: Config, out: TextIO) -> None:
+async def _serve(config: ServerConfig, out: TextIO) -> None:
     from .app import make_app, open_server
     from .connections import Site
 
@@ -64,7 +64,7 @@ async def _serve(config: Config, out: TextIO) -> None:
             await site.stop()
 
 
-def _listener(config: Config) -> socket.socket:
+def _listener(config: ServerConfig) -> socket.socket:
     """The listening socket, opened before models are looked for, so that a taken port is told at once."""
     family = socket.AF_INET6 if ":" in config.listen else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -81,7 +81,7 @@ def _listener(config: Config) -> socket.socket:
     return listener
 
 
-def _address(config: Config, listener: socket.socket) -> str:
+def _address(config: ServerConfig, listener: socket.socket) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.listen, config.listen)
     return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{listener.getsockname()[1]}/"
 

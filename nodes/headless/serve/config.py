@@ -17,7 +17,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """Where a request is refused with a 4xx instead of being worked on."""
 
     json_bytes: int = 32 * MIB
@@ -28,7 +28,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Config:
+class ServerConfig:
     """The options of one server.
 
     Attributes:
@@ -54,7 +54,7 @@ class Config:
     kept_results: int = 0
     open_browser: bool = False
     frontend: Path | None = None
-    limits: Limits = Limits()
+    limits: RequestLimits = RequestLimits()
     hosts: tuple[str, ...] = ()
 
     @property
@@ -155,8 +155,8 @@ def _host_name(text: str) -> str:
     return name
 
 
-def read_config(arguments: argparse.Namespace) -> Config:
-    """The options as a Config.
+def read_config(arguments: argparse.Namespace) -> ServerConfig:
+    """The options as a `ServerConfig`.
 
     Raises:
         UniWorldError: options that do not go together, or are out of range.
@@ -175,7 +175,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
             f"--listen {arguments.listen} lets others reach this server, who could run workflows and read pictures. "
             "Add --token SECRET, or --no-token if you trust everyone who can reach it."
         )
-    return Config(
+    return ServerConfig(
         listen=arguments.listen,
         port=arguments.port,
         models=arguments.models,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from aiohttp import HttpVersion11, web
 
 from ....streams import say
-from .config import Config
+from .config import ServerConfig
 from .replies import Refused, refusal, refuse_announced
 from .server import server_of
 
@@ -27,7 +27,7 @@ CONTENT_POLICY = (
 )
 
 
-def guards(config: Config) -> list[Any]:
+def guards(config: ServerConfig) -> list[Any]:
     """The middlewares, the outermost first."""
     return [_errors_as_json, _only_friends(config)]
 
@@ -97,7 +97,7 @@ def _tell(request: web.Request, error: Exception) -> None:
         say("".join(traceback.format_exception(error)).rstrip())
 
 
-def _only_friends(config: Config) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _only_friends(config: ServerConfig) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         # Cookies do not tell ports apart, and two servers may run.
@@ -121,7 +121,7 @@ def _only_friends(config: Config) -> Callable[[web.Request, Handler], Awaitable[
     return check
 
 
-def _host_problem(request: web.Request, config: Config) -> str | None:
+def _host_problem(request: web.Request, config: ServerConfig) -> str | None:
     """A page elsewhere may point a name of its own at 127.0.0.1; its requests then carry that name."""
     hostname = _split(request.headers.get("Host", ""))[0].rstrip(".")
     if config.answers_to(hostname):

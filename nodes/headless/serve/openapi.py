@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .route import Route
+from .route import HTTPRoute
 
 _ERROR = {
     "type": "object",
@@ -21,7 +21,7 @@ _ERROR = {
 _EVERYWHERE = {401: "The token is missing.", 403: "Of another site."}
 
 
-def describe(routes: list[Route], version: str, with_token: bool) -> dict[str, Any]:
+def describe(routes: list[HTTPRoute], version: str, with_token: bool) -> dict[str, Any]:
     """The description of these routes, each under every path it has."""
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -40,7 +40,7 @@ def describe(routes: list[Route], version: str, with_token: bool) -> dict[str, A
     return description
 
 
-def _operation(route: Route, path: str) -> dict[str, Any]:
+def _operation(route: HTTPRoute, path: str) -> dict[str, Any]:
     named = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _names(path)]
     asked = [{"name": name, "in": "query", "schema": schema} for name, schema in route.query.items()]
     operation: dict[str, Any] = {"summary": route.summary, "responses": _responses(route)}
@@ -56,7 +56,7 @@ def _names(path: str) -> list[str]:
     return re.findall(r"\{(\w+)\}", path)
 
 
-def _responses(route: Route) -> dict[str, Any]:
+def _responses(route: HTTPRoute) -> dict[str, Any]:
     replies: dict[str, Any] = {}
     for status, text in sorted({**route.statuses, **_EVERYWHERE}.items()):
         replies[str(status)] = {"description": text}

@@ -25,7 +25,7 @@ def properties(**schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Route:
+class HTTPRoute:
     """A route of the API.
 
     Attributes:

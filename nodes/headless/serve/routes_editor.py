@@ -13,7 +13,7 @@ from ..folders import resolve_inside
 from .content import OWN_NAME, Pack, stock_template_file, stock_templates, translations
 from .files import send_own
 from .replies import Refused, read_object, reply
-from .route import BOOLEAN, STRING, Route, properties
+from .route import BOOLEAN, STRING, HTTPRoute, properties
 from .server import server_of
 
 _FOREVER = "public, max-age=31536000, immutable"  # the names of files in assets/ change with their content
@@ -163,24 +163,24 @@ async def subscribe_log(request: web.Request) -> web.Response:
 _FILE = {200: "The file.", 206: "A part.", 304: "Not changed.", 404: "No such file."}
 _SUBSCRIBE = properties(clientId=STRING, enabled=BOOLEAN)
 ROUTES = [
-    Route("GET", "/", get_page, "The editor.", alias=False),
-    Route("GET", "/ws", get_socket, "The socket: what runs, as it runs.", {"clientId": STRING},
+    HTTPRoute("GET", "/", get_page, "The editor.", alias=False),
+    HTTPRoute("GET", "/ws", get_socket, "The socket: what runs, as it runs.", {"clientId": STRING},
           statuses={101: "Open.", 400: "No WebSocket.", 503: "Too many are open."}),
-    Route("GET", "/extensions", get_extensions, "Scripts that node packs add to the editor."),
-    Route("GET", "/extensions/{pack}/{path:.+}", get_extension_file, "A pack's script or help page.", statuses=_FILE),
-    Route("GET", "/workflow_templates", get_templates, "Names of templates by node pack."),
-    Route("GET", "/workflow_templates/{pack}/{file}", get_template, "A template's graph or picture.", statuses=_FILE),
-    Route("GET", "/templates/index_logo.json", get_logos, "Logos of models' makers: none.", alias=False),
-    Route("GET", "/templates/index{rest:[^/]*}.json", get_stock_templates, "Our templates, with titles.", alias=False),
-    Route("GET", "/templates/{file}", get_stock_template, "A graph or picture of these.", statuses=_FILE, alias=False),
-    Route("GET", "/i18n", get_translations, "Node packs' texts by language."),
-    Route("GET", "/global_subgraphs", get_blueprints, "Blueprints of the node packs."),
-    Route("GET", "/global_subgraphs/{key}", get_blueprint, "One blueprint with its graph, or null."),
-    Route("GET", "/internal/logs", get_log, "The server's log as text."),
-    Route("GET", "/internal/logs/raw", get_log_lines, "The server's log by lines."),
-    Route("PATCH", "/internal/logs/subscribe", subscribe_log, "Get new lines on the socket.", body=_SUBSCRIBE,
+    HTTPRoute("GET", "/extensions", get_extensions, "Scripts that node packs add to the editor."),
+    HTTPRoute("GET", "/extensions/{pack}/{path:.+}", get_extension_file, "A pack's script or help page.", statuses=_FILE),
+    HTTPRoute("GET", "/workflow_templates", get_templates, "Names of templates by node pack."),
+    HTTPRoute("GET", "/workflow_templates/{pack}/{file}", get_template, "A template's graph or picture.", statuses=_FILE),
+    HTTPRoute("GET", "/templates/index_logo.json", get_logos, "Logos of models' makers: none.", alias=False),
+    HTTPRoute("GET", "/templates/index{rest:[^/]*}.json", get_stock_templates, "Our templates, with titles.", alias=False),
+    HTTPRoute("GET", "/templates/{file}", get_stock_template, "A graph or picture of these.", statuses=_FILE, alias=False),
+    HTTPRoute("GET", "/i18n", get_translations, "Node packs' texts by language."),
+    HTTPRoute("GET", "/global_subgraphs", get_blueprints, "Blueprints of the node packs."),
+    HTTPRoute("GET", "/global_subgraphs/{key}", get_blueprint, "One blueprint with its graph, or null."),
+    HTTPRoute("GET", "/internal/logs", get_log, "The server's log as text."),
+    HTTPRoute("GET", "/internal/logs/raw", get_log_lines, "The server's log by lines."),
+    HTTPRoute("PATCH", "/internal/logs/subscribe", subscribe_log, "Get new lines on the socket.", body=_SUBSCRIBE,
           statuses={200: "Done.", 400: "No such body.", 413: "Too large."}),
 ]  # fmt: skip
 
 # Behind all others, as it matches every path.
-LAST_ROUTES = [Route("GET", "/{path:.+}", get_static, "The editor's files.", statuses=_FILE, alias=False)]
+LAST_ROUTES = [HTTPRoute("GET", "/{path:.+}", get_static, "The editor's files.", statuses=_FILE, alias=False)]

@@ -17,7 +17,7 @@ from .files import foreign_headers, numbered, send_foreign, write_whole
 from .forms import Form, picture_name, read_form
 from .images import channel_of, check_picture, preview_of, with_alpha_of
 from .replies import Refused, reply
-from .route import STRING, Route, one_of, properties
+from .route import STRING, HTTPRoute, one_of, properties
 from .server import server_of
 
 KINDS = ("input", "output", "temp")
@@ -173,14 +173,14 @@ _MASK_FORM = {
 _KEPT = {200: "Where it lies.", 400: "No picture, or a wrong name.", 413: "Too large."}
 
 ROUTES = [
-    Route("GET", "/view", get_view, "A picture, or a smaller copy of it.",
+    HTTPRoute("GET", "/view", get_view, "A picture, or a smaller copy of it.",
           {"filename": STRING, "type": one_of(*KINDS), "subfolder": STRING, "preview": STRING,
            "channel": one_of("rgba", "rgb", "a")},
           statuses={200: "The file.", 206: "A part.", 304: "Not changed.", 400: "A wrong name.", 404: "No such file."}),
-    Route("POST", "/upload/image", post_image, "Keep a picture.", body=_FORM, body_type="multipart/form-data", statuses=_KEPT),
-    Route("POST", "/upload/mask", post_mask, "Keep a picture with a mask as its transparency.", body=_MASK_FORM,
+    HTTPRoute("POST", "/upload/image", post_image, "Keep a picture.", body=_FORM, body_type="multipart/form-data", statuses=_KEPT),
+    HTTPRoute("POST", "/upload/mask", post_mask, "Keep a picture with a mask as its transparency.", body=_MASK_FORM,
           body_type="multipart/form-data", statuses=_KEPT),
-    Route("GET", "/internal/files/{kind}", get_files, "Names in a folder, the newest first.",
+    HTTPRoute("GET", "/internal/files/{kind}", get_files, "Names in a folder, the newest first.",
           statuses={200: "Names.", 400: "No such folder."}),
-    Route("GET", "/internal/folder_paths", get_folder_paths, "Where models lie."),
+    HTTPRoute("GET", "/internal/folder_paths", get_folder_paths, "Where models lie."),
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from .replies import Refused, query_int, read_ids, read_object, reply
-from .route import INTEGER, STRING, STRINGS, Route, one_of, properties
+from .route import INTEGER, STRING, STRINGS, HTTPRoute, one_of, properties
 from .server import Server, server_of
 from .store import ERROR, INTERRUPTED, PENDING, RUNNING, SUCCESS
 
@@ -102,11 +102,11 @@ def _cancel(server: Server, job_id: str) -> bool:
 
 _ONE = {200: "The job.", 404: "No such job."}
 ROUTES = [
-    Route("GET", "/jobs", get_jobs, "A page of prompts in any state.",
+    HTTPRoute("GET", "/jobs", get_jobs, "A page of prompts in any state.",
           {"status": STRING, "workflow_id": STRING, "sort_by": one_of(*_SORTS), "sort_order": one_of("asc", "desc"),
            "limit": INTEGER, "offset": INTEGER}, statuses={200: "A page.", 400: "A wrong query."}),
-    Route("GET", "/jobs/{job_id}", get_job, "One prompt with its graph and outputs.", statuses=_ONE),
-    Route("POST", "/jobs/{job_id}/cancel", cancel_job, "Stop a prompt, or take it out of the queue.", statuses=_ONE),
-    Route("POST", "/jobs/cancel", cancel_jobs, "Stop several prompts.", body=properties(job_ids=STRINGS),
+    HTTPRoute("GET", "/jobs/{job_id}", get_job, "One prompt with its graph and outputs.", statuses=_ONE),
+    HTTPRoute("POST", "/jobs/{job_id}/cancel", cancel_job, "Stop a prompt, or take it out of the queue.", statuses=_ONE),
+    HTTPRoute("POST", "/jobs/cancel", cancel_jobs, "Stop several prompts.", body=properties(job_ids=STRINGS),
           statuses={200: "The ids of those stopped.", 400: "No such body.", 413: "Too large."}),
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from ...renamed import replacements
 from .machine import compute_devices, machine_memory
 from .metrics import CONTENT_TYPE
 from .replies import Refused, reply
-from .route import Route
+from .route import HTTPRoute
 from .server import Server, server_of
 
 # The ComfyUI whose API this is: clients choose by it what they ask for.
@@ -119,16 +119,22 @@ async def get_metrics(request: web.Request) -> web.Response:
 
 _FOLDER = {200: "Names.", 404: "No such folder."}
 ROUTES = [
-    Route("GET", "/object_info", get_object_info, "Every node: inputs, outputs, texts."),
-    Route("GET", "/object_info/{node_class}", get_object_info_of, "One node, or nothing."),
-    Route("GET", "/system_stats", get_system_stats, "Machine, versions and devices."),
-    Route("GET", "/features", get_features, "What the server can do; clients tell theirs on the socket."),
-    Route("GET", "/models", get_models, "Kinds of models."),
-    Route("GET", "/models/{folder}", get_models_in, "Models of a kind.", statuses=_FOLDER),
-    Route("GET", "/experiment/models", get_model_folders, "Kinds of models with their folders."),
-    Route("GET", "/experiment/models/{folder}", get_model_files, "Models of a kind, for the editor.", statuses=_FOLDER),
-    Route("GET", "/view_metadata/{folder}", get_view_metadata, "Metadata of a model's file.", statuses={404: "None."}),
-    Route("GET", "/embeddings", get_empty_list, "Textual inversions: none."),
-    Route("GET", "/node_replacements", get_node_replacements, "Nodes that took the place of others, by the old id."),
-    Route("GET", "/metrics", get_metrics, "Counts and times for Prometheus.", alias=False),
+    HTTPRoute("GET", "/object_info", get_object_info, "Every node: inputs, outputs, texts."),
+    HTTPRoute("GET", "/object_info/{node_class}", get_object_info_of, "One node, or nothing."),
+    HTTPRoute("GET", "/system_stats", get_system_stats, "Machine, versions and devices."),
+    HTTPRoute("GET", "/features", get_features, "What the server can do; clients tell theirs on the socket."),
+    HTTPRoute("GET", "/models", get_models, "Kinds of models."),
+    HTTPRoute("GET", "/models/{folder}", get_models_in, "Models of a kind.", statuses=_FOLDER),
+    HTTPRoute("GET", "/experiment/models", get_model_folders, "Kinds of models with their folders."),
+    HTTPRoute(
+        "GET", "/experiment/models/{folder}", get_model_files, "Models of a kind, for the editor.", statuses=_FOLDER
+    ),
+    HTTPRoute(
+        "GET", "/view_metadata/{folder}", get_view_metadata, "Metadata of a model's file.", statuses={404: "None."}
+    ),
+    HTTPRoute("GET", "/embeddings", get_empty_list, "Textual inversions: none."),
+    HTTPRoute(
+        "GET", "/node_replacements", get_node_replacements, "Nodes that took the place of others, by the old id."
+    ),
+    HTTPRoute("GET", "/metrics", get_metrics, "Counts and times for Prometheus.", alias=False),
 ]

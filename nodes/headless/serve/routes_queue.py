@@ -15,7 +15,7 @@ from aiohttp import web
 from ..renaming import rename_in_prompt
 from ..validate import Validation, validate_prompt
 from .replies import Refused, query_int, read_ids, read_object, refusal, reply
-from .route import BOOLEAN, INTEGER, OBJECT, STRING, STRINGS, Route, properties
+from .route import BOOLEAN, INTEGER, OBJECT, STRING, STRINGS, HTTPRoute, properties
 from .server import Server, server_of
 from .store import SUCCESS
 
@@ -211,16 +211,16 @@ _CHANGED = {200: "Done.", 400: "No such body.", 413: "Too large."}
 _PAGE = {200: "By prompt id.", 400: "No whole number."}
 
 ROUTES = [
-    Route("POST", "/prompt", post_prompt, "Queue a prompt.", body=_PROMPT, statuses={200: "Queued.", **_REFUSALS}),
-    Route("GET", "/prompt", get_prompt, "How many prompts wait or run."),
-    Route("GET", "/queue", get_queue, "The running prompt and those that wait."),
-    Route("POST", "/queue", post_queue, "Take prompts out of the queue.", body=_CLEARING, statuses=_CHANGED),
-    Route("GET", "/history", get_history, "Ended prompts, the oldest first.", {"max_items": INTEGER, "offset": INTEGER},
+    HTTPRoute("POST", "/prompt", post_prompt, "Queue a prompt.", body=_PROMPT, statuses={200: "Queued.", **_REFUSALS}),
+    HTTPRoute("GET", "/prompt", get_prompt, "How many prompts wait or run."),
+    HTTPRoute("GET", "/queue", get_queue, "The running prompt and those that wait."),
+    HTTPRoute("POST", "/queue", post_queue, "Take prompts out of the queue.", body=_CLEARING, statuses=_CHANGED),
+    HTTPRoute("GET", "/history", get_history, "Ended prompts, the oldest first.", {"max_items": INTEGER, "offset": INTEGER},
           statuses=_PAGE),
-    Route("GET", "/history/{prompt_id}", get_history_of, "One ended prompt, or nothing."),
-    Route("POST", "/history", post_history, "Forget ended prompts.", body=_CLEARING, statuses=_CHANGED),
-    Route("POST", "/interrupt", post_interrupt, "Stop the run in progress within a step.",
+    HTTPRoute("GET", "/history/{prompt_id}", get_history_of, "One ended prompt, or nothing."),
+    HTTPRoute("POST", "/history", post_history, "Forget ended prompts.", body=_CLEARING, statuses=_CHANGED),
+    HTTPRoute("POST", "/interrupt", post_interrupt, "Stop the run in progress within a step.",
           body=properties(prompt_id=STRING), statuses=_CHANGED),
-    Route("POST", "/free", post_free, "Let go of models and results.",
+    HTTPRoute("POST", "/free", post_free, "Let go of models and results.",
           body=properties(unload_models=BOOLEAN, free_memory=BOOLEAN), statuses=_CHANGED),
 ]  # fmt: skip

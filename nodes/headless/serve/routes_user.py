@@ -12,7 +12,7 @@ from aiohttp import web
 from ..folders import resolve_inside
 from .files import SANDBOX, send_foreign, write_whole
 from .replies import Refused, query_flag, read_body, read_json, read_object, reply
-from .route import BOOLEAN, OBJECT, STRING, Route
+from .route import BOOLEAN, OBJECT, STRING, HTTPRoute
 from .server import Server, server_of
 
 _SETTINGS = "comfy.settings.json"
@@ -199,21 +199,21 @@ _CHANGE = {200: "What is there now.", 400: "It cannot be written.", 403: "A wron
 _SET = {200: "Done.", 400: "No such body.", 413: "Too large."}
 
 ROUTES = [
-    Route("GET", "/users", get_users, "How users are kept: there is one, on the server."),
-    Route("GET", "/settings", get_settings, "All settings."),
-    Route("GET", "/settings/{key}", get_setting, "One setting, or null."),
-    Route("POST", "/settings", post_settings, "Change settings.", body=OBJECT, statuses=_SET),
-    Route("POST", "/settings/{key}", post_setting, "Change one setting.", body={}, statuses=_SET),
-    Route("GET", "/userdata", list_userdata, "Files in a folder of the user.",
+    HTTPRoute("GET", "/users", get_users, "How users are kept: there is one, on the server."),
+    HTTPRoute("GET", "/settings", get_settings, "All settings."),
+    HTTPRoute("GET", "/settings/{key}", get_setting, "One setting, or null."),
+    HTTPRoute("POST", "/settings", post_settings, "Change settings.", body=OBJECT, statuses=_SET),
+    HTTPRoute("POST", "/settings/{key}", post_setting, "Change one setting.", body={}, statuses=_SET),
+    HTTPRoute("GET", "/userdata", list_userdata, "Files in a folder of the user.",
           {"dir": STRING, "recurse": BOOLEAN, "full_info": BOOLEAN, "split": BOOLEAN},
           statuses={200: "Files.", 400: "No folder named.", 403: "A wrong name.", 404: "No such folder."}),
-    Route("GET", "/v2/userdata", list_userdata_v2, "Files and folders of the user.", {"path": STRING},
+    HTTPRoute("GET", "/v2/userdata", list_userdata_v2, "Files and folders of the user.", {"path": STRING},
           statuses={200: "Entries.", 403: "A wrong name.", 404: "No such folder."}),
-    Route("GET", "/userdata/{file}", get_userdata, "A file of the user; slashes in its name are written %2F.", statuses=_FILE),
-    Route("POST", "/userdata/{file}", post_userdata, "Keep a file.", _FLAGS, {"type": "string", "format": "binary"},
+    HTTPRoute("GET", "/userdata/{file}", get_userdata, "A file of the user; slashes in its name are written %2F.", statuses=_FILE),
+    HTTPRoute("POST", "/userdata/{file}", post_userdata, "Keep a file.", _FLAGS, {"type": "string", "format": "binary"},
           "application/octet-stream", _CHANGE),
-    Route("DELETE", "/userdata/{file}", delete_userdata, "Remove a file.",
+    HTTPRoute("DELETE", "/userdata/{file}", delete_userdata, "Remove a file.",
           statuses={204: "Removed.", 403: "A wrong name.", 404: "No such file."}),
-    Route("POST", "/userdata/{file}/move/{dest}", move_userdata, "Rename a file.", _FLAGS, statuses=_CHANGE),
-    Route("GET", "/user.css", get_user_css, "The user's own style sheet."),
+    HTTPRoute("POST", "/userdata/{file}/move/{dest}", move_userdata, "Rename a file.", _FLAGS, statuses=_CHANGE),
+    HTTPRoute("GET", "/user.css", get_user_css, "The user's own style sheet."),
 ]  # fmt: skip

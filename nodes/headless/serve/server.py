@@ -11,24 +11,24 @@ from aiohttp import web
 from ...host import PlainHost
 from ..registry import Registry
 from .clients import Clients
-from .config import Config
+from .config import ServerConfig
 from .content import Pack
 from .metrics import Metrics
 from .store import Store
 from .terminal import Terminal
-from .worker import Worker
+from .worker import QueueWorker
 
 
 @dataclass
 class Server:
     """The parts of one server; handlers reach it by `server_of(request)`."""
 
-    config: Config
+    config: ServerConfig
     registry: Registry
     host: PlainHost
     store: Store
     clients: Clients
-    worker: Worker
+    worker: QueueWorker
     metrics: Metrics
     terminal: Terminal
     packs: list[Pack]

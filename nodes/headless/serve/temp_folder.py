@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ....uniworld_core.errors import UniWorldError
 from ..durable import lock
-from .config import Config
+from .config import ServerConfig
 
 _OURS = ".made-by-uniworld-serve"  # in a temp folder that held nobody's files before
 _LOCK = ".uniworld-serve.lock"
@@ -36,7 +36,7 @@ def make_temp(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def held_temp(config: Config) -> Iterator[None]:
+def held_temp(config: ServerConfig) -> Iterator[None]:
     """Hold the folder of previews for this server, emptied of those of earlier ones.
 
     Raises:
@@ -70,7 +70,7 @@ def _lock(folder: Path) -> int | None:
     return file
 
 
-def empty_temp(config: Config) -> None:
+def empty_temp(config: ServerConfig) -> None:
     """Remove old previews, if a server made the folder and no other folder of this one is inside it. Links stay."""
     temp = config.temp.resolve()
     others = (config.input, config.output, config.user, config.models)

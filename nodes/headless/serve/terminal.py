@@ -11,7 +11,7 @@ from typing import Any
 
 from ....streams import say
 from ..problems import node_title
-from ..report import Report
+from ..report import RunReport
 from .clients import Clients
 from .worker import Run
 
@@ -28,7 +28,7 @@ class Terminal:
         self._lines: deque[dict[str, str]] = deque(maxlen=_KEPT_LINES)
         self._lock = threading.Lock()
         self._said: dict[Hashable, tuple[float, int]] = {}
-        self._bars: Report | None = None
+        self._bars: RunReport | None = None
 
     def say(self, text: str) -> None:
         """Print a line to standard error, and keep it for the editor."""
@@ -74,7 +74,7 @@ class Terminal:
         if sys.stderr is None or not sys.stderr.isatty():
             return
         if name == "execution_start":
-            self._bars = Report(sys.stderr, {node: _labelled(one) for node, one in run.accepted.prompt.items()})
+            self._bars = RunReport(sys.stderr, {node: _labelled(one) for node, one in run.accepted.prompt.items()})
         if self._bars is not None:
             self._bars.event(name, data)
 

@@ -54,7 +54,7 @@ class Run:
         return str(self.accepted.prompt[node]["class_type"])
 
 
-class Worker:
+class QueueWorker:
     """Runs what the store holds.
 
     Args:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from uniworld.nodes.headless.bench.dpg import Answers, Question, intended, published, read_questions
+from uniworld.nodes.headless.bench.dpg import Answers, DPGQuestion, intended, published, read_questions
 
 
-def answers_of(run: dict[str, Any], questions: list[Question]) -> Answers:
+def answers_of(run: dict[str, Any], questions: list[DPGQuestion]) -> Answers:
     missing, crops = run["settings"]["missing_pictures"], run["settings"]["pic_num"]
     made: dict[str, dict[int, list[str]]] = {}
     for question in questions:
@@ -43,8 +43,8 @@ def test_golden_runs_without_the_faults(golden: Any) -> None:
         assert not made.unscored
 
 
-def ask(number: int, *parents: int) -> Question:
-    return Question("a", number, parents or (0,), "entity - whole", f"Question {number}?")
+def ask(number: int, *parents: int) -> DPGQuestion:
+    return DPGQuestion("a", number, parents or (0,), "entity - whole", f"Question {number}?")
 
 
 def test_a_missing_answer_leaves_the_item_unscored() -> None:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from uniworld.nodes.headless.bench.gedit import GROUPS, Row, Scores, find_scores, means, read
+from uniworld.nodes.headless.bench.gedit import GROUPS, ScoredEdit, Scores, find_scores, means, read
 from uniworld.nodes.headless.bench.outcome import Unscored
 
 
@@ -36,9 +36,9 @@ def test_golden_items(golden: Any) -> None:
             assert made == pytest.approx(one["published"]["value"], rel=1e-9)
 
 
-def of(row: dict[str, Any]) -> Row:
+def of(row: dict[str, Any]) -> ScoredEdit:
     scores = Scores(row["sementics_score"], row["quality_score"])
-    return Row(row["group"], row["instruction_language"], row["intersection_exist"], scores)
+    return ScoredEdit(row["group"], row["instruction_language"], row["intersection_exist"], scores)
 
 
 def test_golden_tables(golden: Any) -> None:
@@ -82,5 +82,7 @@ def test_what_is_no_score_is_none_in_either_mode(reply: str, mode: Any) -> None:
 
 def test_the_overall_score_of_an_item_is_the_geometric_mean() -> None:
     assert Scores(4, 9).overall == 6
-    assert means([Row("a", "en", True, Scores(4, 9))], "en")["O"] == {"a": 6.0, "average": 6.0}
-    assert not math.isnan(means([Row("a", "en", False, Scores(4, 9))], "en", intersection=True)["O"].get("average", 0))
+    assert means([ScoredEdit("a", "en", True, Scores(4, 9))], "en")["O"] == {"a": 6.0, "average": 6.0}
+    assert not math.isnan(
+        means([ScoredEdit("a", "en", False, Scores(4, 9))], "en", intersection=True)["O"].get("average", 0)
+    )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from uniworld.nodes.headless.bench.tifa import Question, score
+from uniworld.nodes.headless.bench.tifa import TIFAQuestion, score
 
 
 def test_golden_run(golden: Any) -> None:
     run = golden("tifa")
-    questions = [Question(one["id"], one["question"], one["answer"], one["element_type"]) for one in run["questions"]]
+    questions = [
+        TIFAQuestion(one["id"], one["question"], one["answer"], one["element_type"]) for one in run["questions"]
+    ]
     answers = {}
     for key, answer in run["answers"].items():
         picture, _, text = key.partition("|")
@@ -25,9 +27,9 @@ def test_golden_run(golden: Any) -> None:
 
 def test_a_caption_with_a_missing_answer_is_unscored() -> None:
     questions = [
-        Question("a", "1?", "yes", "object"),
-        Question("a", "2?", "no", "color"),
-        Question("b", "1?", "yes", "object"),
+        TIFAQuestion("a", "1?", "yes", "object"),
+        TIFAQuestion("a", "2?", "no", "color"),
+        TIFAQuestion("b", "1?", "yes", "object"),
     ]
     made = score(questions, {("a", "1?"): "yes", ("b", "1?"): "no"})
     assert made.unscored == {"a": "1 of 2 questions have no answer"}

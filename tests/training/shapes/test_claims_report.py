@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from uniworld.training.shapes.claims_exam import SMALL, Mark, edited_share, is_large, is_small
+from uniworld.training.shapes.claims_exam import SMALL, TaskScore, edited_share, is_large, is_small
 from uniworld.training.shapes.claims_report import ClaimsReport, spread, write_report
 from uniworld.training.shapes.claims_rule import KEPT, PSNR, RIGHT, Claim, Comparison
 from uniworld.training.shapes.claims_train import FULL, RAW, VARIANTS, WEIGHTS, Variant
@@ -16,23 +16,23 @@ from uniworld.training.shapes.tasks import EDITS
 from uniworld.uniworld_core.editing.masks import WEIGHT_FUNCTIONS
 
 
-def mark(kind: str = "add", edited: float = 0.05, right: bool = True, kept: float | None = 0.9) -> Mark:
-    return Mark(kind, edited, right, kept, None if kept is None else 10 + 20 * kept)
+def score(kind: str = "add", edited: float = 0.05, right: bool = True, kept: float | None = 0.9) -> TaskScore:
+    return TaskScore(kind, edited, right, kept, None if kept is None else 10 + 20 * kept)
 
 
 def report_of(kept: Callable[[Variant, int], float], right: Callable[[Variant, int, bool], bool]) -> ClaimsReport:
-    """A report of marks made up: `kept(variant, seed)`, and `right(variant, seed, small)`."""
-    marks = {
+    """A report of scores made up: `kept(variant, seed)`, and `right(variant, seed, small)`."""
+    scores = {
         variant: {
             seed: tuple(
-                mark(kind, share, right(variant, seed, share < SMALL), kept(variant, seed)) for kind, share in SHARES
+                score(kind, share, right(variant, seed, share < SMALL), kept(variant, seed)) for kind, share in SHARES
             )
             for seed in range(3)
         }
         for variant in VARIANTS
     }
     return ClaimsReport(
-        marks,
+        scores,
         stage1_steps=400,
         trunk_steps=1500,
         steps=500,
@@ -100,11 +100,11 @@ class TestSmallAndLargeEdits:
         assert {task.kind for task, share in zip(tasks, shares) if share <= SMALL} >= {"add", "remove", "recolour"}
 
     def test_a_reconstruction_is_neither(self) -> None:
-        for one in (mark("reconstruct", edited=0.0), mark("reconstruct", edited=1.0)):
+        for one in (score("reconstruct", edited=0.0), score("reconstruct", edited=1.0)):
             assert not is_small(one)
             assert not is_large(one)
-        assert is_small(mark("add", edited=0.05))
-        assert is_large(mark("add", edited=0.5))
+        assert is_small(score("add", edited=0.05))
+        assert is_large(score("add", edited=0.5))
 
 
 class TestThePage:

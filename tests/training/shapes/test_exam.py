@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from uniworld.training.shapes.exam import exam_tasks, examine, examine_vae
-from uniworld.training.shapes.report import Examined, Report
+from uniworld.training.shapes.report import Examined, ExamReport
 from uniworld.training.shapes.sheet import contact_sheet, write_sheet
-from uniworld.training.shapes.tasks import KINDS, Task
+from uniworld.training.shapes.tasks import KINDS, ShapesTask
 from uniworld.training.shapes.verdict import Verdict
 from uniworld.uniworld_core import UniWorld
 
@@ -25,7 +25,9 @@ class Stand:
 
     checkpoint, dtype = Path("stand"), torch.float32
 
-    def __init__(self, tasks: Sequence[Task], picture: str = "target", head: bool = True, paints: bool = True) -> None:
+    def __init__(
+        self, tasks: Sequence[ShapesTask], picture: str = "target", head: bool = True, paints: bool = True
+    ) -> None:
         self.picture, self.paints = picture, paints
         # Several tasks may have one prompt; what was shown tells them apart.
         self.tasks = {self.key(task.prompt, task.references): task for task in tasks}
@@ -35,16 +37,18 @@ class Stand:
     def key(prompt: str, pictures: Sequence[Image.Image]) -> tuple[Any, ...]:
         return (prompt, *(picture.tobytes() for picture in pictures))
 
-    def known(self, prompts: Sequence[str], references: Sequence[Any]) -> list[Task]:
+    def known(self, prompts: Sequence[str], references: Sequence[Any]) -> list[ShapesTask]:
         return [self.tasks[self.key(prompt, pictures)] for prompt, pictures in zip(prompts, references)]
 
     def reference(self, pictures: list[Image.Image], use_siglip: bool) -> list[Image.Image]:
         return pictures
 
-    def encode(self, prompts: Sequence[str], references: Sequence[Any], use_t5: bool) -> list[Task]:
+    def encode(self, prompts: Sequence[str], references: Sequence[Any], use_t5: bool) -> list[ShapesTask]:
         return self.known(prompts, references)
 
-    def sample(self, tasks: list[Task], height: int, width: int, steps: int, guidance: float, seed: list[int]) -> Any:
+    def sample(
+        self, tasks: list[ShapesTask], height: int, width: int, steps: int, guidance: float, seed: list[int]
+    ) -> Any:
         assert len(seed) == len(tasks)
         pictures = [task.target if self.picture == "target" else (*task.references, task.target)[0] for task in tasks]
         return torch.tensor(np.stack([np.asarray(picture) for picture in pictures])) / 255
@@ -60,7 +64,7 @@ class Stand:
         return SimpleNamespace(paint=torch.tensor(right))
 
 
-def examined(count: int = 4, **stand: Any) -> Report:
+def examined(count: int = 4, **stand: Any) -> ExamReport:
     tasks = [task for kind in KINDS for task in exam_tasks(kind, count)]
     return examine(Stand(tasks, **stand), count, batch=3)  # type: ignore[arg-type]
 
@@ -114,7 +118,7 @@ class TestTheReport:
     def test_a_level_that_is_not_reached_says_so_with_the_number(self) -> None:
         task = exam_tasks("add", 1)[0]
         verdicts = (Verdict(True, kept=1.0, psnr=30.0), Verdict(False, ("no star",), kept=0.5, psnr=20.0))
-        report = Report({}, tuple(Examined(task, verdict) for verdict in verdicts))
+        report = ExamReport({}, tuple(Examined(task, verdict) for verdict in verdicts))
         levels = {level.name: level for level in report.levels()}
         assert levels["edits right"].value == 0.5
         assert levels["objects kept"].value == 0.75

@@ -14,7 +14,7 @@ from uniworld.training.shapes import draw, maps
 from uniworld.training.shapes.draw_figure import skeletons
 from uniworld.training.shapes.figure import ARMS, LEGS, Figure
 from uniworld.training.shapes.judge import judge
-from uniworld.training.shapes.tasks import Task, make_task
+from uniworld.training.shapes.tasks import ShapesTask, make_task
 from uniworld.training.shapes.verdict import Verdict
 from uniworld.training.shapes.world import PLACES, SHAPES, Object, Scene, fits
 
@@ -22,23 +22,23 @@ LINES = ("edge", "hed", "mlsd", "sketch")
 OF_OBJECTS = (*LINES, "normal", "depth")
 
 
-def tasks(kind: str, count: int = 20) -> list[Task]:
+def tasks(kind: str, count: int = 20) -> list[ShapesTask]:
     rng = np.random.default_rng(11)
     return [make_task(kind, rng, "test" if number % 2 else "train") for number in range(count)]
 
 
-def verdict_on(task: Task, painted: np.ndarray) -> Verdict:
+def verdict_on(task: ShapesTask, painted: np.ndarray) -> Verdict:
     return judge(task, Image.fromarray(painted.clip(0, 255).astype(np.uint8)))
 
 
-def wrong(task: Task, painted: np.ndarray) -> Verdict:
+def wrong(task: ShapesTask, painted: np.ndarray) -> Verdict:
     verdict = verdict_on(task, painted)
     assert not verdict.right, (task.prompt, task.before)
     assert verdict.reasons
     return verdict
 
 
-def scene_of(task: Task) -> Scene:
+def scene_of(task: ShapesTask) -> Scene:
     return task.before[0]
 
 
@@ -156,7 +156,7 @@ class TestNormals:
             assert (verdict_on(task, other).angle or 0) > (verdict_on(task, truth).angle or 0)
 
 
-def people_of(task: Task) -> tuple[Figure, ...]:
+def people_of(task: ShapesTask) -> tuple[Figure, ...]:
     return scene_of(task).figures
 
 

@@ -8,7 +8,7 @@ import torch
 from uniworld.training.shapes import draw, maps
 from uniworld.training.shapes.masks import grow, overlap
 from uniworld.training.shapes.prompts import WORDINGS
-from uniworld.training.shapes.tasks import PERCEPTIONS, Task, make_task
+from uniworld.training.shapes.tasks import PERCEPTIONS, ShapesTask, make_task
 from uniworld.training.shapes.world import Ground, Object, Scene
 from uniworld.uniworld_core.perception.tasks import TASKS, PerceptionResult, instruction, read_map
 
@@ -16,7 +16,7 @@ from uniworld.uniworld_core.perception.tasks import TASKS, PerceptionResult, ins
 PRODUCT = {task: "edge" if task == "canny" else task for task in TASKS}
 
 
-def tasks(kind: str, count: int = 30, side: int = 64) -> list[Task]:
+def tasks(kind: str, count: int = 30, side: int = 64) -> list[ShapesTask]:
     rng = np.random.default_rng(7)
     return [make_task(kind, rng, "train", side) for _ in range(count)]
 

@@ -20,7 +20,7 @@ from uniworld.training.shapes.exam import exam_tasks, examine
 from uniworld.training.shapes.nano import train_nano
 from uniworld.training.shapes.recipe import Length, read_recipe
 from uniworld.training.shapes.standins import fit
-from uniworld.training.shapes.tasks import Task
+from uniworld.training.shapes.tasks import ShapesTask
 from uniworld.training.step import StepSettings, Trainee
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.backbones.flux_dit import DiT
@@ -125,7 +125,7 @@ class _Drawn:
         return self.picture
 
 
-def held_out() -> list[Task]:
+def held_out() -> list[ShapesTask]:
     return [task for kind in ("remove", "recolour", "background", "reconstruct") for task in exam_tasks(kind, 6)]
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from uniworld.training.shapes import world
 from uniworld.training.shapes.exam import exam_tasks, examine
-from uniworld.training.shapes.report import Report
+from uniworld.training.shapes.report import ExamReport
 from uniworld.training.shapes.standins.colours import cells
 from uniworld.training.shapes.tasks import KINDS
 from uniworld.uniworld_core import Conversation, Turn, UniWorld
@@ -49,7 +49,7 @@ def files() -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
+def report() -> ExamReport:
     """A short examination on held-out tasks, with the settings of `uniworld eval shapes`."""
     return examine(UniWorld.from_pretrained("nano", dtype=torch.float32), COUNT, tuple(LEVELS))
 
@@ -107,7 +107,7 @@ def test_nothing_of_its_world_is_unknown(scope: Scope, kind: str) -> None:
         assert [flat_share(picture) for picture in shown if not scope.holds(picture)] == []
 
 
-def test_nothing_that_it_paints_is_unknown(scope: Scope, report: Report) -> None:
+def test_nothing_that_it_paints_is_unknown(scope: Scope, report: ExamReport) -> None:
     painted = [one.painted for one in report.examined if one.painted is not None]
     assert len(painted) > 50
     assert [flat_share(picture) for picture in painted if not scope.holds(picture)] == []
@@ -126,12 +126,12 @@ def test_prompts_of_other_worlds_are_unknown(scope: Scope, prompt: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LEVELS)
-def test_held_out_tasks_are_done_right(report: Report, kind: str) -> None:
+def test_held_out_tasks_are_done_right(report: ExamReport, kind: str) -> None:
     (row,) = (row for row in report.kinds() if row.kind == kind)
     assert row.right >= LEVELS[kind], [one.verdict.reasons for one in report.of(kind)]
 
 
-def test_objects_that_had_to_stay_are_kept_and_prompts_sent_the_right_way(report: Report) -> None:
+def test_objects_that_had_to_stay_are_kept_and_prompts_sent_the_right_way(report: ExamReport) -> None:
     levels = {level.name: level.value or 0 for level in report.levels()}
     assert levels["objects kept"] >= 0.9
     assert levels["routing right"] >= 0.9

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from uniworld.training.shapes import draw
 from uniworld.training.shapes.judge import compare, judge, judge_answer
 from uniworld.training.shapes.oracle import find, pixels
-from uniworld.training.shapes.tasks import KINDS, Task, make_task
+from uniworld.training.shapes.tasks import KINDS, ShapesTask, make_task
 from uniworld.training.shapes.verdict import Verdict
 from uniworld.training.shapes.world import COLOURS, GROUNDS, PLACES, SHAPES, Ground, Object, Scene, fits
 
@@ -20,13 +20,13 @@ SCENES = ("text_to_image", "add", "remove", "replace", "recolour", "background",
 each_kind = pytest.mark.parametrize("kind", PAINTED)
 
 
-def tasks(kind: str, count: int, seed: int = 0) -> list[Task]:
+def tasks(kind: str, count: int, seed: int = 0) -> list[ShapesTask]:
     """Tasks of both splits."""
     rng = np.random.default_rng([seed, KINDS.index(kind)])
     return [make_task(kind, rng, "test" if number % 2 else "train") for number in range(count)]
 
 
-def target(task: Task) -> Image.Image:
+def target(task: ShapesTask) -> Image.Image:
     assert task.target is not None
     return task.target
 
@@ -95,7 +95,7 @@ def test_objects_may_be_off_by_two_pixels(kind: str) -> None:
 # --- what is wrong ----------------------------------------------------------------------------------------------------
 
 
-def wrong(task: Task, scene: Scene) -> Verdict:
+def wrong(task: ShapesTask, scene: Scene) -> Verdict:
     """The verdict on a picture of another scene, which has to be that it is wrong."""
     verdict = judge(task, draw.draw(scene))
     assert not verdict.right, (task.prompt, scene)
@@ -103,7 +103,7 @@ def wrong(task: Task, scene: Scene) -> Verdict:
     return verdict
 
 
-def changed(task: Task) -> tuple[Scene, Object]:
+def changed(task: ShapesTask) -> tuple[Scene, Object]:
     """The scene of a task that brings in an object, and that object."""
     assert task.after is not None
     thing = task.result or task.after.objects[0]
@@ -398,5 +398,5 @@ class TestAnswers:
             judge(self.asked("red"), Image.new("RGB", (64, 64)))
 
     @staticmethod
-    def asked(answer: str) -> Task:
-        return Task("question", "Where is the star?", (Scene((), Ground("gray")),), None, answer=answer)
+    def asked(answer: str) -> ShapesTask:
+        return ShapesTask("question", "Where is the star?", (Scene((), Ground("gray")),), None, answer=answer)

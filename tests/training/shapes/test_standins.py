@@ -156,14 +156,14 @@ def test_a_cell_shows_the_object_that_fills_it() -> None:
 
 def test_picture_tokens_point_at_what_the_prompt_speaks_of(standins: Path) -> None:
     folder = standins / "qwen"
-    turns = vlm.Turns(read_tokenizer(folder), tokens.qwen_ids(folder)["image_token_id"], 1)
+    examples = vlm.VLMExamples(read_tokenizer(folder), tokens.qwen_ids(folder)["image_token_id"], 1)
     task = make_task("remove", np.random.default_rng(0), "train")
     scene, subject = task.before[0], task.subject
     other = next(thing for thing in scene.objects if thing != subject)
-    pointed = [turns.asked([vlm.Turn("?", (scene,), "!", thing)]).pointed for thing in (subject, other)]
+    pointed = [examples.asked([vlm.VLMExample("?", (scene,), "!", thing)]).pointed for thing in (subject, other)]
     assert all(0 < one.sum() < len(one) for one in pointed)
     assert not (pointed[0] * pointed[1]).any()
-    nothing = turns.asked([vlm.Turn("?", (scene,), "!")]).pointed
+    nothing = examples.asked([vlm.VLMExample("?", (scene,), "!")]).pointed
     assert nothing.isnan().all()
     assert len(nothing) == len(vlm.seen_in(scene))
 
@@ -172,7 +172,7 @@ def test_a_batch_that_points_at_nothing_has_a_loss(standins: Path) -> None:
     folder = standins / "qwen"
     module = vlm.Answering(read_tokenizer(folder), tokens.qwen_ids(folder), 1)
     scene = make_task("remove", np.random.default_rng(0), "train").before[0]
-    loss, _told = module.loss(module.source.asked([vlm.Turn("?", (scene,), "nothing")]))
+    loss, _told = module.loss(module.source.asked([vlm.VLMExample("?", (scene,), "nothing")]))
     assert torch.isfinite(loss)
 
 

@@ -11,19 +11,19 @@ from uniworld.training.shapes.draw import paint
 from uniworld.training.shapes.prompts import Description, caption, with_article
 from uniworld.training.shapes.questions import QUESTION_KINDS, question, questions
 from uniworld.training.shapes.split import holds_held_out, is_held_out
-from uniworld.training.shapes.tasks import EDITS, KIND_WEIGHTS, KINDS, Task, any_kind, make_task
+from uniworld.training.shapes.tasks import EDITS, KIND_WEIGHTS, KINDS, ShapesTask, any_kind, make_task
 from uniworld.training.shapes.world import COLOURS, GROUNDS, PLACES, SHAPES, SIZES, Ground, Object, Scene
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 NAMED = ("remove", "replace", "recolour", "extract", "segmentation", "detection", "compose")
 
 
-def tasks(kind: str, count: int = 100, split: str = "train", side: int = 64) -> list[Task]:
+def tasks(kind: str, count: int = 100, split: str = "train", side: int = 64) -> list[ShapesTask]:
     rng = np.random.default_rng(3)
     return [make_task(kind, rng, split, side) for _ in range(count)]
 
 
-def scenes_of(task: Task) -> list[Scene]:
+def scenes_of(task: ShapesTask) -> list[Scene]:
     return [*task.before, *([task.after] if task.after else [])]
 
 

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from uniworld.training.shapes.tasks import KINDS, Task, make_task
+from uniworld.training.shapes.tasks import KINDS, ShapesTask, make_task
 
 # SHA-256 of words and of pictures, first eight digits; the tasks are of seeds 0 to 2, of both splits.
 STORED = {
@@ -33,13 +33,13 @@ STORED = {
 }
 
 
-def words_of(task: Task) -> str:
+def words_of(task: ShapesTask) -> str:
     scenes = [*task.before, *([task.after] if task.after else [])]
     things = [(scene.objects, scene.ground, scene.side) for scene in scenes]
     return repr((task.prompt, task.answer, task.detail, task.subject, task.result, things))
 
 
-def pictures_of(task: Task) -> bytes:
+def pictures_of(task: ShapesTask) -> bytes:
     return b"".join(picture.tobytes() for picture in (*task.references, task.target) if picture is not None)
 
 

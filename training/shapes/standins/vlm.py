@@ -20,7 +20,7 @@ from ....uniworld_core.backbones.rope import rope_positions
 from ..draw import draw, labels
 from ..prompts import ground_words
 from ..split import draw_triple
-from ..tasks import KINDS, Task, any_kind, make_task
+from ..tasks import KINDS, ShapesTask, any_kind, make_task
 from ..world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
 from .fit import Objective, fast_math
 from .parts import SIDE, VLM_MERGE, VLM_PATCH, VLM_WIDTH, make_qwen
@@ -43,7 +43,7 @@ _DESCRIBE = ("Describe the picture.", "What is in the picture?", "Describe this 
 
 
 @dataclass(frozen=True)
-class Turn:
+class VLMExample:
     """One prompt with its pictures, the right answer and, if there is one, the object that the prompt speaks of."""
 
     prompt: str
@@ -52,21 +52,21 @@ class Turn:
     subject: Object | None = None
 
 
-def turn(rng: np.random.Generator) -> Turn:
-    """One turn of the training split: a question, a description or an instruction."""
+def draw_example(rng: np.random.Generator) -> VLMExample:
+    """One example of the training split: a question, a description or an instruction."""
     share = rng.random()
     if share < QUESTION_SHARE:
         task = make_task("question", rng, "train")
-        return Turn(task.prompt, task.before, str(task.answer), task.subject)
+        return VLMExample(task.prompt, task.before, str(task.answer), task.subject)
     if share < QUESTION_SHARE + CAPTION_SHARE:
         scene = random_scene(rng, int(rng.integers(1, 5)), lambda source: draw_triple(source, "train"))
         wording = _DESCRIBE[int(rng.integers(len(_DESCRIBE)))]
-        return Turn(wording, (scene,), listing(scene))
+        return VLMExample(wording, (scene,), listing(scene))
     task = make_task(any_kind(rng, _INSTRUCTIONS), rng, "train")
-    return Turn(task.prompt, task.before, outcome(task, rng), task.subject)
+    return VLMExample(task.prompt, task.before, outcome(task, rng), task.subject)
 
 
-def outcome(task: Task, rng: np.random.Generator) -> str:
+def outcome(task: ShapesTask, rng: np.random.Generator) -> str:
     """What a task would paint, in words: whoever can say it has read both the instruction and the pictures."""
     changed = task.result or task.subject
     whole = changed is None or rng.random() < SAID_WHOLE
@@ -87,7 +87,7 @@ def listing(scene: Scene) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """A batch of turns as the VLM takes it.
+    """A batch of examples as the VLM takes it.
 
     Attributes:
         ids, mask, labels: (B, L), padded on the right; only answers have labels.
@@ -110,20 +110,20 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Turns:
-    """Draws batches of turns."""
+class VLMExamples:
+    """Draws batches of examples."""
 
     tokenizer: Any
     image_token: int
     batch: int
 
     def __call__(self, rng: np.random.Generator) -> Asked:
-        return self.asked([turn(rng) for _ in range(self.batch)])
+        return self.asked([draw_example(rng) for _ in range(self.batch)])
 
-    def asked(self, turns: Sequence[Turn]) -> Asked:
-        """These turns as one batch."""
+    def asked(self, examples: Sequence[VLMExample]) -> Asked:
+        """These examples as one batch."""
         rows = []
-        for one in turns:
+        for one in examples:
             asked = self.tokenizer(chat_text(one.prompt, [_TOKENS] * len(one.scenes)))["input_ids"]
             rows.append((asked, self.tokenizer(f"{one.answer}{END}")["input_ids"]))
         lengths = torch.tensor([len(asked) + len(answered) for asked, answered in rows])
@@ -133,11 +133,11 @@ class Turns:
             ids[i, : lengths[i]] = torch.tensor([*asked, *answered])
             labels[i, len(asked) : lengths[i]] = torch.tensor(answered)
         mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
-        scenes = [scene for one in turns for scene in one.scenes]
+        scenes = [scene for one in examples for scene in one.scenes]
         grids = torch.tensor([[1, _GRID, _GRID]] * len(scenes)).reshape(-1, 3)
         positions = rope_positions(ids, mask, grids if scenes else None, self.image_token, VLM_MERGE)
         shown = patches([draw(scene) for scene in scenes]) if scenes else None
-        seen = [(one.subject, thing) for one in turns for scene in one.scenes for thing in seen_in(scene)]
+        seen = [(one.subject, thing) for one in examples for scene in one.scenes for thing in seen_in(scene)]
         cells = torch.tensor([cell_of(thing) for _, thing in seen], dtype=torch.long)
         pointed = torch.tensor([math.nan if subject is None else float(thing == subject) for subject, thing in seen])
         return Asked(ids, mask, labels, positions, shown, grids, cells, pointed)
@@ -165,7 +165,7 @@ class Answering(Objective):
         attend_at_once(self.qwen.model.visual, _GRID * _GRID)
         self.to_cell = nn.Linear(VLM_WIDTH, _CELLS)
         self.to_place = nn.Linear(VLM_WIDTH, _CELLS + 1)
-        self.source, self.device = Turns(tokenizer, tokens["image_token_id"], batch), device
+        self.source, self.device = VLMExamples(tokenizer, tokens["image_token_id"], batch), device
         self.to(device)
 
     def loss(self, drawn: Asked) -> tuple[Tensor, dict[str, Tensor]]:
