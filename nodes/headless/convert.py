@@ -16,7 +16,7 @@ from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
 from .editor_graph import SUBGRAPH_INPUT, GraphScope, all_scopes, is_off, open_graph
-from .editor_nodes import GET, REROUTE, SET, Infos, Node, Nodes, read_nodes
+from .editor_nodes import GET, REROUTE, SET, EditorNode, EditorNodes, Infos, read_nodes
 from .primitives import apply_primitives, read_primitives
 from .promoted import fill_in
 from .prompt_choices import PromptChoices, is_dynamic
@@ -31,7 +31,7 @@ _PACK_FORMS = {
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputSlot:
     """The output of a node, by its id in API form, that a wire comes from."""
 
     node_id: str
@@ -50,7 +50,7 @@ class Place:
     """A node where it is used."""
 
     scope: GraphScope
-    node: Node
+    node: EditorNode
 
     @property
     def full_id(self) -> str:
@@ -67,9 +67,9 @@ class Opened:
 
     root: GraphScope
     scopes: list[GraphScope]
-    nodes: dict[int, Nodes]
+    nodes: dict[int, EditorNodes]
 
-    def of(self, scope: GraphScope) -> Nodes:
+    def of(self, scope: GraphScope) -> EditorNodes:
         return self.nodes[id(scope.graph)]
 
     def place(self, scope: GraphScope, node_id: str) -> Place | None:
@@ -127,7 +127,7 @@ def convert(
     return prompt
 
 
-def _is_dynamic(node: Node, name: str) -> bool:
+def _is_dynamic(node: EditorNode, name: str) -> bool:
     widget = node.widgets.widgets[name]
     return is_dynamic(widget.kind, widget.options)
 
@@ -135,7 +135,7 @@ def _is_dynamic(node: Node, name: str) -> bool:
 def _open(workflow: dict[str, Any], infos: Infos) -> Opened:
     root = open_graph(workflow, lambda name: infos(name) is not None)
     scopes = all_scopes(root)
-    nodes: dict[int, Nodes] = {}
+    nodes: dict[int, EditorNodes] = {}
     # The innermost first, as a subgraph's node shows the widgets inside.
     for scope in sorted(scopes, key=lambda one: -len(one.path)):
         if id(scope.graph) not in nodes:
@@ -143,7 +143,7 @@ def _open(workflow: dict[str, Any], infos: Infos) -> Opened:
     return Opened(root, scopes, nodes)
 
 
-def _read(scope: GraphScope, infos: Infos, nodes: dict[int, Nodes]) -> Nodes:
+def _read(scope: GraphScope, infos: Infos, nodes: dict[int, EditorNodes]) -> EditorNodes:
     for node_id, node in scope.graph.nodes.items():
         if not is_off(node) and node["type"].startswith(("workflow>", "workflow/")):
             raise UniWorldError(
@@ -156,7 +156,9 @@ def _read(scope: GraphScope, infos: Infos, nodes: dict[int, Nodes]) -> Nodes:
     return found
 
 
-def _keep(replacements: Replacements, opened: Opened, found: list[tuple[Node, Named]], prefixes: set[str]) -> None:
+def _keep(
+    replacements: Replacements, opened: Opened, found: list[tuple[EditorNode, Named]], prefixes: set[str]
+) -> None:
     by_node = {id(node): entry for node, entry in found}
     replacements.nodes = [entry for _, entry in found]
     replacements.prefixes = prefixes
@@ -194,7 +196,7 @@ def _wrap(value: Any, kind: str = "") -> Any:
     return {"__value__": value} if isinstance(value, list) else value
 
 
-def source_of(opened: Opened, place: Place, slot: int) -> Output | Value | None:
+def source_of(opened: Opened, place: Place, slot: int) -> OutputSlot | Value | None:
     """What really feeds an input: through reroutes and bypassed nodes, and in and out of subgraphs.
 
     Raises:
@@ -242,7 +244,7 @@ def source_of(opened: Opened, place: Place, slot: int) -> Output | Value | None:
         elif node.virtual:
             return None
         else:
-            return Output(here.full_id, slot)
+            return OutputSlot(here.full_id, slot)
     return None
 
 
@@ -282,12 +284,12 @@ def _setter(opened: Opened, place: Place) -> Place | None:
     return None
 
 
-def _variable(node: Node) -> str:
+def _variable(node: EditorNode) -> str:
     saved = node.saved.get("widgets_values")
     return saved[0] if isinstance(saved, list) and saved and isinstance(saved[0], str) else ""
 
 
-def _bypass_slot(node: Node, slot: int, wanted: Any) -> int | None:
+def _bypass_slot(node: EditorNode, slot: int, wanted: Any) -> int | None:
     """Which input of a bypassed node stands in for its output `slot`, seen from an input of type `wanted`."""
     kinds = [entry.type for entry in node.inputs]
     given = node.outputs[slot] if 0 <= slot < len(node.outputs) else "*"

@@ -26,7 +26,7 @@ VIRTUAL = NOTES | {REROUTE, PRIMITIVE, SET, GET}
 
 
 @dataclass
-class Input:
+class EditorInput:
     """An input of a node.
 
     Attributes:
@@ -45,7 +45,7 @@ class Input:
 
 
 @dataclass
-class Node:
+class EditorNode:
     """A node of a graph; a subgraph that is opened several times has one for all of them.
 
     Attributes:
@@ -57,10 +57,10 @@ class Node:
     type: str
     saved: dict[str, Any]
     info: dict[str, Any] | None = None
-    inputs: list[Input] = field(default_factory=list)
+    inputs: list[EditorInput] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
     widgets: Values = field(default_factory=Values)
-    inner: Nodes | None = None
+    inner: EditorNodes | None = None
 
     @property
     def muted(self) -> bool:
@@ -88,12 +88,12 @@ class Node:
         found = self.saved.get("properties")
         return found if isinstance(found, dict) else {}
 
-    def input(self, name: str) -> Input | None:
+    def input(self, name: str) -> EditorInput | None:
         return next((entry for entry in self.inputs if entry.name == name), None)
 
 
 @dataclass
-class Nodes:
+class EditorNodes:
     """The nodes of one graph.
 
     Attributes:
@@ -102,14 +102,14 @@ class Nodes:
     """
 
     graph: Graph
-    by_id: dict[str, Node] = field(default_factory=dict)
+    by_id: dict[str, EditorNode] = field(default_factory=dict)
     inputs: list[tuple[str, Any]] = field(default_factory=list)
-    hosts: list[Node] = field(default_factory=list)
+    hosts: list[EditorNode] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._fed: dict[tuple[str, int], list[tuple[Node, Input]]] | None = None
+        self._fed: dict[tuple[str, int], list[tuple[EditorNode, EditorInput]]] | None = None
 
-    def fed_by(self, node_id: str, slot: int) -> list[tuple[Node, Input]]:
+    def fed_by(self, node_id: str, slot: int) -> list[tuple[EditorNode, EditorInput]]:
         """The inputs that an output, or an input of the subgraph itself, is wired to, the oldest wire first."""
         if self._fed is None:
             self._fed = {}
@@ -119,18 +119,18 @@ class Nodes:
                 self._fed.setdefault((entry.link.origin_id, entry.link.origin_slot), []).append((node, entry))
         return self._fed.get((node_id, slot), [])
 
-    def rewire(self, entry: Input, link: Link) -> None:
+    def rewire(self, entry: EditorInput, link: Link) -> None:
         entry.link, self._fed = link, None
 
 
-def _age(wired: tuple[Node, Input]) -> tuple[bool, Any]:
+def _age(wired: tuple[EditorNode, EditorInput]) -> tuple[bool, Any]:
     link_id = wired[1].link.id if wired[1].link is not None else 0
     return isinstance(link_id, str), link_id
 
 
 def read_nodes(
-    graph: Graph, infos: Infos, full_id: Callable[[str], str], inner: Callable[[str], Nodes | None]
-) -> Nodes:
+    graph: Graph, infos: Infos, full_id: Callable[[str], str], inner: Callable[[str], EditorNodes | None]
+) -> EditorNodes:
     """The nodes of a graph.
 
     Args:
@@ -140,13 +140,13 @@ def read_nodes(
     Raises:
         UniWorldError: saved values fit the node in no known way.
     """
-    found = Nodes(graph)
+    found = EditorNodes(graph)
     specs: dict[str, list[Spec]] = {}
     problems: list[str] = []
     found.inputs = [(str(entry.get("name")), entry.get("type", "*")) for entry in slots(graph.definition, "inputs")]
     for node_id, saved in graph.nodes.items():
         kind = saved["type"]
-        node = Node(node_id, kind, saved, infos(kind))
+        node = EditorNode(node_id, kind, saved, infos(kind))
         # Of a subgraph that is switched off, only the slots matter, and it is not opened.
         node.inner = inner(kind)
         if node.inner is not None:
@@ -169,7 +169,7 @@ def read_nodes(
     return found
 
 
-def _lay_out_class(node: Node, info: dict[str, Any], specs: list[Spec]) -> None:
+def _lay_out_class(node: EditorNode, info: dict[str, Any], specs: list[Spec]) -> None:
     saved_values = node.saved.get("widgets_values")
     if saved_values is not None and not isinstance(saved_values, (list, dict)):
         if not is_off(node.saved):
@@ -194,44 +194,44 @@ def _lay_out_class(node: Node, info: dict[str, Any], specs: list[Spec]) -> None:
         widget_name = widget.get("name") if isinstance(widget, dict) else None
         # The input of a widget that is gone goes too; any other is one that a program has added.
         if widget_name is None or widget_name in node.widgets.widgets:
-            node.inputs.append(Input(name, saved.get("type", "*"), widget_name))
+            node.inputs.append(EditorInput(name, saved.get("type", "*"), widget_name))
     outputs = slots(node.saved, "outputs")
     declared = ["COMBO" if isinstance(kind, list) else kind for kind in info.get("output", ())]
     node.outputs = declared + [entry.get("type", "*") for entry in outputs[len(declared) :]]
 
 
-def class_inputs(specs: list[Spec], values: Values) -> list[Input]:
+def class_inputs(specs: list[Spec], values: Values) -> list[EditorInput]:
     """The sockets first and the inputs of widgets behind them, as the editor adds them to a new node."""
-    sockets: list[Input] = []
-    with_widgets: list[Input] = []
+    sockets: list[EditorInput] = []
+    with_widgets: list[EditorInput] = []
     pending = list(reversed(specs))
     while pending:
         spec = pending.pop()
         if spec.has_widget:
-            with_widgets.append(Input(spec.name, spec.kind, spec.name))
+            with_widgets.append(EditorInput(spec.name, spec.kind, spec.name))
             pending += reversed(spec.chosen(values.values.get(spec.name)))
         else:
-            sockets.append(Input(spec.name, spec.kind))
+            sockets.append(EditorInput(spec.name, spec.kind))
     return sockets + with_widgets
 
 
-def _lay_out_subgraph(node: Node, inner: Nodes) -> None:
-    node.inputs = [Input(name, kind) for name, kind in inner.inputs]
+def _lay_out_subgraph(node: EditorNode, inner: EditorNodes) -> None:
+    node.inputs = [EditorInput(name, kind) for name, kind in inner.inputs]
     node.outputs = [entry.get("type", "*") for entry in slots(inner.graph.definition, "outputs")]
 
 
-def _lay_out_saved(node: Node) -> None:
+def _lay_out_saved(node: EditorNode) -> None:
     """A node that no class describes: of the editor's own, or of a pack that is not there."""
     for saved in slots(node.saved, "inputs"):
         widget = saved.get("widget")
         name = widget.get("name") if isinstance(widget, dict) else None
-        node.inputs.append(Input(str(saved.get("name", "")), saved.get("type", "*"), name))
+        node.inputs.append(EditorInput(str(saved.get("name", "")), saved.get("type", "*"), name))
     node.outputs = [entry.get("type", "*") for entry in slots(node.saved, "outputs")]
     if node.type == REROUTE and not node.inputs:
-        node.inputs = [Input("")]
+        node.inputs = [EditorInput("")]
 
 
-def _connect(graph: Graph, node: Node) -> None:
+def _connect(graph: Graph, node: EditorNode) -> None:
     """Find the wires into a node's inputs: by the name of the saved input that has it, else by its slot number."""
     into = {link.target_slot: link for link in graph.links_into.get(node.id, ())}
     named: dict[int, tuple[Link, list[str]]] = {}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
-from .editor_nodes import PRIMITIVE, REROUTE, Input, Node, Nodes
+from .editor_nodes import PRIMITIVE, REROUTE, EditorInput, EditorNode, EditorNodes
 from .problems import node_label, shown
 from .widgets import Widget
 
@@ -26,7 +26,7 @@ _FREE = frozenset(
 _RANGE = frozenset({"min", "max", "step"})
 
 
-def apply_primitives(nodes: Nodes, replaced: Callable[[str], str]) -> None:
+def apply_primitives(nodes: EditorNodes, replaced: Callable[[str], str]) -> None:
     """Write the values of a graph's primitives into the widgets that they feed.
 
     Args:
@@ -41,7 +41,7 @@ def apply_primitives(nodes: Nodes, replaced: Callable[[str], str]) -> None:
                 _write(target, entry, value)
 
 
-def read_primitives(nodes: Nodes, full_id: Callable[[str], str]) -> None:
+def read_primitives(nodes: EditorNodes, full_id: Callable[[str], str]) -> None:
     """Give a graph's primitives the values that they show.
 
     Args:
@@ -60,15 +60,15 @@ def read_primitives(nodes: Nodes, full_id: Callable[[str], str]) -> None:
                 raise UniWorldError(f"{node_label(full_id(node.id), node.type)}: {error}") from error
 
 
-def _widget(node: Node, entry: Input) -> Widget | None:
+def _widget(node: EditorNode, entry: EditorInput) -> Widget | None:
     return entry.promoted or node.widgets.widgets.get(entry.widget or "")
 
 
-def _held(node: Node, entry: Input) -> Any:
+def _held(node: EditorNode, entry: EditorInput) -> Any:
     return entry.value if entry.promoted is not None else node.widgets.values.get(entry.widget or "")
 
 
-def _through_reroutes(nodes: Nodes, node: Node, entry: Input) -> tuple[Node, Input]:
+def _through_reroutes(nodes: EditorNodes, node: EditorNode, entry: EditorInput) -> tuple[EditorNode, EditorInput]:
     """The first widget behind a reroute, which shows its type and range to what feeds it; else what was given."""
     seen: set[str] = set()
     pending = [(node, entry)]
@@ -83,7 +83,7 @@ def _through_reroutes(nodes: Nodes, node: Node, entry: Input) -> tuple[Node, Inp
     return node, entry
 
 
-def _own_value(node: Node, targets: list[tuple[Node, Input]]) -> list[Any]:
+def _own_value(node: EditorNode, targets: list[tuple[EditorNode, EditorInput]]) -> list[Any]:
     """A primitive's value, if it has one: it gets its widget from the first input that it is wired to."""
     if not targets:
         return []
@@ -144,7 +144,7 @@ def _number(value: Any, otherwise: float) -> float:
     return value if _is_number(value) or value in (math.inf, -math.inf) else otherwise
 
 
-def _write(node: Node, entry: Input, value: Any) -> None:
+def _write(node: EditorNode, entry: EditorInput, value: Any) -> None:
     widget = _widget(node, entry)
     if widget is None:
         return

@@ -18,7 +18,7 @@ from typing import Any
 from ...uniworld_core.errors import UniWorldError
 from .editor_graph import SUBGRAPH_INPUT, Link, slots
 from .editor_ids import parsed_property
-from .editor_nodes import PRIMITIVE, Input, Node, Nodes
+from .editor_nodes import PRIMITIVE, EditorInput, EditorNode, EditorNodes
 from .problems import shown
 
 OWN = "-1"  # in place of an inner node: the subgraph's own input
@@ -34,7 +34,7 @@ class _Entry:
     value: list[Any]
 
 
-def fill_in(nodes: Nodes, full_id: Callable[[str], str]) -> None:
+def fill_in(nodes: EditorNodes, full_id: Callable[[str], str]) -> None:
     """Give every subgraph node of a graph the values it keeps. The graphs inside must have been filled in before.
 
     Args:
@@ -56,7 +56,7 @@ def fill_in(nodes: Nodes, full_id: Callable[[str], str]) -> None:
                 ) from error
 
 
-def promote_inputs(host: Node) -> None:
+def promote_inputs(host: EditorNode) -> None:
     """Find the widget inside that each input stands for, and its value."""
     assert host.inner is not None
     for slot, entry in enumerate(host.inputs):
@@ -64,7 +64,7 @@ def promote_inputs(host: Node) -> None:
             _promote(host.inner, slot, entry)
 
 
-def _targets(inner: Nodes, slot: int) -> list[tuple[Node, Input]]:
+def _targets(inner: EditorNodes, slot: int) -> list[tuple[EditorNode, EditorInput]]:
     """What an input of a subgraph feeds, in the order in which the subgraph lists the wires."""
     fed = inner.fed_by(SUBGRAPH_INPUT, slot)
     declared = slots(inner.graph.definition, "inputs")
@@ -75,7 +75,7 @@ def _targets(inner: Nodes, slot: int) -> list[tuple[Node, Input]]:
     return [one for link in links for one in fed if link is not None and one[1].link is link]
 
 
-def _source(inner: Nodes, slot: int) -> tuple[str, str | None] | None:
+def _source(inner: EditorNodes, slot: int) -> tuple[str, str | None] | None:
     """The node inside, and its widget or input, that an input of a subgraph shows."""
     for node, target in _targets(inner, slot):
         if node.inner is not None:
@@ -85,7 +85,7 @@ def _source(inner: Nodes, slot: int) -> tuple[str, str | None] | None:
     return None
 
 
-def _promote(inner: Nodes, slot: int, entry: Input) -> None:
+def _promote(inner: EditorNodes, slot: int, entry: EditorInput) -> None:
     for node, target in _targets(inner, slot):
         if target.promoted is not None:
             entry.promoted, entry.value = target.promoted, target.value
@@ -97,7 +97,7 @@ def _promote(inner: Nodes, slot: int, entry: Input) -> None:
         return
 
 
-def _saved(host: Node) -> list[Any]:
+def _saved(host: EditorNode) -> list[Any]:
     """The values saved by position."""
     saved = host.saved.get("widgets_values")
     if saved is not None and not isinstance(saved, (list, dict)):
@@ -105,7 +105,7 @@ def _saved(host: Node) -> list[Any]:
     return saved if isinstance(saved, list) else []
 
 
-def _all_known(nodes: Nodes) -> bool:
+def _all_known(nodes: EditorNodes) -> bool:
     """Whether every node inside can be looked into; else it is not known which inputs have widgets."""
     seen, pending = {id(nodes)}, [nodes]
     while pending:
@@ -118,7 +118,7 @@ def _all_known(nodes: Nodes) -> bool:
     return True
 
 
-def _check_count(host: Node, count: int, place: tuple[str, str]) -> None:
+def _check_count(host: EditorNode, count: int, place: tuple[str, str]) -> None:
     """Refuse more values than there are places for (named in singular and plural); where there are none, all is well."""
     saved = _saved(host)
     while saved and saved[-1] is None:
@@ -130,7 +130,7 @@ def _check_count(host: Node, count: int, place: tuple[str, str]) -> None:
         )
 
 
-def _listed(host: Node, name: str, fits: Callable[[Any], bool]) -> list[Any]:
+def _listed(host: EditorNode, name: str, fits: Callable[[Any], bool]) -> list[Any]:
     """A property that lists whose the values are.
 
     Raises:
@@ -154,7 +154,7 @@ def _is_aside(record: Any) -> bool:
     return isinstance(record, dict) and _is_entry(record.get("originalEntry"))
 
 
-def _by_position(host: Node) -> None:
+def _by_position(host: EditorNode) -> None:
     """Value i to the i-th input with a widget; values that an editor has put aside by name come first."""
     promote_inputs(host)
     aside: dict[str, Any] = {}
@@ -173,7 +173,7 @@ def _by_position(host: Node) -> None:
             entry.value = saved[number]
 
 
-def _entries(host: Node) -> list[_Entry]:
+def _entries(host: EditorNode) -> list[_Entry]:
     listed, saved = _listed(host, "proxyWidgets", _is_entry), _saved(host)
     _check_count(host, len(listed), ('entry in "proxyWidgets"', 'entries in "proxyWidgets"'))
     entries = []
@@ -186,7 +186,7 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(entry, list) and len(entry) in (2, 3) and all(isinstance(part, str) for part in entry)
 
 
-def _bare_name(host: Node, source: str, widget: str) -> str:
+def _bare_name(host: EditorNode, source: str, widget: str) -> str:
     """The widget's name without the ids of nested nodes that older editors put before it."""
     assert host.inner is not None
     node = host.inner.by_id.get(source)
@@ -198,7 +198,7 @@ def _bare_name(host: Node, source: str, widget: str) -> str:
     return widget
 
 
-def _inner_input(node: Node, widget: str) -> Input | None:
+def _inner_input(node: EditorNode, widget: str) -> EditorInput | None:
     """The input of an inner subgraph node that stands for a widget of this name."""
     if node.inner is None:
         return None
@@ -209,7 +209,7 @@ def _inner_input(node: Node, widget: str) -> Input | None:
     return None
 
 
-def _by_entry(host: Node) -> None:
+def _by_entry(host: EditorNode) -> None:
     # The editor comes to the subgraph's own inputs last.
     entries = sorted(_entries(host), key=lambda entry: entry.source == OWN)
     primitives: dict[str, list[_Entry]] = {}
@@ -229,7 +229,7 @@ def _by_entry(host: Node) -> None:
         _replace_primitive(host, source, same)
 
 
-def _by_name(host: Node) -> None:
+def _by_name(host: EditorNode) -> None:
     """Values saved by name to the inputs of these names."""
     saved = host.saved.get("widgets_values")
     named = host.saved.get("widgets_values_named") if saved is None else saved
@@ -248,7 +248,7 @@ def _by_name(host: Node) -> None:
         )
 
 
-def _host_input(host: Node, entry: _Entry) -> Input | None:
+def _host_input(host: EditorNode, entry: _Entry) -> EditorInput | None:
     """The input there is for an entry: by its name, or by the inner widget that it stands for."""
     assert host.inner is not None
     if entry.source == OWN:
@@ -257,7 +257,7 @@ def _host_input(host: Node, entry: _Entry) -> Input | None:
     return next((one for slot, one in enumerate(host.inputs) if _source(host.inner, slot) == wanted), None)
 
 
-def _new_input(host: Node, node: Node, widget: str) -> Input | None:
+def _new_input(host: EditorNode, node: EditorNode, widget: str) -> EditorInput | None:
     """Make an input of the subgraph that feeds a widget inside, in place of any wire into it."""
     target = _inner_input(node, widget) or next((entry for entry in node.inputs if entry.widget == widget), None)
     if target is None or (node.inner is None and widget not in node.widgets.widgets):
@@ -265,7 +265,7 @@ def _new_input(host: Node, node: Node, widget: str) -> Input | None:
     return _add_input(host, widget, target.type, [(node, target)])
 
 
-def _add_input(host: Node, name: str, kind: Any, targets: list[tuple[Node, Input]]) -> Input:
+def _add_input(host: EditorNode, name: str, kind: Any, targets: list[tuple[EditorNode, EditorInput]]) -> EditorInput:
     assert host.inner is not None
     inner = host.inner
     taken = {used for used, _ in inner.inputs}
@@ -279,12 +279,12 @@ def _add_input(host: Node, name: str, kind: Any, targets: list[tuple[Node, Input
         link_id = f"promoted:{slot}:{number}"
         inner.rewire(target, Link(link_id, SUBGRAPH_INPUT, slot, node.id, node.inputs.index(target)))
     for other in inner.hosts:
-        other.inputs.append(Input(unique, kind))
+        other.inputs.append(EditorInput(unique, kind))
         promote_inputs(other)
     return host.inputs[-1]
 
 
-def _replace_primitive(host: Node, source: str, entries: list[_Entry]) -> None:
+def _replace_primitive(host: EditorNode, source: str, entries: list[_Entry]) -> None:
     """A promoted primitive becomes an input of the subgraph that feeds what the primitive has fed."""
     assert host.inner is not None
     primitive = host.inner.by_id[source]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from .editor_nodes import NOTES, Node, Nodes
+from .editor_nodes import NOTES, EditorNode, EditorNodes
 from .widgets import as_text
 
 NAME_PROPERTY = "Node name for S&R"
@@ -75,9 +75,9 @@ class Replacements:
                 inputs[PREFIX_INPUT] = replaced(inputs[PREFIX_INPUT], self.nodes, now)
 
 
-def all_named(nodes: Nodes) -> Iterator[tuple[Node, Named]]:
+def all_named(nodes: EditorNodes) -> Iterator[tuple[EditorNode, Named]]:
     """The nodes of a graph and of its subgraphs, what is inside a subgraph before the node that opens it."""
-    pending: list[tuple[Iterator[Node], Node | None]] = [(iter(nodes.by_id.values()), None)]
+    pending: list[tuple[Iterator[EditorNode], EditorNode | None]] = [(iter(nodes.by_id.values()), None)]
     while pending:
         here, host = pending[-1]
         node = next(here, None)
@@ -91,14 +91,14 @@ def all_named(nodes: Nodes) -> Iterator[tuple[Node, Named]]:
             yield node, _named(node)
 
 
-def _named(node: Node) -> Named:
+def _named(node: EditorNode) -> Named:
     name = node.properties.get(NAME_PROPERTY)
     if NAME_PROPERTY not in node.properties and node.info is not None and node.type not in SAVE_CLASSES:
         name = node.type
     return Named(name if isinstance(name, str) else None, node.title, _values(node))
 
 
-def _values(node: Node) -> dict[str, Any]:
+def _values(node: EditorNode) -> dict[str, Any]:
     if node.inner is not None:
         return {entry.name: entry.value for entry in node.inputs if entry.promoted is not None}
     if node.virtual and node.type in NOTES:
