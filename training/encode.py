@@ -22,7 +22,7 @@ from ..uniworld_core.editing.masks import edit_mask, edit_weight, fit_before
 from ..uniworld_core.images.pictures import to_image
 from ..uniworld_core.images.sizes import DEFAULT_AREA, size_by_aspect
 from ..uniworld_core.loading.settings import read_json
-from ..uniworld_core.loading.weights import Weights, open_shard
+from ..uniworld_core.loading.weights import Weights
 from ..uniworld_core.prompts.reference import make_references
 from ..uniworld_core.prompts.text import check_prompt
 from .batch import BadSample, Encoded
@@ -226,10 +226,12 @@ def _digest_tokenizer(digest: hashlib._Hash, folder: Path) -> None:
 
 def _digest_weights(digest: hashlib._Hash, part: Weights) -> None:
     """Names, shapes, dtypes and the first values of every tensor of a part."""
-    for name in sorted(part.shards.shapes):
-        if part.names.in_module(name) is None:
-            continue
-        digest.update(f"{name} {part.shards.shapes[name]} {part.shards.dtypes[name]}".encode())
-        with open_shard(part.shards.files[name]) as shard:
-            values = shard.get_slice(name)[:1] if part.shards.shapes[name] else shard.get_tensor(name)
-            digest.update(values.flatten()[:FINGERPRINT_VALUES].float().numpy().tobytes())
+    shards = part.shards
+    names = sorted(name for name in shards.shapes if part.names.in_module(name) is not None)
+    # Read file by file, and digested by name: the same files in other shards are the same model.
+    values = {
+        name: row.flatten()[:FINGERPRINT_VALUES].float().clone() for name, row in shards.read(names, first_row=True)
+    }
+    for name in names:
+        digest.update(f"{name} {shards.shapes[name]} {shards.dtypes[name]}".encode())
+        digest.update(values[name].numpy().tobytes())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.families.uniworld_v1.understanding import PROJECTOR_NAMES
-from ..uniworld_core.loading.weights import Names, Shards, open_shard
+from ..uniworld_core.loading.weights import Names, Shards
 from . import checkpoints
 from .convert import REDUX_NAMES
 from .data.files import write_whole
@@ -39,10 +39,9 @@ def read_in_full(trained: Mapping[str, nn.Parameter], checkpoint: Path) -> None:
         checkpoint: the folder that the model was loaded from.
     """
     shards = Shards(checkpoint)
-    for name, parameter in trained.items():
-        in_file = TRAINEE_NAMES.in_file(name)
-        with open_shard(shards.files[in_file]) as shard:
-            parameter.copy_(shard.get_tensor(in_file))
+    in_trainee = {TRAINEE_NAMES.in_file(name): parameter for name, parameter in trained.items()}
+    for in_file, tensor in shards.read(in_trainee):
+        in_trainee[in_file].copy_(tensor)
 
 
 def find_start(paths: Sequence[str]) -> list[Path]:

@@ -2,12 +2,13 @@
 
 A module is built with its parameters on the meta device and its small computed buffers (rotary frequencies, position
 ids) in memory. Every tensor is then read from its shard straight to the wanted dtype and device, so that a float32
-checkpoint is never held: the peak is the loaded module plus the tensor being read.
+checkpoint is never held: the peak is the loaded module plus the tensor being read. Pages of the shard that is mapped
+meanwhile are the system's, which takes them back when it needs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,33 @@ class Shards:
     def home(self, name: str) -> str:
         """The tensor's name with the file that should hold it, where the index says."""
         return f"{name} (of {self._index[name]})" if name in self._index else name
+
+    def read(self, names: Iterable[str], first_row: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) of these tensors on the CPU, file by file, each file opened once.
+
+        A tensor is a view of its mapped file: copy it, or the whole mapping stays.
+
+        Args:
+            first_row: read of each tensor the first row alone, (1, ...), or the value of one without dimensions.
+
+        Raises:
+            UniWorldError: a file is no longer what it was when its header was read.
+        """
+        wanted: dict[Path, list[str]] = {}
+        for name in names:
+            wanted.setdefault(self.files[name], []).append(name)
+        for file, here in wanted.items():
+            with open_shard(file) as shard:
+                for name in here:
+                    try:
+                        part = shard.get_slice(name)
+                        if tuple(part.get_shape()) != self.shapes[name] or part.get_dtype() != self.dtypes[name]:
+                            raise SafetensorError(f"{name} is no longer the tensor of {self.shapes[name]} that it was")
+                        yield name, part[:1] if first_row and self.shapes[name] else shard.get_tensor(name)
+                    except SafetensorError as error:
+                        raise UniWorldError(
+                            f"{file} has changed since the model was opened ({error}): open the model again."
+                        ) from error
 
     def check_depth(self, wanted: int, prefixes: tuple[str, ...], source: str | Path) -> None:
         """Hold the number of layers that a configuration asks for against the files, before any layer is made.
@@ -328,10 +356,9 @@ class Weights(Generic[Module]):
         """
         chosen = choose_dtype(dtype, device)
         self.check()
-        for name, key in self._found():
-            # Opened anew for each tensor: as long as a file is mapped, all that was read of it stays in memory.
-            with open_shard(self.shards.files[name]) as shard:
-                place(self.module, key, _fresh(shard.get_tensor(name), chosen, device))
+        in_module = dict(self._found())
+        for name, tensor in self.shards.read(in_module):
+            place(self.module, in_module[name], _fresh(tensor, chosen, device))
         for submodule in self.module.modules():
             for key, buffer in submodule._buffers.items():
                 if buffer is not None and not buffer.is_meta:
