@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ..uniworld_core.editing.masks import METHODS, WEIGHT_FUNCTIONS
 from ..uniworld_core.errors import UniWorldError
-from ..uniworld_core.images.sizes import DEFAULT_AREA, RATIO_SETS
+from ..uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, RATIO_SETS
 from .trainable import PARTS
 
 DTYPES = ("auto", "bfloat16", "float32")
@@ -102,7 +102,7 @@ class DataSettings:
     shards: str = ""
     cache: str = ""
     area: int = DEFAULT_AREA
-    ratios: str = "any_11ratio"
+    ratios: str = DEFAULT_RATIOS
     bad_limit: int = 100
     workers: int = 2
 

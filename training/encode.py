@@ -20,7 +20,7 @@ from ..uniworld_core.backbones.qwen_files import qwen_weights
 from ..uniworld_core.backbones.siglip import siglip_weights
 from ..uniworld_core.editing.masks import edit_mask, edit_weight, fit_before
 from ..uniworld_core.images.pictures import to_image
-from ..uniworld_core.images.sizes import DEFAULT_AREA, size_by_aspect
+from ..uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, size_by_aspect
 from ..uniworld_core.loading.settings import read_json
 from ..uniworld_core.loading.weights import Weights
 from ..uniworld_core.prompts.reference import make_references
@@ -49,7 +49,7 @@ class EncodeSettings:
     """
 
     area: int = DEFAULT_AREA
-    ratios: str = "any_11ratio"
+    ratios: str = DEFAULT_RATIOS
     use_siglip: bool = True
     use_t5: bool = False
     t5_length: int = T5_LENGTH

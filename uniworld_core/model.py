@@ -20,7 +20,7 @@ from .backbones.flux_text import (
 )
 from .backbones.flux_vae import VAE, vae_weights
 from .backbones.qwen_files import QWEN_NAMES, build_qwen, qwen_weights, read_generation, read_processor, read_tokenizer
-from .backbones.qwen_vl import VLM
+from .backbones.qwen_vl import MAX_NEW_TOKENS, VLM
 from .backbones.siglip import SigLIP, read_siglip_processor, siglip_weights
 from .errors import UniWorldError
 from .families.uniworld_v1.condition import Condition, encode_conversations, join_t5
@@ -232,7 +232,7 @@ class UniWorld:
         self,
         prompt: Prompt | Sequence[Prompt],
         refs: References | Sequence[References] | None = None,
-        max_new_tokens: int = 128,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         temperature: float = 0.0,
         seed: int = 0,
         callback: Callable[[int], None] | None = None,

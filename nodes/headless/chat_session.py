@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...uniworld_core.backbones.qwen_vl import MAX_NEW_TOKENS
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.images.sizes import DEFAULT_RATIOS
+from ...uniworld_core.sampling.flow import GUIDANCE, STEPS
 from .. import host
 from ..pack.conditioning import Condition
 from ..pack.loaders import LoadUniWorld
@@ -39,11 +42,11 @@ class Settings:
     """
 
     seed: int = 0
-    steps: int = 28
-    guidance: float = 3.5
+    steps: int = STEPS
+    guidance: float = GUIDANCE
     area_side: int = 0
     t5: bool = False
-    max_new_tokens: int = 128
+    max_new_tokens: int = MAX_NEW_TOKENS
     memory: str = MEMORIES[0]
 
 
@@ -166,7 +169,7 @@ class Session:
             "width": 1024,
             "height": 1024,
             "area_side": settings.area_side,
-            "ratios": "any_11ratio",
+            "ratios": DEFAULT_RATIOS,
         }
         latent = LatentByAspect().execute(**square, batch_size=1, references=like, dit=dit)[0]
         (sigmas,) = Scheduler().execute(dit, latent, settings.steps, 1.0)

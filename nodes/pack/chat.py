@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from ..declare import Input, Inputs, Node, Output, by_id
+
 # The optional input of every node that reads an instruction; always the last one, as saved workflows need.
-CONVERSATION = (
+CONVERSATION = Input.wire(
+    "conversation",
     "UNIWORLD_CONVERSATION",
-    {"tooltip": "What was said and painted before, from UniWorld Chat Turn. This prompt becomes its next turn."},
+    "What was said and painted before, from UniWorld Chat Turn. This prompt becomes its next turn.",
+    optional=True,
 )
-CONVERSATION_TOOLTIP = "The conversation up to this prompt: wire it into UniWorld Chat Turn to add what came of it."
+CONVERSATION_SO_FAR = Output(
+    "conversation",
+    "UNIWORLD_CONVERSATION",
+    "The conversation up to this prompt: wire it into UniWorld Chat Turn to add what came of it.",
+)
 
 
 def with_prompt(conversation: Any, prompt: str, references: Any) -> Any:
@@ -19,9 +28,10 @@ def with_prompt(conversation: Any, prompt: str, references: Any) -> Any:
     return (conversation or Conversation()).then(Turn("user", prompt, references))
 
 
-class ChatTurn:
+class ChatTurn(Node):
     """One more turn of a conversation."""
 
+    ID = "UniWorldChatTurn"
     DISPLAY_NAME = "UniWorld Chat Turn"
     SEARCH_ALIASES = ["conversation", "chat history", "multi turn", "dialogue", "follow up", "next edit"]
     CATEGORY = "UniWorld/conditioning"
@@ -30,50 +40,43 @@ class ChatTurn:
         "conversation of UniWorld Condition or Understand into it, and its own into the next one, which then knows what "
         '"it" is.'
     )
-    RETURN_TYPES = ("UNIWORLD_CONVERSATION",)
-    RETURN_NAMES = ("conversation",)
-    OUTPUT_TOOLTIPS = ("The conversation with this turn at its end: for UniWorld Condition, Understand and Route.",)
-    FUNCTION = "execute"
+    OUTPUTS = (
+        Output(
+            "conversation",
+            "UNIWORLD_CONVERSATION",
+            "The conversation with this turn at its end: for UniWorld Condition, Understand and Route.",
+        ),
+    )
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "role": (
-                    ["assistant", "user"],
-                    {
-                        "tooltip": "Whose turn it is. assistant: what the model painted or answered. user: an instruction "
-                        "of before, with its pictures."
-                    },
-                ),
-                "text": (
-                    "STRING",
-                    {
-                        "multiline": True,
-                        "default": "",
-                        "tooltip": "What was said: wire the answer of UniWorld Understand. May be empty beside a picture "
-                        "of the assistant.",
-                    },
-                ),
-            },
-            "optional": {
-                "image": ("IMAGE", {"tooltip": "The picture that was painted; a batch is several pictures."}),
-                "siglip": (
-                    "UNIWORLD_SIGLIP",
-                    {"tooltip": "SigLIP from Load UniWorld, for the image. Without it only the VLM sees the picture."},
-                ),
-                "references": (
-                    "UNIWORLD_REFERENCE",
-                    {
-                        "tooltip": "Pictures of this turn that went through UniWorld Reference; they come before the image."
-                    },
-                ),
-                "conversation": (
-                    "UNIWORLD_CONVERSATION",
-                    {"tooltip": "The turns before this one. Without it a new conversation begins."},
-                ),
-            },
-        }
+    def inputs(cls) -> Inputs:
+        return (
+            Input.choice(
+                "role",
+                ("assistant", "user"),
+                "Whose turn it is. assistant: what the model painted or answered. user: an instruction of before, with its "
+                "pictures.",
+            ),
+            Input.text(
+                "text",
+                "What was said: wire the answer of UniWorld Understand. May be empty beside a picture of the assistant.",
+                lines=True,
+            ),
+            Input.wire("image", "IMAGE", "The picture that was painted; a batch is several pictures.", optional=True),
+            Input.wire(
+                "siglip",
+                "UNIWORLD_SIGLIP",
+                "SigLIP from Load UniWorld, for the image. Without it only the VLM sees the picture.",
+                optional=True,
+            ),
+            Input.wire(
+                "references",
+                "UNIWORLD_REFERENCE",
+                "Pictures of this turn that went through UniWorld Reference; they come before the image.",
+                optional=True,
+            ),
+            replace(CONVERSATION, tooltip="The turns before this one. Without it a new conversation begins."),
+        )
 
     @classmethod
     def VALIDATE_INPUTS(cls, role: str | None = None, text: str | None = None) -> bool | str:
@@ -103,4 +106,4 @@ class ChatTurn:
         return ((conversation or Conversation()).then(Turn(role, text, [*(references or []), *painted])),)
 
 
-NODES = {"UniWorldChatTurn": ChatTurn}
+NODES = by_id(ChatTurn)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
-from .chat import CONVERSATION, CONVERSATION_TOOLTIP, with_prompt
+from ..declare import Input, Inputs, Node, Output, by_id
+from .chat import CONVERSATION, CONVERSATION_SO_FAR, with_prompt
 
 # The wire and the widget that Understand and Route have too.
-VLM = ("UNIWORLD_VLM", {"tooltip": "The VLM from Load UniWorld."})
-PROMPT = {"multiline": True, "dynamicPrompts": True, "default": "", "tooltip": "The instruction, in plain words."}
+VLM = Input.wire("vlm", "UNIWORLD_VLM", "The VLM from Load UniWorld.")
+PROMPT = Input.text("prompt", "The instruction, in plain words.", lines=True, wildcards=True)
 
 
-class Reference:
+class Reference(Node):
     """Pictures with what SigLIP sees in them, one after the other."""
 
+    ID = "UniWorldReference"
     DISPLAY_NAME = "UniWorld Reference"
     SEARCH_ALIASES = ["reference image", "image prompt", "SigLIP encode", "CLIP vision", "multi reference"]
     CATEGORY = "UniWorld/conditioning"
@@ -22,33 +24,38 @@ class Reference:
         "Adds pictures to the references that an instruction speaks of. A batch is several pictures; chain several of these "
         "nodes for pictures of different sizes. SigLIP keeps what the pictures look like for the DiT."
     )
-    RETURN_TYPES = ("UNIWORLD_REFERENCE",)
-    RETURN_NAMES = ("references",)
-    OUTPUT_TOOLTIPS = ("All references so far, in order: for UniWorld Condition, Understand and Route.",)
-    FUNCTION = "execute"
+    OUTPUTS = (
+        Output(
+            "references",
+            "UNIWORLD_REFERENCE",
+            "All references so far, in order: for UniWorld Condition, Understand and Route.",
+        ),
+    )
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {"image": ("IMAGE", {"tooltip": "One picture, or a batch of several."})},
-            "optional": {
-                "siglip": (
-                    "UNIWORLD_SIGLIP",
-                    {"tooltip": "SigLIP from Load UniWorld. Without it only the VLM sees the picture."},
-                ),
-                "references": ("UNIWORLD_REFERENCE", {"tooltip": "References that come before these."}),
-                "mask": (
-                    "MASK",
-                    {"tooltip": "The transparent part, as Load Image gives it: it becomes white, as in training."},
-                ),
-                "clip_vision_output": (
-                    "CLIP_VISION_OUTPUT",
-                    {
-                        "tooltip": "ComfyUI's own SigLIP2-512 features (CLIP Vision Encode, crop: none), used in place of siglip."
-                    },
-                ),
-            },
-        }
+    def inputs(cls) -> Inputs:
+        return (
+            Input.wire("image", "IMAGE", "One picture, or a batch of several."),
+            Input.wire(
+                "siglip",
+                "UNIWORLD_SIGLIP",
+                "SigLIP from Load UniWorld. Without it only the VLM sees the picture.",
+                optional=True,
+            ),
+            Input.wire("references", "UNIWORLD_REFERENCE", "References that come before these.", optional=True),
+            Input.wire(
+                "mask",
+                "MASK",
+                "The transparent part, as Load Image gives it: it becomes white, as in training.",
+                optional=True,
+            ),
+            Input.wire(
+                "clip_vision_output",
+                "CLIP_VISION_OUTPUT",
+                "ComfyUI's own SigLIP2-512 features (CLIP Vision Encode, crop: none), used in place of siglip.",
+                optional=True,
+            ),
+        )
 
     def execute(
         self, image: Any, siglip: Any = None, references: Any = None, mask: Any = None, clip_vision_output: Any = None
@@ -84,9 +91,10 @@ def prompt_problem(prompt: str | None) -> bool | str:
         return str(error)
 
 
-class Condition:
+class Condition(Node):
     """Instruction and references to CONDITIONING."""
 
+    ID = "UniWorldCondition"
     DISPLAY_NAME = "UniWorld Condition"
     SEARCH_ALIASES = ["text encode", "prompt", "instruction", "conditioning", "Qwen2.5-VL", "edit prompt"]
     CATEGORY = "UniWorld/conditioning"
@@ -94,46 +102,47 @@ class Condition:
         "Qwen2.5-VL reads the instruction and the references; its states and the SigLIP features become the text tokens "
         "of the DiT. Works with UniWorld Sampler and with ComfyUI's own FLUX samplers."
     )
-    RETURN_TYPES = ("CONDITIONING", "UNIWORLD_CONVERSATION")
-    RETURN_NAMES = ("conditioning", "conversation")
-    OUTPUT_TOOLTIPS = ("What the DiT is told.", CONVERSATION_TOOLTIP)
-    FUNCTION = "execute"
+    OUTPUTS = (Output("conditioning", "CONDITIONING", "What the DiT is told."), CONVERSATION_SO_FAR)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "vlm": VLM,
-                "prompt": ("STRING", PROMPT),
-            },
-            "optional": {
-                "references": (
-                    "UNIWORLD_REFERENCE",
-                    {"tooltip": "The pictures that the instruction speaks of, in order."},
-                ),
-                "text": (
-                    "UNIWORLD_TEXT",
-                    {
-                        "tooltip": "CLIP and T5 from Load UniWorld: T5's tokens of the prompt go in front. Without, T5 is off."
-                    },
-                ),
-                "t5_length": (
-                    "INT",
-                    {"default": 256, "min": 1, "max": 512, "tooltip": "Tokens that T5 gives, padded (published: 256)."},
-                ),
-                "guidance": (
-                    "FLOAT",
-                    {
-                        "default": 3.5,
-                        "min": 0.0,
-                        "max": 100.0,
-                        "step": 0.1,
-                        "tooltip": "Guidance for ComfyUI's own samplers. UniWorld Sampler has its own.",
-                    },
-                ),
-                "conversation": CONVERSATION,
-            },
-        }
+    def inputs(cls) -> Inputs:
+        from ...uniworld_core.backbones.flux_text import T5_LENGTH
+        from ...uniworld_core.sampling.flow import GUIDANCE
+
+        return (
+            VLM,
+            PROMPT,
+            Input.wire(
+                "references",
+                "UNIWORLD_REFERENCE",
+                "The pictures that the instruction speaks of, in order.",
+                optional=True,
+            ),
+            Input.wire(
+                "text",
+                "UNIWORLD_TEXT",
+                "CLIP and T5 from Load UniWorld: T5's tokens of the prompt go in front. Without, T5 is off.",
+                optional=True,
+            ),
+            Input.integer(
+                "t5_length",
+                f"Tokens that T5 gives, padded (published: {T5_LENGTH}).",
+                default=T5_LENGTH,
+                min=1,
+                max=512,
+                optional=True,
+            ),
+            Input.number(
+                "guidance",
+                "Guidance for ComfyUI's own samplers. UniWorld Sampler has its own.",
+                default=GUIDANCE,
+                min=0.0,
+                max=100.0,
+                step=0.1,
+                optional=True,
+            ),
+            CONVERSATION,
+        )
 
     @classmethod
     def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
@@ -145,19 +154,23 @@ class Condition:
         prompt: str,
         references: Any = None,
         text: Any = None,
-        t5_length: int = 256,
-        guidance: float = 3.5,
+        t5_length: int | None = None,
+        guidance: float | None = None,
         conversation: Any = None,
     ) -> tuple[list[Any], Any]:
+        from ...uniworld_core.backbones.flux_text import T5_LENGTH
         from ...uniworld_core.families.uniworld_v1.condition import encode_conversations, join_t5
+        from ...uniworld_core.sampling.flow import GUIDANCE
 
         asked = with_prompt(conversation, prompt, references)
         vlm.warn_of_unknown(asked)
         tokens, mask = encode_conversations(vlm.on_device(), [asked])
         pooled = vlm.pooled_empty() if text is None else text.clip.on_device().pool([prompt])
         if text is not None:
-            tokens, _ = join_t5(text.t5.on_device().tokens([prompt], t5_length).to(tokens), tokens, mask)
-        return [[tokens.cpu(), {"pooled_output": pooled.cpu(), "guidance": float(guidance)}]], asked
+            length = T5_LENGTH if t5_length is None else t5_length
+            tokens, _ = join_t5(text.t5.on_device().tokens([prompt], length).to(tokens), tokens, mask)
+        strength = float(GUIDANCE if guidance is None else guidance)
+        return [[tokens.cpu(), {"pooled_output": pooled.cpu(), "guidance": strength}]], asked
 
 
-NODES = {"UniWorldReference": Reference, "UniWorldCondition": Condition}
+NODES = by_id(Reference, Condition)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
 from .. import host
+from ..declare import Input, Inputs, Node, Output, by_id
 from .parts import DTYPES, open_parts
 
 # A file by which a folder of each kind is known.
@@ -79,9 +80,10 @@ def model_folder(kind: str, name: str) -> Path:
     return choices[name]
 
 
-class LoadUniWorld:
+class LoadUniWorld(Node):
     """Choose the model's folders; its parts are read when a node first uses them."""
 
+    ID = "UniWorldLoader"
     DISPLAY_NAME = "Load UniWorld"
     SEARCH_ALIASES = ["UniWorld loader", "checkpoint", "model", "nano", "Qwen2.5-VL", "FLUX"]
     CATEGORY = "UniWorld/loaders"
@@ -89,39 +91,41 @@ class LoadUniWorld:
         "Opens a UniWorld-V1 checkpoint with the FLUX.1-dev folder that gives the VAE, CLIP and T5, and the SigLIP2 folder. "
         "Files are checked at once; each part is read only when a node first uses it."
     )
-    RETURN_TYPES = ("UNIWORLD_VLM", "UNIWORLD_SIGLIP", "UNIWORLD_DIT", "UNIWORLD_VAE", "UNIWORLD_TEXT")
-    RETURN_NAMES = ("vlm", "siglip", "dit", "vae", "text")
-    OUTPUT_TOOLTIPS = (
-        "Qwen2.5-VL with the projectors and the routing head: for UniWorld Condition, Understand and Route.",
-        "SigLIP2: for UniWorld Reference.",
-        "The FLUX DiT of the checkpoint: for UniWorld Scheduler and UniWorld Sampler.",
-        "FLUX's VAE: for UniWorld VAE Decode and UniWorld VAE Encode.",
-        "FLUX's CLIP and T5: for UniWorld Condition.",
+    OUTPUTS = (
+        Output(
+            "vlm",
+            "UNIWORLD_VLM",
+            "Qwen2.5-VL with the projectors and the routing head: for UniWorld Condition, Understand and Route.",
+        ),
+        Output("siglip", "UNIWORLD_SIGLIP", "SigLIP2: for UniWorld Reference."),
+        Output("dit", "UNIWORLD_DIT", "The FLUX DiT of the checkpoint: for UniWorld Scheduler and UniWorld Sampler."),
+        Output("vae", "UNIWORLD_VAE", "FLUX's VAE: for UniWorld VAE Decode and UniWorld VAE Encode."),
+        Output("text", "UNIWORLD_TEXT", "FLUX's CLIP and T5: for UniWorld Condition."),
     )
-    FUNCTION = "execute"
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        def combo(kind: str, tooltip: str, *first: str) -> tuple[list[str], dict[str, str]]:
-            return [*first, *model_choices(kind)], {"tooltip": tooltip}
-
-        auto = "auto: the folder named as the checkpoint, else the only one in"
-
-        return {
-            "required": {
-                "checkpoint": combo("uniworld", "The UniWorld-V1 checkpoint, a folder in models/uniworld."),
-                "flux": combo("diffusers", f"FLUX.1-dev in diffusers layout. {auto} models/diffusers.", AUTO),
-                "siglip": combo("siglip", f"siglip2-so400m-patch16-512. {auto} models/siglip.", AUTO),
-                "dtype": (
-                    list(DTYPES),
-                    {
-                        "default": "auto",
-                        "tooltip": "Precision of the weights. auto: bfloat16 on a GPU, float32 on a CPU.",
-                    },
-                ),
-                "device": (host.current().devices(), {"tooltip": "Where the model computes."}),
-            }
-        }
+    def inputs(cls) -> Inputs:
+        auto = f"{AUTO}: the folder named as the checkpoint, else the only one in"
+        return (
+            Input.choice(
+                "checkpoint", model_choices("uniworld"), "The UniWorld-V1 checkpoint, a folder in models/uniworld."
+            ),
+            Input.choice(
+                "flux",
+                (AUTO, *model_choices("diffusers")),
+                f"FLUX.1-dev in diffusers layout. {auto} models/diffusers.",
+            ),
+            Input.choice(
+                "siglip", (AUTO, *model_choices("siglip")), f"siglip2-so400m-patch16-512. {auto} models/siglip."
+            ),
+            Input.choice(
+                "dtype",
+                DTYPES,
+                "Precision of the weights. auto: bfloat16 on a GPU, float32 on a CPU.",
+                default=DTYPES[0],
+            ),
+            Input.choice("device", host.current().devices(), "Where the model computes."),
+        )
 
     def execute(self, checkpoint: str, flux: str, siglip: str, dtype: str, device: str) -> tuple[Any, ...]:
         parts = open_parts(
@@ -134,4 +138,4 @@ class LoadUniWorld:
         return parts.vlm, parts.siglip, parts.dit, parts.vae, parts.text
 
 
-NODES = {"UniWorldLoader": LoadUniWorld}
+NODES = by_id(LoadUniWorld)

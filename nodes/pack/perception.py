@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..declare import Input, Inputs, Node, Output, by_id
 
-def _tasks() -> list[str]:
+
+def _task(tooltip: str) -> Input:
     from ...uniworld_core.perception.tasks import TASKS
 
-    return list(TASKS)
+    return Input.choice("task", TASKS, tooltip, default="canny")
 
 
-class Perception:
+class Perception(Node):
     """The instruction for a perception task."""
 
+    ID = "UniWorldPerception"
     DISPLAY_NAME = "UniWorld Perception"
     SEARCH_ALIASES = [
         "canny",
@@ -33,30 +36,26 @@ class Perception:
         "Writes the instruction that makes UniWorld-V1 paint a map of the picture: edges, lines, depth, surface normals, "
         "poses, a sketch, a segmentation or a detection. Feed it to UniWorld Condition, with the picture as reference."
     )
-    RETURN_TYPES = ("STRING", "IMAGE")
-    RETURN_NAMES = ("prompt", "image")
-    OUTPUT_TOOLTIPS = (
-        "The instruction, in the published wording.",
-        "The picture, unchanged: for UniWorld Reference, and as the source of UniWorld Perception Head.",
+    OUTPUTS = (
+        Output("prompt", "STRING", "The instruction, in the published wording."),
+        Output(
+            "image",
+            "IMAGE",
+            "The picture, unchanged: for UniWorld Reference, and as the source of UniWorld Perception Head.",
+        ),
     )
-    FUNCTION = "execute"
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "task": (_tasks(), {"default": "canny", "tooltip": "What to see in the picture."}),
-                "image": ("IMAGE", {"tooltip": "The picture to look at."}),
-                "subject": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "What to look for, for example giraffe. Segmentation and detection need it, the other "
-                        "tasks take no notice of it.",
-                    },
-                ),
-            }
-        }
+    def inputs(cls) -> Inputs:
+        return (
+            _task("What to see in the picture."),
+            Input.wire("image", "IMAGE", "The picture to look at."),
+            Input.text(
+                "subject",
+                "What to look for, for example giraffe. Segmentation and detection need it, the other tasks take no notice "
+                "of it.",
+            ),
+        )
 
     @classmethod
     def VALIDATE_INPUTS(cls, task: str | None = None, subject: str | None = None) -> bool | str:
@@ -74,9 +73,10 @@ class Perception:
         return instruction(task, subject), image
 
 
-class PerceptionHead:
+class PerceptionHead(Node):
     """Read a painted map."""
 
+    ID = "UniWorldPerceptionHead"
     DISPLAY_NAME = "UniWorld Perception Head"
     SEARCH_ALIASES = ["map to data", "boxes", "bounding box", "skeleton", "mask", "depth map"]
     CATEGORY = "UniWorld/perception"
@@ -84,34 +84,36 @@ class PerceptionHead:
         "Turns the map that the model painted back into data: clean edges, depth from 0 to 1, unit normals, a skeleton "
         "with its joints, the mask of a segmentation, the boxes of a detection."
     )
-    RETURN_TYPES = ("IMAGE", "MASK", "STRING", "STRING")
-    RETURN_NAMES = ("map", "mask", "boxes", "text")
-    OUTPUT_TOOLTIPS = (
-        "The cleaned map: white edges on black, gray depth, unit normals as colours, the skeleton, the mask, or the boxes.",
-        "Edges, depth, valid normals, skeleton, segmented object, or filled boxes.",
-        "JSON: for each picture a list of {x, y, width, height} in pixels of the map, with the score of a detection or "
-        "the name of a joint. Empty lists for edges, depth and normals.",
-        "One line that says what was found.",
+    OUTPUTS = (
+        Output(
+            "map",
+            "IMAGE",
+            "The cleaned map: white edges on black, gray depth, unit normals as colours, the skeleton, the mask, or the "
+            "boxes.",
+        ),
+        Output("mask", "MASK", "Edges, depth, valid normals, skeleton, segmented object, or filled boxes."),
+        Output(
+            "boxes",
+            "STRING",
+            "JSON: for each picture a list of {x, y, width, height} in pixels of the map, with the score of a detection or "
+            "the name of a joint. Empty lists for edges, depth and normals.",
+        ),
+        Output("text", "STRING", "One line that says what was found."),
     )
-    FUNCTION = "execute"
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "task": (_tasks(), {"default": "canny", "tooltip": "The task the map was painted for."}),
-                "painted": ("IMAGE", {"tooltip": "The map, as it came from the VAE."}),
-            },
-            "optional": {
-                "source": (
-                    "IMAGE",
-                    {
-                        "tooltip": "The picture the map was painted from. Segmentation and detection compare the two, unless "
-                        "the map is on plain black or white; the other tasks do not need it."
-                    },
-                ),
-            },
-        }
+    def inputs(cls) -> Inputs:
+        return (
+            _task("The task the map was painted for."),
+            Input.wire("painted", "IMAGE", "The map, as it came from the VAE."),
+            Input.wire(
+                "source",
+                "IMAGE",
+                "The picture the map was painted from. Segmentation and detection compare the two, unless the map is on "
+                "plain black or white; the other tasks do not need it.",
+                optional=True,
+            ),
+        )
 
     def execute(self, task: str, painted: Any, source: Any = None) -> tuple[Any, Any, str, str]:
         from ...uniworld_core.perception.tasks import read_map
@@ -120,4 +122,4 @@ class PerceptionHead:
         return result.map, result.mask, json.dumps(result.boxes), result.text
 
 
-NODES = {"UniWorldPerception": Perception, "UniWorldPerceptionHead": PerceptionHead}
+NODES = by_id(Perception, PerceptionHead)

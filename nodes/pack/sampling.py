@@ -6,25 +6,33 @@ from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
 from .. import host
+from ..declare import Input, Inputs, Node, Output, by_id
 
 # Bytes that one token takes while FLUX's DiT computes in bfloat16, for the host's memory manager. Reckoned, not measured:
 # a single block holds q, k, v (3), the MLP (4) and their concatenation (5) of width 3072, and float32 copies of q and k.
 _BYTES_PER_TOKEN = (3 + 4 + 5 + 2 * 2) * 3072 * 2
 
-_DIT = ("UNIWORLD_DIT", {"tooltip": "The DiT from Load UniWorld."})
-_STEPS = {"default": 28, "min": 1, "max": 1000, "tooltip": "How many steps are taken (published: 28)."}
-_DENOISE = {
-    "default": 1.0,
-    "min": 0.01,
-    "max": 1.0,
-    "step": 0.01,
-    "tooltip": "1 paints from pure noise; less keeps more of the latent that comes in.",
-}
+_DIT = Input.wire("dit", "UNIWORLD_DIT", "The DiT from Load UniWorld.")
+_DENOISE = Input.number(
+    "denoise",
+    "1 paints from pure noise; less keeps more of the latent that comes in.",
+    default=1.0,
+    min=0.01,
+    max=1.0,
+    step=0.01,
+)
 
 
-class LatentByAspect:
+def _steps() -> Input:
+    from ...uniworld_core.sampling.flow import STEPS
+
+    return Input.integer("steps", f"How many steps are taken (published: {STEPS}).", default=STEPS, min=1, max=1000)
+
+
+class LatentByAspect(Node):
     """The empty latent of the size that UniWorld paints best."""
 
+    ID = "UniWorldEmptyLatent"
     DISPLAY_NAME = "UniWorld Empty Latent"
     SEARCH_ALIASES = ["empty latent", "aspect ratio", "size", "resolution", "latent by aspect"]
     CATEGORY = "UniWorld/latent"
@@ -32,52 +40,49 @@ class LatentByAspect:
         "Chooses the nearest of a set of aspect ratios at the wanted area, as the published program does, and gives an empty "
         "latent of that size. The aspect is that of the references or the image if one is wired, else width to height."
     )
-    RETURN_TYPES = ("LATENT", "INT", "INT")
-    RETURN_NAMES = ("latent", "width", "height")
-    OUTPUT_TOOLTIPS = ("An empty latent of that size.", "Width in pixels.", "Height in pixels.")
-    FUNCTION = "execute"
+    OUTPUTS = (
+        Output("latent", "LATENT", "An empty latent of that size."),
+        Output("width", "INT", "Width in pixels."),
+        Output("height", "INT", "Height in pixels."),
+    )
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ...uniworld_core.images.sizes import RATIO_SETS
+    def inputs(cls) -> Inputs:
+        from ...uniworld_core.images.sizes import DEFAULT_RATIOS, DEFAULT_SIDE, RATIO_SETS, STRIDE
 
-        side = {"default": 1024, "min": 1, "max": 16384, "step": 1}
-        return {
-            "required": {
-                "width": (
-                    "INT",
-                    side | {"tooltip": "Width of the aspect; used where neither image nor references are wired."},
-                ),
-                "height": (
-                    "INT",
-                    side | {"tooltip": "Height of the aspect; used where neither image nor references are wired."},
-                ),
-                "area_side": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 4096,
-                        "step": 32,
-                        "tooltip": "The picture has about the area of a square with this side, in pixels. 0: what the "
-                        "model wired to dit was made for; without one, 1024, as UniWorld-V1.",
-                    },
-                ),
-                "ratios": (
-                    list(RATIO_SETS),
-                    {"default": "any_11ratio", "tooltip": "The set of aspect ratios to choose from (published: 11)."},
-                ),
-                "batch_size": (
-                    "INT",
-                    {"default": 1, "min": 1, "max": 64, "tooltip": "How many pictures to paint at once."},
-                ),
-            },
-            "optional": {
-                "image": ("IMAGE", {"tooltip": "Take the aspect of this picture."}),
-                "references": ("UNIWORLD_REFERENCE", {"tooltip": "Take the mean aspect of the first two references."}),
-                "dit": ("UNIWORLD_DIT", {"tooltip": "The DiT from Load UniWorld, for its area where area_side is 0."}),
-            },
-        }
+        def side(name: str, tooltip: str) -> Input:
+            return Input.integer(name, tooltip, default=DEFAULT_SIDE, min=1, max=16384, step=1)
+
+        return (
+            side("width", "Width of the aspect; used where neither image nor references are wired."),
+            side("height", "Height of the aspect; used where neither image nor references are wired."),
+            Input.integer(
+                "area_side",
+                "The picture has about the area of a square with this side, in pixels. 0: what the model wired to dit was "
+                f"made for; without one, {DEFAULT_SIDE}, as UniWorld-V1.",
+                default=0,
+                min=0,
+                max=4096,
+                step=STRIDE,
+            ),
+            Input.choice(
+                "ratios",
+                RATIO_SETS,
+                f"The set of aspect ratios to choose from (published: {len(RATIO_SETS[DEFAULT_RATIOS])}).",
+                default=DEFAULT_RATIOS,
+            ),
+            Input.integer("batch_size", "How many pictures to paint at once.", default=1, min=1, max=64),
+            Input.wire("image", "IMAGE", "Take the aspect of this picture.", optional=True),
+            Input.wire(
+                "references", "UNIWORLD_REFERENCE", "Take the mean aspect of the first two references.", optional=True
+            ),
+            Input.wire(
+                "dit",
+                "UNIWORLD_DIT",
+                "The DiT from Load UniWorld, for its area where area_side is 0.",
+                optional=True,
+            ),
+        )
 
     def execute(
         self,
@@ -93,8 +98,7 @@ class LatentByAspect:
         import torch
 
         from ...uniworld_core.backbones.flux_dit import VAE_FACTOR
-        from ...uniworld_core.backbones.flux_vae import NATIVE_SIDE
-        from ...uniworld_core.images.sizes import mean_size, size_by_aspect
+        from ...uniworld_core.images.sizes import DEFAULT_SIDE, mean_size, size_by_aspect
         from ...uniworld_core.sampling.latents import CHANNELS
 
         if references:
@@ -102,15 +106,16 @@ class LatentByAspect:
             height, width = mean_size([(ref.picture.height, ref.picture.width) for ref in references[:2]])
         elif image is not None:
             height, width = image.shape[1], image.shape[2]
-        side = area_side or (NATIVE_SIDE if dit is None else dit.native_side)
+        side = area_side or (DEFAULT_SIDE if dit is None else dit.native_side)
         size = size_by_aspect(height, width, side * side, ratios)
         samples = torch.zeros(batch_size, CHANNELS, size.height // VAE_FACTOR, size.width // VAE_FACTOR)
         return {"samples": samples}, size.width, size.height
 
 
-class Scheduler:
+class Scheduler(Node):
     """Noise levels with FLUX's shift for the picture's size."""
 
+    ID = "UniWorldFlowScheduler"
     DISPLAY_NAME = "UniWorld Scheduler"
     SEARCH_ALIASES = ["sigmas", "noise schedule", "flow shift", "FLUX scheduler"]
     CATEGORY = "UniWorld/sampling"
@@ -118,21 +123,11 @@ class Scheduler:
         "The published noise levels: evenly spaced, shifted by the number of packed tokens of the latent. "
         "For UniWorld Sampler, or for ComfyUI's custom samplers."
     )
-    RETURN_TYPES = ("SIGMAS",)
-    RETURN_NAMES = ("sigmas",)
-    OUTPUT_TOOLTIPS = ("Noise levels, one more than steps, ending in 0.",)
-    FUNCTION = "execute"
+    OUTPUTS = (Output("sigmas", "SIGMAS", "Noise levels, one more than steps, ending in 0."),)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "dit": _DIT,
-                "latent": ("LATENT", {"tooltip": "A latent of the size to paint."}),
-                "steps": ("INT", _STEPS),
-                "denoise": ("FLOAT", _DENOISE),
-            }
-        }
+    def inputs(cls) -> Inputs:
+        return _DIT, Input.wire("latent", "LATENT", "A latent of the size to paint."), _steps(), _DENOISE
 
     def execute(self, dit: Any, latent: dict[str, Any], steps: int, denoise: float) -> tuple[Any]:
         from ...uniworld_core.sampling.flow import schedule
@@ -140,9 +135,10 @@ class Scheduler:
         return (schedule(steps, packed_tokens(latent["samples"]), denoise),)
 
 
-class Sampler:
+class Sampler(Node):
     """The DiT paints."""
 
+    ID = "UniWorldSampler"
     DISPLAY_NAME = "UniWorld Sampler"
     SEARCH_ALIASES = ["KSampler", "denoise", "DiT", "generate", "edit image", "FLUX"]
     CATEGORY = "UniWorld/sampling"
@@ -150,48 +146,29 @@ class Sampler:
         "Paints a latent from the condition with the checkpoint's DiT. Item i of a batch takes seed + i, so that each "
         "picture of a batch can be painted again alone. A noise mask on the latent keeps what is outside it."
     )
-    RETURN_TYPES = ("LATENT",)
-    RETURN_NAMES = ("latent",)
-    OUTPUT_TOOLTIPS = ("The painted latent: for UniWorld VAE Decode.",)
-    FUNCTION = "execute"
+    OUTPUTS = (Output("latent", "LATENT", "The painted latent: for UniWorld VAE Decode."),)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "dit": _DIT,
-                "conditioning": ("CONDITIONING", {"tooltip": "From UniWorld Condition."}),
-                "latent": (
-                    "LATENT",
-                    {"tooltip": "Gives the size, and with denoise under 1 the picture to start from."},
-                ),
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 0xFFFFFFFFFFFFFFFF,
-                        "control_after_generate": True,
-                        "tooltip": "The same seed gives the same picture on the same machine.",
-                    },
-                ),
-                "steps": ("INT", _STEPS),
-                "guidance": (
-                    "FLOAT",
-                    {
-                        "default": 3.5,
-                        "min": 0.0,
-                        "max": 100.0,
-                        "step": 0.1,
-                        "tooltip": "FLUX's embedded guidance (published: 3.5); takes the place of the conditioning's own.",
-                    },
-                ),
-                "denoise": ("FLOAT", _DENOISE),
-            },
-            "optional": {
-                "sigmas": ("SIGMAS", {"tooltip": "Noise levels to follow instead of steps and denoise."}),
-            },
-        }
+    def inputs(cls) -> Inputs:
+        from ...uniworld_core.sampling.flow import GUIDANCE
+
+        return (
+            _DIT,
+            Input.wire("conditioning", "CONDITIONING", "From UniWorld Condition."),
+            Input.wire("latent", "LATENT", "Gives the size, and with denoise under 1 the picture to start from."),
+            Input.seed("seed", "The same seed gives the same picture on the same machine."),
+            _steps(),
+            Input.number(
+                "guidance",
+                f"FLUX's embedded guidance (published: {GUIDANCE}); takes the place of the conditioning's own.",
+                default=GUIDANCE,
+                min=0.0,
+                max=100.0,
+                step=0.1,
+            ),
+            _DENOISE,
+            Input.wire("sigmas", "SIGMAS", "Noise levels to follow instead of steps and denoise.", optional=True),
+        )
 
     def execute(
         self,
@@ -295,4 +272,4 @@ def kept_cells(noise_mask: Any, batch: int, h: int, w: int) -> Any:
     return cells.repeat(-(-batch // len(cells)), 1, 1, 1)[:batch]
 
 
-NODES = {"UniWorldEmptyLatent": LatentByAspect, "UniWorldFlowScheduler": Scheduler, "UniWorldSampler": Sampler}
+NODES = by_id(LatentByAspect, Scheduler, Sampler)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .. import host
+from ..declare import Input, Inputs, Node, Output, by_id
 from .conditioning import PROMPT
 
 
-class ReadText:
+class ReadText(Node):
     """Text in pictures, appended to the prompt."""
 
+    ID = "UniWorldReadText"
     DISPLAY_NAME = "UniWorld Read Text (OCR)"
     SEARCH_ALIASES = ["OCR", "text recognition", "text rendering", "read text", "enhance prompt"]
     CATEGORY = "UniWorld/conditioning"
@@ -18,40 +21,33 @@ class ReadText:
         "Reads the text in the references with an OCR and appends it to the prompt, with where each text stands. The "
         "model then renders words better. Runs on the CPU and needs the extra package rapidocr."
     )
-    RETURN_TYPES = ("STRING", "STRING")
-    RETURN_NAMES = ("prompt", "text")
-    OUTPUT_TOOLTIPS = (
-        "The prompt with what was read: for UniWorld Condition.",
-        "What was read alone; empty where nothing was.",
+    OUTPUTS = (
+        Output("prompt", "STRING", "The prompt with what was read: for UniWorld Condition."),
+        Output("text", "STRING", "What was read alone; empty where nothing was."),
     )
-    FUNCTION = "execute"
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
+    def inputs(cls) -> Inputs:
         from ...uniworld_core.perception.ocr import MIN_CONFIDENCE
 
-        return {
-            "required": {
-                "prompt": ("STRING", PROMPT | {"tooltip": "The instruction, to which the text is appended."}),
-                "min_confidence": (
-                    "FLOAT",
-                    {
-                        "default": MIN_CONFIDENCE,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.01,
-                        "tooltip": "Lines that the OCR is no surer of than this are left out (published: 0.9).",
-                    },
-                ),
-            },
-            "optional": {
-                "references": (
-                    "UNIWORLD_REFERENCE",
-                    {"tooltip": "The references of the prompt, from UniWorld Reference; they are read in order."},
-                ),
-                "image": ("IMAGE", {"tooltip": "Pictures to read in place of references, or after them."}),
-            },
-        }
+        return (
+            replace(PROMPT, tooltip="The instruction, to which the text is appended."),
+            Input.number(
+                "min_confidence",
+                f"Lines that the OCR is no surer of than this are left out (published: {MIN_CONFIDENCE}).",
+                default=MIN_CONFIDENCE,
+                min=0.0,
+                max=1.0,
+                step=0.01,
+            ),
+            Input.wire(
+                "references",
+                "UNIWORLD_REFERENCE",
+                "The references of the prompt, from UniWorld Reference; they are read in order.",
+                optional=True,
+            ),
+            Input.wire("image", "IMAGE", "Pictures to read in place of references, or after them.", optional=True),
+        )
 
     def execute(self, prompt: str, min_confidence: float, references: Any = None, image: Any = None) -> tuple[str, str]:
         from ...uniworld_core.images.pictures import to_rgb
@@ -69,4 +65,4 @@ class ReadText:
         return ("\n".join(part for part in (prompt, text) if part), text)
 
 
-NODES = {"UniWorldReadText": ReadText}
+NODES = by_id(ReadText)

@@ -2,60 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .. import host
-from .chat import CONVERSATION, CONVERSATION_TOOLTIP, with_prompt
+from ..declare import Input, Inputs, Node, Output, by_id
+from .chat import CONVERSATION, CONVERSATION_SO_FAR, with_prompt
 from .conditioning import PROMPT, VLM, prompt_problem
 
-_REFERENCES = ("UNIWORLD_REFERENCE", {"tooltip": "The pictures that the question speaks of, in order."})
+_REFERENCES = Input.wire(
+    "references", "UNIWORLD_REFERENCE", "The pictures that the question speaks of, in order.", optional=True
+)
 
 
-class Understand:
+class Understand(Node):
     """A question about pictures, answered in words."""
 
+    ID = "UniWorldUnderstand"
     DISPLAY_NAME = "UniWorld Understand"
     SEARCH_ALIASES = ["caption", "describe image", "VQA", "question", "Qwen2.5-VL", "answer"]
     CATEGORY = "UniWorld/understanding"
     DESCRIPTION = "Qwen2.5-VL answers a question, about the references if there are any."
-    RETURN_TYPES = ("STRING", "UNIWORLD_CONVERSATION")
-    RETURN_NAMES = ("answer", "conversation")
-    OUTPUT_TOOLTIPS = ("The answer.", CONVERSATION_TOOLTIP)
-    FUNCTION = "execute"
+    OUTPUTS = (Output("answer", "STRING", "The answer."), CONVERSATION_SO_FAR)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "vlm": VLM,
-                "prompt": ("STRING", PROMPT | {"tooltip": "The question or task, in plain words."}),
-                "max_new_tokens": (
-                    "INT",
-                    {"default": 128, "min": 1, "max": 8192, "tooltip": "The answer is cut after so many tokens."},
-                ),
-                "temperature": (
-                    "FLOAT",
-                    {
-                        "default": 0.0,
-                        "min": 0.0,
-                        "max": 2.0,
-                        "step": 0.05,
-                        "tooltip": "0 gives the likeliest answer; more gives more varied ones.",
-                    },
-                ),
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 0xFFFFFFFFFFFFFFFF,
-                        "control_after_generate": True,
-                        "tooltip": "Of the random choice when the temperature is above 0.",
-                    },
-                ),
-            },
-            "optional": {"references": _REFERENCES, "conversation": CONVERSATION},
-        }
+    def inputs(cls) -> Inputs:
+        from ...uniworld_core.backbones.qwen_vl import MAX_NEW_TOKENS
+
+        return (
+            VLM,
+            replace(PROMPT, tooltip="The question or task, in plain words."),
+            Input.integer(
+                "max_new_tokens",
+                "The answer is cut after so many tokens.",
+                default=MAX_NEW_TOKENS,
+                min=1,
+                max=8192,
+            ),
+            Input.number(
+                "temperature",
+                "0 gives the likeliest answer; more gives more varied ones.",
+                default=0.0,
+                min=0.0,
+                max=2.0,
+                step=0.05,
+            ),
+            Input.seed("seed", "Of the random choice when the temperature is above 0."),
+            _REFERENCES,
+            CONVERSATION,
+        )
 
     @classmethod
     def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
@@ -89,9 +84,10 @@ class Understand:
         return answers[0], asked
 
 
-class Route:
+class Route(Node):
     """Does the instruction ask for a picture or for words?"""
 
+    ID = "UniWorldRoute"
     DISPLAY_NAME = "UniWorld Route"
     SEARCH_ALIASES = ["router", "switch", "branch", "paint or answer"]
     CATEGORY = "UniWorld/understanding"
@@ -99,22 +95,24 @@ class Route:
         "The checkpoint's routing head decides whether to paint or to answer. Wire paint_prompt into UniWorld Condition "
         "and answer_prompt into UniWorld Understand: only the branch that was chosen runs."
     )
-    RETURN_TYPES = ("BOOLEAN", "FLOAT", "STRING", "STRING")
-    RETURN_NAMES = ("paint", "probability", "paint_prompt", "answer_prompt")
-    OUTPUT_TOOLTIPS = (
-        "True where the instruction asks for a picture.",
-        "How sure the head is that it does, 0 to 1.",
-        "The prompt, if a picture is asked for; else nothing behind this output runs.",
-        "The prompt, if an answer is asked for; else nothing behind this output runs.",
+    OUTPUTS = (
+        Output("paint", "BOOLEAN", "True where the instruction asks for a picture."),
+        Output("probability", "FLOAT", "How sure the head is that it does, 0 to 1."),
+        Output(
+            "paint_prompt",
+            "STRING",
+            "The prompt, if a picture is asked for; else nothing behind this output runs.",
+        ),
+        Output(
+            "answer_prompt",
+            "STRING",
+            "The prompt, if an answer is asked for; else nothing behind this output runs.",
+        ),
     )
-    FUNCTION = "execute"
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {"vlm": VLM, "prompt": ("STRING", PROMPT)},
-            "optional": {"references": _REFERENCES, "conversation": CONVERSATION},
-        }
+    def inputs(cls) -> Inputs:
+        return VLM, PROMPT, _REFERENCES, CONVERSATION
 
     @classmethod
     def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
@@ -133,4 +131,4 @@ class Route:
         return (paint, probability, prompt, blocked) if paint else (paint, probability, blocked, prompt)
 
 
-NODES = {"UniWorldUnderstand": Understand, "UniWorldRoute": Route}
+NODES = by_id(Understand, Route)

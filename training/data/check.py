@@ -11,7 +11,7 @@ from typing import Any
 
 from ...uniworld_core.editing.masks import edit_mask, fit_before
 from ...uniworld_core.images.pictures import to_image
-from ...uniworld_core.images.sizes import DEFAULT_AREA, Size, size_by_aspect
+from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, Size, size_by_aspect
 from ...uniworld_core.prompts.text import check_prompt
 from .annotations import is_painting, read_annotation, scan
 from .published import BadData, Line, name_files, read_list, sample_of
@@ -100,7 +100,7 @@ def check(
     data: str | Path,
     masks: bool = False,
     area: int = DEFAULT_AREA,
-    ratios: str = "any_11ratio",
+    ratios: str = DEFAULT_RATIOS,
     workers: int = 4,
     progress: Callable[[int], None] | None = None,
 ) -> DataReport:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...uniworld_core.editing.masks import LATENT_FACTOR
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.images.sizes import DEFAULT_AREA, Size
+from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, Size
 from ..batch import BadSample, Encoded
 from .cache import Cache
 from .plan import Plan, Slot, painted_sizes
@@ -45,7 +45,7 @@ def plan_of(
     batch_size: int,
     seed: int,
     area: int = DEFAULT_AREA,
-    ratios: str = "any_11ratio",
+    ratios: str = DEFAULT_RATIOS,
     keep: Path | None = None,
 ) -> Plan:
     """The order of samples, the same whether they come from a cache or not.

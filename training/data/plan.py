@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.images.sizes import DEFAULT_AREA, Size, size_by_aspect
+from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, Size, size_by_aspect
 
 # Keeps the epochs of a seed apart from those of the next seeds, and from the noise of the samples
 # (Marsaglia's xorshift* multiplier).
@@ -31,7 +31,7 @@ class Slot(NamedTuple):
     sample: int
 
 
-def painted_sizes(sizes_N2: Tensor, area: int = DEFAULT_AREA, ratios: str = "any_11ratio") -> Tensor:
+def painted_sizes(sizes_N2: Tensor, area: int = DEFAULT_AREA, ratios: str = DEFAULT_RATIOS) -> Tensor:
     """Heights and widths that are painted for targets of these heights and widths: int32 (N, 2), in pixels.
 
     A target that could not be read (0, 0) goes with the most common size: it is met, named and counted there.

@@ -28,6 +28,8 @@ from .rope import rope_positions
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerFast
 
+MAX_NEW_TOKENS = 128
+
 # B batch, L tokens (padded on the left), D width; a patch is one row of `patches`.
 
 
@@ -168,7 +170,7 @@ class VLM(nn.Module):
     def generate(
         self,
         inputs: VLMInputs,
-        max_new_tokens: int = 128,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         temperature: float = 0.0,
         seed: int = 0,
         callback: Callable[[int], None] | None = None,
@@ -216,7 +218,7 @@ class VLM(nn.Module):
         self,
         prompts: Sequence[Prompt],
         pictures: Sequence[Sequence[Image.Image]] | None = None,
-        max_new_tokens: int = 128,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         temperature: float = 0.0,
         seed: int = 0,
         callback: Callable[[int], None] | None = None,

@@ -25,6 +25,7 @@ MIN_EDITED_SHARE = 0.001  # of the picture
 LATENT_FACTOR = 8  # FLUX's VAE: one latent cell is 8x8 pixels
 
 METHODS = ("code", "paper")
+WEIGHT_FUNCTION = "logarithmic"  # the published programs' and the paper's
 
 # ITU-R 601-2 luma in 16-bit fixed point, with Pillow's rounding (libImaging/Convert.c, L24).
 _LUMA = (19595, 38470, 7471)
@@ -133,7 +134,7 @@ WEIGHT_DECIMALS = 6  # get_weight rounds to as many
 _FLOAT32_WHOLE = 2.0**24  # from here on float32 has whole numbers only, and rounding by scaling could overflow
 
 
-def edit_weight(latent_Bhw: Tensor, function: str = "logarithmic") -> Tensor:
+def edit_weight(latent_Bhw: Tensor, function: str = WEIGHT_FUNCTION) -> Tensor:
     """Loss weights over the latent: 1 outside the edit, w(total area / edited area) inside.
 
     Args:

@@ -10,7 +10,9 @@ from ..errors import UniWorldError
 
 # Sides are multiples of this: 8 for the VAE, 2 for packing, 2 for the ratios' own steps.
 STRIDE = 32
-DEFAULT_AREA = 1024 * 1024
+# UniWorld-V1 paints squares of this side, and other aspects at its area.
+DEFAULT_SIDE = 1024
+DEFAULT_AREA = DEFAULT_SIDE * DEFAULT_SIDE
 
 # Smallest unit the DiT can paint (VAE 8, packing 2), and the largest picture that is not a slip of the finger.
 UNIT = 16
@@ -24,6 +26,7 @@ RATIO_SETS: dict[str, tuple[tuple[int, int], ...]] = {
     "any_5ratio": ((16, 9), (9, 16), (4, 3), (3, 4), (1, 1)),
     "any_1ratio": ((1, 1),),
 }
+DEFAULT_RATIOS = "any_11ratio"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Size:
     width: int
 
 
-def size_by_aspect(height: float, width: float, area: int = DEFAULT_AREA, ratios: str = "any_11ratio") -> Size:
+def size_by_aspect(height: float, width: float, area: int = DEFAULT_AREA, ratios: str = DEFAULT_RATIOS) -> Size:
     """The size to paint for a picture of `height` by `width`: the nearest ratio of the set, near `area` pixels.
 
     Raises:
