@@ -20,8 +20,8 @@ from typing import Any
 
 from ...streams import say
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.loading.memory import ModelMemory, default_budget
 from .. import host
-from ..memory import ModelMemory, default_budget
 from . import folders
 from .batch_results import ERROR, INTERRUPTED, LOST, Attempt, Outcome
 from .batch_rows import BatchRow

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 from ...streams import lost, say
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.loading.memory import ModelMemory, default_budget
 from .. import host
-from ..memory import ModelMemory, default_budget
 from . import folders
 from .api_form import is_stdout, not_in_json, write_api_form
 from .batch import add_arguments as add_batch_arguments

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..memory import ModelMemory
+from ...uniworld_core.loading.memory import ModelMemory
 from .protocol import MODEL_FOLDERS, Held, Progress
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import gc
 import pytest
 import torch
 from uniworld.nodes.host import PlainHost
-from uniworld.nodes.memory import ModelMemory, module_bytes
+from uniworld.uniworld_core.loading.memory import ModelMemory, module_bytes
 
 CPU = torch.device("cpu")
 SIZE = 400

@@ -11,8 +11,8 @@ from pathlib import Path
 from aiohttp import web
 
 from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.loading.memory import ModelMemory, default_budget
 from ... import host as host_module
-from ...memory import ModelMemory, default_budget
 from .. import folders
 from ..registry import Registry, load_registry
 from . import routes_editor, routes_files, routes_jobs, routes_nodes, routes_queue, routes_user

@@ -1,4 +1,4 @@
-"""Loaded modules under one memory budget, for the plain host: those used least recently leave first."""
+"""Loaded modules under one memory budget: those used least recently leave first."""
 
 from __future__ import annotations
 
