@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from ..uniworld_core.backbones.flux_dit import DENOISER_NAMES, PACK
+from ..uniworld_core.backbones.flux_dit import PACK
+from ..uniworld_core.backbones.qwen_config import TEXT_KEYS
 from ..uniworld_core.backbones.qwen_files import read_tokenizer
 from ..uniworld_core.backbones.siglip import siglip_settings
 from ..uniworld_core.errors import UniWorldError
-from ..uniworld_core.families.uniworld_v1.config import MODEL_TYPE, SIGLIP_WIDTH, TEXT_KEYS, UniWorldConfig
+from ..uniworld_core.families.uniworld_v1.checkpoint import DENOISER_NAMES, PROJECTOR_NAMES, check_checkpoint, layout
+from ..uniworld_core.families.uniworld_v1.config import MODEL_TYPE, SIGLIP_WIDTH, UniWorldConfig
 from ..uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE, Projectors
-from ..uniworld_core.families.uniworld_v1.understanding import PROJECTOR_NAMES
 from ..uniworld_core.loading.settings import OBJECT, optional, read_json, shown, take
 from ..uniworld_core.loading.weights import Names, Shards, open_shard, read_header
-from ..uniworld_core.model import check_checkpoint, layout
 from .model_folder import SHARD_BYTES, Source, copy_settings, new_folder, write_json, write_shards
 from .processor_files import complete
 

@@ -16,9 +16,9 @@ from PIL import Image
 from ..uniworld_core import UniWorld
 from ..uniworld_core.backbones.flux_text import T5_LENGTH, clip_weights, t5_weights
 from ..uniworld_core.backbones.flux_vae import VAE, vae_weights
-from ..uniworld_core.backbones.qwen_files import qwen_weights
 from ..uniworld_core.backbones.siglip import siglip_weights
 from ..uniworld_core.editing.masks import edit_mask, edit_weight, fit_before
+from ..uniworld_core.families.uniworld_v1.checkpoint import vlm_weights
 from ..uniworld_core.images.pictures import to_image
 from ..uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, size_by_aspect
 from ..uniworld_core.loading.settings import read_json
@@ -87,7 +87,7 @@ class Encoder:
     def _digest(self, told: Sequence[Any], use_siglip: bool) -> str:
         model = self.model
         assert model.flux_folder is not None
-        parts: list[Weights] = [qwen_weights(model.checkpoint), vae_weights(model.flux_folder)]
+        parts: list[Weights] = [vlm_weights(model.checkpoint), vae_weights(model.flux_folder)]
         parts.append(clip_weights(model.flux_folder))
         files = [model.checkpoint / "preprocessor_config.json", model.flux_folder / "vae" / "config.json"]
         if self.settings.use_t5:

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 
 from ..uniworld_core.backbones.qwen_files import read_tokenizer
 from ..uniworld_core.errors import UniWorldError
+from ..uniworld_core.families.uniworld_v1.checkpoint import check_checkpoint
 from ..uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from ..uniworld_core.loading.settings import read_json
 from ..uniworld_core.loading.shipped import shipped_model
 from ..uniworld_core.loading.weights import Shards
-from ..uniworld_core.model import check_checkpoint
 from ..uniworld_core.prompts.scope import SCOPE_FILE
 from . import checkpoints
 from .model_folder import INDEX_FILE, Source, copy_settings, new_folder, write_index, write_json

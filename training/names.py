@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..uniworld_core.backbones.flux_dit import DENOISER_NAMES
-from ..uniworld_core.families.uniworld_v1.understanding import PROJECTOR_NAMES
+from ..uniworld_core.families.uniworld_v1.checkpoint import DENOISER_NAMES, PROJECTOR_NAMES
 from ..uniworld_core.loading.weights import Names
 
 # (in the published files, in `Trainee`)

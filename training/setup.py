@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from ..uniworld_core import UniWorld
-from ..uniworld_core.backbones.flux_dit import DiT
 from ..uniworld_core.errors import UniWorldError
-from ..uniworld_core.families.uniworld_v1.understanding import projector_weights
+from ..uniworld_core.families.uniworld_v1.checkpoint import load_dit, projector_weights
 from ..uniworld_core.loading.dtypes import choose_dtype
 from .checkpoints import read_found
 from .config import Config
@@ -153,7 +152,7 @@ def open_model(
     opened, stage = encoder.model, config.stage
     # Not opened.projectors, which would load the VLM, and a run on cached data never needs that.
     projectors = projector_weights(opened.checkpoint).load(opened.dtype, opened.device)
-    dit = DiT.from_pretrained(opened.checkpoint, opened.flux_folder, opened.dtype, opened.device)
+    dit = load_dit(opened.checkpoint, opened.flux_folder, opened.dtype, opened.device)
     trainee = Trainee(projectors, dit, StepSettings(stage.use_siglip, stage.t5_drop, stage.guidance))
     training = set_trainable(trainee, stage.parts)
     read_in_full(training, opened.checkpoint)

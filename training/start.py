@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..uniworld_core.errors import UniWorldError
-from ..uniworld_core.families.uniworld_v1.understanding import PROJECTOR_NAMES
+from ..uniworld_core.families.uniworld_v1.checkpoint import PROJECTOR_NAMES
 from ..uniworld_core.loading.weights import Names, Shards
 from . import checkpoints
 from .convert import REDUX_NAMES

@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from ..uniworld_core import UniWorld
-from ..uniworld_core.backbones.flux_dit import DiT, denoiser_weights
+from ..uniworld_core.backbones.flux_dit import DiT
 from ..uniworld_core.backbones.flux_text import clip_weights, t5_weights
 from ..uniworld_core.backbones.flux_vae import vae_weights
-from ..uniworld_core.backbones.qwen_files import qwen_weights
 from ..uniworld_core.backbones.siglip import siglip_weights
-from ..uniworld_core.families.uniworld_v1.understanding import projector_weights
+from ..uniworld_core.families.uniworld_v1.checkpoint import denoiser_weights, projector_weights, vlm_weights
 from ..uniworld_core.images.sizes import Size
 from ..uniworld_core.loading.dtypes import choose_dtype
 from .config import Config
@@ -185,7 +184,7 @@ def _reader_bytes(model: UniWorld, config: Config) -> int:
         return 0
     size = _BYTES[_dtype_name(config)]
     modules: list[tuple[nn.Module, int]] = [
-        (qwen_weights(model.checkpoint).module, size),
+        (vlm_weights(model.checkpoint).module, size),
         (clip_weights(model.flux_folder).module, size),
         (vae_weights(model.flux_folder).module, 4),  # in float32, as published
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .backbones.flux_dit import DENOISER_NAMES, DiT, build_transformer, denoiser_weights, token_count
+from .backbones.flux_dit import DiT, token_count
 from .backbones.flux_text import (
     T5_LENGTH,
     TextEncoders,
@@ -19,21 +19,20 @@ from .backbones.flux_text import (
     t5_weights,
 )
 from .backbones.flux_vae import VAE, vae_weights
-from .backbones.qwen_files import QWEN_NAMES, build_qwen, qwen_weights, read_generation, read_processor, read_tokenizer
 from .backbones.qwen_vl import MAX_NEW_TOKENS, VLM
 from .backbones.siglip import SigLIP, read_siglip_processor, siglip_weights
 from .errors import UniWorldError
+from .families.uniworld_v1.checkpoint import check_checkpoint, layout, load_dit
 from .families.uniworld_v1.condition import Condition, encode_conversations, join_t5
 from .families.uniworld_v1.config import UniWorldConfig
-from .families.uniworld_v1.projectors import Projectors, read_task_head
+from .families.uniworld_v1.projectors import Projectors
 from .families.uniworld_v1.routing import Route, route
-from .families.uniworld_v1.understanding import PROJECTOR_NAMES, Understanding, projector_weights, read_config
+from .families.uniworld_v1.understanding import Understanding
 from .images.pictures import Picture
 from .images.sizes import check_size
 from .loading.dtypes import choose_dtype
 from .loading.settings import read_json
 from .loading.shipped import shipped_model
-from .loading.weights import Weights, build
 from .prompts.conversation import Conversation, Prompt, as_conversations
 from .prompts.reference import Reference, References, make_references
 from .sampling import flow
@@ -124,7 +123,7 @@ class UniWorld:
 
     @cached_property
     def dit(self) -> DiT:
-        return DiT.from_pretrained(self.checkpoint, self.flux_folder, self.dtype, self.device)
+        return load_dit(self.checkpoint, self.flux_folder, self.dtype, self.device)
 
     @cached_property
     def vae(self) -> VAE:
@@ -279,24 +278,6 @@ class UniWorld:
         return folder
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Hold a UniWorld checkpoint's files against its configuration. Raises UniWorldError naming what does not fit."""
-    parts: list[Weights[Any]] = [qwen_weights(folder), denoiser_weights(folder), projector_weights(folder)]
-    for part in parts:
-        part.check()
-    shards = parts[0].shards
-    unknown = [name for name in shards.shapes if not any(part.names.in_module(name) for part in parts)]
-    if unknown:
-        raise UniWorldError(
-            f"{shards.files[unknown[0]]} holds {unknown[0]}, which is of no part of UniWorld-V1: use the published files."
-        )
-    config = read_config(folder)
-    read_tokenizer(folder, config)
-    read_processor(folder, config)
-    read_generation(folder, config)
-    read_task_head(folder, config.vlm_width)
-
-
 def check_flux(folder: Path) -> None:
     """Hold a FLUX folder's VAE, and its CLIP and T5 if they are there, against their configurations.
 
@@ -313,20 +294,6 @@ def check_flux(folder: Path) -> None:
         t5 = t5_weights(folder)
         t5.check()
         read_t5_tokenizer(folder, t5.module.config)
-
-
-def layout(config: UniWorldConfig) -> dict[str, tuple[int, ...]]:
-    """{published tensor name: shape} of a checkpoint of this configuration."""
-    parts = (
-        (build_qwen(config), QWEN_NAMES),
-        (build_transformer(config), DENOISER_NAMES),
-        (build(lambda: Projectors(config), config.source), PROJECTOR_NAMES),
-    )
-    return {
-        names.in_file(name): tuple(tensor.shape)
-        for module, names in parts
-        for name, tensor in module.state_dict().items()
-    }
 
 
 def _seeds(seed: int | Sequence[int], items: int) -> list[int]:

@@ -110,9 +110,10 @@ def open_parts(checkpoint: Path, flux: Path, siglip: Path, dtype_name: str, devi
     Raises:
         UniWorldError: files that are missing, damaged or do not fit; they are named.
     """
-    from ...uniworld_core import VAE, DiT, SigLIP, UniWorld
+    from ...uniworld_core import VAE, SigLIP, UniWorld
     from ...uniworld_core.backbones.flux_text import CLIP, T5
     from ...uniworld_core.backbones.flux_vae import read_native_side
+    from ...uniworld_core.families.uniworld_v1.checkpoint import load_dit
     from ...uniworld_core.families.uniworld_v1.understanding import Understanding
     from ...uniworld_core.prompts.scope import read_scope
 
@@ -127,7 +128,7 @@ def open_parts(checkpoint: Path, flux: Path, siglip: Path, dtype_name: str, devi
         ),
         siglip=Part(lambda where: SigLIP.from_pretrained(siglip, dtype, where), device),
         dit=DiTPart(
-            lambda where: DiT.from_pretrained(checkpoint, flux, dtype, where),
+            lambda where: load_dit(checkpoint, flux, dtype, where),
             device,
             native_side=read_native_side(flux),
         ),

@@ -64,7 +64,7 @@ OWN = {
 
 def test_the_scan_sees_the_sources() -> None:
     assert {"uniworld_core/loading/weights.py", "nodes/pack/parts.py", "training/start.py"} <= set(SOURCES)
-    assert {"UniWorld", "VLM", "VAE"} <= OWN
+    assert {"UniWorld", "SigLIP", "VAE"} <= OWN
     assert sum(name == "torch.load" for tree in SOURCES.values() for name, _ in calls(tree)) >= 3
 
 

@@ -12,19 +12,14 @@ from typing import Any
 import pytest
 import torch
 from uniworld.uniworld_core import Condition, UniWorld
-from uniworld.uniworld_core.backbones.flux_dit import (
-    DENOISER_NAMES,
-    build_transformer,
-    image_positions,
-    pack,
-    token_count,
-)
+from uniworld.uniworld_core.backbones.flux_dit import image_positions, pack, token_count
+from uniworld.uniworld_core.backbones.flux_transformer import build_transformer
 from uniworld.uniworld_core.backbones.qwen_files import QWEN_NAMES, build_qwen
 from uniworld.uniworld_core.backbones.qwen_template import chat_text
+from uniworld.uniworld_core.families.uniworld_v1.checkpoint import DENOISER_NAMES, PROJECTOR_NAMES
 from uniworld.uniworld_core.families.uniworld_v1.condition import project
 from uniworld.uniworld_core.families.uniworld_v1.config import UniWorldConfig
 from uniworld.uniworld_core.families.uniworld_v1.projectors import Projectors
-from uniworld.uniworld_core.families.uniworld_v1.understanding import PROJECTOR_NAMES
 from uniworld.uniworld_core.images.pictures import to_image
 from uniworld.uniworld_core.images.sizes import RATIO_SETS, Size, size_by_aspect
 from uniworld.uniworld_core.loading.weights import build
@@ -274,8 +269,8 @@ def test_layout_of_the_full_size_is_the_published_one(fullsize: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("make", "names"),
     [
-        (build_qwen, QWEN_NAMES),
-        (build_transformer, DENOISER_NAMES),
+        (lambda config: build_qwen(config.vlm), QWEN_NAMES),
+        (lambda config: build_transformer(config.denoiser, config.source), DENOISER_NAMES),
         (lambda config: build(lambda: Projectors(config)), PROJECTOR_NAMES),
     ],
     ids=["vlm", "dit", "projectors"],

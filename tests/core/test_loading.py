@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from uniworld.uniworld_core import VAE, VLM, DiT, SigLIP, UniWorld
+from uniworld.uniworld_core import VAE, SigLIP, UniWorld
 from uniworld.uniworld_core.backbones.flux_text import CLIP, T5
+from uniworld.uniworld_core.families.uniworld_v1.checkpoint import load_dit, load_vlm
 from uniworld.uniworld_core.families.uniworld_v1.understanding import Understanding
 from uniworld.uniworld_core.loading.shipped import shipped_model, shipped_names
 from uniworld.uniworld_core.loading.weights import Shards
@@ -52,7 +53,7 @@ def open_copy(folder: Path, **options: Any) -> UniWorld:
 
 def test_vlm_alone_understands(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(TINY / "uniworld", tmp_path / "alone"))
-    vlm = VLM.from_pretrained(folder, FLOAT32)
+    vlm = load_vlm(folder, FLOAT32)
     assert isinstance(vlm.answer(["What is this?"], [[Image.new("RGB", (30, 30))]], max_new_tokens=3)[0], str)
 
 
@@ -75,9 +76,9 @@ def test_dit_alone_paints(model: UniWorld, tmp_path: Path) -> None:
     for file in folder.iterdir():
         if not (file.suffix == ".safetensors" or file.name in ("config.json", "model.safetensors.index.json")):
             file.unlink()
-    dit = DiT.from_pretrained(folder, dtype=FLOAT32)
+    dit = load_dit(folder, dtype=FLOAT32)
     assert dit.latent_format == LatentFormat()
-    assert DiT.from_pretrained(folder, TINY / "flux", FLOAT32).latent_format == LatentFormat.of(TINY / "flux")
+    assert load_dit(folder, TINY / "flux", FLOAT32).latent_format == LatentFormat.of(TINY / "flux")
     condition = UniWorld.from_pretrained("tiny", dtype=FLOAT32).encode("A dog.", use_t5=False)
     assert torch.isfinite(dit.velocity(torch.zeros(1, 16, 4, 4), 0.5, condition, 3.5)).all()
 
@@ -180,8 +181,8 @@ def test_weights_in_one_file_load_as_well_as_in_shards(tmp_path: Path) -> None:
         file.unlink()
     (folder / "model.safetensors.index.json").unlink()
     save_file(tensors, folder / "model.safetensors")
-    dit = DiT.from_pretrained(folder, dtype=FLOAT32)
-    expected = DiT.from_pretrained(TINY / "uniworld", dtype=FLOAT32)
+    dit = load_dit(folder, dtype=FLOAT32)
+    expected = load_dit(TINY / "uniworld", dtype=FLOAT32)
     assert all(torch.equal(a, b) for a, b in zip(dit.parameters(), expected.parameters()))
 
 
@@ -353,7 +354,7 @@ def test_pictures_are_seen_at_448_pixels_unless_both_limits_are_equal(
 ) -> None:
     folder = tiny_copy / "uniworld"
     edit_json(folder / "preprocessor_config.json", **limits)
-    vlm = VLM.from_pretrained(folder, FLOAT32)
+    vlm = load_vlm(folder, FLOAT32)
     for square in (300, 460, 700):
         assert vlm.inputs(["x"], [[Image.new("RGB", (square, square))]]).grids.tolist() == [[1, side, side]]
 

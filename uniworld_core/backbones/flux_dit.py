@@ -5,18 +5,15 @@ Shapes: B batch, C latent channels (16), h = H/8, w = W/8, N = h/2 * w/2 packed 
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ..families.uniworld_v1.condition import Condition
-from ..families.uniworld_v1.config import UniWorldConfig
-from ..loading.weights import Names, Shards, Weights, build
 from ..sampling.latents import LatentFormat
 
-DENOISER_NAMES = Names((("denoise_tower.denoiser.", ""),))
+if TYPE_CHECKING:
+    from ..families.uniworld_v1.condition import Condition
 
 # Pixels per latent cell, and latent cells per packed token, a side.
 VAE_FACTOR = 8
@@ -51,32 +48,13 @@ def image_positions(h: int, w: int, device: torch.device) -> torch.Tensor:
 
 
 class DiT(nn.Module):
-    """FLUX's transformer out of a UniWorld checkpoint."""
+    """FLUX's transformer, and the format of the latents that it paints."""
 
     def __init__(self, transformer: Any, latent_format: LatentFormat | None = None) -> None:
         super().__init__()
         # Any: diffusers' types do not show their own methods.
         self.transformer: Any = transformer
         self.latent_format = latent_format or LatentFormat()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        checkpoint: str | Path,
-        flux: str | Path | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str = "cpu",
-    ) -> DiT:
-        """Load the DiT alone from a UniWorld checkpoint folder.
-
-        Args:
-            flux: the FLUX folder whose VAE's shift and scale the latents have; None takes FLUX.1-dev's.
-
-        Raises:
-            UniWorldError: a file is missing, damaged, or does not fit the configuration; it is named.
-        """
-        latent_format = None if flux is None else LatentFormat.of(flux)
-        return cls(denoiser_weights(checkpoint).load(dtype, device), latent_format)
 
     @property
     def device(self) -> torch.device:
@@ -139,19 +117,3 @@ def _attention_mask(mask_BL: torch.Tensor | None, x_BNK: torch.Tensor) -> dict[s
         return None
     mask = torch.cat([mask_BL.to(x_BNK.device), mask_BL.new_ones(x_BNK.shape[:2]).to(x_BNK.device)], dim=1)
     return {"attention_mask": mask[:, None, None, :]}
-
-
-def build_transformer(config: UniWorldConfig) -> Any:
-    """FLUX's transformer of the configured widths, its weights on the meta device."""
-    from diffusers import FluxTransformer2DModel
-
-    return build(lambda: FluxTransformer2DModel.from_config(config.denoiser), f"denoiser_config of {config.source}")
-
-
-def denoiser_weights(checkpoint: str | Path) -> Weights[Any]:
-    """The DiT of a checkpoint and its files. Raises UniWorldError if these hold another number of layers."""
-    config, shards = UniWorldConfig.read(checkpoint), Shards(Path(checkpoint))
-    prefix = DENOISER_NAMES.prefixes[0][0]
-    for key, blocks in (("num_layers", "transformer_blocks"), ("num_single_layers", "single_transformer_blocks")):
-        shards.check_depth(config.denoiser[key], (f"{prefix}{blocks}.",), f"denoiser_config of {config.source}")
-    return Weights(build_transformer(config), shards, DENOISER_NAMES)

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's files in a UniWorld checkpoint: weights, tokenizer, picture processor, generation settings."""
+"""Qwen2.5-VL's files in a checkpoint's folder: weights, tokenizer, picture processor, generation settings."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UniWorldError
-from ..families.uniworld_v1.config import UniWorldConfig
-from ..loading.settings import FLAG, TOKEN, brief, either, exactly, listed, number, optional, read_json, take, whole
+from ..loading.settings import FLAG, TOKEN, either, listed, number, optional, read_json, take, whole
 from ..loading.vocabulary import check_ids, qwen_tokenizer
 from ..loading.weights import Names, Shards, Weights, build
 from ..prompts.text import IMAGE_PAD, VISION_END, VISION_START
+from .picture_processor import PROCESSOR, make_processor, processor_settings
+from .qwen_config import QwenVLConfig
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
-
-# Every picture reaches the VLM at this many pixels, as minimum and maximum (published: serve/cli.py).
-VLM_PIXELS = 448 * 448
 
 # The most pixels that Qwen's own preprocessor_config.json allows.
 _MAX_PIXELS = 12845056
@@ -32,17 +30,6 @@ QWEN_NAMES = Names(
     )
 )
 
-_DEVIATION = number(1e-6, 1e6)
-PROCESSOR = {
-    "do_resize": exactly(True, "as the model reads pictures of one size"),
-    "do_rescale": FLAG,
-    "do_normalize": FLAG,
-    "do_convert_rgb": optional(FLAG),
-    "image_mean": listed(number(-1e6, 1e6), 3, 3),
-    "image_std": listed(_DEVIATION, 3, 3),
-    "rescale_factor": number(1e-9, 1e6),
-    "resample": whole(0, 5),
-}
 _PIXELS = optional(whole(1, _MAX_PIXELS))
 _SIZE = {"shortest_edge": _PIXELS, "longest_edge": _PIXELS}
 _QWEN_PROCESSOR = PROCESSOR | {
@@ -64,7 +51,7 @@ _GENERATION = {
 }
 
 
-def build_qwen(config: UniWorldConfig) -> Qwen2_5_VLForConditionalGeneration:
+def build_qwen(config: QwenVLConfig) -> Qwen2_5_VLForConditionalGeneration:
     """Qwen2.5-VL of the configured widths, its weights on the meta device."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -81,18 +68,15 @@ def build_qwen(config: UniWorldConfig) -> Qwen2_5_VLForConditionalGeneration:
     return build(make, config.source)
 
 
-def qwen_weights(checkpoint: Path) -> Weights[Qwen2_5_VLForConditionalGeneration]:
-    """Qwen2.5-VL of a checkpoint and its files. Raises UniWorldError if these hold another number of layers."""
-    config, shards = UniWorldConfig.read(checkpoint), Shards(checkpoint)
-    shards.check_depth(
-        config.text["num_hidden_layers"], ("model.layers.", "model.language_model.layers."), config.source
-    )
+def qwen_weights(config: QwenVLConfig, shards: Shards) -> Weights[Qwen2_5_VLForConditionalGeneration]:
+    """Qwen2.5-VL and its files. Raises UniWorldError if these hold another number of layers."""
+    shards.check_depth(config.layers, ("model.layers.", "model.language_model.layers."), config.source)
     shards.check_depth(config.depth, ("visual.blocks.", "model.visual.blocks."), config.source)
     return Weights(build_qwen(config), shards, QWEN_NAMES)
 
 
-def read_tokenizer(folder: Path, config: UniWorldConfig | None = None) -> PreTrainedTokenizerFast:
-    """The tokenizer of a UniWorld checkpoint.
+def read_tokenizer(folder: Path, config: QwenVLConfig | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer of a checkpoint.
 
     Args:
         config: the checkpoint's, to hold the ids against.
@@ -117,14 +101,14 @@ def read_tokenizer(folder: Path, config: UniWorldConfig | None = None) -> PreTra
     return tokenizer
 
 
-def read_processor(folder: Path, config: UniWorldConfig) -> Any:
-    """The picture processor of a UniWorld checkpoint, Pillow's resizing always.
-
-    The published programs bring every picture to 448x448 pixels whatever `preprocessor_config.json` says, since the one
-    of the published checkpoint carries Qwen's own wide range. A checkpoint whose two limits are equal sets its own.
+def read_processor(folder: Path, config: QwenVLConfig, pixels: int) -> Any:
+    """The picture processor of a checkpoint, Pillow's resizing always.
 
     Args:
         config: the checkpoint's, whose vision half says how pictures are cut into patches.
+        pixels: what every picture is brought to, whatever `preprocessor_config.json` says: the programs that the models
+            were published with do so, and the published file carries Qwen's own wide range. A checkpoint whose two limits
+            are equal sets its own.
 
     Raises:
         UniWorldError: the file is missing or damaged, or does not fit the configuration.
@@ -134,7 +118,7 @@ def read_processor(folder: Path, config: UniWorldConfig) -> Any:
     size = take({} if raw.get("size") is None else raw["size"], _SIZE, f"size in {file}")
     low = settings.get("min_pixels") or size.get("shortest_edge")
     high = settings.get("max_pixels") or size.get("longest_edge")
-    pixels = low if low and low == high else VLM_PIXELS
+    pixels = low if low and low == high else pixels
     for key, wanted in config.patches.items():
         if settings.setdefault(key, wanted) != wanted:
             raise UniWorldError(
@@ -156,41 +140,7 @@ def read_processor(folder: Path, config: UniWorldConfig) -> Any:
     return make_processor("Qwen2VLImageProcessor", settings | limits, file)
 
 
-def processor_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The settings of a folder's picture processor, and the file that they stand in.
-
-    Up to version 4 transformers saves them as `preprocessor_config.json`, from 5 on with the whole processor.
-
-    Raises:
-        UniWorldError: there are none, or their file is damaged.
-    """
-    file, whole_file = folder / "preprocessor_config.json", folder / "processor_config.json"
-    if not file.exists() and whole_file.exists():
-        settings = read_json(whole_file).get("image_processor")
-        if isinstance(settings, dict):
-            return whole_file, settings
-    return file, read_json(file)
-
-
-def make_processor(name: str, settings: dict[str, Any], file: Path) -> Any:
-    """A picture processor of these settings, Pillow's resizing always. Raises UniWorldError if they are damaged."""
-    try:
-        return pil_processor(name).from_dict(settings)
-    except Exception as error:  # transformers raises all kinds on values it does not expect
-        raise UniWorldError(f"{file} cannot be used ({brief(error)}): copy it again.") from error
-
-
-def pil_processor(name: str) -> Any:
-    """transformers' image processor that resizes with Pillow: `NAMEPil` from version 5 on, `NAME` before.
-
-    The "fast" ones, which the Auto classes prefer where torchvision is installed, give other pixels.
-    """
-    import transformers
-
-    return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
-
-
-def read_generation(folder: Path, config: UniWorldConfig) -> GenerationConfig:
+def read_generation(folder: Path, config: QwenVLConfig) -> GenerationConfig:
     """How the checkpoint generates text by default. Raises UniWorldError if its file is damaged."""
     from transformers import GenerationConfig
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,15 +14,15 @@ from PIL import Image
 from torch import nn
 
 from ..errors import UniWorldError
-from ..families.uniworld_v1.config import UniWorldConfig
 from ..loading.dtypes import OVERFLOW
 from ..loading.settings import shown
 from ..prompts.conversation import Conversation, Prompt, as_conversations, as_list
 from ..prompts.reference import Reference
-from ..prompts.text import ASSISTANT
+from ..prompts.text import ASSISTANT, IMAGE_PAD
 from ..sampling.seeds import check_seed
-from .qwen_files import TEMPERATURE, qwen_weights, read_generation, read_processor, read_tokenizer, single_id
-from .qwen_template import conversation_text
+from .qwen_config import QwenVLConfig
+from .qwen_files import TEMPERATURE, single_id
+from .qwen_template import conversation_text, turns_in
 from .rope import rope_positions
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ class VLMInputs:
 
 
 class VLM(nn.Module):
-    """Qwen2.5-VL of a UniWorld checkpoint with its tokenizer and picture processor."""
+    """Qwen2.5-VL with its tokenizer and picture processor."""
 
     def __init__(
         self,
-        config: UniWorldConfig,
+        config: QwenVLConfig,
         tokenizer: PreTrainedTokenizerFast,
         processor: Any,
         qwen: Any,
@@ -83,24 +83,6 @@ class VLM(nn.Module):
         self.qwen: Any = qwen
         self.generation = generation
         self.assistant_token = single_id(tokenizer, ASSISTANT)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        checkpoint: str | Path,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str = "cpu",
-    ) -> VLM:
-        """Load the VLM alone from a UniWorld checkpoint folder.
-
-        Raises:
-            UniWorldError: a file is missing, damaged, or does not fit the configuration; it is named.
-        """
-        folder = Path(checkpoint)
-        config = UniWorldConfig.read(folder)
-        tokenizer, processor = read_tokenizer(folder, config), read_processor(folder, config)
-        qwen = qwen_weights(folder).load(dtype, device)
-        return cls(config, tokenizer, processor, qwen, read_generation(folder, config))
 
     @property
     def device(self) -> torch.device:
@@ -123,18 +105,31 @@ class VLM(nn.Module):
                 many lists of pictures as prompts.
         """
         conversations = _conversations(prompts, pictures)
-        grids, patches = self._patches([ref.picture for item in conversations for ref in item.refs])
-        merged = iter([] if grids is None else (grids.prod(dim=1) // self.processor.merge_size**2).tolist())
         texts = [
-            conversation_text([(turn.role, turn.text, [next(merged) for _ in turn.refs]) for turn in item.turns])
+            conversation_text([(turn.role, turn.text, [1] * len(turn.refs)) for turn in item.turns])
             for item in conversations
         ]
+        return self.text_inputs(texts, [ref.picture for item in conversations for ref in item.refs])
+
+    def text_inputs(self, texts: Sequence[str], pictures: Sequence[Image.Image]) -> VLMInputs:
+        """As `inputs`, of text that a template has been rendered to already.
+
+        Args:
+            texts: one per item, with one `<|image_pad|>` for each of its pictures.
+            pictures: of all items, RGB, in order.
+
+        Raises:
+            UniWorldError: a text is longer than the model reads.
+        """
+        grids, patches = self._patches(list(pictures))
+        merged = iter([] if grids is None else (grids.prod(dim=1) // self.processor.merge_size**2).tolist())
+        texts = [re.sub(re.escape(IMAGE_PAD), lambda _: IMAGE_PAD * next(merged), text) for text in texts]
         # Padded here and not by the tokenizer: a checkpoint's tokenizer_config may ask for the right side.
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         length = max(map(len, rows))
         limit = self.config.positions
         if length > limit:
-            turns = len(conversations[max(range(len(rows)), key=lambda i: len(rows[i]))].turns)
+            turns = turns_in(texts[max(range(len(rows)), key=lambda i: len(rows[i]))])
             what = "prompt" if turns == 1 else f"conversation of {turns} turns"
             raise UniWorldError(
                 f"A {what} with its pictures is {length} tokens long; the model reads {limit}: shorten it, or leave out "

@@ -29,7 +29,7 @@ from ..loading.settings import (
 )
 from ..loading.weights import Shards, Weights, build
 from .flux_text import nested_names
-from .qwen_files import PROCESSOR, make_processor, processor_settings
+from .picture_processor import PROCESSOR, make_processor, processor_settings
 
 if TYPE_CHECKING:
     from transformers import SiglipVisionModel

@@ -7,120 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...backbones.flux_transformer import transformer_settings
+from ...backbones.qwen_config import QwenVLConfig
 from ...errors import UniWorldError
-from ...loading.settings import (
-    ACTIVATION,
-    EPSILON,
-    FLAG,
-    HEADS,
-    HIDDEN,
-    LAYERS,
-    OBJECT,
-    POSITIONS,
-    SHARE,
-    TOKEN,
-    VOCABULARY,
-    WIDTH,
-    Rule,
-    check_heads,
-    choice,
-    either,
-    exactly,
-    listed,
-    number,
-    optional,
-    read_json,
-    shown,
-    take,
-    whole,
-)
+from ...loading.settings import OBJECT, WIDTH, Rule, optional, read_json, shown, take
 
 MODEL_TYPE = "univa_qwen2p5vl"
+
+# Every picture reaches the VLM at this many pixels, as minimum and maximum (published: serve/cli.py).
+VLM_PIXELS = 448 * 448
 
 # Width of SigLIP2 so400m, which the published tower assumes (modeling_univa_denoise_tower.py); a checkpoint's
 # own tensors say otherwise where they do, since its config does not carry the number.
 SIGLIP_WIDTH = 1152
 
-# The keys of the flat config that describe the language model (Qwen2_5_VLTextConfig's own), and what each may hold.
-_TEXT: dict[str, Rule] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": WIDTH,
-    "intermediate_size": HIDDEN,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "num_key_value_heads": HEADS,
-    "hidden_act": ACTIVATION,
-    "max_position_embeddings": POSITIONS,
-    "initializer_range": number(0, 100),
-    "rms_norm_eps": EPSILON,
-    "rope_theta": number(1, 1e12),
-    "rope_scaling": OBJECT,
-    "use_sliding_window": FLAG,
-    "sliding_window": optional(POSITIONS),
-    "max_window_layers": whole(0, 2**16),
-    "attention_dropout": SHARE,
-    "bos_token_id": optional(TOKEN),
-    "eos_token_id": optional(either(TOKEN, listed(TOKEN, 1, 64))),
-}
-TEXT_KEYS = tuple(_TEXT)
-# Qwen's first name for it was "mrope".
-_ROPE_TYPE = choice("default", "mrope")
-_ROPE: dict[str, Rule] = {
-    "rope_type": _ROPE_TYPE,
-    "type": _ROPE_TYPE,
-    "mrope_section": listed(whole(0, 2**15), 3, 3),
-}
-# Those of its vision half (Qwen2_5_VLVisionConfig's own).
-_VISION: dict[str, Rule] = {
-    "depth": LAYERS,
-    "hidden_size": WIDTH,
-    "hidden_act": ACTIVATION,
-    "intermediate_size": HIDDEN,
-    "num_heads": HEADS,
-    "in_channels": exactly(3, "as pictures are red, green and blue"),
-    "patch_size": whole(1, 256),
-    "spatial_merge_size": whole(1, 16),
-    "temporal_patch_size": whole(1, 16),
-    "tokens_per_second": number(0, 1e6),
-    "window_size": whole(1, 2**16),
-    "out_hidden_size": WIDTH,
-    "fullatt_block_indexes": listed(whole(0, 127), 0, 128),
-    "initializer_range": number(0, 100),
-}
-# diffusers' FluxTransformer2DModel, and its defaults where a configuration leaves something out.
-_DENOISER: dict[str, Rule] = {
-    "patch_size": exactly(1, "as latents are packed before"),
-    "in_channels": WIDTH,
-    "out_channels": optional(WIDTH),
-    "num_layers": whole(0, 128),
-    "num_single_layers": whole(0, 128),
-    "attention_head_dim": whole(2, 2**12),
-    "num_attention_heads": HEADS,
-    "joint_attention_dim": WIDTH,
-    "pooled_projection_dim": WIDTH,
-    "guidance_embeds": FLAG,
-    "axes_dims_rope": listed(whole(2, 2**12), 3, 3),
-}
-_DENOISER_DEFAULTS = {
-    **{"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128},
-    **{"axes_dims_rope": [16, 56, 56]},
-}
 _TOWER: dict[str, Rule] = {
     "denoiser_config": OBJECT,
     "output_hidden_size": WIDTH,
     "vae_input_hidden_size": WIDTH,
     "siglip_hidden_size": optional(WIDTH),
 }
-_TOKENS: dict[str, Rule] = dict.fromkeys(
-    ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"), TOKEN
-)
-# What transformers takes where a configuration leaves it out, as those it saves itself do.
-_VISION_DEFAULTS: dict[str, int] = {
-    **{"depth": 32, "hidden_size": 3584, "num_heads": 16, "patch_size": 14, "spatial_merge_size": 2},
-    **{"temporal_patch_size": 2, "window_size": 112},
-}
-# How many patches a side a window of the vision half may have after merging (Qwen2.5-VL: 4): it pads pictures to whole ones.
-_MAX_WINDOW = 64
 
 
 @dataclass(frozen=True)
@@ -128,22 +34,16 @@ class UniWorldConfig:
     """A checkpoint's configuration, read from its flat `config.json`.
 
     Attributes:
-        text: arguments of transformers' Qwen2_5_VLTextConfig.
-        vision: arguments of its vision config.
-        tokens: ids of the image, video, vision-start and vision-end tokens.
+        vlm: of Qwen2.5-VL.
         denoiser: arguments of diffusers' FluxTransformer2DModel.
-        vlm_width: width of the VLM's hidden states.
         joint_width: width of the DiT's text tokens (FLUX: 4096).
         vae_width: width of a packed latent token (FLUX: 64).
         siglip_width: width of the SigLIP features.
         source: what to call the configuration in errors.
     """
 
-    text: dict[str, Any]
-    vision: dict[str, Any]
-    tokens: dict[str, int]
+    vlm: QwenVLConfig
     denoiser: dict[str, Any]
-    vlm_width: int
     joint_width: int
     vae_width: int
     siglip_width: int
@@ -155,30 +55,9 @@ class UniWorldConfig:
         return int(self.denoiser["num_attention_heads"]) * int(self.denoiser["attention_head_dim"])
 
     @property
-    def depth(self) -> int:
-        """Layers of the vision half."""
-        return int((_VISION_DEFAULTS | self.vision)["depth"])
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the language model's table of tokens."""
-        return int(self.text["vocab_size"])
-
-    @property
-    def positions(self) -> int:
-        """Tokens that the language model reads at most."""
-        return int(self.text.get("max_position_embeddings", 32768))
-
-    @property
-    def patches(self) -> dict[str, int]:
-        """How the vision half cuts pictures, under the names of a picture processor's settings."""
-        values = _VISION_DEFAULTS | self.vision
-        names = {
-            "patch_size": "patch_size",
-            "merge_size": "spatial_merge_size",
-            "temporal_patch_size": "temporal_patch_size",
-        }
-        return {name: values[key] for name, key in names.items()}
+    def denoiser_source(self) -> str:
+        """What to call the DiT's own configuration in errors."""
+        return f"denoiser_config in {self.source}"
 
     @classmethod
     def read(cls, checkpoint: str | Path, siglip_width: int | None = None) -> UniWorldConfig:
@@ -205,11 +84,8 @@ class UniWorldConfig:
                 f"{source} has model_type {shown(kind)}, and a UniWorld-V1 checkpoint has {MODEL_TYPE!r}: "
                 "choose the folder of UniWorld-V1 itself, not of one of its base models."
             )
-        rotary = config.get("rope_parameters")  # what transformers 5 calls rope_scaling and rope_theta together
-        if config.get("rope_scaling") is None and isinstance(rotary, Mapping):
-            config = {"rope_theta": rotary.get("rope_theta", 1000000.0), **config, "rope_scaling": rotary}
-        rules = {"denoise_tower": OBJECT, "vision_config": OBJECT, **_TEXT, **_TOKENS}
-        values = take(config, rules, source, ("denoise_tower", "vision_config", "hidden_size", *_TOKENS))
+        vlm = QwenVLConfig.from_dict(config, source)
+        values = take(config, {"denoise_tower": OBJECT}, source, ("denoise_tower",))
         kind = values["denoise_tower"].get("denoiser_type", "flux")
         if kind != "flux":
             raise UniWorldError(
@@ -219,67 +95,10 @@ class UniWorldConfig:
         needed = ("denoiser_config", "output_hidden_size", "vae_input_hidden_size")
         tower = take(values["denoise_tower"], _TOWER, f"denoise_tower in {source}", needed)
         return cls(
-            text=_text({key: values[key] for key in TEXT_KEYS if key in values}, source),
-            vision=_vision(values["vision_config"], f"vision_config in {source}"),
-            tokens={key: values[key] for key in _TOKENS},
-            denoiser=_denoiser(tower["denoiser_config"], f"denoiser_config in {source}"),
-            vlm_width=values["hidden_size"],
+            vlm=vlm,
+            denoiser=transformer_settings(tower["denoiser_config"], f"denoiser_config in {source}"),
             joint_width=tower["output_hidden_size"],
             vae_width=tower["vae_input_hidden_size"],
             siglip_width=siglip_width or tower.get("siglip_hidden_size") or SIGLIP_WIDTH,
             source=source,
         )
-
-
-def _text(values: dict[str, Any], source: str) -> dict[str, Any]:
-    """The language model's settings. Raises UniWorldError for widths or rotary sections that do not fit one another."""
-    needed = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size", "rope_scaling")
-    values = take(values, _TEXT, source, needed)
-    heads = values["num_attention_heads"]
-    check_heads(values["hidden_size"], heads, source, even=True)
-    if heads % values["num_key_value_heads"]:
-        raise UniWorldError(
-            f"{source} has {heads} attention heads, which {values['num_key_value_heads']} key and value heads cannot serve in "
-            "equal shares: copy the file again."
-        )
-    rope = take(values["rope_scaling"], _ROPE, f"rope_scaling in {source}", ("mrope_section",))
-    if 2 * sum(rope["mrope_section"]) != values["hidden_size"] // heads:
-        raise UniWorldError(
-            f"{source} has mrope_section {rope['mrope_section']}, which must add up to half of a head's "
-            f"{values['hidden_size'] // heads}: copy the file again."
-        )
-    return values | {"rope_scaling": rope}
-
-
-def _vision(raw: Any, source: str) -> dict[str, Any]:
-    """The vision half's settings. Raises UniWorldError for those that do not fit one another."""
-    vision = take(raw, _VISION, source)
-    values = _VISION_DEFAULTS | vision
-    check_heads(values["hidden_size"], values["num_heads"], source, even=True)
-    if values["hidden_size"] // values["num_heads"] % 4:  # rotary positions turn rows and columns, in pairs
-        raise UniWorldError(
-            f"{source} has heads of {values['hidden_size'] // values['num_heads']}, no multiple of 4: copy it again."
-        )
-    step = values["patch_size"] * values["spatial_merge_size"]
-    if not step <= values["window_size"] <= _MAX_WINDOW * step:
-        raise UniWorldError(
-            f"{source} has window_size {values['window_size']}, expected {step} (one merged patch) to {_MAX_WINDOW * step}: "
-            "copy the file again."
-        )
-    beyond = [index for index in vision.get("fullatt_block_indexes", []) if index >= values["depth"]]
-    if beyond:
-        raise UniWorldError(
-            f"{source} has fullatt_block_indexes with {beyond[0]}, and only {values['depth']} blocks: copy it again."
-        )
-    return vision
-
-
-def _denoiser(raw: Any, source: str) -> dict[str, Any]:
-    """The DiT's settings. Raises UniWorldError for those that do not fit one another."""
-    denoiser: dict[str, Any] = _DENOISER_DEFAULTS | take(raw, _DENOISER, source)
-    axes, head = denoiser["axes_dims_rope"], denoiser["attention_head_dim"]
-    if sum(axes) != head or any(axis % 2 for axis in axes):
-        raise UniWorldError(
-            f"{source} has axes_dims_rope {axes}, which must be even and add up to attention_head_dim {head}: copy it again."
-        )
-    return denoiser

@@ -56,7 +56,7 @@ class Projectors(nn.Module):
     def __init__(self, config: UniWorldConfig) -> None:
         super().__init__()
         joint = config.joint_width
-        self.denoise_projector = mlp(config.vlm_width, EXPANSION * joint, joint)
+        self.denoise_projector = mlp(config.vlm.width, EXPANSION * joint, joint)
         self.siglip_projector = mlp(config.siglip_width, EXPANSION * joint, joint)
         self.vae_projector = mlp(config.vae_width, config.denoiser_width, joint)
 

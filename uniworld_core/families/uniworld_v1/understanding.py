@@ -8,14 +8,8 @@ import torch
 from torch import nn
 
 from ...backbones.qwen_vl import VLM
-from ...loading.weights import Names, Shards, Weights, build
-from .config import UniWorldConfig
+from .checkpoint import load_vlm, projector_weights, read_config
 from .projectors import Projectors, read_task_head
-
-_TOWER = "denoise_tower."
-PROJECTOR_NAMES = Names(
-    tuple((f"{_TOWER}{name}.", f"{name}.") for name in ("denoise_projector", "siglip_projector", "vae_projector"))
-)
 
 
 class Understanding(nn.Module):
@@ -39,18 +33,6 @@ class Understanding(nn.Module):
     ) -> Understanding:
         """Load from a UniWorld checkpoint folder. Raises UniWorldError naming a file or tensor that does not fit."""
         folder = Path(checkpoint)
-        head = read_task_head(folder, read_config(folder).vlm_width)
-        vlm = VLM.from_pretrained(folder, dtype, device)
+        head = read_task_head(folder, read_config(folder).vlm.width)
+        vlm = load_vlm(folder, dtype, device)
         return cls(vlm, projector_weights(folder).load(dtype, device), None if head is None else head.to(device))
-
-
-def read_config(checkpoint: Path) -> UniWorldConfig:
-    """The configuration of a checkpoint, with the SigLIP width that its tensors show."""
-    shape = Shards(checkpoint).shapes.get(f"{_TOWER}siglip_projector.0.weight")
-    return UniWorldConfig.read(checkpoint, shape[1] if shape and len(shape) == 2 else None)
-
-
-def projector_weights(checkpoint: str | Path) -> Weights[Projectors]:
-    """The three projectors of a checkpoint and their files."""
-    config = read_config(Path(checkpoint))
-    return Weights(build(lambda: Projectors(config), config.source), Shards(Path(checkpoint)), PROJECTOR_NAMES)

@@ -1,0 +1,65 @@
+"""FLUX's transformer: its settings, and its weights in files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UniWorldError
+from ..loading.settings import FLAG, HEADS, WIDTH, Rule, exactly, listed, optional, take, whole
+from ..loading.weights import Names, Shards, Weights, build
+
+# diffusers' FluxTransformer2DModel, and its defaults where a configuration leaves something out.
+_RULES: dict[str, Rule] = {
+    "patch_size": exactly(1, "as latents are packed before"),
+    "in_channels": WIDTH,
+    "out_channels": optional(WIDTH),
+    "num_layers": whole(0, 128),
+    "num_single_layers": whole(0, 128),
+    "attention_head_dim": whole(2, 2**12),
+    "num_attention_heads": HEADS,
+    "joint_attention_dim": WIDTH,
+    "pooled_projection_dim": WIDTH,
+    "guidance_embeds": FLAG,
+    "axes_dims_rope": listed(whole(2, 2**12), 3, 3),
+}
+_DEFAULTS = {
+    **{"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128},
+    **{"axes_dims_rope": [16, 56, 56]},
+}
+
+
+def transformer_settings(raw: Any, source: str) -> dict[str, Any]:
+    """Arguments of diffusers' FluxTransformer2DModel, from its configuration.
+
+    Args:
+        source: what to call the configuration in errors.
+
+    Raises:
+        UniWorldError: a value cannot be used, or does not fit another.
+    """
+    settings: dict[str, Any] = _DEFAULTS | take(raw, _RULES, source)
+    axes, head = settings["axes_dims_rope"], settings["attention_head_dim"]
+    if sum(axes) != head or any(axis % 2 for axis in axes):
+        raise UniWorldError(
+            f"{source} has axes_dims_rope {axes}, which must be even and add up to attention_head_dim {head}: copy it again."
+        )
+    return settings
+
+
+def build_transformer(settings: dict[str, Any], source: str) -> Any:
+    """FLUX's transformer of the configured widths, its weights on the meta device."""
+    from diffusers import FluxTransformer2DModel
+
+    return build(lambda: FluxTransformer2DModel.from_config(settings), source)
+
+
+def transformer_weights(settings: dict[str, Any], shards: Shards, names: Names, source: str) -> Weights[Any]:
+    """FLUX's transformer and its files. Raises UniWorldError if these hold another number of layers.
+
+    Args:
+        names: how its tensors are called in the files, with one prefix for all of them.
+    """
+    prefix = names.prefixes[0][0]
+    for key, blocks in (("num_layers", "transformer_blocks"), ("num_single_layers", "single_transformer_blocks")):
+        shards.check_depth(settings[key], (f"{prefix}{blocks}.",), source)
+    return Weights(build_transformer(settings, source), shards, names)
