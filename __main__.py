@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ CHECKOUT_COMMANDS = {"test": "run the tests of this checkout"}
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line of the installed package; returns the exit code."""
+    from .command_line import conclude, print_last_line
     from .streams import make_lasting
 
     make_lasting()
@@ -33,27 +35,23 @@ def main(argv: list[str] | None = None) -> int:
     answer = _answer_at_once(arguments, COMMANDS)
     if answer is not None:
         return answer
+    last_line = print_last_line if "--json" in arguments else None
+    return conclude(lambda: _command_of(arguments)(arguments), "--debug" in arguments, last_line)
+
+
+def _command_of(arguments: list[str]) -> Callable[[list[str]], int]:
+    """The main function of the room that a command belongs to."""
+    from .command_line import described
+    from .uniworld_core.errors import RunFailed
+
     try:
         if arguments[0] in TRAINING:
             from .training.cli import main as run_command
         else:
             from .nodes.headless.cli import main as run_command
-        return run_command(arguments)
-    except KeyboardInterrupt:
-        return _not_started("Interrupted.", arguments)
-    except Exception as error:
-        if "--debug" in arguments:
-            raise
-        return _not_started(f"uniworld cannot start: {type(error).__name__}: {error}", arguments)
-
-
-def _not_started(sentence: str, arguments: list[str]) -> int:
-    print(sentence, file=sys.stderr)
-    if "--json" in arguments:
-        import json
-
-        print(json.dumps({"event": "error", "message": sentence, "problems": [sentence]}), flush=True)
-    return 1
+    except Exception as error:  # whatever importing a broken installation raises
+        raise RunFailed(f"uniworld cannot start: {described(error)}") from error
+    return run_command
 
 
 def _main_in_checkout(arguments: list[str]) -> int:

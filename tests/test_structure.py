@@ -31,7 +31,7 @@ ALLOWED = {
     "uniworld_core": {"uniworld_core"},
     "nodes": {"nodes", "uniworld_core"},
     "nodes/headless": {"nodes/headless", "nodes", "uniworld_core", ""},
-    "training": {"training", "uniworld_core"},
+    "training": {"training", "uniworld_core", ""},
     "": {"", "nodes", "nodes/headless", "training", "uniworld_core"},
 }
 

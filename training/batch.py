@@ -18,7 +18,7 @@ from ..uniworld_core.families.uniworld_v1.condition import splice
 _STRIDE = 0x9E3779B97F4A7C15
 
 
-class BadSample(ValueError):
+class BadSample(UniWorldError):
     """A sample that cannot be trained on: it is named, counted and left out.
 
     Attributes:

@@ -63,7 +63,7 @@ def read_found(find: Callable[[], F], read: Callable[[F], T]) -> T:
     while True:
         try:
             return read(checkpoint)
-        except ValueError:
+        except UniWorldError:
             newer = find()
             if newer == checkpoint:
                 raise
@@ -225,7 +225,7 @@ def read_tensors(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
 def _loss(checkpoint: Path) -> float:
     try:
         loss = read_meta(checkpoint).get("loss")
-    except ValueError:  # a damaged one is none of the best
+    except UniWorldError:  # a damaged one is none of the best
         loss = None
     return float("inf") if loss is None else float(loss)
 

@@ -6,12 +6,11 @@ import argparse
 import os
 import signal
 import threading
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NoReturn
 
-from .cli_command import DONE, FAILED, MISUSED, Command, Failed, say
+from ..command_line import DONE, Parser, UsageError, code_with_output, conclude
+from .cli_command import Command
 from .cli_data import DATA_COMMANDS
 from .cli_eval import EVAL_COMMANDS
 from .cli_train import TRAIN_COMMANDS
@@ -26,23 +25,20 @@ def main(argv: list[str]) -> int:
 
     The same under torchrun, where every process runs it: `torchrun --nproc-per-node 2 -m uniworld train ...`.
     """
-    debug = "--debug" in argv
-    try:
-        words, command = _find(argv)
-        arguments = _parser(words, command).parse_args(argv[len(words) :])
-        with _terminable():
-            return command.run(arguments)
-    except _Told as told:
-        print(told)
+    rank = os.environ.get("RANK", "0")
+    speaker = "" if rank == "0" else f"process {rank}: "
+    return conclude(lambda: _run(argv), "--debug" in argv, speaker=speaker)
+
+
+def _run(argv: list[str]) -> int:
+    if argv[1:2] in (["-h"], ["--help"]) and (argv[0],) not in COMMANDS:
+        print(f"usage: uniworld {argv[0]} COMMAND ...\n\n{_table(_group(argv[0]))}\n\n{_EPILOG}")
         return DONE
-    except KeyboardInterrupt:
-        return _ended("Interrupted.", FAILED, debug=False)
-    except ValueError as error:
-        return _ended(str(error), MISUSED, debug)
-    except Failed as error:
-        return _ended(str(error), FAILED, debug)
-    except Exception as error:
-        return _ended(f"{type(error).__name__}: {error} (run again with --debug for details)", FAILED, debug)
+    words, command = _find(argv)
+    arguments = _parser(words, command).parse_args(argv[len(words) :])
+    with _terminable():
+        code = command.run(arguments)
+    return code_with_output(code, command.prints_result(arguments))
 
 
 @contextmanager
@@ -58,30 +54,18 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class UsageError(ValueError):
-    """The command line cannot be understood."""
-
-
-class _Told(Exception):
-    """Help that was asked for, and nothing else is to be done."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.format_usage()}{self.prog}: error: {message}")
-
-
 def _find(argv: list[str]) -> tuple[tuple[str, ...], Command]:
     """The command that a command line begins with, the longest: `train plot` before `train`."""
     for length in (2, 1):
         words = tuple(argv[:length])
         if len(words) == length and words in COMMANDS:
             return words, COMMANDS[words]
-    group = {words: command for words, command in COMMANDS.items() if words[0] == argv[0]}
-    if argv[1:2] in (["-h"], ["--help"]):
-        raise _Told(f"usage: uniworld {argv[0]} COMMAND ...\n\n{_table(group)}\n\n{_EPILOG}")
     given = f"There is no command '{argv[0]} {argv[1]}'." if argv[1:] else f"Say what '{argv[0]}' is to do."
-    raise UsageError(f"{given} The commands are:\n{_table(group)}")
+    raise UsageError(f"{given} The commands are:\n{_table(_group(argv[0]))}")
+
+
+def _group(word: str) -> dict[tuple[str, ...], Command]:
+    return {words: command for words, command in COMMANDS.items() if words[0] == word}
 
 
 def _table(commands: Mapping[tuple[str, ...], Command]) -> str:
@@ -91,22 +75,12 @@ def _table(commands: Mapping[tuple[str, ...], Command]) -> str:
 def _parser(words: tuple[str, ...], command: Command) -> argparse.ArgumentParser:
     below = {longer: other for longer, other in COMMANDS.items() if longer[:-1] == words}
     epilog = f"Further commands:\n{_table(below)}\n\n{_EPILOG}" if below else _EPILOG
-    parser = _Parser(
+    parser = Parser(
         prog=f"uniworld {' '.join(words)}",
         description=command.text,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     command.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show Python's traceback of an error")
     return parser
-
-
-def _ended(sentence: str, code: int, debug: bool) -> int:
-    """Tell that a command could not be ended as it should, and by which process of several; gives the exit code."""
-    if debug:
-        traceback.print_exc()
-    rank = os.environ.get("RANK", "0")
-    say(sentence if rank == "0" else f"process {rank}: {sentence}")
-    return code

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-# Exit codes, as those of the other commands.
-DONE, FAILED, MISUSED = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -20,16 +16,14 @@ class Command:
     Attributes:
         text: what it does, for the help.
         add_arguments: adds its arguments to a parser.
-        run: does it, and gives the exit code. A ValueError is bad usage, configuration or data.
+        run: does it, and gives the exit code. A UniWorldError is bad usage, configuration or data.
+        prints_result: whether what it prints, with these arguments, is all that it does.
     """
 
     text: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
-
-
-class Failed(Exception):
-    """What was to be done was asked for rightly, and failed; the text says why."""
+    prints_result: Callable[[argparse.Namespace], bool] = lambda _: False
 
 
 class Bars:
@@ -62,11 +56,6 @@ class Bars:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def say(sentence: str) -> None:
-    """Tell a person something that is no result."""
-    print(sentence, file=sys.stderr)
 
 
 def is_main() -> bool:

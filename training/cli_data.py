@@ -7,7 +7,8 @@ import json
 from functools import partial
 from pathlib import Path
 
-from .cli_command import DONE, MISUSED, Bars, Command, add_config, is_main
+from ..command_line import DONE, MISUSED
+from .cli_command import Bars, Command, add_config, is_main
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +93,9 @@ def _shapes(arguments: argparse.Namespace) -> int:
 
 
 DATA_COMMANDS: dict[tuple[str, ...], Command] = {
-    ("data", "check"): Command("report everything that is wrong with training data", _add_check, _check),
+    ("data", "check"): Command(
+        "report everything that is wrong with training data", _add_check, _check, prints_result=lambda _: True
+    ),
     ("data", "shards"): Command("bring training data into WebDataset shards", _add_shards, _shards),
     ("data", "cache"): Command("run the frozen parts over the data of a configuration once", add_config, _cache),
     ("data", "shapes"): Command("draw training data of the world of shapes", _add_shapes, _shapes),

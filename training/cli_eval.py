@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..command_line import DONE
 from ..uniworld_core.errors import UniWorldError
-from .cli_command import DONE, Bars, Command, Failed
+from .cli_command import Bars, Command
 
 DTYPES = ("float32", "bfloat16")
 
@@ -104,29 +105,25 @@ def _add_claims(parser: argparse.ArgumentParser) -> None:
 
 
 def _claims(arguments: argparse.Namespace) -> int:
-    from .parallel import RunFailed
     from .shapes.claims import check_claims
     from .shapes.claims_report import PAGE
 
     seeds = arguments.seeds.split(",")
     if not all(seed.strip().isdecimal() for seed in seeds):
         raise UniWorldError(f"--seeds is '{arguments.seeds}'; give whole numbers with commas between, such as 0,1,2.")
-    try:
-        with Bars() as bars:
-            report = check_claims(
-                arguments.run,
-                arguments.to,
-                [int(seed) for seed in seeds],
-                arguments.steps,
-                arguments.count,
-                arguments.device,
-                bars,
-                batch=arguments.batch,
-                processes=arguments.processes,
-                trunk_steps=arguments.trunk_steps,
-            )
-    except RunFailed as error:
-        raise Failed(str(error)) from error
+    with Bars() as bars:
+        report = check_claims(
+            arguments.run,
+            arguments.to,
+            [int(seed) for seed in seeds],
+            arguments.steps,
+            arguments.count,
+            arguments.device,
+            bars,
+            batch=arguments.batch,
+            processes=arguments.processes,
+            trunk_steps=arguments.trunk_steps,
+        )
     for claim in report.claims:
         print(f"{claim.verdict}: {claim.sentence}")
     print(arguments.to / PAGE)
@@ -134,6 +131,11 @@ def _claims(arguments: argparse.Namespace) -> int:
 
 
 EVAL_COMMANDS: dict[tuple[str, ...], Command] = {
-    ("eval", "shapes"): Command("examine a model on held-out shapes, with an exact oracle", _add_shapes, _shapes),
+    ("eval", "shapes"): Command(
+        "examine a model on held-out shapes, with an exact oracle",
+        _add_shapes,
+        _shapes,
+        prints_result=lambda given: given.json is None and given.sheet is None,
+    ),
     ("eval", "claims"): Command("check the paper's claims on nano, over seeds", _add_claims, _claims),
 }

@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..command_line import DONE, FAILED
+from ..streams import say
 from ..uniworld_core.errors import UniWorldError
-from .cli_command import DONE, FAILED, Bars, Command, Failed, add_config, is_main, say
+from .cli_command import Bars, Command, add_config, is_main
 
 if TYPE_CHECKING:
     from .config import Config
@@ -40,13 +42,9 @@ def _train(arguments: argparse.Namespace) -> int:
     run = arguments.run or Path("runs") / Path(arguments.config).stem
     if arguments.dry_run:
         return _dry_run(config, run)
-    from .parallel import RunFailed
     from .run import train
 
-    try:
-        result = train(config, run)
-    except RunFailed as error:
-        raise Failed(str(error)) from error
+    result = train(config, run)
     if is_main() and result.interrupted:
         say(f"Stopped after step {result.steps} and kept a checkpoint; the same command goes on from it.")
     elif is_main():
@@ -178,7 +176,7 @@ def _dtype(name: str | None) -> Any:
 
 
 TRAIN_COMMANDS: dict[tuple[str, ...], Command] = {
-    ("train",): Command("train a model, or go on with a run", _add_train, _train),
+    ("train",): Command("train a model, or go on with a run", _add_train, _train, lambda given: given.dry_run),
     ("train", "plot"): Command("draw the curves of runs", _add_plot, _plot),
     ("train", "export"): Command("write a run's weights as a checkpoint for the nodes", _add_export, _export),
     ("train", "merge"): Command("merge checkpoints by averaging their weights", _add_merge, _merge),

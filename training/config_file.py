@@ -61,7 +61,9 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
         import tomli as tomllib
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise UniWorldError(f"{source} is nested too deep for a configuration: correct it.") from error
+    except ValueError as error:  # also a number of thousands of digits
         raise UniWorldError(f"{source} is not TOML: {error}.") from error
 
 
@@ -109,7 +111,7 @@ def _override_value(text: str, kind: Any) -> Any:
         return text
     try:
         return parse_toml(f"value = {text}", "--set")["value"]
-    except ValueError:
+    except UniWorldError:
         return text
 
 

@@ -18,6 +18,7 @@ from ..uniworld_core.backbones.flux_text import T5_LENGTH, clip_weights, t5_weig
 from ..uniworld_core.backbones.flux_vae import VAE, vae_weights
 from ..uniworld_core.backbones.siglip import siglip_weights
 from ..uniworld_core.editing.masks import edit_mask, edit_weight, fit_before
+from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.families.uniworld_v1.checkpoint import vlm_weights
 from ..uniworld_core.images.pictures import to_image
 from ..uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, size_by_aspect
@@ -124,7 +125,7 @@ class Encoder:
             target = target.resize((size.width, size.height), Image.Resampling.BICUBIC)
             check_prompt(sample.prompt)
             return _Opened(sample, references, target)
-        except (ValueError, OSError) as error:
+        except (UniWorldError, OSError) as error:
             return BadSample(sample.key, str(error))
 
     def _weighed(self, items: Sequence[_Opened]) -> list[_Opened | BadSample]:
@@ -152,7 +153,7 @@ class Encoder:
             return []
         try:
             return self._encode(items)
-        except ValueError as error:
+        except UniWorldError as error:
             if len(items) == 1:
                 return [BadSample(items[0].sample.key, str(error))]
             return [result for item in items for result in self._encode_or_name([item])]

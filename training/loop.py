@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from ..uniworld_core.errors import UniWorldError
+from ..uniworld_core.errors import RunFailed, UniWorldError
 from . import run_folder
 from .config import Config
 from .data.cache import Cache
 from .data.loader import StepData, batches
 from .encode import Encoder
 from .metrics import Reporter
-from .parallel import RunFailed, World, start_world
+from .parallel import World, start_world
 from .setup import Data, load_readers, open_data, open_encoder, open_model
 from .trainer import Agreement, TooManyBad, Trainer
 from .validate import Validator
@@ -92,7 +92,7 @@ def train(
         stop = stack.enter_context(_asked_to_stop())
         try:
             return _run(trainer, data, encoder, validator, reporter, stop)
-        except ValueError as error:
+        except UniWorldError as error:
             raise RunFailed(str(error)) from error
 
 

@@ -118,7 +118,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         try:
             found.append(json.loads(line))
-        except ValueError:
+        except json.JSONDecodeError:
             continue
     return found
 

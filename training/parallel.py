@@ -14,16 +14,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from ..uniworld_core.errors import UniWorldError
+from ..uniworld_core.errors import RunFailed, UniWorldError
 
 T = TypeVar("T")
 
 # How long the others wait for a process that does not come: long enough for a validation sheet at full size.
 _TIMEOUT = timedelta(minutes=30)
-
-
-class RunFailed(ValueError):
-    """A run that had begun and cannot go on; the sentence says why. What it kept stays."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class World:
         if self.is_main:
             try:
                 result = work()
-            except ValueError as error:
+            except UniWorldError as error:
                 failure = str(error)
             except OSError as error:
                 named = f"'{error.filename}'" if error.filename else "A file"

@@ -47,7 +47,7 @@ class Agreement:
     stop: bool
 
 
-class TooManyBad(ValueError):
+class TooManyBad(UniWorldError):
     """More samples are of no use than `data.bad_limit` allows."""
 
 

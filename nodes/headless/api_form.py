@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
+from .folders import named_path
 from .json_text import dumps
 from .problems import node_label
 
@@ -24,7 +25,7 @@ def is_stdout(target: str) -> bool:
     if target == "-":
         return True
     try:
-        return os.path.samestat(Path(target).expanduser().stat(), os.fstat(sys.stdout.fileno()))
+        return os.path.samestat(named_path(target).stat(), os.fstat(sys.stdout.fileno()))
     except (OSError, ValueError, AttributeError):  # there is no such file, or what prints is no file
         return False
 
@@ -72,16 +73,15 @@ def write_api_form(prompt: dict[str, Any], target: str) -> None:
     if is_stdout(target):
         sys.stdout.write(text)
         return
-    path = Path(target).expanduser()
+    path = named_path(target)
     try:
         file = _replaceable(path)
         if file is None:
             path.write_text(text, encoding="utf-8")
         else:
             _replace(file, text)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UniWorldError(f"The API form cannot be written to '{path}': {reason}.") from error
+    except OSError as error:
+        raise UniWorldError(f"The API form cannot be written to '{path}': {error.strerror}.") from error
 
 
 def _replaceable(path: Path) -> Path | None:

@@ -7,20 +7,21 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from ...command_line import DONE as ALL_DONE
+from ...command_line import FAILED as NOT_ALL_DONE
 from ...streams import say
 from ...uniworld_core.errors import UniWorldError
 from ..host import PlainHost
 from . import folders
 from .batch_report import BatchReport, JsonBatchReport
 from .batch_results import DONE, ERROR, LOST, Attempt, Outcome, Results
-from .batch_rows import BadRows, BatchRow, check_rows, hash_json, hash_rows, read_rows
+from .batch_rows import BatchRow, check_rows, hash_json, hash_rows, read_rows
 from .batch_worker import BatchWorker
 from .prompt_choices import SEED_HELP
 from .registry import Registry
-from .report import JsonRunReport, never_failing
+from .report import never_failing
 from .workflow_file import NO_CHOICES, Workflow, find_workflow, read_workflow
 
-ALL_DONE, NOT_ALL_DONE, BAD_ROWS = 0, 1, 2
 DEFAULT_RETRIES = 2
 
 
@@ -116,7 +117,7 @@ def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: P
         stopped: not empty when the user asked to stop.
 
     Raises:
-        UniWorldError: the batch cannot begin.
+        UniWorldError: the batch cannot begin; `BadRows` names the lines.
     """
     if arguments.ray is None and arguments.workers is not None:
         raise UniWorldError("--workers is for a Ray cluster. Say --ray local for workers on this machine.")
@@ -130,14 +131,8 @@ def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: P
             identity = [workflow.prompt, arguments.seed]
         else:
             say(f"note: {NO_CHOICES}")
-    try:
-        rows = read_rows(arguments.rows)
-        check_rows(rows, arguments.rows, workflow, registry)
-    except BadRows as error:
-        say(str(error))
-        if arguments.json:
-            JsonRunReport(out).line("invalid", message=str(error), problems=error.problems)
-        return BAD_ROWS
+    rows = read_rows(arguments.rows)
+    check_rows(rows, arguments.rows, workflow, registry)
     path = arguments.results or arguments.rows.with_suffix(".results.jsonl")
     report = JsonBatchReport(out, path) if arguments.json else BatchReport(out, path)
     hashes = hash_json(identity), hash_rows(rows)

@@ -171,7 +171,7 @@ class RayPool:
     def start(self, attempt: Attempt) -> None:
         try:
             images = {
-                node: (Path(file).name, (self._pictures / Path(file).expanduser()).read_bytes())
+                node: (Path(file).name, (self._pictures / folders.named_path(file)).read_bytes())
                 for node, file in attempt.row.image.items()
             }
         except OSError as error:
@@ -213,7 +213,7 @@ class RayPool:
                 path = folders.resolve_inside(attempt.folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-        except (ValueError, OSError) as error:
+        except (UniWorldError, OSError) as error:
             return Outcome(ERROR, error=f"Its pictures cannot be written: {error}")
         return outcome
 

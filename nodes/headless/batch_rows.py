@@ -25,12 +25,11 @@ MAX_BYTES = 2**30  # the rows are held in memory
 _MAX_LISTED_LINES = 10
 
 
-class BadRows(ValueError):
+class BadRows(UniWorldError):
     """What is wrong with the rows, a sentence each in `problems`."""
 
     def __init__(self, path: Path, problems: list[str]) -> None:
-        super().__init__("\n  ".join([f"The rows in '{path}' cannot run:", *problems]))
-        self.problems = problems
+        super().__init__("\n  ".join([f"The rows in '{path}' cannot run:", *problems]), problems)
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def read_rows(path: Path) -> list[BatchRow]:
             row = _parse_row(line, number)
             if row.id in lines:
                 raise UniWorldError(f"the id {shown(row.id)} is that of line {lines[row.id]} too. Ids must be unique.")
-        except ValueError as error:
+        except UniWorldError as error:
             problems.append(f"Line {number}: {error}")
             continue
         lines[row.id] = number
@@ -122,7 +121,7 @@ def _read(text: str) -> Any:
         return loads(text, parse_constant=_no_constant, object_pairs_hook=_no_doubles)
     except json.JSONDecodeError as error:
         raise UniWorldError(f"it is no JSON: {error.msg} at column {error.colno}.") from error
-    except ValueError as error:
+    except UniWorldError as error:
         raise UniWorldError(f"it {error}") from error
 
 
@@ -158,7 +157,7 @@ def _with_folders(rows: list[BatchRow]) -> list[BatchRow]:
 def _is_folder_name(name: str) -> bool:
     try:
         folders.check_relative(name)
-    except ValueError:
+    except UniWorldError:
         return False
     return True
 
@@ -178,7 +177,7 @@ def check_rows(rows: list[BatchRow], path: Path, workflow: Workflow, registry: R
             # Without the graph, which does not matter for the check and is slow to copy.
             found = validate_prompt(apply_row(Workflow(workflow.prompt), row, path.parent, registry).prompt, registry)
             problems = found.sentences
-        except ValueError as error:
+        except UniWorldError as error:
             problems = [str(error)]
         finally:
             folders.install(before)
@@ -211,7 +210,7 @@ def apply_row(workflow: Workflow, row: BatchRow, pictures: Path, registry: Regis
     for node, file in row.image.items():
         # Looked up first, so that a wrong node name is told before a wrong path.
         node_id = find_node(changed.prompt, node)
-        set_value(changed, registry, node_id, "image", folders.current().bind(pictures / Path(file).expanduser()))
+        set_value(changed, registry, node_id, "image", folders.current().bind(pictures / folders.named_path(file)))
     changed.fill_in(registry)
     return changed
 

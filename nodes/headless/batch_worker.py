@@ -71,7 +71,7 @@ class BatchWorker:
         folders.install(RowFolders(self._folders.input, self._folders.output, temp, saved=folder))
         try:
             result = self._run(row, pictures, folder, on_event)
-        except (ValueError, OSError) as error:  # such as a picture that has gone since the rows were checked
+        except (UniWorldError, OSError) as error:  # such as a picture that has gone since the rows were checked
             return Outcome(ERROR, error=str(error), seconds=_since(begun))
         finally:
             folders.install(self._folders)
@@ -91,7 +91,7 @@ class BatchWorker:
         for node_id in checked.outputs:
             checked.prompt[node_id]["inputs"][_FOLDER_MARK] = str(folder)
         for node, file in row.image.items():
-            digest = hashlib.sha256((pictures / Path(file).expanduser()).read_bytes()).hexdigest()
+            digest = hashlib.sha256((pictures / folders.named_path(file)).read_bytes()).hexdigest()
             checked.prompt[find_node(workflow.prompt, node)]["inputs"][_PICTURE_MARK] = digest
 
         def observe(name: str, data: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ class _FromFile:
             return True
         try:
             check_picture(folders.current().find_picture(image))
-        except ValueError as error:
+        except UniWorldError as error:
             return str(error)
         return True
 
@@ -121,7 +121,7 @@ class SaveImage:
             return True
         try:
             folders.current().check_prefix(cls.KIND, filename_prefix)
-        except ValueError as error:
+        except UniWorldError as error:
             return str(error)
         return True
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from ...command_line import DONE, FAILED, MISUSED, unexpected
 from ...uniworld_core.errors import UniWorldError
 from .. import host
 from ..pack.loaders import AUTO
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ...uniworld_core.prompts.scope import Scope
 
 FOLDER = "chat"  # of all conversations, in the output folder
-DONE, FAILED, BAD = 0, 1, 2
 _PROMPT = "you> "
 
 EPILOG = (
@@ -151,8 +151,8 @@ class Chat:
             if asked is not None:
                 self._message(asked)
             return True
-        except ValueError as error:
-            return self._failed(str(error), BAD)
+        except UniWorldError as error:
+            return self._failed(str(error), MISUSED)
         except TurnFailed as error:
             if self._debug:
                 traceback.print_exc()
@@ -165,7 +165,7 @@ class Chat:
         except Exception as error:  # the user shall not lose the session for what one message hit
             if self._debug:
                 traceback.print_exc()
-            return self._failed(f"{type(error).__name__}: {error} (start with --debug for details)", FAILED)
+            return self._failed(unexpected(error, self._debug), FAILED)
 
     def _failed(self, sentence: str, code: int) -> bool:
         self._code = max(self._code, code)
@@ -225,7 +225,7 @@ class Chat:
         history = self._session.history
         if not name:
             raise UniWorldError("/save needs a name: NAME.png for the last painted picture, NAME for the conversation.")
-        target = Path(name).expanduser()
+        target = folders.named_path(name)
         if not is_picture_name(name):
             history.copy(target)
             return target
@@ -242,11 +242,10 @@ class Chat:
 
     def _find(self, name: str) -> Path:
         """A picture by its path, or by its name in the conversation or among the input pictures."""
-        path = Path(name).expanduser()
+        path = folders.named_path(name)
         for place in (path, self._session.history.folder / name):
-            with contextlib.suppress(OSError, ValueError):
-                if place.is_file():
-                    return place
+            if folders.is_file(place):
+                return place
         if path.is_absolute():
             raise UniWorldError(f"There is no picture file '{name}'. Check the path.")
         return folders.current().find_picture(name)

@@ -101,7 +101,7 @@ class History:
                     picture.save(file, format="PNG")
             self._save(longer)
         except BaseException:
-            with contextlib.suppress(ValueError):  # interrupted when all was on disk already
+            with contextlib.suppress(UniWorldError):  # interrupted when all was on disk already
                 self.turns = _read(self.folder / FILE)[1]
             if self.turns != longer:
                 for name in pictures:

@@ -102,7 +102,7 @@ class Session:
             raise TurnFailed(
                 f"The reply cannot be saved in '{self.history.folder}': {error.strerror or error}."
             ) from error
-        except ValueError as error:
+        except UniWorldError as error:
             raise TurnFailed(str(error)) from error
 
     def reset(self) -> None:
@@ -227,8 +227,8 @@ def with_seed(settings: Settings, text: str) -> Settings:
     """The settings with another seed. Raises UniWorldError if the text is none."""
     try:
         seed = int(text)
-        if not 0 <= seed < 2**64:
-            raise ValueError
     except ValueError:
-        raise UniWorldError(f"The seed is {text!r}; it must be a whole number from 0 to 2**64 - 1.") from None
+        seed = -1
+    if not 0 <= seed < 2**64:
+        raise UniWorldError(f"The seed is {text!r}; it must be a whole number from 0 to 2**64 - 1.")
     return replace(settings, seed=seed)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from ...streams import lost, say
+from ...command_line import DONE, FAILED, MISUSED, Parser, code_with_output, conclude
+from ...streams import say
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.loading.memory import ModelMemory, default_budget
 from .. import host
@@ -24,8 +23,9 @@ from .chat import EPILOG as CHAT_EPILOG
 from .chat import add_arguments as add_chat_arguments
 from .chat import run as run_chat
 from .executor import Executor
+from .node_list import listed
 from .output_folder import check_writable, open_output, preview_folder
-from .problems import one_of, shown
+from .problems import shown
 from .prompt_choices import SEED_HELP
 from .registry import Registry, load_registry
 from .report import JsonRunReport, RunReport, never_failing
@@ -34,65 +34,29 @@ from .serve.config import add_options
 from .validate import validate_prompt
 from .workflow_file import Workflow, find_node, find_workflow, read_workflow, set_value, shipped_workflows
 
-DONE, FAILED, BAD_WORKFLOW = 0, 1, 2
-
 EPILOG = "Exit codes: 0 done, 1 the run failed or was interrupted, 2 bad usage or a bad workflow."
 
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code. With --json, the last line on standard output tells how it ended."""
     report = JsonRunReport(sys.stdout, debug="--debug" in argv)
-    try:
-        arguments = build_parser().parse_args(argv)
-    except UsageError as error:
-        return _ended(str(error), "invalid", argparse.Namespace(json="--json" in argv, debug=False), report)
+
+    def last_line(event: str, sentence: str, problems: list[str]) -> None:
+        if "--json" in argv and not report.ended:
+            report.line(event, message=sentence, problems=problems)
+
+    return conclude(lambda: _handled(argv, report), "--debug" in argv, last_line)
+
+
+def _handled(argv: list[str], report: JsonRunReport) -> int:
+    arguments = build_parser().parse_args(argv)
     arguments.report = report
-    try:
-        return _with_output(int(arguments.handler(arguments)), arguments)
-    except KeyboardInterrupt:
-        return _ended("Interrupted.", "error", arguments, report)
-    except ValueError as error:
-        return _ended(str(error), "invalid", arguments, report)
-    except Exception as error:
-        told = f"{type(error).__name__}: {error} (run again with --debug for details)"
-        return _ended(told, "error", arguments, report)
-
-
-def _with_output(code: int, arguments: argparse.Namespace) -> int:
-    """The exit code of a command when its output is taken into account, which is the whole result of some."""
-    error = lost(sys.stdout)
-    if error is None:
-        return code
-    say(f"Standard output could not be written: {error.strerror}. What was printed is incomplete.")
     output_is_result = arguments.command == "nodes" or is_stdout(getattr(arguments, "api", None) or "")
-    return FAILED if code == DONE and output_is_result else code
-
-
-def _ended(sentence: str, event: str, arguments: argparse.Namespace, report: JsonRunReport) -> int:
-    """Tell that a command could not be ended as it should; gives the exit code."""
-    if arguments.debug and sys.exc_info()[0] is not KeyboardInterrupt:
-        traceback.print_exc()
-    say(sentence)
-    if arguments.json and not report.ended:
-        report.line(event, message=sentence, problems=[sentence])
-    return BAD_WORKFLOW if event == "invalid" else FAILED
-
-
-class UsageError(ValueError):
-    """The command line cannot be understood."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **settings: Any) -> None:
-        # Options are whole words, as the training commands' are: the set-up of a checkout looks for them by name.
-        super().__init__(**{"allow_abbrev": False} | settings)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.format_usage()}{self.prog}: error: {message}")
+    return code_with_output(arguments.handler(arguments), output_is_result)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="uniworld", epilog=EPILOG)
+    parser = Parser(prog="uniworld", epilog=EPILOG)
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = _command(commands, "run", "run a workflow", _run)
@@ -194,7 +158,7 @@ def _run(arguments: argparse.Namespace) -> int:
             report.note(note)
         if checked.problems:
             report.invalid(checked)
-            return BAD_WORKFLOW
+            return MISUSED
         with open_output(arguments.output), _stop_on_interrupt(plain) as stopped, report:
             tell = never_failing(report.event)
 
@@ -307,7 +271,7 @@ def _check(arguments: argparse.Namespace) -> int:
     problems = checked.sentences
     try:
         check_writable(arguments.output, make=False)
-    except ValueError as error:
+    except UniWorldError as error:
         problems.append(str(error))
     if arguments.api is not None:
         unwritable = not_in_json(workflow.prompt)
@@ -321,51 +285,10 @@ def _check(arguments: argparse.Namespace) -> int:
     else:
         valid = f"The workflow is valid: {len(checked.prompt)} nodes, outputs {', '.join(checked.outputs)}."
         print("\n".join([*(f"note: {note}" for note in notes), *(problems or [valid])]), file=out)
-    return BAD_WORKFLOW if problems else DONE
+    return MISUSED if problems else DONE
 
 
 def _nodes(arguments: argparse.Namespace) -> int:
     registry, _ = _set_up(arguments)
-    name = arguments.name
-    if name is not None and name not in registry.classes:
-        # Its name in the editor, as --set takes it too.
-        named = [key for key in registry.classes if registry.display_name(key).lower() == name.lower()]
-        if len(named) != 1:
-            near = registry.suggestions(name)
-            hint = f"Did you mean {one_of(near)}?" if near else "`uniworld nodes` lists them all."
-            raise UniWorldError(f"There is no node class '{name}'. {hint}")
-        name = named[0]
-    names = [name] if name else sorted(registry.classes)
-    if arguments.json:
-        print(json.dumps({name: registry.info(name) for name in names}))
-        return DONE
-    print("\n\n".join(_described(registry.info(name), tooltips=bool(arguments.name)) for name in names))
+    print(listed(registry, arguments.name, arguments.json))
     return DONE
-
-
-def _described(info: dict[str, Any], tooltips: bool) -> str:
-    lines = [f"{info['name']}  ({info['display_name']}, {info['category']})"]
-    if info["description"]:
-        lines.append(f"  {info['description']}")
-    for section in ("required", "optional"):
-        for name, (kind, *options) in (info["input"].get(section) or {}).items():
-            lines.append(
-                f"  {name}: {_kind(kind, options[0] if options else {})}{' (optional)' * (section == 'optional')}"
-            )
-            if tooltips and options and options[0].get("tooltip"):
-                lines.append(f"      {options[0]['tooltip']}")
-    outputs = ", ".join(
-        f"{kind}" if kind == name else f"{name}: {kind}" for name, kind in zip(info["output_name"], info["output"])
-    )
-    lines.append(f"  → {outputs or 'nothing: an output node'}")
-    if tooltips:
-        lines += [f"      {name}: {tip}" for name, tip in zip(info["output_name"], info.get("output_tooltips", ()))]
-    return "\n".join(lines)
-
-
-def _kind(kind: Any, options: dict[str, Any]) -> str:
-    choices = kind if isinstance(kind, list) else options.get("options")
-    text = " | ".join(str(choice) for choice in choices) if isinstance(choices, list) else str(kind)
-    if "min" in options and "max" in options:
-        text += f" {options['min']}..{options['max']}"
-    return text + (f" = {options['default']!r}" if "default" in options else "")

@@ -158,7 +158,7 @@ def read_nodes(
                 specs[kind] = input_specs(node.info)
             try:
                 _lay_out_class(node, node.info, specs[kind])
-            except ValueError as error:
+            except UniWorldError as error:
                 problems.append(f"{node_label(full_id(node_id), kind)}: {error}")
         else:
             _lay_out_saved(node)
@@ -181,7 +181,7 @@ def _lay_out_class(node: EditorNode, info: dict[str, Any], specs: list[Spec]) ->
     try:
         named = node.saved.get("widgets_values_named")
         node.widgets = read_values(specs, saved_values, named, shows_pictures(info, specs))
-    except ValueError:
+    except UniWorldError:
         if not is_off(node.saved):
             raise
         node.widgets = read_values(specs, None)

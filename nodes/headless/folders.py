@@ -64,11 +64,40 @@ def resolve_inside(base: Path, name: str, what: str = "file name") -> Path:
     Raises:
         UniWorldError: as `check_relative`, or a symbolic link on the way leads out of `base`.
     """
-    root = base.resolve()
-    path = (root / check_relative(name, what)).resolve()
+    root = _resolved(base)
+    path = _resolved(root / check_relative(name, what))
     if not path.is_relative_to(root):
         raise UniWorldError(f"The {what} {name!r} leads out of '{base}' by a symbolic link. Put the file itself there.")
     return path
+
+
+def named_path(name: str | Path) -> Path:
+    """A path as the user named it, its `~` replaced by the home folder.
+
+    Raises:
+        UniWorldError: no file can have it, or whose home is meant is not known.
+    """
+    if "\0" in str(name):
+        raise UniWorldError(f"The path {str(name)!r} holds a zero byte, which no file name has. Correct it.")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UniWorldError(f"The home folder in '{name}' is not known. Write the whole path.") from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a name that is too long, or that this user may not look up, is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError as error:  # raised before Python 3.13
+        raise UniWorldError(f"'{path}' leads in a circle of symbolic links. Put the file itself there.") from error
 
 
 @dataclass
@@ -134,8 +163,8 @@ class Folders:
         Raises:
             UniWorldError: there is no such file.
         """
-        path = picture.expanduser().resolve()
-        if not path.is_file():
+        path = _resolved(named_path(picture))
+        if not is_file(path):
             raise UniWorldError(f"There is no picture file '{picture}'. Check the path.")
         stem = re.sub(r'[<>:"/\\|?*%\[\]\x00-\x1f\x7f]', "_", picture.name).strip(". ") or "picture"
         name = check_relative(stem[-120:].strip(". "))
@@ -161,7 +190,7 @@ class Folders:
         base, known = self.of_kind(kind), {key: str(size) for key, size in sizes.items()}
         try:
             target = resolve_inside(base, expand_tokens(prefix, lookup, known), "file name prefix")
-        except ValueError:
+        except UniWorldError:
             # The picture must not be lost because of what another widget holds.
             filled = expand_tokens(prefix, lambda token: lookup(token) or _stand_in(token), known, clean=_plain)
             target = resolve_inside(base, filled, "file name prefix")

@@ -61,7 +61,7 @@ class GraphRun:
         self.shown_by_added: dict[str, dict[str, Shown]] = defaultdict(dict)  # what nodes show, by who added them
         self.stopping = False
         self.schemas = Schemas(self.registry.classes)
-        self.events = RunEvents(self.graph, self.prompt_id, self.on_event, self.results)
+        self.events = RunEvents(self.graph, self.prompt_id, self.on_event, self.results, self.registry.is_own)
         self.signatures = Signatures(self.graph, self.registry.classes, self.schemas)
         self.schedule = Schedule(self._needs, self._has_result, lambda node_id: self._schema(node_id).is_async)
 
@@ -131,7 +131,7 @@ class GraphRun:
         """The node that added nodes which wait for it, if any node is left."""
         left = self.schedule.waiting
         blamed = next((node_id for node_id in left if node_id in self.waiting), left[0] if left else None)
-        return None if blamed is None else (blamed, ValueError("It waits for nodes that wait for it."))
+        return None if blamed is None else (blamed, UniWorldError("It waits for nodes that wait for it."))
 
     async def _attempt(self, node_id: str) -> BaseException | None:
         """Run a node; its exception, if it fails."""

@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.images.picture_files import PictureFile, TooSlow, deadline
+from ...uniworld_core.images.picture_files import BadPicture, PictureFile, TooSlow, deadline
 from .folders import NewPicture
 from .json_text import dumps
 
@@ -101,7 +101,7 @@ def check_picture(path: Path) -> None:
 def _problem_of(path: Path, *_state: int) -> str:
     check = deadline(_CHECK_SECONDS)
     try:
-        with PictureFile(path, path.name, check=check) as file, contextlib.suppress(ValueError):
+        with PictureFile(path, path.name, check=check) as file, contextlib.suppress(BadPicture):
             if file.picture.format == "PNG":
                 file.guarded(file.picture.verify)  # reads the check sums, and inflates nothing
                 return ""
@@ -112,7 +112,7 @@ def _problem_of(path: Path, *_state: int) -> str:
             file.first()
     except TooSlow:
         return ""
-    except ValueError as error:
+    except UniWorldError as error:
         return str(error)
     return ""
 

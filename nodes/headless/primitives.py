@@ -56,7 +56,7 @@ def read_primitives(nodes: EditorNodes, full_id: Callable[[str], str]) -> None:
             try:
                 for value in _own_value(node, targets):
                     node.widgets.values["value"] = value
-            except ValueError as error:
+            except UniWorldError as error:
                 raise UniWorldError(f"{node_label(full_id(node.id), node.type)}: {error}") from error
 
 

@@ -48,7 +48,7 @@ def fill_in(nodes: EditorNodes, full_id: Callable[[str], str]) -> None:
         for host in hosts:
             try:
                 fill(host)
-            except ValueError as error:
+            except UniWorldError as error:
                 title = f" '{host.title}'" if host.title else ""
                 raise UniWorldError(
                     f"Node {full_id(host.id)}{title} (a subgraph): {error} Open the workflow in the editor, correct "

@@ -98,7 +98,7 @@ class PromptChoices:
                 try:
                     # Each place has its own dice, so that no prompt changes with another one.
                     chosen = resolve(text, random.Random(f"{seed} {node_id} {name}"))
-                except ValueError as error:
+                except UniWorldError as error:
                     raise UniWorldError(
                         f"{node_label(node_id, node['class_type'])}: input '{name}': {error}"
                     ) from error

@@ -14,6 +14,8 @@ from typing import Any
 from ...uniworld_core.errors import UniWorldError
 from .schema import object_info
 
+_PACKAGE = __name__.removesuffix(".nodes.headless.registry")
+
 
 @dataclass
 class Registry:
@@ -28,6 +30,10 @@ class Registry:
         self.classes.update(classes)
         self.display_names.update(display_names)
         self.modules.update(dict.fromkeys(classes, module))
+
+    def is_own(self, name: str) -> bool:
+        """Whether the class of a node is this package's, and not that of another pack."""
+        return self.classes[name].__module__.startswith(f"{_PACKAGE}.")
 
     def display_name(self, name: str) -> str:
         return self.display_names.get(name, name)

@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...command_line import bug_note, described, is_bug
 from .expansion import DynamicPrompt
 from .problems import node_label
+
+_BUG = bug_note("that `uniworld run --debug` prints")
 
 # Called with the name and the data of an event. Names and data are those of ComfyUI's socket, and four more: "preview",
 # whose data hold a Pillow image under "image"; "warning", a sentence for the user under "message"; and, as several nodes
@@ -26,12 +29,14 @@ class RunEvents:
         executed: ids of the nodes that ran to their end.
         ui: by node id, what the nodes show.
         warnings: what the nodes warned of; none twice.
+        is_own: whether the class of a node is this package's, so that it is to blame for what no user can put right.
     """
 
     graph: DynamicPrompt
     prompt_id: str
     hook: EventHook
     results: Mapping[str, Any]
+    is_own: Callable[[str], bool]
     executed: list[str] = field(default_factory=list)
     ui: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -77,7 +82,8 @@ class RunEvents:
         """Tell of an exception that a node raised; gives the event's data."""
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        return self.failure(node_id, str(error), name, inputs, traceback.format_tb(error.__traceback__))
+        text = f"{described(error)}. {_BUG}" if self._is_bug(node_id, error) else str(error)
+        return self.failure(node_id, text, name, inputs, traceback.format_tb(error.__traceback__))
 
     def failure(
         self, node_id: str, message: str, kind: str, inputs: dict[str, list[Any]], trace: list[str]
@@ -100,7 +106,13 @@ class RunEvents:
 
     def sentence(self, node_id: str, error: BaseException) -> str:
         about = self.about(node_id)
-        return f"{node_label(about['node_id'], about['node_type'])} failed: {_sentence(error)}"
+        said = f"{described(error)}. {_BUG}" if self._is_bug(node_id, error) else _sentence(error)
+        return f"{node_label(about['node_id'], about['node_type'])} failed: {said}"
+
+    def _is_bug(self, node_id: str, error: BaseException) -> bool:
+        return (
+            is_bug(error) and self.graph.has_node(node_id) and self.is_own(self.graph.get_node(node_id)["class_type"])
+        )
 
 
 _MAX_SENTENCE = 1000
@@ -109,7 +121,7 @@ _MAX_SENTENCE = 1000
 def _sentence(error: BaseException) -> str:
     """What an exception says, on one line. The whole of it, and where it came from, are in the error's data."""
     text = str(error).strip()
-    if isinstance(error, ValueError) and text:  # our own kind of sentence
+    if isinstance(error, ValueError) and text:  # a sentence of ours, or what packs raise in its place
         said = " ".join(text.split())
     else:
         # Of other errors the kind says as much as the text, which may go on with dumps.

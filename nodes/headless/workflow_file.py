@@ -14,6 +14,7 @@ from typing import Any
 from ...uniworld_core.errors import UniWorldError
 from .convert import convert
 from .editor_graph import is_editor_form, slots
+from .folders import is_file, named_path
 from .json_text import loads
 from .problems import node_label, node_title, shown
 from .prompt_choices import PromptChoices, is_dynamic
@@ -100,8 +101,8 @@ def find_workflow(name: str) -> Path:
     Raises:
         UniWorldError: there is neither.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = named_path(name)
+    if is_file(path):
         return path
     plain = name.replace("\\", "/").removeprefix("./").removeprefix("workflows/").removesuffix(".json")
     known = shipped(SHIPPED)
@@ -164,7 +165,7 @@ def _read_json(path: Path) -> Any:
         raise UniWorldError(f"'{path}' is no JSON, or cut short: {error.msg} at {where}. Get a whole copy.") from error
     except RecursionError as error:
         raise UniWorldError(f"'{path}' is nested too deeply for a workflow.") from error
-    except ValueError as error:
+    except UniWorldError as error:
         raise UniWorldError(f"'{path}' {error}") from error
 
 
@@ -272,7 +273,7 @@ def _patched_node(node: dict[str, Any], registry: Registry, input_name: str, val
     specs = input_specs(info)
     try:
         position = read_values(specs, saved, named, shows_pictures(info, specs)).positions.get(input_name)
-    except ValueError:  # it does not fit its class
+    except UniWorldError:  # it does not fit its class
         return None
     wired = any(entry.get("name") == input_name and entry.get("link") is not None for entry in slots(node, "inputs"))
     if position is None or wired:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from ..declare import Input, Inputs, Node, Output, by_id
 
 # The optional input of every node that reads an instruction; always the last one, as saved workflows need.
@@ -86,7 +87,7 @@ class ChatTurn(Node):
             return True
         try:
             (check_prompt if role == "user" else check_text)(text, "text")
-        except ValueError as error:
+        except UniWorldError as error:
             return str(error)
         return True
 

@@ -87,7 +87,7 @@ def prompt_problem(prompt: str | None) -> bool | str:
 
     try:
         return prompt is None or bool(check_prompt(prompt))
-    except ValueError as error:
+    except UniWorldError as error:
         return str(error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ...uniworld_core.errors import UniWorldError
 from ..declare import Input, Inputs, Node, Output, by_id
 
 
@@ -64,7 +65,7 @@ class Perception(Node):
         try:
             # Linked values (None) are looked at when they come.
             return None in (task, subject) or bool(instruction(str(task), str(subject)))
-        except ValueError as error:
+        except UniWorldError as error:
             return str(error)
 
     def execute(self, task: str, image: Any, subject: str) -> tuple[str, Any]:

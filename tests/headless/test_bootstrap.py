@@ -154,7 +154,7 @@ def test_an_option_gets_the_extra_that_it_needs(bootstrap, line, extras):
 
 
 def test_an_option_is_given_in_full():
-    from uniworld.nodes.headless.cli import UsageError
+    from uniworld.command_line import UsageError
 
     with pytest.raises(UsageError, match="--ra"):
         build_parser().parse_args(["batch", "edit", "--rows", "rows.jsonl", "--ra", "local"])

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from uniworld.nodes.headless.chat_lines import ChatCommand, ChatMessage, parse_line
+from uniworld.uniworld_core.errors import UniWorldError
 
 
 def find(name: str) -> Path:
     if "missing" in name:
-        raise ValueError(f"There is no picture '{name}'.")
+        raise UniWorldError(f"There is no picture '{name}'.")
     return Path(name)
 
 

@@ -22,9 +22,9 @@ from uniworld.training import cli, convert, run
 from uniworld.training.config import Config
 from uniworld.training.config_file import config_from_dict, load_config, parse_toml, to_toml
 from uniworld.training.loop import TrainingResult
-from uniworld.training.parallel import RunFailed
 from uniworld.training.shapes import nano
 from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.errors import RunFailed
 from uniworld.uniworld_core.loading.shipped import shipped_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,7 +185,11 @@ def test_an_unforeseen_error_is_one_line_and_a_traceback_only_on_request(
 
     monkeypatch.setattr(run, "train", fail)
     code, _, err = command("train", config_file)
-    assert (code, err) == (1, "RuntimeError: gone (run again with --debug for details)\n")
+    assert (code, err) == (
+        1,
+        "uniworld failed: RuntimeError: gone. This is a bug of uniworld: run again with --debug and report it to its "
+        "developers with the traceback.\n",
+    )
     assert main(["train", str(config_file), "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
 

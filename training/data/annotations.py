@@ -72,6 +72,8 @@ def scan(data: bytes, name: str) -> Iterator[Placed]:
             value, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise UniWorldError(f"{name}, line {error.lineno}: the JSON is broken ({error.msg}).") from error
+        except ValueError as error:
+            raise UniWorldError(f"{name}: annotation {number} holds a number of too many digits.") from error
         except RecursionError as error:
             raise UniWorldError(f"{name}: annotation {number} is nested too deep to be read.") from error
         start = byte + len(text[read:at].encode())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...uniworld_core.editing.masks import edit_mask, fit_before
+from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.pictures import to_image
 from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, Size, size_by_aspect
 from ...uniworld_core.prompts.text import check_prompt
@@ -187,7 +188,7 @@ def _in_shards(samples: ShardSamples, seen: _Seen) -> Iterator[Sample | str]:
     for index in range(len(samples)):
         try:
             yield samples[index]
-        except ValueError as error:
+        except UniWorldError as error:
             yield str(error)
 
 
@@ -203,11 +204,11 @@ def _in_list(list_file: Path, lines: list[Line], seen: _Seen) -> Iterator[Sample
                 key = f"{name}#{placed.number}"
                 try:
                     sample = sample_of(key, read_annotation(placed.value), line)
-                except ValueError as error:
+                except UniWorldError as error:
                     yield f"{key}: {error}"
                     continue
                 yield sample
-        except ValueError as error:
+        except UniWorldError as error:
             yield f"{list_file.name}, line {line.number}: {error}"
         except OSError as error:
             yield f"{list_file.name}, line {line.number}: '{line.name}' cannot be read: {error.strerror}."
@@ -219,12 +220,12 @@ def _look(sample: Sample, masks: bool, area: int, ratios: str) -> _Finding:
     pictures = []
     try:
         check_prompt(sample.prompt)
-    except ValueError as error:
+    except UniWorldError as error:
         problems.append(f"{sample.key}: {error}")
     for source in (*sample.references, sample.target):
         try:
             pictures.append(source.open())
-        except ValueError as error:
+        except UniWorldError as error:
             problems.append(f"{sample.key}: {error}")
     if problems:
         return _Finding(tuple(problems))

@@ -25,12 +25,12 @@ _COLUMNS = "image_root,annotations.json,need_weight"
 _ROW = np.dtype([("line", "<i4"), ("number", "<i4"), ("start", "<i8"), ("end", "<i8")])
 
 
-class BadData(ValueError):
+class BadData(UniWorldError):
     """What is wrong with a list of data, a sentence each in `problems`."""
 
     def __init__(self, path: Path, problems: list[str]) -> None:
-        super().__init__("\n  ".join([f"The data of '{path}' cannot be read:", *problems]))
-        self.path, self.problems = path, problems
+        super().__init__("\n  ".join([f"The data of '{path}' cannot be read:", *problems]), problems)
+        self.path = path
 
     def __reduce__(self) -> tuple[type[BadData], tuple[Path, list[str]]]:
         return BadData, (self.path, self.problems)
@@ -81,7 +81,7 @@ def read_list(path: Path) -> tuple[list[Line], list[str]]:
             continue
         try:
             lines.append(_read_line(path, number, written.strip()))
-        except ValueError as error:
+        except UniWorldError as error:
             problems.append(f"{path.name}, line {number}: {error}")
         except OSError as error:  # of a name that is too long, or below a folder that is closed to this user
             problems.append(
@@ -138,7 +138,7 @@ class PublishedSamples:
         for index, line in enumerate(self.lines):
             try:
                 found.append(self._scan(index, line, digest))
-            except (ValueError, OSError) as error:
+            except (UniWorldError, OSError) as error:
                 problems.append(f"{self.list_file.name}, line {line.number}: {error}")
         if problems:
             raise BadData(self.list_file, problems)

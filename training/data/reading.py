@@ -60,7 +60,7 @@ def decoded(sample: Sample) -> Sample:
     def decode(source: PictureSource) -> _Decoded:
         try:
             return _Decoded(source, source.open())
-        except ValueError as error:
+        except UniWorldError as error:
             return _Decoded(source, str(error))
 
     return replace(sample, references=tuple(map(decode, sample.references)), target=decode(sample.target))

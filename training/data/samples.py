@@ -123,7 +123,7 @@ def decode(name: str, data: bytes) -> Image.Image:
             )
         try:
             return to_rgb(picture)
-        except ValueError as error:
+        except UniWorldError as error:
             raise UniWorldError(f"The picture '{name}' is of no use. {error}") from error
 
 
@@ -154,7 +154,7 @@ def size_table(samples: Samples, workers: int = 16, known: Tensor | None = None)
                 continue
             try:
                 table_N2[index] = torch.tensor(samples.sizes(index), dtype=torch.int32)
-            except ValueError:
+            except UniWorldError:
                 # What is wrong is told when the sample is opened, and counted there.
                 continue
 

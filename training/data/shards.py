@@ -123,7 +123,7 @@ def _members(samples: Samples, index: int) -> tuple[dict[str, bytes], tuple[int,
     """The files of a sample in its shard, and the size of its target."""
     try:
         size = samples.sizes(index)
-    except ValueError:
+    except UniWorldError:
         size = (0, 0)  # told and counted where the sample is opened
     try:
         sample = samples[index]
@@ -132,7 +132,7 @@ def _members(samples: Samples, index: int) -> tuple[dict[str, bytes], tuple[int,
     sources = [*sample.references, sample.target]
     try:
         data = [source.read() for source in sources]
-    except ValueError as error:
+    except UniWorldError as error:
         return {"json": _json({"key": sample.key, "problem": str(error)})}, size
     files = [f"{number}{_suffix(source.name)}" for number, source in enumerate(sources)]
     pictures = [{"name": source.name, "file": file} for source, file in zip(sources, files)]

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..parallel import RunFailed
+from ...uniworld_core.errors import RunFailed
 
 # Called with what is being done, the step, how many there are, and what is known of it.
 Progress = Callable[[str, int, int, "dict[str, Any]"], None]

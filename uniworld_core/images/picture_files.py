@@ -17,6 +17,8 @@ from typing import IO, Any, TypeVar
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from ..errors import UniWorldError
+
 T = TypeVar("T")
 
 # Above this many pixels, all frames together, a file is taken for a decompression bomb: 128 Mi pixels are 1.5 GiB as
@@ -43,7 +45,7 @@ class Limits:
 LIMITS = Limits()
 
 
-class BadPicture(ValueError):
+class BadPicture(UniWorldError):
     """A picture file cannot be read or decoded; the message is a sentence that names it."""
 
 
@@ -254,7 +256,7 @@ def deadline(seconds: float) -> Callable[[], None]:
     return check
 
 
-class _Empty(ValueError):
+class _Empty(Exception):
     pass
 
 

@@ -281,7 +281,7 @@ def read_header(file: Path, room: Room | None = None) -> dict[str, tuple[str, tu
             size = int.from_bytes(opened.read(8), "little")
             room.take(size=size)
             data = opened.read(size)
-    except (OSError, ValueError) as error:
+    except (OSError, UniWorldError) as error:
         raise _damaged(file, error) from error
     with open_shard(file):
         pass

@@ -72,10 +72,10 @@ def _listener(config: ServerConfig) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((config.listen, config.port))
-    except OSError as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # of a port or a name that there cannot be
         listener.close()
         raise UniWorldError(
-            f"{config.listen}:{config.port} cannot be listened on: {error.strerror}. "
+            f"{config.listen}:{config.port} cannot be listened on: {getattr(error, 'strerror', None) or error}. "
             "Choose another port with --port, or an address of this computer with --listen."
         ) from error
     return listener

@@ -32,13 +32,14 @@ def main() -> None:
         package = sys.modules[name] = types.ModuleType(name)
         package.__path__ = [str(folder)]
     images = importlib.import_module("uniworld.nodes.headless.serve.images")
+    errors = importlib.import_module("uniworld.uniworld_core.errors")
     limits = importlib.import_module("uniworld.uniworld_core.images.picture_files").LIMITS
     arguments = [_argument(one) for one in head["arguments"]]
     try:
         # Whoever started this process ends it when it takes too long.
         data, kind = getattr(images, head["work"])(*arguments, images.Budget(limits, lambda: None))
         told = {"kind": kind}
-    except ValueError as error:
+    except errors.UniWorldError as error:
         data, told = b"", {"error": str(error)}
     except MemoryError:
         data, told = b"", {"error": "The picture takes too much memory to decode. Scale it down."}

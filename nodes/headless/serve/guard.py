@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import HttpVersion11, web
 
+from ....command_line import bug_note
 from ....streams import say
 from .config import ServerConfig
 from .replies import Refused, refusal, refuse_announced
@@ -79,7 +80,9 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except Exception as error:
         _tell(request, error)
         response = refusal(
-            500, "server_error", f"The server failed with {type(error).__name__}; its terminal says more."
+            500,
+            "server_error",
+            f"The server failed with {type(error).__name__}; its terminal says more. {bug_note('there')}",
         )
     if not response.prepared:
         response.headers.setdefault("X-Content-Type-Options", "nosniff")

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ....uniworld_core.errors import UniWorldError
 from ..folders import resolve_inside
 from .content import OWN_NAME, Pack, stock_template_file, stock_templates, translations
 from .files import send_own
@@ -34,7 +35,7 @@ async def get_static(request: web.Request) -> web.StreamResponse:
 def _inside(base: Path, name: str) -> Path:
     try:
         return resolve_inside(base, name)
-    except ValueError as error:
+    except UniWorldError as error:
         raise Refused(404, "not_found", str(error)) from error
 
 
@@ -75,7 +76,7 @@ async def get_extension_file(request: web.Request) -> web.StreamResponse:
     else:
         try:
             path = _pack(request).web_file(name)
-        except ValueError as error:
+        except UniWorldError as error:
             raise Refused(404, "not_found", str(error)) from error
     if path is None or not path.is_file():
         raise Refused(404, "not_found", "There is no such file.")
@@ -91,7 +92,7 @@ async def get_templates(request: web.Request) -> web.Response:
 async def get_template(request: web.Request) -> web.StreamResponse:
     try:
         path = _pack(request).template_file(request.match_info["file"])
-    except ValueError as error:
+    except UniWorldError as error:
         raise Refused(404, "not_found", str(error)) from error
     if path is None:
         raise Refused(404, "not_found", "There is no such template.")

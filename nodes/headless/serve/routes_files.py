@@ -42,7 +42,7 @@ def find_file(name: str, kind: str, subfolder: str = "") -> Path | None:
         if subfolder:
             whole = f"{check_relative(subfolder.rstrip('/'), 'subfolder')}/{whole}"
         paths = [resolve_inside(base, whole) for base in bases]
-    except ValueError as error:
+    except UniWorldError as error:
         raise Refused(400, "invalid_name", str(error)) from error
     return next((path for path in paths if path.is_file()), None)
 
@@ -62,7 +62,7 @@ async def get_view(request: web.Request) -> web.StreamResponse:
         if channel in ("rgb", "a"):
             data, kind = await decoded(channel_of, path, channel)
             return web.Response(body=data, headers=foreign_headers(path.name, kind))
-    except ValueError as error:
+    except UniWorldError as error:
         raise Refused(400, "invalid_image", str(error)) from error
     return await send_foreign(request, path)
 
@@ -99,7 +99,7 @@ async def _form(request: web.Request) -> Form:
 async def _checked(form: Form) -> None:
     try:
         await decoded(check_picture, form.file, form.filename[:80])
-    except ValueError as error:
+    except UniWorldError as error:
         raise Refused(400, "invalid_image", str(error)) from error
 
 
@@ -117,7 +117,7 @@ async def _keep(form: Form, original: Path | None) -> web.Response:
         replace = form.text("overwrite").lower() in ("true", "1")
         masked = None if original is None else (await decoded(with_alpha_of, original, form.file))[0]
         kept = await in_thread(lambda: _write(folder, name, _content(form.file) if masked is None else masked, replace))
-    except ValueError as error:
+    except UniWorldError as error:
         raise Refused(400, "invalid_image", str(error)) from error
     except OSError as error:
         raise Refused(400, "not_kept", f"The picture cannot be written: {error.strerror}.") from error

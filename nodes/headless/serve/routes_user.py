@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ....uniworld_core.errors import UniWorldError
 from ..folders import resolve_inside
 from .files import SANDBOX, send_foreign, write_whole
 from .replies import Refused, query_flag, read_body, read_json, read_object, reply
@@ -80,7 +81,7 @@ def _save_settings(server: Server, changes: dict[str, Any]) -> None:
 def _user_path(server: Server, name: str) -> Path:
     try:
         return resolve_inside(server.user, name)
-    except ValueError as error:
+    except UniWorldError as error:
         raise Refused(403, "invalid_name", str(error)) from error
 
 

@@ -37,7 +37,7 @@ async def send_file(request: web.Request, path: Path, headers: dict[str, str]) -
         return response
     try:
         start, count = _range(request, tag, about)
-    except ValueError:
+    except _NoneAskedFor:
         file.close()
         return web.Response(status=416, headers={"Content-Range": f"bytes */{about.st_size}"})
     whole = start is None
@@ -76,23 +76,27 @@ def _matches(tag: str, tags: tuple[ETag, ...], weak: bool) -> bool:
     return any(one.value in (tag, "*") and (weak or not one.is_weak) for one in tags)
 
 
+class _NoneAskedFor(Exception):
+    """The range that a request names has no byte of the file."""
+
+
 def _range(request: web.Request, tag: str, about: os.stat_result) -> tuple[int | None, int]:
-    """The first byte that is asked for (None for the whole file), and how many. Raises UniWorldError for none."""
+    """The first byte that is asked for (None for the whole file), and how many. Raises _NoneAskedFor for none."""
     size = about.st_size
     unless = request.headers.get("If-Range")
     if "Range" not in request.headers or (unless is not None and not _still(request, unless, tag, about.st_mtime)):
         return None, size
     try:
         wanted = request.http_range
-    except ValueError:  # several ranges, or another unit: it may be left out of account
+    except ValueError as error:  # several ranges, or another unit: it may be left out of account
         if request.headers["Range"].strip().lower().startswith("bytes=") and "," not in request.headers["Range"]:
-            raise
+            raise _NoneAskedFor from error
         return None, size
     if wanted.start is None and wanted.stop is None:
         return None, size
     start, stop, _ = slice(wanted.start, wanted.stop).indices(size)
     if start >= stop:
-        raise ValueError
+        raise _NoneAskedFor
     return start, stop - start
 
 

@@ -7,10 +7,13 @@ import gc
 import sqlite3
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ....command_line import bug_note, described, is_bug
+from ....streams import say
 from ...host import PlainHost
 from ..executor import Executor, RunResult
 from ..problems import Problem
@@ -162,7 +165,10 @@ class QueueWorker:
         try:
             state, sentence, ended = self._executed(run)
         except BaseException as error:  # a node may even raise SystemExit; the thread must go on
-            sentence = f"The server failed to run it: {type(error).__name__}: {error}"
+            sentence = f"The server failed to run it: {described(error)}."
+            if is_bug(error):
+                say("".join(traceback.format_exception(error)).rstrip())
+                sentence = f"{sentence} {bug_note('in the terminal of the server')}"
             data = _error_data(run, sentence, type(error).__name__)
             never_failing(run.messages.event)("execution_error", data)
             state, ended = ERROR, Ended(ERROR, {}, run.messages.kept, data)

@@ -19,6 +19,7 @@ from uniworld.training.data.cache import Cache, CacheKey
 from uniworld.training.data.cache_fill import fill, prepare
 from uniworld.training.data.files import locked
 from uniworld.training.data.samples import Sample
+from uniworld.uniworld_core.errors import UniWorldError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -28,10 +29,10 @@ class NoPicture:
     name: str
 
     def read(self) -> bytes:
-        raise ValueError("not read here")
+        raise UniWorldError("not read here")
 
     def open(self) -> None:
-        raise ValueError("not read here")
+        raise UniWorldError("not read here")
 
     def size(self) -> tuple[int, int]:
         return 64, 96
@@ -55,7 +56,7 @@ class Numbers:
 
     def sizes(self, index: int) -> tuple[int, int]:
         if index in self.bad:
-            raise ValueError("bad")
+            raise UniWorldError("bad")
         return 64, 96
 
 
