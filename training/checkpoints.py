@@ -7,9 +7,7 @@ folder without that name is not a checkpoint.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,14 +19,13 @@ import torch
 from torch import Tensor
 
 from ..uniworld_core.errors import UniWorldError
-from .data.files import sync_folder
+from ..uniworld_core.files import sha256_file, sync_folder, write_whole
 from .optimizer import local
 from .parallel import World
 
 META = "meta.json"
 WEIGHTS, EMA, OPTIMIZER = "weights/", "ema/", "optimizer/"
 _PARTIAL = ".partial"
-_BLOCK = 1 << 20
 
 T = TypeVar("T")
 F = TypeVar("F")
@@ -85,7 +82,7 @@ def verify(checkpoint: Path) -> None:
     """Hold every file of a checkpoint against its checksum. Raises UniWorldError naming the one that differs."""
     for name, wanted in read_meta(checkpoint)["files"].items():
         file = checkpoint / name
-        if not file.is_file() or _checksum(file) != wanted:
+        if not file.is_file() or sha256_file(file) != wanted:
             state = "is not what was written" if file.is_file() else "is missing"
             raise UniWorldError(
                 f"{file} {state}: the checkpoint is damaged. Remove the folder {checkpoint}, and the run goes on from the "
@@ -258,24 +255,12 @@ def _write_tensors(folder: Path, tensors: dict[str, Tensor], world: World) -> No
 
 def _finish(partial: Path, final: Path, meta: dict[str, Any]) -> None:
     """Put the meta in, and give a written checkpoint its name."""
-    files = {file.name: _checksum(file) for file in sorted(partial.iterdir())}
-    with (partial / META).open("w", encoding="utf-8") as out:
-        json.dump({**meta, "files": files}, out, indent=1)
-        out.flush()
-        os.fsync(out.fileno())
-    sync_folder(partial)
+    files = {file.name: sha256_file(file) for file in sorted(partial.iterdir())}
+    write_whole(partial / META, json.dumps({**meta, "files": files}, indent=1).encode())
     if final.exists():
         raise UniWorldError(f"{final} is there already, and a checkpoint is never written over")
     partial.rename(final)
     sync_folder(final.parent)
-
-
-def _checksum(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as source:
-        while block := source.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _failures() -> tuple[type[BaseException], ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ..uniworld_core.errors import UniWorldError
+from ..uniworld_core.files import whole_folder
 from ..uniworld_core.loading.weights import Shards, open_shard
 
 # The published checkpoint's own shards are about as large (float32).
@@ -63,30 +63,20 @@ def new_folder(to: Path) -> Iterator[Path]:
     Raises:
         UniWorldError: `to` is there already, or cannot be written, as on a full disk.
     """
-    # A name that is nobody else's, as what bears it is removed.
-    partial = to.with_name(f".{to.name}.uniworld-partial")
     try:
         if to.exists() or to.is_symlink():
             raise UniWorldError(f"{to} is there already, and is not overwritten: give another name, or move it away.")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        readable = partial.stat().st_mode & 0o666
-        for path in partial.rglob("*"):
-            if path.is_file():
-                path.chmod(readable)  # safetensors makes files that their owner alone may read
-            _sync(path)
-        _sync(partial)
-        partial.rename(to)
-        _sync(to.parent)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, (OSError, SafetensorError)):
-            raise UniWorldError(
-                f"{to} cannot be written ({error}), and what was written of it is removed: make room on the disk, or "
-                "choose another folder."
-            ) from error
-        raise
+        with whole_folder(to) as partial:
+            yield partial
+            readable = partial.stat().st_mode & 0o666
+            for path in partial.rglob("*"):
+                if path.is_file():
+                    path.chmod(readable)  # safetensors makes files that their owner alone may read
+    except (OSError, SafetensorError) as error:
+        raise UniWorldError(
+            f"{to} cannot be written ({error}), and what was written of it is removed: make room on the disk, or "
+            "choose another folder."
+        ) from error
 
 
 def write_shards(
@@ -141,14 +131,3 @@ def _split(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
         shards[-1].append(name)
         used += size
     return shards
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold what was written, before the rename says that it does."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no handle on a folder to flush
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.files import write_whole
 from .folders import named_path
 from .json_text import dumps
 from .problems import node_label
@@ -79,7 +79,7 @@ def write_api_form(prompt: dict[str, Any], target: str) -> None:
         if file is None:
             path.write_text(text, encoding="utf-8")
         else:
-            _replace(file, text)
+            write_whole(file, text.encode())
     except OSError as error:
         raise UniWorldError(f"The API form cannot be written to '{path}': {error.strerror}.") from error
 
@@ -97,12 +97,3 @@ def _replaceable(path: Path) -> Path | None:
     else:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     return path
-
-
-def _replace(file: Path, text: str) -> None:
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -26,8 +26,8 @@ from types import TracebackType
 from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.files import hold, sync_folder, sync_tree
 from .batch_rows import BatchRow
-from .durable import lock, sync_folder
 
 STARTED, DONE, ERROR, INTERRUPTED, LOST = STATUSES = ("started", "done", "error", "interrupted", "lost")
 HEADER, VERSION = "uniworld_batch", 1
@@ -100,15 +100,17 @@ class Results:
         self._rows = {row.id: row for row in rows}
         self._states = {row.id: _State() for row in rows}
         wanted = {HEADER: VERSION, "workflow": workflow_hash, "rows": rows_hash, "count": len(rows)}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-        except OSError as error:
-            raise UniWorldError(
-                f"The results '{path}' cannot be opened: {error.strerror}. Name other --results."
-            ) from error
-        try:
-            _lock(self._file, path)
+        with contextlib.ExitStack() as opened:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                busy = f"Another batch is writing the results '{path}'. Wait for it, or name others."
+                opened.enter_context(hold(_lock_file(path), busy))
+                self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            except OSError as error:
+                raise UniWorldError(
+                    f"The results '{path}' cannot be opened: {error.strerror}. Name other --results."
+                ) from error
+            opened.callback(os.close, self._file)
             lines, tail = self._read()
             header = self._parse_header(lines[0]) if lines else {**wanted, "folder": _new_folder(output, name)}
             self._check(header, wanted)
@@ -119,9 +121,7 @@ class Results:
                 sync_folder(path.parent)
             self.folder = output / str(header["folder"])
             self._recover(self._parse_record(line, number) for number, line in enumerate(lines[1:], 2))
-        except BaseException:
-            os.close(self._file)
-            raise
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Results:
         return self
@@ -139,7 +139,7 @@ class Results:
                 with contextlib.suppress(OSError):  # not empty: a folder in it waits to get its row's name
                     (self.folder / RUNNING_FOLDER).rmdir()
         finally:
-            os.close(self._file)
+            self._opened.close()
 
     # --- what is recorded ---------------------------------------------------------------------------------------------
 
@@ -167,7 +167,8 @@ class Results:
             outcome = Outcome(ERROR, error=f"The folder '{target}' is there already. Move it away.")
         pictures: list[str] = []
         if outcome.status == DONE:
-            _sync_tree(attempt.folder)
+            sync_tree(attempt.folder)
+            sync_folder(attempt.folder.parent)
             base = target.relative_to(self._output)
             pictures = [(base / picture).as_posix() for picture in outcome.pictures]
         told: dict[str, Any] = {"seconds": outcome.seconds, "error": outcome.error}
@@ -309,21 +310,7 @@ def _new_folder(output: Path, name: str) -> str:
         return folder
 
 
-def _lock(file: int, path: Path) -> None:
-    """Lock an open file until it is closed. Raises UniWorldError if another process has it."""
-    try:
-        lock(file)
-    except OSError as error:
-        raise UniWorldError(f"Another batch is writing the results '{path}'. Wait for it, or name others.") from error
-
-
-def _sync_tree(folder: Path) -> None:
-    """Put all files below a folder on disk, so that a row recorded as done has its pictures after a power cut too."""
-    for file in sorted(folder.rglob("*")):
-        if file.is_dir():
-            sync_folder(file)
-            continue
-        with file.open("r+b") as opened:
-            os.fsync(opened.fileno())
-    sync_folder(folder)
-    sync_folder(folder.parent)
+def _lock_file(path: Path) -> Path:
+    """What is locked of a results file: itself, or a file beside it on Windows, where nobody reads a file that is locked."""
+    path = path.resolve()
+    return path.with_name(f"{path.name}.lock") if os.name == "nt" else path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.files import sha256_file
 from ..host import PlainHost
 from . import folders
 from .batch_results import DONE, ERROR, INTERRUPTED, Outcome
@@ -91,7 +91,7 @@ class BatchWorker:
         for node_id in checked.outputs:
             checked.prompt[node_id]["inputs"][_FOLDER_MARK] = str(folder)
         for node, file in row.image.items():
-            digest = hashlib.sha256((pictures / folders.named_path(file)).read_bytes()).hexdigest()
+            digest = sha256_file(pictures / folders.named_path(file))
             checked.prompt[find_node(workflow.prompt, node)]["inputs"][_PICTURE_MARK] = digest
 
         def observe(name: str, data: dict[str, Any]) -> None:

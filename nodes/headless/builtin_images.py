@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import string
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.files import sha256_file, sweep_parts
 from .. import host
 from . import folders
 from .output_folder import unwritable
-from .pictures import check_picture, load_channel, load_picture, png_text, sweep_parts, to_pil, write_png
+from .pictures import check_picture, load_channel, load_picture, png_text, to_pil, write_png
 from .problems import node_title
 
 MAX_RESOLUTION = 16384  # ComfyUI's own limit of every width and height
+_DAY = 24 * 60 * 60.0  # what was written to since may be a picture that another process is saving
 RESIZE_METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
 
 
@@ -27,7 +27,7 @@ class _FromFile:
 
     @classmethod
     def IS_CHANGED(cls, image: str, **_: Any) -> str:
-        return _file_hash(folders.current().find_picture(image))
+        return sha256_file(folders.current().find_picture(image))
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:
@@ -43,14 +43,6 @@ class _FromFile:
 def _warn(text: str) -> None:
     if text:
         host.current().warn(text)
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class LoadImage(_FromFile):
@@ -143,7 +135,7 @@ class SaveImage:
                 width=images.shape[2],
                 height=images.shape[1],
             )
-            sweep_parts(place.folder)
+            sweep_parts(place.folder, age=_DAY)
             paths = [write_png(to_pil(image), place, n, text, self.COMPRESS_LEVEL) for n, image in enumerate(images)]
         except OSError as error:
             raise unwritable(folders.current().of_kind(self.KIND), error) from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ...command_line import DONE, FAILED, MISUSED, unexpected
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.files import write_whole
 from .. import host
 from ..pack.loaders import AUTO
 from ..pack.parts import DTYPES
@@ -22,7 +23,6 @@ from .chat_history import History, latest
 from .chat_lines import COMMANDS, ChatCommand, ChatMessage, is_picture_name, parse_line
 from .chat_report import ChatJson, ChatText, history_text
 from .chat_session import MEMORIES, Session, Settings, TurnFailed, open_model, open_picture, with_seed
-from .durable import whole_file
 
 if TYPE_CHECKING:
     from ...uniworld_core.prompts.scope import Scope
@@ -236,8 +236,7 @@ class Chat:
             raise UniWorldError(f"Pictures are saved as PNG: name it {target.with_suffix('.png')}.")
         if target.exists():
             raise UniWorldError(f"'{target}' is there already: choose another name.")
-        with whole_file(target) as file:
-            file.write(history.picture(painted[-1]).read_bytes())
+        write_whole(target, history.picture(painted[-1]).read_bytes())
         return target
 
     def _find(self, name: str) -> Path:

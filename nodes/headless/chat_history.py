@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.files import hold, sweep_parts, whole_file, whole_folder
 from ...uniworld_core.prompts.text import check_text
-from .durable import PART, lock, sync_folder, whole_file
 from .folders import check_relative
 
 FILE, VERSION = "conversation.json", 1
@@ -75,8 +75,7 @@ class History:
             raise UniWorldError(f"The name of the conversation {name!r} has a slash. Use a plain name such as 'cats'.")
         self._make()
         try:
-            for part in self.folder.glob(f".*{PART}"):  # of a process that was killed
-                part.unlink(missing_ok=True)
+            sweep_parts(self.folder)
             if (self.folder / FILE).exists():
                 self.model, self.turns = _read(self.folder / FILE)
         except BaseException:
@@ -131,14 +130,9 @@ class History:
             raise UniWorldError("Nothing was said yet: there is nothing to save.")
         if target.exists():
             raise UniWorldError(f"'{target}' is there already: choose another name.")
-        part = target.with_name(f".{target.name}{PART}")
-        try:
-            part.mkdir(parents=True)
+        with whole_folder(target) as folder:
             for name in (FILE, *(name for turn in self.turns for name in turn.pictures)):
-                shutil.copyfile(self.folder / name, part / name)
-            part.rename(target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+                shutil.copyfile(self.folder / name, folder / name)
 
     def close(self) -> None:
         """Let other processes have it. A folder in which nothing was saved is removed."""
@@ -157,7 +151,6 @@ class History:
         saved = _to_bytes(self.model, turns)
         with whole_file(self.folder / FILE) as file:
             file.write(saved)
-        sync_folder(self.folder)
         self.turns = tuple(turns)
 
     def _make(self) -> None:
@@ -168,17 +161,10 @@ class History:
                 self.folder = _new_folder(self.folder)
             else:
                 self.folder.mkdir(parents=True, exist_ok=True)
-            held = (self.folder / _LOCK).open("ab")
+            busy = f"Another process has the conversation '{self.folder}' open: end it, or begin another conversation."
+            self._held = hold(self.folder / _LOCK, busy)
         except OSError as error:
             raise UniWorldError(f"The conversation '{self.folder}' cannot be written to: {error.strerror}.") from error
-        try:
-            lock(held.fileno())
-        except OSError as error:
-            held.close()
-            raise UniWorldError(
-                f"Another process has the conversation '{self.folder}' open: end it, or begin another conversation."
-            ) from error
-        self._held = held
 
 
 def latest(root: Path) -> str:

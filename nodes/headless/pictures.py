@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.files import name_new, part_file
 from ...uniworld_core.images.picture_files import BadPicture, PictureFile, TooSlow, deadline
 from .folders import NewPicture
 from .json_text import dumps
@@ -196,43 +193,10 @@ def write_png(
     """
     stem = place.stem.replace("%batch_num%", str(batch_number))
     numbered = NewPicture(place.folder, place.subfolder, stem)
-    part = place.folder / f".{secrets.token_hex(8)}.part"
-    try:
-        with part.open("xb") as file:
-            picture.save(file, format="PNG", pnginfo=text, compress_level=compress_level)
+    with part_file(place.folder) as file:
+        picture.save(file, format="PNG", pnginfo=text, compress_level=compress_level)
         while True:
             target = place.folder / f"{stem}_{numbered.next_counter():05}_.png"
-            try:
-                _rename_new(part, target)
-            except FileExistsError:
-                continue  # another process took the number between the look and the rename
-            return target
-    finally:
-        part.unlink(missing_ok=True)
-
-
-_PART_NAME = re.compile(r"\.[0-9a-f]{16}\.part")
-_DAY = 24 * 60 * 60.0
-
-
-def sweep_parts(folder: Path) -> None:
-    """Remove what saves of a killed process left in a folder; younger than a day, it may be a save at work."""
-    with contextlib.suppress(OSError):
-        for entry in folder.iterdir():
-            if _PART_NAME.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _DAY:
-                entry.unlink(missing_ok=True)
-
-
-def _rename_new(source: Path, target: Path) -> None:
-    """Rename, raising FileExistsError where `target` exists."""
-    if os.name == "nt":
-        source.rename(target)
-        return
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if target.exists():
-            raise FileExistsError(str(target)) from None
-        source.rename(target)
+            # Another process may have taken the number since.
+            if name_new(file, target):
+                return target

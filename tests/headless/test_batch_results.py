@@ -34,7 +34,7 @@ def lines(tmp_path):
 
 def kill(results: Results) -> None:
     """Let go of the file as a killed process would."""
-    os.close(results._file)
+    results._opened.close()
 
 
 def save(attempt: Any, name: str = "p/p_1.png") -> Outcome:

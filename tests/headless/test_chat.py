@@ -20,7 +20,7 @@ from uniworld.nodes import host
 from uniworld.nodes.headless import chat_history, chat_session
 from uniworld.nodes.headless.chat import default_memory
 from uniworld.nodes.headless.chat_history import FILE, History, SavedTurn
-from uniworld.uniworld_core import Conversation, Turn, UniWorld
+from uniworld.uniworld_core import Conversation, Turn, UniWorld, files
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
 from uniworld.uniworld_core.prompts.scope import read_scope
 
@@ -313,10 +313,11 @@ def test_a_turn_that_is_cut_off_leaves_the_conversation_as_it_was(
 def test_a_turn_that_was_on_disk_when_it_was_interrupted_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = History(tmp_path / "chat", "talk", {"checkpoint": "tiny"})
 
-    def interrupt(_: Path) -> None:
-        raise KeyboardInterrupt
+    def interrupt(folder: Path) -> None:
+        if (folder / chat_history.FILE).exists():
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(chat_history, "sync_folder", interrupt)
+    monkeypatch.setattr(files, "sync_folder", interrupt)
     with pytest.raises(KeyboardInterrupt):
         add(history, "first")
     assert [turn.text for turn in history.turns] == ["first", ""]

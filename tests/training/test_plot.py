@@ -37,7 +37,7 @@ def test_a_run_is_drawn_as_one_picture(run, tmp_path: Path) -> None:
         assert picture.format == "PNG"
         assert picture.size == (1200, 800)
         assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 10
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_several_runs_share_one_picture(run, tmp_path: Path) -> None:

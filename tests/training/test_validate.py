@@ -53,7 +53,7 @@ def test_the_sheet_shows_references_and_what_was_painted(fresh: UniWorld, tmp_pa
     with Image.open(tmp_path / "validation" / "step.png") as sheet:
         assert sheet.size == (2 * 264 + 8, 2 * 288)
         assert sheet.getpixel((8 + 128, 288 + 16 + 8 + 128)) == (200, 30, 30)
-    assert not list((tmp_path / "validation").glob("*.partial"))
+    assert not list((tmp_path / "validation").glob("*.part"))
 
 
 def test_the_next_sheet_shows_what_was_learned(fresh: UniWorld) -> None:

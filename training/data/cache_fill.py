@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.files import sweep_parts
 from ..batch import BadSample, Encoded
 from .cache import FORMAT, HEAD, Cache, CacheKey, check_key, read_head
-from .files import PARTIAL, locked, write_whole
+from .files import locked, write_whole
 from .reading import Encodes, FreshReader, ahead
 from .samples import Samples, size_table
 
@@ -76,8 +77,7 @@ def fill(
     writer = f"{rank}-of-{world}"
     busy = f"Another process fills the cache '{cache.folder}' as {writer}: wait for it, or name another folder."
     with locked(cache.folder / f"{writer}.lock", wait=False, busy=busy):
-        for left in (cache.folder / "parts").glob(f"part-{writer}.*{PARTIAL}"):
-            left.unlink()
+        sweep_parts(cache.folder / "parts", f"part-{writer}.")
         mine = range(rank, len(cache), world)
         todo = [index for index in mine if not cache.holds(index) or index in cache.bad]
         done, part, size = len(mine) - len(todo), list[tuple[int, Encoded | BadSample]](), 0

@@ -16,8 +16,9 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.files import sha256_file, sweep_parts
 from ..batch import BadSample
-from .files import PARTIAL, locked, whole_file, write_whole
+from .files import locked, whole_file, write_whole
 from .samples import Samples
 from .shard_samples import FORMAT, INDEX, Shard, ShardSamples, read_index
 
@@ -56,8 +57,7 @@ def write_shards(
             _check_same(folder, read_index(folder), index)
         else:
             _write_index(folder, index, [])
-        for left in folder.glob(f"*{PARTIAL}"):
-            left.unlink()
+        sweep_parts(folder)
         done = 0
 
         def write(number: int) -> Shard:
@@ -81,7 +81,7 @@ def check_shards(folder: str | Path) -> tuple[str, ...]:
     return tuple(
         f"The shard '{samples.folder / shard.name}' is damaged (its SHA-256 differs): fetch or make it anew."
         for shard in samples.shards
-        if _sha256(samples.folder / shard.name) != shard.sha256
+        if sha256_file(samples.folder / shard.name) != shard.sha256
     )
 
 
@@ -174,11 +174,3 @@ def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> 
             raise UniWorldError(
                 f"'{folder}' holds shards {told} ({name} {found[name]}, now {wanted[name]}): name another folder."
             )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -25,8 +25,9 @@ import numpy as np
 from PIL import Image
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.files import PART
 from ..data.annotations import IMAGE_MARK, PAINT_MARK
-from ..data.files import PARTIAL, cannot_write, write_whole
+from ..data.files import cannot_write, write_whole
 from .split import Split, check_split
 from .tasks import KINDS, ShapesTask, any_kind, make_task
 from .world import SIDE, check_side
@@ -131,7 +132,7 @@ def _claim(folder: Path, settings: _Settings) -> None:
             raise UniWorldError(f"'{folder}' holds tasks of other settings ({'; '.join(other)}): name another folder.")
         return
     try:
-        if folder.is_dir() and any(file.suffix != PARTIAL for file in folder.iterdir()):
+        if folder.is_dir() and any(file.suffix != PART for file in folder.iterdir()):
             raise UniWorldError(f"'{folder}' holds other files: name an empty folder, or one that does not exist.")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

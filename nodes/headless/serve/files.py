@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import mimetypes
-import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 from aiohttp import web
 
+from ....uniworld_core import files
 from .sending import send_file
 
 # Windows takes these from its registry, where other programs write.
@@ -71,32 +70,17 @@ def _disposition(name: str) -> str:
 
 
 def write_whole(path: Path, data: bytes, replace: bool = True) -> bool:
-    """Write a file that is there whole or not at all; False if it exists and may not be replaced."""
+    """Write a file that is there whole or not at all; False if it exists and may not be replaced.
+
+    Does not wait for the disk: all clients of the server would wait with it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / f".{secrets.token_hex(8)}.part"
-    try:
-        part.write_bytes(data)
-        if replace:
-            part.replace(path)
-            return True
-        return _rename_new(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _rename_new(part: Path, path: Path) -> bool:
-    try:
-        if os.name == "nt":
-            part.rename(path)  # fails where the file exists
-        else:
-            os.link(part, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
-        if path.exists():
-            return False
-        part.rename(path)
-    return True
+    if replace:
+        files.write_whole(path, data, sync=False)
+        return True
+    with files.part_file(path.parent, path.name) as file:
+        file.write(data)
+        return files.name_new(file, path)
 
 
 def numbered(name: str) -> Iterator[str]:

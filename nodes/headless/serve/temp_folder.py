@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from ....uniworld_core.errors import UniWorldError
-from ..durable import lock
+from ....uniworld_core.files import LockHeld, hold
 from .config import ServerConfig
 
 _OURS = ".made-by-uniworld-serve"  # in a temp folder that held nobody's files before
 _LOCK = ".uniworld-serve.lock"
-_BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # another process has the lock
 
 
 def make_folder(folder: Path) -> None:
@@ -43,31 +41,21 @@ def held_temp(config: ServerConfig) -> Iterator[None]:
         UniWorldError: another server holds it.
     """
     held = _lock(config.temp)
-    try:
+    with held or contextlib.nullcontext():
         if held is not None:  # else another server's previews may be among them
             empty_temp(config)
         yield
-    finally:
-        if held is not None:
-            os.close(held)
 
 
-def _lock(folder: Path) -> int | None:
+def _lock(folder: Path) -> BinaryIO | None:
     """The open file that holds the folder; None where it cannot be locked: it is read-only, or on a disk without locks."""
+    busy = f"Another server keeps its previews in '{folder}'. Choose another folder with --temp."
     try:
-        file = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    except OSError:
+        return hold(folder / _LOCK, busy)
+    except LockHeld:
+        raise
+    except (OSError, UniWorldError):
         return None
-    try:
-        lock(file)
-    except OSError as error:
-        os.close(file)
-        if error.errno not in _BUSY:
-            return None
-        raise UniWorldError(
-            f"Another server keeps its previews in '{folder}'. Choose another folder with --temp."
-        ) from error
-    return file
 
 
 def empty_temp(config: ServerConfig) -> None:

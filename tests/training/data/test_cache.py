@@ -301,6 +301,6 @@ def test_killed_filling_loses_at_most_the_part_in_work(tmp_path: Path) -> None:
     assert cache.missing <= 40 - done + 1
     fill(cache, samples, coder)
     assert len(coder.seen) <= 40 - done + 1
-    assert not list((tmp_path / "parts").glob("*.partial"))
+    assert not list((tmp_path / "parts").glob("*.part"))
     for index in range(40):
         assert_same(cache[index], encode(f"numbers#{index}", index))

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import pytest
-from uniworld.training.data import files
 from uniworld.training.data.files import locked, make_folder, write_whole
 
 
@@ -43,7 +42,7 @@ class TestALock:
         def refuse(*_: object) -> None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-        monkeypatch.setattr(files, "_lock", refuse)
+        monkeypatch.setattr("fcntl.flock", refuse)
         with (
             pytest.raises(ValueError, match=r"lock' cannot be locked \(Function not implemented\), as its file system"),
             locked(tmp_path / "lock", wait=False, busy="another has it"),

@@ -87,7 +87,7 @@ def test_finished_shards_are_kept_and_the_others_made(samples: PublishedSamples,
     write_shards(samples, folder, per_shard=2)
     whole = {file.name: file.read_bytes() for file in folder.iterdir()}
     # As a kill leaves it: one shard half written, one without its offsets, no list of shards.
-    (folder / "shard-000001.tar").replace(folder / "shard-000001.tar.99.partial")
+    (folder / "shard-000001.tar").replace(folder / f".shard-000001.tar.{'9' * 16}.part")
     for name in ("shard-000001.safetensors", "shard-000002.safetensors"):
         (folder / name).unlink()
     index = json.loads(whole["index.json"]) | {"shards": []}

@@ -262,7 +262,7 @@ class TestTheLoop:
         resumed = _Line()
         fit.train(fit.Fit("part", 30), resumed, tmp_path)
         assert torch.equal(resumed.value, whole.value)
-        assert not list(tmp_path.glob("*.partial"))
+        assert not list(tmp_path.glob("*.part"))
 
     def test_a_loss_that_is_no_number_ends_it_by_name(self, tmp_path: Path) -> None:
         class Broken(_Line):

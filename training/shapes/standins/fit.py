@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.loading.dtypes import choose_dtype
+from ...data.files import whole_file
 from ...muon import Muon
 from ...precision import autocast
 
@@ -217,10 +217,6 @@ def _restore(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, av
 
 
 def _save(file: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> None:
-    beside = file.with_suffix(".partial")
     state = {"step": step, "module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-    with beside.open("wb") as out:
+    with whole_file(file) as out:
         torch.save(state, out)
-        out.flush()
-        os.fsync(out.fileno())
-    beside.replace(file)

@@ -15,6 +15,7 @@ from ....uniworld_core.backbones.flux_dit import DiT, token_count
 from ....uniworld_core.families.uniworld_v1.condition import Condition
 from ....uniworld_core.sampling import flow
 from ....uniworld_core.sampling.latents import LatentFormat
+from ...data.files import whole_file
 from .. import draw
 from ..prompts import caption, describe
 from ..split import draw_triple
@@ -86,9 +87,8 @@ def pool(file: Path, vae: Any, latent_format: LatentFormat, device: torch.device
         with torch.no_grad():
             z = vae.encode(pixels(shown, device)).latent_dist.mode()
         kept.append(latent_format.to_dit(z).to("cpu", torch.bfloat16))
-    beside = file.with_suffix(".partial")
-    torch.save(torch.cat(kept), beside)
-    beside.replace(file)
+    with whole_file(file) as out:
+        torch.save(torch.cat(kept), out)
     return torch.cat(kept)
 
 
