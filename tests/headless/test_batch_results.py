@@ -236,6 +236,16 @@ def test_two_processes_cannot_have_it(open_results):
     open_results().__exit__(None, None, None)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows locks otherwise")
+def test_a_file_system_without_locks_is_not_taken_for_another_batch(open_results, monkeypatch):
+    def no_locks(*_: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(ValueError, match=r"x.jsonl' cannot be locked \(No locks available\), as its file system"):
+        open_results()
+
+
 def test_two_batches_of_one_name_have_folders_of_their_own(open_results, tmp_path):
     with open_results() as first, open_results(path="deep/y.jsonl") as second:
         assert [results.folder.name for results in (first, second)] == ["x", "x_2"]

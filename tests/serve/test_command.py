@@ -137,9 +137,9 @@ def test_a_temp_folder_that_cannot_be_locked_is_not_emptied(tmp_path, monkeypatc
     config = config_of(tmp_path)
     (config.temp / "a.png").touch()
 
-    def no_locks(_: int) -> None:
+    def no_locks(*_: int) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("uniworld.nodes.headless.serve.temp_folder.lock", no_locks)
+    monkeypatch.setattr("fcntl.flock", no_locks)
     with held_temp(config):
         assert (config.temp / "a.png").is_file()
