@@ -37,6 +37,7 @@ def test_one_broken_node_does_not_hide_the_others(live, monkeypatch):
 def test_the_machine_is_described(live):
     stats = live.get("/system_stats").json
     assert stats["system"].keys() >= {"os", "ram_total", "ram_free", "comfyui_version", "python_version", "argv"}
+    assert 0 < stats["system"]["ram_free"] < stats["system"]["ram_total"]
     assert "--disable-api-nodes" in stats["system"]["argv"]  # or the editor calls outside hosts
     assert stats["devices"][0].keys() == {
         "name", "type", "index", "vram_total", "vram_free", "torch_vram_total", "torch_vram_free",

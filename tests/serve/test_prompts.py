@@ -28,6 +28,7 @@ def test_a_prompt_runs_and_is_in_the_history(live, graphs):
     entry = live.wait(prompt_id)
     number, known_id, prompt, extra, outputs = entry["prompt"]
     assert (number, known_id, prompt, outputs) == (0, prompt_id, graphs["sum"], ["3"])
+    assert isinstance(number, int)
     assert extra["client_id"] == "me"
     assert extra["extra_pnginfo"] == {"a": 1}
     assert entry["outputs"] == {"3": {"text": ["9"]}}
@@ -37,6 +38,14 @@ def test_a_prompt_runs_and_is_in_the_history(live, graphs):
         "execution_start", "execution_cached", "execution_success",
     ]  # fmt: skip
     assert entry["meta"]["3"] == {"node_id": "3", "display_node": "3", "parent_node": None, "real_node_id": "3"}
+
+
+def test_a_node_whose_id_is_half_a_character_is_in_the_queue_and_the_history(live):
+    prompt = {"\ud800": node("PreviewAny", source="é")}
+    entry = live.run(prompt)
+    assert entry["prompt"][2] == prompt
+    assert entry["outputs"] == {"\ud800": {"text": ["é"]}}
+    assert entry["meta"]["\ud800"]["node_id"] == "\ud800"
 
 
 def test_choices_in_a_prompt_are_the_clients_to_resolve(live):

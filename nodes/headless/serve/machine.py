@@ -1,60 +1,21 @@
-"""How much memory the machine, this process and the compute device have, without a package for it."""
+"""How much memory the machine, this process and the compute device have."""
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
 from typing import Any
+
+import psutil
 
 
 def machine_memory() -> tuple[int, int]:
-    """Bytes in all and bytes available; zeros where the system does not tell."""
-    if sys.platform == "win32":
-        return _windows_memory()
-    try:
-        page = os.sysconf("SC_PAGE_SIZE")
-        total = os.sysconf("SC_PHYS_PAGES") * page
-    except (ValueError, OSError):
-        return 0, 0
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return total, int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return total, 0
-
-
-def _windows_memory() -> tuple[int, int]:
-    import ctypes
-
-    class Status(ctypes.Structure):
-        _fields_ = [
-            ("length", ctypes.c_uint32),
-            ("load", ctypes.c_uint32),
-            *[(f"bytes{n}", ctypes.c_uint64) for n in range(7)],
-        ]
-
-    status = Status(length=ctypes.sizeof(Status))
-    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
-        return 0, 0
-    return int(status.bytes0), int(status.bytes1)
+    """Bytes in all and bytes available to new programs without swapping."""
+    memory = psutil.virtual_memory()
+    return int(memory.total), int(memory.available)
 
 
 def process_bytes() -> int:
-    """Memory this process holds now; its highest so far where only that is told; 0 where neither is."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """System RAM that this process holds now."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def compute_devices() -> list[dict[str, Any]]:
