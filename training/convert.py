@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..uniworld_core.backbones.flux_dit import PACK
+from ..uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from ..uniworld_core.backbones.qwen_config import TEXT_KEYS
 from ..uniworld_core.backbones.qwen_files import read_tokenizer
 from ..uniworld_core.backbones.siglip import siglip_settings
@@ -182,10 +182,10 @@ def _denoiser_config(flux: Path) -> dict[str, Any]:
         raise UniWorldError(f"{flux / 'transformer'} holds a {kind}; give a FLUX.1-dev folder in diffusers layout.")
     if (flux / "vae" / "config.json").is_file():
         channels = read_json(flux / "vae" / "config.json").get("latent_channels")
-        if isinstance(channels, int) and config.get("in_channels") != channels * PACK**2:
+        if isinstance(channels, int) and config.get("in_channels") != channels * FLUX_LATENTS.pack**2:
             raise UniWorldError(
                 f"{flux / 'transformer'} takes {shown(config.get('in_channels'))} channels, and packed latents of the VAE "
-                f"beside it have {channels * PACK**2}: this is FLUX of another kind (such as Fill); give FLUX.1-dev."
+                f"beside it have {channels * FLUX_LATENTS.pack**2}: this is FLUX of another kind (such as Fill); give FLUX.1-dev."
             )
     return config
 

@@ -199,7 +199,7 @@ class Encoder:
         latents: dict[int, torch.Tensor] = {}
         for indices in by_size.values():
             z = self.vae.encode(to_image([targets[i] for i in indices]))
-            latents.update(zip(indices, self.vae.latent_format.to_dit(z).float().cpu()))
+            latents.update(zip(indices, self.vae.latent_format.to_model(z).float().cpu()))
         return [latents[i] for i in range(len(targets))]
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..uniworld_core.backbones.flux_dit import PACK, DiT
-from ..uniworld_core.families.uniworld_v1.condition import Condition, gather_rows, join_rows, project_rows
+from ..uniworld_core.backbones.flux_dit import DiT
+from ..uniworld_core.families.uniworld_v1.condition import gather_rows, join_rows, project_rows
 from ..uniworld_core.families.uniworld_v1.projectors import Projectors, input_layer
 from ..uniworld_core.sampling import flow
+from ..uniworld_core.sampling.condition import Condition
 from .batch import Batch, Draws, Encoded
 
 
@@ -59,10 +60,10 @@ class Trainee(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Losses (B,), float32: mean over the latent of weight · (prediction − (noise − latent))².
 
-        σ = shift(sigmoid(level), mu of the packed tokens).
+        σ = sigmoid(level), shifted for the packed tokens.
         """
-        _, _, h, w = batch.latent.shape
-        sigma_B = flow.shift(batch.level.sigmoid(), flow.mu(h // PACK * (w // PACK)))
+        tokens = self.dit.latent_format.token_count(batch.latent.shape)
+        sigma_B = self.dit.shift.apply(batch.level.sigmoid(), tokens)
         noisy_BChw = flow.add_noise(batch.latent, batch.noise, sigma_B[:, None, None, None])
         predicted_BChw = self.dit.velocity(noisy_BChw, sigma_B, self.condition(batch), self.settings.guidance)
         error_BChw = (predicted_BChw - (batch.noise - batch.latent)) ** 2

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..uniworld_core.backbones.flux_dit import PACK
 from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.families.uniworld_v1.projectors import input_layer
 from .batch import BadSample, Draws, Encoded
@@ -226,7 +225,7 @@ _MEND = (
 
 def blank(trainee: Trainee) -> Encoded:
     """The smallest sample that passes the model, for a process that has none while the others wait for it."""
-    width = input_layer(trainee.projectors.denoise_projector).in_features
+    width, latents = input_layer(trainee.projectors.denoise_projector).in_features, trainee.dit.latent_format
     return Encoded(
         key="nothing",
         hidden=torch.zeros(1, width),
@@ -234,6 +233,6 @@ def blank(trainee: Trainee) -> Encoded:
         features=(),
         pooled=torch.zeros(trainee.dit.transformer.config.pooled_projection_dim),
         t5=None,
-        latent=torch.zeros(trainee.dit.channels, PACK, PACK),
+        latent=torch.zeros(latents.channels, latents.pack, latents.pack),
         weight=None,
     )

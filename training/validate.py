@@ -11,11 +11,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from ..uniworld_core import UniWorld
-from ..uniworld_core.backbones.flux_dit import token_count
 from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.images.pictures import to_bytes
-from ..uniworld_core.sampling import flow
-from ..uniworld_core.sampling.sampler import make_noise, sample
+from ..uniworld_core.images.sizes import Size
+from ..uniworld_core.sampling.sampler import paint
 from .batch import BadSample, Draws, Encoded
 from .config import ValidationPrompt, ValidationSettings
 from .data.files import write_whole
@@ -71,10 +70,8 @@ class Validator:
         """The VAE's own latents (1, C, size/8, size/8) of the prompts. Where the DiT is spread, every process must call
         it.
         """
-        settings, dit, dtype = self.settings, trainee.dit, self._encoder.model.dtype
-        device = next(trainee.parameters()).device
-        noise = make_noise([settings.seed], settings.size, settings.size, dit.channels)
-        sigmas = flow.schedule(settings.steps, token_count(settings.size, settings.size))
+        settings, dtype = self.settings, self._encoder.model.dtype
+        device, size = next(trainee.parameters()).device, Size(settings.size, settings.size)
         latents = []
         # As in training: what trains is in float32 among bfloat16, and autocast brings them together.
         with torch.no_grad(), autocast(device, dtype):
@@ -83,8 +80,8 @@ class Validator:
                 draws = replace(Draws.of(0, [0], encoded.latent.shape), chance=torch.ones(1))
                 batch = trainee.collate([encoded], draws)
                 condition = trainee.condition(batch.to(device))
-                latents.append(sample(dit, condition, noise, sigmas, settings.guidance))
-        return [dit.latent_format.from_dit(latent) for latent in latents]
+                latents.append(paint(trainee.dit, condition, size, [settings.seed], settings.steps, settings.guidance))
+        return latents
 
     def write(self, latents: Sequence[torch.Tensor], to: Path) -> None:
         """Write the contact sheet of painted latents as a PNG, whole or not at all; none if nothing was painted."""

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from .backbones.flux_vae import VAE
     from .backbones.qwen_vl import VLM
     from .backbones.siglip import SigLIP
-    from .families.uniworld_v1.condition import Condition
     from .families.uniworld_v1.routing import Route
     from .model import UniWorld
     from .prompts.conversation import Conversation, Turn
     from .prompts.reference import Reference
+    from .sampling.condition import Condition
 
 _HOMES = {
     "UniWorld": "model",
-    "Condition": "families.uniworld_v1.condition",
+    "Condition": "sampling.condition",
     "Conversation": "prompts.conversation",
     "DiT": "backbones.flux_dit",
     "Reference": "prompts.reference",

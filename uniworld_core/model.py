@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from .backbones.flux_dit import DiT, token_count
+from .backbones.flux_dit import DiT
+from .backbones.flux_latents import FLUX_LATENTS, read_latent_format
 from .backbones.flux_text import (
     T5_LENGTH,
     TextEncoders,
@@ -23,21 +24,23 @@ from .backbones.qwen_vl import MAX_NEW_TOKENS, VLM
 from .backbones.siglip import SigLIP, read_siglip_processor, siglip_weights
 from .errors import UniWorldError
 from .families.uniworld_v1.checkpoint import check_checkpoint, layout, load_dit
-from .families.uniworld_v1.condition import Condition, encode_conversations, join_t5
+from .families.uniworld_v1.condition import encode_conversations, join_t5
 from .families.uniworld_v1.config import UniWorldConfig
+from .families.uniworld_v1.painting import GUIDANCE, STEPS
 from .families.uniworld_v1.projectors import Projectors
 from .families.uniworld_v1.routing import Route, route
 from .families.uniworld_v1.understanding import Understanding
 from .images.pictures import Picture
-from .images.sizes import check_size
+from .images.sizes import Size
 from .loading.dtypes import choose_dtype
 from .loading.settings import read_json
 from .loading.shipped import shipped_model
 from .prompts.conversation import Conversation, Prompt, as_conversations
 from .prompts.reference import Reference, References, make_references
 from .sampling import flow
+from .sampling.condition import Condition
 from .sampling.latents import LatentFormat
-from .sampling.sampler import make_noise, sample
+from .sampling.sampler import paint
 from .sampling.seeds import check_seed
 
 
@@ -139,7 +142,7 @@ class UniWorld:
 
     @property
     def latent_format(self) -> LatentFormat:
-        return LatentFormat() if self.flux_folder is None else LatentFormat.of(self.flux_folder)
+        return FLUX_LATENTS if self.flux_folder is None else read_latent_format(self.flux_folder)
 
     def reference(self, pictures: Sequence[Picture], use_siglip: bool = True) -> list[Reference]:
         """References of one item, in order, for `encode`, `understand` and `route`.
@@ -191,8 +194,8 @@ class UniWorld:
         cond: Condition,
         height: int = 1024,
         width: int = 1024,
-        steps: int = flow.STEPS,
-        guidance: float = flow.GUIDANCE,
+        steps: int = STEPS,
+        guidance: float = GUIDANCE,
         seed: int | Sequence[int] = 0,
         noise: torch.Tensor | None = None,
         sigmas: torch.Tensor | None = None,
@@ -211,17 +214,9 @@ class UniWorld:
         Raises:
             UniWorldError: sizes, seeds or schedules that do not fit, or values that are not finite (the step is named).
         """
-        check_size(height, width)
-        if noise is None:
-            noise = make_noise(_seeds(seed, len(cond)), height, width, self.dit.channels)
-        elif tuple(noise.shape[-2:]) != (height // 8, width // 8):
-            raise UniWorldError(
-                f"The noise has shape {list(noise.shape)}; a picture of {width}x{height} takes "
-                f"(batch, {self.dit.channels}, {height // 8}, {width // 8})."
-            )
-        if sigmas is None:
-            sigmas = flow.schedule(steps, token_count(height, width))
-        return self.dit.latent_format.from_dit(sample(self.dit, cond, noise, sigmas, guidance, callback=callback))
+        start = _seeds(seed, len(cond)) if noise is None else noise
+        size = Size(height, width)
+        return paint(self.dit, cond, size, start, steps, guidance, sigmas=sigmas, callback=callback)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Pictures (B, H, W, 3) in 0..1 of the VAE's own latents (B, 16, H/8, W/8)."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...uniworld_core.backbones.qwen_vl import MAX_NEW_TOKENS
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
 from ...uniworld_core.images.sizes import DEFAULT_RATIOS
-from ...uniworld_core.sampling.flow import GUIDANCE, STEPS
 from .. import host
 from ..pack.conditioning import Condition
 from ..pack.loaders import LoadUniWorld

@@ -107,7 +107,7 @@ class Condition(Node):
     @classmethod
     def inputs(cls) -> Inputs:
         from ...uniworld_core.backbones.flux_text import T5_LENGTH
-        from ...uniworld_core.sampling.flow import GUIDANCE
+        from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE
 
         return (
             VLM,
@@ -160,7 +160,7 @@ class Condition(Node):
     ) -> tuple[list[Any], Any]:
         from ...uniworld_core.backbones.flux_text import T5_LENGTH
         from ...uniworld_core.families.uniworld_v1.condition import encode_conversations, join_t5
-        from ...uniworld_core.sampling.flow import GUIDANCE
+        from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE
 
         asked = with_prompt(conversation, prompt, references)
         vlm.warn_of_unknown(asked)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from ...uniworld_core import Conversation
     from ...uniworld_core.prompts.scope import Scope
+    from ...uniworld_core.sampling.flow import Shift
+    from ...uniworld_core.sampling.latents import LatentFormat
 
 T = TypeVar("T")
 
@@ -46,15 +48,34 @@ class Part(Generic[T]):
         return self._held.on_device(working_memory)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DiTPart(Part[Any]):
     """The DiT.
 
     Attributes:
         native_side: side in pixels of the square pictures that the model was made for.
+        latent_format: of the latents that it paints.
+        shift: of its noise levels.
+        token_bytes: memory that one token, of text or of a latent, takes while it computes.
     """
 
-    native_side: int = 1024
+    native_side: int
+    latent_format: LatentFormat
+    shift: Shift
+    token_bytes: int
+
+
+@dataclass(kw_only=True)
+class VAEPart(Part[Any]):
+    """The VAE.
+
+    Attributes:
+        latent_format: of the latents that it makes.
+        pixel_bytes: memory that one pixel of a picture takes while it computes.
+    """
+
+    latent_format: LatentFormat
+    pixel_bytes: int
 
 
 @dataclass
@@ -100,7 +121,7 @@ class Loaded:
     vlm: VLMPart
     siglip: Part[Any]
     dit: DiTPart
-    vae: Part[Any]
+    vae: VAEPart
     text: TextParts
 
 
@@ -111,14 +132,18 @@ def open_parts(checkpoint: Path, flux: Path, siglip: Path, dtype_name: str, devi
         UniWorldError: files that are missing, damaged or do not fit; they are named.
     """
     from ...uniworld_core import VAE, SigLIP, UniWorld
+    from ...uniworld_core.backbones.flux_dit import token_bytes
+    from ...uniworld_core.backbones.flux_latents import FLUX_SHIFT, read_latent_format
     from ...uniworld_core.backbones.flux_text import CLIP, T5
-    from ...uniworld_core.backbones.flux_vae import read_native_side
+    from ...uniworld_core.backbones.flux_vae import PIXEL_BYTES, read_native_side
     from ...uniworld_core.families.uniworld_v1.checkpoint import load_dit
+    from ...uniworld_core.families.uniworld_v1.config import UniWorldConfig
     from ...uniworld_core.families.uniworld_v1.understanding import Understanding
     from ...uniworld_core.prompts.scope import read_scope
 
     UniWorld.from_pretrained(checkpoint, flux=flux, siglip=siglip)
     dtype = torch_dtype(dtype_name, host.current().load_device(device))
+    latent_format = read_latent_format(flux)
     clip: Part[Any] = Part(lambda where: CLIP.from_pretrained(flux, dtype, where), device)
     return Loaded(
         vlm=VLMPart(
@@ -131,8 +156,16 @@ def open_parts(checkpoint: Path, flux: Path, siglip: Path, dtype_name: str, devi
             lambda where: load_dit(checkpoint, flux, dtype, where),
             device,
             native_side=read_native_side(flux),
+            latent_format=latent_format,
+            shift=FLUX_SHIFT,
+            token_bytes=token_bytes(UniWorldConfig.read(checkpoint).denoiser_width),
         ),
-        vae=Part(lambda where: VAE.from_pretrained(flux, dtype, where), device),
+        vae=VAEPart(
+            lambda where: VAE.from_pretrained(flux, dtype, where),
+            device,
+            latent_format=latent_format,
+            pixel_bytes=PIXEL_BYTES,
+        ),
         text=TextParts(clip, Part(lambda where: T5.from_pretrained(flux, dtype, where), device)),
     )
 

@@ -7,10 +7,7 @@ from typing import Any
 from ...uniworld_core.errors import UniWorldError
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
-
-# Bytes that one token takes while FLUX's DiT computes in bfloat16, for the host's memory manager. Reckoned, not measured:
-# a single block holds q, k, v (3), the MLP (4) and their concatenation (5) of width 3072, and float32 copies of q and k.
-_BYTES_PER_TOKEN = (3 + 4 + 5 + 2 * 2) * 3072 * 2
+from .latents import marked, samples_of
 
 _DIT = Input.wire("dit", "UNIWORLD_DIT", "The DiT from Load UniWorld.")
 _DENOISE = Input.number(
@@ -24,7 +21,7 @@ _DENOISE = Input.number(
 
 
 def _steps() -> Input:
-    from ...uniworld_core.sampling.flow import STEPS
+    from ...uniworld_core.families.uniworld_v1.painting import STEPS
 
     return Input.integer("steps", f"How many steps are taken (published: {STEPS}).", default=STEPS, min=1, max=1000)
 
@@ -97,9 +94,8 @@ class LatentByAspect(Node):
     ) -> tuple[dict[str, Any], int, int]:
         import torch
 
-        from ...uniworld_core.backbones.flux_dit import VAE_FACTOR
+        from ...uniworld_core.backbones.flux_latents import FLUX_LATENTS
         from ...uniworld_core.images.sizes import DEFAULT_SIDE, mean_size, size_by_aspect
-        from ...uniworld_core.sampling.latents import CHANNELS
 
         if references:
             # Of two references, as the published program sizes an edit (serve/cli.py).
@@ -108,8 +104,8 @@ class LatentByAspect(Node):
             height, width = image.shape[1], image.shape[2]
         side = area_side or (DEFAULT_SIDE if dit is None else dit.native_side)
         size = size_by_aspect(height, width, side * side, ratios)
-        samples = torch.zeros(batch_size, CHANNELS, size.height // VAE_FACTOR, size.width // VAE_FACTOR)
-        return {"samples": samples}, size.width, size.height
+        latent_format = FLUX_LATENTS if dit is None else dit.latent_format
+        return marked(torch.zeros(latent_format.shape(batch_size, size)), latent_format), size.width, size.height
 
 
 class Scheduler(Node):
@@ -132,7 +128,8 @@ class Scheduler(Node):
     def execute(self, dit: Any, latent: dict[str, Any], steps: int, denoise: float) -> tuple[Any]:
         from ...uniworld_core.sampling.flow import schedule
 
-        return (schedule(steps, packed_tokens(latent["samples"]), denoise),)
+        samples = samples_of(latent, dit.latent_format, self.DISPLAY_NAME)
+        return (schedule(steps, dit.latent_format.token_count(samples.shape), dit.shift, denoise),)
 
 
 class Sampler(Node):
@@ -150,7 +147,7 @@ class Sampler(Node):
 
     @classmethod
     def inputs(cls) -> Inputs:
-        from ...uniworld_core.sampling.flow import GUIDANCE
+        from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE
 
         return (
             _DIT,
@@ -181,26 +178,27 @@ class Sampler(Node):
         denoise: float,
         sigmas: Any = None,
     ) -> tuple[dict[str, Any]]:
-        from ...uniworld_core.backbones.flux_dit import VAE_FACTOR
-        from ...uniworld_core.sampling import flow
-        from ...uniworld_core.sampling.sampler import make_noise, sample
+        from ...uniworld_core.sampling.sampler import paint
 
-        condition, samples = to_condition(conditioning), latent["samples"]
-        tokens, (batch, channels, h, w) = packed_tokens(samples), samples.shape
-        sigmas = flow.schedule(steps, tokens, denoise) if sigmas is None else sigmas
-        warn_of_size(dit.native_side, h * VAE_FACTOR, w * VAE_FACTOR)
-        model = dit.on_device(working_memory=batch * (tokens + condition.tokens.shape[1]) * _BYTES_PER_TOKEN)
-        painted = sample(
-            model,
+        condition, latents = to_condition(conditioning), dit.latent_format
+        samples = samples_of(latent, latents, self.DISPLAY_NAME)
+        size, batch = latents.size(samples.shape), len(samples)
+        warn_of_size(dit.native_side, size.height, size.width)
+        tokens = batch * (latents.token_count(samples.shape) + condition.tokens.shape[1])
+        painted = paint(
+            dit.on_device(working_memory=tokens * dit.token_bytes),
             condition,
-            make_noise([(seed + i) % 2**64 for i in range(batch)], h * VAE_FACTOR, w * VAE_FACTOR, channels),
-            sigmas,
+            size,
+            [(seed + i) % 2**64 for i in range(batch)],
+            steps,
             guidance,
-            latent_BChw=model.latent_format.to_dit(samples),
-            keep_B1hw=kept_cells(latent.get("noise_mask"), batch, h, w),
-            callback=step_report(len(sigmas) - 1, model.latent_format.rgb),
+            denoise=denoise,
+            sigmas=sigmas,
+            latent=samples,
+            keep_B1hw=kept_cells(latent.get("noise_mask"), batch, *samples.shape[-2:]),
+            callback=step_report(steps if sigmas is None else len(sigmas) - 1, latents.rgb),
         )
-        return (latent | {"samples": model.latent_format.from_dit(painted).cpu()},)
+        return (marked(painted.cpu(), latents, latent),)
 
 
 # A latent of more than so many times the area that the model was made for gives repeated patterns, or takes an hour.
@@ -226,21 +224,9 @@ def step_report(total: int, rgb: Any) -> Any:
 
     def report(step: Any) -> None:
         here.check_interrupt()
-        progress.update(step.index + 1, preview(step.denoised[0], rgb=rgb))
+        progress.update(step.index + 1, preview(step.denoised[0], rgb))
 
     return report
-
-
-def packed_tokens(samples: Any) -> int:
-    """How many tokens the DiT makes of one latent. Raises UniWorldError for a latent of another model or of odd sides."""
-    from ...uniworld_core.backbones.flux_dit import PACK
-
-    if samples.ndim != 4 or samples.shape[-2] % PACK or samples.shape[-1] % PACK:
-        raise UniWorldError(
-            f"The latent has shape {list(samples.shape)}; expected (batch, 16, height/8, width/8) of a picture whose sides "
-            "are multiples of 16, as UniWorld Empty Latent gives."
-        )
-    return (samples.shape[-2] // PACK) * (samples.shape[-1] // PACK)
 
 
 def to_condition(conditioning: list[Any]) -> Any:

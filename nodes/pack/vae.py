@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..declare import Input, Inputs, Node, Output, by_id
-
-# Bytes the VAE's widest layers take for one pixel of one picture (128 channels, float32, input and output).
-_BYTES_PER_PIXEL = 2048
+from .latents import marked, samples_of
 
 _VAE = Input.wire("vae", "UNIWORLD_VAE", "The VAE from Load UniWorld.")
 
@@ -27,9 +25,9 @@ class VAEDecode(Node):
         return _VAE, Input.wire("latent", "LATENT", "From UniWorld Sampler, or any FLUX latent.")
 
     def execute(self, vae: Any, latent: dict[str, Any]) -> tuple[Any]:
-        samples = latent["samples"]
-        pixels = samples.shape[0] * samples.shape[-2] * samples.shape[-1] * 64
-        return (vae.on_device(working_memory=pixels * _BYTES_PER_PIXEL).decode(samples).cpu(),)
+        samples = samples_of(latent, vae.latent_format, self.DISPLAY_NAME)
+        pixels = samples.shape[0] * samples.shape[-2] * samples.shape[-1] * vae.latent_format.factor**2
+        return (vae.on_device(working_memory=pixels * vae.pixel_bytes).decode(samples).cpu(),)
 
 
 class VAEEncode(Node):
@@ -48,7 +46,8 @@ class VAEEncode(Node):
 
     def execute(self, vae: Any, image: Any) -> tuple[dict[str, Any]]:
         pixels = image.shape[0] * image.shape[1] * image.shape[2]
-        return ({"samples": vae.on_device(working_memory=pixels * _BYTES_PER_PIXEL).encode(image).cpu()},)
+        z = vae.on_device(working_memory=pixels * vae.pixel_bytes).encode(image).cpu()
+        return (marked(z, vae.latent_format),)
 
 
 NODES = by_id(VAEDecode, VAEEncode)

@@ -36,25 +36,29 @@ def contestants(dit: Any, side: int, steps: int, text: int) -> tuple[Callable[[]
     """The sampler, and the transformer calls that it makes with nothing between them."""
     import torch
     from uniworld.uniworld_core import Condition
-    from uniworld.uniworld_core.backbones.flux_dit import image_positions, pack, token_count
+    from uniworld.uniworld_core.images.sizes import Size
     from uniworld.uniworld_core.sampling import flow
+    from uniworld.uniworld_core.sampling.packing import grid_positions, pack
     from uniworld.uniworld_core.sampling.sampler import make_noise, sample
 
     condition = Condition(torch.randn(1, text, dit.transformer.config.joint_attention_dim), torch.randn(1, 64))
-    noise, sigmas = make_noise([0], side, side), flow.schedule(steps, token_count(side, side))
+    latents = dit.latent_format
+    shape = latents.shape(1, Size(side, side))
+    noise, sigmas = make_noise([0], shape[1:]), flow.schedule(steps, latents.token_count(shape), dit.shift)
+    rows, columns = shape[-2] // latents.pack, shape[-1] // latents.pack
     inputs = {
-        "hidden_states": pack(noise),
+        "hidden_states": pack(noise, latents.pack),
         "encoder_hidden_states": condition.tokens,
         "pooled_projections": condition.pooled,
         "guidance": torch.tensor([3.5]),
-        "img_ids": image_positions(side // 8, side // 8, noise.device),
+        "img_ids": grid_positions(rows, columns, noise.device),
         "txt_ids": torch.zeros(text, 3),
         "return_dict": False,
     }
     levels = [sigma.reshape(1) for sigma in sigmas[:-1]]
 
     def sampler() -> None:
-        sample(dit, condition, noise, sigmas, callback=lambda step: None)
+        sample(dit, condition, noise, sigmas, 3.5, callback=lambda step: None)
 
     @torch.inference_mode()
     def bare() -> None:

@@ -97,7 +97,7 @@ def test_conversation_is_answered_as_published(model: UniWorld, chat: Chat) -> N
 def test_conversation_is_painted_as_published(model: UniWorld, chat: Chat) -> None:
     condition = model.encode(chat.conversation, use_t5=False)
     z = model.sample(condition, **chat.size, steps=chat.steps, guidance=chat.guidance, noise=chat["noise"])
-    close(model.dit.latent_format.to_dit(z), chat["latent_vlm"])
+    close(model.dit.latent_format.to_model(z), chat["latent_vlm"])
 
 
 def test_every_golden_conversation_and_tensor_is_held_against_something(chats: dict[str, Chat]) -> None:

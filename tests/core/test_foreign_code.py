@@ -111,7 +111,7 @@ def use(folder: Path) -> None:
     assert model.encode("a red circle", use_t5=True).tokens.shape[0] == 1
     assert isinstance(model.understand("What is this?", max_new_tokens=1), str)
     model.route("Paint a dog.")
-    assert model.dit.channels
+    assert model.dit.latent_format.channels
     assert model.siglip.width
     assert model.vae.latent_format
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from uniworld.uniworld_core import Condition, UniWorld
-from uniworld.uniworld_core.backbones.flux_dit import image_positions, pack, token_count
+from uniworld.uniworld_core.backbones.flux_latents import FLUX_SHIFT
 from uniworld.uniworld_core.backbones.flux_transformer import build_transformer
 from uniworld.uniworld_core.backbones.qwen_files import QWEN_NAMES, build_qwen
 from uniworld.uniworld_core.backbones.qwen_template import chat_text
@@ -25,6 +25,7 @@ from uniworld.uniworld_core.images.sizes import RATIO_SETS, Size, size_by_aspect
 from uniworld.uniworld_core.loading.weights import build
 from uniworld.uniworld_core.prompts.text import IMAGE_PAD
 from uniworld.uniworld_core.sampling import flow
+from uniworld.uniworld_core.sampling.packing import grid_positions, pack
 
 FULLSIZE = Path(__file__).parents[1] / "data" / "fullsize.json"
 CASES = ("t2i", "edit", "fuse")
@@ -191,15 +192,18 @@ def test_t5_goes_in_front_and_clip_pools_the_prompt(case: Case, conditions: dict
 def test_one_velocity_is_met(model: UniWorld, case: Case, conditions: dict[str, Any]) -> None:
     noise, condition = case["noise"], conditions[case.name]["t5"]
     with torch.inference_mode():
-        positions = image_positions(*noise.shape[-2:], noise.device)
-        packed = model.dit.packed_velocity(pack(noise), 0.6, condition, case.guidance, positions)
+        h, w = noise.shape[-2:]
+        positions = grid_positions(h // 2, w // 2, noise.device)
+        packed = model.dit.packed_velocity(pack(noise, 2), 0.6, condition, case.guidance, positions)
         close(packed, case["velocity_0p6"])
-        assert torch.equal(pack(model.dit.velocity(noise, 0.6, condition, case.guidance)), packed)
+        assert torch.equal(pack(model.dit.velocity(noise, 0.6, condition, case.guidance), 2), packed)
+        prepared = model.dit.velocity_for(condition, case.guidance, noise.shape)
+        assert torch.equal(pack(prepared(noise, 0.6), 2), packed)
 
 
 @each_case
 def test_sigmas_are_met(case: Case) -> None:
-    close(flow.schedule(case.steps, token_count(case.height, case.width)), case["sigmas"], 1e-6)
+    close(flow.schedule(case.steps, case.height // 16 * (case.width // 16), FLUX_SHIFT), case["sigmas"], 1e-6)
 
 
 @each_case
@@ -208,7 +212,7 @@ def test_painted_latent_and_picture_are_met(model: UniWorld, case: Case, conditi
     size = {"height": case.height, "width": case.width}
     condition = conditions[case.name][kind]
     z = model.sample(condition, **size, steps=case.steps, guidance=case.guidance, noise=case["noise"])
-    close(model.dit.latent_format.to_dit(z), case[f"latent_{kind}"], TOLERANCE)
+    close(model.dit.latent_format.to_model(z), case[f"latent_{kind}"], TOLERANCE)
     image = model.decode(z)
     assert image.shape == (1, case.height, case.width, 3)
     close(image.permute(0, 3, 1, 2), case[f"image_{kind}"], TOLERANCE)
@@ -323,12 +327,12 @@ def step(golden_data: Any) -> TrainingStep:
 
 
 def test_training_inputs_are_met(model: UniWorld, step: TrainingStep) -> None:
-    close(model.vae.latent_format.to_dit(model.vae.encode(to_image([step.after]))), step["latent"])
+    close(model.vae.latent_format.to_model(model.vae.encode(to_image([step.after]))), step["latent"])
     close(model.text.clip.pool([""]), step["pooled"])
     h, w = step["latent"].shape[-2:]
-    mu = flow.mu(h // 2 * w // 2)
+    mu = FLUX_SHIFT.mu(h // 2 * w // 2)
     assert mu == pytest.approx(step.settings["mu"], abs=1e-9)
-    close(flow.shift(torch.tensor([step.settings["u"]]), mu), step["sigma"], 1e-6)
+    close(FLUX_SHIFT.apply(torch.tensor([step.settings["u"]]), h // 2 * w // 2), step["sigma"], 1e-6)
 
 
 def test_training_prediction_loss_and_gradients_are_met(golden_data: Any, step: TrainingStep) -> None:

@@ -16,12 +16,13 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from uniworld.uniworld_core import VAE, SigLIP, UniWorld
+from uniworld.uniworld_core.backbones.flux_latents import FLUX_LATENTS, read_latent_format
 from uniworld.uniworld_core.backbones.flux_text import CLIP, T5
 from uniworld.uniworld_core.families.uniworld_v1.checkpoint import load_dit, load_vlm
 from uniworld.uniworld_core.families.uniworld_v1.understanding import Understanding
 from uniworld.uniworld_core.loading.shipped import shipped_model, shipped_names
 from uniworld.uniworld_core.loading.weights import Shards
-from uniworld.uniworld_core.sampling.latents import LatentFormat, preview
+from uniworld.uniworld_core.sampling.latents import preview
 
 TINY = Path(shipped_model("tiny").checkpoint).parent
 FLOAT32 = torch.float32
@@ -77,8 +78,8 @@ def test_dit_alone_paints(model: UniWorld, tmp_path: Path) -> None:
         if not (file.suffix == ".safetensors" or file.name in ("config.json", "model.safetensors.index.json")):
             file.unlink()
     dit = load_dit(folder, dtype=FLOAT32)
-    assert dit.latent_format == LatentFormat()
-    assert load_dit(folder, TINY / "flux", FLOAT32).latent_format == LatentFormat.of(TINY / "flux")
+    assert dit.latent_format == FLUX_LATENTS
+    assert load_dit(folder, TINY / "flux", FLOAT32).latent_format == read_latent_format(TINY / "flux")
     condition = UniWorld.from_pretrained("tiny", dtype=FLOAT32).encode("A dog.", use_t5=False)
     assert torch.isfinite(dit.velocity(torch.zeros(1, 16, 4, 4), 0.5, condition, 3.5)).all()
 
@@ -770,9 +771,9 @@ def test_a_vae_may_bring_its_own_colours_for_previews(tiny_copy: Path) -> None:
     VAE.from_pretrained(tiny_copy / "flux", FLOAT32)
     latent = torch.zeros(16, 2, 2)
     latent[3] = -1.0
-    shown = preview(latent, side=2, rgb=LatentFormat.of(tiny_copy / "flux").rgb)
+    shown = preview(latent, side=2, rgb=read_latent_format(tiny_copy / "flux").rgb)
     assert shown.getpixel((0, 0)) == (127, 0, 255)
-    assert preview(latent, side=2).getpixel((0, 0)) != (127, 0, 255)
+    assert preview(latent, FLUX_LATENTS.rgb, side=2).getpixel((0, 0)) != (127, 0, 255)
 
 
 def test_colours_of_several_layers_have_relus_between_them(tiny_copy: Path) -> None:
@@ -781,7 +782,7 @@ def test_colours_of_several_layers_have_relus_between_them(tiny_copy: Path) -> N
     colours_file(tiny_copy).write_text(json.dumps({"layers": [first, [[1, 0, 0], [0, 1, 0], [-1, -1, -1]]]}))
     latent = torch.zeros(16, 1, 2)
     latent[3] = torch.tensor([2.0, -2.0])
-    shown = preview(latent, side=2, rgb=LatentFormat.of(tiny_copy / "flux").rgb)
+    shown = preview(latent, side=2, rgb=read_latent_format(tiny_copy / "flux").rgb)
     assert [shown.getpixel((x, 0)) for x in (0, 1)] == [(255, 0, 0), (0, 255, 0)]
 
 
@@ -804,7 +805,7 @@ def test_colours_of_several_layers_have_relus_between_them(tiny_copy: Path) -> N
 def test_colours_that_are_none_are_named(tiny_copy: Path, layers: object) -> None:
     colours_file(tiny_copy).write_text(json.dumps({"layers": layers}))
     with pytest.raises(ValueError, match=r"latent_rgb\.json does not map 16 channels to three"):
-        LatentFormat.of(tiny_copy / "flux")
+        read_latent_format(tiny_copy / "flux")
 
 
 def colours_file(models: Path) -> Path:

@@ -415,10 +415,11 @@ def test_a_latent_far_larger_than_the_model_was_made_for_is_warned_of(
 
 
 def test_scheduler_shifts_by_the_packed_tokens(parts: dict[str, Any]) -> None:
+    from uniworld.uniworld_core.backbones.flux_latents import FLUX_SHIFT
     from uniworld.uniworld_core.sampling import flow
 
     (sigmas,) = run("UniWorldFlowScheduler", dit=parts["dit"], latent=latent(h=128, w=128), steps=4, denoise=1.0)
-    assert torch.equal(sigmas, flow.schedule(4, 4096))
+    assert torch.equal(sigmas, flow.schedule(4, 4096, FLUX_SHIFT))
     (half,) = run("UniWorldFlowScheduler", dit=parts["dit"], latent=latent(h=128, w=128), steps=4, denoise=0.5)
     assert len(half) == 5
     assert half[0] < 1

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.sampling import flow
+from ...uniworld_core.families.uniworld_v1 import painting
 from .claims_exam import EXPORTED, Exam, kept_scores, scores_of
 from .claims_report import ClaimsReport, need_matplotlib, write_report
 from .claims_rule import TaskScores
@@ -34,7 +34,7 @@ def check_claims(
     count: int = COUNT,
     device: str = "auto",
     progress: Progress | None = None,
-    paint_steps: int = flow.STEPS,
+    paint_steps: int = painting.STEPS,
     batch: int | None = None,
     processes: int = 1,
     trunk_steps: int = TRUNK_STEPS,

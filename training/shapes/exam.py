@@ -16,9 +16,9 @@ from PIL import Image
 from ...uniworld_core import UniWorld
 from ...uniworld_core.backbones.flux_vae import VAE
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
 from ...uniworld_core.images.pictures import to_bytes
 from ...uniworld_core.prompts.reference import Reference
-from ...uniworld_core.sampling import flow
 from .judge import judge, judge_answer
 from .report import Examined, ExamReport
 from .split import Split
@@ -41,8 +41,8 @@ def examine(
     count: int = 40,
     kinds: Sequence[str] | None = None,
     seed: int = 0,
-    steps: int = flow.STEPS,
-    guidance: float = flow.GUIDANCE,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
     batch: int = 20,
     use_siglip: bool = True,
     use_t5: bool = False,

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from ...uniworld_core import UniWorld
+from ...uniworld_core.backbones.flux_latents import read_latent_format
 from ...uniworld_core.backbones.flux_vae import VAE
 from ...uniworld_core.backbones.qwen_files import read_tokenizer
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from ...uniworld_core.loading.vocabulary import clip_tokenizer, t5_tokenizer
-from ...uniworld_core.sampling.latents import LatentFormat
 from ..convert import Parts, convert
 from ..data.files import make_folder, write_whole
 from ..model_folder import new_folder
@@ -160,7 +160,7 @@ class _Work:
             count = min(POOL, max(length.batch, length.batch * length.steps // 4))
             latents = pool(self.standins / "flux.pool", vae.autoencoder, vae.latent_format, self.device, count)
             tokenizers = clip_tokenizer(self.flux_folder / "tokenizer"), t5_tokenizer(self.flux_folder / "tokenizer_2")
-            latent_format = LatentFormat.of(self.flux_folder)
+            latent_format = read_latent_format(self.flux_folder)
             return Painting(*tokenizers, latents, latent_format, length.batch, self.device)
 
         def write(trained: Painting) -> None:

@@ -1,60 +1,49 @@
 """The DiT that paints: FLUX's transformer as a velocity over latents.
 
-Shapes: B batch, C latent channels (16), h = H/8, w = W/8, N = h/2 * w/2 packed tokens of K = 4C values, L text tokens.
+Shapes: B batch, C latent channels, h, w latent sides, N packed tokens of K values, L text tokens.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..errors import UniWorldError
+from ..sampling.condition import Condition
+from ..sampling.flow import Shift, Velocity
 from ..sampling.latents import LatentFormat
+from ..sampling.packing import grid_positions, pack, unpack
+from .flux_latents import FLUX_LATENTS, FLUX_SHIFT
 
-if TYPE_CHECKING:
-    from ..families.uniworld_v1.condition import Condition
-
-# Pixels per latent cell, and latent cells per packed token, a side.
-VAE_FACTOR = 8
-PACK = 2
-
-
-def pack(latent_BChw: torch.Tensor) -> torch.Tensor:
-    """Latents (B, C, h, w) as packed tokens (B, h/2 * w/2, 4C): each 2x2 cells are one token, channel first."""
-    b, c, h, w = latent_BChw.shape
-    cells = latent_BChw.reshape(b, c, h // PACK, PACK, w // PACK, PACK)
-    return cells.permute(0, 2, 4, 1, 3, 5).reshape(b, (h // PACK) * (w // PACK), c * PACK * PACK)
+# Bytes that one token takes, for each of the DiT's width, while it computes in bfloat16. Reckoned, not measured: a single
+# block holds q, k, v (3), the MLP (4) and their concatenation (5), and float32 copies of q and k.
+_TOKEN_BYTES = (3 + 4 + 5 + 2 * 2) * 2
 
 
-def unpack(tokens_BNK: torch.Tensor, h: int, w: int) -> torch.Tensor:
-    """Packed tokens (B, N, 4C) as latents (B, C, h, w)."""
-    b, _, k = tokens_BNK.shape
-    cells = tokens_BNK.reshape(b, h // PACK, w // PACK, k // PACK**2, PACK, PACK)
-    return cells.permute(0, 3, 1, 4, 2, 5).reshape(b, k // PACK**2, h, w)
-
-
-def token_count(height: int, width: int) -> int:
-    """Packed tokens of a picture in pixels."""
-    return (height // (VAE_FACTOR * PACK)) * (width // (VAE_FACTOR * PACK))
-
-
-def image_positions(h: int, w: int, device: torch.device) -> torch.Tensor:
-    """(N, 3) positions of packed tokens: 0, row, column."""
-    rows, columns = torch.meshgrid(
-        torch.arange(h // PACK, device=device), torch.arange(w // PACK, device=device), indexing="ij"
-    )
-    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()
+def token_bytes(width: int) -> int:
+    """Bytes that one token, of text or of a latent, takes in a DiT of that width."""
+    return _TOKEN_BYTES * width
 
 
 class DiT(nn.Module):
-    """FLUX's transformer, and the format of the latents that it paints."""
+    """FLUX's transformer as a `Painter`.
 
-    def __init__(self, transformer: Any, latent_format: LatentFormat | None = None) -> None:
+    Attributes:
+        latent_format: with as many channels as the transformer takes.
+        shift: FLUX.1-dev's.
+    """
+
+    def __init__(self, transformer: Any, latent_format: LatentFormat = FLUX_LATENTS) -> None:
         super().__init__()
         # Any: diffusers' types do not show their own methods.
         self.transformer: Any = transformer
-        self.latent_format = latent_format or LatentFormat()
+        channels = int(transformer.config.in_channels) // latent_format.pack**2
+        self.latent_format = replace(latent_format, channels=channels)
+        self.shift: Shift = FLUX_SHIFT
 
     @property
     def device(self) -> torch.device:
@@ -64,25 +53,58 @@ class DiT(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(self.transformer.parameters()).dtype
 
-    @property
-    def channels(self) -> int:
-        """Latent channels C."""
-        return int(self.transformer.config.in_channels) // PACK**2
+    def check(self, condition: Condition, shape: Sequence[int]) -> None:
+        """Raises UniWorldError unless the DiT can paint latents of that shape (B, C, h, w) by that condition."""
+        self.latent_format.size(shape, "the DiT")
+        if condition.references or condition.negative is not None:
+            raise UniWorldError(
+                "The conditioning carries reference latents or a negative prompt, which this DiT was not trained with: "
+                "leave them out."
+            )
+        config = self.transformer.config
+        for what, tensor, width in (
+            ("tokens", condition.tokens, config.joint_attention_dim),
+            ("pooled prompt", condition.pooled, config.pooled_projection_dim),
+        ):
+            found = 0 if tensor is None else tensor.shape[-1]
+            if found != width:
+                raise UniWorldError(
+                    f"The {what} of the conditioning is {found} wide, and the DiT takes {width}: "
+                    "encode the prompt with the checkpoint and the FLUX folder that the DiT belongs to."
+                )
+
+    def velocity_for(self, condition: Condition, guidance: float, shape: Sequence[int]) -> Velocity:
+        """The velocity of one run over latents (B, C, h, w), as `Painter.velocity_for` has it.
+
+        Args:
+            guidance: FLUX's embedded guidance.
+        """
+        batch, _, h, w = shape
+        p = self.latent_format.pack
+        condition = condition.to(self.device, self.dtype).repeat(batch)
+        positions = grid_positions(h // p, w // p, self.device)
+
+        def velocity(latent_BChw: torch.Tensor, sigma: torch.Tensor | float) -> torch.Tensor:
+            packed = self.packed_velocity(pack(latent_BChw, p), sigma, condition, guidance, positions)
+            return unpack(packed, h, w, p)
+
+        return velocity
 
     def velocity(
         self, latent_BChw: torch.Tensor, sigma: torch.Tensor | float, condition: Condition, guidance: float
     ) -> torch.Tensor:
-        """The velocity e - z (B, C, h, w), float32, at noise level `sigma`.
+        """The velocity e - z (B, C, h, w), float32, at noise level `sigma`: what the trainers differentiate.
 
         Args:
-            latent_BChw: noisy latent on the DiT's side, (z - shift) * scale.
+            latent_BChw: noisy latent on the DiT's side.
             sigma: one level, or (B,) one per item.
             condition: of B items.
             guidance: FLUX's embedded guidance.
         """
         _, _, h, w = latent_BChw.shape
-        positions = image_positions(h, w, latent_BChw.device)
-        return unpack(self.packed_velocity(pack(latent_BChw), sigma, condition, guidance, positions), h, w)
+        p = self.latent_format.pack
+        positions = grid_positions(h // p, w // p, latent_BChw.device)
+        return unpack(self.packed_velocity(pack(latent_BChw, p), sigma, condition, guidance, positions), h, w, p)
 
     def packed_velocity(
         self,
@@ -92,7 +114,8 @@ class DiT(nn.Module):
         guidance: float,
         positions_N3: torch.Tensor,
     ) -> torch.Tensor:
-        """As `velocity`, on packed tokens: what the sampler calls at every step and the trainers differentiate."""
+        """As `velocity`, on packed tokens at `positions_N3`."""
+        assert condition.pooled is not None, "FLUX takes a pooled prompt; `check` says so"
         dtype, batch = self.dtype, x_BNK.shape[0]
         level = torch.as_tensor(sigma, dtype=torch.float32, device=x_BNK.device).expand(batch)
         embedded = x_BNK.new_full((batch,), guidance, dtype=torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from ..errors import UniWorldError
 from ..images.sizes import check_size
 from ..loading.settings import FLAG, WIDTH, choice, exactly, listed, optional, read_json, shown, take, whole
 from ..loading.weights import Shards, Weights, build
-from ..sampling.latents import SCALE, SHIFT, LatentFormat
+from ..sampling.latents import LatentFormat
+from .flux_latents import CHANNELS, FLUX_LATENTS, SCALE, SHIFT, read_latent_format
 
 # Down and up blocks of FLUX's VAE; between each two the picture's sides are halved.
 BLOCKS = 4
@@ -21,7 +23,7 @@ _SIDE = whole(1, 4096)
 _RULES = {
     "in_channels": exactly(3, "as pictures are red, green and blue"),
     "out_channels": exactly(3, "as pictures are red, green and blue"),
-    "latent_channels": whole(1, 256),
+    "latent_channels": CHANNELS,
     "block_out_channels": listed(WIDTH, 1, 16),
     "down_block_types": listed(_DOWN, BLOCKS, BLOCKS),
     "up_block_types": listed(_UP, BLOCKS, BLOCKS),
@@ -36,7 +38,7 @@ _RULES = {
 
 
 class VAE(nn.Module):
-    """The autoencoder of a FLUX folder. Its own latents travel on the wires; the DiT sees (z - shift) * scale."""
+    """The autoencoder of a FLUX folder. Its own latents travel on the wires; the DiT sees them by `latent_format`."""
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
@@ -60,8 +62,10 @@ class VAE(nn.Module):
 
     @property
     def latent_format(self) -> LatentFormat:
-        """Shift and scale to the DiT's side."""
-        return LatentFormat(shift=float(self._config.shift_factor or 0.0), scale=float(self._config.scaling_factor))
+        """FLUX's, with the channels, shift and scale of this autoencoder."""
+        config = self._config
+        shift, scale = float(config.shift_factor or 0.0), float(config.scaling_factor)
+        return replace(FLUX_LATENTS, channels=int(config.latent_channels), shift=shift, scale=scale)
 
     @torch.inference_mode()
     def decode(self, z_BChw: torch.Tensor) -> torch.Tensor:
@@ -70,10 +74,11 @@ class VAE(nn.Module):
         Raises:
             UniWorldError: the latents have another number of channels, or hold values that are not finite.
         """
-        channels = int(self._config.latent_channels)
+        channels, factor = int(self._config.latent_channels), FLUX_LATENTS.factor
         if z_BChw.ndim != 4 or z_BChw.shape[1] != channels or 0 in z_BChw.shape:
             raise UniWorldError(
-                f"The latent has shape {list(z_BChw.shape)}; this VAE takes (batch, {channels}, height/8, width/8)."
+                f"The latent has shape {list(z_BChw.shape)}; this VAE takes (batch, {channels}, height/{factor}, "
+                f"width/{factor})."
             )
         if not torch.isfinite(z_BChw).all():
             raise UniWorldError("The latent holds NaN or infinite values: look at the sampler that made it.")
@@ -93,7 +98,7 @@ class VAE(nn.Module):
         """
         if image_BHWC.ndim != 4 or image_BHWC.shape[-1] != 3:
             raise UniWorldError(f"The picture has shape {list(image_BHWC.shape)}; expected (batch, height, width, 3).")
-        check_size(image_BHWC.shape[1], image_BHWC.shape[2])
+        check_size(image_BHWC.shape[1], image_BHWC.shape[2], FLUX_LATENTS.unit)
         first = next(self.autoencoder.parameters())
         # As published to the last bit: 2x - 1 rounds otherwise, and convolutions do in another memory layout.
         pixels = ((image_BHWC.permute(0, 3, 1, 2).contiguous() - 0.5) / 0.5).to(first.device, first.dtype)
@@ -101,6 +106,9 @@ class VAE(nn.Module):
         z = posterior.mode() if generator is None else posterior.sample(generator=generator)
         return z.float()
 
+
+# Bytes that decoding or encoding takes for one pixel of a picture: the widest layers (128 channels, float32), in and out.
+PIXEL_BYTES = 128 * 4 * 4
 
 # FLUX.1-dev's own (`sample_size` in its vae/config.json), for a folder whose configuration leaves it out.
 NATIVE_SIDE = 1024
@@ -129,7 +137,7 @@ def vae_weights(flux: str | Path) -> Weights[Any]:
             f"{folder / 'config.json'} is of {shown(raw.get('_class_name'))}, expected 'AutoencoderKL': "
             "choose a FLUX.1-dev folder in diffusers layout."
         )
-    LatentFormat.of(flux)
+    read_latent_format(flux)
     settings = take(raw, _RULES, str(folder / "config.json"))
     shards, channels = Shards(folder), settings.get("block_out_channels", [])
     if len(channels) != BLOCKS:

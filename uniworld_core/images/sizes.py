@@ -14,8 +14,7 @@ STRIDE = 32
 DEFAULT_SIDE = 1024
 DEFAULT_AREA = DEFAULT_SIDE * DEFAULT_SIDE
 
-# Smallest unit the DiT can paint (VAE 8, packing 2), and the largest picture that is not a slip of the finger.
-UNIT = 16
+# The largest picture that is not a slip of the finger.
 MAX_PIXELS = 4096 * 4096
 
 # width : height, in the order in which the published code breaks ties.
@@ -61,18 +60,18 @@ def mean_size(sizes: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return int(sum(h for h, _ in sizes) / len(sizes)), int(sum(w for _, w in sizes) / len(sizes))
 
 
-def check_size(height: int, width: int) -> Size:
-    """The size as given, if the DiT can paint it.
+def check_size(height: int, width: int, unit: int) -> Size:
+    """The size as given, if a model can paint it whose smallest unit is so many pixels a side.
 
     Raises:
-        UniWorldError: a side is no positive multiple of 16, or the picture is over 4096x4096 pixels in all.
+        UniWorldError: a side is no positive multiple of `unit`, or the picture is over 4096x4096 pixels in all.
     """
     for name, side in (("height", height), ("width", width)):
         if not isinstance(side, int):
             raise UniWorldError(f"The {name} is {side!r}; it must be a whole number of pixels.")
-        if side <= 0 or side % UNIT:
-            near = max(UNIT, round(side / UNIT) * UNIT)
-            raise UniWorldError(f"The {name} is {side}; it must be a positive multiple of {UNIT}, such as {near}.")
+        if side <= 0 or side % unit:
+            near = max(unit, round(side / unit) * unit)
+            raise UniWorldError(f"The {name} is {side}; it must be a positive multiple of {unit}, such as {near}.")
     if height * width > MAX_PIXELS:
         raise UniWorldError(
             f"{width}x{height} is {height * width} pixels, more than {MAX_PIXELS} (4096x4096): paint a smaller picture."

@@ -17,17 +17,44 @@ import torch
 from ..errors import UniWorldError
 from ..loading.dtypes import OVERFLOW
 
-# (x, sigma) -> velocity, all of the shape of x.
-Velocity: TypeAlias = "Callable[[torch.Tensor, float], torch.Tensor]"
-
-STEPS = 28
-GUIDANCE = 3.5
+# (x, sigma) -> velocity, all of the shape of x; sigma is one level, or one for each item.
+Velocity: TypeAlias = "Callable[[torch.Tensor, torch.Tensor | float], torch.Tensor]"
 
 _MEND = f"{OVERFLOW}; else the condition or the weights are damaged"
 
-# FLUX.1-dev's scheduler_config.json: base_image_seq_len, max_image_seq_len, base_shift, max_shift.
-BASE_TOKENS, MAX_TOKENS = 256, 4096
-BASE_SHIFT, MAX_SHIFT = 0.5, 1.15
+
+@dataclass(frozen=True)
+class Shift:
+    """How a family shifts noise levels: the more tokens a picture has, the longer it stays noisy.
+
+    Named in diffusers' scheduler_config.json: base_image_seq_len, max_image_seq_len, base_shift, max_shift, shift_terminal.
+
+    Attributes:
+        base_tokens, max_tokens: packed latent tokens of two pictures.
+        base_mu, max_mu: their shifts; others lie on the line through both.
+        terminal: the last level of a schedule before 0, to which the others are stretched; None leaves them.
+    """
+
+    base_tokens: int
+    max_tokens: int
+    base_mu: float
+    max_mu: float
+    terminal: float | None = None
+
+    def mu(self, tokens: int) -> float:
+        """The shift of a picture of so many *packed* latent tokens."""
+        slope = (self.max_mu - self.base_mu) * (tokens - self.base_tokens)
+        return self.base_mu + slope / (self.max_tokens - self.base_tokens)
+
+    def apply(self, sigmas: torch.Tensor, tokens: int) -> torch.Tensor:
+        """Noise levels in 0..1 shifted for a picture of so many packed tokens; `terminal` is of schedules alone."""
+        return exponential_shift(sigmas, self.mu(tokens))
+
+
+def exponential_shift(sigmas: torch.Tensor, mu: float) -> torch.Tensor:
+    """Exponential time shift e^mu / (e^mu + 1/s - 1) of noise levels in 0..1 (arXiv 2403.03206, equation 23)."""
+    e = math.exp(mu)
+    return e * sigmas / (1.0 + (e - 1.0) * sigmas)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,23 +76,13 @@ class Step:
     denoised: torch.Tensor
 
 
-def mu(tokens: int) -> float:
-    """The shift for a picture of so many *packed* latent tokens (H/16 * W/16): 0.5 at 256 to 1.15 at 4096, linear."""
-    return BASE_SHIFT + (MAX_SHIFT - BASE_SHIFT) * (tokens - BASE_TOKENS) / (MAX_TOKENS - BASE_TOKENS)
-
-
-def shift(sigmas: torch.Tensor, shift_mu: float) -> torch.Tensor:
-    """Exponential time shift e^mu / (e^mu + 1/s - 1) of noise levels in 0..1 (arXiv 2403.03206, equation 23)."""
-    e = math.exp(shift_mu)
-    return e * sigmas / (1.0 + (e - 1.0) * sigmas)
-
-
-def schedule(steps: int, tokens: int, denoise: float = 1.0) -> torch.Tensor:
+def schedule(steps: int, tokens: int, shift: Shift, denoise: float = 1.0) -> torch.Tensor:
     """Noise levels (steps + 1), float32, from the first level down to 0.
 
     Args:
         steps: how many steps are taken.
-        tokens: packed latent tokens of the picture, for the shift.
+        tokens: packed latent tokens of the picture.
+        shift: of the family that paints.
         denoise: 1 starts from pure noise; less takes the last `steps` of a proportionally finer schedule, as ComfyUI does.
 
     Raises:
@@ -76,7 +93,9 @@ def schedule(steps: int, tokens: int, denoise: float = 1.0) -> torch.Tensor:
     if not 0.0 < denoise <= 1.0:
         raise UniWorldError(f"denoise is {denoise}; it must be above 0 and at most 1.")
     total = max(steps, int(steps / denoise))
-    levels = shift(torch.linspace(1.0, 1.0 / total, total, dtype=torch.float64), mu(tokens))
+    levels = shift.apply(torch.linspace(1.0, 1.0 / total, total, dtype=torch.float64), tokens)
+    if shift.terminal is not None and total > 1:  # a single level is 1, where painting begins
+        levels = 1.0 - (1.0 - levels) * ((1.0 - shift.terminal) / (1.0 - levels[-1]))
     return torch.cat([levels, levels.new_zeros(1)])[-(steps + 1) :].float()
 
 

@@ -1,6 +1,6 @@
-"""The sampler: a condition and noise to a painted latent, over the DiT's velocity.
+"""The sampler: a condition and noise to a painted latent, over a painter's velocity.
 
-Shapes: B batch, C latent channels (16), h = H/8, w = W/8, N packed tokens of K = 4C values.
+Shapes: B batch, C latent channels, h, w latent sides; latents of five dimensions are (B, C, 1, h, w).
 """
 
 from __future__ import annotations
@@ -9,98 +9,122 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..backbones.flux_dit import PACK, VAE_FACTOR, DiT, image_positions, pack, unpack
 from ..errors import UniWorldError
-from ..families.uniworld_v1.condition import Condition
-from ..images.sizes import check_size
+from ..images.sizes import Size
 from . import flow
+from .condition import Condition
+from .painter import Painter
 from .seeds import check_seed
 
 
-def make_noise(seeds: Sequence[int], height: int, width: int, channels: int = 16) -> torch.Tensor:
-    """Starting noise (B, C, H/8, W/8), one generator per item on the CPU, so that an item is the same in any batch."""
-    size = check_size(height, width)
-    shape = (channels, size.height // VAE_FACTOR, size.width // VAE_FACTOR)
-    return torch.stack(
-        [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in map(check_seed, seeds)]
-    )
+def paint(
+    painter: Painter,
+    condition: Condition,
+    size: Size,
+    noise: torch.Tensor | Sequence[int],
+    steps: int,
+    guidance: float,
+    *,
+    denoise: float = 1.0,
+    sigmas: torch.Tensor | None = None,
+    latent: torch.Tensor | None = None,
+    keep_B1hw: torch.Tensor | None = None,
+    callback: Callable[[flow.Step], None] | None = None,
+) -> torch.Tensor:
+    """Paint pictures of a size: schedule, noise, the sampler, and back to the VAE's side.
+
+    Args:
+        condition: of one item, or of as many as are painted.
+        size: in pixels.
+        noise: one seed for each item, or starting noise (B, C, h, w) on the model's side.
+        steps: of the painter's own schedule.
+        guidance: as the painter takes it.
+        denoise: the share of that schedule that is followed; under 1 it needs `latent`.
+        sigmas: (steps + 1) a schedule to follow instead of `steps` and `denoise`.
+        latent: the VAE's own, to start from.
+        keep_B1hw: 1 where `latent` is to be kept, 0 where it is painted over.
+        callback: called after every step with latents on the model's side; what it raises ends the run.
+
+    Returns:
+        The VAE's own latents (B, C, h, w), float32.
+
+    Raises:
+        UniWorldError: sizes, shapes, seeds or schedules that do not fit, or values that are not finite (the step is named).
+    """
+    latents = painter.latent_format
+    shape = latents.shape(len(noise), size)
+    if not isinstance(noise, torch.Tensor):
+        noise = make_noise(noise, shape[1:])
+    elif tuple(noise.shape[-2:]) != shape[-2:]:
+        wanted = ", ".join(map(str, shape[1:]))
+        raise UniWorldError(
+            f"The noise has shape {list(noise.shape)}; a picture of {size.width}x{size.height} takes (batch, {wanted})."
+        )
+    if sigmas is None:
+        sigmas = flow.schedule(steps, latents.token_count(shape), painter.shift, denoise)
+    start = None if latent is None else latents.to_model(latent)
+    return latents.from_model(sample(painter, condition, noise, sigmas, guidance, start, keep_B1hw, callback))
+
+
+def make_noise(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+    """Starting noise (B, *shape) of items of that shape, such as (C, h, w).
+
+    Each item has a generator of its own on the CPU, so that it is the same in any batch.
+    """
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in map(check_seed, seeds)]
+    return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
 
 
 @torch.inference_mode()
 def sample(
-    dit: DiT,
+    painter: Painter,
     condition: Condition,
-    noise_BChw: torch.Tensor,
+    noise: torch.Tensor,
     sigmas: torch.Tensor,
-    guidance: float = flow.GUIDANCE,
-    latent_BChw: torch.Tensor | None = None,
+    guidance: float,
+    latent: torch.Tensor | None = None,
     keep_B1hw: torch.Tensor | None = None,
     callback: Callable[[flow.Step], None] | None = None,
 ) -> torch.Tensor:
-    """Paint: follow the DiT's velocity over the schedule.
+    """Follow the painter's velocity over a schedule; all latents are on the model's side.
 
     Args:
         condition: of one item, or of as many as the noise.
-        noise_BChw: starting noise.
-        sigmas: schedule; below 1 at the start it needs `latent_BChw`.
-        latent_BChw: the latent to start from, on the DiT's side.
-        keep_B1hw: 1 where `latent_BChw` is to be kept, 0 where it is painted over.
-        callback: sees latents (B, C, h, w) on the DiT's side.
+        noise: (B, C, h, w) starting noise.
+        sigmas: schedule; below 1 at the start it needs `latent`.
+        latent: the latent to start from.
+        keep_B1hw: 1 where `latent` is to be kept, 0 where it is painted over.
+        callback: called after every step.
 
     Returns:
-        The latent (B, C, h, w) on the DiT's side, float32.
+        The latent (B, C, h, w), float32.
 
     Raises:
         UniWorldError: shapes that do not fit, sigmas that do not fall, values that are not finite (the step is named).
     """
-    _check_latents(dit, noise_BChw, latent_BChw)
-    _check_widths(dit, condition)
-    if not 0 <= guidance < float("inf"):
-        raise UniWorldError(f"guidance is {guidance}; it must be a number of at least 0, such as {flow.GUIDANCE}.")
-    batch, _, h, w = noise_BChw.shape
-    condition = condition.to(dit.device, dit.dtype).repeat(batch)
-    positions = image_positions(h, w, dit.device)
-    x = noise = pack(noise_BChw.to(dit.device, torch.float32))
-    latent = keep = None
-    if latent_BChw is not None:
-        latent = pack(latent_BChw.to(dit.device, torch.float32))
-        x = flow.add_noise(latent, noise, flow.check_sigmas(sigmas)[0])
-        if keep_B1hw is not None:
-            keep = pack(keep_B1hw.to(dit.device, torch.float32).expand_as(noise_BChw))
-
-    def velocity(x_BNK: torch.Tensor, sigma: float) -> torch.Tensor:
-        v = dit.packed_velocity(x_BNK, sigma, condition, guidance, positions)
-        # Where the latent is kept, the velocity is the one that leads straight back to it.
-        return v if keep is None or latent is None else torch.lerp(v, (x_BNK - latent) / sigma, keep)
-
-    def report(step: flow.Step) -> None:
-        if callback is not None:
-            callback(flow.Step(step.index, step.total, step.sigma, unpack(step.x, h, w), unpack(step.denoised, h, w)))
-
-    return unpack(flow.euler(velocity, x, sigmas, report if callback else None), h, w)
-
-
-def _check_latents(dit: DiT, noise: torch.Tensor, latent: torch.Tensor | None) -> None:
-    sides = noise.shape[2:]
-    if noise.ndim != 4 or 0 in noise.shape or noise.shape[1] != dit.channels or any(side % PACK for side in sides):
-        raise UniWorldError(
-            f"The latent has shape {list(noise.shape)}; the DiT takes (batch, {dit.channels}, height/8, width/8) of "
-            "pictures whose sides are multiples of 16."
-        )
+    painter.check(condition, noise.shape)
     if latent is not None and latent.shape != noise.shape:
         raise UniWorldError(
             f"The latent has shape {list(latent.shape)} and the noise {list(noise.shape)}; they must be the same."
         )
+    if not 0 <= guidance < float("inf"):
+        raise UniWorldError(f"guidance is {guidance}; it must be a number of at least 0.")
+    follow = painter.velocity_for(condition, guidance, noise.shape)
+    x = noise = noise.to(painter.device, torch.float32)
+    if latent is not None:
+        latent = latent.to(painter.device, torch.float32)
+        x = flow.add_noise(latent, noise, flow.check_sigmas(sigmas)[0])
+        if keep_B1hw is not None:
+            follow = _keeping(follow, latent, keep_B1hw.to(painter.device, torch.float32))
+    return flow.euler(follow, x, sigmas, callback)
 
 
-def _check_widths(dit: DiT, condition: Condition) -> None:
-    config = dit.transformer.config
-    for what, tensor, width in (
-        ("tokens", condition.tokens, config.joint_attention_dim),
-        ("pooled prompt", condition.pooled, config.pooled_projection_dim),
-    ):
-        if tensor.shape[-1] != width:
-            raise UniWorldError(
-                f"The {what} of the conditioning is {tensor.shape[-1]} wide, and the DiT takes {width}: "
-                "encode the prompt with the checkpoint and the FLUX folder that the DiT belongs to."
-            )
+def _keeping(velocity: flow.Velocity, latent: torch.Tensor, keep_B1hw: torch.Tensor) -> flow.Velocity:
+    """The velocity, but where the latent is kept the one that leads straight back to it."""
+    frames = (1,) * (latent.ndim - keep_B1hw.ndim)
+    keep = keep_B1hw.reshape(*keep_B1hw.shape[:2], *frames, *keep_B1hw.shape[2:])
+
+    def kept(x: torch.Tensor, sigma: torch.Tensor | float) -> torch.Tensor:
+        return torch.lerp(velocity(x, sigma), (x - latent) / sigma, keep)
+
+    return kept

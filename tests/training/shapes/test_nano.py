@@ -24,9 +24,9 @@ from uniworld.training.shapes.tasks import ShapesTask
 from uniworld.training.step import StepSettings, Trainee
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.backbones.flux_dit import DiT
+from uniworld.uniworld_core.backbones.flux_latents import FLUX_LATENTS, read_latent_format
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
 from uniworld.uniworld_core.prompts.scope import read_scope
-from uniworld.uniworld_core.sampling.latents import FLUX_RGB, LatentFormat
 
 _BLINK = Length(steps=2, learning_rate=1e-3, batch=4)
 BLINK = replace(
@@ -77,7 +77,7 @@ def test_stopped_at_any_step_it_goes_on_to_the_same_model(
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert Image.open(tmp_path / "pieces" / "curves.png").width > 1500
-    assert LatentFormat.of(pieces / "flux").rgb != FLUX_RGB  # previews have this VAE's colours
+    assert read_latent_format(pieces / "flux").rgb != FLUX_LATENTS.rgb  # previews have this VAE's colours
     shipped = read_scope(SHIPPED_FOLDER / "nano" / "uniworld")
     assert shipped == read_scope(pieces / "uniworld")
     changed = [file.stat().st_mtime_ns for file in sorted(pieces.rglob("*"))]

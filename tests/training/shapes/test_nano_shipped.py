@@ -17,11 +17,12 @@ from uniworld.training.shapes.report import ExamReport
 from uniworld.training.shapes.standins.colours import cells
 from uniworld.training.shapes.tasks import KINDS
 from uniworld.uniworld_core import Conversation, Turn, UniWorld
+from uniworld.uniworld_core.backbones.flux_latents import read_latent_format
 from uniworld.uniworld_core.backbones.flux_vae import VAE
 from uniworld.uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
 from uniworld.uniworld_core.prompts.scope import Scope, flat_share, read_scope
-from uniworld.uniworld_core.sampling.latents import LatentFormat, cell_colours
+from uniworld.uniworld_core.sampling.latents import cell_colours
 
 NANO = SHIPPED_FOLDER / "nano"
 PICTURES = Path(__file__).resolve().parents[3] / "workflows" / "input"
@@ -80,7 +81,7 @@ def test_no_file_tells_where_it_was_made() -> None:
 
 def test_previews_have_the_colours_of_what_is_painted() -> None:
     flux = NANO / "flux"
-    vae, latent_format = VAE.from_pretrained(flux, torch.float32), LatentFormat.of(flux)
+    vae, latent_format = VAE.from_pretrained(flux, torch.float32), read_latent_format(flux)
     shown = [task.target for kind in ("recolour", "background", "text_to_image") for task in exam_tasks(kind, 8)]
     x_NC, colours_N3 = cells(vae.autoencoder, latent_format, shown, "cpu")
     found_N3 = cell_colours(x_NC, latent_format.rgb).clamp(-1, 1)

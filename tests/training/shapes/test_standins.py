@@ -17,11 +17,10 @@ from uniworld.training.shapes.standins import fit, flux, folders, parts, siglip,
 from uniworld.training.shapes.tasks import KINDS, make_task
 from uniworld.training.task_head import Routed, save_task_head, train_task_head
 from uniworld.uniworld_core import UniWorld
-from uniworld.uniworld_core.backbones.flux_dit import PACK, VAE_FACTOR
+from uniworld.uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from uniworld.uniworld_core.backbones.flux_vae import VAE
 from uniworld.uniworld_core.backbones.qwen_files import make_processor, read_tokenizer
 from uniworld.uniworld_core.loading.vocabulary import clip_tokenizer, t5_tokenizer
-from uniworld.uniworld_core.sampling.latents import LatentFormat
 
 FOREIGN = "Ein Löwe 猫 & 3 kites, painted by Xyzzy!"
 
@@ -36,7 +35,7 @@ def standins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     t5_size = tokens.write_t5_tokenizer(folder / "flux" / "tokenizer_2")
     parts.seeded(0)
     folders.write_qwen(parts.make_qwen(ids["vocab_size"], ids), ids, folder / "qwen")
-    folders.write_vae(parts.make_vae(), LatentFormat(0.25, 0.75), folder / "flux" / "vae")
+    folders.write_vae(parts.make_vae(), replace(FLUX_LATENTS, shift=0.25, scale=0.75), folder / "flux" / "vae")
     clip = parts.make_clip(clip_ids["vocab_size"], clip_ids["begin"], clip_ids["end"])
     folders.write_flux(clip, parts.make_t5(t5_size), parts.make_flux(), folder / "flux")
     folders.write_siglip(parts.make_siglip(), folder / "siglip")
@@ -56,7 +55,7 @@ def test_the_folders_are_read_by_the_core_as_the_public_models_are(untrained: Un
     condition = untrained.encode(task.prompt, refs)
     painted = untrained.decode(untrained.sample(condition, 64, 64, steps=1))
     assert painted.shape == (1, 64, 64, 3)
-    assert untrained.latent_format == LatentFormat(0.25, 0.75)
+    assert untrained.latent_format == replace(FLUX_LATENTS, shift=0.25, scale=0.75)
     assert isinstance(untrained.understand(task.prompt, refs, max_new_tokens=2), str)
 
 
@@ -64,7 +63,7 @@ def test_siglip_has_as_many_tokens_of_a_picture_as_are_painted_and_the_vlm_sixte
     task = make_task("remove", np.random.default_rng(0), "train")
     inputs = untrained.vlm.inputs([task.prompt], [task.references])
     assert int((inputs.ids == untrained.vlm.config.tokens["image_token_id"]).sum()) == 16
-    painted = (parts.PAINTED // VAE_FACTOR // PACK) ** 2
+    painted = (parts.PAINTED // FLUX_LATENTS.factor // FLUX_LATENTS.pack) ** 2
     assert untrained.reference(task.references)[0].features.shape == (painted, parts.SIGLIP_WIDTH)  # type: ignore[union-attr]
 
 

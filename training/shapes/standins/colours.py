@@ -56,10 +56,10 @@ def fit_colours(vae: Any, latent_format: LatentFormat, device: torch.device | st
 def cells(
     vae: Any, latent_format: LatentFormat, shown: Sequence[Any], device: torch.device | str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, C) DiT-side cells of pictures, and their mean colours (N, 3) in -1..1, on the CPU."""
+    """Cells (N, C) of pictures on the DiT's side, and their mean colours (N, 3) in -1..1, on the CPU."""
     parts = pixels(bytes_of(shown), device).split(16)
     with torch.no_grad():
-        x = torch.cat([latent_format.to_dit(vae.encode(part).latent_dist.mode()) for part in parts])
+        x = torch.cat([latent_format.to_model(vae.encode(part).latent_dist.mode()) for part in parts])
     colours = torch.cat([F.avg_pool2d(part, part.shape[-1] // x.shape[-1]) for part in parts])
     return tuple(one.movedim(1, -1).flatten(0, -2).float().cpu() for one in (x, colours))  # type: ignore[return-value]
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ....uniworld_core.backbones.flux_dit import DiT, token_count
-from ....uniworld_core.families.uniworld_v1.condition import Condition
+from ....uniworld_core.backbones.flux_dit import DiT
 from ....uniworld_core.sampling import flow
+from ....uniworld_core.sampling.condition import Condition
 from ....uniworld_core.sampling.latents import LatentFormat
 from ...data.files import whole_file
 from .. import draw
@@ -86,7 +86,7 @@ def pool(file: Path, vae: Any, latent_format: LatentFormat, device: torch.device
         shown = bytes_of([picture_of(number)[0] for number in range(start, min(start + _ENCODED, count))])
         with torch.no_grad():
             z = vae.encode(pixels(shown, device)).latent_dist.mode()
-        kept.append(latent_format.to_dit(z).to("cpu", torch.bfloat16))
+        kept.append(latent_format.to_model(z).to("cpu", torch.bfloat16))
     with whole_file(file) as out:
         torch.save(torch.cat(kept), out)
     return torch.cat(kept)
@@ -159,7 +159,7 @@ class Painting(Objective):
     def loss(self, drawn: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]) -> tuple[Tensor, dict[str, Tensor]]:
         numbers, t5_ids, clip_ids, noise, level, guidance = drawn
         latent, noise = self.latents[numbers.to(self.device)].float(), noise.to(self.device)
-        sigma = flow.shift(level.to(self.device).sigmoid(), flow.mu(token_count(PAINTED, PAINTED)))
+        sigma = self.dit.shift.apply(level.to(self.device).sigmoid(), self.dit.latent_format.token_count(latent.shape))
         with fast_math(self.device):
             condition = self.condition(t5_ids, clip_ids)
             noisy = flow.add_noise(latent, noise, sigma[:, None, None, None])

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ....uniworld_core.backbones.flux_latents import FLUX_SHIFT
 from ....uniworld_core.sampling.latents import RGB, RGB_FILE, LatentFormat
 from ...data.files import write_whole
 from .parts import SIGLIP_SIDE
@@ -17,10 +18,10 @@ from .vlm import preprocessor_config
 # FLUX.1-dev's scheduler_config.json.
 _SCHEDULER = {
     "_class_name": "FlowMatchEulerDiscreteScheduler",
-    "base_image_seq_len": 256,
-    "base_shift": 0.5,
-    "max_image_seq_len": 4096,
-    "max_shift": 1.15,
+    "base_image_seq_len": FLUX_SHIFT.base_tokens,
+    "base_shift": FLUX_SHIFT.base_mu,
+    "max_image_seq_len": FLUX_SHIFT.max_tokens,
+    "max_shift": FLUX_SHIFT.max_mu,
     "num_train_timesteps": 1000,
     "shift": 3.0,
     "use_dynamic_shifting": True,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ....uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from .. import world
 
 SIDE = 64  # pixels; the side of the pictures as the VLM looks at them
@@ -19,8 +20,8 @@ VLM_WIDTH = 192
 JOINT = 192  # T5's width and that of the DiT's text tokens
 POOLED = 128
 SIGLIP_WIDTH = 192
-LATENT_CHANNELS = 16
-LATENT_SIDE = PAINTED // 8
+LATENT_CHANNELS = FLUX_LATENTS.channels
+LATENT_SIDE = PAINTED // FLUX_LATENTS.factor
 
 
 def make_vae() -> Any:
@@ -49,7 +50,7 @@ def make_flux() -> Any:
 
     return FluxTransformer2DModel(
         patch_size=1,
-        in_channels=4 * LATENT_CHANNELS,
+        in_channels=FLUX_LATENTS.pack**2 * LATENT_CHANNELS,
         num_layers=2,
         num_single_layers=4,
         attention_head_dim=32,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ....uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from ....uniworld_core.backbones.flux_vae import VAE
+from ....uniworld_core.images.sizes import Size
 from ....uniworld_core.sampling.latents import LatentFormat
 from ..tasks import make_task
 from .fit import Objective, bytes_of, fast_math, pixels, psnr
@@ -78,7 +80,7 @@ class Pictures:
         else:
             drawn = bytes_of(pictures(rng, -(-self.batch // 2), kinds=self.kinds))
             shown = torch.stack([_piece(rng, drawn[number // 2]) for number in range(self.batch)])
-        shape = (len(shown), LATENT_CHANNELS, shown.shape[1] // 8, shown.shape[2] // 8)
+        shape = FLUX_LATENTS.shape(len(shown), Size(*shown.shape[1:3]))
         return shown, torch.from_numpy(rng.standard_normal(shape, np.float32))
 
 
@@ -123,7 +125,7 @@ class Decoding(Objective):
         super().__init__()
         self.vae = vae.autoencoder.requires_grad_(False).to(device)
         self.vae.decoder.requires_grad_(True)
-        self.off = _OFF / vae.latent_format.scale
+        self.off = _OFF / float(self.vae.config.scaling_factor)
         self.source, self.device = Pictures(batch, MARKED_KINDS), device
 
     def loss(self, drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -151,4 +153,4 @@ def fit_latents(vae: Any, device: torch.device | str, count: int = 256) -> Laten
     x = pixels(bytes_of(pictures(np.random.default_rng(0), count)), device)
     with torch.no_grad():
         z = torch.cat([vae.encode(part).latent_dist.mode() for part in x.split(16)])
-    return LatentFormat(round(float(z.mean()), 4), round(1 / float(z.std()), 4))
+    return replace(FLUX_LATENTS, shift=round(float(z.mean()), 4), scale=round(1 / float(z.std()), 4))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...backbones.flux_dit import DiT
+from ...backbones.flux_latents import FLUX_LATENTS, read_latent_format
 from ...backbones.flux_transformer import build_transformer, transformer_weights
 from ...backbones.qwen_files import (
     QWEN_NAMES,
@@ -20,7 +21,6 @@ from ...backbones.qwen_files import (
 from ...backbones.qwen_vl import VLM
 from ...errors import UniWorldError
 from ...loading.weights import Names, Shards, Weights, build
-from ...sampling.latents import LatentFormat
 from .config import VLM_PIXELS, UniWorldConfig
 from .projectors import Projectors, read_task_head
 
@@ -84,7 +84,7 @@ def load_dit(
     Raises:
         UniWorldError: a file is missing, damaged, or does not fit the configuration; it is named.
     """
-    latent_format = None if flux is None else LatentFormat.of(flux)
+    latent_format = FLUX_LATENTS if flux is None else read_latent_format(flux)
     return DiT(denoiser_weights(checkpoint).load(dtype, device), latent_format)
 
 

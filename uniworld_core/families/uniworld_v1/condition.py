@@ -1,4 +1,4 @@
-"""The condition: VLM states and SigLIP features, projected, spliced and joined with T5 into the DiT's text tokens.
+"""The tokens of a condition: VLM states and SigLIP features, projected, spliced and joined with T5.
 
 Published: modeling_univa_qwen2p5vl.py (`_insert_img_to_vlm`) and serve/cli.py. Shapes: B batch, L tokens, T SigLIP
 tokens of one picture, D joint width, P pooled width.
@@ -7,7 +7,6 @@ tokens of one picture, D joint width, P pooled width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
@@ -17,40 +16,6 @@ from ...errors import UniWorldError
 from ...prompts.conversation import Conversation
 from .projectors import Projectors, input_layer
 from .understanding import Understanding
-
-
-@dataclass(frozen=True, eq=False)
-class Condition:
-    """What the DiT is told.
-
-    Attributes:
-        tokens: (B, L, D) joint text tokens; all their positions are (0, 0, 0).
-        pooled: (B, P) CLIP's pooled prompt.
-        mask: (B, L) True where there is a token; None where nothing is padded.
-    """
-
-    tokens: torch.Tensor
-    pooled: torch.Tensor
-    mask: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.tokens.shape[0]
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Condition:
-        """The condition on a device in a dtype, without a mask that masks nothing."""
-        mask = None if self.mask is None or bool(self.mask.all()) else self.mask.to(device)
-        return Condition(self.tokens.to(device, dtype), self.pooled.to(device, dtype), mask)
-
-    def repeat(self, count: int) -> Condition:
-        """A condition of one item as one of `count` items; of `count` items as it is. UniWorldError otherwise."""
-        if len(self) == count:
-            return self
-        if len(self) != 1:
-            raise UniWorldError(
-                f"The condition has {len(self)} items and the batch {count}: give one item, or as many as the batch."
-            )
-        mask = None if self.mask is None else self.mask.expand(count, -1)
-        return Condition(self.tokens.expand(count, -1, -1), self.pooled.expand(count, -1), mask)
 
 
 def splice(

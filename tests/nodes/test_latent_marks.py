@@ -1,0 +1,99 @@
+"""LATENTs know of which family they are, and a sampler or decoder of another one refuses them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from uniworld.nodes import NODE_CLASS_MAPPINGS, host
+from uniworld.nodes.pack.latents import marked, samples_of
+from uniworld.uniworld_core.backbones.flux_latents import FLUX_LATENTS
+from uniworld.uniworld_core.errors import UniWorldError
+
+# UniPic's latents, which have FLUX's 16 channels, and those of a VAE for videos.
+UNIPIC = replace(FLUX_LATENTS, name="unipic", factor=16, pack=1)
+VIDEO = replace(FLUX_LATENTS, name="qwen_image", ndim=5)
+AUTO = {"flux": "auto", "siglip": "auto", "dtype": "float32", "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def here() -> Any:
+    host.install(host.PlainHost())
+    yield
+    host.install(None)
+
+
+def run(name: str, **inputs: Any) -> Any:
+    node = NODE_CLASS_MAPPINGS[name]
+    return getattr(node(), node.FUNCTION)(**inputs)
+
+
+@pytest.fixture
+def parts(here: None) -> dict[str, Any]:
+    vlm, _, dit, vae, text = run("UniWorldLoader", checkpoint="nano", **AUTO)
+    return {"vlm": vlm, "dit": dit, "vae": vae, "text": text}
+
+
+def empty(**more: Any) -> dict[str, Any]:
+    settings = {"width": 64, "height": 64, "area_side": 64, "ratios": "any_1ratio", "batch_size": 1}
+    return run("UniWorldEmptyLatent", **settings, **more)[0]
+
+
+SAMPLING = {"seed": 0, "steps": 1, "guidance": 3.5, "denoise": 1.0}
+
+
+def test_empty_encoded_and_painted_latents_are_marked(parts: dict[str, Any]) -> None:
+    conditioning, _ = run("UniWorldCondition", vlm=parts["vlm"], prompt="A red circle.")
+    (encoded,) = run("UniWorldVAEEncode", vae=parts["vae"], image=torch.zeros(1, 32, 32, 3))
+    (painted,) = run("UniWorldSampler", dit=parts["dit"], conditioning=conditioning, latent=encoded, **SAMPLING)
+    for latent in (empty(), empty(dit=parts["dit"]), encoded, painted):
+        assert latent["uniworld_format"] == "flux"
+    assert run("UniWorldVAEDecode", vae=parts["vae"], latent=painted)[0].shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize("node", ["UniWorldSampler", "UniWorldFlowScheduler", "UniWorldVAEDecode"])
+def test_latents_of_another_family_are_refused_with_both_names(parts: dict[str, Any], node: str) -> None:
+    latent = marked(torch.zeros(1, 16, 4, 4), UNIPIC)
+    conditioning = [[torch.zeros(1, 2, 192), {"pooled_output": torch.zeros(1, 128)}]]
+    inputs: dict[str, Any] = {
+        "UniWorldSampler": {"dit": parts["dit"], "conditioning": conditioning, **SAMPLING},
+        "UniWorldFlowScheduler": {"dit": parts["dit"], "steps": 2, "denoise": 1.0},
+        "UniWorldVAEDecode": {"vae": parts["vae"]},
+    }
+    with pytest.raises(UniWorldError) as error:
+        run(node, latent=latent, **inputs[node])
+    sentence = str(error.value)
+    assert "is of the family 'unipic'" in sentence
+    assert "takes latents of 'flux'" in sentence
+    assert NODE_CLASS_MAPPINGS[node].DISPLAY_NAME in sentence
+    assert "make the latent with a 'flux' model" in sentence
+    assert [parts[name]._held for name in ("dit", "vae")] == [None, None]  # refused before the weights are read
+
+
+def test_an_empty_latent_is_of_the_family_of_the_model_that_is_wired(parts: dict[str, Any]) -> None:
+    for latents, shape in ((UNIPIC, (1, 16, 4, 4)), (VIDEO, (1, 16, 1, 8, 8))):
+        dit = replace(parts["dit"], latent_format=latents)
+        latent = empty(dit=dit)
+        assert latent["uniworld_format"] == latents.name
+        assert latent["samples"].shape == shape
+        assert samples_of(latent, latents, "UniWorld Sampler").shape == shape
+
+
+def test_latents_without_a_mark_are_taken_for_flux_if_their_shape_fits() -> None:
+    plain = {"samples": torch.zeros(1, 16, 4, 4)}
+    assert samples_of(plain, FLUX_LATENTS, "UniWorld Sampler") is plain["samples"]
+    with pytest.raises(UniWorldError, match=r"no mark and has the shape of 'flux', .* takes latents of 'unipic'"):
+        samples_of(plain, UNIPIC, "UniWorld Sampler")
+    # ComfyUI's empty latents of 4 channels stand for a size alone.
+    small = {"samples": torch.zeros(1, 4, 4, 4)}
+    assert samples_of(small, UNIPIC, "UniWorld Scheduler") is small["samples"]
+    # Of no shape that FLUX has: what takes them says whether they fit.
+    video = {"samples": torch.zeros(1, 16, 1, 4, 4)}
+    assert samples_of(video, VIDEO, "UniWorld Sampler") is video["samples"]
+
+
+def test_what_a_latent_carries_stays_beside_the_mark() -> None:
+    made = marked(torch.ones(1), FLUX_LATENTS, {"samples": torch.zeros(1), "batch_index": [4], "uniworld_format": "x"})
+    assert made == {"samples": torch.ones(1), "batch_index": [4], "uniworld_format": "flux"}
