@@ -160,14 +160,6 @@ def test_imports_go_only_where_the_room_may(name: str) -> None:
     assert not wrong, f"{name} imports {wrong}"
 
 
-# Until the sampler works on a protocol.
-STILL_ACROSS = {
-    ("uniworld_core/sampling/sampler.py", "backbones"),
-    ("uniworld_core/sampling/sampler.py", "families"),
-    ("uniworld_core/backbones/flux_dit.py", "families"),
-}
-
-
 @pytest.mark.parametrize("package", INNER)
 def test_rooms_within_a_package_are_the_known_ones(package: str) -> None:
     found = {inner_room(package, name) for name in SOURCES} - {None}
@@ -183,7 +175,7 @@ def test_imports_within_a_package_go_one_way(name: str) -> None:
             continue
         for path in relative_imports(name):
             to = inner_room(package, path)
-            allowed = to is None or to == room or to in rooms[room] or (name, to) in STILL_ACROSS
+            allowed = to is None or to == room or to in rooms[room]
             assert allowed, f"{name} imports {path}: {package}/{room} may import {sorted(rooms[room])}"
 
 
