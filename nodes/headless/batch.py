@@ -20,6 +20,7 @@ from .batch_worker import BatchWorker
 from .prompt_choices import SEED_HELP
 from .registry import Registry
 from .report import never_failing
+from .stopping import StopRequest
 from .workflow_file import NO_CHOICES, Workflow, find_workflow, read_workflow
 
 DEFAULT_RETRIES = 2
@@ -109,12 +110,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: PlainHost, stopped: list[bool]) -> int:
+def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: PlainHost, stop: StopRequest) -> int:
     """Run the batch that the command line describes; gives the exit code.
 
     Args:
         out: where results are told.
-        stopped: not empty when the user asked to stop.
+        stop: what the user asks to stop by.
 
     Raises:
         UniWorldError: the batch cannot begin; `BadRows` names the lines.
@@ -143,9 +144,9 @@ def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: P
         report.begin(len(rows), len(ended))
         try:
             if todo:
-                pool = _pool(arguments, workflow, registry, plain, report, stopped)
+                pool = _pool(arguments, workflow, registry, plain, report, stop)
                 try:
-                    _run_rows(todo, results, pool, arguments.retries, report, stopped)
+                    _run_rows(todo, results, pool, arguments.retries, report, stop)
                 finally:
                     pool.close()
         finally:
@@ -162,11 +163,11 @@ def _pool(
     registry: Registry,
     plain: PlainHost,
     report: BatchReport | JsonBatchReport,
-    stopped: list[bool],
+    stop: StopRequest,
 ) -> Pool:
     pictures = arguments.rows.parent
     if arguments.ray is None:
-        return LocalPool(BatchWorker(workflow, registry, plain, lambda: bool(stopped)), pictures, report)
+        return LocalPool(BatchWorker(workflow, registry, plain, folders.current(), stop), pictures, report)
     from .batch_ray import RayPool, Setup
 
     setup = Setup(
@@ -185,14 +186,14 @@ def _run_rows(
     pool: Pool,
     retries: int,
     report: BatchReport | JsonBatchReport,
-    stopped: list[bool],
+    stop: StopRequest,
 ) -> None:
     asked_to_stop = False
     while True:
-        if stopped and not asked_to_stop:
+        if stop and not asked_to_stop:
             pool.stop()
             asked_to_stop = True
-        while todo and pool.has_room and not stopped:
+        while todo and pool.has_room and not stop:
             row = todo.popleft()
             if (lost := results.lost(row)) > retries:
                 often = "once" if lost == 1 else f"{lost} times"
@@ -201,7 +202,7 @@ def _run_rows(
             attempt = results.start(row)
             report.started(attempt)
             pool.start(attempt)
-        if not pool.busy and (stopped or not todo):
+        if not pool.busy and (stop or not todo):
             return
         for attempt, outcome in pool.wait():
             report.ended(results.end(attempt, outcome))

@@ -12,7 +12,6 @@ import os
 import platform
 import socket
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from .batch_results import ERROR, INTERRUPTED, LOST, Attempt, Outcome
 from .batch_rows import BatchRow
 from .batch_worker import BatchWorker
 from .registry import load_registry
+from .stopping import StopRequest
 from .workflow_file import Workflow
 
 NOT_INSTALLED = 'Ray is not installed. Install it: pip install "uniworld[ray]"'
@@ -55,9 +55,9 @@ class RayWorker:
     def __init__(self, setup: Setup) -> None:
         plain = host.PlainHost(models=list(setup.models), memory=ModelMemory(default_budget()))
         host.install(plain)
-        folders.install(folders.Folders(setup.input, setup.output, setup.output.parent / "temp"))
-        self._interrupted, self._stopped = plain.interrupted, threading.Event()
-        self._worker = BatchWorker(setup.workflow, load_registry(setup.packs), plain, self._stopped.is_set)
+        common = folders.Folders(setup.input, setup.output, setup.output.parent / "temp")
+        self._stop = StopRequest(plain)
+        self._worker = BatchWorker(setup.workflow, load_registry(setup.packs), plain, common, self._stop)
 
     def where(self) -> str:
         return f"{platform.node()}, process {os.getpid()}"
@@ -82,8 +82,7 @@ class RayWorker:
             return outcome, {file.relative_to(saved).as_posix(): file.read_bytes() for file in files}
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._interrupted.set()
+        self._stop.make()
 
 
 @dataclass

@@ -169,18 +169,15 @@ def check_rows(rows: list[BatchRow], path: Path, workflow: Workflow, registry: R
         BadRows: some row cannot run; lines with the same problem are told together.
     """
     lines: dict[str, list[int]] = defaultdict(list)
-    before = folders.current()
     for row in rows:
-        # Each row's pictures are bound for itself, so that thousands do not pile up in the lists of choices.
-        folders.install(replace(before, bound={}))
         try:
-            # Without the graph, which does not matter for the check and is slow to copy.
-            found = validate_prompt(apply_row(Workflow(workflow.prompt), row, path.parent, registry).prompt, registry)
-            problems = found.sentences
+            # Each row's pictures are bound for itself, so that thousands do not pile up in the lists of choices.
+            with folders.use(replace(folders.current(), bound={})):
+                # Without the graph, which does not matter for the check and is slow to copy.
+                changed = apply_row(Workflow(workflow.prompt), row, path.parent, registry)
+                problems = validate_prompt(changed.prompt, registry).sentences
         except UniWorldError as error:
             problems = [str(error)]
-        finally:
-            folders.install(before)
         for problem in problems:
             lines[problem].append(row.line)
     if lines:
@@ -196,6 +193,8 @@ def _told(numbers: list[int]) -> str:
 
 def apply_row(workflow: Workflow, row: BatchRow, pictures: Path, registry: Registry) -> Workflow:
     """A copy of the workflow with the row's values and pictures, which lie in or relative to the folder `pictures`.
+
+    The pictures get their names in the current folders (`folders.use`).
 
     Raises:
         UniWorldError: the workflow has no such node or input, it does not take the value, or a picture is missing.

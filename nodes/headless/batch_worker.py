@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import sha256_file
@@ -18,11 +17,9 @@ from .batch_rows import BatchRow, apply_row
 from .executor import EventHook, Executor, RunResult
 from .problems import shown
 from .registry import Registry
+from .stopping import StopRequest
 from .validate import validate_prompt
 from .workflow_file import Workflow, find_node
-
-# Inputs that no node declares and so none is given: they only make the signature of a node another one.
-_FOLDER_MARK, _PICTURE_MARK = "uniworld batch folder", "uniworld batch picture"
 
 
 @dataclass
@@ -39,18 +36,18 @@ class RowFolders(folders.Folders):
 
 
 class BatchWorker:
-    """Runs rows of one workflow with the folders that are installed.
+    """Runs rows of one workflow.
 
     Args:
-        stopped: whether rows are to stop. Whoever makes it true sets the host's `interrupted` as well.
+        common: the folders that rows read from.
+        stop: asks the row that runs to stop, and those after it.
     """
 
     def __init__(
-        self, workflow: Workflow, registry: Registry, host: PlainHost, stopped: Callable[[], bool] = lambda: False
+        self, workflow: Workflow, registry: Registry, host: PlainHost, common: folders.Folders, stop: StopRequest
     ) -> None:
-        self._workflow, self._registry, self._host, self._stopped = workflow, registry, host, stopped
+        self._workflow, self._registry, self._common, self._stop = workflow, registry, common, stop
         self._executor = Executor(registry, host)
-        self._folders = folders.current()
 
     def run(
         self, row: BatchRow, pictures: Path, folder: Path, on_event: EventHook = lambda _name, _data: None
@@ -68,13 +65,12 @@ class BatchWorker:
         begun = time.monotonic()
         # What the row only previews does not outlive it.
         temp = folder.parent / f"{folder.name}.temp"
-        folders.install(RowFolders(self._folders.input, self._folders.output, temp, saved=folder))
         try:
-            result = self._run(row, pictures, folder, on_event)
+            with folders.use(RowFolders(self._common.input, self._common.output, temp, saved=folder)):
+                result = self._run(row, pictures, folder, on_event)
         except (UniWorldError, OSError) as error:  # such as a picture that has gone since the rows were checked
             return Outcome(ERROR, error=str(error), seconds=_since(begun))
         finally:
-            folders.install(self._folders)
             shutil.rmtree(temp, ignore_errors=True)
         if result.status != "success":
             status = INTERRUPTED if result.status == "interrupted" else ERROR
@@ -88,25 +84,20 @@ class BatchWorker:
             raise UniWorldError(" ".join(checked.sentences))
         # An output node of an equal row must run again, as its pictures are in the folder of that other row; and a
         # picture of the same name may be another one.
-        for node_id in checked.outputs:
-            checked.prompt[node_id]["inputs"][_FOLDER_MARK] = str(folder)
+        salts = dict.fromkeys(checked.outputs, str(folder))
         for node, file in row.image.items():
             digest = sha256_file(pictures / folders.named_path(file))
-            checked.prompt[find_node(workflow.prompt, node)]["inputs"][_PICTURE_MARK] = digest
-
-        def observe(name: str, data: dict[str, Any]) -> None:
-            # The executor starts with a clean flag, and the request to stop may have come before that.
-            if self._stopped() and name == "execution_start":
-                self._host.interrupted.set()
-            on_event(name, data)
-
+            node_id = find_node(workflow.prompt, node)
+            salts[node_id] = f"{salts.get(node_id, '')} {digest}"
         return self._executor.run(
             checked.prompt,
             checked.outputs,
             original=workflow.prompt,
             prompt_id=row.id,
             extra_pnginfo=workflow.extra_pnginfo,
-            on_event=observe,
+            salts=salts,
+            stop=self._stop,
+            on_event=on_event,
         )
 
 

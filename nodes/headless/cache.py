@@ -65,10 +65,20 @@ class ResultCache:
 
 
 class Signatures:
-    """The signature of every node of one run: class, constants, IS_CHANGED, and the signatures of its sources."""
+    """The signature of every node of one run: class, constants, IS_CHANGED, its salt, and those of its sources.
 
-    def __init__(self, graph: DynamicPrompt, classes: Mapping[str, type], schemas: Mapping[str, NodeSchema]) -> None:
-        self._graph, self._classes, self._schemas = graph, classes, schemas
+    Args:
+        salts: by node id, what its result depends on beside all that.
+    """
+
+    def __init__(
+        self,
+        graph: DynamicPrompt,
+        classes: Mapping[str, type],
+        schemas: Mapping[str, NodeSchema],
+        salts: Mapping[str, str],
+    ) -> None:
+        self._graph, self._classes, self._schemas, self._salts = graph, classes, schemas, salts
         self.known: dict[str, str] = {}
 
     async def add(self, node_ids: list[str]) -> None:
@@ -103,6 +113,8 @@ class Signatures:
         parts = [node["class_type"], _canonical(await self._is_changed(node_id))]
         if getattr(node_class, "NOT_IDEMPOTENT", False) or "UNIQUE_ID" in schema.hidden.values():
             parts.append(f"id {node_id}")
+        if node_id in self._salts:
+            parts.append(f"salt {self._salts[node_id]}")
         for name, value in sorted(node["inputs"].items()):
             if is_link(value) and schema.takes_link(name):
                 parts.append(f"{name}<-{self.known[value[0]]}/{value[1]}")

@@ -7,7 +7,6 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -23,6 +22,7 @@ from .chat_history import History, latest
 from .chat_lines import COMMANDS, ChatCommand, ChatMessage, is_picture_name, parse_line
 from .chat_report import ChatJson, ChatText, history_text
 from .chat_session import MEMORIES, Session, Settings, TurnFailed, open_model, open_picture, with_seed
+from .stopping import stop_on_interrupt
 
 if TYPE_CHECKING:
     from ...uniworld_core.prompts.scope import Scope
@@ -70,17 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, default=Path("output"), metavar="DIR", help=f"conversations are saved in DIR/{FOLDER}")
 
 
-def run(
-    arguments: argparse.Namespace,
-    out: TextIO,
-    plain: host.PlainHost,
-    stopping: Callable[[], AbstractContextManager[list[bool]]],
-) -> int:
+def run(arguments: argparse.Namespace, out: TextIO, plain: host.PlainHost) -> int:
     """Converse until the input ends; gives the exit code.
 
     Args:
         out: where replies go.
-        stopping: while it lasts, Ctrl-C asks the running message to stop.
 
     Raises:
         UniWorldError: an option, model or saved conversation that cannot be used.
@@ -93,7 +87,7 @@ def run(
         if arguments.memory is None:
             settings = replace(settings, memory=default_memory(model["vlm"].scope))
         plain.progress_hook, plain.warning_hook = report.progress, _once(report.warning)
-        return Chat(Session(model, history, settings), report, arguments, plain, stopping).converse()
+        return Chat(Session(model, history, settings), report, arguments, plain).converse()
     finally:
         history.close()
 
@@ -107,9 +101,8 @@ class Chat:
         report: ChatText | ChatJson,
         arguments: argparse.Namespace,
         plain: host.PlainHost,
-        stopping: Callable[[], AbstractContextManager[list[bool]]],
     ) -> None:
-        self._session, self._report, self._plain, self._stopping = session, report, plain, stopping
+        self._session, self._report, self._plain = session, report, plain
         self._json, self._debug = bool(arguments.json), bool(arguments.debug)
         self._interactive = not self._json and sys.stdin.isatty() and sys.stdout.isatty()
         self._code = DONE
@@ -179,7 +172,7 @@ class Chat:
             for path in message.pictures:
                 self._attach(path)
             return
-        with self._stopping():
+        with stop_on_interrupt(self._plain):
             reply = session.say(ChatMessage(message.text, pictures, message.paint), self._report.route)
         self._report.reply(reply)
 

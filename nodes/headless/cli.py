@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from .registry import Registry, load_registry
 from .report import JsonRunReport, RunReport, never_failing
 from .serve.command import serve
 from .serve.config import add_options
+from .stopping import stop_on_interrupt
 from .validate import validate_prompt
 from .workflow_file import Workflow, find_node, find_workflow, read_workflow, set_value, shipped_workflows
 
@@ -159,21 +159,14 @@ def _run(arguments: argparse.Namespace) -> int:
         if checked.problems:
             report.invalid(checked)
             return MISUSED
-        with open_output(arguments.output), _stop_on_interrupt(plain) as stopped, report:
-            tell = never_failing(report.event)
-
-            def on_event(name: str, data: dict[str, Any]) -> None:
-                # The executor starts with a clean flag, and Ctrl-C may have come before that.
-                if stopped and name == "execution_start":
-                    plain.interrupted.set()
-                tell(name, data)
-
+        with open_output(arguments.output), stop_on_interrupt(plain) as stop, report:
             result = Executor(registry, plain).run(
                 checked.prompt,
                 checked.outputs,
                 original=workflow.prompt,
                 extra_pnginfo=workflow.extra_pnginfo,
-                on_event=on_event,
+                stop=stop,
+                on_event=never_failing(report.event),
             )
         never_failing(report.result)(result)
         if result.sentence:
@@ -202,37 +195,14 @@ def _apply(workflow: Workflow, registry: Registry, arguments: argparse.Namespace
     return workflow.fill_in(registry, arguments.seed)
 
 
-@contextlib.contextmanager
-def _stop_on_interrupt(plain: host.PlainHost) -> Iterator[list[bool]]:
-    """While it lasts, Ctrl-C asks the run to stop within a step, and a second one stops at once."""
-    stopped: list[bool] = []
-
-    def handle(*_: Any) -> None:
-        if stopped:
-            raise KeyboardInterrupt
-        stopped.append(True)
-        plain.interrupted.set()
-        say("Stopping after this step. Press Ctrl-C again to stop at once.")
-
-    try:
-        before = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not the main thread, which alone gets signals
-        yield stopped
-        return
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _batch(arguments: argparse.Namespace) -> int:
     out = sys.stdout
     # Whatever nodes print must not mix with what the batch tells.
     with contextlib.redirect_stdout(sys.stderr):
         registry, plain = _set_up(arguments)
         plain.memory = ModelMemory(default_budget())
-        with _stop_on_interrupt(plain) as stopped:
-            return run_batch(arguments, out, registry, plain, stopped)
+        with stop_on_interrupt(plain) as stop:
+            return run_batch(arguments, out, registry, plain, stop)
 
 
 def _chat(arguments: argparse.Namespace) -> int:
@@ -242,7 +212,7 @@ def _chat(arguments: argparse.Namespace) -> int:
     with quiet, open_output(arguments.output):
         _, plain = _set_up(arguments)
         plain.memory = ModelMemory(default_budget())
-        return run_chat(arguments, out, plain, lambda: _stop_on_interrupt(plain))
+        return run_chat(arguments, out, plain)
 
 
 def _serve(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from ..host import PlainHost
@@ -13,6 +14,7 @@ from .foreign import take_progress
 from .graph_run import GraphRun, RunResult
 from .registry import Registry
 from .run_events import EventHook
+from .stopping import StopRequest
 
 __all__ = ["EventHook", "Executor", "RunResult"]
 
@@ -46,6 +48,8 @@ class Executor:
         original: dict[str, Any] | None = None,
         prompt_id: str = "",
         extra_pnginfo: dict[str, Any] | None = None,
+        salts: Mapping[str, str] | None = None,
+        stop: StopRequest | None = None,
         on_event: EventHook = lambda _name, _data: None,
     ) -> RunResult:
         """Run the output nodes `outputs` of a workflow and all they need.
@@ -54,13 +58,19 @@ class Executor:
             prompt: the workflow as `validate_prompt` gave it.
             original: the workflow as the user gave it, for the hidden input PROMPT; `prompt` if None.
             extra_pnginfo: for the hidden input EXTRA_PNGINFO, such as `{"workflow": ...}`.
+            salts: by node id, what else its result depends on: a result is kept for one salt alone.
+            stop: the run ends at once if that was asked before it began.
         """
         with self._running:
             # As in ComfyUI, an interrupt that came when nothing ran is void.
             self.host.interrupted.clear()
+            if stop:
+                self.host.interrupted.set()
             take_progress()
             graph = DynamicPrompt(prompt, prompt if original is None else original)
-            run = GraphRun(self.registry, self.host, self._cache, graph, extra_pnginfo, prompt_id, on_event)
+            run = GraphRun(
+                self.registry, self.host, self._cache, graph, extra_pnginfo, prompt_id, on_event, salts or {}
+            )
             try:
                 return run_to_end(run.execute(outputs))
             finally:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import mimetypes
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -292,13 +294,25 @@ def _is_picture_name(name: str) -> bool:
 
 
 _installed = Folders()
+_in_use: ContextVar[Folders | None] = ContextVar("folders_in_use", default=None)
 
 
 def install(folders: Folders) -> None:
-    """Make `folders` the ones the built-in nodes use."""
+    """Make `folders` those of this process; a program does it once, when it begins."""
     global _installed
     _installed = folders
 
 
+@contextmanager
+def use(folders: Folders) -> Iterator[None]:
+    """Make `folders` the current ones in here, and nowhere else: the nodes of one run find them by `current()`."""
+    token = _in_use.set(folders)
+    try:
+        yield
+    finally:
+        _in_use.reset(token)
+
+
 def current() -> Folders:
-    return _installed
+    """The folders that the built-in nodes read and write: those in `use`, else those of the process."""
+    return _in_use.get() or _installed

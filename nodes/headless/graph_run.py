@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +54,7 @@ class GraphRun:
     extra_pnginfo: dict[str, Any] | None
     prompt_id: str
     on_event: EventHook
+    salts: Mapping[str, str]
 
     def __post_init__(self) -> None:
         self.results: dict[str, NodeResult] = {}
@@ -62,7 +64,7 @@ class GraphRun:
         self.stopping = False
         self.schemas = Schemas(self.registry.classes)
         self.events = RunEvents(self.graph, self.prompt_id, self.on_event, self.results, self.registry.is_own)
-        self.signatures = Signatures(self.graph, self.registry.classes, self.schemas)
+        self.signatures = Signatures(self.graph, self.registry.classes, self.schemas, self.salts)
         self.schedule = Schedule(self._needs, self._has_result, lambda node_id: self._schema(node_id).is_async)
 
     async def execute(self, outputs: list[str]) -> RunResult:

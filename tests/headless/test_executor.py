@@ -15,6 +15,7 @@ import pytest
 from uniworld.nodes import host
 from uniworld.nodes.headless.executor import Executor
 from uniworld.nodes.headless.report import JsonRunReport, RunReport
+from uniworld.nodes.headless.stopping import StopRequest
 from uniworld.nodes.headless.validate import validate_prompt
 
 
@@ -74,6 +75,15 @@ def test_the_cache_knows_a_node_by_its_inputs_not_its_id(run, toys):
     toys.calls.clear()
     run({"9": node("Number", value=4), "8": node("Show", value=["9", 0])})
     assert toys.calls == []
+
+
+def test_a_result_is_kept_for_one_salt_alone(registry, plain, toys):
+    prompt = {"1": node("Number", value=4), "2": node("Show", value=["1", 0])}
+    executor = Executor(registry, plain, kept_results=10)
+    for salts in (None, {"2": "a"}, {"2": "b"}, {"2": "a"}, {"1": "a"}):
+        executor.run(prompt, ["2"], salts=salts)
+    assert toys.calls == ["Number 4", "Show", "Show", "Show", "Number 4", "Show"]
+    assert prompt["2"]["inputs"] == {"value": ["1", 0]}
 
 
 def test_is_changed_makes_a_node_run_again(run, toys):
@@ -404,6 +414,18 @@ def test_an_interrupt_stops_within_a_step(run, plain):
     assert events.count("progress") == 2
     assert events[-1] == "execution_interrupted"
     assert not plain.interrupted.is_set(), "the next run must not be stopped too"
+
+
+def test_a_request_to_stop_outlasts_the_run_before_which_it_came(registry, plain, toys):
+    executor, stop = Executor(registry, plain), StopRequest(plain)
+    prompt = {"1": node("Number", value=4), "2": node("Show", value=["1", 0])}
+    assert executor.run(prompt, ["2"], stop=stop).status == "success"
+    executor.forget()
+    toys.calls.clear()
+    stop.make()
+    assert [executor.run(prompt, ["2"], stop=stop).status for _ in range(2)] == ["interrupted", "interrupted"]
+    assert toys.calls == []
+    assert executor.run(prompt, ["2"]).status == "success"
 
 
 def test_an_interrupt_while_nothing_runs_is_void(run, plain):

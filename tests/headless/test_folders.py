@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from uniworld.nodes.headless import folders
 from uniworld.nodes.headless.folders import Folders, check_relative, expand_tokens, resolve_inside
 
 
@@ -102,3 +104,16 @@ def test_counters_go_on_from_the_highest_there(place):
         (made.folder / name).touch()
     assert made.next_counter() == 42
     assert isinstance(made.folder, Path)
+
+
+def test_folders_in_use_are_those_of_one_piece_of_work(tmp_path):
+    common, mine = folders.current(), Folders.under(tmp_path)
+    with ThreadPoolExecutor(1) as other, folders.use(mine):
+        assert folders.current() is mine
+        with folders.use(Folders()):
+            assert folders.current() is not mine
+        assert folders.current() is mine
+        assert other.submit(folders.current).result() is common
+    with pytest.raises(KeyError), folders.use(mine):
+        raise KeyError
+    assert folders.current() is common
