@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..command_line import DONE
 from ..uniworld_core.errors import UniWorldError
+from ..uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
 from .cli_command import Bars, Command
 
 DTYPES = ("float32", "bfloat16")
@@ -24,8 +25,10 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--siglip", metavar="DIR", help="its SigLIP folder, in the same way")
     parser.add_argument("--count", type=int, default=40, metavar="N", help="tasks of each kind (40)")
     parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks (all)")
-    parser.add_argument("--steps", type=int, default=28, metavar="N", help="sampling steps (28)")
-    parser.add_argument("--guidance", type=float, default=3.5, metavar="X", help="FLUX's embedded guidance (3.5)")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"sampling steps ({STEPS})")
+    parser.add_argument(
+        "--guidance", type=float, default=GUIDANCE, metavar="X", help=f"FLUX's embedded guidance ({GUIDANCE})"
+    )
     parser.add_argument("--batch", type=int, default=20, metavar="N", help="tasks done at once (20)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the tasks and the paintings (0)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="the numbers' type (float32)")

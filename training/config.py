@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ..uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from ..uniworld_core.editing.masks import METHODS, WEIGHT_FUNCTIONS
 from ..uniworld_core.errors import UniWorldError
+from ..uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
 from ..uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, RATIO_SETS
 from .trainable import PARTS
 
@@ -226,8 +228,8 @@ class ValidationSettings:
     """The validation sheet: what is painted, in how many steps, and how large (`size`, pixels a side)."""
 
     prompts: tuple[ValidationPrompt, ...] = ()
-    steps: int = 28
-    guidance: float = 3.5
+    steps: int = STEPS
+    guidance: float = GUIDANCE
     seed: int = 0
     size: int = 512
 
@@ -235,8 +237,8 @@ class ValidationSettings:
         _at_least("validation.steps", self.steps, 1)
         _at_least("validation.guidance", self.guidance, 0)
         _between("validation.seed", self.seed, 0, 2**64 - 1)
-        fits = self.size >= 16 and self.size % 16 == 0
-        _check("validation.size", self.size, fits, "a multiple of 16")
+        fits = self.size >= FLUX_LATENTS.unit and self.size % FLUX_LATENTS.unit == 0
+        _check("validation.size", self.size, fits, f"a multiple of {FLUX_LATENTS.unit}")
 
 
 @dataclass(frozen=True)

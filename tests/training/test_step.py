@@ -14,6 +14,7 @@ from uniworld.training.encode import Encoder, EncodeSettings
 from uniworld.training.step import StepSettings, Trainee
 from uniworld.training.trainable import PARTS, set_trainable
 from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.errors import UniWorldError
 
 
 class _Picture:
@@ -223,7 +224,7 @@ def test_bad_samples_are_named_in_their_place_and_the_others_encoded(own_model: 
     speck.putpixel((3, 3), tuple(255 - value for value in base.getpixel((3, 3))))  # type: ignore[arg-type,union-attr]
     samples = [
         sample("Paint it.", [base], picture(2), key="good#0"),
-        sample("Paint it.", [base], ValueError("cat.png is cut short"), key="broken#1"),
+        sample("Paint it.", [base], UniWorldError("cat.png is cut short"), key="broken#1"),
         sample("Change a speck.", [base], speck, key="speck#2"),
         sample(" ", [base], picture(2), key="mute#3"),
         sample("long " * 5000, [base], picture(2), key="long#4"),

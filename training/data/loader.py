@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...uniworld_core.editing.masks import LATENT_FACTOR
+from ...uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, Size
 from ..batch import BadSample, Encoded
@@ -156,7 +156,7 @@ def _of_size(item: Encoded | BadSample, size: Size) -> Encoded | BadSample:
     """The sample, if it is as large as its batch: a picture may have been changed after the sizes were read."""
     if isinstance(item, BadSample):
         return item
-    height, width = (side * LATENT_FACTOR for side in item.latent.shape[-2:])
+    height, width = (side * FLUX_LATENTS.factor for side in item.latent.shape[-2:])
     if (height, width) == (size.height, size.width):
         return item
     reason = (

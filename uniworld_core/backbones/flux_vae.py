@@ -107,8 +107,8 @@ class VAE(nn.Module):
         return z.float()
 
 
-# Bytes that decoding or encoding takes for one pixel of a picture: the widest layers (128 channels, float32), in and out.
-PIXEL_BYTES = 128 * 4 * 4
+# Bytes that the VAE's widest layers take for one pixel of a picture: four times 128 channels in float32.
+PIXEL_BYTES = 4 * 128 * 4
 
 # FLUX.1-dev's own (`sample_size` in its vae/config.json), for a folder whose configuration leaves it out.
 NATIVE_SIDE = 1024
