@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...uniworld_core.errors import UniWorldError
 from ..declare import Input, Inputs, Node, Output, by_id
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...uniworld_core.prompts.conversation import Conversation
+    from ...uniworld_core.prompts.reference import References
+    from .wires import EncoderWire
 
 # The optional input of every node that reads an instruction; always the last one, as saved workflows need.
 CONVERSATION = Input.wire(
@@ -22,11 +29,11 @@ CONVERSATION_SO_FAR = Output(
 )
 
 
-def with_prompt(conversation: Any, prompt: str, references: Any) -> Any:
-    """The conversation so far (None for none) with the user's prompt and its references as the last turn."""
+def with_prompt(conversation: Conversation | None, prompt: str, references: References | None) -> Conversation:
+    """The conversation so far with the user's prompt and its references as the last turn."""
     from ...uniworld_core import Conversation, Turn
 
-    return (conversation or Conversation()).then(Turn("user", prompt, references))
+    return (conversation or Conversation()).then(Turn("user", prompt, references or ()))
 
 
 class ChatTurn(Node):
@@ -95,11 +102,11 @@ class ChatTurn(Node):
         self,
         role: str,
         text: str,
-        image: Any = None,
-        siglip: Any = None,
-        references: Any = None,
-        conversation: Any = None,
-    ) -> tuple[Any]:
+        image: Tensor | None = None,
+        siglip: EncoderWire | None = None,
+        references: References | None = None,
+        conversation: Conversation | None = None,
+    ) -> tuple[Conversation]:
         from ...uniworld_core import Conversation, Turn
         from ...uniworld_core.prompts.reference import make_references
 

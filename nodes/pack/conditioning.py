@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...uniworld_core.errors import UniWorldError
 from ..declare import Input, Inputs, Node, Output, by_id
 from .chat import CONVERSATION, CONVERSATION_SO_FAR, with_prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...uniworld_core.prompts.conversation import Conversation
+    from ...uniworld_core.prompts.reference import References
+    from .wires import ClipVisionOutput, Conditioning, EncoderWire, ReaderWire, TextWire
 
 # The wire and the widget that Understand and Route have too.
 VLM = Input.wire("vlm", "UNIWORLD_VLM", "The VLM from Load UniWorld.")
@@ -58,8 +65,13 @@ class Reference(Node):
         )
 
     def execute(
-        self, image: Any, siglip: Any = None, references: Any = None, mask: Any = None, clip_vision_output: Any = None
-    ) -> tuple[list[Any]]:
+        self,
+        image: Tensor,
+        siglip: EncoderWire | None = None,
+        references: References | None = None,
+        mask: Tensor | None = None,
+        clip_vision_output: ClipVisionOutput | None = None,
+    ) -> tuple[References]:
         from ...uniworld_core.images.pictures import on_white
         from ...uniworld_core.prompts.reference import make_references, native_references
 
@@ -71,7 +83,7 @@ class Reference(Node):
         return ([*(references or []), *new],)
 
 
-def hidden_states(clip_vision_output: Any) -> Any:
+def hidden_states(clip_vision_output: ClipVisionOutput) -> Tensor:
     """The features (B, tokens, width) of a CLIP_VISION_OUTPUT. Raises UniWorldError if it carries none."""
     try:
         return clip_vision_output["last_hidden_state"]
@@ -150,14 +162,14 @@ class Condition(Node):
 
     def execute(
         self,
-        vlm: Any,
+        vlm: ReaderWire,
         prompt: str,
-        references: Any = None,
-        text: Any = None,
+        references: References | None = None,
+        text: TextWire | None = None,
         t5_length: int | None = None,
         guidance: float | None = None,
-        conversation: Any = None,
-    ) -> tuple[list[Any], Any]:
+        conversation: Conversation | None = None,
+    ) -> tuple[Conditioning, Conversation]:
         from ...uniworld_core.backbones.flux_text import T5_LENGTH
         from ...uniworld_core.families.uniworld_v1.condition import encode_conversations, join_t5
         from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE

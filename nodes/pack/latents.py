@@ -6,8 +6,7 @@ one in the other's sampler or decoder would give a broken picture without an err
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 from ...uniworld_core.errors import UniWorldError
 
@@ -15,17 +14,19 @@ if TYPE_CHECKING:
     import torch
 
     from ...uniworld_core.sampling.latents import LatentFormat
+    from .wires import Latent
 
 # ComfyUI's own latent nodes pass keys on that they do not know.
-MARK = "uniworld_format"
+MARK: Final = "uniworld_format"
 
 
-def marked(samples: torch.Tensor, latent_format: LatentFormat, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def marked(samples: torch.Tensor, latent_format: LatentFormat, like: Latent | None = None) -> Latent:
     """Samples of a format as a LATENT, with what else the LATENT they were made from carries."""
-    return {**(like or {}), "samples": samples, MARK: latent_format.name}
+    made: Latent = {"samples": samples, MARK: latent_format.name}
+    return made if like is None else {**like, **made}
 
 
-def samples_of(latent: Mapping[str, Any], latent_format: LatentFormat, node: str) -> torch.Tensor:
+def samples_of(latent: Latent, latent_format: LatentFormat, node: str) -> torch.Tensor:
     """The samples of a LATENT for a node whose model takes a format.
 
     One without a mark, as ComfyUI's own nodes make, is taken for FLUX's if its shape is one that FLUX has.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...uniworld_core.errors import UniWorldError
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
 from .parts import DTYPES, open_parts
+
+if TYPE_CHECKING:
+    from .wires import CoderWire, EncoderWire, PainterWire, ReaderWire, TextWire
 
 # A file by which a folder of each kind is known.
 _MARKS = {"uniworld": "config.json", "diffusers": "vae/config.json", "siglip": "preprocessor_config.json"}
@@ -127,7 +130,9 @@ class LoadUniWorld(Node):
             Input.choice("device", host.current().devices(), "Where the model computes."),
         )
 
-    def execute(self, checkpoint: str, flux: str, siglip: str, dtype: str, device: str) -> tuple[Any, ...]:
+    def execute(
+        self, checkpoint: str, flux: str, siglip: str, dtype: str, device: str
+    ) -> tuple[ReaderWire, EncoderWire, PainterWire, CoderWire, TextWire]:
         parts = open_parts(
             model_folder("uniworld", checkpoint),
             model_folder("diffusers", companion("diffusers", flux, checkpoint)),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..declare import Input, Inputs, Node, Output, by_id
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class EditMask(Node):
@@ -91,14 +94,14 @@ class EditMask(Node):
 
     def execute(
         self,
-        before: Any,
-        after: Any,
+        before: Tensor,
+        after: Tensor,
         method: str,
         threshold: int,
         kernel_size: int,
         min_component: float,
         weight_function: str,
-    ) -> tuple[Any, Any, float]:
+    ) -> tuple[Tensor, Tensor, float]:
         from ...uniworld_core.editing import masks
 
         before = masks.fit_before(before, after)
@@ -141,7 +144,7 @@ class CompositeEdit(Node):
             ),
         )
 
-    def execute(self, before: Any, after: Any, mask: Any, feather: int) -> tuple[Any]:
+    def execute(self, before: Tensor, after: Tensor, mask: Tensor, feather: int) -> tuple[Tensor]:
         from ...uniworld_core.editing import masks
 
         after, mask = masks.fit_edit(before, after, mask)

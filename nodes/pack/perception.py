@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...uniworld_core.errors import UniWorldError
 from ..declare import Input, Inputs, Node, Output, by_id
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _task(tooltip: str) -> Input:
@@ -68,7 +71,7 @@ class Perception(Node):
         except UniWorldError as error:
             return str(error)
 
-    def execute(self, task: str, image: Any, subject: str) -> tuple[str, Any]:
+    def execute(self, task: str, image: Tensor, subject: str) -> tuple[str, Tensor]:
         from ...uniworld_core.perception.tasks import instruction
 
         return instruction(task, subject), image
@@ -116,7 +119,7 @@ class PerceptionHead(Node):
             ),
         )
 
-    def execute(self, task: str, painted: Any, source: Any = None) -> tuple[Any, Any, str, str]:
+    def execute(self, task: str, painted: Tensor, source: Tensor | None = None) -> tuple[Tensor, Tensor, str, str]:
         from ...uniworld_core.perception.tasks import read_map
 
         result = read_map(task, painted, source)

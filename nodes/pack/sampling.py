@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ...uniworld_core.errors import UniWorldError
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
 from .latents import marked, samples_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...uniworld_core.prompts.reference import References
+    from ...uniworld_core.sampling.condition import Condition
+    from ...uniworld_core.sampling.flow import Step
+    from ...uniworld_core.sampling.latents import RGB
+    from .wires import Conditioning, Latent, PainterWire
 
 _DIT = Input.wire("dit", "UNIWORLD_DIT", "The DiT from Load UniWorld.")
 _DENOISE = Input.number(
@@ -88,10 +98,10 @@ class LatentByAspect(Node):
         area_side: int,
         ratios: str,
         batch_size: int,
-        image: Any = None,
-        references: Any = None,
-        dit: Any = None,
-    ) -> tuple[dict[str, Any], int, int]:
+        image: Tensor | None = None,
+        references: References | None = None,
+        dit: PainterWire | None = None,
+    ) -> tuple[Latent, int, int]:
         import torch
 
         from ...uniworld_core.backbones.flux_latents import FLUX_LATENTS
@@ -125,7 +135,7 @@ class Scheduler(Node):
     def inputs(cls) -> Inputs:
         return _DIT, Input.wire("latent", "LATENT", "A latent of the size to paint."), _steps(), _DENOISE
 
-    def execute(self, dit: Any, latent: dict[str, Any], steps: int, denoise: float) -> tuple[Any]:
+    def execute(self, dit: PainterWire, latent: Latent, steps: int, denoise: float) -> tuple[Tensor]:
         from ...uniworld_core.sampling.flow import schedule
 
         samples = samples_of(latent, dit.latent_format, self.DISPLAY_NAME)
@@ -169,15 +179,15 @@ class Sampler(Node):
 
     def execute(
         self,
-        dit: Any,
-        conditioning: list[Any],
-        latent: dict[str, Any],
+        dit: PainterWire,
+        conditioning: Conditioning,
+        latent: Latent,
         seed: int,
         steps: int,
         guidance: float,
         denoise: float,
-        sigmas: Any = None,
-    ) -> tuple[dict[str, Any]]:
+        sigmas: Tensor | None = None,
+    ) -> tuple[Latent]:
         from ...uniworld_core.sampling.sampler import paint
 
         condition, latents = to_condition(conditioning), dit.latent_format
@@ -215,21 +225,21 @@ def warn_of_size(native_side: int, height: int, width: int) -> None:
         )
 
 
-def step_report(total: int, rgb: Any) -> Any:
+def step_report(total: int, rgb: RGB) -> Callable[[Step], None]:
     """A callback that shows each step with a preview, and stops the run when the user asks to."""
     from ...uniworld_core.sampling.latents import preview
 
     here = host.current()
     progress = here.progress(total)
 
-    def report(step: Any) -> None:
+    def report(step: Step) -> None:
         here.check_interrupt()
         progress.update(step.index + 1, preview(step.denoised[0], rgb))
 
     return report
 
 
-def to_condition(conditioning: list[Any]) -> Any:
+def to_condition(conditioning: Conditioning) -> Condition:
     """A CONDITIONING of one entry as the core's condition. Raises UniWorldError for several entries or no pooled prompt."""
     from ...uniworld_core import Condition
 
@@ -244,7 +254,7 @@ def to_condition(conditioning: list[Any]) -> Any:
     return Condition(tokens, extra["pooled_output"])
 
 
-def kept_cells(noise_mask: Any, batch: int, h: int, w: int) -> Any:
+def kept_cells(noise_mask: Tensor | None, batch: int, h: int, w: int) -> Tensor | None:
     """(B, 1, h, w), 1 where a LATENT's noise mask (1 = paint) keeps the latent; None without a mask.
 
     Fewer masks than pictures are repeated, as ComfyUI's own samplers do.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
 from .conditioning import PROMPT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...uniworld_core.prompts.reference import References
 
 
 class ReadText(Node):
@@ -49,7 +54,9 @@ class ReadText(Node):
             Input.wire("image", "IMAGE", "Pictures to read in place of references, or after them.", optional=True),
         )
 
-    def execute(self, prompt: str, min_confidence: float, references: Any = None, image: Any = None) -> tuple[str, str]:
+    def execute(
+        self, prompt: str, min_confidence: float, references: References | None = None, image: Tensor | None = None
+    ) -> tuple[str, str]:
         from ...uniworld_core.images.pictures import to_rgb
         from ...uniworld_core.perception.ocr import describe_text, read_text
 

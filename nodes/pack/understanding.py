@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
 from .chat import CONVERSATION, CONVERSATION_SO_FAR, with_prompt
 from .conditioning import PROMPT, VLM, prompt_problem
+
+if TYPE_CHECKING:
+    from ...uniworld_core.prompts.conversation import Conversation
+    from ...uniworld_core.prompts.reference import References
+    from .wires import ReaderWire
 
 _REFERENCES = Input.wire(
     "references", "UNIWORLD_REFERENCE", "The pictures that the question speaks of, in order.", optional=True
@@ -58,14 +63,14 @@ class Understand(Node):
 
     def execute(
         self,
-        vlm: Any,
+        vlm: ReaderWire,
         prompt: str,
         max_new_tokens: int,
         temperature: float,
         seed: int,
-        references: Any = None,
-        conversation: Any = None,
-    ) -> tuple[str, Any]:
+        references: References | None = None,
+        conversation: Conversation | None = None,
+    ) -> tuple[str, Conversation]:
         asked = with_prompt(conversation, prompt, references)
         vlm.warn_of_unknown(asked)
         here, progress = host.current(), host.current().progress(max_new_tokens)
@@ -119,8 +124,12 @@ class Route(Node):
         return prompt_problem(prompt)
 
     def execute(
-        self, vlm: Any, prompt: str, references: Any = None, conversation: Any = None
-    ) -> tuple[bool, float, Any, Any]:
+        self,
+        vlm: ReaderWire,
+        prompt: str,
+        references: References | None = None,
+        conversation: Conversation | None = None,
+    ) -> tuple[bool, float, object, object]:
         from ...uniworld_core.families.uniworld_v1.routing import route
 
         asked = with_prompt(conversation, prompt, references)

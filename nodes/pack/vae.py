@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..declare import Input, Inputs, Node, Output, by_id
 from .latents import marked, samples_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .wires import CoderWire, Latent
 
 _VAE = Input.wire("vae", "UNIWORLD_VAE", "The VAE from Load UniWorld.")
 
@@ -24,7 +29,7 @@ class VAEDecode(Node):
     def inputs(cls) -> Inputs:
         return _VAE, Input.wire("latent", "LATENT", "From UniWorld Sampler, or any FLUX latent.")
 
-    def execute(self, vae: Any, latent: dict[str, Any]) -> tuple[Any]:
+    def execute(self, vae: CoderWire, latent: Latent) -> tuple[Tensor]:
         samples = samples_of(latent, vae.latent_format, self.DISPLAY_NAME)
         pixels = samples.shape[0] * samples.shape[-2] * samples.shape[-1] * vae.latent_format.factor**2
         return (vae.on_device(working_memory=pixels * vae.pixel_bytes).decode(samples).cpu(),)
@@ -44,7 +49,7 @@ class VAEEncode(Node):
     def inputs(cls) -> Inputs:
         return _VAE, Input.wire("image", "IMAGE", "Pictures whose sides are multiples of 16; scale others first.")
 
-    def execute(self, vae: Any, image: Any) -> tuple[dict[str, Any]]:
+    def execute(self, vae: CoderWire, image: Tensor) -> tuple[Latent]:
         pixels = image.shape[0] * image.shape[1] * image.shape[2]
         z = vae.on_device(working_memory=pixels * vae.pixel_bytes).encode(image).cpu()
         return (marked(z, vae.latent_format),)

@@ -1,0 +1,132 @@
+"""What travels on the wires, as Python's types; `declare.WireType` has ComfyUI's names of them.
+
+What the nodes ask of a part of a model is a protocol, so that parts of other families can be wired as well. IMAGE, MASK
+and SIGMAS are plain tensors, and UNIWORLD_REFERENCE and UNIWORLD_CONVERSATION the core's `References` and `Conversation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+    from ...uniworld_core.families.uniworld_v1.understanding import Understanding
+    from ...uniworld_core.prompts.conversation import Conversation
+    from ...uniworld_core.prompts.reference import PictureEncoder
+    from ...uniworld_core.sampling.flow import Shift
+    from ...uniworld_core.sampling.latents import LatentFormat
+    from ...uniworld_core.sampling.painter import Painter
+
+LoadedPart = TypeVar("LoadedPart", covariant=True)
+
+
+class _Samples(TypedDict):
+    samples: torch.Tensor
+
+
+class Latent(_Samples, total=False):
+    """LATENT, with ComfyUI's keys and our mark; other nodes may add more.
+
+    Keys:
+        samples: (B, C, h, w), or (B, C, 1, h, w).
+        noise_mask: (B, H, W), 1 where it is to be painted.
+        uniworld_format: the name of a `LatentFormat`.
+    """
+
+    noise_mask: torch.Tensor
+    uniworld_format: str
+
+
+# ComfyUI's: lists of tokens (B, L, D) and a dict with "pooled_output" (B, P) and "guidance".
+Conditioning: TypeAlias = "list[list[Any]]"
+
+# ComfyUI's: it can be read like a mapping.
+ClipVisionOutput: TypeAlias = "Mapping[str, torch.Tensor]"
+
+
+class Wired(Protocol[LoadedPart]):
+    """A part of a model that is loaded when it is first used."""
+
+    def on_device(self, working_memory: int = 0) -> LoadedPart:
+        """The part on its compute device, with so many bytes to be free beside it."""
+
+
+class PainterWire(Protocol):
+    """UNIWORLD_DIT.
+
+    Attributes:
+        native_side: side in pixels of the square pictures that the model was made for.
+        latent_format: of the latents that it paints.
+        shift: of its noise levels.
+        token_bytes: memory that one token, of text or of a latent, takes while it computes.
+    """
+
+    native_side: int
+    latent_format: LatentFormat
+    shift: Shift
+    token_bytes: int
+
+    def on_device(self, working_memory: int = 0) -> Painter:
+        """As `Wired`."""
+
+
+class LatentCoder(Protocol):
+    """What turns pictures (B, H, W, 3) in 0..1 into latents and back."""
+
+    def decode(self, z: torch.Tensor, /) -> torch.Tensor: ...
+
+    def encode(self, image: torch.Tensor, /) -> torch.Tensor: ...
+
+
+class CoderWire(Wired[LatentCoder], Protocol):
+    """UNIWORLD_VAE.
+
+    Attributes:
+        latent_format: of the latents that it makes.
+        pixel_bytes: memory that one pixel of a picture takes while it computes.
+    """
+
+    latent_format: LatentFormat
+    pixel_bytes: int
+
+
+EncoderWire: TypeAlias = "Wired[PictureEncoder]"  # UNIWORLD_SIGLIP
+
+
+class TextPooler(Protocol):
+    """What sums prompts up, as CLIP."""
+
+    def pool(self, prompts: Sequence[str]) -> torch.Tensor:
+        """One vector a prompt: (B, P)."""
+
+
+class TextEncoder(Protocol):
+    """What makes tokens of prompts, as T5."""
+
+    def tokens(self, prompts: Sequence[str], length: int) -> torch.Tensor:
+        """Tokens (B, length, D)."""
+
+
+class TextWire(Protocol):
+    """UNIWORLD_TEXT."""
+
+    @property
+    def clip(self) -> Wired[TextPooler]: ...
+
+    @property
+    def t5(self) -> Wired[TextEncoder]: ...
+
+
+class ReaderWire(Protocol):
+    """UNIWORLD_VLM."""
+
+    def on_device(self) -> Understanding:
+        """What reads conversations, on its compute device."""
+
+    def warn_of_unknown(self, conversation: Conversation) -> None:
+        """Warn the user of words and pictures in a conversation that the model knows nothing of."""
+
+    def pooled_empty(self) -> torch.Tensor:
+        """The pooled empty prompt (1, P), which stands for the prompt where T5 is off."""
