@@ -48,12 +48,12 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config_from_dict(raw, str(file))
 
 
-def config_from_dict(raw: Mapping[str, Any], source: str = "the configuration") -> Config:
+def config_from_dict(raw: Mapping[str, object], source: str = "the configuration") -> Config:
     """A configuration from tables, as TOML has them. Raises UniWorldError naming an unknown key or a wrong value."""
     return _read(Config, raw, "", source)
 
 
-def parse_toml(text: str, source: str) -> dict[str, Any]:
+def parse_toml(text: str, source: str) -> dict[str, object]:
     """TOML as tables. Raises UniWorldError naming the source and the line of what is not TOML."""
     if sys.version_info >= (3, 11):
         import tomllib
@@ -78,7 +78,7 @@ def to_toml(config: Config) -> str:
     return "\n".join(lines)
 
 
-def _toml_value(value: Any) -> str:
+def _toml_value(value: object) -> str:
     if is_dataclass(value):
         return "{ " + ", ".join(f"{key.name} = {_toml_value(getattr(value, key.name))}" for key in fields(value)) + " }"
     if isinstance(value, tuple):
@@ -89,7 +89,7 @@ def _toml_value(value: Any) -> str:
     return json.dumps(value)
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def _apply(raw: dict[str, object], override: str) -> None:
     """Put one `section.key=value` into the tables."""
     name, equals, text = override.partition("=")
     section, dot, key = name.strip().partition(".")
@@ -106,7 +106,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         table[key] = value
 
 
-def _override_value(text: str, kind: Any) -> Any:
+def _override_value(text: str, kind: object) -> object:
     if kind is str and not text.startswith(('"', "'")):
         return text
     try:
@@ -124,7 +124,7 @@ def _check_key(kind: type, key: str, prefix: str, source: str) -> None:
     raise UniWorldError(f"{source} has the unknown key {prefix}{key}: {hint}")
 
 
-def _read(kind: type[T], raw: Any, prefix: str, source: str) -> T:
+def _read(kind: type[T], raw: object, prefix: str, source: str) -> T:
     """An object of dataclass `kind` from a table."""
     if not isinstance(raw, Mapping):
         raise UniWorldError(f"{prefix.rstrip('.')} in {source} is {raw!r}; it must be a table of keys and values.")
@@ -139,7 +139,7 @@ def _read(kind: type[T], raw: Any, prefix: str, source: str) -> T:
         raise UniWorldError(f"{prefix.rstrip('.')} in {source} lacks a key: {error}.") from error
 
 
-def _convert(value: Any, kind: Any, name: str, source: str) -> Any:
+def _convert(value: object, kind: Any, name: str, source: str) -> object:
     """A TOML value as the type of its field; whole numbers serve as numbers, and one value as a list of one."""
     if is_dataclass(kind):
         return _read(kind, value, f"{name}.", source)  # type: ignore[arg-type]
@@ -152,7 +152,7 @@ def _convert(value: Any, kind: Any, name: str, source: str) -> Any:
     return value
 
 
-def _convert_tuple(value: Any, kinds: tuple[Any, ...], name: str, source: str) -> tuple[Any, ...]:
+def _convert_tuple(value: object, kinds: tuple[object, ...], name: str, source: str) -> tuple[object, ...]:
     items = value if isinstance(value, list) else [value]
     if kinds[-1] is Ellipsis:
         return tuple(_convert(item, kinds[0], name, source) for item in items)

@@ -42,7 +42,7 @@ _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 REDUX_NAMES = Names((("redux_up.", "siglip_projector.0."), ("redux_down.", "siglip_projector.2.")))
 
 # What the published configuration carries besides its parts' own (UniWorld-V1's config.json).
-_PUBLISHED: dict[str, Any] = {
+_PUBLISHED: dict[str, object] = {
     "architectures": ["UnivaQwen2p5VLForConditionalGeneration"],
     "image_token_length": None,
     "model_type": MODEL_TYPE,
@@ -116,7 +116,7 @@ def convert(
         check_checkpoint(folder)
 
 
-def start_config(qwen: Path, flux: Path) -> dict[str, Any]:
+def start_config(qwen: Path, flux: Path) -> dict[str, object]:
     """The `config.json` of UniWorld-V1 for these two base models.
 
     Raises:
@@ -161,11 +161,11 @@ def _read_config(qwen: Path) -> dict[str, Any]:
     return raw
 
 
-def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _without_nulls(raw: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in raw.items() if value is not None}
 
 
-def _rope(flat: Mapping[str, Any]) -> dict[str, Any]:
+def _rope(flat: Mapping[str, Any]) -> dict[str, object]:
     """Rotary settings under their published names; transformers 5 keeps them together in `rope_parameters`."""
     scaling = dict(flat.get("rope_parameters") or flat.get("rope_scaling") or {})
     theta = scaling.pop("rope_theta", None) or flat.get("rope_theta")
@@ -175,7 +175,7 @@ def _rope(flat: Mapping[str, Any]) -> dict[str, Any]:
     return {"rope_scaling": scaling} | ({} if theta is None else {"rope_theta": theta})
 
 
-def _denoiser_config(flux: Path) -> dict[str, Any]:
+def _denoiser_config(flux: Path) -> dict[str, object]:
     config = read_json(flux / "transformer" / "config.json")
     if config.get("_class_name", "FluxTransformer2DModel") != "FluxTransformer2DModel":
         kind = shown(config["_class_name"]).strip("'")

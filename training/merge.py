@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,7 +122,7 @@ def _check_alike(first: Shards, other: Shards) -> None:
             raise UniWorldError(f"{_CONFIG} sets {name} to {values}: {alike}")
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(settings: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """(dotted name, value) of all settings that tell what a model computes."""
     for name, value in settings.items():
         if isinstance(value, dict):

@@ -96,7 +96,7 @@ class Reporter:
         for sample in bad:
             self._write(SKIPPED, {"step": step, "key": sample.key, "reason": sample.reason})
 
-    def _write(self, name: str, values: dict[str, Any]) -> None:
+    def _write(self, name: str, values: dict[str, object]) -> None:
         try:
             self._outputs[name].write(json.dumps(values) + "\n")
             self._outputs[name].flush()
@@ -158,13 +158,13 @@ def _close(board: Any) -> None:
         thread.join(timeout=1)
 
 
-def _hear(hook: Callable[[Any], Any], fault: Any) -> None:
+def _hear(hook: Callable[[Any], object], fault: Any) -> None:
     # The next step meets a full disk as well, and tells of it without a traceback.
     if not (isinstance(fault.exc_value, OSError) and _is_boards(fault.thread)):
         hook(fault)
 
 
-def _is_boards(thread: Any) -> bool:
+def _is_boards(thread: object) -> bool:
     return type(thread).__module__.startswith("tensorboard.")
 
 

@@ -59,7 +59,7 @@ class Muon(Optimizer):
         super().__init__([group for part in self.parts for group in part.param_groups], {})
         self._share()
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
         """One step of both. Raises TypeError if a closure is given."""
         if closure is not None:
             raise TypeError("Muon takes no closure.")
@@ -67,7 +67,7 @@ class Muon(Optimizer):
             with _InFloat32() if _is_slow(part) else contextlib.nullcontext():
                 part.step()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         super().load_state_dict(state_dict)
         self._share()
 
@@ -81,7 +81,7 @@ class Muon(Optimizer):
 class _InFloat32(TorchFunctionMode):
     """Makes copies in float32 where bfloat16 ones are asked for: PyTorch's Muon has no setting for its iteration's dtype."""
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, function: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         if function is Tensor.bfloat16:
             return args[0].to(torch.float32, copy=True)
         return function(*args, **(kwargs or {}))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import ProcessGroup
 
 from ..uniworld_core.errors import RunFailed, UniWorldError
 
@@ -38,7 +39,7 @@ class World:
     size: int
     device: torch.device
     engine: str
-    files: Any = None
+    files: ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..uniworld_core.errors import UniWorldError
 from .data.files import write_whole
@@ -64,7 +64,7 @@ def read_curves(run: Path) -> Curves:
     file = run / METRICS_FILE
     if not file.is_file():
         raise UniWorldError(f"{run} has no {METRICS_FILE}: give the folder of a run that has made a step.")
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[int, dict[str, object]] = {}
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
@@ -138,5 +138,5 @@ def _draw(axes: Axes, steps: Sequence[int], values: Sequence[float], noisy: bool
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) else math.nan

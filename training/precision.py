@@ -31,7 +31,7 @@ def autocast(device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
 class _Plain(TorchFunctionMode):
     """Computes `scaled_dot_product_attention` from matrix products and a softmax, and `rms_norm` in one type."""
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, function: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         kwargs = kwargs or {}
         if function is functional.scaled_dot_product_attention:
             return attend(*args, **kwargs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from ..uniworld_core.backbones.qwen_files import processor_settings
 from ..uniworld_core.loading.settings import read_json
@@ -73,10 +72,10 @@ def _splits_as_qwen(file: Path) -> bool:
     return isinstance(parts, list) and any(_pattern(part) == QWEN_PATTERN for part in parts)
 
 
-def _pattern(part: Any) -> Any:
+def _pattern(part: object) -> object:
     pattern = part.get("pattern") if isinstance(part, dict) else None
     return pattern.get("Regex") if isinstance(pattern, dict) else None
 
 
-def _write(file: Path, content: dict[str, Any]) -> None:
+def _write(file: Path, content: dict[str, object]) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

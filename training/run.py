@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ..uniworld_core.errors import UniWorldError
 from .config import Config
@@ -19,7 +18,7 @@ __all__ = ["TrainingResult", "export_run", "fill_cache", "train"]
 
 
 def fill_cache(
-    config: Config, progress: Callable[[int, int, dict[str, Any]], None] | None = None, batch: int = 8
+    config: Config, progress: Callable[[int, int, dict[str, object]], None] | None = None, batch: int = 8
 ) -> Cache:
     """Run the frozen parts over the samples that `data.cache` lacks; under torchrun every process takes its share.
 

@@ -22,15 +22,15 @@ class Arguments:
         absent: names of the inputs whose source has not run; their value is None.
     """
 
-    values: dict[str, list[Any]] = field(default_factory=dict)
+    values: dict[str, list[object]] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
 
 
 def collect_arguments(
     inputs: Mapping[str, Any],
     schema: NodeSchema,
-    hidden: Mapping[str, Any],
-    output_of: Callable[[str, list[Any]], list[Any] | None] = lambda _name, _link: None,
+    hidden: Mapping[str, object],
+    output_of: Callable[[str, list[object]], list[object] | None] = lambda _name, _link: None,
 ) -> Arguments:
     """The arguments of a node with these inputs.
 
@@ -55,7 +55,7 @@ def collect_arguments(
     return found
 
 
-def arguments_before_run(inputs: Mapping[str, Any], schema: NodeSchema, node_id: str) -> dict[str, list[Any]]:
+def arguments_before_run(inputs: Mapping[str, object], schema: NodeSchema, node_id: str) -> dict[str, list[object]]:
     """What IS_CHANGED and VALIDATE_INPUTS see, which are called before anything runs: a linked input is None."""
-    hidden: dict[str, Any] = {PROMPT: {}, DYNPROMPT: None, PNGINFO: None, UNIQUE_ID: node_id}
+    hidden: dict[str, object] = {PROMPT: {}, DYNPROMPT: None, PNGINFO: None, UNIQUE_ID: node_id}
     return collect_arguments(inputs, schema, hidden).values

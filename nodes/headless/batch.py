@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import deque
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Protocol, TextIO
 
 from ...command_line import DONE as ALL_DONE
 from ...command_line import FAILED as NOT_ALL_DONE
@@ -71,7 +71,7 @@ class LocalPool:
         if attempt is None:
             return []
 
-        def on_event(name: str, data: dict[str, Any]) -> None:
+        def on_event(name: str, data: dict[str, object]) -> None:
             if name == "progress":
                 never_failing(self._report.progress)(attempt.row.id, data)
 
@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: P
     if arguments.workers == 0:
         raise UniWorldError("--workers is 0; at least one is needed.")
     workflow = read_workflow(find_workflow(arguments.workflow), registry)
-    identity: Any = workflow.prompt
+    identity: object = workflow.prompt
     if arguments.seed is not None:
         if workflow.choices is not None and workflow.choices.places:
             workflow.choices.seed = arguments.seed

@@ -112,7 +112,7 @@ class RayPool:
         except ImportError as error:
             raise UniWorldError(NOT_INSTALLED) from error
         self._ray, self._setup, self._pictures = ray, setup, pictures
-        self._by_ref: dict[Any, _Hand] = {}
+        self._by_ref: dict[object, _Hand] = {}
         self._idle: list[_Hand] = []
         self._ended: list[tuple[Attempt, Outcome]] = []
         self._failed_starts = 0
@@ -142,7 +142,7 @@ class RayPool:
                 "if the cluster asks for its token."
             ) from error
 
-    def _share(self, workers: int | None) -> tuple[int, dict[str, Any]]:
+    def _share(self, workers: int | None) -> tuple[int, dict[str, object]]:
         """The number of workers, and what each one asks of the cluster."""
         total = self._ray.cluster_resources()
         gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 1))

@@ -25,7 +25,7 @@ class BatchReport:
     def started(self, attempt: Attempt) -> None:
         self._bar.set_postfix_str(attempt.row.id)
 
-    def progress(self, row_id: str, data: dict[str, Any]) -> None:
+    def progress(self, row_id: str, data: dict[str, object]) -> None:
         self._bar.set_postfix_str(f"{row_id} {data['value']}/{data['max']}")
 
     def ended(self, record: dict[str, Any]) -> None:
@@ -59,10 +59,10 @@ class JsonBatchReport:
     def started(self, attempt: Attempt) -> None:
         self._report.line("started", id=attempt.row.id, attempt=attempt.number)
 
-    def progress(self, row_id: str, data: dict[str, Any]) -> None:
+    def progress(self, row_id: str, data: dict[str, object]) -> None:
         self._report.line("progress", id=row_id, node=data["node"], value=data["value"], max=data["max"])
 
-    def ended(self, record: dict[str, Any]) -> None:
+    def ended(self, record: dict[str, object]) -> None:
         self._report.line("row", **record)
 
     def close(self) -> None:

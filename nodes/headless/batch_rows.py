@@ -10,7 +10,6 @@ import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
 from . import folders
@@ -116,7 +115,7 @@ def _parse_row(line: bytes, number: int) -> BatchRow:
     return BatchRow(row_id, number, values, images)
 
 
-def _read(text: str) -> Any:
+def _read(text: str) -> object:
     try:
         return loads(text, parse_constant=_no_constant, object_pairs_hook=_no_doubles)
     except json.JSONDecodeError as error:
@@ -125,11 +124,11 @@ def _read(text: str) -> Any:
         raise UniWorldError(f"it {error}") from error
 
 
-def _no_constant(word: str) -> Any:
+def _no_constant(word: str) -> object:
     raise UniWorldError(f"holds {word}, which is no JSON.")
 
 
-def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -218,6 +217,6 @@ def hash_rows(rows: list[BatchRow]) -> str:
     return hash_json([{"id": row.id, "set": row.set, "image": row.image} for row in rows])
 
 
-def hash_json(value: Any) -> str:
+def hash_json(value: object) -> str:
     """A hash of what the JSON means, whatever its spaces and the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
 from .arguments import arguments_before_run
@@ -15,7 +14,7 @@ from .expansion import DynamicPrompt
 from .schema import NodeSchema, argument_names, is_link
 
 NodeKey = tuple[str, str]  # id and class
-Shown = tuple[str, dict[str, list[Any]]]  # the node at which the editor shows something, and what
+Shown = tuple[str, dict[str, list[object]]]  # the node at which the editor shows something, and what
 _never = count()
 
 
@@ -29,8 +28,8 @@ class NodeResult:
         added: by id, what the nodes that it added show.
     """
 
-    outputs: list[list[Any]]
-    ui: dict[str, list[Any]]
+    outputs: list[list[object]]
+    ui: dict[str, list[object]]
     added: dict[str, Shown] = field(default_factory=dict)
 
 
@@ -45,7 +44,7 @@ class ResultCache:
 
     limit: int = 0
     results: dict[str, NodeResult] = field(default_factory=dict)
-    instances: dict[NodeKey, Any] = field(default_factory=dict)
+    instances: dict[NodeKey, object] = field(default_factory=dict)
     added: dict[NodeKey, dict[NodeKey, str]] = field(default_factory=dict)
 
     def keep_only(self, nodes: dict[NodeKey, str]) -> None:
@@ -122,7 +121,7 @@ class Signatures:
                 parts.append(f"{name}={_canonical(value)}")
         return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
 
-    async def _is_changed(self, node_id: str) -> Any:
+    async def _is_changed(self, node_id: str) -> object:
         node = self._graph.get_node(node_id)
         node_class, schema = self._classes[node["class_type"]], self._schemas[node["class_type"]]
         if not hasattr(node_class, "IS_CHANGED"):
@@ -137,7 +136,7 @@ class Signatures:
             return float("nan")
 
 
-def _canonical(value: Any) -> str:
+def _canonical(value: object) -> str:
     """A text that is equal for equal values, and new each time for what cannot be compared (NaN, objects)."""
     if isinstance(value, float) and value != value:
         return f"never {next(_never)}"

@@ -16,7 +16,7 @@ from .foreign import is_blocker, set_graph_prefix
 T = TypeVar("T")
 
 
-def run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_to_end(coroutine: Coroutine[object, object, T]) -> T:
     """Run a coroutine from a thread that may or may not have an event loop (a notebook's does)."""
     try:
         asyncio.get_running_loop()
@@ -27,14 +27,14 @@ def run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def call_over_lists(
-    function: Callable[..., Any],
-    values: Mapping[str, list[Any]],
+    function: Callable[..., object],
+    values: Mapping[str, list[object]],
     input_is_list: bool,
     *,
     node_id: str = "",
     before: Callable[[], None] = lambda: None,
     on_blocked: Callable[[ExecutionBlocker], ExecutionBlocker] = lambda blocker: blocker,
-) -> list[Any]:
+) -> list[object]:
     """Call `function` once for each index of the longest list, shorter lists repeating their last item.
 
     Args:
@@ -46,8 +46,8 @@ async def call_over_lists(
     Returns:
         What the calls returned. The coroutines among them have run, concurrently; the first error ends the others.
     """
-    results: list[Any] = []
-    tasks: dict[int, asyncio.Task[tuple[Any, BaseException | None]]] = {}
+    results: list[object] = []
+    tasks: dict[int, asyncio.Task[tuple[object, BaseException | None]]] = {}
     try:
         for index, inputs in enumerate(_arguments(values, input_is_list)):
             before()
@@ -69,7 +69,7 @@ async def call_over_lists(
     return [tasks[index].result()[0] if index in tasks else result for index, result in enumerate(results)]
 
 
-def _arguments(values: Mapping[str, list[Any]], input_is_list: bool) -> list[dict[str, Any]]:
+def _arguments(values: Mapping[str, list[object]], input_is_list: bool) -> list[dict[str, object]]:
     if input_is_list:
         return [dict(values)]
     calls = max((len(items) for items in values.values()), default=1)
@@ -86,7 +86,7 @@ def _blocker_in(inputs: Mapping[str, Any], input_is_list: bool) -> ExecutionBloc
     return None
 
 
-async def _settled(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+async def _settled(awaitable: Awaitable[object]) -> tuple[object, BaseException | None]:
     try:
         return await awaitable, None
     except (Exception, SystemExit) as error:  # SystemExit would leave the task and end the event loop

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ...streams import progress_bar
 from .chat_history import USER, History, SavedTurn
 from .chat_session import Reply
 from .report import JsonRunReport
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class ChatText:
@@ -30,7 +33,7 @@ class ChatText:
         self.close()
         self._label = "painting" if paint else "answering"
 
-    def progress(self, value: int, total: int, _preview: Any) -> None:
+    def progress(self, value: int, total: int, _preview: Image.Image | None) -> None:
         if self._bar is None:
             self._bar = progress_bar(
                 total=total, desc=self._label, file=sys.stderr, dynamic_ncols=True, leave=False, disable=None
@@ -76,7 +79,7 @@ class ChatJson:
     def route(self, paint: bool, probability: float | None) -> None:
         self._line("route", paint=paint, probability=probability)
 
-    def progress(self, value: int, total: int, _preview: Any) -> None:
+    def progress(self, value: int, total: int, _preview: Image.Image | None) -> None:
         self._line("progress", value=value, max=total)
 
     def warning(self, text: str) -> None:
@@ -96,7 +99,7 @@ class ChatJson:
         pass
 
 
-def turns_data(history: History) -> list[dict[str, Any]]:
+def turns_data(history: History) -> list[dict[str, object]]:
     """The turns as JSON, pictures as paths."""
     return [
         {"role": turn.role, "text": turn.text, "images": [str(history.picture(name)) for name in turn.pictures]}

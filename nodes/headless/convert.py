@@ -42,7 +42,7 @@ class OutputSlot:
 class Value:
     """The value that a subgraph's node keeps for an input without a wire."""
 
-    value: Any
+    value: object
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class Opened:
 
 
 def convert(
-    workflow: dict[str, Any],
+    workflow: dict[str, object],
     infos: Infos,
     replacements: Replacements | None = None,
     choices: PromptChoices | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The API form of a workflow in editor form.
 
     Nodes of unknown classes are kept with their links, for `validate_prompt` to name them.
@@ -132,7 +132,7 @@ def _is_dynamic(node: EditorNode, name: str) -> bool:
     return is_dynamic(widget.kind, widget.options)
 
 
-def _open(workflow: dict[str, Any], infos: Infos) -> Opened:
+def _open(workflow: dict[str, object], infos: Infos) -> Opened:
     root = open_graph(workflow, lambda name: infos(name) is not None)
     scopes = all_scopes(root)
     nodes: dict[int, EditorNodes] = {}
@@ -170,7 +170,7 @@ def _keep(
     }
 
 
-def _api_node(opened: Opened, place: Place) -> tuple[dict[str, Any], set[str]]:
+def _api_node(opened: Opened, place: Place) -> tuple[dict[str, object], set[str]]:
     """A node in API form, and the names of the inputs that have the values of its own widgets."""
     node = place.node
     values = node.widgets.values
@@ -190,7 +190,7 @@ def _api_node(opened: Opened, place: Place) -> tuple[dict[str, Any], set[str]]:
     return {"inputs": inputs, "class_type": node.type, "_meta": meta}, own
 
 
-def _wrap(value: Any, kind: str = "") -> Any:
+def _wrap(value: object, kind: str = "") -> object:
     if kind == "CURVE" and value is not None:
         return {"__type__": "CURVE", "__value__": value}
     return {"__value__": value} if isinstance(value, list) else value
@@ -203,7 +203,7 @@ def source_of(opened: Opened, place: Place, slot: int) -> OutputSlot | Value | N
         UniWorldError: the wires run in a circle of nodes that do nothing.
     """
     here: Place | None = place
-    wanted: Any = None
+    wanted: object = None
     visited: set[tuple[tuple[str, ...], str, int]] = set()
     while here is not None:
         key = (here.scope.path, here.node.id, slot)
@@ -289,7 +289,7 @@ def _variable(node: EditorNode) -> str:
     return saved[0] if isinstance(saved, list) and saved and isinstance(saved[0], str) else ""
 
 
-def _bypass_slot(node: EditorNode, slot: int, wanted: Any) -> int | None:
+def _bypass_slot(node: EditorNode, slot: int, wanted: object) -> int | None:
     """Which input of a bypassed node stands in for its output `slot`, seen from an input of type `wanted`."""
     kinds = [entry.type for entry in node.inputs]
     given = node.outputs[slot] if 0 <= slot < len(node.outputs) else "*"
@@ -298,7 +298,7 @@ def _bypass_slot(node: EditorNode, slot: int, wanted: Any) -> int | None:
     if wanted in ("*", ""):
         return slot if slot < len(kinds) else 0
 
-    def fits(kind: Any) -> bool:
+    def fits(kind: object) -> bool:
         return _connects(kind, given) and _connects(kind, wanted)
 
     if slot < len(kinds) and fits(kinds[slot]):
@@ -308,7 +308,7 @@ def _bypass_slot(node: EditorNode, slot: int, wanted: Any) -> int | None:
     return next((index for index, kind in enumerate(kinds) if fits(kind)), None)
 
 
-def _connects(left: Any, right: Any) -> bool:
+def _connects(left: object, right: object) -> bool:
     """The editor's rule for wires: case does not count, "*" meets anything, commas separate alternatives."""
     lefts, rights = (set(str(kind).lower().split(",")) for kind in (left, right))
     return bool({"*", "", "0"} & (lefts | rights)) or bool(lefts & rights)

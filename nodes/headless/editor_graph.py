@@ -16,6 +16,9 @@ MAX_NODES = 100_000
 # The ids of the two boxes inside a subgraph that stand for its own inputs and outputs.
 SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = "-10", "-20"
 
+# The editor's ids of links are numbers, those of other programs may be texts.
+LinkId = int | str
+
 MUTED, BYPASSED = 2, 4  # a node's `mode`; other values run
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -25,7 +28,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 class Link:
     """A wire: from an output slot to an input slot."""
 
-    id: Any
+    id: LinkId
     origin_id: str
     origin_slot: int
     target_id: str
@@ -42,14 +45,14 @@ class Graph:
         aliases: ids of links that another link into the same input replaces.
     """
 
-    definition: dict[str, Any]
+    definition: dict[str, object]
     name: str
     nodes: dict[str, dict[str, Any]]
-    links: dict[Any, Link]
-    aliases: dict[Any, Any] = field(default_factory=dict)
+    links: dict[LinkId, Link]
+    aliases: dict[LinkId, LinkId] = field(default_factory=dict)
 
-    def link(self, link_id: Any) -> Link | None:
-        seen: set[Any] = set()
+    def link(self, link_id: object) -> Link | None:
+        seen: set[LinkId] = set()
         while isinstance(link_id, (int, str)) and link_id not in seen:
             if link_id in self.links:
                 return self.links[link_id]
@@ -91,21 +94,21 @@ class GraphScope:
         return ":".join((*self.path, node_id))
 
 
-def slots(node: dict[str, Any], side: str) -> list[dict[str, Any]]:
+def slots(node: dict[str, object], side: str) -> list[dict[str, object]]:
     """A node's or definition's `inputs` or `outputs`, whatever else may stand there left out."""
     entries = node.get(side)
     return [entry if isinstance(entry, dict) else {} for entry in entries] if isinstance(entries, list) else []
 
 
-def is_editor_form(workflow: Any) -> bool:
+def is_editor_form(workflow: object) -> bool:
     return isinstance(workflow, dict) and isinstance(workflow.get("nodes"), list)
 
 
-def is_off(node: dict[str, Any]) -> bool:
+def is_off(node: dict[str, object]) -> bool:
     return node.get("mode") in (MUTED, BYPASSED)
 
 
-def open_graph(workflow: dict[str, Any], is_class: Callable[[str], bool] = lambda _: False) -> GraphScope:
+def open_graph(workflow: dict[str, object], is_class: Callable[[str], bool] = lambda _: False) -> GraphScope:
     """Read a workflow in editor form.
 
     Args:
@@ -147,7 +150,7 @@ def open_graph(workflow: dict[str, Any], is_class: Callable[[str], bool] = lambd
     return root
 
 
-def _no_definition(scope: GraphScope, node_id: str, node: dict[str, Any]) -> str:
+def _no_definition(scope: GraphScope, node_id: str, node: dict[str, object]) -> str:
     title = f" '{node['title']}'" if isinstance(node.get("title"), str) and node["title"] else ""
     return (
         f"Node {scope.full_id(node_id)}{title} is a subgraph, but the workflow does not contain its definition "
@@ -163,9 +166,9 @@ def all_scopes(root: GraphScope) -> list[GraphScope]:
     return found
 
 
-def _definitions(workflow: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _definitions(workflow: dict[str, Any]) -> dict[str, dict[str, object]]:
     """The subgraphs by id, each before those that its own definition contains."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, object]] = {}
     pending = [workflow]
     while pending:
         graph = pending.pop()
@@ -178,8 +181,8 @@ def _definitions(workflow: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _graph(definition: dict[str, Any], name: str) -> Graph:
-    nodes: dict[str, dict[str, Any]] = {}
+def _graph(definition: dict[str, object], name: str) -> Graph:
+    nodes: dict[str, dict[str, object]] = {}
     entries = definition.get("nodes")
     again = "Save the workflow again in the editor."
     for position, node in enumerate(entries if isinstance(entries, list) else ()):
@@ -200,15 +203,16 @@ def _graph(definition: dict[str, Any], name: str) -> Graph:
     return Graph(definition, name, nodes, *_one_into_each(links, set(_named_links(nodes))))
 
 
-def _named_links(nodes: dict[str, dict[str, Any]]) -> Iterator[Any]:
+def _named_links(nodes: dict[str, dict[str, object]]) -> Iterator[LinkId]:
     for node in nodes.values():
-        yield from (entry.get("link") for entry in slots(node, "inputs") if isinstance(entry.get("link"), (int, str)))
+        links = (entry.get("link") for entry in slots(node, "inputs"))
+        yield from (link for link in links if isinstance(link, (int, str)))
 
 
-def _one_into_each(links: list[Link], named: set[Any]) -> tuple[dict[Any, Link], dict[Any, Any]]:
+def _one_into_each(links: list[Link], named: set[LinkId]) -> tuple[dict[LinkId, Link], dict[LinkId, LinkId]]:
     """One link for each input, as the editor chooses it: the first, or one that the input itself names."""
     kept: dict[tuple[str, int], Link] = {}
-    aliases: dict[Any, Any] = {}
+    aliases: dict[LinkId, LinkId] = {}
     for link in links:
         place = (link.target_id, link.target_slot)
         first = kept.setdefault(place, link)
@@ -219,13 +223,13 @@ def _one_into_each(links: list[Link], named: set[Any]) -> tuple[dict[Any, Link],
         kept[place] = winner
         if winner.id != loser.id:
             aliases[loser.id] = winner.id
-    by_id: dict[Any, Link] = {}
+    by_id: dict[LinkId, Link] = {}
     for link in kept.values():
         by_id.setdefault(link.id, link)
     return by_id, aliases
 
 
-def _link(entry: Any) -> Link | None:
+def _link(entry: object) -> Link | None:
     """Read a link as schema 0.4 saves it (a list) or as schema 1.0 and subgraphs do (an object)."""
     if isinstance(entry, list):
         parts = entry[:5]

@@ -10,8 +10,8 @@ _ENDS = ("origin_id", "target_id")
 
 
 def with_unique_ids(
-    workflow: dict[str, Any], definitions: dict[str, dict[str, Any]]
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    workflow: dict[str, object], definitions: dict[str, dict[str, object]]
+) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
     """The workflow and its subgraphs by id, in which no two nodes have one id; what is unique already is not copied.
 
     Args:
@@ -28,13 +28,13 @@ def with_unique_ids(
 class _Ids:
     """The ids that are taken, and the highest number that the editor has seen."""
 
-    def __init__(self, workflow: dict[str, Any]) -> None:
+    def __init__(self, workflow: dict[str, object]) -> None:
         self.taken = {str(node["id"]) for node in _nodes(workflow)}
         state = workflow.get("state")
         last = [workflow.get("last_node_id"), state.get("lastNodeId") if isinstance(state, dict) else None]
         self.last = max([0, *(value for value in last if isinstance(value, int))])
 
-    def renumbered(self, definition: dict[str, Any]) -> dict[str, int]:
+    def renumbered(self, definition: dict[str, object]) -> dict[str, int]:
         """The new ids of a subgraph's nodes by their old ones."""
         found: dict[str, int] = {}
         for node in _nodes(definition):
@@ -51,13 +51,13 @@ class _Ids:
         return found
 
 
-def _nodes(graph: dict[str, Any]) -> list[dict[str, Any]]:
+def _nodes(graph: dict[str, object]) -> list[dict[str, object]]:
     entries = graph.get("nodes")
     nodes = entries if isinstance(entries, list) else []
     return [node for node in nodes if isinstance(node, dict) and isinstance(node.get("id"), (int, str))]
 
 
-def _renumbered(definition: dict[str, Any], new_ids: dict[str, int]) -> dict[str, Any]:
+def _renumbered(definition: dict[str, Any], new_ids: dict[str, int]) -> dict[str, object]:
     if not new_ids:
         return definition
     nodes = [
@@ -69,7 +69,7 @@ def _renumbered(definition: dict[str, Any], new_ids: dict[str, int]) -> dict[str
     return {**definition, "nodes": nodes, "links": links}
 
 
-def _link(entry: Any, new_ids: dict[str, int]) -> Any:
+def _link(entry: object, new_ids: dict[str, int]) -> object:
     if isinstance(entry, dict):
         return {**entry, **{key: new_ids.get(str(entry[key]), entry[key]) for key in _ENDS if key in entry}}
     if isinstance(entry, list) and len(entry) >= 5:
@@ -79,7 +79,7 @@ def _link(entry: Any, new_ids: dict[str, int]) -> Any:
     return entry
 
 
-def _patched(graph: dict[str, Any], new_ids: dict[str, dict[str, int]]) -> dict[str, Any]:
+def _patched(graph: dict[str, object], new_ids: dict[str, dict[str, int]]) -> dict[str, object]:
     """The graph with the new ids in the `proxyWidgets` of the nodes that open renumbered subgraphs."""
     entries = graph.get("nodes")
     if not isinstance(entries, list):
@@ -87,7 +87,7 @@ def _patched(graph: dict[str, Any], new_ids: dict[str, dict[str, int]]) -> dict[
     return {**graph, "nodes": [_with_new_proxies(node, new_ids) for node in entries]}
 
 
-def parsed_property(value: Any) -> Any:
+def parsed_property(value: object) -> Any:
     """A node's property that holds a list, which may be saved as the list's JSON text; a text that is no JSON as it is."""
     if not isinstance(value, str):
         return value
@@ -97,7 +97,7 @@ def parsed_property(value: Any) -> Any:
         return value
 
 
-def _with_new_proxies(node: Any, new_ids: dict[str, dict[str, int]]) -> Any:
+def _with_new_proxies(node: object, new_ids: dict[str, dict[str, int]]) -> object:
     if not isinstance(node, dict) or not isinstance(node.get("type"), str):
         return node
     properties, ids = node.get("properties"), new_ids.get(node["type"])

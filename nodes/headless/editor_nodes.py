@@ -17,7 +17,7 @@ from .saved_values import Values, read_values, shows_pictures
 from .widgets import Spec, Widget, input_specs
 
 # Gives a node class's object_info, None for a class that is not known.
-Infos = Callable[[str], dict[str, Any] | None]
+Infos = Callable[[str], dict[str, object] | None]
 
 NOTES = frozenset({"Note", "MarkdownNote"})
 REROUTE, PRIMITIVE, SET, GET = "Reroute", "PrimitiveNode", "SetNode", "GetNode"
@@ -37,11 +37,11 @@ class EditorInput:
     """
 
     name: str
-    type: Any = "*"
+    type: object = "*"
     widget: str | None = None
     link: Link | None = None
     promoted: Widget | None = None
-    value: Any = None
+    value: object = None
 
 
 @dataclass
@@ -55,10 +55,10 @@ class EditorNode:
 
     id: str
     type: str
-    saved: dict[str, Any]
-    info: dict[str, Any] | None = None
+    saved: dict[str, object]
+    info: dict[str, object] | None = None
     inputs: list[EditorInput] = field(default_factory=list)
-    outputs: list[Any] = field(default_factory=list)
+    outputs: list[object] = field(default_factory=list)
     widgets: Values = field(default_factory=Values)
     inner: EditorNodes | None = None
 
@@ -84,7 +84,7 @@ class EditorNode:
         return str((self.info or {}).get("display_name") or self.type)
 
     @property
-    def properties(self) -> dict[str, Any]:
+    def properties(self) -> dict[str, object]:
         found = self.saved.get("properties")
         return found if isinstance(found, dict) else {}
 
@@ -103,7 +103,7 @@ class EditorNodes:
 
     graph: Graph
     by_id: dict[str, EditorNode] = field(default_factory=dict)
-    inputs: list[tuple[str, Any]] = field(default_factory=list)
+    inputs: list[tuple[str, object]] = field(default_factory=list)
     hosts: list[EditorNode] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -123,7 +123,7 @@ class EditorNodes:
         entry.link, self._fed = link, None
 
 
-def _age(wired: tuple[EditorNode, EditorInput]) -> tuple[bool, Any]:
+def _age(wired: tuple[EditorNode, EditorInput]) -> tuple[bool, object]:
     link_id = wired[1].link.id if wired[1].link is not None else 0
     return isinstance(link_id, str), link_id
 

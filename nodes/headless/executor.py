@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any
 
 from ..host import PlainHost
 from .cache import ResultCache
@@ -42,12 +41,12 @@ class Executor:
 
     def run(
         self,
-        prompt: dict[str, Any],
+        prompt: dict[str, object],
         outputs: list[str],
         *,
-        original: dict[str, Any] | None = None,
+        original: dict[str, object] | None = None,
         prompt_id: str = "",
-        extra_pnginfo: dict[str, Any] | None = None,
+        extra_pnginfo: dict[str, object] | None = None,
         salts: Mapping[str, str] | None = None,
         stop: StopRequest | None = None,
         on_event: EventHook = lambda _name, _data: None,

@@ -20,9 +20,9 @@ class DynamicPrompt:
         children: the nodes that each node added.
     """
 
-    def __init__(self, prompt: dict[str, Any], original: dict[str, Any]) -> None:
+    def __init__(self, prompt: dict[str, Any], original: dict[str, object]) -> None:
         self._workflow, self._original = prompt, original
-        self._added: dict[str, dict[str, Any]] = {}
+        self._added: dict[str, dict[str, object]] = {}
         self._parents: dict[str, str] = {}
         self._real: dict[str, str] = {}
         self._shown_as: dict[str, str] = {}
@@ -40,7 +40,7 @@ class DynamicPrompt:
     def all_node_ids(self) -> set[str]:
         return {*self._workflow, *self._added}
 
-    def get_original_prompt(self) -> dict[str, Any]:
+    def get_original_prompt(self) -> dict[str, object]:
         """The workflow as the user gave it."""
         return self._original
 
@@ -64,7 +64,7 @@ class DynamicPrompt:
             node_id = parent
         return found
 
-    def expand(self, parent: str, graph: Any, classes: Container[str]) -> list[str]:
+    def expand(self, parent: str, graph: object, classes: Container[str]) -> list[str]:
         """Add the nodes that the node `parent` returned under "expand", and return their ids.
 
         Raises:
@@ -79,7 +79,7 @@ class DynamicPrompt:
         self.children.setdefault(parent, []).extend(graph)
         return list(graph)
 
-    def _add(self, parent: str, node_id: Any, node: Any, classes: Container[str]) -> None:
+    def _add(self, parent: str, node_id: object, node: object, classes: Container[str]) -> None:
         if not isinstance(node, dict) or not isinstance(node.get("inputs", {}), dict) or not isinstance(node_id, str):
             raise UniWorldError(f"The node added {shown(node_id)}: {shown(node)}, which is no node in API form.")
         if self.has_node(node_id):

@@ -6,14 +6,13 @@ Nothing is imported here; a pack that uses them has done so.
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from ..host import ExecutionBlocker, running_node
 
 _MODULES = ("comfy_execution.graph_utils", "comfy_execution.graph")  # the class moved from one to the other
 
 
-def is_blocker(value: Any) -> bool:
+def is_blocker(value: object) -> bool:
     """Whether a value is an ExecutionBlocker: ours, or the one of ComfyUI's `comfy_execution`."""
     if isinstance(value, ExecutionBlocker):
         return True
@@ -39,7 +38,7 @@ def take_progress() -> None:
         utils.PROGRESS_BAR_HOOK = _progress  # type: ignore[union-attr]
 
 
-def _progress(value: float, total: float, preview: Any = None, **_: Any) -> None:
+def _progress(value: float, total: float, preview: object = None, **_: object) -> None:
     hooks = running_node.get()
     if hooks is not None and hooks.progress is not None:
         # A preview is a format, a Pillow image and a size.

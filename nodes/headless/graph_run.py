@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...uniworld_core.errors import UniWorldError
 from ..host import Interrupted, NodeHooks, PlainHost, running_node
@@ -20,6 +20,9 @@ from .returns import Returns, read_returns
 from .run_events import EventHook, RunEvents
 from .schedule import Schedule
 from .schema import NodeSchema, Schemas
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _POLL_SECONDS = 0.05  # how often an interrupt is looked for while only coroutines run
 
@@ -51,14 +54,14 @@ class GraphRun:
     host: PlainHost
     cache: ResultCache
     graph: DynamicPrompt
-    extra_pnginfo: dict[str, Any] | None
+    extra_pnginfo: dict[str, object] | None
     prompt_id: str
     on_event: EventHook
     salts: Mapping[str, str]
 
     def __post_init__(self) -> None:
         self.results: dict[str, NodeResult] = {}
-        self.inputs: dict[str, dict[str, list[Any]]] = {}  # of the nodes that run
+        self.inputs: dict[str, dict[str, list[object]]] = {}  # of the nodes that run
         self.waiting: dict[str, Returns] = {}  # what the nodes returned that wait for nodes they added
         self.shown_by_added: dict[str, dict[str, Shown]] = defaultdict(dict)  # what nodes show, by who added them
         self.stopping = False
@@ -197,7 +200,7 @@ class GraphRun:
         return read_returns(returns, len(schema.output_types))
 
     def _listen_to(self, node_id: str) -> None:
-        def progress(value: int, total: int, preview: Any) -> None:
+        def progress(value: int, total: int, preview: Image.Image | None) -> None:
             self.events.progress(node_id, value, total, preview)
 
         def warning(text: str) -> None:
@@ -223,7 +226,7 @@ class GraphRun:
         self.schedule.add_outputs(outputs)
         self.schedule.again(node_id, sources)
 
-    def _show(self, node_id: str, ui: dict[str, list[Any]], added: dict[str, Shown] | None = None) -> None:
+    def _show(self, node_id: str, ui: dict[str, list[object]], added: dict[str, Shown] | None = None) -> None:
         """Tell what a node shows, and those that it added; it is kept with the results of those that added it."""
         shown = {node_id: (self.graph.get_display_node_id(node_id), ui), **(added or {})}
         for one, (display_node, its_ui) in shown.items():
@@ -257,7 +260,7 @@ class GraphRun:
         return True
 
     def _arguments(self, node_id: str, schema: NodeSchema) -> Arguments:
-        def output_of(name: str, link: list[Any]) -> list[Any] | None:
+        def output_of(name: str, link: list[Any]) -> list[object] | None:
             return self._output(f"input '{name}'", link) if self._has_result(link[0]) else None
 
         inputs = self.graph.get_node(node_id)["inputs"]
@@ -269,14 +272,14 @@ class GraphRun:
         }
         return collect_arguments(inputs, schema, hidden, output_of)
 
-    def _output(self, user: str, link: list[Any]) -> list[Any]:
+    def _output(self, user: str, link: list[Any]) -> list[object]:
         outputs = self.results[link[0]].outputs
         if link[1] not in range(len(outputs)):
             source = node_label(link[0], self._class_name(link[0]))
             raise UniWorldError(f"{source} gave {len(outputs)} outputs, and {user} is linked to output {link[1]}.")
         return outputs[int(link[1])]
 
-    def _wanted(self, answers: list[Any], arguments: Arguments) -> set[str]:
+    def _wanted(self, answers: list[object], arguments: Arguments) -> set[str]:
         """The lazy inputs that check_lazy_status asks for and that are not there."""
         names = {name for answer in answers if isinstance(answer, list) for name in answer if isinstance(name, str)}
         wanted = {name for name in names if name in arguments.absent or name not in arguments.values}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, TypeVar
 
 from ...uniworld_core.errors import UniWorldError
 from .arguments import arguments_before_run
@@ -13,6 +13,8 @@ from .calls import run_to_end
 from .problems import NodeRef, Problem, shown
 from .schema import InputSpec, NodeSchema, argument_names, is_link, types_match
 from .widgets import EDITOR_WIDGETS
+
+T = TypeVar("T")
 
 # As in ComfyUI, a longer list of options is not repeated in an error.
 _MAX_LISTED_OPTIONS = 20
@@ -28,7 +30,7 @@ def missing_input(node: NodeRef, spec: InputSpec) -> Problem:
 
 def check_link(
     node: NodeRef, spec: InputSpec, value: list[Any], source: tuple[str, NodeSchema] | None
-) -> tuple[Any, Problem | None]:
+) -> tuple[object, Problem | None]:
     """The type a link carries, and what is wrong with the link.
 
     Args:
@@ -59,17 +61,17 @@ def check_link(
     return received, node.problem("return_type_mismatch", message, details, sentence, extra)
 
 
-def _bad_link(node: NodeRef, spec: InputSpec, value: list[Any], reason: str) -> Problem:
+def _bad_link(node: NodeRef, spec: InputSpec, value: list[object], reason: str) -> Problem:
     message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
     sentence = f"the link of input '{spec.name}', {shown(value)}, {reason}"
     return node.problem("bad_linked_input", message, spec.name, sentence, {**_about(spec), "received_value": value})
 
 
-def _about(spec: InputSpec) -> dict[str, Any]:
+def _about(spec: InputSpec) -> dict[str, object]:
     return {"input_name": spec.name, "input_config": spec.config}
 
 
-def check_constant(node: NodeRef, spec: InputSpec, value: Any) -> tuple[Any, Problem | None]:
+def check_constant(node: NodeRef, spec: InputSpec, value: object) -> tuple[object, Problem | None]:
     """The value as the widget's type, and what is wrong with it."""
     if value is None and spec.category == "optional":
         return value, None
@@ -97,7 +99,7 @@ def check_constant(node: NodeRef, spec: InputSpec, value: Any) -> tuple[Any, Pro
 _EXAMPLES = {"INT": "a whole number such as 20", "FLOAT": "a finite number such as 3.5"}
 
 
-def _range_problem(node: NodeRef, spec: InputSpec, value: Any) -> Problem | None:
+def _range_problem(node: NodeRef, spec: InputSpec, value: object) -> Problem | None:
     if not isinstance(value, (int, float)):
         return None
     low, high = spec.options.get("min"), spec.options.get("max")
@@ -137,7 +139,7 @@ def _may_be_custom_widget(spec: InputSpec) -> bool:
     return spec.type_name in EDITOR_WIDGETS or bool({"default", "widgetType", "socketless"} & set(spec.options))
 
 
-def _convert(kind: Any, value: Any) -> Any:
+def _convert(kind: object, value: Any) -> Any:
     """ComfyUI's conversions; on top, numbers must be finite, as NaN passes every range check."""
     if kind == "INT":
         return int(value)
@@ -160,7 +162,7 @@ def _validator_arguments(node: NodeRef) -> tuple[list[str], bool]:
 
 
 def custom_problems(
-    node: NodeRef, inputs: dict[str, Any], schema: NodeSchema, received_types: dict[str, Any]
+    node: NodeRef, inputs: dict[str, object], schema: NodeSchema, received_types: dict[str, object]
 ) -> list[Problem]:
     """What the node's own VALIDATE_INPUTS objects to. It sees constants; a linked input is None."""
     names, takes_all = _validator_arguments(node)
@@ -198,5 +200,5 @@ def custom_problems(
     ]
 
 
-async def _awaited(answer: Awaitable[Any]) -> Any:
+async def _awaited(answer: Awaitable[T]) -> T:
     return await answer

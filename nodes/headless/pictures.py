@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -171,7 +170,7 @@ def to_pil(image: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels.clamp(0, 255).to(torch.uint8).numpy())
 
 
-def png_text(prompt: Any, extra: Mapping[str, Any] | None) -> PngInfo:
+def png_text(prompt: object, extra: Mapping[str, object] | None) -> PngInfo:
     """The text chunks that carry the workflow in a picture: `prompt` in API form, and `workflow` in editor form."""
     chunks = PngInfo()
     if prompt is not None:

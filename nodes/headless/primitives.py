@@ -64,7 +64,7 @@ def _widget(node: EditorNode, entry: EditorInput) -> Widget | None:
     return entry.promoted or node.widgets.widgets.get(entry.widget or "")
 
 
-def _held(node: EditorNode, entry: EditorInput) -> Any:
+def _held(node: EditorNode, entry: EditorInput) -> object:
     return entry.value if entry.promoted is not None else node.widgets.values.get(entry.widget or "")
 
 
@@ -83,7 +83,7 @@ def _through_reroutes(nodes: EditorNodes, node: EditorNode, entry: EditorInput) 
     return node, entry
 
 
-def _own_value(node: EditorNode, targets: list[tuple[EditorNode, EditorInput]]) -> list[Any]:
+def _own_value(node: EditorNode, targets: list[tuple[EditorNode, EditorInput]]) -> list[object]:
     """A primitive's value, if it has one: it gets its widget from the first input that it is wired to."""
     if not targets:
         return []
@@ -106,7 +106,7 @@ def _own_value(node: EditorNode, targets: list[tuple[EditorNode, EditorInput]]) 
     return [widget.taken(value) if widget is not None else value]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -124,7 +124,7 @@ def _within_all(value: float, widgets: list[Widget]) -> float:
     return value
 
 
-def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] | None:
+def _merged(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, Any] | None:
     low = max(_number(one.get("min"), -math.inf), _number(other.get("min"), -math.inf))
     high = min(_number(one.get("max"), math.inf), _number(other.get("max"), math.inf))
     if low > high or any(one.get(key) != other.get(key) for key in (one.keys() | other.keys()) - _FREE - _RANGE):

@@ -20,7 +20,7 @@ def node_label(node_id: str, class_type: str) -> str:
     return f"Node {node_id} ({class_type})" if class_type else f"Node {node_id}"
 
 
-def node_title(node: dict[str, Any]) -> str | None:
+def node_title(node: dict[str, object]) -> str | None:
     """The title the editor left in a node of an API-form workflow."""
     meta = node.get("_meta")
     title = meta.get("title") if isinstance(meta, dict) else None
@@ -52,7 +52,7 @@ def one_of(names: list[str]) -> str:
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
 
 
-def shown(value: Any, limit: int = 80) -> str:
+def shown(value: object, limit: int = 80) -> str:
     """A value as it may stand in a sentence: short, and never a whole file."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -31,7 +31,7 @@ class _Entry:
 
     source: str
     widget: str
-    value: list[Any]
+    value: list[object]
 
 
 def fill_in(nodes: EditorNodes, full_id: Callable[[str], str]) -> None:
@@ -97,7 +97,7 @@ def _promote(inner: EditorNodes, slot: int, entry: EditorInput) -> None:
         return
 
 
-def _saved(host: EditorNode) -> list[Any]:
+def _saved(host: EditorNode) -> list[object]:
     """The values saved by position."""
     saved = host.saved.get("widgets_values")
     if saved is not None and not isinstance(saved, (list, dict)):
@@ -130,7 +130,7 @@ def _check_count(host: EditorNode, count: int, place: tuple[str, str]) -> None:
         )
 
 
-def _listed(host: EditorNode, name: str, fits: Callable[[Any], bool]) -> list[Any]:
+def _listed(host: EditorNode, name: str, fits: Callable[[object], bool]) -> list[Any]:
     """A property that lists whose the values are.
 
     Raises:
@@ -150,14 +150,14 @@ def _listed(host: EditorNode, name: str, fits: Callable[[Any], bool]) -> list[An
     )
 
 
-def _is_aside(record: Any) -> bool:
+def _is_aside(record: object) -> bool:
     return isinstance(record, dict) and _is_entry(record.get("originalEntry"))
 
 
 def _by_position(host: EditorNode) -> None:
     """Value i to the i-th input with a widget; values that an editor has put aside by name come first."""
     promote_inputs(host)
-    aside: dict[str, Any] = {}
+    aside: dict[str, object] = {}
     for record in reversed(_listed(host, "proxyWidgetErrorQuarantine", _is_aside)):
         source, name, *_ = record["originalEntry"]
         if source == OWN and "hostValue" in record:
@@ -182,7 +182,7 @@ def _entries(host: EditorNode) -> list[_Entry]:
     return entries
 
 
-def _is_entry(entry: Any) -> bool:
+def _is_entry(entry: object) -> bool:
     return isinstance(entry, list) and len(entry) in (2, 3) and all(isinstance(part, str) for part in entry)
 
 
@@ -265,7 +265,7 @@ def _new_input(host: EditorNode, node: EditorNode, widget: str) -> EditorInput |
     return _add_input(host, widget, target.type, [(node, target)])
 
 
-def _add_input(host: EditorNode, name: str, kind: Any, targets: list[tuple[EditorNode, EditorInput]]) -> EditorInput:
+def _add_input(host: EditorNode, name: str, kind: object, targets: list[tuple[EditorNode, EditorInput]]) -> EditorInput:
     assert host.inner is not None
     inner = host.inner
     taken = {used for used, _ in inner.inputs}

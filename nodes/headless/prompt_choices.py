@@ -29,7 +29,7 @@ _ESCAPED = re.compile(r"\\([{}|])")
 _MAX_DEPTH = 100
 
 
-def is_dynamic(kind: Any, options: Mapping[str, Any]) -> bool:
+def is_dynamic(kind: object, options: Mapping[str, object]) -> bool:
     """Whether the editor resolves what stands in a widget of this type and these options."""
     return kind == "STRING" and options.get("dynamicPrompts") is True
 

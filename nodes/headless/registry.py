@@ -38,11 +38,11 @@ class Registry:
     def display_name(self, name: str) -> str:
         return self.display_names.get(name, name)
 
-    def info(self, name: str) -> dict[str, Any]:
+    def info(self, name: str) -> dict[str, object]:
         """ComfyUI's object_info entry of one node; KeyError for a name that is not registered."""
         return object_info(name, self.classes[name], self.display_name(name), self.modules.get(name, "nodes"))
 
-    def infos(self) -> dict[str, dict[str, Any]]:
+    def infos(self) -> dict[str, dict[str, object]]:
         return {name: self.info(name) for name in self.classes}
 
     def suggestions(self, name: str) -> list[str]:

@@ -40,7 +40,7 @@ class Named:
 
     name: str | None
     title: str
-    values: dict[str, Any]
+    values: dict[str, object]
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Replacements:
         nodes = [copies[id(node)] for node in self.nodes]
         return Replacements(nodes, {key: copies[id(node)] for key, node in self.by_id.items()}, set(self.prefixes))
 
-    def set(self, full_id: str, name: str, value: Any) -> None:
+    def set(self, full_id: str, name: str, value: object) -> None:
         if full_id in self.by_id:
             self.by_id[full_id].values[name] = value
 
@@ -98,7 +98,7 @@ def _named(node: EditorNode) -> Named:
     return Named(name if isinstance(name, str) else None, node.title, _values(node))
 
 
-def _values(node: EditorNode) -> dict[str, Any]:
+def _values(node: EditorNode) -> dict[str, object]:
     if node.inner is not None:
         return {entry.name: entry.value for entry in node.inputs if entry.promoted is not None}
     if node.virtual and node.type in NOTES:

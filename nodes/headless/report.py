@@ -134,11 +134,11 @@ class JsonRunReport:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def line(self, name: str, **data: Any) -> None:
+    def line(self, name: str, **data: object) -> None:
         self.ended = self.ended or name in LAST_EVENTS
         print(dumps({"event": name, **data}), file=self._out, flush=True)
 
-    def event(self, name: str, data: dict[str, Any]) -> None:
+    def event(self, name: str, data: dict[str, object]) -> None:
         if name in ("preview", "node_finished", "node_paused"):
             return  # not of ComfyUI's events; of a preview, "progress" tells the same in numbers
         if "traceback" in data and not self._debug:

@@ -22,8 +22,8 @@ class Returns:
     """
 
     results: list[tuple[Any, ...]] = field(default_factory=list)
-    graphs: list[dict[str, Any] | None] = field(default_factory=list)
-    ui: dict[str, list[Any]] = field(default_factory=dict)
+    graphs: list[dict[str, object] | None] = field(default_factory=list)
+    ui: dict[str, list[object]] = field(default_factory=dict)
 
     @property
     def links(self) -> list[list[Any]]:
@@ -32,15 +32,15 @@ class Returns:
         return [item for result in added for item in result if is_link(item)]
 
     def outputs(
-        self, is_list: tuple[bool, ...], output_of: Callable[[list[Any]], list[Any]] | None = None
-    ) -> list[list[Any]]:
+        self, is_list: tuple[bool, ...], output_of: Callable[[list[object]], list[object]] | None = None
+    ) -> list[list[object]]:
         """One list of values for each output.
 
         Args:
             is_list: which outputs are lists already.
             output_of: gives all values of the output that a link names, for the results of `links`.
         """
-        columns: list[list[Any]] = [[] for _ in range(min((len(result) for result in self.results), default=0))]
+        columns: list[list[object]] = [[] for _ in range(min((len(result) for result in self.results), default=0))]
         for result, graph in zip(self.results, self.graphs):
             for index, column in enumerate(columns):
                 item = result[index]
@@ -53,7 +53,7 @@ class Returns:
         return columns
 
 
-def read_returns(returns: list[Any], count: int) -> Returns:
+def read_returns(returns: list[object], count: int) -> Returns:
     """Read what the calls of a node with `count` outputs returned.
 
     Raises:
@@ -76,7 +76,7 @@ def read_returns(returns: list[Any], count: int) -> Returns:
     return read
 
 
-def _outputs_of(value: Any, count: int) -> tuple[Any, ...]:
+def _outputs_of(value: object, count: int) -> tuple[object, ...]:
     if is_blocker(value):
         return (value,) * count
     if value is None and count == 0:

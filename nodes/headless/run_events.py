@@ -6,18 +6,21 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...command_line import bug_note, described, is_bug
 from .expansion import DynamicPrompt
 from .problems import node_label
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _BUG = bug_note("that `uniworld run --debug` prints")
 
 # Called with the name and the data of an event. Names and data are those of ComfyUI's socket, and four more: "preview",
 # whose data hold a Pillow image under "image"; "warning", a sentence for the user under "message"; and, as several nodes
 # may run at once, "node_finished" and "node_paused". A paused node waits for others, and then begins again or is finished.
-EventHook = Callable[[str, dict[str, Any]], None]
+EventHook = Callable[[str, dict[str, object]], None]
 
 
 @dataclass
@@ -35,13 +38,13 @@ class RunEvents:
     graph: DynamicPrompt
     prompt_id: str
     hook: EventHook
-    results: Mapping[str, Any]
+    results: Mapping[str, object]
     is_own: Callable[[str], bool]
     executed: list[str] = field(default_factory=list)
-    ui: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    ui: dict[str, dict[str, list[object]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
-    def emit(self, name: str, **data: Any) -> None:
+    def emit(self, name: str, **data: object) -> None:
         self.hook(name, {**data, "prompt_id": self.prompt_id, "timestamp": int(time.time() * 1000)})
 
     def executing(self, node_id: str) -> None:
@@ -53,7 +56,7 @@ class RunEvents:
             real_node=self.graph.get_real_node_id(node_id),
         )
 
-    def progress(self, node_id: str, value: int, total: int, preview: Any) -> None:
+    def progress(self, node_id: str, value: int, total: int, preview: Image.Image | None) -> None:
         self.emit("progress", value=value, max=total, node=node_id)
         if preview is not None:
             self.emit("preview", node=node_id, image=preview)
@@ -63,7 +66,7 @@ class RunEvents:
             self.warnings.append(text)
             self.emit("warning", node=self.graph.get_display_node_id(node_id), message=text)
 
-    def show(self, node_id: str, ui: dict[str, list[Any]], display_node: str) -> None:
+    def show(self, node_id: str, ui: dict[str, list[object]], display_node: str) -> None:
         if ui:
             self.ui[node_id] = ui
             self.emit("executed", node=node_id, display_node=display_node, output=ui)
@@ -78,7 +81,7 @@ class RunEvents:
         class_type = self.graph.get_node(node_id)["class_type"] if node_id else ""
         return {"node_id": node_id, "node_type": class_type, "executed": list(self.executed)}
 
-    def error(self, node_id: str, error: BaseException, inputs: dict[str, list[Any]]) -> dict[str, Any]:
+    def error(self, node_id: str, error: BaseException, inputs: dict[str, list[object]]) -> dict[str, object]:
         """Tell of an exception that a node raised; gives the event's data."""
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
@@ -86,8 +89,8 @@ class RunEvents:
         return self.failure(node_id, text, name, inputs, traceback.format_tb(error.__traceback__))
 
     def failure(
-        self, node_id: str, message: str, kind: str, inputs: dict[str, list[Any]], trace: list[str]
-    ) -> dict[str, Any]:
+        self, node_id: str, message: str, kind: str, inputs: dict[str, list[object]], trace: list[str]
+    ) -> dict[str, object]:
         """Tell of an error; gives the event's data.
 
         Args:
@@ -129,7 +132,7 @@ def _sentence(error: BaseException) -> str:
     return said if len(said) <= _MAX_SENTENCE else said[: _MAX_SENTENCE - 3] + "..."
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A value for an error report: numbers and short texts as they are, anything else by its type, tensors by shape."""
     if value is None or isinstance(value, (bool, int, float)):
         return value

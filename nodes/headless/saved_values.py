@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
 from .widgets import Spec, Widget
@@ -55,7 +54,7 @@ class Values:
     """
 
     widgets: dict[str, Widget] = field(default_factory=dict)
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
     count: int = 0
     strange: int = 0
@@ -63,7 +62,7 @@ class Values:
     doubtful: int = 0
 
 
-def read_values(specs: list[Spec], saved: Any, named: Any = None, previews: bool = False) -> Values:
+def read_values(specs: list[Spec], saved: object, named: object = None, previews: bool = False) -> Values:
     """The widgets of a node with these inputs, and their values.
 
     Args:
@@ -87,12 +86,12 @@ def read_values(specs: list[Spec], saved: Any, named: Any = None, previews: bool
     return _settled(_walk(specs, [], Layout(), by_name))
 
 
-def shows_pictures(info: Mapping[str, Any], specs: list[Spec]) -> bool:
+def shows_pictures(info: Mapping[str, object], specs: list[Spec]) -> bool:
     """Whether a node shows pictures: those that it saves, or the one that was uploaded."""
     return bool(info.get("output_node")) or any(spec.name == "upload" for spec in specs)
 
 
-def _best(specs: list[Spec], saved: list[Any]) -> Values | None:
+def _best(specs: list[Spec], saved: list[object]) -> Values | None:
     """The reading in which the list fits, preferably today's editor's, unless its values contradict it."""
     plain = _walk(specs, saved, Layout())
     # A node without widgets may have been saved with some that the editor added by itself.
@@ -127,7 +126,9 @@ def _may_be_socket(spec: Spec) -> bool:
     return spec.has_widget and spec.optional and bool(spec.options.get("defaultInput"))
 
 
-def _walk(specs: list[Spec], saved: list[Any], layout: Layout, by_name: Mapping[str, Any] | None = None) -> Values:
+def _walk(
+    specs: list[Spec], saved: list[object], layout: Layout, by_name: Mapping[str, object] | None = None
+) -> Values:
     """Go through the widgets and the values together; `count` of what it gives is how many values there should be."""
     found = Values()
     pending = list(reversed(_early_button(specs) if layout.early_button else specs))
@@ -157,7 +158,7 @@ def _dummies(spec: Spec, layout: Layout) -> int:
     return int(layout.any_dummy)
 
 
-def _place(found: Values, widget: Widget, saved: list[Any], takes_place: bool) -> None:
+def _place(found: Values, widget: Widget, saved: list[object], takes_place: bool) -> None:
     found.widgets[widget.name] = widget
     found.values[widget.name] = widget.default
     if not takes_place:
@@ -185,7 +186,7 @@ def _settled(found: Values) -> Values:
     return found
 
 
-def _misfit(specs: list[Spec], saved: list[Any]) -> str:
+def _misfit(specs: list[Spec], saved: list[object]) -> str:
     plain = _walk(specs, saved, Layout())
     names = ", ".join(name for name, widget in plain.widgets.items() if widget.saved)
     counted = "1 value is" if len(saved) == 1 else f"{len(saved)} values are"

@@ -32,7 +32,7 @@ class InputSpec:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def choices(self) -> list[Any] | None:
+    def choices(self) -> list[object] | None:
         """The options of a choice, None for any other input (and for a choice that leaves its options open)."""
         if isinstance(self.type, (list, tuple)):
             return list(self.type)
@@ -61,7 +61,7 @@ class InputSpec:
         return bool(names & WIDGET_TYPES) or ANY_TYPE in names
 
     @property
-    def config(self) -> tuple[Any, dict[str, Any]]:
+    def config(self) -> tuple[object, dict[str, object]]:
         """The pair that ComfyUI puts into error reports as `input_config`."""
         return (self.type, self.options)
 
@@ -78,7 +78,7 @@ class NodeSchema:
 
     inputs: dict[str, InputSpec]
     hidden: dict[str, str]
-    output_types: tuple[Any, ...]
+    output_types: tuple[object, ...]
     output_is_list: tuple[bool, ...]
     input_is_list: bool
     is_output: bool
@@ -138,7 +138,7 @@ class Schemas(dict[str, NodeSchema]):
         return self[name]
 
 
-def _input_types(node_class: type) -> dict[str, dict[str, Any]]:
+def _input_types(node_class: type) -> dict[str, dict[str, object]]:
     try:
         declared = node_class.INPUT_TYPES()  # type: ignore[attr-defined]
     except Exception as error:
@@ -150,19 +150,19 @@ def _input_types(node_class: type) -> dict[str, dict[str, Any]]:
     return declared
 
 
-def _input_spec(node_class: type, name: str, entry: Any, category: str) -> InputSpec:
+def _input_spec(node_class: type, name: str, entry: object, category: str) -> InputSpec:
     if not isinstance(entry, (list, tuple)) or not entry:
         raise UniWorldError(f"{node_class.__name__}: input '{name}' is {entry!r}; it must be a (type, options) tuple.")
     options = entry[1] if len(entry) > 1 and isinstance(entry[1], dict) else {}
     return InputSpec(name, entry[0], category, options)
 
 
-def _hidden_kind(kind: Any) -> str:
+def _hidden_kind(kind: object) -> str:
     # Both spellings are in use: "PROMPT" and ("PROMPT",).
     return str(kind[0]) if isinstance(kind, (list, tuple)) and kind else str(kind)
 
 
-def argument_names(function: Callable[..., Any]) -> tuple[list[str], bool]:
+def argument_names(function: Callable[..., object]) -> tuple[list[str], bool]:
     """Names of the arguments a function takes, a bound first one left out, and whether it takes any others by name."""
     spec = inspect.getfullargspec(function)
     return spec.args[inspect.ismethod(function) :] + spec.kwonlyargs, spec.varkw is not None
@@ -182,7 +182,7 @@ def _receiver(node_class: type) -> str:
     return first.name if first is not None and named else ""
 
 
-def types_match(received: Any, expected: Any) -> bool:
+def types_match(received: object, expected: object) -> bool:
     """Whether an output of type `received` may be linked to an input of type `expected`.
 
     A type may be a `str` subclass whose `!=` is never true: the usual way in which packs spell a wildcard.
@@ -201,7 +201,7 @@ def types_match(received: Any, expected: Any) -> bool:
     return ANY_TYPE in left or ANY_TYPE in right or bool(left & right)
 
 
-def is_link(value: Any) -> bool:
+def is_link(value: object) -> bool:
     """Whether an input's value in API form is a link: `[node id, output slot]`."""
     return (
         isinstance(value, list)
@@ -212,16 +212,18 @@ def is_link(value: Any) -> bool:
     )
 
 
-def unwrap(value: Any) -> Any:
+def unwrap(value: object) -> object:
     """The constant itself: a list is wrapped as `{"__value__": [...]}` so that it is not taken for a link."""
     return value["__value__"] if isinstance(value, dict) and "__value__" in value else value
 
 
-def object_info(name: str, node_class: type, display_name: str | None = None, module: str = "nodes") -> dict[str, Any]:
+def object_info(
+    name: str, node_class: type, display_name: str | None = None, module: str = "nodes"
+) -> dict[str, object]:
     """The description of a node that ComfyUI serves under `/object_info`, as JSON-ready data."""
     declared = _input_types(node_class)
     output_types = tuple(getattr(node_class, "RETURN_TYPES", ()))
-    info: dict[str, Any] = {
+    info: dict[str, object] = {
         "input": {part: {key: _as_json(entry) for key, entry in entries.items()} for part, entries in declared.items()},
         "input_order": {part: list(entries) for part, entries in declared.items()},
         "output": [_as_json(kind) for kind in output_types],
@@ -245,7 +247,7 @@ def object_info(name: str, node_class: type, display_name: str | None = None, mo
     return info
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: object) -> object:
     if isinstance(value, dict):
         return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

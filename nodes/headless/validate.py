@@ -37,7 +37,7 @@ class Validation:
     prompt: dict[str, Any]
     outputs: list[str]
     problems: list[Problem]
-    error: dict[str, Any] | None
+    error: dict[str, object] | None
     node_errors: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
@@ -129,7 +129,7 @@ def _structure_problem(node_id: str, node: Any, registry: Registry) -> Problem |
     return None
 
 
-def _normal_copy(prompt: dict[str, Any]) -> dict[str, Any]:
+def _normal_copy(prompt: dict[str, Any]) -> dict[str, object]:
     # Only what the executor reads; values are shared until one is converted.
     return {
         node_id: {**node, "inputs": {name: copy.copy(value) for name, value in node.get("inputs", {}).items()}}
@@ -151,7 +151,7 @@ def _reachable(check: _PromptCheck, outputs: list[str]) -> list[str]:
 def _node_problems(check: _PromptCheck, node_id: str) -> list[Problem]:
     inputs, schema, node = check.prompt[node_id]["inputs"], check.schema(node_id), check.node(node_id)
     problems: list[Problem] = []
-    received_types: dict[str, Any] = {}
+    received_types: dict[str, object] = {}
     for spec in schema.inputs.values():
         problem: Problem | None = None
         if spec.name not in inputs:
@@ -194,7 +194,7 @@ def _unknown_inputs(check: _PromptCheck, node_id: str) -> list[str]:
     return notes
 
 
-def _link_source(check: _PromptCheck, value: list[Any]) -> tuple[str, NodeSchema] | None:
+def _link_source(check: _PromptCheck, value: list[object]) -> tuple[str, NodeSchema] | None:
     """Class name and schema of the node a link comes from; None if there is no such node."""
     if not is_link(value) or value[0] not in check.prompt:
         return None
@@ -261,7 +261,7 @@ def _result(check: _PromptCheck, outputs: list[str], notes: list[str]) -> Valida
     return Validation(check.prompt, good, everything, error, node_errors, notes)
 
 
-def _refused(kind: str, message: str, problems: list[Problem], prompt: Any) -> Validation:
+def _refused(kind: str, message: str, problems: list[Problem], prompt: object) -> Validation:
     node_errors = {
         problem.node_id: {"errors": [problem.error], "dependent_outputs": [], "class_type": problem.class_type}
         for problem in problems
@@ -276,5 +276,5 @@ def _global_problem(kind: str, sentence: str) -> Problem:
     return Problem("", "", _error_object(kind, sentence, ""), sentence)
 
 
-def _error_object(kind: str, message: str, details: str) -> dict[str, Any]:
+def _error_object(kind: str, message: str, details: str) -> dict[str, object]:
     return {"type": kind, "message": message, "details": details, "extra_info": {}}

@@ -21,19 +21,19 @@ _UPLOAD_OPTIONS = ("image_upload", "video_upload", "animated_image_upload")
 _BOX = {"x": 0, "y": 0, "width": 512, "height": 512}
 
 
-def _video_edit(options: Mapping[str, Any]) -> dict[str, Any]:
+def _video_edit(options: Mapping[str, Any]) -> dict[str, object]:
     parts = {"trim": {"start_time": 0, "duration": 0}, "crop": {"x": 0, "y": 0, "width": 0, "height": 0}}
     return {key: part for key, part in parts.items() if key in options.get("features", parts)}
 
 
-def _nested(options: Mapping[str, Any], key: str) -> Any:
+def _nested(options: Mapping[str, object], key: str) -> object:
     """An option that may also be given in a nested `options`."""
     inner = options.get("options")
     return options.get(key, inner.get(key) if isinstance(inner, Mapping) else None)
 
 
 # The editor's table of widgets: what each type holds where the node declares no default (None: nothing).
-_FIRST_VALUES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+_FIRST_VALUES: dict[str, Callable[[Mapping[str, object]], object]] = {
     "INT": lambda _: 0,
     "FLOAT": lambda _: 0,
     "BOOLEAN": lambda _: False,
@@ -85,14 +85,14 @@ class Widget:
 
     name: str
     kind: str
-    default: Any = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    choices: tuple[Any, ...] | None = None
+    default: object = None
+    options: Mapping[str, object] = field(default_factory=dict)
+    choices: tuple[object, ...] | None = None
     helper: str = ""
     saved: bool = True
     sent: bool = True
 
-    def taken(self, value: Any) -> Any:
+    def taken(self, value: object) -> object:
         """What the widget holds when it is given a saved value: text areas take texts, and choices one of theirs."""
         if self.kind == "MARKDOWN" or (self.kind == "STRING" and self.options.get("multiline")):
             return as_text(value)
@@ -100,7 +100,7 @@ class Widget:
             return self.choices[0]
         return value
 
-    def may_hold(self, value: Any) -> bool:
+    def may_hold(self, value: object) -> bool:
         """Whether a saved value is plausible for this widget; used to choose between layouts."""
         if self.helper == "control":
             return isinstance(value, str) and value in CONTROL_VALUES
@@ -122,7 +122,7 @@ class Widget:
         return True
 
 
-def as_text(value: Any) -> str:
+def as_text(value: object) -> str:
     """A value as JavaScript turns it into text."""
     if value is None:
         return ""
@@ -169,7 +169,7 @@ class Spec:
 
     name: str
     kind: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     widget_kind: str
     optional: bool = False
 
@@ -201,7 +201,7 @@ class Spec:
         found += [Widget(name, "", value, helper=helper, sent=False) for name, helper, value in _helpers(self)]
         return found
 
-    def chosen(self, value: Any) -> list[Spec]:
+    def chosen(self, value: object) -> list[Spec]:
         """The inputs that the option `value` of a dynamic combo brings with it."""
         options = self.options.get("options") if self.widget_kind == DYNAMIC_COMBO else None
         if not isinstance(options, list):
@@ -245,7 +245,7 @@ def input_specs(info: Mapping[str, Any]) -> list[Spec]:
     return [read_spec(name, entries[name], name in optional) for name in dict.fromkeys(names)]
 
 
-def _upload_button(required: Mapping[str, Any]) -> str:
+def _upload_button(required: Mapping[str, object]) -> str:
     for name, entry in required.items():
         spec = read_spec(name, entry)
         if spec.kind == "COMBO" and any(spec.options.get(key) is True for key in _UPLOAD_OPTIONS):
@@ -254,13 +254,13 @@ def _upload_button(required: Mapping[str, Any]) -> str:
     return "AUDIOUPLOAD" if audio and read_spec("audio", audio).options.get("audio_upload") is True else ""
 
 
-def _helpers(spec: Spec) -> list[tuple[str, str, Any]]:
+def _helpers(spec: Spec) -> list[tuple[str, str, object]]:
     """Name, sort and first value of the helpers behind a widget."""
     if spec.widget_kind == "BOUNDING_BOX":
         return [(part, "part", value) for part, value in _BOX.items()]
     if spec.widget_kind == "AUDIO_RECORD":
         return [(f"{spec.name}#1", "part", "")]
-    helpers: list[tuple[str, str, Any]] = []
+    helpers: list[tuple[str, str, object]] = []
     remote = spec.options.get("remote")
     if spec.widget_kind == "COMBO" and isinstance(remote, dict) and not spec.options.get("multi_select"):
         helpers.append(("Auto-refresh after generation", "part", False))
@@ -277,7 +277,7 @@ def _helpers(spec: Spec) -> list[tuple[str, str, Any]]:
     return helpers
 
 
-def _choices(spec: Spec) -> tuple[Any, ...] | None:
+def _choices(spec: Spec) -> tuple[object, ...] | None:
     options = spec.options.get("options")
     if spec.widget_kind not in ("COMBO", DYNAMIC_COMBO) or not isinstance(options, (list, tuple)):
         return None
@@ -286,7 +286,7 @@ def _choices(spec: Spec) -> tuple[Any, ...] | None:
     return tuple(options)
 
 
-def first_value(spec: Spec) -> Any:
+def first_value(spec: Spec) -> object:
     """The value an input's widget has in a new node."""
     if spec.widget_kind in ("COMBO", DYNAMIC_COMBO):
         if spec.options.get("multi_select"):

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.prompts.text import check_prompt
@@ -43,7 +42,7 @@ class Placed:
     number: int
     start: int
     end: int
-    value: Any
+    value: object
 
 
 def scan(data: bytes, name: str) -> Iterator[Placed]:
@@ -97,7 +96,7 @@ def _after_space(text: str, at: int) -> int:
     return match.end()
 
 
-def is_painting(value: Any) -> bool:
+def is_painting(value: object) -> bool:
     """Whether an annotation is to be painted. Questions with answers in words are not; what is no annotation is."""
     turns = value.get("conversations") if isinstance(value, dict) else None
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
@@ -106,7 +105,7 @@ def is_painting(value: Any) -> bool:
     return not answers or any(not isinstance(answer, str) or PAINT_MARK in answer for answer in answers)
 
 
-def read_annotation(value: Any) -> Annotation:
+def read_annotation(value: object) -> Annotation:
     """What an annotation of a painting says.
 
     Raises:
@@ -143,5 +142,5 @@ def read_annotation(value: Any) -> Annotation:
     return Annotation(check_prompt(prompt), tuple(images))
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number or a truth value")

@@ -78,10 +78,10 @@ class Cache:
         for file in sorted((self.folder / "parts").glob("*.safetensors")):
             self._take(file)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_lock")}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _open=OrderedDict(), _lock=Lock())
 
     def __len__(self) -> int:
@@ -132,8 +132,8 @@ class Cache:
         if not items:
             return
         tensors: dict[str, Tensor] = {}
-        records: list[dict[str, Any]] = []
-        bad: list[dict[str, Any]] = []
+        records: list[dict[str, object]] = []
+        bad: list[dict[str, object]] = []
         for index, item in items:
             if isinstance(item, BadSample):
                 bad.append({"index": index, "key": item.key, "reason": item.reason})

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ...uniworld_core.editing.masks import edit_mask, fit_before
 from ...uniworld_core.errors import UniWorldError
@@ -65,7 +64,7 @@ class DataReport:
     problems: tuple[str, ...]
     summary: DataSummary
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Problems and summary as plain JSON values."""
         return {"problems": list(self.problems), "summary": asdict(self.summary)}
 

@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import accumulate, count, pairwise
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -119,7 +118,7 @@ class _Fetched:
     step: int
     epoch: int
     size: Size
-    passes: list[tuple[list[Slot], list[Any]]]
+    passes: list[tuple[list[Slot], list[object]]]
 
 
 def _fetch(reader: Reader, plan: Plan, step: int, rank: int, world: int, micro: int) -> _Fetched:

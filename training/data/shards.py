@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from safetensors import safe_open
@@ -145,7 +145,7 @@ def _suffix(name: str) -> str:
     return suffix if suffix[1:].isalnum() and suffix.isascii() else ".picture"
 
 
-def _json(value: Any) -> bytes:
+def _json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
@@ -163,12 +163,12 @@ def _finished(path: Path) -> Shard:
         return Shard(**json.loads(file.metadata()["shard"]))
 
 
-def _write_index(folder: Path, index: dict[str, Any], shards: list[Shard]) -> None:
+def _write_index(folder: Path, index: dict[str, object], shards: list[Shard]) -> None:
     told = index | {"shards": [asdict(shard) for shard in shards]}
     write_whole(folder / INDEX, json.dumps(told, indent=1).encode())
 
 
-def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_same(folder: Path, found: dict[str, object], wanted: dict[str, object]) -> None:
     for name, told in (("fingerprint", "of another list"), ("per_shard", "cut otherwise")):
         if found[name] != wanted[name]:
             raise UniWorldError(

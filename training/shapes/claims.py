@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1 import painting
@@ -140,7 +139,7 @@ def _told(progress: Progress, done: int, total: int, last: str) -> None:
     progress("variants", done, total, {"last": last})
 
 
-def _silent(*_: Any) -> None:
+def _silent(*_: object) -> None:
     pass
 
 

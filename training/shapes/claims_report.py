@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...uniworld_core.errors import UniWorldError
 from ..data.files import write_whole
@@ -216,8 +216,8 @@ def _row(one: Comparison, decisive: bool) -> tuple[str, ...]:
     return name, one.group, *sides, spread(one.differences, one.measure, True), one.outcome
 
 
-def _claim_numbers(claim: Claim) -> dict[str, Any]:
-    def numbers(one: Comparison, decisive: bool) -> dict[str, Any]:
+def _claim_numbers(claim: Claim) -> dict[str, object]:
+    def numbers(one: Comparison, decisive: bool) -> dict[str, object]:
         sides = {"ours": one.ours, "theirs": one.theirs, "differences": one.differences}
         return {"measure": one.measure.name, "tasks": one.group, **sides, "outcome": one.outcome, "decisive": decisive}
 

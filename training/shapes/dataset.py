@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -84,7 +83,7 @@ def write_dataset(
     if done.is_file():
         return done
     blocks = [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
-    rows: list[list[list[dict[str, Any]]]] = []
+    rows: list[list[list[dict[str, object]]]] = []
     # Writing PNGs leaves Python's lock: threads are as good as processes here, and start at once.
     with ThreadPoolExecutor(_WORKERS) as pool:
         for block in pool.map(lambda numbers: _write_block(folder, settings, numbers), blocks):
@@ -140,13 +139,13 @@ def _claim(folder: Path, settings: _Settings) -> None:
     write_whole(file, _json(wanted))
 
 
-def _write_block(folder: Path, settings: _Settings, numbers: range) -> list[list[dict[str, Any]]]:
+def _write_block(folder: Path, settings: _Settings, numbers: range) -> list[list[dict[str, object]]]:
     """The annotations of a block for each of the files, after its pictures are written; read if they were before."""
     block = numbers.start // BLOCK
     file = folder / _BLOCKS / f"{block:05d}.json"
     if file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))
-    rows: list[list[dict[str, Any]]] = [[] for _ in _FILES]
+    rows: list[list[dict[str, object]]] = [[] for _ in _FILES]
     within = Path(f"{block:05d}")
     try:
         (folder / _PICTURES / within).mkdir(parents=True, exist_ok=True)
@@ -164,7 +163,7 @@ def _write_block(folder: Path, settings: _Settings, numbers: range) -> list[list
     return rows
 
 
-def _annotation(number: int, task: ShapesTask, names: list[str]) -> dict[str, Any]:
+def _annotation(number: int, task: ShapesTask, names: list[str]) -> dict[str, object]:
     marks = IMAGE_MARK * len(task.before)
     answer = PAINT_MARK if task.answer is None else task.answer
     turns = [{"from": "human", "value": f"{marks}{task.prompt}"}, {"from": "gpt", "value": answer}]
@@ -177,5 +176,5 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _json(value: Any) -> bytes:
+def _json(value: object) -> bytes:
     return json.dumps(value, indent=0, ensure_ascii=False).encode()

@@ -57,10 +57,10 @@ def read_recipe(name: str) -> Recipe:
     return to_recipe(tomllib.loads(FILE.read_text(encoding="utf-8"))[name])
 
 
-def to_recipe(raw: Mapping[str, Any]) -> Recipe:
+def to_recipe(raw: Mapping[str, object]) -> Recipe:
     """A recipe out of TOML or JSON."""
     return Recipe(**{field.name: _value(raw[field.name]) for field in fields(Recipe)})
 
 
-def _value(raw: Any) -> Any:
+def _value(raw: object) -> Any:
     return Length(**raw) if isinstance(raw, dict) else raw

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from PIL import Image
 
@@ -71,7 +70,7 @@ class Level:
 class ExamReport:
     """Everything that was examined, and by what settings."""
 
-    settings: dict[str, Any]
+    settings: dict[str, object]
     examined: tuple[Examined, ...]
 
     def of(self, kind: str) -> list[Examined]:

@@ -12,11 +12,14 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
 
 from ..json_text import dumps
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_CLIENTS = 512
 MAX_INCOMING = 64 * 2**10  # clients send feature flags and little else
@@ -37,7 +40,7 @@ class Client:
 
     sid: str
     socket: web.WebSocketResponse
-    features: dict[str, Any] = field(default_factory=dict)
+    features: dict[str, object] = field(default_factory=dict)
     unsent: deque[tuple[str, str | bytes]] = field(default_factory=deque)
     unsent_bytes: int = 0
     progress: Callable[[], None] = lambda: None  # called whenever the socket has taken something
@@ -105,7 +108,7 @@ class Clients:
 
     # --- out ---------------------------------------------------------------------------------------------------------
 
-    def send(self, kind: str, data: dict[str, Any], client: str | None = None) -> None:
+    def send(self, kind: str, data: dict[str, object], client: str | None = None) -> None:
         if self._wanted(client):
             self._later(dumps({"type": kind, "data": data}), client, kind)
 
@@ -115,7 +118,7 @@ class Clients:
             frame = struct.pack(">II", _NODE_TEXT, len(node_id)) + node_id + text.encode()
             self._later(frame, client, "progress_text")
 
-    def send_preview(self, client: str, image: Any, about: dict[str, Any]) -> None:
+    def send_preview(self, client: str, image: Image.Image, about: dict[str, object]) -> None:
         with self._lock:
             found = self._by_sid.get(client)
         if found is None:
@@ -205,7 +208,7 @@ def _sid(wanted: str) -> str:
     return wanted if usable else uuid.uuid4().hex
 
 
-def _jpeg(image: Any) -> bytes:
+def _jpeg(image: Image.Image) -> bytes:
     picture = image.convert("RGB")
     picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
     data = io.BytesIO()

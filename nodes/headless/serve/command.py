@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import webbrowser
-from typing import Any, TextIO
+from typing import TextIO
 
 from ....streams import say
 from ....uniworld_core.errors import UniWorldError
@@ -90,7 +90,7 @@ async def _stop_signal() -> None:
     """Wait for Ctrl-C or SIGTERM. A second one ends the process at once."""
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
 
-    def stop(*_: Any) -> None:
+    def stop(*_: object) -> None:
         if stopped.is_set():
             os._exit(1)
         say("Stopping.")

@@ -101,12 +101,12 @@ def _open_pack(folder: Path) -> Pack:
     return Pack(folder.resolve().name, folder.resolve(), web if inside else None)
 
 
-def _is_from(module: Any, entry: Path) -> bool:
+def _is_from(module: object, entry: Path) -> bool:
     file = getattr(module, "__file__", None)
     return isinstance(file, str) and file.endswith("__init__.py") and Path(file).resolve() == entry
 
 
-def stock_templates() -> list[dict[str, Any]]:
+def stock_templates() -> list[dict[str, object]]:
     """This package's templates in the place of the editor's own, whose cards alone have titles and descriptions."""
     cards = [
         {
@@ -131,11 +131,11 @@ def stock_template_file(name: str) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def translations(packs: list[Pack]) -> dict[str, dict[str, Any]]:
+def translations(packs: list[Pack]) -> dict[str, dict[str, object]]:
     """The packs' texts by language, in the form of ComfyUI's `/i18n`."""
     # The name on the tab of a template that was opened.
     titles = {"templateWorkflows": {"template": {one.name: one.title for one in shipped().values()}}}
-    merged: dict[str, dict[str, Any]] = {"en": {**titles, **_rejected("{nodeName}: {rawDetails}")}}
+    merged: dict[str, dict[str, object]] = {"en": {**titles, **_rejected("{nodeName}: {rawDetails}")}}
     merged["zh"] = _rejected("{nodeName}：{rawDetails}")
     for pack in packs:
         for folder in sorted(path for path in (pack.root / "locales").glob("*") if path.is_dir()):
@@ -149,7 +149,7 @@ def translations(packs: list[Pack]) -> dict[str, dict[str, Any]]:
     return merged
 
 
-def _rejected(text: str) -> dict[str, Any]:
+def _rejected(text: str) -> dict[str, object]:
     """The editor's text for a value that a node's own check rejects: with the reason, which its own text leaves out."""
     return {"errorCatalog": {"validationErrors": {"custom_validation_failed": {"toastMessage": text}}}}
 
@@ -162,7 +162,7 @@ def _read(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, object]:
     result = dict(first)
     for key, value in second.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)

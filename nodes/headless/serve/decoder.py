@@ -47,7 +47,7 @@ def main() -> None:
     sys.stdout.buffer.flush()
 
 
-def _argument(told: dict[str, Any]) -> Any:
+def _argument(told: dict[str, Any]) -> object:
     if "path" in told:
         return Path(told["path"])
     return told["text"] if "text" in told else io.BytesIO(sys.stdin.buffer.read(told["bytes"]))

@@ -15,11 +15,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypeVar
 
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.images.picture_files import Limits, TooMuch, TooSlow, deadline
 from .images import Budget, Encoded
+
+T = TypeVar("T")
 
 THREADS, PROCESSES = 4, 2
 # Most photographs, and not much more than a second of work.
@@ -32,7 +34,7 @@ _threads = ThreadPoolExecutor(THREADS, thread_name_prefix="uniworld-pictures")
 _waiting = ThreadPoolExecutor(PROCESSES, thread_name_prefix="uniworld-decoders")
 
 
-async def in_thread(work: Callable[[], Any]) -> Any:
+async def in_thread(work: Callable[[], T]) -> T:
     """Run a short piece of work on pictures that is no decoding."""
     return await asyncio.get_running_loop().run_in_executor(_threads, work)
 
@@ -111,7 +113,7 @@ class DecoderProcess:
 
 def _request(work: str, arguments: tuple[Path | IO[bytes] | str, ...]) -> bytes:
     """A line of JSON, and after it the content of the files that have no path."""
-    told: list[dict[str, Any]] = []
+    told: list[dict[str, object]] = []
     contents: list[bytes] = []
     for argument in arguments:
         if isinstance(argument, Path):

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -143,7 +143,7 @@ def _small(file: PictureFile) -> Image.Image:
     return upright(picture)
 
 
-def _encoded(picture: Image.Image, kind: str, **options: Any) -> Encoded:
+def _encoded(picture: Image.Image, kind: str, **options: object) -> Encoded:
     data = io.BytesIO()
     picture.save(data, format=kind, **options)
     return data.getvalue(), f"image/{kind.lower()}"

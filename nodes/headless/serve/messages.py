@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...host import WARNING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 # The events that ComfyUI keeps in the history of a prompt.
@@ -21,7 +24,7 @@ class Outlet(Protocol):
     def send_text(self, client: str, node: str, text: str) -> None:
         """Send a text that the editor shows on a node to one client."""
 
-    def send_preview(self, client: str, image: Any, about: dict[str, Any]) -> None:
+    def send_preview(self, client: str, image: Image.Image, about: dict[str, object]) -> None:
         """Send a picture of what a node is making to one client."""
 
 
@@ -40,9 +43,9 @@ class RunMessages:
     outlet: Outlet
     kept: list[list[Any]] = field(default_factory=list)
     node: str | None = None
-    _states: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _places: dict[str, dict[str, Any]] = field(default_factory=dict)  # of nodes that other nodes added
-    _untold: tuple[str, dict[str, Any]] | None = None
+    _states: dict[str, dict[str, object]] = field(default_factory=dict)
+    _places: dict[str, dict[str, object]] = field(default_factory=dict)  # of nodes that other nodes added
+    _untold: tuple[str, dict[str, object]] | None = None
 
     def event(self, name: str, data: dict[str, Any]) -> None:
         self.tell_end()  # a blocked node's error was not the end
@@ -64,7 +67,7 @@ class RunMessages:
         elif name == "node_finished":
             self._finish(data["node"])
 
-    def _whole_run(self, name: str, data: dict[str, Any]) -> None:
+    def _whole_run(self, name: str, data: dict[str, object]) -> None:
         if name != "execution_start" and name != "execution_cached":
             self.node = None
         self.kept.append([name, data])
@@ -96,7 +99,7 @@ class RunMessages:
         self._tell_states()
         self._tell("executing", {"node": node, "display_node": self.node, "prompt_id": self.prompt_id})
 
-    def _new_state(self, node: str, state: str, value: int) -> dict[str, Any]:
+    def _new_state(self, node: str, state: str, value: int) -> dict[str, object]:
         self._states.pop(node, None)  # a node that waited for a lazy input is among the latest again
         self._states[node] = {"value": value, "max": 1, "state": state, **self._about(node)}
         if len(self._states) > _MAX_STATES:
@@ -114,7 +117,7 @@ class RunMessages:
             entry.update(state="finished", value=entry["max"])
             self._tell_states()
 
-    def _about(self, node: str) -> dict[str, Any]:
+    def _about(self, node: str) -> dict[str, object]:
         return {
             "node_id": node,
             "prompt_id": self.prompt_id,
@@ -129,6 +132,6 @@ class RunMessages:
         nodes = {node: dict(state) for node, state in self._states.items()}
         self._tell("progress_state", {"prompt_id": self.prompt_id, "nodes": nodes})
 
-    def _tell(self, name: str, data: dict[str, Any]) -> None:
+    def _tell(self, name: str, data: dict[str, object]) -> None:
         if self.client is not None:
             self.outlet.send(name, data, self.client)

@@ -21,9 +21,9 @@ _ERROR = {
 _EVERYWHERE = {401: "The token is missing.", 403: "Of another site."}
 
 
-def describe(routes: list[HTTPRoute], version: str, with_token: bool) -> dict[str, Any]:
+def describe(routes: list[HTTPRoute], version: str, with_token: bool) -> dict[str, object]:
     """The description of these routes, each under every path it has."""
-    paths: dict[str, dict[str, Any]] = {}
+    paths: dict[str, dict[str, object]] = {}
     for route in routes:
         for path in route.paths:
             plain = re.sub(r"\{(\w+):[^{}]*\}", r"{\1}", path)
@@ -40,10 +40,10 @@ def describe(routes: list[HTTPRoute], version: str, with_token: bool) -> dict[st
     return description
 
 
-def _operation(route: HTTPRoute, path: str) -> dict[str, Any]:
+def _operation(route: HTTPRoute, path: str) -> dict[str, object]:
     named = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _names(path)]
     asked = [{"name": name, "in": "query", "schema": schema} for name, schema in route.query.items()]
-    operation: dict[str, Any] = {"summary": route.summary, "responses": _responses(route)}
+    operation: dict[str, object] = {"summary": route.summary, "responses": _responses(route)}
     if named or asked:
         operation["parameters"] = named + asked
     if route.body is not None:
@@ -56,7 +56,7 @@ def _names(path: str) -> list[str]:
     return re.findall(r"\{(\w+)\}", path)
 
 
-def _responses(route: HTTPRoute) -> dict[str, Any]:
+def _responses(route: HTTPRoute) -> dict[str, object]:
     replies: dict[str, Any] = {}
     for status, text in sorted({**route.statuses, **_EVERYWHERE}.items()):
         replies[str(status)] = {"description": text}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from aiohttp import web
 
 from ....uniworld_core.errors import UniWorldError
@@ -12,11 +10,11 @@ from ..json_text import dumps, loads
 _MAX_DEPTH = 200  # of JSON; what is read at Python's own limit might not be written, or read again, a call further in
 
 
-def reply(data: Any, status: int = 200) -> web.Response:
+def reply(data: object, status: int = 200) -> web.Response:
     return web.Response(text=dumps(data), status=status, content_type="application/json")
 
 
-def refusal(status: int, kind: str, message: str, details: str = "", **more: Any) -> web.Response:
+def refusal(status: int, kind: str, message: str, details: str = "", **more: object) -> web.Response:
     """A refusal in the form of ComfyUI's errors; `more` stands beside the error."""
     return reply({"error": {"type": kind, "message": message, "details": details, "extra_info": {}}, **more}, status)
 
@@ -46,7 +44,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def read_json(request: web.Request, limit: int) -> Any:
+async def read_json(request: web.Request, limit: int) -> object:
     """The body as JSON.
 
     Raises:
@@ -62,7 +60,7 @@ async def read_json(request: web.Request, limit: int) -> Any:
     return data
 
 
-def _deeper_than(limit: int, data: Any) -> bool:
+def _deeper_than(limit: int, data: object) -> bool:
     level = [data]
     for _ in range(limit + 1):
         inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
@@ -72,7 +70,7 @@ def _deeper_than(limit: int, data: Any) -> bool:
     return True
 
 
-async def read_object(request: web.Request, limit: int) -> dict[str, Any]:
+async def read_object(request: web.Request, limit: int) -> dict[str, object]:
     """The body as a JSON object. Raises Refused as `read_json`, and for other JSON."""
     data = await read_json(request, limit)
     if not isinstance(data, dict):
@@ -80,7 +78,7 @@ async def read_object(request: web.Request, limit: int) -> dict[str, Any]:
     return data
 
 
-def read_ids(data: Any, limit: int) -> list[str]:
+def read_ids(data: object, limit: int) -> list[str]:
     """A list of prompt ids from a body. Raises Refused for anything else."""
     if not isinstance(data, list) or not all(isinstance(one, str) for one in data):
         raise Refused(400, "invalid_ids", "Prompt ids must come as a list of texts.")
@@ -115,5 +113,5 @@ def too_large(limit: int) -> Refused:
     return refused
 
 
-def _no_constant(name: str) -> Any:
+def _no_constant(name: str) -> object:
     raise UniWorldError(f"{name} is no JSON")

@@ -8,18 +8,18 @@ from typing import Any
 
 from aiohttp import web
 
-STRING: dict[str, Any] = {"type": "string"}
-INTEGER: dict[str, Any] = {"type": "integer"}
-BOOLEAN: dict[str, Any] = {"type": "boolean"}
-STRINGS: dict[str, Any] = {"type": "array", "items": STRING}
-OBJECT: dict[str, Any] = {"type": "object"}
+STRING: dict[str, object] = {"type": "string"}
+INTEGER: dict[str, object] = {"type": "integer"}
+BOOLEAN: dict[str, object] = {"type": "boolean"}
+STRINGS: dict[str, object] = {"type": "array", "items": STRING}
+OBJECT: dict[str, object] = {"type": "object"}
 
 
-def one_of(*values: str) -> dict[str, Any]:
+def one_of(*values: str) -> dict[str, object]:
     return {"type": "string", "enum": list(values)}
 
 
-def properties(**schemas: dict[str, Any]) -> dict[str, Any]:
+def properties(**schemas: dict[str, object]) -> dict[str, Any]:
     """The schema of an object none of whose named properties is required."""
     return {"type": "object", "properties": schemas}
 
@@ -40,8 +40,8 @@ class HTTPRoute:
     path: str
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     summary: str
-    query: dict[str, dict[str, Any]] = field(default_factory=dict)
-    body: dict[str, Any] | None = None
+    query: dict[str, dict[str, object]] = field(default_factory=dict)
+    body: dict[str, object] | None = None
     body_type: str = "application/json"
     statuses: dict[int, str] = field(default_factory=lambda: {200: "Done."})
     alias: bool = True

@@ -42,7 +42,7 @@ def _inside(base: Path, name: str) -> Path:
 async def get_socket(request: web.Request) -> web.StreamResponse:
     server = server_of(request)
 
-    def first(sid: str) -> list[tuple[str, dict[str, Any]]]:
+    def first(sid: str) -> list[tuple[str, dict[str, object]]]:
         status = {"status": {"exec_info": {"queue_remaining": server.store.remaining}}, "sid": sid}
         messages: list[tuple[str, dict[str, Any]]] = [("status", status)]
         run = server.worker.run
@@ -133,7 +133,7 @@ async def get_blueprint(request: web.Request) -> web.Response:
     return reply(None)
 
 
-def _without_path(entry: dict[str, Any]) -> dict[str, Any]:
+def _without_path(entry: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in entry.items() if key != "path"}
 
 

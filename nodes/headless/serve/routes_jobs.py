@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from typing import Any
 
 from aiohttp import web
 
@@ -19,7 +18,7 @@ _SORTS = {"created_at": "created", "execution_duration": "COALESCE(ended - start
 _MAX_PAGE = 1000
 
 
-def job(row: sqlite3.Row) -> dict[str, Any]:
+def job(row: sqlite3.Row) -> dict[str, object]:
     """A prompt in the form of a list of jobs; what is not known yet is left out."""
     entry = {
         "id": row["id"],

@@ -33,7 +33,7 @@ async def get_users(_: web.Request) -> web.Response:
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-def _read_settings(server: Server) -> dict[str, Any]:
+def _read_settings(server: Server) -> dict[str, object]:
     try:
         data = json.loads((server.user / _SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # the last for a file nested too deep, which json cannot read
@@ -41,7 +41,7 @@ def _read_settings(server: Server) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _told(server: Server) -> dict[str, Any]:
+def _told(server: Server) -> dict[str, object]:
     settings = {**_DEFAULTS, **_read_settings(server)}
     settings.pop(_NEVER_TOLD, None)
     return settings
@@ -68,7 +68,7 @@ async def post_setting(request: web.Request) -> web.Response:
     return web.Response()
 
 
-def _save_settings(server: Server, changes: dict[str, Any]) -> None:
+def _save_settings(server: Server, changes: dict[str, object]) -> None:
     text = json.dumps({**_read_settings(server), **changes}, indent=4)
     if len(text) > server.config.limits.json_bytes:
         raise Refused(413, "too_large", "All settings together are too large.")
@@ -92,7 +92,7 @@ def _existing(request: web.Request) -> Path:
     return path
 
 
-def _info(path: Path, base: Path) -> dict[str, Any]:
+def _info(path: Path, base: Path) -> dict[str, object]:
     about = path.stat()
     name = path.relative_to(base.resolve()).as_posix()
     return {"path": name, "size": about.st_size, "modified": about.st_mtime, "created": about.st_ctime}
@@ -128,12 +128,12 @@ async def list_userdata_v2(request: web.Request) -> web.Response:
     return reply(await asyncio.to_thread(_entries, folder, server.user.resolve()))
 
 
-def _entries(folder: Path, base: Path) -> list[dict[str, Any]]:
+def _entries(folder: Path, base: Path) -> list[dict[str, object]]:
     entries: list[dict[str, Any]] = []
     for path in folder.resolve().rglob("*"):
         if path.is_symlink():
             continue
-        entry: dict[str, Any] = {"name": path.name, "path": path.relative_to(base).as_posix(), "type": "directory"}
+        entry: dict[str, object] = {"name": path.name, "path": path.relative_to(base).as_posix(), "type": "directory"}
         if path.is_file():
             about = path.stat()
             entry.update(type="file", size=about.st_size, modified=about.st_mtime)

@@ -66,7 +66,7 @@ class Terminal:
     def text(self) -> str:
         return "".join(f"{line['t']} - {line['m']}" for line in self.lines()["entries"])
 
-    def event(self, run: Run, name: str, data: dict[str, Any]) -> None:
+    def event(self, run: Run, name: str, data: dict[str, object]) -> None:
         """Move the bars of the run in progress, and log what its nodes warn of."""
         if name == "warning":
             self.say(f"Prompt {run.accepted.id}: warning: {data['message']}")
@@ -94,7 +94,7 @@ def _plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def _labelled(node: dict[str, Any]) -> dict[str, Any]:
+def _labelled(node: dict[str, Any]) -> dict[str, object]:
     label = _plain(node_title(node) or node["class_type"])[:60]
     return {"class_type": label, "_meta": {"title": label}}
 

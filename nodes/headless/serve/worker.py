@@ -73,7 +73,7 @@ class QueueWorker:
         registry: Registry,
         host: PlainHost,
         outlet: Outlet,
-        on_event: Callable[[Run, str, dict[str, Any]], None],
+        on_event: Callable[[Run, str, dict[str, object]], None],
         on_end: Callable[[Run, str, str, float], None],
         on_trouble: Callable[[str], None],
         kept_results: int = 0,
@@ -216,7 +216,7 @@ class QueueWorker:
                     self._wake.wait(_AGAIN)
 
     def _executed(self, run: Run) -> tuple[str, str, Ended]:
-        def on_event(name: str, data: dict[str, Any]) -> None:
+        def on_event(name: str, data: dict[str, object]) -> None:
             # The executor starts with a clean flag, and the wish to stop may have come before that.
             if name == "execution_start" and run.stop is not None:
                 self.host.interrupted.set()
@@ -244,7 +244,7 @@ class QueueWorker:
         return state, sentence, Ended(state, result.ui, run.messages.kept, result.error)
 
     def _invalid(
-        self, run: Run, problems: list[Problem], on_event: Callable[[str, dict[str, Any]], None]
+        self, run: Run, problems: list[Problem], on_event: Callable[[str, dict[str, object]], None]
     ) -> tuple[str, str, Ended]:
         sentence = problems[0].sentence if problems else "Its output nodes are gone."
         data = _error_data(run, sentence, "ValueError", problems[0] if problems else None)
@@ -261,12 +261,12 @@ class QueueWorker:
         gc.collect()
 
 
-def _pnginfo(extra: dict[str, Any]) -> dict[str, Any] | None:
+def _pnginfo(extra: dict[str, object]) -> dict[str, object] | None:
     found = extra.get("extra_pnginfo")
     return found if isinstance(found, dict) else None
 
 
-def _error_data(run: Run, message: str, kind: str, problem: Problem | None = None) -> dict[str, Any]:
+def _error_data(run: Run, message: str, kind: str, problem: Problem | None = None) -> dict[str, object]:
     return {
         "prompt_id": run.accepted.id,
         "node_id": problem.node_id if problem else "",
