@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic
 
 import comfy.model_management as management
 import comfy.model_patcher
@@ -22,7 +22,7 @@ from PIL import Image
 from server import PromptServer
 
 from ..renamed import RENAMED
-from .protocol import MODEL_FOLDERS, WARNING
+from .protocol import MODEL_FOLDERS, WARNING, Module
 
 # Longest side in pixels of a preview sent to the editor (ComfyUI's own samplers send as large ones).
 _PREVIEW_SIDE = 512
@@ -38,7 +38,7 @@ class _Holder(torch.nn.Module):
 
 @dataclass
 class _ComfyProgress:
-    bar: Any
+    bar: comfy.utils.ProgressBar
     total: int
 
     def update(self, value: int, preview: Image.Image | None = None) -> None:
@@ -46,11 +46,11 @@ class _ComfyProgress:
 
 
 @dataclass
-class _ComfyHeld:
-    patcher: Any
-    module: torch.nn.Module
+class _ComfyHeld(Generic[Module]):
+    patcher: comfy.model_patcher.ModelPatcher
+    module: Module
 
-    def on_device(self, working_memory: int = 0) -> torch.nn.Module:
+    def on_device(self, working_memory: int = 0) -> Module:
         management.load_models_gpu([self.patcher], memory_required=working_memory)
         return self.module
 
@@ -95,7 +95,7 @@ class ComfyHost:
     def offload_device(self, device: str) -> torch.device:
         return torch.device("cpu") if device == "cpu" else management.unet_offload_device()
 
-    def hold(self, module: torch.nn.Module, device: str, reload: Callable[[], torch.nn.Module]) -> _ComfyHeld:
+    def hold(self, module: Module, device: str, reload: Callable[[], Module]) -> _ComfyHeld[Module]:
         # `reload` is not needed: ComfyUI moves models to the CPU's memory.
         patcher = comfy.model_patcher.ModelPatcher(
             _Holder(module), load_device=self.load_device(device), offload_device=self.offload_device(device)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...uniworld_core.loading.memory import ModelMemory
-from .protocol import MODEL_FOLDERS, Held, Progress
+from .protocol import MODEL_FOLDERS, Held, Module, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +105,7 @@ class PlainHost:
 
         return ["default", "cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())]]
 
-    def hold(self, module: torch.nn.Module, device: str, reload: Callable[[], torch.nn.Module]) -> Held:
+    def hold(self, module: Module, device: str, reload: Callable[[], Module]) -> Held[Module]:
         return self.memory.hold(module, self.load_device(device), reload)
 
     def load_device(self, device: str) -> torch.device:

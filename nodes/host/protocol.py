@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -25,10 +25,14 @@ class Progress(Protocol):
         """Report that `value` of the total steps are done, with a preview picture if there is one."""
 
 
-class Held(Protocol):
+Module = TypeVar("Module", bound="torch.nn.Module")
+HeldAs = TypeVar("HeldAs", covariant=True)
+
+
+class Held(Protocol[HeldAs]):
     """A module under the host's memory management."""
 
-    def on_device(self, working_memory: int = 0) -> torch.nn.Module:
+    def on_device(self, working_memory: int = 0) -> HeldAs:
         """The module, moved to the compute device now, with so many bytes free beside it if the host can see to that."""
 
 
@@ -47,13 +51,13 @@ class Host(Protocol):
     def warn(self, text: str) -> None:
         """Show the user a sentence about the running node that does not stop it."""
 
-    def block(self) -> Any:
+    def block(self) -> object:
         """An output that silently keeps the nodes behind it from running."""
 
     def devices(self) -> list[str]:
         """Names of devices a model may be put on; the first, "default", is the host's choice, in every host alike."""
 
-    def hold(self, module: torch.nn.Module, device: str, reload: Callable[[], torch.nn.Module]) -> Held:
+    def hold(self, module: Module, device: str, reload: Callable[[], Module]) -> Held[Module]:
         """Take a loaded module under memory management.
 
         Args:

@@ -6,13 +6,16 @@ import threading
 import weakref
 from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
 
-class HeldModule:
+Module = TypeVar("Module", bound="torch.nn.Module")
+
+
+class HeldModule(Generic[Module]):
     """A module that the memory may move out; `on_device` brings it back.
 
     Attributes:
@@ -23,15 +26,15 @@ class HeldModule:
     def __init__(
         self,
         memory: ModelMemory,
-        module: torch.nn.Module,
+        module: Module,
         device: torch.device,
-        reload: Callable[[], torch.nn.Module] | None,
+        reload: Callable[[], Module] | None,
     ) -> None:
         self.device, self.size, self.resident, self.last_use = device, module_bytes(module), False, 0
         self._memory, self._reload = memory, reload
-        self._module: torch.nn.Module | None = module
+        self._module: Module | None = module
 
-    def on_device(self, working_memory: int = 0) -> torch.nn.Module:
+    def on_device(self, working_memory: int = 0) -> Module:
         """The module on its compute device, others moved out as far as it and `working_memory` need."""
         self._memory.admit(self, working_memory)
         if self._module is None:
@@ -65,20 +68,20 @@ class ModelMemory:
     def __init__(self, budget: int | None = None) -> None:
         self.budget = budget
         # A module whose last user has gone, such as the cache of results, is no more ours to count.
-        self._held: weakref.WeakSet[HeldModule] = weakref.WeakSet()
+        self._held: weakref.WeakSet[HeldModule[Any]] = weakref.WeakSet()
         self._lock = threading.RLock()
         self._clock = count(1)
 
     def hold(
-        self, module: torch.nn.Module, device: torch.device, reload: Callable[[], torch.nn.Module] | None = None
-    ) -> HeldModule:
+        self, module: Module, device: torch.device, reload: Callable[[], Module] | None = None
+    ) -> HeldModule[Module]:
         """Take a module under management; `reload` reads it again, so that it may be dropped where it cannot be moved."""
         held = HeldModule(self, module, device, reload)
         with self._lock:
             self._held.add(held)
         return held
 
-    def admit(self, held: HeldModule, working_memory: int) -> None:
+    def admit(self, held: HeldModule[Any], working_memory: int) -> None:
         """Make room for a module that is about to be used."""
         with self._lock:
             held.last_use = next(self._clock)
