@@ -44,6 +44,7 @@ WireType = Literal[
     "INT",
     "FLOAT",
     "BOOLEAN",
+    "*",
     "UNIWORLD_VLM",
     "UNIWORLD_SIGLIP",
     "UNIWORLD_DIT",
@@ -62,7 +63,7 @@ class Output:
 
     name: str
     type: WireType
-    tooltip: str
+    tooltip: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ class Input:
 
     name: str
     type: WireType | tuple[str, ...]
-    tooltip: str
+    tooltip: str = ""
     optional: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def wire(cls, name: str, type: WireType, tooltip: str, *, optional: bool = False) -> Input:
+    def wire(cls, name: str, type: WireType, tooltip: str = "", *, optional: bool = False) -> Input:
         """An input that another node's output must be linked to."""
         return cls(name, type, tooltip, optional)
 
@@ -90,7 +91,7 @@ class Input:
     def integer(
         cls,
         name: str,
-        tooltip: str,
+        tooltip: str = "",
         *,
         default: int,
         min: int,
@@ -114,27 +115,28 @@ class Input:
         return cls(name, "INT", tooltip, False, _number(0, 0, _MAX_SEED) | {"control_after_generate": True})
 
     @classmethod
-    def text(cls, name: str, tooltip: str, *, lines: bool = False, wildcards: bool = False) -> Input:
-        """A text, empty at first.
+    def text(
+        cls, name: str, tooltip: str = "", *, default: str = "", lines: bool = False, wildcards: bool = False
+    ) -> Input:
+        """A text.
 
         Args:
             lines: whether it is written in a field of several lines.
             wildcards: whether the editor replaces `{a|b}` by one of its parts.
         """
-        shown = {"multiline": True} if lines else {}
-        return cls(
-            name, "STRING", tooltip, False, shown | ({"dynamicPrompts": True} if wildcards else {}) | {"default": ""}
-        )
+        shown = ({"multiline": True} if lines else {}) | ({"dynamicPrompts": True} if wildcards else {})
+        return cls(name, "STRING", tooltip, False, shown | {"default": default})
 
     @classmethod
-    def choice(cls, name: str, options: Iterable[str], tooltip: str, *, default: str | None = None) -> Input:
+    def choice(cls, name: str, options: Iterable[str], tooltip: str = "", *, default: str | None = None) -> Input:
         """One of several names; without a `default` the first is chosen."""
         return cls(name, tuple(options), tooltip, False, {} if default is None else {"default": default})
 
-    def v1(self) -> tuple[str | list[str], dict[str, Any]]:
-        """The entry of `INPUT_TYPES`."""
+    def v1(self) -> tuple[Any, ...]:
+        """The entry of `INPUT_TYPES`: the type or the list of options, and the settings if there are any."""
         kind = self.type if isinstance(self.type, str) else list(self.type)
-        return kind, self.options | {"tooltip": self.tooltip}
+        settings = self.options | ({"tooltip": self.tooltip} if self.tooltip else {})
+        return (kind, settings) if settings else (kind,)
 
 
 Inputs = tuple[Input, ...]
@@ -150,6 +152,7 @@ class Node:
     Attributes:
         ID: the name under which workflows know the node. It never changes (`renamed.py`).
         SEARCH_ALIASES: other words by which the editor's search finds it.
+        HIDDEN: arguments that the host gives, by ComfyUI's names of them ("PROMPT", "UNIQUE_ID").
         OUTPUT_NODE: whether the node runs although nothing is linked to it.
     """
 
@@ -159,32 +162,37 @@ class Node:
     DESCRIPTION: ClassVar[str]
     SEARCH_ALIASES: ClassVar[list[str]] = []
     OUTPUTS: ClassVar[tuple[Output, ...]] = ()
+    HIDDEN: ClassVar[dict[str, str]] = {}
     OUTPUT_NODE: ClassVar[bool] = False
 
-    # Derived from OUTPUTS.
-    RETURN_TYPES: ClassVar[tuple[str, ...]] = ()
-    RETURN_NAMES: ClassVar[tuple[str, ...]] = ()
-    OUTPUT_TOOLTIPS: ClassVar[tuple[str, ...]] = ()
+    # Derived from OUTPUTS; a node whose outputs have no tooltips has no OUTPUT_TOOLTIPS.
+    RETURN_TYPES: ClassVar[tuple[str, ...]]
+    RETURN_NAMES: ClassVar[tuple[str, ...]]
+    OUTPUT_TOOLTIPS: ClassVar[tuple[str, ...]]
     FUNCTION: ClassVar[str] = "execute"
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.RETURN_TYPES = tuple(output.type for output in cls.OUTPUTS)
         cls.RETURN_NAMES = tuple(output.name for output in cls.OUTPUTS)
-        cls.OUTPUT_TOOLTIPS = tuple(output.tooltip for output in cls.OUTPUTS)
+        if any(output.tooltip for output in cls.OUTPUTS):
+            cls.OUTPUT_TOOLTIPS = tuple(output.tooltip for output in cls.OUTPUTS)
 
     @classmethod
     def inputs(cls) -> Inputs:
         """The inputs in order, the required ones first."""
-        return ()
+        raise NotImplementedError(f"{cls.__name__} declares no inputs")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, Any]]:
+        """The inputs in ComfyUI's V1 form."""
         inputs = cls.inputs()
-        optional = {one.name: one.v1() for one in inputs if one.optional}
-        return {"required": {one.name: one.v1() for one in inputs if not one.optional}} | (
-            {"optional": optional} if optional else {}
-        )
+        groups: dict[str, dict[str, Any]] = {
+            "required": {one.name: one.v1() for one in inputs if not one.optional},
+            "optional": {one.name: one.v1() for one in inputs if one.optional},
+            "hidden": dict(cls.HIDDEN),
+        }
+        return {group: entries for group, entries in groups.items() if entries or group == "required"}
 
 
 def by_id(*nodes: type[Node]) -> dict[str, type[Node]]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import sha256_file, sweep_parts
 from .. import host
+from ..declare import Input, Inputs, Node, Output
 from . import folders
 from .output_folder import unwritable
 from .pictures import check_picture, load_channel, load_picture, png_text, to_pil, write_png
@@ -22,7 +23,7 @@ _DAY = 24 * 60 * 60.0  # what was written to since may be a picture that another
 RESIZE_METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
 
 
-class _FromFile:
+class _FromFile(Node):
     """What the nodes that load an input picture share: look again when the file's content changes."""
 
     @classmethod
@@ -40,72 +41,74 @@ class _FromFile:
         return True
 
 
+def _picture() -> Input:
+    return Input("image", tuple(folders.current().list_inputs()), options={"image_upload": True})
+
+
 def _warn(text: str) -> None:
     if text:
         host.current().warn(text)
 
 
 class LoadImage(_FromFile):
+    ID = "LoadImage"
+    DISPLAY_NAME = "Load Image"
     CATEGORY = "image"
     DESCRIPTION = "Loads a picture from the input folder."
-    RETURN_TYPES = ("IMAGE", "MASK")
-    OUTPUT_TOOLTIPS = ("The picture; several frames become a batch.", "1 where the picture is transparent.")
-    FUNCTION = "load_image"
+    OUTPUTS = (
+        Output("IMAGE", "IMAGE", "The picture; several frames become a batch."),
+        Output("MASK", "MASK", "1 where the picture is transparent."),
+    )
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"image": (folders.current().list_inputs(), {"image_upload": True})}}
+    def inputs(cls) -> Inputs:
+        return (_picture(),)
 
-    def load_image(self, image: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def execute(self, image: str) -> tuple[torch.Tensor, torch.Tensor]:
         loaded = load_picture(folders.current().find_picture(image), host.current().check_interrupt)
         _warn(loaded.warning)
         return loaded.image, loaded.mask
 
 
 class LoadImageMask(_FromFile):
+    ID = "LoadImageMask"
+    DISPLAY_NAME = "Load Image (as Mask)"
     CATEGORY = "mask"
     DESCRIPTION = "Loads one channel of a picture from the input folder as a mask."
-    RETURN_TYPES = ("MASK",)
-    FUNCTION = "load_image"
     CHANNELS = ["alpha", "red", "green", "blue"]
+    OUTPUTS = (Output("MASK", "MASK"),)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {"image": (folders.current().list_inputs(), {"image_upload": True}), "channel": (cls.CHANNELS,)}
-        }
+    def inputs(cls) -> Inputs:
+        return _picture(), Input.choice("channel", cls.CHANNELS)
 
-    def load_image(self, image: str, channel: str) -> tuple[torch.Tensor]:
+    def execute(self, image: str, channel: str) -> tuple[torch.Tensor]:
         mask, warning = load_channel(folders.current().find_picture(image), channel, host.current().check_interrupt)
         _warn(warning)
         return (mask,)
 
 
-class SaveImage:
+class SaveImage(Node):
+    ID = "SaveImage"
+    DISPLAY_NAME = "Save Image"
     CATEGORY = "image"
     DESCRIPTION = "Saves pictures as PNG files that carry the workflow which made them."
-    RETURN_TYPES = ()
-    FUNCTION = "save_images"
+    HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
     OUTPUT_NODE = True
     KIND, COMPRESS_LEVEL = "output", 4
     suffix = ""
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "images": ("IMAGE", {"tooltip": "The pictures to save."}),
-                "filename_prefix": (
-                    "STRING",
-                    {
-                        "default": "ComfyUI",
-                        "tooltip": "How the file names begin. Tokens such as %date:yyyy-MM-dd%, %width% or "
-                        "%Sampler.seed% are filled in; a slash makes a folder.",
-                    },
-                ),
-            },
-            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
-        }
+    def inputs(cls) -> Inputs:
+        return (
+            Input.wire("images", "IMAGE", "The pictures to save."),
+            Input.text(
+                "filename_prefix",
+                "How the file names begin. Tokens such as %date:yyyy-MM-dd%, %width% or %Sampler.seed% are filled in; a "
+                "slash makes a folder.",
+                default="ComfyUI",
+            ),
+        )
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
@@ -117,7 +120,7 @@ class SaveImage:
             return str(error)
         return True
 
-    def save_images(
+    def execute(
         self,
         images: torch.Tensor,
         filename_prefix: str = "ComfyUI",
@@ -154,6 +157,8 @@ def _widget_value(token: str, prompt: dict[str, Any]) -> str | None:
 
 
 class PreviewImage(SaveImage):
+    ID = "PreviewImage"
+    DISPLAY_NAME = "Preview Image"
     DESCRIPTION = "Shows pictures; they are kept in the temp folder only."
     KIND, COMPRESS_LEVEL = "temp", 1
 
@@ -161,33 +166,28 @@ class PreviewImage(SaveImage):
         self.suffix = "_temp_" + "".join(random.choices(string.ascii_lowercase, k=5))
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {"images": ("IMAGE", {"tooltip": "The pictures to show."})},
-            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
-        }
+    def inputs(cls) -> Inputs:
+        return (Input.wire("images", "IMAGE", "The pictures to show."),)
 
 
-class ImageScale:
+class ImageScale(Node):
+    ID = "ImageScale"
+    DISPLAY_NAME = "Upscale Image"
     CATEGORY = "image/upscaling"
     DESCRIPTION = "Resizes pictures; a width or height of 0 follows from the other and the aspect."
-    RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "upscale"
+    OUTPUTS = (Output("IMAGE", "IMAGE"),)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        side = {"default": 512, "min": 0, "max": MAX_RESOLUTION, "step": 1}
-        return {
-            "required": {
-                "image": ("IMAGE",),
-                "upscale_method": (RESIZE_METHODS,),
-                "width": ("INT", side),
-                "height": ("INT", dict(side)),
-                "crop": (["disabled", "center"],),
-            }
-        }
+    def inputs(cls) -> Inputs:
+        return (
+            Input.wire("image", "IMAGE"),
+            Input.choice("upscale_method", RESIZE_METHODS),
+            Input.integer("width", default=512, min=0, max=MAX_RESOLUTION, step=1),
+            Input.integer("height", default=512, min=0, max=MAX_RESOLUTION, step=1),
+            Input.choice("crop", ("disabled", "center")),
+        )
 
-    def upscale(
+    def execute(
         self, image: torch.Tensor, upscale_method: str, width: int, height: int, crop: str
     ) -> tuple[torch.Tensor]:
         rows, columns = image.shape[1:3]
@@ -198,34 +198,35 @@ class ImageScale:
         return (resize(image, width, height, upscale_method, crop == "center"),)
 
 
-class ImageBatch:
+class ImageBatch(Node):
+    ID = "ImageBatch"
+    DISPLAY_NAME = "Batch Images"
     CATEGORY = "image"
     DESCRIPTION = "Joins two batches of pictures; the second is resized to the first."
-    RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "batch"
+    OUTPUTS = (Output("IMAGE", "IMAGE"),)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"image1": ("IMAGE",), "image2": ("IMAGE",)}}
+    def inputs(cls) -> Inputs:
+        return Input.wire("image1", "IMAGE"), Input.wire("image2", "IMAGE")
 
-    def batch(self, image1: torch.Tensor, image2: torch.Tensor) -> tuple[torch.Tensor]:
+    def execute(self, image1: torch.Tensor, image2: torch.Tensor) -> tuple[torch.Tensor]:
         if image1.shape[1:] != image2.shape[1:]:
             image2 = resize(image2, image1.shape[2], image1.shape[1], "bilinear", center=True)
         return (torch.cat((image1, image2)),)
 
 
-class GetImageSize:
+class GetImageSize(Node):
+    ID = "GetImageSize"
+    DISPLAY_NAME = "Get Image Size"
     CATEGORY = "image"
     DESCRIPTION = "Gives the width, height and number of pictures of a batch."
-    RETURN_TYPES = ("INT", "INT", "INT")
-    RETURN_NAMES = ("width", "height", "batch_size")
-    FUNCTION = "get_size"
+    OUTPUTS = (Output("width", "INT"), Output("height", "INT"), Output("batch_size", "INT"))
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"image": ("IMAGE",)}}
+    def inputs(cls) -> Inputs:
+        return (Input.wire("image", "IMAGE"),)
 
-    def get_size(self, image: torch.Tensor) -> tuple[int, int, int]:
+    def execute(self, image: torch.Tensor) -> tuple[int, int, int]:
         return image.shape[2], image.shape[1], image.shape[0]
 
 

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from ...uniworld_core.errors import UniWorldError
+from ..declare import Input, Inputs, Node, Output
 
 
-class MaskToImage:
+class MaskToImage(Node):
+    ID = "MaskToImage"
+    DISPLAY_NAME = "Convert Mask to Image"
     CATEGORY = "mask"
     DESCRIPTION = "Turns a mask into a gray picture."
-    RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "mask_to_image"
+    OUTPUTS = (Output("IMAGE", "IMAGE"),)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"mask": ("MASK",)}}
+    def inputs(cls) -> Inputs:
+        return (Input.wire("mask", "MASK"),)
 
-    def mask_to_image(self, mask: torch.Tensor) -> tuple[torch.Tensor]:
+    def execute(self, mask: torch.Tensor) -> tuple[torch.Tensor]:
         return (mask.reshape(-1, *mask.shape[-2:], 1).expand(-1, -1, -1, 3),)
 
 
-class ImageToMask:
+class ImageToMask(Node):
+    ID = "ImageToMask"
+    DISPLAY_NAME = "Convert Image to Mask"
     CATEGORY = "mask"
     DESCRIPTION = "Takes one channel of a picture as a mask."
-    RETURN_TYPES = ("MASK",)
-    FUNCTION = "image_to_mask"
     CHANNELS = ["red", "green", "blue", "alpha"]
+    OUTPUTS = (Output("MASK", "MASK"),)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"image": ("IMAGE",), "channel": (cls.CHANNELS,)}}
+    def inputs(cls) -> Inputs:
+        return Input.wire("image", "IMAGE"), Input.choice("channel", cls.CHANNELS)
 
-    def image_to_mask(self, image: torch.Tensor, channel: str) -> tuple[torch.Tensor]:
+    def execute(self, image: torch.Tensor, channel: str) -> tuple[torch.Tensor]:
         index = self.CHANNELS.index(channel)
         if index >= image.shape[-1]:
             raise UniWorldError(
@@ -43,15 +44,16 @@ class ImageToMask:
         return (image[..., index],)
 
 
-class InvertMask:
+class InvertMask(Node):
+    ID = "InvertMask"
+    DISPLAY_NAME = "InvertMask"
     CATEGORY = "mask"
     DESCRIPTION = "Swaps what a mask marks and what it leaves."
-    RETURN_TYPES = ("MASK",)
-    FUNCTION = "invert"
+    OUTPUTS = (Output("MASK", "MASK"),)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"mask": ("MASK",)}}
+    def inputs(cls) -> Inputs:
+        return (Input.wire("mask", "MASK"),)
 
-    def invert(self, mask: torch.Tensor) -> tuple[torch.Tensor]:
+    def execute(self, mask: torch.Tensor) -> tuple[torch.Tensor]:
         return (1.0 - mask,)

@@ -5,47 +5,28 @@ VAEDecode and VAEEncode are not among them: they take ComfyUI's VAE type, and ou
 
 from __future__ import annotations
 
+from ..declare import by_id
 from . import builtin_images as images
 from . import builtin_masks as masks
 from . import builtin_primitives as primitives
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {
-    node.__name__: node
-    for node in (
-        images.LoadImage,
-        images.LoadImageMask,
-        images.SaveImage,
-        images.PreviewImage,
-        images.ImageScale,
-        images.ImageBatch,
-        images.GetImageSize,
-        masks.MaskToImage,
-        masks.ImageToMask,
-        masks.InvertMask,
-        primitives.PrimitiveInt,
-        primitives.PrimitiveFloat,
-        primitives.PrimitiveString,
-        primitives.PrimitiveStringMultiline,
-        primitives.PrimitiveBoolean,
-        primitives.PreviewAny,
-    )
-}
+NODE_CLASS_MAPPINGS = by_id(
+    images.LoadImage,
+    images.LoadImageMask,
+    images.SaveImage,
+    images.PreviewImage,
+    images.ImageScale,
+    images.ImageBatch,
+    images.GetImageSize,
+    masks.MaskToImage,
+    masks.ImageToMask,
+    masks.InvertMask,
+    primitives.PrimitiveInt,
+    primitives.PrimitiveFloat,
+    primitives.PrimitiveString,
+    primitives.PrimitiveStringMultiline,
+    primitives.PrimitiveBoolean,
+    primitives.PreviewAny,
+)
 
-NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {
-    "LoadImage": "Load Image",
-    "LoadImageMask": "Load Image (as Mask)",
-    "SaveImage": "Save Image",
-    "PreviewImage": "Preview Image",
-    "ImageScale": "Upscale Image",
-    "ImageBatch": "Batch Images",
-    "GetImageSize": "Get Image Size",
-    "MaskToImage": "Convert Mask to Image",
-    "ImageToMask": "Convert Image to Mask",
-    "InvertMask": "InvertMask",
-    "PrimitiveInt": "Int",
-    "PrimitiveFloat": "Float",
-    "PrimitiveString": "String",
-    "PrimitiveStringMultiline": "String (Multiline)",
-    "PrimitiveBoolean": "Boolean",
-    "PreviewAny": "Preview Any",
-}
+NODE_DISPLAY_NAME_MAPPINGS = {name: node.DISPLAY_NAME for name, node in NODE_CLASS_MAPPINGS.items()}

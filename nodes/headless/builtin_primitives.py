@@ -4,67 +4,77 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Any, ClassVar
+
+from ..declare import Input, Inputs, Node, Output
 
 
-class _Primitive:
+class _Primitive(Node):
     """A node that gives the value of its one widget."""
 
     CATEGORY = "utils/primitive"
-    FUNCTION = "execute"
-    VALUE: tuple[str, dict[str, Any]]
+    VALUE: ClassVar[Input]
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        kind, options = cls.VALUE
-        return {"required": {"value": (kind, dict(options))}}
+    def inputs(cls) -> Inputs:
+        return (cls.VALUE,)
 
     def execute(self, value: Any) -> tuple[Any]:
         return (value,)
 
 
 class PrimitiveInt(_Primitive):
-    RETURN_TYPES = ("INT",)
+    ID = "PrimitiveInt"
+    DISPLAY_NAME = "Int"
     DESCRIPTION = "A whole number."
-    VALUE = ("INT", {"min": -sys.maxsize, "max": sys.maxsize, "control_after_generate": True})
+    OUTPUTS = (Output("INT", "INT"),)
+    VALUE = Input("value", "INT", options={"min": -sys.maxsize, "max": sys.maxsize, "control_after_generate": True})
 
 
 class PrimitiveFloat(_Primitive):
-    RETURN_TYPES = ("FLOAT",)
+    ID = "PrimitiveFloat"
+    DISPLAY_NAME = "Float"
     DESCRIPTION = "A number."
-    VALUE = ("FLOAT", {"min": -sys.maxsize, "max": sys.maxsize})
+    OUTPUTS = (Output("FLOAT", "FLOAT"),)
+    VALUE = Input("value", "FLOAT", options={"min": -sys.maxsize, "max": sys.maxsize})
 
 
 class PrimitiveString(_Primitive):
-    RETURN_TYPES = ("STRING",)
+    ID = "PrimitiveString"
+    DISPLAY_NAME = "String"
     DESCRIPTION = "A line of text."
-    VALUE = ("STRING", {"multiline": False})
+    OUTPUTS = (Output("STRING", "STRING"),)
+    VALUE = Input("value", "STRING", options={"multiline": False})
 
 
 class PrimitiveStringMultiline(_Primitive):
-    RETURN_TYPES = ("STRING",)
+    ID = "PrimitiveStringMultiline"
+    DISPLAY_NAME = "String (Multiline)"
     DESCRIPTION = "A text of several lines."
-    VALUE = ("STRING", {"multiline": True})
+    OUTPUTS = (Output("STRING", "STRING"),)
+    VALUE = Input("value", "STRING", options={"multiline": True})
 
 
 class PrimitiveBoolean(_Primitive):
-    RETURN_TYPES = ("BOOLEAN",)
+    ID = "PrimitiveBoolean"
+    DISPLAY_NAME = "Boolean"
     DESCRIPTION = "Yes or no."
-    VALUE = ("BOOLEAN", {})
+    OUTPUTS = (Output("BOOLEAN", "BOOLEAN"),)
+    VALUE = Input("value", "BOOLEAN")
 
 
-class PreviewAny:
+class PreviewAny(Node):
+    ID = "PreviewAny"
+    DISPLAY_NAME = "Preview Any"
     CATEGORY = "utils"
     DESCRIPTION = "Shows any value as text."
-    RETURN_TYPES = ()
-    FUNCTION = "main"
     OUTPUT_NODE = True
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"source": ("*", {})}}
+    def inputs(cls) -> Inputs:
+        return (Input.wire("source", "*"),)
 
-    def main(self, source: Any = None) -> dict[str, Any]:
+    def execute(self, source: Any = None) -> dict[str, Any]:
         return {"ui": {"text": (_as_text(source),)}}
 
 

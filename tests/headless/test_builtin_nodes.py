@@ -23,7 +23,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 def load(place, picture: Image.Image, name: str = "p.png", **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
     picture.save(place.input / name, **how)
-    return LoadImage().load_image(name)
+    return LoadImage().execute(name)
 
 
 def test_a_picture_is_floats_in_0_to_1_with_an_empty_mask(place):
@@ -75,10 +75,10 @@ def test_one_pixel_and_a_long_strip_are_pictures_too(place):
 
 def test_a_channel_is_a_mask(place):
     Image.new("RGB", (3, 2), (51, 0, 255)).save(place.input / "p.png")
-    assert LoadImageMask().load_image("p.png", "red")[0].allclose(torch.full((1, 2, 3), 0.2))
-    assert not LoadImageMask().load_image("p.png", "alpha")[0].any()
+    assert LoadImageMask().execute("p.png", "red")[0].allclose(torch.full((1, 2, 3), 0.2))
+    assert not LoadImageMask().execute("p.png", "alpha")[0].any()
     Image.new("RGBA", (3, 2), (0, 0, 0, 0)).save(place.input / "p.png")
-    assert LoadImageMask().load_image("p.png", "alpha")[0].equal(torch.ones(1, 2, 3))
+    assert LoadImageMask().execute("p.png", "alpha")[0].equal(torch.ones(1, 2, 3))
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -113,7 +113,7 @@ def test_a_bad_picture_gets_one_sentence(place, name):
     with pytest.raises(
         ValueError, match=r"^The (picture|file) 'bad\.png' is (too large|damaged|an empty file|not a picture)"
     ) as caught:
-        LoadImage().load_image("bad.png")
+        LoadImage().execute("bad.png")
     assert len(str(caught.value)) < 300
 
 
@@ -153,10 +153,10 @@ def test_a_saved_picture_carries_its_workflow(run, place):
 
 def test_a_saved_picture_comes_back_to_the_same_bytes(place):
     image = torch.randint(0, 256, (2, 5, 4, 3)).float() / 255
-    saved = SaveImage().save_images(image, "p")["ui"]["images"]
+    saved = SaveImage().execute(image, "p")["ui"]["images"]
     assert [entry["filename"] for entry in saved] == ["p_00001_.png", "p_00002_.png"]
     for entry, expected in zip(saved, image):
-        again, _ = LoadImage().load_image(f"{entry['filename']} [output]")
+        again, _ = LoadImage().execute(f"{entry['filename']} [output]")
         assert torch.allclose(again[0], expected, atol=1e-6)
 
 
@@ -165,7 +165,7 @@ def test_no_saved_picture_is_ever_replaced(place, monkeypatch):
     numbers = iter([1, 1, 2])
     monkeypatch.setattr(pictures.NewPicture, "next_counter", lambda self: next(numbers))
     image = torch.zeros(2, 4, 4, 3)
-    SaveImage().save_images(image, "p")
+    SaveImage().execute(image, "p")
     assert sorted(path.name for path in place.output.iterdir()) == ["p_00001_.png", "p_00002_.png"]
 
 
@@ -176,14 +176,14 @@ def test_an_interrupted_save_leaves_nothing(place, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", half)
     with pytest.raises(KeyboardInterrupt):
-        SaveImage().save_images(torch.zeros(1, 4, 4, 3), "p")
+        SaveImage().execute(torch.zeros(1, 4, 4, 3), "p")
     assert list(place.output.iterdir()) == []
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 3), (4, 4, 3), (1, 4, 4, 5), (1, 0, 4, 3)])
 def test_what_is_no_image_is_not_saved(place, shape):
     with pytest.raises(ValueError, match=re.escape(str(shape))):
-        SaveImage().save_images(torch.zeros(shape), "p")
+        SaveImage().execute(torch.zeros(shape), "p")
 
 
 @pytest.mark.parametrize("prefix", ["../p", "/p", "a/../../p"])
@@ -207,7 +207,7 @@ def test_a_preview_goes_to_the_temp_folder(run, place):
 @pytest.mark.parametrize("method", builtin_images.RESIZE_METHODS)
 def test_every_method_resizes(method):
     image = torch.full((2, 10, 20, 3), 0.4)
-    (resized,) = ImageScale().upscale(image, method, 7, 5, "disabled")
+    (resized,) = ImageScale().execute(image, method, 7, 5, "disabled")
     assert resized.shape == (2, 5, 7, 3)
     assert torch.allclose(resized, torch.tensor(0.4), atol=0.01)
 
@@ -216,27 +216,27 @@ def test_a_side_of_zero_follows_from_the_other():
     image = torch.zeros(1, 10, 20, 3)
     sizes = [(8, 0, (4, 8)), (0, 5, (5, 10)), (0, 0, (10, 20))]
     for width, height, expected in sizes:
-        assert ImageScale().upscale(image, "bilinear", width, height, "disabled")[0].shape[1:3] == expected
+        assert ImageScale().execute(image, "bilinear", width, height, "disabled")[0].shape[1:3] == expected
 
 
 def test_center_cuts_the_sides_off():
     image = torch.zeros(1, 10, 20, 3)
     image[:, :, :5] = image[:, :, 15:] = 1.0
-    assert not ImageScale().upscale(image, "area", 10, 10, "center")[0].any()
+    assert not ImageScale().execute(image, "area", 10, 10, "center")[0].any()
 
 
 @pytest.mark.parametrize("method", builtin_images.RESIZE_METHODS)
 @pytest.mark.parametrize(("rows", "columns"), [(2000, 1), (1, 2000), (2, 1999)])
 def test_of_a_strip_the_middle_is_left(method, rows, columns):
     image = torch.rand(1, rows, columns, 3)
-    (scaled,) = ImageScale().upscale(image, method, 8, 8, "center")
+    (scaled,) = ImageScale().execute(image, method, 8, 8, "center")
     assert scaled.shape == (1, 8, 8, 3)
     middle = image[0, (rows - 1) // 2 : rows // 2 + 1, (columns - 1) // 2 : columns // 2 + 1]
     assert middle.min() - 0.2 <= scaled.mean() <= middle.max() + 0.2
 
 
 def test_a_batch_takes_the_size_of_its_first_picture():
-    (batch,) = ImageBatch().batch(torch.zeros(1, 4, 6, 3), torch.ones(2, 9, 9, 3))
+    (batch,) = ImageBatch().execute(torch.zeros(1, 4, 6, 3), torch.ones(2, 9, 9, 3))
     assert batch.shape == (3, 4, 6, 3)
 
 
@@ -244,17 +244,17 @@ def test_a_batch_takes_the_size_of_its_first_picture():
     ("a", "a"), (5, "5"), (True, "True"), (None, "None"), ([1, {"a": 2}], '[1, {"a": 2}]'),
 ])  # fmt: skip
 def test_preview_any_shows_a_value_as_comfyui_does(registry, value, text):
-    assert registry.classes["PreviewAny"]().main(value) == {"ui": {"text": (text,)}}
+    assert registry.classes["PreviewAny"]().execute(value) == {"ui": {"text": (text,)}}
 
 
 def test_masks_and_images_turn_into_each_other(registry):
     mask = torch.rand(2, 3, 4)
-    (image,) = registry.classes["MaskToImage"]().mask_to_image(mask)
+    (image,) = registry.classes["MaskToImage"]().execute(mask)
     assert image.shape == (2, 3, 4, 3)
-    assert torch.equal(registry.classes["ImageToMask"]().image_to_mask(image, "green")[0], mask)
-    assert torch.equal(registry.classes["InvertMask"]().invert(mask)[0], 1 - mask)
+    assert torch.equal(registry.classes["ImageToMask"]().execute(image, "green")[0], mask)
+    assert torch.equal(registry.classes["InvertMask"]().execute(mask)[0], 1 - mask)
     with pytest.raises(ValueError, match="no alpha channel"):
-        registry.classes["ImageToMask"]().image_to_mask(image, "alpha")
+        registry.classes["ImageToMask"]().execute(image, "alpha")
 
 
 def test_object_info_is_json_with_comfyuis_keys(registry):

@@ -46,7 +46,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("name", KINDS)
 def test_pixels_are_those_of_the_models_own_reading(place, name):
     KINDS[name](place.input / name)
-    image, _ = LoadImage().load_image(name)
+    image, _ = LoadImage().execute(name)
     with Image.open(place.input / name) as picture:
         expected = np.asarray(to_rgb(ImageOps.exif_transpose(picture)))
     assert np.array_equal(to_bytes(image[0]).numpy(), expected)
@@ -54,19 +54,19 @@ def test_pixels_are_those_of_the_models_own_reading(place, name):
 
 def test_floats_of_0_to_1_are_not_near_black(place):
     Image.new("F", (3, 2), 0.5).save(place.input / "p.tiff")
-    assert torch.allclose(LoadImage().load_image("p.tiff")[0], torch.tensor(0.5))
-    assert torch.allclose(LoadImageMask().load_image("p.tiff", "red")[0], torch.tensor(0.5))
+    assert torch.allclose(LoadImage().execute("p.tiff")[0], torch.tensor(0.5))
+    assert torch.allclose(LoadImageMask().execute("p.tiff", "red")[0], torch.tensor(0.5))
 
 
 def test_a_dark_16_bit_picture_stays_dark(place):
     Image.new("I;16", (3, 2), 200).save(place.input / "p.png")
-    assert torch.allclose(LoadImage().load_image("p.png")[0], torch.tensor(200 / 65535))
+    assert torch.allclose(LoadImage().execute("p.png")[0], torch.tensor(200 / 65535))
 
 
 def test_nan_in_a_picture_is_a_sentence(place):
     Image.new("F", (3, 2), float("nan")).save(place.input / "p.tiff")
     with pytest.raises(ValueError, match=r"'p\.tiff' is damaged .*NaN"):
-        LoadImage().load_image("p.tiff")
+        LoadImage().execute("p.tiff")
 
 
 def problems(registry, name: Any, class_type: str = "LoadImage") -> list[str]:
@@ -112,7 +112,7 @@ def test_what_is_no_name_is_a_sentence(registry, value):
 def test_a_linked_name_is_looked_at_when_it_runs(place):
     assert LoadImage.VALIDATE_INPUTS(image=None) is True
     with pytest.raises(ValueError, match=r"There is no picture 'none\.png'"):
-        LoadImage().load_image("none.png")
+        LoadImage().execute("none.png")
 
 
 # --- damage, frames and interrupts ------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_a_jpeg_without_its_end_loads_with_one_warning_that_names_it(run, place)
     [warning] = first.warnings
     assert "'p.jpg' is damaged or cut short" in warning
     assert second.warnings == []  # from the cache
-    assert LoadImageMask().load_image("p.jpg", "red")[0].shape == (1, 64, 64)
+    assert LoadImageMask().execute("p.jpg", "red")[0].shape == (1, 64, 64)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tiff"])
@@ -142,7 +142,7 @@ def test_frames_become_a_batch_whose_masks_are_as_large_as_needed(place, suffix)
     frames = [Image.new("RGB", (6, 4), (shade, 0, 0)) for shade in (0, 90, 255)]
     lossless = {"lossless": True} if suffix == "webp" else {}
     frames[0].save(place.input / f"p.{suffix}", save_all=True, append_images=frames[1:], **lossless)
-    image, mask = LoadImage().load_image(f"p.{suffix}")
+    image, mask = LoadImage().execute(f"p.{suffix}")
     assert image.shape == (3, 4, 6, 3)
     assert to_bytes(image[:, 0, 0, 0]).tolist() == [0, 90, 255]
     assert mask.shape == (3, 64, 64)
@@ -154,7 +154,7 @@ def test_masks_are_the_pictures_size_where_one_frame_has_transparency(place):
     Image.new("RGBA", (6, 4), (9, 9, 9, 255)).save(
         place.input / "p.png", save_all=True, append_images=[clear], disposal=1, blend=0
     )
-    image, mask = LoadImage().load_image("p.png")
+    image, mask = LoadImage().execute("p.png")
     assert image.shape == (2, 4, 6, 3)
     assert mask.amin(dim=(1, 2)).tolist() == [0, 1]
 
@@ -168,7 +168,7 @@ def test_a_small_file_of_many_frames_is_refused_at_once(place):
     (place.input / "p.gif").write_bytes(many_frames(100_000))
     begun = time.monotonic()
     with pytest.raises(ValueError, match=r"'p\.gif' has too many frames; at most 4096 are read"):
-        LoadImage().load_image("p.gif")
+        LoadImage().execute("p.gif")
     assert time.monotonic() - begun < 10
 
 
@@ -176,7 +176,7 @@ def test_an_interrupt_ends_a_picture_that_is_being_decoded(place, plain):
     (place.input / "p.gif").write_bytes(many_frames(3000))
     plain.interrupted.set()
     with pytest.raises(Interrupted):
-        LoadImage().load_image("p.gif")
+        LoadImage().execute("p.gif")
 
 
 def test_a_picture_that_takes_long_is_decoded_when_it_runs_and_not_before(registry, place, monkeypatch):
@@ -192,8 +192,8 @@ def test_masks_are_turned_with_their_pictures(place, orientation):
     picture = Image.fromarray(noise(16, 24, 4))
     picture.save(place.input / "p.png", exif=exif)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(place.input / "p.png")))
-    image, mask = LoadImage().load_image("p.png")
+    image, mask = LoadImage().execute("p.png")
     assert np.array_equal(to_bytes(image[0]).numpy(), expected[..., :3])
     assert np.array_equal(255 - to_bytes(mask[0]).numpy(), expected[..., 3])
-    [alpha] = LoadImageMask().load_image("p.png", "alpha")
+    [alpha] = LoadImageMask().execute("p.png", "alpha")
     assert torch.equal(alpha, mask)

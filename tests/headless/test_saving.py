@@ -109,7 +109,7 @@ def test_a_full_disk_while_saving_is_a_sentence(run, place, monkeypatch):
 def test_a_file_in_place_of_the_output_folder_is_a_sentence(place):
     place.output.write_text("mine")
     with pytest.raises(ValueError, match=r"^Pictures cannot be written to") as caught:
-        SaveImage().save_images(IMAGE, "p")
+        SaveImage().execute(IMAGE, "p")
     assert "Errno" not in str(caught.value)
 
 
@@ -120,7 +120,7 @@ def test_leftovers_of_a_killed_save_are_swept_after_a_day(place):
         path.touch()
     for path in (old, foreign):
         os.utime(path, (time.time() - 90_000,) * 2)
-    SaveImage().save_images(IMAGE, "p")
+    SaveImage().execute(IMAGE, "p")
     assert {path.name for path in place.output.iterdir()} == {young.name, foreign.name, "p_00001_.png"}
 
 
@@ -130,7 +130,7 @@ def test_previews_outlive_their_run_by_a_day(place, tmp_path, monkeypatch):
         pass
     assert not empty.exists()
     with preview_folder() as place.temp:
-        PreviewImage().save_images(IMAGE)
+        PreviewImage().execute(IMAGE)
     assert len(list(place.temp.iterdir())) == 1
     with preview_folder():
         assert place.temp.exists()

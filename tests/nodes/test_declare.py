@@ -62,6 +62,23 @@ def test_the_v1_form_of_the_outputs() -> None:
     assert by_id(Everything) == {"Everything": Everything}
 
 
+def test_a_form_has_no_more_than_what_is_declared() -> None:
+    class Bare(Node):
+        ID = "Bare"
+        OUTPUTS = (Output("IMAGE", "IMAGE"),)
+        HIDDEN = {"graph": "PROMPT"}
+
+        @classmethod
+        def inputs(cls) -> Inputs:
+            return Input.wire("image", "IMAGE"), Input.choice("crop", ("disabled", "center"))
+
+    assert Bare.INPUT_TYPES() == {
+        "required": {"image": ("IMAGE",), "crop": (["disabled", "center"],)},
+        "hidden": {"graph": "PROMPT"},
+    }
+    assert not hasattr(Bare, "OUTPUT_TOOLTIPS")
+
+
 def test_the_host_reads_the_form() -> None:
     schema = read_schema(Everything)
     assert list(schema.inputs) == [one.name for one in Everything.inputs()]
