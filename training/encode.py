@@ -14,16 +14,14 @@ import torch
 from PIL import Image
 
 from ..uniworld_core import UniWorld
-from ..uniworld_core.backbones.flux_text import T5_LENGTH, clip_weights, t5_weights
-from ..uniworld_core.backbones.flux_vae import VAE, vae_weights
-from ..uniworld_core.backbones.siglip import siglip_weights
+from ..uniworld_core.backbones.flux_text import T5_LENGTH
+from ..uniworld_core.backbones.flux_vae import VAE
 from ..uniworld_core.editing.masks import edit_mask, edit_weight, fit_before
 from ..uniworld_core.errors import UniWorldError
-from ..uniworld_core.families.uniworld_v1.checkpoint import vlm_weights
 from ..uniworld_core.images.pictures import to_image
 from ..uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, size_by_aspect
+from ..uniworld_core.loading.parts import NetworkPart
 from ..uniworld_core.loading.settings import read_json
-from ..uniworld_core.loading.weights import Weights
 from ..uniworld_core.prompts.reference import make_references
 from ..uniworld_core.prompts.text import check_prompt
 from .batch import BadSample, Encoded
@@ -64,10 +62,9 @@ class Encoder:
     def __init__(self, model: UniWorld, settings: EncodeSettings) -> None:
         self.model, self.settings = model, settings
 
-    @cached_property
+    @property
     def vae(self) -> VAE:
-        assert self.model.flux_folder is not None
-        return VAE.from_pretrained(self.model.flux_folder, torch.float32, self.model.device)
+        return self.model.part("vae", torch.float32)
 
     @cached_property
     def _pooled_nothing(self) -> torch.Tensor:
@@ -88,20 +85,19 @@ class Encoder:
     def _digest(self, told: Sequence[Any], use_siglip: bool) -> str:
         model = self.model
         assert model.flux_folder is not None
-        parts: list[Weights] = [vlm_weights(model.checkpoint), vae_weights(model.flux_folder)]
-        parts.append(clip_weights(model.flux_folder))
+        parts = ["vlm", "vae", "clip"]
         files = [model.checkpoint / "preprocessor_config.json", model.flux_folder / "vae" / "config.json"]
         if self.settings.use_t5:
-            parts.append(t5_weights(model.flux_folder))
+            parts.append("t5")
         if use_siglip and model.siglip_folder is not None:
-            parts.append(siglip_weights(model.siglip_folder))
+            parts.append("siglip")
             files.append(model.siglip_folder / "preprocessor_config.json")
         digest = hashlib.sha256()
         digest.update(json.dumps([*told, [read_json(file) for file in files]], sort_keys=True).encode())
         for folder in (model.checkpoint, model.flux_folder / "tokenizer", model.flux_folder / "tokenizer_2"):
             _digest_tokenizer(digest, folder)
         for part in parts:
-            _digest_weights(digest, part)
+            _digest_weights(digest, model.parts.network(part))
         return digest.hexdigest()[:32]
 
     def __call__(self, samples: Sequence[Sample]) -> list[Encoded | BadSample]:
@@ -225,10 +221,10 @@ def _digest_tokenizer(digest: hashlib._Hash, folder: Path) -> None:
             digest.update(name.encode() + (folder / name).read_bytes())
 
 
-def _digest_weights(digest: hashlib._Hash, part: Weights) -> None:
+def _digest_weights(digest: hashlib._Hash, part: NetworkPart[Any]) -> None:
     """Names, shapes, dtypes and the first values of every tensor of a part."""
     shards = part.shards
-    names = sorted(name for name in shards.shapes if part.names.in_module(name) is not None)
+    names = sorted(part.in_network)
     # Read file by file, and digested by name: the same files in other shards are the same model.
     values = {
         name: row.flatten()[:FINGERPRINT_VALUES].float().clone() for name, row in shards.read(names, first_row=True)

@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
 
 from ..uniworld_core.errors import RunFailed, UniWorldError
+from ..uniworld_core.loading.storage import set_compute
 
 T = TypeVar("T")
 
@@ -154,6 +155,7 @@ def spread(trainee: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
     for module in [*transformer.transformer_blocks, *transformer.single_transformer_blocks, trainee]:
         # FSDP2 takes tensors of one dtype: float32 throughout, one block after another, which is spread at once.
         fully_shard(module.float(), mesh=mesh, mp_policy=policy)
+    set_compute(trainee, compute)  # which `float` has changed, and the gathered weights have
     return trainee
 
 

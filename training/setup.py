@@ -11,7 +11,6 @@ from torch import nn
 
 from ..uniworld_core import UniWorld
 from ..uniworld_core.errors import UniWorldError
-from ..uniworld_core.families.uniworld_v1.checkpoint import load_dit, projector_weights
 from ..uniworld_core.loading.dtypes import choose_dtype
 from .checkpoints import read_found
 from .config import Config
@@ -150,12 +149,11 @@ def open_model(
         UniWorldError: a part that the model has not, or start weights that do not fit.
     """
     opened, stage = encoder.model, config.stage
-    # Not opened.projectors, which would load the VLM, and a run on cached data never needs that.
-    projectors = projector_weights(opened.checkpoint).load(opened.dtype, opened.device)
-    dit = load_dit(opened.checkpoint, opened.flux_folder, opened.dtype, opened.device)
+    # Their own, which change, and not the ones that the model keeps.
+    projectors, dit = (opened.parts[name].load(opened.storage, opened.device) for name in ("projectors", "dit"))
     trainee = Trainee(projectors, dit, StepSettings(stage.use_siglip, stage.t5_drop, stage.guidance))
     training = set_trainable(trainee, stage.parts)
-    read_in_full(training, opened.checkpoint)
+    read_in_full(training, opened.parts.shards)
     start = read_kept(kept_start) if resumes and kept_start is not None else _read_start(config, world)
     put_start(trainee, start)
     if kept_start is not None and not resumes:

@@ -31,14 +31,13 @@ _FILE_NAMES = Names(
 
 
 @torch.no_grad()
-def read_in_full(trained: Mapping[str, nn.Parameter], checkpoint: Path) -> None:
+def read_in_full(trained: Mapping[str, nn.Parameter], shards: Shards) -> None:
     """Fill what trains with the checkpoint's own float32 numbers, of which a bfloat16 model has lost digits.
 
     Args:
         trained: {name in `Trainee`: float32 parameter}.
-        checkpoint: the folder that the model was loaded from.
+        shards: the files that the model was loaded from.
     """
-    shards = Shards(checkpoint)
     in_trainee = {TRAINEE_NAMES.in_file(name): parameter for name, parameter in trained.items()}
     for in_file, tensor in shards.read(in_trainee):
         in_trainee[in_file].copy_(tensor)

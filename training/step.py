@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..uniworld_core.backbones.flux_dit import DiT
 from ..uniworld_core.families.uniworld_v1.condition import gather_rows, join_rows, project_rows
-from ..uniworld_core.families.uniworld_v1.projectors import Projectors, input_layer
+from ..uniworld_core.families.uniworld_v1.projectors import Projectors
 from ..uniworld_core.sampling import flow
 from ..uniworld_core.sampling.condition import Condition
 from .batch import Batch, Draws, Encoded
@@ -42,7 +42,7 @@ class Trainee(nn.Module):
 
     def collate(self, items: Sequence[Encoded], draws: Draws) -> Batch:
         """Samples and their random numbers as this trainee takes them. Raises UniWorldError for latents of two sizes."""
-        width = input_layer(self.projectors.siglip_projector).in_features if self.settings.use_siglip else None
+        width = self.projectors.siglip_projector.width if self.settings.use_siglip else None
         return Batch.of(items, draws, width, self.settings.t5_drop)
 
     def condition(self, batch: Batch) -> Condition:

@@ -8,14 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ..uniworld_core import UniWorld
 from ..uniworld_core.backbones.flux_dit import DiT
-from ..uniworld_core.backbones.flux_text import clip_weights, t5_weights
-from ..uniworld_core.backbones.flux_vae import vae_weights
-from ..uniworld_core.backbones.siglip import siglip_weights
-from ..uniworld_core.families.uniworld_v1.checkpoint import denoiser_weights, projector_weights, vlm_weights
 from ..uniworld_core.images.sizes import Size
 from ..uniworld_core.loading.dtypes import choose_dtype
 from .config import Config
@@ -125,7 +120,7 @@ def summarize(config: Config, run: Path, samples: Samples, processes: int = 1) -
         UniWorldError: the model or the data cannot be used.
     """
     model = UniWorld.from_pretrained(config.model.checkpoint, config.model.flux or None, config.model.siglip or None)
-    projectors, transformer = projector_weights(model.checkpoint).module, denoiser_weights(model.checkpoint).module
+    projectors, transformer = (model.parts.network(name).build() for name in ("projectors", "dit"))
     trainee = Trainee(projectors, DiT(transformer), StepSettings())
     chosen = set_trainable(trainee, config.stage.parts)
     trainable = {name: parameter.numel() for name, parameter in chosen.items()}
@@ -183,13 +178,13 @@ def _reader_bytes(model: UniWorld, config: Config) -> int:
     if config.data.cache or model.flux_folder is None:
         return 0
     size = _BYTES[_dtype_name(config)]
-    modules: list[tuple[nn.Module, int]] = [
-        (vlm_weights(model.checkpoint).module, size),
-        (clip_weights(model.flux_folder).module, size),
-        (vae_weights(model.flux_folder).module, 4),  # in float32, as published
-    ]
+    sizes = {"vlm": size, "clip": size, "vae": 4}  # the VAE in float32, as published
     if config.stage.t5_drop < 1:
-        modules.append((t5_weights(model.flux_folder).module, size))
+        sizes["t5"] = size
     if config.stage.use_siglip and model.siglip_folder is not None:
-        modules.append((siglip_weights(model.siglip_folder).module, size))
-    return sum(parameter.numel() * each for module, each in modules for parameter in module.parameters())
+        sizes["siglip"] = size
+    return sum(
+        parameter.numel() * each
+        for name, each in sizes.items()
+        for parameter in model.parts.network(name).build().parameters()
+    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from ..uniworld_core.errors import UniWorldError
+from ..uniworld_core.loading.storage import ComputeModule, set_compute
 
 # FLUX's image branch, as the published stage 2 trains it (train_denoiser.py, `get_trainable_params`): in the double
 # blocks the image side's modulation and attention, in the single blocks the modulation, q, k, v and their norms.
@@ -54,6 +56,10 @@ def set_trainable(trainee: nn.Module, parts: Sequence[str]) -> dict[str, nn.Para
             # Optimizer steps of 1e-6 vanish in bfloat16.
             parameter.data = parameter.data.float()
             chosen[name] = parameter
+    for module in trainee.modules():
+        # What trains whole takes float32, and autocast lowers what may be lowered.
+        if isinstance(module, ComputeModule) and all(parameter.requires_grad for parameter in module.parameters()):
+            set_compute(module, torch.float32)
     for part in parts:
         if not any(PARTS[part].match(name) for name in chosen):
             raise UniWorldError(f"This model has no tensor of the part '{part}': take it out of stage.parts.")

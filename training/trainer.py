@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..uniworld_core.errors import UniWorldError
-from ..uniworld_core.families.uniworld_v1.projectors import input_layer
 from .batch import BadSample, Draws, Encoded
 from .checkpoints import Saver, checkpoint_name, read_meta
 from .config import Config
@@ -225,7 +224,7 @@ _MEND = (
 
 def blank(trainee: Trainee) -> Encoded:
     """The smallest sample that passes the model, for a process that has none while the others wait for it."""
-    width, latents = input_layer(trainee.projectors.denoise_projector).in_features, trainee.dit.latent_format
+    width, latents = trainee.projectors.denoise_projector.width, trainee.dit.latent_format
     return Encoded(
         key="nothing",
         hidden=torch.zeros(1, width),

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from ..uniworld_core import UniWorld
 from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.images.pictures import to_bytes
 from ..uniworld_core.images.sizes import Size
@@ -71,7 +70,7 @@ class Validator:
         it.
         """
         settings, dtype = self.settings, self._encoder.model.dtype
-        device, size = next(trainee.parameters()).device, Size(settings.size, settings.size)
+        device, size = trainee.dit.device, Size(settings.size, settings.size)
         latents = []
         # As in training: what trains is in float32 among bfloat16, and autocast brings them together.
         with torch.no_grad(), autocast(device, dtype):
@@ -130,10 +129,9 @@ def _read(encoder: Encoder, settings: ValidationSettings) -> list[Encoded]:
         Sample(_called(prompt), prompt.prompt, tuple(map(_picture, prompt.images)), blank, False)
         for prompt in settings.prompts
     ]
-    # By a model of its own, which then goes: a run on cached data has no room for the VLM.
-    model = encoder.model
-    reader = UniWorld(model.checkpoint, model.flux_folder, model.siglip_folder, model.dtype, model.device)
-    read = Encoder(reader, encoder.settings)(samples)
+    # What this loads then goes: a run on cached data has no room for the VLM.
+    with encoder.model.parts.passing():
+        read = encoder(samples)
     for item in read:
         if isinstance(item, BadSample):
             raise UniWorldError(f"{item.key} cannot be painted: {item.reason}")

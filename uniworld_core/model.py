@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .backbones.flux_dit import DiT
-from .backbones.flux_latents import FLUX_LATENTS, read_latent_format
-from .backbones.flux_text import (
-    T5_LENGTH,
-    TextEncoders,
-    clip_weights,
-    read_clip_tokenizer,
-    read_t5_tokenizer,
-    t5_weights,
-)
-from .backbones.flux_vae import VAE, vae_weights
+from .backbones.flux_text import T5_LENGTH, TextEncoders
+from .backbones.flux_vae import VAE
 from .backbones.qwen_vl import MAX_NEW_TOKENS, VLM
-from .backbones.siglip import SigLIP, read_siglip_processor, siglip_weights
+from .backbones.siglip import SigLIP
 from .errors import UniWorldError
-from .families.uniworld_v1.checkpoint import check_checkpoint, layout, load_dit
+from .families.uniworld_v1.checkpoint import UniWorldParts, layout
 from .families.uniworld_v1.condition import encode_conversations, join_t5
 from .families.uniworld_v1.config import UniWorldConfig
 from .families.uniworld_v1.painting import GUIDANCE, STEPS
@@ -32,9 +23,9 @@ from .families.uniworld_v1.routing import Route, route
 from .families.uniworld_v1.understanding import Understanding
 from .images.pictures import Picture
 from .images.sizes import Size
-from .loading.dtypes import choose_dtype
 from .loading.settings import read_json
 from .loading.shipped import shipped_model
+from .loading.storage import Storage, choose_storage
 from .prompts.conversation import Conversation, Prompt, as_conversations
 from .prompts.reference import Reference, References, make_references
 from .sampling import flow
@@ -47,6 +38,11 @@ from .sampling.seeds import check_seed
 class UniWorld:
     """The whole model. Parts are loaded when first used and may be used on their own:
     `understanding` (`vlm`, `projectors`), `dit`, `vae`, `siglip`, `text`.
+
+    Attributes:
+        parts: what they are loaded from.
+        storage: how their weights are held.
+        device: where they compute.
     """
 
     def __init__(
@@ -54,11 +50,12 @@ class UniWorld:
         checkpoint: Path,
         flux: Path | None,
         siglip: Path | None,
-        dtype: torch.dtype,
+        dtype: torch.dtype | Storage | None,
         device: torch.device | str,
     ) -> None:
         self.checkpoint, self.flux_folder, self.siglip_folder = checkpoint, flux, siglip
-        self.dtype, self.device = dtype, device
+        self.parts = UniWorldParts(checkpoint, flux, siglip)
+        self.storage, self.device = choose_storage(dtype, device), device
 
     @classmethod
     def from_pretrained(
@@ -66,7 +63,7 @@ class UniWorld:
         checkpoint: str | Path,
         flux: str | Path | None = None,
         siglip: str | Path | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | Storage | None = None,
         device: torch.device | str = "cpu",
     ) -> UniWorld:
         """Open a model: the files of every folder given are checked now, by name, shape and type; weights are read when
@@ -76,12 +73,13 @@ class UniWorld:
             checkpoint: a folder in UniWorld-V1's published format, or the name of a model that ships with the package.
             flux: a FLUX.1-dev folder in diffusers layout, for the VAE, CLIP and T5; or a shipped model's name, for its own.
             siglip: a SigLIP2 folder (siglip2-so400m-patch16-512), for references; or a shipped model's name.
-            dtype: of the weights; None chooses bfloat16, or float32 on a CPU without instructions for bfloat16.
+            dtype: of the weights and the arithmetic, or a `Storage` that names both; None chooses bfloat16, or float32 on a
+                CPU without instructions for bfloat16.
 
         Raises:
             UniWorldError: a file is missing, damaged, or does not fit the configuration; file, tensor and shapes are named.
         """
-        chosen = choose_dtype(dtype, device)
+        storage = choose_storage(dtype, device)
         shipped = shipped_model(str(checkpoint))
         if shipped is not None:
             checkpoint, flux, siglip = shipped.checkpoint, flux or shipped.flux, siglip or shipped.siglip
@@ -95,54 +93,58 @@ class UniWorld:
                 raise UniWorldError(
                     f"The {what} folder {folder} does not exist: give the folder that holds the model's files."
                 )
-        model = cls(Path(checkpoint), folders[1] or None, folders[2] or None, chosen, device)
+        model = cls(Path(checkpoint), folders[1] or None, folders[2] or None, storage, device)
         model.check()
         return model
 
     def check(self) -> None:
-        """Hold every file of the folders against its configuration, without reading a weight.
+        """Hold every file of the folders against its configuration, without reading a weight; once, and then no more.
 
         Raises:
             UniWorldError: names the file and tensor that is missing, damaged or does not fit.
         """
-        check_checkpoint(self.checkpoint)
-        if self.flux_folder is not None:
-            check_flux(self.flux_folder)
-        if self.siglip_folder is not None:
-            siglip_weights(self.siglip_folder).check()
-            read_siglip_processor(self.siglip_folder)
+        self.parts.check()
 
-    @cached_property
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the parts compute in, the routing head apart."""
+        return self.storage.compute
+
+    def part(self, name: str, dtype: torch.dtype | Storage | None = None) -> Any:
+        """A loaded part by its name in `parts`, in another dtype or storage than the model's if one is given."""
+        return self.parts.get(name, dtype or self.storage, self.device)
+
+    @property
     def understanding(self) -> Understanding:
-        return Understanding.from_pretrained(self.checkpoint, self.dtype, self.device)
+        return self.part("understanding")
 
     @property
     def vlm(self) -> VLM:
-        return self.understanding.vlm
+        return self.part("vlm")
 
     @property
     def projectors(self) -> Projectors:
-        return self.understanding.projectors
+        return self.part("projectors")
 
-    @cached_property
+    @property
     def dit(self) -> DiT:
-        return load_dit(self.checkpoint, self.flux_folder, self.dtype, self.device)
+        return self.part("dit")
 
-    @cached_property
+    @property
     def vae(self) -> VAE:
-        return VAE.from_pretrained(self._need("flux", "the VAE"), self.dtype, self.device)
+        return self.part("vae")
 
-    @cached_property
+    @property
     def text(self) -> TextEncoders:
-        return TextEncoders(self._need("flux", "CLIP and T5"), self.dtype, self.device)
+        return TextEncoders(lambda: self.part("clip"), lambda: self.part("t5"))
 
-    @cached_property
+    @property
     def siglip(self) -> SigLIP:
-        return SigLIP.from_pretrained(self._need("siglip", "SigLIP"), self.dtype, self.device)
+        return self.part("siglip")
 
     @property
     def latent_format(self) -> LatentFormat:
-        return FLUX_LATENTS if self.flux_folder is None else read_latent_format(self.flux_folder)
+        return self.parts.latent_format
 
     def reference(self, pictures: Sequence[Picture], use_siglip: bool = True) -> list[Reference]:
         """References of one item, in order, for `encode`, `understand` and `route`.
@@ -263,32 +265,6 @@ class UniWorld:
         """
         raw = read_json(Path(config)) if isinstance(config, (str, Path)) else config
         return layout(UniWorldConfig.from_dict(raw, siglip_width))
-
-    def _need(self, what: str, wanted: str) -> Path:
-        folder = self.flux_folder if what == "flux" else self.siglip_folder
-        if folder is None:
-            raise UniWorldError(
-                f"No {what} folder was given, and {wanted} lies there: UniWorld.from_pretrained(..., {what}=FOLDER)."
-            )
-        return folder
-
-
-def check_flux(folder: Path) -> None:
-    """Hold a FLUX folder's VAE, and its CLIP and T5 if they are there, against their configurations.
-
-    Raises:
-        UniWorldError: names the file and tensor that is missing, damaged or does not fit.
-    """
-    vae_weights(folder).check()
-    # T5 is optional and large: one who does without it need not have it.
-    if (folder / "text_encoder").is_dir():
-        clip = clip_weights(folder)
-        clip.check()
-        read_clip_tokenizer(folder, clip.module.config)
-    if (folder / "text_encoder_2").is_dir():
-        t5 = t5_weights(folder)
-        t5.check()
-        read_t5_tokenizer(folder, t5.module.config)
 
 
 def _seeds(seed: int | Sequence[int], items: int) -> list[int]:

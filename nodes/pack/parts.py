@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -13,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
     from ...uniworld_core import Conversation
+    from ...uniworld_core.loading.parts import PartSet
+    from ...uniworld_core.loading.storage import Storage
     from ...uniworld_core.prompts.scope import Scope
     from ...uniworld_core.sampling.flow import Shift
     from ...uniworld_core.sampling.latents import LatentFormat
@@ -23,33 +24,42 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 @dataclass
-class Part(Generic[T]):
-    """One part of the model.
+class HeldPart(Generic[T]):
+    """One part of a model, under the host's memory management.
 
     Attributes:
-        load: reads the part's weights to a device.
+        parts: of the model.
+        name: which of them.
+        storage: how its weights are held; a dtype for floats of that dtype.
         device: one of the host's devices.
     """
 
-    load: Callable[[torch.device], T]
+    parts: PartSet
+    name: str
+    storage: torch.dtype | Storage
     device: str
     _held: Any = field(default=None, repr=False)
 
     def on_device(self, working_memory: int = 0) -> T:
         """The part on its compute device, loaded if this is the first use, with so many bytes to be free beside it."""
+        from ...uniworld_core.loading.storage import set_compute
+
         here = host.current()
         here.check_interrupt()
         if self._held is None:
 
             def load() -> Any:
-                return self.load(here.offload_device(self.device))
+                return self.parts[self.name].load(self.storage, here.offload_device(self.device))
 
             self._held = here.hold(load(), self.device, load)
-        return self._held.on_device(working_memory)
+        part = self._held.on_device(working_memory)
+        # Whatever the host has moved: it may leave weights elsewhere that do not fit.
+        set_compute(part, device=here.load_device(self.device))
+        return part
 
 
 @dataclass(kw_only=True)
-class DiTPart(Part[Any]):
+class DiTPart(HeldPart[Any]):
     """The DiT.
 
     Attributes:
@@ -66,7 +76,7 @@ class DiTPart(Part[Any]):
 
 
 @dataclass(kw_only=True)
-class VAEPart(Part[Any]):
+class VAEPart(HeldPart[Any]):
     """The VAE.
 
     Attributes:
@@ -82,8 +92,8 @@ class VAEPart(Part[Any]):
 class TextParts:
     """FLUX's CLIP and T5."""
 
-    clip: Part[Any]
-    t5: Part[Any]
+    clip: HeldPart[Any]
+    t5: HeldPart[Any]
 
 
 @dataclass
@@ -94,8 +104,8 @@ class VLMPart:
         scope: what the model knows, if it is one of a small world.
     """
 
-    part: Part[Any]
-    clip: Part[Any]
+    part: HeldPart[Any]
+    clip: HeldPart[Any]
     scope: Scope | None = None
     _pooled_empty: Any = field(default=None, repr=False)
 
@@ -119,7 +129,7 @@ class Loaded:
     """All parts of one model, none read yet."""
 
     vlm: VLMPart
-    siglip: Part[Any]
+    siglip: HeldPart[Any]
     dit: DiTPart
     vae: VAEPart
     text: TextParts
@@ -131,42 +141,31 @@ def open_parts(checkpoint: Path, flux: Path, siglip: Path, dtype_name: str, devi
     Raises:
         UniWorldError: files that are missing, damaged or do not fit; they are named.
     """
-    from ...uniworld_core import VAE, SigLIP, UniWorld
     from ...uniworld_core.backbones.flux_dit import token_bytes
-    from ...uniworld_core.backbones.flux_latents import FLUX_SHIFT, read_latent_format
-    from ...uniworld_core.backbones.flux_text import CLIP, T5
+    from ...uniworld_core.backbones.flux_latents import FLUX_SHIFT
     from ...uniworld_core.backbones.flux_vae import PIXEL_BYTES, read_native_side
-    from ...uniworld_core.families.uniworld_v1.checkpoint import load_dit
-    from ...uniworld_core.families.uniworld_v1.config import UniWorldConfig
-    from ...uniworld_core.families.uniworld_v1.understanding import Understanding
+    from ...uniworld_core.families.uniworld_v1.checkpoint import UniWorldParts
     from ...uniworld_core.prompts.scope import read_scope
 
-    UniWorld.from_pretrained(checkpoint, flux=flux, siglip=siglip)
+    parts = UniWorldParts(checkpoint, flux, siglip)
+    parts.check()
     dtype = torch_dtype(dtype_name, host.current().load_device(device))
-    latent_format = read_latent_format(flux)
-    clip: Part[Any] = Part(lambda where: CLIP.from_pretrained(flux, dtype, where), device)
+    clip: HeldPart[Any] = HeldPart(parts, "clip", dtype, device)
     return Loaded(
-        vlm=VLMPart(
-            Part(lambda where: Understanding.from_pretrained(checkpoint, dtype, where), device),
-            clip,
-            read_scope(checkpoint),
-        ),
-        siglip=Part(lambda where: SigLIP.from_pretrained(siglip, dtype, where), device),
+        vlm=VLMPart(HeldPart(parts, "understanding", dtype, device), clip, read_scope(checkpoint)),
+        siglip=HeldPart(parts, "siglip", dtype, device),
         dit=DiTPart(
-            lambda where: load_dit(checkpoint, flux, dtype, where),
+            parts,
+            "dit",
+            dtype,
             device,
             native_side=read_native_side(flux),
-            latent_format=latent_format,
+            latent_format=parts.latent_format,
             shift=FLUX_SHIFT,
-            token_bytes=token_bytes(UniWorldConfig.read(checkpoint).denoiser_width),
+            token_bytes=token_bytes(parts.config.denoiser_width),
         ),
-        vae=VAEPart(
-            lambda where: VAE.from_pretrained(flux, dtype, where),
-            device,
-            latent_format=latent_format,
-            pixel_bytes=PIXEL_BYTES,
-        ),
-        text=TextParts(clip, Part(lambda where: T5.from_pretrained(flux, dtype, where), device)),
+        vae=VAEPart(parts, "vae", dtype, device, latent_format=parts.latent_format, pixel_bytes=PIXEL_BYTES),
+        text=TextParts(clip, HeldPart(parts, "t5", dtype, device)),
     )
 
 

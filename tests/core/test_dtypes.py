@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from uniworld.uniworld_core import UniWorld
-from uniworld.uniworld_core.families.uniworld_v1.checkpoint import load_dit
 from uniworld.uniworld_core.loading import dtypes
 from uniworld.uniworld_core.loading.dtypes import choose_dtype
 
@@ -31,7 +30,7 @@ def test_a_cpu_without_instructions_for_bfloat16_computes_in_float32(
     model = UniWorld.from_pretrained("tiny")
     assert model.dtype == expected
     assert model.dit.dtype == expected
-    assert load_dit(model.checkpoint, model.flux_folder).dtype == expected
+    assert model.parts["dit"].load(None, "cpu").dtype == expected
 
 
 def test_other_devices_compute_in_bfloat16_and_a_given_dtype_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from uniworld.uniworld_core import VAE, SigLIP, UniWorld
 from uniworld.uniworld_core.backbones.flux_latents import FLUX_LATENTS, read_latent_format
 from uniworld.uniworld_core.backbones.flux_text import CLIP, T5
-from uniworld.uniworld_core.families.uniworld_v1.checkpoint import load_dit, load_vlm
-from uniworld.uniworld_core.families.uniworld_v1.understanding import Understanding
+from uniworld.uniworld_core.families.uniworld_v1.checkpoint import UniWorldParts
 from uniworld.uniworld_core.loading.shipped import shipped_model, shipped_names
+from uniworld.uniworld_core.loading.storage import FloatStorage
 from uniworld.uniworld_core.loading.weights import Shards
 from uniworld.uniworld_core.sampling.latents import preview
 
@@ -54,7 +54,7 @@ def open_copy(folder: Path, **options: Any) -> UniWorld:
 
 def test_vlm_alone_understands(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(TINY / "uniworld", tmp_path / "alone"))
-    vlm = load_vlm(folder, FLOAT32)
+    vlm = UniWorldParts(folder)["vlm"].load(FLOAT32)
     assert isinstance(vlm.answer(["What is this?"], [[Image.new("RGB", (30, 30))]], max_new_tokens=3)[0], str)
 
 
@@ -77,9 +77,10 @@ def test_dit_alone_paints(model: UniWorld, tmp_path: Path) -> None:
     for file in folder.iterdir():
         if not (file.suffix == ".safetensors" or file.name in ("config.json", "model.safetensors.index.json")):
             file.unlink()
-    dit = load_dit(folder, dtype=FLOAT32)
+    dit = UniWorldParts(folder)["dit"].load(FLOAT32)
     assert dit.latent_format == FLUX_LATENTS
-    assert load_dit(folder, TINY / "flux", FLOAT32).latent_format == read_latent_format(TINY / "flux")
+    latent_format = UniWorldParts(folder, TINY / "flux")["dit"].load(FLOAT32).latent_format
+    assert latent_format == read_latent_format(TINY / "flux")
     condition = UniWorld.from_pretrained("tiny", dtype=FLOAT32).encode("A dog.", use_t5=False)
     assert torch.isfinite(dit.velocity(torch.zeros(1, 16, 4, 4), 0.5, condition, 3.5)).all()
 
@@ -99,36 +100,32 @@ def test_siglip_vae_clip_and_t5_load_alone(tmp_path: Path) -> None:
 
 
 def test_opening_reads_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
-    from uniworld.uniworld_core.loading import weights
-
-    monkeypatch.setattr(weights, "place", lambda *_: pytest.fail("a tensor was read"))
+    monkeypatch.setattr(FloatStorage, "put", lambda *_: pytest.fail("a tensor was read"))
     model = UniWorld.from_pretrained("tiny")
-    assert {"understanding", "dit", "vae", "siglip", "text"}.isdisjoint(vars(model))
+    assert model.parts.loaded() == set()
+    with pytest.raises(pytest.fail.Exception, match="a tensor was read"):
+        _ = model.vae
 
 
 def test_each_part_is_loaded_when_something_asks_for_it() -> None:
     model = UniWorld.from_pretrained("tiny", dtype=FLOAT32)
-    parts = ("understanding", "dit", "vae", "siglip", "text")
-
-    def loaded() -> set[str]:
-        found = {part for part in parts if part in vars(model)}
-        if "text" in found:
-            found |= {part for part in ("clip", "t5") if getattr(model.text, f"_{part}") is not None}
-        return found
-
+    loaded = model.parts.loaded
     refs = model.reference([Image.new("RGB", (8, 8))], use_siglip=False)
     assert loaded() == set()
+    assert isinstance(model.understand("What?", max_new_tokens=1), str)
+    assert loaded() == {"vlm"}
+    reads = {"vlm", "projectors", "task_head", "understanding"}
     model.route("Paint.", refs=refs)
-    assert loaded() == {"understanding"}
+    assert loaded() == reads
     condition = model.encode("Paint.", refs=refs, use_t5=False)
-    assert loaded() == {"understanding", "text", "clip"}
+    assert loaded() == {*reads, "clip"}
     model.reference([Image.new("RGB", (8, 8))])
-    assert loaded() == {"understanding", "text", "clip", "siglip"}
+    assert loaded() == {*reads, "clip", "siglip"}
     z = model.sample(condition, 16, 16, steps=1)
-    assert loaded() == {"understanding", "text", "clip", "siglip", "dit"}
+    assert loaded() == {*reads, "clip", "siglip", "dit"}
     model.decode(z)
     model.encode("Paint.", t5_length=4)
-    assert loaded() == {*parts, "clip", "t5"}
+    assert loaded() == {*reads, "clip", "siglip", "dit", "vae", "t5"}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -182,8 +179,8 @@ def test_weights_in_one_file_load_as_well_as_in_shards(tmp_path: Path) -> None:
         file.unlink()
     (folder / "model.safetensors.index.json").unlink()
     save_file(tensors, folder / "model.safetensors")
-    dit = load_dit(folder, dtype=FLOAT32)
-    expected = load_dit(TINY / "uniworld", dtype=FLOAT32)
+    dit = UniWorldParts(folder)["dit"].load(FLOAT32)
+    expected = UniWorldParts(TINY / "uniworld")["dit"].load(FLOAT32)
     assert all(torch.equal(a, b) for a, b in zip(dit.parameters(), expected.parameters()))
 
 
@@ -355,7 +352,7 @@ def test_pictures_are_seen_at_448_pixels_unless_both_limits_are_equal(
 ) -> None:
     folder = tiny_copy / "uniworld"
     edit_json(folder / "preprocessor_config.json", **limits)
-    vlm = load_vlm(folder, FLOAT32)
+    vlm = UniWorldParts(folder)["vlm"].load(FLOAT32)
     for square in (300, 460, 700):
         assert vlm.inputs(["x"], [[Image.new("RGB", (square, square))]]).grids.tolist() == [[1, side, side]]
 
@@ -624,7 +621,7 @@ def test_pickle_with_code_is_refused_and_not_run(tiny_copy: Path, form: str) -> 
         )
         torch.save(content, file, _use_new_zipfile_serialization=form != "old torch")
     with pytest.raises(ValueError, match=r"task_head_final\.pt was refused"):
-        Understanding.from_pretrained(tiny_copy / "uniworld", FLOAT32)
+        UniWorldParts(tiny_copy / "uniworld")["understanding"].load(FLOAT32)
     assert not victim.exists()
 
 
@@ -637,7 +634,7 @@ def test_the_evil_pickle_would_run_if_it_were_simply_opened(tmp_path: Path) -> N
 def test_damaged_routing_head_is_refused(tiny_copy: Path, content: bytes) -> None:
     (tiny_copy / "uniworld" / "task_head_final.pt").write_bytes(content)
     with pytest.raises(ValueError, match=r"task_head_final\.pt was refused: it is damaged"):
-        Understanding.from_pretrained(tiny_copy / "uniworld", FLOAT32)
+        UniWorldParts(tiny_copy / "uniworld")["understanding"].load(FLOAT32)
 
 
 @pytest.mark.parametrize(
@@ -657,14 +654,14 @@ def test_routing_head_of_another_form_is_named(tiny_copy: Path, change: Any, nam
     change(head)
     torch.save(head, file)
     with pytest.raises(ValueError, match=r"task_head_final\.pt") as error:
-        Understanding.from_pretrained(tiny_copy / "uniworld", FLOAT32)
+        UniWorldParts(tiny_copy / "uniworld")["understanding"].load(FLOAT32)
     assert named in str(error.value)
 
 
 def test_list_in_place_of_the_routing_head_is_named(tiny_copy: Path) -> None:
     torch.save([torch.zeros(2)], tiny_copy / "uniworld" / "task_head_final.pt")
     with pytest.raises(ValueError, match="holds list"):
-        Understanding.from_pretrained(tiny_copy / "uniworld", FLOAT32)
+        UniWorldParts(tiny_copy / "uniworld")["understanding"].load(FLOAT32)
 
 
 def test_missing_routing_head_matters_for_route_alone(tiny_copy: Path) -> None:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..errors import UniWorldError
+from ..loading.storage import ComputeModule
 from ..sampling.condition import Condition
 from ..sampling.flow import Shift, Velocity
 from ..sampling.latents import LatentFormat
@@ -29,7 +29,7 @@ def token_bytes(width: int) -> int:
     return _TOKEN_BYTES * width
 
 
-class DiT(nn.Module):
+class DiT(ComputeModule):
     """FLUX's transformer as a `Painter`.
 
     Attributes:
@@ -44,14 +44,6 @@ class DiT(nn.Module):
         channels = int(transformer.config.in_channels) // latent_format.pack**2
         self.latent_format = replace(latent_format, channels=channels)
         self.shift: Shift = FLUX_SHIFT
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.transformer.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.transformer.parameters()).dtype
 
     def check(self, condition: Condition, shape: Sequence[int]) -> None:
         """Raises UniWorldError unless the DiT can paint latents of that shape (B, C, h, w) by that condition."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import UniWorldError
+from ..loading.parts import NetworkPart
 from ..loading.settings import (
     ACTIVATION,
     EPSILON,
@@ -32,8 +33,9 @@ from ..loading.settings import (
     take,
     whole,
 )
+from ..loading.storage import ComputeModule
 from ..loading.vocabulary import check_ids, clip_tokenizer, t5_tokenizer
-from ..loading.weights import Names, Shards, Weights, build
+from ..loading.weights import SAME_NAMES, Names, Shards, build
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerFast, T5EncoderModel
@@ -76,7 +78,7 @@ _T5: dict[str, Rule] = {
 _T5_DEFAULTS = {"num_layers": 6, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}
 
 
-class CLIP(nn.Module):
+class CLIP(ComputeModule):
     """FLUX's CLIP-L: the pooled prompt."""
 
     def __init__(self, encoder: CLIPTextModel, tokenizer: Any) -> None:
@@ -89,23 +91,22 @@ class CLIP(nn.Module):
         cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> CLIP:
         """Load `text_encoder` and `tokenizer` of a FLUX folder in diffusers layout. Raises UniWorldError naming a bad file."""
-        weights = clip_weights(flux)
-        tokenizer = read_clip_tokenizer(Path(flux), weights.module.config)
-        return cls(weights.load(dtype, device), tokenizer)
+        return clip_part(flux).load(dtype, device)
 
     @torch.no_grad()
     def pool(self, prompts: Sequence[str]) -> torch.Tensor:
         """Pooled prompts (B, P), at the end-of-text token."""
-        first = next(self.encoder.parameters())
-        ids = _ids(self.tokenizer, prompts, self.encoder.config.max_position_embeddings).to(first.device)
+        ids = _ids(self.tokenizer, prompts, self.encoder.config.max_position_embeddings).to(self.device)
         return self.encoder(input_ids=ids).pooler_output
 
 
-class T5(nn.Module):
+class T5(ComputeModule):
     """FLUX's T5-XXL encoder: the prompt as tokens."""
 
     def __init__(self, encoder: T5EncoderModel, tokenizer: Any) -> None:
         super().__init__()
+        # The encoder's table is the shared one; files carry it once or twice.
+        encoder.encoder.embed_tokens.weight = encoder.shared.weight
         self.encoder = encoder
         self.tokenizer = tokenizer
 
@@ -114,45 +115,38 @@ class T5(nn.Module):
         cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> T5:
         """Load `text_encoder_2` and `tokenizer_2` of a FLUX folder in diffusers layout. Raises UniWorldError naming a bad file."""
-        weights = t5_weights(flux)
-        tokenizer = read_t5_tokenizer(Path(flux), weights.module.config)
-        encoder = weights.load(dtype, device)
-        # The encoder's table is the shared one; files carry it once or twice.
-        encoder.encoder.embed_tokens.weight = encoder.shared.weight
-        return cls(encoder, tokenizer)
+        return t5_part(flux).load(dtype, device)
 
     @torch.no_grad()
     def tokens(self, prompts: Sequence[str], length: int = T5_LENGTH) -> torch.Tensor:
         """Prompt tokens (B, length, D), padded to `length` and, as published, without a mask. Raises UniWorldError for no length."""
         if length < 1:
             raise UniWorldError(f"t5_length is {length}; it must be at least 1.")
-        first = next(self.encoder.parameters())
-        return self.encoder(input_ids=_ids(self.tokenizer, prompts, length).to(first.device)).last_hidden_state
+        return self.encoder(input_ids=_ids(self.tokenizer, prompts, length).to(self.device)).last_hidden_state
 
 
 class TextEncoders:
-    """CLIP and T5 of one FLUX folder, each loaded when first asked for."""
+    """CLIP and T5 of one FLUX folder, each loaded when first asked for.
 
-    def __init__(self, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> None:
-        self.flux, self.dtype, self.device = Path(flux), dtype, device
-        self._clip: CLIP | None = None
-        self._t5: T5 | None = None
+    Args:
+        get_clip: gives CLIP; called at each use.
+        get_t5: gives T5.
+    """
+
+    def __init__(self, get_clip: Callable[[], CLIP], get_t5: Callable[[], T5]) -> None:
+        self._get_clip, self._get_t5 = get_clip, get_t5
 
     @property
     def clip(self) -> CLIP:
-        if self._clip is None:
-            self._clip = CLIP.from_pretrained(self.flux, self.dtype, self.device)
-        return self._clip
+        return self._get_clip()
 
     @property
     def t5(self) -> T5:
-        if self._t5 is None:
-            self._t5 = T5.from_pretrained(self.flux, self.dtype, self.device)
-        return self._t5
+        return self._get_t5()
 
 
-def clip_weights(flux: str | Path) -> Weights[CLIPTextModel]:
-    """CLIP of a FLUX folder and its file. Raises UniWorldError if its configuration is missing or of another model."""
+def clip_part(flux: str | Path) -> NetworkPart[CLIP]:
+    """CLIP of a FLUX folder, not yet loaded. Raises UniWorldError if its configuration is missing or of another model."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     folder = Path(flux) / "text_encoder"
@@ -160,12 +154,17 @@ def clip_weights(flux: str | Path) -> Weights[CLIPTextModel]:
     settings = _CLIP_DEFAULTS | _settings(file, "clip_text_model", _CLIP)
     check_heads(settings["hidden_size"], settings["num_attention_heads"], str(file))
     shards.check_depth(settings["num_hidden_layers"], ("text_model.encoder.layers.", "encoder.layers."), file)
-    encoder = build(lambda: CLIPTextModel(CLIPTextConfig(**settings)), file)
-    return Weights(encoder, shards, nested_names(encoder, shards, "text_model."))
+
+    def make() -> CLIPTextModel:
+        return build(lambda: CLIPTextModel(CLIPTextConfig(**settings)), file)
+
+    first = make()
+    names = nested_names(first, shards, "text_model.")
+    return NetworkPart(make, shards, CLIP, names, read=lambda: (read_clip_tokenizer(Path(flux), first.config),))
 
 
-def t5_weights(flux: str | Path) -> Weights[T5EncoderModel]:
-    """T5 of a FLUX folder and its files. Raises UniWorldError if its configuration is missing or of another model."""
+def t5_part(flux: str | Path) -> NetworkPart[T5]:
+    """T5 of a FLUX folder, not yet loaded. Raises UniWorldError if its configuration is missing or of another model."""
     from transformers import T5Config, T5EncoderModel
 
     folder = Path(flux) / "text_encoder_2"
@@ -178,12 +177,22 @@ def t5_weights(flux: str | Path) -> Weights[T5EncoderModel]:
             f"{file} has relative_attention_max_distance {distance}, expected more than {single}: copy the file again."
         )
     shards.check_depth(settings["num_layers"], ("encoder.block.",), file)
-    encoder = build(lambda: T5EncoderModel(T5Config(**settings)), file)
+
+    def make() -> T5EncoderModel:
+        return build(lambda: T5EncoderModel(T5Config(**settings)), file)
+
+    config = make().config
     # The encoder's table is the shared one: files carry it under either name, or both.
     shared, own = "shared.weight", "encoder.embed_tokens.weight"
-    if shared in shards.shapes:
-        return Weights(encoder, shards, optional=(own,))
-    return Weights(encoder, shards, Names((("", ""), (own, shared))), optional=(own,))
+    return NetworkPart(
+        make,
+        shards,
+        T5,
+        SAME_NAMES if shared in shards.shapes else Names((("", ""), (own, shared))),
+        optional=(own,),
+        plain=(".wo",),  # whose dtype transformers converts activations to (T5DenseGatedActDense.forward)
+        read=lambda: (read_t5_tokenizer(Path(flux), config),),
+    )
 
 
 def read_clip_tokenizer(flux: Path, config: Any) -> PreTrainedTokenizerFast:

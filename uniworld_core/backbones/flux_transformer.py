@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import UniWorldError
+from ..loading.parts import Built, NetworkPart
 from ..loading.settings import FLAG, HEADS, WIDTH, Rule, exactly, listed, optional, take, whole
-from ..loading.weights import Names, Shards, Weights, build
+from ..loading.weights import Names, Shards, build
 
 # diffusers' FluxTransformer2DModel, and its defaults where a configuration leaves something out.
 _RULES: dict[str, Rule] = {
@@ -53,13 +55,16 @@ def build_transformer(settings: dict[str, Any], source: str) -> Any:
     return build(lambda: FluxTransformer2DModel.from_config(settings), source)
 
 
-def transformer_weights(settings: dict[str, Any], shards: Shards, names: Names, source: str) -> Weights[Any]:
-    """FLUX's transformer and its files. Raises UniWorldError if these hold another number of layers.
+def transformer_part(
+    settings: dict[str, Any], shards: Shards, names: Names, source: str, make: Callable[[Any], Built]
+) -> NetworkPart[Built]:
+    """FLUX's transformer, not yet loaded. Raises UniWorldError if its files hold another number of layers.
 
     Args:
         names: how its tensors are called in the files, with one prefix for all of them.
+        make: makes the part of the loaded transformer.
     """
     prefix = names.prefixes[0][0]
     for key, blocks in (("num_layers", "transformer_blocks"), ("num_single_layers", "single_transformer_blocks")):
         shards.check_depth(settings[key], (f"{prefix}{blocks}.",), source)
-    return Weights(build_transformer(settings, source), shards, names)
+    return NetworkPart(lambda: build_transformer(settings, source), shards, make, names)

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..errors import UniWorldError
 from ..images.sizes import check_size
+from ..loading.parts import NetworkPart
 from ..loading.settings import FLAG, WIDTH, choice, exactly, listed, optional, read_json, shown, take, whole
-from ..loading.weights import Shards, Weights, build
+from ..loading.storage import ComputeModule
+from ..loading.weights import Shards, build
 from ..sampling.latents import LatentFormat
 from .flux_latents import CHANNELS, FLUX_LATENTS, SCALE, SHIFT, read_latent_format
 
@@ -37,7 +38,7 @@ _RULES = {
 }
 
 
-class VAE(nn.Module):
+class VAE(ComputeModule):
     """The autoencoder of a FLUX folder. Its own latents travel on the wires; the DiT sees them by `latent_format`."""
 
     def __init__(self, autoencoder: Any) -> None:
@@ -54,7 +55,7 @@ class VAE(nn.Module):
         Raises:
             UniWorldError: a file is missing, damaged, or does not fit the configuration; it is named.
         """
-        return cls(vae_weights(flux).load(dtype, device))
+        return vae_part(flux).load(dtype, device)
 
     @property
     def _config(self) -> Any:
@@ -82,8 +83,7 @@ class VAE(nn.Module):
             )
         if not torch.isfinite(z_BChw).all():
             raise UniWorldError("The latent holds NaN or infinite values: look at the sampler that made it.")
-        first = next(self.autoencoder.parameters())
-        pixels = self.autoencoder.decode(z_BChw.to(first.device, first.dtype), return_dict=False)[0]
+        pixels = self.autoencoder.decode(z_BChw.to(self.device, self.dtype), return_dict=False)[0]
         return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
     @torch.no_grad()
@@ -99,9 +99,8 @@ class VAE(nn.Module):
         if image_BHWC.ndim != 4 or image_BHWC.shape[-1] != 3:
             raise UniWorldError(f"The picture has shape {list(image_BHWC.shape)}; expected (batch, height, width, 3).")
         check_size(image_BHWC.shape[1], image_BHWC.shape[2], FLUX_LATENTS.unit)
-        first = next(self.autoencoder.parameters())
         # As published to the last bit: 2x - 1 rounds otherwise, and convolutions do in another memory layout.
-        pixels = ((image_BHWC.permute(0, 3, 1, 2).contiguous() - 0.5) / 0.5).to(first.device, first.dtype)
+        pixels = ((image_BHWC.permute(0, 3, 1, 2).contiguous() - 0.5) / 0.5).to(self.device, self.dtype)
         posterior = self.autoencoder.encode(pixels).latent_dist
         z = posterior.mode() if generator is None else posterior.sample(generator=generator)
         return z.float()
@@ -126,8 +125,8 @@ def read_native_side(flux: str | Path) -> int:
     return side if side >= 64 else NATIVE_SIDE
 
 
-def vae_weights(flux: str | Path) -> Weights[Any]:
-    """The VAE of a FLUX folder and its file. Raises UniWorldError if its configuration is missing or of another model."""
+def vae_part(flux: str | Path) -> NetworkPart[VAE]:
+    """The VAE of a FLUX folder, not yet loaded. Raises UniWorldError if its configuration is missing or of another model."""
     from diffusers import AutoencoderKL
 
     folder = Path(flux) / "vae"
@@ -147,4 +146,4 @@ def vae_weights(flux: str | Path) -> Weights[Any]:
         )
     layers = settings.get("layers_per_block", 1)
     shards.check_depth(layers, ("encoder.down_blocks.0.resnets.",), folder / "config.json")
-    return Weights(build(lambda: AutoencoderKL.from_config(settings), folder / "config.json"), shards)
+    return NetworkPart(lambda: build(lambda: AutoencoderKL.from_config(settings), folder / "config.json"), shards, VAE)

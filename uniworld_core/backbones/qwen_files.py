@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UniWorldError
 from ..loading.settings import FLAG, TOKEN, either, listed, number, optional, read_json, take, whole
 from ..loading.vocabulary import check_ids, qwen_tokenizer
-from ..loading.weights import Names, Shards, Weights, build
+from ..loading.weights import Names, build
 from ..prompts.text import IMAGE_PAD, VISION_END, VISION_START
 from .picture_processor import PROCESSOR, make_processor, processor_settings
 from .qwen_config import QwenVLConfig
@@ -66,13 +66,6 @@ def build_qwen(config: QwenVLConfig) -> Qwen2_5_VLForConditionalGeneration:
         return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**parts, tie_word_embeddings=False, **tokens))
 
     return build(make, config.source)
-
-
-def qwen_weights(config: QwenVLConfig, shards: Shards) -> Weights[Qwen2_5_VLForConditionalGeneration]:
-    """Qwen2.5-VL and its files. Raises UniWorldError if these hold another number of layers."""
-    shards.check_depth(config.layers, ("model.layers.", "model.language_model.layers."), config.source)
-    shards.check_depth(config.depth, ("visual.blocks.", "model.visual.blocks."), config.source)
-    return Weights(build_qwen(config), shards, QWEN_NAMES)
 
 
 def read_tokenizer(folder: Path, config: QwenVLConfig | None = None) -> PreTrainedTokenizerFast:

@@ -7,21 +7,33 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from ..errors import UniWorldError
 from ..loading.dtypes import OVERFLOW
+from ..loading.parts import NetworkPart
 from ..loading.settings import shown
+from ..loading.storage import ComputeModule
+from ..loading.weights import Shards
 from ..prompts.conversation import Conversation, Prompt, as_conversations, as_list
 from ..prompts.reference import Reference
 from ..prompts.text import ASSISTANT, IMAGE_PAD
 from ..sampling.seeds import check_seed
 from .qwen_config import QwenVLConfig
-from .qwen_files import TEMPERATURE, single_id
+from .qwen_files import (
+    QWEN_NAMES,
+    TEMPERATURE,
+    build_qwen,
+    read_generation,
+    read_processor,
+    read_tokenizer,
+    single_id,
+)
 from .qwen_template import conversation_text, turns_in
 from .rope import rope_positions
 
@@ -64,15 +76,15 @@ class VLMInputs:
         )
 
 
-class VLM(nn.Module):
+class VLM(ComputeModule):
     """Qwen2.5-VL with its tokenizer and picture processor."""
 
     def __init__(
         self,
         config: QwenVLConfig,
+        qwen: Any,
         tokenizer: PreTrainedTokenizerFast,
         processor: Any,
-        qwen: Any,
         generation: GenerationConfig,
     ) -> None:
         super().__init__()
@@ -83,14 +95,6 @@ class VLM(nn.Module):
         self.qwen: Any = qwen
         self.generation = generation
         self.assistant_token = single_id(tokenizer, ASSISTANT)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.qwen.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.qwen.parameters()).dtype
 
     def inputs(self, prompts: Sequence[Prompt], pictures: Sequence[Sequence[Image.Image]] | None = None) -> VLMInputs:
         """Tokens, patches and positions of a batch.
@@ -254,6 +258,30 @@ class VLM(nn.Module):
         if "mm_token_type_ids" in inspect.signature(self.qwen.forward).parameters:
             pictures["mm_token_type_ids"] = (inputs.ids == self.config.tokens["image_token_id"]).int()
         return pictures
+
+
+def vlm_part(folder: Path, config: QwenVLConfig, shards: Shards, pixels: int) -> NetworkPart[VLM]:
+    """Qwen2.5-VL of a checkpoint's folder, not yet loaded.
+
+    Args:
+        pixels: as `read_processor`.
+
+    Raises:
+        UniWorldError: its files hold another number of layers than the configuration says.
+    """
+    shards.check_depth(config.layers, ("model.layers.", "model.language_model.layers."), config.source)
+    shards.check_depth(config.depth, ("visual.blocks.", "model.visual.blocks."), config.source)
+    return NetworkPart(
+        lambda: build_qwen(config),
+        shards,
+        partial(VLM, config),
+        QWEN_NAMES,
+        read=lambda: (
+            read_tokenizer(folder, config),
+            read_processor(folder, config, pixels),
+            read_generation(folder, config),
+        ),
+    )
 
 
 # A checkpoint's generation_config may ask for sampling; these undo what would then only draw a warning.

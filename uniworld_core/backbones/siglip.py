@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from ..errors import UniWorldError
+from ..loading.parts import NetworkPart
 from ..loading.settings import (
     ACTIVATION,
     EPSILON,
@@ -27,7 +28,8 @@ from ..loading.settings import (
     take,
     whole,
 )
-from ..loading.weights import Shards, Weights, build
+from ..loading.storage import ComputeModule
+from ..loading.weights import Shards, build
 from .flux_text import nested_names
 from .picture_processor import PROCESSOR, make_processor, processor_settings
 
@@ -55,7 +57,7 @@ _DEFAULTS = {
 _MAX_ROWS = 256
 
 
-class SigLIP(nn.Module):
+class SigLIP(ComputeModule):
     """SigLIP's vision half with its picture processor.
 
     The pictures are squashed to the encoder's square (512x512, 1024 tokens for siglip2-so400m-patch16-512), with the
@@ -76,7 +78,7 @@ class SigLIP(nn.Module):
         Raises:
             UniWorldError: a file is missing, damaged, of another model, or does not fit the configuration.
         """
-        return cls(siglip_weights(folder).load(dtype, device), read_siglip_processor(Path(folder)))
+        return siglip_part(folder).load(dtype, device)
 
     @property
     def width(self) -> int:
@@ -94,20 +96,23 @@ class SigLIP(nn.Module):
     @torch.no_grad()
     def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Features (B, tokens, width): the last hidden states of RGB pictures."""
-        first = next(self.encoder.parameters())
-        pixels = self.pixel_values(pictures).to(first.device, first.dtype)
+        pixels = self.pixel_values(pictures).to(self.device, self.dtype)
         return self.encoder(pixel_values=pixels).last_hidden_state
 
 
-def siglip_weights(folder: str | Path) -> Weights[SiglipVisionModel]:
-    """SigLIP's vision half of a folder and its files. Raises UniWorldError for a folder of another model."""
+def siglip_part(folder: str | Path) -> NetworkPart[SigLIP]:
+    """SigLIP's vision half of a folder, not yet loaded. Raises UniWorldError for a folder of another model."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     file = Path(folder) / "config.json"
     shards, settings = Shards(Path(folder)), siglip_settings(Path(folder))
     shards.check_depth(settings["num_hidden_layers"], ("vision_model.encoder.layers.", "encoder.layers."), file)
-    encoder = build(lambda: SiglipVisionModel(SiglipVisionConfig(**settings)), file)
-    return Weights(encoder, shards, nested_names(encoder, shards, "vision_model."))
+
+    def make() -> nn.Module:
+        return build(lambda: SiglipVisionModel(SiglipVisionConfig(**settings)), file)
+
+    names = nested_names(make(), shards, "vision_model.")
+    return NetworkPart(make, shards, SigLIP, names, read=lambda: (read_siglip_processor(Path(folder)),))
 
 
 def read_siglip_processor(folder: Path) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,13 +20,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UniWorldError
-from .dtypes import choose_dtype
 from .settings import brief, check_file, parse_json, read_json, shown
 
 Module = TypeVar("Module", bound=nn.Module)
 
 # How many names an error lists before it only counts.
-_LISTED = 5
+LISTED = 5
 # Of all safetensors files of a folder together, bytes of headers and tensors, and files of one index: UniWorld-V1 in
 # float32 has 200 kB, under 2,000 and under twenty.
 _MAX_HEADERS = 4 * 2**20
@@ -135,7 +134,7 @@ class Shards:
             header = read_header(file, room)
             if (expected := indexed.get(file.name)) and expected.isdisjoint(header):
                 raise UniWorldError(
-                    f"{file} holds none of the tensors that the index beside it names for it ({_some(sorted(expected))}): "
+                    f"{file} holds none of the tensors that the index beside it names for it ({some(sorted(expected))}): "
                     "index and files are of two checkpoints, copy the folder again."
                 )
             for name, (dtype, shape) in header.items():
@@ -231,7 +230,7 @@ class Shards:
         absent = [name for name in names if not (self.folder / name).is_file()]
         if absent:
             raise UniWorldError(
-                f"{index.name} in {self.folder} names {len(names)} files; missing are {_some(absent)}: copy them there too."
+                f"{index.name} in {self.folder} names {len(names)} files; missing are {some(absent)}: copy them there too."
             )
         return [self.folder / name for name in names]
 
@@ -308,77 +307,6 @@ def _damaged(file: Path, error: Exception) -> UniWorldError:
     return UniWorldError(f"{file} cannot be read ({error}): it is cut short or damaged, copy or download it again.")
 
 
-@dataclass(frozen=True)
-class Weights(Generic[Module]):
-    """A module on the meta device, and the files that its weights lie in.
-
-    Attributes:
-        module: from `build`.
-        shards: the files.
-        names: how its tensors are called in them.
-        optional: names in the module that the files may lack (tied weights).
-    """
-
-    module: Module
-    shards: Shards
-    names: Names = SAME_NAMES
-    optional: tuple[str, ...] = ()
-
-    def check(self) -> None:
-        """Hold the names, shapes and types in the files against the module, without reading a tensor.
-
-        Raises:
-            UniWorldError: names the tensors that are missing, unknown, of another shape than expected, or no floats.
-        """
-        expected = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
-        shards, found = self.shards, self._found()
-        problems = [problem for name, key in found if (problem := self._misfit(name, expected.get(key)))]
-        missing = sorted(set(expected) - {key for _, key in found} - set(self.optional))
-        unknown = sorted(name for name, key in found if key not in expected)
-        if missing:
-            problems.append(f"missing: {_some([shards.home(self.names.in_file(name)) for name in missing])}")
-        if unknown:
-            problems.append(f"unknown: {_some([f'{name} in {shards.files[name].name}' for name in unknown])}")
-        if problems:
-            raise UniWorldError(
-                f"The weights in {shards.folder} do not fit the configuration beside them: {'; '.join(problems[:_LISTED])}. "
-                "Use weights and config.json of one and the same checkpoint."
-            )
-
-    def load(self, dtype: torch.dtype | None, device: torch.device | str) -> Module:
-        """The module with its weights, read one tensor at a time, straight to `dtype` and `device`.
-
-        Floating-point tensors take `dtype` (None: the one of `choose_dtype`); computed buffers keep theirs, as in
-        transformers' own loading.
-
-        Raises:
-            UniWorldError: as `check`, or the device or dtype is none that can hold a model.
-        """
-        chosen = choose_dtype(dtype, device)
-        self.check()
-        in_module = dict(self._found())
-        for name, tensor in self.shards.read(in_module):
-            place(self.module, in_module[name], _fresh(tensor, chosen, device))
-        for submodule in self.module.modules():
-            for key, buffer in submodule._buffers.items():
-                if buffer is not None and not buffer.is_meta:
-                    submodule._buffers[key] = buffer.to(device)
-        return self.module
-
-    def _found(self) -> list[tuple[str, str]]:
-        """(name in the files, name in the module) of this part's tensors."""
-        pairs = ((name, self.names.in_module(name)) for name in self.shards.shapes)
-        return [(name, key) for name, key in pairs if key is not None]
-
-    def _misfit(self, name: str, expected: tuple[int, ...] | None) -> str | None:
-        shape, kind, where = self.shards.shapes[name], self.shards.dtypes[name], self.shards.files[name].name
-        if expected is not None and shape != expected:
-            return f"{name} in {where} has shape {list(shape)}, expected {list(expected)}"
-        if expected is not None and not kind.startswith(("F", "BF")):
-            return f"{name} in {where} has numbers of type {kind}, expected floating point"
-        return None
-
-
 def place(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
     """Put a tensor where `name` says in `module`, in the place of the meta tensor there."""
     path, _, leaf = name.rpartition(".")
@@ -389,12 +317,7 @@ def place(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
         owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
 
 
-def _fresh(tensor: torch.Tensor, dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
-    # A tensor that needs no conversion is a view of the mapped file: copied, so that the file can go.
-    target = dtype if tensor.is_floating_point() else tensor.dtype
-    return tensor.to(device=device, dtype=target, copy=True)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+def some(names: list[str]) -> str:
+    """The first of these names, for an error, and how many more there are."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

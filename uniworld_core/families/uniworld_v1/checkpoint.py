@@ -1,31 +1,27 @@
-"""A UniWorld checkpoint's folder: which tensors are whose, and its parts read from it, each alone."""
+"""A UniWorld model's folders: which tensors of the checkpoint are whose, and all parts of checkpoint, FLUX and SigLIP."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from ...backbones.flux_dit import DiT
 from ...backbones.flux_latents import FLUX_LATENTS, read_latent_format
-from ...backbones.flux_transformer import build_transformer, transformer_weights
-from ...backbones.qwen_files import (
-    QWEN_NAMES,
-    build_qwen,
-    qwen_weights,
-    read_generation,
-    read_processor,
-    read_tokenizer,
-)
-from ...backbones.qwen_vl import VLM
+from ...backbones.flux_text import clip_part, t5_part
+from ...backbones.flux_transformer import build_transformer, transformer_part
+from ...backbones.flux_vae import vae_part
+from ...backbones.qwen_files import QWEN_NAMES, build_qwen
+from ...backbones.qwen_vl import VLM, vlm_part
+from ...backbones.siglip import siglip_part
 from ...errors import UniWorldError
-from ...loading.weights import Names, Shards, Weights, build
+from ...loading.parts import JoinedPart, NetworkPart, Part, PartSet
+from ...loading.weights import Names, Shards, build
+from ...sampling.latents import LatentFormat
 from .config import VLM_PIXELS, UniWorldConfig
-from .projectors import Projectors, read_task_head
-
-if TYPE_CHECKING:
-    from transformers import Qwen2_5_VLForConditionalGeneration
+from .projectors import Projectors, TaskHeadPart
+from .understanding import Understanding
 
 _TOWER = "denoise_tower."
 DENOISER_NAMES = Names(((f"{_TOWER}denoiser.", ""),))
@@ -34,76 +30,101 @@ PROJECTOR_NAMES = Names(
 )
 
 
-def read_config(checkpoint: Path) -> UniWorldConfig:
-    """The configuration of a checkpoint, with the SigLIP width that its tensors show."""
-    shape = Shards(checkpoint).shapes.get(f"{_TOWER}siglip_projector.0.weight")
-    return UniWorldConfig.read(checkpoint, shape[1] if shape and len(shape) == 2 else None)
-
-
-def vlm_weights(checkpoint: str | Path) -> Weights[Qwen2_5_VLForConditionalGeneration]:
-    """Qwen2.5-VL of a checkpoint and its files. Raises UniWorldError if these hold another number of layers."""
-    return qwen_weights(UniWorldConfig.read(checkpoint).vlm, Shards(Path(checkpoint)))
-
-
-def denoiser_weights(checkpoint: str | Path) -> Weights[Any]:
-    """The DiT of a checkpoint and its files. Raises UniWorldError if these hold another number of layers."""
-    config = UniWorldConfig.read(checkpoint)
-    return transformer_weights(config.denoiser, Shards(Path(checkpoint)), DENOISER_NAMES, config.denoiser_source)
-
-
-def projector_weights(checkpoint: str | Path) -> Weights[Projectors]:
-    """The three projectors of a checkpoint and their files."""
-    config = read_config(Path(checkpoint))
-    return Weights(build(lambda: Projectors(config), config.source), Shards(Path(checkpoint)), PROJECTOR_NAMES)
-
-
-def load_vlm(checkpoint: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> VLM:
-    """The VLM of a checkpoint, alone.
-
-    Raises:
-        UniWorldError: a file is missing, damaged, or does not fit the configuration; it is named.
-    """
-    folder = Path(checkpoint)
-    config = UniWorldConfig.read(folder).vlm
-    tokenizer, processor = read_tokenizer(folder, config), read_processor(folder, config, VLM_PIXELS)
-    qwen = qwen_weights(config, Shards(folder)).load(dtype, device)
-    return VLM(config, tokenizer, processor, qwen, read_generation(folder, config))
-
-
-def load_dit(
-    checkpoint: str | Path,
-    flux: str | Path | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-) -> DiT:
-    """The DiT of a checkpoint, alone.
+class UniWorldParts(PartSet):
+    """The parts of a UniWorld-V1 model: `vlm`, `projectors`, `task_head` and their sum `understanding`; `dit`; `vae`,
+    `clip` and `t5` of the FLUX folder; `siglip`.
 
     Args:
-        flux: the FLUX folder whose VAE's shift and scale the latents have; None takes FLUX.1-dev's.
-
-    Raises:
-        UniWorldError: a file is missing, damaged, or does not fit the configuration; it is named.
+        checkpoint: a folder in the published format.
+        flux: a FLUX.1-dev folder in diffusers layout; None for a model that only reads, or paints latents.
+        siglip: a SigLIP2 folder; None for a model without references.
     """
-    latent_format = FLUX_LATENTS if flux is None else read_latent_format(flux)
-    return DiT(denoiser_weights(checkpoint).load(dtype, device), latent_format)
+
+    def __init__(self, checkpoint: Path, flux: Path | None = None, siglip: Path | None = None) -> None:
+        self.checkpoint, self.flux, self.siglip = checkpoint, flux, siglip
+        own: dict[str, Callable[[], Part[Any]]] = {
+            "vlm": self._vlm,
+            "dit": self._dit,
+            "projectors": self._projectors,
+            "task_head": lambda: TaskHeadPart(checkpoint, self.config.vlm.width),
+            "understanding": self._understanding,
+        }
+        flux_parts: dict[str, Callable[[], Part[Any]]] = {
+            "vae": lambda: vae_part(self._need("flux", "the VAE")),
+            "clip": lambda: clip_part(self._need("flux", "CLIP and T5")),
+            "t5": lambda: t5_part(self._need("flux", "CLIP and T5")),
+        }
+        present = [*own]
+        if flux is not None:
+            # T5 is optional and large: one who does without it need not have it.
+            folders = {"clip": "text_encoder", "t5": "text_encoder_2"}
+            present += [name for name in flux_parts if name == "vae" or (flux / folders[name]).is_dir()]
+        if siglip is not None:
+            present.append("siglip")
+        described = own | flux_parts | {"siglip": lambda: siglip_part(self._need("siglip", "SigLIP"))}
+        super().__init__(described, present)
+
+    @cached_property
+    def shards(self) -> Shards:
+        """The checkpoint's files, whose headers are read once."""
+        return Shards(self.checkpoint)
+
+    @cached_property
+    def config(self) -> UniWorldConfig:
+        """The checkpoint's configuration, with the SigLIP width that its tensors show."""
+        shape = self.shards.shapes.get(f"{_TOWER}siglip_projector.0.weight")
+        return UniWorldConfig.read(self.checkpoint, shape[1] if shape and len(shape) == 2 else None)
+
+    @cached_property
+    def latent_format(self) -> LatentFormat:
+        """Of the FLUX folder's VAE; FLUX.1-dev's where there is no folder."""
+        return FLUX_LATENTS if self.flux is None else read_latent_format(self.flux)
+
+    def check(self) -> None:
+        """As `PartSet.check`, and that no tensor of the checkpoint is of no part.
+
+        Raises:
+            UniWorldError: names the file and tensor that is missing, damaged or does not fit.
+        """
+        super().check()
+        known = [self.network(name).names for name in ("vlm", "dit", "projectors")]
+        for name, file in self.shards.files.items():
+            if not any(names.in_module(name) for names in known):
+                raise UniWorldError(
+                    f"{file} holds {name}, which is of no part of UniWorld-V1: use the published files."
+                )
+
+    def _vlm(self) -> NetworkPart[VLM]:
+        return vlm_part(self.checkpoint, self.config.vlm, self.shards, VLM_PIXELS)
+
+    def _dit(self) -> NetworkPart[DiT]:
+        def make(transformer: Any) -> DiT:
+            return DiT(transformer, self.latent_format)
+
+        config = self.config
+        return transformer_part(config.denoiser, self.shards, DENOISER_NAMES, config.denoiser_source, make)
+
+    def _projectors(self) -> NetworkPart[Projectors]:
+        def made() -> Projectors:
+            return build(lambda: Projectors(self.config), self.config.source)
+
+        return NetworkPart(made, self.shards, lambda projectors: projectors, PROJECTOR_NAMES)
+
+    def _understanding(self) -> JoinedPart[Understanding]:
+        return JoinedPart([self["vlm"], self["projectors"], self["task_head"]], Understanding)
+
+    def _need(self, what: str, wanted: str) -> Path:
+        folder = self.flux if what == "flux" else self.siglip
+        if folder is None:
+            raise UniWorldError(
+                f"No {what} folder was given, and {wanted} lies there: UniWorld.from_pretrained(..., {what}=FOLDER)."
+            )
+        return folder
 
 
 def check_checkpoint(folder: Path) -> None:
     """Hold a UniWorld checkpoint's files against its configuration. Raises UniWorldError naming what does not fit."""
-    parts: list[Weights[Any]] = [vlm_weights(folder), denoiser_weights(folder), projector_weights(folder)]
-    for part in parts:
-        part.check()
-    shards = parts[0].shards
-    unknown = [name for name in shards.shapes if not any(part.names.in_module(name) for part in parts)]
-    if unknown:
-        raise UniWorldError(
-            f"{shards.files[unknown[0]]} holds {unknown[0]}, which is of no part of UniWorld-V1: use the published files."
-        )
-    config = read_config(folder)
-    read_tokenizer(folder, config.vlm)
-    read_processor(folder, config.vlm, VLM_PIXELS)
-    read_generation(folder, config.vlm)
-    read_task_head(folder, config.vlm.width)
+    UniWorldParts(folder).check()
 
 
 def layout(config: UniWorldConfig) -> dict[str, tuple[int, ...]]:

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...errors import UniWorldError
 from ...prompts.conversation import Conversation
-from .projectors import Projectors, input_layer
+from .projectors import Projectors
 from .understanding import Understanding
 
 
@@ -120,8 +120,8 @@ def project_rows(
     Raises:
         UniWorldError: features of another width than the checkpoint's.
     """
-    weight = input_layer(projectors.denoise_projector).weight
-    rows_ND = projectors.denoise_projector(hidden_ND.to(weight.device, weight.dtype))
+    projector = projectors.denoise_projector
+    rows_ND = projector(hidden_ND.to(projector.device, projector.dtype))
     if features_FS is None:
         return rows_ND
     return torch.cat([rows_ND, projectors.siglip_projector(_fitting(features_FS, projectors))])
@@ -151,10 +151,10 @@ def join_rows(
 
 
 def _fitting(features_TS: torch.Tensor, projectors: Projectors) -> torch.Tensor:
-    weight = input_layer(projectors.siglip_projector).weight
-    if features_TS.shape[-1] != weight.shape[1]:
+    projector = projectors.siglip_projector
+    if features_TS.shape[-1] != projector.width:
         raise UniWorldError(
-            f"The reference's SigLIP features are {features_TS.shape[-1]} wide and the checkpoint takes {weight.shape[1]}: "
+            f"The reference's SigLIP features are {features_TS.shape[-1]} wide and the checkpoint takes {projector.width}: "
             "use the SigLIP that the checkpoint was trained with (siglip2-so400m-patch16-512)."
         )
-    return features_TS.to(weight.device, weight.dtype)
+    return features_TS.to(projector.device, projector.dtype)

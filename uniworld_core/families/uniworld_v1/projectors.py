@@ -16,6 +16,7 @@ from torch import nn
 
 from ...errors import UniWorldError
 from ...loading.settings import check_file, shown
+from ...loading.storage import ComputeModule, Storage
 from .config import UniWorldConfig
 
 # The hidden layer of both condition projectors is this many times the joint width.
@@ -33,16 +34,17 @@ _PLAIN = {"GLOBAL", "STACK_GLOBAL", "BINUNICODE", "SHORT_BINUNICODE", "UNICODE"}
 _TASK_HEAD_KEYS = {"0.weight", "0.bias", "3.weight", "3.bias"}
 
 
-def mlp(width_in: int, hidden: int, width_out: int) -> nn.Sequential:
-    """Linear, SiLU, Linear (the published config calls it `mlp2x_gelu`; the code has SiLU)."""
-    return nn.Sequential(nn.Linear(width_in, hidden), nn.SiLU(), nn.Linear(hidden, width_out))
+class Projector(ComputeModule, nn.Sequential):
+    """Linear, SiLU, Linear (the published config calls it `mlp2x_gelu`; the code has SiLU).
 
+    Attributes:
+        width: of what it takes.
+    """
 
-def input_layer(projector: nn.Sequential) -> nn.Linear:
-    """The first layer of a projector, whose weight tells the width, dtype and device of what it takes."""
-    layer = projector[0]
-    assert isinstance(layer, nn.Linear)
-    return layer
+    def __init__(self, width: int, hidden: int, width_out: int) -> None:
+        super().__init__()
+        self.width = width
+        self.extend([nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, width_out)])
 
 
 class Projectors(nn.Module):
@@ -56,12 +58,41 @@ class Projectors(nn.Module):
     def __init__(self, config: UniWorldConfig) -> None:
         super().__init__()
         joint = config.joint_width
-        self.denoise_projector = mlp(config.vlm.width, EXPANSION * joint, joint)
-        self.siglip_projector = mlp(config.siglip_width, EXPANSION * joint, joint)
-        self.vae_projector = mlp(config.vae_width, config.denoiser_width, joint)
+        self.denoise_projector = Projector(config.vlm.width, EXPANSION * joint, joint)
+        self.siglip_projector = Projector(config.siglip_width, EXPANSION * joint, joint)
+        self.vae_projector = Projector(config.vae_width, config.denoiser_width, joint)
 
 
-def read_task_head(folder: Path, vlm_width: int) -> nn.Sequential | None:
+class TaskHead(ComputeModule, nn.Sequential):
+    """The routing head: Linear, SiLU, Dropout, Linear to the logits of answering and painting."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.extend([nn.Linear(width, hidden), nn.SiLU(), nn.Dropout(0.3), nn.Linear(hidden, 2)])
+
+
+class TaskHeadPart:
+    """The routing head of a checkpoint, which is float32 in every storage; None for a checkpoint without one.
+
+    Args:
+        folder: the checkpoint.
+        width: of the hidden states that it takes.
+    """
+
+    def __init__(self, folder: Path, width: int) -> None:
+        self.folder, self.width = folder, width
+
+    def check(self) -> None:
+        """As `Part.check`."""
+        read_task_head(self.folder, self.width)
+
+    def load(self, chosen: torch.dtype | Storage | None = None, device: torch.device | str = "cpu") -> TaskHead | None:
+        """As `Part.load`."""
+        head = read_task_head(self.folder, self.width)
+        return None if head is None else head.to(device)
+
+
+def read_task_head(folder: Path, vlm_width: int) -> TaskHead | None:
     """The routing head of a checkpoint (Linear, SiLU, Dropout, Linear), in float32, or None where there is none.
 
     Args:
@@ -104,7 +135,7 @@ def read_task_head(folder: Path, vlm_width: int) -> nn.Sequential | None:
                 f"{name} in {file} has shape {list(state[name].shape)}, expected {list(shape)}: "
                 "it belongs to another checkpoint."
             )
-    head = nn.Sequential(nn.Linear(vlm_width, hidden), nn.SiLU(), nn.Dropout(0.3), nn.Linear(hidden, 2))
+    head = TaskHead(vlm_width, hidden)
     head.load_state_dict({name: tensor.float() for name, tensor in state.items()})  # copied out of the file
     return head.eval().requires_grad_(False)
 

@@ -52,7 +52,7 @@ def route(understanding: Understanding, conversations: Sequence[Conversation]) -
     with torch.inference_mode():
         inputs = vlm.inputs(conversations)
         states = vlm.assistant_states(inputs, vlm.hidden_states(inputs))
-        logits = head(states.to(next(head.parameters()))).float().cpu()
+        logits = head(states.to(head.device, head.dtype)).float().cpu()
     if not torch.isfinite(logits).all():
         raise UniWorldError(f"The routing head's logits are NaN or infinite: {OVERFLOW}; else the weights are damaged.")
     return Route(logits)

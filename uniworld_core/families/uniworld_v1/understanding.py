@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
 from torch import nn
 
 from ...backbones.qwen_vl import VLM
-from .checkpoint import load_vlm, projector_weights, read_config
-from .projectors import Projectors, read_task_head
+from .projectors import Projectors, TaskHead
 
 
 class Understanding(nn.Module):
@@ -21,18 +17,8 @@ class Understanding(nn.Module):
         task_head: the routing head, float32, or None for a checkpoint without one.
     """
 
-    def __init__(self, vlm: VLM, projectors: Projectors, task_head: nn.Module | None) -> None:
+    def __init__(self, vlm: VLM, projectors: Projectors, task_head: TaskHead | None) -> None:
         super().__init__()
         self.vlm = vlm
         self.projectors = projectors
         self.task_head = task_head
-
-    @classmethod
-    def from_pretrained(
-        cls, checkpoint: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
-    ) -> Understanding:
-        """Load from a UniWorld checkpoint folder. Raises UniWorldError naming a file or tensor that does not fit."""
-        folder = Path(checkpoint)
-        head = read_task_head(folder, read_config(folder).vlm.width)
-        vlm = load_vlm(folder, dtype, device)
-        return cls(vlm, projector_weights(folder).load(dtype, device), None if head is None else head.to(device))
