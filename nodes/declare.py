@@ -28,9 +28,11 @@ each optional one. Saved workflows hold the values of widgets by position, so a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
+
+from ..uniworld_core.errors import UniWorldError
 
 # ComfyUI's own types, and this package's.
 WireType = Literal[
@@ -193,6 +195,21 @@ class Node:
             "hidden": dict(cls.HIDDEN),
         }
         return {group: entries for group, entries in groups.items() if entries or group == "required"}
+
+
+def verdict(check: Callable[..., object], *values: object) -> bool | str:
+    """What a node's `VALIDATE_INPUTS` answers: True, or the sentence of the UniWorldError that `check(*values)` raises.
+
+    A value is None where it is linked; it is checked when it comes. `VALIDATE_INPUTS` names its arguments, as ComfyUI
+    leaves the ranges and choices of all that it names to it.
+    """
+    if any(value is None for value in values):
+        return True
+    try:
+        check(*values)
+    except UniWorldError as error:
+        return str(error)
+    return True
 
 
 def by_id(*nodes: type[Node]) -> dict[str, type[Node]]:

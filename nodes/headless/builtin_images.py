@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import sha256_file, sweep_parts
 from .. import host
-from ..declare import Input, Inputs, Node, Output
+from ..declare import Input, Inputs, Node, Output, verdict
 from . import folders
 from .output_folder import unwritable
 from .pictures import check_picture, load_channel, load_picture, png_text, to_pil, write_png
@@ -32,13 +32,7 @@ class _FromFile(Node):
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:
-        if image is None:  # linked: known only when it runs
-            return True
-        try:
-            check_picture(folders.current().find_picture(image))
-        except UniWorldError as error:
-            return str(error)
-        return True
+        return verdict(lambda name: check_picture(folders.current().find_picture(name)), image)
 
 
 def _picture() -> Input:
@@ -112,13 +106,8 @@ class SaveImage(Node):
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
-        if filename_prefix is None:  # linked, or PreviewImage, which has none
-            return True
-        try:
-            folders.current().check_prefix(cls.KIND, filename_prefix)
-        except UniWorldError as error:
-            return str(error)
-        return True
+        # PreviewImage has none.
+        return verdict(folders.current().check_prefix, cls.KIND, filename_prefix)
 
     def execute(
         self,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...uniworld_core.errors import UniWorldError
-from ..declare import Input, Inputs, Node, Output, by_id
+from ..declare import Input, Inputs, Node, Output, by_id, verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,13 +89,7 @@ class ChatTurn(Node):
     def VALIDATE_INPUTS(cls, role: str | None = None, text: str | None = None) -> bool | str:
         from ...uniworld_core.prompts.text import check_prompt, check_text
 
-        if text is None:
-            return True
-        try:
-            (check_prompt if role == "user" else check_text)(text, "text")
-        except UniWorldError as error:
-            return str(error)
-        return True
+        return verdict(check_prompt if role == "user" else check_text, text, "text")
 
     def execute(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...uniworld_core.errors import UniWorldError
-from ..declare import Input, Inputs, Node, Output, by_id
+from ..declare import Input, Inputs, Node, Output, by_id, verdict
 from .chat import CONVERSATION, CONVERSATION_SO_FAR, with_prompt
 
 if TYPE_CHECKING:
@@ -94,13 +94,10 @@ def hidden_states(clip_vision_output: ClipVisionOutput) -> Tensor:
 
 
 def prompt_problem(prompt: str | None) -> bool | str:
-    """What VALIDATE_INPUTS says of a prompt widget; a linked prompt (None) is looked at when it comes."""
+    """What VALIDATE_INPUTS answers of a prompt widget."""
     from ...uniworld_core.prompts.text import check_prompt
 
-    try:
-        return prompt is None or bool(check_prompt(prompt))
-    except UniWorldError as error:
-        return str(error)
+    return verdict(check_prompt, prompt)
 
 
 class Condition(Node):

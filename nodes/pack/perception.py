@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ...uniworld_core.errors import UniWorldError
-from ..declare import Input, Inputs, Node, Output, by_id
+from ..declare import Input, Inputs, Node, Output, by_id, verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,11 +64,8 @@ class Perception(Node):
     def VALIDATE_INPUTS(cls, task: str | None = None, subject: str | None = None) -> bool | str:
         from ...uniworld_core.perception.tasks import instruction
 
-        try:
-            # Linked values (None) are looked at when they come.
-            return None in (task, subject) or bool(instruction(str(task), str(subject)))
-        except UniWorldError as error:
-            return str(error)
+        # Numbers and lists from a prompt in API form are no task, and must not be a fault of the check.
+        return verdict(lambda *words: instruction(*map(str, words)), task, subject)
 
     def execute(self, task: str, image: Tensor, subject: str) -> tuple[str, Tensor]:
         from ...uniworld_core.perception.tasks import instruction

@@ -7,8 +7,9 @@ from typing import get_args
 
 import pytest
 from uniworld.nodes import NODE_CLASS_MAPPINGS
-from uniworld.nodes.declare import Input, Inputs, Node, Output, WireType, by_id
+from uniworld.nodes.declare import Input, Inputs, Node, Output, WireType, by_id, verdict
 from uniworld.nodes.headless.schema import read_schema
+from uniworld.uniworld_core.errors import UniWorldError
 
 
 class Everything(Node):
@@ -90,6 +91,20 @@ def test_a_list_of_choices_is_a_new_one_each_time() -> None:
     # Packs change the lists of other nodes in place.
     Everything.INPUT_TYPES()["required"]["method"][0].append("other")
     assert Everything.INPUT_TYPES()["required"]["method"][0] == ["code", "paper"]
+
+
+def test_the_answer_of_a_check() -> None:
+    def check(value: object, least: int) -> None:
+        if not isinstance(value, int):
+            raise TypeError("a fault of the check is no answer")
+        if value < least:
+            raise UniWorldError(f"The value is {value}; it must be at least {least}.")
+
+    assert verdict(check, 5, 3) is True
+    assert verdict(check, None, 3) is True  # linked
+    assert verdict(check, 2, 3) == "The value is 2; it must be at least 3."
+    with pytest.raises(TypeError):
+        verdict(check, "2", 3)
 
 
 @pytest.mark.parametrize("name", NODE_CLASS_MAPPINGS)
