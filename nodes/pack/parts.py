@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     import torch
 
     from ...uniworld_core import Conversation
+    from ...uniworld_core.families.uniworld_v1.understanding import Understanding
     from ...uniworld_core.loading.parts import PartSet
     from ...uniworld_core.loading.storage import Storage
     from ...uniworld_core.prompts.scope import Scope
     from ...uniworld_core.sampling.flow import Shift
     from ...uniworld_core.sampling.latents import LatentFormat
+    from .wires import EncoderWire, TextEncoder, TextPooler, Wired
 
 T = TypeVar("T")
 
@@ -38,7 +40,7 @@ class HeldPart(Generic[T]):
     name: str
     storage: torch.dtype | Storage
     device: str
-    _held: Any = field(default=None, repr=False)
+    _held: host.Held[Any] | None = field(default=None, repr=False)
 
     def on_device(self, working_memory: int = 0) -> T:
         """The part on its compute device, loaded if this is the first use, with so many bytes to be free beside it."""
@@ -52,7 +54,7 @@ class HeldPart(Generic[T]):
                 return self.parts[self.name].load(self.storage, here.offload_device(self.device))
 
             self._held = here.hold(load(), self.device, load)
-        part = self._held.on_device(working_memory)
+        part: T = self._held.on_device(working_memory)
         # Whatever the host has moved: it may leave weights elsewhere that do not fit.
         set_compute(part, device=here.load_device(self.device))
         return part
@@ -92,8 +94,8 @@ class VAEPart(HeldPart[Any]):
 class TextParts:
     """FLUX's CLIP and T5."""
 
-    clip: HeldPart[Any]
-    t5: HeldPart[Any]
+    clip: Wired[TextPooler]
+    t5: Wired[TextEncoder]
 
 
 @dataclass
@@ -104,12 +106,12 @@ class VLMPart:
         scope: what the model knows, if it is one of a small world.
     """
 
-    part: HeldPart[Any]
-    clip: HeldPart[Any]
+    part: Wired[Understanding]
+    clip: Wired[TextPooler]
     scope: Scope | None = None
-    _pooled_empty: Any = field(default=None, repr=False)
+    _pooled_empty: torch.Tensor | None = field(default=None, repr=False)
 
-    def on_device(self) -> Any:
+    def on_device(self) -> Understanding:
         return self.part.on_device()
 
     def warn_of_unknown(self, conversation: Conversation) -> None:
@@ -129,7 +131,7 @@ class Loaded:
     """All parts of one model, none read yet."""
 
     vlm: VLMPart
-    siglip: HeldPart[Any]
+    siglip: EncoderWire
     dit: DiTPart
     vae: VAEPart
     text: TextParts
