@@ -168,5 +168,5 @@ def _bar_class() -> type:
 
 
 def progress_bar(**options: Any) -> Any:
-    """A progress bar with tqdm's options, drawn to standard error unless they say otherwise."""
+    """A progress bar with tqdm's options, drawn to standard error unless they say otherwise; the only way to make one."""
     return _bar_class()(**options)

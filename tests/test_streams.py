@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -164,3 +165,13 @@ def test_a_bar_that_cannot_be_drawn_keeps_no_other_thread_from_drawing_one() -> 
         thread.start()
         thread.join(10)
         assert not thread.is_alive(), "it waits for the lock that the first one holds"
+
+
+def test_every_bar_is_such_a_one() -> None:
+    files = [
+        *ROOT.glob("*.py"),
+        *(file for room in ("uniworld_core", "nodes", "training") for file in (ROOT / room).rglob("*.py")),
+    ]
+    assert [file.name for file in files if re.search(r"^\s*(from|import) tqdm\b", file.read_text("utf-8"), re.M)] == [
+        "streams.py"
+    ]

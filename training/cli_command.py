@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..streams import progress_bar
+
 
 @dataclass(frozen=True)
 class Command:
@@ -35,12 +37,10 @@ class Bars:
 
     def __call__(self, name: str, done: int, total: int | None, known: Mapping[str, Any] | None = None) -> None:
         """Show that `done` of `total` (None: not known) are done of what is called `name`, and what is known of it."""
-        from tqdm import tqdm
-
         if self._bar is None or name != self._name:
             self.close()
             # disable=None shows it on terminals alone.
-            self._bar, self._name = tqdm(total=total, desc=name, disable=None, dynamic_ncols=True), name
+            self._bar, self._name = progress_bar(total=total, desc=name, disable=None, dynamic_ncols=True), name
         if known:
             self._bar.set_postfix(known, refresh=False)
         self._bar.update(done - self._bar.n)

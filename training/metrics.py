@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..streams import progress_bar
 from ..uniworld_core.errors import UniWorldError
 from .batch import BadSample
 from .config import Config
@@ -58,8 +59,6 @@ class Reporter:
     """
 
     def __init__(self, folder: Path, config: Config, done: int = 0, progress: bool = True) -> None:
-        from tqdm import tqdm
-
         self._folder, self._every = folder, config.run.log_every
         self._files = {name: folder / name for name in (METRICS, SKIPPED)}
         for file in self._files.values():
@@ -67,7 +66,7 @@ class Reporter:
         self._stack = ExitStack()
         self._outputs = {name: self._stack.enter_context(_open(file)) for name, file in self._files.items()}
         # disable=None shows it on terminals alone.
-        bar = tqdm(total=config.run.steps, initial=done, unit="step", disable=None if progress else True)
+        bar = progress_bar(total=config.run.steps, initial=done, unit="step", disable=None if progress else True)
         self._bar = self._stack.enter_context(bar)
         self._board = _tensorboard(folder, done, self._stack) if config.run.tensorboard else None
         self._wandb = _wandb(folder, config, self._stack) if config.run.wandb else None
