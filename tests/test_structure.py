@@ -38,11 +38,12 @@ ALLOWED = {
 
 # The order of the rooms within a package: each may import itself and what is named for it. A file in no folder is a room of
 # its own, and the package's own __init__ imports what it likes.
-_BASE = {"errors", "files", "images"}
+_BASE = {"errors", "files", "images", "json_text"}
 INNER = {
     "uniworld_core": {
         "errors": set(),
         "files": {"errors"},
+        "json_text": {"errors"},
         "images": {"errors", "files"},
         "loading": _BASE,
         "prompts": _BASE | {"loading"},

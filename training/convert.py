@@ -15,11 +15,11 @@ from ..uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from ..uniworld_core.backbones.qwen_config import TEXT_KEYS
 from ..uniworld_core.backbones.qwen_files import read_tokenizer
 from ..uniworld_core.backbones.siglip import siglip_settings
-from ..uniworld_core.errors import UniWorldError
+from ..uniworld_core.errors import UniWorldError, shown
 from ..uniworld_core.families.uniworld_v1.checkpoint import DENOISER_NAMES, PROJECTOR_NAMES, check_checkpoint, layout
 from ..uniworld_core.families.uniworld_v1.config import MODEL_TYPE, SIGLIP_WIDTH, UniWorldConfig
 from ..uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE, Projectors
-from ..uniworld_core.loading.settings import OBJECT, optional, read_json, shown, take
+from ..uniworld_core.loading.settings import OBJECT, optional, read_json, take
 from ..uniworld_core.loading.weights import Names, Shards, open_shard, read_header
 from .model_folder import SHARD_BYTES, Source, copy_settings, new_folder, write_json, write_shards
 from .processor_files import complete

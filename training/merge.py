@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..uniworld_core.errors import UniWorldError
+from ..uniworld_core.errors import UniWorldError, shown
 from ..uniworld_core.families.uniworld_v1.checkpoint import check_checkpoint
-from ..uniworld_core.loading.settings import read_json, shown
+from ..uniworld_core.loading.settings import read_json
 from ..uniworld_core.loading.shipped import shipped_model
 from ..uniworld_core.loading.weights import Shards
 from .export import write_changed

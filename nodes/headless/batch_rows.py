@@ -11,10 +11,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import UniWorldError, shown
+from ...uniworld_core.json_text import BadJson, loads
 from . import folders
-from .json_text import loads
-from .problems import shown
 from .registry import Registry
 from .validate import validate_prompt
 from .workflow_file import Workflow, find_node, set_value
@@ -88,11 +87,9 @@ def read_rows(path: Path) -> list[BatchRow]:
 
 def _parse_row(line: bytes, number: int) -> BatchRow:
     try:
-        data = _read(line.decode())
-    except UnicodeDecodeError as error:
-        raise UniWorldError("it is no text in UTF-8.") from error
-    except RecursionError as error:
-        raise UniWorldError("it is nested too deeply for a row.") from error
+        data = loads(line)
+    except BadJson as error:
+        raise UniWorldError(f"it {error}.") from error
     if not isinstance(data, dict):
         raise UniWorldError(f"it holds {shown(data)}, no JSON object. Write {{}} for the workflow as it is.")
     unknown = [key for key in data if key not in KEYS]
@@ -113,28 +110,6 @@ def _parse_row(line: bytes, number: int) -> BatchRow:
         if not isinstance(file, str):
             raise UniWorldError(f'"image" gives {node} the picture {shown(file)}. Give the path of a file as a text.')
     return BatchRow(row_id, number, values, images)
-
-
-def _read(text: str) -> object:
-    try:
-        return loads(text, parse_constant=_no_constant, object_pairs_hook=_no_doubles)
-    except json.JSONDecodeError as error:
-        raise UniWorldError(f"it is no JSON: {error.msg} at column {error.colno}.") from error
-    except UniWorldError as error:
-        raise UniWorldError(f"it {error}") from error
-
-
-def _no_constant(word: str) -> object:
-    raise UniWorldError(f"holds {word}, which is no JSON.")
-
-
-def _no_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in names if names.count(name) > 1)
-        raise UniWorldError(f"has the key {shown(double)} twice.")
-    return found
 
 
 def _with_folders(rows: list[BatchRow]) -> list[BatchRow]:

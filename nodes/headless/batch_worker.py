@@ -8,14 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import UniWorldError, shown
 from ...uniworld_core.files import sha256_file
 from ..host import PlainHost
 from . import folders
 from .batch_results import DONE, ERROR, INTERRUPTED, Outcome
 from .batch_rows import BatchRow, apply_row
 from .executor import EventHook, Executor, RunResult
-from .problems import shown
 from .registry import Registry
 from .stopping import StopRequest
 from .validate import validate_prompt

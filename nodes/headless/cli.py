@@ -11,7 +11,7 @@ from typing import Any
 
 from ...command_line import DONE, FAILED, MISUSED, Parser, code_with_output, conclude
 from ...streams import say
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import UniWorldError, shown
 from ...uniworld_core.loading.memory import ModelMemory, default_budget
 from .. import host
 from . import folders
@@ -24,7 +24,6 @@ from .chat import run as run_chat
 from .executor import Executor
 from .node_list import listed
 from .output_folder import check_writable, open_output, preview_folder
-from .problems import shown
 from .prompt_choices import SEED_HELP
 from .registry import Registry, load_registry
 from .report import JsonRunReport, RunReport, never_failing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .json_text import loads
+from ...uniworld_core.json_text import BadJson, loads
 
 _ENDS = ("origin_id", "target_id")
 
@@ -92,8 +92,8 @@ def parsed_property(value: object) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return loads(value)
-    except (ValueError, RecursionError):
+        return loads(value, constants=True, doubles=True)
+    except BadJson:
         return value
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import UniWorldError, shown
 from .editor_graph import BYPASSED, MUTED, Graph, Link, is_off, slots
-from .problems import node_label, shown
+from .problems import node_label
 from .saved_values import Values, read_values, shows_pictures
 from .widgets import Spec, Widget, input_specs
 

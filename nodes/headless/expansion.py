@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any
 
-from ...uniworld_core.errors import UniWorldError
-from .problems import shown
+from ...uniworld_core.errors import UniWorldError, shown
 
 MAX_ADDED = 100_000  # a loop that never ends must not fill the memory
 

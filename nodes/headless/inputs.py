@@ -7,10 +7,10 @@ import math
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import UniWorldError, shown
 from .arguments import arguments_before_run
 from .calls import run_to_end
-from .problems import NodeRef, Problem, shown
+from .problems import NodeRef, Problem
 from .schema import InputSpec, NodeSchema, argument_names, is_link, types_match
 from .widgets import EDITOR_WIDGETS
 

@@ -4,31 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Any
 
-from ...uniworld_core.errors import UniWorldError
-
 _MAX_DEPTH = 200
-
-
-def loads(text: str | bytes, **options: Any) -> Any:
-    """As `json.loads`, with a sentence on numbers of more digits than Python reads.
-
-    Raises:
-        UniWorldError: the text is not JSON (`json.JSONDecodeError`), or contains such a number; the sentence begins with
-            a verb, for the caller to put before it what was read.
-    """
-    try:
-        return json.loads(text, **options)
-    except json.JSONDecodeError:
-        raise
-    except ValueError as error:
-        if "integer string conversion" not in str(error):
-            raise
-        plain = text if isinstance(text, str) else text.decode(errors="replace")
-        longest = max(map(len, re.findall(r"\d+", plain)))
-        raise UniWorldError(f"contains a number of {longest} digits, which no node can take. Correct it.") from error
 
 
 def dumps(value: Any, indent: int | None = None) -> str:

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import UniWorldError, shown
 from .editor_nodes import PRIMITIVE, REROUTE, EditorInput, EditorNode, EditorNodes
-from .problems import node_label, shown
+from .problems import node_label
 from .widgets import Widget
 
 REPLACE = "Run widget replace on values"  # the property that lets tokens in a primitive's text be filled in

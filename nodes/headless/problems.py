@@ -50,9 +50,3 @@ class NodeRef:
 def one_of(names: list[str]) -> str:
     """Names as a sentence lists them: "A", "A or B", "A, B or C"."""
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
-
-
-def shown(value: object, limit: int = 80) -> str:
-    """A value as it may stand in a sentence: short, and never a whole file."""
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -15,11 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import UniWorldError, shown
 from .editor_graph import SUBGRAPH_INPUT, Link, slots
 from .editor_ids import parsed_property
 from .editor_nodes import PRIMITIVE, EditorInput, EditorNode, EditorNodes
-from .problems import shown
 
 OWN = "-1"  # in place of an inner node: the subgraph's own input
 _PREFIX = re.compile(r"\s*\d+\s*:\s*(.+)", re.DOTALL)

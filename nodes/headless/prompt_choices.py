@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...uniworld_core.errors import UniWorldError
-from .problems import node_label, shown
+from ...uniworld_core.errors import UniWorldError, shown
+from .problems import node_label
 from .registry import Registry
 from .schema import Schemas
 from .widgets import SEED_NAMES

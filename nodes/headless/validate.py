@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...uniworld_core.errors import shown
 from .inputs import check_constant, check_link, custom_problems, missing_input
-from .problems import NodeRef, Problem, node_label, one_of, shown
+from .problems import NodeRef, Problem, node_label, one_of
 from .registry import Registry
 from .schema import ANY_TYPE, InputSpec, NodeSchema, Schemas, is_link, unwrap
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import sys
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import UniWorldError, shown
+from ...uniworld_core.json_text import BadJson, loads
 from .convert import convert
 from .editor_graph import is_editor_form, slots
 from .folders import is_file, named_path
-from .json_text import loads
-from .problems import node_label, node_title, shown
+from .problems import node_label, node_title
 from .prompt_choices import PromptChoices, is_dynamic
 from .registry import Registry
 from .renaming import rename_in_graph, rename_in_prompt
@@ -159,14 +158,10 @@ def _read_json(path: Path) -> Any:
     if size > MAX_BYTES:
         raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB, too large for a workflow.")
     try:
-        return loads(text)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise UniWorldError(f"'{path}' is no JSON, or cut short: {error.msg} at {where}. Get a whole copy.") from error
-    except RecursionError as error:
-        raise UniWorldError(f"'{path}' is nested too deeply for a workflow.") from error
-    except UniWorldError as error:
-        raise UniWorldError(f"'{path}' {error}") from error
+        # Pictures of ComfyUI carry NaN: whether a node can take it is seen later.
+        return loads(text, constants=True, doubles=True)
+    except BadJson as error:
+        raise UniWorldError(f"'{path}' {error}. Correct it, or get a whole copy.") from error
 
 
 def find_node(prompt: dict[str, Any], name: str) -> str:

@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from uniworld.uniworld_core import UniWorld
-from uniworld.uniworld_core.errors import UniWorldError
+from uniworld.uniworld_core.errors import UniWorldError, brief, shown
 from uniworld.uniworld_core.families.uniworld_v1.projectors import read_task_head
-from uniworld.uniworld_core.loading.settings import brief, read_json, shown
+from uniworld.uniworld_core.loading.settings import read_json
 from uniworld.uniworld_core.loading.shipped import shipped_model
 from uniworld.uniworld_core.loading.weights import read_header
 

@@ -44,7 +44,7 @@ def test_ids_are_given_or_the_number_of_the_line(read):
 
 
 @pytest.mark.parametrize(("line", "word"), [
-    (b"{", "no JSON: Expecting"), (b"5", "holds 5, no JSON object"), (b"\xff", "no text in UTF-8"), (b'{"sets": {}}', "no key 'sets'"),
+    (b"{", "not valid JSON: Expecting"), (b"5", "holds 5, no JSON object"), (b"\xff", "no text in UTF-8"), (b'{"sets": {}}', "no key 'sets'"),
     (b'{"id": 5}', '"id" must be a text'), (b'{"id": " "}', '"id" must be a text'), (b'{"set": []}', '"set" must map'), (b'{"image": 1}', '"image" must map'),
     (b'{"set": {"1.a": null}}', "Give a text, a number, true or false"), (b'{"set": {"1.a": ["1", 0]}}', "Give a text, a number"),
     (b'{"set": {"1.a": NaN}}', "holds NaN"), (b'{"set": {"1.a": 1e999}}', "the value inf"), (b'{"image": {"1": 5}}', "path of a file as a text"),

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import UniWorldError
-from ..loading.settings import number, optional, read_json, shown, take, whole
+from ..errors import UniWorldError, shown
+from ..loading.settings import number, optional, read_json, take, whole
 from ..sampling.flow import Shift
 from ..sampling.latents import RGB, RGB_FILE, LatentFormat, read_rgb
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..errors import UniWorldError
+from ..errors import UniWorldError, brief, shown
 from ..loading.parts import NetworkPart
 from ..loading.settings import (
     ACTIVATION,
@@ -22,14 +22,12 @@ from ..loading.settings import (
     VOCABULARY,
     WIDTH,
     Rule,
-    brief,
     check_heads,
     choice,
     either,
     listed,
     optional,
     read_json,
-    shown,
     take,
     whole,
 )

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from ..errors import UniWorldError
+from ..errors import UniWorldError, shown
 from ..images.sizes import check_size
 from ..loading.parts import NetworkPart
-from ..loading.settings import FLAG, WIDTH, choice, exactly, listed, optional, read_json, shown, take, whole
+from ..loading.settings import FLAG, WIDTH, choice, exactly, listed, optional, read_json, take, whole
 from ..loading.storage import ComputeModule
 from ..loading.weights import Shards, build
 from ..sampling.latents import LatentFormat

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import UniWorldError
-from ..loading.settings import FLAG, brief, exactly, listed, number, optional, read_json, whole
+from ..errors import UniWorldError, brief
+from ..loading.settings import FLAG, exactly, listed, number, optional, read_json, whole
 
 _DEVIATION = number(1e-6, 1e6)
 PROCESSOR = {

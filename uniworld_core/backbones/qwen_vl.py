@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from ..errors import UniWorldError
+from ..errors import UniWorldError, shown
 from ..loading.dtypes import OVERFLOW
 from ..loading.parts import NetworkPart
-from ..loading.settings import shown
 from ..loading.storage import ComputeModule
 from ..loading.weights import Shards
 from ..prompts.conversation import Conversation, Prompt, as_conversations, as_list

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..errors import UniWorldError
+from ..errors import UniWorldError, shown
 from ..loading.parts import NetworkPart
 from ..loading.settings import (
     ACTIVATION,
@@ -24,7 +24,6 @@ from ..loading.settings import (
     check_heads,
     exactly,
     read_json,
-    shown,
     take,
     whole,
 )

@@ -6,16 +6,15 @@ is within the rule's range, so that no file can make them run code, allocate wit
 
 from __future__ import annotations
 
-import json
 import math
-import reprlib
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UniWorldError
+from ..errors import UniWorldError, shown
+from ..json_text import BadJson, loads
 
 # Bytes of a JSON file that are read at most: a configuration is a few kilobytes, the index of UniWorld-V1 about 200.
 MAX_SETTINGS = 4 * 2**20
@@ -89,34 +88,19 @@ def parse_json(data: bytes, source: str) -> Any:
         UniWorldError: it is not valid JSON, has a key twice in one object, NaN or infinity, or is nested too deep.
     """
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_doubles)
-        level = [value]
-        for _ in range(_MAX_DEPTH):
-            level = [inner for outer in level for inner in _parts(outer)]
-        if not level:
-            return value
-    except RecursionError:
-        pass
-    except ValueError as error:  # also UnicodeDecodeError, and numbers of thousands of digits
-        raise UniWorldError(f"{source} is not valid JSON ({error}): copy the file again.") from error
-    raise UniWorldError(f"{source} is not valid JSON for a model (nested too deep): copy the file again.")
+        value = loads(data)
+    except BadJson as error:
+        raise UniWorldError(f"{source} {error}: copy the file again.") from error
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [inner for outer in level for inner in _parts(outer)]
+    if level:
+        raise UniWorldError(f"{source} is nested too deeply for a model: copy the file again.")
+    return value
 
 
 def _parts(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-def _no_constant(word: str) -> Any:
-    raise UniWorldError(f"{word} is no JSON number")
-
-
-def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise UniWorldError(f"the key {shown(double)} stands twice in one object")
-    return found
 
 
 @dataclass(frozen=True)
@@ -217,24 +201,6 @@ def check_heads(width: int, heads: int, source: str, even: bool = False) -> None
         raise UniWorldError(
             f"{source} has a width of {width}, which {heads} attention heads cannot share in whole {parts}: copy it again."
         )
-
-
-def shown(value: Any) -> str:
-    """A value in an error: cut where it is long, however it is nested."""
-    return _SHORT.repr(value)
-
-
-def brief(error: BaseException) -> str:
-    """What a library's exception says, cut where it is long, with its type where that says more."""
-    text = " ".join(str(error).split())
-    said = text if len(text) <= _SAID else f"{text[:_SAID]}..."
-    return said or type(error).__name__
-
-
-_SAID = 300
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
-_SHORT.maxlevel = 2
 
 
 def _is_whole(value: Any) -> bool:

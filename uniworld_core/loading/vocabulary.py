@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UniWorldError
-from .settings import FLAG, LIST, OBJECT, TOKEN, Rule, brief, number, read_bytes, read_json, shown, take
+from ..errors import UniWorldError, brief, shown
+from .settings import FLAG, LIST, OBJECT, TOKEN, Rule, number, read_bytes, read_json, take
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

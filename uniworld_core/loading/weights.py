@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import UniWorldError
-from .settings import brief, check_file, parse_json, read_json, shown
+from ..errors import UniWorldError, brief, shown
+from .settings import check_file, parse_json, read_json
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import UniWorldError
-from ..loading.settings import shown
+from ..errors import UniWorldError, shown
 
 
 def check_seed(seed: int) -> int:

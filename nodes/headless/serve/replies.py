@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
+
 from aiohttp import web
 
-from ....uniworld_core.errors import UniWorldError
-from ..json_text import dumps, loads
+from ....uniworld_core.json_text import BadJson, loads
+from ..json_text import dumps
 
 _MAX_DEPTH = 200  # of JSON; what is read at Python's own limit might not be written, or read again, a call further in
 
@@ -52,9 +54,9 @@ async def read_json(request: web.Request, limit: int) -> object:
     """
     body = await read_body(request, limit)
     try:
-        data = loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise Refused(400, "invalid_json", f"The request's body is no JSON: {str(error)[:200].rstrip('.')}.") from error
+        data = loads(body.removeprefix(BOM_UTF8), doubles=True)
+    except BadJson as error:
+        raise Refused(400, "invalid_json", f"The request's body {error}.") from error
     if _deeper_than(_MAX_DEPTH, data):
         raise Refused(400, "invalid_json", f"The request's body is nested more than {_MAX_DEPTH} levels deep.")
     return data
@@ -111,7 +113,3 @@ def too_large(limit: int) -> Refused:
     refused = Refused(413, "too_large", f"The request's body is larger than {limit} bytes.")
     refused.response.force_close()
     return refused
-
-
-def _no_constant(name: str) -> object:
-    raise UniWorldError(f"{name} is no JSON")

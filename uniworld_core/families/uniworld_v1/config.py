@@ -9,8 +9,8 @@ from typing import Any
 
 from ...backbones.flux_transformer import transformer_settings
 from ...backbones.qwen_config import QwenVLConfig
-from ...errors import UniWorldError
-from ...loading.settings import OBJECT, WIDTH, Rule, optional, read_json, shown, take
+from ...errors import UniWorldError, shown
+from ...loading.settings import OBJECT, WIDTH, Rule, optional, read_json, take
 
 MODEL_TYPE = "univa_qwen2p5vl"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...errors import UniWorldError
-from ...loading.settings import check_file, shown
+from ...errors import UniWorldError, shown
+from ...loading.settings import check_file
 from ...loading.storage import ComputeModule, Storage
 from .config import UniWorldConfig
 
