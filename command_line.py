@@ -6,6 +6,7 @@ Imports nothing that is installed, so that it can say that something is not.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 import traceback
@@ -23,6 +24,8 @@ LastLine = Callable[[str, str, list[str]], None]
 _MAX_LENGTH = 1000
 # torch's errors that are RuntimeErrors and tell of the device or of the network. By name, as torch need not be there.
 _OF_THE_MACHINE = {"OutOfMemoryError", "AcceleratorError", "DistError"}
+# What the system says of a path that nothing can have, whatever is first to ask for it.
+_NO_NAMES = {errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class UsageError(UniWorldError):
@@ -50,7 +53,7 @@ def conclude(command: Callable[[], int], debug: bool, last_line: LastLine | None
     try:
         return command()
     except (Exception, KeyboardInterrupt) as error:
-        misused = isinstance(error, UniWorldError) and not isinstance(error, RunFailed)
+        misused = _is_misuse(error)
         sentence = _sentence(error, debug)
         if debug and not isinstance(error, (KeyboardInterrupt, UsageError)):
             traceback.print_exc()
@@ -61,11 +64,19 @@ def conclude(command: Callable[[], int], debug: bool, last_line: LastLine | None
         return MISUSED if misused else FAILED
 
 
+def _is_misuse(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _NO_NAMES
+    return isinstance(error, UniWorldError) and not isinstance(error, RunFailed)
+
+
 def _sentence(error: BaseException, debug: bool) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "Interrupted."
     if isinstance(error, UniWorldError):
         return str(error)
+    if isinstance(error, OSError) and _is_misuse(error):
+        return f"'{error.filename}' cannot be used: {error.strerror}. Check the path."
     return unexpected(error, debug)
 
 

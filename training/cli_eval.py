@@ -42,16 +42,16 @@ def _shapes(arguments: argparse.Namespace) -> int:
 
     from ..uniworld_core import UniWorld
     from .data.files import make_folder, write_whole
+    from .precision import chosen_device
     from .shapes.exam import examine
     from .shapes.sheet import write_sheet
 
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
     model = UniWorld.from_pretrained(
         arguments.checkpoint,
         arguments.flux,
         arguments.siglip,
         getattr(torch, arguments.dtype),
-        automatic if arguments.device == "auto" else arguments.device,
+        chosen_device(arguments.device),
     )
     for option, folder in (("--flux", model.flux_folder), ("--siglip", model.siglip_folder)):
         if folder is None:
@@ -111,14 +111,11 @@ def _claims(arguments: argparse.Namespace) -> int:
     from .shapes.claims import check_claims
     from .shapes.claims_report import PAGE
 
-    seeds = arguments.seeds.split(",")
-    if not all(seed.strip().isdecimal() for seed in seeds):
-        raise UniWorldError(f"--seeds is '{arguments.seeds}'; give whole numbers with commas between, such as 0,1,2.")
     with Bars() as bars:
         report = check_claims(
             arguments.run,
             arguments.to,
-            [int(seed) for seed in seeds],
+            _seeds(arguments.seeds),
             arguments.steps,
             arguments.count,
             arguments.device,
@@ -131,6 +128,15 @@ def _claims(arguments: argparse.Namespace) -> int:
         print(f"{claim.verdict}: {claim.sentence}")
     print(arguments.to / PAGE)
     return DONE
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise UniWorldError(
+            f"--seeds is {text[:80]!r}; give whole numbers with commas between, such as 0,1,2."
+        ) from error
 
 
 EVAL_COMMANDS: dict[tuple[str, ...], Command] = {

@@ -1,4 +1,4 @@
-"""The arithmetic of a training pass: autocast, and the attention that is fast in it."""
+"""Where and how a training pass is computed: the device, autocast, and the attention that is fast in it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from ..uniworld_core.loading.dtypes import usable_device
+
+
+def chosen_device(name: str) -> str:
+    """The device that a setting names; for `auto` a GPU if there is one. Raises UniWorldError if it cannot be used here."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    usable_device(name)
+    return name
 
 
 @contextlib.contextmanager

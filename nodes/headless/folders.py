@@ -6,6 +6,7 @@ A workflow is other people's data: a name in it must never lead out of the folde
 from __future__ import annotations
 
 import mimetypes
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ def check_relative(name: str, what: str = "file name") -> str:
         raise UniWorldError(f"The {what} {shown} is empty or has spaces around it. Use a plain name such as 'cat.png'.")
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
         raise UniWorldError(f"The {what} {shown} holds a control character. Use a plain name such as 'cat.png'.")
+    if not _can_be_named(name):
+        raise UniWorldError(f"The {what} {shown} holds half a character. Use a plain name such as 'cat.png'.")
     if _ENCODED_TRICK.search(name):
         raise UniWorldError(
             f"The {what} {shown} holds a percent-encoded character. Use a plain name such as 'cat.png'."
@@ -79,12 +82,21 @@ def named_path(name: str | Path) -> Path:
     Raises:
         UniWorldError: no file can have it, or whose home is meant is not known.
     """
-    if "\0" in str(name):
-        raise UniWorldError(f"The path {str(name)!r} holds a zero byte, which no file name has. Correct it.")
+    if "\0" in str(name) or not _can_be_named(str(name)):
+        raise UniWorldError(f"The path {str(name)!r} holds what no file name has. Correct it.")
     try:
         return Path(name).expanduser()
     except RuntimeError as error:
         raise UniWorldError(f"The home folder in '{name}' is not known. Write the whole path.") from error
+
+
+def _can_be_named(name: str) -> bool:
+    """Whether the system can write a name; JSON also has halves of characters (lone surrogates)."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_file(path: Path) -> bool:
@@ -100,6 +112,12 @@ def _resolved(path: Path) -> Path:
         return path.resolve()
     except RuntimeError as error:  # raised before Python 3.13
         raise UniWorldError(f"'{path}' leads in a circle of symbolic links. Put the file itself there.") from error
+    except OSError as error:
+        raise _not_looked_up(path, error) from error
+
+
+def _not_looked_up(path: Path, error: OSError) -> UniWorldError:
+    return UniWorldError(f"'{path}' cannot be looked up: {error.strerror}. Check the path.")
 
 
 @dataclass
@@ -196,7 +214,7 @@ class Folders:
             # The picture must not be lost because of what another widget holds.
             filled = expand_tokens(prefix, lambda token: lookup(token) or _stand_in(token), known, clean=_plain)
             target = resolve_inside(base, filled, "file name prefix")
-        subfolder = target.parent.relative_to(base.resolve()).as_posix()
+        subfolder = target.parent.relative_to(_resolved(base)).as_posix()
         target.parent.mkdir(parents=True, exist_ok=True)
         return NewPicture(target.parent, "" if subfolder == "." else subfolder, target.name)
 
@@ -207,11 +225,15 @@ class Folders:
             UniWorldError: as `new_picture`, or a file stands where the prefix needs a folder.
         """
         expanded = expand_tokens(prefix, _stand_in, {"width": "1", "height": "1"}, clean=_plain)
-        base = self.of_kind(kind).resolve()
+        base = _resolved(self.of_kind(kind))
         for folder in resolve_inside(base, expanded, "file name prefix").parents:
             if folder == base:
                 return
-            if folder.exists() and not folder.is_dir():
+            try:
+                taken = folder.exists() and not folder.is_dir()
+            except OSError as error:
+                raise _not_looked_up(folder, error) from error
+            if taken:
                 raise UniWorldError(f"The file name prefix {prefix!r} needs the folder '{folder}', but that is a file.")
 
 

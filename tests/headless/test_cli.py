@@ -251,6 +251,65 @@ def test_json_ends_with_an_error_where_the_program_cannot_even_be_imported(capsy
     assert "uniworld cannot start" in err
 
 
+@pytest.mark.parametrize("error", [ValueError("cannot reshape array"), ZeroDivisionError("by zero")])
+def test_a_node_of_ours_that_breaks_says_that_it_is_a_bug(command, write, monkeypatch, error):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr("uniworld.nodes.headless.builtin_primitives.PreviewAny.main", broken)
+    path = write({"1": node("PreviewAny", source="x")})
+    said = (
+        f"{type(error).__name__}: {error}. This is a bug of uniworld: report it to its developers with the traceback that "
+        "`uniworld run --debug` prints."
+    )
+    code, _, err = command("run", path)
+    assert code == 1
+    assert f"Node 1 (PreviewAny) failed: {said}" in err
+    code, out, _ = command("run", path, "--json")
+    failed, result = lines(out)[-2:]
+    assert (code, failed["event"], failed["exception_message"]) == (1, "execution_error", said)
+    assert result["message"] == f"Node 1 (PreviewAny) failed: {said}"
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (OSError(28, "No space left"), "OSError: [Errno 28] No space left"), (MemoryError(), "MemoryError"),
+])  # fmt: skip
+def test_what_the_machine_refuses_a_node_of_ours_is_no_bug(command, write, monkeypatch, error, said):
+    def refused(*_, **__):
+        raise error
+
+    monkeypatch.setattr("uniworld.nodes.headless.builtin_primitives.PreviewAny.main", refused)
+    code, _, err = command("run", write({"1": node("PreviewAny", source="x")}))
+    assert code == 1
+    assert err.strip().endswith(f"failed: {said}")
+
+
+LONG = "x" * 400
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other paths that cannot be")
+@pytest.mark.parametrize("arguments", [
+    ["run", LONG], ["run", "~nobody-here/w.json"], ["run", "digits.json"], ["run", "edit", "--models", LONG],
+    ["run", "edit", "--pack", LONG], ["run", "edit", "--output", LONG], ["run", "edit", "--image", "Picture=loop"],
+    ["run", "edit", "--image", "Picture=~nobody-here/a.png"], ["run", "edit", "--image", f"Picture={LONG}.png"],
+    ["check", "edit", "--api", "~nobody-here/a.json"], ["check", "edit", "--api", "loop"],
+    ["batch", "edit", "--rows", "rows.jsonl"], ["batch", "edit", "--rows", "rows.jsonl", "--retries", "1" * 5000],
+    ["serve", "--frontend", LONG], ["serve", "--memory", f"1{'0' * 400}GB"],
+    ["serve", "--token", "secret-secret", "--listen", "a" * 70],
+], ids=lambda arguments: " ".join(arguments)[:60])  # fmt: skip
+def test_a_path_or_number_that_cannot_be_is_the_users_fault(command, tmp_path, arguments):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "digits.json").write_text(f"[{'1' * 5000}]")
+    (tmp_path / "rows.jsonl").write_text(
+        '{"image": {"Picture": "a\\u0000b.png"}}\n{"image": {"Picture": "loop"}}\n{"set": {"Picture.image": "\\ud800"}}'
+    )
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert "Error" not in err, err
+    if "rows.jsonl" in arguments[-1]:
+        assert all(f"Line {number}:" in err for number in (1, 2, 3))
+
+
 def test_a_failed_run_is_exit_code_1(command, write):
     prompt = {"1": node("Failing", value=4), "2": node("Show", value=["1", 0])}
     code, out, err = command("run", write(prompt))

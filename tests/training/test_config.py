@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from uniworld.training.config import Config
 from uniworld.training.config_file import config_from_dict, load_config, parse_toml, preset_names, to_toml
+from uniworld.uniworld_core.errors import UniWorldError
 
 
 class TestPresets:
@@ -134,6 +135,13 @@ class TestValues:
     def test_that_the_command_line_sets_are_not_laid_on_the_file(self) -> None:
         with pytest.raises(ValueError, match=r"^optimizer\.lr in --set is 'fast'"):
             load_config("stage1", ["optimizer.lr=fast"])
+
+    @pytest.mark.parametrize("value", ["[" * 5000 + "]" * 5000, "1" * 5000])
+    def test_of_a_value_that_python_cannot_read_name_the_file(self, tmp_path: Path, value: str) -> None:
+        file = tmp_path / "mine.toml"
+        file.write_text(f"[run]\nsteps = {value}\n", encoding="utf-8")
+        with pytest.raises(UniWorldError, match=r"^\S+mine\.toml is (not TOML|nested too deep)"):
+            load_config(file)
 
     def test_of_a_file_that_is_no_toml_name_the_line(self, tmp_path: Path) -> None:
         file = tmp_path / "mine.toml"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1 import painting
+from ..precision import chosen_device
 from .claims_exam import EXPORTED, Exam, kept_scores, scores_of
 from .claims_report import ClaimsReport, need_matplotlib, write_report
 from .claims_rule import TaskScores
@@ -63,7 +64,7 @@ def check_claims(
         seeds, batch, steps=steps, trunk_steps=trunk_steps, count=count, paint_steps=paint_steps, processes=processes
     )
     need_matplotlib()  # now, and not after a night of training
-    target = _device(device)
+    target = chosen_device(device)
     runs = Runs(nano_run.resolve(), folder.resolve(), steps, trunk_steps, batch, target)
     runs.check()
     exam = Exam(count, paint_steps, target)
@@ -149,9 +150,3 @@ def _check(seeds: Sequence[int], batch: int | None, **numbers: int) -> None:
     for name, value in {**numbers, **({} if batch is None else {"batch": batch})}.items():
         if value < 1:
             raise UniWorldError(f"{name} is {value}; it must be at least 1.")
-
-
-def _device(name: str) -> str:
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

@@ -29,6 +29,7 @@ from ...uniworld_core.loading.vocabulary import clip_tokenizer, t5_tokenizer
 from ..convert import Parts, convert
 from ..data.files import make_folder, write_whole
 from ..model_folder import new_folder
+from ..precision import chosen_device
 from ..run import export_run, train
 from ..task_head import Routed, save_task_head, train_task_head
 from .curves import draw_curves
@@ -66,7 +67,7 @@ def train_nano(
     Raises:
         UniWorldError: the disk is full, or a folder of another recipe is in the way; it is named.
     """
-    target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    target = chosen_device(device)
     steps = recipe or read_recipe("quick" if quick else "gpu" if target == "cuda" else "full")
     work = _Work(folder, steps, target, progress or (lambda *_: None))
     stand_ins = (work.tokenizers, work.vae, work.decoder, work.vlm, work.siglip, work.flux)

@@ -10,6 +10,16 @@ import torch
 from ..errors import UniWorldError
 
 
+def usable_device(device: torch.device | str) -> torch.device:
+    """The device of that name. Raises UniWorldError if torch does not know it, or this machine does not have it."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UniWorldError(
+            f"The device {str(device)!r} cannot be used here ({error}): choose another, such as 'cpu'."
+        ) from error
+
+
 def choose_dtype(dtype: torch.dtype | None, device: torch.device | str) -> torch.dtype:
     """`dtype`, or the one that the device computes fastest in if it is None.
 
@@ -21,12 +31,7 @@ def choose_dtype(dtype: torch.dtype | None, device: torch.device | str) -> torch
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise UniWorldError(f"dtype is {dtype!r}; give torch.bfloat16, torch.float16 or torch.float32.")
-    try:
-        kind = torch.empty(0, device=device).device.type
-    except (RuntimeError, AssertionError) as error:
-        raise UniWorldError(
-            f"The device {str(device)!r} cannot be used here ({error}): choose another, such as 'cpu'."
-        ) from error
+    kind = usable_device(device).type
     if dtype is not None:
         return dtype
     return torch.bfloat16 if kind != "cpu" or cpu_has_bfloat16() else torch.float32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import math
 import re
 import socket
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def parse_bytes(text: str) -> int:
     """Bytes from a text such as `20GB`, `8GiB` or `500000000`. Raises argparse.ArgumentTypeError for any other."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?\s*", text.upper())
-    if match is None or float(match[1]) <= 0:
+    if match is None or not 0 < float(match[1]) < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no size in bytes. Say for example 20GB.")
     return int(float(match[1]) * _UNITS[match[2] or ""])
 

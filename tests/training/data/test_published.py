@@ -191,6 +191,7 @@ def test_missing_and_binary_lists_are_refused(tmp_path: Path) -> None:
         ("[\n{},\n]", "a.json, line 3: the JSON is broken"),
         ("[\n{}] x", "a.json, line 2: something stands after the end of the list."),
         ("[" * 10**5, "is nested too deep"),
+        ("[{}, " + "1" * 5000 + "]", "a.json: annotation 1 holds a number of too many digits."),
     ],
 )
 def test_broken_json_is_refused_by_its_line(data: Callable[..., Path], text: str, sentence: str) -> None:

@@ -1,0 +1,142 @@
+"""Whose fault an error is: the user's is exit code 2, a bug or the machine's is 1, and no sentence is a traceback."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import io
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+from uniworld.command_line import MISUSED, UsageError, conclude, described, is_bug, print_last_line
+from uniworld.training.data.published import BadData
+from uniworld.uniworld_core.errors import RunFailed, UniWorldError
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = [
+    *ROOT.glob("*.py"),
+    *(file for room in ("uniworld_core", "nodes", "training") for file in (ROOT / room).rglob("*.py")),
+]
+
+
+def bare_value_errors(source: str) -> list[int]:
+    """Lines that raise a plain ValueError, or derive from it: for the user's fault there is UniWorldError."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        raised = (
+            node.exc.func
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+            else getattr(node, "exc", None)
+        )
+        bases = node.bases if isinstance(node, ast.ClassDef) and node.name != "UniWorldError" else []
+        if any(isinstance(one, ast.Name) and one.id == "ValueError" for one in (raised, *bases)):
+            found.append(node.lineno)
+    return found
+
+
+def test_the_walk_finds_a_bare_value_error() -> None:
+    source = "class A(ValueError): pass\nraise ValueError('x')\nraise ValueError\nraise\nclass UniWorldError(ValueError): pass"
+    assert bare_value_errors(source) == [1, 2, 3]
+
+
+def test_what_the_user_can_put_right_is_never_raised_as_a_plain_value_error() -> None:
+    assert len(FILES) > 200
+    found = {str(file.relative_to(ROOT)): bare_value_errors(file.read_text(encoding="utf-8")) for file in FILES}
+    assert not {name: lines for name, lines in found.items() if lines}
+
+
+def reshape() -> None:
+    import numpy as np
+
+    np.zeros(3).reshape(2, 2)
+
+
+OUT_OF_MEMORY = type("OutOfMemoryError", (RuntimeError,), {})
+BUG = "This is a bug of uniworld: run again with --debug and report it to its developers with the traceback."
+
+
+def raising(error: BaseException) -> int:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (UniWorldError("The steps are 0. Give 1 or more."), 2, "The steps are 0. Give 1 or more."),
+        (UsageError("usage: uniworld"), 2, "usage: uniworld"),
+        (RunFailed("The loss is not finite."), 1, "The loss is not finite."),
+        (KeyboardInterrupt(), 1, "Interrupted."),
+        (ValueError("cannot reshape"), 1, f"uniworld failed: ValueError: cannot reshape. {BUG}"),
+        (KeyError(), 1, f"uniworld failed: KeyError. {BUG}"),
+        (RuntimeError("a\n\n  b."), 1, f"uniworld failed: RuntimeError: a b. {BUG}"),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            1,
+            "OSError: [Errno 28] No space left (run again with --debug for details)",
+        ),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "x"),
+            2,
+            "'x' cannot be used: File name too long. Check the path.",
+        ),
+        (MemoryError(), 1, "MemoryError (run again with --debug for details)"),
+        (ImportError("no torch"), 1, "ImportError: no torch (run again with --debug for details)"),
+        (OUT_OF_MEMORY("CUDA"), 1, "OutOfMemoryError: CUDA (run again with --debug for details)"),
+    ],
+)
+def test_the_code_and_the_sentence_tell_whose_fault_it_was(
+    error: BaseException, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert conclude(lambda: raising(error), debug=False, last_line=print_last_line) == code
+    out, err = capsys.readouterr()
+    assert err == f"{sentence}\n"
+    assert json.loads(out) == {
+        "event": "invalid" if code == MISUSED else "error", "message": sentence, "problems": [sentence],
+    }  # fmt: skip
+
+
+def test_an_error_of_numpy_is_a_bug_and_its_traceback_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    assert conclude(lambda: reshape() or 0, debug=True) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert err.splitlines()[-1].endswith("report it to its developers with the traceback above.")
+
+
+def test_every_problem_is_told_and_by_which_process(capsys: pytest.CaptureFixture[str]) -> None:
+    error = UniWorldError("Two things.", ["one", "two"])
+    assert conclude(lambda: raising(error), debug=False, last_line=print_last_line, speaker="process 1: ") == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["problems"] == ["one", "two"]
+    assert err == "process 1: Two things.\n"
+
+
+def test_torch_s_own_errors_of_the_machine_are_no_bugs() -> None:
+    torch = pytest.importorskip("torch")
+    assert not is_bug(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_bug(torch.distributed.DistNetworkError("gone"))
+    assert is_bug(RuntimeError("shapes do not match"))
+
+
+def test_a_dump_is_cut_off() -> None:
+    assert len(described(RuntimeError("x" * 10_000))) == 1000
+
+
+def test_errors_reach_another_process_whole() -> None:
+    for error in (UniWorldError("a", ["b", "c"]), BadData(Path("list.txt"), ["b", "c"])):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), again.problems) == (type(error), str(error), ["b", "c"])
+
+
+def test_a_command_whose_result_could_not_be_written_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from uniworld.command_line import code_with_output
+
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert (code_with_output(0, output_is_result=True), code_with_output(0, output_is_result=False)) == (1, 0)
+    assert code_with_output(2, output_is_result=True) == 2
