@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 from . import host
+from .declare import Node
+from .pack import chat, conditioning, loaders, masks, perception, sampling, text, understanding, vae
 
-# The families, in the order in which a graph uses them.
-_FAMILIES = (
-    "loaders",
-    "conditioning",
-    "chat",
-    "sampling",
-    "vae",
-    "masks",
-    "perception",
-    "understanding",
-    "text",
-)
+# In the order in which a graph uses them.
+_FILES = (loaders, conditioning, chat, sampling, vae, masks, perception, understanding, text)
 
-NODE_CLASS_MAPPINGS: dict[str, Any] = {}
-for _family in _FAMILIES:
-    NODE_CLASS_MAPPINGS.update(importlib.import_module(f".pack.{_family}", __name__).NODES)
+NODE_CLASS_MAPPINGS: dict[str, type[Node]] = {name: node for file in _FILES for name, node in file.NODES.items()}
 
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {name: node.DISPLAY_NAME for name, node in NODE_CLASS_MAPPINGS.items()}
 

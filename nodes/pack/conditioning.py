@@ -20,6 +20,13 @@ VLM = Input.wire("vlm", "UNIWORLD_VLM", "The VLM from Load UniWorld.")
 PROMPT = Input.text("prompt", "The instruction, in plain words.", lines=True, wildcards=True)
 
 
+def guidance_input(tooltip: str, *, optional: bool = False) -> Input:
+    """FLUX's embedded guidance, for this node and the sampler."""
+    from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE
+
+    return Input.number("guidance", tooltip, default=GUIDANCE, min=0.0, max=100.0, step=0.1, optional=optional)
+
+
 class Reference(Node):
     """Pictures with what SigLIP sees in them, one after the other."""
 
@@ -116,7 +123,6 @@ class Condition(Node):
     @classmethod
     def inputs(cls) -> Inputs:
         from ...uniworld_core.backbones.flux_text import T5_LENGTH
-        from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE
 
         return (
             VLM,
@@ -141,15 +147,7 @@ class Condition(Node):
                 max=512,
                 optional=True,
             ),
-            Input.number(
-                "guidance",
-                "Guidance for ComfyUI's own samplers. UniWorld Sampler has its own.",
-                default=GUIDANCE,
-                min=0.0,
-                max=100.0,
-                step=0.1,
-                optional=True,
-            ),
+            guidance_input("Guidance for ComfyUI's own samplers. UniWorld Sampler has its own.", optional=True),
             CONVERSATION,
         )
 

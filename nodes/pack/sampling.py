@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ...uniworld_core.errors import UniWorldError
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
+from .conditioning import guidance_input
 from .latents import marked, samples_of
 
 if TYPE_CHECKING:
@@ -165,13 +166,8 @@ class Sampler(Node):
             Input.wire("latent", "LATENT", "Gives the size, and with denoise under 1 the picture to start from."),
             Input.seed("seed", "The same seed gives the same picture on the same machine."),
             _steps(),
-            Input.number(
-                "guidance",
-                f"FLUX's embedded guidance (published: {GUIDANCE}); takes the place of the conditioning's own.",
-                default=GUIDANCE,
-                min=0.0,
-                max=100.0,
-                step=0.1,
+            guidance_input(
+                f"FLUX's embedded guidance (published: {GUIDANCE}); takes the place of the conditioning's own."
             ),
             _DENOISE,
             Input.wire("sigmas", "SIGMAS", "Noise levels to follow instead of steps and denoise.", optional=True),
