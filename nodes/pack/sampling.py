@@ -236,7 +236,7 @@ def step_report(total: int, rgb: RGB) -> Callable[[Step], None]:
 
 
 def to_condition(conditioning: Conditioning) -> Condition:
-    """A CONDITIONING of one entry as the core's condition. Raises UniWorldError for several entries or no pooled prompt."""
+    """A CONDITIONING of one entry as the core's condition. Raises UniWorldError for several entries."""
     from ...uniworld_core import Condition
 
     if len(conditioning) != 1:
@@ -245,9 +245,7 @@ def to_condition(conditioning: Conditioning) -> Condition:
             "Several pictures belong into the references of one Condition node, not into combined conditionings."
         )
     tokens, extra = conditioning[0]
-    if extra.get("pooled_output") is None:
-        raise UniWorldError("The conditioning has no pooled prompt: use UniWorld Condition, or a FLUX text encoder.")
-    return Condition(tokens, extra["pooled_output"])
+    return Condition(tokens, extra.get("pooled_output"))
 
 
 def kept_cells(noise_mask: Tensor | None, batch: int, h: int, w: int) -> Tensor | None:

@@ -151,7 +151,7 @@ def test_the_dit_refuses_what_it_was_not_trained_with(model: UniWorld, extra: di
 
 def test_the_dit_needs_a_pooled_prompt(model: UniWorld) -> None:
     plain = model.encode("A red circle.", use_t5=False)
-    with pytest.raises(UniWorldError, match="pooled prompt of the conditioning is 0 wide"):
+    with pytest.raises(UniWorldError, match="conditioning has no pooled prompt: encode"):
         model.sample(Condition(plain.tokens), 16, 16, steps=1)
 
 

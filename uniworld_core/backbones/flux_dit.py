@@ -53,15 +53,19 @@ class DiT(ComputeModule):
                 "The conditioning carries reference latents or a negative prompt, which this DiT was not trained with: "
                 "leave them out."
             )
+        if condition.pooled is None:
+            raise UniWorldError(
+                "The conditioning has no pooled prompt: encode the prompt with the FLUX folder's CLIP, or another FLUX "
+                "text encoder."
+            )
         config = self.transformer.config
         for what, tensor, width in (
             ("tokens", condition.tokens, config.joint_attention_dim),
             ("pooled prompt", condition.pooled, config.pooled_projection_dim),
         ):
-            found = 0 if tensor is None else tensor.shape[-1]
-            if found != width:
+            if tensor.shape[-1] != width:
                 raise UniWorldError(
-                    f"The {what} of the conditioning is {found} wide, and the DiT takes {width}: "
+                    f"The {what} of the conditioning is {tensor.shape[-1]} wide, and the DiT takes {width}: "
                     "encode the prompt with the checkpoint and the FLUX folder that the DiT belongs to."
                 )
 
