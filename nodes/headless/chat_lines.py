@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.images.picture_files import PICTURE_TYPES
 
 COMMANDS = {
     "/image FILE": "attach a picture to the next message",
@@ -30,7 +31,6 @@ _ALIASES = {"/exit": "/quit", "/?": "/help", "/new": "/reset"}
 # Of these, what comes behind is the message.
 FORCED = {"/paint": True, "/ask": False}
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo", ".avif"})
 # A quoted name, or a run of letters in which a backslash keeps a space: what terminals write for a dropped file.
 _QUOTED = r"""@?"(?P<double>[^"\n]+)"|@?'(?P<single>[^'\n]+)'"""
 _BARE = r"@?(?P<bare>\S+)" if os.name == "nt" else r"@?(?P<bare>(?:\\.|[^\s\\])+)"
@@ -120,7 +120,7 @@ def _parse_message(text: str, find: Callable[[str], Path], attached: int) -> Cha
 
 
 def is_picture_name(name: str) -> bool:
-    return Path(_of_address(name) or name).suffix.lower() in _SUFFIXES
+    return Path(_of_address(name) or name).suffix.lower() in PICTURE_TYPES
 
 
 def plain_path(name: str, kind: str = "bare") -> str:

@@ -21,6 +21,12 @@ from ..errors import UniWorldError
 
 T = TypeVar("T")
 
+# Suffixes of picture files, in lower case, and the media types that such files are sent as.
+PICTURE_TYPES = {
+    ".png": "image/png", ".apng": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".jfif": "image/jpeg",
+    ".mpo": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif", ".bmp": "image/bmp", ".tif": "image/tiff",
+    ".tiff": "image/tiff", ".avif": "image/avif",
+}  # fmt: skip
 # Above this many pixels, all frames together, a file is taken for a decompression bomb: 128 Mi pixels are 1.5 GiB as
 # float32 RGB, and more than any camera makes.
 MAX_PIXELS = 2**27

@@ -10,21 +10,19 @@ from urllib.parse import quote
 from aiohttp import web
 
 from ....uniworld_core import files
+from ....uniworld_core.images.picture_files import PICTURE_TYPES
 from .sending import send_file
 
 # Windows takes these from its registry, where other programs write.
 _TYPES = {
-    ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml",
-    ".json": "application/json", ".md": "text/markdown", ".wasm": "application/wasm", ".woff": "font/woff",
-    ".woff2": "font/woff2", ".webp": "image/webp", ".avif": "image/avif", ".png": "image/png", ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg", ".gif": "image/gif", ".ico": "image/x-icon", ".txt": "text/plain",
+    **PICTURE_TYPES, ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".html": "text/html",
+    ".svg": "image/svg+xml", ".json": "application/json", ".md": "text/markdown", ".wasm": "application/wasm",
+    ".woff": "font/woff", ".woff2": "font/woff2", ".ico": "image/x-icon", ".txt": "text/plain",
 }  # fmt: skip
 # What a browser shows of files that users and workflows made: data, in which no browser runs anything. Everything else
 # is a download; there are too many types that some browser takes for a page (.svg, .xml, .rdf, .mml, .atom, .xhtml, ...).
 _SHOWN = {
-    ".png": "image/png", ".apng": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".jfif": "image/jpeg",
-    ".webp": "image/webp", ".gif": "image/gif", ".bmp": "image/bmp", ".avif": "image/avif", ".tif": "image/tiff",
-    ".tiff": "image/tiff", ".mp4": "video/mp4", ".webm": "video/webm", ".mov": "video/quicktime", ".mkv": "video/x-matroska",
+    **PICTURE_TYPES, ".mp4": "video/mp4", ".webm": "video/webm", ".mov": "video/quicktime", ".mkv": "video/x-matroska",
     ".mp3": "audio/mpeg", ".wav": "audio/wav", ".ogg": "audio/ogg", ".opus": "audio/ogg", ".flac": "audio/flac",
     ".m4a": "audio/mp4", ".json": "application/json", ".txt": "text/plain; charset=utf-8",
 }  # fmt: skip

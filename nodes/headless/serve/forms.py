@@ -11,7 +11,7 @@ from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
 from ....uniworld_core.errors import UniWorldError
-from .images import SUFFIXES
+from ....uniworld_core.images.picture_files import PICTURE_TYPES
 from .replies import Refused, refuse_announced, too_large
 
 FORM_BYTES = 2**20  # what the fields and headers of a form may have beside its file
@@ -93,7 +93,7 @@ def picture_name(name: str, data: bytes) -> str:
 
     A name with the extension of a picture is kept; to any other the extension of the content is added.
     """
-    if name.lower().endswith(SUFFIXES):
+    if name.lower().endswith(tuple(PICTURE_TYPES)):
         return name
     found = (suffix for start, sign, suffix in _SIGNATURES if data[start : start + len(sign)] == sign)
     return name.rstrip(".") + next(found, ".png")

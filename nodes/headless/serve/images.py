@@ -21,7 +21,6 @@ from ....uniworld_core.images.picture_files import ORIENTED_METADATA, Limits, Pi
 # No format whose decoder runs other programs or reads other files.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PREVIEW_SIDE = 4096
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".apng", ".jfif")
 
 Source = Path | IO[bytes]
 Encoded = tuple[bytes, str]
