@@ -27,6 +27,7 @@ from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import hold, sync_folder, sync_tree
+from ...uniworld_core.json_text import BadJson, loads
 from .batch_rows import BatchRow
 
 STARTED, DONE, ERROR, INTERRUPTED, LOST = STATUSES = ("started", "done", "error", "interrupted", "lost")
@@ -280,8 +281,8 @@ class Results:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = loads(line)
+    except BadJson:
         return None
     return record if isinstance(record, dict) else None
 

@@ -20,6 +20,7 @@ from PIL import Image
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import hold, sweep_parts, whole_file, whole_folder
+from ...uniworld_core.json_text import BadJson, loads
 from ...uniworld_core.prompts.text import check_text
 from .folders import check_relative
 
@@ -188,7 +189,7 @@ def _to_bytes(model: dict[str, str], turns: Sequence[SavedTurn]) -> bytes:
 
 def _read(file: Path) -> tuple[dict[str, str], tuple[SavedTurn, ...]]:
     try:
-        saved = json.loads(file.read_bytes())
+        saved = loads(file.read_bytes(), constants=True)
         if saved["uniworld_chat"] != VERSION:
             raise UniWorldError(f"its version is {saved['uniworld_chat']!r}, not {VERSION}")
         turns = tuple(
@@ -208,7 +209,8 @@ def _read(file: Path) -> tuple[dict[str, str], tuple[SavedTurn, ...]]:
         model = {str(key): str(value) for key, value in saved["model"].items()}
         _to_bytes(model, turns)  # what opens can be saved again
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        verb = "it lacks " if isinstance(error, KeyError) else "it " if isinstance(error, BadJson) else ""
+        reason = f"{verb}{error}"
         raise UniWorldError(f"The conversation '{file}' cannot be resumed: {reason}. Begin another one.") from error
     return model, turns
 

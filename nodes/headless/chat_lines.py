@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -11,8 +10,9 @@ from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import UniWorldError, shown
 from ...uniworld_core.images.picture_files import PICTURE_TYPES
+from ...uniworld_core.json_text import BadJson, loads
 
 COMMANDS = {
     "/image FILE": "attach a picture to the next message",
@@ -93,10 +93,12 @@ def parse_line(
 
 def _parse_object(line: str, find: Callable[[str], Path]) -> ChatMessage:
     try:
-        said = json.loads(line)
-        text, images = said.get("text", ""), said.get("images", [])
-    except (ValueError, RecursionError, AttributeError) as error:
-        raise UniWorldError(f'The line is no JSON object ({error}): write {{"text": ..., "images": [...]}}.') from None
+        said = loads(line)
+    except BadJson as error:
+        raise UniWorldError(f'The line {error}: write {{"text": ..., "images": [...]}}.') from None
+    if not isinstance(said, dict):
+        raise UniWorldError(f'The line is no JSON object, but {shown(said)}: write {{"text": ..., "images": [...]}}.')
+    text, images = said.get("text", ""), said.get("images", [])
     if not isinstance(text, str) or not isinstance(images, list) or not all(isinstance(one, str) for one in images):
         raise UniWorldError(
             'In {"text": ..., "images": [...]}, the text is a string and the images a list of file names.'

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -33,11 +34,11 @@ from uniworld.uniworld_core.files import (
     write_whole,
 )
 
-ROOT = str(Path(__file__).resolve().parents[2])
+ROOT = Path(__file__).resolve().parents[2]
 START = f"""
 import importlib.util, sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("uniworld", {ROOT!r} + "/__init__.py", submodule_search_locations=[{ROOT!r}])
+spec = importlib.util.spec_from_file_location("uniworld", {str(ROOT / "__init__.py")!r}, submodule_search_locations=[{str(ROOT)!r}])
 sys.modules["uniworld"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["uniworld"])
 from uniworld.uniworld_core.files import *
@@ -433,3 +434,25 @@ def test_the_checksum_is_that_of_the_whole_content(tmp_path: Path, size: int) ->
     content = bytes(range(256)) * (size // 256 + 1)
     (tmp_path / "file").write_bytes(content[:size])
     assert sha256_file(tmp_path / "file") == hashlib.sha256(content[:size]).hexdigest()
+
+
+# A file of lines that only grows is no whole file; and what sets up the environment has nothing but the standard library.
+LOG, SET_UP = "nodes/headless/batch_results.py", "nodes/headless/bootstrap.py"
+
+
+@pytest.mark.parametrize(
+    ("use", "others"),
+    [
+        (r"os\.fsync\(", {LOG}),
+        (r"os\.(replace|rename|link)\(", set()),
+        (r"\b(fcntl|msvcrt)\b", {SET_UP}),
+        (r"\bfilelock\b", set()),
+        (r"while block := ", set()),
+    ],
+)
+def test_disks_and_locks_are_used_here_alone(use: str, others: set[str]) -> None:
+    rooms = [ROOT / name for name in ("uniworld_core", "nodes", "training")]
+    sources = [*ROOT.glob("*.py"), *(file for room in rooms for file in room.rglob("*.py"))]
+    found = {file.relative_to(ROOT).as_posix() for file in sources if re.search(use, file.read_text(encoding="utf-8"))}
+    assert found <= {"uniworld_core/files.py"} | others
+    assert found

@@ -147,6 +147,7 @@ def test_a_packs_content_is_found(tmp_path, live):
         (tmp_path / "pack" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "pack" / name).write_text(json.dumps(content))
     (tmp_path / "pack" / "locales" / "en" / "settings.json").write_text("{broken")
+    (tmp_path / "pack" / "locales" / "en" / "commands.json").write_text("[" * 100_000)
     pack = Pack("pack", tmp_path / "pack", tmp_path / "pack" / "web")
     live.server.packs.append(pack)
     assert live.get("/workflow_templates").json["pack"] == ["a"]
@@ -163,6 +164,8 @@ def test_a_packs_content_is_found(tmp_path, live):
     assert blueprints[key] == {"source": "custom_node", "name": "Blue", "info": {"node_pack": "custom_nodes.pack"}}
     assert json.loads(live.get(f"/api/global_subgraphs/{key}").json["data"]) == {"definitions": {}}
     assert live.get("/api/global_subgraphs/unknown").json is None
+    (tmp_path / "pack" / "subgraphs" / "Blue.json").write_text("{broken")
+    assert live.get(f"/api/global_subgraphs/{key}").json is None
 
 
 def test_our_own_translations_are_served(live):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ...uniworld_core.editing.masks import WEIGHT_FUNCTIONS
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.loading.settings import read_json
 from .. import checkpoints
 from ..config import NO_WEIGHT, Config
 from ..config_file import load_config
@@ -275,7 +276,7 @@ class Runs:
         }
         wanted = {"start": start.hexdigest(), **lengths, **recipe, "seed": self.recipe.seed}
         file = self.folder / _SETTINGS
-        there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else wanted
+        there = read_json(file) if file.is_file() else wanted
         if set(there) != set(wanted):
             raise UniWorldError(f"'{self.folder}' holds claims checked by another version: name another folder.")
         other = [f"{name} {there[name]} instead of {value}" for name, value in wanted.items() if there[name] != value]

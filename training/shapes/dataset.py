@@ -25,6 +25,8 @@ from PIL import Image
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import PART
+from ...uniworld_core.json_text import BadJson, loads
+from ...uniworld_core.loading.settings import read_json
 from ..data.annotations import IMAGE_MARK, PAINT_MARK
 from ..data.files import cannot_write, write_whole
 from .split import Split, check_split
@@ -123,7 +125,7 @@ def _claim(folder: Path, settings: _Settings) -> None:
     file = folder / _SETTINGS
     wanted = json.loads(_json(asdict(settings)))
     if file.is_file():
-        there = json.loads(file.read_text(encoding="utf-8"))
+        there = read_json(file)
         other = [
             f"{name} {there.get(name)} instead of {value}" for name, value in wanted.items() if there.get(name) != value
         ]
@@ -144,7 +146,10 @@ def _write_block(folder: Path, settings: _Settings, numbers: range) -> list[list
     block = numbers.start // BLOCK
     file = folder / _BLOCKS / f"{block:05d}.json"
     if file.is_file():
-        return json.loads(file.read_text(encoding="utf-8"))
+        try:
+            return loads(file.read_bytes())
+        except BadJson as error:
+            raise UniWorldError(f"'{file}' {error}: delete it, and its tasks are made again.") from error
     rows: list[list[dict[str, object]]] = [[] for _ in _FILES]
     within = Path(f"{block:05d}")
     try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
 
+from ....uniworld_core.json_text import BadJson, loads
 from ..json_text import dumps
 
 if TYPE_CHECKING:
@@ -182,8 +183,8 @@ class Clients:
 
     def _hear(self, client: Client, text: str) -> None:
         try:
-            message = json.loads(text)
-        except (ValueError, RecursionError):
+            message = loads(text)
+        except BadJson:
             return
         if isinstance(message, dict) and message.get("type") == "feature_flags":
             features = message.get("data")

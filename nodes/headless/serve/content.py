@@ -8,13 +8,14 @@ calls WEB_DIRECTORY holds `docs/<Node>.md` and scripts.
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ....uniworld_core.json_text import BadJson, loads
 from ..folders import PACKAGE_ROOT, resolve_inside
 from ..shipped import shipped
 
@@ -156,8 +157,8 @@ def _rejected(text: str) -> dict[str, object]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
-    except (OSError, ValueError):
+        data = loads(path.read_bytes().removeprefix(BOM_UTF8), doubles=True) if path.is_file() else {}
+    except (OSError, BadJson):
         return {}  # a pack's broken translation leaves its nodes in English
     return data if isinstance(data, dict) else {}
 

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.json_text import BadJson, loads
 from ..folders import resolve_inside
 from .content import OWN_NAME, Pack, stock_template_file, stock_templates, translations
 from .files import send_own
@@ -128,7 +129,10 @@ async def get_blueprint(request: web.Request) -> web.Response:
     for pack in server_of(request).packs:
         entry = pack.blueprints().get(request.match_info["key"])
         if entry is not None:
-            text = json.dumps(json.loads(entry["path"].read_text(encoding="utf-8")))
+            try:
+                text = json.dumps(loads(entry["path"].read_bytes(), constants=True, doubles=True))
+            except (OSError, BadJson):  # a pack's broken blueprint is none
+                break
             return reply({**_without_path(entry), "data": text})
     return reply(None)
 

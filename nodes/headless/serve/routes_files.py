@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import IO
 
 from aiohttp import web
 
 from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.json_text import BadJson, loads
 from .. import folders
 from ..folders import check_relative, resolve_inside
 from .decoding import decoded, in_thread
@@ -80,9 +80,9 @@ async def post_mask(request: web.Request) -> web.Response:
     form = await _form(request)
     await _checked(form)
     try:
-        ref = json.loads(form.text("original_ref"))
+        ref = loads(form.text("original_ref"))
         name, kind, subfolder = (ref["filename"], ref.get("type") or "output", ref.get("subfolder") or "")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (BadJson, TypeError, KeyError, AttributeError) as error:
         raise Refused(400, "invalid_original", '"original_ref" must be JSON that names the masked picture.') from error
     if not all(isinstance(one, str) for one in (name, kind, subfolder)):
         raise Refused(400, "invalid_original", '"original_ref" must name the masked picture by texts.')

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.json_text import BadJson, loads
 from ..folders import resolve_inside
 from .files import SANDBOX, send_foreign, write_whole
 from .replies import Refused, query_flag, read_body, read_json, read_object, reply
@@ -35,8 +36,8 @@ async def get_users(_: web.Request) -> web.Response:
 
 def _read_settings(server: Server) -> dict[str, object]:
     try:
-        data = json.loads((server.user / _SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # the last for a file nested too deep, which json cannot read
+        data = loads((server.user / _SETTINGS).read_bytes(), constants=True, doubles=True)
+    except (OSError, BadJson):
         return {}
     return data if isinstance(data, dict) else {}
 

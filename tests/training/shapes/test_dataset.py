@@ -14,6 +14,7 @@ from uniworld.training.shapes import dataset
 from uniworld.training.shapes.dataset import write_dataset
 from uniworld.training.shapes.tasks import EDITS, KINDS
 from uniworld.training.shapes.world import SIDE
+from uniworld.uniworld_core.errors import UniWorldError
 
 COUNT = 60
 
@@ -126,6 +127,17 @@ class TestGoingOn:
         write_dataset(tmp_path / "data", COUNT)
         with pytest.raises(ValueError, match=rf"other settings \({next(iter(other))} .*name another folder"):
             write_dataset(tmp_path / "data", **{"count": COUNT} | other)
+
+    @pytest.mark.parametrize("name", ["settings.json", "blocks/00000.json"])
+    def test_a_damaged_file_of_its_own_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.setattr(dataset.shutil, "rmtree", lambda _: None)
+        write_dataset(tmp_path / "data", COUNT)
+        (tmp_path / "data" / dataset.LIST).unlink()
+        (tmp_path / "data" / name).write_text('[{"cut')
+        with pytest.raises(UniWorldError, match=rf"{name}'? is not valid JSON: Unterminated string"):
+            write_dataset(tmp_path / "data", COUNT)
 
     def test_a_folder_of_other_files_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("years of work")
