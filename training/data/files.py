@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from ...uniworld_core import files
 from ...uniworld_core.errors import UniWorldError
+
+T = TypeVar("T")
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -30,6 +32,21 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             yield file
     except OSError as error:
         raise UniWorldError(cannot_write(path, error)) from error
+
+
+def read_kept(file: Path, read: Callable[[Path], T]) -> T:
+    """What `read` gives of a file that an earlier run of the same command kept.
+
+    Raises:
+        UniWorldError: the file is damaged; once it is deleted, the command makes it again.
+    """
+    try:
+        return read(file)
+    except Exception as error:  # torch and safetensors raise errors of many types
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UniWorldError(f"'{file}' is damaged ({reason}): delete it, then run the same command again.") from error
 
 
 def make_folder(folder: Path) -> None:

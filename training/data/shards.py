@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import sha256_file, sweep_parts
 from ..batch import BadSample
-from .files import locked, whole_file, write_whole
+from .files import locked, read_kept, whole_file, write_whole
 from .samples import Samples
 from .shard_samples import FORMAT, INDEX, Shard, ShardSamples, read_index
 
@@ -103,7 +103,7 @@ def _write_shard(samples: Samples, indices: range, folder: Path, number: int) ->
 
     path = folder / f"shard-{number:06d}.tar"
     if path.with_suffix(".safetensors").is_file():
-        return _finished(path)
+        return read_kept(path.with_suffix(".safetensors"), _finished)
     sizes = np.zeros((len(indices), 2), dtype=np.int32)
     with whole_file(path) as file:
         hashed = _Hashed(file)
@@ -158,9 +158,9 @@ def _starts(path: Path, end: int) -> np.ndarray:
     return np.array([*starts.values(), end], dtype=np.int64)
 
 
-def _finished(path: Path) -> Shard:
-    with safe_open(path.with_suffix(".safetensors"), "np") as file:
-        return Shard(**json.loads(file.metadata()["shard"]))
+def _finished(file: Path) -> Shard:
+    with safe_open(file, "np") as opened:
+        return Shard(**json.loads(opened.metadata()["shard"]))
 
 
 def _write_index(folder: Path, index: dict[str, object], shards: list[Shard]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
 import pytest
-from uniworld.training.data.files import locked, make_folder, write_whole
+import torch
+from uniworld.training.data.files import locked, make_folder, read_kept, write_whole
+from uniworld.uniworld_core.errors import UniWorldError
 
 
 def test_a_file_is_written_with_the_folders_around_it(tmp_path: Path) -> None:
@@ -24,6 +27,23 @@ def test_a_folder_with_a_file_in_its_way_is_a_sentence(tmp_path: Path) -> None:
             match=r"file.*' cannot be written: (Not a directory|File exists)\. Free room on the disk or name",
         ):
             act()
+
+
+def test_a_kept_file_that_is_damaged_is_named_with_the_fix(tmp_path: Path) -> None:
+    file = tmp_path / "kept"
+    file.write_bytes(b"\xff")
+    assert read_kept(file, Path.read_bytes) == b"\xff"
+    for read in (lambda file: json.loads(file.read_bytes()), lambda file: torch.load(file, weights_only=True)):
+        with pytest.raises(
+            UniWorldError, match=r"kept' is damaged \(.+\): delete it, then run the same command again\.$"
+        ):
+            read_kept(file, read)
+
+    def short_of_memory(_: Path) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        read_kept(file, short_of_memory)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows locks otherwise")

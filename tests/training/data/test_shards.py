@@ -14,6 +14,7 @@ from uniworld.training.data.loader import plan_of
 from uniworld.training.data.published import PublishedSamples
 from uniworld.training.data.shard_samples import ShardSamples
 from uniworld.training.data.shards import check_shards, write_shards
+from uniworld.uniworld_core.errors import UniWorldError
 
 pytest.importorskip("webdataset")
 
@@ -137,6 +138,15 @@ def test_damaged_shards_are_named(samples: PublishedSamples, tmp_path: Path) -> 
     path.write_bytes(data[:-512])
     with pytest.raises(ValueError, match=r"shard-000001\.tar' has \d+ bytes instead of"):
         ShardSamples(folder)
+
+
+def test_a_finished_shard_that_is_damaged_is_named(samples: PublishedSamples, tmp_path: Path) -> None:
+    write_shards(samples, tmp_path / "shards")
+    (tmp_path / "shards" / "index.json").unlink()
+    (beside,) = (tmp_path / "shards").glob("*.safetensors")
+    beside.write_bytes(b"cut short")
+    with pytest.raises(UniWorldError, match=r"shard-000000\.safetensors' is damaged .*: delete it"):
+        write_shards(samples, tmp_path / "shards")
 
 
 def test_missing_shards_are_named(samples: PublishedSamples, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.loading.dtypes import choose_dtype
-from ...data.files import whole_file
+from ...data.files import read_kept, whole_file
 from ...muon import Muon
 from ...precision import autocast
 
@@ -208,6 +208,10 @@ def _average(average: list[Tensor], parameters: list[nn.Parameter], decay: float
 def _restore(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> int:
     if not file.is_file():
         return 0
+    return read_kept(file, lambda file: _load(file, module, optimizer, average))
+
+
+def _load(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> int:
     state = torch.load(file, weights_only=True, map_location=average[0].device)
     module.load_state_dict(state["module"])
     optimizer.load_state_dict(state["optimizer"])

@@ -15,7 +15,7 @@ from ....uniworld_core.backbones.flux_dit import DiT
 from ....uniworld_core.sampling import flow
 from ....uniworld_core.sampling.condition import Condition
 from ....uniworld_core.sampling.latents import LatentFormat
-from ...data.files import whole_file
+from ...data.files import read_kept, whole_file
 from .. import draw
 from ..prompts import caption, describe
 from ..split import draw_triple
@@ -80,7 +80,7 @@ def words_for(style: str, scene: Scene, marked: str, rng: np.random.Generator) -
 def pool(file: Path, vae: Any, latent_format: LatentFormat, device: torch.device | str, count: int = POOL) -> Tensor:
     """Latents (count, 16, h, w) of the pool's pictures on the DiT's side, bfloat16, computed once and kept in a file."""
     if file.is_file():
-        return torch.load(file, weights_only=True)
+        return read_kept(file, lambda file: torch.load(file, weights_only=True))
     kept = []
     for start in range(0, count, _ENCODED):
         shown = bytes_of([picture_of(number)[0] for number in range(start, min(start + _ENCODED, count))])
