@@ -8,12 +8,14 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 try:
     from uniworld.nodes.headless.serve import connections
+    from uniworld.nodes.headless.serve.config import ServerConfig
     from uniworld.nodes.headless.serve.connections import Times, connection_limit
 except ImportError:  # the server is an extra
     pytest.skip("aiohttp is not installed", allow_module_level=True)
@@ -188,9 +190,8 @@ def test_an_announced_body_over_the_limit_is_refused_unread(live, opened, path, 
 
 @pytest.mark.parametrize("path", ["/settings", "/userdata/x.txt"])
 def test_a_chunked_body_is_refused_when_it_exceeds_the_limit(start, opened, path):
-    from dataclasses import replace
 
-    live = start(limits=replace(start.__globals__["Config"]().limits, json_bytes=100_000))
+    live = start(limits=replace(ServerConfig().limits, json_bytes=100_000))
     one = connect(live, opened, CHUNKED.replace(b"/settings", path.encode()))
     piece, sent = b"8000\r\n" + b"x" * 0x8000 + b"\r\n", 0
     one.settimeout(0.05)
