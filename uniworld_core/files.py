@@ -184,6 +184,12 @@ def hold(path: Path, busy: str, wait: bool = False) -> BinaryIO:
     return file  # type: ignore[return-value]  # a FileIO has what a BinaryIO has
 
 
+def check_locks(folder: Path) -> None:
+    """Check that files of a folder can be locked. Raises UniWorldError if its file system has no locks."""
+    with part_file(folder) as file:
+        _lock(file.fileno(), folder, "", wait=False)
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's content as hexadecimal digits, read in blocks. Raises OSError."""
     digest = hashlib.sha256()

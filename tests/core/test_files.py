@@ -22,6 +22,7 @@ from uniworld.uniworld_core import files
 from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.files import (
     LockHeld,
+    check_locks,
     hold,
     name_new,
     part_file,
@@ -402,6 +403,17 @@ class TestALock:
             f"'{tmp_path / 'lock'}' cannot be locked ({os.strerror(number)}), as its file system has no locks: name a "
             "folder on another disk."
         )
+
+    @posix
+    def test_can_be_looked_for_in_a_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        check_locks(tmp_path)
+        monkeypatch.setattr("fcntl.flock", refuse)
+        with pytest.raises(UniWorldError, match=re.escape(f"'{tmp_path}' cannot be locked")):
+            check_locks(tmp_path)
+        assert names(tmp_path) == set()
 
     def test_that_cannot_be_opened_raises_what_the_system_says(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):

@@ -71,11 +71,12 @@ def test_elsewhere_with_a_token_or_without():
     assert read_config(parsed("--listen", "::1")).loopback
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize("package", command.NEEDED)
+def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys, tmp_path, package):
     monkeypatch.chdir(tmp_path)
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        command.importlib.util, "find_spec", lambda name, *a: None if name == "aiohttp" else find(name, *a)
+        command.importlib.util, "find_spec", lambda name, *a: None if name == package else find(name, *a)
     )
     assert main(["serve"]) == 2
     out, err = capsys.readouterr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -100,6 +101,20 @@ def test_two_servers_do_not_share_a_queue(start):
     start()
     with pytest.raises(ValueError, match="another server is using it"):
         start()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows locks otherwise")
+def test_a_file_system_without_locks_is_not_taken_for_another_server(tmp_path, monkeypatch):
+    def no_locks(*_: int) -> None:
+        raise OSError(37, "No locks available")
+
+    with contextlib.closing(Store(tmp_path / "q.sqlite3", 10)):  # SQLite says the same of both
+        monkeypatch.setattr("fcntl.flock", no_locks)
+        with pytest.raises(
+            ValueError, match=r"' cannot be locked \(No locks available\), as its file system has no locks"
+        ):
+            Store(tmp_path / "q.sqlite3", 10)
+    assert [path.name for path in tmp_path.iterdir()] == ["q.sqlite3"]
 
 
 def test_a_damaged_queue_is_a_sentence(tmp_path):

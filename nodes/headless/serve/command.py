@@ -17,7 +17,7 @@ from ....uniworld_core.errors import UniWorldError
 from .config import ServerConfig, read_config
 from .temp_folder import held_temp, make_folder, make_temp
 
-NEEDED = ("aiohttp", "comfyui_frontend_package")
+NEEDED = ("aiohttp", "orjson", "psutil", "comfyui_frontend_package")
 INSTALL = "`uniworld serve` needs the editor and a web server. Install them with: pip install 'uniworld[serve]'"
 
 
@@ -30,7 +30,7 @@ def serve(arguments: argparse.Namespace, out: TextIO) -> int:
     Raises:
         UniWorldError: something is missing or wrong; the sentence says what.
     """
-    needed = NEEDED[:1] if arguments.frontend is not None else NEEDED
+    needed = NEEDED[:-1] if arguments.frontend is not None else NEEDED
     if any(importlib.util.find_spec(name) is None for name in needed):
         raise UniWorldError(INSTALL)
     config = read_config(arguments)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.files import check_locks
 from ..json_text import dumps
 
 SCHEMA = """
@@ -91,7 +92,10 @@ class Store:
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         except sqlite3.OperationalError as error:
-            reason = "another server is using it" if "locked" in str(error) else str(error)
+            reason = str(error)
+            if "locked" in reason:  # which is also what SQLite says of a file system without locks
+                check_locks(path.parent)
+                reason = "another server is using it"
             raise UniWorldError(
                 f"The queue '{path}' cannot be opened: {reason}. Choose another --user folder."
             ) from error
