@@ -29,7 +29,8 @@ def choose_dtype(dtype: torch.dtype | None, device: torch.device | str) -> torch
     Raises:
         UniWorldError: the device cannot be used here, or the dtype cannot hold a model.
     """
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+    # Floats of one byte are a storage: no layer computes in them.
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):
         raise UniWorldError(f"dtype is {dtype!r}; give torch.bfloat16, torch.float16 or torch.float32.")
     kind = usable_device(device).type
     if dtype is not None:

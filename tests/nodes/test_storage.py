@@ -1,0 +1,162 @@
+"""Weights that are held in another dtype than the arithmetic's paint and read the same, in the library and through nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from uniworld.nodes import NODE_CLASS_MAPPINGS, host
+from uniworld.nodes.pack import parts as node_parts
+from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.images.pictures import to_image
+from uniworld.uniworld_core.loading.storage import FloatStorage, Storage, choose_storage, set_compute
+from uniworld.uniworld_core.loading.weights import place
+
+PROMPT = "Replace the blue square with a green triangle."
+PICTURE = Image.new("RGB", (60, 40), (30, 40, 220))
+PARTS = ("vlm", "projectors", "dit", "vae", "clip", "t5", "siglip")
+
+
+class CastLinear(nn.Linear):
+    """A linear layer whose weight takes the dtype of its input when it is used."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return F.linear(input, self.weight.to(input.dtype), self.bias)
+
+
+@dataclass(frozen=True)
+class CastAtUse:
+    """Weights of linear layers in `held`, all else in `compute`."""
+
+    held: torch.dtype
+    compute: torch.dtype = torch.float32
+
+    def prepare(self, network: nn.Module, plain: tuple[str, ...]) -> None:
+        for name, module in network.named_modules():
+            if type(module) is nn.Linear and not f".{name}".endswith(plain):
+                module.__class__ = CastLinear
+
+    def put(self, network: nn.Module, name: str, tensor: torch.Tensor, device: torch.device | str) -> None:
+        path, _, leaf = name.rpartition(".")
+        cast = leaf == "weight" and isinstance(network.get_submodule(path), CastLinear)
+        place(network, name, tensor.to(device=device, dtype=self.held if cast else self.compute, copy=True))
+
+
+@pytest.fixture(scope="module")
+def plain() -> UniWorld:
+    return UniWorld.from_pretrained("tiny", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module", params=[torch.bfloat16, torch.float8_e4m3fn], ids=["bfloat16", "float8"])
+def storage(request: pytest.FixtureRequest) -> Storage:
+    return CastAtUse(request.param)
+
+
+@pytest.fixture(scope="module")
+def cast(storage: CastAtUse) -> UniWorld:
+    return UniWorld.from_pretrained("tiny", dtype=storage)
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The difference, of the expected tensor's own spread."""
+    assert torch.isfinite(found).all()
+    return float((found - expected).pow(2).mean().sqrt() / expected.std())
+
+
+def bound(storage: CastAtUse) -> float:
+    # bfloat16 keeps 8 bits of a weight and float8_e4m3 4, and few below its smallest normal number.
+    return 0.02 if storage.held == torch.bfloat16 else 0.2
+
+
+def test_every_part_holds_its_linear_weights_so_and_computes_in_float32(cast: UniWorld, storage: CastAtUse) -> None:
+    assert cast.dtype == torch.float32
+    for name in PARTS:
+        module = cast.part(name)
+        held = [layer for layer in module.modules() if isinstance(layer, CastLinear)]
+        assert held, name
+        assert {layer.weight.dtype for layer in held} == {storage.held}
+        others = {p.dtype for p in module.parameters()} - {storage.held}
+        assert others == {torch.float32}
+        assert getattr(module, "dtype", torch.float32) == torch.float32
+    # T5's own code converts activations to the dtype of this layer.
+    outputs = [layer for name, layer in cast.text.t5.named_modules() if name.endswith(".wo")]
+    assert outputs
+    assert not any(isinstance(layer, CastLinear) for layer in outputs)
+
+
+def test_library_reads_and_paints_nearly_the_same(plain: UniWorld, cast: UniWorld, storage: CastAtUse) -> None:
+    found: list[Any] = []
+    for model in (plain, cast):
+        refs = model.reference([PICTURE])
+        condition = model.encode(PROMPT, refs=refs, t5_length=8)
+        assert condition.tokens.dtype == condition.pooled.dtype == torch.float32
+        z = model.sample(condition, 32, 48, steps=2)
+        logits = model.route(PROMPT, refs=refs).logits
+        found.append([refs[0].features, condition.tokens, condition.pooled, z, model.decode(z), logits])
+        assert isinstance(model.understand(PROMPT, refs=refs, max_new_tokens=3), str)
+    expected, held = found
+    for a, b in zip(held, expected, strict=True):
+        assert 0 < distance(a, b) < bound(storage)
+
+
+@pytest.fixture
+def plain_host() -> Iterator[None]:
+    host.install(host.PlainHost())
+    yield
+    host.install(None)
+
+
+@pytest.mark.usefixtures("plain_host")
+def test_nodes_paint_what_the_library_paints(
+    cast: UniWorld, storage: CastAtUse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(node: str, **inputs: Any) -> Any:
+        made = NODE_CLASS_MAPPINGS[node]()
+        return getattr(made, made.FUNCTION)(**inputs)
+
+    monkeypatch.setattr(node_parts, "torch_dtype", lambda *_: storage)
+    vlm, siglip, dit, vae, text = run(
+        "UniWorldLoader", checkpoint="tiny", flux="tiny", siglip="tiny", dtype="auto", device="cpu"
+    )
+    (references,) = run("UniWorldReference", image=to_image([PICTURE]), siglip=siglip)
+    conditioning, *_ = run(
+        "UniWorldCondition", vlm=vlm, prompt=PROMPT, references=references, text=text, t5_length=8, guidance=3.5
+    )
+    (painted,) = run(
+        "UniWorldSampler",
+        **{"dit": dit, "conditioning": conditioning, "latent": {"samples": torch.zeros(1, 16, 4, 6)}},
+        **{"seed": 0, "steps": 2, "guidance": 3.5, "denoise": 1.0},
+    )
+    (image,) = run("UniWorldVAEDecode", vae=vae, latent=painted)
+    assert any(isinstance(layer, CastLinear) for layer in dit.on_device().modules())
+    z = cast.sample(cast.encode(PROMPT, refs=cast.reference([PICTURE]), t5_length=8), 32, 48, steps=2)
+    assert torch.equal(painted["samples"], z)
+    assert torch.equal(image, cast.decode(z))
+
+
+def test_dtype_and_device_follow_the_module_and_can_be_set_apart_from_its_weights() -> None:
+    dit = UniWorld.from_pretrained("tiny", dtype=torch.float32).dit
+    assert (dit.dtype, dit.device) == (torch.float32, torch.device("cpu"))
+    dit.to(torch.bfloat16)
+    assert dit.dtype == torch.bfloat16
+    holder = nn.ModuleList([dit]).to("meta")
+    assert dit.device == torch.device("meta")
+    weight = dit.transformer.proj_out.weight
+    set_compute(holder, torch.float16, "cpu")
+    assert (dit.dtype, dit.device) == (torch.float16, torch.device("cpu"))
+    assert dit.transformer.proj_out.weight is weight
+    set_compute(holder)
+    assert (dit.dtype, dit.device) == (torch.float16, torch.device("cpu"))
+
+
+def test_a_dtype_without_arithmetic_of_its_own_is_refused_for_computing() -> None:
+    assert choose_storage(torch.bfloat16, "cpu") == FloatStorage(torch.bfloat16)
+    for chosen in (torch.float8_e4m3fn, FloatStorage(torch.float8_e4m3fn), CastAtUse(torch.bfloat16, torch.int8)):
+        with pytest.raises(ValueError, match=r"dtype is .*torch\.bfloat16, torch\.float16 or torch\.float32"):
+            choose_storage(chosen, "cpu")
