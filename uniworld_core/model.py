@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from .loading.shipped import shipped_model
 from .loading.storage import Storage, choose_storage
 from .prompts.conversation import Conversation, Prompt, as_conversations
 from .prompts.reference import Reference, References, make_references
+from .prompts.scope import Scope, read_scope
 from .sampling import flow
 from .sampling.condition import Condition
 from .sampling.latents import LatentFormat
@@ -142,6 +144,11 @@ class UniWorld:
     def siglip(self) -> SigLIP:
         return self.part("siglip")
 
+    @cached_property
+    def scope(self) -> Scope | None:
+        """What the model knows, if it is one of a small world, as nano is."""
+        return read_scope(self.checkpoint)
+
     @property
     def latent_format(self) -> LatentFormat:
         return self.parts.latent_format
@@ -179,11 +186,15 @@ class UniWorld:
                 conversation, both see the last turn's text alone.
             t5_length: T5 tokens, padded.
 
+        Warns:
+            UserWarning: words or pictures that a model of a small world does not know, once per call.
+
         Raises:
             UniWorldError: an empty prompt, a conversation that does not end with the user's turn or is longer than the model
                 reads, widths that do not fit, or no FLUX folder.
         """
         conversations = as_conversations(prompt, refs)
+        self._warn_of_unknown(conversations)
         tokens, mask = encode_conversations(self.understanding, conversations)
         instructions = [item.instruction for item in conversations]
         pooled = self.text.clip.pool(instructions if use_t5 else [""] * len(instructions))
@@ -235,10 +246,12 @@ class UniWorld:
     ) -> str | list[str]:
         """The VLM's answer: text for one prompt or conversation, a list for a list.
 
-        `prompt` and `refs` as in `encode`, the other options as `VLM.generate`; greedy by default.
+        `prompt` and `refs` as in `encode`, which warns alike, the other options as `VLM.generate`; greedy by default.
         """
+        conversations = as_conversations(prompt, refs)
+        self._warn_of_unknown(conversations)
         answers = self.vlm.answer(
-            as_conversations(prompt, refs),
+            conversations,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
@@ -252,6 +265,12 @@ class UniWorld:
         Arguments as `encode`. Raises UniWorldError if the checkpoint has no routing head.
         """
         return route(self.understanding, as_conversations(prompt, refs))
+
+    def _warn_of_unknown(self, conversations: Sequence[Conversation]) -> None:
+        """Warn the caller of the public method, of what the model does not know."""
+        said = [] if self.scope is None else [self.scope.outside(conversation) for conversation in conversations]
+        if any(said):
+            warnings.warn(" ".join(dict.fromkeys(filter(None, said))), stacklevel=3)
 
     @staticmethod
     def checkpoint_layout(

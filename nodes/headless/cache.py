@@ -26,11 +26,13 @@ class NodeResult:
         outputs: one list of values per output.
         ui: what it shows in the editor.
         added: by id, what the nodes that it added show.
+        warnings: what it ("") and the nodes that it added (where the editor shows them) warned of.
     """
 
     outputs: list[list[object]]
     ui: dict[str, list[object]]
     added: dict[str, Shown] = field(default_factory=dict)
+    warnings: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass

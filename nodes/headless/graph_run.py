@@ -36,7 +36,7 @@ class RunResult:
         ui: by node id, what the nodes show, such as `{"images": [...]}`; nodes from the cache included.
         error: the data of the execution_error event, when there was one.
         sentence: what to tell the user when the run did not succeed.
-        warnings: what the nodes that ran warned of, in order; none twice.
+        warnings: what the nodes warned of, in this run or when their kept results were made, in order; none twice.
     """
 
     status: str
@@ -64,6 +64,7 @@ class GraphRun:
         self.inputs: dict[str, dict[str, list[object]]] = {}  # of the nodes that run
         self.waiting: dict[str, Returns] = {}  # what the nodes returned that wait for nodes they added
         self.shown_by_added: dict[str, dict[str, Shown]] = defaultdict(dict)  # what nodes show, by who added them
+        self.warned: dict[str, list[tuple[str, str]]] = defaultdict(list)  # as in NodeResult
         self.stopping = False
         self.schemas = Schemas(self.registry.classes)
         self.events = RunEvents(self.graph, self.prompt_id, self.on_event, self.results, self.registry.is_own)
@@ -98,8 +99,8 @@ class GraphRun:
         self.events.emit("execution_cached", nodes=cached)
         for node_id in cached:
             result = self.cache.results[keys[node_id]]
-            if result.ui or result.added:
-                self._has_result(node_id)  # which shows it, be it asked for or not
+            if result.ui or result.added or result.warnings:
+                self._has_result(node_id)  # which tells of it, be it asked for or not
 
     async def _run_all(self, outputs: list[str]) -> tuple[str, BaseException] | None:
         """Run nodes until none is left; the node that ended the run before that, and its exception."""
@@ -162,7 +163,7 @@ class GraphRun:
                 await self._expand(node_id, returned)
                 return
         outputs = returned.outputs(schema.output_is_list, lambda link: self._output("its result", link))
-        result = NodeResult(outputs, returned.ui, self.shown_by_added[node_id])
+        result = NodeResult(outputs, returned.ui, self.shown_by_added[node_id], tuple(self.warned[node_id]))
         self.results[node_id] = self.cache.results[self.signatures.known[node_id]] = result
         self.inputs.pop(node_id, None)
         self.events.finished(node_id)
@@ -204,7 +205,7 @@ class GraphRun:
             self.events.progress(node_id, value, total, preview)
 
         def warning(text: str) -> None:
-            self.events.warning(node_id, text)
+            self._warn(node_id, self.graph.get_display_node_id(node_id), text)
 
         running_node.set(NodeHooks(progress, warning))  # in the context of this node's task
         self.host.progress_hook, self.host.warning_hook = progress, warning  # for threads that the node starts
@@ -235,6 +236,13 @@ class GraphRun:
             for ancestor in self.graph.ancestors(node_id):
                 self.shown_by_added[ancestor].update(shown)
 
+    def _warn(self, node_id: str, display_node: str, text: str) -> None:
+        """Tell of a warning; it is kept with the results of the node and of those that added it, to be told with them."""
+        self.warned[node_id].append(("", text))  # its result may serve an equal node, which has another id
+        for ancestor in self.graph.ancestors(node_id):
+            self.warned[ancestor].append((display_node, text))
+        self.events.warning(display_node, text)
+
     # --- inputs ------------------------------------------------------------------------------------------------------
 
     def _class_name(self, node_id: str) -> str:
@@ -257,6 +265,8 @@ class GraphRun:
             return False
         self.results[node_id] = result
         self._show(node_id, result.ui, result.added)
+        for display_node, text in result.warnings:
+            self._warn(node_id, display_node or self.graph.get_display_node_id(node_id), text)
         return True
 
     def _arguments(self, node_id: str, schema: NodeSchema) -> Arguments:

@@ -31,7 +31,7 @@ class RunEvents:
         results: by id, the nodes whose results are there.
         executed: ids of the nodes that ran to their end.
         ui: by node id, what the nodes show.
-        warnings: what the nodes warned of; none twice.
+        warnings: what the nodes warned of, in this run or when their results were made; none twice.
         is_own: whether the class of a node is this package's, so that it is to blame for what no user can put right.
     """
 
@@ -61,10 +61,10 @@ class RunEvents:
         if preview is not None:
             self.emit("preview", node=node_id, image=preview)
 
-    def warning(self, node_id: str, text: str) -> None:
+    def warning(self, display_node: str, text: str) -> None:
         if text not in self.warnings:
             self.warnings.append(text)
-            self.emit("warning", node=self.graph.get_display_node_id(node_id), message=text)
+            self.emit("warning", node=display_node, message=text)
 
     def show(self, node_id: str, ui: dict[str, list[object]], display_node: str) -> None:
         if ui:

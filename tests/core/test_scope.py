@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from uniworld.uniworld_core import Conversation, Turn
+from uniworld.uniworld_core import Conversation, Turn, UniWorld
 from uniworld.uniworld_core.prompts.reference import Reference
 from uniworld.uniworld_core.prompts.scope import SCOPE_FILE, Scope, flat_share, read_scope
 
@@ -98,3 +99,16 @@ def test_a_damaged_file_is_named(tmp_path: Path, change: dict[str, object]) -> N
     (tmp_path / SCOPE_FILE).write_text(json.dumps(right | change))
     with pytest.raises(ValueError, match=rf"knows\.json has {next(iter(change))} "):
         read_scope(tmp_path)
+
+
+def test_the_library_warns_its_caller_once_of_what_a_small_model_does_not_know() -> None:
+    model = UniWorld.from_pretrained("nano")
+    with pytest.warns(UserWarning, match="does not know the words 'sunny', 'beach'") as told:
+        model.understand(["What is on the sunny beach?"] * 2, max_new_tokens=1)
+    assert [Path(one.filename).name for one in told] == [Path(__file__).name]
+    with pytest.warns(UserWarning, match="'beach'") as told:
+        model.encode("Make a beach.", use_t5=False)
+    assert [Path(one.filename).name for one in told] == [Path(__file__).name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.encode("Make the red circle blue.", use_t5=False)

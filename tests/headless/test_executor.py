@@ -492,3 +492,14 @@ def test_a_warning_reaches_the_user_once_in_every_form(run, registry, monkeypatc
     assert json.loads(out.getvalue())["message"] == "The oven is lukewarm."
     with pytest.warns(UserWarning, match="lukewarm"):
         host.PlainHost().warn("The oven is lukewarm.")
+
+
+def test_a_kept_result_warns_again_in_the_next_run(run, registry, monkeypatch):
+    monkeypatch.setitem(registry.classes, "Warns", Warns)
+    prompt = {"1": {"class_type": "Warns", "inputs": {}}}
+    run(prompt)
+    events: list[Any] = []
+    result = run(prompt, events)
+    assert ["1"] in [data["nodes"] for name, data in events if name == "execution_cached"]
+    assert result.warnings == ["The oven is lukewarm."]
+    assert [data["node"] for name, data in events if name == "warning"] == ["1"]
