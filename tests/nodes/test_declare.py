@@ -116,3 +116,40 @@ def test_execute_takes_the_inputs_in_the_order_of_the_declaration(name: str) -> 
     assert [one.optional for one in inputs] == sorted(one.optional for one in inputs)
     assert [one.default is not inspect.Parameter.empty for one in taken] == [one.optional for one in inputs]
     assert {one.type for one in inputs if isinstance(one.type, str)} <= {*get_args(WireType)}
+
+
+# The annotations of `execute` (pack/wires.py).
+PYTHON_TYPES = {
+    "IMAGE": "Tensor",
+    "MASK": "Tensor",
+    "SIGMAS": "Tensor",
+    "LATENT": "Latent",
+    "CONDITIONING": "Conditioning",
+    "INT": "int",
+    "FLOAT": "float",
+    "STRING": "str",
+    "BOOLEAN": "bool",
+    "CLIP_VISION_OUTPUT": "ClipVisionOutput",
+    "UNIWORLD_VLM": "ReaderWire",
+    "UNIWORLD_SIGLIP": "EncoderWire",
+    "UNIWORLD_DIT": "PainterWire",
+    "UNIWORLD_VAE": "CoderWire",
+    "UNIWORLD_TEXT": "TextWire",
+    "UNIWORLD_REFERENCE": "References",
+    "UNIWORLD_CONVERSATION": "Conversation",
+}
+
+
+@pytest.mark.parametrize("name", NODE_CLASS_MAPPINGS)
+def test_execute_is_annotated_with_what_the_wires_carry(name: str) -> None:
+    node = NODE_CLASS_MAPPINGS[name]
+    given = dict(node.execute.__annotations__)
+    returned = [part.strip() for part in given.pop("return").removeprefix("tuple[").removesuffix("]").split(",")]
+    for one in node.inputs():
+        plain = PYTHON_TYPES[one.type] if isinstance(one.type, str) else "str"
+        assert given.pop(one.name) == plain + " | None" * one.optional, one.name
+    assert not given
+    assert len(returned) == len(node.OUTPUTS)
+    for output, kind in zip(node.OUTPUTS, returned):
+        # An output that may be blocked is an object.
+        assert kind in (PYTHON_TYPES[output.type], "object"), output.name
