@@ -205,6 +205,29 @@ def test_comfyui_is_imported_in_one_file_alone(name: str) -> None:
     assert bool(found) == (name == "nodes/host/comfy.py"), f"{name} imports {found}"
 
 
+def bare_value_errors(tree: ast.AST) -> list[int]:
+    """Lines that raise a plain ValueError, or derive from it: for the user's fault there is UniWorldError."""
+    found = []
+    for node in ast.walk(tree):
+        raised = node.exc if isinstance(node, ast.Raise) else None
+        named = [raised.func if isinstance(raised, ast.Call) else raised]
+        if isinstance(node, ast.ClassDef) and node.name != "UniWorldError":
+            named = node.bases
+        if any(isinstance(one, ast.Name) and one.id == "ValueError" for one in named):
+            found.append(node.lineno)
+    return found
+
+
+def test_the_walk_finds_a_plain_value_error() -> None:
+    source = "class A(ValueError): pass\nraise ValueError('x')\nraise ValueError\nraise\nclass UniWorldError(ValueError): pass"
+    assert sorted(bare_value_errors(ast.parse(source))) == [1, 2, 3]
+
+
+@each_source
+def test_a_plain_value_error_is_a_bug_and_never_raised(name: str) -> None:
+    assert not bare_value_errors(tree_of(name)), "raise UniWorldError for what the user can put right"
+
+
 # The command line speaks and exits.
 @pytest.mark.parametrize("name", [name for name in SOURCES if room_of(name) not in ("", "nodes/headless", "training")])
 def test_library_never_prints_exits_or_asks(name: str) -> None:

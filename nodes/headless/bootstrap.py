@@ -51,6 +51,13 @@ def run_in_environment(root: Path, arguments: list[str]) -> int:
         environment = ensure_environment(root, _extras_for(arguments))
     except SetupError as error:
         return _fail(str(error), as_json)
+    except OSError as error:  # a full disk, or a folder that this user may not write to
+        reason = f"{error.strerror or error}: '{error.filename}'" if error.filename else str(error)
+        return _fail(
+            f"The environment '{root / '.venv'}' cannot be set up ({reason}). Free space, or use a copy of this folder "
+            "that you can write to.",
+            as_json,
+        )
     except KeyboardInterrupt:
         return _fail("The set-up was interrupted. Run the command again to finish it.", as_json)
     if testing:

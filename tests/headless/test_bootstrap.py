@@ -327,6 +327,17 @@ def test_json_ends_with_an_error_where_the_set_up_fails(bootstrap, checkout, cal
     assert "interrupted" in json.loads(line)["message"]
 
 
+def test_a_folder_that_cannot_be_written_is_one_sentence(bootstrap, checkout, monkeypatch, capsys):
+    def refuse(path: Path, **_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert bootstrap.run_in_environment(checkout, ["run", "edit", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["event"] == "error"
+    assert re.fullmatch(r"The environment '\S+' cannot be set up \(Permission denied: '\S+'\)\. Free space, .*\n", err)
+
+
 def test_an_old_python_is_told(bootstrap, checkout, monkeypatch, capsys):
     monkeypatch.setattr(bootstrap, "OLDEST_PYTHON", (99, 0))
     assert bootstrap.run_in_environment(checkout, ["run"]) == 1
