@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.files import PART
 from ....uniworld_core.json_text import BadJson, loads
 from ..folders import resolve_inside
 from .files import SANDBOX, send_foreign, write_whole
@@ -116,7 +117,7 @@ async def list_userdata(request: web.Request) -> web.Response:
 def _files(folder: Path, deep: bool) -> list[Path]:
     # Links are left out: they may lead anywhere.
     found = (file for file in (folder.rglob("*") if deep else folder.glob("*")) if not file.is_symlink())
-    return sorted(file for file in found if file.is_file() and not file.name.endswith(".part"))
+    return sorted(file for file in found if file.is_file() and not file.name.endswith(PART))
 
 
 async def list_userdata_v2(request: web.Request) -> web.Response:
