@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from uniworld.uniworld_core.images.pictures import to_image
 from uniworld.uniworld_core.loading.storage import FloatStorage, Storage, choose_storage, set_compute
 from uniworld.uniworld_core.loading.weights import place
 
+ROOT = Path(__file__).parents[2]
 PROMPT = "Replace the blue square with a green triangle."
 PICTURE = Image.new("RGB", (60, 40), (30, 40, 220))
 PARTS = ("vlm", "projectors", "dit", "vae", "clip", "t5", "siglip")
@@ -160,3 +163,11 @@ def test_a_dtype_without_arithmetic_of_its_own_is_refused_for_computing() -> Non
     for chosen in (torch.float8_e4m3fn, FloatStorage(torch.float8_e4m3fn), CastAtUse(torch.bfloat16, torch.int8)):
         with pytest.raises(ValueError, match=r"dtype is .*torch\.bfloat16, torch\.float16 or torch\.float32"):
             choose_storage(chosen, "cpu")
+
+
+def test_no_code_reads_off_weights_what_a_module_computes_in() -> None:
+    pattern = re.compile(r"next\([^\n]*\bparameters\(\)|\b(weight|bias)\.(dtype|device)\b")
+    sources = [file for room in ("uniworld_core", "nodes", "training") for file in (ROOT / room).rglob("*.py")]
+    found = {file.name: match[0] for file in sources if (match := pattern.search(file.read_text(encoding="utf-8")))}
+    assert len(sources) > 100
+    assert not found

@@ -145,10 +145,12 @@ class JoinedPart(Generic[Built]):
         self.members, self.make = tuple(members), make
 
     def check(self) -> None:
+        """As `Part.check`, of every member."""
         for member in self.members:
             member.check()
 
     def load(self, chosen: torch.dtype | Storage | None = None, device: torch.device | str = "cpu") -> Built:
+        """As `Part.load`; the members are its own."""
         return self.make(*(member.load(chosen, device) for member in self.members))
 
 
