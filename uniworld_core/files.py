@@ -106,8 +106,10 @@ def sweep_parts(folder: Path, stem: str = "", age: float = 0.0) -> None:
     name = re.compile(rf"\.{re.escape(stem[:_STEM])}(.*\.)?[0-9a-f]{{16}}{re.escape(PART)}", re.DOTALL)
     with contextlib.suppress(OSError):
         for entry in folder.iterdir():
-            if name.fullmatch(entry.name) and (not age or time.time() - entry.stat().st_mtime > age):
-                entry.unlink(missing_ok=True)
+            if name.fullmatch(entry.name):
+                with contextlib.suppress(OSError):  # another process was faster
+                    if not age or time.time() - entry.stat().st_mtime > age:
+                        entry.unlink()
 
 
 @contextlib.contextmanager

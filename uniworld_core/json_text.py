@@ -1,12 +1,15 @@
-"""JSON read strictly: what Python's parser lets pass, and no standard allows or no two programs agree on, is an error."""
+"""JSON between programs: read strictly, and written so that every program can read it, whatever the values are."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
 from .errors import UniWorldError, shown
+
+_MAX_DEPTH = 200  # of what is written
 
 
 class BadJson(UniWorldError):
@@ -18,7 +21,7 @@ class BadJson(UniWorldError):
 
 
 def loads(text: str | bytes, constants: bool = False, doubles: bool = False) -> Any:
-    """The value of JSON text.
+    """The value of JSON text, without what Python's parser lets pass and other programs refuse or read otherwise.
 
     Args:
         text: bytes are UTF-8.
@@ -51,6 +54,18 @@ def loads(text: str | bytes, constants: bool = False, doubles: bool = False) -> 
         raise BadJson(f"contains a number of {longest} digits, more than can be read") from error
 
 
+def dumps(value: object, indent: int | None = None) -> str:
+    """JSON text of any value; never fails.
+
+    NaN and infinity become texts, and so does what JSON does not have: other objects by `str`, keys of other types,
+    lists that contain themselves or are nested too deeply.
+    """
+    try:
+        return json.dumps(value, default=_text, allow_nan=False, indent=indent)
+    except (ValueError, TypeError, RecursionError):
+        return json.dumps(_plain(value, ()), indent=indent)
+
+
 def _no_constant(word: str) -> Any:
     raise BadJson(f"holds {word}, which is not valid JSON")
 
@@ -62,3 +77,34 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise BadJson(f"has the key {shown(double)} twice")
     return found
+
+
+def _plain(value: object, outer: tuple[int, ...]) -> object:
+    """A value of JSON's own types; `outer` are the containers around it."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)]
+    if isinstance(value, int):
+        return value if abs(value) < 10**1000 else _text(value)  # Python writes no number of more than 4300 digits
+    if not isinstance(value, (dict, list, tuple)):
+        return _text(value)
+    if id(value) in outer or len(outer) >= _MAX_DEPTH:
+        return "..."
+    outer = (*outer, id(value))
+    if isinstance(value, dict):
+        return {_key(key): _plain(item, outer) for key, item in value.items()}
+    return [_plain(item, outer) for item in value]
+
+
+def _key(key: object) -> str:
+    if isinstance(key, bool) or key is None:
+        return json.dumps(key)
+    return str(_plain(key, ())) if isinstance(key, (int, float)) else _text(key)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # of a class of other people, or a number of too many digits
+        return type(value).__name__

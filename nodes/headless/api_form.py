@@ -13,8 +13,8 @@ from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import write_whole
+from ...uniworld_core.json_text import dumps
 from .folders import named_path
-from .json_text import dumps
 from .problems import node_label
 
 _MAX_LINKS = 40  # as many links in a row as Linux follows

@@ -16,8 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import name_new, part_file
 from ...uniworld_core.images.picture_files import BadPicture, PictureFile, TooSlow, deadline
+from ...uniworld_core.json_text import dumps
 from .folders import NewPicture
-from .json_text import dumps
 
 # ComfyUI gives a picture without transparency this empty mask.
 _NO_MASK_SIDE = 64

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TextIO
 
 from ...streams import progress_bar, say
+from ...uniworld_core.json_text import dumps
 from . import folders
 from .executor import RunResult
-from .json_text import dumps
 from .problems import node_title
 from .validate import Validation
 

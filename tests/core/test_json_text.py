@@ -1,12 +1,13 @@
-"""JSON is read strictly, and what is wrong with it is a sentence without its subject."""
+"""JSON is read strictly, what is wrong with it is a sentence without its subject, and any value can be written."""
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import pytest
-from uniworld.uniworld_core.json_text import BadJson, loads
+from uniworld.uniworld_core.json_text import BadJson, dumps, loads
 
 BAD: dict[str, tuple[str | bytes, str]] = {
     "nothing": ("", "is not valid JSON: Expecting value at column 1"),
@@ -49,3 +50,51 @@ def test_what_python_lets_pass_is_read_where_that_is_asked_for() -> None:
         loads('{"a": 1, "a": NaN}', doubles=True)
     with pytest.raises(BadJson, match="twice"):
         loads('{"a": 1, "a": NaN}', constants=True)
+
+
+class Unspeakable:
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def circle() -> list:
+    made: list = []
+    made.append({"again": made})
+    return made
+
+
+def deep() -> list:
+    made: list = []
+    for _ in range(100_000):
+        made = [made]
+    return made
+
+
+VALUES = {
+    "keys that are tuples": {("a", 1): 2},
+    "keys of other types": {None: 1, True: 2, 1.5: 3, math.nan: 4},
+    "a circle": circle(),
+    "a deep list": deep(),
+    "a huge number": [10**5000, -(10**5000)],
+    "what has no text": {"x": [Unspeakable(), math.inf]},
+    "a key without a text": {Unspeakable(): 1},
+    "other types": [{1, 2}, b"bytes", "\ud800", 1j],
+}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+def test_every_value_gives_json_that_every_program_reads(value):
+    def no_constant(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    json.loads(dumps(value), parse_constant=no_constant)
+
+
+def test_plain_values_come_back_as_they_are():
+    value = {"a": [1, 2.5, None, True, "é"], "b": {"c": []}}
+    assert json.loads(dumps(value)) == value
+
+
+def test_what_json_lacks_becomes_text():
+    assert json.loads(dumps([math.nan, math.inf, -math.inf])) == ["NaN", "Infinity", "-Infinity"]
+    assert json.loads(dumps({(1, 2): math.nan, None: 1, True: 2})) == {"(1, 2)": "NaN", "null": 1, "true": 2}

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
 
-from ....uniworld_core.json_text import BadJson, loads
-from ..json_text import dumps
+from ....uniworld_core.json_text import BadJson, dumps, loads
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -6,8 +6,7 @@ from codecs import BOM_UTF8
 
 from aiohttp import web
 
-from ....uniworld_core.json_text import BadJson, loads
-from ..json_text import dumps
+from ....uniworld_core.json_text import BadJson, dumps, loads
 
 _MAX_DEPTH = 200  # of JSON; what is read at Python's own limit might not be written, or read again, a call further in
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.files import check_locks
-from ..json_text import dumps
+from ....uniworld_core.json_text import dumps
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS prompts (
