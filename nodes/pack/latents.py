@@ -1,4 +1,4 @@
-"""LATENT on the wires: ComfyUI's form, and in it the name of the family of latents that the samples are of.
+"""LATENT on the wires: ComfyUI's form, marked with the name of the family whose latents the samples are.
 
 Latents of two families can have the same shape (UniPic's and FLUX's have 16 channels, at 1/16 and 1/8 of the picture), and
 one in the other's sampler or decoder would give a broken picture without an error.
@@ -39,10 +39,12 @@ def samples_of(latent: Latent, latent_format: LatentFormat, node: str) -> torch.
     samples = latent["samples"]
     found = latent.get(MARK, FLUX_LATENTS.name if FLUX_LATENTS.fits(samples.shape) else None)
     if found is not None and found != latent_format.name:
-        carries = f"is of the family '{found}'" if MARK in latent else f"carries no mark and has the shape of '{found}'"
+        belongs = (
+            "belongs to the family" if MARK in latent else "carries no mark and has the shape of latents of the family"
+        )
         raise UniWorldError(
-            f"The latent {carries}, and the model of {node} takes latents of '{latent_format.name}': make the latent with "
-            f"a '{latent_format.name}' model (wire its dit into UniWorld Empty Latent, or its vae into UniWorld VAE Encode), "
-            f"or turn this one into a picture with the VAE of '{found}'."
+            f"The latent {belongs} '{found}', but {node} was given a model of the family '{latent_format.name}': wire dit of "
+            f"this model into UniWorld Empty Latent, or its vae into UniWorld VAE Encode; or decode the latent with the VAE "
+            f"of '{found}'."
         )
     return samples

@@ -65,10 +65,10 @@ def test_latents_of_another_family_are_refused_with_both_names(parts: dict[str, 
     with pytest.raises(UniWorldError) as error:
         run(node, latent=latent, **inputs[node])
     sentence = str(error.value)
-    assert "is of the family 'unipic'" in sentence
-    assert "takes latents of 'flux'" in sentence
+    assert "belongs to the family 'unipic'" in sentence
+    assert "a model of the family 'flux'" in sentence
     assert NODE_CLASS_MAPPINGS[node].DISPLAY_NAME in sentence
-    assert "make the latent with a 'flux' model" in sentence
+    assert "decode the latent with the VAE of 'unipic'" in sentence
     assert [parts[name]._held for name in ("dit", "vae")] == [None, None]  # refused before the weights are read
 
 
@@ -84,7 +84,7 @@ def test_an_empty_latent_is_of_the_family_of_the_model_that_is_wired(parts: dict
 def test_latents_without_a_mark_are_taken_for_flux_if_their_shape_fits() -> None:
     plain = {"samples": torch.zeros(1, 16, 4, 4)}
     assert samples_of(plain, FLUX_LATENTS, "UniWorld Sampler") is plain["samples"]
-    with pytest.raises(UniWorldError, match=r"no mark and has the shape of 'flux', .* takes latents of 'unipic'"):
+    with pytest.raises(UniWorldError, match=r"no mark and has the shape of .* 'flux', but .* family 'unipic'"):
         samples_of(plain, UNIPIC, "UniWorld Sampler")
     # ComfyUI's empty latents of 4 channels stand for a size alone.
     small = {"samples": torch.zeros(1, 4, 4, 4)}
