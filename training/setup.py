@@ -74,6 +74,8 @@ def open_encoder(config: Config, device: torch.device | str = "cpu") -> Encoder:
     opened = UniWorld.from_pretrained(
         model.checkpoint, model.flux or None, model.siglip or None, compute_dtype(config, device), device
     )
+    if "projectors" not in opened.parts:
+        raise UniWorldError(f"model.checkpoint is of {opened.family.name}; UniWorld-V1 is what can be trained here.")
     if opened.flux_folder is None:
         raise UniWorldError("model.flux is not set: the VAE and CLIP lie in a FLUX.1-dev folder.")
     if stage.use_siglip and opened.siglip_folder is None:
@@ -153,7 +155,7 @@ def open_model(
     projectors, dit = (opened.parts[name].load(opened.storage, opened.device) for name in ("projectors", "dit"))
     trainee = Trainee(projectors, dit, StepSettings(stage.use_siglip, stage.t5_drop, stage.guidance))
     training = set_trainable(trainee, stage.parts)
-    read_in_full(training, opened.parts.shards)
+    read_in_full(training, opened.parts.network("dit").shards)
     start = read_kept(kept_start) if resumes and kept_start is not None else _read_start(config, world)
     put_start(trainee, start)
     if kept_start is not None and not resumes:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .backbones.flux_vae import VAE
     from .backbones.qwen_vl import VLM
     from .backbones.siglip import SigLIP
-    from .families.uniworld_v1.routing import Route
+    from .families.family import Route
     from .model import UniWorld
     from .prompts.conversation import Conversation, Turn
     from .prompts.reference import Reference
@@ -38,7 +38,7 @@ _HOMES = {
     "Conversation": "prompts.conversation",
     "DiT": "backbones.flux_dit",
     "Reference": "prompts.reference",
-    "Route": "families.uniworld_v1.routing",
+    "Route": "families.family",
     "SigLIP": "backbones.siglip",
     "TextEncoders": "backbones.flux_text",
     "Turn": "prompts.conversation",

@@ -1,4 +1,4 @@
-"""UniWorld-V1 whole: reference, encode, sample, decode, understand, route, over parts that load when first used."""
+"""A model whole: reference, encode, sample, decode, understand, route, over parts that load when first used."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .backbones.flux_dit import DiT
 from .backbones.flux_text import T5_LENGTH, TextEncoders
-from .backbones.flux_vae import VAE
-from .backbones.qwen_vl import MAX_NEW_TOKENS, VLM
-from .backbones.siglip import SigLIP
+from .backbones.qwen_vl import MAX_NEW_TOKENS
 from .errors import UniWorldError
-from .families.uniworld_v1.checkpoint import UniWorldParts, layout
-from .families.uniworld_v1.condition import encode_conversations, join_t5
-from .families.uniworld_v1.config import UniWorldConfig
+from .families.family import Family, LoadedParts, ModelFolders, Route
+from .families.table import family_by_config, family_of
 from .families.uniworld_v1.painting import GUIDANCE, STEPS
-from .families.uniworld_v1.projectors import Projectors
-from .families.uniworld_v1.routing import Route, route
-from .families.uniworld_v1.understanding import Understanding
 from .images.pictures import Picture
 from .images.sizes import Size
 from .loading.settings import read_json
@@ -37,28 +30,35 @@ from .sampling.latents import LatentFormat
 from .sampling.sampler import paint
 from .sampling.seeds import check_seed
 
+if TYPE_CHECKING:
+    from .backbones.flux_dit import DiT
+    from .backbones.flux_vae import VAE
+    from .backbones.qwen_vl import VLM
+    from .backbones.siglip import SigLIP
+    from .families.uniworld_v1.projectors import Projectors
+    from .families.uniworld_v1.understanding import Understanding
+
 
 class UniWorld:
-    """The whole model. Parts are loaded when first used and may be used on their own:
-    `understanding` (`vlm`, `projectors`), `dit`, `vae`, `siglip`, `text`.
+    """A whole model of any family. Parts are loaded when first used and may be used on their own: `dit`, `vae`, `siglip`,
+    `text`, and `understanding` (`vlm`, `projectors`); their types are those of UniWorld-V1.
 
     Attributes:
-        parts: what they are loaded from.
-        storage: how their weights are held.
+        family: what the model can do, and how.
+        checkpoint, flux_folder, siglip_folder: where its files lie.
+        parts: what it is loaded from.
+        storage: how the weights are held.
         device: where they compute.
     """
 
     def __init__(
-        self,
-        checkpoint: Path,
-        flux: Path | None,
-        siglip: Path | None,
-        dtype: torch.dtype | Storage | None,
-        device: torch.device | str,
+        self, family: Family, folders: ModelFolders, dtype: torch.dtype | Storage | None, device: torch.device | str
     ) -> None:
-        self.checkpoint, self.flux_folder, self.siglip_folder = checkpoint, flux, siglip
-        self.parts = UniWorldParts(checkpoint, flux, siglip)
+        self.family = family
+        self.checkpoint, self.flux_folder, self.siglip_folder = folders.checkpoint, folders.flux, folders.siglip
+        self.parts = family.open(folders)
         self.storage, self.device = choose_storage(dtype, device), device
+        self._loaded = LoadedParts(self.part)
 
     @classmethod
     def from_pretrained(
@@ -73,30 +73,24 @@ class UniWorld:
         first used.
 
         Args:
-            checkpoint: a folder in UniWorld-V1's published format, or the name of a model that ships with the package.
+            checkpoint: a folder of a known family, such as UniWorld-V1 in its published format, or the name of a model that
+                ships with the package.
             flux: a FLUX.1-dev folder in diffusers layout, for the VAE, CLIP and T5; or a shipped model's name, for its own.
             siglip: a SigLIP2 folder (siglip2-so400m-patch16-512), for references; or a shipped model's name.
             dtype: of the weights and the arithmetic, or a `Storage` that names both; None chooses bfloat16, or float32 on a
                 CPU without instructions for bfloat16.
 
         Raises:
-            UniWorldError: a file is missing, damaged, or does not fit the configuration; file, tensor and shapes are named.
+            UniWorldError: the folder is of no known family; a folder was given that the family does not take; a file is
+                missing, damaged, or does not fit the configuration: file, tensor and shapes are named.
         """
         storage = choose_storage(dtype, device)
-        shipped = shipped_model(str(checkpoint))
-        if shipped is not None:
-            checkpoint, flux, siglip = shipped.checkpoint, flux or shipped.flux, siglip or shipped.siglip
-        if (lent := shipped_model(str(flux))) is not None:
-            flux = lent.flux
-        if (lent := shipped_model(str(siglip))) is not None:
-            siglip = lent.siglip
-        folders = [Path(checkpoint), flux and Path(flux), siglip and Path(siglip)]
-        for what, folder in zip(("checkpoint", "flux", "siglip"), folders):
-            if folder and not folder.is_dir():
-                raise UniWorldError(
-                    f"The {what} folder {folder} does not exist: give the folder that holds the model's files."
-                )
-        model = cls(Path(checkpoint), folders[1] or None, folders[2] or None, storage, device)
+        folders = find_folders(checkpoint, flux, siglip)
+        family = family_of(folders.checkpoint)
+        for what in ("flux", "siglip"):
+            if getattr(folders, what) is not None and what not in family.companions:
+                raise UniWorldError(f"{family.name} takes no {what} folder, and one was given: leave it out.")
+        model = cls(family, folders, storage, device)
         model.check()
         return model
 
@@ -110,7 +104,7 @@ class UniWorld:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that the parts compute in, the routing head apart."""
+        """The dtype that the parts compute in, V1's routing head apart."""
         return self.storage.compute
 
     def part(self, name: str, dtype: torch.dtype | Storage | None = None) -> Any:
@@ -152,7 +146,7 @@ class UniWorld:
 
     @property
     def latent_format(self) -> LatentFormat:
-        return self.parts.latent_format
+        return self.parts.facts.latent_format
 
     def reference(self, pictures: Sequence[Picture], use_siglip: bool = True) -> list[Reference]:
         """References of one item, in order, for `encode`, `understand` and `route`.
@@ -196,12 +190,7 @@ class UniWorld:
         """
         conversations = as_conversations(prompt, refs)
         self._warn_of_unknown(conversations)
-        tokens, mask = encode_conversations(self.understanding, conversations)
-        instructions = [item.instruction for item in conversations]
-        pooled = self.text.clip.pool(instructions if use_t5 else [""] * len(instructions))
-        if use_t5:
-            tokens, mask = join_t5(self.text.t5.tokens(instructions, t5_length), tokens, mask)
-        return Condition(tokens, pooled, None if bool(mask.all()) else mask)
+        return self.family.encode(self._loaded, conversations, t5_length if use_t5 else None)
 
     def sample(
         self,
@@ -230,7 +219,7 @@ class UniWorld:
         """
         start = _seeds(seed, len(cond)) if noise is None else noise
         size = Size(height, width)
-        return paint(self.dit, cond, size, start, steps, guidance, sigmas=sigmas, callback=callback)
+        return paint(self.part("dit"), cond, size, start, steps, guidance, sigmas=sigmas, callback=callback)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Pictures (B, H, W, 3) in 0..1 of the VAE's own latents (B, 16, H/8, W/8)."""
@@ -251,21 +240,15 @@ class UniWorld:
         """
         conversations = as_conversations(prompt, refs)
         self._warn_of_unknown(conversations)
-        answers = self.vlm.answer(
-            conversations,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            callback=callback,
-        )
+        answers = self.family.understand(self._loaded, conversations, max_new_tokens, temperature, seed, callback)
         return answers[0] if isinstance(prompt, (str, Conversation)) else answers
 
     def route(self, prompt: Prompt | Sequence[Prompt], refs: References | Sequence[References] | None = None) -> Route:
         """Whether each prompt, or the last turn of each conversation, asks for a picture.
 
-        Arguments as `encode`. Raises UniWorldError if the checkpoint has no routing head.
+        Arguments as `encode`. Raises UniWorldError if the model has no routing head.
         """
-        return route(self.understanding, as_conversations(prompt, refs))
+        return self.family.route(self._loaded, as_conversations(prompt, refs))
 
     def _warn_of_unknown(self, conversations: Sequence[Conversation]) -> None:
         """Warn the caller of the public method, of what the model does not know."""
@@ -284,7 +267,31 @@ class UniWorld:
             siglip_width: width of the SigLIP features, which the config does not carry; None takes the published 1152.
         """
         raw = read_json(Path(config)) if isinstance(config, (str, Path)) else config
-        return layout(UniWorldConfig.from_dict(raw, siglip_width))
+        return family_by_config(raw).layout(raw, siglip_width)
+
+
+def find_folders(
+    checkpoint: str | Path, flux: str | Path | None = None, siglip: str | Path | None = None
+) -> ModelFolders:
+    """ModelFolders as `UniWorld.from_pretrained` takes them, names of shipped models replaced.
+
+    Raises:
+        UniWorldError: one does not exist.
+    """
+    shipped = shipped_model(str(checkpoint))
+    if shipped is not None:
+        checkpoint, flux, siglip = shipped.checkpoint, flux or shipped.flux, siglip or shipped.siglip
+    if (lent := shipped_model(str(flux))) is not None:
+        flux = lent.flux
+    if (lent := shipped_model(str(siglip))) is not None:
+        siglip = lent.siglip
+    folders = ModelFolders(Path(checkpoint), Path(flux) if flux else None, Path(siglip) if siglip else None)
+    for what, folder in vars(folders).items():
+        if folder is not None and not folder.is_dir():
+            raise UniWorldError(
+                f"The {what} folder {folder} does not exist: give the folder that holds the model's files."
+            )
+    return folders
 
 
 def _seeds(seed: int | Sequence[int], items: int) -> list[int]:

@@ -201,7 +201,8 @@ class Session:
     def _encode(self, pictures: list[Image.Image]) -> list[Reference]:
         from ...uniworld_core.prompts.reference import make_references
 
-        return make_references(pictures, self._model["siglip"].on_device()) if pictures else []
+        siglip = self._model["siglip"]
+        return make_references(pictures, siglip.on_device() if pictures and siglip.there else None)
 
 
 def open_model(checkpoint: str, flux: str, siglip: str, dtype: str, device: str) -> dict[str, Any]:

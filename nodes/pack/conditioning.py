@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ...uniworld_core.prompts.conversation import Conversation
     from ...uniworld_core.prompts.reference import References
+    from ...uniworld_core.sampling.condition import Condition as Encoded
     from .wires import ClipVisionOutput, Conditioning, EncoderWire, ReaderWire, TextWire
 
 # The wire and the widget that Understand and Route have too.
@@ -166,18 +167,18 @@ class Condition(Node):
         conversation: Conversation | None = None,
     ) -> tuple[Conditioning, Conversation]:
         from ...uniworld_core.backbones.flux_text import T5_LENGTH
-        from ...uniworld_core.families.uniworld_v1.condition import encode_conversations, join_t5
         from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE
 
         asked = with_prompt(conversation, prompt, references)
         vlm.warn_of_unknown(asked)
-        tokens, mask = encode_conversations(vlm.on_device(), [asked])
-        pooled = vlm.pooled_empty() if text is None else text.clip.on_device().pool([prompt])
-        if text is not None:
-            length = T5_LENGTH if t5_length is None else t5_length
-            tokens, _ = join_t5(text.t5.on_device().tokens([prompt], length).to(tokens), tokens, mask)
-        strength = float(GUIDANCE if guidance is None else guidance)
-        return [[tokens.cpu(), {"pooled_output": pooled.cpu(), "guidance": strength}]], asked
+        condition = vlm.encode(asked, text, T5_LENGTH if t5_length is None else t5_length)
+        return conditioning_of(condition, float(GUIDANCE if guidance is None else guidance)), asked
+
+
+def conditioning_of(condition: Encoded, guidance: float) -> Conditioning:
+    """The core's condition of one item as a CONDITIONING of one entry, for our own samplers and ComfyUI's."""
+    pooled = {} if condition.pooled is None else {"pooled_output": condition.pooled.cpu()}
+    return [[condition.tokens.cpu(), {**pooled, "guidance": guidance}]]
 
 
 NODES = by_id(Reference, Condition)

@@ -11,10 +11,11 @@ from ..declare import Input, Inputs, Node, Output, by_id
 from .parts import DTYPES, open_parts
 
 if TYPE_CHECKING:
+    from ...uniworld_core.families.family import Family
     from .wires import CoderWire, EncoderWire, PainterWire, ReaderWire, TextWire
 
-# A file by which a folder of each kind is known.
-_MARKS = {"uniworld": "config.json", "diffusers": "vae/config.json", "siglip": "preprocessor_config.json"}
+# A file by which a folder of each kind is known; a checkpoint's are those that its family is known by.
+_MARKS = {"diffusers": "vae/config.json", "siglip": "preprocessor_config.json"}
 # The widget of a kind, and the model that people put there.
 _INPUTS = {"diffusers": "flux", "siglip": "siglip"}
 _MODELS = {"diffusers": "FLUX.1-dev in diffusers layout", "siglip": "siglip2-so400m-patch16-512"}
@@ -24,13 +25,15 @@ _SHIPPED = {"uniworld": "uniworld", "diffusers": "flux", "siglip": "siglip"}
 
 def model_choices(kind: str) -> dict[str, Path]:
     """{name: folder} of the models of a kind: the user's first, by name, then those that ship with the package."""
+    from ...uniworld_core.families.table import KINDS
     from ...uniworld_core.loading.shipped import SHIPPED_FOLDER, shipped_names
 
+    marks = (_MARKS[kind],) if kind in _MARKS else tuple(KINDS)
     found: dict[str, Path] = {}
     for root in host.current().model_folders(kind):
         if root.is_dir():
             for folder in sorted(root.iterdir()):
-                if (folder / _MARKS[kind]).is_file():
+                if any((folder / mark).is_file() for mark in marks):
                     found.setdefault(folder.name, folder)
     for name in shipped_names():
         found.setdefault(name, SHIPPED_FOLDER / name / _SHIPPED[kind])
@@ -66,6 +69,19 @@ def companion(kind: str, name: str, checkpoint: str) -> str:
         f"'{_INPUTS[kind]}' is auto, and {folders} holds no folder with a {_MARKS[kind]}: put {_MODELS[kind]} there "
         "(README: where the weights go)."
     )
+
+
+def companion_folder(kind: str, name: str, checkpoint: str, family: Family) -> Path | None:
+    """The folder that `companion` names; None where the family of the checkpoint takes none of that kind.
+
+    Raises:
+        UniWorldError: as `companion`, or one was chosen that the family does not take.
+    """
+    if _INPUTS[kind] in family.companions:
+        return model_folder(kind, companion(kind, name, checkpoint))
+    if name != AUTO:
+        raise UniWorldError(f"'{_INPUTS[kind]}' is {name}, and {family.name} takes no such folder: set it to {AUTO}.")
+    return None
 
 
 def _shipped_folder() -> Path:
@@ -133,13 +149,17 @@ class LoadUniWorld(Node):
     def execute(
         self, checkpoint: str, flux: str, siglip: str, dtype: str, device: str
     ) -> tuple[ReaderWire, EncoderWire, PainterWire, CoderWire, TextWire]:
-        parts = open_parts(
-            model_folder("uniworld", checkpoint),
-            model_folder("diffusers", companion("diffusers", flux, checkpoint)),
-            model_folder("siglip", companion("siglip", siglip, checkpoint)),
-            dtype,
-            device,
+        from ...uniworld_core.families.family import ModelFolders
+        from ...uniworld_core.families.table import family_of
+
+        folder = model_folder("uniworld", checkpoint)
+        family = family_of(folder)
+        folders = ModelFolders(
+            folder,
+            flux=companion_folder("diffusers", flux, checkpoint, family),
+            siglip=companion_folder("siglip", siglip, checkpoint, family),
         )
+        parts = open_parts(family, folders, dtype, device)
         return parts.vlm, parts.siglip, parts.dit, parts.vae, parts.text
 
 

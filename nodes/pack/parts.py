@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .. import host
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     import torch
 
     from ...uniworld_core import Conversation
-    from ...uniworld_core.families.uniworld_v1.understanding import Understanding
-    from ...uniworld_core.loading.parts import PartSet
+    from ...uniworld_core.families.family import Family, FamilyParts, LoadedParts, ModelFolders, Route
     from ...uniworld_core.loading.storage import Storage
     from ...uniworld_core.prompts.scope import Scope
+    from ...uniworld_core.sampling.condition import Condition
     from ...uniworld_core.sampling.flow import Shift
     from ...uniworld_core.sampling.latents import LatentFormat
-    from .wires import EncoderWire, TextEncoder, TextPooler, Wired
+    from .wires import EncoderWire, TextEncoder, TextPooler, TextWire, Wired
 
 T = TypeVar("T")
 
@@ -36,11 +36,16 @@ class HeldPart(Generic[T]):
         device: one of the host's devices.
     """
 
-    parts: PartSet
+    parts: FamilyParts
     name: str
     storage: torch.dtype | Storage
     device: str
     _held: host.Held[Any] | None = field(default=None, repr=False)
+
+    @property
+    def there(self) -> bool:
+        """Whether the model's family has such a part; one that it lacks says so when it is used."""
+        return self.name in self.parts
 
     def on_device(self, working_memory: int = 0) -> T:
         """The part on its compute device, loaded if this is the first use, with so many bytes to be free beside it."""
@@ -91,6 +96,23 @@ class VAEPart(HeldPart[Any]):
 
 
 @dataclass
+class MemberPart:
+    """A part that is held as a member of another.
+
+    Attributes:
+        whole: the other.
+        name: of the member.
+    """
+
+    whole: Wired[Any]
+    name: str
+
+    def on_device(self, working_memory: int = 0) -> Any:
+        """As `HeldPart`, with the whole."""
+        return getattr(self.whole.on_device(working_memory), self.name)
+
+
+@dataclass
 class TextParts:
     """FLUX's CLIP and T5."""
 
@@ -100,30 +122,58 @@ class TextParts:
 
 @dataclass
 class VLMPart:
-    """The VLM with its projectors and routing head, and the CLIP that pools the empty prompt where no T5 is used.
+    """What reads prompts: the model's family, over its parts.
 
     Attributes:
+        family: of the model.
+        held: its parts by name.
         scope: what the model knows, if it is one of a small world.
     """
 
-    part: Wired[Understanding]
-    clip: Wired[TextPooler]
+    family: Family
+    held: Mapping[str, Wired[Any]]
     scope: Scope | None = None
-    _pooled_empty: torch.Tensor | None = field(default=None, repr=False)
+    _own: LoadedParts | None = field(default=None, repr=False)
 
-    def on_device(self) -> Understanding:
-        return self.part.on_device()
+    @property
+    def own(self) -> LoadedParts:
+        """The model's parts, ready to compute when they are asked for."""
+        if self._own is None:
+            self._own = _ready(self.held)
+        return self._own
 
     def warn_of_unknown(self, conversation: Conversation) -> None:
         """Warn the user of words and pictures in a conversation that the model knows nothing of."""
         if self.scope is not None and (sentence := self.scope.outside(conversation)) is not None:
             host.current().warn(sentence)
 
-    def pooled_empty(self) -> torch.Tensor:
-        """CLIP's pooled empty prompt (1, P), computed once."""
-        if self._pooled_empty is None:
-            self._pooled_empty = self.clip.on_device().pool([""]).cpu()
-        return self._pooled_empty
+    def encode(self, conversation: Conversation, text: TextWire | None, t5_length: int) -> Condition:
+        """As `ReaderWire.encode`."""
+        if text is None:
+            return self.family.encode(self.own, [conversation])
+        # Those that are wired, which may be of another model.
+        return self.family.encode(_ready({**self.held, "clip": text.clip, "t5": text.t5}), [conversation], t5_length)
+
+    def answer(
+        self,
+        conversation: Conversation,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        callback: Callable[[int], None],
+    ) -> str:
+        """As `ReaderWire.answer`."""
+        return self.family.understand(self.own, [conversation], max_new_tokens, temperature, seed, callback)[0]
+
+    def route(self, conversation: Conversation) -> Route:
+        """As `ReaderWire.route`."""
+        return self.family.route(self.own, [conversation])
+
+
+def _ready(held: Mapping[str, Wired[Any]]) -> LoadedParts:
+    from ...uniworld_core.families.family import LoadedParts
+
+    return LoadedParts(lambda name: held[name].on_device())
 
 
 @dataclass(frozen=True)
@@ -137,37 +187,41 @@ class Loaded:
     text: TextParts
 
 
-def open_parts(checkpoint: Path, flux: Path, siglip: Path, dtype_name: str, device: str) -> Loaded:
+def open_parts(family: Family, folders: ModelFolders, dtype_name: str, device: str) -> Loaded:
     """The parts of a model in these folders. Names and shapes are checked now, weights are read when first used.
 
     Raises:
         UniWorldError: files that are missing, damaged or do not fit; they are named.
     """
-    from ...uniworld_core.backbones.flux_dit import token_bytes
-    from ...uniworld_core.backbones.flux_latents import FLUX_SHIFT
-    from ...uniworld_core.backbones.flux_vae import PIXEL_BYTES, read_native_side
-    from ...uniworld_core.families.uniworld_v1.checkpoint import UniWorldParts
+    from ...uniworld_core.families.family import PART_NAMES
     from ...uniworld_core.prompts.scope import read_scope
 
-    parts = UniWorldParts(checkpoint, flux, siglip)
+    parts = family.open(folders)
     parts.check()
+    facts = parts.facts
     dtype = torch_dtype(dtype_name, host.current().load_device(device))
-    clip: HeldPart[Any] = HeldPart(parts, "clip", dtype, device)
+    own = [name for name in parts.names if name not in parts.within]
+    held: dict[str, Wired[Any]] = {name: HeldPart(parts, name, dtype, device) for name in (*PART_NAMES, *own)}
+    held["dit"] = dit = DiTPart(
+        parts,
+        "dit",
+        dtype,
+        device,
+        native_side=facts.native_side,
+        latent_format=facts.latent_format,
+        shift=facts.shift,
+        token_bytes=facts.token_bytes,
+    )
+    held["vae"] = vae = VAEPart(
+        parts, "vae", dtype, device, latent_format=facts.latent_format, pixel_bytes=facts.pixel_bytes
+    )
+    members = {name: MemberPart(held[whole], name) for name, whole in parts.within.items()}
     return Loaded(
-        vlm=VLMPart(HeldPart(parts, "understanding", dtype, device), clip, read_scope(checkpoint)),
-        siglip=HeldPart(parts, "siglip", dtype, device),
-        dit=DiTPart(
-            parts,
-            "dit",
-            dtype,
-            device,
-            native_side=read_native_side(flux),
-            latent_format=parts.latent_format,
-            shift=FLUX_SHIFT,
-            token_bytes=token_bytes(parts.config.denoiser_width),
-        ),
-        vae=VAEPart(parts, "vae", dtype, device, latent_format=parts.latent_format, pixel_bytes=PIXEL_BYTES),
-        text=TextParts(clip, HeldPart(parts, "t5", dtype, device)),
+        vlm=VLMPart(family, held | members, read_scope(folders.checkpoint)),
+        siglip=held["siglip"],
+        dit=dit,
+        vae=vae,
+        text=TextParts(held["clip"], held["t5"]),
     )
 
 

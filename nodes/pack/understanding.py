@@ -79,14 +79,7 @@ class Understand(Node):
             here.check_interrupt()
             progress.update(tokens)
 
-        answers = vlm.on_device().vlm.answer(
-            [asked],
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            callback=report,
-        )
-        return answers[0], asked
+        return vlm.answer(asked, max_new_tokens, temperature, seed, report), asked
 
 
 class Route(Node):
@@ -130,11 +123,9 @@ class Route(Node):
         references: References | None = None,
         conversation: Conversation | None = None,
     ) -> tuple[bool, float, object, object]:
-        from ...uniworld_core.families.uniworld_v1.routing import route
-
         asked = with_prompt(conversation, prompt, references)
         vlm.warn_of_unknown(asked)
-        result = route(vlm.on_device(), [asked])
+        result = vlm.route(asked)
         paint, probability = bool(result.paint[0]), float(result.probabilities[0, 1])
         blocked = host.current().block()
         return (paint, probability, prompt, blocked) if paint else (paint, probability, blocked, prompt)

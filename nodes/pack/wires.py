@@ -6,15 +6,16 @@ and SIGMAS are plain tensors, and UNIWORLD_REFERENCE and UNIWORLD_CONVERSATION t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
-    from ...uniworld_core.families.uniworld_v1.understanding import Understanding
+    from ...uniworld_core.families.family import Route
     from ...uniworld_core.prompts.conversation import Conversation
     from ...uniworld_core.prompts.reference import PictureEncoder
+    from ...uniworld_core.sampling.condition import Condition
     from ...uniworld_core.sampling.flow import Shift
     from ...uniworld_core.sampling.latents import LatentFormat
     from ...uniworld_core.sampling.painter import Painter
@@ -122,11 +123,21 @@ class TextWire(Protocol):
 class ReaderWire(Protocol):
     """UNIWORLD_VLM."""
 
-    def on_device(self) -> Understanding:
-        """What reads conversations, on its compute device."""
-
     def warn_of_unknown(self, conversation: Conversation) -> None:
         """Warn the user of words and pictures in a conversation that the model knows nothing of."""
 
-    def pooled_empty(self) -> torch.Tensor:
-        """The pooled empty prompt (1, P), which stands for the prompt where T5 is off."""
+    def encode(self, conversation: Conversation, text: TextWire | None, t5_length: int) -> Condition:
+        """What a conversation asks to paint, of one item, with T5's tokens where `text` is wired."""
+
+    def answer(
+        self,
+        conversation: Conversation,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        callback: Callable[[int], None],
+    ) -> str:
+        """The answer to a conversation; `callback` is called with the number of tokens so far."""
+
+    def route(self, conversation: Conversation) -> Route:
+        """Whether a conversation asks for a picture."""

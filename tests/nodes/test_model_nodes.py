@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from uniworld.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host
 from uniworld.nodes.pack.loaders import companion, model_choices, model_folder
-from uniworld.nodes.pack.parts import torch_dtype
+from uniworld.nodes.pack.parts import HeldPart, torch_dtype
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.backbones.flux_vae import read_native_side
 from uniworld.uniworld_core.images.pictures import to_image
@@ -209,7 +209,9 @@ def test_loader_checks_files_at_once_and_reads_none(here: host.PlainHost, tmp_pa
     with pytest.raises(ValueError, match=r"model-00002-of-00006\.safetensors"):
         run("UniWorldLoader", checkpoint="damaged", flux="tiny", siglip="tiny", dtype="auto", device="cpu")
     loaded = run("UniWorldLoader", checkpoint="tiny", flux="tiny", siglip="tiny", dtype="auto", device="cpu")
-    assert all(part._held is None for part in (loaded[0].part, *loaded[1:4], loaded[4].clip, loaded[4].t5))
+    held = [part for part in loaded[0].held.values() if isinstance(part, HeldPart)]
+    assert {part.name for part in held} == {"understanding", "siglip", "dit", "vae", "clip", "t5"}
+    assert all(part._held is None for part in held)
 
 
 AUTO = {"flux": "auto", "siglip": "auto", "dtype": "auto", "device": "cpu"}
@@ -680,6 +682,8 @@ def test_a_vision_output_without_states_is_a_sentence() -> None:
 
 def test_parts_leave_a_small_memory_for_each_other_and_come_back_the_same() -> None:
     from uniworld.nodes.pack.parts import open_parts
+    from uniworld.uniworld_core.families.family import ModelFolders
+    from uniworld.uniworld_core.families.table import family_of
     from uniworld.uniworld_core.loading.memory import ModelMemory
     from uniworld.uniworld_core.loading.shipped import shipped_model
 
@@ -687,9 +691,10 @@ def test_parts_leave_a_small_memory_for_each_other_and_come_back_the_same() -> N
     assert shipped is not None
     memory = ModelMemory(budget=2_500_000)  # the DiT alone takes 2 MB, the VLM 1 MB
     host.install(host.PlainHost(memory=memory))
-    parts = open_parts(shipped.checkpoint, shipped.flux, shipped.siglip, "float32", "cpu")
+    folders = ModelFolders(shipped.checkpoint, shipped.flux, shipped.siglip)
+    parts = open_parts(family_of(shipped.checkpoint), folders, "float32", "cpu")
     before = parts.dit.on_device().transformer.proj_out.weight.clone()
-    parts.vlm.on_device()
+    parts.vlm.own["understanding"]
     assert memory.used() < 2_500_000
     assert torch.equal(parts.dit.on_device().transformer.proj_out.weight, before)
     assert memory.used() < 2_500_000

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ...backbones.flux_dit import DiT
-from ...backbones.flux_latents import FLUX_LATENTS, read_latent_format
+from ...backbones.flux_dit import DiT, token_bytes
+from ...backbones.flux_latents import FLUX_LATENTS, FLUX_SHIFT, read_latent_format
 from ...backbones.flux_text import clip_part, t5_part
 from ...backbones.flux_transformer import build_transformer, transformer_part
-from ...backbones.flux_vae import vae_part
+from ...backbones.flux_vae import NATIVE_SIDE, PIXEL_BYTES, read_native_side, vae_part
 from ...backbones.qwen_files import QWEN_NAMES, build_qwen
 from ...backbones.qwen_vl import VLM, vlm_part
 from ...backbones.siglip import siglip_part
 from ...errors import UniWorldError
-from ...loading.parts import JoinedPart, NetworkPart, Part, PartSet
+from ...loading.parts import JoinedPart, NetworkPart, Part
 from ...loading.weights import Names, Shards, build
 from ...sampling.latents import LatentFormat
+from ..family import FamilyParts, PaintingFacts
 from .config import VLM_PIXELS, UniWorldConfig
 from .projectors import Projectors, TaskHeadPart
 from .understanding import Understanding
+
+NAME = "UniWorld-V1"
 
 _TOWER = "denoise_tower."
 DENOISER_NAMES = Names(((f"{_TOWER}denoiser.", ""),))
@@ -30,7 +33,7 @@ PROJECTOR_NAMES = Names(
 )
 
 
-class UniWorldParts(PartSet):
+class UniWorldParts(FamilyParts):
     """The parts of a UniWorld-V1 model: `vlm`, `projectors`, `task_head` and their sum `understanding`; `dit`; `vae`,
     `clip` and `t5` of the FLUX folder; `siglip`.
 
@@ -39,6 +42,8 @@ class UniWorldParts(PartSet):
         flux: a FLUX.1-dev folder in diffusers layout; None for a model that only reads, or paints latents.
         siglip: a SigLIP2 folder; None for a model without references.
     """
+
+    within: ClassVar[Mapping[str, str]] = dict.fromkeys(("vlm", "projectors", "task_head"), "understanding")
 
     def __init__(self, checkpoint: Path, flux: Path | None = None, siglip: Path | None = None) -> None:
         self.checkpoint, self.flux, self.siglip = checkpoint, flux, siglip
@@ -62,7 +67,7 @@ class UniWorldParts(PartSet):
         if siglip is not None:
             present.append("siglip")
         described = own | flux_parts | {"siglip": lambda: siglip_part(self._need("siglip", "SigLIP"))}
-        super().__init__(described, present)
+        super().__init__(NAME, described, present)
 
     @cached_property
     def shards(self) -> Shards:
@@ -80,6 +85,17 @@ class UniWorldParts(PartSet):
         """Of the FLUX folder's VAE; FLUX.1-dev's where there is no folder."""
         return FLUX_LATENTS if self.flux is None else read_latent_format(self.flux)
 
+    @property
+    def facts(self) -> PaintingFacts:
+        """Of the checkpoint's DiT and the FLUX folder's VAE; FLUX.1-dev's where there is no folder."""
+        return PaintingFacts(
+            latent_format=self.latent_format,
+            shift=FLUX_SHIFT,
+            native_side=NATIVE_SIDE if self.flux is None else read_native_side(self.flux),
+            token_bytes=token_bytes(self.config.denoiser_width),
+            pixel_bytes=PIXEL_BYTES,
+        )
+
     def check(self) -> None:
         """As `PartSet.check`, and that no tensor of the checkpoint is of no part.
 
@@ -90,9 +106,7 @@ class UniWorldParts(PartSet):
         known = [self.network(name).names for name in ("vlm", "dit", "projectors")]
         for name, file in self.shards.files.items():
             if not any(names.in_module(name) for names in known):
-                raise UniWorldError(
-                    f"{file} holds {name}, which is of no part of UniWorld-V1: use the published files."
-                )
+                raise UniWorldError(f"{file} holds {name}, which is of no part of {NAME}: use the published files.")
 
     def _vlm(self) -> NetworkPart[VLM]:
         return vlm_part(self.checkpoint, self.config.vlm, self.shards, VLM_PIXELS)

@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from ...errors import UniWorldError
 from ...loading.dtypes import OVERFLOW
 from ...prompts.conversation import Conversation
+from ..family import Route
 from .understanding import Understanding
-
-
-@dataclass(frozen=True, eq=False)
-class Route:
-    """What the routing head says of a batch.
-
-    Attributes:
-        logits: (B, 2) float32: answer, paint.
-        probabilities: (B, 2), their softmax.
-        paint: (B,) bool: True where the model is to paint.
-    """
-
-    logits: torch.Tensor
-
-    @property
-    def probabilities(self) -> torch.Tensor:
-        """(B, 2), the softmax of the logits."""
-        return self.logits.softmax(dim=-1)
-
-    @property
-    def paint(self) -> torch.Tensor:
-        """(B,) bool: logit 1 beats logit 0."""
-        return self.logits[:, 0] < self.logits[:, 1]
 
 
 def route(understanding: Understanding, conversations: Sequence[Conversation]) -> Route:

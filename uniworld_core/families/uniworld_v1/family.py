@@ -1,0 +1,60 @@
+"""UniWorld-V1 as a family: Qwen2.5-VL reads and answers, SigLIP sees references, FLUX's transformer paints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ...prompts.conversation import Conversation
+from ...sampling.condition import Condition
+from ..family import Family, LoadedParts, ModelFolders, Route
+from .checkpoint import NAME, UniWorldParts, layout
+from .condition import encode_conversations, join_t5
+from .config import UniWorldConfig
+from .routing import route
+
+
+class UniWorldV1(Family):
+    """The published model: arXiv 2506.03147."""
+
+    name = NAME
+    companions = ("flux", "siglip")
+
+    def open(self, folders: ModelFolders) -> UniWorldParts:
+        """As `Family.open`; without the FLUX folder it reads and answers, without SigLIP it takes no references."""
+        return UniWorldParts(folders.checkpoint, folders.flux, folders.siglip)
+
+    def encode(
+        self, parts: LoadedParts, conversations: Sequence[Conversation], t5_length: int | None = None
+    ) -> Condition:
+        """As `Family.encode`. With T5, CLIP pools the last instruction; without, the empty prompt, as published."""
+        tokens, mask = encode_conversations(parts["understanding"], conversations)
+        if t5_length is None:
+            pooled = parts.once("pooled_empty", lambda: parts["clip"].pool([""])).expand(len(conversations), -1)
+        else:
+            instructions = [item.instruction for item in conversations]
+            pooled = parts["clip"].pool(instructions)
+            tokens, mask = join_t5(parts["t5"].tokens(instructions, t5_length), tokens, mask)
+        return Condition(tokens, pooled, None if bool(mask.all()) else mask)
+
+    def understand(
+        self,
+        parts: LoadedParts,
+        conversations: Sequence[Conversation],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        callback: Callable[[int], None] | None = None,
+    ) -> list[str]:
+        """As `Family.understand`, and as `VLM.answer`."""
+        return parts["vlm"].answer(
+            conversations, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, callback=callback
+        )
+
+    def route(self, parts: LoadedParts, conversations: Sequence[Conversation]) -> Route:
+        """As `Family.route`, for a checkpoint that has the head."""
+        return route(parts["understanding"], conversations)
+
+    def layout(self, config: Mapping[str, Any], siglip_width: int | None) -> dict[str, tuple[int, ...]]:
+        """As `Family.layout`; the published SigLIP width where none is given."""
+        return layout(UniWorldConfig.from_dict(config, siglip_width))
