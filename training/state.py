@@ -1,4 +1,10 @@
-"""All that a run must keep to go on as if it had never ended, as named tensors and plain values."""
+"""All that a run must keep to continue as if it had never ended, as named tensors and plain values.
+
+The optimizer's state goes by parameter names, through PyTorch's `get_optimizer_state_dict` and `set_optimizer_state_dict`.
+What is no tensor in it, such as Prodigy's estimates, is kept as JSON with the groups' settings: pickled by
+`torch.distributed.checkpoint`, it could be neither read nor checked without running a pickle. To find room for a
+checkpoint's tensors PyTorch takes one step at a rate of 0, so resuming needs the memory and the time of a training step.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +12,16 @@ import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.optim import Optimizer
 
 from ..uniworld_core.errors import UniWorldError
@@ -18,43 +29,33 @@ from . import checkpoints
 from .checkpoints import EMA, OPTIMIZER, WEIGHTS
 from .ema import ShardedEMA
 from .parallel import World
+from .setup import Model
 
 _RANDOM = "random/"
 
 
-def state_tensors(
-    trained: Mapping[str, nn.Parameter], optimizer: Optimizer, ema: ShardedEMA, world: World
-) -> dict[str, Tensor]:
+def state_tensors(model: Model, optimizer: Optimizer, ema: ShardedEMA, world: World) -> dict[str, Tensor]:
     """{name in a checkpoint: tensor} of what trains, its average, the optimizer, and this process's random state."""
-    tensors: dict[str, Tensor] = {WEIGHTS + name: value.detach() for name, value in trained.items()}
-    tensors.update({EMA + name: value for name, value in ema.state().items()})
-    for name, parameter in trained.items():
-        kept = optimizer.state.get(parameter, {})
+    tensors = _model_tensors(model, ema)
+    for name, kept in _optimizer_state(model, optimizer)["state"].items():
         tensors.update({_key(name, key): value for key, value in kept.items() if torch.is_tensor(value)})
     tensors.update({_RANDOM + key: value for key, value in _random_state(world).items()})
     return tensors
 
 
-def state_values(trained: Mapping[str, nn.Parameter], optimizer: Optimizer, ema: ShardedEMA) -> dict[str, Any]:
+def state_values(model: Model, optimizer: Optimizer, ema: ShardedEMA) -> dict[str, Any]:
     """The rest of it, as JSON has it."""
+    kept = _optimizer_state(model, optimizer)
     plain = {
-        name: {key: value for key, value in optimizer.state.get(parameter, {}).items() if not torch.is_tensor(value)}
-        for name, parameter in trained.items()
+        name: {key: value for key, value in kept["state"].get(name, {}).items() if not torch.is_tensor(value)}
+        for name in model.trained
     }
-    groups = [
-        {key: value for key, value in group.items() if key != "params"}
-        for group in optimizer.state_dict()["param_groups"]
-    ]
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in kept["param_groups"]]
     return {"ema_updates": ema.updates, "optimizer": {"values": plain, "groups": groups}}
 
 
 def restore(
-    checkpoint: Path,
-    values: Mapping[str, Any],
-    trained: Mapping[str, nn.Parameter],
-    optimizer: Optimizer,
-    ema: ShardedEMA,
-    world: World,
+    checkpoint: Path, values: Mapping[str, Any], model: Model, optimizer: Optimizer, ema: ShardedEMA, world: World
 ) -> None:
     """Put a checkpoint's state into what a run has built anew, on however many processes.
 
@@ -66,12 +67,14 @@ def restore(
         UniWorldError: it is damaged, or of other tensors.
     """
     kept = checkpoints.stored(checkpoint)
-    tensors: dict[str, Tensor] = {WEIGHTS + name: value.detach() for name, value in trained.items()}
-    tensors.update({EMA + name: value for name, value in ema.state().items()})
+    tensors = _model_tensors(model, ema)
     _check_shapes(checkpoint, tensors, kept)
-    moments = {name: _moments(name, parameter, kept) for name, parameter in trained.items()}
-    for named in moments.values():
-        tensors.update(named)
+    # It has room for every tensor, spread as its parameter.
+    state = cast(dict[str, Any], get_optimizer_state_dict(model.trainee, optimizer))
+    for name, room in state["state"].items():
+        found = {key: value for key, value in room.items() if _key(name, key) in kept}
+        tensors.update({_key(name, key): value for key, value in found.items()})
+        state["state"][name] = {**values["optimizer"]["values"][name], **found}
     mine = {
         key: torch.empty(kept[key][0], dtype=kept[key][1])
         for key in (_RANDOM + key for key in _random_state(world))
@@ -80,15 +83,32 @@ def restore(
     tensors.update(mine)
     checkpoints.load_into(checkpoint, tensors, world)
     ema.updates = values["ema_updates"]
-    _restore_optimizer(optimizer, values["optimizer"], trained, moments)
+    state["state"] = {name: held for name, held in state["state"].items() if held}
+    groups = zip(state["param_groups"], values["optimizer"]["groups"], strict=True)
+    state["param_groups"] = [_group(new, old) for new, old in groups]
+    set_optimizer_state_dict(model.trainee, optimizer, state, options=StateDictOptions(strict=False))
     _restore_random({key[len(_RANDOM) :]: value for key, value in mine.items()}, world)
+
+
+def _model_tensors(model: Model, ema: ShardedEMA) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {WEIGHTS + name: value.detach() for name, value in model.trained.items()}
+    return tensors | {EMA + name: value for name, value in ema.state().items()}
+
+
+def _optimizer_state(model: Model, optimizer: Optimizer) -> dict[str, Any]:
+    """By parameters' names. PyTorch would take a step to fill an optimizer that has taken none."""
+    if not optimizer.state:
+        return {"state": {}, "param_groups": optimizer.state_dict()["param_groups"]}
+    return cast(dict[str, Any], get_optimizer_state_dict(model.trainee, optimizer))
 
 
 def _key(name: str, key: str) -> str:
     return f"{OPTIMIZER}{name}/{key}"
 
 
-def _check_shapes(checkpoint: Path, wanted: Mapping[str, Tensor], kept: Mapping[str, Any]) -> None:
+def _check_shapes(
+    checkpoint: Path, wanted: Mapping[str, Tensor], kept: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+) -> None:
     for name, tensor in wanted.items():
         if name not in kept or kept[name][0] != tuple(tensor.shape):
             there = f"has shape {list(kept[name][0])}" if name in kept else "is missing"
@@ -98,42 +118,12 @@ def _check_shapes(checkpoint: Path, wanted: Mapping[str, Tensor], kept: Mapping[
             )
 
 
-def _moments(name: str, parameter: nn.Parameter, kept: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Room for an optimizer's tensors of one parameter, spread as it is where they have its shape."""
-    prefix = _key(name, "")
-    room = {}
-    for key, (shape, dtype) in kept.items():
-        if key.startswith(prefix) and "/" not in key[len(prefix) :]:
-            like = shape == tuple(parameter.shape) and shape
-            room[key] = torch.zeros_like(parameter.detach()) if like else torch.empty(shape, dtype=dtype)
-    return room
-
-
-def _restore_optimizer(
-    optimizer: Optimizer,
-    values: Mapping[str, Any],
-    trained: Mapping[str, nn.Parameter],
-    moments: Mapping[str, Mapping[str, Tensor]],
-) -> None:
-    state = {}
-    # An optimizer numbers its parameters group by group, which need not be the model's order.
-    names = {id(parameter): name for name, parameter in trained.items()}
-    numbered = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-    for index, name in enumerate(numbered):
-        named = moments[name]
-        tensors = {key.rpartition("/")[2]: tensor for key, tensor in named.items()}
-        if tensors or values["values"][name]:
-            state[index] = {**values["values"][name], **tensors}
-    present = optimizer.state_dict()["param_groups"]
-    groups = [{**new, **_tuples(old)} for new, old in zip(present, values["groups"], strict=True)]
+def _group(new: Mapping[str, object], kept: Mapping[str, object]) -> dict[str, object]:
+    """A group's settings out of a checkpoint: JSON knows lists alone, where optimizers have tuples."""
+    found = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
     # How it is computed is this machine's matter, not the checkpoint's.
-    groups = [{**group, "foreach": new.get("foreach")} for group, new in zip(groups, present)]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _tuples(group: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON knows lists alone, where optimizers have tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}
+    found.pop("foreach", None)
+    return {**new, **found}
 
 
 def _random_state(world: World) -> dict[str, Tensor]:

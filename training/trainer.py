@@ -132,7 +132,7 @@ class Trainer:
         if self._saved == self.step:
             return
         losses = self._losses_since_save
-        parts = (self.model.trained, self.optimizer, self.ema)
+        parts = (self.model, self.optimizer, self.ema)
         meta: dict[str, Any] = {
             "step": self.step,
             "loss": math.fsum(losses) / len(losses) if losses else None,
@@ -163,7 +163,7 @@ class Trainer:
                 "CLIP, T5, or what of the DiT and projectors stays): the files of model.checkpoint, model.flux, model.siglip "
                 "or model.start have changed since. Put the same ones back, or name another folder."
             )
-        restore(checkpoint, meta["state"], self.model.trained, self.optimizer, self.ema, self.world)
+        restore(checkpoint, meta["state"], self.model, self.optimizer, self.ema, self.world)
         self.step = self._saved = meta["step"]
         self.skipped = set(meta["skipped"])
         self._lap()
