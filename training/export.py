@@ -115,8 +115,7 @@ def _write_shard(
     if dtype is None and not any(name in changed for name in names):
         shutil.copyfile(file, folder / file.name)
         return sum(math.prod(shards.shapes[name]) * _BYTES.get(shards.dtypes[name], 4) for name in names)
-    for name in names:
-        before = Source.in_shards(shards, name).read()
+    for name, before in shards.read(names):
         after = changed[name].read().detach().cpu() if name in changed else before
         tensors[name] = _cast(name, after, dtype or before.dtype)
     save_file(tensors, folder / file.name, metadata={"format": "pt"})
