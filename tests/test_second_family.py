@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -191,6 +192,16 @@ class TestPainting:
         refs = model.reference([Image.new("RGB", (9, 7))], use_siglip=False)
         assert model.encode("a mosaic", refs, use_t5=False).tokens.shape == (1, 8, 8)
 
+    def test_a_chat_paints_and_keeps_the_picture_as_a_reference(
+        self, mosaic: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO("/paint a mosaic\n/paint a blue mosaic\nWhat is this?\n"))
+        options = ("--models", "models", "--checkpoint", "mosaic", "--steps", "1")
+        code, out, err = uniworld(capsys, "chat", *options)
+        pictures = sorted(Path("output").rglob("*_painted.png"))
+        assert (code, len(pictures)) == (1, 2), out + err
+        assert "Mosaic has no routing head" in err
+
     def test_its_latents_and_those_of_v1_do_not_meet(self, mosaic: Path, capsys: Any) -> None:
         flow = json.loads((WORKFLOWS / "api" / "text_to_image.json").read_text(encoding="utf-8"))
         loader = flow["1"]["inputs"] | {"checkpoint": "mosaic"}
@@ -202,7 +213,7 @@ class TestPainting:
         code, _, err = uniworld(capsys, "run", "mixed.json", "--models", "models", *fast)
         assert code == 1
         assert "the family 'flux'" in err
-        assert "takes latents of 'mosaic'" in err
+        assert "the family 'mosaic'" in err
 
 
 class TestWhatItLacks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -12,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from uniworld.uniworld_core.families.table import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIM = "import importlib.util as i, sys\n" + (
@@ -118,8 +120,12 @@ def inner_room(package: str, path: str) -> str | None:
     return rest.partition("/")[0].removesuffix("__init__") or None if head == package else None
 
 
-def imports_at_once(name: str) -> set[str]:
-    """The files below the root that importing a file imports: not what its functions do, nor what is for types alone."""
+def imports_in_use(name: str, in_functions: bool = True) -> set[str]:
+    """Paths below the root that a file imports relatively, but for types alone.
+
+    Args:
+        in_functions: also what functions import when they are called.
+    """
 
     def of(body: list[ast.stmt]) -> Iterator[ast.ImportFrom]:
         for node in body:
@@ -127,13 +133,18 @@ def imports_at_once(name: str) -> set[str]:
                 yield node
             elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
                 yield from of(node.orelse)
-            elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            elif in_functions or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 for field in ("body", "orelse", "finalbody"):
                     yield from of(getattr(node, field, None) or [])
                 for handler in getattr(node, "handlers", []):
                     yield from of(handler.body)
 
-    wanted = {path for node in of(tree_of(name).body) for path in paths_of(name, node)}
+    return {path for node in of(tree_of(name).body) for path in paths_of(name, node)}
+
+
+def imports_at_once(name: str) -> set[str]:
+    """The files below the root that importing a file imports: not what its functions do, nor what is for types alone."""
+    wanted = imports_in_use(name, in_functions=False)
     return {file for path in wanted for file in (f"{path}.py", f"{path}/__init__.py") if file in SOURCES} - {name}
 
 
@@ -178,6 +189,22 @@ def test_imports_within_a_package_go_one_way(name: str) -> None:
             to = inner_room(package, path)
             allowed = to is None or to == room or to in rooms[room]
             assert allowed, f"{name} imports {path}: {package}/{room} may import {sorted(rooms[room])}"
+
+
+# How a family paints by default, for widgets and arguments that have to say one number for all.
+DEFAULTS_OF_V1 = "uniworld_core/families/uniworld_v1/painting"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if room_of(name) != "training"])
+def test_a_family_is_reached_through_the_table(name: str) -> None:
+    if name.startswith("uniworld_core/families/"):
+        return
+    found = [path for path in imports_in_use(name) if re.match(r"uniworld_core/families/\w+/", path)]
+    assert set(found) <= {DEFAULTS_OF_V1}, f"{name} imports {found}: ask the family of the folder"
+    kinds = [
+        node.value for node in ast.walk(tree_of(name)) if isinstance(node, ast.Constant) and node.value in FAMILIES
+    ]
+    assert not kinds, f"{name} names {kinds}: only the table knows the families"
 
 
 def test_no_file_needs_itself_to_be_imported() -> None:
