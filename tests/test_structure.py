@@ -267,10 +267,6 @@ def test_file_says_what_it_is_for(name: str) -> None:
     assert ast.get_docstring(tree_of(name))
 
 
-# Renamed next, where other work is in progress.
-STILL_TWO = {"Condition", "EditMask", "Reference", "Route"}
-
-
 def top_level_classes(name: str) -> Iterator[str]:
     return (node.name for node in tree_of(name).body if isinstance(node, ast.ClassDef))
 
@@ -281,7 +277,7 @@ def test_a_class_name_means_one_thing() -> None:
         for found in top_level_classes(name):
             files[found].append(name)
     assert files["UniWorldError"] == ["uniworld_core/errors.py"]
-    twice = {found: where for found, where in files.items() if len(where) > 1 and found not in STILL_TWO}
+    twice = {found: where for found, where in files.items() if len(where) > 1}
     assert not twice, f"a name for two things: {twice}"
 
 

@@ -12,10 +12,10 @@ from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
 from ...uniworld_core.images.sizes import DEFAULT_RATIOS
 from .. import host
-from ..pack.conditioning import Condition
+from ..pack.conditioning import EncodeCondition
 from ..pack.loaders import LoadUniWorld
 from ..pack.sampling import LatentByAspect, Sampler, Scheduler
-from ..pack.understanding import Route, Understand
+from ..pack.understanding import ChooseRoute, Understand
 from ..pack.vae import VAEDecode
 from .chat_history import ASSISTANT, USER, History, SavedTurn
 from .chat_lines import ChatMessage
@@ -131,7 +131,7 @@ class Session:
         }
         paint, probability = message.paint, None
         if paint is None:
-            paint, probability, *_ = Route().execute(**prompt)
+            paint, probability, *_ = ChooseRoute().execute(**prompt)
         if on_route is not None:
             on_route(paint, probability)
         text, painted = "", []
@@ -164,7 +164,7 @@ class Session:
 
         settings, dit = self.settings, self._model["dit"]
         text = self._model["text"] if settings.t5 else None
-        conditioning = Condition().execute(**prompt, text=text)[0]
+        conditioning = EncodeCondition().execute(**prompt, text=text)[0]
         square: dict[str, Any] = {
             "width": 1024,
             "height": 1024,

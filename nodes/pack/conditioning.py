@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ...uniworld_core.prompts.conversation import Conversation
     from ...uniworld_core.prompts.reference import References
-    from ...uniworld_core.sampling.condition import Condition as Encoded
+    from ...uniworld_core.sampling.condition import Condition
     from .wires import ClipVisionOutput, Conditioning, EncoderWire, ReaderWire, TextWire
 
 # The wire and the widget that Understand and Route have too.
@@ -28,7 +28,7 @@ def guidance_input(tooltip: str, *, optional: bool = False) -> Input:
     return Input.number("guidance", tooltip, default=GUIDANCE, min=0.0, max=100.0, step=0.1, optional=optional)
 
 
-class Reference(Node):
+class EncodeReference(Node):
     """Pictures with what SigLIP sees in them, one after the other."""
 
     ID = "UniWorldReference"
@@ -108,7 +108,7 @@ def prompt_problem(prompt: str | None) -> bool | str:
     return verdict(check_prompt, prompt)
 
 
-class Condition(Node):
+class EncodeCondition(Node):
     """Instruction and references to CONDITIONING."""
 
     ID = "UniWorldCondition"
@@ -175,10 +175,10 @@ class Condition(Node):
         return conditioning_of(condition, float(GUIDANCE if guidance is None else guidance)), asked
 
 
-def conditioning_of(condition: Encoded, guidance: float) -> Conditioning:
+def conditioning_of(condition: Condition, guidance: float) -> Conditioning:
     """The core's condition of one item as a CONDITIONING of one entry, for our own samplers and ComfyUI's."""
     pooled = {} if condition.pooled is None else {"pooled_output": condition.pooled.cpu()}
     return [[condition.tokens.cpu(), {**pooled, "guidance": guidance}]]
 
 
-NODES = by_id(Reference, Condition)
+NODES = by_id(EncodeReference, EncodeCondition)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class EditMask(Node):
+class MakeEditMask(Node):
     """Compare the pictures before and after an edit."""
 
     ID = "UniWorldEditMask"
@@ -151,4 +151,4 @@ class CompositeEdit(Node):
         return (masks.composite_edit(before, after, mask, feather),)
 
 
-NODES = by_id(EditMask, CompositeEdit)
+NODES = by_id(MakeEditMask, CompositeEdit)

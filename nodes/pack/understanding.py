@@ -82,7 +82,7 @@ class Understand(Node):
         return vlm.answer(asked, max_new_tokens, temperature, seed, report), asked
 
 
-class Route(Node):
+class ChooseRoute(Node):
     """Does the instruction ask for a picture or for words?"""
 
     ID = "UniWorldRoute"
@@ -131,4 +131,4 @@ class Route(Node):
         return (paint, probability, prompt, blocked) if paint else (paint, probability, blocked, prompt)
 
 
-NODES = by_id(Understand, Route)
+NODES = by_id(Understand, ChooseRoute)

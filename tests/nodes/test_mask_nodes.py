@@ -13,13 +13,13 @@ from uniworld.nodes.pack import masks as mask_nodes
 DOCS = Path(__file__).parents[2] / "nodes" / "web" / "docs"
 DEFAULTS = {
     name: options[-1].get("default")
-    for name, options in mask_nodes.EditMask.INPUT_TYPES()["required"].items()
+    for name, options in mask_nodes.MakeEditMask.INPUT_TYPES()["required"].items()
     if options[0] not in ("IMAGE", "MASK")
 }
 
 
 def edit(before: torch.Tensor, after: torch.Tensor, **settings) -> tuple[torch.Tensor, torch.Tensor, float]:
-    return mask_nodes.EditMask().execute(before, after, **{**DEFAULTS, **settings})
+    return mask_nodes.MakeEditMask().execute(before, after, **{**DEFAULTS, **settings})
 
 
 def pictures(height: int = 80, width: int = 96, batch: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
