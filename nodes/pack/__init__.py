@@ -1,1 +1,1 @@
-"""The nodes, by family of use."""
+"""The nodes, by what they are for."""

@@ -62,11 +62,10 @@ _LACKING = {
     "understanding": "no part that reads prompts",
     "siglip": "no SigLIP: make references without it (use_siglip=False, or nothing wired into siglip)",
     "dit": "no painter",
-    "vae": "no VAE: decode its latents with another model's",
+    "vae": "no VAE: use another model's for its latents",
     "clip": "no CLIP: encode without it (use_t5=False, or nothing wired into text)",
     "t5": "no T5: encode without it (use_t5=False, or nothing wired into text)",
 }
-
 
 # The names that nodes ask for.
 PART_NAMES = tuple(_LACKING)

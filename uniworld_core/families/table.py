@@ -29,7 +29,7 @@ def family_of(folder: str | Path) -> Family:
     """The family that a model's folder is of.
 
     Raises:
-        UniWorldError: the file that says so is missing or damaged, or it is of no family; those there are are named.
+        UniWorldError: the file that says so is missing or damaged, or it is of no known family; the known ones are named.
     """
     files = [Path(folder) / name for name in KINDS]
     file = next((file for file in files if file.is_file()), files[0])
@@ -46,7 +46,7 @@ def family_by_config(config: Mapping[str, Any], source: str = "config", key: str
     if not isinstance(kind, str) or kind not in FAMILIES:
         known = ", ".join(f"{name!r} ({make().name})" for name, make in FAMILIES.items())
         raise UniWorldError(
-            f"{source} has {key} {shown(kind)}, which is of no family that can be opened; there is {known}: choose the "
-            "folder of such a model itself, not of one of its base models."
+            f"{source} has {key} {shown(kind)}, which belongs to no known model family; known: {known}. Choose the folder "
+            "of such a model itself, not of one of its base models."
         )
     return FAMILIES[kind]()
