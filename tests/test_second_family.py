@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 from uniworld.__main__ import main
 from uniworld.nodes import NODE_CLASS_MAPPINGS, host
+from uniworld.training.config_file import load_config
+from uniworld.training.setup import open_encoder
 from uniworld.uniworld_core import Condition, Conversation, UniWorld
 from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.families import table
@@ -254,6 +256,11 @@ class TestWhatItLacks:
         assert code == 1
         assert "Mosaic" in err
         assert said in err
+
+    def test_training(self, mosaic: Path, tmp_path: Path) -> None:
+        config = load_config("stage1", [f"model.checkpoint={mosaic}", f"data.list={tmp_path / 'list.txt'}"])
+        with pytest.raises(UniWorldError, match="is of Mosaic, and UniWorld-V1 is what can be trained"):
+            open_encoder(config)
 
     def test_a_folder_that_it_takes_none_of(self, mosaic: Path, capsys: Any) -> None:
         with pytest.raises(UniWorldError, match="Mosaic takes no flux folder"):

@@ -23,7 +23,7 @@ from .encode import FINGERPRINT_VALUES, Encoder, EncodeSettings
 from .parallel import World, spread
 from .start import find_start, keep_start, put_start, read_in_full, read_kept, read_start
 from .step import StepSettings, Trainee
-from .trainable import set_trainable
+from .trainable import check_family, set_trainable
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ def open_encoder(config: Config, device: torch.device | str = "cpu") -> Encoder:
     opened = UniWorld.from_pretrained(
         model.checkpoint, model.flux or None, model.siglip or None, compute_dtype(config, device), device
     )
-    if "projectors" not in opened.parts:
-        raise UniWorldError(f"model.checkpoint is of {opened.family.name}; UniWorld-V1 is what can be trained here.")
+    check_family(opened)
     if opened.flux_folder is None:
         raise UniWorldError("model.flux is not set: the VAE and CLIP lie in a FLUX.1-dev folder.")
     if stage.use_siglip and opened.siglip_folder is None:

@@ -18,7 +18,7 @@ from .config_file import to_toml
 from .data.loader import plan_of
 from .data.samples import Samples
 from .step import StepSettings, Trainee
-from .trainable import part_of, set_trainable
+from .trainable import check_family, part_of, set_trainable
 
 _GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -120,6 +120,7 @@ def summarize(config: Config, run: Path, samples: Samples, processes: int = 1) -
         UniWorldError: the model or the data cannot be used.
     """
     model = UniWorld.from_pretrained(config.model.checkpoint, config.model.flux or None, config.model.siglip or None)
+    check_family(model)
     projectors, transformer = (model.parts.network(name).build() for name in ("projectors", "dit"))
     trainee = Trainee(projectors, DiT(transformer), StepSettings())
     chosen = set_trainable(trainee, config.stage.parts)

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ..uniworld_core import UniWorld
 from ..uniworld_core.errors import UniWorldError
+from ..uniworld_core.families.uniworld_v1.checkpoint import NAME, UniWorldParts
 from ..uniworld_core.loading.storage import ComputeModule, set_compute
 
 # FLUX's image branch, as the published stage 2 trains it (train_denoiser.py, `get_trainable_params`): in the double
@@ -23,6 +25,12 @@ PARTS: dict[str, re.Pattern[str]] = {
     "image_branch": re.compile(rf"dit\.transformer\.({_DOUBLE}|{_SINGLE})"),
     "dit": re.compile(r"dit\.transformer\."),
 }
+
+
+def check_family(model: UniWorld) -> None:
+    """Raises UniWorldError unless a model is of the family that trains."""
+    if not isinstance(model.parts, UniWorldParts):
+        raise UniWorldError(f"model.checkpoint is of {model.family.name}, and {NAME} is what can be trained.")
 
 
 def part_of(name: str, parts: Sequence[str]) -> str | None:
