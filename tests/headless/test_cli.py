@@ -256,7 +256,7 @@ def test_a_node_of_ours_that_breaks_says_that_it_is_a_bug(command, write, monkey
     def broken(*_, **__):
         raise error
 
-    monkeypatch.setattr("uniworld.nodes.headless.builtin_primitives.PreviewAny.main", broken)
+    monkeypatch.setattr("uniworld.nodes.headless.builtin_primitives.PreviewAny.execute", broken)
     path = write({"1": node("PreviewAny", source="x")})
     said = (
         f"{type(error).__name__}: {error}. This is a bug of uniworld: report it to its developers with the traceback that "
@@ -278,7 +278,7 @@ def test_what_the_machine_refuses_a_node_of_ours_is_no_bug(command, write, monke
     def refused(*_, **__):
         raise error
 
-    monkeypatch.setattr("uniworld.nodes.headless.builtin_primitives.PreviewAny.main", refused)
+    monkeypatch.setattr("uniworld.nodes.headless.builtin_primitives.PreviewAny.execute", refused)
     code, _, err = command("run", write({"1": node("PreviewAny", source="x")}))
     assert code == 1
     assert err.strip().endswith(f"failed: {said}")
