@@ -67,6 +67,8 @@ def conclude(command: Callable[[], int], debug: bool, last_line: LastLine | None
 def _is_misuse(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _NO_NAMES
+    if type(error) is RuntimeError and str(error).startswith("Symlink loop"):  # pathlib's ELOOP before Python 3.13
+        return True
     return isinstance(error, UniWorldError) and not isinstance(error, RunFailed)
 
 
@@ -75,8 +77,9 @@ def _sentence(error: BaseException, debug: bool) -> str:
         return "Interrupted."
     if isinstance(error, UniWorldError):
         return str(error)
-    if isinstance(error, OSError) and _is_misuse(error):
-        return f"'{error.filename}' cannot be used: {error.strerror}. Check the path."
+    if _is_misuse(error):
+        what = f"'{error.filename}' cannot be used: {error.strerror}" if isinstance(error, OSError) else str(error)
+        return f"{what}. Check the path."
     return unexpected(error, debug)
 
 

@@ -49,6 +49,7 @@ def raising(error: BaseException) -> int:
             2,
             "'x' cannot be used: File name too long. Check the path.",
         ),
+        (RuntimeError("Symlink loop from 'x'"), 2, "Symlink loop from 'x'. Check the path."),
         (MemoryError(), 1, "MemoryError (run again with --debug for details)"),
         (ImportError("no torch"), 1, "ImportError: no torch (run again with --debug for details)"),
         (OUT_OF_MEMORY("CUDA"), 1, "OutOfMemoryError: CUDA (run again with --debug for details)"),
