@@ -199,6 +199,12 @@ class ImageBatch(Node):
         return Input.wire("image1", "IMAGE"), Input.wire("image2", "IMAGE")
 
     def execute(self, image1: torch.Tensor, image2: torch.Tensor) -> tuple[torch.Tensor]:
+        if image1.shape[-1:] != image2.shape[-1:]:
+            raise UniWorldError(
+                f"The pictures have {image1.shape[-1]} and {image2.shape[-1]} channels: join those with transparency apart "
+                "from those without."
+            )
+        _check_batch(image1)
         if image1.shape[1:] != image2.shape[1:]:
             image2 = resize(image2, image1.shape[2], image1.shape[1], "bilinear", center=True)
         return (torch.cat((image1, image2)),)
@@ -220,15 +226,25 @@ class GetImageSize(Node):
 
 
 def resize(image: torch.Tensor, width: int, height: int, method: str, center: bool = False) -> torch.Tensor:
-    """Resize images (B, H, W, C) by one of `RESIZE_METHODS`; `center` first cuts them to the new aspect."""
+    """Resize images (B, H, W, C) by one of `RESIZE_METHODS`; `center` first cuts them to the new aspect.
+
+    Raises:
+        UniWorldError: they are no batch of pictures.
+    """
+    _check_batch(image)
     if center:
         image = _cut_to_aspect(image, width / height)
     if method == "lanczos":
         from PIL import Image
 
         resized = [to_pil(item).resize((width, height), Image.Resampling.LANCZOS) for item in image]
-        return torch.stack([_from_pil(item) for item in resized]).to(image)
+        return torch.stack([_from_pil(item) for item in resized]).to(image).reshape(-1, height, width, image.shape[-1])
     return F.interpolate(image.movedim(-1, 1), size=(height, width), mode=method).movedim(1, -1)
+
+
+def _check_batch(image: torch.Tensor) -> None:
+    if image.ndim != 4 or 0 in image.shape:
+        raise UniWorldError(f"The pictures have shape {list(image.shape)}; expected (batch, height, width, channels).")
 
 
 def _cut_to_aspect(image: torch.Tensor, aspect: float) -> torch.Tensor:

@@ -165,9 +165,10 @@ def _masks(alphas: list[np.ndarray | None], size: tuple[int, int]) -> torch.Tens
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
-    """One image (H, W, 3 or 4) in 0..1 as an 8-bit picture; values outside are clipped, NaN becomes 0."""
+    """One image (H, W, 1, 3 or 4) in 0..1 as an 8-bit picture; values outside are clipped, NaN becomes 0."""
     pixels = torch.nan_to_num(image.detach().float().cpu()) * 255.0
-    return Image.fromarray(pixels.clamp(0, 255).to(torch.uint8).numpy())
+    array = pixels.clamp(0, 255).to(torch.uint8).numpy()
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def png_text(prompt: object, extra: Mapping[str, object] | None) -> PngInfo:

@@ -32,11 +32,15 @@ def samples_of(latent: Latent, latent_format: LatentFormat, node: str) -> torch.
     One without a mark, as ComfyUI's own nodes make, is taken for FLUX's if its shape is one that FLUX has.
 
     Raises:
-        UniWorldError: it is marked, or taken, as of another family.
+        UniWorldError: it has no samples, or is marked, or taken, as of another family.
     """
     from ...uniworld_core.backbones.flux_latents import FLUX_LATENTS
 
-    samples = latent["samples"]
+    samples = latent.get("samples")
+    if samples is None:
+        raise UniWorldError(
+            f"The latent for {node} has no samples: wire one from UniWorld Empty Latent or UniWorld VAE Encode."
+        )
     found = latent.get(MARK, FLUX_LATENTS.name if FLUX_LATENTS.fits(samples.shape) else None)
     if found is not None and found != latent_format.name:
         belongs = (

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from uniworld.nodes.headless import builtin_images, pictures
 from uniworld.nodes.headless.builtin_images import ImageBatch, ImageScale, LoadImage, LoadImageMask, SaveImage
+from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.images import picture_files
 
 
@@ -233,6 +234,21 @@ def test_of_a_strip_the_middle_is_left(method, rows, columns):
     assert scaled.shape == (1, 8, 8, 3)
     middle = image[0, (rows - 1) // 2 : rows // 2 + 1, (columns - 1) // 2 : columns // 2 + 1]
     assert middle.min() - 0.2 <= scaled.mean() <= middle.max() + 0.2
+
+
+@pytest.mark.parametrize("method", ["lanczos", "bilinear"])
+def test_what_is_no_batch_of_pictures_is_not_resized(method):
+    for shape in ((0, 4, 4, 3), (4, 4, 3)):
+        with pytest.raises(UniWorldError, match=r"have shape \[.*\]; expected \(batch, height, width, channels\)"):
+            ImageScale().execute(torch.zeros(shape), method, 2, 2, "center")
+    assert ImageScale().execute(torch.ones(2, 4, 4, 1), method, 3, 2, "disabled")[0].shape == (2, 2, 3, 1)
+
+
+def test_pictures_with_and_without_transparency_make_no_batch():
+    with pytest.raises(UniWorldError, match="have 3 and 4 channels"):
+        ImageBatch().execute(torch.zeros(1, 4, 4, 3), torch.zeros(1, 4, 4, 4))
+    with pytest.raises(UniWorldError, match=r"have shape \[0, 4, 4, 3\]"):
+        ImageBatch().execute(torch.zeros(0, 4, 4, 3), torch.zeros(1, 4, 4, 3))
 
 
 def test_a_batch_takes_the_size_of_its_first_picture():

@@ -81,6 +81,11 @@ def test_an_empty_latent_is_of_the_family_of_the_model_that_is_wired(parts: dict
         assert samples_of(latent, latents, "UniWorld Sampler").shape == shape
 
 
+def test_a_latent_without_samples_is_told() -> None:
+    with pytest.raises(UniWorldError, match="The latent for UniWorld Sampler has no samples"):
+        samples_of({}, FLUX_LATENTS, "UniWorld Sampler")  # type: ignore[typeddict-item]
+
+
 def test_latents_without_a_mark_are_taken_for_flux_if_their_shape_fits() -> None:
     plain = {"samples": torch.zeros(1, 16, 4, 4)}
     assert samples_of(plain, FLUX_LATENTS, "UniWorld Sampler") is plain["samples"]

@@ -94,9 +94,9 @@ class VAE(ComputeModule):
             generator: draws from the posterior, as training does; None takes its mode.
 
         Raises:
-            UniWorldError: the pictures have no three channels, or sides that are no multiples of 16.
+            UniWorldError: there is no picture, or they have no three channels, or sides that are no multiples of 16.
         """
-        if image_BHWC.ndim != 4 or image_BHWC.shape[-1] != 3:
+        if image_BHWC.ndim != 4 or image_BHWC.shape[-1] != 3 or not len(image_BHWC):
             raise UniWorldError(f"The picture has shape {list(image_BHWC.shape)}; expected (batch, height, width, 3).")
         check_size(image_BHWC.shape[1], image_BHWC.shape[2], FLUX_LATENTS.unit)
         # As published to the last bit: 2x - 1 rounds otherwise, and convolutions do in another memory layout.
