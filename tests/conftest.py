@@ -67,6 +67,7 @@ SECONDS = {
     "serve/test_fuzz.py": 30,
     "workflows/test_nano_is_right.py": 25,
     "core/test_loading.py": 20,
+    "test_examples.py": 20,
 }
 
 
