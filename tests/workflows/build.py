@@ -31,10 +31,12 @@ BLUEPRINT = "Edit with UniWorld"
 WORKFLOWS = ROOT / "workflows"
 INPUT = WORKFLOWS / "input"
 
-# Columns as (gap on the left, width): Load UniWorld and pictures, references, prompt and size, sampler, decoder, result.
-LOAD, READ, ASK, PAINT, DECODE, RESULT = (0, 230), (46, 216), (34, 226), (32, 212), (28, 110), (30, 212)
+# Columns as (gap on the left, least width): Load UniWorld and pictures, references, prompt and size, sampler, decoder, result.
+# A reference that is shown as its title alone needs less; so does a result below the decoder.
+LOAD, READ, ASK, PAINT, DECODE, RESULT = (0, 200), (46, 200), (32, 200), (30, 200), (28, 110), (30, 200)
+REFER, AFTER = (46, 126), (28, 200)
 # Heights that leave ways for the wires: from Load UniWorld, over the columns between, to the sampler and the decoder.
-TOP, DECODER, SAMPLER, SIZE, PROMPT, REFERENCE, PICTURE = 0, 80, 112, 170, 450, 490, 500
+TOP, DECODER, SAMPLER, SIZE, NOTE, PROMPT, REFERENCE, PICTURE = 0, 80, 112, 170, 284, 440, 490, 504
 
 
 def all_graphs() -> list[Any]:
@@ -76,7 +78,7 @@ def loader(graph: Any, note: bool = True) -> Any:
     if note:
         *most, last = (f"[{name}]({address})" for name, address in LINKS.items())
         text = WEIGHTS.format(side=SIDE, links=f"{', '.join(most)} and {last}")
-        graph.note("The model", text, 0, TOP + 316, (graph.columns[0][1], 138))
+        graph.note("The model", text, 0, TOP + NOTE, (None, 168))
     return load
 
 
@@ -93,16 +95,19 @@ def picture(graph: Any, name: str, title: str = "Picture", column: int = 0, top:
     return graph.add("LoadImage", column, top, title, image=name, **shown)
 
 
-def paint(graph: Any, column: int, load: Any, condition: Any, latent: Any) -> Any:
+def paint(graph: Any, column: int, load: Any, condition: Any, latent: Any, **shown: Any) -> Any:
     """Sampler and, in the next column, the VAE decoder; the decoded picture."""
     inputs = {"dit": load[2], "conditioning": condition[0], "latent": latent[0]}
-    sampler = graph.add("UniWorldSampler", column, SAMPLER, **inputs, seed=sample(graph).seed)
+    sampler = graph.add("UniWorldSampler", column, SAMPLER, **inputs, seed=sample(graph).seed, **shown)
     return graph.add("UniWorldVAEDecode", column + 1, DECODER, "Decode", collapsed=True, vae=load[3], latent=sampler[0])
 
 
-def referred(graph: Any, load: Any, source: Any, top: int = REFERENCE, title: str = "", **shown: Any) -> Any:
-    """The reference of a picture, in the second column."""
-    return graph.add("UniWorldReference", 1, top, title, image=source[0], siglip=load[1], mask=source[1], **shown)
+def referred(
+    graph: Any, load: Any, source: Any, top: int = REFERENCE, title: str = "", column: int = 1, **inputs: Any
+) -> Any:
+    """The reference of a picture."""
+    wired = {"image": source[0], "siglip": load[1], "mask": source[1]}
+    return graph.add("UniWorldReference", column, top, title, **wired, **inputs)
 
 
 def text_to_image() -> Any:
@@ -141,23 +146,21 @@ def edit() -> Any:
 def multi_reference() -> Any:
     graph = new(
         "multi_reference",
-        (LOAD, (54, 230), (36, 216), ASK, PAINT, DECODE, RESULT),
-        (("Model and pictures", 0, 1), ("What to make of them", 2, 3), ("Painting", 4, 5), ("Result", 6, 6)),
+        (LOAD, READ, (30, 144), ASK, PAINT, AFTER),
+        (("Model and pictures", 0, 1), ("What to make of them", 2, 3), ("Painting", 4, 4), ("Result", 5, 5)),
     )
     load = loader(graph)
     names = sample(graph).pictures
     first = picture(graph, names[0], "First picture")
-    second = picture(graph, names[1], "Second picture", 1, 738)
-    one = graph.add("UniWorldReference", 1, 580, "Reference 1", image=first[0], siglip=load[1], mask=first[1])
-    two = graph.add(
-        "UniWorldReference", 2, 506, "Reference 2", image=second[0], siglip=load[1], references=one[0], mask=second[1]
-    )
+    second = picture(graph, names[1], "Second picture", 1, 600)
+    one = referred(graph, load, first, 520, "Reference 1", collapsed=True)
+    two = referred(graph, load, second, 490, "Reference 2", 2, references=one[0], collapsed=True)
     condition = conditioned(graph, 3, load, references=two[0], prompt=sample(graph).task.prompt)
     latent = empty_latent(graph, 3, load, references=two[0])
     image = paint(graph, 4, load, condition, latent)
-    graph.add("SaveImage", 6, 50, images=image[0], filename_prefix="uniworld/multi_reference")
+    graph.add("SaveImage", 5, 410, images=image[0], filename_prefix="uniworld/multi_reference")
     text = "The prompt speaks of the *first picture* and the *second picture*, in the order of the references. Chain another **UniWorld Reference** for a third."
-    graph.note("What to do", text, 4, 600, (330, 100))
+    graph.note("What to do", text, 4, 620, (None, 130))
     return graph
 
 
@@ -181,39 +184,39 @@ def understand() -> Any:
 def chat() -> Any:
     graph = new(
         "chat",
-        ((0, 210), (34, 128), (52, 220), (38, 210), (24, 106), (54, 210), (56, 210), (26, 210)),
+        (LOAD, REFER, ASK, PAINT, AFTER, (46, 200), RESULT),
         (
             ("Model and picture", 0, 0),
             ("First turn", 1, 2),
-            ("Painting", 3, 4),
-            ("What came of it", 5, 5),
-            ("Next turn", 6, 7),
+            ("Painting", 3, 3),
+            ("What came of it", 4, 4),
+            ("Next turn", 5, 6),
         ),
     )
-    load, source = loader(graph), picture(graph, sample(graph).pictures[0], top=-372)
-    reference = referred(graph, load, source, -25, "Reference", collapsed=True)
-    condition = conditioned(graph, 2, load, 524, room=30, references=reference[0], prompt=sample(graph).task.prompt)
+    load, source = loader(graph), picture(graph, sample(graph).pictures[0])
+    reference = referred(graph, load, source, REFERENCE + 10, "Reference", collapsed=True)
+    condition = conditioned(graph, 2, load, room=30, references=reference[0], prompt=sample(graph).task.prompt)
     latent = empty_latent(graph, 2, load, references=reference[0])
-    image = paint(graph, 3, load, condition, latent)
-    graph.add("SaveImage", 5, 98, images=image[0], filename_prefix="uniworld/chat")
-    turn = graph.add("UniWorldChatTurn", 5, 484, image=image[0], conversation=condition[1])
+    image = paint(graph, 3, load, condition, latent, room=136)
+    graph.add("SaveImage", 5, 350, images=image[0], filename_prefix="uniworld/chat")
+    turn = graph.add("UniWorldChatTurn", 4, 470, image=image[0], conversation=condition[1])
     prompt = sample(graph).then.prompt
-    answer = graph.add("UniWorldUnderstand", 6, -20, vlm=load[0], conversation=turn[0], prompt=prompt)
-    graph.add("PreviewAny", 7, -20, "Answer", source=answer[0])
+    answer = graph.add("UniWorldUnderstand", 5, TOP, vlm=load[0], conversation=turn[0], prompt=prompt)
+    graph.add("PreviewAny", 6, TOP, "Answer", source=answer[0])
     text = (
         "**UniWorld Chat Turn** adds the painted picture to the conversation, so that the question is about it.\n\nTo go "
         "on with another edit, join *conversation* to a second **UniWorld Condition**, and *siglip* of **Load UniWorld** "
         "to Chat Turn. nano knows single instructions and only few second turns; UniWorld-V1 knows more."
     )
-    graph.note("What happens", text, 6, 400, (446, 160))
+    graph.note("What happens", text, 6, 230, (None, 300))
     return graph
 
 
 def auto_route() -> Any:
     graph = new(
         "auto_route",
-        (LOAD, READ, (60, 200), (80, 226), PAINT, DECODE, RESULT),
-        (("Model and picture", 0, 0), ("Decide", 1, 2), ("Paint or answer", 3, 5), ("Result", 6, 6)),
+        (LOAD, READ, (60, 200), (78, 200), PAINT, AFTER),
+        (("Model and picture", 0, 0), ("Decide", 1, 2), ("Paint or answer", 3, 4), ("Result", 5, 5)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
     prompt = graph.add("PrimitiveStringMultiline", 0, -160, "Prompt", room=20, value=sample(graph).task.prompt)
@@ -223,29 +226,29 @@ def auto_route() -> Any:
     latent = empty_latent(graph, 3, load, 162, references=reference[0])
     image = paint(graph, 4, load, condition, latent)
     answer = graph.add("UniWorldUnderstand", 3, 682, room=0, vlm=load[0], prompt=route[3], references=reference[0])
-    graph.add("SaveImage", 6, 50, images=image[0], filename_prefix="uniworld/auto_route")
+    graph.add("SaveImage", 5, 410, images=image[0], filename_prefix="uniworld/auto_route")
     graph.add("PreviewAny", 4, 682, "Answer", source=answer[0])
     graph.add("PreviewAny", 3, -160, "Probability of painting", source=route[1])
     text = (
         "The routing head reads the *Prompt*: either a picture is painted or a question answered, and only that branch "
         "runs. Try *How many objects are there?*"
     )
-    graph.note("What to do", text, 6, 390, (RESULT[1], 130))
+    graph.note("What to do", text, 5, 740, (None, 110))
     return graph
 
 
 def edit_with_mask() -> Any:
     graph = new(
         "edit_with_mask",
-        (LOAD, (40, 126), (42, 226), (31, 210), (24, 108), (50, 210), (54, 132), (24, 210)),
-        (("Model and picture", 0, 0), ("What to change", 1, 2), ("Painting", 3, 4), ("What changed", 5, 7)),
+        (LOAD, (40, 126), (40, 200), PAINT, (28, 92), (0, 200), (48, 140), (24, 200)),
+        (("Model and picture", 0, 0), ("What to change", 1, 2), ("Painting", 3, 3), ("What changed", 4, 7)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0], top=-372)
     reference = referred(graph, load, source, -25, "Reference", collapsed=True)
     condition = conditioned(graph, 2, load, room=30, references=reference[0], prompt=sample(graph).task.prompt)
     latent = empty_latent(graph, 2, load, references=reference[0])
     image = paint(graph, 3, load, condition, latent)
-    mask = graph.add("UniWorldEditMask", 5, -330, before=source[0], after=image[0])
+    mask = graph.add("UniWorldEditMask", 5, -356, before=source[0], after=image[0])
     shown = graph.add("MaskToImage", 6, -300, "To image", collapsed=True, mask=mask[0])
     composite = graph.add(
         "UniWorldCompositeEdit", 6, -72, "Composite", collapsed=True, before=source[0], after=image[0], mask=mask[0]
@@ -258,7 +261,7 @@ def edit_with_mask() -> Any:
         "**UniWorld Edit Mask** finds what the edit changed, with the weights that training would give it. *Composite* "
         "lays only that over the original."
     )
-    graph.note("What happens", text, 5, 120, (200, 130))
+    graph.note("What happens", text, 5, 170, (200, 130))
     return graph
 
 
@@ -268,23 +271,23 @@ def perception(task_name: str) -> Any:
     task = TASKS[task_name]
     graph = new(
         f"perception_{task_name}",
-        (LOAD, READ, ASK, PAINT, DECODE, (44, 252), (46, 212)),
-        (("Model and picture", 0, 0), ("What to see", 1, 2), ("Painting", 3, 4), ("Map", 5, 6)),
+        (LOAD, READ, ASK, PAINT, AFTER, (34, 200)),
+        (("Model and picture", 0, 0), ("What to see", 1, 2), ("Painting", 3, 3), ("Map", 4, 5)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
     reference = referred(graph, load, source)
-    ask = graph.add("UniWorldPerception", 1, 690, task=task_name, image=source[0], subject=sample(graph).subject)
+    ask = graph.add("UniWorldPerception", 1, 720, task=task_name, image=source[0], subject=sample(graph).subject)
     condition = conditioned(graph, 2, load, room=0, prompt=ask[0], references=reference[0])
     latent = empty_latent(graph, 2, load, references=reference[0])
-    image = paint(graph, 3, load, condition, latent)
-    graph.add("PreviewImage", 5, 50, "As painted", images=image[0])
+    image = paint(graph, 3, load, condition, latent, room=176)
     text = "The model paints a map of the picture; **UniWorld Perception Head** turns it back into data."
-    graph.note("What happens", text, 5, 346, (252, 84))
-    head = graph.add("UniWorldPerceptionHead", 5, 486, task=task_name, painted=image[0], source=ask[1])
-    graph.add("SaveImage", 6, 50, "Map", images=head[0], filename_prefix=f"uniworld/{task_name}")
-    graph.add("PreviewAny", 6, 378, "Summary", source=head[3])
+    graph.note("What happens", text, 4, 730, (None, 90))
+    graph.add("PreviewImage", 5, 0, "As painted", room=180, images=image[0])
+    head = graph.add("UniWorldPerceptionHead", 4, 480, task=task_name, painted=image[0], source=ask[1])
+    graph.add("SaveImage", 5, 260, "Map", room=180, images=head[0], filename_prefix=f"uniworld/{task_name}")
+    graph.add("PreviewAny", 5, 552, "Summary", room=100, source=head[3])
     if task.head in ("boxes", "pose"):
-        graph.add("PreviewAny", 6, 560, "Boxes", source=head[2])
+        graph.add("PreviewAny", 5, 730, "Boxes", room=100, source=head[2])
     return graph
 
 

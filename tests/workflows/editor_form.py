@@ -6,17 +6,23 @@ no wire runs behind another node (`layout.py` measures that).
 
 from __future__ import annotations
 
+import math
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from workflows.layout import GROUP, Box, around, node_size, view
+from workflows.layout import GROUP, Box, around, node_size, row_width, view
 
 COLOURS = ("#3f789e", "#8A8", "#b58b2a", "#a1309b", "#b06634")
 MARGIN = 10
 # Pictures and texts that a node shows below its widgets, in pixels.
 SHOWN = {"LoadImage": 224, "SaveImage": 224, "PreviewImage": 224, "PreviewAny": 110, "UniWorldSampler": 224}
+# The editor makes no node with widgets narrower, and Load Image has a button besides.
+LEAST = {"LoadImage": 224}
+BADGE = 8  # by which the name of the pack, above a node, reaches beyond the margin
 UNFOLDED = 210  # the width of a node that is shown as its title alone
+FLOAT_DIGITS = 2  # at most, in what is declared here
 PROMPT = 60  # what a text field gets beyond its least height
 
 
@@ -35,7 +41,7 @@ class Node:
     Attributes:
         top: height of its upper edge, below the title, in the graph's pixels.
         room: pixels for what it shows or holds beyond its slots and widgets.
-        width: in pixels, its column's unless given.
+        width: in pixels; None for its column's.
         collapsed: shown as its title alone.
     """
 
@@ -45,7 +51,7 @@ class Node:
     column: int
     top: int
     room: int
-    width: int
+    width: int | None
     collapsed: bool
     inputs: dict[str, Any]
     schema: type
@@ -62,7 +68,7 @@ class Note:
     text: str
     column: int
     top: int
-    size: tuple[int, int]
+    size: tuple[int | None, int]
 
 
 @dataclass
@@ -71,7 +77,7 @@ class Graph:
 
     Args:
         classes: {class name: (node class, display name)}.
-        columns: (gap on the left, width) of each column, left to right.
+        columns: (gap on the left, least width) of each column, left to right; a column is as wide as the longest row in it.
         groups: (title, first column, last column).
         about: what the file itself says of the workflow: its short name, title and description.
     """
@@ -99,7 +105,6 @@ class Graph:
         if room is None:
             texts = sum(bool(options(spec).get("multiline")) for _, spec in declared(schema))
             room = SHOWN.get(kind, 0) + PROMPT * texts
-        width = width or max(self.columns[column][1], UNFOLDED if collapsed else 0)
         title = title or display
         node = Node(len(self.nodes) + 1, kind, title, column, top, room, width, collapsed, inputs, schema)
         known = {name for name, _ in declared(schema)}
@@ -107,12 +112,44 @@ class Graph:
         self.nodes.append(node)
         return node
 
-    def note(self, title: str, text: str, column: int, top: int, size: tuple[int, int]) -> None:
+    def note(self, title: str, text: str, column: int, top: int, size: tuple[int | None, int]) -> None:
+        """Add a note of this width and height, as wide as its column if the width is None."""
         self.notes.append(Note(title, text, column, top, size))
+
+    def width(self, column: int) -> int:
+        """Of a column: that of its widest node, but for those that have a width of their own."""
+        nodes = [one for one in self.nodes if one.column == column and not one.collapsed and one.width is None]
+        return max(self.columns[column][1], *map(self.least_width, nodes), 0)
 
     def left(self, column: int) -> int:
         """Where a column begins."""
-        return sum(gap for gap, _ in self.columns[: column + 1]) + sum(width for _, width in self.columns[:column])
+        return sum(gap for gap, _ in self.columns[: column + 1]) + sum(self.width(one) for one in range(column))
+
+    def least_width(self, node: Node) -> int:
+        """In which nothing of the node is cut off."""
+        rows = [row_width("title", node.title), LEAST.get(node.kind, 0)]
+        sockets = [name for name, spec in declared(node.schema) if not is_widget(spec)]
+        outputs = getattr(node.schema, "RETURN_NAMES", getattr(node.schema, "RETURN_TYPES", ()))
+        rows += [row_width("slots", *pair) for pair in zip(sockets, outputs)]
+        for name, spec in declared(node.schema):
+            if is_widget(spec):
+                rows.append(UNFOLDED)
+                rows += [row_width(kind, *texts) for kind, *texts in self._widget_rows(node, name, spec)]
+        return math.ceil(max(rows))
+
+    def _widget_rows(self, node: Node, name: str, spec: Any) -> Iterator[tuple[str, str, str]]:
+        """The kind, label and value of a widget and of what the editor adds below it; texts of several lines are wrapped."""
+        if options(spec).get("multiline"):
+            return
+        value = node.inputs.get(name, default(spec))
+        value = default(spec) if isinstance(value, Slot) else value
+        if type_name(spec) == "FLOAT":
+            value = f"{value:.{FLOAT_DIGITS}f}"
+        kind = {"STRING": "text", "BOOLEAN": "switch"}.get(type_name(spec), "stepped")
+        shown = options(spec).get("label_on" if value else "label_off", value) if kind == "switch" else value
+        yield kind, name, str(shown)
+        if options(spec).get("control_after_generate"):
+            yield "stepped", "control after generate", "fixed"
 
     def api(self) -> dict[str, Any]:
         """The form that programs send."""
@@ -206,16 +243,21 @@ class Graph:
     def _size(self, node: Node, sockets: list[Any], values: list[Any], outputs: int) -> list[int]:
         texts = sum(bool(options(spec).get("multiline")) for _, spec in declared(node.schema))
         height = node_size(max(len(sockets), outputs), len(values), texts) + node.room
-        return [node.width, height]
+        width = node.width or self.width(node.column)
+        return [max(width, UNFOLDED) if node.collapsed else width, height]
 
     def _groups(self, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Frames around the columns of each stage, as high as what stands in them."""
+        """Frames around the columns of each stage.
+
+        All begin above the highest node, and no wire leaves the heights between its two ends: none runs through a title.
+        """
         made = []
+        top = min(around(node).top for node in nodes)
         for number, (title, first, last) in enumerate(self.groups):
-            left, right = self.left(first), self.left(last) + self.columns[last][1]
+            left, right = self.left(first), self.left(last) + self.width(last)
             inside = [around(node) for node in nodes if left <= node["pos"][0] < right]
-            top, bottom = min(box.top for box in inside), max(box.bottom for box in inside)
-            frame = Box(left - MARGIN, top - GROUP - MARGIN, right + MARGIN, bottom + MARGIN)
+            bottom = max(box.bottom for box in inside)
+            frame = Box(left - MARGIN, top - GROUP - MARGIN - BADGE, right + MARGIN, bottom + MARGIN)
             made.append(
                 {
                     "id": number + 1,
@@ -233,7 +275,7 @@ class Graph:
             "id": node_id,
             "type": "MarkdownNote",
             "pos": [self.left(note.column), note.top],
-            "size": list(note.size),
+            "size": [note.size[0] or self.width(note.column), note.size[1]],
             "flags": {},
             "order": 0,
             "mode": 0,

@@ -15,6 +15,15 @@ TITLE, SLOT, WIDGET, TEXT, GROUP = 30, 20, 24, 30, 34
 WINDOW = (1400, 900)
 _FREE = (16, 84, 1344, 800)
 _LETTER = 7.6  # mean width of a letter of a title
+# Widths of the letters from " " to "~" in the font of widgets and slots, Inter at 12 pixels, in tenths of a pixel.
+_WIDTHS = (
+    34, 35, 56, 76, 77, 118, 78, 36, 44, 44, 61, 80, 35, 56, 35, 44, 76, 49, 74, 75, 78, 72, 75, 68, 75, 75, 35, 37, 80, 80, 80,
+    62, 116, 83, 79, 88, 87, 73, 71, 90, 90, 33, 69, 81, 68, 109, 91, 92, 77, 92, 78, 77, 78, 90, 83, 119, 82, 82, 76, 44, 44,
+    44, 57, 55, 39, 68, 74, 69, 74, 70, 45, 74, 71, 30, 30, 66, 30, 106, 71, 72, 74, 74, 46, 64, 40, 71, 68, 99, 66, 68, 67, 52,
+    40, 52, 80,
+)  # fmt: skip
+# Beside the texts of a row, by its kind: margins, arrows or a switch, and the gap between label and value.
+_BESIDE = {"stepped": 90, "text": 65, "switch": 75, "slots": 50, "title": 74}
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,16 @@ class Box:
 def node_size(slots: int, widgets: int, texts: int) -> int:
     """The least height of a node, without its title: `texts` of its widgets have several lines."""
     return SLOT * max(slots, 1) + (14 + WIDGET * widgets + TEXT * texts if widgets else 6)
+
+
+def text_width(text: str, size: int = 12) -> float:
+    """How wide the editor draws a text, in pixels; letters that are not in the table count as the widest."""
+    return sum(_WIDTHS[ord(letter) - 32] if " " <= letter <= "~" else max(_WIDTHS) for letter in text) / 10 * size / 12
+
+
+def row_width(kind: str, *texts: str) -> float:
+    """The least width of a node in which a row shows its texts in full: label and value, two slots, or the title."""
+    return sum(text_width(text, 14 if kind == "title" else 12) for text in texts) + _BESIDE[kind]
 
 
 def collapsed_width(node: dict[str, Any]) -> float:
@@ -114,6 +133,20 @@ def crossings(workflow: dict[str, Any], margin: float = 4) -> list[str]:
                 names = [_named(nodes[one]) for one in (source, target)]
                 at = f"({hits[0][0]:.0f}, {hits[0][1]:.0f})"
                 found.append(f"{names[0]}.{output} -> {names[1]}.{entry} crosses {_named(node)} at {at}")
+    return found
+
+
+def covered_titles(workflow: dict[str, Any], margin: float = 3) -> list[str]:
+    """Titles of groups that wires run through, as sentences."""
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    found = []
+    for group in workflow["groups"]:
+        left, top, _, _ = group["bounding"]
+        title = Box(left, top, left + 12 + text_width(group["title"], 24), top + GROUP)
+        for _, source, output, target, entry, _ in workflow["links"]:
+            path = wire(slot_place(nodes[source], output, False), slot_place(nodes[target], entry, True))
+            if any(title.holds(point, margin) for point in path):
+                found.append(f"{_named(nodes[source])}.{output} -> {_named(nodes[target])} crosses {group['title']!r}")
     return found
 
 
