@@ -218,6 +218,17 @@ class Editor:
         clip = {"x": x - around, "y": y - around, "width": width + 2 * around, "height": height + 2 * around}
         return Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB")
 
+    def written(self) -> list[str]:
+        """The texts that the graph writes, as they are written."""
+        return self.page.evaluate(
+            """() => {
+                const texts = [], context = app.canvas.ctx, write = context.fillText
+                context.fillText = function (text, ...at) { texts.push(text); return write.call(this, text, ...at) }
+                try { app.canvas.draw(true, true) } finally { delete context.fillText }
+                return texts
+            }"""
+        )
+
     def shows_colours(self, kind: str) -> bool:
         """Whether a picture is seen in the node; the node itself is gray."""
         image = self.seen(kind).resize((80, 80))

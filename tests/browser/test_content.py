@@ -217,6 +217,19 @@ def test_the_nodes_speak_chinese(own_host: Any, new_editor: Callable[[Any], Any]
     )
 
 
+@pytest.mark.parametrize("template", sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json")))
+def test_nothing_is_cut_off_in_a_template(editor: Any, template: str) -> None:
+    editor.page.set_viewport_size({"width": 1400, "height": 900})
+    editor.page.goto(f"{editor.host.url}/?template={template}")
+    editor.wait_until_ready()
+    editor.wait_for_node("UniWorldLoader")
+    editor.until(lambda: "checkpoint" in editor.written(), "the graph, and large enough to be read")
+    texts = editor.written()
+    assert [text for text in texts if text.endswith(("…", "..."))] == []
+    titles = "app.graph._nodes.map((node) => node.getTitle())"
+    assert set(editor.page.evaluate(titles)) <= set(texts)
+
+
 def test_the_blueprint_is_in_the_node_library_and_runs(editor: Any) -> None:
     editor.open("edit")
     editor.page.get_by_test_id("node-library-tab-button").click()

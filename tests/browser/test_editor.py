@@ -91,6 +91,21 @@ def test_what_is_wrong_before_a_run_is_shown_on_the_node(editor: Any, spoil: str
     assert len(editor.jobs()) == editor.before, "what is refused is no job"
 
 
+@each_editor
+def test_why_a_node_rejects_its_values_is_written_on_it_until_they_change(editor: Any) -> None:
+    editor.open("edit")
+    editor.set("UniWorldCondition", prompt="")
+    editor.page.evaluate("void app.queuePrompt(0)")
+
+    def written() -> bool:
+        return "The prompt is empty: write what to paint" in " ".join(editor.written())
+
+    editor.until(written, "the reason on the node")
+    assert len(editor.jobs()) == editor.before
+    editor.set("UniWorldCondition", prompt="Make the red circle blue.")
+    editor.until(lambda: not written(), "the node without the reason")
+
+
 def test_an_error_of_the_run_is_shown_on_the_node(editor: Any) -> None:
     editor.open("edit")
     editor.make_quick("error")
