@@ -46,7 +46,7 @@ def family_by_config(config: Mapping[str, Any], source: str = "config", key: str
     if not isinstance(kind, str) or kind not in FAMILIES:
         known = ", ".join(f"{name!r} ({make().name})" for name, make in FAMILIES.items())
         raise UniWorldError(
-            f"{source} has {key} {shown(kind)}, which belongs to no known model family; known: {known}. Choose the folder "
+            f"{source} has {key} {shown(kind)}, which is none of the known model families, {known}: choose the folder "
             "of such a model itself, not of one of its base models."
         )
     return FAMILIES[kind]()
