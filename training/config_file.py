@@ -1,4 +1,8 @@
-"""Configurations as TOML: presets, files, overrides on the command line, and back to text."""
+"""Configurations as TOML: presets, files, overrides on the command line, and back to text.
+
+Read by hand and not by pydantic, tyro or msgspec: a sentence on a wrong setting names its file, its section, the values
+allowed and the nearest name, and one configuration does not pay for a dependency.
+"""
 
 from __future__ import annotations
 

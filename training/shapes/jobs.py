@@ -1,4 +1,8 @@
-"""Jobs done in several processes, which share the cores; each begins when those that it needs are done."""
+"""Jobs done in several processes, which share the cores; each begins when those that it needs are done.
+
+The standard library has all of it (`graphlib`, `ProcessPoolExecutor`); joblib knows no order among jobs, and ray would be
+a cluster for a dozen of them.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Qwen2.5-VL's three-axis positions (arXiv 2502.13923, section 2.1.2), for sequences with pictures.
 
 transformers computes the same, but from version 5 on only when told which tokens are pictures; given explicitly,
-the positions are right in every version.
+the positions are right in every version. So this is not left to its `get_rope_index`.
 """
 
 from __future__ import annotations

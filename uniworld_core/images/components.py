@@ -4,6 +4,9 @@ A row of equal pixels is one *run*; runs that touch in neighbouring rows are edg
 graph's connected components. They are found by hooking roots onto smaller roots and pointer jumping until nothing
 changes (Shiloach & Vishkin 1982), so that a snake of any length comes out whole.
 
+Not `scipy.ndimage.label`, which takes one picture at a time and on the CPU alone, nor `kornia.contrib.connected_components`,
+whose number of iterations is given beforehand and cuts long snakes into parts.
+
 Shapes: B items, H rows, W columns, R runs and N parts in the whole batch.
 """
 

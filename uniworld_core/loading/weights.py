@@ -69,7 +69,11 @@ SAME_NAMES = Names((("", ""),))
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Inside it `torch.empty` gives meta tensors, as layers make their parameters; computed buffers stay real."""
+    """Inside it `torch.empty` gives meta tensors, as layers make their parameters; computed buffers stay real.
+
+    accelerate's `init_empty_weights(include_buffers=False)` allocates each parameter before it moves it to meta, and
+    replaces `nn.Module.register_parameter` for all threads while another one may be building a module of its own.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

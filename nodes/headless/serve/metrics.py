@@ -1,4 +1,8 @@
-"""Counts and times of the server, in the text form that Prometheus reads."""
+"""Counts and times of the server, in the text form that Prometheus reads.
+
+The form is a few lines of text: prometheus_client, with its registry for the whole process, would be a dependency for
+them.
+"""
 
 from __future__ import annotations
 
