@@ -22,8 +22,19 @@ SHIM = "import importlib.util as i, sys\n" + (
 )
 # Top-level names that belong to ComfyUI.
 COMFY = {
-    *("comfy", "comfy_api", "comfy_extras", "comfy_execution", "comfy_config", "folder_paths", "execution", "server"),
-    *("latent_preview", "node_helpers", "app", "api_server", "cuda_malloc"),
+    "comfy",
+    "comfy_api",
+    "comfy_extras",
+    "comfy_execution",
+    "comfy_config",
+    "folder_paths",
+    "execution",
+    "server",
+    "latent_preview",
+    "node_helpers",
+    "app",
+    "api_server",
+    "cuda_malloc",
 }
 OWN = {"uniworld", "uniworld_core", "nodes", "training", "headless"}
 ROOMS = ("uniworld_core", "nodes/headless", "nodes", "training", "")

@@ -33,10 +33,26 @@ _LOCK = "lock"
 # What may differ between a run folder and the configuration that goes on with it, as no loss depends on it but in the
 # last digits. That annotations and weights are the same is checked by fingerprints.
 FREE_KEYS = {
-    *("model.checkpoint", "model.flux", "model.siglip", "model.start"),
-    *("data.list", "data.shards", "data.cache", "data.bad_limit", "data.workers"),
-    *("run.steps", "run.micro_batch_size", "run.device", "run.parallel", "run.save_every", "run.keep"),
-    *("run.keep_best", "run.validate_every", "run.log_every", "run.tensorboard", "run.wandb"),
+    "model.checkpoint",
+    "model.flux",
+    "model.siglip",
+    "model.start",
+    "data.list",
+    "data.shards",
+    "data.cache",
+    "data.bad_limit",
+    "data.workers",
+    "run.steps",
+    "run.micro_batch_size",
+    "run.device",
+    "run.parallel",
+    "run.save_every",
+    "run.keep",
+    "run.keep_best",
+    "run.validate_every",
+    "run.log_every",
+    "run.tensorboard",
+    "run.wandb",
 }
 _FREE_SECTIONS = {"validation"}
 

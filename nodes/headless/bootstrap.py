@@ -3,7 +3,7 @@
 Imports the standard library only, and is loaded by its path: when it runs, nothing is installed yet. It must be
 readable by old Pythons, to say that it is too old.
 
-Where uv is installed, `uv run uniworld` does the same; this is for who has Python alone. Its lock is its own for the same
+Where uv is installed, `uv run --extra serve uniworld serve` does as much; this is for who has Python alone. Its lock is its own for the same
 reason, and not filelock's.
 """
 

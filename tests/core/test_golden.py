@@ -225,9 +225,23 @@ def test_vae_encoding_is_met(model: UniWorld, golden_data: Any, cases: dict[str,
 
 def test_every_golden_tensor_is_held_against_something(numbers: dict[str, torch.Tensor]) -> None:
     everywhere = {
-        *("input_ids", "last_hidden", "logits_last", "task_logits", "generated", "t5", "pooled", "pooled_empty"),
-        *("embeds", "embeds_no_siglip", "noise", "velocity_0p6", "sigmas"),
-        *("latent_t5", "latent_vlm", "image_t5", "image_vlm"),
+        "input_ids",
+        "last_hidden",
+        "logits_last",
+        "task_logits",
+        "generated",
+        "t5",
+        "pooled",
+        "pooled_empty",
+        "embeds",
+        "embeds_no_siglip",
+        "noise",
+        "velocity_0p6",
+        "sigmas",
+        "latent_t5",
+        "latent_vlm",
+        "image_t5",
+        "image_vlm",
     }
     pictures = {"pixel_values", "image_grid_thw", "siglip", "siglip_pixel_values"}
     known = {f"{case}.{name}" for case in CASES for name in everywhere}

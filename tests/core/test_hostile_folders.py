@@ -438,8 +438,32 @@ def test_an_archive_that_torch_did_not_write_is_refused(shared: Path, how: str) 
 # --- every file, changed at random ------------------------------------------------------------------------------------
 
 VALUES: tuple[Any, ...] = (
-    *(0, 1, -1, 3, 10**5, 10**8, 10**18, -(10**18), 0.5, 1e-30, 1e30, float("nan"), float("inf"), "x", "", "\ud800"),
-    *(None, True, False, [], [0], [1, 2, 3], [[[]]], {}, {"a": 1}, ["a"] * 1000),
+    0,
+    1,
+    -1,
+    3,
+    10**5,
+    10**8,
+    10**18,
+    -(10**18),
+    0.5,
+    1e-30,
+    1e30,
+    float("nan"),
+    float("inf"),
+    "x",
+    "",
+    "\ud800",
+    None,
+    True,
+    False,
+    [],
+    [0],
+    [1, 2, 3],
+    [[[]]],
+    {},
+    {"a": 1},
+    ["a"] * 1000,
 )
 CHANGES = 2  # of each file
 # What is not read is not looked at long: the checkpoint's DiT and its flow take the place of FLUX's.

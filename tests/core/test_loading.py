@@ -159,8 +159,11 @@ def test_files_may_go_or_change_after_loading(tiny_copy: Path) -> None:
     model = open_copy(tiny_copy)
     modules = {
         "understanding": model.understanding,
-        **{"dit": model.dit, "vae": model.vae, "siglip": model.siglip},
-        **{"clip": model.text.clip, "t5": model.text.t5},
+        "dit": model.dit,
+        "vae": model.vae,
+        "siglip": model.siglip,
+        "clip": model.text.clip,
+        "t5": model.text.t5,
     }
     before = {f"{part}.{k}": v.clone() for part, module in modules.items() for k, v in module.state_dict().items()}
     for file in tiny_copy.rglob("*.safetensors"):

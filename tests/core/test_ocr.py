@@ -20,9 +20,15 @@ def test_every_place_of_the_grid_has_a_name() -> None:
     thirds = (1 / 6, 1 / 2, 5 / 6)
     names = [line("a", x=x, y=y).place for y in thirds for x in thirds]
     assert names == [
-        *("top left", "top center", "top right"),
-        *("middle left", "center", "middle right"),
-        *("bottom left", "bottom center", "bottom right"),
+        "top left",
+        "top center",
+        "top right",
+        "middle left",
+        "center",
+        "middle right",
+        "bottom left",
+        "bottom center",
+        "bottom right",
     ]
     assert line("a", x=0.0, y=0.0).place == "top left"
     assert line("a", x=1.0, y=1.0).place == "bottom right"

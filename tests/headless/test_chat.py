@@ -208,7 +208,14 @@ def test_programs_are_told_each_failure_and_go_on(chat: Any) -> None:
     found = events(out)
     assert code == 2
     assert [event["event"] for event in found if event["event"] != "progress"] == [
-        *("ready", "failed", "route", "reply", "route", "reply", "info", "result")
+        "ready",
+        "failed",
+        "route",
+        "reply",
+        "route",
+        "reply",
+        "info",
+        "result",
     ]
     assert found[-1] == {"event": "result", "status": "error", "folder": "output/chat/talk"}
     replies = [event for event in found if event["event"] == "reply"]

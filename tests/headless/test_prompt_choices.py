@@ -98,7 +98,7 @@ def test_the_first_seed_of_the_workflow_decides_unless_another_is_given(graph, r
     path = saved(graph, tmp_path / "w.json")
     assert resolved(path, registry) == resolved(path, registry) == resolved(path, registry, seed=3)
     assert len({resolved(path, registry, seed=seed)["1"]["inputs"]["text"] for seed in range(30)}) > 20
-    assert len({resolved(path, registry, **{"seed": str(seed)})["1"]["inputs"]["text"] for seed in range(30)}) > 20
+    assert len({resolved(path, registry, seed=str(seed))["1"]["inputs"]["text"] for seed in range(30)}) > 20
     # The prompt of one node does not depend on that of another.
     other = resolved(path, registry, text="{x|y}")
     assert other["2"] == resolved(path, registry)["2"]

@@ -304,7 +304,12 @@ def test_edit_goes_all_the_way_and_paints_what_the_core_paints(
     )
     empty, width, height = run(
         "UniWorldEmptyLatent",
-        **{"width": 1, "height": 1, "area_side": 64, "ratios": "any_11ratio", "batch_size": 1, "references": refs},
+        width=1,
+        height=1,
+        area_side=64,
+        ratios="any_11ratio",
+        batch_size=1,
+        references=refs,
     )
     assert empty["samples"].shape == (1, 16, height // 8, width // 8)
     assert width > height
@@ -518,8 +523,13 @@ def test_fewer_noise_masks_are_repeated_and_more_are_left(
 def test_what_else_a_latent_carries_is_kept(parts: dict[str, Any], conditioning: Any) -> None:
     made = run(
         "UniWorldSampler",
-        **{"dit": parts["dit"], "conditioning": conditioning, "latent": latent() | {"batch_index": [4]}},
-        **{"seed": 1, "steps": 1, "guidance": 3.5, "denoise": 1.0},
+        dit=parts["dit"],
+        conditioning=conditioning,
+        latent=latent() | {"batch_index": [4]},
+        seed=1,
+        steps=1,
+        guidance=3.5,
+        denoise=1.0,
     )[0]
     assert made["batch_index"] == [4]
 

@@ -167,8 +167,13 @@ def test_nodes_paint_what_the_library_paints(
     )
     (painted,) = run(
         "UniWorldSampler",
-        **{"dit": dit, "conditioning": conditioning, "latent": {"samples": torch.zeros(1, 16, 4, 6)}},
-        **{"seed": 0, "steps": 2, "guidance": 3.5, "denoise": 1.0},
+        dit=dit,
+        conditioning=conditioning,
+        latent={"samples": torch.zeros(1, 16, 4, 6)},
+        seed=0,
+        steps=2,
+        guidance=3.5,
+        denoise=1.0,
     )
     (image,) = run("UniWorldVAEDecode", vae=vae, latent=painted)
     assert any(isinstance(layer, HeldLinear) for layer in dit.on_device().modules())

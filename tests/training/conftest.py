@@ -31,9 +31,20 @@ spec.loader.exec_module(sys.modules["uniworld"])
 
 # What a tiny run differs in from stage 2: it fits a test, and learns at once.
 TINY = (
-    *("model.checkpoint=tiny", "model.dtype=float32", "data.area=4096", "run.device=cpu", "run.tensorboard=false"),
-    *("optimizer.schedule=constant", "optimizer.warmup=0", "optimizer.lr=1e-3", "run.validate_every=0"),
-    *("stage.checkpointing=false", "run.batch_size=2", "run.steps=4", "run.save_every=100", "run.seed=5"),
+    "model.checkpoint=tiny",
+    "model.dtype=float32",
+    "data.area=4096",
+    "run.device=cpu",
+    "run.tensorboard=false",
+    "optimizer.schedule=constant",
+    "optimizer.warmup=0",
+    "optimizer.lr=1e-3",
+    "run.validate_every=0",
+    "stage.checkpointing=false",
+    "run.batch_size=2",
+    "run.steps=4",
+    "run.save_every=100",
+    "run.seed=5",
 )
 
 

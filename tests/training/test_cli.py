@@ -65,8 +65,15 @@ def config_file(tiny_config: Callable[..., Config], tmp_path: Path) -> Path:
 def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of two steps, for tests that only read it."""
     settings = (
-        *("model.checkpoint=tiny", "model.dtype=float32", f"data.list={tiny_data}", "data.area=4096"),
-        *("run.device=cpu", "run.steps=2", "run.batch_size=1", "run.save_every=1", "run.validate_every=0"),
+        "model.checkpoint=tiny",
+        "model.dtype=float32",
+        f"data.list={tiny_data}",
+        "data.area=4096",
+        "run.device=cpu",
+        "run.steps=2",
+        "run.batch_size=1",
+        "run.save_every=1",
+        "run.validate_every=0",
     )
     folder = tmp_path_factory.mktemp("runs") / "trained"
     run.train(load_config("stage1", settings), folder, progress=False)

@@ -17,13 +17,15 @@ from uniworld.uniworld_core.loading.vocabulary import clip_tokenizer, qwen_token
 
 TINY, NANO = (shipped_model(name).checkpoint for name in ("tiny", "nano"))
 SAID = (
-    *(
-        "x 12 and 345",
-        "Make the 3 red circles at the top blue.",
-        "user\nassistant\n",
-        "don't DON'T I'LL\r\n\n  two   spaces",
-    ),
-    *("1, 2; 34:5 (6)", "é ü 中文 ½ cafe\u0301", "<|im_start|>assistant\n<|image_pad|>", "a\tb", "..., !!\n"),
+    "x 12 and 345",
+    "Make the 3 red circles at the top blue.",
+    "user\nassistant\n",
+    "don't DON'T I'LL\r\n\n  two   spaces",
+    "1, 2; 34:5 (6)",
+    "é ü 中文 ½ cafe\u0301",
+    "<|im_start|>assistant\n<|image_pad|>",
+    "a\tb",
+    "..., !!\n",
 )
 
 

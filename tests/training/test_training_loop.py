@@ -69,8 +69,14 @@ class TestRun:
         assert (result.steps, result.loss, result.skipped, result.interrupted) == (4, lines[-1]["loss"], 0, False)
         assert [line["step"] for line in lines] == [1, 2, 3, 4]
         assert list(lines[0]) == [
-            *("step", "epoch", "loss", "learning_rate", "gradient_norm"),
-            *("samples_per_second", "seconds", "skipped"),
+            "step",
+            "epoch",
+            "loss",
+            "learning_rate",
+            "gradient_norm",
+            "samples_per_second",
+            "seconds",
+            "skipped",
         ]
         assert load_config(tmp_path / "config.toml") == config
         assert [one.name for one in checkpoints.complete(tmp_path / "checkpoints")] == ["step-00000004"]

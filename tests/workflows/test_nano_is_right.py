@@ -26,8 +26,11 @@ PAINTED = ("text_to_image", "edit", "multi_reference", "chat", "auto_route", "ed
 MAPS = tuple(name for name in SAMPLES if name.startswith("perception"))
 # Maps of which the head's own picture is such a map as well.
 SAME_KIND = {
-    **{"perception_canny": "edge", "perception_hed": "hed", "perception_mlsd": "mlsd"},
-    **{"perception_sketch": "edge", "perception_normal": "normal"},
+    "perception_canny": "edge",
+    "perception_hed": "hed",
+    "perception_mlsd": "mlsd",
+    "perception_sketch": "edge",
+    "perception_normal": "normal",
 }
 
 

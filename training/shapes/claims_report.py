@@ -58,9 +58,15 @@ class ClaimsReport:
     def json(self) -> str:
         """All numbers by seed, and what follows from them."""
         settings = {
-            **{"stage1_steps": self.stage1_steps, "trunk_steps": self.trunk_steps, "steps": self.steps},
-            **{"batch": self.batch, "samples": self.samples},
-            **{"count": self.count, "paint_steps": self.paint_steps, "seeds": self.seeds, "small": SMALL},
+            "stage1_steps": self.stage1_steps,
+            "trunk_steps": self.trunk_steps,
+            "steps": self.steps,
+            "batch": self.batch,
+            "samples": self.samples,
+            "count": self.count,
+            "paint_steps": self.paint_steps,
+            "seeds": self.seeds,
+            "small": SMALL,
         }
         variants = {
             variant.name: {

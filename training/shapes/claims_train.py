@@ -88,7 +88,8 @@ WEIGHTS = {
         )
         for weight in WEIGHT_FUNCTIONS
     },
-    **{PUBLISHED_WEIGHT: FULL, NO_WEIGHT: NO_EDIT_WEIGHT},
+    PUBLISHED_WEIGHT: FULL,
+    NO_WEIGHT: NO_EDIT_WEIGHT,
 }
 VARIANTS = tuple(dict.fromkeys((STAGE1_ALONE, FULL, RAW, NO_SIGLIP, *WEIGHTS.values())))
 

@@ -79,8 +79,15 @@ def examine(
                 progress(kind, start + len(some), count)
     settings = {
         "checkpoint": str(model.checkpoint),
-        **{"count": count, "seed": seed, "split": split, "side": side, "steps": steps, "guidance": guidance},
-        **{"siglip": use_siglip, "t5": use_t5, "dtype": str(model.dtype).removeprefix("torch.")},
+        "count": count,
+        "seed": seed,
+        "split": split,
+        "side": side,
+        "steps": steps,
+        "guidance": guidance,
+        "siglip": use_siglip,
+        "t5": use_t5,
+        "dtype": str(model.dtype).removeprefix("torch."),
     }
     return ExamReport(settings, tuple(examined))
 

@@ -35,10 +35,19 @@ _LEG_JOINTS = {
 }
 # Pairs of joints in the order of ControlNet's OpenPose annotator, which gives bone k the hue 20k degrees.
 BONES = (
-    *(("neck", "right shoulder"), ("neck", "left shoulder"), ("right shoulder", "right elbow")),
-    *(("right elbow", "right wrist"), ("left shoulder", "left elbow"), ("left elbow", "left wrist")),
-    *(("neck", "right hip"), ("right hip", "right knee"), ("right knee", "right ankle")),
-    *(("neck", "left hip"), ("left hip", "left knee"), ("left knee", "left ankle"), ("neck", "nose")),
+    ("neck", "right shoulder"),
+    ("neck", "left shoulder"),
+    ("right shoulder", "right elbow"),
+    ("right elbow", "right wrist"),
+    ("left shoulder", "left elbow"),
+    ("left elbow", "left wrist"),
+    ("neck", "right hip"),
+    ("right hip", "right knee"),
+    ("right knee", "right ankle"),
+    ("neck", "left hip"),
+    ("left hip", "left knee"),
+    ("left knee", "left ankle"),
+    ("neck", "nose"),
 )
 
 

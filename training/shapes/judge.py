@@ -29,8 +29,13 @@ STAYS_WITHIN = 3
 MAX_UNEXPLAINED = 0.006
 
 _MAP_JUDGES = {
-    **{"edge": judge_edges, "depth": judge_depth, "hed": judge_hed, "mlsd": judge_mlsd},
-    **{"normal": judge_normals, "sketch": judge_sketch, "openpose": judge_pose},
+    "edge": judge_edges,
+    "depth": judge_depth,
+    "hed": judge_hed,
+    "mlsd": judge_mlsd,
+    "normal": judge_normals,
+    "sketch": judge_sketch,
+    "openpose": judge_pose,
 }
 
 __all__ = ["Verdict", "judge", "judge_answer"]

@@ -49,8 +49,12 @@ def map_of(kind: str, scene: Scene, subject: Object | None = None) -> draw.Array
     if kind == "openpose":
         return skeletons(scene.figures, scene.side)
     drawers = {
-        **{"edge": draw.edge_map, "depth": draw.depth, "hed": soft_edges, "mlsd": straight_lines},
-        **{"normal": normal_map, "sketch": sketch},
+        "edge": draw.edge_map,
+        "depth": draw.depth,
+        "hed": soft_edges,
+        "mlsd": straight_lines,
+        "normal": normal_map,
+        "sketch": sketch,
     }
     if kind not in drawers:
         raise UniWorldError(f"The kind '{kind}' has no map; choose edge, depth, hed, mlsd, normal, sketch or openpose.")

@@ -25,8 +25,11 @@ _RULES: dict[str, Rule] = {
     "axes_dims_rope": listed(whole(2, 2**12), 3, 3),
 }
 _DEFAULTS = {
-    **{"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128},
-    **{"axes_dims_rope": [16, 56, 56]},
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "num_attention_heads": 24,
+    "attention_head_dim": 128,
+    "axes_dims_rope": [16, 56, 56],
 }
 
 

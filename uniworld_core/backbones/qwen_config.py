@@ -83,8 +83,13 @@ _TOKENS: dict[str, Rule] = dict.fromkeys(
 )
 # What transformers takes where a configuration leaves it out, as those it saves itself do.
 _VISION_DEFAULTS: dict[str, int] = {
-    **{"depth": 32, "hidden_size": 3584, "num_heads": 16, "patch_size": 14, "spatial_merge_size": 2},
-    **{"temporal_patch_size": 2, "window_size": 112},
+    "depth": 32,
+    "hidden_size": 3584,
+    "num_heads": 16,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "window_size": 112,
 }
 # How many patches a side a window of the vision half may have after merging (Qwen2.5-VL: 4): it pads pictures to whole ones.
 _MAX_WINDOW = 64

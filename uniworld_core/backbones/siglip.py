@@ -50,7 +50,11 @@ _RULES = {
 }
 # What transformers takes where a configuration leaves it out, as those that it saves itself may.
 _DEFAULTS = {
-    **{"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224, "patch_size": 16}
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
 }
 # Patches a side at most; siglip2-so400m-patch16-512 has 32.
 _MAX_ROWS = 256

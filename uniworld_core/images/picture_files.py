@@ -339,9 +339,13 @@ def tolerant() -> Iterator[None]:
 
 # What brings a picture of each EXIF orientation upright.
 _TURNS = {
-    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
-    **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270},
-    **{7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90},
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 # Where a picture's metadata say how it is to be turned, and so what must not be copied to one that is upright already.
 ORIENTED_METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1")

@@ -39,8 +39,10 @@ _SCORE = number(-1e6, 1e6)
 _ADDED = {"content": _PIECE, **dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized", "special"), FLAG)}
 _QWEN_SPECIAL_TOKENS = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
 _CLIP_SPECIAL_TOKENS = {
-    **{"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"},
-    **{"pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
+    "bos_token": "<|startoftext|>",
+    "eos_token": "<|endoftext|>",
+    "pad_token": "<|endoftext|>",
+    "unk_token": "<|endoftext|>",
 }
 _T5_SPECIAL_TOKENS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 

@@ -31,9 +31,24 @@ MAX_JOINT_ASPECT = 2
 MIN_JOINT_AREA = 0.4  # of the size in which half of all joint pixels lie
 # The 18 keypoints of OpenPose's COCO model; keypoint k is a disc of hue 20k degrees.
 JOINTS = (
-    *("nose", "neck", "right shoulder", "right elbow", "right wrist", "left shoulder", "left elbow", "left wrist"),
-    *("right hip", "right knee", "right ankle", "left hip", "left knee", "left ankle"),
-    *("right eye", "left eye", "right ear", "left ear"),
+    "nose",
+    "neck",
+    "right shoulder",
+    "right elbow",
+    "right wrist",
+    "left shoulder",
+    "left elbow",
+    "left wrist",
+    "right hip",
+    "right knee",
+    "right ankle",
+    "left hip",
+    "left knee",
+    "left ankle",
+    "right eye",
+    "left eye",
+    "right ear",
+    "left ear",
 )
 # A normal painted with a length this far from 1 is no surface (black and white ground decode to 1.73, gray to 0).
 NORMAL_TOLERANCE = 0.5

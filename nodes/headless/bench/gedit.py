@@ -15,8 +15,17 @@ from typing import Any
 from .outcome import Mode, Unscored, mean
 
 GROUPS = (
-    *("background_change", "color_alter", "material_alter", "motion_change", "ps_human", "style_change"),
-    *("subject-add", "subject-remove", "subject-replace", "text_change", "tone_transfer"),
+    "background_change",
+    "color_alter",
+    "material_alter",
+    "motion_change",
+    "ps_human",
+    "style_change",
+    "subject-add",
+    "subject-remove",
+    "subject-replace",
+    "text_change",
+    "tone_transfer",
 )
 _DELIMITER = "||V^=^V||"
 _HIGHEST = 10

@@ -41,15 +41,23 @@ class Edition:
 
 LEGACY = Edition(
     {
-        **{"CULTURE": (1, 400), "TIME": (401, 567), "SPACE": (568, 700)},
-        **{"BIOLOGY": (701, 800), "PHYSICS": (801, 900), "CHEMISTRY": (901, 1000)},
+        "CULTURE": (1, 400),
+        "TIME": (401, 567),
+        "SPACE": (568, 700),
+        "BIOLOGY": (701, 800),
+        "PHYSICS": (801, 900),
+        "CHEMISTRY": (901, 1000),
     },
     {"CULTURE": 0.4, "TIME": 0.167, "SPACE": 0.133, "BIOLOGY": 0.1, "PHYSICS": 0.1, "CHEMISTRY": 0.1},
 )
 VERIFIED = Edition(
     {
-        **{"CULTURE": (1, 400), "TIME": (401, 520), "SPACE": (521, 640)},
-        **{"BIOLOGY": (641, 760), "PHYSICS": (761, 880), "CHEMISTRY": (881, 1000)},
+        "CULTURE": (1, 400),
+        "TIME": (401, 520),
+        "SPACE": (521, 640),
+        "BIOLOGY": (641, 760),
+        "PHYSICS": (761, 880),
+        "CHEMISTRY": (881, 1000),
     },
     {"CULTURE": 0.4, **dict.fromkeys(("TIME", "SPACE", "BIOLOGY", "PHYSICS", "CHEMISTRY"), 0.12)},
 )

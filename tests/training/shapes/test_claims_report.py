@@ -118,7 +118,9 @@ class TestThePage:
 
     def test_says_which_claims_hold_with_the_numbers(self, as_published: ClaimsReport) -> None:
         assert {claim.name: claim.verdict for claim in as_published.claims} == {
-            **{"stages": "holds", "siglip": "holds", "ema": "holds"},
+            "stages": "holds",
+            "siglip": "holds",
+            "ema": "holds",
             **{f"weight_{name}": "holds" for name in WEIGHT_FUNCTIONS},
         }
         text = as_published.text()
