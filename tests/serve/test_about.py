@@ -60,7 +60,7 @@ def test_models_and_folders(live):
 def test_small_answers_that_editors_wait_for(live):
     for path, answer in {
         "/users": {"storage": "server", "migrated": True}, "/embeddings": [],
-        "/extensions": ["/extensions/uniworld/warnings.js", "/extensions/uniworld/wire_colors.js"], "/node_replacements": replacements(),
+        "/extensions": ["/extensions/uniworld/rejections.js", "/extensions/uniworld/warnings.js", "/extensions/uniworld/wire_colors.js"], "/node_replacements": replacements(),
     }.items():  # fmt: skip
         assert live.get(path).json == live.get(f"/api{path}").json == answer
     features = live.get("/features").json

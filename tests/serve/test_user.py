@@ -135,7 +135,11 @@ def test_help_pages_of_the_nodes(live):
     assert (reply.status, reply.headers["content-type"]) == (200, "text/markdown; charset=utf-8")
     for wrong in ("docs/None.md", "..%2Fhost.py", "docs/../../host.py", "%2e%2e/host.py", "docs"):
         assert live.get(f"/extensions/uniworld/{wrong}").status == 404
-    assert live.get("/extensions").json == ["/extensions/uniworld/warnings.js", "/extensions/uniworld/wire_colors.js"]
+    assert live.get("/extensions").json == [
+        "/extensions/uniworld/rejections.js",
+        "/extensions/uniworld/warnings.js",
+        "/extensions/uniworld/wire_colors.js",
+    ]
 
 
 def test_a_packs_content_is_found(tmp_path, live):
@@ -154,6 +158,7 @@ def test_a_packs_content_is_found(tmp_path, live):
     texts = live.get("/i18n").json["en"]
     assert (texts["x"], texts["nodeDefs"]["N"]) == ({"a": 1}, {"display_name": "n"})
     assert live.get("/extensions").json == [
+        "/extensions/uniworld/rejections.js",
         "/extensions/uniworld/warnings.js",
         "/extensions/uniworld/wire_colors.js",
         "/extensions/pack/x.js",
