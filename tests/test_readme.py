@@ -1,4 +1,4 @@
-"""The README's words hold: its Python runs, its commands and files are there."""
+"""The words of the README and of the pages beside it hold: their Python runs, and what they say of nano is so."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
 
 
 def side() -> int:
@@ -22,7 +23,8 @@ def side() -> int:
 
 
 def test_the_python_example_runs_with_nano(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     code, opened = re.subn(
         r"from_pretrained\(\n.*?\n\)", 'from_pretrained("nano", dtype=torch.float32)', code, flags=re.DOTALL
     )
@@ -37,30 +39,53 @@ def test_the_python_example_runs_with_nano(monkeypatch: pytest.MonkeyPatch, caps
     assert "tensor([" in capsys.readouterr().out
 
 
+def test_the_two_commands_are_near_the_top() -> None:
+    top = TEXT.splitlines()[:30]
+    assert "    python3 . run edit" in top
+    assert "    python3 . test" in top
+
+
 def test_every_command_it_names_exists() -> None:
     from uniworld.__main__ import CHECKOUT_COMMANDS, COMMANDS
 
     named = set(re.findall(r"(?:`|    )(?:uniworld|python3 \.) ([a-z]+)", TEXT))
-    assert {"run", "check", "nodes", "test"} <= named
+    assert {"run", "check", "serve", "batch", "chat", "train", "test"} <= named
     assert named <= {*COMMANDS, *CHECKOUT_COMMANDS}
 
 
-def test_every_file_it_links_is_there() -> None:
-    for link in re.findall(r"\]\(([^)#:]+)\)", TEXT):
-        assert (ROOT / link).is_file(), link
+def test_every_node_is_listed() -> None:
+    from uniworld import NODE_DISPLAY_NAME_MAPPINGS
+
+    section = TEXT.partition("## In ComfyUI")[2].partition("\n## ")[0]
+    listed = {name.strip() for row in re.findall(r"^\| (.*?) \|", section, re.MULTILINE) for name in row.split(",")}
+    assert {re.sub("^UniWorld ", "", name) for name in NODE_DISPLAY_NAME_MAPPINGS.values()} <= {
+        re.sub("^UniWorld ", "", name) for name in listed
+    }
 
 
-def test_every_workflow_it_names_ships() -> None:
+def test_the_versions_it_names_are_those_of_the_project() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    api = (DOCS / "api.md").read_text(encoding="utf-8")
+    comfyui = re.findall(r'requires-comfyui = ">=([\d.]+)"', project)
+    assert f"You need ComfyUI {comfyui[0]} or later" in TEXT
+    oldest = dict(re.findall(r'"(transformers|diffusers|torch)>=([\d.]+)', project))
+    assert f"transformers {oldest['transformers']} to 5.x" in api
+    assert f"diffusers {oldest['diffusers']} or later and torch {oldest['torch']} or later" in api
+    assert f"| transformers | {oldest['transformers']} to 5.x |" in TEXT
+
+
+def test_every_workflow_ships_under_the_name_that_its_page_gives() -> None:
     from uniworld.nodes.headless.workflow_file import shipped_workflows
     from uniworld.uniworld_core.perception.tasks import TASKS
 
+    text = (DOCS / "workflows.md").read_text(encoding="utf-8")
     shipped = shipped_workflows()
-    assert {name for name in shipped if f"`{name}`" not in TEXT} <= {f"perception_{task}" for task in TASKS}
+    assert {name for name in shipped if f"`{name}`" not in text} <= {f"perception_{task}" for task in TASKS}
     for task in TASKS:
-        assert f"_{task}`" in TEXT
+        assert f"_{task}`" in text
 
 
-def test_what_it_tells_of_nano_holds() -> None:
+def test_what_it_says_of_nano_holds() -> None:
     """That the edits are right is tested with the workflows."""
     sys.path.insert(0, str(ROOT / "tests"))
     from uniworld.training.shapes.prompts import with_article
@@ -70,20 +95,21 @@ def test_what_it_tells_of_nano_holds() -> None:
     assert edit.subject is not None
     assert edit.result is not None
     old, new = (f"{thing.colour} {thing.shape}" for thing in (edit.subject, edit.result))
-    told = f"the {old} becomes {with_article(new)}"
-    assert f"in `workflows/input/{SAMPLES['edit'].pictures[0]}`, {told}" in TEXT
+    said = f"the {old} becomes {with_article(new)}"
+    assert f"in `workflows/input/{SAMPLES['edit'].pictures[0]}`, {said}" in TEXT
     assert f'--set "UniWorld Condition.prompt={SAMPLES["edit_with_mask"].task.prompt}"' in TEXT
     files = (ROOT / "uniworld_core" / "shipped" / "nano").rglob("*")
     size = sum(file.stat().st_size for file in files if file.is_file())
     assert f"a UniWorld of {round(size / 1e6)} MB" in TEXT
 
 
-def test_everybody_tells_the_size_that_nano_paints() -> None:
-    told = {
-        "README.md": [f"at {side()}x{side()} pixels", f"{side()} as `area_side`", f"{side()} in place of 1024"],
+def test_everybody_says_the_size_that_nano_paints() -> None:
+    said = {
+        "README.md": [f"at {side()}x{side()} pixels", f"{side()} as `area_side`"],
+        "docs/api.md": [f"{side()} in place of 1024"],
         "nodes/web/docs/UniWorldLoader.md": [f"at {side()}x{side()}"],
         "nodes/web/docs/UniWorldEmptyLatent.md": [f"{side()} for nano"],
     }
-    for name, sentences in told.items():
+    for name, sentences in said.items():
         text = (ROOT / name).read_text(encoding="utf-8")
         assert [sentence for sentence in sentences if sentence not in text] == [], name

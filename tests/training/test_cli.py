@@ -231,9 +231,9 @@ def test_every_settings_file_that_training_reads_is_installed_with_it() -> None:
     assert set((ROOT / "training").rglob("*.toml")) <= installed
 
 
-def test_every_command_line_of_the_readme_is_understood() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = re.findall(r"(?:    |`)(?:torchrun .* -m )?uniworld ((?:train|data|eval) [^`\n]*)", text)
+def test_every_command_line_of_its_page_is_understood() -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"(?:^|`)(?:torchrun .* -m )?uniworld ((?:train|data|eval) [^`\n]*)", text, flags=re.MULTILINE)
     assert len(lines) > 12
     for line in lines:
         argv = line.partition(" > ")[0].replace("...", "").split()
