@@ -233,7 +233,7 @@ def auto_route() -> Any:
         "The routing head reads the *Prompt*: either a picture is painted or a question answered, and only that branch "
         "runs. Try *How many objects are there?*"
     )
-    graph.note("What to do", text, 5, 740, (None, 110))
+    graph.note("What to do", text, 1, 690, (320, 90))
     return graph
 
 
@@ -282,12 +282,15 @@ def perception(task_name: str) -> Any:
     image = paint(graph, 3, load, condition, latent, room=176)
     text = "The model paints a map of the picture; **UniWorld Perception Head** turns it back into data."
     graph.note("What happens", text, 4, 730, (None, 90))
-    graph.add("PreviewImage", 5, 0, "As painted", room=180, images=image[0])
+    # The map of the graph covers the lower right corner: where boxes are shown too, pictures get less room.
+    boxes = task.head in ("boxes", "pose")
+    room, top = (120, 200) if boxes else (180, 260)
+    graph.add("PreviewImage", 5, 0, "As painted", room=room, images=image[0])
     head = graph.add("UniWorldPerceptionHead", 4, 480, task=task_name, painted=image[0], source=ask[1])
-    graph.add("SaveImage", 5, 260, "Map", room=180, images=head[0], filename_prefix=f"uniworld/{task_name}")
-    graph.add("PreviewAny", 5, 552, "Summary", room=100, source=head[3])
-    if task.head in ("boxes", "pose"):
-        graph.add("PreviewAny", 5, 730, "Boxes", room=100, source=head[2])
+    graph.add("SaveImage", 5, top, "Map", room=room, images=head[0], filename_prefix=f"uniworld/{task_name}")
+    graph.add("PreviewAny", 5, 428 if boxes else 552, "Summary", room=100, source=head[3])
+    if boxes:
+        graph.add("PreviewAny", 5, 602, "Boxes", room=100, source=head[2])
     return graph
 
 
