@@ -70,7 +70,7 @@ class ShardSamples:
         """
         self.folder = Path(folder)
         index = read_index(self.folder)
-        self.shards = [Shard(**shard) for shard in index["shards"]]
+        self.shards = index["shards"]
         if not self.shards:
             raise UniWorldError(f"The shards in '{folder}' are not finished: run `uniworld data shards` again.")
         self.fingerprint: str = index["fingerprint"]
@@ -88,24 +88,17 @@ class ShardSamples:
     def __getitem__(self, index: int) -> Sample:
         """One sample. Raises `BadSample` where it is of no use."""
         number, within = divmod(index, self._per_shard)
-        start, end = (int(at) for at in self._starts[number][within : within + 2])
         path = self.folder / self.shards[number].name
         try:
-            with path.open("rb") as file:
-                file.seek(start)
-                data = file.read(end - start)
-            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-                # A member is called by its sample's number, a dot, and what it is.
-                held = {member.name.partition(".")[2]: _content(tar, member) for member in tar}
-            told = json.loads(held["json"])
-        except (OSError, tarfile.TarError, ValueError, KeyError) as error:
+            start, end = (int(at) for at in self._starts[number][within : within + 2])
+            sample = _read_sample(path, start, end)
+        except (OSError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
             raise UniWorldError(
                 f"Sample {index} cannot be read from the shard '{path}' ({error}): fetch it anew."
             ) from error
-        if "problem" in told:
-            raise BadSample(told["key"], told["problem"])
-        *references, target = (ShardPicture(picture["name"], held[picture["file"]]) for picture in told["pictures"])
-        return Sample(told["key"], told["prompt"], tuple(references), target, told["weighted"])
+        if isinstance(sample, BadSample):
+            raise sample
+        return sample
 
     def sizes(self, index: int) -> tuple[int, int]:
         """Height and width of its target in pixels. Raises UniWorldError where it could not be read."""
@@ -115,9 +108,24 @@ class ShardSamples:
         return height, width
 
 
+def _read_sample(path: Path, start: int, end: int) -> Sample | BadSample:
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read(end - start)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        # A member is called by its sample's number, a dot, and what it is.
+        held = {member.name.partition(".")[2]: _content(tar, member) for member in tar}
+    told = json.loads(held["json"])
+    if "problem" in told:
+        return BadSample(told["key"], told["problem"])
+    *references, target = (ShardPicture(picture["name"], held[picture["file"]]) for picture in told["pictures"])
+    return Sample(told["key"], told["prompt"], tuple(references), target, told["weighted"])
+
+
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = tar.extractfile(member)
-    assert file is not None
+    if file is None:
+        raise UniWorldError(f"its member '{member.name}' is no file")
     return file.read()
 
 
@@ -125,21 +133,29 @@ def _read_held(path: Path, shard: Shard) -> dict[str, np.ndarray]:
     try:
         size = path.stat().st_size
         held = load_file(path.with_suffix(".safetensors"))
-    except (OSError, SafetensorError) as error:
+        counts = len(held["starts"]) - 1, len(held["sizes"])
+    except (OSError, SafetensorError, KeyError) as error:
         raise UniWorldError(
             f"The shard '{path}' or its .safetensors cannot be read ({error}): fetch both anew."
         ) from error
-    if size != shard.bytes or len(held["sizes"]) != shard.count:
+    if size != shard.bytes or counts != (shard.count, shard.count):
         raise UniWorldError(f"The shard '{path}' has {size} bytes instead of {shard.bytes}: fetch it anew.")
     return held
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """What `index.json` says. Raises UniWorldError if there is none, or it is damaged."""
+    """What `index.json` says, its shards as `Shard`s. Raises UniWorldError if there is none, or it is damaged."""
     try:
         index = json.loads((folder / INDEX).read_bytes())
         if index["format"] != FORMAT:
             raise UniWorldError(f"format {index['format']} is not {FORMAT}")
+        index["shards"] = [Shard(**shard) for shard in index["shards"]]
+        numbers = [index["per_shard"], *(number for shard in index["shards"] for number in (shard.count, shard.bytes))]
+        texts = [index["fingerprint"], *(text for shard in index["shards"] for text in (shard.name, shard.sha256))]
+        if not all(type(number) is int and number > 0 for number in numbers) or not all(
+            isinstance(text, str) for text in texts
+        ):
+            raise UniWorldError("a value in it is of another kind")
         return index
     except FileNotFoundError as error:
         raise UniWorldError(f"'{folder}' holds no shards: make them with `uniworld data shards`.") from error

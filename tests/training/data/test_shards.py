@@ -140,6 +140,20 @@ def test_damaged_shards_are_named(samples: PublishedSamples, tmp_path: Path) -> 
         ShardSamples(folder)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"per_shard": []}, {"per_shard": 0}, {"shards": [{}]}, {"shards": 3}, {"fingerprint": None}, {"shards": [1]}],
+)
+def test_an_index_with_a_value_of_another_kind_is_refused(
+    samples: PublishedSamples, tmp_path: Path, changed: dict[str, object]
+) -> None:
+    write_shards(samples, tmp_path / "shards")
+    index = tmp_path / "shards" / "index.json"
+    index.write_text(json.dumps(json.loads(index.read_text(encoding="utf-8")) | changed), encoding="utf-8")
+    with pytest.raises(UniWorldError, match=r"index\.json' is no index of shards \(.+\): make the shards anew\.$"):
+        ShardSamples(tmp_path / "shards")
+
+
 def test_a_finished_shard_that_is_damaged_is_named(samples: PublishedSamples, tmp_path: Path) -> None:
     write_shards(samples, tmp_path / "shards")
     (tmp_path / "shards" / "index.json").unlink()
