@@ -1,0 +1,77 @@
+"""What a release consists of fits together: version and changelog, requirements, the registry's entry and its pictures."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+# What commands need and nodes do not.
+NOT_FOR_NODES = {"filelock"}
+# ComfyUI's own.
+COMFYUIS = {"torch", "numpy"}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    tomllib = pytest.importorskip("tomllib")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_newest_entry_of_the_changelog_is_the_version(project: dict[str, Any]) -> None:
+    releases = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert releases[0] == project["project"]["version"]
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", release) for release in releases)
+
+
+def test_comfyui_installs_what_the_package_needs_but_for_its_own(project: dict[str, Any]) -> None:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    installed = [line for line in lines if line and not line.startswith("#")]
+    needed = project["project"]["dependencies"]
+    left = [one for one in needed if re.split(r"[<>=]", one)[0] not in COMFYUIS | NOT_FOR_NODES]
+    assert installed == left
+
+
+def test_nodes_do_without_what_comfyui_does_not_install() -> None:
+    """Only locks need filelock, and no node and no other part of the core takes one."""
+    rooms = [ROOT / "uniworld_core", ROOT / "nodes" / "pack", ROOT / "nodes" / "host"]
+    sources = {file: file.read_text(encoding="utf-8") for room in rooms for file in room.rglob("*.py")}
+    users = [file.name for file, text in sources.items() if "filelock import" in text]
+    assert users == ["files.py"]
+    takers = [file for file, text in sources.items() if re.search(r"import [^#\n]*\b(?:hold|check_locks)\b", text)]
+    assert takers == []
+
+
+def test_the_registry_reads_the_entry(project: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = pytest.importorskip("comfy_cli.registry.config_parser", reason="the client is a test extra")
+    monkeypatch.chdir(ROOT)
+    entry = parser.extract_node_configuration("pyproject.toml")
+    assert entry.project.name == "uniworld"
+    assert entry.project.license.text == "Apache-2.0"
+    assert entry.project.supported_os == ["OS Independent"]
+    assert entry.project.supported_accelerators == ["GPU :: NVIDIA CUDA"]
+    assert entry.project.supported_comfyui_version == ">=0.3.64"
+    assert entry.tool_comfy.display_name == "UniWorld"
+
+
+def test_addresses_are_whole(project: dict[str, Any]) -> None:
+    comfy = project["tool"]["comfy"]
+    addresses = [*project["project"]["urls"].values(), *filter(None, (comfy["Icon"], comfy["Banner"]))]
+    assert all(re.fullmatch(r"https://[\w.-]+\.[a-z]+/\S+", address) for address in addresses), addresses
+
+
+@pytest.mark.parametrize(("name", "size"), [("icon.png", (400, 400)), ("banner.png", (1260, 540))])
+def test_pictures_of_the_entry_are_what_the_script_draws(name: str, size: tuple[int, int]) -> None:
+    sys.path.insert(0, str(ROOT / "tests"))
+    from workflows.registry_pictures import IMAGES, pictures
+
+    kept = np.asarray(Image.open(IMAGES / name).convert("RGB")).astype(int)
+    assert kept.shape == (size[1], size[0], 3)
+    # Outlines may differ by a shade between versions of the libraries.
+    assert np.abs(kept - np.asarray(pictures()[name]).astype(int)).mean() < 1
