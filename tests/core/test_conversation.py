@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from uniworld import uniworld_core
 from uniworld.uniworld_core import Condition, Conversation, Turn, UniWorld
-from uniworld.uniworld_core.backbones.qwen_template import conversation_text
+from uniworld.uniworld_core.backbones.qwen_template import chat_text, conversation_text
 from uniworld.uniworld_core.prompts.reference import Reference
 from uniworld.uniworld_core.prompts.text import RESERVED
 
@@ -276,6 +276,15 @@ def test_what_holds_tensors_is_equal_to_itself_alone() -> None:
                 assert kind.__eq__ is object.__eq__, kind
                 assert kind.__hash__ is object.__hash__, kind
     assert {"Reference", "Condition", "Route", "VLMInputs"} <= set(found)
+
+
+def test_rendered_text_has_a_mark_for_each_picture(model: UniWorld) -> None:
+    picture = Image.new("RGB", (30, 30))
+    inputs = model.vlm.text_inputs([chat_text("What is it?", [1]), "Hello"], [picture])
+    assert torch.equal(inputs.ids[0], model.vlm.inputs(["What is it?"], [[picture]]).ids[0])
+    for text in ("Hello", chat_text("What is it?", [1, 1])):
+        with pytest.raises(ValueError, match="for 1 pictures: give one for each"):
+            model.vlm.text_inputs([text], [picture])
 
 
 def test_a_conversation_longer_than_the_model_reads_is_an_error(model: UniWorld, refs: list[Any]) -> None:

@@ -122,8 +122,13 @@ class VLM(ComputeModule):
             pictures: of all items, RGB, in order.
 
         Raises:
-            UniWorldError: a text is longer than the model reads.
+            UniWorldError: a text is longer than the model reads, or there are more or fewer pictures than marks.
         """
+        marks = sum(text.count(IMAGE_PAD) for text in texts)
+        if marks != len(pictures):
+            raise UniWorldError(
+                f"The texts have {marks} of {IMAGE_PAD} for {len(pictures)} pictures: give one for each."
+            )
         grids, patches = self._patches(list(pictures))
         merged = iter([] if grids is None else (grids.prod(dim=1) // self.processor.merge_size**2).tolist())
         texts = [re.sub(re.escape(IMAGE_PAD), lambda _: IMAGE_PAD * next(merged), text) for text in texts]
