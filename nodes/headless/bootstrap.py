@@ -3,8 +3,8 @@
 Imports the standard library only, and is loaded by its path: when it runs, nothing is installed yet. It must be
 readable by old Pythons, to say that it is too old.
 
-Where uv is installed, `uv run --extra serve uniworld serve` does as much; this is for who has Python alone. Its lock is its own for the same
-reason, and not filelock's.
+Where uv is installed, `uv run --extra serve uniworld serve` does as much; this is for who has Python alone. Its lock is
+its own for the same reason, and not filelock's.
 """
 
 from __future__ import annotations
