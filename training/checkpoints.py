@@ -110,7 +110,7 @@ class Saver:
         self._pending: Future[None] | None = None
         world.on_main(self._clear)
 
-    def save(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    def save(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, object]) -> None:
         """Begin to write the checkpoint of `step`; the tensors are copied now and may change at once.
 
         Raises:
@@ -148,7 +148,7 @@ class Saver:
         for partial in self.folder.glob(f"step-*{_PARTIAL}"):
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _write(self, name: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    def _write(self, name: str, tensors: dict[str, Tensor], meta: dict[str, object]) -> None:
         partial = self.folder / (name + _PARTIAL)
         try:
             _write_tensors(partial, tensors, self.world)
@@ -257,7 +257,7 @@ def _write_tensors(folder: Path, tensors: dict[str, Tensor], world: World) -> No
     dcp.save(tensors, storage_writer=writer, process_group=world.files)
 
 
-def _finish(partial: Path, final: Path, meta: dict[str, Any]) -> None:
+def _finish(partial: Path, final: Path, meta: dict[str, object]) -> None:
     """Put the meta in, and give a written checkpoint its name."""
     files = {file.name: sha256_file(file) for file in sorted(partial.iterdir())}
     write_whole(partial / META, json.dumps({**meta, "files": files}, indent=1).encode())

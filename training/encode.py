@@ -82,7 +82,7 @@ class Encoder:
         """Hex digest of the frozen parts alone, whatever the settings; without SigLIP for a run that does not use it."""
         return self._digest([], use_siglip)
 
-    def _digest(self, told: Sequence[Any], use_siglip: bool) -> str:
+    def _digest(self, told: Sequence[object], use_siglip: bool) -> str:
         model = self.model
         assert model.flux_folder is not None
         parts = ["vlm", "vae", "clip"]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -133,7 +132,7 @@ class Trainer:
             return
         losses = self._losses_since_save
         parts = (self.model, self.optimizer, self.ema)
-        meta: dict[str, Any] = {
+        meta: dict[str, object] = {
             "step": self.step,
             "loss": math.fsum(losses) / len(losses) if losses else None,
             "samples": self.samples,

@@ -47,7 +47,7 @@ def not_in_json(prompt: dict[str, Any]) -> list[str]:
     return found
 
 
-def _not_finite(value: Any) -> Iterator[float]:
+def _not_finite(value: object) -> Iterator[float]:
     pending = [value]
     while pending:
         item = pending.pop()
@@ -57,7 +57,7 @@ def _not_finite(value: Any) -> Iterator[float]:
             pending += item.values() if isinstance(item, dict) else item
 
 
-def write_api_form(prompt: dict[str, Any], target: str) -> None:
+def write_api_form(prompt: dict[str, object], target: str) -> None:
     """Write a workflow in API form.
 
     A file appears whole or not at all; where the target is a link, that is the file that it leads to. What exists and

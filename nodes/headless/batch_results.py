@@ -161,7 +161,7 @@ class Results:
         self._tell(row.id, STARTED, number)
         return attempt
 
-    def end(self, attempt: Attempt, outcome: Outcome) -> dict[str, Any]:
+    def end(self, attempt: Attempt, outcome: Outcome) -> dict[str, object]:
         """Record how an attempt ended and, if it is done, give its folder the row's name; gives what was recorded."""
         row, target = attempt.row, self.folder / attempt.row.folder
         if outcome.status == DONE and target.exists():
@@ -172,7 +172,7 @@ class Results:
             sync_folder(attempt.folder.parent)
             base = target.relative_to(self._output)
             pictures = [(base / picture).as_posix() for picture in outcome.pictures]
-        told: dict[str, Any] = {"seconds": outcome.seconds, "error": outcome.error}
+        told: dict[str, object] = {"seconds": outcome.seconds, "error": outcome.error}
         if outcome.warnings:
             told["warnings"] = outcome.warnings
         outputs = {"pictures": pictures, "texts": outcome.texts}
@@ -180,7 +180,7 @@ class Results:
         self._settle(attempt.folder, target, keep=outcome.status == DONE)
         return record
 
-    def give_up(self, row: BatchRow, sentence: str) -> dict[str, Any]:
+    def give_up(self, row: BatchRow, sentence: str) -> dict[str, object]:
         """Record a row as failed without another attempt."""
         return self._tell(row.id, ERROR, error=sentence, outputs={"pictures": [], "texts": []})
 
@@ -231,20 +231,20 @@ class Results:
         elif tail:
             os.ftruncate(self._file, size - len(tail))
 
-    def _parse_header(self, line: bytes) -> dict[str, Any]:
+    def _parse_header(self, line: bytes) -> dict[str, object]:
         header = _parse(line)
         if header is None or HEADER not in header:
             raise UniWorldError(f"'{self.path}' is no results file of a batch. Name other --results.")
         return header
 
-    def _parse_record(self, line: bytes, number: int) -> dict[str, Any]:
+    def _parse_record(self, line: bytes, number: int) -> dict[str, object]:
         record = _parse(line) or {}
         known = record.get("id") in self._rows and record.get("status") in STATUSES
         if not known or not isinstance(record.get("attempt"), int):
             raise UniWorldError(f"Line {number} of the results '{self.path}' is damaged. Take it out, or start anew.")
         return record
 
-    def _check(self, header: dict[str, Any], wanted: dict[str, Any]) -> None:
+    def _check(self, header: dict[str, object], wanted: dict[str, object]) -> None:
         for key, what in ((HEADER, "version of this program"), ("workflow", "workflow"), ("rows", "set of rows")):
             if header.get(key) != wanted[key]:
                 raise UniWorldError(
@@ -258,14 +258,14 @@ class Results:
                 "--output folder that it was begun with."
             )
 
-    def _tell(self, row_id: str, status: str, attempt: int | None = None, **more: Any) -> dict[str, Any]:
+    def _tell(self, row_id: str, status: str, attempt: int | None = None, **more: object) -> dict[str, object]:
         state = self._states[row_id]
         record = {"id": row_id, "status": status, "attempt": state.attempts if attempt is None else attempt, **more}
         self._append(record)
         state.follow(status)
         return record
 
-    def _append(self, record: dict[str, Any]) -> None:
+    def _append(self, record: dict[str, object]) -> None:
         """Write a line, and return when it is on disk; after an error nothing of it is there."""
         data = json.dumps(record, allow_nan=False).encode() + b"\n"
         size = os.lseek(self._file, 0, os.SEEK_END)
@@ -279,7 +279,7 @@ class Results:
             raise
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, object] | None:
     try:
         record = loads(line)
     except BadJson:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import string
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,9 @@ from .output_folder import unwritable
 from .pictures import check_picture, load_channel, load_picture, png_text, to_pil, write_png
 from .problems import node_title
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 MAX_RESOLUTION = 16384  # ComfyUI's own limit of every width and height
 _DAY = 24 * 60 * 60.0  # what was written to since may be a picture that another process is saving
 RESIZE_METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
@@ -27,7 +30,7 @@ class _FromFile(Node):
     """What the nodes that load an input picture share: look again when the file's content changes."""
 
     @classmethod
-    def IS_CHANGED(cls, image: str, **_: Any) -> str:
+    def IS_CHANGED(cls, image: str, **_: object) -> str:
         return sha256_file(folders.current().find_picture(image))
 
     @classmethod
@@ -113,9 +116,9 @@ class SaveImage(Node):
         self,
         images: torch.Tensor,
         filename_prefix: str = "ComfyUI",
-        prompt: dict[str, Any] | None = None,
-        extra_pnginfo: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
+        prompt: dict[str, object] | None = None,
+        extra_pnginfo: dict[str, object] | None = None,
+    ) -> dict[str, object]:
         if images.ndim != 4 or images.shape[-1] not in (3, 4) or 0 in images.shape:
             raise UniWorldError(f"Images of shape {tuple(images.shape)} cannot be saved; (B, H, W, 3) is needed.")
         text = png_text(prompt, extra_pnginfo)
@@ -255,7 +258,7 @@ def _cut_to_aspect(image: torch.Tensor, aspect: float) -> torch.Tensor:
     return image[:, y : rows - y, x : columns - x]
 
 
-def _from_pil(picture: Any) -> torch.Tensor:
+def _from_pil(picture: Image.Image) -> torch.Tensor:
     import numpy as np
 
     return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..declare import Input, Inputs, Node, Output
 
@@ -19,7 +19,7 @@ class _Primitive(Node):
     def inputs(cls) -> Inputs:
         return (cls.VALUE,)
 
-    def execute(self, value: Any) -> tuple[Any]:
+    def execute(self, value: object) -> tuple[object]:
         return (value,)
 
 
@@ -74,11 +74,11 @@ class PreviewAny(Node):
     def inputs(cls) -> Inputs:
         return (Input.wire("source", "*"),)
 
-    def execute(self, source: Any = None) -> dict[str, Any]:
+    def execute(self, source: object = None) -> dict[str, object]:
         return {"ui": {"text": (_as_text(source),)}}
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, (bool, int, float)):

@@ -50,7 +50,7 @@ def _described(info: dict[str, Any], tooltips: bool) -> str:
     return "\n".join(lines)
 
 
-def _kind(kind: Any, options: dict[str, Any]) -> str:
+def _kind(kind: object, options: dict[str, object]) -> str:
     choices = kind if isinstance(kind, list) else options.get("options")
     text = " | ".join(str(choice) for choice in choices) if isinstance(choices, list) else str(kind)
     if "min" in options and "max" in options:

@@ -6,7 +6,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 from ...streams import say
 from ..host import PlainHost
@@ -32,7 +31,7 @@ def stop_on_interrupt(host: PlainHost) -> Iterator[StopRequest]:
     """While it lasts, Ctrl-C asks the run to stop within a step, and a second one stops at once."""
     request = StopRequest(host)
 
-    def handle(*_: Any) -> None:
+    def handle(*_: object) -> None:
         if request:
             raise KeyboardInterrupt
         request.make()

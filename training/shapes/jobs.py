@@ -11,20 +11,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 import torch
 
 from ...uniworld_core.errors import RunFailed
 
 # Called with what is being done, the step, how many there are, and what is known of it.
-Progress = Callable[[str, int, int, "dict[str, Any]"], None]
+Progress = Callable[[str, int, int, Mapping[str, object]], None]
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Job:
     """
 
     name: str
-    call: Callable[..., Any]
-    arguments: tuple[Any, ...]
+    call: Callable[..., object]
+    arguments: tuple[object, ...]
     after: tuple[str, ...] = ()
 
 
@@ -135,7 +134,7 @@ def _call(job: Job) -> None:
         signal.signal(signal.SIGINT, _stop)
 
 
-def _stop(*_: Any) -> None:
+def _stop(*_: object) -> None:
     _over.set()
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ...uniworld_core.errors import UniWorldError
 from ..config import Config
@@ -51,7 +51,9 @@ def stage_config(folder: Path, recipe: Recipe, name: Stage, device: str) -> Conf
     return replace(config, model=model, data=data, optimizer=optimizer, run=run)
 
 
-def fill_cache_together(config: Config, processes: int, progress: Callable[[int, int, dict[str, Any]], None]) -> None:
+def fill_cache_together(
+    config: Config, processes: int, progress: Callable[[int, int, dict[str, object]], None]
+) -> None:
     """Fill the cache of a configuration, in several processes if much is missing."""
     if processes > 1 and _missing(config) > _CACHE_BATCH:
         do_jobs([Job(f"share {rank}", _fill_share, (rank, config, processes)) for rank in range(processes)], processes)

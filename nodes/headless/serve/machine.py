@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import psutil
 
 
@@ -18,7 +16,7 @@ def process_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def compute_devices() -> list[dict[str, Any]]:
+def compute_devices() -> list[dict[str, object]]:
     """The devices as ComfyUI's `/system_stats` lists them, the one that models use by default first."""
     import torch
 
@@ -35,6 +33,6 @@ def compute_devices() -> list[dict[str, Any]]:
     return devices
 
 
-def _device(name: str, kind: str, index: int | None, *numbers: int) -> dict[str, Any]:
+def _device(name: str, kind: str, index: int | None, *numbers: int) -> dict[str, object]:
     keys = ("vram_total", "vram_free", "torch_vram_total", "torch_vram_free")
     return {"name": name, "type": kind, "index": index, **dict(zip(keys, numbers))}

@@ -7,7 +7,6 @@ import json
 import sqlite3
 import time
 import uuid
-from typing import Any
 
 import orjson
 from aiohttp import web
@@ -52,7 +51,7 @@ async def post_prompt(request: web.Request) -> web.Response:
     return reply({"prompt_id": prompt_id, "number": given, "node_errors": checked.node_errors})
 
 
-def _number(body: dict[str, Any]) -> float | None:
+def _number(body: dict[str, object]) -> float | None:
     if "number" not in body or body["number"] is None:
         return None
     number = body["number"]
@@ -61,7 +60,7 @@ def _number(body: dict[str, Any]) -> float | None:
     return float(number)
 
 
-def _prompt_id(body: dict[str, Any]) -> str:
+def _prompt_id(body: dict[str, object]) -> str:
     wanted = body.get("prompt_id")
     if wanted is None:
         return str(uuid.uuid4())
@@ -70,7 +69,7 @@ def _prompt_id(body: dict[str, Any]) -> str:
     return wanted
 
 
-def _targets(body: dict[str, Any]) -> list[str] | None:
+def _targets(body: dict[str, object]) -> list[str] | None:
     targets = body.get("partial_execution_targets")
     if targets is None:
         return None
@@ -79,7 +78,7 @@ def _targets(body: dict[str, Any]) -> list[str] | None:
     return targets
 
 
-def _extra(body: dict[str, Any]) -> dict[str, Any]:
+def _extra(body: dict[str, object]) -> dict[str, object]:
     extra = body.get("extra_data") or {}
     if not isinstance(extra, dict):
         raise Refused(400, "invalid_extra_data", '"extra_data" must be an object.')
@@ -104,7 +103,7 @@ async def get_prompt(request: web.Request) -> web.Response:
 # What the store keeps as JSON text goes out as it is: a history holds megabytes of graphs that nobody here looks into.
 
 
-def _item(row: sqlite3.Row) -> list[Any]:
+def _item(row: sqlite3.Row) -> list[object]:
     """A prompt as ComfyUI's list of number, id, graph, extra data and output nodes."""
     number = row["number"]
     kept = [orjson.Fragment(row[key]) for key in ("prompt", "extra", "outputs_to_run")]
@@ -116,7 +115,7 @@ async def get_queue(request: web.Request) -> web.Response:
     return _json({"queue_running": running, "queue_pending": pending})
 
 
-def _json(data: Any) -> web.Response:
+def _json(data: object) -> web.Response:
     return web.Response(body=orjson.dumps(data), content_type="application/json", charset="utf-8")
 
 
@@ -135,7 +134,7 @@ def _history(rows: list[sqlite3.Row]) -> web.Response:
     return _json({row["id"]: _history_entry(row) for row in rows})
 
 
-def _history_entry(row: sqlite3.Row) -> dict[str, Any]:
+def _history_entry(row: sqlite3.Row) -> dict[str, object]:
     done, messages = row["state"] == SUCCESS, orjson.Fragment(row["messages"])
     status = {"status_str": "success" if done else "error", "completed": done, "messages": messages}
     return {"prompt": _item(row), "outputs": orjson.Fragment(row["ui"]), "status": status, "meta": _meta(row)}
@@ -193,7 +192,7 @@ async def post_free(request: web.Request) -> web.Response:
     return web.Response()
 
 
-async def _object_or_nothing(request: web.Request, server: Server) -> dict[str, Any]:
+async def _object_or_nothing(request: web.Request, server: Server) -> dict[str, object]:
     return await read_object(request, server.config.limits.json_bytes) if request.body_exists else {}
 
 

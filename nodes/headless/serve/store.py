@@ -65,7 +65,7 @@ class Ended:
     state: str
     ui: dict[str, Any]
     messages: list[list[Any]]
-    error: dict[str, Any] | None = None
+    error: dict[str, object] | None = None
 
 
 class Store:
@@ -109,15 +109,15 @@ class Store:
         with self._lock:
             self._db.close()
 
-    def _all(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+    def _all(self, sql: str, *values: object) -> list[sqlite3.Row]:
         with self._lock:
             return self._db.execute(sql, _storable(values)).fetchall()
 
-    def _one(self, sql: str, *values: Any) -> sqlite3.Row | None:
+    def _one(self, sql: str, *values: object) -> sqlite3.Row | None:
         with self._lock:
             return self._db.execute(sql, _storable(values)).fetchone()
 
-    def _change(self, sql: str, *values: Any) -> int:
+    def _change(self, sql: str, *values: object) -> int:
         with self._lock:
             changed = self._db.execute(sql, _storable(values)).rowcount
             self._counts = self._count_states()
@@ -139,8 +139,8 @@ class Store:
     def put(
         self,
         prompt_id: str,
-        prompt: dict[str, Any],
-        extra: dict[str, Any],
+        prompt: dict[str, object],
+        extra: dict[str, object],
         outputs: list[str],
         *,
         number: float | None = None,
@@ -268,7 +268,7 @@ class Store:
         return rows, total[0] if total is not None else 0
 
 
-def _storable(values: Iterable[Any]) -> list[Any]:
+def _storable(values: Iterable[object]) -> list[object]:
     # JSON may hold halves of characters, which no database and no file takes.
     return [one.encode(errors="backslashreplace").decode() if isinstance(one, str) else one for one in values]
 
@@ -277,7 +277,7 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def _workflow_id(extra: dict[str, Any]) -> str | None:
+def _workflow_id(extra: dict[str, object]) -> str | None:
     pnginfo = extra.get("extra_pnginfo")
     graph = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
     found = graph.get("id") if isinstance(graph, dict) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +15,10 @@ from .fit import bytes_of, pixels
 from .parts import LATENT_CHANNELS
 from .vae import MARKED_KINDS, pictures
 
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from PIL import Image
+
 # With this VAE colour is not linear in the latent: a matrix alone, as FLUX's previews have, shows blue as teal.
 HIDDEN = 64
 STEPS = 3000
@@ -24,7 +28,7 @@ _RATE = 3e-2
 _OFF = 0.1  # of the latents' deviation: what a sampler predicts lies a little off what the encoder gives
 
 
-def fit_colours(vae: Any, latent_format: LatentFormat, device: torch.device | str, steps: int = STEPS) -> RGB:
+def fit_colours(vae: AutoencoderKL, latent_format: LatentFormat, device: torch.device | str, steps: int = STEPS) -> RGB:
     """The map of a trained VAE, as `LatentFormat.rgb` has it, from pictures of training tasks.
 
     Args:
@@ -54,7 +58,7 @@ def fit_colours(vae: Any, latent_format: LatentFormat, device: torch.device | st
 
 
 def cells(
-    vae: Any, latent_format: LatentFormat, shown: Sequence[Any], device: torch.device | str
+    vae: AutoencoderKL, latent_format: LatentFormat, shown: Sequence[Image.Image], device: torch.device | str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cells (N, C) of pictures on the DiT's side, and their mean colours (N, 3) in -1..1, on the CPU."""
     parts = pixels(bytes_of(shown), device).split(16)

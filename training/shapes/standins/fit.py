@@ -7,13 +7,14 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -40,7 +41,7 @@ class Objective(nn.Module):
         ends: parts of the names of first and last layers, which Muon is not for.
     """
 
-    source: Callable[[np.random.Generator], Any]
+    source: Callable[[np.random.Generator], object]
     ends: tuple[str, ...] = ()
 
     def loss(self, drawn: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -114,7 +115,7 @@ def train(
     fit: Fit,
     objective: Objective,
     folder: Path,
-    progress: Callable[[str, int, int, dict[str, Any]], None] | None = None,
+    progress: Callable[[str, int, int, Mapping[str, object]], None] | None = None,
 ) -> None:
     """Train `objective` in place and leave it with its averaged weights.
 
@@ -168,7 +169,7 @@ def fast_math(device: torch.device | str) -> contextlib.AbstractContextManager[N
     return autocast(device, choose_dtype(None, device))
 
 
-def bytes_of(pictures: Sequence[Any]) -> Tensor:
+def bytes_of(pictures: Sequence[Image.Image]) -> Tensor:
     """8-bit pictures as one tensor (B, H, W, 3)."""
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
 
@@ -183,20 +184,20 @@ def psnr(one: Tensor, other: Tensor) -> Tensor:
     return -10 * torch.log10(F.mse_loss(one.detach().float(), other.float()) / 4 + 1e-10)
 
 
-class _Steps(Dataset[Any]):
+class _Steps(Dataset[object]):
     """Batches by step: the same ones whoever draws them, and however many were drawn before."""
 
-    def __init__(self, fit: Fit, source: Callable[[np.random.Generator], Any], start: int) -> None:
+    def __init__(self, fit: Fit, source: Callable[[np.random.Generator], object], start: int) -> None:
         self.fit, self.source, self.start = fit, source, start
 
     def __len__(self) -> int:
         return max(0, self.fit.steps - self.start)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> object:
         return self.source(np.random.default_rng([self.fit.seed, self.start + index]))
 
 
-def _drawn(fit: Fit, source: Callable[[np.random.Generator], Any], start: int) -> Iterable[Any]:
+def _drawn(fit: Fit, source: Callable[[np.random.Generator], object], start: int) -> Iterable[object]:
     return DataLoader(_Steps(fit, source, start), batch_size=None, shuffle=False, num_workers=fit.workers)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,10 @@ from ..tasks import make_task
 from ..world import Scene, random_scene
 from .fit import Objective, bytes_of, fast_math, pixels
 from .parts import LATENT_CHANNELS, LATENT_SIDE, PAINTED, make_clip, make_flux, make_t5
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from transformers import PreTrainedTokenizerBase
 
 _ENCODED = 16  # pictures at once
 POOL = 32768  # pictures whose latents are kept; each gets other words every time
@@ -49,7 +54,11 @@ _WORDINGS = {
 }
 _STYLES = ("plain",) * 5 + tuple(_WORDINGS)
 # Painted from a scene; all other styles are the targets of tasks.
-_PAINTERS: dict[str, Any] = {"line": draw.outline_drawing, "negative": draw.inverted, "plain": draw.paint}
+_PAINTERS: dict[str, Callable[[Scene], np.ndarray]] = {
+    "line": draw.outline_drawing,
+    "negative": draw.inverted,
+    "plain": draw.paint,
+}
 
 
 def picture_of(number: int, seed: int = 0) -> tuple[Image.Image, str, Scene, str]:
@@ -77,7 +86,9 @@ def words_for(style: str, scene: Scene, marked: str, rng: np.random.Generator) -
     return wording.format(marked) if style == "white" else wording.format(caption(scene, rng), marked)
 
 
-def pool(file: Path, vae: Any, latent_format: LatentFormat, device: torch.device | str, count: int = POOL) -> Tensor:
+def pool(
+    file: Path, vae: AutoencoderKL, latent_format: LatentFormat, device: torch.device | str, count: int = POOL
+) -> Tensor:
     """Latents (count, 16, h, w) of the pool's pictures on the DiT's side, bfloat16, computed once and kept in a file."""
     if file.is_file():
         return read_kept(file, lambda file: torch.load(file, weights_only=True))
@@ -98,8 +109,8 @@ class Prompted:
     guidance.
     """
 
-    clip_tokenizer: Any
-    t5_tokenizer: Any
+    clip_tokenizer: PreTrainedTokenizerBase
+    t5_tokenizer: PreTrainedTokenizerBase
     pool: int
     batch: int
 
@@ -118,7 +129,7 @@ class Prompted:
 
         CLIP attends backwards only and pools at the first end: what would be padded behind it changes nothing.
         """
-        cut: dict[str, Any] = {"truncation": True, "return_tensors": "pt"}
+        cut: dict[str, object] = {"truncation": True, "return_tensors": "pt"}
         t5_ids = self.t5_tokenizer(prompts, max_length=length, padding="max_length", **cut)["input_ids"]
         return t5_ids, self.clip_tokenizer(prompts, max_length=77, padding=True, **cut)["input_ids"]
 
@@ -136,16 +147,16 @@ class Painting(Objective):
 
     def __init__(
         self,
-        clip_tokenizer: Any,
-        t5_tokenizer: Any,
+        clip_tokenizer: PreTrainedTokenizerBase,
+        t5_tokenizer: PreTrainedTokenizerBase,
         latents: Tensor,
         latent_format: LatentFormat,
         batch: int,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        self.clip: Any = make_clip(len(clip_tokenizer), clip_tokenizer.bos_token_id, clip_tokenizer.eos_token_id)
-        self.t5: Any = make_t5(len(t5_tokenizer))
+        self.clip = make_clip(len(clip_tokenizer), clip_tokenizer.bos_token_id, clip_tokenizer.eos_token_id)
+        self.t5 = make_t5(len(t5_tokenizer))
         self.dit = DiT(make_flux(), latent_format)
         self.source = Prompted(clip_tokenizer, t5_tokenizer, len(latents), batch)
         self.latents, self.device = latents.to(device), device

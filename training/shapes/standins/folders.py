@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,6 +14,17 @@ from ....uniworld_core.sampling.latents import RGB, RGB_FILE, LatentFormat
 from ...data.files import write_whole
 from .parts import SIGLIP_SIDE
 from .vlm import preprocessor_config
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+    from transformers import (
+        CLIPTextModel,
+        PreTrainedModel,
+        Qwen2_5_VLForConditionalGeneration,
+        SiglipVisionModel,
+        T5EncoderModel,
+    )
 
 # FLUX.1-dev's scheduler_config.json.
 _SCHEDULER = {
@@ -41,7 +52,7 @@ _VAE_FILE = "diffusion_pytorch_model.safetensors"  # as diffusers names it
 _PREFIXES = {"clip_text_model": "text_model.", "siglip_vision_model": "vision_model."}
 
 
-def write_qwen(qwen: Any, tokens: Mapping[str, int], folder: Path) -> None:
+def write_qwen(qwen: Qwen2_5_VLForConditionalGeneration, tokens: Mapping[str, int], folder: Path) -> None:
     """Add configuration, weights and picture settings to a folder that holds the tokenizer, whose ids `tokens` are."""
     _write_module(qwen, folder)
     # The public configuration names its tokens at the top; not every version of transformers writes them there.
@@ -54,7 +65,7 @@ def write_qwen(qwen: Any, tokens: Mapping[str, int], folder: Path) -> None:
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
 
 
-def write_vae(vae: Any, latent_format: LatentFormat, folder: Path) -> None:
+def write_vae(vae: AutoencoderKL, latent_format: LatentFormat, folder: Path) -> None:
     """A FLUX folder's `vae`, with the format of its latents."""
     vae.save_pretrained(folder)
     file = folder / "config.json"
@@ -69,7 +80,7 @@ def write_colours(rgb: RGB, folder: Path) -> None:
     (folder / RGB_FILE).write_text('{"layers": [' + ", ".join(layers) + "]}\n", encoding="utf-8")
 
 
-def replace_vae(vae: Any, folder: Path) -> None:
+def replace_vae(vae: AutoencoderKL, folder: Path) -> None:
     """Other weights in the place of a VAE's, at once; its configuration stays.
 
     Raises:
@@ -81,7 +92,7 @@ def replace_vae(vae: Any, folder: Path) -> None:
     write_whole(folder / _VAE_FILE, save(tensors, metadata={"format": "pt"}))
 
 
-def write_flux(clip: Any, t5: Any, transformer: Any, folder: Path) -> None:
+def write_flux(clip: CLIPTextModel, t5: T5EncoderModel, transformer: FluxTransformer2DModel, folder: Path) -> None:
     """Add CLIP, T5, the transformer and the scheduler to a FLUX folder that holds VAE and tokenizers."""
     _write_module(clip, folder / "text_encoder")
     _write_module(t5, folder / "text_encoder_2")
@@ -90,7 +101,7 @@ def write_flux(clip: Any, t5: Any, transformer: Any, folder: Path) -> None:
     write_json(folder / "model_index.json", _INDEX)
 
 
-def write_siglip(siglip: Any, folder: Path) -> None:
+def write_siglip(siglip: SiglipVisionModel, folder: Path) -> None:
     """A SigLIP folder."""
     _write_module(siglip, folder)
     settings = {
@@ -108,13 +119,13 @@ def write_siglip(siglip: Any, folder: Path) -> None:
     write_json(folder / "preprocessor_config.json", settings)
 
 
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
+def write_json(file: Path, content: Mapping[str, object]) -> None:
     """An object as a JSON file, its folders made."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_module(module: Any, folder: Path) -> None:
+def _write_module(module: PreTrainedModel, folder: Path) -> None:
     """A transformers model as `config.json` and `model.safetensors`, its tensors under their published names."""
     from safetensors.torch import save_file
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ....uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from .. import world
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+    from transformers import (
+        CLIPTextModel,
+        Qwen2_5_VLForConditionalGeneration,
+        SiglipVisionModel,
+        T5EncoderModel,
+    )
 
 SIDE = 64  # pixels; the side of the pictures as the VLM looks at them
 # Pixels a side of the pictures that are painted: twice as many, so that a cell of the VAE holds hardly more than an edge.
@@ -24,9 +34,9 @@ LATENT_CHANNELS = FLUX_LATENTS.channels
 LATENT_SIDE = PAINTED // FLUX_LATENTS.factor
 
 
-def make_vae() -> Any:
+def make_vae() -> AutoencoderKL:
     """FLUX's autoencoder: 8 pixels a cell, 16 channels."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -44,9 +54,9 @@ def make_vae() -> Any:
     )
 
 
-def make_flux() -> Any:
+def make_flux() -> FluxTransformer2DModel:
     """FLUX's transformer: two double and four single blocks."""
-    from diffusers import FluxTransformer2DModel
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
     return FluxTransformer2DModel(
         patch_size=1,
@@ -62,7 +72,7 @@ def make_flux() -> Any:
     )
 
 
-def make_siglip() -> Any:
+def make_siglip() -> SiglipVisionModel:
     """SigLIP's vision half; its last hidden states are what the references bring."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
@@ -78,7 +88,7 @@ def make_siglip() -> Any:
     )
 
 
-def make_clip(vocabulary: int, begin: int, end: int) -> Any:
+def make_clip(vocabulary: int, begin: int, end: int) -> CLIPTextModel:
     """CLIP's text half."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -98,7 +108,7 @@ def make_clip(vocabulary: int, begin: int, end: int) -> Any:
     )
 
 
-def make_t5(vocabulary: int) -> Any:
+def make_t5(vocabulary: int) -> T5EncoderModel:
     """T5's encoder."""
     from transformers import T5Config, T5EncoderModel
 
@@ -118,12 +128,12 @@ def make_t5(vocabulary: int) -> Any:
     )
 
 
-def make_qwen(vocabulary: int, tokens: dict[str, int]) -> Any:
+def make_qwen(vocabulary: int, tokens: dict[str, int]) -> Qwen2_5_VLForConditionalGeneration:
     """Qwen2.5-VL; `tokens` are the ids by which its configuration knows pictures and ends."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     rope = {"rope_type": "default", "type": "default", "mrope_section": [4, 6, 6]}
-    text: dict[str, Any] = {
+    text: dict[str, object] = {
         "vocab_size": vocabulary,
         "hidden_size": VLM_WIDTH,
         "intermediate_size": 512,
@@ -140,7 +150,7 @@ def make_qwen(vocabulary: int, tokens: dict[str, int]) -> Any:
         "eos_token_id": tokens["eos_token_id"],
         "tie_word_embeddings": False,
     }
-    vision: dict[str, Any] = {
+    vision: dict[str, object] = {
         "depth": 4,
         "hidden_size": 96,
         "intermediate_size": 256,

@@ -6,7 +6,7 @@ The DiT gives the tokens no positions of their own: where a patch lies it learns
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from .fit import Objective, bytes_of, fast_math, pixels, psnr
 from .parts import PATCH, POOLED, SIGLIP_SIDE, SIGLIP_WIDTH, make_clip, make_siglip
 from .vae import pictures
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 # The sigmoid loss's first temperature and bias (arXiv 2303.15343, section 3.2).
 _TEMPERATURE, _BIAS = 2.3, -10.0
 DENSE_WEIGHT, PLACE_WEIGHT = 4.0, 0.2
@@ -33,7 +36,7 @@ _TOKENS = (SIGLIP_SIDE // PATCH) ** 2
 class Captioned:
     """Draws (B + B/2, H, W, 3) bytes, the first B of them scenes, and the token ids (B, L) of the scenes' captions."""
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     batch: int
 
     def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -52,10 +55,10 @@ class Matching(Objective):
 
     ends = ("embed", "probe", "to_text", "to_patch", "to_place")
 
-    def __init__(self, tokenizer: Any, batch: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, batch: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        self.siglip: Any = make_siglip()
-        self.text: Any = make_clip(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+        self.siglip = make_siglip()
+        self.text = make_clip(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
         self.to_text = nn.Linear(SIGLIP_WIDTH, POOLED)
         self.to_patch = nn.Linear(SIGLIP_WIDTH, 3 * PATCH * PATCH)
         self.to_place = nn.Linear(SIGLIP_WIDTH, _TOKENS)

@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -182,10 +181,10 @@ def write_t5_tokenizer(folder: Path) -> int:
     return int(tokenizer.get_vocab_size())
 
 
-def _added(word: str) -> dict[str, Any]:
+def _added(word: str) -> dict[str, object]:
     plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     return {"content": word, **plain}
 
 
-def _write(file: Path, content: dict[str, Any]) -> None:
+def _write(file: Path, content: dict[str, object]) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from ....uniworld_core.sampling.latents import LatentFormat
 from ..tasks import make_task
 from .fit import Objective, bytes_of, fast_math, pixels, psnr
 from .parts import LATENT_CHANNELS, PAINTED, make_vae
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 REFERENCE_SHARE = 0.2
 KL_WEIGHT = 1e-4  # enough to keep the latents near unit scale, too little to blur
@@ -96,9 +99,9 @@ class Autoencoding(Objective):
 
     def __init__(self, batch: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        self.vae: Any = make_vae()
+        self.vae: AutoencoderKL = make_vae()
         _narrow(self.vae)
-        self.vae.to(device)
+        self.vae.to(device)  # type: ignore[arg-type]  # diffusers' decorator hides the method
         self.source, self.device = Pictures(batch), device
 
     def loss(self, drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -141,14 +144,16 @@ def _error(painted: Tensor, wanted: Tensor) -> Tensor:
     return F.mse_loss(painted.float(), wanted) + F.l1_loss(painted.float(), wanted)
 
 
-def _narrow(vae: Any) -> None:
+def _narrow(vae: AutoencoderKL) -> None:
     """Let latents spread by next to nothing at first: the noise of deviation 1 would drown them for a long time."""
     with torch.no_grad():
-        vae.encoder.conv_out.weight[LATENT_CHANNELS:] *= 0.1
-        vae.encoder.conv_out.bias[LATENT_CHANNELS:] = _FIRST_LOG_VARIANCE
+        last = vae.encoder.conv_out
+        assert last.bias is not None
+        last.weight[LATENT_CHANNELS:] *= 0.1
+        last.bias[LATENT_CHANNELS:] = _FIRST_LOG_VARIANCE
 
 
-def fit_latents(vae: Any, device: torch.device | str, count: int = 256) -> LatentFormat:
+def fit_latents(vae: AutoencoderKL, device: torch.device | str, count: int = 256) -> LatentFormat:
     """The shift and scale with which latents of the world have mean 0 and deviation 1."""
     x = pixels(bytes_of(pictures(np.random.default_rng(0), count)), device)
     with torch.no_grad():

@@ -25,7 +25,12 @@ def attend_at_once(visual: Any, patches: int) -> None:
 
 
 def _attend(
-    attention: Any, patches: int, hidden_states: Tensor, *_: Any, position_embeddings: tuple[Tensor, Tensor], **__: Any
+    attention: Any,
+    patches: int,
+    hidden_states: Tensor,
+    *_: object,
+    position_embeddings: tuple[Tensor, Tensor],
+    **__: object,
 ) -> Tensor:
     q, k, v = (
         attention.qkv(hidden_states)

@@ -7,7 +7,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from ..world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
 from .fit import Objective, fast_math
 from .parts import SIDE, VLM_MERGE, VLM_PATCH, VLM_WIDTH, make_qwen
 from .vision import attend_at_once
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # CLIP's mean and deviation, as Qwen2.5-VL's preprocessor_config.json has them.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -113,7 +116,7 @@ class Asked:
 class VLMExamples:
     """Draws batches of examples."""
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     image_token: int
     batch: int
 
@@ -159,9 +162,11 @@ class Answering(Objective):
 
     ends = ("embed", "lm_head", "to_cell", "to_place")
 
-    def __init__(self, tokenizer: Any, tokens: dict[str, int], batch: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, tokens: dict[str, int], batch: int, device: torch.device | str = "cpu"
+    ) -> None:
         super().__init__()
-        self.qwen: Any = make_qwen(tokens["vocab_size"], tokens)
+        self.qwen = make_qwen(tokens["vocab_size"], tokens)
         attend_at_once(self.qwen.model.visual, _GRID * _GRID)
         self.to_cell = nn.Linear(VLM_WIDTH, _CELLS)
         self.to_place = nn.Linear(VLM_WIDTH, _CELLS + 1)
@@ -260,7 +265,7 @@ def patches(pictures: Sequence[Image.Image]) -> Tensor:
     return x.expand(*x.shape[:6], 2, *x.shape[7:]).reshape(b * _GRID * _GRID, -1)
 
 
-def preprocessor_config() -> dict[str, Any]:
+def preprocessor_config() -> dict[str, object]:
     """`preprocessor_config.json`: both limits are the world's pictures, so no picture is read at another size."""
     return {
         "do_convert_rgb": True,
