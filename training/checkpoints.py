@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from ..uniworld_core.errors import UniWorldError
 from ..uniworld_core.files import sha256_file, sync_folder, write_whole
 from .optimizer import local
 from .parallel import World
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 META = "meta.json"
 WEIGHTS, EMA, OPTIMIZER = "weights/", "ema/", "optimizer/"
@@ -244,7 +247,7 @@ def _copy(tensor: Tensor) -> Tensor:
     )
 
 
-def _cpu_mesh(mesh: Any) -> Any:
+def _cpu_mesh(mesh: DeviceMesh) -> DeviceMesh:
     from torch.distributed.device_mesh import init_device_mesh
 
     return mesh if mesh.device_type == "cpu" else init_device_mesh("cpu", tuple(mesh.shape))

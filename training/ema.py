@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .optimizer import is_spread, local
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def ema_decay(update: int, limit: float) -> float:
@@ -90,7 +93,7 @@ class ShardedEMA:
         )
 
     @cached_property
-    def _mesh(self) -> Any:
+    def _mesh(self) -> DeviceMesh:
         from torch.distributed.device_mesh import init_device_mesh
 
         return init_device_mesh(next(iter(self.rows.values())).device.type, (self.world,))

@@ -117,7 +117,9 @@ class Session:
 
         Conversation([Turn(USER, message.text)])
 
-    def _reply(self, message: ChatMessage, pictures: list[Image.Image], on_route: Any) -> Reply:
+    def _reply(
+        self, message: ChatMessage, pictures: list[Image.Image], on_route: Callable[[bool, float | None], None] | None
+    ) -> Reply:
         from ...uniworld_core import Conversation, Turn
 
         settings, history = self.settings, self.history

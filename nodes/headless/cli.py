@@ -7,7 +7,6 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ...command_line import DONE, FAILED, MISUSED, Parser, code_with_output, conclude
 from ...streams import say
@@ -90,7 +89,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: Any, name: str, text: str, handler: Callable[..., int], epilog: str = EPILOG
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    handler: Callable[..., int],
+    epilog: str = EPILOG,
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=epilog)
     parser.set_defaults(handler=handler)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from ...uniworld_core.errors import UniWorldError
 
@@ -201,7 +201,7 @@ def types_match(received: object, expected: object) -> bool:
     return ANY_TYPE in left or ANY_TYPE in right or bool(left & right)
 
 
-def is_link(value: object) -> bool:
+def is_link(value: object) -> TypeGuard[list[Any]]:
     """Whether an input's value in API form is a link: `[node id, output slot]`."""
     return (
         isinstance(value, list)

@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -147,7 +146,7 @@ class PublishedSamples:
             raise BadData(self.list_file, [f"No annotation is a painting: none has a {PAINT_MARK} answer."])
         self.fingerprint = digest.hexdigest()[:32]
 
-    def _scan(self, index: int, line: Line, digest: Any) -> np.ndarray:
+    def _scan(self, index: int, line: Line, digest: hashlib._Hash) -> np.ndarray:
         data = line.file.read_bytes()
         digest.update(f"{line.root_as_written}\0{line.weighted}\0{hashlib.sha256(data).hexdigest()}\n".encode())
         rows = []

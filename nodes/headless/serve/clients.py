@@ -45,7 +45,7 @@ class Client:
     unsent_bytes: int = 0
     progress: Callable[[], None] = lambda: None  # called whenever the socket has taken something
     ready: asyncio.Event = field(default_factory=asyncio.Event)
-    closing: asyncio.Future[Any] | None = None
+    closing: asyncio.Future[bool] | None = None
 
     def put(self, frame: str | bytes, kind: str = "") -> None:
         # Of previews not yet sent, only the newest is worth sending, and so of states, as each names all nodes.

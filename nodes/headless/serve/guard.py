@@ -6,10 +6,10 @@ import hmac
 import sqlite3
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import HttpVersion11, web
+from aiohttp.typedefs import Middleware
 
 from ....command_line import bug_note
 from ....streams import say
@@ -28,7 +28,7 @@ CONTENT_POLICY = (
 )
 
 
-def guards(config: ServerConfig) -> list[Any]:
+def guards(config: ServerConfig) -> list[Middleware]:
     """The middlewares, the outermost first."""
     return [_errors_as_json, _only_friends(config)]
 
@@ -100,7 +100,7 @@ def _tell(request: web.Request, error: Exception) -> None:
         say("".join(traceback.format_exception(error)).rstrip())
 
 
-def _only_friends(config: ServerConfig) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _only_friends(config: ServerConfig) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         # Cookies do not tell ports apart, and two servers may run.
