@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import pytest
@@ -156,6 +157,8 @@ def test_an_id_of_the_clients_choice_is_kept_and_never_runs_twice(live):
 
 def test_the_queue_orders_by_number_and_front(live):
     running = live.queue(paint(500))
+    while not live.get("/queue").json["queue_running"]:
+        time.sleep(0.01)
     ids = {name: live.queue(paint(1, seed=n), **more) for n, (name, more) in enumerate(
         {"third": {}, "fourth": {}, "first": {"number": -10}, "second": {"front": True}}.items()
     )}  # fmt: skip
