@@ -284,13 +284,13 @@ def perception(task_name: str) -> Any:
     graph.note("What happens", text, 4, 730, (None, 90))
     # The map of the graph covers the lower right corner: where boxes are shown too, pictures get less room.
     boxes = task.head in ("boxes", "pose")
-    room, top = (120, 200) if boxes else (180, 260)
+    room, top = (100, 180) if boxes else (180, 260)
     graph.add("PreviewImage", 5, 0, "As painted", room=room, images=image[0])
     head = graph.add("UniWorldPerceptionHead", 4, 480, task=task_name, painted=image[0], source=ask[1])
     graph.add("SaveImage", 5, top, "Map", room=room, images=head[0], filename_prefix=f"uniworld/{task_name}")
-    graph.add("PreviewAny", 5, 428 if boxes else 552, "Summary", room=100, source=head[3])
+    graph.add("PreviewAny", 5, 388 if boxes else 552, "Summary", room=100, source=head[3])
     if boxes:
-        graph.add("PreviewAny", 5, 602, "Boxes", room=100, source=head[2])
+        graph.add("PreviewAny", 5, 562, "Boxes", room=100, source=head[2])
     return graph
 
 

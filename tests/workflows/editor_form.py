@@ -18,8 +18,8 @@ COLOURS = ("#3f789e", "#8A8", "#b58b2a", "#a1309b", "#b06634")
 MARGIN = 10
 # Pictures and texts that a node shows below its widgets, in pixels.
 SHOWN = {"LoadImage": 224, "SaveImage": 224, "PreviewImage": 224, "PreviewAny": 110, "UniWorldSampler": 224}
-# The editor makes no node with widgets narrower, and Load Image has a button besides.
-LEAST = {"LoadImage": 224}
+# The editor makes no node with widgets narrower: Load Image has a button besides, Preview Any a switch of the editor's own.
+LEAST = {"LoadImage": 224, "PreviewAny": 210}
 BADGE = 8  # by which the name of the pack, above a node, reaches beyond the margin
 UNFOLDED = 210  # the width of a node that is shown as its title alone
 FLOAT_DIGITS = 2  # at most, in what is declared here
