@@ -458,7 +458,7 @@ LOG, SET_UP = "nodes/headless/batch_results.py", "nodes/headless/bootstrap.py"
         (r"os\.fsync\(", {LOG}),
         (r"os\.(replace|rename|link)\(", set()),
         (r"\b(fcntl|msvcrt)\b", {SET_UP}),
-        (r"\bfilelock\b", set()),
+        (r"(from|import) filelock\b", set()),
         (r"while block := ", set()),
     ],
 )
