@@ -38,6 +38,7 @@ def test_every_example_is_tested_and_listed() -> None:
     assert {file for file in files if f"| `{file}` |" not in listed} == set()
 
 
+@pytest.mark.slow
 def test_a_picture_is_edited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example = runpy.run_path(str(EXAMPLES / "edit_picture.py"))
     result = tmp_path / "result.png"
@@ -47,6 +48,7 @@ def test_a_picture_is_edited(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.splitlines() == [f"Saved {result}", "3"]
 
 
+@pytest.mark.slow
 def test_rows_are_done(tmp_path: Path) -> None:
     rows = ["--rows", str(EXAMPLES / "rows.jsonl"), "--results", str(tmp_path / "rows.results.jsonl")]
     assert main(["batch", "edit", *rows]) == 0

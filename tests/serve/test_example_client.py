@@ -13,6 +13,7 @@ from .conftest import Live
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "queue_prompt.py"
 
 
+@pytest.mark.slow
 def test_a_picture_comes_back(live: Live, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = tmp_path / "result.png"
     runpy.run_path(str(EXAMPLE))["main"](
