@@ -271,6 +271,16 @@ class TestWhatItLacks:
 
 
 class TestTable:
+    def test_a_family_that_cannot_encode_is_none(self) -> None:
+        class Half(Family):
+            name, companions = "Half", ()
+
+            def open(self, folders: ModelFolders) -> MosaicParts:
+                return MosaicParts(folders.checkpoint)
+
+        with pytest.raises(TypeError, match="encode"):
+            Half()  # type: ignore[abstract]
+
     def test_shipped_models_are_of_v1(self) -> None:
         for folder in SHIPPED_FOLDER.glob("*/uniworld"):
             assert table.family_of(folder).name == "UniWorld-V1"

@@ -245,7 +245,7 @@ def _siglip_width(parts: Parts) -> int:
 
 
 def _check(sources: Mapping[str, Source], expected: Mapping[str, tuple[int, ...]], parts: Parts) -> None:
-    """Raise ValueError unless what there is has the names and shapes of what is to be written."""
+    """Raise UniWorldError unless what there is has the names and shapes of what is to be written."""
     problems = [f"{_home(name, parts)} has no {name}" for name in expected if name not in sources]
     problems += [f"{_home(name, parts)} holds {name}, which is of no part" for name in sources if name not in expected]
     problems += [

@@ -67,7 +67,7 @@ def parse_line(
     """What a line asks for; None for an empty one.
 
     Args:
-        find: gives the file of a picture by its name or path, and raises ValueError if there is none.
+        find: gives the file of a picture by its name or path, and raises UniWorldError if there is none.
         attached: how many pictures come before those that the line names.
         objects: also take a line of JSON, `{"text": ..., "images": [...]}`.
 

@@ -6,6 +6,7 @@ A family brings what `Family` names; the sampler, the library, the nodes and the
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,7 @@ class Route:
 
 
 class Family(Protocol):
-    """A model family. What one does not override, its models cannot do.
+    """A model family. It opens its models and encodes prompts; what else it does not override, its models cannot do.
 
     Attributes:
         name: for people, such as "UniWorld-V1".
@@ -163,10 +164,11 @@ class Family(Protocol):
     name: str
     companions: tuple[str, ...]
 
+    @abstractmethod
     def open(self, folders: ModelFolders) -> FamilyParts:
         """The parts of a model, of which nothing is read yet."""
-        ...
 
+    @abstractmethod
     def encode(
         self, parts: LoadedParts, conversations: Sequence[Conversation], t5_length: int | None = None
     ) -> Condition:
@@ -178,7 +180,6 @@ class Family(Protocol):
         Raises:
             UniWorldError: a conversation that the model cannot read, or a part that is missing.
         """
-        ...
 
     def understand(
         self,

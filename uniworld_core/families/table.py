@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UniWorldError
-from ..loading.settings import read_json, shown
+from ..errors import UniWorldError, shown
+from ..loading.settings import read_json
 from .family import Family
 
 
