@@ -41,6 +41,15 @@ def test_a_prompt_runs_and_is_in_the_history(live, graphs):
     assert entry["meta"]["3"] == {"node_id": "3", "display_node": "3", "parent_node": None, "real_node_id": "3"}
 
 
+def test_the_queue_and_the_history_are_spaced_as_comfyui_writes_them(live, graphs):
+    """Shell scripts look for ended prompts in the text of the history, and for an empty queue in that of the queue."""
+    live.run(graphs["sum"], prompt_id="known")
+    for history in (live.get("/history").body, live.get("/history/known").body):
+        for part in (b'"known": {', b'"status_str": "success"', b'"completed": true', b'"messages": ['):
+            assert part in history
+    assert b'"queue_running": []' in live.get("/queue").body
+
+
 def test_a_node_whose_id_is_half_a_character_is_in_the_queue_and_the_history(live):
     prompt = {"\ud800": node("PreviewAny", source="é")}
     entry = live.run(prompt)
