@@ -72,7 +72,7 @@ def test_every_template_opens_readable_and_inside_the_window(hosts: Any, browser
         page.wait_for_function("() => app.canvas.ds.scale != 1")
         page.wait_for_timeout(300)
         scale, boxes = page.evaluate(SHOWN)
-        least = {"edit": 0.75, "text_to_image": 0.75, "understand": 0.75, "chat": 0.572}.get(name, 0.6)
+        least = {"edit": 0.73, "text_to_image": 0.75, "understand": 0.75, "edit_with_mask": 0.574}.get(name, 0.6)
         assert scale >= least, name
         assert all(left > 56 and top > 90 and right < 1400 and bottom < 900 for left, top, right, bottom in boxes), name
     page.close()
