@@ -30,7 +30,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relativ
 each_guide = pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 # Top-level folders whose paths in the text must exist. The others are made by users: models, input, output, runs.
-FOLDERS = "uniworld_core|nodes|training|tests|workflows|subgraphs|locales|examples|docs|.ci"
+FOLDERS = "uniworld_core|nodes|training|tests|workflows|subgraphs|locales|docs|.ci"
 # Options of pytest that the pages name.
 PYTEST = {"--collect-only", "--lf", "-n0", "-k", "-m", "-x", "-q"}
 # Options of pip, hf, torchrun, git and ruff, and one that newer versions of torchrun take.

@@ -13,7 +13,7 @@ from uniworld.nodes import host
 from uniworld.nodes.headless import folders
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = ROOT / "examples"
+EXAMPLES = ROOT / "docs" / "examples"
 SHAPES = ROOT / "workflows" / "input" / "shapes.png"
 
 

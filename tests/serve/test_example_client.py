@@ -10,7 +10,7 @@ from PIL import Image
 
 from .conftest import Live
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "queue_prompt.py"
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "queue_prompt.py"
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Queue the edit workflow on a running `uniworld serve` and download the picture, with the standard library only.
 
-python examples/queue_prompt.py PROMPT RESULT [URL]
+python docs/examples/queue_prompt.py PROMPT RESULT [URL]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-WORKFLOW = Path(__file__).parents[1] / "workflows" / "api" / "edit.json"
+WORKFLOW = Path(__file__).parents[2] / "workflows" / "api" / "edit.json"
 
 
 def ask(url: str, data: Any = None) -> Any:

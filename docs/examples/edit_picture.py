@@ -1,4 +1,4 @@
-"""Edit a picture with nano, save the result, and ask about it: python examples/edit_picture.py PICTURE PROMPT RESULT"""
+"""Edit a picture with nano, save the result, and ask about it: python docs/examples/edit_picture.py PICTURE PROMPT RESULT"""
 
 from __future__ import annotations
 
