@@ -67,6 +67,15 @@ def test_what_is_loaded_is_remembered_by_storage_and_shared_by_what_is_made_of_i
     assert parts.loaded() == {"vae", "understanding", "vlm", "projectors", "task_head"}
 
 
+def test_a_condition_of_inference_mode_leaves_later_ones_fit_for_training() -> None:
+    model = UniWorld.from_pretrained("tiny", dtype=FLOAT32)
+    with torch.inference_mode():
+        first = model.encode("A red circle.", use_t5=False)
+    condition = model.encode("A red circle.", use_t5=False)
+    assert torch.equal(first.pooled, condition.pooled)
+    (condition.pooled * torch.ones(1, requires_grad=True)).sum().backward()  # which keeps it for the gradient
+
+
 def test_what_is_loaded_in_passing_is_forgotten_and_its_memory_free(parts: UniWorldParts) -> None:
     vae = parts.get("vae", FLOAT32, "cpu")
     with parts.passing():

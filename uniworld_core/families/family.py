@@ -123,9 +123,13 @@ class LoadedParts:
         return self._get(name)
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """What `make` gave when it was first asked for under that name: such as what a model reads in the empty prompt."""
+        """What `make` gave when it was first asked for under that name: such as what a model reads in the empty prompt.
+
+        It is computed without gradients and outside inference mode, whose tensors a later trainer could not use.
+        """
         if name not in self._kept:
-            self._kept[name] = make()
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept[name] = make()
         kept: T = self._kept[name]
         return kept
 
