@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...uniworld_core.errors import UniWorldError
@@ -175,10 +176,34 @@ class EncodeCondition(Node):
         return conditioning_of(condition, float(GUIDANCE if guidance is None else guidance)), asked
 
 
+# What a CONDITIONING has no place for, of families that use it: mask, reference latents, negative.
+_REST = "uniworld_condition"
+
+
 def conditioning_of(condition: Condition, guidance: float) -> Conditioning:
     """The core's condition of one item as a CONDITIONING of one entry, for our own samplers and ComfyUI's."""
-    pooled = {} if condition.pooled is None else {"pooled_output": condition.pooled.cpu()}
-    return [[condition.tokens.cpu(), {**pooled, "guidance": guidance}]]
+    import torch
+
+    kept = condition.to(torch.device("cpu"), condition.tokens.dtype)
+    extra: dict[str, object] = {} if kept.pooled is None else {"pooled_output": kept.pooled}
+    if kept.mask is not None or kept.references or kept.negative is not None:
+        extra[_REST] = kept
+    return [[kept.tokens, {**extra, "guidance": guidance}]]
+
+
+def to_condition(conditioning: Conditioning) -> Condition:
+    """A CONDITIONING of one entry as the core's condition. Raises UniWorldError for several entries."""
+    from ...uniworld_core import Condition
+
+    if len(conditioning) != 1:
+        raise UniWorldError(
+            f"The conditioning has {len(conditioning)} entries; UniWorld Sampler takes one. "
+            "Several pictures belong into the references of one Condition node, not into combined conditionings."
+        )
+    tokens, extra = conditioning[0]
+    condition = extra.get(_REST, Condition(tokens))
+    # Those of the entry count, which other nodes may have changed.
+    return replace(condition, tokens=tokens, pooled=extra.get("pooled_output"))
 
 
 NODES = by_id(EncodeReference, EncodeCondition)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ...uniworld_core.errors import UniWorldError
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
-from .conditioning import guidance_input
+from .conditioning import guidance_input, to_condition
 from .latents import marked, samples_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ...uniworld_core.prompts.reference import References
-    from ...uniworld_core.sampling.condition import Condition
     from ...uniworld_core.sampling.flow import Step
     from ...uniworld_core.sampling.latents import RGB
     from .wires import Conditioning, Latent, PainterWire
@@ -233,19 +231,6 @@ def step_report(total: int, rgb: RGB) -> Callable[[Step], None]:
         progress.update(step.index + 1, preview(step.denoised[0], rgb))
 
     return report
-
-
-def to_condition(conditioning: Conditioning) -> Condition:
-    """A CONDITIONING of one entry as the core's condition. Raises UniWorldError for several entries."""
-    from ...uniworld_core import Condition
-
-    if len(conditioning) != 1:
-        raise UniWorldError(
-            f"The conditioning has {len(conditioning)} entries; UniWorld Sampler takes one. "
-            "Several pictures belong into the references of one Condition node, not into combined conditionings."
-        )
-    tokens, extra = conditioning[0]
-    return Condition(tokens, extra.get("pooled_output"))
 
 
 def kept_cells(noise_mask: Tensor | None, batch: int, h: int, w: int) -> Tensor | None:

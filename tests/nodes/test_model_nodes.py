@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 from uniworld.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host
+from uniworld.nodes.pack.conditioning import conditioning_of, to_condition
 from uniworld.nodes.pack.loaders import companion, model_choices, model_folder
 from uniworld.nodes.pack.parts import HeldPart, torch_dtype
-from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core import Condition, UniWorld
 from uniworld.uniworld_core.backbones.flux_vae import read_native_side
 from uniworld.uniworld_core.images.pictures import to_image
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
@@ -338,6 +339,24 @@ def test_conditioning_has_the_native_form(parts: dict[str, Any], core: UniWorld)
     assert extra["guidance"] == 4.0
     assert isinstance(extra["guidance"], float)
     torch.testing.assert_close(extra["pooled_output"], core.text.clip.pool([PROMPT]), rtol=0, atol=1e-5)
+
+
+def test_a_conditioning_carries_what_other_families_paint_by() -> None:
+    negative = Condition(torch.full((1, 2, 4), 2.0))
+    mask, latent = torch.tensor([[False, True, True]]), torch.ones(1, 16, 4, 4)
+    whole = Condition(torch.zeros(1, 3, 4), torch.ones(1, 5), mask, (latent,), negative)
+    ((tokens, extra),) = conditioning_of(whole, 2.5)
+    assert extra["guidance"] == 2.5
+    # As ComfyUI's nodes do: new tokens, with a copy of all that stands beside them.
+    again = to_condition([[tokens + 1, dict(extra)]])
+    assert torch.equal(again.tokens, torch.ones(1, 3, 4))
+    assert torch.equal(again.pooled, whole.pooled)
+    assert torch.equal(again.mask, mask)
+    assert torch.equal(again.references[0], latent)
+    assert torch.equal(again.negative.tokens, negative.tokens)
+    plain = Condition(whole.tokens, whole.pooled)
+    assert set(conditioning_of(plain, 1.0)[0][1]) == {"pooled_output", "guidance"}
+    assert to_condition(conditioning_of(plain, 1.0)).negative is None
 
 
 def test_condition_without_text_takes_clips_empty_prompt_and_no_t5(parts: dict[str, Any], core: UniWorld) -> None:
