@@ -29,7 +29,7 @@ each optional one. Saved workflows hold the values of widgets by position, so a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ..uniworld_core.errors import UniWorldError
@@ -75,14 +75,15 @@ class Input:
     Attributes:
         type: the type of the wire or of the widget's value; for a choice, its options.
         optional: whether the node runs without it.
-        options: ComfyUI's settings of the widget, in the order in which its own nodes have them; empty for a wire.
+        options: ComfyUI's settings of the widget, in the order in which its own nodes have them; None for a wire. An
+            empty dict is kept: some of ComfyUI's own nodes have one, and their clients read it.
     """
 
     name: str
     type: WireType | tuple[str, ...]
     tooltip: str = ""
     optional: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] | None = None
 
     @classmethod
     def wire(cls, name: str, type: WireType, tooltip: str = "", *, optional: bool = False) -> Input:
@@ -132,13 +133,13 @@ class Input:
     @classmethod
     def choice(cls, name: str, options: Iterable[str], tooltip: str = "", *, default: str | None = None) -> Input:
         """One of several names; without a `default` the first is chosen."""
-        return cls(name, tuple(options), tooltip, False, {} if default is None else {"default": default})
+        return cls(name, tuple(options), tooltip, False, None if default is None else {"default": default})
 
     def v1(self) -> tuple[Any, ...]:
-        """The entry of `INPUT_TYPES`: the type or the list of options, and the settings if there are any."""
+        """The entry of `INPUT_TYPES`: the type or the list of options, and the settings if it has them."""
         kind = self.type if isinstance(self.type, str) else list(self.type)
-        settings = self.options | ({"tooltip": self.tooltip} if self.tooltip else {})
-        return (kind, settings) if settings else (kind,)
+        settings = (self.options or {}) | ({"tooltip": self.tooltip} if self.tooltip else {})
+        return (kind,) if self.options is None and not settings else (kind, settings)
 
 
 Inputs = tuple[Input, ...]

@@ -60,7 +60,7 @@ class PrimitiveBoolean(_Primitive):
     DISPLAY_NAME = "Boolean"
     DESCRIPTION = "Yes or no."
     OUTPUTS = (Output("BOOLEAN", "BOOLEAN"),)
-    VALUE = Input("value", "BOOLEAN")
+    VALUE = Input("value", "BOOLEAN", options={})
 
 
 class PreviewAny(Node):
@@ -72,7 +72,7 @@ class PreviewAny(Node):
 
     @classmethod
     def inputs(cls) -> Inputs:
-        return (Input.wire("source", "*"),)
+        return (Input("source", "*", options={}),)
 
     def execute(self, source: object = None) -> dict[str, object]:
         return {"ui": {"text": (_as_text(source),)}}

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from uniworld.nodes.headless import builtin_images, pictures
 from uniworld.nodes.headless.builtin_images import ImageBatch, ImageScale, LoadImage, LoadImageMask, SaveImage
+from uniworld.nodes.headless.registry import load_registry
 from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.images import picture_files
 
@@ -25,6 +26,13 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 def load(place, picture: Image.Image, name: str = "p.png", **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
     picture.save(place.input / name, **how)
     return LoadImage().execute(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "widget", "kind"), [("PrimitiveBoolean", "value", "BOOLEAN"), ("PreviewAny", "source", "*")]
+)
+def test_clients_find_the_empty_settings_that_comfyui_has(name: str, widget: str, kind: str) -> None:
+    assert load_registry().info(name)["input"]["required"][widget] == [kind, {}]
 
 
 def test_a_picture_is_floats_in_0_to_1_with_an_empty_mask(place):
