@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import RunFailed, UniWorldError
 from ...uniworld_core.files import hold, sync_folder, sync_tree
 from ...uniworld_core.json_text import BadJson, loads
 from .batch_rows import BatchRow
@@ -274,8 +274,13 @@ class Results:
             while view:
                 view = view[os.write(self._file, view) :]
             os.fsync(self._file)
-        except BaseException:
+        except BaseException as error:
             os.ftruncate(self._file, size)
+            if isinstance(error, OSError):
+                raise RunFailed(
+                    f"The results '{self.path}' cannot be written: {error.strerror}. Put that right and run the batch again: "
+                    "it continues after the rows that are done."
+                ) from error
             raise
 
 

@@ -11,6 +11,7 @@ import pytest
 from uniworld.nodes.headless import batch_results
 from uniworld.nodes.headless.batch_results import DONE, ERROR, INTERRUPTED, LOST, STARTED, Outcome, Results
 from uniworld.nodes.headless.batch_rows import BatchRow
+from uniworld.uniworld_core.errors import RunFailed
 
 ROWS = [BatchRow("a", 1, folder="a"), BatchRow("b/c", 2, folder="b_c"), BatchRow("d", 3, folder="d")]
 
@@ -150,8 +151,9 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_line(open_results, lines, monke
         before = lines()
         with monkeypatch.context() as patch:
             patch.setattr(batch_results.os, "write", half)
-            with pytest.raises(OSError, match="No space left"):
+            with pytest.raises(RunFailed, match="cannot be written: No space left") as error:
                 results.end(attempt, save(attempt))
+        assert str(results.path) in str(error.value)
         assert lines() == before
         assert results.with_status(STARTED) == ["a"]
 

@@ -13,6 +13,7 @@ from uniworld.training.export import write_changed
 from uniworld.training.merge import merge
 from uniworld.training.model_folder import Source
 from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.loading.shipped import shipped_model
 from uniworld.uniworld_core.loading.weights import Shards
 
@@ -114,3 +115,12 @@ def test_one_file_merges_with_shards(tmp_path: Path, other: Path) -> None:
     save_file(tensors_of(START), single / "model.safetensors", metadata={"format": "pt"})
     merge([single, other], tmp_path / "out")
     torch.testing.assert_close(tensors_of(tmp_path / "out")[NAME], tensors_of(START)[NAME] + 0.5)
+
+
+def test_a_folder_of_another_model_is_known_by_its_config_even_without_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(UniWorldError, match="model_type 'llama'"):
+        merge(["tiny", folder], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -138,6 +138,7 @@ class UniWorldParts(FamilyParts):
 
 def check_checkpoint(folder: Path) -> None:
     """Hold a UniWorld checkpoint's files against its configuration. Raises UniWorldError naming what does not fit."""
+    UniWorldConfig.read(folder)  # a folder of another model is known by it, whatever weights are there
     UniWorldParts(folder).check()
 
 
