@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ...uniworld_core.prompts.conversation import Conversation
     from ...uniworld_core.prompts.reference import References
-    from .wires import EncoderWire
+    from .wires import EncoderWire, ReaderWire
 
 # The optional input of every node that reads an instruction; always the last one, as saved workflows need.
 CONVERSATION = Input.wire(
@@ -28,11 +28,25 @@ CONVERSATION_SO_FAR = Output(
 )
 
 
-def with_prompt(conversation: Conversation | None, prompt: str, references: References | None) -> Conversation:
-    """The conversation so far with the user's prompt and its references as the last turn."""
-    from ...uniworld_core import Conversation, Turn
+class PromptNode(Node):
+    """A node that reads an instruction: with a `prompt` widget, and the wires `references` and `conversation`."""
 
-    return (conversation or Conversation()).then(Turn("user", prompt, references or ()))
+    @classmethod
+    def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
+        from ...uniworld_core.prompts.text import check_prompt
+
+        return verdict(check_prompt, prompt)
+
+    @staticmethod
+    def asked(
+        vlm: ReaderWire, prompt: str, references: References | None, conversation: Conversation | None
+    ) -> Conversation:
+        """The conversation so far with the prompt and its references as the last turn; warns of what the model does not know."""
+        from ...uniworld_core import Conversation, Turn
+
+        whole = (conversation or Conversation()).then(Turn("user", prompt, references or ()))
+        vlm.warn_of_unknown(whole)
+        return whole
 
 
 class ChatTurn(Node):

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...uniworld_core.errors import UniWorldError
-from ..declare import Input, Inputs, Node, Output, by_id, verdict
-from .chat import CONVERSATION, CONVERSATION_SO_FAR, with_prompt
+from ..declare import Input, Inputs, Node, Output, by_id
+from .chat import CONVERSATION, CONVERSATION_SO_FAR, PromptNode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,14 +102,7 @@ def hidden_states(clip_vision_output: ClipVisionOutput) -> Tensor:
         ) from None
 
 
-def prompt_problem(prompt: str | None) -> bool | str:
-    """What VALIDATE_INPUTS answers of a prompt widget."""
-    from ...uniworld_core.prompts.text import check_prompt
-
-    return verdict(check_prompt, prompt)
-
-
-class EncodeCondition(Node):
+class EncodeCondition(PromptNode):
     """Instruction and references to CONDITIONING."""
 
     ID = "UniWorldCondition"
@@ -153,10 +146,6 @@ class EncodeCondition(Node):
             CONVERSATION,
         )
 
-    @classmethod
-    def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
-        return prompt_problem(prompt)
-
     def execute(
         self,
         vlm: ReaderWire,
@@ -170,8 +159,7 @@ class EncodeCondition(Node):
         from ...uniworld_core.backbones.flux_text import T5_LENGTH
         from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE
 
-        asked = with_prompt(conversation, prompt, references)
-        vlm.warn_of_unknown(asked)
+        asked = self.asked(vlm, prompt, references, conversation)
         condition = vlm.encode(asked, text, T5_LENGTH if t5_length is None else t5_length)
         return conditioning_of(condition, float(GUIDANCE if guidance is None else guidance)), asked
 

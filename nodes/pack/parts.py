@@ -12,12 +12,10 @@ if TYPE_CHECKING:
     import torch
 
     from ...uniworld_core import Conversation
-    from ...uniworld_core.families.family import Family, FamilyParts, LoadedParts, ModelFolders, Route
+    from ...uniworld_core.families.family import Family, FamilyParts, LoadedParts, ModelFolders, PaintingFacts, Route
     from ...uniworld_core.loading.storage import Storage
     from ...uniworld_core.prompts.scope import Scope
     from ...uniworld_core.sampling.condition import Condition
-    from ...uniworld_core.sampling.flow import Shift
-    from ...uniworld_core.sampling.latents import LatentFormat
     from .wires import EncoderWire, TextEncoder, TextPooler, TextWire, Wired
 
 T = TypeVar("T")
@@ -66,33 +64,10 @@ class HeldPart(Generic[T]):
 
 
 @dataclass(kw_only=True)
-class DiTPart(HeldPart[Any]):
-    """The DiT.
+class PaintingPart(HeldPart[Any]):
+    """The DiT or the VAE, with what is known of the model before it is loaded."""
 
-    Attributes:
-        native_side: side in pixels of the square pictures that the model was made for.
-        latent_format: of the latents that it paints.
-        shift: of its noise levels.
-        token_bytes: memory that one token, of text or of a latent, takes while it computes.
-    """
-
-    native_side: int
-    latent_format: LatentFormat
-    shift: Shift
-    token_bytes: int
-
-
-@dataclass(kw_only=True)
-class VAEPart(HeldPart[Any]):
-    """The VAE.
-
-    Attributes:
-        latent_format: of the latents that it makes.
-        pixel_bytes: memory that one pixel of a picture takes while it computes.
-    """
-
-    latent_format: LatentFormat
-    pixel_bytes: int
+    facts: PaintingFacts
 
 
 @dataclass
@@ -182,8 +157,8 @@ class Loaded:
 
     vlm: VLMPart
     siglip: EncoderWire
-    dit: DiTPart
-    vae: VAEPart
+    dit: PaintingPart
+    vae: PaintingPart
     text: TextParts
 
 
@@ -198,23 +173,11 @@ def open_parts(family: Family, folders: ModelFolders, dtype_name: str, device: s
 
     parts = family.open(folders)
     parts.check()
-    facts = parts.facts
     dtype = torch_dtype(dtype_name, host.current().load_device(device))
     own = [name for name in parts.names if name not in parts.within]
     held: dict[str, Wired[Any]] = {name: HeldPart(parts, name, dtype, device) for name in (*PART_NAMES, *own)}
-    held["dit"] = dit = DiTPart(
-        parts,
-        "dit",
-        dtype,
-        device,
-        native_side=facts.native_side,
-        latent_format=facts.latent_format,
-        shift=facts.shift,
-        token_bytes=facts.token_bytes,
-    )
-    held["vae"] = vae = VAEPart(
-        parts, "vae", dtype, device, latent_format=facts.latent_format, pixel_bytes=facts.pixel_bytes
-    )
+    held["dit"] = dit = PaintingPart(parts, "dit", dtype, device, facts=parts.facts)
+    held["vae"] = vae = PaintingPart(parts, "vae", dtype, device, facts=parts.facts)
     members = {name: MemberPart(held[whole], name) for name, whole in parts.within.items()}
     return Loaded(
         vlm=VLMPart(family, held | members, read_scope(folders.checkpoint)),

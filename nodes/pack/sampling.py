@@ -111,9 +111,9 @@ class LatentByAspect(Node):
             height, width = mean_size([(ref.picture.height, ref.picture.width) for ref in references[:2]])
         elif image is not None:
             height, width = image.shape[1], image.shape[2]
-        side = area_side or (DEFAULT_SIDE if dit is None else dit.native_side)
+        side = area_side or (DEFAULT_SIDE if dit is None else dit.facts.native_side)
         size = size_by_aspect(height, width, side * side, ratios)
-        latent_format = FLUX_LATENTS if dit is None else dit.latent_format
+        latent_format = FLUX_LATENTS if dit is None else dit.facts.latent_format
         return marked(torch.zeros(latent_format.shape(batch_size, size)), latent_format), size.width, size.height
 
 
@@ -137,8 +137,8 @@ class Scheduler(Node):
     def execute(self, dit: PainterWire, latent: Latent, steps: int, denoise: float) -> tuple[Tensor]:
         from ...uniworld_core.sampling.flow import schedule
 
-        samples = samples_of(latent, dit.latent_format, self.DISPLAY_NAME)
-        return (schedule(steps, dit.latent_format.token_count(samples.shape), dit.shift, denoise),)
+        samples = samples_of(latent, dit.facts.latent_format, self.DISPLAY_NAME)
+        return (schedule(steps, dit.facts.latent_format.token_count(samples.shape), dit.facts.shift, denoise),)
 
 
 class Sampler(Node):
@@ -184,13 +184,13 @@ class Sampler(Node):
     ) -> tuple[Latent]:
         from ...uniworld_core.sampling.sampler import paint
 
-        condition, latents = to_condition(conditioning), dit.latent_format
+        condition, latents = to_condition(conditioning), dit.facts.latent_format
         samples = samples_of(latent, latents, self.DISPLAY_NAME)
         size, batch = latents.size(samples.shape), len(samples)
-        warn_of_size(dit.native_side, size.height, size.width)
+        warn_of_size(dit.facts.native_side, size.height, size.width)
         tokens = batch * (latents.token_count(samples.shape) + condition.tokens.shape[1])
         painted = paint(
-            dit.on_device(working_memory=tokens * dit.token_bytes),
+            dit.on_device(working_memory=tokens * dit.facts.token_bytes),
             condition,
             size,
             [(seed + i) % 2**64 for i in range(batch)],

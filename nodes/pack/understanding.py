@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import host
-from ..declare import Input, Inputs, Node, Output, by_id
-from .chat import CONVERSATION, CONVERSATION_SO_FAR, with_prompt
-from .conditioning import PROMPT, VLM, prompt_problem
+from ..declare import Input, Inputs, Output, by_id
+from .chat import CONVERSATION, CONVERSATION_SO_FAR, PromptNode
+from .conditioning import PROMPT, VLM
 
 if TYPE_CHECKING:
     from ...uniworld_core.prompts.conversation import Conversation
@@ -20,7 +20,7 @@ _REFERENCES = Input.wire(
 )
 
 
-class Understand(Node):
+class Understand(PromptNode):
     """A question about pictures, answered in words."""
 
     ID = "UniWorldUnderstand"
@@ -57,10 +57,6 @@ class Understand(Node):
             CONVERSATION,
         )
 
-    @classmethod
-    def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
-        return prompt_problem(prompt)
-
     def execute(
         self,
         vlm: ReaderWire,
@@ -71,8 +67,7 @@ class Understand(Node):
         references: References | None = None,
         conversation: Conversation | None = None,
     ) -> tuple[str, Conversation]:
-        asked = with_prompt(conversation, prompt, references)
-        vlm.warn_of_unknown(asked)
+        asked = self.asked(vlm, prompt, references, conversation)
         here, progress = host.current(), host.current().progress(max_new_tokens)
 
         def report(tokens: int) -> None:
@@ -82,7 +77,7 @@ class Understand(Node):
         return vlm.answer(asked, max_new_tokens, temperature, seed, report), asked
 
 
-class ChooseRoute(Node):
+class ChooseRoute(PromptNode):
     """Does the instruction ask for a picture or for words?"""
 
     ID = "UniWorldRoute"
@@ -112,10 +107,6 @@ class ChooseRoute(Node):
     def inputs(cls) -> Inputs:
         return VLM, PROMPT, _REFERENCES, CONVERSATION
 
-    @classmethod
-    def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
-        return prompt_problem(prompt)
-
     def execute(
         self,
         vlm: ReaderWire,
@@ -123,8 +114,7 @@ class ChooseRoute(Node):
         references: References | None = None,
         conversation: Conversation | None = None,
     ) -> tuple[bool, float, object, object]:
-        asked = with_prompt(conversation, prompt, references)
-        vlm.warn_of_unknown(asked)
+        asked = self.asked(vlm, prompt, references, conversation)
         result = vlm.route(asked)
         paint, probability = bool(result.paint[0]), float(result.probabilities[0, 1])
         blocked = host.current().block()

@@ -30,9 +30,9 @@ class VAEDecode(Node):
         return _VAE, Input.wire("latent", "LATENT", "From UniWorld Sampler, or any FLUX latent.")
 
     def execute(self, vae: CoderWire, latent: Latent) -> tuple[Tensor]:
-        samples = samples_of(latent, vae.latent_format, self.DISPLAY_NAME)
-        pixels = samples.shape[0] * samples.shape[-2] * samples.shape[-1] * vae.latent_format.factor**2
-        return (vae.on_device(working_memory=pixels * vae.pixel_bytes).decode(samples).cpu(),)
+        samples = samples_of(latent, vae.facts.latent_format, self.DISPLAY_NAME)
+        pixels = samples.shape[0] * samples.shape[-2] * samples.shape[-1] * vae.facts.latent_format.factor**2
+        return (vae.on_device(working_memory=pixels * vae.facts.pixel_bytes).decode(samples).cpu(),)
 
 
 class VAEEncode(Node):
@@ -51,8 +51,8 @@ class VAEEncode(Node):
 
     def execute(self, vae: CoderWire, image: Tensor) -> tuple[Latent]:
         pixels = image.shape[0] * image.shape[1] * image.shape[2]
-        z = vae.on_device(working_memory=pixels * vae.pixel_bytes).encode(image).cpu()
-        return (marked(z, vae.latent_format),)
+        z = vae.on_device(working_memory=pixels * vae.facts.pixel_bytes).encode(image).cpu()
+        return (marked(z, vae.facts.latent_format),)
 
 
 NODES = by_id(VAEDecode, VAEEncode)

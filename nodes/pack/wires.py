@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, TypeVar
 if TYPE_CHECKING:
     import torch
 
-    from ...uniworld_core.families.family import Route
+    from ...uniworld_core.families.family import PaintingFacts, Route
     from ...uniworld_core.prompts.conversation import Conversation
     from ...uniworld_core.prompts.reference import PictureEncoder
     from ...uniworld_core.sampling.condition import Condition
-    from ...uniworld_core.sampling.flow import Shift
-    from ...uniworld_core.sampling.latents import LatentFormat
     from ...uniworld_core.sampling.painter import Painter
 
 LoadedPart = TypeVar("LoadedPart", covariant=True)
@@ -55,19 +53,9 @@ class Wired(Protocol[LoadedPart]):
 
 
 class PainterWire(Protocol):
-    """UNIWORLD_DIT.
+    """UNIWORLD_DIT, with what is known of the model before it is loaded."""
 
-    Attributes:
-        native_side: side in pixels of the square pictures that the model was made for.
-        latent_format: of the latents that it paints.
-        shift: of its noise levels.
-        token_bytes: memory that one token, of text or of a latent, takes while it computes.
-    """
-
-    native_side: int
-    latent_format: LatentFormat
-    shift: Shift
-    token_bytes: int
+    facts: PaintingFacts
 
     def on_device(self, working_memory: int = 0) -> Painter:
         """As `Wired`."""
@@ -82,15 +70,9 @@ class LatentCoder(Protocol):
 
 
 class CoderWire(Wired[LatentCoder], Protocol):
-    """UNIWORLD_VAE.
+    """UNIWORLD_VAE, with what is known of the model before it is loaded."""
 
-    Attributes:
-        latent_format: of the latents that it makes.
-        pixel_bytes: memory that one pixel of a picture takes while it computes.
-    """
-
-    latent_format: LatentFormat
-    pixel_bytes: int
+    facts: PaintingFacts
 
 
 EncoderWire: TypeAlias = "Wired[PictureEncoder]"  # UNIWORLD_SIGLIP

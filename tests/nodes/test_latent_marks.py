@@ -74,7 +74,7 @@ def test_latents_of_another_family_are_refused_with_both_names(parts: dict[str, 
 
 def test_an_empty_latent_is_of_the_family_of_the_model_that_is_wired(parts: dict[str, Any]) -> None:
     for latents, shape in ((UNIPIC, (1, 16, 4, 4)), (VIDEO, (1, 16, 1, 8, 8))):
-        dit = replace(parts["dit"], latent_format=latents)
+        dit = replace(parts["dit"], facts=replace(parts["dit"].facts, latent_format=latents))
         latent = empty(dit=dit)
         assert latent["uniworld_format"] == latents.name
         assert latent["samples"].shape == shape

@@ -226,7 +226,7 @@ def keep(folder: Path, *names: str) -> None:
 def test_a_freshly_dropped_loader_opens_what_ships() -> None:
     fresh = {name: options[0].get("default", kind[0]) for name, (kind, *options) in inputs_of("UniWorldLoader").items()}
     assert fresh == {"checkpoint": "nano", **AUTO, "device": "default"}
-    assert run("UniWorldLoader", **fresh)[2].native_side == 128
+    assert run("UniWorldLoader", **fresh)[2].facts.native_side == 128
 
 
 def test_auto_takes_what_ships_beside_the_checkpoint_though_the_user_has_a_folder(
@@ -248,7 +248,7 @@ def test_auto_takes_the_users_only_folder_or_the_one_of_the_checkpoints_name(
     keep(tmp_path / "siglip", "a", "Mine")
     assert companion("diffusers", "auto", "Mine") == "FLUX.1-dev"
     assert companion("siglip", "auto", "Mine") == "Mine"
-    assert run("UniWorldLoader", checkpoint="Mine", **AUTO)[2].native_side == 64
+    assert run("UniWorldLoader", checkpoint="Mine", **AUTO)[2].facts.native_side == 64
 
 
 @pytest.mark.parametrize(
