@@ -135,6 +135,26 @@ def whole_folder(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def append_whole(file: int, data: bytes) -> None:
+    """Append to an open file, and return when it is on disk; after an error nothing of it is there.
+
+    Args:
+        file: a descriptor, open for writing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    size = os.lseek(file, 0, os.SEEK_END)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        os.fsync(file)
+    except BaseException:
+        os.ftruncate(file, size)
+        raise
+
+
 def sync_file(path: Path) -> None:
     """Put the content of a file on disk."""
     _sync(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)

@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any
 
 from ...uniworld_core.errors import RunFailed, UniWorldError
-from ...uniworld_core.files import hold, sync_folder, sync_tree
+from ...uniworld_core.files import append_whole, hold, sync_folder, sync_tree
 from ...uniworld_core.json_text import BadJson, loads
 from .batch_rows import BatchRow
 
@@ -268,20 +268,13 @@ class Results:
     def _append(self, record: dict[str, object]) -> None:
         """Write a line, and return when it is on disk; after an error nothing of it is there."""
         data = json.dumps(record, allow_nan=False).encode() + b"\n"
-        size = os.lseek(self._file, 0, os.SEEK_END)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._file, view) :]
-            os.fsync(self._file)
-        except BaseException as error:
-            os.ftruncate(self._file, size)
-            if isinstance(error, OSError):
-                raise RunFailed(
-                    f"The results '{self.path}' cannot be written: {error.strerror}. Put that right and run the batch again: "
-                    "it continues after the rows that are done."
-                ) from error
-            raise
+            append_whole(self._file, data)
+        except OSError as error:
+            raise RunFailed(
+                f"The results '{self.path}' cannot be written: {error.strerror}. Put that right and run the batch again: "
+                "it continues after the rows that are done."
+            ) from error
 
 
 def _parse(line: bytes) -> dict[str, object] | None:

@@ -448,14 +448,14 @@ def test_the_checksum_is_that_of_the_whole_content(tmp_path: Path, size: int) ->
     assert sha256_file(tmp_path / "file") == hashlib.sha256(content[:size]).hexdigest()
 
 
-# A file of lines that only grows is no whole file; and what sets up the environment has nothing but the standard library.
-LOG, SET_UP = "nodes/headless/batch_results.py", "nodes/headless/bootstrap.py"
+# What sets up the environment has nothing but the standard library.
+SET_UP = "nodes/headless/bootstrap.py"
 
 
 @pytest.mark.parametrize(
     ("use", "others"),
     [
-        (r"os\.fsync\(", {LOG}),
+        (r"os\.fsync\(", set()),
         (r"os\.(replace|rename|link)\(", set()),
         (r"\b(fcntl|msvcrt)\b", {SET_UP}),
         (r"(from|import) filelock\b", set()),
