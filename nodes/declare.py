@@ -119,15 +119,15 @@ class Input:
 
     @classmethod
     def text(
-        cls, name: str, tooltip: str = "", *, default: str = "", lines: bool = False, wildcards: bool = False
+        cls, name: str, tooltip: str = "", *, default: str = "", multiline: bool = False, dynamic_prompts: bool = False
     ) -> Input:
         """A text.
 
         Args:
-            lines: whether it is written in a field of several lines.
-            wildcards: whether the editor replaces `{a|b}` by one of its parts.
+            multiline: whether the widget has several lines.
+            dynamic_prompts: whether the editor replaces `{a|b}` with one of the alternatives.
         """
-        shown = ({"multiline": True} if lines else {}) | ({"dynamicPrompts": True} if wildcards else {})
+        shown = ({"multiline": True} if multiline else {}) | ({"dynamicPrompts": True} if dynamic_prompts else {})
         return cls(name, "STRING", tooltip, False, shown | {"default": default})
 
     @classmethod
@@ -198,7 +198,7 @@ class Node:
         return {group: entries for group, entries in groups.items() if entries or group == "required"}
 
 
-def verdict(check: Callable[..., object], *values: object) -> bool | str:
+def validation_result(check: Callable[..., object], *values: object) -> bool | str:
     """What a node's `VALIDATE_INPUTS` answers: True, or the sentence of the UniWorldError that `check(*values)` raises.
 
     A value is None where it is linked; it is checked when it comes. `VALIDATE_INPUTS` names its arguments, as ComfyUI

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import sha256_file, sweep_parts
 from .. import host
-from ..declare import Input, Inputs, Node, Output, verdict
+from ..declare import Input, Inputs, Node, Output, validation_result
 from . import folders
 from .output_folder import unwritable
 from .pictures import check_picture, load_channel, load_picture, png_text, to_pil, write_png
@@ -35,7 +35,7 @@ class _FromFile(Node):
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:
-        return verdict(lambda name: check_picture(folders.current().find_picture(name)), image)
+        return validation_result(lambda name: check_picture(folders.current().find_picture(name)), image)
 
 
 def _picture() -> Input:
@@ -110,7 +110,7 @@ class SaveImage(Node):
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
         # PreviewImage has none.
-        return verdict(folders.current().check_prefix, cls.KIND, filename_prefix)
+        return validation_result(folders.current().check_prefix, cls.KIND, filename_prefix)
 
     def execute(
         self,

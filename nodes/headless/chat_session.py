@@ -204,7 +204,7 @@ class Session:
         from ...uniworld_core.prompts.reference import make_references
 
         siglip = self._model["siglip"]
-        return make_references(pictures, siglip.on_device() if pictures and siglip.there else None)
+        return make_references(pictures, siglip.on_device() if pictures and siglip.available else None)
 
 
 def open_model(checkpoint: str, flux: str, siglip: str, dtype: str, device: str) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..declare import Input, Inputs, Node, Output, by_id, verdict
+from ..declare import Input, Inputs, Node, Output, by_id, validation_result
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ...uniworld_core.prompts.conversation import Conversation
     from ...uniworld_core.prompts.reference import References
-    from .wires import EncoderWire, ReaderWire
+    from .wires import SiglipWire, VLMWire
 
 # The optional input of every node that reads an instruction; always the last one, as saved workflows need.
 CONVERSATION = Input.wire(
@@ -35,11 +35,11 @@ class PromptNode(Node):
     def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
         from ...uniworld_core.prompts.text import check_prompt
 
-        return verdict(check_prompt, prompt)
+        return validation_result(check_prompt, prompt)
 
     @staticmethod
-    def asked(
-        vlm: ReaderWire, prompt: str, references: References | None, conversation: Conversation | None
+    def extended(
+        vlm: VLMWire, prompt: str, references: References | None, conversation: Conversation | None
     ) -> Conversation:
         """The conversation so far with the prompt and its references as the last turn; warns of what the model does not know."""
         from ...uniworld_core import Conversation, Turn
@@ -81,7 +81,7 @@ class ChatTurn(Node):
             Input.text(
                 "text",
                 "What was said: wire the answer of UniWorld Understand. May be empty beside a picture of the assistant.",
-                lines=True,
+                multiline=True,
             ),
             Input.wire("image", "IMAGE", "The picture that was painted; a batch is several pictures.", optional=True),
             Input.wire(
@@ -103,14 +103,14 @@ class ChatTurn(Node):
     def VALIDATE_INPUTS(cls, role: str | None = None, text: str | None = None) -> bool | str:
         from ...uniworld_core.prompts.text import check_prompt, check_text
 
-        return verdict(check_prompt if role == "user" else check_text, text, "text")
+        return validation_result(check_prompt if role == "user" else check_text, text, "text")
 
     def execute(
         self,
         role: str,
         text: str,
         image: Tensor | None = None,
-        siglip: EncoderWire | None = None,
+        siglip: SiglipWire | None = None,
         references: References | None = None,
         conversation: Conversation | None = None,
     ) -> tuple[Conversation]:

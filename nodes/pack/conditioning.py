@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from ...uniworld_core.prompts.conversation import Conversation
     from ...uniworld_core.prompts.reference import References
     from ...uniworld_core.sampling.condition import Condition
-    from .wires import ClipVisionOutput, Conditioning, EncoderWire, ReaderWire, TextWire
+    from .wires import ClipVisionOutput, Conditioning, SiglipWire, TextWire, VLMWire
 
 # The wire and the widget that Understand and Route have too.
 VLM = Input.wire("vlm", "UNIWORLD_VLM", "The VLM from Load UniWorld.")
-PROMPT = Input.text("prompt", "The instruction, in plain words.", lines=True, wildcards=True)
+PROMPT = Input.text("prompt", "The instruction, in plain words.", multiline=True, dynamic_prompts=True)
 
 
 def guidance_input(tooltip: str, *, optional: bool = False) -> Input:
@@ -76,7 +76,7 @@ class EncodeReference(Node):
     def execute(
         self,
         image: Tensor,
-        siglip: EncoderWire | None = None,
+        siglip: SiglipWire | None = None,
         references: References | None = None,
         mask: Tensor | None = None,
         clip_vision_output: ClipVisionOutput | None = None,
@@ -148,7 +148,7 @@ class EncodeCondition(PromptNode):
 
     def execute(
         self,
-        vlm: ReaderWire,
+        vlm: VLMWire,
         prompt: str,
         references: References | None = None,
         text: TextWire | None = None,
@@ -159,13 +159,13 @@ class EncodeCondition(PromptNode):
         from ...uniworld_core.backbones.flux_text import T5_LENGTH
         from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE
 
-        asked = self.asked(vlm, prompt, references, conversation)
+        asked = self.extended(vlm, prompt, references, conversation)
         condition = vlm.encode(asked, text, T5_LENGTH if t5_length is None else t5_length)
         return conditioning_of(condition, float(GUIDANCE if guidance is None else guidance)), asked
 
 
 # What a CONDITIONING has no place for, of families that use it: mask, reference latents, negative.
-_REST = "uniworld_condition"
+_CONDITION_KEY = "uniworld_condition"
 
 
 def conditioning_of(condition: Condition, guidance: float) -> Conditioning:
@@ -175,7 +175,7 @@ def conditioning_of(condition: Condition, guidance: float) -> Conditioning:
     kept = condition.to(torch.device("cpu"), condition.tokens.dtype)
     extra: dict[str, object] = {} if kept.pooled is None else {"pooled_output": kept.pooled}
     if kept.mask is not None or kept.references or kept.negative is not None:
-        extra[_REST] = kept
+        extra[_CONDITION_KEY] = kept
     return [[kept.tokens, {**extra, "guidance": guidance}]]
 
 
@@ -189,7 +189,7 @@ def to_condition(conditioning: Conditioning) -> Condition:
             "Several pictures belong into the references of one Condition node, not into combined conditionings."
         )
     tokens, extra = conditioning[0]
-    condition = extra.get(_REST, Condition(tokens))
+    condition = extra.get(_CONDITION_KEY, Condition(tokens))
     # Those of the entry count, which other nodes may have changed.
     return replace(condition, tokens=tokens, pooled=extra.get("pooled_output"))
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from .wires import Latent
 
 # ComfyUI's own latent nodes pass keys on that they do not know.
-MARK: Final = "uniworld_format"
+FORMAT_KEY: Final = "uniworld_format"
 
 
-def marked(samples: torch.Tensor, latent_format: LatentFormat, like: Latent | None = None) -> Latent:
+def to_latent(samples: torch.Tensor, latent_format: LatentFormat, like: Latent | None = None) -> Latent:
     """Samples of a format as a LATENT, with what else the LATENT they were made from carries."""
-    made: Latent = {"samples": samples, MARK: latent_format.name}
+    made: Latent = {"samples": samples, FORMAT_KEY: latent_format.name}
     return made if like is None else {**like, **made}
 
 
@@ -41,10 +41,12 @@ def samples_of(latent: Latent, latent_format: LatentFormat, node: str) -> torch.
         raise UniWorldError(
             f"The latent for {node} has no samples: wire one from UniWorld Empty Latent or UniWorld VAE Encode."
         )
-    found = latent.get(MARK, FLUX_LATENTS.name if FLUX_LATENTS.fits(samples.shape) else None)
+    found = latent.get(FORMAT_KEY, FLUX_LATENTS.name if FLUX_LATENTS.fits(samples.shape) else None)
     if found is not None and found != latent_format.name:
         belongs = (
-            "belongs to the family" if MARK in latent else "carries no mark and has the shape of latents of the family"
+            "belongs to the family"
+            if FORMAT_KEY in latent
+            else "carries no mark and has the shape of latents of the family"
         )
         raise UniWorldError(
             f"The latent {belongs} '{found}', but {node} was given a model of the family '{latent_format.name}': wire dit of "

@@ -12,7 +12,7 @@ from .parts import DTYPES, open_parts
 
 if TYPE_CHECKING:
     from ...uniworld_core.families.family import Family
-    from .wires import CoderWire, EncoderWire, PainterWire, ReaderWire, TextWire
+    from .wires import DiTWire, SiglipWire, TextWire, VAEWire, VLMWire
 
 # A file by which a folder of each kind is known; a checkpoint's are those that its family is known by.
 _MARKS = {"diffusers": "vae/config.json", "siglip": "preprocessor_config.json"}
@@ -148,7 +148,7 @@ class LoadUniWorld(Node):
 
     def execute(
         self, checkpoint: str, flux: str, siglip: str, dtype: str, device: str
-    ) -> tuple[ReaderWire, EncoderWire, PainterWire, CoderWire, TextWire]:
+    ) -> tuple[VLMWire, SiglipWire, DiTWire, VAEWire, TextWire]:
         from ...uniworld_core.families.family import ModelFolders
         from ...uniworld_core.families.table import family_of
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ...uniworld_core.loading.storage import Storage
     from ...uniworld_core.prompts.scope import Scope
     from ...uniworld_core.sampling.condition import Condition
-    from .wires import EncoderWire, TextEncoder, TextPooler, TextWire, Wired
+    from .wires import SiglipWire, TextEncoder, TextPooler, TextWire, Wired
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class HeldPart(Generic[T]):
     _held: host.Held[Any] | None = field(default=None, repr=False)
 
     @property
-    def there(self) -> bool:
+    def available(self) -> bool:
         """Whether the model's family has such a part; one that it lacks says so when it is used."""
         return self.name in self.parts
 
@@ -75,16 +75,16 @@ class MemberPart:
     """A part that is held as a member of another.
 
     Attributes:
-        whole: the other.
+        owner: the part that contains it.
         name: of the member.
     """
 
-    whole: Wired[Any]
+    owner: Wired[Any]
     name: str
 
     def on_device(self, working_memory: int = 0) -> Any:
         """As `HeldPart`, with the whole."""
-        return getattr(self.whole.on_device(working_memory), self.name)
+        return getattr(self.owner.on_device(working_memory), self.name)
 
 
 @dataclass
@@ -108,14 +108,14 @@ class VLMPart:
     family: Family
     held: Mapping[str, Wired[Any]]
     scope: Scope | None = None
-    _own: LoadedParts | None = field(default=None, repr=False)
+    _loaded: LoadedParts | None = field(default=None, repr=False)
 
     @property
-    def own(self) -> LoadedParts:
-        """The model's parts, ready to compute when they are asked for."""
-        if self._own is None:
-            self._own = _ready(self.held)
-        return self._own
+    def loaded(self) -> LoadedParts:
+        """The model's parts; each is loaded on first access."""
+        if self._loaded is None:
+            self._loaded = _lazily_loaded(self.held)
+        return self._loaded
 
     def warn_of_unknown(self, conversation: Conversation) -> None:
         """Warn the user of words and pictures in a conversation that the model knows nothing of."""
@@ -123,11 +123,13 @@ class VLMPart:
             host.current().warn(sentence)
 
     def encode(self, conversation: Conversation, text: TextWire | None, t5_length: int) -> Condition:
-        """As `ReaderWire.encode`."""
+        """As `VLMWire.encode`."""
         if text is None:
-            return self.family.encode(self.own, [conversation])
+            return self.family.encode(self.loaded, [conversation])
         # Those that are wired, which may be of another model.
-        return self.family.encode(_ready({**self.held, "clip": text.clip, "t5": text.t5}), [conversation], t5_length)
+        return self.family.encode(
+            _lazily_loaded({**self.held, "clip": text.clip, "t5": text.t5}), [conversation], t5_length
+        )
 
     def answer(
         self,
@@ -137,32 +139,32 @@ class VLMPart:
         seed: int,
         callback: Callable[[int], None],
     ) -> str:
-        """As `ReaderWire.answer`."""
-        return self.family.understand(self.own, [conversation], max_new_tokens, temperature, seed, callback)[0]
+        """As `VLMWire.answer`."""
+        return self.family.understand(self.loaded, [conversation], max_new_tokens, temperature, seed, callback)[0]
 
     def route(self, conversation: Conversation) -> Route:
-        """As `ReaderWire.route`."""
-        return self.family.route(self.own, [conversation])
+        """As `VLMWire.route`."""
+        return self.family.route(self.loaded, [conversation])
 
 
-def _ready(held: Mapping[str, Wired[Any]]) -> LoadedParts:
+def _lazily_loaded(held: Mapping[str, Wired[Any]]) -> LoadedParts:
     from ...uniworld_core.families.family import LoadedParts
 
     return LoadedParts(lambda name: held[name].on_device())
 
 
 @dataclass(frozen=True)
-class Loaded:
+class ModelParts:
     """All parts of one model, none read yet."""
 
     vlm: VLMPart
-    siglip: EncoderWire
+    siglip: SiglipWire
     dit: PaintingPart
     vae: PaintingPart
     text: TextParts
 
 
-def open_parts(family: Family, folders: ModelFolders, dtype_name: str, device: str) -> Loaded:
+def open_parts(family: Family, folders: ModelFolders, dtype_name: str, device: str) -> ModelParts:
     """The parts of a model in these folders. Names and shapes are checked now, weights are read when first used.
 
     Raises:
@@ -178,8 +180,8 @@ def open_parts(family: Family, folders: ModelFolders, dtype_name: str, device: s
     held: dict[str, Wired[Any]] = {name: HeldPart(parts, name, dtype, device) for name in (*PART_NAMES, *own)}
     held["dit"] = dit = PaintingPart(parts, "dit", dtype, device, facts=parts.facts)
     held["vae"] = vae = PaintingPart(parts, "vae", dtype, device, facts=parts.facts)
-    members = {name: MemberPart(held[whole], name) for name, whole in parts.within.items()}
-    return Loaded(
+    members = {name: MemberPart(held[owner], name) for name, owner in parts.within.items()}
+    return ModelParts(
         vlm=VLMPart(family, held | members, read_scope(folders.checkpoint)),
         siglip=held["siglip"],
         dit=dit,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ..declare import Input, Inputs, Node, Output, by_id, verdict
+from ..declare import Input, Inputs, Node, Output, by_id, validation_result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ class Perception(Node):
         from ...uniworld_core.perception.tasks import instruction
 
         # Numbers and lists from a prompt in API form are no task, and must not be a fault of the check.
-        return verdict(lambda *words: instruction(*map(str, words)), task, subject)
+        return validation_result(lambda *words: instruction(*map(str, words)), task, subject)
 
     def execute(self, task: str, image: Tensor, subject: str) -> tuple[str, Tensor]:
         from ...uniworld_core.perception.tasks import instruction

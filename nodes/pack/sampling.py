@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
 from .conditioning import guidance_input, to_condition
-from .latents import marked, samples_of
+from .latents import samples_of, to_latent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ...uniworld_core.prompts.reference import References
     from ...uniworld_core.sampling.flow import Step
     from ...uniworld_core.sampling.latents import RGB
-    from .wires import Conditioning, Latent, PainterWire
+    from .wires import Conditioning, DiTWire, Latent
 
 _DIT = Input.wire("dit", "UNIWORLD_DIT", "The DiT from Load UniWorld.")
 _DENOISE = Input.number(
@@ -99,7 +99,7 @@ class LatentByAspect(Node):
         batch_size: int,
         image: Tensor | None = None,
         references: References | None = None,
-        dit: PainterWire | None = None,
+        dit: DiTWire | None = None,
     ) -> tuple[Latent, int, int]:
         import torch
 
@@ -114,7 +114,7 @@ class LatentByAspect(Node):
         side = area_side or (DEFAULT_SIDE if dit is None else dit.facts.native_side)
         size = size_by_aspect(height, width, side * side, ratios)
         latent_format = FLUX_LATENTS if dit is None else dit.facts.latent_format
-        return marked(torch.zeros(latent_format.shape(batch_size, size)), latent_format), size.width, size.height
+        return to_latent(torch.zeros(latent_format.shape(batch_size, size)), latent_format), size.width, size.height
 
 
 class Scheduler(Node):
@@ -134,7 +134,7 @@ class Scheduler(Node):
     def inputs(cls) -> Inputs:
         return _DIT, Input.wire("latent", "LATENT", "A latent of the size to paint."), _steps(), _DENOISE
 
-    def execute(self, dit: PainterWire, latent: Latent, steps: int, denoise: float) -> tuple[Tensor]:
+    def execute(self, dit: DiTWire, latent: Latent, steps: int, denoise: float) -> tuple[Tensor]:
         from ...uniworld_core.sampling.flow import schedule
 
         samples = samples_of(latent, dit.facts.latent_format, self.DISPLAY_NAME)
@@ -173,7 +173,7 @@ class Sampler(Node):
 
     def execute(
         self,
-        dit: PainterWire,
+        dit: DiTWire,
         conditioning: Conditioning,
         latent: Latent,
         seed: int,
@@ -199,10 +199,10 @@ class Sampler(Node):
             denoise=denoise,
             sigmas=sigmas,
             latent=samples,
-            keep_B1hw=kept_cells(latent.get("noise_mask"), batch, *samples.shape[-2:]),
+            keep_B1hw=keep_mask(latent.get("noise_mask"), batch, *samples.shape[-2:]),
             callback=step_report(steps if sigmas is None else len(sigmas) - 1, latents.rgb),
         )
-        return (marked(painted.cpu(), latents, latent),)
+        return (to_latent(painted.cpu(), latents, latent),)
 
 
 # A latent of more than so many times the area that the model was made for gives repeated patterns, or takes an hour.
@@ -233,7 +233,7 @@ def step_report(total: int, rgb: RGB) -> Callable[[Step], None]:
     return report
 
 
-def kept_cells(noise_mask: Tensor | None, batch: int, h: int, w: int) -> Tensor | None:
+def keep_mask(noise_mask: Tensor | None, batch: int, h: int, w: int) -> Tensor | None:
     """(B, 1, h, w), 1 where a LATENT's noise mask (1 = paint) keeps the latent; None without a mask.
 
     Fewer masks than pictures are repeated, as ComfyUI's own samplers do.

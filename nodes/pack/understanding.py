@@ -13,7 +13,7 @@ from .conditioning import PROMPT, VLM
 if TYPE_CHECKING:
     from ...uniworld_core.prompts.conversation import Conversation
     from ...uniworld_core.prompts.reference import References
-    from .wires import ReaderWire
+    from .wires import VLMWire
 
 _REFERENCES = Input.wire(
     "references", "UNIWORLD_REFERENCE", "The pictures that the question speaks of, in order.", optional=True
@@ -59,7 +59,7 @@ class Understand(PromptNode):
 
     def execute(
         self,
-        vlm: ReaderWire,
+        vlm: VLMWire,
         prompt: str,
         max_new_tokens: int,
         temperature: float,
@@ -67,7 +67,7 @@ class Understand(PromptNode):
         references: References | None = None,
         conversation: Conversation | None = None,
     ) -> tuple[str, Conversation]:
-        asked = self.asked(vlm, prompt, references, conversation)
+        asked = self.extended(vlm, prompt, references, conversation)
         here, progress = host.current(), host.current().progress(max_new_tokens)
 
         def report(tokens: int) -> None:
@@ -109,12 +109,12 @@ class ChooseRoute(PromptNode):
 
     def execute(
         self,
-        vlm: ReaderWire,
+        vlm: VLMWire,
         prompt: str,
         references: References | None = None,
         conversation: Conversation | None = None,
     ) -> tuple[bool, float, object, object]:
-        asked = self.asked(vlm, prompt, references, conversation)
+        asked = self.extended(vlm, prompt, references, conversation)
         result = vlm.route(asked)
         paint, probability = bool(result.paint[0]), float(result.probabilities[0, 1])
         blocked = host.current().block()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..declare import Input, Inputs, Node, Output, by_id
-from .latents import marked, samples_of
+from .latents import samples_of, to_latent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .wires import CoderWire, Latent
+    from .wires import Latent, VAEWire
 
 _VAE = Input.wire("vae", "UNIWORLD_VAE", "The VAE from Load UniWorld.")
 
@@ -29,7 +29,7 @@ class VAEDecode(Node):
     def inputs(cls) -> Inputs:
         return _VAE, Input.wire("latent", "LATENT", "From UniWorld Sampler, or any FLUX latent.")
 
-    def execute(self, vae: CoderWire, latent: Latent) -> tuple[Tensor]:
+    def execute(self, vae: VAEWire, latent: Latent) -> tuple[Tensor]:
         samples = samples_of(latent, vae.facts.latent_format, self.DISPLAY_NAME)
         pixels = samples.shape[0] * samples.shape[-2] * samples.shape[-1] * vae.facts.latent_format.factor**2
         return (vae.on_device(working_memory=pixels * vae.facts.pixel_bytes).decode(samples).cpu(),)
@@ -49,10 +49,10 @@ class VAEEncode(Node):
     def inputs(cls) -> Inputs:
         return _VAE, Input.wire("image", "IMAGE", "Pictures whose sides are multiples of 16; scale others first.")
 
-    def execute(self, vae: CoderWire, image: Tensor) -> tuple[Latent]:
+    def execute(self, vae: VAEWire, image: Tensor) -> tuple[Latent]:
         pixels = image.shape[0] * image.shape[1] * image.shape[2]
         z = vae.on_device(working_memory=pixels * vae.facts.pixel_bytes).encode(image).cpu()
-        return (marked(z, vae.facts.latent_format),)
+        return (to_latent(z, vae.facts.latent_format),)
 
 
 NODES = by_id(VAEDecode, VAEEncode)

@@ -52,7 +52,7 @@ class Wired(Protocol[LoadedPart]):
         """The part on its compute device, with so many bytes to be free beside it."""
 
 
-class PainterWire(Protocol):
+class DiTWire(Protocol):
     """UNIWORLD_DIT, with what is known of the model before it is loaded."""
 
     facts: PaintingFacts
@@ -61,7 +61,7 @@ class PainterWire(Protocol):
         """As `Wired`."""
 
 
-class LatentCoder(Protocol):
+class LatentCodec(Protocol):
     """What turns pictures (B, H, W, 3) in 0..1 into latents and back."""
 
     def decode(self, z: torch.Tensor, /) -> torch.Tensor: ...
@@ -69,13 +69,13 @@ class LatentCoder(Protocol):
     def encode(self, image: torch.Tensor, /) -> torch.Tensor: ...
 
 
-class CoderWire(Wired[LatentCoder], Protocol):
+class VAEWire(Wired[LatentCodec], Protocol):
     """UNIWORLD_VAE, with what is known of the model before it is loaded."""
 
     facts: PaintingFacts
 
 
-EncoderWire: TypeAlias = "Wired[PictureEncoder]"  # UNIWORLD_SIGLIP
+SiglipWire: TypeAlias = "Wired[PictureEncoder]"  # UNIWORLD_SIGLIP
 
 
 class TextPooler(Protocol):
@@ -102,7 +102,7 @@ class TextWire(Protocol):
     def t5(self) -> Wired[TextEncoder]: ...
 
 
-class ReaderWire(Protocol):
+class VLMWire(Protocol):
     """UNIWORLD_VLM."""
 
     def warn_of_unknown(self, conversation: Conversation) -> None:

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 from uniworld.nodes import NODE_CLASS_MAPPINGS
-from uniworld.nodes.declare import Input, Inputs, Node, Output, WireType, by_id, verdict
+from uniworld.nodes.declare import Input, Inputs, Node, Output, WireType, by_id, validation_result
 from uniworld.nodes.headless.schema import read_schema
 from uniworld.uniworld_core.errors import UniWorldError
 
@@ -25,7 +25,7 @@ class Everything(Node):
             Input.choice("method", ("code", "paper"), "The way."),
             Input.choice("method2", ["code", "paper"], "The way.", default="paper"),
             Input.text("line", "A line."),
-            Input.text("prompt", "A prompt.", lines=True, wildcards=True),
+            Input.text("prompt", "A prompt.", multiline=True, dynamic_prompts=True),
             Input.seed("seed", "A seed."),
             Input.wire("mask", "MASK", "A mask.", optional=True),
             Input.integer("side", "A side.", default=0, min=0, max=64, step=32, optional=True),
@@ -100,11 +100,11 @@ def test_the_answer_of_a_check() -> None:
         if value < least:
             raise UniWorldError(f"The value is {value}; it must be at least {least}.")
 
-    assert verdict(check, 5, 3) is True
-    assert verdict(check, None, 3) is True  # linked
-    assert verdict(check, 2, 3) == "The value is 2; it must be at least 3."
+    assert validation_result(check, 5, 3) is True
+    assert validation_result(check, None, 3) is True  # linked
+    assert validation_result(check, 2, 3) == "The value is 2; it must be at least 3."
     with pytest.raises(TypeError):
-        verdict(check, "2", 3)
+        validation_result(check, "2", 3)
 
 
 @pytest.mark.parametrize("name", NODE_CLASS_MAPPINGS)
@@ -130,10 +130,10 @@ PYTHON_TYPES = {
     "STRING": "str",
     "BOOLEAN": "bool",
     "CLIP_VISION_OUTPUT": "ClipVisionOutput",
-    "UNIWORLD_VLM": "ReaderWire",
-    "UNIWORLD_SIGLIP": "EncoderWire",
-    "UNIWORLD_DIT": "PainterWire",
-    "UNIWORLD_VAE": "CoderWire",
+    "UNIWORLD_VLM": "VLMWire",
+    "UNIWORLD_SIGLIP": "SiglipWire",
+    "UNIWORLD_DIT": "DiTWire",
+    "UNIWORLD_VAE": "VAEWire",
     "UNIWORLD_TEXT": "TextWire",
     "UNIWORLD_REFERENCE": "References",
     "UNIWORLD_CONVERSATION": "Conversation",

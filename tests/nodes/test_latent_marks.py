@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from uniworld.nodes import NODE_CLASS_MAPPINGS, host
-from uniworld.nodes.pack.latents import marked, samples_of
+from uniworld.nodes.pack.latents import samples_of, to_latent
 from uniworld.uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from uniworld.uniworld_core.errors import UniWorldError
 
@@ -55,7 +55,7 @@ def test_empty_encoded_and_painted_latents_are_marked(parts: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("node", ["UniWorldSampler", "UniWorldFlowScheduler", "UniWorldVAEDecode"])
 def test_latents_of_another_family_are_refused_with_both_names(parts: dict[str, Any], node: str) -> None:
-    latent = marked(torch.zeros(1, 16, 4, 4), UNIPIC)
+    latent = to_latent(torch.zeros(1, 16, 4, 4), UNIPIC)
     conditioning = [[torch.zeros(1, 2, 192), {"pooled_output": torch.zeros(1, 128)}]]
     inputs: dict[str, Any] = {
         "UniWorldSampler": {"dit": parts["dit"], "conditioning": conditioning, **SAMPLING},
@@ -100,5 +100,7 @@ def test_latents_without_a_mark_are_taken_for_flux_if_their_shape_fits() -> None
 
 
 def test_what_a_latent_carries_stays_beside_the_mark() -> None:
-    made = marked(torch.ones(1), FLUX_LATENTS, {"samples": torch.zeros(1), "batch_index": [4], "uniworld_format": "x"})
+    made = to_latent(
+        torch.ones(1), FLUX_LATENTS, {"samples": torch.zeros(1), "batch_index": [4], "uniworld_format": "x"}
+    )
     assert made == {"samples": torch.ones(1), "batch_index": [4], "uniworld_format": "flux"}

@@ -723,7 +723,7 @@ def test_parts_leave_a_small_memory_for_each_other_and_come_back_the_same() -> N
     folders = ModelFolders(shipped.checkpoint, shipped.flux, shipped.siglip)
     parts = open_parts(family_of(shipped.checkpoint), folders, "float32", "cpu")
     before = parts.dit.on_device().transformer.proj_out.weight.clone()
-    parts.vlm.own["understanding"]
+    parts.vlm.loaded["understanding"]
     assert memory.used() < 2_500_000
     assert torch.equal(parts.dit.on_device().transformer.proj_out.weight, before)
     assert memory.used() < 2_500_000
