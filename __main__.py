@@ -46,7 +46,7 @@ def _command_of(arguments: list[str]) -> Callable[[list[str]], int]:
 
     try:
         if arguments[0] in TRAINING:
-            from .training.cli import main as run_command
+            from .training.cli.main import main as run_command
         else:
             from .nodes.headless.cli import main as run_command
     except Exception as error:  # whatever importing a broken installation raises

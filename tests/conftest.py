@@ -53,20 +53,20 @@ import_checkout()
 # Files that take longest, and their seconds of one core, about (on a CPU without instructions for bfloat16). They come
 # first where several processes share the files: else one would work through them at the end while the others idle.
 SECONDS = {
-    "training/shapes/test_nano.py": 250,
+    "training/shapes/nano/test_nano.py": 250,
     "browser/test_content.py": 120,
     "browser/test_editor.py": 120,
-    "training/shapes/test_oracle.py": 90,
-    "training/shapes/test_claims.py": 60,
-    "training/test_training_loop.py": 55,
-    "headless/test_batch.py": 55,
-    "training/test_training_parallel.py": 50,
-    "training/shapes/test_nano_shipped.py": 45,
+    "training/shapes/judge/test_oracle.py": 90,
+    "training/shapes/claims/test_claims.py": 60,
+    "training/run/test_training_loop.py": 55,
+    "nodes/headless/batch/test_batch.py": 55,
+    "training/run/test_training_parallel.py": 50,
+    "training/shapes/nano/test_nano_shipped.py": 45,
     "benchmarks/test_benchmarks.py": 40,
-    "training/test_cli.py": 40,
-    "serve/test_fuzz.py": 30,
+    "training/cli/test_cli.py": 40,
+    "nodes/headless/serve/http/test_fuzz.py": 30,
     "workflows/test_nano_is_right.py": 25,
-    "core/test_loading.py": 20,
+    "uniworld_core/loading/test_loading.py": 20,
     "test_examples.py": 20,
 }
 

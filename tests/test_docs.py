@@ -87,7 +87,7 @@ def parse(argv: list[str]) -> None:
     """Parse a command line of ours as the command would; what it does not understand raises."""
     from uniworld.__main__ import COMMANDS, TRAINING
     from uniworld.nodes.headless.cli import build_parser
-    from uniworld.training import cli
+    from uniworld.training.cli import main as cli
 
     assert argv[0] in COMMANDS, argv
     argv = [word for word in argv if word != "..."]
@@ -192,7 +192,7 @@ def test_the_walk_finds_commands() -> None:
 
 def all_options() -> set[str]:
     from uniworld.nodes.headless.cli import build_parser
-    from uniworld.training import cli
+    from uniworld.training.cli import main as cli
 
     parsers: list[Any] = [build_parser(), *(cli._parser(words, found) for words, found in cli.COMMANDS.items())]
     subparsers = [one for action in parsers[0]._actions for one in (getattr(action, "choices", None) or {}).values()]
@@ -248,9 +248,9 @@ def test_memory_of_the_parts(full_size: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_memory_of_training(stage: str) -> None:
-    from uniworld.training.config_file import load_config
-    from uniworld.training.summary import estimate_memory
-    from uniworld.training.trainable import part_of
+    from uniworld.training.config.file import load_config
+    from uniworld.training.objective.trainable import part_of
+    from uniworld.training.run.summary import estimate_memory
 
     names = {"denoise_tower.denoiser.": "dit.transformer.", "denoise_tower.": "projectors."}
     shapes = json.loads((ROOT / "tests" / "data" / "fullsize.json").read_text(encoding="utf-8"))["tensors"]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from uniworld.__main__ import main
 from uniworld.nodes import host
-from uniworld.nodes.headless import folders
+from uniworld.nodes.headless.storage import folders
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "docs" / "examples"

@@ -75,7 +75,7 @@ def test_the_versions_it_names_are_those_of_the_project() -> None:
 
 
 def test_every_workflow_ships_under_the_name_that_its_page_gives() -> None:
-    from uniworld.nodes.headless.workflow_file import shipped_workflows
+    from uniworld.nodes.headless.workflow.workflow_file import shipped_workflows
     from uniworld.uniworld_core.perception.tasks import TASKS
 
     text = (DOCS / "workflows.md").read_text(encoding="utf-8")
@@ -88,7 +88,7 @@ def test_every_workflow_ships_under_the_name_that_its_page_gives() -> None:
 def test_what_it_says_of_nano_holds() -> None:
     """That the edits are right is tested with the workflows."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from uniworld.training.shapes.prompts import with_article
+    from uniworld.training.shapes.tasks.prompts import with_article
     from workflows.samples import SAMPLES
 
     edit = SAMPLES["edit"].task

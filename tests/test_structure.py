@@ -67,6 +67,54 @@ INNER = {
         "perception": _BASE | {"editing", "prompts"},
         "model": _BASE | {"loading", "prompts", "sampling", "backbones", "families"},
     },
+    "nodes/headless": {
+        "problems": set(),
+        "bootstrap": set(),
+        "storage": {"problems"},
+        "bench": set(),
+        "builtin": {"problems", "storage"},
+        "registry": {"problems", "builtin"},
+        "workflow": {"problems", "storage", "registry"},
+        "check": {"problems", "registry"},
+        "run": {"problems", "storage", "registry", "check"},
+        "chat": {"problems", "storage", "run"},
+        "batch": {"problems", "storage", "registry", "workflow", "check", "run"},
+        "serve": {"problems", "storage", "registry", "workflow", "check", "run"},
+        "cli": {"storage", "registry", "workflow", "check", "run", "batch", "chat", "serve"},
+    },
+    "nodes/headless/serve": {
+        "config": set(),
+        "machine": set(),
+        "metrics": {"machine"},
+        "temp_folder": {"config"},
+        "queue": set(),
+        "content": set(),
+        "server": {"config", "content", "metrics", "queue"},
+        "http": {"config", "queue", "server"},
+        "routes": {"content", "http", "machine", "metrics", "queue", "server"},
+        "app": {"config", "content", "http", "metrics", "queue", "routes", "server"},
+        "command": {"app", "config", "http", "temp_folder"},
+    },
+    "training": {
+        "files": set(),
+        "objective": set(),
+        "config": {"objective"},
+        "data": {"config", "files", "objective"},
+        "engine": {"config", "files", "objective"},
+        "run": {"config", "data", "engine", "files", "objective"},
+        "publish": {"config", "engine", "files", "objective", "run"},
+        "shapes": {"config", "data", "engine", "files", "objective", "publish", "run"},
+        "cli": {"config", "data", "engine", "files", "objective", "publish", "run", "shapes"},
+    },
+    "training/shapes": {
+        "world": set(),
+        "tasks": {"world"},
+        "judge": {"tasks", "world"},
+        "exam": {"judge", "tasks", "world"},
+        "standins": {"tasks", "world"},
+        "nano": {"exam", "standins", "tasks", "world"},
+        "claims": {"exam", "judge", "nano", "standins", "tasks"},
+    },
     "nodes": {
         "declare": set(),
         "renamed": set(),
@@ -127,8 +175,9 @@ def paths_of(name: str, node: ast.ImportFrom) -> Iterator[str]:
 
 def inner_room(package: str, path: str) -> str | None:
     """The room of a path within a package; None for the package itself and for what lies outside."""
-    head, _, rest = path.removesuffix(".py").partition("/")
-    return rest.partition("/")[0].removesuffix("__init__") or None if head == package else None
+    file = path.removesuffix(".py")
+    inner = file.removeprefix(f"{package}/")
+    return inner.partition("/")[0].removesuffix("__init__") or None if inner != file else None
 
 
 def imports_in_use(name: str, in_functions: bool = True) -> set[str]:
@@ -366,3 +415,11 @@ def test_installed_packages_lie_below_uniworld_and_none_is_left_out() -> None:
 def test_every_folder_of_code_is_a_package() -> None:
     for file in SOURCES.values():
         assert (file.parent / "__init__.py").is_file(), file
+
+
+def test_tests_mirror_the_rooms() -> None:
+    tests = [file.relative_to(ROOT / "tests") for file in (ROOT / "tests").rglob("test_*.py")]
+    mirrored = {file.parent for file in tests if file.parts[0] in ("uniworld_core", "nodes", "training")}
+    assert Path("training/data") in mirrored
+    missing = sorted(str(folder) for folder in mirrored if not (ROOT / folder / "__init__.py").is_file())
+    assert not missing, f"tests/{missing} has no folder of this name in the product"

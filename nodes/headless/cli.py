@@ -13,24 +13,24 @@ from ...streams import say
 from ...uniworld_core.errors import UniWorldError, shown
 from ...uniworld_core.loading.memory import ModelMemory, default_budget
 from .. import host
-from . import folders
-from .api_form import is_stdout, not_in_json, write_api_form
-from .batch import add_arguments as add_batch_arguments
-from .batch import run as run_batch
-from .chat import EPILOG as CHAT_EPILOG
-from .chat import add_arguments as add_chat_arguments
-from .chat import run as run_chat
-from .executor import Executor
-from .node_list import listed
-from .output_folder import check_writable, open_output, preview_folder
-from .prompt_choices import SEED_HELP
-from .registry import Registry, load_registry
-from .report import JsonRunReport, RunReport, never_failing
+from .batch.command import add_arguments as add_batch_arguments
+from .batch.command import run as run_batch
+from .chat.command import EPILOG as CHAT_EPILOG
+from .chat.command import add_arguments as add_chat_arguments
+from .chat.command import run as run_chat
+from .check.validate import validate_prompt
+from .registry.node_list import listed
+from .registry.registry import Registry, load_registry
+from .run.executor import Executor
+from .run.report import JsonRunReport, RunReport, never_failing
+from .run.stopping import stop_on_interrupt
 from .serve.command import serve
 from .serve.config import add_options
-from .stopping import stop_on_interrupt
-from .validate import validate_prompt
-from .workflow_file import Workflow, find_node, find_workflow, read_workflow, set_value, shipped_workflows
+from .storage import folders
+from .storage.output_folder import check_writable, open_output, preview_folder
+from .workflow.api_form import is_stdout, not_in_json, write_api_form
+from .workflow.prompt_choices import SEED_HELP
+from .workflow.workflow_file import Workflow, find_node, find_workflow, read_workflow, set_value, shipped_workflows
 
 EPILOG = "Exit codes: 0 done, 1 the run failed or was interrupted, 2 bad usage or a bad workflow."
 

@@ -42,9 +42,9 @@ def graph(number: int) -> dict[str, Any]:
 def executor_seconds(pack: Path, numbers: list[int]) -> list[float]:
     """Seconds that checking and running each graph take without a server."""
     from uniworld.nodes import host
-    from uniworld.nodes.headless.executor import Executor
-    from uniworld.nodes.headless.registry import load_registry
-    from uniworld.nodes.headless.validate import validate_prompt
+    from uniworld.nodes.headless.check.validate import validate_prompt
+    from uniworld.nodes.headless.registry.registry import load_registry
+    from uniworld.nodes.headless.run.executor import Executor
 
     plain = host.PlainHost()
     host.install(plain)

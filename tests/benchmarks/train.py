@@ -62,8 +62,9 @@ def train_here(overrides: list[str], folder: Path) -> None:
     import resource
 
     import torch
-    from uniworld.training.config_file import load_config
-    from uniworld.training.run import fill_cache, train
+    from uniworld.training.config.file import load_config
+    from uniworld.training.run.fill_cache import fill_cache
+    from uniworld.training.run.loop import train
 
     config = load_config("stage2", overrides)
     if folder.name == "fill":
@@ -124,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        from uniworld.training.shapes.dataset import write_dataset
+        from uniworld.training.shapes.tasks.dataset import write_dataset
 
         write_dataset(folder / "data", options.samples, side=options.side, kinds=("recolour", "remove"))
         start(settings(options, folder, cached=True), folder / "fill", processes=1)

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from uniworld.nodes.headless.widgets import Widget, input_specs
+from uniworld.nodes.headless.registry.widgets import Widget, input_specs
 
 LONE = ("PrimitiveNode", "Note", "MarkdownNote", "Reroute")
 WIRES = ("INT", "STRING", "FLOAT", "IMAGE", "BOOLEAN", "COMBO")

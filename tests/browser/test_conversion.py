@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from uniworld.nodes.headless.convert import convert
-from uniworld.nodes.headless.editor_nodes import class_inputs
-from uniworld.nodes.headless.prompt_choices import PromptChoices
-from uniworld.nodes.headless.registry import load_registry
-from uniworld.nodes.headless.replacements import Replacements
-from uniworld.nodes.headless.saved_values import read_values
-from uniworld.nodes.headless.widgets import input_specs
+from uniworld.nodes.headless.registry.registry import load_registry
+from uniworld.nodes.headless.registry.widgets import input_specs
+from uniworld.nodes.headless.workflow.convert import convert
+from uniworld.nodes.headless.workflow.editor_nodes import class_inputs
+from uniworld.nodes.headless.workflow.prompt_choices import PromptChoices
+from uniworld.nodes.headless.workflow.replacements import Replacements
+from uniworld.nodes.headless.workflow.saved_values import read_values
 
 HERE = Path(__file__).parent
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed (tests/browser/README.md)")

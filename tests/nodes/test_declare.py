@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from uniworld.nodes import NODE_CLASS_MAPPINGS
 from uniworld.nodes.declare import Input, Inputs, Node, Output, WireType, by_id, validation_result
-from uniworld.nodes.headless.schema import read_schema
+from uniworld.nodes.headless.registry.schema import read_schema
 from uniworld.uniworld_core.errors import UniWorldError
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from uniworld import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
-from uniworld.nodes.headless.schema import object_info
+from uniworld.nodes.headless.registry.schema import object_info
 
 # Class ids that judian17/ComfyUI-UniWorld-jd17 registers, by ComfyUI-Manager's map of 2026-11. Of two packs with one id
 # the later one wins in ComfyUI.

@@ -18,7 +18,7 @@ DATA = Path(__file__).resolve().parents[1] / "data" / "object_info.json"
 def declared(empty: Path) -> dict[str, Any]:
     """The object_info of this package's own nodes, on a machine without models and with a CPU alone."""
     from uniworld.nodes import host
-    from uniworld.nodes.headless.registry import load_registry
+    from uniworld.nodes.headless.registry.registry import load_registry
 
     class OneDevice(host.PlainHost):
         def devices(self) -> list[str]:

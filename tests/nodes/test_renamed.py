@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from uniworld import NODE_CLASS_MAPPINGS
-from uniworld.nodes.headless.registry import load_registry
-from uniworld.nodes.headless.renaming import rename_in_graph, rename_in_prompt
-from uniworld.nodes.headless.workflow_file import read_workflow
+from uniworld.nodes.headless.registry.registry import load_registry
+from uniworld.nodes.headless.workflow.renaming import rename_in_graph, rename_in_prompt
+from uniworld.nodes.headless.workflow.workflow_file import read_workflow
 from uniworld.nodes.renamed import RENAMED, replacements
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,8 +22,8 @@ Order = dict[str, list[str]]
 
 def order_of(node: Any) -> Order:
     """Names of a node's widgets, with the editor's helpers behind them, and of its outputs, as files count them."""
-    from uniworld.nodes.headless.schema import object_info
-    from uniworld.nodes.headless.widgets import input_specs
+    from uniworld.nodes.headless.registry.schema import object_info
+    from uniworld.nodes.headless.registry.widgets import input_specs
 
     specs = input_specs(object_info(node.ID, node))
     return {
@@ -93,8 +93,8 @@ def saved_nodes(file: Path) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_saved_file_finds_its_widgets_where_they_were(file: Path) -> None:
     from uniworld.nodes import NODE_CLASS_MAPPINGS
-    from uniworld.nodes.headless.schema import object_info
-    from uniworld.nodes.headless.widgets import input_specs
+    from uniworld.nodes.headless.registry.schema import object_info
+    from uniworld.nodes.headless.registry.widgets import input_specs
 
     for node in saved_nodes(file):
         specs = input_specs(object_info(node["type"], NODE_CLASS_MAPPINGS[node["type"]]))

@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
-from uniworld.training.config import Config
-from uniworld.training.config_file import load_config
-from uniworld.training.metrics import read_lines
+from uniworld.training.config.file import load_config
+from uniworld.training.config.settings import Config
+from uniworld.training.run.metrics import read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 _IMPORT_CHECKOUT = f"""

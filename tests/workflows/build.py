@@ -50,7 +50,7 @@ def all_graphs() -> list[Any]:
 def new(name: str, columns: tuple[tuple[int, int], ...], groups: tuple[tuple[str, int, int], ...]) -> Any:
     """An empty workflow."""
     from uniworld import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
-    from uniworld.nodes.headless import builtin_nodes
+    from uniworld.nodes.headless.builtin import nodes as builtin_nodes
     from workflows.catalog import CATALOG
     from workflows.editor_form import Graph
 
@@ -320,7 +320,7 @@ def edit_blueprint() -> dict[str, Any]:
 
 def sample_pictures() -> dict[str, Any]:
     """The drawn pictures, by the name of their file."""
-    from uniworld.training.shapes.draw import draw
+    from uniworld.training.shapes.world.draw import draw
     from workflows.samples import PICTURES
 
     return {name: draw(scene) for name, scene in PICTURES.items()}

@@ -21,7 +21,7 @@ BACK, ARROW = "#1c1d22", "#f2f2f2"
 
 def pictures() -> dict[str, Image.Image]:
     """{file name: picture}."""
-    from uniworld.training.shapes.draw import draw
+    from uniworld.training.shapes.world.draw import draw
     from workflows.samples import SAMPLES
 
     task = SAMPLES["edit"].task

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from uniworld.training.shapes.figure import Figure
-from uniworld.training.shapes.tasks import ShapesTask
-from uniworld.training.shapes.world import SIDE, Ground, Object, Scene
+from uniworld.training.shapes.tasks.tasks import ShapesTask
+from uniworld.training.shapes.world.figure import Figure
+from uniworld.training.shapes.world.scene import SIDE, Ground, Object, Scene
 from uniworld.uniworld_core.perception.tasks import instruction
 
 CIRCLE = Object("circle", "red", "large", "top left")
@@ -74,7 +74,7 @@ def _map(name: str, kind: str, seed: int = 0, scene: Scene = SHAPES, subject: Ob
 PAIR = Scene(
     (Object("star", "yellow", "large", "top"), Object("circle", "blue", "large", "bottom")), Ground("navy"), SIDE
 )
-# By the workflow's name. The words are those that nano was trained on (training/shapes/prompts.py, questions.py).
+# By the workflow's name. The words are those that nano was trained on (training/shapes/tasks/prompts.py, questions.py).
 SAMPLES = {
     "text_to_image": Sample(
         ShapesTask(

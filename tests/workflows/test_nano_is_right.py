@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from uniworld.training.shapes import draw
-from uniworld.training.shapes.judge import judge, judge_answer
-from uniworld.training.shapes.masks import overlap
-from uniworld.training.shapes.tasks import ShapesTask
-from uniworld.training.shapes.world import UNITS
+from uniworld.training.shapes.judge.judge import judge, judge_answer
+from uniworld.training.shapes.judge.morphology import overlap
+from uniworld.training.shapes.tasks.tasks import ShapesTask
+from uniworld.training.shapes.world import draw
+from uniworld.training.shapes.world.scene import UNITS
 from workflows.samples import SAMPLES, SIDE
 
 Run = Callable[..., Any]

@@ -38,7 +38,7 @@ def api(name: str) -> dict[str, Any]:
 
 def classes() -> dict[str, type]:
     from uniworld import NODE_CLASS_MAPPINGS
-    from uniworld.nodes.headless import builtin_nodes
+    from uniworld.nodes.headless.builtin import nodes as builtin_nodes
 
     return NODE_CLASS_MAPPINGS | builtin_nodes.NODE_CLASS_MAPPINGS
 
@@ -53,7 +53,7 @@ def test_every_promised_workflow_is_there() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_name_and_the_name_of_the_file_find_one_workflow(name: str) -> None:
-    from uniworld.nodes.headless.workflow_file import find_workflow
+    from uniworld.nodes.headless.workflow.workflow_file import find_workflow
 
     for said in (name, f"{name}.json", f"workflows/{name}.json", file(name).stem, file(name).name):
         assert find_workflow(said) == file(name)
@@ -61,7 +61,7 @@ def test_a_short_name_and_the_name_of_the_file_find_one_workflow(name: str) -> N
 
 
 def test_cards_are_in_the_order_in_which_people_try_them_and_say_what_they_do() -> None:
-    from uniworld.nodes.headless.shipped import shipped
+    from uniworld.nodes.headless.workflow.shipped import shipped
 
     cards = list(shipped().values())
     assert [card.name for card in cards[:3]] == ["edit", "text_to_image", "multi_reference"]
@@ -81,8 +81,8 @@ def test_the_editor_misses_no_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_both_forms_are_one_workflow(name: str) -> None:
-    from uniworld.nodes.headless.registry import load_registry
-    from uniworld.nodes.headless.workflow_file import read_workflow
+    from uniworld.nodes.headless.registry.registry import load_registry
+    from uniworld.nodes.headless.workflow.workflow_file import read_workflow
 
     made = read_workflow(file(name), load_registry()).prompt
     assert {key: (node["class_type"], node["inputs"]) for key, node in made.items()} == {
@@ -216,7 +216,7 @@ def test_every_workflow_loads_its_samples_pictures() -> None:
 
 
 def test_every_prompt_is_in_words_that_nano_was_trained_on() -> None:
-    from uniworld.training.shapes.prompts import WORDINGS
+    from uniworld.training.shapes.tasks.prompts import WORDINGS
     from workflows.samples import SAMPLES
 
     for name, sample in SAMPLES.items():

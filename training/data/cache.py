@@ -22,8 +22,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...uniworld_core.errors import UniWorldError
-from ..batch import BadSample, Encoded
-from .files import write_whole
+from ..files import write_whole
+from ..objective.batch import BadSample, Encoded
 
 FORMAT = "1"
 HEAD = "cache.safetensors"

@@ -11,9 +11,9 @@ from safetensors.torch import save
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import sweep_parts
-from ..batch import BadSample, Encoded
+from ..files import locked, write_whole
+from ..objective.batch import BadSample, Encoded
 from .cache import FORMAT, HEAD, Cache, CacheKey, check_key, read_head
-from .files import locked, write_whole
 from .reading import Encodes, FreshReader, ahead
 from .samples import Samples, size_table
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, Size
-from ..batch import BadSample, Encoded
+from ..objective.batch import BadSample, Encoded
 from .cache import Cache
 from .plan import Plan, Slot, painted_sizes
 from .reading import Encodes, FreshReader, KeptReader, Reader, ahead

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...uniworld_core.errors import UniWorldError
-from ..batch import BadSample
+from ..objective.batch import BadSample
 from .annotations import BOM, PAINT_MARK, Annotation, is_painting, read_annotation, scan
 from .samples import FilePicture, Sample
 

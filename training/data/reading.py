@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from PIL import Image
 
 from ...uniworld_core.errors import UniWorldError
-from ..batch import BadSample, Encoded
+from ..objective.batch import BadSample, Encoded
 from .cache import Cache
 from .samples import PictureSource, Sample, Samples
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.picture_files import PictureFile, upright_size
 from ...uniworld_core.images.pictures import to_rgb
-from .files import locked, write_whole
+from ..files import locked, write_whole
 
 # Samples whose sizes are read by one job: few enough to keep all threads busy, many enough to cost nothing.
 _CHUNK = 256

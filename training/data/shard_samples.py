@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ...uniworld_core.errors import UniWorldError
-from ..batch import BadSample
+from ..objective.batch import BadSample
 from .samples import Sample, decode, picture_size
 
 FORMAT = 1

@@ -17,8 +17,8 @@ from safetensors.numpy import save
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import sha256_file, sweep_parts
-from ..batch import BadSample
-from .files import locked, read_kept, whole_file, write_whole
+from ..files import locked, read_kept, whole_file, write_whole
+from ..objective.batch import BadSample
 from .samples import Samples
 from .shard_samples import FORMAT, INDEX, Shard, ShardSamples, read_index
 

@@ -24,15 +24,7 @@ from ..prompts.reference import Reference
 from ..prompts.text import ASSISTANT, IMAGE_PAD
 from ..sampling.seeds import check_seed
 from .qwen_config import QwenVLConfig
-from .qwen_files import (
-    QWEN_NAMES,
-    TEMPERATURE,
-    build_qwen,
-    read_generation,
-    read_processor,
-    read_tokenizer,
-    single_id,
-)
+from .qwen_files import QWEN_NAMES, TEMPERATURE, build_qwen, read_generation, read_processor, read_tokenizer, single_id
 from .qwen_template import conversation_text, turns_in
 from .rope import rope_positions
 

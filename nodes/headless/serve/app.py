@@ -13,22 +13,27 @@ from aiohttp import web
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.loading.memory import ModelMemory, default_budget
 from ... import host as host_module
-from .. import folders
-from ..registry import Registry, load_registry
-from . import routes_editor, routes_files, routes_jobs, routes_nodes, routes_queue, routes_user
-from .clients import Clients
+from ..registry.registry import Registry, load_registry
+from ..storage import folders
 from .config import ServerConfig
 from .content import open_packs
-from .forms import FORM_BYTES
-from .guard import bounded, guards
+from .http.forms import FORM_BYTES
+from .http.guard import bounded, guards
+from .http.openapi import describe
+from .http.replies import reply
+from .http.route import HTTPRoute
 from .metrics import Metrics
-from .openapi import describe
-from .replies import reply
-from .route import HTTPRoute
+from .queue.clients import Clients
+from .queue.store import Store
+from .queue.terminal import Terminal
+from .queue.worker import QueueWorker, Run
+from .routes import editor as routes_editor
+from .routes import files as routes_files
+from .routes import jobs as routes_jobs
+from .routes import nodes as routes_nodes
+from .routes import queue as routes_queue
+from .routes import user as routes_user
 from .server import SERVER, Server, server_of
-from .store import Store
-from .terminal import Terminal
-from .worker import QueueWorker, Run
 
 DIED = "The server died while this prompt ran. It was not run again; queue it again to run it."
 

@@ -44,7 +44,7 @@ def serve(arguments: argparse.Namespace, out: TextIO) -> int:
 
 async def _serve(config: ServerConfig, out: TextIO) -> None:
     from .app import make_app, open_server
-    from .connections import Site
+    from .http.connections import Site
 
     # The folder is not taken before the port, which may be that of a server that runs.
     with _listener(config) as listener, held_temp(config):

@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ....uniworld_core.json_text import BadJson, loads
-from ..folders import PACKAGE_ROOT, resolve_inside
-from ..shipped import shipped
+from ..storage.folders import PACKAGE_ROOT, resolve_inside
+from ..workflow.shipped import shipped
 
 OWN_NAME = "uniworld"
 _TEMPLATE_FOLDERS = ("workflows", "workflow", "example_workflows", "examples", "example")

@@ -9,14 +9,14 @@ from typing import Any
 from aiohttp import web
 
 from ...host import PlainHost
-from ..registry import Registry
-from .clients import Clients
+from ..registry.registry import Registry
 from .config import ServerConfig
 from .content import Pack
 from .metrics import Metrics
-from .store import Store
-from .terminal import Terminal
-from .worker import QueueWorker
+from .queue.clients import Clients
+from .queue.store import Store
+from .queue.terminal import Terminal
+from .queue.worker import QueueWorker
 
 
 @dataclass

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from uniworld.training.batch import BadSample, Encoded
 from uniworld.training.data.cache import Cache, CacheKey
 from uniworld.training.data.cache_fill import fill, prepare
-from uniworld.training.data.files import locked
 from uniworld.training.data.samples import Sample
+from uniworld.training.files import locked
+from uniworld.training.objective.batch import BadSample, Encoded
 from uniworld.uniworld_core.errors import UniWorldError
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from uniworld.training.batch import BadSample, Encoded
 from uniworld.training.data.cache import Cache, CacheKey
 from uniworld.training.data.cache_fill import fill, prepare
+from uniworld.training.data.encode import Encoder, EncodeSettings
 from uniworld.training.data.loader import StepData, batches, plan_of
 from uniworld.training.data.published import PublishedSamples
 from uniworld.training.data.reading import ahead
 from uniworld.training.data.samples import Sample
-from uniworld.training.encode import Encoder, EncodeSettings
+from uniworld.training.objective.batch import BadSample, Encoded
 
 AREA = 64 * 64
 SIZES = [(64, 64), (96, 64), (64, 64), (64, 96), (64, 64), (96, 64), (64, 64)]

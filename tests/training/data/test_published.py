@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from uniworld.training.batch import BadSample
 from uniworld.training.data.annotations import is_painting, read_annotation, scan
 from uniworld.training.data.published import BadData, PublishedSamples
 from uniworld.training.data.samples import FilePicture, size_table
+from uniworld.training.objective.batch import BadSample
 
 
 def painting(prompt: str = "<image>\nMake it red.", images: Any = ("a.png", "b.png"), **more: Any) -> dict[str, Any]:

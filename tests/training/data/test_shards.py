@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from uniworld.training.batch import BadSample
 from uniworld.training.data.loader import plan_of
 from uniworld.training.data.published import PublishedSamples
 from uniworld.training.data.shard_samples import ShardSamples
 from uniworld.training.data.shards import check_shards, write_shards
+from uniworld.training.objective.batch import BadSample
 from uniworld.uniworld_core.errors import UniWorldError
 
 pytest.importorskip("webdataset")

@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.loading.dtypes import choose_dtype
-from ...data.files import read_kept, whole_file
-from ...muon import Muon
-from ...precision import autocast
+from ...engine.muon import Muon
+from ...engine.precision import autocast
+from ...files import read_kept, whole_file
 
 BETAS = (0.9, 0.99)
 EMA_DECAY = 0.999

@@ -16,12 +16,12 @@ from ....uniworld_core.backbones.flux_dit import DiT
 from ....uniworld_core.sampling import flow
 from ....uniworld_core.sampling.condition import Condition
 from ....uniworld_core.sampling.latents import LatentFormat
-from ...data.files import read_kept, whole_file
-from .. import draw
-from ..prompts import caption, describe
-from ..split import draw_triple
-from ..tasks import make_task
-from ..world import Scene, random_scene
+from ...files import read_kept, whole_file
+from ..tasks.prompts import caption, describe
+from ..tasks.split import draw_triple
+from ..tasks.tasks import make_task
+from ..world import draw
+from ..world.scene import Scene, random_scene
 from .fit import Objective, bytes_of, fast_math, pixels
 from .parts import LATENT_CHANNELS, LATENT_SIDE, PAINTED, make_clip, make_flux, make_t5
 

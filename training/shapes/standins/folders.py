@@ -11,7 +11,7 @@ import torch
 
 from ....uniworld_core.backbones.flux_latents import FLUX_SHIFT
 from ....uniworld_core.sampling.latents import RGB, RGB_FILE, LatentFormat
-from ...data.files import write_whole
+from ...files import write_whole
 from .parts import SIGLIP_SIDE
 from .vlm import preprocessor_config
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ....uniworld_core.backbones.flux_latents import FLUX_LATENTS
-from .. import world
+from ..world import scene as world
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

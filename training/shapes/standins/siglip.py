@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..draw import draw
-from ..prompts import caption
-from ..split import draw_triple
-from ..tasks import make_task
-from ..world import Scene, random_scene
+from ..tasks.prompts import caption
+from ..tasks.split import draw_triple
+from ..tasks.tasks import make_task
+from ..world.draw import draw
+from ..world.scene import Scene, random_scene
 from .fit import Objective, bytes_of, fast_math, pixels, psnr
 from .parts import PATCH, POOLED, SIGLIP_SIDE, SIGLIP_WIDTH, make_clip, make_siglip
 from .vae import pictures

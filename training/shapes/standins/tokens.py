@@ -17,10 +17,10 @@ import numpy as np
 
 from ....uniworld_core.loading.vocabulary import split_as_qwen, split_as_t5
 from ....uniworld_core.prompts.text import ASSISTANT, RESERVED
-from ...processor_files import add_template
-from ..prompts import caption
-from ..questions import questions
-from ..tasks import KINDS, make_task
+from ...publish.processor_files import add_template
+from ..tasks.prompts import caption
+from ..tasks.questions import questions
+from ..tasks.tasks import KINDS, make_task
 
 _TASKS = 6000
 _WORDS = 700  # merged words and pieces, beside the bytes

@@ -15,7 +15,7 @@ from ....uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from ....uniworld_core.backbones.flux_vae import VAE
 from ....uniworld_core.images.sizes import Size
 from ....uniworld_core.sampling.latents import LatentFormat
-from ..tasks import make_task
+from ..tasks.tasks import make_task
 from .fit import Objective, bytes_of, fast_math, pixels, psnr
 from .parts import LATENT_CHANNELS, PAINTED, make_vae
 

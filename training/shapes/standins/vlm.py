@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from ....uniworld_core.backbones.qwen_template import chat_text
 from ....uniworld_core.backbones.rope import rope_positions
-from ..draw import draw, labels
-from ..prompts import ground_words
-from ..split import draw_triple
-from ..tasks import KINDS, ShapesTask, any_kind, make_task
-from ..world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
+from ..tasks.prompts import ground_words
+from ..tasks.split import draw_triple
+from ..tasks.tasks import KINDS, ShapesTask, any_kind, make_task
+from ..world.draw import draw, labels
+from ..world.scene import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
 from .fit import Objective, fast_math
 from .parts import SIDE, VLM_MERGE, VLM_PATCH, VLM_WIDTH, make_qwen
 from .vision import attend_at_once

@@ -1,0 +1,1 @@
+"""The command `uniworld batch`: one workflow over many rows."""

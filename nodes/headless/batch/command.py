@@ -1,0 +1,219 @@
+"""The command `uniworld batch`: one workflow over many rows, in this process or on a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+from collections import deque
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from ....command_line import DONE as ALL_DONE
+from ....command_line import FAILED as NOT_ALL_DONE
+from ....streams import say
+from ....uniworld_core.errors import UniWorldError
+from ...host import PlainHost
+from ..registry.registry import Registry
+from ..run.report import never_failing
+from ..run.stopping import StopRequest
+from ..storage import folders
+from ..workflow.prompt_choices import SEED_HELP
+from ..workflow.workflow_file import NO_CHOICES, Workflow, find_workflow, read_workflow
+from .report import BatchReport, JsonBatchReport
+from .results import DONE, ERROR, LOST, Attempt, Outcome, Results
+from .rows import BatchRow, check_rows, hash_json, hash_rows, read_rows
+from .worker import BatchWorker
+
+DEFAULT_RETRIES = 2
+
+
+class Pool(Protocol):
+    """Workers that run attempts at rows."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a worker is there for one more attempt."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether an attempt runs."""
+
+    def start(self, attempt: Attempt) -> None: ...
+
+    def wait(self) -> list[tuple[Attempt, Outcome]]:
+        """The attempts that have ended, their pictures in their folders; none if that takes a while."""
+
+    def stop(self) -> None:
+        """Let all attempts stop within a step, and begin no others."""
+
+    def close(self) -> None: ...
+
+
+class LocalPool:
+    """This process, which runs one row at a time."""
+
+    def __init__(self, worker: BatchWorker, pictures: Path, report: BatchReport | JsonBatchReport) -> None:
+        self._worker, self._pictures, self._report = worker, pictures, report
+        self._attempt: Attempt | None = None
+
+    @property
+    def has_room(self) -> bool:
+        return self._attempt is None
+
+    @property
+    def busy(self) -> bool:
+        return self._attempt is not None
+
+    def start(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def wait(self) -> list[tuple[Attempt, Outcome]]:
+        attempt, self._attempt = self._attempt, None
+        if attempt is None:
+            return []
+
+        def on_event(name: str, data: dict[str, object]) -> None:
+            if name == "progress":
+                never_failing(self._report.progress)(attempt.row.id, data)
+
+        return [(attempt, self._worker.run(attempt.row, self._pictures, attempt.folder, on_event))]
+
+    def stop(self) -> None:
+        pass  # the worker looks for itself
+
+    def close(self) -> None:
+        pass
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workflow", help="a workflow file in editor or API form, or the name of a shipped one")
+    parser.add_argument(
+        "--rows", type=Path, required=True, metavar="FILE",
+        help='what to run it on: a line of JSON per run, {"id": "fox", "set": {"NODE.input": value}, "image": {"NODE": '
+        '"picture"}}; pictures relative to this file',
+    )  # fmt: skip
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE", help="where results are recorded and found again; beside the rows"
+    )
+    parser.add_argument(
+        "--retries", type=_count, default=DEFAULT_RETRIES, metavar="N",
+        help=f"how often a row runs again whose worker, or this program, died (default {DEFAULT_RETRIES})",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, metavar="N", help=SEED_HELP)
+    parser.add_argument("--retry-failed", action="store_true", help="run rows again that are recorded as failed")
+    parser.add_argument("--ray", metavar="ADDRESS", help='run on this Ray cluster; "local" starts one on this machine')
+    parser.add_argument("--workers", type=_count, metavar="N", help="how many workers on the cluster (one per GPU)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of 0 or more")
+    return int(text)
+
+
+def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: PlainHost, stop: StopRequest) -> int:
+    """Run the batch that the command line describes; gives the exit code.
+
+    Args:
+        out: where results are told.
+        stop: what the user asks to stop by.
+
+    Raises:
+        UniWorldError: the batch cannot begin; `BadRows` names the lines.
+    """
+    if arguments.ray is None and arguments.workers is not None:
+        raise UniWorldError("--workers is for a Ray cluster. Say --ray local for workers on this machine.")
+    if arguments.workers == 0:
+        raise UniWorldError("--workers is 0; at least one is needed.")
+    workflow = read_workflow(find_workflow(arguments.workflow), registry)
+    identity: object = workflow.prompt
+    if arguments.seed is not None:
+        if workflow.choices is not None and workflow.choices.places:
+            workflow.choices.seed = arguments.seed
+            identity = [workflow.prompt, arguments.seed]
+        else:
+            say(f"note: {NO_CHOICES}")
+    rows = read_rows(arguments.rows)
+    check_rows(rows, arguments.rows, workflow, registry)
+    path = arguments.results or arguments.rows.with_suffix(".results.jsonl")
+    report = JsonBatchReport(out, path) if arguments.json else BatchReport(out, path)
+    hashes = hash_json(identity), hash_rows(rows)
+    with Results(path, folders.current().output, arguments.rows.stem, rows, *hashes) as results:
+        ended = results.with_status(DONE) if arguments.retry_failed else results.with_status(DONE, ERROR)
+        ended_set = set(ended)
+        todo = deque(row for row in rows if row.id not in ended_set)
+        report.begin(len(rows), len(ended))
+        try:
+            if todo:
+                pool = _pool(arguments, workflow, registry, plain, report, stop)
+                try:
+                    _run_rows(todo, results, pool, arguments.retries, report, stop)
+                finally:
+                    pool.close()
+        finally:
+            report.close()
+        done, failed = len(results.with_status(DONE)), len(results.with_status(ERROR))
+    counts = {"rows": len(rows), "done": done, "failed": failed, "left": len(rows) - done - failed}
+    report.result(counts, _sentence(counts, path))
+    return ALL_DONE if done == len(rows) else NOT_ALL_DONE
+
+
+def _pool(
+    arguments: argparse.Namespace,
+    workflow: Workflow,
+    registry: Registry,
+    plain: PlainHost,
+    report: BatchReport | JsonBatchReport,
+    stop: StopRequest,
+) -> Pool:
+    pictures = arguments.rows.parent
+    if arguments.ray is None:
+        return LocalPool(BatchWorker(workflow, registry, plain, folders.current(), stop), pictures, report)
+    from .ray_pool import RayPool, Setup
+
+    setup = Setup(
+        workflow=workflow,
+        models=[folder.resolve() for folder in plain.models],
+        packs=[folder.resolve() for folder in arguments.pack],
+        input=folders.current().input.resolve(),
+        output=folders.current().output.resolve(),
+    )
+    return RayPool(arguments.ray, arguments.workers, setup, pictures)
+
+
+def _run_rows(
+    todo: deque[BatchRow],
+    results: Results,
+    pool: Pool,
+    retries: int,
+    report: BatchReport | JsonBatchReport,
+    stop: StopRequest,
+) -> None:
+    asked_to_stop = False
+    while True:
+        if stop and not asked_to_stop:
+            pool.stop()
+            asked_to_stop = True
+        while todo and pool.has_room and not stop:
+            row = todo.popleft()
+            if (lost := results.lost(row)) > retries:
+                often = "once" if lost == 1 else f"{lost} times"
+                report.ended(results.give_up(row, f"Its worker or the program died {often} while it ran."))
+                continue
+            attempt = results.start(row)
+            report.started(attempt)
+            pool.start(attempt)
+        if not pool.busy and (stop or not todo):
+            return
+        for attempt, outcome in pool.wait():
+            report.ended(results.end(attempt, outcome))
+            if outcome.status == LOST:
+                todo.appendleft(attempt.row)
+
+
+def _sentence(counts: dict[str, int], path: Path) -> str:
+    parts = [f"{counts['done']} of {counts['rows']} rows are done"]
+    if counts["failed"]:
+        parts.append(f"{counts['failed']} failed (--retry-failed runs them again)")
+    if counts["left"]:
+        parts.append(f"{counts['left']} are left (the same command goes on with them)")
+    return f"{', '.join(parts)}. The results are in '{path}'."

@@ -1,0 +1,112 @@
+"""Runs the rows of a batch one after the other in this process; loaded models and equal steps are kept between them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ....uniworld_core.errors import UniWorldError, shown
+from ....uniworld_core.files import sha256_file
+from ...host import PlainHost
+from ..check.validate import validate_prompt
+from ..registry.registry import Registry
+from ..run.executor import EventHook, Executor, RunResult
+from ..run.stopping import StopRequest
+from ..storage import folders
+from ..workflow.workflow_file import Workflow, find_node
+from .results import DONE, ERROR, INTERRUPTED, Outcome
+from .rows import BatchRow, apply_row
+
+
+@dataclass
+class RowFolders(folders.Folders):
+    """The folders of one row: what it saves goes to a folder of its own, what it reads comes from the common ones."""
+
+    saved: Path = Path()
+
+    def new_picture(
+        self, kind: str, prefix: str, lookup: Callable[[str], str | None] = lambda _: None, **sizes: int
+    ) -> folders.NewPicture:
+        own = folders.Folders(self.input, self.saved, self.temp)
+        return own.new_picture(kind, prefix, lookup, **sizes)
+
+
+class BatchWorker:
+    """Runs rows of one workflow.
+
+    Args:
+        common: the folders that rows read from.
+        stop: asks the row that runs to stop, and those after it.
+    """
+
+    def __init__(
+        self, workflow: Workflow, registry: Registry, host: PlainHost, common: folders.Folders, stop: StopRequest
+    ) -> None:
+        self._workflow, self._registry, self._common, self._stop = workflow, registry, common, stop
+        self._executor = Executor(registry, host)
+
+    def run(
+        self, row: BatchRow, pictures: Path, folder: Path, on_event: EventHook = lambda _name, _data: None
+    ) -> Outcome:
+        """Run a row.
+
+        Args:
+            pictures: the folder that the row's own pictures lie in or relative to.
+            folder: an empty folder for what it saves.
+            on_event: as of `Executor.run`.
+
+        Returns:
+            What it gave, or why it gave nothing; an exception of a node is no exception here.
+        """
+        begun = time.monotonic()
+        # What the row only previews does not outlive it.
+        temp = folder.parent / f"{folder.name}.temp"
+        try:
+            with folders.use(RowFolders(self._common.input, self._common.output, temp, saved=folder)):
+                result = self._run(row, pictures, folder, on_event)
+        except (UniWorldError, OSError) as error:  # such as a picture that has gone since the rows were checked
+            return Outcome(ERROR, error=str(error), seconds=_since(begun))
+        finally:
+            shutil.rmtree(temp, ignore_errors=True)
+        if result.status != "success":
+            status = INTERRUPTED if result.status == "interrupted" else ERROR
+            return Outcome(status, error=result.sentence, seconds=_since(begun), warnings=result.warnings)
+        return Outcome(DONE, *_given(result), seconds=_since(begun), warnings=result.warnings)
+
+    def _run(self, row: BatchRow, pictures: Path, folder: Path, on_event: EventHook) -> RunResult:
+        workflow = apply_row(self._workflow, row, pictures, self._registry)
+        checked = validate_prompt(workflow.prompt, self._registry)
+        if checked.problems:
+            raise UniWorldError(" ".join(checked.sentences))
+        # An output node of an equal row must run again, as its pictures are in the folder of that other row; and a
+        # picture of the same name may be another one.
+        salts = dict.fromkeys(checked.outputs, str(folder))
+        for node, file in row.image.items():
+            digest = sha256_file(pictures / folders.named_path(file))
+            node_id = find_node(workflow.prompt, node)
+            salts[node_id] = f"{salts.get(node_id, '')} {digest}"
+        return self._executor.run(
+            checked.prompt,
+            checked.outputs,
+            original=workflow.prompt,
+            prompt_id=row.id,
+            extra_pnginfo=workflow.extra_pnginfo,
+            salts=salts,
+            stop=self._stop,
+            on_event=on_event,
+        )
+
+
+def _since(begun: float) -> float:
+    return round(time.monotonic() - begun, 3)
+
+
+def _given(result: RunResult) -> tuple[list[str], list[str]]:
+    """The saved pictures of a run, by their paths in the row's folder, and its texts."""
+    images = [entry for ui in result.ui.values() for entry in ui.get("images", ()) if entry.get("type") == "output"]
+    pictures = [(Path(entry["subfolder"]) / entry["filename"]).as_posix() for entry in images]
+    texts = [text if isinstance(text, str) else shown(text) for ui in result.ui.values() for text in ui.get("text", ())]
+    return pictures, texts

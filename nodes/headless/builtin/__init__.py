@@ -1,0 +1,1 @@
+"""ComfyUI's basic nodes, built in so that workflows run without ComfyUI."""

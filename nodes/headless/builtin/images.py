@@ -1,0 +1,264 @@
+"""Built-in nodes that read, write and reshape pictures, under ComfyUI's own class names and inputs."""
+
+from __future__ import annotations
+
+import random
+import string
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.files import sha256_file, sweep_parts
+from ... import host
+from ...declare import Input, Inputs, Node, Output, validation_result
+from ..problems import node_title
+from ..storage import folders
+from ..storage.output_folder import unwritable
+from ..storage.pictures import check_picture, load_channel, load_picture, png_text, to_pil, write_png
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_RESOLUTION = 16384  # ComfyUI's own limit of every width and height
+_DAY = 24 * 60 * 60.0  # what was written to since may be a picture that another process is saving
+RESIZE_METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
+
+
+class _FromFile(Node):
+    """What the nodes that load an input picture share: look again when the file's content changes."""
+
+    @classmethod
+    def IS_CHANGED(cls, image: str, **_: object) -> str:
+        return sha256_file(folders.current().find_picture(image))
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:
+        return validation_result(lambda name: check_picture(folders.current().find_picture(name)), image)
+
+
+def _picture() -> Input:
+    return Input("image", tuple(folders.current().list_inputs()), options={"image_upload": True})
+
+
+def _warn(text: str) -> None:
+    if text:
+        host.current().warn(text)
+
+
+class LoadImage(_FromFile):
+    ID = "LoadImage"
+    DISPLAY_NAME = "Load Image"
+    CATEGORY = "image"
+    DESCRIPTION = "Loads a picture from the input folder."
+    OUTPUTS = (
+        Output("IMAGE", "IMAGE", "The picture; several frames become a batch."),
+        Output("MASK", "MASK", "1 where the picture is transparent."),
+    )
+
+    @classmethod
+    def inputs(cls) -> Inputs:
+        return (_picture(),)
+
+    def execute(self, image: str) -> tuple[torch.Tensor, torch.Tensor]:
+        loaded = load_picture(folders.current().find_picture(image), host.current().check_interrupt)
+        _warn(loaded.warning)
+        return loaded.image, loaded.mask
+
+
+class LoadImageMask(_FromFile):
+    ID = "LoadImageMask"
+    DISPLAY_NAME = "Load Image (as Mask)"
+    CATEGORY = "mask"
+    DESCRIPTION = "Loads one channel of a picture from the input folder as a mask."
+    CHANNELS = ["alpha", "red", "green", "blue"]
+    OUTPUTS = (Output("MASK", "MASK"),)
+
+    @classmethod
+    def inputs(cls) -> Inputs:
+        return _picture(), Input.choice("channel", cls.CHANNELS)
+
+    def execute(self, image: str, channel: str) -> tuple[torch.Tensor]:
+        mask, warning = load_channel(folders.current().find_picture(image), channel, host.current().check_interrupt)
+        _warn(warning)
+        return (mask,)
+
+
+class SaveImage(Node):
+    ID = "SaveImage"
+    DISPLAY_NAME = "Save Image"
+    CATEGORY = "image"
+    DESCRIPTION = "Saves pictures as PNG files that carry the workflow which made them."
+    HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
+    OUTPUT_NODE = True
+    KIND, COMPRESS_LEVEL = "output", 4
+    suffix = ""
+
+    @classmethod
+    def inputs(cls) -> Inputs:
+        return (
+            Input.wire("images", "IMAGE", "The pictures to save."),
+            Input.text(
+                "filename_prefix",
+                "How the file names begin. Tokens such as %date:yyyy-MM-dd%, %width% or %Sampler.seed% are filled in; a "
+                "slash makes a folder.",
+                default="ComfyUI",
+            ),
+        )
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
+        # PreviewImage has none.
+        return validation_result(folders.current().check_prefix, cls.KIND, filename_prefix)
+
+    def execute(
+        self,
+        images: torch.Tensor,
+        filename_prefix: str = "ComfyUI",
+        prompt: dict[str, object] | None = None,
+        extra_pnginfo: dict[str, object] | None = None,
+    ) -> dict[str, object]:
+        if images.ndim != 4 or images.shape[-1] not in (3, 4) or 0 in images.shape:
+            raise UniWorldError(f"Images of shape {tuple(images.shape)} cannot be saved; (B, H, W, 3) is needed.")
+        text = png_text(prompt, extra_pnginfo)
+        try:
+            place = folders.current().new_picture(
+                self.KIND,
+                filename_prefix + self.suffix,
+                lambda token: _widget_value(token, prompt or {}),
+                width=images.shape[2],
+                height=images.shape[1],
+            )
+            sweep_parts(place.folder, age=_DAY)
+            paths = [write_png(to_pil(image), place, n, text, self.COMPRESS_LEVEL) for n, image in enumerate(images)]
+        except OSError as error:
+            raise unwritable(folders.current().of_kind(self.KIND), error) from error
+        saved = [{"filename": path.name, "subfolder": place.subfolder, "type": self.KIND} for path in paths]
+        return {"ui": {"images": saved}}
+
+
+def _widget_value(token: str, prompt: dict[str, Any]) -> str | None:
+    """The value of `Node.widget`, where Node is a title or a class name; None if there is none such."""
+    node_name, dot, widget = token.rpartition(".")
+    for node in prompt.values() if dot else ():
+        if node_name in (node_title(node), node["class_type"]):
+            value = node.get("inputs", {}).get(widget)
+            return None if value is None or isinstance(value, (list, dict)) else str(value)
+    return None
+
+
+class PreviewImage(SaveImage):
+    ID = "PreviewImage"
+    DISPLAY_NAME = "Preview Image"
+    DESCRIPTION = "Shows pictures; they are kept in the temp folder only."
+    KIND, COMPRESS_LEVEL = "temp", 1
+
+    def __init__(self) -> None:
+        self.suffix = "_temp_" + "".join(random.choices(string.ascii_lowercase, k=5))
+
+    @classmethod
+    def inputs(cls) -> Inputs:
+        return (Input.wire("images", "IMAGE", "The pictures to show."),)
+
+
+class ImageScale(Node):
+    ID = "ImageScale"
+    DISPLAY_NAME = "Upscale Image"
+    CATEGORY = "image/upscaling"
+    DESCRIPTION = "Resizes pictures; a width or height of 0 follows from the other and the aspect."
+    OUTPUTS = (Output("IMAGE", "IMAGE"),)
+
+    @classmethod
+    def inputs(cls) -> Inputs:
+        return (
+            Input.wire("image", "IMAGE"),
+            Input.choice("upscale_method", RESIZE_METHODS),
+            Input.integer("width", default=512, min=0, max=MAX_RESOLUTION, step=1),
+            Input.integer("height", default=512, min=0, max=MAX_RESOLUTION, step=1),
+            Input.choice("crop", ("disabled", "center")),
+        )
+
+    def execute(
+        self, image: torch.Tensor, upscale_method: str, width: int, height: int, crop: str
+    ) -> tuple[torch.Tensor]:
+        rows, columns = image.shape[1:3]
+        if width == 0 and height == 0:
+            return (image,)
+        width = width or max(1, round(columns * height / rows))
+        height = height or max(1, round(rows * width / columns))
+        return (resize(image, width, height, upscale_method, crop == "center"),)
+
+
+class ImageBatch(Node):
+    ID = "ImageBatch"
+    DISPLAY_NAME = "Batch Images"
+    CATEGORY = "image"
+    DESCRIPTION = "Joins two batches of pictures; the second is resized to the first."
+    OUTPUTS = (Output("IMAGE", "IMAGE"),)
+
+    @classmethod
+    def inputs(cls) -> Inputs:
+        return Input.wire("image1", "IMAGE"), Input.wire("image2", "IMAGE")
+
+    def execute(self, image1: torch.Tensor, image2: torch.Tensor) -> tuple[torch.Tensor]:
+        if image1.shape[-1:] != image2.shape[-1:]:
+            raise UniWorldError(
+                f"The pictures have {image1.shape[-1]} and {image2.shape[-1]} channels: join those with transparency apart "
+                "from those without."
+            )
+        _check_batch(image1)
+        if image1.shape[1:] != image2.shape[1:]:
+            image2 = resize(image2, image1.shape[2], image1.shape[1], "bilinear", center=True)
+        return (torch.cat((image1, image2)),)
+
+
+class GetImageSize(Node):
+    ID = "GetImageSize"
+    DISPLAY_NAME = "Get Image Size"
+    CATEGORY = "image"
+    DESCRIPTION = "Gives the width, height and number of pictures of a batch."
+    OUTPUTS = (Output("width", "INT"), Output("height", "INT"), Output("batch_size", "INT"))
+
+    @classmethod
+    def inputs(cls) -> Inputs:
+        return (Input.wire("image", "IMAGE"),)
+
+    def execute(self, image: torch.Tensor) -> tuple[int, int, int]:
+        return image.shape[2], image.shape[1], image.shape[0]
+
+
+def resize(image: torch.Tensor, width: int, height: int, method: str, center: bool = False) -> torch.Tensor:
+    """Resize images (B, H, W, C) by one of `RESIZE_METHODS`; `center` first cuts them to the new aspect.
+
+    Raises:
+        UniWorldError: they are no batch of pictures.
+    """
+    _check_batch(image)
+    if center:
+        image = _cut_to_aspect(image, width / height)
+    if method == "lanczos":
+        from PIL import Image
+
+        resized = [to_pil(item).resize((width, height), Image.Resampling.LANCZOS) for item in image]
+        return torch.stack([_from_pil(item) for item in resized]).to(image).reshape(-1, height, width, image.shape[-1])
+    return F.interpolate(image.movedim(-1, 1), size=(height, width), mode=method).movedim(1, -1)
+
+
+def _check_batch(image: torch.Tensor) -> None:
+    if image.ndim != 4 or 0 in image.shape:
+        raise UniWorldError(f"The pictures have shape {list(image.shape)}; expected (batch, height, width, channels).")
+
+
+def _cut_to_aspect(image: torch.Tensor, aspect: float) -> torch.Tensor:
+    rows, columns = image.shape[1:3]
+    # Of a thin strip, one row or column at least is left.
+    x = min(round((columns - rows * aspect) / 2), (columns - 1) // 2) if columns / rows > aspect else 0
+    y = min(round((rows - columns / aspect) / 2), (rows - 1) // 2) if columns / rows < aspect else 0
+    return image[:, y : rows - y, x : columns - x]
+
+
+def _from_pil(picture: Image.Image) -> torch.Tensor:
+    import numpy as np
+
+    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255.0)

@@ -1,0 +1,59 @@
+"""Built-in nodes for masks, under ComfyUI's own class names and inputs."""
+
+from __future__ import annotations
+
+import torch
+
+from ....uniworld_core.errors import UniWorldError
+from ...declare import Input, Inputs, Node, Output
+
+
+class MaskToImage(Node):
+    ID = "MaskToImage"
+    DISPLAY_NAME = "Convert Mask to Image"
+    CATEGORY = "mask"
+    DESCRIPTION = "Turns a mask into a gray picture."
+    OUTPUTS = (Output("IMAGE", "IMAGE"),)
+
+    @classmethod
+    def inputs(cls) -> Inputs:
+        return (Input.wire("mask", "MASK"),)
+
+    def execute(self, mask: torch.Tensor) -> tuple[torch.Tensor]:
+        return (mask.reshape(-1, *mask.shape[-2:], 1).expand(-1, -1, -1, 3),)
+
+
+class ImageToMask(Node):
+    ID = "ImageToMask"
+    DISPLAY_NAME = "Convert Image to Mask"
+    CATEGORY = "mask"
+    DESCRIPTION = "Takes one channel of a picture as a mask."
+    CHANNELS = ["red", "green", "blue", "alpha"]
+    OUTPUTS = (Output("MASK", "MASK"),)
+
+    @classmethod
+    def inputs(cls) -> Inputs:
+        return Input.wire("image", "IMAGE"), Input.choice("channel", cls.CHANNELS)
+
+    def execute(self, image: torch.Tensor, channel: str) -> tuple[torch.Tensor]:
+        index = self.CHANNELS.index(channel)
+        if index >= image.shape[-1]:
+            raise UniWorldError(
+                f"The picture has no {channel} channel, only {image.shape[-1]} channels. Choose another."
+            )
+        return (image[..., index],)
+
+
+class InvertMask(Node):
+    ID = "InvertMask"
+    DISPLAY_NAME = "InvertMask"
+    CATEGORY = "mask"
+    DESCRIPTION = "Swaps what a mask marks and what it leaves."
+    OUTPUTS = (Output("MASK", "MASK"),)
+
+    @classmethod
+    def inputs(cls) -> Inputs:
+        return (Input.wire("mask", "MASK"),)
+
+    def execute(self, mask: torch.Tensor) -> tuple[torch.Tensor]:
+        return (1.0 - mask,)

@@ -1,0 +1,310 @@
+"""`uniworld chat`: a conversation in a terminal, or line by line with a program."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ....command_line import DONE, FAILED, MISUSED, unexpected
+from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.files import write_whole
+from ... import host
+from ...pack.loaders import AUTO
+from ...pack.parts import DTYPES
+from ..run.stopping import stop_on_interrupt
+from ..storage import folders
+from .history import History, latest
+from .lines import COMMANDS, ChatCommand, ChatMessage, is_picture_name, parse_line
+from .report import ChatJson, ChatText, history_text
+from .session import MEMORIES, Session, Settings, TurnFailed, open_model, open_picture, with_seed
+
+if TYPE_CHECKING:
+    from ....uniworld_core.prompts.scope import Scope
+
+FOLDER = "chat"  # of all conversations, in the output folder
+_PROMPT = "you> "
+
+EPILOG = (
+    "Name pictures in a message (photo.jpg Make it winter.) or attach them with /image; /help lists the commands. Without a "
+    "terminal, each line of standard input is a message, and the first one that fails ends the chat; with --json it goes "
+    'on, and a line may be {"text": ..., "images": [...]}. Exit codes: 0 done, 1 a message failed or was interrupted, 2 bad '
+    "usage or a bad message."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `uniworld chat` but for the common ones."""
+    add = parser.add_argument
+    add("name", nargs="?", help="a conversation to resume or to begin; without it, one named by the time begins")
+    add("--resume", action="store_true", help="resume the latest conversation")
+    add("--checkpoint", metavar="NAME", help="a folder in MODELS/uniworld (default: nano, or that of the conversation)")
+    add("--flux", metavar="NAME", help="a folder in MODELS/diffusers (default: auto, what fits the checkpoint)")
+    add("--siglip", metavar="NAME", help="a folder in MODELS/siglip (default: auto)")
+    add("--dtype", choices=DTYPES, default=DTYPES[0], help="precision of the weights")
+    add("--device", default="default", help="where the model computes")
+    add("--seed", type=int, default=0, help="of every picture (default: 0; /seed changes it)")
+    add("--steps", type=int, default=Settings.steps, help=f"of every picture (default: {Settings.steps})")
+    add("--guidance", type=float, default=Settings.guidance, help=f"FLUX's guidance (default: {Settings.guidance})")
+    add(
+        "--area-side",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="paint about this square's area (default: the model's)",
+    )
+    add("--t5", action="store_true", help="let T5 and CLIP read the instruction too, as UniWorld-V1 can")
+    add("--max-new-tokens", type=int, default=Settings.max_new_tokens, help="an answer is cut after so many tokens")
+    add(
+        "--memory",
+        choices=MEMORIES,
+        help="what the model reads with a message: the whole conversation, or the latest picture alone (default: the "
+        "conversation; for models that have learned single instructions only, such as nano, the picture)",
+    )
+    add("--input", type=Path, default=Path("input"), metavar="DIR", help="pictures are also looked for here")
+    add("--output", type=Path, default=Path("output"), metavar="DIR", help=f"conversations are saved in DIR/{FOLDER}")
+
+
+def run(arguments: argparse.Namespace, out: TextIO, plain: host.PlainHost) -> int:
+    """Converse until the input ends; gives the exit code.
+
+    Args:
+        out: where replies go.
+
+    Raises:
+        UniWorldError: an option, model or saved conversation that cannot be used.
+    """
+    report = ChatJson(arguments.report) if arguments.json else ChatText(out)
+    history = _open_history(arguments)
+    try:
+        settings, names = _settings(arguments), history.model
+        model = open_model(names["checkpoint"], names["flux"], names["siglip"], arguments.dtype, arguments.device)
+        if arguments.memory is None:
+            settings = replace(settings, memory=default_memory(model["vlm"].scope))
+        plain.progress_hook, plain.warning_hook = report.progress, _once(report.warning)
+        return Chat(Session(model, history, settings), report, arguments, plain).converse()
+    finally:
+        history.close()
+
+
+class Chat:
+    """Reads lines, does what they ask for, and tells what came of it."""
+
+    def __init__(
+        self,
+        session: Session,
+        report: ChatText | ChatJson,
+        arguments: argparse.Namespace,
+        plain: host.PlainHost,
+    ) -> None:
+        self._session, self._report, self._plain = session, report, plain
+        self._json, self._debug = bool(arguments.json), bool(arguments.debug)
+        self._interactive = not self._json and sys.stdin.isatty() and sys.stdout.isatty()
+        self._code = DONE
+
+    def converse(self) -> int:
+        self._report.ready(self._session.history, self._notes())
+        lines = _typed_lines(self._report.info) if self._interactive else sys.stdin
+        status = "success"
+        try:
+            for line in lines:
+                if not self._do(line):
+                    break
+        except KeyboardInterrupt:  # between two messages, or the second one within one
+            self._code = FAILED
+            self._report.problem("Interrupted.")
+        if self._code != DONE:
+            status = "error"
+        history = self._session.history
+        self._report.end(status, history.folder if history.turns else None)
+        return DONE if self._interactive else self._code
+
+    def _notes(self) -> list[str]:
+        names, memory = self._session.history.model, self._session.settings.memory
+        notes = [f"Chat with {names['checkpoint']}. Name pictures in your messages; /help lists the commands."]
+        if memory == "picture":
+            notes.append(
+                "Each message is read with the latest picture, without the turns before it (--memory conversation changes "
+                "that): say the whole instruction each time. /reset begins without a picture."
+            )
+        return notes if self._interactive or self._json else []
+
+    def _do(self, line: str) -> bool:
+        """Do what a line asks for; False ends the chat."""
+        self._plain.interrupted.clear()
+        try:
+            asked = parse_line(line, self._find, len(self._session.attached), objects=self._json)
+            if isinstance(asked, ChatCommand):
+                return self._command(asked)
+            if asked is not None:
+                self._message(asked)
+            return True
+        except UniWorldError as error:
+            return self._failed(str(error), MISUSED)
+        except TurnFailed as error:
+            if self._debug:
+                traceback.print_exc()
+            return self._failed(f"{error}", FAILED)
+        except host.Interrupted:
+            return self._failed("Stopped: the message is not part of the conversation.", FAILED)
+        except OSError as error:
+            place = error.filename or self._session.history.folder
+            return self._failed(f"'{place}' cannot be used: {error.strerror or error}.", FAILED)
+        except Exception as error:  # the user shall not lose the session for what one message hit
+            if self._debug:
+                traceback.print_exc()
+            return self._failed(unexpected(error, self._debug), FAILED)
+
+    def _failed(self, sentence: str, code: int) -> bool:
+        self._code = max(self._code, code)
+        self._report.problem(sentence)
+        return self._interactive or self._json
+
+    def _message(self, message: ChatMessage) -> None:
+        session = self._session
+        pictures = (*session.attached, *message.pictures)
+        if not message.text:
+            for path in message.pictures:
+                self._attach(path)
+            return
+        with stop_on_interrupt(self._plain):
+            reply = session.say(ChatMessage(message.text, pictures, message.paint), self._report.route)
+        self._report.reply(reply)
+
+    def _command(self, command: ChatCommand) -> bool:
+        session, info = self._session, self._report.info
+        name, argument = command.name, command.argument
+        if name == "/quit":
+            return False
+        if name == "/help":
+            info("\n".join(f"{usage:<13}{text}" for usage, text in COMMANDS.items()))
+        elif name == "/history":
+            info(history_text(session.history))
+        elif name == "/image":
+            if not argument:
+                raise UniWorldError("/image needs the name of a picture file, such as `/image photo.jpg`.")
+            self._attach(self._find(argument))
+        elif name == "/seed":
+            session.settings = with_seed(session.settings, argument)
+            info(f"The seed is {session.settings.seed} from now on.")
+        elif name == "/undo":
+            self._undo()
+        elif name == "/reset":
+            session.reset()
+            info("A new conversation begins.")
+        elif name == "/save":
+            info(f"Saved as {self._save(argument)}.")
+        return True
+
+    def _attach(self, path: Path) -> None:
+        open_picture(path)
+        self._session.attached.append(path)
+        self._report.info(f"Attached {path}: say what to do with it.")
+
+    def _undo(self) -> None:
+        session = self._session
+        if session.attached:
+            self._report.info(f"{session.attached.pop()} is not attached any more.")
+            return
+        gone = session.history.undo()
+        self._report.info(f"Taken back: {gone[0].text}" if gone else "Nothing was said yet.")
+
+    def _save(self, name: str) -> Path:
+        history = self._session.history
+        if not name:
+            raise UniWorldError("/save needs a name: NAME.png for the last painted picture, NAME for the conversation.")
+        target = folders.named_path(name)
+        if not is_picture_name(name):
+            history.copy(target)
+            return target
+        painted = [picture for turn in history.turns[1::2] for picture in turn.pictures]
+        if not painted:
+            raise UniWorldError("Nothing was painted yet: there is no picture to save.")
+        if target.suffix.lower() != ".png":
+            raise UniWorldError(f"Pictures are saved as PNG: name it {target.with_suffix('.png')}.")
+        if target.exists():
+            raise UniWorldError(f"'{target}' is there already: choose another name.")
+        write_whole(target, history.picture(painted[-1]).read_bytes())
+        return target
+
+    def _find(self, name: str) -> Path:
+        """A picture by its path, or by its name in the conversation or among the input pictures."""
+        path = folders.named_path(name)
+        for place in (path, self._session.history.folder / name):
+            if folders.is_file(place):
+                return place
+        if path.is_absolute():
+            raise UniWorldError(f"There is no picture file '{name}'. Check the path.")
+        return folders.current().find_picture(name)
+
+
+def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
+    """Pass each sentence on when it comes for the first time."""
+    told: set[str] = set()
+
+    def once(sentence: str) -> None:
+        if sentence not in told:
+            told.add(sentence)
+            warn(sentence)
+
+    return once
+
+
+def _open_history(arguments: argparse.Namespace) -> History:
+    root = arguments.output / FOLDER
+    asked = {key: getattr(arguments, key) for key in ("checkpoint", "flux", "siglip") if getattr(arguments, key)}
+    if arguments.name is not None and arguments.resume:
+        raise UniWorldError(f"--resume takes the latest conversation: leave out --resume or '{arguments.name}'.")
+    model = {"checkpoint": "nano", "flux": AUTO, "siglip": AUTO} | asked
+    history = History(root, latest(root) if arguments.resume else arguments.name, model)
+    if history.turns and "checkpoint" not in asked:
+        history.model = model | history.model | asked
+    else:  # of another checkpoint, the saved folders are none
+        history.model = model
+    return history
+
+
+def default_memory(scope: Scope | None) -> str:
+    """The whole conversation, but for a model that has learned no turn behind another one."""
+    return MEMORIES[0] if scope is None or scope.turns > 2 else MEMORIES[1]
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    settings = Settings(
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        area_side=arguments.area_side,
+        t5=arguments.t5,
+        max_new_tokens=arguments.max_new_tokens,
+        memory=arguments.memory or MEMORIES[0],
+    )
+    for name in ("steps", "max_new_tokens"):
+        if getattr(settings, name) < 1:
+            raise UniWorldError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; it must be at least 1.")
+    if arguments.area_side and not 64 <= arguments.area_side <= 4096:
+        raise UniWorldError(
+            f"--area-side is {arguments.area_side}; it must be from 64 to 4096, or 0 for the model's own."
+        )
+    if arguments.device not in host.current().devices():
+        raise UniWorldError(f"--device is {arguments.device!r}; there are {', '.join(host.current().devices())}.")
+    return with_seed(settings, str(arguments.seed))
+
+
+def _typed_lines(info: Callable[[str], None]) -> Iterator[str]:
+    """What people type, until Ctrl-D. Ctrl-C drops the line that is being typed."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (the arrow keys edit the line and bring back earlier ones)
+    while True:
+        try:
+            yield input(_PROMPT)
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print()
+            info("Ctrl-D or /quit leaves.")

@@ -1,0 +1,166 @@
+"""What a typed line of `uniworld chat` asks for: a command, or a message that may name pictures."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from ....uniworld_core.errors import UniWorldError, shown
+from ....uniworld_core.images.picture_files import PICTURE_TYPES
+from ....uniworld_core.json_text import BadJson, loads
+
+COMMANDS = {
+    "/image FILE": "attach a picture to the next message",
+    "/paint TEXT": "paint, whatever the routing head would decide",
+    "/ask TEXT": "answer in words, whatever the routing head would decide",
+    "/seed N": "the seed of the pictures painted from now on",
+    "/history": "show what was said so far",
+    "/undo": "take back the last message and its reply; a painted picture stays in the folder",
+    "/reset": "begin a new conversation; this one stays saved",
+    "/save NAME": "copy the last painted picture to NAME.png, or the conversation to the folder NAME",
+    "/help": "show this",
+    "/quit": "leave, as Ctrl-D does",
+}
+_NAMES = frozenset(usage.split()[0] for usage in COMMANDS)
+_ALIASES = {"/exit": "/quit", "/?": "/help", "/new": "/reset"}
+# Of these, what comes behind is the message.
+FORCED = {"/paint": True, "/ask": False}
+
+# A quoted name, or a run of letters in which a backslash keeps a space: what terminals write for a dropped file.
+_QUOTED = r"""@?"(?P<double>[^"\n]+)"|@?'(?P<single>[^'\n]+)'"""
+_BARE = r"@?(?P<bare>\S+)" if os.name == "nt" else r"@?(?P<bare>(?:\\.|[^\s\\])+)"
+_WORD = re.compile(rf"(?<!\S)[(\[]?(?:(?:{_QUOTED})(?=[\s,.;:!?)\]]|$)|{_BARE})")
+_SENTENCE_END = re.compile(r"[.!?:;,]\s*$")
+
+
+@dataclass(frozen=True)
+class ChatCommand:
+    """A line that starts with a slash: its name, with the slash, and what comes behind it."""
+
+    name: str
+    argument: str = ""
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    """What the user says.
+
+    Attributes:
+        text: with the names of pictures taken out, or "the picture", "image 1", ... in their place.
+        pictures: their files, in order.
+        paint: whether to paint or to answer; None leaves it to the routing head.
+    """
+
+    text: str
+    pictures: tuple[Path, ...] = ()
+    paint: bool | None = None
+
+
+def parse_line(
+    line: str, find: Callable[[str], Path], attached: int = 0, objects: bool = False
+) -> ChatCommand | ChatMessage | None:
+    """What a line asks for; None for an empty one.
+
+    Args:
+        find: gives the file of a picture by its name or path, and raises UniWorldError if there is none.
+        attached: how many pictures come before those that the line names.
+        objects: also take a line of JSON, `{"text": ..., "images": [...]}`.
+
+    Raises:
+        UniWorldError: an unknown command, or a picture that is not there.
+    """
+    line = line.strip()
+    if objects and line.startswith("{"):
+        return _parse_object(line, find)
+    name, _, rest = line.partition(" ")
+    name = _ALIASES.get(name, name)
+    if name in FORCED:
+        message = _parse_message(rest.strip(), find, attached)
+        if not message.text:
+            raise UniWorldError(f"There is no text behind {name}: write what to do, such as `{name} a red circle`.")
+        return ChatMessage(message.text, message.pictures, FORCED[name])
+    if name in _NAMES:
+        return ChatCommand(name, _unquoted(rest.strip()))
+    if re.fullmatch(r"/[A-Za-z?]+", name):
+        raise UniWorldError(f"There is no command {name}. The commands are {', '.join(sorted(_NAMES))}.")
+    return _parse_message(line, find, attached) if line else None
+
+
+def _parse_object(line: str, find: Callable[[str], Path]) -> ChatMessage:
+    try:
+        said = loads(line)
+    except BadJson as error:
+        raise UniWorldError(f'The line {error}: write {{"text": ..., "images": [...]}}.') from None
+    if not isinstance(said, dict):
+        raise UniWorldError(f'The line is no JSON object, but {shown(said)}: write {{"text": ..., "images": [...]}}.')
+    text, images = said.get("text", ""), said.get("images", [])
+    if not isinstance(text, str) or not isinstance(images, list) or not all(isinstance(one, str) for one in images):
+        raise UniWorldError(
+            'In {"text": ..., "images": [...]}, the text is a string and the images a list of file names.'
+        )
+    return ChatMessage(text.strip(), tuple(find(name) for name in images))
+
+
+def _parse_message(text: str, find: Callable[[str], Path], attached: int) -> ChatMessage:
+    found: list[tuple[int, int, Path]] = []
+    for match in _WORD.finditer(text):
+        kind = match.lastgroup or "bare"
+        word = match[kind]
+        # The sentence's own punctuation is no part of a name.
+        name = word.rstrip(",.;:!?)]") if kind == "bare" else word
+        if is_picture_name(name):
+            start = match.start(kind) - (kind != "bare")
+            start -= text[start - 1 : start] == "@"
+            found.append((start, match.start(kind) + len(name) + (kind != "bare"), find(plain_path(name, kind))))
+    said = _without_names(text, [(start, end) for start, end, _ in found], attached)
+    return ChatMessage(said, tuple(path for *_, path in found))
+
+
+def is_picture_name(name: str) -> bool:
+    return Path(_of_address(name) or name).suffix.lower() in PICTURE_TYPES
+
+
+def plain_path(name: str, kind: str = "bare") -> str:
+    """A name as the file system knows it: `file:` addresses and escaped spaces of dropped files undone."""
+    address = _of_address(name)
+    if address is not None:
+        return address
+    return name if kind != "bare" or os.name == "nt" else re.sub(r"\\(.)", r"\1", name)
+
+
+def _of_address(name: str) -> str | None:
+    """The path of a `file:` address; None for any other name, and for an address that is none."""
+    if not name.startswith("file:"):
+        return None
+    try:
+        return url2pathname(urlparse(name).path)
+    except ValueError:
+        return None
+
+
+def _unquoted(argument: str) -> str:
+    if len(argument) > 1 and argument[0] == argument[-1] and argument[0] in "\"'":
+        return argument[1:-1]
+    return plain_path(argument)
+
+
+def _without_names(text: str, spans: list[tuple[int, int]], attached: int) -> str:
+    """Names before and behind the sentences are left out; inside, words that the model knows take their place."""
+    count = attached + len(spans)
+    words = ["the picture"] if count == 1 else [f"image {number}" for number in range(attached + 1, count + 1)]
+    inside = list(zip(spans, words))
+    head, tail = 0, len(text)
+    while inside and not text[head : inside[0][0][0]].strip(" ,:;-"):
+        (_, head), _ = inside.pop(0)
+    while inside and not text[inside[-1][0][1] : tail].strip(" ,.") and _SENTENCE_END.search(text[: inside[-1][0][0]]):
+        (tail, _), _ = inside.pop()
+    pieces, at = [], head
+    for (start, end), word in inside:
+        pieces += [text[at:start], word]
+        at = end
+    return "".join([*pieces, text[at:tail]]).strip(" ,:;-" if head else " ")

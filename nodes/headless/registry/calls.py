@@ -1,0 +1,93 @@
+"""Calling a node's functions the way ComfyUI does: once per item of its input lists, coroutines concurrently."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from ....uniworld_core.errors import UniWorldError
+from ...host import ExecutionBlocker
+from .foreign import is_blocker, set_graph_prefix
+
+T = TypeVar("T")
+
+
+def run_to_end(coroutine: Coroutine[object, object, T]) -> T:
+    """Run a coroutine from a thread that may or may not have an event loop (a notebook's does)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(contextvars.copy_context().run, asyncio.run, coroutine).result()
+
+
+async def call_over_lists(
+    function: Callable[..., object],
+    values: Mapping[str, list[object]],
+    input_is_list: bool,
+    *,
+    node_id: str = "",
+    before: Callable[[], None] = lambda: None,
+    on_blocked: Callable[[ExecutionBlocker], ExecutionBlocker] = lambda blocker: blocker,
+) -> list[object]:
+    """Call `function` once for each index of the longest list, shorter lists repeating their last item.
+
+    Args:
+        input_is_list: pass the lists themselves, in one call.
+        node_id: the node that runs, after which the nodes that it builds are named.
+        before: called before each call; may raise to stop.
+        on_blocked: gives the result of a call that a blocked input prevents.
+
+    Returns:
+        What the calls returned. The coroutines among them have run, concurrently; the first error ends the others.
+    """
+    results: list[object] = []
+    tasks: dict[int, asyncio.Task[tuple[object, BaseException | None]]] = {}
+    try:
+        for index, inputs in enumerate(_arguments(values, input_is_list)):
+            before()
+            blocker = _blocker_in(inputs, input_is_list)
+            if blocker is None:
+                set_graph_prefix(node_id, index)
+                results.append(function(**inputs))
+                if inspect.isawaitable(results[-1]):
+                    tasks[index] = asyncio.create_task(_settled(results[-1]))
+            else:
+                results.append(on_blocked(blocker))
+        for settled in asyncio.as_completed(tasks.values()):
+            _, error = await settled
+            if error is not None:
+                raise error
+    finally:
+        for task in tasks.values():
+            task.cancel()
+    return [tasks[index].result()[0] if index in tasks else result for index, result in enumerate(results)]
+
+
+def _arguments(values: Mapping[str, list[object]], input_is_list: bool) -> list[dict[str, object]]:
+    if input_is_list:
+        return [dict(values)]
+    calls = max((len(items) for items in values.values()), default=1)
+    if not all(values.values()):
+        raise UniWorldError("An input list is empty, so that the node has nothing to work on.")
+    return [{name: items[min(index, len(items) - 1)] for name, items in values.items()} for index in range(calls)]
+
+
+def _blocker_in(inputs: Mapping[str, Any], input_is_list: bool) -> ExecutionBlocker | None:
+    for value in inputs.values():
+        for item in value if input_is_list and isinstance(value, list) else (value,):
+            if is_blocker(item):
+                return item  # type: ignore[no-any-return]
+    return None
+
+
+async def _settled(awaitable: Awaitable[object]) -> tuple[object, BaseException | None]:
+    try:
+        return await awaitable, None
+    except (Exception, SystemExit) as error:  # SystemExit would leave the task and end the event loop
+        return None, error

@@ -1,0 +1,151 @@
+"""Results kept between runs, by what they were computed from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+
+from ....uniworld_core.errors import UniWorldError
+from ..registry.arguments import arguments_before_run
+from ..registry.calls import call_over_lists
+from ..registry.schema import NodeSchema, argument_names, is_link
+from .expansion import DynamicPrompt
+
+NodeKey = tuple[str, str]  # id and class
+Shown = tuple[str, dict[str, list[object]]]  # the node at which the editor shows something, and what
+_never = count()
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """What a node gave.
+
+    Attributes:
+        outputs: one list of values per output.
+        ui: what it shows in the editor.
+        added: by id, what the nodes that it added show.
+        warnings: what it ("") and the nodes that it added (where the editor shows them) warned of.
+    """
+
+    outputs: list[list[object]]
+    ui: dict[str, list[object]]
+    added: dict[str, Shown] = field(default_factory=dict)
+    warnings: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class ResultCache:
+    """Results by signature, and node instances by id and class. Holds what the last run's workflow can use.
+
+    Attributes:
+        limit: how many results may be kept beyond that, together with those; the least recently used go first.
+        added: for each node that added others in its last run, by id and class: their signatures, ids and classes.
+    """
+
+    limit: int = 0
+    results: dict[str, NodeResult] = field(default_factory=dict)
+    instances: dict[NodeKey, object] = field(default_factory=dict)
+    added: dict[NodeKey, dict[NodeKey, str]] = field(default_factory=dict)
+
+    def keep_only(self, nodes: dict[NodeKey, str]) -> None:
+        """Drop all but these nodes, given with their signatures, the nodes that these added, and what `limit` allows."""
+        kept, pending = dict(nodes), list(nodes)
+        while pending:
+            new = {key: signature for key, signature in self.added.get(pending.pop(), {}).items() if key not in kept}
+            kept.update(new)
+            pending.extend(new)
+        signatures = set(kept.values())
+        used = {key: result for key, result in self.results.items() if key in signatures}
+        others = [(key, result) for key, result in self.results.items() if key not in signatures]
+        # They are in the order of their last use, as new results are added behind; room is left for those that will be.
+        self.results = {**dict(others[len(others) - max(self.limit - len(signatures), 0) :]), **used}
+        self.instances = {key: instance for key, instance in self.instances.items() if key in kept}
+        self.added = {key: nodes for key, nodes in self.added.items() if key in kept}
+
+
+class Signatures:
+    """The signature of every node of one run: class, constants, IS_CHANGED, its salt, and those of its sources.
+
+    Args:
+        salts: by node id, what its result depends on beside all that.
+    """
+
+    def __init__(
+        self,
+        graph: DynamicPrompt,
+        classes: Mapping[str, type],
+        schemas: Mapping[str, NodeSchema],
+        salts: Mapping[str, str],
+    ) -> None:
+        self._graph, self._classes, self._schemas, self._salts = graph, classes, schemas, salts
+        self.known: dict[str, str] = {}
+
+    async def add(self, node_ids: list[str]) -> None:
+        """Compute the signatures of these nodes and of all that feed them.
+
+        Raises:
+            UniWorldError: they feed each other in a circle.
+            LookupError: a link comes from a node that does not exist.
+        """
+        for node_id in node_ids:
+            # The way from `node_id` to the node in hand, each with those of its sources that are still to be looked at.
+            path = {} if node_id in self.known else {node_id: self._sources(node_id)}
+            while path:
+                current, sources = next(reversed(path.items()))
+                source = next((source for source in sources if source not in self.known), None)
+                if source is None:
+                    self.known[current] = await self._compute(current)
+                    del path[current]
+                elif source in path:
+                    raise UniWorldError(f"Dependency cycle detected: {' → '.join([*path, source])}.")
+                else:
+                    path[source] = self._sources(source)
+
+    def _sources(self, node_id: str) -> Iterator[str]:
+        node = self._graph.get_node(node_id)
+        links = self._schemas[node["class_type"]].used_links(node["inputs"]).values()
+        return iter([link[0] for link in links])
+
+    async def _compute(self, node_id: str) -> str:
+        node = self._graph.get_node(node_id)
+        node_class, schema = self._classes[node["class_type"]], self._schemas[node["class_type"]]
+        parts = [node["class_type"], _canonical(await self._is_changed(node_id))]
+        if getattr(node_class, "NOT_IDEMPOTENT", False) or "UNIQUE_ID" in schema.hidden.values():
+            parts.append(f"id {node_id}")
+        if node_id in self._salts:
+            parts.append(f"salt {self._salts[node_id]}")
+        for name, value in sorted(node["inputs"].items()):
+            if is_link(value) and schema.takes_link(name):
+                parts.append(f"{name}<-{self.known[value[0]]}/{value[1]}")
+            else:
+                parts.append(f"{name}={_canonical(value)}")
+        return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
+
+    async def _is_changed(self, node_id: str) -> object:
+        node = self._graph.get_node(node_id)
+        node_class, schema = self._classes[node["class_type"]], self._schemas[node["class_type"]]
+        if not hasattr(node_class, "IS_CHANGED"):
+            return False
+        try:
+            names, takes_all = argument_names(node_class.IS_CHANGED)
+            arguments = arguments_before_run(node["inputs"], schema, node_id)
+            values = {name: value for name, value in arguments.items() if name in names or takes_all}
+            return await call_over_lists(node_class.IS_CHANGED, values, schema.input_is_list)
+        except (Exception, SystemExit):
+            # As in ComfyUI: a node that cannot tell has changed. Its run will say what is wrong.
+            return float("nan")
+
+
+def _canonical(value: object) -> str:
+    """A text that is equal for equal values, and new each time for what cannot be compared (NaN, objects)."""
+    if isinstance(value, float) and value != value:
+        return f"never {next(_never)}"
+    if value is None or isinstance(value, (str, int, float, bool, bytes)):
+        return f"{type(value).__name__}:{value!r}"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_canonical(key)}:{_canonical(value[key])}" for key in sorted(value, key=str)) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(_canonical(item) for item in value) + "]"
+    return f"never {next(_never)}"

@@ -1,0 +1,143 @@
+"""What a run tells while it goes: ComfyUI's events, and the data of its errors."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ....command_line import bug_note, described, is_bug
+from ..problems import node_label
+from .expansion import DynamicPrompt
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_BUG = bug_note("that `uniworld run --debug` prints")
+
+# Called with the name and the data of an event. Names and data are those of ComfyUI's socket, and four more: "preview",
+# whose data hold a Pillow image under "image"; "warning", a sentence for the user under "message"; and, as several nodes
+# may run at once, "node_finished" and "node_paused". A paused node waits for others, and then begins again or is finished.
+EventHook = Callable[[str, dict[str, object]], None]
+
+
+@dataclass
+class RunEvents:
+    """The events of one run.
+
+    Attributes:
+        results: by id, the nodes whose results are there.
+        executed: ids of the nodes that ran to their end.
+        ui: by node id, what the nodes show.
+        warnings: what the nodes warned of, in this run or when their results were made; none twice.
+        is_own: whether the class of a node is this package's, so that it is to blame for what no user can put right.
+    """
+
+    graph: DynamicPrompt
+    prompt_id: str
+    hook: EventHook
+    results: Mapping[str, object]
+    is_own: Callable[[str], bool]
+    executed: list[str] = field(default_factory=list)
+    ui: dict[str, dict[str, list[object]]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def emit(self, name: str, **data: object) -> None:
+        self.hook(name, {**data, "prompt_id": self.prompt_id, "timestamp": int(time.time() * 1000)})
+
+    def executing(self, node_id: str) -> None:
+        self.emit(
+            "executing",
+            node=node_id,
+            display_node=self.graph.get_display_node_id(node_id),
+            parent_node=self.graph.get_parent_node_id(node_id),
+            real_node=self.graph.get_real_node_id(node_id),
+        )
+
+    def progress(self, node_id: str, value: int, total: int, preview: Image.Image | None) -> None:
+        self.emit("progress", value=value, max=total, node=node_id)
+        if preview is not None:
+            self.emit("preview", node=node_id, image=preview)
+
+    def warning(self, display_node: str, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.emit("warning", node=display_node, message=text)
+
+    def show(self, node_id: str, ui: dict[str, list[object]], display_node: str) -> None:
+        if ui:
+            self.ui[node_id] = ui
+            self.emit("executed", node=node_id, display_node=display_node, output=ui)
+
+    def finished(self, node_id: str) -> None:
+        self.executed.append(node_id)
+        self.emit("node_finished", node=node_id)
+
+    def about(self, node_id: str) -> dict[str, Any]:
+        """The node of the workflow that an error or interrupt is put down to, and what ran before it."""
+        node_id = self.graph.get_real_node_id(node_id)
+        class_type = self.graph.get_node(node_id)["class_type"] if node_id else ""
+        return {"node_id": node_id, "node_type": class_type, "executed": list(self.executed)}
+
+    def error(self, node_id: str, error: BaseException, inputs: dict[str, list[object]]) -> dict[str, object]:
+        """Tell of an exception that a node raised; gives the event's data."""
+        kind = type(error)
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        text = f"{described(error)}. {_BUG}" if self._is_bug(node_id, error) else str(error)
+        return self.failure(node_id, text, name, inputs, traceback.format_tb(error.__traceback__))
+
+    def failure(
+        self, node_id: str, message: str, kind: str, inputs: dict[str, list[object]], trace: list[str]
+    ) -> dict[str, object]:
+        """Tell of an error; gives the event's data.
+
+        Args:
+            inputs: the lists of values that the node got.
+        """
+        data = {
+            **self.about(node_id),
+            "exception_message": message,
+            "exception_type": kind,
+            "traceback": trace,
+            "current_inputs": {name: [_plain(item) for item in items] for name, items in inputs.items()},
+            "current_outputs": list(self.results),
+        }
+        self.emit("execution_error", **data)
+        return data
+
+    def sentence(self, node_id: str, error: BaseException) -> str:
+        about = self.about(node_id)
+        said = f"{described(error)}. {_BUG}" if self._is_bug(node_id, error) else _sentence(error)
+        return f"{node_label(about['node_id'], about['node_type'])} failed: {said}"
+
+    def _is_bug(self, node_id: str, error: BaseException) -> bool:
+        return (
+            is_bug(error) and self.graph.has_node(node_id) and self.is_own(self.graph.get_node(node_id)["class_type"])
+        )
+
+
+_MAX_SENTENCE = 1000
+
+
+def _sentence(error: BaseException) -> str:
+    """What an exception says, on one line. The whole of it, and where it came from, are in the error's data."""
+    text = str(error).strip()
+    if isinstance(error, ValueError) and text:  # a sentence of ours, or what packs raise in its place
+        said = " ".join(text.split())
+    else:
+        # Of other errors the kind says as much as the text, which may go on with dumps.
+        said = ": ".join(part for part in (type(error).__name__, *text.splitlines()[:1]) if part)
+    return said if len(said) <= _MAX_SENTENCE else said[: _MAX_SENTENCE - 3] + "..."
+
+
+def _plain(value: object) -> object:
+    """A value for an error report: numbers and short texts as they are, anything else by its type, tensors by shape."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return value if len(value) <= 200 else value[:197] + "..."
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{type(value).__name__} {tuple(value.shape)} {value.dtype}"
+    return type(value).__name__

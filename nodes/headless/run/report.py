@@ -1,0 +1,170 @@
+"""What a run tells on the way: progress bars and sentences for people, or one line of JSON per event."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, ParamSpec, TextIO
+
+from ....streams import progress_bar, say
+from ....uniworld_core.json_text import dumps
+from ..check.validate import Validation
+from ..problems import node_title
+from ..storage import folders
+from .executor import RunResult
+
+P = ParamSpec("P")
+
+
+def never_failing(tell: Callable[P, object]) -> Callable[P, None]:
+    """`tell`, whose exceptions are printed instead of raised: what is told about a run must not end it."""
+
+    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            tell(*args, **kwargs)
+        except Exception:
+            with contextlib.suppress(Exception):
+                traceback.print_exc()
+
+    return told
+
+
+def _paths(ui: dict[str, list[Any]], saved: bool) -> list[str]:
+    """Where the pictures are that a node saved, or those that it only shows."""
+    here = folders.current()
+    return [
+        str(here.of_kind(entry["type"]) / entry["subfolder"] / entry["filename"])
+        for entry in ui.get("images", ())
+        if (entry["type"] == "output") == saved
+    ]
+
+
+class RunReport:
+    """Progress bars on standard error; pictures' paths and nodes' texts on standard output."""
+
+    def __init__(self, out: TextIO, prompt: dict[str, Any]) -> None:
+        self._out, self._prompt = out, prompt
+        self._bars: dict[str, Any] = {}
+        self._shown_at: dict[str, str] = {}  # nodes of the workflow, for nodes that it does not hold
+
+    def __enter__(self) -> RunReport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close_all(done=False)
+
+    def event(self, name: str, data: dict[str, Any]) -> None:
+        if name == "executing":
+            self._open(data["node"], data["display_node"])
+        elif name == "progress" and data["node"] in self._bars:
+            bar = self._bars[data["node"]]
+            bar.total = data["max"]
+            bar.update(data["value"] - bar.n)
+        elif name == "warning":
+            self._warn(f"warning: {self._label(data['node'])}: {data['message']}")
+        elif name == "executed":
+            self._shown_at[data["node"]] = data["display_node"]
+        elif name in ("node_finished", "node_paused"):
+            self._close(data["node"], done=name == "node_finished")
+        elif name in ("execution_error", "execution_interrupted", "execution_success"):
+            self._close_all(done=name == "execution_success")
+
+    def _open(self, node_id: str, display_node: str) -> None:
+        desc = f"{self._label(display_node)} ({node_id})"
+        self._bars[node_id] = progress_bar(total=1, desc=desc, file=sys.stderr, dynamic_ncols=True)
+
+    def _warn(self, text: str) -> None:
+        if self._bars:
+            next(iter(self._bars.values())).write(text, file=sys.stderr)  # above the bars
+        else:
+            say(text)
+
+    def _label(self, node_id: str) -> str:
+        node = self._prompt[node_id]
+        return node_title(node) or str(node["class_type"])
+
+    def _close(self, node_id: str, done: bool) -> None:
+        bar = self._bars.pop(node_id, None)
+        if bar is not None:
+            if done and bar.total is not None:
+                bar.update(bar.total - bar.n)
+            bar.close()
+
+    def _close_all(self, done: bool) -> None:
+        for node_id in list(self._bars):
+            self._close(node_id, done)
+
+    def note(self, text: str) -> None:
+        say(f"note: {text}")
+
+    def invalid(self, checked: Validation) -> None:
+        say("\n  ".join(["The workflow cannot run:", *checked.sentences]))
+
+    def result(self, result: RunResult) -> None:
+        for node_id, ui in result.ui.items():
+            label = self._label(self._shown_at.get(node_id, node_id))
+            for text in ui.get("text", ()):
+                print(f"{label}: {text}", file=self._out)
+            for path in _paths(ui, saved=True):
+                print(path, file=self._out)
+            for path in _paths(ui, saved=False):
+                print(f"{label} (preview): {path}", file=self._out)
+
+
+# The events of which one, and only one, is the last line of --json.
+LAST_EVENTS = frozenset({"result", "valid", "invalid", "error"})
+
+
+class JsonRunReport:
+    """One JSON object per line: `{"event": ..., ...}` with the data of ComfyUI's events, and at last one of `LAST_EVENTS`.
+
+    Attributes:
+        ended: whether that last one has been written.
+    """
+
+    def __init__(self, out: TextIO, debug: bool = False) -> None:
+        self._out, self._debug = out, debug
+        self.ended = False
+
+    def __enter__(self) -> JsonRunReport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def line(self, name: str, **data: object) -> None:
+        self.ended = self.ended or name in LAST_EVENTS
+        print(dumps({"event": name, **data}), file=self._out, flush=True)
+
+    def event(self, name: str, data: dict[str, object]) -> None:
+        if name in ("preview", "node_finished", "node_paused"):
+            return  # not of ComfyUI's events; of a preview, "progress" tells the same in numbers
+        if "traceback" in data and not self._debug:
+            data = {**data, "traceback": []}
+        if name == "warning":
+            say(f"warning: {data['message']}")
+        self.line(name, **data)
+
+    def note(self, text: str) -> None:
+        say(f"note: {text}")
+        self.line("note", message=text)
+
+    def invalid(self, checked: Validation, problems: list[str] | None = None) -> None:
+        told = problems or checked.sentences
+        errors = {"error": checked.error, "node_errors": checked.node_errors}
+        self.line("invalid", message=" ".join(told), problems=told, **errors)
+
+    def result(self, result: RunResult) -> None:
+        shown = list(result.ui.values())
+        self.line(
+            "result",
+            status=result.status,
+            message=result.sentence,
+            images=[path for ui in shown for path in _paths(ui, saved=True)],
+            previews=[path for ui in shown for path in _paths(ui, saved=False)],
+            texts=[text for ui in shown for text in ui.get("text", ())],
+            warnings=result.warnings,
+            outputs=result.ui,
+        )

@@ -1,0 +1,1 @@
+"""HTTP: connections, access control, requests, responses and files."""

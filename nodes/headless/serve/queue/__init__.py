@@ -1,0 +1,1 @@
+"""The queue of prompts: its store, its worker and the messages to clients."""

@@ -1,0 +1,191 @@
+"""The editor's page, what node packs add to it, and its socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from .....uniworld_core.errors import UniWorldError
+from .....uniworld_core.json_text import BadJson, loads
+from ...storage.folders import resolve_inside
+from ..content import OWN_NAME, Pack, stock_template_file, stock_templates, translations
+from ..http.files import send_own
+from ..http.replies import Refused, read_object, reply
+from ..http.route import BOOLEAN, STRING, HTTPRoute, properties
+from ..server import server_of
+
+_FOREVER = "public, max-age=31536000, immutable"  # the names of files in assets/ change with their content
+
+
+async def get_page(request: web.Request) -> web.StreamResponse:
+    return await send_own(request, server_of(request).frontend / "index.html")
+
+
+async def get_static(request: web.Request) -> web.StreamResponse:
+    name = request.match_info["path"]
+    path = _inside(server_of(request).frontend, name)
+    if not path.is_file():
+        raise Refused(404, "not_found", "There is nothing at this address.")
+    return await send_own(request, path, _FOREVER if name.startswith("assets/") else "no-cache")
+
+
+def _inside(base: Path, name: str) -> Path:
+    try:
+        return resolve_inside(base, name)
+    except UniWorldError as error:
+        raise Refused(404, "not_found", str(error)) from error
+
+
+async def get_socket(request: web.Request) -> web.StreamResponse:
+    server = server_of(request)
+
+    def first(sid: str) -> list[tuple[str, dict[str, object]]]:
+        status = {"status": {"exec_info": {"queue_remaining": server.store.remaining}}, "sid": sid}
+        messages: list[tuple[str, dict[str, Any]]] = [("status", status)]
+        run = server.worker.run
+        if run is not None and run.accepted.client == sid and run.messages.node is not None:
+            node = run.messages.node
+            messages.append(("executing", {"node": node, "display_node": node, "prompt_id": run.accepted.id}))
+        return messages
+
+    return await server.clients.serve(request, first)
+
+
+# --- node packs ------------------------------------------------------------------------------------------------------
+
+
+def _pack(request: web.Request) -> Pack:
+    name = request.match_info["pack"]
+    for pack in server_of(request).packs:
+        if pack.name == name:
+            return pack
+    raise Refused(404, "not_found", "There is no such node pack.")
+
+
+async def get_extensions(request: web.Request) -> web.Response:
+    return reply([script for pack in server_of(request).packs for script in pack.scripts()])
+
+
+async def get_extension_file(request: web.Request) -> web.StreamResponse:
+    name = request.match_info["path"]
+    if request.match_info["pack"] == "core":  # the editor's own
+        path: Path | None = _inside(server_of(request).frontend / "extensions" / "core", name)
+    else:
+        try:
+            path = _pack(request).web_file(name)
+        except UniWorldError as error:
+            raise Refused(404, "not_found", str(error)) from error
+    if path is None or not path.is_file():
+        raise Refused(404, "not_found", "There is no such file.")
+    return await send_own(request, path)
+
+
+async def get_templates(request: web.Request) -> web.Response:
+    # Ours are in the index of the editor's own templates: there alone a card has a title and a description.
+    named = {pack.name: list(pack.templates()) for pack in server_of(request).packs if pack.name != OWN_NAME}
+    return reply({name: templates for name, templates in named.items() if templates})
+
+
+async def get_template(request: web.Request) -> web.StreamResponse:
+    try:
+        path = _pack(request).template_file(request.match_info["file"])
+    except UniWorldError as error:
+        raise Refused(404, "not_found", str(error)) from error
+    if path is None:
+        raise Refused(404, "not_found", "There is no such template.")
+    return await send_own(request, path)
+
+
+async def get_stock_templates(_: web.Request) -> web.Response:
+    # The editor's own templates need nodes that are not here.
+    return reply(stock_templates())
+
+
+async def get_stock_template(request: web.Request) -> web.StreamResponse:
+    path = stock_template_file(request.match_info["file"])
+    if path is None:
+        raise Refused(404, "not_found", "There is no such template.")
+    return await send_own(request, path)
+
+
+async def get_logos(_: web.Request) -> web.Response:
+    return reply({})
+
+
+async def get_translations(request: web.Request) -> web.Response:
+    return reply(await asyncio.to_thread(translations, server_of(request).packs))
+
+
+async def get_blueprints(request: web.Request) -> web.Response:
+    found = {key: entry for pack in server_of(request).packs for key, entry in pack.blueprints().items()}
+    return reply({key: _without_path(entry) for key, entry in found.items()})
+
+
+async def get_blueprint(request: web.Request) -> web.Response:
+    for pack in server_of(request).packs:
+        entry = pack.blueprints().get(request.match_info["key"])
+        if entry is not None:
+            try:
+                text = json.dumps(loads(entry["path"].read_bytes(), constants=True, doubles=True))
+            except (OSError, BadJson):  # a pack's broken blueprint is none
+                break
+            return reply({**_without_path(entry), "data": text})
+    return reply(None)
+
+
+def _without_path(entry: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in entry.items() if key != "path"}
+
+
+# --- log -------------------------------------------------------------------------------------------------------------
+
+
+async def get_log(request: web.Request) -> web.Response:
+    return reply(server_of(request).terminal.text())
+
+
+async def get_log_lines(request: web.Request) -> web.Response:
+    return reply(server_of(request).terminal.lines())
+
+
+async def subscribe_log(request: web.Request) -> web.Response:
+    server = server_of(request)
+    body = await read_object(request, server.config.limits.json_bytes)
+    reader = body.get("clientId")
+    if not isinstance(reader, str):
+        raise Refused(400, "invalid_client_id", '"clientId" must be a text.')
+    if not body.get("enabled"):
+        server.clients.log_readers.discard(reader)
+    elif server.clients.has(reader):
+        server.clients.log_readers.add(reader)
+    return web.Response()
+
+
+_FILE = {200: "The file.", 206: "A part.", 304: "Not changed.", 404: "No such file."}
+_SUBSCRIBE = properties(clientId=STRING, enabled=BOOLEAN)
+ROUTES = [
+    HTTPRoute("GET", "/", get_page, "The editor.", alias=False),
+    HTTPRoute("GET", "/ws", get_socket, "The socket: what runs, as it runs.", {"clientId": STRING},
+          statuses={101: "Open.", 400: "No WebSocket.", 503: "Too many are open."}),
+    HTTPRoute("GET", "/extensions", get_extensions, "Scripts that node packs add to the editor."),
+    HTTPRoute("GET", "/extensions/{pack}/{path:.+}", get_extension_file, "A pack's script or help page.", statuses=_FILE),
+    HTTPRoute("GET", "/workflow_templates", get_templates, "Names of templates by node pack."),
+    HTTPRoute("GET", "/workflow_templates/{pack}/{file}", get_template, "A template's graph or picture.", statuses=_FILE),
+    HTTPRoute("GET", "/templates/index_logo.json", get_logos, "Logos of models' makers: none.", alias=False),
+    HTTPRoute("GET", "/templates/index{rest:[^/]*}.json", get_stock_templates, "Our templates, with titles.", alias=False),
+    HTTPRoute("GET", "/templates/{file}", get_stock_template, "A graph or picture of these.", statuses=_FILE, alias=False),
+    HTTPRoute("GET", "/i18n", get_translations, "Node packs' texts by language."),
+    HTTPRoute("GET", "/global_subgraphs", get_blueprints, "Blueprints of the node packs."),
+    HTTPRoute("GET", "/global_subgraphs/{key}", get_blueprint, "One blueprint with its graph, or null."),
+    HTTPRoute("GET", "/internal/logs", get_log, "The server's log as text."),
+    HTTPRoute("GET", "/internal/logs/raw", get_log_lines, "The server's log by lines."),
+    HTTPRoute("PATCH", "/internal/logs/subscribe", subscribe_log, "Get new lines on the socket.", body=_SUBSCRIBE,
+          statuses={200: "Done.", 400: "No such body.", 413: "Too large."}),
+]  # fmt: skip
+
+# Behind all others, as it matches every path.
+LAST_ROUTES = [HTTPRoute("GET", "/{path:.+}", get_static, "The editor's files.", statuses=_FILE, alias=False)]

@@ -1,0 +1,140 @@
+"""What there is: nodes, models, the machine, and what the server can do."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from aiohttp import web
+
+from ....host import MODEL_FOLDERS
+from ....pack.loaders import model_choices
+from ....renamed import replacements
+from ..http.replies import Refused, reply
+from ..http.route import HTTPRoute
+from ..machine import compute_devices, machine_memory
+from ..metrics import CONTENT_TYPE
+from ..server import Server, server_of
+
+# The ComfyUI whose API this is: clients choose by it what they ask for.
+COMFYUI_VERSION = "0.3.64"
+
+
+async def get_object_info(request: web.Request) -> web.Response:
+    server = server_of(request)
+    return reply(await asyncio.to_thread(_infos, server))
+
+
+def _infos(server: Server) -> dict[str, Any]:
+    found = {}
+    for name in server.registry.classes:
+        try:
+            found[name] = server.registry.info(name)
+        except Exception as error:  # one pack's broken node must not hide all others
+            server.terminal.say(f"The node {name} cannot be described: {type(error).__name__}: {error}")
+    return found
+
+
+async def get_object_info_of(request: web.Request) -> web.Response:
+    server, name = server_of(request), request.match_info["node_class"]
+    known = name in server.registry.classes
+    return reply({name: await asyncio.to_thread(server.registry.info, name)} if known else {})
+
+
+async def get_system_stats(request: web.Request) -> web.Response:
+    import torch
+
+    total, free = machine_memory()
+    version = server_of(request).features["frontend_version"]
+    system = {
+        "os": sys.platform,
+        "ram_total": total,
+        "ram_free": free,
+        "comfyui_version": COMFYUI_VERSION,
+        "required_frontend_version": version,
+        "installed_templates_version": None,
+        "required_templates_version": None,
+        "python_version": sys.version,
+        "pytorch_version": str(torch.__version__),
+        "embedded_python": False,
+        # Not the real ones, which may hold the token; this one keeps the editor from calling outside hosts.
+        "argv": ["uniworld", "serve", "--disable-api-nodes"],
+    }
+    return reply({"system": system, "devices": await asyncio.to_thread(compute_devices)})
+
+
+async def get_features(request: web.Request) -> web.Response:
+    return reply(server_of(request).features)
+
+
+async def get_models(_: web.Request) -> web.Response:
+    return reply(list(MODEL_FOLDERS))
+
+
+async def get_models_in(request: web.Request) -> web.Response:
+    return reply(list(await asyncio.to_thread(model_choices, _kind(request))))
+
+
+async def get_model_folders(request: web.Request) -> web.Response:
+    host = server_of(request).host
+    return reply(
+        [{"name": kind, "folders": [str(path) for path in host.model_folders(kind)]} for kind in MODEL_FOLDERS]
+    )
+
+
+async def get_model_files(request: web.Request) -> web.Response:
+    names = await asyncio.to_thread(model_choices, _kind(request))
+    return reply([{"name": name, "pathIndex": 0} for name in names])
+
+
+def _kind(request: web.Request) -> str:
+    kind = request.match_info["folder"]
+    if kind not in MODEL_FOLDERS:
+        raise Refused(
+            404, "not_found", f"There is no model folder {kind[:40]!r}; there are {', '.join(MODEL_FOLDERS)}."
+        )
+    return kind
+
+
+async def get_view_metadata(request: web.Request) -> web.Response:
+    raise Refused(404, "not_found", "The models are folders, which have no metadata of one file.")
+
+
+async def get_empty_list(_: web.Request) -> web.Response:
+    return reply([])
+
+
+async def get_node_replacements(_: web.Request) -> web.Response:
+    return reply(replacements())
+
+
+async def get_metrics(request: web.Request) -> web.Response:
+    server = server_of(request)
+    store = server.store
+    running = store.remaining - store.waiting
+    text = server.metrics.text(store.waiting, running, len(server.clients), server.host.memory.used())
+    return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
+
+
+_FOLDER = {200: "Names.", 404: "No such folder."}
+ROUTES = [
+    HTTPRoute("GET", "/object_info", get_object_info, "Every node: inputs, outputs, texts."),
+    HTTPRoute("GET", "/object_info/{node_class}", get_object_info_of, "One node, or nothing."),
+    HTTPRoute("GET", "/system_stats", get_system_stats, "Machine, versions and devices."),
+    HTTPRoute("GET", "/features", get_features, "What the server can do; clients tell theirs on the socket."),
+    HTTPRoute("GET", "/models", get_models, "Kinds of models."),
+    HTTPRoute("GET", "/models/{folder}", get_models_in, "Models of a kind.", statuses=_FOLDER),
+    HTTPRoute("GET", "/experiment/models", get_model_folders, "Kinds of models with their folders."),
+    HTTPRoute(
+        "GET", "/experiment/models/{folder}", get_model_files, "Models of a kind, for the editor.", statuses=_FOLDER
+    ),
+    HTTPRoute(
+        "GET", "/view_metadata/{folder}", get_view_metadata, "Metadata of a model's file.", statuses={404: "None."}
+    ),
+    HTTPRoute("GET", "/embeddings", get_empty_list, "Textual inversions: none."),
+    HTTPRoute(
+        "GET", "/node_replacements", get_node_replacements, "Nodes that took the place of others, by the old id."
+    ),
+    HTTPRoute("GET", "/metrics", get_metrics, "Counts and times for Prometheus.", alias=False),
+]

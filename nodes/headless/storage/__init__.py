@@ -1,0 +1,1 @@
+"""The folders of pictures, and reading and writing them."""

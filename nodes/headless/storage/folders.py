@@ -1,0 +1,340 @@
+"""Where pictures come from and go to, and which names a workflow may use for them.
+
+A workflow is other people's data: a name in it must never lead out of the folder it is meant for, on any system.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ....uniworld_core.errors import UniWorldError
+
+PACKAGE_ROOT = Path(__file__).resolve().parents[3]
+SHIPPED_INPUT = PACKAGE_ROOT / "workflows" / "input"
+
+# Names that Windows maps to devices in every folder, with any extension.
+_WINDOWS_DEVICES = re.compile(r"^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$", re.IGNORECASE)
+_ENCODED_TRICK = re.compile(r"%(2e|2f|5c|00)", re.IGNORECASE)
+_ANNOTATION = re.compile(r"^(?P<name>.*?)\s?\[(?P<folder>input|output|temp)\]$", re.DOTALL)
+_MAX_NAME_BYTES = 200  # file systems end at 255 bytes; the counter and the extension need room
+_MAX_PARTS = 32  # of a name; folders a thousand deep are nobody's wish, and nothing could remove them
+
+
+def check_relative(name: str, what: str = "file name") -> str:
+    """A name that stays inside a folder, with forward slashes; `what` names it in the error.
+
+    Raises:
+        UniWorldError: the name is empty, absolute, or holds a drive, a device, `..`, control or encoded characters.
+    """
+    shown = repr(name if len(name) <= 80 else name[:77] + "...")
+    if not name or name != name.strip():
+        raise UniWorldError(f"The {what} {shown} is empty or has spaces around it. Use a plain name such as 'cat.png'.")
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        raise UniWorldError(f"The {what} {shown} holds a control character. Use a plain name such as 'cat.png'.")
+    if not _can_be_named(name):
+        raise UniWorldError(f"The {what} {shown} holds half a character. Use a plain name such as 'cat.png'.")
+    if _ENCODED_TRICK.search(name):
+        raise UniWorldError(
+            f"The {what} {shown} holds a percent-encoded character. Use a plain name such as 'cat.png'."
+        )
+    path = name.replace("\\", "/")
+    if path.startswith(("/", "~")) or ":" in path:
+        raise UniWorldError(f"The {what} {shown} is an absolute path or names a drive. Use a name inside the folder.")
+    parts = path.split("/")
+    if len(parts) > _MAX_PARTS:
+        raise UniWorldError(
+            f"The {what} {shown} lies in {len(parts) - 1} folders; at most {_MAX_PARTS - 1} are allowed."
+        )
+    for part in parts:
+        if part in ("", ".", ".."):
+            raise UniWorldError(f"The {what} {shown} leads out of its folder. Use a name without the part '{part}'.")
+        if part.endswith((".", " ")) or _WINDOWS_DEVICES.match(part):
+            raise UniWorldError(f"The {what} {shown} is no file on Windows because of '{part}'. Choose another name.")
+        if len(part.encode(errors="surrogatepass")) > _MAX_NAME_BYTES:
+            raise UniWorldError(f"The {what} {shown} is longer than {_MAX_NAME_BYTES} bytes. Choose a shorter one.")
+    return "/".join(parts)
+
+
+def resolve_inside(base: Path, name: str, what: str = "file name") -> Path:
+    """The path of `name` below `base`, which need not exist.
+
+    Raises:
+        UniWorldError: as `check_relative`, or a symbolic link on the way leads out of `base`.
+    """
+    root = _resolved(base)
+    path = _resolved(root / check_relative(name, what))
+    if not path.is_relative_to(root):
+        raise UniWorldError(f"The {what} {name!r} leads out of '{base}' by a symbolic link. Put the file itself there.")
+    return path
+
+
+def named_path(name: str | Path) -> Path:
+    """A path as the user named it, its `~` replaced by the home folder.
+
+    Raises:
+        UniWorldError: no file can have it, or whose home is meant is not known.
+    """
+    if "\0" in str(name) or not _can_be_named(str(name)):
+        raise UniWorldError(f"The path {str(name)!r} holds what no file name has. Correct it.")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UniWorldError(f"The home folder in '{name}' is not known. Write the whole path.") from error
+
+
+def _can_be_named(name: str) -> bool:
+    """Whether the system can write a name; JSON also has halves of characters (lone surrogates)."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a name that is too long, or that this user may not look up, is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError as error:  # raised before Python 3.13
+        raise UniWorldError(f"'{path}' leads in a circle of symbolic links. Put the file itself there.") from error
+    except OSError as error:
+        raise _not_looked_up(path, error) from error
+
+
+def _not_looked_up(path: Path, error: OSError) -> UniWorldError:
+    return UniWorldError(f"'{path}' cannot be looked up: {error.strerror}. Check the path.")
+
+
+@dataclass
+class Folders:
+    """The folders of one host, as ComfyUI lays them out, and pictures bound to a name from outside of them.
+
+    Attributes:
+        shipped_input: read-only pictures that come with the package, found after those in `input`.
+        bound: input names that stand for a picture elsewhere, which the user named on the command line.
+    """
+
+    input: Path = Path("input")
+    output: Path = Path("output")
+    temp: Path = Path("temp")
+    shipped_input: Path | None = SHIPPED_INPUT
+    bound: dict[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def under(cls, base: Path) -> Folders:
+        return cls(base / "input", base / "output", base / "temp")
+
+    def of_kind(self, kind: str) -> Path:
+        """The folder of kind "input", "output" or "temp"."""
+        return {"input": self.input, "output": self.output, "temp": self.temp}[kind]
+
+    def list_inputs(self) -> list[str]:
+        """Names of the pictures a workflow can load, sorted."""
+        names = {name for name in self.bound}
+        for folder in (self.input, self.shipped_input):
+            if folder is not None and folder.is_dir():
+                names.update(file.name for file in folder.iterdir() if _is_picture_name(file.name) and file.is_file())
+        return sorted(names)
+
+    def find_picture(self, annotated: str) -> Path:
+        """The file an input name stands for; `cat.png [output]` looks in the output folder, as in ComfyUI.
+
+        Raises:
+            UniWorldError: the name is a trick, or there is no such file.
+        """
+        if not isinstance(annotated, str):
+            raise UniWorldError(f"{annotated!r} names no picture. Give the name of a file such as 'cat.png'.")
+        if annotated in self.bound:
+            return self.bound[annotated]
+        match = _ANNOTATION.match(annotated)
+        name, kind = (match["name"], match["folder"]) if match else (annotated, "input")
+        folders = [self.of_kind(kind)]
+        if kind == "input" and self.shipped_input is not None:
+            folders.append(self.shipped_input)
+        for folder in folders:
+            path = resolve_inside(folder, name, "picture name")
+            if path.is_file():
+                return path
+        raise UniWorldError(f"There is no picture {name!r} in '{folders[0]}'. {self._mend(kind)}")
+
+    def _mend(self, kind: str) -> str:
+        names = self.list_inputs() if kind == "input" else []
+        known = f" Present are: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}." if names else ""
+        return f"Put it there, or name another.{known}"
+
+    def bind(self, picture: Path) -> str:
+        """Let a picture anywhere on disk be loaded; returns the input name that now stands for it.
+
+        Raises:
+            UniWorldError: there is no such file.
+        """
+        path = _resolved(named_path(picture))
+        if not is_file(path):
+            raise UniWorldError(f"There is no picture file '{picture}'. Check the path.")
+        stem = re.sub(r'[<>:"/\\|?*%\[\]\x00-\x1f\x7f]', "_", picture.name).strip(". ") or "picture"
+        name = check_relative(stem[-120:].strip(". "))
+        number = 2
+        while self.bound.get(name, path) != path:
+            name = f"{number}_{stem[-120:]}"
+            number += 1
+        self.bound[name] = path
+        return name
+
+    def new_picture(
+        self, kind: str, prefix: str, lookup: Callable[[str], str | None] = lambda _: None, **sizes: int
+    ) -> NewPicture:
+        """Where a picture with this prefix goes, its folder made.
+
+        Args:
+            lookup: the text for a token such as `%Sampler.seed%`, None for one it does not know.
+            sizes: `width` and `height` for their tokens.
+
+        Raises:
+            UniWorldError: the prefix is a trick or leads out of the folder.
+        """
+        base, known = self.of_kind(kind), {key: str(size) for key, size in sizes.items()}
+        try:
+            target = resolve_inside(base, expand_tokens(prefix, lookup, known), "file name prefix")
+        except UniWorldError:
+            # The picture must not be lost because of what another widget holds.
+            filled = expand_tokens(prefix, lambda token: lookup(token) or _stand_in(token), known, clean=_plain)
+            target = resolve_inside(base, filled, "file name prefix")
+        subfolder = target.parent.relative_to(_resolved(base)).as_posix()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return NewPicture(target.parent, "" if subfolder == "." else subfolder, target.name)
+
+    def check_prefix(self, kind: str, prefix: str) -> None:
+        """Check that pictures with this prefix can have a place; nothing is made.
+
+        Raises:
+            UniWorldError: as `new_picture`, or a file stands where the prefix needs a folder.
+        """
+        expanded = expand_tokens(prefix, _stand_in, {"width": "1", "height": "1"}, clean=_plain)
+        base = _resolved(self.of_kind(kind))
+        for folder in resolve_inside(base, expanded, "file name prefix").parents:
+            if folder == base:
+                return
+            try:
+                taken = folder.exists() and not folder.is_dir()
+            except OSError as error:
+                raise _not_looked_up(folder, error) from error
+            if taken:
+                raise UniWorldError(f"The file name prefix {prefix!r} needs the folder '{folder}', but that is a file.")
+
+
+@dataclass(frozen=True)
+class NewPicture:
+    """A folder, its name relative to the base folder, and the stem that names in it begin with."""
+
+    folder: Path
+    subfolder: str
+    stem: str
+
+    def next_counter(self) -> int:
+        """One more than the highest counter of the files `stem_00001_...` there."""
+        pattern = re.compile(re.escape(self.stem) + r"_(\d{1,9})_", re.IGNORECASE)
+        found = (pattern.match(entry.name) for entry in self.folder.iterdir())
+        return max((int(match[1]) for match in found if match), default=0) + 1
+
+
+_DATE_PARTS = re.compile(r"yyyy|yy|MM|M|dd|d|hh|h|mm|m|ss|s")
+
+
+def expand_tokens(
+    prefix: str,
+    lookup: Callable[[str], str | None],
+    values: dict[str, str],
+    clean: Callable[[str], str] | None = None,
+) -> str:
+    """Fill `%width%`, `%year%`, `%date:yyyy-MM-dd%`, `%Node.widget%`; an unknown token stays as it is.
+
+    Args:
+        clean: what makes a filled-in text fit for a name, in place of only taking slashes and the like out of it.
+    """
+    clean = clean or _harmless
+    now = time.localtime()
+    known = {
+        **values,
+        "year": str(now.tm_year),
+        **{name: f"{number:02}" for name, number in zip(
+            ("month", "day", "hour", "minute", "second"), (now.tm_mon, now.tm_mday, now.tm_hour, now.tm_min, now.tm_sec)
+        )},
+    }  # fmt: skip
+
+    def fill(match: re.Match[str]) -> str:
+        token = match[1]
+        if token.startswith("date:"):
+            return _DATE_PARTS.sub(lambda part: _date_part(part[0], now), clean(token[5:]))
+        text = known.get(token)
+        if text is None:
+            text = lookup(token)
+        return match[0] if text is None else clean(text)
+
+    return re.sub(r"%([^%]+)%", fill, prefix)
+
+
+def _harmless(text: str) -> str:
+    # A value of another widget must not add folders to the name.
+    return re.sub(r'[/?<>\\:*|"\x00-\x1f\x7f]', "_", text)
+
+
+def _plain(text: str) -> str:
+    """A text of letters that no name can become wrong by, whatever stands beside it."""
+    return re.sub(r"[^\w-]", "_", text)[:40] + "_"
+
+
+def _stand_in(token: str) -> str | None:
+    """A text in place of another widget's value, for a token that may name one."""
+    return "x" if "." in token else None
+
+
+def _date_part(part: str, now: time.struct_time) -> str:
+    if part in ("yyyy", "yy"):
+        return str(now.tm_year)[-len(part) :]
+    number = {"M": now.tm_mon, "d": now.tm_mday, "h": now.tm_hour, "m": now.tm_min, "s": now.tm_sec}[part[0]]
+    return f"{number:0{len(part)}}"
+
+
+def _is_picture_name(name: str) -> bool:
+    kind, _ = mimetypes.guess_type(name)
+    return (kind or "").startswith("image/") or name.lower().endswith(".webp")
+
+
+_installed = Folders()
+_in_use: ContextVar[Folders | None] = ContextVar("folders_in_use", default=None)
+
+
+def install(folders: Folders) -> None:
+    """Make `folders` those of this process; a program does it once, when it begins."""
+    global _installed
+    _installed = folders
+
+
+@contextmanager
+def use(folders: Folders) -> Iterator[None]:
+    """Make `folders` the current ones in here, and nowhere else: the nodes of one run find them by `current()`."""
+    token = _in_use.set(folders)
+    try:
+        yield
+    finally:
+        _in_use.reset(token)
+
+
+def current() -> Folders:
+    """The folders that the built-in nodes read and write: those in `use`, else those of the process."""
+    return _in_use.get() or _installed

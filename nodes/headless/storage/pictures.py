@@ -1,0 +1,202 @@
+"""Reading picture files that may be anything, and writing PNG files that are either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.files import name_new, part_file
+from ....uniworld_core.images.picture_files import BadPicture, PictureFile, TooSlow, deadline
+from ....uniworld_core.json_text import dumps
+from .folders import NewPicture
+
+# ComfyUI gives a picture without transparency this empty mask.
+_NO_MASK_SIDE = 64
+# The check before a run takes no longer; what takes longer is decoded when the node runs, and can be interrupted there.
+_CHECK_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class LoadedPicture:
+    """Frames (B, H, W, 3) in 0..1 and masks (B, H, W) of a picture file, and what is wrong with it, if anything."""
+
+    image: torch.Tensor
+    mask: torch.Tensor
+    warning: str
+
+
+def load_picture(path: Path, check: Callable[[], None] | None = None) -> LoadedPicture:
+    """Read a picture file as ComfyUI's LoadImage does.
+
+    The frames are turned upright by their EXIF data, and their transparency becomes masks: 1 where nothing is seen;
+    64x64 zeros where a picture has no alpha channel. Frames of another size than the first are left out.
+
+    Args:
+        check: called between reads; what it raises, such as an interrupt, ends the decoding.
+
+    Raises:
+        UniWorldError: the file is no picture, is damaged too much, or is too large.
+    """
+    frames: list[np.ndarray] = []
+    alphas: list[np.ndarray | None] = []
+    with PictureFile(path, path.name, check=check) as file:
+        for frame in file.frames():
+            pixels = file.guarded(lambda frame=frame: _to_rgb(frame))  # type: ignore[misc]
+            if frames and frames[0].shape != pixels.shape:
+                continue
+            frames.append(pixels)
+            alphas.append(file.guarded(lambda frame=frame: _alpha(frame)))  # type: ignore[misc]
+        return LoadedPicture(_stacked(frames), _masks(alphas, frames[0].shape[:2]), file.warning)
+
+
+def load_channel(path: Path, channel: str, check: Callable[[], None] | None = None) -> tuple[torch.Tensor, str]:
+    """One channel ("alpha", "red", "green", "blue") of a picture file as a mask (1, H, W), as ComfyUI's LoadImageMask.
+
+    Returns:
+        The mask, and what is wrong with the file; empty if nothing is.
+
+    Raises:
+        UniWorldError: as `load_picture`.
+    """
+    with PictureFile(path, path.name, check=check) as file:
+        picture = file.first()
+        if channel == "alpha":
+            alpha = file.guarded(lambda: _alpha(picture, of_colors=True))
+            if alpha is None:
+                return torch.zeros(1, picture.height, picture.width), file.warning
+            return 1.0 - _unit(alpha)[None], file.warning
+        pixels = file.guarded(lambda: _to_rgb(picture))
+        return _unit(pixels[..., ("red", "green", "blue").index(channel)])[None], file.warning
+
+
+def check_picture(path: Path) -> None:
+    """Check that a picture file can be decoded, as far as that is cheap; what was found is kept.
+
+    Raises:
+        UniWorldError: as `load_picture`.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise UniWorldError(f"The picture '{path.name}' cannot be read: {error.strerror}. Check the file.") from error
+    problem = _problem_of(path, state.st_mtime_ns, state.st_size)
+    if problem:
+        raise UniWorldError(problem)
+
+
+@lru_cache(maxsize=4096)
+def _problem_of(path: Path, *_state: int) -> str:
+    check = deadline(_CHECK_SECONDS)
+    try:
+        with PictureFile(path, path.name, check=check) as file, contextlib.suppress(BadPicture):
+            if file.picture.format == "PNG":
+                file.guarded(file.picture.verify)  # reads the check sums, and inflates nothing
+                return ""
+        with PictureFile(path, path.name, check=check) as file:
+            # A JPEG goes many times faster at an eighth of its size, and shows all the same whether it can be decoded.
+            size = (max(1, file.picture.width // 8), max(1, file.picture.height // 8))
+            file.guarded(lambda: file.picture.draft("L", size))
+            file.first()
+    except TooSlow:
+        return ""
+    except UniWorldError as error:
+        return str(error)
+    return ""
+
+
+def _to_rgb(picture: Image.Image) -> np.ndarray:
+    """Pixels (H, W, 3): uint8 of 255, or float32 in 0..1 of deep grays."""
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        # Deep grays, which Pillow would clip at 255 on the way to RGB. Integers carry 16 bits, however dark they are;
+        # floats are 0..1 or 0..255.
+        gray = np.asarray(picture).astype(np.float32)
+        if not np.isfinite(gray).all():
+            raise UniWorldError("it holds NaN or infinite values")
+        top = 65535.0 if picture.mode != "F" else 1.0 if gray.max(initial=0) <= 1.0 else 255.0
+        return np.broadcast_to((gray / top).clip(0.0, 1.0)[..., None], (*gray.shape, 3))
+    if picture.mode == "RGBa":  # alpha already multiplied in, which Pillow converts to nothing else
+        picture = picture.convert("RGBA")
+    return np.asarray(picture.convert("RGB"))
+
+
+def _alpha(picture: Image.Image, of_colors: bool = False) -> np.ndarray | None:
+    """The opacity of a picture, uint8 (H, W); None without. `of_colors`: transparent colors count, as in LoadImageMask."""
+    if "A" in picture.getbands() and picture.mode != "LAB":
+        return np.asarray(picture.getchannel("A"))
+    if "transparency" in picture.info and (picture.mode == "P" or of_colors):
+        return np.asarray(picture.convert("RGBA").getchannel("A"))
+    return None
+
+
+def _unit(pixels: np.ndarray) -> torch.Tensor:
+    """Pixels as float32 in 0..1."""
+    return _stacked([pixels])[0]
+
+
+def _stacked(frames: list[np.ndarray]) -> torch.Tensor:
+    """Frames of one shape as one tensor, float32 in 0..1."""
+    stack = np.empty((len(frames), *frames[0].shape), np.float32)
+    for number, frame in enumerate(frames):
+        if frame.dtype == np.uint8:
+            np.divide(frame, 255.0, out=stack[number], dtype=np.float32)
+        else:
+            stack[number] = frame
+    return torch.from_numpy(stack)
+
+
+def _masks(alphas: list[np.ndarray | None], size: tuple[int, int]) -> torch.Tensor:
+    """Masks of frames: of their size where any has transparency, else empty ones."""
+    if all(alpha is None for alpha in alphas):
+        return torch.zeros(len(alphas), _NO_MASK_SIDE, _NO_MASK_SIDE)
+    masks = torch.zeros(len(alphas), *size)
+    for mask, alpha in zip(masks, alphas):
+        if alpha is not None:
+            mask.copy_(1.0 - _unit(alpha))
+    return masks
+
+
+def to_pil(image: torch.Tensor) -> Image.Image:
+    """One image (H, W, 1, 3 or 4) in 0..1 as an 8-bit picture; values outside are clipped, NaN becomes 0."""
+    pixels = torch.nan_to_num(image.detach().float().cpu()) * 255.0
+    array = pixels.clamp(0, 255).to(torch.uint8).numpy()
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def png_text(prompt: object, extra: Mapping[str, object] | None) -> PngInfo:
+    """The text chunks that carry the workflow in a picture: `prompt` in API form, and `workflow` in editor form."""
+    chunks = PngInfo()
+    if prompt is not None:
+        chunks.add_text("prompt", dumps(prompt))
+    for key, value in (extra or {}).items():
+        chunks.add_text(key, dumps(value))
+    return chunks
+
+
+def write_png(
+    picture: Image.Image, place: NewPicture, batch_number: int, text: PngInfo, compress_level: int = 4
+) -> Path:
+    """Write a PNG under the next free counter and return its path.
+
+    The file gets its name only when it is whole, and never replaces another one.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    stem = place.stem.replace("%batch_num%", str(batch_number))
+    numbered = NewPicture(place.folder, place.subfolder, stem)
+    with part_file(place.folder) as file:
+        picture.save(file, format="PNG", pnginfo=text, compress_level=compress_level)
+        while True:
+            target = place.folder / f"{stem}_{numbered.next_counter():05}_.png"
+            # Another process may have taken the number since.
+            if name_new(file, target):
+                return target

@@ -1,0 +1,41 @@
+"""Old class ids in workflows and prompts, replaced by the ids of the nodes that took their place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...renamed import RENAMED, current_id
+from ..registry.registry import Registry
+
+
+def rename_in_prompt(prompt: object, registry: Registry) -> Any:
+    """The prompt (API form) with current class ids; the same object if there is nothing to replace or it is no prompt."""
+    if not isinstance(prompt, dict) or not any(_has_old(node, "class_type") for node in prompt.values()):
+        return prompt
+    return {node_id: _renamed(node, "class_type", registry) for node_id, node in prompt.items()}
+
+
+def rename_in_graph(graph: dict[str, object], registry: Registry) -> dict[str, object]:
+    """The graph (editor form) with current class ids, those inside subgraphs too, whose definitions may be nested."""
+    renamed = _with_nodes(graph, registry)
+    definitions = graph.get("definitions")
+    if not isinstance(definitions, dict) or not isinstance(definitions.get("subgraphs"), list):
+        return renamed
+    inner = [rename_in_graph(one, registry) if isinstance(one, dict) else one for one in definitions["subgraphs"]]
+    return {**renamed, "definitions": {**definitions, "subgraphs": inner}}
+
+
+def _with_nodes(graph: dict[str, object], registry: Registry) -> dict[str, object]:
+    nodes = graph.get("nodes")
+    if not isinstance(nodes, list):
+        return graph
+    return {**graph, "nodes": [_renamed(node, "type", registry) for node in nodes]}
+
+
+def _has_old(node: object, key: str) -> bool:
+    name = node.get(key) if isinstance(node, dict) else None
+    return isinstance(name, str) and name in RENAMED
+
+
+def _renamed(node: Any, key: str, registry: Registry) -> object:
+    return {**node, key: current_id(node[key], registry.classes)} if _has_old(node, key) else node

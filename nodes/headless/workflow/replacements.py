@@ -1,0 +1,135 @@
+"""Tokens in file names, such as `%Sampler.seed%` and `%date:yyyy-MM-dd%`, filled in as the editor does when it queues.
+
+A node is found by its property "Node name for S&R", and if none has that name, by its title, among all nodes of the
+graph: also muted ones, primitives, notes, and those in subgraphs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ..registry.widgets import as_text
+from .editor_nodes import NOTES, EditorNode, EditorNodes
+
+NAME_PROPERTY = "Node name for S&R"
+PREFIX_INPUT = "filename_prefix"
+# The classes in whose `filename_prefix` the editor fills in tokens.
+SAVE_CLASSES = frozenset(
+    {
+        "SaveImage", "SaveImageAdvanced", "SaveSVGNode", "SaveVideo", "SaveAnimatedWEBP", "SaveWEBM", "SaveAudio",
+        "SaveAudioMP3", "SaveAudioOpus", "SaveAudioAdvanced", "SaveGLB", "Save3DAdvanced", "SaveGaussianSplat",
+        "SavePointCloud", "SaveAnimatedPNG", "CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveLatent",
+    }
+)  # fmt: skip
+_TOKEN = re.compile(r"%([^%]+)%")
+_UNSAFE = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
+_DATE_PARTS = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyy?y?")
+
+
+@dataclass
+class Named:
+    """A node that a token may name.
+
+    Attributes:
+        values: what its widgets hold, by name.
+    """
+
+    name: str | None
+    title: str
+    values: dict[str, object]
+
+
+@dataclass
+class Replacements:
+    """What the tokens of a workflow stand for.
+
+    Attributes:
+        nodes: in the editor's order; the first that fits a token is meant.
+        by_id: the same by the ids of the API form; several ids for a node in a subgraph that is used several times.
+        prefixes: ids of the nodes whose file names are filled in.
+    """
+
+    nodes: list[Named] = field(default_factory=list)
+    by_id: dict[str, Named] = field(default_factory=dict)
+    prefixes: set[str] = field(default_factory=set)
+
+    def copied(self) -> Replacements:
+        """A copy whose values can be set without changing these."""
+        copies = {id(node): Named(node.name, node.title, dict(node.values)) for node in self.nodes}
+        nodes = [copies[id(node)] for node in self.nodes]
+        return Replacements(nodes, {key: copies[id(node)] for key, node in self.by_id.items()}, set(self.prefixes))
+
+    def set(self, full_id: str, name: str, value: object) -> None:
+        if full_id in self.by_id:
+            self.by_id[full_id].values[name] = value
+
+    def fill_in(self, prompt: dict[str, Any], now: datetime) -> None:
+        """Fill in the file names of a workflow in API form."""
+        for full_id in self.prefixes:
+            inputs = prompt[full_id]["inputs"]
+            if isinstance(inputs.get(PREFIX_INPUT), str):
+                inputs[PREFIX_INPUT] = replaced(inputs[PREFIX_INPUT], self.nodes, now)
+
+
+def all_named(nodes: EditorNodes) -> Iterator[tuple[EditorNode, Named]]:
+    """The nodes of a graph and of its subgraphs, what is inside a subgraph before the node that opens it."""
+    pending: list[tuple[Iterator[EditorNode], EditorNode | None]] = [(iter(nodes.by_id.values()), None)]
+    while pending:
+        here, host = pending[-1]
+        node = next(here, None)
+        if node is None:
+            pending.pop()
+            if host is not None:
+                yield host, _named(host)
+        elif node.inner is not None:
+            pending.append((iter(node.inner.by_id.values()), node))
+        else:
+            yield node, _named(node)
+
+
+def _named(node: EditorNode) -> Named:
+    name = node.properties.get(NAME_PROPERTY)
+    if NAME_PROPERTY not in node.properties and node.info is not None and node.type not in SAVE_CLASSES:
+        name = node.type
+    return Named(name if isinstance(name, str) else None, node.title, _values(node))
+
+
+def _values(node: EditorNode) -> dict[str, object]:
+    if node.inner is not None:
+        return {entry.name: entry.value for entry in node.inputs if entry.promoted is not None}
+    if node.virtual and node.type in NOTES:
+        saved = node.saved.get("widgets_values")
+        return {"text": saved[0]} if isinstance(saved, list) and saved else {"text": ""}
+    return node.widgets.values
+
+
+def replaced(text: str, nodes: list[Named], now: datetime) -> str:
+    """The text with its tokens filled in; what names nothing stays as it is."""
+
+    def fill(match: re.Match[str]) -> str:
+        name, *rest = match[1].split(".")
+        if len(rest) != 1:
+            return _date(name[5:], now) if name.startswith("date:") else match[0]
+        node = next((one for one in nodes if one.name == name), None)
+        node = node or next((one for one in nodes if one.title == name), None)
+        if node is None or rest[0] not in node.values:
+            return match[0]
+        return _UNSAFE.sub("_", as_text(node.values[rest[0]]))
+
+    return _TOKEN.sub(fill, text)
+
+
+def _date(form: str, now: datetime) -> str:
+    parts = {"d": now.day, "M": now.month, "h": now.hour, "m": now.minute, "s": now.second}
+
+    def fill(match: re.Match[str]) -> str:
+        word = match[0]
+        if word[0] == "y":
+            return {2: f"{now.year % 100:02}", 4: str(now.year)}.get(len(word), word)
+        return str(parts[word[0]]).zfill(len(word))
+
+    return _DATE_PARTS.sub(fill, form)

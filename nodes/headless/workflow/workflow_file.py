@@ -1,0 +1,279 @@
+"""Finding and reading a workflow, in either form, and changing its values from the command line."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ....uniworld_core.errors import UniWorldError, shown
+from ....uniworld_core.json_text import BadJson, loads
+from ..problems import node_label, node_title
+from ..registry.registry import Registry
+from ..registry.schema import InputSpec, is_link, read_schema
+from ..registry.widgets import input_specs
+from ..storage.folders import is_file, named_path
+from .convert import convert
+from .editor_graph import is_editor_form, slots
+from .prompt_choices import PromptChoices, is_dynamic
+from .renaming import rename_in_graph, rename_in_prompt
+from .replacements import Replacements
+from .saved_values import read_values, shows_pictures
+from .shipped import SHIPPED, shipped
+
+MAX_BYTES = 64 * 2**20  # far above any workflow people share; a larger file is a mistake
+
+NO_CHOICES = (
+    "--seed decides between the {a|b} of prompts in editor form, and there are none. Set the seed of a picture with "
+    "--set NODE.seed=N."
+)
+
+
+@dataclass
+class Workflow:
+    """A workflow that can be run.
+
+    Attributes:
+        prompt: its API form.
+        graph: its editor form, if it has one that still says the same as `prompt`.
+        replacements: what tokens in file names stand for, where the workflow was read from editor form.
+        choices: its prompts with choices, likewise; those of an API form have been resolved by who made it.
+    """
+
+    prompt: dict[str, Any]
+    graph: dict[str, Any] | None = None
+    replacements: Replacements | None = None
+    choices: PromptChoices | None = None
+
+    @property
+    def extra_pnginfo(self) -> dict[str, Any] | None:
+        """What goes into pictures besides the API form, so that the editor opens the graph as it was drawn."""
+        return None if self.graph is None else {"workflow": self.graph}
+
+    def copied(self) -> Workflow:
+        """A copy whose values can be set without changing this one's."""
+        replacements = None if self.replacements is None else self.replacements.copied()
+        choices = None if self.choices is None else self.choices.copied()
+        return Workflow(copy.deepcopy(self.prompt), self.graph, replacements, choices)
+
+    def fill_in(self, registry: Registry, seed: int | None = None) -> list[str]:
+        """Fill in tokens such as `%Sampler.seed%` in file names and `{a|b}` in prompts, as the editor does on queueing.
+
+        To be called when all values are set, as the names may speak of them and a seed decides the choices.
+
+        Args:
+            seed: decides the choices, in place of `choices.seed`.
+
+        Returns:
+            A sentence for each prompt that changed.
+
+        Raises:
+            UniWorldError: a prompt cannot be resolved.
+        """
+        if self.replacements is not None:
+            self.replacements.fill_in(self.prompt, datetime.now())
+        if self.choices is None:
+            return [] if seed is None else [NO_CHOICES]
+        if seed is not None:
+            self.choices.seed = seed
+        changed = self.choices.resolve(self.prompt, registry)
+        for one in changed:
+            # What was chosen is what the picture shows; where the editor form has no such widget, it keeps the choices.
+            self.graph = _patched(self.graph, registry, one.node_id, one.name, one.text) or self.graph
+        if seed is not None and not changed:
+            return [NO_CHOICES]
+        return [one.note for one in changed]
+
+
+def shipped_workflows() -> list[str]:
+    """Short names of the workflows that come with the package."""
+    return list(shipped(SHIPPED))
+
+
+def find_workflow(name: str) -> Path:
+    """The file a command line names: a path, or the name of a shipped workflow such as `edit`.
+
+    Raises:
+        UniWorldError: there is neither.
+    """
+    path = named_path(name)
+    if is_file(path):
+        return path
+    plain = name.replace("\\", "/").removeprefix("./").removeprefix("workflows/").removesuffix(".json")
+    known = shipped(SHIPPED)
+    if plain in known:
+        return known[plain].file
+    for file in (*SHIPPED.glob("*.json"), *SHIPPED.glob("api/*.json")):
+        if file.relative_to(SHIPPED).with_suffix("").as_posix() == plain:
+            return file
+    names = ", ".join(known) or "none"
+    raise UniWorldError(f"There is no workflow file '{name}'. Give a path, or one of the shipped workflows: {names}.")
+
+
+def read_workflow(path: Path, registry: Registry) -> Workflow:
+    """Read a workflow in editor form, in API form, or as it is posted to a server (`{"prompt": ...}`).
+
+    Raises:
+        UniWorldError: the file is no workflow; the sentence says where it breaks.
+    """
+    data = _read_json(path)
+    if is_editor_form(data):
+        data = rename_in_graph(data, registry)
+        infos = cache(lambda name: registry.info(name) if name in registry.classes else None)
+        replacements = Replacements()
+        choices = PromptChoices()
+        return Workflow(convert(data, infos, replacements, choices), data, replacements, choices)
+    if isinstance(data, dict) and isinstance(data.get("prompt"), dict) and "class_type" not in data["prompt"]:
+        extra = data.get("extra_data")
+        pnginfo = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
+        graph = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
+        graph = rename_in_graph(graph, registry) if isinstance(graph, dict) and is_editor_form(graph) else None
+        return Workflow(rename_in_prompt(data["prompt"], registry), graph)
+    if not isinstance(data, dict):
+        raise UniWorldError(
+            f"'{path}' contains a {type(data).__name__}, which is not a workflow. Save one from the editor."
+        )
+    nodes = data.get("nodes")
+    if "nodes" in data and not (
+        isinstance(nodes, dict) and "class_type" in nodes
+    ):  # else an API form's node of that id
+        raise UniWorldError(
+            f"'{path}': \"nodes\" must be a list of nodes, and is {shown(nodes)}. Save the workflow again in the editor."
+        )
+    return Workflow(rename_in_prompt(data, registry))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        size = path.stat().st_size
+        text = path.read_text(encoding="utf-8-sig") if size <= MAX_BYTES else ""
+    except UnicodeDecodeError as error:
+        raise UniWorldError(f"'{path}' is no text in UTF-8. A workflow is a JSON file.") from error
+    except OSError as error:
+        raise UniWorldError(f"'{path}' cannot be read: {error.strerror}.") from error
+    if size > MAX_BYTES:
+        raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB, too large for a workflow.")
+    try:
+        # Pictures of ComfyUI carry NaN: whether a node can take it is seen later.
+        return loads(text, constants=True, doubles=True)
+    except BadJson as error:
+        raise UniWorldError(f"'{path}' {error}. Correct it, or get a whole copy.") from error
+
+
+def find_node(prompt: dict[str, Any], name: str) -> str:
+    """The id of the node that an id, a title or a class name means.
+
+    Raises:
+        UniWorldError: no node or several nodes are meant.
+    """
+    if isinstance(prompt.get(name), dict):
+        return name
+    nodes = {node_id: node for node_id, node in prompt.items() if isinstance(node, dict)}
+    for matches in (
+        [node_id for node_id, node in nodes.items() if node_title(node) == name],
+        [node_id for node_id, node in nodes.items() if node.get("class_type") == name],
+    ):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise UniWorldError(f"'{name}' could be any of the nodes {', '.join(matches)}. Name one by its id.")
+    listed = ", ".join(f"{node_id} ({node_title(node) or node.get('class_type')})" for node_id, node in nodes.items())
+    raise UniWorldError(
+        f"There is no node {shown(name)}. The nodes are: {listed if len(listed) < 2000 else 'too many to list'}."
+    )
+
+
+def set_value(workflow: Workflow, registry: Registry, node_name: str, input_name: str, text: str) -> None:
+    """Give an input a value from the command line, in place of its value or link.
+
+    Raises:
+        UniWorldError: there is no such node or input, or the text is no value of its type.
+    """
+    node_id = find_node(workflow.prompt, node_name)
+    node = workflow.prompt[node_id]
+    class_type = node.get("class_type")
+    if not isinstance(class_type, str) or class_type not in registry.classes:
+        raise UniWorldError(f"Node {node_id} is of the unknown class {shown(class_type)}; its inputs cannot be set.")
+    specs = read_schema(registry.classes[class_type]).inputs
+    if input_name not in specs:
+        label = node_label(node_id, class_type)
+        raise UniWorldError(f"{label} has no input {shown(input_name)}. Its inputs are: {', '.join(specs)}.")
+    value = _parse(specs[input_name], text, node_label(node_id, class_type))
+    inputs = node.setdefault("inputs", {})
+    if not isinstance(inputs, dict):
+        raise UniWorldError(f'{node_label(node_id, class_type)}: "inputs" must map input names to values or links.')
+    was_link = is_link(inputs.get(input_name))
+    inputs[input_name] = value
+    if workflow.replacements is not None:
+        workflow.replacements.set(node_id, input_name, value)
+    if workflow.choices is not None and is_dynamic(specs[input_name].type, specs[input_name].options):
+        workflow.choices.places.add((node_id, input_name))  # also where a wire was
+    workflow.graph = None if was_link else _patched(workflow.graph, registry, node_id, input_name, value)
+
+
+def _parse(spec: InputSpec, text: str, label: str) -> Any:
+    """The value a text on the command line stands for."""
+    choices = spec.choices
+    if choices is not None:
+        return next((choice for choice in choices if str(choice) == text), text)
+    if spec.type == "BOOLEAN":
+        word = text.lower()
+        if word not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
+            raise UniWorldError(f"{label}: {shown(text)} is no value for '{spec.name}'. Say true or false.")
+        return word in ("true", "yes", "on", "1")
+    try:
+        if spec.type == "INT":
+            return int(text)
+        if spec.type == "FLOAT":
+            return float(text)
+    except ValueError as error:
+        kind = "whole number" if spec.type == "INT" else "number"
+        if "integer string conversion" in str(error):  # Python's own limit
+            kind += f" of at most {sys.get_int_max_str_digits()} digits, not of {len(text)}"
+        raise UniWorldError(f"{label}: {shown(text)} is no value for '{spec.name}', which takes a {kind}.") from error
+    return text
+
+
+def _patched(
+    graph: dict[str, Any] | None, registry: Registry, node_id: str, input_name: str, value: Any
+) -> dict[str, Any] | None:
+    """The editor form with the widget set too; None where that cannot be done.
+
+    A picture must not carry a graph that would give another picture: then it carries the API form alone.
+    """
+    if graph is None:
+        return None
+    # A graph that was posted beside an API form may hold anything.
+    nodes = [node if isinstance(node, dict) else {} for node in graph["nodes"]]
+    place = next((place for place, node in enumerate(nodes) if str(node.get("id")) == node_id), None)
+    changed = None if place is None else _patched_node(nodes[place], registry, input_name, value)
+    if place is None or changed is None:
+        return None
+    return {**graph, "nodes": [*graph["nodes"][:place], changed, *graph["nodes"][place + 1 :]]}
+
+
+def _patched_node(node: dict[str, Any], registry: Registry, input_name: str, value: Any) -> dict[str, Any] | None:
+    saved, named, kind = node.get("widgets_values"), node.get("widgets_values_named"), node.get("type")
+    if not isinstance(kind, str) or kind not in registry.classes:
+        return None
+    if isinstance(saved, dict):
+        return {**node, "widgets_values": {**saved, input_name: value}}
+    if not isinstance(saved, list):
+        return None
+    info = registry.info(kind)
+    specs = input_specs(info)
+    try:
+        position = read_values(specs, saved, named, shows_pictures(info, specs)).positions.get(input_name)
+    except UniWorldError:  # it does not fit its class
+        return None
+    wired = any(entry.get("name") == input_name and entry.get("link") is not None for entry in slots(node, "inputs"))
+    if position is None or wired:
+        return None
+    changed = {**node, "widgets_values": [*saved[:position], value, *saved[position + 1 :]]}
+    if isinstance(named, dict):
+        changed["widgets_values_named"] = {**named, input_name: value}
+    return changed

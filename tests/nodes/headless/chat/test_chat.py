@@ -1,0 +1,419 @@
+"""`uniworld chat`: what is said, painted and answered, and that a saved conversation survives whatever ends the program."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from uniworld.__main__ import main
+from uniworld.nodes import host
+from uniworld.nodes.headless.chat import history as chat_history
+from uniworld.nodes.headless.chat import session as chat_session
+from uniworld.nodes.headless.chat.command import default_memory
+from uniworld.nodes.headless.chat.history import FILE, History, SavedTurn
+from uniworld.uniworld_core import Conversation, Turn, UniWorld, files
+from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
+from uniworld.uniworld_core.prompts.scope import read_scope
+
+TINY = ("--checkpoint", "tiny", "--steps", "1", "--area-side", "64", "--max-new-tokens", "6")
+WHOLE = ("--memory", "conversation")
+TESTS = Path(__file__).resolve().parents[3]
+
+
+# Read once for all tests.
+open_model = cache(chat_session.open_model)
+
+
+@pytest.fixture
+def chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Iterator[Callable[..., Any]]:
+    """Say these lines to `uniworld chat`; gives exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("uniworld.nodes.headless.chat.command.open_model", open_model)
+    Image.new("RGB", (60, 40), (30, 40, 220)).save("cat.png")
+
+    def chat(lines: str, *options: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        code = main(["chat", *TINY, *options])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return code, out, err
+
+    yield chat
+    host.install(None)
+
+
+@pytest.fixture(scope="module")
+def core() -> UniWorld:
+    return UniWorld.from_pretrained("tiny", dtype=torch.float32)
+
+
+def saved(name: str = "talk") -> list[dict[str, Any]]:
+    return json.loads(Path("output", "chat", name, FILE).read_text(encoding="utf-8"))["turns"]
+
+
+def events(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+# --- painting and answering -------------------------------------------------------------------------------------------
+
+
+def test_a_painted_picture_is_printed_and_is_what_the_core_paints(chat: Any, core: UniWorld) -> None:
+    code, out, _ = chat("cat.png Make it red.\n/paint Make it green.", "talk", *WHOLE, "--seed", "4")
+    assert code == 0
+    # The first is routed; whichever way that went, the second is painted with all that came before.
+    user, reply, *_ = saved()
+    folder = Path("output/chat/talk")
+    refs = [core.reference([Image.open(folder / name) for name in turn["pictures"]]) for turn in (user, reply)]
+    conversation = Conversation(
+        [
+            Turn("user", "Make it red.", refs[0]),
+            Turn("assistant", reply["text"], refs[1]),
+            Turn("user", "Make it green."),
+        ]
+    )
+    assert bool(reply["pictures"]) == bool(core.route("Make it red.", refs[0]).paint[0])
+    image = core.decode(core.sample(core.encode(conversation, use_t5=False), 64, 96, steps=1, seed=4))
+    painted = Path(out.splitlines()[-1])
+    assert painted == folder / saved()[3]["pictures"][0]
+    expected = Image.fromarray((image[0] * 255).round().to(torch.uint8).numpy())
+    assert Image.open(painted).size == expected.size
+    difference = torch.tensor([list(Image.open(painted).tobytes())]) - torch.tensor([list(expected.tobytes())])
+    assert int(difference.abs().max()) <= 1
+
+
+def test_an_answer_knows_the_turns_before_it(chat: Any, core: UniWorld) -> None:
+    code, out, _ = chat("/ask Is it red in cat.png?\n/ask Why?", "talk", *WHOLE)
+    first, second = saved()[1]["text"], saved()[3]["text"]
+    assert out == f"{first}\n{second}\n"
+    refs = core.reference([Image.open("cat.png")])
+    asked = Conversation([Turn("user", "Is it red in the picture?", refs)])
+    assert code == 0
+    assert first == core.understand(asked, max_new_tokens=6)
+    longer = asked.then(Turn("assistant", first), Turn("user", "Why?"))
+    assert second == core.understand(longer, max_new_tokens=6)
+
+
+def test_the_latest_picture_alone_may_be_remembered(chat: Any, core: UniWorld) -> None:
+    _, out, _ = chat("/ask Is it red in cat.png?\n/ask Why?", "talk", "--memory", "picture")
+    refs = core.reference([Image.open("cat.png")])
+    assert out.endswith(f"\n{core.understand('Why?', refs=refs, max_new_tokens=6)}\n")
+
+
+def test_models_of_single_instructions_remember_the_picture_and_others_the_conversation() -> None:
+    assert default_memory(read_scope(SHIPPED_FOLDER / "nano" / "uniworld")) == "picture"
+    assert default_memory(read_scope(SHIPPED_FOLDER / "tiny" / "uniworld")) == "conversation"
+
+
+def test_a_resumed_conversation_goes_on_as_if_it_had_never_ended(chat: Any) -> None:
+    lines = ["/paint cat.png Make it red.\n", "/ask Why?\n", "/paint Make it green.\n"]
+    _, together, _ = chat("".join(lines), "one", *WHOLE)
+    alone = "".join(chat(line, "two", *WHOLE)[1] for line in lines)
+    assert alone.replace("/two/", "/one/") == together
+    for name in ("002_painted.png", "003_painted.png"):
+        assert Path("output/chat/one", name).read_bytes() == Path("output/chat/two", name).read_bytes()
+    assert saved("one") == saved("two")
+
+
+def test_resume_takes_the_latest_conversation_and_its_model(chat: Any, capsys: Any, monkeypatch: Any) -> None:
+    chat("/ask Why?", "talk")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/ask And now?"))
+    assert main(["chat", "--resume"]) == 0
+    assert [turn["text"] for turn in saved()[::2]] == ["Why?", "And now?"]
+    assert json.loads(Path("output/chat/talk", FILE).read_text())["model"]["checkpoint"] == "tiny"
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_undo_takes_back_the_last_exchange_and_keeps_its_picture(chat: Any) -> None:
+    _, _, err = chat("/ask Why?\n/paint a dog\n/undo\n/undo\n/undo\n/paint a cat", "talk")
+    assert "Taken back: a dog" in err
+    assert "Nothing was said yet." in err
+    assert [turn["text"] for turn in saved()] == ["a cat", ""]
+    assert sorted(path.name for path in Path("output/chat/talk").glob("*.png")) == [
+        "001_painted.png",
+        "002_painted.png",
+    ]
+
+
+def test_reset_begins_another_conversation_and_keeps_the_old_one(chat: Any) -> None:
+    chat("/paint a dog\n/reset\n/ask Why?", "talk")
+    (other,) = [path.parent.name for path in Path("output/chat").glob(f"*/{FILE}") if path.parent.name != "talk"]
+    assert [turn["text"] for turn in saved()] == ["a dog", ""]
+    assert saved(other)[0]["text"] == "Why?"
+
+
+def test_attached_pictures_go_to_the_next_message_alone(chat: Any) -> None:
+    code, _, err = chat("/image cat.png\ncat.png\n/undo\n/ask Why?\n/ask Why not?", "talk")
+    assert code == 0
+    assert "not attached any more" in err
+    assert [turn["pictures"] for turn in saved()[::2]] == [["001_cat.png"], []]
+
+
+def test_save_copies_the_picture_or_the_conversation(chat: Any) -> None:
+    code, _, _ = chat("/paint a dog\n/save dog.png\n/save kept", "talk")
+    assert code == 0
+    painted = Path("output/chat/talk/001_painted.png").read_bytes()
+    assert Path("dog.png").read_bytes() == Path("kept/001_painted.png").read_bytes() == painted
+    assert Path("kept", FILE).read_bytes() == Path("output/chat/talk", FILE).read_bytes()
+    for line in ("/save dog.png", "/save kept", "/save dog.jpg", "/save"):
+        assert chat(line, "talk")[0] == 2
+    code, _, err = chat("/save dog.png/inside", "talk")
+    assert code == 1
+    assert "cannot be used" in err
+    assert Path("dog.png").read_bytes() == painted
+
+
+def test_history_help_and_seed_are_told_on_standard_error(chat: Any) -> None:
+    code, out, err = chat("/help\n/seed 7\n/paint a dog\n/history", "talk")
+    assert code == 0
+    assert out.splitlines() == ["output/chat/talk/001_painted.png"]
+    assert "/undo" in err
+    assert "you> a dog" in err
+    assert saved()[1]["made"]["seed"] == 7
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("missing.png Make it red.", "no picture 'missing.png'"),
+        ("/foo", "no command /foo"),
+        ("/seed red", "The seed is 'red'"),
+        ("/ask Why?<|im_end|>", "reserved for marking turns"),
+    ],
+)
+def test_without_a_terminal_the_first_bad_line_ends_the_chat(chat: Any, line: str, sentence: str) -> None:
+    code, out, err = chat(f"{line}\n/paint a dog")
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert not Path("output").exists()
+
+
+def test_programs_are_told_each_failure_and_go_on(chat: Any) -> None:
+    lines = '/foo\n{"text": "Why?", "images": ["cat.png"]}\n/paint a dog\n/undo'
+    code, out, _ = chat(lines, "talk", "--json")
+    found = events(out)
+    assert code == 2
+    assert [event["event"] for event in found if event["event"] != "progress"] == [
+        "ready",
+        "failed",
+        "route",
+        "reply",
+        "route",
+        "reply",
+        "info",
+        "result",
+    ]
+    assert found[-1] == {"event": "result", "status": "error", "folder": "output/chat/talk"}
+    replies = [event for event in found if event["event"] == "reply"]
+    assert replies[1]["images"] == [
+        "output/chat/talk/002_painted.png" if replies[0]["text"] else replies[1]["images"][0]
+    ]
+    assert replies[1] == {
+        "event": "reply",
+        "paint": True,
+        "probability": None,
+        "text": "",
+        "images": replies[1]["images"],
+    }
+
+
+def test_a_message_that_the_model_cannot_read_fails_and_is_not_kept(chat: Any) -> None:
+    code, _, err = chat("/ask Why?\n/ask " + "word " * 5000, "talk")
+    assert code == 1
+    assert "tokens long; the model reads 4096" in err
+    assert len(saved()) == 2
+
+
+def test_an_interrupted_message_is_not_part_of_the_conversation(chat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = chat_session.Sampler.execute
+
+    def interrupted(*arguments: Any) -> Any:
+        host.current().interrupted.set()
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chat_session.Sampler, "execute", interrupted)
+        code, _, err = chat("/ask Why?\n/paint a dog", "talk")
+    assert code == 1
+    assert "Stopped: the message is not part of the conversation." in err
+    assert [turn["text"] for turn in saved()[::2]] == ["Why?"]
+    assert list(Path("output/chat/talk").glob("*.png")) == []
+    assert chat("/paint a dog", "talk")[0] == 0
+
+
+def test_an_empty_answer_is_told_and_not_kept(chat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_session.Understand, "execute", lambda *_, **__: (" ", None))
+    code, _, err = chat("/ask Why?", "talk")
+    assert code == 1
+    assert "empty answer" in err
+    assert not Path("output").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--checkpoint", "none"), "no model 'none'"),
+        (("../talk",), "leads out of its folder"),
+        (("a/b",), "has a slash"),
+        (("--resume",), "no conversation in"),
+        (("talk", "--resume"), "leave out --resume"),
+        (("--steps", "0"), "--steps is 0"),
+        (("--seed", "-1"), "The seed is '-1'"),
+        (("--area-side", "8"), "--area-side is 8"),
+        (("--device", "abacus"), "--device is 'abacus'"),
+    ],
+)
+def test_options_that_cannot_be(chat: Any, options: tuple[str, ...], sentence: str) -> None:
+    code, _, err = chat("/ask Why?", *options)
+    assert code == 2
+    assert sentence in err
+    assert not Path("output").exists()
+
+
+# --- the conversation on disk -----------------------------------------------------------------------------------------
+
+
+def add(history: History, text: str) -> None:
+    names = history.new_names(["cat", "painted"])
+    pictures = {name: Image.new("RGB", (8, 8)) for name in names}
+    history.add(SavedTurn("user", text, (names[0],)), SavedTurn("assistant", "", (names[1],)), pictures)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_turn_that_is_cut_off_leaves_the_conversation_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    history = History(tmp_path / "chat", "talk", {"checkpoint": "tiny"})
+    add(history, "first")
+    before = sorted(path.name for path in history.folder.iterdir())
+    real, calls = chat_history.whole_file, iter(range(1, 9))
+
+    def cut_off(path: Path) -> Any:
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr(chat_history, "whole_file", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        add(history, "second")
+    monkeypatch.undo()
+    assert [turn.text for turn in history.turns] == ["first", ""]
+    assert sorted(path.name for path in history.folder.iterdir()) == before
+    history.close()
+    assert History(tmp_path / "chat", "talk", {}).turns == history.turns
+
+
+def test_a_turn_that_was_on_disk_when_it_was_interrupted_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History(tmp_path / "chat", "talk", {"checkpoint": "tiny"})
+
+    def interrupt(folder: Path) -> None:
+        if (folder / chat_history.FILE).exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "sync_folder", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        add(history, "first")
+    assert [turn.text for turn in history.turns] == ["first", ""]
+    assert all((history.folder / name).is_file() for turn in history.turns for name in turn.pictures)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_loses_at_most_the_running_turn(tmp_path: Path) -> None:
+    program = f"""
+import runpy
+runpy.run_path({str(TESTS / "conftest.py")!r})
+from pathlib import Path
+from PIL import Image
+from uniworld.nodes.headless.chat.command import default_memory
+from uniworld.nodes.headless.chat.history import History, SavedTurn
+history = History(Path({str(tmp_path / "chat")!r}), "talk", {{"checkpoint": "tiny"}})
+while True:
+    names = history.new_names(["cat", "painted"])
+    pictures = {{name: Image.effect_noise((64, 64), 9) for name in names}}
+    history.add(SavedTurn("user", "x", (names[0],)), SavedTurn("assistant", "", (names[1],)), pictures)
+    print(len(history.turns), flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.1)
+    finally:
+        process.kill()
+    told = [int(line) for line in process.stdout.read().split()] or [2]
+    process.wait()
+    history = History(tmp_path / "chat", "talk", {})
+    assert len(history.turns) in (told[-1], told[-1] + 2)
+    for turn in history.turns:
+        for name in turn.pictures:
+            Image.open(history.folder / name).load()
+    assert list(history.folder.glob(".*.part")) == []
+
+
+def test_a_conversation_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    history = History(tmp_path / "chat", "talk", {"checkpoint": "tiny"})
+    with pytest.raises(ValueError, match="Another process has the conversation"):
+        History(tmp_path / "chat", "talk", {})
+    history.close()
+    assert not (tmp_path / "chat").exists()
+    History(tmp_path / "chat", "talk", {}).close()
+
+
+def test_conversations_that_begin_in_the_same_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "strftime", lambda _: "now")
+    first, second = (History(tmp_path / "chat", None, {"checkpoint": "tiny"}) for _ in range(2))
+    assert not (tmp_path / "chat").exists()
+    for history in (first, second):
+        add(history, "x")
+    assert [history.folder.name for history in (first, second)] == ["now", "now_2"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda saved: saved.update(uniworld_chat=2),
+        lambda saved: saved.pop("turns"),
+        lambda saved: saved["turns"].pop(),
+        lambda saved: saved["turns"][0].update(role="assistant"),
+        lambda saved: saved["turns"][0].update(text=3),
+        lambda saved: saved["turns"][0].update(pictures=["../../cat.png"]),
+        lambda saved: saved["turns"][0].update(pictures=["gone.png"]),
+        lambda saved: saved["turns"].append(7),
+        lambda saved: saved.update(model="nano"),
+        lambda saved: saved["turns"][0].update(text="a\ud800b"),
+        lambda saved: saved["turns"][1].update(made={"a": "\ud800"}),
+        None,
+    ],
+)
+def test_a_damaged_conversation_is_explained_and_left_alone(tmp_path: Path, damage: Any) -> None:
+    history = History(tmp_path / "chat", "talk", {"checkpoint": "tiny"})
+    add(history, "x")
+    history.close()
+    file = history.folder / FILE
+    if damage is None:
+        file.write_bytes(file.read_bytes()[:40])
+    else:
+        content = json.loads(file.read_bytes())
+        damage(content)
+        file.write_text(json.dumps(content))
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="cannot be resumed"):
+        History(tmp_path / "chat", "talk", {})
+    assert file.read_bytes() == before

@@ -1,0 +1,245 @@
+"""Nobody locks the others out: idle, slow and silent connections end, and make room when all are taken."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+try:
+    from uniworld.nodes.headless.serve.config import ServerConfig
+    from uniworld.nodes.headless.serve.http import connections
+    from uniworld.nodes.headless.serve.http.connections import Times, connection_limit
+except ImportError:  # the server is an extra
+    pytest.skip("aiohttp is not installed", allow_module_level=True)
+
+
+class Short(Times):
+    """Times that a test can wait for."""
+
+    first = idle = head = 0.4
+    body = reply = 0.6
+    linger = 0.2
+    tick = 0.05
+
+
+@pytest.fixture
+def opened() -> Iterator[list[socket.socket]]:
+    made: list[socket.socket] = []
+    yield made
+    for one in made:
+        one.close()
+
+
+def connect(live: Any, opened: list[socket.socket], sent: bytes = b"") -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", live.port), timeout=10)
+    opened.append(made)
+    if sent:
+        made.sendall(sent)
+    return made
+
+
+def ended_after(one: socket.socket, seconds: float = 10.0, trickle: bytes = b"") -> float:
+    """The seconds until the server ends a connection, to which `trickle` is sent bit by bit."""
+    began = time.monotonic()
+    one.settimeout(0.05)
+    while time.monotonic() - began < seconds:
+        try:
+            if trickle:
+                one.sendall(trickle)
+            if not one.recv(1 << 16):
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    return time.monotonic() - began
+
+
+HEAD = b"GET /prompt HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+POST = b"POST /settings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\n"
+CHUNKED = b"POST /settings HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "trickle"),
+    [
+        (b"", b""), (HEAD, b""), (HEAD, b"X-More: x\r\n"), (HEAD + b"\r\n", b""), (POST, b""), (POST, b"x"), (CHUNKED, b""),
+        (CHUNKED, b"1\r\nx\r\n"), (HEAD + b"\r\n" + HEAD, b"X-More: x\r\n"),
+    ],
+    ids=["silent", "half a head", "a head bit by bit", "idle", "no body", "a body bit by bit", "no chunk",
+         "chunks bit by bit", "a second head bit by bit"],
+)  # fmt: skip
+def test_a_client_that_keeps_the_server_waiting_is_let_go(start, opened, sent, trickle):
+    live = start(times=Short)
+    assert ended_after(connect(live, opened, sent), trickle=trickle) < 5
+    assert live.get("/prompt").status == 200
+
+
+def test_a_reply_that_is_not_read_ends_and_one_that_is_does_not(start, opened):
+    live = start(times=Short)
+    (live.config.output / "big.txt").write_bytes(b"x" * 30_000_000)
+    unread = connect(live, opened, b"GET /view?filename=big.txt HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    time.sleep(2)
+    read = http.client.HTTPConnection("127.0.0.1", live.port, timeout=30)
+    read.request("GET", "/view?filename=big.txt")
+    reply = read.getresponse()
+    size = 0
+    while piece := reply.read(1_000_000):  # slower than it could be, for longer than an unread one may take
+        size += len(piece)
+        time.sleep(0.05)
+    assert size == 30_000_000
+    read.close()
+    got = 0
+    with contextlib.suppress(OSError):
+        while piece := unread.recv(1 << 20):
+            got += len(piece)
+    assert got < 30_000_000
+
+
+def test_work_sockets_and_slow_but_steady_bodies_go_on(start, opened):
+    live = start(times=Short)
+    client = live.connect("me")
+    body = json.dumps({"x": "y" * 20_000}).encode()
+    slow = connect(live, opened, POST.replace(b"100000", str(len(body)).encode()))
+    for first in range(0, len(body), 800):
+        slow.sendall(body[first : first + 800])
+        time.sleep(0.05)
+    assert slow.recv(100).startswith(b"HTTP/1.1 200")
+    live.queue({"1": {"class_type": "Record", "inputs": {"text": "x", "milliseconds": 1500}}}, client_id="me")
+    client.until_done()
+
+
+def test_idle_connections_make_room(start, opened, capsys):
+    live = start(limit=20)
+    client = live.connect("me")
+    for _ in range(150):
+        connect(live, opened, HEAD if len(opened) % 2 else b"")
+    assert live.get("/prompt").status == 200
+    assert len(live.site.connections) <= 20
+    live.queue({"1": {"class_type": "Record", "inputs": {"text": "x"}}}, client_id="me")
+    client.until_done()  # who works is not among those that make room
+    told = capsys.readouterr().err
+    assert told.count("idle ones make room") == 1
+
+
+def test_unfinished_bodies_make_room(start, opened):
+    live = start(limit=20)
+    for _ in range(60):
+        connect(live, opened, POST)
+    assert live.get("/prompt").status == 200
+
+
+def test_when_all_work_new_ones_are_refused_with_a_status(start, opened):
+    live = start(limit=8)
+    live.server.clients.most = 8
+    for number in range(8):
+        live.connect(str(number))
+    refused = connect(live, opened, HEAD + b"\r\n")
+    assert refused.recv(100).startswith(b"HTTP/1.1 503")
+    live.sockets.pop().close()
+    assert live.get("/prompt").status == 200
+
+
+def test_sockets_leave_room_for_requests(start):
+    live = start(limit=20)
+    assert live.server.clients.most == 10
+    for number in range(10):
+        live.connect(str(number))
+    assert (
+        live.get(
+            "/ws",
+            Upgrade="websocket",
+            Connection="Upgrade",
+            **{"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "A" * 22 + "=="},
+        ).status
+        == 503
+    )
+    assert live.get("/prompt").status == 200
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "low", "high"),
+    [(1024, 1024, 400, 512), (256, 256, 50, 128), (1024, 1 << 20, 1000, 1000), (40, 40, 8, 20)],
+)
+def test_the_limit_leaves_files_for_everything_else(monkeypatch, soft, hard, low, high):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    monkeypatch.setattr(connections, "_open_files", lambda: 40)
+    assert low <= connection_limit() <= high
+
+
+@pytest.mark.parametrize(
+    ("path", "size"), [("/settings", 40_000_000), ("/userdata/x.txt", 40_000_000), ("/upload/image", 200_000_000), ("/free", 40_000_000)]
+)  # fmt: skip
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
+def test_an_announced_body_over_the_limit_is_refused_unread(live, opened, path, size, expect):
+    kind = b"Content-Type: multipart/form-data; boundary=x\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {size}\r\n".encode()
+    one = connect(live, opened, head + kind + expect + b"\r\n")
+    assert one.recv(100).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize("path", ["/settings", "/userdata/x.txt"])
+def test_a_chunked_body_is_refused_when_it_exceeds_the_limit(start, opened, path):
+
+    live = start(limits=replace(ServerConfig().limits, json_bytes=100_000))
+    one = connect(live, opened, CHUNKED.replace(b"/settings", path.encode()))
+    piece, sent = b"8000\r\n" + b"x" * 0x8000 + b"\r\n", 0
+    one.settimeout(0.05)
+    with contextlib.suppress(ConnectionError):
+        while sent < 10_000_000:
+            one.sendall(piece)
+            sent += len(piece)
+            with contextlib.suppress(TimeoutError):
+                assert one.recv(100).startswith(b"HTTP/1.1 413")
+                break
+    assert sent < 1_000_000
+
+
+def test_an_expected_body_is_asked_for(live, opened):
+    head = b"POST /settings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    one = connect(live, opened, head)
+    assert one.recv(100).startswith(b"HTTP/1.1 100")
+    one.sendall(b"{}")
+    assert one.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_errors_of_ours_are_told_once_with_their_traceback(live, monkeypatch, capsys):
+    monkeypatch.setattr(live.server.registry, "info", lambda name: 1 / 0)
+    for _ in range(20):
+        assert live.get("/object_info/SaveImage").status == 500
+    told = capsys.readouterr().err
+    assert told.count("GET /object_info/SaveImage failed: ZeroDivisionError") == 1
+    assert told.count("Traceback") == 1
+
+
+def test_lines_that_were_left_out_are_counted(live, monkeypatch, capsys):
+    clock = [1000.0]
+    monkeypatch.setattr("uniworld.nodes.headless.serve.queue.terminal.time.monotonic", lambda: clock[0])
+    said = [live.server.terminal.rarely("a", "It happens.") for _ in range(5)]
+    clock[0] += 61
+    said += [live.server.terminal.rarely("a", "It happens."), live.server.terminal.rarely("b", "Something else.")]
+    assert said == [True, False, False, False, False, True, True]
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["It happens.", "It happens. (4 more of these since the last line.)", "Something else."]
+
+
+def test_errors_that_clients_cause_are_told_once(live, opened, capsys):
+    for _ in range(30):
+        connect(live, opened, b"\x16\x03\x01 no HTTP at all\r\n\r\n").recv(1000)
+    live.loop.call_soon_threadsafe(
+        lambda: [
+            live.loop.call_exception_handler({"message": "socket.accept() out of system resource"}) for _ in range(500)
+        ]
+    )
+    assert live.get("/prompt").status == 200
+    assert len(capsys.readouterr().err.splitlines()) < 10

@@ -1,0 +1,84 @@
+"""Curves: what a run recorded is drawn, also of a run that was killed, and of several at once."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from uniworld.training.run.plot import plot, read_curves, smoothed
+
+pytest.importorskip("matplotlib", reason="drawing is an extra")
+
+
+def row(step: int, loss: float = 1.0, **others: Any) -> str:
+    numbers = {"learning_rate": 1e-3, "gradient_norm": 0.5, "samples_per_second": 2.0}
+    return json.dumps({"step": step, "loss": loss, **numbers, **others})
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    def run(*lines: str, name: str = "run") -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return folder
+
+    return run
+
+
+def test_a_run_is_drawn_as_one_picture(run, tmp_path: Path) -> None:
+    folder = run(*(row(step, loss=1 / step) for step in range(1, 50)))
+    plot({"run": folder}, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.size == (1200, 800)
+        assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 10
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_several_runs_share_one_picture(run, tmp_path: Path) -> None:
+    short, long = run(row(1), row(2), name="short"), run(*(row(step, 2.0) for step in range(1, 9)), name="long")
+    plot({"short": short}, tmp_path / "one.png")
+    plot({"short": short, "long": long}, tmp_path / "deep" / "both.png")
+    assert (tmp_path / "one.png").read_bytes() != (tmp_path / "deep" / "both.png").read_bytes()
+
+
+def test_a_line_cut_short_by_a_kill_is_passed_over(run) -> None:
+    assert read_curves(run(row(1), row(2), row(3)[:17])).steps == (1, 2)
+
+
+def test_of_a_step_done_twice_the_later_counts(run) -> None:
+    curves = read_curves(run(row(1, 5.0), row(2, 4.0), row(3, 3.0), row(2, 2.0), row(3, 1.0)))
+    assert curves.steps == (1, 2, 3)
+    assert curves.values["loss"] == (5.0, 2.0, 1.0)
+
+
+def test_a_step_without_a_loss_is_a_gap_and_not_an_error(run, tmp_path: Path) -> None:
+    folder = run(row(1), json.dumps({"step": 2, "loss": None}), row(3))
+    assert math.isnan(read_curves(folder).values["loss"][1])
+    plot({"run": folder}, tmp_path / "curves.png")
+
+
+def test_the_smoothed_curve_is_a_mean_from_its_first_value_on() -> None:
+    assert smoothed([3.0, 3.0, 3.0], 10) == pytest.approx([3.0, 3.0, 3.0])
+    assert smoothed([1.0, 2.0], 1) == [1.0, 2.0]
+    assert smoothed([math.nan, 2.0, math.nan], 5)[1:] == pytest.approx([2.0, 2.0])
+    assert math.isnan(smoothed([math.nan], 5)[0])
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [((row(1), "{oops", row(3)), "Line 2 of"), (("{oops",), "holds no step yet"), ((), "holds no step yet")],
+)
+def test_what_cannot_be_drawn_is_told(run, lines: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_curves(run(*lines))
+
+
+def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no metrics\.jsonl"):
+        plot({"run": tmp_path}, tmp_path / "curves.png")

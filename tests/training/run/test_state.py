@@ -1,0 +1,89 @@
+"""A run's state is put back into what was built anew: steps after it are those of the run that never ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from uniworld.training.config.settings import OptimizerSettings
+from uniworld.training.engine.checkpoints import Saver, read_meta
+from uniworld.training.engine.ema import ShardedEMA
+from uniworld.training.engine.optimizer import make_optimizer
+from uniworld.training.engine.parallel import World
+from uniworld.training.objective.step import Trainee
+from uniworld.training.run.setup import Model
+from uniworld.training.run.state import restore, state_tensors, state_values
+
+ALONE = World(0, 1, torch.device("cpu"), "data")
+
+
+class Toy(nn.Module):
+    """A vector before the matrices, so that Muon numbers them otherwise; one that is frozen and one that no loss meets."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.bias = nn.Parameter(torch.randn(4, generator=generator))
+        self.frozen = nn.Parameter(torch.arange(4.0), requires_grad=False)
+        self.inner = nn.Linear(4, 4, bias=False)
+        self.inner.weight.data = torch.randn(4, 4, generator=generator)
+        self.unmet = nn.Parameter(torch.randn(2, 2, generator=generator))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return ((self.inner(x) + self.bias) * self.frozen).square().mean()
+
+
+def built(name: str, seed: int) -> tuple[Model, Optimizer, ShardedEMA]:
+    toy = Toy(seed)
+    trained = {key: parameter for key, parameter in toy.named_parameters() if parameter.requires_grad}
+    made = make_optimizer(trained.values(), OptimizerSettings(name=name, lr=0.1, weight_decay=0.01))
+    return Model(cast(Trainee, toy), toy, trained, ""), made, ShardedEMA(trained, 0.9)
+
+
+def step(model: Model, optimizer: Optimizer, ema: ShardedEMA) -> None:
+    model.engine(torch.randn(3, 4)).backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    ema.update()
+
+
+def resumed(made: tuple[Model, Optimizer, ShardedEMA], folder: Path, name: str) -> tuple[Model, Optimizer, ShardedEMA]:
+    saver = Saver(folder, ALONE)
+    saver.save(1, state_tensors(*made, ALONE), {"state": state_values(*made)})
+    saver.wait()
+    saver.close()
+    again = built(name, 1)
+    checkpoint = folder / "step-00000001"
+    restore(checkpoint, read_meta(checkpoint)["state"], *again, ALONE)
+    return again
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "prodigy"])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_steps_after_it_are_those_of_the_run_that_never_ended(name: str, steps: int, tmp_path: Path) -> None:
+    if name == "prodigy":
+        pytest.importorskip("prodigyopt")
+    torch.manual_seed(5)
+    made = built(name, 0)
+    for _ in range(steps):
+        step(*made)
+    again = resumed(made, tmp_path, name)
+    drawn = torch.get_rng_state()
+    for _ in range(3):
+        step(*made)
+    torch.set_rng_state(drawn)
+    for _ in range(3):
+        step(*again)
+    assert all(torch.equal(one, other) for one, other in zip(made[0].trained.values(), again[0].trained.values()))
+    assert all(torch.equal(made[2].rows[key], again[2].rows[key]) for key in made[2].rows)
+    assert state_values(*made) == state_values(*again)
+
+
+def test_keeping_the_state_of_an_optimizer_that_took_no_step_leaves_it_alone(tmp_path: Path) -> None:
+    model, optimizer, ema = built("adamw", 0)
+    assert not [key for key in state_tensors(model, optimizer, ema, ALONE) if key.startswith("optimizer/")]
+    assert not optimizer.state

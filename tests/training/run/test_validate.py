@@ -1,0 +1,117 @@
+"""Validation: prompts are read once and painted with the weights of the moment onto one sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from uniworld.training.config.settings import ValidationPrompt, ValidationSettings
+from uniworld.training.data.encode import Encoder, EncodeSettings
+from uniworld.training.objective.step import StepSettings, Trainee
+from uniworld.training.objective.trainable import set_trainable
+from uniworld.training.run.validate import SheetRow, Validator, contact_sheet
+from uniworld.uniworld_core import UniWorld
+
+SETTINGS = ValidationSettings(
+    prompts=(ValidationPrompt("A red circle."), ValidationPrompt("Make it blue.", ("photo.png",))), steps=2, size=32
+)
+
+
+@pytest.fixture(autouse=True)
+def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 20), (200, 30, 30)).save("photo.png")
+
+
+def trainee_of(model: UniWorld) -> Trainee:
+    trainee = Trainee(model.projectors, model.dit, StepSettings())
+    set_trainable(trainee, ["denoise_projector", "siglip_projector"])
+    return trainee
+
+
+@pytest.fixture
+def fresh() -> UniWorld:
+    """A tiny model of the test's own, which it may train."""
+    return UniWorld.from_pretrained("tiny", dtype=torch.float32)
+
+
+def test_a_prompt_is_painted_as_the_model_itself_paints_it(fresh: UniWorld) -> None:
+    validator = Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
+    painted = validator.paint(trainee_of(fresh))
+    refs = fresh.reference([Image.open("photo.png")])
+    options = {"height": 32, "width": 32, "steps": 2}
+    for latent, (prompt, given) in zip(painted, (("A red circle.", None), ("Make it blue.", refs))):
+        condition = fresh.encode(prompt, refs=given, use_t5=False)
+        torch.testing.assert_close(latent, fresh.sample(condition, **options), rtol=1e-4, atol=1e-4)
+
+
+def test_the_sheet_shows_references_and_what_was_painted(fresh: UniWorld, tmp_path: Path) -> None:
+    validator = Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
+    validator.write(validator.paint(trainee_of(fresh)), tmp_path / "validation" / "step.png")
+    with Image.open(tmp_path / "validation" / "step.png") as sheet:
+        assert sheet.size == (2 * 264 + 8, 2 * 288)
+        assert sheet.getpixel((8 + 128, 288 + 16 + 8 + 128)) == (200, 30, 30)
+    assert not list((tmp_path / "validation").glob("*.part"))
+
+
+def test_the_next_sheet_shows_what_was_learned(fresh: UniWorld) -> None:
+    trainee = trainee_of(fresh)
+    validator = Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
+    before, again = validator.paint(trainee), validator.paint(trainee)
+    assert all(torch.equal(one, other) for one, other in zip(before, again))
+    with torch.no_grad():
+        trainee.projectors.denoise_projector[2].bias.add_(1.0)
+    assert not any(torch.equal(one, other) for one, other in zip(before, validator.paint(trainee)))
+
+
+def test_painting_leaves_the_model_trainable(fresh: UniWorld) -> None:
+    trainee = trainee_of(fresh)
+    Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS).paint(trainee)
+    weight = trainee.projectors.denoise_projector[0].weight
+    weight.sum().backward()
+    assert weight.grad is not None
+
+
+def test_bfloat16_paints_with_float32_weights_among_it() -> None:
+    half = UniWorld.from_pretrained("tiny", dtype=torch.bfloat16)
+    painted = Validator(Encoder(half, EncodeSettings(area=32 * 32)), SETTINGS).paint(trainee_of(half))
+    assert all(torch.isfinite(latent).all() for latent in painted)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        (
+            (ValidationPrompt("Make it blue.", ("nowhere.png",)),),
+            "nowhere.png' does not exist: check `images` of validation.prompts",
+        ),
+        ((ValidationPrompt(" "),), "The validation prompt ' ' cannot be painted"),
+    ],
+)
+def test_a_prompt_that_cannot_be_painted_is_told_at_the_start(
+    fresh: UniWorld, prompts: tuple[ValidationPrompt, ...], words: str
+) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), ValidationSettings(prompts=prompts, size=32))
+    assert words in str(caught.value)
+
+
+def test_without_prompts_nothing_is_read_painted_or_written(fresh: UniWorld, tmp_path: Path) -> None:
+    validator = Validator(Encoder(fresh, EncodeSettings()), ValidationSettings())
+    assert not {"understanding", "siglip", "dit"} & set(vars(fresh))
+    latents = validator.paint(trainee_of(fresh))
+    validator.write(latents, tmp_path / "sheet.png")
+    assert latents == []
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def test_the_parts_that_read_prompts_do_not_stay_in_memory(fresh: UniWorld) -> None:
+    Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
+    assert not {"understanding", "siglip", "text"} & set(vars(fresh))
+
+
+def test_long_and_foreign_prompts_stay_on_the_sheet() -> None:
+    row = SheetRow("Füge 一只猫 " + "very " * 200, (), Image.new("RGB", (5, 9)))
+    assert contact_sheet([row, row]).size == (272, 576)

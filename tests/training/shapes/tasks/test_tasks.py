@@ -1,0 +1,228 @@
+"""The tasks: what they ask, that they ask it of one object alone, and that training never sees the held-out ones."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+from uniworld.training.shapes.tasks.prompts import Description, caption, with_article
+from uniworld.training.shapes.tasks.questions import QUESTION_KINDS, question, questions
+from uniworld.training.shapes.tasks.split import holds_held_out, is_held_out
+from uniworld.training.shapes.tasks.tasks import EDITS, KIND_WEIGHTS, KINDS, ShapesTask, any_kind, make_task
+from uniworld.training.shapes.world.draw import paint
+from uniworld.training.shapes.world.scene import COLOURS, GROUNDS, PLACES, SHAPES, SIZES, Ground, Object, Scene
+
+each_kind = pytest.mark.parametrize("kind", KINDS)
+NAMED = ("remove", "replace", "recolour", "extract", "segmentation", "detection", "compose")
+
+
+def tasks(kind: str, count: int = 100, split: str = "train", side: int = 64) -> list[ShapesTask]:
+    rng = np.random.default_rng(3)
+    return [make_task(kind, rng, split, side) for _ in range(count)]
+
+
+def scenes_of(task: ShapesTask) -> list[Scene]:
+    return [*task.before, *([task.after] if task.after else [])]
+
+
+def first_named(prompt: str) -> Description:
+    """The first object that a prompt names; words like "object" stand for any shape."""
+    sizes, colours, shapes = ("|".join(words) for words in (SIZES, COLOURS, SHAPES))
+    places = "|".join(sorted(PLACES, key=len, reverse=True))
+    found = re.search(
+        rf"(?:({sizes}) )?(?:({colours}) )?({shapes})(?: at the ({places})(?! of the first))?", prompt.lower()
+    )
+    assert found is not None, prompt
+    size, colour, shape, place = (found.group(number) or "" for number in range(1, 5))
+    return Description(shape, colour, size, place)
+
+
+@each_kind
+class TestEveryKind:
+    def test_the_same_seed_makes_the_same_tasks(self, kind: str) -> None:
+        assert tasks(kind, 10) == tasks(kind, 10)
+
+    def test_training_never_shows_a_held_out_combination(self, kind: str) -> None:
+        assert not any(holds_held_out(scene) for task in tasks(kind, 200) for scene in scenes_of(task))
+
+    def test_every_test_task_is_about_a_held_out_combination(self, kind: str) -> None:
+        for task in tasks(kind, 100, "test"):
+            named = [thing for thing in (task.subject, task.result) if thing is not None]
+            assert any(map(is_held_out, named)) if named else any(map(holds_held_out, scenes_of(task)))
+
+    def test_it_has_the_pictures_that_it_takes(self, kind: str) -> None:
+        for task in tasks(kind, 5, side=96):
+            assert len(task.references) == {"text_to_image": 0, "compose": 2}.get(kind, 1)
+            assert (task.target is None) == (kind == "question") == (task.answer is not None)
+            pictures = [*task.references, *([task.target] if task.target else [])]
+            assert {(picture.size, picture.mode) for picture in pictures} == {((96, 96), "RGB")}
+
+    def test_edits_alone_are_weighed(self, kind: str) -> None:
+        for task in tasks(kind, 20):
+            nothing_new = kind == "compose" and task.subject == task.result
+            assert task.weighted == (kind in EDITS and not nothing_new)
+
+    def test_it_is_worded_in_several_ways(self, kind: str) -> None:
+        patterns = {re.sub("|".join((*COLOURS, *SHAPES, *PLACES, *GROUNDS)), "_", task.prompt) for task in tasks(kind)}
+        assert len(patterns) >= 3
+        assert all(prompt.prompt == prompt.prompt.strip() and "{" not in prompt.prompt for prompt in tasks(kind))
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_a_prompt_names_exactly_one_object_and_it_is_the_subject(kind: str) -> None:
+    for split in ("train", "test"):
+        for task in tasks(kind, 200, split):
+            scene = task.before[-1]
+            prompt = task.prompt
+            if kind == "compose":
+                prompt = re.sub(rf"at the ({'|'.join(PLACES)})", "", prompt)
+            said = first_named(prompt)
+            assert [thing for thing in scene.objects if said.matches(thing)] == [task.subject], task.prompt
+
+
+class TestTheEdits:
+    def test_adding_names_all_that_is_new(self) -> None:
+        for task in tasks("add"):
+            assert task.result is not None
+            new = task.result
+            words = f"{with_article(f'{new.size} {new.colour} {new.shape}')} at the {new.place}"
+            assert words in task.prompt.lower()
+            assert task.after == task.before[0].with_object(new)
+
+    def test_removing_leaves_the_others_where_they_were(self) -> None:
+        for task in tasks("remove"):
+            assert task.after is not None
+            assert Counter(task.before[0].objects) - Counter(task.after.objects) == Counter([task.subject])
+            assert task.after.ground == task.before[0].ground
+
+    @pytest.mark.parametrize(("kind", "changes"), [("recolour", {"colour"}), ("replace", {"shape", "colour"})])
+    def test_a_change_is_of_the_subject_alone(self, kind: str, changes: set[str]) -> None:
+        for task in tasks(kind):
+            assert task.after is not None
+            pairs = [(old, new) for old, new in zip(task.before[0].objects, task.after.objects) if old != new]
+            assert pairs == [(task.subject, task.result)]
+            old, new = pairs[0]
+            assert {name for name in vars(old) if getattr(old, name) != getattr(new, name)} <= changes
+
+    def test_another_background_leaves_the_objects(self) -> None:
+        for task in tasks("background"):
+            assert task.after is not None
+            assert task.after.objects == task.before[0].objects
+            assert task.after.ground != task.before[0].ground
+            assert task.after.ground.first in task.prompt
+
+    def test_what_is_cut_out_stands_alone_on_white(self) -> None:
+        for task in tasks("extract"):
+            assert task.after is not None
+            assert task.after.objects == (task.subject,)
+            assert task.after.ground == Ground("white")
+            assert task.subject is not None
+            assert task.subject.colour != "white"
+
+    def test_composing_brings_the_second_pictures_object_into_the_first(self) -> None:
+        for task in tasks("compose"):
+            first, second = task.before
+            assert task.result is not None
+            assert task.subject in second.objects
+            assert task.after == first.with_object(task.result)
+            assert f"at the {task.result.place}" in task.prompt
+
+    def test_inverting_twice_gives_the_reference_back(self) -> None:
+        task = next(task for task in tasks("style") if task.detail == "invert")
+        assert np.array_equal(255 - np.asarray(task.target), np.asarray(task.references[0]))
+
+    def test_a_reconstruction_is_its_reference(self) -> None:
+        for task in tasks("reconstruct", 10):
+            assert np.array_equal(np.asarray(task.target), np.asarray(task.references[0]))
+
+
+class TestWords:
+    SCENE = Scene(
+        (Object("star", "orange", "small", "top left"), Object("star", "red", "large", "center")),
+        Ground("navy", "pink", "top and bottom"),
+    )
+
+    def test_a_caption_names_every_object_with_all_it_has_and_the_ground(self) -> None:
+        said = {caption(self.SCENE, np.random.default_rng(seed)) for seed in range(20)}
+        things = ("a small orange star at the top left", "a large red star at the center")
+        ground = "on a background that is navy at the top and pink at the bottom"
+        assert said == {f"{' and '.join(order)} {ground}" for order in (things, things[::-1])}
+
+    def test_an_empty_scene_has_a_caption_too(self) -> None:
+        assert caption(Scene((), Ground("gray")), np.random.default_rng(0)) == "nothing on a gray background"
+
+    def test_questions_of_every_kind_have_the_answer_that_the_scene_gives(self) -> None:
+        rng = np.random.default_rng(0)
+        told = {kind: set() for kind in QUESTION_KINDS}
+        for _ in range(200):
+            for asked in questions(self.SCENE, rng):
+                told[asked.kind].add(asked.answer)
+        assert told["colour"] == {"orange", "red"}
+        assert told["position"] == {"top left", "center"}
+        assert told["presence"] == {"yes", "no"}
+        assert told["shape"] == {"star"}
+        assert told["count"] == {"0", "1", "2"}
+
+    def test_a_count_is_of_what_it_names(self) -> None:
+        rng = np.random.default_rng(0)
+        for _ in range(200):
+            asked = question("count", self.SCENE, rng)
+            assert asked is not None
+            if "star" in asked.prompt or "objects are" in asked.prompt:
+                colour = next((colour for colour in COLOURS if colour in asked.prompt), None)
+                assert asked.answer == ("2" if colour is None else asked.answer)
+
+    def test_what_is_said_to_be_there_is_there(self) -> None:
+        rng = np.random.default_rng(0)
+        for task in [make_task("question", rng, "train") for _ in range(400)]:
+            if task.detail == "presence":
+                said = first_named(task.prompt)
+                there = any(said.matches(thing) for thing in task.before[0].objects)
+                assert task.answer == ("yes" if there else "no")
+
+    def test_yes_and_no_come_as_often(self) -> None:
+        rng = np.random.default_rng(0)
+        answers = [task.answer for task in (make_task("question", rng, "train") for _ in range(2000))]
+        assert 0.35 <= answers.count("yes") / (answers.count("yes") + answers.count("no")) <= 0.65
+
+
+def test_kinds_come_as_often_as_their_weights_say() -> None:
+    rng = np.random.default_rng(0)
+    often = Counter(any_kind(rng) for _ in range(20_000))
+    total = sum(KIND_WEIGHTS.values())
+    assert set(KIND_WEIGHTS) == set(KINDS)
+    assert all(abs(often[kind] / 20_000 - weight / total) < 0.01 for kind, weight in KIND_WEIGHTS.items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "split", "side", "message"),
+    [
+        ("dance", "train", 64, "'dance' is not known; choose one of text_to_image"),
+        ("add", "exam", 64, "'exam' is not known; choose train or test"),
+        ("add", "test", 50, "is 50; it must be a multiple of 16"),
+    ],
+)
+def test_what_is_not_known_is_refused_with_what_is(kind: str, split: str, side: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_task(kind, np.random.default_rng(0), split, side)
+
+
+def test_a_scene_is_the_same_at_every_side() -> None:
+    small, large = tasks("add", 5, side=64), tasks("add", 5, side=128)
+    for one, other in zip(small, large):
+        assert one.prompt == other.prompt
+        halved = paint(other.before[0]).reshape(64, 2, 64, 2, 3).mean((1, 3))
+        assert np.abs(halved - paint(one.before[0])).mean() < 2
+
+
+class TestACompositionThatShowsNothingNew:
+    def test_is_not_weighed_as_its_edit_would_be_specks(self) -> None:
+        found = [task for task in tasks("compose", 200) if task.subject == task.result]
+        assert len(found) > 5
+        for task in found:
+            differs = [(np.asarray(task.target) != np.asarray(one)).any(-1) for one in task.references]
+            # Where the outline blends with another ground, and nowhere else.
+            assert (differs[0] & differs[1]).mean() < 0.02
+            assert not task.weighted

@@ -1,0 +1,1 @@
+"""The commands `uniworld train`, `uniworld data` and `uniworld eval`."""

@@ -1,0 +1,102 @@
+"""`uniworld data`: look at training data, bring it into shards, run the frozen parts over it once, or draw some."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+from ...command_line import DONE, MISUSED
+from .command import Bars, Command, add_config, is_main
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data", type=Path, metavar="DATA", help="a text file of image_root,annotations.json,need_weight, or shards"
+    )
+    parser.add_argument("--masks", action="store_true", help="compute every edit mask as well (slow)")
+    parser.add_argument("--area", type=int, metavar="N", help="pixels that will be painted, for the sizes (1024x1024)")
+    parser.add_argument("--json", action="store_true", help="the report as JSON")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from ...uniworld_core.images.sizes import DEFAULT_AREA
+    from ..data.check import check
+
+    area = DEFAULT_AREA if arguments.area is None else arguments.area
+    with Bars() as bars:
+        report = check(arguments.data, arguments.masks, area, progress=lambda done: bars("looked at", done, total=None))
+    print(json.dumps(report.to_json(), indent=2) if arguments.json else report.to_text())
+    return MISUSED if report.problems else DONE
+
+
+def _add_shards(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "list", type=Path, metavar="LIST", help="a text file of image_root,annotations.json,need_weight"
+    )
+    parser.add_argument("to", type=Path, metavar="TO", help="the folder of the shards; what is done in it is kept")
+    parser.add_argument("--per-shard", type=int, metavar="N", help="samples of a shard (1000)")
+
+
+def _shards(arguments: argparse.Namespace) -> int:
+    from ..data.published import PublishedSamples
+    from ..data.shards import PER_SHARD, write_shards
+
+    samples = PublishedSamples(arguments.list)
+    per_shard = PER_SHARD if arguments.per_shard is None else arguments.per_shard
+    with Bars() as bars:
+        write_shards(samples, arguments.to, per_shard, progress=partial(bars, "shards"))
+    print(arguments.to)
+    return DONE
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    from ..config.file import load_config
+    from ..run.fill_cache import fill_cache
+
+    config = load_config(arguments.config, arguments.set)
+    with Bars() as bars:
+        cache = fill_cache(config, partial(bars, "cached"))
+    for index in sorted(cache.bad):
+        print(cache.bad[index])
+    if is_main():
+        print(cache.folder)
+    return DONE
+
+
+def _add_shapes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("to", type=Path, metavar="TO", help="the folder to draw into; what is done in it is kept")
+    parser.add_argument("--count", type=int, default=10_000, metavar="N", help="so many tasks (10000)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing (0)")
+    parser.add_argument("--side", type=int, default=128, metavar="N", help="pixels of a picture's side (128)")
+    parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks (all)")
+    parser.add_argument("--test", action="store_true", help="what nano is examined on, instead of what it learns from")
+
+
+def _shapes(arguments: argparse.Namespace) -> int:
+    from ..shapes.tasks.dataset import write_dataset
+
+    kinds = arguments.kinds.split(",") if arguments.kinds else None
+    with Bars() as bars:
+        made = write_dataset(
+            arguments.to,
+            arguments.count,
+            arguments.seed,
+            "test" if arguments.test else "train",
+            arguments.side,
+            kinds,
+            partial(bars, "drawn"),
+        )
+    print(made)
+    return DONE
+
+
+DATA_COMMANDS: dict[tuple[str, ...], Command] = {
+    ("data", "check"): Command(
+        "report everything that is wrong with training data", _add_check, _check, prints_result=lambda _: True
+    ),
+    ("data", "shards"): Command("bring training data into WebDataset shards", _add_shards, _shards),
+    ("data", "cache"): Command("run the frozen parts over the data of a configuration once", add_config, _cache),
+    ("data", "shapes"): Command("draw training data of the world of shapes", _add_shapes, _shapes),
+}

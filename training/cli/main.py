@@ -1,0 +1,86 @@
+"""The commands `uniworld train`, `uniworld data` and `uniworld eval`: what they are called, and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from ...command_line import DONE, Parser, UsageError, code_with_output, conclude
+from .command import Command
+from .data import DATA_COMMANDS
+from .eval import EVAL_COMMANDS
+from .train import TRAIN_COMMANDS
+
+COMMANDS: dict[tuple[str, ...], Command] = {**TRAIN_COMMANDS, **DATA_COMMANDS, **EVAL_COMMANDS}
+
+_EPILOG = "Exit codes: 0 done, 1 it failed or was interrupted, 2 bad usage, configuration or data."
+
+
+def main(argv: list[str]) -> int:
+    """Run one command and return its exit code.
+
+    The same under torchrun, where every process runs it: `torchrun --nproc-per-node 2 -m uniworld train ...`.
+    """
+    rank = os.environ.get("RANK", "0")
+    speaker = "" if rank == "0" else f"process {rank}: "
+    return conclude(lambda: _run(argv), "--debug" in argv, speaker=speaker)
+
+
+def _run(argv: list[str]) -> int:
+    if argv[1:2] in (["-h"], ["--help"]) and (argv[0],) not in COMMANDS:
+        print(f"usage: uniworld {argv[0]} COMMAND ...\n\n{_table(_group(argv[0]))}\n\n{_EPILOG}")
+        return DONE
+    words, command = _find(argv)
+    arguments = _parser(words, command).parse_args(argv[len(words) :])
+    with _terminable():
+        code = command.run(arguments)
+    return code_with_output(code, command.prints_result(arguments))
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it SIGTERM, which `kill`, containers and schedulers send, ends a command as Ctrl-C does: what is done is kept."""
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _find(argv: list[str]) -> tuple[tuple[str, ...], Command]:
+    """The command that a command line begins with, the longest: `train plot` before `train`."""
+    for length in (2, 1):
+        words = tuple(argv[:length])
+        if len(words) == length and words in COMMANDS:
+            return words, COMMANDS[words]
+    given = f"There is no command '{argv[0]} {argv[1]}'." if argv[1:] else f"Say what '{argv[0]}' is to do."
+    raise UsageError(f"{given} The commands are:\n{_table(_group(argv[0]))}")
+
+
+def _group(word: str) -> dict[tuple[str, ...], Command]:
+    return {words: command for words, command in COMMANDS.items() if words[0] == word}
+
+
+def _table(commands: Mapping[tuple[str, ...], Command]) -> str:
+    return "\n".join(f"  uniworld {' '.join(words):<14}{command.text}" for words, command in commands.items())
+
+
+def _parser(words: tuple[str, ...], command: Command) -> argparse.ArgumentParser:
+    below = {longer: other for longer, other in COMMANDS.items() if longer[:-1] == words}
+    epilog = f"Further commands:\n{_table(below)}\n\n{_EPILOG}" if below else _EPILOG
+    parser = Parser(
+        prog=f"uniworld {' '.join(words)}",
+        description=command.text,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show Python's traceback of an error")
+    return parser

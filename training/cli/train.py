@@ -1,0 +1,185 @@
+"""`uniworld train` and what belongs to a run: its curves, its checkpoint, the checkpoint that it starts from, nano."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...command_line import DONE, FAILED
+from ...streams import say
+from ...uniworld_core.errors import UniWorldError
+from .command import Bars, Command, add_config, is_main
+
+if TYPE_CHECKING:
+    from ..config.settings import Config
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    # torchrun takes --run, wherever it stands, for the beginning of an option of its own.
+    parser.add_argument(
+        "--folder",
+        "--run",
+        dest="run",
+        type=Path,
+        metavar="DIR",
+        help="the run's folder (runs/NAME of the configuration); one that has a checkpoint goes on from it",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tell what would train, on what, and the memory it takes, and stop"
+    )
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from ..config.file import load_config
+
+    config = load_config(arguments.config, arguments.set)
+    config.check_complete()
+    run = arguments.run or Path("runs") / Path(arguments.config).stem
+    if arguments.dry_run:
+        return _dry_run(config, run)
+    from ..run.loop import train
+
+    result = train(config, run)
+    if is_main() and result.interrupted:
+        say(f"Stopped after step {result.steps} and kept a checkpoint; the same command goes on from it.")
+    elif is_main():
+        skipped = f", {result.skipped} bad samples left out (see skipped.jsonl)" if result.skipped else ""
+        say(f"{result.steps} steps are done{skipped}. The checkpoint for the nodes: uniworld train export {run} FOLDER")
+    return FAILED if result.interrupted else DONE
+
+
+def _dry_run(config: Config, run: Path) -> int:
+    from ..run.setup import open_samples
+    from ..run.summary import summarize
+
+    summary = summarize(config, run, open_samples(config), processes=int(os.environ.get("WORLD_SIZE", "1")))
+    if is_main():
+        print(summary.text())
+    return DONE
+
+
+def _add_plot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run; several are compared")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="the PNG to write (curves.png in the first run)")
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from ..run.plot import plot
+
+    to = arguments.to or arguments.runs[0] / "curves.png"
+    names = [run.resolve().name for run in arguments.runs]
+    # Runs of one name, in different folders, are told apart by their whole paths.
+    labels = [name if names.count(name) == 1 else str(run) for name, run in zip(names, arguments.runs)]
+    plot(dict(zip(labels, arguments.runs)), to)
+    print(to)
+    return DONE
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    parser.add_argument("to", type=Path, metavar="TO", help="the checkpoint folder to make")
+    parser.add_argument("--step", type=int, metavar="N", help="the step of a kept checkpoint (the newest)")
+    parser.add_argument("--raw", action="store_true", help="the weights as trained, and not their average (EMA)")
+    _add_dtype(parser, "the numbers' type (that of the checkpoint which the run started from)", None)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from ..publish.export import export_run
+
+    export_run(arguments.run, arguments.to, arguments.step, arguments.raw, _dtype(arguments.dtype))
+    print(arguments.to)
+    return DONE
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoints",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="two or more folders, or names of shipped models (./nano is a folder)",
+    )
+    parser.add_argument("to", type=Path, metavar="TO", help="the checkpoint folder to make")
+    parser.add_argument("--shares", metavar="X,Y", help="of each in the mean, such as 0.6,0.4 (all the same)")
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from ..publish.merge import merge
+
+    merge(arguments.checkpoints, arguments.to, _shares(arguments.shares))
+    print(arguments.to)
+    return DONE
+
+
+def _shares(text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(share) for share in text.split(",")]
+    except ValueError as error:
+        raise UniWorldError(f"--shares is '{text}'; give numbers with commas between, such as 0.6,0.4.") from error
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("qwen", type=Path, metavar="QWEN", help="a Qwen2.5-VL folder")
+    parser.add_argument("flux", type=Path, metavar="FLUX", help="a FLUX.1-dev folder in diffusers layout")
+    parser.add_argument("to", type=Path, metavar="TO", help="the checkpoint folder to make")
+    parser.add_argument("--redux", type=Path, metavar="FILE", help="flux1-redux-dev.safetensors, for siglip_projector")
+    parser.add_argument("--siglip", type=Path, metavar="DIR", help="the SigLIP2 folder to be used, if of another width")
+    parser.add_argument("--task-head", type=Path, metavar="FILE", help="a task_head_final.pt for the routing")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the fresh projectors (0)")
+    _add_dtype(parser, "the numbers' type (float32, as published)", "float32")
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from ..publish.convert import Parts, convert
+
+    parts = Parts(arguments.qwen, arguments.flux, arguments.redux, arguments.siglip, arguments.task_head)
+    convert(parts, arguments.to, arguments.seed, _dtype(arguments.dtype))
+    print(arguments.to)
+    return DONE
+
+
+def _add_nano(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--folder",
+        "--run",
+        dest="run",
+        type=Path,
+        default=Path("runs/nano"),
+        metavar="DIR",
+        help="its folder (runs/nano); what is done in it is kept",
+    )
+    parser.add_argument("--quick", action="store_true", help="a few minutes: far from good, far better than untrained")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
+
+
+def _nano(arguments: argparse.Namespace) -> int:
+    from ..shapes.nano.nano import train_nano
+
+    with Bars() as bars:
+        made = train_nano(arguments.run, arguments.quick, arguments.device, bars)
+    print(made)
+    return DONE
+
+
+def _add_dtype(parser: argparse.ArgumentParser, text: str, default: str | None) -> None:
+    parser.add_argument("--dtype", choices=DTYPES, default=default, help=text)
+
+
+def _dtype(name: str | None) -> Any:
+    import torch
+
+    return None if name is None else getattr(torch, name)
+
+
+TRAIN_COMMANDS: dict[tuple[str, ...], Command] = {
+    ("train",): Command("train a model, or go on with a run", _add_train, _train, lambda given: given.dry_run),
+    ("train", "plot"): Command("draw the curves of runs", _add_plot, _plot),
+    ("train", "export"): Command("write a run's weights as a checkpoint for the nodes", _add_export, _export),
+    ("train", "merge"): Command("merge checkpoints by averaging their weights", _add_merge, _merge),
+    ("train", "convert"): Command("make a start checkpoint of Qwen2.5-VL and FLUX.1-dev", _add_convert, _convert),
+    ("train", "nano"): Command("train the small model of shapes from nothing", _add_nano, _nano),
+}

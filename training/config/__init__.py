@@ -1,0 +1,1 @@
+"""The configuration of a training run: settings, presets and TOML files."""

@@ -1,0 +1,234 @@
+"""The frozen parts over samples: what training needs of VLM, SigLIP, VAE, CLIP and T5, computed once for each sample."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ...uniworld_core import UniWorld
+from ...uniworld_core.backbones.flux_text import T5_LENGTH
+from ...uniworld_core.backbones.flux_vae import VAE
+from ...uniworld_core.editing.masks import edit_mask, edit_weight, fit_before
+from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.images.pictures import to_image
+from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, size_by_aspect
+from ...uniworld_core.loading.parts import NetworkPart
+from ...uniworld_core.loading.settings import read_json
+from ...uniworld_core.prompts.reference import make_references
+from ...uniworld_core.prompts.text import check_prompt
+from ..objective.batch import BadSample, Encoded
+from .samples import Sample
+
+# How much of each tensor goes into the fingerprint: enough to tell checkpoints apart, little enough to be read at once.
+FINGERPRINT_VALUES = 64
+# Changes when what is computed of a sample changes, so that no old cache is taken for a new one.
+_FINGERPRINT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How samples are read.
+
+    Attributes:
+        area: pixels of the painted picture, about; its sides are those of the nearest aspect ratio.
+        ratios: a name in `sizes.RATIO_SETS`.
+        use_siglip: compute the references' SigLIP features.
+        use_t5: compute T5's tokens of the prompt, and let CLIP pool the prompt instead of the empty string.
+        t5_length: T5 tokens.
+        mask_method: how the edited part is found, a name in `masks.METHODS`.
+        weight: the edit weight, a name in `masks.WEIGHT_FUNCTIONS`, or "none" for 1 everywhere.
+    """
+
+    area: int = DEFAULT_AREA
+    ratios: str = DEFAULT_RATIOS
+    use_siglip: bool = True
+    use_t5: bool = False
+    t5_length: int = T5_LENGTH
+    mask_method: str = "code"
+    weight: str = "logarithmic"
+
+
+class Encoder:
+    """Samples to what the trainee takes. The VAE works in float32, as published (`vae_fp32`)."""
+
+    def __init__(self, model: UniWorld, settings: EncodeSettings) -> None:
+        self.model, self.settings = model, settings
+
+    @property
+    def vae(self) -> VAE:
+        return self.model.part("vae", torch.float32)
+
+    @cached_property
+    def _pooled_nothing(self) -> torch.Tensor:
+        return self.model.text.clip.pool([""])[0].cpu()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of everything that decides what is computed: settings, configurations and weights of the frozen
+        parts. The projectors and the DiT train and are not in it, so one cache serves both stages.
+        """
+        told = [_FINGERPRINT_VERSION, asdict(self.settings), str(self.model.dtype)]
+        return self._digest(told, self.settings.use_siglip)
+
+    def frozen_fingerprint(self, use_siglip: bool) -> str:
+        """Hex digest of the frozen parts alone, whatever the settings; without SigLIP for a run that does not use it."""
+        return self._digest([], use_siglip)
+
+    def _digest(self, told: Sequence[object], use_siglip: bool) -> str:
+        model = self.model
+        assert model.flux_folder is not None
+        parts = ["vlm", "vae", "clip"]
+        files = [model.checkpoint / "preprocessor_config.json", model.flux_folder / "vae" / "config.json"]
+        if self.settings.use_t5:
+            parts.append("t5")
+        if use_siglip and model.siglip_folder is not None:
+            parts.append("siglip")
+            files.append(model.siglip_folder / "preprocessor_config.json")
+        digest = hashlib.sha256()
+        digest.update(json.dumps([*told, [read_json(file) for file in files]], sort_keys=True).encode())
+        for folder in (model.checkpoint, model.flux_folder / "tokenizer", model.flux_folder / "tokenizer_2"):
+            _digest_tokenizer(digest, folder)
+        for part in parts:
+            _digest_weights(digest, model.parts.network(part))
+        return digest.hexdigest()[:32]
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Encoded | BadSample]:
+        """What the frozen parts compute of each sample, in order; a `BadSample` in the place of one that is of no use."""
+        made: list[Encoded | BadSample | _Opened] = [self._open(sample) for sample in samples]
+        opened = [i for i, item in enumerate(made) if isinstance(item, _Opened)]
+        for i, item in zip(opened, self._weighed([made[i] for i in opened])):  # type: ignore[misc]
+            made[i] = item
+        good = [i for i in opened if isinstance(made[i], _Opened)]
+        for i, encoded in zip(good, self._encode_or_name([made[i] for i in good])):  # type: ignore[misc]
+            made[i] = encoded
+        return made  # type: ignore[return-value]
+
+    def _open(self, sample: Sample) -> _Opened | BadSample:
+        """A sample's pictures, its target at the size that is painted."""
+        try:
+            references = [source.open() for source in sample.references]
+            target = sample.target.open()
+            size = size_by_aspect(target.height, target.width, self.settings.area, self.settings.ratios)
+            # Squeezed to the ratio, as the published trainer's resizing does; at most a few per cent.
+            target = target.resize((size.width, size.height), Image.Resampling.BICUBIC)
+            check_prompt(sample.prompt)
+            return _Opened(sample, references, target)
+        except (UniWorldError, OSError) as error:
+            return BadSample(sample.key, str(error))
+
+    def _weighed(self, items: Sequence[_Opened]) -> list[_Opened | BadSample]:
+        """The samples with their edit weights, found for all of one size and number of references at once."""
+        weighed: list[_Opened | BadSample] = list(items)
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for i, item in enumerate(items):
+            if item.sample.weighted and self.settings.weight != "none" and item.references:
+                groups.setdefault((item.target.size, len(item.references)), []).append(i)
+        for (_, count), indices in groups.items():
+            after = to_image([items[i].target for i in indices])
+            before = [
+                torch.cat([fit_before(to_image([items[i].references[k]]), after[:1]) for i in indices])
+                for k in range(count)
+            ]
+            mask = edit_mask(before, after, self.settings.mask_method)
+            weights = edit_weight(mask.latent, self.settings.weight)
+            for i, weight, share, too_small in zip(indices, weights, mask.share.tolist(), mask.too_small.tolist()):
+                weighed[i] = _specks(items[i].sample, share) if too_small else replace(items[i], weight=weight)
+        return weighed
+
+    def _encode_or_name(self, items: Sequence[_Opened]) -> Sequence[Encoded | BadSample]:
+        """All together, or, where one of them is refused (a prompt longer than the model reads), one by one."""
+        if not items:
+            return []
+        try:
+            return self._encode(items)
+        except UniWorldError as error:
+            if len(items) == 1:
+                return [BadSample(items[0].sample.key, str(error))]
+            return [result for item in items for result in self._encode_or_name([item])]
+
+    @torch.no_grad()
+    def _encode(self, items: Sequence[_Opened]) -> list[Encoded]:
+        model, settings = self.model, self.settings
+        prompts = [item.sample.prompt for item in items]
+        inputs = model.vlm.inputs(prompts, [item.references for item in items])
+        hidden_BLD = model.vlm.hidden_states(inputs).cpu()
+        ends_BL, mask_BL = (inputs.ids == model.vlm.config.tokens["vision_end_token_id"]).cpu(), inputs.mask.cpu()
+        pooled = model.text.clip.pool(prompts).cpu() if settings.use_t5 else [self._pooled_nothing] * len(prompts)
+        t5 = model.text.t5.tokens(prompts, settings.t5_length).cpu() if settings.use_t5 else [None] * len(prompts)
+        features = self._features(items)
+        latents = self._latents([item.target for item in items])
+        return [
+            Encoded(
+                key=item.sample.key,
+                hidden=hidden_BLD[i][mask_BL[i]],
+                ends=ends_BL[i][mask_BL[i]],
+                features=features[i],
+                pooled=pooled[i],
+                t5=t5[i],
+                latent=latents[i],
+                weight=item.weight,
+            )
+            for i, item in enumerate(items)
+        ]
+
+    def _features(self, items: Sequence[_Opened]) -> list[tuple[torch.Tensor, ...]]:
+        pictures = [picture for item in items for picture in item.references]
+        if not self.settings.use_siglip or not pictures:
+            return [() for _ in items]
+        made = iter(make_references(pictures, self.model.siglip))
+        return [tuple(next(made).features.cpu() for _ in item.references) for item in items]  # type: ignore[union-attr]
+
+    def _latents(self, targets: Sequence[Image.Image]) -> list[torch.Tensor]:
+        # The mean of the VAE's distribution and not a draw from it: the same picture gives the same latent every epoch,
+        # cached or not, and FLUX's VAE spreads it by next to nothing.
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for index, target in enumerate(targets):
+            by_size.setdefault(target.size, []).append(index)
+        latents: dict[int, torch.Tensor] = {}
+        for indices in by_size.values():
+            z = self.vae.encode(to_image([targets[i] for i in indices]))
+            latents.update(zip(indices, self.vae.latent_format.to_model(z).float().cpu()))
+        return [latents[i] for i in range(len(targets))]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    sample: Sample
+    references: list[Image.Image]
+    target: Image.Image
+    weight: torch.Tensor | None = None
+
+
+def _specks(sample: Sample, share: float) -> BadSample:
+    return BadSample(
+        sample.key,
+        f"the edit covers {share:.5f} of the picture, less than a thousandth but not nothing: the target differs from "
+        "its reference by specks; take it out or mend the pair.",
+    )
+
+
+def _digest_tokenizer(digest: hashlib._Hash, folder: Path) -> None:
+    for name in ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model"):
+        if (folder / name).is_file():
+            digest.update(name.encode() + (folder / name).read_bytes())
+
+
+def _digest_weights(digest: hashlib._Hash, part: NetworkPart[Any]) -> None:
+    """Names, shapes, dtypes and the first values of every tensor of a part."""
+    shards = part.shards
+    names = sorted(part.in_network)
+    # Read file by file, and digested by name: the same files in other shards are the same model.
+    values = {
+        name: row.flatten()[:FINGERPRINT_VALUES].float().clone() for name, row in shards.read(names, first_row=True)
+    }
+    for name in names:
+        digest.update(f"{name} {shards.shapes[name]} {shards.dtypes[name]}".encode())
+        digest.update(values[name].numpy().tobytes())

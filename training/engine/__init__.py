@@ -1,0 +1,1 @@
+"""How a step is carried out: parallelism, precision, optimizers, EMA and checkpoints."""

@@ -1,0 +1,1 @@
+"""What a training step computes: batches, the flow-matching loss and the trained parameters."""

@@ -1,0 +1,17 @@
+"""Names of a `Trainee`'s tensors in the files of a checkpoint."""
+
+from __future__ import annotations
+
+from ...uniworld_core.families.uniworld_v1.checkpoint import DENOISER_NAMES, PROJECTOR_NAMES
+from ...uniworld_core.loading.weights import Names
+
+# (in the published files, in `Trainee`)
+TRAINEE_NAMES = Names(
+    (
+        *((in_file, f"dit.transformer.{rest}") for in_file, rest in DENOISER_NAMES.prefixes),
+        *((in_file, f"projectors.{rest}") for in_file, rest in PROJECTOR_NAMES.prefixes),
+    )
+)
+
+# FLUX.1-Redux has the siglip_projector's form and, at full size, its widths. The published stage 2 starts from it.
+REDUX_NAMES = Names((("redux_up.", "siglip_projector.0."), ("redux_down.", "siglip_projector.2.")))

@@ -1,0 +1,1 @@
+"""Model folders in the published format: conversion, export and merging."""

@@ -1,0 +1,1 @@
+"""A training run from start to end: its folder, its loop, metrics and validation."""

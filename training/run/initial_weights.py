@@ -1,0 +1,145 @@
+"""The weights that training starts from: the checkpoint's, and what other files and runs put in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.families.uniworld_v1.checkpoint import PROJECTOR_NAMES
+from ...uniworld_core.loading.weights import Names, Shards
+from ..engine import checkpoints
+from ..files import write_whole
+from ..objective.names import REDUX_NAMES, TRAINEE_NAMES
+from .folder import CHECKPOINTS, START
+
+# (in a file, in `Trainee`): FLUX-Redux's embedder, the published names, and projectors alone under short names.
+_FILE_NAMES = Names(
+    (
+        *((in_file, f"projectors.{rest}") for in_file, rest in REDUX_NAMES.prefixes),
+        *TRAINEE_NAMES.prefixes,
+        *((rest, f"projectors.{rest}") for _, rest in PROJECTOR_NAMES.prefixes),
+        *((f"projectors.{rest}", f"projectors.{rest}") for _, rest in PROJECTOR_NAMES.prefixes),
+        ("dit.transformer.", "dit.transformer."),
+    )
+)
+
+
+@torch.no_grad()
+def read_in_full(trained: Mapping[str, nn.Parameter], shards: Shards) -> None:
+    """Fill what trains with the checkpoint's own float32 numbers, of which a bfloat16 model has lost digits.
+
+    Args:
+        trained: {name in `Trainee`: float32 parameter}.
+        shards: the files that the model was loaded from.
+    """
+    in_trainee = {TRAINEE_NAMES.in_file(name): parameter for name, parameter in trained.items()}
+    for in_file, tensor in shards.read(in_trainee):
+        in_trainee[in_file].copy_(tensor)
+
+
+def find_start(paths: Sequence[str]) -> list[Path]:
+    """The files and checkpoints that `model.start` names now: of a run its newest one, which later may be another.
+
+    Args:
+        paths: safetensors or .bin files (FLUX-Redux's, projectors', the published checkpoint's names), or folders of
+            runs, whose EMA weights are taken, with what they began from themselves.
+
+    Raises:
+        UniWorldError: a folder is no run with a finished checkpoint.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        checkpoint = checkpoints.latest(path / CHECKPOINTS)
+        if checkpoint is None:
+            raise UniWorldError(f"model.start names the folder {path}, which is no run with a finished checkpoint.")
+        # What that run took from elsewhere and did not train belongs to its model as well.
+        found += [path / START] if (path / START).is_file() else []
+        found.append(checkpoint)
+    return found
+
+
+def read_start(found: Sequence[Path]) -> dict[str, Tensor]:
+    """{name in `Trainee`: tensor} of what `find_start` found, where a later one replaces what an earlier one gave.
+
+    Raises:
+        UniWorldError: one is missing, damaged, or holds a tensor of unknown name.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path in found:
+        tensors.update(_read_checkpoint(path) if path.is_dir() else _read_file(path))
+    return tensors
+
+
+def keep_start(tensors: Mapping[str, Tensor], trained: Container[str], file: Path) -> None:
+    """Keep with a run what it was given and does not train, as the place it came from may change or go.
+
+    Raises:
+        UniWorldError: it cannot be written.
+    """
+    kept = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in trained}
+    if kept:
+        write_whole(file, save(kept))
+    else:
+        file.unlink(missing_ok=True)
+
+
+def read_kept(file: Path) -> dict[str, Tensor]:
+    """What `keep_start` kept; nothing where it kept none. Raises UniWorldError if it is damaged."""
+    return _read_file(file) if file.is_file() else {}
+
+
+@torch.no_grad()
+def put_start(trainee: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors into a trainee by name.
+
+    Raises:
+        UniWorldError: it has none of that name, or of another shape.
+    """
+    parameters = dict(trainee.named_parameters())
+    for name, tensor in tensors.items():
+        if name not in parameters:
+            raise UniWorldError(f"model.start gives {name}, which this model has not: it belongs to another model.")
+        if parameters[name].shape != tensor.shape:
+            raise UniWorldError(
+                f"model.start gives {name} in shape {list(tensor.shape)}, and this model has "
+                f"{list(parameters[name].shape)}: it belongs to another model."
+            )
+        parameters[name].copy_(tensor)
+
+
+def _read_checkpoint(checkpoint: Path) -> dict[str, Tensor]:
+    checkpoints.verify(checkpoint)
+    return checkpoints.read_tensors(checkpoint, checkpoints.EMA)
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            raw = load_file(file)
+        else:
+            raw = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise errors of many types
+        raise UniWorldError(
+            f"model.start names {file}, which cannot be read ({error}): give a safetensors or .bin file of tensors, or "
+            "the folder of a run."
+        ) from error
+    if not isinstance(raw, dict) or not all(torch.is_tensor(tensor) for tensor in raw.values()):
+        raise UniWorldError(f"model.start names {file}, which holds more than named tensors.")
+    named = {_FILE_NAMES.in_module(name): tensor for name, tensor in raw.items()}
+    if None in named:
+        unknown = [name for name in raw if _FILE_NAMES.in_module(name) is None]
+        raise UniWorldError(
+            f"model.start names {file}, whose tensor {unknown[0]} is of no part that trains: give FLUX-Redux's embedder, "
+            "or projectors and DiT under their published names."
+        )
+    return {name: tensor for name, tensor in named.items() if name is not None}

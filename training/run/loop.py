@@ -1,0 +1,180 @@
+"""The training loop: from a configuration and a folder to a run that ended, or goes on another time."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from ...uniworld_core.errors import RunFailed, UniWorldError
+from ..config.settings import Config
+from ..data.cache import Cache
+from ..data.encode import Encoder
+from ..data.loader import StepData, batches
+from ..engine.parallel import World, start_world
+from . import folder as run_folder
+from .metrics import Reporter
+from .setup import Data, load_readers, open_data, open_encoder, open_model
+from .trainer import Agreement, TooManyBad, Trainer
+from .validate import Validator
+
+# The signals that ask a run to end: Ctrl-C, and what schedulers and torchrun send.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Signals within so many seconds are one request: torchrun passes on to its processes what the terminal sent them already.
+_ONE_REQUEST = 3.0
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended.
+
+    Attributes:
+        steps: optimizer steps done since the run began, over all its starts.
+        loss: of the last step; None if this start had none to do.
+        skipped: bad samples met.
+        interrupted: it was asked to stop before its last step, and kept a checkpoint.
+    """
+
+    steps: int
+    loss: float | None
+    skipped: int
+    interrupted: bool
+
+
+def train(
+    config: Config,
+    folder: Path,
+    progress: bool = True,
+    data_of: Callable[[Config, Encoder], Data] | None = None,
+) -> TrainingResult:
+    """Train, or go on with the run in `folder` if it has a checkpoint of the same configuration.
+
+    Under torchrun every process calls it. Ctrl-C and SIGTERM let the step in work end, and keep a checkpoint.
+
+    Args:
+        folder: of the run; see `run_folder`.
+        progress: show a bar on a terminal.
+        data_of: opens the samples, where they are not just what the configuration names.
+
+    Raises:
+        RunFailed: once it has begun: too many bad samples, a loss that is not finite, a full disk, another process that
+            ended. What was kept before stays.
+        UniWorldError: the configuration, model, data or run folder cannot be used.
+    """
+    config.check_complete()
+    with start_world(config.run.device, config.run.parallel) as world, ExitStack() as stack:
+        if world.size > config.run.batch_size:
+            raise UniWorldError(
+                f"run.batch_size is {config.run.batch_size}, of all processes together, and there are {world.size}: some "
+                f"would have nothing to do. Set it to {world.size} or more, or start fewer processes."
+            )
+        world.on_main(lambda: stack.enter_context(run_folder.hold(folder)))
+        checkpoint = world.from_main(world.on_main(lambda: run_folder.resume_from(folder, config)))
+        encoder = open_encoder(config, world.device)
+        if checkpoint is None:  # a run that begins takes the pictures as they are now
+            world.on_main(lambda: (folder / run_folder.SIZES).unlink(missing_ok=True))
+        data = open_data(config, encoder, folder / run_folder.SIZES) if data_of is None else data_of(config, encoder)
+        if not isinstance(data.source, Cache):
+            load_readers(encoder)
+        validator = Validator(encoder, config.validation) if config.run.validate_every else None
+        model = open_model(config, encoder, world, folder / run_folder.START, resumes=checkpoint is not None)
+        trainer = Trainer(config, folder, world, model, data.fingerprint)
+        stack.callback(trainer.saver.close)
+        if checkpoint is not None:
+            trainer.resume(checkpoint)
+        world.on_main(lambda: run_folder.write_config(folder, config))
+        reporter = world.on_main(lambda: stack.enter_context(Reporter(folder, config, trainer.step, progress)))
+        stop = stack.enter_context(_asked_to_stop())
+        try:
+            return _run(trainer, data, encoder, validator, reporter, stop)
+        except UniWorldError as error:
+            raise RunFailed(str(error)) from error
+
+
+def _run(
+    trainer: Trainer,
+    data: Data,
+    encoder: Encoder,
+    validator: Validator | None,
+    reporter: Reporter | None,
+    stop: threading.Event,
+) -> TrainingResult:
+    run, world = trainer.config.run, trainer.world
+    loss, interrupted = None, False
+    with closing(_steps(trainer, data, encoder, world)) as steps:
+        for step in steps:
+            agreed = _agree(trainer, step, stop.is_set())
+            metrics = trainer.train(step, agreed)
+            if reporter is not None:
+                reporter.skip(trainer.step, agreed.bad)
+                reporter.step(trainer.step, metrics)
+            loss = loss if metrics is None else metrics.loss
+            if validator is not None and trainer.step % run.validate_every == 0:
+                trainer.validate(validator)
+            interrupted = agreed.stop and trainer.step < run.steps
+            if trainer.step % run.save_every == 0 or interrupted:
+                trainer.save()
+            if interrupted:
+                break
+    trainer.save()
+    trainer.saver.wait()
+    return TrainingResult(trainer.step, loss, len(trainer.skipped), interrupted)
+
+
+def _agree(trainer: Trainer, step: StepData, stop: bool) -> Agreement:
+    try:
+        return trainer.agree(step, stop)
+    except TooManyBad:  # what was learned so far stays, for a higher limit or mended data
+        trainer.save()
+        trainer.saver.wait()
+        raise
+
+
+def _steps(trainer: Trainer, data: Data, encoder: Encoder, world: World) -> Generator[StepData, None, None]:
+    run = trainer.config.run
+    return batches(
+        data.source,
+        encoder,
+        data.plan,
+        start_step=trainer.step,
+        stop_step=run.steps,
+        rank=world.rank,
+        world=world.size,
+        micro=run.micro_batch_size,
+        workers=trainer.config.data.workers,
+    )
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Set once a signal asks the process to end; one that comes later ends it at once, as without this."""
+    asked, first = threading.Event(), 0.0
+    if threading.current_thread() is not threading.main_thread():  # Python takes signals in the main thread alone
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if not asked.is_set():
+            first = time.monotonic()
+            asked.set()
+        elif time.monotonic() - first > _ONE_REQUEST:
+            restore()
+            signal.raise_signal(number)
+
+    for number in _SIGNALS:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        restore()

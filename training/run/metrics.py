@@ -1,0 +1,179 @@
+"""What a run tells of itself while it goes: lines of JSON, a progress bar, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ...streams import progress_bar
+from ...uniworld_core.errors import UniWorldError
+from ..config.settings import Config
+from ..files import cannot_write, write_whole
+from ..objective.batch import BadSample
+from .folder import METRICS, SKIPPED, TENSORBOARD
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One optimizer step.
+
+    Attributes:
+        step: steps done, 1 after the first.
+        epoch: of its data, from 0.
+        loss: mean over the samples of all processes.
+        learning_rate: that it used; of Prodigy with its own estimate.
+        gradient_norm: before clipping.
+        samples_per_second: over all processes.
+        seconds: that it took, the wait for its data included.
+        skipped: bad samples met since the run began.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    samples_per_second: float
+    seconds: float
+    skipped: int
+
+
+class Reporter:
+    """Tells of every step; a context that closes what it opened. For the main process.
+
+    Args:
+        folder: the run's.
+        config: its configuration.
+        done: steps done before; what lies in the folder of later steps, of which no checkpoint is left, is dropped.
+        progress: show a bar on a terminal.
+
+    Raises:
+        UniWorldError: files cannot be written, or wandb is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, config: Config, done: int = 0, progress: bool = True) -> None:
+        self._folder, self._every = folder, config.run.log_every
+        self._files = {name: folder / name for name in (METRICS, SKIPPED)}
+        for file in self._files.values():
+            _keep_until(file, done)
+        self._stack = ExitStack()
+        self._outputs = {name: self._stack.enter_context(_open(file)) for name, file in self._files.items()}
+        # disable=None shows it on terminals alone.
+        bar = progress_bar(total=config.run.steps, initial=done, unit="step", disable=None if progress else True)
+        self._bar = self._stack.enter_context(bar)
+        self._board = _tensorboard(folder, done, self._stack) if config.run.tensorboard else None
+        self._wandb = _wandb(folder, config, self._stack) if config.run.wandb else None
+
+    def step(self, step: int, metrics: StepMetrics | None) -> None:
+        """Tell of a step; one without a good sample has no metrics, and moves the bar alone."""
+        if metrics is not None:
+            self._bar.set_postfix(loss=f"{metrics.loss:.4f}", refresh=False)
+        self._bar.update()
+        if metrics is None or step % self._every:
+            return
+        values = asdict(metrics)
+        self._write(METRICS, values)
+        shown = {name: value for name, value in values.items() if name != "step"}
+        if self._board is not None:
+            try:
+                for name, value in shown.items():
+                    self._board.add_scalar(name, value, metrics.step)
+            except OSError as error:
+                raise UniWorldError(cannot_write(self._folder / TENSORBOARD, error)) from error
+        if self._wandb is not None:
+            self._wandb.log(shown, step=metrics.step)
+
+    def skip(self, step: int, bad: Iterable[BadSample]) -> None:
+        """Name the samples that a step left out."""
+        for sample in bad:
+            self._write(SKIPPED, {"step": step, "key": sample.key, "reason": sample.reason})
+
+    def _write(self, name: str, values: dict[str, object]) -> None:
+        try:
+            self._outputs[name].write(json.dumps(values) + "\n")
+            self._outputs[name].flush()
+        except OSError as error:
+            raise UniWorldError(cannot_write(self._files[name], error)) from error
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The objects in a file of JSON lines; a line that was cut short by a kill is left out, and no file is empty."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+def _keep_until(file: Path, step: int) -> None:
+    if file.is_file():
+        kept = [line for line in read_lines(file) if line["step"] <= step]
+        write_whole(file, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def _open(file: Path) -> Any:
+    try:
+        return file.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UniWorldError(cannot_write(file, error)) from error
+
+
+def _tensorboard(folder: Path, done: int, stack: ExitStack) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # an extra: without it there are the other ways to see a run
+        return None
+    stack.callback(setattr, threading, "excepthook", threading.excepthook)
+    threading.excepthook = partial(_hear, threading.excepthook)
+    try:
+        board = SummaryWriter(str(folder / TENSORBOARD), purge_step=done + 1)
+    except OSError as error:
+        raise UniWorldError(cannot_write(folder / TENSORBOARD, error)) from error
+    stack.callback(_close, board)
+    return board
+
+
+def _close(board: Any) -> None:
+    with suppress(OSError):  # what it cannot write by now lies in `metrics.jsonl`
+        board.close()
+    for thread in filter(_is_boards, threading.enumerate()):
+        thread.join(timeout=1)
+
+
+def _hear(hook: Callable[[Any], object], fault: Any) -> None:
+    # The next step meets a full disk as well, and tells of it without a traceback.
+    if not (isinstance(fault.exc_value, OSError) and _is_boards(fault.thread)):
+        hook(fault)
+
+
+def _is_boards(thread: object) -> bool:
+    return type(thread).__module__.startswith("tensorboard.")
+
+
+def _wandb(folder: Path, config: Config, stack: ExitStack) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UniWorldError(
+            f"run.wandb is '{config.run.wandb}', and wandb is not installed: pip install wandb, or leave run.wandb empty."
+        ) from error
+    run = wandb.init(project=config.run.wandb, name=folder.name, dir=str(folder), config=asdict(config))
+    stack.callback(run.finish)
+    return run

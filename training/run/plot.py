@@ -1,0 +1,142 @@
+"""The curves of runs, drawn as one picture out of their `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...uniworld_core.errors import UniWorldError
+from ..files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """How a number is drawn: its title, whether on a logarithmic axis, and whether it needs smoothing."""
+
+    title: str
+    logarithmic: bool = False
+    noisy: bool = True
+
+
+# key in metrics.jsonl: its panel
+_PANELS = {
+    "loss": _Panel("loss", logarithmic=True),
+    "learning_rate": _Panel("learning rate", noisy=False),
+    "gradient_norm": _Panel("gradient norm before clipping", logarithmic=True),
+    "samples_per_second": _Panel("samples per second"),
+}
+# The smoothed curve averages over about this share of a run.
+_SMOOTHING = 0.02
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a run recorded.
+
+    Attributes:
+        steps: in order, each once.
+        values: {name: one number per step}, NaN where a step has none.
+    """
+
+    steps: tuple[int, ...]
+    values: Mapping[str, tuple[float, ...]]
+
+
+def read_curves(run: Path) -> Curves:
+    """The numbers of a run folder's `metrics.jsonl`.
+
+    A last line that was cut short by a kill is passed over. Of a step that was done twice, since the run was killed
+    after it and went on from an earlier checkpoint, the later counts.
+
+    Raises:
+        UniWorldError: there is no such file, no step in it, or a damaged line before the last.
+    """
+    file = run / METRICS_FILE
+    if not file.is_file():
+        raise UniWorldError(f"{run} has no {METRICS_FILE}: give the folder of a run that has made a step.")
+    rows: dict[int, dict[str, object]] = {}
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            rows[int(row["step"])] = row
+        except (ValueError, TypeError, KeyError):
+            if number < len(lines):
+                raise UniWorldError(
+                    f"Line {number} of {file} is damaged: take it out, and the rest can be drawn."
+                ) from None
+    if not rows:
+        raise UniWorldError(f"{file} holds no step yet: wait until the run has made one.")
+    steps = sorted(rows)
+    return Curves(tuple(steps), {name: tuple(_number(rows[step].get(name)) for step in steps) for name in _PANELS})
+
+
+def smoothed(values: Sequence[float], window: float) -> list[float]:
+    """A running mean of exponential weights over about `window` values, unbiased at its start; NaN is passed over.
+
+    As in Adam (arXiv 1412.6980, section 3), the sum is divided by the weights so far.
+    """
+    keep = 1 - 1 / max(window, 1.0)
+    total = weight = 0.0
+    means = []
+    for value in values:
+        if math.isfinite(value):
+            total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        means.append(total / weight if weight else math.nan)
+    return means
+
+
+def plot(runs: Mapping[str, Path], to: Path) -> None:
+    """Draw loss, learning rate, gradient norm and speed of runs into one PNG.
+
+    Args:
+        runs: {what the legend calls it: run folder}.
+        to: the file, written whole or not at all.
+
+    Raises:
+        UniWorldError: as `read_curves`, or matplotlib is not installed.
+    """
+    curves = {name: read_curves(folder) for name, folder in runs.items()}
+    try:
+        from matplotlib.figure import Figure  # and not pyplot, which keeps a state and may want a screen
+        from matplotlib.ticker import LogFormatter, MaxNLocator
+    except ImportError as error:
+        raise UniWorldError('Drawing needs matplotlib: pip install "uniworld[train]".') from error
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    for axes, (key, panel) in zip(figure.subplots(2, 2).flat, _PANELS.items()):
+        for index, (name, curve) in enumerate(curves.items()):
+            _draw(axes, curve.steps, curve.values[key], panel.noisy, name, f"C{index % 10}")
+        axes.set(title=panel.title, xlabel="step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if panel.logarithmic and any(value > 0 for curve in curves.values() for value in curve.values[key]):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            # Numbers between the powers of ten only where the curve spans few of these.
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+        axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        figure.axes[0].legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    write_whole(to, picture.getvalue())
+
+
+def _draw(axes: Axes, steps: Sequence[int], values: Sequence[float], noisy: bool, name: str, colour: str) -> None:
+    curve = smoothed(values, _SMOOTHING * len(values)) if noisy else values
+    axes.plot(steps, curve, color=colour, linewidth=1.5, label=name)
+    if noisy:
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan

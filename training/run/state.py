@@ -1,0 +1,152 @@
+"""All that a run must keep to continue as if it had never ended, as named tensors and plain values.
+
+The optimizer's state goes by parameter names, through PyTorch's `get_optimizer_state_dict` and `set_optimizer_state_dict`.
+What is no tensor in it, such as Prodigy's estimates, is kept as JSON with the groups' settings: pickled by
+`torch.distributed.checkpoint`, it could be neither read nor checked without running a pickle. To find room for a
+checkpoint's tensors PyTorch takes one step at a rate of 0, so resuming needs the memory and the time of a training step.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from ...uniworld_core.errors import UniWorldError
+from ..engine import checkpoints
+from ..engine.checkpoints import EMA, OPTIMIZER, WEIGHTS
+from ..engine.ema import ShardedEMA
+from ..engine.parallel import World
+from .setup import Model
+
+_RANDOM = "random/"
+
+
+def state_tensors(model: Model, optimizer: Optimizer, ema: ShardedEMA, world: World) -> dict[str, Tensor]:
+    """{name in a checkpoint: tensor} of what trains, its average, the optimizer, and this process's random state."""
+    tensors = _model_tensors(model, ema)
+    for name, kept in _optimizer_state(model, optimizer)["state"].items():
+        tensors.update({_key(name, key): value for key, value in kept.items() if torch.is_tensor(value)})
+    tensors.update({_RANDOM + key: value for key, value in _random_state(world).items()})
+    return tensors
+
+
+def state_values(model: Model, optimizer: Optimizer, ema: ShardedEMA) -> dict[str, Any]:
+    """The rest of it, as JSON has it."""
+    kept = _optimizer_state(model, optimizer)
+    plain = {
+        name: {key: value for key, value in kept["state"].get(name, {}).items() if not torch.is_tensor(value)}
+        for name in model.trained
+    }
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in kept["param_groups"]]
+    return {"ema_updates": ema.updates, "optimizer": {"values": plain, "groups": groups}}
+
+
+def restore(
+    checkpoint: Path, values: Mapping[str, Any], model: Model, optimizer: Optimizer, ema: ShardedEMA, world: World
+) -> None:
+    """Put a checkpoint's state into what a run has built anew, on however many processes.
+
+    Args:
+        checkpoint: a finished one.
+        values: its `state_values`.
+
+    Raises:
+        UniWorldError: it is damaged, or of other tensors.
+    """
+    kept = checkpoints.stored(checkpoint)
+    tensors = _model_tensors(model, ema)
+    _check_shapes(checkpoint, tensors, kept)
+    # It has room for every tensor, spread as its parameter.
+    state = cast(dict[str, Any], get_optimizer_state_dict(model.trainee, optimizer))
+    for name, room in state["state"].items():
+        found = {key: value for key, value in room.items() if _key(name, key) in kept}
+        tensors.update({_key(name, key): value for key, value in found.items()})
+        state["state"][name] = {**values["optimizer"]["values"][name], **found}
+    mine = {
+        key: torch.empty(kept[key][0], dtype=kept[key][1])
+        for key in (_RANDOM + key for key in _random_state(world))
+        if key in kept
+    }
+    tensors.update(mine)
+    checkpoints.load_into(checkpoint, tensors, world)
+    ema.updates = values["ema_updates"]
+    state["state"] = {name: held for name, held in state["state"].items() if held}
+    groups = zip(state["param_groups"], values["optimizer"]["groups"], strict=True)
+    state["param_groups"] = [_group(new, old) for new, old in groups]
+    set_optimizer_state_dict(model.trainee, optimizer, state, options=StateDictOptions(strict=False))
+    _restore_random({key[len(_RANDOM) :]: value for key, value in mine.items()}, world)
+
+
+def _model_tensors(model: Model, ema: ShardedEMA) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {WEIGHTS + name: value.detach() for name, value in model.trained.items()}
+    return tensors | {EMA + name: value for name, value in ema.state().items()}
+
+
+def _optimizer_state(model: Model, optimizer: Optimizer) -> dict[str, Any]:
+    """By parameters' names. PyTorch would take a step to fill an optimizer that has taken none."""
+    if not optimizer.state:
+        return {"state": {}, "param_groups": optimizer.state_dict()["param_groups"]}
+    return cast(dict[str, Any], get_optimizer_state_dict(model.trainee, optimizer))
+
+
+def _key(name: str, key: str) -> str:
+    return f"{OPTIMIZER}{name}/{key}"
+
+
+def _check_shapes(
+    checkpoint: Path, wanted: Mapping[str, Tensor], kept: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+) -> None:
+    for name, tensor in wanted.items():
+        if name not in kept or kept[name][0] != tuple(tensor.shape):
+            there = f"has shape {list(kept[name][0])}" if name in kept else "is missing"
+            raise UniWorldError(
+                f"The checkpoint {checkpoint} does not fit this model: {name} {there}, and the model's is "
+                f"{list(tensor.shape)}. The run began from another model.checkpoint."
+            )
+
+
+def _group(new: Mapping[str, object], kept: Mapping[str, object]) -> dict[str, object]:
+    """A group's settings out of a checkpoint: JSON knows lists alone, where optimizers have tuples."""
+    found = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
+    # How it is computed is this machine's matter, not the checkpoint's.
+    found.pop("foreach", None)
+    return {**new, **found}
+
+
+def _random_state(world: World) -> dict[str, Tensor]:
+    """The state of every generator that some library may draw from; training itself keeps none (see `batch.Draws`)."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    others = {"python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, gauss]}
+    plain = json.dumps(others).encode()
+    found = {
+        f"{world.rank}/torch": torch.get_rng_state(),
+        f"{world.rank}/others": torch.frombuffer(bytearray(plain), dtype=torch.uint8),
+    }
+    if world.device.type == "cuda":
+        found[f"{world.rank}/cuda"] = torch.cuda.get_rng_state(world.device)
+    return found
+
+
+def _restore_random(kept: Mapping[str, Tensor], world: World) -> None:
+    if f"{world.rank}/torch" in kept:
+        torch.set_rng_state(kept[f"{world.rank}/torch"])
+    if f"{world.rank}/cuda" in kept:
+        torch.cuda.set_rng_state(kept[f"{world.rank}/cuda"], world.device)
+    if f"{world.rank}/others" in kept:
+        others = json.loads(kept[f"{world.rank}/others"].numpy().tobytes())
+        version, numbers, gauss = others["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        np.random.set_state(tuple(others["numpy"]))

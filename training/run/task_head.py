@@ -1,0 +1,100 @@
+"""The routing head (`task_head_final.pt`): trained last, on the finished VLM, to tell painting from answering.
+
+Published: serve/cli.py reads it at the last `assistant` token; Linear, SiLU, Dropout, Linear.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ...uniworld_core.backbones.qwen_vl import VLM
+from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
+from ..files import write_whole
+
+DROPOUT = 0.3  # the published head's
+EXPANSION = 3  # of the hidden layer over the VLM's width; published: 3584 to 10240
+
+
+@dataclass(frozen=True)
+class Routed:
+    """One prompt with its pictures, and whether it asks for a picture."""
+
+    prompt: str
+    pictures: Sequence[Image.Image]
+    paint: bool
+
+
+def assistant_states(vlm: VLM, items: Sequence[Routed], batch: int = 64) -> Tensor:
+    """What the head reads of each: (items, D) float32."""
+    states = []
+    for start in range(0, len(items), batch):
+        part = items[start : start + batch]
+        inputs = vlm.inputs([item.prompt for item in part], [item.pictures for item in part])
+        states.append(vlm.assistant_states(inputs, vlm.hidden_states(inputs)).cpu())
+    return torch.cat(states)
+
+
+def train_task_head(
+    vlm: VLM,
+    items: Iterable[Routed],
+    steps: int = 1000,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    progress: Callable[[int, float], None] | None = None,
+) -> nn.Sequential:
+    """Train a head on the VLM's states of these prompts.
+
+    Args:
+        items: of both kinds, about as many of each.
+        learning_rate: at the first step; a cosine takes it to 0.
+        progress: called with the step, from 1, and its loss.
+
+    Raises:
+        UniWorldError: the prompts are all of one kind.
+    """
+    known = list(items)
+    if len({item.paint for item in known}) != 2:
+        raise UniWorldError(
+            f"All {len(known)} prompts ask for the same thing: give some that ask for a picture and some that do not."
+        )
+    wanted = torch.tensor([int(item.paint) for item in known])
+    states = assistant_states(vlm, known)
+    width = states.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.Sequential(
+            nn.Linear(width, EXPANSION * width), nn.SiLU(), nn.Dropout(DROPOUT), nn.Linear(EXPANSION * width, 2)
+        )
+        optimizer = torch.optim.AdamW(head.parameters(), learning_rate)
+        rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for step in range(steps):
+            chosen = torch.randint(len(states), (batch_size,), generator=generator)
+            loss = nn.functional.cross_entropy(head(states[chosen]), wanted[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rate.step()
+            if progress is not None:
+                progress(step + 1, float(loss.detach()))
+    return head.eval().requires_grad_(False)
+
+
+def save_task_head(head: nn.Sequential, checkpoint: Path) -> None:
+    """Write the head into a checkpoint's folder under its published name, whole or not at all.
+
+    Raises:
+        UniWorldError: the file cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(head.state_dict(), buffer)
+    write_whole(checkpoint / TASK_HEAD_FILE, buffer.getvalue())

@@ -1,0 +1,1 @@
+"""The examination of a model on held-out tasks, and its report."""

@@ -1,0 +1,1 @@
+"""How nano is trained, from random weights to the model that ships."""

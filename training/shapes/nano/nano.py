@@ -1,0 +1,253 @@
+"""Nano from nothing: the stand-ins, the start checkpoint, the published two stages, the routing head.
+
+One folder holds all of it. Every step leaves something there that tells it is done, so that the same command goes on
+where it was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ....uniworld_core import UniWorld
+from ....uniworld_core.backbones.flux_latents import read_latent_format
+from ....uniworld_core.backbones.flux_vae import VAE
+from ....uniworld_core.backbones.qwen_files import read_tokenizer
+from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
+from ....uniworld_core.loading.vocabulary import clip_tokenizer, t5_tokenizer
+from ...engine.precision import chosen_device
+from ...files import make_folder, write_whole
+from ...publish.convert import Parts, convert
+from ...publish.export import export_run
+from ...publish.model_folder import new_folder
+from ...run.loop import train
+from ...run.task_head import Routed, save_task_head, train_task_head
+from ..standins import fit, folders, parts, tokens
+from ..tasks.dataset import write_dataset
+from ..tasks.tasks import KINDS, make_task
+from .curves import draw_curves
+from .jobs import Progress
+from .recipe import Length, Recipe, read_recipe
+from .scope import world_scope, write_scope
+from .stages import RECIPE, Stage, fill_cache_together, stage_config
+
+CURVES = "curves.png"
+_WHOLE = ".whole"  # marks a folder of stand-ins whose files are all written
+
+
+def train_nano(
+    folder: Path,
+    quick: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+    recipe: Recipe | None = None,
+) -> Path:
+    """Train nano, or go on with it.
+
+    Args:
+        folder: of everything: `standins/`, `start/`, `data/`, `cache/`, `stage1/`, `stage2/` and, at the end, `nano/`.
+        quick: a few minutes instead of a night; what comes out knows little.
+        device: "cpu", "cuda", or "auto" for a GPU where there is one.
+        progress: sees every step.
+        recipe: lengths of its own instead of the full or the quick ones.
+
+    Returns:
+        `folder/nano`, with `uniworld`, `flux` and `siglip` in it.
+
+    Raises:
+        UniWorldError: the disk is full, or a folder of another recipe is in the way; it is named.
+    """
+    target = chosen_device(device)
+    steps = recipe or read_recipe("quick" if quick else "gpu" if target == "cuda" else "full")
+    work = _Work(folder, steps, target, progress or (lambda *_: None))
+    stand_ins = (work.tokenizers, work.vae, work.decoder, work.vlm, work.siglip, work.flux)
+    for step in (*stand_ins, work.start, work.data, work.cache):
+        step()
+    work.stage("stage1")
+    work.stage("stage2")
+    work.routing()
+    return work.finish()
+
+
+class _Work:
+    """The steps, each of which is skipped where what it makes is there."""
+
+    def __init__(self, folder: Path, recipe: Recipe, device: str, progress: Progress) -> None:
+        self.folder, self.recipe, self.device, self.progress = folder, recipe, device, progress
+        self.standins = folder / "standins"
+        # A GPU is faster than one process draws; on a CPU the drawing is a small part.
+        self.workers = 0 if device == "cpu" else min(12, os.cpu_count() or 1)
+        self.qwen, self.flux_folder, self.siglip_folder = (self.standins / name for name in ("qwen", "flux", "siglip"))
+        make_folder(self.standins)
+        _claim(folder, recipe)
+
+    def tokenizers(self) -> None:
+        # Kept as they are once there: what was trained with them knows their words by number.
+        done = self.standins / f"tokenizers{_WHOLE}"
+        if not done.is_file():
+            tokens.write_qwen_tokenizer(self.qwen)
+            tokens.write_clip_tokenizer(self.flux_folder / "tokenizer")
+            tokens.write_t5_tokenizer(self.flux_folder / "tokenizer_2")
+            done.touch()
+        self.qwen_tokens = tokens.qwen_ids(self.qwen)
+
+    def vae(self) -> None:
+        from ..standins.colours import STEPS, fit_colours
+        from ..standins.vae import Autoencoding, fit_latents
+
+        def make() -> Autoencoding:
+            return Autoencoding(self.recipe.vae.batch, self.device)
+
+        def write(trained: Autoencoding) -> None:
+            found = fit_latents(trained.vae, self.device)
+            # Of a VAE that has seen next to nothing there is next to nothing to learn.
+            rgb = fit_colours(trained.vae, found, self.device, min(STEPS, 4 * self.recipe.vae.steps))
+            folders.write_vae(trained.vae, replace(found, rgb=rgb), self.flux_folder / "vae")
+
+        self._stand_in("vae", self.recipe.vae, make, write)
+
+    def decoder(self) -> None:
+        from ..standins.vae import Decoding
+
+        def make() -> Decoding:
+            vae = VAE.from_pretrained(self.flux_folder, torch.float32, self.device)
+            return Decoding(vae, self.recipe.decoder.batch, self.device)
+
+        def write(trained: Decoding) -> None:
+            folders.replace_vae(trained.vae, self.flux_folder / "vae")
+
+        self._stand_in("decoder", self.recipe.decoder, make, write)
+
+    def vlm(self) -> None:
+        from ..standins.vlm import Answering
+
+        def make() -> Answering:
+            return Answering(read_tokenizer(self.qwen), self.qwen_tokens, self.recipe.vlm.batch, self.device)
+
+        def write(trained: Answering) -> None:
+            folders.write_qwen(trained.qwen, self.qwen_tokens, self.qwen)
+
+        self._stand_in("vlm", self.recipe.vlm, make, write)
+
+    def siglip(self) -> None:
+        from ..standins.siglip import Matching
+
+        def make() -> Matching:
+            tokenizer = clip_tokenizer(self.flux_folder / "tokenizer")
+            return Matching(tokenizer, self.recipe.siglip.batch, self.device)
+
+        def write(trained: Matching) -> None:
+            folders.write_siglip(trained.siglip, self.siglip_folder)
+
+        self._stand_in("siglip", self.recipe.siglip, make, write)
+
+    def flux(self) -> None:
+        from ..standins.flux import POOL, Painting, pool
+
+        def make() -> Painting:
+            vae = VAE.from_pretrained(self.flux_folder, torch.float32, self.device)
+            length = self.recipe.flux
+            # Every picture comes four times or more, each time with other words and other noise.
+            count = min(POOL, max(length.batch, length.batch * length.steps // 4))
+            latents = pool(self.standins / "flux.pool", vae.autoencoder, vae.latent_format, self.device, count)
+            tokenizers = clip_tokenizer(self.flux_folder / "tokenizer"), t5_tokenizer(self.flux_folder / "tokenizer_2")
+            latent_format = read_latent_format(self.flux_folder)
+            return Painting(*tokenizers, latents, latent_format, length.batch, self.device)
+
+        def write(trained: Painting) -> None:
+            folders.write_flux(trained.clip, trained.t5, trained.dit.transformer, self.flux_folder)
+            (self.standins / "flux.pool").unlink()
+
+        self._stand_in("flux", self.recipe.flux, make, write)
+
+    def start(self) -> None:
+        if not (self.folder / "start").is_dir():
+            convert(Parts(self.qwen, self.flux_folder, siglip=self.siglip_folder), self.folder / "start")
+
+    def data(self) -> None:
+        kinds = tuple(kind for kind in KINDS if kind != "question")
+        write_dataset(self.folder / "data", self.recipe.samples, self.recipe.seed, "train", parts.PAINTED, kinds)
+
+    def cache(self) -> None:
+        config = stage_config(self.folder, self.recipe, "stage2", self.device)
+        # Reading pictures keeps a GPU waiting, so several processes feed it, each its share.
+        fill_cache_together(config, self.workers, partial(self.progress, "cache"))
+
+    def stage(self, name: Stage) -> None:
+        # Ctrl-C ends a stage with a checkpoint and no exception, and must not begin the next one.
+        if train(stage_config(self.folder, self.recipe, name, self.device), self.folder / name).interrupted:
+            raise KeyboardInterrupt
+
+    def routing(self) -> None:
+        exported = self.folder / "exported"
+        if not exported.is_dir():
+            # Half the size to ship, and what is lost is far below what a painting shows.
+            export_run(self.folder / "stage2", exported, dtype=torch.bfloat16)
+        if not (exported / TASK_HEAD_FILE).is_file():
+            model = UniWorld.from_pretrained(exported, dtype=torch.float32, device=self.device)
+            items = _routed(self.recipe.routing, self.recipe.seed)
+            # Each prompt is seen some forty times.
+            save_task_head(train_task_head(model.vlm, items, steps=max(1000, len(items) // 3)), exported)
+
+    def finish(self) -> Path:
+        """The model as it ships: checkpoint, FLUX folder without the transformer that the checkpoint replaces, SigLIP."""
+        made = self.folder / "nano"
+        if not made.is_dir():
+            with new_folder(made) as folder:
+                shutil.copytree(self.folder / "exported", folder / "uniworld")
+                write_scope(world_scope(), folder / "uniworld")
+                shutil.copytree(self.flux_folder, folder / "flux", ignore=shutil.ignore_patterns("transformer"))
+                shutil.copytree(self.siglip_folder, folder / "siglip")
+        UniWorld.from_pretrained(made / "uniworld", made / "flux", made / "siglip")  # which checks every file
+        # Without matplotlib a night's work is no less done.
+        if find_spec("matplotlib") is not None and not (self.folder / CURVES).is_file():
+            draw_curves(self.folder, self.folder / CURVES)
+        return made
+
+    def _stand_in(self, name: str, length: Length, make: Callable[[], Any], write: Callable[[Any], None]) -> None:
+        done = self.standins / f"{name}{_WHOLE}"
+        if done.is_file():
+            return
+        parts.seeded(self.recipe.seed)
+        module = make()
+        plan = fit.Fit(
+            name, length.steps, length.learning_rate, length.matrix_rate, self.recipe.seed, workers=self.workers
+        )
+        fit.train(plan, module, self.standins, self.progress)
+        write(module.eval())
+        done.touch()
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Keep the folder to one recipe: steps of another, done or half done, would be taken for this one's."""
+    file, told = folder / RECIPE, json.dumps(asdict(recipe), indent=2) + "\n"
+    if not file.is_file():
+        write_whole(file, told.encode())
+    elif file.read_text(encoding="utf-8") != told:
+        raise UniWorldError(
+            f"{folder} holds a nano of another recipe (see {file}): go on with the command that began it, with or without "
+            "--quick and on the same kind of device, or name another folder."
+        )
+
+
+def _routed(count: int, seed: int) -> list[Routed]:
+    """Training prompts of every kind, as many questions as there are others."""
+    rng = np.random.default_rng([seed, 1])
+    painted = [kind for kind in KINDS if kind != "question"]
+    items = []
+    for number in range(count):
+        kind = "question" if number % 2 else painted[int(rng.integers(len(painted)))]
+        task = make_task(kind, rng, "train")
+        items.append(Routed(task.prompt, task.references, kind != "question"))
+    return items

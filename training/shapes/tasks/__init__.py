@@ -1,0 +1,1 @@
+"""The tasks in the world of shapes, and their training data."""

@@ -1,0 +1,163 @@
+"""How people say it: descriptions that name one object of a scene, captions, and the wordings of every task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....uniworld_core.perception.tasks import TASKS as PERCEPTION
+from ..world.scene import Ground, Object, Scene, pick
+
+WORDINGS: dict[str, tuple[str, ...]] = {
+    "text_to_image": ("{caption}.", "Draw {caption}.", "A picture of {caption}.", "Generate an image of {caption}."),
+    "add": (
+        "Add {new} at the {place}.",
+        "Put {new} at the {place}.",
+        "Draw {new} at the {place} of the picture.",
+        "Place {new} at the {place}.",
+    ),
+    "remove": ("Remove the {subject}.", "Delete the {subject}.", "Take away the {subject}.", "Erase the {subject}."),
+    "replace": (
+        "Replace the {subject} with {new}.",
+        "Turn the {subject} into {new}.",
+        "Change the {subject} into {new}.",
+        "Swap the {subject} for {new}.",
+    ),
+    "recolour": (
+        "Make the {subject} {colour}.",
+        "Change the color of the {subject} to {colour}.",
+        "Paint the {subject} {colour}.",
+        "Recolor the {subject} to {colour}.",
+    ),
+    "background": (
+        "Change the background to {ground}.",
+        "Make the background {ground}.",
+        "Replace the background with {ground}.",
+        "Put everything on a {ground} background.",
+    ),
+    "extract": (
+        "Extract the {subject} on a white background.",
+        "Cut out the {subject} on white.",
+        "Show only the {subject} on a plain white background.",
+        "Isolate the {subject} on a white background.",
+    ),
+    "style_invert": ("Invert the colors.", "Make a negative of this picture.", "Invert all colors of the image."),
+    "style_outline": (
+        "Turn this into a line drawing.",
+        "Redraw this as black outlines on white.",
+        "Make an outline drawing of this picture.",
+    ),
+    "compose": (
+        "Put the {subject} from the second picture at the {place} of the first picture.",
+        "Add the {subject} of the second image at the {place} of the first image.",
+        "Take the {subject} from image 2 and place it at the {place} of image 1.",
+        "Insert the {subject} from the second picture into the first picture at the {place}.",
+    ),
+    "reconstruct": ("Reconstruct this picture.", "Repeat this image exactly.", "Copy the picture without changes."),
+    "edge": (PERCEPTION["canny"].template, "Draw the edges of this picture.", "Show the edge map of this image."),
+    "depth": (PERCEPTION["depth"].template, "Make a depth map of this picture.", "Show how near each object is."),
+    "segmentation": (
+        PERCEPTION["segmentation"].template,
+        "Segment the {subject}.",
+        "Highlight the {subject}.",
+    ),
+    "detection": (
+        PERCEPTION["detection"].template,
+        "Draw a box around the {subject}.",
+        "Detect the {subject}.",
+    ),
+    "hed": (PERCEPTION["hed"].template, "Draw the soft edges of this picture.", "Show the HED edges of this image."),
+    "mlsd": (PERCEPTION["mlsd"].template, "Draw the straight lines of this picture.", "Show only the straight lines."),
+    "normal": (PERCEPTION["normal"].template, "Make a normal map of this picture.", "Show the surface normals."),
+    "sketch": (PERCEPTION["sketch"].template, "Sketch this picture with charcoal.", "Make a charcoal sketch of this."),
+    "openpose": (PERCEPTION["openpose"].template, "Draw the pose as a skeleton.", "Show the skeletons of the people."),
+}
+CASUAL_SHARE = 0.2  # prompts typed in lower case and without a full stop
+
+
+@dataclass(frozen=True)
+class Description:
+    """Some of an object's properties; what is empty is not said."""
+
+    shape: str = ""
+    colour: str = ""
+    size: str = ""
+    place: str = ""
+
+    def matches(self, thing: Object) -> bool:
+        return all(
+            not said or said == holds
+            for said, holds in (
+                (self.shape, thing.shape),
+                (self.colour, thing.colour),
+                (self.size, thing.size),
+                (self.place, thing.place),
+            )
+        )
+
+    def words(self) -> str:
+        """Such as "small red circle at the top left"."""
+        noun = " ".join(word for word in (self.size, self.colour, self.shape or "object") if word)
+        return f"{noun} at the {self.place}" if self.place else noun
+
+
+def describe(rng: np.random.Generator, thing: Object, scene: Scene, say_colour: bool = True) -> Description:
+    """A description that only this object of the scene answers to: mostly as short as people would be.
+
+    Args:
+        say_colour: False leaves the colour out, for questions that ask for it.
+    """
+    colour = thing.colour if say_colour else ""
+    short = [
+        Description(thing.shape, colour),
+        Description(thing.shape),
+        Description(thing.shape, colour, thing.size),
+        Description(thing.shape, colour, place=thing.place),
+    ]
+    if rng.random() < 0.3:
+        rng.shuffle(short)  # type: ignore[arg-type]
+    return next(said for said in (*short, Description(thing.shape, place=thing.place)) if names_one(said, scene))
+
+
+def names_one(said: Description, scene: Scene) -> bool:
+    """Whether exactly one object of the scene answers to the description."""
+    return sum(said.matches(thing) for thing in scene.objects) == 1
+
+
+def with_article(words: str) -> str:
+    """ "an orange star", "a red star"."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def ground_words(ground: Ground) -> str:
+    """What the ground is made of: "gray", or "gray on the left and teal on the right"."""
+    if ground.split == "left and right":
+        return f"{ground.first} on the left and {ground.second} on the right"
+    if ground.split == "top and bottom":
+        return f"{ground.first} at the top and {ground.second} at the bottom"
+    return ground.first
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Every object with size, colour, shape and place, in random order, people with their poses, and the ground; no
+    capital, no full stop.
+    """
+    order = rng.permutation(len(scene.objects))
+    named = [
+        with_article(Description(thing.shape, thing.colour, thing.size, thing.place).words())
+        for thing in (scene.objects[number] for number in order)
+    ]
+    named += [with_article(person.words()) for person in scene.figures]
+    things = " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named) or "nothing"
+    if scene.ground.second:
+        return f"{things} on a background that is {ground_words(scene.ground)}"
+    return f"{things} on {with_article(scene.ground.first)} background"
+
+
+def say(rng: np.random.Generator, wording: str, **words: str) -> str:
+    """The prompt in one of a task's wordings, with its words filled in."""
+    prompt = pick(rng, WORDINGS[wording]).format(**words)
+    if rng.random() < CASUAL_SHARE:
+        return prompt.lower().rstrip(".")
+    return prompt[0].upper() + prompt[1:]

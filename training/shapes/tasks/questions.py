@@ -1,0 +1,90 @@
+"""Questions about a scene, with their short answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..world.scene import COLOURS, SHAPES, Object, Scene, pick
+from .prompts import Description, describe, with_article
+
+QUESTION_KINDS = ("count", "colour", "position", "presence", "shape")
+
+
+@dataclass(frozen=True)
+class ShapesQuestion:
+    """A question about a picture.
+
+    Attributes:
+        kind: one of `QUESTION_KINDS`.
+        answer: such as "2", "red", "top left", "yes", "star".
+        subject: the object that is asked about, if there is one.
+    """
+
+    kind: str
+    prompt: str
+    answer: str
+    subject: Object | None = None
+
+
+def questions(scene: Scene, rng: np.random.Generator) -> list[ShapesQuestion]:
+    """One question of each kind that can be asked of the scene."""
+    asked = (question(kind, scene, rng) for kind in QUESTION_KINDS)
+    return [one for one in asked if one is not None]
+
+
+def question(kind: str, scene: Scene, rng: np.random.Generator) -> ShapesQuestion | None:
+    """A question of that kind, or None if the scene has nothing to ask so about."""
+    if kind == "count":
+        return _count(scene, rng)
+    if kind == "presence":
+        return _presence(scene, rng)
+    if not scene.objects:
+        return None
+    subject = pick(rng, scene.objects)
+    if kind == "colour":
+        words = describe(rng, subject, scene, say_colour=False).words()
+        wording = pick(rng, ("What color is the {}?", "What is the color of the {}?", "Which color has the {}?"))
+        return ShapesQuestion(kind, wording.format(words), subject.colour, subject)
+    if kind == "position":
+        said = Description(subject.shape, subject.colour)
+        if sum(said.matches(thing) for thing in scene.objects) != 1:
+            return None
+        wording = pick(rng, ("Where is the {}?", "What is the position of the {}?", "In which place is the {}?"))
+        return ShapesQuestion(kind, wording.format(said.words()), subject.place, subject)
+    place = subject.place
+    wording = pick(rng, ("What shape is at the {}?", "What is the shape of the object at the {}?"))
+    return ShapesQuestion(kind, wording.format(place), subject.shape, subject)
+
+
+def _count(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
+    wording = pick(rng, ("How many {} are there?", "Count the {}.", "How many {} are in the picture?"))
+    # Half of the words are of what is there: a random colour's count would nearly always be 0.
+    there = pick(rng, scene.objects) if scene.objects and rng.random() < 0.7 else None
+    which = rng.random()
+    if which < 0.5:
+        return ShapesQuestion("count", wording.format("objects"), str(len(scene.objects)))
+    if which < 0.75:
+        said = Description(shape=there.shape if there else pick(rng, SHAPES))
+        words = f"{said.shape}es" if said.shape == "cross" else f"{said.shape}s"
+    else:
+        said = Description(colour=there.colour if there else pick(rng, tuple(COLOURS)))
+        words = f"{said.colour} objects"
+    return ShapesQuestion("count", wording.format(words), str(sum(said.matches(thing) for thing in scene.objects)))
+
+
+def _presence(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
+    wording = pick(rng, ("Is there {}?", "Is there {} in the picture?", "Can you see {}?"))
+    if scene.objects and rng.random() < 0.5:
+        subject = pick(rng, scene.objects)
+        words = with_article(Description(subject.shape, subject.colour).words())
+        return ShapesQuestion("presence", wording.format(words), "yes", subject)
+    # Half of what is absent is nearly there: the right shape or the right colour.
+    shape, colour = pick(rng, SHAPES), pick(rng, tuple(COLOURS))
+    if scene.objects and rng.random() < 0.5:
+        near = pick(rng, scene.objects)
+        shape, colour = (near.shape, colour) if rng.random() < 0.5 else (shape, near.colour)
+    said = Description(shape, colour)
+    there = any(said.matches(thing) for thing in scene.objects)
+    return ShapesQuestion("presence", wording.format(with_article(said.words())), "yes" if there else "no")

@@ -1,0 +1,98 @@
+"""What training never sees: a fixed tenth of all combinations of colour, shape and place, and a tenth of those of
+pose, spot and colour of people.
+
+The tenths are chosen by a hash of the words, so that they are the same in every version and on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
+from typing import Literal
+
+import numpy as np
+
+from ....uniworld_core.errors import UniWorldError
+from ..world.figure import ARMS, LEGS, SPOTS, Combination, Figure
+from ..world.scene import COLOURS, PLACES, SHAPES, Object, Scene, Triple, pick
+
+Split = Literal["train", "test"]
+HELD_OUT_SHARE = 0.1
+
+
+@cache
+def held_out_triples() -> tuple[Triple, ...]:
+    """The (colour, shape, place) that only test tasks hold."""
+    return _tenth(_triples())
+
+
+@cache
+def trained_triples() -> tuple[Triple, ...]:
+    """All the others."""
+    return tuple(triple for triple in _triples() if triple not in held_out_triples())
+
+
+@cache
+def held_out_combinations() -> tuple[Combination, ...]:
+    """The (pose, spot, colour) of people that only test tasks hold."""
+    return _tenth(_combinations())
+
+
+@cache
+def trained_combinations() -> tuple[Combination, ...]:
+    """All the others."""
+    return tuple(one for one in _combinations() if one not in held_out_combinations())
+
+
+def is_held_out(thing: Object | Figure) -> bool:
+    if isinstance(thing, Figure):
+        return thing.combination in held_out_combinations()
+    return thing.triple in _held_out_set()
+
+
+def holds_held_out(scene: Scene) -> bool:
+    """Whether any object or person of the scene is of a held-out combination."""
+    return any(map(is_held_out, scene.objects)) or any(map(is_held_out, scene.figures))
+
+
+def draw_triple(rng: np.random.Generator, split: Split) -> Triple:
+    """A colour, shape and place: never a held-out one for training; for testing, every other time one."""
+    if split == "train":
+        return pick(rng, trained_triples())
+    return pick(rng, held_out_triples() if rng.random() < 0.5 else _triples())
+
+
+def draw_combination(rng: np.random.Generator, split: Split) -> Combination:
+    """A person's pose, spot and colour: never a held-out one for training; for testing, every other time one."""
+    if split == "train":
+        return pick(rng, trained_combinations())
+    return pick(rng, held_out_combinations() if rng.random() < 0.5 else _combinations())
+
+
+def check_split(split: str) -> None:
+    """Raises UniWorldError for a split of another name."""
+    if split not in ("train", "test"):
+        raise UniWorldError(f"The split '{split}' is not known; choose train or test.")
+
+
+@cache
+def _triples() -> tuple[Triple, ...]:
+    return tuple(product(COLOURS, SHAPES, PLACES))
+
+
+@cache
+def _combinations() -> tuple[Combination, ...]:
+    poses = [f"{arms} {legs}" for arms, legs in product(ARMS, LEGS)]
+    return tuple(product(poses, SPOTS, COLOURS))
+
+
+def _tenth(everything: Sequence[Triple]) -> tuple[Triple, ...]:
+    ranked = sorted(everything, key=lambda words: hashlib.sha256(" ".join(words).encode()).hexdigest())
+    return tuple(ranked[: round(HELD_OUT_SHARE * len(ranked))])
+
+
+@cache
+def _held_out_set() -> frozenset[Triple]:
+    return frozenset(held_out_triples())

@@ -1,0 +1,1 @@
+"""The world of shapes: scenes, how they are drawn, and their exact maps."""

@@ -1,0 +1,102 @@
+"""People of the world: filled figures seen from the front, in a few poses, with joints that are known exactly.
+
+Lengths are in units, x to the right and y down; a person's right is the viewer's left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ....uniworld_core.errors import UniWorldError
+
+ARMS = ("up", "out", "down")
+LEGS = ("together", "apart")
+SPOTS = ("left", "center", "right")
+_SPOT_ENDS = (28, 37)  # where left ends, and where right begins
+# From the nose: top, bottom, and half the width of what the arms and the legs of a pose take.
+ARM_BOXES = {"up": (-8, 13, 15), "out": (-8, 13, 22), "down": (-8, 26, 15)}
+LEG_BOXES = {"together": (13, 40, 9), "apart": (13, 40, 14)}
+
+Point = tuple[int, int]
+Combination = tuple[str, str, str]
+
+# From the nose; what is said of the left side is mirrored. Whole units, so that all discs of a skeleton look alike.
+_TRUNK = {"neck": (0, 8), "left shoulder": (7, 9), "left hip": (4, 23)}
+_ARM_JOINTS = {
+    "up": {"left elbow": (11, 2), "left wrist": (12, -5)},
+    "out": {"left elbow": (13, 9), "left wrist": (19, 9)},
+    "down": {"left elbow": (11, 15), "left wrist": (12, 22)},
+}
+_LEG_JOINTS = {
+    "together": {"left knee": (4, 30), "left ankle": (4, 37)},
+    "apart": {"left knee": (8, 29), "left ankle": (11, 36)},
+}
+# Pairs of joints in the order of ControlNet's OpenPose annotator, which gives bone k the hue 20k degrees.
+BONES = (
+    ("neck", "right shoulder"),
+    ("neck", "left shoulder"),
+    ("right shoulder", "right elbow"),
+    ("right elbow", "right wrist"),
+    ("left shoulder", "left elbow"),
+    ("left elbow", "left wrist"),
+    ("neck", "right hip"),
+    ("right hip", "right knee"),
+    ("right knee", "right ankle"),
+    ("neck", "left hip"),
+    ("left hip", "left knee"),
+    ("left knee", "left ankle"),
+    ("neck", "nose"),
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One person; x and y are its nose's."""
+
+    colour: str
+    arms: str
+    legs: str
+    x: int
+    y: int
+
+    @property
+    def spot(self) -> str:
+        """Where it stands: "left", "center" or "right"."""
+        return SPOTS[sum(self.x >= end for end in _SPOT_ENDS)]
+
+    @property
+    def combination(self) -> Combination:
+        """Pose, spot and colour: what the split holds out."""
+        return f"{self.arms} {self.legs}", self.spot, self.colour
+
+    @property
+    def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Left, top, right and bottom of what its arms take, and of what its legs take."""
+        parts = (ARM_BOXES[self.arms], LEG_BOXES[self.legs])
+        return tuple((self.x - half, self.y + top, self.x + half, self.y + bottom) for top, bottom, half in parts)
+
+    def joints(self) -> dict[str, Point]:
+        """The joints that show at this size, by OpenPose's names: x and y of each."""
+        return {name: (self.x + x, self.y + y) for name, (x, y) in joints_of(self.arms, self.legs).items()}
+
+    def words(self) -> str:
+        """Such as "red person on the left with arms up and legs apart"."""
+        where = "in the center" if self.spot == "center" else f"on the {self.spot}"
+        return f"{self.colour} person {where} with arms {self.arms} and legs {self.legs}"
+
+
+def joints_of(arms: str, legs: str) -> Mapping[str, Point]:
+    """A pose's joints from the nose.
+
+    Raises:
+        UniWorldError: arms or legs that are not known.
+    """
+    if arms not in ARMS or legs not in LEGS:
+        raise UniWorldError(
+            f"The pose 'arms {arms}, legs {legs}' is not known; arms can be {', '.join(ARMS)}, legs {' or '.join(LEGS)}."
+        )
+    left = {**_TRUNK, **_ARM_JOINTS[arms], **_LEG_JOINTS[legs]}
+    right = {name.replace("left", "right"): (-x, y) for name, (x, y) in left.items() if "left" in name}
+    return MappingProxyType({"nose": (0, 0), **left, **right})

@@ -1,0 +1,235 @@
+"""What the world holds: objects of a shape, a colour, a size and a place, on a ground of one or two colours; and,
+where poses are asked for, people.
+
+Lengths are in units of 1/64 of the picture's side, so that a scene is the same at every side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from ....uniworld_core.errors import UniWorldError
+from .figure import Combination, Figure
+
+SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross")
+COLOURS = {
+    "red": (220, 30, 35),
+    "green": (45, 175, 50),
+    "blue": (40, 85, 235),
+    "yellow": (250, 222, 40),
+    "purple": (145, 40, 185),
+    "orange": (250, 128, 15),
+    "white": (255, 255, 255),
+    "black": (8, 8, 8),
+}
+# Muted, and none of them an object's, so that an object stands out of every ground.
+GROUNDS = {
+    "gray": (128, 128, 128),
+    "beige": (202, 186, 138),
+    "brown": (112, 74, 46),
+    "navy": (38, 50, 108),
+    "teal": (24, 116, 128),
+    "pink": (240, 152, 186),
+}
+SIZES = {"small": 14, "large": 20}  # across
+# Left to right and top to bottom; the centres of the nine places lie 20 apart.
+PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+CENTRES = (12, 32, 52)
+UNITS = 64
+SIDE = 128  # pixels of a picture, where no other side is asked for: what nano paints
+JITTER = {"small": 2, "large": 1}  # how far from its place's centre an object may lie, in each direction
+GAP = 2  # objects that do not overlap are at least so far apart
+SPLITS = ("plain", "left and right", "top and bottom")
+# Where the noses of people are: alone, at a spot; or two of them, side by side with their arms close.
+NOSES = {"left": 24, "center": 32, "right": 40}
+NOSES_OF_TWO = {"left": 16, "right": 48}
+NOSE_HEIGHT = 16
+
+Option = TypeVar("Option")
+Triple = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Object:
+    """One object; `dx` and `dy` are its centre's offset from its place's centre, in units, right and down."""
+
+    shape: str
+    colour: str
+    size: str
+    place: str
+    dx: int = 0
+    dy: int = 0
+
+    @property
+    def centre(self) -> tuple[int, int]:
+        """x and y in units."""
+        row, column = divmod(PLACES.index(self.place), 3)
+        return CENTRES[column] + self.dx, CENTRES[row] + self.dy
+
+    @property
+    def triple(self) -> Triple:
+        """Colour, shape and place: what the split holds out."""
+        return self.colour, self.shape, self.place
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A ground of one colour, or of two halves: `first` is the left or the top one."""
+
+    first: str
+    second: str = ""
+    split: str = "plain"
+
+    @property
+    def colours(self) -> tuple[str, ...]:
+        return (self.first, self.second) if self.second else (self.first,)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Objects, the backmost first, on a ground, in a square picture of `side` pixels; people overlap nothing."""
+
+    objects: tuple[Object, ...]
+    ground: Ground
+    side: int = UNITS
+    figures: tuple[Figure, ...] = ()
+
+    def without(self, gone: Object) -> Scene:
+        return replace(self, objects=tuple(thing for thing in self.objects if thing != gone))
+
+    def swapped(self, old: Object, new: Object) -> Scene:
+        return replace(self, objects=tuple(new if thing == old else thing for thing in self.objects))
+
+    def with_object(self, added: Object) -> Scene:
+        return replace(self, objects=(*self.objects, added))
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """The colour of that name, an object's or a ground's."""
+    return COLOURS[colour] if colour in COLOURS else GROUNDS[colour]
+
+
+def pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
+    """One of them, each as likely."""
+    return options[int(rng.integers(len(options)))]
+
+
+def apart(one: Object, other: Object) -> bool:
+    """Whether two objects' bounding boxes leave the gap between them."""
+    (x0, y0), (x1, y1) = one.centre, other.centre
+    return max(abs(x0 - x1), abs(y0 - y1)) >= (SIZES[one.size] + SIZES[other.size]) // 2 + GAP
+
+
+def fits(scene: Scene, thing: Object) -> bool:
+    """Whether an object can be added: its place is free, and it comes near nothing."""
+    return all(thing.place != other.place and apart(thing, other) for other in scene.objects)
+
+
+def random_object(rng: np.random.Generator, triple: Triple) -> Object:
+    """An object of that colour, shape and place, of any size and jitter."""
+    colour, shape, place = triple
+    size = pick(rng, tuple(SIZES))
+    dx, dy = (int(step) for step in rng.integers(-JITTER[size], JITTER[size] + 1, 2))
+    return Object(shape, colour, size, place, dx, dy)
+
+
+def random_ground(rng: np.random.Generator) -> Ground:
+    """A plain ground or, one time in three, a two-tone one."""
+    names = tuple(GROUNDS)
+    first = pick(rng, names)
+    if rng.random() >= 1 / 3:
+        return Ground(first)
+    return Ground(first, pick(rng, [name for name in names if name != first]), pick(rng, SPLITS[1:]))
+
+
+def random_scene(
+    rng: np.random.Generator, count: int, triple: Callable[[np.random.Generator], Triple], side: int = UNITS
+) -> Scene:
+    """A scene of `count` objects, 0 to 6, none of which overlap.
+
+    Args:
+        triple: draws an object's colour, shape and place: where a split is kept.
+        side: of the picture in pixels.
+    """
+    check_side(side)
+    scene = Scene((), random_ground(rng), side)
+    while len(scene.objects) < count:
+        thing = random_object(rng, triple(rng))
+        if fits(scene, thing):
+            scene = scene.with_object(thing)
+    return scene
+
+
+def stacked_scene(
+    rng: np.random.Generator, count: int, triple: Callable[[np.random.Generator], Triple], side: int = UNITS
+) -> Scene:
+    """A scene of `count` objects, at least 2, the last of which lies partly upon the one before it."""
+    while True:
+        scene = random_scene(rng, count - 1, triple, side)
+        below, above = scene.objects[-1], random_object(rng, triple(rng))
+        (row, column), (row_above, column_above) = (divmod(PLACES.index(thing.place), 3) for thing in (below, above))
+        right, down = column_above - column, row_above - row
+        # One of two smalls would hardly touch the other; of one colour, nobody could see which is in front.
+        if abs(right) + abs(down) != 1 or below.colour == above.colour or below.size == above.size == "small":
+            continue
+        near = 4 + int(rng.integers(2))
+        below = replace(below, dx=near * right, dy=near * down)
+        above = replace(above, dx=-near * right, dy=-near * down)
+        rest = scene.objects[:-1]
+        if all(apart(thing, other) and thing.place != other.place for thing in (below, above) for other in rest):
+            return replace(scene, objects=(*rest, below, above))
+
+
+def random_figure(rng: np.random.Generator, combination: Combination, noses: Mapping[str, int] = NOSES) -> Figure:
+    """A person of that pose, spot and colour, a little beside it."""
+    pose, spot, colour = combination
+    arms, legs = pose.split()
+    x = noses[spot] + int(rng.integers(-1, 2))
+    return Figure(colour, arms, legs, x, NOSE_HEIGHT + int(rng.integers(-3, 4)))
+
+
+def figure_scene(
+    rng: np.random.Generator,
+    count: int,
+    combination: Callable[[np.random.Generator], Combination],
+    triple: Callable[[np.random.Generator], Triple],
+    side: int = UNITS,
+) -> Scene:
+    """A scene of one person and, every other time, an object beside it; or of two people.
+
+    Args:
+        count: of people, 1 or 2.
+        combination: draws a person's pose, spot and colour; `triple`, an object's colour, shape and place.
+        side: of the picture in pixels.
+    """
+    check_side(side)
+    ground = random_ground(rng)
+    while count == 2:
+        pair = [combination(rng) for _ in range(2)]
+        if tuple(spot for _, spot, _ in pair) == tuple(NOSES_OF_TWO) and not any("out" in pose for pose, *_ in pair):
+            return Scene((), ground, side, tuple(random_figure(rng, one, NOSES_OF_TWO) for one in pair))
+    with_object = rng.random() < 0.5
+    while True:
+        person = random_figure(rng, combination(rng))
+        things = (random_object(rng, triple(rng)),) if with_object else ()
+        if all(beside(person, thing) for thing in things):
+            return Scene(things, ground, side, (person,))
+
+
+def beside(person: Figure, thing: Object) -> bool:
+    """Whether a person's boxes and an object's leave the gap between them."""
+    (x, y), reach = thing.centre, SIZES[thing.size] // 2 + GAP
+    return all(
+        x + reach <= left or right <= x - reach or y + reach <= top or bottom <= y - reach
+        for left, top, right, bottom in person.boxes
+    )
+
+
+def check_side(side: int) -> None:
+    """Raises UniWorldError if a picture cannot have that side."""
+    if side < 32 or side % 16:
+        raise UniWorldError(f"The side of a picture is {side}; it must be a multiple of 16 and at least 32 pixels.")
