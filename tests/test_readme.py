@@ -75,7 +75,7 @@ def test_the_versions_it_names_are_those_of_the_project() -> None:
 
 
 def test_every_workflow_ships_under_the_name_that_its_page_gives() -> None:
-    from uniworld.nodes.headless.workflow.workflow_file import shipped_workflows
+    from uniworld.nodes.headless.workflow.file import shipped_workflows
     from uniworld.uniworld_core.perception.tasks import TASKS
 
     text = (DOCS / "workflows.md").read_text(encoding="utf-8")

@@ -29,8 +29,8 @@ from .serve.config import add_options
 from .storage import folders
 from .storage.output_folder import check_writable, open_output, preview_folder
 from .workflow.api_form import is_stdout, not_in_json, write_api_form
+from .workflow.file import Workflow, find_node, find_workflow, read_workflow, set_value, shipped_workflows
 from .workflow.prompt_choices import SEED_HELP
-from .workflow.workflow_file import Workflow, find_node, find_workflow, read_workflow, set_value, shipped_workflows
 
 EPILOG = "Exit codes: 0 done, 1 the run failed or was interrupted, 2 bad usage or a bad workflow."
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from uniworld import NODE_CLASS_MAPPINGS
 from uniworld.nodes.headless.registry.registry import load_registry
+from uniworld.nodes.headless.workflow.file import read_workflow
 from uniworld.nodes.headless.workflow.renaming import rename_in_graph, rename_in_prompt
-from uniworld.nodes.headless.workflow.workflow_file import read_workflow
 from uniworld.nodes.renamed import RENAMED, replacements
 
 ROOT = Path(__file__).resolve().parents[2]

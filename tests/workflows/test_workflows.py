@@ -53,7 +53,7 @@ def test_every_promised_workflow_is_there() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_name_and_the_name_of_the_file_find_one_workflow(name: str) -> None:
-    from uniworld.nodes.headless.workflow.workflow_file import find_workflow
+    from uniworld.nodes.headless.workflow.file import find_workflow
 
     for said in (name, f"{name}.json", f"workflows/{name}.json", file(name).stem, file(name).name):
         assert find_workflow(said) == file(name)
@@ -82,7 +82,7 @@ def test_the_editor_misses_no_model(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_both_forms_are_one_workflow(name: str) -> None:
     from uniworld.nodes.headless.registry.registry import load_registry
-    from uniworld.nodes.headless.workflow.workflow_file import read_workflow
+    from uniworld.nodes.headless.workflow.file import read_workflow
 
     made = read_workflow(file(name), load_registry()).prompt
     assert {key: (node["class_type"], node["inputs"]) for key, node in made.items()} == {

@@ -16,8 +16,8 @@ from ..registry.registry import Registry
 from ..run.report import never_failing
 from ..run.stopping import StopRequest
 from ..storage import folders
+from ..workflow.file import NO_CHOICES, Workflow, find_workflow, read_workflow
 from ..workflow.prompt_choices import SEED_HELP
-from ..workflow.workflow_file import NO_CHOICES, Workflow, find_workflow, read_workflow
 from .report import BatchReport, JsonBatchReport
 from .results import DONE, ERROR, LOST, Attempt, Outcome, Results
 from .rows import BatchRow, check_rows, hash_json, hash_rows, read_rows

@@ -24,7 +24,7 @@ from ... import host
 from ..registry.registry import load_registry
 from ..run.stopping import StopRequest
 from ..storage import folders
-from ..workflow.workflow_file import Workflow
+from ..workflow.file import Workflow
 from .results import ERROR, INTERRUPTED, LOST, Attempt, Outcome
 from .rows import BatchRow
 from .worker import BatchWorker

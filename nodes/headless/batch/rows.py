@@ -16,7 +16,7 @@ from ....uniworld_core.json_text import BadJson, loads
 from ..check.validate import validate_prompt
 from ..registry.registry import Registry
 from ..storage import folders
-from ..workflow.workflow_file import Workflow, find_node, set_value
+from ..workflow.file import Workflow, find_node, set_value
 
 KEYS = ("id", "set", "image")
 MAX_BYTES = 2**30  # the rows are held in memory

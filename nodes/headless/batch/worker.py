@@ -16,7 +16,7 @@ from ..registry.registry import Registry
 from ..run.executor import EventHook, Executor, RunResult
 from ..run.stopping import StopRequest
 from ..storage import folders
-from ..workflow.workflow_file import Workflow, find_node
+from ..workflow.file import Workflow, find_node
 from .results import DONE, ERROR, INTERRUPTED, Outcome
 from .rows import BatchRow, apply_row
 

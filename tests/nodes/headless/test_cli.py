@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from uniworld.__main__ import main
 from uniworld.nodes.headless.run.report import LAST_EVENTS
-from uniworld.nodes.headless.workflow import workflow_file
+from uniworld.nodes.headless.workflow import file as workflow_file
 
 TESTS = Path(__file__).resolve().parents[2]
 LAUNCH = f"""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from uniworld.nodes.headless.batch import rows as batch_rows
 from uniworld.nodes.headless.batch.rows import BadRows, BatchRow, apply_row, check_rows, hash_rows, read_rows
-from uniworld.nodes.headless.workflow.workflow_file import Workflow
+from uniworld.nodes.headless.workflow.file import Workflow
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:

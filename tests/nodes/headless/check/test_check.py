@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from uniworld.__main__ import main
 from uniworld.nodes.headless.check.validate import validate_prompt
-from uniworld.nodes.headless.workflow.workflow_file import read_workflow, shipped_workflows
+from uniworld.nodes.headless.workflow.file import read_workflow, shipped_workflows
 
 SCALE = {"image": ["1", 0], "upscale_method": "area", "width": 8, "height": 8, "crop": "disabled"}
 
@@ -264,7 +264,7 @@ def test_it_takes_the_values_and_folders_of_a_run(call, tmp_path):
 @pytest.mark.parametrize("name", shipped_workflows())
 @pytest.mark.parametrize("folder", ["", "api/"])
 def test_the_shipped_workflows_get_no_note(registry, name, folder):
-    from uniworld.nodes.headless.workflow.workflow_file import find_workflow
+    from uniworld.nodes.headless.workflow.file import find_workflow
 
     workflow = read_workflow(find_workflow(folder + name), registry)
     assert validate_prompt(workflow.prompt, registry).notes == []

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 from uniworld.__main__ import main
+from uniworld.nodes.headless.workflow.file import read_workflow, set_value
 from uniworld.nodes.headless.workflow.prompt_choices import resolve
-from uniworld.nodes.headless.workflow.workflow_file import read_workflow, set_value
 
 _spec = importlib.util.spec_from_file_location("editor", Path(__file__).parents[1] / "editor.py")
 editor = importlib.util.module_from_spec(_spec)
