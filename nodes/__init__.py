@@ -1,4 +1,4 @@
-"""The graph nodes: thin classes that convert the graph's types, call the core and report progress."""
+"""The graph nodes: thin classes that convert between graph types and the core, and report progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from . import host
 from .declare import Node
 from .pack import chat, conditioning, loaders, masks, perception, sampling, text, understanding, vae
 
-# In the order in which a graph uses them.
+# In the order in which a graph uses them; the editor's node list keeps it.
 _FILES = (loaders, conditioning, chat, sampling, vae, masks, perception, understanding, text)
 
 NODE_CLASS_MAPPINGS: dict[str, type[Node]] = {name: node for file in _FILES for name, node in file.NODES.items()}

@@ -1,19 +1,19 @@
-"""One declaration a node: ComfyUI's V1 form is derived from it, and all that its V3 form asks for is in it.
+"""The declaration of a node, from which ComfyUI's V1 form is derived. It also has everything that the V3 form needs.
 
     class Brighten(Node):
         ID = "UniWorldBrighten"
         DISPLAY_NAME = "UniWorld Brighten"
         CATEGORY = "UniWorld/image"
-        DESCRIPTION = "Adds light to pictures."
-        OUTPUTS = (Output("image", "IMAGE", "The lighter pictures."),)
+        DESCRIPTION = "Makes images brighter."
+        OUTPUTS = (Output("image", "IMAGE", "The brighter images."),)
 
         @classmethod
         def inputs(cls) -> Inputs:
             from ...uniworld_core.images.light import AMOUNT
 
             return (
-                Input.wire("image", "IMAGE", "The pictures."),
-                Input.number("amount", "How much light is added.", default=AMOUNT, min=0.0, max=1.0, step=0.01),
+                Input.wire("image", "IMAGE", "The images."),
+                Input.number("amount", "Added to every pixel.", default=AMOUNT, min=0.0, max=1.0, step=0.01),
             )
 
         def execute(self, image: torch.Tensor, amount: float) -> tuple[torch.Tensor]:
@@ -21,9 +21,9 @@
 
     NODES = by_id(Brighten)
 
-`inputs` is a method because defaults come from the core and choices from the host's folders: they are read when somebody
-asks for them, so that importing the nodes imports no torch. `execute` takes the inputs by name, and has a default for
-each optional one. Saved workflows hold the values of widgets by position, so a new input is always appended.
+`inputs` is a method because defaults come from the core and choices from the host's folders. Both are read on demand, so
+importing the nodes does not import torch. `execute` takes the inputs by name and has a default for each optional one.
+Saved workflows store widget values by position, so new inputs are always appended.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ class Output:
 
 @dataclass(frozen=True)
 class Input:
-    """One input of a node; the class methods make the kinds there are.
+    """One input of a node. The class methods create each kind.
 
     Attributes:
         type: the type of the wire or of the widget's value; for a choice, its options.
         optional: whether the node runs without it.
-        options: ComfyUI's settings of the widget, in the order in which its own nodes have them; None for a wire. An
-            empty dict is kept: some of ComfyUI's own nodes have one, and their clients read it.
+        options: ComfyUI's settings of the widget, in the order that ComfyUI's own nodes use; None for a wire. An empty
+            dict is kept, because some of ComfyUI's own nodes declare one and clients read it.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Input:
 
     @classmethod
     def wire(cls, name: str, type: WireType, tooltip: str = "", *, optional: bool = False) -> Input:
-        """An input that another node's output must be linked to."""
+        """Declare an input that must be linked to another node's output."""
         return cls(name, type, tooltip, optional)
 
     @classmethod
@@ -102,26 +102,26 @@ class Input:
         step: int | None = None,
         optional: bool = False,
     ) -> Input:
-        """A whole number; `step` is how far the widget's arrows go."""
+        """Declare an integer widget; `step` is the increment of its arrows."""
         return cls(name, "INT", tooltip, optional, _number(default, min, max, step))
 
     @classmethod
     def number(
         cls, name: str, tooltip: str, *, default: float, min: float, max: float, step: float, optional: bool = False
     ) -> Input:
-        """A number; `step` is how far the widget's arrows go, and what it rounds to."""
+        """Declare a float widget; `step` is the increment of its arrows, and the value is rounded to it."""
         return cls(name, "FLOAT", tooltip, optional, _number(default, min, max, step))
 
     @classmethod
     def seed(cls, name: str, tooltip: str) -> Input:
-        """A seed, with the editor's switch that changes it after every run."""
+        """Declare a seed widget, with the editor's control that changes it after every run."""
         return cls(name, "INT", tooltip, False, _number(0, 0, _MAX_SEED) | {"control_after_generate": True})
 
     @classmethod
     def text(
         cls, name: str, tooltip: str = "", *, default: str = "", multiline: bool = False, dynamic_prompts: bool = False
     ) -> Input:
-        """A text.
+        """Declare a text widget.
 
         Args:
             multiline: whether the widget has several lines.
@@ -132,11 +132,11 @@ class Input:
 
     @classmethod
     def choice(cls, name: str, options: Iterable[str], tooltip: str = "", *, default: str | None = None) -> Input:
-        """One of several names; without a `default` the first is chosen."""
+        """Declare a choice between names; without `default`, the first one is selected."""
         return cls(name, tuple(options), tooltip, False, None if default is None else {"default": default})
 
     def v1(self) -> tuple[Any, ...]:
-        """The entry of `INPUT_TYPES`: the type or the list of options, and the settings if it has them."""
+        """Return the entry for `INPUT_TYPES`: the type or list of options, and the settings if there are any."""
         kind = self.type if isinstance(self.type, str) else list(self.type)
         settings = (self.options or {}) | ({"tooltip": self.tooltip} if self.tooltip else {})
         return (kind,) if self.options is None and not settings else (kind, settings)
@@ -150,13 +150,13 @@ def _number(default: float, min: float, max: float, step: float | None = None) -
 
 
 class Node:
-    """What a node declares, in the names of ComfyUI's V1 form where it has one; the rest of that form follows from it.
+    """Base class of nodes. Attributes have the names of ComfyUI's V1 form; the rest of that form is derived.
 
     Attributes:
-        ID: the name under which workflows know the node. It never changes (`renamed.py`).
-        SEARCH_ALIASES: other words by which the editor's search finds it.
-        HIDDEN: arguments that the host gives, by ComfyUI's names of them ("PROMPT", "UNIQUE_ID").
-        OUTPUT_NODE: whether the node runs although nothing is linked to it.
+        ID: the class id that workflows store. It never changes (`renamed.py`).
+        SEARCH_ALIASES: other words by which the editor's search finds the node.
+        HIDDEN: arguments supplied by the host, as {argument: ComfyUI's name} ("PROMPT", "UNIQUE_ID").
+        OUTPUT_NODE: whether the node runs even if nothing is linked to it.
     """
 
     ID: ClassVar[str]
@@ -168,7 +168,7 @@ class Node:
     HIDDEN: ClassVar[dict[str, str]] = {}
     OUTPUT_NODE: ClassVar[bool] = False
 
-    # Derived from OUTPUTS; a node whose outputs have no tooltips has no OUTPUT_TOOLTIPS.
+    # Derived from OUTPUTS. OUTPUT_TOOLTIPS is left out if no output has a tooltip, as in ComfyUI's own nodes.
     RETURN_TYPES: ClassVar[tuple[str, ...]]
     RETURN_NAMES: ClassVar[tuple[str, ...]]
     OUTPUT_TOOLTIPS: ClassVar[tuple[str, ...]]
@@ -183,12 +183,12 @@ class Node:
 
     @classmethod
     def inputs(cls) -> Inputs:
-        """The inputs in order, the required ones first."""
+        """Return the inputs in order, required ones first."""
         raise NotImplementedError(f"{cls.__name__} declares no inputs")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, Any]]:
-        """The inputs in ComfyUI's V1 form."""
+        """Return the inputs in ComfyUI's V1 form."""
         inputs = cls.inputs()
         groups: dict[str, dict[str, Any]] = {
             "required": {one.name: one.v1() for one in inputs if not one.optional},
@@ -199,10 +199,10 @@ class Node:
 
 
 def validation_result(check: Callable[..., object], *values: object) -> bool | str:
-    """What a node's `VALIDATE_INPUTS` answers: True, or the sentence of the UniWorldError that `check(*values)` raises.
+    """Return the result of a node's `VALIDATE_INPUTS`: True, or the message of the UniWorldError from `check(*values)`.
 
-    A value is None where it is linked; it is checked when it comes. `VALIDATE_INPUTS` names its arguments, as ComfyUI
-    leaves the ranges and choices of all that it names to it.
+    The value of a linked input is None here; it is checked when the node runs. `VALIDATE_INPUTS` names only the inputs
+    that it checks, because ComfyUI skips its own range and choice checks for every input named there.
     """
     if any(value is None for value in values):
         return True
@@ -214,5 +214,5 @@ def validation_result(check: Callable[..., object], *values: object) -> bool | s
 
 
 def by_id(*nodes: type[Node]) -> dict[str, type[Node]]:
-    """Node classes as a pack's `NODE_CLASS_MAPPINGS` has them."""
+    """Return node classes in the form of `NODE_CLASS_MAPPINGS`."""
     return {node.ID: node for node in nodes}

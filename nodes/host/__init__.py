@@ -1,8 +1,7 @@
-"""The one door to the program that hosts the nodes: ComfyUI, or the embedded host.
+"""The only access to the program that runs the nodes: ComfyUI or the headless host.
 
-Nodes and their tests call `current()`. What they may ask is in `protocol`; `plain` answers it with nothing but torch, and
-`nodes/headless/` fills in its folders, progress hook and interrupt flag; `comfy` answers it over ComfyUI, and is the only
-file of this package that imports ComfyUI.
+Nodes and their tests call `current()`. `protocol` defines the interface. `plain` implements it with nothing but torch;
+`nodes/headless/` sets its folders, progress hook and interrupt flag. `comfy` implements it over ComfyUI.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ _installed: Host | None = None
 
 
 def install(host: Host | None) -> None:
-    """Make `host` the one that `current()` returns; None goes back to finding it."""
+    """Make `current()` return `host`; None restores detection."""
     global _installed
     _installed = host
 
 
 def current() -> Host:
-    """The host in whose process we run: an installed one, else ComfyUI if it is loaded, else a plain one."""
+    """Return the host of this process: the installed one, else ComfyUI if it is loaded, else a plain one."""
     global _installed
     if _installed is None:
         _installed = _comfy_host() if _inside_comfyui() else PlainHost(models=[Path("models")])
@@ -47,14 +46,14 @@ def current() -> Host:
 
 
 def register_folders() -> None:
-    """Inside ComfyUI, make the model folders known to it, so that `extra_model_paths.yaml` can name them too."""
+    """Inside ComfyUI, register the model folders, so that `extra_model_paths.yaml` can name them too."""
     if _inside_comfyui():
         current()
 
 
 def _inside_comfyui() -> bool:
-    # ComfyUI has imported both long before it loads custom nodes; importing them ourselves would
-    # start a half-configured ComfyUI in any process that merely has it on sys.path.
+    # ComfyUI imports both before it loads custom nodes. Importing them here would start a
+    # half-configured ComfyUI in any process that merely has it on sys.path.
     return "folder_paths" in sys.modules and "comfy.model_management" in sys.modules
 
 

@@ -24,12 +24,12 @@ from server import PromptServer
 from ..renamed import RENAMED
 from .protocol import MODEL_FOLDERS, WARNING, Module
 
-# Longest side in pixels of a preview sent to the editor (ComfyUI's own samplers send as large ones).
+# Longest side in pixels of a preview sent to the editor; the size that ComfyUI's own samplers use.
 _PREVIEW_SIDE = 512
 
 
 class _Holder(torch.nn.Module):
-    """A plain module around one of ours: ModelPatcher sets attributes that transformers' models forbid."""
+    """A plain wrapper module. ModelPatcher sets attributes on its module, which transformers' models forbid."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class ComfyHost:
 
     def __init__(self) -> None:
         for kind, folder in MODEL_FOLDERS.items():
-            # No file extensions: what lies there are folders, listed by the loader itself.
+            # Without file extensions: models are folders, which the loader lists itself.
             if kind not in folder_paths.folder_names_and_paths:
                 folder_paths.add_model_folder_path(kind, str(Path(folder_paths.models_dir) / folder))
         _register_replacements()
@@ -80,7 +80,7 @@ class ComfyHost:
         server = PromptServer.instance
         if context is not None:
             server.send_sync(WARNING, {"node": context.node_id, "message": text}, server.client_id)
-            # Shown on the node by the editor.
+            # The editor shows this text on the node.
             PromptServer.instance.send_progress_text(text, context.node_id)
 
     def block(self) -> ExecutionBlocker:
@@ -96,7 +96,7 @@ class ComfyHost:
         return torch.device("cpu") if device == "cpu" else management.unet_offload_device()
 
     def hold(self, module: Module, device: str, reload: Callable[[], Module]) -> _ComfyHeld[Module]:
-        # `reload` is not needed: ComfyUI moves models to the CPU's memory.
+        # `reload` is not needed: ComfyUI offloads models to system RAM and does not drop them.
         patcher = comfy.model_patcher.ModelPatcher(
             _Holder(module), load_device=self.load_device(device), offload_device=self.offload_device(device)
         )
@@ -104,7 +104,7 @@ class ComfyHost:
 
 
 def _register_replacements() -> None:
-    """Tell ComfyUI which nodes took the place of others, where it has a register for that (0.3.64 has none)."""
+    """Register the renamed nodes with ComfyUI, if it has a register for them (0.3.64 has not)."""
     register = getattr(getattr(PromptServer, "instance", None), "node_replace_manager", None)
     if register is None:
         return

@@ -1,4 +1,4 @@
-"""The host where no ComfyUI is: folders, progress, interrupt and devices, with nothing but torch."""
+"""The host without ComfyUI: folders, progress, interrupts and devices, with nothing but torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Interrupted(Exception):
-    """The user asked to stop. Raised by the plain host; inside ComfyUI its own exception is raised instead."""
+    """The user cancelled the run. Raised by the plain host; ComfyUI raises an exception of its own."""
 
 
 class ExecutionBlocker:
-    """A node's output that keeps the nodes behind it from running (the plain host's; ComfyUI has its own).
+    """An output value that prevents downstream nodes from running. ComfyUI has a class of its own for this.
 
     Attributes:
-        message: reported as the reason where it stops an output node; None stops silently.
+        message: the reason reported when an output node is blocked; None blocks silently.
     """
 
     def __init__(self, message: str | None = None) -> None:
@@ -39,13 +39,13 @@ WarningHook = Callable[[str], None]
 
 @dataclass(frozen=True)
 class NodeHooks:
-    """Where a running node's progress and warnings go."""
+    """Receivers of a running node's progress and warnings."""
 
     progress: ProgressHook | None
     warning: WarningHook | None
 
 
-# Those of the node whose code runs now: coroutines of several nodes take turns in one thread, each in its own context.
+# The hooks of the running node. A context variable, because coroutines of several nodes take turns in one thread.
 running_node: ContextVar[NodeHooks | None] = ContextVar("running_node", default=None)
 
 
@@ -61,14 +61,15 @@ class _PlainProgress:
 
 @dataclass
 class PlainHost:
-    """What the nodes need when no ComfyUI is there.
+    """`protocol.Host` without ComfyUI.
 
     Attributes:
-        models: folders that hold `uniworld/`, `diffusers/` and `siglip/`, searched in order.
-        progress_hook: called with (value, total, preview) by code that is in no `running_node`.
-        warning_hook: called with each sentence of `warn`, likewise; without one, Python's `warnings` get it.
-        interrupted: set it, and the running node stops within a step.
-        memory: the loaded modules, and how much they may take together.
+        models: folders that contain `uniworld/`, `diffusers/` and `siglip/`, searched in order.
+        progress_hook: called with (value, total, preview) outside of a `running_node`.
+        warning_hook: called with each message of `warn`, also outside of a `running_node`. Without a hook, the message
+            goes to Python's `warnings`.
+        interrupted: setting it stops the running node within a step.
+        memory: the loaded modules and their memory budget.
     """
 
     models: list[Path] = field(default_factory=list)
@@ -120,5 +121,5 @@ class PlainHost:
     def offload_device(self, device: str) -> torch.device:
         import torch
 
-        # Within a budget, room is made only when the module is used.
+        # With a budget, memory is freed only when the module is used, so it is loaded to system RAM first.
         return self.load_device(device) if self.memory.budget is None else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""What the nodes ask of the program that runs them, and what every such program shares."""
+"""The interface between the nodes and the program that runs them, and constants that all hosts share."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-# Where models lie below a models folder: the name ComfyUI's `folder_paths` knows -> the folder.
-# `diffusers` is ComfyUI's own folder for diffusers-layout models, so that a FLUX.1-dev already there is found.
+# Subfolders of a models folder: name in ComfyUI's `folder_paths` -> subfolder.
+# `diffusers` is ComfyUI's own folder for models in diffusers layout, so an existing FLUX.1-dev is found there.
 MODEL_FOLDERS = {"uniworld": "uniworld", "diffusers": "diffusers", "siglip": "siglip"}
 
-# The message that carries a warning to the pack's script in the editor; node texts go when a run ends.
+# Type of the message that carries a warning to `nodes/web/warnings.js`. The text on the node does not last: newer
+# editors remove it when the run finishes.
 WARNING = "uniworld.warning"
 
 
@@ -22,7 +23,7 @@ class Progress(Protocol):
     """A node's progress bar."""
 
     def update(self, value: int, preview: Image.Image | None = None) -> None:
-        """Report that `value` of the total steps are done, with a preview picture if there is one."""
+        """Report that `value` steps of the total are done, with an optional preview image."""
 
 
 Module = TypeVar("Module", bound="torch.nn.Module")
@@ -33,40 +34,44 @@ class Held(Protocol[HeldAs]):
     """A module under the host's memory management."""
 
     def on_device(self, working_memory: int = 0) -> HeldAs:
-        """The module, moved to the compute device now, with so many bytes free beside it if the host can see to that."""
+        """Move the module to its compute device and return it.
+
+        Args:
+            working_memory: bytes to keep free in addition to the weights, where the host supports it.
+        """
 
 
 class Host(Protocol):
     """The program that runs the nodes."""
 
     def model_folders(self, kind: str) -> list[Path]:
-        """Folders, best first, that hold models of a kind of `MODEL_FOLDERS`."""
+        """Return the folders with models of a kind of `MODEL_FOLDERS`, highest priority first."""
 
     def progress(self, total: int) -> Progress:
-        """The progress bar of the running node, of so many steps."""
+        """Create the progress bar of the running node, with `total` steps."""
 
     def check_interrupt(self) -> None:
-        """Raise the host's interrupt exception if the user asked to stop."""
+        """Raise the host's interrupt exception if the user cancelled the run."""
 
     def warn(self, text: str) -> None:
-        """Show the user a sentence about the running node that does not stop it."""
+        """Show the user a warning about the running node. The node continues."""
 
     def block(self) -> object:
-        """An output that silently keeps the nodes behind it from running."""
+        """Return an output value that silently prevents downstream nodes from running."""
 
     def devices(self) -> list[str]:
-        """Names of devices a model may be put on; the first, "default", is the host's choice, in every host alike."""
+        """Return the names of the devices for models. The first is always "default", which leaves the choice to the host."""
 
     def hold(self, module: Module, device: str, reload: Callable[[], Module]) -> Held[Module]:
-        """Take a loaded module under memory management.
+        """Put a loaded module under memory management.
 
         Args:
             device: one of `devices()`.
-            reload: reads the module again, for a host that drops it where there is no other memory to move it to.
+            reload: loads the module again, for hosts that drop modules because there is no memory to offload them to.
         """
 
     def load_device(self, device: str) -> torch.device:
-        """Where a module computes that is loaded for `device`."""
+        """Return the device on which a module for `device` computes."""
 
     def offload_device(self, device: str) -> torch.device:
-        """Where a module is to be loaded at first, before `Held.on_device` moves it."""
+        """Return the device on which a module is loaded first, before `Held.on_device` moves it."""

@@ -1,4 +1,4 @@
-"""UniWorld Chat Turn, and the conversation wire that UniWorld Condition, Understand and Route share."""
+"""UniWorld Chat Turn, and the conversation input and output that UniWorld Condition, Understand and Route share."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from ...uniworld_core.prompts.reference import References
     from .wires import SiglipWire, VLMWire
 
-# The optional input of every node that reads an instruction; always the last one, as saved workflows need.
+# The optional input of every node that reads an instruction. It comes last: saved workflows store inputs by position.
 CONVERSATION = Input.wire(
     "conversation",
     "UNIWORLD_CONVERSATION",
-    "What was said and painted before, from UniWorld Chat Turn. This prompt becomes its next turn.",
+    "The previous turns, from UniWorld Chat Turn. This prompt becomes the next turn.",
     optional=True,
 )
 CONVERSATION_SO_FAR = Output(
     "conversation",
     "UNIWORLD_CONVERSATION",
-    "The conversation up to this prompt: wire it into UniWorld Chat Turn to add what came of it.",
+    "The conversation up to this prompt. Connect it to UniWorld Chat Turn to add the result.",
 )
 
 
 class PromptNode(Node):
-    """A node that reads an instruction: with a `prompt` widget, and the wires `references` and `conversation`."""
+    """Base class of nodes that read an instruction. They have the inputs `prompt`, `references` and `conversation`."""
 
     @classmethod
     def VALIDATE_INPUTS(cls, prompt: str | None = None) -> bool | str:
@@ -41,31 +41,31 @@ class PromptNode(Node):
     def extended(
         vlm: VLMWire, prompt: str, references: References | None, conversation: Conversation | None
     ) -> Conversation:
-        """The conversation so far with the prompt and its references as the last turn; warns of what the model does not know."""
+        """Append the prompt and its references to the conversation, and warn about anything that the model does not know."""
         from ...uniworld_core import Conversation, Turn
 
-        whole = (conversation or Conversation()).then(Turn("user", prompt, references or ()))
-        vlm.warn_of_unknown(whole)
-        return whole
+        longer = (conversation or Conversation()).then(Turn("user", prompt, references or ()))
+        vlm.warn_of_unknown(longer)
+        return longer
 
 
 class ChatTurn(Node):
-    """One more turn of a conversation."""
+    """Append a turn to a conversation."""
 
     ID = "UniWorldChatTurn"
     DISPLAY_NAME = "UniWorld Chat Turn"
     SEARCH_ALIASES = ["conversation", "chat history", "multi turn", "dialogue", "follow up", "next edit"]
     CATEGORY = "UniWorld/conditioning"
     DESCRIPTION = (
-        "Adds a turn to a conversation: the picture that was painted, the answer, or what the user said. Wire the "
-        "conversation of UniWorld Condition or Understand into it, and its own into the next one, which then knows what "
-        '"it" is.'
+        "Adds a turn to a conversation: a generated image, an answer, or an instruction of the user. Connect the "
+        "conversation output of UniWorld Condition or Understand to this node, and the output of this node to the next "
+        'one. The next instruction can then refer to the image as "it".'
     )
     OUTPUTS = (
         Output(
             "conversation",
             "UNIWORLD_CONVERSATION",
-            "The conversation with this turn at its end: for UniWorld Condition, Understand and Route.",
+            "The conversation including this turn, for UniWorld Condition, Understand and Route.",
         ),
     )
 
@@ -75,28 +75,28 @@ class ChatTurn(Node):
             Input.choice(
                 "role",
                 ("assistant", "user"),
-                "Whose turn it is. assistant: what the model painted or answered. user: an instruction of before, with its "
-                "pictures.",
+                "assistant: an image or answer of the model. user: an earlier instruction with its images.",
             ),
             Input.text(
                 "text",
-                "What was said: wire the answer of UniWorld Understand. May be empty beside a picture of the assistant.",
+                "The text of the turn, such as the answer of UniWorld Understand. May be empty if the assistant's turn has "
+                "an image.",
                 multiline=True,
             ),
-            Input.wire("image", "IMAGE", "The picture that was painted; a batch is several pictures.", optional=True),
+            Input.wire("image", "IMAGE", "The generated image, or a batch of several.", optional=True),
             Input.wire(
                 "siglip",
                 "UNIWORLD_SIGLIP",
-                "SigLIP from Load UniWorld, for the image. Without it only the VLM sees the picture.",
+                "SigLIP from Load UniWorld, for the image. If not connected, only the VLM sees the image.",
                 optional=True,
             ),
             Input.wire(
                 "references",
                 "UNIWORLD_REFERENCE",
-                "Pictures of this turn that went through UniWorld Reference; they come before the image.",
+                "Images of this turn from UniWorld Reference. They come before image.",
                 optional=True,
             ),
-            replace(CONVERSATION, tooltip="The turns before this one. Without it a new conversation begins."),
+            replace(CONVERSATION, tooltip="The previous turns. If not connected, a new conversation starts."),
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""UniWorld Reference and UniWorld Condition: pictures and instruction to what the DiT is told."""
+"""UniWorld Reference and UniWorld Condition: from images and an instruction to the DiT's text conditioning."""
 
 from __future__ import annotations
 
@@ -17,58 +17,58 @@ if TYPE_CHECKING:
     from ...uniworld_core.sampling.condition import Condition
     from .wires import ClipVisionOutput, Conditioning, SiglipWire, TextWire, VLMWire
 
-# The wire and the widget that Understand and Route have too.
+# Inputs shared with Understand and Route.
 VLM = Input.wire("vlm", "UNIWORLD_VLM", "The VLM from Load UniWorld.")
-PROMPT = Input.text("prompt", "The instruction, in plain words.", multiline=True, dynamic_prompts=True)
+PROMPT = Input.text("prompt", "The instruction, in natural language.", multiline=True, dynamic_prompts=True)
 
 
 def guidance_input(tooltip: str, *, optional: bool = False) -> Input:
-    """FLUX's embedded guidance, for this node and the sampler."""
+    """Declare the input for FLUX's embedded guidance, for UniWorld Condition and UniWorld Sampler."""
     from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE
 
     return Input.number("guidance", tooltip, default=GUIDANCE, min=0.0, max=100.0, step=0.1, optional=optional)
 
 
 class EncodeReference(Node):
-    """Pictures with what SigLIP sees in them, one after the other."""
+    """Encode images with SigLIP and append them to the list of references."""
 
     ID = "UniWorldReference"
     DISPLAY_NAME = "UniWorld Reference"
     SEARCH_ALIASES = ["reference image", "image prompt", "SigLIP encode", "CLIP vision", "multi reference"]
     CATEGORY = "UniWorld/conditioning"
     DESCRIPTION = (
-        "Adds pictures to the references that an instruction speaks of. A batch is several pictures; chain several of these "
-        "nodes for pictures of different sizes. SigLIP keeps what the pictures look like for the DiT."
+        "Adds images to the references of an instruction. A batch counts as several images; chain these nodes for images "
+        "of different sizes. The SigLIP features carry the appearance of the images to the DiT."
     )
     OUTPUTS = (
         Output(
             "references",
             "UNIWORLD_REFERENCE",
-            "All references so far, in order: for UniWorld Condition, Understand and Route.",
+            "All references so far, in order, for UniWorld Condition, Understand and Route.",
         ),
     )
 
     @classmethod
     def inputs(cls) -> Inputs:
         return (
-            Input.wire("image", "IMAGE", "One picture, or a batch of several."),
+            Input.wire("image", "IMAGE", "One image, or a batch of several."),
             Input.wire(
                 "siglip",
                 "UNIWORLD_SIGLIP",
-                "SigLIP from Load UniWorld. Without it only the VLM sees the picture.",
+                "SigLIP from Load UniWorld. If not connected, only the VLM sees the image.",
                 optional=True,
             ),
             Input.wire("references", "UNIWORLD_REFERENCE", "References that come before these.", optional=True),
             Input.wire(
                 "mask",
                 "MASK",
-                "The transparent part, as Load Image gives it: it becomes white, as in training.",
+                "The mask from Load Image. Transparent areas are filled with white, as in training.",
                 optional=True,
             ),
             Input.wire(
                 "clip_vision_output",
                 "CLIP_VISION_OUTPUT",
-                "ComfyUI's own SigLIP2-512 features (CLIP Vision Encode, crop: none), used in place of siglip.",
+                "SigLIP2-512 features from ComfyUI's CLIP Vision Encode (crop: none), used instead of siglip.",
                 optional=True,
             ),
         )
@@ -93,7 +93,7 @@ class EncodeReference(Node):
 
 
 def hidden_states(clip_vision_output: ClipVisionOutput) -> Tensor:
-    """The features (B, tokens, width) of a CLIP_VISION_OUTPUT. Raises UniWorldError if it carries none."""
+    """Return the features (B, tokens, width) of a CLIP_VISION_OUTPUT. Raises UniWorldError if it has none."""
     try:
         return clip_vision_output["last_hidden_state"]
     except (KeyError, AttributeError, TypeError):
@@ -103,17 +103,17 @@ def hidden_states(clip_vision_output: ClipVisionOutput) -> Tensor:
 
 
 class EncodeCondition(PromptNode):
-    """Instruction and references to CONDITIONING."""
+    """Encode an instruction and its references as CONDITIONING."""
 
     ID = "UniWorldCondition"
     DISPLAY_NAME = "UniWorld Condition"
     SEARCH_ALIASES = ["text encode", "prompt", "instruction", "conditioning", "Qwen2.5-VL", "edit prompt"]
     CATEGORY = "UniWorld/conditioning"
     DESCRIPTION = (
-        "Qwen2.5-VL reads the instruction and the references; its states and the SigLIP features become the text tokens "
-        "of the DiT. Works with UniWorld Sampler and with ComfyUI's own FLUX samplers."
+        "Encodes the instruction and the references with Qwen2.5-VL. Its hidden states and the SigLIP features become the "
+        "text tokens of the DiT. The result works with UniWorld Sampler and with ComfyUI's own FLUX samplers."
     )
-    OUTPUTS = (Output("conditioning", "CONDITIONING", "What the DiT is told."), CONVERSATION_SO_FAR)
+    OUTPUTS = (Output("conditioning", "CONDITIONING", "The text conditioning of the DiT."), CONVERSATION_SO_FAR)
 
     @classmethod
     def inputs(cls) -> Inputs:
@@ -125,24 +125,26 @@ class EncodeCondition(PromptNode):
             Input.wire(
                 "references",
                 "UNIWORLD_REFERENCE",
-                "The pictures that the instruction speaks of, in order.",
+                "The images that the instruction refers to, in order.",
                 optional=True,
             ),
             Input.wire(
                 "text",
                 "UNIWORLD_TEXT",
-                "CLIP and T5 from Load UniWorld: T5's tokens of the prompt go in front. Without, T5 is off.",
+                "CLIP and T5 from Load UniWorld. T5 tokens of the prompt are placed first. If not connected, T5 is not used.",
                 optional=True,
             ),
             Input.integer(
                 "t5_length",
-                f"Tokens that T5 gives, padded (published: {T5_LENGTH}).",
+                f"Number of T5 tokens, including padding (published: {T5_LENGTH}).",
                 default=T5_LENGTH,
                 min=1,
                 max=512,
                 optional=True,
             ),
-            guidance_input("Guidance for ComfyUI's own samplers. UniWorld Sampler has its own.", optional=True),
+            guidance_input(
+                "Guidance for ComfyUI's own samplers. UniWorld Sampler has a guidance input of its own.", optional=True
+            ),
             CONVERSATION,
         )
 
@@ -164,12 +166,13 @@ class EncodeCondition(PromptNode):
         return conditioning_of(condition, float(GUIDANCE if guidance is None else guidance)), asked
 
 
-# What a CONDITIONING has no place for, of families that use it: mask, reference latents, negative.
+# Entry for the parts of a condition that a CONDITIONING has no key for: mask, reference latents, negative. UniWorld-V1
+# uses none of them.
 _CONDITION_KEY = "uniworld_condition"
 
 
 def conditioning_of(condition: Condition, guidance: float) -> Conditioning:
-    """The core's condition of one item as a CONDITIONING of one entry, for our own samplers and ComfyUI's."""
+    """Return the core's condition of one item as a CONDITIONING of one entry."""
     import torch
 
     kept = condition.to(torch.device("cpu"), condition.tokens.dtype)
@@ -180,17 +183,17 @@ def conditioning_of(condition: Condition, guidance: float) -> Conditioning:
 
 
 def to_condition(conditioning: Conditioning) -> Condition:
-    """A CONDITIONING of one entry as the core's condition. Raises UniWorldError for several entries."""
+    """Return a CONDITIONING of one entry as the core's condition. Raises UniWorldError for several entries."""
     from ...uniworld_core import Condition
 
     if len(conditioning) != 1:
         raise UniWorldError(
             f"The conditioning has {len(conditioning)} entries; UniWorld Sampler takes one. "
-            "Several pictures belong into the references of one Condition node, not into combined conditionings."
+            "For several images, use the references of one UniWorld Condition node instead of combined conditionings."
         )
     tokens, extra = conditioning[0]
     condition = extra.get(_CONDITION_KEY, Condition(tokens))
-    # Those of the entry count, which other nodes may have changed.
+    # The entry's own values take precedence: other nodes may have changed them.
     return replace(condition, tokens=tokens, pooled=extra.get("pooled_output"))
 
 

@@ -1,7 +1,7 @@
-"""LATENT on the wires: ComfyUI's form, marked with the name of the family whose latents the samples are.
+"""LATENT in ComfyUI's form, tagged with the name of the family that the samples belong to.
 
-Latents of two families can have the same shape (UniPic's and FLUX's have 16 channels, at 1/16 and 1/8 of the picture), and
-one in the other's sampler or decoder would give a broken picture without an error.
+Latents of two families can have the same shape: UniPic's and FLUX's both have 16 channels, at 1/16 and 1/8 of the image
+size. In the other family's sampler or decoder they would give a broken image without an error.
 """
 
 from __future__ import annotations
@@ -16,41 +16,45 @@ if TYPE_CHECKING:
     from ...uniworld_core.sampling.latents import LatentFormat
     from .wires import Latent
 
-# ComfyUI's own latent nodes pass keys on that they do not know.
+# ComfyUI's own latent nodes preserve keys that they do not know.
 FORMAT_KEY: Final = "uniworld_format"
 
 
 def to_latent(samples: torch.Tensor, latent_format: LatentFormat, like: Latent | None = None) -> Latent:
-    """Samples of a format as a LATENT, with what else the LATENT they were made from carries."""
+    """Return samples of a format as a LATENT.
+
+    Args:
+        like: the LATENT that the samples were made from; its other keys are kept.
+    """
     made: Latent = {"samples": samples, FORMAT_KEY: latent_format.name}
     return made if like is None else {**like, **made}
 
 
 def samples_of(latent: Latent, latent_format: LatentFormat, node: str) -> torch.Tensor:
-    """The samples of a LATENT for a node whose model takes a format.
+    """Return the samples of a LATENT for a node whose model works on `latent_format`.
 
-    One without a mark, as ComfyUI's own nodes make, is taken for FLUX's if its shape is one that FLUX has.
+    A LATENT without a format, as from ComfyUI's own nodes, counts as FLUX's if its shape fits.
 
     Raises:
-        UniWorldError: it has no samples, or is marked, or taken, as of another family.
+        UniWorldError: there are no samples, or they belong to another family.
     """
     from ...uniworld_core.backbones.flux_latents import FLUX_LATENTS
 
     samples = latent.get("samples")
     if samples is None:
         raise UniWorldError(
-            f"The latent for {node} has no samples: wire one from UniWorld Empty Latent or UniWorld VAE Encode."
+            f"The latent for {node} has no samples: connect the output of UniWorld Empty Latent or UniWorld VAE Encode."
         )
     found = latent.get(FORMAT_KEY, FLUX_LATENTS.name if FLUX_LATENTS.fits(samples.shape) else None)
     if found is not None and found != latent_format.name:
         belongs = (
             "belongs to the family"
             if FORMAT_KEY in latent
-            else "carries no mark and has the shape of latents of the family"
+            else "names no family and has the shape of latents of the family"
         )
         raise UniWorldError(
-            f"The latent {belongs} '{found}', but {node} was given a model of the family '{latent_format.name}': wire dit of "
-            f"this model into UniWorld Empty Latent, or its vae into UniWorld VAE Encode; or decode the latent with the VAE "
-            f"of '{found}'."
+            f"The latent {belongs} '{found}', but the model of {node} belongs to the family '{latent_format.name}': connect "
+            f"dit of this model to UniWorld Empty Latent, or its vae to UniWorld VAE Encode; or decode the latent with the "
+            f"VAE of '{found}'."
         )
     return samples

@@ -1,4 +1,4 @@
-"""Load UniWorld: the model's folders to its parts."""
+"""Load UniWorld: opens the model folders as parts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from ...uniworld_core.families.family import Family
     from .wires import DiTWire, SiglipWire, TextWire, VAEWire, VLMWire
 
-# A file by which a folder of each kind is known; a checkpoint's are those that its family is known by.
+# A file that identifies a folder of each kind. Checkpoints are identified by the files of their family (`KINDS`).
 _MARKS = {"diffusers": "vae/config.json", "siglip": "preprocessor_config.json"}
-# The widget of a kind, and the model that people put there.
+# The widget of each kind, and the model that belongs there.
 _INPUTS = {"diffusers": "flux", "siglip": "siglip"}
 _MODELS = {"diffusers": "FLUX.1-dev in diffusers layout", "siglip": "siglip2-so400m-patch16-512"}
-# The same folder inside a model that ships with the package.
+# The folder of each kind inside a model that ships with the package.
 _SHIPPED = {"uniworld": "uniworld", "diffusers": "flux", "siglip": "siglip"}
 
 
 def model_choices(kind: str) -> dict[str, Path]:
-    """{name: folder} of the models of a kind: the user's first, by name, then those that ship with the package."""
+    """Return {name: folder} of the models of a kind: the user's in order of name, then the shipped ones."""
     from ...uniworld_core.families.table import KINDS
     from ...uniworld_core.loading.shipped import SHIPPED_FOLDER, shipped_names
 
@@ -44,15 +44,15 @@ AUTO = "auto"
 
 
 def companion(kind: str, name: str, checkpoint: str) -> str:
-    """The name of the FLUX or SigLIP folder to use with a checkpoint.
+    """Return the name of the FLUX or SigLIP folder to use with a checkpoint.
 
     Args:
         kind: "diffusers" or "siglip".
-        name: what the widget says; `auto` takes the folder of the checkpoint's own name, as the models that ship with the
-            package have one, else the user's only one.
+        name: the value of the widget. `auto` selects the folder with the checkpoint's name, which the shipped models
+            have, or else the user's only folder.
 
     Raises:
-        UniWorldError: `auto` where the user has no folder of that kind, or several; they are named.
+        UniWorldError: `auto`, and the user has no folder of this kind, or several; they are named.
     """
     if name != AUTO:
         return name
@@ -64,23 +64,23 @@ def companion(kind: str, name: str, checkpoint: str) -> str:
         return own[0]
     folders = ", ".join(str(folder) for folder in host.current().model_folders(kind))
     if own:
-        raise UniWorldError(f"'{_INPUTS[kind]}' is auto, and {folders} holds {', '.join(own)}: choose one of them.")
+        raise UniWorldError(f"'{_INPUTS[kind]}' is auto, but {folders} contains {', '.join(own)}: choose one of them.")
     raise UniWorldError(
-        f"'{_INPUTS[kind]}' is auto, and {folders} holds no folder with a {_MARKS[kind]}: put {_MODELS[kind]} there "
+        f"'{_INPUTS[kind]}' is auto, but {folders} contains no folder with a {_MARKS[kind]}: put {_MODELS[kind]} there "
         "(README: where the weights go)."
     )
 
 
 def companion_folder(kind: str, name: str, checkpoint: str, family: Family) -> Path | None:
-    """The folder that `companion` names; None where the family of the checkpoint takes none of that kind.
+    """Return the folder that `companion` names; None if the checkpoint's family uses none of this kind.
 
     Raises:
-        UniWorldError: as `companion`, or one was chosen that the family does not take.
+        UniWorldError: as `companion`, or a folder was chosen although the family uses none.
     """
     if _INPUTS[kind] in family.companions:
         return model_folder(kind, companion(kind, name, checkpoint))
     if name != AUTO:
-        raise UniWorldError(f"'{_INPUTS[kind]}' is {name}, and {family.name} takes no such folder: set it to {AUTO}.")
+        raise UniWorldError(f"'{_INPUTS[kind]}' is {name}, but {family.name} does not use it: set it to {AUTO}.")
     return None
 
 
@@ -91,40 +91,40 @@ def _shipped_folder() -> Path:
 
 
 def model_folder(kind: str, name: str) -> Path:
-    """The folder of a model by its name in the list. Raises UniWorldError if it is not (any more) in the list."""
+    """Return the folder of a model by its name in the list. Raises UniWorldError if it is not in the list."""
     choices = model_choices(kind)
     if name not in choices:
         folders = ", ".join(str(folder) for folder in host.current().model_folders(kind))
-        raise UniWorldError(f"There is no model {name!r} in {folders}; there are {', '.join(choices)}.")
+        raise UniWorldError(f"There is no model {name!r} in {folders}. Choose one of {', '.join(choices)}.")
     return choices[name]
 
 
 class LoadUniWorld(Node):
-    """Choose the model's folders; its parts are read when a node first uses them."""
+    """Choose the model folders. Parts are read when a node first uses them."""
 
     ID = "UniWorldLoader"
     DISPLAY_NAME = "Load UniWorld"
     SEARCH_ALIASES = ["UniWorld loader", "checkpoint", "model", "nano", "Qwen2.5-VL", "FLUX"]
     CATEGORY = "UniWorld/loaders"
     DESCRIPTION = (
-        "Opens a UniWorld-V1 checkpoint with the FLUX.1-dev folder that gives the VAE, CLIP and T5, and the SigLIP2 folder. "
-        "Files are checked at once; each part is read only when a node first uses it."
+        "Opens a UniWorld-V1 checkpoint, the FLUX.1-dev folder with the VAE, CLIP and T5, and the SigLIP2 folder. All "
+        "files are checked immediately. Each part is read only when a node first uses it."
     )
     OUTPUTS = (
         Output(
             "vlm",
             "UNIWORLD_VLM",
-            "Qwen2.5-VL with the projectors and the routing head: for UniWorld Condition, Understand and Route.",
+            "Qwen2.5-VL with the projectors and the routing head, for UniWorld Condition, Understand and Route.",
         ),
-        Output("siglip", "UNIWORLD_SIGLIP", "SigLIP2: for UniWorld Reference."),
-        Output("dit", "UNIWORLD_DIT", "The FLUX DiT of the checkpoint: for UniWorld Scheduler and UniWorld Sampler."),
-        Output("vae", "UNIWORLD_VAE", "FLUX's VAE: for UniWorld VAE Decode and UniWorld VAE Encode."),
-        Output("text", "UNIWORLD_TEXT", "FLUX's CLIP and T5: for UniWorld Condition."),
+        Output("siglip", "UNIWORLD_SIGLIP", "SigLIP2, for UniWorld Reference and UniWorld Chat Turn."),
+        Output("dit", "UNIWORLD_DIT", "The checkpoint's FLUX DiT, for UniWorld Empty Latent, Scheduler and Sampler."),
+        Output("vae", "UNIWORLD_VAE", "The FLUX VAE, for UniWorld VAE Decode and VAE Encode."),
+        Output("text", "UNIWORLD_TEXT", "The CLIP and T5 of FLUX, for UniWorld Condition."),
     )
 
     @classmethod
     def inputs(cls) -> Inputs:
-        auto = f"{AUTO}: the folder named as the checkpoint, else the only one in"
+        auto = f"{AUTO} selects the folder with the checkpoint's name, or else the only one in"
         return (
             Input.choice(
                 "checkpoint", model_choices("uniworld"), "The UniWorld-V1 checkpoint, a folder in models/uniworld."
@@ -140,10 +140,10 @@ class LoadUniWorld(Node):
             Input.choice(
                 "dtype",
                 DTYPES,
-                "Precision of the weights. auto: bfloat16 on a GPU, float32 on a CPU.",
+                "Precision of the weights. auto is bfloat16 on a GPU and float32 on a CPU.",
                 default=DTYPES[0],
             ),
-            Input.choice("device", host.current().devices(), "Where the model computes."),
+            Input.choice("device", host.current().devices(), "The device that the model runs on."),
         )
 
     def execute(

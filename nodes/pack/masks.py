@@ -1,4 +1,4 @@
-"""UniWorld Edit Mask and UniWorld Composite Edit: what an edit changed, and the original wherever it changed nothing."""
+"""UniWorld Edit Mask and UniWorld Composite Edit: find the changes of an edit, and restore the original elsewhere."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ if TYPE_CHECKING:
 
 
 class MakeEditMask(Node):
-    """Compare the pictures before and after an edit."""
+    """Compare the images before and after an edit."""
 
     ID = "UniWorldEditMask"
     DISPLAY_NAME = "UniWorld Edit Mask"
     SEARCH_ALIASES = ["difference mask", "changed area", "compare images", "diff"]
     CATEGORY = "UniWorld/mask"
     DESCRIPTION = (
-        "Finds what an edit changed by comparing the pictures before and after it, in the way UniWorld-V1 weights its "
-        "training: as a mask of whole latent cells (8x8 pixels), and as the weight each cell would have."
+        "Finds what an edit changed by comparing the images before and after it, as UniWorld-V1 does to weight its "
+        "training loss. Returns a mask of complete latent cells (8x8 pixels) and the loss weight of each cell."
     )
     OUTPUTS = (
         Output(
             "mask",
             "MASK",
-            "1 where the picture was edited, in whole blocks of 8x8 pixels, at the size of the picture after the edit. "
+            "1 where the image was edited, in blocks of 8x8 pixels, at the size of the image after the edit. "
             "All 1 if nothing was edited (a reconstruction).",
         ),
         Output(
             "weight",
             "IMAGE",
-            "The weights as a gray picture: white is the heaviest cell, and the others are darker by the factor they weigh "
-            "less. All white if every cell weighs the same.",
+            "The weights as a grayscale image, relative to the highest weight, which is white. All white if all weights "
+            "are equal.",
         ),
         Output(
             "edited_share",
             "FLOAT",
-            "The share of edited pixels, 0 to 1; for a batch the mean. Under 0.001 the training would skip the picture.",
+            "The fraction of edited pixels, 0 to 1; the mean over a batch. Training skips samples below 0.001.",
         ),
     )
 
@@ -49,26 +49,26 @@ class MakeEditMask(Node):
             Input.wire(
                 "before",
                 "IMAGE",
-                "The picture before the edit. Another size is resized to that of the picture after it.",
+                "The image before the edit. It is resized if its size differs from after.",
             ),
-            Input.wire("after", "IMAGE", "The picture after the edit."),
+            Input.wire("after", "IMAGE", "The image after the edit."),
             Input.choice(
                 "method",
                 masks.METHODS,
-                "code: as the published program does it (gaps are closed). paper: as the paper describes it (marks are "
-                "grown), which makes a larger mask.",
+                "code: as in the published program (morphological closing). paper: as described in the paper (dilation), "
+                "which gives a larger mask.",
                 default=masks.METHODS[0],
             ),
             Input.integer(
                 "threshold",
-                "From this gray difference on (of 255) a pixel counts as changed.",
+                "A pixel counts as changed if its gray value differs by at least this much, of 255.",
                 default=masks.THRESHOLD,
                 min=0,
                 max=255,
             ),
             Input.integer(
                 "kernel_size",
-                "Diameter in pixels of the ellipse that closes or grows the marks; odd.",
+                "Diameter of the elliptical kernel for closing or dilation, in pixels. Must be odd.",
                 default=masks.KERNEL_SIZE,
                 min=1,
                 max=63,
@@ -76,8 +76,8 @@ class MakeEditMask(Node):
             ),
             Input.number(
                 "min_component",
-                "Connected parts smaller than this share of all marked pixels are dropped as noise. Lower it if the edit is "
-                "in several places.",
+                "Connected components smaller than this fraction of all changed pixels are discarded as noise. Lower it if "
+                "the edit is in several places.",
                 default=masks.MIN_COMPONENT,
                 min=0.0,
                 max=1.0,
@@ -86,8 +86,8 @@ class MakeEditMask(Node):
             Input.choice(
                 "weight_function",
                 masks.WEIGHT_FUNCTIONS,
-                "How the weight of the edited part grows the smaller it is, with x = whole / edited area: log2(x)+1, x, "
-                "2^(sqrt(x)-1) or (sqrt(x)-1)^2+1.",
+                "Weight of the edited part as a function of x = total area / edited area. logarithmic: log2(x)+1, linear: "
+                "x, exponential_root: 2^(sqrt(x)-1), quadratic_root: (sqrt(x)-1)^2+1.",
                 default=masks.WEIGHT_FUNCTION,
             ),
         )
@@ -112,32 +112,33 @@ class MakeEditMask(Node):
 
 
 class CompositeEdit(Node):
-    """Lay the edited part over the original."""
+    """Composite the edited part onto the original."""
 
     ID = "UniWorldCompositeEdit"
     DISPLAY_NAME = "UniWorld Composite Edit"
     SEARCH_ALIASES = ["keep original", "paste edit", "blend", "inpaint composite"]
     CATEGORY = "UniWorld/mask"
     DESCRIPTION = (
-        "Takes the edited part from the picture after the edit and everything else from the picture before it, bit for "
-        "bit, at that picture's size."
+        "Takes the masked part from the edited image and everything else from the original, bit for bit, at the "
+        "original's size."
     )
-    OUTPUTS = (Output("image", "IMAGE", "The picture before the edit with only the masked part replaced."),)
+    OUTPUTS = (Output("image", "IMAGE", "The original with only the masked part replaced."),)
 
     @classmethod
     def inputs(cls) -> Inputs:
         return (
-            Input.wire("before", "IMAGE", "The original. The result has its size."),
-            Input.wire("after", "IMAGE", "The edited picture. Another size is resized, bicubic."),
+            Input.wire("before", "IMAGE", "The original. The result has the same size."),
+            Input.wire("after", "IMAGE", "The edited image. It is resized (bicubic) if its size differs."),
             Input.wire(
                 "mask",
                 "MASK",
-                "What to take from the edited picture, as from UniWorld Edit Mask. Another size is resized.",
+                "The part to take from the edited image, for example from UniWorld Edit Mask. It is resized if its size "
+                "differs.",
             ),
             Input.integer(
                 "feather",
-                "Over how many pixels the edit fades in from the mask's edge. It fades inward, so that nothing outside the "
-                "mask changes.",
+                "Width in pixels of the transition at the edge of the mask. The transition is inside the mask, so nothing "
+                "outside changes.",
                 default=8,
                 min=0,
                 max=1024,

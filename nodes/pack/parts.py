@@ -1,4 +1,4 @@
-"""What the `UNIWORLD_*` wires carry: parts of the model that load when first used, under the host's memory management."""
+"""The values of the `UNIWORLD_*` wires: model parts that load on first use, under the host's memory management."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class HeldPart(Generic[T]):
     """One part of a model, under the host's memory management.
 
     Attributes:
-        parts: of the model.
-        name: which of them.
-        storage: how its weights are held; a dtype for floats of that dtype.
+        parts: all parts of the model.
+        name: name of this part.
+        storage: how its weights are stored; a dtype stores them as floats of that dtype.
         device: one of the host's devices.
     """
 
@@ -42,11 +42,15 @@ class HeldPart(Generic[T]):
 
     @property
     def available(self) -> bool:
-        """Whether the model's family has such a part; one that it lacks says so when it is used."""
+        """Whether the model's family has this part. Using one that it lacks is an error that names it."""
         return self.name in self.parts
 
     def on_device(self, working_memory: int = 0) -> T:
-        """The part on its compute device, loaded if this is the first use, with so many bytes to be free beside it."""
+        """Return the part on its compute device; the first call loads it.
+
+        Args:
+            working_memory: bytes to keep free in addition to the weights.
+        """
         from ...uniworld_core.loading.storage import set_compute
 
         here = host.current()
@@ -58,32 +62,32 @@ class HeldPart(Generic[T]):
 
             self._held = here.hold(load(), self.device, load)
         part: T = self._held.on_device(working_memory)
-        # Whatever the host has moved: it may leave weights elsewhere that do not fit.
+        # Set explicitly, because the host may leave weights that do not fit on another device.
         set_compute(part, device=here.load_device(self.device))
         return part
 
 
 @dataclass(kw_only=True)
 class PaintingPart(HeldPart[Any]):
-    """The DiT or the VAE, with what is known of the model before it is loaded."""
+    """The DiT or the VAE, with facts about the model that are known before it is loaded."""
 
     facts: PaintingFacts
 
 
 @dataclass
 class MemberPart:
-    """A part that is held as a member of another.
+    """A part that is a member of another part.
 
     Attributes:
         owner: the part that contains it.
-        name: of the member.
+        name: name of the attribute.
     """
 
     owner: Wired[Any]
     name: str
 
     def on_device(self, working_memory: int = 0) -> Any:
-        """As `HeldPart`, with the whole."""
+        """Load the owner as `HeldPart` does, and return the member."""
         return getattr(self.owner.on_device(working_memory), self.name)
 
 
@@ -97,12 +101,12 @@ class TextParts:
 
 @dataclass
 class VLMPart:
-    """What reads prompts: the model's family, over its parts.
+    """The model's prompt reader: the functions of its family, applied to its parts.
 
     Attributes:
-        family: of the model.
+        family: the model's family.
         held: its parts by name.
-        scope: what the model knows, if it is one of a small world.
+        scope: the words and images that a small model such as nano knows; None if there is no such limit.
     """
 
     family: Family
@@ -118,7 +122,7 @@ class VLMPart:
         return self._loaded
 
     def warn_of_unknown(self, conversation: Conversation) -> None:
-        """Warn the user of words and pictures in a conversation that the model knows nothing of."""
+        """Warn the user about words and images in a conversation that the model does not know."""
         if self.scope is not None and (sentence := self.scope.outside(conversation)) is not None:
             host.current().warn(sentence)
 
@@ -126,7 +130,7 @@ class VLMPart:
         """As `VLMWire.encode`."""
         if text is None:
             return self.family.encode(self.loaded, [conversation])
-        # Those that are wired, which may be of another model.
+        # The connected CLIP and T5, which may belong to another model.
         return self.family.encode(
             _lazily_loaded({**self.held, "clip": text.clip, "t5": text.t5}), [conversation], t5_length
         )
@@ -155,7 +159,7 @@ def _lazily_loaded(held: Mapping[str, Wired[Any]]) -> LoadedParts:
 
 @dataclass(frozen=True)
 class ModelParts:
-    """All parts of one model, none read yet."""
+    """All parts of one model, before any weights are read."""
 
     vlm: VLMPart
     siglip: SiglipWire
@@ -165,10 +169,10 @@ class ModelParts:
 
 
 def open_parts(family: Family, folders: ModelFolders, dtype_name: str, device: str) -> ModelParts:
-    """The parts of a model in these folders. Names and shapes are checked now, weights are read when first used.
+    """Open the parts of a model. Names and shapes are checked now; weights are read on first use.
 
     Raises:
-        UniWorldError: files that are missing, damaged or do not fit; they are named.
+        UniWorldError: files are missing, damaged or do not match; they are named.
     """
     from ...uniworld_core.families.family import PART_NAMES
     from ...uniworld_core.prompts.scope import read_scope
@@ -191,7 +195,7 @@ def open_parts(family: Family, folders: ModelFolders, dtype_name: str, device: s
 
 
 def torch_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of a name; `auto` is bfloat16 on a GPU, as published, and float32 on a CPU."""
+    """Return the dtype of a name. `auto` is bfloat16 on a GPU, as published, and float32 on a CPU."""
     import torch
 
     if name == "auto":

@@ -1,4 +1,4 @@
-"""UniWorld Perception and UniWorld Perception Head: ask the model for a map of what it sees, and read that map."""
+"""UniWorld Perception and UniWorld Perception Head: request a map of an image from the model, and decode that map."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _task(tooltip: str) -> Input:
 
 
 class Perception(Node):
-    """The instruction for a perception task."""
+    """Write the instruction for a perception task."""
 
     ID = "UniWorldPerception"
     DISPLAY_NAME = "UniWorld Perception"
@@ -36,27 +36,27 @@ class Perception(Node):
     ]
     CATEGORY = "UniWorld/perception"
     DESCRIPTION = (
-        "Writes the instruction that makes UniWorld-V1 paint a map of the picture: edges, lines, depth, surface normals, "
-        "poses, a sketch, a segmentation or a detection. Feed it to UniWorld Condition, with the picture as reference."
+        "Writes the instruction with which UniWorld-V1 paints a map of the image: edges, lines, depth, surface normals, "
+        "poses, a sketch, a segmentation or a detection. Connect prompt to UniWorld Condition, and image to UniWorld "
+        "Reference."
     )
     OUTPUTS = (
-        Output("prompt", "STRING", "The instruction, in the published wording."),
+        Output("prompt", "STRING", "The instruction, in the published wording, for UniWorld Condition."),
         Output(
             "image",
             "IMAGE",
-            "The picture, unchanged: for UniWorld Reference, and as the source of UniWorld Perception Head.",
+            "The image, unchanged, for UniWorld Reference and for source of UniWorld Perception Head.",
         ),
     )
 
     @classmethod
     def inputs(cls) -> Inputs:
         return (
-            _task("What to see in the picture."),
-            Input.wire("image", "IMAGE", "The picture to look at."),
+            _task("The kind of map."),
+            Input.wire("image", "IMAGE", "The image to analyze."),
             Input.text(
                 "subject",
-                "What to look for, for example giraffe. Segmentation and detection need it, the other tasks take no notice "
-                "of it.",
+                "The object to find, for example giraffe. Required for segmentation and detection; other tasks ignore it.",
             ),
         )
 
@@ -64,7 +64,7 @@ class Perception(Node):
     def VALIDATE_INPUTS(cls, task: str | None = None, subject: str | None = None) -> bool | str:
         from ...uniworld_core.perception.tasks import instruction
 
-        # Numbers and lists from a prompt in API form are no task, and must not be a fault of the check.
+        # Prompts in API form may have numbers or lists here. As text they are invalid names, not crashes of the check.
         return validation_result(lambda *words: instruction(*map(str, words)), task, subject)
 
     def execute(self, task: str, image: Tensor, subject: str) -> tuple[str, Tensor]:
@@ -74,43 +74,43 @@ class Perception(Node):
 
 
 class PerceptionHead(Node):
-    """Read a painted map."""
+    """Decode a painted map."""
 
     ID = "UniWorldPerceptionHead"
     DISPLAY_NAME = "UniWorld Perception Head"
     SEARCH_ALIASES = ["map to data", "boxes", "bounding box", "skeleton", "mask", "depth map"]
     CATEGORY = "UniWorld/perception"
     DESCRIPTION = (
-        "Turns the map that the model painted back into data: clean edges, depth from 0 to 1, unit normals, a skeleton "
-        "with its joints, the mask of a segmentation, the boxes of a detection."
+        "Converts the map that the model painted to data: clean edges, depth from 0 to 1, unit normals, a skeleton with its "
+        "joints, a segmentation mask, or detection boxes."
     )
     OUTPUTS = (
         Output(
             "map",
             "IMAGE",
-            "The cleaned map: white edges on black, gray depth, unit normals as colours, the skeleton, the mask, or the "
+            "The cleaned map: white edges on black, grayscale depth, unit normals as colors, the skeleton, the mask or the "
             "boxes.",
         ),
         Output("mask", "MASK", "Edges, depth, valid normals, skeleton, segmented object, or filled boxes."),
         Output(
             "boxes",
             "STRING",
-            "JSON: for each picture a list of {x, y, width, height} in pixels of the map, with the score of a detection or "
-            "the name of a joint. Empty lists for edges, depth and normals.",
+            "JSON: for each image a list of {x, y, width, height} in pixels of the map, with the score of a detection or "
+            "the name of a joint. The lists are empty for edges, depth and normals.",
         ),
-        Output("text", "STRING", "One line that says what was found."),
+        Output("text", "STRING", "A one-line summary of what was found."),
     )
 
     @classmethod
     def inputs(cls) -> Inputs:
         return (
-            _task("The task the map was painted for."),
-            Input.wire("painted", "IMAGE", "The map, as it came from the VAE."),
+            _task("The task for which the map was painted."),
+            Input.wire("painted", "IMAGE", "The painted map, as decoded by the VAE."),
             Input.wire(
                 "source",
                 "IMAGE",
-                "The picture the map was painted from. Segmentation and detection compare the two, unless the map is on "
-                "plain black or white; the other tasks do not need it.",
+                "The image that the map was painted from. Segmentation and detection compare the two, unless the map has "
+                "a plain black or white background. Other tasks do not need it.",
                 optional=True,
             ),
         )

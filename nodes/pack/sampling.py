@@ -1,4 +1,4 @@
-"""Empty latent, scheduler and sampler: from a condition to a painted latent."""
+"""UniWorld Empty Latent, Scheduler and Sampler: from a condition to a denoised latent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _DIT = Input.wire("dit", "UNIWORLD_DIT", "The DiT from Load UniWorld.")
 _DENOISE = Input.number(
     "denoise",
-    "1 paints from pure noise; less keeps more of the latent that comes in.",
+    "1 starts from pure noise. Lower values keep more of the input latent.",
     default=1.0,
     min=0.01,
     max=1.0,
@@ -32,19 +32,19 @@ _DENOISE = Input.number(
 def _steps() -> Input:
     from ...uniworld_core.families.uniworld_v1.painting import STEPS
 
-    return Input.integer("steps", f"How many steps are taken (published: {STEPS}).", default=STEPS, min=1, max=1000)
+    return Input.integer("steps", f"Number of sampling steps (published: {STEPS}).", default=STEPS, min=1, max=1000)
 
 
 class LatentByAspect(Node):
-    """The empty latent of the size that UniWorld paints best."""
+    """Create an empty latent of a size that suits the model."""
 
     ID = "UniWorldEmptyLatent"
     DISPLAY_NAME = "UniWorld Empty Latent"
     SEARCH_ALIASES = ["empty latent", "aspect ratio", "size", "resolution", "latent by aspect"]
     CATEGORY = "UniWorld/latent"
     DESCRIPTION = (
-        "Chooses the nearest of a set of aspect ratios at the wanted area, as the published program does, and gives an empty "
-        "latent of that size. The aspect is that of the references or the image if one is wired, else width to height."
+        "Creates an empty latent with the closest of a set of aspect ratios at the given area, as the published program "
+        "does. The aspect ratio is taken from the references or the image if connected, or else from width and height."
     )
     OUTPUTS = (
         Output("latent", "LATENT", "An empty latent of that size."),
@@ -60,12 +60,12 @@ class LatentByAspect(Node):
             return Input.integer(name, tooltip, default=DEFAULT_SIDE, min=1, max=16384, step=1)
 
         return (
-            side("width", "Width of the aspect; used where neither image nor references are wired."),
-            side("height", "Height of the aspect; used where neither image nor references are wired."),
+            side("width", "Width of the aspect ratio. Used if neither image nor references are connected."),
+            side("height", "Height of the aspect ratio. Used if neither image nor references are connected."),
             Input.integer(
                 "area_side",
-                "The picture has about the area of a square with this side, in pixels. 0: what the model wired to dit was "
-                f"made for; without one, {DEFAULT_SIDE}, as UniWorld-V1.",
+                "The image has about the area of a square with this side, in pixels. 0 selects the native size of the "
+                f"model connected to dit, or {DEFAULT_SIDE}, as for UniWorld-V1, if none is connected.",
                 default=0,
                 min=0,
                 max=4096,
@@ -77,15 +77,18 @@ class LatentByAspect(Node):
                 f"The set of aspect ratios to choose from (published: {len(RATIO_SETS[DEFAULT_RATIOS])}).",
                 default=DEFAULT_RATIOS,
             ),
-            Input.integer("batch_size", "How many pictures to paint at once.", default=1, min=1, max=64),
-            Input.wire("image", "IMAGE", "Take the aspect of this picture.", optional=True),
+            Input.integer("batch_size", "Number of images to generate at once.", default=1, min=1, max=64),
+            Input.wire("image", "IMAGE", "Use the aspect ratio of this image.", optional=True),
             Input.wire(
-                "references", "UNIWORLD_REFERENCE", "Take the mean aspect of the first two references.", optional=True
+                "references",
+                "UNIWORLD_REFERENCE",
+                "Use the mean aspect ratio of the first two references.",
+                optional=True,
             ),
             Input.wire(
                 "dit",
                 "UNIWORLD_DIT",
-                "The DiT from Load UniWorld, for its area where area_side is 0.",
+                "The DiT from Load UniWorld. Its native size is used if area_side is 0.",
                 optional=True,
             ),
         )
@@ -107,7 +110,7 @@ class LatentByAspect(Node):
         from ...uniworld_core.images.sizes import DEFAULT_SIDE, mean_size, size_by_aspect
 
         if references:
-            # Of two references, as the published program sizes an edit (serve/cli.py).
+            # Two references at most, as in the published program (serve/cli.py).
             height, width = mean_size([(ref.picture.height, ref.picture.width) for ref in references[:2]])
         elif image is not None:
             height, width = image.shape[1], image.shape[2]
@@ -118,21 +121,21 @@ class LatentByAspect(Node):
 
 
 class Scheduler(Node):
-    """Noise levels with FLUX's shift for the picture's size."""
+    """Compute noise levels with FLUX's shift for the size of the image."""
 
     ID = "UniWorldFlowScheduler"
     DISPLAY_NAME = "UniWorld Scheduler"
     SEARCH_ALIASES = ["sigmas", "noise schedule", "flow shift", "FLUX scheduler"]
     CATEGORY = "UniWorld/sampling"
     DESCRIPTION = (
-        "The published noise levels: evenly spaced, shifted by the number of packed tokens of the latent. "
-        "For UniWorld Sampler, or for ComfyUI's custom samplers."
+        "Computes the published noise levels: evenly spaced, then shifted according to the number of packed tokens of the "
+        "latent. For UniWorld Sampler or ComfyUI's custom samplers."
     )
-    OUTPUTS = (Output("sigmas", "SIGMAS", "Noise levels, one more than steps, ending in 0."),)
+    OUTPUTS = (Output("sigmas", "SIGMAS", "The noise levels: steps + 1 values, of which the last is 0."),)
 
     @classmethod
     def inputs(cls) -> Inputs:
-        return _DIT, Input.wire("latent", "LATENT", "A latent of the size to paint."), _steps(), _DENOISE
+        return _DIT, Input.wire("latent", "LATENT", "A latent of the output size."), _steps(), _DENOISE
 
     def execute(self, dit: DiTWire, latent: Latent, steps: int, denoise: float) -> tuple[Tensor]:
         from ...uniworld_core.sampling.flow import schedule
@@ -142,17 +145,17 @@ class Scheduler(Node):
 
 
 class Sampler(Node):
-    """The DiT paints."""
+    """Denoise a latent with the DiT."""
 
     ID = "UniWorldSampler"
     DISPLAY_NAME = "UniWorld Sampler"
     SEARCH_ALIASES = ["KSampler", "denoise", "DiT", "generate", "edit image", "FLUX"]
     CATEGORY = "UniWorld/sampling"
     DESCRIPTION = (
-        "Paints a latent from the condition with the checkpoint's DiT. Item i of a batch takes seed + i, so that each "
-        "picture of a batch can be painted again alone. A noise mask on the latent keeps what is outside it."
+        "Denoises a latent with the checkpoint's DiT and the conditioning. Item i of a batch uses seed + i, so each "
+        "image can be reproduced on its own. With a noise mask on the latent, everything outside the mask is kept."
     )
-    OUTPUTS = (Output("latent", "LATENT", "The painted latent: for UniWorld VAE Decode."),)
+    OUTPUTS = (Output("latent", "LATENT", "The denoised latent, for UniWorld VAE Decode."),)
 
     @classmethod
     def inputs(cls) -> Inputs:
@@ -161,14 +164,14 @@ class Sampler(Node):
         return (
             _DIT,
             Input.wire("conditioning", "CONDITIONING", "From UniWorld Condition."),
-            Input.wire("latent", "LATENT", "Gives the size, and with denoise under 1 the picture to start from."),
-            Input.seed("seed", "The same seed gives the same picture on the same machine."),
+            Input.wire("latent", "LATENT", "Determines the size. With denoise below 1 it is also the starting point."),
+            Input.seed("seed", "The same seed gives the same image on the same machine."),
             _steps(),
             guidance_input(
-                f"FLUX's embedded guidance (published: {GUIDANCE}); takes the place of the conditioning's own."
+                f"FLUX's embedded guidance (published: {GUIDANCE}). Overrides the guidance of the conditioning."
             ),
             _DENOISE,
-            Input.wire("sigmas", "SIGMAS", "Noise levels to follow instead of steps and denoise.", optional=True),
+            Input.wire("sigmas", "SIGMAS", "Noise levels to use instead of steps and denoise.", optional=True),
         )
 
     def execute(
@@ -205,22 +208,22 @@ class Sampler(Node):
         return (to_latent(painted.cpu(), latents, latent),)
 
 
-# A latent of more than so many times the area that the model was made for gives repeated patterns, or takes an hour.
-_TOO_LARGE = 8
+# An image with more than this many times the model's native area shows repeated patterns, or takes an hour.
+_MAX_AREA_RATIO = 8
 
 
 def warn_of_size(native_side: int, height: int, width: int) -> None:
-    """Warn of a picture far larger than what the model was made for."""
-    if height * width > _TOO_LARGE * native_side**2:
+    """Warn about an image that is much larger than the model's native size."""
+    if height * width > _MAX_AREA_RATIO * native_side**2:
         host.current().warn(
-            f"The latent is of a picture of {width}x{height} pixels, and this model was made for about "
-            f"{native_side}x{native_side}: wire dit of Load UniWorld into UniWorld Empty Latent, or set its area_side to "
+            f"The latent is for an image of {width}x{height} pixels, but the native size of this model is about "
+            f"{native_side}x{native_side}: connect dit of Load UniWorld to UniWorld Empty Latent, or set its area_side to "
             f"{native_side}."
         )
 
 
 def step_report(total: int, rgb: RGB) -> Callable[[Step], None]:
-    """A callback that shows each step with a preview, and stops the run when the user asks to."""
+    """Return a sampler callback that reports each step with a preview and raises if the run is cancelled."""
     from ...uniworld_core.sampling.latents import preview
 
     here = host.current()
@@ -234,9 +237,9 @@ def step_report(total: int, rgb: RGB) -> Callable[[Step], None]:
 
 
 def keep_mask(noise_mask: Tensor | None, batch: int, h: int, w: int) -> Tensor | None:
-    """(B, 1, h, w), 1 where a LATENT's noise mask (1 = paint) keeps the latent; None without a mask.
+    """Return the inverse of a LATENT's noise mask at latent size: (B, 1, h, w), 1 where the latent is kept.
 
-    Fewer masks than pictures are repeated, as ComfyUI's own samplers do.
+    Returns None without a mask. If there are fewer masks than images, they are repeated, as in ComfyUI's own samplers.
     """
     if noise_mask is None:
         return None

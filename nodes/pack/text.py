@@ -1,4 +1,4 @@
-"""UniWorld Read Text (OCR): what is written in the references, in words for the prompt."""
+"""UniWorld Read Text (OCR): appends the text in the references to the prompt."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class ReadText(Node):
-    """Text in pictures, appended to the prompt."""
+    """Read text in images and append it to the prompt."""
 
     ID = "UniWorldReadText"
     DISPLAY_NAME = "UniWorld Read Text (OCR)"
     SEARCH_ALIASES = ["OCR", "text recognition", "text rendering", "read text", "enhance prompt"]
     CATEGORY = "UniWorld/conditioning"
     DESCRIPTION = (
-        "Reads the text in the references with an OCR and appends it to the prompt, with where each text stands. The "
-        "model then renders words better. Runs on the CPU and needs the extra package rapidocr."
+        "Reads the text in the references with OCR and appends it to the prompt, with the position of each line. This "
+        "helps the model to render text correctly. Runs on the CPU and requires the optional package rapidocr."
     )
     OUTPUTS = (
-        Output("prompt", "STRING", "The prompt with what was read: for UniWorld Condition."),
-        Output("text", "STRING", "What was read alone; empty where nothing was."),
+        Output("prompt", "STRING", "The prompt followed by the recognized text, for UniWorld Condition."),
+        Output("text", "STRING", "Only the recognized text; empty if there is none."),
     )
 
     @classmethod
@@ -39,7 +39,7 @@ class ReadText(Node):
             replace(PROMPT, tooltip="The instruction, to which the text is appended."),
             Input.number(
                 "min_confidence",
-                f"Lines that the OCR is no surer of than this are left out (published: {MIN_CONFIDENCE}).",
+                f"Lines with this OCR confidence or lower are ignored (published: {MIN_CONFIDENCE}).",
                 default=MIN_CONFIDENCE,
                 min=0.0,
                 max=1.0,
@@ -48,10 +48,10 @@ class ReadText(Node):
             Input.wire(
                 "references",
                 "UNIWORLD_REFERENCE",
-                "The references of the prompt, from UniWorld Reference; they are read in order.",
+                "The references of the prompt, from UniWorld Reference. They are read in order.",
                 optional=True,
             ),
-            Input.wire("image", "IMAGE", "Pictures to read in place of references, or after them.", optional=True),
+            Input.wire("image", "IMAGE", "Images to read instead of the references, or after them.", optional=True),
         )
 
     def execute(

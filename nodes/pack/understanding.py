@@ -1,4 +1,4 @@
-"""Understand and Route: what the VLM answers, and whether an instruction asks for a picture at all."""
+"""UniWorld Understand and UniWorld Route: answer a question, and decide between painting and answering."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from .wires import VLMWire
 
 _REFERENCES = Input.wire(
-    "references", "UNIWORLD_REFERENCE", "The pictures that the question speaks of, in order.", optional=True
+    "references", "UNIWORLD_REFERENCE", "The images that the prompt refers to, in order.", optional=True
 )
 
 
 class Understand(PromptNode):
-    """A question about pictures, answered in words."""
+    """Answer a question about images in text."""
 
     ID = "UniWorldUnderstand"
     DISPLAY_NAME = "UniWorld Understand"
     SEARCH_ALIASES = ["caption", "describe image", "VQA", "question", "Qwen2.5-VL", "answer"]
     CATEGORY = "UniWorld/understanding"
-    DESCRIPTION = "Qwen2.5-VL answers a question, about the references if there are any."
+    DESCRIPTION = "Answers a question with Qwen2.5-VL, about the references if there are any."
     OUTPUTS = (Output("answer", "STRING", "The answer."), CONVERSATION_SO_FAR)
 
     @classmethod
@@ -36,23 +36,23 @@ class Understand(PromptNode):
 
         return (
             VLM,
-            replace(PROMPT, tooltip="The question or task, in plain words."),
+            replace(PROMPT, tooltip="The question or task, in natural language."),
             Input.integer(
                 "max_new_tokens",
-                "The answer is cut after so many tokens.",
+                "Maximum length of the answer, in tokens.",
                 default=MAX_NEW_TOKENS,
                 min=1,
                 max=8192,
             ),
             Input.number(
                 "temperature",
-                "0 gives the likeliest answer; more gives more varied ones.",
+                "0 gives the most likely answer. Higher values give more varied answers.",
                 default=0.0,
                 min=0.0,
                 max=2.0,
                 step=0.05,
             ),
-            Input.seed("seed", "Of the random choice when the temperature is above 0."),
+            Input.seed("seed", "Seed of the random sampling. Only used if the temperature is above 0."),
             _REFERENCES,
             CONVERSATION,
         )
@@ -78,28 +78,28 @@ class Understand(PromptNode):
 
 
 class ChooseRoute(PromptNode):
-    """Does the instruction ask for a picture or for words?"""
+    """Decide whether an instruction requests an image or text."""
 
     ID = "UniWorldRoute"
     DISPLAY_NAME = "UniWorld Route"
     SEARCH_ALIASES = ["router", "switch", "branch", "paint or answer"]
     CATEGORY = "UniWorld/understanding"
     DESCRIPTION = (
-        "The checkpoint's routing head decides whether to paint or to answer. Wire paint_prompt into UniWorld Condition "
-        "and answer_prompt into UniWorld Understand: only the branch that was chosen runs."
+        "Decides with the checkpoint's routing head whether to paint an image or to answer in text. Connect paint_prompt to "
+        "UniWorld Condition and answer_prompt to UniWorld Understand. Only the selected branch runs."
     )
     OUTPUTS = (
-        Output("paint", "BOOLEAN", "True where the instruction asks for a picture."),
-        Output("probability", "FLOAT", "How sure the head is that it does, 0 to 1."),
+        Output("paint", "BOOLEAN", "True if the instruction requests an image."),
+        Output("probability", "FLOAT", "Probability that the instruction requests an image, 0 to 1."),
         Output(
             "paint_prompt",
             "STRING",
-            "The prompt, if a picture is asked for; else nothing behind this output runs.",
+            "The prompt, if it requests an image. Otherwise nodes after this output do not run.",
         ),
         Output(
             "answer_prompt",
             "STRING",
-            "The prompt, if an answer is asked for; else nothing behind this output runs.",
+            "The prompt, if it requests an answer. Otherwise nodes after this output do not run.",
         ),
     )
 

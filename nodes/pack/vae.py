@@ -1,4 +1,4 @@
-"""VAE decode and encode: between latents and pictures."""
+"""UniWorld VAE Decode and UniWorld VAE Encode: convert latents to images and back."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _VAE = Input.wire("vae", "UNIWORLD_VAE", "The VAE from Load UniWorld.")
 
 
 class VAEDecode(Node):
-    """Latents to pictures."""
+    """Decode latents to images."""
 
     ID = "UniWorldVAEDecode"
     DISPLAY_NAME = "UniWorld VAE Decode"
     SEARCH_ALIASES = ["latent to image", "decode"]
     CATEGORY = "UniWorld/latent"
-    DESCRIPTION = "Turns painted latents into pictures with the VAE of the FLUX folder."
-    OUTPUTS = (Output("image", "IMAGE", "The pictures."),)
+    DESCRIPTION = "Decodes latents to images with the VAE of the FLUX folder."
+    OUTPUTS = (Output("image", "IMAGE", "The images."),)
 
     @classmethod
     def inputs(cls) -> Inputs:
-        return _VAE, Input.wire("latent", "LATENT", "From UniWorld Sampler, or any FLUX latent.")
+        return _VAE, Input.wire("latent", "LATENT", "The latent from UniWorld Sampler, or any FLUX latent.")
 
     def execute(self, vae: VAEWire, latent: Latent) -> tuple[Tensor]:
         samples = samples_of(latent, vae.facts.latent_format, self.DISPLAY_NAME)
@@ -36,18 +36,18 @@ class VAEDecode(Node):
 
 
 class VAEEncode(Node):
-    """Pictures to latents."""
+    """Encode images to latents."""
 
     ID = "UniWorldVAEEncode"
     DISPLAY_NAME = "UniWorld VAE Encode"
     SEARCH_ALIASES = ["image to latent", "encode", "img2img"]
     CATEGORY = "UniWorld/latent"
-    DESCRIPTION = "Turns pictures into latents with the VAE of the FLUX folder, to start from with denoise under 1."
-    OUTPUTS = (Output("latent", "LATENT", "The latent of the pictures."),)
+    DESCRIPTION = "Encodes images to latents with the VAE of the FLUX folder, as a start for denoise below 1."
+    OUTPUTS = (Output("latent", "LATENT", "The latent of the images."),)
 
     @classmethod
     def inputs(cls) -> Inputs:
-        return _VAE, Input.wire("image", "IMAGE", "Pictures whose sides are multiples of 16; scale others first.")
+        return _VAE, Input.wire("image", "IMAGE", "Images whose sides are multiples of 16. Resize other images first.")
 
     def execute(self, vae: VAEWire, image: Tensor) -> tuple[Latent]:
         pixels = image.shape[0] * image.shape[1] * image.shape[2]

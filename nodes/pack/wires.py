@@ -1,7 +1,7 @@
-"""What travels on the wires, as Python's types; `declare.WireType` has ComfyUI's names of them.
+"""Python types of the values on the wires; `declare.WireType` has ComfyUI's names for them.
 
-What the nodes ask of a part of a model is a protocol, so that parts of other families can be wired as well. IMAGE, MASK
-and SIGMAS are plain tensors, and UNIWORLD_REFERENCE and UNIWORLD_CONVERSATION the core's `References` and `Conversation`.
+Parts of a model are protocols, so that parts of other families can be connected as well. IMAGE, MASK and SIGMAS are
+plain tensors. UNIWORLD_REFERENCE and UNIWORLD_CONVERSATION are the core's `References` and `Conversation`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class _Samples(TypedDict):
 
 
 class Latent(_Samples, total=False):
-    """LATENT, with ComfyUI's keys and our mark; other nodes may add more.
+    """LATENT, with ComfyUI's keys and the format of its samples. Other nodes may add more keys.
 
     Keys:
         samples: (B, C, h, w), or (B, C, 1, h, w).
-        noise_mask: (B, H, W), 1 where it is to be painted.
+        noise_mask: (B, H, W), 1 where to paint.
         uniworld_format: the name of a `LatentFormat`.
     """
 
@@ -38,22 +38,22 @@ class Latent(_Samples, total=False):
     uniworld_format: str
 
 
-# ComfyUI's: lists of tokens (B, L, D) and a dict with "pooled_output" (B, P) and "guidance".
+# ComfyUI's form: [tokens (B, L, D), {"pooled_output": (B, P), "guidance": float}] for each entry.
 Conditioning: TypeAlias = "list[list[Any]]"
 
-# ComfyUI's: it can be read like a mapping.
+# ComfyUI's class, which can be indexed like a mapping.
 ClipVisionOutput: TypeAlias = "Mapping[str, torch.Tensor]"
 
 
 class Wired(Protocol[LoadedPart]):
-    """A part of a model that is loaded when it is first used."""
+    """A part of a model that is loaded on first use."""
 
     def on_device(self, working_memory: int = 0) -> LoadedPart:
-        """The part on its compute device, with so many bytes to be free beside it."""
+        """Return the part on its compute device, with `working_memory` bytes kept free in addition to the weights."""
 
 
 class DiTWire(Protocol):
-    """UNIWORLD_DIT, with what is known of the model before it is loaded."""
+    """UNIWORLD_DIT, with facts about the model that are known before it is loaded."""
 
     facts: PaintingFacts
 
@@ -62,7 +62,7 @@ class DiTWire(Protocol):
 
 
 class LatentCodec(Protocol):
-    """What turns pictures (B, H, W, 3) in 0..1 into latents and back."""
+    """Converts images (B, H, W, 3) in 0..1 to latents and back."""
 
     def decode(self, z: torch.Tensor, /) -> torch.Tensor: ...
 
@@ -70,7 +70,7 @@ class LatentCodec(Protocol):
 
 
 class VAEWire(Wired[LatentCodec], Protocol):
-    """UNIWORLD_VAE, with what is known of the model before it is loaded."""
+    """UNIWORLD_VAE, with facts about the model that are known before it is loaded."""
 
     facts: PaintingFacts
 
@@ -79,17 +79,17 @@ SiglipWire: TypeAlias = "Wired[PictureEncoder]"  # UNIWORLD_SIGLIP
 
 
 class TextPooler(Protocol):
-    """What sums prompts up, as CLIP."""
+    """A text encoder that gives one vector per prompt, such as CLIP."""
 
     def pool(self, prompts: Sequence[str]) -> torch.Tensor:
-        """One vector a prompt: (B, P)."""
+        """Return the pooled embeddings (B, P)."""
 
 
 class TextEncoder(Protocol):
-    """What makes tokens of prompts, as T5."""
+    """A text encoder that gives a sequence of embeddings per prompt, such as T5."""
 
     def tokens(self, prompts: Sequence[str], length: int) -> torch.Tensor:
-        """Tokens (B, length, D)."""
+        """Return the token embeddings (B, length, D)."""
 
 
 class TextWire(Protocol):
@@ -106,10 +106,10 @@ class VLMWire(Protocol):
     """UNIWORLD_VLM."""
 
     def warn_of_unknown(self, conversation: Conversation) -> None:
-        """Warn the user of words and pictures in a conversation that the model knows nothing of."""
+        """Warn the user about words and images in a conversation that the model does not know."""
 
     def encode(self, conversation: Conversation, text: TextWire | None, t5_length: int) -> Condition:
-        """What a conversation asks to paint, of one item, with T5's tokens where `text` is wired."""
+        """Return the condition of a conversation, a batch of one. T5 tokens are included if `text` is connected."""
 
     def answer(
         self,
@@ -119,7 +119,7 @@ class VLMWire(Protocol):
         seed: int,
         callback: Callable[[int], None],
     ) -> str:
-        """The answer to a conversation; `callback` is called with the number of tokens so far."""
+        """Return the answer to a conversation; `callback` is called with the number of tokens generated so far."""
 
     def route(self, conversation: Conversation) -> Route:
-        """Whether a conversation asks for a picture."""
+        """Decide whether a conversation requests an image or text."""

@@ -1,5 +1,5 @@
-// What nodes warn of, in full and for as long as it takes to read: the text on the node is short of room, and newer editors
-// remove it when the run ends.
+// Shows warnings of nodes as toasts, in full and long enough to read. The text on the node has little room, and newer
+// editors remove it when the run finishes.
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 

@@ -1,4 +1,4 @@
-// Colours for the wires that only this pack has. Without an entry the editor draws every custom type in the same grey.
+// Colors for the types that only this pack has. Without an entry, the editor draws all custom types in the same gray.
 import { app } from "../../scripts/app.js"
 
 const COLORS = {
@@ -11,9 +11,9 @@ const COLORS = {
   UNIWORLD_CONVERSATION: "#AED581",
 }
 
-// Loading a palette writes an empty colour for each type that the palette does not name; a palette that does name one of
-// ours wins. An accessor holds whatever the order in which palettes and extensions load.
-function keep(table, type, color) {
+// Loading a palette writes an empty color for each type that it does not name; a palette that names one of ours takes
+// precedence. An accessor works for any order in which palettes and extensions load.
+function defineColor(table, type, color) {
   let chosen = ""
   Object.defineProperty(table, type, {
     configurable: true,
@@ -27,11 +27,11 @@ app.registerExtension({
   name: "uniworld.wireColors",
   setup() {
     const rules = Object.entries(COLORS).map(([type, color]) => {
-      keep(app.canvas.default_connection_color_byType, type, color)
-      keep(app.canvas.constructor.link_type_colors, type, color)
+      defineColor(app.canvas.default_connection_color_byType, type, color)
+      defineColor(app.canvas.constructor.link_type_colors, type, color)
       return `--color-datatype-${type}: ${color};`
     })
-    // What editors read that draw nodes as HTML.
+    // Editors that draw nodes as HTML read these variables.
     const style = document.createElement("style")
     style.textContent = `:root { ${rules.join(" ")} }`
     document.head.append(style)

@@ -1,4 +1,4 @@
-"""LATENTs know of which family they are, and a sampler or decoder of another one refuses them."""
+"""LATENTs name the family of their samples, and samplers and decoders of another family refuse them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def empty(**more: Any) -> dict[str, Any]:
 SAMPLING = {"seed": 0, "steps": 1, "guidance": 3.5, "denoise": 1.0}
 
 
-def test_empty_encoded_and_painted_latents_are_marked(parts: dict[str, Any]) -> None:
+def test_empty_encoded_and_painted_latents_name_their_family(parts: dict[str, Any]) -> None:
     conditioning, _ = run("UniWorldCondition", vlm=parts["vlm"], prompt="A red circle.")
     (encoded,) = run("UniWorldVAEEncode", vae=parts["vae"], image=torch.zeros(1, 32, 32, 3))
     (painted,) = run("UniWorldSampler", dit=parts["dit"], conditioning=conditioning, latent=encoded, **SAMPLING)
@@ -66,13 +66,13 @@ def test_latents_of_another_family_are_refused_with_both_names(parts: dict[str, 
         run(node, latent=latent, **inputs[node])
     sentence = str(error.value)
     assert "belongs to the family 'unipic'" in sentence
-    assert "a model of the family 'flux'" in sentence
+    assert "belongs to the family 'flux'" in sentence
     assert NODE_CLASS_MAPPINGS[node].DISPLAY_NAME in sentence
     assert "decode the latent with the VAE of 'unipic'" in sentence
     assert [parts[name]._held for name in ("dit", "vae")] == [None, None]  # refused before the weights are read
 
 
-def test_an_empty_latent_is_of_the_family_of_the_model_that_is_wired(parts: dict[str, Any]) -> None:
+def test_an_empty_latent_has_the_format_of_the_connected_model(parts: dict[str, Any]) -> None:
     for latents, shape in ((UNIPIC, (1, 16, 4, 4)), (VIDEO, (1, 16, 1, 8, 8))):
         dit = replace(parts["dit"], facts=replace(parts["dit"].facts, latent_format=latents))
         latent = empty(dit=dit)
@@ -81,25 +81,25 @@ def test_an_empty_latent_is_of_the_family_of_the_model_that_is_wired(parts: dict
         assert samples_of(latent, latents, "UniWorld Sampler").shape == shape
 
 
-def test_a_latent_without_samples_is_told() -> None:
+def test_a_latent_without_samples_is_an_error() -> None:
     with pytest.raises(UniWorldError, match="The latent for UniWorld Sampler has no samples"):
         samples_of({}, FLUX_LATENTS, "UniWorld Sampler")  # type: ignore[typeddict-item]
 
 
-def test_latents_without_a_mark_are_taken_for_flux_if_their_shape_fits() -> None:
+def test_latents_without_a_format_count_as_flux_if_their_shape_fits() -> None:
     plain = {"samples": torch.zeros(1, 16, 4, 4)}
     assert samples_of(plain, FLUX_LATENTS, "UniWorld Sampler") is plain["samples"]
-    with pytest.raises(UniWorldError, match=r"no mark and has the shape of .* 'flux', but .* family 'unipic'"):
+    with pytest.raises(UniWorldError, match=r"names no family and has the shape of .* 'flux', but .* family 'unipic'"):
         samples_of(plain, UNIPIC, "UniWorld Sampler")
-    # ComfyUI's empty latents of 4 channels stand for a size alone.
+    # ComfyUI's empty latents of 4 channels only give a size.
     small = {"samples": torch.zeros(1, 4, 4, 4)}
     assert samples_of(small, UNIPIC, "UniWorld Scheduler") is small["samples"]
-    # Of no shape that FLUX has: what takes them says whether they fit.
+    # Not a shape of FLUX: the model that gets them reports whether they fit.
     video = {"samples": torch.zeros(1, 16, 1, 4, 4)}
     assert samples_of(video, VIDEO, "UniWorld Sampler") is video["samples"]
 
 
-def test_what_a_latent_carries_stays_beside_the_mark() -> None:
+def test_other_keys_of_a_latent_are_kept() -> None:
     made = to_latent(
         torch.ones(1), FLUX_LATENTS, {"samples": torch.zeros(1), "batch_index": [4], "uniworld_format": "x"}
     )

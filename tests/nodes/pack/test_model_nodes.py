@@ -199,7 +199,7 @@ def test_lists_hold_the_shipped_models_where_no_folder_exists(here: host.PlainHo
 @pytest.mark.parametrize("key", ["checkpoint", "flux", "siglip"])
 def test_name_that_is_not_in_the_list_is_refused(key: str, name: str) -> None:
     chosen = {"checkpoint": "tiny", "flux": "tiny", "siglip": "tiny"} | {key: name}
-    with pytest.raises(ValueError, match=r"There is no model .*; there are nano, tiny"):
+    with pytest.raises(ValueError, match=r"There is no model .*\. Choose one of nano, tiny"):
         run("UniWorldLoader", **chosen, dtype="auto", device="cpu")
 
 
@@ -260,7 +260,7 @@ def test_auto_with_no_folder_or_several_names_the_choices(
     here.models.append(tmp_path)
     keep(tmp_path / "siglip", *names)
     shutil.copytree(TINY / "uniworld", tmp_path / "uniworld" / "Mine")
-    with pytest.raises(ValueError, match=rf"'siglip' is auto, and .*{said}"):
+    with pytest.raises(ValueError, match=rf"'siglip' is auto, but .*{said}"):
         run("UniWorldLoader", checkpoint="Mine", **AUTO | {"flux": "tiny"})
 
 
@@ -437,7 +437,7 @@ def test_a_latent_far_larger_than_the_model_was_made_for_is_warned_of(
     here.warning_hook = said.append
     sample(parts, conditioning, latent(h=side // 8, w=side // 8), steps=1)
     assert len(said) == warned
-    assert all("192x192 pixels, and this model was made for about 64x64: wire dit" in one for one in said)
+    assert all("192x192 pixels, but the native size of this model is about 64x64: connect dit" in one for one in said)
 
 
 def test_scheduler_shifts_by_the_packed_tokens(parts: dict[str, Any]) -> None:

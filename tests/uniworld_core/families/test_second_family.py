@@ -267,7 +267,7 @@ class TestWhatItLacks:
             UniWorld.from_pretrained(mosaic, flux="tiny")
         code, _, err = run_text_to_image(capsys, "1.flux=tiny")
         assert code == 1
-        assert "'flux' is tiny, and Mosaic takes no such folder: set it to auto." in err
+        assert "'flux' is tiny, but Mosaic does not use it: set it to auto." in err
 
 
 class TestTable:
