@@ -52,6 +52,11 @@ def load_toys(name: str) -> ModuleType:
     return module
 
 
+@pytest.fixture(autouse=True)
+def place() -> None:
+    """No folders of the test's own: a server installs those of its configuration."""
+
+
 @pytest.fixture(scope="session")
 def registry() -> Registry:
     registry = load_registry()
