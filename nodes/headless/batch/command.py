@@ -27,29 +27,30 @@ DEFAULT_RETRIES = 2
 
 
 class Pool(Protocol):
-    """Workers that run attempts at rows."""
+    """A pool of workers that run attempts at rows."""
 
     @property
     def has_room(self) -> bool:
-        """Whether a worker is there for one more attempt."""
+        """Whether a worker is idle."""
 
     @property
     def busy(self) -> bool:
-        """Whether an attempt runs."""
+        """Whether an attempt is running."""
 
-    def start(self, attempt: Attempt) -> None: ...
+    def start(self, attempt: Attempt) -> None:
+        """Start an attempt on an idle worker."""
 
     def wait(self) -> list[tuple[Attempt, Outcome]]:
-        """The attempts that have ended, their pictures in their folders; none if that takes a while."""
+        """Wait briefly and return the attempts that finished, with their pictures in their folders; possibly none."""
 
     def stop(self) -> None:
-        """Let all attempts stop within a step, and begin no others."""
+        """Stop all attempts within a step."""
 
     def close(self) -> None: ...
 
 
 class LocalPool:
-    """This process, which runs one row at a time."""
+    """A pool of one worker: this process."""
 
     def __init__(self, worker: BatchWorker, pictures: Path, report: BatchReport | JsonBatchReport) -> None:
         self._worker, self._pictures, self._report = worker, pictures, report
@@ -78,7 +79,7 @@ class LocalPool:
         return [(attempt, self._worker.run(attempt.row, self._pictures, attempt.folder, on_event))]
 
     def stop(self) -> None:
-        pass  # the worker looks for itself
+        pass  # the worker checks the request itself
 
     def close(self) -> None:
         pass
@@ -88,40 +89,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workflow", help="a workflow file in editor or API form, or the name of a shipped one")
     parser.add_argument(
         "--rows", type=Path, required=True, metavar="FILE",
-        help='what to run it on: a line of JSON per run, {"id": "fox", "set": {"NODE.input": value}, "image": {"NODE": '
-        '"picture"}}; pictures relative to this file',
+        help='a JSON Lines file with one line per run: {"id": "fox", "set": {"NODE.input": value}, "image": {"NODE": '
+        '"picture"}}; picture paths are relative to this file',
     )  # fmt: skip
     parser.add_argument(
-        "--results", type=Path, metavar="FILE", help="where results are recorded and found again; beside the rows"
-    )
+        "--results", type=Path, metavar="FILE",
+        help="file that records the results and resumes the batch (default: next to the rows, *.results.jsonl)",
+    )  # fmt: skip
     parser.add_argument(
-        "--retries", type=_count, default=DEFAULT_RETRIES, metavar="N",
-        help=f"how often a row runs again whose worker, or this program, died (default {DEFAULT_RETRIES})",
+        "--retries", type=_non_negative, default=DEFAULT_RETRIES, metavar="N",
+        help=f"retries of a row after its worker or this program died (default {DEFAULT_RETRIES})",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="N", help=SEED_HELP)
-    parser.add_argument("--retry-failed", action="store_true", help="run rows again that are recorded as failed")
+    parser.add_argument("--retry-failed", action="store_true", help="also run rows that are recorded as failed")
     parser.add_argument("--ray", metavar="ADDRESS", help='run on this Ray cluster; "local" starts one on this machine')
-    parser.add_argument("--workers", type=_count, metavar="N", help="how many workers on the cluster (one per GPU)")
+    parser.add_argument(
+        "--workers", type=_non_negative, metavar="N", help="number of workers on the cluster (default: one per GPU)"
+    )
 
 
-def _count(text: str) -> int:
+def _non_negative(text: str) -> int:
     if not text.isdecimal() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of 0 or more")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
     return int(text)
 
 
 def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: PlainHost, stop: StopRequest) -> int:
-    """Run the batch that the command line describes; gives the exit code.
+    """Run the batch that the command line describes and return the exit code.
 
     Args:
-        out: where results are told.
-        stop: what the user asks to stop by.
+        out: the stream that results are printed to.
+        stop: the user's request to stop.
 
     Raises:
-        UniWorldError: the batch cannot begin; `BadRows` names the lines.
+        UniWorldError: the batch cannot start; `BadRows` names the lines.
     """
     if arguments.ray is None and arguments.workers is not None:
-        raise UniWorldError("--workers is for a Ray cluster. Say --ray local for workers on this machine.")
+        raise UniWorldError("--workers needs a Ray cluster. Add --ray local for workers on this machine.")
     if arguments.workers == 0:
         raise UniWorldError("--workers is 0; at least one is needed.")
     workflow = read_workflow(find_workflow(arguments.workflow), registry)
@@ -138,10 +142,9 @@ def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: P
     report = JsonBatchReport(out, path) if arguments.json else BatchReport(out, path)
     hashes = hash_json(identity), hash_rows(rows)
     with Results(path, folders.current().output, arguments.rows.stem, rows, *hashes) as results:
-        ended = results.with_status(DONE) if arguments.retry_failed else results.with_status(DONE, ERROR)
-        ended_set = set(ended)
-        todo = deque(row for row in rows if row.id not in ended_set)
-        report.begin(len(rows), len(ended))
+        finished = set(results.with_status(DONE) if arguments.retry_failed else results.with_status(DONE, ERROR))
+        todo = deque(row for row in rows if row.id not in finished)
+        report.start(len(rows), len(finished))
         try:
             if todo:
                 pool = _pool(arguments, workflow, registry, plain, report, stop)
@@ -168,9 +171,9 @@ def _pool(
     pictures = arguments.rows.parent
     if arguments.ray is None:
         return LocalPool(BatchWorker(workflow, registry, plain, folders.current(), stop), pictures, report)
-    from .ray_pool import RayPool, Setup
+    from .ray_pool import RayPool, WorkerSetup
 
-    setup = Setup(
+    setup = WorkerSetup(
         workflow=workflow,
         models=[folder.resolve() for folder in plain.models],
         packs=[folder.resolve() for folder in arguments.pack],
@@ -188,24 +191,24 @@ def _run_rows(
     report: BatchReport | JsonBatchReport,
     stop: StopRequest,
 ) -> None:
-    asked_to_stop = False
+    stopping = False
     while True:
-        if stop and not asked_to_stop:
+        if stop and not stopping:
             pool.stop()
-            asked_to_stop = True
+            stopping = True
         while todo and pool.has_room and not stop:
             row = todo.popleft()
-            if (lost := results.lost(row)) > retries:
-                often = "once" if lost == 1 else f"{lost} times"
-                report.ended(results.give_up(row, f"Its worker or the program died {often} while it ran."))
+            if (lost := results.lost_attempts(row)) > retries:
+                times = "once" if lost == 1 else f"{lost} times"
+                report.row_finished(results.give_up(row, f"Its worker or the program died {times} while it ran."))
                 continue
             attempt = results.start(row)
-            report.started(attempt)
+            report.row_started(attempt)
             pool.start(attempt)
         if not pool.busy and (stop or not todo):
             return
         for attempt, outcome in pool.wait():
-            report.ended(results.end(attempt, outcome))
+            report.row_finished(results.finish(attempt, outcome))
             if outcome.status == LOST:
                 todo.appendleft(attempt.row)
 
@@ -215,5 +218,5 @@ def _sentence(counts: dict[str, int], path: Path) -> str:
     if counts["failed"]:
         parts.append(f"{counts['failed']} failed (--retry-failed runs them again)")
     if counts["left"]:
-        parts.append(f"{counts['left']} are left (the same command goes on with them)")
+        parts.append(f"{counts['left']} are left (run the same command again to continue)")
     return f"{', '.join(parts)}. The results are in '{path}'."

@@ -1,16 +1,16 @@
-"""The results of a batch on disk: a file of JSON lines that only grows, and a folder of pictures for each row.
+"""The results of a batch on disk: an append-only JSON Lines file, and a folder of pictures per row.
 
-The first line says which workflow and which rows the file belongs to; every other one tells of one attempt at one row:
+The first line identifies the workflow and the rows. Every other line records an event of one attempt at one row:
 
     {"id": "fox", "status": "started", "attempt": 1, ...}
     {"id": "fox", "status": "done", "attempt": 1, "outputs": {"pictures": [...], "texts": [...]}, "seconds": 8.1, ...}
 
-A row has ended with "done" or "error". An attempt that was stopped is "interrupted", and one whose worker or program
-died is "lost". An attempt writes its pictures into a folder of its own below `.running`. It ends when its line is on
-disk: then, and not before, the folder gets the row's name. Whoever opens the file next does what a crash kept from being
-done: gives folders of rows that are done their names, removes those of other attempts, and records these as lost. So a
-row is recorded as done at most once, its pictures are those of the attempt that was recorded, and nothing recorded runs
-again.
+"done" and "error" are final. An attempt that was stopped is "interrupted"; one whose worker or program died is "lost".
+
+An attempt writes its pictures to its own folder in `.running`. Its record is synced to disk first, and only then is the
+folder renamed to the row's name. After a crash, opening the file finishes the job: folders of rows that are done are
+renamed, and attempts without a final record are recorded as lost and their folders removed. A row is therefore recorded
+as done at most once, with the pictures of the recorded attempt, and no recorded row runs again.
 """
 
 from __future__ import annotations
@@ -33,16 +33,19 @@ from .rows import BatchRow
 STARTED, DONE, ERROR, INTERRUPTED, LOST = STATUSES = ("started", "done", "error", "interrupted", "lost")
 HEADER, VERSION = "uniworld_batch", 1
 RUNNING_FOLDER = ".running"
-_LOST_BY_CRASH = "The program ended while the row ran."
+_LOST_BY_CRASH = "The program died while the row ran."
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended: one of the statuses, what it gave, and a sentence when it was not done.
+    """Result of an attempt.
 
     Attributes:
-        pictures: paths relative to the attempt's folder.
-        warnings: what its nodes warned of.
+        status: one of `STATUSES`.
+        pictures: saved files, as paths relative to the attempt's folder.
+        texts: texts that its nodes show.
+        error: a sentence, if the status is not "done".
+        warnings: warnings of its nodes.
     """
 
     status: str
@@ -55,7 +58,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt at a row, and the folder that its pictures go to until it is recorded."""
+    """An attempt at a row, and the folder for its pictures until it is recorded."""
 
     row: BatchRow
     number: int
@@ -64,13 +67,13 @@ class Attempt:
 
 @dataclass
 class _State:
-    """What is recorded of a row. `lost` counts the attempts since it last came to an end that did not come to one."""
+    """The recorded state of a row. `lost` counts the attempts that were lost since its last final record."""
 
     status: str = ""
     attempts: int = 0
     lost: int = 0
 
-    def follow(self, status: str) -> None:
+    def update(self, status: str) -> None:
         if self.status == DONE:
             return
         self.status = status
@@ -83,15 +86,18 @@ class _State:
 
 
 class Results:
-    """The results file of one batch, held by one process at a time.
+    """The results file of one batch, locked by one process at a time.
 
     Args:
-        path: the file; made if it is not there.
-        output: the folder below which the folder of the batch lies.
-        name: how a new folder of the batch is called, with a number behind it if need be.
+        path: the file; created if missing.
+        output: the folder that contains the folder of the batch.
+        name: name of a new batch folder; a number is appended if it exists.
+        workflow_hash: identifies the workflow, from `hash_json`.
+        rows_hash: identifies the rows, from `hash_rows`.
 
-    Raises (on opening):
-        UniWorldError: another process holds the file, it is no results file, it is damaged, or it belongs to another batch.
+    Raises:
+        UniWorldError: another process has locked the file, or it is not a results file, is damaged, or belongs to another
+            batch.
     """
 
     def __init__(
@@ -104,19 +110,19 @@ class Results:
         with contextlib.ExitStack() as opened:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                busy = f"Another batch is writing the results '{path}'. Wait for it, or name others."
+                busy = f"Another batch is writing the results '{path}'. Wait for it, or choose other --results."
                 opened.enter_context(hold(_lock_file(path), busy))
                 self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
             except OSError as error:
                 raise UniWorldError(
-                    f"The results '{path}' cannot be opened: {error.strerror}. Name other --results."
+                    f"The results '{path}' cannot be opened: {error.strerror}. Choose other --results."
                 ) from error
             opened.callback(os.close, self._file)
             lines, tail = self._read()
             header = self._parse_header(lines[0]) if lines else {**wanted, "folder": _new_folder(output, name)}
             self._check(header, wanted)
-            # Only now is it sure to be ours to mend.
-            self._mend(tail)
+            # Nothing is written before the header has shown that the file is ours.
+            self._repair(tail)
             if not lines:
                 self._append(header)
                 sync_folder(path.parent)
@@ -130,101 +136,101 @@ class Results:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the file. Rows that still run are recorded as interrupted, as far as the disk takes it."""
+        """Close the file and record running rows as interrupted; if an error is propagating, ignore a failing disk."""
         try:
             with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
                 for row_id in self.with_status(STARTED):
-                    self._tell(row_id, INTERRUPTED, error="The batch was stopped while the row ran.")
-                    folder = self._running(self._rows[row_id], self._states[row_id].attempts)
+                    self._record(row_id, INTERRUPTED, error="The batch was stopped while the row ran.")
+                    folder = self._attempt_folder(self._rows[row_id], self._states[row_id].attempts)
                     shutil.rmtree(folder, ignore_errors=True)
-                with contextlib.suppress(OSError):  # not empty: a folder in it waits to get its row's name
+                with contextlib.suppress(OSError):  # not empty: a recorded attempt's folder has not been renamed yet
                     (self.folder / RUNNING_FOLDER).rmdir()
         finally:
             self._opened.close()
 
-    # --- what is recorded ---------------------------------------------------------------------------------------------
+    # --- records ------------------------------------------------------------------------------------------------------
 
     def with_status(self, *statuses: str) -> list[str]:
-        """Ids of the rows of which this is the last that is recorded, in their order; "" for those never started."""
+        """Return the ids of the rows whose last record has one of these statuses ("" for rows never started), in order."""
         return [row_id for row_id, state in self._states.items() if state.status in statuses]
 
-    def lost(self, row: BatchRow) -> int:
-        """How many attempts at a row have been lost since it last came to an end."""
+    def lost_attempts(self, row: BatchRow) -> int:
+        """Return the number of attempts at a row that were lost since its last final record."""
         return self._states[row.id].lost
 
     def start(self, row: BatchRow) -> Attempt:
-        """Record that an attempt at a row begins, and make the folder for its pictures."""
+        """Record the start of an attempt at a row, and create the folder for its pictures."""
         number = self._states[row.id].attempts + 1
-        attempt = Attempt(row, number, self._running(row, number))
+        attempt = Attempt(row, number, self._attempt_folder(row, number))
         shutil.rmtree(attempt.folder, ignore_errors=True)
         attempt.folder.mkdir()
-        self._tell(row.id, STARTED, number)
+        self._record(row.id, STARTED, number)
         return attempt
 
-    def end(self, attempt: Attempt, outcome: Outcome) -> dict[str, object]:
-        """Record how an attempt ended and, if it is done, give its folder the row's name; gives what was recorded."""
+    def finish(self, attempt: Attempt, outcome: Outcome) -> dict[str, object]:
+        """Record the outcome of an attempt, rename its folder to the row's name if it is done, and return the record."""
         row, target = attempt.row, self.folder / attempt.row.folder
         if outcome.status == DONE and target.exists():
-            outcome = Outcome(ERROR, error=f"The folder '{target}' is there already. Move it away.")
+            outcome = Outcome(ERROR, error=f"The folder '{target}' already exists. Move it away.")
         pictures: list[str] = []
         if outcome.status == DONE:
             sync_tree(attempt.folder)
             sync_folder(attempt.folder.parent)
             base = target.relative_to(self._output)
             pictures = [(base / picture).as_posix() for picture in outcome.pictures]
-        told: dict[str, object] = {"seconds": outcome.seconds, "error": outcome.error}
+        details: dict[str, object] = {"seconds": outcome.seconds, "error": outcome.error}
         if outcome.warnings:
-            told["warnings"] = outcome.warnings
+            details["warnings"] = outcome.warnings
         outputs = {"pictures": pictures, "texts": outcome.texts}
-        record = self._tell(row.id, outcome.status, attempt.number, **told, outputs=outputs)
-        self._settle(attempt.folder, target, keep=outcome.status == DONE)
+        record = self._record(row.id, outcome.status, attempt.number, **details, outputs=outputs)
+        self._publish(attempt.folder, target, keep=outcome.status == DONE)
         return record
 
     def give_up(self, row: BatchRow, sentence: str) -> dict[str, object]:
         """Record a row as failed without another attempt."""
-        return self._tell(row.id, ERROR, error=sentence, outputs={"pictures": [], "texts": []})
+        return self._record(row.id, ERROR, error=sentence, outputs={"pictures": [], "texts": []})
 
-    # --- the folders --------------------------------------------------------------------------------------------------
+    # --- folders ------------------------------------------------------------------------------------------------------
 
-    def _running(self, row: BatchRow, attempt: int) -> Path:
+    def _attempt_folder(self, row: BatchRow, attempt: int) -> Path:
         return self.folder / RUNNING_FOLDER / f"{row.folder}.{attempt}"
 
-    def _settle(self, folder: Path, target: Path, keep: bool) -> None:
-        """Give the folder of an attempt its final name, or remove it if it holds nothing to keep."""
+    def _publish(self, folder: Path, target: Path, keep: bool) -> None:
+        """Rename the folder of an attempt to its final name; remove it if it is empty or not to be kept."""
         if keep and any(folder.iterdir()):
             folder.rename(target)
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _recover(self, records: Iterable[dict[str, Any]]) -> None:
-        """Take in what is recorded, and finish what the last process could not."""
+        """Replay the records, and finish what a crash of the last process left undone."""
         (self.folder / RUNNING_FOLDER).mkdir(exist_ok=True)
         for record in records:
             row = self._rows[record["id"]]
-            self._states[row.id].follow(record["status"])
+            self._states[row.id].update(record["status"])
             if record["status"] == DONE:
-                folder, target = self._running(row, record["attempt"]), self.folder / row.folder
+                folder, target = self._attempt_folder(row, record["attempt"]), self.folder / row.folder
                 if folder.is_dir() and not target.exists():
-                    self._settle(folder, target, keep=True)
+                    self._publish(folder, target, keep=True)
         for row_id in self.with_status(STARTED):
-            self._tell(row_id, LOST, error=_LOST_BY_CRASH)
+            self._record(row_id, LOST, error=_LOST_BY_CRASH)
         for folder in (self.folder / RUNNING_FOLDER).iterdir():
             shutil.rmtree(folder, ignore_errors=True)
 
     # --- the file -----------------------------------------------------------------------------------------------------
 
     def _read(self) -> tuple[list[bytes], bytes]:
-        """The lines of the file, and what stands behind the last end of line, which is a line too if it is whole."""
+        """Return the lines of the file, and the bytes after the last newline; these count as a line if they parse."""
         with os.fdopen(os.dup(self._file), "rb") as file:
             data = file.read()
-        whole, _, tail = data.rpartition(b"\n")
-        lines = whole.split(b"\n") if whole else []
-        if _parse(tail) is not None or (not lines and not _is_header_cut_short(tail)):
+        terminated, _, tail = data.rpartition(b"\n")
+        lines = terminated.split(b"\n") if terminated else []
+        if _parse(tail) is not None or (not lines and not _is_truncated_header(tail)):
             lines.append(tail)
         return lines, tail
 
-    def _mend(self, tail: bytes) -> None:
-        """End the last line where only its end is missing, and cut it off where a crash cut it short."""
+    def _repair(self, tail: bytes) -> None:
+        """Complete the last line if only its newline is missing, and remove it if a crash truncated it."""
         size = os.lseek(self._file, 0, os.SEEK_END)
         if _parse(tail) is not None:
             os.write(self._file, b"\n")
@@ -234,46 +240,48 @@ class Results:
     def _parse_header(self, line: bytes) -> dict[str, object]:
         header = _parse(line)
         if header is None or HEADER not in header:
-            raise UniWorldError(f"'{self.path}' is no results file of a batch. Name other --results.")
+            raise UniWorldError(f"'{self.path}' is not a results file of a batch. Choose other --results.")
         return header
 
     def _parse_record(self, line: bytes, number: int) -> dict[str, object]:
         record = _parse(line) or {}
         known = record.get("id") in self._rows and record.get("status") in STATUSES
         if not known or not isinstance(record.get("attempt"), int):
-            raise UniWorldError(f"Line {number} of the results '{self.path}' is damaged. Take it out, or start anew.")
+            raise UniWorldError(
+                f"Line {number} of the results '{self.path}' is damaged. Remove it, or start again with other --results."
+            )
         return record
 
     def _check(self, header: dict[str, object], wanted: dict[str, object]) -> None:
         for key, what in ((HEADER, "version of this program"), ("workflow", "workflow"), ("rows", "set of rows")):
             if header.get(key) != wanted[key]:
                 raise UniWorldError(
-                    f"The results '{self.path}' are of another {what}. Name other --results to start anew, or run it "
-                    "with what it was begun with."
+                    f"The results '{self.path}' belong to another {what}. Choose other --results to start again, or "
+                    f"continue with the {what} that they were started with."
                 )
         folder = self._output / str(header.get("folder"))
         if not folder.is_dir():
             raise UniWorldError(
-                f"The pictures of the results '{self.path}' should be in '{folder}', which is not there. Give the "
-                "--output folder that it was begun with."
+                f"The pictures of the results '{self.path}' should be in '{folder}', which does not exist. Pass the "
+                "--output folder that the batch was started with."
             )
 
-    def _tell(self, row_id: str, status: str, attempt: int | None = None, **more: object) -> dict[str, object]:
+    def _record(self, row_id: str, status: str, attempt: int | None = None, **more: object) -> dict[str, object]:
         state = self._states[row_id]
         record = {"id": row_id, "status": status, "attempt": state.attempts if attempt is None else attempt, **more}
         self._append(record)
-        state.follow(status)
+        state.update(status)
         return record
 
     def _append(self, record: dict[str, object]) -> None:
-        """Write a line, and return when it is on disk; after an error nothing of it is there."""
+        """Append a line and sync it to disk; an error leaves the file unchanged."""
         data = json.dumps(record, allow_nan=False).encode() + b"\n"
         try:
             append_whole(self._file, data)
         except OSError as error:
             raise RunFailed(
-                f"The results '{self.path}' cannot be written: {error.strerror}. Put that right and run the batch again: "
-                "it continues after the rows that are done."
+                f"The results '{self.path}' cannot be written: {error.strerror}. Fix that and run the same command again; "
+                "rows that are done do not run again."
             ) from error
 
 
@@ -285,18 +293,18 @@ def _parse(line: bytes) -> dict[str, object] | None:
     return record if isinstance(record, dict) else None
 
 
-def _is_header_cut_short(tail: bytes) -> bool:
+def _is_truncated_header(tail: bytes) -> bool:
     start = f'{{"{HEADER}": '.encode()
     return tail.startswith(start) or start.startswith(tail) or not tail.strip(b"\0")
 
 
 def _new_folder(output: Path, name: str) -> str:
-    """Make a folder for a batch that no other batch has."""
+    """Create a folder for a batch, with a number appended if the name is taken, and return its name."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UniWorldError(
-            f"The folder '{output}' cannot be made: {error.strerror}. Name another --output."
+            f"The folder '{output}' cannot be created: {error.strerror}. Choose another --output."
         ) from error
     number = 1
     while True:
@@ -310,6 +318,6 @@ def _new_folder(output: Path, name: str) -> str:
 
 
 def _lock_file(path: Path) -> Path:
-    """What is locked of a results file: itself, or a file beside it on Windows, where nobody reads a file that is locked."""
+    """Return the file to lock: the results file itself, or one next to it on Windows, where a lock prevents reading."""
     path = path.resolve()
     return path.with_name(f"{path.name}.lock") if os.name == "nt" else path

@@ -1,4 +1,4 @@
-"""The rows of a batch: what each one changes in the workflow, read from a file of JSON lines and checked as a whole."""
+"""The rows of a batch: what each row changes in the workflow, read from a JSON Lines file and checked before a run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..storage import folders
 from ..workflow.file import Workflow, find_node, set_value
 
 KEYS = ("id", "set", "image")
-MAX_BYTES = 2**30  # the rows are held in memory
+MAX_BYTES = 2**30  # all rows are kept in memory
 _MAX_LISTED_LINES = 10
 
 
 class BadRows(UniWorldError):
-    """What is wrong with the rows, a sentence each in `problems`."""
+    """Rows that cannot run; `problems` has one sentence per problem."""
 
     def __init__(self, path: Path, problems: list[str]) -> None:
         super().__init__("\n  ".join([f"The rows in '{path}' cannot run:", *problems]), problems)
@@ -35,10 +35,10 @@ class BatchRow:
     """One run of the workflow.
 
     Attributes:
-        line: where it stands in the file, counted from 1.
-        set: values by "NODE.input", as of `--set`.
-        image: picture files by node, as of `--image`, relative to the folder of the rows.
-        folder: the name of the folder that its pictures go to.
+        line: line number in the file, from 1.
+        set: values by "NODE.input", as for `--set`.
+        image: picture files by node, as for `--image`, relative to the folder of the rows file.
+        folder: name of the folder for this row's pictures.
     """
 
     id: str
@@ -52,7 +52,8 @@ def read_rows(path: Path) -> list[BatchRow]:
     """Read a file of rows: one JSON object per line, `{"id": ..., "set": {...}, "image": {...}}`, every key optional.
 
     Raises:
-        UniWorldError: the file cannot be read, or a `BadRows` that names every bad line.
+        UniWorldError: the file cannot be read.
+        BadRows: lines are invalid; every one of them is named.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -63,14 +64,14 @@ def read_rows(path: Path) -> list[BatchRow]:
     rows: list[BatchRow] = []
     problems: list[str] = []
     lines: dict[str, int] = {}
-    # Not splitlines(), which would also split at separators that may stand inside a JSON text.
+    # Not splitlines(): it also splits at separators such as U+2028, which are valid inside a JSON string.
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip():
             continue
         try:
             row = _parse_row(line, number)
             if row.id in lines:
-                raise UniWorldError(f"the id {shown(row.id)} is that of line {lines[row.id]} too. Ids must be unique.")
+                raise UniWorldError(f"line {lines[row.id]} also has the id {shown(row.id)}. Ids must be unique.")
         except UniWorldError as error:
             problems.append(f"Line {number}: {error}")
             continue
@@ -78,7 +79,7 @@ def read_rows(path: Path) -> list[BatchRow]:
         rows.append(row)
     if not rows and not problems:
         problems.append(
-            'It holds no rows. A row is a line such as {"id": "fox", "set": {"Condition.prompt": "A fox."}}.'
+            'The file has no rows. A row is a line such as {"id": "fox", "set": {"Condition.prompt": "A fox."}}.'
         )
     if problems:
         raise BadRows(path, problems)
@@ -91,30 +92,32 @@ def _parse_row(line: bytes, number: int) -> BatchRow:
     except BadJson as error:
         raise UniWorldError(f"it {error}.") from error
     if not isinstance(data, dict):
-        raise UniWorldError(f"it holds {shown(data)}, no JSON object. Write {{}} for the workflow as it is.")
+        raise UniWorldError(f"{shown(data)} is not a JSON object. Write {{}} to run the workflow unchanged.")
     unknown = [key for key in data if key not in KEYS]
     if unknown:
-        raise UniWorldError(f"there is no key {shown(unknown[0])} in a row. The keys are: {', '.join(KEYS)}.")
+        raise UniWorldError(f"unknown key {shown(unknown[0])}. A row may have the keys {', '.join(KEYS)}.")
     row_id = data.get("id", str(number))
     if not isinstance(row_id, str) or not row_id.strip() or len(row_id) > 1000:
-        raise UniWorldError(f'"id" must be a text of 1 to 1000 characters, and is {shown(row_id)}.')
+        raise UniWorldError(f'"id" must be a string of 1 to 1000 characters, not {shown(row_id)}.')
     values, images = data.get("set", {}), data.get("image", {})
     if not isinstance(values, dict):
-        raise UniWorldError(f'"set" must map NODE.input to values, and is {shown(values)}.')
+        raise UniWorldError(f'"set" must map NODE.input to values; it is {shown(values)}.')
     if not isinstance(images, dict):
-        raise UniWorldError(f'"image" must map nodes to picture files, and is {shown(images)}.')
+        raise UniWorldError(f'"image" must map nodes to picture files; it is {shown(images)}.')
     for target, value in values.items():
         if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
-            raise UniWorldError(f'"set" gives {target} the value {shown(value)}. Give a text, a number, true or false.')
+            raise UniWorldError(
+                f'"set" gives {target} the invalid value {shown(value)}. Use a string, a number, true or false.'
+            )
     for node, file in images.items():
         if not isinstance(file, str):
-            raise UniWorldError(f'"image" gives {node} the picture {shown(file)}. Give the path of a file as a text.')
+            raise UniWorldError(f'"image" gives {node} the picture {shown(file)}. Use the path of a file, as a string.')
     return BatchRow(row_id, number, values, images)
 
 
 def _with_folders(rows: list[BatchRow]) -> list[BatchRow]:
-    """Give each row a folder name that is the same each time, plain, and different on every file system."""
-    taken: set[str] = set()
+    """Give each row a folder name: deterministic, made of plain characters, and unique on every file system."""
+    taken: set[str] = set()  # case-folded, as Windows and macOS ignore case
     named = []
     for row in rows:
         plain = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", row.id))[:50].strip(".") or "row"
@@ -137,17 +140,17 @@ def _is_folder_name(name: str) -> bool:
 
 
 def check_rows(rows: list[BatchRow], path: Path, workflow: Workflow, registry: Registry) -> None:
-    """Check the workflow with the values of every row, running nothing.
+    """Check the workflow with the values of every row, without running anything.
 
     Raises:
-        BadRows: some row cannot run; lines with the same problem are told together.
+        BadRows: some rows cannot run. Lines with the same problem share a sentence.
     """
     lines: dict[str, list[int]] = defaultdict(list)
     for row in rows:
         try:
-            # Each row's pictures are bound for itself, so that thousands do not pile up in the lists of choices.
+            # Pictures are bound per row: thousands of them would otherwise pile up in the lists of choices.
             with folders.use(replace(folders.current(), bound={})):
-                # Without the graph, which does not matter for the check and is slow to copy.
+                # Only the prompt is checked; copying the editor's graph for every row is slow.
                 changed = apply_row(Workflow(workflow.prompt), row, path.parent, registry)
                 problems = validate_prompt(changed.prompt, registry).sentences
         except UniWorldError as error:
@@ -155,10 +158,10 @@ def check_rows(rows: list[BatchRow], path: Path, workflow: Workflow, registry: R
         for problem in problems:
             lines[problem].append(row.line)
     if lines:
-        raise BadRows(path, [f"{_told(numbers)}: {problem}" for problem, numbers in lines.items()])
+        raise BadRows(path, [f"{_line_list(numbers)}: {problem}" for problem, numbers in lines.items()])
 
 
-def _told(numbers: list[int]) -> str:
+def _line_list(numbers: list[int]) -> str:
     if len(numbers) == 1:
         return f"Line {numbers[0]}"
     few = ", ".join(map(str, numbers[:_MAX_LISTED_LINES]))
@@ -166,22 +169,25 @@ def _told(numbers: list[int]) -> str:
 
 
 def apply_row(workflow: Workflow, row: BatchRow, pictures: Path, registry: Registry) -> Workflow:
-    """A copy of the workflow with the row's values and pictures, which lie in or relative to the folder `pictures`.
+    """Return a copy of the workflow with the row's values and pictures.
 
-    The pictures get their names in the current folders (`folders.use`).
+    The pictures are bound to names in the current folders (`folders.use`).
+
+    Args:
+        pictures: the folder that the row's picture paths are relative to.
 
     Raises:
-        UniWorldError: the workflow has no such node or input, it does not take the value, or a picture is missing.
+        UniWorldError: the workflow has no such node or input, the value is invalid, or a picture is missing.
     """
     changed = workflow.copied()
     for target, value in row.set.items():
         node, dot, name = target.rpartition(".")
         if not dot or not node:
             raise UniWorldError(f"'{target}' in \"set\" is not of the form NODE.input, such as Sampler.steps.")
-        # One way of giving values: what --set takes is the text of the JSON value.
+        # set_value parses text, as the command line passes it; the JSON text of a value is exactly that.
         set_value(changed, registry, node, name, value if isinstance(value, str) else json.dumps(value))
     for node, file in row.image.items():
-        # Looked up first, so that a wrong node name is told before a wrong path.
+        # Looked up first, so that a wrong node name is reported before a wrong path.
         node_id = find_node(changed.prompt, node)
         set_value(changed, registry, node_id, "image", folders.current().bind(pictures / folders.named_path(file)))
     changed.fill_in(registry)
@@ -193,5 +199,5 @@ def hash_rows(rows: list[BatchRow]) -> str:
 
 
 def hash_json(value: object) -> str:
-    """A hash of what the JSON means, whatever its spaces and the order of its keys."""
+    """Hash a JSON value, independent of whitespace and key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Runs the rows of a batch one after the other in this process; loaded models and equal steps are kept between them."""
+"""Run the rows of a batch one after the other in this process; models and cached results are kept between rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .rows import BatchRow, apply_row
 
 @dataclass
 class RowFolders(folders.Folders):
-    """The folders of one row: what it saves goes to a folder of its own, what it reads comes from the common ones."""
+    """Folders of one row: it reads from the shared folders and saves to its own."""
 
     saved: Path = Path()
 
@@ -39,7 +39,7 @@ class BatchWorker:
 
     Args:
         common: the folders that rows read from.
-        stop: asks the row that runs to stop, and those after it.
+        stop: a request to stop the current row and all later ones.
     """
 
     def __init__(
@@ -54,35 +54,35 @@ class BatchWorker:
         """Run a row.
 
         Args:
-            pictures: the folder that the row's own pictures lie in or relative to.
-            folder: an empty folder for what it saves.
-            on_event: as of `Executor.run`.
+            pictures: the folder that the row's picture paths are relative to.
+            folder: an empty folder for the files it saves.
+            on_event: as for `Executor.run`.
 
         Returns:
-            What it gave, or why it gave nothing; an exception of a node is no exception here.
+            The outputs, or the reason for the failure. An exception raised by a node is reported here, not raised.
         """
-        begun = time.monotonic()
-        # What the row only previews does not outlive it.
+        start = time.monotonic()
+        # Previews are deleted with the row.
         temp = folder.parent / f"{folder.name}.temp"
         try:
             with folders.use(RowFolders(self._common.input, self._common.output, temp, saved=folder)):
                 result = self._run(row, pictures, folder, on_event)
-        except (UniWorldError, OSError) as error:  # such as a picture that has gone since the rows were checked
-            return Outcome(ERROR, error=str(error), seconds=_since(begun))
+        except (UniWorldError, OSError) as error:  # such as a picture deleted since the rows were checked
+            return Outcome(ERROR, error=str(error), seconds=_elapsed(start))
         finally:
             shutil.rmtree(temp, ignore_errors=True)
         if result.status != "success":
             status = INTERRUPTED if result.status == "interrupted" else ERROR
-            return Outcome(status, error=result.sentence, seconds=_since(begun), warnings=result.warnings)
-        return Outcome(DONE, *_given(result), seconds=_since(begun), warnings=result.warnings)
+            return Outcome(status, error=result.sentence, seconds=_elapsed(start), warnings=result.warnings)
+        return Outcome(DONE, *_outputs(result), seconds=_elapsed(start), warnings=result.warnings)
 
     def _run(self, row: BatchRow, pictures: Path, folder: Path, on_event: EventHook) -> RunResult:
         workflow = apply_row(self._workflow, row, pictures, self._registry)
         checked = validate_prompt(workflow.prompt, self._registry)
         if checked.problems:
             raise UniWorldError(" ".join(checked.sentences))
-        # An output node of an equal row must run again, as its pictures are in the folder of that other row; and a
-        # picture of the same name may be another one.
+        # The cache must not serve an output node from an identical row, whose files are in that row's folder, nor an
+        # input picture from a row that used another file of the same name.
         salts = dict.fromkeys(checked.outputs, str(folder))
         for node, file in row.image.items():
             digest = sha256_file(pictures / folders.named_path(file))
@@ -100,12 +100,12 @@ class BatchWorker:
         )
 
 
-def _since(begun: float) -> float:
-    return round(time.monotonic() - begun, 3)
+def _elapsed(start: float) -> float:
+    return round(time.monotonic() - start, 3)
 
 
-def _given(result: RunResult) -> tuple[list[str], list[str]]:
-    """The saved pictures of a run, by their paths in the row's folder, and its texts."""
+def _outputs(result: RunResult) -> tuple[list[str], list[str]]:
+    """Return the saved pictures of a run, as paths relative to the row's folder, and its texts."""
     images = [entry for ui in result.ui.values() for entry in ui.get("images", ()) if entry.get("type") == "output"]
     pictures = [(Path(entry["subfolder"]) / entry["filename"]).as_posix() for entry in images]
     texts = [text if isinstance(text, str) else shown(text) for ui in result.ui.values() for text in ui.get("text", ())]

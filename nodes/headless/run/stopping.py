@@ -1,4 +1,4 @@
-"""A request to stop what runs: Ctrl-C on the command line, or a cluster that gives its worker up."""
+"""A request to stop a run: Ctrl-C on the command line, or a cluster that stops its worker."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from ...host import PlainHost
 
 
 class StopRequest:
-    """Whether the user asked to stop. It lasts, unlike the host's flag, which each run of a workflow clears."""
+    """A request to stop, true once it is set. Unlike the host's flag, it is not cleared by each run of a workflow."""
 
     def __init__(self, host: PlainHost) -> None:
-        self._host, self._made = host, threading.Event()
+        self._host, self._event = host, threading.Event()
 
-    def make(self) -> None:
-        """Ask to stop: the node that runs ends within a step. Any thread and a signal handler may call it."""
-        self._made.set()
+    def set(self) -> None:
+        """Request a stop: the running node is interrupted within a step. Safe in any thread and in a signal handler."""
+        self._event.set()
         self._host.interrupted.set()
 
     def __bool__(self) -> bool:
-        return self._made.is_set()
+        return self._event.is_set()
 
 
 @contextlib.contextmanager
 def stop_on_interrupt(host: PlainHost) -> Iterator[StopRequest]:
-    """While it lasts, Ctrl-C asks the run to stop within a step, and a second one stops at once."""
+    """Within this context, Ctrl-C stops the run within a step, and a second Ctrl-C stops it at once."""
     request = StopRequest(host)
 
     def handle(*_: object) -> None:
         if request:
             raise KeyboardInterrupt
-        request.make()
+        request.set()
         say("Stopping after this step. Press Ctrl-C again to stop at once.")
 
     try:
         before = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not the main thread, which alone gets signals
+    except ValueError:  # not in the main thread, the only one that can handle signals
         yield request
         return
     try:

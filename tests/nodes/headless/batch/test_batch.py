@@ -1,4 +1,4 @@
-"""`uniworld batch`: exit codes, what is recorded, and that nothing is lost or done twice whatever ends the process."""
+"""`uniworld batch`: exit codes, records, and that no row is lost or done twice, however the process dies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from uniworld.__main__ import main
 TESTS = Path(__file__).resolve().parents[3]
 LAUNCH = "import sys; from uniworld.__main__ import main; sys.exit(main(sys.argv[1:]))"
 
-# One node: it writes down that it begins, takes its time in steps that can be interrupted, and may die once.
+# Paint logs each start, takes steps that can be interrupted, and can kill its process.
 PACK = """
 import os, signal, time, torch
 from uniworld.nodes import host
@@ -74,7 +74,7 @@ posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 
 class Batch:
-    """A batch in a folder of its own."""
+    """A batch in its own folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -86,7 +86,7 @@ class Batch:
         self.results = folder / "r.results.jsonl"
 
     def write(self, *rows: dict[str, Any]) -> None:
-        """Rows of the values of Paint, and "id"."""
+        """Write the rows, each with values of Paint and optionally "id"."""
         lines = []
         for values in rows:
             row = {"set": {f"Paint.{name}": value for name, value in values.items() if name != "id"}}
@@ -97,7 +97,7 @@ class Batch:
         return ["batch", "w.json", "--rows", "r.jsonl", "--pack", "pack", *more]
 
     def launch(self, *more: str, **options: Any) -> subprocess.Popen[bytes]:
-        """Start it as a process. Ray's workers, too, find the package through a link beside the rows."""
+        """Start the batch as a process. Ray's workers find the package through a link next to the rows."""
         link = self.folder / "path" / "uniworld"
         if not link.exists():
             link.parent.mkdir()
@@ -111,18 +111,18 @@ class Batch:
         found = [json.loads(line) for line in self.results.read_text().splitlines()[1:]]
         return [record for record in found if not statuses or record["status"] in statuses]
 
-    def begun(self) -> Counter[str]:
-        """How often the node began, by its text."""
+    def starts(self) -> Counter[str]:
+        """Count the starts of Paint, by its text."""
         return Counter(line.split()[0] for line in self.log.read_text().splitlines())
 
     def wait_for(self, condition: Callable[[], Any], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, "it did not come to that"
+            assert time.monotonic() < end, "timed out"
             time.sleep(0.02)
 
     def check_all_done(self, ids: list[str]) -> None:
-        """Every row is recorded as done once, and its one picture is there; no other file is."""
+        """Check that every row is recorded as done once, and that its picture is there and no other file."""
         done = self.records("done", "error")
         assert sorted(record["id"] for record in done) == sorted(ids)
         pictures = {picture for record in done for picture in record["outputs"]["pictures"]}
@@ -143,7 +143,7 @@ def batch(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(batch, capsys):
-    """Run the batch in this process; gives exit code, standard output and standard error."""
+    """Run the batch in this process; returns exit code, standard output and standard error."""
 
     def run(*more: str) -> tuple[int, str, str]:
         try:
@@ -178,7 +178,7 @@ def test_every_row_runs_and_is_recorded(batch, run):
         assert picture.size == (9, 6)
         prompt = json.loads(picture.text["prompt"])
     assert prompt["1"]["inputs"] == {"text": "b", "steps": 0, "deaths": 0, "width": 9}
-    assert prompt["2"] == WORKFLOW["2"]  # nothing of the batch's own is in the picture
+    assert prompt["2"] == WORKFLOW["2"]  # the picture's metadata shows no trace of the batch
 
 
 def test_the_same_command_again_runs_nothing(batch, run):
@@ -187,17 +187,17 @@ def test_the_same_command_again_runs_nothing(batch, run):
     before = batch.results.read_bytes()
     assert run()[0] == 0
     assert batch.results.read_bytes() == before
-    assert batch.begun() == {"a": 1, "b": 1}
+    assert batch.starts() == {"a": 1, "b": 1}
 
 
-def test_equal_rows_share_their_steps_and_have_pictures_of_their_own(batch, run):
+def test_equal_rows_share_cached_results_and_have_their_own_pictures(batch, run):
     batch.write({"id": "a", "text": "same"}, {"id": "b", "text": "same"})
     assert run()[0] == 0
-    assert batch.begun() == {"same": 1}
+    assert batch.starts() == {"same": 1}
     batch.check_all_done(["a", "b"])
 
 
-def test_pictures_of_one_name_are_not_taken_for_one_another(batch, run):
+def test_different_pictures_of_the_same_name_are_not_confused(batch, run):
     for name, width in (("a", 7), ("b", 9)):
         (batch.folder / name).mkdir()
         Image.new("RGB", (width, 5)).save(batch.folder / name / "photo.png")
@@ -224,9 +224,9 @@ def test_a_row_that_fails_is_recorded_and_the_others_run(batch, run):
     assert "The oven is cold." in failed["error"]
     assert failed["outputs"] == {"pictures": [], "texts": []}
     assert run()[0] == 1
-    assert batch.begun()["fail"] == 1
+    assert batch.starts()["fail"] == 1
     assert run("--retry-failed")[0] == 1
-    assert batch.begun() == {"a": 1, "fail": 2, "c": 1}
+    assert batch.starts() == {"a": 1, "fail": 2, "c": 1}
     assert [record["attempt"] for record in batch.records("error")] == [1, 2]
 
 
@@ -245,7 +245,7 @@ def test_json_gives_a_line_per_event_and_nothing_else(batch, run):
     }  # fmt: skip
 
 
-def test_bad_rows_are_told_all_at_once_and_nothing_runs(batch, run):
+def test_all_bad_rows_are_reported_at_once_and_nothing_runs(batch, run):
     (batch.folder / "r.jsonl").write_text('{"id": "a"}\n{\n{"id": "a"}')
     code, out, err = run("--json")
     assert code == 2
@@ -258,7 +258,7 @@ def test_bad_rows_are_told_all_at_once_and_nothing_runs(batch, run):
     assert (code, out) == (2, "")
     assert "Line 2: Node 1 (Paint): " in err
     assert "Line 3: Node 1 (Paint) has no input 'size'" in err
-    assert batch.begun() == {}
+    assert batch.starts() == {}
     assert not batch.results.exists()
     assert not (batch.folder / "output").exists()
 
@@ -270,19 +270,19 @@ def test_results_of_another_workflow_or_other_rows_are_refused(batch, run):
     batch.write({"text": "b"})
     code, _, err = run()
     assert code == 2
-    assert "of another set of rows. Name other --results" in err
+    assert "belong to another set of rows. Choose other --results" in err
     batch.write({"text": "a"})
     (batch.folder / "w.json").write_text(json.dumps({**WORKFLOW, "4": WORKFLOW["3"]}))
-    assert "of another workflow" in run()[2]
+    assert "belong to another workflow" in run()[2]
     assert batch.results.read_bytes() == before
     assert run("--results", "new.jsonl")[:2] == (0, "new.jsonl\n")
     assert (batch.folder / "output" / "r_2" / "1" / "deep" / "p_00001_.png").is_file()
 
 
 @pytest.mark.parametrize(("more", "word"), [
-    (["--workers", "2"], "--workers is for a Ray cluster"), (["--ray", "local", "--workers", "0"], "at least one is needed"),
-    (["--retries", "-1"], "no whole number"), (["--retries", "x"], "'x' is no whole number"),
-    (["--results", "r.jsonl"], "no results file"), (["--rows", "none.jsonl"], "cannot be read"), (["--pack", "none"], "no __init__.py"),
+    (["--workers", "2"], "--workers needs a Ray cluster"), (["--ray", "local", "--workers", "0"], "at least one is needed"),
+    (["--retries", "-1"], "'-1' is not a whole number"), (["--retries", "x"], "'x' is not a whole number"),
+    (["--results", "r.jsonl"], "not a results file"), (["--rows", "none.jsonl"], "cannot be read"), (["--pack", "none"], "no __init__.py"),
 ])  # fmt: skip
 def test_bad_usage(batch, run, more, word):
     batch.write({"text": "a"})
@@ -293,7 +293,7 @@ def test_bad_usage(batch, run, more, word):
     assert (batch.folder / "r.jsonl").read_bytes() == rows
 
 
-def test_without_ray_the_mend_is_told(batch, run, monkeypatch):
+def test_without_ray_the_message_says_how_to_install_it(batch, run, monkeypatch):
     batch.write({"text": "a"})
     monkeypatch.setitem(sys.modules, "ray", None)
     code, _, err = run("--ray", "local")
@@ -302,10 +302,10 @@ def test_without_ray_the_mend_is_told(batch, run, monkeypatch):
 
 
 @posix_only
-def test_ctrl_c_marks_the_row_and_the_same_command_goes_on(batch):
+def test_ctrl_c_marks_the_row_and_the_same_command_continues(batch):
     batch.write({"id": "a", "text": "a"}, {"id": "b", "text": "b", "steps": 100}, {"id": "c", "text": "c"})
     process = batch.launch()
-    batch.wait_for(lambda: batch.begun()["b"])
+    batch.wait_for(lambda: batch.starts()["b"])
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
@@ -317,14 +317,14 @@ def test_ctrl_c_marks_the_row_and_the_same_command_goes_on(batch):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     batch.check_all_done(["a", "b", "c"])
-    assert batch.begun() == {"a": 1, "b": 2, "c": 1}
+    assert batch.starts() == {"a": 1, "b": 2, "c": 1}
 
 
 @posix_only
-def test_two_batches_cannot_have_one_results_file(batch, run):
+def test_two_batches_cannot_share_a_results_file(batch, run):
     batch.write({"text": "a", "steps": 200})
     process = batch.launch()
-    batch.wait_for(lambda: batch.begun()["a"])
+    batch.wait_for(lambda: batch.starts()["a"])
     code, _, err = run()
     process.kill()
     process.communicate()
@@ -349,16 +349,16 @@ def test_sigkill_at_random_moments_loses_nothing_and_does_nothing_twice(batch):
             kills += 1
         out, err = process.communicate(timeout=60)
         done = {record["id"] for record in batch.records("done")} if kills else set()
-        told = {event["id"] for event in lines(out[: out.rfind(b"\n") + 1]) if event.get("status") == "done"}
-        assert told <= done
+        printed = {event["id"] for event in lines(out[: out.rfind(b"\n") + 1]) if event.get("status") == "done"}
+        assert printed <= done
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, err
     assert kills == 6
     batch.check_all_done(ids)
     attempts = Counter(record["id"] for record in batch.records("started"))
-    assert all(batch.begun()[one] <= attempts[one] for one in ids)
-    # Each kill met one row at most.
+    assert all(batch.starts()[one] <= attempts[one] for one in ids)
+    # Each kill interrupted one row at most.
     assert sum(attempts.values()) <= len(ids) + kills
     assert sum(attempts.values()) == len(ids) + len(batch.records("lost"))
 
@@ -375,7 +375,7 @@ def test_a_row_that_kills_the_program_is_given_up(batch):
     assert [record["status"] for record in batch.records() if record["id"] == "deadly"] == ["started", "lost"] * 2 + [
         "error"
     ]
-    assert batch.begun() == {"a": 1, "deadly": 2, "c": 1}
+    assert batch.starts() == {"a": 1, "deadly": 2, "c": 1}
 
 
 # --- Ray --------------------------------------------------------------------------------------------------------------
@@ -389,24 +389,24 @@ def ray_batch(batch):
 
 @posix_only
 @pytest.mark.slow
-def test_ray_a_worker_killed_midway_has_its_row_given_to_another(ray_batch):
+def test_ray_the_row_of_a_killed_worker_runs_on_another(ray_batch):
     ids = [f"row{number}" for number in range(8)]
     ray_batch.write(*({"id": one, "text": one, "steps": 60 if one == "row2" else 10} for one in ids))
     process = ray_batch.launch("--ray", "local", "--workers", "2", "--json")
-    ray_batch.wait_for(lambda: ray_batch.begun()["row2"], 120)
+    ray_batch.wait_for(lambda: ray_batch.starts()["row2"], 120)
     time.sleep(0.2)
     worker = next(line.split()[1] for line in ray_batch.log.read_text().splitlines() if line.startswith("row2 "))
     os.kill(int(worker), signal.SIGKILL)
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     ray_batch.check_all_done(ids)
-    assert ray_batch.begun() == {**dict.fromkeys(ids, 1), "row2": 2}
+    assert ray_batch.starts() == {**dict.fromkeys(ids, 1), "row2": 2}
     [lost] = ray_batch.records("lost")
     assert (lost["id"], lost["attempt"]) == ("row2", 1)
     assert "died" in lost["error"]
     assert [event["id"] for event in lines(out) if event.get("status") == "lost"] == ["row2"]
     workers = {line.split()[1] for line in ray_batch.log.read_text().splitlines()}
-    assert len(workers) in (2, 3)  # the two, and the one in place of the killed one
+    assert len(workers) in (2, 3)  # the two, and possibly the replacement of the killed one
     assert str(process.pid) not in workers
 
 
@@ -429,26 +429,26 @@ def test_ray_rows_with_pictures_failing_rows_deadly_rows_and_ctrl_c(ray_batch):
     ]
     (ray_batch.folder / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
     process = ray_batch.launch("--ray", "local", "--workers", "2", "--retries", "1", start_new_session=True)
-    ray_batch.wait_for(lambda: ray_batch.begun()["slow"], 120)
-    # The row that kills its workers has its second worker, and so its end, only seconds later.
+    ray_batch.wait_for(lambda: ray_batch.starts()["slow"], 120)
+    # The deadly row is recorded as failed only after its second worker has started, which takes seconds.
     ray_batch.wait_for(
         lambda: (
             {"fail", "deadly", "good"} <= {r["id"] for r in ray_batch.records() if r["status"] in ("error", "done")}
         ),
         120,
     )
-    # As a terminal does, to all processes of the group.
+    # A terminal, too, sends the signal to all processes of the group.
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert b"Traceback" not in out + err
-    ended = {record["id"]: record for record in ray_batch.records() if record["status"] != "started"}
-    assert {one: record["status"] for one, record in ended.items()} == {
+    finished = {record["id"]: record for record in ray_batch.records() if record["status"] != "started"}
+    assert {one: record["status"] for one, record in finished.items()} == {
         "fail": "error", "deadly": "error", "good": "done", "slow": "interrupted",
     }  # fmt: skip
-    assert "The oven is cold." in ended["fail"]["error"]
-    assert ray_batch.begun()["deadly"] == 2
-    assert ended["good"]["outputs"] == {
+    assert "The oven is cold." in finished["fail"]["error"]
+    assert ray_batch.starts()["deadly"] == 2
+    assert finished["good"]["outputs"] == {
         "pictures": ["r/good/deep/p_00001_.png", "r/good/q_00001_.png"],
         "texts": ["GOOD"],
     }

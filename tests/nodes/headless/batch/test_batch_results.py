@@ -1,4 +1,4 @@
-"""The results of a batch: what is recorded stays recorded once, whatever moment the process ends at."""
+"""The results of a batch: every row is recorded exactly once, whenever the process dies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS = [BatchRow("a", 1, folder="a"), BatchRow("b/c", 2, folder="b_c"), BatchRow
 
 
 class Killed(BaseException):
-    """Stands for the death of the process: nothing of ours cleans up after it."""
+    """Simulates the death of the process: no code of ours handles it."""
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def lines(tmp_path):
 
 
 def kill(results: Results) -> None:
-    """Let go of the file as a killed process would."""
+    """Release the file as the operating system does when the process is killed."""
     results._opened.close()
 
 
@@ -45,15 +45,15 @@ def save(attempt: Any, name: str = "p/p_1.png") -> Outcome:
     return Outcome(DONE, [name], ["text"], 1.5)
 
 
-def test_an_outcome_is_recorded_and_its_pictures_get_the_name_of_the_row(open_results, lines, tmp_path):
+def test_an_outcome_is_recorded_and_its_folder_gets_the_name_of_the_row(open_results, lines, tmp_path):
     with open_results() as results:
         assert results.with_status("") == ["a", "b/c", "d"]
         attempt = results.start(ROWS[1])
         assert not (tmp_path / "out" / "x" / "b_c").exists()
-        record = results.end(attempt, save(attempt))
+        record = results.finish(attempt, save(attempt))
         failed = results.start(ROWS[2])
         save(failed)
-        results.end(failed, Outcome(ERROR, error="The oven is cold.", seconds=0.1))
+        results.finish(failed, Outcome(ERROR, error="The oven is cold.", seconds=0.1))
     assert record == {
         "id": "b/c", "status": "done", "attempt": 1, "seconds": 1.5, "error": None,
         "outputs": {"pictures": ["x/b_c/p/p_1.png"], "texts": ["text"]},
@@ -70,25 +70,25 @@ def test_an_outcome_is_recorded_and_its_pictures_get_the_name_of_the_row(open_re
 
 def test_a_row_without_pictures_leaves_no_folder(open_results, tmp_path):
     with open_results() as results:
-        results.end(results.start(ROWS[0]), Outcome(DONE, texts=["5"]))
+        results.finish(results.start(ROWS[0]), Outcome(DONE, texts=["5"]))
     assert list((tmp_path / "out" / "x").iterdir()) == []
 
 
 def test_an_attempt_that_died_is_lost_and_counted_and_its_pictures_are_gone(open_results, lines, tmp_path):
     for number in (1, 2):
         results = open_results()
-        assert results.lost(ROWS[0]) == number - 1
+        assert results.lost_attempts(ROWS[0]) == number - 1
         attempt = results.start(ROWS[0])
         assert attempt.number == number
         save(attempt)
         kill(results)
     with open_results() as results:
         assert results.with_status(LOST) == ["a"]
-        assert results.lost(ROWS[0]) == 2
+        assert results.lost_attempts(ROWS[0]) == 2
         assert list((tmp_path / "out" / "x").rglob("*.png")) == []
         attempt = results.start(ROWS[0])
-        results.end(attempt, save(attempt))
-        assert results.lost(ROWS[0]) == 0
+        results.finish(attempt, save(attempt))
+        assert results.lost_attempts(ROWS[0]) == 0
     assert [line["status"] for line in lines()[1:]] == [STARTED, LOST, STARTED, LOST, STARTED, DONE]
     assert (tmp_path / "out/x/a/p/p_1.png").read_bytes() == b"picture of attempt 3"
 
@@ -101,9 +101,9 @@ def test_death_between_record_and_rename_loses_nothing(open_results, tmp_path, m
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Results, "_settle", die)
+        patch.setattr(Results, "_publish", die)
         with pytest.raises(Killed):
-            results.end(attempt, save(attempt))
+            results.finish(attempt, save(attempt))
     kill(results)
     with open_results() as results:
         assert results.with_status(DONE) == ["a"]
@@ -120,25 +120,25 @@ def test_death_between_pictures_and_record_runs_the_row_again(open_results, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(Results, "_append", die)
         with pytest.raises(Killed):
-            results.end(attempt, save(attempt))
+            results.finish(attempt, save(attempt))
     kill(results)
     with open_results() as results:
         assert results.with_status(LOST) == ["a"]
         assert not (tmp_path / "out/x/a").exists()
 
 
-def test_an_error_while_it_is_open_marks_what_ran_as_interrupted(open_results, lines, tmp_path):
+def test_an_error_while_it_is_open_marks_running_rows_as_interrupted(open_results, lines, tmp_path):
     results = open_results()
     save(results.start(ROWS[0]))
     results.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert lines()[-1]["status"] == INTERRUPTED
     assert list((tmp_path / "out" / "x").iterdir()) == []
     with open_results() as results:
-        assert results.lost(ROWS[0]) == 0
+        assert results.lost_attempts(ROWS[0]) == 0
         assert results.start(ROWS[0]).number == 2
 
 
-def test_a_disk_that_is_full_leaves_no_half_of_a_line(open_results, lines, monkeypatch):
+def test_a_full_disk_leaves_no_partial_line(open_results, lines, monkeypatch):
     write = os.write
 
     def half(file: int, data: bytes) -> int:
@@ -152,16 +152,16 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_line(open_results, lines, monke
         with monkeypatch.context() as patch:
             patch.setattr(batch_results.os, "write", half)
             with pytest.raises(RunFailed, match="cannot be written: No space left") as error:
-                results.end(attempt, save(attempt))
+                results.finish(attempt, save(attempt))
         assert str(results.path) in str(error.value)
         assert lines() == before
         assert results.with_status(STARTED) == ["a"]
 
 
 @pytest.mark.parametrize("tail", [b'{"id": "a", "sta', b"\xff\xfe", b"\0" * 300, b"{"])
-def test_a_last_line_that_is_cut_short_is_ignored(open_results, lines, tmp_path, tail):
+def test_a_truncated_last_line_is_ignored(open_results, lines, tmp_path, tail):
     results = open_results()
-    results.end(results.start(ROWS[0]), Outcome(DONE))
+    results.finish(results.start(ROWS[0]), Outcome(DONE))
     results.start(ROWS[1])
     kill(results)
     with (tmp_path / "x.jsonl").open("ab") as file:
@@ -172,28 +172,28 @@ def test_a_last_line_that_is_cut_short_is_ignored(open_results, lines, tmp_path,
     assert [line["status"] for line in lines()[1:]] == [STARTED, DONE, STARTED, LOST]
 
 
-def test_every_cut_through_the_file_can_be_gone_on_from(open_results, tmp_path):
+def test_a_file_truncated_at_any_byte_can_be_continued(open_results, tmp_path):
     with open_results() as results:
         for row in ROWS[:2]:
-            results.end(results.start(row), Outcome(DONE, texts=["t"]))
+            results.finish(results.start(row), Outcome(DONE, texts=["t"]))
     path = tmp_path / "x.jsonl"
     whole = path.read_bytes()
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
         with open_results() as results:
             done = results.with_status(DONE)
-            # A record counts when all of it is there but its end of line.
+            # A complete record counts even without its newline.
             assert len(done) == (whole[:length] + b"\n").count(b'"texts": ["t"]}}\n')
             for row in ROWS:
                 if row.id not in done:
-                    results.end(results.start(row), Outcome(DONE))
+                    results.finish(results.start(row), Outcome(DONE))
         with open_results() as results:
             assert len(results.with_status(DONE)) == 3
 
 
-def test_a_damaged_line_in_the_middle_is_told_with_its_number(open_results, tmp_path):
+def test_a_damaged_line_in_the_middle_is_reported_with_its_number(open_results, tmp_path):
     with open_results() as results:
-        results.end(results.start(ROWS[0]), Outcome(DONE))
+        results.finish(results.start(ROWS[0]), Outcome(DONE))
     path = tmp_path / "x.jsonl"
     whole = path.read_text().splitlines()
     for bad in (
@@ -208,15 +208,15 @@ def test_a_damaged_line_in_the_middle_is_told_with_its_number(open_results, tmp_
             open_results()
 
 
-def test_results_of_another_batch_are_refused_and_left_as_they_are(open_results, tmp_path):
+def test_results_of_another_batch_are_rejected_and_unchanged(open_results, tmp_path):
     with open_results() as results:
-        results.end(results.start(ROWS[0]), Outcome(DONE))
+        results.finish(results.start(ROWS[0]), Outcome(DONE))
     before = (tmp_path / "x.jsonl").read_bytes()
-    with pytest.raises(ValueError, match="of another workflow"):
+    with pytest.raises(ValueError, match="belong to another workflow"):
         open_results(workflow="other")
-    with pytest.raises(ValueError, match="of another set of rows"):
+    with pytest.raises(ValueError, match="belong to another set of rows"):
         open_results(rows="other")
-    with pytest.raises(ValueError, match=r"should be in .* which is not there"):
+    with pytest.raises(ValueError, match=r"should be in .* which does not exist"):
         open_results(output="elsewhere")
     assert (tmp_path / "x.jsonl").read_bytes() == before
     assert not (tmp_path / "elsewhere").exists()
@@ -225,21 +225,21 @@ def test_results_of_another_batch_are_refused_and_left_as_they_are(open_results,
 @pytest.mark.parametrize(
     "content", [b"hello", b"hello\n", b'{"id": "a"}', b'{"id": "a"}\n{}\n', b"\x89PNG\r\n\x1a\n\0", b"[1]"]
 )
-def test_a_file_that_is_something_else_is_refused_and_left_as_it_is(open_results, tmp_path, content):
+def test_another_kind_of_file_is_rejected_and_unchanged(open_results, tmp_path, content):
     (tmp_path / "x.jsonl").write_bytes(content)
-    with pytest.raises(ValueError, match="no results file"):
+    with pytest.raises(ValueError, match="not a results file"):
         open_results()
     assert (tmp_path / "x.jsonl").read_bytes() == content
 
 
-def test_two_processes_cannot_have_it(open_results):
+def test_two_processes_cannot_open_it(open_results):
     with open_results(), pytest.raises(ValueError, match="Another batch is writing"):
         open_results()
     open_results().__exit__(None, None, None)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows locks otherwise")
-def test_a_file_system_without_locks_is_not_taken_for_another_batch(open_results, monkeypatch):
+def test_a_file_system_without_locks_is_not_mistaken_for_another_batch(open_results, monkeypatch):
     def no_locks(*_: int) -> None:
         raise OSError(37, "No locks available")
 
@@ -248,7 +248,7 @@ def test_a_file_system_without_locks_is_not_taken_for_another_batch(open_results
         open_results()
 
 
-def test_two_batches_of_one_name_have_folders_of_their_own(open_results, tmp_path):
+def test_two_batches_of_the_same_name_have_separate_folders(open_results, tmp_path):
     with open_results() as first, open_results(path="deep/y.jsonl") as second:
         assert [results.folder.name for results in (first, second)] == ["x", "x_2"]
     with open_results(path="deep/y.jsonl") as second:
@@ -260,9 +260,9 @@ def test_a_folder_that_is_in_the_way_is_not_touched(open_results, tmp_path):
         attempt = results.start(ROWS[0])
         (tmp_path / "out/x/a").mkdir()
         (tmp_path / "out/x/a/mine.txt").write_text("mine")
-        record = results.end(attempt, save(attempt))
+        record = results.finish(attempt, save(attempt))
     assert record["status"] == ERROR
-    assert "is there already. Move it away." in record["error"]
+    assert "already exists. Move it away." in record["error"]
     assert [path.name for path in Path(tmp_path / "out/x/a").iterdir()] == ["mine.txt"]
 
 
@@ -270,5 +270,5 @@ def test_a_place_that_cannot_be_written(open_results, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot be opened"):
         open_results(path="file/x.jsonl")
-    with pytest.raises(ValueError, match="cannot be made"):
+    with pytest.raises(ValueError, match="cannot be created"):
         open_results(path="new.jsonl", output="file")

@@ -1,4 +1,4 @@
-"""The rows of a batch: every mistake is told at once, and each row gets a folder of its own."""
+"""The rows of a batch: all mistakes are reported at once, and each row gets its own folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(tmp_path):
     return read
 
 
-def test_ids_are_given_or_the_number_of_the_line(read):
+def test_the_default_id_is_the_line_number(read):
     rows = read(b'\xef\xbb\xbf{}\r\n\n{"id": "fox", "set": {"Number.value": 5}}\n{"image": {"1": "a.png"}}\n')
     assert [(row.id, row.line, row.set, row.image) for row in rows] == [
         ("1", 1, {}, {}), ("fox", 3, {"Number.value": 5}, {}), ("4", 4, {}, {"1": "a.png"}),
@@ -44,32 +44,32 @@ def test_ids_are_given_or_the_number_of_the_line(read):
 
 
 @pytest.mark.parametrize(("line", "word"), [
-    (b"{", "not valid JSON: Expecting"), (b"5", "holds 5, no JSON object"), (b"\xff", "no text in UTF-8"), (b'{"sets": {}}', "no key 'sets'"),
-    (b'{"id": 5}', '"id" must be a text'), (b'{"id": " "}', '"id" must be a text'), (b'{"set": []}', '"set" must map'), (b'{"image": 1}', '"image" must map'),
-    (b'{"set": {"1.a": null}}', "Give a text, a number, true or false"), (b'{"set": {"1.a": ["1", 0]}}', "Give a text, a number"),
-    (b'{"set": {"1.a": NaN}}', "holds NaN"), (b'{"set": {"1.a": 1e999}}', "the value inf"), (b'{"image": {"1": 5}}', "path of a file as a text"),
+    (b"{", "not valid JSON: Expecting"), (b"5", "5 is not a JSON object"), (b"\xff", "UTF-8"), (b'{"sets": {}}', "unknown key 'sets'"),
+    (b'{"id": 5}', '"id" must be a string'), (b'{"id": " "}', '"id" must be a string'), (b'{"set": []}', '"set" must map'), (b'{"image": 1}', '"image" must map'),
+    (b'{"set": {"1.a": null}}', "Use a string, a number, true or false"), (b'{"set": {"1.a": ["1", 0]}}', "Use a string, a number"),
+    (b'{"set": {"1.a": NaN}}', "NaN"), (b'{"set": {"1.a": 1e999}}', "the invalid value inf"), (b'{"image": {"1": 5}}', "path of a file, as a string"),
     (b'{"id": "a", "id": "b"}', "the key 'id' twice"), (b"[" * 100_000, "nested too deeply"), (b'{"set": {"1.a": ' + b"9" * 5000 + b"}}", "Line 1: it contains a number of 5000 digits"),
 ])  # fmt: skip
-def test_a_bad_line_is_told_with_its_number(read, line, word):
+def test_a_bad_line_is_reported_with_its_number(read, line, word):
     with pytest.raises(BadRows, match="Line 1") as caught:
         read(line)
     assert word in str(caught.value)
 
 
-def test_all_bad_lines_are_told_at_once(read):
+def test_all_bad_lines_are_reported_at_once(read):
     with pytest.raises(BadRows) as caught:
         read('{"id": "a"}\n{\n{"id": "a"}\n[]\n{"id": "5"}\n{"id": "5"}')
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["Line 2", "Line 3", "Line 4", "Line 6"]
-    assert "the id 'a' is that of line 1 too" in str(caught.value)
+    assert "line 1 also has the id 'a'" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"])
-def test_no_rows_are_a_mistake(read, content):
-    with pytest.raises(BadRows, match="holds no rows"):
+def test_a_file_without_rows_is_rejected(read, content):
+    with pytest.raises(BadRows, match="has no rows"):
         read(content)
 
 
-def test_a_file_that_is_missing_or_huge(tmp_path, monkeypatch):
+def test_a_missing_or_huge_file_is_rejected(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         read_rows(tmp_path / "none.jsonl")
     monkeypatch.setattr(batch_rows, "MAX_BYTES", 3)
@@ -102,7 +102,7 @@ IDS = [
 
 
 @given(ids=st.lists(st.text(min_size=1, max_size=60).filter(str.strip) | st.sampled_from(IDS), unique=True, min_size=1))
-def test_folders_are_plain_unique_and_the_same_each_time(ids):
+def test_folders_are_plain_unique_and_deterministic(ids):
     rows = batch_rows._with_folders([BatchRow(one, 1) for one in ids])
     names = [row.folder for row in rows]
     assert len({name.casefold() for name in names}) == len(ids)
@@ -113,7 +113,7 @@ def test_folders_are_plain_unique_and_the_same_each_time(ids):
     assert names == [row.folder for row in batch_rows._with_folders(rows)]
 
 
-def test_a_plain_id_is_its_folder(read):
+def test_a_plain_id_is_the_name_of_its_folder(read):
     assert [row.folder for row in read([{"id": "fox-1.a"}, {"id": "猫"}, {}])] == ["fox-1.a", "猫", "3"]
 
 
@@ -126,28 +126,28 @@ def test_values_are_typed(read, registry):
     assert workflow.prompt["1"]["inputs"]["on"] is False
 
 
-def test_rows_are_checked_against_the_workflow_and_equal_problems_told_together(read, registry, tmp_path):
+def test_rows_are_checked_against_the_workflow_and_equal_problems_are_grouped(read, registry, tmp_path):
     path = tmp_path / "rows.jsonl"
     check_rows(read([{"set": {"Number.value": 7}}, {"set": {"Add.a": 1}}]), path, Workflow(SUM), registry)
     bad = [{"set": {"Number.value": 700}}, {"set": {"Nobody.value": 1}}, {}, {"set": {"Nobody.value": 2}}, {"set": {"value": 1}},
            {"set": {"Number.value": "many"}}, {"set": {"Number.size": 1}}, {"set": {"Number.value": True}}]  # fmt: skip
     with pytest.raises(BadRows) as caught:
         check_rows(read(bad), path, Workflow(SUM), registry)
-    told = caught.value.problems
-    assert len(told) == 6
-    assert any(problem.startswith("Lines 2, 4: There is no node 'Nobody'") for problem in told)
-    assert "Line 1: Node 1 (Number): " in told[0]
-    assert "Line 6: Node 1 (Number): 'many' is no value for 'value', which takes a whole number." in told
+    problems = caught.value.problems
+    assert len(problems) == 6
+    assert any(problem.startswith("Lines 2, 4: There is no node 'Nobody'") for problem in problems)
+    assert "Line 1: Node 1 (Number): " in problems[0]
+    assert "Line 6: Node 1 (Number): 'many' is no value for 'value', which takes a whole number." in problems
 
 
-def test_a_problem_of_the_workflow_itself_is_told_once(read, registry, tmp_path):
+def test_a_problem_of_the_workflow_itself_is_reported_once(read, registry, tmp_path):
     with pytest.raises(BadRows) as caught:
         check_rows(read([{}] * 500), tmp_path / "rows.jsonl", Workflow({"1": node("Nobody")}), registry)
-    [told] = caught.value.problems
-    assert told.startswith("Lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 490 more: ")
+    [problem] = caught.value.problems
+    assert problem.startswith("Lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 490 more: ")
 
 
-def test_pictures_are_relative_to_the_rows_and_must_be_there(read, registry, tmp_path, place):
+def test_pictures_are_relative_to_the_rows_and_must_exist(read, registry, tmp_path, place):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (7, 5)).save(tmp_path / "photos" / "a.png")
     rows = read([{"image": {"LoadImage": "photos/a.png"}}, {"image": {"1": str(tmp_path / "photos" / "a.png")}}])
@@ -166,7 +166,7 @@ def test_pictures_are_relative_to_the_rows_and_must_be_there(read, registry, tmp
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["Line 1", "Line 2", "Line 3", "Line 4"]
 
 
-def test_the_hash_is_of_what_the_rows_mean(read):
+def test_the_hash_ignores_whitespace_line_numbers_and_key_order(read):
     first = read('{"id": "a", "set": {"1.x": 1, "1.y": 2}}')
     assert hash_rows(first) == hash_rows(read('\n  {"set": {"1.y": 2,   "1.x": 1}, "id": "a"}\n'))
     assert hash_rows(first) != hash_rows(read('{"id": "a", "set": {"1.x": 1.5, "1.y": 2}}'))

@@ -422,7 +422,7 @@ def test_a_request_to_stop_outlasts_the_run_before_which_it_came(registry, plain
     assert executor.run(prompt, ["2"], stop=stop).status == "success"
     executor.forget()
     toys.calls.clear()
-    stop.make()
+    stop.set()
     assert [executor.run(prompt, ["2"], stop=stop).status for _ in range(2)] == ["interrupted", "interrupted"]
     assert toys.calls == []
     assert executor.run(prompt, ["2"]).status == "success"
