@@ -134,10 +134,10 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from ..publish.convert import Parts, convert
+    from ..publish.convert import BaseModels, convert
 
-    parts = Parts(arguments.qwen, arguments.flux, arguments.redux, arguments.siglip, arguments.task_head)
-    convert(parts, arguments.to, arguments.seed, _dtype(arguments.dtype))
+    models = BaseModels(arguments.qwen, arguments.flux, arguments.redux, arguments.siglip, arguments.task_head)
+    convert(models, arguments.to, arguments.seed, _dtype(arguments.dtype))
     print(arguments.to)
     return DONE
 

@@ -1,4 +1,4 @@
-"""A fresh start checkpoint in UniWorld-V1's published format, out of Qwen2.5-VL and FLUX.1-dev."""
+"""Build a starting checkpoint in UniWorld-V1's published format from Qwen2.5-VL and FLUX.1-dev."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ...uniworld_core.loading.settings import OBJECT, optional, read_json, take
 from ...uniworld_core.loading.weights import Names, Shards, open_shard, read_header
 from ..objective.names import REDUX_NAMES
 from .model_folder import SHARD_BYTES, Source, copy_settings, new_folder, write_json, write_shards
-from .processor_files import complete
+from .processor_files import add_processor_files
 
 QWEN_TYPE = "qwen2_5_vl"
 
-# Qwen2.5-VL's prefixes (in its files, in UniWorld's): those that transformers 4.52 and later use inside come first,
-# since "model." begins both.
+# (prefix in Qwen2.5-VL's files, prefix in UniWorld's). The prefixes of transformers 4.52 and later come first, because
+# the older "model." is a prefix of them.
 _QWEN_PREFIXES = (
     ("model.visual.", "visual."),
     ("visual.", "visual."),
@@ -39,7 +39,7 @@ _QWEN_PREFIXES = (
 _QWEN_NAMES = Names(_QWEN_PREFIXES)
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
-# What the published configuration carries besides its parts' own (UniWorld-V1's config.json).
+# Keys of the published config.json that come from neither base model.
 _PUBLISHED: dict[str, object] = {
     "architectures": ["UnivaQwen2p5VLForConditionalGeneration"],
     "image_token_length": None,
@@ -50,21 +50,22 @@ _PUBLISHED: dict[str, object] = {
     "tie_word_embeddings": False,
 }
 _TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id")
-# Where a configuration keeps its rotary settings: in its own name for each half of transformers' versions.
+# The key of the rotary settings in transformers 4 and in transformers 5.
 _ROPE = ("rope_scaling", "rope_parameters")
-_LISTED = 5
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a start checkpoint is made of.
+class BaseModels:
+    """The models that a starting checkpoint is built from.
 
     Attributes:
-        qwen: a Qwen2.5-VL folder, as transformers saves it or as Qwen published it.
+        qwen: a Qwen2.5-VL folder, as saved by transformers or as published by Qwen.
         flux: a FLUX.1-dev folder in diffusers layout; its `transformer/` is read.
-        redux: a FLUX.1-Redux file, for the siglip_projector; None draws that one as well.
-        siglip: a SigLIP2 folder, whose width the siglip_projector takes; None takes Redux's, or the published 1152.
-        task_head: a `task_head_final.pt`; None leaves routing out until one is trained.
+        redux: a FLUX.1-Redux file that initializes `siglip_projector`; None initializes it randomly.
+        siglip: a SigLIP2 folder that sets the input width of `siglip_projector`. None takes the width of Redux, or the
+            published 1152.
+        task_head: a `task_head_final.pt`. With None the checkpoint has no routing head until one is trained.
     """
 
     qwen: Path
@@ -75,59 +76,61 @@ class Parts:
 
 
 def convert(
-    parts: Parts, to: Path, seed: int = 0, dtype: torch.dtype = torch.float32, shard_bytes: int = SHARD_BYTES
+    models: BaseModels, to: Path, seed: int = 0, dtype: torch.dtype = torch.float32, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write a checkpoint that training starts from: Qwen's and FLUX's tensors as they are, projectors freshly drawn.
+    """Write a starting checkpoint: the tensors of Qwen and FLUX unchanged, and randomly initialized projectors.
 
-    One shard is held in memory at a time. The folder appears whole, and only if it can be opened.
+    Only one shard is in memory at a time. The folder is written atomically, and only if the result can be opened.
 
     Args:
-        to: the folder to make; it must not be there.
-        seed: of the projectors.
-        dtype: of the tensors; published is float32.
-        shard_bytes: about the size of a shard.
+        models: the base models.
+        to: the folder to create; it must not exist.
+        seed: seed of the projectors' initialization.
+        dtype: dtype of the tensors; the published checkpoint has float32.
+        shard_bytes: approximate size of a shard.
 
     Raises:
-        UniWorldError: a folder is of another model, a tensor is missing, too many or of a shape that does not fit, or
-            `to` cannot be written.
+        UniWorldError: a folder contains another model, a tensor is missing, unexpected or of the wrong shape, or `to`
+            cannot be written.
     """
-    raw = start_config(parts.qwen, parts.flux)
+    raw = base_config(models.qwen, models.flux)
     raw["torch_dtype"] = str(dtype).removeprefix("torch.")
-    # Copied, since transformers writes into what a configuration is built of.
-    source = f"the configuration of {parts.qwen} and {parts.flux}"
-    config = UniWorldConfig.from_dict(copy.deepcopy(raw), _siglip_width(parts), source)
+    # A copy, because transformers modifies the dict that it builds a configuration from.
+    source = f"the configuration of {models.qwen} and {models.flux}"
+    config = UniWorldConfig.from_dict(copy.deepcopy(raw), _siglip_width(models), source)
     sources = {
-        **_qwen_sources(parts.qwen),
-        **_flux_sources(parts.flux),
-        **_projector_sources(config, seed, parts.redux),
+        **_qwen_sources(models.qwen),
+        **_flux_sources(models.flux),
+        **_projector_sources(config, seed, models.redux),
     }
     expected = layout(config)
-    _check(sources, expected, parts)
-    read_tokenizer(parts.qwen)
+    _check(sources, expected, models)
+    read_tokenizer(models.qwen)
     with new_folder(to) as folder:
-        copy_settings(parts.qwen, folder, but=("config.json",))
-        complete(folder)
+        copy_settings(models.qwen, folder, exclude=("config.json",))
+        add_processor_files(folder)
         write_json(folder / "config.json", raw)
-        if parts.task_head is not None:
-            shutil.copyfile(parts.task_head, folder / TASK_HEAD_FILE)
+        if models.task_head is not None:
+            shutil.copyfile(models.task_head, folder / TASK_HEAD_FILE)
         write_shards(folder, {name: sources[name] for name in expected}, dtype, shard_bytes)
         check_checkpoint(folder)
 
 
-def start_config(qwen: Path, flux: Path) -> dict[str, object]:
-    """The `config.json` of UniWorld-V1 for these two base models.
+def base_config(qwen: Path, flux: Path) -> dict[str, object]:
+    """Return UniWorld-V1's `config.json` for these two base models.
 
     Raises:
-        UniWorldError: a folder is of another model, or FLUX does not fit the VAE beside it.
+        UniWorldError: a folder contains another model, or FLUX does not match the VAE in its folder.
     """
     raw = _read_config(qwen)
     if raw.get("model_type") != QWEN_TYPE:
         raise UniWorldError(
-            f"{qwen} is of model_type {shown(raw.get('model_type'))}; UniWorld-V1 reads with {QWEN_TYPE!r}: give a "
+            f"{qwen} has model_type {shown(raw.get('model_type'))}, but UniWorld-V1 uses {QWEN_TYPE!r}: give a "
             "Qwen2.5-VL folder."
         )
-    # Flat as Qwen published it; from transformers 4.52 on the language model's own keys lie in `text_config`.
-    # What is null in one may stand in the other: transformers 4.56 writes a null image_token_id into `text_config`.
+    # Qwen published a flat file; transformers 4.52 and later nest the language model's keys in `text_config`.
+    # Nulls are dropped because transformers 4.56 writes a null image_token_id into `text_config`, which would hide the
+    # value on the top level.
     flat = _without_nulls(raw) | _without_nulls(raw.get("text_config") or {})
     text = {key: flat[key] for key in TEXT_KEYS if key in flat}
     tokens = {key: flat[key] for key in _TOKENS if key in flat}
@@ -150,7 +153,7 @@ def start_config(qwen: Path, flux: Path) -> dict[str, object]:
 
 
 def _read_config(qwen: Path) -> dict[str, Any]:
-    """A Qwen2.5-VL folder's configuration. Raises UniWorldError if a part of it is no object."""
+    """Read the configuration of a Qwen2.5-VL folder. Raises UniWorldError if a section of it is not a JSON object."""
     file = qwen / "config.json"
     raw = read_json(file)
     part = optional(OBJECT)
@@ -164,11 +167,11 @@ def _without_nulls(raw: Mapping[str, object]) -> dict[str, object]:
 
 
 def _rope(flat: Mapping[str, Any]) -> dict[str, object]:
-    """Rotary settings under their published names; transformers 5 keeps them together in `rope_parameters`."""
+    """Return the rotary settings under their published names; transformers 5 groups them in `rope_parameters`."""
     scaling = dict(flat.get("rope_parameters") or flat.get("rope_scaling") or {})
     theta = scaling.pop("rope_theta", None) or flat.get("rope_theta")
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    kind = "default" if kind == "mrope" else kind  # Qwen's first name for it
+    kind = "default" if kind == "mrope" else kind  # the name in the files that Qwen first published
     scaling |= {"rope_type": kind, "type": kind}
     return {"rope_scaling": scaling} | ({} if theta is None else {"rope_theta": theta})
 
@@ -177,13 +180,13 @@ def _denoiser_config(flux: Path) -> dict[str, object]:
     config = read_json(flux / "transformer" / "config.json")
     if config.get("_class_name", "FluxTransformer2DModel") != "FluxTransformer2DModel":
         kind = shown(config["_class_name"]).strip("'")
-        raise UniWorldError(f"{flux / 'transformer'} holds a {kind}; give a FLUX.1-dev folder in diffusers layout.")
+        raise UniWorldError(f"{flux / 'transformer'} contains a {kind}: give a FLUX.1-dev folder in diffusers layout.")
     if (flux / "vae" / "config.json").is_file():
         channels = read_json(flux / "vae" / "config.json").get("latent_channels")
         if isinstance(channels, int) and config.get("in_channels") != channels * FLUX_LATENTS.pack**2:
             raise UniWorldError(
-                f"{flux / 'transformer'} takes {shown(config.get('in_channels'))} channels, and packed latents of the VAE "
-                f"beside it have {channels * FLUX_LATENTS.pack**2}: this is FLUX of another kind (such as Fill); give FLUX.1-dev."
+                f"{flux / 'transformer'} takes {shown(config.get('in_channels'))} channels, but packed latents of the VAE "
+                f"in {flux} have {channels * FLUX_LATENTS.pack**2}. This is another FLUX model, such as Fill: give FLUX.1-dev."
             )
     return config
 
@@ -191,7 +194,7 @@ def _denoiser_config(flux: Path) -> dict[str, object]:
 def _qwen_sources(folder: Path) -> dict[str, Source]:
     shards = Shards(folder)
     sources = {_QWEN_NAMES.in_module(name) or name: Source.in_shards(shards, name) for name in shards.shapes}
-    # Small Qwens share one matrix between embedding and head; a UniWorld checkpoint has both.
+    # Small Qwen models tie the output head to the embedding; a UniWorld checkpoint stores both.
     if _HEAD not in sources and _EMBEDDING in sources and _is_tied(folder):
         sources[_HEAD] = sources[_EMBEDDING]
     return sources
@@ -208,7 +211,7 @@ def _flux_sources(flux: Path) -> dict[str, Source]:
 
 
 def _projector_sources(config: UniWorldConfig, seed: int, redux: Path | None) -> dict[str, Source]:
-    """Projectors as torch draws linear layers, and the SigLIP one out of Redux's file if there is one."""
+    """Return the projectors with torch's initialization of linear layers; Redux replaces the SigLIP one if given."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tensors = dict(Projectors(config).state_dict())
@@ -218,48 +221,53 @@ def _projector_sources(config: UniWorldConfig, seed: int, redux: Path | None) ->
 
 
 def read_redux(file: Path) -> dict[str, torch.Tensor]:
-    """The siglip_projector's four tensors, under their names in `Projectors`, out of a FLUX.1-Redux file.
+    """Read the four tensors of `siglip_projector`, named as in `Projectors`, from a FLUX.1-Redux file.
 
     Raises:
-        UniWorldError: it is no such file.
+        UniWorldError: the file is not a FLUX.1-Redux file.
     """
     names = {name: REDUX_NAMES.in_module(name) for name in read_header(file)}
     with open_shard(file) as shard:
         tensors = {key: shard.get_tensor(name) for name, key in names.items() if key is not None}
     if len(tensors) != 4 or len(names) != 4:
         raise UniWorldError(
-            f"{file} holds {sorted(names)[:_LISTED]}; FLUX.1-Redux has redux_up and redux_down, weight and bias each: "
-            "give flux1-redux-dev.safetensors."
+            f"{file} contains {sorted(names)[:_MAX_LISTED]}, but FLUX.1-Redux has weight and bias of redux_up and "
+            "redux_down: give flux1-redux-dev.safetensors."
         )
     return tensors
 
 
-def _siglip_width(parts: Parts) -> int:
-    if parts.siglip is not None:
-        return int(siglip_settings(parts.siglip)["hidden_size"])
-    if parts.redux is not None:
-        return int(read_redux(parts.redux)["siglip_projector.0.weight"].shape[1])
+def _siglip_width(models: BaseModels) -> int:
+    if models.siglip is not None:
+        return int(siglip_settings(models.siglip)["hidden_size"])
+    if models.redux is not None:
+        return int(read_redux(models.redux)["siglip_projector.0.weight"].shape[1])
     return SIGLIP_WIDTH
 
 
-def _check(sources: Mapping[str, Source], expected: Mapping[str, tuple[int, ...]], parts: Parts) -> None:
-    """Raise UniWorldError unless what there is has the names and shapes of what is to be written."""
-    problems = [f"{_home(name, parts)} has no {name}" for name in expected if name not in sources]
-    problems += [f"{_home(name, parts)} holds {name}, which is of no part" for name in sources if name not in expected]
+def _check(sources: Mapping[str, Source], expected: Mapping[str, tuple[int, ...]], models: BaseModels) -> None:
+    """Check names and shapes of the sources against the checkpoint's layout. Raises UniWorldError on a mismatch."""
+    problems = [f"{_origin(name, models)} has no {name}" for name in expected if name not in sources]
     problems += [
-        f"{name} of {_home(name, parts)} has shape {list(source.shape)}, expected {list(expected[name])}"
+        f"{_origin(name, models)} contains {name}, which does not belong to the model"
+        for name in sources
+        if name not in expected
+    ]
+    problems += [
+        f"{name} in {_origin(name, models)} has shape {list(source.shape)}, expected {list(expected[name])}"
         for name, source in sources.items()
         if name in expected and source.shape != expected[name]
     ]
     if problems:
-        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        more = f"; and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
         raise UniWorldError(
-            f"No UniWorld checkpoint can be made of these: {'; '.join(problems[:_LISTED])}{more}. "
-            "Use weights and config.json of one and the same model each."
+            f"Cannot build a UniWorld checkpoint from these models: {'; '.join(problems[:_MAX_LISTED])}{more}. "
+            "Make sure that the config.json in each folder belongs to its weights."
         )
 
 
-def _home(name: str, parts: Parts) -> Path:
+def _origin(name: str, models: BaseModels) -> Path:
+    """Return the folder or file that a published tensor name is read from, for error messages."""
     if DENOISER_NAMES.in_module(name) is not None:
-        return parts.flux / "transformer"
-    return parts.redux or parts.qwen if PROJECTOR_NAMES.in_module(name) is not None else parts.qwen
+        return models.flux / "transformer"
+    return models.redux or models.qwen if PROJECTOR_NAMES.in_module(name) is not None else models.qwen

@@ -1,4 +1,4 @@
-"""A run's weights as a checkpoint in UniWorld-V1's published format, as the nodes and every published program read it."""
+"""Export a run's weights as a checkpoint in UniWorld-V1's published format, for the nodes and the published programs."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from ..objective.names import TRAINEE_NAMES
 from ..run.folder import CHECKPOINTS, CONFIG, START, read_config
 from ..run.initial_weights import read_kept
 from .model_folder import INDEX_FILE, Source, copy_settings, new_folder, write_index, write_json
-from .processor_files import complete
+from .processor_files import add_processor_files
 
 
 def export_run(
     run: Path, to: Path, step: int | None = None, raw: bool = False, dtype: torch.dtype | None = None
 ) -> None:
-    """Write a run's weights over the checkpoint that it started from.
+    """Write the checkpoint that a run started from, with the run's weights in place of the originals.
 
     Args:
         run: the run's folder.
-        to: the folder to make; it must not be there.
-        step: of a checkpoint that was kept; None takes the newest.
-        raw: the weights as trained instead of their average.
-        dtype: the type of all tensors; None leaves each as it is in the start checkpoint.
+        to: the folder to create; it must not exist.
+        step: step of a saved checkpoint; None takes the newest.
+        raw: export the raw weights instead of their EMA.
+        dtype: dtype of all tensors; None keeps each tensor's dtype in the starting checkpoint.
 
     Raises:
-        UniWorldError: the run has no such checkpoint, it is damaged, its start is gone, or `to` cannot be written.
+        UniWorldError: the run has no such checkpoint, it is damaged, its starting checkpoint is missing, or `to` cannot
+            be written.
     """
     config = read_config(run)
 
@@ -48,14 +49,14 @@ def export_run(
         return checkpoints.read_tensors(checkpoint, checkpoints.WEIGHTS if raw else checkpoints.EMA)
 
     trained = checkpoints.read_found(lambda: _checkpoint(run, step), read)
-    # What the run took from elsewhere and did not train belongs to its model as well.
+    # Weights from `model.start` that did not train are part of the run's model too.
     tensors = {**read_kept(run / START), **trained}
     shipped = shipped_model(config.model.checkpoint)
     start = Path(config.model.checkpoint) if shipped is None else shipped.checkpoint
     if not start.is_dir():
         raise UniWorldError(
-            f"The run {run} began from {start}, which is not there: export in the folder where it was trained, or mend "
-            f"model.checkpoint in its {CONFIG}."
+            f"The run {run} started from {start}, which does not exist: run the export in the folder where the run was "
+            f"trained, or correct model.checkpoint in its {CONFIG}."
         )
     write_changed(
         start, {TRAINEE_NAMES.in_file(name): Source.of(tensor) for name, tensor in tensors.items()}, to, dtype
@@ -65,43 +66,44 @@ def export_run(
 def _checkpoint(run: Path, step: int | None) -> Path:
     kept = {checkpoint.name: checkpoint for checkpoint in checkpoints.complete(run / CHECKPOINTS)}
     if not kept:
-        raise UniWorldError(f"{run} has no finished checkpoint: train on until it has one.")
+        raise UniWorldError(f"{run} has no finished checkpoint: resume training until it has one.")
     name = max(kept) if step is None else checkpoints.checkpoint_name(step)
     if name not in kept:
-        raise UniWorldError(f"{run} has no checkpoint {name}; it kept {', '.join(kept)}.")
+        raise UniWorldError(f"{run} has no checkpoint {name}: choose one of {', '.join(kept)}.")
     return kept[name]
 
 
 def write_changed(start: Path, changed: Mapping[str, Source], to: Path, dtype: torch.dtype | None = None) -> None:
-    """Write the checkpoint `start` once more with some tensors changed; everything else is as it was, bit for bit.
+    """Write a copy of the checkpoint `start` with some tensors replaced; everything else is copied bit for bit.
 
-    Shards without a changed tensor are copied; of the others one is held at a time. The folder appears whole, and
-    only if it can be opened.
+    Shards without a changed tensor are copied as files; only one of the others is in memory at a time. The folder is
+    written atomically, and only if the result can be opened.
 
     Args:
-        start: a checkpoint folder in the published format; its routing head is carried along.
-        changed: {published name: where it comes from}; read when it is written, once, in the type that the tensor of
-            that name has in `start`.
-        to: the folder to make; it must not be there.
-        dtype: the type of all tensors instead.
+        start: a checkpoint folder in the published format; its routing head is copied too.
+        changed: {published name: source of the new tensor}. Each is read once, when its shard is written, and cast to
+            the dtype that the tensor has in `start`.
+        to: the folder to create; it must not exist.
+        dtype: write all tensors with this dtype instead.
 
     Raises:
-        UniWorldError: a tensor that `start` lacks, has in another shape, or with values that are not finite, or not in the
-            type that is written; or `to` cannot be written.
+        UniWorldError: a changed tensor is missing in `start` or has another shape there, its values are not finite or
+            overflow the dtype, or `to` cannot be written.
     """
     shards = Shards(start)
     _check(changed, shards)
     read_tokenizer(start)
     with new_folder(to) as folder:
-        copy_settings(start, folder, but=("config.json", SCOPE_FILE))
-        complete(folder)
+        # The scope describes what `start` was trained on, which does not hold for other weights.
+        copy_settings(start, folder, exclude=("config.json", SCOPE_FILE))
+        add_processor_files(folder)
         config = read_json(start / "config.json")
         write_json(folder / "config.json", config | ({} if dtype is None else {"torch_dtype": _name(dtype)}))
         if (start / TASK_HEAD_FILE).is_file():
             shutil.copyfile(start / TASK_HEAD_FILE, folder / TASK_HEAD_FILE)
         total = sum(_write_shard(shards, file, changed, folder, dtype) for file in sorted(set(shards.files.values())))
         homes = {name: file.name for name, file in shards.files.items()}
-        if (start / INDEX_FILE).is_file():  # one shard may have an index as well
+        if (start / INDEX_FILE).is_file():  # a single shard may have an index too
             write_index(folder, homes, total)
         check_checkpoint(folder)
 
@@ -109,7 +111,7 @@ def write_changed(start: Path, changed: Mapping[str, Source], to: Path, dtype: t
 def _write_shard(
     shards: Shards, file: Path, changed: Mapping[str, Source], folder: Path, dtype: torch.dtype | None
 ) -> int:
-    """Write one shard anew, or copy it if nothing in it changes; gives the bytes of its tensors."""
+    """Write one shard, or copy its file if none of its tensors changes. Return the size of its tensors in bytes."""
     names = [name for name, home in shards.files.items() if home == file]
     tensors: dict[str, torch.Tensor] = {}
     if dtype is None and not any(name in changed for name in names):
@@ -123,32 +125,33 @@ def _write_shard(
 
 
 def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The tensor in that type. Raises UniWorldError if it has values that are not finite, or not in that type."""
+    """Cast a tensor. Raises UniWorldError if it has values that are not finite or that overflow the dtype."""
     written = tensor.to(dtype).contiguous()
     if bool(torch.isfinite(written).all()):
         return written
     if bool(torch.isfinite(tensor).all()):
         raise UniWorldError(
-            f"{name} has values up to {float(tensor.abs().max()):.3g}, more than {_name(dtype)} can hold: write another type."
+            f"{name} has values up to {float(tensor.abs().max()):.3g}, which overflow {_name(dtype)}: choose another dtype."
         )
-    raise UniWorldError(f"{name} holds values that are not finite: export an earlier step.")
+    raise UniWorldError(f"{name} has values that are not finite: export an earlier step.")
 
 
-# How safetensors calls the types of published weights, and their bytes.
+# Bytes per element, by safetensors' dtype names.
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def _check(changed: Mapping[str, Source], shards: Shards) -> None:
-    """Raises UniWorldError unless `shards` have all that is changed, in its shape."""
+    """Check that every changed tensor exists in `shards` with the same shape. Raises UniWorldError otherwise."""
     for name, source in changed.items():
         if name not in shards.shapes:
             raise UniWorldError(
-                f"{shards.folder} has no tensor {name}, which was trained: it is not what the run began from."
+                f"{shards.folder} has no tensor {name}, which was trained: it is not the checkpoint that the run started "
+                "from. Restore that one."
             )
         if shards.shapes[name] != source.shape:
             raise UniWorldError(
-                f"{name} has shape {list(shards.shapes[name])} in {shards.folder}, and {list(source.shape)} as trained: "
-                "the folder is not what the run began from."
+                f"{name} has shape {list(shards.shapes[name])} in {shards.folder}, but {list(source.shape)} as trained: "
+                "the folder is not the checkpoint that the run started from. Restore that one."
             )
 
 

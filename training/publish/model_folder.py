@@ -1,4 +1,4 @@
-"""Writing a model folder: whole or not at all, and one shard at a time."""
+"""Write a model folder atomically, one shard at a time."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import whole_folder
 from ...uniworld_core.loading.weights import Shards, open_shard
 
-# The published checkpoint's own shards are about as large (float32).
+# About the size of the published checkpoint's float32 shards.
 SHARD_BYTES = 5 * 10**9
 INDEX_FILE = "model.safetensors.index.json"
-# What a tokenizer, a picture processor and the settings lie in; weights are written, and nothing else is a model's.
+# Files of the tokenizer, the image processor and the configuration. Weights are written separately, and other files in
+# a model folder are not part of the model.
 _SETTINGS = {".json", ".txt", ".jinja", ".model"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a tensor that is to be written comes from.
+    """A tensor to write, read lazily.
 
     Attributes:
-        shape: its shape.
-        read: reads it, when its shard is written and not before.
+        shape: shape of the tensor.
+        read: returns the tensor; called when its shard is written.
     """
 
     shape: tuple[int, ...]
@@ -39,10 +40,10 @@ class Source:
 
     @classmethod
     def in_shards(cls, shards: Shards, name: str) -> Source:
-        """The tensor of that name in a model folder."""
+        """Return the source of a tensor in a model folder."""
 
         def read() -> torch.Tensor:
-            # Opened anew for each tensor: as long as a file is mapped, all that was read of it stays in memory.
+            # Reopened for each tensor: while a file is mapped, every page that was read stays in memory.
             with open_shard(shards.files[name]) as shard:
                 return shard.get_tensor(name)
 
@@ -50,45 +51,44 @@ class Source:
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Source:
-        """A tensor that is in memory."""
+        """Return the source of a tensor that is in memory."""
         return cls(tuple(tensor.shape), lambda: tensor)
 
 
 @contextmanager
 def new_folder(to: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the name `to` when the block has ended well, and goes when it has not.
+    """Yield a temporary folder that is renamed to `to` if the block succeeds, and removed otherwise.
 
-    What a killed attempt left beside `to` goes as well.
+    The remains of a killed attempt to write `to` are removed too.
 
     Raises:
-        UniWorldError: `to` is there already, or cannot be written, as on a full disk.
+        UniWorldError: `to` already exists, or cannot be written, for example because the disk is full.
     """
     try:
         if to.exists() or to.is_symlink():
-            raise UniWorldError(f"{to} is there already, and is not overwritten: give another name, or move it away.")
+            raise UniWorldError(f"{to} already exists and is not overwritten: give another name, or move it.")
         with whole_folder(to) as partial:
             yield partial
             readable = partial.stat().st_mode & 0o666
             for path in partial.rglob("*"):
                 if path.is_file():
-                    path.chmod(readable)  # safetensors makes files that their owner alone may read
+                    path.chmod(readable)  # safetensors creates files that only their owner may read
     except (OSError, SafetensorError) as error:
         raise UniWorldError(
-            f"{to} cannot be written ({error}), and what was written of it is removed: make room on the disk, or "
-            "choose another folder."
+            f"{to} cannot be written ({error}); the partial folder was removed. Free disk space, or choose another folder."
         ) from error
 
 
 def write_shards(
     folder: Path, sources: Mapping[str, Source], dtype: torch.dtype = torch.float32, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write tensors as `model-00001-of-0000N.safetensors` with their index, holding one shard at a time.
+    """Write tensors as `model-00001-of-0000N.safetensors` with their index; only one shard is in memory at a time.
 
     Args:
-        folder: is there.
-        sources: {name: where it comes from}, in the order in which they are written.
-        dtype: of what is written.
-        shard_bytes: about the size of a shard; a larger tensor has a shard of its own.
+        folder: an existing folder.
+        sources: {name: source}, in the order in which they are written.
+        dtype: dtype to write.
+        shard_bytes: approximate size of a shard; a larger tensor gets its own shard.
     """
     size = torch.empty((), dtype=dtype).element_size()
     sizes = {name: math.prod(source.shape) * size for name, source in sources.items()}
@@ -103,20 +103,20 @@ def write_shards(
 
 
 def write_index(folder: Path, homes: Mapping[str, str], total_bytes: int) -> None:
-    """Write the index of a checkpoint's shards: {tensor: file}, and the bytes of all tensors."""
+    """Write the index of a checkpoint's shards: {tensor name: file name} and the total size of the tensors in bytes."""
     index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(homes.items()))}
     write_json(folder / INDEX_FILE, index)
 
 
 def write_json(file: Path, content: object) -> None:
-    """Write an object as published configurations are: indented, sorted."""
+    """Write JSON in the style of published configurations: indented, with sorted keys."""
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def copy_settings(source: Path, folder: Path, but: tuple[str, ...] = ()) -> None:
-    """Copy a model folder's tokenizer, processor and settings files, except those named and any index of shards."""
+def copy_settings(source: Path, folder: Path, exclude: tuple[str, ...] = ()) -> None:
+    """Copy tokenizer, processor and configuration files of a model folder, without `exclude` and the shard index."""
     for file in sorted(source.iterdir()):
-        wanted = file.suffix in _SETTINGS and not file.name.endswith(".index.json") and file.name not in but
+        wanted = file.suffix in _SETTINGS and not file.name.endswith(".index.json") and file.name not in exclude
         if wanted and file.is_file():
             shutil.copyfile(file, folder / file.name)
 

@@ -1,4 +1,7 @@
-"""What other programs need beside a checkpoint's weights: the published one and transformers open it with AutoProcessor."""
+"""Complete the processor files of a checkpoint, so that transformers and the published program can open it.
+
+Both use AutoProcessor, which needs a chat template, class names and a pre-tokenizer in the folder.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from ...uniworld_core.backbones.qwen_files import processor_settings
 from ...uniworld_core.loading.settings import read_json
 from ...uniworld_core.loading.vocabulary import MAX_VOCABULARY_BYTES, QWEN_PATTERN, qwen_tokenizer
 
-# One turn after another, as in Qwen's published template: a system turn first where there is none, text and pictures in the
-# order in which they were said, and an opened assistant turn where an answer is wanted. uniworld_core.prompt writes the same.
+# Equivalent to Qwen's published template: a system turn first if there is none, then text and pictures of each turn in
+# order, and an opened assistant turn with add_generation_prompt. `qwen_template.chat_text` writes the same prompt.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -24,7 +27,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Where transformers looks for a processor's template: the first up to version 4.
+# Where transformers looks for a processor's chat template; version 4 reads only the first.
 _TEMPLATE_FILES = ("chat_template.json", "chat_template.jinja")
 _CLASSES = {
     "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "processor_class": "Qwen2_5_VLProcessor"},
@@ -35,14 +38,14 @@ _CLASSES = {
 }
 
 
-def complete(folder: Path) -> None:
-    """Add to a checkpoint's folder what it lacks of the processor: chat template, Qwen's pre-tokenizer, class names.
+def add_processor_files(folder: Path) -> None:
+    """Add missing processor files to a checkpoint folder: chat template, Qwen's pre-tokenizer, class names.
 
-    What is there already stays, except that a `tokenizer.json` with another pre-tokenizer is rewritten: transformers up to
-    version 4 follows it, and from 5 on uses Qwen's whatever the file says. References to code (`auto_map`) are removed.
+    Existing files are kept, except that a `tokenizer.json` with another pre-tokenizer is rewritten: transformers 4 uses
+    the one in the file, transformers 5 always uses Qwen's. References to code (`auto_map`) are removed.
 
     Raises:
-        UniWorldError: a file of the tokenizer or of the picture processor is missing or damaged.
+        UniWorldError: a file of the tokenizer or the image processor is missing or damaged.
     """
     if not (folder / "preprocessor_config.json").exists():
         _write(folder / "preprocessor_config.json", processor_settings(folder)[1])
@@ -59,7 +62,7 @@ def complete(folder: Path) -> None:
 
 
 def add_template(folder: Path) -> None:
-    """Write the chat template into a folder that has none."""
+    """Write the chat template into a folder without one."""
     if not any((folder / name).is_file() for name in _TEMPLATE_FILES):
         _write(folder / _TEMPLATE_FILES[0], {"chat_template": CHAT_TEMPLATE})
 

@@ -142,11 +142,11 @@ def test_a_command_ends_softly_when_it_is_terminated_or_interrupted(tmp_path: Pa
         ("train small.toml --set run.steps=0", "run.steps is 0"),
         ("train plot nowhere", "has no metrics.jsonl"),
         ("train export nowhere out", "nowhere"),
-        ("train merge tiny out", "two checkpoints or more"),
+        ("train merge tiny out", "two or more checkpoints"),
         ("train merge tiny nowhere out", "nowhere"),
-        ("train merge tiny nano out", "only models alike can be merged"),
+        ("train merge tiny nano out", "only checkpoints of the same architecture can be merged"),
         ("train merge tiny tiny out --shares 1,x", "--shares is '1,x'; give numbers"),
-        ("train merge tiny tiny out --shares 1", "The shares are 1.0 and the checkpoints 2"),
+        ("train merge tiny tiny out --shares 1", "There are 2 checkpoints, but the shares are 1.0"),
         ("train merge tiny tiny out --shares 1,-1", "give finite numbers of 0 or more"),
         ("train convert nowhere nowhere out", "does not exist"),
         ("data check nowhere.txt", "cannot be read"),
@@ -296,7 +296,7 @@ def test_the_average_is_exported_and_the_raw_weights_of_any_kept_step_on_request
     assert not torch.equal(raw[bias], first[bias])
     code, _, err = command("train", "export", trained, "other", "--step", 7)
     assert code == 2
-    assert "has no checkpoint step-00000007; it kept step-00000001, step-00000002" in err
+    assert "has no checkpoint step-00000007: choose one of step-00000001, step-00000002" in err
 
 
 def test_a_damaged_checkpoint_is_not_exported(command: Command, trained: Path, tmp_path: Path) -> None:
@@ -334,12 +334,12 @@ def test_weights_that_a_run_took_from_elsewhere_and_did_not_train_are_exported(
 
 
 def test_a_start_checkpoint_is_made_of_two_base_models(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(convert, "convert", lambda *given: asked.append(given))
+    calls = []
+    monkeypatch.setattr(convert, "convert", lambda *arguments: calls.append(arguments))
     line = "train convert Qwen FLUX start --redux r --siglip s --task-head t --seed 3 --dtype bfloat16"
     assert command(*line.split())[:2] == (0, "start\n")
-    parts = convert.Parts(*map(Path, ("Qwen", "FLUX", "r", "s", "t")))
-    assert asked == [(parts, Path("start"), 3, torch.bfloat16)]
+    models = convert.BaseModels(*map(Path, ("Qwen", "FLUX", "r", "s", "t")))
+    assert calls == [(models, Path("start"), 3, torch.bfloat16)]
 
 
 def test_nano_is_trained_into_a_folder_of_its_own(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

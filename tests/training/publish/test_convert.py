@@ -1,4 +1,4 @@
-"""Conversion: Qwen2.5-VL and FLUX.1-dev folders become a start checkpoint in the published format."""
+"""Conversion of Qwen2.5-VL and FLUX.1-dev folders into a starting checkpoint in the published format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from uniworld.training.publish import model_folder
-from uniworld.training.publish.convert import Parts, convert
+from uniworld.training.publish.convert import BaseModels, convert
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.loading.shipped import shipped_model
 from uniworld.uniworld_core.loading.weights import Shards
@@ -34,7 +34,7 @@ def edit_json(file: Path, **changes: Any) -> None:
 
 
 def write_qwen(folder: Path, newer: bool) -> Path:
-    """Tiny's VLM as a Qwen2.5-VL folder, of the prefixes and the configuration before or since transformers 4.52."""
+    """Write tiny's VLM as a Qwen2.5-VL folder, in the layout of transformers 4.52 and later if `newer`."""
     folder.mkdir()
     for file in TINY.checkpoint.iterdir():
         if file.suffix in (".json", ".txt") and not file.name.endswith(".index.json"):
@@ -51,7 +51,7 @@ def write_qwen(folder: Path, newer: bool) -> Path:
 
 
 def nest(file: Path) -> None:
-    """Bring a flat Qwen configuration into the form that transformers 5 saves."""
+    """Rewrite a flat Qwen configuration in the nested form that transformers 5 saves."""
     raw = json.loads(file.read_text(encoding="utf-8"))
     top = {"model_type", "vision_config", *(key for key in raw if key.endswith("_token_id") and key[1:3] != "os")}
     text = {key: raw[key] for key in raw if key not in top} | {"model_type": "qwen2_5_vl_text"}
@@ -61,18 +61,18 @@ def nest(file: Path) -> None:
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Parts:
-    """Tiny taken apart; its FLUX folder has the DiT that UniWorld's replaces, of other values."""
+def models(tmp_path: Path) -> BaseModels:
+    """Tiny's base models. The DiT in its FLUX folder has other weights than the one in the UniWorld checkpoint."""
     flux = Path(shutil.copytree(TINY.flux, tmp_path / "flux"))
-    return Parts(write_qwen(tmp_path / "qwen", newer=False), flux, siglip=TINY.siglip)
+    return BaseModels(write_qwen(tmp_path / "qwen", newer=False), flux, siglip=TINY.siglip)
 
 
 @pytest.mark.parametrize("newer", [False, True], ids=["as Qwen published it", "as transformers 5 saves it"])
-def test_what_is_converted_opens_with_the_tensors_of_both_base_models(
-    parts: Parts, tmp_path: Path, newer: bool
+def test_a_converted_checkpoint_opens_with_the_tensors_of_both_base_models(
+    models: BaseModels, tmp_path: Path, newer: bool
 ) -> None:
     qwen = write_qwen(tmp_path / "another", newer)
-    convert(Parts(qwen, parts.flux, siglip=TINY.siglip), tmp_path / "start")
+    convert(BaseModels(qwen, models.flux, siglip=TINY.siglip), tmp_path / "start")
     model = UniWorld.from_pretrained(tmp_path / "start", TINY.flux, TINY.siglip, torch.float32)
     made, tiny = tensors_of(tmp_path / "start"), tensors_of(TINY.checkpoint)
     assert set(made) == set(tiny)
@@ -83,25 +83,25 @@ def test_what_is_converted_opens_with_the_tensors_of_both_base_models(
     assert model.understand("What is this?", max_new_tokens=5) == original.understand("What is this?", max_new_tokens=5)
 
 
-def test_its_configuration_is_that_of_the_published_checkpoint(parts: Parts, tmp_path: Path) -> None:
-    convert(parts, tmp_path / "start")
+def test_its_configuration_is_that_of_the_published_checkpoint(models: BaseModels, tmp_path: Path) -> None:
+    convert(models, tmp_path / "start")
     made = json.loads((tmp_path / "start" / "config.json").read_text(encoding="utf-8"))
     published = json.loads((TINY.checkpoint / "config.json").read_text(encoding="utf-8"))
     unimportant = {"transformers_version", "use_cache"}
     assert {key: value for key, value in published.items() if key not in unimportant} == made
 
 
-def test_the_seed_alone_decides_the_projectors_and_nothing_else(parts: Parts, tmp_path: Path) -> None:
+def test_the_seed_determines_the_projectors_and_nothing_else(models: BaseModels, tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     for name, seed in (("a", 3), ("again", 3), ("b", 4)):
-        convert(parts, tmp_path / name, seed)
+        convert(models, tmp_path / name, seed)
     assert torch.equal(torch.random.get_rng_state(), before)
     a, again, b = (tensors_of(tmp_path / name) for name in ("a", "again", "b"))
     assert all(torch.equal(a[name], again[name]) for name in a)
     assert {name for name in a if not torch.equal(a[name], b[name])} == {name for name in a if "projector." in name}
 
 
-def test_the_siglip_projector_may_come_from_redux(parts: Parts, tmp_path: Path) -> None:
+def test_the_siglip_projector_may_come_from_redux(models: BaseModels, tmp_path: Path) -> None:
     tiny = tensors_of(TINY.checkpoint)
     redux = {
         f"{ours}.{kind}": tiny[f"denoise_tower.siglip_projector.{theirs}.{kind}"]
@@ -109,15 +109,15 @@ def test_the_siglip_projector_may_come_from_redux(parts: Parts, tmp_path: Path) 
         for kind in ("weight", "bias")
     }
     save_file(redux, tmp_path / "redux.safetensors")
-    convert(Parts(parts.qwen, parts.flux, redux=tmp_path / "redux.safetensors"), tmp_path / "start")
+    convert(BaseModels(models.qwen, models.flux, redux=tmp_path / "redux.safetensors"), tmp_path / "start")
     made = tensors_of(tmp_path / "start")
     assert all(torch.equal(made[name], tiny[name]) for name in tiny if "siglip_projector" in name)
 
 
-def test_a_routing_head_is_there_only_if_given(parts: Parts, tmp_path: Path) -> None:
-    convert(parts, tmp_path / "without")
+def test_a_routing_head_is_there_only_if_given(models: BaseModels, tmp_path: Path) -> None:
+    convert(models, tmp_path / "without")
     convert(
-        Parts(parts.qwen, parts.flux, siglip=TINY.siglip, task_head=TINY.checkpoint / "task_head_final.pt"),
+        BaseModels(models.qwen, models.flux, siglip=TINY.siglip, task_head=TINY.checkpoint / "task_head_final.pt"),
         tmp_path / "with",
     )
     for name, there in (("without", False), ("with", True)):
@@ -126,7 +126,7 @@ def test_a_routing_head_is_there_only_if_given(parts: Parts, tmp_path: Path) -> 
 
 
 def test_shards_are_written_one_by_one_and_small_ones_on_request(
-    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: BaseModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
 
@@ -135,7 +135,7 @@ def test_shards_are_written_one_by_one_and_small_ones_on_request(
         save_file(tensors, file, metadata)
 
     monkeypatch.setattr(model_folder, "save_file", save)
-    convert(parts, tmp_path / "start", dtype=torch.bfloat16, shard_bytes=400_000)
+    convert(models, tmp_path / "start", dtype=torch.bfloat16, shard_bytes=400_000)
     assert len(written) > 2
     assert max(written) <= 400_000
     shards = Shards(tmp_path / "start")
@@ -144,80 +144,84 @@ def test_shards_are_written_one_by_one_and_small_ones_on_request(
     assert index["metadata"]["total_size"] == sum(written)
 
 
-def test_a_small_qwen_that_shares_its_embedding_gets_a_head_of_its_own(parts: Parts, tmp_path: Path) -> None:
-    weights = load_file(parts.qwen / "model.safetensors")
+def test_a_small_qwen_with_tied_embeddings_gets_its_own_head(models: BaseModels, tmp_path: Path) -> None:
+    weights = load_file(models.qwen / "model.safetensors")
     del weights["lm_head.weight"]
-    save_file(weights, parts.qwen / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, models.qwen / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"has no lm_head\.weight"):
-        convert(parts, tmp_path / "start")
-    edit_json(parts.qwen / "config.json", tie_word_embeddings=True)
-    convert(parts, tmp_path / "start")
+        convert(models, tmp_path / "start")
+    edit_json(models.qwen / "config.json", tie_word_embeddings=True)
+    convert(models, tmp_path / "start")
     made = tensors_of(tmp_path / "start")
     assert torch.equal(made["lm_head.weight"], made["model.embed_tokens.weight"])
 
 
-def drop_tensor(parts: Parts) -> None:
-    file = parts.flux / "transformer" / "diffusion_pytorch_model.safetensors"
+def drop_tensor(models: BaseModels) -> None:
+    file = models.flux / "transformer" / "diffusion_pytorch_model.safetensors"
     save_file({name: tensor for name, tensor in load_file(file).items() if name != "x_embedder.bias"}, file)
 
 
-def add_tensor(parts: Parts) -> None:
-    file = parts.qwen / "model.safetensors"
+def add_tensor(models: BaseModels) -> None:
+    file = models.qwen / "model.safetensors"
     save_file(load_file(file) | {"talker.weight": torch.zeros(1)}, file)
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda parts: edit_json(parts.qwen / "config.json", model_type="qwen3_vl"), "give a Qwen2.5-VL folder"),
-        (lambda parts: edit_json(parts.qwen / "config.json", num_hidden_layers=4), "has no model.layers.3"),
-        (lambda parts: edit_json(parts.qwen / "config.json", intermediate_size=97), "expected [97, 64]"),
-        (lambda parts: edit_json(parts.qwen / "config.json", vision_start_token_id=...), "no 'vision_start_token_id'"),
-        (lambda parts: (parts.qwen / "model.safetensors").unlink(), "holds no weights"),
-        (lambda parts: (parts.qwen / "merges.txt").unlink() or (parts.qwen / "tokenizer.json").unlink(), "tokenizer"),
-        (lambda parts: (parts.flux / "transformer" / "config.json").unlink(), "does not exist"),
-        (lambda parts: edit_json(parts.flux / "transformer" / "config.json", _class_name="SD3"), "holds a SD3"),
-        (lambda parts: edit_json(parts.flux / "transformer" / "config.json", in_channels=384), "such as Fill"),
-        (lambda parts: edit_json(parts.flux / "transformer" / "config.json", num_layers=1), "of no part"),
+        (lambda models: edit_json(models.qwen / "config.json", model_type="qwen3_vl"), "give a Qwen2.5-VL folder"),
+        (lambda models: edit_json(models.qwen / "config.json", num_hidden_layers=4), "has no model.layers.3"),
+        (lambda models: edit_json(models.qwen / "config.json", intermediate_size=97), "expected [97, 64]"),
+        (lambda models: edit_json(models.qwen / "config.json", vision_start_token_id=...), "no 'vision_start_token_id'"),
+        (lambda models: (models.qwen / "model.safetensors").unlink(), "holds no weights"),
+        (lambda models: (models.qwen / "merges.txt").unlink() or (models.qwen / "tokenizer.json").unlink(), "tokenizer"),
+        (lambda models: (models.flux / "transformer" / "config.json").unlink(), "does not exist"),
+        (lambda models: edit_json(models.flux / "transformer" / "config.json", _class_name="SD3"), "contains a SD3"),
+        (lambda models: edit_json(models.flux / "transformer" / "config.json", in_channels=384), "such as Fill"),
+        (lambda models: edit_json(models.flux / "transformer" / "config.json", num_layers=1), "does not belong"),
         (drop_tensor, "has no denoise_tower.denoiser.x_embedder.bias"),
-        (add_tensor, "talker.weight, which is of no part"),
+        (add_tensor, "talker.weight, which does not belong to the model"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_and_leaves_nothing(parts: Parts, tmp_path: Path, damage: Any, words: str) -> None:
-    damage(parts)
+def test_mismatched_base_models_are_rejected_and_leave_nothing(
+    models: BaseModels, tmp_path: Path, damage: Any, words: str
+) -> None:
+    damage(models)
     with pytest.raises(ValueError, match=r".") as caught:
-        convert(parts, tmp_path / "start")
+        convert(models, tmp_path / "start")
     assert words in str(caught.value)
     assert not list(tmp_path.glob("start*"))
 
 
-def test_a_file_that_is_no_redux_is_refused(parts: Parts, tmp_path: Path) -> None:
+def test_a_file_other_than_redux_is_rejected(models: BaseModels, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="redux_up and redux_down"):
-        convert(Parts(parts.qwen, parts.flux, redux=parts.qwen / "model.safetensors"), tmp_path / "start")
+        convert(BaseModels(models.qwen, models.flux, redux=models.qwen / "model.safetensors"), tmp_path / "start")
 
 
-def test_a_folder_that_is_there_is_never_overwritten(parts: Parts, tmp_path: Path) -> None:
+def test_an_existing_folder_is_never_overwritten(models: BaseModels, tmp_path: Path) -> None:
     (tmp_path / "start").mkdir()
-    with pytest.raises(ValueError, match="is there already"):
-        convert(parts, tmp_path / "start")
+    with pytest.raises(ValueError, match="already exists"):
+        convert(models, tmp_path / "start")
     assert not list((tmp_path / "start").iterdir())
 
 
-def test_a_full_disk_leaves_nothing_half_written(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing_half_written(
+    models: BaseModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def save(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
         Path(file).write_bytes(b"half")
         raise OSError(28, "No space left on device", str(file))
 
     monkeypatch.setattr(model_folder, "save_file", save)
-    with pytest.raises(ValueError, match=r"No space left on device.*make room"):
-        convert(parts, tmp_path / "start")
+    with pytest.raises(ValueError, match=r"No space left on device.*Free disk space"):
+        convert(models, tmp_path / "start")
     assert not list(tmp_path.glob("start*"))
 
 
-def test_what_a_killed_conversion_left_is_cleared_away(parts: Parts, tmp_path: Path) -> None:
+def test_the_remains_of_a_killed_conversion_are_removed(models: BaseModels, tmp_path: Path) -> None:
     (tmp_path / ".start.uniworld-partial").mkdir()
     (tmp_path / ".start.uniworld-partial" / "model-00009-of-00009.safetensors").write_bytes(b"half")
-    convert(parts, tmp_path / "start")
+    convert(models, tmp_path / "start")
     assert not (tmp_path / ".start.uniworld-partial").exists()
     UniWorld.from_pretrained(tmp_path / "start", dtype=torch.float32)
 
@@ -239,25 +243,27 @@ WRONG = (5, "x", [1], {"a": 1}, 10**18, True)
         ),
     ],
 )
-def test_base_models_of_values_that_no_model_has_are_named(parts: Parts, tmp_path: Path, file: str, key: str) -> None:
+def test_invalid_settings_of_base_models_are_user_errors(
+    models: BaseModels, tmp_path: Path, file: str, key: str
+) -> None:
     path = tmp_path / file
     raw = json.loads(path.read_text())
     for value in WRONG:
         path.write_text(json.dumps(raw | {key: value}))
-        said = ""
+        message = ""
         try:
-            convert(parts, tmp_path / "start")
+            convert(models, tmp_path / "start")
             shutil.rmtree(tmp_path / "start")
-        except ValueError as error:  # of any other type it would end the test
-            said = str(error)
-        assert len(said) < 1500
+        except ValueError as error:  # an error of another type fails the test
+            message = str(error)
+        assert len(message) < 1500
         assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("value", [5, {"hidden_size": "x"}, {"hidden_size": 10**18}])
-def test_a_siglip_folder_of_no_width_is_named(parts: Parts, tmp_path: Path, value: object) -> None:
+def test_a_siglip_folder_without_a_valid_width_is_named(models: BaseModels, tmp_path: Path, value: object) -> None:
     folder = Path(shutil.copytree(TINY.siglip, tmp_path / "siglip"))
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(raw | {"vision_config": value}))
     with pytest.raises(ValueError, match=r"siglip.config\.json"):
-        convert(replace(parts, siglip=folder), tmp_path / "start")
+        convert(replace(models, siglip=folder), tmp_path / "start")

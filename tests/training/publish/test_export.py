@@ -1,4 +1,4 @@
-"""Export: what a run trained, in the published format, with everything else as it was."""
+"""Export of a run's weights in the published format, with all other tensors and files unchanged."""
 
 from __future__ import annotations
 
@@ -41,38 +41,38 @@ def test_only_what_changed_differs_and_the_nodes_can_open_it(tmp_path: Path) -> 
     UniWorld.from_pretrained(tmp_path / "out", dtype=torch.float32).check()
 
 
-def test_files_that_hold_nothing_new_are_the_same_to_the_last_byte(tmp_path: Path) -> None:
+def test_unchanged_files_are_copied_byte_for_byte(tmp_path: Path) -> None:
     write_changed(START, changed(), tmp_path / "out")
     touched = Shards(START).files[NAME].name
     names = {file.name for file in START.iterdir()}
     assert {file.name for file in (tmp_path / "out").iterdir()} == names
-    # tests/training/publish/test_processor_files.py holds what of the tokenizer is written once more.
+    # Changes to the tokenizer are tested in tests/training/publish/test_processor_files.py.
     for name in names - {touched, "config.json", "model.safetensors.index.json", "tokenizer.json"}:
         assert (tmp_path / "out" / name).read_bytes() == (START / name).read_bytes(), name
     for name in ("config.json", "model.safetensors.index.json"):
         assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((START / name).read_text())
 
 
-def test_what_the_start_knew_is_not_told_of_what_was_trained_further(tmp_path: Path) -> None:
+def test_the_scope_of_the_start_is_not_exported(tmp_path: Path) -> None:
     nano = shipped_model("nano").checkpoint
     write_changed(nano, {}, tmp_path / "out")
     assert {file.name for file in nano.iterdir()} - {file.name for file in (tmp_path / "out").iterdir()} == {SCOPE_FILE}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
-def test_whoever_may_read_one_file_may_read_all(tmp_path: Path) -> None:
+def test_all_exported_files_have_default_permissions(tmp_path: Path) -> None:
     write_changed(START, changed(), tmp_path / "out")
     (tmp_path / "any").write_text("")
     wanted = (tmp_path / "any").stat().st_mode
     assert {file.stat().st_mode for file in (tmp_path / "out").iterdir()} == {wanted}
 
 
-def test_a_folder_that_is_no_run_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is no run's folder: it has no config\.toml"):
         export_run(tmp_path, tmp_path / "out")
 
 
-def test_the_routing_head_is_carried_along(tmp_path: Path) -> None:
+def test_the_routing_head_is_exported(tmp_path: Path) -> None:
     write_changed(START, changed(), tmp_path / "out")
     start = UniWorld.from_pretrained(START, dtype=torch.float32)
     exported = UniWorld.from_pretrained(tmp_path / "out", dtype=torch.float32)
@@ -85,7 +85,7 @@ def test_every_tensor_of_the_trainee_has_a_published_name(model: UniWorld) -> No
     assert published == {name for name in Shards(START).shapes if name.startswith("denoise_tower.")}
 
 
-def test_another_type_takes_in_every_tensor_and_the_configuration(tmp_path: Path) -> None:
+def test_another_dtype_applies_to_every_tensor_and_the_configuration(tmp_path: Path) -> None:
     write_changed(START, changed(), tmp_path / "out", torch.bfloat16)
     shards = Shards(tmp_path / "out")
     assert set(shards.dtypes.values()) == {"BF16"}
@@ -96,7 +96,7 @@ def test_another_type_takes_in_every_tensor_and_the_configuration(tmp_path: Path
     UniWorld.from_pretrained(tmp_path / "out", dtype=torch.bfloat16).check()
 
 
-def test_a_trained_tensor_takes_the_type_that_it_had(tmp_path: Path) -> None:
+def test_a_trained_tensor_keeps_the_dtype_of_the_start(tmp_path: Path) -> None:
     write_changed(START, {}, tmp_path / "half", torch.bfloat16)
     write_changed(tmp_path / "half", changed(), tmp_path / "out")
     assert set(Shards(tmp_path / "out").dtypes.values()) == {"BF16"}
@@ -110,7 +110,7 @@ def test_a_trained_tensor_takes_the_type_that_it_had(tmp_path: Path) -> None:
         ({NAME: torch.full((48,), float("nan"))}, "not finite"),
     ],
 )
-def test_what_does_not_fit_the_start_is_refused_and_leaves_nothing(
+def test_tensors_that_do_not_match_the_start_are_rejected_and_leave_nothing(
     tmp_path: Path, tensors: dict[str, torch.Tensor], words: str
 ) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
@@ -119,14 +119,14 @@ def test_what_does_not_fit_the_start_is_refused_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_values_that_the_type_cannot_hold_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+def test_values_that_overflow_the_dtype_are_rejected_and_leave_nothing(tmp_path: Path) -> None:
     large = {NAME: Source.of(torch.full((48,), 1e6))}
-    with pytest.raises(ValueError, match=rf"{NAME} has values up to 1e\+06, more than float16 can hold"):
+    with pytest.raises(ValueError, match=rf"{NAME} has values up to 1e\+06, which overflow float16"):
         write_changed(START, large, tmp_path / "out", torch.float16)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_a_name_like_the_new_one_is_left_alone(tmp_path: Path) -> None:
+def test_folders_with_similar_names_are_not_touched(tmp_path: Path) -> None:
     others = [tmp_path / "out.partial", tmp_path / ".out", tmp_path / "out2"]
     for other in others:
         other.mkdir()
@@ -134,13 +134,13 @@ def test_a_folder_of_a_name_like_the_new_one_is_left_alone(tmp_path: Path) -> No
     assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "out"])
 
 
-def test_a_name_that_the_disk_cannot_hold_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_file_name_that_is_too_long_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be written"):
         write_changed(START, changed(), tmp_path / ("x" * 300))
 
 
-def test_a_folder_that_is_there_is_never_overwritten(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is there already"):
+def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="already exists"):
         write_changed(START, changed(), tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("indexed", [False, True], ids=["alone", "with an index"])
+@pytest.mark.parametrize("indexed", [False, True], ids=["without an index", "with an index"])
 def test_a_start_in_one_file_stays_in_one_file(tmp_path: Path, indexed: bool) -> None:
     start = Path(shutil.copytree(START, tmp_path / "start", ignore=shutil.ignore_patterns("*.safetensors*")))
     tensors = tensors_of(START)

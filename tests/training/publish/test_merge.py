@@ -1,4 +1,4 @@
-"""Merging: the mean of checkpoints' weights, as a checkpoint that the nodes can open."""
+"""Merging: the mean of several checkpoints' weights is a checkpoint that the nodes can open."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def other(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("shares", "added"), [(None, 0.5), ([0.25, 0.75], 0.75), ([3, 1], 0.25), ([1, 0], 0.0), ([1e308, 1e308], 0.5)]
 )
-def test_each_checkpoint_has_its_share_and_what_all_have_alike_stays(
+def test_the_mean_is_weighted_and_identical_tensors_are_copied(
     tmp_path: Path, other: Path, shares: list[float] | None, added: float
 ) -> None:
     merge(["tiny", other], tmp_path / "out", shares)
@@ -46,7 +46,7 @@ def test_each_checkpoint_has_its_share_and_what_all_have_alike_stays(
     UniWorld.from_pretrained(tmp_path / "out", dtype=torch.float32).route("Paint a dog.")
 
 
-def test_the_mean_has_the_types_of_the_first_and_is_taken_in_float32(tmp_path: Path, other: Path) -> None:
+def test_the_mean_has_the_dtypes_of_the_first_and_is_computed_in_float32(tmp_path: Path, other: Path) -> None:
     write_changed(START, {}, tmp_path / "half", torch.bfloat16)
     merge([tmp_path / "half", other], tmp_path / "out", [0.1, 0.9])
     assert set(Shards(tmp_path / "out").dtypes.values()) == {"BF16"}
@@ -54,36 +54,36 @@ def test_the_mean_has_the_types_of_the_first_and_is_taken_in_float32(tmp_path: P
     assert torch.equal(tensors_of(tmp_path / "out")[NAME], (0.1 * half + 0.9 * whole).bfloat16())
 
 
-def test_a_damaged_number_is_named_and_nothing_is_left(tmp_path: Path, other: Path) -> None:
+def test_a_tensor_that_is_not_finite_is_named_and_nothing_is_left(tmp_path: Path, other: Path) -> None:
     broken = load_file(file := Shards(other).files[NAME])
     broken[NAME][0] = float("nan")
     save_file(broken, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=rf"{NAME} in .*other holds values that are not finite"):
+    with pytest.raises(ValueError, match=rf"{NAME} in .*other has values that are not finite"):
         merge([START, other], tmp_path / "out")
     assert {file.name for file in tmp_path.iterdir()} == {"other"}
 
 
 @pytest.mark.parametrize("shares", [[1.0], [1, 1, 1], [0, 0], [1, -1], [1, float("nan")], [1, float("inf")]])
-def test_shares_that_do_not_fit_are_refused(tmp_path: Path, other: Path, shares: list[float]) -> None:
+def test_invalid_shares_are_rejected(tmp_path: Path, other: Path, shares: list[float]) -> None:
     with pytest.raises(ValueError, match="shares"):
         merge([START, other], tmp_path / "out", shares)
 
 
-def test_a_folder_that_is_there_is_never_overwritten(other: Path) -> None:
-    with pytest.raises(ValueError, match="is there already"):
+def test_an_existing_folder_is_never_overwritten(other: Path) -> None:
+    with pytest.raises(ValueError, match="already exists"):
         merge([START, other], other)
 
 
-def test_a_mean_that_the_type_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_a_mean_that_overflows_the_dtype_is_rejected(tmp_path: Path) -> None:
     write_changed(START, {}, tmp_path / "half", torch.float16)
     write_changed(START, {NAME: Source.of(torch.full((48,), 1e6))}, tmp_path / "large")
-    with pytest.raises(ValueError, match="more than float16 can hold"):
+    with pytest.raises(ValueError, match="which overflow float16"):
         merge([tmp_path / "half", tmp_path / "large"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("dtype", "version"), [("bfloat16", "9.9.9")])
-def test_the_type_and_the_writer_of_a_file_may_differ_and_what_the_model_computes_not(
+def test_dtype_and_writer_of_a_file_may_differ_but_not_the_architecture(
     tmp_path: Path, other: Path, dtype: str, version: str
 ) -> None:
     config = json.loads((other / "config.json").read_text(encoding="utf-8"))
@@ -91,22 +91,24 @@ def test_the_type_and_the_writer_of_a_file_may_differ_and_what_the_model_compute
     (other / "config.json").write_text(json.dumps(config), encoding="utf-8")
     merge([START, other], tmp_path / "out")
     (other / "config.json").write_text(json.dumps(config | {"rope_theta": 5.0}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"sets rope_theta to 1000000\.0 in .* and 5\.0 in .*other: only models alike"):
+    with pytest.raises(
+        ValueError, match=r"sets rope_theta to 1000000\.0 in .* and 5\.0 in .*other: only checkpoints of"
+    ):
         merge([START, other], tmp_path / "out2")
 
 
-def test_a_folder_that_is_merged_is_never_touched_whatever_its_name(tmp_path: Path, other: Path) -> None:
+def test_a_merged_folder_is_never_modified_whatever_its_name(tmp_path: Path, other: Path) -> None:
     inside = Path(shutil.copytree(other, tmp_path / "out.partial"))
     merge([START, inside], tmp_path / "out")
     assert len(list(inside.iterdir())) == len(list(other.iterdir()))
-    with pytest.raises(ValueError, match="would lie in"):
+    with pytest.raises(ValueError, match="is inside"):
         merge([START, other], other / "out")
 
 
-def test_a_folder_around_a_checkpoint_and_a_file_of_one_are_told_apart(tmp_path: Path, other: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds one: name .*uniworld\."):
+def test_a_parent_folder_and_a_file_of_a_checkpoint_are_rejected_with_the_fix(tmp_path: Path, other: Path) -> None:
+    with pytest.raises(ValueError, match=r"contains one: give .*uniworld\."):
         merge([START.parent, other], tmp_path / "out")
-    with pytest.raises(ValueError, match="is a file: name the folder"):
+    with pytest.raises(ValueError, match="is a file: give the folder"):
         merge([START / "config.json", other], tmp_path / "out")
 
 
@@ -117,7 +119,7 @@ def test_one_file_merges_with_shards(tmp_path: Path, other: Path) -> None:
     torch.testing.assert_close(tensors_of(tmp_path / "out")[NAME], tensors_of(START)[NAME] + 0.5)
 
 
-def test_a_folder_of_another_model_is_known_by_its_config_even_without_weights(tmp_path: Path) -> None:
+def test_another_model_is_recognized_by_its_config_even_without_weights(tmp_path: Path) -> None:
     folder = tmp_path / "llama"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))

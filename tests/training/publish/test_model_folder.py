@@ -1,4 +1,4 @@
-"""A model folder that is written appears whole, and can be read by others."""
+"""A model folder is written atomically, and all users may read it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from uniworld.training.publish.model_folder import new_folder
 
 
-def test_files_can_be_read_and_folders_opened_as_deep_as_they_lie(tmp_path: Path) -> None:
+def test_nested_files_and_folders_have_default_permissions(tmp_path: Path) -> None:
     with new_folder(tmp_path / "model") as folder:
         (folder / "flux" / "vae").mkdir(parents=True)
         for file in (folder / "config.json", folder / "flux" / "vae" / "weights.safetensors"):

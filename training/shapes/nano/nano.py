@@ -28,7 +28,7 @@ from ....uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from ....uniworld_core.loading.vocabulary import clip_tokenizer, t5_tokenizer
 from ...engine.precision import chosen_device
 from ...files import make_folder, write_whole
-from ...publish.convert import Parts, convert
+from ...publish.convert import BaseModels, convert
 from ...publish.export import export_run
 from ...publish.model_folder import new_folder
 from ...run.loop import train
@@ -173,7 +173,7 @@ class _Work:
 
     def start(self) -> None:
         if not (self.folder / "start").is_dir():
-            convert(Parts(self.qwen, self.flux_folder, siglip=self.siglip_folder), self.folder / "start")
+            convert(BaseModels(self.qwen, self.flux_folder, siglip=self.siglip_folder), self.folder / "start")
 
     def data(self) -> None:
         kinds = tuple(kind for kind in KINDS if kind != "question")

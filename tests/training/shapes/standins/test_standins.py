@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from uniworld.training.publish.convert import Parts, convert
+from uniworld.training.publish.convert import BaseModels, convert
 from uniworld.training.run.task_head import Routed, save_task_head, train_task_head
 from uniworld.training.shapes.standins import fit, flux, folders, parts, siglip, tokens, vae, vision, vlm
 from uniworld.training.shapes.tasks.tasks import KINDS, make_task
@@ -39,7 +39,7 @@ def standins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clip = parts.make_clip(clip_ids["vocab_size"], clip_ids["begin"], clip_ids["end"])
     folders.write_flux(clip, parts.make_t5(t5_size), parts.make_flux(), folder / "flux")
     folders.write_siglip(parts.make_siglip(), folder / "siglip")
-    convert(Parts(folder / "qwen", folder / "flux", siglip=folder / "siglip"), folder / "start")
+    convert(BaseModels(folder / "qwen", folder / "flux", siglip=folder / "siglip"), folder / "start")
     return folder
 
 
