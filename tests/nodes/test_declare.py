@@ -1,4 +1,4 @@
-"""ComfyUI's V1 form follows from a node's one declaration, and each node of the pack has such a declaration."""
+"""The V1 form is derived from a node's declaration, and every node of the pack has one."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_host_reads_the_form() -> None:
 
 
 def test_a_list_of_choices_is_a_new_one_each_time() -> None:
-    # Packs change the lists of other nodes in place.
+    # Some packs change the lists of other nodes in place.
     Everything.INPUT_TYPES()["required"]["method"][0].append("other")
     assert Everything.INPUT_TYPES()["required"]["method"][0] == ["code", "paper"]
 
@@ -112,7 +112,7 @@ def test_execute_takes_the_inputs_in_the_order_of_the_declaration(name: str) -> 
     node = NODE_CLASS_MAPPINGS[name]
     inputs, (_, *taken) = node.inputs(), inspect.signature(node.execute).parameters.values()
     assert [one.name for one in taken] == [one.name for one in inputs]
-    # The required ones come first, in the declaration as in Python.
+    # Required inputs come first, in the declaration as in Python.
     assert [one.optional for one in inputs] == sorted(one.optional for one in inputs)
     assert [one.default is not inspect.Parameter.empty for one in taken] == [one.optional for one in inputs]
     assert {one.type for one in inputs if isinstance(one.type, str)} <= {*get_args(WireType)}
@@ -151,5 +151,5 @@ def test_execute_is_annotated_with_what_the_wires_carry(name: str) -> None:
     assert not given
     assert len(returned) == len(node.OUTPUTS)
     for output, kind in zip(node.OUTPUTS, returned):
-        # An output that may be blocked is an object.
+        # An output that may hold an ExecutionBlocker is annotated as object.
         assert kind in (PYTHON_TYPES[output.type], "object"), output.name

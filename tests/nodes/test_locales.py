@@ -1,4 +1,4 @@
-"""The Chinese node texts: every text of every node has one, and none is left over."""
+"""The Chinese node texts are complete and have no entries without a node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that people see and that saved graphs carry: of one pattern, and of no other pack."""
+"""Display names follow one pattern, and class ids are not used by another pack."""
 
 from __future__ import annotations
 

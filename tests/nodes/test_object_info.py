@@ -1,6 +1,6 @@
-"""What the editor is told of the nodes is kept in a file, in its order: a change of it shows, and is meant.
+"""The nodes' object_info matches a stored file, so every change of it is visible and deliberate.
 
-`python tests/nodes/test_object_info.py` writes the file again.
+`python tests/nodes/test_object_info.py` regenerates the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DATA = Path(__file__).resolve().parents[1] / "data" / "object_info.json"
 
 
 def declared(empty: Path) -> dict[str, Any]:
-    """The object_info of this package's own nodes, on a machine without models and with a CPU alone."""
+    """Return the object_info of this package's own nodes, on a machine with only a CPU and without models."""
     from uniworld.nodes import host
     from uniworld.nodes.headless.registry.registry import load_registry
 
@@ -41,7 +41,7 @@ def test_declarations_are_those_of_the_kept_file(tmp_path: Path) -> None:
     now = declared(tmp_path)
     assert list(now) == list(kept)
     for name, info in now.items():
-        # As text: the order of inputs and of choices counts, since saved workflows hold values by their place.
+        # Compared as text: the order of inputs and choices matters, because saved workflows store values by position.
         assert as_text(info) == as_text(kept[name]), name
 
 

@@ -1,4 +1,4 @@
-"""Graphs that were saved with older class ids open with the nodes that took their place."""
+"""Graphs that were saved with former class ids open with the nodes that replace them."""
 
 from __future__ import annotations
 

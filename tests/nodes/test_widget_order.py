@@ -1,6 +1,6 @@
-"""Saved workflows hold widget values and output slots by position: what a node has keeps its place, new ones come last.
+"""Existing widgets and outputs keep their positions, by which saved workflows refer to them; new ones come last.
 
-`python tests/nodes/test_widget_order.py` appends new widgets and outputs to the kept list; it never moves any.
+`python tests/nodes/test_widget_order.py` appends new widgets and outputs to the stored list. It never moves any.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Order = dict[str, list[str]]
 
 
 def order_of(node: Any) -> Order:
-    """Names of a node's widgets, with the editor's helpers behind them, and of its outputs, as files count them."""
+    """Return the names of a node's widgets and outputs in file order, including the helper widgets that the editor adds."""
     from uniworld.nodes.headless.registry.schema import object_info
     from uniworld.nodes.headless.registry.widgets import input_specs
 
@@ -39,7 +39,7 @@ def current() -> dict[str, Order]:
 
 
 def misplaced(kept: Order, now: Order) -> list[str]:
-    """What is no more where saved workflows expect it."""
+    """Describe the widgets and outputs that are no longer at the position that saved workflows expect."""
     return [
         f"{part}: {name} was at place {place}, where {now[part][place : place + 1]} is"
         for part, names in kept.items()

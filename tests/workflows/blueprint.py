@@ -1,4 +1,4 @@
-"""A graph folded into one node: ComfyUI's blueprint, a workflow whose only node is a subgraph.
+"""Convert a graph to a ComfyUI blueprint: a workflow whose only node is a subgraph.
 
 Used by `build.py`.
 """
@@ -16,18 +16,18 @@ INPUT_NODE, OUTPUT_NODE = -10, -20
 
 @dataclass(frozen=True)
 class Port:
-    """One input of the folded node: the inputs inside that it feeds."""
+    """One input of the subgraph node, with the inner inputs that it is linked to."""
 
     name: str
     targets: tuple[tuple[Node, str], ...]
 
 
-def fold(graph: Graph, name: str, inputs: list[Port], outputs: dict[str, Slot]) -> dict[str, Any]:
-    """The blueprint of a graph.
+def to_blueprint(graph: Graph, name: str, inputs: list[Port], outputs: dict[str, Slot]) -> dict[str, Any]:
+    """Return the blueprint of a graph.
 
     Args:
-        inputs: in the order shown; a port that feeds a widget becomes a widget of the folded node.
-        outputs: {name: slot of a node inside}.
+        inputs: in display order. A port that is linked to a widget becomes a widget of the subgraph node.
+        outputs: {name: slot of an inner node}.
     """
     made = graph.editor()
     nodes = {node["id"]: node for node in made["nodes"] if node["type"] != "MarkdownNote"}
@@ -64,7 +64,7 @@ def fold(graph: Graph, name: str, inputs: list[Port], outputs: dict[str, Slot]) 
         "revision": 0,
         "last_node_id": 1,
         "last_link_id": 0,
-        "nodes": [_folded(name, ids[0], ports_in, ports_out)],
+        "nodes": [_subgraph_node(name, ids[0], ports_in, ports_out)],
         "links": [],
         "groups": [],
         "definitions": {"subgraphs": [subgraph]},
@@ -77,7 +77,7 @@ def fold(graph: Graph, name: str, inputs: list[Port], outputs: dict[str, Slot]) 
 def _port_in(
     port: Port, slot: int, port_id: str, nodes: dict[int, Any], links: list[Any]
 ) -> tuple[dict[str, Any], Any]:
-    """The port, and the widget value that the folded node shows for it (None for a plain socket)."""
+    """Return the port and its widget value on the subgraph node; the value is None for a socket."""
     link_ids, kind, value = [], "*", None
     for node, name in port.targets:
         entry = next(entry for entry in nodes[node.id]["inputs"] if entry["name"] == name)
@@ -118,7 +118,7 @@ def _port_out(
     return {"id": port_id, "name": name, "type": output["type"], "linkIds": [len(links)], "pos": [0, 20 + 20 * slot]}
 
 
-def _folded(
+def _subgraph_node(
     name: str, kind: str, ports_in: list[tuple[dict[str, Any], Any]], ports_out: list[dict[str, Any]]
 ) -> dict[str, Any]:
     inputs: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
-"""Writes the shared workflows, in editor form and in API form, and their sample pictures: python tests/workflows/build.py
+"""Write the shared workflows, in editor form and API form, and their sample images: python tests/workflows/build.py
 
-The workflows are what people share and may be edited in the editor; this keeps them alike. What they show and
-ask is in `samples.py`. A test holds what it makes against what is committed.
+Building them from code keeps their layout consistent. `samples.py` has their images and prompts. A test compares the
+output with the committed files.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-# Beside Load UniWorld; the addresses are those of the README.
+# The note below Load UniWorld. The addresses are those of the README.
 WEIGHTS = (
-    "**nano** ships with the package: it runs in seconds on any computer and knows only pictures of shapes, {side} pixels "
-    "wide.\n\nFor photographs put {links} where the README says, and choose that *checkpoint* here. The rest follows."
+    "**nano** ships with the package. It runs in seconds on any computer and knows only images of shapes at {side}x{side} "
+    "pixels.\n\nFor photographs, download {links} (README: *Where the weights go*), and choose *UniWorld-V1* as checkpoint."
 )
 LINKS = {
     "UniWorld-V1": "https://huggingface.co/LanguageBind/UniWorld-V1",
@@ -25,22 +25,22 @@ LINKS = {
     "SigLIP2": "https://huggingface.co/google/siglip2-so400m-patch16-512",
 }
 MODEL = "nano"
-# Nano never saw T5's tokens: both of its stages drop T5, as the published ones do.
+# nano was trained without T5 tokens: both of its stages drop T5, as the published ones do.
 USE_T5 = False
 BLUEPRINT = "Edit with UniWorld"
 WORKFLOWS = ROOT / "workflows"
 INPUT = WORKFLOWS / "input"
 
-# Columns as (gap on the left, least width): Load UniWorld and pictures, references, prompt and size, sampler, decoder, result.
-# A reference that is shown as its title alone needs less; so does a result below the decoder.
+# Columns as (left gap, minimum width): Load UniWorld and images, references, prompt and size, sampler, decoder, result.
+# A collapsed reference needs less; so does a result below the decoder.
 LOAD, READ, ASK, PAINT, DECODE, RESULT = (0, 200), (46, 200), (32, 200), (30, 200), (28, 110), (30, 200)
 REFER, AFTER = (46, 126), (28, 200)
-# Heights that leave ways for the wires: from Load UniWorld, over the columns between, to the sampler and the decoder.
+# Tops of the nodes, chosen so that links from Load UniWorld pass above the columns to the sampler and the decoder.
 TOP, DECODER, SAMPLER, SIZE, NOTE, PROMPT, REFERENCE, PICTURE = 0, 80, 112, 170, 284, 440, 490, 504
 
 
 def all_graphs() -> list[Any]:
-    """Every shared workflow."""
+    """Build every shared workflow."""
     from uniworld.uniworld_core.perception.tasks import TASKS
 
     graphs = [text_to_image(), edit(), multi_reference(), understand(), chat(), auto_route(), edit_with_mask()]
@@ -48,7 +48,7 @@ def all_graphs() -> list[Any]:
 
 
 def new(name: str, columns: tuple[tuple[int, int], ...], groups: tuple[tuple[str, int, int], ...]) -> Any:
-    """An empty workflow."""
+    """Create an empty workflow."""
     from uniworld import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
     from uniworld.nodes.headless.builtin import nodes as builtin_nodes
     from workflows.catalog import CATALOG
@@ -61,17 +61,17 @@ def new(name: str, columns: tuple[tuple[int, int], ...], groups: tuple[tuple[str
 
 
 def sample(graph: Any) -> Any:
-    """What this workflow is set to."""
+    """Return the images and prompts of a workflow."""
     from workflows.samples import SAMPLES
 
     return SAMPLES[graph.name]
 
 
 def loader(graph: Any, note: bool = True) -> Any:
-    """Load UniWorld, and below it what its models are."""
+    """Add Load UniWorld and, below it, the note about the models."""
     from workflows.samples import SIDE
 
-    # Named, so that a model folder on the builder's own machine is never the one that is written.
+    # Set explicitly: the default would be the first model folder on the machine that builds the workflows.
     load = graph.add(
         "UniWorldLoader", 0, TOP, checkpoint=MODEL, flux="auto", siglip="auto", dtype="auto", device="default"
     )
@@ -96,7 +96,7 @@ def picture(graph: Any, name: str, title: str = "Picture", column: int = 0, top:
 
 
 def paint(graph: Any, column: int, load: Any, condition: Any, latent: Any, **shown: Any) -> Any:
-    """Sampler and, in the next column, the VAE decoder; the decoded picture."""
+    """Add the sampler and, in the next column, the VAE decoder. Returns the decoder."""
     inputs = {"dit": load[2], "conditioning": condition[0], "latent": latent[0]}
     sampler = graph.add("UniWorldSampler", column, SAMPLER, **inputs, seed=sample(graph).seed, **shown)
     return graph.add("UniWorldVAEDecode", column + 1, DECODER, "Decode", collapsed=True, vae=load[3], latent=sampler[0])
@@ -105,7 +105,7 @@ def paint(graph: Any, column: int, load: Any, condition: Any, latent: Any, **sho
 def referred(
     graph: Any, load: Any, source: Any, top: int = REFERENCE, title: str = "", column: int = 1, **inputs: Any
 ) -> Any:
-    """The reference of a picture."""
+    """Add the reference of an image."""
     wired = {"image": source[0], "siglip": load[1], "mask": source[1]}
     return graph.add("UniWorldReference", column, top, title, **wired, **inputs)
 
@@ -114,15 +114,15 @@ def text_to_image() -> Any:
     graph = new(
         "text_to_image",
         (LOAD, (46, 226), PAINT, DECODE, RESULT),
-        (("Model", 0, 0), ("What to paint", 1, 1), ("Painting", 2, 3), ("Result", 4, 4)),
+        (("Model", 0, 0), ("Prompt", 1, 1), ("Sampling", 2, 3), ("Result", 4, 4)),
     )
     load = loader(graph)
     condition = conditioned(graph, 1, load, prompt=sample(graph).task.prompt)
     latent = empty_latent(graph, 1, load)
     image = paint(graph, 2, load, condition, latent)
     graph.add("SaveImage", 4, 50, images=image[0], filename_prefix="uniworld/text_to_image")
-    text = "Write what to paint in **UniWorld Condition**, choose its shape with *width* and *height* above it, and **Run**."
-    graph.note("What to do", text, 2, 600, (300, 90))
+    text = "Describe the image in **UniWorld Condition**, set its aspect ratio with *width* and *height*, and press **Run**."
+    graph.note("How to use", text, 2, 600, (300, 90))
     return graph
 
 
@@ -130,7 +130,7 @@ def edit() -> Any:
     graph = new(
         "edit",
         (LOAD, READ, ASK, PAINT, DECODE, RESULT),
-        (("Model and picture", 0, 0), ("What to change", 1, 2), ("Painting", 3, 4), ("Result", 5, 5)),
+        (("Model and image", 0, 0), ("Instruction", 1, 2), ("Sampling", 3, 4), ("Result", 5, 5)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
     reference = referred(graph, load, source)
@@ -138,8 +138,8 @@ def edit() -> Any:
     latent = empty_latent(graph, 2, load, references=reference[0])
     image = paint(graph, 3, load, condition, latent)
     graph.add("SaveImage", 5, 50, images=image[0], filename_prefix="uniworld/edit")
-    text = "Choose a picture on the left, write what to change in **UniWorld Condition**, and **Run**. What you do not speak of stays."
-    graph.note("What to do", text, 3, 600, (300, 90))
+    text = "Choose an image in **Picture**, write what to change in **UniWorld Condition**, and press **Run**. Everything else stays the same."
+    graph.note("How to use", text, 3, 600, (300, 90))
     return graph
 
 
@@ -147,7 +147,7 @@ def multi_reference() -> Any:
     graph = new(
         "multi_reference",
         (LOAD, READ, (30, 144), ASK, PAINT, AFTER),
-        (("Model and pictures", 0, 1), ("What to make of them", 2, 3), ("Painting", 4, 4), ("Result", 5, 5)),
+        (("Model and images", 0, 1), ("Prompt", 2, 3), ("Sampling", 4, 4), ("Result", 5, 5)),
     )
     load = loader(graph)
     names = sample(graph).pictures
@@ -159,8 +159,8 @@ def multi_reference() -> Any:
     latent = empty_latent(graph, 3, load, references=two[0])
     image = paint(graph, 4, load, condition, latent)
     graph.add("SaveImage", 5, 410, images=image[0], filename_prefix="uniworld/multi_reference")
-    text = "The prompt speaks of the *first picture* and the *second picture*, in the order of the references. Chain another **UniWorld Reference** for a third."
-    graph.note("What to do", text, 4, 620, (None, 130))
+    text = "The prompt refers to the *first picture* and the *second picture*, in the order of the references. For a third, chain another **UniWorld Reference**."
+    graph.note("How to use", text, 4, 620, (None, 130))
     return graph
 
 
@@ -168,7 +168,7 @@ def understand() -> Any:
     graph = new(
         "understand",
         (LOAD, READ, ASK, RESULT),
-        (("Model and picture", 0, 0), ("Question", 1, 2), ("Answer", 3, 3)),
+        (("Model and image", 0, 0), ("Question", 1, 2), ("Answer", 3, 3)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
     reference = graph.add("UniWorldReference", 1, REFERENCE, image=source[0], mask=source[1])
@@ -176,8 +176,8 @@ def understand() -> Any:
         "UniWorldUnderstand", 2, 300, vlm=load[0], references=reference[0], prompt=sample(graph).task.prompt
     )
     graph.add("PreviewAny", 3, 300, "Answer", source=answer[0])
-    text = "Choose a picture, ask about it in **UniWorld Understand**, and **Run**. Only the VLM is loaded: the other parts stay on disk."
-    graph.note("What to do", text, 3, 490, (RESULT[1], 130))
+    text = "Choose an image, ask about it in **UniWorld Understand**, and press **Run**. Only the VLM is loaded; other parts stay on disk."
+    graph.note("How to use", text, 3, 490, (RESULT[1], 130))
     return graph
 
 
@@ -186,10 +186,10 @@ def chat() -> Any:
         "chat",
         (LOAD, REFER, ASK, PAINT, AFTER, (46, 200), RESULT),
         (
-            ("Model and picture", 0, 0),
+            ("Model and image", 0, 0),
             ("First turn", 1, 2),
-            ("Painting", 3, 3),
-            ("What came of it", 4, 4),
+            ("Sampling", 3, 3),
+            ("First result", 4, 4),
             ("Next turn", 5, 6),
         ),
     )
@@ -204,11 +204,11 @@ def chat() -> Any:
     answer = graph.add("UniWorldUnderstand", 5, TOP, vlm=load[0], conversation=turn[0], prompt=prompt)
     graph.add("PreviewAny", 6, TOP, "Answer", source=answer[0])
     text = (
-        "**UniWorld Chat Turn** adds the painted picture to the conversation, so that the question is about it.\n\nTo go "
-        "on with another edit, join *conversation* to a second **UniWorld Condition**, and *siglip* of **Load UniWorld** "
-        "to Chat Turn. nano knows single instructions and only few second turns; UniWorld-V1 knows more."
+        "**UniWorld Chat Turn** adds the generated image to the conversation, so the question is about that image.\n\nTo "
+        "continue with another edit, connect *conversation* to a second **UniWorld Condition**, and *siglip* of **Load "
+        "UniWorld** to Chat Turn. nano knows single instructions and a few second turns; UniWorld-V1 knows conversations."
     )
-    graph.note("What happens", text, 6, 230, (None, 300))
+    graph.note("How it works", text, 6, 230, (None, 300))
     return graph
 
 
@@ -216,7 +216,7 @@ def auto_route() -> Any:
     graph = new(
         "auto_route",
         (LOAD, READ, (60, 200), (78, 200), PAINT, AFTER),
-        (("Model and picture", 0, 0), ("Decide", 1, 2), ("Paint or answer", 3, 4), ("Result", 5, 5)),
+        (("Model and image", 0, 0), ("Routing", 1, 2), ("Paint or answer", 3, 4), ("Result", 5, 5)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
     prompt = graph.add("PrimitiveStringMultiline", 0, -160, "Prompt", room=20, value=sample(graph).task.prompt)
@@ -230,10 +230,10 @@ def auto_route() -> Any:
     graph.add("PreviewAny", 4, 682, "Answer", source=answer[0])
     graph.add("PreviewAny", 3, -160, "Probability of painting", source=route[1])
     text = (
-        "The routing head reads the *Prompt*: either a picture is painted or a question answered, and only that branch "
+        "The routing head reads the *Prompt* and selects a branch: paint an image or answer in text. Only that branch "
         "runs. Try *How many objects are there?*"
     )
-    graph.note("What to do", text, 1, 690, (320, 90))
+    graph.note("How to use", text, 1, 690, (320, 90))
     return graph
 
 
@@ -241,7 +241,7 @@ def edit_with_mask() -> Any:
     graph = new(
         "edit_with_mask",
         (LOAD, (40, 126), (40, 200), PAINT, (28, 92), (0, 200), (48, 140), (24, 200)),
-        (("Model and picture", 0, 0), ("What to change", 1, 2), ("Painting", 3, 3), ("What changed", 4, 7)),
+        (("Model and image", 0, 0), ("Instruction", 1, 2), ("Sampling", 3, 3), ("What changed", 4, 7)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0], top=-372)
     reference = referred(graph, load, source, -25, "Reference", collapsed=True)
@@ -258,10 +258,10 @@ def edit_with_mask() -> Any:
     graph.add("PreviewImage", 6, 20, "Weight", images=mask[1])
     graph.add("PreviewAny", 6, 320, "Edited share", width=210, source=mask[2])
     text = (
-        "**UniWorld Edit Mask** finds what the edit changed, with the weights that training would give it. *Composite* "
-        "lays only that over the original."
+        "**UniWorld Edit Mask** finds what the edit changed, with the loss weights of training. *Composite* copies only "
+        "that part onto the original."
     )
-    graph.note("What happens", text, 5, 170, (200, 130))
+    graph.note("How it works", text, 5, 170, (200, 130))
     return graph
 
 
@@ -272,7 +272,7 @@ def perception(task_name: str) -> Any:
     graph = new(
         f"perception_{task_name}",
         (LOAD, READ, ASK, PAINT, AFTER, (34, 200)),
-        (("Model and picture", 0, 0), ("What to see", 1, 2), ("Painting", 3, 3), ("Map", 4, 5)),
+        (("Model and image", 0, 0), ("Perception task", 1, 2), ("Sampling", 3, 3), ("Map", 4, 5)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
     reference = referred(graph, load, source)
@@ -280,12 +280,12 @@ def perception(task_name: str) -> Any:
     condition = conditioned(graph, 2, load, room=0, prompt=ask[0], references=reference[0])
     latent = empty_latent(graph, 2, load, references=reference[0])
     image = paint(graph, 3, load, condition, latent, room=176)
-    text = "The model paints a map of the picture; **UniWorld Perception Head** turns it back into data."
-    graph.note("What happens", text, 4, 730, (None, 90))
-    # The map of the graph covers the lower right corner: where boxes are shown too, pictures get less room.
+    text = "The model paints a map of the image, and **UniWorld Perception Head** converts it to data."
+    graph.note("How it works", text, 4, 730, (None, 90))
+    # The editor's minimap covers the lower right corner, so images are smaller where boxes are shown too.
     boxes = task.head in ("boxes", "pose")
     room, top = (100, 180) if boxes else (180, 260)
-    graph.add("PreviewImage", 5, 0, "As painted", room=room, images=image[0])
+    graph.add("PreviewImage", 5, 0, "Painted map", room=room, images=image[0])
     head = graph.add("UniWorldPerceptionHead", 4, 480, task=task_name, painted=image[0], source=ask[1])
     graph.add("SaveImage", 5, top, "Map", room=room, images=head[0], filename_prefix=f"uniworld/{task_name}")
     graph.add("PreviewAny", 5, 388 if boxes else 552, "Summary", room=100, source=head[3])
@@ -295,8 +295,8 @@ def perception(task_name: str) -> Any:
 
 
 def edit_blueprint() -> dict[str, Any]:
-    """The whole edit as one node, for the node library."""
-    from workflows.blueprint import Port, fold
+    """Build the blueprint: a complete edit as one node, for the node library."""
+    from workflows.blueprint import Port, to_blueprint
     from workflows.samples import SAMPLES
 
     edit = SAMPLES["edit"]
@@ -315,11 +315,11 @@ def edit_blueprint() -> dict[str, Any]:
         Port("area_side", ((latent, "area_side"),)),
         *(Port(name, ((sampler, name),)) for name in ("seed", "steps")),
     ]
-    return fold(graph, BLUEPRINT, ports, {"image": image[0]})
+    return to_blueprint(graph, BLUEPRINT, ports, {"image": image[0]})
 
 
 def sample_pictures() -> dict[str, Any]:
-    """The drawn pictures, by the name of their file."""
+    """Draw the sample images, by file name."""
     from uniworld.training.shapes.world.draw import draw
     from workflows.samples import PICTURES
 
@@ -334,7 +334,7 @@ def main() -> None:
     import conftest  # noqa: F401  (makes the checkout importable as `uniworld`)
     from workflows.catalog import CATALOG
 
-    for name, drawn in sample_pictures().items():  # the first: workflows name what lies there
+    for name, drawn in sample_pictures().items():  # first, because the workflows refer to these files
         drawn.save(INPUT / name)
     for graph in all_graphs():
         file = WORKFLOWS / f"{CATALOG[graph.name].file}.json"

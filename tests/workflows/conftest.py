@@ -1,4 +1,4 @@
-"""The shared workflows, run as a user runs them, each once."""
+"""Runs each shared workflow once from the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run left and told.
+    """Files and messages of a run.
 
     Attributes:
         output: the folder of the results.
@@ -38,7 +38,7 @@ class Ran:
 
 @pytest.fixture(scope="session")
 def run_shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ran]:
-    """`run_shared("edit", "Prompt.value=Hello.")`: what `uniworld run edit --set ...` makes, in an empty folder."""
+    """`run_shared("edit", "Prompt.value=Hello.")` returns the result of `uniworld run edit --set ...` in an empty folder."""
 
     @cache
     def run(name: str, *changes: str) -> Ran:
@@ -56,7 +56,7 @@ def run_shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ran]:
 
 
 def titles(name: str) -> dict[str, str]:
-    """{node id: title} of a shared workflow."""
+    """Return {node id: title} of a shared workflow."""
     file = Path(__file__).resolve().parents[2] / "workflows" / "api" / f"{name}.json"
     return {key: node["_meta"]["title"] for key, node in json.loads(file.read_text(encoding="utf-8")).items()}
 

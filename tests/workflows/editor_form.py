@@ -1,7 +1,7 @@
-"""A graph in both of ComfyUI's forms, from one description: nodes in columns, some columns a group.
+"""A graph in editor form and API form, from one description: nodes in columns, and groups of columns.
 
-Used by `build.py`, which writes the shared workflows. A node stands at the height that its workflow gives it, so that
-no wire runs behind another node (`layout.py` measures that).
+Used by `build.py`, which writes the shared workflows. Each workflow sets the heights of its nodes, so that no link runs
+behind another node (`layout.py` measures this).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from workflows.layout import GROUP, Box, around, node_size, row_width, view
 
 COLOURS = ("#3f789e", "#8A8", "#b58b2a", "#a1309b", "#b06634")
 MARGIN = 10
-# Pictures and texts that a node shows below its widgets, in pixels.
+# Space for images and text that a node shows below its widgets, in pixels.
 SHOWN = {"LoadImage": 224, "SaveImage": 224, "PreviewImage": 224, "PreviewAny": 110, "UniWorldSampler": 224}
-# The editor makes no node with widgets narrower: Load Image has a button besides, Preview Any a switch of the editor's own.
+# Minimum widths in the editor: Load Image also has a button, and Preview Any a switch that the editor adds.
 LEAST = {"LoadImage": 224, "PreviewAny": 210}
-BADGE = 8  # by which the name of the pack, above a node, reaches beyond the margin
-UNFOLDED = 210  # the width of a node that is shown as its title alone
-FLOAT_DIGITS = 2  # at most, in what is declared here
-PROMPT = 60  # what a text field gets beyond its least height
+BADGE = 8  # the pack's name above a node extends this far beyond the margin
+UNFOLDED = 210  # width that a collapsed node has when it is expanded
+FLOAT_DIGITS = 2  # maximum number of decimals in the declarations
+PROMPT = 60  # height of a text field in addition to its minimum
 
 
 @dataclass
@@ -36,13 +36,13 @@ class Slot:
 
 @dataclass
 class Node:
-    """One node, its inputs by name: values, or slots of other nodes.
+    """One node. Its inputs are values or slots of other nodes, by name.
 
     Attributes:
-        top: height of its upper edge, below the title, in the graph's pixels.
-        room: pixels for what it shows or holds beyond its slots and widgets.
-        width: in pixels; None for its column's.
-        collapsed: shown as its title alone.
+        top: y coordinate of its upper edge, below the title, in graph pixels.
+        room: height for content in addition to slots and widgets, in pixels.
+        width: in pixels; None for the width of its column.
+        collapsed: whether only the title is shown.
     """
 
     id: int
@@ -62,7 +62,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Note:
-    """A Markdown note at a place of its own."""
+    """A Markdown note with its own position and size."""
 
     title: str
     text: str
@@ -77,9 +77,9 @@ class Graph:
 
     Args:
         classes: {class name: (node class, display name)}.
-        columns: (gap on the left, least width) of each column, left to right; a column is as wide as the longest row in it.
+        columns: (left gap, minimum width) of each column, from left to right. A column is as wide as its longest row.
         groups: (title, first column, last column).
-        about: what the file itself says of the workflow: its short name, title and description.
+        about: metadata stored in the file: short name, title and description.
     """
 
     name: str
@@ -113,20 +113,20 @@ class Graph:
         return node
 
     def note(self, title: str, text: str, column: int, top: int, size: tuple[int | None, int]) -> None:
-        """Add a note of this width and height, as wide as its column if the width is None."""
+        """Add a note of the given width and height. A width of None is that of its column."""
         self.notes.append(Note(title, text, column, top, size))
 
     def width(self, column: int) -> int:
-        """Of a column: that of its widest node, but for those that have a width of their own."""
+        """Return the width of a column: that of its widest node, except nodes with an explicit width."""
         nodes = [one for one in self.nodes if one.column == column and not one.collapsed and one.width is None]
         return max(self.columns[column][1], *map(self.least_width, nodes), 0)
 
     def left(self, column: int) -> int:
-        """Where a column begins."""
+        """Return the x coordinate of a column."""
         return sum(gap for gap, _ in self.columns[: column + 1]) + sum(self.width(one) for one in range(column))
 
     def least_width(self, node: Node) -> int:
-        """In which nothing of the node is cut off."""
+        """Return the minimum width at which no text of the node is cut off."""
         rows = [row_width("title", node.title), LEAST.get(node.kind, 0)]
         sockets = [name for name, spec in declared(node.schema) if not is_widget(spec)]
         outputs = getattr(node.schema, "RETURN_NAMES", getattr(node.schema, "RETURN_TYPES", ()))
@@ -138,7 +138,7 @@ class Graph:
         return math.ceil(max(rows))
 
     def _widget_rows(self, node: Node, name: str, spec: Any) -> Iterator[tuple[str, str, str]]:
-        """The kind, label and value of a widget and of what the editor adds below it; texts of several lines are wrapped."""
+        """Yield kind, label and value of a widget and of those that the editor adds. Multiline text wraps, so it has none."""
         if options(spec).get("multiline"):
             return
         value = node.inputs.get(name, default(spec))
@@ -152,7 +152,7 @@ class Graph:
             yield "stepped", "control after generate", "fixed"
 
     def api(self) -> dict[str, Any]:
-        """The form that programs send."""
+        """Return the API form, which clients send."""
         return {
             str(node.id): {
                 "class_type": node.kind,
@@ -174,7 +174,7 @@ class Graph:
         return [str(value.node.id), value.index] if isinstance(value, Slot) else value
 
     def editor(self) -> dict[str, Any]:
-        """The form that the editor saves (schema 0.4)."""
+        """Return the editor form, which the editor saves (schema 0.4)."""
         links: list[list[Any]] = []
         made = {node.id: self._editor_node(node, links) for node in self.nodes}
         for link_id, source, slot, *_ in links:
@@ -198,7 +198,7 @@ class Graph:
 
     def _editor_node(self, node: Node, links: list[list[Any]]) -> dict[str, Any]:
         sockets, widgets, values = [], [], []
-        # Sockets come before widgets, as the editor orders them.
+        # Sockets come before widgets, in the editor's order.
         for name, spec in sorted(declared(node.schema), key=lambda item: is_widget(item[1])):
             value = node.inputs.get(name, default(spec))
             entry: dict[str, Any] = {"name": name, "type": type_name(spec), "link": None}
@@ -214,7 +214,7 @@ class Graph:
                 widgets.append(entry)
                 values.append(default(spec) if isinstance(value, Slot) else value)
                 if options(spec).get("control_after_generate"):
-                    values.append("fixed")  # so that everybody sees the picture of the thumbnail
+                    values.append("fixed")  # so that the first run gives the image of the thumbnail
                 if options(spec).get("image_upload"):
                     values.append("image")
             else:
@@ -233,7 +233,7 @@ class Graph:
             "outputs": [
                 {"name": n, "type": t, "links": [], "slot_index": i} for i, (n, t) in enumerate(zip(names, kinds))
             ],
-            # A node without a title of its own has the editor's, in the editor's language.
+            # Without a title, the editor shows the node's name in the user's language.
             **({"title": node.title} if node.title != self.classes[node.kind][1] else {}),
             "properties": {"Node name for S&R": node.kind}
             | ({"cnr_id": "uniworld"} if node.kind.startswith("UniWorld") else {"cnr_id": "comfy-core"}),
@@ -247,9 +247,9 @@ class Graph:
         return [max(width, UNFOLDED) if node.collapsed else width, height]
 
     def _groups(self, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Frames around the columns of each stage.
+        """Return frames around the columns of each stage.
 
-        All begin above the highest node, and no wire leaves the heights between its two ends: none runs through a title.
+        All of them start above the highest node. Links stay between the heights of their two ends, so none crosses a title.
         """
         made = []
         top = min(around(node).top for node in nodes)
@@ -290,7 +290,7 @@ class Graph:
 
 
 def declared(schema: type) -> list[tuple[str, Any]]:
-    """(name, specification) of a node class's required and optional inputs."""
+    """Return (name, specification) of a node class's required and optional inputs."""
     types = schema.INPUT_TYPES()
     return [*types.get("required", {}).items(), *types.get("optional", {}).items()]
 

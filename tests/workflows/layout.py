@@ -1,6 +1,6 @@
-"""Where things are in the editor: nodes, slots and wires, in the graph's pixels.
+"""Geometry of nodes, slots and links in the editor, in graph pixels.
 
-The sizes are those that `computeSize()` of the editor gives (1.27 to 1.58 agree), and the wires its default splines.
+Sizes are those of the editor's `computeSize()` (the same from 1.27 to 1.58). Links are its default splines.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 TITLE, SLOT, WIDGET, TEXT, GROUP = 30, 20, 24, 30, 34
-# The window that the workflows are drawn for, and what the older editors' bars leave of it: left, top, right, bottom.
+# The window that the workflows are laid out for, and the area that older editors leave free in it: left, top, right, bottom.
 WINDOW = (1400, 900)
 _FREE = (16, 84, 1344, 800)
 _LETTER = 7.6  # mean width of a letter of a title
-# Widths of the letters from " " to "~" in the font of widgets and slots, Inter at 12 pixels, in tenths of a pixel.
+# Widths of the characters from " " to "~" in the font of widgets and slots (Inter at 12 pixels), in tenths of a pixel.
 _WIDTHS = (
     34, 35, 56, 76, 77, 118, 78, 36, 44, 44, 61, 80, 35, 56, 35, 44, 76, 49, 74, 75, 78, 72, 75, 68, 75, 75, 35, 37, 80, 80, 80,
     62, 116, 83, 79, 88, 87, 73, 71, 90, 90, 33, 69, 81, 68, 109, 91, 92, 77, 92, 78, 77, 78, 90, 83, 119, 82, 82, 76, 44, 44,
     44, 57, 55, 39, 68, 74, 69, 74, 70, 45, 74, 71, 30, 30, 66, 30, 106, 71, 72, 74, 74, 46, 64, 40, 71, 68, 99, 66, 68, 67, 52,
     40, 52, 80,
 )  # fmt: skip
-# Beside the texts of a row, by its kind: margins, arrows or a switch, and the gap between label and value.
+# Width of a row in addition to its text, by kind: margins, arrows or a switch, and the gap between label and value.
 _BESIDE = {"stepped": 90, "text": 65, "switch": 75, "slots": 50, "title": 74}
 
 
@@ -49,17 +49,17 @@ class Box:
 
 
 def node_size(slots: int, widgets: int, texts: int) -> int:
-    """The least height of a node, without its title: `texts` of its widgets have several lines."""
+    """Return the minimum height of a node without its title. `texts` is the number of multiline widgets."""
     return SLOT * max(slots, 1) + (14 + WIDGET * widgets + TEXT * texts if widgets else 6)
 
 
 def text_width(text: str, size: int = 12) -> float:
-    """How wide the editor draws a text, in pixels; letters that are not in the table count as the widest."""
+    """Return the width of a text in the editor, in pixels. Characters that are not in the table count as the widest."""
     return sum(_WIDTHS[ord(letter) - 32] if " " <= letter <= "~" else max(_WIDTHS) for letter in text) / 10 * size / 12
 
 
 def row_width(kind: str, *texts: str) -> float:
-    """The least width of a node in which a row shows its texts in full: label and value, two slots, or the title."""
+    """Return the node width that a row needs to show its text in full: label and value, two slots, or the title."""
     return sum(text_width(text, 14 if kind == "title" else 12) for text in texts) + _BESIDE[kind]
 
 
@@ -68,7 +68,7 @@ def collapsed_width(node: dict[str, Any]) -> float:
 
 
 def around(node: dict[str, Any]) -> Box:
-    """A node of the editor's form, with its title."""
+    """Return the bounding box of a node in editor form, including its title."""
     (x, y), (width, height) = node["pos"], node["size"]
     if node["flags"].get("collapsed"):
         return Box(x, y - TITLE, x + collapsed_width(node), y)
@@ -76,18 +76,18 @@ def around(node: dict[str, Any]) -> Box:
 
 
 def view(boxes: list[Box]) -> dict[str, Any]:
-    """Scale and offset at which everything is inside the window; the newer editors find their own."""
+    """Return scale and offset at which the graph fits into the window. Newer editors compute their own."""
     left, top = min(box.left for box in boxes), min(box.top for box in boxes) - GROUP
     width, height = max(box.right for box in boxes) - left, max(box.bottom for box in boxes) - top
     free_width, free_height = _FREE[2] - _FREE[0], _FREE[3] - _FREE[1]
     scale = math.floor(100 * min(free_width / width, free_height / height, 1)) / 100
-    # At the left: the map of the graph covers the lower right corner.
+    # Aligned left, because the minimap covers the lower right corner.
     at = (_FREE[0], _FREE[1] + (free_height - scale * height) / 2)
     return {"scale": scale, "offset": [round(at[0] / scale - left), round(at[1] / scale - top)]}
 
 
 def opened_scale(boxes: list[Box]) -> float:
-    """The scale at which the newer editors open a template in the window: three quarters of it are filled."""
+    """Return the scale at which newer editors open a template: it fills three quarters of the window."""
     padding = 2 * 10
     width = max(box.right for box in boxes) - min(box.left for box in boxes) + padding
     height = max(box.bottom for box in boxes) - min(box.top for box in boxes) + padding
@@ -95,7 +95,7 @@ def opened_scale(boxes: list[Box]) -> float:
 
 
 def slot_place(node: dict[str, Any], index: int, is_input: bool) -> tuple[float, float]:
-    """Where a wire meets a node."""
+    """Return the point where a link meets a node."""
     box = around(node)
     x = box.left if is_input else box.right
     if node["flags"].get("collapsed"):
@@ -105,12 +105,12 @@ def slot_place(node: dict[str, Any], index: int, is_input: bool) -> tuple[float,
     if "widget" not in entry:
         return x, y + (index + 0.7) * SLOT
     sockets = [one for one in node["inputs"] if "widget" not in one]
-    above = index - len(sockets)  # the widgets before it are of one line each in what is wired here
+    above = index - len(sockets)  # in these workflows, the widgets above a linked one have one line each
     return x, y + SLOT * max(len(sockets), len(node["outputs"]), 1) + 8 + WIDGET * above + 10
 
 
 def wire(start: tuple[float, float], end: tuple[float, float], points: int = 200) -> Iterator[tuple[float, float]]:
-    """Points of the editor's spline from an output to an input: it leaves and arrives level."""
+    """Yield points of the editor's spline from an output to an input. It is horizontal at both ends."""
     (x0, y0), (x3, y3) = start, end
     reach = 0.25 * math.dist(start, end)
     for step in range(points + 1):
@@ -120,7 +120,7 @@ def wire(start: tuple[float, float], end: tuple[float, float], points: int = 200
 
 
 def crossings(workflow: dict[str, Any], margin: float = 4) -> list[str]:
-    """What wires run behind, as sentences."""
+    """Describe every node that a link runs behind."""
     nodes = {node["id"]: node for node in workflow["nodes"]}
     found = []
     for _, source, output, target, entry, _ in workflow["links"]:
@@ -137,7 +137,7 @@ def crossings(workflow: dict[str, Any], margin: float = 4) -> list[str]:
 
 
 def covered_titles(workflow: dict[str, Any], margin: float = 3) -> list[str]:
-    """Titles of groups that wires run through, as sentences."""
+    """Describe every group title that a link crosses."""
     nodes = {node["id"]: node for node in workflow["nodes"]}
     found = []
     for group in workflow["groups"]:

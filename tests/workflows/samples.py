@@ -1,6 +1,6 @@
-"""What the shared workflows show: the sample scenes, and for each workflow the task that nano does in it.
+"""The sample scenes of the shared workflows, and the task that nano performs in each workflow.
 
-The pictures of the scenes, the prompts in the workflows and what the tests hold right all come from these two tables.
+The sample images, the prompts in the workflows and the expected results in the tests all come from these two tables.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ STACK = Scene(
 )
 PERSON = Scene((), Ground("teal"), SIDE, figures=(Figure("yellow", "up", "apart", 32, 16),))
 
-# The pictures in workflows/input that are drawn.
+# The images in workflows/input that are drawn from scenes.
 PICTURES = {"shapes.png": SHAPES, "more_shapes.png": MORE_SHAPES, "stack.png": STACK, "person.png": PERSON}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a workflow is set to.
+    """The settings of a workflow.
 
     Attributes:
-        task: the prompt, the scenes of the pictures, and what is right.
-        seed: of the painting.
-        subject: what a segmentation or a detection looks for.
-        then: of a conversation, the next turn: a question about what was painted.
+        task: the prompt, the scenes of the images, and the expected result.
+        seed: seed of the sampler.
+        subject: the object that a segmentation or a detection marks.
+        then: the next turn of a conversation: a question about the generated image.
     """
 
     task: ShapesTask
@@ -52,7 +52,7 @@ class Sample:
 
     @property
     def pictures(self) -> tuple[str, ...]:
-        """Names of the pictures in workflows/input."""
+        """Names of the images in workflows/input."""
         return tuple(next(name for name, scene in PICTURES.items() if scene == seen) for seen in self.task.before)
 
 

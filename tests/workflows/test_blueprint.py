@@ -1,4 +1,4 @@
-"""The blueprint "Edit with UniWorld": one node that holds the whole edit."""
+"""The blueprint "Edit with UniWorld": a complete edit as one node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = ROOT / "subgraphs" / "Edit with UniWorld.json"
 
 
 def used_in_a_graph() -> dict[str, Any]:
-    """A workflow in which a picture goes through the blueprint to a saved picture."""
+    """Build a workflow that loads an image, applies the blueprint and saves the result."""
     workflow = copy.deepcopy(json.loads(FILE.read_text(encoding="utf-8")))
     folded = workflow["nodes"][0]
     folded["inputs"][0]["link"] = 1

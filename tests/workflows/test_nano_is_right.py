@@ -1,4 +1,4 @@
-"""What nano makes in the shared workflows is right: pictures by the oracle of the world of shapes, answers by the word."""
+"""nano's results in the shared workflows are correct: images according to the oracle, and answers word by word."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from workflows.samples import SAMPLES, SIDE
 Run = Callable[..., Any]
 PAINTED = ("text_to_image", "edit", "multi_reference", "chat", "auto_route", "edit_with_mask")
 MAPS = tuple(name for name in SAMPLES if name.startswith("perception"))
-# Maps of which the head's own picture is such a map as well.
+# Tasks for which the cleaned map of the head is a valid map of the same kind.
 SAME_KIND = {
     "perception_canny": "edge",
     "perception_hed": "hed",
@@ -35,7 +35,7 @@ SAME_KIND = {
 
 
 def right(task: ShapesTask, file: Path) -> None:
-    """The picture is what the task asks for."""
+    """Assert that the image is what the task asks for."""
     with Image.open(file) as picture:
         assert picture.size == (SIDE, SIDE)
         verdict = judge(task, picture.convert("RGB"))
@@ -43,7 +43,7 @@ def right(task: ShapesTask, file: Path) -> None:
 
 
 def gray(file: Path) -> np.ndarray:
-    """A picture in 0..1, (H, W)."""
+    """Load a grayscale image (H, W) in 0..1."""
     with Image.open(file) as picture:
         return np.asarray(picture.convert("L"), np.float32) / 255
 
@@ -104,7 +104,7 @@ def test_the_composite_keeps_what_the_edit_left(run_shared: Run) -> None:
 
 @pytest.mark.parametrize("name", MAPS)
 def test_the_painted_map_is_right(name: str, run_shared: Run) -> None:
-    right(SAMPLES[name].task, run_shared(name).previews["As painted"])
+    right(SAMPLES[name].task, run_shared(name).previews["Painted map"])
 
 
 @pytest.mark.parametrize("name", SAME_KIND)

@@ -1,4 +1,4 @@
-"""The shared workflows: both forms say the same, every node and input exists, and all of them run."""
+"""The shared workflows: both forms agree, all nodes and inputs exist, and every workflow runs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_cards_are_in_the_order_in_which_people_try_them_and_say_what_they_do() 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_editor_misses_no_model(name: str) -> None:
-    """Models named in a workflow are looked for among files, and real weights here are folders: they would be missed."""
+    """The editor looks for a workflow's models as single files. The real weights are folders, so it would report them."""
     assert "models" not in editor(name)
     assert not any("models" in node["properties"] for node in editor(name)["nodes"])
 
@@ -153,13 +153,13 @@ def test_no_wire_runs_through_the_title_of_a_group(name: str) -> None:
     lower = {**workflow["groups"][1]}
     x, y, width, height = lower["bounding"]
     lower["bounding"] = [x, y + 120, width, height - 120]
-    if name == "edit":  # as it once was: below the titles of the others
+    if name == "edit":  # the check detects a title that is below those of the other groups
         assert covered_titles({**workflow, "groups": [lower]}) != []
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_label_value_or_title_is_cut_off(name: str) -> None:
-    """By our table of the letters' widths; a browser test asks the editor itself."""
+    """According to the table of character widths; a browser test measures in the editor itself."""
     from workflows import build
 
     graph = next(graph for graph in build.all_graphs() if graph.name == name)
@@ -180,7 +180,7 @@ def test_it_is_readable_in_a_window_of_1400_by_900(name: str) -> None:
     assert opened_scale(boxes) >= least
     assert workflow["extra"]["ds"]["scale"] >= least
     scale, (left, top) = workflow["extra"]["ds"]["scale"], workflow["extra"]["ds"]["offset"]
-    for box in boxes:  # older editors, whose canvas begins at (40, 40), open it as it says
+    for box in boxes:  # older editors use the stored scale and offset; their canvas starts at (40, 40)
         assert (box.left + left) * scale >= 0
         assert (box.top + top) * scale >= 36
         assert (box.right + left) * scale <= 1360
@@ -202,7 +202,7 @@ def test_the_builder_draws_the_pictures_that_are_committed() -> None:
     for name, drawn in build.sample_pictures().items():
         with Image.open(build.INPUT / name) as picture:
             committed = np.asarray(picture.convert("RGB"), np.float32)
-        # Another Pillow may round the rim of a shape otherwise.
+        # Other versions of Pillow may round the edge of a shape differently.
         assert np.abs(committed - np.asarray(drawn, np.float32)).mean() < 0.2, name
 
 

@@ -1,4 +1,4 @@
-"""Draws the cards of the shared workflows, what goes in and what comes out: python tests/workflows/thumbnails.py [NAME ...]
+"""Draw the cards of the shared workflows, with input and result: python tests/workflows/thumbnails.py [NAME ...]
 
 Runs each workflow once. ComfyUI shows the cards as squares of 256 pixels; the prompt below the pictures is the only
 description that it can show.
@@ -44,7 +44,7 @@ def main(names: list[str]) -> None:
 
 
 def strip(files: list[Path]) -> Image.Image:
-    """Cards side by side, as the README shows them."""
+    """Draw cards side by side, as the README shows them."""
     made = Image.new("RGB", (len(files) * SIDE, SIDE), BACK)
     for number, file in enumerate(files):
         made.paste(Image.open(file), (number * SIDE, 0))
@@ -52,7 +52,7 @@ def strip(files: list[Path]) -> Image.Image:
 
 
 def result(name: str) -> tuple[Image.Image | None, str]:
-    """What a workflow makes: its saved picture, or the first text that it shows."""
+    """Return the result of a workflow: its saved image, or the first text that it shows."""
     from uniworld.__main__ import main as uniworld
 
     told, before = io.StringIO(), Path.cwd()
@@ -71,7 +71,7 @@ def result(name: str) -> tuple[Image.Image | None, str]:
 
 
 def card(befores: list[Image.Image], after: Image.Image | str, prompt: str) -> Image.Image:
-    """Pictures on the left, an arrow, the result on the right, the prompt below."""
+    """Draw a card: images on the left, an arrow, the result on the right, and the prompt below."""
     made = Image.new("RGB", (SIDE, SIDE), BACK)
     draw = ImageDraw.Draw(made)
     wide = (SIDE - 2 * EDGE - GAP) // 2
