@@ -14,7 +14,7 @@ from typing import Any
 from ....uniworld_core.errors import UniWorldError
 from .schema import object_info
 
-_PACKAGE = __name__.removesuffix(".nodes.headless.registry")
+_PACKAGE = __name__.removesuffix(".nodes.headless.registry.registry")
 
 
 @dataclass
@@ -63,7 +63,7 @@ def load_registry(packs: Iterable[Path] = ()) -> Registry:
 
     registry = Registry()
     registry.add(NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, "nodes")
-    package = importlib.import_module("...", __package__)
+    package = importlib.import_module("....", __package__)
     registry.add(package.NODE_CLASS_MAPPINGS, package.NODE_DISPLAY_NAME_MAPPINGS, "custom_nodes.uniworld")
     for folder in packs:
         pack = _import_pack(folder)

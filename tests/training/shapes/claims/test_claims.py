@@ -45,7 +45,7 @@ from uniworld.training.shapes.nano.stages import stage_config
 from uniworld.uniworld_core.editing.masks import WEIGHT_FUNCTIONS, edit_weight
 
 TINY = Path(__file__).resolve().parents[4] / "uniworld_core" / "shipped" / "tiny"
-SHAPES = Path(__file__).resolve().parents[4] / "training" / "shapes"
+SHAPES = Path(__file__).resolve().parents[4] / "training" / "shapes" / "claims"
 LENGTH = Length(steps=1, learning_rate=1e-3, batch=2)
 RECIPE = Recipe(*(LENGTH,) * 5, samples=8, stage1=LENGTH, stage2=LENGTH, routing=1, seed=0)
 
