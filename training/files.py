@@ -13,22 +13,22 @@ from ..uniworld_core.errors import UniWorldError
 T = TypeVar("T")
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
     """Write a file and put it on disk, over what was there; its folder is made.
 
     Raises:
         UniWorldError: it cannot be written, such as on a full disk. What was there stays, and nothing half-written does.
     """
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(data)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes its place when the block ends without an error. Raises as `write_whole` does."""
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes its place when the block ends without an error. Raises as `write_atomic` does."""
     make_folder(path.parent)
     try:
-        with files.whole_file(path) as file:
+        with files.atomic_file(path) as file:
             yield file
     except OSError as error:
         raise UniWorldError(cannot_write(path, error)) from error
@@ -77,7 +77,7 @@ def locked(path: Path, wait: bool, busy: str) -> Iterator[None]:
         UniWorldError: another process holds it, its file system has no locks, or it cannot be written.
     """
     try:
-        held = files.hold(path, busy, wait)
+        held = files.acquire_lock(path, busy, wait)
     except OSError as error:
         raise UniWorldError(cannot_write(path, error)) from error
     with held:

@@ -3,7 +3,7 @@
 Errors of the disk are raised as they come (`OSError`), so that each caller can say what did not work and how to go on.
 
 What is being written has a name that begins with a dot and ends in 16 hexadecimal digits and ".part". It is removed however the
-block that writes it ends, and only a process that is killed leaves it behind: `sweep_parts` removes it later.
+block that writes it ends, and only a process that is killed leaves it behind: `remove_stale_parts` removes it later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 from .errors import UniWorldError
 
-PART = ".part"
+PART_SUFFIX = ".part"
 _STEM = 32  # characters of a name that its part file carries, so that any valid name gives a valid one
 _BLOCK = 2**20
 # What file systems say that have no such thing as putting the names of a folder on disk.
@@ -34,7 +34,7 @@ class LockHeld(UniWorldError):
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which takes its place, over what was there, when the block ends without an error.
 
     Args:
@@ -44,7 +44,7 @@ def whole_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be written. What was there stays, and nothing half-written does.
     """
-    with part_file(path.parent, path.name) as file:
+    with temporary_file(path.parent, path.name) as file:
         yield file
         file.flush()
         if sync:
@@ -55,21 +55,21 @@ def whole_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
-def write_whole(path: Path, data: bytes, sync: bool = True) -> None:
-    """Write a file as `whole_file` does."""
-    with whole_file(path, sync) as file:
+def write_atomic(path: Path, data: bytes, sync: bool = True) -> None:
+    """Write a file as `atomic_file` does."""
+    with atomic_file(path, sync) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def part_file(folder: Path, stem: str = "") -> Iterator[BinaryIO]:
+def temporary_file(folder: Path, stem: str = "") -> Iterator[BinaryIO]:
     """A new file, named by its `name` attribute, that is removed when the block ends unless it has another name by then.
 
     Args:
         folder: where it is; exists.
-        stem: the name that it will have, if that is known, for `sweep_parts`.
+        stem: the name that it will have, if that is known, for `remove_stale_parts`.
     """
-    part = folder / f".{f'{stem[:_STEM]}.' if stem else ''}{secrets.token_hex(8)}{PART}"
+    part = folder / f".{f'{stem[:_STEM]}.' if stem else ''}{secrets.token_hex(8)}{PART_SUFFIX}"
     try:
         with part.open("xb") as file:
             yield file
@@ -78,7 +78,7 @@ def part_file(folder: Path, stem: str = "") -> Iterator[BinaryIO]:
             part.unlink()
 
 
-def name_new(file: BinaryIO, path: Path) -> bool:
+def rename_new(file: BinaryIO, path: Path) -> bool:
     """Give a part file, to which nothing is added, its name; False if something has that name, which stays."""
     part = Path(file.name)
     file.close()
@@ -96,14 +96,14 @@ def name_new(file: BinaryIO, path: Path) -> bool:
     return True
 
 
-def sweep_parts(folder: Path, stem: str = "", age: float = 0.0) -> None:
+def remove_stale_parts(folder: Path, stem: str = "", age: float = 0.0) -> None:
     """Remove what killed processes left of files that they were writing.
 
     Args:
         stem: how the names begin that the files would have; empty for all.
         age: seconds; what was written to since may be a file in work, and stays.
     """
-    name = re.compile(rf"\.{re.escape(stem[:_STEM])}(.*\.)?[0-9a-f]{{16}}{re.escape(PART)}", re.DOTALL)
+    name = re.compile(rf"\.{re.escape(stem[:_STEM])}(.*\.)?[0-9a-f]{{16}}{re.escape(PART_SUFFIX)}", re.DOTALL)
     with contextlib.suppress(OSError):
         for entry in folder.iterdir():
             if name.fullmatch(entry.name):
@@ -113,7 +113,7 @@ def sweep_parts(folder: Path, stem: str = "", age: float = 0.0) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which takes its name, on disk with all that is in it, when the block ends without an error.
 
     What a killed attempt left goes as well: one process at a time writes a folder of that name.
@@ -135,7 +135,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def append_whole(file: int, data: bytes) -> None:
+def append_atomic(file: int, data: bytes) -> None:
     """Append to an open file, and return when it is on disk; after an error nothing of it is there.
 
     Args:
@@ -181,7 +181,7 @@ def sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
-def hold(path: Path, busy: str, wait: bool = False) -> BinaryIO:
+def acquire_lock(path: Path, busy: str, wait: bool = False) -> BinaryIO:
     """An open lock file that no other process gets, until it is closed, at the latest with this process.
 
     It stays when it is let go of: a process that waits for a lock file which another one removes holds a lock on nothing.
@@ -208,7 +208,7 @@ def hold(path: Path, busy: str, wait: bool = False) -> BinaryIO:
 
 def check_locks(folder: Path) -> None:
     """Check that files of a folder can be locked. Raises UniWorldError if its file system has no locks."""
-    with part_file(folder) as file:
+    with temporary_file(folder) as file:
         _lock(file.fileno(), folder, "", wait=False)
 
 

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from uniworld.training.files import locked, make_folder, read_kept, write_whole
+from uniworld.training.files import locked, make_folder, read_kept, write_atomic
 from uniworld.uniworld_core.errors import UniWorldError
 
 
 def test_a_file_is_written_with_the_folders_around_it(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a" / "b" / "c.txt", b"whole")
+    write_atomic(tmp_path / "a" / "b" / "c.txt", b"whole")
     assert (tmp_path / "a" / "b" / "c.txt").read_bytes() == b"whole"
     assert len(list((tmp_path / "a" / "b").iterdir())) == 1
 
 
 def test_a_folder_with_a_file_in_its_way_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for act in (lambda: make_folder(tmp_path / "file" / "in"), lambda: write_whole(tmp_path / "file" / "in.txt", b"")):
+    for act in (lambda: make_folder(tmp_path / "file" / "in"), lambda: write_atomic(tmp_path / "file" / "in.txt", b"")):
         with pytest.raises(
             ValueError,
             match=r"file.*' cannot be written: (Not a directory|File exists)\. Free room on the disk or name",

@@ -22,17 +22,17 @@ from uniworld.uniworld_core import files
 from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.files import (
     LockHeld,
+    acquire_lock,
+    atomic_file,
+    atomic_folder,
     check_locks,
-    hold,
-    name_new,
-    part_file,
+    remove_stale_parts,
+    rename_new,
     sha256_file,
-    sweep_parts,
     sync_folder,
     sync_tree,
-    whole_file,
-    whole_folder,
-    write_whole,
+    temporary_file,
+    write_atomic,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,7 +105,7 @@ def read_only() -> Iterator[Path]:
 class TestAWholeFile:
     def test_takes_its_place_over_what_was_there(self, tmp_path: Path) -> None:
         for content in (b"first", b"second"):
-            with whole_file(tmp_path / "a.txt") as file:
+            with atomic_file(tmp_path / "a.txt") as file:
                 file.write(content)
                 assert not (tmp_path / "a.txt").exists() or (tmp_path / "a.txt").read_bytes() != content
             assert (tmp_path / "a.txt").read_bytes() == content
@@ -114,7 +114,7 @@ class TestAWholeFile:
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
     def test_that_is_not_finished_leaves_what_was_there(self, tmp_path: Path, error: type[BaseException]) -> None:
         (tmp_path / "a.txt").write_bytes(b"old")
-        with pytest.raises(error), whole_file(tmp_path / "a.txt") as file:  # noqa: PT012
+        with pytest.raises(error), atomic_file(tmp_path / "a.txt") as file:  # noqa: PT012
             file.write(b"ne")
             raise error
         assert (tmp_path / "a.txt").read_bytes() == b"old"
@@ -127,7 +127,7 @@ class TestAWholeFile:
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))  # no file can be longer
 try:
-    write_whole(Path(sys.argv[1]) / "a.txt", b"new" * 4000)
+    write_atomic(Path(sys.argv[1]) / "a.txt", b"new" * 4000)
 except OSError as error:
     print(error.errno)
 """
@@ -145,30 +145,30 @@ except OSError as error:
         (tmp_path / "a.txt").write_bytes(b"old")
         monkeypatch.setattr(files.os, "fsync", fail)
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-            write_whole(tmp_path / "a.txt", b"new")
+            write_atomic(tmp_path / "a.txt", b"new")
         assert (tmp_path / "a.txt").read_bytes() == b"old"
         assert names(tmp_path) == {"a.txt"}
 
     @posix
     def test_is_on_disk_before_it_has_its_name_and_then_its_name_is(self, tmp_path: Path, synced: list[str]) -> None:
-        write_whole(tmp_path / "a.txt", b"content")
+        write_atomic(tmp_path / "a.txt", b"content")
         assert synced == ["sync file", "name", "sync folder"]
         del synced[:]
-        write_whole(tmp_path / "a.txt", b"content", sync=False)
+        write_atomic(tmp_path / "a.txt", b"content", sync=False)
         assert synced == ["name"]
 
     @pytest.mark.parametrize("name", ["x" * 255, "ä" * 127, ".hidden", "a b\n.c"])
     def test_may_have_any_name(self, tmp_path: Path, name: str) -> None:
         if os.name == "nt" and "\n" in name:
             pytest.skip("no name on Windows")
-        write_whole(tmp_path / name, b"content")
+        write_atomic(tmp_path / name, b"content")
         assert names(tmp_path) == {name}
 
     @posix
     def test_whose_writer_is_killed_leaves_what_was_there_and_a_part_that_is_swept(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_bytes(b"old")
         program = """
-with whole_file(Path(sys.argv[1]) / "a.txt") as file:
+with atomic_file(Path(sys.argv[1]) / "a.txt") as file:
     file.write(b"half")
     file.flush()
     print("half", flush=True)
@@ -179,26 +179,26 @@ with whole_file(Path(sys.argv[1]) / "a.txt") as file:
             process.kill()
         assert (tmp_path / "a.txt").read_bytes() == b"old"
         assert len(names(tmp_path)) == 2
-        sweep_parts(tmp_path)
+        remove_stale_parts(tmp_path)
         assert names(tmp_path) == {"a.txt"}
 
     def test_that_cannot_be_written_raises_what_the_system_says(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
-            write_whole(tmp_path / "missing" / "a.txt", b"")
+            write_atomic(tmp_path / "missing" / "a.txt", b"")
         (tmp_path / "file").touch()
         with pytest.raises(NotADirectoryError):
-            write_whole(tmp_path / "file" / "a.txt", b"")
+            write_atomic(tmp_path / "file" / "a.txt", b"")
 
     @posix
     def test_in_a_read_only_folder_raises_what_the_system_says(self, read_only: Path) -> None:
         with pytest.raises(PermissionError):
-            write_whole(read_only / "a.txt", b"")
+            write_atomic(read_only / "a.txt", b"")
         assert names(read_only) == set()
 
     def test_over_a_folder_leaves_the_folder(self, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
         with pytest.raises(OSError, match="folder"):
-            write_whole(tmp_path / "folder", b"")
+            write_atomic(tmp_path / "folder", b"")
         assert names(tmp_path) == {"folder"}
 
 
@@ -217,9 +217,9 @@ class TestANewName:
     def test_is_given_once_and_never_taken_over(self, tmp_path: Path) -> None:
         given = []
         for content in (b"first", b"second"):
-            with part_file(tmp_path, "a.txt") as file:
+            with temporary_file(tmp_path, "a.txt") as file:
                 file.write(content)
-                given.append(name_new(file, tmp_path / "a.txt"))
+                given.append(rename_new(file, tmp_path / "a.txt"))
         assert given == [True, False]
         assert (tmp_path / "a.txt").read_bytes() == b"first"
         assert names(tmp_path) == {"a.txt"}
@@ -227,17 +227,17 @@ class TestANewName:
     @pytest.mark.usefixtures("links")
     def test_may_be_tried_again_with_another(self, tmp_path: Path) -> None:
         (tmp_path / "1").touch()
-        with part_file(tmp_path) as file:
+        with temporary_file(tmp_path) as file:
             file.write(b"content")
-            assert [name_new(file, tmp_path / name) for name in ("1", "2")] == [False, True]
+            assert [rename_new(file, tmp_path / name) for name in ("1", "2")] == [False, True]
         assert (tmp_path / "2").read_bytes() == b"content"
         assert names(tmp_path) == {"1", "2"}
 
     def test_goes_to_one_of_many_who_want_it(self, tmp_path: Path) -> None:
         def want(number: int) -> bool:
-            with part_file(tmp_path) as file:
+            with temporary_file(tmp_path) as file:
                 file.write(str(number).encode())
-                return name_new(file, tmp_path / "a.txt")
+                return rename_new(file, tmp_path / "a.txt")
 
         with ThreadPoolExecutor(8) as pool:
             given = list(pool.map(want, range(64)))
@@ -252,25 +252,25 @@ class TestSweeping:
         stay = {f"{digits}.part", ".mine.part", ".a.part", f".{digits[:-1]}.part", f".{digits}.part.txt", "a.part"}
         for name in swept | stay:
             (tmp_path / name).touch()
-        sweep_parts(tmp_path)
+        remove_stale_parts(tmp_path)
         assert names(tmp_path) == stay
 
     def test_leaves_those_of_others_and_those_in_work(self, tmp_path: Path) -> None:
         with contextlib.ExitStack() as stack:
             mine, other = (
-                Path(stack.enter_context(part_file(tmp_path, f"part-{writer}.000001.safetensors")).name)
+                Path(stack.enter_context(temporary_file(tmp_path, f"part-{writer}.000001.safetensors")).name)
                 for writer in ("0-of-11", "0-of-1")
             )
-            sweep_parts(tmp_path, age=60)
+            remove_stale_parts(tmp_path, age=60)
             assert mine.exists()
-            sweep_parts(tmp_path, "part-0-of-1.")
+            remove_stale_parts(tmp_path, "part-0-of-1.")
             assert (mine.exists(), other.exists()) == (True, False)
             os.utime(mine, (time.time() - 90,) * 2)
-            sweep_parts(tmp_path, age=60)
+            remove_stale_parts(tmp_path, age=60)
             assert not mine.exists()
 
     def test_a_folder_that_is_not_there_is_nothing(self, tmp_path: Path) -> None:
-        sweep_parts(tmp_path / "missing")
+        remove_stale_parts(tmp_path / "missing")
 
 
 class TestAWholeFolder:
@@ -278,7 +278,7 @@ class TestAWholeFolder:
         left = tmp_path / ".new.uniworld-partial"
         left.mkdir()
         (left / "of a killed attempt").touch()
-        with whole_folder(tmp_path / "new") as folder:
+        with atomic_folder(tmp_path / "new") as folder:
             (folder / "a").mkdir()
             (folder / "a" / "b.txt").write_text("content")
             assert not (tmp_path / "new").exists()
@@ -286,7 +286,7 @@ class TestAWholeFolder:
         assert [path.name for path in (tmp_path / "new").rglob("*")] == ["a", "b.txt"]
 
     def test_that_is_not_finished_leaves_nothing(self, tmp_path: Path) -> None:
-        with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "new") as folder:  # noqa: PT012
+        with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "new") as folder:  # noqa: PT012
             (folder / "a.txt").touch()
             raise KeyboardInterrupt
         assert names(tmp_path) == set()
@@ -295,15 +295,15 @@ class TestAWholeFolder:
         (tmp_path / "old").mkdir()
         (tmp_path / "link").symlink_to(tmp_path / "nowhere")
         for name in ("old", "link"):
-            with pytest.raises(FileExistsError), whole_folder(tmp_path / name):
+            with pytest.raises(FileExistsError), atomic_folder(tmp_path / name):
                 pytest.fail("nothing is written")
-        with pytest.raises(FileExistsError), whole_folder(tmp_path / "late"):
+        with pytest.raises(FileExistsError), atomic_folder(tmp_path / "late"):
             (tmp_path / "late").mkdir()
         assert names(tmp_path) == {"old", "link", "late"}
 
     @posix
     def test_is_on_disk_before_it_has_its_name(self, tmp_path: Path, synced: list[str]) -> None:
-        with whole_folder(tmp_path / "new") as folder:
+        with atomic_folder(tmp_path / "new") as folder:
             (folder / "a").mkdir()
             (folder / "a" / "b.txt").touch()
         assert sorted(synced[:3]) == ["sync file", "sync folder", "sync folder"]
@@ -341,7 +341,7 @@ class TestSyncing:
 
 
 HOLDS = """
-held = hold(Path(sys.argv[1]), "busy")
+held = acquire_lock(Path(sys.argv[1]), "busy")
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -349,12 +349,12 @@ sys.stdin.read()
 
 class TestALock:
     def test_is_held_once(self, tmp_path: Path) -> None:
-        with hold(tmp_path / "lock", "unused"):
+        with acquire_lock(tmp_path / "lock", "unused"):
             with pytest.raises(LockHeld, match=r"^Another has it\.$"):
-                hold(tmp_path / "lock", "Another has it.")
-            with hold(tmp_path / "other", "unused"):
+                acquire_lock(tmp_path / "lock", "Another has it.")
+            with acquire_lock(tmp_path / "other", "unused"):
                 pass
-        with hold(tmp_path / "lock", "unused"):
+        with acquire_lock(tmp_path / "lock", "unused"):
             pass
         assert names(tmp_path) == {"lock", "other"}
 
@@ -363,15 +363,15 @@ class TestALock:
         with run(HOLDS, tmp_path / "lock") as process:
             assert first_line(process) == "held\n"
             with pytest.raises(LockHeld):
-                hold(tmp_path / "lock", "busy")
+                acquire_lock(tmp_path / "lock", "busy")
             process.kill()
-        hold(tmp_path / "lock", "busy").close()
+        acquire_lock(tmp_path / "lock", "busy").close()
 
     def test_can_be_waited_for(self, tmp_path: Path) -> None:
-        held, taken = hold(tmp_path / "lock", "unused"), threading.Event()
+        held, taken = acquire_lock(tmp_path / "lock", "unused"), threading.Event()
 
         def wait() -> None:
-            with hold(tmp_path / "lock", "unused", wait=True):
+            with acquire_lock(tmp_path / "lock", "unused", wait=True):
                 taken.set()
 
         waiting = threading.Thread(target=wait)
@@ -383,7 +383,7 @@ class TestALock:
 
     def test_keeps_what_its_file_holds(self, tmp_path: Path) -> None:
         (tmp_path / "lock").write_bytes(b"content")
-        hold(tmp_path / "lock", "unused").close()
+        acquire_lock(tmp_path / "lock", "unused").close()
         assert (tmp_path / "lock").read_bytes() == b"content"
 
     @posix
@@ -397,7 +397,7 @@ class TestALock:
 
         monkeypatch.setattr("fcntl.flock", refuse)
         with pytest.raises(UniWorldError) as caught:
-            hold(tmp_path / "lock", "busy", wait)
+            acquire_lock(tmp_path / "lock", "busy", wait)
         assert type(caught.value) is UniWorldError
         assert str(caught.value) == (
             f"'{tmp_path / 'lock'}' cannot be locked ({os.strerror(number)}), as its file system has no locks: name a "
@@ -417,26 +417,26 @@ class TestALock:
 
     def test_that_cannot_be_opened_raises_what_the_system_says(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
-            hold(tmp_path / "missing" / "lock", "busy")
+            acquire_lock(tmp_path / "missing" / "lock", "busy")
 
     @posix
     def test_in_a_read_only_folder_raises_what_the_system_says(self, read_only: Path) -> None:
         with pytest.raises(PermissionError):
-            hold(read_only / "lock", "busy")
+            acquire_lock(read_only / "lock", "busy")
 
     @posix
     def test_does_not_follow_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
-            hold(tmp_path / "lock", "busy")
+            acquire_lock(tmp_path / "lock", "busy")
         assert not (tmp_path / "elsewhere").exists()
 
     @posix
     def test_is_not_inherited_by_the_programs_that_are_started(self, tmp_path: Path) -> None:
-        held = hold(tmp_path / "lock", "unused")
+        held = acquire_lock(tmp_path / "lock", "unused")
         with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as child:
             held.close()
-            hold(tmp_path / "lock", "busy").close()
+            acquire_lock(tmp_path / "lock", "busy").close()
             assert child.stdin is not None
             child.stdin.close()
 

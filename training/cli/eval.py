@@ -42,7 +42,7 @@ def _shapes(arguments: argparse.Namespace) -> int:
 
     from ...uniworld_core import UniWorld
     from ..engine.precision import chosen_device
-    from ..files import make_folder, write_whole
+    from ..files import make_folder, write_atomic
     from ..shapes.exam.exam import examine
     from ..shapes.exam.sheet import write_sheet
 
@@ -75,7 +75,7 @@ def _shapes(arguments: argparse.Namespace) -> int:
         )
     print(report.text())
     if arguments.json is not None:
-        write_whole(arguments.json, report.json().encode())
+        write_atomic(arguments.json, report.json().encode())
     if arguments.sheet is not None:
         write_sheet(report, arguments.sheet)
     return DONE

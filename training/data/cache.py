@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...uniworld_core.errors import UniWorldError
-from ..files import write_whole
+from ..files import write_atomic
 from ..objective.batch import BadSample, Encoded
 
 FORMAT = "1"
@@ -143,7 +143,7 @@ class Cache:
             record = {"index": index, "key": item.key, "tensors": list(named), "crc32": _checksum(named)}
             records.append(record)
         file = self._next_file(writer)
-        write_whole(file, save(tensors, {"samples": json.dumps(records), "bad": json.dumps(bad)}))
+        write_atomic(file, save(tensors, {"samples": json.dumps(records), "bad": json.dumps(bad)}))
         self._take(file)
 
     def _next_file(self, writer: str) -> Path:

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save
 
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.files import sweep_parts
-from ..files import locked, write_whole
+from ...uniworld_core.files import remove_stale_parts
+from ..files import locked, write_atomic
 from ..objective.batch import BadSample, Encoded
 from .cache import FORMAT, HEAD, Cache, CacheKey, check_key, read_head
 from .reading import Encodes, FreshReader, ahead
@@ -44,7 +44,7 @@ def prepare(folder: Path, samples: Samples, encoder: Encodes) -> Cache:
         sizes_N2 = size_table(samples, known=known_N2)
         if known_N2 is None or not torch.equal(sizes_N2, known_N2):
             told = {"format": FORMAT, "encoder": key.encoder, "samples": key.samples}
-            write_whole(folder / HEAD, save({"sizes": sizes_N2}, told))
+            write_atomic(folder / HEAD, save({"sizes": sizes_N2}, told))
     return Cache(folder, key)
 
 
@@ -77,7 +77,7 @@ def fill(
     writer = f"{rank}-of-{world}"
     busy = f"Another process fills the cache '{cache.folder}' as {writer}: wait for it, or name another folder."
     with locked(cache.folder / f"{writer}.lock", wait=False, busy=busy):
-        sweep_parts(cache.folder / "parts", f"part-{writer}.")
+        remove_stale_parts(cache.folder / "parts", f"part-{writer}.")
         mine = range(rank, len(cache), world)
         todo = [index for index in mine if not cache.holds(index) or index in cache.bad]
         done, part, size = len(mine) - len(todo), list[tuple[int, Encoded | BadSample]](), 0

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.picture_files import PictureFile, upright_size
 from ...uniworld_core.images.pictures import to_rgb
-from ..files import locked, write_whole
+from ..files import locked, write_atomic
 
 # Samples whose sizes are read by one job: few enough to keep all threads busy, many enough to cost nothing.
 _CHUNK = 256
@@ -185,5 +185,5 @@ def kept_size_table(file: Path, fingerprint: str, make: Callable[[], Tensor]) ->
             except (SafetensorError, OSError, KeyError, TypeError) as error:
                 raise UniWorldError(f"The sizes in '{file}' are damaged ({error}): delete the file.") from error
         table_N2 = make()
-        write_whole(file, save({"sizes": table_N2}, {"samples": fingerprint}))
+        write_atomic(file, save({"sizes": table_N2}, {"samples": fingerprint}))
         return table_N2

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.files import sha256_file, sweep_parts
-from ..files import locked, read_kept, whole_file, write_whole
+from ...uniworld_core.files import remove_stale_parts, sha256_file
+from ..files import atomic_file, locked, read_kept, write_atomic
 from ..objective.batch import BadSample
 from .samples import Samples
 from .shard_samples import FORMAT, INDEX, Shard, ShardSamples, read_index
@@ -57,7 +57,7 @@ def write_shards(
             _check_same(folder, read_index(folder), index)
         else:
             _write_index(folder, index, [])
-        sweep_parts(folder)
+        remove_stale_parts(folder)
         done = 0
 
         def write(number: int) -> Shard:
@@ -105,7 +105,7 @@ def _write_shard(samples: Samples, indices: range, folder: Path, number: int) ->
     if path.with_suffix(".safetensors").is_file():
         return read_kept(path.with_suffix(".safetensors"), _finished)
     sizes = np.zeros((len(indices), 2), dtype=np.int32)
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         hashed = _Hashed(file)
         # Times and owners left out: the same samples make the same bytes.
         with TarWriter(hashed, encoder=False, mtime=0) as tar:
@@ -115,7 +115,7 @@ def _write_shard(samples: Samples, indices: range, folder: Path, number: int) ->
     starts = _starts(path, hashed.bytes)
     shard = Shard(path.name, len(indices), hashed.bytes, hashed.digest.hexdigest())
     told = {"shard": json.dumps(asdict(shard))}
-    write_whole(path.with_suffix(".safetensors"), save({"starts": starts, "sizes": sizes}, told))
+    write_atomic(path.with_suffix(".safetensors"), save({"starts": starts, "sizes": sizes}, told))
     return shard
 
 
@@ -165,7 +165,7 @@ def _finished(file: Path) -> Shard:
 
 def _write_index(folder: Path, index: dict[str, object], shards: list[Shard]) -> None:
     told = index | {"shards": [asdict(shard) for shard in shards]}
-    write_whole(folder / INDEX, json.dumps(told, indent=1).encode())
+    write_atomic(folder / INDEX, json.dumps(told, indent=1).encode())
 
 
 def _check_same(folder: Path, found: dict[str, object], wanted: dict[str, object]) -> None:

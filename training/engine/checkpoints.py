@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.files import sha256_file, sync_folder, write_whole
+from ...uniworld_core.files import sha256_file, sync_folder, write_atomic
 from .optimizer import local
 from .parallel import World
 
@@ -262,7 +262,7 @@ def _write_tensors(folder: Path, tensors: dict[str, Tensor], world: World) -> No
 def _finish(partial: Path, final: Path, meta: dict[str, object]) -> None:
     """Put the meta in, and give a written checkpoint its name."""
     files = {file.name: sha256_file(file) for file in sorted(partial.iterdir())}
-    write_whole(partial / META, json.dumps({**meta, "files": files}, indent=1).encode())
+    write_atomic(partial / META, json.dumps({**meta, "files": files}, indent=1).encode())
     if final.exists():
         raise UniWorldError(f"{final} is there already, and a checkpoint is never written over")
     partial.rename(final)

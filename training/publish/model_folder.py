@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.files import whole_folder
+from ...uniworld_core.files import atomic_folder
 from ...uniworld_core.loading.weights import Shards, open_shard
 
 # About the size of the published checkpoint's float32 shards.
@@ -67,7 +67,7 @@ def new_folder(to: Path) -> Iterator[Path]:
     try:
         if to.exists() or to.is_symlink():
             raise UniWorldError(f"{to} already exists and is not overwritten: give another name, or move it.")
-        with whole_folder(to) as partial:
+        with atomic_folder(to) as partial:
             yield partial
             readable = partial.stat().st_mode & 0o666
             for path in partial.rglob("*"):

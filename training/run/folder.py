@@ -18,7 +18,7 @@ from ...uniworld_core.errors import UniWorldError
 from ..config.file import load_config, to_toml
 from ..config.settings import Config
 from ..engine import checkpoints
-from ..files import locked, make_folder, write_whole
+from ..files import locked, make_folder, write_atomic
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -130,4 +130,4 @@ def read_config(folder: Path) -> Config:
 
 def write_config(folder: Path, config: Config) -> None:
     """Keep the configuration with its run. Raises UniWorldError if it cannot be written."""
-    write_whole(folder / CONFIG, to_toml(config).encode())
+    write_atomic(folder / CONFIG, to_toml(config).encode())

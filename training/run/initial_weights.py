@@ -13,7 +13,7 @@ from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.checkpoint import PROJECTOR_NAMES
 from ...uniworld_core.loading.weights import Names, Shards
 from ..engine import checkpoints
-from ..files import write_whole
+from ..files import write_atomic
 from ..objective.names import REDUX_NAMES, TRAINEE_NAMES
 from .folder import CHECKPOINTS, START
 
@@ -86,7 +86,7 @@ def keep_start(tensors: Mapping[str, Tensor], trained: Container[str], file: Pat
     """
     kept = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in trained}
     if kept:
-        write_whole(file, save(kept))
+        write_atomic(file, save(kept))
     else:
         file.unlink(missing_ok=True)
 

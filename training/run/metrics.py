@@ -15,7 +15,7 @@ from typing import Any
 from ...streams import progress_bar
 from ...uniworld_core.errors import UniWorldError
 from ..config.settings import Config
-from ..files import cannot_write, write_whole
+from ..files import cannot_write, write_atomic
 from ..objective.batch import BadSample
 from .folder import METRICS, SKIPPED, TENSORBOARD
 
@@ -125,7 +125,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 def _keep_until(file: Path, step: int) -> None:
     if file.is_file():
         kept = [line for line in read_lines(file) if line["step"] <= step]
-        write_whole(file, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_atomic(file, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def _open(file: Path) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...uniworld_core.errors import UniWorldError
-from ..files import write_whole
+from ..files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,7 +128,7 @@ def plot(runs: Mapping[str, Path], to: Path) -> None:
         figure.axes[0].legend()
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100)
-    write_whole(to, picture.getvalue())
+    write_atomic(to, picture.getvalue())
 
 
 def _draw(axes: Axes, steps: Sequence[int], values: Sequence[float], noisy: bool, name: str, colour: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...uniworld_core.backbones.qwen_vl import VLM
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
-from ..files import write_whole
+from ..files import write_atomic
 
 DROPOUT = 0.3  # the published head's
 EXPANSION = 3  # of the hidden layer over the VLM's width; published: 3584 to 10240
@@ -97,4 +97,4 @@ def save_task_head(head: nn.Sequential, checkpoint: Path) -> None:
     """
     buffer = io.BytesIO()
     torch.save(head.state_dict(), buffer)
-    write_whole(checkpoint / TASK_HEAD_FILE, buffer.getvalue())
+    write_atomic(checkpoint / TASK_HEAD_FILE, buffer.getvalue())

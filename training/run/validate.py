@@ -18,7 +18,7 @@ from ..config.settings import ValidationPrompt, ValidationSettings
 from ..data.encode import Encoder
 from ..data.samples import FilePicture, Sample
 from ..engine.precision import autocast
-from ..files import write_whole
+from ..files import write_atomic
 from ..objective.batch import BadSample, Draws, Encoded
 from ..objective.step import Trainee
 from .lettering import fitting
@@ -92,7 +92,7 @@ class Validator:
         ]
         picture = io.BytesIO()
         contact_sheet(rows).save(picture, format="PNG")
-        write_whole(to, picture.getvalue())
+        write_atomic(to, picture.getvalue())
 
     def _decode(self, latent: torch.Tensor) -> Image.Image:
         return Image.fromarray(to_bytes(self._encoder.vae.decode(latent))[0].cpu().numpy())

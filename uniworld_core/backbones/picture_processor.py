@@ -29,11 +29,11 @@ def processor_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         UniWorldError: there are none, or their file is damaged.
     """
-    file, whole_file = folder / "preprocessor_config.json", folder / "processor_config.json"
-    if not file.exists() and whole_file.exists():
-        settings = read_json(whole_file).get("image_processor")
+    file, processor_file = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if not file.exists() and processor_file.exists():
+        settings = read_json(processor_file).get("image_processor")
         if isinstance(settings, dict):
-            return whole_file, settings
+            return processor_file, settings
     return file, read_json(file)
 
 

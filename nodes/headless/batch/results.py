@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any
 
 from ....uniworld_core.errors import RunFailed, UniWorldError
-from ....uniworld_core.files import append_whole, hold, sync_folder, sync_tree
+from ....uniworld_core.files import acquire_lock, append_atomic, sync_folder, sync_tree
 from ....uniworld_core.json_text import BadJson, loads
 from .rows import BatchRow
 
@@ -111,7 +111,7 @@ class Results:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 busy = f"Another batch is writing the results '{path}'. Wait for it, or choose other --results."
-                opened.enter_context(hold(_lock_file(path), busy))
+                opened.enter_context(acquire_lock(_lock_file(path), busy))
                 self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
             except OSError as error:
                 raise UniWorldError(
@@ -277,7 +277,7 @@ class Results:
         """Append a line and sync it to disk; an error leaves the file unchanged."""
         data = json.dumps(record, allow_nan=False).encode() + b"\n"
         try:
-            append_whole(self._file, data)
+            append_atomic(self._file, data)
         except OSError as error:
             raise RunFailed(
                 f"The results '{self.path}' cannot be written: {error.strerror}. Fix that and run the same command again; "

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ....uniworld_core.errors import UniWorldError
-from ....uniworld_core.files import sha256_file, sweep_parts
+from ....uniworld_core.files import remove_stale_parts, sha256_file
 from ... import host
 from ...declare import Input, Inputs, Node, Output, validation_result
 from ..problems import node_title
@@ -130,7 +130,7 @@ class SaveImage(Node):
                 width=images.shape[2],
                 height=images.shape[1],
             )
-            sweep_parts(place.folder, age=_DAY)
+            remove_stale_parts(place.folder, age=_DAY)
             paths = [write_png(to_pil(image), place, n, text, self.COMPRESS_LEVEL) for n, image in enumerate(images)]
         except OSError as error:
             raise unwritable(folders.current().of_kind(self.KIND), error) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ....command_line import DONE, FAILED, MISUSED, unexpected
 from ....uniworld_core.errors import UniWorldError
-from ....uniworld_core.files import write_whole
+from ....uniworld_core.files import write_atomic
 from ... import host
 from ...pack.loaders import AUTO
 from ...pack.parts import DTYPES
@@ -229,7 +229,7 @@ class Chat:
             raise UniWorldError(f"Pictures are saved as PNG: name it {target.with_suffix('.png')}.")
         if target.exists():
             raise UniWorldError(f"'{target}' is there already: choose another name.")
-        write_whole(target, history.picture(painted[-1]).read_bytes())
+        write_atomic(target, history.picture(painted[-1]).read_bytes())
         return target
 
     def _find(self, name: str) -> Path:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from ....uniworld_core.errors import UniWorldError
-from ....uniworld_core.files import hold, sweep_parts, whole_file, whole_folder
+from ....uniworld_core.files import acquire_lock, atomic_file, atomic_folder, remove_stale_parts
 from ....uniworld_core.json_text import BadJson, loads
 from ....uniworld_core.prompts.text import check_text
 from ..storage.folders import check_relative
@@ -76,7 +76,7 @@ class History:
             raise UniWorldError(f"The name of the conversation {name!r} has a slash. Use a plain name such as 'cats'.")
         self._make()
         try:
-            sweep_parts(self.folder)
+            remove_stale_parts(self.folder)
             if (self.folder / FILE).exists():
                 self.model, self.turns = _read(self.folder / FILE)
         except BaseException:
@@ -97,7 +97,7 @@ class History:
         longer = (*self.turns, user, reply)
         try:
             for name, picture in pictures.items():
-                with whole_file(self.folder / name) as file:
+                with atomic_file(self.folder / name) as file:
                     picture.save(file, format="PNG")
             self._save(longer)
         except BaseException:
@@ -131,7 +131,7 @@ class History:
             raise UniWorldError("Nothing was said yet: there is nothing to save.")
         if target.exists():
             raise UniWorldError(f"'{target}' is there already: choose another name.")
-        with whole_folder(target) as folder:
+        with atomic_folder(target) as folder:
             for name in (FILE, *(name for turn in self.turns for name in turn.pictures)):
                 shutil.copyfile(self.folder / name, folder / name)
 
@@ -150,7 +150,7 @@ class History:
 
     def _save(self, turns: Sequence[SavedTurn]) -> None:
         saved = _to_bytes(self.model, turns)
-        with whole_file(self.folder / FILE) as file:
+        with atomic_file(self.folder / FILE) as file:
             file.write(saved)
         self.turns = tuple(turns)
 
@@ -163,7 +163,7 @@ class History:
             else:
                 self.folder.mkdir(parents=True, exist_ok=True)
             busy = f"Another process has the conversation '{self.folder}' open: end it, or begin another conversation."
-            self._held = hold(self.folder / _LOCK, busy)
+            self._held = acquire_lock(self.folder / _LOCK, busy)
         except OSError as error:
             raise UniWorldError(f"The conversation '{self.folder}' cannot be written to: {error.strerror}.") from error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ....uniworld_core.errors import UniWorldError
-from ....uniworld_core.files import LockHeld, hold
+from ....uniworld_core.files import LockHeld, acquire_lock
 from .config import ServerConfig
 
 _OURS = ".made-by-uniworld-serve"  # in a temp folder that held nobody's files before
@@ -51,7 +51,7 @@ def _lock(folder: Path) -> BinaryIO | None:
     """The open file that holds the folder; None where it cannot be locked: it is read-only, or on a disk without locks."""
     busy = f"Another server keeps its previews in '{folder}'. Choose another folder with --temp."
     try:
-        return hold(folder / _LOCK, busy)
+        return acquire_lock(folder / _LOCK, busy)
     except LockHeld:
         raise
     except (OSError, UniWorldError):

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ....uniworld_core.errors import UniWorldError
-from ....uniworld_core.files import name_new, part_file
+from ....uniworld_core.files import rename_new, temporary_file
 from ....uniworld_core.images.picture_files import BadPicture, PictureFile, TooSlow, deadline
 from ....uniworld_core.json_text import dumps
 from .folders import NewPicture
@@ -193,10 +193,10 @@ def write_png(
     """
     stem = place.stem.replace("%batch_num%", str(batch_number))
     numbered = NewPicture(place.folder, place.subfolder, stem)
-    with part_file(place.folder) as file:
+    with temporary_file(place.folder) as file:
         picture.save(file, format="PNG", pnginfo=text, compress_level=compress_level)
         while True:
             target = place.folder / f"{stem}_{numbered.next_counter():05}_.png"
             # Another process may have taken the number since.
-            if name_new(file, target):
+            if rename_new(file, target):
                 return target

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ....uniworld_core.errors import UniWorldError
-from ....uniworld_core.files import write_whole
+from ....uniworld_core.files import write_atomic
 from ....uniworld_core.json_text import dumps
 from ..problems import node_label
 from ..storage.folders import named_path
@@ -79,7 +79,7 @@ def write_api_form(prompt: dict[str, object], target: str) -> None:
         if file is None:
             path.write_text(text, encoding="utf-8")
         else:
-            write_whole(file, text.encode())
+            write_atomic(file, text.encode())
     except OSError as error:
         raise UniWorldError(f"The API form cannot be written to '{path}': {error.strerror}.") from error
 

@@ -12,7 +12,7 @@ import torch
 
 from ....uniworld_core import UniWorld
 from ....uniworld_core.errors import UniWorldError
-from ...files import write_whole
+from ...files import write_atomic
 from ...publish.export import export_run
 from ..exam.exam import examine
 from ..exam.report import Examined
@@ -77,7 +77,7 @@ def scores_of(
         run = runs.train(variant, seed, train_bar)
         found = tuple(map(score, _examined(runs, variant, run, seed, exam, progress)))
         whole = {"settings": _settings(exam, seed), "marks": [asdict(one) for one in found]}
-        write_whole(file, json.dumps(whole).encode())
+        write_atomic(file, json.dumps(whole).encode())
     return found
 
 

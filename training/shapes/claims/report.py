@@ -14,7 +14,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from ....uniworld_core.errors import UniWorldError
-from ...files import write_whole
+from ...files import write_atomic
 from .exam import SMALL
 from .rule import GROUPS, LEAST_SEEDS, MEASURES, RIGHT, Claim, Comparison, Measure, TaskScores, claims_of
 from .train import FULL, KINDS, NO_SIGLIP, PUBLISHED_WEIGHT, RAW, SCHEDULE, STAGE1_ALONE, WEIGHTS, Variant
@@ -159,10 +159,10 @@ def write_report(report: ClaimsReport, folder: Path) -> None:
     Raises:
         UniWorldError: a file cannot be written.
     """
-    write_whole(folder / NUMBERS, report.json().encode())
-    write_whole(folder / REFERENCE_PLOT, _png(_reference_figure(report)))
-    write_whole(folder / WEIGHTS_PLOT, _png(_weights_figure(report)))
-    write_whole(folder / PAGE, report.text().encode())
+    write_atomic(folder / NUMBERS, report.json().encode())
+    write_atomic(folder / REFERENCE_PLOT, _png(_reference_figure(report)))
+    write_atomic(folder / WEIGHTS_PLOT, _png(_weights_figure(report)))
+    write_atomic(folder / PAGE, report.text().encode())
 
 
 def spread(values: Sequence[float | None], measure: Measure, difference: bool = False) -> str:

@@ -23,7 +23,7 @@ from ...config.settings import NO_WEIGHT, Config
 from ...data.cache import Cache
 from ...data.encode import Encoder
 from ...engine import checkpoints
-from ...files import locked, make_folder, write_whole
+from ...files import locked, make_folder, write_atomic
 from ...run.folder import CHECKPOINTS, CONFIG, differing_keys
 from ...run.loop import train
 from ...run.setup import Data, open_data
@@ -287,7 +287,7 @@ class Runs:
                 "these as they were."
             )
         if not file.is_file():
-            write_whole(file, json.dumps(wanted, indent=1).encode())
+            write_atomic(file, json.dumps(wanted, indent=1).encode())
 
 
 def _plain(progress: Progress, name: str, done: int, total: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ...files import write_whole
+from ...files import write_atomic
 from ...run.lettering import fitting
 from .report import Examined, ExamReport
 
@@ -36,7 +36,7 @@ def write_sheet(report: ExamReport, to: Path, per_kind: int = PER_KIND) -> None:
     """Write the contact sheet as a PNG. Raises UniWorldError if it cannot be written."""
     buffer = io.BytesIO()
     contact_sheet(report, per_kind).save(buffer, "PNG")
-    write_whole(to, buffer.getvalue())
+    write_atomic(to, buffer.getvalue())
 
 
 def _chosen(examined: list[Examined], count: int) -> list[Examined]:

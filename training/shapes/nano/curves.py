@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ....uniworld_core.errors import UniWorldError
-from ...files import write_whole
+from ...files import write_atomic
 from ...run.metrics import read_lines
 from ...run.plot import METRICS_FILE, smoothed
 
@@ -54,7 +54,7 @@ def draw_curves(folder: Path, to: Path) -> None:
         grid[0, column].set_yscale("log")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=80)
-    write_whole(to, picture.getvalue())
+    write_atomic(to, picture.getvalue())
 
 
 def _by_step(file: Path) -> list[dict[str, Any]]:

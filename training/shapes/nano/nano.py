@@ -27,7 +27,7 @@ from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from ....uniworld_core.loading.vocabulary import clip_tokenizer, t5_tokenizer
 from ...engine.precision import chosen_device
-from ...files import make_folder, write_whole
+from ...files import make_folder, write_atomic
 from ...publish.convert import BaseModels, convert
 from ...publish.export import export_run
 from ...publish.model_folder import new_folder
@@ -233,7 +233,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     """Keep the folder to one recipe: steps of another, done or half done, would be taken for this one's."""
     file, told = folder / RECIPE, json.dumps(asdict(recipe), indent=2) + "\n"
     if not file.is_file():
-        write_whole(file, told.encode())
+        write_atomic(file, told.encode())
     elif file.read_text(encoding="utf-8") != told:
         raise UniWorldError(
             f"{folder} holds a nano of another recipe (see {file}): go on with the command that began it, with or without "

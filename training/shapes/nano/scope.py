@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ....uniworld_core.prompts.scope import SCOPE_FILE, Scope, flat_share
-from ...files import write_whole
+from ...files import write_atomic
 from ..exam.exam import exam_tasks
 from ..standins.tokens import said
 from ..tasks.tasks import KINDS
@@ -32,4 +32,4 @@ def world_scope() -> Scope:
 def write_scope(scope: Scope, folder: Path) -> None:
     """Write it into a checkpoint's folder."""
     content = {"about": scope.about, "flat": scope.flat, "turns": scope.turns, "words": sorted(scope.words)}
-    write_whole(folder / SCOPE_FILE, (json.dumps(content) + "\n").encode())
+    write_atomic(folder / SCOPE_FILE, (json.dumps(content) + "\n").encode())

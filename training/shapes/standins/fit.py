@@ -23,7 +23,7 @@ from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.loading.dtypes import choose_dtype
 from ...engine.muon import Muon
 from ...engine.precision import autocast
-from ...files import read_kept, whole_file
+from ...files import atomic_file, read_kept
 
 BETAS = (0.9, 0.99)
 EMA_DECAY = 0.999
@@ -223,5 +223,5 @@ def _load(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, avera
 
 def _save(file: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> None:
     state = {"step": step, "module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-    with whole_file(file) as out:
+    with atomic_file(file) as out:
         torch.save(state, out)

@@ -16,7 +16,7 @@ from ....uniworld_core.backbones.flux_dit import DiT
 from ....uniworld_core.sampling import flow
 from ....uniworld_core.sampling.condition import Condition
 from ....uniworld_core.sampling.latents import LatentFormat
-from ...files import read_kept, whole_file
+from ...files import atomic_file, read_kept
 from ..tasks.prompts import caption, describe
 from ..tasks.split import draw_triple
 from ..tasks.tasks import make_task
@@ -98,7 +98,7 @@ def pool(
         with torch.no_grad():
             z = vae.encode(pixels(shown, device)).latent_dist.mode()
         kept.append(latent_format.to_model(z).to("cpu", torch.bfloat16))
-    with whole_file(file) as out:
+    with atomic_file(file) as out:
         torch.save(torch.cat(kept), out)
     return torch.cat(kept)
 

@@ -11,7 +11,7 @@ import torch
 
 from ....uniworld_core.backbones.flux_latents import FLUX_SHIFT
 from ....uniworld_core.sampling.latents import RGB, RGB_FILE, LatentFormat
-from ...files import write_whole
+from ...files import write_atomic
 from .parts import SIGLIP_SIDE
 from .vlm import preprocessor_config
 
@@ -89,7 +89,7 @@ def replace_vae(vae: AutoencoderKL, folder: Path) -> None:
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
-    write_whole(folder / _VAE_FILE, save(tensors, metadata={"format": "pt"}))
+    write_atomic(folder / _VAE_FILE, save(tensors, metadata={"format": "pt"}))
 
 
 def write_flux(clip: CLIPTextModel, t5: T5EncoderModel, transformer: FluxTransformer2DModel, folder: Path) -> None:

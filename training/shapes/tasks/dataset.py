@@ -24,11 +24,11 @@ import numpy as np
 from PIL import Image
 
 from ....uniworld_core.errors import UniWorldError
-from ....uniworld_core.files import PART
+from ....uniworld_core.files import PART_SUFFIX
 from ....uniworld_core.json_text import BadJson, loads
 from ....uniworld_core.loading.settings import read_json
 from ...data.annotations import IMAGE_MARK, PAINT_MARK
-from ...files import cannot_write, write_whole
+from ...files import cannot_write, write_atomic
 from ..world.scene import SIDE, check_side
 from .split import Split, check_split
 from .tasks import KINDS, ShapesTask, any_kind, make_task
@@ -94,10 +94,10 @@ def write_dataset(
                 progress(min(len(rows) * BLOCK, count), count)
     annotations = [[row for block in rows for row in block[file]] for file in range(len(_FILES))]
     for name, written in zip(_FILES, annotations):
-        write_whole(folder / name, _json(written))
+        write_atomic(folder / name, _json(written))
     weighted = ((_FILES[0], "true"), (_FILES[1], "false"))
     lines = [f"{_PICTURES},{name},{weight}\n" for (name, weight), there in zip(weighted, annotations) if there]
-    write_whole(done, "".join(lines).encode())
+    write_atomic(done, "".join(lines).encode())
     shutil.rmtree(folder / _BLOCKS)
     return done
 
@@ -133,12 +133,12 @@ def _claim(folder: Path, settings: _Settings) -> None:
             raise UniWorldError(f"'{folder}' holds tasks of other settings ({'; '.join(other)}): name another folder.")
         return
     try:
-        if folder.is_dir() and any(file.suffix != PART for file in folder.iterdir()):
+        if folder.is_dir() and any(file.suffix != PART_SUFFIX for file in folder.iterdir()):
             raise UniWorldError(f"'{folder}' holds other files: name an empty folder, or one that does not exist.")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UniWorldError(cannot_write(folder, error)) from error
-    write_whole(file, _json(wanted))
+    write_atomic(file, _json(wanted))
 
 
 def _write_block(folder: Path, settings: _Settings, numbers: range) -> list[list[dict[str, object]]]:
@@ -164,7 +164,7 @@ def _write_block(folder: Path, settings: _Settings, numbers: range) -> list[list
             rows[2 if task.kind == "question" else int(not task.weighted)].append(_annotation(number, task, names))
     except OSError as error:
         raise UniWorldError(cannot_write(folder / _PICTURES / within, error)) from error
-    write_whole(file, _json(rows))
+    write_atomic(file, _json(rows))
     return rows
 
 

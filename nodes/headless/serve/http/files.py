@@ -67,18 +67,18 @@ def _disposition(name: str) -> str:
     return f"filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
-def write_whole(path: Path, data: bytes, replace: bool = True) -> bool:
+def write_atomic(path: Path, data: bytes, replace: bool = True) -> bool:
     """Write a file that is there whole or not at all; False if it exists and may not be replaced.
 
     Does not wait for the disk: all clients of the server would wait with it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if replace:
-        files.write_whole(path, data, sync=False)
+        files.write_atomic(path, data, sync=False)
         return True
-    with files.part_file(path.parent, path.name) as file:
+    with files.temporary_file(path.parent, path.name) as file:
         file.write(data)
-        return files.name_new(file, path)
+        return files.rename_new(file, path)
 
 
 def numbered(name: str) -> Iterator[str]:

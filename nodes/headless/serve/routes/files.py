@@ -13,7 +13,7 @@ from .....uniworld_core.json_text import BadJson, loads
 from ...storage import folders
 from ...storage.folders import check_relative, resolve_inside
 from ..http.decoding import decoded, in_thread
-from ..http.files import foreign_headers, numbered, send_foreign, write_whole
+from ..http.files import foreign_headers, numbered, send_foreign, write_atomic
 from ..http.forms import Form, picture_name, read_form
 from ..http.images import channel_of, check_picture, preview_of, with_alpha_of
 from ..http.replies import Refused, reply
@@ -132,7 +132,7 @@ def _content(file: IO[bytes]) -> bytes:
 def _write(folder: Path, name: str, data: bytes, replace: bool) -> str:
     for candidate in numbered(check_relative(picture_name(name, data))):
         path = resolve_inside(folder, candidate)
-        if write_whole(path, data, replace) or (path.is_file() and path.read_bytes() == data):
+        if write_atomic(path, data, replace) or (path.is_file() and path.read_bytes() == data):
             return candidate
     raise UniWorldError(f"There are too many pictures called {name!r}.")
 

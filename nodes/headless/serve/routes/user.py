@@ -10,10 +10,10 @@ from typing import Any
 from aiohttp import web
 
 from .....uniworld_core.errors import UniWorldError
-from .....uniworld_core.files import PART
+from .....uniworld_core.files import PART_SUFFIX
 from .....uniworld_core.json_text import BadJson, loads
 from ...storage.folders import resolve_inside
-from ..http.files import SANDBOX, send_foreign, write_whole
+from ..http.files import SANDBOX, send_foreign, write_atomic
 from ..http.replies import Refused, query_flag, read_body, read_json, read_object, reply
 from ..http.route import BOOLEAN, OBJECT, STRING, HTTPRoute
 from ..server import Server, server_of
@@ -74,7 +74,7 @@ def _save_settings(server: Server, changes: dict[str, object]) -> None:
     text = json.dumps({**_read_settings(server), **changes}, indent=4)
     if len(text) > server.config.limits.json_bytes:
         raise Refused(413, "too_large", "All settings together are too large.")
-    write_whole(server.user / _SETTINGS, text.encode())
+    write_atomic(server.user / _SETTINGS, text.encode())
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ async def list_userdata(request: web.Request) -> web.Response:
 def _files(folder: Path, deep: bool) -> list[Path]:
     # Links are left out: they may lead anywhere.
     found = (file for file in (folder.rglob("*") if deep else folder.glob("*")) if not file.is_symlink())
-    return sorted(file for file in found if file.is_file() and not file.name.endswith(PART))
+    return sorted(file for file in found if file.is_file() and not file.name.endswith(PART_SUFFIX))
 
 
 async def list_userdata_v2(request: web.Request) -> web.Response:
@@ -156,7 +156,7 @@ async def post_userdata(request: web.Request) -> web.Response:
     server = server_of(request)
     path = _user_path(server, request.match_info["file"])
     data = await read_body(request, server.config.limits.json_bytes)
-    return _written(request, path, lambda replace: write_whole(path, data, replace))
+    return _written(request, path, lambda replace: write_atomic(path, data, replace))
 
 
 async def delete_userdata(request: web.Request) -> web.Response:

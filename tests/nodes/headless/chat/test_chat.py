@@ -301,14 +301,14 @@ def test_a_turn_that_is_cut_off_leaves_the_conversation_as_it_was(
     history = History(tmp_path / "chat", "talk", {"checkpoint": "tiny"})
     add(history, "first")
     before = sorted(path.name for path in history.folder.iterdir())
-    real, calls = chat_history.whole_file, iter(range(1, 9))
+    real, calls = chat_history.atomic_file, iter(range(1, 9))
 
     def cut_off(path: Path) -> Any:
         if next(calls) == number:
             raise KeyboardInterrupt
         return real(path)
 
-    monkeypatch.setattr(chat_history, "whole_file", cut_off)
+    monkeypatch.setattr(chat_history, "atomic_file", cut_off)
     with pytest.raises(KeyboardInterrupt):
         add(history, "second")
     monkeypatch.undo()
