@@ -1,4 +1,4 @@
-"""The command `uniworld`. Started as `python3 . run edit` in a checkout, it first makes itself a virtual environment."""
+"""The command `uniworld`. In a checkout, `python3 . run edit` creates a virtual environment first."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ COMMANDS = {
     "nodes": "list the nodes, or show one",
     "check": "check a workflow without running it",
     "batch": "run a workflow over many rows",
-    "chat": "converse with the model in a terminal",
-    "serve": "open the editor in the browser, and answer ComfyUI's API",
-    "train": "train a model; see its curves, export, merge and convert checkpoints",
-    "data": "check, convert, cache or draw training data",
-    "eval": "examine a model",
+    "chat": "chat with the model in a terminal",
+    "serve": "serve the editor and ComfyUI's HTTP API",
+    "train": "train a model; plot, export, merge and convert checkpoints",
+    "data": "check, convert, cache or generate training data",
+    "eval": "evaluate a model",
 }
 TRAINING = ("train", "data", "eval")
-# Only in a checkout: an installed package has no tests.
+# Only in a checkout: the installed package has no tests.
 CHECKOUT_COMMANDS = {"test": "run the tests of this checkout"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line of the installed package; returns the exit code."""
+    """Run the command line of the installed package and return the exit code."""
     from .command_line import conclude, print_last_line
     from .streams import make_lasting
 
     make_lasting()
     arguments = sys.argv[1:] if argv is None else argv
-    answer = _answer_at_once(arguments, COMMANDS)
+    answer = _answer_directly(arguments, COMMANDS)
     if answer is not None:
         return answer
     last_line = print_last_line if "--json" in arguments else None
-    return conclude(lambda: _command_of(arguments)(arguments), "--debug" in arguments, last_line)
+    return conclude(lambda: _entry_point(arguments)(arguments), "--debug" in arguments, last_line)
 
 
-def _command_of(arguments: list[str]) -> Callable[[list[str]], int]:
-    """The main function of the room that a command belongs to."""
+def _entry_point(arguments: list[str]) -> Callable[[list[str]], int]:
+    """Return the entry point of a command. Imported here, so that `uniworld train` does not import the server."""
     from .command_line import described
     from .uniworld_core.errors import RunFailed
 
@@ -55,9 +55,9 @@ def _command_of(arguments: list[str]) -> Callable[[list[str]], int]:
 
 
 def _main_in_checkout(arguments: list[str]) -> int:
-    """Make the virtual environment of the checkout if need be, and run the command in it."""
+    """Run a command in the checkout's virtual environment; create the environment first if needed."""
     _load_file("uniworld_streams", ROOT / "streams.py").make_lasting()
-    answer = _answer_at_once(arguments, {**COMMANDS, **CHECKOUT_COMMANDS})
+    answer = _answer_directly(arguments, {**COMMANDS, **CHECKOUT_COMMANDS})
     if answer is not None:
         return answer
     bootstrap = _load_file("uniworld_bootstrap", ROOT / "nodes" / "headless" / "bootstrap.py")
@@ -65,7 +65,7 @@ def _main_in_checkout(arguments: list[str]) -> int:
 
 
 def _load_file(name: str, path: Path) -> Any:
-    """Import a module by its path: there is no package yet to import from."""
+    """Import a module by its path: `python3 .` runs this file as a script, outside any package."""
     import importlib.util
 
     spec = importlib.util.spec_from_file_location(name, path)
@@ -77,10 +77,14 @@ def _load_file(name: str, path: Path) -> Any:
     return module
 
 
-def _answer_at_once(arguments: list[str], commands: dict[str, str]) -> int | None:
-    """Help, version and mistakes, which need nothing installed; None when there is a command to run."""
+def _answer_directly(arguments: list[str], commands: dict[str, str]) -> int | None:
+    """Answer --help, --version and unknown commands, which need no dependencies.
+
+    Returns:
+        The exit code; None if there is a command to run.
+    """
     usage = "usage: uniworld COMMAND ...\n\n" + "\n".join(f"  {name:<8}{text}" for name, text in commands.items())
-    usage += "\n\n`uniworld COMMAND --help` tells more."
+    usage += "\n\nRun `uniworld COMMAND --help` for its options."
     if not arguments:
         print(usage, file=sys.stderr)
         return 2
@@ -91,14 +95,14 @@ def _answer_at_once(arguments: list[str], commands: dict[str, str]) -> int | Non
         print(f"uniworld {_version()}")
         return 0
     if arguments[0] not in commands:
-        print(f"There is no command '{arguments[0]}'. The commands are: {', '.join(commands)}.", file=sys.stderr)
+        print(f"Unknown command '{arguments[0]}'. The commands are: {', '.join(commands)}.", file=sys.stderr)
         return 2
     return None
 
 
 def _version() -> str:
     project = ROOT / "pyproject.toml"
-    if project.is_file():  # a checkout; read without tomllib, which Python 3.10 lacks
+    if project.is_file():  # a checkout; parsed by hand, as Python 3.10 has no tomllib
         for line in project.read_text(encoding="utf-8").splitlines():
             if line.startswith("version = "):
                 return line.partition("=")[2].strip().strip('"')

@@ -36,17 +36,18 @@ EPILOG = "Exit codes: 0 done, 1 the run failed or was interrupted, 2 bad usage o
 
 
 def main(argv: list[str]) -> int:
-    """Run one command and return its exit code. With --json, the last line on standard output tells how it ended."""
+    """Run one command and return its exit code. With --json, the last line on standard output is the result."""
+    # Created before the arguments are parsed: with --json, even a usage error must end in a JSON line.
     report = JsonRunReport(sys.stdout, debug="--debug" in argv)
 
     def last_line(event: str, sentence: str, problems: list[str]) -> None:
         if "--json" in argv and not report.ended:
             report.line(event, message=sentence, problems=problems)
 
-    return conclude(lambda: _handled(argv, report), "--debug" in argv, last_line)
+    return conclude(lambda: _run_command(argv, report), "--debug" in argv, last_line)
 
 
-def _handled(argv: list[str], report: JsonRunReport) -> int:
+def _run_command(argv: list[str], report: JsonRunReport) -> int:
     arguments = build_parser().parse_args(argv)
     arguments.report = report
     output_is_result = arguments.command == "nodes" or is_stdout(getattr(arguments, "api", None) or "")
@@ -59,32 +60,32 @@ def build_parser() -> argparse.ArgumentParser:
 
     run = _command(commands, "run", "run a workflow", _run)
     run.add_argument("workflow", nargs="?", help="a workflow file in editor or API form, or the name of a shipped one")
-    _values(run)
-    _common(run)
+    _add_value_options(run)
+    _add_common_options(run)
 
     nodes = _command(commands, "nodes", "list the nodes, or show one", _nodes)
     nodes.add_argument("name", nargs="?", help="a node class")
-    _common(nodes)
+    _add_common_options(nodes)
 
     check = _command(commands, "check", "check a workflow without running it", _check)
     check.add_argument("workflow", help="a workflow file in editor or API form, or the name of a shipped one")
     check.add_argument("--api", metavar="FILE", help="write the workflow in API form to FILE; - for standard output")
-    _values(check)
-    _common(check)
+    _add_value_options(check)
+    _add_common_options(check)
 
     batch = _command(commands, "batch", "run a workflow over many rows", _batch)
     add_batch_arguments(batch)
     batch.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
     batch.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the results")
-    _common(batch)
+    _add_common_options(batch)
 
-    chat = _command(commands, "chat", "converse with the model in a terminal", _chat, CHAT_EPILOG)
+    chat = _command(commands, "chat", "chat with the model in a terminal", _chat, CHAT_EPILOG)
     add_chat_arguments(chat)
-    _common(chat)
+    _add_common_options(chat)
 
-    server = _command(commands, "serve", "open the editor in the browser, and answer ComfyUI's API", _serve)
+    server = _command(commands, "serve", "serve the editor and ComfyUI's HTTP API", _serve)
     add_options(server)
-    _common(server)
+    _add_common_options(server)
     return parser
 
 
@@ -100,10 +101,10 @@ def _command(
     return parser
 
 
-def _values(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="give an input a value")
+def _add_value_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="set an input's value")
     parser.add_argument(
-        "--image", action="append", default=[], metavar="NODE=picture", help="let a node load this picture"
+        "--image", action="append", default=[], metavar="NODE=picture", help="set the picture that a node loads"
     )
     parser.add_argument("--seed", type=int, metavar="N", help=SEED_HELP)
     parser.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
@@ -113,18 +114,18 @@ def _values(parser: argparse.ArgumentParser) -> None:
 _MODELS = Path("models")
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", type=Path, default=_MODELS, metavar="DIR", help="folder of the models")
-    parser.add_argument("--pack", type=Path, action="append", default=[], metavar="DIR", help="load one more node pack")
-    parser.add_argument("--json", action="store_true", help="machine-readable lines on standard output, nothing else")
-    parser.add_argument("--debug", action="store_true", help="show Python's traceback of an error")
+    parser.add_argument("--pack", type=Path, action="append", default=[], metavar="DIR", help="load another node pack")
+    parser.add_argument("--json", action="store_true", help="print only JSON lines to standard output")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
 
 
 def _check_models(arguments: argparse.Namespace) -> None:
-    # The default need not be there: the shipped models are found without it.
+    # The default folder may be missing: the shipped models do not need it.
     if arguments.models is not _MODELS and not arguments.models.is_dir():
         raise UniWorldError(
-            f"--models '{arguments.models}' is no folder. Name the one that holds uniworld/, diffusers/ and siglip/."
+            f"--models '{arguments.models}' is not a folder. Pass the one with uniworld/, diffusers/ and siglip/ in it."
         )
 
 
@@ -145,18 +146,18 @@ def _set_up(arguments: argparse.Namespace, temp: Path | None = None) -> tuple[Re
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.workflow is None:
         names = shipped_workflows()
-        raise UniWorldError("Name a workflow to run. Shipped with the package: " + (", ".join(names) or "none") + ".")
-    # Whatever nodes print must not mix with the lines of --json.
+        raise UniWorldError("Name a workflow to run. Shipped workflows: " + (", ".join(names) or "none") + ".")
+    # Output that nodes print must not mix with the lines of --json.
     out = sys.stdout
     quiet = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
     with quiet, preview_folder() as previews:
         registry, plain = _set_up(arguments, previews)
         plain.memory = ModelMemory(default_budget())
         workflow = read_workflow(find_workflow(arguments.workflow), registry)
-        told = _apply(workflow, registry, arguments)
+        notes = _apply_values(workflow, registry, arguments)
         report = arguments.report if arguments.json else RunReport(out, workflow.prompt)
         checked = validate_prompt(workflow.prompt, registry)
-        for note in told + checked.notes:
+        for note in notes + checked.notes:
             report.note(note)
         if checked.problems:
             report.invalid(checked)
@@ -175,23 +176,27 @@ def _run(arguments: argparse.Namespace) -> int:
             say(result.sentence)
         if arguments.debug and result.error is not None:
             inputs = ", ".join(f"{name}={value}" for name, value in result.error["current_inputs"].items())
-            say(f"{''.join(result.error['traceback'])}Its inputs: {inputs or 'none'}.")
+            say(f"{''.join(result.error['traceback'])}Inputs of the node: {inputs or 'none'}.")
     return DONE if result.status == "success" else FAILED
 
 
-def _apply(workflow: Workflow, registry: Registry, arguments: argparse.Namespace) -> list[str]:
-    """Put the values of --set, --image and --seed into the workflow; gives sentences on what became of its prompts."""
+def _apply_values(workflow: Workflow, registry: Registry, arguments: argparse.Namespace) -> list[str]:
+    """Set the values of --set, --image and --seed, then resolve the random choices in the workflow's prompts.
+
+    Returns:
+        A note for each prompt that this changed.
+    """
     for entry in arguments.set:
         target, equals, text = entry.partition("=")
         node, dot, name = target.rpartition(".")
         if not equals or not dot or not node:
-            raise UniWorldError(f"--set {shown(entry)} is not of the form NODE.input=value, such as Sampler.steps=20.")
+            raise UniWorldError(f"--set {shown(entry)} is invalid. Write NODE.input=value, such as Sampler.steps=20.")
         set_value(workflow, registry, node, name, text)
     for entry in arguments.image:
         node, equals, path = entry.partition("=")
         if not equals or not node:
-            raise UniWorldError(f"--image {shown(entry)} is not of the form NODE=picture, such as LoadImage=cat.jpg.")
-        # Looked up first, so that a wrong node name is told before a wrong path.
+            raise UniWorldError(f"--image {shown(entry)} is invalid. Write NODE=picture, such as LoadImage=cat.jpg.")
+        # The node is looked up first, so that a wrong node name is reported before a wrong path.
         node_id = find_node(workflow.prompt, node)
         set_value(workflow, registry, node_id, "image", folders.current().bind(Path(path)))
     return workflow.fill_in(registry, arguments.seed)
@@ -199,7 +204,7 @@ def _apply(workflow: Workflow, registry: Registry, arguments: argparse.Namespace
 
 def _batch(arguments: argparse.Namespace) -> int:
     out = sys.stdout
-    # Whatever nodes print must not mix with what the batch tells.
+    # Output that nodes print must not mix with the batch's own.
     with contextlib.redirect_stdout(sys.stderr):
         registry, plain = _set_up(arguments)
         plain.memory = ModelMemory(default_budget())
@@ -209,7 +214,7 @@ def _batch(arguments: argparse.Namespace) -> int:
 
 def _chat(arguments: argparse.Namespace) -> int:
     out = sys.stdout
-    # Whatever nodes print must not mix with the replies.
+    # Output that nodes print must not mix with the lines of --json.
     quiet = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
     with quiet, open_output(arguments.output):
         _, plain = _set_up(arguments)
@@ -220,7 +225,8 @@ def _chat(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     _check_models(arguments)
     out = sys.stdout
-    # What nodes print must neither mix with the address nor wait for a reader of it.
+    # Scripts read the server's address from standard output. Output of nodes must not mix with it, nor block once the
+    # script has stopped reading.
     with contextlib.redirect_stdout(sys.stderr):
         return serve(arguments, out)
 
@@ -228,13 +234,13 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     to_stdout = arguments.api is not None and is_stdout(arguments.api)
     if to_stdout and arguments.json:
-        raise UniWorldError(f"--api {arguments.api} and --json both write to standard output. Name a file for --api.")
-    # Whatever packs print must not mix with the API form.
+        raise UniWorldError(f"--api {arguments.api} and --json both write to standard output. Pass --api a file name.")
+    # Output that packs print must not mix with the API form.
     out = sys.stderr if to_stdout else sys.stdout
     with contextlib.redirect_stdout(out):
         registry, _ = _set_up(arguments)
     workflow = read_workflow(find_workflow(arguments.workflow), registry)
-    notes = _apply(workflow, registry, arguments)
+    notes = _apply_values(workflow, registry, arguments)
     checked = validate_prompt(workflow.prompt, registry)
     notes += checked.notes
     if arguments.json:

@@ -367,7 +367,7 @@ def test_help_version_and_mistakes_need_nothing_installed(tmp_path):
     assert unknown.returncode == 2
     assert (
         unknown.stderr
-        == "There is no command 'paint'. The commands are: run, nodes, check, batch, chat, serve, train, data, eval, test.\n"
+        == "Unknown command 'paint'. The commands are: run, nodes, check, batch, chat, serve, train, data, eval, test.\n"
     )
     assert start().returncode == 2
 

@@ -326,7 +326,7 @@ def test_debug_shows_the_traceback(write, toy_pack, capsys):
     assert main(["run", write(prompt), "--pack", str(toy_pack), "--debug"]) == 1
     err = capsys.readouterr().err
     assert "in run" in err
-    assert "Its inputs: value=[4]." in err
+    assert "Inputs of the node: value=[4]." in err
 
 
 @pytest.mark.parametrize("content", [
@@ -401,7 +401,7 @@ def test_a_models_folder_that_is_not_there_is_told(command, write, verb, tmp_pat
     for models in ("nowhere", "models"):
         code, out, err = command(*arguments, "--models", models)
         assert (code, out) == (2, "")
-        assert f"--models '{models}' is no folder" in err
+        assert f"--models '{models}' is not a folder" in err
     assert command(*arguments)[0] == 0
 
 
@@ -448,7 +448,7 @@ def test_usage(command, arguments, code):
 def test_an_unknown_command_lists_what_there_is(capsys):
     assert main(["paint"]) == 2
     assert (
-        "There is no command 'paint'. The commands are: run, nodes, check, batch, chat, serve, train, data, eval."
+        "Unknown command 'paint'. The commands are: run, nodes, check, batch, chat, serve, train, data, eval."
         in capsys.readouterr().err
     )
     assert main([]) == 2

@@ -142,7 +142,7 @@ def test_an_api_form_that_cannot_be_written_is_an_error_and_leaves_nothing(call,
     assert code == 2
     assert "cannot be written to 'none/api.json': No such file or directory" in err
     assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "w.json"}) == before
-    assert "Name a file for --api" in call("check", api(), "--api", "-", "--json")[2]
+    assert "Pass --api a file name" in call("check", api(), "--api", "-", "--json")[2]
 
 
 def test_the_api_form_goes_through_links(call, tmp_path):

@@ -101,7 +101,7 @@ def test_a_models_folder_that_is_none_and_an_address_that_is_none_are_sentences(
 ):
     monkeypatch.chdir(tmp_path)
     assert main(["serve", "--models", str(tmp_path / "nowhere"), "--frontend", str(frontend)]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     assert main(["serve", "--listen", "300.1.2.3", "--no-token", "--frontend", str(frontend)]) == 2
     assert "an address of this computer with --listen" in capsys.readouterr().err
 
