@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     report = JsonRunReport(sys.stdout, debug="--debug" in argv)
 
     def last_line(event: str, sentence: str, problems: list[str]) -> None:
-        if "--json" in argv and not report.ended:
+        if "--json" in argv and not report.finished:
             report.line(event, message=sentence, problems=problems)
 
     return conclude(lambda: _run_command(argv, report), "--debug" in argv, last_line)

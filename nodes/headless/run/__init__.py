@@ -1,1 +1,1 @@
-"""Running a workflow: the executor, its cache, events and reports."""
+"""Running workflows: the executor, its cache, events and reports."""

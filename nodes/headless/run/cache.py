@@ -1,4 +1,4 @@
-"""Results kept between runs, by what they were computed from."""
+"""The cache of node results, kept between runs and keyed by a signature of everything a result depends on."""
 
 from __future__ import annotations
 
@@ -14,34 +14,37 @@ from ..registry.schema import NodeSchema, argument_names, is_link
 from .expansion import DynamicPrompt
 
 NodeKey = tuple[str, str]  # id and class
-Shown = tuple[str, dict[str, list[object]]]  # the node at which the editor shows something, and what
+Display = tuple[str, dict[str, list[object]]]  # id of the node at which the editor shows something, and its ui data
 _never = count()
 
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What a node gave.
+    """Result of a node.
 
     Attributes:
         outputs: one list of values per output.
-        ui: what it shows in the editor.
-        added: by id, what the nodes that it added show.
-        warnings: what it ("") and the nodes that it added (where the editor shows them) warned of.
+        ui: data that the editor shows at the node.
+        added: displays of the nodes that it added to the graph, by their id.
+        warnings: display node and text of each warning; the display node is "" for the node itself, and set for nodes
+            that it added.
     """
 
     outputs: list[list[object]]
     ui: dict[str, list[object]]
-    added: dict[str, Shown] = field(default_factory=dict)
+    added: dict[str, Display] = field(default_factory=dict)
     warnings: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
 class ResultCache:
-    """Results by signature, and node instances by id and class. Holds what the last run's workflow can use.
+    """Results by signature, and node instances by id and class.
+
+    The cache holds everything that the last workflow can use, and more up to `limit`.
 
     Attributes:
-        limit: how many results may be kept beyond that, together with those; the least recently used go first.
-        added: for each node that added others in its last run, by id and class: their signatures, ids and classes.
+        limit: number of results up to which those of other workflows are kept too; the least recently used are dropped.
+        added: for each node that added others in its last run, the signatures of these, by id and class.
     """
 
     limit: int = 0
@@ -50,7 +53,7 @@ class ResultCache:
     added: dict[NodeKey, dict[NodeKey, str]] = field(default_factory=dict)
 
     def keep_only(self, nodes: dict[NodeKey, str]) -> None:
-        """Drop all but these nodes, given with their signatures, the nodes that these added, and what `limit` allows."""
+        """Keep the results of these nodes (with their signatures), of nodes they added, and others up to `limit`."""
         kept, pending = dict(nodes), list(nodes)
         while pending:
             new = {key: signature for key, signature in self.added.get(pending.pop(), {}).items() if key not in kept}
@@ -59,17 +62,18 @@ class ResultCache:
         signatures = set(kept.values())
         used = {key: result for key, result in self.results.items() if key in signatures}
         others = [(key, result) for key, result in self.results.items() if key not in signatures]
-        # They are in the order of their last use, as new results are added behind; room is left for those that will be.
+        # A dict keeps insertion order, and the used ones go last, so the first others are the least recently used.
+        # The limit also counts results that this workflow has yet to compute.
         self.results = {**dict(others[len(others) - max(self.limit - len(signatures), 0) :]), **used}
         self.instances = {key: instance for key, instance in self.instances.items() if key in kept}
         self.added = {key: nodes for key, nodes in self.added.items() if key in kept}
 
 
 class Signatures:
-    """The signature of every node of one run: class, constants, IS_CHANGED, its salt, and those of its sources.
+    """Signatures of the nodes of one run: a hash of class, constants, IS_CHANGED, salt and the sources' signatures.
 
     Args:
-        salts: by node id, what its result depends on beside all that.
+        salts: by node id, anything else that its result depends on.
     """
 
     def __init__(
@@ -83,14 +87,15 @@ class Signatures:
         self.known: dict[str, str] = {}
 
     async def add(self, node_ids: list[str]) -> None:
-        """Compute the signatures of these nodes and of all that feed them.
+        """Compute the signatures of these nodes and of all their ancestors.
 
         Raises:
-            UniWorldError: they feed each other in a circle.
+            UniWorldError: the links form a cycle.
             LookupError: a link comes from a node that does not exist.
         """
         for node_id in node_ids:
-            # The way from `node_id` to the node in hand, each with those of its sources that are still to be looked at.
+            # Depth first and iterative, as graphs can be deeper than Python's recursion limit. `path` leads from
+            # `node_id` to the current node; each entry iterates over the sources that are still to be visited.
             path = {} if node_id in self.known else {node_id: self._sources(node_id)}
             while path:
                 current, sources = next(reversed(path.items()))
@@ -134,12 +139,12 @@ class Signatures:
             values = {name: value for name, value in arguments.items() if name in names or takes_all}
             return await call_over_lists(node_class.IS_CHANGED, values, schema.input_is_list)
         except (Exception, SystemExit):
-            # As in ComfyUI: a node that cannot tell has changed. Its run will say what is wrong.
+            # As in ComfyUI, a failing IS_CHANGED counts as changed. If the node is broken, its run reports the error.
             return float("nan")
 
 
 def _canonical(value: object) -> str:
-    """A text that is equal for equal values, and new each time for what cannot be compared (NaN, objects)."""
+    """Return a text that is equal for equal values, and unique for values that cannot be compared (NaN, objects)."""
     if isinstance(value, float) and value != value:
         return f"never {next(_never)}"
     if value is None or isinstance(value, (str, int, float, bool, bytes)):

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: ComfyUI's events, and the data of its errors."""
+"""Events of a run, named as in ComfyUI, and the data of its errors."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 _BUG = bug_note("that `uniworld run --debug` prints")
 
-# Called with the name and the data of an event. Names and data are those of ComfyUI's socket, and four more: "preview",
-# whose data hold a Pillow image under "image"; "warning", a sentence for the user under "message"; and, as several nodes
-# may run at once, "node_finished" and "node_paused". A paused node waits for others, and then begins again or is finished.
+# Called with the name and the data of an event: those of ComfyUI's WebSocket, and four more. "preview" has a Pillow image
+# under "image". "warning" has a sentence for the user under "message". As several nodes may run at once, "node_finished"
+# and "node_paused" say when one stops; a paused node waits for others, and then runs again or is finished.
 EventHook = Callable[[str, dict[str, object]], None]
 
 
 @dataclass
 class RunEvents:
-    """The events of one run.
+    """Emits the events of one run, and collects what they report.
 
     Attributes:
-        results: by id, the nodes whose results are there.
-        executed: ids of the nodes that ran to their end.
-        ui: by node id, what the nodes show.
-        warnings: what the nodes warned of, in this run or when their results were made; none twice.
-        is_own: whether the class of a node is this package's, so that it is to blame for what no user can put right.
+        results: the nodes that have a result, by id.
+        is_own: whether a node class belongs to this package; only its unexpected errors are reported as our bugs.
+        executed: ids of the nodes that ran to completion.
+        ui: ui data by node id.
+        warnings: warnings of the nodes, in this run or when their cached results were computed, without duplicates.
     """
 
     graph: DynamicPrompt
@@ -75,14 +75,14 @@ class RunEvents:
         self.executed.append(node_id)
         self.emit("node_finished", node=node_id)
 
-    def about(self, node_id: str) -> dict[str, Any]:
-        """The node of the workflow that an error or interrupt is put down to, and what ran before it."""
+    def attribution(self, node_id: str) -> dict[str, Any]:
+        """Return the workflow node that an error or interrupt is attributed to, and the nodes that ran before it."""
         node_id = self.graph.get_real_node_id(node_id)
         class_type = self.graph.get_node(node_id)["class_type"] if node_id else ""
         return {"node_id": node_id, "node_type": class_type, "executed": list(self.executed)}
 
     def error(self, node_id: str, error: BaseException, inputs: dict[str, list[object]]) -> dict[str, object]:
-        """Tell of an exception that a node raised; gives the event's data."""
+        """Emit the error event for an exception that a node raised, and return its data."""
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         text = f"{described(error)}. {_BUG}" if self._is_bug(node_id, error) else str(error)
@@ -91,13 +91,13 @@ class RunEvents:
     def failure(
         self, node_id: str, message: str, kind: str, inputs: dict[str, list[object]], trace: list[str]
     ) -> dict[str, object]:
-        """Tell of an error; gives the event's data.
+        """Emit an error event and return its data.
 
         Args:
-            inputs: the lists of values that the node got.
+            inputs: the lists of values that the node received.
         """
         data = {
-            **self.about(node_id),
+            **self.attribution(node_id),
             "exception_message": message,
             "exception_type": kind,
             "traceback": trace,
@@ -108,9 +108,10 @@ class RunEvents:
         return data
 
     def sentence(self, node_id: str, error: BaseException) -> str:
-        about = self.about(node_id)
-        said = f"{described(error)}. {_BUG}" if self._is_bug(node_id, error) else _sentence(error)
-        return f"{node_label(about['node_id'], about['node_type'])} failed: {said}"
+        """Return one sentence for the user: the node and the reason."""
+        node = self.attribution(node_id)
+        reason = f"{described(error)}. {_BUG}" if self._is_bug(node_id, error) else _sentence(error)
+        return f"{node_label(node['node_id'], node['node_type'])} failed: {reason}"
 
     def _is_bug(self, node_id: str, error: BaseException) -> bool:
         return (
@@ -122,18 +123,18 @@ _MAX_SENTENCE = 1000
 
 
 def _sentence(error: BaseException) -> str:
-    """What an exception says, on one line. The whole of it, and where it came from, are in the error's data."""
+    """Return the message of an exception on one line. The full text and the traceback are in the error's data."""
     text = str(error).strip()
-    if isinstance(error, ValueError) and text:  # a sentence of ours, or what packs raise in its place
-        said = " ".join(text.split())
+    if isinstance(error, ValueError) and text:  # written for the user, by this package or another pack
+        line = " ".join(text.split())
     else:
-        # Of other errors the kind says as much as the text, which may go on with dumps.
-        said = ": ".join(part for part in (type(error).__name__, *text.splitlines()[:1]) if part)
-    return said if len(said) <= _MAX_SENTENCE else said[: _MAX_SENTENCE - 3] + "..."
+        # The type matters as much as the text here. Later lines may be dumps of tensors.
+        line = ": ".join(part for part in (type(error).__name__, *text.splitlines()[:1]) if part)
+    return line if len(line) <= _MAX_SENTENCE else line[: _MAX_SENTENCE - 3] + "..."
 
 
 def _plain(value: object) -> object:
-    """A value for an error report: numbers and short texts as they are, anything else by its type, tensors by shape."""
+    """Summarize a value for an error report: numbers and short texts as they are, tensors by shape, others by type."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):

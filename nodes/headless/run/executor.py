@@ -1,7 +1,7 @@
-"""Runs checked workflows one after the other, and keeps results between them.
+"""Run checked workflows one after the other, and cache results between them.
 
-ComfyUI's own executor is not a library: it imports ComfyUI's server, its models' memory management and its global command
-line, and no package of it is published. What a workflow means to it is kept to instead, as the tests against it hold.
+ComfyUI's own executor is not available as a library: it imports ComfyUI's server, memory management and global command
+line, and is not published as a package. This one follows its semantics, which the tests compare.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["EventHook", "Executor", "RunResult"]
 
 
 class Executor:
-    """Runs workflows one at a time; what one run computed, the next one reuses.
+    """Runs workflows one at a time; a run reuses the results of earlier ones.
 
     It may be called from any thread. A second `run` waits for the first.
 
     Args:
-        kept_results: how many results of nodes to keep, when other workflows run meanwhile; those of the last are always.
+        kept_results: number of node results up to which other workflows' are kept; the last workflow's always are.
     """
 
     def __init__(self, registry: Registry, host: PlainHost, kept_results: int = 0) -> None:
@@ -55,17 +55,18 @@ class Executor:
         stop: StopRequest | None = None,
         on_event: EventHook = lambda _name, _data: None,
     ) -> RunResult:
-        """Run the output nodes `outputs` of a workflow and all they need.
+        """Run output nodes of a workflow and everything they depend on.
 
         Args:
-            prompt: the workflow as `validate_prompt` gave it.
-            original: the workflow as the user gave it, for the hidden input PROMPT; `prompt` if None.
-            extra_pnginfo: for the hidden input EXTRA_PNGINFO, such as `{"workflow": ...}`.
-            salts: by node id, what else its result depends on: a result is kept for one salt alone.
-            stop: the run ends at once if that was asked before it began.
+            prompt: the workflow, as returned by `validate_prompt`.
+            outputs: ids of the output nodes.
+            original: the workflow as the user wrote it, for the hidden input PROMPT; `prompt` if None.
+            extra_pnginfo: value of the hidden input EXTRA_PNGINFO, such as `{"workflow": ...}`.
+            salts: by node id, anything else that its result depends on. A cached result is valid for one salt only.
+            stop: a request to stop; if it is already set, the run is interrupted before the first node.
         """
         with self._running:
-            # As in ComfyUI, an interrupt that came when nothing ran is void.
+            # As in ComfyUI, an interrupt requested while nothing was running has no effect.
             self.host.interrupted.clear()
             if stop:
                 self.host.interrupted.set()

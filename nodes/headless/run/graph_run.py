@@ -1,4 +1,4 @@
-"""One run of a workflow: nodes when their inputs are there, coroutines concurrently, lazy inputs on demand."""
+"""One run of a workflow: nodes run when their inputs are ready, coroutines concurrently, lazy inputs on demand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..registry.arguments import DYNPROMPT, PNGINFO, PROMPT, UNIQUE_ID, Argument
 from ..registry.calls import ExecutionBlocker, call_over_lists
 from ..registry.registry import Registry
 from ..registry.schema import NodeSchema, Schemas
-from .cache import NodeResult, ResultCache, Shown, Signatures
+from .cache import Display, NodeResult, ResultCache, Signatures
 from .events import EventHook, RunEvents
 from .expansion import DynamicPrompt
 from .returns import Returns, read_returns
@@ -24,19 +24,19 @@ from .schedule import Schedule
 if TYPE_CHECKING:
     from PIL import Image
 
-_POLL_SECONDS = 0.05  # how often an interrupt is looked for while only coroutines run
+_POLL_SECONDS = 0.05  # how often to check for an interrupt while only coroutines run
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended.
+    """Result of a run.
 
     Attributes:
         status: "success", "error" or "interrupted".
-        ui: by node id, what the nodes show, such as `{"images": [...]}`; nodes from the cache included.
-        error: the data of the execution_error event, when there was one.
-        sentence: what to tell the user when the run did not succeed.
-        warnings: what the nodes warned of, in this run or when their kept results were made, in order; none twice.
+        ui: ui data by node id, such as `{"images": [...]}`, including that of cached nodes.
+        error: data of the execution_error event, if there was one.
+        sentence: a message for the user if the run did not succeed.
+        warnings: warnings of the nodes, in this run or when cached results were computed, in order, without duplicates.
     """
 
     status: str
@@ -61,15 +61,15 @@ class GraphRun:
 
     def __post_init__(self) -> None:
         self.results: dict[str, NodeResult] = {}
-        self.inputs: dict[str, dict[str, list[object]]] = {}  # of the nodes that run
-        self.waiting: dict[str, Returns] = {}  # what the nodes returned that wait for nodes they added
-        self.shown_by_added: dict[str, dict[str, Shown]] = defaultdict(dict)  # what nodes show, by who added them
-        self.warned: dict[str, list[tuple[str, str]]] = defaultdict(list)  # as in NodeResult
+        self.inputs: dict[str, dict[str, list[object]]] = {}  # of the running nodes, for error reports
+        self.waiting: dict[str, Returns] = {}  # returns of nodes that wait for nodes they added
+        self.added_displays: dict[str, dict[str, Display]] = defaultdict(dict)  # by the id of the node that added them
+        self.node_warnings: dict[str, list[tuple[str, str]]] = defaultdict(list)  # as in NodeResult
         self.stopping = False
         self.schemas = Schemas(self.registry.classes)
         self.events = RunEvents(self.graph, self.prompt_id, self.on_event, self.results, self.registry.is_own)
         self.signatures = Signatures(self.graph, self.registry.classes, self.schemas, self.salts)
-        self.schedule = Schedule(self._needs, self._has_result, lambda node_id: self._schema(node_id).is_async)
+        self.schedule = Schedule(self._dependencies, self._has_result, lambda node_id: self._schema(node_id).is_async)
 
     async def execute(self, outputs: list[str]) -> RunResult:
         import torch
@@ -84,14 +84,14 @@ class GraphRun:
             return RunResult("success", ui, warnings=warnings)
         node_id, error = failed
         if isinstance(error, Interrupted):
-            self.events.emit("execution_interrupted", **self.events.about(node_id))
+            self.events.emit("execution_interrupted", **self.events.attribution(node_id))
             return RunResult("interrupted", ui, None, str(error) or "The run was interrupted.", warnings)
         data = self.events.error(node_id, error, self.inputs.get(node_id, {}))
         return RunResult("error", ui, data, self.events.sentence(node_id, error), warnings)
 
     async def _prepare(self, outputs: list[str]) -> None:
-        """Compute all signatures and drop from the cache what this workflow cannot use."""
-        # Nodes that no output needs may be anything, cycles included: they are not looked at.
+        """Compute all signatures, and drop cached results that this workflow cannot use."""
+        # Nodes that no output depends on are never visited, so they may be invalid or form cycles.
         await self.signatures.add(outputs)
         keys = self.signatures.known
         self.cache.keep_only({(node_id, self._class_name(node_id)): key for node_id, key in keys.items()})
@@ -100,10 +100,11 @@ class GraphRun:
         for node_id in cached:
             result = self.cache.results[keys[node_id]]
             if result.ui or result.added or result.warnings:
-                self._has_result(node_id)  # which tells of it, be it asked for or not
+                # Emits the events of a cached node, even if no node of this run needs its outputs.
+                self._has_result(node_id)
 
     async def _run_all(self, outputs: list[str]) -> tuple[str, BaseException] | None:
-        """Run nodes until none is left; the node that ended the run before that, and its exception."""
+        """Run all nodes. Returns None, or the node that failed or was interrupted, and its exception."""
         running: dict[asyncio.Task[BaseException | None], str] = {}
         node_id = next(iter(outputs), None)
         try:
@@ -112,10 +113,10 @@ class GraphRun:
                 self.host.check_interrupt()
                 node_id = self.schedule.next()
                 if node_id is not None and self._has_result(node_id):
-                    self.schedule.done(node_id)  # an equal node has run meanwhile
+                    self.schedule.done(node_id)  # an identical node has run in the meantime
                 elif node_id is not None:
-                    running[asyncio.create_task(self._attempt(node_id))] = node_id
-                    await asyncio.sleep(0)  # what waits for nothing has run to its end after that
+                    running[asyncio.create_task(self._run_safely(node_id))] = node_id
+                    await asyncio.sleep(0)  # a node that never awaits has finished when this returns
                 elif running:
                     await asyncio.wait(list(running), timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 else:
@@ -134,21 +135,23 @@ class GraphRun:
                 await asyncio.wait(list(running))
 
     def _stuck(self) -> tuple[str, BaseException] | None:
-        """The node that added nodes which wait for it, if any node is left."""
+        """Return the error of a deadlock if nodes are left: a node waits for nodes it added, and these wait for it."""
         left = self.schedule.waiting
         blamed = next((node_id for node_id in left if node_id in self.waiting), left[0] if left else None)
-        return None if blamed is None else (blamed, UniWorldError("It waits for nodes that wait for it."))
+        return (
+            None if blamed is None else (blamed, UniWorldError("It waits for nodes that it added, which wait for it."))
+        )
 
-    async def _attempt(self, node_id: str) -> BaseException | None:
-        """Run a node; its exception, if it fails."""
+    async def _run_safely(self, node_id: str) -> BaseException | None:
+        """Run a node and return its exception, if any."""
         try:
             await self._run_node(node_id)
-        except (Exception, SystemExit) as error:  # a node must not end the program
+        except (Exception, SystemExit) as error:  # a node that calls sys.exit must not stop the program
             return error
         except asyncio.CancelledError as error:
             if self.stopping:
                 raise
-            return error
+            return error  # raised by the node itself
         return None
 
     async def _run_node(self, node_id: str) -> None:
@@ -163,18 +166,19 @@ class GraphRun:
                 await self._expand(node_id, returned)
                 return
         outputs = returned.outputs(schema.output_is_list, lambda link: self._output("its result", link))
-        result = NodeResult(outputs, returned.ui, self.shown_by_added[node_id], tuple(self.warned[node_id]))
+        warnings = tuple(self.node_warnings[node_id])
+        result = NodeResult(outputs, returned.ui, self.added_displays[node_id], warnings)
         self.results[node_id] = self.cache.results[self.signatures.known[node_id]] = result
         self.inputs.pop(node_id, None)
         self.events.finished(node_id)
         self.schedule.done(node_id)
 
     async def _call(self, node_id: str, schema: NodeSchema) -> Returns | None:
-        """Call the node's function; None when it asks for a lazy input first."""
+        """Call the node's function and return its results; None if it first requests a lazy input."""
         class_name = self._class_name(node_id)
         node_class = self.registry.classes[class_name]
         self.events.executing(node_id)
-        self._listen_to(node_id)
+        self._install_hooks(node_id)
         arguments = self._arguments(node_id, schema)
         values = arguments.values
         self.inputs[node_id] = {name: items for name, items in values.items() if name not in schema.hidden}
@@ -200,7 +204,7 @@ class GraphRun:
         )
         return read_returns(returns, len(schema.output_types))
 
-    def _listen_to(self, node_id: str) -> None:
+    def _install_hooks(self, node_id: str) -> None:
         def progress(value: int, total: int, preview: Image.Image | None) -> None:
             self.events.progress(node_id, value, total, preview)
 
@@ -208,10 +212,11 @@ class GraphRun:
             self._warn(node_id, self.graph.get_display_node_id(node_id), text)
 
         running_node.set(NodeHooks(progress, warning))  # in the context of this node's task
-        self.host.progress_hook, self.host.warning_hook = progress, warning  # for threads that the node starts
+        # Threads that the node starts do not inherit the context; their reports go through the host.
+        self.host.progress_hook, self.host.warning_hook = progress, warning
 
     async def _expand(self, node_id: str, returned: Returns) -> None:
-        """Add the nodes that a node returned, and let it wait for those of them that its outputs come from."""
+        """Add the nodes that a node returned, and make it wait for those that its outputs come from."""
         classes = self.registry.classes
         graphs = [graph for graph in returned.graphs if graph is not None]
         added = [one for graph in graphs for one in self.graph.expand(node_id, graph, classes)]
@@ -227,20 +232,20 @@ class GraphRun:
         self.schedule.add_outputs(outputs)
         self.schedule.again(node_id, sources)
 
-    def _show(self, node_id: str, ui: dict[str, list[object]], added: dict[str, Shown] | None = None) -> None:
-        """Tell what a node shows, and those that it added; it is kept with the results of those that added it."""
-        shown = {node_id: (self.graph.get_display_node_id(node_id), ui), **(added or {})}
-        for one, (display_node, its_ui) in shown.items():
-            self.events.show(one, its_ui, display_node)
+    def _show(self, node_id: str, ui: dict[str, list[object]], added: dict[str, Display] | None = None) -> None:
+        """Emit the ui data of a node and of the nodes it added, and keep it with the results of its ancestors."""
+        displays = {node_id: (self.graph.get_display_node_id(node_id), ui), **(added or {})}
+        for shown_id, (display_node, shown_ui) in displays.items():
+            self.events.show(shown_id, shown_ui, display_node)
         if ui or added:
             for ancestor in self.graph.ancestors(node_id):
-                self.shown_by_added[ancestor].update(shown)
+                self.added_displays[ancestor].update(displays)
 
     def _warn(self, node_id: str, display_node: str, text: str) -> None:
-        """Tell of a warning; it is kept with the results of the node and of those that added it, to be told with them."""
-        self.warned[node_id].append(("", text))  # its result may serve an equal node, which has another id
+        """Emit a warning, and keep it with the results of the node and its ancestors, to be repeated on a cache hit."""
+        self.node_warnings[node_id].append(("", text))  # no id, as the result may be reused for an identical node
         for ancestor in self.graph.ancestors(node_id):
-            self.warned[ancestor].append((display_node, text))
+            self.node_warnings[ancestor].append((display_node, text))
         self.events.warning(display_node, text)
 
     # --- inputs ------------------------------------------------------------------------------------------------------
@@ -251,13 +256,14 @@ class GraphRun:
     def _schema(self, node_id: str) -> NodeSchema:
         return self.schemas[self._class_name(node_id)]
 
-    def _needs(self, node_id: str) -> list[str]:
-        """Nodes that must run before this one: its links, but for lazy ones, which it may ask for later."""
+    def _dependencies(self, node_id: str) -> list[str]:
+        """Return the nodes that must run before this one: the sources of its links, except lazy ones."""
         schema = self._schema(node_id)
         links = schema.used_links(self.graph.get_node(node_id)["inputs"])
         return [link[0] for name, link in links.items() if name not in schema.inputs or not schema.inputs[name].lazy]
 
     def _has_result(self, node_id: str) -> bool:
+        """Return whether a node has a result. The first use of a cached one emits its events."""
         if node_id in self.results:
             return True
         result = self.cache.results.get(self.signatures.known[node_id])
@@ -286,15 +292,15 @@ class GraphRun:
         outputs = self.results[link[0]].outputs
         if link[1] not in range(len(outputs)):
             source = node_label(link[0], self._class_name(link[0]))
-            raise UniWorldError(f"{source} gave {len(outputs)} outputs, and {user} is linked to output {link[1]}.")
+            raise UniWorldError(f"{source} returned {len(outputs)} outputs, but {user} is linked to output {link[1]}.")
         return outputs[int(link[1])]
 
     def _wanted(self, answers: list[object], arguments: Arguments) -> set[str]:
-        """The lazy inputs that check_lazy_status asks for and that are not there."""
+        """Return the lazy inputs that check_lazy_status requests and that have no value yet."""
         names = {name for answer in answers if isinstance(answer, list) for name in answer if isinstance(name, str)}
         wanted = {name for name in names if name in arguments.absent or name not in arguments.values}
         for name in wanted - arguments.absent:
-            raise UniWorldError(f"The node asks for its lazy input '{name}', and nothing is linked to it.")
+            raise UniWorldError(f"The node requests its lazy input '{name}', but nothing is linked to it.")
         return wanted
 
     def _blocked(self, node_id: str, blocker: ExecutionBlocker) -> ExecutionBlocker:

@@ -1,4 +1,4 @@
-"""What a run tells on the way: progress bars and sentences for people, or one line of JSON per event."""
+"""Reports of a run: progress bars and sentences for people, or one line of JSON per event."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from .executor import RunResult
 P = ParamSpec("P")
 
 
-def never_failing(tell: Callable[P, object]) -> Callable[P, None]:
-    """`tell`, whose exceptions are printed instead of raised: what is told about a run must not end it."""
+def never_failing(function: Callable[P, object]) -> Callable[P, None]:
+    """Wrap a function so that its exceptions are printed, not raised: reporting must never stop a run."""
 
-    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            tell(*args, **kwargs)
+            function(*args, **kwargs)
         except Exception:
             with contextlib.suppress(Exception):
                 traceback.print_exc()
 
-    return told
+    return wrapper
 
 
 def _paths(ui: dict[str, list[Any]], saved: bool) -> list[str]:
-    """Where the pictures are that a node saved, or those that it only shows."""
+    """Return the paths of the pictures that a node saved, or of its previews."""
     here = folders.current()
     return [
         str(here.of_kind(entry["type"]) / entry["subfolder"] / entry["filename"])
@@ -42,12 +42,12 @@ def _paths(ui: dict[str, list[Any]], saved: bool) -> list[str]:
 
 
 class RunReport:
-    """Progress bars on standard error; pictures' paths and nodes' texts on standard output."""
+    """Show progress bars on standard error; print paths of pictures and texts of nodes to standard output."""
 
     def __init__(self, out: TextIO, prompt: dict[str, Any]) -> None:
         self._out, self._prompt = out, prompt
         self._bars: dict[str, Any] = {}
-        self._shown_at: dict[str, str] = {}  # nodes of the workflow, for nodes that it does not hold
+        self._display_nodes: dict[str, str] = {}  # for nodes that were added during the run
 
     def __enter__(self) -> RunReport:
         return self
@@ -65,7 +65,7 @@ class RunReport:
         elif name == "warning":
             self._warn(f"warning: {self._label(data['node'])}: {data['message']}")
         elif name == "executed":
-            self._shown_at[data["node"]] = data["display_node"]
+            self._display_nodes[data["node"]] = data["display_node"]
         elif name in ("node_finished", "node_paused"):
             self._close(data["node"], done=name == "node_finished")
         elif name in ("execution_error", "execution_interrupted", "execution_success"):
@@ -104,7 +104,7 @@ class RunReport:
 
     def result(self, result: RunResult) -> None:
         for node_id, ui in result.ui.items():
-            label = self._label(self._shown_at.get(node_id, node_id))
+            label = self._label(self._display_nodes.get(node_id, node_id))
             for text in ui.get("text", ()):
                 print(f"{label}: {text}", file=self._out)
             for path in _paths(ui, saved=True):
@@ -113,20 +113,20 @@ class RunReport:
                 print(f"{label} (preview): {path}", file=self._out)
 
 
-# The events of which one, and only one, is the last line of --json.
+# Exactly one of these events ends the output of --json.
 LAST_EVENTS = frozenset({"result", "valid", "invalid", "error"})
 
 
 class JsonRunReport:
-    """One JSON object per line: `{"event": ..., ...}` with the data of ComfyUI's events, and at last one of `LAST_EVENTS`.
+    """Print one JSON object per line, `{"event": ..., ...}`: ComfyUI's events, and finally one of `LAST_EVENTS`.
 
     Attributes:
-        ended: whether that last one has been written.
+        finished: whether the final event has been printed.
     """
 
     def __init__(self, out: TextIO, debug: bool = False) -> None:
         self._out, self._debug = out, debug
-        self.ended = False
+        self.finished = False
 
     def __enter__(self) -> JsonRunReport:
         return self
@@ -135,12 +135,12 @@ class JsonRunReport:
         pass
 
     def line(self, name: str, **data: object) -> None:
-        self.ended = self.ended or name in LAST_EVENTS
+        self.finished = self.finished or name in LAST_EVENTS
         print(dumps({"event": name, **data}), file=self._out, flush=True)
 
     def event(self, name: str, data: dict[str, object]) -> None:
         if name in ("preview", "node_finished", "node_paused"):
-            return  # not of ComfyUI's events; of a preview, "progress" tells the same in numbers
+            return  # not events of ComfyUI; "progress" already has the numbers of a preview
         if "traceback" in data and not self._debug:
             data = {**data, "traceback": []}
         if name == "warning":
@@ -152,9 +152,9 @@ class JsonRunReport:
         self.line("note", message=text)
 
     def invalid(self, checked: Validation, problems: list[str] | None = None) -> None:
-        told = problems or checked.sentences
+        sentences = problems or checked.sentences
         errors = {"error": checked.error, "node_errors": checked.node_errors}
-        self.line("invalid", message=" ".join(told), problems=told, **errors)
+        self.line("invalid", message=" ".join(sentences), problems=sentences, **errors)
 
     def result(self, result: RunResult) -> None:
         shown = list(result.ui.values())

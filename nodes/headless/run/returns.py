@@ -1,4 +1,4 @@
-"""What a node's calls returned: outputs, what the node shows, and nodes that it adds to the graph."""
+"""The return values of a node's calls: outputs, ui data, and nodes to add to the graph."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..registry.schema import is_link
 
 @dataclass
 class Returns:
-    """The returns of all calls of one node.
+    """The return values of all calls of one node.
 
     Attributes:
-        results: the outputs of each call. Those of a call that added nodes may be links to outputs of these.
-        graphs: the added nodes of each call, by id; None for a call that added none.
-        ui: what the node shows.
+        results: the outputs of each call. If the call added nodes, an output may be a link to an output of one of them.
+        graphs: the nodes that each call added, by id; None if it added none.
+        ui: data that the editor shows at the node.
     """
 
     results: list[tuple[Any, ...]] = field(default_factory=list)
@@ -27,18 +27,18 @@ class Returns:
 
     @property
     def links(self) -> list[list[Any]]:
-        """The outputs of added nodes, or of any others, that the results wait for."""
+        """The links among the results: outputs of added or other nodes that must be computed first."""
         added = (result for result, graph in zip(self.results, self.graphs) if graph is not None)
         return [item for result in added for item in result if is_link(item)]
 
     def outputs(
         self, is_list: tuple[bool, ...], output_of: Callable[[list[object]], list[object]] | None = None
     ) -> list[list[object]]:
-        """One list of values for each output.
+        """Return one list of values per output.
 
         Args:
-            is_list: which outputs are lists already.
-            output_of: gives all values of the output that a link names, for the results of `links`.
+            is_list: for each output, whether it is a list already (OUTPUT_IS_LIST).
+            output_of: returns all values of the output that a link refers to, to resolve `links`.
         """
         columns: list[list[object]] = [[] for _ in range(min((len(result) for result in self.results), default=0))]
         for result, graph in zip(self.results, self.graphs):
@@ -54,10 +54,10 @@ class Returns:
 
 
 def read_returns(returns: list[object], count: int) -> Returns:
-    """Read what the calls of a node with `count` outputs returned.
+    """Read the return values of the calls of a node with `count` outputs.
 
     Raises:
-        UniWorldError: a return value is not of the V1 form.
+        UniWorldError: a return value does not have the form of V1 nodes.
     """
     read = Returns()
     shown: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""What the headless tests share: a registry with the toy nodes, and a way to run a workflow."""
+"""Fixtures of the headless tests: a registry with the toy nodes, and a function that runs a workflow."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def toy_pack(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, toys: ModuleType) -> Iterator[folders.Folders]:
-    """Folders of the test's own, and a host that is taken away after it."""
+    """Folders for this test only; they and the installed host are removed after it."""
     before = folders.current()
     made = folders.Folders.under(tmp_path)
     made.input.mkdir()
@@ -77,7 +77,7 @@ def executor(registry: Registry, plain: host.PlainHost) -> Executor:
 
 @pytest.fixture
 def run(executor: Executor) -> Callable[..., RunResult]:
-    """Check and run a workflow; `events` collects what is told on the way."""
+    """Check and run a workflow; events are appended to `events`."""
 
     def run(prompt: dict[str, Any], events: list[Any] | None = None, **more: Any) -> RunResult:
         checked = validate_prompt(prompt, executor.registry)

@@ -1,4 +1,4 @@
-"""Coroutines of nodes: they run concurrently, and fail, stop and report as other nodes do."""
+"""Nodes with coroutines run concurrently, and fail, stop and report like other nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uniworld.nodes.headless.check.validate import validate_prompt
 from uniworld.nodes.headless.registry.calls import run_to_end
 from uniworld.nodes.headless.run.schedule import Schedule
 
-STEP = 0.2  # seconds that a node waits; long against everything else
+STEP = 0.2  # seconds that a node waits; long compared with everything else
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 class Waiting:
-    """Waits, and remembers how many of its kind waited at the same time."""
+    """Waits, and records how many of its instances waited at the same time."""
 
     RETURN_TYPES = ("INT",)
     FUNCTION = "run"
@@ -48,7 +48,7 @@ class Waiting:
             Waiting.now -= 1
 
 
-class WaitingWhole(Waiting):
+class WaitingOnce(Waiting):
     INPUT_IS_LIST = True
     OUTPUT_IS_LIST = (True,)
 
@@ -66,7 +66,7 @@ class Breaking(Waiting):
 
 
 class AsyncSwitch:
-    """Asks for one of its lazy inputs, after a look elsewhere."""
+    """Requests one of its lazy inputs after an await."""
 
     RETURN_TYPES = ("INT",)
     FUNCTION = "run"
@@ -91,7 +91,7 @@ class AsyncChecked(Waiting):
     async def VALIDATE_INPUTS(cls, value: int) -> bool | str:
         await asyncio.sleep(0.001)
         if value == 14:
-            raise SystemExit("14 ends it all")
+            raise SystemExit("14 exits")
         return True if value != 13 else "13 brings bad luck."
 
 
@@ -109,7 +109,7 @@ class AsyncChanging(Waiting):
 @pytest.fixture(autouse=True)
 def classes(registry, monkeypatch):
     Waiting.now = Waiting.most = Waiting.cancelled = 0
-    for one in (Waiting, WaitingWhole, Breaking, AsyncSwitch, AsyncChecked, AsyncChanging):
+    for one in (Waiting, WaitingOnce, Breaking, AsyncSwitch, AsyncChecked, AsyncChanging):
         monkeypatch.setitem(registry.classes, one.__name__, one)
 
 
@@ -119,9 +119,9 @@ def waiting_three() -> dict[str, Any]:
 
 
 def test_independent_coroutines_run_concurrently(run):
-    began = time.perf_counter()
+    start = time.perf_counter()
     result = run(waiting_three())
-    assert time.perf_counter() - began < 2 * STEP
+    assert time.perf_counter() - start < 2 * STEP
     assert Waiting.most == 3
     assert {key: ui["text"] for key, ui in result.ui.items()} == {"show1": ["1"], "show2": ["2"], "show3": ["3"]}
 
@@ -148,7 +148,7 @@ def test_a_coroutine_waits_for_its_inputs(run):
 def test_the_items_of_a_list_wait_concurrently_and_keep_their_order(run):
     prompt = {
         "0": node("Spread", count=3), "1": node("Waiting", value=["0", 0], seconds=STEP),
-        "2": node("WaitingWhole", value=["1", 0], seconds=0), "3": node("Show", value=["2", 0]),
+        "2": node("WaitingOnce", value=["1", 0], seconds=0), "3": node("Show", value=["2", 0]),
     }  # fmt: skip
     assert run(prompt).ui["3"]["text"] == ["1", "2", "3"]
     assert Waiting.most == 3
@@ -180,7 +180,7 @@ def test_check_lazy_status_may_be_a_coroutine(run, toys, which):
     assert len([call for call in toys.calls if call.startswith("Number")]) == 1
 
 
-@pytest.mark.parametrize(("value", "wanted"), [(1, []), (13, ["13 brings bad luck."]), (14, ["14 ends it all"])])
+@pytest.mark.parametrize(("value", "wanted"), [(1, []), (13, ["13 brings bad luck."]), (14, ["14 exits"])])
 def test_validate_inputs_may_be_a_coroutine(registry, value, wanted):
     prompt = {"1": node("AsyncChecked", value=value, seconds=0.001)}
     sentences = validate_prompt(prompt, registry).sentences
@@ -202,7 +202,7 @@ def test_is_changed_may_be_a_coroutine(run, monkeypatch):
     assert [ran(), ran()] == [True, False]
     monkeypatch.setattr(AsyncChanging, "state", 1)
     assert [ran(), ran()] == [True, False]
-    for error in (ValueError("unsure"), SystemExit(3)):  # which must not end the program
+    for error in (ValueError("unsure"), SystemExit(3)):  # neither may stop the program
         monkeypatch.setattr(AsyncChanging, "state", error)
         assert [ran(), ran()] == [True, True]
 
@@ -210,16 +210,16 @@ def test_is_changed_may_be_a_coroutine(run, monkeypatch):
 @pytest.mark.parametrize("error", [
     RuntimeError("The wire is cut."), SystemExit(3), asyncio.CancelledError("given up"), asyncio.TimeoutError("late"),
 ])  # fmt: skip
-def test_an_error_ends_the_run_and_all_that_wait(run, monkeypatch, error):
+def test_an_error_ends_the_run_and_cancels_waiting_nodes(run, monkeypatch, error):
     monkeypatch.setattr(Breaking, "error", error)
     events: list[Any] = []
     prompt = {
         "1": node("Waiting", value=1, seconds=60), "2": node("Show", value=["1", 0]),
         "3": node("Breaking", value=1, seconds=0.01), "4": node("Show", value=["3", 0]),
     }  # fmt: skip
-    began = time.perf_counter()
+    start = time.perf_counter()
     result = run(prompt, events)
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - start < 10
     assert result.status == "error"
     assert result.error["node_id"] == "3"
     assert result.error["current_inputs"] == {"value": [1], "seconds": [0.01]}
@@ -229,7 +229,7 @@ def test_an_error_ends_the_run_and_all_that_wait(run, monkeypatch, error):
     assert events[-1][0] == "execution_error"
 
 
-def test_an_error_of_one_item_ends_the_other_items(run):
+def test_an_error_cancels_all_waiting_items_of_a_list(run):
     prompt = {
         "0": node("Spread", count=3), "1": node("Failing", value=1),
         "2": node("Waiting", value=["0", 0], seconds=60), "3": node("Show", value=["2", 0]), "4": node("Show", value=["1", 0]),
@@ -238,7 +238,7 @@ def test_an_error_of_one_item_ends_the_other_items(run):
     assert Waiting.cancelled == 3
 
 
-def test_a_run_after_an_error_is_as_any_other(run):
+def test_a_run_after_an_error_is_not_affected(run):
     prompt = {"3": node("Breaking", value=1, seconds=0.001), "4": node("Show", value=["3", 0])}
     assert run(prompt).status == "error"
     assert run({"1": node("Waiting", value=7, seconds=0.001), "2": node("Show", value=["1", 0])}).status == "success"
@@ -259,14 +259,14 @@ def test_an_interrupt_stops_coroutines_that_wait(run, plain):
     assert events[-1][1]["node_id"] == "1"
 
 
-def test_progress_belongs_to_the_node_that_tells_of_it(run):
+def test_progress_belongs_to_the_node_that_reports_it(run):
     events: list[Any] = []
     run(waiting_three(), events)
-    told = {data["node"]: (data["value"], data["max"]) for name, data in events if name == "progress"}
-    assert told == {"1": (1, 11), "2": (2, 12), "3": (3, 13)}
+    progress = {data["node"]: (data["value"], data["max"]) for name, data in events if name == "progress"}
+    assert progress == {"1": (1, 11), "2": (2, 12), "3": (3, 13)}
 
 
-def test_progress_of_comfyuis_own_bars_is_told(run, registry, monkeypatch):
+def test_progress_of_comfyuis_own_bars_is_reported(run, registry, monkeypatch):
     utils = types.ModuleType("comfy.utils")
     utils.PROGRESS_BAR_HOOK = None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "comfy.utils", utils)
@@ -286,7 +286,7 @@ def test_progress_of_comfyuis_own_bars_is_told(run, registry, monkeypatch):
     assert [data["image"] for name, data in events if name == "preview"] == ["a picture"] * 2
 
 
-def test_progress_of_threads_that_a_node_starts_is_told(run, registry, monkeypatch):
+def test_progress_of_threads_that_a_node_starts_is_reported(run, registry, monkeypatch):
     class Threaded(Waiting):
         def run(self, value: int, seconds: float) -> tuple[int]:  # type: ignore[override]
             thread = threading.Thread(target=lambda: host.current().progress(5).update(value))
@@ -300,7 +300,7 @@ def test_progress_of_threads_that_a_node_starts_is_told(run, registry, monkeypat
     assert [data["node"] for name, data in events if name == "progress"] == ["1"]
 
 
-def test_equal_coroutines_after_each_other_run_once(run):
+def test_identical_coroutines_of_successive_runs_run_once(run):
     prompt = {
         "1": node("Waiting", value=5, seconds=0.001), "2": node("Waiting", value=["1", 0], seconds=0.001),
         "3": node("Show", value=["2", 0]),
@@ -319,10 +319,10 @@ def test_a_workflow_runs_in_a_thread_that_has_an_event_loop(run):
     assert run_to_end(asyncio.sleep(0, "done")) == "done"
 
 
-def test_the_schedule_ends_outputs_as_early_as_it_can_and_starts_coroutines_first():
-    needs = {"out1": ["a", "b"], "out2": ["c"], "a": [], "b": ["a"], "c": ["wait"], "wait": []}
+def test_the_schedule_completes_outputs_early_and_starts_coroutines_first():
+    dependencies = {"out1": ["a", "b"], "out2": ["c"], "a": [], "b": ["a"], "c": ["wait"], "wait": []}
     done: list[str] = []
-    schedule = Schedule(needs.__getitem__, done.__contains__, lambda name: name == "wait")
+    schedule = Schedule(dependencies.__getitem__, done.__contains__, lambda name: name == "wait")
     schedule.add_outputs(["out1", "out2"])
     while (name := schedule.next()) is not None:
         done.append(name)
@@ -342,5 +342,5 @@ def test_a_warning_belongs_to_the_node_that_gives_it(run, registry, monkeypatch)
     events: list[Any] = []
     prompt = {str(i): node("Wary", value=i, seconds=0.01 * i) for i in (1, 2, 3)}
     run({**prompt, **{f"show{i}": node("Show", value=[str(i), 0]) for i in (1, 2, 3)}}, events)
-    told = {data["node"]: data["message"] for name, data in events if name == "warning"}
-    assert told == {str(i): f"The oven is at {i}." for i in (1, 2, 3)}
+    warnings = {data["node"]: data["message"] for name, data in events if name == "warning"}
+    assert warnings == {str(i): f"The oven is at {i}." for i in (1, 2, 3)}

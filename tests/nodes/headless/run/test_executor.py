@@ -1,4 +1,4 @@
-"""The executor keeps ComfyUI's rules for V1 nodes."""
+"""The executor follows ComfyUI's rules for V1 nodes."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def test_only_what_depends_on_a_change_runs_again(run, toys):
     assert toys.calls == ["Add", "Show"]
 
 
-def test_the_cache_knows_a_node_by_its_inputs_not_its_id(run, toys):
+def test_the_cache_identifies_a_node_by_its_inputs_not_its_id(run, toys):
     run({"1": node("Number", value=4), "2": node("Show", value=["1", 0])})
     toys.calls.clear()
     run({"9": node("Number", value=4), "8": node("Show", value=["9", 0])})
     assert toys.calls == []
 
 
-def test_a_result_is_kept_for_one_salt_alone(registry, plain, toys):
+def test_a_cached_result_is_valid_for_one_salt_only(registry, plain, toys):
     prompt = {"1": node("Number", value=4), "2": node("Show", value=["1", 0])}
     executor = Executor(registry, plain, kept_results=10)
     for salts in (None, {"2": "a"}, {"2": "b"}, {"2": "a"}, {"1": "a"}):
@@ -103,7 +103,7 @@ def test_is_changed_nan_means_always(run, toys):
     assert toys.calls.count("Number 0") == 2
 
 
-def test_results_of_other_workflows_are_kept_up_to_a_number_the_latest_used_first(registry, plain, toys):
+def test_the_most_recently_used_results_of_other_workflows_are_kept(registry, plain, toys):
     executor = Executor(registry, plain, kept_results=4)
 
     def ran(value: int) -> bool:
@@ -119,7 +119,7 @@ def test_results_of_other_workflows_are_kept_up_to_a_number_the_latest_used_firs
     assert ran(3)
 
 
-def test_a_node_that_knows_its_id_is_cached_for_that_id_only(run, toys):
+def test_a_node_that_receives_its_id_is_cached_for_that_id_only(run, toys):
     run({"1": node("Knowing", value=4)})
     run({"1": node("Knowing", value=4)})
     assert toys.calls == ["Number 4"]
@@ -127,7 +127,7 @@ def test_a_node_that_knows_its_id_is_cached_for_that_id_only(run, toys):
     assert toys.calls == ["Number 4", "Number 4"]
 
 
-def test_a_failed_node_is_not_cached_and_what_ran_before_it_is(run, toys):
+def test_a_failed_node_is_not_cached_but_nodes_before_it_are(run, toys):
     prompt = {"1": node("Number", value=4), "2": node("Failing", value=["1", 0]), "3": node("Show", value=["2", 0])}
     assert run(prompt).status == "error"
     assert run(prompt).status == "error"
@@ -135,7 +135,7 @@ def test_a_failed_node_is_not_cached_and_what_ran_before_it_is(run, toys):
 
 
 @pytest.mark.parametrize(("which", "called"), [(True, "Number 1"), (False, "Number 2")])
-def test_only_the_lazy_input_that_is_asked_for_runs(run, toys, which, called):
+def test_only_the_requested_lazy_input_runs(run, toys, which, called):
     prompt = {
         "1": node("Number", value=1),
         "2": node("Number", value=2),
@@ -165,11 +165,11 @@ def test_an_empty_list_is_an_error_with_a_sentence(run):
     assert "empty" in run(prompt).sentence
 
 
-def test_hidden_inputs_are_given(run):
+def test_hidden_inputs_are_passed(run):
     prompt = {"7": node("Hidden", value="3")}
     result = run(prompt, extra_pnginfo={"workflow": {"nodes": []}})
     assert result.ui["7"]["seen"] == [{"prompt": prompt, "png": {"workflow": {"nodes": []}}, "me": "7"}]
-    assert prompt["7"]["inputs"]["value"] == "3", "the user's workflow stays as it was written"
+    assert prompt["7"]["inputs"]["value"] == "3", "the user's workflow must not change"
 
 
 def test_links_that_a_node_does_not_declare_go_to_its_kwargs(run, registry, toys, monkeypatch):
@@ -198,7 +198,7 @@ def test_links_that_a_node_does_not_declare_go_to_its_kwargs(run, registry, toys
     assert texts(run(prompt)) == ["1 {'more': 5, 'most': 5}"]
 
 
-def test_no_link_takes_the_place_of_the_node_itself(run, toys, registry, monkeypatch):
+def test_no_link_replaces_the_self_argument(run, toys, registry, monkeypatch):
     class Plain(toys.Number):
         pass
 
@@ -236,7 +236,7 @@ def test_no_link_takes_the_place_of_the_node_itself(run, toys, registry, monkeyp
         )
 
 
-def test_a_link_that_a_node_cannot_take_is_left_out_with_a_note(run, toys, registry):
+def test_a_link_that_a_node_cannot_take_is_ignored_with_a_note(run, toys, registry):
     prompt = {
         "1": node("Failing", value=4),
         "2": node("Number", value=1, other=["1", 0]),
@@ -260,7 +260,7 @@ def test_a_bad_link_that_goes_to_kwargs_is_found_before_the_run(registry, toys, 
 
 
 @pytest.mark.parametrize("linked", [True, False])
-def test_hidden_inputs_of_other_kinds_are_those_that_are_given(run, registry, toys, monkeypatch, linked):
+def test_hidden_inputs_of_other_kinds_are_passed_if_another_node_sets_them(run, registry, toys, monkeypatch, linked):
     class Started(toys.Number):
         @classmethod
         def INPUT_TYPES(cls):
@@ -276,7 +276,7 @@ def test_hidden_inputs_of_other_kinds_are_those_that_are_given(run, registry, to
     assert texts(run(prompt)) == ["{'start': 4, 'key': None}"]
 
 
-def test_a_raw_link_reaches_the_node_as_it_is(run, registry, toys, monkeypatch):
+def test_a_raw_link_is_passed_unresolved(run, registry, toys, monkeypatch):
     class Raw(toys.Number):
         @classmethod
         def INPUT_TYPES(cls):
@@ -308,7 +308,7 @@ def test_a_coroutine_node_is_awaited(run):
     assert texts(run({"1": node("Coroutine", value=4), "2": node("Show", value=["1", 0])})) == ["5"]
 
 
-def test_ui_and_result_are_both_taken(run):
+def test_ui_and_result_are_both_used(run):
     prompt = {
         "1": node("Options", text="t", seed=1, strength=0.5, on=True, old_choice="a", new_choice="y"),
         "2": node("Show", value=["1", 0]),
@@ -361,7 +361,7 @@ def test_a_failed_node_is_one_sentence_that_ends_with_the_reason(run, toys, monk
     assert result.sentence == f"Node 2 (Sum) {ending}"
 
 
-def test_the_data_of_an_error_names_types_and_dumps_nothing(run, toys, monkeypatch):
+def test_the_data_of_an_error_has_types_instead_of_large_values(run, toys, monkeypatch):
     monkeypatch.setattr(toys.Spread, "run", lambda self, count: ([{"samples": [1] * 500}, object(), "t" * 500, 7],))
     monkeypatch.setattr(toys.Sum, "run", lambda self, values, times: 1 / 0)
     prompt = {
@@ -375,13 +375,13 @@ def test_the_data_of_an_error_names_types_and_dumps_nothing(run, toys, monkeypat
 
 
 @pytest.mark.parametrize(("how", "word"), [("none", "NoneType"), ("number", "int"), ("short", "0 outputs")])
-def test_a_return_value_of_another_form_is_named(run, how, word):
+def test_an_invalid_return_value_is_reported(run, how, word):
     result = run({"1": node("Strange", how=how), "2": node("Show", value=["1", 0])})
     assert result.status == "error"
     assert word in result.sentence
 
 
-def test_a_blocker_stops_what_is_behind_it_and_nothing_else(run):
+def test_a_blocker_stops_the_nodes_after_it_and_no_others(run):
     prompt = {
         "1": node("Blocker", message=""),
         "2": node("Show", value=["1", 0]),
@@ -413,10 +413,10 @@ def test_an_interrupt_stops_within_a_step(run, plain):
     assert result.status == "interrupted"
     assert events.count("progress") == 2
     assert events[-1] == "execution_interrupted"
-    assert not plain.interrupted.is_set(), "the next run must not be stopped too"
+    assert not plain.interrupted.is_set(), "the next run must not be interrupted"
 
 
-def test_a_request_to_stop_outlasts_the_run_before_which_it_came(registry, plain, toys):
+def test_a_stop_request_applies_to_all_later_runs(registry, plain, toys):
     executor, stop = Executor(registry, plain), StopRequest(plain)
     prompt = {"1": node("Number", value=4), "2": node("Show", value=["1", 0])}
     assert executor.run(prompt, ["2"], stop=stop).status == "success"
@@ -428,7 +428,7 @@ def test_a_request_to_stop_outlasts_the_run_before_which_it_came(registry, plain
     assert executor.run(prompt, ["2"]).status == "success"
 
 
-def test_an_interrupt_while_nothing_runs_is_void(run, plain):
+def test_an_interrupt_while_nothing_runs_has_no_effect(run, plain):
     plain.interrupted.set()
     assert texts(run({"1": node("Number", value=1), "2": node("Show", value=["1", 0])})) == ["1"]
 
@@ -453,7 +453,7 @@ def test_runs_from_several_threads_wait_for_each_other(registry, executor):
     assert changes == 2
 
 
-def test_what_no_output_needs_may_be_broken(run, executor, registry):
+def test_nodes_that_no_output_depends_on_may_be_invalid(run, executor, registry):
     prompt = {
         "1": node("Add", a=["2", 0], b=1),
         "2": node("Add", a=["1", 0], b=["nowhere", 0]),
@@ -494,7 +494,7 @@ def test_a_warning_reaches_the_user_once_in_every_form(run, registry, monkeypatc
         host.PlainHost().warn("The oven is lukewarm.")
 
 
-def test_a_kept_result_warns_again_in_the_next_run(run, registry, monkeypatch):
+def test_a_cached_result_repeats_its_warning_in_the_next_run(run, registry, monkeypatch):
     monkeypatch.setitem(registry.classes, "Warns", Warns)
     prompt = {"1": {"class_type": "Warns", "inputs": {}}}
     run(prompt)

@@ -1,4 +1,4 @@
-"""Nodes may add nodes to the graph while it runs, as in ComfyUI (`expand`)."""
+"""Nodes may add nodes to the graph while it runs, as in ComfyUI ("expand")."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 class Grow:
-    """Adds the nodes that `grow` gives for its value; returns what that says."""
+    """Adds and returns whatever `grow` returns for its value."""
 
     RETURN_TYPES = ("INT",)
     FUNCTION = "run"
@@ -34,7 +34,7 @@ class Grow:
 
 @pytest.fixture
 def grows(registry, monkeypatch):
-    """Let the node Grow return what a function gives; and a workflow that shows its output."""
+    """A function that sets `Grow.grow`, and returns a workflow that shows the output of Grow."""
     monkeypatch.setitem(registry.classes, "Grow", Grow)
 
     def grows(grow: Any) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def plus_one(value: int, me: str, _graph: Any) -> dict[str, Any]:
     return {"expand": {f"{me}.a": node("Add", a=value, b=1)}, "result": ([f"{me}.a", 0],)}
 
 
-def test_the_output_of_an_added_node_becomes_the_nodes_own(run, grows, toys):
+def test_the_output_of_an_added_node_becomes_the_output_of_the_node(run, grows, toys):
     events: list[Any] = []
     assert run(grows(plus_one), events).ui["3"]["text"] == ["5"]
     assert toys.calls == ["Number 4", "Add", "Show"]
@@ -58,7 +58,7 @@ def test_the_output_of_an_added_node_becomes_the_nodes_own(run, grows, toys):
     assert [data["node"] for name, data in events if name == "node_finished"] == ["1", "2.a", "2", "3"]
 
 
-def test_results_may_be_values_links_and_blockers_in_one_list(run, grows, toys):
+def test_results_may_mix_values_links_and_blockers(run, grows, toys):
     from uniworld.nodes.headless.registry.calls import ExecutionBlocker
 
     def grow(value: int, me: str, _graph: Any) -> Any:
@@ -86,7 +86,7 @@ def test_added_nodes_may_use_any_node_and_any_object(run, grows):
     assert result.ui["x"]["text"] == [str(marker)]
 
 
-def test_a_node_reached_through_a_lazy_input_of_an_added_node_runs_only_when_it_is_asked_for(run, grows, toys):
+def test_lazy_inputs_of_an_added_node_run_only_on_request(run, grows, toys):
     def grow(value: int, me: str, _graph: Any) -> Any:
         added = {"s": node("Switch", which=True, yes=["a", 0], no=["b", 0]), "a": node("Number", value=1)}
         return {"expand": {**added, "b": node("Number", value=2)}, "result": (["s", 0],)}
@@ -108,7 +108,7 @@ def test_a_loop_adds_itself_until_it_is_done(run, grows):
     assert run(grows(grow)).ui["3"]["text"] == ["300"]
 
 
-def test_a_second_run_takes_all_from_the_cache_and_shows_what_added_nodes_showed(run, grows, toys):
+def test_a_second_run_uses_the_cache_and_repeats_the_ui_of_added_nodes(run, grows, toys):
     def grow(value: int, me: str, _graph: Any) -> Any:
         added = {"g": node("Grow", value=0), "w": node("Show", value="shown by an added node")}
         return plus_one(value, me, None) if me == "g" else {"expand": added, "result": (["g", 0],)}
@@ -124,7 +124,7 @@ def test_a_second_run_takes_all_from_the_cache_and_shows_what_added_nodes_showed
     assert [data["display_node"] for name, data in events if name == "executed" and data["node"] == "w"] == ["2"]
 
 
-def test_when_a_node_adds_the_same_nodes_again_their_results_are_there(run, grows, toys, monkeypatch):
+def test_when_a_node_adds_the_same_nodes_again_their_results_are_cached(run, grows, toys, monkeypatch):
     monkeypatch.setattr(Grow, "IS_CHANGED", lambda value: float("nan"), raising=False)
     prompt = grows(plus_one)
     for _ in range(3):
@@ -135,20 +135,20 @@ def test_when_a_node_adds_the_same_nodes_again_their_results_are_there(run, grow
     run(other)
     toys.calls.clear()
     run(prompt)
-    assert "Add" in toys.calls, "what a workflow cannot use is dropped"
+    assert "Add" in toys.calls, "results that a workflow cannot use are dropped"
 
 
 @pytest.mark.parametrize(("graph", "word"), [
-    ([], "must map node ids"), ({"a": 3}, "no node in API form"), ({"a": {"class_type": "Add", "inputs": []}}, "API form"),
-    ({"1": {"class_type": "Number", "inputs": {"value": 1}}}, "is taken"), ({"a": {"class_type": "Nobody"}}, "'Nobody'"),
+    ([], "must map node ids"), ({"a": 3}, "not a node in API form"), ({"a": {"class_type": "Add", "inputs": []}}, "API form"),
+    ({"1": {"class_type": "Number", "inputs": {"value": 1}}}, "already exists"), ({"a": {"class_type": "Nobody"}}, "'Nobody'"),
     ({"a": {"class_type": ["Add"]}}, "unknown"),
     ({"a": {"class_type": "Add", "inputs": {"a": ["b", 0], "b": 1}}, "b": {"class_type": "Add", "inputs": {"a": ["a", 0]}}},
      "cycle"),
     ({"a": {"class_type": "Add", "inputs": {"a": ["gone", 0], "b": 1}}}, "'gone'"),
-    ({"a": {"class_type": "Show", "inputs": {"value": ["1", 0]}}}, "gave 0 outputs"),
+    ({"a": {"class_type": "Show", "inputs": {"value": ["1", 0]}}}, "returned 0 outputs"),
     ({"a": {"class_type": "Add", "inputs": {"a": ["2", 0], "b": 1}}}, "waits for"),
 ])  # fmt: skip
-def test_what_cannot_be_added_is_an_error_of_the_node_that_adds_it(run, grows, graph, word):
+def test_an_invalid_added_node_is_an_error_of_the_node_that_adds_it(run, grows, graph, word):
     result = run(grows(lambda *_: {"expand": graph, "result": (["a", 0],)}))
     assert result.status == "error"
     assert result.error["node_id"] == "2"
@@ -182,13 +182,13 @@ def test_an_interrupt_ends_a_loop(run, grows, plain):
     assert run(grows(grow)).status == "interrupted"
 
 
-def test_comfyuis_graph_builder_is_told_whose_nodes_it_names(run, grows, monkeypatch):
-    told: list[Any] = []
+def test_comfyuis_graph_builder_gets_the_prefix_of_the_running_node(run, grows, monkeypatch):
+    prefixes: list[Any] = []
 
     class GraphBuilder:
         @classmethod
         def set_default_prefix(cls, root: str, call: int, graph: int = 0) -> None:
-            told.append((root, call, graph))
+            prefixes.append((root, call, graph))
 
     module = types.ModuleType("comfy_execution.graph_utils")
     module.GraphBuilder = GraphBuilder  # type: ignore[attr-defined]
@@ -196,10 +196,10 @@ def test_comfyuis_graph_builder_is_told_whose_nodes_it_names(run, grows, monkeyp
     prompt = grows(lambda value, *_: (value,))
     prompt["1"] = node("Spread", count=2)
     run(prompt)
-    assert [one for one in told if one[0] == "2"] == [("2", 0, 0), ("2", 1, 0)]
+    assert [prefix for prefix in prefixes if prefix[0] == "2"] == [("2", 0, 0), ("2", 1, 0)]
 
 
-def test_the_users_workflow_stays_as_it_was(executor: Executor, run, grows):
+def test_the_users_workflow_is_unchanged(executor: Executor, run, grows):
     prompt = grows(plus_one)
     before = {key: {**value, "inputs": dict(value["inputs"])} for key, value in prompt.items()}
     run(prompt)
