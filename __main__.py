@@ -16,11 +16,12 @@ COMMANDS = {
     "batch": "run a workflow over many rows",
     "chat": "chat with the model in a terminal",
     "serve": "serve the editor and ComfyUI's HTTP API",
-    "train": "train a model; plot, export, merge and convert checkpoints",
+    "train": "train a model; plot, export and merge checkpoints",
+    "convert": "convert a checkpoint, for ComfyUI, diffusers or to another dtype",
     "data": "check, convert, cache or generate training data",
     "eval": "evaluate a model",
 }
-TRAINING = ("train", "data", "eval")
+TRAINING = ("train", "convert", "data", "eval")
 # Only in a checkout: the installed package has no tests.
 CHECKOUT_COMMANDS = {"test": "run the tests of this checkout"}
 

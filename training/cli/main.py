@@ -1,4 +1,4 @@
-"""The commands `uniworld train`, `uniworld data` and `uniworld eval`: what they are called, and how they end."""
+"""The commands `uniworld train`, `uniworld convert`, `uniworld data` and `uniworld eval`: what they are called, and how they end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from contextlib import contextmanager
 
 from ...command_line import DONE, Parser, UsageError, code_with_output, conclude
 from .command import Command
+from .convert import CONVERT_COMMANDS
 from .data import DATA_COMMANDS
 from .eval import EVAL_COMMANDS
 from .train import TRAIN_COMMANDS
 
-COMMANDS: dict[tuple[str, ...], Command] = {**TRAIN_COMMANDS, **DATA_COMMANDS, **EVAL_COMMANDS}
+COMMANDS: dict[tuple[str, ...], Command] = {**TRAIN_COMMANDS, **CONVERT_COMMANDS, **DATA_COMMANDS, **EVAL_COMMANDS}
 
 _EPILOG = "Exit codes: 0 done, 1 it failed or was interrupted, 2 bad usage, configuration or data."
 
@@ -54,8 +55,16 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+# Commands that have another name now.
+_MOVED = {
+    ("train", "convert"): "`uniworld train convert QWEN FLUX TARGET` is now `uniworld convert QWEN TARGET --flux FLUX`."
+}
+
+
 def _find(argv: list[str]) -> tuple[tuple[str, ...], Command]:
     """The command that a command line begins with, the longest: `train plot` before `train`."""
+    if tuple(argv[:2]) in _MOVED:
+        raise UsageError(_MOVED[argv[0], argv[1]])
     for length in (2, 1):
         words = tuple(argv[:length])
         if len(words) == length and words in COMMANDS:

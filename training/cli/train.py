@@ -1,4 +1,4 @@
-"""`uniworld train` and what belongs to a run: its curves, its checkpoint, the checkpoint that it starts from, nano."""
+"""`uniworld train` and what belongs to a run: its curves, its checkpoint, nano."""
 
 from __future__ import annotations
 
@@ -122,26 +122,6 @@ def _shares(text: str | None) -> list[float] | None:
         raise UniWorldError(f"--shares is '{text}'; give numbers with commas between, such as 0.6,0.4.") from error
 
 
-def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("qwen", type=Path, metavar="QWEN", help="a Qwen2.5-VL folder")
-    parser.add_argument("flux", type=Path, metavar="FLUX", help="a FLUX.1-dev folder in diffusers layout")
-    parser.add_argument("to", type=Path, metavar="TO", help="the checkpoint folder to make")
-    parser.add_argument("--redux", type=Path, metavar="FILE", help="flux1-redux-dev.safetensors, for siglip_projector")
-    parser.add_argument("--siglip", type=Path, metavar="DIR", help="the SigLIP2 folder to be used, if of another width")
-    parser.add_argument("--task-head", type=Path, metavar="FILE", help="a task_head_final.pt for the routing")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the fresh projectors (0)")
-    _add_dtype(parser, "the numbers' type (float32, as published)", "float32")
-
-
-def _convert(arguments: argparse.Namespace) -> int:
-    from ..publish.convert import BaseModels, convert
-
-    models = BaseModels(arguments.qwen, arguments.flux, arguments.redux, arguments.siglip, arguments.task_head)
-    convert(models, arguments.to, arguments.seed, _dtype(arguments.dtype))
-    print(arguments.to)
-    return DONE
-
-
 def _add_nano(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folder",
@@ -180,6 +160,5 @@ TRAIN_COMMANDS: dict[tuple[str, ...], Command] = {
     ("train", "plot"): Command("draw the curves of runs", _add_plot, _plot),
     ("train", "export"): Command("write a run's weights as a checkpoint for the nodes", _add_export, _export),
     ("train", "merge"): Command("merge checkpoints by averaging their weights", _add_merge, _merge),
-    ("train", "convert"): Command("make a start checkpoint of Qwen2.5-VL and FLUX.1-dev", _add_convert, _convert),
     ("train", "nano"): Command("train the small model of shapes from nothing", _add_nano, _nano),
 }

@@ -12,6 +12,3 @@ TRAINEE_NAMES = Names(
         *((in_file, f"projectors.{rest}") for in_file, rest in PROJECTOR_NAMES.prefixes),
     )
 )
-
-# FLUX.1-Redux has the siglip_projector's form and, at full size, its widths. The published stage 2 starts from it.
-REDUX_NAMES = Names((("redux_up.", "siglip_projector.0."), ("redux_down.", "siglip_projector.2.")))

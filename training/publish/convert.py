@@ -17,11 +17,11 @@ from ...uniworld_core.backbones.qwen_files import read_tokenizer
 from ...uniworld_core.backbones.siglip import siglip_settings
 from ...uniworld_core.errors import UniWorldError, shown
 from ...uniworld_core.families.uniworld_v1.checkpoint import DENOISER_NAMES, PROJECTOR_NAMES, check_checkpoint, layout
+from ...uniworld_core.families.uniworld_v1.comfy_files import REDUX_NAMES
 from ...uniworld_core.families.uniworld_v1.config import MODEL_TYPE, SIGLIP_WIDTH, UniWorldConfig
 from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE, Projectors
 from ...uniworld_core.loading.settings import OBJECT, optional, read_json, take
 from ...uniworld_core.loading.weights import Names, Shards, open_shard, read_header
-from ..objective.names import REDUX_NAMES
 from .model_folder import SHARD_BYTES, Source, copy_settings, new_folder, write_json, write_shards
 from .processor_files import add_processor_files
 

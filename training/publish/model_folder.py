@@ -92,7 +92,7 @@ def write_shards(
     """
     size = torch.empty((), dtype=dtype).element_size()
     sizes = {name: math.prod(source.shape) * size for name, source in sources.items()}
-    shards = _split(sizes, shard_bytes)
+    shards = split(sizes, shard_bytes)
     homes: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -104,8 +104,12 @@ def write_shards(
 
 def write_index(folder: Path, homes: Mapping[str, str], total_bytes: int) -> None:
     """Write the index of a checkpoint's shards: {tensor name: file name} and the total size of the tensors in bytes."""
-    index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(homes.items()))}
-    write_json(folder / INDEX_FILE, index)
+    write_json(folder / INDEX_FILE, index_of(homes, total_bytes))
+
+
+def index_of(homes: Mapping[str, str], total_bytes: int) -> dict[str, object]:
+    """The index of shards, as in `write_index`."""
+    return {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(homes.items()))}
 
 
 def write_json(file: Path, content: object) -> None:
@@ -121,7 +125,8 @@ def copy_settings(source: Path, folder: Path, exclude: tuple[str, ...] = ()) -> 
             shutil.copyfile(file, folder / file.name)
 
 
-def _split(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+def split(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Names of tensors in shards of about `limit` bytes, in order. A larger tensor has a shard of its own."""
     shards: list[list[str]] = [[]]
     used = 0
     for name, size in sizes.items():

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.checkpoint import PROJECTOR_NAMES
+from ...uniworld_core.families.uniworld_v1.comfy_files import REDUX_NAMES
 from ...uniworld_core.loading.weights import Names, Shards
 from ..engine import checkpoints
 from ..files import write_atomic
-from ..objective.names import REDUX_NAMES, TRAINEE_NAMES
+from ..objective.names import TRAINEE_NAMES
 from .folder import CHECKPOINTS, START
 
 # (in a file, in `Trainee`): FLUX-Redux's embedder, the published names, and projectors alone under short names.

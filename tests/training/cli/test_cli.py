@@ -111,7 +111,7 @@ def test_the_help_of_train_names_what_else_train_can_do(command: Command, capsys
     with pytest.raises(SystemExit):
         command("train", "--help")
     out = capsys.readouterr().out
-    assert all(f"train {word}" in out for word in ("plot", "export", "merge", "convert", "nano"))
+    assert all(f"train {word}" in out for word in ("plot", "export", "merge", "nano"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that can be heard")
@@ -148,7 +148,9 @@ def test_a_command_ends_softly_when_it_is_terminated_or_interrupted(tmp_path: Pa
         ("train merge tiny tiny out --shares 1,x", "--shares is '1,x'; give numbers"),
         ("train merge tiny tiny out --shares 1", "There are 2 checkpoints, but the shares are 1.0"),
         ("train merge tiny tiny out --shares 1,-1", "give finite numbers of 0 or more"),
-        ("train convert nowhere nowhere out", "does not exist"),
+        ("convert nowhere out", "does not exist"),
+        ("convert tiny out --seed 3", "--seed belongs to a start checkpoint"),
+        ("train convert Qwen FLUX out", "is now `uniworld convert QWEN TARGET --flux FLUX`"),
         ("data check nowhere.txt", "cannot be read"),
         ("data shards nowhere.txt out", "cannot be read"),
         ("data cache small.toml", "data.cache is not set"),
@@ -235,7 +237,9 @@ def test_every_settings_file_that_training_reads_is_installed_with_it() -> None:
 
 def test_every_command_line_of_its_page_is_understood() -> None:
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = re.findall(r"(?:^|`)(?:torchrun .* -m )?uniworld ((?:train|data|eval) [^`\n]*)", text, flags=re.MULTILINE)
+    lines = re.findall(
+        r"(?:^|`)(?:torchrun .* -m )?uniworld ((?:train|convert|data|eval) [^`\n]*)", text, flags=re.MULTILINE
+    )
     assert len(lines) > 12
     for line in lines:
         argv = line.partition(" > ")[0].replace("...", "").split()
@@ -336,10 +340,22 @@ def test_weights_that_a_run_took_from_elsewhere_and_did_not_train_are_exported(
 def test_a_start_checkpoint_is_made_of_two_base_models(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(convert, "convert", lambda *arguments: calls.append(arguments))
-    line = "train convert Qwen FLUX start --redux r --siglip s --task-head t --seed 3 --dtype bfloat16"
+    Path("Qwen").mkdir()
+    Path("Qwen/config.json").write_text('{"model_type": "qwen2_5_vl"}')
+    line = "convert Qwen start --flux FLUX --redux r --siglip s --task-head t --seed 3 --storage bfloat16"
     assert command(*line.split())[:2] == (0, "start\n")
     models = convert.BaseModels(*map(Path, ("Qwen", "FLUX", "r", "s", "t")))
     assert calls == [(models, Path("start"), 3, torch.bfloat16)]
+
+
+def test_a_checkpoint_is_converted(command: Command) -> None:
+    code, out, err = command("convert", "tiny", "models", "--to", "comfy", "--name", "tiny", "--storage", "float16")
+    assert (code, out) == (0, "models\n"), err
+    assert Path("models/diffusion_models/tiny.safetensors").is_file()
+    code, _, err = command("convert", "tiny", "models", "--to", "comfy", "--name", "tiny")
+    assert code == 2
+    assert "exists already" in err
+    assert "a name of a file" in command("convert", "tiny", "out", "--to", "comfy", "--name", "../tiny")[2]
 
 
 def test_nano_is_trained_into_a_folder_of_its_own(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,273 @@
+"""A UniWorld checkpoint in other forms: for ComfyUI's own loaders, for diffusers and transformers, or in other numbers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...uniworld_core.backbones.flux_bfl import JoinedTensor
+from ...uniworld_core.backbones.qwen_files import QWEN_NAMES, read_processor
+from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.families.family import ModelFolders
+from ...uniworld_core.families.uniworld_v1 import comfy_files
+from ...uniworld_core.families.uniworld_v1.checkpoint import (
+    DENOISER_NAMES,
+    PROJECTOR_NAMES,
+    UniWorldParts,
+    check_checkpoint,
+)
+from ...uniworld_core.families.uniworld_v1.config import VLM_PIXELS
+from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
+from ...uniworld_core.loading.settings import read_json
+from ...uniworld_core.loading.weights import Names, Shards
+from .convert import QWEN_TYPE
+from .model_folder import SHARD_BYTES, Source, copy_settings, index_of, split, write_json
+from .processor_files import complete
+from .tensor_file import TensorEntry, TensorFile
+from .work_folder import Output, fingerprint, publish
+
+FORMS = ("uniworld", "comfy", "diffusers")
+FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What each form can be stored in.
+STORAGES = {"uniworld": tuple(FLOATS), "comfy": (*FLOATS, "fp8"), "diffusers": tuple(FLOATS)}
+NAME = "uniworld_v1"
+
+_FP8 = torch.float8_e4m3fn
+_RECORD = "conversion.json"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a checkpoint is converted to.
+
+    Attributes:
+        to: one of `FORMS`.
+        storage: one of `STORAGES` of that form.
+        name: how the files for ComfyUI begin.
+        shard_bytes: about the size of a shard, of the forms that have shards.
+    """
+
+    to: str
+    storage: str = "bfloat16"
+    name: str = NAME
+    shard_bytes: int = SHARD_BYTES
+
+
+def convert_checkpoint(
+    folders: ModelFolders,
+    target: Path,
+    conversion: Conversion,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write a checkpoint in another form, one tensor in memory at a time; an interrupted call can be repeated to continue.
+
+    Args:
+        folders: the checkpoint; for ComfyUI with its FLUX folder, of which CLIP and the VAE are taken, and SigLIP if the
+            target is to have it.
+        target: the folder to make. For ComfyUI the models folder, which may exist: the files go into its folders.
+        progress: called with the number of tensors that are written, and of all.
+
+    Raises:
+        UniWorldError: the checkpoint is damaged, the form has no such storage, or the target cannot be written.
+    """
+    if conversion.storage not in STORAGES[conversion.to]:
+        raise UniWorldError(
+            f"--storage is {conversion.storage}, and files for {conversion.to} are written as "
+            f"{', '.join(STORAGES[conversion.to])}: choose one of these."
+        )
+    parts = UniWorldParts(folders.checkpoint, folders.flux, folders.siglip)
+    parts.check()
+    write = {"uniworld": _uniworld, "comfy": _comfy, "diffusers": _diffusers}[conversion.to]
+    tensors, rest = write(parts, conversion)
+    about = {
+        "to": conversion.to,
+        "storage": conversion.storage,
+        "source": {
+            name: fingerprint(folder)
+            for name, folder in (("checkpoint", folders.checkpoint), ("siglip", folders.siglip))
+            if folder is not None
+        },
+    }
+    record = f"{conversion.name}.{_RECORD}" if conversion.to == "comfy" else _RECORD
+    publish(Output(tensors, rest, about, record), target, conversion.to == "comfy", progress)
+
+
+Written = tuple[dict[str, TensorFile], Callable[[Path], None]]
+
+
+def _uniworld(parts: UniWorldParts, conversion: Conversion) -> Written:
+    dtype = FLOATS[conversion.storage]
+    raw = read_json(parts.checkpoint / "config.json") | {"torch_dtype": conversion.storage}
+    files, index = _sharded(
+        {name: _entry(parts.shards, (name,), dtype) for name in parts.shards.shapes}, "model", conversion
+    )
+
+    def rest(folder: Path) -> None:
+        copy_settings(parts.checkpoint, folder, exclude=("config.json", _RECORD))
+        complete(folder)
+        write_json(folder / "config.json", raw)
+        if (parts.checkpoint / TASK_HEAD_FILE).is_file():
+            shutil.copyfile(parts.checkpoint / TASK_HEAD_FILE, folder / TASK_HEAD_FILE)
+        write_json(folder / "model.safetensors.index.json", index)
+        check_checkpoint(folder)
+
+    return files, rest
+
+
+def _diffusers(parts: UniWorldParts, conversion: Conversion) -> Written:
+    dtype = FLOATS[conversion.storage]
+    raw = read_json(parts.checkpoint / "config.json")
+    homes = (
+        ("transformer", "diffusion_pytorch_model", DENOISER_NAMES, lambda key: key),
+        ("vlm", "model", QWEN_NAMES, QWEN_NAMES.in_file),
+        ("projectors", "diffusion_pytorch_model", PROJECTOR_NAMES, lambda key: key),
+    )
+    files: dict[str, TensorFile] = {}
+    indexes: dict[str, dict[str, Any]] = {}
+    for home, stem, names, rename in homes:
+        entries = {rename(key): _entry(parts.shards, (name,), dtype) for name, key in _of(parts.shards, names).items()}
+        shards, index = _sharded(entries, stem, conversion)
+        files |= {f"{home}/{file}": shard for file, shard in shards.items()}
+        indexes[f"{home}/{stem}.safetensors.index.json"] = index
+
+    def rest(folder: Path) -> None:
+        for file, index in indexes.items():
+            write_json(folder / file, index)
+        write_json(folder / "transformer" / "config.json", raw["denoise_tower"]["denoiser_config"])
+        copy_settings(parts.checkpoint, folder / "vlm", exclude=("config.json", _RECORD))
+        complete(folder / "vlm")
+        changed = {"model_type": QWEN_TYPE, "architectures": ["Qwen2_5_VLForConditionalGeneration"]}
+        vlm = {key: value for key, value in raw.items() if key != "denoise_tower"} | changed
+        write_json(folder / "vlm" / "config.json", vlm | {"torch_dtype": conversion.storage})
+
+    return files, rest
+
+
+def _comfy(parts: UniWorldParts, conversion: Conversion) -> Written:
+    if parts.flux is None:
+        raise UniWorldError(
+            "Files for ComfyUI hold the pooled empty prompt of the FLUX folder's CLIP: name the folder with --flux."
+        )
+    fp8 = conversion.storage == "fp8"
+    dtype = torch.bfloat16 if fp8 else FLOATS[conversion.storage]
+    names = comfy_files.comfy_names(parts.shards.shapes, parts.config)
+    small = torch.float32 if dtype == torch.float32 else torch.bfloat16
+
+    def entries(table: Mapping[str, JoinedTensor], dtype: torch.dtype = dtype) -> dict[str, TensorEntry]:
+        return {name: _entry(parts.shards, joined.parts, dtype, joined.swap_halves) for name, joined in table.items()}
+
+    large = _scaled if fp8 else lambda given: given
+    files = {
+        comfy_files.DIT: TensorFile(large(entries(names.dit))),
+        comfy_files.VLM: TensorFile(large(entries(names.vlm))),
+        comfy_files.PROJECTOR: TensorFile(
+            entries(names.projector, small) | {comfy_files.POOLED_EMPTY: _pooled_empty(parts)},
+            {"format": "pt", comfy_files.VLM_PIXELS_KEY: str(_vlm_pixels(parts))},
+        ),
+        comfy_files.REDUX: TensorFile(entries(names.redux, small)),
+        comfy_files.VAE: TensorFile(_all(Shards(parts.flux / "vae"), small)),
+    }
+    head = parts["task_head"].load(torch.float32, "cpu")
+    if head is not None:
+        files[comfy_files.ROUTING] = TensorFile({name: _ready(tensor) for name, tensor in head.state_dict().items()})
+    if parts.siglip is not None:
+        vision = parts.network("siglip")
+        files[comfy_files.SIGLIP] = TensorFile(
+            {
+                f"vision_model.{key.removeprefix('vision_model.')}": _entry(vision.shards, (name,), small)
+                for name, key in vision.in_network.items()
+            }
+        )
+    return {path.format(name=conversion.name): file for path, file in files.items()}, lambda folder: None
+
+
+def _of(shards: Shards, names: Names) -> dict[str, str]:
+    """{published name: name in the network} of a part's tensors."""
+    return {name: key for name in shards.shapes if (key := names.in_module(name)) is not None}
+
+
+def _entry(shards: Shards, names: tuple[str, ...], dtype: torch.dtype, swap_halves: bool = False) -> TensorEntry:
+    sources = [Source.in_shards(shards, name) for name in names]
+    rows = sum(source.shape[0] for source in sources) if sources[0].shape else None
+    shape = sources[0].shape if rows is None else (rows, *sources[0].shape[1:])
+
+    def read() -> torch.Tensor:
+        if len(sources) == 1 and not swap_halves:
+            return sources[0].read().to(dtype)
+        return JoinedTensor(names, swap_halves).join(source.read() for source in sources).to(dtype)
+
+    return TensorEntry(dtype, shape, read)
+
+
+def _all(shards: Shards, dtype: torch.dtype) -> dict[str, TensorEntry]:
+    return {name: _entry(shards, (name,), dtype) for name in shards.shapes}
+
+
+def _ready(tensor: torch.Tensor) -> TensorEntry:
+    return TensorEntry(tensor.dtype, tuple(tensor.shape), lambda: tensor)
+
+
+# Tables and first convolutions are no linear layers, and ComfyUI reads them without a scale.
+_SMALLEST = 1e-12  # keeps the scale of a weight of zeros from being zero
+_UNSCALED = ("embed_tokens.weight", "patch_embed.proj.weight")
+
+
+def _scaled(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """The entries in float8 as ComfyUI reads it: weights of linear layers with one scale each, everything else as it is.
+
+    ComfyUI takes one scale per tensor (`scale_weight`), and turns the weights of all linear layers into float8 as soon as
+    the file has the tensor `scaled_fp8`; of two elements, it says that activations stay as they are.
+    """
+    scaled: dict[str, TensorEntry] = {"scaled_fp8": _ready(torch.zeros(2, dtype=_FP8))}
+    for name, entry in entries.items():
+        if not name.endswith(".weight") or len(entry.shape) != 2 or name.endswith(_UNSCALED):
+            scaled[name] = entry
+            continue
+
+        def scale(entry: TensorEntry = entry) -> torch.Tensor:
+            return _scale(entry.read().float())
+
+        def values(entry: TensorEntry = entry) -> torch.Tensor:
+            weight = entry.read().float()
+            return (weight / _scale(weight)).to(_FP8)
+
+        scaled[name] = TensorEntry(_FP8, entry.shape, values)
+        scaled[f"{name.removesuffix('.weight')}.scale_weight"] = TensorEntry(torch.float32, (), scale)
+    return scaled
+
+
+def _scale(weight: torch.Tensor) -> torch.Tensor:
+    """The scale that maps a weight's largest value to float8's largest."""
+    return weight.abs().amax().clamp(min=_SMALLEST) / torch.finfo(_FP8).max
+
+
+def _pooled_empty(parts: UniWorldParts) -> TensorEntry:
+    """What CLIP makes of the empty prompt, (pooled width): FLUX always gets it where T5 is off (published: serve/cli.py)."""
+    pooled = parts["clip"].load(torch.float32, "cpu").pool([""])[0]
+    return _ready(pooled.detach().float().clone())
+
+
+def _vlm_pixels(parts: UniWorldParts) -> int:
+    """Pixels that the checkpoint's VLM sees of each picture."""
+    processor = read_processor(parts.checkpoint, parts.config.vlm, VLM_PIXELS)
+    return int(processor.size["shortest_edge"])
+
+
+def _sharded(
+    entries: Mapping[str, TensorEntry], stem: str, conversion: Conversion
+) -> tuple[dict[str, TensorFile], dict[str, Any]]:
+    """The entries as shards, and their index."""
+    sizes = {name: entry.size for name, entry in entries.items()}
+    shards = split(sizes, conversion.shard_bytes)
+    files: dict[str, TensorFile] = {}
+    homes: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        files[file] = TensorFile({name: entries[name] for name in names})
+        homes |= dict.fromkeys(names, file)
+    return files, index_of(homes, sum(sizes.values()))

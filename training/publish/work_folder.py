@@ -1,0 +1,175 @@
+"""A conversion in progress: files that are written one after another, kept over interruptions, and published together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.files import hold, sha256_file, sync_folder, sync_tree, write_whole
+from ...uniworld_core.json_text import loads
+from .tensor_file import TensorFile
+
+_SAMPLE = 2**20  # bytes at either end of a file that its fingerprint covers
+_GIB = 2**30
+
+
+def fingerprint(folder: Path) -> str:
+    """A SHA-256 by which a model folder is known: of its files' names, sizes, and first and last MiB.
+
+    The first MiB of a safetensors file has the names and shapes of its tensors. A hash of all 82 GB would take as long as
+    the conversion.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(_SAMPLE))
+            opened.seek(max(0, size - _SAMPLE))
+            digest.update(opened.read())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a conversion writes.
+
+    Attributes:
+        tensors: {path below the target: file of tensors}.
+        rest: writes everything else into a folder: configurations, tokenizer files.
+        about: what the record says besides the files.
+        record: name of the record, a JSON file in the target.
+    """
+
+    tensors: Mapping[str, TensorFile]
+    rest: Callable[[Path], None]
+    about: Mapping[str, Any]
+    record: str
+
+
+def publish(
+    output: Output, target: Path, into_existing: bool, progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Write all files of a conversion, or continue one that was interrupted; they appear together.
+
+    Everything is written into a folder beside or in `target` first. It stays if the process is interrupted, and the next
+    call for the same source and settings continues it; after an error it is removed.
+
+    Args:
+        target: a folder to make; with `into_existing` a folder that may exist, such as ComfyUI's models folder.
+        progress: called with the number of tensors that are written, and of all.
+
+    Raises:
+        UniWorldError: `target` or a file in it exists already, another process converts to it, the disk is too small, or
+            nothing can be written.
+    """
+    names = [*output.tensors, output.record]
+    taken = [target / name for name in names if (target / name).exists()] if into_existing else [target]
+    for path in taken:
+        if path.exists() or path.is_symlink():
+            raise UniWorldError(
+                f"{path} exists already and is not overwritten: choose another target, or move it away."
+            )
+    work = target / ".uniworld-convert" if into_existing else target.with_name(f".{target.name}.uniworld-convert")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UniWorldError(f"{work} cannot be made ({error}): choose another target.") from error
+    with hold(work / "lock", f"Another process converts to {target}: wait for it."):
+        try:
+            _fill(work, output, target, progress)
+            _move(work, names, target, into_existing)
+        except (UniWorldError, OSError) as error:
+            shutil.rmtree(work, ignore_errors=True)
+            if isinstance(error, UniWorldError):
+                raise
+            raise UniWorldError(
+                f"{target} cannot be written ({error}), and what was written of it is removed: make room on the disk, or "
+                "choose another folder."
+            ) from error
+
+
+def _fill(work: Path, output: Output, target: Path, progress: Callable[[int, int], None]) -> None:
+    state_file = work / "state.json"
+    state = _read_state(state_file, dict(output.about))
+    if state is None:
+        _clear(work)
+        state = {"about": dict(output.about), "files": {}}
+        write_whole(state_file, json.dumps(state).encode())
+    finished: dict[str, Any] = state["files"]
+    missing = sum(file.size for name, file in output.tensors.items() if name not in finished)
+    written = sum(path.stat().st_size for path in work.rglob("*.part"))
+    free = shutil.disk_usage(work).free
+    if missing - written > free:
+        raise UniWorldError(
+            f"{target} needs {(missing - written) / _GIB:.1f} GiB and its disk has {free / _GIB:.1f} GiB free: make room, or "
+            "choose another folder."
+        )
+    total = sum(len(file.entries) for file in output.tensors.values())
+    done = 0
+    for name, tensors in output.tensors.items():
+        start = done
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            progress(done, total)
+
+        if name not in finished:
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            checksum = tensors.write(work / name, step)
+            finished[name] = {"bytes": (work / name).stat().st_size, "sha256": checksum}
+            write_whole(state_file, json.dumps(state).encode())
+        done = start + len(tensors.entries)
+        progress(done, total)
+    output.rest(work)
+    others = sorted(path for path in work.rglob("*") if path.is_file() and path.name not in ("lock", "state.json"))
+    files = {
+        path.relative_to(work).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in others
+        if path.relative_to(work).as_posix() not in finished
+    }
+    record = {**output.about, "files": dict(sorted((finished | files).items()))}
+    write_whole(work / output.record, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _move(work: Path, names: list[str], target: Path, into_existing: bool) -> None:
+    sync_tree(work)
+    if into_existing:
+        for name in names:  # the record last
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / name).replace(target / name)
+            sync_folder((target / name).parent)
+        shutil.rmtree(work)
+        return
+    for name in ("lock", "state.json"):
+        with suppress(OSError):  # an open lock file cannot be removed on Windows
+            (work / name).unlink()
+    work.rename(target)
+    sync_folder(target.parent)
+
+
+def _read_state(file: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The state of an interrupted conversion of the same source and settings, its files unchanged; else None."""
+    try:
+        state: dict[str, Any] = loads(file.read_bytes())
+        files = {name: dict(entry) for name, entry in state["files"].items()}
+        intact = {name for name, entry in files.items() if (file.parent / name).stat().st_size == entry["bytes"]}
+    except (OSError, UniWorldError, KeyError, TypeError, AttributeError, ValueError):
+        return None
+    return {"about": about, "files": files} if state.get("about") == about and intact == files.keys() else None
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
