@@ -27,7 +27,7 @@ from ...uniworld_core.loading.settings import read_json
 from ...uniworld_core.loading.weights import Names, Shards
 from .convert import QWEN_TYPE
 from .model_folder import SHARD_BYTES, Source, copy_settings, index_of, split, write_json
-from .processor_files import complete
+from .processor_files import add_processor_files
 from .tensor_file import TensorEntry, TensorFile
 from .work_folder import Output, fingerprint, publish
 
@@ -109,7 +109,7 @@ def _uniworld(parts: UniWorldParts, conversion: Conversion) -> Written:
 
     def rest(folder: Path) -> None:
         copy_settings(parts.checkpoint, folder, exclude=("config.json", _RECORD))
-        complete(folder)
+        add_processor_files(folder)
         write_json(folder / "config.json", raw)
         if (parts.checkpoint / TASK_HEAD_FILE).is_file():
             shutil.copyfile(parts.checkpoint / TASK_HEAD_FILE, folder / TASK_HEAD_FILE)
@@ -140,7 +140,7 @@ def _diffusers(parts: UniWorldParts, conversion: Conversion) -> Written:
             write_json(folder / file, index)
         write_json(folder / "transformer" / "config.json", raw["denoise_tower"]["denoiser_config"])
         copy_settings(parts.checkpoint, folder / "vlm", exclude=("config.json", _RECORD))
-        complete(folder / "vlm")
+        add_processor_files(folder / "vlm")
         changed = {"model_type": QWEN_TYPE, "architectures": ["Qwen2_5_VLForConditionalGeneration"]}
         vlm = {key: value for key, value in raw.items() if key != "denoise_tower"} | changed
         write_json(folder / "vlm" / "config.json", vlm | {"torch_dtype": conversion.storage})
