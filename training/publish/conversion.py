@@ -29,7 +29,7 @@ from .convert import QWEN_TYPE
 from .model_folder import SHARD_BYTES, Source, copy_settings, index_of, split, write_json
 from .processor_files import add_processor_files
 from .tensor_file import TensorEntry, TensorFile
-from .work_folder import Output, fingerprint, publish
+from .work_folder import ConvertedFiles, fingerprint, publish
 
 FORMS = ("uniworld", "comfy", "diffusers")
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -94,7 +94,7 @@ def convert_checkpoint(
         },
     }
     record = f"{conversion.name}.{_RECORD}" if conversion.to == "comfy" else _RECORD
-    publish(Output(tensors, rest, about, record), target, conversion.to == "comfy", progress)
+    publish(ConvertedFiles(tensors, rest, about, record), target, conversion.to == "comfy", progress)
 
 
 Written = tuple[dict[str, TensorFile], Callable[[Path], None]]

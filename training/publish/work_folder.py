@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.files import hold, sha256_file, sync_folder, sync_tree, write_whole
+from ...uniworld_core.files import acquire_lock, sha256_file, sync_folder, sync_tree, write_atomic
 from ...uniworld_core.json_text import loads
 from .tensor_file import TensorFile
 
@@ -38,7 +38,7 @@ def fingerprint(folder: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Output:
+class ConvertedFiles:
     """What a conversion writes.
 
     Attributes:
@@ -55,7 +55,10 @@ class Output:
 
 
 def publish(
-    output: Output, target: Path, into_existing: bool, progress: Callable[[int, int], None] = lambda done, total: None
+    output: ConvertedFiles,
+    target: Path,
+    into_existing: bool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write all files of a conversion, or continue one that was interrupted; they appear together.
 
@@ -82,7 +85,7 @@ def publish(
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UniWorldError(f"{work} cannot be made ({error}): choose another target.") from error
-    with hold(work / "lock", f"Another process converts to {target}: wait for it."):
+    with acquire_lock(work / "lock", f"Another process converts to {target}: wait for it."):
         try:
             _fill(work, output, target, progress)
             _move(work, names, target, into_existing)
@@ -96,13 +99,13 @@ def publish(
             ) from error
 
 
-def _fill(work: Path, output: Output, target: Path, progress: Callable[[int, int], None]) -> None:
+def _fill(work: Path, output: ConvertedFiles, target: Path, progress: Callable[[int, int], None]) -> None:
     state_file = work / "state.json"
     state = _read_state(state_file, dict(output.about))
     if state is None:
         _clear(work)
         state = {"about": dict(output.about), "files": {}}
-        write_whole(state_file, json.dumps(state).encode())
+        write_atomic(state_file, json.dumps(state).encode())
     finished: dict[str, Any] = state["files"]
     missing = sum(file.size for name, file in output.tensors.items() if name not in finished)
     written = sum(path.stat().st_size for path in work.rglob("*.part"))
@@ -126,7 +129,7 @@ def _fill(work: Path, output: Output, target: Path, progress: Callable[[int, int
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             checksum = tensors.write(work / name, step)
             finished[name] = {"bytes": (work / name).stat().st_size, "sha256": checksum}
-            write_whole(state_file, json.dumps(state).encode())
+            write_atomic(state_file, json.dumps(state).encode())
         done = start + len(tensors.entries)
         progress(done, total)
     output.rest(work)
@@ -137,7 +140,7 @@ def _fill(work: Path, output: Output, target: Path, progress: Callable[[int, int
         if path.relative_to(work).as_posix() not in finished
     }
     record = {**output.about, "files": dict(sorted((finished | files).items()))}
-    write_whole(work / output.record, (json.dumps(record, indent=2) + "\n").encode())
+    write_atomic(work / output.record, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _move(work: Path, names: list[str], target: Path, into_existing: bool) -> None:
