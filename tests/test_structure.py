@@ -80,7 +80,8 @@ INNER = {
         "chat": {"problems", "storage", "run"},
         "batch": {"problems", "storage", "registry", "workflow", "check", "run"},
         "serve": {"problems", "storage", "registry", "workflow", "check", "run"},
-        "cli": {"storage", "registry", "workflow", "check", "run", "batch", "chat", "serve"},
+        "remote": {"problems", "storage", "registry", "workflow", "check", "run", "batch", "serve"},
+        "cli": {"storage", "registry", "workflow", "check", "run", "batch", "chat", "serve", "remote"},
     },
     "nodes/headless/serve": {
         "config": set(),

@@ -35,7 +35,12 @@ TEST_OPTIONS = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "-
 
 # The extras of pyproject.toml that commands need, and options of a command beyond that.
 COMMAND_EXTRAS = {"serve": "serve", "train": "train", "data": "train", "eval": "train", "test": "test"}
-OPTION_EXTRAS = {("batch", "--ray"): "ray"}
+OPTION_EXTRAS = {
+    ("batch", "--ray"): "ray",
+    ("batch", "--server"): "serve",
+    ("check", "--server"): "serve",
+    ("run", "--server"): "serve",
+}
 
 
 class SetupError(Exception):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ...command_line import DONE, FAILED, MISUSED, Parser, code_with_output, conclude
 from ...streams import say
@@ -18,12 +21,14 @@ from .batch.command import run as run_batch
 from .chat.command import EPILOG as CHAT_EPILOG
 from .chat.command import add_arguments as add_chat_arguments
 from .chat.command import run as run_chat
-from .check.validate import validate_prompt
+from .check.validate import Validation, WorkflowRefused, validate_prompt
 from .registry.node_list import listed
 from .registry.registry import Registry, load_registry
-from .run.executor import Executor
+from .remote.address import SERVER_HELP
+from .remote.connect import connect
+from .run.executor import EventHook, Executor, RunResult
 from .run.report import JsonRunReport, RunReport, never_failing
-from .run.stopping import stop_on_interrupt
+from .run.stopping import StopRequest, stop_on_interrupt
 from .serve.command import serve
 from .serve.config import add_options
 from .storage import folders
@@ -31,6 +36,9 @@ from .storage.output_folder import check_writable, open_output, preview_folder
 from .workflow.api_form import is_stdout, not_in_json, write_api_form
 from .workflow.file import Workflow, find_node, find_workflow, read_workflow, set_value, shipped_workflows
 from .workflow.prompt_choices import SEED_HELP
+
+if TYPE_CHECKING:
+    from .remote.session import Servers
 
 EPILOG = "Exit codes: 0 done, 1 the run failed or was interrupted, 2 bad usage or a bad workflow."
 
@@ -61,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", "run a workflow", _run)
     run.add_argument("workflow", nargs="?", help="a workflow file in editor or API form, or the name of a shipped one")
     _add_value_options(run)
+    _add_server_option(run)
     _add_common_options(run)
 
     nodes = _command(commands, "nodes", "list the nodes, or show one", _nodes)
@@ -71,12 +80,16 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("workflow", help="a workflow file in editor or API form, or the name of a shipped one")
     check.add_argument("--api", metavar="FILE", help="write the workflow in API form to FILE; - for standard output")
     _add_value_options(check)
+    _add_server_option(check)
     _add_common_options(check)
 
     batch = _command(commands, "batch", "run a workflow over many rows", _batch)
     add_batch_arguments(batch)
     batch.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
     batch.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the results")
+    batch.add_argument(
+        "--server", action="append", default=[], metavar="URL", help=f"{SERVER_HELP}; several servers share the rows"
+    )
     _add_common_options(batch)
 
     chat = _command(commands, "chat", "chat with the model in a terminal", _chat, CHAT_EPILOG)
@@ -111,6 +124,10 @@ def _add_value_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the results")
 
 
+def _add_server_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", metavar="URL", help=SERVER_HELP)
+
+
 _MODELS = Path("models")
 
 
@@ -133,6 +150,11 @@ def _set_up(arguments: argparse.Namespace, temp: Path | None = None) -> tuple[Re
     _check_models(arguments)
     plain = host.PlainHost(models=[arguments.models])
     host.install(plain)
+    _set_folders(arguments, temp)
+    return load_registry(arguments.pack), plain
+
+
+def _set_folders(arguments: argparse.Namespace, temp: Path | None) -> None:
     folders.install(
         folders.Folders(
             input=getattr(arguments, "input", Path("input")),
@@ -140,7 +162,58 @@ def _set_up(arguments: argparse.Namespace, temp: Path | None = None) -> tuple[Re
             temp=temp or getattr(arguments, "output", Path("output")).parent / "temp",
         )
     )
-    return load_registry(arguments.pack), plain
+
+
+@contextlib.contextmanager
+def _connect(arguments: argparse.Namespace, urls: list[str], temp: Path | None = None) -> Iterator[Servers]:
+    """Connect to the servers of `--server`.
+
+    Raises:
+        UniWorldError: none of them can be used, or an option is about nodes in this process.
+    """
+    if arguments.pack or arguments.models is not _MODELS:
+        option = "--pack" if arguments.pack else "--models"
+        raise UniWorldError(f"{option} has no effect with --server: the server has its own packs and models. Omit it.")
+    _set_folders(arguments, temp)
+    with connect(urls) as servers:
+        yield servers
+
+
+@dataclass(frozen=True)
+class _Executing:
+    """Where a workflow is checked and runs: this process or a server."""
+
+    registry: Registry
+    host: host.PlainHost
+    check: Callable[[dict[str, Any]], Validation]
+    run: Callable[[Workflow, Validation, StopRequest, EventHook], RunResult]
+
+
+@contextlib.contextmanager
+def _executing(arguments: argparse.Namespace, previews: Path) -> Iterator[_Executing]:
+    if arguments.server is not None:
+        with _connect(arguments, [arguments.server], previews) as servers:
+            yield _Executing(
+                servers.registry,
+                host.PlainHost(),
+                lambda prompt: servers.validate(prompt, lenient=True),
+                lambda workflow, _checked, stop, on_event: servers.run(workflow, stop, on_event),
+            )
+        return
+    registry, plain = _set_up(arguments, previews)
+    plain.memory = ModelMemory(default_budget())
+
+    def run(workflow: Workflow, checked: Validation, stop: StopRequest, on_event: EventHook) -> RunResult:
+        return Executor(registry, plain).run(
+            checked.prompt,
+            checked.outputs,
+            original=workflow.prompt,
+            extra_pnginfo=workflow.extra_pnginfo,
+            stop=stop,
+            on_event=on_event,
+        )
+
+    yield _Executing(registry, plain, lambda prompt: validate_prompt(prompt, registry), run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -150,27 +223,23 @@ def _run(arguments: argparse.Namespace) -> int:
     # Output that nodes print must not mix with the lines of --json.
     out = sys.stdout
     quiet = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
-    with quiet, preview_folder() as previews:
-        registry, plain = _set_up(arguments, previews)
-        plain.memory = ModelMemory(default_budget())
+    with quiet, preview_folder() as previews, _executing(arguments, previews) as place:
+        registry = place.registry
         workflow = read_workflow(find_workflow(arguments.workflow), registry)
         notes = _apply_values(workflow, registry, arguments)
         report = arguments.report if arguments.json else RunReport(out, workflow.prompt)
-        checked = validate_prompt(workflow.prompt, registry)
+        checked = place.check(workflow.prompt)
         for note in notes + checked.notes:
             report.note(note)
         if checked.problems:
             report.invalid(checked)
             return MISUSED
-        with open_output(arguments.output), stop_on_interrupt(plain) as stop, report:
-            result = Executor(registry, plain).run(
-                checked.prompt,
-                checked.outputs,
-                original=workflow.prompt,
-                extra_pnginfo=workflow.extra_pnginfo,
-                stop=stop,
-                on_event=never_failing(report.event),
-            )
+        try:
+            with open_output(arguments.output), stop_on_interrupt(place.host) as stop, report:
+                result = place.run(workflow, checked, stop, never_failing(report.event))
+        except WorkflowRefused as refusal:
+            report.invalid(refusal.checked)
+            return MISUSED
         never_failing(report.result)(result)
         if result.sentence:
             say(result.sentence)
@@ -206,6 +275,10 @@ def _batch(arguments: argparse.Namespace) -> int:
     out = sys.stdout
     # Output that nodes print must not mix with the batch's own.
     with contextlib.redirect_stdout(sys.stderr):
+        if arguments.server:
+            plain = host.PlainHost()
+            with _connect(arguments, arguments.server) as servers, stop_on_interrupt(plain) as stop:
+                return run_batch(arguments, out, servers.registry, plain, stop, servers)
         registry, plain = _set_up(arguments)
         plain.memory = ModelMemory(default_budget())
         with stop_on_interrupt(plain) as stop:
@@ -237,11 +310,19 @@ def _check(arguments: argparse.Namespace) -> int:
         raise UniWorldError(f"--api {arguments.api} and --json both write to standard output. Pass --api a file name.")
     # Output that packs print must not mix with the API form.
     out = sys.stderr if to_stdout else sys.stdout
-    with contextlib.redirect_stdout(out):
-        registry, _ = _set_up(arguments)
-    workflow = read_workflow(find_workflow(arguments.workflow), registry)
-    notes = _apply_values(workflow, registry, arguments)
-    checked = validate_prompt(workflow.prompt, registry)
+    registry: Registry
+    check: Callable[[dict[str, Any]], Validation]
+    with contextlib.ExitStack() as stack:
+        if arguments.server is not None:
+            servers = stack.enter_context(_connect(arguments, [arguments.server]))
+            registry, check = servers.registry, servers.validate
+        else:
+            with contextlib.redirect_stdout(out):
+                registry, _ = _set_up(arguments)
+            check = partial(validate_prompt, registry=registry)
+        workflow = read_workflow(find_workflow(arguments.workflow), registry)
+        notes = _apply_values(workflow, registry, arguments)
+        checked = check(workflow.prompt)
     notes += checked.notes
     if arguments.json:
         for note in notes:

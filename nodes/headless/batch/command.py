@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import deque
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from ....command_line import DONE as ALL_DONE
 from ....command_line import FAILED as NOT_ALL_DONE
@@ -19,7 +19,7 @@ from ..storage import folders
 from ..workflow.file import NO_CHOICES, Workflow, find_workflow, read_workflow
 from ..workflow.prompt_choices import SEED_HELP
 from .report import BatchReport, JsonBatchReport
-from .results import DONE, ERROR, LOST, Attempt, Outcome, Results
+from .results import DONE, ERROR, LOST, REQUEUED, Attempt, Outcome, RemoteJob, Results
 from .rows import BatchRow, check_rows, hash_json, hash_rows, read_rows
 from .worker import BatchWorker
 
@@ -37,8 +37,11 @@ class Pool(Protocol):
     def busy(self) -> bool:
         """Whether an attempt is running."""
 
+    def next_job(self) -> RemoteJob | None:
+        """Return the prompt that will run the next attempt, for the record; None for a pool without servers."""
+
     def start(self, attempt: Attempt) -> None:
-        """Start an attempt on an idle worker."""
+        """Start an attempt on an idle worker, or on the server of its job."""
 
     def wait(self) -> list[tuple[Attempt, Outcome]]:
         """Wait briefly and return the attempts that finished, with their pictures in their folders; possibly none."""
@@ -47,6 +50,24 @@ class Pool(Protocol):
         """Stop all attempts within a step."""
 
     def close(self) -> None: ...
+
+
+class BatchServers(Protocol):
+    """Running servers that share a batch.
+
+    Attributes:
+        urls: their addresses, as in the records.
+    """
+
+    urls: list[str]
+
+    def problems(self, prompt: dict[str, Any]) -> list[str]:
+        """Return the problems of a workflow in API form, one sentence each."""
+
+    def pool(
+        self, workflow: Workflow, pictures: Path, report: BatchReport | JsonBatchReport, stop: StopRequest
+    ) -> Pool:
+        """Return workers that run rows of a workflow. Pictures of rows are relative to the folder `pictures`."""
 
 
 class LocalPool:
@@ -63,6 +84,9 @@ class LocalPool:
     @property
     def busy(self) -> bool:
         return self._attempt is not None
+
+    def next_job(self) -> None:
+        return None
 
     def start(self, attempt: Attempt) -> None:
         self._attempt = attempt
@@ -114,12 +138,20 @@ def _non_negative(text: str) -> int:
     return int(text)
 
 
-def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: PlainHost, stop: StopRequest) -> int:
+def run(
+    arguments: argparse.Namespace,
+    out: TextIO,
+    registry: Registry,
+    plain: PlainHost,
+    stop: StopRequest,
+    servers: BatchServers | None = None,
+) -> int:
     """Run the batch that the command line describes and return the exit code.
 
     Args:
         out: the stream that results are printed to.
         stop: the user's request to stop.
+        servers: servers that run the rows; None for this process or a Ray cluster.
 
     Raises:
         UniWorldError: the batch cannot start; `BadRows` names the lines.
@@ -128,6 +160,8 @@ def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: P
         raise UniWorldError("--workers needs a Ray cluster. Add --ray local for workers on this machine.")
     if arguments.workers == 0:
         raise UniWorldError("--workers is 0; at least one is needed.")
+    if servers is not None and arguments.ray is not None:
+        raise UniWorldError("--server and --ray exclude each other: a batch runs on servers or on a Ray cluster.")
     workflow = read_workflow(find_workflow(arguments.workflow), registry)
     identity: object = workflow.prompt
     if arguments.seed is not None:
@@ -137,17 +171,21 @@ def run(arguments: argparse.Namespace, out: TextIO, registry: Registry, plain: P
         else:
             say(f"note: {NO_CHOICES}")
     rows = read_rows(arguments.rows)
-    check_rows(rows, arguments.rows, workflow, registry)
+    check_rows(rows, arguments.rows, workflow, registry, None if servers is None else servers.problems)
     path = arguments.results or arguments.rows.with_suffix(".results.jsonl")
     report = JsonBatchReport(out, path) if arguments.json else BatchReport(out, path)
     hashes = hash_json(identity), hash_rows(rows)
-    with Results(path, folders.current().output, arguments.rows.stem, rows, *hashes) as results:
+    urls = () if servers is None else servers.urls
+    with Results(path, folders.current().output, arguments.rows.stem, rows, *hashes, urls) as results:
         finished = set(results.with_status(DONE) if arguments.retry_failed else results.with_status(DONE, ERROR))
         todo = deque(row for row in rows if row.id not in finished)
         report.start(len(rows), len(finished))
         try:
             if todo:
-                pool = _pool(arguments, workflow, registry, plain, report, stop)
+                if servers is None:
+                    pool = _pool(arguments, workflow, registry, plain, report, stop)
+                else:
+                    pool = servers.pool(workflow, arguments.rows.parent, report, stop)
                 try:
                     _run_rows(todo, results, pool, arguments.retries, report, stop)
                 finally:
@@ -191,6 +229,10 @@ def _run_rows(
     report: BatchReport | JsonBatchReport,
     stop: StopRequest,
 ) -> None:
+    for attempt in results.attempts_on_servers():
+        todo.remove(attempt.row)
+        report.row_started(attempt)
+        pool.start(attempt)
     stopping = False
     while True:
         if stop and not stopping:
@@ -202,14 +244,14 @@ def _run_rows(
                 times = "once" if lost == 1 else f"{lost} times"
                 report.row_finished(results.give_up(row, f"Its worker or the program died {times} while it ran."))
                 continue
-            attempt = results.start(row)
+            attempt = results.start(row, pool.next_job())
             report.row_started(attempt)
             pool.start(attempt)
         if not pool.busy and (stop or not todo):
             return
         for attempt, outcome in pool.wait():
             report.row_finished(results.finish(attempt, outcome))
-            if outcome.status == LOST:
+            if outcome.status in (LOST, REQUEUED):
                 todo.appendleft(attempt.row)
 
 

@@ -168,6 +168,9 @@ class RayPool:
     def busy(self) -> bool:
         return bool(self._finished) or any(slot.attempt is not None for slot in self._by_ref.values())
 
+    def next_job(self) -> None:
+        return None
+
     def start(self, attempt: Attempt) -> None:
         try:
             images = {

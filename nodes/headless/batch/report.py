@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from ....streams import progress_bar, say
 from ..run.report import JsonRunReport
-from .results import DONE, ERROR, LOST, Attempt
+from .results import DONE, ERROR, LOST, REQUEUED, Attempt
 
 
 class BatchReport:
@@ -31,8 +31,8 @@ class BatchReport:
     def row_finished(self, record: dict[str, Any]) -> None:
         if record["status"] in (DONE, ERROR):
             self._bar.update(1)
-        if record["status"] in (ERROR, LOST):
-            again = " The row will run again." if record["status"] == LOST else ""
+        if record["status"] in (ERROR, LOST, REQUEUED):
+            again = "" if record["status"] == ERROR else " The row will run again."
             self._bar.write(f"Row {record['id']}: {record['error']}{again}", file=sys.stderr)
         for warning in record.get("warnings", ()):
             self._bar.write(f"Row {record['id']}: warning: {warning}", file=sys.stderr)
@@ -57,7 +57,8 @@ class JsonBatchReport:
         self._report.line("batch", rows=total, done=done, results=str(self._results))
 
     def row_started(self, attempt: Attempt) -> None:
-        self._report.line("started", id=attempt.row.id, attempt=attempt.number)
+        where = {} if attempt.job is None else {"server": attempt.job.server}
+        self._report.line("started", id=attempt.row.id, attempt=attempt.number, **where)
 
     def progress(self, row_id: str, data: dict[str, object]) -> None:
         self._report.line("progress", id=row_id, node=data["node"], value=data["value"], max=data["max"])

@@ -5,7 +5,9 @@ The first line identifies the workflow and the rows. Every other line records an
     {"id": "fox", "status": "started", "attempt": 1, ...}
     {"id": "fox", "status": "done", "attempt": 1, "outputs": {"pictures": [...], "texts": [...]}, "seconds": 8.1, ...}
 
-"done" and "error" are final. An attempt that was stopped is "interrupted"; one whose worker or program died is "lost".
+"done" and "error" are final. An attempt that was stopped is "interrupted"; one whose worker or program died is "lost"; one
+that a server did not accept is "requeued". An attempt on a server is recorded with the id of its prompt before the prompt is
+sent. After a crash, the server is asked for that id, so that no row runs twice.
 
 An attempt writes its pictures to its own folder in `.running`. Its record is synced to disk first, and only then is the
 folder renamed to the row's name. After a crash, opening the file finishes the job: folders of rows that are done are
@@ -19,8 +21,8 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,7 +32,8 @@ from ....uniworld_core.files import acquire_lock, append_atomic, sync_folder, sy
 from ....uniworld_core.json_text import BadJson, loads
 from .rows import BatchRow
 
-STARTED, DONE, ERROR, INTERRUPTED, LOST = STATUSES = ("started", "done", "error", "interrupted", "lost")
+STATUSES = ("started", "done", "error", "interrupted", "lost", "requeued")
+STARTED, DONE, ERROR, INTERRUPTED, LOST, REQUEUED = STATUSES
 HEADER, VERSION = "uniworld_batch", 1
 RUNNING_FOLDER = ".running"
 _LOST_BY_CRASH = "The program died while the row ran."
@@ -57,12 +60,27 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class RemoteJob:
+    """A prompt on a server, which runs an attempt."""
+
+    server: str
+    prompt_id: str
+
+
+@dataclass(frozen=True)
 class Attempt:
-    """An attempt at a row, and the folder for its pictures until it is recorded."""
+    """An attempt at a row, and the folder for its pictures until it is recorded.
+
+    Attributes:
+        job: the prompt on a server; None for an attempt in this program or on a cluster.
+        resumed: whether an earlier program started it and died, so that the server may know its outcome.
+    """
 
     row: BatchRow
     number: int
     folder: Path
+    job: RemoteJob | None = None
+    resumed: bool = False
 
 
 @dataclass
@@ -72,11 +90,12 @@ class _State:
     status: str = ""
     attempts: int = 0
     lost: int = 0
+    job: RemoteJob | None = None
 
-    def update(self, status: str) -> None:
+    def update(self, status: str, job: RemoteJob | None = None) -> None:
         if self.status == DONE:
             return
-        self.status = status
+        self.status, self.job = status, job
         if status == STARTED:
             self.attempts += 1
         elif status == LOST:
@@ -94,6 +113,7 @@ class Results:
         name: name of a new batch folder; a number is appended if it exists.
         workflow_hash: identifies the workflow, from `hash_json`.
         rows_hash: identifies the rows, from `hash_rows`.
+        servers: URLs of the servers that can be asked for attempts that an earlier program started there.
 
     Raises:
         UniWorldError: another process has locked the file, or it is not a results file, is damaged, or belongs to another
@@ -101,9 +121,16 @@ class Results:
     """
 
     def __init__(
-        self, path: Path, output: Path, name: str, rows: list[BatchRow], workflow_hash: str, rows_hash: str
+        self,
+        path: Path,
+        output: Path,
+        name: str,
+        rows: list[BatchRow],
+        workflow_hash: str,
+        rows_hash: str,
+        servers: Collection[str] = (),
     ) -> None:
-        self.path, self._output = path, output
+        self.path, self._output, self._servers = path, output, servers
         self._rows = {row.id: row for row in rows}
         self._states = {row.id: _State() for row in rows}
         wanted = {HEADER: VERSION, "workflow": workflow_hash, "rows": rows_hash, "count": len(rows)}
@@ -140,6 +167,8 @@ class Results:
         try:
             with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
                 for row_id in self.with_status(STARTED):
+                    if self._states[row_id].job is not None:
+                        continue  # the server may still run it; the next start asks
                     self._record(row_id, INTERRUPTED, error="The batch was stopped while the row ran.")
                     folder = self._attempt_folder(self._rows[row_id], self._states[row_id].attempts)
                     shutil.rmtree(folder, ignore_errors=True)
@@ -158,14 +187,27 @@ class Results:
         """Return the number of attempts at a row that were lost since its last final record."""
         return self._states[row.id].lost
 
-    def start(self, row: BatchRow) -> Attempt:
-        """Record the start of an attempt at a row, and create the folder for its pictures."""
+    def start(self, row: BatchRow, job: RemoteJob | None = None) -> Attempt:
+        """Record the start of an attempt at a row, and create the folder for its pictures.
+
+        Args:
+            job: the prompt that will run it. The record is synced to disk before this method returns.
+        """
         number = self._states[row.id].attempts + 1
-        attempt = Attempt(row, number, self._attempt_folder(row, number))
-        shutil.rmtree(attempt.folder, ignore_errors=True)
-        attempt.folder.mkdir()
-        self._record(row.id, STARTED, number)
+        attempt = Attempt(row, number, self._attempt_folder(row, number), job)
+        _make_empty(attempt.folder)
+        self._record(row.id, STARTED, number, **({} if job is None else asdict(job)))
         return attempt
+
+    def attempts_on_servers(self) -> list[Attempt]:
+        """Return the attempts that an earlier program started on servers and did not finish, with empty folders."""
+        attempts = []
+        for row_id in self.with_status(STARTED):
+            row, state = self._rows[row_id], self._states[row_id]
+            folder = self._attempt_folder(row, state.attempts)
+            _make_empty(folder)
+            attempts.append(Attempt(row, state.attempts, folder, state.job, resumed=True))
+        return attempts
 
     def finish(self, attempt: Attempt, outcome: Outcome) -> dict[str, object]:
         """Record the outcome of an attempt, rename its folder to the row's name if it is done, and return the record."""
@@ -207,13 +249,15 @@ class Results:
         (self.folder / RUNNING_FOLDER).mkdir(exist_ok=True)
         for record in records:
             row = self._rows[record["id"]]
-            self._states[row.id].update(record["status"])
+            self._states[row.id].update(record["status"], _job(record))
             if record["status"] == DONE:
                 folder, target = self._attempt_folder(row, record["attempt"]), self.folder / row.folder
                 if folder.is_dir() and not target.exists():
                     self._publish(folder, target, keep=True)
         for row_id in self.with_status(STARTED):
-            self._record(row_id, LOST, error=_LOST_BY_CRASH)
+            job = self._states[row_id].job
+            if job is None or job.server not in self._servers:
+                self._record(row_id, LOST, error=_LOST_BY_CRASH)
         for folder in (self.folder / RUNNING_FOLDER).iterdir():
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -270,7 +314,7 @@ class Results:
         state = self._states[row_id]
         record = {"id": row_id, "status": status, "attempt": state.attempts if attempt is None else attempt, **more}
         self._append(record)
-        state.update(status)
+        state.update(status, _job(record))
         return record
 
     def _append(self, record: dict[str, object]) -> None:
@@ -283,6 +327,16 @@ class Results:
                 f"The results '{self.path}' cannot be written: {error.strerror}. Fix that and run the same command again; "
                 "rows that are done do not run again."
             ) from error
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+
+
+def _job(record: dict[str, Any]) -> RemoteJob | None:
+    server, prompt_id = record.get("server"), record.get("prompt_id")
+    return RemoteJob(server, prompt_id) if isinstance(server, str) and isinstance(prompt_id, str) else None
 
 
 def _parse(line: bytes) -> dict[str, object] | None:

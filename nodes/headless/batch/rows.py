@@ -8,8 +8,10 @@ import math
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ....uniworld_core.errors import UniWorldError, shown
 from ....uniworld_core.json_text import BadJson, loads
@@ -139,8 +141,17 @@ def _is_folder_name(name: str) -> bool:
     return True
 
 
-def check_rows(rows: list[BatchRow], path: Path, workflow: Workflow, registry: Registry) -> None:
+def check_rows(
+    rows: list[BatchRow],
+    path: Path,
+    workflow: Workflow,
+    registry: Registry,
+    problems_of: Callable[[dict[str, Any]], list[str]] | None = None,
+) -> None:
     """Check the workflow with the values of every row, without running anything.
+
+    Args:
+        problems_of: returns the problems of a workflow in API form; None for the check of a local run.
 
     Raises:
         BadRows: some rows cannot run. Lines with the same problem share a sentence.
@@ -152,7 +163,10 @@ def check_rows(rows: list[BatchRow], path: Path, workflow: Workflow, registry: R
             with folders.use(replace(folders.current(), bound={})):
                 # Only the prompt is checked; copying the editor's graph for every row is slow.
                 changed = apply_row(Workflow(workflow.prompt), row, path.parent, registry)
-                problems = validate_prompt(changed.prompt, registry).sentences
+                if problems_of is None:
+                    problems = validate_prompt(changed.prompt, registry).sentences
+                else:
+                    problems = problems_of(changed.prompt)
         except UniWorldError as error:
             problems = [str(error)]
         for problem in problems:

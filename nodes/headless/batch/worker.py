@@ -14,6 +14,7 @@ from ...host import PlainHost
 from ..check.validate import validate_prompt
 from ..registry.registry import Registry
 from ..run.executor import EventHook, Executor, RunResult
+from ..run.report import files_of
 from ..run.stopping import StopRequest
 from ..storage import folders
 from ..workflow.file import Workflow, find_node
@@ -74,7 +75,7 @@ class BatchWorker:
         if result.status != "success":
             status = INTERRUPTED if result.status == "interrupted" else ERROR
             return Outcome(status, error=result.sentence, seconds=_elapsed(start), warnings=result.warnings)
-        return Outcome(DONE, *_outputs(result), seconds=_elapsed(start), warnings=result.warnings)
+        return Outcome(DONE, *saved_and_texts(result), seconds=_elapsed(start), warnings=result.warnings)
 
     def _run(self, row: BatchRow, pictures: Path, folder: Path, on_event: EventHook) -> RunResult:
         workflow = apply_row(self._workflow, row, pictures, self._registry)
@@ -104,9 +105,9 @@ def _elapsed(start: float) -> float:
     return round(time.monotonic() - start, 3)
 
 
-def _outputs(result: RunResult) -> tuple[list[str], list[str]]:
-    """Return the saved pictures of a run, as paths relative to the row's folder, and its texts."""
-    images = [entry for ui in result.ui.values() for entry in ui.get("images", ()) if entry.get("type") == "output"]
-    pictures = [(Path(entry["subfolder"]) / entry["filename"]).as_posix() for entry in images]
+def saved_and_texts(result: RunResult) -> tuple[list[str], list[str]]:
+    """Return the saved files of a run, as paths relative to the row's folder, and its texts."""
+    saved = [entry for ui in result.ui.values() for entry in files_of(ui) if entry["type"] == "output"]
+    pictures = [(Path(entry.get("subfolder", "")) / entry["filename"]).as_posix() for entry in saved]
     texts = [text if isinstance(text, str) else shown(text) for ui in result.ui.values() for text in ui.get("text", ())]
     return pictures, texts

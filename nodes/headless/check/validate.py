@@ -48,6 +48,14 @@ class Validation:
         return list(dict.fromkeys(problem.sentence for problem in self.problems))
 
 
+class WorkflowRefused(Exception):
+    """A server refuses a workflow that passed the check here; `checked` says why."""
+
+    def __init__(self, checked: Validation) -> None:
+        super().__init__(" ".join(checked.sentences))
+        self.checked = checked
+
+
 @dataclass
 class _PromptCheck:
     registry: Registry

@@ -15,7 +15,7 @@ from .expansion import DynamicPrompt
 if TYPE_CHECKING:
     from PIL import Image
 
-_BUG = bug_note("that `uniworld run --debug` prints")
+BUG_NOTE = bug_note("that `uniworld run --debug` prints")
 
 # Called with the name and the data of an event: those of ComfyUI's WebSocket, and four more. "preview" has a Pillow image
 # under "image". "warning" has a sentence for the user under "message". As several nodes may run at once, "node_finished"
@@ -85,7 +85,7 @@ class RunEvents:
         """Emit the error event for an exception that a node raised, and return its data."""
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        text = f"{described(error)}. {_BUG}" if self._is_bug(node_id, error) else str(error)
+        text = f"{described(error)}. {BUG_NOTE}" if self._is_bug(node_id, error) else str(error)
         return self.failure(node_id, text, name, inputs, traceback.format_tb(error.__traceback__))
 
     def failure(
@@ -110,7 +110,10 @@ class RunEvents:
     def sentence(self, node_id: str, error: BaseException) -> str:
         """Return one sentence for the user: the node and the reason."""
         node = self.attribution(node_id)
-        reason = f"{described(error)}. {_BUG}" if self._is_bug(node_id, error) else _sentence(error)
+        if self._is_bug(node_id, error):
+            reason = f"{described(error)}. {BUG_NOTE}"
+        else:
+            reason = error_sentence(type(error).__name__, str(error), isinstance(error, ValueError))
         return f"{node_label(node['node_id'], node['node_type'])} failed: {reason}"
 
     def _is_bug(self, node_id: str, error: BaseException) -> bool:
@@ -122,14 +125,18 @@ class RunEvents:
 _MAX_SENTENCE = 1000
 
 
-def _sentence(error: BaseException) -> str:
-    """Return the message of an exception on one line. The full text and the traceback are in the error's data."""
-    text = str(error).strip()
-    if isinstance(error, ValueError) and text:  # written for the user, by this package or another pack
+def error_sentence(kind: str, text: str, is_value_error: bool) -> str:
+    """Return the message of an exception on one line. The full text and the traceback are in the error's data.
+
+    Args:
+        kind: the name of the exception's class.
+    """
+    text = text.strip()
+    if is_value_error and text:  # written for the user, by this package or another pack
         line = " ".join(text.split())
     else:
         # The type matters as much as the text here. Later lines may be dumps of tensors.
-        line = ": ".join(part for part in (type(error).__name__, *text.splitlines()[:1]) if part)
+        line = ": ".join(part for part in (kind, *text.splitlines()[:1]) if part)
     return line if len(line) <= _MAX_SENTENCE else line[: _MAX_SENTENCE - 3] + "..."
 
 

@@ -31,12 +31,20 @@ def never_failing(function: Callable[P, object]) -> Callable[P, None]:
     return wrapper
 
 
+def files_of(ui: dict[str, list[Any]]) -> list[dict[str, str]]:
+    """Return the entries of what a node shows that name files: pictures, and with some packs video and sound."""
+    lists = (value for value in ui.values() if isinstance(value, (list, tuple)))
+    entries = (entry for entries in lists for entry in entries if isinstance(entry, dict))
+    kinds = ("output", "temp", "input")
+    return [entry for entry in entries if isinstance(entry.get("filename"), str) and entry.get("type") in kinds]
+
+
 def _paths(ui: dict[str, list[Any]], saved: bool) -> list[str]:
-    """Return the paths of the pictures that a node saved, or of its previews."""
+    """Return the paths of the files that a node saved, or of its previews."""
     here = folders.current()
     return [
-        str(here.of_kind(entry["type"]) / entry["subfolder"] / entry["filename"])
-        for entry in ui.get("images", ())
+        str(here.of_kind(entry["type"]) / entry.get("subfolder", "") / entry["filename"])
+        for entry in files_of(ui)
         if (entry["type"] == "output") == saved
     ]
 
@@ -82,8 +90,8 @@ class RunReport:
             say(text)
 
     def _label(self, node_id: str) -> str:
-        node = self._prompt[node_id]
-        return node_title(node) or str(node["class_type"])
+        node = self._prompt.get(node_id)  # a server may show results of nodes that it added itself
+        return node_id if node is None else node_title(node) or str(node["class_type"])
 
     def _close(self, node_id: str, done: bool) -> None:
         bar = self._bars.pop(node_id, None)

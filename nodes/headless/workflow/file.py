@@ -83,7 +83,7 @@ class Workflow:
         changed = self.choices.resolve(self.prompt, registry)
         for one in changed:
             # What was chosen is what the picture shows; where the editor form has no such widget, it keeps the choices.
-            self.graph = _patched(self.graph, registry, one.node_id, one.name, one.text) or self.graph
+            self.graph = patched_graph(self.graph, registry, one.node_id, one.name, one.text) or self.graph
         if seed is not None and not changed:
             return [NO_CHOICES]
         return [one.note for one in changed]
@@ -212,7 +212,7 @@ def set_value(workflow: Workflow, registry: Registry, node_name: str, input_name
         workflow.replacements.set(node_id, input_name, value)
     if workflow.choices is not None and is_dynamic(specs[input_name].type, specs[input_name].options):
         workflow.choices.places.add((node_id, input_name))  # also where a wire was
-    workflow.graph = None if was_link else _patched(workflow.graph, registry, node_id, input_name, value)
+    workflow.graph = None if was_link else patched_graph(workflow.graph, registry, node_id, input_name, value)
 
 
 def _parse(spec: InputSpec, text: str, label: str) -> Any:
@@ -238,7 +238,7 @@ def _parse(spec: InputSpec, text: str, label: str) -> Any:
     return text
 
 
-def _patched(
+def patched_graph(
     graph: dict[str, Any] | None, registry: Registry, node_id: str, input_name: str, value: Any
 ) -> dict[str, Any] | None:
     """The editor form with the widget set too; None where that cannot be done.

@@ -59,6 +59,7 @@ def verbs(calls: list[list[str]]) -> list[str]:
 # Where modules of an extra may be imported; a command whose code lies there needs the extra.
 ROOMS = {
     "nodes/headless/serve/": "serve",
+    "nodes/headless/remote/": "serve",
     "nodes/headless/batch/ray_pool.py": "ray",
     "training/": "train",
     "uniworld_core/perception/ocr.py": "ocr",  # of one node, which says how to get it
@@ -145,6 +146,10 @@ def test_every_command_has_a_place_in_the_walk():
         ("batch edit --ray local", ["ray"]),
         ("batch edit --rows=rows.jsonl --ray=auto", ["ray"]),
         ("run edit --ray", []),
+        ("run edit --server http://127.0.0.1:8188", ["serve"]),
+        ("check edit --server=127.0.0.1:8188", ["serve"]),
+        ("batch edit --rows rows.jsonl --server a --server b", ["serve"]),
+        ("nodes --server a", []),
         ("eval claims", ["train"]),
         ("test -x", ["test"]),
     ],

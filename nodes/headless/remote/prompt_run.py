@@ -1,0 +1,304 @@
+"""One prompt on a server: queued once, followed to its end whatever the connection does, and cancelled without harm to others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from ....streams import say
+from ..run.executor import EventHook, RunResult
+from ..run.stopping import StopRequest
+from .client import BadAnswer, Refusal, ServerClient, ServerFailed, Unreachable
+from .listener import Listener
+from .remote_events import INTERRUPTED_SENTENCE, PromptHistory, RemoteEvents, read_history
+
+WARM_POLL, COLD_POLL, LAST_POLL = 10.0, 1.0, 0.05  # seconds between two looks at the history: with and without a
+# socket, and after the socket has said that the run has ended
+PATIENCE = 120.0  # seconds that a run waits for a server that does not answer
+STOP_SECONDS = 20.0  # that a server has to confirm an interrupt
+_TICK = 0.1
+_CONFIRM = 5.0  # seconds that the history may take to show a run whose end the socket has reported
+_BUSY = frozenset({429, 502, 503, 504})  # statuses by which servers and proxies ask to come back later
+_ATTEMPTS = 8  # to queue a prompt
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
+_LOOKS = 3  # at a queue, before a prompt whose answer was lost counts as not queued
+_TAKEN = "prompt_id_taken"
+
+
+class PromptInvalid(Exception):
+    """A server refuses a prompt as invalid; nothing of it runs.
+
+    Attributes:
+        error: ComfyUI's error object.
+        node_errors: ComfyUI's error objects by node id.
+    """
+
+    def __init__(self, error: dict[str, Any], node_errors: dict[str, Any]) -> None:
+        super().__init__(str(error.get("message", "")))
+        self.error, self.node_errors = error, node_errors
+
+
+class PromptUnknown(ServerFailed):
+    """A server does not know a prompt that it was to run: it was restarted, or its history was cleared."""
+
+
+class Unconfirmed(ServerFailed):
+    """A server has not confirmed that a prompt was interrupted."""
+
+
+@dataclass
+class PromptRun:
+    """A run of one prompt, whose id is chosen here.
+
+    Args:
+        prompt: the workflow in API form.
+        extra_data: what the server keeps with it.
+        patience: how long the server may not answer, asked each time.
+    """
+
+    client: ServerClient
+    prompt_id: str
+    prompt: dict[str, Any]
+    extra_data: dict[str, Any]
+    on_event: EventHook
+    stop: StopRequest | None = None
+    patience: Callable[[], float] = lambda: PATIENCE
+    _events: RemoteEvents = field(init=False)
+    _cancelled_at: float | None = None
+    _next_cancel: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._events = RemoteEvents(self.prompt_id, self.prompt, self.on_event)
+
+    async def run(self) -> RunResult:
+        """Queue the prompt and follow it to its end.
+
+        Raises:
+            PromptInvalid: the server refuses it.
+            ServerFailed: the server cannot be reached, refuses it, or no longer knows it.
+        """
+        async with Listener(self.client, self.prompt_id) as listener:
+            if self.stop:
+                return self._events.end("execution_interrupted", {})
+            if await self._submit():
+                return self._events.end("execution_interrupted", {})
+            return await self._follow(listener)
+
+    async def resume(self) -> RunResult:
+        """Follow a prompt that was queued before, by this program or one that died.
+
+        Raises:
+            ServerFailed: as `run`; PromptUnknown if the server does not know it.
+        """
+        async with Listener(self.client, self.prompt_id) as listener:
+            return await self._follow(listener)
+
+    # --- queueing ---------------------------------------------------------------------------------------------------
+
+    async def _submit(self) -> bool:
+        """Queue the prompt exactly once; True if the run was stopped before that."""
+        body = {
+            "prompt": self.prompt,
+            "prompt_id": self.prompt_id,
+            "client_id": self.prompt_id,
+            "extra_data": self.extra_data,
+        }
+        pause = _FIRST_PAUSE
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                answer = await self.client.post_json("/prompt", body, self.client.timeouts.submit)
+                await self._accept(answer)
+                return False
+            except Unreachable as error:
+                if not error.sent:
+                    raise
+                # The server may have queued the prompt although its answer was lost, and must not get it twice.
+                if await self._was_queued():
+                    return False
+                if attempt == _ATTEMPTS:
+                    raise
+            except Refusal as refusal:
+                if _kind(refusal.data) == _TAKEN:
+                    return False
+                if refusal.status == 400 and _is_about_nodes(refusal.data):
+                    about = refusal.data.get("error")
+                    raise PromptInvalid(
+                        about if isinstance(about, dict) else {}, _node_errors(refusal.data)
+                    ) from refusal
+                if refusal.status not in _BUSY or attempt == _ATTEMPTS:
+                    raise
+                if attempt == 1:
+                    say(f"note: {refusal} It is asked again.")
+            if await self._stopped_within(pause):
+                return True
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        raise AssertionError("unreachable")
+
+    async def _accept(self, answer: Any) -> None:
+        given = answer.get("prompt_id") if isinstance(answer, dict) else None
+        if not isinstance(given, str) or not given:
+            raise BadAnswer(f"{self.client.url}/prompt does not give the id of the prompt. Is it ComfyUI?")
+        # ComfyUI before July 2025 chooses the id itself.
+        self.prompt_id = self._events.prompt_id = given
+        errors = _node_errors(answer)
+        if errors:
+            # ComfyUI runs the outputs that are valid. Like a local run, this one is complete or does not start.
+            await cancel(self.client, given)
+            raise PromptInvalid({}, errors)
+
+    async def _was_queued(self) -> bool:
+        pause = _FIRST_PAUSE
+        for _ in range(_LOOKS):
+            await asyncio.sleep(pause)
+            pause *= 2
+            try:
+                if await state_of(self.client, self.prompt_id) is not None:
+                    return True
+            except Unreachable:
+                return True  # not known, so that it is followed and never queued again
+        return False
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.stop:
+                return True
+            await asyncio.sleep(_TICK)
+        return bool(self.stop)
+
+    # --- following --------------------------------------------------------------------------------------------------
+
+    async def _follow(self, listener: Listener) -> RunResult:
+        ended_at: float | None = None
+        failing_since: float | None = None
+        next_look = 0.0
+        while True:
+            for kind, data in await listener.next(_TICK):
+                if self._events.message(kind, data) and ended_at is None:
+                    ended_at, next_look = time.monotonic(), 0.0
+            now = time.monotonic()
+            try:
+                if self.stop and now >= self._next_cancel:
+                    await self._cancel(now)
+                    next_look = 0.0
+                if now < next_look:
+                    continue
+                result = await self._look(ended_at is not None and now - ended_at < _CONFIRM)
+                failing_since = None
+            except (Unreachable, Refusal) as error:
+                if isinstance(error, Refusal) and error.status not in _BUSY:
+                    raise
+                self._check_stop(now)
+                if failing_since is None:
+                    failing_since = now
+                    say(f"note: {error} It is asked again for {self.patience():.0f} seconds.")
+                if now - failing_since > self.patience():
+                    raise Unreachable(str(error), sent=True) from error
+                next_look = self._next_cancel = now + COLD_POLL
+                continue
+            if result is not None:
+                return result
+            self._check_stop(now)
+            next_look = now + (LAST_POLL if ended_at else WARM_POLL if listener.connected else COLD_POLL)
+
+    async def _look(self, ending: bool) -> RunResult | None:
+        """The result of the run, None while it waits or runs.
+
+        Args:
+            ending: the socket has just reported the end, so that the history must show it soon.
+        """
+        state = await state_of(self.client, self.prompt_id)
+        if isinstance(state, PromptHistory):
+            return self._events.finish(state)
+        if state is not None or ending:
+            return None
+        if self._events.ending is not None:  # a server that keeps no history
+            return self._events.end(*self._events.ending)
+        if self._cancelled_at is not None:  # it was taken out of the queue
+            return self._events.end("execution_interrupted", {})
+        raise PromptUnknown(
+            f"The server {self.client.url} does not know the prompt {self.prompt_id}: it was restarted, or its history was "
+            "cleared."
+        )
+
+    async def _cancel(self, now: float) -> None:
+        if self._cancelled_at is None:
+            self._cancelled_at = now
+        self._next_cancel = now + COLD_POLL
+        await cancel(self.client, self.prompt_id)
+
+    def _check_stop(self, now: float) -> None:
+        if self.stop and self._cancelled_at is None:
+            self._cancelled_at = now
+        if self._cancelled_at is not None and now - self._cancelled_at > STOP_SECONDS:
+            raise Unconfirmed(f"{INTERRUPTED_SENTENCE} The server {self.client.url} has not confirmed it.")
+
+
+def _kind(data: Mapping[str, Any]) -> object:
+    error = data.get("error")
+    return error.get("type") if isinstance(error, dict) else None
+
+
+def _is_about_nodes(data: Mapping[str, Any]) -> bool:
+    return isinstance(data.get("node_errors"), (dict, list))
+
+
+def _node_errors(data: Mapping[str, Any]) -> dict[str, Any]:
+    errors = data.get("node_errors")
+    return errors if isinstance(errors, dict) else {}
+
+
+async def queue_ids(client: ServerClient) -> tuple[set[str], set[str]]:
+    """Return the ids of the prompts that run and of those that wait.
+
+    Raises:
+        ServerFailed: the server does not say.
+    """
+    data = await client.get_json("/queue")
+    if not isinstance(data, dict) or not {"queue_running", "queue_pending"} <= data.keys():
+        raise BadAnswer(f"The answer of {client.url}/queue is not a queue. Is it ComfyUI?")
+    found = []
+    for key in ("queue_running", "queue_pending"):
+        items = data[key] if isinstance(data[key], list) else []
+        found.append(
+            {item[1] for item in items if isinstance(item, list) and len(item) > 1 and isinstance(item[1], str)}
+        )
+    return found[0], found[1]
+
+
+async def state_of(client: ServerClient, prompt_id: str) -> PromptHistory | bool | None:
+    """Return what a server keeps of a prompt that has ended, True for one that waits or runs, None for an unknown one.
+
+    Raises:
+        ServerFailed: the server does not say.
+    """
+    for look in range(2):
+        data = await client.get_json(f"/history/{quote(prompt_id, safe='')}")
+        if not isinstance(data, dict):
+            raise BadAnswer(f"The answer of {client.url}/history is not a history. Is it ComfyUI?")
+        history = read_history(data.get(prompt_id))
+        if history is not None:
+            return history
+        # Looked at between two looks at the history, so that a prompt that ends meanwhile is not missed.
+        if look == 0 and prompt_id in set.union(*await queue_ids(client)):
+            return True
+    return None
+
+
+async def cancel(client: ServerClient, prompt_id: str) -> None:
+    """Take a prompt out of the queue, or interrupt it if it runs. Other prompts are left alone.
+
+    Raises:
+        ServerFailed: the server does not do it.
+    """
+    running, waiting = await queue_ids(client)
+    if prompt_id in waiting:
+        await client.post_json("/queue", {"delete": [prompt_id]})
+        running, _ = await queue_ids(client)  # it may have started before it was taken out
+    if prompt_id in running:
+        # ComfyUI before September 2025 ignores the id and interrupts whatever runs, which is this prompt.
+        await client.post_json("/interrupt", {"prompt_id": prompt_id})
