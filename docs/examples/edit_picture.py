@@ -1,4 +1,4 @@
-"""Edit a picture with nano, save the result, and ask about it: python docs/examples/edit_picture.py PICTURE PROMPT RESULT"""
+"""Edit an image with nano, save the result, and ask about it: python docs/examples/edit_picture.py IMAGE PROMPT RESULT"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from uniworld.uniworld_core import UniWorld
 
-SIDE = 128  # nano's pictures; UniWorld-V1's are about 1024
+SIDE = 128  # image size of nano, in pixels; that of UniWorld-V1 is about 1024
 
 
 def main(picture: str, prompt: str, result: str) -> None:

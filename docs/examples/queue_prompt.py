@@ -1,4 +1,4 @@
-"""Queue the edit workflow on a running `uniworld serve` and download the picture, with the standard library only.
+"""Queue the edit workflow on a running `uniworld serve` and download the image, with only the standard library.
 
 python docs/examples/queue_prompt.py PROMPT RESULT [URL]
 """

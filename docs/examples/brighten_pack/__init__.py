@@ -1,4 +1,4 @@
-"""A node pack of one node, in ComfyUI's V1 form: for `uniworld run --pack`, and for ComfyUI's `custom_nodes/`."""
+"""A node pack with one node in ComfyUI's V1 form, for `uniworld run --pack` and ComfyUI's `custom_nodes/`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Brighten:
-    """Adds light to pictures."""
+    """Makes images brighter."""
 
     CATEGORY = "example"
     RETURN_TYPES = ("IMAGE",)
