@@ -28,21 +28,21 @@ CHECKOUT_COMMANDS = {"test": "run the tests of this checkout"}
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line of the installed package and return the exit code."""
-    from .command_line import conclude, print_last_line
-    from .streams import make_lasting
+    from .command_line import exit_code_of, print_last_line
+    from .streams import protect_standard_streams
 
-    make_lasting()
+    protect_standard_streams()
     arguments = sys.argv[1:] if argv is None else argv
     answer = _answer_directly(arguments, COMMANDS)
     if answer is not None:
         return answer
     last_line = print_last_line if "--json" in arguments else None
-    return conclude(lambda: _entry_point(arguments)(arguments), "--debug" in arguments, last_line)
+    return exit_code_of(lambda: _entry_point(arguments)(arguments), "--debug" in arguments, last_line)
 
 
 def _entry_point(arguments: list[str]) -> Callable[[list[str]], int]:
     """Return the entry point of a command. Imported here, so that `uniworld train` does not import the server."""
-    from .command_line import described
+    from .command_line import describe_error
     from .uniworld_core.errors import RunFailed
 
     try:
@@ -51,13 +51,13 @@ def _entry_point(arguments: list[str]) -> Callable[[list[str]], int]:
         else:
             from .nodes.headless.cli import main as run_command
     except Exception as error:  # whatever importing a broken installation raises
-        raise RunFailed(f"uniworld cannot start: {described(error)}") from error
+        raise RunFailed(f"uniworld cannot start: {describe_error(error)}") from error
     return run_command
 
 
 def _main_in_checkout(arguments: list[str]) -> int:
     """Run a command in the checkout's virtual environment; create the environment first if needed."""
-    _load_file("uniworld_streams", ROOT / "streams.py").make_lasting()
+    _load_file("uniworld_streams", ROOT / "streams.py").protect_standard_streams()
     answer = _answer_directly(arguments, {**COMMANDS, **CHECKOUT_COMMANDS})
     if answer is not None:
         return answer

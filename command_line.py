@@ -1,6 +1,6 @@
-"""How a command of `uniworld` is read and how it ends: the parser, the exit codes, a sentence for whatever was raised.
+"""Command-line parsing, exit codes and error messages.
 
-Imports nothing that is installed, so that it can say that something is not.
+Imports no third-party package, so that a missing one can be reported.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .streams import lost, say
+from .streams import say, write_error
 from .uniworld_core.errors import RunFailed, UniWorldError
 
-# Exit codes: done; failed on the way, interrupted or a bug; bad usage, or a bad workflow, configuration or data.
+# Exit codes: success; a failure at run time, an interrupt or a bug; bad usage, or an invalid workflow, configuration or
+# data.
 DONE, FAILED, MISUSED = 0, 1, 2
 
 LastLine = Callable[[str, str, list[str]], None]
 
 _MAX_LENGTH = 1000
-# torch's errors that are RuntimeErrors and tell of the device or of the network. By name, as torch need not be there.
-_OF_THE_MACHINE = {"OutOfMemoryError", "AcceleratorError", "DistError"}
-# What the system says of a path that nothing can have, whatever is first to ask for it.
-_NO_NAMES = {errno.ENAMETOOLONG, errno.ELOOP}
+# torch's RuntimeErrors about the device or the network. Matched by name, because torch may not be installed.
+_ENVIRONMENT_ERRORS = {"OutOfMemoryError", "AcceleratorError", "DistError"}
+# These errors mean an invalid path, whichever call reports them first.
+_INVALID_PATH_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class UsageError(UniWorldError):
-    """The command line cannot be understood."""
+    """The command line is invalid."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises `UsageError`, and takes an option by its whole name only: the set-up of a checkout looks for it."""
+    """A parser that raises `UsageError` and accepts no abbreviated options: `bootstrap.py` matches options by name."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
@@ -42,13 +43,13 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{self.format_usage()}{self.prog}: error: {message}")
 
 
-def conclude(command: Callable[[], int], debug: bool, last_line: LastLine | None = None, speaker: str = "") -> int:
-    """Run a command and return its exit code. What it raises becomes a sentence on standard error.
+def exit_code_of(command: Callable[[], int], debug: bool, last_line: LastLine | None = None, prefix: str = "") -> int:
+    """Run a command and return its exit code. An exception is printed to standard error as one message.
 
     Args:
         debug: print the traceback as well.
-        last_line: writes the last line of --json from an event ("invalid" or "error"), the sentence and its problems.
-        speaker: stands before the sentence: which of several processes it comes from.
+        last_line: writes the last line of --json from an event ("invalid" or "error"), the message and its problems.
+        prefix: printed before the message, such as the rank of a distributed process.
     """
     try:
         return command()
@@ -57,7 +58,7 @@ def conclude(command: Callable[[], int], debug: bool, last_line: LastLine | None
         sentence = _sentence(error, debug)
         if debug and not isinstance(error, (KeyboardInterrupt, UsageError)):
             traceback.print_exc()
-        say(speaker + sentence)
+        say(prefix + sentence)
         if last_line is not None:
             problems = error.problems if isinstance(error, UniWorldError) else [sentence]
             last_line("invalid" if misused else "error", sentence, problems)
@@ -66,7 +67,7 @@ def conclude(command: Callable[[], int], debug: bool, last_line: LastLine | None
 
 def _is_misuse(error: BaseException) -> bool:
     if isinstance(error, OSError):
-        return error.errno in _NO_NAMES
+        return error.errno in _INVALID_PATH_ERRORS
     if type(error) is RuntimeError and str(error).startswith("Symlink loop"):  # pathlib's ELOOP before Python 3.13
         return True
     return isinstance(error, UniWorldError) and not isinstance(error, RunFailed)
@@ -80,54 +81,54 @@ def _sentence(error: BaseException, debug: bool) -> str:
     if _is_misuse(error):
         what = f"'{error.filename}' cannot be used: {error.strerror}" if isinstance(error, OSError) else str(error)
         return f"{what}. Check the path."
-    return unexpected(error, debug)
+    return unexpected_error(error, debug)
 
 
-def unexpected(error: BaseException, debug: bool) -> str:
-    """What to say of an exception that is not the user's fault: that of the machine, or a bug."""
+def unexpected_error(error: BaseException, debug: bool) -> str:
+    """Return the message for an exception that is not the user's fault: a failure of the machine, or a bug."""
     if is_bug(error):
         note = bug_note("above") if debug else bug_note(first="run again with --debug and ")
-        return f"uniworld failed: {described(error)}. {note}"
-    return described(error) + ("" if debug else " (run again with --debug for details)")
+        return f"uniworld failed: {describe_error(error)}. {note}"
+    return describe_error(error) + ("" if debug else " (run again with --debug for details)")
 
 
 def is_bug(error: BaseException) -> bool:
-    """Whether an exception is this package's own fault: not the user's, and not the machine's (memory, disk, installation)."""
+    """Whether an exception is a bug of this package, rather than a user error or a failure of memory, disk or installation."""
     if isinstance(error, (UniWorldError, OSError, MemoryError, ImportError, KeyboardInterrupt)):
         return False
-    return _OF_THE_MACHINE.isdisjoint(kind.__name__ for kind in type(error).__mro__)
+    return _ENVIRONMENT_ERRORS.isdisjoint(kind.__name__ for kind in type(error).__mro__)
 
 
 def bug_note(where: str = "", first: str = "") -> str:
-    """What to do about a bug, as a sentence. No tracker of this package is named anywhere, so none is named here.
+    """Return a sentence that asks the user to report a bug. It names no issue tracker, since none is published yet.
 
     Args:
-        where: the traceback is found.
-        first: what has to be done before.
+        where: where the traceback is, such as "above".
+        first: what to do before reporting, such as "run again with --debug and ".
     """
     return f"This is a bug of uniworld: {first}report it to its developers with the traceback {where}".rstrip() + "."
 
 
-def described(error: BaseException) -> str:
-    """Type and text of an exception on one line, without a full stop; whole dumps are cut off."""
-    text = " ".join(str(error).split()).rstrip(".")
-    whole = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return whole if len(whole) <= _MAX_LENGTH else whole[: _MAX_LENGTH - 3] + "..."
+def describe_error(error: BaseException) -> str:
+    """Return the type and message of an exception on one line, without a full stop, truncated to `_MAX_LENGTH`."""
+    message = " ".join(str(error).split()).rstrip(".")
+    line = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return line if len(line) <= _MAX_LENGTH else line[: _MAX_LENGTH - 3] + "..."
 
 
-def code_with_output(code: int, output_is_result: bool) -> int:
-    """The exit code of a command when it is taken into account whether its output has arrived.
+def checked_exit_code(code: int, output_is_result: bool) -> int:
+    """Return a command's exit code, or FAILED if its result could not be printed.
 
     Args:
-        output_is_result: what it printed is all that it was to do.
+        output_is_result: printing was the command's purpose, so that lost output is a failure.
     """
-    error = lost(sys.stdout)
+    error = write_error(sys.stdout)
     if error is None:
         return code
-    say(f"Standard output could not be written: {error.strerror}. What was printed is incomplete.")
+    say(f"Standard output could not be written: {error.strerror}. The output is incomplete.")
     return FAILED if code == DONE and output_is_result else code
 
 
 def print_last_line(event: str, sentence: str, problems: list[str]) -> None:
-    """The last line of --json, where nothing else has been printed."""
+    """Print the last line of --json, for a command that has printed nothing else."""
     print(json.dumps({"event": event, "message": sentence, "problems": problems}), flush=True)

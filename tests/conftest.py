@@ -1,4 +1,4 @@
-"""Lets the tests import the checkout as `uniworld`, whatever its folder is called and whether or not it is installed."""
+"""Imports the checkout as `uniworld`, whatever its folder is called and whether or not it is installed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Tests that share the cores with others take one each: threads that wait for one another cost more than they bring.
+# Test processes that share the cores use one thread each: more threads than cores wait for one another and are slower.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Shells start what runs in the background with Ctrl-C ignored, which children inherit: no test may depend on that.
+# Shells start background jobs with SIGINT ignored, and children inherit that. Tests of Ctrl-C must work there too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def import_checkout() -> None:
-    """Register the repository root as the package `uniworld`, unless that is what would be imported anyway."""
+    """Register the repository root as the package `uniworld`, unless `import uniworld` already finds it."""
     spec = importlib.util.find_spec("uniworld")
     if spec is not None and spec.origin is not None and Path(spec.origin).resolve() == ROOT / "__init__.py":
         return
@@ -50,8 +50,8 @@ def import_checkout() -> None:
 import_checkout()
 
 
-# Files that take longest, and their seconds of one core, about (on a CPU without instructions for bfloat16). They come
-# first where several processes share the files: else one would work through them at the end while the others idle.
+# The slowest test files with their approximate seconds on one core, without bfloat16 instructions. They run first:
+# otherwise one process would run them at the end while the others are idle.
 SECONDS = {
     "training/shapes/nano/test_nano.py": 250,
     "browser/test_content.py": 120,
@@ -72,14 +72,14 @@ SECONDS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; in a file, and among all others, the order stays."""
+    """Sort the slowest files first; the order is otherwise kept."""
     seconds = {Path(__file__).parent / name: time for name, time in SECONDS.items()}
-    if gone := [str(file) for file in seconds if not file.is_file()]:
-        raise pytest.UsageError(f"SECONDS names files that are not there: {', '.join(gone)}.")
+    if missing := [str(file) for file in seconds if not file.is_file()]:
+        raise pytest.UsageError(f"SECONDS names files that do not exist: {', '.join(missing)}.")
     items.sort(key=lambda item: -seconds.get(item.path, 0))
 
 
-# --- the shipped tiny model and the numbers that the published implementation gives on it ---------------------------
+# --- the shipped tiny model and the published implementation's outputs on it ------------------------------------------
 
 DATA = ROOT / "tests" / "data"
 TINY = ROOT / "uniworld_core" / "shipped" / "tiny"
@@ -87,10 +87,10 @@ TINY = ROOT / "uniworld_core" / "shipped" / "tiny"
 
 @dataclass(frozen=True)
 class Golden:
-    """Golden numbers and the checkpoint they were made on.
+    """Golden numbers and the checkpoint that they were computed on.
 
-    `UNIWORLD_GOLDEN` may name another folder with `golden.safetensors`, `cases.json`, `images/` and the models
-    `uniworld/`, `flux/` and `siglip/`; the shipped one keeps its models with the package.
+    `UNIWORLD_GOLDEN` selects another folder with `golden.safetensors`, `cases.json`, `images/` and the models
+    `uniworld/`, `flux/` and `siglip/`. The default uses the models that ship with the package.
     """
 
     folder: Path
@@ -123,7 +123,7 @@ def golden_source() -> Golden:
 
 @pytest.fixture(scope="session")
 def golden_data() -> Golden:
-    """The golden folder: the one that UNIWORLD_GOLDEN names, else the shipped one."""
+    """The golden folder: UNIWORLD_GOLDEN, or the default one."""
     return golden_source()
 
 

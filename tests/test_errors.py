@@ -1,4 +1,4 @@
-"""Whose fault an error is: the user's is exit code 2, a bug or the machine's is 1, and no sentence is a traceback."""
+"""Exit codes and messages: a user error exits with 2, a bug or a failure of the machine with 1, and none is a traceback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from uniworld.command_line import MISUSED, UsageError, conclude, described, is_bug, print_last_line
+from uniworld.command_line import MISUSED, UsageError, describe_error, exit_code_of, is_bug, print_last_line
 from uniworld.training.data.published import BadData
 from uniworld.uniworld_core.errors import RunFailed, UniWorldError
 
@@ -55,10 +55,10 @@ def raising(error: BaseException) -> int:
         (OUT_OF_MEMORY("CUDA"), 1, "OutOfMemoryError: CUDA (run again with --debug for details)"),
     ],
 )
-def test_the_code_and_the_sentence_tell_whose_fault_it_was(
+def test_exit_code_and_message_of_an_error(
     error: BaseException, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert conclude(lambda: raising(error), debug=False, last_line=print_last_line) == code
+    assert exit_code_of(lambda: raising(error), debug=False, last_line=print_last_line) == code
     out, err = capsys.readouterr()
     assert err == f"{sentence}\n"
     assert json.loads(out) == {
@@ -67,44 +67,44 @@ def test_the_code_and_the_sentence_tell_whose_fault_it_was(
 
 
 def test_an_error_of_numpy_is_a_bug_and_its_traceback_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
-    assert conclude(lambda: reshape() or 0, debug=True) == 1
+    assert exit_code_of(lambda: reshape() or 0, debug=True) == 1
     err = capsys.readouterr().err
     assert err.startswith("Traceback")
     assert err.splitlines()[-1].endswith("report it to its developers with the traceback above.")
 
 
-def test_every_problem_is_told_and_by_which_process(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_problem_is_listed_with_the_prefix_of_its_process(capsys: pytest.CaptureFixture[str]) -> None:
     error = UniWorldError("Two things.", ["one", "two"])
-    assert conclude(lambda: raising(error), debug=False, last_line=print_last_line, speaker="process 1: ") == 2
+    assert exit_code_of(lambda: raising(error), debug=False, last_line=print_last_line, prefix="process 1: ") == 2
     out, err = capsys.readouterr()
     assert json.loads(out)["problems"] == ["one", "two"]
     assert err == "process 1: Two things.\n"
 
 
-def test_torch_s_own_errors_of_the_machine_are_no_bugs() -> None:
+def test_device_and_network_errors_of_torch_are_not_bugs() -> None:
     torch = pytest.importorskip("torch")
     assert not is_bug(torch.OutOfMemoryError("CUDA out of memory"))
     assert not is_bug(torch.distributed.DistNetworkError("gone"))
     assert is_bug(RuntimeError("shapes do not match"))
 
 
-def test_a_dump_is_cut_off() -> None:
-    assert len(described(RuntimeError("x" * 10_000))) == 1000
+def test_a_long_message_is_truncated() -> None:
+    assert len(describe_error(RuntimeError("x" * 10_000))) == 1000
 
 
-def test_errors_reach_another_process_whole() -> None:
+def test_errors_keep_their_problems_when_pickled() -> None:
     for error in (UniWorldError("a", ["b", "c"]), BadData(Path("list.txt"), ["b", "c"])):
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again), again.problems) == (type(error), str(error), ["b", "c"])
 
 
-def test_a_command_whose_result_could_not_be_written_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from uniworld.command_line import code_with_output
+def test_a_command_fails_if_its_result_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    from uniworld.command_line import checked_exit_code
 
     class Full(io.StringIO):
         def flush(self) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(sys, "stdout", Full())
-    assert (code_with_output(0, output_is_result=True), code_with_output(0, output_is_result=False)) == (1, 0)
-    assert code_with_output(2, output_is_result=True) == 2
+    assert (checked_exit_code(0, output_is_result=True), checked_exit_code(0, output_is_result=False)) == (1, 0)
+    assert checked_exit_code(2, output_is_result=True) == 2

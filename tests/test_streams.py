@@ -1,4 +1,4 @@
-"""No output channel ends a command: full disks, closed descriptors, readers that have gone or have stopped reading."""
+"""No output channel can abort a command: full disks, closed descriptors, and readers that exit or stop reading."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from uniworld.streams import LastingStream, lost, progress_bar, say
+from uniworld.streams import ResilientStream, progress_bar, say, write_error
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="descriptors as POSIX has them")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX descriptors")
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = '{"1": {"class_type": "LoadImage", "inputs": {"image": "shapes.png"}}, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "p"}}}'
 
 
 def stream_to(descriptor: int, patience: float | None = 0.1) -> io.TextIOWrapper:
-    raw = LastingStream(io.FileIO(descriptor, "w", closefd=False), patience)
+    raw = ResilientStream(io.FileIO(descriptor, "w", closefd=False), patience)
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="replace", line_buffering=True)
 
 
@@ -41,61 +41,61 @@ def test_what_is_written_arrives(pipe):
     stream = stream_to(pipe[1])
     print("é" * 1500, file=stream)
     assert os.read(pipe[0], 10_000).decode() == "é" * 1500 + "\n"
-    assert lost(stream) is None
+    assert write_error(stream) is None
     assert stream.fileno() == pipe[1]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
-def test_a_full_disk_loses_text_and_no_more():
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_only_loses_text():
     with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123
         stream = stream_to(full.fileno())
         print("lost", file=stream)
         stream.flush()
-        assert lost(stream).errno == errno.ENOSPC
+        assert write_error(stream).errno == errno.ENOSPC
 
 
-def test_a_descriptor_that_was_closed_meanwhile_loses_text_and_no_more(pipe):
+def test_a_descriptor_closed_later_only_loses_text(pipe):
     stream = stream_to(pipe[1])
     os.close(pipe[1])
     print("lost", file=stream)
-    assert lost(stream).errno == errno.EBADF
+    assert write_error(stream).errno == errno.EBADF
 
 
-def test_a_reader_that_has_gone_is_no_fault(pipe):
+def test_a_reader_that_exits_is_not_an_error(pipe):
     stream = stream_to(pipe[1])
     os.close(pipe[0])
     print("unread", file=stream)
-    assert lost(stream) is None
+    assert write_error(stream) is None
 
 
-def test_a_reader_that_has_stopped_is_waited_for_once_and_heard_again(pipe):
+def test_a_reader_that_stops_is_waited_for_once_and_may_resume(pipe):
     stream = stream_to(pipe[1])
-    began = time.monotonic()
+    start = time.monotonic()
     for _ in range(400):
-        print("x" * 1000, file=stream)  # far more than a pipe holds
-    assert time.monotonic() - began < 5
-    assert lost(stream).errno == errno.EAGAIN
+        print("x" * 1000, file=stream)  # far more than a pipe can buffer
+    assert time.monotonic() - start < 5
+    assert write_error(stream).errno == errno.EAGAIN
     os.read(pipe[0], 1 << 20)
-    print("heard", file=stream)
-    assert os.read(pipe[0], 1 << 20).endswith(b"heard\n")
+    print("resumed", file=stream)
+    assert os.read(pipe[0], 1 << 20).endswith(b"resumed\n")
 
 
-def test_a_stream_without_a_file_takes_everything():
-    stream = io.TextIOWrapper(io.BufferedWriter(LastingStream(None)), line_buffering=True)
+def test_a_stream_without_a_file_accepts_everything():
+    stream = io.TextIOWrapper(io.BufferedWriter(ResilientStream(None)), line_buffering=True)
     assert not stream.isatty()
     print("lost", file=stream)
-    assert lost(stream).errno == errno.EBADF
+    assert write_error(stream).errno == errno.EBADF
 
 
 class Broken(io.StringIO):
-    """A stream in the place of the process's own that fails at everything."""
+    """A replacement for standard error whose every write fails."""
 
     def write(self, text: str) -> int:
         raise OSError(errno.EIO, "the terminal has gone")
 
 
 @pytest.mark.parametrize("stream", [None, Broken(), io.StringIO()])
-def test_sentences_for_people_never_fail(monkeypatch, stream):
+def test_say_never_fails(monkeypatch, stream):
     if isinstance(stream, io.StringIO) and not isinstance(stream, Broken):
         stream.close()
     monkeypatch.setattr(sys, "stderr", stream)
@@ -117,7 +117,7 @@ def command(*arguments: str) -> list[str]:
         "<&- >&- 2>&-",
     ],
 )
-def test_a_run_without_output_channels_is_done(tmp_path, redirection):
+def test_a_run_without_output_channels_succeeds(tmp_path, redirection):
     (tmp_path / "w.json").write_text(PICTURE)
     shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *command("run", "w.json", "--json")]
     assert subprocess.run(shell, cwd=tmp_path, timeout=60, stdin=subprocess.DEVNULL).returncode == 0
@@ -125,7 +125,7 @@ def test_a_run_without_output_channels_is_done(tmp_path, redirection):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_when_its_reader_goes(tmp_path):
+def test_a_run_continues_when_its_reader_exits(tmp_path):
     (tmp_path / "w.json").write_text(PICTURE)
     shell = ["bash", "-o", "pipefail", "-c", '"$@" | true', "bash", *command("run", "w.json", "--json")]
     assert subprocess.run(shell, cwd=tmp_path, timeout=60, stderr=subprocess.DEVNULL).returncode == 0
@@ -135,7 +135,7 @@ def test_a_run_goes_on_when_its_reader_goes(tmp_path):
 @pytest.mark.parametrize(
     "arguments", [["nodes"], pytest.param(["check", "edit", "--api", "-"], marks=pytest.mark.slow)]
 )
-def test_output_that_is_the_result_and_could_not_be_written_is_a_failure(arguments):
+def test_a_result_that_cannot_be_written_is_a_failure(arguments):
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         done = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 1
@@ -151,7 +151,7 @@ class Fragile(io.StringIO):
         return super().write(text)
 
 
-def test_a_bar_that_cannot_be_drawn_keeps_no_other_thread_from_drawing_one() -> None:
+def test_a_bar_that_cannot_be_drawn_does_not_block_bars_of_other_threads() -> None:
     def draw(file: Fragile, broken: bool) -> None:
         bar = progress_bar(total=2, file=file)
         file.broken = broken
@@ -164,10 +164,10 @@ def test_a_bar_that_cannot_be_drawn_keeps_no_other_thread_from_drawing_one() -> 
         thread = threading.Thread(target=draw, args=(Fragile(), broken), daemon=True)
         thread.start()
         thread.join(10)
-        assert not thread.is_alive(), "it waits for the lock that the first one holds"
+        assert not thread.is_alive(), "it waits for the lock that the first bar still holds"
 
 
-def test_every_bar_is_such_a_one() -> None:
+def test_every_progress_bar_is_created_in_streams() -> None:
     files = [
         *ROOT.glob("*.py"),
         *(file for room in ("uniworld_core", "nodes", "training") for file in (ROOT / room).rglob("*.py")),

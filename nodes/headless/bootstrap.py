@@ -1,10 +1,9 @@
-"""Gives a checkout a virtual environment of its own, once, and runs commands in it.
+"""Create the virtual environment of a checkout, once, and run commands in it.
 
-Imports the standard library only, and is loaded by its path: when it runs, nothing is installed yet. It must be
-readable by old Pythons, to say that it is too old.
+This file is loaded by its path and imports only the standard library: when it runs, nothing is installed yet. That is
+also why it does not use filelock. Its syntax must work in old Pythons, which get a message about their version.
 
-Where uv is installed, `uv run --extra serve uniworld serve` does as much; this is for who has Python alone. Its lock is
-its own for the same reason, and not filelock's.
+With uv installed, `uv run --extra serve uniworld serve` does the same; this module is for users who have only Python.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 OLDEST_PYTHON = (3, 10)
-# What the environment is made from: when one of these changes, it is brought up to date.
+# Files that determine the packages. The environment is updated when one of them changes.
 SOURCES = ("pyproject.toml", "constraints.txt", "requirements.txt")
-# These two lie inside the environment. The first shows that we made it, and is held while it is made; the second is
-# written when it is whole.
+# Files inside the environment. The lock marks the environment as ours and is held during setup; the stamp is written once
+# setup is complete.
 LOCK, STAMP = "uniworld.lock", "uniworld.stamp"
-# The tests run on all cores, at most four, as a process of them takes up to 3 GB; each file's in one process, which then
-# makes its fixtures once, in the order that tests/conftest.py gives. `test -n0` runs them in one.
+# One test process per core, but at most four, because each takes up to 3 GB. A file's tests share a process, so that its
+# fixtures are created once; tests/conftest.py orders the files. `test -n0` runs everything in a single process.
 TEST_OPTIONS = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 # The extras of pyproject.toml that commands need, and options of a command beyond that.
@@ -44,15 +43,17 @@ OPTION_EXTRAS = {
 
 
 class SetupError(Exception):
-    """The environment cannot be made; the text says why and what mends it."""
+    """The environment cannot be set up. The message says why and how to fix it."""
 
 
 def run_in_environment(root: Path, arguments: list[str]) -> int:
     """Run `uniworld ARGUMENTS`, or the tests, in the environment of the checkout at `root`."""
     if sys.version_info < OLDEST_PYTHON:
-        wanted = ".".join(map(str, OLDEST_PYTHON))
-        told = f"This is Python {sys.version.split()[0]}; {wanted} or newer is needed. Start it with a newer one."
-        return _fail(told, "--json" in arguments)
+        required = ".".join(map(str, OLDEST_PYTHON))
+        message = (
+            f"uniworld needs Python {required} or newer, and this is {sys.version.split()[0]}. Use a newer Python."
+        )
+        return _fail(message, "--json" in arguments)
     testing = arguments[0] == "test"
     as_json = "--json" in arguments
     try:
@@ -62,12 +63,12 @@ def run_in_environment(root: Path, arguments: list[str]) -> int:
     except OSError as error:  # a full disk, or a folder that this user may not write to
         reason = f"{error.strerror or error}: '{error.filename}'" if error.filename else str(error)
         return _fail(
-            f"The environment '{root / '.venv'}' cannot be set up ({reason}). Free space, or use a copy of this folder "
-            "that you can write to.",
+            f"The environment '{root / '.venv'}' cannot be set up ({reason}). Free disk space, or use a writable copy of "
+            "this folder.",
             as_json,
         )
     except KeyboardInterrupt:
-        return _fail("The set-up was interrupted. Run the command again to finish it.", as_json)
+        return _fail("Setup was interrupted. Run the command again to finish it.", as_json)
     if testing:
         os.chdir(root)
         return _replace_process([str(_script(environment, "pytest")), *TEST_OPTIONS, *arguments[1:]])
@@ -75,38 +76,41 @@ def run_in_environment(root: Path, arguments: list[str]) -> int:
 
 
 def _extras_for(arguments: list[str]) -> list[str]:
-    """The extras of pyproject.toml that a command needs with these options."""
+    """Return the extras of pyproject.toml that a command needs with these options."""
     options = {argument.partition("=")[0] for argument in arguments[1:]}
-    wanted = [COMMAND_EXTRAS.get(arguments[0]), *(OPTION_EXTRAS.get((arguments[0], option)) for option in options)]
-    return sorted(extra for extra in wanted if extra)
+    extras = [COMMAND_EXTRAS.get(arguments[0]), *(OPTION_EXTRAS.get((arguments[0], option)) for option in options)]
+    return sorted(extra for extra in extras if extra)
 
 
 def ensure_environment(root: Path, extras: list[str]) -> Path:
-    """The checkout's environment `.venv`, with the package and the extras installed; made or mended if need be.
+    """Return the checkout's environment `.venv`, with the package and the extras installed.
+
+    Creates, completes or updates the environment as needed.
 
     Raises:
-        SetupError: it cannot be made.
+        SetupError: the environment cannot be set up.
     """
     environment = root / ".venv"
     if _is_ready(root, environment, extras):
         return environment
-    # Looked at once: another start makes the folder and then the lock, before anything else lies in it.
+    # The folder is listed once: a concurrent setup creates the lock before any other file, so files without a lock are
+    # somebody else's.
     names = {entry.name for entry in environment.iterdir()} if environment.is_dir() else set()
     if names and LOCK not in names:
         raise SetupError(
-            f"'{environment}' is an environment that this command did not make. Move it away, or use it yourself: "
+            f"'{environment}' was not created by this command. Move it away, or install into it yourself: "
             f"'{_python(environment)} -m pip install -e .'"
         )
     environment.mkdir(exist_ok=True)
     with _locked(environment / LOCK):
-        # Another start of this command may have done the work while we waited.
+        # Another process may have finished the setup while this one waited for the lock.
         if not _is_ready(root, environment, extras):
-            _make(root, environment, extras)
+            _set_up(root, environment, extras)
     return environment
 
 
 def _key(root: Path) -> str:
-    """What the environment depends on: the Python it is made with, where it lies, and what it is made from."""
+    """Return a digest of what the environment depends on: Python, platform, location and `SOURCES`."""
     digest = hashlib.sha256(f"{sys.version_info[:2]} {sysconfig.get_platform()} {root}".encode())
     for name in SOURCES:
         path = root / name
@@ -127,46 +131,46 @@ def _is_ready(root: Path, environment: Path, extras: list[str]) -> bool:
     return stamp.get("key") == _key(root) and set(extras) <= set(stamp.get("extras", ()))
 
 
-def _make(root: Path, environment: Path, extras: list[str]) -> None:
+def _set_up(root: Path, environment: Path, extras: list[str]) -> None:
     stamp = _read_stamp(environment)
     (environment / STAMP).unlink(missing_ok=True)
     if stamp.get("python") != list(sys.version_info[:2]):
-        # Nothing there, another Python, or a set-up that was interrupted: begin anew.
-        _say(f"Making the virtual environment '{environment}' (only this once).")
+        # The environment is empty, of another Python, or was left by an interrupted setup: start from scratch.
+        _say(f"Creating the virtual environment '{environment}' (first use only).")
         _clear(environment)
         pip = _create(environment)
-        _say("Installing packages into it; PyTorch is large, so this takes some minutes.")
+        _say("Installing packages. PyTorch is large, so this takes a few minutes.")
     else:
-        _say(f"Bringing the packages in '{environment}' up to date; this may take some minutes.")
+        _say(f"Updating the packages in '{environment}'. This may take a few minutes.")
         pip = _pip(environment)
-    wanted = sorted({*extras, *stamp.get("extras", ())})
-    target = f".[{','.join(wanted)}]" if wanted else "."
+    all_extras = sorted({*extras, *stamp.get("extras", ())})
+    target = f".[{','.join(all_extras)}]" if all_extras else "."
     constraints = ["-c", "constraints.txt"] if (root / "constraints.txt").is_file() else []
     install = [*pip, "install", "--disable-pip-version-check", *constraints, "-e", target]
-    # In a file or a pipe, the lines of the phases are enough.
+    # In a log file, the lines printed above are enough; pip's progress is for terminals.
     if _on_a_terminal():
         _call([*install, "--progress-bar", "raw" if _has_raw_progress(pip) else "off"], root, PipProgress().read)
     else:
         _call(install, root)
-    done = {"key": _key(root), "python": list(sys.version_info[:2]), "extras": wanted}
+    done = {"key": _key(root), "python": list(sys.version_info[:2]), "extras": all_extras}
     part = environment / (STAMP + ".part")
     part.write_text(json.dumps(done), encoding="utf-8")
     part.replace(environment / STAMP)
-    _say("The set-up is done.")
+    _say("Setup is complete.")
 
 
 def _create(environment: Path) -> list[str]:
-    """Make an empty environment; returns the command that starts a pip for it."""
+    """Create an empty environment and return the command that runs pip for it."""
     if importlib.util.find_spec("venv") is None:
-        raise SetupError(_no_venv("the module 'venv'"))
+        raise SetupError(_missing_module("the module 'venv'"))
     if importlib.util.find_spec("ensurepip") is not None:
         _call([sys.executable, "-m", "venv", str(environment)])
         return _pip(environment)
-    # Debian keeps ensurepip in a package of its own. The system's pip can install into an environment without pip.
+    # Debian packages ensurepip separately. The system's pip can install into an environment without pip.
     _call([sys.executable, "-m", "venv", "--without-pip", str(environment)])
     pip = [sys.executable, "-m", "pip", "--python", str(_python(environment))]
     if importlib.util.find_spec("pip") is None or subprocess.run([*pip, "--version"], capture_output=True).returncode:
-        raise SetupError(_no_venv("the module 'ensurepip' and has no pip of version 22.3 or newer"))
+        raise SetupError(_missing_module("the module 'ensurepip', and pip 22.3 or newer"))
     return pip
 
 
@@ -177,22 +181,22 @@ def _pip(environment: Path) -> list[str]:
     return [sys.executable, "-m", "pip", "--python", str(_python(environment))]
 
 
-def _no_venv(what: str) -> str:
+def _missing_module(what: str) -> str:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     return (
-        f"This Python lacks {what}, so no virtual environment can be made. On Debian or Ubuntu: "
-        f"'sudo apt install python{version}-venv'; elsewhere install Python from python.org."
+        f"This Python lacks {what}, so a virtual environment cannot be created. On Debian or Ubuntu, run "
+        f"'sudo apt install python{version}-venv'; elsewhere, install Python from python.org."
     )
 
 
 def _call(command: list[str], folder: Path | None = None, watch: Callable[[str], bool] | None = None) -> None:
-    """Run a set-up command. What it prints is shown only when it fails, and then on standard error.
+    """Run a setup command. Its output is printed, to standard error, only if it fails.
 
     Args:
-        watch: gets each line as it comes, and returns whether the line is worth showing after a failure.
+        watch: called with each line of output; returns whether to print the line after a failure.
     """
     settings = {name: value for name, value in os.environ.items() if name not in _FOREIGN_SETTINGS}
-    # A pip.conf that says "user" or asks for an active environment would stop pip here.
+    # Override a pip.conf with `user` or `require-virtualenv`, which would make pip refuse to install here.
     settings.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0")
     lines = []
     with subprocess.Popen(
@@ -210,32 +214,32 @@ def _call(command: list[str], folder: Path | None = None, watch: Callable[[str],
         _say("\n".join(lines))
         shown = " ".join(command)
         raise SetupError(
-            f"'{shown}' failed (see above). Mend what it says, for instance the network, and run this again."
+            f"'{shown}' failed (see above). Fix the cause, such as a missing network connection, and run this again."
         )
 
 
 class PipProgress:
-    """Says in plain lines what a running `pip install` does: its large downloads, how far they are, the installation."""
+    """Reports the progress of `pip install` as plain lines: large downloads, and the installation."""
 
-    LARGE = 10  # MB; smaller downloads are over before anybody wonders
-    PAUSE = 5.0  # seconds between two lines on one download
+    LARGE = 10  # MB; smaller downloads finish within seconds and are not reported
+    PAUSE = 5.0  # seconds between two lines about the same download
 
     def __init__(self) -> None:
         self._name, self._last = "", 0.0
 
     def read(self, line: str) -> bool:
-        """Take one line of pip's output; False for a line that only counts bytes."""
+        """Process one line of pip's output. Returns False for a line that only reports a byte count."""
         words = line.split()
         if len(words) == 4 and words[0] == "Progress" and words[2] == "of":
             self._count(words[1], words[3])
             return False
         if len(words) == 4 and words[0] == "Downloading":  # torch-2.13.0-cp312-...whl (899.8 MB)
-            self._begin(words[1], words[2].strip("("), words[3].strip(")"))
+            self._start_download(words[1], words[2].strip("("), words[3].strip(")"))
         elif line.startswith("Installing collected packages:"):
             _say(f"Installing {len(line.partition(':')[2].split(','))} packages.")
         return True
 
-    def _begin(self, file: str, size: str, unit: str) -> None:
+    def _start_download(self, file: str, size: str, unit: str) -> None:
         self._name, self._last = " ".join(file.rpartition("/")[2].split("-")[:2]), time.monotonic()
         if unit == "GB" or (unit == "MB" and float(size) >= self.LARGE):
             _say(f"Downloading {self._name} ({size} {unit}).")
@@ -252,9 +256,9 @@ def _on_a_terminal() -> bool:
 
 
 def _has_raw_progress(pip: list[str]) -> bool:
-    """Whether this pip can count its bytes line by line, as 24.1 and later do."""
-    told = subprocess.run([*pip, "--version"], capture_output=True, text=True).stdout.split()
-    version = told[1].split(".")[:2] if len(told) > 1 else []
+    """Whether this pip supports `--progress-bar raw`: version 24.1 and later do."""
+    words = subprocess.run([*pip, "--version"], capture_output=True, text=True).stdout.split()
+    version = words[1].split(".")[:2] if len(words) > 1 else []
     return all(part.isdigit() for part in version) and tuple(map(int, version)) >= (24, 1)
 
 
@@ -262,7 +266,7 @@ _FOREIGN_SETTINGS = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "__
 
 
 def _clear(environment: Path) -> None:
-    """Empty the folder but for the lock, which is held and cannot go on Windows."""
+    """Empty the folder except for the lock: this process holds it, and Windows cannot delete an open file."""
     for entry in environment.iterdir():
         if entry.name == LOCK:
             continue
@@ -282,7 +286,7 @@ def _script(environment: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that two starts of this command cannot both have; it ends with the process at the latest."""
+    """Hold an exclusive lock on a file; the system releases it if the process dies."""
     with path.open("a+") as file:
         if sys.platform == "win32":
             import msvcrt
@@ -299,29 +303,29 @@ def _locked(path: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                _say("Another start of this command is setting up the environment; waiting for it.")
+                _say("Another process is setting up the environment; waiting for it.")
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _replace_process(command: list[str]) -> int:
-    """Go on as `command`. On Windows, where a process cannot be replaced, wait for it and return its exit code."""
+    """Replace this process by `command`. On Windows, which has no exec, run it and return its exit code."""
     sys.stdout.flush()
     sys.stderr.flush()
     if os.name != "nt":
         os.execv(command[0], command)
     process = subprocess.Popen(command)
-    # Ctrl-C reaches both of us; the command decides what to do about it.
+    # Ctrl-C reaches both processes; only the command handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return process.wait()
 
 
-def _fail(sentence: str, as_json: bool) -> int:
-    _say(sentence)
-    if as_json:  # which promises a last line on standard output
-        print(json.dumps({"event": "error", "message": sentence, "problems": [sentence]}), flush=True)
+def _fail(message: str, as_json: bool) -> int:
+    _say(message)
+    if as_json:  # --json guarantees a last line on standard output
+        print(json.dumps({"event": "error", "message": message, "problems": [message]}), flush=True)
     return 1
 
 
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

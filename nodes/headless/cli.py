@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...command_line import DONE, FAILED, MISUSED, Parser, code_with_output, conclude
+from ...command_line import DONE, FAILED, MISUSED, Parser, checked_exit_code, exit_code_of
 from ...streams import say
 from ...uniworld_core.errors import UniWorldError, shown
 from ...uniworld_core.loading.memory import ModelMemory, default_budget
@@ -52,14 +52,14 @@ def main(argv: list[str]) -> int:
         if "--json" in argv and not report.finished:
             report.line(event, message=sentence, problems=problems)
 
-    return conclude(lambda: _run_command(argv, report), "--debug" in argv, last_line)
+    return exit_code_of(lambda: _run_command(argv, report), "--debug" in argv, last_line)
 
 
 def _run_command(argv: list[str], report: JsonRunReport) -> int:
     arguments = build_parser().parse_args(argv)
     arguments.report = report
     output_is_result = arguments.command == "nodes" or is_stdout(getattr(arguments, "api", None) or "")
-    return code_with_output(arguments.handler(arguments), output_is_result)
+    return checked_exit_code(arguments.handler(arguments), output_is_result)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from ...command_line import DONE, Parser, UsageError, code_with_output, conclude
+from ...command_line import DONE, Parser, UsageError, checked_exit_code, exit_code_of
 from .command import Command
 from .convert import CONVERT_COMMANDS
 from .data import DATA_COMMANDS
@@ -27,8 +27,8 @@ def main(argv: list[str]) -> int:
     The same under torchrun, where every process runs it: `torchrun --nproc-per-node 2 -m uniworld train ...`.
     """
     rank = os.environ.get("RANK", "0")
-    speaker = "" if rank == "0" else f"process {rank}: "
-    return conclude(lambda: _run(argv), "--debug" in argv, speaker=speaker)
+    prefix = "" if rank == "0" else f"process {rank}: "
+    return exit_code_of(lambda: _run(argv), "--debug" in argv, prefix=prefix)
 
 
 def _run(argv: list[str]) -> int:
@@ -39,7 +39,7 @@ def _run(argv: list[str]) -> int:
     arguments = _parser(words, command).parse_args(argv[len(words) :])
     with _terminable():
         code = command.run(arguments)
-    return code_with_output(code, command.prints_result(arguments))
+    return checked_exit_code(code, command.prints_result(arguments))
 
 
 @contextmanager

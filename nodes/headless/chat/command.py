@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ....command_line import DONE, FAILED, MISUSED, unexpected
+from ....command_line import DONE, FAILED, MISUSED, unexpected_error
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.files import write_atomic
 from ... import host
@@ -158,7 +158,7 @@ class Chat:
         except Exception as error:  # the user shall not lose the session for what one message hit
             if self._debug:
                 traceback.print_exc()
-            return self._failed(unexpected(error, self._debug), FAILED)
+            return self._failed(unexpected_error(error, self._debug), FAILED)
 
     def _failed(self, sentence: str, code: int) -> bool:
         self._code = max(self._code, code)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ....command_line import bug_note, described, is_bug
+from ....command_line import bug_note, describe_error, is_bug
 from ..problems import node_label
 from .expansion import DynamicPrompt
 
@@ -85,7 +85,7 @@ class RunEvents:
         """Emit the error event for an exception that a node raised, and return its data."""
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        text = f"{described(error)}. {BUG_NOTE}" if self._is_bug(node_id, error) else str(error)
+        text = f"{describe_error(error)}. {BUG_NOTE}" if self._is_bug(node_id, error) else str(error)
         return self.failure(node_id, text, name, inputs, traceback.format_tb(error.__traceback__))
 
     def failure(
@@ -111,7 +111,7 @@ class RunEvents:
         """Return one sentence for the user: the node and the reason."""
         node = self.attribution(node_id)
         if self._is_bug(node_id, error):
-            reason = f"{described(error)}. {BUG_NOTE}"
+            reason = f"{describe_error(error)}. {BUG_NOTE}"
         else:
             reason = error_sentence(type(error).__name__, str(error), isinstance(error, ValueError))
         return f"{node_label(node['node_id'], node['node_type'])} failed: {reason}"

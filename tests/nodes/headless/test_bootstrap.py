@@ -1,4 +1,4 @@
-"""A checkout sets itself up once, with nothing but a Python, and says in a sentence what stops it."""
+"""A checkout sets itself up once, needs only Python, and reports in one sentence why it cannot."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def checkout(tmp_path):
 
 @pytest.fixture
 def calls(bootstrap, checkout, monkeypatch):
-    """The set-up commands that were started; the environment they make is a python that does nothing."""
+    """The setup commands that ran. They are faked: the environment they create has only a link to this Python."""
     made: list[list[str]] = []
 
     def call(command: list[str], folder: Path | None = None, watch: Any = None) -> None:
@@ -56,13 +56,13 @@ def verbs(calls: list[list[str]]) -> list[str]:
     return ["venv" if "venv" in command else command[-1] for command in calls]
 
 
-# Where modules of an extra may be imported; a command whose code lies there needs the extra.
+# Where modules of an extra may be imported; a command with code there needs the extra.
 ROOMS = {
     "nodes/headless/serve/": "serve",
     "nodes/headless/remote/": "serve",
     "nodes/headless/batch/ray_pool.py": "ray",
     "training/": "train",
-    "uniworld_core/perception/ocr.py": "ocr",  # of one node, which says how to get it
+    "uniworld_core/perception/ocr.py": "ocr",  # imported when a node runs; its error says what to install
 }
 
 
@@ -71,7 +71,7 @@ def room_extra(file: str) -> str | None:
 
 
 def extras_modules() -> dict[str, set[str]]:
-    """{extra: names of the modules that it installs}, of the extras of pyproject.toml that are not of extras themselves."""
+    """Return {extra: names of the modules that it installs}, without extras that only combine others."""
     table = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
     lists = dict(re.findall(r"^(\w+) = \[(.*?)\]$", table, re.MULTILINE | re.DOTALL))
     return {
@@ -82,7 +82,7 @@ def extras_modules() -> dict[str, set[str]]:
 
 
 def imported(file: Path) -> set[str]:
-    """First names of the modules that a file imports, anywhere in it, or looks for."""
+    """Return the top-level names of the modules that a file imports or looks up with `find_spec`."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -94,7 +94,7 @@ def imported(file: Path) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def test_what_an_extra_installs_is_imported_only_where_that_extra_is_there():
+def test_modules_of_an_extra_are_imported_only_where_it_is_installed():
     owners: dict[str, set[str]] = {}
     for extra, modules in extras_modules().items():
         for module in modules:
@@ -111,7 +111,7 @@ def test_what_an_extra_installs_is_imported_only_where_that_extra_is_there():
 
 
 def commands() -> dict[tuple[str, ...], set[str]]:
-    """{words of a command: files, below the root, of the code that it calls} of all commands."""
+    """Return {words of a command: files of the code that it calls, relative to the root}."""
     found = {words: _files([command.run]) for words, command in TRAINING_COMMANDS.items()}
     parsers = next(one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction))
     for name, parser in parsers.choices.items():
@@ -133,7 +133,7 @@ def test_a_command_gets_the_extras_that_its_code_needs(bootstrap, words, files):
     assert needed <= set(extras_modules())
 
 
-def test_every_command_has_a_place_in_the_walk():
+def test_the_extras_of_every_command_are_checked():
     from uniworld.__main__ import COMMANDS
 
     assert {words[0] for words in commands()} == set(COMMANDS)
@@ -158,7 +158,7 @@ def test_an_option_gets_the_extra_that_it_needs(bootstrap, line, extras):
     assert bootstrap._extras_for(line.split()) == extras
 
 
-def test_an_option_is_given_in_full():
+def test_options_cannot_be_abbreviated():
     from uniworld.command_line import UsageError
 
     with pytest.raises(UsageError, match="--ra"):
@@ -183,7 +183,7 @@ def test_an_extra_is_added_and_kept(bootstrap, checkout, calls):
     assert verbs(calls) == ["venv", ".", ".[test]", ".[test]"]
 
 
-def test_another_python_begins_anew(bootstrap, checkout, calls):
+def test_another_python_starts_from_scratch(bootstrap, checkout, calls):
     environment = bootstrap.ensure_environment(checkout, [])
     stamp = environment / bootstrap.STAMP
     stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "key": "old", "python": [3, 1]}))
@@ -228,11 +228,11 @@ def test_two_starts_at_once_set_up_once(bootstrap, checkout, calls, monkeypatch)
     assert verbs(calls) == ["venv", "."]
 
 
-def test_an_environment_of_the_users_own_is_left_alone(bootstrap, checkout, calls, capsys):
+def test_an_environment_that_the_user_made_is_not_touched(bootstrap, checkout, calls, capsys):
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / "pyvenv.cfg").touch()
     assert bootstrap.run_in_environment(checkout, ["run"]) == 1
-    assert "did not make" in capsys.readouterr().err
+    assert "was not created by this command" in capsys.readouterr().err
     assert (checkout / ".venv" / "pyvenv.cfg").exists()
     assert not calls
 
@@ -248,7 +248,7 @@ def test_without_ensurepip_the_systems_pip_is_used(bootstrap, checkout, calls, m
     assert calls[1][1:4] == ["-m", "pip", "--python"]
 
 
-def test_without_any_pip_the_mend_is_told(bootstrap, checkout, calls, monkeypatch, capsys):
+def test_without_any_pip_the_error_says_how_to_install_it(bootstrap, checkout, calls, monkeypatch, capsys):
     real = importlib.util.find_spec
     missing = ("ensurepip", "pip")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in missing else real(name, *more))
@@ -271,9 +271,9 @@ def test_commands_are_quiet_unless_they_fail(bootstrap, checkout, capfd, monkeyp
 
 def test_each_phase_is_one_line(bootstrap, checkout, calls, capsys):
     for extras, phases in (
-        ([], ["Making", "Installing", "The set-up"]),
+        ([], ["Creating", "Installing", "Setup is"]),
         ([], []),
-        (["test"], ["Bringing", "The set-up"]),
+        (["test"], ["Updating", "Setup is"]),
     ):
         bootstrap.ensure_environment(checkout, extras)
         said = capsys.readouterr().err.splitlines()
@@ -295,7 +295,7 @@ Successfully installed filelock-3.20.0 torch-2.13.0
 """
 
 
-def test_on_a_terminal_the_set_up_says_how_far_it_is(bootstrap, monkeypatch, capsys):
+def test_on_a_terminal_setup_reports_its_progress(bootstrap, monkeypatch, capsys):
     clock = iter([0.0, 0.1, 1.0, 6.5, 7.0, 7.1])
     monkeypatch.setattr(bootstrap.time, "monotonic", lambda: next(clock))
     progress = bootstrap.PipProgress()
@@ -312,16 +312,16 @@ def test_on_a_terminal_the_set_up_says_how_far_it_is(bootstrap, monkeypatch, cap
     ("terminal", "pip", "shown"),
     [(False, "", []), (True, "25.1", ["--progress-bar", "raw"]), (True, "23.2.1", ["--progress-bar", "off"])],
 )
-def test_progress_is_asked_for_on_a_terminal_alone(bootstrap, checkout, calls, monkeypatch, terminal, pip, shown):
+def test_progress_is_shown_on_a_terminal_only(bootstrap, checkout, calls, monkeypatch, terminal, pip, shown):
     monkeypatch.setattr(bootstrap, "_on_a_terminal", lambda: terminal)
-    told = subprocess.CompletedProcess([], 0, f"pip {pip} from somewhere (python 3.12)")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: told)
+    version = subprocess.CompletedProcess([], 0, f"pip {pip} from somewhere (python 3.12)")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: version)
     bootstrap.ensure_environment(checkout, [])
     [install] = [command for command in calls if "install" in command]
     assert [word for word in install if word in ("--progress-bar", "raw", "off")] == shown
 
 
-def test_json_ends_with_an_error_where_the_set_up_fails(bootstrap, checkout, calls, monkeypatch, capsys):
+def test_json_ends_with_an_error_if_setup_fails(bootstrap, checkout, calls, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -332,7 +332,7 @@ def test_json_ends_with_an_error_where_the_set_up_fails(bootstrap, checkout, cal
     assert "interrupted" in json.loads(line)["message"]
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(bootstrap, checkout, monkeypatch, capsys):
+def test_a_read_only_folder_is_reported_in_one_sentence(bootstrap, checkout, monkeypatch, capsys):
     def refuse(path: Path, **_: Any) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -340,17 +340,17 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(bootstrap, checkout, mo
     assert bootstrap.run_in_environment(checkout, ["run", "edit", "--json"]) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["event"] == "error"
-    assert re.fullmatch(r"The environment '\S+' cannot be set up \(Permission denied: '\S+'\)\. Free space, .*\n", err)
+    assert re.fullmatch(r"The environment '\S+' cannot be set up \(Permission denied: '\S+'\)\. Free disk .*\n", err)
 
 
-def test_an_old_python_is_told(bootstrap, checkout, monkeypatch, capsys):
+def test_an_old_python_is_rejected(bootstrap, checkout, monkeypatch, capsys):
     monkeypatch.setattr(bootstrap, "OLDEST_PYTHON", (99, 0))
     assert bootstrap.run_in_environment(checkout, ["run"]) == 1
-    assert "99.0 or newer is needed" in capsys.readouterr().err
+    assert "needs Python 99.0 or newer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "script"), [(["run", "edit"], "uniworld"), (["test", "-x"], "pytest")])
-def test_the_command_goes_on_in_the_environment(bootstrap, checkout, calls, monkeypatch, arguments, script):
+def test_the_command_runs_in_the_environment(bootstrap, checkout, calls, monkeypatch, arguments, script):
     started: list[list[str]] = []
     monkeypatch.setattr(bootstrap, "_replace_process", lambda command: started.append(command) or 7)
     monkeypatch.chdir(checkout)
@@ -365,7 +365,7 @@ def start(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-S", "-E", str(ROOT), *arguments], capture_output=True, text=True, **more)
 
 
-def test_help_version_and_mistakes_need_nothing_installed(tmp_path):
+def test_help_version_and_usage_errors_need_nothing_installed(tmp_path):
     assert start("--version", cwd=tmp_path).stdout.startswith("uniworld 0.")
     assert "test" in start("--help").stdout
     unknown = start("paint")
@@ -378,7 +378,7 @@ def test_help_version_and_mistakes_need_nothing_installed(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="processes are replaced on POSIX only")
-def test_the_exit_code_is_the_commands_own(bootstrap):
+def test_the_exit_code_is_that_of_the_command(bootstrap):
     code = f"""
 import importlib.util
 spec = importlib.util.spec_from_file_location("b", {str(ROOT / "nodes" / "headless" / "bootstrap.py")!r})

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .....command_line import bug_note, described, is_bug
+from .....command_line import bug_note, describe_error, is_bug
 from .....streams import say
 from ....host import PlainHost
 from ...check.validate import validate_prompt
@@ -165,7 +165,7 @@ class QueueWorker:
         try:
             state, sentence, ended = self._executed(run)
         except BaseException as error:  # a node may even raise SystemExit; the thread must go on
-            sentence = f"The server failed to run it: {described(error)}."
+            sentence = f"The server failed to run it: {describe_error(error)}."
             if is_bug(error):
                 say("".join(traceback.format_exception(error)).rstrip())
                 sentence = f"{sentence} {bug_note('in the terminal of the server')}"
