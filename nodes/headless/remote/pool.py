@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ....command_line import bug_note, described
+from ....command_line import bug_note, describe_error
 from ....streams import say
 from ....uniworld_core.errors import RunFailed, UniWorldError
 from ..batch.report import BatchReport, JsonBatchReport
@@ -179,7 +179,7 @@ class ServerPool:
             outcome = Outcome(ERROR, error=str(error))
         except Exception as error:  # a bug must not leave the batch waiting for this attempt
             say("".join(traceback.format_exception(error)).rstrip())
-            outcome = Outcome(ERROR, error=f"{described(error)}. {bug_note('above')}")
+            outcome = Outcome(ERROR, error=f"{describe_error(error)}. {bug_note('above')}")
         finally:
             server.attempts.discard(id(attempt))
             if outcome is not None:
