@@ -1,4 +1,4 @@
-"""Files of long runs: what is wrong with the disk, said so that the same command can be run again."""
+"""Files of long-running commands. Disk errors become sentences that say how to run the same command again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file and put it on disk, over what was there; its folder is made.
+    """Write a file atomically and sync it to disk. Its folder is created; an existing file is replaced.
 
     Raises:
-        UniWorldError: it cannot be written, such as on a full disk. What was there stays, and nothing half-written does.
+        UniWorldError: it cannot be written, for example because the disk is full. An existing file is then unchanged.
     """
     with atomic_file(path) as file:
         file.write(data)
@@ -25,7 +25,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes its place when the block ends without an error. Raises as `write_atomic` does."""
+    """Yield a temporary file that is renamed to `path` if the block succeeds. Raises like `write_atomic`."""
     make_folder(path.parent)
     try:
         with files.atomic_file(path) as file:
@@ -34,11 +34,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise UniWorldError(cannot_write(path, error)) from error
 
 
-def read_kept(file: Path, read: Callable[[Path], T]) -> T:
-    """What `read` gives of a file that an earlier run of the same command kept.
+def read_saved(file: Path, read: Callable[[Path], T]) -> T:
+    """Call `read` on a file that an earlier run of the same command saved.
 
     Raises:
-        UniWorldError: the file is damaged; once it is deleted, the command makes it again.
+        UniWorldError: the file is damaged. The command creates it again once it is deleted.
     """
     try:
         return read(file)
@@ -50,7 +50,7 @@ def read_kept(file: Path, read: Callable[[Path], T]) -> T:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those around it, where they are not there. Raises UniWorldError if that cannot be."""
+    """Create a folder and its parents if they do not exist. Raises UniWorldError if they cannot be created."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -58,23 +58,25 @@ def make_folder(folder: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> str:
-    """What to say where a file cannot be written."""
+    """Return the message for a file that cannot be written."""
     return (
-        f"'{path}' cannot be written: {error.strerror or error}. Free room on the disk or name another folder, then "
-        "run the same command again: what is finished is kept."
+        f"'{path}' cannot be written: {error.strerror or error}. Free disk space or choose another folder, then run the "
+        "same command again: finished work is kept."
     )
 
 
 @contextmanager
 def locked(path: Path, wait: bool, busy: str) -> Iterator[None]:
-    """Hold a lock file, until the block ends or the process does.
+    """Hold a lock file until the block or the process ends.
 
     Args:
-        wait: for another process that holds it, instead of giving up.
-        busy: what to say when giving up.
+        path: the lock file; it is created if it does not exist.
+        wait: wait for another process that holds the lock, instead of raising.
+        busy: message of the error if another process holds the lock.
 
     Raises:
-        UniWorldError: another process holds it, its file system has no locks, or it cannot be written.
+        UniWorldError: another process holds the lock, the file system does not support locks, or the file cannot be
+            written.
     """
     try:
         held = files.acquire_lock(path, busy, wait)

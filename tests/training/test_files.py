@@ -1,4 +1,4 @@
-"""Files that are written whole, and locks."""
+"""Atomic files and locks."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from pathlib import Path
 
 import pytest
 import torch
-from uniworld.training.files import locked, make_folder, read_kept, write_atomic
+from uniworld.training.files import locked, make_folder, read_saved, write_atomic
 from uniworld.uniworld_core.errors import UniWorldError
 
 
-def test_a_file_is_written_with_the_folders_around_it(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "a" / "b" / "c.txt", b"whole")
-    assert (tmp_path / "a" / "b" / "c.txt").read_bytes() == b"whole"
+def test_a_file_is_written_with_its_parent_folders(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a" / "b" / "c.txt", b"content")
+    assert (tmp_path / "a" / "b" / "c.txt").read_bytes() == b"content"
     assert len(list((tmp_path / "a" / "b").iterdir())) == 1
 
 
-def test_a_folder_with_a_file_in_its_way_is_a_sentence(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for act in (lambda: make_folder(tmp_path / "file" / "in"), lambda: write_atomic(tmp_path / "file" / "in.txt", b"")):
         with pytest.raises(
             ValueError,
-            match=r"file.*' cannot be written: (Not a directory|File exists)\. Free room on the disk or name",
+            match=r"file.*' cannot be written: (Not a directory|File exists)\. Free disk space or choose",
         ):
             act()
 
 
-def test_a_kept_file_that_is_damaged_is_named_with_the_fix(tmp_path: Path) -> None:
-    file = tmp_path / "kept"
+def test_a_damaged_file_is_named_with_the_fix(tmp_path: Path) -> None:
+    file = tmp_path / "saved"
     file.write_bytes(b"\xff")
-    assert read_kept(file, Path.read_bytes) == b"\xff"
+    assert read_saved(file, Path.read_bytes) == b"\xff"
     for read in (lambda file: json.loads(file.read_bytes()), lambda file: torch.load(file, weights_only=True)):
         with pytest.raises(
-            UniWorldError, match=r"kept' is damaged \(.+\): delete it, then run the same command again\.$"
+            UniWorldError, match=r"saved' is damaged \(.+\): delete it, then run the same command again\.$"
         ):
-            read_kept(file, read)
+            read_saved(file, read)
 
     def short_of_memory(_: Path) -> None:
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        read_kept(file, short_of_memory)
+        read_saved(file, short_of_memory)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows locks otherwise")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other locks")
 class TestALock:
-    def test_held_by_another_is_told_as_such(self, tmp_path: Path) -> None:
+    def test_held_by_another_process_is_reported(self, tmp_path: Path) -> None:
         with (
             locked(tmp_path / "lock", wait=False, busy=""),
             pytest.raises(ValueError, match="another has it"),
@@ -56,7 +56,7 @@ class TestALock:
         ):
             pass
 
-    def test_that_the_file_system_does_not_know_is_not_told_as_held(
+    def test_on_a_file_system_without_locks_is_not_reported_as_held(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""What a command of the training package is: its words, its arguments, what it does, and how it shows that it goes on."""
+"""A command of the training package, its shared arguments and its progress bars."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Command:
     """One command.
 
     Attributes:
-        text: what it does, for the help.
+        text: one-line description for the help.
         add_arguments: adds its arguments to a parser.
-        run: does it, and gives the exit code. A UniWorldError is bad usage, configuration or data.
-        prints_result: whether what it prints, with these arguments, is all that it does.
+        run: runs it and returns the exit code. A UniWorldError means bad usage, configuration or data.
+        prints_result: whether, with these arguments, its only result is what it prints.
     """
 
     text: str
@@ -29,24 +29,30 @@ class Command:
 
 
 class Bars:
-    """Progress bars on a terminal's standard error, one for each thing that is done in turn."""
+    """Progress bars on standard error, one for each phase of a command; shown on terminals only."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._name = ""
 
     def __call__(self, name: str, done: int, total: int | None, known: Mapping[str, Any] | None = None) -> None:
-        """Show that `done` of `total` (None: not known) are done of what is called `name`, and what is known of it."""
+        """Show the progress of a phase.
+
+        Args:
+            name: name of the phase; a new name starts a new bar.
+            done, total: finished items and their number, None if unknown.
+            known: values to show next to the bar, such as the loss.
+        """
         if self._bar is None or name != self._name:
             self.close()
-            # disable=None shows it on terminals alone.
+            # disable=None shows the bar on terminals only.
             self._bar, self._name = progress_bar(total=total, desc=name, disable=None, dynamic_ncols=True), name
         if known:
             self._bar.set_postfix(known, refresh=False)
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
-        """End the bar that is shown."""
+        """Close the current bar."""
         if self._bar is not None:
             self._bar.close()
         self._bar = None
@@ -58,14 +64,14 @@ class Bars:
         self.close()
 
 
-def is_main() -> bool:
-    """Whether this is the process that speaks, of those that torchrun started."""
+def is_rank0() -> bool:
+    """Return whether this process is rank 0 under torchrun; only that one prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """The arguments that name a configuration."""
+    """Add the arguments that select a configuration."""
     parser.add_argument("config", metavar="CONFIG", help="a TOML file, or the name of a preset such as stage1")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.key=value", help="give a setting another value"
+        "--set", action="append", default=[], metavar="SECTION.key=value", help="override a setting; may be repeated"
     )

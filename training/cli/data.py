@@ -1,4 +1,4 @@
-"""`uniworld data`: look at training data, bring it into shards, run the frozen parts over it once, or draw some."""
+"""`uniworld data`: check training data, pack it into shards, cache the frozen parts' outputs, or generate shapes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from functools import partial
 from pathlib import Path
 
 from ...command_line import DONE, MISUSED
-from .command import Bars, Command, add_config, is_main
+from .command import Bars, Command, add_config, is_rank0
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "data", type=Path, metavar="DATA", help="a text file of image_root,annotations.json,need_weight, or shards"
+        "data",
+        type=Path,
+        metavar="DATA",
+        help="a text file of image_root,annotations.json,need_weight lines, or a folder of shards",
     )
-    parser.add_argument("--masks", action="store_true", help="compute every edit mask as well (slow)")
-    parser.add_argument("--area", type=int, metavar="N", help="pixels that will be painted, for the sizes (1024x1024)")
-    parser.add_argument("--json", action="store_true", help="the report as JSON")
+    parser.add_argument("--masks", action="store_true", help="also compute every edit mask (slow)")
+    parser.add_argument(
+        "--area", type=int, metavar="N", help="area of the painted pictures in pixels (default: 1024x1024)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -26,17 +31,17 @@ def _check(arguments: argparse.Namespace) -> int:
 
     area = DEFAULT_AREA if arguments.area is None else arguments.area
     with Bars() as bars:
-        report = check(arguments.data, arguments.masks, area, progress=lambda done: bars("looked at", done, total=None))
+        report = check(arguments.data, arguments.masks, area, progress=lambda done: bars("checked", done, total=None))
     print(json.dumps(report.to_json(), indent=2) if arguments.json else report.to_text())
     return MISUSED if report.problems else DONE
 
 
 def _add_shards(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "list", type=Path, metavar="LIST", help="a text file of image_root,annotations.json,need_weight"
+        "list", type=Path, metavar="LIST", help="a text file of image_root,annotations.json,need_weight lines"
     )
-    parser.add_argument("to", type=Path, metavar="TO", help="the folder of the shards; what is done in it is kept")
-    parser.add_argument("--per-shard", type=int, metavar="N", help="samples of a shard (1000)")
+    parser.add_argument("to", type=Path, metavar="TO", help="folder for the shards; finished shards in it are kept")
+    parser.add_argument("--per-shard", type=int, metavar="N", help="samples per shard (default: 1000)")
 
 
 def _shards(arguments: argparse.Namespace) -> int:
@@ -60,18 +65,20 @@ def _cache(arguments: argparse.Namespace) -> int:
         cache = fill_cache(config, partial(bars, "cached"))
     for index in sorted(cache.bad):
         print(cache.bad[index])
-    if is_main():
+    if is_rank0():
         print(cache.folder)
     return DONE
 
 
 def _add_shapes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("to", type=Path, metavar="TO", help="the folder to draw into; what is done in it is kept")
-    parser.add_argument("--count", type=int, default=10_000, metavar="N", help="so many tasks (10000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing (0)")
-    parser.add_argument("--side", type=int, default=128, metavar="N", help="pixels of a picture's side (128)")
-    parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks (all)")
-    parser.add_argument("--test", action="store_true", help="what nano is examined on, instead of what it learns from")
+    parser.add_argument("to", type=Path, metavar="TO", help="output folder; finished tasks in it are kept")
+    parser.add_argument("--count", type=int, default=10_000, metavar="N", help="number of tasks (default: 10000)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    parser.add_argument(
+        "--side", type=int, default=128, metavar="N", help="side of the pictures in pixels (default: 128)"
+    )
+    parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks, separated by commas (default: all)")
+    parser.add_argument("--test", action="store_true", help="generate the held-out test split, not the training split")
 
 
 def _shapes(arguments: argparse.Namespace) -> int:
@@ -94,9 +101,9 @@ def _shapes(arguments: argparse.Namespace) -> int:
 
 DATA_COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "check"): Command(
-        "report everything that is wrong with training data", _add_check, _check, prints_result=lambda _: True
+        "report all problems of training data", _add_check, _check, prints_result=lambda _: True
     ),
-    ("data", "shards"): Command("bring training data into WebDataset shards", _add_shards, _shards),
-    ("data", "cache"): Command("run the frozen parts over the data of a configuration once", add_config, _cache),
-    ("data", "shapes"): Command("draw training data of the world of shapes", _add_shapes, _shapes),
+    ("data", "shards"): Command("pack training data into WebDataset shards", _add_shards, _shards),
+    ("data", "cache"): Command("cache the outputs of the frozen parts for a configuration", add_config, _cache),
+    ("data", "shapes"): Command("generate training data of the world of shapes", _add_shapes, _shapes),
 }

@@ -1,4 +1,4 @@
-"""`uniworld eval`: examine a checkpoint, check the paper's claims."""
+"""`uniworld eval`: evaluate a checkpoint on shapes, or check the paper's claims on nano."""
 
 from __future__ import annotations
 
@@ -20,28 +20,34 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--flux",
         metavar="DIR",
-        help="its FLUX folder or that of a shipped model by name; a shipped checkpoint has its own",
+        help="a FLUX.1-dev folder, or the name of a shipped model to use its own (default: the shipped checkpoint's)",
     )
-    parser.add_argument("--siglip", metavar="DIR", help="its SigLIP folder, in the same way")
-    parser.add_argument("--count", type=int, default=40, metavar="N", help="tasks of each kind (40)")
-    parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks (all)")
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"sampling steps ({STEPS})")
     parser.add_argument(
-        "--guidance", type=float, default=GUIDANCE, metavar="X", help=f"FLUX's embedded guidance ({GUIDANCE})"
+        "--siglip",
+        metavar="DIR",
+        help="a SigLIP2 folder, or the name of a shipped model to use its own (default: the shipped checkpoint's)",
     )
-    parser.add_argument("--batch", type=int, default=20, metavar="N", help="tasks done at once (20)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the tasks and the paintings (0)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="the numbers' type (float32)")
+    parser.add_argument("--count", type=int, default=40, metavar="N", help="tasks per kind (default: 40)")
+    parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks, separated by commas (default: all)")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"sampling steps (default: {STEPS})")
+    parser.add_argument(
+        "--guidance", type=float, default=GUIDANCE, metavar="X", help=f"FLUX's embedded guidance (default: {GUIDANCE})"
+    )
+    parser.add_argument("--batch", type=int, default=20, metavar="N", help="tasks per batch (default: 20)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed of tasks and sampling (default: 0)"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the weights (default: float32)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write the paintings there as one PNG")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to this JSON file")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write the pictures to this PNG contact sheet")
 
 
 def _shapes(arguments: argparse.Namespace) -> int:
     import torch
 
     from ...uniworld_core import UniWorld
-    from ..engine.precision import chosen_device
+    from ..engine.precision import resolve_device
     from ..files import make_folder, write_atomic
     from ..shapes.exam.exam import examine
     from ..shapes.exam.sheet import write_sheet
@@ -51,16 +57,16 @@ def _shapes(arguments: argparse.Namespace) -> int:
         arguments.flux,
         arguments.siglip,
         getattr(torch, arguments.dtype),
-        chosen_device(arguments.device),
+        resolve_device(arguments.device),
     )
     for option, folder in (("--flux", model.flux_folder), ("--siglip", model.siglip_folder)):
         if folder is None:
             raise UniWorldError(
-                f"{arguments.checkpoint} is no shipped model and {option} is not given: name the folder, or a shipped "
-                f"model to take its own ({option} nano)."
+                f"{arguments.checkpoint} is not a shipped model and {option} is not given: give the folder, or the name "
+                f"of a shipped model to use its own ({option} nano)."
             )
     for file in (arguments.json, arguments.sheet):
-        if file is not None:  # now, and not after the examination
+        if file is not None:  # fail now, not after a long evaluation
             make_folder(file.parent)
     with Bars() as bars:
         report = examine(
@@ -87,23 +93,29 @@ def _add_claims(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("runs/nano"),
         metavar="DIR",
-        help="a run of nano that has made its stand-ins and start (runs/nano)",
+        help="a run of `uniworld train nano` with its stand-ins and starting checkpoint (default: runs/nano)",
     )
     parser.add_argument(
         "--to",
         type=Path,
         default=Path("runs/claims"),
         metavar="DIR",
-        help="the folder of it all (runs/claims); done steps are kept",
+        help="output folder; finished steps in it are kept (default: runs/claims)",
     )
-    parser.add_argument("--seeds", default="0,1,2", metavar="A,B", help="of the branches; three decide (0,1,2)")
     parser.add_argument(
-        "--trunk-steps", type=int, default=4000, metavar="N", help="of stage 2 before the variants branch off (4000)"
+        "--seeds", default="0,1,2", metavar="A,B", help="seeds of each variant; a verdict needs three (default: 0,1,2)"
     )
-    parser.add_argument("--steps", type=int, default=500, metavar="N", help="of each variant's branch (500)")
-    parser.add_argument("--batch", type=int, metavar="N", help="samples a step (that of nano's recipe)")
-    parser.add_argument("--count", type=int, default=40, metavar="N", help="held-out tasks of each kind (40)")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="trainings at the same time (1)")
+    parser.add_argument(
+        "--trunk-steps",
+        type=int,
+        default=4000,
+        metavar="N",
+        help="stage 2 steps before the variants branch off (default: 4000)",
+    )
+    parser.add_argument("--steps", type=int, default=500, metavar="N", help="steps of each variant (default: 500)")
+    parser.add_argument("--batch", type=int, metavar="N", help="batch size (default: that of nano's recipe)")
+    parser.add_argument("--count", type=int, default=40, metavar="N", help="held-out tasks per kind (default: 40)")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="training processes in parallel (1)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
 
 
@@ -134,17 +146,15 @@ def _seeds(text: str) -> list[int]:
     try:
         return [int(seed) for seed in text.split(",")]
     except ValueError as error:
-        raise UniWorldError(
-            f"--seeds is {text[:80]!r}; give whole numbers with commas between, such as 0,1,2."
-        ) from error
+        raise UniWorldError(f"--seeds is {text[:80]!r}; give integers separated by commas, such as 0,1,2.") from error
 
 
 EVAL_COMMANDS: dict[tuple[str, ...], Command] = {
     ("eval", "shapes"): Command(
-        "examine a model on held-out shapes, with an exact oracle",
+        "evaluate a model on held-out shapes, scored by an exact oracle",
         _add_shapes,
         _shapes,
-        prints_result=lambda given: given.json is None and given.sheet is None,
+        prints_result=lambda arguments: arguments.json is None and arguments.sheet is None,
     ),
-    ("eval", "claims"): Command("check the paper's claims on nano, over seeds", _add_claims, _claims),
+    ("eval", "claims"): Command("check the paper's claims on nano over several seeds", _add_claims, _claims),
 }

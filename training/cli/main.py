@@ -1,4 +1,4 @@
-"""The commands `uniworld train`, `uniworld convert`, `uniworld data` and `uniworld eval`: what they are called, and how they end."""
+"""Dispatch of the commands `uniworld train`, `uniworld convert`, `uniworld data` and `uniworld eval`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .train import TRAIN_COMMANDS
 
 COMMANDS: dict[tuple[str, ...], Command] = {**TRAIN_COMMANDS, **CONVERT_COMMANDS, **DATA_COMMANDS, **EVAL_COMMANDS}
 
-_EPILOG = "Exit codes: 0 done, 1 it failed or was interrupted, 2 bad usage, configuration or data."
+_EPILOG = "Exit codes: 0 success, 1 failed or interrupted, 2 bad usage, configuration or data."
 
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code.
 
-    The same under torchrun, where every process runs it: `torchrun --nproc-per-node 2 -m uniworld train ...`.
+    Under torchrun every process calls it: `torchrun --nproc-per-node 2 -m uniworld train ...`.
     """
     rank = os.environ.get("RANK", "0")
-    prefix = "" if rank == "0" else f"process {rank}: "
+    prefix = "" if rank == "0" else f"rank {rank}: "
     return exit_code_of(lambda: _run(argv), "--debug" in argv, prefix=prefix)
 
 
@@ -44,8 +44,11 @@ def _run(argv: list[str]) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Within it SIGTERM, which `kill`, containers and schedulers send, ends a command as Ctrl-C does: what is done is kept."""
-    if threading.current_thread() is not threading.main_thread():  # others get no signals
+    """Handle SIGTERM like Ctrl-C within the block, so that finished work is kept.
+
+    `kill`, containers and schedulers send SIGTERM.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers there only
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -55,22 +58,22 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-# Commands that have another name now.
+# Commands that were renamed, with the message to print.
 _MOVED = {
     ("train", "convert"): "`uniworld train convert QWEN FLUX TARGET` is now `uniworld convert QWEN TARGET --flux FLUX`."
 }
 
 
 def _find(argv: list[str]) -> tuple[tuple[str, ...], Command]:
-    """The command that a command line begins with, the longest: `train plot` before `train`."""
+    """Return the longest command that the command line starts with: `train plot` rather than `train`."""
     if tuple(argv[:2]) in _MOVED:
         raise UsageError(_MOVED[argv[0], argv[1]])
     for length in (2, 1):
         words = tuple(argv[:length])
         if len(words) == length and words in COMMANDS:
             return words, COMMANDS[words]
-    given = f"There is no command '{argv[0]} {argv[1]}'." if argv[1:] else f"Say what '{argv[0]}' is to do."
-    raise UsageError(f"{given} The commands are:\n{_table(_group(argv[0]))}")
+    problem = f"There is no command '{argv[0]} {argv[1]}'." if argv[1:] else f"'{argv[0]}' needs a command."
+    raise UsageError(f"{problem} The commands are:\n{_table(_group(argv[0]))}")
 
 
 def _group(word: str) -> dict[tuple[str, ...], Command]:
@@ -82,8 +85,8 @@ def _table(commands: Mapping[tuple[str, ...], Command]) -> str:
 
 
 def _parser(words: tuple[str, ...], command: Command) -> argparse.ArgumentParser:
-    below = {longer: other for longer, other in COMMANDS.items() if longer[:-1] == words}
-    epilog = f"Further commands:\n{_table(below)}\n\n{_EPILOG}" if below else _EPILOG
+    subcommands = {longer: other for longer, other in COMMANDS.items() if longer[:-1] == words}
+    epilog = f"Subcommands:\n{_table(subcommands)}\n\n{_EPILOG}" if subcommands else _EPILOG
     parser = Parser(
         prog=f"uniworld {' '.join(words)}",
         description=command.text,
@@ -91,5 +94,5 @@ def _parser(words: tuple[str, ...], command: Command) -> argparse.ArgumentParser
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="show Python's traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="print the Python traceback of an error")
     return parser

@@ -1,4 +1,4 @@
-"""`uniworld train` and what belongs to a run: its curves, its checkpoint, nano."""
+"""`uniworld train` and its subcommands: plot, export, merge and nano."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...command_line import DONE, FAILED
 from ...streams import say
 from ...uniworld_core.errors import UniWorldError
-from .command import Bars, Command, add_config, is_main
+from .command import Bars, Command, add_config, is_rank0
 
 if TYPE_CHECKING:
     from ..config.settings import Config
@@ -20,17 +20,17 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
-    # torchrun takes --run, wherever it stands, for the beginning of an option of its own.
+    # --folder exists because torchrun parses --run as an abbreviation of one of its own options, wherever it stands.
     parser.add_argument(
         "--folder",
         "--run",
         dest="run",
         type=Path,
         metavar="DIR",
-        help="the run's folder (runs/NAME of the configuration); one that has a checkpoint goes on from it",
+        help="the run's folder (default: runs/NAME of the configuration); a run with a checkpoint resumes from it",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="tell what would train, on what, and the memory it takes, and stop"
+        "--dry-run", action="store_true", help="print settings, trainable parameters, memory and data, and exit"
     )
 
 
@@ -45,11 +45,11 @@ def _train(arguments: argparse.Namespace) -> int:
     from ..run.loop import train
 
     result = train(config, run)
-    if is_main() and result.interrupted:
-        say(f"Stopped after step {result.steps} and kept a checkpoint; the same command goes on from it.")
-    elif is_main():
-        skipped = f", {result.skipped} bad samples left out (see skipped.jsonl)" if result.skipped else ""
-        say(f"{result.steps} steps are done{skipped}. The checkpoint for the nodes: uniworld train export {run} FOLDER")
+    if is_rank0() and result.interrupted:
+        say(f"Stopped after step {result.steps} and saved a checkpoint; run the same command again to resume.")
+    elif is_rank0():
+        skipped = f", {result.skipped} bad samples skipped (see skipped.jsonl)" if result.skipped else ""
+        say(f"Finished {result.steps} steps{skipped}. Export a checkpoint: uniworld train export {run} FOLDER")
     return FAILED if result.interrupted else DONE
 
 
@@ -58,14 +58,14 @@ def _dry_run(config: Config, run: Path) -> int:
     from ..run.summary import summarize
 
     summary = summarize(config, run, open_samples(config), processes=int(os.environ.get("WORLD_SIZE", "1")))
-    if is_main():
+    if is_rank0():
         print(summary.text())
     return DONE
 
 
 def _add_plot(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run; several are compared")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="the PNG to write (curves.png in the first run)")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder; several runs are compared")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="output PNG (default: curves.png in the first run)")
 
 
 def _plot(arguments: argparse.Namespace) -> int:
@@ -73,7 +73,7 @@ def _plot(arguments: argparse.Namespace) -> int:
 
     to = arguments.to or arguments.runs[0] / "curves.png"
     names = [run.resolve().name for run in arguments.runs]
-    # Runs of one name, in different folders, are told apart by their whole paths.
+    # Runs of the same name in different folders are labelled with their full paths.
     labels = [name if names.count(name) == 1 else str(run) for name, run in zip(names, arguments.runs)]
     plot(dict(zip(labels, arguments.runs)), to)
     print(to)
@@ -81,11 +81,11 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    parser.add_argument("to", type=Path, metavar="TO", help="the checkpoint folder to make")
-    parser.add_argument("--step", type=int, metavar="N", help="the step of a kept checkpoint (the newest)")
-    parser.add_argument("--raw", action="store_true", help="the weights as trained, and not their average (EMA)")
-    _add_dtype(parser, "the numbers' type (that of the checkpoint which the run started from)", None)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    parser.add_argument("to", type=Path, metavar="TO", help="checkpoint folder to create")
+    parser.add_argument("--step", type=int, metavar="N", help="step of a saved checkpoint (default: the newest)")
+    parser.add_argument("--raw", action="store_true", help="export the raw weights instead of their EMA")
+    _add_dtype(parser, "dtype of the weights (default: that of the run's starting checkpoint)", None)
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -101,10 +101,10 @@ def _add_merge(parser: argparse.ArgumentParser) -> None:
         "checkpoints",
         nargs="+",
         metavar="CHECKPOINT",
-        help="two or more folders, or names of shipped models (./nano is a folder)",
+        help="two or more folders or names of shipped models (write ./nano for a folder named nano)",
     )
-    parser.add_argument("to", type=Path, metavar="TO", help="the checkpoint folder to make")
-    parser.add_argument("--shares", metavar="X,Y", help="of each in the mean, such as 0.6,0.4 (all the same)")
+    parser.add_argument("to", type=Path, metavar="TO", help="checkpoint folder to create")
+    parser.add_argument("--shares", metavar="X,Y", help="weight of each checkpoint, such as 0.6,0.4 (default: equal)")
 
 
 def _merge(arguments: argparse.Namespace) -> int:
@@ -119,7 +119,7 @@ def _shares(text: str | None) -> list[float] | None:
     try:
         return None if text is None else [float(share) for share in text.split(",")]
     except ValueError as error:
-        raise UniWorldError(f"--shares is '{text}'; give numbers with commas between, such as 0.6,0.4.") from error
+        raise UniWorldError(f"--shares is '{text}'; give numbers separated by commas, such as 0.6,0.4.") from error
 
 
 def _add_nano(parser: argparse.ArgumentParser) -> None:
@@ -130,9 +130,11 @@ def _add_nano(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("runs/nano"),
         metavar="DIR",
-        help="its folder (runs/nano); what is done in it is kept",
+        help="output folder; finished steps in it are kept (default: runs/nano)",
     )
-    parser.add_argument("--quick", action="store_true", help="a few minutes: far from good, far better than untrained")
+    parser.add_argument(
+        "--quick", action="store_true", help="train for a few minutes: a weak model, but better than an untrained one"
+    )
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
 
 
@@ -156,9 +158,9 @@ def _dtype(name: str | None) -> Any:
 
 
 TRAIN_COMMANDS: dict[tuple[str, ...], Command] = {
-    ("train",): Command("train a model, or go on with a run", _add_train, _train, lambda given: given.dry_run),
-    ("train", "plot"): Command("draw the curves of runs", _add_plot, _plot),
-    ("train", "export"): Command("write a run's weights as a checkpoint for the nodes", _add_export, _export),
+    ("train",): Command("train a model, or resume a run", _add_train, _train, lambda arguments: arguments.dry_run),
+    ("train", "plot"): Command("plot the metrics of runs", _add_plot, _plot),
+    ("train", "export"): Command("export a run's weights as a checkpoint for the nodes", _add_export, _export),
     ("train", "merge"): Command("merge checkpoints by averaging their weights", _add_merge, _merge),
-    ("train", "nano"): Command("train the small model of shapes from nothing", _add_nano, _nano),
+    ("train", "nano"): Command("train the small model of shapes from scratch", _add_nano, _nano),
 }

@@ -1,7 +1,7 @@
-"""Configurations as TOML: presets, files, overrides on the command line, and back to text.
+"""Read and write configurations as TOML: presets, files and overrides from the command line.
 
-Read by hand and not by pydantic, tyro or msgspec: a sentence on a wrong setting names its file, its section, the values
-allowed and the nearest name, and one configuration does not pay for a dependency.
+Validated here rather than by pydantic, tyro or msgspec: messages name the file, the section, the allowed values and the
+closest key, and a single configuration does not justify a dependency.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from .settings import Config
 PRESETS = Path(__file__).parent / "presets"
 
 T = TypeVar("T")
-_KIND_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_KIND_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that ship with the package."""
+    """Return the names of the presets that ship with the package."""
     return sorted(file.stem for file in PRESETS.glob("*.toml"))
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a preset or file, with overrides.
+    """Load a preset or a file and apply overrides.
 
     Args:
         source: a name in `preset_names()`, or the path of a TOML file.
-        overrides: `section.key=value`, the value as in TOML; text needs no quotes.
+        overrides: `section.key=value`, with the value in TOML syntax; strings need no quotes.
 
     Raises:
-        UniWorldError: no such file, not TOML, unknown keys, values of the wrong kind or out of range; the key is named.
+        UniWorldError: the file does not exist or is not TOML, or a key is unknown or its value invalid; the message names
+            the key.
     """
     named = PRESETS / f"{source}.toml"
     file = named if str(source) in preset_names() else Path(source)
@@ -53,12 +54,12 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def config_from_dict(raw: Mapping[str, object], source: str = "the configuration") -> Config:
-    """A configuration from tables, as TOML has them. Raises UniWorldError naming an unknown key or a wrong value."""
+    """Build a configuration from parsed TOML. Raises UniWorldError naming an unknown key or an invalid value."""
     return _read(Config, raw, "", source)
 
 
 def parse_toml(text: str, source: str) -> dict[str, object]:
-    """TOML as tables. Raises UniWorldError naming the source and the line of what is not TOML."""
+    """Parse TOML. Raises UniWorldError naming the source and the line of a syntax error."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -66,13 +67,13 @@ def parse_toml(text: str, source: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
     except RecursionError as error:
-        raise UniWorldError(f"{source} is nested too deep for a configuration: correct it.") from error
-    except ValueError as error:  # also a number of thousands of digits
+        raise UniWorldError(f"{source} is nested too deeply for a configuration: correct it.") from error
+    except ValueError as error:  # also raised for an integer of thousands of digits
         raise UniWorldError(f"{source} is not TOML: {error}.") from error
 
 
 def to_toml(config: Config) -> str:
-    """Every setting as a TOML file that gives the same configuration again."""
+    """Write every setting as TOML that loads as the same configuration."""
     lines = []
     for section in fields(config):
         lines.append(f"[{section.name}]")
@@ -88,25 +89,25 @@ def _toml_value(value: object) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
     if isinstance(value, str):
-        # JSON's escapes are TOML's; the one control character that JSON lets through is not.
+        # JSON's escapes are valid TOML; DEL is the only control character that JSON does not escape and TOML requires.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value)
 
 
 def _apply(raw: dict[str, object], override: str) -> None:
-    """Put one `section.key=value` into the tables."""
+    """Apply one `section.key=value` to the parsed TOML."""
     name, equals, text = override.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot:
-        raise UniWorldError(f"The override '{override}' is not of the form section.key=value, as in run.steps=100.")
+        raise UniWorldError(f"The override '{override}' is not of the form section.key=value, such as run.steps=100.")
     _check_key(Config, section, "", "--set")
     kind = get_type_hints(Config)[section]
     _check_key(kind, key, f"{section}.", "--set")
     field_kind = get_type_hints(kind)[key]
     value = _override_value(text.strip(), field_kind)
-    _convert(value, field_kind, f"{section}.{key}", "--set")  # so that a wrong one is not laid on the file
+    _convert(value, field_kind, f"{section}.{key}", "--set")  # here, so that the error names --set and not the file
     table = raw.setdefault(section, {})
-    if isinstance(table, dict):  # else the file is wrong, which is told when it is read as a configuration
+    if isinstance(table, dict):  # otherwise the file is invalid, which `config_from_dict` reports
         table[key] = value
 
 
@@ -124,12 +125,13 @@ def _check_key(kind: type, key: str, prefix: str, source: str) -> None:
     if key in known:
         return
     near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(prefix + name for name in known)}."
+    names = ", ".join(prefix + name for name in known)
+    hint = f"did you mean {prefix}{near[0]}?" if near else f"valid keys are {names}."
     raise UniWorldError(f"{source} has the unknown key {prefix}{key}: {hint}")
 
 
 def _read(kind: type[T], raw: object, prefix: str, source: str) -> T:
-    """An object of dataclass `kind` from a table."""
+    """Build a dataclass of type `kind` from a TOML table."""
     if not isinstance(raw, Mapping):
         raise UniWorldError(f"{prefix.rstrip('.')} in {source} is {raw!r}; it must be a table of keys and values.")
     hints = get_type_hints(kind)
@@ -140,11 +142,11 @@ def _read(kind: type[T], raw: object, prefix: str, source: str) -> T:
     try:
         return kind(**values)
     except TypeError as error:
-        raise UniWorldError(f"{prefix.rstrip('.')} in {source} lacks a key: {error}.") from error
+        raise UniWorldError(f"{prefix.rstrip('.')} in {source} is missing a key: {error}.") from error
 
 
 def _convert(value: object, kind: Any, name: str, source: str) -> object:
-    """A TOML value as the type of its field; whole numbers serve as numbers, and one value as a list of one."""
+    """Convert a TOML value to the type of its field. Integers are valid floats; a single value is a valid list."""
     if is_dataclass(kind):
         return _read(kind, value, f"{name}.", source)  # type: ignore[arg-type]
     if get_origin(kind) is tuple:
@@ -161,5 +163,5 @@ def _convert_tuple(value: object, kinds: tuple[object, ...], name: str, source: 
     if kinds[-1] is Ellipsis:
         return tuple(_convert(item, kinds[0], name, source) for item in items)
     if len(items) != len(kinds):
-        raise UniWorldError(f"{name} in {source} is {value!r}; it must be a list of {len(kinds)}.")
+        raise UniWorldError(f"{name} in {source} is {value!r}; it must be a list of {len(kinds)} values.")
     return tuple(_convert(item, kind, name, source) for item, kind in zip(items, kinds))

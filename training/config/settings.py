@@ -1,7 +1,6 @@
-"""What a training run is: settings from a TOML file, as frozen dataclasses whose values are checked.
+"""Settings of a training run: frozen dataclasses that validate their values, one for each table of the TOML file.
 
-A file has a table for each section of `Config`; what it leaves out has the defaults below. Keys that no section has
-are errors, so that a mistyped one never trains the wrong thing for days.
+Missing keys have the defaults below. Unknown keys are errors, so that a typo does not waste days of training.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ...uniworld_core.backbones.flux_latents import FLUX_LATENTS
-from ...uniworld_core.editing.masks import METHODS, WEIGHT_FUNCTIONS
+from ...uniworld_core.editing.masks import METHODS, WEIGHT_FUNCTION, WEIGHT_FUNCTIONS
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
 from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, RATIO_SETS
-from ..objective.trainable import PARTS
+from ..objective.trainable import TRAINABLE_PARTS
 
 DTYPES = ("auto", "bfloat16", "float32")
 OPTIMIZERS = ("adamw", "prodigy", "muon")
@@ -30,12 +29,12 @@ class ModelSettings:
 
     Attributes:
         checkpoint: a folder in UniWorld-V1's format, or the name of a model that ships with the package.
-        flux: a FLUX.1-dev folder, for the VAE, CLIP and T5; "" for a shipped model's own.
-        siglip: a SigLIP2 folder; "" for a shipped model's own.
-        dtype: of the frozen parts and of the arithmetic (autocast); "auto" is bfloat16, or float32 on a CPU without
-            instructions for bfloat16. What trains is kept in float32.
-        start: files or run folders whose weights replace the checkpoint's, in order: a FLUX-Redux embedder,
-            projectors as safetensors or .bin, the folder of an earlier stage's run (its EMA weights).
+        flux: a FLUX.1-dev folder with the VAE, CLIP and T5; "" uses the shipped model's own.
+        siglip: a SigLIP2 folder; "" uses the shipped model's own.
+        dtype: dtype of the frozen parts and compute dtype (autocast). "auto" is bfloat16, or float32 on a CPU without
+            bfloat16 instructions. Trained parameters are kept in float32.
+        start: files or run folders whose weights replace the checkpoint's, applied in order: a FLUX-Redux embedder,
+            projectors as safetensors or .bin, or the folder of an earlier stage's run (its EMA weights).
     """
 
     checkpoint: str = ""
@@ -50,38 +49,38 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class StageSettings:
-    """What trains, and on which loss.
+    """The trainable parts and the loss.
 
     Attributes:
-        parts: names in `trainable.PARTS`.
-        use_siglip: give the references' SigLIP features to the DiT; the published stage 1 does not.
-        t5_drop: share of samples without their T5 tokens; at 1 T5 is not used at all.
+        parts: names in `trainable.TRAINABLE_PARTS`.
+        use_siglip: pass the references' SigLIP features to the DiT; the published stage 1 does not.
+        t5_drop: fraction of samples whose T5 tokens are dropped; at 1 T5 is not loaded.
         guidance: FLUX's embedded guidance.
         weight: the edit weight, a name in `masks.WEIGHT_FUNCTIONS`, or "none".
-        mask: how the edited part is found, a name in `masks.METHODS`.
-        checkpointing: compute the DiT's blocks again in the backward pass instead of keeping them.
+        mask: how the edited region is found, a name in `masks.METHODS`.
+        checkpointing: gradient checkpointing: recompute the DiT's blocks in the backward pass to save memory.
     """
 
     parts: tuple[str, ...] = ("denoise_projector",)
     use_siglip: bool = False
     t5_drop: float = 1.0
     guidance: float = 1.0
-    weight: str = "logarithmic"
-    mask: str = "code"
+    weight: str = WEIGHT_FUNCTION
+    mask: str = METHODS[0]
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
         for part in self.parts:
-            _one_of("stage.parts", part, PARTS)
-        _check("stage.parts", list(self.parts), bool(self.parts), f"at least one of {', '.join(PARTS)}")
+            _one_of("stage.parts", part, TRAINABLE_PARTS)
+        _check("stage.parts", list(self.parts), bool(self.parts), f"at least one of {', '.join(TRAINABLE_PARTS)}")
         _between("stage.t5_drop", self.t5_drop, 0, 1)
         _at_least("stage.guidance", self.guidance, 0)
         _one_of("stage.weight", self.weight, (*WEIGHT_FUNCTIONS, NO_WEIGHT))
         _one_of("stage.mask", self.mask, METHODS)
         if "siglip_projector" in self.parts and not self.use_siglip:
             raise UniWorldError(
-                "stage.parts trains siglip_projector while stage.use_siglip is false, and it would never be used: "
-                "set stage.use_siglip = true, or take the part out."
+                "stage.parts contains siglip_projector, but stage.use_siglip is false, so it would never be used: set "
+                "stage.use_siglip = true, or remove the part."
             )
 
 
@@ -90,14 +89,14 @@ class DataSettings:
     """The samples.
 
     Attributes:
-        list: the text file of `image_root,annotations.json,need_weight` lines. Paths here and elsewhere are relative
-            to the working folder.
+        list: a text file of `image_root,annotations.json,need_weight` lines. All paths in a configuration are relative
+            to the working directory.
         shards: a folder of WebDataset shards instead of a list.
-        cache: the folder of what the frozen parts computed; "" computes it anew at each step.
-        area: pixels of the painted picture, about.
-        ratios: its aspect ratios, a name in `sizes.RATIO_SETS`.
-        bad_limit: so many bad samples are skipped in a run; one more stops it.
-        workers: threads that prepare batches ahead.
+        cache: folder with the cached outputs of the frozen parts; "" computes them at each step.
+        area: approximate area of the painted pictures in pixels.
+        ratios: their aspect ratios, a name in `sizes.RATIO_SETS`.
+        bad_limit: the run skips up to this many bad samples and stops at the next.
+        workers: threads that decode pictures.
     """
 
     list: str = ""
@@ -114,7 +113,7 @@ class DataSettings:
         _at_least("data.bad_limit", self.bad_limit, 0)
         _at_least("data.workers", self.workers, 1)
         if self.list and self.shards:
-            raise UniWorldError(f"data.list ({self.list}) and data.shards ({self.shards}) are both given; name one.")
+            raise UniWorldError(f"data.list ({self.list}) and data.shards ({self.shards}) are both set; set only one.")
 
 
 @dataclass(frozen=True)
@@ -122,12 +121,12 @@ class OptimizerSettings:
     """The optimizer and its learning rate.
 
     Attributes:
-        name: one of `OPTIMIZERS`. Prodigy finds the rate itself, and takes 1 for `lr`; Muon is for matrices, and leaves
-            the rest to AdamW.
+        name: one of `OPTIMIZERS`. Prodigy estimates the learning rate itself; set `lr` to 1. Muon updates the matrices,
+            and AdamW all other parameters.
         schedule: one of `SCHEDULES`.
-        warmup: steps over which the rate rises from 0, with "constant_with_warmup" and "cosine".
-        clip: largest global norm of the gradient; 0 does not clip.
-        prodigy_beta3: 0 takes the square root of the second beta.
+        warmup: steps of linear warm-up from 0, with "constant_with_warmup" and "cosine".
+        clip: maximum global norm of the gradient; 0 disables clipping.
+        prodigy_beta3: 0 means the square root of the second beta.
     """
 
     name: str = "adamw"
@@ -156,14 +155,14 @@ class OptimizerSettings:
             _at_least(f"optimizer.{name}", getattr(self, name), 0)
         if self.warmup and self.schedule == "constant":
             raise UniWorldError(
-                f"optimizer.warmup is {self.warmup} and optimizer.schedule 'constant' has no warm-up: "
-                "set the schedule to 'constant_with_warmup', or the warm-up to 0."
+                f"optimizer.warmup is {self.warmup}, but optimizer.schedule 'constant' has no warm-up: set the schedule to "
+                "'constant_with_warmup', or the warm-up to 0."
             )
 
 
 @dataclass(frozen=True)
 class EMASettings:
-    """The average of the trained weights. `decay`: its limit; at update s it is min((1 + s) / (10 + s), decay)."""
+    """EMA of the trained weights. Its decay at update s is min((1 + s) / (10 + s), `decay`)."""
 
     decay: float = 0.999
 
@@ -173,22 +172,22 @@ class EMASettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How long the run goes, and how it is spread and kept.
+    """Length, parallelism, checkpoints and logging of a run.
 
     Attributes:
-        steps: optimizer steps in all.
-        batch_size: samples of one step over all processes together.
-        micro_batch_size: samples that one process takes at a time; the rest accumulates.
-        seed: of the data's order and of every random number.
-        device: "auto" takes a GPU where there is one.
-        parallel: "data" copies the model to every process, "fsdp" spreads its weights over them.
-        save_every: steps between checkpoints; there is always one at the end.
-        keep: newest checkpoints that stay; 0 keeps all.
-        keep_best: besides them, so many with the lowest mean loss since the checkpoint before.
-        validate_every: steps between validation sheets; 0 paints none.
-        log_every: steps between lines of metrics; 1 writes all.
-        tensorboard: write TensorBoard's files, where it is installed.
-        wandb: the name of a Weights & Biases project; "" sends nothing.
+        steps: total number of optimizer steps.
+        batch_size: global batch size: samples per step over all processes.
+        micro_batch_size: samples per forward pass and process; gradients accumulate over the passes of a step.
+        seed: seed of the order of the samples and of all random numbers.
+        device: "auto" uses a GPU if there is one.
+        parallel: "data" replicates the model on every process (DDP), "fsdp" shards it.
+        save_every: steps between checkpoints; the last step always saves one.
+        keep: number of newest checkpoints to keep; 0 keeps all.
+        keep_best: number of further checkpoints to keep, those with the lowest mean loss since the previous checkpoint.
+        validate_every: steps between validation sheets; 0 disables validation.
+        log_every: steps between lines of metrics; 1 logs every step.
+        tensorboard: write TensorBoard event files if it is installed.
+        wandb: name of a Weights & Biases project; "" disables it.
     """
 
     steps: int = 1000
@@ -217,7 +216,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class ValidationPrompt:
-    """A prompt that validation paints, and the picture files that it speaks of, in order."""
+    """A prompt that validation paints, and the files of its reference pictures in order."""
 
     prompt: str
     images: tuple[str, ...] = ()
@@ -225,7 +224,7 @@ class ValidationPrompt:
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """The validation sheet: what is painted, in how many steps, and how large (`size`, pixels a side)."""
+    """Prompts and sampling of the validation sheet; `size` is the side of the square pictures in pixels."""
 
     prompts: tuple[ValidationPrompt, ...] = ()
     steps: int = STEPS
@@ -243,7 +242,7 @@ class ValidationSettings:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run, section by section."""
+    """The complete configuration of a run, one field per TOML table."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
     stage: StageSettings = field(default_factory=StageSettings)
@@ -254,20 +253,20 @@ class Config:
     validation: ValidationSettings = field(default_factory=ValidationSettings)
 
     def check_complete(self) -> None:
-        """Raises UniWorldError if what no default can give is not set: the model, and the data."""
+        """Check that the settings without a default, the model and the data, are set. Raises UniWorldError otherwise."""
         if not self.model.checkpoint:
             raise UniWorldError(
-                "model.checkpoint is not set: name the UniWorld checkpoint that training starts from "
+                "model.checkpoint is not set: give the UniWorld checkpoint that training starts from "
                 "(--set model.checkpoint=FOLDER)."
             )
         if not self.data.list and not self.data.shards:
             raise UniWorldError(
-                "Neither data.list nor data.shards is set: say where the samples are (--set data.list=FILE)."
+                "Neither data.list nor data.shards is set: give the training data (--set data.list=FILE)."
             )
 
 
-def _check(name: str, value: object, right: bool, expected: str) -> None:
-    if not right:
+def _check(name: str, value: object, valid: bool, expected: str) -> None:
+    if not valid:
         raise UniWorldError(f"{name} is {value!r}; it must be {expected}.")
 
 

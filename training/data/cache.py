@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ...uniworld_core.errors import UniWorldError
 from ..files import write_atomic
-from ..objective.batch import BadSample, Encoded
+from ..objective.batch import BadSample, EncodedSample
 
 FORMAT = "1"
 HEAD = "cache.safetensors"
@@ -50,7 +50,7 @@ class _Part:
 
 
 class Cache:
-    """Encoded samples by index. It reads from several threads, can be pickled, and many processes may read it.
+    """EncodedSample samples by index. It reads from several threads, can be pickled, and many processes may read it.
 
     Attributes:
         folder: where it lies.
@@ -96,7 +96,7 @@ class Cache:
         """Whether a sample was computed, or found to be bad."""
         return int(self._part_of_N[index]) >= 0 or index in self.bad
 
-    def __getitem__(self, index: int) -> Encoded:
+    def __getitem__(self, index: int) -> EncodedSample:
         """One sample, bit for bit as it was computed; its tensors lie on the mapped file.
 
         Raises:
@@ -120,7 +120,7 @@ class Cache:
             raise UniWorldError(_damaged(self._files[number], f"the checksum of '{record['key']}' differs"))
         return _from_tensors(record["key"], tensors)
 
-    def add(self, items: Sequence[tuple[int, Encoded | BadSample]], writer: str = "0-of-1") -> None:
+    def add(self, items: Sequence[tuple[int, EncodedSample | BadSample]], writer: str = "0-of-1") -> None:
         """Write a part of samples by index, which are then there for good.
 
         Args:
@@ -220,7 +220,7 @@ def _damaged(part: Path, why: str) -> str:
     return f"The part '{part}' of the cache is damaged ({why}): delete that file and {_AGAIN}."
 
 
-def _to_tensors(item: Encoded) -> dict[str, Tensor]:
+def _to_tensors(item: EncodedSample) -> dict[str, Tensor]:
     named = {"hidden": item.hidden, "ends": item.ends, "pooled": item.pooled, "latent": item.latent}
     named |= {f"features.{number}": tensor for number, tensor in enumerate(item.features)}
     named |= {name: tensor for name, tensor in (("t5", item.t5), ("weight", item.weight)) if tensor is not None}
@@ -228,10 +228,10 @@ def _to_tensors(item: Encoded) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in named.items()}
 
 
-def _from_tensors(key: str, named: dict[str, Tensor]) -> Encoded:
+def _from_tensors(key: str, named: dict[str, Tensor]) -> EncodedSample:
     features = tuple(tensor for name, tensor in named.items() if name.startswith("features."))
     parts = {name: named.get(name) for name in ("hidden", "ends", "pooled", "t5", "latent", "weight")}
-    return Encoded(key=key, features=features, **parts)  # type: ignore[arg-type]
+    return EncodedSample(key=key, features=features, **parts)  # type: ignore[arg-type]
 
 
 def _checksum(named: dict[str, Tensor]) -> int:

@@ -12,19 +12,19 @@ from safetensors.torch import save
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import remove_stale_parts
 from ..files import locked, write_atomic
-from ..objective.batch import BadSample, Encoded
+from ..objective.batch import BadSample, EncodedSample
 from .cache import FORMAT, HEAD, Cache, CacheKey, check_key, read_head
-from .reading import Encodes, FreshReader, ahead
+from .reading import FreshReader, SampleEncoder, prefetched
 from .samples import Samples, size_table
 
 # A part is written when it holds so many samples, or so many bytes.
 PART_SAMPLES = 256
 PART_BYTES = 2**28
 # Groups that are decoded while the encoder works.
-_AHEAD = 2
+_PREFETCH = 2
 
 
-def prepare(folder: Path, samples: Samples, encoder: Encodes) -> Cache:
+def create_or_open(folder: Path, samples: Samples, encoder: SampleEncoder) -> Cache:
     """The cache of these samples and this encoder in a folder, made if there is none. Sizes that could not be read are
     looked for again, as their pictures may have been mended.
 
@@ -51,7 +51,7 @@ def prepare(folder: Path, samples: Samples, encoder: Encodes) -> Cache:
 def fill(
     cache: Cache,
     samples: Samples,
-    encoder: Encodes,
+    encoder: SampleEncoder,
     batch: int = 8,
     rank: int = 0,
     world: int = 1,
@@ -80,7 +80,7 @@ def fill(
         remove_stale_parts(cache.folder / "parts", f"part-{writer}.")
         mine = range(rank, len(cache), world)
         todo = [index for index in mine if not cache.holds(index) or index in cache.bad]
-        done, part, size = len(mine) - len(todo), list[tuple[int, Encoded | BadSample]](), 0
+        done, part, size = len(mine) - len(todo), list[tuple[int, EncodedSample | BadSample]](), 0
         with closing(_encoded(samples, encoder, todo, batch, workers)) as made:
             for group, items in made:
                 part.extend(pair for pair in zip(group, items) if not _is_known(cache, *pair))
@@ -96,18 +96,18 @@ def fill(
         _check_bad(cache, bad_limit)
 
 
-def _is_known(cache: Cache, index: int, item: Encoded | BadSample) -> bool:
+def _is_known(cache: Cache, index: int, item: EncodedSample | BadSample) -> bool:
     """Whether a sample is as bad as it was."""
     before = cache.bad.get(index)
     return before is not None and isinstance(item, BadSample) and str(item) == str(before)
 
 
 def _encoded(
-    samples: Samples, encoder: Encodes, todo: Sequence[int], batch: int, workers: int
-) -> Generator[tuple[Sequence[int], list[Encoded | BadSample]], None, None]:
+    samples: Samples, encoder: SampleEncoder, todo: Sequence[int], batch: int, workers: int
+) -> Generator[tuple[Sequence[int], list[EncodedSample | BadSample]], None, None]:
     groups = [todo[start : start + batch] for start in range(0, len(todo), batch)]
     reader = FreshReader(samples, encoder, workers)
-    fetching = ahead(((group, reader.fetch(group)) for group in groups), _AHEAD)
+    fetching = prefetched(((group, reader.fetch(group)) for group in groups), _PREFETCH)
     with closing(reader), closing(fetching):
         for group, fetched in fetching:
             yield group, reader.encode(fetched)
@@ -122,7 +122,7 @@ def _check_bad(cache: Cache, limit: int | None) -> None:
         )
 
 
-def _bytes(item: Encoded | BadSample) -> int:
+def _bytes(item: EncodedSample | BadSample) -> int:
     if isinstance(item, BadSample):
         return 0
     tensors = [item.hidden, item.ends, item.pooled, item.latent, *item.features, item.t5, item.weight]

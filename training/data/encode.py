@@ -24,7 +24,7 @@ from ...uniworld_core.loading.parts import NetworkPart
 from ...uniworld_core.loading.settings import read_json
 from ...uniworld_core.prompts.reference import make_references
 from ...uniworld_core.prompts.text import check_prompt
-from ..objective.batch import BadSample, Encoded
+from ..objective.batch import BadSample, EncodedSample
 from .samples import Sample
 
 # How much of each tensor goes into the fingerprint: enough to tell checkpoints apart, little enough to be read at once.
@@ -57,7 +57,7 @@ class EncodeSettings:
 
 
 class Encoder:
-    """Samples to what the trainee takes. The VAE works in float32, as published (`vae_fp32`)."""
+    """Samples to what the tower takes. The VAE works in float32, as published (`vae_fp32`)."""
 
     def __init__(self, model: UniWorld, settings: EncodeSettings) -> None:
         self.model, self.settings = model, settings
@@ -67,7 +67,7 @@ class Encoder:
         return self.model.part("vae", torch.float32)
 
     @cached_property
-    def _pooled_nothing(self) -> torch.Tensor:
+    def _empty_pooled(self) -> torch.Tensor:
         return self.model.text.clip.pool([""])[0].cpu()
 
     @cached_property
@@ -100,18 +100,18 @@ class Encoder:
             _digest_weights(digest, model.parts.network(part))
         return digest.hexdigest()[:32]
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Encoded | BadSample]:
+    def __call__(self, samples: Sequence[Sample]) -> list[EncodedSample | BadSample]:
         """What the frozen parts compute of each sample, in order; a `BadSample` in the place of one that is of no use."""
-        made: list[Encoded | BadSample | _Opened] = [self._open(sample) for sample in samples]
-        opened = [i for i, item in enumerate(made) if isinstance(item, _Opened)]
-        for i, item in zip(opened, self._weighed([made[i] for i in opened])):  # type: ignore[misc]
+        made: list[EncodedSample | BadSample | _OpenedSample] = [self._open(sample) for sample in samples]
+        opened = [i for i, item in enumerate(made) if isinstance(item, _OpenedSample)]
+        for i, item in zip(opened, self._with_weights([made[i] for i in opened])):  # type: ignore[misc]
             made[i] = item
-        good = [i for i in opened if isinstance(made[i], _Opened)]
-        for i, encoded in zip(good, self._encode_or_name([made[i] for i in good])):  # type: ignore[misc]
+        good = [i for i in opened if isinstance(made[i], _OpenedSample)]
+        for i, encoded in zip(good, self._encode_or_reject([made[i] for i in good])):  # type: ignore[misc]
             made[i] = encoded
         return made  # type: ignore[return-value]
 
-    def _open(self, sample: Sample) -> _Opened | BadSample:
+    def _open(self, sample: Sample) -> _OpenedSample | BadSample:
         """A sample's pictures, its target at the size that is painted."""
         try:
             references = [source.open() for source in sample.references]
@@ -120,13 +120,13 @@ class Encoder:
             # Squeezed to the ratio, as the published trainer's resizing does; at most a few per cent.
             target = target.resize((size.width, size.height), Image.Resampling.BICUBIC)
             check_prompt(sample.prompt)
-            return _Opened(sample, references, target)
+            return _OpenedSample(sample, references, target)
         except (UniWorldError, OSError) as error:
             return BadSample(sample.key, str(error))
 
-    def _weighed(self, items: Sequence[_Opened]) -> list[_Opened | BadSample]:
+    def _with_weights(self, items: Sequence[_OpenedSample]) -> list[_OpenedSample | BadSample]:
         """The samples with their edit weights, found for all of one size and number of references at once."""
-        weighed: list[_Opened | BadSample] = list(items)
+        weighed: list[_OpenedSample | BadSample] = list(items)
         groups: dict[tuple[Any, ...], list[int]] = {}
         for i, item in enumerate(items):
             if item.sample.weighted and self.settings.weight != "none" and item.references:
@@ -140,10 +140,10 @@ class Encoder:
             mask = edit_mask(before, after, self.settings.mask_method)
             weights = edit_weight(mask.latent, self.settings.weight)
             for i, weight, share, too_small in zip(indices, weights, mask.share.tolist(), mask.too_small.tolist()):
-                weighed[i] = _specks(items[i].sample, share) if too_small else replace(items[i], weight=weight)
+                weighed[i] = _edit_too_small(items[i].sample, share) if too_small else replace(items[i], weight=weight)
         return weighed
 
-    def _encode_or_name(self, items: Sequence[_Opened]) -> Sequence[Encoded | BadSample]:
+    def _encode_or_reject(self, items: Sequence[_OpenedSample]) -> Sequence[EncodedSample | BadSample]:
         """All together, or, where one of them is refused (a prompt longer than the model reads), one by one."""
         if not items:
             return []
@@ -152,21 +152,21 @@ class Encoder:
         except UniWorldError as error:
             if len(items) == 1:
                 return [BadSample(items[0].sample.key, str(error))]
-            return [result for item in items for result in self._encode_or_name([item])]
+            return [result for item in items for result in self._encode_or_reject([item])]
 
     @torch.no_grad()
-    def _encode(self, items: Sequence[_Opened]) -> list[Encoded]:
+    def _encode(self, items: Sequence[_OpenedSample]) -> list[EncodedSample]:
         model, settings = self.model, self.settings
         prompts = [item.sample.prompt for item in items]
         inputs = model.vlm.inputs(prompts, [item.references for item in items])
         hidden_BLD = model.vlm.hidden_states(inputs).cpu()
         ends_BL, mask_BL = (inputs.ids == model.vlm.config.tokens["vision_end_token_id"]).cpu(), inputs.mask.cpu()
-        pooled = model.text.clip.pool(prompts).cpu() if settings.use_t5 else [self._pooled_nothing] * len(prompts)
+        pooled = model.text.clip.pool(prompts).cpu() if settings.use_t5 else [self._empty_pooled] * len(prompts)
         t5 = model.text.t5.tokens(prompts, settings.t5_length).cpu() if settings.use_t5 else [None] * len(prompts)
         features = self._features(items)
         latents = self._latents([item.target for item in items])
         return [
-            Encoded(
+            EncodedSample(
                 key=item.sample.key,
                 hidden=hidden_BLD[i][mask_BL[i]],
                 ends=ends_BL[i][mask_BL[i]],
@@ -179,7 +179,7 @@ class Encoder:
             for i, item in enumerate(items)
         ]
 
-    def _features(self, items: Sequence[_Opened]) -> list[tuple[torch.Tensor, ...]]:
+    def _features(self, items: Sequence[_OpenedSample]) -> list[tuple[torch.Tensor, ...]]:
         pictures = [picture for item in items for picture in item.references]
         if not self.settings.use_siglip or not pictures:
             return [() for _ in items]
@@ -200,14 +200,14 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class _Opened:
+class _OpenedSample:
     sample: Sample
     references: list[Image.Image]
     target: Image.Image
     weight: torch.Tensor | None = None
 
 
-def _specks(sample: Sample, share: float) -> BadSample:
+def _edit_too_small(sample: Sample, share: float) -> BadSample:
     return BadSample(
         sample.key,
         f"the edit covers {share:.5f} of the picture, less than a thousandth but not nothing: the target differs from "

@@ -1,4 +1,4 @@
-"""What each optimizer step of each process trains on, made ahead of the step."""
+"""What each optimizer step of each process trains on, made prefetched of the step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from ...uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, Size
-from ..objective.batch import BadSample, Encoded
+from ..objective.batch import BadSample, EncodedSample
 from .cache import Cache
 from .plan import Plan, Slot, painted_sizes
-from .reading import Encodes, FreshReader, KeptReader, Reader, ahead
-from .samples import Samples, kept_size_table, size_table
+from .reading import CachedReader, FreshReader, Reader, SampleEncoder, prefetched
+from .samples import Samples, saved_size_table, size_table
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class StepData:
 
     step: int
     epoch: int
-    passes: tuple[tuple[tuple[int, Encoded], ...], ...]
+    passes: tuple[tuple[tuple[int, EncodedSample], ...], ...]
     skipped: tuple[BadSample, ...]
 
 
@@ -50,7 +50,7 @@ def plan_of(
     """The order of samples, the same whether they come from a cache or not.
 
     Args:
-        keep: a file for the targets' sizes (`kept_size_table`), which stay whatever becomes of the pictures. Without
+        keep: a file for the targets' sizes (`saved_size_table`), which stay whatever becomes of the pictures. Without
             it, and without a cache, the header of every target is read at each start.
 
     Raises:
@@ -64,13 +64,13 @@ def plan_of(
         sizes_N2 = sizes()
     else:
         fingerprint = data.key.samples if isinstance(data, Cache) else data.fingerprint
-        sizes_N2 = kept_size_table(keep, fingerprint, sizes)
+        sizes_N2 = saved_size_table(keep, fingerprint, sizes)
     return Plan(painted_sizes(sizes_N2, area, ratios), batch_size, seed)
 
 
 def batches(
     data: Samples | Cache,
-    encoder: Encodes | None,
+    encoder: SampleEncoder | None,
     plan: Plan,
     start_step: int = 0,
     stop_step: int | None = None,
@@ -80,7 +80,7 @@ def batches(
     workers: int = 2,
     prefetch: int = 2,
 ) -> Generator[StepData, None, None]:
-    """The steps from `start_step` on, made by a thread that is up to `prefetch` steps ahead. Close it when done.
+    """The steps from `start_step` on, made by a thread that is up to `prefetch` steps prefetched. Close it when done.
 
     Args:
         data: samples, or a cache of them.
@@ -101,14 +101,14 @@ def batches(
         )
     reader: Reader
     if isinstance(data, Cache):
-        reader = KeptReader(data)
+        reader = CachedReader(data)
     elif encoder is not None:
         reader = FreshReader(data, encoder, workers)
     else:
         raise UniWorldError("The samples are not cached, so they need an encoder.")
     steps = range(start_step, stop_step) if stop_step is not None else count(start_step)
     fetched = (_fetch(reader, plan, step, rank, world, micro) for step in steps)
-    return ahead(_encoded(reader, fetched), prefetch)
+    return prefetched(_encoded(reader, fetched), prefetch)
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,15 @@ def _fetch(reader: Reader, plan: Plan, step: int, rank: int, world: int, micro: 
 
 
 def _encoded(reader: Reader, fetching: Iterator[_Fetched]) -> Generator[StepData, None, None]:
-    with closing(reader), closing(ahead(fetching, 1)) as steps:
+    with closing(reader), closing(prefetched(fetching, 1)) as steps:
         for fetched in steps:
-            found: list[tuple[int, Encoded]] = []
+            found: list[tuple[int, EncodedSample]] = []
             skipped: dict[str, BadSample] = {}
             for slots, items in fetched.passes:
                 checked = [_of_size(item, fetched.size) for item in reader.encode(items)]
-                found += [(slot.position, item) for slot, item in zip(slots, checked) if isinstance(item, Encoded)]
+                found += [
+                    (slot.position, item) for slot, item in zip(slots, checked) if isinstance(item, EncodedSample)
+                ]
                 skipped.update({item.key: item for item in checked if isinstance(item, BadSample)})
             # What is longest sets the length of a pass: together with its like it makes others no longer.
             found.sort(key=lambda one: _length(one[1]))
@@ -146,12 +148,12 @@ def _encoded(reader: Reader, fetching: Iterator[_Fetched]) -> Generator[StepData
             yield StepData(fetched.step, fetched.epoch, passes, tuple(skipped.values()))
 
 
-def _length(item: Encoded) -> int:
+def _length(item: EncodedSample) -> int:
     """Tokens of a sample's condition."""
     return len(item.hidden) + sum(map(len, item.features))
 
 
-def _of_size(item: Encoded | BadSample, size: Size) -> Encoded | BadSample:
+def _of_size(item: EncodedSample | BadSample, size: Size) -> EncodedSample | BadSample:
     """The sample, if it is as large as its batch: a picture may have been changed after the sizes were read."""
     if isinstance(item, BadSample):
         return item

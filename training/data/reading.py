@@ -1,4 +1,4 @@
-"""Samples to what the trainee takes, ahead of the step that needs them."""
+"""Samples to what the tower takes, prefetched of the step that needs them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any, Protocol, TypeVar
 from PIL import Image
 
 from ...uniworld_core.errors import UniWorldError
-from ..objective.batch import BadSample, Encoded
+from ..objective.batch import BadSample, EncodedSample
 from .cache import Cache
 from .samples import PictureSource, Sample, Samples
 
 Item = TypeVar("Item")
 
 # How often a waiting producer looks whether anyone still listens, in seconds.
-_LOOK = 0.1
+_POLL_SECONDS = 0.1
 
 
-class Encodes(Protocol):
+class SampleEncoder(Protocol):
     """What `training.encode.Encoder` does."""
 
     @property
     def fingerprint(self) -> str: ...
 
-    def __call__(self, samples: Sequence[Sample]) -> Sequence[Encoded | BadSample]: ...
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[EncodedSample | BadSample]: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Reader(Protocol):
     def fetch(self, indices: Sequence[int]) -> list[Any]:
         """All that comes before the frozen parts."""
 
-    def encode(self, fetched: Sequence[Any]) -> list[Encoded | BadSample]:
+    def encode(self, fetched: Sequence[Any]) -> list[EncodedSample | BadSample]:
         """What the frozen parts compute, in order; a `BadSample` in the place of one that is of no use."""
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class Reader(Protocol):
 class FreshReader:
     """Samples whose pictures are decoded by a few threads and go through the encoder."""
 
-    def __init__(self, samples: Samples, encoder: Encodes, workers: int) -> None:
+    def __init__(self, samples: Samples, encoder: SampleEncoder, workers: int) -> None:
         self.samples, self.encoder = samples, encoder
         self._pool = ThreadPoolExecutor(max(1, workers))
 
@@ -95,7 +95,7 @@ class FreshReader:
         except BadSample as error:
             return error
 
-    def encode(self, fetched: Sequence[Sample | BadSample]) -> list[Encoded | BadSample]:
+    def encode(self, fetched: Sequence[Sample | BadSample]) -> list[EncodedSample | BadSample]:
         good = [item for item in fetched if isinstance(item, Sample)]
         made = iter(self.encoder(good) if good else ())
         return [next(made) if isinstance(item, Sample) else item for item in fetched]
@@ -104,30 +104,30 @@ class FreshReader:
         self._pool.shutdown()
 
 
-class KeptReader:
+class CachedReader:
     """Samples that a cache holds."""
 
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
 
-    def fetch(self, indices: Sequence[int]) -> list[Encoded | BadSample]:
+    def fetch(self, indices: Sequence[int]) -> list[EncodedSample | BadSample]:
         return [self._fetch(index) for index in indices]
 
-    def _fetch(self, index: int) -> Encoded | BadSample:
+    def _fetch(self, index: int) -> EncodedSample | BadSample:
         try:
             return self.cache[index]
         except BadSample as error:
             return error
 
-    def encode(self, fetched: Sequence[Encoded | BadSample]) -> list[Encoded | BadSample]:
+    def encode(self, fetched: Sequence[EncodedSample | BadSample]) -> list[EncodedSample | BadSample]:
         return list(fetched)
 
     def close(self) -> None:
         """It has no threads."""
 
 
-def ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
-    """The same items, made by a thread that is up to `depth` items ahead.
+def prefetched(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
+    """The same items, made by a thread that is up to `depth` items prefetched.
 
     What the iterator raises is raised here, in its place. Closing ends the thread, and closes the iterator in it.
     """
@@ -137,7 +137,7 @@ def ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
     def put(item: Item | None, end: BaseException | None = None) -> bool:
         while not closed.is_set():
             try:
-                queue.put((item, end), timeout=_LOOK)
+                queue.put((item, end), timeout=_POLL_SECONDS)
                 return True
             except Full:
                 continue
@@ -155,7 +155,7 @@ def ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
             if isinstance(items, Generator):
                 items.close()
 
-    thread = Thread(target=work, name="data-ahead", daemon=True)
+    thread = Thread(target=work, name="data-prefetched", daemon=True)
     thread.start()
     try:
         while True:

@@ -163,7 +163,7 @@ def size_table(samples: Samples, workers: int = 16, known: Tensor | None = None)
     return table_N2
 
 
-def kept_size_table(file: Path, fingerprint: str, make: Callable[[], Tensor]) -> Tensor:
+def saved_size_table(file: Path, fingerprint: str, make: Callable[[], Tensor]) -> Tensor:
     """The size table, read from a file that an earlier call wrote for the same annotations, else made and written.
 
     The order of a run hangs on it: a picture that is lost or mended meanwhile must not change what other steps see.

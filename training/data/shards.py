@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import remove_stale_parts, sha256_file
-from ..files import atomic_file, locked, read_kept, write_atomic
+from ..files import atomic_file, locked, read_saved, write_atomic
 from ..objective.batch import BadSample
 from .samples import Samples
 from .shard_samples import FORMAT, INDEX, Shard, ShardSamples, read_index
@@ -103,7 +103,7 @@ def _write_shard(samples: Samples, indices: range, folder: Path, number: int) ->
 
     path = folder / f"shard-{number:06d}.tar"
     if path.with_suffix(".safetensors").is_file():
-        return read_kept(path.with_suffix(".safetensors"), _finished)
+        return read_saved(path.with_suffix(".safetensors"), _finished)
     sizes = np.zeros((len(indices), 2), dtype=np.int32)
     with atomic_file(path) as file:
         hashed = _Hashed(file)

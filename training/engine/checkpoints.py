@@ -45,7 +45,7 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def complete(folder: Path) -> list[Path]:
+def finished(folder: Path) -> list[Path]:
     """The finished checkpoints in a run's `checkpoints` folder, oldest first."""
     found = [one for one in folder.glob("step-*") if one.suffix != _PARTIAL and (one / META).is_file()]
     return sorted(found, key=lambda one: one.name)
@@ -53,10 +53,10 @@ def complete(folder: Path) -> list[Path]:
 
 def latest(folder: Path) -> Path | None:
     """The newest finished checkpoint, or None."""
-    return next(reversed(complete(folder)), None)
+    return next(reversed(finished(folder)), None)
 
 
-def read_found(find: Callable[[], F], read: Callable[[F], T]) -> T:
+def read_with_retry(find: Callable[[], F], read: Callable[[F], T]) -> T:
     """What `read` gives of the checkpoint, or checkpoints, that `find` names.
 
     A run in work removes its older checkpoints: where that was the reason why reading failed, `find` names another one by
@@ -96,7 +96,7 @@ def verify(checkpoint: Path) -> None:
             )
 
 
-class Saver:
+class CheckpointSaver:
     """Writes checkpoints in the background, one at a time. All processes call its methods together.
 
     Args:
@@ -110,7 +110,7 @@ class Saver:
         self.folder, self.world, self.keep, self.keep_best = folder, world, keep, keep_best
         self._thread: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
-        world.on_main(self._clear)
+        world.on_rank0(self._remove_partial)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, object]) -> None:
         """Begin to write the checkpoint of `step`; the tensors are copied now and may change at once.
@@ -121,7 +121,7 @@ class Saver:
         self.wait()
         name = checkpoint_name(step)
         copied = {key: _copy(tensor) for key, tensor in tensors.items()}
-        self.world.on_main(lambda: (self.folder / (name + _PARTIAL)).mkdir())
+        self.world.on_rank0(lambda: (self.folder / (name + _PARTIAL)).mkdir())
         # A thread for each: one that stayed would keep OpenMP threads of its own, and with more of those than cores the
         # training's threads go to sleep between any two operations.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -146,7 +146,7 @@ class Saver:
         if self._thread is not None:
             self._thread.shutdown()
 
-    def _clear(self) -> None:
+    def _remove_partial(self) -> None:
         for partial in self.folder.glob(f"step-*{_PARTIAL}"):
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -154,22 +154,22 @@ class Saver:
         partial = self.folder / (name + _PARTIAL)
         try:
             _write_tensors(partial, tensors, self.world)
-            if self.world.is_main:
+            if self.world.is_rank0:
                 _finish(partial, self.folder / name, meta)
-        except _failures() as error:
-            if self.world.is_main:
+        except _dcp_errors() as error:
+            if self.world.is_rank0:
                 shutil.rmtree(partial, ignore_errors=True)
             kept = latest(self.folder)
             still = f"the last whole one is {kept.name}" if kept else "there is none before it"
             raise UniWorldError(
-                f"The checkpoint {self.folder / name} could not be written ({_cause(error)}); {still}. Make room or mend "
+                f"The checkpoint {self.folder / name} could not be written ({_root_cause(error)}); {still}. Make room or mend "
                 "the disk, and start the same command again: it goes on from there."
             ) from error
-        if self.world.is_main:
+        if self.world.is_rank0:
             self._prune()
 
     def _prune(self) -> None:
-        done = complete(self.folder)
+        done = finished(self.folder)
         best = sorted(done, key=_loss)[: self.keep_best] if self.keep_best else []
         for old in done[: -self.keep] if self.keep else []:
             if old not in best:
@@ -185,13 +185,13 @@ class Saver:
                     ) from error
 
 
-def stored(checkpoint: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def stored_tensors(checkpoint: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """{name: (shape, dtype)} of the tensors in a checkpoint. Raises UniWorldError if it is damaged."""
     from torch.distributed.checkpoint import FileSystemReader
 
     try:
         metadata = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    except _failures() as error:
+    except _dcp_errors() as error:
         raise _damaged(checkpoint, error) from error
     return {name: (tuple(entry.size), entry.properties.dtype) for name, entry in metadata.items()}  # type: ignore[union-attr]
 
@@ -206,7 +206,7 @@ def load_into(checkpoint: Path, tensors: dict[str, Tensor], world: World | None 
 
     try:
         dcp.load(tensors, storage_reader=dcp.FileSystemReader(checkpoint), process_group=world and world.files)
-    except _failures() as error:
+    except _dcp_errors() as error:
         raise _damaged(checkpoint, error) from error
 
 
@@ -218,7 +218,7 @@ def read_tensors(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
     """
     empty = {
         name: torch.empty(shape, dtype=dtype)
-        for name, (shape, dtype) in stored(checkpoint).items()
+        for name, (shape, dtype) in stored_tensors(checkpoint).items()
         if name.startswith(prefix)
     }
     load_into(checkpoint, empty)
@@ -269,14 +269,14 @@ def _finish(partial: Path, final: Path, meta: dict[str, object]) -> None:
     sync_folder(final.parent)
 
 
-def _failures() -> tuple[type[BaseException], ...]:
+def _dcp_errors() -> tuple[type[BaseException], ...]:
     """What torch.distributed.checkpoint raises: errors of any type, wrapped in one that is no `Exception`."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     return Exception, CheckpointException
 
 
-def _cause(error: BaseException) -> str:
+def _root_cause(error: BaseException) -> str:
     """The innermost reason of an error, of the failures that torch.distributed.checkpoint gathers.
 
     What the system says goes before what torch says of it: a full disk is "unexpected pos" to its archive's writer.
@@ -284,12 +284,12 @@ def _cause(error: BaseException) -> str:
     failures = getattr(error, "failures", None)
     inner = next(iter(failures.values()))[0] if failures else error.__cause__ or error.__context__
     if isinstance(inner, BaseException) and not (isinstance(error, OSError) and error.strerror):
-        return _cause(inner)
+        return _root_cause(inner)
     return str(error)
 
 
 def _damaged(checkpoint: Path, error: BaseException) -> UniWorldError:
     return UniWorldError(
-        f"The checkpoint {checkpoint} cannot be read ({_cause(error)}): it is damaged or of another configuration. Remove "
+        f"The checkpoint {checkpoint} cannot be read ({_root_cause(error)}): it is damaged or of another configuration. Remove "
         "the folder, and the run goes on from the one before, or begins anew if it is the only one."
     )

@@ -26,9 +26,9 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettin
     if settings.name == "adamw":
         # One tensor at a time where some are spread and some are not, which the grouped kernels do not take.
         return torch.optim.AdamW(
-            chosen, settings.lr, settings.betas, settings.eps, settings.weight_decay, foreach=_all_alike(chosen)
+            chosen, settings.lr, settings.betas, settings.eps, settings.weight_decay, foreach=_foreach(chosen)
         )
-    if any(is_spread(parameter) for parameter in chosen):
+    if any(is_sharded(parameter) for parameter in chosen):
         raise UniWorldError(
             f"{settings.name.capitalize()} needs whole tensors in each process and run.parallel is 'fsdp': "
             "set run.parallel = 'data', or optimizer.name = 'adamw'."
@@ -87,7 +87,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     spread: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is not None:
-            (spread if is_spread(parameter) else whole).append(local(parameter.grad).float().square().sum())
+            (spread if is_sharded(parameter) else whole).append(local(parameter.grad).float().square().sum())
     total = _sum(whole)
     if spread:
         shared = _sum(spread)
@@ -109,7 +109,7 @@ def clip_factor(norm: float, limit: float) -> float:
     return min(1.0, limit / (norm + 1e-6)) if limit else 1.0
 
 
-def is_spread(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Whether the tensor is FSDP2's: each process holds some rows of it."""
     from torch.distributed.tensor import DTensor
 
@@ -118,13 +118,13 @@ def is_spread(tensor: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """The rows of a spread tensor that lie here; any other tensor itself. It shares memory with it."""
-    return tensor.to_local() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def _sum(squares: list[Tensor]) -> Tensor:
     return torch.stack([one.double() for one in squares]).sum() if squares else torch.zeros((), dtype=torch.float64)
 
 
-def _all_alike(parameters: list[nn.Parameter]) -> bool | None:
+def _foreach(parameters: list[nn.Parameter]) -> bool | None:
     # None lets AdamW choose.
-    return None if len({is_spread(parameter) for parameter in parameters}) < 2 else False
+    return None if len({is_sharded(parameter) for parameter in parameters}) < 2 else False

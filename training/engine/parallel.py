@@ -43,7 +43,7 @@ class World:
     files: ProcessGroup | None = None
 
     @property
-    def is_main(self) -> bool:
+    def is_rank0(self) -> bool:
         return self.rank == 0
 
     def gather(self, values: Sequence[float]) -> Tensor:
@@ -63,7 +63,7 @@ class World:
         distributed.all_gather_object(everyone, value)
         return everyone
 
-    def on_main(self, work: Callable[[], T]) -> T | None:
+    def on_rank0(self, work: Callable[[], T]) -> T | None:
         """Do `work` in the main process, while the others wait; they get None.
 
         Raises:
@@ -71,7 +71,7 @@ class World:
         """
         result: T | None = None
         failure: str | None = None
-        if self.is_main:
+        if self.is_rank0:
             try:
                 result = work()
             except UniWorldError as error:
@@ -79,12 +79,12 @@ class World:
             except OSError as error:
                 named = f"'{error.filename}'" if error.filename else "A file"
                 failure = f"{named} cannot be used ({error.strerror or error}): check its path and its rights."
-        failure = self.from_main(failure)
+        failure = self.broadcast(failure)
         if failure is not None:
             raise UniWorldError(failure)
         return result
 
-    def from_main(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The main process's value, in every process."""
         if self.size == 1:
             return value
@@ -123,22 +123,22 @@ def start_world(device: str = "auto", engine: str = "data") -> Iterator[World]:
         ) from error
 
 
-def spread(trainee: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
-    """The trainee as the engine wants it: itself alone, in DDP, or spread by FSDP2, a transformer block at a time.
+def parallelize(tower: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
+    """The tower as the engine wants it: itself alone, in DDP, or parallelize by FSDP2, a transformer block at a time.
 
     Args:
-        trainee: a `step.Trainee` whose trainable tensors are chosen already.
+        tower: a `step.DenoiseTower` whose trainable tensors are chosen already.
         compute: the dtype of FSDP2's gathered weights.
 
     Raises:
         UniWorldError: FSDP2 on the CPU with a PyTorch that cannot.
     """
     if world.size == 1:
-        return trainee
+        return tower
     if world.engine == "data":
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(trainee)
+        return DistributedDataParallel(tower)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -151,12 +151,12 @@ def spread(trainee: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
-    transformer: Any = trainee.dit.transformer  # type: ignore[union-attr]
-    for module in [*transformer.transformer_blocks, *transformer.single_transformer_blocks, trainee]:
-        # FSDP2 takes tensors of one dtype: float32 throughout, one block after another, which is spread at once.
+    transformer: Any = tower.dit.transformer  # type: ignore[union-attr]
+    for module in [*transformer.transformer_blocks, *transformer.single_transformer_blocks, tower]:
+        # FSDP2 takes tensors of one dtype: float32 throughout, one block after another, which is parallelize at once.
         fully_shard(module.float(), mesh=mesh, mp_policy=policy)
-    set_compute(trainee, compute)  # which `float` has changed, and the gathered weights have
-    return trainee
+    set_compute(tower, compute)  # which `float` has changed, and the gathered weights have
+    return tower
 
 
 def without_sync(engine: nn.Module) -> AbstractContextManager[None]:
@@ -167,8 +167,8 @@ def without_sync(engine: nn.Module) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def whole_root(engine: nn.Module) -> Iterator[None]:
-    """Within it, parts of a spread trainee may be called without going through the trainee itself."""
+def unsharded(engine: nn.Module) -> Iterator[None]:
+    """Within it, parts of a parallelize tower may be called without going through the tower itself."""
     if not hasattr(engine, "unshard"):
         yield
         return

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from ...uniworld_core.loading.dtypes import usable_device
 
 
-def chosen_device(name: str) -> str:
+def resolve_device(name: str) -> str:
     """The device that a setting names; for `auto` a GPU if there is one. Raises UniWorldError if it cannot be used here."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,12 +38,12 @@ def autocast(device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
     lower = dtype != torch.float32
     with (
         torch.autocast(kind, dtype, enabled=lower),
-        _Plain() if kind == "cpu" and lower else contextlib.nullcontext(),
+        _PlainOps() if kind == "cpu" and lower else contextlib.nullcontext(),
     ):
         yield
 
 
-class _Plain(TorchFunctionMode):
+class _PlainOps(TorchFunctionMode):
     """Computes `scaled_dot_product_attention` from matrix products and a softmax, and `rms_norm` in one type."""
 
     def __torch_function__(self, function: Any, types: object, args: Any = (), kwargs: Any = None) -> object:

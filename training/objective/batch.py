@@ -35,7 +35,7 @@ class BadSample(UniWorldError):
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedSample:
     """What the frozen parts compute of one sample; it is what a cache keeps. Tensors are on the CPU.
 
     Attributes:
@@ -70,23 +70,23 @@ class Draws:
     Attributes:
         noise: (B, C, h, w) float32, standard normal.
         level: (B,) float32, standard normal: the noise level is its sigmoid, then shifted.
-        chance: (B,) float32 in 0..1, for what is dropped now and then.
+        t5_dropout_u: (B,) float32 in 0..1, for what is dropped now and then.
     """
 
     noise: Tensor
     level: Tensor
-    chance: Tensor
+    t5_dropout_u: Tensor
 
     @classmethod
     def of(cls, seed: int, positions: Sequence[int], latent_shape: Sequence[int]) -> Draws:
         """The numbers of the samples at these places in the order of the data, for latents (C, h, w)."""
-        noise, level, chance = [], [], []
+        noise, level, t5_dropout_u = [], [], []
         for position in positions:
             generator = torch.Generator("cpu").manual_seed((seed * _STRIDE + position) % 2**63)
             level.append(torch.randn((), generator=generator))
-            chance.append(torch.rand((), generator=generator))
+            t5_dropout_u.append(torch.rand((), generator=generator))
             noise.append(torch.randn(tuple(latent_shape), generator=generator))
-        return cls(torch.stack(noise), torch.stack(level), torch.stack(chance))
+        return cls(torch.stack(noise), torch.stack(level), torch.stack(t5_dropout_u))
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,9 @@ class Batch:
     level: Tensor
 
     @classmethod
-    def of(cls, items: Sequence[Encoded], draws: Draws, siglip_width: int | None = None, t5_drop: float = 1.0) -> Batch:
+    def of(
+        cls, items: Sequence[EncodedSample], draws: Draws, siglip_width: int | None = None, t5_drop: float = 1.0
+    ) -> Batch:
         """Put samples together.
 
         Args:
@@ -135,8 +137,8 @@ class Batch:
         ]
         flat = [each for some in used for each in some]
         features = None if siglip_width is None else torch.cat([torch.zeros(0, siglip_width), *flat])
-        chances = draws.chance.tolist()
-        kept = tuple(None if chance < t5_drop else item.t5 for item, chance in zip(items, chances))
+        dropout_us = draws.t5_dropout_u.tolist()
+        kept = tuple(None if u < t5_drop else item.t5 for item, u in zip(items, dropout_us))
         ones_hw = torch.ones(items[0].latent.shape[1:])
         return cls(
             hidden=torch.cat([item.hidden for item in items]),

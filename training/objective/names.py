@@ -1,12 +1,12 @@
-"""Names of a `Trainee`'s tensors in the files of a checkpoint."""
+"""Names of a `DenoiseTower`'s tensors in the files of a checkpoint."""
 
 from __future__ import annotations
 
 from ...uniworld_core.families.uniworld_v1.checkpoint import DENOISER_NAMES, PROJECTOR_NAMES
 from ...uniworld_core.loading.weights import Names
 
-# (in the published files, in `Trainee`)
-TRAINEE_NAMES = Names(
+# (in the published files, in `DenoiseTower`)
+TOWER_NAMES = Names(
     (
         *((in_file, f"dit.transformer.{rest}") for in_file, rest in DENOISER_NAMES.prefixes),
         *((in_file, f"projectors.{rest}") for in_file, rest in PROJECTOR_NAMES.prefixes),

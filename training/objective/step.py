@@ -15,7 +15,7 @@ from ...uniworld_core.families.uniworld_v1.condition import gather_rows, join_ro
 from ...uniworld_core.families.uniworld_v1.projectors import Projectors
 from ...uniworld_core.sampling import flow
 from ...uniworld_core.sampling.condition import Condition
-from .batch import Batch, Draws, Encoded
+from .batch import Batch, Draws, EncodedSample
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class StepSettings:
     guidance: float = 1.0
 
 
-class Trainee(nn.Module):
+class DenoiseTower(nn.Module):
     """The part of UniWorld that trains: projectors and DiT, from what the frozen parts computed to losses."""
 
     def __init__(self, projectors: Projectors, dit: DiT, settings: StepSettings) -> None:
         super().__init__()
         self.projectors, self.dit, self.settings = projectors, dit, settings
 
-    def collate(self, items: Sequence[Encoded], draws: Draws) -> Batch:
-        """Samples and their random numbers as this trainee takes them. Raises UniWorldError for latents of two sizes."""
+    def collate(self, items: Sequence[EncodedSample], draws: Draws) -> Batch:
+        """Samples and their random numbers as this tower takes them. Raises UniWorldError for latents of two sizes."""
         width = self.projectors.siglip_projector.width if self.settings.use_siglip else None
         return Batch.of(items, draws, width, self.settings.t5_drop)
 

@@ -19,9 +19,9 @@ from ...uniworld_core.loading.shipped import shipped_model
 from ...uniworld_core.loading.weights import Shards
 from ...uniworld_core.prompts.scope import SCOPE_FILE
 from ..engine import checkpoints
-from ..objective.names import TRAINEE_NAMES
+from ..objective.names import TOWER_NAMES
 from ..run.folder import CHECKPOINTS, CONFIG, START, read_config
-from ..run.initial_weights import read_kept
+from ..run.initial_weights import read_saved_weights
 from .model_folder import INDEX_FILE, Source, copy_settings, new_folder, write_index, write_json
 from .processor_files import add_processor_files
 
@@ -48,9 +48,9 @@ def export_run(
         checkpoints.verify(checkpoint)
         return checkpoints.read_tensors(checkpoint, checkpoints.WEIGHTS if raw else checkpoints.EMA)
 
-    trained = checkpoints.read_found(lambda: _checkpoint(run, step), read)
+    trained = checkpoints.read_with_retry(lambda: _checkpoint(run, step), read)
     # Weights from `model.start` that did not train are part of the run's model too.
-    tensors = {**read_kept(run / START), **trained}
+    tensors = {**read_saved_weights(run / START), **trained}
     shipped = shipped_model(config.model.checkpoint)
     start = Path(config.model.checkpoint) if shipped is None else shipped.checkpoint
     if not start.is_dir():
@@ -58,13 +58,11 @@ def export_run(
             f"The run {run} started from {start}, which does not exist: run the export in the folder where the run was "
             f"trained, or correct model.checkpoint in its {CONFIG}."
         )
-    write_changed(
-        start, {TRAINEE_NAMES.in_file(name): Source.of(tensor) for name, tensor in tensors.items()}, to, dtype
-    )
+    write_changed(start, {TOWER_NAMES.in_file(name): Source.of(tensor) for name, tensor in tensors.items()}, to, dtype)
 
 
 def _checkpoint(run: Path, step: int | None) -> Path:
-    kept = {checkpoint.name: checkpoint for checkpoint in checkpoints.complete(run / CHECKPOINTS)}
+    kept = {checkpoint.name: checkpoint for checkpoint in checkpoints.finished(run / CHECKPOINTS)}
     if not kept:
         raise UniWorldError(f"{run} has no finished checkpoint: resume training until it has one.")
     name = max(kept) if step is None else checkpoints.checkpoint_name(step)

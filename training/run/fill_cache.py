@@ -8,7 +8,7 @@ from pathlib import Path
 from ...uniworld_core.errors import UniWorldError
 from ..config.settings import Config
 from ..data.cache import Cache
-from ..data.cache_fill import fill, prepare
+from ..data.cache_fill import create_or_open, fill
 from ..engine.parallel import start_world
 from .setup import open_encoder, open_samples
 
@@ -30,7 +30,7 @@ def fill_cache(
         raise UniWorldError("data.cache is not set: say where to keep the cache (--set data.cache=FOLDER).")
     with start_world(config.run.device) as world:
         encoder, samples = open_encoder(config, world.device), open_samples(config)
-        cache = prepare(Path(config.data.cache), samples, encoder)
+        cache = create_or_open(Path(config.data.cache), samples, encoder)
 
         def told(done: int, total: int) -> None:
             if progress is not None:

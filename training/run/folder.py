@@ -32,7 +32,7 @@ _LOCK = "lock"
 
 # What may differ between a run folder and the configuration that goes on with it, as no loss depends on it but in the
 # last digits. That annotations and weights are the same is checked by fingerprints.
-FREE_KEYS = {
+CHANGEABLE_KEYS = {
     "model.checkpoint",
     "model.flux",
     "model.siglip",
@@ -54,16 +54,16 @@ FREE_KEYS = {
     "run.tensorboard",
     "run.wandb",
 }
-_FREE_SECTIONS = {"validation"}
+_CHANGEABLE_SECTIONS = {"validation"}
 
 
 def differing_keys(old: Config, new: Config) -> list[str]:
     """What differs between two configurations and changes what is learned, as "section.key was X and is now Y"."""
     # A cosine's rate at every step depends on where it ends.
-    free = FREE_KEYS - {"run.steps"} if new.optimizer.schedule == "cosine" else FREE_KEYS
+    free = CHANGEABLE_KEYS - {"run.steps"} if new.optimizer.schedule == "cosine" else CHANGEABLE_KEYS
     found = []
     for section in fields(Config):
-        if section.name in _FREE_SECTIONS:
+        if section.name in _CHANGEABLE_SECTIONS:
             continue
         before, after = getattr(old, section.name), getattr(new, section.name)
         for key in fields(before):
@@ -74,7 +74,7 @@ def differing_keys(old: Config, new: Config) -> list[str]:
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Make the folder and hold it for one trainer, within the context. What did not begin leaves no folder behind.
 
     Raises:
@@ -88,10 +88,10 @@ def hold(folder: Path) -> Iterator[None]:
             yield
         finally:
             if is_new and not (folder / CONFIG).exists():
-                _remove_unbegun(folder)
+                _remove_new_folder(folder)
 
 
-def _remove_unbegun(folder: Path) -> None:
+def _remove_new_folder(folder: Path) -> None:
     with suppress(OSError):  # a system that holds on to the open lock file keeps the folder, which is as before
         for file in (SIZES, f"{SIZES}.lock", START):
             (folder / file).unlink(missing_ok=True)

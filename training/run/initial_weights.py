@@ -15,14 +15,14 @@ from ...uniworld_core.families.uniworld_v1.comfy_files import REDUX_NAMES
 from ...uniworld_core.loading.weights import Names, Shards
 from ..engine import checkpoints
 from ..files import write_atomic
-from ..objective.names import TRAINEE_NAMES
+from ..objective.names import TOWER_NAMES
 from .folder import CHECKPOINTS, START
 
-# (in a file, in `Trainee`): FLUX-Redux's embedder, the published names, and projectors alone under short names.
+# (in a file, in `DenoiseTower`): FLUX-Redux's embedder, the published names, and projectors alone under short names.
 _FILE_NAMES = Names(
     (
         *((in_file, f"projectors.{rest}") for in_file, rest in REDUX_NAMES.prefixes),
-        *TRAINEE_NAMES.prefixes,
+        *TOWER_NAMES.prefixes,
         *((rest, f"projectors.{rest}") for _, rest in PROJECTOR_NAMES.prefixes),
         *((f"projectors.{rest}", f"projectors.{rest}") for _, rest in PROJECTOR_NAMES.prefixes),
         ("dit.transformer.", "dit.transformer."),
@@ -31,19 +31,19 @@ _FILE_NAMES = Names(
 
 
 @torch.no_grad()
-def read_in_full(trained: Mapping[str, nn.Parameter], shards: Shards) -> None:
+def restore_float32(trained: Mapping[str, nn.Parameter], shards: Shards) -> None:
     """Fill what trains with the checkpoint's own float32 numbers, of which a bfloat16 model has lost digits.
 
     Args:
-        trained: {name in `Trainee`: float32 parameter}.
+        trained: {name in `DenoiseTower`: float32 parameter}.
         shards: the files that the model was loaded from.
     """
-    in_trainee = {TRAINEE_NAMES.in_file(name): parameter for name, parameter in trained.items()}
-    for in_file, tensor in shards.read(in_trainee):
-        in_trainee[in_file].copy_(tensor)
+    in_tower = {TOWER_NAMES.in_file(name): parameter for name, parameter in trained.items()}
+    for in_file, tensor in shards.read(in_tower):
+        in_tower[in_file].copy_(tensor)
 
 
-def find_start(paths: Sequence[str]) -> list[Path]:
+def find_initial_weights(paths: Sequence[str]) -> list[Path]:
     """The files and checkpoints that `model.start` names now: of a run its newest one, which later may be another.
 
     Args:
@@ -67,8 +67,8 @@ def find_start(paths: Sequence[str]) -> list[Path]:
     return found
 
 
-def read_start(found: Sequence[Path]) -> dict[str, Tensor]:
-    """{name in `Trainee`: tensor} of what `find_start` found, where a later one replaces what an earlier one gave.
+def read_initial_weights(found: Sequence[Path]) -> dict[str, Tensor]:
+    """{name in `DenoiseTower`: tensor} of what `find_initial_weights` found, where a later one replaces what an earlier one gave.
 
     Raises:
         UniWorldError: one is missing, damaged, or holds a tensor of unknown name.
@@ -79,7 +79,7 @@ def read_start(found: Sequence[Path]) -> dict[str, Tensor]:
     return tensors
 
 
-def keep_start(tensors: Mapping[str, Tensor], trained: Container[str], file: Path) -> None:
+def save_initial_weights(tensors: Mapping[str, Tensor], trained: Container[str], file: Path) -> None:
     """Keep with a run what it was given and does not train, as the place it came from may change or go.
 
     Raises:
@@ -92,19 +92,19 @@ def keep_start(tensors: Mapping[str, Tensor], trained: Container[str], file: Pat
         file.unlink(missing_ok=True)
 
 
-def read_kept(file: Path) -> dict[str, Tensor]:
-    """What `keep_start` kept; nothing where it kept none. Raises UniWorldError if it is damaged."""
+def read_saved_weights(file: Path) -> dict[str, Tensor]:
+    """What `save_initial_weights` kept; nothing where it kept none. Raises UniWorldError if it is damaged."""
     return _read_file(file) if file.is_file() else {}
 
 
 @torch.no_grad()
-def put_start(trainee: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors into a trainee by name.
+def load_initial_weights(tower: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors into a tower by name.
 
     Raises:
         UniWorldError: it has none of that name, or of another shape.
     """
-    parameters = dict(trainee.named_parameters())
+    parameters = dict(tower.named_parameters())
     for name, tensor in tensors.items():
         if name not in parameters:
             raise UniWorldError(f"model.start gives {name}, which this model has not: it belongs to another model.")

@@ -19,8 +19,8 @@ from ..data.loader import StepData, batches
 from ..engine.parallel import World, start_world
 from . import folder as run_folder
 from .metrics import Reporter
-from .setup import Data, load_readers, open_data, open_encoder, open_model
-from .trainer import Agreement, TooManyBad, Trainer
+from .setup import RunData, load_frozen_parts, open_data, open_encoder, open_model
+from .trainer import StepConsensus, TooManyBadSamples, Trainer
 from .validate import Validator
 
 # The signals that ask a run to end: Ctrl-C, and what schedulers and torchrun send.
@@ -50,7 +50,7 @@ def train(
     config: Config,
     folder: Path,
     progress: bool = True,
-    data_of: Callable[[Config, Encoder], Data] | None = None,
+    data_of: Callable[[Config, Encoder], RunData] | None = None,
 ) -> TrainingResult:
     """Train, or go on with the run in `folder` if it has a checkpoint of the same configuration.
 
@@ -73,23 +73,23 @@ def train(
                 f"run.batch_size is {config.run.batch_size}, of all processes together, and there are {world.size}: some "
                 f"would have nothing to do. Set it to {world.size} or more, or start fewer processes."
             )
-        world.on_main(lambda: stack.enter_context(run_folder.hold(folder)))
-        checkpoint = world.from_main(world.on_main(lambda: run_folder.resume_from(folder, config)))
+        world.on_rank0(lambda: stack.enter_context(run_folder.lock(folder)))
+        checkpoint = world.broadcast(world.on_rank0(lambda: run_folder.resume_from(folder, config)))
         encoder = open_encoder(config, world.device)
         if checkpoint is None:  # a run that begins takes the pictures as they are now
-            world.on_main(lambda: (folder / run_folder.SIZES).unlink(missing_ok=True))
+            world.on_rank0(lambda: (folder / run_folder.SIZES).unlink(missing_ok=True))
         data = open_data(config, encoder, folder / run_folder.SIZES) if data_of is None else data_of(config, encoder)
         if not isinstance(data.source, Cache):
-            load_readers(encoder)
+            load_frozen_parts(encoder)
         validator = Validator(encoder, config.validation) if config.run.validate_every else None
         model = open_model(config, encoder, world, folder / run_folder.START, resumes=checkpoint is not None)
         trainer = Trainer(config, folder, world, model, data.fingerprint)
         stack.callback(trainer.saver.close)
         if checkpoint is not None:
             trainer.resume(checkpoint)
-        world.on_main(lambda: run_folder.write_config(folder, config))
-        reporter = world.on_main(lambda: stack.enter_context(Reporter(folder, config, trainer.step, progress)))
-        stop = stack.enter_context(_asked_to_stop())
+        world.on_rank0(lambda: run_folder.write_config(folder, config))
+        reporter = world.on_rank0(lambda: stack.enter_context(Reporter(folder, config, trainer.step, progress)))
+        stop = stack.enter_context(_stop_on_signal())
         try:
             return _run(trainer, data, encoder, validator, reporter, stop)
         except UniWorldError as error:
@@ -98,7 +98,7 @@ def train(
 
 def _run(
     trainer: Trainer,
-    data: Data,
+    data: RunData,
     encoder: Encoder,
     validator: Validator | None,
     reporter: Reporter | None,
@@ -126,16 +126,16 @@ def _run(
     return TrainingResult(trainer.step, loss, len(trainer.skipped), interrupted)
 
 
-def _agree(trainer: Trainer, step: StepData, stop: bool) -> Agreement:
+def _agree(trainer: Trainer, step: StepData, stop: bool) -> StepConsensus:
     try:
         return trainer.agree(step, stop)
-    except TooManyBad:  # what was learned so far stays, for a higher limit or mended data
+    except TooManyBadSamples:  # what was learned so far stays, for a higher limit or mended data
         trainer.save()
         trainer.saver.wait()
         raise
 
 
-def _steps(trainer: Trainer, data: Data, encoder: Encoder, world: World) -> Generator[StepData, None, None]:
+def _steps(trainer: Trainer, data: RunData, encoder: Encoder, world: World) -> Generator[StepData, None, None]:
     run = trainer.config.run
     return batches(
         data.source,
@@ -151,7 +151,7 @@ def _steps(trainer: Trainer, data: Data, encoder: Encoder, world: World) -> Gene
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
+def _stop_on_signal() -> Iterator[threading.Event]:
     """Set once a signal asks the process to end; one that comes later ends it at once, as without this."""
     asked, first = threading.Event(), 0.0
     if threading.current_thread() is not threading.main_thread():  # Python takes signals in the main thread alone

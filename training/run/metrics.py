@@ -62,7 +62,7 @@ class Reporter:
         self._folder, self._every = folder, config.run.log_every
         self._files = {name: folder / name for name in (METRICS, SKIPPED)}
         for file in self._files.values():
-            _keep_until(file, done)
+            _drop_after(file, done)
         self._stack = ExitStack()
         self._outputs = {name: self._stack.enter_context(_open(file)) for name, file in self._files.items()}
         # disable=None shows it on terminals alone.
@@ -122,7 +122,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _keep_until(file: Path, step: int) -> None:
+def _drop_after(file: Path, step: int) -> None:
     if file.is_file():
         kept = [line for line in read_lines(file) if line["step"] <= step]
         write_atomic(file, "".join(json.dumps(line) + "\n" for line in kept).encode())
@@ -141,7 +141,7 @@ def _tensorboard(folder: Path, done: int, stack: ExitStack) -> Any:
     except ImportError:  # an extra: without it there are the other ways to see a run
         return None
     stack.callback(setattr, threading, "excepthook", threading.excepthook)
-    threading.excepthook = partial(_hear, threading.excepthook)
+    threading.excepthook = partial(_ignore_writer_errors, threading.excepthook)
     try:
         board = SummaryWriter(str(folder / TENSORBOARD), purge_step=done + 1)
     except OSError as error:
@@ -153,17 +153,17 @@ def _tensorboard(folder: Path, done: int, stack: ExitStack) -> Any:
 def _close(board: Any) -> None:
     with suppress(OSError):  # what it cannot write by now lies in `metrics.jsonl`
         board.close()
-    for thread in filter(_is_boards, threading.enumerate()):
+    for thread in filter(_is_tensorboard, threading.enumerate()):
         thread.join(timeout=1)
 
 
-def _hear(hook: Callable[[Any], object], fault: Any) -> None:
+def _ignore_writer_errors(hook: Callable[[Any], object], fault: Any) -> None:
     # The next step meets a full disk as well, and tells of it without a traceback.
-    if not (isinstance(fault.exc_value, OSError) and _is_boards(fault.thread)):
+    if not (isinstance(fault.exc_value, OSError) and _is_tensorboard(fault.thread)):
         hook(fault)
 
 
-def _is_boards(thread: object) -> bool:
+def _is_tensorboard(thread: object) -> bool:
     return type(thread).__module__.startswith("tensorboard.")
 
 

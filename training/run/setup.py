@@ -1,4 +1,4 @@
-"""What a configuration names, opened: the model, the samples or their cache, and the trainee."""
+"""What a configuration names, opened: the model, the samples or their cache, and the tower."""
 
 from __future__ import annotations
 
@@ -19,15 +19,22 @@ from ..data.loader import plan_of
 from ..data.plan import Plan
 from ..data.published import PublishedSamples
 from ..data.samples import Samples
-from ..engine.checkpoints import read_found
-from ..engine.parallel import World, spread
-from ..objective.step import StepSettings, Trainee
+from ..engine.checkpoints import read_with_retry
+from ..engine.parallel import World, parallelize
+from ..objective.step import DenoiseTower, StepSettings
 from ..objective.trainable import check_family, set_trainable
-from .initial_weights import find_start, keep_start, put_start, read_in_full, read_kept, read_start
+from .initial_weights import (
+    find_initial_weights,
+    load_initial_weights,
+    read_initial_weights,
+    read_saved_weights,
+    restore_float32,
+    save_initial_weights,
+)
 
 
 @dataclass(frozen=True)
-class Data:
+class RunData:
     """The samples of a run.
 
     Attributes:
@@ -42,18 +49,18 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Model:
+class PreparedModel:
     """What trains, in its forms.
 
     Attributes:
-        trainee: projectors and DiT.
-        engine: the trainee as the processes train it together.
-        trained: {name in the trainee: parameter} of what trains, as the engine holds it.
-        frozen: fingerprint of all that does not train, of the trainee and of the parts before it.
+        tower: projectors and DiT.
+        engine: the tower as the processes train it together.
+        trained: {name in the tower: parameter} of what trains, as the engine holds it.
+        frozen: fingerprint of all that does not train, of the tower and of the parts before it.
     """
 
-    trainee: Trainee
-    engine: nn.Module
+    tower: DenoiseTower
+    wrapped: nn.Module
     trained: dict[str, nn.Parameter]
     frozen: str
 
@@ -91,7 +98,7 @@ def open_encoder(config: Config, device: torch.device | str = "cpu") -> Encoder:
     return Encoder(opened, settings)
 
 
-def load_readers(encoder: Encoder) -> list[nn.Module]:
+def load_frozen_parts(encoder: Encoder) -> list[nn.Module]:
     """The frozen parts that samples pass, their weights read now and not at the first sample: so what is wrong with them,
     or draws random numbers while it is built, comes before training begins.
     """
@@ -113,7 +120,7 @@ def open_samples(config: Config) -> Samples:
     return PublishedSamples(config.data.list)
 
 
-def open_data(config: Config, encoder: Encoder, keep: Path | None = None) -> Data:
+def open_data(config: Config, encoder: Encoder, keep: Path | None = None) -> RunData:
     """The samples of a run in their order, out of the cache if one is named.
 
     Args:
@@ -133,13 +140,13 @@ def open_data(config: Config, encoder: Encoder, keep: Path | None = None) -> Dat
                 "with this configuration first."
             )
     run, data = config.run, config.data
-    return Data(source, plan_of(source, run.batch_size, run.seed, data.area, data.ratios, keep), samples.fingerprint)
+    return RunData(source, plan_of(source, run.batch_size, run.seed, data.area, data.ratios, keep), samples.fingerprint)
 
 
 def open_model(
     config: Config, encoder: Encoder, world: World, kept_start: Path | None = None, resumes: bool = False
-) -> Model:
-    """The trainee with the weights it starts from, in the form that the processes train.
+) -> PreparedModel:
+    """The tower with the weights it starts from, in the form that the processes train.
 
     Args:
         kept_start: the run's file of what model.start gave and does not train; written when a run begins, and read in
@@ -152,33 +159,33 @@ def open_model(
     opened, stage = encoder.model, config.stage
     # Their own, which change, and not the ones that the model keeps.
     projectors, dit = (opened.parts[name].load(opened.storage, opened.device) for name in ("projectors", "dit"))
-    trainee = Trainee(projectors, dit, StepSettings(stage.use_siglip, stage.t5_drop, stage.guidance))
-    training = set_trainable(trainee, stage.parts)
-    read_in_full(training, opened.parts.network("dit").shards)
-    start = read_kept(kept_start) if resumes and kept_start is not None else _read_start(config, world)
-    put_start(trainee, start)
+    tower = DenoiseTower(projectors, dit, StepSettings(stage.use_siglip, stage.t5_drop, stage.guidance))
+    training = set_trainable(tower, stage.parts)
+    restore_float32(training, opened.parts.network("dit").shards)
+    start = read_saved_weights(kept_start) if resumes and kept_start is not None else _read_start(config, world)
+    load_initial_weights(tower, start)
     if kept_start is not None and not resumes:
-        world.on_main(lambda: keep_start(start, training, kept_start))
+        world.on_rank0(lambda: save_initial_weights(start, training, kept_start))
     if stage.checkpointing:
         dit.transformer.enable_gradient_checkpointing()
-    frozen = _frozen_fingerprint(trainee, encoder.frozen_fingerprint(stage.use_siglip))
-    engine = spread(trainee, world, opened.dtype)
+    frozen = _frozen_fingerprint(tower, encoder.frozen_fingerprint(stage.use_siglip))
+    wrapped = parallelize(tower, world, opened.dtype)
     # Named anew, since FSDP2 puts its own parameters in the place of what was there.
-    trained = {name: parameter for name, parameter in trainee.named_parameters() if parameter.requires_grad}
-    return Model(trainee, engine, trained, frozen)
+    trained = {name: parameter for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    return PreparedModel(tower, wrapped, trained, frozen)
 
 
 def _read_start(config: Config, world: World) -> dict[str, torch.Tensor]:
     """What model.start gives, the same in every process, though a run that it names may be in work."""
     if world.size == 1:
-        return read_found(lambda: find_start(config.model.start), read_start)
-    found = world.on_main(lambda: find_start(config.model.start))
-    return read_start(world.from_main(found or []))
+        return read_with_retry(lambda: find_initial_weights(config.model.start), read_initial_weights)
+    found = world.on_rank0(lambda: find_initial_weights(config.model.start))
+    return read_initial_weights(world.broadcast(found or []))
 
 
-def _frozen_fingerprint(trainee: Trainee, parts_before: str) -> str:
+def _frozen_fingerprint(tower: DenoiseTower, parts_before: str) -> str:
     digest = hashlib.sha256(parts_before.encode())
-    for name, parameter in trainee.named_parameters():
+    for name, parameter in tower.named_parameters():
         if not parameter.requires_grad:
             first = parameter.detach().flatten()[:FINGERPRINT_VALUES].float().cpu()
             digest.update(f"{name} {tuple(parameter.shape)}".encode() + first.numpy().tobytes())

@@ -29,12 +29,12 @@ from ..engine import checkpoints
 from ..engine.checkpoints import EMA, OPTIMIZER, WEIGHTS
 from ..engine.ema import ShardedEMA
 from ..engine.parallel import World
-from .setup import Model
+from .setup import PreparedModel
 
 _RANDOM = "random/"
 
 
-def state_tensors(model: Model, optimizer: Optimizer, ema: ShardedEMA, world: World) -> dict[str, Tensor]:
+def state_tensors(model: PreparedModel, optimizer: Optimizer, ema: ShardedEMA, world: World) -> dict[str, Tensor]:
     """{name in a checkpoint: tensor} of what trains, its average, the optimizer, and this process's random state."""
     tensors = _model_tensors(model, ema)
     for name, kept in _optimizer_state(model, optimizer)["state"].items():
@@ -43,7 +43,7 @@ def state_tensors(model: Model, optimizer: Optimizer, ema: ShardedEMA, world: Wo
     return tensors
 
 
-def state_values(model: Model, optimizer: Optimizer, ema: ShardedEMA) -> dict[str, Any]:
+def state_values(model: PreparedModel, optimizer: Optimizer, ema: ShardedEMA) -> dict[str, Any]:
     """The rest of it, as JSON has it."""
     kept = _optimizer_state(model, optimizer)
     plain = {
@@ -55,7 +55,12 @@ def state_values(model: Model, optimizer: Optimizer, ema: ShardedEMA) -> dict[st
 
 
 def restore(
-    checkpoint: Path, values: Mapping[str, Any], model: Model, optimizer: Optimizer, ema: ShardedEMA, world: World
+    checkpoint: Path,
+    values: Mapping[str, Any],
+    model: PreparedModel,
+    optimizer: Optimizer,
+    ema: ShardedEMA,
+    world: World,
 ) -> None:
     """Put a checkpoint's state into what a run has built anew, on however many processes.
 
@@ -66,11 +71,11 @@ def restore(
     Raises:
         UniWorldError: it is damaged, or of other tensors.
     """
-    kept = checkpoints.stored(checkpoint)
+    kept = checkpoints.stored_tensors(checkpoint)
     tensors = _model_tensors(model, ema)
     _check_shapes(checkpoint, tensors, kept)
     # It has room for every tensor, spread as its parameter.
-    state = cast(dict[str, Any], get_optimizer_state_dict(model.trainee, optimizer))
+    state = cast(dict[str, Any], get_optimizer_state_dict(model.tower, optimizer))
     for name, room in state["state"].items():
         found = {key: value for key, value in room.items() if _key(name, key) in kept}
         tensors.update({_key(name, key): value for key, value in found.items()})
@@ -86,20 +91,20 @@ def restore(
     state["state"] = {name: held for name, held in state["state"].items() if held}
     groups = zip(state["param_groups"], values["optimizer"]["groups"], strict=True)
     state["param_groups"] = [_group(new, old) for new, old in groups]
-    set_optimizer_state_dict(model.trainee, optimizer, state, options=StateDictOptions(strict=False))
+    set_optimizer_state_dict(model.tower, optimizer, state, options=StateDictOptions(strict=False))
     _restore_random({key[len(_RANDOM) :]: value for key, value in mine.items()}, world)
 
 
-def _model_tensors(model: Model, ema: ShardedEMA) -> dict[str, Tensor]:
+def _model_tensors(model: PreparedModel, ema: ShardedEMA) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {WEIGHTS + name: value.detach() for name, value in model.trained.items()}
     return tensors | {EMA + name: value for name, value in ema.state().items()}
 
 
-def _optimizer_state(model: Model, optimizer: Optimizer) -> dict[str, Any]:
+def _optimizer_state(model: PreparedModel, optimizer: Optimizer) -> dict[str, Any]:
     """By parameters' names. PyTorch would take a step to fill an optimizer that has taken none."""
     if not optimizer.state:
         return {"state": {}, "param_groups": optimizer.state_dict()["param_groups"]}
-    return cast(dict[str, Any], get_optimizer_state_dict(model.trainee, optimizer))
+    return cast(dict[str, Any], get_optimizer_state_dict(model.tower, optimizer))
 
 
 def _key(name: str, key: str) -> str:

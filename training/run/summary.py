@@ -17,7 +17,7 @@ from ..config.file import to_toml
 from ..config.settings import Config
 from ..data.loader import plan_of
 from ..data.samples import Samples
-from ..objective.step import StepSettings, Trainee
+from ..objective.step import DenoiseTower, StepSettings
 from ..objective.trainable import check_family, part_of, set_trainable
 
 _GIB = 2**30
@@ -29,7 +29,7 @@ _OPTIMIZER_NUMBERS = {"adamw": 2, "prodigy": 4, "muon": 1}
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """An estimate of one process's memory in bytes, by what it is for; activations come on top."""
 
     parts: Mapping[str, int]
@@ -60,7 +60,7 @@ class RunSummary:
     run: Path
     trainable: Mapping[str, int]
     frozen: int
-    memory: Memory
+    memory: MemoryEstimate
     processes: int
     samples: int
     buckets: Mapping[Size, int]
@@ -92,7 +92,7 @@ class RunSummary:
     def _memory(self) -> list[str]:
         of = f" of {self.processes}" if self.processes > 1 else ""
         return [
-            f"# Memory of each process{of}, without activations (an estimate):",
+            f"# MemoryEstimate of each process{of}, without activations (an estimate):",
             *(f"#   {what:<44}{size / _GIB:>10.3f} GiB" for what, size in self.memory.parts.items()),
             f"#   {'together':<44}{self.memory.total / _GIB:>10.3f} GiB",
             "",
@@ -122,17 +122,17 @@ def summarize(config: Config, run: Path, samples: Samples, processes: int = 1) -
     model = UniWorld.from_pretrained(config.model.checkpoint, config.model.flux or None, config.model.siglip or None)
     check_family(model)
     projectors, transformer = (model.parts.network(name).build() for name in ("projectors", "dit"))
-    trainee = Trainee(projectors, DiT(transformer), StepSettings())
-    chosen = set_trainable(trainee, config.stage.parts)
+    tower = DenoiseTower(projectors, DiT(transformer), StepSettings())
+    chosen = set_trainable(tower, config.stage.parts)
     trainable = {name: parameter.numel() for name, parameter in chosen.items()}
-    frozen = sum(parameter.numel() for parameter in trainee.parameters()) - sum(trainable.values())
+    frozen = sum(parameter.numel() for parameter in tower.parameters()) - sum(trainable.values())
     plan = plan_of(samples, config.run.batch_size, config.run.seed, config.data.area, config.data.ratios)
     return RunSummary(
         config=config,
         run=run,
         trainable=trainable,
         frozen=frozen,
-        memory=estimate_memory(config, sum(trainable.values()), frozen, _reader_bytes(model, config), processes),
+        memory=estimate_memory(config, sum(trainable.values()), frozen, _encoder_bytes(model, config), processes),
         processes=processes,
         samples=len(samples),
         buckets=plan.counts(),
@@ -140,7 +140,7 @@ def summarize(config: Config, run: Path, samples: Samples, processes: int = 1) -
     )
 
 
-def estimate_memory(config: Config, trained: int, frozen: int, readers: int, processes: int) -> Memory:
+def estimate_memory(config: Config, trained: int, frozen: int, readers: int, processes: int) -> MemoryEstimate:
     """The memory of one process.
 
     Args:
@@ -153,7 +153,7 @@ def estimate_memory(config: Config, trained: int, frozen: int, readers: int, pro
     # FSDP2 takes tensors of one type, so what does not train is in float32 as well where it is spread.
     still = "float32" if spread else _dtype_name(config)
     numbers = _OPTIMIZER_NUMBERS[config.optimizer.name]
-    return Memory(
+    return MemoryEstimate(
         {
             "weights that train (float32)": math.ceil(trained / share) * 4,
             f"weights that stay ({still})": math.ceil(frozen / share) * _BYTES[still],
@@ -174,7 +174,7 @@ def _dtype_name(config: Config) -> str:
     return str(chosen).removeprefix("torch.")
 
 
-def _reader_bytes(model: UniWorld, config: Config) -> int:
+def _encoder_bytes(model: UniWorld, config: Config) -> int:
     """What the parts take that read samples; nothing where a cache holds what they would compute."""
     if config.data.cache or model.flux_folder is None:
         return 0

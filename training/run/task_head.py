@@ -24,7 +24,7 @@ EXPANSION = 3  # of the hidden layer over the VLM's width; published: 3584 to 10
 
 
 @dataclass(frozen=True)
-class Routed:
+class RoutingExample:
     """One prompt with its pictures, and whether it asks for a picture."""
 
     prompt: str
@@ -32,7 +32,7 @@ class Routed:
     paint: bool
 
 
-def assistant_states(vlm: VLM, items: Sequence[Routed], batch: int = 64) -> Tensor:
+def assistant_states(vlm: VLM, items: Sequence[RoutingExample], batch: int = 64) -> Tensor:
     """What the head reads of each: (items, D) float32."""
     states = []
     for start in range(0, len(items), batch):
@@ -44,7 +44,7 @@ def assistant_states(vlm: VLM, items: Sequence[Routed], batch: int = 64) -> Tens
 
 def train_task_head(
     vlm: VLM,
-    items: Iterable[Routed],
+    items: Iterable[RoutingExample],
     steps: int = 1000,
     batch_size: int = 128,
     learning_rate: float = 1e-3,

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...uniworld_core.errors import UniWorldError
 from ..config.settings import Config
 from ..data.loader import StepData
-from ..engine.checkpoints import Saver, checkpoint_name, read_meta
+from ..engine.checkpoints import CheckpointSaver, checkpoint_name, read_meta
 from ..engine.ema import ShardedEMA
 from ..engine.optimizer import (
     clip_factor,
@@ -25,19 +25,19 @@ from ..engine.optimizer import (
     scale_gradients,
     set_learning_rate,
 )
-from ..engine.parallel import World, whole_root, without_sync
+from ..engine.parallel import World, unsharded, without_sync
 from ..engine.precision import autocast
-from ..objective.batch import BadSample, Draws, Encoded
-from ..objective.step import Trainee
+from ..objective.batch import BadSample, Draws, EncodedSample
+from ..objective.step import DenoiseTower
 from .folder import CHECKPOINTS, VALIDATION
 from .metrics import StepMetrics
-from .setup import Model, compute_dtype
+from .setup import PreparedModel, compute_dtype
 from .state import restore, state_tensors, state_values
 from .validate import Validator
 
 
 @dataclass(frozen=True)
-class Agreement:
+class StepConsensus:
     """What the processes know together before a step.
 
     Attributes:
@@ -51,7 +51,7 @@ class Agreement:
     stop: bool
 
 
-class TooManyBad(UniWorldError):
+class TooManyBadSamples(UniWorldError):
     """More samples are of no use than `data.bad_limit` allows."""
 
 
@@ -68,22 +68,22 @@ class Trainer:
         saver: writes its checkpoints.
     """
 
-    def __init__(self, config: Config, folder: Path, world: World, model: Model, samples: str) -> None:
+    def __init__(self, config: Config, folder: Path, world: World, model: PreparedModel, samples: str) -> None:
         self.config, self.folder, self.world, self.model, self.samples = config, folder, world, model, samples
         self.optimizer = make_optimizer(model.trained.values(), config.optimizer)
         self.ema = ShardedEMA(model.trained, config.ema.decay, world.rank, world.size)
-        self.saver = Saver(folder / CHECKPOINTS, world, config.run.keep, config.run.keep_best)
+        self.saver = CheckpointSaver(folder / CHECKPOINTS, world, config.run.keep, config.run.keep_best)
         self.step = 0
         self.skipped: set[str] = set()
         self._saved: int | None = None
         self._losses_since_save: list[float] = []
         self._ended = time.perf_counter()
 
-    def agree(self, data: StepData, stop: bool) -> Agreement:
+    def agree(self, data: StepData, stop: bool) -> StepConsensus:
         """What all processes must know before the step on `data`.
 
         Raises:
-            TooManyBad: more bad samples than `data.bad_limit`.
+            TooManyBadSamples: more bad samples than `data.bad_limit`.
             UniWorldError: a checkpoint that could not be written.
         """
         mine = [sum(map(len, data.passes)), len(data.skipped), stop, self.saver.failed]
@@ -98,15 +98,15 @@ class Trainer:
         if met and count > self.config.data.bad_limit:
             # They are not taken for met: once they are mended, or the limit is raised, this step meets them anew.
             worst = "; ".join(map(str, list(met.values())[:3]))
-            raise TooManyBad(
+            raise TooManyBadSamples(
                 f"{count} samples are of no use, more than data.bad_limit = {self.config.data.bad_limit}. "
                 f"The last: {worst} `uniworld data check` names each one: mend their pictures, or raise data.bad_limit, "
                 "and the same command goes on from here."
             )
         self.skipped.update(met)
-        return Agreement(int(good), tuple(met.values()), bool(stops))
+        return StepConsensus(int(good), tuple(met.values()), bool(stops))
 
-    def train(self, data: StepData, agreed: Agreement) -> StepMetrics | None:
+    def train(self, data: StepData, agreed: StepConsensus) -> StepMetrics | None:
         """One optimizer step, on the mean loss of the batch's good samples over all processes; None without any.
 
         Raises:
@@ -120,7 +120,9 @@ class Trainer:
         norm = gradient_norm(self.model.trained.values())
         if not math.isfinite(norm):
             keys = [item.key for one in data.passes for _, item in one]
-            raise UniWorldError(f"The gradient is not finite at step {self.step}, on {', '.join(keys)}: {_MEND}")
+            raise UniWorldError(
+                f"The gradient is not finite at step {self.step}, on {', '.join(keys)}: {_NONFINITE_ADVICE}"
+            )
         scale_gradients(self.model.trained.values(), clip_factor(norm, self.config.optimizer.clip))
         set_learning_rate(self.optimizer, rate)
         used = rate * self.optimizer.param_groups[0].get("d", 1.0)  # Prodigy's own estimate
@@ -178,10 +180,10 @@ class Trainer:
         """Paint the validation prompts with the averaged weights, and write their sheet."""
         spread_out = self.world.engine == "fsdp"
         file = self.folder / VALIDATION / f"{checkpoint_name(self.step)}.png"
-        with self.ema.applied(), whole_root(self.model.engine):
+        with self.ema.applied(), unsharded(self.model.wrapped):
             # Where every process has the whole model, one paints and the others wait.
-            latents = validator.paint(self.model.trainee) if spread_out or self.world.is_main else []
-        self.world.on_main(lambda: validator.write(latents, file))
+            latents = validator.paint(self.model.tower) if spread_out or self.world.is_rank0 else []
+        self.world.on_rank0(lambda: validator.write(latents, file))
         self._lap()
 
     def _backward(self, data: StepData, good: int) -> float:
@@ -191,26 +193,28 @@ class Trainer:
             if not items and self.world.size == 1:
                 continue
             last = number == len(data.passes) - 1
-            with nullcontext() if last else without_sync(self.model.engine):
+            with nullcontext() if last else without_sync(self.model.wrapped):
                 losses = self._pass(items, good)
             total += float(losses.double().sum())
             faulty += [item.key for (_, item), loss in zip(items, losses.tolist()) if not math.isfinite(loss)]
         sums = self.world.gather([total, len(faulty)]).sum(dim=0).tolist()
         if sums[1]:
             names = [name for found in self.world.gather_objects(faulty) for name in found]
-            raise UniWorldError(f"The loss of {', '.join(names)} is not finite at step {self.step}: {_MEND}")
+            raise UniWorldError(
+                f"The loss of {', '.join(names)} is not finite at step {self.step}: {_NONFINITE_ADVICE}"
+            )
         return sums[0] / good
 
-    def _pass(self, items: Sequence[tuple[int, Encoded]], good: int) -> Tensor:
+    def _pass(self, items: Sequence[tuple[int, EncodedSample]], good: int) -> Tensor:
         """Forward and backward of some samples; gives their losses (B,). Without any, the engines' exchange alone."""
         device = self.world.device
         dtype = compute_dtype(self.config, device)
-        samples = [item for _, item in items] or [blank(self.model.trainee)]
+        samples = [item for _, item in items] or [empty_sample(self.model.tower)]
         positions = [position for position, _ in items] or [0]
         draws = Draws.of(self.config.run.seed, positions, samples[0].latent.shape)
-        batch = self.model.trainee.collate(samples, draws).to(device)
+        batch = self.model.tower.collate(samples, draws).to(device)
         with autocast(device, dtype):
-            losses = self.model.engine(batch)
+            losses = self.model.wrapped(batch)
             # The engines take the mean over the processes, and what is wanted is the mean over the samples of all.
             total = losses.sum() * (self.world.size / good if items else 0.0)
         total.backward()
@@ -222,21 +226,21 @@ class Trainer:
         return self._ended - before
 
 
-_MEND = (
+_NONFINITE_ADVICE = (
     "nothing of this step was kept, and the checkpoints before are whole. Look at these samples with `uniworld data check`. "
     "If they are sound, go on in a new folder, with a lower optimizer.lr and this run as model.start."
 )
 
 
-def blank(trainee: Trainee) -> Encoded:
+def empty_sample(tower: DenoiseTower) -> EncodedSample:
     """The smallest sample that passes the model, for a process that has none while the others wait for it."""
-    width, latents = trainee.projectors.denoise_projector.width, trainee.dit.latent_format
-    return Encoded(
+    width, latents = tower.projectors.denoise_projector.width, tower.dit.latent_format
+    return EncodedSample(
         key="nothing",
         hidden=torch.zeros(1, width),
         ends=torch.zeros(1, dtype=torch.bool),
         features=(),
-        pooled=torch.zeros(trainee.dit.transformer.config.pooled_projection_dim),
+        pooled=torch.zeros(tower.dit.transformer.config.pooled_projection_dim),
         t5=None,
         latent=torch.zeros(latents.channels, latents.pack, latents.pack),
         weight=None,

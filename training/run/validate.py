@@ -19,9 +19,9 @@ from ..data.encode import Encoder
 from ..data.samples import FilePicture, Sample
 from ..engine.precision import autocast
 from ..files import write_atomic
-from ..objective.batch import BadSample, Draws, Encoded
-from ..objective.step import Trainee
-from .lettering import fitting
+from ..objective.batch import BadSample, Draws, EncodedSample
+from ..objective.step import DenoiseTower
+from .sheet_text import fit_text
 
 # Pixels of the sheet: the longest side of a picture on it, and the space round each.
 _CELL, _GAP, _TEXT = 256, 8, 16
@@ -65,21 +65,21 @@ class Validator:
         self.settings, self._encoder = settings, encoder
         self._encoded = _read(encoder, settings) if settings.prompts else []
 
-    def paint(self, trainee: Trainee) -> list[torch.Tensor]:
+    def paint(self, tower: DenoiseTower) -> list[torch.Tensor]:
         """The VAE's own latents (1, C, size/8, size/8) of the prompts. Where the DiT is spread, every process must call
         it.
         """
         settings, dtype = self.settings, self._encoder.model.dtype
-        device, size = trainee.dit.device, Size(settings.size, settings.size)
+        device, size = tower.dit.device, Size(settings.size, settings.size)
         latents = []
         # As in training: what trains is in float32 among bfloat16, and autocast brings them together.
         with torch.no_grad(), autocast(device, dtype):
             for encoded in self._encoded:
                 # A batch has random numbers with it; none is used here, and the chance of 1 keeps T5.
-                draws = replace(Draws.of(0, [0], encoded.latent.shape), chance=torch.ones(1))
-                batch = trainee.collate([encoded], draws)
-                condition = trainee.condition(batch.to(device))
-                latents.append(paint(trainee.dit, condition, size, [settings.seed], settings.steps, settings.guidance))
+                draws = replace(Draws.of(0, [0], encoded.latent.shape), t5_dropout_u=torch.ones(1))
+                batch = tower.collate([encoded], draws)
+                condition = tower.condition(batch.to(device))
+                latents.append(paint(tower.dit, condition, size, [settings.seed], settings.steps, settings.guidance))
         return latents
 
     def write(self, latents: Sequence[torch.Tensor], to: Path) -> None:
@@ -106,7 +106,7 @@ def contact_sheet(rows: Sequence[SheetRow]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for number, row in enumerate(rows):
         top = number * height
-        draw.text((_GAP, top + _GAP // 2), fitting(draw, row.prompt, sheet.width - 2 * _GAP), fill="black")
+        draw.text((_GAP, top + _GAP // 2), fit_text(draw, row.prompt, sheet.width - 2 * _GAP), fill="black")
         # What was painted stands in the last column, whatever the number of references.
         for column, picture in [*enumerate(row.references), (columns - 1, row.painted)]:
             small = _scaled(picture)
@@ -122,7 +122,7 @@ def _scaled(picture: Image.Image) -> Image.Image:
     return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
-def _read(encoder: Encoder, settings: ValidationSettings) -> list[Encoded]:
+def _read(encoder: Encoder, settings: ValidationSettings) -> list[EncodedSample]:
     # The target is not used, and nothing is weighted: only what the condition is made of.
     blank = _Blank(settings.size)
     samples = [
@@ -135,7 +135,7 @@ def _read(encoder: Encoder, settings: ValidationSettings) -> list[Encoded]:
     for item in read:
         if isinstance(item, BadSample):
             raise UniWorldError(f"{item.key} cannot be painted: {item.reason}")
-    return [item for item in read if isinstance(item, Encoded)]
+    return [item for item in read if isinstance(item, EncodedSample)]
 
 
 def _called(prompt: ValidationPrompt) -> str:

@@ -1,4 +1,4 @@
-"""`uniworld train`, `data` and `eval`: exit codes, what goes where, and that a mistake never shows a traceback."""
+"""`uniworld train`, `data` and `eval`: exit codes, output streams, and that a user error never prints a traceback."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run `uniworld ...` in the test's own folder; gives exit code, standard output and standard error."""
+    """Run `uniworld ...` in a temporary folder; returns exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments: object) -> tuple[int, str, str]:
@@ -57,7 +57,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 @pytest.fixture
 def config_file(tiny_config: Callable[..., Config], tmp_path: Path) -> Path:
-    """A configuration file of a run of two steps, stage 2 on the tiny model and data."""
+    """The configuration file of a run of two steps: stage 2 on the tiny model and data."""
     file = tmp_path / "small.toml"
     file.write_text(to_toml(tiny_config("run.steps=2", "stage.parts=['denoise_projector']")), encoding="utf-8")
     return file
@@ -65,7 +65,7 @@ def config_file(tiny_config: Callable[..., Config], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of two steps, for tests that only read it."""
+    """The folder of a finished run of two steps; tests only read it."""
     settings = (
         "model.checkpoint=tiny",
         "model.dtype=float32",
@@ -87,11 +87,11 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
-# --- words and exit codes ---------------------------------------------------------------------------------------------
+# --- usage and exit codes ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("words", [words for words in cli.COMMANDS], ids=" ".join)
-def test_every_command_explains_itself(command: Command, words: tuple[str, ...]) -> None:
+def test_every_command_has_help(command: Command, words: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as stop:
         command(*words, "--help")
     assert stop.value.code == 0
@@ -107,16 +107,18 @@ def test_a_group_lists_its_commands(command: Command, group: str) -> None:
     assert f"uniworld {group} shapes" in err
 
 
-def test_the_help_of_train_names_what_else_train_can_do(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_train_lists_its_subcommands(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command("train", "--help")
     out = capsys.readouterr().out
     assert all(f"train {word}" in out for word in ("plot", "export", "merge", "nano"))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that can be heard")
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not deliver SIGTERM")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_command_ends_softly_when_it_is_terminated_or_interrupted(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_terminated_or_interrupted_command_exits_with_1_and_a_sentence(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     line = [sys.executable, "-c", LAUNCH, "data", "shapes", "out", "--count", "1000000"]
     with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 120
@@ -158,7 +160,7 @@ def test_a_command_ends_softly_when_it_is_terminated_or_interrupted(tmp_path: Pa
         ("data shapes out --kinds fly", "choose some of"),
         ("eval shapes --checkpoint nowhere", "nowhere does not exist"),
         ("eval shapes --kinds fly", "choose some of"),
-        ("eval shapes --checkpoint TINY", "--flux is not given: name the folder, or a shipped model"),
+        ("eval shapes --checkpoint TINY", "--flux is not given: give the folder, or the name of a shipped model"),
         ("eval shapes --checkpoint TINY --flux tiny", "--siglip is not given"),
     ],
 )
@@ -169,7 +171,7 @@ def test_bad_usage_is_exit_code_2_and_a_sentence(command: Command, config_file: 
     assert words in out + err
 
 
-def test_what_fails_while_it_runs_is_exit_code_1(
+def test_a_failure_at_run_time_is_exit_code_1(
     command: Command, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> TrainingResult:
@@ -180,15 +182,13 @@ def test_what_fails_while_it_runs_is_exit_code_1(
 
 
 @pytest.mark.parametrize("setting", ["data.list=absent.txt", "model.checkpoint=absent", "data.cache=absent"])
-def test_data_and_a_model_that_cannot_be_used_are_exit_code_2(
-    command: Command, config_file: Path, setting: str
-) -> None:
+def test_unusable_data_or_models_are_exit_code_2(command: Command, config_file: Path, setting: str) -> None:
     code, out, err = command("train", config_file, "--set", setting)
     assert (code, out) == (2, "")
     assert "absent" in err
 
 
-def test_an_unforeseen_error_is_one_line_and_a_traceback_only_on_request(
+def test_an_unexpected_error_is_one_line_with_a_traceback_only_on_request(
     command: Command, config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> TrainingResult:
@@ -205,25 +205,25 @@ def test_an_unforeseen_error_is_one_line_and_a_traceback_only_on_request(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_run_that_was_stopped_is_exit_code_1_and_says_how_to_go_on(
+def test_an_interrupted_run_is_exit_code_1_and_says_how_to_resume(
     command: Command, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "train", lambda *_: TrainingResult(steps=7, loss=1.0, skipped=0, interrupted=True))
     code, out, err = command("train", config_file)
     assert (code, out) == (1, "")
-    assert "Stopped after step 7 and kept a checkpoint; the same command goes on from it." in err
+    assert "Stopped after step 7 and saved a checkpoint; run the same command again to resume." in err
 
 
-def test_of_several_processes_only_the_first_speaks_and_errors_tell_whose_they_are(
+def test_only_rank_0_prints_and_errors_name_the_rank(
     command: Command, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(loop, "train", lambda *_: TrainingResult(steps=2, loss=1.0, skipped=0, interrupted=False))
     assert command("train", config_file) == (0, "", "")
-    assert command("train", "nowhere.toml")[2].startswith("process 1: ")
+    assert command("train", "nowhere.toml")[2].startswith("rank 1: ")
 
 
-def test_every_settings_file_that_training_reads_is_installed_with_it() -> None:
+def test_every_settings_file_of_training_is_installed() -> None:
     tomllib = pytest.importorskip("tomllib")
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     installed = {
@@ -235,7 +235,7 @@ def test_every_settings_file_that_training_reads_is_installed_with_it() -> None:
     assert set((ROOT / "training").rglob("*.toml")) <= installed
 
 
-def test_every_command_line_of_its_page_is_understood() -> None:
+def test_every_command_line_in_the_documentation_is_valid() -> None:
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(
         r"(?:^|`)(?:torchrun .* -m )?uniworld ((?:train|convert|data|eval) [^`\n]*)", text, flags=re.MULTILINE
@@ -251,7 +251,7 @@ def test_every_command_line_of_its_page_is_understood() -> None:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_tells_all_and_leaves_nothing(command: Command, config_file: Path, tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_summary_and_writes_nothing(command: Command, config_file: Path, tmp_path: Path) -> None:
     code, out, _ = command("train", config_file, "--set", "optimizer.lr=0.5", "--dry-run")
     assert code == 0
     assert config_from_dict(parse_toml(out, "the dry run")).optimizer.lr == 0.5
@@ -260,10 +260,10 @@ def test_a_dry_run_tells_all_and_leaves_nothing(command: Command, config_file: P
     assert [file.name for file in tmp_path.iterdir()] == ["small.toml"]
 
 
-def test_a_run_trains_is_told_and_goes_on(command: Command, config_file: Path, tmp_path: Path) -> None:
+def test_a_run_trains_reports_and_resumes(command: Command, config_file: Path, tmp_path: Path) -> None:
     code, out, err = command("train", config_file)
     assert (code, out) == (0, "")
-    assert "2 steps are done. The checkpoint for the nodes: uniworld train export runs/small FOLDER" in err
+    assert "Finished 2 steps. Export a checkpoint: uniworld train export runs/small FOLDER" in err
     assert command("train", config_file, "--set", "run.steps=3")[0] == 0
     metrics = (tmp_path / "runs" / "small" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in metrics] == [1, 2, 3]
@@ -272,8 +272,8 @@ def test_a_run_trains_is_told_and_goes_on(command: Command, config_file: Path, t
     assert "run.seed was 5 and is now 6" in err
 
 
-def test_curves_are_drawn_into_the_run_or_where_wanted(command: Command, trained: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="drawing is an extra")
+def test_curves_are_written_into_the_run_or_to_a_given_file(command: Command, trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is an extra")
     assert command("train", "plot", trained)[:2] == (0, f"{trained / 'curves.png'}\n")
     assert command("train", "plot", trained, trained, "--to", "both.png")[:2] == (0, "both.png\n")
     for file in (trained / "curves.png", tmp_path / "both.png"):
@@ -281,7 +281,7 @@ def test_curves_are_drawn_into_the_run_or_where_wanted(command: Command, trained
             assert picture.format == "PNG"
 
 
-def test_a_run_becomes_a_checkpoint_in_which_only_what_trained_differs(command: Command, trained: Path) -> None:
+def test_an_exported_checkpoint_differs_only_in_what_trained(command: Command, trained: Path) -> None:
     assert command("train", "export", trained, "out")[:2] == (0, "out\n")
     before, after = tensors_of(START), tensors_of(Path("out"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -289,9 +289,7 @@ def test_a_run_becomes_a_checkpoint_in_which_only_what_trained_differs(command: 
     UniWorld.from_pretrained("out", dtype=torch.float32).route("Paint a dog.")
 
 
-def test_the_average_is_exported_and_the_raw_weights_of_any_kept_step_on_request(
-    command: Command, trained: Path
-) -> None:
+def test_the_ema_is_exported_and_raw_weights_of_any_saved_step_on_request(command: Command, trained: Path) -> None:
     for name, options in (("ema", ()), ("raw", ("--raw",)), ("first", ("--raw", "--step", 1))):
         assert command("train", "export", trained, name, *options)[0] == 0
     ema, raw, first = (tensors_of(Path(name)) for name in ("ema", "raw", "first"))
@@ -314,18 +312,18 @@ def test_a_damaged_checkpoint_is_not_exported(command: Command, trained: Path, t
     assert not Path("out").exists()
 
 
-def test_a_run_whose_start_is_gone_says_where_it_was(command: Command, trained: Path, tmp_path: Path) -> None:
+def test_an_export_without_the_starting_checkpoint_names_its_path(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(trained, tmp_path / "copy"))
     config = (copy / "config.toml").read_text(encoding="utf-8").replace('checkpoint = "tiny"', 'checkpoint = "gone"')
     (copy / "config.toml").write_text(config, encoding="utf-8")
     code, _, err = command("train", "export", copy, "out")
     assert code == 2
-    assert "began from gone, which is not there" in err
+    assert "started from gone, which does not exist" in err
 
 
-def test_weights_that_a_run_took_from_elsewhere_and_did_not_train_are_exported(
-    command: Command, config_file: Path, tmp_path: Path
-) -> None:
+def test_untrained_weights_from_model_start_are_exported(command: Command, config_file: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     name = "denoise_tower.siglip_projector.2.bias"
@@ -337,7 +335,7 @@ def test_weights_that_a_run_took_from_elsewhere_and_did_not_train_are_exported(
     assert torch.equal(tensors_of(Path("out"))[name], given[name])
 
 
-def test_a_start_checkpoint_is_made_of_two_base_models(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_starting_checkpoint_is_built_from_two_base_models(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(convert, "convert", lambda *arguments: calls.append(arguments))
     Path("Qwen").mkdir()
@@ -358,23 +356,23 @@ def test_a_checkpoint_is_converted(command: Command) -> None:
     assert "a name of a file" in command("convert", "tiny", "out", "--to", "comfy", "--name", "../tiny")[2]
 
 
-def test_nano_is_trained_into_a_folder_of_its_own(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_nano_is_trained_into_the_given_folder(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
 
     def train_nano(folder: Path, quick: bool, device: str, progress: Callable[..., None]) -> Path:
         progress("vae", 3, 7, {"loss": 0.5})
         progress("vlm", 1, 2, {})
-        asked.append((folder, quick, device))
+        calls.append((folder, quick, device))
         return folder / "nano"
 
     monkeypatch.setattr(nano, "train_nano", train_nano)
     assert command("train", "nano")[:2] == (0, f"{Path('runs/nano/nano')}\n")
     assert command("train", "nano", "--quick", "--folder", "n", "--device", "cpu")[0] == 0
-    assert asked == [(Path("runs/nano"), False, "auto"), (Path("n"), True, "cpu")]
+    assert calls == [(Path("runs/nano"), False, "auto"), (Path("n"), True, "cpu")]
 
 
 @pytest.mark.slow
-def test_it_works_the_same_under_torchrun(config_file: Path, tmp_path: Path) -> None:
+def test_torchrun_with_two_processes_gives_the_same_loss(config_file: Path, tmp_path: Path) -> None:
     (tmp_path / "launch.py").write_text(LAUNCH, encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "launch.py"]
@@ -388,13 +386,13 @@ def test_it_works_the_same_under_torchrun(config_file: Path, tmp_path: Path) -> 
     assert (cached.returncode, cached.stdout) == (0, "cache\n"), cached.stderr
     done = launch("train", "small.toml", "--folder", "together", "--set", "data.cache=cache")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("2 steps are done.") == 1
+    assert done.stderr.count("Finished 2 steps.") == 1
     alone = loop.train(load_config(config_file), tmp_path / "alone", progress=False)
     lines = (tmp_path / "together" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[-1])["loss"] == pytest.approx(alone.loss, rel=1e-5)
 
 
-def test_torchrun_takes_none_of_the_options_for_its_own(command: Command) -> None:
+def test_torchrun_does_not_parse_any_option_of_ours(command: Command) -> None:
     from torch.distributed.run import get_args_parser
 
     for words, found in cli.COMMANDS.items():
@@ -407,7 +405,9 @@ def test_torchrun_takes_none_of_the_options_for_its_own(command: Command) -> Non
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def test_broken_data_is_reported_whole_and_is_exit_code_2(command: Command, tiny_data: Path, tmp_path: Path) -> None:
+def test_all_problems_of_broken_data_are_reported_with_exit_code_2(
+    command: Command, tiny_data: Path, tmp_path: Path
+) -> None:
     assert command("data", "check", tiny_data)[0] == 0
     lines = tiny_data.read_text(encoding="utf-8") + "nowhere,nothing.json,true\none column\n"
     (tmp_path / "broken.txt").write_text(lines, encoding="utf-8")
@@ -420,7 +420,7 @@ def test_broken_data_is_reported_whole_and_is_exit_code_2(command: Command, tiny
     assert len(json.loads(out)["problems"]) == 2
 
 
-def test_data_is_brought_into_shards_that_can_be_checked(command: Command, tiny_data: Path) -> None:
+def test_data_is_packed_into_shards_that_can_be_checked(command: Command, tiny_data: Path) -> None:
     pytest.importorskip("webdataset", reason="shards are an extra")
     assert command("data", "shards", tiny_data, "shards", "--per-shard", "3")[:2] == (0, "shards\n")
     code, out, _ = command("data", "check", "shards")
@@ -433,7 +433,9 @@ def test_data_is_brought_into_shards_that_can_be_checked(command: Command, tiny_
     assert shard.name in out
 
 
-def test_a_cache_is_filled_and_gives_the_run_without_it(command: Command, config_file: Path, tmp_path: Path) -> None:
+def test_a_run_from_the_cache_has_the_losses_of_a_run_without(
+    command: Command, config_file: Path, tmp_path: Path
+) -> None:
     cached = ("--set", "data.cache=cache")
     assert command("data", "cache", config_file, *cached)[:2] == (0, "cache\n")
     assert command("train", config_file, *cached, "--run", "with")[0] == 0
@@ -445,7 +447,7 @@ def test_a_cache_is_filled_and_gives_the_run_without_it(command: Command, config
     assert one == pytest.approx(other, rel=1e-6)
 
 
-def test_shapes_are_drawn_as_data_that_passes_the_check(command: Command) -> None:
+def test_generated_shapes_pass_the_data_check(command: Command) -> None:
     assert command("data", "shapes", "drawn", "--count", 12, "--side", 64, "--kinds", "remove,text_to_image")[:2] == (
         0,
         f"{Path('drawn/data.txt')}\n",
@@ -455,10 +457,10 @@ def test_shapes_are_drawn_as_data_that_passes_the_check(command: Command) -> Non
     assert "painted at 64x64: 12" in out
 
 
-# --- examination ------------------------------------------------------------------------------------------------------
+# --- evaluation ------------------------------------------------------------------------------------------------------
 
 
-def test_an_examination_prints_a_table_and_writes_numbers_and_paintings(command: Command, tmp_path: Path) -> None:
+def test_an_evaluation_prints_a_table_and_writes_scores_and_pictures(command: Command, tmp_path: Path) -> None:
     options = ("--checkpoint", "tiny", "--count", 2, "--kinds", "recolour,question", "--steps", 1)
     code, out, _ = command("eval", "shapes", *options, "--json", "a/numbers.json", "--sheet", "a/sheet.png")
     assert code == 0

@@ -1,4 +1,4 @@
-"""Configurations: presets, files, overrides, and what is wrong with them."""
+"""Configurations: presets, files, overrides, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class TestPresets:
 class TestText:
     def test_gives_the_same_configuration_again(self) -> None:
         settings = ['model.checkpoint=C:\\models\\"mine"\x7f\n', "model.start=[\"a b\", 'c']", "optimizer.eps=1e-12"]
-        prompts = 'validation.prompts=[{prompt = "A cat é 猫."}, {prompt = "Mend it.", images = ["a.png", "b.png"]}]'
+        prompts = 'validation.prompts=[{prompt = "A cat é 猫."}, {prompt = "Repair it.", images = ["a.png", "b.png"]}]'
         config = load_config("stage2", [*settings, prompts])
         assert config.validation.prompts[1].images == ("a.png", "b.png")
         assert config_from_dict(parse_toml(to_toml(config), "text")) == config
 
-    def test_of_the_defaults_holds_every_key(self) -> None:
+    def test_of_the_defaults_contains_every_key(self) -> None:
         assert config_from_dict(parse_toml(to_toml(Config()), "text")) == Config()
 
     def test_in_a_file_is_read_from_its_path(self, tmp_path: Path) -> None:
@@ -73,11 +73,11 @@ class TestOverrides:
         assert config.stage.parts == ("dit",)
         assert config.optimizer.betas == (0.5, 0.75)
 
-    def test_leave_text_alone_that_would_be_a_number(self) -> None:
+    def test_keep_a_string_that_looks_like_a_number(self) -> None:
         assert load_config("stage1", ["model.checkpoint=2024"]).model.checkpoint == "2024"
 
     @pytest.mark.parametrize("written", ["steps=1", "run.steps", "=", "run=3"])
-    def test_of_another_form_are_refused(self, written: str) -> None:
+    def test_of_another_form_are_rejected(self, written: str) -> None:
         with pytest.raises(ValueError, match=r"not of the form section\.key=value"):
             load_config("stage1", [written])
 
@@ -85,9 +85,13 @@ class TestOverrides:
 class TestUnknownKeys:
     @pytest.mark.parametrize(
         ("written", "meant"),
-        [("run.stpes=1", r"run\.steps"), ("optimiser.lr=1", "optimizer"), ("optimizer.learning_rate=1", "known are")],
+        [
+            ("run.stpes=1", r"run\.steps"),
+            ("optimiser.lr=1", "optimizer"),
+            ("optimizer.learning_rate=1", "valid keys are"),
+        ],
     )
-    def test_are_errors_that_name_the_near_one(self, written: str, meant: str) -> None:
+    def test_are_errors_that_suggest_the_closest_key(self, written: str, meant: str) -> None:
         with pytest.raises(ValueError, match=meant):
             load_config("stage1", [written])
 
@@ -103,57 +107,57 @@ class TestValues:
         ("written", "sentence"),
         [
             ("run.steps=0", "run.steps is 0; it must be 1 or more."),
-            ("run.steps=1.5", "it must be a whole number."),
-            ("run.steps=true", "it must be a whole number."),
+            ("run.steps=1.5", "it must be an integer."),
+            ("run.steps=true", "it must be an integer."),
             ("run.tensorboard=1", "it must be true or false."),
             ("optimizer.lr=fast", "it must be a number."),
             ("optimizer.lr=nan", "optimizer.lr is nan; it must be a number above 0."),
             ("optimizer.lr=inf", "optimizer.lr is inf"),
-            ("optimizer.betas=[0.9]", "it must be a list of 2."),
+            ("optimizer.betas=[0.9]", "it must be a list of 2 values."),
             ("optimizer.betas=[0.9, 1.0]", "two numbers from 0 to below 1"),
             ("optimizer.name=sgd", "it must be one of adamw, prodigy, muon."),
             ("optimizer.warmup=5", "has no warm-up"),
             ("stage.parts=[]", "at least one of denoise_projector"),
-            ("stage.parts=[1]", "it must be text."),
+            ("stage.parts=[1]", "it must be a string."),
             ("stage.parts=vlm", "it must be one of denoise_projector"),
             ("stage.parts=siglip_projector", "stage.use_siglip is false"),
             ("stage.weight=cubic", "it must be one of logarithmic"),
             ("data.ratios=wide", "it must be one of any_11ratio"),
-            ("data.shards=folder", "are both given; name one."),
+            ("data.shards=folder", "are both set; set only one."),
             ("ema.decay=1.0", "a number from 0 to below 1"),
             ("validation.size=100", "a multiple of 16"),
-            ("validation.prompts=[{images = []}]", "lacks a key"),
-            ("validation.prompts=[{prompt = 1}]", "it must be text."),
+            ("validation.prompts=[{images = []}]", "is missing a key"),
+            ("validation.prompts=[{prompt = 1}]", "it must be a string."),
             ("validation=3", "not of the form"),
         ],
     )
-    def test_out_of_range_or_of_the_wrong_kind_are_told_in_a_sentence(self, written: str, sentence: str) -> None:
+    def test_out_of_range_or_of_the_wrong_type_are_user_errors(self, written: str, sentence: str) -> None:
         with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
             load_config("stage1", ["data.list=a.txt", written])
         assert str(caught.value).endswith((".", "?")), caught.value
 
-    def test_that_the_command_line_sets_are_not_laid_on_the_file(self) -> None:
+    def test_from_the_command_line_are_not_reported_as_the_files(self) -> None:
         with pytest.raises(ValueError, match=r"^optimizer\.lr in --set is 'fast'"):
             load_config("stage1", ["optimizer.lr=fast"])
 
     @pytest.mark.parametrize("value", ["[" * 5000 + "]" * 5000, "1" * 5000])
-    def test_of_a_value_that_python_cannot_read_name_the_file(self, tmp_path: Path, value: str) -> None:
+    def test_that_python_cannot_parse_name_the_file(self, tmp_path: Path, value: str) -> None:
         file = tmp_path / "mine.toml"
         file.write_text(f"[run]\nsteps = {value}\n", encoding="utf-8")
         with pytest.raises(UniWorldError, match=r"^\S+mine\.toml is (not TOML|nested too deep)"):
             load_config(file)
 
-    def test_of_a_file_that_is_no_toml_name_the_line(self, tmp_path: Path) -> None:
+    def test_that_are_not_toml_name_the_line(self, tmp_path: Path) -> None:
         file = tmp_path / "mine.toml"
         file.write_text("[run]\nsteps = \n", encoding="utf-8")
         with pytest.raises(ValueError, match=r"mine\.toml is not TOML: .*line 2"):
             load_config(file)
 
-    def test_of_a_file_that_is_not_there_name_the_presets(self) -> None:
+    def test_of_a_missing_file_name_the_presets(self) -> None:
         with pytest.raises(ValueError, match=r"stage3 cannot be read .* stage1 or stage2"):
             load_config("stage3")
 
-    def test_where_a_table_is_wanted_are_refused(self, tmp_path: Path) -> None:
+    def test_in_place_of_a_table_are_rejected(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="run in the configuration is 3; it must be a table"):
             config_from_dict({"run": 3})
         file = tmp_path / "run.toml"

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 from uniworld.training.data.cache import Cache, CacheKey
-from uniworld.training.data.cache_fill import fill, prepare
+from uniworld.training.data.cache_fill import create_or_open, fill
 from uniworld.training.data.samples import Sample
 from uniworld.training.files import locked
-from uniworld.training.objective.batch import BadSample, Encoded
+from uniworld.training.objective.batch import BadSample, EncodedSample
 from uniworld.uniworld_core.errors import UniWorldError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -61,23 +61,23 @@ class Numbers:
 
 
 class Coder:
-    """Encodes a sample's number; the odd ones have a reference, T5 and a weight."""
+    """SampleEncoder a sample's number; the odd ones have a reference, T5 and a weight."""
 
     fingerprint = "coder"
 
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Encoded]:
+    def __call__(self, samples: Sequence[Sample]) -> list[EncodedSample]:
         self.seen += [sample.key for sample in samples]
         return [encode(sample.key, int(sample.prompt)) for sample in samples]
 
 
-def encode(key: str, number: int) -> Encoded:
+def encode(key: str, number: int) -> EncodedSample:
     generator = torch.Generator().manual_seed(number)
     odd = number % 2 == 1
     length = 3 + number % 4
-    return Encoded(
+    return EncodedSample(
         key=key,
         hidden=torch.randn(length, 4, generator=generator).bfloat16(),
         ends=torch.arange(length) == 2,
@@ -89,8 +89,8 @@ def encode(key: str, number: int) -> Encoded:
     )
 
 
-def assert_same(found: Encoded, wanted: Encoded) -> None:
-    for field in fields(Encoded):
+def assert_same(found: EncodedSample, wanted: EncodedSample) -> None:
+    for field in fields(EncodedSample):
         one, other = getattr(found, field.name), getattr(wanted, field.name)
         ones, others = (one, other) if isinstance(one, tuple) else ((one,), (other,))
         assert len(ones) == len(others)
@@ -103,7 +103,7 @@ def assert_same(found: Encoded, wanted: Encoded) -> None:
 
 
 def made(folder: Path, samples: Numbers, **options: object) -> Cache:
-    cache = prepare(folder, samples, Coder())
+    cache = create_or_open(folder, samples, Coder())
     fill(cache, samples, Coder(), **options)  # type: ignore[arg-type]
     return cache
 
@@ -119,7 +119,7 @@ def test_what_comes_out_is_bit_for_bit_what_went_in(tmp_path: Path) -> None:
 
 def test_views_into_one_batch_are_kept_as_they_are(tmp_path: Path) -> None:
     shared = torch.randn(2, 6)
-    cache = prepare(tmp_path, Numbers(2), Coder())
+    cache = create_or_open(tmp_path, Numbers(2), Coder())
     items = [replace(encode(str(index), index), pooled=shared[index]) for index in range(2)]
     cache.add(list(enumerate(items)))
     for index in range(2):
@@ -139,7 +139,7 @@ def test_bad_samples_are_recorded_by_name_and_met_again(tmp_path: Path) -> None:
 def test_parts_of_bad_samples_alone_and_of_empty_tensors_are_fine(tmp_path: Path) -> None:
     cache = made(tmp_path / "bad", Numbers(3, bad=(0, 1, 2)))
     assert len(Cache(tmp_path / "bad").bad) == len(cache.bad) == 3
-    cache = prepare(tmp_path / "empty", Numbers(1), Coder())
+    cache = create_or_open(tmp_path / "empty", Numbers(1), Coder())
     item = replace(encode("numbers#0", 0), features=(torch.zeros(0, 3),))
     cache.add([(0, item)])
     assert_same(Cache(tmp_path / "empty")[0], item)
@@ -168,14 +168,14 @@ def test_filling_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Monk
     samples = Numbers(7)
 
     class Stops(Coder):
-        def __call__(self, samples: Sequence[Sample]) -> list[Encoded]:
+        def __call__(self, samples: Sequence[Sample]) -> list[EncodedSample]:
             if len(self.seen) == 5:
                 raise KeyboardInterrupt
             return super().__call__(samples)
 
     with pytest.raises(KeyboardInterrupt):
-        fill(prepare(tmp_path, samples, Coder()), samples, Stops(), batch=1)
-    cache, coder = prepare(tmp_path, samples, Coder()), Coder()
+        fill(create_or_open(tmp_path, samples, Coder()), samples, Stops(), batch=1)
+    cache, coder = create_or_open(tmp_path, samples, Coder()), Coder()
     assert cache.missing == 3
     told: list[tuple[int, int]] = []
     fill(cache, samples, coder, batch=2, progress=lambda done, total: told.append((done, total)))
@@ -190,7 +190,7 @@ def test_processes_fill_disjoint_shares(tmp_path: Path) -> None:
     shares = []
     for rank in range(3):
         coder = Coder()
-        fill(prepare(tmp_path, samples, coder), samples, coder, rank=rank, world=3)
+        fill(create_or_open(tmp_path, samples, coder), samples, coder, rank=rank, world=3)
         shares.append(coder.seen)
     assert sorted(key for share in shares for key in share) == [f"numbers#{index}" for index in range(9)]
     assert Cache(tmp_path).missing == 0
@@ -198,7 +198,7 @@ def test_processes_fill_disjoint_shares(tmp_path: Path) -> None:
 
 def test_two_processes_that_do_the_same_are_refused(tmp_path: Path) -> None:
     samples = Numbers(2)
-    cache = prepare(tmp_path, samples, Coder())
+    cache = create_or_open(tmp_path, samples, Coder())
     with (
         locked(tmp_path / "0-of-1.lock", wait=False, busy=""),
         pytest.raises(ValueError, match=r"Another process fills the cache .* as 0-of-1"),
@@ -222,7 +222,7 @@ def test_folder_without_a_cache_is_refused(tmp_path: Path) -> None:
 
 def test_sample_not_computed_yet_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks sample 1 and 2 more: run `uniworld data cache` again"):
-        prepare(tmp_path, Numbers(3), Coder())[1]
+        create_or_open(tmp_path, Numbers(3), Coder())[1]
 
 
 def test_flipped_byte_is_found_when_it_is_read(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_part_that_was_cut_short_is_found_when_the_cache_is_opened(tmp_path: Pat
 
 def test_full_disk_ends_in_a_sentence_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     samples = Numbers(6)
-    cache = prepare(tmp_path, samples, Coder())
+    cache = create_or_open(tmp_path, samples, Coder())
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
@@ -278,14 +278,14 @@ sys.path[:0] = [{tests!r}, {here!r}]
 import conftest
 import test_cache
 from uniworld.training.data import cache_fill
-from uniworld.training.data.cache_fill import fill, prepare
+from uniworld.training.data.cache_fill import fill, create_or_open
 from pathlib import Path
 cache_fill.PART_SAMPLES = 2
 samples, coder = test_cache.Numbers(40), test_cache.Coder()
 def told(done, total):
     print(done, flush=True)
     time.sleep(0.005)
-fill(prepare(Path(sys.argv[1]), samples, coder), samples, coder, batch=1, progress=told)
+fill(create_or_open(Path(sys.argv[1]), samples, coder), samples, coder, batch=1, progress=told)
 """
 
 
@@ -297,7 +297,7 @@ def test_killed_filling_loses_at_most_the_part_in_work(tmp_path: Path) -> None:
         done = next(int(line) for line in process.stdout if int(line) >= 9)
         os.kill(process.pid, signal.SIGKILL)
     samples, coder = Numbers(40), Coder()
-    cache = prepare(tmp_path, samples, coder)
+    cache = create_or_open(tmp_path, samples, coder)
     assert cache.missing <= 40 - done + 1
     fill(cache, samples, coder)
     assert len(coder.seen) <= 40 - done + 1

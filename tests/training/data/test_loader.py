@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 from uniworld.training.data.cache import Cache, CacheKey
-from uniworld.training.data.cache_fill import fill, prepare
+from uniworld.training.data.cache_fill import create_or_open, fill
 from uniworld.training.data.encode import Encoder, EncodeSettings
 from uniworld.training.data.loader import StepData, batches, plan_of
 from uniworld.training.data.published import PublishedSamples
-from uniworld.training.data.reading import ahead
+from uniworld.training.data.reading import prefetched
 from uniworld.training.data.samples import Sample
-from uniworld.training.objective.batch import BadSample, Encoded
+from uniworld.training.objective.batch import BadSample, EncodedSample
 
 AREA = 64 * 64
 SIZES = [(64, 64), (96, 64), (64, 64), (64, 96), (64, 64), (96, 64), (64, 64)]
@@ -59,17 +59,17 @@ class Names:
 
     fingerprint = "names"
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Encoded | BadSample]:
+    def __call__(self, samples: Sequence[Sample]) -> list[EncodedSample | BadSample]:
         return [self._one(sample) for sample in samples]
 
-    def _one(self, sample: Sample) -> Encoded | BadSample:
+    def _one(self, sample: Sample) -> EncodedSample | BadSample:
         try:
             target = sample.target.open()
         except ValueError as error:
             return BadSample(sample.key, str(error))
         latent = torch.zeros(1, target.height // 8, target.width // 8)
         empty = torch.zeros(0)
-        return Encoded(sample.key, empty, empty.bool(), (), empty, None, latent, None)
+        return EncodedSample(sample.key, empty, empty.bool(), (), empty, None, latent, None)
 
 
 def steps(data: Any, encoder: Any, batch_size: int = 2, count: int = 6, **options: Any) -> list[StepData]:
@@ -98,10 +98,10 @@ def test_passes_hold_samples_of_like_length(tmp_path: Path) -> None:
     class Lengths(Names):
         """Conditions of a length that the sample's number says, in no order."""
 
-        def _one(self, sample: Sample) -> Encoded | BadSample:
+        def _one(self, sample: Sample) -> EncodedSample | BadSample:
             item = super()._one(sample)
             length = 1 + 5 * int(sample.key[-1]) % 7
-            return replace(item, hidden=torch.zeros(length, 1)) if isinstance(item, Encoded) else item
+            return replace(item, hidden=torch.zeros(length, 1)) if isinstance(item, EncodedSample) else item
 
     samples = PublishedSamples(write_data(tmp_path))
     plain = steps(samples, Names(), batch_size=4, micro=4)
@@ -168,7 +168,7 @@ def test_picture_lost_meanwhile_does_not_change_the_order(tmp_path: Path) -> Non
 
 def test_cached_samples_are_those_computed_anew(tmp_path: Path, encoder: Encoder) -> None:
     samples = PublishedSamples(write_data(tmp_path, damaged=(6,)))
-    fill(prepare(tmp_path / "cache", samples, encoder), samples, encoder, batch=1)
+    fill(create_or_open(tmp_path / "cache", samples, encoder), samples, encoder, batch=1)
     cache = Cache(tmp_path / "cache", CacheKey(encoder.fingerprint, samples.fingerprint))
     for fresh, kept in zip(steps(samples, encoder), steps(cache, None), strict=True):
         assert [skip.key for skip in fresh.skipped] == [skip.key for skip in kept.skipped]
@@ -178,7 +178,7 @@ def test_cached_samples_are_those_computed_anew(tmp_path: Path, encoder: Encoder
             assert_same_tensors(tensors(one), tensors(other))
 
 
-def tensors(item: Encoded) -> list[torch.Tensor]:
+def tensors(item: EncodedSample) -> list[torch.Tensor]:
     parts = (item.hidden, item.ends, item.pooled, item.latent, item.weight, *item.features)
     return [part for part in parts if part is not None]
 
@@ -189,10 +189,10 @@ def assert_same_tensors(ones: list[torch.Tensor], others: list[torch.Tensor]) ->
 
 def test_cache_of_other_settings_is_refused(tmp_path: Path, encoder: Encoder) -> None:
     samples = PublishedSamples(write_data(tmp_path))
-    prepare(tmp_path / "cache", samples, encoder)
+    create_or_open(tmp_path / "cache", samples, encoder)
     other = Encoder(encoder.model, EncodeSettings(area=AREA, weight="linear"))
     with pytest.raises(ValueError, match="made with another checkpoint, preprocessing"):
-        prepare(tmp_path / "cache", samples, other)
+        create_or_open(tmp_path / "cache", samples, other)
 
 
 def test_edit_of_a_few_specks_is_a_bad_sample(tmp_path: Path, encoder: Encoder) -> None:
@@ -212,7 +212,7 @@ def test_edit_of_a_few_specks_is_a_bad_sample(tmp_path: Path, encoder: Encoder) 
 
 def test_what_the_encoder_raises_reaches_who_waits(tmp_path: Path) -> None:
     class Breaks(Names):
-        def __call__(self, samples: Sequence[Sample]) -> list[Encoded | BadSample]:
+        def __call__(self, samples: Sequence[Sample]) -> list[EncodedSample | BadSample]:
             raise ValueError("The model does not fit.")
 
     with pytest.raises(ValueError, match=r"The model does not fit\."):
@@ -233,7 +233,7 @@ def test_iterator_that_breaks_off_ahead_gives_its_items_first() -> None:
         yield from range(3)
         raise OSError("gone")
 
-    made = ahead(three(), depth=8)
+    made = prefetched(three(), depth=8)
     assert list(islice(made, 3)) == [0, 1, 2]
     with pytest.raises(OSError, match="gone"):
         next(made)

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from uniworld.training.engine import checkpoints
-from uniworld.training.engine.checkpoints import Saver, complete, latest, read_meta, read_tensors, verify
+from uniworld.training.engine.checkpoints import CheckpointSaver, finished, latest, read_meta, read_tensors, verify
 from uniworld.training.engine.parallel import World
 
 ALONE = World(0, 1, torch.device("cpu"), "data")
 
 
 @pytest.fixture
-def saver(tmp_path: Path) -> Iterator[Saver]:
-    made = Saver(tmp_path, ALONE)
+def saver(tmp_path: Path) -> Iterator[CheckpointSaver]:
+    made = CheckpointSaver(tmp_path, ALONE)
     yield made
     made.close()
 
@@ -27,13 +27,13 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
     return {"weights/one": torch.full((3, 2), value), "ema/one": torch.full((3, 2), -value)}
 
 
-def save(saver: Saver, step: int, loss: float | None = None) -> None:
+def save(saver: CheckpointSaver, step: int, loss: float | None = None) -> None:
     saver.save(step, tensors(step), {"step": step, "loss": loss})
     saver.wait()
 
 
 def names(folder: Path) -> list[str]:
-    return [one.name for one in complete(folder)]
+    return [one.name for one in finished(folder)]
 
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestSaving:
-    def test_gives_back_what_was_written(self, saver: Saver, tmp_path: Path) -> None:
+    def test_gives_back_what_was_written(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         save(saver, 7)
         newest = latest(tmp_path)
         assert newest is not None
@@ -53,18 +53,20 @@ class TestSaving:
         assert torch.equal(read_tensors(newest, "weights/")["one"], torch.full((3, 2), 7.0))
         assert torch.equal(read_tensors(newest, "ema/")["one"], torch.full((3, 2), -7.0))
 
-    def test_keeps_the_values_of_its_moment_while_training_goes_on(self, saver: Saver, tmp_path: Path) -> None:
+    def test_keeps_the_values_of_its_moment_while_training_goes_on(
+        self, saver: CheckpointSaver, tmp_path: Path
+    ) -> None:
         moving = tensors(1.0)
         saver.save(1, moving, {})
         moving["weights/one"].fill_(99.0)
         saver.wait()
         assert read_tensors(tmp_path / "step-00000001", "weights/")["one"][0, 0] == 1.0
 
-    def test_leaves_nothing_half_written(self, saver: Saver, tmp_path: Path) -> None:
+    def test_leaves_nothing_half_written(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         save(saver, 1)
         assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]
 
-    def test_never_writes_over_a_checkpoint(self, saver: Saver, tmp_path: Path) -> None:
+    def test_never_writes_over_a_checkpoint(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         save(saver, 1)
         with pytest.raises(ValueError, match="there already"):
             save(saver, 1)
@@ -73,7 +75,7 @@ class TestSaving:
 
 class TestFullDisk:
     def test_ends_in_a_sentence_and_leaves_the_checkpoint_before(
-        self, saver: Saver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, saver: CheckpointSaver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         save(saver, 1)
         with monkeypatch.context() as patched:
@@ -88,7 +90,7 @@ class TestFullDisk:
         assert names(tmp_path) == ["step-00000001", "step-00000003"]
 
     def test_of_the_first_checkpoint_says_that_there_is_none(
-        self, saver: Saver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, saver: CheckpointSaver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fill_disk(monkeypatch)
         saver.save(1, tensors(1), {})
@@ -97,7 +99,7 @@ class TestFullDisk:
         assert not any(tmp_path.iterdir())
 
     def test_is_told_as_the_system_says_it_where_torch_says_something_else(
-        self, saver: Saver, monkeypatch: pytest.MonkeyPatch
+        self, saver: CheckpointSaver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def full(*_: object) -> None:
             try:
@@ -110,7 +112,7 @@ class TestFullDisk:
         with pytest.raises(ValueError, match=r"No space left"):
             saver.wait()
 
-    def test_is_known_before_the_next_checkpoint(self, saver: Saver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_known_before_the_next_checkpoint(self, saver: CheckpointSaver, monkeypatch: pytest.MonkeyPatch) -> None:
         fill_disk(monkeypatch)
         saver.save(1, tensors(1), {})
         assert saver._pending is not None
@@ -123,7 +125,7 @@ class TestLatest:
         assert latest(tmp_path) is None
         assert latest(tmp_path / "absent") is None
 
-    def test_ignores_what_a_kill_left_unfinished(self, saver: Saver, tmp_path: Path) -> None:
+    def test_ignores_what_a_kill_left_unfinished(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         save(saver, 1)
         (tmp_path / "step-00000002.partial").mkdir()
         (tmp_path / "step-00000003").mkdir()
@@ -131,12 +133,12 @@ class TestLatest:
 
     def test_finds_what_a_kill_left_cleared_by_the_next_start(self, tmp_path: Path) -> None:
         (tmp_path / "step-00000002.partial").mkdir()
-        Saver(tmp_path, ALONE).close()
+        CheckpointSaver(tmp_path, ALONE).close()
         assert not any(tmp_path.iterdir())
 
 
 class TestDamage:
-    def test_of_a_byte_is_found_and_named(self, saver: Saver, tmp_path: Path) -> None:
+    def test_of_a_byte_is_found_and_named(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         save(saver, 1)
         file = next((tmp_path / "step-00000001").glob("*.distcp"))
         data = bytearray(file.read_bytes())
@@ -145,7 +147,7 @@ class TestDamage:
         with pytest.raises(ValueError, match=rf"{file.name} is not what was written: the checkpoint is damaged"):
             verify(tmp_path / "step-00000001")
 
-    def test_of_a_lost_file_is_found_and_named(self, saver: Saver, tmp_path: Path) -> None:
+    def test_of_a_lost_file_is_found_and_named(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         save(saver, 1)
         (tmp_path / "step-00000001" / ".metadata").unlink()
         with pytest.raises(ValueError, match=r"\.metadata is missing"):
@@ -153,7 +155,7 @@ class TestDamage:
         with pytest.raises(ValueError, match="cannot be read"):
             read_tensors(tmp_path / "step-00000001", "ema/")
 
-    def test_of_the_meta_is_told_in_a_sentence(self, saver: Saver, tmp_path: Path) -> None:
+    def test_of_the_meta_is_told_in_a_sentence(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         save(saver, 1)
         (tmp_path / "step-00000001" / checkpoints.META).write_text("{", encoding="utf-8")
         with pytest.raises(ValueError, match=r"the checkpoint is damaged\. Remove the folder"):
@@ -162,14 +164,14 @@ class TestDamage:
 
 class TestPruning:
     def test_keeps_the_newest(self, tmp_path: Path) -> None:
-        saver = Saver(tmp_path, ALONE, keep=2)
+        saver = CheckpointSaver(tmp_path, ALONE, keep=2)
         for step in range(1, 6):
             save(saver, step)
         saver.close()
         assert names(tmp_path) == ["step-00000004", "step-00000005"]
 
     def test_keeps_the_best_besides(self, tmp_path: Path) -> None:
-        saver = Saver(tmp_path, ALONE, keep=1, keep_best=1)
+        saver = CheckpointSaver(tmp_path, ALONE, keep=1, keep_best=1)
         for step, loss in enumerate([0.5, 0.1, 0.4, None], 1):
             save(saver, step, loss)
         saver.close()
@@ -177,7 +179,7 @@ class TestPruning:
 
     @pytest.mark.parametrize("keep_best", [0, 1])
     def test_is_not_hindered_by_a_damaged_one(self, keep_best: int, tmp_path: Path) -> None:
-        saver = Saver(tmp_path, ALONE, keep=2, keep_best=keep_best)
+        saver = CheckpointSaver(tmp_path, ALONE, keep=2, keep_best=keep_best)
         for step in (1, 2):
             save(saver, step, 0.1)
         (tmp_path / "step-00000001" / checkpoints.META).write_text("{", encoding="utf-8")
@@ -186,7 +188,7 @@ class TestPruning:
         assert names(tmp_path) == ["step-00000002", "step-00000003"]
 
     def test_that_fails_says_that_the_new_one_is_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        saver = Saver(tmp_path, ALONE, keep=1)
+        saver = CheckpointSaver(tmp_path, ALONE, keep=1)
         save(saver, 1)
 
         def refuse(*_: object) -> None:
@@ -201,25 +203,25 @@ class TestPruning:
         assert names(tmp_path) == ["step-00000002"]
 
     def test_of_what_another_process_reads_sends_it_to_the_newer_one(self, tmp_path: Path) -> None:
-        saver = Saver(tmp_path, ALONE, keep=1)
+        saver = CheckpointSaver(tmp_path, ALONE, keep=1)
         save(saver, 1)
 
         def find() -> Path:
-            return complete(tmp_path)[-1]
+            return finished(tmp_path)[-1]
 
         def read(checkpoint: Path) -> dict[str, torch.Tensor]:
             if checkpoint.name == "step-00000001":
                 save(saver, 2)
             return read_tensors(checkpoint, "weights/")
 
-        assert torch.equal(checkpoints.read_found(find, read)["one"], torch.full((3, 2), 2.0))
+        assert torch.equal(checkpoints.read_with_retry(find, read)["one"], torch.full((3, 2), 2.0))
         saver.close()
         (tmp_path / "step-00000002" / ".metadata").unlink()
         with pytest.raises(ValueError, match="step-00000002 cannot be read"):
-            checkpoints.read_found(find, read)
+            checkpoints.read_with_retry(find, read)
 
     def test_waits_until_the_new_one_is_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        saver = Saver(tmp_path, ALONE, keep=1)
+        saver = CheckpointSaver(tmp_path, ALONE, keep=1)
         save(saver, 1)
         fill_disk(monkeypatch)
         with pytest.raises(ValueError, match="could not be written"):
@@ -227,7 +229,7 @@ class TestPruning:
         saver.close()
         assert names(tmp_path) == ["step-00000001"]
 
-    def test_of_zero_keeps_all(self, saver: Saver, tmp_path: Path) -> None:
+    def test_of_zero_keeps_all(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         for step in range(1, 5):
             save(saver, step)
         assert len(names(tmp_path)) == 4

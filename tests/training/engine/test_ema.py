@@ -45,7 +45,7 @@ again = {{name: value.full_tensor() if {spread} else value.detach() for name, va
 whole = dict(ema.gather())
 assert all(torch.equal(applied[name], whole[name]) for name in whole)
 assert all(torch.equal(raw[name], again[name]) for name in raw)
-held = sum(rows.numel() for rows in ema.rows.values())
+held = sum(rows.numel() for rows in ema.local_rows.values())
 everyone = [None] * world
 distributed.all_gather_object(everyone, held)
 if rank == 0:

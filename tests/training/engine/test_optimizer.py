@@ -89,7 +89,7 @@ class TestStep:
             make_optimizer(with_gradients(), OptimizerSettings(name="prodigy"))
 
     def test_of_prodigy_over_spread_weights_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(optimizer, "is_spread", lambda parameter: True)
+        monkeypatch.setattr(optimizer, "is_sharded", lambda parameter: True)
         with pytest.raises(ValueError, match=r"set run\.parallel = 'data', or optimizer\.name = 'adamw'"):
             make_optimizer(with_gradients(), OptimizerSettings(name="prodigy"))
 
@@ -131,7 +131,7 @@ class TestStep:
             make_optimizer(with_gradients(), OptimizerSettings(name="muon"))
 
     def test_of_muon_over_spread_weights_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(optimizer, "is_spread", lambda parameter: True)
+        monkeypatch.setattr(optimizer, "is_sharded", lambda parameter: True)
         with pytest.raises(ValueError, match=r"Muon needs whole tensors .* set run\.parallel = 'data'"):
             make_optimizer(with_gradients(), OptimizerSettings(name="muon"))
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 from uniworld.training.data.encode import Encoder, EncodeSettings
-from uniworld.training.objective.batch import BadSample, Draws, Encoded
-from uniworld.training.objective.step import StepSettings, Trainee
-from uniworld.training.objective.trainable import PARTS, set_trainable
+from uniworld.training.objective.batch import BadSample, Draws, EncodedSample
+from uniworld.training.objective.step import DenoiseTower, StepSettings
+from uniworld.training.objective.trainable import TRAINABLE_PARTS, set_trainable
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.errors import UniWorldError
 
@@ -43,12 +43,12 @@ def picture(seed: int, height: int = 64, width: int = 64) -> Image.Image:
 SETTINGS = EncodeSettings(area=64 * 64, ratios="any_1ratio")
 
 
-def trainee_of(model: UniWorld, **settings: Any) -> Trainee:
-    return Trainee(model.projectors, model.dit, StepSettings(**settings))
+def tower_of(model: UniWorld, **settings: Any) -> DenoiseTower:
+    return DenoiseTower(model.projectors, model.dit, StepSettings(**settings))
 
 
-def losses(trainee: Trainee, items: list[Encoded], seed: int, positions: list[int]) -> torch.Tensor:
-    return trainee(trainee.collate(items, Draws.of(seed, positions, items[0].latent.shape)))
+def losses(tower: DenoiseTower, items: list[EncodedSample], seed: int, positions: list[int]) -> torch.Tensor:
+    return tower(tower.collate(items, Draws.of(seed, positions, items[0].latent.shape)))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def own_model() -> UniWorld:
 
 
 @pytest.fixture(scope="module")
-def encoded(own_model: UniWorld) -> list[Encoded]:
+def encoded(own_model: UniWorld) -> list[EncodedSample]:
     """One without references, one with one, one with two; prompts of different lengths."""
     samples = [
         sample("Paint a cat.", [], picture(1)),
@@ -66,7 +66,7 @@ def encoded(own_model: UniWorld) -> list[Encoded]:
         sample("Put both together.", [picture(4, 48, 80), picture(5, 96, 32)], picture(6)),
     ]
     made = Encoder(own_model, SETTINGS)(samples)
-    assert all(isinstance(item, Encoded) for item in made)
+    assert all(isinstance(item, EncodedSample) for item in made)
     return made  # type: ignore[return-value]
 
 
@@ -80,19 +80,19 @@ def test_loss_and_gradients_of_the_published_step_are_met(golden_data: Any) -> N
     before, after = (golden_data.picture(f"images/mask_small_{side}.png") for side in ("src", "tgt"))
     model = golden_data.open_model()
     (item,) = Encoder(model, SETTINGS)([sample(settings["prompt"], [before], after)])
-    assert isinstance(item, Encoded)
+    assert isinstance(item, EncodedSample)
     torch.testing.assert_close(item.pooled, tensors["train.pooled"][0], rtol=1e-5, atol=1e-5)
     # The published step paints 112x112 pixels, which is no size of the ratio table; tests/uniworld_core checks its latent and weight.
     item = replace(item, latent=tensors["train.latent"][0], weight=tensors["mask.small.log.weight"][0])
-    trainee = trainee_of(model)
-    set_trainable(trainee, ["denoise_projector", "siglip_projector"])
+    tower = tower_of(model)
+    set_trainable(tower, ["denoise_projector", "siglip_projector"])
     level = torch.logit(torch.tensor([settings["u"]]))
-    found_losses = trainee(trainee.collate([item], Draws(tensors["train.noise"], level, torch.zeros(1))))
+    found_losses = tower(tower.collate([item], Draws(tensors["train.noise"], level, torch.zeros(1))))
     found_losses.sum().backward()
     assert float(found_losses.detach()) == pytest.approx(settings["loss"], rel=1e-5)
     for name, expected in tensors.items():
         if name.startswith("train.grad."):
-            found = trainee.projectors.get_parameter(name.removeprefix("train.grad.denoise_tower.")).grad
+            found = tower.projectors.get_parameter(name.removeprefix("train.grad.denoise_tower.")).grad
             assert found is not None
             assert float((found - expected).norm() / expected.norm()) < 1e-4, name
 
@@ -101,25 +101,25 @@ def test_loss_and_gradients_of_the_published_step_are_met(golden_data: Any) -> N
 
 
 def test_a_batch_of_references_of_all_sizes_gives_the_losses_of_its_samples_alone(
-    own_model: UniWorld, encoded: list[Encoded]
+    own_model: UniWorld, encoded: list[EncodedSample]
 ) -> None:
-    trainee = trainee_of(own_model)
+    tower = tower_of(own_model)
     draws = Draws.of(7, [0, 1, 2], encoded[0].latent.shape)
     with torch.no_grad():
-        together = trainee(trainee.collate(encoded, draws))
-        alone = [losses(trainee, [item], 7, [i]) for i, item in enumerate(encoded)]
+        together = tower(tower.collate(encoded, draws))
+        alone = [losses(tower, [item], 7, [i]) for i, item in enumerate(encoded)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
-def test_accumulated_gradients_are_those_of_the_big_batch(own_model: UniWorld, encoded: list[Encoded]) -> None:
-    trainee = trainee_of(own_model)
-    chosen = set_trainable(trainee, ["denoise_projector", "siglip_projector", "image_branch"])
+def test_accumulated_gradients_are_those_of_the_big_batch(own_model: UniWorld, encoded: list[EncodedSample]) -> None:
+    tower = tower_of(own_model)
+    chosen = set_trainable(tower, ["denoise_projector", "siglip_projector", "image_branch"])
 
     def gradients(passes: list[list[int]]) -> dict[str, torch.Tensor]:
-        trainee.zero_grad()
+        tower.zero_grad()
         for slots in passes:
             batch = [encoded[i] for i in slots]
-            (losses(trainee, batch, 3, slots).sum() / len(encoded)).backward()
+            (losses(tower, batch, 3, slots).sum() / len(encoded)).backward()
         return {name: parameter.grad.clone() for name, parameter in chosen.items() if parameter.grad is not None}
 
     whole, pieces = gradients([[0, 1, 2]]), gradients([[0], [1, 2]])
@@ -131,43 +131,43 @@ def test_accumulated_gradients_are_those_of_the_big_batch(own_model: UniWorld, e
 def test_t5_is_dropped_as_often_as_asked_and_reaches_the_loss_otherwise(own_model: UniWorld) -> None:
     encoder = Encoder(own_model, replace(SETTINGS, use_t5=True, t5_length=8))
     (item,) = encoder([sample("Paint a cat.", [picture(2)], picture(1))])
-    assert isinstance(item, Encoded)
+    assert isinstance(item, EncodedSample)
     assert item.t5 is not None
     draws = Draws.of(0, [0], item.latent.shape)
     with torch.no_grad():
-        chance = float(draws.chance)
-        kept = losses(trainee_of(own_model, t5_drop=0.0), [item], 0, [0])
-        dropped = losses(trainee_of(own_model, t5_drop=1.0), [item], 0, [0])
-        without = losses(trainee_of(own_model), [replace(item, t5=None)], 0, [0])
-        by_chance = losses(trainee_of(own_model, t5_drop=chance + 1e-3), [item], 0, [0])
+        u = float(draws.t5_dropout_u)
+        kept = losses(tower_of(own_model, t5_drop=0.0), [item], 0, [0])
+        dropped = losses(tower_of(own_model, t5_drop=1.0), [item], 0, [0])
+        without = losses(tower_of(own_model), [replace(item, t5=None)], 0, [0])
+        by_chance = losses(tower_of(own_model, t5_drop=u + 1e-3), [item], 0, [0])
     assert torch.equal(dropped, without)
     assert not torch.equal(kept, without)
     assert torch.equal(by_chance, dropped)
 
 
-def test_stage_one_does_not_see_siglip(own_model: UniWorld, encoded: list[Encoded]) -> None:
-    trainee = trainee_of(own_model, use_siglip=False)
+def test_stage_one_does_not_see_siglip(own_model: UniWorld, encoded: list[EncodedSample]) -> None:
+    tower = tower_of(own_model, use_siglip=False)
     with torch.no_grad():
-        condition = trainee.condition(trainee.collate(encoded[1:2], Draws.of(0, [0], encoded[1].latent.shape)))
+        condition = tower.condition(tower.collate(encoded[1:2], Draws.of(0, [0], encoded[1].latent.shape)))
     assert condition.tokens.shape[1] == encoded[1].hidden.shape[0]
 
 
 def test_a_batch_without_references_gives_the_siglip_projector_gradients_of_zero(
-    own_model: UniWorld, encoded: list[Encoded]
+    own_model: UniWorld, encoded: list[EncodedSample]
 ) -> None:
-    trainee = trainee_of(own_model)
-    set_trainable(trainee, ["siglip_projector"])
-    trainee.zero_grad()
-    losses(trainee, encoded[:1], 0, [0]).sum().backward()
-    for parameter in trainee.projectors.siglip_projector.parameters():
+    tower = tower_of(own_model)
+    set_trainable(tower, ["siglip_projector"])
+    tower.zero_grad()
+    losses(tower, encoded[:1], 0, [0]).sum().backward()
+    for parameter in tower.projectors.siglip_projector.parameters():
         assert parameter.grad is not None
         assert not parameter.grad.any()
 
 
-def test_a_batch_of_two_sizes_is_refused(own_model: UniWorld, encoded: list[Encoded]) -> None:
+def test_a_batch_of_two_sizes_is_refused(own_model: UniWorld, encoded: list[EncodedSample]) -> None:
     other = replace(encoded[0], latent=encoded[0].latent[:, :4])
     with pytest.raises(ValueError, match="made of one size"):
-        trainee_of(own_model).collate([encoded[0], other], Draws.of(0, [0, 1], encoded[0].latent.shape))
+        tower_of(own_model).collate([encoded[0], other], Draws.of(0, [0, 1], encoded[0].latent.shape))
 
 
 # --- random numbers ---------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_noise_levels_are_normal_before_the_sigmoid() -> None:
 
 
 def test_the_image_branch_is_what_the_published_stage_two_trains(own_model: UniWorld) -> None:
-    names = set(set_trainable(trainee_of(own_model), ["image_branch"]))
+    names = set(set_trainable(tower_of(own_model), ["image_branch"]))
     double = ["norm1.linear", "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.norm_q", "attn.norm_k"]
     single = ["norm.linear", "attn.to_q", "attn.to_k", "attn.to_v", "attn.norm_q", "attn.norm_k"]
     expected = {f"dit.transformer.transformer_blocks.{i}.{part}" for i in range(2) for part in double}
@@ -201,18 +201,18 @@ def test_the_image_branch_is_what_the_published_stage_two_trains(own_model: UniW
 
 
 def test_what_trains_is_float32_and_the_rest_frozen() -> None:
-    trainee = trainee_of(UniWorld.from_pretrained("tiny", dtype=torch.bfloat16))
-    chosen = set_trainable(trainee, ["denoise_projector"])
+    tower = tower_of(UniWorld.from_pretrained("tiny", dtype=torch.bfloat16))
+    chosen = set_trainable(tower, ["denoise_projector"])
     assert all(parameter.dtype == torch.float32 for parameter in chosen.values())
-    assert {name for name, parameter in trainee.named_parameters() if parameter.requires_grad} == set(chosen)
-    assert trainee.dit.dtype == torch.bfloat16
+    assert {name for name, parameter in tower.named_parameters() if parameter.requires_grad} == set(chosen)
+    assert tower.dit.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("parts", [[], ["vae"], ["denoise_projector", "vlm"]])
 def test_unknown_parts_are_refused_by_name(own_model: UniWorld, parts: list[str]) -> None:
     with pytest.raises(ValueError, match=r"name at least one of denoise_projector"):
-        set_trainable(trainee_of(own_model), parts)
-    assert set(PARTS) >= {"denoise_projector", "siglip_projector", "image_branch"}
+        set_trainable(tower_of(own_model), parts)
+    assert set(TRAINABLE_PARTS) >= {"denoise_projector", "siglip_projector", "image_branch"}
 
 
 # --- reading samples --------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_bad_samples_are_named_in_their_place_and_the_others_encoded(own_model: 
         sample("Paint a cat.", [], picture(2), key="good#5"),
     ]
     made = Encoder(own_model, SETTINGS)(samples)
-    assert [type(item) for item in made] == [Encoded, BadSample, BadSample, BadSample, BadSample, Encoded]
+    assert [type(item) for item in made] == [EncodedSample, BadSample, BadSample, BadSample, BadSample, EncodedSample]
     reasons = {item.key: item.reason for item in made if isinstance(item, BadSample)}
     assert "cut short" in reasons["broken#1"]
     assert "specks" in reasons["speck#2"]
@@ -251,9 +251,9 @@ def test_weights_are_one_where_they_are_not_asked_for_and_where_everything_chang
             sample("Paint a corner red.", [base], edited, weighted=False),
         ]
     )
-    assert isinstance(same, Encoded)
-    assert isinstance(part, Encoded)
-    assert isinstance(unasked, Encoded)
+    assert isinstance(same, EncodedSample)
+    assert isinstance(part, EncodedSample)
+    assert isinstance(unasked, EncodedSample)
     assert same.weight is not None
     assert bool((same.weight == 1).all())
     assert part.weight is not None

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from uniworld.training.objective.names import TRAINEE_NAMES
-from uniworld.training.objective.step import StepSettings, Trainee
+from uniworld.training.objective.names import TOWER_NAMES
+from uniworld.training.objective.step import DenoiseTower, StepSettings
 from uniworld.training.publish import export
 from uniworld.training.publish.export import export_run, write_changed
 from uniworld.training.publish.model_folder import Source, write_index
@@ -80,8 +80,8 @@ def test_the_routing_head_is_exported(tmp_path: Path) -> None:
 
 
 def test_every_tensor_of_the_trainee_has_a_published_name(model: UniWorld) -> None:
-    trainee = Trainee(model.projectors, model.dit, StepSettings())
-    published = {TRAINEE_NAMES.in_file(name) for name in trainee.state_dict()}
+    tower = DenoiseTower(model.projectors, model.dit, StepSettings())
+    published = {TOWER_NAMES.in_file(name) for name in tower.state_dict()}
     assert published == {name for name in Shards(START).shapes if name.startswith("denoise_tower.")}
 
 

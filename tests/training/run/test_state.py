@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from uniworld.training.config.settings import OptimizerSettings
-from uniworld.training.engine.checkpoints import Saver, read_meta
+from uniworld.training.engine.checkpoints import CheckpointSaver, read_meta
 from uniworld.training.engine.ema import ShardedEMA
 from uniworld.training.engine.optimizer import make_optimizer
 from uniworld.training.engine.parallel import World
-from uniworld.training.objective.step import Trainee
-from uniworld.training.run.setup import Model
+from uniworld.training.objective.step import DenoiseTower
+from uniworld.training.run.setup import PreparedModel
 from uniworld.training.run.state import restore, state_tensors, state_values
 
 ALONE = World(0, 1, torch.device("cpu"), "data")
@@ -37,22 +37,24 @@ class Toy(nn.Module):
         return ((self.inner(x) + self.bias) * self.frozen).square().mean()
 
 
-def built(name: str, seed: int) -> tuple[Model, Optimizer, ShardedEMA]:
+def built(name: str, seed: int) -> tuple[PreparedModel, Optimizer, ShardedEMA]:
     toy = Toy(seed)
     trained = {key: parameter for key, parameter in toy.named_parameters() if parameter.requires_grad}
     made = make_optimizer(trained.values(), OptimizerSettings(name=name, lr=0.1, weight_decay=0.01))
-    return Model(cast(Trainee, toy), toy, trained, ""), made, ShardedEMA(trained, 0.9)
+    return PreparedModel(cast(DenoiseTower, toy), toy, trained, ""), made, ShardedEMA(trained, 0.9)
 
 
-def step(model: Model, optimizer: Optimizer, ema: ShardedEMA) -> None:
-    model.engine(torch.randn(3, 4)).backward()
+def step(model: PreparedModel, optimizer: Optimizer, ema: ShardedEMA) -> None:
+    model.wrapped(torch.randn(3, 4)).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     ema.update()
 
 
-def resumed(made: tuple[Model, Optimizer, ShardedEMA], folder: Path, name: str) -> tuple[Model, Optimizer, ShardedEMA]:
-    saver = Saver(folder, ALONE)
+def resumed(
+    made: tuple[PreparedModel, Optimizer, ShardedEMA], folder: Path, name: str
+) -> tuple[PreparedModel, Optimizer, ShardedEMA]:
+    saver = CheckpointSaver(folder, ALONE)
     saver.save(1, state_tensors(*made, ALONE), {"state": state_values(*made)})
     saver.wait()
     saver.close()
@@ -79,7 +81,7 @@ def test_steps_after_it_are_those_of_the_run_that_never_ended(name: str, steps: 
     for _ in range(3):
         step(*again)
     assert all(torch.equal(one, other) for one, other in zip(made[0].trained.values(), again[0].trained.values()))
-    assert all(torch.equal(made[2].rows[key], again[2].rows[key]) for key in made[2].rows)
+    assert all(torch.equal(made[2].local_rows[key], again[2].local_rows[key]) for key in made[2].local_rows)
     assert state_values(*made) == state_values(*again)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from uniworld.training.config.file import config_from_dict, parse_toml
 from uniworld.training.config.settings import Config
 from uniworld.training.data.published import PublishedSamples
-from uniworld.training.objective.trainable import PARTS
+from uniworld.training.objective.trainable import TRAINABLE_PARTS
 from uniworld.training.run.summary import RunSummary, estimate_memory, summarize
 from uniworld.uniworld_core.loading import weights
 
@@ -50,7 +50,7 @@ def test_it_counts_what_trains_and_what_does_not(data: PublishedSamples) -> None
     joint, vlm = 48, 64
     assert sum(made.trainable.values()) == (vlm + 1) * 3 * joint + (3 * joint + 1) * joint
     assert set(made.trainable) == {f"projectors.denoise_projector.{n}.{k}" for n in (0, 2) for k in ("weight", "bias")}
-    whole = summary(data, stage={"parts": list(PARTS), "use_siglip": True})
+    whole = summary(data, stage={"parts": list(TRAINABLE_PARTS), "use_siglip": True})
     assert sum(whole.trainable.values()) + whole.frozen == sum(made.trainable.values()) + made.frozen
 
 

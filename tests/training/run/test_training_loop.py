@@ -81,7 +81,7 @@ class TestRun:
             "skipped",
         ]
         assert load_config(tmp_path / "config.toml") == config
-        assert [one.name for one in checkpoints.complete(tmp_path / "checkpoints")] == ["step-00000004"]
+        assert [one.name for one in checkpoints.finished(tmp_path / "checkpoints")] == ["step-00000004"]
 
     def test_trains_the_chosen_parts_alone_in_float32(self, tiny_config: Configure, tmp_path: Path) -> None:
         train(tiny_config("stage.parts=denoise_projector", "model.dtype=bfloat16", "run.steps=1"), tmp_path)
@@ -364,7 +364,7 @@ class TestRunFolder:
             train(tiny_config("run.batch_size=2"), tmp_path / "run")
 
     def test_of_another_trainer_is_refused(self, tiny_config: Configure, tmp_path: Path) -> None:
-        with run_folder.hold(tmp_path), pytest.raises(ValueError, match="Another trainer works in the run folder"):
+        with run_folder.lock(tmp_path), pytest.raises(ValueError, match="Another trainer works in the run folder"):
             train(tiny_config(), tmp_path)
 
     def test_of_another_configuration_is_refused_with_every_key_that_differs(

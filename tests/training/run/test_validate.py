@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from uniworld.training.config.settings import ValidationPrompt, ValidationSettings
 from uniworld.training.data.encode import Encoder, EncodeSettings
-from uniworld.training.objective.step import StepSettings, Trainee
+from uniworld.training.objective.step import DenoiseTower, StepSettings
 from uniworld.training.objective.trainable import set_trainable
 from uniworld.training.run.validate import SheetRow, Validator, contact_sheet
 from uniworld.uniworld_core import UniWorld
@@ -25,10 +25,10 @@ def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (40, 20), (200, 30, 30)).save("photo.png")
 
 
-def trainee_of(model: UniWorld) -> Trainee:
-    trainee = Trainee(model.projectors, model.dit, StepSettings())
-    set_trainable(trainee, ["denoise_projector", "siglip_projector"])
-    return trainee
+def tower_of(model: UniWorld) -> DenoiseTower:
+    tower = DenoiseTower(model.projectors, model.dit, StepSettings())
+    set_trainable(tower, ["denoise_projector", "siglip_projector"])
+    return tower
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def fresh() -> UniWorld:
 
 def test_a_prompt_is_painted_as_the_model_itself_paints_it(fresh: UniWorld) -> None:
     validator = Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
-    painted = validator.paint(trainee_of(fresh))
+    painted = validator.paint(tower_of(fresh))
     refs = fresh.reference([Image.open("photo.png")])
     options = {"height": 32, "width": 32, "steps": 2}
     for latent, (prompt, given) in zip(painted, (("A red circle.", None), ("Make it blue.", refs))):
@@ -49,7 +49,7 @@ def test_a_prompt_is_painted_as_the_model_itself_paints_it(fresh: UniWorld) -> N
 
 def test_the_sheet_shows_references_and_what_was_painted(fresh: UniWorld, tmp_path: Path) -> None:
     validator = Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
-    validator.write(validator.paint(trainee_of(fresh)), tmp_path / "validation" / "step.png")
+    validator.write(validator.paint(tower_of(fresh)), tmp_path / "validation" / "step.png")
     with Image.open(tmp_path / "validation" / "step.png") as sheet:
         assert sheet.size == (2 * 264 + 8, 2 * 288)
         assert sheet.getpixel((8 + 128, 288 + 16 + 8 + 128)) == (200, 30, 30)
@@ -57,26 +57,26 @@ def test_the_sheet_shows_references_and_what_was_painted(fresh: UniWorld, tmp_pa
 
 
 def test_the_next_sheet_shows_what_was_learned(fresh: UniWorld) -> None:
-    trainee = trainee_of(fresh)
+    tower = tower_of(fresh)
     validator = Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
-    before, again = validator.paint(trainee), validator.paint(trainee)
+    before, again = validator.paint(tower), validator.paint(tower)
     assert all(torch.equal(one, other) for one, other in zip(before, again))
     with torch.no_grad():
-        trainee.projectors.denoise_projector[2].bias.add_(1.0)
-    assert not any(torch.equal(one, other) for one, other in zip(before, validator.paint(trainee)))
+        tower.projectors.denoise_projector[2].bias.add_(1.0)
+    assert not any(torch.equal(one, other) for one, other in zip(before, validator.paint(tower)))
 
 
 def test_painting_leaves_the_model_trainable(fresh: UniWorld) -> None:
-    trainee = trainee_of(fresh)
-    Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS).paint(trainee)
-    weight = trainee.projectors.denoise_projector[0].weight
+    tower = tower_of(fresh)
+    Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS).paint(tower)
+    weight = tower.projectors.denoise_projector[0].weight
     weight.sum().backward()
     assert weight.grad is not None
 
 
 def test_bfloat16_paints_with_float32_weights_among_it() -> None:
     half = UniWorld.from_pretrained("tiny", dtype=torch.bfloat16)
-    painted = Validator(Encoder(half, EncodeSettings(area=32 * 32)), SETTINGS).paint(trainee_of(half))
+    painted = Validator(Encoder(half, EncodeSettings(area=32 * 32)), SETTINGS).paint(tower_of(half))
     assert all(torch.isfinite(latent).all() for latent in painted)
 
 
@@ -101,7 +101,7 @@ def test_a_prompt_that_cannot_be_painted_is_told_at_the_start(
 def test_without_prompts_nothing_is_read_painted_or_written(fresh: UniWorld, tmp_path: Path) -> None:
     validator = Validator(Encoder(fresh, EncodeSettings()), ValidationSettings())
     assert not {"understanding", "siglip", "dit"} & set(vars(fresh))
-    latents = validator.paint(trainee_of(fresh))
+    latents = validator.paint(tower_of(fresh))
     validator.write(latents, tmp_path / "sheet.png")
     assert latents == []
     assert not (tmp_path / "sheet.png").exists()

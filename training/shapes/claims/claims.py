@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.families.uniworld_v1 import painting
-from ...engine.precision import chosen_device
+from ...engine.precision import resolve_device
 from ..nano.jobs import Job, Progress, do_jobs
 from .exam import EXPORTED, Exam, kept_scores, scores_of
 from .report import ClaimsReport, need_matplotlib, write_report
@@ -64,7 +64,7 @@ def check_claims(
         seeds, batch, steps=steps, trunk_steps=trunk_steps, count=count, paint_steps=paint_steps, processes=processes
     )
     need_matplotlib()  # now, and not after a night of training
-    target = chosen_device(device)
+    target = resolve_device(device)
     runs = Runs(nano_run.resolve(), folder.resolve(), steps, trunk_steps, batch, target)
     runs.check()
     exam = Exam(count, paint_steps, target)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ....uniworld_core.editing.masks import edit_weight
 from ...config.settings import NO_WEIGHT
 from ...data.cache import Cache, CacheKey
-from ...objective.batch import Encoded
+from ...objective.batch import EncodedSample
 
 
 class Reweighed(Cache):
@@ -20,7 +20,7 @@ class Reweighed(Cache):
         super().__init__(folder, key)
         self.weight = weight
 
-    def __getitem__(self, index: int) -> Encoded:
+    def __getitem__(self, index: int) -> EncodedSample:
         item = super().__getitem__(index)
         return replace(item, weight=reweigh(item.weight, self.weight))
 

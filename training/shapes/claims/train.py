@@ -26,7 +26,7 @@ from ...engine import checkpoints
 from ...files import locked, make_folder, write_atomic
 from ...run.folder import CHECKPOINTS, CONFIG, differing_keys
 from ...run.loop import train
-from ...run.setup import Data, open_data
+from ...run.setup import RunData, open_data
 from ..nano.jobs import Progress
 from ..nano.recipe import Recipe
 from ..nano.stages import RECIPE, Stage, fill_cache_together, recipe_of, stage_config
@@ -258,7 +258,7 @@ class Runs:
         if train(config, folder, progress, self._open).interrupted:
             raise KeyboardInterrupt
 
-    def _open(self, config: Config, encoder: Encoder) -> Data:
+    def _open(self, config: Config, encoder: Encoder) -> RunData:
         """The cache for a run of another edit weight: what was edited is the same, whatever it weighs."""
         data = open_data(config, Encoder(encoder.model, replace(encoder.settings, weight=PUBLISHED_WEIGHT)))
         assert isinstance(data.source, Cache)

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from ...files import write_atomic
-from ...run.lettering import fitting
+from ...run.sheet_text import fit_text
 from .report import Examined, ExamReport
 
 _CELL, _GAP, _TEXT, _MARK = 96, 6, 14, 16
@@ -49,7 +49,7 @@ def _chosen(examined: list[Examined], count: int) -> list[Examined]:
 def _place(sheet: Image.Image, one: Examined, left: int, top: int, width: int) -> None:
     pen = ImageDraw.Draw(sheet)
     pen.text((left, top), f"{one.task.kind}: ", fill="gray")
-    pen.text((left, top + _TEXT), fitting(pen, one.task.prompt, width), fill="black")
+    pen.text((left, top + _TEXT), fit_text(pen, one.task.prompt, width), fill="black")
     top += 2 * _TEXT + _GAP
     pictures = [*one.task.references, *(picture for picture in (one.task.target, one.painted) if picture)]
     for number, picture in enumerate(pictures):
@@ -61,7 +61,7 @@ def _place(sheet: Image.Image, one: Examined, left: int, top: int, width: int) -
     if one.answer is not None:
         left += _CELL + _GAP
         pen.text((left, top), f"{one.task.answer}", fill="gray")
-        pen.text((left, top + _TEXT), fitting(pen, one.answer, _CELL), fill="black")
+        pen.text((left, top + _TEXT), fit_text(pen, one.answer, _CELL), fill="black")
     _mark(pen, left + _CELL - _MARK - 3, top + _CELL - _MARK - 3, one.verdict.right)
 
 

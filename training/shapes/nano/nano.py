@@ -26,13 +26,13 @@ from ....uniworld_core.backbones.qwen_files import read_tokenizer
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from ....uniworld_core.loading.vocabulary import clip_tokenizer, t5_tokenizer
-from ...engine.precision import chosen_device
+from ...engine.precision import resolve_device
 from ...files import make_folder, write_atomic
 from ...publish.convert import BaseModels, convert
 from ...publish.export import export_run
 from ...publish.model_folder import new_folder
 from ...run.loop import train
-from ...run.task_head import Routed, save_task_head, train_task_head
+from ...run.task_head import RoutingExample, save_task_head, train_task_head
 from ..standins import fit, folders, parts, tokens
 from ..tasks.dataset import write_dataset
 from ..tasks.tasks import KINDS, make_task
@@ -68,7 +68,7 @@ def train_nano(
     Raises:
         UniWorldError: the disk is full, or a folder of another recipe is in the way; it is named.
     """
-    target = chosen_device(device)
+    target = resolve_device(device)
     steps = recipe or read_recipe("quick" if quick else "gpu" if target == "cuda" else "full")
     work = _Work(folder, steps, target, progress or (lambda *_: None))
     stand_ins = (work.tokenizers, work.vae, work.decoder, work.vlm, work.siglip, work.flux)
@@ -241,7 +241,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def _routed(count: int, seed: int) -> list[Routed]:
+def _routed(count: int, seed: int) -> list[RoutingExample]:
     """Training prompts of every kind, as many questions as there are others."""
     rng = np.random.default_rng([seed, 1])
     painted = [kind for kind in KINDS if kind != "question"]
@@ -249,5 +249,5 @@ def _routed(count: int, seed: int) -> list[Routed]:
     for number in range(count):
         kind = "question" if number % 2 else painted[int(rng.integers(len(painted)))]
         task = make_task(kind, rng, "train")
-        items.append(Routed(task.prompt, task.references, kind != "question"))
+        items.append(RoutingExample(task.prompt, task.references, kind != "question"))
     return items

@@ -11,7 +11,7 @@ from typing import Literal
 from ....uniworld_core.errors import UniWorldError
 from ...config.file import load_config
 from ...config.settings import Config
-from ...data.cache_fill import fill, prepare
+from ...data.cache_fill import create_or_open, fill
 from ...run.fill_cache import fill_cache
 from ...run.setup import open_encoder, open_samples
 from ..tasks.dataset import LIST
@@ -78,11 +78,13 @@ def recipe_of(folder: Path) -> Recipe:
 
 def _missing(config: Config) -> int:
     """How many samples the cache lacks."""
-    return prepare(Path(config.data.cache), open_samples(config), open_encoder(config, config.run.device)).missing
+    return create_or_open(
+        Path(config.data.cache), open_samples(config), open_encoder(config, config.run.device)
+    ).missing
 
 
 def _fill_share(rank: int, config: Config, world: int) -> None:
     """What one of several processes does of the cache."""
     encoder, samples = open_encoder(config, config.run.device), open_samples(config)
-    cache = prepare(Path(config.data.cache), samples, encoder)
+    cache = create_or_open(Path(config.data.cache), samples, encoder)
     fill(cache, samples, encoder, _CACHE_BATCH, rank, world, bad_limit=config.data.bad_limit)

@@ -23,7 +23,7 @@ from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.loading.dtypes import choose_dtype
 from ...engine.muon import Muon
 from ...engine.precision import autocast
-from ...files import atomic_file, read_kept
+from ...files import atomic_file, read_saved
 
 BETAS = (0.9, 0.99)
 EMA_DECAY = 0.999
@@ -209,7 +209,7 @@ def _average(average: list[Tensor], parameters: list[nn.Parameter], decay: float
 def _restore(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> int:
     if not file.is_file():
         return 0
-    return read_kept(file, lambda file: _load(file, module, optimizer, average))
+    return read_saved(file, lambda file: _load(file, module, optimizer, average))
 
 
 def _load(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> int:

@@ -16,7 +16,7 @@ from ....uniworld_core.backbones.flux_dit import DiT
 from ....uniworld_core.sampling import flow
 from ....uniworld_core.sampling.condition import Condition
 from ....uniworld_core.sampling.latents import LatentFormat
-from ...files import atomic_file, read_kept
+from ...files import atomic_file, read_saved
 from ..tasks.prompts import caption, describe
 from ..tasks.split import draw_triple
 from ..tasks.tasks import make_task
@@ -91,7 +91,7 @@ def pool(
 ) -> Tensor:
     """Latents (count, 16, h, w) of the pool's pictures on the DiT's side, bfloat16, computed once and kept in a file."""
     if file.is_file():
-        return read_kept(file, lambda file: torch.load(file, weights_only=True))
+        return read_saved(file, lambda file: torch.load(file, weights_only=True))
     kept = []
     for start in range(0, count, _ENCODED):
         shown = bytes_of([picture_of(number)[0] for number in range(start, min(start + _ENCODED, count))])

@@ -14,7 +14,7 @@ from uniworld.training.cli.main import main
 from uniworld.training.data.encode import Encoder, EncodeSettings
 from uniworld.training.data.samples import Sample
 from uniworld.training.objective.batch import Draws
-from uniworld.training.objective.step import StepSettings, Trainee
+from uniworld.training.objective.step import DenoiseTower, StepSettings
 from uniworld.training.shapes.exam.exam import exam_tasks, examine
 from uniworld.training.shapes.nano import nano
 from uniworld.training.shapes.nano.curves import draw_curves
@@ -144,9 +144,9 @@ def flow_loss(model: UniWorld, dit: DiT) -> float:
         for i, task in enumerate(held_out())
     ]
     items: list[Any] = Encoder(model, EncodeSettings(area=128 * 128, ratios="any_1ratio"))(samples)
-    trainee = Trainee(model.projectors, dit, StepSettings())
+    tower = DenoiseTower(model.projectors, dit, StepSettings())
     with torch.no_grad():
-        return float(trainee(trainee.collate(items, Draws.of(0, range(len(items)), items[0].latent.shape))).mean())
+        return float(tower(tower.collate(items, Draws.of(0, range(len(items)), items[0].latent.shape))).mean())
 
 
 @pytest.mark.slow

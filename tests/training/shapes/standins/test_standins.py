@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 from uniworld.training.publish.convert import BaseModels, convert
-from uniworld.training.run.task_head import Routed, save_task_head, train_task_head
+from uniworld.training.run.task_head import RoutingExample, save_task_head, train_task_head
 from uniworld.training.shapes.standins import fit, flux, folders, parts, siglip, tokens, vae, vision, vlm
 from uniworld.training.shapes.tasks.tasks import KINDS, make_task
 from uniworld.uniworld_core import UniWorld
@@ -354,7 +354,7 @@ class TestObjectives:
 def test_the_routing_head_learns_to_tell_questions_from_instructions(untrained: UniWorld, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     items = [
-        Routed(task.prompt, task.references, task.kind != "question")
+        RoutingExample(task.prompt, task.references, task.kind != "question")
         for kind in ("question", "remove") * 24
         for task in [make_task(kind, rng, "train")]
     ]

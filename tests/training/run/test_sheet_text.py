@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from PIL import Image, ImageDraw
-from uniworld.training.run.lettering import fitting
+from uniworld.training.run.sheet_text import fit_text
 
 
 @pytest.fixture
@@ -13,11 +13,11 @@ def draw() -> ImageDraw.ImageDraw:
 
 
 def test_a_short_text_stays_on_one_line(draw: ImageDraw.ImageDraw) -> None:
-    assert fitting(draw, " Make it\n blue. ", 400) == "Make it blue."
+    assert fit_text(draw, " Make it\n blue. ", 400) == "Make it blue."
 
 
 def test_a_long_text_is_cut_to_the_width(draw: ImageDraw.ImageDraw) -> None:
-    cut = fitting(draw, "Make it blue. " * 20, 100)
+    cut = fit_text(draw, "Make it blue. " * 20, 100)
     assert cut.startswith("Make it")
     assert cut.endswith("...")
     assert draw.textlength(cut) <= 100
@@ -27,4 +27,4 @@ def test_a_long_text_is_cut_to_the_width(draw: ImageDraw.ImageDraw) -> None:
 def test_letters_that_the_font_lacks_lose_their_accents_or_become_question_marks(
     draw: ImageDraw.ImageDraw, text: str, shown: str
 ) -> None:
-    assert fitting(draw, text, 400) == shown
+    assert fit_text(draw, text, 400) == shown

@@ -7,7 +7,7 @@ import unicodedata
 from PIL import ImageDraw
 
 
-def fitting(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
+def fit_text(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
     """The text on one line of at most `width` pixels, cut where it is too long.
 
     Pillow's own font has the letters of ASCII alone: accents are left out, and other letters become question marks.
