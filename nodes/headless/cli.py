@@ -22,7 +22,7 @@ from .chat.command import EPILOG as CHAT_EPILOG
 from .chat.command import add_arguments as add_chat_arguments
 from .chat.command import run as run_chat
 from .check.validate import Validation, WorkflowRefused, validate_prompt
-from .registry.node_list import listed
+from .registry.node_list import format_nodes
 from .registry.registry import Registry, load_registry
 from .remote.address import SERVER_HELP
 from .remote.connect import connect
@@ -349,5 +349,5 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _nodes(arguments: argparse.Namespace) -> int:
     registry, _ = _set_up(arguments)
-    print(listed(registry, arguments.name, arguments.json))
+    print(format_nodes(registry, arguments.name, arguments.json))
     return DONE

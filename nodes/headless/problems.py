@@ -1,4 +1,4 @@
-"""One thing that is wrong with a workflow, as ComfyUI's error object and as a sentence."""
+"""A problem of a workflow, as ComfyUI's error object and as a sentence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem of one node; `node_id` is empty when the workflow as a whole is meant."""
+    """A problem of one node, or of the workflow itself if `node_id` is empty."""
 
     node_id: str
     class_type: str
@@ -21,7 +21,7 @@ def node_label(node_id: str, class_type: str) -> str:
 
 
 def node_title(node: dict[str, object]) -> str | None:
-    """The title the editor left in a node of an API-form workflow."""
+    """Return the title that the editor wrote into a node of an API-form workflow, if any."""
     meta = node.get("_meta")
     title = meta.get("title") if isinstance(meta, dict) else None
     return title if isinstance(title, str) else None
@@ -38,15 +38,19 @@ class NodeRef:
     def problem(
         self, kind: str, message: str, details: str, sentence: str, extra: dict[str, Any] | None = None
     ) -> Problem:
-        """A problem of this node; the sentence is put behind the node's name.
+        """Return a problem of this node.
 
         Args:
-            kind: ComfyUI's word for this sort of error, such as "value_not_in_list".
+            kind: ComfyUI's error type, such as "value_not_in_list".
+            message: ComfyUI's short message for this type.
+            details: ComfyUI's details, such as the name of the input.
+            sentence: the sentence for the user; the node's label is put in front.
+            extra: ComfyUI's `extra_info`.
         """
         error = {"type": kind, "message": message, "details": details, "extra_info": extra or {}}
         return Problem(self.node_id, self.class_type, error, f"{node_label(self.node_id, self.class_type)}: {sentence}")
 
 
-def one_of(names: list[str]) -> str:
-    """Names as a sentence lists them: "A", "A or B", "A, B or C"."""
+def join_with_or(names: list[str]) -> str:
+    """Join names for a sentence: "A", "A or B", "A, B or C"."""
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""

@@ -104,7 +104,7 @@ def test_a_saved_file_finds_its_widgets_where_they_were(file: Path) -> None:
         values = node.get("widgets_values", [])
         assert len(values) <= len(widgets), node["type"]
         for widget, value in zip(widgets, values):
-            assert widget.may_hold(value), (node["type"], widget.name, value)
+            assert widget.accepts(value), (node["type"], widget.name, value)
         outputs = [output["name"] for output in node["outputs"]]
         assert outputs == list(NODE_CLASS_MAPPINGS[node["type"]].RETURN_NAMES)[: len(outputs)], node["type"]
 

@@ -1,4 +1,4 @@
-"""Checks of a single input: its link or value against what the node class declares."""
+"""Checks of one input: whether its link or value matches the declaration of the node class."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from typing import Any, TypeVar
 from ....uniworld_core.errors import UniWorldError, shown
 from ..problems import NodeRef, Problem
 from ..registry.arguments import arguments_before_run
-from ..registry.calls import run_to_end
+from ..registry.calls import run_sync
 from ..registry.schema import InputSpec, NodeSchema, argument_names, is_link, types_match
 from ..registry.widgets import EDITOR_WIDGETS
 
 T = TypeVar("T")
 
-# As in ComfyUI, a longer list of options is not repeated in an error.
+# As in ComfyUI, an error does not repeat a longer list of options.
 _MAX_LISTED_OPTIONS = 20
 
 
 def missing_input(node: NodeRef, spec: InputSpec) -> Problem:
-    need = f"Link an output of type {spec.type_name} to it"
-    need += ", or give it a value." if spec.accepts_constant else "."
-    sentence = f"the required input '{spec.name}' has neither link nor value. {need}"
+    fix = f"Link an output of type {spec.type_name} to it" + (", or set a value." if spec.accepts_constant else ".")
+    sentence = f"the required input '{spec.name}' has neither a link nor a value. {fix}"
     message = "Required input is missing"
     return node.problem("required_input_missing", message, spec.name, sentence, {"input_name": spec.name})
 
@@ -31,21 +30,21 @@ def missing_input(node: NodeRef, spec: InputSpec) -> Problem:
 def check_link(
     node: NodeRef, spec: InputSpec, value: list[Any], source: tuple[str, NodeSchema] | None
 ) -> tuple[object, Problem | None]:
-    """The type a link carries, and what is wrong with the link.
+    """Return the type of a link, and the problem with the link, if any.
 
     Args:
-        source: class name and schema of the node the link comes from, None if there is no such node.
+        source: class name and schema of the node that the link comes from; None if there is no such node.
     """
     if not is_link(value):
-        reason = 'is no link. A link is ["node id", output number]; a list as a value is {"__value__": [...]}.'
+        reason = 'is invalid. A link is ["node id", output number]; a list as a value is {"__value__": [...]}.'
         return None, _bad_link(node, spec, value, reason)
     if source is None:
-        reason = "comes from a node that does not exist. Link a node that is in the workflow."
+        reason = "comes from a node that does not exist. Link a node of the workflow."
         return None, _bad_link(node, spec, value, reason)
     source_class, source_schema = source
     slot, count = value[1], len(source_schema.output_types)
     if slot not in range(count):
-        reason = f"names output {slot} of {source_class}, which has {count} outputs, counted from 0."
+        reason = f"refers to output {slot} of {source_class}, which has {count} outputs, counted from 0."
         return None, _bad_link(node, spec, value, reason)
     received = source_schema.output_types[int(slot)]
     if "input_types" in _validator_arguments(node)[0] or types_match(received, spec.type):
@@ -53,7 +52,7 @@ def check_link(
     shown_type = "COMBO" if isinstance(received, (list, tuple)) else received
     sentence = (
         f"input '{spec.name}' takes {spec.type_name}, but output {slot} of node {value[0]} ({source_class}) "
-        f"gives {shown_type}. Link an output of type {spec.type_name}."
+        f"is {shown_type}. Link an output of type {spec.type_name}."
     )
     extra = {**_about(spec), "received_type": received, "linked_node": value}
     details = f"{spec.name}, received_type({received}) mismatch input_type({spec.type})"
@@ -72,14 +71,15 @@ def _about(spec: InputSpec) -> dict[str, object]:
 
 
 def check_constant(node: NodeRef, spec: InputSpec, value: object) -> tuple[object, Problem | None]:
-    """The value as the widget's type, and what is wrong with it."""
+    """Return the value converted to the type of the widget, and the problem with it, if any."""
     if value is None and spec.category == "optional":
         return value, None
     extra = {**_about(spec), "received_value": value}
     if not spec.accepts_constant and not _may_be_custom_widget(spec):
         message = f"A {spec.type_name} input takes a link only"
         sentence = (
-            f"input '{spec.name}' got the value {shown(value)}, but takes a link to a {spec.type_name} output only."
+            f"input '{spec.name}' has the value {shown(value)}, but takes only links. Link an output of type "
+            f"{spec.type_name}."
         )
         return value, node.problem("invalid_input_type", message, f"{spec.name}, {shown(value)}", sentence, extra)
     try:
@@ -87,11 +87,11 @@ def check_constant(node: NodeRef, spec: InputSpec, value: object) -> tuple[objec
     except (ValueError, TypeError, OverflowError) as error:
         message = f"Failed to convert an input value to a {spec.type} value"
         details = f"{spec.name}, {shown(value)}, {error}"
-        sentence = f"input '{spec.name}' got {shown(value)}. Give it {_EXAMPLES.get(spec.type, f'a {spec.type}')}."
+        sentence = f"input '{spec.name}' is {shown(value)}. Set it to {_EXAMPLES.get(spec.type, f'a {spec.type}')}."
         return value, node.problem("invalid_input_type", message, details, sentence, extra)
     arguments, takes_all = _validator_arguments(node)
     if spec.name in arguments or takes_all:
-        # The node checks this value itself; but there, None stands for a link.
+        # The node's VALIDATE_INPUTS checks this value, except None, which it would take for a link.
         return converted, _choice_problem(node, spec, converted) if converted is None else None
     return converted, _range_problem(node, spec, converted) or _choice_problem(node, spec, converted)
 
@@ -127,20 +127,20 @@ def _choice_problem(node: NodeRef, spec: InputSpec, value: Any) -> Problem | Non
     long = len(choices) > _MAX_LISTED_OPTIONS
     listed = f"(list of length {len(choices)})" if long else str(choices)
     few = ", ".join(shown(choice) for choice in choices[:_MAX_LISTED_OPTIONS]) + (", ..." if long else "")
-    mend = f"Choose one of: {few}." if choices else "It has no options now: its folder is empty."
-    sentence = f"input '{spec.name}' is {shown(wrong[0])}, which is none of its options. {mend}"
+    fix = f"Choose one of: {few}." if choices else "It has no options, as its folder is empty; add a file."
+    sentence = f"input '{spec.name}' is {shown(wrong[0])}, which is not one of its options. {fix}"
     extra = {"input_name": spec.name, "input_config": None if long else spec.config, "received_value": value}
     details = f"{spec.name}: '{wrong[0]}' not in {listed}"
     return node.problem("value_not_in_list", "Value not in list", details, sentence, extra)
 
 
 def _may_be_custom_widget(spec: InputSpec) -> bool:
-    # Packs add widgets of their own for other types; such an input declares one of these, one for links never does.
+    # Packs may define widgets for other types. Their inputs have one of these options; inputs for links never do.
     return spec.type_name in EDITOR_WIDGETS or bool({"default", "widgetType", "socketless"} & set(spec.options))
 
 
 def _convert(kind: object, value: Any) -> Any:
-    """ComfyUI's conversions; on top, numbers must be finite, as NaN passes every range check."""
+    """Convert a value as ComfyUI does. In addition, numbers must be finite, because NaN passes every range check."""
     if kind == "INT":
         return int(value)
     if kind == "FLOAT":
@@ -156,7 +156,7 @@ def _convert(kind: object, value: Any) -> Any:
 
 
 def _validator_arguments(node: NodeRef) -> tuple[list[str], bool]:
-    """Names of the arguments the node's VALIDATE_INPUTS takes, and whether it takes any."""
+    """Return the names of the arguments of the node's VALIDATE_INPUTS, and whether it has `**kwargs`."""
     function = getattr(node.node_class, "VALIDATE_INPUTS", None)
     return ([], False) if function is None else argument_names(function)
 
@@ -164,7 +164,7 @@ def _validator_arguments(node: NodeRef) -> tuple[list[str], bool]:
 def custom_problems(
     node: NodeRef, inputs: dict[str, object], schema: NodeSchema, received_types: dict[str, object]
 ) -> list[Problem]:
-    """What the node's own VALIDATE_INPUTS objects to. It sees constants; a linked input is None."""
+    """Return the problems that the node's own VALIDATE_INPUTS finds. It receives constants; a linked input is None."""
     names, takes_all = _validator_arguments(node)
     values = arguments_before_run(inputs, schema, node.node_id)
     arguments = {name: value for name, value in values.items() if name in names or takes_all}
@@ -176,7 +176,7 @@ def custom_problems(
     try:
         answer = node.node_class.VALIDATE_INPUTS(**as_given)
         if inspect.isawaitable(answer):
-            answer = run_to_end(_awaited(answer))
+            answer = run_sync(_awaited(answer))
     except (Exception, SystemExit) as error:
         kind, message = "exception_during_validation", "Exception when validating node"
         sentence = f"its own check of the inputs failed with {type(error).__name__}: {error}"
@@ -185,9 +185,9 @@ def custom_problems(
     if answer is True:
         return []
     reason = "" if answer is False else str(answer)
-    sentence = reason or f"the node refuses its inputs {', '.join(arguments)}."
+    sentence = reason or f"the node rejects its inputs {', '.join(arguments)}."
     message = "Custom validation failed for node"
-    # One error for each input the check looked at, so that the editor marks them all.
+    # One error per input that the check received, so that the editor marks them all.
     return [
         node.problem(
             "custom_validation_failed",

@@ -1,8 +1,8 @@
-"""Checks a whole workflow in API form before anything runs.
+"""Check a workflow in API form before a run.
 
-Problems are reported twice: as ComfyUI's error objects (same `type` words, so that its editor can show them) and as
-sentences that name node, input, value and what would be right. As in ComfyUI, values are converted to their widget's
-type, and outputs without a problem may run although others have one.
+Problems are reported twice: as ComfyUI's error objects, whose types its editor knows, and as sentences that name the
+node, the input, the value and the fix. As in ComfyUI, values are converted to the type of their widget, and outputs
+without problems may run even if others have some.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....uniworld_core.errors import shown
-from ..problems import NodeRef, Problem, node_label, one_of
+from ..problems import NodeRef, Problem, join_with_or, node_label
 from ..registry.registry import Registry
 from ..registry.schema import ANY_TYPE, InputSpec, NodeSchema, Schemas, is_link, unwrap
 from .inputs import check_constant, check_link, custom_problems, missing_input
@@ -24,15 +24,15 @@ MAX_NODES = 100_000
 
 @dataclass(frozen=True)
 class Validation:
-    """What the check of a workflow gave.
+    """Result of a check.
 
     Attributes:
-        prompt: the workflow with converted values, for the executor; the one given is left as it was.
+        prompt: a copy of the workflow with converted values, for the executor.
         outputs: ids of the output nodes that can run.
-        problems: every problem found, in the workflow's order.
-        error: ComfyUI's error object when nothing can run, else None.
+        problems: all problems, in the order of the workflow's nodes.
+        error: ComfyUI's error object if nothing can run, else None.
         node_errors: ComfyUI's error objects by node id.
-        notes: sentences on what is no error, as ComfyUI passes over it too, but hardly meant.
+        notes: sentences about likely mistakes that are not errors, because ComfyUI ignores them too.
     """
 
     prompt: dict[str, Any]
@@ -44,7 +44,7 @@ class Validation:
 
     @property
     def sentences(self) -> list[str]:
-        """Every problem as a sentence, none twice."""
+        """The problems as sentences, without duplicates."""
         return list(dict.fromkeys(problem.sentence for problem in self.problems))
 
 
@@ -73,7 +73,7 @@ class _PromptCheck:
         return NodeRef(node_id, class_type, self.registry.classes[class_type])
 
     def sources(self, node_id: str) -> list[str]:
-        """Ids of the nodes that feed this one, those that do not exist left out."""
+        """Return the ids of the existing nodes that this one is linked to."""
         links = self.schema(node_id).used_links(self.prompt[node_id]["inputs"]).values()
         return [link[0] for link in links if link[0] in self.prompt]
 
@@ -82,20 +82,20 @@ def validate_prompt(prompt: Any, registry: Registry, only: Iterable[str] | None 
     """Check a workflow in API form.
 
     Args:
-        only: ids of the output nodes that are to run; None for all of them.
+        only: ids of the output nodes to run; None for all.
     """
     problems = _structure_problems(prompt, registry)
     if problems:
-        return _refused("invalid_prompt", problems[0].error["message"], problems, prompt)
-    check = _PromptCheck(registry, _normal_copy(prompt))
+        return _rejected("invalid_prompt", problems[0].error["message"], problems, prompt)
+    check = _PromptCheck(registry, _copied(prompt))
     wanted = None if only is None else set(only)
     outputs = [
         node_id for node_id in prompt if check.schema(node_id).is_output and (wanted is None or node_id in wanted)
     ]
     if not outputs:
-        sentence = "The workflow has no output node. Add one that keeps a result, such as SaveImage or PreviewAny."
+        sentence = "The workflow has no output node. Add one that saves or shows a result, such as SaveImage."
         problems = [_global_problem("prompt_no_outputs", sentence)]
-        return _refused("prompt_no_outputs", "Prompt has no outputs", problems, prompt)
+        return _rejected("prompt_no_outputs", "Prompt has no outputs", problems, prompt)
     reachable = _reachable(check, outputs)
     for node_id in reachable:
         found = _node_problems(check, node_id)
@@ -108,10 +108,10 @@ def validate_prompt(prompt: Any, registry: Registry, only: Iterable[str] | None 
 
 def _structure_problems(prompt: Any, registry: Registry) -> list[Problem]:
     if not isinstance(prompt, dict) or not prompt:
-        sentence = "The workflow holds no nodes. An API-form workflow maps node ids to nodes."
+        sentence = "The workflow has no nodes. A workflow in API form maps node ids to nodes."
         return [_global_problem("invalid_prompt", sentence)]
     if len(prompt) > MAX_NODES:
-        sentence = f"The workflow has {len(prompt)} nodes; at most {MAX_NODES} are read."
+        sentence = f"The workflow has {len(prompt)} nodes; at most {MAX_NODES} are allowed. Split it."
         return [_global_problem("invalid_prompt", sentence)]
     found = (_structure_problem(node_id, node, registry) for node_id, node in prompt.items())
     return [problem for problem in found if problem is not None]
@@ -122,24 +122,24 @@ def _structure_problem(node_id: str, node: Any, registry: Registry) -> Problem |
     details = f"Node ID '#{node_id}'"
     if not isinstance(class_type, str):
         message = "Cannot execute because a node is missing the class_type property."
-        sentence = 'it names no node class. Give it a "class_type" such as "SaveImage".'
+        sentence = 'it has no node class. Add a "class_type" such as "SaveImage".'
         return NodeRef(node_id, "").problem("invalid_prompt", message, details, sentence)
     if class_type not in registry.classes:
         near = registry.suggestions(class_type)
-        hint = f"Did you mean {one_of(near)}?" if near else "`uniworld nodes` lists the nodes there are."
+        hint = f"Did you mean {join_with_or(near)}?" if near else "Run `uniworld nodes` for a list."
         message = f"Cannot execute because node {class_type} does not exist."
         extra = {"node_id": node_id, "class_type": class_type, "suggestions": near}
         sentence = f"there is no node class {shown(class_type)}. {hint}"
         return NodeRef(node_id, class_type).problem("invalid_prompt", message, details, sentence, extra)
     if not isinstance(node.get("inputs", {}), dict):
-        message = "Cannot execute because the inputs of a node are no object."
+        message = "Cannot execute because the inputs of a node are not an object."
         sentence = '"inputs" must map input names to values or links.'
         return NodeRef(node_id, class_type).problem("invalid_prompt", message, details, sentence)
     return None
 
 
-def _normal_copy(prompt: dict[str, Any]) -> dict[str, object]:
-    # Only what the executor reads; values are shared until one is converted.
+def _copied(prompt: dict[str, Any]) -> dict[str, object]:
+    # Shallow: values are replaced when they are converted, never changed in place.
     return {
         node_id: {**node, "inputs": {name: copy.copy(value) for name, value in node.get("inputs", {}).items()}}
         for node_id, node in prompt.items()
@@ -169,25 +169,25 @@ def _node_problems(check: _PromptCheck, node_id: str) -> list[Problem]:
             received_types[spec.name], problem = check_link(node, spec, value, _link_source(check, value))
         else:
             converted, problem = check_constant(node, spec, unwrap(value))
-            # A list stays wrapped, so that the executor does not take it for a link.
+            # A list stays wrapped, so that the executor does not mistake it for a link.
             inputs[spec.name] = {"__value__": converted} if isinstance(converted, list) else converted
         if problem is not None:
             problems.append(problem)
     for name, link in schema.used_links(inputs).items():
-        if name not in schema.inputs:  # it goes to the node's **kwargs, or to a hidden input
+        if name not in schema.inputs:  # passed to the node's **kwargs or to a hidden input
             _, problem = check_link(node, InputSpec(name, ANY_TYPE, "optional"), link, _link_source(check, link))
             if problem is not None:
                 problems.append(problem)
-    # A node whose inputs are wrong already would only stumble over them in its own check.
+    # The node's own check would fail on inputs that are already known to be invalid.
     return problems or custom_problems(node, inputs, schema, received_types)
 
 
-# What old editors export beside the inputs of a node: values of helper widgets.
+# Values of helper widgets, which old editors export in addition to the inputs of a node.
 _HELPER_INPUTS = frozenset({"upload", "choose file to upload", "control_after_generate", "control_filter_list"})
 
 
 def _unknown_inputs(check: _PromptCheck, node_id: str) -> list[str]:
-    """A note for each input that the node class does not have."""
+    """Return a note for each input that the node class does not have."""
     schema, given = check.schema(node_id), check.prompt[node_id]["inputs"]
     known = list(schema.inputs)
     label = node_label(node_id, check.prompt[node_id]["class_type"])
@@ -199,19 +199,22 @@ def _unknown_inputs(check: _PromptCheck, node_id: str) -> list[str]:
             continue
         near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
         hint = f"Did you mean '{near[0]}'?" if near else f"Its inputs are: {', '.join(known) or 'none'}."
-        notes.append(f"{label}: it has no input {shown(name)}, so that is ignored. {hint}")
+        notes.append(f"{label}: it has no input {shown(name)}; the value is ignored. {hint}")
     return notes
 
 
 def _link_source(check: _PromptCheck, value: list[object]) -> tuple[str, NodeSchema] | None:
-    """Class name and schema of the node a link comes from; None if there is no such node."""
+    """Return class name and schema of the node that a link comes from; None if there is no such node."""
     if not is_link(value) or value[0] not in check.prompt:
         return None
     return check.prompt[value[0]]["class_type"], check.schema(value[0])
 
 
 def _cycles(check: _PromptCheck, outputs: list[str]) -> list[list[str]]:
-    """One cycle of links for each way back that a walk from the outputs meets; iterative, as graphs can be deep."""
+    """Return a cycle of links for each back edge of a depth-first search from the outputs.
+
+    The search is iterative, as graphs can be deeper than Python's recursion limit.
+    """
     cycles: list[list[str]] = []
     done: set[str] = set()
     for start in outputs:
@@ -241,12 +244,12 @@ def _cycles(check: _PromptCheck, outputs: list[str]) -> list[list[str]]:
 
 
 def _cycle_problem(check: _PromptCheck, cycle: list[str]) -> Problem:
-    # Links are followed against their direction, so the data runs the other way round.
+    # The search follows links from inputs to sources; the sentence shows them in the direction of the data.
     first, *others = cycle
-    way = " → ".join([first, *(reversed(others) if len(others) < 20 else ["..."]), first])
-    sentence = f"its links form a cycle ({way}). Cut one of them."
+    path = " → ".join([first, *(reversed(others) if len(others) < 20 else ["..."]), first])
+    sentence = f"its links form a cycle ({path}). Remove one of them."
     extra = {"cycle": cycle[:100]}
-    return check.node(first).problem("dependency_cycle", "Dependency cycle detected", way, sentence, extra)
+    return check.node(first).problem("dependency_cycle", "Dependency cycle detected", path, sentence, extra)
 
 
 def _result(check: _PromptCheck, outputs: list[str], notes: list[str]) -> Validation:
@@ -270,7 +273,7 @@ def _result(check: _PromptCheck, outputs: list[str], notes: list[str]) -> Valida
     return Validation(check.prompt, good, everything, error, node_errors, notes)
 
 
-def _refused(kind: str, message: str, problems: list[Problem], prompt: object) -> Validation:
+def _rejected(kind: str, message: str, problems: list[Problem], prompt: object) -> Validation:
     node_errors = {
         problem.node_id: {"errors": [problem.error], "dependent_outputs": [], "class_type": problem.class_type}
         for problem in problems

@@ -1,1 +1,1 @@
-"""The node classes that a workflow may name: what they declare and how they are called."""
+"""The node classes that a workflow may use: their declarations, widgets and calls."""

@@ -1,4 +1,4 @@
-"""The arguments that a node's functions are called with: from its constants, its links and its hidden inputs."""
+"""The arguments of a node's functions, collected from its constants, links and hidden inputs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from .schema import NodeSchema, is_link, unwrap
 
-# The kinds of hidden inputs that the host fills in. An input that is hidden with any other kind is one that only other
-# nodes give, when they add this one to the graph.
+# Kinds of hidden inputs that the host fills in. Any other kind is set only by another node that adds this one to the
+# graph.
 PROMPT, DYNPROMPT, PNGINFO, UNIQUE_ID = "PROMPT", "DYNPROMPT", "EXTRA_PNGINFO", "UNIQUE_ID"
-_SECRETS = ("AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG")  # of a service that this host knows nothing of
+_SECRETS = ("AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG")  # of ComfyUI's paid service; always None here
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Arguments:
     """Lists of values by input name, as `call_over_lists` takes them.
 
     Attributes:
-        absent: names of the inputs whose source has not run; their value is None.
+        absent: names of inputs whose source has not run; their value is None.
     """
 
     values: dict[str, list[object]] = field(default_factory=dict)
@@ -32,11 +32,12 @@ def collect_arguments(
     hidden: Mapping[str, object],
     output_of: Callable[[str, list[object]], list[object] | None] = lambda _name, _link: None,
 ) -> Arguments:
-    """The arguments of a node with these inputs.
+    """Collect the arguments of a node.
 
     Args:
-        hidden: the values of hidden inputs by kind, such as UNIQUE_ID.
-        output_of: gives all values of the output that an input's link names; None while it has none.
+        inputs: the node's inputs in API form: constants and links by name.
+        hidden: values of hidden inputs by kind, such as UNIQUE_ID.
+        output_of: returns, for an input's name and link, all values of the linked output; None if it has not run.
     """
     found = Arguments()
     for name, value in inputs.items():
@@ -56,6 +57,6 @@ def collect_arguments(
 
 
 def arguments_before_run(inputs: Mapping[str, object], schema: NodeSchema, node_id: str) -> dict[str, list[object]]:
-    """What IS_CHANGED and VALIDATE_INPUTS see, which are called before anything runs: a linked input is None."""
+    """Collect the arguments of IS_CHANGED and VALIDATE_INPUTS, which run before any node: linked inputs are None."""
     hidden: dict[str, object] = {PROMPT: {}, DYNPROMPT: None, PNGINFO: None, UNIQUE_ID: node_id}
     return collect_arguments(inputs, schema, hidden).values

@@ -1,4 +1,4 @@
-"""Calling a node's functions the way ComfyUI does: once per item of its input lists, coroutines concurrently."""
+"""Call a node's functions as ComfyUI does: once per item of its input lists, coroutines concurrently."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 from ....uniworld_core.errors import UniWorldError
 from ...host import ExecutionBlocker
-from .foreign import is_blocker, set_graph_prefix
+from .interop import is_blocker, set_graph_prefix
 
 T = TypeVar("T")
 
 
-def run_to_end(coroutine: Coroutine[object, object, T]) -> T:
-    """Run a coroutine from a thread that may or may not have an event loop (a notebook's does)."""
+def run_sync(coroutine: Coroutine[object, object, T]) -> T:
+    """Run a coroutine to completion, also from a thread with a running event loop, such as a notebook's."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -32,25 +32,26 @@ async def call_over_lists(
     input_is_list: bool,
     *,
     node_id: str = "",
-    before: Callable[[], None] = lambda: None,
+    before_call: Callable[[], None] = lambda: None,
     on_blocked: Callable[[ExecutionBlocker], ExecutionBlocker] = lambda blocker: blocker,
 ) -> list[object]:
-    """Call `function` once for each index of the longest list, shorter lists repeating their last item.
+    """Call `function` once per index of the longest list; shorter lists repeat their last item.
 
     Args:
-        input_is_list: pass the lists themselves, in one call.
-        node_id: the node that runs, after which the nodes that it builds are named.
-        before: called before each call; may raise to stop.
-        on_blocked: gives the result of a call that a blocked input prevents.
+        values: lists of values by argument name.
+        input_is_list: pass the lists themselves, in a single call.
+        node_id: id of the running node, the prefix of the ids of nodes that it builds.
+        before_call: runs before each call; may raise to stop.
+        on_blocked: returns the result of a call that is skipped because an input is blocked.
 
     Returns:
-        What the calls returned. The coroutines among them have run, concurrently; the first error ends the others.
+        The return values of the calls. Coroutines are awaited concurrently; the first error cancels the others.
     """
     results: list[object] = []
     tasks: dict[int, asyncio.Task[tuple[object, BaseException | None]]] = {}
     try:
         for index, inputs in enumerate(_arguments(values, input_is_list)):
-            before()
+            before_call()
             blocker = _blocker_in(inputs, input_is_list)
             if blocker is None:
                 set_graph_prefix(node_id, index)
@@ -74,7 +75,9 @@ def _arguments(values: Mapping[str, list[object]], input_is_list: bool) -> list[
         return [dict(values)]
     calls = max((len(items) for items in values.values()), default=1)
     if not all(values.values()):
-        raise UniWorldError("An input list is empty, so that the node has nothing to work on.")
+        raise UniWorldError(
+            "An input list is empty, so there is nothing to process. Check the node that it comes from."
+        )
     return [{name: items[min(index, len(items) - 1)] for name, items in values.items()} for index in range(calls)]
 
 
@@ -89,5 +92,5 @@ def _blocker_in(inputs: Mapping[str, Any], input_is_list: bool) -> ExecutionBloc
 async def _settled(awaitable: Awaitable[object]) -> tuple[object, BaseException | None]:
     try:
         return await awaitable, None
-    except (Exception, SystemExit) as error:  # SystemExit would leave the task and end the event loop
+    except (Exception, SystemExit) as error:  # SystemExit would escape the task and stop the event loop
         return None, error

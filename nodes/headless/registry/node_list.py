@@ -1,4 +1,4 @@
-"""What `uniworld nodes` prints: all nodes with their inputs and outputs, or one with its tooltips."""
+"""The output of `uniworld nodes`: all nodes with their inputs and outputs, or one with its tooltips."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ import json
 from typing import Any
 
 from ....uniworld_core.errors import UniWorldError
-from ..problems import one_of
+from ..problems import join_with_or
 from .registry import Registry
 
 
-def listed(registry: Registry, name: str | None, as_json: bool) -> str:
-    """The text of all nodes, or of the one of this class or display name. Raises UniWorldError if there is none."""
+def format_nodes(registry: Registry, name: str | None, as_json: bool) -> str:
+    """Describe all nodes, or the one with this class or display name, as text or JSON.
+
+    Raises:
+        UniWorldError: there is no node with this name.
+    """
     names = sorted(registry.classes) if name is None else [_class_named(registry, name)]
     if as_json:
         return json.dumps({one: registry.info(one) for one in names})
-    return "\n\n".join(_described(registry.info(one), tooltips=name is not None) for one in names)
+    return "\n\n".join(_format_node(registry.info(one), tooltips=name is not None) for one in names)
 
 
 def _class_named(registry: Registry, name: str) -> str:
     if name in registry.classes:
         return name
-    # Its name in the editor, as --set takes it too.
+    # The name in the editor, which --set accepts as well.
     named = [key for key in registry.classes if registry.display_name(key).lower() == name.lower()]
     if len(named) == 1:
         return named[0]
     near = registry.suggestions(name)
-    hint = f"Did you mean {one_of(near)}?" if near else "`uniworld nodes` lists them all."
+    hint = f"Did you mean {join_with_or(near)}?" if near else "Run `uniworld nodes` for a list."
     raise UniWorldError(f"There is no node class '{name}'. {hint}")
 
 
-def _described(info: dict[str, Any], tooltips: bool) -> str:
+def _format_node(info: dict[str, Any], tooltips: bool) -> str:
     lines = [f"{info['name']}  ({info['display_name']}, {info['category']})"]
     if info["description"]:
         lines.append(f"  {info['description']}")

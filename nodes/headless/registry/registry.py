@@ -1,4 +1,4 @@
-"""The nodes a workflow may name: this package's own, the built-in ones, and packs loaded from folders."""
+"""The nodes that a workflow may use: the built-in ones, this package's own, and those of packs in other folders."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ _PACKAGE = __name__.removesuffix(".nodes.headless.registry.registry")
 
 @dataclass
 class Registry:
-    """Node classes by the name workflows use."""
+    """Node classes by the name that workflows use."""
 
     classes: dict[str, type] = field(default_factory=dict)
     display_names: dict[str, str] = field(default_factory=dict)
     modules: dict[str, str] = field(default_factory=dict)
 
     def add(self, classes: Mapping[str, type], display_names: Mapping[str, str], module: str) -> None:
-        """Add a pack's mappings; a later pack replaces nodes of the same name, as in ComfyUI."""
+        """Add the mappings of a pack. It replaces nodes of the same name, as in ComfyUI."""
         self.classes.update(classes)
         self.display_names.update(display_names)
         self.modules.update(dict.fromkeys(classes, module))
 
     def is_own(self, name: str) -> bool:
-        """Whether the class of a node is this package's, and not that of another pack."""
+        """Return whether a node class belongs to this package, not to another pack."""
         return self.classes[name].__module__.startswith(f"{_PACKAGE}.")
 
     def display_name(self, name: str) -> str:
         return self.display_names.get(name, name)
 
     def info(self, name: str) -> dict[str, object]:
-        """ComfyUI's object_info entry of one node; KeyError for a name that is not registered."""
+        """Return the object_info entry of a node, in ComfyUI's form. Raises KeyError if the name is not registered."""
         return object_info(name, self.classes[name], self.display_name(name), self.modules.get(name, "nodes"))
 
     def infos(self) -> dict[str, dict[str, object]]:
         return {name: self.info(name) for name in self.classes}
 
     def suggestions(self, name: str) -> list[str]:
-        """Names near to one that is not registered, the nearest first; display names count too."""
+        """Return up to three registered names that are similar to an unknown one, comparing display names too."""
         by_label = {label.lower(): key for key, label in self.display_names.items() if key in self.classes}
         by_label.update({key.lower(): key for key in self.classes})
         near = difflib.get_close_matches(name.lower(), by_label, n=4, cutoff=0.6)
@@ -54,10 +54,10 @@ class Registry:
 
 
 def load_registry(packs: Iterable[Path] = ()) -> Registry:
-    """The built-in nodes, this package's nodes, and those of the pack folders.
+    """Return a registry of the built-in nodes, this package's nodes, and those of the pack folders.
 
     Raises:
-        UniWorldError: a pack folder is missing, is no V1 pack, or fails to import.
+        UniWorldError: a pack folder is missing, is not a V1 pack, or fails to import.
     """
     from ..builtin.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
@@ -75,12 +75,12 @@ def load_registry(packs: Iterable[Path] = ()) -> Registry:
 def _import_pack(folder: Path) -> Any:
     entry = folder / "__init__.py"
     if not entry.is_file():
-        raise UniWorldError(f"The node pack '{folder}' has no __init__.py. Name the folder that ComfyUI would load.")
-    # Packs are imported by path, under a name no installed module can have.
+        raise UniWorldError(f"The node pack '{folder}' has no __init__.py. Pass the folder that ComfyUI would load.")
+    # Packs are imported by path, under a name that no installed module has.
     name = f"uniworld_pack_{folder.resolve().name.replace('-', '_').replace('.', '_')}"
     spec = importlib.util.spec_from_file_location(name, entry, submodule_search_locations=[str(folder)])
     if spec is None or spec.loader is None:
-        raise UniWorldError(f"The node pack '{folder}' cannot be imported.")
+        raise UniWorldError(f"The node pack '{folder}' cannot be imported. Pass the folder of a Python package.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

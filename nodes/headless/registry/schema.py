@@ -1,7 +1,7 @@
-"""What a node class declares: ComfyUI's V1 form, read once into plain data.
+"""The declaration of a node class in ComfyUI's V1 form, read once into plain data.
 
-Types are strings, with "*" for anything and commas for unions; a choice is either a list of options or
-`("COMBO", {"options": [...]})`. The facts are those of ComfyUI 0.3.64's `execution.py` and `server.py`.
+Types are strings, with "*" for any type and commas for unions. A choice is a list of options or
+`("COMBO", {"options": [...]})`. Source: `execution.py` and `server.py` of ComfyUI 0.3.64.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class InputSpec:
     """One input of a node.
 
     Attributes:
-        type: the type's name, or the list of options of a choice in its old form.
+        type: name of the type, or the list of options for a choice in the old form.
         category: "required" or "optional".
     """
 
@@ -33,7 +33,7 @@ class InputSpec:
 
     @property
     def choices(self) -> list[object] | None:
-        """The options of a choice, None for any other input (and for a choice that leaves its options open)."""
+        """The options of a choice; None for other inputs and for choices without a fixed list."""
         if isinstance(self.type, (list, tuple)):
             return list(self.type)
         if self.type == "COMBO":
@@ -51,12 +51,12 @@ class InputSpec:
 
     @property
     def raw_link(self) -> bool:
-        """Whether the node gets the link itself, `[node id, output]`, in place of the value behind it."""
+        """Whether the node receives the link itself, `[node id, output]`, instead of the linked value."""
         return bool(self.options.get("rawLink"))
 
     @property
     def accepts_constant(self) -> bool:
-        """Whether a value in place of a link can make sense: widgets, wildcards, and types with a widget in a union."""
+        """Whether the input accepts a value: its type has a widget, is a wildcard, or is a union with such a type."""
         names = {part.strip() for part in self.type_name.split(",")}
         return bool(names & WIDGET_TYPES) or ANY_TYPE in names
 
@@ -68,12 +68,12 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class NodeSchema:
-    """A node class as the executor and the validator see it.
+    """The declaration of a node class, for the executor and the validator.
 
     Attributes:
-        arguments: names of the arguments of the function that runs; None if it takes any.
-        receiver: name of the argument that is the node itself, which no input can give.
-        is_async: whether that function is a coroutine.
+        arguments: names of the arguments of the node's function; None if it accepts any.
+        is_async: whether the function is a coroutine.
+        receiver: name of its argument for the node itself (usually "self"), which no input can set.
     """
 
     inputs: dict[str, InputSpec]
@@ -87,13 +87,13 @@ class NodeSchema:
     receiver: str = ""
 
     def takes_link(self, name: str) -> bool:
-        """Whether a linked input of this name reaches the node, be it declared or not."""
+        """Return whether the node's function receives a linked input of this name, declared or not."""
         if name in self.inputs or name in self.hidden:
             return True
         return name != self.receiver and (self.arguments is None or name in self.arguments)
 
     def used_links(self, inputs: dict[str, Any]) -> dict[str, list[Any]]:
-        """The links among a node's inputs that reach it, by name."""
+        """Return the links among a node's inputs that its function receives, by name."""
         return {name: value for name, value in inputs.items() if is_link(value) and self.takes_link(name)}
 
 
@@ -101,7 +101,7 @@ def read_schema(node_class: type) -> NodeSchema:
     """Read a V1 node class.
 
     Raises:
-        UniWorldError: the class breaks the V1 form; the sentence names the class and the part.
+        UniWorldError: the class does not follow the V1 form; the message names the class and the part.
     """
     declared = _input_types(node_class)
     inputs: dict[str, InputSpec] = {}
@@ -127,7 +127,7 @@ def read_schema(node_class: type) -> NodeSchema:
 
 
 class Schemas(dict[str, NodeSchema]):
-    """The schemas of node classes by name, each read when it is first asked for."""
+    """The schemas of node classes by name, each read on first use."""
 
     def __init__(self, classes: Mapping[str, type]) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ def _input_types(node_class: type) -> dict[str, dict[str, object]]:
         raise UniWorldError(f"{node_class.__name__}.INPUT_TYPES failed with {type(error).__name__}: {error}") from error
     if not isinstance(declared, dict):
         raise UniWorldError(
-            f"{node_class.__name__}.INPUT_TYPES returned a {type(declared).__name__}; a dict is needed."
+            f"{node_class.__name__}.INPUT_TYPES returned a {type(declared).__name__}; it must return a dict."
         )
     return declared
 
@@ -163,35 +163,35 @@ def _hidden_kind(kind: object) -> str:
 
 
 def argument_names(function: Callable[..., object]) -> tuple[list[str], bool]:
-    """Names of the arguments a function takes, a bound first one left out, and whether it takes any others by name."""
+    """Return the names of a function's arguments, without a bound first one, and whether it has `**kwargs`."""
     spec = inspect.getfullargspec(function)
     return spec.args[inspect.ismethod(function) :] + spec.kwonlyargs, spec.varkw is not None
 
 
 def _receiver(node_class: type) -> str:
-    """The name of the first argument of the function that runs, where that is the instance; else ""."""
+    """Return the name of the argument of the node's function that is the instance; "" for a static method."""
     function = inspect.getattr_static(node_class, str(getattr(node_class, "FUNCTION", "")), None)
     if not inspect.isfunction(function):
         return ""
     try:
-        # Behind a decorator that takes anything, the function that it wraps has the names.
+        # `signature` follows `__wrapped__`: a decorator with *args hides the names, the wrapped function has them.
         first = next(iter(inspect.signature(function).parameters.values()), None)
-    except (ValueError, TypeError):  # it wraps what has no signature
+    except (ValueError, TypeError):  # it wraps an object without a signature
         return ""
     named = first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)
     return first.name if first is not None and named else ""
 
 
 def types_match(received: object, expected: object) -> bool:
-    """Whether an output of type `received` may be linked to an input of type `expected`.
+    """Return whether an output of type `received` may be linked to an input of type `expected`.
 
-    A type may be a `str` subclass whose `!=` is never true: the usual way in which packs spell a wildcard.
+    A type may be a `str` subclass whose `!=` always returns False: packs commonly define wildcards this way.
     """
     if not received != expected:  # noqa: SIM202  (the subclass overrides `!=` only)
         return True
     received_name = "COMBO" if isinstance(received, (list, tuple)) else received
     expected_name = "COMBO" if isinstance(expected, (list, tuple)) else expected
-    # Two choices with different options are different types; a list meets the plain name COMBO.
+    # Choices with different options are different types, but a list of options matches the plain name COMBO.
     if isinstance(received, (list, tuple)) and isinstance(expected, (list, tuple)):
         return list(received) == list(expected)
     if not isinstance(received_name, str) or not isinstance(expected_name, str):
@@ -202,7 +202,7 @@ def types_match(received: object, expected: object) -> bool:
 
 
 def is_link(value: object) -> TypeGuard[list[Any]]:
-    """Whether an input's value in API form is a link: `[node id, output slot]`."""
+    """Return whether an input's value in API form is a link: `[node id, output slot]`."""
     return (
         isinstance(value, list)
         and len(value) == 2
@@ -213,14 +213,14 @@ def is_link(value: object) -> TypeGuard[list[Any]]:
 
 
 def unwrap(value: object) -> object:
-    """The constant itself: a list is wrapped as `{"__value__": [...]}` so that it is not taken for a link."""
+    """Return the constant itself. A list is wrapped as `{"__value__": [...]}` to distinguish it from a link."""
     return value["__value__"] if isinstance(value, dict) and "__value__" in value else value
 
 
 def object_info(
     name: str, node_class: type, display_name: str | None = None, module: str = "nodes"
 ) -> dict[str, object]:
-    """The description of a node that ComfyUI serves under `/object_info`, as JSON-ready data."""
+    """Return the description of a node that ComfyUI serves under `/object_info`, ready for JSON."""
     declared = _input_types(node_class)
     output_types = tuple(getattr(node_class, "RETURN_TYPES", ()))
     info: dict[str, object] = {

@@ -1,7 +1,7 @@
-"""Which widgets and sockets the editor gives a node, in which order, and with which values at first.
+"""The widgets and sockets that the editor creates for a node: their order and their initial values.
 
-The facts are those of comfyui-frontend-package 1.58.1. A widget of an input may be followed by helpers, which are no
-inputs but take places among the saved values: what happens to a seed after a run, or the button of an upload.
+Source: comfyui-frontend-package 1.58.1. The widget of an input may be followed by helper widgets. These are not inputs,
+but they occupy positions in `widgets_values`: for example the control of a seed after a run, or an upload button.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 CONTROL_VALUES = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
-# INT inputs of these names get a control widget unless they say otherwise.
+# INT inputs with these names get a control widget unless `control_after_generate` says otherwise.
 SEED_NAMES = ("seed", "noise_seed")
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 _UPLOAD_OPTIONS = ("image_upload", "video_upload", "animated_image_upload")
@@ -27,13 +27,13 @@ def _video_edit(options: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _nested(options: Mapping[str, object], key: str) -> object:
-    """An option that may also be given in a nested `options`."""
+    """Return an option that may also be in a nested `options`."""
     inner = options.get("options")
     return options.get(key, inner.get(key) if isinstance(inner, Mapping) else None)
 
 
-# The editor's table of widgets: what each type holds where the node declares no default (None: nothing).
-_FIRST_VALUES: dict[str, Callable[[Mapping[str, object]], object]] = {
+# The editor's widget types, with the initial value of each if the node declares no default.
+_INITIAL_VALUES: dict[str, Callable[[Mapping[str, object]], object]] = {
     "INT": lambda _: 0,
     "FLOAT": lambda _: 0,
     "BOOLEAN": lambda _: False,
@@ -64,8 +64,8 @@ _FIRST_VALUES: dict[str, Callable[[Mapping[str, object]], object]] = {
     "COMFY_BRANCH_SELECTOR": lambda _: "",
     DYNAMIC_COMBO: lambda _: None,
 }
-EDITOR_WIDGETS = frozenset(_FIRST_VALUES)
-# Their first value does not come from `default`.
+EDITOR_WIDGETS = frozenset(_INITIAL_VALUES)
+# The editor ignores `default` for these.
 _WITHOUT_DEFAULT = frozenset({"MARKDOWN", "CHART", "GALLERIA", "IMAGECOMPARE", "RESOLUTION_PREVIEW", "IMAGEUPLOAD"})
 _NOT_SAVED = frozenset({"IMAGECOMPARE", "RESOLUTION_PREVIEW", "AUDIO_UI"})
 _NOT_SENT = frozenset({"RESOLUTION_PREVIEW", "AUDIO_UI", "IMAGEUPLOAD", "AUDIOUPLOAD"})
@@ -76,10 +76,10 @@ class Widget:
     """A widget of a node.
 
     Attributes:
-        kind: its type in the editor's table, "" for a helper.
-        default: the value it has at first.
+        kind: its type in the editor, "" for a helper.
+        default: its initial value.
         helper: "control", "filter", "upload" or "part"; "" for the widget of an input.
-        saved: whether its value takes a place in `widgets_values`.
+        saved: whether its value occupies a position in `widgets_values`.
         sent: whether its value is part of the API form.
     """
 
@@ -92,16 +92,16 @@ class Widget:
     saved: bool = True
     sent: bool = True
 
-    def taken(self, value: object) -> object:
-        """What the widget holds when it is given a saved value: text areas take texts, and choices one of theirs."""
+    def coerce(self, value: object) -> object:
+        """Return the value that the widget has after loading a saved one: text areas convert it to text."""
         if self.kind == "MARKDOWN" or (self.kind == "STRING" and self.options.get("multiline")):
             return as_text(value)
         if value is None and self.kind in ("COMBO", DYNAMIC_COMBO) and self.choices:
             return self.choices[0]
         return value
 
-    def may_hold(self, value: object) -> bool:
-        """Whether a saved value is plausible for this widget; used to choose between layouts."""
+    def accepts(self, value: object) -> bool:
+        """Return whether a saved value is plausible for this widget; used to choose between layouts."""
         if self.helper == "control":
             return isinstance(value, str) and value in CONTROL_VALUES
         if self.helper == "upload":
@@ -117,13 +117,13 @@ class Widget:
         if self.kind in ("STRING", "MARKDOWN", "TEXTAREA"):
             return isinstance(value, str)
         if self.choices:
-            # The options may be others today, such as files, but they are still of the same type.
+            # Options such as file names may have changed since the value was saved, but not their type.
             return value is None or isinstance(value, (list, *{type(choice) for choice in self.choices}))
         return True
 
 
 def as_text(value: object) -> str:
-    """A value as JavaScript turns it into text."""
+    """Convert a value to text as JavaScript does."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -136,7 +136,7 @@ def as_text(value: object) -> str:
 
 
 def _number_text(value: float) -> str:
-    """A number as JavaScript writes it, whose numbers are all floats: ECMA-262, `Number::toString`."""
+    """Format a number as JavaScript does, where all numbers are floats (ECMA-262, `Number::toString`)."""
     try:
         number = float(value)
     except OverflowError:
@@ -162,9 +162,9 @@ class Spec:
     """An input as the editor reads it from a node's object_info.
 
     Attributes:
-        kind: the type a wire into it has.
-        widget_kind: the type of its widget in the editor's table, "" if it can have none.
-        forced: whether it is only a socket, although it could have a widget.
+        kind: the type of a wire into it.
+        widget_kind: the type of its widget in the editor, "" if it cannot have one.
+        forced: whether it is only a socket, although it could have a widget (`forceInput`).
     """
 
     name: str
@@ -183,15 +183,15 @@ class Spec:
 
     @cached_property
     def widgets(self) -> list[Widget]:
-        """The widget it has or could have, and the helpers behind it."""
+        """The widget that it has or could have, and the helpers after it."""
         if self.widget_kind in ("IMAGEUPLOAD", "AUDIOUPLOAD"):
-            value = _FIRST_VALUES[self.widget_kind](self.options)
+            value = _INITIAL_VALUES[self.widget_kind](self.options)
             return [Widget(self.name, "", value, helper="upload", sent=False)]
         found = [
             Widget(
                 self.name,
                 self.widget_kind,
-                first_value(self),
+                initial_value(self),
                 self.options,
                 _choices(self),
                 saved=self.widget_kind not in _NOT_SAVED,
@@ -201,8 +201,8 @@ class Spec:
         found += [Widget(name, "", value, helper=helper, sent=False) for name, helper, value in _helpers(self)]
         return found
 
-    def chosen(self, value: object) -> list[Spec]:
-        """The inputs that the option `value` of a dynamic combo brings with it."""
+    def nested_inputs(self, value: object) -> list[Spec]:
+        """Return the inputs that the option `value` of a dynamic combo adds to the node."""
         options = self.options.get("options") if self.widget_kind == DYNAMIC_COMBO else None
         if not isinstance(options, list):
             return []
@@ -225,11 +225,11 @@ def read_spec(name: str, entry: Any, optional: bool = False) -> Spec:
     if kind == "COMFY_MATCHTYPE_V3" and isinstance(template, dict):
         kind = str(template.get("allowed_types", "*"))
     widget = str(options.get("widgetType") or kind)
-    return Spec(name, kind, options, widget if widget in _FIRST_VALUES else "", optional)
+    return Spec(name, kind, options, widget if widget in _INITIAL_VALUES else "", optional)
 
 
 def input_specs(info: Mapping[str, Any]) -> list[Spec]:
-    """The inputs of a node in the editor's order, with the button that it adds for uploads."""
+    """Return the inputs of a node in the editor's order, including its upload button."""
     required = dict(info["input"].get("required") or {})
     optional = dict(info["input"].get("optional") or {})
     order = info.get("input_order") or {}
@@ -255,7 +255,7 @@ def _upload_button(required: Mapping[str, object]) -> str:
 
 
 def _helpers(spec: Spec) -> list[tuple[str, str, object]]:
-    """Name, sort and first value of the helpers behind a widget."""
+    """Return name, kind of helper and initial value of the helpers after a widget."""
     if spec.widget_kind == "BOUNDING_BOX":
         return [(part, "part", value) for part, value in _BOX.items()]
     if spec.widget_kind == "AUDIO_RECORD":
@@ -286,8 +286,8 @@ def _choices(spec: Spec) -> tuple[object, ...] | None:
     return tuple(options)
 
 
-def first_value(spec: Spec) -> object:
-    """The value an input's widget has in a new node."""
+def initial_value(spec: Spec) -> object:
+    """Return the value of an input's widget in a new node."""
     if spec.widget_kind in ("COMBO", DYNAMIC_COMBO):
         if spec.options.get("multi_select"):
             return []
@@ -296,4 +296,4 @@ def first_value(spec: Spec) -> object:
         choices = _choices(spec)
         return choices[0] if choices else "Loading..." if spec.options.get("remote") else None
     default = None if spec.widget_kind in _WITHOUT_DEFAULT else spec.options.get("default")
-    return _FIRST_VALUES[spec.widget_kind](spec.options) if default is None else default
+    return _INITIAL_VALUES[spec.widget_kind](spec.options) if default is None else default

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Mapping
 
 from ...host import PlainHost
-from ..registry.calls import run_to_end
-from ..registry.foreign import take_progress
+from ..registry.calls import run_sync
+from ..registry.interop import hook_progress
 from ..registry.registry import Registry
 from .cache import ResultCache
 from .events import EventHook
@@ -70,13 +70,13 @@ class Executor:
             self.host.interrupted.clear()
             if stop:
                 self.host.interrupted.set()
-            take_progress()
+            hook_progress()
             graph = DynamicPrompt(prompt, prompt if original is None else original)
             run = GraphRun(
                 self.registry, self.host, self._cache, graph, extra_pnginfo, prompt_id, on_event, salts or {}
             )
             try:
-                return run_to_end(run.execute(outputs))
+                return run_sync(run.execute(outputs))
             finally:
                 self.host.progress_hook = self.host.warning_hook = None
                 self.host.interrupted.clear()

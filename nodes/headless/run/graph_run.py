@@ -186,8 +186,8 @@ class GraphRun:
         if instance is None:
             instance = self.cache.instances[(node_id, class_name)] = node_class()
         if hasattr(instance, "check_lazy_status"):
-            lazy, before = instance.check_lazy_status, self.host.check_interrupt
-            answers = await call_over_lists(lazy, values, schema.input_is_list, node_id=node_id, before=before)
+            lazy, check = instance.check_lazy_status, self.host.check_interrupt
+            answers = await call_over_lists(lazy, values, schema.input_is_list, node_id=node_id, before_call=check)
             wanted = self._wanted(answers, arguments)
             if wanted:
                 self.events.emit("node_paused", node=node_id)
@@ -199,7 +199,7 @@ class GraphRun:
             values,
             schema.input_is_list,
             node_id=node_id,
-            before=self.host.check_interrupt,
+            before_call=self.host.check_interrupt,
             on_blocked=lambda blocker: self._blocked(node_id, blocker),
         )
         return read_returns(returns, len(schema.output_types))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....uniworld_core.errors import UniWorldError
-from ..registry.foreign import is_blocker
+from ..registry.interop import is_blocker
 from ..registry.schema import is_link
 
 

@@ -42,7 +42,7 @@ def not_in_json(prompt: dict[str, Any]) -> list[str]:
                 written = {"nan": "NaN", "inf": "infinite", "-inf": "infinite"}[str(number)]
                 found.append(
                     f"{label}: input '{name}' {'is' if value is number else 'contains a number that is'} {written}, which "
-                    "no file in API form can hold, so that none was written. Give it a finite number."
+                    "JSON cannot represent, so no file was written. Set it to a finite number."
                 )
     return found
 

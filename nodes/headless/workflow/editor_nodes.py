@@ -209,7 +209,7 @@ def class_inputs(specs: list[Spec], values: Values) -> list[EditorInput]:
         spec = pending.pop()
         if spec.has_widget:
             with_widgets.append(EditorInput(spec.name, spec.kind, spec.name))
-            pending += reversed(spec.chosen(values.values.get(spec.name)))
+            pending += reversed(spec.nested_inputs(values.values.get(spec.name)))
         else:
             sockets.append(EditorInput(spec.name, spec.kind))
     return sockets + with_widgets

@@ -103,7 +103,7 @@ def _own_value(node: EditorNode, targets: list[tuple[EditorNode, EditorInput]]) 
         raise UniWorldError(f"its value {shown(value)} is too large, at most 1.8e308. Set a smaller one.")
     if numeric and _is_number(value):
         value = _within_all(value, [found for one, way in targets if (found := _widget(one, way)) is not None])
-    return [widget.taken(value) if widget is not None else value]
+    return [widget.coerce(value) if widget is not None else value]
 
 
 def _is_number(value: object) -> bool:
@@ -153,7 +153,7 @@ def _write(node: EditorNode, entry: EditorInput, value: Any) -> None:
     if entry.promoted is not None:
         entry.value = value
     else:
-        node.widgets.values[entry.widget or ""] = widget.taken(value)
+        node.widgets.values[entry.widget or ""] = widget.coerce(value)
 
 
 def _rounded(value: float, kind: str, options: Mapping[str, Any]) -> float:

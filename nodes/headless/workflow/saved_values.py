@@ -142,7 +142,7 @@ def _walk(
             _place(found, widget, saved, taken and (widget.saved or layout.holes) and _counts(widget, layout))
             if by_name is not None and widget.name in by_name and not widget.helper:
                 found.values[widget.name] = by_name[widget.name]
-        pending += reversed(spec.chosen(found.values[spec.name]))
+        pending += reversed(spec.nested_inputs(found.values[spec.name]))
     return found
 
 
@@ -168,7 +168,7 @@ def _place(found: Values, widget: Widget, saved: list[object], takes_place: bool
         if widget.saved and widget.kind not in _NOT_RESTORED:
             found.values[widget.name] = value
             found.positions[widget.name] = found.count
-        likely = widget.may_hold(value) if widget.saved else value is None
+        likely = widget.accepts(value) if widget.saved else value is None
         found.strange += not likely
         if widget.helper:
             found.doubtful += not likely
@@ -182,7 +182,7 @@ def _early_button(specs: list[Spec]) -> list[Spec]:
 
 
 def _settled(found: Values) -> Values:
-    found.values = {name: found.widgets[name].taken(value) for name, value in found.values.items()}
+    found.values = {name: found.widgets[name].coerce(value) for name, value in found.values.items()}
     return found
 
 

@@ -1,4 +1,4 @@
-"""`uniworld check` finds what a run would stumble over, and tells what is passed over in silence elsewhere."""
+"""`uniworld check` finds errors before a run, and notes likely mistakes that ComfyUI ignores silently."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def call(tmp_path, monkeypatch, capsys):
 
 
 def test_a_misspelt_input_is_noted_with_the_nearest_real_one(call):
-    note = "note: Node 2 (ImageScale): it has no input 'widht', so that is ignored. Did you mean 'width'?"
+    note = "note: Node 2 (ImageScale): it has no input 'widht'; the value is ignored. Did you mean 'width'?"
     code, out, _ = call("check", api(widht=16))
     assert (code, out.splitlines()[0]) == (0, note)
     code, out, err = call("run", api(widht=16))
@@ -67,8 +67,8 @@ def test_a_misspelt_input_is_noted_with_the_nearest_real_one(call):
     assert note not in out
 
 
-def test_an_input_like_no_other_is_noted_with_all_there_are(call):
-    assert "'zzz', so that is ignored. Its inputs are: image, upscale_method, width" in call("check", api(zzz=1))[1]
+def test_an_unknown_input_is_noted_with_all_valid_ones(call):
+    assert "'zzz'; the value is ignored. Its inputs are: image, upscale_method, width" in call("check", api(zzz=1))[1]
 
 
 def test_a_required_input_under_a_wrong_name_is_an_error_with_the_note(call):
@@ -77,16 +77,16 @@ def test_a_required_input_under_a_wrong_name_is_an_error_with_the_note(call):
     code, out, _ = call("check", workflow)
     assert code == 2
     assert "Did you mean 'width'?" in out
-    assert "required input 'width' has neither link nor value" in out
+    assert "required input 'width' has neither a link nor a value" in out
 
 
-def test_notes_are_lines_of_their_own_in_json(call):
+def test_notes_are_separate_lines_in_json(call):
     events = [json.loads(line) for line in call("check", api(widht=16), "--json")[1].splitlines()]
     assert [event["event"] for event in events] == ["note", "valid"]
     assert "widht" in events[0]["message"]
 
 
-def test_what_old_editors_export_beside_the_inputs_is_not_noted(registry, call):
+def test_helper_values_exported_by_old_editors_are_not_noted(registry, call):
     workflow = api()
     workflow["1"]["inputs"]["upload"] = "image"
     assert validate_prompt(workflow, registry).notes == []
@@ -94,14 +94,14 @@ def test_what_old_editors_export_beside_the_inputs_is_not_noted(registry, call):
 
 @pytest.mark.parametrize("saved", ["area", 5, True])
 @pytest.mark.parametrize("verb", ["check", "run"])
-def test_values_of_an_editor_file_that_are_no_list_are_refused(call, verb, saved):
+def test_widget_values_of_an_editor_file_must_be_a_list(call, verb, saved):
     code, _, err = call(verb, editor(saved))
     assert code == 2
     assert err.startswith(f'Node 2 (ImageScale): "widgets_values" is {saved!r}; it must be a list of values.')
 
 
 @pytest.mark.parametrize("saved", [["area", 8, 8, "disabled"], {"upscale_method": "area", "width": 8}, [], None])
-def test_values_of_an_editor_file_that_fit_get_no_note(call, saved):
+def test_matching_widget_values_of_an_editor_file_get_no_note(call, saved):
     code, out, _ = call("check", editor(saved))
     assert (code, out.count("note:")) == (0, 0)
 
@@ -110,7 +110,7 @@ def test_values_of_an_editor_file_that_fit_get_no_note(call, saved):
     ("saved", "counted"), [(["area"], "1 value is"), (["area", 8, 8, "disabled", 1, 2], "6 values are")]
 )
 @pytest.mark.parametrize("verb", ["check", "run"])
-def test_values_that_fit_nothing_known_stop_with_an_error(call, verb, saved, counted):
+def test_widget_values_that_match_no_layout_are_an_error(call, verb, saved, counted):
     code, _, err = call(verb, editor(saved))
     assert code == 2
     sentence = f"Node 2 (ImageScale): {counted} saved, but the node has 4 widgets (upscale_method, width, height, crop)"
@@ -129,14 +129,14 @@ def test_the_api_form_goes_to_a_file_or_to_standard_output(call, tmp_path):
     assert call("check", written, "--api", "-")[1] == out
 
 
-def test_the_api_form_is_written_of_a_workflow_with_problems_too(call):
+def test_the_api_form_is_written_even_if_the_workflow_has_problems(call):
     code, out, err = call("check", editor(["none", 8, 8, "disabled"]), "--api", "-")
     assert code == 2
     assert json.loads(out)["2"]["inputs"]["upscale_method"] == "none"
     assert "upscale_method" in err
 
 
-def test_an_api_form_that_cannot_be_written_is_an_error_and_leaves_nothing(call, tmp_path):
+def test_an_api_form_that_cannot_be_written_is_an_error_and_leaves_no_files(call, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     code, _, err = call("check", api(), "--api", "none/api.json")
     assert code == 2
@@ -145,7 +145,7 @@ def test_an_api_form_that_cannot_be_written_is_an_error_and_leaves_nothing(call,
     assert "Pass --api a file name" in call("check", api(), "--api", "-", "--json")[2]
 
 
-def test_the_api_form_goes_through_links(call, tmp_path):
+def test_the_api_form_is_written_through_symbolic_links(call, tmp_path):
     (tmp_path / "real.json").write_text("old")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "link.json").symlink_to("../real.json")
@@ -160,7 +160,7 @@ def test_the_api_form_goes_through_links(call, tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_the_api_form_is_written_into_what_is_no_file(call, tmp_path):
+def test_the_api_form_is_written_to_pipes_and_devices(call, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -172,16 +172,16 @@ def test_the_api_form_is_written_into_what_is_no_file(call, tmp_path):
         assert "Is a directory" in call("check", api(), "--api", "input")[2]
     finally:
         os.close(reader)
-    with tempfile.TemporaryFile() as file:  # of no name, so that nothing could take its place
+    with tempfile.TemporaryFile() as file:  # it has no name, so it cannot be replaced atomically
         assert call("check", api(), "--api", f"/dev/fd/{file.fileno()}")[0] == 0
         assert json.loads(file.read())["2"]["inputs"] == SCALE
     assert {path.name for path in tmp_path.iterdir()} <= {"pipe", "input", "output", "temp", "w.json"}
 
 
 @pytest.mark.parametrize("piped", [True, False])
-def test_standard_output_by_its_path_gets_the_api_form_alone(call, tmp_path, piped):
+def test_standard_output_by_its_path_gets_only_the_api_form(call, tmp_path, piped):
     Path("w.json").write_text(json.dumps(api()))
-    # As tests/conftest.py does, so that the package need not be installed.
+    # The conftest makes the package importable without installing it.
     code = (
         f"import runpy, sys; runpy.run_path({str(CONFTEST)!r}); from uniworld.__main__ import main\n"
         "sys.exit(main(['check', 'w.json', '--api', '/dev/stdout']))"
@@ -194,20 +194,20 @@ def test_standard_output_by_its_path_gets_the_api_form_alone(call, tmp_path, pip
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [float("-inf")]}])
-def test_an_api_form_with_a_number_that_json_does_not_have_is_not_written(call, tmp_path, value):
+def test_an_api_form_with_a_non_finite_input_is_not_written(call, tmp_path, value):
     (tmp_path / "api.json").write_text("old")
     code, out, _ = call("check", api(width=value), "--api", "api.json")
     assert code == 2
     assert "Node 2 (ImageScale): input 'width' " in out
-    assert "so that none was written. Give it a finite number." in out
+    assert "so no file was written. Set it to a finite number." in out
     assert (tmp_path / "api.json").read_text() == "old"
     assert call("check", api(width=value), "--api", "-")[1] == ""
-    loose = api() | {"8": {"class_type": "PrimitiveFloat", "inputs": {"value": value}}}  # which the check passes over
+    loose = api() | {"8": {"class_type": "PrimitiveFloat", "inputs": {"value": value}}}  # no output needs node 8
     assert call("check", loose)[0] == 0
     assert call("check", loose, "--api", "-")[:2] == (2, "")
 
 
-def test_numbers_that_json_does_not_have_come_out_as_texts(call):
+def test_non_finite_numbers_outside_the_inputs_are_written_as_strings(call):
     workflow = api() | {"8": {"class_type": "MaskToImage", "inputs": {}, "is_changed": [float("nan"), 1e999]}}
     _, out, _ = call("check", workflow, "--api", "-")
     assert json.loads(out, parse_constant=pytest.fail)["8"]["is_changed"] == ["NaN", "Infinity"]
@@ -219,7 +219,7 @@ def test_numbers_that_json_does_not_have_come_out_as_texts(call):
 
 
 @pytest.mark.parametrize("verb", ["check", "run"])
-def test_a_number_that_python_does_not_read_gets_a_sentence_with_the_file(tmp_path, capsys, verb):
+def test_a_number_with_too_many_digits_is_an_error_that_names_the_file(tmp_path, capsys, verb):
     huge = tmp_path / "huge.json"
     huge.write_text('{"1": {"class_type": "SaveImage", "inputs": {"images": ' + "1" * 5000 + "}}}")
     assert main([verb, str(huge)]) == 2
@@ -246,7 +246,7 @@ def test_a_bad_prefix_is_found(call):
     assert "leads out of its folder" in call("check", workflow)[1]
 
 
-def test_it_takes_the_values_and_folders_of_a_run(call, tmp_path):
+def test_it_accepts_the_values_and_folders_of_a_run(call, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     Image.new("RGB", (4, 4)).save(other / "q.png")

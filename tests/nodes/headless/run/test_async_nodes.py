@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from uniworld.nodes import host
 from uniworld.nodes.headless.check.validate import validate_prompt
-from uniworld.nodes.headless.registry.calls import run_to_end
+from uniworld.nodes.headless.registry.calls import run_sync
 from uniworld.nodes.headless.run.schedule import Schedule
 
 STEP = 0.2  # seconds that a node waits; long compared with everything else
@@ -316,7 +316,7 @@ def test_a_workflow_runs_in_a_thread_that_has_an_event_loop(run):
         return run({"1": node("Waiting", value=5, seconds=0.001), "2": node("Show", value=["1", 0])})
 
     assert asyncio.run(notebook()).ui["2"]["text"] == ["5"]
-    assert run_to_end(asyncio.sleep(0, "done")) == "done"
+    assert run_sync(asyncio.sleep(0, "done")) == "done"
 
 
 def test_the_schedule_completes_outputs_early_and_starts_coroutines_first():

@@ -1,6 +1,6 @@
-"""What packs bring from ComfyUI's own packages, where those can be imported: blockers, graph builder, progress bars.
+"""Objects of ComfyUI's own packages that node packs may use: blockers, the graph builder and progress bars.
 
-Nothing is imported here; a pack that uses them has done so.
+They are looked up in `sys.modules` and never imported here: only a pack that uses them has imported them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _MODULES = ("comfy_execution.graph_utils", "comfy_execution.graph")  # the class
 
 
 def is_blocker(value: object) -> bool:
-    """Whether a value is an ExecutionBlocker: ours, or the one of ComfyUI's `comfy_execution`."""
+    """Return whether a value is an ExecutionBlocker: ours, or that of ComfyUI's `comfy_execution`."""
     if isinstance(value, ExecutionBlocker):
         return True
     theirs = (getattr(sys.modules.get(name), "ExecutionBlocker", None) for name in _MODULES)
@@ -21,18 +21,19 @@ def is_blocker(value: object) -> bool:
 
 
 def set_graph_prefix(node_id: str, call: int) -> None:
-    """Let ComfyUI's GraphBuilder name the nodes that a node adds after it, so that they have the same ids each time.
+    """Make ComfyUI's GraphBuilder derive ids of new nodes from the running node, so that they are deterministic.
 
     Args:
-        call: which of the node's calls is next, over the items of its input lists.
+        node_id: the running node.
+        call: index of the node's next call, over the items of its input lists.
     """
     builder = getattr(sys.modules.get("comfy_execution.graph_utils"), "GraphBuilder", None)
     if builder is not None:
         builder.set_default_prefix(node_id, call, 0)
 
 
-def take_progress() -> None:
-    """Let the bars of ComfyUI's `comfy.utils.ProgressBar` tell the node that runs how far it is."""
+def hook_progress() -> None:
+    """Report the progress of ComfyUI's `comfy.utils.ProgressBar` as that of the running node."""
     utils = sys.modules.get("comfy.utils")
     if hasattr(utils, "PROGRESS_BAR_HOOK"):
         utils.PROGRESS_BAR_HOOK = _progress  # type: ignore[union-attr]
@@ -41,5 +42,5 @@ def take_progress() -> None:
 def _progress(value: float, total: float, preview: object = None, **_: object) -> None:
     hooks = running_node.get()
     if hooks is not None and hooks.progress is not None:
-        # A preview is a format, a Pillow image and a size.
+        # ComfyUI's preview is a tuple of format, Pillow image and maximum size.
         hooks.progress(value, total, preview[1] if isinstance(preview, tuple) else None)  # type: ignore[arg-type]
