@@ -125,6 +125,11 @@ def test_relative_links_and_their_anchors_exist(page: Path) -> None:
             assert anchor in anchors(target), f"{page.name} links {link}"
 
 
+@each_page
+def test_no_merge_left_its_markers(page: Path) -> None:
+    assert not re.search(r"^(<{7} |>{7} )", read(page), flags=re.MULTILINE)
+
+
 @each_guide
 def test_paths_that_are_named_exist(page: Path) -> None:
     pattern = rf"(?<![\w./-])(?:{FOLDERS})/[\w./*<> -]*"
