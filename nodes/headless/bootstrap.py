@@ -28,9 +28,11 @@ SOURCES = ("pyproject.toml", "constraints.txt", "requirements.txt")
 # Files inside the environment. The lock marks the environment as ours and is held during setup; the stamp is written once
 # setup is complete.
 LOCK, STAMP = "uniworld.lock", "uniworld.stamp"
-# One test process per core, but at most four, because each takes up to 3 GB. A file's tests share a process, so that its
-# fixtures are created once; tests/conftest.py orders the files. `test -n0` runs everything in a single process.
-TEST_OPTIONS = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
+# One test process more than cores, because many tests wait for a browser, a server or a killed process. At most four,
+# because each takes up to 3 GB. A file's tests share a process, so that its fixtures are created once; tests/conftest.py
+# orders the files. `test -n0` runs everything in a single process.
+TEST_PROCESSES = min(4, (os.cpu_count() or 1) + 1)
+TEST_OPTIONS = ["-n", str(TEST_PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 # The extras of pyproject.toml that commands need, and options of a command beyond that.
 COMMAND_EXTRAS = {"serve": "serve", "train": "train", "data": "train", "eval": "train", "test": "test"}
