@@ -1,4 +1,4 @@
-"""The documentation holds: links and anchors, paths, commands and their options, and figures that can be computed."""
+"""The documentation is correct: links, anchors, paths, commands, options, and numbers that can be computed."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ PAGES = sorted(
         *(ROOT / "nodes").rglob("*.md"),
     ]
 )
-# Written for people by hand; the others are help pages of nodes and reports.
+# Pages with checked commands and paths; the others are help pages of nodes and reports.
 GUIDES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")] + sorted(ROOT.glob("docs/*.md"))
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 each_guide = pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
-# Top-level folders whose paths in the text must exist. The others are made by users: models, input, output, runs.
+# Top-level folders whose paths in the text must exist. Other folders are created by users: models, input, output, runs.
 FOLDERS = "uniworld_core|nodes|training|tests|workflows|subgraphs|locales|docs|.ci"
-# Options of pytest that the pages name.
+# Options of pytest that the pages mention.
 PYTEST = {"--collect-only", "--lf", "-n0", "-k", "-m", "-x", "-q"}
-# Options of pip, hf, torchrun, git and ruff, and one that newer versions of torchrun take.
+# Options of pip, hf, torchrun, git and ruff.
 OTHERS = {"--local-dir", "--include", "--exclude", "--nproc-per-node", "--shutdown-timeout", "--check", "--no-deps"}
-# Of the published program (PKU-YuanGroup/UniWorld-V1, app.py).
+# Options of the published program (PKU-YuanGroup/UniWorld-V1, app.py).
 OTHERS |= {"--nf4", "--offload"}
 
 
@@ -49,14 +49,14 @@ def without_code(text: str) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub generates them."""
     text = re.sub(r"^```.*?^```", "", read(page), flags=re.DOTALL | re.MULTILINE)
     titles = re.findall(r"^#+ +(.+?)\s*$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """Words of every command line in a page's blocks of code and in its inline code, continued lines joined."""
+    """Yield the words of every command line in code blocks and inline code. Continued lines are joined."""
     text = read(page).replace("\\\n", " ")
     blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines()]
@@ -73,7 +73,7 @@ def without_blocks(text: str) -> str:
 
 
 def own_command(words: list[str]) -> list[str] | None:
-    """What follows `uniworld`, however it is started; None for another program."""
+    """Return the arguments of `uniworld`, however it is started; None for another program."""
     if words[:1] == ["uniworld"]:
         return words[1:]
     if words[:2] == ["python3", "."]:
@@ -84,7 +84,7 @@ def own_command(words: list[str]) -> list[str] | None:
 
 
 def parse(argv: list[str]) -> None:
-    """Parse a command line of ours as the command would; what it does not understand raises."""
+    """Parse a command line of this package as the command does. Raises if it is invalid."""
     from uniworld.__main__ import COMMANDS, TRAINING
     from uniworld.nodes.headless.cli import build_parser
     from uniworld.training.cli import main as cli
@@ -95,7 +95,7 @@ def parse(argv: list[str]) -> None:
         argv = argv[:-1]
         if len(argv) == 1:
             return
-    # Placeholders of numbers.
+    # Placeholders for numbers.
     argv = ["1" if word == "N" else word for word in argv]
     if argv[0] in TRAINING:
         if len(argv) > 1:
@@ -145,7 +145,7 @@ def test_the_walk_finds_paths() -> None:
 
 
 def names_in(tree: Any) -> dict[str | None, ast.AST]:
-    """What a module or class defines at its top level, by name."""
+    """Return the top-level definitions of a module or class, by name."""
     found: dict[str | None, ast.AST] = {}
     for node in tree.body:
         targets = getattr(node, "targets", [getattr(node, "target", None)])

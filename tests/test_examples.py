@@ -1,4 +1,4 @@
-"""Every example runs, with the nano that ships."""
+"""Every example in docs/examples runs, with the shipped nano."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHAPES = ROOT / "workflows" / "input" / "shapes.png"
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In an empty folder; the host and the folders that commands install go after the test."""
+    """Run the test in an empty folder, and restore the host and folders that commands install."""
     before = folders.current()
     monkeypatch.chdir(tmp_path)
     yield

@@ -1,7 +1,8 @@
-"""The words of the README and of the pages beside it hold: their Python runs, and what they say of nano is so."""
+"""The statements of the README are correct: its Python example runs, and its numbers, names and quoted errors match."""
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ DOCS = ROOT / "docs"
 
 
 def side() -> int:
-    """Of nano's pictures, in pixels."""
+    """Return the image size of nano, in pixels."""
     sys.path.insert(0, str(ROOT / "tests"))
     from workflows.samples import SIDE
 
@@ -29,7 +30,7 @@ def test_the_python_example_runs_with_nano(monkeypatch: pytest.MonkeyPatch, caps
         r"from_pretrained\(\n.*?\n\)", 'from_pretrained("nano", dtype=torch.float32)', code, flags=re.DOTALL
     )
     assert opened == 1
-    # What the example says of nano: no T5, and its own size.
+    # The changes that the example states for nano: no T5, and another size.
     code = code.replace("1024", str(side())).replace('winter.", refs=refs)', 'winter.", refs=refs, use_t5=False)', 1)
     assert code.count("use_t5=False)") == 1
     monkeypatch.chdir(ROOT / "workflows" / "input")
@@ -86,7 +87,7 @@ def test_every_workflow_ships_under_the_name_that_its_page_gives() -> None:
 
 
 def test_what_it_says_of_nano_holds() -> None:
-    """That the edits are right is tested with the workflows."""
+    """tests/workflows checks that the edits themselves are right."""
     sys.path.insert(0, str(ROOT / "tests"))
     from uniworld.training.shapes.tasks.prompts import with_article
     from workflows.samples import SAMPLES
@@ -101,6 +102,20 @@ def test_what_it_says_of_nano_holds() -> None:
     files = (ROOT / "uniworld_core" / "shipped" / "nano").rglob("*")
     size = sum(file.stat().st_size for file in files if file.is_file())
     assert f"a UniWorld of {round(size / 1e6)} MB" in TEXT
+
+
+def test_messages_that_the_faq_quotes_exist() -> None:
+    """Every part of a quoted message between dots is in a string of the sources."""
+    sources = [file for room in ("uniworld_core", "nodes") for file in (ROOT / room).rglob("*.py")]
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in sources]
+    # Implicitly joined strings are one constant, and the constant parts of an f-string are constants too.
+    strings = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    texts = "\n".join(one for one in strings if isinstance(one, str))
+    faq = TEXT.partition("## FAQ")[2].partition("\n## ")[0]
+    quoted = re.findall(r'"([^"]+)"', " ".join(re.findall(r"^\| (.*?) \|", faq, re.MULTILINE)))
+    parts = [part.strip() for message in quoted for part in re.split(r"\.\.\.|: (?=image$)", message)]
+    assert len(quoted) >= 5
+    assert [part for part in parts if len(part) > 6 and part.removeprefix("warning: ") not in texts] == []
 
 
 def test_everybody_says_the_size_that_nano_paints() -> None:

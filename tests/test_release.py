@@ -1,4 +1,4 @@
-"""What a release consists of fits together: version and changelog, requirements, the registry's entry and its pictures."""
+"""The parts of a release agree: version and changelog, requirements, and the registry's entry with its images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-# What commands need and nodes do not.
+# Dependencies of commands, which nodes do not need.
 NOT_FOR_NODES = {"filelock"}
-# ComfyUI's own.
+# Dependencies that ComfyUI installs itself.
 COMFYUIS = {"torch", "numpy"}
 
 
@@ -39,7 +39,7 @@ def test_comfyui_installs_what_the_package_needs_but_for_its_own(project: dict[s
 
 
 def test_nodes_do_without_what_comfyui_does_not_install() -> None:
-    """Only locks need filelock, and no node and no other part of the core takes one."""
+    """Only locks need filelock, and neither nodes nor other parts of the core use locks."""
     rooms = [ROOT / "uniworld_core", ROOT / "nodes" / "pack", ROOT / "nodes" / "host"]
     sources = {file: file.read_text(encoding="utf-8") for room in rooms for file in room.rglob("*.py")}
     users = [file.name for file, text in sources.items() if "filelock import" in text]
