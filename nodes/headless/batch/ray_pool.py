@@ -174,7 +174,7 @@ class RayPool:
     def start(self, attempt: Attempt) -> None:
         try:
             images = {
-                node: (Path(file).name, (self._pictures / folders.named_path(file)).read_bytes())
+                node: (Path(file).name, (self._pictures / folders.expand_path(file)).read_bytes())
                 for node, file in attempt.row.image.items()
             }
         except OSError as error:

@@ -203,7 +203,7 @@ def apply_row(workflow: Workflow, row: BatchRow, pictures: Path, registry: Regis
     for node, file in row.image.items():
         # Looked up first, so that a wrong node name is reported before a wrong path.
         node_id = find_node(changed.prompt, node)
-        set_value(changed, registry, node_id, "image", folders.current().bind(pictures / folders.named_path(file)))
+        set_value(changed, registry, node_id, "image", folders.current().bind(pictures / folders.expand_path(file)))
     changed.fill_in(registry)
     return changed
 

@@ -86,7 +86,7 @@ class BatchWorker:
         # input picture from a row that used another file of the same name.
         salts = dict.fromkeys(checked.outputs, str(folder))
         for node, file in row.image.items():
-            digest = sha256_file(pictures / folders.named_path(file))
+            digest = sha256_file(pictures / folders.expand_path(file))
             node_id = find_node(workflow.prompt, node)
             salts[node_id] = f"{salts.get(node_id, '')} {digest}"
         return self._executor.run(

@@ -1,4 +1,4 @@
-"""Built-in nodes that read, write and reshape pictures, under ComfyUI's own class names and inputs."""
+"""Built-in nodes that load, save and resize pictures, under ComfyUI's own class names and inputs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ..storage.pictures import check_picture, load_channel, load_picture, png_te
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_RESOLUTION = 16384  # ComfyUI's own limit of every width and height
-_DAY = 24 * 60 * 60.0  # what was written to since may be a picture that another process is saving
+MAX_RESOLUTION = 16384  # ComfyUI's limit for every width and height
+_DAY = 24 * 60 * 60.0  # a younger temporary file may belong to a process that is still saving
 RESIZE_METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
 
 
 class _FromFile(Node):
-    """What the nodes that load an input picture share: look again when the file's content changes."""
+    """Base of the nodes that load an input picture; they run again when the file's content changes."""
 
     @classmethod
     def IS_CHANGED(cls, image: str, **_: object) -> str:
@@ -53,7 +53,7 @@ class LoadImage(_FromFile):
     CATEGORY = "image"
     DESCRIPTION = "Loads a picture from the input folder."
     OUTPUTS = (
-        Output("IMAGE", "IMAGE", "The picture; several frames become a batch."),
+        Output("IMAGE", "IMAGE", "The picture; the frames of an animation become a batch."),
         Output("MASK", "MASK", "1 where the picture is transparent."),
     )
 
@@ -89,7 +89,7 @@ class SaveImage(Node):
     ID = "SaveImage"
     DISPLAY_NAME = "Save Image"
     CATEGORY = "image"
-    DESCRIPTION = "Saves pictures as PNG files that carry the workflow which made them."
+    DESCRIPTION = "Saves pictures as PNG files, with the workflow in their metadata."
     HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
     OUTPUT_NODE = True
     KIND, COMPRESS_LEVEL = "output", 4
@@ -101,15 +101,15 @@ class SaveImage(Node):
             Input.wire("images", "IMAGE", "The pictures to save."),
             Input.text(
                 "filename_prefix",
-                "How the file names begin. Tokens such as %date:yyyy-MM-dd%, %width% or %Sampler.seed% are filled in; a "
-                "slash makes a folder.",
+                "Start of the file names. Tokens such as %date:yyyy-MM-dd%, %width% or %Sampler.seed% are replaced; a "
+                "slash creates a folder.",
                 default="ComfyUI",
             ),
         )
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
-        # PreviewImage has none.
+        # The prefix is None for PreviewImage, which has no such input.
         return validation_result(folders.current().check_prefix, cls.KIND, filename_prefix)
 
     def execute(
@@ -120,7 +120,7 @@ class SaveImage(Node):
         extra_pnginfo: dict[str, object] | None = None,
     ) -> dict[str, object]:
         if images.ndim != 4 or images.shape[-1] not in (3, 4) or 0 in images.shape:
-            raise UniWorldError(f"Images of shape {tuple(images.shape)} cannot be saved; (B, H, W, 3) is needed.")
+            raise UniWorldError(f"Images of shape {tuple(images.shape)} cannot be saved; expected (B, H, W, 3 or 4).")
         text = png_text(prompt, extra_pnginfo)
         try:
             place = folders.current().new_picture(
@@ -139,7 +139,7 @@ class SaveImage(Node):
 
 
 def _widget_value(token: str, prompt: dict[str, Any]) -> str | None:
-    """The value of `Node.widget`, where Node is a title or a class name; None if there is none such."""
+    """Return the value of `Node.widget`, where Node is a title or a class name; None if there is no such widget."""
     node_name, dot, widget = token.rpartition(".")
     for node in prompt.values() if dot else ():
         if node_name in (node_title(node), node["class_type"]):
@@ -151,7 +151,7 @@ def _widget_value(token: str, prompt: dict[str, Any]) -> str | None:
 class PreviewImage(SaveImage):
     ID = "PreviewImage"
     DISPLAY_NAME = "Preview Image"
-    DESCRIPTION = "Shows pictures; they are kept in the temp folder only."
+    DESCRIPTION = "Shows pictures. They are stored only in the temporary folder."
     KIND, COMPRESS_LEVEL = "temp", 1
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ class ImageScale(Node):
     ID = "ImageScale"
     DISPLAY_NAME = "Upscale Image"
     CATEGORY = "image/upscaling"
-    DESCRIPTION = "Resizes pictures; a width or height of 0 follows from the other and the aspect."
+    DESCRIPTION = "Resizes pictures. A width or height of 0 is computed from the other one and the aspect ratio."
     OUTPUTS = (Output("IMAGE", "IMAGE"),)
 
     @classmethod
@@ -204,8 +204,8 @@ class ImageBatch(Node):
     def execute(self, image1: torch.Tensor, image2: torch.Tensor) -> tuple[torch.Tensor]:
         if image1.shape[-1:] != image2.shape[-1:]:
             raise UniWorldError(
-                f"The pictures have {image1.shape[-1]} and {image2.shape[-1]} channels: join those with transparency apart "
-                "from those without."
+                f"The pictures have {image1.shape[-1]} and {image2.shape[-1]} channels. Join only pictures with the same "
+                "number of channels: all with transparency, or all without."
             )
         _check_batch(image1)
         if image1.shape[1:] != image2.shape[1:]:
@@ -217,7 +217,7 @@ class GetImageSize(Node):
     ID = "GetImageSize"
     DISPLAY_NAME = "Get Image Size"
     CATEGORY = "image"
-    DESCRIPTION = "Gives the width, height and number of pictures of a batch."
+    DESCRIPTION = "Returns the width, the height and the number of pictures of a batch."
     OUTPUTS = (Output("width", "INT"), Output("height", "INT"), Output("batch_size", "INT"))
 
     @classmethod
@@ -229,14 +229,18 @@ class GetImageSize(Node):
 
 
 def resize(image: torch.Tensor, width: int, height: int, method: str, center: bool = False) -> torch.Tensor:
-    """Resize images (B, H, W, C) by one of `RESIZE_METHODS`; `center` first cuts them to the new aspect.
+    """Resize images (B, H, W, C).
+
+    Args:
+        method: one of `RESIZE_METHODS`.
+        center: first crop the center of the images to the new aspect ratio.
 
     Raises:
-        UniWorldError: they are no batch of pictures.
+        UniWorldError: the tensor is not a batch of pictures.
     """
     _check_batch(image)
     if center:
-        image = _cut_to_aspect(image, width / height)
+        image = _crop_to_aspect(image, width / height)
     if method == "lanczos":
         from PIL import Image
 
@@ -250,9 +254,9 @@ def _check_batch(image: torch.Tensor) -> None:
         raise UniWorldError(f"The pictures have shape {list(image.shape)}; expected (batch, height, width, channels).")
 
 
-def _cut_to_aspect(image: torch.Tensor, aspect: float) -> torch.Tensor:
+def _crop_to_aspect(image: torch.Tensor, aspect: float) -> torch.Tensor:
     rows, columns = image.shape[1:3]
-    # Of a thin strip, one row or column at least is left.
+    # At least one row and column of a thin strip must remain.
     x = min(round((columns - rows * aspect) / 2), (columns - 1) // 2) if columns / rows > aspect else 0
     y = min(round((rows - columns / aspect) / 2), (rows - 1) // 2) if columns / rows < aspect else 0
     return image[:, y : rows - y, x : columns - x]

@@ -12,7 +12,7 @@ class MaskToImage(Node):
     ID = "MaskToImage"
     DISPLAY_NAME = "Convert Mask to Image"
     CATEGORY = "mask"
-    DESCRIPTION = "Turns a mask into a gray picture."
+    DESCRIPTION = "Converts a mask to a gray picture."
     OUTPUTS = (Output("IMAGE", "IMAGE"),)
 
     @classmethod
@@ -27,7 +27,7 @@ class ImageToMask(Node):
     ID = "ImageToMask"
     DISPLAY_NAME = "Convert Image to Mask"
     CATEGORY = "mask"
-    DESCRIPTION = "Takes one channel of a picture as a mask."
+    DESCRIPTION = "Converts one channel of a picture to a mask."
     CHANNELS = ["red", "green", "blue", "alpha"]
     OUTPUTS = (Output("MASK", "MASK"),)
 
@@ -39,7 +39,7 @@ class ImageToMask(Node):
         index = self.CHANNELS.index(channel)
         if index >= image.shape[-1]:
             raise UniWorldError(
-                f"The picture has no {channel} channel, only {image.shape[-1]} channels. Choose another."
+                f"The picture has {image.shape[-1]} channels and no {channel} channel. Choose another channel."
             )
         return (image[..., index],)
 
@@ -48,7 +48,7 @@ class InvertMask(Node):
     ID = "InvertMask"
     DISPLAY_NAME = "InvertMask"
     CATEGORY = "mask"
-    DESCRIPTION = "Swaps what a mask marks and what it leaves."
+    DESCRIPTION = "Inverts a mask."
     OUTPUTS = (Output("MASK", "MASK"),)
 
     @classmethod

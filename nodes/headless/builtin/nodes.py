@@ -1,6 +1,6 @@
-"""Which built-in nodes there are. Their names, inputs and outputs are ComfyUI's, so that one workflow runs in both.
+"""The list of built-in nodes. They have ComfyUI's names, inputs and outputs, so that a workflow runs in both.
 
-VAEDecode and VAEEncode are not among them: they take ComfyUI's VAE type, and our VAE travels as UNIWORLD_VAE.
+VAEDecode and VAEEncode are not included: they take ComfyUI's VAE type, and our VAE has the type UNIWORLD_VAE.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from ...declare import Input, Inputs, Node, Output
 
 
 class _Primitive(Node):
-    """A node that gives the value of its one widget."""
+    """A node that outputs the value of its only widget."""
 
     CATEGORY = "utils/primitive"
     VALUE: ClassVar[Input]
@@ -50,7 +50,7 @@ class PrimitiveString(_Primitive):
 class PrimitiveStringMultiline(_Primitive):
     ID = "PrimitiveStringMultiline"
     DISPLAY_NAME = "String (Multiline)"
-    DESCRIPTION = "A text of several lines."
+    DESCRIPTION = "A text of any number of lines."
     OUTPUTS = (Output("STRING", "STRING"),)
     VALUE = Input("value", "STRING", options={"multiline": True})
 
@@ -58,7 +58,7 @@ class PrimitiveStringMultiline(_Primitive):
 class PrimitiveBoolean(_Primitive):
     ID = "PrimitiveBoolean"
     DISPLAY_NAME = "Boolean"
-    DESCRIPTION = "Yes or no."
+    DESCRIPTION = "True or false."
     OUTPUTS = (Output("BOOLEAN", "BOOLEAN"),)
     VALUE = Input("value", "BOOLEAN", options={})
 

@@ -218,7 +218,7 @@ class Chat:
         history = self._session.history
         if not name:
             raise UniWorldError("/save needs a name: NAME.png for the last painted picture, NAME for the conversation.")
-        target = folders.named_path(name)
+        target = folders.expand_path(name)
         if not is_picture_name(name):
             history.copy(target)
             return target
@@ -234,7 +234,7 @@ class Chat:
 
     def _find(self, name: str) -> Path:
         """A picture by its path, or by its name in the conversation or among the input pictures."""
-        path = folders.named_path(name)
+        path = folders.expand_path(name)
         for place in (path, self._session.history.folder / name):
             if folders.is_file(place):
                 return place

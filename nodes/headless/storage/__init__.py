@@ -1,1 +1,1 @@
-"""The folders of pictures, and reading and writing them."""
+"""The folders of pictures, and functions that read and write pictures."""

@@ -1,6 +1,6 @@
-"""Where pictures come from and go to, and which names a workflow may use for them.
+"""Input, output and temporary folders, and the file names that a workflow may use in them.
 
-A workflow is other people's data: a name in it must never lead out of the folder it is meant for, on any system.
+A workflow may come from anyone, so on every operating system its file names must stay inside their folder.
 """
 
 from __future__ import annotations
@@ -22,52 +22,55 @@ SHIPPED_INPUT = PACKAGE_ROOT / "workflows" / "input"
 
 # Names that Windows maps to devices in every folder, with any extension.
 _WINDOWS_DEVICES = re.compile(r"^(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$", re.IGNORECASE)
-_ENCODED_TRICK = re.compile(r"%(2e|2f|5c|00)", re.IGNORECASE)
+_ENCODED_SEPARATOR = re.compile(r"%(2e|2f|5c|00)", re.IGNORECASE)
 _ANNOTATION = re.compile(r"^(?P<name>.*?)\s?\[(?P<folder>input|output|temp)\]$", re.DOTALL)
-_MAX_NAME_BYTES = 200  # file systems end at 255 bytes; the counter and the extension need room
-_MAX_PARTS = 32  # of a name; folders a thousand deep are nobody's wish, and nothing could remove them
+_MAX_NAME_BYTES = 200  # file systems allow 255 bytes; counter and extension need some of them
+_MAX_PARTS = 32  # of a path; common tools cannot remove folders that are nested a thousand deep
 
 
 def check_relative(name: str, what: str = "file name") -> str:
-    """A name that stays inside a folder, with forward slashes; `what` names it in the error.
+    """Check that a name stays inside its folder, and return it with forward slashes.
+
+    Args:
+        what: noun for the name in an error.
 
     Raises:
-        UniWorldError: the name is empty, absolute, or holds a drive, a device, `..`, control or encoded characters.
+        UniWorldError: the name is empty or absolute, or contains a drive, a device, `..`, control or encoded characters.
     """
     shown = repr(name if len(name) <= 80 else name[:77] + "...")
     if not name or name != name.strip():
         raise UniWorldError(f"The {what} {shown} is empty or has spaces around it. Use a plain name such as 'cat.png'.")
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-        raise UniWorldError(f"The {what} {shown} holds a control character. Use a plain name such as 'cat.png'.")
-    if not _can_be_named(name):
-        raise UniWorldError(f"The {what} {shown} holds half a character. Use a plain name such as 'cat.png'.")
-    if _ENCODED_TRICK.search(name):
+        raise UniWorldError(f"The {what} {shown} contains a control character. Use a plain name such as 'cat.png'.")
+    if not _is_encodable(name):
+        raise UniWorldError(f"The {what} {shown} contains a lone surrogate. Use a plain name such as 'cat.png'.")
+    if _ENCODED_SEPARATOR.search(name):
         raise UniWorldError(
-            f"The {what} {shown} holds a percent-encoded character. Use a plain name such as 'cat.png'."
+            f"The {what} {shown} contains a percent-encoded character. Use a plain name such as 'cat.png'."
         )
     path = name.replace("\\", "/")
     if path.startswith(("/", "~")) or ":" in path:
-        raise UniWorldError(f"The {what} {shown} is an absolute path or names a drive. Use a name inside the folder.")
+        raise UniWorldError(f"The {what} {shown} is an absolute path or has a drive. Use a name inside the folder.")
     parts = path.split("/")
     if len(parts) > _MAX_PARTS:
         raise UniWorldError(
-            f"The {what} {shown} lies in {len(parts) - 1} folders; at most {_MAX_PARTS - 1} are allowed."
+            f"The {what} {shown} is nested in {len(parts) - 1} folders; at most {_MAX_PARTS - 1} are allowed."
         )
     for part in parts:
         if part in ("", ".", ".."):
             raise UniWorldError(f"The {what} {shown} leads out of its folder. Use a name without the part '{part}'.")
         if part.endswith((".", " ")) or _WINDOWS_DEVICES.match(part):
-            raise UniWorldError(f"The {what} {shown} is no file on Windows because of '{part}'. Choose another name.")
+            raise UniWorldError(f"The {what} {shown} is invalid on Windows because of '{part}'. Choose another name.")
         if len(part.encode(errors="surrogatepass")) > _MAX_NAME_BYTES:
             raise UniWorldError(f"The {what} {shown} is longer than {_MAX_NAME_BYTES} bytes. Choose a shorter one.")
     return "/".join(parts)
 
 
 def resolve_inside(base: Path, name: str, what: str = "file name") -> Path:
-    """The path of `name` below `base`, which need not exist.
+    """Return the path of `name` inside `base`; it need not exist.
 
     Raises:
-        UniWorldError: as `check_relative`, or a symbolic link on the way leads out of `base`.
+        UniWorldError: as for `check_relative`, or a symbolic link leads out of `base`.
     """
     root = _resolved(base)
     path = _resolved(root / check_relative(name, what))
@@ -76,22 +79,22 @@ def resolve_inside(base: Path, name: str, what: str = "file name") -> Path:
     return path
 
 
-def named_path(name: str | Path) -> Path:
-    """A path as the user named it, its `~` replaced by the home folder.
+def expand_path(name: str | Path) -> Path:
+    """Return a path that the user typed, with `~` replaced by the home folder.
 
     Raises:
-        UniWorldError: no file can have it, or whose home is meant is not known.
+        UniWorldError: the path contains invalid characters, or the home folder is unknown.
     """
-    if "\0" in str(name) or not _can_be_named(str(name)):
-        raise UniWorldError(f"The path {str(name)!r} holds what no file name has. Correct it.")
+    if "\0" in str(name) or not _is_encodable(str(name)):
+        raise UniWorldError(f"The path {str(name)!r} contains characters that no file name can have. Correct it.")
     try:
         return Path(name).expanduser()
     except RuntimeError as error:
-        raise UniWorldError(f"The home folder in '{name}' is not known. Write the whole path.") from error
+        raise UniWorldError(f"The home folder in '{name}' is unknown. Write the full path.") from error
 
 
-def _can_be_named(name: str) -> bool:
-    """Whether the system can write a name; JSON also has halves of characters (lone surrogates)."""
+def _is_encodable(name: str) -> bool:
+    """Return whether the file system can encode a name. It cannot encode lone surrogates, which JSON strings allow."""
     try:
         os.fsencode(name)
     except UnicodeEncodeError:
@@ -100,7 +103,7 @@ def _can_be_named(name: str) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there; a name that is too long, or that this user may not look up, is none."""
+    """Return whether a file exists; False also for a path that is too long or not accessible."""
     try:
         return path.is_file()
     except OSError:
@@ -111,22 +114,22 @@ def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
     except RuntimeError as error:  # raised before Python 3.13
-        raise UniWorldError(f"'{path}' leads in a circle of symbolic links. Put the file itself there.") from error
+        raise UniWorldError(f"'{path}' is a loop of symbolic links. Put the file itself there.") from error
     except OSError as error:
-        raise _not_looked_up(path, error) from error
+        raise _inaccessible(path, error) from error
 
 
-def _not_looked_up(path: Path, error: OSError) -> UniWorldError:
-    return UniWorldError(f"'{path}' cannot be looked up: {error.strerror}. Check the path.")
+def _inaccessible(path: Path, error: OSError) -> UniWorldError:
+    return UniWorldError(f"'{path}' cannot be accessed: {error.strerror}. Check the path.")
 
 
 @dataclass
 class Folders:
-    """The folders of one host, as ComfyUI lays them out, and pictures bound to a name from outside of them.
+    """The folders of one host, in ComfyUI's layout, and input names bound to pictures elsewhere.
 
     Attributes:
-        shipped_input: read-only pictures that come with the package, found after those in `input`.
-        bound: input names that stand for a picture elsewhere, which the user named on the command line.
+        shipped_input: read-only folder of pictures shipped with the package, searched after `input`.
+        bound: input names of pictures outside the folders, which the user passed on the command line.
     """
 
     input: Path = Path("input")
@@ -140,11 +143,11 @@ class Folders:
         return cls(base / "input", base / "output", base / "temp")
 
     def of_kind(self, kind: str) -> Path:
-        """The folder of kind "input", "output" or "temp"."""
+        """Return the folder of kind "input", "output" or "temp"."""
         return {"input": self.input, "output": self.output, "temp": self.temp}[kind]
 
     def list_inputs(self) -> list[str]:
-        """Names of the pictures a workflow can load, sorted."""
+        """Return the sorted names of the pictures that a workflow can load."""
         names = {name for name in self.bound}
         for folder in (self.input, self.shipped_input):
             if folder is not None and folder.is_dir():
@@ -152,13 +155,13 @@ class Folders:
         return sorted(names)
 
     def find_picture(self, annotated: str) -> Path:
-        """The file an input name stands for; `cat.png [output]` looks in the output folder, as in ComfyUI.
+        """Return the file of an input name. `cat.png [output]` is searched in the output folder, as in ComfyUI.
 
         Raises:
-            UniWorldError: the name is a trick, or there is no such file.
+            UniWorldError: the name is invalid, or there is no such file.
         """
         if not isinstance(annotated, str):
-            raise UniWorldError(f"{annotated!r} names no picture. Give the name of a file such as 'cat.png'.")
+            raise UniWorldError(f"{annotated!r} is not a picture name. Use the name of a file such as 'cat.png'.")
         if annotated in self.bound:
             return self.bound[annotated]
         match = _ANNOTATION.match(annotated)
@@ -170,20 +173,20 @@ class Folders:
             path = resolve_inside(folder, name, "picture name")
             if path.is_file():
                 return path
-        raise UniWorldError(f"There is no picture {name!r} in '{folders[0]}'. {self._mend(kind)}")
+        raise UniWorldError(f"There is no picture {name!r} in '{folders[0]}'. {self._hint(kind)}")
 
-    def _mend(self, kind: str) -> str:
+    def _hint(self, kind: str) -> str:
         names = self.list_inputs() if kind == "input" else []
-        known = f" Present are: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}." if names else ""
-        return f"Put it there, or name another.{known}"
+        known = f" Available: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}." if names else ""
+        return f"Put it there, or choose another.{known}"
 
     def bind(self, picture: Path) -> str:
-        """Let a picture anywhere on disk be loaded; returns the input name that now stands for it.
+        """Bind a picture anywhere on disk to an input name, and return that name.
 
         Raises:
             UniWorldError: there is no such file.
         """
-        path = _resolved(named_path(picture))
+        path = _resolved(expand_path(picture))
         if not is_file(path):
             raise UniWorldError(f"There is no picture file '{picture}'. Check the path.")
         stem = re.sub(r'[<>:"/\\|?*%\[\]\x00-\x1f\x7f]', "_", picture.name).strip(". ") or "picture"
@@ -198,33 +201,33 @@ class Folders:
     def new_picture(
         self, kind: str, prefix: str, lookup: Callable[[str], str | None] = lambda _: None, **sizes: int
     ) -> NewPicture:
-        """Where a picture with this prefix goes, its folder made.
+        """Create the folder for a picture with this file name prefix, and return its location.
 
         Args:
-            lookup: the text for a token such as `%Sampler.seed%`, None for one it does not know.
-            sizes: `width` and `height` for their tokens.
+            lookup: returns the text for a token such as `%Sampler.seed%`, or None if the token is unknown.
+            sizes: values of the tokens `width` and `height`.
 
         Raises:
-            UniWorldError: the prefix is a trick or leads out of the folder.
+            UniWorldError: the prefix is invalid or leads out of the folder.
         """
         base, known = self.of_kind(kind), {key: str(size) for key, size in sizes.items()}
         try:
             target = resolve_inside(base, expand_tokens(prefix, lookup, known), "file name prefix")
         except UniWorldError:
-            # The picture must not be lost because of what another widget holds.
-            filled = expand_tokens(prefix, lambda token: lookup(token) or _stand_in(token), known, clean=_plain)
+            # A value of another widget made the name invalid. The computed picture must not be lost because of that.
+            filled = expand_tokens(prefix, lambda token: lookup(token) or _placeholder(token), known, clean=_plain)
             target = resolve_inside(base, filled, "file name prefix")
         subfolder = target.parent.relative_to(_resolved(base)).as_posix()
         target.parent.mkdir(parents=True, exist_ok=True)
         return NewPicture(target.parent, "" if subfolder == "." else subfolder, target.name)
 
     def check_prefix(self, kind: str, prefix: str) -> None:
-        """Check that pictures with this prefix can have a place; nothing is made.
+        """Check that pictures with this prefix can be saved, without creating anything.
 
         Raises:
-            UniWorldError: as `new_picture`, or a file stands where the prefix needs a folder.
+            UniWorldError: as for `new_picture`, or a file has the name of a folder that the prefix needs.
         """
-        expanded = expand_tokens(prefix, _stand_in, {"width": "1", "height": "1"}, clean=_plain)
+        expanded = expand_tokens(prefix, _placeholder, {"width": "1", "height": "1"}, clean=_plain)
         base = _resolved(self.of_kind(kind))
         for folder in resolve_inside(base, expanded, "file name prefix").parents:
             if folder == base:
@@ -232,21 +235,21 @@ class Folders:
             try:
                 taken = folder.exists() and not folder.is_dir()
             except OSError as error:
-                raise _not_looked_up(folder, error) from error
+                raise _inaccessible(folder, error) from error
             if taken:
                 raise UniWorldError(f"The file name prefix {prefix!r} needs the folder '{folder}', but that is a file.")
 
 
 @dataclass(frozen=True)
 class NewPicture:
-    """A folder, its name relative to the base folder, and the stem that names in it begin with."""
+    """Location of a new picture: its folder, the folder's path relative to the base folder, and the name's stem."""
 
     folder: Path
     subfolder: str
     stem: str
 
     def next_counter(self) -> int:
-        """One more than the highest counter of the files `stem_00001_...` there."""
+        """Return one more than the highest counter of the files `stem_00001_...` in the folder."""
         pattern = re.compile(re.escape(self.stem) + r"_(\d{1,9})_", re.IGNORECASE)
         found = (pattern.match(entry.name) for entry in self.folder.iterdir())
         return max((int(match[1]) for match in found if match), default=0) + 1
@@ -261,12 +264,14 @@ def expand_tokens(
     values: dict[str, str],
     clean: Callable[[str], str] | None = None,
 ) -> str:
-    """Fill `%width%`, `%year%`, `%date:yyyy-MM-dd%`, `%Node.widget%`; an unknown token stays as it is.
+    """Replace the tokens `%width%`, `%year%`, `%date:yyyy-MM-dd%` and `%Node.widget%`; unknown ones are kept.
 
     Args:
-        clean: what makes a filled-in text fit for a name, in place of only taking slashes and the like out of it.
+        lookup: returns the text for a token such as `Sampler.seed`, or None if the token is unknown.
+        values: text of further tokens.
+        clean: makes a replacement safe for a name; by default, replaces only separators and the like.
     """
-    clean = clean or _harmless
+    clean = clean or _without_separators
     now = time.localtime()
     known = {
         **values,
@@ -288,18 +293,19 @@ def expand_tokens(
     return re.sub(r"%([^%]+)%", fill, prefix)
 
 
-def _harmless(text: str) -> str:
-    # A value of another widget must not add folders to the name.
+def _without_separators(text: str) -> str:
+    # The value of another widget must not add folders to the name.
     return re.sub(r'[/?<>\\:*|"\x00-\x1f\x7f]', "_", text)
 
 
 def _plain(text: str) -> str:
-    """A text of letters that no name can become wrong by, whatever stands beside it."""
+    """Reduce a text to characters that are valid anywhere in a name."""
+    # The underscore at the end keeps a name such as "con" from being a Windows device.
     return re.sub(r"[^\w-]", "_", text)[:40] + "_"
 
 
-def _stand_in(token: str) -> str | None:
-    """A text in place of another widget's value, for a token that may name one."""
+def _placeholder(token: str) -> str | None:
+    """Return a text to use instead of another widget's value, for a token that may refer to one."""
     return "x" if "." in token else None
 
 
@@ -320,14 +326,14 @@ _in_use: ContextVar[Folders | None] = ContextVar("folders_in_use", default=None)
 
 
 def install(folders: Folders) -> None:
-    """Make `folders` those of this process; a program does it once, when it begins."""
+    """Make `folders` the default of this process. A program calls it once, at startup."""
     global _installed
     _installed = folders
 
 
 @contextmanager
 def use(folders: Folders) -> Iterator[None]:
-    """Make `folders` the current ones in here, and nowhere else: the nodes of one run find them by `current()`."""
+    """Make `folders` current within this context only; the nodes of a run get them from `current()`."""
     token = _in_use.set(folders)
     try:
         yield
@@ -336,5 +342,5 @@ def use(folders: Folders) -> Iterator[None]:
 
 
 def current() -> Folders:
-    """The folders that the built-in nodes read and write: those in `use`, else those of the process."""
+    """Return the folders that the built-in nodes read and write: those in `use`, else the process's default."""
     return _in_use.get() or _installed

@@ -1,4 +1,4 @@
-"""The folder that results go to: whether it takes them, and what to say if not; and one for previews."""
+"""Checks of the output folder, and a temporary folder for previews."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _DAY = 24 * 60 * 60.0
 
 
 def check_writable(folder: Path, make: bool = True) -> None:
-    """Check that files can be written into a folder: it is made if need be, and a file is written and removed.
+    """Check that a folder is writable: create it if missing, then write and remove a file.
 
     Args:
-        make: False to leave the disk as it is, and to look at permissions only.
+        make: False to check permissions only and leave the disk unchanged.
 
     Raises:
-        UniWorldError: they cannot; the sentence says why and what mends it.
+        UniWorldError: the folder is not writable; the message gives the reason and the fix.
     """
     try:
         if make:
@@ -32,10 +32,10 @@ def check_writable(folder: Path, make: bool = True) -> None:
             with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(b"test")
             return
-        present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not present.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"'{present}' is a file")
-        if not os.access(present, os.W_OK | os.X_OK):
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"'{existing}' is a file")
+        if not os.access(existing, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise unwritable(folder, error) from error
@@ -43,10 +43,10 @@ def check_writable(folder: Path, make: bool = True) -> None:
 
 @contextlib.contextmanager
 def open_output(folder: Path) -> Iterator[None]:
-    """Make an output folder and check that it can be written to; what was made is removed if nothing came into it.
+    """Create an output folder and check that it is writable; on exit, remove created folders that are still empty.
 
     Raises:
-        UniWorldError: as `check_writable`.
+        UniWorldError: as for `check_writable`.
     """
     made: list[Path] = []
     try:
@@ -56,23 +56,23 @@ def open_output(folder: Path) -> Iterator[None]:
         check_writable(folder)
         yield
     finally:
-        with contextlib.suppress(OSError):  # results are in it
+        with contextlib.suppress(OSError):  # not empty: it contains results
             for path in made:
                 path.rmdir()
 
 
 def unwritable(folder: Path, error: OSError) -> UniWorldError:
-    """What to say when pictures cannot be written to an output folder."""
-    # "File exists" is what the system says when a folder is to be made where a file is.
-    reason = "a file stands in its place" if isinstance(error, FileExistsError) else error.strerror or str(error)
+    """Return the error to raise when pictures cannot be written to an output folder."""
+    # mkdir reports "File exists" if a file has the folder's name.
+    reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or str(error)
     return UniWorldError(f"Pictures cannot be written to '{folder}': {reason}; free space or choose another --output.")
 
 
 @contextlib.contextmanager
 def preview_folder() -> Iterator[Path]:
-    """A folder of a run's own for what it only previews, in the system's temporary folder.
+    """Create a folder for the previews of one run, in the system's temporary folder.
 
-    It stays for a day, so that people and programs that are told of the pictures can look at them.
+    It is kept for a day, so that people and programs can open the pictures whose paths were printed.
     """
     for old in Path(tempfile.gettempdir()).glob(f"{_PREVIEWS}*"):
         with contextlib.suppress(OSError):
@@ -82,5 +82,5 @@ def preview_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        with contextlib.suppress(OSError):  # it holds pictures
+        with contextlib.suppress(OSError):  # not empty: it contains previews
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""Reading picture files that may be anything, and writing PNG files that are either whole or not there."""
+"""Read untrusted picture files, and write PNG files atomically."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ....uniworld_core.images.picture_files import BadPicture, PictureFile, TooS
 from ....uniworld_core.json_text import dumps
 from .folders import NewPicture
 
-# ComfyUI gives a picture without transparency this empty mask.
+# Side of the empty mask that ComfyUI returns for a picture without transparency.
 _NO_MASK_SIDE = 64
-# The check before a run takes no longer; what takes longer is decoded when the node runs, and can be interrupted there.
+# Time limit of the check before a run. A slower picture is decoded only when its node runs, where the user can interrupt.
 _CHECK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class LoadedPicture:
-    """Frames (B, H, W, 3) in 0..1 and masks (B, H, W) of a picture file, and what is wrong with it, if anything."""
+    """Frames (B, H, W, 3) in 0..1 and masks (B, H, W) of a picture file, and a warning, "" if the file is intact."""
 
     image: torch.Tensor
     mask: torch.Tensor
@@ -37,14 +37,14 @@ class LoadedPicture:
 def load_picture(path: Path, check: Callable[[], None] | None = None) -> LoadedPicture:
     """Read a picture file as ComfyUI's LoadImage does.
 
-    The frames are turned upright by their EXIF data, and their transparency becomes masks: 1 where nothing is seen;
-    64x64 zeros where a picture has no alpha channel. Frames of another size than the first are left out.
+    Frames are rotated according to their EXIF data. Their transparency becomes masks: 1 where a frame is transparent,
+    or 64x64 zeros if the picture has no alpha channel. Frames with another size than the first are skipped.
 
     Args:
-        check: called between reads; what it raises, such as an interrupt, ends the decoding.
+        check: called between reads; an exception that it raises, such as an interrupt, stops the decoding.
 
     Raises:
-        UniWorldError: the file is no picture, is damaged too much, or is too large.
+        UniWorldError: the file is not a picture, is too damaged to decode, or is too large.
     """
     frames: list[np.ndarray] = []
     alphas: list[np.ndarray | None] = []
@@ -59,13 +59,17 @@ def load_picture(path: Path, check: Callable[[], None] | None = None) -> LoadedP
 
 
 def load_channel(path: Path, channel: str, check: Callable[[], None] | None = None) -> tuple[torch.Tensor, str]:
-    """One channel ("alpha", "red", "green", "blue") of a picture file as a mask (1, H, W), as ComfyUI's LoadImageMask.
+    """Read one channel of a picture file as a mask (1, H, W), as ComfyUI's LoadImageMask does.
+
+    Args:
+        channel: "alpha", "red", "green" or "blue".
+        check: as for `load_picture`.
 
     Returns:
-        The mask, and what is wrong with the file; empty if nothing is.
+        The mask, and a warning, "" if the file is intact.
 
     Raises:
-        UniWorldError: as `load_picture`.
+        UniWorldError: as for `load_picture`.
     """
     with PictureFile(path, path.name, check=check) as file:
         picture = file.first()
@@ -79,10 +83,10 @@ def load_channel(path: Path, channel: str, check: Callable[[], None] | None = No
 
 
 def check_picture(path: Path) -> None:
-    """Check that a picture file can be decoded, as far as that is cheap; what was found is kept.
+    """Check that a picture file can be decoded, as far as that is cheap. The result is cached until the file changes.
 
     Raises:
-        UniWorldError: as `load_picture`.
+        UniWorldError: as for `load_picture`.
     """
     try:
         state = path.stat()
@@ -99,10 +103,10 @@ def _problem_of(path: Path, *_state: int) -> str:
     try:
         with PictureFile(path, path.name, check=check) as file, contextlib.suppress(BadPicture):
             if file.picture.format == "PNG":
-                file.guarded(file.picture.verify)  # reads the check sums, and inflates nothing
+                file.guarded(file.picture.verify)  # checks the CRCs without decompressing
                 return ""
         with PictureFile(path, path.name, check=check) as file:
-            # A JPEG goes many times faster at an eighth of its size, and shows all the same whether it can be decoded.
+            # A JPEG decodes many times faster at an eighth of its size, and damage is found just the same.
             size = (max(1, file.picture.width // 8), max(1, file.picture.height // 8))
             file.guarded(lambda: file.picture.draft("L", size))
             file.first()
@@ -114,22 +118,26 @@ def _problem_of(path: Path, *_state: int) -> str:
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
-    """Pixels (H, W, 3): uint8 of 255, or float32 in 0..1 of deep grays."""
+    """Return the pixels (H, W, 3): uint8, or float32 in 0..1 for grayscale of more than 8 bits."""
     if picture.mode == "F" or picture.mode.startswith("I"):
-        # Deep grays, which Pillow would clip at 255 on the way to RGB. Integers carry 16 bits, however dark they are;
-        # floats are 0..1 or 0..255.
+        # Pillow would clip these at 255 when converting to RGB. Integers have 16 bits, even if all values are small;
+        # floats are in 0..1 or 0..255.
         gray = np.asarray(picture).astype(np.float32)
         if not np.isfinite(gray).all():
-            raise UniWorldError("it holds NaN or infinite values")
+            raise UniWorldError("it contains NaN or infinite values")
         top = 65535.0 if picture.mode != "F" else 1.0 if gray.max(initial=0) <= 1.0 else 255.0
         return np.broadcast_to((gray / top).clip(0.0, 1.0)[..., None], (*gray.shape, 3))
-    if picture.mode == "RGBa":  # alpha already multiplied in, which Pillow converts to nothing else
+    if picture.mode == "RGBa":  # premultiplied alpha, which Pillow converts only to RGBA
         picture = picture.convert("RGBA")
     return np.asarray(picture.convert("RGB"))
 
 
 def _alpha(picture: Image.Image, of_colors: bool = False) -> np.ndarray | None:
-    """The opacity of a picture, uint8 (H, W); None without. `of_colors`: transparent colors count, as in LoadImageMask."""
+    """Return the opacity of a picture, uint8 (H, W), or None if it has no transparency.
+
+    Args:
+        of_colors: also use the transparent color of an RGB or gray picture, as LoadImageMask does.
+    """
     if "A" in picture.getbands() and picture.mode != "LAB":
         return np.asarray(picture.getchannel("A"))
     if "transparency" in picture.info and (picture.mode == "P" or of_colors):
@@ -138,12 +146,12 @@ def _alpha(picture: Image.Image, of_colors: bool = False) -> np.ndarray | None:
 
 
 def _unit(pixels: np.ndarray) -> torch.Tensor:
-    """Pixels as float32 in 0..1."""
+    """Convert pixels to float32 in 0..1."""
     return _stacked([pixels])[0]
 
 
 def _stacked(frames: list[np.ndarray]) -> torch.Tensor:
-    """Frames of one shape as one tensor, float32 in 0..1."""
+    """Stack frames of the same shape into one tensor, float32 in 0..1."""
     stack = np.empty((len(frames), *frames[0].shape), np.float32)
     for number, frame in enumerate(frames):
         if frame.dtype == np.uint8:
@@ -154,7 +162,7 @@ def _stacked(frames: list[np.ndarray]) -> torch.Tensor:
 
 
 def _masks(alphas: list[np.ndarray | None], size: tuple[int, int]) -> torch.Tensor:
-    """Masks of frames: of their size where any has transparency, else empty ones."""
+    """Return the masks of frames: of the frames' size if any frame has transparency, else small empty ones."""
     if all(alpha is None for alpha in alphas):
         return torch.zeros(len(alphas), _NO_MASK_SIDE, _NO_MASK_SIDE)
     masks = torch.zeros(len(alphas), *size)
@@ -165,14 +173,14 @@ def _masks(alphas: list[np.ndarray | None], size: tuple[int, int]) -> torch.Tens
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
-    """One image (H, W, 1, 3 or 4) in 0..1 as an 8-bit picture; values outside are clipped, NaN becomes 0."""
+    """Convert an image (H, W, 1, 3 or 4 channels) in 0..1 to an 8-bit picture; values are clipped, NaN becomes 0."""
     pixels = torch.nan_to_num(image.detach().float().cpu()) * 255.0
     array = pixels.clamp(0, 255).to(torch.uint8).numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def png_text(prompt: object, extra: Mapping[str, object] | None) -> PngInfo:
-    """The text chunks that carry the workflow in a picture: `prompt` in API form, and `workflow` in editor form."""
+    """Return the text chunks that store the workflow in a picture: `prompt` in API form, `workflow` in editor form."""
     chunks = PngInfo()
     if prompt is not None:
         chunks.add_text("prompt", dumps(prompt))
@@ -186,10 +194,10 @@ def write_png(
 ) -> Path:
     """Write a PNG under the next free counter and return its path.
 
-    The file gets its name only when it is whole, and never replaces another one.
+    The file appears atomically and never replaces another one.
 
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: the folder is not writable.
     """
     stem = place.stem.replace("%batch_num%", str(batch_number))
     numbered = NewPicture(place.folder, place.subfolder, stem)
@@ -197,6 +205,6 @@ def write_png(
         picture.save(file, format="PNG", pnginfo=text, compress_level=compress_level)
         while True:
             target = place.folder / f"{stem}_{numbered.next_counter():05}_.png"
-            # Another process may have taken the number since.
+            # Fails if another process has taken the number in the meantime.
             if rename_new(file, target):
                 return target

@@ -15,7 +15,7 @@ from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.files import write_atomic
 from ....uniworld_core.json_text import dumps
 from ..problems import node_label
-from ..storage.folders import named_path
+from ..storage.folders import expand_path
 
 _MAX_LINKS = 40  # as many links in a row as Linux follows
 
@@ -25,7 +25,7 @@ def is_stdout(target: str) -> bool:
     if target == "-":
         return True
     try:
-        return os.path.samestat(named_path(target).stat(), os.fstat(sys.stdout.fileno()))
+        return os.path.samestat(expand_path(target).stat(), os.fstat(sys.stdout.fileno()))
     except (OSError, ValueError, AttributeError):  # there is no such file, or what prints is no file
         return False
 
@@ -73,7 +73,7 @@ def write_api_form(prompt: dict[str, object], target: str) -> None:
     if is_stdout(target):
         sys.stdout.write(text)
         return
-    path = named_path(target)
+    path = expand_path(target)
     try:
         file = _replaceable(path)
         if file is None:

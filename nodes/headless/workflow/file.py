@@ -16,7 +16,7 @@ from ..problems import node_label, node_title
 from ..registry.registry import Registry
 from ..registry.schema import InputSpec, is_link, read_schema
 from ..registry.widgets import input_specs
-from ..storage.folders import is_file, named_path
+from ..storage.folders import expand_path, is_file
 from .convert import convert
 from .editor_graph import is_editor_form, slots
 from .prompt_choices import PromptChoices, is_dynamic
@@ -100,7 +100,7 @@ def find_workflow(name: str) -> Path:
     Raises:
         UniWorldError: there is neither.
     """
-    path = named_path(name)
+    path = expand_path(name)
     if is_file(path):
         return path
     plain = name.replace("\\", "/").removeprefix("./").removeprefix("workflows/").removesuffix(".json")

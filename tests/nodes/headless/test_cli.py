@@ -389,9 +389,9 @@ def test_nodes_lists_and_describes(command):
 
 def test_nodes_with_a_name_shows_what_inputs_and_outputs_are(command):
     out = command("nodes", "SaveImage")[1]
-    assert "  filename_prefix: STRING = 'ComfyUI'\n      How the file names begin." in out
+    assert "  filename_prefix: STRING = 'ComfyUI'\n      Start of the file names." in out
     assert "      MASK: 1 where the picture is transparent." in command("nodes", "LoadImage")[1]
-    assert "How the file names begin" not in command("nodes")[1]
+    assert "Start of the file names" not in command("nodes")[1]
 
 
 @pytest.mark.parametrize("verb", ["run", "check", "nodes"])

@@ -1,4 +1,4 @@
-"""The built-in nodes do what ComfyUI's nodes of the same names do, and bad pictures get one clear sentence."""
+"""The built-in nodes behave like ComfyUI's nodes of the same names, and bad pictures are a clear error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load(place, picture: Image.Image, name: str = "p.png", **how: Any) -> tuple[
 @pytest.mark.parametrize(
     ("name", "widget", "kind"), [("PrimitiveBoolean", "value", "BOOLEAN"), ("PreviewAny", "source", "*")]
 )
-def test_clients_find_the_empty_settings_that_comfyui_has(name: str, widget: str, kind: str) -> None:
+def test_inputs_without_options_have_an_empty_dict_as_in_comfyui(name: str, widget: str, kind: str) -> None:
     assert load_registry().info(name)["input"]["required"][widget] == [kind, {}]
 
 
@@ -45,7 +45,7 @@ def test_a_picture_is_floats_in_0_to_1_with_an_empty_mask(place):
     assert not mask.any()
 
 
-def test_transparency_is_what_the_mask_marks(place):
+def test_the_mask_marks_transparency(place):
     picture = Image.new("RGBA", (2, 1), (9, 9, 9, 255))
     picture.putpixel((0, 0), (9, 9, 9, 0))
     _, mask = load(place, picture)
@@ -54,9 +54,9 @@ def test_transparency_is_what_the_mask_marks(place):
     assert mask.shape == (1, 1, 2)
 
 
-def test_exif_orientation_turns_the_picture_upright(place):
+def test_exif_orientation_is_applied(place):
     exif = Image.Exif()
-    exif[0x0112] = 6  # rotated by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     image, _ = load(place, Image.new("RGB", (8, 4)), "p.jpg", exif=exif)
     assert image.shape == (1, 8, 4, 3)
 
@@ -78,7 +78,7 @@ def test_every_mode_becomes_rgb(place, mode, value, expected):
     assert torch.allclose(image, torch.tensor(expected), atol=1e-3)
 
 
-def test_one_pixel_and_a_long_strip_are_pictures_too(place):
+def test_one_pixel_and_a_long_strip_are_valid_pictures(place):
     assert load(place, Image.new("RGB", (1, 1)))[0].shape == (1, 1, 1, 3)
     assert load(place, Image.new("RGB", (400, 20)))[0].shape == (1, 20, 400, 3)
 
@@ -118,7 +118,7 @@ def bad_pictures() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", bad_pictures())
-def test_a_bad_picture_gets_one_sentence(place, name):
+def test_a_bad_picture_is_a_clear_error(place, name):
     (place.input / "bad.png").write_bytes(bad_pictures()[name])
     with pytest.raises(
         ValueError, match=r"^The (picture|file) 'bad\.png' is (too large|damaged|an empty file|not a picture)"
@@ -127,7 +127,7 @@ def test_a_bad_picture_gets_one_sentence(place, name):
     assert len(str(caught.value)) < 300
 
 
-def test_many_frames_count_together(place, monkeypatch):
+def test_the_pixel_limit_applies_to_all_frames_together(place, monkeypatch):
     monkeypatch.setattr(picture_files, "LIMITS", picture_files.Limits(pixels=40))
     frames = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (0, 128, 255)]
     with pytest.raises(ValueError, match="the first 3 frames have 48 pixels together"):
@@ -146,7 +146,7 @@ def test_a_changed_file_is_loaded_again(run, place):
     assert seen[0][0] == seen[1][0] != seen[2][0]
 
 
-def test_a_saved_picture_carries_its_workflow(run, place):
+def test_a_saved_picture_contains_its_workflow(run, place):
     prompt = {
         "1": node("NoiseImage"),
         "2": node("SaveImage", images=["1", 0], filename_prefix="sub/%width%_%NoiseImage.height%"),
@@ -161,7 +161,7 @@ def test_a_saved_picture_carries_its_workflow(run, place):
         assert picture.size == (8, 6)
 
 
-def test_a_saved_picture_comes_back_to_the_same_bytes(place):
+def test_a_saved_picture_loads_with_the_same_values(place):
     image = torch.randint(0, 256, (2, 5, 4, 3)).float() / 255
     saved = SaveImage().execute(image, "p")["ui"]["images"]
     assert [entry["filename"] for entry in saved] == ["p_00001_.png", "p_00002_.png"]
@@ -171,7 +171,7 @@ def test_a_saved_picture_comes_back_to_the_same_bytes(place):
 
 
 def test_no_saved_picture_is_ever_replaced(place, monkeypatch):
-    # As if another process took the same number at the same time.
+    # Simulates another process that takes the same number at the same time.
     numbers = iter([1, 1, 2])
     monkeypatch.setattr(pictures.NewPicture, "next_counter", lambda self: next(numbers))
     image = torch.zeros(2, 4, 4, 3)
@@ -179,7 +179,7 @@ def test_no_saved_picture_is_ever_replaced(place, monkeypatch):
     assert sorted(path.name for path in place.output.iterdir()) == ["p_00001_.png", "p_00002_.png"]
 
 
-def test_an_interrupted_save_leaves_nothing(place, monkeypatch):
+def test_an_interrupted_save_leaves_no_files(place, monkeypatch):
     def half(self, file, **_):
         file.write(b"half")
         raise KeyboardInterrupt
@@ -191,7 +191,7 @@ def test_an_interrupted_save_leaves_nothing(place, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 3), (4, 4, 3), (1, 4, 4, 5), (1, 0, 4, 3)])
-def test_what_is_no_image_is_not_saved(place, shape):
+def test_a_tensor_of_another_shape_is_not_saved(place, shape):
     with pytest.raises(ValueError, match=re.escape(str(shape))):
         SaveImage().execute(torch.zeros(shape), "p")
 
@@ -222,14 +222,14 @@ def test_every_method_resizes(method):
     assert torch.allclose(resized, torch.tensor(0.4), atol=0.01)
 
 
-def test_a_side_of_zero_follows_from_the_other():
+def test_a_side_of_zero_is_computed_from_the_other():
     image = torch.zeros(1, 10, 20, 3)
     sizes = [(8, 0, (4, 8)), (0, 5, (5, 10)), (0, 0, (10, 20))]
     for width, height, expected in sizes:
         assert ImageScale().execute(image, "bilinear", width, height, "disabled")[0].shape[1:3] == expected
 
 
-def test_center_cuts_the_sides_off():
+def test_center_crops_the_sides():
     image = torch.zeros(1, 10, 20, 3)
     image[:, :, :5] = image[:, :, 15:] = 1.0
     assert not ImageScale().execute(image, "area", 10, 10, "center")[0].any()
@@ -237,7 +237,7 @@ def test_center_cuts_the_sides_off():
 
 @pytest.mark.parametrize("method", builtin_images.RESIZE_METHODS)
 @pytest.mark.parametrize(("rows", "columns"), [(2000, 1), (1, 2000), (2, 1999)])
-def test_of_a_strip_the_middle_is_left(method, rows, columns):
+def test_a_thin_strip_is_cropped_to_its_middle(method, rows, columns):
     image = torch.rand(1, rows, columns, 3)
     (scaled,) = ImageScale().execute(image, method, 8, 8, "center")
     assert scaled.shape == (1, 8, 8, 3)
@@ -246,21 +246,21 @@ def test_of_a_strip_the_middle_is_left(method, rows, columns):
 
 
 @pytest.mark.parametrize("method", ["lanczos", "bilinear"])
-def test_what_is_no_batch_of_pictures_is_not_resized(method):
+def test_a_tensor_that_is_not_a_batch_is_not_resized(method):
     for shape in ((0, 4, 4, 3), (4, 4, 3)):
         with pytest.raises(UniWorldError, match=r"have shape \[.*\]; expected \(batch, height, width, channels\)"):
             ImageScale().execute(torch.zeros(shape), method, 2, 2, "center")
     assert ImageScale().execute(torch.ones(2, 4, 4, 1), method, 3, 2, "disabled")[0].shape == (2, 2, 3, 1)
 
 
-def test_pictures_with_and_without_transparency_make_no_batch():
+def test_pictures_with_and_without_transparency_cannot_be_joined():
     with pytest.raises(UniWorldError, match="have 3 and 4 channels"):
         ImageBatch().execute(torch.zeros(1, 4, 4, 3), torch.zeros(1, 4, 4, 4))
     with pytest.raises(UniWorldError, match=r"have shape \[0, 4, 4, 3\]"):
         ImageBatch().execute(torch.zeros(0, 4, 4, 3), torch.zeros(1, 4, 4, 3))
 
 
-def test_a_batch_takes_the_size_of_its_first_picture():
+def test_a_batch_has_the_size_of_its_first_picture():
     (batch,) = ImageBatch().execute(torch.zeros(1, 4, 6, 3), torch.ones(2, 9, 9, 3))
     assert batch.shape == (3, 4, 6, 3)
 
@@ -268,11 +268,11 @@ def test_a_batch_takes_the_size_of_its_first_picture():
 @pytest.mark.parametrize(("value", "text"), [
     ("a", "a"), (5, "5"), (True, "True"), (None, "None"), ([1, {"a": 2}], '[1, {"a": 2}]'),
 ])  # fmt: skip
-def test_preview_any_shows_a_value_as_comfyui_does(registry, value, text):
+def test_preview_any_formats_a_value_as_comfyui_does(registry, value, text):
     assert registry.classes["PreviewAny"]().execute(value) == {"ui": {"text": (text,)}}
 
 
-def test_masks_and_images_turn_into_each_other(registry):
+def test_masks_and_images_are_converted_to_each_other(registry):
     mask = torch.rand(2, 3, 4)
     (image,) = registry.classes["MaskToImage"]().execute(mask)
     assert image.shape == (2, 3, 4, 3)

@@ -1,4 +1,4 @@
-"""LoadImage gives the pixels that the model's own reading of a picture gives, and finds what does not decode early."""
+"""LoadImage returns the same pixels as the library's own reader, and finds undecodable files before a run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_pixels_are_those_of_the_models_own_reading(place, name):
+def test_pixels_equal_those_of_the_library(place, name):
     KINDS[name](place.input / name)
     image, _ = LoadImage().execute(name)
     with Image.open(place.input / name) as picture:
@@ -52,7 +52,7 @@ def test_pixels_are_those_of_the_models_own_reading(place, name):
     assert np.array_equal(to_bytes(image[0]).numpy(), expected)
 
 
-def test_floats_of_0_to_1_are_not_near_black(place):
+def test_floats_in_0_to_1_are_not_divided_by_255(place):
     Image.new("F", (3, 2), 0.5).save(place.input / "p.tiff")
     assert torch.allclose(LoadImage().execute("p.tiff")[0], torch.tensor(0.5))
     assert torch.allclose(LoadImageMask().execute("p.tiff", "red")[0], torch.tensor(0.5))
@@ -63,7 +63,7 @@ def test_a_dark_16_bit_picture_stays_dark(place):
     assert torch.allclose(LoadImage().execute("p.png")[0], torch.tensor(200 / 65535))
 
 
-def test_nan_in_a_picture_is_a_sentence(place):
+def test_nan_in_a_picture_is_a_clear_error(place):
     Image.new("F", (3, 2), float("nan")).save(place.input / "p.tiff")
     with pytest.raises(ValueError, match=r"'p\.tiff' is damaged .*NaN"):
         LoadImage().execute("p.tiff")
@@ -79,7 +79,7 @@ def problems(registry, name: Any, class_type: str = "LoadImage") -> list[str]:
 
 
 @pytest.mark.parametrize("class_type", ["LoadImage", "LoadImageMask"])
-def test_a_file_that_cannot_be_decoded_is_found_without_running(registry, place, class_type):
+def test_an_undecodable_file_is_found_before_a_run(registry, place, class_type):
     path = place.input / "p.webp"
     Image.fromarray(noise(64, 64, 3)).save(path)
     assert problems(registry, path.name, class_type) == []
@@ -95,7 +95,7 @@ def test_a_picture_of_any_size_passes(registry, place, size, suffix):
     assert problems(registry, f"p.{suffix}") == []
 
 
-def test_text_and_bombs_are_found_without_running(registry, place, monkeypatch):
+def test_text_files_and_decompression_bombs_are_found_before_a_run(registry, place, monkeypatch):
     (place.input / "text.png").write_text("no picture")
     assert "is not a picture that can be read" in problems(registry, "text.png")[0]
     Image.new("RGB", (30, 30)).save(place.input / "large.png")
@@ -104,12 +104,12 @@ def test_text_and_bombs_are_found_without_running(registry, place, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [None, 5, {"a": 1}, True])
-def test_what_is_no_name_is_a_sentence(registry, value):
+def test_an_invalid_picture_name_is_a_clear_error(registry, value):
     [sentence] = problems(registry, value)
     assert "Error" not in sentence
 
 
-def test_a_linked_name_is_looked_at_when_it_runs(place):
+def test_a_linked_name_is_checked_when_the_node_runs(place):
     assert LoadImage.VALIDATE_INPUTS(image=None) is True
     with pytest.raises(ValueError, match=r"There is no picture 'none\.png'"):
         LoadImage().execute("none.png")
@@ -133,12 +133,12 @@ def test_a_jpeg_without_its_end_loads_with_one_warning_that_names_it(run, place)
     assert first.status == "success"
     [warning] = first.warnings
     assert "'p.jpg' is damaged or cut short" in warning
-    assert second.warnings == [warning]  # a kept result warns again
+    assert second.warnings == [warning]  # a cached result repeats its warning
     assert LoadImageMask().execute("p.jpg", "red")[0].shape == (1, 64, 64)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tiff"])
-def test_frames_become_a_batch_whose_masks_are_as_large_as_needed(place, suffix):
+def test_frames_become_a_batch_with_small_masks_without_transparency(place, suffix):
     frames = [Image.new("RGB", (6, 4), (shade, 0, 0)) for shade in (0, 90, 255)]
     lossless = {"lossless": True} if suffix == "webp" else {}
     frames[0].save(place.input / f"p.{suffix}", save_all=True, append_images=frames[1:], **lossless)
@@ -149,7 +149,7 @@ def test_frames_become_a_batch_whose_masks_are_as_large_as_needed(place, suffix)
     assert not mask.any()
 
 
-def test_masks_are_the_pictures_size_where_one_frame_has_transparency(place):
+def test_masks_have_the_size_of_the_picture_if_any_frame_has_transparency(place):
     clear = Image.new("RGBA", (6, 4), (9, 9, 9, 0))
     Image.new("RGBA", (6, 4), (9, 9, 9, 255)).save(
         place.input / "p.png", save_all=True, append_images=[clear], disposal=1, blend=0
@@ -164,29 +164,29 @@ def many_frames(count: int) -> bytes:
     return b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff" + frame * count + b";"
 
 
-def test_a_small_file_of_many_frames_is_refused_at_once(place):
+def test_a_small_file_with_many_frames_is_rejected_at_once(place):
     (place.input / "p.gif").write_bytes(many_frames(100_000))
-    begun = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(ValueError, match=r"'p\.gif' has too many frames; at most 4096 are read"):
         LoadImage().execute("p.gif")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - start < 10
 
 
-def test_an_interrupt_ends_a_picture_that_is_being_decoded(place, plain):
+def test_an_interrupt_stops_the_decoding_of_a_picture(place, plain):
     (place.input / "p.gif").write_bytes(many_frames(3000))
     plain.interrupted.set()
     with pytest.raises(Interrupted):
         LoadImage().execute("p.gif")
 
 
-def test_a_picture_that_takes_long_is_decoded_when_it_runs_and_not_before(registry, place, monkeypatch):
+def test_a_slow_picture_is_decoded_only_when_its_node_runs(registry, place, monkeypatch):
     monkeypatch.setattr(pictures, "_CHECK_SECONDS", -1.0)
     Image.fromarray(noise(64, 64, 3)).save(place.input / "p.jpg")
     assert problems(registry, "p.jpg") == []
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_masks_are_turned_with_their_pictures(place, orientation):
+def test_masks_are_rotated_with_their_pictures(place, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture = Image.fromarray(noise(16, 24, 4))

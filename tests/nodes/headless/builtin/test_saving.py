@@ -1,4 +1,4 @@
-"""No picture is painted that cannot be saved: the name and the folder are looked at before anything runs."""
+"""The file name and the folder are checked before a run, so that every computed picture can be saved."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def workflow(prefix: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("prefix", [
     "../p", "/p", "a/../../p", "C:\\x", "con", "a/NUL.txt", "lpt1", "%2e%2e/x", "", "a\0b", "a:b", "x" * 300, "a/", " p",
 ])  # fmt: skip
-def test_a_bad_prefix_is_found_before_anything_runs(registry, place, prefix):
+def test_an_invalid_prefix_is_found_before_a_run(registry, place, prefix):
     checked = validate_prompt(workflow(prefix), registry)
     assert [problem.error["type"] for problem in checked.problems] == ["custom_validation_failed"]
     assert "file name prefix" in checked.sentences[0]
@@ -37,7 +37,7 @@ def test_a_bad_prefix_is_found_before_anything_runs(registry, place, prefix):
 @pytest.mark.parametrize("prefix", [
     "ComfyUI", "a/b/c", "猫", "%date:yyyy-MM-dd%/%width%x%height%", "%NoiseImage.width%_p", "%batch_num%", "%unknown%", "10% off",
 ])  # fmt: skip
-def test_a_good_prefix_passes_and_saves(registry, run, place, prefix):
+def test_a_valid_prefix_passes_and_saves(registry, run, place, prefix):
     assert not validate_prompt(workflow(prefix), registry).problems
     assert run(workflow(prefix)).status == "success"
     assert len(list(place.output.rglob("*.png"))) == 1
@@ -49,26 +49,26 @@ def test_a_prefix_that_needs_a_folder_where_a_file_is(registry, place):
     assert "but that is a file" in validate_prompt(workflow("a/b"), registry).sentences[0]
 
 
-def test_a_token_of_a_node_that_is_not_there_cannot_lose_the_picture(run, place):
+def test_a_token_of_a_missing_node_does_not_prevent_saving(run, place):
     assert run(workflow("%No:body.seed%")).status == "success"
 
 
 @pytest.mark.parametrize("value", ["..", "con", "x" * 300, " ", "%2e", "."])
-def test_a_value_of_another_widget_cannot_lose_the_picture(run, place, value):
+def test_an_invalid_value_of_another_widget_does_not_prevent_saving(run, place, value):
     prompt = workflow("%PrimitiveString.value%")
     prompt["3"] = {"class_type": "PrimitiveString", "inputs": {"value": value}}
     assert run(prompt).status == "success"
     assert [path.parent for path in place.output.rglob("*.png")] == [place.output]
 
 
-def test_a_folder_that_takes_files_is_made_and_left_empty(tmp_path):
+def test_a_writable_folder_is_created_and_left_empty(tmp_path):
     check_writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
 @pytest.mark.parametrize("make", [True, False])
 @pytest.mark.parametrize("name", ["file", "file/below/it"])
-def test_a_folder_that_takes_none_is_a_sentence(tmp_path, make, name):
+def test_a_file_instead_of_a_folder_is_an_error(tmp_path, make, name):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(
         ValueError, match=r"^Pictures cannot be written to '.*file.*': .*; free space or choose another"
@@ -77,13 +77,13 @@ def test_a_folder_that_takes_none_is_a_sentence(tmp_path, make, name):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_looking_only_makes_nothing(tmp_path):
+def test_a_check_of_permissions_creates_nothing(tmp_path):
     check_writable(tmp_path / "a" / "b", make=False)
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a folder that permissions close")
-def test_a_closed_folder_is_a_sentence(tmp_path):
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a folder without write permission")
+def test_a_folder_without_write_permission_is_an_error(tmp_path):
     tmp_path.chmod(0o500)
     try:
         for make in (True, False):
@@ -93,7 +93,7 @@ def test_a_closed_folder_is_a_sentence(tmp_path):
         tmp_path.chmod(0o700)
 
 
-def test_a_full_disk_while_saving_is_a_sentence(run, place, monkeypatch):
+def test_a_full_disk_while_saving_is_a_clear_error(run, place, monkeypatch):
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -106,14 +106,14 @@ def test_a_full_disk_while_saving_is_a_sentence(run, place, monkeypatch):
     )
 
 
-def test_a_file_in_place_of_the_output_folder_is_a_sentence(place):
+def test_saving_reports_a_file_instead_of_the_output_folder(place):
     place.output.write_text("mine")
     with pytest.raises(ValueError, match=r"^Pictures cannot be written to") as caught:
         SaveImage().execute(IMAGE, "p")
     assert "Errno" not in str(caught.value)
 
 
-def test_leftovers_of_a_killed_save_are_swept_after_a_day(place):
+def test_temporary_files_of_a_killed_save_are_removed_after_a_day(place):
     place.output.mkdir()
     old, young, foreign = (place.output / name for name in (f".{'a' * 16}.part", f".{'b' * 16}.part", ".mine.part"))
     for path in (old, young, foreign):
@@ -124,7 +124,7 @@ def test_leftovers_of_a_killed_save_are_swept_after_a_day(place):
     assert {path.name for path in place.output.iterdir()} == {young.name, foreign.name, "p_00001_.png"}
 
 
-def test_previews_outlive_their_run_by_a_day(place, tmp_path, monkeypatch):
+def test_previews_are_kept_for_a_day(place, tmp_path, monkeypatch):
     monkeypatch.setattr(output_folder.tempfile, "tempdir", str(tmp_path))
     with preview_folder() as empty:
         pass

@@ -1,4 +1,4 @@
-"""Names in a workflow stay inside their folders, and pictures are found where ComfyUI would find them."""
+"""Names in a workflow stay inside their folders, and pictures are found where ComfyUI finds them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def test_a_plain_name_and_a_subfolder_are_kept(tmp_path):
     assert check_relative("Bücher/猫 1.png") == "Bücher/猫 1.png"
 
 
-def test_folders_do_not_lie_in_each_other_without_end():
+def test_the_number_of_nested_folders_is_limited():
     assert check_relative("a/" * 31 + "x.png")
-    with pytest.raises(ValueError, match="lies in 2000 folders; at most 31"):
+    with pytest.raises(ValueError, match="is nested in 2000 folders; at most 31"):
         check_relative("a/" * 2000 + "x.png")
 
 
@@ -33,14 +33,14 @@ def test_a_symbolic_link_does_not_lead_out(tmp_path):
         resolve_inside(tmp_path / "in", "door/key.png")
 
 
-def test_the_folder_itself_may_be_reached_by_a_link(tmp_path):
+def test_the_folder_itself_may_be_a_symbolic_link(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.png").touch()
     (tmp_path / "alias").symlink_to(tmp_path / "real")
     assert Folders(input=tmp_path / "alias", shipped_input=None).find_picture("a.png") == tmp_path / "real" / "a.png"
 
 
-def test_annotated_names_look_in_their_folder(place):
+def test_annotated_names_are_searched_in_their_folder(place):
     place.output.mkdir()
     (place.output / "a.png").touch()
     assert place.find_picture("a.png [output]") == place.output / "a.png"
@@ -48,7 +48,7 @@ def test_annotated_names_look_in_their_folder(place):
         place.find_picture("a.png")
 
 
-def test_shipped_pictures_come_after_the_users_own(tmp_path, place):
+def test_the_users_pictures_take_precedence_over_shipped_ones(tmp_path, place):
     place.shipped_input = tmp_path / "shipped"
     place.shipped_input.mkdir()
     (place.shipped_input / "a.png").write_text("shipped")
@@ -60,14 +60,14 @@ def test_shipped_pictures_come_after_the_users_own(tmp_path, place):
     assert place.find_picture("b.png").parent == place.shipped_input
 
 
-def test_a_missing_picture_is_told_with_those_there_are(place):
+def test_the_error_for_a_missing_picture_lists_the_available_ones(place):
     place.shipped_input = None
     (place.input / "dog.png").touch()
-    with pytest.raises(ValueError, match=r"Present are: dog\.png"):
+    with pytest.raises(ValueError, match=r"Available: dog\.png"):
         place.find_picture("cat.png")
 
 
-def test_a_bound_picture_gets_a_safe_name_of_its_own(tmp_path, place):
+def test_a_bound_picture_gets_a_safe_and_unique_name(tmp_path, place):
     names = set()
     for folder, file in (("one", "cat.png"), ("two", "cat.png"), ("one", "we:ird [output]?.png")):
         path = tmp_path / folder / file
@@ -89,7 +89,7 @@ def test_no_prefix_leads_out_of_the_output_folder(place, prefix):
     assert not place.output.exists()
 
 
-def test_tokens_are_filled_in_and_cannot_add_folders(place):
+def test_tokens_are_replaced_and_cannot_add_folders(place):
     values = {"width": "640", "height": "480"}
     assert expand_tokens("a_%width%x%height%_%no%", lambda _: None, values) == "a_640x480_%no%"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d", expand_tokens("%date:yyyy-MM-dd hh%", lambda _: None, {}))
@@ -97,7 +97,7 @@ def test_tokens_are_filled_in_and_cannot_add_folders(place):
     assert expand_tokens("%KSampler.seed%", {"KSampler.seed": "../7"}.get, {}) == ".._7"
 
 
-def test_counters_go_on_from_the_highest_there(place):
+def test_counters_continue_from_the_highest_one(place):
     made = place.new_picture("output", "sub/cat")
     assert (made.subfolder, made.stem, made.next_counter()) == ("sub", "cat", 1)
     for name in ("cat_00001_.png", "cat_00041_.png", "cat_x_.png", "catalog_00099_.png", "cat_00050.png"):
@@ -106,7 +106,7 @@ def test_counters_go_on_from_the_highest_there(place):
     assert isinstance(made.folder, Path)
 
 
-def test_folders_in_use_are_those_of_one_piece_of_work(tmp_path):
+def test_folders_in_use_apply_to_one_context_only(tmp_path):
     common, mine = folders.current(), Folders.under(tmp_path)
     with ThreadPoolExecutor(1) as other, folders.use(mine):
         assert folders.current() is mine
