@@ -96,7 +96,7 @@ def test_a_list_of_choices_is_a_new_one_each_time() -> None:
 def test_the_answer_of_a_check() -> None:
     def check(value: object, least: int) -> None:
         if not isinstance(value, int):
-            raise TypeError("a fault of the check is no answer")
+            raise TypeError("an error in the check is not a validation result")
         if value < least:
             raise UniWorldError(f"The value is {value}; it must be at least {least}.")
 

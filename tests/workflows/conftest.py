@@ -45,12 +45,12 @@ def run_shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ran]:
         from uniworld.__main__ import main
 
         folder = tmp_path_factory.mktemp(name)
-        told = io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(told):
+        printed = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
             patch.chdir(folder)
             patch.setattr("tempfile.tempdir", str(folder))  # where previews go
             code = main(["run", name, "--json", *(f"--set={change}" for change in changes)])
-        return read(code, [json.loads(line) for line in told.getvalue().splitlines()], folder, titles(name))
+        return read(code, [json.loads(line) for line in printed.getvalue().splitlines()], folder, titles(name))
 
     return run
 

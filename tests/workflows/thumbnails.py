@@ -55,13 +55,13 @@ def result(name: str) -> tuple[Image.Image | None, str]:
     """Return the result of a workflow: its saved image, or the first text that it shows."""
     from uniworld.__main__ import main as uniworld
 
-    told, before = io.StringIO(), Path.cwd()
+    output, before = io.StringIO(), Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
-            with contextlib.redirect_stdout(told):
+            with contextlib.redirect_stdout(output):
                 code = uniworld(["run", name, "--json"])
-            event = json.loads(told.getvalue().splitlines()[-1])
+            event = json.loads(output.getvalue().splitlines()[-1])
             assert code == 0, event
             images = [Image.open(path).convert("RGB") for path in event.get("images", ())]
         finally:

@@ -1,4 +1,4 @@
-"""UniWorld Chat Turn, and the conversation that Condition, Understand and Route take and pass on."""
+"""UniWorld Chat Turn, and the conversation input and output of Condition, Understand and Route."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_painted_picture_and_the_next_instruction_are_one_conversation(
         ]
     )
     assert torch.equal(found[0][0], core.encode(expected, use_t5=False).tokens)
-    # Both new conversations are longer ones: those that came in are as they were.
+    # Both results are new, longer conversations; the inputs are unchanged.
     assert [len(one.turns) for one in (asked, painted)] == [1, 2]
 
 

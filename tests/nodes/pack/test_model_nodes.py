@@ -27,13 +27,13 @@ PROMPT = "Replace the blue square with a green triangle."
 
 
 def run(node: str, **inputs: Any) -> Any:
-    """What a node of that class gives, for inputs by name."""
+    """Run a node of the given class and return its outputs."""
     made = NODE_CLASS_MAPPINGS[node]()
     return getattr(made, made.FUNCTION)(**inputs)
 
 
 class Recorder:
-    """A progress hook that remembers what it saw."""
+    """A progress hook that records its calls."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int, Any]] = []
@@ -49,7 +49,7 @@ def recorder() -> Recorder:
 
 @pytest.fixture(autouse=True)
 def here(recorder: Recorder) -> Iterator[host.PlainHost]:
-    """A plain host without any models of the user's, installed for one test."""
+    """Install a plain host without user models for one test."""
     installed = host.PlainHost(progress_hook=recorder)
     host.install(installed)
     yield installed
@@ -103,7 +103,7 @@ def sample(parts: dict[str, Any], conditioning: Any, samples: dict[str, Any], **
     return run("UniWorldSampler", **inputs, **defaults | settings)[0]["samples"]
 
 
-# --- every node explains itself ---------------------------------------------------------------------------------------
+# --- descriptions and help pages --------------------------------------------------------------------------------------
 
 each_node = pytest.mark.parametrize("name", NODE_CLASS_MAPPINGS)
 
@@ -181,7 +181,7 @@ def test_lists_show_the_users_folders_first_and_then_the_shipped(here: host.Plai
     assert lists["checkpoint"] == ["a", "b", "z", "nano", "tiny"]
     assert lists["flux"] == ["auto", "FLUX.1-dev", "nano", "tiny"]
     assert lists["siglip"] == ["auto", "siglip2", "nano", "tiny"]
-    # Of two of one name the first folder's is taken, and a user's own "tiny" before the shipped one.
+    # If two folders have the same name, the first one is used; a user's "tiny" takes precedence over the shipped one.
     assert model_folder("uniworld", "a") == tmp_path / "first" / "uniworld" / "a"
     shutil.copytree(TINY / "uniworld", tmp_path / "first" / "uniworld" / "tiny")
     assert model_folder("uniworld", "tiny") == tmp_path / "first" / "uniworld" / "tiny"
@@ -293,7 +293,7 @@ def test_auto_is_bfloat16_on_a_gpu_and_float32_on_a_cpu(name: str, device: str, 
     assert torch_dtype(name, torch.device(device)) == dtype
 
 
-# --- the whole way of an edit -----------------------------------------------------------------------------------------
+# --- a complete edit --------------------------------------------------------------------------------------------------
 
 
 def test_edit_goes_all_the_way_and_paints_what_the_core_paints(
@@ -347,7 +347,7 @@ def test_a_conditioning_carries_what_other_families_paint_by() -> None:
     whole = Condition(torch.zeros(1, 3, 4), torch.ones(1, 5), mask, (latent,), negative)
     ((tokens, extra),) = conditioning_of(whole, 2.5)
     assert extra["guidance"] == 2.5
-    # As ComfyUI's nodes do: new tokens, with a copy of all that stands beside them.
+    # As ComfyUI's nodes do: new tokens, and a copy of the other entries.
     again = to_condition([[tokens + 1, dict(extra)]])
     assert torch.equal(again.tokens, torch.ones(1, 3, 4))
     assert torch.equal(again.pooled, whole.pooled)
@@ -377,7 +377,7 @@ def test_references_are_chained_in_order(parts: dict[str, Any], image: torch.Ten
 
 
 class VisionOutput:
-    """ComfyUI's CLIP_VISION_OUTPUT, whose fields are read like a dictionary's."""
+    """Like ComfyUI's CLIP_VISION_OUTPUT, whose fields can be indexed."""
 
     def __init__(self, features: torch.Tensor) -> None:
         self.last_hidden_state = features
@@ -583,7 +583,7 @@ def test_route_says_what_the_core_says_and_opens_one_way(parts: dict[str, Any], 
     assert isinstance(other, type(host.current().block()))
 
 
-# --- errors come up as one sentence -----------------------------------------------------------------------------------
+# --- error messages ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n"])
@@ -663,7 +663,7 @@ def test_picture_that_cannot_be_read_is_one_sentence(parts: dict[str, Any]) -> N
         run("UniWorldReference", image=torch.full((1, 8, 8, 3), float("nan")))
 
 
-# --- what the nodes say before anything runs --------------------------------------------------------------------------
+# --- validation before a run ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["UniWorldCondition", "UniWorldUnderstand", "UniWorldRoute"])

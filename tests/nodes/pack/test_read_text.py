@@ -1,4 +1,4 @@
-"""The node UniWorld Read Text (OCR), over an OCR that finds one line of the picture's width."""
+"""UniWorld Read Text (OCR), with a fake OCR that finds one line as wide as the image."""
 
 from __future__ import annotations
 
