@@ -35,7 +35,14 @@ TEST_PROCESSES = min(4, (os.cpu_count() or 1) + 1)
 TEST_OPTIONS = ["-n", str(TEST_PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 # The extras of pyproject.toml that commands need, and options of a command beyond that.
-COMMAND_EXTRAS = {"serve": "serve", "train": "train", "data": "train", "eval": "train", "test": "test"}
+COMMAND_EXTRAS = {
+    "serve": "serve",
+    "train": "train",
+    "convert": "train",
+    "data": "train",
+    "eval": "train",
+    "test": "test",
+}
 OPTION_EXTRAS = {
     ("batch", "--ray"): "ray",
     ("batch", "--server"): "serve",

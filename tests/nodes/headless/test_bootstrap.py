@@ -372,7 +372,7 @@ def test_help_version_and_usage_errors_need_nothing_installed(tmp_path):
     assert unknown.returncode == 2
     assert (
         unknown.stderr
-        == "Unknown command 'paint'. The commands are: run, nodes, check, batch, chat, serve, train, data, eval, test.\n"
+        == "Unknown command 'paint'. The commands are: run, nodes, check, batch, chat, serve, train, convert, data, eval, test.\n"
     )
     assert start().returncode == 2
 
