@@ -107,7 +107,7 @@ class PlainHost:
         return ["default", "cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())]]
 
     def hold(self, module: Module, device: str, reload: Callable[[], Module]) -> Held[Module]:
-        return self.memory.hold(module, self.load_device(device), reload)
+        return self.memory.manage(module, self.load_device(device), reload)
 
     def load_device(self, device: str) -> torch.device:
         import torch

@@ -130,7 +130,7 @@ def _read(encoder: Encoder, settings: ValidationSettings) -> list[EncodedSample]
         for prompt in settings.prompts
     ]
     # What this loads then goes: a run on cached data has no room for the VLM.
-    with encoder.model.parts.passing():
+    with encoder.model.parts.temporary():
         read = encoder(samples)
     for item in read:
         if isinstance(item, BadSample):

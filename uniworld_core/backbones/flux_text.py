@@ -226,7 +226,7 @@ def nested_names(encoder: nn.Module, shards: Shards, prefix: str) -> Names:
     """
     in_module = prefix if any(name.startswith(prefix) for name in encoder.state_dict()) else ""
     in_file = prefix if any(name.startswith(prefix) for name in shards.shapes) else ""
-    return Names(((in_file, in_module),), left_out=("position_ids",))
+    return Names(((in_file, in_module),), skipped=("position_ids",))
 
 
 def _settings(file: Path, model_type: str, rules: dict[str, Rule]) -> dict[str, Any]:

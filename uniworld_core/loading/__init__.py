@@ -1,1 +1,1 @@
-"""Weights, settings and tokenizers out of model folders, strictly."""
+"""Strict loading of weights, settings and tokenizers from model folders."""

@@ -1,4 +1,4 @@
-"""The dtype that a model is held and computed in."""
+"""The dtype in which a model is stored and computes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import UniWorldError
 
 
 def usable_device(device: torch.device | str) -> torch.device:
-    """The device of that name. Raises UniWorldError if torch does not know it, or this machine does not have it."""
+    """Return a device by name. Raises UniWorldError if torch does not know it or this machine does not have it."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
@@ -21,15 +21,15 @@ def usable_device(device: torch.device | str) -> torch.device:
 
 
 def choose_dtype(dtype: torch.dtype | None, device: torch.device | str) -> torch.dtype:
-    """`dtype`, or the one that the device computes fastest in if it is None.
+    """Return `dtype`, or if it is None the fastest dtype of the device.
 
-    That is bfloat16, as in the published programs, except on CPUs without instructions for it: there a matrix product
-    in bfloat16 takes 20 to 40 times as long as in float32.
+    The default is bfloat16, as in the published programs. CPUs without bfloat16 instructions get float32, because there a
+    matrix product in bfloat16 takes 20 to 40 times as long.
 
     Raises:
-        UniWorldError: the device cannot be used here, or the dtype cannot hold a model.
+        UniWorldError: the device is not available, or models cannot compute in the dtype.
     """
-    # Floats of one byte are a storage: no layer computes in them.
+    # One-byte floats are a storage format: layers cannot compute in them.
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):
         raise UniWorldError(f"dtype is {dtype!r}; give torch.bfloat16, torch.float16 or torch.float32.")
     kind = usable_device(device).type
@@ -38,18 +38,18 @@ def choose_dtype(dtype: torch.dtype | None, device: torch.device | str) -> torch
     return torch.bfloat16 if kind != "cpu" or cpu_has_bfloat16() else torch.float32
 
 
-# Why values become NaN or infinite, as the first half of a sentence.
+# The usual cause of NaN and infinite values, for use inside an error message.
 OVERFLOW = "a model in float16 overflows, load it in bfloat16 or float32"
 
 
 @functools.cache
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU has instructions for matrix products in bfloat16, and PyTorch's oneDNN uses them.
+    """Whether this CPU has bfloat16 matrix instructions and PyTorch's oneDNN uses them.
 
-    On x86 they are AVX512_BF16 and AMX: with AVX-512 alone oneDNN emulates them, slower than float32. On ARM (from
-    ARMv8.6 on) oneDNN reports them itself. oneDNN's variable ONEDNN_MAX_CPU_ISA=AVX2 hides them.
+    On x86 these are AVX512_BF16 and AMX. With plain AVX-512, oneDNN emulates bfloat16, which is slower than float32. On
+    ARM (ARMv8.6 and later) oneDNN reports support itself. The variable ONEDNN_MAX_CPU_ISA=AVX2 disables the instructions.
     """
-    # None of these is public. Builds without oneDNN, as for macOS, have no such operator.
+    # These functions are not public API. Builds without oneDNN, such as the macOS ones, lack the operator.
     in_onednn = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     if in_onednn is None or not in_onednn():
         return False

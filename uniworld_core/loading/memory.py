@@ -1,4 +1,4 @@
-"""Loaded modules under one memory budget: those used least recently leave first."""
+"""A memory budget for loaded modules: the least recently used are offloaded first."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 Module = TypeVar("Module", bound="torch.nn.Module")
 
 
-class HeldModule(Generic[Module]):
-    """A module that the memory may move out; `on_device` brings it back.
+class ManagedModule(Generic[Module]):
+    """A module that `ModelMemory` may offload; `on_device` brings it back.
 
     Attributes:
-        size: bytes of its weights.
-        resident: whether these bytes are on the compute device now.
+        size: size of its weights in bytes.
+        resident: whether the weights are on the compute device now.
     """
 
     def __init__(
@@ -35,18 +35,22 @@ class HeldModule(Generic[Module]):
         self._module: Module | None = module
 
     def on_device(self, working_memory: int = 0) -> Module:
-        """The module on its compute device, others moved out as far as it and `working_memory` need."""
-        self._memory.admit(self, working_memory)
+        """Return the module on its compute device.
+
+        Other modules are offloaded if the budget has no room for its weights and `working_memory` (bytes).
+        """
+        self._memory.make_room(self, working_memory)
         if self._module is None:
             assert self._reload is not None
             self._module = self._reload()
         self.resident = True
         return self._module.to(self.device)
 
-    def leave(self) -> bool:
-        """Free the compute device: to the CPU's memory, or, where that is the compute device, away until used again.
+    def offload(self) -> bool:
+        """Move the weights from a GPU to system RAM. A module that computes on the CPU is dropped and read again when used.
 
-        False if it can do neither.
+        Returns:
+            False if it computes on the CPU and cannot be read again.
         """
         if self.device.type != "cpu":
             self._module = self._module.to("cpu") if self._module is not None else None
@@ -59,63 +63,68 @@ class HeldModule(Generic[Module]):
 
 
 class ModelMemory:
-    """What is loaded, of all devices together.
+    """All loaded modules, of all devices together.
 
     Attributes:
-        budget: bytes that weights and working memory may take; None for no limit. A module larger than that runs alone.
+        budget: bytes for weights and working memory; None for no limit. A larger module runs while all others are offloaded.
     """
 
     def __init__(self, budget: int | None = None) -> None:
         self.budget = budget
-        # A module whose last user has gone, such as the cache of results, is no more ours to count.
-        self._held: weakref.WeakSet[HeldModule[Any]] = weakref.WeakSet()
+        # Weak references: when its last user drops a module (often the cache of node results), it is no longer counted.
+        self._managed: weakref.WeakSet[ManagedModule[Any]] = weakref.WeakSet()
         self._lock = threading.RLock()
         self._clock = count(1)
 
-    def hold(
+    def manage(
         self, module: Module, device: torch.device, reload: Callable[[], Module] | None = None
-    ) -> HeldModule[Module]:
-        """Take a module under management; `reload` reads it again, so that it may be dropped where it cannot be moved."""
-        held = HeldModule(self, module, device, reload)
-        with self._lock:
-            self._held.add(held)
-        return held
+    ) -> ManagedModule[Module]:
+        """Start to manage a module.
 
-    def admit(self, held: HeldModule[Any], working_memory: int) -> None:
-        """Make room for a module that is about to be used."""
+        Args:
+            reload: reads the module again. Without it, a module that computes on the CPU is never dropped.
+        """
+        managed = ManagedModule(self, module, device, reload)
         with self._lock:
-            held.last_use = next(self._clock)
+            self._managed.add(managed)
+        return managed
+
+    def make_room(self, wanted: ManagedModule[Any], working_memory: int) -> None:
+        """Offload other modules, least recently used first, until a module that is about to run fits the budget."""
+        with self._lock:
+            wanted.last_use = next(self._clock)
             if self.budget is None:
                 return
-            need = held.size + working_memory
-            others = sorted((one for one in self._held if one.resident and one is not held), key=lambda o: o.last_use)
+            need = wanted.size + working_memory
+            resident = (one for one in self._managed if one.resident and one is not wanted)
+            others = sorted(resident, key=lambda one: one.last_use)
             taken = sum(one.size for one in others)
             moved = False
             for one in others:
                 if taken + need <= self.budget:
                     break
-                if one.leave():
+                if one.offload():
                     taken -= one.size
                     moved = True
             if moved:
                 _empty_device_caches()
 
     def used(self) -> int:
-        """Bytes of weights on compute devices."""
+        """Return the bytes of weights that are on compute devices."""
         with self._lock:
-            return sum(one.size for one in self._held if one.resident)
+            return sum(one.size for one in self._managed if one.resident)
 
-    def empty(self) -> None:
-        """Move everything out."""
+    def offload_all(self) -> None:
+        """Offload every module."""
         with self._lock:
-            for one in list(self._held):
+            for one in list(self._managed):
                 if one.resident:
-                    one.leave()
+                    one.offload()
             _empty_device_caches()
 
 
 def module_bytes(module: torch.nn.Module) -> int:
-    """Bytes of a module's parameters and buffers."""
+    """Return the size of a module's parameters and buffers in bytes."""
     tensors = [*module.parameters(), *module.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -130,10 +139,10 @@ def _empty_device_caches() -> None:
 
 
 def default_budget() -> int | None:
-    """Bytes that models may take where nobody said: most of the GPU's; no limit where the machine's own are used."""
+    """Return the default memory budget in bytes: 90 % of the GPU's memory, or None (no limit) on machines without CUDA."""
     import torch
 
     if not torch.cuda.is_available():
         return None
-    # What is left is for the work itself, which a module announces only roughly.
+    # The rest is a reserve: modules announce their working memory only approximately.
     return int(torch.cuda.get_device_properties(0).total_memory * 0.9)

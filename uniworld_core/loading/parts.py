@@ -1,8 +1,8 @@
-"""The parts of a model: opened and checked once, each loaded when it is asked for, in the storage and on the device wanted.
+"""The parts of a model: opened and checked once, and loaded on first use, in any storage and on any device.
 
-A `NetworkPart` describes one network: how it is built, which tensors of which files are its weights, what reads for it
-(a tokenizer, a picture processor), and what is made of all that. A `PartSet` has the parts of one model by name; the
-library, the nodes and the trainer take them from there.
+A `NetworkPart` describes one network: how it is built, which tensors of which files are its weights, the tokenizer or
+picture processor that it needs, and the object made from all of these. A `PartSet` holds the parts of one model by name.
+The library, the nodes and the trainer all take their parts from it.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ Built_co = TypeVar("Built_co", covariant=True)
 
 
 class Part(Protocol[Built_co]):
-    """One part of a model, in files."""
+    """One part of a model, stored in files."""
 
     def check(self) -> None:
-        """Hold the part's files against its configuration, without reading a weight; once, and then no more.
+        """Check the part's files against its configuration, without reading weights. Repeated calls do nothing.
 
         Raises:
-            UniWorldError: names what is missing, damaged or does not fit.
+            UniWorldError: a file or tensor is missing or damaged, or does not match. The message names it.
         """
 
     def load(self, chosen: torch.dtype | Storage | None, device: torch.device | str) -> Built_co:
-        """The part with its weights, read now, checked before.
+        """Check the part, read its weights, and return it.
 
         Args:
-            chosen: how the weights are held; a dtype is `FloatStorage`, None the one of `choose_storage`.
+            chosen: how the weights are stored. A dtype stands for `FloatStorage`, None for the default of `choose_storage`.
 
         Raises:
-            UniWorldError: as `check`, or the device or dtype is none that can hold a model.
+            UniWorldError: as `check`, or the device or dtype is not usable.
         """
 
 
 class NetworkPart(Generic[Built]):
-    """A network whose weights lie in safetensors, with what reads for it.
+    """A network with its weights in safetensors files, and its tokenizer or picture processor.
 
     Args:
-        build: makes the network, its parameters on the meta device (`weights.build`).
+        build: builds the network with its parameters on the meta device (`weights.build`).
         shards: the files.
-        make: the part, of the loaded network and of what `read` gave.
-        names: how the network's tensors are called in the files.
+        make: makes the part from the loaded network and the results of `read`.
+        names: maps tensor names between files and network.
         optional: names in the network that the files may lack (tied weights).
         plain: ends of names of layers that every storage must hold as plain floats.
-        read: reads what lies beside the weights; called once, for all that is made of the part.
+        read: reads the other files of the part, such as its tokenizer. Called once, however often the part is loaded.
     """
 
     def __init__(
@@ -75,17 +75,17 @@ class NetworkPart(Generic[Built]):
 
     @cached_property
     def in_network(self) -> dict[str, str]:
-        """{name in the files: name in the network} of the part's tensors."""
+        """The part's tensors: {name in the files: name in the network}."""
         pairs = ((name, self.names.in_module(name)) for name in self.shards.shapes)
         return {name: key for name, key in pairs if key is not None}
 
     @cached_property
-    def beside(self) -> tuple[Any, ...]:
-        """What lies beside the weights: a tokenizer, a picture processor."""
+    def companions(self) -> tuple[Any, ...]:
+        """The results of `read`, such as a tokenizer or a picture processor."""
         return self._read()
 
     def check(self) -> None:
-        """As `Part.check`: names, shapes and types of the tensors, and what lies beside them."""
+        """Check that names, shapes and dtypes in the files match the network, and that `read` succeeds (`Part.check`)."""
         if self._checked:
             return
         expected = {name: tuple(tensor.shape) for name, tensor in self.build().state_dict().items()}
@@ -94,20 +94,21 @@ class NetworkPart(Generic[Built]):
         missing = sorted(set(expected) - set(found.values()) - set(self._optional))
         unknown = sorted(name for name, key in found.items() if key not in expected)
         if missing:
-            problems.append(f"missing: {some([shards.home(self.names.in_file(name)) for name in missing])}")
+            problems.append(f"missing: {some([shards.with_file(self.names.in_file(name)) for name in missing])}")
         if unknown:
             problems.append(f"unknown: {some([f'{name} in {shards.files[name].name}' for name in unknown])}")
         if problems:
             raise UniWorldError(
-                f"The weights in {shards.folder} do not fit the configuration beside them: "
-                f"{'; '.join(problems[:LISTED])}. Use weights and config.json of one and the same checkpoint."
+                f"The weights in {shards.folder} do not match their configuration: "
+                f"{'; '.join(problems[:LISTED])}. Use weights and config.json from the same checkpoint."
             )
-        _ = self.beside
+        _ = self.companions
         self._checked = True
 
     def load(self, chosen: torch.dtype | Storage | None = None, device: torch.device | str = "cpu") -> Built:
-        """As `Part.load`: tensor by tensor, straight to its storage and device; computed buffers keep their dtype, as in
-        transformers' own loading.
+        """Read tensor by tensor, straight to storage and device (`Part.load`).
+
+        Computed buffers, such as rotary frequencies, keep their dtype, as when transformers loads a model.
         """
         storage = choose_storage(chosen, device)
         self.check()
@@ -119,7 +120,7 @@ class NetworkPart(Generic[Built]):
             for key, buffer in module._buffers.items():
                 if buffer is not None and not buffer.is_meta:
                     module._buffers[key] = buffer.to(device)
-        made = self._make(network, *self.beside)
+        made = self._make(network, *self.companions)
         if isinstance(made, nn.Module):
             set_compute(made, storage.compute, device)
         return made
@@ -134,60 +135,61 @@ class NetworkPart(Generic[Built]):
 
 
 class JoinedPart(Generic[Built]):
-    """A part that is made of others.
+    """A part made from other parts.
 
     Args:
-        members: the others.
-        make: makes it of them, loaded.
+        members: the other parts.
+        make: makes the part from the loaded members.
     """
 
     def __init__(self, members: Sequence[Part[Any]], make: Callable[..., Built]) -> None:
         self.members, self.make = tuple(members), make
 
     def check(self) -> None:
-        """As `Part.check`, of every member."""
+        """Check every member (`Part.check`)."""
         for member in self.members:
             member.check()
 
     def load(self, chosen: torch.dtype | Storage | None = None, device: torch.device | str = "cpu") -> Built:
-        """As `Part.load`; the members are its own."""
+        """Load the members and make the part (`Part.load`). Other parts do not share these members."""
         return self.make(*(member.load(chosen, device) for member in self.members))
 
 
 class PartSet:
-    """The parts of one opened model by name, of which nothing is read before it is needed.
+    """The parts of an opened model by name. Nothing is read before it is needed.
 
     Args:
-        describe: {name: gives the part}, called when the part is first asked for; what it raises says why there is none.
-        present: names of the parts that `check` checks: those whose files the model has.
+        describe: {name: function that returns the part}. Called on the first access to the part; its UniWorldError says
+            why the model lacks the part.
+        present: names of the parts whose files the model has. `check` checks these.
     """
 
     def __init__(self, describe: Mapping[str, Callable[[], Part[Any]]], present: Sequence[str]) -> None:
         self._describe, self.present = dict(describe), tuple(present)
         self._parts: dict[str, Part[Any]] = {}
-        self._held: dict[tuple[Part[Any], Storage, str], Any] = {}
+        self._cached: dict[tuple[Part[Any], Storage, str], Any] = {}
         self._lock = threading.RLock()
 
     def __getitem__(self, name: str) -> Part[Any]:
-        """The part of that name, opened. Raises UniWorldError if the model has none, or its files cannot be used."""
+        """Open the part of that name. Raises UniWorldError if the model lacks it or its files are invalid."""
         with self._lock:
             if name not in self._parts:
                 self._parts[name] = self._describe[name]()
             return self._parts[name]
 
     def network(self, name: str) -> NetworkPart[Any]:
-        """The part of that name, which is a network with weights of its own."""
+        """Open the part of that name, which must be a `NetworkPart`."""
         part = self[name]
-        assert isinstance(part, NetworkPart), f"{name} is no network"
+        assert isinstance(part, NetworkPart), f"{name} is not a network"
         return part
 
     def check(self) -> None:
-        """Check every part that is present. Raises UniWorldError naming what is missing, damaged or does not fit."""
+        """Check every part in `present`. Raises UniWorldError as `Part.check` does."""
         for name in self.present:
             self[name].check()
 
     def get(self, name: str, chosen: torch.dtype | Storage | None, device: torch.device | str) -> Any:
-        """The loaded part of that name: loaded if this is the first time with this storage and device, and remembered.
+        """Return the loaded part of that name. It is cached for each storage and device.
 
         Raises:
             UniWorldError: as `__getitem__` and `Part.load`.
@@ -197,25 +199,25 @@ class PartSet:
 
     def _get(self, part: Part[Any], storage: Storage, device: torch.device | str) -> Any:
         key = part, storage, str(device)
-        if key not in self._held:
+        if key not in self._cached:
             if isinstance(part, JoinedPart):
-                self._held[key] = part.make(*(self._get(member, storage, device) for member in part.members))
+                self._cached[key] = part.make(*(self._get(member, storage, device) for member in part.members))
             else:
-                self._held[key] = part.load(storage, device)
-        return self._held[key]
+                self._cached[key] = part.load(storage, device)
+        return self._cached[key]
 
     def loaded(self) -> set[str]:
-        """Names of the parts that are remembered, in any storage and on any device."""
-        held = {part for part, _, _ in self._held}
-        return {name for name, part in self._parts.items() if part in held}
+        """Return the names of the parts that are cached, in any storage and on any device."""
+        cached = {part for part, _, _ in self._cached}
+        return {name for name, part in self._parts.items() if part in cached}
 
     @contextmanager
-    def passing(self) -> Iterator[None]:
-        """What is loaded within it is forgotten at its end, and its memory is free."""
-        before = set(self._held)
+    def temporary(self) -> Iterator[None]:
+        """Drop the parts that are loaded inside the block from the cache when it ends, which frees their memory."""
+        before = set(self._cached)
         try:
             yield
         finally:
             with self._lock:
-                for key in set(self._held) - before:
-                    del self._held[key]
+                for key in set(self._cached) - before:
+                    del self._cached[key]

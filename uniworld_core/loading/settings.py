@@ -1,7 +1,7 @@
-"""Settings of a model folder: JSON read strictly and within bounds, and values taken only if a model can have them.
+"""Settings of a model folder: JSON is parsed strictly, and values are checked against bounds.
 
-A folder may come from anywhere. Nothing in it is passed to transformers or diffusers unless a rule names its key and its value
-is within the rule's range, so that no file can make them run code, allocate without limit, or never return.
+A model folder is untrusted input. A value reaches transformers or diffusers only if a rule names its key and accepts the
+value. No file can therefore make them run code, allocate without limit, or loop forever.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 from ..errors import UniWorldError, shown
 from ..json_text import BadJson, loads
 
-# Bytes of a JSON file that are read at most: a configuration is a few kilobytes, the index of UniWorld-V1 about 200.
+# Size limit of a JSON file in bytes. A configuration has a few kilobytes, the index of UniWorld-V1 about 200.
 MAX_SETTINGS = 4 * 2**20
-_MAX_DEPTH = 32  # objects within objects; published ones have 6
+_MAX_DEPTH = 32  # nesting of objects and lists; published files have 6 levels
 
 
 def read_json(path: Path, limit: int = MAX_SETTINGS) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read a JSON file that holds an object.
 
     Args:
-        limit: the most bytes that the file may have.
+        limit: size limit of the file in bytes.
 
     Raises:
-        UniWorldError: the file is missing, too large, or no JSON object; it is named.
+        UniWorldError: the file is missing, too large, or not a JSON object. The message names it.
     """
     data = parse_json(read_bytes(path, limit), str(path))
     if not isinstance(data, dict):
@@ -37,7 +37,7 @@ def read_json(path: Path, limit: int = MAX_SETTINGS) -> dict[str, Any]:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """A file's bytes. Raises UniWorldError as `check_file`."""
+    """Read a file of at most `limit` bytes. Raises UniWorldError as `check_file` does."""
     check_file(path, limit)
     try:
         with path.open("rb") as file:
@@ -46,19 +46,20 @@ def read_bytes(path: Path, limit: int) -> bytes:
         raise UniWorldError(
             f"{path} cannot be read ({error.strerror or error}): check the file's permissions."
         ) from error
-    if len(data) > limit:  # files of the system may report a size of 0 and never end
+    if len(data) > limit:  # files in /proc report a size of 0 and may be endless
         raise UniWorldError(f"{path} has more than {limit} bytes: it is not the published file, copy it again.")
     return data
 
 
 def check_file(path: Path, limit: int | None = None) -> None:
-    """Check that a file can be opened at once and has an end; nothing else in a model folder is opened.
+    """Check that a path is a regular file of limited size. Opening a pipe or a device could block forever.
 
     Args:
-        limit: the most bytes that the file may have; None for any number.
+        limit: size limit in bytes; None for no limit.
 
     Raises:
-        UniWorldError: it is missing, no regular file (a folder, a pipe, a device, or a link to one), or larger than `limit`.
+        UniWorldError: the file is missing, larger than `limit`, or not a regular file (a folder, pipe, device, or a link
+            to one).
     """
     try:
         status = path.stat()
@@ -66,12 +67,12 @@ def check_file(path: Path, limit: int | None = None) -> None:
             raise UniWorldError(f"{path} is not a regular file: copy the folder again.")
         if limit is not None and status.st_size > limit:
             raise UniWorldError(
-                f"{path} has {status.st_size} bytes, and such a file has {limit} at most: it is not the published file, "
+                f"{path} has {status.st_size} bytes, more than the limit of {limit}: it is not the published file, "
                 "copy it again."
             )
     except FileNotFoundError:
         raise UniWorldError(
-            f"{path} does not exist: the folder is not the model it should be, or its copy is not whole."
+            f"{path} does not exist: the folder holds a different model, or the download is incomplete."
         ) from None
     except OSError as error:
         raise UniWorldError(
@@ -80,12 +81,15 @@ def check_file(path: Path, limit: int | None = None) -> None:
 
 
 def parse_json(data: bytes, source: str) -> Any:
-    """The value in JSON text.
+    """Parse JSON text strictly.
 
-    Python's own parser also accepts NaN and infinity, and keeps the last of several equal keys; here each is an error.
+    Python's parser accepts NaN and infinity, and keeps the last of several equal keys. Here each of these is an error.
+
+    Args:
+        source: name of the text in errors.
 
     Raises:
-        UniWorldError: it is not valid JSON, has a key twice in one object, NaN or infinity, or is nested too deep.
+        UniWorldError: the text is not valid JSON, repeats a key, has NaN or infinity, or is nested too deeply.
     """
     try:
         value = loads(data)
@@ -93,23 +97,23 @@ def parse_json(data: bytes, source: str) -> Any:
         raise UniWorldError(f"{source} {error}: copy the file again.") from error
     level = [value]
     for _ in range(_MAX_DEPTH):
-        level = [inner for outer in level for inner in _parts(outer)]
+        level = [inner for outer in level for inner in _children(outer)]
     if level:
         raise UniWorldError(f"{source} is nested too deeply for a model: copy the file again.")
     return value
 
 
-def _parts(value: Any) -> Iterable[Any]:
+def _children(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value of a configuration may be.
+    """A condition on a value of a configuration.
 
     Attributes:
-        expected: in words, for errors.
-        holds: whether a value is such a one.
+        expected: describes valid values in errors.
+        holds: returns whether a value is valid.
     """
 
     expected: str
@@ -117,27 +121,27 @@ class Rule:
 
 
 def whole(low: int, high: int) -> Rule:
-    """A whole number from `low` to `high`."""
+    """Accept a whole number from `low` to `high`."""
     return Rule(f"a whole number from {low} to {high}", lambda value: _is_whole(value) and low <= value <= high)
 
 
 def number(low: float, high: float) -> Rule:
-    """A finite number from `low` to `high`."""
+    """Accept a finite number from `low` to `high`."""
     return Rule(f"a number from {low:g} to {high:g}", lambda value: _is_number(value) and low <= value <= high)
 
 
 def choice(*words: str) -> Rule:
-    """One of some words."""
+    """Accept one of these words."""
     return Rule(f"one of {', '.join(words)}", lambda value: isinstance(value, str) and value in words)
 
 
 def exactly(wanted: Any, why: str) -> Rule:
-    """One value alone; `why` says what asks for it."""
+    """Accept a single value; `why` says in errors what requires it."""
     return Rule(f"{wanted!r}, {why}", lambda value: type(value) is type(wanted) and value == wanted)
 
 
 def listed(rule: Rule, low: int, high: int) -> Rule:
-    """A list of `low` to `high` values that each keep the rule."""
+    """Accept a list of `low` to `high` values that the rule accepts."""
     length = str(low) if low == high else f"{low} to {high}"
     return Rule(
         f"a list of {length} values, each {rule.expected}",
@@ -146,12 +150,12 @@ def listed(rule: Rule, low: int, high: int) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """What the rule says, or null."""
+    """Accept null and what the rule accepts."""
     return Rule(f"{rule.expected}, or null", lambda value: value is None or rule.holds(value))
 
 
 def either(first: Rule, second: Rule) -> Rule:
-    """What one of two rules says."""
+    """Accept what one of two rules accepts."""
     return Rule(f"{first.expected}, or {second.expected}", lambda value: first.holds(value) or second.holds(value))
 
 
@@ -159,7 +163,7 @@ FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 OBJECT = Rule("an object", lambda value: isinstance(value, dict))
 LIST = Rule("a list", lambda value: isinstance(value, list))
 
-# Bounds wide enough for any model of these kinds, and narrow enough that one of their size is described in a second.
+# Wide enough for any model of these architectures. Narrow enough that even the largest is built on the meta device in a second.
 WIDTH = whole(1, 2**16)
 HIDDEN = whole(1, 2**18)
 LAYERS = whole(1, 128)
@@ -173,21 +177,22 @@ ACTIVATION = choice("silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu
 
 
 def take(raw: Any, rules: Mapping[str, Rule], source: str, need: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The values of the keys that have a rule; all other keys are left behind.
+    """Return the values of the keys that have a rule; all other keys are dropped.
 
     Args:
         raw: an object of a configuration.
-        source: what to call it in errors.
-        need: keys that must be there.
+        rules: {key: rule}.
+        source: name of the object in errors.
+        need: required keys.
 
     Raises:
-        UniWorldError: it is no object, lacks a key, or a value does not keep its rule; each is named.
+        UniWorldError: `raw` is not an object, lacks a required key, or has an invalid value. The message names the key.
     """
     if not isinstance(raw, Mapping):
         raise UniWorldError(f"{source} holds a {type(raw).__name__} where an object is expected: copy the file again.")
     for key in need:
         if key not in raw:
-            raise UniWorldError(f"{source} has no {key!r}, which such a configuration carries: copy the file again.")
+            raise UniWorldError(f"{source} has no {key!r}, which is required: copy the file again.")
     for key, rule in rules.items():
         if key in raw and not rule.holds(raw[key]):
             raise UniWorldError(f"{source} has {key} {shown(raw[key])}, expected {rule.expected}: copy the file again.")
@@ -195,11 +200,22 @@ def take(raw: Any, rules: Mapping[str, Rule], source: str, need: tuple[str, ...]
 
 
 def check_heads(width: int, heads: int, source: str, even: bool = False) -> None:
-    """Raises UniWorldError unless a width can be shared among so many heads; `even`: each share must be even."""
-    if width % heads or (even and width // heads % 2):
-        parts = "even parts" if even else "parts"
+    """Check that a width is divisible by the number of attention heads.
+
+    Args:
+        even: whether the width of each head must be even, as rotary positions rotate pairs of values.
+
+    Raises:
+        UniWorldError: it is not.
+    """
+    if width % heads:
         raise UniWorldError(
-            f"{source} has a width of {width}, which {heads} attention heads cannot share in whole {parts}: copy it again."
+            f"{source} has a width of {width}, which is not divisible by its {heads} attention heads: copy it again."
+        )
+    if even and width // heads % 2:
+        raise UniWorldError(
+            f"{source} has a width of {width} for {heads} attention heads: the width of a head, {width // heads}, must be "
+            "even. Copy it again."
         )
 
 
@@ -208,5 +224,5 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    # A whole number beyond a float's range is compared as it is.
+    # Integers need no check: `math.isfinite` raises OverflowError for those beyond a float's range.
     return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))

@@ -10,7 +10,7 @@ SHIPPED_FOLDER = Path(__file__).parents[1] / "shipped"
 
 @dataclass(frozen=True)
 class ShippedModel:
-    """Folders of one shipped model."""
+    """The folders of one shipped model."""
 
     checkpoint: Path
     flux: Path
@@ -18,12 +18,12 @@ class ShippedModel:
 
 
 def shipped_names() -> list[str]:
-    """Names of the shipped models."""
+    """Return the names of the shipped models."""
     return sorted(folder.name for folder in SHIPPED_FOLDER.iterdir() if (folder / "uniworld").is_dir())
 
 
 def shipped_model(name: str) -> ShippedModel | None:
-    """The shipped model of that name, or None."""
+    """Return the shipped model of that name, or None if there is none."""
     if name not in shipped_names():
         return None
     folder = SHIPPED_FOLDER / name

@@ -1,8 +1,9 @@
-"""Tokenizers made from the vocabularies of a model folder.
+"""Tokenizers built from the vocabularies in a model folder.
 
-A folder provides the vocabulary, the merges and the special tokens. Normalizer, pre-tokenizer and decoder belong to the model
-and are defined here, for Qwen2.5-VL, CLIP-L and T5 as in transformers 5. So every version of transformers gives the same
-tokens, and a folder can bring neither code of its own nor rules that never end.
+The folder provides the vocabulary, the merges and the special tokens. Normalizer, pre-tokenizer and decoder are defined here,
+for Qwen2.5-VL, CLIP-L and T5, as in transformers 5. There are two reasons. Every version of transformers then gives the same
+tokens: transformers 4 follows the pre-tokenizer in `tokenizer.json`, and 5 replaces it. And an untrusted folder can provide
+neither code nor regular expressions that run forever.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-# Bytes of a vocabulary file that are read at most; Qwen's tokenizer.json has 7 million.
+# Size limit of a vocabulary file in bytes; Qwen's tokenizer.json has 7 million.
 MAX_VOCABULARY_BYTES = 32 * 2**20
-_MAX_ADDED = 4096  # tokens beside a vocabulary; T5 has a hundred
-# Qwen2's pre-tokenizer: words, single digits, runs of punctuation, line ends (its published tokenizer.json).
+_MAX_ADDED = 4096  # added tokens; T5 has a hundred
+# Qwen2's pre-tokenizer: words, single digits, runs of punctuation, line ends. Source: its published tokenizer.json.
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# CLIP's (openai/CLIP, simple_tokenizer.py).
+# CLIP's pre-tokenizer. Source: openai/CLIP, simple_tokenizer.py.
 CLIP_PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGITS = re.compile("[0-9]{1,7}")
 _PIECE = Rule(
-    "a piece of text", lambda value: isinstance(value, str) and 0 < len(value) < 2**12 and not _HALF.search(value)
+    "a piece of text", lambda value: isinstance(value, str) and 0 < len(value) < 2**12 and not _SURROGATE.search(value)
 )
 _SCORE = number(-1e6, 1e6)
 _ADDED = {"content": _PIECE, **dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized", "special"), FLAG)}
@@ -49,41 +50,41 @@ _T5_SPECIAL_TOKENS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<
 
 @dataclass(frozen=True)
 class _Files:
-    """What a folder says of its tokenizer.
+    """The tokenizer files of a folder.
 
     Attributes:
-        folder: where it lies.
-        config: the object in `tokenizer_config.json`; empty without one.
-        whole: the object in `tokenizer.json`, or None.
+        folder: their folder.
+        config: the object in `tokenizer_config.json`; empty if there is no such file.
+        tokenizer: the object in `tokenizer.json`; None if there is no such file.
     """
 
     folder: Path
     config: dict[str, Any]
-    whole: dict[str, Any] | None
+    tokenizer: dict[str, Any] | None
 
     @classmethod
     def read(cls, folder: Path) -> _Files:
-        config, whole = folder / "tokenizer_config.json", folder / "tokenizer.json"
+        config, tokenizer = folder / "tokenizer_config.json", folder / "tokenizer.json"
         return cls(
             folder,
             read_json(config) if config.exists() else {},
-            read_json(whole, MAX_VOCABULARY_BYTES) if whole.exists() else None,
+            read_json(tokenizer, MAX_VOCABULARY_BYTES) if tokenizer.exists() else None,
         )
 
 
 def qwen_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Qwen2's byte-level tokenizer. Raises UniWorldError if a file of it is missing or damaged."""
+    """Build Qwen2's byte-level tokenizer. Raises UniWorldError if one of its files is missing or damaged."""
     from tokenizers import models
 
     files = _Files.read(folder)
     vocabulary, merges = _bpe(files)
     made = _tokenizer(lambda: models.BPE(vocab=vocabulary, merges=merges), folder)
-    split_as_qwen(made)
-    return _finished(made, files, _QWEN_SPECIAL_TOKENS)
+    use_qwen_pipeline(made)
+    return _with_special_tokens(made, files, _QWEN_SPECIAL_TOKENS)
 
 
 def clip_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """CLIP's lower-case tokenizer. Raises UniWorldError if a file of it is missing or damaged."""
+    """Build CLIP's lower-case tokenizer. Raises UniWorldError if one of its files is missing or damaged."""
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
     files = _Files.read(folder)
@@ -103,40 +104,40 @@ def clip_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     )
     made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     made.decoder = decoders.ByteLevel()
-    finished = _finished(made, files, _CLIP_SPECIAL_TOKENS)
-    finished.backend_tokenizer.post_processor = processors.RobertaProcessing(
-        (str(finished.eos_token), int(finished.eos_token_id)),
-        (str(finished.bos_token), int(finished.bos_token_id)),
+    tokenizer = _with_special_tokens(made, files, _CLIP_SPECIAL_TOKENS)
+    tokenizer.backend_tokenizer.post_processor = processors.RobertaProcessing(
+        (str(tokenizer.eos_token), int(tokenizer.eos_token_id)),
+        (str(tokenizer.bos_token), int(tokenizer.bos_token_id)),
         trim_offsets=False,
         add_prefix_space=False,
     )
-    return finished
+    return tokenizer
 
 
 def t5_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """T5's unigram tokenizer. Raises UniWorldError if its tokenizer.json is missing or damaged."""
+    """Build T5's unigram tokenizer. Raises UniWorldError if its tokenizer.json is missing or damaged."""
     from tokenizers import models, normalizers, processors
 
     files, file = _Files.read(folder), folder / "tokenizer.json"
-    if files.whole is None:
+    if files.tokenizer is None:
         raise UniWorldError(f"{file} does not exist, and T5's tokenizer is read from it: copy the folder again.")
-    model = take(files.whole.get("model"), {"unk_id": TOKEN, "vocab": LIST}, f"model in {file}", ("vocab",))
+    model = take(files.tokenizer.get("model"), {"unk_id": TOKEN, "vocab": LIST}, f"model in {file}", ("vocab",))
     pieces = _pieces(model["vocab"], file)
     made = _tokenizer(lambda: models.Unigram(pieces, model.get("unk_id", 2), byte_fallback=False), folder)
-    charsmap = _charsmap(files.whole.get("normalizer"), file)
+    charsmap = _charsmap(files.tokenizer.get("normalizer"), file)
     if charsmap is not None:
-        made.normalizer = _tried(lambda: normalizers.Precompiled(charsmap), folder)
-    split_as_t5(made)
-    finished = _finished(made, files, _T5_SPECIAL_TOKENS)
-    end = str(finished.eos_token)
-    finished.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single=["$A", end], special_tokens=[(end, int(finished.eos_token_id))]
+        made.normalizer = _parse(lambda: normalizers.Precompiled(charsmap), folder)
+    use_t5_pipeline(made)
+    tokenizer = _with_special_tokens(made, files, _T5_SPECIAL_TOKENS)
+    end = str(tokenizer.eos_token)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", end], special_tokens=[(end, int(tokenizer.eos_token_id))]
     )
-    return finished
+    return tokenizer
 
 
-def split_as_qwen(made: Tokenizer) -> None:
-    """Give a tokenizer Qwen's normalizer, pre-tokenizer and decoder."""
+def use_qwen_pipeline(made: Tokenizer) -> None:
+    """Set Qwen's normalizer, pre-tokenizer and decoder on a tokenizer."""
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
     split = pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated")
@@ -146,8 +147,8 @@ def split_as_qwen(made: Tokenizer) -> None:
     made.decoder = decoders.ByteLevel()
 
 
-def split_as_t5(made: Tokenizer) -> None:
-    """Give a tokenizer T5's pre-tokenizer and decoder."""
+def use_t5_pipeline(made: Tokenizer) -> None:
+    """Set T5's pre-tokenizer and decoder on a tokenizer."""
     from tokenizers import decoders, pre_tokenizers
 
     words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
@@ -156,11 +157,11 @@ def split_as_t5(made: Tokenizer) -> None:
 
 
 def check_ids(tokenizer: PreTrainedTokenizerFast, size: int, source: str | Path) -> None:
-    """Hold a tokenizer against the rows of the table that its ids are looked up in.
+    """Check that every token id has a row in the embedding table.
 
     Args:
-        size: the configured `vocab_size`.
-        source: where that comes from, for the error.
+        size: `vocab_size` of the configuration.
+        source: where the configuration comes from, for the error.
 
     Raises:
         UniWorldError: an id has no row.
@@ -169,17 +170,17 @@ def check_ids(tokenizer: PreTrainedTokenizerFast, size: int, source: str | Path)
     if last >= size:
         raise UniWorldError(
             f"The tokenizer in {tokenizer.name_or_path} has ids up to {last}, and {source} a vocab_size of {size}: "
-            "copy tokenizer files and config.json of one and the same model again."
+            "copy tokenizer files and config.json of the same model again."
         )
 
 
 def _tokenizer(make: Callable[[], Any], folder: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    return Tokenizer(_tried(make, folder))
+    return Tokenizer(_parse(make, folder))
 
 
-def _tried(make: Callable[[], Any], folder: Path) -> Any:
+def _parse(make: Callable[[], Any], folder: Path) -> Any:
     try:
         return make()
     except Exception as error:  # the tokenizers library raises plain Exceptions
@@ -188,8 +189,8 @@ def _tried(make: Callable[[], Any], folder: Path) -> Any:
         ) from error
 
 
-def _finished(made: Tokenizer, files: _Files, defaults: Mapping[str, str]) -> PreTrainedTokenizerFast:
-    """The tokenizer with the folder's added tokens under their own ids, as transformers' kind."""
+def _with_special_tokens(made: Tokenizer, files: _Files, defaults: Mapping[str, str]) -> PreTrainedTokenizerFast:
+    """Add the folder's added and special tokens, each with its own id, and wrap the tokenizer for transformers."""
     from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 
@@ -210,32 +211,32 @@ def _finished(made: Tokenizer, files: _Files, defaults: Mapping[str, str]) -> Pr
         if made.token_to_id(word) != at:
             raise UniWorldError(
                 f"The tokenizer in {folder} gives {shown(word)} the id {at}, which does not follow its vocabulary of "
-                f"{made.get_vocab_size()}: copy the tokenizer files of one and the same model again."
+                f"{made.get_vocab_size()}: copy the tokenizer files of the same model again."
             )
     for role, word in named.items():
         if made.token_to_id(word) is None:
             raise UniWorldError(
                 f"The tokenizer in {folder} has the {role} {shown(word)}, which is not in its vocabulary: "
-                "copy the tokenizer files of one and the same model again."
+                "copy the tokenizer files of the same model again."
             )
     return PreTrainedTokenizerFast(tokenizer_object=made, name_or_path=str(folder), **named)
 
 
 def _bpe(files: _Files) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges: of `tokenizer.json`, else of `vocab.json` and `merges.txt`."""
+    """Return vocabulary and merges from `tokenizer.json`, or else from `vocab.json` and `merges.txt`."""
     folder = files.folder
-    if files.whole is not None:
+    if files.tokenizer is not None:
         source = folder / "tokenizer.json"
         rules = {"vocab": OBJECT, "merges": LIST}
-        model = take(files.whole.get("model"), rules, f"model in {source}", ("vocab", "merges"))
+        model = take(files.tokenizer.get("model"), rules, f"model in {source}", ("vocab", "merges"))
         vocabulary, lines = model["vocab"], model["merges"]
     else:
         source = folder / "merges.txt"
         missing = [file.name for file in (folder / "vocab.json", source) if not file.exists()]
         if missing:
             raise UniWorldError(
-                f"The tokenizer in {folder} lacks {' and '.join(missing)}: copy tokenizer.json, or vocab.json and "
-                "merges.txt, and tokenizer_config.json there again."
+                f"The tokenizer in {folder} lacks {' and '.join(missing)}: copy tokenizer_config.json there again, and "
+                "tokenizer.json, or vocab.json and merges.txt."
             )
         vocabulary, lines = read_json(folder / "vocab.json", MAX_VOCABULARY_BYTES), _lines(source)
     pairs = [tuple(line.split(" ")) if isinstance(line, str) else line for line in lines]
@@ -249,7 +250,7 @@ def _bpe(files: _Files) -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines of a `merges.txt`, without the first where that says the version."""
+    """Return the merges of a `merges.txt`, whose first line may hold a version."""
     try:
         lines = read_bytes(file, MAX_VOCABULARY_BYTES).decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
@@ -259,7 +260,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _pieces(rows: list[Any], file: Path) -> list[tuple[str, float]]:
-    """A unigram vocabulary: pieces with their log-probabilities."""
+    """Return a unigram vocabulary: (piece, log-probability)."""
     for row in rows:
         if not isinstance(row, list) or len(row) != 2 or not _PIECE.holds(row[0]) or not _SCORE.holds(row[1]):
             raise UniWorldError(
@@ -269,7 +270,7 @@ def _pieces(rows: list[Any], file: Path) -> list[tuple[str, float]]:
 
 
 def _charsmap(normalizer: Any, file: Path) -> bytes | None:
-    """SentencePiece's table of characters in a `tokenizer.json`, or None."""
+    """Return SentencePiece's character map from a `tokenizer.json`, or None if it has none."""
     parts = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
     for part in parts if isinstance(parts, list) else []:
         if isinstance(part, dict) and part.get("type") == "Precompiled":
@@ -281,7 +282,7 @@ def _charsmap(normalizer: Any, file: Path) -> bytes | None:
 
 
 def _special_token(files: _Files, role: str, defaults: Mapping[str, str]) -> str:
-    """The text of `eos_token` and the like: what tokenizer_config.json says, or the model's default."""
+    """Return the text of a role such as `eos_token`, from tokenizer_config.json or else the model's default."""
     word = files.config.get(role)
     word = word.get("content") if isinstance(word, dict) else word
     if word is None:
@@ -295,7 +296,7 @@ def _special_token(files: _Files, role: str, defaults: Mapping[str, str]) -> str
 
 
 def _added(files: _Files) -> dict[str, tuple[int, dict[str, bool]]]:
-    """{word: (id, options)} of the tokens beside the vocabulary, from each file that may list them."""
+    """Return {token: (id, options)} of the tokens added to the vocabulary, from each file that may list them."""
     found: dict[str, tuple[int, dict[str, bool]]] = {}
 
     def add(at: Any, raw: Any, file: Path) -> None:
@@ -303,8 +304,8 @@ def _added(files: _Files) -> dict[str, tuple[int, dict[str, bool]]]:
         word = token.pop("content")
         if not TOKEN.holds(at) or found.setdefault(word, (at, token))[0] != at:
             raise UniWorldError(
-                f"{file} gives {shown(word)} the id {shown(at)}, which is none or not that of the other files: "
-                "copy the tokenizer files of one and the same model again."
+                f"{file} gives {shown(word)} the id {shown(at)}, which is not an id or not the one of the other files: "
+                "copy the tokenizer files of the same model again."
             )
 
     config = files.folder / "tokenizer_config.json"
@@ -312,7 +313,7 @@ def _added(files: _Files) -> dict[str, tuple[int, dict[str, bool]]]:
     for key, raw in listed.items():
         add(int(key) if _DIGITS.fullmatch(key) else key, raw, config)
     file = files.folder / "tokenizer.json"
-    for raw in take(files.whole or {}, {"added_tokens": LIST}, str(file)).get("added_tokens", []):
+    for raw in take(files.tokenizer or {}, {"added_tokens": LIST}, str(file)).get("added_tokens", []):
         add(raw.get("id") if isinstance(raw, dict) else None, raw, file)
     file = files.folder / "added_tokens.json"
     if file.exists():

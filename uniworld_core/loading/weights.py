@@ -1,9 +1,8 @@
-"""Modules built without memory, and safetensors read into them shard by shard, strictly.
+"""Build modules without allocating their parameters, and read safetensors into them strictly, shard by shard.
 
-A module is built with its parameters on the meta device and its small computed buffers (rotary frequencies, position
-ids) in memory. Every tensor is then read from its shard straight to the wanted dtype and device, so that a float32
-checkpoint is never held: the peak is the loaded module plus the tensor being read. Pages of the shard that is mapped
-meanwhile are the system's, which takes them back when it needs them.
+A module is built with its parameters on the meta device, and only its small computed buffers (rotary frequencies, position
+ids) in memory. Every tensor is then read straight to its final dtype and device. Peak memory is therefore the loaded module
+plus one tensor, even for a float32 checkpoint. The operating system can reclaim the pages of the mapped shard at any time.
 """
 
 from __future__ import annotations
@@ -24,32 +23,33 @@ from .settings import check_file, parse_json, read_json
 
 Module = TypeVar("Module", bound=nn.Module)
 
-# How many names an error lists before it only counts.
+# How many names an error lists.
 LISTED = 5
-# Of all safetensors files of a folder together, bytes of headers and tensors, and files of one index: UniWorld-V1 in
-# float32 has 200 kB, under 2,000 and under twenty.
-_MAX_HEADERS = 4 * 2**20
+# Limits for all safetensors files of a folder together. UniWorld-V1 in float32 has 200 kB of headers, fewer than 2,000
+# tensors and fewer than 20 shards.
+_MAX_HEADERS = 4 * 2**20  # bytes
 _MAX_TENSORS = 20_000
 _MAX_SHARDS = 1000
-_MAX_NAME = 512  # letters of a tensor's name
+_MAX_NAME = 512  # characters of a tensor's name
 
 
 @dataclass(frozen=True)
 class Names:
-    """How a part's tensors are called: a table of prefixes, in files and in the module.
+    """Maps tensor names between files and a module by a table of prefixes.
 
     Attributes:
-        prefixes: (in files, in the module); a name with none of the first is of another part. Of several that a name in
-            a file begins with the longest counts; for a name in the module the first, which is the published one.
-        left_out: ends of names in files that are not read, since the module computes them.
+        prefixes: (prefix in files, prefix in the module). A name in a file is mapped by its longest matching prefix; a name
+            that matches none belongs to another part. A name in the module is mapped by the first match, which is the
+            published spelling.
+        skipped: suffixes of names in files that are not read, because the module computes these tensors.
     """
 
     prefixes: tuple[tuple[str, str], ...]
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     def in_module(self, name: str) -> str | None:
-        """From a tensor's name in a file to its name in the module, or None if it is of another part."""
-        if name.endswith(self.left_out) and self.left_out:
+        """Map a tensor's name in a file to its name in the module, or to None if it belongs to another part."""
+        if name.endswith(self.skipped) and self.skipped:
             return None
         fitting = [pair for pair in self.prefixes if name.startswith(pair[0])]
         if not fitting:
@@ -58,7 +58,7 @@ class Names:
         return in_module + name[len(in_file) :]
 
     def in_file(self, name: str) -> str:
-        """From a tensor's name in the module to its name in a file. Raises UniWorldError if the table has none."""
+        """Map a tensor's name in the module to its name in a file. Raises UniWorldError if no prefix matches."""
         for in_file, in_module in self.prefixes:
             if name.startswith(in_module):
                 return in_file + name[len(in_module) :]
@@ -69,10 +69,10 @@ SAME_NAMES = Names((("", ""),))
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Inside it `torch.empty` gives meta tensors, as layers make their parameters; computed buffers stay real.
+    """Makes `torch.empty` return meta tensors: layers create their parameters with it, but not their computed buffers.
 
-    accelerate's `init_empty_weights(include_buffers=False)` allocates each parameter before it moves it to meta, and
-    replaces `nn.Module.register_parameter` for all threads while another one may be building a module of its own.
+    accelerate's `init_empty_weights(include_buffers=False)` does not do. It allocates each parameter before it moves it to
+    meta, and it replaces `nn.Module.register_parameter` for all threads, although another may be building a real module.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -84,27 +84,28 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 @contextmanager
 def parameters_on_meta() -> Iterator[None]:
-    """Within it, modules are built with their weights on the meta device (this thread only)."""
+    """Build modules inside the block with their parameters on the meta device. Affects only the current thread."""
     with _EmptyOnMeta():
         yield
 
 
 def build(make: Callable[[], Module], source: str | Path = "the configuration") -> Module:
-    """The module that `make` builds, without memory for its parameters, for inference, frozen.
+    """Build a module on the meta device, frozen and in eval mode.
 
     Args:
+        make: builds the module.
         source: where its configuration comes from, for the error.
 
     Raises:
-        UniWorldError: the configuration cannot be built.
+        UniWorldError: the configuration is invalid.
     """
     try:
         with parameters_on_meta():
             module = make()
-    except Exception as error:  # transformers and diffusers raise all kinds on values they do not expect
+    except Exception as error:  # transformers and diffusers raise exceptions of any type on unexpected values
         raise UniWorldError(
-            f"No model can be built of {source} ({type(error).__name__}: {brief(error)}): a value in it is damaged, "
-            "take the published file."
+            f"No model can be built from {source} ({type(error).__name__}: {brief(error)}): the configuration is invalid; "
+            "restore the published file."
         ) from error
     for parameter in module.parameters():
         parameter.requires_grad_(False)
@@ -112,7 +113,7 @@ def build(make: Callable[[], Module], source: str | Path = "the configuration") 
 
 
 class Shards:
-    """The safetensors files of one model folder, and which tensor lies in which.
+    """The safetensors files of one model folder, and which tensors each of them stores.
 
     Args:
         folder: holds either `NAME.safetensors.index.json` with its shards, or one `NAME.safetensors`.
@@ -130,27 +131,27 @@ class Shards:
         self.dtypes: dict[str, str] = {}
         self.files: dict[str, Path] = {}
         self._index: dict[str, str] = {}
-        files, room = self._find(), Room()
+        files, budget = self._find(), HeaderBudget()
         indexed: dict[str, set[str]] = {}
         for name, in_file in self._index.items():
             indexed.setdefault(in_file, set()).add(name)
         for file in files:
-            header = read_header(file, room)
+            header = read_header(file, budget)
             if (expected := indexed.get(file.name)) and expected.isdisjoint(header):
                 raise UniWorldError(
-                    f"{file} holds none of the tensors that the index beside it names for it ({some(sorted(expected))}): "
-                    "index and files are of two checkpoints, copy the folder again."
+                    f"{file} holds none of the tensors that the index lists for it ({some(sorted(expected))}): "
+                    "the index and the files belong to different checkpoints, copy the folder again."
                 )
             for name, (dtype, shape) in header.items():
                 if name in self.files:
                     raise UniWorldError(
-                        f"{name} stands in both {self.files[name].name} and {file.name} of {folder}: "
-                        "files of two checkpoints are mixed, copy the folder again."
+                        f"{name} is stored in both {self.files[name].name} and {file.name} of {folder}: "
+                        "files of different checkpoints are mixed, copy the folder again."
                     )
                 self.shapes[name], self.dtypes[name], self.files[name] = shape, dtype, file
 
-    def home(self, name: str) -> str:
-        """The tensor's name with the file that should hold it, where the index says."""
+    def with_file(self, name: str) -> str:
+        """Return the tensor's name for an error, with the file that should store it if the index lists one."""
         return f"{name} (of {self._index[name]})" if name in self._index else name
 
     def read(self, names: Iterable[str], first_row: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
@@ -181,14 +182,17 @@ class Shards:
                         ) from error
 
     def check_depth(self, wanted: int, prefixes: tuple[str, ...], source: str | Path) -> None:
-        """Hold the number of layers that a configuration asks for against the files, before any layer is made.
+        """Check the number of layers in a configuration against the files.
+
+        This comes before any layer is built, so that a damaged configuration cannot ask for millions of them.
 
         Args:
-            prefixes: beginnings of the layers' names, up to their number: one for each way of naming them.
+            wanted: number of layers in the configuration.
+            prefixes: names of the layers up to their number, one for each spelling.
             source: where the configuration comes from, for the error.
 
         Raises:
-            UniWorldError: the files hold another number of layers.
+            UniWorldError: the files store a different number of layers.
         """
         layers = {
             name[len(prefix) :].partition(".")[0]
@@ -198,9 +202,9 @@ class Shards:
         }
         if len(layers) != wanted:
             raise UniWorldError(
-                f"The weights in {self.folder} do not fit the configuration: {source} asks for {wanted} layers "
+                f"The weights in {self.folder} do not match the configuration: {source} asks for {wanted} layers "
                 f"{prefixes[0]}0 and so on, and the files hold {len(layers)}. "
-                "Use weights and config.json of one and the same checkpoint."
+                "Use weights and config.json from the same checkpoint."
             )
 
     def _find(self) -> list[Path]:
@@ -212,8 +216,8 @@ class Shards:
             if single.is_file():
                 return [single]
         raise UniWorldError(
-            f"{self.folder} holds no weights: expected model.safetensors, diffusion_pytorch_model.safetensors or one of "
-            "them in shards with its .safetensors.index.json. Copy the whole folder."
+            f"{self.folder} holds no weights: expected model.safetensors or diffusion_pytorch_model.safetensors, or the "
+            "shards of one with its .safetensors.index.json. Copy the complete folder."
         )
 
     def _indexed(self, index: Path) -> list[Path]:
@@ -240,49 +244,49 @@ class Shards:
 
 
 @dataclass
-class Room:
-    """What the headers of a folder's files may still take.
+class HeaderBudget:
+    """What remains of the limits on the headers of a folder's files.
 
     Attributes:
         size: bytes of headers.
-        tensors: tensors that they list.
+        tensors: tensors listed in them.
     """
 
     size: int = _MAX_HEADERS
     tensors: int = _MAX_TENSORS
 
-    def take(self, size: int = 0, tensors: int = 0) -> None:
-        """Take some of it. Raises UniWorldError if there is less."""
+    def spend(self, size: int = 0, tensors: int = 0) -> None:
+        """Subtract from the budget. Raises UniWorldError if too little remains."""
         if size > self.size:
             raise UniWorldError(
-                f"a header of {size} bytes, and all headers of a folder together have {_MAX_HEADERS} at most"
+                f"its header has {size} bytes, and all headers of a folder may have {_MAX_HEADERS} together"
             )
         if tensors > self.tensors:
             raise UniWorldError(
-                f"a list of {tensors} tensors, and all files of a folder together have {_MAX_TENSORS} at most"
+                f"it lists {tensors} tensors, and all files of a folder may list {_MAX_TENSORS} together"
             )
         self.size, self.tensors = self.size - size, self.tensors - tensors
 
 
-def read_header(file: Path, room: Room | None = None) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """{tensor: (type, shape)} of a safetensors file, without reading a tensor.
+def read_header(file: Path, budget: HeaderBudget | None = None) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return {tensor: (dtype, shape)} of a safetensors file, without reading a tensor.
 
-    The header (https://huggingface.co/docs/safetensors) is parsed here as well: the library accepts headers of 100 MB, and
-    keeps the last of several tensors of one name. The library checks that the tensors fill the file.
+    The header (https://huggingface.co/docs/safetensors) is parsed here in addition to the library, which accepts headers of
+    100 MB and keeps the last of several tensors with the same name. The library checks that the tensors fill the file.
 
     Args:
-        room: shared by the files of one folder; None for a file of its own.
+        budget: shared by the files of one folder; None for a single file.
 
     Raises:
-        UniWorldError: it is cut short or damaged, no regular file, too large, has a name twice, or is no safetensors at all;
-            the file is named.
+        UniWorldError: the file is truncated or damaged, not a regular file, too large, repeats a name, or is not a
+            safetensors file. The message names it.
     """
     check_file(file)
-    room = room or Room()
+    budget = budget or HeaderBudget()
     try:
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
-            room.take(size=size)
+            budget.spend(size=size)
             data = opened.read(size)
     except (OSError, UniWorldError) as error:
         raise _damaged(file, error) from error
@@ -291,16 +295,16 @@ def read_header(file: Path, room: Room | None = None) -> dict[str, tuple[str, tu
     try:
         header = parse_json(data, "its header")
         header.pop("__metadata__", None)
-        room.take(tensors=len(header))
+        budget.spend(tensors=len(header))
         if any(len(name) > _MAX_NAME for name in header):
-            raise UniWorldError(f"a name of more than {_MAX_NAME} letters")
+            raise UniWorldError(f"a name has more than {_MAX_NAME} characters")
         return {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in header.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _damaged(file, error) from error
 
 
 def open_shard(file: Path) -> Any:
-    """`safe_open` on the CPU, with a UniWorldError that names the file if it is cut short or no safetensors at all."""
+    """Call `safe_open` for the CPU. Raises UniWorldError if the file is truncated or not a safetensors file."""
     try:
         return safe_open(str(file), framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
@@ -308,11 +312,11 @@ def open_shard(file: Path) -> Any:
 
 
 def _damaged(file: Path, error: Exception) -> UniWorldError:
-    return UniWorldError(f"{file} cannot be read ({error}): it is cut short or damaged, copy or download it again.")
+    return UniWorldError(f"{file} cannot be read ({error}): it is truncated or damaged, copy or download it again.")
 
 
 def place(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Put a tensor where `name` says in `module`, in the place of the meta tensor there."""
+    """Replace the meta tensor `name` of a module."""
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
     if leaf in owner._buffers:
@@ -322,6 +326,6 @@ def place(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def some(names: list[str]) -> str:
-    """The first of these names, for an error, and how many more there are."""
+    """Return the first of these names for an error, and how many more there are."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more

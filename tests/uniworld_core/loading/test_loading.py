@@ -478,7 +478,7 @@ def test_missing_shard_is_named(tiny_copy: Path) -> None:
 def test_truncated_or_damaged_weights_are_named(tiny_copy: Path, file: str, load: Any, damage: Any) -> None:
     path = tiny_copy / file
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match="cut short or damaged") as error:
+    with pytest.raises(ValueError, match="truncated or damaged") as error:
         load(tiny_copy)
     assert str(path) in str(error.value)
 
@@ -486,7 +486,7 @@ def test_truncated_or_damaged_weights_are_named(tiny_copy: Path, file: str, load
 def test_tensor_of_another_width_names_file_tensor_and_both_shapes(tiny_copy: Path) -> None:
     file = shard_with(tiny_copy / "uniworld", TENSOR)
     edit_tensors(file, lambda t: t.update({TENSOR: torch.zeros(144, 63)}))
-    with pytest.raises(ValueError, match="do not fit the configuration") as error:
+    with pytest.raises(ValueError, match="do not match their configuration") as error:
         open_copy(tiny_copy)
     assert f"{TENSOR} in {file.name} has shape [144, 63], expected [144, 64]" in str(error.value)
     assert str(tiny_copy / "uniworld") in str(error.value)
@@ -508,7 +508,7 @@ def test_tensor_of_another_width_names_file_tensor_and_both_shapes(tiny_copy: Pa
 def test_missing_and_unknown_tensors_are_named(tiny_copy: Path, file: str, load: Any, tensor: str) -> None:
     shard = shard_with(tiny_copy / file, tensor)
     edit_tensors(shard, lambda t: t.update({f"{tensor}.odd": t.pop(tensor)}))
-    with pytest.raises(ValueError, match="do not fit the configuration") as error:
+    with pytest.raises(ValueError, match="do not match their configuration") as error:
         load(tiny_copy)
     # By its published name, with the shard where the index says that it should lie.
     home = f" (of {shard.name})" if (tiny_copy / file / "model.safetensors.index.json").is_file() else ""

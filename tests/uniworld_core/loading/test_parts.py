@@ -78,7 +78,7 @@ def test_a_condition_of_inference_mode_leaves_later_ones_fit_for_training() -> N
 
 def test_what_is_loaded_in_passing_is_forgotten_and_its_memory_free(parts: UniWorldParts) -> None:
     vae = parts.get("vae", FLOAT32, "cpu")
-    with parts.passing():
+    with parts.temporary():
         siglip = weakref.ref(parts.get("siglip", FLOAT32, "cpu"))
         assert parts.get("vae", FLOAT32, "cpu") is vae
         assert siglip() is not None

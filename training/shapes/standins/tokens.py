@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ....uniworld_core.loading.vocabulary import split_as_qwen, split_as_t5
+from ....uniworld_core.loading.vocabulary import use_qwen_pipeline, use_t5_pipeline
 from ....uniworld_core.prompts.text import ASSISTANT, RESERVED
 from ...publish.processor_files import add_template
 from ..tasks.prompts import caption
@@ -64,7 +64,7 @@ def write_qwen_tokenizer(folder: Path) -> None:
     )
     tokenizer.train_from_iterator(said(), trainer)
     tokenizer.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in _QWEN_SPECIAL])
-    split_as_qwen(tokenizer)  # only now, since nano's merges were learned without it
+    use_qwen_pipeline(tokenizer)  # only now, since nano's merges were learned without it
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     tokenizer.model.save(str(folder))
@@ -161,7 +161,7 @@ def write_t5_tokenizer(folder: Path) -> int:
     spelling = [(letter, _SPELLED) for letter in ("▁", *map(chr, range(33, 127))) if letter not in words]
     vocabulary = [(word, 0.0) for word in special] + sorted(pieces, key=lambda piece: -piece[1]) + spelling
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=False))
-    split_as_t5(tokenizer)
+    use_t5_pipeline(tokenizer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))

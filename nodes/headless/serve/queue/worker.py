@@ -182,7 +182,7 @@ class QueueWorker:
         self._on_end(run, state, sentence, seconds)
         never_failing(self._tell_end)(run)
         if ended.error is not None and "OutOfMemory" in str(ended.error.get("exception_type")):
-            self.host.memory.empty()
+            self.host.memory.offload_all()
 
     def _tell_end(self, run: Run) -> None:
         run.messages.tell_end()
@@ -257,7 +257,7 @@ class QueueWorker:
         with self._wake:
             self._free_wanted = False
         self._executor.forget()
-        self.host.memory.empty()
+        self.host.memory.offload_all()
         gc.collect()
 
 

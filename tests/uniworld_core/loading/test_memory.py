@@ -28,7 +28,7 @@ def hold():
             reads.append(1)
             return module()
 
-        return memory.hold(module(), device, read), reads
+        return memory.manage(module(), device, read), reads
 
     return hold
 
@@ -72,7 +72,7 @@ def test_one_larger_than_the_budget_runs_alone(hold):
 
 def test_what_cannot_be_read_again_stays_on_a_cpu():
     memory = ModelMemory(SIZE)
-    a, b = memory.hold(module(), CPU), memory.hold(module(), CPU)
+    a, b = memory.manage(module(), CPU), memory.manage(module(), CPU)
     first = a.on_device()
     b.on_device()
     assert a.on_device() is first
@@ -93,7 +93,7 @@ def test_empty_moves_everything_out(hold):
     memory = ModelMemory()
     (a, _), (b, _) = hold(memory), hold(memory)
     a.on_device(), b.on_device()
-    memory.empty()
+    memory.offload_all()
     assert memory.used() == 0
 
 
