@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from ....uniworld_core.errors import RunFailed, UniWorldError, shown
-from ....uniworld_core.files import name_new, part_file
+from ....uniworld_core.files import rename_new, temporary_file
 from ..storage.folders import NewPicture, resolve_inside
 from ..storage.output_folder import unwritable
 from .client import ServerClient, ServerFailed, Unreachable
@@ -68,7 +68,7 @@ async def download_all(
             folder = _folder(file, places[file.kind], client)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                part = parts.enter_context(part_file(folder))
+                part = parts.enter_context(temporary_file(folder))
                 await _download(client, file, part)
             except OSError as error:
                 raise RunFailed(str(unwritable(folder, error))) from error
@@ -106,7 +106,7 @@ async def _download(client: ServerClient, file: ResultFile, part: BinaryIO) -> N
 def _name(file: ResultFile, folder: Path, part: BinaryIO) -> str:
     """Give a complete file the next free name of its kind in its folder, and return that."""
     for name in _names(file.name, folder):
-        if name_new(part, folder / name):
+        if rename_new(part, folder / name):
             return name
     raise AssertionError("unreachable")
 

@@ -29,9 +29,11 @@ class RemoteRegistry(Registry):
 
     Attributes:
         described: its object_info.
+        allowed: class, input and value of the options that `allow` added.
     """
 
     described: dict[str, dict[str, Any]] = field(default_factory=dict)
+    allowed: set[tuple[str, str, str]] = field(default_factory=set)
 
     def info(self, name: str) -> dict[str, object]:
         return self.described[name]
@@ -50,6 +52,7 @@ class RemoteRegistry(Registry):
         options = choices.type if isinstance(choices.type, list) else choices.options.get("options")
         if isinstance(options, list) and value not in options:
             options.append(value)
+            self.allowed.add((class_type, input_name, value))
 
 
 def read_registry(data: object, url: str) -> RemoteRegistry:

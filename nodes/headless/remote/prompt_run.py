@@ -175,17 +175,18 @@ class PromptRun:
     async def _follow(self, listener: Listener) -> RunResult:
         ended_at: float | None = None
         failing_since: float | None = None
-        next_look = 0.0
+        looked_at = -WARM_POLL
         while True:
             for kind, data in await listener.next(_TICK):
                 if self._events.message(kind, data) and ended_at is None:
-                    ended_at, next_look = time.monotonic(), 0.0
+                    ended_at = time.monotonic()
             now = time.monotonic()
+            # Computed each time, as the socket may break between two looks.
+            pause = LAST_POLL if ended_at else WARM_POLL if listener.connected else COLD_POLL
             try:
                 if self.stop and now >= self._next_cancel:
                     await self._cancel(now)
-                    next_look = 0.0
-                if now < next_look:
+                elif now - looked_at < (COLD_POLL if failing_since else pause):
                     continue
                 result = await self._look(ended_at is not None and now - ended_at < _CONFIRM)
                 failing_since = None
@@ -198,12 +199,13 @@ class PromptRun:
                     say(f"note: {error} It is asked again for {self.patience():.0f} seconds.")
                 if now - failing_since > self.patience():
                     raise Unreachable(str(error), sent=True) from error
-                next_look = self._next_cancel = now + COLD_POLL
+                self._next_cancel = now + COLD_POLL
+                looked_at = now
                 continue
             if result is not None:
                 return result
             self._check_stop(now)
-            next_look = now + (LAST_POLL if ended_at else WARM_POLL if listener.connected else COLD_POLL)
+            looked_at = now
 
     async def _look(self, ending: bool) -> RunResult | None:
         """The result of the run, None while it waits or runs.

@@ -62,7 +62,8 @@ def file_uses(prompt: Mapping[str, Any], registry: RemoteRegistry) -> tuple[list
             if not isinstance(value, str) or not value or spec.type_name != "COMBO":
                 continue
             uploads = registry.uploads(class_type, spec.name)
-            if not uploads and (not spec.choices or value in spec.choices):
+            is_option = value in (spec.choices or ()) and (class_type, spec.name, value) not in registry.allowed
+            if not uploads and (not spec.choices or is_option):
                 continue
             try:
                 path = _local_file(value, must_be_picture=any(flag in PICTURE_UPLOADS for flag in uploads))
