@@ -1,1 +1,1 @@
-"""What is trained on: the published annotations, their check, their order, their shards and their cache."""
+"""Training data: published annotations, checks, shards, the cache, and the order of samples."""

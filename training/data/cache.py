@@ -1,8 +1,8 @@
-"""What the frozen parts compute, kept on disk: they never change, so each sample passes them once.
+"""A cache on disk of the frozen parts' outputs: they never change, so each sample is encoded only once.
 
-A cache is a folder: `cache.safetensors` says what it is of (the key, and the targets' sizes), and
-`parts/part-*.safetensors` hold some samples each, with their names and checksums in the file's own header. A part
-appears whole, by a rename, so a killed run loses the part in work and nothing else.
+A cache is a folder. `cache.safetensors` has the cache's key and the sizes of the targets. Each
+`parts/part-*.safetensors` has a group of samples, with their names and checksums in the file's header. Parts are written
+atomically, so a killed run loses only the part that it was writing.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from ..objective.batch import BadSample, EncodedSample
 
 FORMAT = "1"
 HEAD = "cache.safetensors"
-# Parts that stay open at the same time; each is a file handle and its header.
-_OPEN_PARTS = 256  # their headers are parsed once; the tensors stay on the mapped files
+# Parts that stay open, so that their headers are parsed only once. Each costs a file handle and its header; tensors stay
+# in the mapped files.
+_OPEN_PARTS = 256
 
-_AGAIN = "run `uniworld data cache` again"
+_RERUN = "run `uniworld data cache` again"
 
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What a cache was made with: `Encoder.fingerprint` and `Samples.fingerprint`."""
+    """What a cache was created from: `Encoder.fingerprint` and `Samples.fingerprint`."""
 
     encoder: str
     samples: str
@@ -43,30 +44,31 @@ class CacheKey:
 
 @dataclass(frozen=True)
 class _Part:
-    """An open part: its file, and of each sample its name, its tensors' names and their checksum."""
+    """An open part: its file, and for each sample its name, tensor names and checksum."""
 
     file: Any
     records: dict[int, dict[str, Any]]
 
 
 class Cache:
-    """EncodedSample samples by index. It reads from several threads, can be pickled, and many processes may read it.
+    """Encoded samples by index. Safe to read from several threads and processes, and picklable.
 
     Attributes:
-        folder: where it lies.
-        key: what it was made with.
-        sizes: int32 (N, 2), height and width of each target in pixels; 0, 0 where it could not be read.
-        bad: why samples are of no use, by index.
+        folder: the cache's folder.
+        key: what it was created from.
+        sizes: int32 (N, 2), height and width of each target in pixels; 0, 0 if it could not be read.
+        bad: {index: why the sample is invalid}.
     """
 
     def __init__(self, folder: Path, key: CacheKey | None = None) -> None:
-        """Open a cache, finished or not.
+        """Open a cache, complete or not.
 
         Args:
-            key: what it must have been made with; None takes any.
+            folder: the cache's folder.
+            key: the key that it must have; None accepts any.
 
         Raises:
-            UniWorldError: there is none, it was made with something else, or a part is damaged.
+            UniWorldError: the folder is not a cache, its key does not match, or a part is damaged.
         """
         self.folder = Path(folder)
         self.key, self.sizes = read_head(self.folder, key)
@@ -76,7 +78,7 @@ class Cache:
         self._open: OrderedDict[int, _Part] = OrderedDict()
         self._lock = Lock()
         for file in sorted((self.folder / "parts").glob("*.safetensors")):
-            self._take(file)
+            self._register(file)
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_lock")}
@@ -89,26 +91,26 @@ class Cache:
 
     @property
     def missing(self) -> int:
-        """How many samples were not computed yet."""
+        """Number of samples that are not computed yet."""
         return len(self) - int((self._part_of_N >= 0).sum()) - len(self.bad)
 
-    def holds(self, index: int) -> bool:
-        """Whether a sample was computed, or found to be bad."""
+    def contains(self, index: int) -> bool:
+        """Return whether a sample was computed, or found to be bad."""
         return int(self._part_of_N[index]) >= 0 or index in self.bad
 
     def __getitem__(self, index: int) -> EncodedSample:
-        """One sample, bit for bit as it was computed; its tensors lie on the mapped file.
+        """Return one sample, bit-identical to what was computed. Its tensors are views of the mapped file.
 
         Raises:
-            BadSample: it is of no use, for the reason that was found when the cache was made.
-            UniWorldError: it was not computed yet, or its bytes are not those that were written.
+            BadSample: the sample is invalid, for the reason found when the cache was filled.
+            UniWorldError: it is not computed yet, or its checksum does not match.
         """
         number = int(self._part_of_N[index])
         if number < 0:
             if index in self.bad:
                 raise self.bad[index]
             raise UniWorldError(
-                f"The cache '{self.folder}' lacks sample {index} and {self.missing - 1} more: {_AGAIN}."
+                f"The cache '{self.folder}' is missing sample {index} and {self.missing - 1} more: {_RERUN}."
             )
         part = self._part(number)
         record = part.records[index]
@@ -121,13 +123,14 @@ class Cache:
         return _from_tensors(record["key"], tensors)
 
     def add(self, items: Sequence[tuple[int, EncodedSample | BadSample]], writer: str = "0-of-1") -> None:
-        """Write a part of samples by index, which are then there for good.
+        """Write a part with these samples.
 
         Args:
-            writer: who writes; there is one process of that name at a time.
+            items: (index, encoded sample or why it is invalid).
+            writer: name of the writing process; only one process at a time may use a name.
 
         Raises:
-            UniWorldError: it cannot be written, such as on a full disk; then none of it is there.
+            UniWorldError: the part cannot be written, for example because the disk is full; nothing of it remains.
         """
         if not items:
             return
@@ -144,14 +147,14 @@ class Cache:
             records.append(record)
         file = self._next_file(writer)
         write_atomic(file, save(tensors, {"samples": json.dumps(records), "bad": json.dumps(bad)}))
-        self._take(file)
+        self._register(file)
 
     def _next_file(self, writer: str) -> Path:
         written = [file.name.split(".")[1] for file in self._files if file.name.startswith(f"part-{writer}.")]
         return self.folder / "parts" / f"part-{writer}.{max(map(int, written), default=-1) + 1:06d}.safetensors"
 
-    def _take(self, file: Path) -> None:
-        """Know what a part holds. A sample that was bad and is there now was mended."""
+    def _register(self, file: Path) -> None:
+        """Add a part's samples to the index. A bad sample that a later part contains has been repaired since."""
         number = len(self._files)
         try:
             with safe_open(file, "pt") as part:
@@ -183,48 +186,49 @@ class Cache:
 
 
 def read_head(folder: Path, wanted: CacheKey | None = None) -> tuple[CacheKey, Tensor]:
-    """What a cache was made with, and its targets' sizes. Raises UniWorldError as `Cache` does."""
+    """Return a cache's key and the sizes of its targets. Raises UniWorldError as `Cache` does."""
     head = folder / HEAD
     if not head.is_file():
-        raise UniWorldError(f"'{folder}' holds no cache: make one with `uniworld data cache`.")
+        raise UniWorldError(f"'{folder}' is not a cache: create one with `uniworld data cache`.")
     try:
         with safe_open(head, "pt") as file:
-            told, sizes_N2 = file.metadata(), file.get_tensor("sizes")
-        if told["format"] != FORMAT:
+            metadata, sizes_N2 = file.metadata(), file.get_tensor("sizes")
+        if metadata["format"] != FORMAT:
             raise UniWorldError(
-                f"'{folder}' is a cache of format {told['format']}, not {FORMAT}: make it anew elsewhere."
+                f"'{folder}' is a cache of format {metadata['format']}, expected {FORMAT}: create a new one in another "
+                "folder."
             )
-        key = CacheKey(told["encoder"], told["samples"])
+        key = CacheKey(metadata["encoder"], metadata["samples"])
     except (SafetensorError, OSError, KeyError, TypeError) as error:
-        raise UniWorldError(f"'{head}' is damaged ({error}): delete the folder '{folder}' and {_AGAIN}.") from error
+        raise UniWorldError(f"'{head}' is damaged ({error}): delete the folder '{folder}' and {_RERUN}.") from error
     if wanted is not None:
         check_key(folder, key, wanted)
     return key, sizes_N2.clone()
 
 
 def check_key(folder: Path, found: CacheKey, wanted: CacheKey) -> None:
-    """Raises UniWorldError if a cache was made with something else, naming both."""
+    """Check a cache's key. Raises UniWorldError naming both keys if they differ."""
     if found.encoder != wanted.encoder:
         raise UniWorldError(
-            f"The cache '{folder}' was made with another checkpoint, preprocessing or [data]/[stage] settings (its key is "
-            f"{found.encoder}, this run's is {wanted.encoder}): name another folder, or set them back."
+            f"The cache '{folder}' was created with another checkpoint, preprocessing or [data]/[stage] settings (its key "
+            f"is {found.encoder}, this run's is {wanted.encoder}): choose another folder, or restore the settings."
         )
     if found.samples != wanted.samples:
         raise UniWorldError(
-            f"The cache '{folder}' was made of other annotations (its key is {found.samples}, those of this run have "
-            f"{wanted.samples}): name another folder, or take the list it was made of."
+            f"The cache '{folder}' was created from other annotations (its key is {found.samples}, this run's is "
+            f"{wanted.samples}): choose another folder, or use the list that it was created from."
         )
 
 
 def _damaged(part: Path, why: str) -> str:
-    return f"The part '{part}' of the cache is damaged ({why}): delete that file and {_AGAIN}."
+    return f"The part '{part}' of the cache is damaged ({why}): delete that file and {_RERUN}."
 
 
 def _to_tensors(item: EncodedSample) -> dict[str, Tensor]:
     named = {"hidden": item.hidden, "ends": item.ends, "pooled": item.pooled, "latent": item.latent}
     named |= {f"features.{number}": tensor for number, tensor in enumerate(item.features)}
     named |= {name: tensor for name, tensor in (("t5", item.t5), ("weight", item.weight)) if tensor is not None}
-    # Copies: items may be views into one batch, which a file of tensors cannot hold.
+    # Copies, because safetensors cannot store views that share memory, and items may be views of one batch.
     return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in named.items()}
 
 

@@ -1,4 +1,4 @@
-"""Making a cache: the samples it lacks pass the frozen parts, and are written part by part."""
+"""Fill a cache: encode the samples that it is missing and write them part by part."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from .cache import FORMAT, HEAD, Cache, CacheKey, check_key, read_head
 from .reading import FreshReader, SampleEncoder, prefetched
 from .samples import Samples, size_table
 
-# A part is written when it holds so many samples, or so many bytes.
+# A part is written once it reaches this many samples or bytes.
 PART_SAMPLES = 256
 PART_BYTES = 2**28
-# Groups that are decoded while the encoder works.
+# Groups that are decoded in the background while the encoder works.
 _PREFETCH = 2
 
 
 def create_or_open(folder: Path, samples: Samples, encoder: SampleEncoder) -> Cache:
-    """The cache of these samples and this encoder in a folder, made if there is none. Sizes that could not be read are
-    looked for again, as their pictures may have been mended.
+    """Open the cache of these samples and this encoder, or create it.
+
+    Sizes that could not be read before are read again, because their pictures may have been repaired.
 
     Raises:
-        UniWorldError: the folder holds a cache of something else, or cannot be written.
+        UniWorldError: the folder has a cache with another key, or cannot be written.
     """
     key = CacheKey(encoder.fingerprint, samples.fingerprint)
     try:
         (folder / "parts").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UniWorldError(
-            f"The cache folder '{folder}' cannot be made: {error.strerror}. Name another one."
+            f"The cache folder '{folder}' cannot be created: {error.strerror}. Choose another folder."
         ) from error
-    # The first of several processes reads the sizes, the others wait for them.
+    # The first of several processes reads the sizes; the others wait for it.
     with locked(folder / "cache.lock", wait=True, busy=f"The cache '{folder}' cannot be locked."):
         known_N2 = read_head(folder, key)[1] if (folder / HEAD).is_file() else None
         sizes_N2 = size_table(samples, known=known_N2)
         if known_N2 is None or not torch.equal(sizes_N2, known_N2):
-            told = {"format": FORMAT, "encoder": key.encoder, "samples": key.samples}
-            write_atomic(folder / HEAD, save({"sizes": sizes_N2}, told))
+            metadata = {"format": FORMAT, "encoder": key.encoder, "samples": key.samples}
+            write_atomic(folder / HEAD, save({"sizes": sizes_N2}, metadata))
     return Cache(folder, key)
 
 
@@ -59,27 +60,28 @@ def fill(
     bad_limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Compute the samples that a cache lacks, as process `rank` of `world`: those whose index leaves `rank`.
+    """Compute the missing samples of a cache as rank `rank` of `world`: those with index % world == rank.
 
-    Samples that were of no use are tried again, as their pictures may have been mended.
+    Bad samples are tried again, because their pictures may have been repaired.
 
     Args:
-        batch: samples that the encoder takes at once.
+        batch: batch size of the encoder.
+        rank, world: rank of this process and number of processes.
         workers: threads that decode pictures.
-        bad_limit: stop when more samples than this are of no use.
-        progress: told how many of how many samples of this process are there.
+        bad_limit: maximum number of bad samples; None means no limit.
+        progress: called with the number of finished samples of this process and their total.
 
     Raises:
-        UniWorldError: another process is doing the same, too many samples are of no use, the disk is full, or the model
-            does not fit. What was finished before stays.
+        UniWorldError: another process has the same rank, there are too many bad samples, the disk is full, or the model
+            does not match. Finished parts are kept.
     """
     check_key(cache.folder, cache.key, CacheKey(encoder.fingerprint, samples.fingerprint))
     writer = f"{rank}-of-{world}"
-    busy = f"Another process fills the cache '{cache.folder}' as {writer}: wait for it, or name another folder."
+    busy = f"Another process is filling the cache '{cache.folder}' as {writer}: wait for it, or choose another folder."
     with locked(cache.folder / f"{writer}.lock", wait=False, busy=busy):
         remove_stale_parts(cache.folder / "parts", f"part-{writer}.")
         mine = range(rank, len(cache), world)
-        todo = [index for index in mine if not cache.holds(index) or index in cache.bad]
+        todo = [index for index in mine if not cache.contains(index) or index in cache.bad]
         done, part, size = len(mine) - len(todo), list[tuple[int, EncodedSample | BadSample]](), 0
         with closing(_encoded(samples, encoder, todo, batch, workers)) as made:
             for group, items in made:
@@ -97,7 +99,7 @@ def fill(
 
 
 def _is_known(cache: Cache, index: int, item: EncodedSample | BadSample) -> bool:
-    """Whether a sample is as bad as it was."""
+    """Return whether a sample is bad for the same reason as before."""
     before = cache.bad.get(index)
     return before is not None and isinstance(item, BadSample) and str(item) == str(before)
 
@@ -117,8 +119,8 @@ def _check_bad(cache: Cache, limit: int | None) -> None:
     if limit is not None and len(cache.bad) > limit:
         last = next(reversed(cache.bad.values()))
         raise UniWorldError(
-            f"{len(cache.bad)} samples are of no use, more than the limit of {limit}; the last is {last} "
-            "Run `uniworld data check` to see all, mend them or raise data.bad_limit."
+            f"{len(cache.bad)} samples are invalid, more than data.bad_limit = {limit}; the last is {last} "
+            "Run `uniworld data check` to list all of them, then fix them or raise data.bad_limit."
         )
 
 

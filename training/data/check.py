@@ -1,4 +1,4 @@
-"""Looking through published data before training: everything that is wrong with it at once, and what is in it."""
+"""Check training data before a run: report all problems at once, and a summary of the data."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from .samples import Sample
 from .shard_samples import ShardSamples
 from .shards import check_shards
 
-# Pictures that wait to be decoded, for each thread: enough to keep it busy, too few to fill the memory.
+# Queued pictures per thread: enough to keep it busy, few enough to keep memory low.
 _WAITING = 8
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What is in the data.
+    """Counts of the data.
 
     Attributes:
-        lines: lines of the list; 0 of shards, which hold its paintings alone.
-        annotations: in all files that can be read.
-        understanding: annotations that are questions with answers in words, which painting leaves out.
+        lines: lines of the list; 0 for shards, which contain only its paintings.
+        annotations: annotations in all readable files.
+        understanding: annotations that are questions with answers in words; training skips them.
         paintings: annotations of paintings.
         good: paintings without a problem.
-        weighted: good paintings whose edited part weighs more.
-        references: good paintings by their number of references.
-        sizes: good paintings by the size that is painted, "width x height" in pixels.
-        whole_masks: weighted paintings where nothing differs, so the whole picture counts as edited; None if not asked.
-        small_masks: weighted paintings whose edit is a speck, which training skips; None if not asked.
+        weighted: good paintings with an edit weight.
+        references: {number of references: good paintings}.
+        sizes: {painted size, "width x height" in pixels: good paintings}.
+        whole_masks: weighted paintings whose target equals the reference, so that the whole picture counts as edited;
+            None if masks were not computed.
+        small_masks: weighted paintings whose edit is too small, which training skips; None if masks were not computed.
     """
 
     lines: int = 0
@@ -54,32 +55,33 @@ class DataSummary:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What `check` found.
+    """The result of `check`.
 
     Attributes:
-        problems: a sentence each, in the order of the data.
-        summary: what is in it.
+        problems: one sentence each, in the order of the data.
+        summary: counts of the data.
     """
 
     problems: tuple[str, ...]
     summary: DataSummary
 
     def to_json(self) -> dict[str, object]:
-        """Problems and summary as plain JSON values."""
+        """Return problems and summary as JSON values."""
         return {"problems": list(self.problems), "summary": asdict(self.summary)}
 
     def to_text(self) -> str:
-        """Problems and summary to be read, without a line break at the end."""
-        told = self.summary
+        """Return problems and summary as text, without a trailing line break."""
+        summary = self.summary
         lines = [*self.problems, ""] if self.problems else []
-        words = f"{told.understanding} of {told.annotations} annotations in {told.lines} lines"
-        others = f"; {words} are questions with answers in words, left out." if told.lines else "."
-        lines.append(f"{told.good} of {told.paintings} paintings are good ({told.weighted} weighted){others}")
-        lines += [f"  with {count} references: {often}" for count, often in told.references.items()]
-        lines += [f"  painted at {size}: {often}" for size, often in told.sizes.items()]
-        if told.whole_masks is not None:
+        understanding = f"{summary.understanding} of {summary.annotations} annotations in {summary.lines} lines"
+        others = f"; {understanding} are questions with answers in words, skipped." if summary.lines else "."
+        lines.append(f"{summary.good} of {summary.paintings} paintings are good ({summary.weighted} weighted){others}")
+        lines += [f"  with {count} references: {often}" for count, often in summary.references.items()]
+        lines += [f"  painted at {size}: {often}" for size, often in summary.sizes.items()]
+        if summary.whole_masks is not None:
             lines.append(
-                f"  edit masks: {told.whole_masks} cover all since nothing differs, {told.small_masks} are specks"
+                f"  edit masks: {summary.whole_masks} cover the whole picture because nothing differs, "
+                f"{summary.small_masks} are too small"
             )
         count = len(self.problems)
         lines.append("No problems." if not count else "1 problem." if count == 1 else f"{count} problems.")
@@ -88,7 +90,7 @@ class DataReport:
 
 @dataclass(frozen=True)
 class _Finding:
-    """What a painting's pictures told: a sentence for each problem, the painted size, and its mask."""
+    """The result of checking one painting: a sentence for each problem, the painted size, and the kind of mask."""
 
     problems: tuple[str, ...]
     size: Size | None = None
@@ -104,51 +106,51 @@ def check(
     workers: int = 4,
     progress: Callable[[int], None] | None = None,
 ) -> DataReport:
-    """Read a list or a folder of shards, all annotations and all their pictures.
+    """Check a list or a folder of shards: all annotations and all their pictures.
 
     Args:
-        data: the list, or the folder.
-        masks: also compute the edit mask of every weighted painting, at the size that is painted.
-        area, ratios: what training will paint, for the sizes.
-        workers: threads that decode.
-        progress: told how many paintings were looked at.
+        data: the list file, or the folder of shards.
+        masks: also compute the edit mask of every weighted painting, at the painted size.
+        area, ratios: area and aspect ratios of the painted pictures, as in training.
+        workers: threads that decode pictures.
+        progress: called with the number of paintings checked so far.
 
     Raises:
-        UniWorldError: the area or the set of ratios is wrong, or the folder holds no shards. All else that is wrong with
-            the data is in the report.
+        UniWorldError: the area or the set of ratios is invalid, or the folder contains no shards. All other problems are
+            in the report.
     """
     size_by_aspect(1, 1, area, ratios)
-    data, lines, seen = Path(data), list[Line](), _Seen()
+    data, lines, counts = Path(data), list[Line](), _Counts()
     if data.is_dir():
         shards = ShardSamples(data)
-        problems, found = list(check_shards(data)), _in_shards(shards, seen)
+        problems, found = list(check_shards(data)), _in_shards(shards, counts)
     else:
         try:
             lines, problems = read_list(data)
         except BadData as error:
             return DataReport(tuple(error.problems), DataSummary())
-        found = _in_list(data, lines, seen)
+        found = _in_list(data, lines, counts)
 
-    def look(item: Sample | str) -> tuple[Sample | str, _Finding]:
-        return item, _Finding((item,)) if isinstance(item, str) else _look(item, masks, area, ratios)
+    def inspect(item: Sample | str) -> tuple[Sample | str, _Finding]:
+        return item, _Finding((item,)) if isinstance(item, str) else _inspect(item, masks, area, ratios)
 
     done = 0
-    for item, finding in _in_threads(look, found, workers):
+    for item, finding in _map_in_threads(inspect, found, workers):
         problems.extend(finding.problems)
         if isinstance(item, str):
             continue
-        seen.add(item, finding)
+        counts.add(item, finding)
         done += 1
         if progress is not None:
             progress(done)
-    if not seen.paintings and not problems:
-        problems.append(f"{data.name}: no annotation is a painting, so there is nothing to train on.")
-    return DataReport(tuple(problems), seen.summary(len(lines), masks))
+    if not counts.paintings and not problems:
+        problems.append(f"{data.name}: none of the annotations is a painting, so there is nothing to train on.")
+    return DataReport(tuple(problems), counts.summary(len(lines), masks))
 
 
 @dataclass
-class _Seen:
-    """What was counted so far."""
+class _Counts:
+    """Running counts."""
 
     annotations: int = 0
     paintings: int = 0
@@ -181,9 +183,9 @@ class _Seen:
         )
 
 
-def _in_shards(samples: ShardSamples, seen: _Seen) -> Iterator[Sample | str]:
-    """The paintings of shards, and in the place of each that is of no use, why."""
-    seen.annotations = seen.paintings = len(samples)
+def _in_shards(samples: ShardSamples, counts: _Counts) -> Iterator[Sample | str]:
+    """Yield the paintings of shards, or the problem in place of an invalid one."""
+    counts.annotations = counts.paintings = len(samples)
     for index in range(len(samples)):
         try:
             yield samples[index]
@@ -191,15 +193,15 @@ def _in_shards(samples: ShardSamples, seen: _Seen) -> Iterator[Sample | str]:
             yield str(error)
 
 
-def _in_list(list_file: Path, lines: list[Line], seen: _Seen) -> Iterator[Sample | str]:
-    """The paintings of a list, and in the place of each one or file that cannot be read, why."""
+def _in_list(list_file: Path, lines: list[Line], counts: _Counts) -> Iterator[Sample | str]:
+    """Yield the paintings of a list, or the problem in place of an invalid painting or file."""
     for line, name in zip(lines, name_files(lines)):
         try:
             for placed in scan(line.file.read_bytes(), line.name):
-                seen.annotations += 1
+                counts.annotations += 1
                 if not is_painting(placed.value):
                     continue
-                seen.paintings += 1
+                counts.paintings += 1
                 key = f"{name}#{placed.number}"
                 try:
                     sample = sample_of(key, read_annotation(placed.value), line)
@@ -213,8 +215,8 @@ def _in_list(list_file: Path, lines: list[Line], seen: _Seen) -> Iterator[Sample
             yield f"{list_file.name}, line {line.number}: '{line.name}' cannot be read: {error.strerror}."
 
 
-def _look(sample: Sample, masks: bool, area: int, ratios: str) -> _Finding:
-    """Read a painting's prompt, and decode its pictures."""
+def _inspect(sample: Sample, masks: bool, area: int, ratios: str) -> _Finding:
+    """Check a painting's prompt and decode its pictures."""
     problems: list[str] = []
     pictures = []
     try:
@@ -235,15 +237,15 @@ def _look(sample: Sample, masks: bool, area: int, ratios: str) -> _Finding:
     after = to_image([target.resize((size.width, size.height))])
     mask = edit_mask([fit_before(to_image([reference]), after) for reference in references], after)
     if bool(mask.too_small):
-        speck = f"{sample.key}: the edit covers {float(mask.share):.5f} of the picture, a speck; training skips it."
-        return _Finding((speck,), size, small_mask=True)
+        problem = f"{sample.key}: the edit covers {float(mask.share):.5f} of the picture, too small; training skips it."
+        return _Finding((problem,), size, small_mask=True)
     return _Finding((), size, whole_mask=bool(mask.whole))
 
 
-def _in_threads(
+def _map_in_threads(
     work: Callable[[Sample | str], tuple[Sample | str, _Finding]], items: Iterable[Sample | str], workers: int
 ) -> Iterator[tuple[Sample | str, _Finding]]:
-    """The results in order, with few items in the threads at a time, however many there are."""
+    """Yield the results in order. Few items are in flight at a time, however many there are."""
     waiting: deque[Future[tuple[Sample | str, _Finding]]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for item in items:

@@ -1,4 +1,4 @@
-"""The frozen parts over samples: what training needs of VLM, SigLIP, VAE, CLIP and T5, computed once for each sample."""
+"""Encode samples with the frozen parts: the outputs of VLM, SigLIP, VAE, CLIP and T5 that training needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from PIL import Image
 from ...uniworld_core import UniWorld
 from ...uniworld_core.backbones.flux_text import T5_LENGTH
 from ...uniworld_core.backbones.flux_vae import VAE
-from ...uniworld_core.editing.masks import edit_mask, edit_weight, fit_before
+from ...uniworld_core.editing.masks import (
+    METHODS,
+    MIN_EDITED_SHARE,
+    WEIGHT_FUNCTION,
+    edit_mask,
+    edit_weight,
+    fit_before,
+)
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.pictures import to_image
 from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, size_by_aspect
@@ -27,23 +34,23 @@ from ...uniworld_core.prompts.text import check_prompt
 from ..objective.batch import BadSample, EncodedSample
 from .samples import Sample
 
-# How much of each tensor goes into the fingerprint: enough to tell checkpoints apart, little enough to be read at once.
+# Values of each tensor in the fingerprint: enough to distinguish checkpoints, few enough to read quickly.
 FINGERPRINT_VALUES = 64
-# Changes when what is computed of a sample changes, so that no old cache is taken for a new one.
+# Increment when the encoding of a sample changes, so that old caches become invalid.
 _FINGERPRINT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How samples are read.
+    """How samples are encoded. Names and values are part of the cache's fingerprint.
 
     Attributes:
-        area: pixels of the painted picture, about; its sides are those of the nearest aspect ratio.
+        area: approximate area of the painted picture in pixels; its aspect ratio is the nearest of `ratios`.
         ratios: a name in `sizes.RATIO_SETS`.
         use_siglip: compute the references' SigLIP features.
-        use_t5: compute T5's tokens of the prompt, and let CLIP pool the prompt instead of the empty string.
-        t5_length: T5 tokens.
-        mask_method: how the edited part is found, a name in `masks.METHODS`.
+        use_t5: compute T5 tokens of the prompt, and pool the prompt with CLIP instead of the empty string.
+        t5_length: number of T5 tokens.
+        mask_method: how the edited region is found, a name in `masks.METHODS`.
         weight: the edit weight, a name in `masks.WEIGHT_FUNCTIONS`, or "none" for 1 everywhere.
     """
 
@@ -52,12 +59,12 @@ class EncodeSettings:
     use_siglip: bool = True
     use_t5: bool = False
     t5_length: int = T5_LENGTH
-    mask_method: str = "code"
-    weight: str = "logarithmic"
+    mask_method: str = METHODS[0]
+    weight: str = WEIGHT_FUNCTION
 
 
 class Encoder:
-    """Samples to what the tower takes. The VAE works in float32, as published (`vae_fp32`)."""
+    """Encodes samples into the inputs of `DenoiseTower`. The VAE computes in float32, as published (`vae_fp32`)."""
 
     def __init__(self, model: UniWorld, settings: EncodeSettings) -> None:
         self.model, self.settings = model, settings
@@ -72,17 +79,18 @@ class Encoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digest of everything that decides what is computed: settings, configurations and weights of the frozen
-        parts. The projectors and the DiT train and are not in it, so one cache serves both stages.
+        """Hex digest of everything that determines the result: settings, configurations and weights of the frozen parts.
+
+        Projectors and DiT are left out because they train, so one cache serves both stages.
         """
-        told = [_FINGERPRINT_VERSION, asdict(self.settings), str(self.model.dtype)]
-        return self._digest(told, self.settings.use_siglip)
+        settings = [_FINGERPRINT_VERSION, asdict(self.settings), str(self.model.dtype)]
+        return self._digest(settings, self.settings.use_siglip)
 
     def frozen_fingerprint(self, use_siglip: bool) -> str:
-        """Hex digest of the frozen parts alone, whatever the settings; without SigLIP for a run that does not use it."""
+        """Return a hex digest of the frozen parts, independent of the settings, with or without SigLIP."""
         return self._digest([], use_siglip)
 
-    def _digest(self, told: Sequence[object], use_siglip: bool) -> str:
+    def _digest(self, settings: Sequence[object], use_siglip: bool) -> str:
         model = self.model
         assert model.flux_folder is not None
         parts = ["vlm", "vae", "clip"]
@@ -93,7 +101,7 @@ class Encoder:
             parts.append("siglip")
             files.append(model.siglip_folder / "preprocessor_config.json")
         digest = hashlib.sha256()
-        digest.update(json.dumps([*told, [read_json(file) for file in files]], sort_keys=True).encode())
+        digest.update(json.dumps([*settings, [read_json(file) for file in files]], sort_keys=True).encode())
         for folder in (model.checkpoint, model.flux_folder / "tokenizer", model.flux_folder / "tokenizer_2"):
             _digest_tokenizer(digest, folder)
         for part in parts:
@@ -101,7 +109,7 @@ class Encoder:
         return digest.hexdigest()[:32]
 
     def __call__(self, samples: Sequence[Sample]) -> list[EncodedSample | BadSample]:
-        """What the frozen parts compute of each sample, in order; a `BadSample` in the place of one that is of no use."""
+        """Encode samples, in order; an invalid one is a `BadSample` in the result."""
         made: list[EncodedSample | BadSample | _OpenedSample] = [self._open(sample) for sample in samples]
         opened = [i for i, item in enumerate(made) if isinstance(item, _OpenedSample)]
         for i, item in zip(opened, self._with_weights([made[i] for i in opened])):  # type: ignore[misc]
@@ -112,12 +120,12 @@ class Encoder:
         return made  # type: ignore[return-value]
 
     def _open(self, sample: Sample) -> _OpenedSample | BadSample:
-        """A sample's pictures, its target at the size that is painted."""
+        """Open a sample's pictures and resize its target to the painted size."""
         try:
             references = [source.open() for source in sample.references]
             target = sample.target.open()
             size = size_by_aspect(target.height, target.width, self.settings.area, self.settings.ratios)
-            # Squeezed to the ratio, as the published trainer's resizing does; at most a few per cent.
+            # Stretched to the aspect ratio, as the published trainer does; at most a few per cent.
             target = target.resize((size.width, size.height), Image.Resampling.BICUBIC)
             check_prompt(sample.prompt)
             return _OpenedSample(sample, references, target)
@@ -125,7 +133,7 @@ class Encoder:
             return BadSample(sample.key, str(error))
 
     def _with_weights(self, items: Sequence[_OpenedSample]) -> list[_OpenedSample | BadSample]:
-        """The samples with their edit weights, found for all of one size and number of references at once."""
+        """Add edit weights, batched over samples of the same size and number of references."""
         weighed: list[_OpenedSample | BadSample] = list(items)
         groups: dict[tuple[Any, ...], list[int]] = {}
         for i, item in enumerate(items):
@@ -144,7 +152,7 @@ class Encoder:
         return weighed
 
     def _encode_or_reject(self, items: Sequence[_OpenedSample]) -> Sequence[EncodedSample | BadSample]:
-        """All together, or, where one of them is refused (a prompt longer than the model reads), one by one."""
+        """Encode all at once, or one by one if one is rejected, for example for a prompt that is too long."""
         if not items:
             return []
         try:
@@ -187,8 +195,8 @@ class Encoder:
         return [tuple(next(made).features.cpu() for _ in item.references) for item in items]  # type: ignore[union-attr]
 
     def _latents(self, targets: Sequence[Image.Image]) -> list[torch.Tensor]:
-        # The mean of the VAE's distribution and not a draw from it: the same picture gives the same latent every epoch,
-        # cached or not, and FLUX's VAE spreads it by next to nothing.
+        # The mean of the VAE's distribution, not a sample: a picture has the same latent in every epoch, cached or not,
+        # and the variance of FLUX's VAE is negligible.
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, target in enumerate(targets):
             by_size.setdefault(target.size, []).append(index)
@@ -210,8 +218,8 @@ class _OpenedSample:
 def _edit_too_small(sample: Sample, share: float) -> BadSample:
     return BadSample(
         sample.key,
-        f"the edit covers {share:.5f} of the picture, less than a thousandth but not nothing: the target differs from "
-        "its reference by specks; take it out or mend the pair.",
+        f"the edit covers {share:.5f} of the picture, less than {MIN_EDITED_SHARE}, so the target differs from its "
+        "reference only by specks: remove the sample or fix the pair.",
     )
 
 
@@ -222,10 +230,10 @@ def _digest_tokenizer(digest: hashlib._Hash, folder: Path) -> None:
 
 
 def _digest_weights(digest: hashlib._Hash, part: NetworkPart[Any]) -> None:
-    """Names, shapes, dtypes and the first values of every tensor of a part."""
+    """Add names, shapes, dtypes and the first values of every tensor of a part to the digest."""
     shards = part.shards
     names = sorted(part.in_network)
-    # Read file by file, and digested by name: the same files in other shards are the same model.
+    # Read file by file for speed, but digested in order of names: the same weights in other shards are the same model.
     values = {
         name: row.flatten()[:FINGERPRINT_VALUES].float().clone() for name, row in shards.read(names, first_row=True)
     }

@@ -1,4 +1,4 @@
-"""What each optimizer step of each process trains on, made prefetched of the step."""
+"""The data of each optimizer step and process, prepared ahead of the step."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class StepData:
     Attributes:
         step: counted from 0.
         epoch: counted from 0.
-        passes: what goes through the model at once, as (position, sample), samples of like length together. Every
-            process has as many passes in a step, so that those which wait for each other do; where samples are of no
-            use, the last ones are shorter or empty.
-        skipped: this process's samples that are of no use, each once.
+        passes: the samples of each forward pass as (position, sample), sorted by length to reduce padding. All processes
+            have the same number of passes in a step, because their collective operations must match. If samples are
+            invalid, the last passes are shorter or empty.
+        skipped: this process's invalid samples, each once.
     """
 
     step: int
@@ -47,14 +47,18 @@ def plan_of(
     ratios: str = DEFAULT_RATIOS,
     keep: Path | None = None,
 ) -> Plan:
-    """The order of samples, the same whether they come from a cache or not.
+    """Return the order of the samples, the same with and without a cache.
 
     Args:
-        keep: a file for the targets' sizes (`saved_size_table`), which stay whatever becomes of the pictures. Without
-            it, and without a cache, the header of every target is read at each start.
+        data: samples, or a cache of them.
+        batch_size: global batch size.
+        seed: seed of the order.
+        area, ratios: area and aspect ratios of the painted pictures.
+        keep: a file that saves the targets' sizes (`saved_size_table`), so that the order does not depend on later
+            changes of the pictures. Without it and without a cache, every start reads the header of every target.
 
     Raises:
-        UniWorldError: no target can be read, a setting is wrong, or `keep` cannot be read or written.
+        UniWorldError: no target can be read, a setting is invalid, or `keep` cannot be read or written.
     """
 
     def sizes() -> Tensor:
@@ -80,32 +84,38 @@ def batches(
     workers: int = 2,
     prefetch: int = 2,
 ) -> Generator[StepData, None, None]:
-    """The steps from `start_step` on, made by a thread that is up to `prefetch` steps prefetched. Close it when done.
+    """Yield the data of the steps from `start_step` on; close the generator when done.
+
+    A thread prepares up to `prefetch` steps ahead.
 
     Args:
         data: samples, or a cache of them.
         encoder: the frozen parts; None with a cache.
-        stop_step: the step not to make any more; None goes on for ever.
-        rank, world: this process, of how many. It takes the slots rank, rank + world, ... of each batch.
-        micro: samples that go through the model at once.
+        plan: the order of the samples.
+        start_step: first step.
+        stop_step: step at which to stop (exclusive); None yields steps without end.
+        rank, world: rank of this process and number of processes. It takes slots rank, rank + world, ... of each batch.
+        micro: samples per forward pass.
         workers: threads that decode pictures.
+        prefetch: steps to prepare ahead.
 
     Raises:
-        UniWorldError: at once, where the arguments do not fit together; later, what the data or the encoder raise.
+        UniWorldError: at once if the arguments do not match; later, the errors of the data and the encoder.
     """
     if not 0 <= rank < world or micro < 1 or start_step < 0:
-        raise UniWorldError(f"There is no rank {rank} of {world} with {micro} samples a pass from step {start_step}.")
-    if len(plan) != len(data):
         raise UniWorldError(
-            f"The plan is of {len(plan)} samples and the data holds {len(data)}: make the plan of the data."
+            f"rank is {rank} of {world}, micro is {micro} and start_step is {start_step}; rank must be from 0 to below "
+            "the number of processes, micro at least 1 and start_step at least 0."
         )
+    if len(plan) != len(data):
+        raise UniWorldError(f"The plan has {len(plan)} samples, but the data has {len(data)}: build it from this data.")
     reader: Reader
     if isinstance(data, Cache):
         reader = CachedReader(data)
     elif encoder is not None:
         reader = FreshReader(data, encoder, workers)
     else:
-        raise UniWorldError("The samples are not cached, so they need an encoder.")
+        raise UniWorldError("Samples that are not cached need an encoder.")
     steps = range(start_step, stop_step) if stop_step is not None else count(start_step)
     fetched = (_fetch(reader, plan, step, rank, world, micro) for step in steps)
     return prefetched(_encoded(reader, fetched), prefetch)
@@ -113,7 +123,7 @@ def batches(
 
 @dataclass(frozen=True)
 class _Fetched:
-    """A step before the frozen parts: what it paints, and its passes."""
+    """A step before encoding: its painted size and its passes."""
 
     step: int
     epoch: int
@@ -122,7 +132,9 @@ class _Fetched:
 
 
 def _fetch(reader: Reader, plan: Plan, step: int, rank: int, world: int, micro: int) -> _Fetched:
-    """A batch's slots of one process, cut into passes: as many for every process, the last one shorter or empty."""
+    """Fetch one process's slots of a batch, split into passes: the same number for every process, the last one shorter
+    or empty.
+    """
     mine = plan.batch(step)[rank::world]
     longest = -(-plan.batch_size // world)
     passes = [mine[start : start + micro] for start in range(0, longest, micro)]
@@ -141,7 +153,7 @@ def _encoded(reader: Reader, fetching: Iterator[_Fetched]) -> Generator[StepData
                     (slot.position, item) for slot, item in zip(slots, checked) if isinstance(item, EncodedSample)
                 ]
                 skipped.update({item.key: item for item in checked if isinstance(item, BadSample)})
-            # What is longest sets the length of a pass: together with its like it makes others no longer.
+            # A pass is padded to its longest sample, so samples of similar length share a pass.
             found.sort(key=lambda one: _length(one[1]))
             starts = [0, *accumulate(len(slots) for slots, _ in fetched.passes)]
             passes = tuple(tuple(found[start:stop]) for start, stop in pairwise(starts))
@@ -149,19 +161,22 @@ def _encoded(reader: Reader, fetching: Iterator[_Fetched]) -> Generator[StepData
 
 
 def _length(item: EncodedSample) -> int:
-    """Tokens of a sample's condition."""
+    """Return the number of tokens of a sample's condition."""
     return len(item.hidden) + sum(map(len, item.features))
 
 
 def _of_size(item: EncodedSample | BadSample, size: Size) -> EncodedSample | BadSample:
-    """The sample, if it is as large as its batch: a picture may have been changed after the sizes were read."""
+    """Return the sample, or a `BadSample` if its size differs from its batch's.
+
+    That happens when a picture was replaced after the sizes were read.
+    """
     if isinstance(item, BadSample):
         return item
     height, width = (side * FLUX_LATENTS.factor for side in item.latent.shape[-2:])
     if (height, width) == (size.height, size.width):
         return item
     reason = (
-        f"its target is painted at {width}x{height} pixels, but was planned at {size.width}x{size.height}: "
-        "the picture was changed meanwhile, or the plan is of another area or other ratios."
+        f"its target has a painted size of {width}x{height} pixels, but was planned at {size.width}x{size.height}: the "
+        "picture has changed since, or the plan has another area or other ratios."
     )
     return BadSample(item.key, reason)

@@ -1,4 +1,4 @@
-"""The published data format: a list of `image_root,annotations.json,need_weight` lines, read as samples.
+"""Read the published data format, a list of `image_root,annotations.json,need_weight` lines, as samples.
 
 Published: README, "Data preparation", and univa/dataset/qwen2vl_dataset.py.
 """
@@ -20,12 +20,12 @@ from .samples import FilePicture, Sample
 
 _COLUMNS = "image_root,annotations.json,need_weight"
 
-# A sample in memory: its line in the list, its number in that file, and the bytes that it stands at.
+# A sample in memory: its line in the list, its number in that file, and its byte range.
 _ROW = np.dtype([("line", "<i4"), ("number", "<i4"), ("start", "<i8"), ("end", "<i8")])
 
 
 class BadData(UniWorldError):
-    """What is wrong with a list of data, a sentence each in `problems`."""
+    """A list of data is invalid; `problems` has a sentence for each problem."""
 
     def __init__(self, path: Path, problems: list[str]) -> None:
         super().__init__("\n  ".join([f"The data of '{path}' cannot be read:", *problems]), problems)
@@ -37,12 +37,12 @@ class BadData(UniWorldError):
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a list: a file of annotations, and the folder of its pictures.
+    """One line of a list: a file of annotations and the folder of its pictures.
 
     Attributes:
-        number: where it stands in the list, counted from 1.
-        root_as_written, name: the two paths as the list has them.
-        root, file: the same, found.
+        number: line number, counted from 1.
+        root_as_written, name: the two paths as written in the list.
+        root, file: the resolved paths.
         weighted: `need_weight`.
     """
 
@@ -55,13 +55,13 @@ class Line:
 
 
 def read_list(path: Path) -> tuple[list[Line], list[str]]:
-    """The lines of a list, and a sentence about each that is of no use.
+    """Return the lines of a list, and a sentence about each invalid one.
 
-    Relative paths are looked for from the list's own folder, then from the working folder as the published trainer
-    does. Blank lines and lines that start with # are left out. An image root may hold commas.
+    Relative paths are resolved from the list's folder first, then from the working directory as in the published trainer.
+    Blank lines and lines that start with # are ignored. An image root may contain commas.
 
     Raises:
-        BadData: the list itself cannot be read, or holds no line.
+        BadData: the list cannot be read, or has no lines.
     """
     try:
         text = path.read_bytes().removeprefix(BOM).decode("utf-8")
@@ -71,7 +71,7 @@ def read_list(path: Path) -> tuple[list[Line], list[str]]:
         raise BadData(path, [f"The list is not UTF-8 text (byte {error.start}): save it as UTF-8."]) from error
     if text.lstrip()[:1] in ("[", "{"):
         raise BadData(
-            path, [f"This looks like annotations in JSON, not like a list of them; a list's line is `{_COLUMNS}`."]
+            path, [f"This is a JSON file of annotations, not a list of such files; its lines must be `{_COLUMNS}`."]
         )
     lines: list[Line] = []
     problems: list[str] = []
@@ -82,51 +82,49 @@ def read_list(path: Path) -> tuple[list[Line], list[str]]:
             lines.append(_read_line(path, number, written.strip()))
         except UniWorldError as error:
             problems.append(f"{path.name}, line {number}: {error}")
-        except OSError as error:  # of a name that is too long, or below a folder that is closed to this user
-            problems.append(
-                f"{path.name}, line {number}: its paths cannot be looked at ({error.strerror}). Check them."
-            )
+        except OSError as error:  # a name that is too long, or a folder without permission
+            problems.append(f"{path.name}, line {number}: its paths cannot be accessed ({error.strerror}). Check them.")
     if not lines and not problems:
-        raise BadData(path, [f"The list holds no line; each is `{_COLUMNS}`."])
+        raise BadData(path, [f"The list is empty; its lines must be `{_COLUMNS}`."])
     return lines, problems
 
 
 def _read_line(path: Path, number: int, written: str) -> Line:
     columns = [column.strip() for column in written.rsplit(",", 2)]
     if len(columns) != 3:
-        raise UniWorldError(f"it has {len(columns)} of 3 columns; a line is `{_COLUMNS}`.")
+        raise UniWorldError(f"it has {len(columns)} of 3 columns; a line must be `{_COLUMNS}`.")
     root_as_written, name, weighted = columns
-    root, file = _found(path, root_as_written), _found(path, name)
-    places = f"'{path.parent}' and the working folder"
-    wrong = []
+    root, file = _resolve(path, root_as_written), _resolve(path, name)
+    places = f"'{path.parent}' or the working directory"
+    problems = []
     if not root.is_dir():
-        wrong.append(f"its image root '{root_as_written}' is no folder in {places}.")
+        problems.append(f"the image root '{root_as_written}' is not a folder in {places}.")
     if not file.is_file():
-        wrong.append(f"its annotations '{name}' are no file in {places}.")
+        problems.append(f"the annotations '{name}' are not a file in {places}.")
     if weighted.lower() not in ("true", "false"):
-        wrong.append(f"its third column, need_weight, is '{weighted}'; write true or false.")
-    if wrong:
-        raise UniWorldError(" ".join(wrong))
+        problems.append(f"the third column, need_weight, is '{weighted}'; it must be true or false.")
+    if problems:
+        raise UniWorldError(" ".join(problems))
     return Line(number, root_as_written, name, root, file, weighted.lower() == "true")
 
 
-def _found(list_file: Path, written: str) -> Path:
-    beside = list_file.parent / written
-    return beside if beside.exists() else Path(written)
+def _resolve(list_file: Path, written: str) -> Path:
+    next_to_list = list_file.parent / written
+    return next_to_list if next_to_list.exists() else Path(written)
 
 
 class PublishedSamples:
-    """The paintings of a list. Only where each annotation stands is held in memory: 24 bytes a sample.
+    """The paintings of a list. Memory holds only the position of each annotation: 24 bytes per sample.
 
     Attributes:
-        understanding: how many annotations are questions with answers in words, which painting leaves out.
+        understanding: number of annotations that are questions with answers in words, which are not samples.
     """
 
     def __init__(self, list_file: str | Path) -> None:
-        """Read all files of annotations once.
+        """Scan all files of annotations once.
 
         Raises:
-            BadData: every line and file that is of no use, at once; or nothing is left to paint.
+            BadData: there are invalid lines or files, all of which are listed, or there is no painting.
         """
         self.list_file = Path(list_file)
         self.lines, problems = read_list(self.list_file)
@@ -143,7 +141,7 @@ class PublishedSamples:
             raise BadData(self.list_file, problems)
         self._rows = np.concatenate(found)
         if not len(self._rows):
-            raise BadData(self.list_file, [f"No annotation is a painting: none has a {PAINT_MARK} answer."])
+            raise BadData(self.list_file, [f"None of the annotations is a painting: none has a {PAINT_MARK} answer."])
         self.fingerprint = digest.hexdigest()[:32]
 
     def _scan(self, index: int, line: Line, digest: hashlib._Hash) -> np.ndarray:
@@ -161,11 +159,11 @@ class PublishedSamples:
         return len(self._rows)
 
     def key(self, index: int) -> str:
-        """What messages call a sample."""
+        """Return the name of a sample in messages."""
         return f"{self._files[int(self._rows[index]['line'])]}#{int(self._rows[index]['number'])}"
 
     def __getitem__(self, index: int) -> Sample:
-        """One sample. Raises BadSample where its annotation is of no use."""
+        """Return one sample. Raises BadSample if its annotation is invalid."""
         row = self._rows[index]
         line = self.lines[int(row["line"])]
         try:
@@ -177,17 +175,17 @@ class PublishedSamples:
         return sample_of(self.key(index), annotation, line)
 
     def sizes(self, index: int) -> tuple[int, int]:
-        """Height and width of its target in pixels. Raises UniWorldError where there is none."""
+        """Return height and width of a target in pixels. Raises UniWorldError if it cannot be read."""
         return self[index].target.size()
 
 
 def name_files(lines: list[Line]) -> list[str]:
-    """What each line's annotations are called in keys: their path as written, with the line where it comes twice."""
-    often = Counter(line.name for line in lines)
-    return [line.name if often[line.name] == 1 else f"{line.name} (line {line.number})" for line in lines]
+    """Return each line's name in sample keys: the path as written, with the line number if the path is not unique."""
+    counts = Counter(line.name for line in lines)
+    return [line.name if counts[line.name] == 1 else f"{line.name} (line {line.number})" for line in lines]
 
 
 def sample_of(key: str, annotation: Annotation, line: Line) -> Sample:
-    """The sample that an annotation of a line describes."""
+    """Return the sample that an annotation of a line describes."""
     *references, target = (FilePicture(line.root / image) for image in annotation.images)
     return Sample(key, annotation.prompt, tuple(references), target, line.weighted)

@@ -1,4 +1,4 @@
-"""Samples to what the tower takes, prefetched of the step that needs them."""
+"""Read encoded samples, fresh or from a cache, ahead of the step that needs them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .samples import PictureSource, Sample, Samples
 
 Item = TypeVar("Item")
 
-# How often a waiting producer looks whether anyone still listens, in seconds.
+# How often a blocked producer checks whether its consumer has closed, in seconds.
 _POLL_SECONDS = 0.1
 
 
 class SampleEncoder(Protocol):
-    """What `training.encode.Encoder` does."""
+    """Interface of `Encoder` that reading samples needs."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -33,7 +33,7 @@ class SampleEncoder(Protocol):
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A picture that was opened already, or why it could not be."""
+    """A decoded picture, or the reason why it cannot be decoded."""
 
     source: PictureSource
     picture: Image.Image | str
@@ -55,7 +55,7 @@ class _Decoded:
 
 
 def decoded(sample: Sample) -> Sample:
-    """The sample with its pictures in memory; a picture that is of no use says so when it is opened, as before."""
+    """Return the sample with decoded pictures. An invalid picture still raises only when it is opened."""
 
     def decode(source: PictureSource) -> _Decoded:
         try:
@@ -67,20 +67,20 @@ def decoded(sample: Sample) -> Sample:
 
 
 class Reader(Protocol):
-    """Where encoded samples come from, in two halves that may run in two threads."""
+    """A source of encoded samples, in two halves that can run in two threads."""
 
     def fetch(self, indices: Sequence[int]) -> list[Any]:
-        """All that comes before the frozen parts."""
+        """Do everything that comes before the frozen parts."""
 
     def encode(self, fetched: Sequence[Any]) -> list[EncodedSample | BadSample]:
-        """What the frozen parts compute, in order; a `BadSample` in the place of one that is of no use."""
+        """Return the encoded samples, in order; an invalid one is a `BadSample`."""
 
     def close(self) -> None:
-        """End its threads."""
+        """Stop its threads."""
 
 
 class FreshReader:
-    """Samples whose pictures are decoded by a few threads and go through the encoder."""
+    """Decodes pictures in a thread pool and encodes them."""
 
     def __init__(self, samples: Samples, encoder: SampleEncoder, workers: int) -> None:
         self.samples, self.encoder = samples, encoder
@@ -105,7 +105,7 @@ class FreshReader:
 
 
 class CachedReader:
-    """Samples that a cache holds."""
+    """Reads encoded samples from a cache."""
 
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
@@ -123,13 +123,13 @@ class CachedReader:
         return list(fetched)
 
     def close(self) -> None:
-        """It has no threads."""
+        """Do nothing: there are no threads."""
 
 
 def prefetched(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
-    """The same items, made by a thread that is up to `depth` items prefetched.
+    """Yield the items of an iterator that a background thread advances up to `depth` items ahead.
 
-    What the iterator raises is raised here, in its place. Closing ends the thread, and closes the iterator in it.
+    Errors of the iterator are raised here. Closing the generator stops the thread, which closes the iterator.
     """
     queue: Queue[tuple[Item | None, BaseException | None]] = Queue(max(1, depth))
     closed = Event()
@@ -149,13 +149,13 @@ def prefetched(items: Iterator[Item], depth: int) -> Generator[Item, None, None]
                 if not put(item):
                     break
             put(None, StopIteration())
-        except BaseException as error:  # whatever it is, it belongs to who waits for the item
+        except BaseException as error:  # of any type: the consumer re-raises it
             put(None, error)
         finally:
             if isinstance(items, Generator):
                 items.close()
 
-    thread = Thread(target=work, name="data-prefetched", daemon=True)
+    thread = Thread(target=work, name="data-prefetch", daemon=True)
     thread.start()
     try:
         while True:

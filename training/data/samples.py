@@ -1,4 +1,4 @@
-"""One annotation as a sample: its instruction, the pictures before the edit, and the picture to paint."""
+"""Samples: an instruction, the reference pictures, and the target picture."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from ...uniworld_core.images.picture_files import PictureFile, upright_size
 from ...uniworld_core.images.pictures import to_rgb
 from ..files import locked, write_atomic
 
-# Samples whose sizes are read by one job: few enough to keep all threads busy, many enough to cost nothing.
+# Samples per job of reading sizes: few enough to keep all threads busy, many enough to amortize the overhead.
 _CHUNK = 256
 
 
 class PictureSource(Protocol):
-    """A picture that is not opened yet."""
+    """A picture that is opened on demand."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The name in messages."""
 
     def read(self) -> bytes:
-        """Its file, as it is. Raises UniWorldError naming the picture."""
+        """Return the content of the file. Raises UniWorldError naming the picture."""
 
     def open(self) -> Image.Image:
-        """The picture as 8-bit RGB. Raises UniWorldError naming the picture."""
+        """Return the picture as 8-bit RGB. Raises UniWorldError naming the picture."""
 
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels, from its header alone. Raises UniWorldError naming the picture."""
+        """Return height and width in pixels, read from the header. Raises UniWorldError naming the picture."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One painting to learn.
+    """One training sample.
 
     Attributes:
-        key: what messages call it, stable and unique in its list, such as "annotations.json#12".
+        key: name in messages, stable and unique in its list, such as "annotations.json#12".
         prompt: the instruction, without `<image>` marks.
-        references: the pictures that the instruction speaks of, in order.
+        references: the reference pictures, in order.
         target: the picture to paint.
-        weighted: whether the edited part weighs more in the loss.
+        weighted: whether the loss weights the edited region.
     """
 
     key: str
@@ -65,20 +65,20 @@ class Samples(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of the annotations and their order. It does not look into the pictures."""
+        """Hex digest of the annotations and their order; it does not depend on the pictures."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """One sample. Raises `BadSample` where its annotation is of no use."""
+        """Return one sample. Raises `BadSample` if its annotation is invalid."""
 
     def sizes(self, index: int) -> tuple[int, int]:
-        """Height and width of its target in pixels, without decoding it. Raises UniWorldError where there is none."""
+        """Return height and width of a target in pixels, without decoding. Raises UniWorldError if it cannot be read."""
 
 
 @dataclass(frozen=True)
 class FilePicture:
-    """A picture in a file of its own; `named_in` is where to look if the file is not there."""
+    """A picture in its own file; `named_in` says where its path comes from, for messages."""
 
     path: Path
     named_in: str = "the image root and the annotation"
@@ -106,29 +106,29 @@ class FilePicture:
     def _unreadable(self, error: OSError) -> str:
         if isinstance(error, FileNotFoundError):
             return f"The picture '{self.name}' does not exist: check {self.named_in}."
-        return f"The picture '{self.name}' cannot be read: {error.strerror}. Check the path and its rights."
+        return f"The picture '{self.name}' cannot be read: {error.strerror}. Check the path and its permissions."
 
 
 def decode(name: str, data: bytes) -> Image.Image:
-    """A picture file's bytes as 8-bit RGB, upright.
+    """Decode a picture file as 8-bit RGB, upright.
 
     Raises:
-        UniWorldError: names the picture, which cannot be decoded or lacks pixels: nobody is to learn gray from it.
+        UniWorldError: the picture cannot be decoded, or is truncated: a model must not learn its gray filling.
     """
     with PictureFile(BytesIO(data), name) as file:
         picture = file.first()
         if file.damage:
             raise UniWorldError(
-                f"The picture '{name}' cannot be decoded whole ({file.damage}): it is damaged or cut short. Get a whole copy."
+                f"The picture '{name}' cannot be decoded completely ({file.damage}): it is damaged or truncated. Replace it."
             )
         try:
             return to_rgb(picture)
         except UniWorldError as error:
-            raise UniWorldError(f"The picture '{name}' is of no use. {error}") from error
+            raise UniWorldError(f"The picture '{name}' cannot be used. {error}") from error
 
 
 def picture_size(name: str, data: bytes) -> tuple[int, int]:
-    """Height and width of a picture file's bytes, upright. Raises UniWorldError naming the picture."""
+    """Return height and width of a picture file, upright. Raises UniWorldError naming the picture."""
     return _size(name, BytesIO(data))
 
 
@@ -139,23 +139,24 @@ def _size(name: str, file: IO[bytes]) -> tuple[int, int]:
 
 
 def size_table(samples: Samples, workers: int = 16, known: Tensor | None = None) -> Tensor:
-    """Height and width of every target: int32 (N, 2), in pixels; 0, 0 where they cannot be read.
+    """Return height and width of every target: int32 (N, 2) in pixels, 0, 0 for targets that cannot be read.
 
     Args:
-        workers: threads that read headers at the same time; reading waits for the disk, not for the processor.
-        known: an earlier table; only what it lacks is read.
+        samples: the samples.
+        workers: threads that read headers; more than cores, because they mostly wait for the disk.
+        known: an earlier table; only its missing rows are read.
     """
     table_N2 = torch.zeros(len(samples), 2, dtype=torch.int32) if known is None else known.clone()
-    lacking_N = (table_N2 == 0).any(dim=1).tolist()
+    missing_N = (table_N2 == 0).any(dim=1).tolist()
 
     def read(start: int) -> None:
         for index in range(start, min(start + _CHUNK, len(samples))):
-            if not lacking_N[index]:
+            if not missing_N[index]:
                 continue
             try:
                 table_N2[index] = torch.tensor(samples.sizes(index), dtype=torch.int32)
             except UniWorldError:
-                # What is wrong is told when the sample is opened, and counted there.
+                # Opening the sample reports and counts the problem.
                 continue
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -164,18 +165,19 @@ def size_table(samples: Samples, workers: int = 16, known: Tensor | None = None)
 
 
 def saved_size_table(file: Path, fingerprint: str, make: Callable[[], Tensor]) -> Tensor:
-    """The size table, read from a file that an earlier call wrote for the same annotations, else made and written.
+    """Read the size table that an earlier call saved for the same annotations, or create and save it.
 
-    The order of a run hangs on it: a picture that is lost or mended meanwhile must not change what other steps see.
+    The order of a run depends on it: a picture that is lost or repaired later must not change the data of other steps.
 
     Args:
-        fingerprint: of the samples.
-        make: gives the table where there is none.
+        file: the saved table.
+        fingerprint: fingerprint of the samples.
+        make: returns the table if none is saved.
 
     Raises:
         UniWorldError: the file is damaged, or cannot be written.
     """
-    # One of several processes reads the headers, the others wait for it.
+    # One of several processes reads the headers; the others wait for it.
     with locked(file.with_name(f"{file.name}.lock"), wait=True, busy=f"'{file}' cannot be locked."):
         if file.is_file():
             try:

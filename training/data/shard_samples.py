@@ -1,8 +1,8 @@
-"""Samples in WebDataset shards: tar files that hold annotation and pictures together, for data that outgrow one disk.
+"""Read samples from WebDataset shards: tar files with annotations and pictures, for data that is larger than one disk.
 
-A folder of shards holds `index.json`, with the fingerprint of the list and the count and SHA-256 of every shard, and
-for each `shard-000000.tar` a `shard-000000.safetensors` that says where its samples start. Shards keep every painting
-of the list in its order, those of no use as well, so plans and caches of the list are those of its shards.
+A folder of shards contains `index.json`, with the fingerprint of the list and the count and SHA-256 of every shard. Next
+to each `shard-000000.tar`, a `shard-000000.safetensors` has the offsets of its samples. Shards contain every painting of
+the list in order, including invalid ones, so plans and caches are the same for a list and its shards.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file: its name, its samples, its bytes and their SHA-256."""
+    """One tar file: its name, number of samples, size in bytes and SHA-256."""
 
     name: str
     count: int
@@ -39,7 +39,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardPicture:
-    """A picture out of a shard."""
+    """A picture in a shard."""
 
     name: str
     data: bytes
@@ -55,18 +55,18 @@ class ShardPicture:
 
 
 class ShardSamples:
-    """The samples of a folder of shards, in any order.
+    """The samples of a folder of shards, with random access.
 
     Attributes:
-        fingerprint: that of the list they were made of.
+        fingerprint: fingerprint of the list that the shards were created from.
         shards: the tar files, in order.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Open shards.
+        """Open a folder of shards.
 
         Raises:
-            UniWorldError: there are none, they are not finished, or a file is missing or of another length.
+            UniWorldError: it contains no shards, they are not finished, or a file is missing or has the wrong size.
         """
         self.folder = Path(folder)
         index = read_index(self.folder)
@@ -77,16 +77,16 @@ class ShardSamples:
         self._per_shard: int = index["per_shard"]
         self._starts, sizes = [], []
         for shard in self.shards:
-            held = _read_held(self.folder / shard.name, shard)
-            self._starts.append(held["starts"])
-            sizes.append(held["sizes"])
+            offsets = _read_offsets(self.folder / shard.name, shard)
+            self._starts.append(offsets["starts"])
+            sizes.append(offsets["sizes"])
         self._sizes_N2 = np.concatenate(sizes)
 
     def __len__(self) -> int:
         return len(self._sizes_N2)
 
     def __getitem__(self, index: int) -> Sample:
-        """One sample. Raises `BadSample` where it is of no use."""
+        """Return one sample. Raises `BadSample` if it is invalid."""
         number, within = divmod(index, self._per_shard)
         path = self.folder / self.shards[number].name
         try:
@@ -94,14 +94,14 @@ class ShardSamples:
             sample = _read_sample(path, start, end)
         except (OSError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
             raise UniWorldError(
-                f"Sample {index} cannot be read from the shard '{path}' ({error}): fetch it anew."
+                f"Sample {index} cannot be read from the shard '{path}' ({error}): download the shard again."
             ) from error
         if isinstance(sample, BadSample):
             raise sample
         return sample
 
     def sizes(self, index: int) -> tuple[int, int]:
-        """Height and width of its target in pixels. Raises UniWorldError where it could not be read."""
+        """Return height and width of a target in pixels. Raises UniWorldError if it could not be read."""
         height, width = self._sizes_N2[index].tolist()
         if not height:
             raise UniWorldError(f"The size of the target of sample {index} could not be read when its shard was made.")
@@ -113,38 +113,38 @@ def _read_sample(path: Path, start: int, end: int) -> Sample | BadSample:
         file.seek(start)
         data = file.read(end - start)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        # A member is called by its sample's number, a dot, and what it is.
-        held = {member.name.partition(".")[2]: _content(tar, member) for member in tar}
-    told = json.loads(held["json"])
-    if "problem" in told:
-        return BadSample(told["key"], told["problem"])
-    *references, target = (ShardPicture(picture["name"], held[picture["file"]]) for picture in told["pictures"])
-    return Sample(told["key"], told["prompt"], tuple(references), target, told["weighted"])
+        # WebDataset's naming: the sample's number, a dot, and the field.
+        members = {member.name.partition(".")[2]: _content(tar, member) for member in tar}
+    record = json.loads(members["json"])
+    if "problem" in record:
+        return BadSample(record["key"], record["problem"])
+    *references, target = (ShardPicture(picture["name"], members[picture["file"]]) for picture in record["pictures"])
+    return Sample(record["key"], record["prompt"], tuple(references), target, record["weighted"])
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = tar.extractfile(member)
     if file is None:
-        raise UniWorldError(f"its member '{member.name}' is no file")
+        raise UniWorldError(f"its member '{member.name}' is not a file")
     return file.read()
 
 
-def _read_held(path: Path, shard: Shard) -> dict[str, np.ndarray]:
+def _read_offsets(path: Path, shard: Shard) -> dict[str, np.ndarray]:
     try:
         size = path.stat().st_size
-        held = load_file(path.with_suffix(".safetensors"))
-        counts = len(held["starts"]) - 1, len(held["sizes"])
+        offsets = load_file(path.with_suffix(".safetensors"))
+        counts = len(offsets["starts"]) - 1, len(offsets["sizes"])
     except (OSError, SafetensorError, KeyError) as error:
         raise UniWorldError(
-            f"The shard '{path}' or its .safetensors cannot be read ({error}): fetch both anew."
+            f"The shard '{path}' or its .safetensors cannot be read ({error}): download both again."
         ) from error
     if size != shard.bytes or counts != (shard.count, shard.count):
-        raise UniWorldError(f"The shard '{path}' has {size} bytes instead of {shard.bytes}: fetch it anew.")
-    return held
+        raise UniWorldError(f"The shard '{path}' has {size} bytes, expected {shard.bytes}: download it again.")
+    return offsets
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """What `index.json` says, its shards as `Shard`s. Raises UniWorldError if there is none, or it is damaged."""
+    """Read `index.json`, with its shards as `Shard`s. Raises UniWorldError if it is missing or damaged."""
     try:
         index = json.loads((folder / INDEX).read_bytes())
         if index["format"] != FORMAT:
@@ -155,9 +155,9 @@ def read_index(folder: Path) -> dict[str, Any]:
         if not all(type(number) is int and number > 0 for number in numbers) or not all(
             isinstance(text, str) for text in texts
         ):
-            raise UniWorldError("a value in it is of another kind")
+            raise UniWorldError("a value has the wrong type")
         return index
     except FileNotFoundError as error:
-        raise UniWorldError(f"'{folder}' holds no shards: make them with `uniworld data shards`.") from error
+        raise UniWorldError(f"'{folder}' contains no shards: create them with `uniworld data shards`.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UniWorldError(f"'{folder / INDEX}' is no index of shards ({error}): make the shards anew.") from error
+        raise UniWorldError(f"'{folder / INDEX}' is not a valid index ({error}): create the shards again.") from error

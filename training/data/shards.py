@@ -1,4 +1,4 @@
-"""Making shards, and looking whether they are still what was written."""
+"""Write WebDataset shards, and verify them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..objective.batch import BadSample
 from .samples import Samples
 from .shard_samples import FORMAT, INDEX, Shard, ShardSamples, read_index
 
-# About a gigabyte of pictures as the published ones.
+# About one gigabyte per shard with pictures like the published ones.
 PER_SHARD = 1000
 
 
@@ -33,26 +33,29 @@ def write_shards(
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> ShardSamples:
-    """Copy samples with their pictures into shards; those that are finished stay.
+    """Copy samples with their pictures into shards; finished shards are kept.
 
     Args:
-        per_shard: samples in a shard.
-        workers: shards that are written at the same time.
-        progress: told how many of how many samples are there.
+        samples: the samples.
+        folder: folder for the shards.
+        per_shard: samples per shard.
+        workers: shards written in parallel.
+        progress: called with the number of finished samples and their total.
 
     Raises:
-        UniWorldError: the folder holds shards of another list or cut, another process writes it, or the disk is full.
+        UniWorldError: the folder contains shards of another list or another `per_shard`, another process is writing to
+            it, or the disk is full.
     """
     if per_shard < 1:
-        raise UniWorldError(f"A shard of {per_shard} samples holds nothing: give at least 1.")
+        raise UniWorldError(f"per_shard is {per_shard}; it must be at least 1.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UniWorldError(
-            f"The folder of shards '{folder}' cannot be made: {error.strerror}. Name another."
+            f"The folder of shards '{folder}' cannot be created: {error.strerror}. Choose another folder."
         ) from error
     index = {"format": FORMAT, "fingerprint": samples.fingerprint, "samples": len(samples), "per_shard": per_shard}
-    with locked(folder / "writing.lock", wait=False, busy=f"Another process writes shards into '{folder}'."):
+    with locked(folder / "writing.lock", wait=False, busy=f"Another process is writing shards to '{folder}'."):
         if (folder / INDEX).is_file():
             _check_same(folder, read_index(folder), index)
         else:
@@ -76,17 +79,17 @@ def write_shards(
 
 
 def check_shards(folder: str | Path) -> tuple[str, ...]:
-    """A sentence for each shard whose bytes are not those that were written. Raises UniWorldError as `ShardSamples`."""
+    """Return a sentence for each shard whose SHA-256 does not match. Raises UniWorldError as `ShardSamples`."""
     samples = ShardSamples(folder)
     return tuple(
-        f"The shard '{samples.folder / shard.name}' is damaged (its SHA-256 differs): fetch or make it anew."
+        f"The shard '{samples.folder / shard.name}' is damaged (its SHA-256 differs): download or create it again."
         for shard in samples.shards
         if sha256_file(samples.folder / shard.name) != shard.sha256
     )
 
 
 class _Hashed:
-    """A file that is hashed while it is written."""
+    """A file whose content is hashed while it is written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.bytes = file, hashlib.sha256(), 0
@@ -98,7 +101,7 @@ class _Hashed:
 
 
 def _write_shard(samples: Samples, indices: range, folder: Path, number: int) -> Shard:
-    """Write a shard, and then where its samples start, which makes it a finished one."""
+    """Write a shard and then its offsets; a shard with offsets is complete."""
     from webdataset import TarWriter
 
     path = folder / f"shard-{number:06d}.tar"
@@ -107,24 +110,24 @@ def _write_shard(samples: Samples, indices: range, folder: Path, number: int) ->
     sizes = np.zeros((len(indices), 2), dtype=np.int32)
     with atomic_file(path) as file:
         hashed = _Hashed(file)
-        # Times and owners left out: the same samples make the same bytes.
+        # Without times and owners, so that the same samples give the same bytes.
         with TarWriter(hashed, encoder=False, mtime=0) as tar:
             for row, index in enumerate(indices):
                 members, sizes[row] = _members(samples, index)
                 tar.write({"__key__": f"{index:09d}", **members})
     starts = _starts(path, hashed.bytes)
     shard = Shard(path.name, len(indices), hashed.bytes, hashed.digest.hexdigest())
-    told = {"shard": json.dumps(asdict(shard))}
-    write_atomic(path.with_suffix(".safetensors"), save({"starts": starts, "sizes": sizes}, told))
+    metadata = {"shard": json.dumps(asdict(shard))}
+    write_atomic(path.with_suffix(".safetensors"), save({"starts": starts, "sizes": sizes}, metadata))
     return shard
 
 
 def _members(samples: Samples, index: int) -> tuple[dict[str, bytes], tuple[int, int]]:
-    """The files of a sample in its shard, and the size of its target."""
+    """Return a sample's files in its shard, and the size of its target."""
     try:
         size = samples.sizes(index)
     except UniWorldError:
-        size = (0, 0)  # told and counted where the sample is opened
+        size = (0, 0)  # opening the sample reports and counts the problem
     try:
         sample = samples[index]
     except BadSample as error:
@@ -136,8 +139,8 @@ def _members(samples: Samples, index: int) -> tuple[dict[str, bytes], tuple[int,
         return {"json": _json({"key": sample.key, "problem": str(error)})}, size
     files = [f"{number}{_suffix(source.name)}" for number, source in enumerate(sources)]
     pictures = [{"name": source.name, "file": file} for source, file in zip(sources, files)]
-    told = {"key": sample.key, "prompt": sample.prompt, "weighted": sample.weighted, "pictures": pictures}
-    return {"json": _json(told), **dict(zip(files, data))}, size
+    record = {"key": sample.key, "prompt": sample.prompt, "weighted": sample.weighted, "pictures": pictures}
+    return {"json": _json(record), **dict(zip(files, data))}, size
 
 
 def _suffix(name: str) -> str:
@@ -150,7 +153,7 @@ def _json(value: object) -> bytes:
 
 
 def _starts(path: Path, end: int) -> np.ndarray:
-    """Where each sample's first header stands, and the end of the file."""
+    """Return the offset of each sample's first header, and the end of the file."""
     starts: dict[str, int] = {}
     with tarfile.open(path) as tar:
         for member in tar:
@@ -164,13 +167,14 @@ def _finished(file: Path) -> Shard:
 
 
 def _write_index(folder: Path, index: dict[str, object], shards: list[Shard]) -> None:
-    told = index | {"shards": [asdict(shard) for shard in shards]}
-    write_atomic(folder / INDEX, json.dumps(told, indent=1).encode())
+    content = index | {"shards": [asdict(shard) for shard in shards]}
+    write_atomic(folder / INDEX, json.dumps(content, indent=1).encode())
 
 
 def _check_same(folder: Path, found: dict[str, object], wanted: dict[str, object]) -> None:
-    for name, told in (("fingerprint", "of another list"), ("per_shard", "cut otherwise")):
+    for name, difference in (("fingerprint", "of another list"), ("per_shard", "of another size")):
         if found[name] != wanted[name]:
             raise UniWorldError(
-                f"'{folder}' holds shards {told} ({name} {found[name]}, now {wanted[name]}): name another folder."
+                f"'{folder}' contains shards {difference} ({name} is {found[name]}, now {wanted[name]}): choose another "
+                "folder."
             )

@@ -1,4 +1,4 @@
-"""Samples once the frozen parts have read them, the random numbers of their training step, and batches of both.
+"""Encoded samples, the random numbers of their training step, and batches of both.
 
 Shapes: L VLM tokens, D their width, T SigLIP tokens of S values, P pooled width, C latent channels, h, w latent sides.
 """
@@ -14,15 +14,15 @@ from torch import Tensor
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.condition import splice
 
-# Keeps the stream of a sample's numbers apart from those of its neighbours and of other seeds (64-bit golden ratio).
+# 64-bit golden ratio: separates the random streams of neighbouring samples and of other seeds.
 _STRIDE = 0x9E3779B97F4A7C15
 
 
 class BadSample(UniWorldError):
-    """A sample that cannot be trained on: it is named, counted and left out.
+    """A sample that cannot be trained on; it is reported, counted and skipped.
 
     Attributes:
-        key: what the sample is called.
+        key: name of the sample.
         reason: what is wrong with it, as a sentence.
     """
 
@@ -36,17 +36,17 @@ class BadSample(UniWorldError):
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """What the frozen parts compute of one sample; it is what a cache keeps. Tensors are on the CPU.
+    """The frozen parts' outputs for one sample, as a cache stores them. Tensors are on the CPU.
 
     Attributes:
-        key: what the sample is called.
+        key: name of the sample.
         hidden: (L, D) the VLM's last hidden states, without padding.
         ends: (L,) bool, True at each picture's `<|vision_end|>`.
-        features: per reference (T, S) SigLIP features; empty where there are no references, or SigLIP is not used.
-        pooled: (P,) CLIP's pooled prompt, or that of the empty string where T5 is not used.
-        t5: (T5 length, D5), or None where T5 is not used.
-        latent: (C, h, w) float32, the target on the DiT's side.
-        weight: (h, w) float32 edit weight; None stands for 1 everywhere.
+        features: per reference (T, S) SigLIP features; empty without references or without SigLIP.
+        pooled: (P,) CLIP's pooled prompt, or that of the empty string if T5 is not used.
+        t5: (T5 length, D5), or None if T5 is not used.
+        latent: (C, h, w) float32 target latent, scaled as the DiT expects it.
+        weight: (h, w) float32 edit weight; None means 1 everywhere.
     """
 
     key: str
@@ -63,14 +63,14 @@ class EncodedSample:
 class Draws:
     """The random numbers of a batch of B.
 
-    Every sample draws from a generator of its own, which knows only the run's seed and the sample's place in the
-    order of the data. So a run that was killed, a big batch cut into small ones, two processes instead of one, and
-    cached instead of fresh data all see the same numbers, and there is no state to keep.
+    Each sample has its own generator, seeded by the run's seed and the sample's position in the order of the data. A
+    resumed run, gradient accumulation, several processes and cached data therefore all see the same numbers, and there
+    is no random state to save.
 
     Attributes:
         noise: (B, C, h, w) float32, standard normal.
-        level: (B,) float32, standard normal: the noise level is its sigmoid, then shifted.
-        t5_dropout_u: (B,) float32 in 0..1, for what is dropped now and then.
+        level: (B,) float32, standard normal; the noise level is its sigmoid, then shifted.
+        t5_dropout_u: (B,) float32, uniform in 0..1, for T5 dropout.
     """
 
     noise: Tensor
@@ -79,7 +79,7 @@ class Draws:
 
     @classmethod
     def of(cls, seed: int, positions: Sequence[int], latent_shape: Sequence[int]) -> Draws:
-        """The numbers of the samples at these places in the order of the data, for latents (C, h, w)."""
+        """Draw the numbers of the samples at these positions in the order of the data, for latents (C, h, w)."""
         noise, level, t5_dropout_u = [], [], []
         for position in positions:
             generator = torch.Generator("cpu").manual_seed((seed * _STRIDE + position) % 2**63)
@@ -91,14 +91,14 @@ class Draws:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one latent size put together, with their random numbers: few tensors, so that a GPU gets them at once.
+    """Collated samples of one latent size with their random numbers, in few tensors so that copies to a GPU are cheap.
 
     Attributes:
-        hidden: (N, D) the VLM's states of all samples, one sample after the other.
-        features: (F, S) the SigLIP features of all references in order, or None where SigLIP is not used. F may be 0.
-        index: (B, L) which row of hidden and features stands where (`condition.splice`); -1 is padding.
+        hidden: (N, D) the VLM's hidden states of all samples, concatenated.
+        features: (F, S) the SigLIP features of all references in order, or None if SigLIP is not used. F may be 0.
+        index: (B, L) the row of hidden or features at each position (`condition.splice`); -1 is padding.
         pooled: (B, P).
-        t5: per sample (T5 length, D5), or None where it is dropped; None if no sample has any.
+        t5: per sample (T5 length, D5), or None if it is dropped; None if no sample has T5 tokens.
         latent: (B, C, h, w) float32.
         weight: (B, h, w) float32.
         noise: (B, C, h, w) and `level` (B,), as in `Draws`.
@@ -118,18 +118,20 @@ class Batch:
     def of(
         cls, items: Sequence[EncodedSample], draws: Draws, siglip_width: int | None = None, t5_drop: float = 1.0
     ) -> Batch:
-        """Put samples together.
+        """Collate samples.
 
         Args:
-            siglip_width: of a feature, for batches without any; None leaves SigLIP out.
-            t5_drop: share of samples without their T5 tokens.
+            items: the samples.
+            draws: their random numbers.
+            siglip_width: width of a SigLIP feature, needed for batches without references; None leaves SigLIP out.
+            t5_drop: fraction of samples whose T5 tokens are dropped.
 
         Raises:
-            UniWorldError: latents of different sizes.
+            UniWorldError: the latents differ in size.
         """
         shapes = {tuple(item.latent.shape) for item in items}
         if len(shapes) != 1:
-            raise UniWorldError(f"A batch holds latents of shapes {sorted(shapes)}; batches are made of one size each.")
+            raise UniWorldError(f"A batch has latents of shapes {sorted(shapes)}; all samples must have the same size.")
         used = [item.features if siglip_width is not None else () for item in items]
         ends = [item.ends.nonzero().flatten().tolist() for item in items]
         counts: list[list[int | None]] = [
@@ -138,14 +140,14 @@ class Batch:
         flat = [each for some in used for each in some]
         features = None if siglip_width is None else torch.cat([torch.zeros(0, siglip_width), *flat])
         dropout_us = draws.t5_dropout_u.tolist()
-        kept = tuple(None if u < t5_drop else item.t5 for item, u in zip(items, dropout_us))
+        t5 = tuple(None if u < t5_drop else item.t5 for item, u in zip(items, dropout_us))
         ones_hw = torch.ones(items[0].latent.shape[1:])
         return cls(
             hidden=torch.cat([item.hidden for item in items]),
             features=features,
             index=splice([len(item.hidden) for item in items], ends, counts),
             pooled=torch.stack([item.pooled for item in items]),
-            t5=kept if any(one is not None for one in kept) else None,
+            t5=t5 if any(tokens is not None for tokens in t5) else None,
             latent=torch.stack([item.latent for item in items]).float(),
             weight=torch.stack([ones_hw if item.weight is None else item.weight for item in items]),
             noise=draws.noise,
@@ -153,7 +155,7 @@ class Batch:
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on a device; dtypes stay."""
+        """Return the batch on a device, with unchanged dtypes."""
 
         def moved(value: object) -> object:
             if isinstance(value, Tensor):

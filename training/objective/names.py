@@ -1,11 +1,11 @@
-"""Names of a `DenoiseTower`'s tensors in the files of a checkpoint."""
+"""Names of the tensors of a `DenoiseTower` in checkpoint files."""
 
 from __future__ import annotations
 
 from ...uniworld_core.families.uniworld_v1.checkpoint import DENOISER_NAMES, PROJECTOR_NAMES
 from ...uniworld_core.loading.weights import Names
 
-# (in the published files, in `DenoiseTower`)
+# (prefix in the published files, prefix in `DenoiseTower`)
 TOWER_NAMES = Names(
     (
         *((in_file, f"dit.transformer.{rest}") for in_file, rest in DENOISER_NAMES.prefixes),

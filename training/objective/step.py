@@ -1,4 +1,4 @@
-"""The training step: the flow-matching loss of a batch (published: train_denoiser.py; DESIGN fact 9).
+"""The training step: the flow-matching loss of a batch (published: train_denoiser.py).
 
 Shapes: B batch, L text tokens, C latent channels, h, w latent sides.
 """
@@ -20,11 +20,11 @@ from .batch import Batch, Draws, EncodedSample
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What the step does with a batch.
+    """Settings of the training step.
 
     Attributes:
-        use_siglip: splice the references' SigLIP features in; the published stage 1 does not.
-        t5_drop: share of samples, drawn anew each time, that go without their T5 tokens.
+        use_siglip: splice in the references' SigLIP features; the published stage 1 does not.
+        t5_drop: fraction of samples whose T5 tokens are dropped, sampled at each step.
         guidance: FLUX's embedded guidance.
     """
 
@@ -34,22 +34,25 @@ class StepSettings:
 
 
 class DenoiseTower(nn.Module):
-    """The part of UniWorld that trains: projectors and DiT, from what the frozen parts computed to losses."""
+    """The trainable part of UniWorld, projectors and DiT: from the frozen parts' outputs to losses.
+
+    Named after the `denoise_tower` of the published checkpoint.
+    """
 
     def __init__(self, projectors: Projectors, dit: DiT, settings: StepSettings) -> None:
         super().__init__()
         self.projectors, self.dit, self.settings = projectors, dit, settings
 
     def collate(self, items: Sequence[EncodedSample], draws: Draws) -> Batch:
-        """Samples and their random numbers as this tower takes them. Raises UniWorldError for latents of two sizes."""
+        """Collate samples with their random numbers. Raises UniWorldError if the latents differ in size."""
         width = self.projectors.siglip_projector.width if self.settings.use_siglip else None
         return Batch.of(items, draws, width, self.settings.t5_drop)
 
     def condition(self, batch: Batch) -> Condition:
-        """The condition of a batch, its padding masked.
+        """Return the condition of a batch, with its padding masked.
 
-        Without a reference the features are none, and still go through their projector: what every process trains has
-        gradients in every process, of zero if need be.
+        Features go through their projector even if a batch has no reference: data parallelism needs a gradient, if only
+        of zeros, for every trained parameter in every process.
         """
         rows_ND = project_rows(self.projectors, batch.hidden, batch.features)
         tokens_BLD, mask_BL = gather_rows(rows_ND, batch.index)
@@ -58,7 +61,7 @@ class DenoiseTower(nn.Module):
         return Condition(tokens_BLD, batch.pooled, mask_BL)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Losses (B,), float32: mean over the latent of weight · (prediction − (noise − latent))².
+        """Return losses (B,), float32: the mean over the latent of weight · (prediction − (noise − latent))².
 
         σ = sigmoid(level), shifted for the packed tokens.
         """

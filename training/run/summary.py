@@ -92,7 +92,7 @@ class RunSummary:
     def _memory(self) -> list[str]:
         of = f" of {self.processes}" if self.processes > 1 else ""
         return [
-            f"# MemoryEstimate of each process{of}, without activations (an estimate):",
+            f"# Memory of each process{of}, without activations (an estimate):",
             *(f"#   {what:<44}{size / _GIB:>10.3f} GiB" for what, size in self.memory.parts.items()),
             f"#   {'together':<44}{self.memory.total / _GIB:>10.3f} GiB",
             "",

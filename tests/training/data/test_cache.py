@@ -1,4 +1,4 @@
-"""The cache of what the frozen parts compute: it keeps it to the bit, survives kills, and refuses what is not its own."""
+"""The cache of the frozen parts' outputs: bit-exact, robust against kills, and checked against its key."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class NoPicture:
 
 @dataclass(frozen=True)
 class Numbers:
-    """As many samples, without pictures; those in `bad` have annotations of no use."""
+    """`count` samples without pictures; those in `bad` have invalid annotations."""
 
     count: int
     bad: tuple[int, ...] = ()
@@ -61,7 +61,7 @@ class Numbers:
 
 
 class Coder:
-    """SampleEncoder a sample's number; the odd ones have a reference, T5 and a weight."""
+    """Encodes a sample's number; odd ones have T5 tokens and a weight."""
 
     fingerprint = "coder"
 
@@ -108,7 +108,7 @@ def made(folder: Path, samples: Numbers, **options: object) -> Cache:
     return cache
 
 
-def test_what_comes_out_is_bit_for_bit_what_went_in(tmp_path: Path) -> None:
+def test_cached_samples_are_bit_identical(tmp_path: Path) -> None:
     made(tmp_path, Numbers(11), batch=3)
     cache = Cache(tmp_path, CacheKey("coder", "numbers"))
     assert len(cache) == 11
@@ -117,7 +117,7 @@ def test_what_comes_out_is_bit_for_bit_what_went_in(tmp_path: Path) -> None:
         assert_same(cache[index], encode(f"numbers#{index}", index))
 
 
-def test_views_into_one_batch_are_kept_as_they_are(tmp_path: Path) -> None:
+def test_views_of_one_batch_are_stored_correctly(tmp_path: Path) -> None:
     shared = torch.randn(2, 6)
     cache = create_or_open(tmp_path, Numbers(2), Coder())
     items = [replace(encode(str(index), index), pooled=shared[index]) for index in range(2)]
@@ -126,7 +126,7 @@ def test_views_into_one_batch_are_kept_as_they_are(tmp_path: Path) -> None:
         assert_same(cache[index], items[index])
 
 
-def test_bad_samples_are_recorded_by_name_and_met_again(tmp_path: Path) -> None:
+def test_bad_samples_are_recorded_by_name_and_raised_again(tmp_path: Path) -> None:
     made(tmp_path, Numbers(5, bad=(1, 4)))
     cache = Cache(tmp_path)
     assert cache.missing == 0
@@ -136,7 +136,7 @@ def test_bad_samples_are_recorded_by_name_and_met_again(tmp_path: Path) -> None:
     assert cache.sizes.tolist() == [[64, 96], [0, 0], [64, 96], [64, 96], [0, 0]]
 
 
-def test_parts_of_bad_samples_alone_and_of_empty_tensors_are_fine(tmp_path: Path) -> None:
+def test_parts_with_only_bad_samples_or_empty_tensors_are_valid(tmp_path: Path) -> None:
     cache = made(tmp_path / "bad", Numbers(3, bad=(0, 1, 2)))
     assert len(Cache(tmp_path / "bad").bad) == len(cache.bad) == 3
     cache = create_or_open(tmp_path / "empty", Numbers(1), Coder())
@@ -145,11 +145,13 @@ def test_parts_of_bad_samples_alone_and_of_empty_tensors_are_fine(tmp_path: Path
     assert_same(Cache(tmp_path / "empty")[0], item)
 
 
-def test_mended_samples_are_computed_without_losing_any(tmp_path: Path) -> None:
+def test_repaired_samples_are_computed_without_losing_any(tmp_path: Path) -> None:
     made(tmp_path, Numbers(5, bad=(0, 4)))
     parts = len(list((tmp_path / "parts").glob("*.safetensors")))
     made(tmp_path, Numbers(5, bad=(0, 4)))
-    assert len(list((tmp_path / "parts").glob("*.safetensors"))) == parts  # what is as bad as before is known
+    assert (
+        len(list((tmp_path / "parts").glob("*.safetensors"))) == parts
+    )  # samples that are still bad are not written again
     made(tmp_path, Numbers(5, bad=(4,)))
     cache = Cache(tmp_path)
     assert list(cache.bad) == [4]
@@ -159,11 +161,11 @@ def test_mended_samples_are_computed_without_losing_any(tmp_path: Path) -> None:
 
 
 def test_more_bad_samples_than_the_limit_stop_it_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"2 samples are of no use, more than the limit of 1; the last is numbers#3"):
+    with pytest.raises(ValueError, match=r"2 samples are invalid, more than data.bad_limit = 1; the last is numbers#3"):
         made(tmp_path, Numbers(5, bad=(1, 3)), bad_limit=1)
 
 
-def test_filling_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_filling_continues_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uniworld.training.data.cache_fill.PART_SAMPLES", 2)
     samples = Numbers(7)
 
@@ -177,10 +179,10 @@ def test_filling_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Monk
         fill(create_or_open(tmp_path, samples, Coder()), samples, Stops(), batch=1)
     cache, coder = create_or_open(tmp_path, samples, Coder()), Coder()
     assert cache.missing == 3
-    told: list[tuple[int, int]] = []
-    fill(cache, samples, coder, batch=2, progress=lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    fill(cache, samples, coder, batch=2, progress=lambda done, total: reported.append((done, total)))
     assert coder.seen == ["numbers#4", "numbers#5", "numbers#6"]
-    assert told == [(6, 7), (7, 7)]
+    assert reported == [(6, 7), (7, 7)]
     for index in range(7):
         assert_same(cache[index], encode(f"numbers#{index}", index))
 
@@ -196,36 +198,40 @@ def test_processes_fill_disjoint_shares(tmp_path: Path) -> None:
     assert Cache(tmp_path).missing == 0
 
 
-def test_two_processes_that_do_the_same_are_refused(tmp_path: Path) -> None:
+def test_two_processes_with_the_same_rank_are_rejected(tmp_path: Path) -> None:
     samples = Numbers(2)
     cache = create_or_open(tmp_path, samples, Coder())
     with (
         locked(tmp_path / "0-of-1.lock", wait=False, busy=""),
-        pytest.raises(ValueError, match=r"Another process fills the cache .* as 0-of-1"),
+        pytest.raises(ValueError, match=r"Another process is filling the cache .* as 0-of-1"),
     ):
         fill(cache, samples, Coder())
 
 
-@pytest.mark.parametrize(("field", "told"), [("encoder", "another checkpoint"), ("samples", "other annotations")])
-def test_cache_of_another_key_is_refused_with_both_and_the_mend(tmp_path: Path, field: str, told: str) -> None:
+@pytest.mark.parametrize(("field", "words"), [("encoder", "another checkpoint"), ("samples", "other annotations")])
+def test_a_cache_with_another_key_is_rejected_with_both_keys_and_the_fix(
+    tmp_path: Path, field: str, words: str
+) -> None:
     made(tmp_path, Numbers(2))
     key = replace(CacheKey("coder", "numbers"), **{field: "another"})
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=words) as caught:
         Cache(tmp_path, key)
-    assert all(word in str(caught.value) for word in (getattr(CacheKey("coder", "numbers"), field), "another", "name"))
+    assert all(
+        word in str(caught.value) for word in (getattr(CacheKey("coder", "numbers"), field), "another", "choose")
+    )
 
 
-def test_folder_without_a_cache_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no cache: make one with `uniworld data cache`"):
+def test_a_folder_without_a_cache_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a cache: create one with `uniworld data cache`"):
         Cache(tmp_path)
 
 
-def test_sample_not_computed_yet_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"lacks sample 1 and 2 more: run `uniworld data cache` again"):
+def test_a_sample_that_is_not_computed_yet_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is missing sample 1 and 2 more: run `uniworld data cache` again"):
         create_or_open(tmp_path, Numbers(3), Coder())[1]
 
 
-def test_flipped_byte_is_found_when_it_is_read(tmp_path: Path) -> None:
+def test_a_flipped_byte_is_found_when_it_is_read(tmp_path: Path) -> None:
     made(tmp_path, Numbers(2))
     (part,) = (tmp_path / "parts").glob("*.safetensors")
     data = bytearray(part.read_bytes())
@@ -236,7 +242,7 @@ def test_flipped_byte_is_found_when_it_is_read(tmp_path: Path) -> None:
         [cache[index] for index in range(2)]
 
 
-def test_part_that_was_cut_short_is_found_when_the_cache_is_opened(tmp_path: Path) -> None:
+def test_a_truncated_part_is_found_when_the_cache_is_opened(tmp_path: Path) -> None:
     made(tmp_path, Numbers(2))
     (part,) = (tmp_path / "parts").glob("*.safetensors")
     part.write_bytes(part.read_bytes()[:-10])
@@ -244,14 +250,14 @@ def test_part_that_was_cut_short_is_found_when_the_cache_is_opened(tmp_path: Pat
         Cache(tmp_path)
 
 
-def test_full_disk_ends_in_a_sentence_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_user_error_and_leaves_no_partial_file(tmp_path: Path) -> None:
     samples = Numbers(6)
     cache = create_or_open(tmp_path, samples, Coder())
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
     try:
-        with pytest.raises(ValueError, match=r"cannot be written: File too large. Free room"):
+        with pytest.raises(ValueError, match=r"cannot be written: File too large. Free disk space"):
             fill(cache, samples, Coder())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -282,14 +288,14 @@ from uniworld.training.data.cache_fill import fill, create_or_open
 from pathlib import Path
 cache_fill.PART_SAMPLES = 2
 samples, coder = test_cache.Numbers(40), test_cache.Coder()
-def told(done, total):
+def report(done, total):
     print(done, flush=True)
     time.sleep(0.005)
-fill(create_or_open(Path(sys.argv[1]), samples, coder), samples, coder, batch=1, progress=told)
+fill(create_or_open(Path(sys.argv[1]), samples, coder), samples, coder, batch=1, progress=report)
 """
 
 
-def test_killed_filling_loses_at_most_the_part_in_work(tmp_path: Path) -> None:
+def test_a_killed_process_loses_at_most_the_part_that_it_was_writing(tmp_path: Path) -> None:
     here = Path(__file__).parent
     program = KILLED.format(tests=str(ROOT / "tests"), here=str(here))
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""`uniworld data check`: everything that is wrong at once, and what is in the data."""
+"""`uniworld data check`: all problems at once, and a summary of the data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write(folder: Path, annotations: Any, listed: str = ".,a.json,true\n") -> Pa
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """wide.png 96x64; edit.png, the same with a red patch; speck.png, with one changed pixel."""
+    """wide.png, 384x256; edit.png, the same with a red patch; speck.png, the same with a few changed pixels."""
     wide = np.random.default_rng(0).integers(0, 200, (256, 384, 3), dtype=np.uint8)
     edit, speck = wide.copy(), wide.copy()
     edit[32:128, 32:128] = (255, 0, 0)
@@ -52,27 +52,27 @@ def test_every_problem_is_named_at_once(pictures: Path) -> None:
     ]
     listed = "two,columns\n.,a.json,true\n.,a.json,perhaps\nnowhere,none.json,true\n.,broken.json,true\n"
     report = check(write(pictures, annotations, listed), workers=2)
-    told = [
+    patterns = [
         "list.txt, line 1: it has 2 of 3 columns",
-        "list.txt, line 3: its third column",
-        "list.txt, line 4: its image root 'nowhere' is no folder",
-        "line 4: its image root 'nowhere' is no folder in .* its annotations 'none.json' are no file",
-        "a.json#1: The picture '.*cut.png' cannot be decoded whole",
+        "list.txt, line 3: the third column",
+        "list.txt, line 4: the image root 'nowhere' is not a folder",
+        "line 4: the image root 'nowhere' is not a folder in .* the annotations 'none.json' are not a file",
+        "a.json#1: The picture '.*cut.png' cannot be decoded completely",
         "a.json#1: The picture '.*empty.png' is an empty file",
         "a.json#2: The file '.*text.png' is not a picture",
         "a.json#2: The picture '.*absent.png' does not exist",
         "a.json#3: it has 2 <image> marks",
-        "a.json#4: it has no 'conversations'",
-        "broken.json#0: it has no 'conversations'",
-        "list.txt, line 5: broken.json, line 2: the JSON is broken",
+        "a.json#4: 'conversations' must be a list of turns",
+        "broken.json#0: 'conversations' must be a list of turns",
+        "list.txt, line 5: broken.json, line 2: invalid JSON",
     ]
-    for pattern in told:
+    for pattern in patterns:
         assert sum(bool(re.search(pattern, problem)) for problem in report.problems) == 1, pattern
-    assert len(report.problems) == len(told) - 1
+    assert len(report.problems) == len(patterns) - 1
     assert (report.summary.paintings, report.summary.good) == (6, 1)
 
 
-def test_summary_counts_what_training_will_meet(pictures: Path) -> None:
+def test_the_summary_counts_the_samples_of_training(pictures: Path) -> None:
     Image.new("RGB", (64, 64)).save(pictures / "square.png")
     annotations = [
         {"image": ["wide.png", "edit.png"], "conversations": turns("<image>Edit.")},
@@ -92,7 +92,7 @@ def test_summary_counts_what_training_will_meet(pictures: Path) -> None:
     assert json.loads(json.dumps(report.to_json()))["summary"]["good"] == 3
 
 
-def test_masks_that_cover_all_are_counted_and_specks_are_named(pictures: Path) -> None:
+def test_masks_of_the_whole_picture_are_counted_and_small_edits_are_problems(pictures: Path) -> None:
     annotations = [
         {"image": ["wide.png", name], "conversations": turns("<image>Edit.")}
         for name in ("edit.png", "wide.png", "speck.png")
@@ -101,10 +101,10 @@ def test_masks_that_cover_all_are_counted_and_specks_are_named(pictures: Path) -
     assert (report.summary.whole_masks, report.summary.small_masks) == (1, 1)
     (problem,) = report.problems
     assert problem.startswith("a.json#2: the edit covers 0.000")
-    assert "1 cover all since nothing differs, 1 are specks" in report.to_text()
+    assert "1 cover the whole picture because nothing differs, 1 are too small" in report.to_text()
 
 
-def test_problems_stand_in_the_order_of_the_data(pictures: Path) -> None:
+def test_problems_are_in_the_order_of_the_data(pictures: Path) -> None:
     annotations = [
         {"image": ["wide.png", "absent.png"], "conversations": turns("<image>Edit.")},
         {"image": "edit.png"},
@@ -122,7 +122,7 @@ def test_a_prompt_that_training_would_skip_is_a_problem(pictures: Path) -> None:
     assert report.to_text().endswith("\n1 problem.")
 
 
-def test_shards_are_reported_like_the_list_that_they_were_made_of(pictures: Path) -> None:
+def test_shards_are_reported_like_the_list_that_they_were_created_from(pictures: Path) -> None:
     pytest.importorskip("webdataset", reason="shards are an extra")
     annotations = [
         {"image": ["wide.png", "edit.png"], "conversations": turns("<image>Edit.")},
@@ -137,19 +137,19 @@ def test_shards_are_reported_like_the_list_that_they_were_made_of(pictures: Path
     assert of_shards.summary.good == 1
 
 
-def test_missing_list_and_data_without_paintings_are_problems_too(pictures: Path) -> None:
+def test_a_missing_list_and_data_without_paintings_are_problems(pictures: Path) -> None:
     assert "The list cannot be read" in check(pictures / "none.txt").problems[0]
     (problem,) = check(write(pictures, [])).problems
-    assert "no annotation is a painting" in problem
+    assert "none of the annotations is a painting" in problem
 
 
-def test_wrong_ratios_are_refused_before_anything_is_read(pictures: Path) -> None:
+def test_invalid_ratios_are_rejected_before_anything_is_read(pictures: Path) -> None:
     with pytest.raises(ValueError, match="The ratio set 'square' is unknown"):
         check(pictures / "none.txt", ratios="square")
 
 
-def test_progress_is_told(pictures: Path) -> None:
-    told: list[int] = []
+def test_progress_is_reported(pictures: Path) -> None:
+    reported: list[int] = []
     annotations = [{"image": "wide.png", "conversations": turns("Paint.")}] * 20
-    check(write(pictures, annotations), workers=1, progress=told.append)
-    assert told == list(range(1, 21))
+    check(write(pictures, annotations), workers=1, progress=reported.append)
+    assert reported == list(range(1, 21))

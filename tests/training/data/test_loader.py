@@ -1,4 +1,4 @@
-"""What each step of each process trains on, with the shipped tiny model as the frozen parts."""
+"""The data of each step and process, with the shipped tiny model as the frozen parts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIZES = [(64, 64), (96, 64), (64, 64), (64, 96), (64, 64), (96, 64), (64, 64)]
 
 
 def write_data(folder: Path, damaged: Sequence[int] = ()) -> Path:
-    """A list of seven samples, two of them without a reference; the targets of `damaged` are cut short."""
+    """Write a list of seven samples, two of them without a reference; the targets of `damaged` are truncated."""
     annotations = []
     random = np.random.default_rng(0)
     for index, (width, height) in enumerate(SIZES):
@@ -55,7 +55,7 @@ def encoder(golden_data: Any) -> Encoder:
 
 
 class Names:
-    """Stands in for the frozen parts where only the order matters: it decodes the target, and encodes nothing."""
+    """Replaces the frozen parts where only the order matters: decodes the target and encodes nothing."""
 
     fingerprint = "names"
 
@@ -82,7 +82,7 @@ def positions(step: StepData) -> list[int]:
     return [position for group in step.passes for position, _ in group]
 
 
-def test_batches_hold_one_size_and_an_epoch_every_sample(tmp_path: Path) -> None:
+def test_a_batch_has_one_size_and_an_epoch_every_sample(tmp_path: Path) -> None:
     samples = PublishedSamples(write_data(tmp_path))
     plan = plan_of(samples, 2, 3, AREA)
     seen = []
@@ -94,9 +94,9 @@ def test_batches_hold_one_size_and_an_epoch_every_sample(tmp_path: Path) -> None
     assert set(seen) == {f"annotations.json#{index}" for index in range(7)}
 
 
-def test_passes_hold_samples_of_like_length(tmp_path: Path) -> None:
+def test_passes_group_samples_of_similar_length(tmp_path: Path) -> None:
     class Lengths(Names):
-        """Conditions of a length that the sample's number says, in no order."""
+        """Conditions whose unsorted lengths derive from the sample's number."""
 
         def _one(self, sample: Sample) -> EncodedSample | BadSample:
             item = super()._one(sample)
@@ -112,7 +112,7 @@ def test_passes_hold_samples_of_like_length(tmp_path: Path) -> None:
         assert len(first) == min(2, len(positions(step)))
 
 
-def test_going_on_at_a_step_gives_what_the_uninterrupted_run_gave(tmp_path: Path) -> None:
+def test_resuming_at_a_step_gives_the_data_of_the_uninterrupted_run(tmp_path: Path) -> None:
     samples = PublishedSamples(write_data(tmp_path))
     whole = steps(samples, Names(), count=12)
     rest = steps(samples, Names(), start_step=7, count=12)
@@ -122,7 +122,7 @@ def test_going_on_at_a_step_gives_what_the_uninterrupted_run_gave(tmp_path: Path
     assert [positions(step) for step in whole[7:]] == [positions(step) for step in rest]
 
 
-def test_processes_share_each_step_with_as_many_passes_each(tmp_path: Path) -> None:
+def test_processes_share_each_step_in_the_same_number_of_passes(tmp_path: Path) -> None:
     samples = PublishedSamples(write_data(tmp_path))
     alone = steps(samples, Names(), batch_size=4, count=3)
     shares = [steps(samples, Names(), batch_size=4, count=3, rank=rank, world=3, micro=1) for rank in range(3)]
@@ -131,7 +131,7 @@ def test_processes_share_each_step_with_as_many_passes_each(tmp_path: Path) -> N
         assert sorted(position for share in shares for position in positions(share[number])) == positions(alone[number])
 
 
-def test_bad_sample_is_left_out_by_name_and_not_replaced(tmp_path: Path) -> None:
+def test_a_bad_sample_is_skipped_by_name_and_not_replaced(tmp_path: Path) -> None:
     samples = PublishedSamples(write_data(tmp_path, damaged=(4,)))
     plan = plan_of(samples, 2, 3, AREA)
     for step in steps(samples, Names(), count=plan.steps_per_epoch, micro=2):
@@ -142,17 +142,17 @@ def test_bad_sample_is_left_out_by_name_and_not_replaced(tmp_path: Path) -> None
             assert "4_after.png' cannot be decoded" in skip.reason
 
 
-def test_picture_changed_after_its_size_was_read_is_a_bad_sample(tmp_path: Path) -> None:
+def test_a_picture_that_changes_after_its_size_was_read_is_a_bad_sample(tmp_path: Path) -> None:
     samples = PublishedSamples(write_data(tmp_path))
     plan = plan_of(samples, 7, 0, AREA)
     for name in ("0", "1", "4", "5", "6"):
         Image.new("RGB", (96, 96)).save(tmp_path / f"{name}_after.png")
     made = list(batches(samples, Names(), plan, stop_step=plan.steps_per_epoch))
     assert {skip.key[-1] for step in made for skip in step.skipped} == set("01456")
-    assert "is painted at 96x96 pixels, but was planned at" in made[0].skipped[0].reason
+    assert "has a painted size of 96x96 pixels, but was planned at" in made[0].skipped[0].reason
 
 
-def test_picture_lost_meanwhile_does_not_change_the_order(tmp_path: Path) -> None:
+def test_a_picture_that_is_lost_later_does_not_change_the_order(tmp_path: Path) -> None:
     data = write_data(tmp_path)
     keep = tmp_path / "sizes.safetensors"
     plan = plan_of(PublishedSamples(data), 2, 3, AREA, keep=keep)
@@ -166,7 +166,7 @@ def test_picture_lost_meanwhile_does_not_change_the_order(tmp_path: Path) -> Non
         plan_of(PublishedSamples(data), 2, 3, AREA, keep=keep)
 
 
-def test_cached_samples_are_those_computed_anew(tmp_path: Path, encoder: Encoder) -> None:
+def test_cached_samples_equal_fresh_ones(tmp_path: Path, encoder: Encoder) -> None:
     samples = PublishedSamples(write_data(tmp_path, damaged=(6,)))
     fill(create_or_open(tmp_path / "cache", samples, encoder), samples, encoder, batch=1)
     cache = Cache(tmp_path / "cache", CacheKey(encoder.fingerprint, samples.fingerprint))
@@ -187,15 +187,15 @@ def assert_same_tensors(ones: list[torch.Tensor], others: list[torch.Tensor]) ->
     assert all(torch.equal(one, other) for one, other in zip(ones, others, strict=True))
 
 
-def test_cache_of_other_settings_is_refused(tmp_path: Path, encoder: Encoder) -> None:
+def test_a_cache_of_other_settings_is_rejected(tmp_path: Path, encoder: Encoder) -> None:
     samples = PublishedSamples(write_data(tmp_path))
     create_or_open(tmp_path / "cache", samples, encoder)
     other = Encoder(encoder.model, EncodeSettings(area=AREA, weight="linear"))
-    with pytest.raises(ValueError, match="made with another checkpoint, preprocessing"):
+    with pytest.raises(ValueError, match="created with another checkpoint, preprocessing"):
         create_or_open(tmp_path / "cache", samples, other)
 
 
-def test_edit_of_a_few_specks_is_a_bad_sample(tmp_path: Path, encoder: Encoder) -> None:
+def test_an_edit_of_a_few_specks_is_a_bad_sample(tmp_path: Path, encoder: Encoder) -> None:
     data = write_data(tmp_path)
     before = np.asarray(Image.open(tmp_path / "0_before.png"))
     after = before.copy()
@@ -210,7 +210,7 @@ def test_edit_of_a_few_specks_is_a_bad_sample(tmp_path: Path, encoder: Encoder) 
     assert "specks" in found.reason
 
 
-def test_what_the_encoder_raises_reaches_who_waits(tmp_path: Path) -> None:
+def test_errors_of_the_encoder_reach_the_consumer(tmp_path: Path) -> None:
     class Breaks(Names):
         def __call__(self, samples: Sequence[Sample]) -> list[EncodedSample | BadSample]:
             raise ValueError("The model does not fit.")
@@ -219,7 +219,7 @@ def test_what_the_encoder_raises_reaches_who_waits(tmp_path: Path) -> None:
         steps(PublishedSamples(write_data(tmp_path)), Breaks())
 
 
-def test_closing_ends_every_thread(tmp_path: Path) -> None:
+def test_closing_stops_every_thread(tmp_path: Path) -> None:
     samples = PublishedSamples(write_data(tmp_path))
     before = set(threading.enumerate())
     endless = batches(samples, Names(), plan_of(samples, 2, 0, AREA))
@@ -228,7 +228,7 @@ def test_closing_ends_every_thread(tmp_path: Path) -> None:
     assert set(threading.enumerate()) <= before
 
 
-def test_iterator_that_breaks_off_ahead_gives_its_items_first() -> None:
+def test_items_before_an_error_of_the_iterator_are_delivered_first() -> None:
     def three() -> Any:
         yield from range(3)
         raise OSError("gone")
@@ -239,13 +239,13 @@ def test_iterator_that_breaks_off_ahead_gives_its_items_first() -> None:
         next(made)
 
 
-def test_plan_of_other_data_and_missing_encoder_are_refused(tmp_path: Path) -> None:
+def test_a_plan_of_other_data_and_a_missing_encoder_are_rejected(tmp_path: Path) -> None:
     samples = PublishedSamples(write_data(tmp_path))
     plan = plan_of(samples, 2, 0, AREA)
-    with pytest.raises(ValueError, match="they need an encoder"):
+    with pytest.raises(ValueError, match="not cached need an encoder"):
         batches(samples, None, plan)
-    with pytest.raises(ValueError, match="no rank 2 of 2"):
+    with pytest.raises(ValueError, match="rank is 2 of 2"):
         batches(samples, Names(), plan, rank=2, world=2)
     plan._bucket_N = plan._bucket_N[:-1]
-    with pytest.raises(ValueError, match="The plan is of 6 samples and the data holds 7"):
+    with pytest.raises(ValueError, match="The plan has 6 samples, but the data has 7"):
         batches(samples, Names(), plan)

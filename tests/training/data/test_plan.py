@@ -1,4 +1,4 @@
-"""The order of the samples, for any number of them, of sizes and of processes."""
+"""The order of the samples for any number of samples, sizes and processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ plans = st.builds(
 
 @given(plans, st.integers(0, 3))
 @settings(max_examples=60, deadline=None)
-def test_every_sample_comes_once_an_epoch_but_for_the_fill(case: tuple[list, Plan], epoch: int) -> None:
+def test_every_sample_comes_once_per_epoch_except_for_fill(case: tuple[list, Plan], epoch: int) -> None:
     sizes, plan = case
     counts = Counter[int]()
     slots = 0
@@ -37,13 +37,13 @@ def test_every_sample_comes_once_an_epoch_but_for_the_fill(case: tuple[list, Pla
     fill = sum(-count % plan.batch_size for count in per_size.values())
     assert slots == len(sizes) + fill
     for index, size in enumerate(sizes):
-        # The fill takes the first of that size, once more as long as they suffice.
+        # The last batch of a size repeats that size's first samples.
         assert counts[index] <= 1 + -(-(-per_size[size] % plan.batch_size) // per_size[size])
 
 
 @given(plans, st.integers(0, 10**12))
 @settings(max_examples=60, deadline=None)
-def test_batch_is_of_one_size_and_its_positions_follow_the_step(case: tuple[list, Plan], step: int) -> None:
+def test_a_batch_has_one_size_and_positions_that_follow_the_step(case: tuple[list, Plan], step: int) -> None:
     sizes, plan = case
     batch = plan.batch(step)
     assert {Size(*sizes[slot.sample]) for slot in batch} == {plan.size(step)}
@@ -52,7 +52,7 @@ def test_batch_is_of_one_size_and_its_positions_follow_the_step(case: tuple[list
 
 @given(plans, st.integers(0, 50), st.integers(1, 5))
 @settings(max_examples=40, deadline=None)
-def test_step_is_the_same_whatever_came_before_and_processes_part_it(
+def test_a_step_does_not_depend_on_earlier_ones_and_processes_partition_it(
     case: tuple[list, Plan], step: int, world: int
 ) -> None:
     sizes, plan = case
@@ -69,7 +69,7 @@ def test_epochs_and_seeds_differ() -> None:
     assert all(orders[i] != orders[j] for i in range(6) for j in range(i))
 
 
-def test_sizes_come_in_turns_and_not_one_after_another() -> None:
+def test_batches_of_different_sizes_are_interleaved() -> None:
     plan = Plan(torch.tensor([(64, 64)] * 50 + [(64, 96)] * 50), 5, 0)
     order = [plan.size(step).width for step in range(plan.steps_per_epoch)]
     changes = sum(one != other for one, other in pairwise(order))
@@ -83,17 +83,17 @@ def test_painted_sizes_are_those_of_the_nearest_ratio() -> None:
     assert painted == [[size.height, size.width] for size in expected]
 
 
-def test_unreadable_targets_go_with_the_most_common_size() -> None:
+def test_unreadable_targets_get_the_most_common_size() -> None:
     sizes = torch.tensor([(0, 0), (512, 512), (480, 640), (482, 640), (0, 0), (0, 0)])
     painted = painted_sizes(sizes, 512 * 512)
     assert painted[0].tolist() == painted[2].tolist() == painted[4].tolist()
     assert painted[0].tolist() != painted[1].tolist()
 
 
-def test_plan_of_nothing_is_refused() -> None:
+def test_an_empty_plan_is_rejected() -> None:
     with pytest.raises(ValueError, match="None of the 2 targets can be read"):
         painted_sizes(torch.zeros(2, 2))
-    with pytest.raises(ValueError, match="needs one height and width"):
+    with pytest.raises(ValueError, match="needs sizes of shape"):
         Plan(torch.zeros(0, 2), 1, 0)
     with pytest.raises(ValueError, match="The batch size is 0"):
         Plan(torch.ones(2, 2), 0, 0)
@@ -101,7 +101,7 @@ def test_plan_of_nothing_is_refused() -> None:
         Plan(torch.ones(2, 2), 1, 0).batch(-1)
 
 
-def test_millions_of_samples_are_held_as_numbers() -> None:
+def test_millions_of_samples_are_stored_in_tensors() -> None:
     plan = Plan(torch.tensor([(64, 64), (64, 96)], dtype=torch.int16).repeat(1_000_000, 1), 64, 0)
     assert plan.steps_per_epoch == 31250
     assert len({slot.sample for step in range(40, 60) for slot in plan.batch(10**9 + step)}) == 20 * 64

@@ -1,4 +1,4 @@
-"""The published list and annotations: what is read, and the sentence that each broken one gets."""
+"""The published list and annotations: what is read, and the error message of each invalid one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUESTION = {
 
 @pytest.fixture
 def data(tmp_path: Path) -> Callable[..., Path]:
-    """Writes annotations and a list of them; pictures a.png (40x30) and b.png (64x48) are there."""
+    """Writes annotations and their list; the pictures a.png (40x30) and b.png (64x48) exist."""
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (40, 30)).save(tmp_path / "pictures" / "a.png")
     Image.new("RGB", (64, 48)).save(tmp_path / "pictures" / "b.png")
@@ -71,13 +71,13 @@ def test_prompt_is_that_of_the_last_turn() -> None:
     assert read_annotation(value).prompt == "Make it red."
 
 
-def test_text_to_image_needs_no_references_and_a_name_may_stand_alone(data: Callable[..., Path]) -> None:
+def test_text_to_image_needs_no_references_and_image_may_be_a_string(data: Callable[..., Path]) -> None:
     sample = PublishedSamples(data(painting("A dog.", "b.png")))[0]
     assert sample.references == ()
     assert sample.target.open().size == (64, 48)
 
 
-def test_questions_with_answers_in_words_are_counted_and_left_out(data: Callable[..., Path]) -> None:
+def test_questions_with_answers_in_words_are_counted_and_skipped(data: Callable[..., Path]) -> None:
     samples = PublishedSamples(data(QUESTION, painting(), QUESTION, {"conversations": QUESTION["conversations"]}))
     assert len(samples) == 1
     assert samples.understanding == 3
@@ -85,7 +85,7 @@ def test_questions_with_answers_in_words_are_counted_and_left_out(data: Callable
     assert not is_painting(QUESTION)
 
 
-def test_annotations_are_found_again_whatever_characters_come_before(data: Callable[..., Path]) -> None:
+def test_annotations_are_located_after_any_characters(data: Callable[..., Path]) -> None:
     prompts = ["Färbe es", "赤くして", "😀 smile", 'a "quoted" ] , [ one', "plain"]
     for indent in (None, 2):
         written = json.dumps([painting(f"<image>{prompt}") for prompt in prompts], ensure_ascii=False, indent=indent)
@@ -93,7 +93,7 @@ def test_annotations_are_found_again_whatever_characters_come_before(data: Calla
         assert [samples[index].prompt for index in range(len(samples))] == prompts
 
 
-def test_paths_are_looked_for_beside_the_list_and_then_in_the_working_folder(
+def test_paths_are_relative_to_the_list_and_then_to_the_working_directory(
     data: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data(painting())
@@ -107,7 +107,7 @@ def test_paths_are_looked_for_beside_the_list_and_then_in_the_working_folder(
     assert PublishedSamples("lists/list.txt")[0].prompt == "Beside."
 
 
-def test_blank_lines_comments_and_commas_in_the_root_are_fine(data: Callable[..., Path], tmp_path: Path) -> None:
+def test_blank_lines_comments_and_commas_in_the_root_are_allowed(data: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "one, two").mkdir()
     listed = "# mine\n\n one, two , a.json , TRUE \r\npictures,a.json,False\n"
     samples = PublishedSamples(data(painting(), listed=listed))
@@ -122,13 +122,13 @@ def test_sizes_are_read_without_decoding_and_upright(data: Callable[..., Path], 
     assert size_table(samples).tolist() == [[48, 64], [0, 0]]
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (64, 48)).save(tmp_path / "lying.jpg", exif=exif)
-    source = FilePicture(tmp_path / "lying.jpg")
+    Image.new("RGB", (64, 48)).save(tmp_path / "rotated.jpg", exif=exif)
+    source = FilePicture(tmp_path / "rotated.jpg")
     assert source.size() == (64, 48)
     assert source.open().size == (48, 64)
 
 
-def test_fingerprint_tells_annotations_weights_and_order_apart(data: Callable[..., Path]) -> None:
+def test_the_fingerprint_depends_on_annotations_weights_and_order(data: Callable[..., Path]) -> None:
     def fingerprint(*annotations: Any, listed: str = "pictures,a.json,true\n") -> str:
         return PublishedSamples(data(*annotations, listed=listed)).fingerprint
 
@@ -150,29 +150,29 @@ def test_fingerprint_tells_annotations_weights_and_order_apart(data: Callable[..
 @pytest.mark.parametrize(
     ("listed", "sentence"),
     [
-        ("", "The list holds no line; each is `image_root,annotations.json,need_weight`."),
-        ("# nothing\n\n", "The list holds no line"),
+        ("", "The list is empty; its lines must be `image_root,annotations.json,need_weight`."),
+        ("# nothing\n\n", "The list is empty"),
         ("pictures,a.json\n", "list.txt, line 1: it has 2 of 3 columns"),
         (
             "\npictures,a.json,maybe\n",
-            "list.txt, line 2: its third column, need_weight, is 'maybe'; write true or false.",
+            "list.txt, line 2: the third column, need_weight, is 'maybe'; it must be true or false.",
         ),
-        ("elsewhere,a.json,true\n", "its image root 'elsewhere' is no folder in"),
-        ("pictures,b.json,true\n", "its annotations 'b.json' are no file in"),
+        ("elsewhere,a.json,true\n", "the image root 'elsewhere' is not a folder in"),
+        ("pictures,b.json,true\n", "the annotations 'b.json' are not a file in"),
     ],
 )
-def test_broken_list_is_refused_by_its_line(data: Callable[..., Path], listed: str, sentence: str) -> None:
+def test_an_invalid_list_is_reported_with_the_line(data: Callable[..., Path], listed: str, sentence: str) -> None:
     with pytest.raises(BadData, match=re.escape(sentence)):
         PublishedSamples(data(painting(), listed=listed))
 
 
-def test_all_broken_lines_are_told_at_once(data: Callable[..., Path]) -> None:
+def test_all_invalid_lines_are_reported_at_once(data: Callable[..., Path]) -> None:
     with pytest.raises(BadData) as caught:
         PublishedSamples(data(text="[1", listed="x\npictures,a.json,true\nno,where.json,yes\n"))
     assert len(caught.value.problems) == 3
 
 
-def test_missing_and_binary_lists_are_refused(tmp_path: Path) -> None:
+def test_missing_and_binary_lists_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="The list cannot be read: No such file or directory"):
         PublishedSamples(tmp_path / "none.txt")
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
@@ -183,47 +183,49 @@ def test_missing_and_binary_lists_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "a.json is no JSON list of annotations: it starts with '' instead of '['."),
-        ('{"a": 1}', "a.json is no JSON list of annotations"),
-        ("[\n{},\n{,\n]", "a.json, line 3: the JSON is broken (Expecting property name enclosed in double quotes)."),
-        ("[\n{}\n{}]", "a.json, line 3: after annotation 0 stands neither a comma nor ']'."),
-        ("[\n{}", "a.json, line 2: after annotation 0 stands neither a comma nor ']'."),
-        ("[\n{},\n]", "a.json, line 3: the JSON is broken"),
-        ("[\n{}] x", "a.json, line 2: something stands after the end of the list."),
-        ("[" * 10**5, "is nested too deep"),
-        ("[{}, " + "1" * 5000 + "]", "a.json: annotation 1 holds a number of too many digits."),
+        ("", "a.json is not a JSON list of annotations: it starts with '' instead of '['."),
+        ('{"a": 1}', "a.json is not a JSON list of annotations"),
+        ("[\n{},\n{,\n]", "a.json, line 3: invalid JSON (Expecting property name enclosed in double quotes)."),
+        ("[\n{}\n{}]", "a.json, line 3: expected a comma or ']' after annotation 0."),
+        ("[\n{}", "a.json, line 2: expected a comma or ']' after annotation 0."),
+        ("[\n{},\n]", "a.json, line 3: invalid JSON"),
+        ("[\n{}] x", "a.json, line 2: unexpected text after the end of the list."),
+        ("[" * 10**5, "is nested too deeply"),
+        ("[{}, " + "1" * 5000 + "]", "a.json: annotation 1 has a number with too many digits."),
     ],
 )
-def test_broken_json_is_refused_by_its_line(data: Callable[..., Path], text: str, sentence: str) -> None:
+def test_invalid_json_is_reported_with_the_line(data: Callable[..., Path], text: str, sentence: str) -> None:
     with pytest.raises(BadData, match=re.escape(sentence)):
         PublishedSamples(data(text=text))
 
 
 @pytest.mark.parametrize("annotations", [(), (QUESTION,)])
-def test_data_without_a_painting_are_refused(data: Callable[..., Path], annotations: tuple) -> None:
-    with pytest.raises(BadData, match="No annotation is a painting: none has a <gen_image> answer"):
+def test_data_without_a_painting_is_rejected(data: Callable[..., Path], annotations: tuple) -> None:
+    with pytest.raises(BadData, match="None of the annotations is a painting: none has a <gen_image> answer"):
         PublishedSamples(data(*annotations))
 
 
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        (5, "this is a number or a truth value"),
-        ([], "this is a list"),
-        ({}, "it has no 'conversations'"),
-        (painting(images=7), "its 'image' is neither a file name nor a list"),
-        (painting(images=["a.png", None]), "its 'image' is neither a file name nor a list"),
-        (painting(conversations=[{"from": "system", "value": "x"}]), "a turn of its 'conversations' is not"),
-        (painting(conversations=[{"from": "human"}]), "a turn of its 'conversations' is not"),
+        (5, "but is a number or a boolean"),
+        ([], "but is a list"),
+        ({}, "'conversations' must be a list of turns"),
+        (painting(images=7), "'image' must be a file name or a list"),
+        (painting(images=["a.png", None]), "'image' must be a file name or a list"),
+        (painting(conversations=[{"from": "system", "value": "x"}]), "a turn in 'conversations' is not"),
+        (painting(conversations=[{"from": "human"}]), "a turn in 'conversations' is not"),
         (painting(conversations=[{"from": "human", "value": "x"}]), "it has 0 <gen_image> marks"),
         (painting(conversations=painting()["conversations"][::-1]), "one, in the last answer"),
-        (painting("Paint.", []), "it has no picture to paint"),
-        (painting("<image><image>Red."), "it has 2 <image> marks, but 1 pictures before the one to paint"),
-        (painting("Red."), "it has 0 <image> marks, but 1 pictures"),
-        (painting("<image> \n"), "its last instruction is empty"),
+        (painting("Paint.", []), "it has no target picture"),
+        (painting("<image><image>Red."), "it has 2 <image> marks, but 1 reference pictures"),
+        (painting("Red."), "it has 0 <image> marks, but 1 reference pictures"),
+        (painting("<image> \n"), "the last instruction is empty"),
     ],
 )
-def test_broken_annotation_is_a_bad_sample_by_name(data: Callable[..., Path], value: Any, sentence: str) -> None:
+def test_an_invalid_annotation_is_a_bad_sample_with_its_name(
+    data: Callable[..., Path], value: Any, sentence: str
+) -> None:
     samples = PublishedSamples(data(painting(), value))
     with pytest.raises(BadSample, match=re.escape(sentence)) as caught:
         samples[1]
@@ -238,10 +240,10 @@ def test_broken_annotation_is_a_bad_sample_by_name(data: Callable[..., Path], va
         (b"", "is an empty file"),
         (b"GIF of nothing", "is not a picture"),
         (b"short", "is not a picture"),
-        ("cut", "damaged or cut short"),
+        ("cut", "damaged or truncated"),
     ],
 )
-def test_picture_that_fails_to_open_is_named(
+def test_a_picture_that_fails_to_open_is_named(
     data: Callable[..., Path], tmp_path: Path, content: bytes | str | None, sentence: str
 ) -> None:
     samples = PublishedSamples(data(painting()))
@@ -259,22 +261,22 @@ def test_positions_are_the_bytes_of_each_annotation() -> None:
     assert [json.loads(written[placed.start : placed.end]) for placed in scan(written, "x")] == [{"a": "é"}, 2, ["x"]]
 
 
-def test_annotations_given_as_a_list_are_told_from_one(tmp_path: Path) -> None:
+def test_annotations_in_place_of_a_list_are_recognized(tmp_path: Path) -> None:
     (tmp_path / "annotations.json").write_text(json.dumps([{"image": ["a.png"]}] * 100), encoding="utf-8")
-    with pytest.raises(BadData, match="looks like annotations in JSON, not like a list of them"):
+    with pytest.raises(BadData, match="is a JSON file of annotations, not a list of such files"):
         PublishedSamples(tmp_path / "annotations.json")
 
 
-def test_a_path_that_cannot_be_looked_at_hides_no_other_problem(tmp_path: Path) -> None:
+def test_an_inaccessible_path_does_not_hide_other_problems(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(f"{'x' * 5000},a.json,true\nonly two,columns\n", encoding="utf-8")
     with pytest.raises(BadData) as caught:
         PublishedSamples(tmp_path / "list.txt")
     first, second = caught.value.problems
-    assert "line 1: its paths cannot be looked at (File name too long)" in first
+    assert "line 1: its paths cannot be accessed (File name too long)" in first
     assert "line 2: it has 2 of 3 columns" in second
 
 
-def test_half_a_character_in_an_instruction_is_named() -> None:
+def test_an_unpaired_surrogate_in_an_instruction_is_named() -> None:
     turns = [{"from": "human", "value": "Paint a \ud83d cat."}, {"from": "gpt", "value": "<gen_image>"}]
     with pytest.raises(ValueError, match=r"contains '\\ud83d', half of a character, which is no text: put the whole"):
         read_annotation({"image": ["a.png"], "conversations": turns})

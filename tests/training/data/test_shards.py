@@ -1,4 +1,4 @@
-"""Shards hold what the list holds, in its order, and are made whole."""
+"""Shards contain the samples of the list, in its order, and are written atomically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COUNT = 7
 
 @pytest.fixture
 def samples(tmp_path: Path) -> PublishedSamples:
-    """Seven samples: number 2 lacks its reference, number 4 has a mark too many, number 5 is text to image."""
+    """Seven samples: number 2 has no reference file, number 4 has an extra mark, number 5 is text to image."""
     random = np.random.default_rng(0)
     annotations = []
     for index in range(COUNT):
@@ -41,10 +41,10 @@ def samples(tmp_path: Path) -> PublishedSamples:
 
 
 def test_samples_of_shards_are_those_of_the_list(samples: PublishedSamples, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    write_shards(samples, tmp_path / "shards", per_shard=3, progress=lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    write_shards(samples, tmp_path / "shards", per_shard=3, progress=lambda done, total: reported.append((done, total)))
     shards = ShardSamples(tmp_path / "shards")
-    assert told == [(3, 7), (6, 7), (7, 7)]
+    assert reported == [(3, 7), (6, 7), (7, 7)]
     assert len(shards) == COUNT
     assert [shard.count for shard in shards.shards] == [3, 3, 1]
     for index in (0, 1, 3, 5, 6):
@@ -57,7 +57,7 @@ def test_samples_of_shards_are_those_of_the_list(samples: PublishedSamples, tmp_
             assert one.size() == other.size()
 
 
-def test_bad_samples_keep_their_place_and_their_reason(samples: PublishedSamples, tmp_path: Path) -> None:
+def test_bad_samples_keep_their_position_and_reason(samples: PublishedSamples, tmp_path: Path) -> None:
     shards = write_shards(samples, tmp_path / "shards", per_shard=3)
     with pytest.raises(BadSample, match=r"a\.json#2: The picture '.*2\.before\.png' does not exist"):
         shards[2]
@@ -83,11 +83,11 @@ def test_webdataset_itself_reads_the_shards(samples: PublishedSamples, tmp_path:
     assert found[0]["0.png"].size == (48, 48)
 
 
-def test_finished_shards_are_kept_and_the_others_made(samples: PublishedSamples, tmp_path: Path) -> None:
+def test_finished_shards_are_kept_and_the_others_written(samples: PublishedSamples, tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     write_shards(samples, folder, per_shard=2)
     whole = {file.name: file.read_bytes() for file in folder.iterdir()}
-    # As a kill leaves it: one shard half written, one without its offsets, no list of shards.
+    # The state after a kill: one shard partially written, one without offsets, and no list of shards.
     (folder / "shard-000001.tar").replace(folder / f".shard-000001.tar.{'9' * 16}.part")
     for name in ("shard-000001.safetensors", "shard-000002.safetensors"):
         (folder / name).unlink()
@@ -101,18 +101,18 @@ def test_finished_shards_are_kept_and_the_others_made(samples: PublishedSamples,
     assert (folder / "shard-000000.tar").stat().st_mtime_ns == kept
 
 
-def test_shards_of_another_list_or_cut_are_refused(samples: PublishedSamples, tmp_path: Path) -> None:
+def test_shards_of_another_list_or_size_are_rejected(samples: PublishedSamples, tmp_path: Path) -> None:
     write_shards(samples, tmp_path / "shards", per_shard=2)
-    with pytest.raises(ValueError, match=r"holds shards cut otherwise \(per_shard 2, now 3\): name another folder"):
+    with pytest.raises(
+        ValueError, match=r"contains shards of another size \(per_shard is 2, now 3\): choose another folder"
+    ):
         write_shards(samples, tmp_path / "shards", per_shard=3)
     (tmp_path / "list.txt").write_text(".,a.json,false\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="holds shards of another list"):
+    with pytest.raises(ValueError, match="contains shards of another list"):
         write_shards(PublishedSamples(tmp_path / "list.txt"), tmp_path / "shards", per_shard=2)
 
 
-def test_full_disk_ends_in_a_sentence_and_leaves_nothing_half_written(
-    samples: PublishedSamples, tmp_path: Path
-) -> None:
+def test_a_full_disk_is_a_user_error_and_leaves_no_partial_file(samples: PublishedSamples, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (15000, hard))
@@ -136,7 +136,7 @@ def test_damaged_shards_are_named(samples: PublishedSamples, tmp_path: Path) -> 
     (problem,) = check_shards(folder)
     assert "shard-000001.tar' is damaged" in problem
     path.write_bytes(data[:-512])
-    with pytest.raises(ValueError, match=r"shard-000001\.tar' has \d+ bytes instead of"):
+    with pytest.raises(ValueError, match=r"shard-000001\.tar' has \d+ bytes, expected"):
         ShardSamples(folder)
 
 
@@ -144,27 +144,27 @@ def test_damaged_shards_are_named(samples: PublishedSamples, tmp_path: Path) -> 
     "changed",
     [{"per_shard": []}, {"per_shard": 0}, {"shards": [{}]}, {"shards": 3}, {"fingerprint": None}, {"shards": [1]}],
 )
-def test_an_index_with_a_value_of_another_kind_is_refused(
+def test_an_index_with_a_value_of_the_wrong_type_is_rejected(
     samples: PublishedSamples, tmp_path: Path, changed: dict[str, object]
 ) -> None:
     write_shards(samples, tmp_path / "shards")
     index = tmp_path / "shards" / "index.json"
     index.write_text(json.dumps(json.loads(index.read_text(encoding="utf-8")) | changed), encoding="utf-8")
-    with pytest.raises(UniWorldError, match=r"index\.json' is no index of shards \(.+\): make the shards anew\.$"):
+    with pytest.raises(UniWorldError, match=r"index\.json' is not a valid index \(.+\): create the shards again\.$"):
         ShardSamples(tmp_path / "shards")
 
 
 def test_a_finished_shard_that_is_damaged_is_named(samples: PublishedSamples, tmp_path: Path) -> None:
     write_shards(samples, tmp_path / "shards")
     (tmp_path / "shards" / "index.json").unlink()
-    (beside,) = (tmp_path / "shards").glob("*.safetensors")
-    beside.write_bytes(b"cut short")
+    (offsets,) = (tmp_path / "shards").glob("*.safetensors")
+    offsets.write_bytes(b"truncated")
     with pytest.raises(UniWorldError, match=r"shard-000000\.safetensors' is damaged .*: delete it"):
         write_shards(samples, tmp_path / "shards")
 
 
 def test_missing_shards_are_named(samples: PublishedSamples, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no shards: make them with `uniworld data shards`"):
+    with pytest.raises(ValueError, match="contains no shards: create them with `uniworld data shards`"):
         ShardSamples(tmp_path)
     write_shards(samples, tmp_path / "shards")
     shutil.move(tmp_path / "shards" / "shard-000000.safetensors", tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""The training step against the published one, and what batches, pieces of batches and what is dropped must not change."""
+"""The training step: compared with the published one, and invariant to batching, accumulation and T5 dropout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from uniworld.uniworld_core.errors import UniWorldError
 
 
 class _Picture:
-    """A picture that is opened already."""
+    """A decoded picture, or the error of opening it."""
 
     def __init__(self, picture: Image.Image | Exception) -> None:
         self.picture = picture
@@ -53,13 +53,13 @@ def losses(tower: DenoiseTower, items: list[EncodedSample], seed: int, positions
 
 @pytest.fixture(scope="module")
 def own_model() -> UniWorld:
-    """Its projectors are made trainable here, so it is no other test's."""
+    """A model of this module only, because its parameters become trainable."""
     return UniWorld.from_pretrained("tiny", dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
 def encoded(own_model: UniWorld) -> list[EncodedSample]:
-    """One without references, one with one, one with two; prompts of different lengths."""
+    """Three samples, with no reference, one and two; prompts of different lengths."""
     samples = [
         sample("Paint a cat.", [], picture(1)),
         sample("Remove the yellow star from the picture, and nothing else.", [picture(2)], picture(3)),
@@ -73,7 +73,7 @@ def encoded(own_model: UniWorld) -> list[EncodedSample]:
 # --- the published step ----------------------------------------------------------------------------------------------
 
 
-def test_loss_and_gradients_of_the_published_step_are_met(golden_data: Any) -> None:
+def test_loss_and_gradients_match_the_published_step(golden_data: Any) -> None:
     if not (golden_data.folder / "training.safetensors").is_file():
         pytest.skip("the golden folder has no training step")
     tensors, settings = golden_data.tensors("training"), golden_data.json("training")
@@ -82,7 +82,8 @@ def test_loss_and_gradients_of_the_published_step_are_met(golden_data: Any) -> N
     (item,) = Encoder(model, SETTINGS)([sample(settings["prompt"], [before], after)])
     assert isinstance(item, EncodedSample)
     torch.testing.assert_close(item.pooled, tensors["train.pooled"][0], rtol=1e-5, atol=1e-5)
-    # The published step paints 112x112 pixels, which is no size of the ratio table; tests/uniworld_core checks its latent and weight.
+    # The published step paints 112x112 pixels, which is not in the ratio table. tests/uniworld_core checks its latent and
+    # weight.
     item = replace(item, latent=tensors["train.latent"][0], weight=tensors["mask.small.log.weight"][0])
     tower = tower_of(model)
     set_trainable(tower, ["denoise_projector", "siglip_projector"])
@@ -100,9 +101,7 @@ def test_loss_and_gradients_of_the_published_step_are_met(golden_data: Any) -> N
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_of_references_of_all_sizes_gives_the_losses_of_its_samples_alone(
-    own_model: UniWorld, encoded: list[EncodedSample]
-) -> None:
+def test_a_batch_gives_the_losses_of_its_samples_one_by_one(own_model: UniWorld, encoded: list[EncodedSample]) -> None:
     tower = tower_of(own_model)
     draws = Draws.of(7, [0, 1, 2], encoded[0].latent.shape)
     with torch.no_grad():
@@ -111,7 +110,7 @@ def test_a_batch_of_references_of_all_sizes_gives_the_losses_of_its_samples_alon
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
-def test_accumulated_gradients_are_those_of_the_big_batch(own_model: UniWorld, encoded: list[EncodedSample]) -> None:
+def test_accumulated_gradients_equal_those_of_one_batch(own_model: UniWorld, encoded: list[EncodedSample]) -> None:
     tower = tower_of(own_model)
     chosen = set_trainable(tower, ["denoise_projector", "siglip_projector", "image_branch"])
 
@@ -128,7 +127,7 @@ def test_accumulated_gradients_are_those_of_the_big_batch(own_model: UniWorld, e
         torch.testing.assert_close(whole[name], pieces[name], rtol=1e-3, atol=1e-6)
 
 
-def test_t5_is_dropped_as_often_as_asked_and_reaches_the_loss_otherwise(own_model: UniWorld) -> None:
+def test_t5_is_dropped_at_the_given_rate_and_affects_the_loss_otherwise(own_model: UniWorld) -> None:
     encoder = Encoder(own_model, replace(SETTINGS, use_t5=True, t5_length=8))
     (item,) = encoder([sample("Paint a cat.", [picture(2)], picture(1))])
     assert isinstance(item, EncodedSample)
@@ -164,9 +163,9 @@ def test_a_batch_without_references_gives_the_siglip_projector_gradients_of_zero
         assert not parameter.grad.any()
 
 
-def test_a_batch_of_two_sizes_is_refused(own_model: UniWorld, encoded: list[EncodedSample]) -> None:
+def test_a_batch_of_two_sizes_is_rejected(own_model: UniWorld, encoded: list[EncodedSample]) -> None:
     other = replace(encoded[0], latent=encoded[0].latent[:, :4])
-    with pytest.raises(ValueError, match="made of one size"):
+    with pytest.raises(ValueError, match="must have the same size"):
         tower_of(own_model).collate([encoded[0], other], Draws.of(0, [0, 1], encoded[0].latent.shape))
 
 
@@ -209,16 +208,16 @@ def test_what_trains_is_float32_and_the_rest_frozen() -> None:
 
 
 @pytest.mark.parametrize("parts", [[], ["vae"], ["denoise_projector", "vlm"]])
-def test_unknown_parts_are_refused_by_name(own_model: UniWorld, parts: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"name at least one of denoise_projector"):
+def test_unknown_parts_are_rejected_with_the_valid_ones(own_model: UniWorld, parts: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"give one or more of denoise_projector"):
         set_trainable(tower_of(own_model), parts)
     assert set(TRAINABLE_PARTS) >= {"denoise_projector", "siglip_projector", "image_branch"}
 
 
-# --- reading samples --------------------------------------------------------------------------------------------------
+# --- encoding samples --------------------------------------------------------------------------------------------------
 
 
-def test_bad_samples_are_named_in_their_place_and_the_others_encoded(own_model: UniWorld) -> None:
+def test_bad_samples_are_reported_in_place_and_the_others_encoded(own_model: UniWorld) -> None:
     base = picture(1)
     speck = base.copy()
     speck.putpixel((3, 3), tuple(255 - value for value in base.getpixel((3, 3))))  # type: ignore[arg-type,union-attr]
@@ -239,7 +238,7 @@ def test_bad_samples_are_named_in_their_place_and_the_others_encoded(own_model: 
     assert "tokens long" in reasons["long#4"]
 
 
-def test_weights_are_one_where_they_are_not_asked_for_and_where_everything_changed(own_model: UniWorld) -> None:
+def test_weights_are_one_for_reconstructions_and_unweighted_samples(own_model: UniWorld) -> None:
     base = picture(1)
     edited = base.copy()
     edited.paste((255, 0, 0), (0, 0, 32, 32))
@@ -262,7 +261,7 @@ def test_weights_are_one_where_they_are_not_asked_for_and_where_everything_chang
     assert unasked.weight is None
 
 
-def test_fingerprint_knows_settings_and_frozen_weights_but_not_the_projectors(
+def test_the_fingerprint_depends_on_settings_and_frozen_weights_but_not_on_projectors(
     own_model: UniWorld, tiny_copy: Path
 ) -> None:
     from safetensors.torch import load_file, save_file
