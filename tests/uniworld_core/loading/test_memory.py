@@ -109,9 +109,3 @@ def test_what_nobody_holds_is_not_counted(hold):
 def test_within_a_budget_models_are_read_to_the_cpu_first():
     assert PlainHost(memory=ModelMemory(1)).offload_device("default") == CPU
     assert PlainHost().offload_device("cpu") == CPU
-
-
-def test_the_server_has_the_budget_it_is_told(start):
-    live = start(memory=12345)
-    assert live.server.host.memory.budget == 12345
-    assert "uniworld_model_bytes 0" in live.get("/metrics").body.decode()

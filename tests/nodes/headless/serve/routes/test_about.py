@@ -110,3 +110,9 @@ def test_the_description_has_every_route(live):
         for operation in methods.values():
             assert operation["summary"]
             assert operation["responses"]
+
+
+def test_the_server_uses_the_given_memory_budget(start):
+    live = start(memory=12345)
+    assert live.server.host.memory.budget == 12345
+    assert "uniworld_model_bytes 0" in live.get("/metrics").body.decode()
