@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -167,24 +168,47 @@ def test_the_shipped_edit_runs_on_comfyui(uniworld, comfy, tmp_path):
 
 
 @pytest.mark.slow
-def test_errors_and_interrupts_on_comfyui(uniworld, write, comfy, when):
+def test_problems_and_errors_on_comfyui(uniworld, write, comfy):
     prompt = {
-        "1": node("EmptyImage", width=8, height=8, batch_size=1, color=0),
-        "2": node("SaveImage", images=["1", 0], filename_prefix="p"),
+        "1": node("RegexReplace", string="a", regex_pattern="[", replace="b"),
+        "2": node("PreviewAny", source=["1", 0]),
     }
-    code, out, _ = uniworld("check", write({**prompt, "3": node("KSampler")}), "--server", comfy)
-    assert code == 0, out
-    prompt["1"]["inputs"]["width"] = -3
-    code, out, _ = uniworld("check", write(prompt), "--server", comfy)
-    assert code == 2
-    assert "below its minimum" in out
-    prompt["1"]["inputs"]["width"] = 8
-    crop = {
-        "3": node("ImageFromBatch", image=["1", 0], batch_index=0, length=1),
-        "4": node("ImageStitch", image1=["3", 0]),
+    code, out, err = uniworld("run", write(prompt), "--server", comfy)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("Node 1 (RegexReplace) failed: ")
+    assert "unterminated character set" in err
+    prompt["1"]["inputs"]["regex_pattern"] = "a"
+    assert uniworld("run", write(prompt), "--server", comfy)[:2] == (0, "PreviewAny: b\n")
+    moving = {
+        "1": node("EmptyImage", width=16, height=16, batch_size=3, color=255),
+        "2": node(
+            "SaveAnimatedWEBP",
+            images=["1", 0],
+            filename_prefix="a",
+            fps=6.0,
+            lossless=True,
+            quality=80,
+            method="default",
+        ),
     }
-    code, out, _ = uniworld("run", write({**prompt, **crop}), "--server", comfy)
-    assert code == 0
+    assert uniworld("run", write(moving), "--server", comfy)[1] == f"{Path('output', 'a_00001_.webp')}\n"
+    del prompt["1"]["inputs"]["string"]
+    for command in ("check", "run"):
+        code, out, err = uniworld(command, write(prompt), "--server", comfy)
+        assert code == 2
+        assert "the required input 'string'" in out + err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_ctrl_c_on_comfyui(uniworld, comfy, when):
+    def queue() -> Any:
+        return json.loads(urllib.request.urlopen(f"{comfy}/queue", timeout=5).read())
+
+    when(lambda: queue()["queue_running"], lambda: os.kill(os.getpid(), signal.SIGINT))
+    code, _, err = uniworld("run", "edit", "--server", comfy, "--set", "UniWorld Sampler.steps=1000")
+    assert (code, err.splitlines()[-1]) == (1, "The run was interrupted.")
+    assert queue() == {"queue_running": [], "queue_pending": []}
 
 
 @pytest.mark.slow
