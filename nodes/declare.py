@@ -131,9 +131,17 @@ class Input:
         return cls(name, "STRING", tooltip, False, shown | {"default": default})
 
     @classmethod
-    def choice(cls, name: str, options: Iterable[str], tooltip: str = "", *, default: str | None = None) -> Input:
+    def choice(
+        cls,
+        name: str,
+        options: Iterable[str],
+        tooltip: str = "",
+        *,
+        default: str | None = None,
+        optional: bool = False,
+    ) -> Input:
         """Declare a choice between names; without `default`, the first one is selected."""
-        return cls(name, tuple(options), tooltip, False, None if default is None else {"default": default})
+        return cls(name, tuple(options), tooltip, optional, None if default is None else {"default": default})
 
     def v1(self) -> tuple[Any, ...]:
         """Return the entry for `INPUT_TYPES`: the type or list of options, and the settings if there are any."""

@@ -20,7 +20,7 @@ from .images.pictures import Picture
 from .images.sizes import Size
 from .loading.settings import read_json
 from .loading.shipped import shipped_model
-from .loading.storage import Storage, choose_storage
+from .loading.storage import Storage, choose_storage, named_storage
 from .prompts.conversation import Conversation, Prompt, as_conversations
 from .prompts.reference import Reference, References, make_references
 from .prompts.scope import Scope, read_scope
@@ -52,12 +52,12 @@ class UniWorld:
     """
 
     def __init__(
-        self, family: Family, folders: ModelFolders, dtype: torch.dtype | Storage | None, device: torch.device | str
+        self, family: Family, folders: ModelFolders, storage: torch.dtype | Storage | None, device: torch.device | str
     ) -> None:
         self.family = family
         self.checkpoint, self.flux_folder, self.siglip_folder = folders.checkpoint, folders.flux, folders.siglip
         self.parts = family.open(folders)
-        self.storage, self.device = choose_storage(dtype, device), device
+        self.storage, self.device = choose_storage(storage, device), device
         self._loaded = LoadedParts(self.part)
 
     @classmethod
@@ -66,8 +66,9 @@ class UniWorld:
         checkpoint: str | Path,
         flux: str | Path | None = None,
         siglip: str | Path | None = None,
-        dtype: torch.dtype | Storage | None = None,
+        dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
+        storage: str | Storage = "auto",
     ) -> UniWorld:
         """Open a model: the files of every folder given are checked now, by name, shape and type; weights are read when
         first used.
@@ -77,20 +78,24 @@ class UniWorld:
                 ships with the package.
             flux: a FLUX.1-dev folder in diffusers layout, for the VAE, CLIP and T5; or a shipped model's name, for its own.
             siglip: a SigLIP2 folder (siglip2-so400m-patch16-512), for references; or a shipped model's name.
-            dtype: of the weights and the arithmetic, or a `Storage` that names both; None chooses bfloat16, or float32 on a
-                CPU without instructions for bfloat16.
+            dtype: of the arithmetic, and of weights that are not held otherwise; None chooses bfloat16, or float32 on a CPU
+                without instructions for bfloat16.
+            storage: how the weights of linear layers are held: "auto" as they are in the files if they are quantized there,
+                else in `dtype`; "bfloat16"; "int8" with one scale per row; "fp8"; or "nf4", which needs bitsandbytes. Or a
+                `Storage`, which brings its own dtype.
 
         Raises:
-            UniWorldError: the folder is of no known family; a folder was given that the family does not take; a file is
+            UniWorldError: the folder is of no known family; a folder was given that the family does not take; the device or
+                an installed library cannot hold weights in that storage; a file is
                 missing, damaged, or does not fit the configuration: file, tensor and shapes are named.
         """
-        storage = choose_storage(dtype, device)
+        held = named_storage(storage, dtype, device) if isinstance(storage, str) else choose_storage(storage, device)
         folders = find_folders(checkpoint, flux, siglip)
         family = family_of(folders.checkpoint)
         for what in ("flux", "siglip"):
             if getattr(folders, what) is not None and what not in family.companions:
                 raise UniWorldError(f"{family.name} takes no {what} folder, and one was given: leave it out.")
-        model = cls(family, folders, storage, device)
+        model = cls(family, folders, held, device)
         model.check()
         return model
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.loading.options import STORAGES
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
 from .parts import DTYPES, open_parts
@@ -140,14 +141,25 @@ class LoadUniWorld(Node):
             Input.choice(
                 "dtype",
                 DTYPES,
-                "Precision of the weights. auto is bfloat16 on a GPU and float32 on a CPU.",
+                "Precision of the arithmetic and of weights that are not quantized. auto is bfloat16 on a GPU and float32 on a "
+                "CPU.",
                 default=DTYPES[0],
             ),
             Input.choice("device", host.current().devices(), "The device that the model runs on."),
+            # Optional, so that API-form prompts from before this widget still run.
+            Input.choice(
+                "storage",
+                STORAGES,
+                "How weights are stored in memory. auto keeps quantized files as they are and converts others to dtype. int8 "
+                "takes a quarter of float32 and is the most accurate small format. fp8 is the same size. nf4 takes an "
+                "eighth, changes images visibly and needs bitsandbytes.",
+                default=STORAGES[0],
+                optional=True,
+            ),
         )
 
     def execute(
-        self, checkpoint: str, flux: str, siglip: str, dtype: str, device: str
+        self, checkpoint: str, flux: str, siglip: str, dtype: str, device: str, storage: str = "auto"
     ) -> tuple[VLMWire, SiglipWire, DiTWire, VAEWire, TextWire]:
         from ...uniworld_core.families.family import ModelFolders
         from ...uniworld_core.families.table import family_of
@@ -159,7 +171,7 @@ class LoadUniWorld(Node):
             flux=companion_folder("diffusers", flux, checkpoint, family),
             siglip=companion_folder("siglip", siglip, checkpoint, family),
         )
-        parts = open_parts(family, folders, dtype, device)
+        parts = open_parts(family, folders, dtype, device, storage)
         return parts.vlm, parts.siglip, parts.dit, parts.vae, parts.text
 
 

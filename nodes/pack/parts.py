@@ -30,13 +30,13 @@ class HeldPart(Generic[T]):
     Attributes:
         parts: all parts of the model.
         name: name of this part.
-        storage: how its weights are stored; a dtype stores them as floats of that dtype.
+        storage: how its weights are stored.
         device: one of the host's devices.
     """
 
     parts: FamilyParts
     name: str
-    storage: torch.dtype | Storage
+    storage: Storage
     device: str
     _held: host.Held[Any] | None = field(default=None, repr=False)
 
@@ -168,7 +168,9 @@ class ModelParts:
     text: TextParts
 
 
-def open_parts(family: Family, folders: ModelFolders, dtype_name: str, device: str) -> ModelParts:
+def open_parts(
+    family: Family, folders: ModelFolders, dtype_name: str, device: str, storage_name: str = "auto"
+) -> ModelParts:
     """Open the parts of a model. Names and shapes are checked now; weights are read on first use.
 
     Raises:
@@ -179,11 +181,11 @@ def open_parts(family: Family, folders: ModelFolders, dtype_name: str, device: s
 
     parts = family.open(folders)
     parts.check()
-    dtype = torch_dtype(dtype_name, host.current().load_device(device))
+    storage = storage_of(storage_name, dtype_name, host.current().load_device(device))
     own = [name for name in parts.names if name not in parts.within]
-    held: dict[str, Wired[Any]] = {name: HeldPart(parts, name, dtype, device) for name in (*PART_NAMES, *own)}
-    held["dit"] = dit = PaintingPart(parts, "dit", dtype, device, facts=parts.facts)
-    held["vae"] = vae = PaintingPart(parts, "vae", dtype, device, facts=parts.facts)
+    held: dict[str, Wired[Any]] = {name: HeldPart(parts, name, storage, device) for name in (*PART_NAMES, *own)}
+    held["dit"] = dit = PaintingPart(parts, "dit", storage, device, facts=parts.facts)
+    held["vae"] = vae = PaintingPart(parts, "vae", storage, device, facts=parts.facts)
     members = {name: MemberPart(held[owner], name) for name, owner in parts.within.items()}
     return ModelParts(
         vlm=VLMPart(family, held | members, read_scope(folders.checkpoint)),
@@ -194,10 +196,16 @@ def open_parts(family: Family, folders: ModelFolders, dtype_name: str, device: s
     )
 
 
-def torch_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of a name. `auto` is bfloat16 on a GPU, as published, and float32 on a CPU."""
+def storage_of(name: str, dtype: str, device: torch.device) -> Storage:
+    """Return the storage that the widgets select. The dtype `auto` is bfloat16 on a GPU, as published, else float32.
+
+    Raises:
+        UniWorldError: the device or an installed library does not support this storage.
+    """
     import torch
 
-    if name == "auto":
-        name = "float32" if device.type == "cpu" else "bfloat16"
-    return getattr(torch, name)
+    from ...uniworld_core.loading.storage import named_storage
+
+    if dtype == "auto":
+        dtype = "float32" if device.type == "cpu" else "bfloat16"
+    return named_storage(name, getattr(torch, dtype), device)

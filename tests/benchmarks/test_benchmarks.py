@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,14 @@ def test_loading_never_holds_the_float32_checkpoint() -> None:
     printed = run("load.py", "--gigabytes", "0.25", "--width", "512", "--shard-megabytes", "64")
     assert "peak memory over before" in printed
     assert ": kept" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is measured on Linux and macOS")
+def test_storages_are_compared_with_float32() -> None:
+    printed = run("storage.py", "--steps", "2", "--only", "auto,int8")
+    assert re.search(r"\nauto .* inf dB\nint8 +12\.\d MiB .* \d\d\.\d dB\n", printed)
+    assert re.search(r"\nDiT +bfloat16 +23\.8 GB +int8 +12\.0 GB", printed)
 
 
 @pytest.mark.slow

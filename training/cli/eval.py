@@ -8,6 +8,7 @@ from pathlib import Path
 from ...command_line import DONE
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
+from ...uniworld_core.loading.options import STORAGES
 from .command import Bars, Command
 
 DTYPES = ("float32", "bfloat16")
@@ -38,6 +39,12 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="N", help="random seed of tasks and sampling (default: 0)"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the weights (default: float32)")
+    parser.add_argument(
+        "--storage",
+        choices=STORAGES,
+        default=STORAGES[0],
+        help=f"how weights are stored in memory (default: {STORAGES[0]}, as in the files)",
+    )
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to this JSON file")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write the pictures to this PNG contact sheet")
@@ -58,6 +65,7 @@ def _shapes(arguments: argparse.Namespace) -> int:
         arguments.siglip,
         getattr(torch, arguments.dtype),
         resolve_device(arguments.device),
+        arguments.storage,
     )
     for option, folder in (("--flux", model.flux_folder), ("--siglip", model.siglip_folder)):
         if folder is None:

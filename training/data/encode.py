@@ -234,9 +234,7 @@ def _digest_weights(digest: hashlib._Hash, part: NetworkPart[Any]) -> None:
     shards = part.shards
     names = sorted(part.in_network)
     # Read file by file for speed, but digested in order of names: the same weights in other shards are the same model.
-    values = {
-        name: row.flatten()[:FINGERPRINT_VALUES].float().clone() for name, row in shards.read(names, first_row=True)
-    }
+    values = {name: row.flatten()[:FINGERPRINT_VALUES].float().clone() for name, row in shards.first_rows(names)}
     for name in names:
         digest.update(f"{name} {shards.shapes[name]} {shards.dtypes[name]}".encode())
         digest.update(values[name].numpy().tobytes())

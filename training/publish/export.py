@@ -89,6 +89,11 @@ def write_changed(start: Path, changed: Mapping[str, Source], to: Path, dtype: t
             overflow the dtype, or `to` cannot be written.
     """
     shards = Shards(start)
+    if shards.encodings:
+        raise UniWorldError(
+            f"{start} is quantized ({next(iter(shards.encodings))}), and its other tensors cannot be changed exactly: start "
+            "from the float checkpoint, and convert the result."
+        )
     _check(changed, shards)
     read_tokenizer(start)
     with new_folder(to) as folder:
@@ -116,6 +121,7 @@ def _write_shard(
         shutil.copyfile(file, folder / file.name)
         return sum(math.prod(shards.shapes[name]) * _BYTES.get(shards.dtypes[name], 4) for name in names)
     for name, before in shards.read(names):
+        assert isinstance(before, torch.Tensor), "quantized checkpoints are refused"
         after = changed[name].read().detach().cpu() if name in changed else before
         tensors[name] = _cast(name, after, dtype or before.dtype)
     save_file(tensors, folder / file.name, metadata={"format": "pt"})

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.files import atomic_folder
-from ...uniworld_core.loading.weights import Shards, open_shard
+from ...uniworld_core.loading.weights import Shards
 
 # About the size of the published checkpoint's float32 shards.
 SHARD_BYTES = 5 * 10**9
@@ -40,12 +40,12 @@ class Source:
 
     @classmethod
     def in_shards(cls, shards: Shards, name: str) -> Source:
-        """Return the source of a tensor in a model folder."""
+        """Return the source of a tensor in a model folder, as floats."""
 
         def read() -> torch.Tensor:
             # Reopened for each tensor: while a file is mapped, every page that was read stays in memory.
-            with open_shard(shards.files[name]) as shard:
-                return shard.get_tensor(name)
+            ((_, tensor),) = shards.read([name])
+            return tensor if isinstance(tensor, torch.Tensor) else tensor.dequantize(torch.float32)
 
         return cls(shards.shapes[name], read)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.checkpoint import PROJECTOR_NAMES
 from ...uniworld_core.families.uniworld_v1.comfy_files import REDUX_NAMES
+from ...uniworld_core.loading.quantized import as_floats
 from ...uniworld_core.loading.weights import Names, Shards
 from ..engine import checkpoints
 from ..files import write_atomic
@@ -40,7 +41,7 @@ def restore_float32(trained: Mapping[str, nn.Parameter], shards: Shards) -> None
     """
     in_tower = {TOWER_NAMES.in_file(name): parameter for name, parameter in trained.items()}
     for in_file, tensor in shards.read(in_tower):
-        in_tower[in_file].copy_(tensor)
+        in_tower[in_file].copy_(as_floats(tensor, torch.float32))
 
 
 def find_initial_weights(paths: Sequence[str]) -> list[Path]:

@@ -12,6 +12,7 @@ from torch import nn
 from ...uniworld_core import UniWorld
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.loading.dtypes import choose_dtype
+from ...uniworld_core.loading.storage import FloatStorage
 from ..config.settings import Config
 from ..data.cache import Cache, CacheKey
 from ..data.encode import FINGERPRINT_VALUES, Encoder, EncodeSettings
@@ -79,7 +80,11 @@ def open_encoder(config: Config, device: torch.device | str = "cpu") -> Encoder:
     """
     model, stage = config.model, config.stage
     opened = UniWorld.from_pretrained(
-        model.checkpoint, model.flux or None, model.siglip or None, compute_dtype(config, device), device
+        model.checkpoint,
+        model.flux or None,
+        model.siglip or None,
+        device=device,
+        storage=FloatStorage(compute_dtype(config, device)),  # quantized weights cannot be trained
     )
     check_family(opened)
     if opened.flux_folder is None:

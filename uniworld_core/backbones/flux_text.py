@@ -158,7 +158,14 @@ def clip_part(flux: str | Path) -> NetworkPart[CLIP]:
 
     first = make()
     names = nested_names(first, shards, "text_model.")
-    return NetworkPart(make, shards, CLIP, names, read=lambda: (read_clip_tokenizer(Path(flux), first.config),))
+    return NetworkPart(
+        make,
+        shards,
+        CLIP,
+        names,
+        precise=("*",),  # under 1 % of the model
+        read=lambda: (read_clip_tokenizer(Path(flux), first.config),),
+    )
 
 
 def t5_part(flux: str | Path) -> NetworkPart[T5]:
@@ -188,7 +195,8 @@ def t5_part(flux: str | Path) -> NetworkPart[T5]:
         T5,
         SAME_NAMES if shared in shards.shapes else Names((("", ""), (own, shared))),
         optional=(own,),
-        plain=(".wo",),  # whose dtype transformers converts activations to (T5DenseGatedActDense.forward)
+        # transformers converts activations to the dtype of `wo` (T5DenseGatedActDense.forward); the table is shared by two modules.
+        compute=("*.wo", "shared", "*.embed_tokens"),
         read=lambda: (read_t5_tokenizer(Path(flux), config),),
     )
 

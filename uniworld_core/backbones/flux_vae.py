@@ -146,4 +146,9 @@ def vae_part(flux: str | Path) -> NetworkPart[VAE]:
         )
     layers = settings.get("layers_per_block", 1)
     shards.check_depth(layers, ("encoder.down_blocks.0.resnets.",), folder / "config.json")
-    return NetworkPart(lambda: build(lambda: AutoencoderKL.from_config(settings), folder / "config.json"), shards, VAE)
+    return NetworkPart(
+        lambda: build(lambda: AutoencoderKL.from_config(settings), folder / "config.json"),
+        shards,
+        VAE,
+        precise=("*",),  # it has convolutions; its few linear layers are small
+    )

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 MAX_NEW_TOKENS = 128
 
+# Layers that are not quantized. The vision half is 8 % of the VLM, and in NF4 it puts nano's condition off by 50 %, against
+# 7 % for the language model.
+PRECISE = ("lm_head", "model.visual.*")
+
 # B batch, L tokens (padded on the left), D width; a patch is one row of `patches`.
 
 
@@ -272,6 +276,7 @@ def vlm_part(folder: Path, config: QwenVLConfig, shards: Shards, pixels: int) ->
         shards,
         partial(VLM, config),
         QWEN_NAMES,
+        precise=PRECISE,
         read=lambda: (
             read_tokenizer(folder, config),
             read_processor(folder, config, pixels),

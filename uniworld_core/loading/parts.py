@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,7 +18,8 @@ import torch
 from torch import nn
 
 from ..errors import UniWorldError
-from .storage import Storage, choose_storage, set_compute
+from .encodings import FLOATS
+from .storage import Precision, Storage, choose_storage, set_compute
 from .weights import LISTED, SAME_NAMES, Names, Shards, some
 
 Built = TypeVar("Built")
@@ -54,7 +56,9 @@ class NetworkPart(Generic[Built]):
         make: makes the part from the loaded network and the results of `read`.
         names: maps tensor names between files and network.
         optional: names in the network that the files may lack (tied weights).
-        plain: ends of names of layers that every storage must hold as plain floats.
+        compute: patterns (`fnmatch`) of names of layers whose weights every storage must keep in the compute dtype, because
+            the network's own code reads the dtype from them.
+        precise: patterns of names of layers that are never quantized, because the result is sensitive to them.
         read: reads the other files of the part, such as its tokenizer. Called once, however often the part is loaded.
     """
 
@@ -66,11 +70,13 @@ class NetworkPart(Generic[Built]):
         names: Names = SAME_NAMES,
         *,
         optional: Sequence[str] = (),
-        plain: Sequence[str] = (),
+        compute: Sequence[str] = (),
+        precise: Sequence[str] = (),
         read: Callable[[], tuple[Any, ...]] = tuple,
     ) -> None:
         self.build, self.shards, self.names = build, shards, names
-        self._make, self._optional, self._plain, self._read = make, tuple(optional), tuple(plain), read
+        self._make, self._optional, self._read = make, tuple(optional), read
+        self._compute, self._precise = tuple(compute), tuple(precise)
         self._checked = False
 
     @cached_property
@@ -110,12 +116,12 @@ class NetworkPart(Generic[Built]):
 
         Computed buffers, such as rotary frequencies, keep their dtype, as when transformers loads a model.
         """
-        storage = choose_storage(chosen, device)
         self.check()
+        storage = choose_storage(chosen, device).for_part(self.file_bytes, device)
         network = self.build()
-        storage.prepare(network, self._plain)
         for name, tensor in self.shards.read(self.in_network):
-            storage.put(network, self.in_network[name], tensor, device)
+            key = self.in_network[name]
+            storage.put(network, key, tensor, device, self.precision(key))
         for module in network.modules():
             for key, buffer in module._buffers.items():
                 if buffer is not None and not buffer.is_meta:
@@ -125,11 +131,30 @@ class NetworkPart(Generic[Built]):
             set_compute(made, storage.compute, device)
         return made
 
+    @property
+    def file_bytes(self) -> int:
+        """Bytes that the part's weights take in the files."""
+        return sum(map(self.shards.nbytes, self.in_network))
+
+    @cached_property
+    def quantizable(self) -> frozenset[str]:
+        """Names in the files of the weights that may be quantized: those of linear layers that are not sensitive."""
+        linear = {f"{path}.weight" for path, layer in self.build().named_modules() if type(layer) is nn.Linear}
+        free = {key for key in linear if self.precision(key) is Precision.ANY}
+        return frozenset(name for name, key in self.in_network.items() if key in free)
+
+    def precision(self, name: str) -> Precision:
+        """How exactly the tensor of that name in the network must be held."""
+        layer = name.rpartition(".")[0]
+        if any(fnmatchcase(layer, pattern) for pattern in self._compute):
+            return Precision.COMPUTE
+        return Precision.FLOAT if any(fnmatchcase(layer, pattern) for pattern in self._precise) else Precision.ANY
+
     def _misfit(self, name: str, expected: tuple[int, ...] | None) -> str | None:
         shape, kind, where = self.shards.shapes[name], self.shards.dtypes[name], self.shards.files[name].name
         if expected is not None and shape != expected:
             return f"{name} in {where} has shape {list(shape)}, expected {list(expected)}"
-        if expected is not None and not kind.startswith(("F", "BF")):
+        if expected is not None and kind not in FLOATS and name not in self.shards.encodings:
             return f"{name} in {where} has numbers of type {kind}, expected floating point"
         return None
 

@@ -1,21 +1,35 @@
 """How a part's weights are held in memory, apart from the dtype and the device that it computes in.
 
-A storage decides what becomes of each tensor of the files: floats of one dtype today (`FloatStorage`). Others replace
-layers before the weights are placed (`prepare`) and place what these hold (`put`): a float8 weight that is cast when
-used, an int8 one with a scale per row, a packed 4-bit one, or the mapped tensor of the file itself. The networks' code
-is the same for all of them, since a `ComputeModule` says what to compute in and where, and never its parameters.
+A storage places each tensor of the files in a built network: as floats of one dtype (`FloatStorage`), or as a `storage`
+setting names it (`NamedStorage`): in 8 or 4 bits, or as the mapped tensor of the file itself. The networks' code is the
+same for all of them, since a `ComputeModule` says what to compute in and where, and never its parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
-from .dtypes import choose_dtype
+from ..errors import UniWorldError, shown
+from .dtypes import choose_dtype, usable_device
+from .layers import hold_embedding, hold_linear
+from .options import STORAGES
+from .quantized import (
+    FP8,
+    NF4Tensor,
+    ScaledTensor,
+    StoredTensor,
+    as_floats,
+    bitsandbytes,
+    quantize_fp8,
+    quantize_int8,
+    quantize_nf4,
+)
 from .weights import place
 
 
@@ -53,6 +67,21 @@ def set_compute(module: nn.Module, dtype: torch.dtype | None = None, device: tor
             part._compute = torch.zeros(0, dtype=dtype or part.dtype, device=device or part.device)
 
 
+# Bytes from which on a part on a CPU is mapped. Smaller ones are copied, which lets their files change while they run.
+MAPPED_BYTES = 2**30
+
+
+class Precision(Enum):
+    """How exactly the weights of a layer must be held."""
+
+    # Any form, 4 bits included.
+    ANY = "any"
+    # Floats of 16 bits or more: the layer is sensitive, or too small to be worth it.
+    FLOAT = "float"
+    # The dtype of the arithmetic: the network's own code reads it off the weight.
+    COMPUTE = "compute"
+
+
 @runtime_checkable
 class Storage(Protocol):
     """How the weights of one part are held."""
@@ -61,26 +90,25 @@ class Storage(Protocol):
     def compute(self) -> torch.dtype:
         """The dtype of the part's arithmetic."""
 
-    def prepare(self, network: nn.Module, plain: tuple[str, ...]) -> None:
-        """Replace the layers that hold something else than plain floats, before any weight is placed.
+    def for_part(self, file_bytes: int, device: torch.device | str) -> Storage:
+        """The storage of a part whose weights take so many bytes in the files, on that device."""
 
-        Args:
-            network: its parameters are on the meta device.
-            plain: ends of names of layers that must hold plain floats, since the network's own code reads their dtype.
-        """
-
-    def put(self, network: nn.Module, name: str, tensor: torch.Tensor, device: torch.device | str) -> None:
+    def put(
+        self, network: nn.Module, name: str, tensor: StoredTensor, device: torch.device | str, precision: Precision
+    ) -> None:
         """Place a tensor of the files.
 
         Args:
-            name: where it belongs in the network.
+            network: its parameters are on the meta device until they are placed.
+            name: where the tensor belongs in the network.
             tensor: as in the file, and possibly mapped: a copy must be made of what is to be changed or outlive the file.
+            precision: how exactly the tensor must be held.
         """
 
 
 @dataclass(frozen=True)
 class FloatStorage:
-    """Floats of one dtype, which the part also computes in; whole numbers keep their own.
+    """Floats of one dtype, which the part also computes in; integers keep their own, and quantized weights are dequantized.
 
     Attributes:
         compute: the dtype.
@@ -88,13 +116,104 @@ class FloatStorage:
 
     compute: torch.dtype
 
-    def prepare(self, network: nn.Module, plain: tuple[str, ...]) -> None:
-        """Nothing: every layer stays as it is."""
+    def for_part(self, file_bytes: int, device: torch.device | str) -> FloatStorage:
+        """As `Storage.for_part`: the same for all."""
+        return self
 
-    def put(self, network: nn.Module, name: str, tensor: torch.Tensor, device: torch.device | str) -> None:
-        """Place a copy, in one step of conversion and transfer; even what needs neither, so that the file can go."""
-        dtype = self.compute if tensor.is_floating_point() else tensor.dtype
-        place(network, name, tensor.to(device=device, dtype=dtype, copy=True))
+    def put(
+        self, network: nn.Module, name: str, tensor: StoredTensor, device: torch.device | str, precision: Precision
+    ) -> None:
+        """Place a copy, in one step of conversion and transfer; even of what needs neither, so that the file can go."""
+        floats = as_floats(tensor, self.compute, device)
+        place(network, name, floats.clone() if floats is tensor else floats)
+
+
+@dataclass(frozen=True)
+class NamedStorage:
+    """What a `storage` setting names. Linear layers hold their weights so, and cast them when they compute.
+
+    Attributes:
+        name: one of `STORAGES`. `auto` keeps quantized weights as they are in the files, and converts floats to the
+            arithmetic's dtype. `bfloat16` dequantizes. The others quantize what is not in their form yet.
+        compute: the dtype of the arithmetic.
+        mapped: whether weights on a CPU are the mapped files themselves where they need no conversion, and floats that are
+            narrower than the arithmetic are cast at each use. They take no memory that the system cannot take back, but the
+            files must stay as they are.
+    """
+
+    name: str
+    compute: torch.dtype
+    mapped: bool = False
+
+    def for_part(self, file_bytes: int, device: torch.device | str) -> NamedStorage:
+        """As `Storage.for_part`: large parts are mapped on a CPU."""
+        mapped = torch.device(device).type == "cpu" and file_bytes >= MAPPED_BYTES
+        return replace(self, mapped=mapped)
+
+    def put(
+        self, network: nn.Module, name: str, tensor: StoredTensor, device: torch.device | str, precision: Precision
+    ) -> None:
+        """As `Storage.put`."""
+        if not self.mapped and torch.device(device).type == "cpu":
+            tensor = tensor.clone()  # so that the file can go
+        path, _, leaf = name.rpartition(".")
+        layer = network.get_submodule(path)
+        held = leaf == "weight" and precision is not Precision.COMPUTE
+        # Only these classes themselves: others, such as those within nn.MultiheadAttention, are read by their owner.
+        if held and type(layer) is nn.Linear:
+            hold_linear(layer, self._linear(tensor, device, precision), self.compute)
+        elif held and type(layer) is nn.Embedding:
+            hold_embedding(layer, self._floats(tensor, device), self.compute)
+        else:
+            place(network, name, as_floats(tensor, self.compute, device))
+
+    def _linear(self, tensor: StoredTensor, device: torch.device | str, precision: Precision) -> StoredTensor:
+        if self.name == "auto" and not isinstance(tensor, torch.Tensor):
+            return tensor.to(device)
+        if precision is Precision.FLOAT or self.name in ("auto", "bfloat16"):
+            return self._floats(tensor, device)
+        if self.name == "nf4":
+            return (
+                tensor.to(device)
+                if isinstance(tensor, NF4Tensor)
+                else quantize_nf4(as_floats(tensor, torch.float32, device))
+            )
+        eight = torch.int8 if self.name == "int8" else FP8
+        if isinstance(tensor, ScaledTensor) and tensor.values.dtype == eight:
+            return tensor.to(device)
+        quantize = quantize_int8 if self.name == "int8" else quantize_fp8
+        return quantize(as_floats(tensor, torch.float32, device))
+
+    def _floats(self, tensor: StoredTensor, device: torch.device | str) -> torch.Tensor:
+        """Floats in the file's dtype or bfloat16 if that is narrower than the arithmetic's, else in the arithmetic's."""
+        dtype = self.compute
+        if dtype.itemsize > 2:
+            if self.name == "bfloat16":
+                dtype = torch.bfloat16
+            elif self.mapped and isinstance(tensor, torch.Tensor) and tensor.itemsize == 2:
+                dtype = tensor.dtype
+        return as_floats(tensor, dtype, device)
+
+
+def named_storage(name: str, dtype: torch.dtype | None, device: torch.device | str) -> NamedStorage:
+    """The storage of a `storage` setting.
+
+    Args:
+        name: one of `STORAGES`.
+        dtype: of the arithmetic; None takes the one of `choose_dtype`.
+
+    Raises:
+        UniWorldError: the name is unknown, the dtype cannot compute, or the device or an installed library cannot hold
+            weights in that form.
+    """
+    if name not in STORAGES:
+        raise UniWorldError(f"storage is {shown(name)}; it must be one of {', '.join(STORAGES)}.")
+    compute = choose_dtype(dtype, device)
+    if name == "nf4":
+        bitsandbytes()
+    if name in ("fp8", "nf4") and (kind := usable_device(device).type) not in ("cpu", "cuda", "xpu"):
+        raise UniWorldError(f"storage {name!r} does not work on {kind!r} devices: choose int8 or bfloat16.")
+    return NamedStorage(name, compute)
 
 
 def choose_storage(chosen: torch.dtype | Storage | None, device: torch.device | str) -> Storage:

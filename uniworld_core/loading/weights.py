@@ -7,6 +7,7 @@ plus one tensor, even for a float32 checkpoint. The operating system can reclaim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UniWorldError, brief, shown
+from .encodings import BYTES, Encoding, find_encodings
+from .quantized import StoredTensor
 from .settings import check_file, parse_json, read_json
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -115,12 +118,21 @@ def build(make: Callable[[], Module], source: str | Path = "the configuration") 
 class Shards:
     """The safetensors files of one model folder, and which tensors each of them stores.
 
+    A quantized weight is one tensor here, whatever it consists of in the files.
+
     Args:
         folder: holds either `NAME.safetensors.index.json` with its shards, or one `NAME.safetensors`.
 
+    Attributes:
+        shapes: {tensor: shape}; of a quantized weight the shape of what it stands for.
+        dtypes: {tensor: type in the files}, in safetensors' names.
+        files: {tensor: file}.
+        encodings: {quantized weight: how it is stored}.
+
     Raises:
         UniWorldError: no weights there, an index that names absent files, a file that is cut short or holds nothing of what the
-            index says, a tensor in two files, or more headers and tensors than a model has.
+            index says, a tensor in two files, more headers and tensors than a model has, or a quantized weight whose scale
+            is missing or does not fit.
     """
 
     NAMES = ("model", "diffusion_pytorch_model")
@@ -149,37 +161,88 @@ class Shards:
                         "files of different checkpoints are mixed, copy the folder again."
                     )
                 self.shapes[name], self.dtypes[name], self.files[name] = shape, dtype, file
+        # What the files hold, tensor by tensor: type, shape and file.
+        self._stored = {name: (self.dtypes[name], self.shapes[name], file) for name, file in self.files.items()}
+        self.encodings = self._find_encodings()
+
+    def _find_encodings(self) -> dict[str, Encoding]:
+        try:
+            found = find_encodings(self.shapes, self.dtypes, self._read_small)
+        except UniWorldError as error:
+            raise UniWorldError(f"In {self.folder}: {error}") from error
+        for name in found.absorbed:
+            del self.shapes[name], self.dtypes[name], self.files[name]
+        self.shapes |= {name: encoding.shape for name, encoding in found.weights.items()}
+        return found.weights
+
+    def _read_small(self, name: str) -> torch.Tensor:
+        with open_shard(self._stored[name][2]) as shard:
+            return self._tensor(shard, name).clone()
 
     def with_file(self, name: str) -> str:
         """Return the tensor's name for an error, with the file that should store it if the index lists one."""
         return f"{name} (of {self._index[name]})" if name in self._index else name
 
-    def read(self, names: Iterable[str], first_row: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, StoredTensor]]:
         """(name, tensor) of these tensors on the CPU, file by file, each file opened once.
 
         A tensor is a view of its mapped file: copy it, or the whole mapping stays.
 
-        Args:
-            first_row: read of each tensor the first row alone, (1, ...), or the value of one without dimensions.
-
         Raises:
             UniWorldError: a file is no longer what it was when its header was read.
         """
+        for name, shard in self._opened(names):
+            encoding = self.encodings.get(name)
+            tensor = self._tensor(shard, name)
+            if encoding is None:
+                yield name, tensor
+            else:
+                yield (
+                    name,
+                    encoding.decode(tensor, {part: self._part(shard, name, of) for part, of in encoding.parts.items()}),
+                )
+
+    def first_rows(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """As `read`, of each tensor as it is in the files only the first row (1, ...), or the value without dimensions."""
+        for name, shard in self._opened(names):
+            yield name, self._tensor(shard, name, first_row=True)
+
+    def _opened(self, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        """(name, its opened file) of these tensors, each file opened once."""
         wanted: dict[Path, list[str]] = {}
         for name in names:
             wanted.setdefault(self.files[name], []).append(name)
         for file, here in wanted.items():
             with open_shard(file) as shard:
                 for name in here:
-                    try:
-                        part = shard.get_slice(name)
-                        if tuple(part.get_shape()) != self.shapes[name] or part.get_dtype() != self.dtypes[name]:
-                            raise SafetensorError(f"{name} is no longer the tensor of {self.shapes[name]} that it was")
-                        yield name, part[:1] if first_row and self.shapes[name] else shard.get_tensor(name)
-                    except SafetensorError as error:
-                        raise UniWorldError(
-                            f"{file} has changed since the model was opened ({error}): open the model again."
-                        ) from error
+                    yield name, shard
+
+    def _tensor(self, shard: Any, name: str, first_row: bool = False) -> torch.Tensor:
+        """A tensor as it is in the files. Raises UniWorldError if it is no longer what it was when its header was read."""
+        dtype, shape, file = self._stored[name]
+        try:
+            part = shard.get_slice(name)
+            if tuple(part.get_shape()) != shape or part.get_dtype() != dtype:
+                raise SafetensorError(f"{name} is no longer the tensor of {shape} that it was")
+            return part[:1] if first_row and shape else shard.get_tensor(name)
+        except SafetensorError as error:
+            raise UniWorldError(
+                f"{file} has changed since the model was opened ({error}): open the model again."
+            ) from error
+
+    def _part(self, shard: Any, weight: str, name: str) -> torch.Tensor:
+        """Another tensor of a quantized weight; a file may end between the two."""
+        file = self._stored[name][2]
+        if file == self.files[weight]:
+            return self._tensor(shard, name)
+        with open_shard(file) as other:
+            return self._tensor(other, name)
+
+    def nbytes(self, name: str) -> int:
+        """Bytes that a tensor takes in the files; of a quantized weight, all its tensors together."""
+        encoding = self.encodings.get(name)
+        names = [name] if encoding is None else [name, *encoding.parts.values()]
+        return sum(math.prod(shape) * BYTES.get(dtype, 8) for dtype, shape, _ in map(self._stored.__getitem__, names))
 
     def check_depth(self, wanted: int, prefixes: tuple[str, ...], source: str | Path) -> None:
         """Check the number of layers in a configuration against the files.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 from ....command_line import DONE, FAILED, MISUSED, unexpected_error
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.files import write_atomic
+from ....uniworld_core.loading.options import STORAGES
 from ... import host
 from ...pack.loaders import AUTO
 from ...pack.parts import DTYPES
@@ -46,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", metavar="NAME", help="a folder in MODELS/uniworld (default: nano, or that of the conversation)")
     add("--flux", metavar="NAME", help="a folder in MODELS/diffusers (default: auto, what fits the checkpoint)")
     add("--siglip", metavar="NAME", help="a folder in MODELS/siglip (default: auto)")
-    add("--dtype", choices=DTYPES, default=DTYPES[0], help="precision of the weights")
+    add("--dtype", choices=DTYPES, default=DTYPES[0], help="precision of the arithmetic")
+    add(
+        "--storage",
+        choices=STORAGES,
+        default=STORAGES[0],
+        help="how weights are stored in memory (default: as in the files)",
+    )
     add("--device", default="default", help="where the model computes")
     add("--seed", type=int, default=0, help="of every picture (default: 0; /seed changes it)")
     add("--steps", type=int, default=Settings.steps, help=f"of every picture (default: {Settings.steps})")
@@ -83,7 +90,9 @@ def run(arguments: argparse.Namespace, out: TextIO, plain: host.PlainHost) -> in
     history = _open_history(arguments)
     try:
         settings, names = _settings(arguments), history.model
-        model = open_model(names["checkpoint"], names["flux"], names["siglip"], arguments.dtype, arguments.device)
+        model = open_model(
+            names["checkpoint"], names["flux"], names["siglip"], arguments.dtype, arguments.device, arguments.storage
+        )
         if arguments.memory is None:
             settings = replace(settings, memory=default_memory(model["vlm"].scope))
         plain.progress_hook, plain.warning_hook = report.progress, _once(report.warning)

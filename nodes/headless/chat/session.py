@@ -207,13 +207,17 @@ class Session:
         return make_references(pictures, siglip.on_device() if pictures and siglip.available else None)
 
 
-def open_model(checkpoint: str, flux: str, siglip: str, dtype: str, device: str) -> dict[str, Any]:
+def open_model(
+    checkpoint: str, flux: str, siglip: str, dtype: str, device: str, storage: str = "auto"
+) -> dict[str, Any]:
     """The parts of a model by the names of Load UniWorld's outputs; weights are read when first used.
 
     Raises:
         UniWorldError: there is no such model, or files of it do not fit.
     """
-    return dict(zip(LoadUniWorld.RETURN_NAMES, LoadUniWorld().execute(checkpoint, flux, siglip, dtype, device)))
+    return dict(
+        zip(LoadUniWorld.RETURN_NAMES, LoadUniWorld().execute(checkpoint, flux, siglip, dtype, device, storage))
+    )
 
 
 def open_picture(path: Path) -> Image.Image:

@@ -17,7 +17,7 @@ from uniworld.nodes import NODE_CLASS_MAPPINGS, host
 from uniworld.nodes.pack import parts as node_parts
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.images.pictures import to_image
-from uniworld.uniworld_core.loading.storage import FloatStorage, Storage, choose_storage, set_compute
+from uniworld.uniworld_core.loading.storage import FloatStorage, Precision, Storage, choose_storage, set_compute
 from uniworld.uniworld_core.loading.weights import place
 
 ROOT = Path(__file__).parents[3]
@@ -45,16 +45,17 @@ class CastAtUse:
     held: torch.dtype
     compute: torch.dtype = torch.float32
 
-    def prepare(self, network: nn.Module, plain: tuple[str, ...]) -> None:
-        for name, module in network.named_modules():
-            if type(module) is nn.Linear and not f".{name}".endswith(plain):
-                module.__class__ = HeldLinear
-                module.register_buffer("factor", None)
+    def for_part(self, file_bytes: int, device: torch.device | str) -> CastAtUse:
+        return self
 
-    def put(self, network: nn.Module, name: str, tensor: torch.Tensor, device: torch.device | str) -> None:
+    def put(
+        self, network: nn.Module, name: str, tensor: torch.Tensor, device: torch.device | str, precision: Precision
+    ) -> None:
         path, _, leaf = name.rpartition(".")
         layer = network.get_submodule(path)
-        if leaf == "weight" and isinstance(layer, HeldLinear):
+        if leaf == "weight" and type(layer) is nn.Linear and precision is not Precision.COMPUTE:
+            layer.__class__ = HeldLinear
+            layer.register_buffer("factor", None)
             self.put_weight(layer, tensor.to(device))
         else:
             place(network, name, tensor.to(device=device, dtype=self.compute, copy=True))
@@ -102,7 +103,7 @@ def storage(request: pytest.FixtureRequest) -> CastAtUse:
 
 @pytest.fixture(scope="module")
 def cast(storage: CastAtUse) -> UniWorld:
-    return UniWorld.from_pretrained("tiny", dtype=storage)
+    return UniWorld.from_pretrained("tiny", storage=storage)
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -157,7 +158,7 @@ def test_nodes_paint_what_the_library_paints(
         made = NODE_CLASS_MAPPINGS[node]()
         return getattr(made, made.FUNCTION)(**inputs)
 
-    monkeypatch.setattr(node_parts, "torch_dtype", lambda *_: storage)
+    monkeypatch.setattr(node_parts, "storage_of", lambda *_: storage)
     vlm, siglip, dit, vae, text = run(
         "UniWorldLoader", checkpoint="tiny", flux="tiny", siglip="tiny", dtype="auto", device="cpu"
     )

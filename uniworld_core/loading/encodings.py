@@ -1,0 +1,200 @@
+"""How quantized weights are stored in safetensors: which tensors of a file belong to one weight.
+
+Read are bitsandbytes' NF4 (with and without double quantization), and float8 or int8 with a scale: `X.weight_scale` as
+compressed-tensors and ComfyUI have it, or `X.scale_weight` as ComfyUI's older files do. Written is `X.weight_scale`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from ..errors import UniWorldError, shown
+from .quantized import FP8, NF4Tensor, ScaledTensor, StoredTensor, bitsandbytes, nf4_blocks, quantize_fp8, quantize_int8
+from .settings import listed, number, parse_json, take, whole
+
+# Names of the types in a safetensors header, and those of 8-bit weights.
+FLOATS = ("F64", "F32", "F16", "BF16")
+_FLOAT8 = ("F8_E4M3", "F8_E5M2")
+_INT8 = "I8"
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, **dict.fromkeys((*_FLOAT8, _INT8, "U8"), 1)}
+
+_WEIGHT = ".weight"
+SCALE = ".weight_scale"
+_SCALES = (SCALE, ".scale_weight")
+# Of activations, for products in float8, which we do not compute; and what ComfyUI says of a layer.
+_UNUSED = (".input_scale", ".scale_input", ".comfy_quant")
+# A tensor by which ComfyUI's older files say that all weights have scales.
+_SCALED_MARK = "scaled_fp8"
+_BLOCK_SCALE = ".weight_scale_inv"  # DeepSeek's, one for each 128 by 128 weights
+_NF4_STATE = ".quant_state.bitsandbytes__nf4"
+_FP4_STATE = ".quant_state.bitsandbytes__fp4"
+_NF4_PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
+_MAX_STATE = 4096  # bytes of a state; bitsandbytes writes under 200
+_NF4_BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)
+_STATE = {
+    "blocksize": whole(32, 2**16),
+    "shape": listed(whole(1, 2**24), 2, 2),
+    "nested_blocksize": whole(1, 2**16),
+    "nested_offset": number(-1e6, 1e6),
+}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How one quantized weight is stored.
+
+    Attributes:
+        shape: of the weight.
+        parts: {what it is: tensor in the files} of its other tensors, such as {"scale": "X.weight_scale"}.
+        state: an NF4 weight's settings; None for an 8-bit one.
+    """
+
+    shape: tuple[int, ...]
+    parts: Mapping[str, str]
+    state: Mapping[str, float] | None = None
+
+    def decode(self, values: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> StoredTensor:
+        """The weight, of its tensors as they are in the files."""
+        if self.state is None:
+            scale = parts.get("scale")
+            if scale is None:
+                return ScaledTensor(values, None)
+            return ScaledTensor(values, scale.to(torch.float32).reshape(() if scale.numel() == 1 else (-1, 1)))
+        absmax = parts["absmax"]
+        if "nested_absmax" in parts:
+            absmax = self._unnest(absmax, parts["nested_absmax"], parts["nested_quant_map"])
+        return NF4Tensor(values, absmax.to(torch.float32), int(self.state["blocksize"]), torch.Size(self.shape))
+
+    def _unnest(self, absmax: torch.Tensor, scales: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        assert self.state is not None
+        values = bitsandbytes().functional.dequantize_blockwise(
+            absmax, absmax=scales, code=code, blocksize=int(self.state["nested_blocksize"])
+        )
+        return values + self.state["nested_offset"]
+
+
+@dataclass
+class Encodings:
+    """The quantized weights of a folder.
+
+    Attributes:
+        weights: {weight: how it is stored}.
+        absorbed: names of the other tensors that are read with a weight, or not at all.
+    """
+
+    weights: dict[str, Encoding] = field(default_factory=dict)
+    absorbed: set[str] = field(default_factory=set)
+
+
+def find_encodings(
+    shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str], read: Callable[[str], torch.Tensor]
+) -> Encodings:
+    """Which tensors of a folder's files are quantized weights.
+
+    Args:
+        shapes, dtypes: of all tensors, from the headers.
+        read: gives a small tensor of the files.
+
+    Raises:
+        UniWorldError: a scale or state is missing, misshapen or damaged, or of a kind that is not supported.
+    """
+    found = Encodings()
+    marked = {name for name in shapes if name.rpartition(".")[2] == _SCALED_MARK}
+    found.absorbed |= marked
+    for name, dtype in dtypes.items():
+        if dtype == "U8" and name + _NF4_STATE in shapes:
+            bitsandbytes()  # without it the weight cannot be used: said now, and not when it is loaded
+            found.weights[name] = _nf4(name, shapes, dtypes, read)
+            found.absorbed |= {name + part for part in (_NF4_STATE, *_NF4_PARTS)} & shapes.keys()
+        elif dtype == "U8" and name + _FP4_STATE in shapes:
+            raise UniWorldError(f"{name} is stored as bitsandbytes' fp4: use a checkpoint in nf4.")
+        elif dtype in (*_FLOAT8, _INT8):
+            stem = name.removesuffix(_WEIGHT)
+            found.weights[name] = _scaled(name, stem, shapes, dtypes, bool(marked))
+            found.absorbed |= {stem + part for part in (*_SCALES, *_UNUSED)} & shapes.keys()
+    return found
+
+
+def encode(name: str, weight: torch.Tensor, storage: str) -> dict[str, torch.Tensor]:
+    """The tensors that a file has for a linear layer's weight, by name: its 8-bit numbers, and a scale for each row.
+
+    Args:
+        name: of the weight, ending in ".weight".
+        weight: (rows, columns), floats.
+        storage: "int8" or "fp8".
+    """
+    scaled = (quantize_int8 if storage == "int8" else quantize_fp8)(weight)
+    assert scaled.scale is not None
+    return {name: scaled.values, scale_name(name): scaled.scale}
+
+
+def scale_name(weight: str) -> str:
+    """The name of the scale that is written beside a weight. It is float32, (rows, 1)."""
+    return weight.removesuffix(_WEIGHT) + SCALE
+
+
+# What `encode` writes the numbers as.
+ENCODED = {"int8": torch.int8, "fp8": FP8}
+
+
+def _scaled(
+    name: str, stem: str, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str], marked: bool
+) -> Encoding:
+    shape, dtype = shapes[name], dtypes[name]
+    if stem + _BLOCK_SCALE in shapes:
+        raise UniWorldError(
+            f"{name} has a scale for each block of weights ({stem + _BLOCK_SCALE}), which is not supported: use files "
+            "with one scale per row or per tensor."
+        )
+    scale = next((stem + end for end in _SCALES if stem + end in shapes), None)
+    if scale is None:
+        # Old float8 files have no scales at all; int8 means nothing without one.
+        if dtype == _INT8 or (marked and name.endswith(_WEIGHT) and len(shape) == 2):
+            raise UniWorldError(
+                f"{name} is stored as {dtype} and its scale {stem + SCALE} is missing: copy or convert the files again."
+            )
+        return Encoding(shape, {})
+    rows = shape[0] if len(shape) == 2 else 1
+    if math.prod(shapes[scale]) not in (1, rows) or dtypes[scale] not in FLOATS:
+        raise UniWorldError(
+            f"{scale} has shape {list(shapes[scale])} and type {dtypes[scale]}, expected a float for {name} or for each "
+            f"of its {rows} rows: copy or convert the files again."
+        )
+    return Encoding(shape, {"scale": scale})
+
+
+def _nf4(
+    name: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, str],
+    read: Callable[[str], torch.Tensor],
+) -> Encoding:
+    state_name, what = name + _NF4_STATE, f"{name}{_NF4_STATE}"
+    if dtypes[state_name] != "U8" or math.prod(shapes[state_name]) > _MAX_STATE:
+        raise UniWorldError(f"{what} is not a state of bitsandbytes: copy the files again.")
+    state = take(parse_json(bytes(read(state_name).flatten().tolist()), what), _STATE, what, ("blocksize", "shape"))
+    shape, nested = tuple(state["shape"]), "nested_blocksize" in state
+    if state["blocksize"] not in _NF4_BLOCKS:
+        raise UniWorldError(f"{what} has blocksize {shown(state['blocksize'])}, expected one of {list(_NF4_BLOCKS)}.")
+    blocks = nf4_blocks(shape, state["blocksize"])
+    expected = {".absmax": blocks, ".quant_map": 16}
+    if nested:
+        if "nested_offset" not in state:
+            raise UniWorldError(f"{what} has no nested_offset: copy the files again.")
+        expected |= {".nested_absmax": math.ceil(blocks / state["nested_blocksize"]), ".nested_quant_map": 256}
+    numbers = {part: math.prod(shapes[name + part]) if name + part in shapes else None for part in expected}
+    for part, count in numbers.items():
+        if count != expected[part]:
+            has = "is missing" if count is None else f"has {count} values, expected {expected[part]}"
+            raise UniWorldError(f"{name + part} {has}: copy the files again.")
+    if math.prod(shapes[name]) != math.ceil(math.prod(shape) / 2):
+        raise UniWorldError(
+            f"{name} has {math.prod(shapes[name])} bytes, and a 4-bit weight of shape {list(shape)} has "
+            f"{math.ceil(math.prod(shape) / 2)}: copy the files again."
+        )
+    parts = {part[1:]: name + part for part in expected}
+    return Encoding(shape, parts, {key: value for key, value in state.items() if key != "shape"})
