@@ -26,8 +26,8 @@ def to_latent(samples: torch.Tensor, latent_format: LatentFormat, like: Latent |
     Args:
         like: the LATENT that the samples were made from; its other keys are kept.
     """
-    made: Latent = {"samples": samples, FORMAT_KEY: latent_format.name}
-    return made if like is None else {**like, **made}
+    latent: Latent = {"samples": samples, FORMAT_KEY: latent_format.name}
+    return latent if like is None else {**like, **latent}
 
 
 def samples_of(latent: Latent, latent_format: LatentFormat, node: str) -> torch.Tensor:

@@ -35,6 +35,7 @@ def model_choices(kind: str) -> dict[str, Path]:
         if root.is_dir():
             for folder in sorted(root.iterdir()):
                 if any((folder / mark).is_file() for mark in marks):
+                    # In the first search folder that has the name, as ComfyUI resolves its own models.
                     found.setdefault(folder.name, folder)
     for name in shipped_names():
         found.setdefault(name, SHIPPED_FOLDER / name / _SHIPPED[kind])

@@ -54,6 +54,7 @@ class HeldPart(Generic[T]):
         from ...uniworld_core.loading.storage import set_compute
 
         here = host.current()
+        # Loading a large part can take minutes, so a cancelled run stops before it.
         here.check_interrupt()
         if self._held is None:
 

@@ -191,6 +191,7 @@ class Sampler(Node):
         samples = samples_of(latent, latents, self.DISPLAY_NAME)
         size, batch = latents.size(samples.shape), len(samples)
         warn_of_size(dit.facts.native_side, size.height, size.width)
+        # The DiT's blocks attend over image and text tokens together, so both determine the memory for activations.
         tokens = batch * (latents.token_count(samples.shape) + condition.tokens.shape[1])
         painted = paint(
             dit.on_device(working_memory=tokens * dit.facts.token_bytes),
@@ -205,6 +206,7 @@ class Sampler(Node):
             keep_B1hw=keep_mask(latent.get("noise_mask"), batch, *samples.shape[-2:]),
             callback=step_report(steps if sigmas is None else len(sigmas) - 1, latents.rgb),
         )
+        # Results wait in system RAM, as in ComfyUI: the host caches them between runs.
         return (to_latent(painted.cpu(), latents, latent),)
 
 
