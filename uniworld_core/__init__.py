@@ -1,4 +1,4 @@
-"""The UniWorld-V1 model as a library: understand, generate, edit and perceive pictures (arXiv 2506.03147).
+"""UniWorld-V1 as a library: understand, generate, edit and perceive pictures (arXiv 2506.03147).
 
     from uniworld.uniworld_core import UniWorld
 
@@ -7,12 +7,12 @@
     cond = model.encode("Make the cat wear a hat.", refs=refs)
     image = model.decode(model.sample(cond, height=1024, width=1024))
 
-    # then, of the painted picture:
+    # continue the conversation with the painted picture:
     painted = Turn("assistant", "", model.reference(list(image)))
     talk = Conversation([Turn("user", "Make the cat wear a hat.", refs), painted, Turn("user", "Make the hat red.")])
     cond = model.encode(talk)
 
-Names are imported when first used, so that importing the package stays cheap.
+Names are imported on first use, which keeps importing the package fast: torch and transformers take seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .prompts.reference import Reference
     from .sampling.condition import Condition
 
-_HOMES = {
+_MODULES = {
     "UniWorld": "model",
     "Condition": "sampling.condition",
     "Conversation": "prompts.conversation",
@@ -62,6 +62,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

@@ -1,4 +1,4 @@
-"""The errors of this package: what the user can put right. Every other exception is a bug, or the machine's."""
+"""Errors that the user can fix. Every other exception is a bug or a failure of the machine."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-_SAID = 300
+_MAX_MESSAGE = 300  # characters of a library's message that are quoted
 
 
 class UniWorldError(ValueError):
-    """A value, file or setting that cannot be used. The message says what is wrong, its value, and what to do.
+    """An invalid value, file or setting. The message says what is wrong, its value, and how to fix it.
 
-    The command line prints it and ends with exit code 2. A plain `ValueError` (numpy's "cannot reshape array", say) is a bug:
-    exit code 1, with how to report it.
+    The command line prints the message and exits with code 2. A plain `ValueError`, such as numpy's "cannot reshape array",
+    is a bug: the command line exits with code 1 and says how to report it.
 
     Attributes:
-        problems: what is wrong, a sentence each; the message alone unless more are given.
+        problems: one sentence per problem; by default just the message.
     """
 
     def __init__(self, message: str = "", problems: Sequence[str] = ()) -> None:
@@ -26,36 +26,37 @@ class UniWorldError(ValueError):
 
 
 class RunFailed(UniWorldError):
-    """Work that was asked for rightly, had begun and cannot go on; the message says why. What it kept stays. Exit code 1."""
+    """A valid request that failed at run time. Results saved before the failure are kept. Exit code 1."""
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """A value as it may stand in a sentence: at most `limit` characters, whatever it holds and however it is nested."""
+    """Format any value for an error message, in at most `limit` characters, however large or deeply nested it is."""
     try:
-        text = _Short(limit).repr(value)
-    except Exception:  # of a class of other people, or a number of more digits than Python writes
+        text = _BoundedRepr(limit).repr(value)
+    except Exception:  # a foreign class with a broken __repr__, or an integer with more digits than Python converts
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def brief(error: BaseException) -> str:
-    """What a library's exception says, cut where it is long, with its type where that says more."""
+    """Return the message of a library's exception, truncated if long, or the exception's type if it has no message."""
     text = " ".join(str(error).split())
-    said = text if len(text) <= _SAID else f"{text[:_SAID]}..."
-    return said or type(error).__name__
+    message = text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}..."
+    return message or type(error).__name__
 
 
-class _Short(reprlib.Repr):
-    """Python's own form of a value as far as `limit` characters need it, so that neither size nor depth costs anything."""
+class _BoundedRepr(reprlib.Repr):
+    """A `repr` that stops after about `limit` characters, so that its cost does not depend on the value's size or depth."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.maxlevel = 20
         self.maxtuple = self.maxlist = self.maxset = self.maxfrozenset = self.maxdeque = self.maxdict = limit
-        self.maxstring = self.maxlong = self.maxother = 2 * limit + 10  # these are cut in the middle, behind the limit
+        # reprlib cuts these in the middle. At this length the cut comes after `limit`, where `shown` truncates anyway.
+        self.maxstring = self.maxlong = self.maxother = 2 * limit + 10
 
     def repr_dict(self, x: dict[Any, Any], level: int) -> str:
-        """With the keys in their order, where reprlib sorts them."""
+        """Keep the order of the keys, which reprlib would sort."""
         if x and level <= 0:
             return "{...}"
         items = islice(x.items(), self.maxdict)

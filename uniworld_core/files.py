@@ -1,9 +1,10 @@
-"""Files and folders that are there as a whole or not at all, locks between processes, and checksums.
+"""Atomic files and folders, locks between processes, and checksums.
 
-Errors of the disk are raised as they come (`OSError`), so that each caller can say what did not work and how to go on.
+Disk errors are raised unchanged (`OSError`), so that each caller can say what failed and how to continue.
 
-What is being written has a name that begins with a dot and ends in 16 hexadecimal digits and ".part". It is removed however the
-block that writes it ends, and only a process that is killed leaves it behind: `remove_stale_parts` removes it later.
+A file is written under a temporary name: a dot, the first characters of its name, 16 hexadecimal digits and ".part". The
+temporary file is removed however the block that writes it ends. Only a killed process leaves one behind, which
+`remove_stale_parts` removes later.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from typing import BinaryIO
 from .errors import UniWorldError
 
 PART_SUFFIX = ".part"
-_STEM = 32  # characters of a name that its part file carries, so that any valid name gives a valid one
+_STEM = 32  # characters of the final name in the temporary one: more could exceed the file system's limit
 _BLOCK = 2**20
-# What file systems say that have no such thing as putting the names of a folder on disk.
+# Errors of file systems that cannot sync a folder.
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -35,57 +36,62 @@ class LockHeld(UniWorldError):
 
 @contextlib.contextmanager
 def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
-    """A file to write, which takes its place, over what was there, when the block ends without an error.
+    """Open a file to write that replaces `path` atomically when the block ends without an error.
 
     Args:
-        path: in a folder that exists.
-        sync: return when the file and its name are on disk. Without, a power cut can lose what was written just before.
+        path: the final path, in an existing folder.
+        sync: return only when content and name are on disk. Otherwise a power failure can lose the file.
 
     Raises:
-        OSError: it cannot be written. What was there stays, and nothing half-written does.
+        OSError: the file cannot be written. An existing file at `path` stays unchanged.
     """
     with temporary_file(path.parent, path.name) as file:
         yield file
         file.flush()
         if sync:
             os.fsync(file.fileno())
-        file.close()  # on Windows, an open file cannot be renamed
+        file.close()  # Windows cannot rename an open file
         Path(file.name).replace(path)
     if sync:
         sync_folder(path.parent)
 
 
 def write_atomic(path: Path, data: bytes, sync: bool = True) -> None:
-    """Write a file as `atomic_file` does."""
+    """Write a file atomically, as `atomic_file` does."""
     with atomic_file(path, sync) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def temporary_file(folder: Path, stem: str = "") -> Iterator[BinaryIO]:
-    """A new file, named by its `name` attribute, that is removed when the block ends unless it has another name by then.
+    """Create a temporary file that is removed when the block ends, unless it has been renamed. `file.name` is its path.
 
     Args:
-        folder: where it is; exists.
-        stem: the name that it will have, if that is known, for `remove_stale_parts`.
+        folder: an existing folder.
+        stem: the final name if known, by which `remove_stale_parts` finds the file.
     """
     part = folder / f".{f'{stem[:_STEM]}.' if stem else ''}{secrets.token_hex(8)}{PART_SUFFIX}"
     try:
         with part.open("xb") as file:
             yield file
     finally:
-        with contextlib.suppress(OSError):  # it has its name, or could not be made; what went wrong has been raised
+        with contextlib.suppress(OSError):  # it has been renamed, or could not be created, which has raised already
             part.unlink()
 
 
 def rename_new(file: BinaryIO, path: Path) -> bool:
-    """Give a part file, to which nothing is added, its name; False if something has that name, which stays."""
+    """Close a finished temporary file and rename it to `path`. Never replaces an existing file.
+
+    Returns:
+        False if `path` exists already.
+    """
     part = Path(file.name)
     file.close()
     try:
         if os.name == "nt":
-            part.rename(path)  # fails where the file exists
+            part.rename(path)  # fails on Windows if the file exists
         else:
+            # On POSIX, rename replaces an existing file without an error; link does not.
             os.link(part, path)
     except FileExistsError:
         return False
@@ -97,31 +103,33 @@ def rename_new(file: BinaryIO, path: Path) -> bool:
 
 
 def remove_stale_parts(folder: Path, stem: str = "", age: float = 0.0) -> None:
-    """Remove what killed processes left of files that they were writing.
+    """Remove the temporary files that killed processes have left behind.
 
     Args:
-        stem: how the names begin that the files would have; empty for all.
-        age: seconds; what was written to since may be a file in work, and stays.
+        folder: where they are.
+        stem: beginning of their final names; empty for all.
+        age: seconds. Files modified more recently may still be in use, and stay.
     """
     name = re.compile(rf"\.{re.escape(stem[:_STEM])}(.*\.)?[0-9a-f]{{16}}{re.escape(PART_SUFFIX)}", re.DOTALL)
     with contextlib.suppress(OSError):
         for entry in folder.iterdir():
             if name.fullmatch(entry.name):
-                with contextlib.suppress(OSError):  # another process was faster
+                with contextlib.suppress(OSError):  # another process has removed it
                     if not age or time.time() - entry.stat().st_mtime > age:
                         entry.unlink()
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes its name, on disk with all that is in it, when the block ends without an error.
+    """Create a folder to fill, which is renamed to `path`, synced to disk, when the block ends without an error.
 
-    What a killed attempt left goes as well: one process at a time writes a folder of that name.
+    The remains of a killed attempt are removed, so only one process at a time may write a folder of that name.
 
     Raises:
-        OSError: it cannot be written, and then nothing of it stays; FileExistsError if there is something of that name.
+        OSError: it cannot be written; the unfinished folder is removed. FileExistsError if `path` exists.
     """
-    part = path.with_name(f".{path.name}.uniworld-partial")  # a name that is nobody else's, as it is removed
+    # Removed without asking, so the name must not be one that a user or another program would choose.
+    part = path.with_name(f".{path.name}.uniworld-partial")
     try:
         _check_free(path)
         shutil.rmtree(part, ignore_errors=True)
@@ -136,13 +144,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def append_atomic(file: int, data: bytes) -> None:
-    """Append to an open file, and return when it is on disk; after an error nothing of it is there.
+    """Append to an open file and sync it. If that fails, the file is truncated to its previous size.
 
     Args:
-        file: a descriptor, open for writing.
+        file: a file descriptor, open for writing.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the data cannot be written.
     """
     size = os.lseek(file, 0, os.SEEK_END)
     try:
@@ -156,13 +164,13 @@ def append_atomic(file: int, data: bytes) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Put the content of a file on disk."""
+    """Sync the content of a file to disk."""
     _sync(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on disk, such as that of a file just renamed, where its file system can."""
-    if os.name == "nt":  # Windows has no handle on a folder to flush
+    """Sync the entries of a folder to disk, such as the name of a file just renamed, if the file system supports it."""
+    if os.name == "nt":  # Windows cannot open a folder to sync it
         return
     try:
         _sync(folder, os.O_RDONLY)
@@ -172,7 +180,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Put a folder with everything in it on disk. Its own name is `sync_folder(folder.parent)`'s."""
+    """Sync a folder and everything in it to disk. The folder's own name needs `sync_folder(folder.parent)`."""
     for path in sorted(folder.rglob("*")):
         if path.is_dir():
             sync_folder(path)
@@ -182,19 +190,23 @@ def sync_tree(folder: Path) -> None:
 
 
 def acquire_lock(path: Path, busy: str, wait: bool = False) -> BinaryIO:
-    """An open lock file that no other process gets, until it is closed, at the latest with this process.
+    """Lock a file against other processes until it is closed, or until this process ends.
 
-    It stays when it is let go of: a process that waits for a lock file which another one removes holds a lock on nothing.
+    The file is not removed on release: a process that waits for the lock would then hold a lock on a deleted file, while
+    a third process locks a new one.
 
     Args:
-        path: is made if need be. A link is not followed.
-        busy: what to say if another process holds it.
-        wait: for that process, instead of raising.
+        path: created if it does not exist. Symbolic links are not followed.
+        busy: the message if another process holds the lock.
+        wait: wait for that process instead of raising.
+
+    Returns:
+        The open file; close it to release the lock.
 
     Raises:
-        LockHeld: another process holds it.
-        UniWorldError: its file system has no locks.
-        OSError: it cannot be opened.
+        LockHeld: another process holds the lock.
+        UniWorldError: the file system does not support locks.
+        OSError: the file cannot be opened.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
@@ -203,17 +215,17 @@ def acquire_lock(path: Path, busy: str, wait: bool = False) -> BinaryIO:
     except BaseException:
         file.close()
         raise
-    return file  # type: ignore[return-value]  # a FileIO has what a BinaryIO has
+    return file  # type: ignore[return-value]  # FileIO has all methods of BinaryIO
 
 
 def check_locks(folder: Path) -> None:
-    """Check that files of a folder can be locked. Raises UniWorldError if its file system has no locks."""
+    """Check that files in a folder can be locked. Raises UniWorldError if the file system does not support locks."""
     with temporary_file(folder) as file:
         _lock(file.fileno(), folder, "", wait=False)
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's content as hexadecimal digits, read in blocks. Raises OSError."""
+    """Return the SHA-256 of a file in hexadecimal. The file is read in blocks. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -222,16 +234,16 @@ def sha256_file(path: Path) -> str:
 
 
 def _lock(file: int, path: Path, busy: str, wait: bool) -> None:
-    # Of filelock only this function keeps what is promised here: its `FileLock` turns into a file that outlives a killed
-    # process where a file system has no locks, and versions before 3.30 take any error for a lock that is held.
+    # filelock's `FileLock` would not do. Where a file system has no locks it falls back to a marker file, which outlives a
+    # killed process, and versions before 3.30 report any error as a held lock.
     from filelock import lock_descriptor
 
     try:
         taken = lock_descriptor(file, blocking=wait)
     except OSError as error:
         raise UniWorldError(
-            f"'{path}' cannot be locked ({error.strerror or error}), as its file system has no locks: name a folder on "
-            "another disk."
+            f"'{path}' cannot be locked ({error.strerror or error}): its file system does not support locks. Choose a "
+            "folder on another disk."
         ) from error
     if not taken:
         raise LockHeld(busy)

@@ -1,4 +1,4 @@
-"""JSON between programs: read strictly, and written so that every program can read it, whatever the values are."""
+"""Strict JSON parsing, and JSON output that every program can read, whatever the values are."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from typing import Any
 
 from .errors import UniWorldError, shown
 
-_MAX_DEPTH = 200  # of what is written
+_MAX_DEPTH = 200  # nesting of written values
 
 
 class BadJson(UniWorldError):
-    """Text that is not JSON, or not JSON that can be used.
+    """Text that is not JSON, or that this package does not accept as JSON.
 
-    The message begins with a verb and has no end ("has the key 'a' twice"): the caller puts what was read before it, and what
-    to do behind it.
+    The message is the end of a sentence ("has the key 'a' twice"). The caller puts the name of the text in front of it, and
+    the fix after it.
     """
 
 
-def loads(text: str | bytes, constants: bool = False, doubles: bool = False) -> Any:
-    """The value of JSON text, without what Python's parser lets pass and other programs refuse or read otherwise.
+def loads(text: str | bytes, allow_nan: bool = False, allow_duplicates: bool = False) -> Any:
+    """Parse JSON text, without the extensions of Python's parser that other programs reject or read differently.
 
     Args:
-        text: bytes are UTF-8.
-        constants: take NaN and Infinity for numbers, as Python's parser does.
-        doubles: of a key that stands twice in an object take the last value, as Python's parser does.
+        text: bytes are decoded as UTF-8.
+        allow_nan: accept NaN and Infinity as numbers, as Python's parser does.
+        allow_duplicates: if an object repeats a key, use the last value, as Python's parser does.
 
     Raises:
-        BadJson: it is none, is nested too deeply, or contains a number of more digits than Python reads.
+        BadJson: the text is not valid JSON, is nested too deeply, or has a number with more digits than Python converts.
     """
     options: dict[str, Any] = {}
-    if not constants:
-        options["parse_constant"] = _no_constant
-    if not doubles:
-        options["object_pairs_hook"] = _no_doubles
+    if not allow_nan:
+        options["parse_constant"] = _reject_constant
+    if not allow_duplicates:
+        options["object_pairs_hook"] = _reject_duplicates
     plain = ""
     try:
         plain = text if isinstance(text, str) else text.decode()
@@ -46,19 +46,19 @@ def loads(text: str | bytes, constants: bool = False, doubles: bool = False) -> 
         line = f"line {error.lineno}, " if "\n" in plain else ""
         raise BadJson(f"is not valid JSON: {error.msg} at {line}column {error.colno}") from error
     except UnicodeDecodeError as error:
-        raise BadJson("is no text in UTF-8") from error
+        raise BadJson("is not UTF-8 text") from error
     except RecursionError as error:
         raise BadJson("is nested too deeply") from error
-    except ValueError as error:  # Python's own limit
+    except ValueError as error:  # Python's limit on the digits of an integer
         longest = max(map(len, re.findall(r"\d+", plain)), default=0)
-        raise BadJson(f"contains a number of {longest} digits, more than can be read") from error
+        raise BadJson(f"contains a number with {longest} digits, which is too long") from error
 
 
 def dumps(value: object, indent: int | None = None) -> str:
-    """JSON text of any value; never fails.
+    """Convert any value to JSON text; never fails.
 
-    NaN and infinity become texts, and so does what JSON does not have: other objects by `str`, keys of other types,
-    lists that contain themselves or are nested too deeply.
+    Values that JSON lacks become strings: NaN and infinity, other objects (by `str`), keys that are not strings. Containers
+    that contain themselves or are nested too deeply become "...".
     """
     try:
         return json.dumps(value, default=_text, allow_nan=False, indent=indent)
@@ -66,27 +66,27 @@ def dumps(value: object, indent: int | None = None) -> str:
         return json.dumps(_plain(value, ()), indent=indent)
 
 
-def _no_constant(word: str) -> Any:
-    raise BadJson(f"holds {word}, which is not valid JSON")
+def _reject_constant(word: str) -> Any:
+    raise BadJson(f"contains {word}, which is not valid JSON")
 
 
-def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
-        double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise BadJson(f"has the key {shown(double)} twice")
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise BadJson(f"has the key {shown(repeated)} twice")
     return found
 
 
 def _plain(value: object, outer: tuple[int, ...]) -> object:
-    """A value of JSON's own types; `outer` are the containers around it."""
+    """Convert a value to JSON's types. `outer` has the ids of the containers around it."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)]
     if isinstance(value, int):
-        return value if abs(value) < 10**1000 else _text(value)  # Python writes no number of more than 4300 digits
+        return value if abs(value) < 10**1000 else _text(value)  # Python converts integers of up to 4,300 digits
     if not isinstance(value, (dict, list, tuple)):
         return _text(value)
     if id(value) in outer or len(outer) >= _MAX_DEPTH:
@@ -106,5 +106,5 @@ def _key(key: object) -> str:
 def _text(value: object) -> str:
     try:
         return str(value)
-    except Exception:  # of a class of other people, or a number of too many digits
+    except Exception:  # a foreign class with a broken __str__, or an integer with too many digits
         return type(value).__name__

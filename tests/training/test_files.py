@@ -64,7 +64,10 @@ class TestALock:
 
         monkeypatch.setattr("fcntl.flock", refuse)
         with (
-            pytest.raises(ValueError, match=r"lock' cannot be locked \(Function not implemented\), as its file system"),
+            pytest.raises(
+                ValueError,
+                match=r"lock' cannot be locked \(Function not implemented\): its file system does not support locks",
+            ),
             locked(tmp_path / "lock", wait=False, busy="another has it"),
         ):
             pass

@@ -400,7 +400,7 @@ class TestALock:
             acquire_lock(tmp_path / "lock", "busy", wait)
         assert type(caught.value) is UniWorldError
         assert str(caught.value) == (
-            f"'{tmp_path / 'lock'}' cannot be locked ({os.strerror(number)}), as its file system has no locks: name a "
+            f"'{tmp_path / 'lock'}' cannot be locked ({os.strerror(number)}): its file system does not support locks. Choose a "
             "folder on another disk."
         )
 

@@ -1,1 +1,1 @@
-"""Pictures: to tensors and back, batches, sizes, connected components."""
+"""Pictures: conversion to tensors and back, batches, sizes, connected components."""

@@ -1,4 +1,4 @@
-"""IMAGE and MASK batches: checking, RGB, broadcasting and resizing, for everything that compares pictures.
+"""IMAGE and MASK batches: checks, conversion to RGB, broadcasting and resizing.
 
 Shapes: B items, H rows, W columns, C channels.
 """
@@ -13,14 +13,14 @@ from ..errors import UniWorldError
 
 
 def rgb_batch(name: str, image_BHWC: Tensor) -> Tensor:
-    """An IMAGE batch as float32 (B, H, W, 3); four channels are composited on white, as the published programs do.
+    """Convert an IMAGE batch to float32 (B, H, W, 3). RGBA is composited on white, as in the published programs.
 
     Args:
-        name: what to call the picture in an error.
-        image_BHWC: float in 0..1, of 1, 3 or 4 channels.
+        name: name of the picture in errors.
+        image_BHWC: float in 0..1, with 1, 3 or 4 channels.
 
     Raises:
-        UniWorldError: another shape or type, no pixels, or NaN or infinite values.
+        UniWorldError: the shape or dtype is invalid, there are no pixels, or there are NaN or infinite values.
     """
     shape = tuple(image_BHWC.shape)
     if image_BHWC.ndim != 4 or shape[-1] not in (1, 3, 4) or 0 in shape:
@@ -36,15 +36,15 @@ def rgb_batch(name: str, image_BHWC: Tensor) -> Tensor:
 
 
 def mask_batch(name: str, mask_BHW: Tensor) -> Tensor:
-    """A MASK batch as float32 (B, H, W) in 0..1; (H, W) becomes a batch of one.
+    """Convert a MASK batch to float32 (B, H, W) in 0..1. A single mask (H, W) becomes a batch of one.
 
     Raises:
-        UniWorldError: another rank, no pixels, or NaN or infinite values.
+        UniWorldError: the shape is invalid, there are no pixels, or there are NaN or infinite values.
     """
     mask_BHW = mask_BHW.unsqueeze(0) if mask_BHW.ndim == 2 else mask_BHW
     if mask_BHW.ndim != 3 or 0 in mask_BHW.shape:
         raise UniWorldError(
-            f"The mask '{name}' has shape {list(mask_BHW.shape)}; expected (batch, height, width) of at least "
+            f"The mask '{name}' has shape {list(mask_BHW.shape)}; expected (batch, height, width) with at least "
             "one pixel."
         )
     mask_BHW = mask_BHW.float() if mask_BHW.dtype == torch.bool else mask_BHW
@@ -52,24 +52,24 @@ def mask_batch(name: str, mask_BHW: Tensor) -> Tensor:
 
 
 def same_batch(**batches: Tensor) -> list[Tensor]:
-    """The tensors with a first dimension in common: a batch of one is repeated for every item of the others.
+    """Broadcast batches of one item to the batch size of the others.
 
     Raises:
-        UniWorldError: two batches of different sizes, neither of them one.
+        UniWorldError: two batches have different sizes, and neither size is 1.
     """
     size = max(tensor.shape[0] for tensor in batches.values())
     for name, tensor in batches.items():
         if tensor.shape[0] not in (1, size):
             longest = next(other for other, tensor in batches.items() if tensor.shape[0] == size)
             raise UniWorldError(
-                f"'{name}' holds {tensor.shape[0]} pictures and '{longest}' holds {size}: give both as many, or one "
-                "of them a single picture."
+                f"'{name}' holds {tensor.shape[0]} pictures and '{longest}' holds {size}: give both the same number, or "
+                "one of them a single picture."
             )
     return [tensor.expand(size, *tensor.shape[1:]) for tensor in batches.values()]
 
 
 def resize_image(image_BHWC: Tensor, height: int, width: int) -> Tensor:
-    """An IMAGE at another size, bicubic with antialiasing as Pillow does it; unchanged where the size is right."""
+    """Resize an IMAGE, bicubic with antialiasing like Pillow. An image of the right size is returned unchanged."""
     if image_BHWC.shape[1:3] == (height, width):
         return image_BHWC
     image_BCHW = image_BHWC.movedim(-1, 1)
@@ -78,7 +78,7 @@ def resize_image(image_BHWC: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_mask(mask_BHW: Tensor, height: int, width: int) -> Tensor:
-    """A mask at another size, by the nearest pixel centre; unchanged where the size is right."""
+    """Resize a mask to the nearest pixel center. A mask of the right size is returned unchanged."""
     if mask_BHW.shape[1:] == (height, width):
         return mask_BHW
     resized_B1HW = F.interpolate(mask_BHW.unsqueeze(1).float(), (height, width), mode="nearest-exact")
@@ -91,5 +91,5 @@ def _finite_float(what: str, values: Tensor) -> Tensor:
             f"The {what} has dtype {values.dtype}; expected float in 0..1 (divide 8-bit values by 255)."
         )
     if not torch.isfinite(values).all():
-        raise UniWorldError(f"The {what} holds NaN or infinite values: look at what made it.")
+        raise UniWorldError(f"The {what} has NaN or infinite values: check the step that produced it.")
     return values.float()

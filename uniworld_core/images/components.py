@@ -1,11 +1,11 @@
-"""Connected parts of a picture, in torch alone: labels, areas and bounding boxes, for a whole batch at once.
+"""Connected components in pure torch: labels, areas and bounding boxes, for a whole batch at once.
 
-A row of equal pixels is one *run*; runs that touch in neighbouring rows are edges of a graph, and the parts are that
-graph's connected components. They are found by hooking roots onto smaller roots and pointer jumping until nothing
-changes (Shiloach & Vishkin 1982), so that a snake of any length comes out whole.
+A *run* is a horizontal row of equal pixels. Runs are the nodes of a graph, and runs that touch in neighboring rows are
+joined by an edge. The components of this graph are found by hooking roots onto smaller roots and pointer jumping until
+nothing changes (Shiloach & Vishkin 1982). The result is exact for shapes of any length.
 
-Not `scipy.ndimage.label`, which takes one picture at a time and on the CPU alone, nor `kornia.contrib.connected_components`,
-whose number of iterations is given beforehand and cuts long snakes into parts.
+Alternatives fall short: `scipy.ndimage.label` takes one picture at a time, on the CPU only. In
+`kornia.contrib.connected_components` the caller fixes the number of iterations, and too few split long, winding shapes.
 
 Shapes: B items, H rows, W columns, R runs and N parts in the whole batch.
 """
@@ -22,13 +22,13 @@ from ..errors import UniWorldError
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """The 8-connected parts of a batch, numbered in reading order, item after item.
+    """The 8-connected parts of a batch, numbered in reading order, item by item.
 
     Attributes:
-        labels: int64 (B, H, W); 0 is background, part k carries k + 1.
+        labels: int64 (B, H, W); 0 is background, the pixels of part k are k + 1.
         areas: int64 (N,), in pixels.
-        items: int64 (N,), the batch item each part lies in.
-        values: int64 (N,), the value of the classes each part is made of (1 for a plain mask).
+        items: int64 (N,), the batch item of each part.
+        values: int64 (N,), the class of each part (1 for a bool mask).
         boxes: int64 (N, 4): left, top, width, height in pixels.
     """
 
@@ -43,8 +43,8 @@ class Components:
 class _Runs:
     """Horizontal runs of equal, non-zero pixels."""
 
-    of_pixel_BHW: Tensor  # the run of every pixel; meaningless on background
-    starts_BHW: Tensor  # where a run begins
+    of_pixel_BHW: Tensor  # index of each pixel's run; undefined on background
+    starts_BHW: Tensor  # True at the first pixel of each run
     item_R: Tensor
     row_R: Tensor
     column_R: Tensor
@@ -56,10 +56,10 @@ def connected_components(classes_BHW: Tensor) -> Components:
     """Label the 8-connected parts of equal, non-zero value.
 
     Args:
-        classes_BHW: (B, H, W), bool or integer; 0 or False is background. Pixels of different classes never join.
+        classes_BHW: (B, H, W), bool or integer; 0 or False is background. Pixels of different classes are never joined.
 
     Raises:
-        UniWorldError: another rank, or a floating-point tensor.
+        UniWorldError: the tensor does not have three dimensions, or is floating point.
     """
     if classes_BHW.ndim != 3 or classes_BHW.is_floating_point():
         raise UniWorldError(
@@ -67,7 +67,7 @@ def connected_components(classes_BHW: Tensor) -> Components:
             f"{tuple(classes_BHW.shape)}; threshold it, or add the batch dimension."
         )
     device = classes_BHW.device
-    # Integer scatter_reduce and float64 are only certain on these two.
+    # Other backends, such as MPS, lack integer scatter_reduce or float64.
     if device.type not in ("cpu", "cuda"):
         parts = connected_components(classes_BHW.cpu())
         moved = (parts.labels, parts.areas, parts.items, parts.values, parts.boxes)
@@ -84,7 +84,7 @@ def connected_components(classes_BHW: Tensor) -> Components:
 
 
 def keep_large(mask_BHW: Tensor, min_area_B: Tensor) -> Tensor:
-    """Drop the 8-connected parts of a bool mask (B, H, W) whose area in pixels is under `min_area_B` (B,)."""
+    """Remove the 8-connected parts of a bool mask (B, H, W) that have fewer than `min_area_B` (B,) pixels."""
     parts = connected_components(mask_BHW)
     keep_N = parts.areas >= min_area_B.to(parts.areas.device)[parts.items]
     keep_with_background = torch.cat([keep_N.new_zeros(1), keep_N])
@@ -103,10 +103,10 @@ def _runs(classes_BHW: Tensor) -> _Runs:
 
 
 def _edges(classes_BHW: Tensor, runs: _Runs) -> tuple[Tensor, Tensor]:
-    """Pairs of runs that touch in neighbouring rows, each pair a few times at most.
+    """Return pairs of runs that touch in neighboring rows; a pair may occur a few times.
 
-    Two runs overlap first where one of them starts, so only starts need a look; a diagonal contact that no vertical
-    one covers also lies at a start.
+    The leftmost pixel where two runs overlap is the start of one of them, so only starts are compared. Diagonal contacts
+    without a vertical one are at a start as well.
     """
     pairs: list[tuple[Tensor, Tensor]] = []
     above = (slice(None), slice(None, -1))
@@ -129,7 +129,7 @@ def _edges(classes_BHW: Tensor, runs: _Runs) -> tuple[Tensor, Tensor]:
 
 
 def _roots(count: int, edges: tuple[Tensor, Tensor]) -> Tensor:
-    """For each of `count` nodes the smallest node of its connected component."""
+    """Return, for each of `count` nodes, the smallest node of its connected component."""
     one_E, other_E = edges
     parent_R = torch.arange(count, device=one_E.device)
     while True:
@@ -143,7 +143,7 @@ def _roots(count: int, edges: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _statistics(runs: _Runs, part_R: Tensor, is_root_R: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Areas (N,), items (N,), values (N,) and boxes (N, 4) of the parts."""
+    """Return areas (N,), items (N,), values (N,) and boxes (N, 4) of the parts."""
     count = int(is_root_R.sum())
 
     def reduced(values_R: Tensor, how: str) -> Tensor:

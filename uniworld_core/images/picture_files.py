@@ -1,6 +1,6 @@
-"""Picture files that may be anything: opened and decoded within limits, tolerant of damage, cancellable, upright.
+"""Decoding of untrusted picture files: within limits, tolerant of damage, cancellable, and upright.
 
-This module imports no torch, so that a process which only decodes starts at once.
+This module does not import torch, so that a process that only decodes pictures starts fast.
 """
 
 from __future__ import annotations
@@ -21,28 +21,33 @@ from ..errors import UniWorldError
 
 T = TypeVar("T")
 
-# Suffixes of picture files, in lower case, and the media types that such files are sent as.
+# Suffixes of picture files in lower case, and their media types.
 PICTURE_TYPES = {
     ".png": "image/png", ".apng": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".jfif": "image/jpeg",
     ".mpo": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif", ".bmp": "image/bmp", ".tif": "image/tiff",
     ".tiff": "image/tiff", ".avif": "image/avif",
 }  # fmt: skip
-# Above this many pixels, all frames together, a file is taken for a decompression bomb: 128 Mi pixels are 1.5 GiB as
-# float32 RGB, and more than any camera makes.
+# A file with more pixels in all its frames counts as a decompression bomb. 128 Mi pixels take 1.5 GiB as float32 RGB, and
+# no camera makes larger pictures.
 MAX_PIXELS = 2**27
-# A minute of video at 60 frames a second has 3,600. Every frame costs time and memory, however small it is.
+# A minute of video at 60 frames per second has 3,600. Every frame costs time and memory, even a tiny one.
 MAX_FRAMES = 4096
 
-# A progressive JPEG may hold thousands of scans of the whole picture in a few kilobytes, and `check` runs only when
-# Pillow asks for more bytes.
+# `check` runs whenever Pillow reads more bytes. The reads are small, because a few kilobytes of a progressive JPEG may hold
+# thousands of scans of the whole picture.
 _CHECKED_BYTES = 4096
-# What Pillow says about text and color profiles beyond its limits (PngImagePlugin, 10.1 to 13).
+# Parts of Pillow's messages about texts and color profiles beyond its limits (PngImagePlugin, 10.1 to 13).
 _TEXT_LIMITS = ("decompressed data too large", "memory used in text chunks")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of a picture file is decoded: pixels of all frames together, and frames."""
+    """Limits on what is decoded.
+
+    Attributes:
+        pixels: pixels of all frames together.
+        frames: number of frames.
+    """
 
     pixels: int = MAX_PIXELS
     frames: int = MAX_FRAMES
@@ -52,23 +57,23 @@ LIMITS = Limits()
 
 
 class BadPicture(UniWorldError):
-    """A picture file cannot be read or decoded; the message is a sentence that names it."""
+    """A picture file cannot be read or decoded. The message names the file."""
 
 
 class TooMuch(BadPicture):
-    """A picture file is larger than the limits."""
+    """A picture file exceeds the limits."""
 
 
 class PictureFile:
-    """A picture file that is open for reading; a context manager.
+    """A picture file opened for reading; a context manager.
 
-    What ComfyUI's LoadImage decodes is decoded, with the same pixels: where Pillow's strict reading fails, its tolerant
-    one is tried, and `warning` says so.
+    It decodes every file that ComfyUI's LoadImage decodes, to the same pixels. If Pillow's strict decoding fails, its
+    tolerant mode is tried, and `warning` reports the damage.
 
     Attributes:
-        picture: as Pillow opened it.
-        warning: a sentence on what is wrong with a picture that was decoded all the same; empty if nothing is.
-        damage: why not all its pixels are there; empty if they are.
+        picture: the picture as Pillow opened it.
+        warning: a sentence about the damage of a picture that was decoded nevertheless; empty if it is intact.
+        damage: why some of its pixels are missing; empty if none are.
     """
 
     def __init__(
@@ -79,17 +84,18 @@ class PictureFile:
         check: Callable[[], None] | None = None,
         formats: tuple[str, ...] | None = None,
     ) -> None:
-        """Open a picture; no pixel is decoded yet.
+        """Open a picture without decoding its pixels.
 
         Args:
-            file: a path, or a file that is open for reading and stays open.
-            name: what messages call it.
-            check: called at every read and before every frame; what it raises ends the decoding.
+            file: a path, or a file opened for reading, which is not closed.
+            name: name of the picture in messages.
+            limits: limits on pixels and frames; None for `LIMITS`.
+            check: called at every read and before every frame. An exception from it cancels the decoding.
             formats: Pillow's names of the formats to try; None for all.
 
         Raises:
             TooMuch: the picture has too many pixels or frames.
-            UniWorldError: the file cannot be read, or is no picture.
+            UniWorldError: the file cannot be read, or is not a picture.
         """
         self.name, self.warning, self.damage = name, "", ""
         self._limits, self._check = limits or LIMITS, _Check(check)
@@ -117,23 +123,23 @@ class PictureFile:
 
     def close(self) -> None:
         if hasattr(self, "picture"):
-            self.picture.__exit__(None, None, None)  # `close` would close the file of others as well
+            self.picture.__exit__(None, None, None)  # `close` would also close a file that was passed in
         if self._opened is not None:
             self._opened.close()
 
     def first(self, turned: bool = True) -> Image.Image:
-        """The first frame, decoded; upright unless `turned` is false. Raises UniWorldError if it cannot be decoded."""
+        """Decode the first frame; upright unless `turned` is False. Raises UniWorldError if it cannot be decoded."""
         self.guarded(lambda: self._tolerantly(self.picture.load))
         return self.guarded(lambda: upright(self.picture)) if turned else self.picture
 
     def frames(self) -> Iterator[Image.Image]:
-        """All frames, decoded and upright; the first one alone of an MPO file, whose others are a camera's previews.
+        """Decode the frames one by one, upright. A frame is valid until the next one is requested.
 
-        A frame is valid until the next one is asked for.
+        Of an MPO file only the first frame is decoded: the others are a camera's previews.
 
         Raises:
-            TooMuch: there are too many, or they have too many pixels together.
-            UniWorldError: one cannot be decoded.
+            TooMuch: there are too many frames, or they have too many pixels together.
+            UniWorldError: a frame cannot be decoded.
         """
         pixels = 0
         for number in range(1 if self.picture.format == "MPO" else self._limits.frames + 1):
@@ -156,11 +162,10 @@ class PictureFile:
         return True
 
     def guarded(self, action: Callable[[], T]) -> T:
-        """The result of an action on the picture, with what Pillow raises about it as one sentence.
+        """Run an action on the picture, and convert Pillow's exceptions to `BadPicture`.
 
-        Pillow's decoders raise errors of every type for damaged files (of libavif a RuntimeError, of struct its own, and
-        whatever unpacking nonsense leads to), so all of them count as damage, but not a lack of memory, nor what the
-        `check` raises, whatever its type.
+        For damaged files Pillow's decoders raise exceptions of any type: RuntimeError from libavif, struct.error, and others.
+        All of them count as damage, except MemoryError and what `check` raised.
 
         Raises:
             BadPicture: the action failed.
@@ -172,10 +177,10 @@ class PictureFile:
         except Exception as error:
             if self._check.raised is not None:
                 raise self._check.raised from None
-            raise self._sentence(error) from error
+            raise self._bad_picture(error) from error
 
     def _tolerantly(self, action: Callable[[], T]) -> T:
-        # The same errors as in ComfyUI (node_helpers.pillow) are worth a second try.
+        # ComfyUI retries on the same exceptions (node_helpers.pillow).
         try:
             return action()
         except (OSError, ValueError) as error:
@@ -184,10 +189,10 @@ class PictureFile:
             with tolerant():
                 result = action()
             if _is_about_text(error):
-                what = "has more metadata than can be read, and is used without them. Its pixels are whole."
+                what = "has more metadata than can be read, and is used without it. Its pixels are complete."
             else:
                 self.damage = "its header" if isinstance(error, UnidentifiedImageError) else str(error)
-                what = f"is damaged or cut short ({self.damage}). What is missing is gray or black: get a whole copy of it."
+                what = f"is truncated or damaged ({self.damage}). Missing pixels are gray or black: get an intact copy of it."
             self.warning = self.warning or f"The picture '{self.name}' {what}"
             return result
 
@@ -195,7 +200,7 @@ class PictureFile:
         width, height = self.picture.size
         if width * height > self._limits.pixels:
             raise TooMuch(self._too_large(f"{width}x{height}", "Scale it down."))
-        # Some formats say how many frames they have; others would have to be walked through.
+        # Formats that store the number of frames are checked now. For others Pillow would have to read the whole file.
         if self.picture.format != "MPO" and vars(self.picture).get("n_frames", 1) > self._limits.frames:
             raise TooMuch(self._too_many_frames())
 
@@ -208,22 +213,24 @@ class PictureFile:
             "Split it into shorter files, or keep every second frame."
         )
 
-    def _sentence(self, error: Exception) -> BadPicture:
+    def _bad_picture(self, error: Exception) -> BadPicture:
         name = self.name
         if isinstance(error, Image.DecompressionBombError):
-            return TooMuch(self._too_large("Pillow takes it for a decompression bomb", "Scale it down."))
+            return TooMuch(self._too_large("Pillow considers it a decompression bomb", "Scale it down."))
         if isinstance(error, _Empty):
-            return BadPicture(f"The picture '{name}' is an empty file. Get a whole copy of it.")
+            return BadPicture(f"The picture '{name}' is an empty file. Get an intact copy of it.")
         if isinstance(error, UnidentifiedImageError):
             return BadPicture(
                 f"The file '{name}' is not a picture that can be read, or its header is damaged. Use PNG, JPEG or WebP."
             )
         if _is_about_text(error):
-            return BadPicture(f"The picture '{name}' has more metadata than can be read. Save it again without them.")
+            return BadPicture(
+                f"The picture '{name}' has more metadata than can be read. Save it again without metadata."
+            )
         if isinstance(error, OSError) and error.strerror:
             return BadPicture(f"The picture '{name}' cannot be read: {error.strerror}. Check the file.")
         why = str(error) or type(error).__name__
-        return BadPicture(f"The picture '{name}' is damaged or cut short ({why}). Get a whole copy of it.")
+        return BadPicture(f"The picture '{name}' is truncated or damaged ({why}). Get an intact copy of it.")
 
 
 def _is_about_text(error: BaseException) -> bool:
@@ -231,7 +238,7 @@ def _is_about_text(error: BaseException) -> bool:
 
 
 class _Check:
-    """A `check` that keeps what it raised, so that it can be told from what Pillow raises."""
+    """A `check` that remembers the exception it raised, which tells it apart from Pillow's own."""
 
     def __init__(self, check: Callable[[], None] | None) -> None:
         self._check = check
@@ -248,16 +255,16 @@ class _Check:
 
 
 class TooSlow(Exception):
-    """Decoding took longer than it may; for a `check`."""
+    """Decoding took too long; raised by `deadline`."""
 
 
 def deadline(seconds: float) -> Callable[[], None]:
-    """A `check` that raises TooSlow when that many seconds have passed from now on."""
+    """Return a `check` that raises TooSlow once `seconds` have passed from now."""
     end = time.monotonic() + seconds
 
     def check() -> None:
         if time.monotonic() > end:
-            raise TooSlow(f"It takes more than {seconds:g} seconds.")
+            raise TooSlow(f"Decoding takes more than {seconds:g} seconds.")
 
     return check
 
@@ -267,7 +274,7 @@ class _Empty(Exception):
 
 
 class _WatchedFile:
-    """An open file whose reads first call `check`."""
+    """An open file that calls `check` before every read."""
 
     def __init__(self, file: IO[bytes], check: Callable[[], None]) -> None:
         self._file, self._check = file, check
@@ -280,7 +287,7 @@ class _WatchedFile:
         return getattr(self._file, name)
 
 
-# Filters of warnings belong to the process.
+# Warning filters are global to the process, so only one thread at a time may change them.
 _filters = threading.Lock()
 
 
@@ -289,7 +296,8 @@ def _open(file: Any, formats: tuple[str, ...] | None) -> Image.Image:
     if not file.tell():
         raise _Empty
     with _filters, warnings.catch_warnings():
-        # Our own limit lies under Pillow's error and says what to do; of a malformed MPO file the first picture is used.
+        # Pillow warns of large pictures, for which `Limits` has its own check, and of malformed MPO files, whose first
+        # picture is used.
         warnings.simplefilter("ignore")
         return Image.open(file, formats=formats)
 
@@ -302,7 +310,7 @@ _flag_users = 0
 
 
 class _ThreadsFlag:
-    """In the place of `ImageFile.LOAD_TRUNCATED_IMAGES`: true in the threads inside `tolerant`, as before elsewhere."""
+    """Replaces `ImageFile.LOAD_TRUNCATED_IMAGES`: true in threads inside `tolerant`, and the previous value in others."""
 
     def __init__(self, elsewhere: Any) -> None:
         self.elsewhere = elsewhere
@@ -315,8 +323,8 @@ class _ThreadsFlag:
 def tolerant() -> Iterator[None]:
     """Let Pillow decode damaged files in this thread.
 
-    Pillow has one switch for the whole process, which other code may read and set at the same time: other threads go on
-    to see their own value, and when nobody is inside any more, the switch is as it was.
+    Pillow's switch is global to the process, and other code may read or set it at the same time. Other threads keep seeing
+    the previous value, and the switch is restored when the last thread leaves the block.
     """
     global _flag_users
     with _flag_lock:
@@ -337,7 +345,7 @@ def tolerant() -> Iterator[None]:
 
 # --- EXIF orientation -------------------------------------------------------------------------------------------------
 
-# What brings a picture of each EXIF orientation upright.
+# The operation that turns a picture of each EXIF orientation upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -347,14 +355,14 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Where a picture's metadata say how it is to be turned, and so what must not be copied to one that is upright already.
+# Metadata that may store an orientation. They must not be copied to a picture that has been turned upright.
 ORIENTED_METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1")
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """A picture turned as its EXIF says; as it is where it has none, or one that cannot be read, as viewers show it.
+    """Turn a picture upright by its EXIF orientation. Without a readable orientation it is returned unchanged, as in viewers.
 
-    A turned picture no longer carries the metadata that say so.
+    The metadata that store the orientation are removed from a turned picture.
     """
     turn = _TURNS.get(orientation(picture))
     if turn is None:
@@ -366,18 +374,18 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def orientation(picture: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8: 1 is upright, and 5 to 8 lie on a side. 1 where none can be read."""
+    """Return the EXIF orientation, 1 to 8: 1 is upright, and 5 to 8 swap width and height. 1 if none can be read."""
     try:
         value = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF makes Pillow's readers raise errors of any type; the picture itself is whole
+    except Exception:  # for damaged EXIF data Pillow raises exceptions of any type; the picture itself is intact
         return 1
     return value if value in range(1, 9) else 1
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """Width and height of an upright picture, from the header of a file alone."""
+    """Return width and height of the picture once upright, from its header."""
     width, height = picture.size
     if picture.format == "TIFF" and hasattr(picture, "tag_v2"):
-        # Newer versions of Pillow give the upright size of a TIFF, older ones the size that its tags say.
+        # Newer versions of Pillow report the upright size of a TIFF, older ones the size in its tags.
         width, height = picture.tag_v2.get(ExifTags.Base.ImageWidth), picture.tag_v2.get(ExifTags.Base.ImageLength)
     return (height, width) if orientation(picture) >= 5 else (width, height)

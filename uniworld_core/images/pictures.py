@@ -1,4 +1,4 @@
-"""Pictures of any kind to plain 8-bit RGB, and between PIL and ComfyUI's IMAGE tensors."""
+"""Conversion of any picture to 8-bit RGB, and between PIL and ComfyUI's IMAGE tensors."""
 
 from __future__ import annotations
 
@@ -14,60 +14,63 @@ from .picture_files import upright
 
 Picture: TypeAlias = "Image.Image | torch.Tensor"
 
-# Qwen2.5-VL's own limit (image_processing_qwen2_vl.py, smart_resize): a picture narrower than this cannot be read.
+# Limit of Qwen2.5-VL's image processor on width / height (image_processing_qwen2_vl.py, smart_resize).
 MAX_ASPECT = 200
 
 
 def to_rgb(picture: Picture) -> Image.Image:
-    """A picture as 8-bit RGB.
+    """Convert a picture to 8-bit RGB.
 
-    Transparent pictures are composited on white, as the published programs do (qwen_vl_utils' `to_rgb`);
-    photographs are turned upright by their EXIF orientation; deep grays are scaled to 8 bits, integers as 16-bit numbers
-    and floats as 0..1 (or 0..255 where any is above 1); CMYK, palettes and grays are converted by Pillow.
+    - Transparent pictures are composited on white, as in the published programs (qwen_vl_utils' `to_rgb`).
+    - Photographs are rotated upright by their EXIF orientation.
+    - Gray pictures of more than 8 bits are scaled: integers from 0..65535, floats from 0..1, or from 0..255 if a value
+      exceeds 1.
+    - CMYK, palettes and 8-bit grays are converted by Pillow.
 
     Args:
-        picture: a PIL picture, or a tensor (H, W, C) or (1, H, W, C) of C = 1, 3 or 4 channels, float in 0..1 or uint8.
+        picture: a PIL picture, or a tensor (H, W, C) or (1, H, W, C) with C = 1, 3 or 4, float in 0..1 or uint8.
 
     Raises:
-        UniWorldError: the tensor's shape or values are no picture's, the file is damaged, or it is longer than 200:1.
+        UniWorldError: the tensor's shape or values are invalid, the file is damaged, or the aspect ratio exceeds 200:1.
     """
     image = _from_tensor(picture) if isinstance(picture, torch.Tensor) else _from_pil(picture)
     width, height = image.size
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UniWorldError(
-            f"The picture is {width}x{height} pixels, longer than {MAX_ASPECT}:1, which the vision encoder cannot take: "
-            "crop or pad it."
+            f"The picture is {width}x{height} pixels. The vision encoder takes aspect ratios up to {MAX_ASPECT}:1: "
+            "crop or pad the picture."
         )
     return image
 
 
 def to_image(pictures: Iterable[Image.Image]) -> torch.Tensor:
-    """RGB pictures of one size as an IMAGE: float32 (B, H, W, 3) in 0..1."""
+    """Convert RGB pictures of the same size to an IMAGE: float32 (B, H, W, 3) in 0..1."""
     arrays = [np.asarray(picture.convert("RGB"), dtype=np.uint8) for picture in pictures]
     return torch.from_numpy(np.stack(arrays)).float() / 255.0
 
 
 def to_bytes(image_BHWC: torch.Tensor) -> torch.Tensor:
-    """An IMAGE as uint8 (B, H, W, C), rounded to the nearest of 255 steps, as pictures are saved and compared."""
+    """Convert an IMAGE to uint8 (B, H, W, C) by rounding, the form in which pictures are saved and compared."""
     return (image_BHWC.clamp(0, 1) * 255.0).round().to(torch.uint8)
 
 
 def on_white(image_BHWC: torch.Tensor, transparent_BHW: torch.Tensor) -> torch.Tensor:
-    """An IMAGE whose transparent part is white, as the published programs see transparent pictures.
+    """Composite an IMAGE on white, as the published programs do with transparent pictures.
 
     Args:
-        transparent_BHW: 1 where nothing is to be seen, as ComfyUI's Load Image gives it: of the picture's size, or of any
-            size and all 0 for a picture without transparency. One serves a batch.
+        image_BHWC: the picture, without its alpha channel.
+        transparent_BHW: ComfyUI's Load Image mask, 1 where the picture is transparent. It has the picture's size. For a
+            picture without transparency it is all 0 and may have any size. One mask may serve a batch.
 
     Raises:
-        UniWorldError: the mask is of another size, or of another number of pictures.
+        UniWorldError: size or batch size of the mask and the picture do not match.
     """
     if not bool(transparent_BHW.any()):
         return image_BHWC
     if transparent_BHW.shape[-2:] != image_BHWC.shape[1:3] or len(transparent_BHW) not in (1, len(image_BHWC)):
         raise UniWorldError(
             f"The mask has shape {list(transparent_BHW.shape)} and the picture {list(image_BHWC.shape)}: "
-            "wire both from the same Load Image."
+            "connect both to the same Load Image node."
         )
     return torch.lerp(image_BHWC, torch.ones_like(image_BHWC), transparent_BHW.to(image_BHWC)[..., None])
 
@@ -82,11 +85,11 @@ def _from_tensor(picture: torch.Tensor) -> Image.Image:
     if picture.is_floating_point():
         picture = picture.detach()
         if not torch.isfinite(picture).all():
-            raise UniWorldError("A picture tensor holds NaN or infinite values: look at what made it.")
-        # A little above 1 is what bicubic resizing gives; far above are pictures of 0..255.
+            raise UniWorldError("A picture tensor has NaN or infinite values: check the step that produced it.")
+        # Bicubic resizing overshoots 1 a little. Values far above 1 mean a picture in 0..255.
         if float(picture.max()) > 2.0:
             raise UniWorldError(
-                f"A float picture tensor holds values up to {float(picture.max()):.0f}; expected 0..1: divide it by 255."
+                f"A float picture tensor has values up to {float(picture.max()):.0f}; expected 0..1: divide it by 255."
             )
         picture = to_bytes(picture.float())
     elif picture.dtype != torch.uint8:
@@ -102,11 +105,11 @@ def _from_pil(picture: Image.Image) -> Image.Image:
         picture.load()
     except (OSError, SyntaxError, ValueError) as error:
         name = getattr(picture, "filename", "") or "The picture"
-        raise UniWorldError(f"{name} cannot be decoded ({error}): it is cut short or damaged.") from error
+        raise UniWorldError(f"{name} cannot be decoded ({error}): it is truncated or damaged.") from error
     picture = upright(picture)
     if picture.mode == "F" or picture.mode.startswith("I"):
         picture = _eight_bit(picture)
-    elif picture.mode in ("RGBa", "La"):  # alpha already multiplied in, which Pillow converts to nothing else
+    elif picture.mode in ("RGBa", "La"):  # premultiplied alpha, which Pillow converts only to RGBA and LA
         picture = picture.convert(picture.mode.upper())
     if "A" in picture.getbands() or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
@@ -116,9 +119,9 @@ def _from_pil(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
-    # Pillow clips deep grays at 255 instead of scaling them.
+    # `convert` clips these modes at 255 instead of scaling them.
     values = np.asarray(picture, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise UniWorldError("A picture of floats holds NaN or infinite values: look at what made it.")
+        raise UniWorldError("A float picture has NaN or infinite values: check the step that produced it.")
     top = 65535.0 if picture.mode.startswith("I") else 255.0 if values.max(initial=0) > 1.0 else 1.0
     return Image.fromarray(np.clip(np.round(values / top * 255.0), 0, 255).astype(np.uint8))

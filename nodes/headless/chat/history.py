@@ -189,7 +189,7 @@ def _to_bytes(model: dict[str, str], turns: Sequence[SavedTurn]) -> bytes:
 
 def _read(file: Path) -> tuple[dict[str, str], tuple[SavedTurn, ...]]:
     try:
-        saved = loads(file.read_bytes(), constants=True)
+        saved = loads(file.read_bytes(), allow_nan=True)
         if saved["uniworld_chat"] != VERSION:
             raise UniWorldError(f"its version is {saved['uniworld_chat']!r}, not {VERSION}")
         turns = tuple(

@@ -218,7 +218,7 @@ class ServerClient:
     async def _refusal(self, response: aiohttp.ClientResponse) -> Refusal:
         data: Any = None
         with contextlib.suppress(BadAnswer, BadJson):
-            data = loads(await self._body(response, ERROR_BYTES), constants=True, doubles=True)
+            data = loads(await self._body(response, ERROR_BYTES), allow_nan=True, allow_duplicates=True)
         data = data if isinstance(data, dict) else {}
         if response.status == 401:
             wanted = "requires a token. Set" if self._token is None else "does not accept the token. Correct"
@@ -256,6 +256,6 @@ def _view_query(name: str, subfolder: str, kind: str) -> dict[str, str]:
 def _parsed(body: bytes, source: str) -> Any:
     try:
         # Nodes of packs declare infinite limits, which Python's servers write as such.
-        return loads(body, constants=True, doubles=True)
+        return loads(body, allow_nan=True, allow_duplicates=True)
     except BadJson as error:
         raise BadAnswer(f"The answer of {source} {error}. Is it ComfyUI or `uniworld serve`?") from error

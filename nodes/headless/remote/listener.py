@@ -78,6 +78,6 @@ class Listener:
             if message.type != aiohttp.WSMsgType.TEXT:  # binary messages are previews
                 continue
             with contextlib.suppress(BadJson):
-                data = loads(message.data, constants=True, doubles=True)
+                data = loads(message.data, allow_nan=True, allow_duplicates=True)
                 if isinstance(data, dict) and isinstance(data.get("type"), str) and isinstance(data.get("data"), dict):
                     self._messages.put_nowait((data["type"], data["data"]))

@@ -157,7 +157,7 @@ def _rejected(text: str) -> dict[str, object]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = loads(path.read_bytes().removeprefix(BOM_UTF8), doubles=True) if path.is_file() else {}
+        data = loads(path.read_bytes().removeprefix(BOM_UTF8), allow_duplicates=True) if path.is_file() else {}
     except (OSError, BadJson):
         return {}  # a pack's broken translation leaves its nodes in English
     return data if isinstance(data, dict) else {}

@@ -92,7 +92,7 @@ def parsed_property(value: object) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return loads(value, constants=True, doubles=True)
+        return loads(value, allow_nan=True, allow_duplicates=True)
     except BadJson:
         return value
 

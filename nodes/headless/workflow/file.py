@@ -159,7 +159,7 @@ def _read_json(path: Path) -> Any:
         raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB, too large for a workflow.")
     try:
         # Pictures of ComfyUI carry NaN: whether a node can take it is seen later.
-        return loads(text, constants=True, doubles=True)
+        return loads(text, allow_nan=True, allow_duplicates=True)
     except BadJson as error:
         raise UniWorldError(f"'{path}' {error}. Correct it, or get a whole copy.") from error
 

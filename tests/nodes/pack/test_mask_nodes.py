@@ -119,7 +119,7 @@ def test_batches_meet_single_pictures_from_either_side() -> None:
 
 def test_bad_pictures_get_a_sentence() -> None:
     before, after = pictures()
-    with pytest.raises(ValueError, match="'after' holds NaN"):
+    with pytest.raises(ValueError, match="'after' has NaN"):
         edit(before, after * float("nan"))
     with pytest.raises(ValueError, match="expected \\(batch, height, width, channels\\)"):
         edit(before, after[0, 0])

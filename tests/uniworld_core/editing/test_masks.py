@@ -394,8 +394,8 @@ def with_nan() -> torch.Tensor:
         (gray(16, 16)[0], gray(16, 16), {}, r"'before' has shape \[16, 16, 3\]"),
         (gray(16, 16), gray(16, 16)[..., :2], {}, r"'after' has shape \[1, 16, 16, 2\]"),
         (gray(16, 16), gray(0, 16), {}, "at least one pixel"),
-        (with_nan(), gray(16, 16), {}, "'before' holds NaN"),
-        (gray(16, 16), with_nan(), {}, "'after' holds NaN"),
+        (with_nan(), gray(16, 16), {}, "'before' has NaN"),
+        (gray(16, 16), with_nan(), {}, "'after' has NaN"),
         ((gray(16, 16) * 255).byte(), gray(16, 16), {}, "dtype torch.uint8"),
         ([], gray(16, 16), {}, "at least one picture from before"),
         (gray(16, 16, batch=2), gray(16, 16, batch=3), {}, "'before' holds 2 pictures and 'after' holds 3"),
@@ -422,7 +422,7 @@ def test_bad_composite_input_gets_a_sentence() -> None:
         masks.composite_edit(gray(8, 8), gray(8, 8), torch.ones(1, 8, 8), -1)
     with pytest.raises(ValueError, match="'before' is 8x8 pixels and 'mask' is 9x8"):
         masks.composite_edit(gray(8, 8), gray(8, 8), torch.ones(1, 8, 9))
-    with pytest.raises(ValueError, match="mask 'mask' holds NaN"):
+    with pytest.raises(ValueError, match="mask 'mask' has NaN"):
         masks.composite_edit(gray(8, 8), gray(8, 8), torch.full((1, 8, 8), float("nan")))
     with pytest.raises(ValueError, match="'mask' holds 2 pictures and 'after' holds 3"):
         masks.composite_edit(gray(8, 8), gray(8, 8, batch=3), torch.ones(2, 8, 8))

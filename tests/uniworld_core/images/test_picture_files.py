@@ -91,7 +91,7 @@ def test_a_picture_without_its_last_bytes_is_decoded_and_says_so() -> None:
     for missing in (2, 200):
         with opened(whole[:-missing]) as file:
             picture = file.first()
-            assert "'p' is damaged or cut short" in file.warning
+            assert "'p' is truncated or damaged" in file.warning
             assert "truncated" in file.damage
         assert np.abs(pixels(picture)[:200] - pixels(gradient(256, 256))[:200]).max() < 30
 
@@ -153,8 +153,8 @@ def test_a_phones_mpo_whose_second_picture_is_cut_is_its_first(missing: int) -> 
     [
         (b"", "'p' is an empty file"),
         (b"<!DOCTYPE html><html>404</html>", "'p' is not a picture that can be read"),
-        (encoded(gradient(), "PNG")[:20], "'p' is damaged or cut short"),
-        (cut("WEBP"), "'p' is damaged or cut short"),
+        (encoded(gradient(), "PNG")[:20], "'p' is truncated or damaged"),
+        (cut("WEBP"), "'p' is truncated or damaged"),
         (with_chunk(b"tEXt", b"workflow\0" + b"x" * (65 << 20)), "'p' has more metadata than can be read"),
     ],
     ids=["nothing", "a page", "a header", "half a WebP", "65 MiB of text"],
@@ -169,7 +169,7 @@ def test_a_damaged_avif_is_one_sentence() -> None:
     data = bytearray(encoded(Image.effect_noise((64, 64), 90).convert("RGB"), "AVIF"))
     start = data.index(b"mdat") + 8
     data[start:] = bytes(len(data) - start)
-    with pytest.raises(BadPicture, match="'p' is damaged or cut short"), opened(bytes(data)) as file:
+    with pytest.raises(BadPicture, match="'p' is truncated or damaged"), opened(bytes(data)) as file:
         file.first()
 
 
@@ -186,7 +186,7 @@ def test_whatever_a_decoder_raises_is_one_sentence(
 ) -> None:
     with opened(encoded(gradient(), "PNG")) as file:
         monkeypatch.setattr(file.picture, where, raising(error))
-        with pytest.raises(BadPicture, match=rf"'p' is damaged or cut short \({error.__name__}\)"):
+        with pytest.raises(BadPicture, match=rf"'p' is truncated or damaged \({error.__name__}\)"):
             list(file.frames())
 
 

@@ -49,7 +49,9 @@ def test_square_picture_is_seen_at_448_pixels_or_the_checkpoints_own_limit(model
 
 @pytest.mark.parametrize("size", [(201, 1), (1, 1000), (2010, 10)])
 def test_picture_longer_than_200_to_1_is_one_sentence(model: UniWorld, size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=f"{size[0]}x{size[1]} pixels, longer than {MAX_ASPECT}:1"):
+    with pytest.raises(
+        ValueError, match=f"{size[0]}x{size[1]} pixels. The vision encoder takes aspect ratios up to {MAX_ASPECT}:1"
+    ):
         model.reference([gradient(*size)])
 
 
@@ -162,7 +164,7 @@ def test_files_of_every_kind_look_like_the_picture_in_them(kind: str, mode: str)
     assert np.abs(found - expected).mean() < 12  # JPEG's and the palette's own losses
 
 
-# --- files cut short or damaged ---------------------------------------------------------------------------------------
+# --- files truncated or damaged ---------------------------------------------------------------------------------------
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")
 
@@ -177,7 +179,7 @@ def test_file_cut_short_is_one_sentence_that_names_it(model: UniWorld, tmp_path:
         picture = Image.open(file)
     except OSError:
         return  # cut so short that it cannot even be opened: Pillow names the file itself
-    with pytest.raises(ValueError, match=r"holiday\.\w+ cannot be decoded .* cut short or damaged"):
+    with pytest.raises(ValueError, match=r"holiday\.\w+ cannot be decoded .* truncated or damaged"):
         model.reference([picture])
 
 

@@ -420,7 +420,7 @@ def test_any_size_and_channel_count_can_be_read(task: str, height: int, width: i
 
 @pytest.mark.parametrize("task", perception.TASKS)
 def test_nan_and_wrong_ranks_get_a_sentence(task: str) -> None:
-    with pytest.raises(ValueError, match="'painted map' holds NaN"):
+    with pytest.raises(ValueError, match="'painted map' has NaN"):
         perception.read_map(task, torch.full((1, 8, 8, 3), float("nan")))
     with pytest.raises(ValueError, match=r"'painted map' has shape \[8, 8, 3\]"):
         perception.read_map(task, torch.zeros(8, 8, 3))

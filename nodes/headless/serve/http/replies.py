@@ -53,7 +53,7 @@ async def read_json(request: web.Request, limit: int) -> object:
     """
     body = await read_body(request, limit)
     try:
-        data = loads(body.removeprefix(BOM_UTF8), doubles=True)
+        data = loads(body.removeprefix(BOM_UTF8), allow_duplicates=True)
     except BadJson as error:
         raise Refused(400, "invalid_json", f"The request's body {error}.") from error
     if _deeper_than(_MAX_DEPTH, data):

@@ -130,7 +130,7 @@ async def get_blueprint(request: web.Request) -> web.Response:
         entry = pack.blueprints().get(request.match_info["key"])
         if entry is not None:
             try:
-                text = json.dumps(loads(entry["path"].read_bytes(), constants=True, doubles=True))
+                text = json.dumps(loads(entry["path"].read_bytes(), allow_nan=True, allow_duplicates=True))
             except (OSError, BadJson):  # a pack's broken blueprint is none
                 break
             return reply({**_without_path(entry), "data": text})

@@ -37,7 +37,7 @@ async def get_users(_: web.Request) -> web.Response:
 
 def _read_settings(server: Server) -> dict[str, object]:
     try:
-        data = loads((server.user / _SETTINGS).read_bytes(), constants=True, doubles=True)
+        data = loads((server.user / _SETTINGS).read_bytes(), allow_nan=True, allow_duplicates=True)
     except (OSError, BadJson):
         return {}
     return data if isinstance(data, dict) else {}

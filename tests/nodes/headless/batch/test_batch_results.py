@@ -244,7 +244,9 @@ def test_a_file_system_without_locks_is_not_mistaken_for_another_batch(open_resu
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with pytest.raises(ValueError, match=r"x.jsonl' cannot be locked \(No locks available\), as its file system"):
+    with pytest.raises(
+        ValueError, match=r"x.jsonl' cannot be locked \(No locks available\): its file system does not support locks"
+    ):
         open_results()
 
 

@@ -65,7 +65,7 @@ def test_a_dark_16_bit_picture_stays_dark(place):
 
 def test_nan_in_a_picture_is_a_clear_error(place):
     Image.new("F", (3, 2), float("nan")).save(place.input / "p.tiff")
-    with pytest.raises(ValueError, match=r"'p\.tiff' is damaged .*NaN"):
+    with pytest.raises(ValueError, match=r"'p\.tiff' is truncated or damaged .*NaN"):
         LoadImage().execute("p.tiff")
 
 
@@ -85,7 +85,7 @@ def test_an_undecodable_file_is_found_before_a_run(registry, place, class_type):
     assert problems(registry, path.name, class_type) == []
     path.write_bytes(path.read_bytes()[:-2000])
     [sentence] = problems(registry, path.name, class_type)
-    assert "'p.webp' is damaged or cut short" in sentence
+    assert "'p.webp' is truncated or damaged" in sentence
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (1, 900), (4000, 3)])
@@ -132,7 +132,7 @@ def test_a_jpeg_without_its_end_loads_with_one_warning_that_names_it(run, place)
     first, second = run(graph("p.jpg")), run(graph("p.jpg"))
     assert first.status == "success"
     [warning] = first.warnings
-    assert "'p.jpg' is damaged or cut short" in warning
+    assert "'p.jpg' is truncated or damaged" in warning
     assert second.warnings == [warning]  # a cached result repeats its warning
     assert LoadImageMask().execute("p.jpg", "red")[0].shape == (1, 64, 64)
 

@@ -237,7 +237,7 @@ def test_a_picture_that_does_not_decode_is_found(call, tmp_path):
     (tmp_path / "input" / "p.png").write_bytes((tmp_path / "input" / "p.png").read_bytes()[:40])
     code, out, _ = call("check", api())
     assert code == 2
-    assert "The picture 'p.png' is damaged or cut short" in out
+    assert "The picture 'p.png' is truncated or damaged" in out
 
 
 def test_a_bad_prefix_is_found(call):

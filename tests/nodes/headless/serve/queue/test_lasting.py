@@ -111,7 +111,7 @@ def test_a_file_system_without_locks_is_not_taken_for_another_server(tmp_path, m
     with contextlib.closing(Store(tmp_path / "q.sqlite3", 10)):  # SQLite says the same of both
         monkeypatch.setattr("fcntl.flock", no_locks)
         with pytest.raises(
-            ValueError, match=r"' cannot be locked \(No locks available\), as its file system has no locks"
+            ValueError, match=r"' cannot be locked \(No locks available\): its file system does not support locks"
         ):
             Store(tmp_path / "q.sqlite3", 10)
     assert [path.name for path in tmp_path.iterdir()] == ["q.sqlite3"]
