@@ -33,7 +33,7 @@ from .serve.command import serve
 from .serve.config import add_options
 from .storage import folders
 from .storage.output_folder import check_writable, open_output, preview_folder
-from .workflow.api_form import is_stdout, not_in_json, write_api_form
+from .workflow.api_form import is_stdout, non_finite_inputs, write_api_form
 from .workflow.file import Workflow, find_node, find_workflow, read_workflow, set_value, shipped_workflows
 from .workflow.prompt_choices import SEED_HELP
 
@@ -268,7 +268,7 @@ def _apply_values(workflow: Workflow, registry: Registry, arguments: argparse.Na
         # The node is looked up first, so that a wrong node name is reported before a wrong path.
         node_id = find_node(workflow.prompt, node)
         set_value(workflow, registry, node_id, "image", folders.current().bind(Path(path)))
-    return workflow.fill_in(registry, arguments.seed)
+    return workflow.resolve_texts(registry, arguments.seed)
 
 
 def _batch(arguments: argparse.Namespace) -> int:
@@ -333,7 +333,7 @@ def _check(arguments: argparse.Namespace) -> int:
     except UniWorldError as error:
         problems.append(str(error))
     if arguments.api is not None:
-        unwritable = not_in_json(workflow.prompt)
+        unwritable = non_finite_inputs(workflow.prompt)
         problems += unwritable
         if not unwritable:
             write_api_form(workflow.prompt, arguments.api)

@@ -98,7 +98,7 @@ def test_the_editor_queues_what_we_convert(page, infos, seed):
     workflow = random_graphs.Builder(known | {"SaveImage": infos["infos"]["SaveImage"]}, seed).workflow()
     replacements, choices = Replacements(), PromptChoices()
     prompt = convert(workflow, infos["infos"].get, replacements, choices)
-    replacements.fill_in(prompt, datetime.now())
+    replacements.apply(prompt, datetime.now())
     choices.resolve(prompt, infos["registry"])
     queued = page.evaluate(QUEUED, workflow)
     if queued is None:

@@ -204,7 +204,7 @@ def apply_row(workflow: Workflow, row: BatchRow, pictures: Path, registry: Regis
         # Looked up first, so that a wrong node name is reported before a wrong path.
         node_id = find_node(changed.prompt, node)
         set_value(changed, registry, node_id, "image", folders.current().bind(pictures / folders.expand_path(file)))
-    changed.fill_in(registry)
+    changed.resolve_texts(registry)
     return changed
 
 

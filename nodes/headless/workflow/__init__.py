@@ -1,1 +1,1 @@
-"""Workflow files: reading the editor's form and the API form, and converting between them."""
+"""Workflow files: the editor's form, the API form, and the conversion from one to the other."""

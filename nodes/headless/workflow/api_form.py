@@ -1,4 +1,4 @@
-"""Writing a workflow's API form for other clients."""
+"""Write the API form of a workflow, for other clients."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from ....uniworld_core.json_text import dumps
 from ..problems import node_label
 from ..storage.folders import expand_path
 
-_MAX_LINKS = 40  # as many links in a row as Linux follows
+_MAX_LINKS = 40  # Linux's limit for a chain of symbolic links
 
 
 def is_stdout(target: str) -> bool:
-    """Whether a target is standard output: "-", or any path of what it is connected to, such as /dev/stdout."""
+    """Return whether a target is standard output: "-", or a path of the same file, such as /dev/stdout."""
     if target == "-":
         return True
     try:
         return os.path.samestat(expand_path(target).stat(), os.fstat(sys.stdout.fileno()))
-    except (OSError, ValueError, AttributeError):  # there is no such file, or what prints is no file
+    except (OSError, ValueError, AttributeError):  # the target does not exist, or standard output is not a file
         return False
 
 
-def not_in_json(prompt: dict[str, Any]) -> list[str]:
-    """A sentence for each input whose value JSON does not have, so that no client could be given it."""
+def non_finite_inputs(prompt: dict[str, Any]) -> list[str]:
+    """Return a sentence for each input with NaN or infinity, which JSON cannot represent."""
     found = []
     for node_id, node in prompt.items():
         inputs = node.get("inputs") if isinstance(node, dict) else None
@@ -60,14 +60,14 @@ def _not_finite(value: object) -> Iterator[float]:
 def write_api_form(prompt: dict[str, object], target: str) -> None:
     """Write a workflow in API form.
 
-    A file appears whole or not at all; where the target is a link, that is the file that it leads to. What exists and
-    is no file, such as a pipe or a terminal, is written into.
+    A regular file is written atomically, and symbolic links are followed. Pipes, terminals and other special files are
+    written to directly.
 
     Args:
         target: a path; "-" for standard output.
 
     Raises:
-        UniWorldError: it cannot be written.
+        UniWorldError: the target cannot be written.
     """
     text = dumps(prompt, indent=2) + "\n"
     if is_stdout(target):
@@ -75,23 +75,27 @@ def write_api_form(prompt: dict[str, object], target: str) -> None:
         return
     path = expand_path(target)
     try:
-        file = _replaceable(path)
+        file = _regular_file(path)
         if file is None:
             path.write_text(text, encoding="utf-8")
         else:
             write_atomic(file, text.encode())
     except OSError as error:
-        raise UniWorldError(f"The API form cannot be written to '{path}': {error.strerror}.") from error
+        raise UniWorldError(
+            f"The API form cannot be written to '{path}': {error.strerror}. Choose another --api."
+        ) from error
 
 
-def _replaceable(path: Path) -> Path | None:
-    """The file that a path leads to, be it there or not; None for what has to be written into."""
+def _regular_file(path: Path) -> Path | None:
+    """Return the file that a path leads to, existing or not; None for a special file, which cannot be replaced."""
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
         return None
     for _ in range(_MAX_LINKS):
         if not path.is_symlink():
             break
-        if path.parent.resolve().parts[1:2] == ("proc",):  # an open file of a process, which has it open further on
+        if path.parent.resolve().parts[1:2] == (
+            "proc",
+        ):  # /proc/PID/fd/N: replacing the file would not reach its reader
             return None
         path = path.parent / path.readlink()
     else:

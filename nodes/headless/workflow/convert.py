@@ -1,10 +1,10 @@
-"""Turns a workflow from the editor's form into API form, as the editor does when it queues one.
+"""Convert a workflow from the editor's form to API form, as the editor does when it queues one.
 
-The rules are those of comfyui-frontend-package 1.58.1: what `app.loadGraphData` and `graphToPrompt` make of a file.
-Ours differs where the editor would lose or mix up values: it also reads values saved by name, finds the values of old
-files that the editor shifts (its issue 3399), and passes a subgraph through that only passes on. Left out are group
-nodes of old editors, which are refused by name. Tokens in file names and the `{a|b}` of prompts are resolved when all
-values are set (`replacements.py`, `prompt_choices.py`).
+Source: `app.loadGraphData` and `graphToPrompt` of comfyui-frontend-package 1.58.1. This converter differs where the
+editor loses or mixes up values: it also reads values saved by name, finds values of old files that the editor shifts
+(its issue 3399), and supports subgraphs that only connect an input to an output. Group nodes of old editors are not
+supported; the error names the node. Tokens in file names and `{a|b}` in prompts are resolved later, when all values
+are set (`replacements.py`, `prompt_choices.py`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ....uniworld_core.errors import UniWorldError
 from .editor_graph import SUBGRAPH_INPUT, GraphScope, all_scopes, is_off, open_graph
 from .editor_nodes import GET, REROUTE, SET, EditorNode, EditorNodes, Infos, read_nodes
 from .primitives import apply_primitives, read_primitives
-from .promoted import fill_in
+from .promoted import assign_promoted_values
 from .prompt_choices import PromptChoices, is_dynamic
-from .replacements import PREFIX_INPUT, SAVE_CLASSES, Named, Replacements, all_named, replaced
+from .replacements import PREFIX_INPUT, SAVE_CLASSES, NamedNode, Replacements, named_nodes, replace_tokens
 
-# What the editor says of a node's pack, in the forms that it accepts.
+# Properties that identify the pack of a node, in the forms that the editor accepts.
 _PACK_FORMS = {
     "cnr_id": re.compile(r"[\w.-]+"),
     "aux_id": re.compile(r"[\w.-]+/[\w.-]+"),
@@ -32,22 +32,22 @@ _PACK_FORMS = {
 
 @dataclass(frozen=True)
 class OutputSlot:
-    """The output of a node, by its id in API form, that a wire comes from."""
+    """The output that a wire comes from, by the node's id in API form."""
 
     node_id: str
     slot: int
 
 
 @dataclass(frozen=True)
-class Value:
-    """The value that a subgraph's node keeps for an input without a wire."""
+class PromotedValue:
+    """The value that a subgraph's node stores for an input without a wire."""
 
     value: object
 
 
 @dataclass(frozen=True)
-class Place:
-    """A node where it is used."""
+class PlacedNode:
+    """A node at one place where its graph is used; a subgraph may be used several times."""
 
     scope: GraphScope
     node: EditorNode
@@ -58,11 +58,11 @@ class Place:
 
 
 @dataclass
-class Opened:
-    """A workflow in editor form with all its nodes laid out.
+class OpenedWorkflow:
+    """A workflow in editor form with all its nodes read.
 
     Attributes:
-        nodes: of every graph, by its identity.
+        nodes: the nodes of every graph, by the graph's `id()`.
     """
 
     root: GraphScope
@@ -72,9 +72,9 @@ class Opened:
     def of(self, scope: GraphScope) -> EditorNodes:
         return self.nodes[id(scope.graph)]
 
-    def place(self, scope: GraphScope, node_id: str) -> Place | None:
+    def place(self, scope: GraphScope, node_id: str) -> PlacedNode | None:
         node = self.of(scope).by_id.get(node_id)
-        return None if node is None else Place(scope, node)
+        return None if node is None else PlacedNode(scope, node)
 
 
 def convert(
@@ -83,34 +83,36 @@ def convert(
     replacements: Replacements | None = None,
     choices: PromptChoices | None = None,
 ) -> dict[str, object]:
-    """The API form of a workflow in editor form.
+    """Return the API form of a workflow in editor form.
 
-    Nodes of unknown classes are kept with their links, for `validate_prompt` to name them.
+    Nodes of unknown classes are kept with their links, so that `validate_prompt` can report them.
 
     Args:
-        replacements: takes what tokens in file names stand for, which are left as they are.
-        choices: takes the places of prompts with choices, which are left as they are.
+        workflow: the content of the file; it is not changed.
+        infos: returns the object_info of a node class.
+        replacements: filled with the values of tokens in file names; the names themselves are not changed.
+        choices: filled with the places of prompts with choices; the prompts themselves are not changed.
 
     Raises:
-        UniWorldError: the workflow is not of the editor's form, or the saved values of a node fit it in no known way.
+        UniWorldError: the workflow is not in the editor's form, or the saved values of a node match no known layout.
     """
     opened = _open(workflow, infos)
     root = opened.of(opened.root)
-    found = list(all_named(root))
+    found = list(named_nodes(root))
     named = [entry for _, entry in found]
     now = datetime.now()
     graphs = [root, *(nodes for nodes in opened.nodes.values() if nodes is not root)]
-    scopes = {id(opened.of(scope)): scope for scope in reversed(opened.scopes)}  # the first place of each
+    scopes = {id(opened.of(scope)): scope for scope in reversed(opened.scopes)}  # the first scope of each graph
     for nodes in graphs:
         read_primitives(nodes, scopes[id(nodes)].full_id)
     for nodes in graphs:
-        apply_primitives(nodes, lambda text: replaced(text, named, now))
+        apply_primitives(nodes, lambda text: replace_tokens(text, named, now))
     prompt: dict[str, Any] = {}
     prefixes: set[str] = set()
     for scope in opened.scopes:
         for node in opened.of(scope).by_id.values():
             if not is_off(node.saved) and not node.virtual and node.inner is None:
-                entry, own = _api_node(opened, Place(scope, node))
+                entry, own = _api_node(opened, PlacedNode(scope, node))
                 prompt[scope.full_id(node.id)] = entry
                 if own & {PREFIX_INPUT} and node.type in SAVE_CLASSES:
                     prefixes.add(scope.full_id(node.id))
@@ -118,12 +120,12 @@ def convert(
                     dynamic = (name for name in own if _is_dynamic(node, name))
                     choices.places.update((scope.full_id(node.id), name) for name in dynamic)
     for entry in prompt.values():
-        # A link from a node that does not run leaves its input without anything, as in the editor.
+        # As in the editor, a link from a node that does not run leaves its input empty.
         entry["inputs"] = {
             name: value for name, value in entry["inputs"].items() if not isinstance(value, list) or value[0] in prompt
         }
     if replacements is not None:
-        _keep(replacements, opened, found, prefixes)
+        _fill_replacements(replacements, opened, found, prefixes)
     return prompt
 
 
@@ -132,15 +134,15 @@ def _is_dynamic(node: EditorNode, name: str) -> bool:
     return is_dynamic(widget.kind, widget.options)
 
 
-def _open(workflow: dict[str, object], infos: Infos) -> Opened:
+def _open(workflow: dict[str, object], infos: Infos) -> OpenedWorkflow:
     root = open_graph(workflow, lambda name: infos(name) is not None)
     scopes = all_scopes(root)
     nodes: dict[int, EditorNodes] = {}
-    # The innermost first, as a subgraph's node shows the widgets inside.
+    # Innermost graphs first, because the node of a subgraph shows widgets of the nodes inside.
     for scope in sorted(scopes, key=lambda one: -len(one.path)):
         if id(scope.graph) not in nodes:
             nodes[id(scope.graph)] = _read(scope, infos, nodes)
-    return Opened(root, scopes, nodes)
+    return OpenedWorkflow(root, scopes, nodes)
 
 
 def _read(scope: GraphScope, infos: Infos, nodes: dict[int, EditorNodes]) -> EditorNodes:
@@ -148,16 +150,19 @@ def _read(scope: GraphScope, infos: Infos, nodes: dict[int, EditorNodes]) -> Edi
         if not is_off(node) and node["type"].startswith(("workflow>", "workflow/")):
             raise UniWorldError(
                 f"Node {scope.full_id(node_id)} is a group node ('{node['type']}') of an old editor. Open the workflow "
-                "in a newer editor, turn it into a subgraph, and save it."
+                "in a newer editor, convert the node to a subgraph, and save the workflow."
             )
     opened = {child.graph.definition["id"]: nodes[id(child.graph)] for child in scope.children.values()}
     found = read_nodes(scope.graph, infos, scope.full_id, opened.get)
-    fill_in(found, scope.full_id)
+    assign_promoted_values(found, scope.full_id)
     return found
 
 
-def _keep(
-    replacements: Replacements, opened: Opened, found: list[tuple[EditorNode, Named]], prefixes: set[str]
+def _fill_replacements(
+    replacements: Replacements,
+    opened: OpenedWorkflow,
+    found: list[tuple[EditorNode, NamedNode]],
+    prefixes: set[str],
 ) -> None:
     by_node = {id(node): entry for node, entry in found}
     replacements.nodes = [entry for _, entry in found]
@@ -170,8 +175,8 @@ def _keep(
     }
 
 
-def _api_node(opened: Opened, place: Place) -> tuple[dict[str, object], set[str]]:
-    """A node in API form, and the names of the inputs that have the values of its own widgets."""
+def _api_node(opened: OpenedWorkflow, place: PlacedNode) -> tuple[dict[str, object], set[str]]:
+    """Return a node in API form, and the names of the inputs that have the values of its own widgets."""
     node = place.node
     values = node.widgets.values
     inputs = {name: _wrap(values[name], widget.kind) for name, widget in node.widgets.widgets.items() if widget.sent}
@@ -181,7 +186,7 @@ def _api_node(opened: Opened, place: Place) -> tuple[dict[str, object], set[str]
         if source is None:
             continue
         own.discard(entry.name)
-        inputs[entry.name] = _wrap(source.value) if isinstance(source, Value) else [source.node_id, source.slot]
+        inputs[entry.name] = _wrap(source.value) if isinstance(source, PromotedValue) else [source.node_id, source.slot]
     meta = {"title": node.title}
     for key, form in _PACK_FORMS.items():
         value = node.properties.get(key)
@@ -191,24 +196,25 @@ def _api_node(opened: Opened, place: Place) -> tuple[dict[str, object], set[str]
 
 
 def _wrap(value: object, kind: str = "") -> object:
+    """Mark a list as a value, so that it is not mistaken for a link."""
     if kind == "CURVE" and value is not None:
         return {"__type__": "CURVE", "__value__": value}
     return {"__value__": value} if isinstance(value, list) else value
 
 
-def source_of(opened: Opened, place: Place, slot: int) -> OutputSlot | Value | None:
-    """What really feeds an input: through reroutes and bypassed nodes, and in and out of subgraphs.
+def source_of(opened: OpenedWorkflow, place: PlacedNode, slot: int) -> OutputSlot | PromotedValue | None:
+    """Return the actual source of an input, following reroutes, bypassed nodes, Set/Get nodes and subgraphs.
 
     Raises:
-        UniWorldError: the wires run in a circle of nodes that do nothing.
+        UniWorldError: the wires form a loop of such nodes.
     """
-    here: Place | None = place
+    here: PlacedNode | None = place
     wanted: object = None
     visited: set[tuple[tuple[str, ...], str, int]] = set()
     while here is not None:
         key = (here.scope.path, here.node.id, slot)
         if key in visited:
-            raise UniWorldError(f"Node {here.full_id}: the wires into it run in a circle. Cut one.")
+            raise UniWorldError(f"Node {here.full_id}: the wires into it form a loop. Remove one.")
         visited.add(key)
         entry = here.node.inputs[slot]
         if entry.link is None:
@@ -219,7 +225,7 @@ def source_of(opened: Opened, place: Place, slot: int) -> OutputSlot | Value | N
                 return None
             outer = here.node.inputs[slot]
             if outer.link is None:
-                return Value(outer.value) if outer.promoted is not None else None
+                return PromotedValue(outer.value) if outer.promoted is not None else None
             continue
         origin = _descend(opened, opened.place(here.scope, entry.link.origin_id), entry.link.origin_slot)
         if origin is None:
@@ -227,7 +233,7 @@ def source_of(opened: Opened, place: Place, slot: int) -> OutputSlot | Value | N
         here, slot, through = origin
         wanted = entry.type if wanted is None else wanted
         if through:
-            # A subgraph that passes its own input on.
+            # The subgraph connects its own input straight to its output.
             continue
         node = here.node
         if node.muted:
@@ -240,7 +246,7 @@ def source_of(opened: Opened, place: Place, slot: int) -> OutputSlot | Value | N
         elif node.virtual and node.type in (REROUTE, SET) and node.inputs:
             slot = 0
         elif node.virtual and node.type == GET:
-            here, slot = _setter(opened, here), 0
+            here, slot = _set_node(opened, here), 0
         elif node.virtual:
             return None
         else:
@@ -248,15 +254,15 @@ def source_of(opened: Opened, place: Place, slot: int) -> OutputSlot | Value | N
     return None
 
 
-def _outside(opened: Opened, scope: GraphScope) -> Place | None:
-    """The node that opens this subgraph, in its own graph."""
+def _outside(opened: OpenedWorkflow, scope: GraphScope) -> PlacedNode | None:
+    """Return the node that opens this subgraph."""
     return None if scope.parent is None else opened.place(scope.parent, scope.path[-1])
 
 
-def _descend(opened: Opened, place: Place | None, slot: int) -> tuple[Place, int, bool] | None:
-    """The node and output inside, where a node is an opened subgraph; None if nothing is wired to it there.
+def _descend(opened: OpenedWorkflow, place: PlacedNode | None, slot: int) -> tuple[PlacedNode, int, bool] | None:
+    """Follow an output of a subgraph's node to the node and output inside; None if nothing is wired to it.
 
-    The third value is true if the slot is an input of a subgraph's node that is connected straight to its output.
+    The third value is True if the subgraph connects one of its inputs straight to the output; the slot is that input's.
     """
     while place is not None and place.node.id in place.scope.children and not is_off(place.node.saved):
         inner = place.scope.children[place.node.id]
@@ -269,18 +275,18 @@ def _descend(opened: Opened, place: Place | None, slot: int) -> tuple[Place, int
     return None if place is None else (place, slot, False)
 
 
-def _setter(opened: Opened, place: Place) -> Place | None:
-    """The SetNode of the name that a GetNode asks for: in its own graph, else in those around it, else anywhere."""
+def _set_node(opened: OpenedWorkflow, place: PlacedNode) -> PlacedNode | None:
+    """Return the SetNode with the name of a GetNode: from its own graph, an enclosing graph, or any other graph."""
     name = _variable(place.node)
-    around = []
+    enclosing = []
     scope: GraphScope | None = place.scope
     while scope is not None:
-        around.append(scope)
+        enclosing.append(scope)
         scope = scope.parent
-    for one in [*around, *opened.scopes] if name else ():
-        for node in opened.of(one).by_id.values():
+    for candidate in [*enclosing, *opened.scopes] if name else ():
+        for node in opened.of(candidate).by_id.values():
             if node.virtual and node.type == SET and not node.muted and node.inputs and _variable(node) == name:
-                return Place(one, node)
+                return PlacedNode(candidate, node)
     return None
 
 
@@ -290,16 +296,16 @@ def _variable(node: EditorNode) -> str:
 
 
 def _bypass_slot(node: EditorNode, slot: int, wanted: object) -> int | None:
-    """Which input of a bypassed node stands in for its output `slot`, seen from an input of type `wanted`."""
+    """Return the input of a bypassed node that replaces its output `slot` for an input of type `wanted`."""
     kinds = [entry.type for entry in node.inputs]
-    given = node.outputs[slot] if 0 <= slot < len(node.outputs) else "*"
+    output = node.outputs[slot] if 0 <= slot < len(node.outputs) else "*"
     if not kinds:
         return None
     if wanted in ("*", ""):
         return slot if slot < len(kinds) else 0
 
     def fits(kind: object) -> bool:
-        return _connects(kind, given) and _connects(kind, wanted)
+        return _types_connect(kind, output) and _types_connect(kind, wanted)
 
     if slot < len(kinds) and fits(kinds[slot]):
         return slot
@@ -308,7 +314,7 @@ def _bypass_slot(node: EditorNode, slot: int, wanted: object) -> int | None:
     return next((index for index, kind in enumerate(kinds) if fits(kind)), None)
 
 
-def _connects(left: object, right: object) -> bool:
-    """The editor's rule for wires: case does not count, "*" meets anything, commas separate alternatives."""
+def _types_connect(left: object, right: object) -> bool:
+    """Apply the editor's rule for wires: case is ignored, "*" matches any type, commas separate alternatives."""
     lefts, rights = (set(str(kind).lower().split(",")) for kind in (left, right))
     return bool({"*", "", "0"} & (lefts | rights)) or bool(lefts & rights)

@@ -1,4 +1,4 @@
-"""A workflow in the editor's form, schema 0.4 or 1.0: its graphs, their links, and subgraphs opened where they are used."""
+"""A workflow in the editor's form, schema 0.4 or 1.0: its graphs, links, and subgraphs at each place of use."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .editor_ids import with_unique_ids
 
 MAX_NODES = 100_000
 
-# The ids of the two boxes inside a subgraph that stand for its own inputs and outputs.
+# Ids of the two boxes inside a subgraph that represent its own inputs and outputs.
 SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = "-10", "-20"
 
-# The editor's ids of links are numbers, those of other programs may be texts.
+# The editor numbers links; other programs may use strings.
 LinkId = int | str
 
 MUTED, BYPASSED = 2, 4  # a node's `mode`; other values run
@@ -26,7 +26,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 @dataclass
 class Link:
-    """A wire: from an output slot to an input slot."""
+    """A wire from an output slot to an input slot."""
 
     id: LinkId
     origin_id: str
@@ -37,12 +37,12 @@ class Link:
 
 @dataclass
 class Graph:
-    """The nodes and links of the workflow, or of a subgraph's definition, as they were saved.
+    """The nodes and links of the workflow or of a subgraph's definition, as saved.
 
     Attributes:
-        name: how sentences call it.
-        links: by id, at most one into each input.
-        aliases: ids of links that another link into the same input replaces.
+        name: what error messages call it.
+        links: by id, at most one per input.
+        aliases: for links that were dropped as duplicates, the id of the link into the same input.
     """
 
     definition: dict[str, object]
@@ -76,11 +76,11 @@ class Graph:
 
 @dataclass
 class GraphScope:
-    """A graph at one place where it is used.
+    """A graph at one place of use.
 
     Attributes:
         path: ids of the nodes that open it, outermost first.
-        parent: the scope of the node that opens it, whose id ends the path.
+        parent: the scope of the node that opens it, whose id is last in the path.
         children: the subgraphs opened in it, by node id.
     """
 
@@ -90,12 +90,12 @@ class GraphScope:
     children: dict[str, GraphScope] = field(default_factory=dict)
 
     def full_id(self, node_id: str) -> str:
-        """The id a node has in API form: `6:2` is node 2 of the subgraph that node 6 opens."""
+        """Return the id of a node in API form: `6:2` is node 2 of the subgraph that node 6 opens."""
         return ":".join((*self.path, node_id))
 
 
 def slots(node: dict[str, object], side: str) -> list[dict[str, object]]:
-    """A node's or definition's `inputs` or `outputs`, whatever else may stand there left out."""
+    """Return the `inputs` or `outputs` of a node or definition, with entries of any other form replaced by `{}`."""
     entries = node.get(side)
     return [entry if isinstance(entry, dict) else {} for entry in entries] if isinstance(entries, list) else []
 
@@ -112,10 +112,10 @@ def open_graph(workflow: dict[str, object], is_class: Callable[[str], bool] = la
     """Read a workflow in editor form.
 
     Args:
-        is_class: whether a node class of this name exists, to distinguish a missing subgraph from a missing class.
+        is_class: whether a node class with this name exists, to distinguish a missing subgraph from a node class.
 
     Raises:
-        UniWorldError: a part is not of the form, a subgraph has no definition, or subgraphs contain themselves.
+        UniWorldError: a part is malformed, a subgraph has no definition, or a subgraph contains itself.
     """
     workflow, definitions = with_unique_ids(workflow, _definitions(workflow))
     graphs: dict[str, Graph] = {}
@@ -126,8 +126,8 @@ def open_graph(workflow: dict[str, object], is_class: Callable[[str], bool] = la
         scope, inside = pending.pop()
         for node_id, node in scope.graph.nodes.items():
             kind = node["type"]
-            # The nodes in a muted or bypassed subgraph do not run. Inside another subgraph the editor lets them run
-            # nevertheless; only their wires out of it are cut or passed by.
+            # Nodes in a muted or bypassed subgraph do not run. If it is inside another subgraph, however, the editor
+            # still runs them, and only drops or bypasses the wires that leave it.
             if is_off(node) and scope is root:
                 continue
             if kind not in definitions:
@@ -137,7 +137,7 @@ def open_graph(workflow: dict[str, object], is_class: Callable[[str], bool] = la
             name = f"subgraph '{definitions[kind].get('name', kind)}'"
             if kind in inside:
                 raise UniWorldError(
-                    f"Node {scope.full_id(node_id)}: the {name} contains itself. Take it out of itself."
+                    f"Node {scope.full_id(node_id)}: the {name} contains itself. Remove it from itself."
                 )
             if kind not in graphs:
                 graphs[kind] = _graph(definitions[kind], name)
@@ -145,7 +145,7 @@ def open_graph(workflow: dict[str, object], is_class: Callable[[str], bool] = la
             scope.children[node_id] = child
             count += len(child.graph.nodes)
             if count > MAX_NODES:
-                raise UniWorldError(f"The workflow opens into more than {MAX_NODES} nodes. Use fewer nested subgraphs.")
+                raise UniWorldError(f"The workflow expands to more than {MAX_NODES} nodes. Use fewer nested subgraphs.")
             pending.append((child, inside | {kind}))
     return root
 
@@ -154,12 +154,12 @@ def _no_definition(scope: GraphScope, node_id: str, node: dict[str, object]) -> 
     title = f" '{node['title']}'" if isinstance(node.get("title"), str) and node["title"] else ""
     return (
         f"Node {scope.full_id(node_id)}{title} is a subgraph, but the workflow does not contain its definition "
-        f"({node['type']}). Save the workflow again in the editor in which the subgraph opens."
+        f"({node['type']}). Save the workflow again in an editor that can open the subgraph."
     )
 
 
 def all_scopes(root: GraphScope) -> list[GraphScope]:
-    """The scope and all that are opened in it, each before its children."""
+    """Return a scope and all scopes inside it, each before its children."""
     found = [root]
     for scope in found:
         found.extend(scope.children.values())
@@ -167,7 +167,7 @@ def all_scopes(root: GraphScope) -> list[GraphScope]:
 
 
 def _definitions(workflow: dict[str, Any]) -> dict[str, dict[str, object]]:
-    """The subgraphs by id, each before those that its own definition contains."""
+    """Return the subgraphs by id, each before those nested in its definition."""
     found: dict[str, dict[str, object]] = {}
     pending = [workflow]
     while pending:
@@ -189,7 +189,7 @@ def _graph(definition: dict[str, object], name: str) -> Graph:
         if not isinstance(node, dict) or not isinstance(node.get("id"), (int, str)):
             raise UniWorldError(f"Entry {position} of the nodes of {name} is not a node with an id. {again}")
         if not isinstance(node.get("type"), str):
-            raise UniWorldError(f"Node {node['id']} of {name} names no node class. {again}")
+            raise UniWorldError(f"Node {node['id']} of {name} has no node class. {again}")
         if str(node["id"]) in nodes:
             raise UniWorldError(f"Two nodes of {name} have the id {node['id']}. {again}")
         nodes[str(node["id"])] = node
@@ -200,7 +200,7 @@ def _graph(definition: dict[str, object], name: str) -> Graph:
         if link is None:
             raise UniWorldError(f"Entry {position} of the links of {name} is not a link. {again}")
         links.append(link)
-    return Graph(definition, name, nodes, *_one_into_each(links, set(_named_links(nodes))))
+    return Graph(definition, name, nodes, *_one_per_input(links, set(_named_links(nodes))))
 
 
 def _named_links(nodes: dict[str, dict[str, object]]) -> Iterator[LinkId]:
@@ -209,8 +209,8 @@ def _named_links(nodes: dict[str, dict[str, object]]) -> Iterator[LinkId]:
         yield from (link for link in links if isinstance(link, (int, str)))
 
 
-def _one_into_each(links: list[Link], named: set[LinkId]) -> tuple[dict[LinkId, Link], dict[LinkId, LinkId]]:
-    """One link for each input, as the editor chooses it: the first, or one that the input itself names."""
+def _one_per_input(links: list[Link], named: set[LinkId]) -> tuple[dict[LinkId, Link], dict[LinkId, LinkId]]:
+    """Return one link per input, as the editor chooses it: the first one, or the one that the input refers to."""
     kept: dict[tuple[str, int], Link] = {}
     aliases: dict[LinkId, LinkId] = {}
     for link in links:
@@ -230,7 +230,7 @@ def _one_into_each(links: list[Link], named: set[LinkId]) -> tuple[dict[LinkId, 
 
 
 def _link(entry: object) -> Link | None:
-    """Read a link as schema 0.4 saves it (a list) or as schema 1.0 and subgraphs do (an object)."""
+    """Read a link: a list in schema 0.4, an object in schema 1.0 and in subgraphs. None if it is malformed."""
     if isinstance(entry, list):
         parts = entry[:5]
     elif isinstance(entry, dict):

@@ -1,4 +1,4 @@
-"""New ids for nodes of subgraphs whose ids other nodes of the workflow have too, as the editor gives when it opens it."""
+"""New ids for nodes of subgraphs whose ids are not unique in the workflow, assigned as the editor does on opening it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ENDS = ("origin_id", "target_id")
 def with_unique_ids(
     workflow: dict[str, object], definitions: dict[str, dict[str, object]]
 ) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
-    """The workflow and its subgraphs by id, in which no two nodes have one id; what is unique already is not copied.
+    """Return the workflow and its subgraphs with unique node ids; parts that do not change are not copied.
 
     Args:
         definitions: the subgraphs by id, in the order of the file, each before those nested in it.
@@ -26,7 +26,7 @@ def with_unique_ids(
 
 
 class _Ids:
-    """The ids that are taken, and the highest number that the editor has seen."""
+    """The ids in use, and the highest one that the editor has assigned."""
 
     def __init__(self, workflow: dict[str, object]) -> None:
         self.taken = {str(node["id"]) for node in _nodes(workflow)}
@@ -35,7 +35,7 @@ class _Ids:
         self.last = max([0, *(value for value in last if isinstance(value, int))])
 
     def renumbered(self, definition: dict[str, object]) -> dict[str, int]:
-        """The new ids of a subgraph's nodes by their old ones."""
+        """Return the new ids of a subgraph's nodes by their old ones."""
         found: dict[str, int] = {}
         for node in _nodes(definition):
             key = str(node["id"])
@@ -80,7 +80,7 @@ def _link(entry: object, new_ids: dict[str, int]) -> object:
 
 
 def _patched(graph: dict[str, object], new_ids: dict[str, dict[str, int]]) -> dict[str, object]:
-    """The graph with the new ids in the `proxyWidgets` of the nodes that open renumbered subgraphs."""
+    """Return the graph with the new ids in the `proxyWidgets` of nodes that open renumbered subgraphs."""
     entries = graph.get("nodes")
     if not isinstance(entries, list):
         return graph
@@ -88,7 +88,7 @@ def _patched(graph: dict[str, object], new_ids: dict[str, dict[str, int]]) -> di
 
 
 def parsed_property(value: object) -> Any:
-    """A node's property that holds a list, which may be saved as the list's JSON text; a text that is no JSON as it is."""
+    """Return a property of a node, parsed if it is JSON text: editors save some lists as text."""
     if not isinstance(value, str):
         return value
     try:
@@ -104,7 +104,7 @@ def _with_new_proxies(node: object, new_ids: dict[str, dict[str, int]]) -> objec
     proxies = parsed_property(properties.get("proxyWidgets")) if isinstance(properties, dict) else None
     if not ids or not isinstance(properties, dict) or not isinstance(proxies, list):
         return node
-    # An entry with another node's id stays as it is, be it of the right form or not.
+    # Other entries are kept unchanged, even malformed ones.
     changed = [
         [str(ids[str(entry[0])]), *entry[1:]] if isinstance(entry, list) and entry and str(entry[0]) in ids else entry
         for entry in proxies

@@ -1,7 +1,7 @@
-"""The nodes of an editor graph as they are after the editor has opened it: slots of today's classes, wires, widgets.
+"""The nodes of an editor graph as they are after the editor has opened it, with slots, wires and widgets.
 
-The editor lays out a node's inputs as its class declares them today and finds the saved wires again by input name, so
-that a slot number in the file may mean another input than in the file's own list.
+The editor creates a node's inputs from the current declaration of its class and matches saved wires by input name. A
+slot number in the file may therefore refer to another input than in the file's own list.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from ....uniworld_core.errors import UniWorldError, shown
 from ..problems import node_label
 from ..registry.widgets import Spec, Widget, input_specs
 from .editor_graph import BYPASSED, MUTED, Graph, Link, is_off, slots
-from .saved_values import Values, read_values, shows_pictures
+from .saved_values import WidgetValues, read_values, shows_pictures
 
-# Gives a node class's object_info, None for a class that is not known.
+# Returns the object_info of a node class; None for an unknown class.
 Infos = Callable[[str], dict[str, object] | None]
 
 NOTES = frozenset({"Note", "MarkdownNote"})
 REROUTE, PRIMITIVE, SET, GET = "Reroute", "PrimitiveNode", "SetNode", "GetNode"
-# Nodes of the editor and of KJNodes, which exist in it alone; a node class of the same name comes first.
+# Nodes of the editor and of KJNodes that exist only in the editor. A node class of the same name takes precedence.
 VIRTUAL = NOTES | {REROUTE, PRIMITIVE, SET, GET}
 
 
@@ -30,10 +30,10 @@ class EditorInput:
     """An input of a node.
 
     Attributes:
-        widget: the name of its widget, None for a plain socket.
+        widget: name of its widget, None for a plain socket.
         link: the wire into it.
-        promoted: for a subgraph's node: the widget inside that the input stands for.
-        value: what that widget holds for this node.
+        promoted: on a subgraph's node, the widget inside that the input represents.
+        value: value of that widget for this node.
     """
 
     name: str
@@ -46,11 +46,11 @@ class EditorInput:
 
 @dataclass
 class EditorNode:
-    """A node of a graph; a subgraph that is opened several times has one for all of them.
+    """A node of a graph. A subgraph that is used several times shares its nodes.
 
     Attributes:
         type: its class, or the id of the subgraph that it opens.
-        inner: the subgraph that it opens.
+        inner: the nodes of the subgraph that it opens.
     """
 
     id: str
@@ -59,7 +59,7 @@ class EditorNode:
     info: dict[str, object] | None = None
     inputs: list[EditorInput] = field(default_factory=list)
     outputs: list[object] = field(default_factory=list)
-    widgets: Values = field(default_factory=Values)
+    widgets: WidgetValues = field(default_factory=WidgetValues)
     inner: EditorNodes | None = None
 
     @property
@@ -97,8 +97,8 @@ class EditorNodes:
     """The nodes of one graph.
 
     Attributes:
-        inputs: for a subgraph: name and type of what it takes.
-        hosts: the nodes that open it.
+        inputs: name and type of the inputs, for a subgraph.
+        hosts: the nodes that open the subgraph.
     """
 
     graph: Graph
@@ -110,7 +110,7 @@ class EditorNodes:
         self._fed: dict[tuple[str, int], list[tuple[EditorNode, EditorInput]]] | None = None
 
     def fed_by(self, node_id: str, slot: int) -> list[tuple[EditorNode, EditorInput]]:
-        """The inputs that an output, or an input of the subgraph itself, is wired to, the oldest wire first."""
+        """Return the inputs wired to an output, or to an input of the subgraph itself, oldest wire first."""
         if self._fed is None:
             self._fed = {}
             wired = [(node, entry) for node in self.by_id.values() for entry in node.inputs if entry.link is not None]
@@ -131,14 +131,14 @@ def _age(wired: tuple[EditorNode, EditorInput]) -> tuple[bool, object]:
 def read_nodes(
     graph: Graph, infos: Infos, full_id: Callable[[str], str], inner: Callable[[str], EditorNodes | None]
 ) -> EditorNodes:
-    """The nodes of a graph.
+    """Read the nodes of a graph.
 
     Args:
-        full_id: the id of a node as sentences name it.
-        inner: the nodes of a subgraph by its id, None for what is none.
+        full_id: returns the id of a node for error messages.
+        inner: returns the nodes of a subgraph by its id; None if there is no such subgraph.
 
     Raises:
-        UniWorldError: saved values fit the node in no known way.
+        UniWorldError: the saved values of a node match no known layout.
     """
     found = EditorNodes(graph)
     specs: dict[str, list[Spec]] = {}
@@ -147,7 +147,7 @@ def read_nodes(
     for node_id, saved in graph.nodes.items():
         kind = saved["type"]
         node = EditorNode(node_id, kind, saved, infos(kind))
-        # Of a subgraph that is switched off, only the slots matter, and it is not opened.
+        # A muted or bypassed subgraph is not opened; only its slots matter.
         node.inner = inner(kind)
         if node.inner is not None:
             node.info = None
@@ -192,7 +192,7 @@ def _lay_out_class(node: EditorNode, info: dict[str, Any], specs: list[Spec]) ->
         if not isinstance(name, str) or name in known:
             continue
         widget_name = widget.get("name") if isinstance(widget, dict) else None
-        # The input of a widget that is gone goes too; any other is one that a program has added.
+        # An input of a removed widget is dropped. Any other unknown input was added by a program and is kept.
         if widget_name is None or widget_name in node.widgets.widgets:
             node.inputs.append(EditorInput(name, saved.get("type", "*"), widget_name))
     outputs = slots(node.saved, "outputs")
@@ -200,8 +200,8 @@ def _lay_out_class(node: EditorNode, info: dict[str, Any], specs: list[Spec]) ->
     node.outputs = declared + [entry.get("type", "*") for entry in outputs[len(declared) :]]
 
 
-def class_inputs(specs: list[Spec], values: Values) -> list[EditorInput]:
-    """The sockets first and the inputs of widgets behind them, as the editor adds them to a new node."""
+def class_inputs(specs: list[Spec], values: WidgetValues) -> list[EditorInput]:
+    """Return the inputs in the order in which the editor adds them to a new node: sockets first, then widgets."""
     sockets: list[EditorInput] = []
     with_widgets: list[EditorInput] = []
     pending = list(reversed(specs))
@@ -221,7 +221,7 @@ def _lay_out_subgraph(node: EditorNode, inner: EditorNodes) -> None:
 
 
 def _lay_out_saved(node: EditorNode) -> None:
-    """A node that no class describes: of the editor's own, or of a pack that is not there."""
+    """Lay out a node without a class: one of the editor's own, or one of a missing pack."""
     for saved in slots(node.saved, "inputs"):
         widget = saved.get("widget")
         name = widget.get("name") if isinstance(widget, dict) else None
@@ -232,7 +232,7 @@ def _lay_out_saved(node: EditorNode) -> None:
 
 
 def _connect(graph: Graph, node: EditorNode) -> None:
-    """Find the wires into a node's inputs: by the name of the saved input that has it, else by its slot number."""
+    """Assign the wires into a node to its inputs: by the name of the saved input if it has one, else by slot number."""
     into = {link.target_slot: link for link in graph.links_into.get(node.id, ())}
     named: dict[int, tuple[Link, list[str]]] = {}
     for saved in slots(node.saved, "inputs"):
@@ -245,9 +245,9 @@ def _connect(graph: Graph, node: EditorNode) -> None:
         if places:
             placed.setdefault(link.target_slot if link.target_slot in places else places[0], link)
     for slot, link in into.items():
-        # The input that a wire of a class's node is named after may have gone, and its wire with it.
-        gone = id(link) in named and node.info is not None
-        if not gone and link not in placed.values() and 0 <= slot < len(node.inputs):
+        # If the saved input of this wire has been removed from the class, the wire is dropped with it.
+        removed = id(link) in named and node.info is not None
+        if not removed and link not in placed.values() and 0 <= slot < len(node.inputs):
             placed.setdefault(slot, link)
     for slot, link in placed.items():
         node.inputs[slot].link = link

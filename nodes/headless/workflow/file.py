@@ -1,4 +1,4 @@
-"""Finding and reading a workflow, in either form, and changing its values from the command line."""
+"""Find and read a workflow file, in editor form or API form, and set its values from the command line."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .replacements import Replacements
 from .saved_values import read_values, shows_pictures
 from .shipped import SHIPPED, shipped
 
-MAX_BYTES = 64 * 2**20  # far above any workflow people share; a larger file is a mistake
+MAX_BYTES = 64 * 2**20  # far more than any workflow needs; a larger file is a mistake
 
 NO_CHOICES = (
-    "--seed decides between the {a|b} of prompts in editor form, and there are none. Set the seed of a picture with "
-    "--set NODE.seed=N."
+    "--seed has no effect: it applies to choices {a|b} in prompts of workflows in editor form, and there are none. Set "
+    "the seed of a node with --set NODE.seed=N."
 )
 
 
@@ -39,9 +39,9 @@ class Workflow:
 
     Attributes:
         prompt: its API form.
-        graph: its editor form, if it has one that still says the same as `prompt`.
-        replacements: what tokens in file names stand for, where the workflow was read from editor form.
-        choices: its prompts with choices, likewise; those of an API form have been resolved by who made it.
+        graph: its editor form, if it has one that still agrees with `prompt`.
+        replacements: values of tokens in file names, if the workflow was read from editor form.
+        choices: prompts with choices, likewise; those of an API form were resolved by the program that wrote it.
     """
 
     prompt: dict[str, Any]
@@ -51,22 +51,22 @@ class Workflow:
 
     @property
     def extra_pnginfo(self) -> dict[str, Any] | None:
-        """What goes into pictures besides the API form, so that the editor opens the graph as it was drawn."""
+        """The metadata of pictures in addition to the API form, from which the editor opens the graph."""
         return None if self.graph is None else {"workflow": self.graph}
 
     def copied(self) -> Workflow:
-        """A copy whose values can be set without changing this one's."""
+        """Return a copy whose values can be set independently."""
         replacements = None if self.replacements is None else self.replacements.copied()
         choices = None if self.choices is None else self.choices.copied()
         return Workflow(copy.deepcopy(self.prompt), self.graph, replacements, choices)
 
-    def fill_in(self, registry: Registry, seed: int | None = None) -> list[str]:
-        """Fill in tokens such as `%Sampler.seed%` in file names and `{a|b}` in prompts, as the editor does on queueing.
+    def resolve_texts(self, registry: Registry, seed: int | None = None) -> list[str]:
+        """Resolve tokens such as `%Sampler.seed%` in file names and `{a|b}` in prompts, as the editor does on queueing.
 
-        To be called when all values are set, as the names may speak of them and a seed decides the choices.
+        Call it after all values are set: file names may refer to them, and a seed among them decides the choices.
 
         Args:
-            seed: decides the choices, in place of `choices.seed`.
+            seed: the seed of the choices; None for `choices.seed`.
 
         Returns:
             A sentence for each prompt that changed.
@@ -75,14 +75,14 @@ class Workflow:
             UniWorldError: a prompt cannot be resolved.
         """
         if self.replacements is not None:
-            self.replacements.fill_in(self.prompt, datetime.now())
+            self.replacements.apply(self.prompt, datetime.now())
         if self.choices is None:
             return [] if seed is None else [NO_CHOICES]
         if seed is not None:
             self.choices.seed = seed
         changed = self.choices.resolve(self.prompt, registry)
         for one in changed:
-            # What was chosen is what the picture shows; where the editor form has no such widget, it keeps the choices.
+            # The metadata of a picture should have the resolved text. A prompt inside a subgraph keeps its choices there.
             self.graph = patched_graph(self.graph, registry, one.node_id, one.name, one.text) or self.graph
         if seed is not None and not changed:
             return [NO_CHOICES]
@@ -90,15 +90,15 @@ class Workflow:
 
 
 def shipped_workflows() -> list[str]:
-    """Short names of the workflows that come with the package."""
+    """Return the short names of the workflows shipped with the package."""
     return list(shipped(SHIPPED))
 
 
 def find_workflow(name: str) -> Path:
-    """The file a command line names: a path, or the name of a shipped workflow such as `edit`.
+    """Return the file of a workflow, given as a path or as the name of a shipped one such as `edit`.
 
     Raises:
-        UniWorldError: there is neither.
+        UniWorldError: neither exists.
     """
     path = expand_path(name)
     if is_file(path):
@@ -111,14 +111,14 @@ def find_workflow(name: str) -> Path:
         if file.relative_to(SHIPPED).with_suffix("").as_posix() == plain:
             return file
     names = ", ".join(known) or "none"
-    raise UniWorldError(f"There is no workflow file '{name}'. Give a path, or one of the shipped workflows: {names}.")
+    raise UniWorldError(f"There is no workflow '{name}'. Pass a file, or one of the shipped workflows: {names}.")
 
 
 def read_workflow(path: Path, registry: Registry) -> Workflow:
-    """Read a workflow in editor form, in API form, or as it is posted to a server (`{"prompt": ...}`).
+    """Read a workflow in editor form, in API form, or in the form of a request to a server (`{"prompt": ...}`).
 
     Raises:
-        UniWorldError: the file is no workflow; the sentence says where it breaks.
+        UniWorldError: the file is not a workflow; the message says why.
     """
     data = _read_json(path)
     if is_editor_form(data):
@@ -142,7 +142,7 @@ def read_workflow(path: Path, registry: Registry) -> Workflow:
         isinstance(nodes, dict) and "class_type" in nodes
     ):  # else an API form's node of that id
         raise UniWorldError(
-            f"'{path}': \"nodes\" must be a list of nodes, and is {shown(nodes)}. Save the workflow again in the editor."
+            f"'{path}': \"nodes\" must be a list of nodes; it is {shown(nodes)}. Save the workflow again in the editor."
         )
     return Workflow(rename_in_prompt(data, registry))
 
@@ -152,23 +152,23 @@ def _read_json(path: Path) -> Any:
         size = path.stat().st_size
         text = path.read_text(encoding="utf-8-sig") if size <= MAX_BYTES else ""
     except UnicodeDecodeError as error:
-        raise UniWorldError(f"'{path}' is no text in UTF-8. A workflow is a JSON file.") from error
+        raise UniWorldError(f"'{path}' is not UTF-8 text. Pass a workflow, which is a JSON file.") from error
     except OSError as error:
-        raise UniWorldError(f"'{path}' cannot be read: {error.strerror}.") from error
+        raise UniWorldError(f"'{path}' cannot be read: {error.strerror}. Check the path.") from error
     if size > MAX_BYTES:
-        raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB, too large for a workflow.")
+        raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB. Pass a workflow, not another file.")
     try:
-        # Pictures of ComfyUI carry NaN: whether a node can take it is seen later.
+        # Workflows in ComfyUI's pictures may contain NaN. Values are checked later, against the nodes.
         return loads(text, allow_nan=True, allow_duplicates=True)
     except BadJson as error:
-        raise UniWorldError(f"'{path}' {error}. Correct it, or get a whole copy.") from error
+        raise UniWorldError(f"'{path}' {error}. Correct it, or get an intact copy.") from error
 
 
 def find_node(prompt: dict[str, Any], name: str) -> str:
-    """The id of the node that an id, a title or a class name means.
+    """Return the id of the node with an id, title or class name.
 
     Raises:
-        UniWorldError: no node or several nodes are meant.
+        UniWorldError: no node or several nodes match.
     """
     if isinstance(prompt.get(name), dict):
         return name
@@ -180,7 +180,7 @@ def find_node(prompt: dict[str, Any], name: str) -> str:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise UniWorldError(f"'{name}' could be any of the nodes {', '.join(matches)}. Name one by its id.")
+            raise UniWorldError(f"'{name}' matches the nodes {', '.join(matches)}. Use the id of one of them.")
     listed = ", ".join(f"{node_id} ({node_title(node) or node.get('class_type')})" for node_id, node in nodes.items())
     raise UniWorldError(
         f"There is no node {shown(name)}. The nodes are: {listed if len(listed) < 2000 else 'too many to list'}."
@@ -188,16 +188,19 @@ def find_node(prompt: dict[str, Any], name: str) -> str:
 
 
 def set_value(workflow: Workflow, registry: Registry, node_name: str, input_name: str, text: str) -> None:
-    """Give an input a value from the command line, in place of its value or link.
+    """Set an input to a value from the command line, replacing its value or link.
 
     Raises:
-        UniWorldError: there is no such node or input, or the text is no value of its type.
+        UniWorldError: there is no such node or input, or the text is not a value of its type.
     """
     node_id = find_node(workflow.prompt, node_name)
     node = workflow.prompt[node_id]
     class_type = node.get("class_type")
     if not isinstance(class_type, str) or class_type not in registry.classes:
-        raise UniWorldError(f"Node {node_id} is of the unknown class {shown(class_type)}; its inputs cannot be set.")
+        raise UniWorldError(
+            f"Node {node_id} has the unknown class {shown(class_type)}, so its inputs cannot be set. Load its pack with "
+            "--pack."
+        )
     specs = read_schema(registry.classes[class_type]).inputs
     if input_name not in specs:
         label = node_label(node_id, class_type)
@@ -211,19 +214,19 @@ def set_value(workflow: Workflow, registry: Registry, node_name: str, input_name
     if workflow.replacements is not None:
         workflow.replacements.set(node_id, input_name, value)
     if workflow.choices is not None and is_dynamic(specs[input_name].type, specs[input_name].options):
-        workflow.choices.places.add((node_id, input_name))  # also where a wire was
+        workflow.choices.places.add((node_id, input_name))  # also if a wire was there before
     workflow.graph = None if was_link else patched_graph(workflow.graph, registry, node_id, input_name, value)
 
 
 def _parse(spec: InputSpec, text: str, label: str) -> Any:
-    """The value a text on the command line stands for."""
+    """Convert a text from the command line to a value of an input."""
     choices = spec.choices
     if choices is not None:
         return next((choice for choice in choices if str(choice) == text), text)
     if spec.type == "BOOLEAN":
         word = text.lower()
         if word not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
-            raise UniWorldError(f"{label}: {shown(text)} is no value for '{spec.name}'. Say true or false.")
+            raise UniWorldError(f"{label}: {shown(text)} is not a value for '{spec.name}'. Use true or false.")
         return word in ("true", "yes", "on", "1")
     try:
         if spec.type == "INT":
@@ -234,20 +237,23 @@ def _parse(spec: InputSpec, text: str, label: str) -> Any:
         kind = "whole number" if spec.type == "INT" else "number"
         if "integer string conversion" in str(error):  # Python's own limit
             kind += f" of at most {sys.get_int_max_str_digits()} digits, not of {len(text)}"
-        raise UniWorldError(f"{label}: {shown(text)} is no value for '{spec.name}', which takes a {kind}.") from error
+        raise UniWorldError(
+            f"{label}: {shown(text)} is not a value for '{spec.name}', which takes a {kind}."
+        ) from error
     return text
 
 
 def patched_graph(
     graph: dict[str, Any] | None, registry: Registry, node_id: str, input_name: str, value: Any
 ) -> dict[str, Any] | None:
-    """The editor form with the widget set too; None where that cannot be done.
+    """Return the editor form with a widget set to a value, or None if that is impossible.
 
-    A picture must not carry a graph that would give another picture: then it carries the API form alone.
+    The metadata of a picture must not contain a graph that produces another picture; without a graph, it contains only
+    the API form.
     """
     if graph is None:
         return None
-    # A graph that was posted beside an API form may hold anything.
+    # A graph that was posted together with an API form has not been checked.
     nodes = [node if isinstance(node, dict) else {} for node in graph["nodes"]]
     place = next((place for place, node in enumerate(nodes) if str(node.get("id")) == node_id), None)
     changed = None if place is None else _patched_node(nodes[place], registry, input_name, value)
@@ -268,7 +274,7 @@ def _patched_node(node: dict[str, Any], registry: Registry, input_name: str, val
     specs = input_specs(info)
     try:
         position = read_values(specs, saved, named, shows_pictures(info, specs)).positions.get(input_name)
-    except UniWorldError:  # it does not fit its class
+    except UniWorldError:  # the saved values do not match the class
         return None
     wired = any(entry.get("name") == input_name and entry.get("link") is not None for entry in slots(node, "inputs"))
     if position is None or wired:

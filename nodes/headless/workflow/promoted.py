@@ -1,11 +1,11 @@
-"""The values that a node which opens a subgraph keeps for widgets inside: its own inputs', and promoted ones.
+"""The values that the node of a subgraph stores for widgets inside: those of its inputs, and promoted ones.
 
-Without `properties.proxyWidgets`, value i belongs to the i-th input that stands for a widget inside. With it, value i
-belongs to entry i: `["-1", name]` is the subgraph's input of that name, any other id the widget of that inner node,
-for which the editor makes an input of its own. Values saved by name belong to the inputs of these names.
+Without `properties.proxyWidgets`, value i belongs to the i-th input that represents a widget inside. With it, value i
+belongs to entry i: `["-1", name]` is the subgraph's input with that name; any other id is an inner node, for whose widget
+the editor adds an input. Values saved by name belong to the inputs with these names.
 
-The editor passes over what does not fit: entries of a wrong form, values by name, values beyond the last input. That
-puts values into the wrong inputs or loses them, so values by name are read here, and anything else is refused.
+The editor ignores malformed entries, values by name, and values beyond the last input. That assigns values to the wrong
+inputs or loses them. Here, values by name are read, and the other cases are errors.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ from .editor_graph import SUBGRAPH_INPUT, Link, slots
 from .editor_ids import parsed_property
 from .editor_nodes import PRIMITIVE, EditorInput, EditorNode, EditorNodes
 
-OWN = "-1"  # in place of an inner node: the subgraph's own input
+OWN = "-1"  # instead of an inner node's id: the subgraph's own input
 _PREFIX = re.compile(r"\s*\d+\s*:\s*(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """An entry of `proxyWidgets` and the value saved for it, in a list of none or one."""
+    """An entry of `proxyWidgets`, and a list of its saved value, empty if there is none."""
 
     source: str
     widget: str
     value: list[object]
 
 
-def fill_in(nodes: EditorNodes, full_id: Callable[[str], str]) -> None:
-    """Give every subgraph node of a graph the values it keeps. The graphs inside must have been filled in before.
+def assign_promoted_values(nodes: EditorNodes, full_id: Callable[[str], str]) -> None:
+    """Assign the saved values of every subgraph node of a graph. Graphs inside must have been processed before.
 
     Args:
-        full_id: the id of a node as sentences name it.
+        full_id: returns the id of a node for error messages.
 
     Raises:
-        UniWorldError: it is not known which of a node's saved values belongs to which input.
+        UniWorldError: it is unclear which saved value of a node belongs to which input.
     """
     hosts = [node for node in nodes.by_id.values() if node.inner is not None]
-    for fill in (_by_position, _by_entry, _by_name):
+    # By position first: the other two overwrite its result, and entries add inputs, which would shift positions.
+    for assign in (_assign_by_position, _assign_by_entry, _assign_by_name):
         for host in hosts:
             try:
-                fill(host)
+                assign(host)
             except UniWorldError as error:
                 title = f" '{host.title}'" if host.title else ""
                 raise UniWorldError(
@@ -56,7 +57,7 @@ def fill_in(nodes: EditorNodes, full_id: Callable[[str], str]) -> None:
 
 
 def promote_inputs(host: EditorNode) -> None:
-    """Find the widget inside that each input stands for, and its value."""
+    """Find the widget inside that each input represents, and its value."""
     assert host.inner is not None
     for slot, entry in enumerate(host.inputs):
         if entry.promoted is None:
@@ -64,7 +65,7 @@ def promote_inputs(host: EditorNode) -> None:
 
 
 def _targets(inner: EditorNodes, slot: int) -> list[tuple[EditorNode, EditorInput]]:
-    """What an input of a subgraph feeds, in the order in which the subgraph lists the wires."""
+    """Return the inputs that an input of a subgraph feeds, in the order in which the subgraph lists the wires."""
     fed = inner.fed_by(SUBGRAPH_INPUT, slot)
     declared = slots(inner.graph.definition, "inputs")
     listed = declared[slot].get("linkIds") if slot < len(declared) else None
@@ -75,7 +76,7 @@ def _targets(inner: EditorNodes, slot: int) -> list[tuple[EditorNode, EditorInpu
 
 
 def _source(inner: EditorNodes, slot: int) -> tuple[str, str | None] | None:
-    """The node inside, and its widget or input, that an input of a subgraph shows."""
+    """Return the id of the inner node, and its widget or input, that an input of a subgraph represents."""
     for node, target in _targets(inner, slot):
         if node.inner is not None:
             return node.id, target.name
@@ -97,7 +98,7 @@ def _promote(inner: EditorNodes, slot: int, entry: EditorInput) -> None:
 
 
 def _saved(host: EditorNode) -> list[object]:
-    """The values saved by position."""
+    """Return the values saved by position."""
     saved = host.saved.get("widgets_values")
     if saved is not None and not isinstance(saved, (list, dict)):
         raise UniWorldError(f'"widgets_values" is {shown(saved)}; it must be a list of values.')
@@ -105,7 +106,7 @@ def _saved(host: EditorNode) -> list[object]:
 
 
 def _all_known(nodes: EditorNodes) -> bool:
-    """Whether every node inside can be looked into; else it is not known which inputs have widgets."""
+    """Return whether the classes of all nodes inside are known; otherwise it is unclear which inputs have widgets."""
     seen, pending = {id(nodes)}, [nodes]
     while pending:
         for node in pending.pop().by_id.values():
@@ -118,62 +119,66 @@ def _all_known(nodes: EditorNodes) -> bool:
 
 
 def _check_count(host: EditorNode, count: int, place: tuple[str, str]) -> None:
-    """Refuse more values than there are places for (named in singular and plural); where there are none, all is well."""
+    """Raise an error if there are more values than places; without any places, values are ignored.
+
+    Args:
+        place: noun for a place, in singular and plural.
+    """
     saved = _saved(host)
     while saved and saved[-1] is None:
         saved = saved[:-1]
     assert host.inner is not None
     if len(saved) > count > 0 and _all_known(host.inner):
         raise UniWorldError(
-            f"{len(saved)} values are saved, but it has {count} {place[count > 1]}, so it is not known which belongs to which."
+            f"{len(saved)} values are saved, but it has {count} {place[count > 1]}, so it is unclear which belongs to which."
         )
 
 
-def _listed(host: EditorNode, name: str, fits: Callable[[object], bool]) -> list[Any]:
-    """A property that lists whose the values are.
+def _list_property(host: EditorNode, name: str, is_valid: Callable[[object], bool]) -> list[Any]:
+    """Return a property that lists what the saved values belong to.
 
     Raises:
-        UniWorldError: it is of no known form, and there are values.
+        UniWorldError: an entry is malformed, and there are saved values.
     """
     listed = parsed_property(host.properties.get(name))
     if listed is None:
         return []
-    wrong = [entry for entry in listed if not fits(entry)] if isinstance(listed, list) else [listed]
+    wrong = [entry for entry in listed if not is_valid(entry)] if isinstance(listed, list) else [listed]
     if not wrong:
         return listed  # type: ignore[no-any-return]
     if not host.saved.get("widgets_values"):
         return []
     raise UniWorldError(
-        f'"{name}" has {shown(wrong[0])}, which is not of its form, so it is not known which of the saved values '
-        "belongs to which input."
+        f'"{name}" contains the invalid entry {shown(wrong[0])}, so it is unclear which of the saved values belongs to '
+        "which input."
     )
 
 
-def _is_aside(record: object) -> bool:
+def _is_quarantined(record: object) -> bool:
     return isinstance(record, dict) and _is_entry(record.get("originalEntry"))
 
 
-def _by_position(host: EditorNode) -> None:
-    """Value i to the i-th input with a widget; values that an editor has put aside by name come first."""
+def _assign_by_position(host: EditorNode) -> None:
+    """Assign value i to the i-th input with a widget; values that an editor quarantined by name take precedence."""
     promote_inputs(host)
-    aside: dict[str, object] = {}
-    for record in reversed(_listed(host, "proxyWidgetErrorQuarantine", _is_aside)):
+    quarantined: dict[str, object] = {}
+    for record in reversed(_list_property(host, "proxyWidgetErrorQuarantine", _is_quarantined)):
         source, name, *_ = record["originalEntry"]
         if source == OWN and "hostValue" in record:
-            aside[name] = record["hostValue"]
+            quarantined[name] = record["hostValue"]
     promoted = [entry for entry in host.inputs if entry.promoted is not None]
     saved = _saved(host)
-    if not _listed(host, "proxyWidgets", _is_entry):
+    if not _list_property(host, "proxyWidgets", _is_entry):
         _check_count(host, len(promoted), ("input with a widget", "inputs with widgets"))
     for number, entry in enumerate(promoted):
-        if entry.name in aside:
-            entry.value = aside[entry.name]
+        if entry.name in quarantined:
+            entry.value = quarantined[entry.name]
         elif number < len(saved):
             entry.value = saved[number]
 
 
 def _entries(host: EditorNode) -> list[_Entry]:
-    listed, saved = _listed(host, "proxyWidgets", _is_entry), _saved(host)
+    listed, saved = _list_property(host, "proxyWidgets", _is_entry), _saved(host)
     _check_count(host, len(listed), ('entry in "proxyWidgets"', 'entries in "proxyWidgets"'))
     entries = []
     for number, (source, widget, *_) in enumerate(listed):
@@ -186,7 +191,7 @@ def _is_entry(entry: object) -> bool:
 
 
 def _bare_name(host: EditorNode, source: str, widget: str) -> str:
-    """The widget's name without the ids of nested nodes that older editors put before it."""
+    """Return the name of a widget without the ids of nested nodes, which older editors prepend."""
     assert host.inner is not None
     node = host.inner.by_id.get(source)
     while node is not None and _inner_input(node, widget) is None and widget not in node.widgets.widgets:
@@ -198,7 +203,7 @@ def _bare_name(host: EditorNode, source: str, widget: str) -> str:
 
 
 def _inner_input(node: EditorNode, widget: str) -> EditorInput | None:
-    """The input of an inner subgraph node that stands for a widget of this name."""
+    """Return the input of an inner subgraph node that represents a widget with this name."""
     if node.inner is None:
         return None
     for slot, entry in enumerate(node.inputs):
@@ -208,8 +213,9 @@ def _inner_input(node: EditorNode, widget: str) -> EditorInput | None:
     return None
 
 
-def _by_entry(host: EditorNode) -> None:
-    # The editor comes to the subgraph's own inputs last.
+def _assign_by_entry(host: EditorNode) -> None:
+    """Assign value i to entry i of `proxyWidgets`, adding inputs for widgets of inner nodes."""
+    # As in the editor, the subgraph's own inputs come last.
     entries = sorted(_entries(host), key=lambda entry: entry.source == OWN)
     primitives: dict[str, list[_Entry]] = {}
     for entry in entries:
@@ -228,8 +234,8 @@ def _by_entry(host: EditorNode) -> None:
         _replace_primitive(host, source, same)
 
 
-def _by_name(host: EditorNode) -> None:
-    """Values saved by name to the inputs of these names."""
+def _assign_by_name(host: EditorNode) -> None:
+    """Assign values saved by name to the inputs with these names."""
     saved = host.saved.get("widgets_values")
     named = host.saved.get("widgets_values_named") if saved is None else saved
     if not isinstance(named, dict):
@@ -243,12 +249,12 @@ def _by_name(host: EditorNode) -> None:
     if unknown and _all_known(host.inner):
         names = ", ".join(promoted) or "none"
         raise UniWorldError(
-            f"a value is saved for {shown(unknown[0])}, which is no input with a widget. Those are: {names}."
+            f"a value is saved for {shown(unknown[0])}, which is not an input with a widget. Those are: {names}."
         )
 
 
 def _host_input(host: EditorNode, entry: _Entry) -> EditorInput | None:
-    """The input there is for an entry: by its name, or by the inner widget that it stands for."""
+    """Return the existing input for an entry, by its name or by the inner widget that it represents."""
     assert host.inner is not None
     if entry.source == OWN:
         return host.input(entry.widget)
@@ -257,7 +263,7 @@ def _host_input(host: EditorNode, entry: _Entry) -> EditorInput | None:
 
 
 def _new_input(host: EditorNode, node: EditorNode, widget: str) -> EditorInput | None:
-    """Make an input of the subgraph that feeds a widget inside, in place of any wire into it."""
+    """Add an input to the subgraph that feeds a widget inside, replacing any wire into it."""
     target = _inner_input(node, widget) or next((entry for entry in node.inputs if entry.widget == widget), None)
     if target is None or (node.inner is None and widget not in node.widgets.widgets):
         return None
@@ -274,7 +280,7 @@ def _add_input(host: EditorNode, name: str, kind: object, targets: list[tuple[Ed
     inner.inputs.append((unique, kind))
     slot = len(inner.inputs) - 1
     for number, (node, target) in enumerate(targets):
-        # Behind all wires of the file, as ids there are numbers or texts.
+        # A string id sorts after the numeric ids of the editor, so this wire counts as the newest.
         link_id = f"promoted:{slot}:{number}"
         inner.rewire(target, Link(link_id, SUBGRAPH_INPUT, slot, node.id, node.inputs.index(target)))
     for other in inner.hosts:
@@ -284,17 +290,17 @@ def _add_input(host: EditorNode, name: str, kind: object, targets: list[tuple[Ed
 
 
 def _replace_primitive(host: EditorNode, source: str, entries: list[_Entry]) -> None:
-    """A promoted primitive becomes an input of the subgraph that feeds what the primitive has fed."""
+    """Replace a promoted primitive by an input of the subgraph that feeds the same widgets."""
     assert host.inner is not None
     primitive = host.inner.by_id[source]
     targets = list(host.inner.fed_by(source, 0))
     kind = primitive.outputs[0] if primitive.outputs else "*"
-    fits = all("*" in (kind, entry.type) or kind == entry.type for _, entry in targets)
-    if not targets or not fits or any(entry.widget != entries[0].widget for entry in entries):
+    compatible = all("*" in (kind, entry.type) or kind == entry.type for _, entry in targets)
+    if not targets or not compatible or any(entry.widget != entries[0].widget for entry in entries):
         return
     title = primitive.saved.get("title")
     name = title if isinstance(title, str) and title not in ("", PRIMITIVE, "Primitive") else entries[0].widget
-    made = _add_input(host, name, kind, targets)
+    added = _add_input(host, name, kind, targets)
     value = next((entry.value for entry in entries if entry.value), [])
-    if made.promoted is not None and value:
-        made.value = value[0]
+    if added.promoted is not None and value:
+        added.value = value[0]

@@ -1,8 +1,8 @@
 """Prompts such as `a {red|blue} fox // a comment`, resolved as the editor does when it queues a workflow.
 
-The rules are those of comfyui-frontend-package 1.58.1 (`Comfy.DynamicPrompts`): only the own text of a widget that is
-declared with `dynamicPrompts` is resolved, not what a wire or a subgraph's node gives. The editor chooses at random; here
-a seed does, so that a workflow gives the same picture each time.
+Source: `Comfy.DynamicPrompts` of comfyui-frontend-package 1.58.1. Only the text of a widget declared with
+`dynamicPrompts` is resolved, not a text from a wire or from the node of a subgraph. The editor chooses at random. Here
+a seed decides, so that a workflow is reproducible.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..registry.schema import Schemas
 from ..registry.widgets import SEED_NAMES
 
 SEED_HELP = (
-    "decides between the {a|b} of prompts (default: the first seed of the workflow); pictures keep their own seeds"
+    "seed of the choices {a|b} in prompts (default: the first seed of the workflow); seeds of nodes do not change"
 )
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n\r\u2028\u2029]*", re.DOTALL)
@@ -30,12 +30,12 @@ _MAX_DEPTH = 100
 
 
 def is_dynamic(kind: object, options: Mapping[str, object]) -> bool:
-    """Whether the editor resolves what stands in a widget of this type and these options."""
+    """Return whether the editor resolves the text of a widget with this type and these options."""
     return kind == "STRING" and options.get("dynamicPrompts") is True
 
 
 def resolve(text: str, generator: random.Random, depth: int = 0) -> str:
-    r"""The text with C-style comments left out, one option of each `{a|b}` taken, and `\{`, `\|` and `\}` unescaped.
+    r"""Remove C-style comments, choose one option of each `{a|b}`, and unescape `\{`, `\|` and `\}`.
 
     Raises:
         UniWorldError: choices are nested too deeply.
@@ -54,7 +54,7 @@ def resolve(text: str, generator: random.Random, depth: int = 0) -> str:
 
 
 def _options(tokens: Iterator[str]) -> list[str]:
-    """The options of a choice whose opening brace has been read, up to its closing brace or the end."""
+    """Read the options of a choice after its opening brace, up to its closing brace or the end of the text."""
     options: list[list[str]] = [[]]
     depth = 0
     for token in tokens:
@@ -70,11 +70,11 @@ def _options(tokens: Iterator[str]) -> list[str]:
 
 @dataclass
 class PromptChoices:
-    """The texts of a workflow that are resolved when it runs.
+    """The texts of a workflow to resolve before it runs.
 
     Attributes:
-        places: nodes by their ids in API form, and inputs.
-        seed: what decides; None for the first seed of the workflow.
+        places: ids of nodes in API form, and names of their inputs.
+        seed: the seed of the choices; None for the first seed of the workflow.
     """
 
     places: set[tuple[str, str]] = field(default_factory=set)
@@ -83,11 +83,11 @@ class PromptChoices:
     def copied(self) -> PromptChoices:
         return PromptChoices(set(self.places), self.seed)
 
-    def resolve(self, prompt: dict[str, Any], registry: Registry) -> list[Resolved]:
-        """Resolve the texts of a workflow in API form; gives those that have changed.
+    def resolve(self, prompt: dict[str, Any], registry: Registry) -> list[ResolvedText]:
+        """Resolve the texts of a workflow in API form in place, and return those that changed.
 
         Raises:
-            UniWorldError: a text cannot be resolved; the sentence names node and input.
+            UniWorldError: a text cannot be resolved; the message names node and input.
         """
         seed = first_seed(prompt, registry) if self.seed is None else self.seed
         changed = []
@@ -96,7 +96,7 @@ class PromptChoices:
                 if (node_id, name) not in self.places or not isinstance(text, str):
                     continue
                 try:
-                    # Each place has its own dice, so that no prompt changes with another one.
+                    # Each place has its own generator, so that editing one prompt does not change another.
                     chosen = resolve(text, random.Random(f"{seed} {node_id} {name}"))
                 except UniWorldError as error:
                     raise UniWorldError(
@@ -104,13 +104,13 @@ class PromptChoices:
                     ) from error
                 if chosen != text:
                     node["inputs"][name] = chosen
-                    changed.append(Resolved(node_id, node["class_type"], name, chosen, seed))
+                    changed.append(ResolvedText(node_id, node["class_type"], name, chosen, seed))
         return changed
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """A text that was resolved to `text`."""
+class ResolvedText:
+    """A text after its comments and choices were resolved."""
 
     node_id: str
     class_type: str
@@ -121,11 +121,13 @@ class Resolved:
     @property
     def note(self) -> str:
         label = node_label(self.node_id, self.class_type)
-        return f"{label}: '{self.name}' is {shown(self.text, 300)} (its comments and choices resolved by seed {self.seed})."
+        return (
+            f"{label}: '{self.name}' is {shown(self.text, 300)} (choices and comments resolved with seed {self.seed})."
+        )
 
 
 def first_seed(prompt: dict[str, Any], registry: Registry) -> int:
-    """The value of the first seed widget of a workflow in API form, 0 if it has none."""
+    """Return the value of the first seed widget of a workflow in API form; 0 if there is none."""
     schemas = Schemas(registry.classes)
     for node in prompt.values():
         if node.get("class_type") not in registry.classes:

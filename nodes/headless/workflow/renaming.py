@@ -1,4 +1,4 @@
-"""Old class ids in workflows and prompts, replaced by the ids of the nodes that took their place."""
+"""Replace renamed class ids in workflows and prompts by the current ones."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ..registry.registry import Registry
 
 
 def rename_in_prompt(prompt: object, registry: Registry) -> Any:
-    """The prompt (API form) with current class ids; the same object if there is nothing to replace or it is no prompt."""
+    """Return a prompt (API form) with current class ids; the same object if nothing changes or it is not a dict."""
     if not isinstance(prompt, dict) or not any(_has_old(node, "class_type") for node in prompt.values()):
         return prompt
     return {node_id: _renamed(node, "class_type", registry) for node_id, node in prompt.items()}
 
 
 def rename_in_graph(graph: dict[str, object], registry: Registry) -> dict[str, object]:
-    """The graph (editor form) with current class ids, those inside subgraphs too, whose definitions may be nested."""
+    """Return a graph (editor form) with current class ids, including those in subgraphs and nested definitions."""
     renamed = _with_nodes(graph, registry)
     definitions = graph.get("definitions")
     if not isinstance(definitions, dict) or not isinstance(definitions.get("subgraphs"), list):

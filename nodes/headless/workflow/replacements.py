@@ -1,7 +1,7 @@
-"""Tokens in file names, such as `%Sampler.seed%` and `%date:yyyy-MM-dd%`, filled in as the editor does when it queues.
+"""Tokens in file names, such as `%Sampler.seed%` and `%date:yyyy-MM-dd%`, replaced as the editor does on queueing.
 
-A node is found by its property "Node name for S&R", and if none has that name, by its title, among all nodes of the
-graph: also muted ones, primitives, notes, and those in subgraphs.
+A node is found by its property "Node name for S&R" or, if no node has that name, by its title. All nodes of the graph
+count, including muted ones, primitives, notes, and those in subgraphs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .editor_nodes import NOTES, EditorNode, EditorNodes
 
 NAME_PROPERTY = "Node name for S&R"
 PREFIX_INPUT = "filename_prefix"
-# The classes in whose `filename_prefix` the editor fills in tokens.
+# The classes in whose `filename_prefix` the editor replaces tokens.
 SAVE_CLASSES = frozenset(
     {
         "SaveImage", "SaveImageAdvanced", "SaveSVGNode", "SaveVideo", "SaveAnimatedWEBP", "SaveWEBM", "SaveAudio",
@@ -31,11 +31,12 @@ _DATE_PARTS = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyy?y?")
 
 
 @dataclass
-class Named:
-    """A node that a token may name.
+class NamedNode:
+    """A node that a token may refer to.
 
     Attributes:
-        values: what its widgets hold, by name.
+        name: its property "Node name for S&R".
+        values: values of its widgets by name.
     """
 
     name: str | None
@@ -45,38 +46,39 @@ class Named:
 
 @dataclass
 class Replacements:
-    """What the tokens of a workflow stand for.
+    """The values of the tokens of a workflow.
 
     Attributes:
-        nodes: in the editor's order; the first that fits a token is meant.
-        by_id: the same by the ids of the API form; several ids for a node in a subgraph that is used several times.
-        prefixes: ids of the nodes whose file names are filled in.
+        nodes: in the editor's order; a token refers to the first node that matches.
+        by_id: the same nodes by id in API form. A node in a subgraph that is used several times has several ids.
+        prefixes: ids of the nodes whose file names contain tokens to replace.
     """
 
-    nodes: list[Named] = field(default_factory=list)
-    by_id: dict[str, Named] = field(default_factory=dict)
+    nodes: list[NamedNode] = field(default_factory=list)
+    by_id: dict[str, NamedNode] = field(default_factory=dict)
     prefixes: set[str] = field(default_factory=set)
 
     def copied(self) -> Replacements:
-        """A copy whose values can be set without changing these."""
-        copies = {id(node): Named(node.name, node.title, dict(node.values)) for node in self.nodes}
+        """Return a copy whose values can be set independently."""
+        copies = {id(node): NamedNode(node.name, node.title, dict(node.values)) for node in self.nodes}
         nodes = [copies[id(node)] for node in self.nodes]
         return Replacements(nodes, {key: copies[id(node)] for key, node in self.by_id.items()}, set(self.prefixes))
 
     def set(self, full_id: str, name: str, value: object) -> None:
+        """Set the value of a node's widget, if the node is known."""
         if full_id in self.by_id:
             self.by_id[full_id].values[name] = value
 
-    def fill_in(self, prompt: dict[str, Any], now: datetime) -> None:
-        """Fill in the file names of a workflow in API form."""
+    def apply(self, prompt: dict[str, Any], now: datetime) -> None:
+        """Replace the tokens in the file names of a workflow in API form, in place."""
         for full_id in self.prefixes:
             inputs = prompt[full_id]["inputs"]
             if isinstance(inputs.get(PREFIX_INPUT), str):
-                inputs[PREFIX_INPUT] = replaced(inputs[PREFIX_INPUT], self.nodes, now)
+                inputs[PREFIX_INPUT] = replace_tokens(inputs[PREFIX_INPUT], self.nodes, now)
 
 
-def all_named(nodes: EditorNodes) -> Iterator[tuple[EditorNode, Named]]:
-    """The nodes of a graph and of its subgraphs, what is inside a subgraph before the node that opens it."""
+def named_nodes(nodes: EditorNodes) -> Iterator[tuple[EditorNode, NamedNode]]:
+    """Yield the nodes of a graph and of its subgraphs; nodes inside a subgraph come before the node that opens it."""
     pending: list[tuple[Iterator[EditorNode], EditorNode | None]] = [(iter(nodes.by_id.values()), None)]
     while pending:
         here, host = pending[-1]
@@ -91,11 +93,11 @@ def all_named(nodes: EditorNodes) -> Iterator[tuple[EditorNode, Named]]:
             yield node, _named(node)
 
 
-def _named(node: EditorNode) -> Named:
+def _named(node: EditorNode) -> NamedNode:
     name = node.properties.get(NAME_PROPERTY)
     if NAME_PROPERTY not in node.properties and node.info is not None and node.type not in SAVE_CLASSES:
         name = node.type
-    return Named(name if isinstance(name, str) else None, node.title, _values(node))
+    return NamedNode(name if isinstance(name, str) else None, node.title, _values(node))
 
 
 def _values(node: EditorNode) -> dict[str, object]:
@@ -107,8 +109,8 @@ def _values(node: EditorNode) -> dict[str, object]:
     return node.widgets.values
 
 
-def replaced(text: str, nodes: list[Named], now: datetime) -> str:
-    """The text with its tokens filled in; what names nothing stays as it is."""
+def replace_tokens(text: str, nodes: list[NamedNode], now: datetime) -> str:
+    """Replace the tokens of a text; unknown ones are kept."""
 
     def fill(match: re.Match[str]) -> str:
         name, *rest = match[1].split(".")

@@ -1,8 +1,7 @@
-"""Which widget each value in a saved node's `widgets_values` belongs to.
+"""Assign the values in a saved node's `widgets_values` to its widgets.
 
-The editor saves values by position, so that a value is right only if the positions are counted as the editor that
-saved them did. What it counted has changed with its versions; every way known is tried, and a list that fits none is
-refused, as values in the wrong inputs would be worse than no run.
+The editor saves values by position, and which widgets have a position has changed between its versions. All known
+layouts are tried. A list that matches none is an error, because values in the wrong inputs are worse than no run.
 """
 
 from __future__ import annotations
@@ -14,21 +13,21 @@ from dataclasses import dataclass, field, replace
 from ....uniworld_core.errors import UniWorldError
 from ..registry.widgets import Spec, Widget
 
-# What these hold comes from the page itself.
+# The editor does not restore these: their values come from the page itself.
 _NOT_RESTORED = frozenset({"WEBCAM", "AUDIO_RECORD", "COMFY_BRANCH_INPUT_NAMES"})
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One way of ordering the values; the defaults are those of the current editor.
+    """A layout of the saved values; the defaults describe the current editor.
 
     Attributes:
-        dummies: a value for each widget that `forceInput` prevents (editors before 1.16).
-        any_dummy: a value for each `forceInput` input whatever its type, as the editor's own migration counts.
-        sockets: no value for optional inputs with `defaultInput` (editors from 1.16 until this was fixed in 2026).
-        helpers: False if there are no values of helpers (editors of 2023, and programs that write workflows).
+        dummies: there is a value for each widget that `forceInput` prevents (editors before 1.16).
+        any_dummy: there is a value for each `forceInput` input of any type, as the editor's own migration assumes.
+        sockets: there is no value for optional inputs with `defaultInput` (editors from 1.16 until a fix in 2026).
+        helpers: there are values of helpers; False for editors of 2023 and for programs that write workflows.
         early_button: the upload button precedes the optional inputs (editors without `input_order`).
-        holes: a place for each widget that is not saved.
+        holes: there is a position for each widget that is not saved.
     """
 
     dummies: bool = False
@@ -40,72 +39,72 @@ class Layout:
 
 
 @dataclass
-class Values:
-    """The widgets of a node and what they hold.
+class WidgetValues:
+    """The widgets of a node and their values.
 
     Attributes:
         widgets: by name, in the editor's order.
-        values: by name; a widget whose value was not saved has its first one.
-        positions: the index in `widgets_values` of each value that was saved by position.
-        count: how many values a list should have.
-        strange: how many values are implausible for their widgets.
-        helped: whether there are values at the places of helpers, all of them such as helpers have.
-        doubtful: how many values at the places of helpers are implausible.
+        values: by name; a widget without a saved value has its initial one.
+        positions: index in `widgets_values` of each value saved by position.
+        count: number of values that a list should have.
+        implausible: number of values that are implausible for their widget.
+        implausible_helpers: number of implausible values at the positions of helpers.
+        has_helpers: whether there are values at the positions of helpers and all of them are plausible.
     """
 
     widgets: dict[str, Widget] = field(default_factory=dict)
     values: dict[str, object] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
     count: int = 0
-    strange: int = 0
-    helped: bool = False
-    doubtful: int = 0
+    implausible: int = 0
+    implausible_helpers: int = 0
+    has_helpers: bool = False
 
 
-def read_values(specs: list[Spec], saved: object, named: object = None, previews: bool = False) -> Values:
-    """The widgets of a node with these inputs, and their values.
+def read_values(specs: list[Spec], saved: object, named: object = None, previews: bool = False) -> WidgetValues:
+    """Return the widgets of a node with these inputs, and their values.
 
     Args:
-        specs: as `input_specs` gives them.
-        saved: its `widgets_values`: a list by position, or an object by name.
-        named: its `widgets_values_named`, which newer editors save too. It decides where the list does not fit.
-        previews: whether it is a node that shows pictures, whose preview some editors saved as one more empty value.
+        specs: the inputs, from `input_specs`.
+        saved: the node's `widgets_values`: a list by position, or an object by name.
+        named: the node's `widgets_values_named`, which newer editors also save; used if the list matches no layout.
+        previews: whether the node shows pictures. Some editors saved its preview as an additional empty value.
 
     Raises:
-        UniWorldError: the list fits in no known way; the sentence has no subject, for the caller to put before it.
+        UniWorldError: the list matches no known layout. The message has no subject; the caller prepends the node.
     """
     if isinstance(saved, list) and saved:
-        found = _best(specs, saved)
+        found = _best_fit(specs, saved)
         if found is None and previews and len(saved) > 1 and saved[-1] in ("", None):
-            found = _best(specs, saved[:-1])
+            found = _best_fit(specs, saved[:-1])
         if found is not None:
-            return _settled(found)
+            return _coerced(found)
         if not isinstance(named, dict):
-            raise UniWorldError(_misfit(specs, saved))
+            raise UniWorldError(_mismatch(specs, saved))
     by_name = next((one for one in (saved, named) if isinstance(one, dict)), {})
-    return _settled(_walk(specs, [], Layout(), by_name))
+    return _coerced(_assign(specs, [], Layout(), by_name))
 
 
 def shows_pictures(info: Mapping[str, object], specs: list[Spec]) -> bool:
-    """Whether a node shows pictures: those that it saves, or the one that was uploaded."""
+    """Return whether a node shows pictures: those that it saves, or an uploaded one."""
     return bool(info.get("output_node")) or any(spec.name == "upload" for spec in specs)
 
 
-def _best(specs: list[Spec], saved: list[object]) -> Values | None:
-    """The reading in which the list fits, preferably today's editor's, unless its values contradict it."""
-    plain = _walk(specs, saved, Layout())
-    # A node without widgets may have been saved with some that the editor added by itself.
-    if not plain.count or (plain.count == len(saved) and not plain.strange):
-        return plain
+def _best_fit(specs: list[Spec], saved: list[object]) -> WidgetValues | None:
+    """Return the values by the layout that matches: the current editor's, unless another one is more plausible."""
+    current = _assign(specs, saved, Layout())
+    # Values of a node without widgets belong to widgets that the editor added itself.
+    if not current.count or (current.count == len(saved) and not current.implausible):
+        return current
     fitting = []
     for layout in _layouts(specs):
-        found = _walk(specs, saved, layout)
-        # A list that is cut short must not pass for one without helpers.
-        certain = layout.helpers or (not found.strange and not plain.helped)
+        found = _assign(specs, saved, layout)
+        # A truncated list must not be mistaken for one without helpers.
+        certain = layout.helpers or (not found.implausible and not current.has_helpers)
         if found.count == len(saved) and certain:
             fitting.append(found)
-    best = min(fitting, key=lambda found: found.strange, default=None)
-    return best if best is None or best.strange == 0 else fitting[0]
+    best = min(fitting, key=lambda found: found.implausible, default=None)
+    return best if best is None or best.implausible == 0 else fitting[0]
 
 
 def _layouts(specs: list[Spec]) -> list[Layout]:
@@ -126,20 +125,20 @@ def _may_be_socket(spec: Spec) -> bool:
     return spec.has_widget and spec.optional and bool(spec.options.get("defaultInput"))
 
 
-def _walk(
+def _assign(
     specs: list[Spec], saved: list[object], layout: Layout, by_name: Mapping[str, object] | None = None
-) -> Values:
-    """Go through the widgets and the values together; `count` of what it gives is how many values there should be."""
-    found = Values()
+) -> WidgetValues:
+    """Assign saved values to widgets according to a layout, without checking that their number matches."""
+    found = WidgetValues()
     pending = list(reversed(_early_button(specs) if layout.early_button else specs))
     while pending:
         spec = pending.pop()
         if not spec.has_widget:
             found.count += _dummies(spec, layout)
             continue
-        taken = not (layout.sockets and _may_be_socket(spec))
+        in_list = not (layout.sockets and _may_be_socket(spec))
         for widget in spec.widgets:
-            _place(found, widget, saved, taken and (widget.saved or layout.holes) and _counts(widget, layout))
+            _place(found, widget, saved, in_list and (widget.saved or layout.holes) and _counts(widget, layout))
             if by_name is not None and widget.name in by_name and not widget.helper:
                 found.values[widget.name] = by_name[widget.name]
         pending += reversed(spec.nested_inputs(found.values[spec.name]))
@@ -151,6 +150,7 @@ def _counts(widget: Widget, layout: Layout) -> bool:
 
 
 def _dummies(spec: Spec, layout: Layout) -> int:
+    """Return the number of dummy values of an input without a widget."""
     if not spec.forced:
         return 0
     if spec.widget_kind:
@@ -158,21 +158,21 @@ def _dummies(spec: Spec, layout: Layout) -> int:
     return int(layout.any_dummy)
 
 
-def _place(found: Values, widget: Widget, saved: list[object], takes_place: bool) -> None:
+def _place(found: WidgetValues, widget: Widget, saved: list[object], has_position: bool) -> None:
     found.widgets[widget.name] = widget
     found.values[widget.name] = widget.default
-    if not takes_place:
+    if not has_position:
         return
     if found.count < len(saved):
         value = saved[found.count]
         if widget.saved and widget.kind not in _NOT_RESTORED:
             found.values[widget.name] = value
             found.positions[widget.name] = found.count
-        likely = widget.accepts(value) if widget.saved else value is None
-        found.strange += not likely
+        plausible = widget.accepts(value) if widget.saved else value is None
+        found.implausible += not plausible
         if widget.helper:
-            found.doubtful += not likely
-            found.helped = not found.doubtful
+            found.implausible_helpers += not plausible
+            found.has_helpers = not found.implausible_helpers
     found.count += 1
 
 
@@ -181,17 +181,17 @@ def _early_button(specs: list[Spec]) -> list[Spec]:
     return [*required, *(spec for spec in specs if spec.name == "upload"), *(spec for spec in specs if spec.optional)]
 
 
-def _settled(found: Values) -> Values:
+def _coerced(found: WidgetValues) -> WidgetValues:
     found.values = {name: found.widgets[name].coerce(value) for name, value in found.values.items()}
     return found
 
 
-def _misfit(specs: list[Spec], saved: list[object]) -> str:
-    plain = _walk(specs, saved, Layout())
-    names = ", ".join(name for name, widget in plain.widgets.items() if widget.saved)
+def _mismatch(specs: list[Spec], saved: list[object]) -> str:
+    current = _assign(specs, saved, Layout())
+    names = ", ".join(name for name, widget in current.widgets.items() if widget.saved)
     counted = "1 value is" if len(saved) == 1 else f"{len(saved)} values are"
-    widgets = "1 widget" if plain.count == 1 else f"{plain.count} widgets"
+    widgets = "1 widget" if current.count == 1 else f"{current.count} widgets"
     return (
-        f"{counted} saved, but the node has {widgets} ({names}), so it is not known which value belongs to "
+        f"{counted} saved, but the node has {widgets} ({names}), so it is unclear which value belongs to "
         "which input. Open the workflow in the editor, correct the values of this node, and save the workflow again."
     )

@@ -1,7 +1,7 @@
-"""The workflows that come with the package: their short names, files, titles and descriptions.
+"""The workflows shipped with the package: their short names, files, titles and descriptions.
 
-ComfyUI shows a pack's templates by the names of their files, so these are made for people ("1 Edit a picture"). Command
-lines and addresses use the short name that each workflow carries in its `extra`.
+ComfyUI lists the templates of a pack by file name, so the names are readable ("1 Edit a picture"). Commands and URLs use
+the short name in the `extra` of each workflow.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ SHIPPED = PACKAGE_ROOT / "workflows"
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """One workflow of the package.
+class ShippedWorkflow:
+    """A workflow of the package.
 
     Attributes:
         name: the short name, such as `edit`.
-        file: its editor form; a thumbnail has the same name with the suffix .jpg.
+        file: its editor form; the thumbnail has the same name with the suffix .jpg.
     """
 
     name: str
@@ -33,15 +33,15 @@ class Shipped:
 
 
 @cache
-def shipped(folder: Path = SHIPPED) -> dict[str, Shipped]:
-    """The workflows of a folder by short name, in the order of their files."""
+def shipped(folder: Path = SHIPPED) -> dict[str, ShippedWorkflow]:
+    """Return the workflows of a folder by short name, in the order of their file names."""
     found = (_read(file) for file in sorted(folder.glob("*.json")))
     return {one.name: one for one in found}
 
 
-def _read(file: Path) -> Shipped:
+def _read(file: Path) -> ShippedWorkflow:
     extra = json.loads(file.read_text(encoding="utf-8")).get("extra") or {}
     about = extra.get("uniworld") or {}
     title = about.get("title", file.stem)
     tags = tuple(about.get("tags", ()))
-    return Shipped(about.get("name", file.stem), file, title, about.get("description", title), tags)
+    return ShippedWorkflow(about.get("name", file.stem), file, title, about.get("description", title), tags)

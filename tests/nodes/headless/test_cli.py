@@ -121,7 +121,7 @@ def test_a_value_is_set_beside_slots_that_are_none(command, write):
 
 def test_an_ambiguous_name_is_told_with_the_ids(command, write):
     prompt = {**SUM, "4": node("Number", value=1)}
-    assert "could be any of the nodes 1, 4" in command("run", write(prompt), "--set", "Number.value=6")[2]
+    assert "matches the nodes 1, 4" in command("run", write(prompt), "--set", "Number.value=6")[2]
 
 
 def test_image_loads_a_picture_from_anywhere(command, write, tmp_path):
@@ -341,13 +341,13 @@ def test_what_is_no_workflow_is_exit_code_2(command, write, verb, content):
 
 def test_a_file_that_is_no_text(command, tmp_path):
     (tmp_path / "w.json").write_bytes(b"\xff\xfe\x80\x81" * 10)
-    assert "no text in UTF-8" in command("run", "w.json")[2]
+    assert "not UTF-8 text" in command("run", "w.json")[2]
 
 
 def test_a_huge_file_is_refused_unread(command, tmp_path):
     with (tmp_path / "w.json").open("wb") as file:
         file.truncate(workflow_file.MAX_BYTES + 1)
-    assert "too large for a workflow" in command("run", "w.json")[2]
+    assert "is larger than 64 MiB" in command("run", "w.json")[2]
 
 
 def test_a_missing_file_is_told_with_the_shipped_ones(command, tmp_path, monkeypatch):

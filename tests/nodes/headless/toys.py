@@ -1,4 +1,4 @@
-"""A node pack for the tests: small nodes that show one rule each."""
+"""A node pack for the tests: small nodes, each for one rule."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Hidden:
 
 
 class Switch:
-    """Needs one of its two lazy inputs."""
+    """Requests one of its two lazy inputs."""
 
     RETURN_TYPES = ("INT",)
     FUNCTION = "run"
@@ -150,17 +150,17 @@ class Checked(Number):
 
 
 class AnyTyped(Number):
-    """Takes every type of link, and checks it itself."""
+    """Accepts links of every type, and checks the type itself."""
 
     OUTPUT_NODE = True
 
     @classmethod
     def VALIDATE_INPUTS(cls, input_types: dict[str, str]) -> bool | str:
-        return True if input_types.get("value", "INT") in ("INT", "STRING") else "only INT and STRING will do."
+        return True if input_types.get("value", "INT") in ("INT", "STRING") else "only INT and STRING are allowed."
 
 
 class Knowing(Number):
-    """Knows its own id before it runs, and refuses to be node 13."""
+    """Receives its own id before it runs, and rejects the id 13."""
 
     OUTPUT_NODE = True
 
@@ -193,7 +193,7 @@ class Failing:
 
 
 class Strange:
-    """Returns what is not of the V1 form."""
+    """Returns values that do not have the form of V1 nodes."""
 
     RETURN_TYPES = ("INT",)
     FUNCTION = "run"
@@ -221,7 +221,7 @@ class Blocker:
 
 
 class Slow:
-    """Takes steps of 20 ms, reports them, and can be interrupted, as the sampler."""
+    """Takes steps of 20 ms, reports them, and can be interrupted, like the sampler."""
 
     RETURN_TYPES = ("INT",)
     FUNCTION = "run"

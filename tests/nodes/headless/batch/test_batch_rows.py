@@ -137,7 +137,7 @@ def test_rows_are_checked_against_the_workflow_and_equal_problems_are_grouped(re
     assert len(problems) == 6
     assert any(problem.startswith("Lines 2, 4: There is no node 'Nobody'") for problem in problems)
     assert "Line 1: Node 1 (Number): " in problems[0]
-    assert "Line 6: Node 1 (Number): 'many' is no value for 'value', which takes a whole number." in problems
+    assert "Line 6: Node 1 (Number): 'many' is not a value for 'value', which takes a whole number." in problems
 
 
 def test_a_problem_of_the_workflow_itself_is_reported_once(read, registry, tmp_path):

@@ -169,7 +169,7 @@ def test_a_node_whose_check_receives_input_types_accepts_any_type(registry):
     good = {"1": node("PrimitiveString", value="x"), "2": node("AnyTyped", value=["1", 0])}
     assert not validate_prompt(good, registry).problems
     bad = {"1": node("PrimitiveBoolean", value=True), "2": node("AnyTyped", value=["1", 0])}
-    assert "only INT and STRING" in one(registry, bad, "custom_validation_failed")
+    assert "only INT and STRING are allowed" in one(registry, bad, "custom_validation_failed")
 
 
 def test_valid_outputs_may_run_even_if_others_are_invalid(registry):

@@ -1,16 +1,16 @@
-"""Editor form becomes the API form that the editor itself would queue, and comfy-cli's converter agrees.
+"""Editor form is converted to the API form that the editor itself queues; comfy-cli's converter agrees.
 
-Where the two cannot agree, the test says so:
-- comfy-cli reads top-level links of schema 1.0 (objects) as no links at all;
-- behind a bypassed node, the editor looks at the type of the input that is fed, comfy-cli at the bypassed output's, and
-  as a last resort it takes any linked input, which the editor does not;
-- a primitive's value goes into the widgets it feeds when the editor queues, while comfy-cli takes the saved value of the
-  widget, which is the same in any workflow that the editor saved;
-- a widget that is wired to a muted node has its own value in the editor, and none in comfy-cli;
-- the names of packs (`cnr_id`) are left out by comfy-cli;
-- widgets without a declared default, and the upload button before optional widgets, are filled in by the editor's rules.
+The tests use `ours` instead of `both` where comfy-cli differs from the editor:
+- comfy-cli ignores top-level links of schema 1.0 (objects);
+- after a bypassed node, the editor compares types with the input that is fed. comfy-cli compares them with the bypassed
+  output, and finally accepts any linked input;
+- when the editor queues a workflow, a primitive writes its value into the widgets that it feeds. comfy-cli takes the
+  saved value of the widget, which is the same in any workflow that the editor saved;
+- a widget that is wired to a muted node keeps its own value in the editor, and has none in comfy-cli;
+- comfy-cli omits the names of packs (`cnr_id`);
+- widgets without a declared default, and an upload button before optional widgets, follow the editor's rules.
 
-`tests/browser/test_conversion.py` asks the editor itself.
+`tests/browser/test_conversion.py` compares with the editor itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def by_comfy_cli(workflow: dict[str, Any], registry) -> dict[str, Any]:
 def ours(workflow: dict[str, Any], registry) -> dict[str, Any]:
     before = copy.deepcopy(workflow)
     prompt = convert(workflow, lambda name: registry.info(name) if name in registry.classes else None)
-    assert workflow == before, "the graph is left as it was"
+    assert workflow == before, "the graph must not change"
     return prompt
 
 
@@ -61,7 +61,7 @@ def graph(registry):
 ALL_OPTIONS = ["t", 7, "randomize", 0.25, False, "b", "y", 5, "fixed", "end"]
 
 
-def test_widget_values_go_by_position_past_the_helpers(graph, registry):
+def test_widget_values_are_assigned_by_position_skipping_helpers(graph, registry):
     graph.add("Options", ALL_OPTIONS, title="Mine")
     assert both(graph.save(), registry) == {
         "1": {
@@ -75,7 +75,7 @@ def test_widget_values_go_by_position_past_the_helpers(graph, registry):
     }  # fmt: skip
 
 
-def test_values_without_the_helpers_are_understood_too(registry):
+def test_values_without_helpers_are_assigned_too(registry):
     specs = input_specs(registry.info("Options"))
     without = read_values(specs, ["t", 7, 0.25, False, "b", "y", 5, "end"])
     assert (without.values["tail"], without.positions["strength"]) == ("end", 2)
@@ -83,7 +83,7 @@ def test_values_without_the_helpers_are_understood_too(registry):
 
 
 @pytest.mark.parametrize("saved", [None, []])
-def test_values_that_were_not_saved_are_the_widgets_defaults(graph, registry, saved):
+def test_missing_values_are_the_defaults_of_the_widgets(graph, registry, saved):
     graph.add("Options", saved)
     assert ours(graph.save(), registry)["1"]["inputs"] == {
         "text": "hello", "seed": 0, "strength": 0.5, "on": True, "old_choice": "a", "new_choice": "x", "count": 3,
@@ -106,7 +106,7 @@ def test_values_saved_by_name(graph, registry):
     assert ours(graph.save(), registry)["1"]["inputs"] == values
 
 
-def test_the_upload_button_takes_a_place(graph, registry):
+def test_the_upload_button_has_a_position(graph, registry):
     graph.add("LoadImage", ["cat.png", "image"])
     graph.add("LoadImageMask", ["cat.png", "red", "image"])
     prompt = both(graph.save(), registry)
@@ -115,7 +115,7 @@ def test_the_upload_button_takes_a_place(graph, registry):
     assert prompt["2"]["_meta"] == {"title": "Load Image (as Mask)"}
 
 
-def test_a_link_takes_the_place_of_its_widgets_value(graph, registry):
+def test_a_link_replaces_the_value_of_its_widget(graph, registry):
     number, total = graph.add("Number", [4]), graph.add("Add", [1, 2, 3])
     graph.link(number, 0, total, "b")
     assert both(graph.save(), registry)["2"]["inputs"] == {"a": 1, "b": ["1", 0], "c": 3}
@@ -127,7 +127,7 @@ def test_both_schemas_are_read(graph, registry):
     assert ours(graph.save(schema=1), registry) == both(graph.save(), registry)
 
 
-def test_a_list_as_a_value_is_no_link(graph, registry):
+def test_a_list_as_a_value_is_wrapped(graph, registry):
     graph.add("Options", [["a", 0], *ALL_OPTIONS[1:]])
     assert both(graph.save(), registry)["1"]["inputs"]["text"] == {"__value__": ["a", 0]}
 
@@ -136,7 +136,7 @@ def reroute(graph) -> dict[str, Any]:
     return graph.add("Reroute", None, [{"name": "", "type": "*", "link": None}], [{"name": "", "type": "*"}])
 
 
-def test_reroutes_are_seen_through(graph, registry):
+def test_reroutes_are_followed(graph, registry):
     number, first, second, show = graph.add("Number", [4]), reroute(graph), reroute(graph), graph.add("Show")
     graph.link(number, 0, first, 0)
     graph.link(first, 0, second, 0)
@@ -155,16 +155,16 @@ def test_long_chains_of_reroutes_do_not_exhaust_the_stack(graph, registry):
     assert ours(graph.save(), registry)[str(show["id"])]["inputs"] == {"value": ["1", 0]}
 
 
-def test_a_circle_of_reroutes_is_named(graph, registry):
+def test_a_loop_of_reroutes_is_an_error(graph, registry):
     first, second, show = reroute(graph), reroute(graph), graph.add("Show")
     graph.link(first, 0, second, 0)
     graph.link(second, 0, first, 0)
     graph.link(second, 0, show, "value")
-    with pytest.raises(ValueError, match="run in a circle"):
+    with pytest.raises(ValueError, match="form a loop"):
         ours(graph.save(), registry)
 
 
-def test_a_primitive_gives_its_value_to_all_it_feeds(graph, registry):
+def test_a_primitive_writes_its_value_into_all_its_targets(graph, registry):
     primitive = graph.add("PrimitiveNode", [9, "fixed"], [], [{"name": "INT", "type": "INT"}])
     first, second, between = graph.add("Number", [1]), graph.add("Add", [1, 2, 3]), reroute(graph)
     graph.link(primitive, 0, first, "value")
@@ -173,13 +173,13 @@ def test_a_primitive_gives_its_value_to_all_it_feeds(graph, registry):
     prompt = ours(graph.save(), registry)
     assert set(prompt) == {"2", "3"}
     assert prompt["2"]["inputs"] == {"value": 9}
-    assert prompt["3"]["inputs"] == {"a": 1, "b": 2, "c": 3}, "it does not reach through a reroute"
+    assert prompt["3"]["inputs"] == {"a": 1, "b": 2, "c": 3}, "it does not write through a reroute"
     first["widgets_values"] = [9]
     assert both(graph.save(), registry) == prompt
 
 
 @pytest.mark.parametrize("mode", [2, 4])
-def test_a_primitive_gives_its_value_whatever_its_mode(graph, registry, mode):
+def test_a_muted_or_bypassed_primitive_still_writes_its_value(graph, registry, mode):
     primitive = graph.add("PrimitiveNode", [9, "fixed"], [], [{"name": "INT", "type": "INT"}], mode=mode)
     graph.link(primitive, 0, graph.add("Number", [1]), "value")
     assert ours(graph.save(), registry)["2"]["inputs"] == {"value": 9}
@@ -189,7 +189,7 @@ def test_a_primitive_gives_its_value_whatever_its_mode(graph, registry, mode):
     (1e308, "strength", 1), (float("inf"), "strength", float("inf")), (2**70 + 1, "count", 2**70 + 1),
     (1e300, "count", int(1e300)), (2.5, "count", 3),
 ])  # fmt: skip
-def test_a_primitive_holds_large_numbers_as_the_editor_does(graph, registry, value, name, held):
+def test_a_primitive_treats_large_numbers_like_the_editor(graph, registry, value, name, held):
     kind = "FLOAT" if name == "strength" else "INT"
     primitive = graph.add("PrimitiveNode", [value, "fixed"], [], [{"name": kind, "type": kind}])
     graph.link(primitive, 0, graph.add("Options", ALL_OPTIONS), name)
@@ -197,7 +197,7 @@ def test_a_primitive_holds_large_numbers_as_the_editor_does(graph, registry, val
 
 
 @pytest.mark.parametrize("name", ["count", "strength"])
-def test_a_primitive_with_a_number_larger_than_any_is_refused_by_name(graph, registry, name):
+def test_a_primitive_with_a_number_too_large_for_a_float_is_rejected(graph, registry, name):
     kind = "FLOAT" if name == "strength" else "INT"
     primitive = graph.add("PrimitiveNode", [10**400, "fixed"], [], [{"name": kind, "type": kind}])
     graph.link(primitive, 0, graph.add("Options", ALL_OPTIONS), name)
@@ -205,7 +205,7 @@ def test_a_primitive_with_a_number_larger_than_any_is_refused_by_name(graph, reg
         ours(graph.save(), registry)
 
 
-def test_a_primitive_keeps_to_the_range_of_what_it_feeds(graph, registry):
+def test_a_primitive_is_clipped_to_the_range_of_its_target(graph, registry):
     primitive = graph.add("PrimitiveNode", [900, "fixed"], [], [{"name": "INT", "type": "INT"}])
     graph.link(primitive, 0, graph.add("Number", [1]), "value")
     assert ours(graph.save(), registry)["2"]["inputs"] == {"value": 100}
@@ -218,7 +218,7 @@ def test_notes_are_dropped(graph, registry):
     assert set(both(graph.save(), registry)) == {"3"}
 
 
-def test_a_muted_node_goes_and_takes_its_links_along(graph, registry):
+def test_a_muted_node_is_removed_with_its_links(graph, registry):
     number, total, show = graph.add("Number", [4], mode=2), graph.add("Add", [1, 2, 3]), graph.add("Show")
     graph.link(number, 0, total, "b")
     graph.link(total, 0, show, "value")
@@ -230,7 +230,7 @@ def test_a_muted_node_goes_and_takes_its_links_along(graph, registry):
     assert ours(graph.save(), registry)["2"]["inputs"] == {"a": 1, "b": 2, "c": 3}
 
 
-def test_a_bypassed_node_passes_on_what_fits(graph, registry):
+def test_a_bypassed_node_passes_on_an_input_of_the_same_type(graph, registry):
     source = graph.add("LoadImage", ["cat.png", "image"])
     scale = graph.add("ImageScale", ["area", 8, 8, "center"], mode=4)
     save = graph.add("SaveImage", ["x"])
@@ -250,11 +250,11 @@ def test_bypassed_nodes_in_a_row(graph, registry, wired, value):
     graph.link(first, 0, between, 0)
     graph.link(between, 0, second, "a")
     graph.link(second, 0, show, "value")
-    # By slot, output 0 meets input 0; if that is not wired in the first node, the editor passes nothing on.
+    # Output 0 is replaced by input 0, as their types match; if that input is not wired, the editor passes nothing on.
     assert list(ours(graph.save(), registry)[str(show["id"])]["inputs"].values()) == value
 
 
-def test_a_bypassed_node_without_a_fitting_input_passes_nothing(graph, registry):
+def test_a_bypassed_node_without_a_matching_input_passes_nothing(graph, registry):
     number, mask = graph.add("Number", [4]), graph.add("Options", ALL_OPTIONS, mode=4)
     image = graph.add("MaskToImage", mode=4)
     show, total = graph.add("SaveImage", ["x"]), graph.add("Add", [1, 2, 3])
@@ -320,7 +320,7 @@ def test_subgraphs_in_subgraphs(graph, registry):
     }  # fmt: skip
 
 
-def test_a_bypassed_subgraph_passes_on_what_fits(graph, registry):
+def test_a_bypassed_subgraph_passes_on_an_input_of_the_same_type(graph, registry):
     inner = part(registry)
     source, use, show = graph.add("Number", [1]), graph.add_subgraph(inner, [], mode=4), graph.add("Show")
     graph.link(source, 0, use, "first")
@@ -328,7 +328,7 @@ def test_a_bypassed_subgraph_passes_on_what_fits(graph, registry):
     assert both(graph.save(inner), registry)["3"]["inputs"] == {"value": ["1", 0]}
 
 
-def test_a_bypassed_subgraph_keeps_the_values_of_its_inputs_to_itself(graph, registry):
+def test_a_bypassed_subgraph_does_not_pass_on_values_of_its_inputs(graph, registry):
     inner = part(registry)
     use, total = graph.add_subgraph(inner, [5, 6], mode=4), graph.add("Add", [1, 2, 3])
     graph.add_subgraph(inner, [7, 8])
@@ -336,7 +336,7 @@ def test_a_bypassed_subgraph_keeps_the_values_of_its_inputs_to_itself(graph, reg
     assert ours(graph.save(inner), registry)["2"]["inputs"] == {"a": 1, "b": 2, "c": 3}
 
 
-def test_a_muted_subgraph_goes(graph, registry):
+def test_a_muted_subgraph_is_removed(graph, registry):
     inner = part(registry)
     graph.link(graph.add_subgraph(inner, [], mode=2), 0, graph.add("Show"), "value")
     assert both(graph.save(inner), registry)["2"]["inputs"] == {}
@@ -347,12 +347,12 @@ def test_a_primitive_feeds_a_subgraph(graph, registry):
     primitive = graph.add("PrimitiveNode", [9, "fixed"], [], [{"name": "INT", "type": "INT"}])
     graph.link(primitive, 0, graph.add_subgraph(inner, [1, 2]), "first")
     prompt = ours(graph.save(inner), registry)
-    # A primitive writes into the subgraph's node, whose wired input takes nothing from there: the value inside is left.
+    # The primitive writes into the subgraph's node, but its input is wired, so the value inside does not change.
     assert prompt["2:11"]["inputs"] == {"value": 4}
     assert prompt["2:12"]["inputs"]["b"] == 2
 
 
-def test_a_subgraph_that_only_passes_on(graph, registry):
+def test_a_subgraph_that_connects_its_input_to_its_output(graph, registry):
     inner = editor.Graph(registry)
     inner.boundary([("in", "INT")], [("out", "INT")])
     inner.link(None, 0, None, 0)
@@ -362,7 +362,7 @@ def test_a_subgraph_that_only_passes_on(graph, registry):
     assert ours(graph.save(inner), registry)["3"]["inputs"] == {"value": ["1", 0]}
 
 
-def test_a_subgraph_that_contains_itself_is_named(graph, registry):
+def test_a_subgraph_that_contains_itself_is_an_error(graph, registry):
     inner = part(registry)
     inner.add_subgraph(inner, [])
     graph.add_subgraph(inner, [])
@@ -370,7 +370,7 @@ def test_a_subgraph_that_contains_itself_is_named(graph, registry):
         ours(graph.save(inner), registry)
 
 
-def test_subgraphs_that_multiply_without_end_are_refused(graph, registry):
+def test_nested_subgraphs_with_too_many_nodes_are_rejected(graph, registry):
     levels = [part(registry)]
     for _ in range(30):
         level = editor.Graph(registry)
@@ -379,7 +379,7 @@ def test_subgraphs_that_multiply_without_end_are_refused(graph, registry):
             level.add_subgraph(levels[-1], [])
         levels.append(level)
     graph.add_subgraph(levels[-1], [])
-    with pytest.raises(ValueError, match="opens into more than"):
+    with pytest.raises(ValueError, match="expands to more than"):
         ours(graph.save(*levels), registry)
 
 
@@ -393,7 +393,7 @@ def test_subgraphs_that_multiply_without_end_are_refused(graph, registry):
     ([["77", "gone"], ["-1", "nothing"], ["-1", "second"], ["-1", "first"]], [0, 0, 8, 7]),
     ([["12", "2: c"], ["-1", "second"], ["-1", "first"]], [99, 8, 7]),
 ])  # fmt: skip
-def test_proxy_widgets_say_whose_the_values_of_a_subgraph_are(graph, registry, proxies, values):
+def test_proxy_widgets_assign_the_values_of_a_subgraph(graph, registry, proxies, values):
     inner = part(registry)
     graph.add_subgraph(inner, values, **({} if proxies is None else {"proxies": proxies}))
     prompt = ours(graph.save(inner), registry)
@@ -414,16 +414,16 @@ def test_proxy_widgets_may_be_saved_as_json_text(graph, registry):
 
 
 @pytest.mark.parametrize("proxies", [[[12, "c"], [-1, "first"]], [["12"]], {"12": "c"}, "[['12', 'c']]", 5, ["12"]])
-def test_proxy_widgets_of_no_known_form_are_refused_where_there_are_values(graph, registry, proxies):
+def test_malformed_proxy_widgets_are_rejected_if_there_are_values(graph, registry, proxies):
     inner = part(registry)
     host = graph.add_subgraph(inner, [99, 7], proxies=proxies, title="Mine")
-    with pytest.raises(ValueError, match=r"Node 1 'Mine' \(a subgraph\): \"proxyWidgets\" has .* not of its form"):
+    with pytest.raises(ValueError, match=r"Node 1 'Mine' \(a subgraph\): \"proxyWidgets\" contains the invalid entry"):
         ours(graph.save(inner), registry)
     host["widgets_values"] = []
     assert ours(graph.save(inner), registry)["1:11"]["inputs"] == {"value": 4}
 
 
-def test_values_that_an_editor_put_aside_may_be_saved_as_json_text(graph, registry):
+def test_quarantined_values_may_be_saved_as_json_text(graph, registry):
     inner = part(registry)
     aside = [{"originalEntry": ["-1", "second"], "hostValue": 55}]
     graph.add_subgraph(inner, [7, 8], properties={"proxyWidgetErrorQuarantine": json.dumps(aside)})
@@ -444,10 +444,10 @@ def test_values_of_a_subgraph_may_be_saved_by_name(graph, registry, proxies):
 @pytest.mark.parametrize(("values", "proxies", "words"), [
     ([1, 2, 3], None, "3 values are saved, but it has 2 inputs with widgets"),
     ([1, 2, 3], [["-1", "first"]], "3 values are saved, but it has 1 entry in"),
-    ({"third": 3}, None, "a value is saved for 'third', which is no input with a widget. Those are: first, second."),
+    ({"third": 3}, None, "a value is saved for 'third', which is not an input with a widget. Those are: first, second."),
     ("abc", None, "\"widgets_values\" is 'abc'"),
 ])  # fmt: skip
-def test_values_of_a_subgraph_that_belong_nowhere_are_refused(graph, registry, values, proxies, words):
+def test_values_of_a_subgraph_that_match_no_input_are_rejected(graph, registry, values, proxies, words):
     inner, outer = part(registry), editor.Graph(registry, 20)
     outer.boundary([], [])
     outer.add_subgraph(inner, values, **({} if proxies is None else {"proxies": proxies}))
@@ -458,13 +458,13 @@ def test_values_of_a_subgraph_that_belong_nowhere_are_refused(graph, registry, v
 
 
 @pytest.mark.parametrize("values", [[], [1], [1, 2, None]])
-def test_a_subgraph_may_have_fewer_values_than_inputs_and_empty_ones_behind_them(graph, registry, values):
+def test_a_subgraph_may_have_fewer_values_than_inputs_or_trailing_empty_ones(graph, registry, values):
     inner = part(registry)
     graph.add_subgraph(inner, values)
     assert ours(graph.save(inner), registry)["1:11"]["inputs"]["value"] == (1 if values else 4)
 
 
-def test_two_nodes_of_a_subgraph_keep_promoted_values_apart(graph, registry):
+def test_two_nodes_of_a_subgraph_have_separate_promoted_values(graph, registry):
     inner = part(registry)
     for values in ([1, 2], [3, 4]):
         graph.add_subgraph(inner, values, proxies=[["12", "c"], ["-1", "first"]])
@@ -474,7 +474,7 @@ def test_two_nodes_of_a_subgraph_keep_promoted_values_apart(graph, registry):
     assert found == [(2, 1), (4, 3), (5, 30)]
 
 
-def test_a_promoted_primitive_feeds_what_it_fed(graph, registry):
+def test_a_promoted_primitive_still_feeds_its_targets(graph, registry):
     inner = part(registry)
     primitive = inner.add("PrimitiveNode", [9, "fixed"], [], [{"name": "INT", "type": "INT"}])
     inner.link(primitive, 0, inner.nodes[1], "c")
@@ -484,7 +484,7 @@ def test_a_promoted_primitive_feeds_what_it_fed(graph, registry):
     assert [prompt[key]["inputs"]["c"] for key in ("1:12", "2:12")] == [55, 30]
 
 
-def test_a_subgraph_inside_shows_the_widgets_inside_it(graph, registry):
+def test_a_nested_subgraph_shows_the_widgets_inside_it(graph, registry):
     inner, outer = part(registry), editor.Graph(registry, 20)
     outer.boundary([], [])
     outer.add_subgraph(inner, [5, 6])
@@ -495,7 +495,7 @@ def test_a_subgraph_inside_shows_the_widgets_inside_it(graph, registry):
 
 
 @pytest.mark.parametrize("saved_as", [lambda proxies: proxies, json.dumps])
-def test_nodes_of_subgraphs_get_ids_that_no_other_node_has(graph, registry, saved_as):
+def test_nodes_of_subgraphs_get_unique_ids(graph, registry, saved_as):
     inner = editor.Graph(registry)
     inner.boundary([], [])
     for _ in range(3):
@@ -509,7 +509,7 @@ def test_nodes_of_subgraphs_get_ids_that_no_other_node_has(graph, registry, save
     assert [entry["inputs"]["value"] for entry in prompt.values()] == [1, 1, 99, 1]
 
 
-def test_a_missing_definition_of_a_subgraph_is_named(graph, registry):
+def test_a_missing_definition_of_a_subgraph_is_an_error(graph, registry):
     graph.add_subgraph(part(registry), [], title="Upscale")
     with pytest.raises(ValueError, match="Node 1 'Upscale' is a subgraph, but the workflow does not contain its defin"):
         ours(graph.save(), registry)
@@ -538,15 +538,15 @@ def test_set_and_get_nodes_are_followed(graph, registry):
     assert both(graph.save(), registry) == prompt
 
 
-def test_set_and_get_nodes_that_run_in_a_circle_are_named(graph, registry):
+def test_a_loop_of_set_and_get_nodes_is_an_error(graph, registry):
     graph.link(variable(graph, "GetNode", "n"), 0, variable(graph, "SetNode", "n"), 0)
     graph.link(graph.nodes[0], 0, graph.add("Show"), "value")
-    with pytest.raises(ValueError, match="run in a circle"):
+    with pytest.raises(ValueError, match="form a loop"):
         ours(graph.save(), registry)
 
 
 def test_wires_are_found_by_the_names_of_inputs(graph, registry):
-    """The list of inputs in a file may have another order than the class, or inputs that it has not."""
+    """The inputs in a file may have another order than those of the class, or include unknown ones."""
     number, total = graph.add("Number", [4]), graph.add("Add", [1, 2, 3])
     graph.link(number, 0, total, "a")
     graph.link(number, 0, total, "c")
@@ -556,10 +556,10 @@ def test_wires_are_found_by_the_names_of_inputs(graph, registry):
     graph.link(number, 0, total, "x")
     assert ours(graph.save(), registry)["2"]["inputs"] == {"a": ["1", 0], "b": 2, "c": ["1", 0], "x": ["1", 0]}
     total["inputs"][0]["widget"] = {"name": "x"}
-    assert "x" not in ours(graph.save(), registry)["2"]["inputs"], "the input of a widget that is gone"
+    assert "x" not in ours(graph.save(), registry)["2"]["inputs"], "the input of a removed widget"
 
 
-def test_of_two_wires_into_one_input_the_one_counts_that_the_input_names(graph, registry):
+def test_of_two_wires_into_one_input_the_one_that_the_input_refers_to_counts(graph, registry):
     first, second, show = graph.add("Number", [4]), graph.add("Number", [5]), graph.add("Show")
     graph.link(first, 0, show, "value")
     graph.link(second, 0, show, "value")
@@ -568,13 +568,13 @@ def test_of_two_wires_into_one_input_the_one_counts_that_the_input_names(graph, 
     assert ours(graph.save(), registry)["3"]["inputs"] == {"value": ["1", 0]}
 
 
-def test_a_group_node_of_old_editors_is_refused_by_name(graph, registry):
+def test_a_group_node_of_old_editors_is_rejected_by_name(graph, registry):
     graph.add("workflow>mine")
     with pytest.raises(ValueError, match="Node 1 is a group node"):
         ours(graph.save(), registry)
 
 
-def test_an_unknown_class_is_kept_for_the_check_to_name(graph, registry):
+def test_an_unknown_class_is_kept_so_that_the_check_can_report_it(graph, registry):
     number, unknown, show = (
         graph.add("Number", [1]),
         graph.add("Nobody", [1], [{"name": "x", "type": "INT"}]),
@@ -593,13 +593,13 @@ def test_an_unknown_class_is_kept_for_the_check_to_name(graph, registry):
     {"nodes": [{"id": 1, "type": "Show"}, {"id": 1, "type": "Show"}]}, {"nodes": [], "links": [[1, 2]]},
     {"nodes": [], "links": [[1, 2, "x", 3, 0]]}, {"nodes": [], "links": [None]}, {"nodes": [], "links": [[[], 1, 0, 2, 0]]},
 ])  # fmt: skip
-def test_what_is_no_graph_gets_a_sentence(registry, broken):
+def test_a_malformed_graph_is_a_clear_error(registry, broken):
     with pytest.raises(ValueError, match=r"Save the workflow again in the editor\."):
         ours(broken, registry)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_workflow_is_converted_as_comfy_cli_does(registry, path):
+def test_every_shipped_workflow_is_converted_as_by_comfy_cli(registry, path):
     prompt = both(json.loads(path.read_text(encoding="utf-8")), registry)
     unknown = [entry["class_type"] for entry in prompt.values() if entry["class_type"] not in registry.classes]
     assert not unknown

@@ -1,6 +1,6 @@
-r"""`{a|b}`, comments and escapes in prompts are resolved as the editor resolves them, by a seed.
+r"""`{a|b}`, comments and escapes in prompts are resolved as in the editor, with a seed.
 
-What the editor gives was asked of comfyui-frontend-package 1.58.1 itself, with dice that always show the same.
+The expected values were obtained from comfyui-frontend-package 1.58.1 with `Math.random` fixed.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ editor = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(editor)
 
 
-class Dice(random.Random):
-    """Dice that always show the same."""
+class Fixed(random.Random):
+    """A generator that always returns the same number."""
 
-    def __init__(self, shown: float) -> None:
+    def __init__(self, number: float) -> None:
         super().__init__()
-        self.shown = shown
+        self.number = number
 
     def random(self) -> float:
-        return self.shown
+        return self.number
 
 
 @pytest.mark.parametrize(("text", "first", "last"), [
@@ -50,17 +50,17 @@ class Dice(random.Random):
     ("{/{*|/}}/ a */", "/*/ a */", "/// a */"),
     ("{" * 60 + "a|b" + "}" * 60, "a", "b"),
 ])  # fmt: skip
-def test_a_text_is_resolved_as_by_the_editor(text, first, last):
-    assert resolve(text, Dice(0.0)) == first
-    assert resolve(text, Dice(0.999)) == last
+def test_a_text_is_resolved_as_in_the_editor(text, first, last):
+    assert resolve(text, Fixed(0.0)) == first
+    assert resolve(text, Fixed(0.999)) == last
 
 
 def test_choices_nested_too_deeply_are_an_error():
     with pytest.raises(ValueError, match="100 levels"):
-        resolve("{" * 5000, Dice(0.0))
+        resolve("{" * 5000, Fixed(0.0))
 
 
-def test_every_option_is_taken_by_some_seed():
+def test_every_option_is_chosen_by_some_seed():
     assert {resolve("{a|b|c}", random.Random(seed)) for seed in range(40)} == {"a", "b", "c"}
 
 
@@ -81,7 +81,7 @@ def resolved(path: Path, registry: Any, seed: int | None = None, **values: str) 
     workflow = read_workflow(path, registry)
     for target, text in values.items():
         set_value(workflow, registry, "1", target, text)
-    workflow.fill_in(registry, seed)
+    workflow.resolve_texts(registry, seed)
     return workflow.prompt
 
 
@@ -92,7 +92,7 @@ def test_only_widgets_declared_with_dynamic_prompts_are_resolved(graph, registry
     assert inputs["plain"] == TEMPLATE
 
 
-def test_the_first_seed_of_the_workflow_decides_unless_another_is_given(graph, registry, tmp_path):
+def test_the_first_seed_of_the_workflow_decides_unless_another_is_passed(graph, registry, tmp_path):
     graph.add("Prompted", [TEMPLATE, "", 3, "randomize"])
     graph.add("Prompted", ["{a|b|c|d}", "", 4, "randomize"])
     path = saved(graph, tmp_path / "w.json")
@@ -105,13 +105,13 @@ def test_the_first_seed_of_the_workflow_decides_unless_another_is_given(graph, r
     assert other["1"]["inputs"]["text"] in ("x", "y")
 
 
-def test_what_a_primitive_puts_into_a_prompt_is_resolved(graph, registry, tmp_path):
+def test_a_prompt_from_a_primitive_is_resolved(graph, registry, tmp_path):
     primitive = graph.add("PrimitiveNode", ["{x} // y"], [], [{"name": "STRING", "type": "STRING"}])
     graph.link(primitive, 0, graph.add("Prompted", ["", "", 0, "fixed"]), "text")
     assert resolved(saved(graph, tmp_path / "w.json"), registry)["2"]["inputs"]["text"] == "x "
 
 
-def test_what_a_subgraphs_node_gives_is_not_resolved_as_the_editor_does_not(graph, registry, tmp_path):
+def test_a_prompt_from_the_node_of_a_subgraph_is_not_resolved_as_in_the_editor(graph, registry, tmp_path):
     inner = editor.Graph(registry, 10)
     inner.boundary([("prompt", "STRING")], [])
     inner.link(None, 0, inner.add("Prompted", ["", "", 0, "fixed"]), "text")
@@ -121,7 +121,7 @@ def test_what_a_subgraphs_node_gives_is_not_resolved_as_the_editor_does_not(grap
     assert [prompt[key]["inputs"]["text"] for key in ("1:11", "1:12")] == ["{x} // y", "x "]
 
 
-def test_a_prompt_in_api_form_stays_as_it_is(registry, tmp_path):
+def test_a_prompt_in_api_form_is_unchanged(registry, tmp_path):
     prompt = {"1": {"class_type": "Prompted", "inputs": {"text": TEMPLATE, "plain": "", "seed": 1}}}
     for number, form in enumerate((prompt, {"prompt": prompt})):
         path = tmp_path / f"{number}.json"
@@ -135,7 +135,7 @@ def picture_of(folder: Path) -> dict[str, Any]:
         return {key: json.loads(text) for key, text in image.info.items()}
 
 
-def test_run_prints_and_keeps_what_was_chosen(graph, registry, toy_pack, tmp_path, monkeypatch, capsys):
+def test_run_prints_and_saves_the_resolved_prompt(graph, registry, toy_pack, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     source, save = graph.add("NoiseImage", [8, 6]), graph.add("SaveImage", ["a"])
     graph.link(source, 0, save, "images")
@@ -154,7 +154,7 @@ def test_run_prints_and_keeps_what_was_chosen(graph, registry, toy_pack, tmp_pat
     assert json.loads(Path("api.json").read_text()) == resolved(Path("w.json"), registry, seed=11)
 
 
-def test_seed_without_choices_is_told_to_have_no_effect(graph, toy_pack, tmp_path, monkeypatch, capsys):
+def test_a_note_says_that_a_seed_without_choices_has_no_effect(graph, toy_pack, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     graph.add("Prompted", ["a", "", 3, "fixed"])
     saved(graph, Path("w.json"))

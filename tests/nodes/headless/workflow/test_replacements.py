@@ -1,4 +1,4 @@
-"""Tokens in file names mean what the editor's graph says: nodes of every kind, found by their names, filled in last."""
+"""Tokens in file names are replaced as in the editor: they find nodes of every kind, and are replaced last."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from uniworld.__main__ import main
 from uniworld.nodes.headless.workflow.convert import convert
 from uniworld.nodes.headless.workflow.file import read_workflow, set_value
-from uniworld.nodes.headless.workflow.replacements import Named, Replacements, replaced
+from uniworld.nodes.headless.workflow.replacements import NamedNode, Replacements, replace_tokens
 
 _spec = importlib.util.spec_from_file_location("editor", Path(__file__).parents[1] / "editor.py")
 editor = importlib.util.module_from_spec(_spec)
@@ -21,10 +21,10 @@ _spec.loader.exec_module(editor)
 
 NOON = datetime(2031, 2, 3, 12, 5, 9)
 NODES = [
-    Named("Sampler", "Other", {"seed": 7, "name": 'a/b:c*d?"e<f>|g\\h\n', "on": True, "size": 2.0, "none": None}),
-    Named("Text", "Sampler", {"seed": 8, "text": "t"}),
-    Named(None, "Mine", {"value": 0.5, "list": ["x", 1], "box": {}}),
-    Named("Sampler", "Twice", {"seed": 9}),
+    NamedNode("Sampler", "Other", {"seed": 7, "name": 'a/b:c*d?"e<f>|g\\h\n', "on": True, "size": 2.0, "none": None}),
+    NamedNode("Text", "Sampler", {"seed": 8, "text": "t"}),
+    NamedNode(None, "Mine", {"value": 0.5, "list": ["x", 1], "box": {}}),
+    NamedNode("Sampler", "Twice", {"seed": 9}),
 ]
 
 
@@ -32,15 +32,15 @@ NODES = [
     ("%Sampler.seed%", "7"),
     ("%Other.seed%", "7"),
     ("%Twice.seed%", "9"),
-    ("%Sampler.text%", "%Sampler.text%"),  # its name comes before the title of another node
+    ("%Sampler.text%", "%Sampler.text%"),  # the name of a node takes precedence over the title of another
     ("%Mine.value%_%Mine.list%_%Mine.box%", "0.5_x,1_[object Object]"),
     ("%Sampler.on%_%Sampler.size%_%Sampler.none%", "true_2_"),
     ("%Sampler.name%", "a_b_c_d__e_f__g_h_"),
     ("%nobody.x%_%Mine.x%_%width%_%a.b.c%_%%_100%", "%nobody.x%_%Mine.x%_%width%_%a.b.c%_%%_100%"),
     ("%date:yyyy-MM-dd hh:mm:ss%_%date:yy M d h m s yyy%", "2031-02-03 12:05:09_31 2 3 12 5 9 yyy"),
 ])  # fmt: skip
-def test_a_token_is_filled_in_as_in_the_editor(text, filled):
-    assert replaced(text, NODES, NOON) == filled
+def test_a_token_is_replaced_as_in_the_editor(text, filled):
+    assert replace_tokens(text, NODES, NOON) == filled
 
 
 @pytest.mark.parametrize(("value", "text"), [
@@ -49,15 +49,15 @@ def test_a_token_is_filled_in_as_in_the_editor(text, filled):
     (2**53, "9007199254740992"), (2**64 - 1, "18446744073709552000"), (10**400, "Infinity"), (float("-inf"), "-Infinity"),
     (float("nan"), "NaN"), ([1e-7, None, [True]], "1e-7,,true"),
 ])  # fmt: skip
-def test_a_value_becomes_the_text_that_javascript_writes(value, text):
-    assert replaced("%N.v%", [Named("N", "", {"v": value})], NOON) == text
+def test_a_value_is_converted_to_text_as_in_javascript(value, text):
+    assert replace_tokens("%N.v%", [NamedNode("N", "", {"v": value})], NOON) == text
 
 
-def by_names(graph, registry, *subgraphs: Any) -> str:
+def prefix_of(graph, registry, *subgraphs: Any) -> str:
     replacements = Replacements()
     infos = lambda name: registry.info(name) if name in registry.classes else None  # noqa: E731
     prompt = convert(graph.save(*subgraphs), infos, replacements)
-    replacements.fill_in(prompt, NOON)
+    replacements.apply(prompt, NOON)
     return next(node["inputs"]["filename_prefix"] for node in prompt.values() if node["class_type"] == "SaveImage")
 
 
@@ -66,7 +66,7 @@ def graph(registry):
     return editor.Graph(registry)
 
 
-def test_nodes_of_every_kind_can_be_named(graph, registry):
+def test_tokens_find_nodes_of_every_kind(graph, registry):
     names = ["Seed.value", "Number.value", "Quiet.value", "Passed.value", "Hint.text", "Part.first", "Inside.value"]
     graph.add("SaveImage", ["_".join(f"%{name}%" for name in names)])
     primitive = graph.add("PrimitiveNode", [11, "fixed"], [], [{"name": "INT", "type": "INT"}], title="Seed")
@@ -78,20 +78,20 @@ def test_nodes_of_every_kind_can_be_named(graph, registry):
     inner.boundary([("first", "INT")], [])
     inner.link(None, 0, inner.add("Number", [14], title="Inside"), "value")
     graph.add_subgraph(inner, [15], title="Part")
-    assert by_names(graph, registry, inner) == "11_11_12_13_read me_15_14"
+    assert prefix_of(graph, registry, inner) == "11_11_12_13_read me_15_14"
 
 
-def test_a_file_name_that_comes_by_wire_or_from_a_subgraph_is_left_as_it_is(graph, registry):
+def test_a_file_name_from_a_wire_or_a_subgraph_is_unchanged(graph, registry):
     inner = editor.Graph(registry, 10)
     inner.boundary([("prefix", "STRING")], [])
     inner.link(None, 0, inner.add("SaveImage", ["own"]), "filename_prefix")
     graph.add_subgraph(inner, ["a_%Number.value%"])
     graph.add("Number", [1])
-    assert by_names(graph, registry, inner) == "a_%Number.value%"
+    assert prefix_of(graph, registry, inner) == "a_%Number.value%"
 
 
 @pytest.mark.parametrize(("replace", "text"), [(True, "x_5"), (False, "x_%Number.value%")])
-def test_a_primitive_may_have_its_own_text_filled_in(graph, registry, replace, text):
+def test_tokens_in_a_primitive_are_replaced_if_its_property_says_so(graph, registry, replace, text):
     graph.add("Number", [5])
     primitive = graph.add(
         "PrimitiveNode", ["x_%Number.value%"], [], [{"name": "STRING", "type": "STRING"}],
@@ -103,7 +103,7 @@ def test_a_primitive_may_have_its_own_text_filled_in(graph, registry, replace, t
     assert prompt["3"]["inputs"]["text"] == text
 
 
-def test_values_that_are_set_are_the_values_that_names_speak_of(graph, registry, tmp_path):
+def test_tokens_use_values_that_were_set(graph, registry, tmp_path):
     graph.add("SaveImage", ["%Number.value%_%Number.value%"])
     graph.add("Number", [1])
     (tmp_path / "w.json").write_text(json.dumps(graph.save()))
@@ -111,11 +111,11 @@ def test_values_that_are_set_are_the_values_that_names_speak_of(graph, registry,
     row = workflow.copied()
     set_value(row, registry, "2", "value", "5")
     for changed, name in ((row, "5_5"), (workflow, "1_1")):
-        changed.fill_in(registry)
+        changed.resolve_texts(registry)
         assert changed.prompt["1"]["inputs"]["filename_prefix"] == name
 
 
-def test_a_run_saves_under_the_name_that_the_editor_would_give(graph, registry, toy_pack, tmp_path, monkeypatch):
+def test_a_run_saves_under_the_same_name_as_the_editor(graph, registry, toy_pack, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = graph.add("NoiseImage", [8, 6])
     save = graph.add("SaveImage", ["a_%NoiseImage.width%_%Quiet.value%_%date:yyyy%_%width%"])

@@ -1,7 +1,7 @@
-"""Saved values reach the widgets that they were saved for, whichever editor saved them, or the workflow is refused.
+"""Saved values are assigned to the widgets that they were saved for, whichever editor saved them, or raise an error.
 
-Every row was asked of comfyui-frontend-package 1.58.1 (`tests/browser/test_conversion.py` does it again), but for
-those of editors before 1.16, which that editor shifts (its issue 3399).
+The expected values were obtained from comfyui-frontend-package 1.58.1 (`tests/browser/test_conversion.py` repeats that),
+except those of editors before 1.16, which that version shifts (its issue 3399).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def info(optional: dict[str, Any] | None = None, **required: Any) -> dict[str, A
 
 
 def values(about: dict[str, Any], saved: Any, named: Any = None) -> dict[str, Any]:
-    """What the inputs hold; helpers are no inputs."""
+    """Return the values of the inputs, without helpers."""
     found = read_values(input_specs(about), saved, named)
     return {name: found.values[name] for name, widget in found.widgets.items() if not widget.helper}
 
@@ -41,7 +41,7 @@ def values(about: dict[str, Any], saved: Any, named: Any = None) -> dict[str, An
     ("VIDEO_EDIT", {"trim": {"start_time": 0, "duration": 0}, "crop": {"x": 0, "y": 0, "width": 0, "height": 0}}),
     ("LIGHT_INFO_PREVIEW", []), ("COLORS", []), ("COMFY_BRANCH_SELECTOR", ""),
 ])  # fmt: skip
-def test_every_type_of_the_editors_table_takes_a_place(kind, first):
+def test_every_widget_type_of_the_editor_has_a_position(kind, first):
     about = info(a=TEXT, w=(kind, {}), z=TEXT)
     assert values(about, ["A", "W", "Z"]) == {"a": "A", "w": "W", "z": "Z"}
     assert values(about, None) == {"a": "t", "w": first, "z": "t"}
@@ -50,13 +50,13 @@ def test_every_type_of_the_editors_table_takes_a_place(kind, first):
 
 
 @pytest.mark.parametrize("kind", ["IMAGE", "*", "INT,FLOAT", "MY_TYPE", "LATENT"])
-def test_any_other_type_takes_none(kind):
+def test_any_other_type_has_no_position(kind):
     assert values(info(a=TEXT, w=(kind, {}), z=TEXT), ["A", "Z"]) == {"a": "A", "z": "Z"}
     assert values(info(a=TEXT, w=(kind, {"socketless": True}), z=TEXT), ["A", "Z"]) == {"a": "A", "z": "Z"}
 
 
 @pytest.mark.parametrize("kind", ["IMAGECOMPARE", "RESOLUTION_PREVIEW", "AUDIO_UI"])
-def test_widgets_that_are_not_saved_take_none_or_leave_a_hole(kind):
+def test_widgets_that_are_not_saved_have_no_position_or_an_empty_one(kind):
     about = info(a=TEXT, w=(kind, {}), z=TEXT)
     for saved in (["A", "Z"], ["A", None, "Z"]):
         found = values(about, saved)
@@ -86,7 +86,7 @@ def test_default_input_is_an_ordinary_widget(section):
     ((["x"], {"multi_select": True, "control_after_generate": True}), ["fixed"]),
     (("BOOLEAN", {"control_after_generate": True}), []), (("STRING", {"control_after_generate": True}), []),
 ])  # fmt: skip
-def test_what_happens_after_a_run_takes_places_of_its_own(entry, helpers):
+def test_control_after_generate_has_its_own_positions(entry, helpers):
     assert values(info(a=TEXT, w=entry, z=TEXT), ["A", 1, *helpers, "Z"]) == {"a": "A", "w": 1, "z": "Z"}
 
 
@@ -114,7 +114,7 @@ UPLOAD = (["a.png"], {"image_upload": True})
     (info(audio=(["a.png"], {"audio_upload": True}), z=TEXT), ["a.png", "Z", ""]),
     (info(image=("COMBO", {"options": [], "video_upload": True}), z=TEXT), ["a.png", "Z", "image"]),
 ])  # fmt: skip
-def test_the_upload_button_lies_behind_all(about, saved):
+def test_the_upload_button_comes_after_all_inputs(about, saved):
     found = values(about, saved)
     assert found["z"] == "Z"
     assert found.get("o", "O") == "O"
@@ -130,14 +130,14 @@ def test_the_upload_button_lies_behind_all(about, saved):
     (info(optional={"f": FORCED_TEXT}, a=TEXT, b=NUMBER), ["A", 7, ""]),
     (info(f=("IMAGE", {"forceInput": True}), a=TEXT, b=NUMBER), ["A", 7]),
     (info(f=("IMAGE", {"forceInput": True}), a=TEXT, b=NUMBER), [None, "A", 7]),
-    # with a seed, whose control the editor does not count (its issue 3399)
+    # with a seed, whose control the editor ignores (its issue 3399)
     (info(f=FORCED_TEXT, a=TEXT, seed=SEED, b=NUMBER), ["A", 5, "fixed", 7]),
     (info(f=FORCED_TEXT, a=TEXT, seed=SEED, b=NUMBER), ["", "A", 5, "fixed", 7]),
     (info(f=FORCED_TEXT, a=TEXT, seed=SEED, b=NUMBER), ["", "A", 5, 7]),
     (info(f=FORCED_TEXT, a=TEXT, seed=SEED, b=NUMBER), ["A", 5, 7]),
     (info(seed=FORCED_NUMBER, a=TEXT, b=NUMBER), [0, "randomize", "A", 7]),
 ])  # fmt: skip
-def test_dummy_values_of_forced_inputs_are_left_out_where_there_are_any(about, saved):
+def test_dummy_values_of_forced_inputs_are_skipped(about, saved):
     found = values(about, saved)
     assert (found["a"], found["b"], found.get("seed", 5)) == ("A", 7, 5)
 
@@ -155,8 +155,8 @@ DYNAMIC = ("COMFY_DYNAMICCOMBO_V3", {"options": [
     (["none", "Z"], {"w": "none", "z": "Z"}),
     (None, {"w": "one", "w.n": 1, "w.seed": 9, "z": "t"}),
 ])  # fmt: skip
-def test_a_dynamic_choice_brings_its_own_widgets(saved, found):
-    # Inputs below a choice have longer names, which are no names of seeds.
+def test_a_dynamic_choice_adds_its_own_widgets(saved, found):
+    # Nested inputs are called "w.seed", so the editor adds no control after them.
     if saved and saved[0] == "one":
         saved = [value for value in saved if value not in CONTROL_VALUES]
     assert values(info(w=DYNAMIC, z=TEXT), saved) == found
@@ -165,7 +165,7 @@ def test_a_dynamic_choice_brings_its_own_widgets(saved, found):
 @pytest.mark.parametrize("saved", [
     ["A"], [], ["A", 7, "x"], ["A", 7, "fixed"], ["A", 5, "fixed"], ["A", 5, "fixed", 7, 8], ["A", 5, "fixed", 7, "x", 1],
 ])  # fmt: skip
-def test_a_list_that_fits_nothing_known_is_refused(saved):
+def test_a_list_that_matches_no_layout_is_rejected(saved):
     about = info(a=TEXT, seed=SEED, b=NUMBER)
     if not saved:
         assert values(about, saved) == {"a": "t", "seed": 9, "b": 3}
@@ -173,12 +173,12 @@ def test_a_list_that_fits_nothing_known_is_refused(saved):
     with pytest.raises(ValueError, match=r"saved, but the node has 4 widgets \(a, seed, control_after_generate, b\)"):
         values(about, saved)
     named = {"a": "A", "seed": 5, "control_after_generate": "fixed", "gone": 1}
-    assert values(about, saved, named) == {"a": "A", "seed": 5, "b": 3}, "newer editors save the names too"
+    assert values(about, saved, named) == {"a": "A", "seed": 5, "b": 3}, "newer editors also save the names"
     assert values(about, None, named)["seed"] == 5
 
 
 @pytest.mark.parametrize("preview", ["", None])
-def test_editors_of_2025_saved_a_preview_as_one_more_empty_value(preview):
+def test_editors_of_2025_saved_a_preview_as_an_additional_empty_value(preview):
     about = info(image=UPLOAD, a=TEXT)
     specs = input_specs(about)
     found = read_values(specs, ["a.png", "A", "image", preview], previews=shows_pictures(about, specs))
@@ -190,7 +190,7 @@ def test_editors_of_2025_saved_a_preview_as_one_more_empty_value(preview):
         values(about, ["A", 7, preview])
 
 
-def test_a_text_area_holds_texts_only():
+def test_a_text_area_converts_values_to_text():
     lines = ("STRING", {"multiline": True})
     assert values(info(a=lines, b=TEXT, c=("MARKDOWN", {})), [5, 5, None]) == {"a": "5", "b": 5, "c": ""}
     assert values(info(a=lines, b=lines, c=lines), [["a", 1.0, True], {"a": 1}, 2.5]) == {
@@ -198,15 +198,15 @@ def test_a_text_area_holds_texts_only():
     }  # fmt: skip
 
 
-def test_names_do_not_overrule_a_list_that_fits():
+def test_a_matching_list_takes_precedence_over_names():
     assert values(info(a=TEXT, b=NUMBER), ["A", 7], {"a": "other", "b": 8}) == {"a": "A", "b": 7}
 
 
-def test_values_of_a_node_without_widgets_matter_to_no_one():
+def test_values_of_a_node_without_widgets_are_ignored():
     assert values(info(image=("IMAGE",)), [None, "shown", False]) == {}
 
 
-def test_a_choice_that_holds_nothing_takes_its_first_option():
+def test_an_empty_choice_gets_its_first_option():
     assert values(info(a=(["x", "y"], {}), b=([], {})), [None, None]) == {"a": "x", "b": None}
     assert values(info(a=([1, 0], {"default": 0})), None) == {"a": 1}
     assert values(info(a=(["x"], {"multi_select": True})), None) == {"a": []}
