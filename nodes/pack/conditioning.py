@@ -161,9 +161,9 @@ class EncodeCondition(PromptNode):
         from ...uniworld_core.backbones.flux_text import T5_LENGTH
         from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE
 
-        asked = self.extended(vlm, prompt, references, conversation)
-        condition = vlm.encode(asked, text, T5_LENGTH if t5_length is None else t5_length)
-        return conditioning_of(condition, float(GUIDANCE if guidance is None else guidance)), asked
+        extended = self.extended(vlm, prompt, references, conversation)
+        condition = vlm.encode(extended, text, T5_LENGTH if t5_length is None else t5_length)
+        return conditioning_of(condition, float(GUIDANCE if guidance is None else guidance)), extended
 
 
 # Entry for the parts of a condition that a CONDITIONING has no key for: mask, reference latents, negative. UniWorld-V1

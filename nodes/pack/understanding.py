@@ -67,14 +67,14 @@ class Understand(PromptNode):
         references: References | None = None,
         conversation: Conversation | None = None,
     ) -> tuple[str, Conversation]:
-        asked = self.extended(vlm, prompt, references, conversation)
+        extended = self.extended(vlm, prompt, references, conversation)
         here, progress = host.current(), host.current().progress(max_new_tokens)
 
         def report(tokens: int) -> None:
             here.check_interrupt()
             progress.update(tokens)
 
-        return vlm.answer(asked, max_new_tokens, temperature, seed, report), asked
+        return vlm.answer(extended, max_new_tokens, temperature, seed, report), extended
 
 
 class ChooseRoute(PromptNode):
@@ -114,8 +114,8 @@ class ChooseRoute(PromptNode):
         references: References | None = None,
         conversation: Conversation | None = None,
     ) -> tuple[bool, float, object, object]:
-        asked = self.extended(vlm, prompt, references, conversation)
-        result = vlm.route(asked)
+        extended = self.extended(vlm, prompt, references, conversation)
+        result = vlm.route(extended)
         paint, probability = bool(result.paint[0]), float(result.probabilities[0, 1])
         blocked = host.current().block()
         return (paint, probability, prompt, blocked) if paint else (paint, probability, blocked, prompt)
