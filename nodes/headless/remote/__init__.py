@@ -1,1 +1,1 @@
-"""Workflows on running servers: ComfyUI's HTTP API and socket from the client's side, for `--server URL`."""
+"""The client side of ComfyUI's HTTP and WebSocket API, for `--server URL`."""

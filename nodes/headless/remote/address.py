@@ -1,4 +1,4 @@
-"""The address of a server, as `--server` takes it, and the token that goes with it."""
+"""Server addresses from `--server`, and the access token."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SERVER_HELP = (
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where a server is.
+    """The address of a server.
 
     Attributes:
-        url: scheme, host, port and path, without a slash at the end. Equal addresses have equal URLs.
+        url: normalized URL: scheme, host, port and path, without a trailing slash.
         encrypted: whether the connection uses TLS.
         loopback: whether the server is on this machine.
     """
@@ -35,10 +35,10 @@ class ServerAddress:
 
 
 def read_address(text: str) -> ServerAddress:
-    """Parse the value of `--server`. Without a scheme, the address is a plain HTTP one.
+    """Parse the value of `--server`. The default scheme is http.
 
     Raises:
-        UniWorldError: the text is not the address of a server.
+        UniWorldError: the text is not a server address.
     """
     advice = f"Write it as http://HOST:PORT, such as http://127.0.0.1:{DEFAULT_PORT}."
     try:
@@ -72,7 +72,7 @@ def read_token() -> str | None:
     """Return the token of the environment variable `UNIWORLD_TOKEN`, None if it is unset or empty.
 
     Raises:
-        UniWorldError: the token cannot be part of a request header.
+        UniWorldError: the token cannot be sent in a request header.
     """
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     if not token.isascii() or not token.isprintable() or " " in token:
@@ -83,7 +83,7 @@ def read_token() -> str | None:
 
 
 def warn_of_exposed_token(addresses: Iterable[ServerAddress], token: str | None) -> None:
-    """Print a warning for each server to which the token would travel unencrypted over a network."""
+    """Print a warning for each remote server that would receive the token unencrypted."""
     for address in addresses:
         if token is not None and not address.encrypted and not address.loopback:
             say(

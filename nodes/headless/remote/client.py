@@ -1,4 +1,4 @@
-"""Requests to one server: JSON, uploads and downloads within limits, and one kind of error for each way to fail."""
+"""HTTP requests to one server, with size limits and timeouts, and one exception class per kind of failure."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ MIB = 2**20
 JSON_BYTES = 512 * MIB
 ERROR_BYTES = MIB
 FILE_BYTES = 16 * 1024 * MIB
+TOO_MANY_REQUESTS = 429
 MESSAGE_BYTES = 64 * MIB  # of the socket: previews are pictures
 _CHUNK = 2**16
 _MAX_SAID = 500
@@ -28,12 +29,12 @@ _MAX_SAID = 500
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds that a server has to answer.
+    """Timeouts of requests, in seconds.
 
     Attributes:
-        connect: to accept a connection.
-        read: between two pieces of an answer.
-        submit: to check a prompt, for which packs may load files.
+        connect: for opening a connection.
+        read: between two chunks of a response.
+        submit: for validating a prompt, which may load files.
     """
 
     connect: float = 10.0
@@ -42,7 +43,7 @@ class Timeouts:
 
 
 class ServerFailed(RunFailed):
-    """A server did not do what it was asked to do."""
+    """A request to a server failed."""
 
 
 class Unreachable(ServerFailed):
@@ -58,15 +59,15 @@ class Unreachable(ServerFailed):
 
 
 class BadAnswer(ServerFailed):
-    """A server answered with something that is not what its API promises."""
+    """A response does not match ComfyUI's API."""
 
 
 class Refusal(ServerFailed):
-    """A server refused a request.
+    """A server rejected a request.
 
     Attributes:
         status: the HTTP status.
-        data: the body as a JSON object, empty if it is not one.
+        data: the response body as a JSON object; empty if it is anything else.
     """
 
     def __init__(self, message: str, status: int, data: dict[str, Any]) -> None:
@@ -75,7 +76,7 @@ class Refusal(ServerFailed):
 
 
 class ServerClient:
-    """A connection to one server. Redirects are never followed, so that the token reaches no other host."""
+    """A client of one server. It never follows redirects, so the token is not sent to other hosts."""
 
     def __init__(self, address: ServerAddress, token: str | None = None, timeouts: Timeouts | None = None) -> None:
         self.address, self.timeouts = address, timeouts or Timeouts()
@@ -102,16 +103,16 @@ class ServerClient:
             self._session = None
 
     async def get_json(self, path: str, limit: int = JSON_BYTES, **query: str) -> Any:
-        """Return the JSON that the server gives for a path.
+        """Return the JSON response for a path.
 
         Raises:
-            ServerFailed: it does not.
+            ServerFailed: the request failed.
         """
         async with self._request("GET", path, params=query) as response:
             return _parsed(await self._body(response, limit), f"{self.url}{path}")
 
     async def post_json(self, path: str, data: object, read_seconds: float | None = None) -> Any:
-        """Post JSON and return the JSON of the answer, None for an empty one."""
+        """Post JSON and return the JSON response; None if it is empty."""
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=self.timeouts.connect, sock_read=read_seconds or self.timeouts.read
         )
@@ -121,11 +122,11 @@ class ServerClient:
             return _parsed(body, f"{self.url}{path}") if body.strip() else None
 
     async def upload(self, file: Path, name: str, subfolder: str) -> str:
-        """Upload a file into the input folder and return the name that stands for it, with its subfolder.
+        """Upload a file into the input folder and return its name there, including the subfolder.
 
         Raises:
             OSError: the file cannot be read.
-            ServerFailed: the server does not take it.
+            ServerFailed: the server rejected it.
         """
         with file.open("rb") as content:
             form = aiohttp.FormData({"type": "input", "subfolder": subfolder})
@@ -139,7 +140,7 @@ class ServerClient:
         return f"{folder}/{stored}" if folder else stored
 
     async def has_file(self, name: str, subfolder: str, kind: str) -> bool:
-        """Whether the server has a file in its folder of this kind ("input", "output" or "temp")."""
+        """Return whether the server has this file in its folder of a kind: "input", "output" or "temp"."""
         try:
             async with self._request("GET", "/view", params=_view_query(name, subfolder, kind)):
                 return True  # the content is not read
@@ -149,11 +150,11 @@ class ServerClient:
             return False
 
     async def download(self, name: str, subfolder: str, kind: str, file: BinaryIO) -> None:
-        """Write a file of the server into an open file, from its beginning.
+        """Download a file of the server into an open file, replacing its content.
 
         Raises:
-            ServerFailed: it does not arrive completely, or is larger than `FILE_BYTES`.
-            OSError: it cannot be written.
+            ServerFailed: the download is incomplete or larger than `FILE_BYTES`.
+            OSError: the file cannot be written.
         """
         chunks = self._chunks("/view", _view_query(name, subfolder, kind))
         size = 0
@@ -168,13 +169,13 @@ class ServerClient:
 
     @contextlib.asynccontextmanager
     async def connect(self, client_id: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse[bool]]:
-        """Open the socket on which the server reports the runs of this client.
+        """Open the WebSocket that reports the runs of a client id.
 
         Raises:
-            Unreachable: it cannot be opened.
+            Unreachable: the socket cannot be opened.
         """
         try:
-            # A handshake is not a request with a body, and has no timeout of its own.
+            # aiohttp applies no read timeout to the handshake.
             socket = await asyncio.wait_for(
                 self.session.ws_connect(
                     f"{self.url}/ws", params={"clientId": client_id}, heartbeat=20.0, max_msg_size=MESSAGE_BYTES
@@ -227,14 +228,14 @@ class ServerClient:
         return Refusal(f"{self.url} refuses {response.url.path}: {response.status}, {said}", response.status, data)
 
     def _unreachable(self, error: BaseException) -> Unreachable:
-        # Before a connection there was nobody who could have received anything.
+        # Without a connection, the server cannot have received the request.
         refused = isinstance(error, aiohttp.ClientConnectorError)
         reason = "it does not answer in time" if isinstance(error, asyncio.TimeoutError) else _reason(error)
         return Unreachable(f"The server {self.url} cannot be reached: {reason}.", sent=not refused)
 
 
 def error_text(data: Mapping[str, Any]) -> str:
-    """Return the sentence in a refusal's body: ComfyUI's error object, or its text."""
+    """Return the message in the body of an error response."""
     error = data.get("error")
     if isinstance(error, Mapping):
         error = error.get("message") or error.get("type")

@@ -1,4 +1,4 @@
-"""The results of a run: downloaded into the folders of this machine, under the names that a local run would give them."""
+"""Downloading the results of a run, under the names that a local run would use."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from ..storage.folders import NewPicture, resolve_inside
 from ..storage.output_folder import unwritable
 from .client import ServerClient, ServerFailed, Unreachable
 
+# Files of the server's input folder are downloaded as previews.
+_KIND_HERE = {"input": "temp"}
 MAX_FILES = 10_000  # of one run
 KINDS = ("output", "temp", "input")
 _COUNTED = re.compile(r"^(?P<stem>.+)_(?P<number>\d{1,9})_(?P<rest>.*)$", re.DOTALL)
@@ -24,7 +26,7 @@ _ATTEMPTS, _PAUSE = 4, 0.5  # of a download; the pause doubles
 
 @dataclass(frozen=True)
 class ResultFile:
-    """A file that a server names among a run's results."""
+    """A result file on a server."""
 
     name: str
     subfolder: str
@@ -32,7 +34,7 @@ class ResultFile:
 
 
 def _read_file(entry: object) -> ResultFile | None:
-    """The file that an entry of what a node shows names; None for anything else, such as a text."""
+    """Return the file that an entry of a node's output names; None for other entries, such as text."""
     if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str) or not entry["filename"]:
         return None
     subfolder, kind = entry.get("subfolder") or "", entry.get("type") or "output"
@@ -42,7 +44,7 @@ def _read_file(entry: object) -> ResultFile | None:
 
 
 def result_files(outputs: Mapping[str, Mapping[str, Any]]) -> list[ResultFile]:
-    """The files that nodes show (pictures, animations, video, audio), each once, in order."""
+    """Return the files in the outputs of nodes: images, animations, video and audio, without duplicates, in order."""
     lists = (value for ui in outputs.values() for value in ui.values() if isinstance(value, list))
     found = (_read_file(entry) for entries in lists for entry in entries)
     return list(dict.fromkeys(file for file in found if file is not None))
@@ -51,13 +53,15 @@ def result_files(outputs: Mapping[str, Mapping[str, Any]]) -> list[ResultFile]:
 async def download_all(
     client: ServerClient, outputs: dict[str, dict[str, Any]], places: Mapping[str, Path]
 ) -> dict[str, dict[str, Any]]:
-    """Download the files of a run and give its outputs with their names here. All files get their names, or none does.
+    """Download the files of a run and return its outputs with the local file names.
+
+    The files are named when all of them are complete. If one fails, none is kept.
 
     Args:
-        places: the folders for files by kind. Files of other kinds are not downloaded, and left out of the outputs.
+        places: the target folder for each kind of file. Other files are skipped and removed from the outputs.
 
     Raises:
-        RunFailed: a file cannot be downloaded or written, or its name leads out of its folder.
+        RunFailed: a file cannot be downloaded or written, or its name points outside its folder.
     """
     files = [file for file in result_files(outputs) if file.kind in places]
     if len(files) > MAX_FILES:
@@ -78,7 +82,7 @@ async def download_all(
 
 
 def _folder(file: ResultFile, base: Path, client: ServerClient) -> Path:
-    """The folder for a file. Raises RunFailed where its name leads out of `base`."""
+    """Return the target folder of a file. Raises RunFailed if its name points outside `base`."""
     whole = f"{file.subfolder}/{file.name}" if file.subfolder else file.name
     try:
         if PurePosixPath(file.name.replace("\\", "/")).name != file.name:
@@ -104,7 +108,7 @@ async def _download(client: ServerClient, file: ResultFile, part: BinaryIO) -> N
 
 
 def _name(file: ResultFile, folder: Path, part: BinaryIO) -> str:
-    """Give a complete file the next free name of its kind in its folder, and return that."""
+    """Rename a complete file to the next free name in its folder, and return the name."""
     for name in _names(file.name, folder):
         if rename_new(part, folder / name):
             return name
@@ -114,7 +118,7 @@ def _name(file: ResultFile, folder: Path, part: BinaryIO) -> str:
 def _names(name: str, folder: Path) -> Iterable[str]:
     counted = _COUNTED.match(name)
     if counted is not None:
-        # What saves pictures counts on from the files that are there. Here, these are other files than on the server.
+        # Like SaveImage, continue the counter of the local folder; the server's folder has other files.
         numbered = NewPicture(folder, "", counted["stem"])
         while True:
             yield f"{counted['stem']}_{numbered.next_counter():05}_{counted['rest']}"
@@ -135,7 +139,12 @@ def _renamed(ui: dict[str, Any], named: Mapping[ResultFile, str]) -> dict[str, A
         changed[key] = [
             entry
             if file is None
-            else {**entry, "filename": named[file], "subfolder": file.subfolder, "type": file.kind}
+            else {
+                **entry,
+                "filename": named[file],
+                "subfolder": file.subfolder,
+                "type": _KIND_HERE.get(file.kind, file.kind),
+            }
             for entry, file in entries
             if file is None or file in named
         ]

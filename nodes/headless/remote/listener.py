@@ -1,4 +1,4 @@
-"""The socket of a server for one run: its messages in order, over as many connections as that takes."""
+"""The WebSocket messages of one run, across reconnects."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ....uniworld_core.json_text import BadJson, loads
 from .client import ServerClient, Unreachable
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between two attempts to connect
-_OPENING = 5.0  # seconds that a run waits for its socket; without one, the history is asked more often
+_OPENING = 5.0  # seconds to wait for the socket before the prompt is queued
 
 
 class Listener:
-    """Collects the messages for a client id. A dropped connection is opened again.
+    """Collects the messages for a client id, and reconnects when the connection drops.
 
     Attributes:
-        connected: whether messages arrive now.
+        connected: whether the socket is open.
     """
 
     def __init__(self, client: ServerClient, client_id: str) -> None:
@@ -44,7 +44,7 @@ class Listener:
             await asyncio.wait([self._task])
 
     async def next(self, seconds: float) -> list[tuple[str, dict[str, Any]]]:
-        """Return the messages that have arrived, after waiting at most `seconds` for the first."""
+        """Wait up to `seconds` for a message, and return all that have arrived."""
         if self._messages.empty():
             waiting = asyncio.ensure_future(self._messages.get())
             await asyncio.wait([waiting], timeout=seconds)
@@ -67,7 +67,7 @@ class Listener:
                     self._opened.set()
                     await self._receive(socket)
             except (Unreachable, aiohttp.ClientError):
-                self._opened.set()  # the run starts without it
+                self._opened.set()  # the run starts without a socket and polls
             finally:
                 self.connected = False
             await asyncio.sleep(pause)

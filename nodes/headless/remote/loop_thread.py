@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, so that commands that wait for servers still see Ctrl-C at once."""
+"""An event loop in its own thread, so that the main thread keeps handling Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_SLICE = 0.2  # seconds; on Windows, a wait does not see signals
+_SLICE = 0.2  # seconds; on Windows, signals do not interrupt a wait
 _CLOSING = 5.0
 
 
 class LoopThread:
-    """Runs coroutines for other threads. What still runs when it is closed is cancelled."""
+    """Runs coroutines for other threads, and cancels those that are unfinished when it closes."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        # A daemon, so that a server that does not answer cannot keep the program from exiting.
+        # A daemon, so that an unresponsive server cannot keep the program from exiting.
         self._thread = threading.Thread(target=self._loop.run_forever, name="uniworld-servers", daemon=True)
 
     def __enter__(self) -> LoopThread:

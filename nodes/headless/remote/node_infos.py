@@ -1,7 +1,7 @@
-"""The nodes of a server as a registry: its `/object_info` in place of node classes.
+"""A registry of the nodes in a server's `/object_info`.
 
-Conversion, old class ids, values of the command line and checks read a node through its class. Each node of a server gets a
-stand-in class that declares the same inputs and outputs, so that they need no second implementation.
+Each node gets a stand-in class with the same inputs and outputs. Conversion, replaced class ids, command-line values and checks
+read node classes, so they work unchanged.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from ..registry.registry import Registry
 from ..registry.schema import ANY_TYPE, read_schema
 from .client import BadAnswer
 
-# Options by which a choice lets users upload a file. Its options are the files that were there when it was described.
+# Options of a choice that offers an upload. Its values are file names, and new files are valid too.
 UPLOADS = ("image_upload", "video_upload", "animated_image_upload", "audio_upload", "file_upload")
 PICTURE_UPLOADS = ("image_upload", "animated_image_upload")
-# ComfyUI's V3 inputs that stand for several inputs, whose names begin with theirs.
+# ComfyUI's V3 inputs that expand to several inputs, named PREFIX.NAME.
 _DYNAMIC = ("COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3", "COMFY_DYNAMICSLOT_V3")
 _MATCHING = "COMFY_MATCHTYPE_V3"
 
 
 @dataclass
 class RemoteRegistry(Registry):
-    """The nodes that a server has.
+    """The nodes of a server.
 
     Attributes:
         described: its object_info.
@@ -39,15 +39,15 @@ class RemoteRegistry(Registry):
         return self.described[name]
 
     def is_own(self, name: str) -> bool:
-        return False  # what fails there is not a bug of this program
+        return False  # errors on a server are not bugs of this program
 
     def uploads(self, class_type: str, input_name: str) -> tuple[str, ...]:
-        """Return which of `UPLOADS` an input declares."""
+        """Return the options of `UPLOADS` that an input declares."""
         spec = read_schema(self.classes[class_type]).inputs.get(input_name)
         return () if spec is None else tuple(flag for flag in UPLOADS if spec.options.get(flag))
 
     def allow(self, class_type: str, input_name: str, value: str) -> None:
-        """Add an option to a choice, such as the name of a file that will be uploaded."""
+        """Add a value to a choice, such as the name of a file that will be uploaded."""
         choices = read_schema(self.classes[class_type]).inputs[input_name]
         options = choices.type if isinstance(choices.type, list) else choices.options.get("options")
         if isinstance(options, list) and value not in options:
@@ -56,10 +56,10 @@ class RemoteRegistry(Registry):
 
 
 def read_registry(data: object, url: str) -> RemoteRegistry:
-    """Make a registry from a server's object_info. Nodes whose description is damaged are left out.
+    """Build a registry from a server's object_info. Nodes with an invalid description are skipped.
 
     Raises:
-        BadAnswer: it describes no node.
+        BadAnswer: no node has a valid description.
     """
     registry = RemoteRegistry()
     for name, info in data.items() if isinstance(data, dict) else ():
@@ -86,12 +86,12 @@ def read_registry(data: object, url: str) -> RemoteRegistry:
 def _stand_in(name: str, info: Mapping[str, Any]) -> type:
     declared = {part: _inputs(entries) for part, entries in info["input"].items() if isinstance(entries, dict)}
     required = declared.get("required", {})
-    # In a prompt, only inputs whose names begin with theirs appear.
+    # A prompt contains their expanded inputs, not the inputs themselves.
     dynamic = {name: required.pop(name) for name in list(required) if _is_dynamic(info["input"]["required"][name])}
     declared["optional"] = dynamic | declared.get("optional", {})
 
     def run(self: object, **inputs: object) -> None:
-        """Take any link: which arguments a node has besides its inputs, a server does not say."""
+        """Accept any input: object_info does not say whether the function takes undeclared ones."""
 
     outputs, is_list = info.get("output"), info.get("output_is_list")
     return type(
@@ -114,7 +114,7 @@ def _inputs(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _input(entry: Any) -> Any:
-    """An input's declaration, opened where the server decides by more than it declares."""
+    """Return the declaration of an input, with restrictions removed that the server does not apply."""
     if not isinstance(entry, list) or not entry:
         return entry
     kind, options = entry[0], entry[1] if len(entry) > 1 and isinstance(entry[1], dict) else {}

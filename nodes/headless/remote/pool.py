@@ -1,4 +1,4 @@
-"""Rows of a batch on several servers: one row at a time on each, and the rows of a server that dies on the others."""
+"""Batch workers on servers: one row at a time per server; rows of a server that dies run on the others."""
 
 from __future__ import annotations
 
@@ -24,32 +24,31 @@ from ..run.report import never_failing
 from ..run.stopping import StopRequest
 from ..storage import folders
 from ..workflow.file import Workflow
-from .client import ServerClient, ServerFailed, Unreachable
+from .client import TOO_MANY_REQUESTS, Refusal, ServerClient, ServerFailed, Unreachable
 from .downloads import download_all
-from .node_infos import RemoteRegistry
 from .prompt_run import PATIENCE, PromptInvalid, PromptRun, PromptUnknown, Unconfirmed, cancel
 from .session import extra_data, new_prompt_id, read_nodes, refused
-from .workflow_files import FileUse, Uploader, file_uses
+from .workflow_files import Uploader, file_uses
 
 if TYPE_CHECKING:
     from .session import Servers
 
 POLL_SECONDS = 0.2
-# Seconds that a row waits for a server that does not answer, while others do.
+# Seconds to wait for an unresponsive server while other servers respond.
 SHORT_PATIENCE = 5.0
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # between two attempts to reach a server that does not answer
-# A batch ends after this many seconds without any server.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two polls of an unresponsive server
+# The batch fails after this many seconds without any server.
 ALL_DOWN_SECONDS = 300.0
 
 
 @dataclass
 class ServerWorker:
-    """A server as the pool sees it.
+    """The state of a server in the pool.
 
     Attributes:
-        up: whether it answers and has the nodes of the workflow.
-        attempts: those that run on it; more than one only after a restart of the batch.
-        abandoned: ids of prompts that it may still run, although their rows run elsewhere.
+        up: whether it responds and has all nodes of the workflow.
+        attempts: ids of the running attempts; more than one only after a restart of the batch.
+        abandoned: prompts that it may still run although their rows were given to other servers.
     """
 
     client: ServerClient
@@ -67,18 +66,18 @@ class _Progress:
 
 @dataclass(frozen=True)
 class _Ended:
-    """An attempt that is no longer followed; without an outcome, its server may still run it."""
+    """A finished attempt. The outcome is None if its server may still be running it."""
 
     attempt: Attempt
     outcome: Outcome | None
 
 
 class ServerPool:
-    """Workers on running servers.
+    """A pool with one worker per server.
 
     Args:
-        servers: connected; those without a registry have not answered yet.
-        pictures: the folder that the pictures of rows are in or relative to.
+        servers: the connections; servers without a registry have not responded yet.
+        pictures: the base folder for the images of rows.
     """
 
     def __init__(
@@ -118,10 +117,12 @@ class ServerPool:
         return None if server is None else RemoteJob(server.client.url, new_prompt_id())
 
     def start(self, attempt: Attempt) -> None:
-        assert attempt.job is not None
+        self._running += 1
+        if attempt.job is None:  # the last idle server has just stopped answering
+            self._reports.put(_Ended(attempt, Outcome(REQUEUED, error="No server responds.")))
+            return
         server = self._servers[attempt.job.server]
         server.attempts.add(id(attempt))
-        self._running += 1
         self._all.loop.start(self._attempt(attempt, server, attempt.job))
 
     def wait(self) -> list[tuple[Attempt, Outcome]]:
@@ -132,22 +133,22 @@ class ServerPool:
                 if isinstance(report, _Ended):
                     ended.append(report)
                 else:
-                    # Printed here, as lines from two threads would mix.
+                    # Printed in this thread, because lines from two threads would mix.
                     never_failing(self._report.progress)(report.row_id, report.data)
                 report = self._reports.get_nowait()
         self._running -= len(ended)
         self._check_servers()
-        # What a server has not confirmed stays recorded as running, for the next start to ask for it.
+        # Attempts without an outcome stay recorded as started, and the next start asks the server.
         return [(one.attempt, one.outcome) for one in ended if one.outcome is not None]
 
     def stop(self) -> None:
-        pass  # the runs look for themselves
+        pass  # each run checks the stop request
 
     def close(self) -> None:
-        pass  # the connections are those of `Servers`
+        pass  # `Servers` closes the connections
 
     def _check_servers(self) -> None:
-        """Raise RunFailed after a long time without any server."""
+        """Raise RunFailed if no server has responded for `ALL_DOWN_SECONDS`."""
         if any(server.up for server in self._servers.values()):
             self._down_since = None
             return
@@ -155,7 +156,7 @@ class ServerPool:
         self._down_since = self._down_since or now
         if now - self._down_since > ALL_DOWN_SECONDS and not self.busy:
             raise RunFailed(
-                f"No server has answered for {ALL_DOWN_SECONDS:.0f} seconds: {', '.join(self._servers)}. Start one, and run "
+                f"No server has responded for {ALL_DOWN_SECONDS:.0f} seconds: {', '.join(self._servers)}. Start one, and run "
                 "the batch again: it continues after the rows that are done."
             )
 
@@ -169,15 +170,15 @@ class ServerPool:
         except Unconfirmed as error:
             say(f"Row {attempt.row.id}: {error}")
             outcome = None
-        except Unreachable as error:
-            outcome = self._lost(server, job, error)
         except PromptUnknown as error:
             outcome = Outcome(LOST, error=str(error))
+        except ServerFailed as error:
+            outcome = self._failed(server, job, error)
         except WorkflowRefused as invalid:
             outcome = Outcome(ERROR, error=str(invalid))
         except (UniWorldError, OSError) as error:
             outcome = Outcome(ERROR, error=str(error))
-        except Exception as error:  # a bug must not leave the batch waiting for this attempt
+        except Exception as error:  # a bug must not keep the batch waiting for this attempt
             say("".join(traceback.format_exception(error)).rstrip())
             outcome = Outcome(ERROR, error=f"{describe_error(error)}. {bug_note('above')}")
         finally:
@@ -203,7 +204,7 @@ class ServerPool:
                 result = await run.resume()
             else:
                 uses, _ = file_uses(workflow.prompt, registry)
-                sent = await self._uploaded(server, workflow, uses, registry)
+                sent = await server.uploader.upload_all(workflow, uses, registry)
                 run.prompt, run.extra_data = sent.prompt, extra_data(sent)
                 try:
                     result = await run.run()
@@ -211,17 +212,9 @@ class ServerPool:
                     raise WorkflowRefused(refused(invalid, sent.prompt, registry)) from invalid
         return await self._collected(server, attempt, result)
 
-    async def _uploaded(
-        self, server: ServerWorker, workflow: Workflow, uses: list[FileUse], registry: RemoteRegistry
-    ) -> Workflow:
-        try:
-            return await server.uploader.upload_all(workflow, uses, registry)
-        except Unreachable as error:
-            raise Unreachable(str(error), sent=False) from error  # the prompt has not been sent
-
     async def _collected(self, server: ServerWorker, attempt: Attempt, result: RunResult) -> Outcome:
         if result.status == "interrupted":
-            # A server that stops marks what it runs as interrupted; nobody has asked for that.
+            # A server that shuts down marks its running prompt as interrupted.
             status = INTERRUPTED if self._stop else LOST
             return Outcome(status, error=result.sentence, warnings=result.warnings)
         if result.status != "success":
@@ -233,21 +226,24 @@ class ServerPool:
         others = any(other.up for other in self._servers.values() if other is not server)
         return SHORT_PATIENCE if others else PATIENCE
 
-    def _lost(self, server: ServerWorker, job: RemoteJob, error: Unreachable) -> Outcome:
+    def _failed(self, server: ServerWorker, job: RemoteJob, error: ServerFailed) -> Outcome:
+        """Return the outcome of an attempt whose server failed. It is an error of the row only if the request was rejected."""
+        if isinstance(error, Refusal) and error.status < 500 and error.status != TOO_MANY_REQUESTS:
+            return Outcome(ERROR, error=str(error))
         self._take_down(server)
-        if error.sent:
-            server.abandoned.add(job.prompt_id)
-            return Outcome(LOST, error=str(error))
-        return Outcome(REQUEUED, error=str(error))
+        if isinstance(error, Unreachable) and not error.sent:
+            return Outcome(REQUEUED, error=str(error))
+        server.abandoned.add(job.prompt_id)
+        return Outcome(LOST, error=str(error))
 
     def _take_down(self, server: ServerWorker) -> None:
         if server.up:
             server.up = False
-            server.uploader.stored.clear()  # it may come back with an empty input folder
+            server.uploader.stored.clear()  # it may restart with an empty input folder
             self._all.loop.start(self._bring_up(server))
 
     async def _bring_up(self, server: ServerWorker) -> None:
-        """Try to reach a server until it answers, and use it again then."""
+        """Poll a server until it responds, and mark it as up."""
         pause = FIRST_PAUSE
         while True:
             await asyncio.sleep(pause)
@@ -261,9 +257,11 @@ class ServerPool:
                 continue
             missing = {str(node.get("class_type")) for node in self._workflow.prompt.values()} - set(registry.classes)
             if missing:
-                say(f"warning: {server.client.url} is not used. It lacks the nodes {', '.join(sorted(missing))}.")
+                say(
+                    f"warning: {server.client.url} is not used. It does not have the nodes {', '.join(sorted(missing))}."
+                )
                 return
             self._all.registries[server.client.url] = registry
-            say(f"note: {server.client.url} answers and is used.")
+            say(f"note: {server.client.url} responds again and is used.")
             server.up = True
             return

@@ -1,4 +1,4 @@
-"""One prompt on a server: queued once, followed to its end whatever the connection does, and cancelled without harm to others."""
+"""Running one prompt on a server: queue it exactly once, follow it across connection failures, cancel it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from urllib.parse import quote
 from ....streams import say
 from ..run.executor import EventHook, RunResult
 from ..run.stopping import StopRequest
-from .client import BadAnswer, Refusal, ServerClient, ServerFailed, Unreachable
+from .client import TOO_MANY_REQUESTS, BadAnswer, Refusal, ServerClient, ServerFailed, Unreachable
 from .listener import Listener
 from .remote_events import INTERRUPTED_SENTENCE, PromptHistory, RemoteEvents, read_history
 
-WARM_POLL, COLD_POLL, LAST_POLL = 10.0, 1.0, 0.05  # seconds between two looks at the history: with and without a
-# socket, and after the socket has said that the run has ended
-PATIENCE = 120.0  # seconds that a run waits for a server that does not answer
-STOP_SECONDS = 20.0  # that a server has to confirm an interrupt
+WARM_POLL, COLD_POLL, LAST_POLL = 10.0, 1.0, 0.05  # seconds between two polls: with and without a
+# socket, and after the socket has reported the end
+PATIENCE = 120.0  # seconds to wait for an unresponsive server
+STOP_SECONDS = 20.0  # seconds to wait for a server to confirm an interrupt
 _TICK = 0.1
-_CONFIRM = 5.0  # seconds that the history may take to show a run whose end the socket has reported
-_BUSY = frozenset({429, 502, 503, 504})  # statuses by which servers and proxies ask to come back later
+_CONFIRM = 5.0  # seconds until the history must contain a run whose end the socket has reported
+_BUSY = frozenset({TOO_MANY_REQUESTS, 502, 503, 504})  # temporary failures of servers and proxies
 _ATTEMPTS = 8  # to queue a prompt
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
-_LOOKS = 3  # at a queue, before a prompt whose answer was lost counts as not queued
+_LOOKS = 3  # at the queue, before a prompt without a response counts as not queued
 _TAKEN = "prompt_id_taken"
 
 
 class PromptInvalid(Exception):
-    """A server refuses a prompt as invalid; nothing of it runs.
+    """A server rejected a prompt as invalid, and runs no part of it.
 
     Attributes:
         error: ComfyUI's error object.
@@ -43,7 +43,7 @@ class PromptInvalid(Exception):
 
 
 class PromptUnknown(ServerFailed):
-    """A server does not know a prompt that it was to run: it was restarted, or its history was cleared."""
+    """A server does not know a queued prompt: it was restarted, or its history was cleared."""
 
 
 class Unconfirmed(ServerFailed):
@@ -52,12 +52,13 @@ class Unconfirmed(ServerFailed):
 
 @dataclass
 class PromptRun:
-    """A run of one prompt, whose id is chosen here.
+    """A run of one prompt.
 
     Args:
+        prompt_id: chosen by the caller. Also the client id, so that a later process can follow the run.
         prompt: the workflow in API form.
-        extra_data: what the server keeps with it.
-        patience: how long the server may not answer, asked each time.
+        extra_data: metadata for the server, such as the editor form.
+        patience: returns how many seconds to wait for an unresponsive server.
     """
 
     client: ServerClient
@@ -78,8 +79,8 @@ class PromptRun:
         """Queue the prompt and follow it to its end.
 
         Raises:
-            PromptInvalid: the server refuses it.
-            ServerFailed: the server cannot be reached, refuses it, or no longer knows it.
+            PromptInvalid: the server rejected the prompt.
+            ServerFailed: the server cannot be reached, failed, or no longer knows the prompt.
         """
         async with Listener(self.client, self.prompt_id) as listener:
             if self.stop:
@@ -89,7 +90,7 @@ class PromptRun:
             return await self._follow(listener)
 
     async def resume(self) -> RunResult:
-        """Follow a prompt that was queued before, by this program or one that died.
+        """Follow a prompt that an earlier program queued.
 
         Raises:
             ServerFailed: as `run`; PromptUnknown if the server does not know it.
@@ -100,7 +101,7 @@ class PromptRun:
     # --- queueing ---------------------------------------------------------------------------------------------------
 
     async def _submit(self) -> bool:
-        """Queue the prompt exactly once; True if the run was stopped before that."""
+        """Queue the prompt exactly once; return True if the run was stopped first."""
         body = {
             "prompt": self.prompt,
             "prompt_id": self.prompt_id,
@@ -116,7 +117,7 @@ class PromptRun:
             except Unreachable as error:
                 if not error.sent:
                     raise
-                # The server may have queued the prompt although its answer was lost, and must not get it twice.
+                # The server may have queued the prompt although the response was lost.
                 if await self._was_queued():
                     return False
                 if attempt == _ATTEMPTS:
@@ -132,7 +133,7 @@ class PromptRun:
                 if refusal.status not in _BUSY or attempt == _ATTEMPTS:
                     raise
                 if attempt == 1:
-                    say(f"note: {refusal} It is asked again.")
+                    say(f"note: {refusal} Retrying.")
             if await self._stopped_within(pause):
                 return True
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -142,11 +143,11 @@ class PromptRun:
         given = answer.get("prompt_id") if isinstance(answer, dict) else None
         if not isinstance(given, str) or not given:
             raise BadAnswer(f"{self.client.url}/prompt does not give the id of the prompt. Is it ComfyUI?")
-        # ComfyUI before July 2025 chooses the id itself.
+        # Old versions of ComfyUI choose the id themselves.
         self.prompt_id = self._events.prompt_id = given
         errors = _node_errors(answer)
         if errors:
-            # ComfyUI runs the outputs that are valid. Like a local run, this one is complete or does not start.
+            # ComfyUI would run the valid outputs only. A local run does not start then, and neither does this one.
             await cancel(self.client, given)
             raise PromptInvalid({}, errors)
 
@@ -159,7 +160,7 @@ class PromptRun:
                 if await state_of(self.client, self.prompt_id) is not None:
                     return True
             except Unreachable:
-                return True  # not known, so that it is followed and never queued again
+                return True  # unknown, so it is followed and never queued again
         return False
 
     async def _stopped_within(self, seconds: float) -> bool:
@@ -181,7 +182,7 @@ class PromptRun:
                 if self._events.message(kind, data) and ended_at is None:
                     ended_at = time.monotonic()
             now = time.monotonic()
-            # Computed each time, as the socket may break between two looks.
+            # Computed each time, because the socket may drop between two polls.
             pause = LAST_POLL if ended_at else WARM_POLL if listener.connected else COLD_POLL
             try:
                 if self.stop and now >= self._next_cancel:
@@ -196,7 +197,7 @@ class PromptRun:
                 self._check_stop(now)
                 if failing_since is None:
                     failing_since = now
-                    say(f"note: {error} It is asked again for {self.patience():.0f} seconds.")
+                    say(f"note: {error} Retrying for {self.patience():.0f} seconds.")
                 if now - failing_since > self.patience():
                     raise Unreachable(str(error), sent=True) from error
                 self._next_cancel = now + COLD_POLL
@@ -208,19 +209,19 @@ class PromptRun:
             looked_at = now
 
     async def _look(self, ending: bool) -> RunResult | None:
-        """The result of the run, None while it waits or runs.
+        """Return the result of the run; None while it is queued or running.
 
         Args:
-            ending: the socket has just reported the end, so that the history must show it soon.
+            ending: whether the socket has just reported the end, so that the history will show it soon.
         """
         state = await state_of(self.client, self.prompt_id)
         if isinstance(state, PromptHistory):
             return self._events.finish(state)
         if state is not None or ending:
             return None
-        if self._events.ending is not None:  # a server that keeps no history
+        if self._events.ending is not None:  # the server keeps no history
             return self._events.end(*self._events.ending)
-        if self._cancelled_at is not None:  # it was taken out of the queue
+        if self._cancelled_at is not None:  # it was removed from the queue
             return self._events.end("execution_interrupted", {})
         raise PromptUnknown(
             f"The server {self.client.url} does not know the prompt {self.prompt_id}: it was restarted, or its history was "
@@ -255,10 +256,10 @@ def _node_errors(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def queue_ids(client: ServerClient) -> tuple[set[str], set[str]]:
-    """Return the ids of the prompts that run and of those that wait.
+    """Return the ids of the running and of the queued prompts.
 
     Raises:
-        ServerFailed: the server does not say.
+        ServerFailed: the request failed.
     """
     data = await client.get_json("/queue")
     if not isinstance(data, dict) or not {"queue_running", "queue_pending"} <= data.keys():
@@ -273,10 +274,10 @@ async def queue_ids(client: ServerClient) -> tuple[set[str], set[str]]:
 
 
 async def state_of(client: ServerClient, prompt_id: str) -> PromptHistory | bool | None:
-    """Return what a server keeps of a prompt that has ended, True for one that waits or runs, None for an unknown one.
+    """Return the history of a finished prompt, True for a queued or running one, None for an unknown one.
 
     Raises:
-        ServerFailed: the server does not say.
+        ServerFailed: the request failed.
     """
     for look in range(2):
         data = await client.get_json(f"/history/{quote(prompt_id, safe='')}")
@@ -285,22 +286,22 @@ async def state_of(client: ServerClient, prompt_id: str) -> PromptHistory | bool
         history = read_history(data.get(prompt_id))
         if history is not None:
             return history
-        # Looked at between two looks at the history, so that a prompt that ends meanwhile is not missed.
+        # The history is read before and after the queue, so that a prompt that finishes in between is found.
         if look == 0 and prompt_id in set.union(*await queue_ids(client)):
             return True
     return None
 
 
 async def cancel(client: ServerClient, prompt_id: str) -> None:
-    """Take a prompt out of the queue, or interrupt it if it runs. Other prompts are left alone.
+    """Remove a prompt from the queue, or interrupt it if it is running. Other prompts are not affected.
 
     Raises:
-        ServerFailed: the server does not do it.
+        ServerFailed: the request failed.
     """
     running, waiting = await queue_ids(client)
     if prompt_id in waiting:
         await client.post_json("/queue", {"delete": [prompt_id]})
-        running, _ = await queue_ids(client)  # it may have started before it was taken out
+        running, _ = await queue_ids(client)  # it may have started before it was removed
     if prompt_id in running:
-        # ComfyUI before September 2025 ignores the id and interrupts whatever runs, which is this prompt.
+        # Old versions of ComfyUI ignore the id and interrupt the running prompt, which is this one.
         await client.post_json("/interrupt", {"prompt_id": prompt_id})

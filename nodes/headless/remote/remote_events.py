@@ -1,4 +1,4 @@
-"""The events of a run on a server, as a local run reports them: from its socket, and at the end from its history."""
+"""The events of a run on a server in the form of a local run: from the socket, and finally from the history."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _STARTS = ("execution_start", "execution_cached")
 
 @dataclass(frozen=True)
 class PromptHistory:
-    """What a server keeps of a prompt that has ended.
+    """The history entry of a finished prompt.
 
     Attributes:
-        outputs: by node id, what the nodes show.
-        messages: names and data of the events that it keeps, in order.
-        display_nodes: by node id, the node of the workflow that shows the outputs of a node which was added to it.
+        outputs: the UI outputs by node id.
+        messages: names and data of the recorded events, in order.
+        display_nodes: for nodes that were added during the run, the node of the workflow that displays their outputs.
     """
 
     outputs: dict[str, dict[str, Any]]
@@ -53,7 +53,7 @@ def read_history(entry: object) -> PromptHistory | None:
     return PromptHistory(
         outputs={node: ui for node, ui in _dict(entry.get("outputs")).items() if isinstance(ui, dict)},
         messages=messages,
-        # ComfyUI before 2024 keeps no status, and no failed prompts either.
+        # Old versions of ComfyUI record no status.
         succeeded=status.get("status_str", "success") == "success",
         display_nodes={node: shown for node, shown in display.items() if isinstance(shown, str)},
     )
@@ -69,11 +69,11 @@ def _list(value: Any) -> list[Any]:
 
 @dataclass
 class RemoteEvents:
-    """Turns the messages of one run into events, each of which is reported once.
+    """Converts the messages of one run to events, without duplicates.
 
     Attributes:
-        outputs: what nodes have shown so far, by their ids.
-        ending: the name and data of the message that ended the run, if it has arrived.
+        outputs: the UI outputs so far, by node id.
+        ending: name and data of the final message, if it has arrived.
     """
 
     prompt_id: str
@@ -87,7 +87,7 @@ class RemoteEvents:
     _reports_states: bool = False
 
     def message(self, kind: str, data: dict[str, Any]) -> bool:
-        """Take a message of the socket; whether it says that the run has ended."""
+        """Process a message of the socket; return whether it reports the end of the run."""
         if data.get("prompt_id", self.prompt_id) != self.prompt_id:
             return False
         if kind in ENDS:
@@ -110,7 +110,7 @@ class RemoteEvents:
         return False
 
     def finish(self, history: PromptHistory) -> RunResult:
-        """Report what the socket has not, and how the run ended."""
+        """Emit the remaining events from the history, and return the result."""
         for name, data in history.messages:
             if name in _STARTS:
                 self._once(name, data)
@@ -125,7 +125,7 @@ class RemoteEvents:
         return self.end(name, data, history.outputs)
 
     def end(self, name: str, data: dict[str, Any], outputs: dict[str, dict[str, Any]] | None = None) -> RunResult:
-        """Report the end of the run, and give its result."""
+        """Emit the final event, and return the result."""
         outputs = self.outputs if outputs is None else outputs
         if name == "execution_success":
             self._emit(name, data)
@@ -136,7 +136,7 @@ class RemoteEvents:
             message = data.get("message")
             said = message if isinstance(message, str) and message else INTERRUPTED_SENTENCE
             return RunResult("interrupted", outputs, None, said, self.warnings)
-        unknown = {"exception_message": "The server does not say why.", "exception_type": "", "traceback": []}
+        unknown = {"exception_message": "The server gives no reason.", "exception_type": "", "traceback": []}
         data = {**about, **unknown, "current_inputs": {}, "current_outputs": [], **data}
         if not isinstance(data["current_inputs"], dict):
             data["current_inputs"] = {}
@@ -155,7 +155,7 @@ class RemoteEvents:
             self._emit(name, data)
 
     def _shown_at(self, node: str, display_node: object) -> str | None:
-        """The node of the workflow that stands for a node; None for a node that none of the workflow's stands for."""
+        """Return the node of the workflow that displays a node; None if there is none."""
         candidates = (display_node, node, node.partition(".")[0])
         return next((one for one in candidates if isinstance(one, str) and one in self.prompt), None)
 
@@ -164,7 +164,7 @@ class RemoteEvents:
         shown_at = self._shown_at(node, data.get("display_node")) if isinstance(node, str) else None
         if shown_at is None or node in self._running:
             return
-        if not self._reports_states:  # an older ComfyUI, which runs one node at a time
+        if not self._reports_states:  # an old version of ComfyUI, which runs one node at a time
             for before in list(self._running):
                 self._finish(before)
         self._running[node] = None
@@ -204,9 +204,9 @@ class RemoteEvents:
 
 
 def failure_sentence(data: Mapping[str, Any]) -> str:
-    """The sentence that a local run gives for the exception in the data of an execution_error."""
+    """Return the message of a local run for the data of an execution_error."""
     text, kind = str(data.get("exception_message") or ""), str(data.get("exception_type") or "")
-    # The text of a bug names the exception already.
+    # The message of a bug already contains the exception class.
     is_bug = text.endswith(BUG_NOTE)
     said = text if is_bug else error_sentence(kind.rpartition(".")[2], text, _is_value_error(kind))
     node = str(data.get("node_id") or "")
@@ -214,7 +214,7 @@ def failure_sentence(data: Mapping[str, Any]) -> str:
 
 
 def _is_value_error(kind: str) -> bool:
-    """Whether the exception of this full name is a ValueError, as far as its name tells."""
+    """Return whether the full name of an exception class is known to be a ValueError."""
     known = getattr(builtins, kind, None)
     if isinstance(known, type):
         return issubclass(known, ValueError)
@@ -224,5 +224,5 @@ def _is_value_error(kind: str) -> bool:
         names.add(one.__name__)
         pending += one.__subclasses__()
     module, _, name = kind.rpartition(".")
-    # Inside ComfyUI, the package has the name of its folder.
+    # In ComfyUI, the package is named after its folder.
     return name in names and ("uniworld" in module.lower() or "headless" in module)

@@ -1,4 +1,4 @@
-"""Servers as a place to run workflows: their nodes for conversion and checks, one run, or workers for a batch."""
+"""Connected servers: their nodes for conversion and checks, single runs, and workers for a batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .workflow_files import Uploader, file_uses, foreign_paths, missing_files
 if TYPE_CHECKING:
     from .pool import ServerPool
 
-# What a pack's own check may allow although its declaration does not. Of such findings, the server has the last word.
+# Problems that a pack's VALIDATE_INPUTS may accept. object_info does not show it, so the server decides.
 _DOUBTFUL = frozenset(
     {
         "value_not_in_list",
@@ -49,15 +49,15 @@ _CLOSING = 5.0  # seconds
 
 
 class Servers:
-    """Connections to servers. The nodes of the first that answers are those that workflows are converted with.
+    """Connections to servers. Workflows are converted with the nodes of the first server that responds.
 
     Args:
-        token: sent to each of them.
+        token: sent to all of them.
 
     Attributes:
-        urls: their addresses.
-        clients: for each of them, in the same order.
-        registry: the nodes of the first server that answered.
+        urls: the URLs of the servers.
+        clients: one client per server, in the same order.
+        registries: the nodes of each server that has responded, by URL.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Servers:
         """Connect to all servers.
 
         Raises:
-            UniWorldError: none of them answers, or one answers with something else than a server's API.
+            UniWorldError: no server can be used.
         """
         self.loop.__enter__()
         try:
@@ -87,10 +87,10 @@ class Servers:
                 if isinstance(answer, RemoteRegistry)
             }
             if not self.registries:
-                # Nothing has been started: the address is what has to be corrected.
+                # Nothing has run yet, so this is a usage error.
                 raise UniWorldError(" ".join(str(error) for error in failed), [str(error) for error in failed])
             for error in failed:
-                say(f"warning: {error} It is used when it answers.")
+                say(f"warning: {error} It is used when it responds.")
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -121,17 +121,17 @@ class Servers:
     # --- one workflow -----------------------------------------------------------------------------------------------
 
     def validate(self, prompt: dict[str, Any], lenient: bool = False) -> Validation:
-        """Check a workflow against the nodes of the first server, and whether the files that it names are there.
+        """Check a workflow against the nodes of the first server, and check that its files exist.
 
         Nothing is queued or uploaded.
 
         Args:
-            lenient: leave out what a server may accept by rules that it does not declare.
+            lenient: ignore problems that the own checks of a pack may accept.
         """
         return self.loop.call(self._validate(self._client, prompt, lenient))
 
     def problems(self, prompt: dict[str, Any]) -> list[str]:
-        """Return what keeps a workflow from running on any of the servers, a sentence each; empty if nothing does."""
+        """Return the problems that prevent a workflow from running on any of the servers, one sentence each."""
         found: list[str] = []
         for client in self.clients:
             if client.url in self.registries:
@@ -160,7 +160,7 @@ class Servers:
         """Run a workflow on the first server and download its results into the current folders.
 
         Raises:
-            WorkflowRefused: the server finds it invalid.
+            WorkflowRefused: the server rejected the workflow.
             RunFailed: the server fails, or the results cannot be downloaded.
         """
         current = folders.current()
@@ -187,14 +187,14 @@ class Servers:
     def pool(
         self, workflow: Workflow, pictures: Path, report: BatchReport | JsonBatchReport, stop: StopRequest
     ) -> ServerPool:
-        """Return workers, one a server, that run rows of a workflow."""
+        """Return a pool with one worker per server."""
         from .pool import ServerPool
 
         return ServerPool(self, workflow, pictures, report, stop)
 
 
 async def read_nodes(client: ServerClient) -> RemoteRegistry:
-    """Return the nodes that a server has. Raises ServerFailed if it does not say."""
+    """Return the nodes of a server. Raises ServerFailed if the request fails."""
     return read_registry(await client.get_json("/object_info"), client.url)
 
 
@@ -203,18 +203,18 @@ def new_prompt_id() -> str:
 
 
 def extra_data(workflow: Workflow) -> dict[str, Any]:
-    """What goes to the server with a prompt: the editor form, for the pictures that it saves."""
+    """Return the metadata of a prompt: the editor form, which SaveImage stores in images."""
     return {} if workflow.extra_pnginfo is None else {"extra_pnginfo": workflow.extra_pnginfo}
 
 
 def _may_be_allowed(problem: Problem, registry: RemoteRegistry) -> bool:
-    """Whether the server's node may accept what its declaration does not; ComfyUI's own nodes do as they declare."""
+    """Return whether a pack's own check may accept a value that the declaration excludes."""
     module = registry.modules.get(problem.class_type, "")
     return module.startswith("custom_nodes.") and problem.error.get("type") in _DOUBTFUL
 
 
 def refused(invalid: PromptInvalid, prompt: dict[str, Any], registry: RemoteRegistry) -> Validation:
-    """Return a server's refusal as the outcome of a check. What the check here finds too has its sentence."""
+    """Return a server's rejection as a `Validation`, with the messages of the local check where it finds the same."""
     known = {_place(one.node_id, one.error): one.sentence for one in validate_prompt(prompt, registry).problems}
     problems: list[Problem] = []
     for node_id, about in invalid.node_errors.items():
@@ -226,8 +226,8 @@ def refused(invalid: PromptInvalid, prompt: dict[str, Any], registry: RemoteRegi
                 problems.append(Problem(node_id, class_type, error, sentence))
     if not problems:
         message, details = invalid.error.get("message"), invalid.error.get("details")
-        reason = ": ".join(str(part) for part in (message, details) if part) or "it does not say why."
-        problems = [Problem("", "", invalid.error, f"The server refuses the workflow: {reason}")]
+        reason = ": ".join(str(part) for part in (message, details) if part) or "it gives no reason."
+        problems = [Problem("", "", invalid.error, f"The server rejected the workflow: {reason}")]
     error = invalid.error or {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation"}
     error = {"details": "", "extra_info": {}, **error}
     return Validation(prompt, [], problems, error, invalid.node_errors)
@@ -239,9 +239,9 @@ def _place(node_id: str, error: Mapping[str, Any]) -> tuple[str, object, object]
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
-    """The sentence of one of ComfyUI's error objects."""
+    """Return one of ComfyUI's error objects as a sentence."""
     message, details = str(error.get("message") or ""), str(error.get("details") or "")
     if error.get("type") == "custom_validation_failed" and " - " in details:
-        return details.partition(" - ")[2]  # the node's own sentence
+        return details.partition(" - ")[2]  # the message of the node's own check
     parts = [part.rstrip(".") for part in (message, details) if part]
     return f"{': '.join(parts) or 'it is not valid'}."

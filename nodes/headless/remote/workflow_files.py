@@ -1,4 +1,4 @@
-"""The files that a workflow names: found on this machine, and uploaded under names that no other file has."""
+"""The files of a workflow: finding them on this computer, and uploading them under unique names."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _DIGEST, _STEM = 16, 80  # characters of an uploaded file's name
 
 @dataclass(frozen=True)
 class FileUse:
-    """A file that an input names.
+    """A file that an input refers to.
 
     Attributes:
-        value: what the workflow names it, perhaps with its folder, as in `cat.png [output]`.
-        path: the file on this machine; None if it is not here, and the server must have it.
+        value: the value of the input, such as `cat.png [output]`.
+        path: the local file; None if only the server can have it.
     """
 
     node_id: str
@@ -39,7 +39,7 @@ class FileUse:
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """Its name, subfolder and kind of folder."""
+        """Name, subfolder and kind of folder."""
         match = _ANNOTATED.match(self.value)
         name, kind = (match["name"], match["kind"]) if match else (self.value, "input")
         path = PurePosixPath(name.replace("\\", "/"))
@@ -47,10 +47,10 @@ class FileUse:
 
 
 def file_uses(prompt: Mapping[str, Any], registry: RemoteRegistry) -> tuple[list[FileUse], list[Problem]]:
-    """Find the files that a workflow in API form names, and what is wrong with them.
+    """Return the files that a workflow in API form refers to, and the problems with them.
 
-    A choice that declares an upload names a file. Any other choice does so where its value is not one of its options, but a
-    file of the input folder. What nodes that no output needs name is not looked at.
+    A choice with an upload option refers to a file. Any other choice does if its value is not one of its options but a file in
+    the input folder. Nodes that no output needs are skipped.
     """
     schemas = Schemas(registry.classes)
     uses: list[FileUse] = []
@@ -78,7 +78,7 @@ def file_uses(prompt: Mapping[str, Any], registry: RemoteRegistry) -> tuple[list
 
 
 def _reached(prompt: Mapping[str, Any], registry: RemoteRegistry, schemas: Schemas) -> list[str]:
-    """The nodes that the output nodes need, themselves included, in the workflow's order."""
+    """Return the output nodes and the nodes that they need, in the workflow's order."""
     known = {
         node_id: node["inputs"] if isinstance(node.get("inputs"), dict) else {}
         for node_id, node in prompt.items()
@@ -96,10 +96,10 @@ def _reached(prompt: Mapping[str, Any], registry: RemoteRegistry, schemas: Schem
 
 
 def _local_file(value: str, must_be_picture: bool) -> Path | None:
-    """The file of the input folder, or of the folder that the value names, None if it is not there.
+    """Return the local file for a value; None if there is none.
 
     Raises:
-        UniWorldError: the name leads out of its folder, or the file is not a picture but must be one.
+        UniWorldError: the name points outside its folder, or the file is not an image but must be one.
     """
     current = folders.current()
     if value not in current.bound:
@@ -125,21 +125,21 @@ def _problem(node_id: str, class_type: str, name: str, value: str, sentence: str
 
 
 async def missing_files(uses: list[FileUse], client: ServerClient, registry: RemoteRegistry) -> list[Problem]:
-    """A problem for each file that is neither here nor on the server."""
+    """Return a problem for each file that is neither on this computer nor on the server."""
     problems = []
     for use in uses:
         if use.path is None and not _listed(use, registry) and not await client.has_file(*use.place):
             name, _, kind = use.place
             sentence = (
-                f"there is no file {shown(name)} in '{folders.current().of_kind(kind)}', nor on the server {client.url}. "
-                "Put it there, or name another."
+                f"the file {shown(name)} is neither in '{folders.current().of_kind(kind)}' nor on the server {client.url}. "
+                "Put it there, or choose another."
             )
             problems.append(_problem(use.node_id, use.class_type, use.input_name, use.value, sentence))
     return problems
 
 
 def _listed(use: FileUse, registry: RemoteRegistry) -> bool:
-    """Whether the server lists a file among an input's options."""
+    """Return whether a file is one of the options of its input."""
     for entries in registry.described[use.class_type]["input"].values():
         entry = entries.get(use.input_name) if isinstance(entries, dict) else None
         if isinstance(entry, list) and entry:
@@ -150,7 +150,7 @@ def _listed(use: FileUse, registry: RemoteRegistry) -> bool:
 
 
 def foreign_paths(prompt: Mapping[str, Any], client: ServerClient) -> list[str]:
-    """A note for each text that is the path of a file here, which a server on another machine cannot read."""
+    """Return a note for each value that is the path of a local file, which a remote server cannot read."""
     notes = []
     for node_id, node in prompt.items() if not client.address.loopback else ():
         inputs = node.get("inputs") if isinstance(node, dict) else None
@@ -173,20 +173,20 @@ def _is_local_path(text: str) -> bool:
 
 @dataclass
 class Uploader:
-    """Uploads files to one server, each content once.
+    """Uploads files to one server, once per content.
 
     Attributes:
-        stored: the names under which the server keeps files, by digest, extension and subfolder.
+        stored: names of the uploaded files by digest, extension and subfolder.
     """
 
     client: ServerClient
     stored: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
     async def upload_all(self, workflow: Workflow, uses: list[FileUse], registry: RemoteRegistry) -> Workflow:
-        """A copy of a workflow in which the files of this machine have the names that the server keeps them under.
+        """Upload the local files of a workflow, and return a copy that refers to the uploaded ones.
 
         Raises:
-            RunFailed: a file cannot be read, or the server does not take it.
+            RunFailed: a file cannot be read, or the server rejected it.
         """
         here = [use for use in uses if use.path is not None]
         if not here:
@@ -195,7 +195,7 @@ class Uploader:
         for use in here:
             stored = await self._upload(use)
             changed.prompt[use.node_id]["inputs"][use.input_name] = stored
-            # Where the editor form has no such widget, it keeps the name that the file has here.
+            # An editor form without this widget keeps the local name.
             patched = patched_graph(changed.graph, registry, use.node_id, use.input_name, stored)
             changed.graph = patched or changed.graph
         return changed

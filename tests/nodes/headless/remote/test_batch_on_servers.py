@@ -133,7 +133,7 @@ def test_a_server_that_comes_back_is_used_again(batch, rows, make_fake, when):
     assert code == 0
     assert texts_run(first, second) == dict.fromkeys(ids, 1)
     assert len(first.ran) > 1
-    assert f"{first.url} answers and is used." in err
+    assert f"{first.url} responds again and is used." in err
 
 
 def test_a_server_that_is_away_at_first_is_used_when_it_answers(batch, rows, make_fake, when):
@@ -143,7 +143,7 @@ def test_a_server_that_is_away_at_first_is_used_when_it_answers(batch, rows, mak
     when(lambda: len(first.ran) == 2, second.start)
     code, _, err = batch(first.url, second.url)
     assert code == 0
-    assert "It is used when it answers." in err
+    assert "It is used when it responds." in err
     assert texts_run(first, second) == dict.fromkeys(ids, 1)
     assert second.ran
 
@@ -250,6 +250,31 @@ def test_ctrl_c_interrupts_the_rows_on_all_servers(batch, rows, make_fake, when)
     first.nodes = second.nodes
     first.step = second.step = 0.0001
     assert batch(first.url, second.url)[0] == 0
+
+
+def test_a_server_that_always_fails_does_not_use_up_the_rows(batch, rows, make_fake):
+    good, bad = make_fake(), make_fake()
+    bad.fail["/prompt"] = lambda request: web.Response(status=500)
+    ids = rows(6, **{"Wait.steps": 3})
+    code, lines, _ = batch(bad.url, good.url, options=("--retries", "6"))
+    assert code == 0
+    assert texts_run(good) == dict.fromkeys(ids, 1)
+    assert any(one.get("status") == "lost" for one in lines)
+
+
+def test_a_server_that_goes_before_a_row_is_given_to_it(batch, rows, fake, monkeypatch):
+    rows(2)
+    jobs = []
+
+    def next_job(self):
+        jobs.append(None if not jobs else original(self))
+        return jobs[-1]
+
+    original = pool_module.ServerPool.next_job
+    monkeypatch.setattr(pool_module.ServerPool, "next_job", next_job)
+    code, lines, _ = batch(fake.url)
+    assert (code, lines[-1]["done"], len(fake.posted)) == (0, 2, 2)
+    assert next(one["status"] for one in lines if one["event"] == "row") == "requeued"
 
 
 def test_errors_of_rows_are_recorded_as_locally(batch, rows, write, fake):

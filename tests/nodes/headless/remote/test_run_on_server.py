@@ -317,7 +317,7 @@ def test_a_server_that_stays_away_is_given_up(uniworld, write, graphs, fake, whe
     when(lambda: fake.running, fake.die)
     code, _, err = uniworld("run", write(graphs["wait"]), "--server", fake.url)
     assert code == 1
-    assert "It is asked again for 0 seconds." in err
+    assert "Retrying for 0 seconds." in err
     assert "cannot be reached: connection refused." in err.splitlines()[-1]
 
 
@@ -405,7 +405,7 @@ def test_a_file_that_is_nowhere_is_exit_code_2(uniworld, write, graphs, fake, co
     code, _, err = uniworld(command, write(graphs["load"]), "--server", fake.url)
     out = err if command == "run" else _
     assert code == 2
-    assert f"there is no file 'cat.png' in 'input', nor on the server {fake.url}" in out
+    assert f"the file 'cat.png' is neither in 'input' nor on the server {fake.url}" in out
     assert fake.posted == []
 
 
@@ -450,8 +450,8 @@ def test_check_queues_nothing_and_uploads_nothing(uniworld, write, graphs, fake,
 
 
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"1": node("Sampler", name="eulr")}, "input 'name' is 'eulr', which is none of its options"),
-    ({"1": node("PackSampler", name="b")}, "is 'b', which is none of its options"),
+    ({"1": node("Sampler", name="eulr")}, "input 'name' is 'eulr', which is not one of its options"),
+    ({"1": node("PackSampler", name="b")}, "is 'b', which is not one of its options"),
     ({"1": node("Picture", seed=101)}, "above its maximum of 100"), ({"1": node("Say", text="x")}, ""),
     ({"1": node("Nothing")}, "there is no node class 'Nothing'"), ({"1": node("Picture")}, "'seed'"),
 ])  # fmt: skip
