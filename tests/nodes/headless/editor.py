@@ -1,4 +1,4 @@
-"""Builds workflows in the editor's form for the tests, the way the editor saves them."""
+"""Build workflows in the editor's form for the tests, as the editor saves them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ class Graph:
     """A workflow or a subgraph under construction."""
 
     def __init__(self, registry: Registry, before: int = 0) -> None:
-        """Args: before: the number before the first node's id; the editor gives no id twice in a workflow."""
+        """Create an empty graph.
+
+        Args:
+            before: the first node has the next id. The editor assigns every id only once per workflow.
+        """
         self.registry, self.before = registry, before
         self.nodes: list[dict[str, Any]] = []
         self.links: list[dict[str, Any]] = []
@@ -24,7 +28,7 @@ class Graph:
     def add(
         self, kind: str, values: Any = None, inputs: Any = None, outputs: Any = None, **more: Any
     ) -> dict[str, Any]:
-        """A node; its slots come from its class, or from `inputs` and `outputs` for what is no class."""
+        """Add a node. Its slots come from its class, or from `inputs` and `outputs` if `kind` is not a class."""
         if kind in self.registry.classes:
             info = self.registry.info(kind)
             declared = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
@@ -44,7 +48,7 @@ class Graph:
         return node
 
     def link(self, source: Any, source_slot: int, target: Any, target_input: str | int) -> None:
-        """A wire; `source` and `target` are nodes, or None for the boundary of a subgraph."""
+        """Add a wire; `source` and `target` are nodes, or None for the boundary of a subgraph."""
         link_id = len(self.links) + 1
         if target is None:
             slot = int(target_input)
@@ -63,7 +67,7 @@ class Graph:
         })  # fmt: skip
 
     def boundary(self, inputs: list[tuple[str, str]], outputs: list[tuple[str, str]]) -> None:
-        """Declare what a subgraph takes and gives, as (name, type)."""
+        """Declare the inputs and outputs of a subgraph, as (name, type)."""
         self.inputs = [
             {"id": f"i{n}", "name": name, "type": kind, "linkIds": []} for n, (name, kind) in enumerate(inputs)
         ]
@@ -72,7 +76,7 @@ class Graph:
         ]
 
     def add_subgraph(self, inner: Graph, values: Any = None, **more: Any) -> dict[str, Any]:
-        """A node that opens a subgraph; `proxies` becomes its `properties.proxyWidgets`."""
+        """Add a node that opens a subgraph; `proxies` becomes its `properties.proxyWidgets`."""
         if "proxies" in more:
             more["properties"] = {"proxyWidgets": more.pop("proxies")}
         inputs = [{"name": entry["name"], "type": entry["type"], "link": None} for entry in inner.inputs]
@@ -86,7 +90,7 @@ class Graph:
         }  # fmt: skip
 
     def save(self, *subgraphs: Graph, schema: float = 0.4) -> dict[str, Any]:
-        """The workflow as schema 0.4 (links as lists) or 1.0 (links as objects)."""
+        """Return the workflow in schema 0.4 (links as lists) or 1.0 (links as objects)."""
         keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
         links = self.links if schema == 1 else [[link[key] for key in keys] for link in self.links]
         saved: dict[str, Any] = {"version": schema, "nodes": self.nodes, "links": links, "groups": [], "extra": {}}

@@ -448,7 +448,7 @@ def test_usage(command, arguments, code):
 def test_an_unknown_command_lists_what_there_is(capsys):
     assert main(["paint"]) == 2
     assert (
-        "Unknown command 'paint'. The commands are: run, nodes, check, batch, chat, serve, train, data, eval."
+        "Unknown command 'paint'. The commands are: run, nodes, check, batch, chat, serve, train, convert, data, eval."
         in capsys.readouterr().err
     )
     assert main([]) == 2

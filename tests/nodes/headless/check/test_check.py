@@ -223,7 +223,7 @@ def test_a_number_with_too_many_digits_is_an_error_that_names_the_file(tmp_path,
     huge = tmp_path / "huge.json"
     huge.write_text('{"1": {"class_type": "SaveImage", "inputs": {"images": ' + "1" * 5000 + "}}}")
     assert main([verb, str(huge)]) == 2
-    assert f"'{huge}' contains a number of 5000 digits" in capsys.readouterr().err
+    assert f"'{huge}' contains a number with 5000 digits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("nodes", [{}, None, "x", {"1": {}}])
