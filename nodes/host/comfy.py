@@ -13,6 +13,7 @@ from typing import Generic
 
 import comfy.model_management as management
 import comfy.model_patcher
+import comfy.ops
 import comfy.utils
 import folder_paths
 import torch
@@ -52,7 +53,49 @@ class _ComfyHeld(Generic[Module]):
 
     def on_device(self, working_memory: int = 0) -> Module:
         management.load_models_gpu([self.patcher], memory_required=working_memory)
+        if getattr(self.patcher.model, "model_lowvram", False):
+            _move_rest(self.module, self.patcher.load_device)
         return self.module
+
+
+# Layers that ComfyUI can leave on the CPU and copy to the GPU when they are used, by the class that they replace.
+_CASTABLE: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
+    kind: getattr(comfy.ops.manual_cast, kind.__name__)
+    for kind in (
+        torch.nn.Linear,
+        torch.nn.Conv1d,
+        torch.nn.Conv2d,
+        torch.nn.Conv3d,
+        torch.nn.GroupNorm,
+        torch.nn.LayerNorm,
+        torch.nn.Embedding,
+    )
+}
+
+
+def _make_castable(module: torch.nn.Module) -> None:
+    """Turn plain layers into ComfyUI's, whose arithmetic is the same bit by bit.
+
+    ModelPatcher loads only these partially; anything else is loaded completely, or fails on a card that is too small.
+    Layers of other classes, such as quantized ones, stay as they are.
+    """
+    for layer in module.modules():
+        castable = _CASTABLE.get(type(layer))
+        if castable is not None:
+            layer.__class__ = castable
+            if not hasattr(layer, "bias"):  # an embedding, of which ComfyUI's constructor says so
+                layer.register_parameter("bias", None)
+
+
+def _move_rest(module: torch.nn.Module, device: torch.device) -> None:
+    """Move what partial loading leaves behind: weights of other classes, which it skips when room is short, and buffers."""
+    for layer in module.modules():
+        tensors = dict(layer.named_buffers(recurse=False))
+        if not hasattr(layer, "comfy_cast_weights"):
+            tensors |= dict(layer.named_parameters(recurse=False))
+        for tensor in tensors.values():
+            if tensor.device != device:
+                tensor.data = tensor.data.to(device)
 
 
 class ComfyHost:
@@ -64,6 +107,9 @@ class ComfyHost:
             if kind not in folder_paths.folder_names_and_paths:
                 folder_paths.add_model_folder_path(kind, str(Path(folder_paths.models_dir) / folder))
         _register_replacements()
+
+    def is_comfyui(self) -> bool:
+        return True
 
     def model_folders(self, kind: str) -> list[Path]:
         return [Path(path) for path in folder_paths.get_folder_paths(kind)]
@@ -96,6 +142,7 @@ class ComfyHost:
         return torch.device("cpu") if device == "cpu" else management.unet_offload_device()
 
     def hold(self, module: Module, device: str, reload: Callable[[], Module]) -> _ComfyHeld[Module]:
+        _make_castable(module)
         # `reload` is not needed: ComfyUI offloads models to system RAM and does not drop them.
         patcher = comfy.model_patcher.ModelPatcher(
             _Holder(module), load_device=self.load_device(device), offload_device=self.offload_device(device)

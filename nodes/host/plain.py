@@ -82,6 +82,9 @@ class PlainHost:
     def _hooks(self) -> NodeHooks:
         return running_node.get() or NodeHooks(self.progress_hook, self.warning_hook)
 
+    def is_comfyui(self) -> bool:
+        return False
+
     def model_folders(self, kind: str) -> list[Path]:
         return [root / MODEL_FOLDERS[kind] for root in self.models]
 

@@ -44,6 +44,9 @@ class Held(Protocol[HeldAs]):
 class Host(Protocol):
     """The program that runs the nodes."""
 
+    def is_comfyui(self) -> bool:
+        """Return whether the program is ComfyUI, with its own types such as MODEL."""
+
     def model_folders(self, kind: str) -> list[Path]:
         """Return the folders with models of a kind of `MODEL_FOLDERS`, highest priority first."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.loading.options import STORAGES
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
-from .parts import DTYPES, open_parts
+from .parts import DTYPES, ModelParts, open_parts
 
 if TYPE_CHECKING:
     from ...uniworld_core.families.family import Family
@@ -122,6 +122,12 @@ class LoadUniWorld(Node):
         Output("dit", "UNIWORLD_DIT", "The checkpoint's FLUX DiT, for UniWorld Empty Latent, Scheduler and Sampler."),
         Output("vae", "UNIWORLD_VAE", "The FLUX VAE, for UniWorld VAE Decode and VAE Encode."),
         Output("text", "UNIWORLD_TEXT", "The CLIP and T5 of FLUX, for UniWorld Condition."),
+        Output(
+            "MODEL",
+            "MODEL",
+            "The DiT as ComfyUI's own model, for its LoRA, sampler and cache nodes. Only inside ComfyUI.",
+        ),
+        Output("VAE", "VAE", "The VAE as ComfyUI's own, for its VAE nodes. Only inside ComfyUI."),
     )
 
     @classmethod
@@ -161,7 +167,7 @@ class LoadUniWorld(Node):
 
     def execute(
         self, checkpoint: str, flux: str, siglip: str, dtype: str, device: str, storage: str = "auto"
-    ) -> tuple[VLMWire, SiglipWire, DiTWire, VAEWire, TextWire]:
+    ) -> tuple[VLMWire, SiglipWire, DiTWire, VAEWire, TextWire, Any, Any]:
         from ...uniworld_core.families.family import ModelFolders
         from ...uniworld_core.families.table import family_of
 
@@ -173,7 +179,19 @@ class LoadUniWorld(Node):
             siglip=companion_folder("siglip", siglip, checkpoint, family),
         )
         parts = open_parts(family, folders, dtype, device, storage)
-        return parts.vlm, parts.siglip, parts.dit, parts.vae, parts.text
+        return parts.vlm, parts.siglip, parts.dit, parts.vae, parts.text, *_native_outputs(parts)
+
+
+def _native_outputs(parts: ModelParts) -> tuple[Any, Any]:
+    """The DiT as MODEL and the VAE as VAE, made when a node first uses them."""
+    if not host.current().is_comfyui():
+        from .native.lazy import needs_comfyui
+
+        return needs_comfyui("MODEL of Load UniWorld"), needs_comfyui("VAE of Load UniWorld")
+    from .native.model import native_model
+    from .native.vae import native_vae
+
+    return native_model(parts.dit), native_vae(parts.vae)
 
 
 NODES = by_id(LoadUniWorld)

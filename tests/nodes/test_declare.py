@@ -130,6 +130,8 @@ PYTHON_TYPES = {
     "STRING": "str",
     "BOOLEAN": "bool",
     "CLIP_VISION_OUTPUT": "ClipVisionOutput",
+    # ComfyUI's own objects.
+    **dict.fromkeys(("MODEL", "VAE", "CLIP", "CLIP_VISION", "NOISE"), "Any"),
     "UNIWORLD_VLM": "VLMWire",
     "UNIWORLD_SIGLIP": "SiglipWire",
     "UNIWORLD_DIT": "DiTWire",

@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from uniworld import NODE_CLASS_MAPPINGS
 from uniworld.nodes.headless.registry.registry import load_registry
 from uniworld.nodes.headless.workflow.file import read_workflow
@@ -105,6 +106,7 @@ def test_comfyui_is_told_where_it_has_a_register(monkeypatch: pytest.MonkeyPatch
     folders = SimpleNamespace(folder_names_and_paths={"uniworld": 1, "diffusers": 1, "siglip": 1})
     stand_ins: dict[str, Any] = {
         **dict.fromkeys(("comfy", "comfy.model_management", "comfy.model_patcher", "comfy.utils", "comfy_execution")),
+        "comfy.ops": SimpleNamespace(manual_cast=torch.nn),
         "comfy_execution.graph_utils": SimpleNamespace(ExecutionBlocker=object),
         "comfy_execution.utils": SimpleNamespace(get_executing_context=lambda: None),
         "folder_paths": folders,

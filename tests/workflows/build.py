@@ -36,7 +36,7 @@ INPUT = WORKFLOWS / "input"
 LOAD, READ, ASK, PAINT, DECODE, RESULT = (0, 200), (46, 200), (32, 200), (30, 200), (28, 110), (30, 200)
 REFER, AFTER = (46, 126), (28, 200)
 # Tops of the nodes, chosen so that links from Load UniWorld pass above the columns to the sampler and the decoder.
-TOP, DECODER, SAMPLER, SIZE, NOTE, PROMPT, REFERENCE, PICTURE = 0, 80, 112, 170, 312, 440, 490, 528
+TOP, DECODER, SAMPLER, SIZE, NOTE, PROMPT, REFERENCE, PICTURE = 0, 80, 112, 170, 352, 440, 490, 568
 
 
 def all_graphs() -> list[Any]:

@@ -32,7 +32,7 @@ def run(name: str, **inputs: Any) -> Any:
 
 @pytest.fixture
 def parts(here: None) -> dict[str, Any]:
-    vlm, _, dit, vae, text = run("UniWorldLoader", checkpoint="nano", **AUTO)
+    vlm, _, dit, vae, text, *_ = run("UniWorldLoader", checkpoint="nano", **AUTO)
     return {"vlm": vlm, "dit": dit, "vae": vae, "text": text}
 
 

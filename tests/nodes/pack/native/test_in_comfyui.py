@@ -1,0 +1,116 @@
+"""ComfyUI's own nodes on UniWorld's parts, in a real ComfyUI: `UNIWORLD_COMFY=FOLDER` names it.
+
+Its Python is `UNIWORLD_COMFY_PYTHON`, or that of a virtual environment in or beside the folder, or this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = os.environ.get("UNIWORLD_COMFY")
+INSIDE = Path(__file__).with_name("inside.py")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not FOLDER, reason="UNIWORLD_COMFY does not name a ComfyUI folder"),
+    # One process computes the figures of all tests.
+    pytest.mark.xdist_group("comfyui"),
+]
+Figures = Callable[[str], dict[str, Any]]
+
+
+def _python(folder: Path) -> str:
+    places = [folder / "venv", folder / ".venv", folder.parent / "venv"]
+    found = [str(place / "bin" / "python") for place in places if (place / "bin" / "python").exists()]
+    return os.environ.get("UNIWORLD_COMFY_PYTHON") or [*found, sys.executable][0]
+
+
+@pytest.fixture(scope="module")
+def figures() -> Figures:
+    """The figures of a check of `inside.py`, all of which run in one ComfyUI."""
+    assert FOLDER is not None
+    folder = Path(FOLDER)
+    line = [_python(folder), str(INSIDE), str(folder)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=1200, check=False)
+    found = [json.loads(text[6:]) for text in done.stdout.splitlines() if text.startswith("CHECK ")]
+    assert found, done.stderr[-3000:]
+    by_name = {entry.pop("name"): entry for entry in found}
+
+    def get(name: str) -> dict[str, Any]:
+        assert name in by_name, done.stderr[-3000:]
+        assert "error" not in by_name[name], by_name[name]["error"]
+        return by_name[name]["figures"]
+
+    return get
+
+
+def test_outputs_are_made_when_a_node_uses_them(figures: Figures) -> None:
+    assert figures("outputs_are_lazy") == {"made": False, "kinds": [True, True], "clone": "ModelPatcher"}
+
+
+def test_nano_paints_the_same_picture_as_model(figures: Figures) -> None:
+    found = figures("parity")
+    assert found["size"] > 1
+    assert found["latent"] < 1e-5
+    assert found["bytes"] == 0
+
+
+def test_the_vae_encodes_as_ours(figures: Figures) -> None:
+    assert figures("encode")["latent"] < 1e-5
+
+
+def test_ksampler_paints_within_one_of_255(figures: Figures) -> None:
+    assert figures("ksampler")["bytes"] <= 1
+
+
+def test_full_width_is_the_same(figures: Figures) -> None:
+    found = figures("full_width")
+    assert found["size"] > 1
+    assert found["latent"] < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["kohya", "peft"])
+def test_a_lora_changes_the_picture_as_merged_weights_do_and_is_gone_when_removed(figures: Figures, kind: str) -> None:
+    found = figures(f"lora_{kind}")
+    assert found["changed"] > 0.1
+    assert found["merged"] < 1e-4
+    assert found["after"] == 0
+
+
+def test_other_samplers_and_schedules_paint_nearly_the_same(figures: Figures) -> None:
+    found = figures("other_samplers")
+    assert found["noise"] > 10
+    for name, mean in found["mean"].items():
+        assert 0 < mean < 0.5, name
+
+
+def test_differential_diffusion_follows_a_soft_mask(figures: Figures) -> None:
+    found = figures("differential_diffusion")
+    assert found["effect"] > 0.1
+    assert found["kept"] < 0.1 < found["painted"]
+
+
+def test_converted_files_load_as_bfl_and_as_scaled_fp8(figures: Figures) -> None:
+    found = figures("fp8")
+    assert found["float32"] == {"dtype": "torch.float32", "error": 0, "left": 0, "kind": "Flux"}
+    assert found["fp8"]["dtype"] == "torch.float8_e4m3fn"
+    assert 0 < found["fp8"]["error"] < 0.08
+
+
+def test_a_card_half_the_size_loads_the_dit_partially(figures: Figures) -> None:
+    found = figures("partial")
+    assert found["lowvram"]
+    assert 0.3 < found["share"] < 0.6
+    assert found["latent"] == 0
+    assert found["again"] == 0
+
+
+def test_no_layer_is_left_that_cannot_be_loaded_partially(figures: Figures) -> None:
+    assert figures("castable") == {"left": []}
