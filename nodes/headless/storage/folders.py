@@ -8,7 +8,6 @@ from __future__ import annotations
 import mimetypes
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....uniworld_core.errors import UniWorldError
+from .name_tokens import expand_tokens, placeholder, plain
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[3]
 SHIPPED_INPUT = PACKAGE_ROOT / "workflows" / "input"
@@ -215,7 +215,7 @@ class Folders:
             target = resolve_inside(base, expand_tokens(prefix, lookup, known), "file name prefix")
         except UniWorldError:
             # A value of another widget made the name invalid. The computed picture must not be lost because of that.
-            filled = expand_tokens(prefix, lambda token: lookup(token) or _placeholder(token), known, clean=_plain)
+            filled = expand_tokens(prefix, lambda token: lookup(token) or placeholder(token), known, clean=plain)
             target = resolve_inside(base, filled, "file name prefix")
         subfolder = target.parent.relative_to(_resolved(base)).as_posix()
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +227,7 @@ class Folders:
         Raises:
             UniWorldError: as for `new_picture`, or a file has the name of a folder that the prefix needs.
         """
-        expanded = expand_tokens(prefix, _placeholder, {"width": "1", "height": "1"}, clean=_plain)
+        expanded = expand_tokens(prefix, placeholder, {"width": "1", "height": "1"}, clean=plain)
         base = _resolved(self.of_kind(kind))
         for folder in resolve_inside(base, expanded, "file name prefix").parents:
             if folder == base:
@@ -253,67 +253,6 @@ class NewPicture:
         pattern = re.compile(re.escape(self.stem) + r"_(\d{1,9})_", re.IGNORECASE)
         found = (pattern.match(entry.name) for entry in self.folder.iterdir())
         return max((int(match[1]) for match in found if match), default=0) + 1
-
-
-_DATE_PARTS = re.compile(r"yyyy|yy|MM|M|dd|d|hh|h|mm|m|ss|s")
-
-
-def expand_tokens(
-    prefix: str,
-    lookup: Callable[[str], str | None],
-    values: dict[str, str],
-    clean: Callable[[str], str] | None = None,
-) -> str:
-    """Replace the tokens `%width%`, `%year%`, `%date:yyyy-MM-dd%` and `%Node.widget%`; unknown ones are kept.
-
-    Args:
-        lookup: returns the text for a token such as `Sampler.seed`, or None if the token is unknown.
-        values: text of further tokens.
-        clean: makes a replacement safe for a name; by default, replaces only separators and the like.
-    """
-    clean = clean or _without_separators
-    now = time.localtime()
-    known = {
-        **values,
-        "year": str(now.tm_year),
-        **{name: f"{number:02}" for name, number in zip(
-            ("month", "day", "hour", "minute", "second"), (now.tm_mon, now.tm_mday, now.tm_hour, now.tm_min, now.tm_sec)
-        )},
-    }  # fmt: skip
-
-    def fill(match: re.Match[str]) -> str:
-        token = match[1]
-        if token.startswith("date:"):
-            return _DATE_PARTS.sub(lambda part: _date_part(part[0], now), clean(token[5:]))
-        text = known.get(token)
-        if text is None:
-            text = lookup(token)
-        return match[0] if text is None else clean(text)
-
-    return re.sub(r"%([^%]+)%", fill, prefix)
-
-
-def _without_separators(text: str) -> str:
-    # The value of another widget must not add folders to the name.
-    return re.sub(r'[/?<>\\:*|"\x00-\x1f\x7f]', "_", text)
-
-
-def _plain(text: str) -> str:
-    """Reduce a text to characters that are valid anywhere in a name."""
-    # The underscore at the end keeps a name such as "con" from being a Windows device.
-    return re.sub(r"[^\w-]", "_", text)[:40] + "_"
-
-
-def _placeholder(token: str) -> str | None:
-    """Return a text to use instead of another widget's value, for a token that may refer to one."""
-    return "x" if "." in token else None
-
-
-def _date_part(part: str, now: time.struct_time) -> str:
-    if part in ("yyyy", "yy"):
-        return str(now.tm_year)[-len(part) :]
-    number = {"M": now.tm_mon, "d": now.tm_mday, "h": now.tm_hour, "m": now.tm_min, "s": now.tm_sec}[part[0]]
-    return f"{number:0{len(part)}}"
 
 
 def _is_picture_name(name: str) -> bool:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from ..registry.widgets import as_text
+from ..storage.name_tokens import format_date, without_separators
 from .editor_nodes import NOTES, EditorNode, EditorNodes
 
 NAME_PROPERTY = "Node name for S&R"
@@ -26,8 +27,6 @@ SAVE_CLASSES = frozenset(
     }
 )  # fmt: skip
 _TOKEN = re.compile(r"%([^%]+)%")
-_UNSAFE = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
-_DATE_PARTS = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyy?y?")
 
 
 @dataclass
@@ -115,23 +114,11 @@ def replace_tokens(text: str, nodes: list[NamedNode], now: datetime) -> str:
     def fill(match: re.Match[str]) -> str:
         name, *rest = match[1].split(".")
         if len(rest) != 1:
-            return _date(name[5:], now) if name.startswith("date:") else match[0]
+            return format_date(name[5:], now) if name.startswith("date:") else match[0]
         node = next((one for one in nodes if one.name == name), None)
         node = node or next((one for one in nodes if one.title == name), None)
         if node is None or rest[0] not in node.values:
             return match[0]
-        return _UNSAFE.sub("_", as_text(node.values[rest[0]]))
+        return without_separators(as_text(node.values[rest[0]]))
 
     return _TOKEN.sub(fill, text)
-
-
-def _date(form: str, now: datetime) -> str:
-    parts = {"d": now.day, "M": now.month, "h": now.hour, "m": now.minute, "s": now.second}
-
-    def fill(match: re.Match[str]) -> str:
-        word = match[0]
-        if word[0] == "y":
-            return {2: f"{now.year % 100:02}", 4: str(now.year)}.get(len(word), word)
-        return str(parts[word[0]]).zfill(len(word))
-
-    return _DATE_PARTS.sub(fill, form)

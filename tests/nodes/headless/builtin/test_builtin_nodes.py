@@ -121,7 +121,8 @@ def bad_pictures() -> dict[str, bytes]:
 def test_a_bad_picture_is_a_clear_error(place, name):
     (place.input / "bad.png").write_bytes(bad_pictures()[name])
     with pytest.raises(
-        ValueError, match=r"^The (picture|file) 'bad\.png' is (too large|damaged|an empty file|not a picture)"
+        ValueError,
+        match=r"^The (picture|file) 'bad\.png' is (too large|truncated or damaged|an empty file|not a picture)",
     ) as caught:
         LoadImage().execute("bad.png")
     assert len(str(caught.value)) < 300

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from uniworld.nodes.headless.storage import folders
-from uniworld.nodes.headless.storage.folders import Folders, check_relative, expand_tokens, resolve_inside
+from uniworld.nodes.headless.storage.folders import Folders, check_relative, resolve_inside
+from uniworld.nodes.headless.storage.name_tokens import expand_tokens
 
 
 def test_a_plain_name_and_a_subfolder_are_kept(tmp_path):
