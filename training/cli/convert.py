@@ -11,7 +11,7 @@ from ...uniworld_core.errors import UniWorldError
 from .command import Bars, Command
 
 FORMS = ("uniworld", "comfy", "diffusers")
-STORAGES = ("float32", "bfloat16", "float16", "fp8")
+STORAGES = ("float32", "bfloat16", "float16", "int8", "fp8")
 
 _DESCRIPTION = """\
 SOURCE is a UniWorld checkpoint, or the name of a shipped model. The forms:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ...uniworld_core.families.uniworld_v1.checkpoint import (
 )
 from ...uniworld_core.families.uniworld_v1.config import VLM_PIXELS
 from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
+from ...uniworld_core.loading.encodings import ENCODED, encode, scale_name
 from ...uniworld_core.loading.settings import read_json
 from ...uniworld_core.loading.weights import Names, Shards
 from .convert import QWEN_TYPE
@@ -34,7 +36,7 @@ from .work_folder import ConvertedFiles, fingerprint, publish
 FORMS = ("uniworld", "comfy", "diffusers")
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What each form can be stored in.
-STORAGES = {"uniworld": tuple(FLOATS), "comfy": (*FLOATS, "fp8"), "diffusers": tuple(FLOATS)}
+STORAGES = {"uniworld": (*FLOATS, *ENCODED), "comfy": (*FLOATS, "fp8"), "diffusers": tuple(FLOATS)}
 NAME = "uniworld_v1"
 
 _FP8 = torch.float8_e4m3fn
@@ -101,11 +103,17 @@ Written = tuple[dict[str, TensorFile], Callable[[Path], None]]
 
 
 def _uniworld(parts: UniWorldParts, conversion: Conversion) -> Written:
-    dtype = FLOATS[conversion.storage]
-    raw = read_json(parts.checkpoint / "config.json") | {"torch_dtype": conversion.storage}
-    files, index = _sharded(
-        {name: _entry(parts.shards, (name,), dtype) for name in parts.shards.shapes}, "model", conversion
-    )
+    # Layers that are not quantized are in bfloat16 then.
+    dtype = FLOATS.get(conversion.storage, torch.bfloat16)
+    raw = read_json(parts.checkpoint / "config.json") | {"torch_dtype": str(dtype).removeprefix("torch.")}
+    quantized = _quantizable(parts) if conversion.storage in ENCODED else frozenset()
+    entries: dict[str, TensorEntry] = {}
+    for name in parts.shards.shapes:
+        if name in quantized:
+            entries |= _encoded(parts.shards, name, conversion.storage)
+        else:
+            entries[name] = _entry(parts.shards, (name,), dtype)
+    files, index = _sharded(entries, "model", conversion)
 
     def rest(folder: Path) -> None:
         copy_settings(parts.checkpoint, folder, exclude=("config.json", _RECORD))
@@ -202,6 +210,24 @@ def _entry(shards: Shards, names: tuple[str, ...], dtype: torch.dtype, swap_halv
         return JoinedTensor(names, swap_halves).join(source.read() for source in sources).to(dtype)
 
     return TensorEntry(dtype, shape, read)
+
+
+def _quantizable(parts: UniWorldParts) -> frozenset[str]:
+    return frozenset().union(*(parts.network(name).quantizable for name in ("vlm", "dit", "projectors")))
+
+
+def _encoded(shards: Shards, name: str, storage: str) -> dict[str, TensorEntry]:
+    """The entries of a quantized weight: its 8-bit numbers and a scale for each row."""
+    source = Source.in_shards(shards, name)
+
+    def read(part: str) -> torch.Tensor:
+        return encode(name, source.read(), storage)[part]
+
+    scale = scale_name(name)
+    return {
+        name: TensorEntry(ENCODED[storage], source.shape, partial(read, name)),
+        scale: TensorEntry(torch.float32, (source.shape[0], 1), partial(read, scale)),
+    }
 
 
 def _all(shards: Shards, dtype: torch.dtype) -> dict[str, TensorEntry]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from uniworld.training.publish import work_folder
 from uniworld.training.publish.conversion import Conversion, convert_checkpoint
 from uniworld.training.publish.tensor_file import TensorEntry, TensorFile
+from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.families.family import ModelFolders
 from uniworld.uniworld_core.families.uniworld_v1.checkpoint import UniWorldParts
@@ -122,6 +123,23 @@ def test_diffusers_and_transformers_open_their_folders(tmp_path: Path) -> None:
     assert torch.equal(vlm.lm_head.weight, source["lm_head.weight"])
     assert torch.equal(vlm.model.visual.merger.ln_q.weight, source["visual.merger.ln_q.weight"])
     assert len(list((target / "transformer").glob("*.safetensors"))) > 1
+
+
+@pytest.mark.parametrize(("storage", "kind"), [("int8", "I8"), ("fp8", "F8_E4M3")])
+def test_a_checkpoint_in_8_bits_opens_as_it_is(storage: str, kind: str, tmp_path: Path) -> None:
+    target = tmp_path / "converted"
+    convert_checkpoint(FOLDERS, target, Conversion("uniworld", storage))
+    shards = Shards(target)
+    assert {shards.dtypes[name] for name in shards.encodings} == {kind}
+    assert {dtype for name, dtype in shards.dtypes.items() if name not in shards.encodings} == {"BF16"}
+    assert "lm_head.weight" not in shards.encodings
+    opened = UniWorld.from_pretrained(target, dtype=torch.float32).dit
+    expected = UniWorld.from_pretrained(FOLDERS.checkpoint, dtype=torch.float32, storage=storage).dit
+    for name, value in opened.state_dict().items():
+        if value.dtype in (torch.int8, torch.float8_e4m3fn):
+            assert torch.equal(value.float(), expected.state_dict()[name].float()), name
+    assert any(value.itemsize == 1 for value in opened.state_dict().values())
+    assert json.loads((target / "config.json").read_text(encoding="utf-8"))["torch_dtype"] == "bfloat16"
 
 
 def test_a_checkpoint_in_bfloat16_opens(tmp_path: Path) -> None:
