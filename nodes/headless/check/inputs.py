@@ -54,7 +54,7 @@ def check_link(
         f"input '{spec.name}' takes {spec.type_name}, but output {slot} of node {value[0]} ({source_class}) "
         f"is {shown_type}. Link an output of type {spec.type_name}."
     )
-    extra = {**_about(spec), "received_type": received, "linked_node": value}
+    extra = {**_input_info(spec), "received_type": received, "linked_node": value}
     details = f"{spec.name}, received_type({received}) mismatch input_type({spec.type})"
     message = "Return type mismatch between linked nodes"
     return received, node.problem("return_type_mismatch", message, details, sentence, extra)
@@ -63,10 +63,12 @@ def check_link(
 def _bad_link(node: NodeRef, spec: InputSpec, value: list[object], reason: str) -> Problem:
     message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
     sentence = f"the link of input '{spec.name}', {shown(value)}, {reason}"
-    return node.problem("bad_linked_input", message, spec.name, sentence, {**_about(spec), "received_value": value})
+    return node.problem(
+        "bad_linked_input", message, spec.name, sentence, {**_input_info(spec), "received_value": value}
+    )
 
 
-def _about(spec: InputSpec) -> dict[str, object]:
+def _input_info(spec: InputSpec) -> dict[str, object]:
     return {"input_name": spec.name, "input_config": spec.config}
 
 
@@ -74,7 +76,7 @@ def check_constant(node: NodeRef, spec: InputSpec, value: object) -> tuple[objec
     """Return the value converted to the type of the widget, and the problem with it, if any."""
     if value is None and spec.category == "optional":
         return value, None
-    extra = {**_about(spec), "received_value": value}
+    extra = {**_input_info(spec), "received_value": value}
     if not spec.accepts_constant and not _may_be_custom_widget(spec):
         message = f"A {spec.type_name} input takes a link only"
         sentence = (
@@ -103,7 +105,7 @@ def _range_problem(node: NodeRef, spec: InputSpec, value: object) -> Problem | N
     if not isinstance(value, (int, float)):
         return None
     low, high = spec.options.get("min"), spec.options.get("max")
-    extra = {**_about(spec), "received_value": value}
+    extra = {**_input_info(spec), "received_value": value}
     bounds = " ".join(f"{word} {bound}" for word, bound in (("from", low), ("up to", high)) if bound is not None)
     if low is not None and value < low:
         sentence = f"input '{spec.name}' is {shown(value)}, below its minimum of {low}. Choose a number {bounds}."

@@ -94,7 +94,7 @@ def validate_prompt(prompt: Any, registry: Registry, only: Iterable[str] | None 
     ]
     if not outputs:
         sentence = "The workflow has no output node. Add one that saves or shows a result, such as SaveImage."
-        problems = [_global_problem("prompt_no_outputs", sentence)]
+        problems = [_workflow_problem("prompt_no_outputs", sentence)]
         return _rejected("prompt_no_outputs", "Prompt has no outputs", problems, prompt)
     reachable = _reachable(check, outputs)
     for node_id in reachable:
@@ -109,10 +109,10 @@ def validate_prompt(prompt: Any, registry: Registry, only: Iterable[str] | None 
 def _structure_problems(prompt: Any, registry: Registry) -> list[Problem]:
     if not isinstance(prompt, dict) or not prompt:
         sentence = "The workflow has no nodes. A workflow in API form maps node ids to nodes."
-        return [_global_problem("invalid_prompt", sentence)]
+        return [_workflow_problem("invalid_prompt", sentence)]
     if len(prompt) > MAX_NODES:
         sentence = f"The workflow has {len(prompt)} nodes; at most {MAX_NODES} are allowed. Split it."
-        return [_global_problem("invalid_prompt", sentence)]
+        return [_workflow_problem("invalid_prompt", sentence)]
     found = (_structure_problem(node_id, node, registry) for node_id, node in prompt.items())
     return [problem for problem in found if problem is not None]
 
@@ -218,28 +218,18 @@ def _cycles(check: _PromptCheck, outputs: list[str]) -> list[list[str]]:
     cycles: list[list[str]] = []
     done: set[str] = set()
     for start in outputs:
-        path: dict[str, None] = {}
-        stack: list[tuple[str, list[str]]] = []
-
-        def enter(node_id: str, path: dict[str, None] = path, stack: list[tuple[str, list[str]]] = stack) -> None:
-            path[node_id] = None
-            stack.append((node_id, check.sources(node_id)))
-
-        if start not in done:
-            enter(start)
-        while stack:
-            node_id, sources = stack[-1]
+        # The path from `start` to the current node, each node with the sources that are still to be visited.
+        path = {} if start in done else {start: check.sources(start)}
+        while path:
+            node_id, sources = next(reversed(path.items()))
             if not sources:
-                stack.pop()
-                path.pop(node_id)
+                del path[node_id]
                 done.add(node_id)
-                continue
-            source = sources.pop()
-            if source in path:
+            elif (source := sources.pop()) in path:
                 members = list(path)
                 cycles.append(members[members.index(source) :])
             elif source not in done:
-                enter(source)
+                path[source] = check.sources(source)
     return cycles
 
 
@@ -284,7 +274,7 @@ def _rejected(kind: str, message: str, problems: list[Problem], prompt: object) 
     return Validation(prompt if isinstance(prompt, dict) else {}, [], problems, error, node_errors)
 
 
-def _global_problem(kind: str, sentence: str) -> Problem:
+def _workflow_problem(kind: str, sentence: str) -> Problem:
     return Problem("", "", _error_object(kind, sentence, ""), sentence)
 
 

@@ -137,10 +137,9 @@ def read_workflow(path: Path, registry: Registry) -> Workflow:
         raise UniWorldError(
             f"'{path}' contains a {type(data).__name__}, which is not a workflow. Save one from the editor."
         )
+    # In API form, "nodes" could be the id of a node.
     nodes = data.get("nodes")
-    if "nodes" in data and not (
-        isinstance(nodes, dict) and "class_type" in nodes
-    ):  # else an API form's node of that id
+    if "nodes" in data and not (isinstance(nodes, dict) and "class_type" in nodes):
         raise UniWorldError(
             f"'{path}': \"nodes\" must be a list of nodes; it is {shown(nodes)}. Save the workflow again in the editor."
         )
