@@ -121,6 +121,7 @@ class RayPool:
         self._warn_at: float | None = time.monotonic() + WAITING_SECONDS
         self._connect(address, workers)
         count, resources = self._resources(workers)
+        # Two threads, for `run` and `stop`. Ray must not restart or retry by itself: every attempt needs a record.
         self._class = ray.remote(RayWorker).options(
             max_concurrency=2, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD", **resources
         )
@@ -128,6 +129,7 @@ class RayPool:
             self._add()
 
     def _connect(self, address: str, workers: int | None) -> None:
+        # Output of nodes on the workers must not mix with the progress bar here.
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # the program makes no external requests

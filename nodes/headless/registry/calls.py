@@ -57,11 +57,11 @@ async def call_over_lists(
                 set_graph_prefix(node_id, index)
                 results.append(function(**inputs))
                 if inspect.isawaitable(results[-1]):
-                    tasks[index] = asyncio.create_task(_settled(results[-1]))
+                    tasks[index] = asyncio.create_task(_result_or_error(results[-1]))
             else:
                 results.append(on_blocked(blocker))
-        for settled in asyncio.as_completed(tasks.values()):
-            _, error = await settled
+        for completed in asyncio.as_completed(tasks.values()):
+            _, error = await completed
             if error is not None:
                 raise error
     finally:
@@ -89,7 +89,7 @@ def _blocker_in(inputs: Mapping[str, Any], input_is_list: bool) -> ExecutionBloc
     return None
 
 
-async def _settled(awaitable: Awaitable[object]) -> tuple[object, BaseException | None]:
+async def _result_or_error(awaitable: Awaitable[object]) -> tuple[object, BaseException | None]:
     try:
         return await awaitable, None
     except (Exception, SystemExit) as error:  # SystemExit would escape the task and stop the event loop

@@ -117,6 +117,7 @@ class Signatures:
         node = self._graph.get_node(node_id)
         node_class, schema = self._classes[node["class_type"]], self._schemas[node["class_type"]]
         parts = [node["class_type"], _canonical(await self._is_changed(node_id))]
+        # As in ComfyUI, these nodes may return something else under another id.
         if getattr(node_class, "NOT_IDEMPOTENT", False) or "UNIQUE_ID" in schema.hidden.values():
             parts.append(f"id {node_id}")
         if node_id in self._salts:
@@ -126,6 +127,7 @@ class Signatures:
                 parts.append(f"{name}<-{self.known[value[0]]}/{value[1]}")
             else:
                 parts.append(f"{name}={_canonical(value)}")
+        # surrogatepass: strings from JSON may contain lone surrogates.
         return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
 
     async def _is_changed(self, node_id: str) -> object:

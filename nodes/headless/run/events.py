@@ -84,6 +84,7 @@ class RunEvents:
     def error(self, node_id: str, error: BaseException, inputs: dict[str, list[object]]) -> dict[str, object]:
         """Emit the error event for an exception that a node raised, and return its data."""
         kind = type(error)
+        # ComfyUI's form of exception_type: the module is omitted for built-in exceptions.
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         text = f"{describe_error(error)}. {BUG_NOTE}" if self._is_bug(node_id, error) else str(error)
         return self.failure(node_id, text, name, inputs, traceback.format_tb(error.__traceback__))

@@ -70,7 +70,7 @@ class Executor:
             self.host.interrupted.clear()
             if stop:
                 self.host.interrupted.set()
-            hook_progress()
+            hook_progress()  # before each run, as a pack may have imported ComfyUI's modules since the last one
             graph = DynamicPrompt(prompt, prompt if original is None else original)
             run = GraphRun(
                 self.registry, self.host, self._cache, graph, extra_pnginfo, prompt_id, on_event, salts or {}

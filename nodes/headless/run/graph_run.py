@@ -182,6 +182,7 @@ class GraphRun:
         arguments = self._arguments(node_id, schema)
         values = arguments.values
         self.inputs[node_id] = {name: items for name, items in values.items() if name not in schema.hidden}
+        # As in ComfyUI, instances live as long as the cache: nodes may keep state in them between runs.
         instance = self.cache.instances.get((node_id, class_name))
         if instance is None:
             instance = self.cache.instances[(node_id, class_name)] = node_class()

@@ -26,7 +26,7 @@ class Schedule:
         self._dependencies, self._has_result, self._is_async = dependencies, has_result, is_async
         self._waits_for: dict[str, set[str]] = {}
         self._users: dict[str, list[str]] = defaultdict(list)
-        self._ranks: dict[str, tuple[bool, int, int]] = {}
+        self._ranks: dict[str, tuple[bool, int, int]] = {}  # (not a coroutine, negative addition, order); lowest first
         self._ready: list[tuple[tuple[bool, int, int], str]] = []
         self._counter = count()
         self._addition = 0

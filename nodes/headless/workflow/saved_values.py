@@ -108,6 +108,7 @@ def _best_fit(specs: list[Spec], saved: list[object]) -> WidgetValues | None:
 
 
 def _layouts(specs: list[Spec]) -> list[Layout]:
+    """Return the layouts that differ for a node: all combinations of the flags that its inputs make relevant."""
     flags = {
         "sockets": any(_may_be_socket(spec) for spec in specs),
         "dummies": any(spec.forced and spec.widget_kind for spec in specs),
@@ -115,8 +116,9 @@ def _layouts(specs: list[Spec]) -> list[Layout]:
         "holes": any(spec.has_widget and not spec.widgets[0].saved for spec in specs),
         "any_dummy": any(spec.forced and not spec.widget_kind for spec in specs),
     }
-    useful = [name for name, is_useful in flags.items() if is_useful]
-    subsets = (itertools.combinations(useful, count) for count in range(len(useful) + 1))
+    relevant = [name for name, is_relevant in flags.items() if is_relevant]
+    # Fewest flags first, so that ties go to the layout that is closest to the current editor's.
+    subsets = (itertools.combinations(relevant, count) for count in range(len(relevant) + 1))
     layouts = [Layout(**dict.fromkeys(chosen, True)) for chosen in itertools.chain.from_iterable(subsets)]
     return layouts + [replace(layout, helpers=False) for layout in layouts]
 

@@ -263,7 +263,7 @@ def test_all_bad_rows_are_reported_at_once_and_nothing_runs(batch, run):
     assert not (batch.folder / "output").exists()
 
 
-def test_results_of_another_workflow_or_other_rows_are_refused(batch, run):
+def test_results_of_another_workflow_or_other_rows_are_rejected(batch, run):
     batch.write({"text": "a"})
     assert run()[0] == 0
     before = batch.results.read_bytes()

@@ -160,7 +160,7 @@ def test_input_is_list_gets_the_whole_list(run):
     assert texts(run(prompt)) == ["12"]
 
 
-def test_an_empty_list_is_an_error_with_a_sentence(run):
+def test_an_empty_list_is_a_clear_error(run):
     prompt = {"1": node("Spread", count=0), "2": node("Add", a=["1", 0], b=1), "3": node("Show", value=["2", 0])}
     assert "empty" in run(prompt).sentence
 
@@ -291,7 +291,7 @@ def test_a_raw_link_is_passed_unresolved(run, registry, toys, monkeypatch):
     assert toys.calls == ["Number 4", "Show"]
 
 
-def test_a_blocker_of_comfyuis_own_modules_blocks_too(run, registry, toys, monkeypatch):
+def test_a_blocker_of_comfyuis_own_modules_works_too(run, registry, toys, monkeypatch):
     class ExecutionBlocker:
         def __init__(self, message):
             self.message = message
@@ -476,7 +476,7 @@ class Warns:
         return ()
 
 
-def test_a_warning_reaches_the_user_once_in_every_form(run, registry, monkeypatch, capsys):
+def test_a_warning_is_reported_once_in_every_form(run, registry, monkeypatch, capsys):
     monkeypatch.setitem(registry.classes, "Warns", Warns)
     events: list[Any] = []
     prompt = {"1": {"class_type": "Warns", "inputs": {}}, "2": {"class_type": "Warns", "inputs": {}}}
