@@ -152,7 +152,7 @@ def test_noise_given_is_the_noise_taken(model: UniWorld, alone: list[Condition])
 
 def test_references_for_another_number_of_prompts_are_an_error(model: UniWorld, refs: list[Any]) -> None:
     for call in (model.encode, model.route, model.understand):
-        with pytest.raises(ValueError, match="2 prompts and references for 3"):
+        with pytest.raises(ValueError, match="2 prompts, but references for 3"):
             call(PROMPTS[:2], refs=refs)
 
 

@@ -1,7 +1,7 @@
 """A conversation: the turns of user and assistant that the VLM reads, each with its text and pictures.
 
-Published: serve/cli.py keeps every earlier turn in the prompt, with the pictures where they were said or painted. A plain
-prompt with its references is a conversation of one turn.
+The published program (serve/cli.py) keeps all earlier turns in the prompt. Every picture stays in the turn in which it was
+given or painted. A plain prompt with its references is a conversation of one turn.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ ROLES = (USER, ASSISTANT)
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side said or painted.
+    """One turn of the user or of the assistant.
 
     Attributes:
         role: "user" or "assistant".
-        text: the instruction or the answer; a painted turn of the assistant may leave it empty.
-        refs: the pictures of this turn, from `UniWorld.reference`, in order; kept as a tuple.
+        text: the instruction or the answer. May be empty for a turn in which the assistant painted.
+        refs: the pictures of this turn in order, from `UniWorld.reference`; stored as a tuple.
     """
 
     role: str
@@ -41,32 +41,32 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in the order in which they were said; to be painted or answered, the last one must be the user's.
+    """The turns of a conversation in order. The last one must be the user's before the model can paint or answer.
 
     Attributes:
-        turns: kept as a tuple, so that a conversation never changes: `then` makes a longer one.
+        turns: stored as a tuple. Conversations are immutable; `then` returns a longer one.
 
     Raises:
-        UniWorldError: a turn has a role other than "user" and "assistant", a text that cannot be read (see
-            `text.check_text`), or nothing in it: a user's turn needs text, an assistant's text or pictures.
+        UniWorldError: a turn has a role other than "user" and "assistant", an invalid text (see `text.check_text`), or no
+            content. A user's turn needs text, an assistant's turn text or pictures.
     """
 
     turns: Sequence[Turn] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.turns, (list, tuple)):
-            raise UniWorldError(f"A conversation takes a list of turns, and got a {type(self.turns).__name__}.")
+            raise UniWorldError(f"A conversation takes a list of turns, but got a {type(self.turns).__name__}.")
         object.__setattr__(self, "turns", tuple(self.turns))
         for number, turn in enumerate(self.turns, 1):
             _check_turn(turn, number, len(self.turns))
 
     def then(self, *turns: Turn) -> Conversation:
-        """This conversation with more turns at its end."""
+        """Return the conversation with more turns appended."""
         return Conversation((*self.turns, *turns))
 
     @property
     def instruction(self) -> str:
-        """The text of the last turn, the user's: all that CLIP and T5 see. Raises UniWorldError if it is not the user's."""
+        """The text of the last turn, the only text that CLIP and T5 see. Raises UniWorldError if it is not the user's."""
         if not self.turns:
             raise UniWorldError('The conversation has no turns: end it with Turn("user", what to paint or to answer).')
         if self.turns[-1].role != USER:
@@ -88,26 +88,26 @@ Prompt: TypeAlias = "str | Conversation"
 def as_conversations(
     prompt: Prompt | Sequence[Prompt], refs: References | Sequence[References] | None = None
 ) -> list[Conversation]:
-    """One conversation per item of a batch, each ending with a user's turn.
+    """Convert prompts to conversations, one per batch item, each ending with a user's turn.
 
     Args:
         prompt: a prompt or a conversation, or a list with any mix of both.
-        refs: references shared by all prompts, or one list per item; None for none. Conversations carry their own.
+        refs: references shared by all prompts, or one list per item, or None. Conversations have their own references.
 
     Raises:
-        UniWorldError: a prompt or conversation that cannot be read, or references that do not belong to the prompts.
+        UniWorldError: a prompt or conversation is invalid, or the references do not match the prompts.
     """
     prompts = as_list(prompt)
     if not prompts:
         raise UniWorldError("The list of prompts is empty: give at least one.")
     made = [_as_conversation(one, item) for one, item in zip(prompts, _per_item(len(prompts), refs))]
     for conversation in made:
-        _ = conversation.instruction  # ends with the user's turn, or raises
+        _ = conversation.instruction  # raises unless the last turn is the user's
     return made
 
 
 def as_list(prompt: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """The prompts of a batch, from one or from a list of them. Raises UniWorldError if it is neither."""
+    """Return the prompts of a batch as a list. Raises UniWorldError unless given one prompt or a list of them."""
     if isinstance(prompt, (str, Conversation)):
         return [prompt]
     if isinstance(prompt, Turn):
@@ -128,7 +128,7 @@ def _per_item(items: int, refs: References | Sequence[References] | None) -> lis
         return [refs] * items  # type: ignore[list-item]
     if len(refs) != items:
         raise UniWorldError(
-            f"There are {items} prompts and references for {len(refs)}: give one list of references per prompt."
+            f"There are {items} prompts, but references for {len(refs)}: give one list of references per prompt."
         )
     for item in refs:
         if item is not None and not isinstance(item, (list, tuple)):
@@ -170,6 +170,6 @@ def _check_turn(turn: Any, number: int, count: int) -> None:
         check_prompt(turn.text, what)
     elif not check_text(turn.text, what).strip() and not turn.refs:
         raise UniWorldError(
-            f"Turn {number} of the conversation, the assistant's, has neither text nor pictures: give what it answered "
-            "or painted, or leave out this exchange."
+            f"Turn {number} of the conversation, the assistant's, has neither text nor pictures: add its answer or "
+            "painted picture, or leave out this exchange."
         )

@@ -1,4 +1,4 @@
-"""A reference: one picture and what SigLIP sees in it, together, so that VLM and DiT see the same pictures in order."""
+"""References: a picture together with its SigLIP features, so that VLM and DiT see the same pictures in the same order."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..images.pictures import Picture, to_rgb
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """One reference picture; equal to itself alone, so that conversations can be compared and hashed.
+    """One reference picture. Compared by identity, so that conversations can be compared and hashed.
 
     Attributes:
         picture: 8-bit RGB.
-        features: SigLIP features (tokens, width), or None for a picture that only the VLM is to see.
+        features: SigLIP features (tokens, width), or None for a picture seen only by the VLM.
     """
 
     picture: Image.Image
@@ -30,18 +30,21 @@ References: TypeAlias = "Sequence[Reference]"
 
 
 class PictureEncoder(Protocol):
-    """What sees pictures, as `SigLIP`."""
+    """An encoder of pictures, such as `SigLIP`."""
 
     def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """Features (B, tokens, width) of RGB pictures."""
+        """Return features (B, tokens, width) of RGB pictures."""
         ...
 
 
 def make_references(pictures: Sequence[Picture], siglip: PictureEncoder | None) -> list[Reference]:
-    """References for pictures of any mix of sizes, in order, their SigLIP features computed in one batch.
+    """Make references from pictures of any sizes, in order. SigLIP features are computed in one batch.
+
+    Args:
+        siglip: the encoder; None for references without features.
 
     Raises:
-        UniWorldError: a picture cannot be used (`pictures.to_rgb` says why).
+        UniWorldError: a picture is invalid (see `pictures.to_rgb`).
     """
     images = [to_rgb(picture) for picture in pictures]
     if siglip is None or not images:
@@ -50,10 +53,10 @@ def make_references(pictures: Sequence[Picture], siglip: PictureEncoder | None) 
 
 
 def native_references(image_BHWC: torch.Tensor, features_BTD: torch.Tensor) -> list[Reference]:
-    """References whose features were made elsewhere (ComfyUI's CLIP_VISION_OUTPUT, `last_hidden_state`).
+    """Make references from existing features, such as `last_hidden_state` of ComfyUI's CLIP_VISION_OUTPUT.
 
     Raises:
-        UniWorldError: there are not as many features as pictures, or a picture cannot be used.
+        UniWorldError: the number of features does not match the number of pictures, or a picture is invalid.
     """
     if features_BTD.ndim != 3 or features_BTD.shape[0] != len(image_BHWC):
         raise UniWorldError(

@@ -1,9 +1,8 @@
-"""What a model of a small world knows, told by a file beside its configuration, so that it can be said what lies outside."""
+"""What a small model knows, from a file next to its configuration, so that users are warned of anything else."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +13,13 @@ from ..loading.settings import SHARE, Rule, listed, read_json, take, whole
 from .conversation import Conversation
 from .text import USER
 
-# The file, in the checkpoint's folder; UniWorld-V1 has none, since it knows pictures and words of every kind.
+# File in the checkpoint's folder. UniWorld-V1 has none, because it knows pictures and words of every kind.
 SCOPE_FILE = "knows.json"
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
-_NAMED = 5  # of unknown words, at most
-# A picture is looked at with this longer side; of each 2 x 2 pixels, values this far apart count as equal; and so many of
-# the most frequent colours count.
-_SIDE, _EQUAL, _COLOURS = 128, 6, 6
+_LISTED = 5  # unknown words in a warning, at most
+# Pictures are compared at this length of their longer side. 8-bit values that differ by no more than `_EQUAL` count as equal,
+# and the `_COLORS` most frequent colors count as main colors.
+_SIDE, _EQUAL, _COLORS = 128, 6, 6
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,10 @@ class Scope:
     """What a model knows.
 
     Attributes:
-        about: in words, as the end of "It knows only".
-        words: all words it has learned, in lower case.
-        flat: the least share of a picture of its world that is filled evenly with few colours (`flat_share`).
-        turns: of the longest conversation it has learned; 1 for single instructions.
+        about: a description that completes "It knows only ...".
+        words: all words that it has learned, in lower case.
+        flat: smallest `flat_share` of the pictures that it has learned.
+        turns: number of turns of the longest conversation that it has learned; 1 for single instructions.
     """
 
     about: str
@@ -40,50 +39,53 @@ class Scope:
     turns: int = 1
 
     def unknown_words(self, text: str) -> list[str]:
-        """The words of a text that it has not learned, in order, none twice."""
-        said = dict.fromkeys(word.replace("\u2019", "'") for word in _WORD.findall(text.lower()))
-        return [word for word in said if word not in self.words]
+        """Return the words of a text that the model has not learned, in order, without repetitions."""
+        words = dict.fromkeys(word.replace("\u2019", "'") for word in _WORD.findall(text.lower()))
+        return [word for word in words if word not in self.words]
 
-    def holds(self, picture: Image.Image) -> bool:
-        """Whether a picture is like those of its world."""
+    def contains(self, picture: Image.Image) -> bool:
+        """Whether a picture resembles those that the model has learned."""
         return flat_share(picture) >= self.flat
 
     def outside(self, conversation: Conversation) -> str | None:
-        """A warning that names the words and pictures of a conversation that it does not know, or says that the
-        conversation is too long for it; None where there is nothing to warn of.
+        """Return a warning that names the unknown words and pictures of a conversation, or says that it is too long.
+
+        Returns:
+            None if the model knows everything.
         """
         text = " ".join(turn.text for turn in conversation.turns if turn.role == USER)
         words = self.unknown_words(text)
-        pictures = [number for number, ref in enumerate(conversation.refs, 1) if not self.holds(ref.picture)]
-        strange = []
+        pictures = [number for number, ref in enumerate(conversation.refs, 1) if not self.contains(ref.picture)]
+        unknown = []
         if words:
-            more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
-            strange.append(
-                "the " + _count(len(words), "word") + " " + ", ".join(f"'{word}'" for word in words[:_NAMED]) + more
+            more = f" and {len(words) - _LISTED} more" if len(words) > _LISTED else ""
+            unknown.append(
+                f"the {_plural(len(words), 'word')} " + ", ".join(f"'{word}'" for word in words[:_LISTED]) + more
             )
         if not _WORD.search(text):
-            strange.append("the prompt")
+            unknown.append("the prompt")
         if pictures:
-            alone = len(conversation.refs) == 1
-            strange.append("the picture" if alone else _count(len(pictures), "picture") + " " + _numbers(pictures))
-        said = []
-        if strange:
-            said.append(
-                f"The model does not know {' or '.join(strange)}, so that what comes out will mean nothing: it knows only "
+            single = len(conversation.refs) == 1
+            numbers = ", ".join(map(str, pictures))
+            unknown.append("the picture" if single else f"{_plural(len(pictures), 'picture')} {numbers}")
+        warnings = []
+        if unknown:
+            warnings.append(
+                f"The model does not know {' or '.join(unknown)}, so the result will be meaningless. It knows only "
                 f"{self.about}. For photographs and free prompts, get the weights of UniWorld-V1 (README: Where the "
-                "weights go) and choose them as checkpoint."
+                "weights go) and choose them as the checkpoint."
             )
         if (turns := len(conversation.turns)) > self.turns:
-            learned = f"conversations of {self.turns} turns" if self.turns > 1 else "single instructions"
-            said.append(
-                f"The model has learned {learned} only, and this conversation has {turns} turns: what comes out is often "
-                "wrong. UniWorld-V1 reads whole conversations."
+            learned = f"conversations of up to {self.turns} turns" if self.turns > 1 else "single instructions"
+            warnings.append(
+                f"The model has learned only {learned}, and this conversation has {turns} turns: the result is often "
+                "wrong. UniWorld-V1 reads conversations of any length."
             )
-        return " ".join(said) or None
+        return " ".join(warnings) or None
 
 
 def read_scope(checkpoint: str | Path) -> Scope | None:
-    """What the model of a checkpoint folder knows, or None if it has no such file. Raises UniWorldError if it is damaged."""
+    """Read what the model in a checkpoint folder knows, or None without the file. Raises UniWorldError if it is damaged."""
     file = Path(checkpoint) / SCOPE_FILE
     if not file.exists():
         return None
@@ -92,19 +94,19 @@ def read_scope(checkpoint: str | Path) -> Scope | None:
 
 
 def flat_share(picture: Image.Image) -> float:
-    """The share of a picture, 0 to 1, whose pixels are as their neighbours and of one of its few main colours.
+    """Return the share of pixels, 0 to 1, that equal their neighbors and have one of the picture's main colors.
 
-    Drawings of even colours have much of it and photographs little, as light and noise vary from pixel to pixel.
+    It is high for drawings in flat colors, and low for photographs, where light and noise vary from pixel to pixel.
     """
     shrink = _SIDE / max(picture.size)
     size = [max(2, round(side * shrink)) for side in picture.size]
-    # Enlarged without new colours between the old.
+    # Nearest-neighbor enlarges without mixing colors.
     how = Image.Resampling.BOX if shrink < 1 else Image.Resampling.NEAREST
     image_HW3 = np.asarray(picture.convert("RGB").resize((size[0], size[1]), how), dtype=np.int16)
     blocks = np.lib.stride_tricks.sliding_window_view(image_HW3, (2, 2), axis=(0, 1))
     even_hw = (blocks.max((-1, -2)) - blocks.min((-1, -2))).max(-1) <= _EQUAL
     left_N3, covered = image_HW3[1:, 1:][even_hw], 0
-    for _ in range(_COLOURS):
+    for _ in range(_COLORS):
         if not len(left_N3):
             break
         _, number_N, counts = np.unique(left_N3 // 8, axis=0, return_inverse=True, return_counts=True)
@@ -115,12 +117,8 @@ def flat_share(picture: Image.Image) -> float:
     return covered / even_hw.size
 
 
-def _count(count: int, what: str) -> str:
-    return what if count == 1 else f"{what}s"
-
-
-def _numbers(numbers: Iterable[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _plural(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"
 
 
 _TEXT = Rule("text of up to 500 characters", lambda value: isinstance(value, str) and 0 < len(value) <= 500)

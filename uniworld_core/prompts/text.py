@@ -1,10 +1,10 @@
-"""What text a prompt may hold: everything but the tokens that mark turns and pictures in what a VLM reads."""
+"""Checks of prompt texts: they must not contain the special tokens that mark turns and pictures for a VLM."""
 
 from __future__ import annotations
 
 from ..errors import UniWorldError
 
-# Special tokens of Qwen's tokenizers, which mark turns and pictures in the text that the model reads.
+# Special tokens of Qwen's tokenizers, which mark turns and pictures. A prompt with one could open a turn of its own.
 IMAGE_PAD = "<|image_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 RESERVED = (
@@ -18,36 +18,40 @@ RESERVED = (
     "<|video_pad|>",
 )
 
-# The two sides of a conversation, as chat templates name them.
+# The two roles of a conversation, as chat templates name them.
 USER = "user"
 ASSISTANT = "assistant"
 
 
 def check_prompt(prompt: str, what: str = "prompt") -> str:
-    """The prompt as given, if it can be read; `what` names it in the error.
+    """Check a prompt and return it unchanged.
+
+    Args:
+        what: name of the prompt in errors.
 
     Raises:
-        UniWorldError: it is empty, or `check_text` refuses it.
+        UniWorldError: the prompt is empty, or invalid as in `check_text`.
     """
     if not check_text(prompt, what).strip():
-        raise UniWorldError(f"The {what} is empty: write what to paint, to change or to answer.")
+        raise UniWorldError(f"The {what} is empty: write what to paint, change or answer.")
     return prompt
 
 
 def check_text(text: str, what: str) -> str:
-    """The text of a turn as given, if it can be read; `what` names it in the error.
+    """Check the text of a turn and return it unchanged.
+
+    Args:
+        what: name of the text in errors.
 
     Raises:
-        UniWorldError: it holds half a character (a lone surrogate, as of a cut emoji), or one of the tokens that mark turns
-            and pictures.
+        UniWorldError: the text contains an unpaired surrogate (half an emoji, for example), which UTF-8 cannot encode, or a
+            token that marks turns or pictures.
     """
     if not isinstance(text, str):
         raise UniWorldError(f"The {what} is a {type(text).__name__}, not text.")
-    halves = [character for character in text if "\ud800" <= character <= "\udfff"]
-    if halves:
-        raise UniWorldError(
-            f"The {what} contains {halves[0]!r}, half of a character, which is no text: put the whole one there, or remove it."
-        )
+    surrogates = [character for character in text if "\ud800" <= character <= "\udfff"]
+    if surrogates:
+        raise UniWorldError(f"The {what} contains {surrogates[0]!r}, an unpaired surrogate: replace or remove it.")
     found = [token for token in RESERVED if token in text]
     if found:
         raise UniWorldError(

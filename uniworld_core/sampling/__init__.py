@@ -1,1 +1,1 @@
-"""Latents, schedules and the sampler, of any model that paints."""
+"""Latent formats, schedules and the sampler, for painters of any family."""

@@ -1,4 +1,4 @@
-"""The condition: what a model is given to paint by. Shapes: B batch, L tokens, D their width, P pooled width."""
+"""The conditioning of a painter. Shapes: B batch, L tokens, D their width, P pooled width."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..errors import UniWorldError
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What a model is given to paint by. Each family uses what it was trained with, and its painter refuses the rest.
+    """The conditioning of a painter. A family uses the fields that it was trained with, and its painter rejects others.
 
     Attributes:
         tokens: (B, L, D) text tokens.
-        pooled: (B, P) pooled prompt, or None for a family without one.
-        mask: (B, L) True where there is a token; None where nothing is padded.
-        references: latents of reference pictures in order, each (B, C, h, w) on the model's side, of any sizes.
-        negative: what to stay away from, of as many items; None where there is no such thing.
+        pooled: (B, P) pooled prompt; None for a family without one.
+        mask: (B, L) True at tokens, False at padding; None without padding.
+        references: latents of the reference pictures in order, each (B, C, h, w) on the model's side, of any size.
+        negative: the negative condition, with the same number of items, or None.
     """
 
     tokens: torch.Tensor
@@ -31,7 +31,7 @@ class Condition:
         return self.tokens.shape[0]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Condition:
-        """The condition on a device in a dtype, without a mask that masks nothing."""
+        """Move to a device and dtype. A mask that masks nothing is dropped, so that faster attention kernels can run."""
         return Condition(
             self.tokens.to(device, dtype),
             None if self.pooled is None else self.pooled.to(device, dtype),
@@ -41,12 +41,12 @@ class Condition:
         )
 
     def repeat(self, count: int) -> Condition:
-        """A condition of one item as one of `count` items; of `count` items as it is. UniWorldError otherwise."""
+        """Expand a single item to `count` items. `count` items are returned unchanged; others raise UniWorldError."""
         if len(self) == count:
             return self
         if len(self) != 1:
             raise UniWorldError(
-                f"The condition has {len(self)} items and the batch {count}: give one item, or as many as the batch."
+                f"The condition has {len(self)} items and the batch {count}: give one item, or one per batch item."
             )
         return Condition(
             self.tokens.expand(count, -1, -1),

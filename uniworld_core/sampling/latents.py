@@ -1,4 +1,4 @@
-"""Latents: how a model sees what its VAE makes of pictures, and previews without the VAE."""
+"""Latent formats: conversion between the VAE's latents and the model's, and previews without the VAE."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ..errors import UniWorldError
 from ..images.sizes import Size, check_size
 from ..loading.settings import listed, number, read_json
 
-# A map from a cell's channels to its colour in -1..1: layers with ReLU between them, each a row for every input and, last,
-# one of offsets.
+# Maps a cell's channels to its color in -1..1: linear layers with ReLU between them. Each layer is a table with a row of
+# factors per input, and a last row of offsets.
 RGB: TypeAlias = "tuple[tuple[tuple[float, ...], ...], ...]"
-# Beside a VAE that has a map of its own: {"layers": [...]}.
+# File in a VAE's folder with the map of that VAE: {"layers": [...]}.
 RGB_FILE = "latent_rgb.json"
 _LAYERS = listed(listed(listed(number(-1e6, 1e6), 1, 1024), 2, 1025), 1, 4)
 
 
 @dataclass(frozen=True)
 class LatentFormat:
-    """The latents of a family, and how its model sees those that its VAE makes: (z - shift) * scale.
+    """Format of the latents of a family. The VAE's own latents z are (z - shift) * scale on the model's side.
 
     Attributes:
-        name: of the family of latents, such as "flux": models of one name paint latents for each other's VAEs.
-        channels: of a cell.
-        factor: pixels of a cell, a side.
-        pack: cells of one token of the model, a side.
-        shift, scale: numbers, or one of each for every channel.
-        rgb: the colours of previews, of latents on the model's side.
-        ndim: 4 for latents (B, C, h, w); 5 for (B, C, 1, h, w), as VAEs made for videos have.
+        name: name of the format, such as "flux". Models and VAEs with the same name are compatible.
+        channels: channels of a cell.
+        factor: side of a cell in pixels.
+        pack: side of a token in cells.
+        shift, scale: one number each, or one per channel.
+        rgb: maps latents on the model's side to the colors of previews.
+        ndim: 4 for latents (B, C, h, w); 5 for (B, C, 1, h, w), the shape of video VAEs.
     """
 
     name: str
@@ -47,63 +47,63 @@ class LatentFormat:
 
     @property
     def unit(self) -> int:
-        """Pixels of one token, a side: sides of pictures are multiples of it."""
+        """Side of one token in pixels. Sides of pictures are multiples of it."""
         return self.factor * self.pack
 
     def shape(self, batch: int, size: Size) -> tuple[int, ...]:
-        """The shape of latents of pictures of a size in pixels.
+        """Return the shape of the latents of `batch` pictures of a size.
 
         Raises:
-            UniWorldError: a side is no positive multiple of `unit`, or the picture is over 4096x4096 pixels in all.
+            UniWorldError: a side is not a positive multiple of `unit`, or the picture has more than 4096x4096 pixels.
         """
         check_size(size.height, size.width, self.unit)
         frames = (1,) * (self.ndim - 4)
         return batch, self.channels, *frames, size.height // self.factor, size.width // self.factor
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Whether latents of that shape can be of this format and be packed."""
+        """Whether a shape is valid for latents of this format."""
         one_frame = tuple(shape[2:-2]) == (1,) * (self.ndim - 4)
         return self._packs(shape) and 0 not in shape and shape[1] == self.channels and one_frame
 
     def size(self, shape: Sequence[int], taker: str = "the model") -> Size:
-        """The size in pixels of the pictures of latents of that shape.
+        """Return the size in pixels of the pictures that latents of this shape decode to.
 
         Args:
-            taker: what is to take them, for the sentence of an error.
+            taker: what takes the latents, for the error.
 
         Raises:
-            UniWorldError: they are not of this format, or larger than what is painted.
+            UniWorldError: the shape is invalid, or the picture has more than 4096x4096 pixels.
         """
         if not self.fits(shape):
-            raise self._refused(shape, taker)
+            raise self._shape_error(shape, taker)
         return check_size(shape[-2] * self.factor, shape[-1] * self.factor, self.unit)
 
     def token_count(self, shape: Sequence[int]) -> int:
-        """Packed tokens of one latent of that shape, whatever its channels.
+        """Return the number of packed tokens of one latent of this shape, with any number of channels.
 
         Raises:
-            UniWorldError: it cannot be packed.
+            UniWorldError: the sides are not multiples of `pack`.
         """
         if not self._packs(shape):
-            raise self._refused(shape, "the model")
+            raise self._shape_error(shape, "the model")
         return (shape[-2] // self.pack) * (shape[-1] // self.pack)
 
     def to_model(self, z: torch.Tensor) -> torch.Tensor:
-        """From the VAE's own latents (B, C, ...) to the model's side."""
+        """Convert the VAE's own latents (B, C, ...) to the model's side."""
         return (z - self._of_channels(self.shift, z)) * self._of_channels(self.scale, z)
 
     def from_model(self, x: torch.Tensor) -> torch.Tensor:
-        """From the model's side to the VAE's own latents (B, C, ...)."""
+        """Convert latents (B, C, ...) on the model's side to the VAE's own."""
         return x / self._of_channels(self.scale, x) + self._of_channels(self.shift, x)
 
     def _packs(self, shape: Sequence[int]) -> bool:
         return len(shape) == self.ndim and not any(side % self.pack for side in shape[-2:])
 
-    def _refused(self, shape: Sequence[int], taker: str) -> UniWorldError:
+    def _shape_error(self, shape: Sequence[int], taker: str) -> UniWorldError:
         frames = "1, " * (self.ndim - 4)
         return UniWorldError(
             f"The latent has shape {list(shape)}; {taker} takes (batch, {self.channels}, {frames}height/{self.factor}, "
-            f"width/{self.factor}) of pictures whose sides are multiples of {self.unit}."
+            f"width/{self.factor}), for pictures whose sides are multiples of {self.unit}."
         )
 
     def _of_channels(self, value: float | tuple[float, ...], like: torch.Tensor) -> float | torch.Tensor:
@@ -113,18 +113,18 @@ class LatentFormat:
 
 
 def read_rgb(file: Path, channels: int) -> RGB:
-    """The map of a file, from so many channels. Raises UniWorldError if it holds none."""
+    """Read the color map of a VAE with `channels` channels. Raises UniWorldError if the file is invalid."""
     layers: Any = read_json(file).get("layers")
-    if not _LAYERS.holds(layers) or not _joined(layers, channels):
+    if not _LAYERS.holds(layers) or not _widths_match(layers, channels):
         raise UniWorldError(
-            f"{file} does not map {channels} channels to three: each of its layers must be a table of numbers with a row "
-            "for every input and one of offsets. Correct it or delete it."
+            f"{file} must map {channels} channels to three: the first layer needs {channels + 1} rows, each further layer one "
+            "row more than the columns before it, and the last layer three columns. Correct it or delete it."
         )
     return tuple(tuple(tuple(float(value) for value in row) for row in layer) for layer in layers)
 
 
-def _joined(layers: list[list[list[float]]], channels: int) -> bool:
-    """Whether each layer takes what the one before it gives, the first all channels, and the last gives three colours."""
+def _widths_match(layers: list[list[list[float]]], channels: int) -> bool:
+    """Whether each layer takes the output of the previous one, the first `channels` inputs, and the last gives 3 outputs."""
     widths = [channels, *(len(layer[0]) for layer in layers)]
     fits = (
         len(layer) == before + 1 and all(len(row) == after for row in layer)
@@ -133,8 +133,8 @@ def _joined(layers: list[list[list[float]]], channels: int) -> bool:
     return widths[-1] == 3 and all(fits)
 
 
-def cell_colours(x_xC: torch.Tensor, rgb: RGB) -> torch.Tensor:
-    """Colours (..., 3), in -1..1 or a little outside, of cells of a latent (..., C) on the model's side."""
+def cell_colors(x_xC: torch.Tensor, rgb: RGB) -> torch.Tensor:
+    """Return colors (..., 3), in about -1..1, of latent cells (..., C) on the model's side."""
     for i, layer in enumerate(rgb):
         *factors, offset = torch.tensor(layer, dtype=torch.float32)
         x_xC = (x_xC.relu() if i else x_xC) @ torch.stack(factors) + offset
@@ -142,13 +142,14 @@ def cell_colours(x_xC: torch.Tensor, rgb: RGB) -> torch.Tensor:
 
 
 def preview(latent: torch.Tensor, rgb: RGB, side: int = 512) -> Image.Image:
-    """A quick look at a latent (C, h, w) or (C, 1, h, w) on the model's side, its longer side `side` pixels.
+    """Render a preview of a latent (C, h, w) or (C, 1, h, w) on the model's side, without the VAE.
 
     Args:
-        rgb: of its `LatentFormat`.
+        rgb: `rgb` of the latent's format.
+        side: longer side of the preview in pixels.
     """
     latent_Chw = latent if latent.ndim == 3 else latent[:, 0]
-    rgb_hw3 = cell_colours(latent_Chw.float().cpu().permute(1, 2, 0), rgb)
+    rgb_hw3 = cell_colors(latent_Chw.float().cpu().permute(1, 2, 0), rgb)
     image = Image.fromarray(((rgb_hw3 + 1.0) * 127.5).clamp(0, 255).to(torch.uint8).numpy())
     ratio = side / max(image.size)
     return image.resize(

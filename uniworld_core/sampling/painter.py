@@ -1,4 +1,4 @@
-"""What the sampler needs of a model that paints by following a velocity."""
+"""The interface between the sampler and a model that predicts a velocity."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .latents import LatentFormat
 
 
 class Painter(Protocol):
-    """A model that gives a velocity over latents. How it packs them, guides, and joins references is its own matter.
+    """A model that predicts a velocity over latents. Packing, guidance and reference latents are its own concern.
 
     Attributes:
-        latent_format: of the latents that it paints.
-        shift: of its noise levels.
-        device, dtype: where and in what it computes.
+        latent_format: format of the painted latents.
+        shift: shift of the noise levels.
+        device, dtype: device and dtype of the computation.
     """
 
     @property
@@ -34,20 +34,20 @@ class Painter(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     def check(self, condition: Condition, shape: Sequence[int]) -> None:
-        """Raises UniWorldError unless the model can paint latents of that shape (B, C, h, w) by that condition."""
+        """Raise UniWorldError unless the model can paint latents of shape (B, C, h, w) under this condition."""
 
     def velocity_for(self, condition: Condition, guidance: float, shape: Sequence[int]) -> Velocity:
-        """The velocity of one run: what is the same at all its steps is prepared once.
+        """Return the velocity function of one run. Whatever is the same at all steps is computed here, once.
 
         Args:
-            condition: of one item, or of B.
-            guidance: what the family calls so; FLUX embeds the number.
-            shape: (B, C, h, w) of the latents, or (B, C, 1, h, w).
+            condition: one item, or B items.
+            guidance: the family's guidance; FLUX embeds this number.
+            shape: shape of the latents, (B, C, h, w) or (B, C, 1, h, w).
 
         Returns:
-            From a noisy latent of that shape on the model's side, float32, and a noise level (one, or (B,) one for each
-            item), to the velocity e - z, float32.
+            A function of a noisy latent on the model's side, float32, and a noise level (a number, or (B,) one per item). It
+            returns the velocity e - z, float32.
 
         Raises:
-            UniWorldError: the condition has another number of items.
+            UniWorldError: the number of items in the condition is neither 1 nor B.
         """

@@ -1,6 +1,6 @@
-"""The sampler: a condition and noise to a painted latent, over a painter's velocity.
+"""The sampler: paint a latent from a condition and noise, by integrating a painter's velocity.
 
-Shapes: B batch, C latent channels, h, w latent sides; latents of five dimensions are (B, C, 1, h, w).
+Shapes: B batch, C latent channels, h, w latent sides; five-dimensional latents are (B, C, 1, h, w).
 """
 
 from __future__ import annotations
@@ -31,25 +31,26 @@ def paint(
     keep_B1hw: torch.Tensor | None = None,
     callback: Callable[[flow.Step], None] | None = None,
 ) -> torch.Tensor:
-    """Paint pictures of a size: schedule, noise, the sampler, and back to the VAE's side.
+    """Paint latents: make schedule and noise, run the sampler, and convert the result to the VAE's side.
 
     Args:
-        condition: of one item, or of as many as are painted.
-        size: in pixels.
-        noise: one seed for each item, or starting noise (B, C, h, w) on the model's side.
-        steps: of the painter's own schedule.
-        guidance: as the painter takes it.
-        denoise: the share of that schedule that is followed; under 1 it needs `latent`.
-        sigmas: (steps + 1) a schedule to follow instead of `steps` and `denoise`.
-        latent: the VAE's own, to start from.
-        keep_B1hw: 1 where `latent` is to be kept, 0 where it is painted over.
-        callback: called after every step with latents on the model's side; what it raises ends the run.
+        condition: one item, or one per picture.
+        size: size of the pictures in pixels.
+        noise: one seed per picture, or starting noise (B, C, h, w) on the model's side.
+        steps: number of steps of the painter's schedule.
+        guidance: the painter's guidance.
+        denoise: share of the schedule to run. Values below 1 need `latent`.
+        sigmas: schedule (steps + 1) to use instead of `steps` and `denoise`.
+        latent: the VAE's own latents to start from.
+        keep_B1hw: 1 where `latent` is kept, 0 where it is repainted.
+        callback: called after every step with latents on the model's side. An exception from it ends the run.
 
     Returns:
         The VAE's own latents (B, C, h, w), float32.
 
     Raises:
-        UniWorldError: sizes, shapes, seeds or schedules that do not fit, or values that are not finite (the step is named).
+        UniWorldError: sizes, shapes, seeds or the schedule are invalid or do not match, or a value is not finite (the
+            message names the step).
     """
     latents = painter.latent_format
     shape = latents.shape(len(noise), size)
@@ -58,7 +59,7 @@ def paint(
     elif tuple(noise.shape[-2:]) != shape[-2:]:
         wanted = ", ".join(map(str, shape[1:]))
         raise UniWorldError(
-            f"The noise has shape {list(noise.shape)}; a picture of {size.width}x{size.height} takes (batch, {wanted})."
+            f"The noise has shape {list(noise.shape)}; a picture of {size.width}x{size.height} needs (batch, {wanted})."
         )
     if sigmas is None:
         sigmas = flow.schedule(steps, latents.token_count(shape), painter.shift, denoise)
@@ -67,9 +68,10 @@ def paint(
 
 
 def make_noise(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
-    """Starting noise (B, *shape) of items of that shape, such as (C, h, w).
+    """Draw starting noise (B, *shape), where `shape` is the shape of one item, such as (C, h, w).
 
-    Each item has a generator of its own on the CPU, so that it is the same in any batch.
+    Every item has its own generator, so that a seed gives the same picture in any batch. The generators are on the CPU,
+    because a GPU's draw different numbers.
     """
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in map(check_seed, seeds)]
     return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
@@ -86,45 +88,47 @@ def sample(
     keep_B1hw: torch.Tensor | None = None,
     callback: Callable[[flow.Step], None] | None = None,
 ) -> torch.Tensor:
-    """Follow the painter's velocity over a schedule; all latents are on the model's side.
+    """Integrate the painter's velocity over a schedule. All latents are on the model's side.
 
     Args:
-        condition: of one item, or of as many as the noise.
-        noise: (B, C, h, w) starting noise.
-        sigmas: schedule; below 1 at the start it needs `latent`.
+        condition: one item, or one per item of the noise.
+        noise: starting noise (B, C, h, w).
+        sigmas: the schedule. If it starts below 1, `latent` is needed.
+        guidance: the painter's guidance.
         latent: the latent to start from.
-        keep_B1hw: 1 where `latent` is to be kept, 0 where it is painted over.
+        keep_B1hw: 1 where `latent` is kept, 0 where it is repainted.
         callback: called after every step.
 
     Returns:
         The latent (B, C, h, w), float32.
 
     Raises:
-        UniWorldError: shapes that do not fit, sigmas that do not fall, values that are not finite (the step is named).
+        UniWorldError: shapes do not match, the sigmas are not decreasing, or a value is not finite (the message names the
+            step).
     """
     painter.check(condition, noise.shape)
     if latent is not None and latent.shape != noise.shape:
         raise UniWorldError(
-            f"The latent has shape {list(latent.shape)} and the noise {list(noise.shape)}; they must be the same."
+            f"The latent has shape {list(latent.shape)} and the noise {list(noise.shape)}; both must have the same shape."
         )
     if not 0 <= guidance < float("inf"):
         raise UniWorldError(f"guidance is {guidance}; it must be a number of at least 0.")
-    follow = painter.velocity_for(condition, guidance, noise.shape)
+    velocity = painter.velocity_for(condition, guidance, noise.shape)
     x = noise = noise.to(painter.device, torch.float32)
     if latent is not None:
         latent = latent.to(painter.device, torch.float32)
         x = flow.add_noise(latent, noise, flow.check_sigmas(sigmas)[0])
         if keep_B1hw is not None:
-            follow = _keeping(follow, latent, keep_B1hw.to(painter.device, torch.float32))
-    return flow.euler(follow, x, sigmas, callback)
+            velocity = _inpaint(velocity, latent, keep_B1hw.to(painter.device, torch.float32))
+    return flow.euler(velocity, x, sigmas, callback)
 
 
-def _keeping(velocity: flow.Velocity, latent: torch.Tensor, keep_B1hw: torch.Tensor) -> flow.Velocity:
-    """The velocity, but where the latent is kept the one that leads straight back to it."""
+def _inpaint(velocity: flow.Velocity, latent: torch.Tensor, keep_B1hw: torch.Tensor) -> flow.Velocity:
+    """Replace the velocity, where the latent is kept, by the one that leads straight back to it: (x - latent) / sigma."""
     frames = (1,) * (latent.ndim - keep_B1hw.ndim)
     keep = keep_B1hw.reshape(*keep_B1hw.shape[:2], *frames, *keep_B1hw.shape[2:])
 
-    def kept(x: torch.Tensor, sigma: torch.Tensor | float) -> torch.Tensor:
+    def inpainting(x: torch.Tensor, sigma: torch.Tensor | float) -> torch.Tensor:
         return torch.lerp(velocity(x, sigma), (x - latent) / sigma, keep)
 
-    return kept
+    return inpainting

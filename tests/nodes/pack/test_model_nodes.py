@@ -645,7 +645,7 @@ def test_conditioning_of_another_model_is_one_sentence(
 
 
 def test_sigmas_of_another_model_are_one_sentence(parts: dict[str, Any], conditioning: Any) -> None:
-    with pytest.raises(ValueError, match="must fall from at most 1"):
+    with pytest.raises(ValueError, match="must decrease from at most 1"):
         sample(parts, conditioning, latent(), sigmas=torch.tensor([14.6, 3.0, 0.0]))
 
 

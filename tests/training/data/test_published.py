@@ -278,5 +278,5 @@ def test_an_inaccessible_path_does_not_hide_other_problems(tmp_path: Path) -> No
 
 def test_an_unpaired_surrogate_in_an_instruction_is_named() -> None:
     turns = [{"from": "human", "value": "Paint a \ud83d cat."}, {"from": "gpt", "value": "<gen_image>"}]
-    with pytest.raises(ValueError, match=r"contains '\\ud83d', half of a character, which is no text: put the whole"):
+    with pytest.raises(ValueError, match=r"contains '\\ud83d', an unpaired surrogate: replace or remove it"):
         read_annotation({"image": ["a.png"], "conversations": turns})

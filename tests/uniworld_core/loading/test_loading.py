@@ -806,7 +806,7 @@ def test_colours_of_several_layers_have_relus_between_them(tiny_copy: Path) -> N
 )
 def test_colours_that_are_none_are_named(tiny_copy: Path, layers: object) -> None:
     colours_file(tiny_copy).write_text(json.dumps({"layers": layers}))
-    with pytest.raises(ValueError, match=r"latent_rgb\.json does not map 16 channels to three"):
+    with pytest.raises(ValueError, match=r"latent_rgb\.json must map 16 channels to three"):
         read_latent_format(tiny_copy / "flux")
 
 

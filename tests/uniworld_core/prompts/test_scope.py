@@ -52,9 +52,7 @@ def test_nothing_is_said_of_what_is_known() -> None:
 def test_what_is_unknown_is_named_with_where_the_weights_go(conversation: Conversation, named: str) -> None:
     said = SCOPE.outside(conversation)
     assert said is not None
-    assert said.startswith(
-        f"The model does not know {named}, so that what comes out will mean nothing: it knows only shapes."
-    )
+    assert said.startswith(f"The model does not know {named}, so the result will be meaningless. It knows only shapes.")
     assert "Where the weights go" in said
 
 
@@ -70,11 +68,11 @@ def test_a_conversation_longer_than_it_has_learned_is_named() -> None:
     turns = [Turn("user", "Make 2"), Turn("assistant", "2"), Turn("user", "Make red")]
     said = Scope("shapes", SCOPE.words, 0.5).outside(Conversation(turns))
     assert said is not None
-    assert said.startswith("The model has learned single instructions only, and this conversation has 3 turns")
+    assert said.startswith("The model has learned only single instructions, and this conversation has 3 turns")
     longer = SCOPE.outside(Conversation([*turns, Turn("assistant", "2"), Turn("user", "Make dogs")]))
     assert longer is not None
     assert "'dogs'" in longer
-    assert "conversations of 3 turns only, and this conversation has 5 turns" in longer
+    assert "conversations of up to 3 turns, and this conversation has 5 turns" in longer
 
 
 def test_even_pictures_of_any_size_are_flat_and_noise_and_ramps_are_not() -> None:

@@ -100,7 +100,7 @@ def test_scales_of_each_channel_undo_each_other() -> None:
 def test_latents_that_are_no_such_are_named_with_what_is_taken(shape: tuple[int, ...]) -> None:
     assert not LATENTS.fits(shape)
     with pytest.raises(
-        UniWorldError, match=r"the model takes \(batch, 3, 1, height/8, width/8\) of .* multiples of 16"
+        UniWorldError, match=r"the model takes \(batch, 3, 1, height/8, width/8\), for .* multiples of 16"
     ):
         LATENTS.size(shape)
 

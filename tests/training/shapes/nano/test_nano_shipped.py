@@ -22,7 +22,7 @@ from uniworld.uniworld_core.backbones.flux_vae import VAE
 from uniworld.uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
 from uniworld.uniworld_core.prompts.scope import Scope, flat_share, read_scope
-from uniworld.uniworld_core.sampling.latents import cell_colours
+from uniworld.uniworld_core.sampling.latents import cell_colors
 
 NANO = SHIPPED_FOLDER / "nano"
 PICTURES = Path(__file__).resolve().parents[4] / "workflows" / "input"
@@ -88,7 +88,7 @@ def test_previews_have_the_colours_of_what_is_painted() -> None:
     vae, latent_format = VAE.from_pretrained(flux, torch.float32), read_latent_format(flux)
     shown = [task.target for kind in ("recolour", "background", "text_to_image") for task in exam_tasks(kind, 8)]
     x_NC, colours_N3 = cells(vae.autoencoder, latent_format, shown, "cpu")
-    found_N3 = cell_colours(x_NC, latent_format.rgb).clamp(-1, 1)
+    found_N3 = cell_colors(x_NC, latent_format.rgb).clamp(-1, 1)
     assert float((found_N3 - colours_N3).abs().mean()) * 127.5 < 8
     palette = torch.tensor(list(world.COLOURS.values())) / 127.5 - 1
     for name, colour in zip(world.COLOURS, palette):
@@ -109,20 +109,20 @@ def test_nothing_of_its_world_is_unknown(scope: Scope, kind: str) -> None:
     for task in exam_tasks(kind, 12, seed=9):
         assert scope.unknown_words(task.prompt) == []
         shown = [picture for picture in (*task.references, task.target) if picture is not None]
-        assert [flat_share(picture) for picture in shown if not scope.holds(picture)] == []
+        assert [flat_share(picture) for picture in shown if not scope.contains(picture)] == []
 
 
 def test_nothing_that_it_paints_is_unknown(scope: Scope, report: ExamReport) -> None:
     painted = [one.painted for one in report.examined if one.painted is not None]
     assert len(painted) > 50
-    assert [flat_share(picture) for picture in painted if not scope.holds(picture)] == []
+    assert [flat_share(picture) for picture in painted if not scope.contains(picture)] == []
 
 
 @pytest.mark.parametrize("name", ["cat.jpg", "coffee.jpg"])
 def test_photographs_are_unknown_at_any_size(scope: Scope, name: str) -> None:
     with Image.open(PICTURES / name) as photograph:
         for width in (64, 128, 300, 1000):
-            assert not scope.holds(photograph.resize((width, width * 2 // 3)))
+            assert not scope.contains(photograph.resize((width, width * 2 // 3)))
 
 
 @pytest.mark.parametrize("prompt", ["Make it winter.", "A cat sleeps.", "把圆变成红色"])
