@@ -258,7 +258,8 @@ DEFAULTS_OF_V1 = "uniworld_core/families/uniworld_v1/painting"
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if room_of(name) != "training"])
 def test_a_family_is_reached_through_the_table(name: str) -> None:
-    if name.startswith("uniworld_core/families/"):
+    # The native nodes read the files that `uniworld convert --to comfy` writes of this one family.
+    if name.startswith("uniworld_core/families/") or name == "nodes/pack/native/clip.py":
         return
     found = {path for path in imports_in_use(name) if re.match(r"uniworld_core/families/", path)}
     found -= {"uniworld_core/families/family", "uniworld_core/families/table"}

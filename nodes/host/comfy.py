@@ -114,6 +114,9 @@ class ComfyHost:
     def model_folders(self, kind: str) -> list[Path]:
         return [Path(path) for path in folder_paths.get_folder_paths(kind)]
 
+    def model_files(self, kind: str) -> list[str]:
+        return folder_paths.get_filename_list(kind)
+
     def progress(self, total: int) -> _ComfyProgress:
         return _ComfyProgress(comfy.utils.ProgressBar(total), total)
 

@@ -88,6 +88,9 @@ class PlainHost:
     def model_folders(self, kind: str) -> list[Path]:
         return [root / MODEL_FOLDERS[kind] for root in self.models]
 
+    def model_files(self, kind: str) -> list[str]:
+        return []  # ComfyUI's own loaders are not here to read them
+
     def progress(self, total: int) -> Progress:
         return _PlainProgress(total, self._hooks.progress)
 

@@ -50,6 +50,9 @@ class Host(Protocol):
     def model_folders(self, kind: str) -> list[Path]:
         """Return the folders with models of a kind of `MODEL_FOLDERS`, highest priority first."""
 
+    def model_files(self, kind: str) -> list[str]:
+        """Return the names of the files in ComfyUI's model folders of a kind, such as "text_encoders"."""
+
     def progress(self, total: int) -> Progress:
         """Create the progress bar of the running node, with `total` steps."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .wires import Conditioning, DiTWire, Latent
 
 _DIT = Input.wire("dit", "UNIWORLD_DIT", "The DiT from Load UniWorld.")
-_DENOISE = Input.number(
+DENOISE = Input.number(
     "denoise",
     "1 starts from pure noise. Lower values keep more of the input latent.",
     default=1.0,
@@ -29,7 +29,7 @@ _DENOISE = Input.number(
 )
 
 
-def _steps() -> Input:
+def steps_input() -> Input:
     from ...uniworld_core.families.uniworld_v1.painting import STEPS
 
     return Input.integer("steps", f"Number of sampling steps (published: {STEPS}).", default=STEPS, min=1, max=1000)
@@ -135,7 +135,7 @@ class Scheduler(Node):
 
     @classmethod
     def inputs(cls) -> Inputs:
-        return _DIT, Input.wire("latent", "LATENT", "A latent of the output size."), _steps(), _DENOISE
+        return _DIT, Input.wire("latent", "LATENT", "A latent of the output size."), steps_input(), DENOISE
 
     def execute(self, dit: DiTWire, latent: Latent, steps: int, denoise: float) -> tuple[Tensor]:
         from ...uniworld_core.sampling.flow import schedule
@@ -166,11 +166,11 @@ class Sampler(Node):
             Input.wire("conditioning", "CONDITIONING", "From UniWorld Condition."),
             Input.wire("latent", "LATENT", "Determines the size. With denoise below 1 it is also the starting point."),
             Input.seed("seed", "The same seed gives the same image on the same machine."),
-            _steps(),
+            steps_input(),
             guidance_input(
                 f"FLUX's embedded guidance (published: {GUIDANCE}). Overrides the guidance of the conditioning."
             ),
-            _DENOISE,
+            DENOISE,
             Input.wire("sigmas", "SIGMAS", "Noise levels to use instead of steps and denoise.", optional=True),
         )
 

@@ -29,6 +29,7 @@ importlib.import_module("server")
 import comfy.model_management as management
 import comfy.samplers
 import comfy.utils
+import folder_paths
 import nodes
 import torch
 from comfy_extras import nodes_custom_sampler as custom
@@ -363,6 +364,301 @@ def castable() -> dict[str, Any]:
         part = nano().outputs[name].on_device()
         left += [f"{name}.{key}" for key, layer in part.named_modules() if type(layer) in plain]
     return {"left": left}
+
+
+class SmallQwen:
+    """Qwen2.5-VL of few and narrow layers, as UniWorld's VLM and as ComfyUI's CLIP, with the same random weights.
+
+    Head size, patches, windows and vocabulary are those of the 7B model, which ComfyUI has in its code.
+    """
+
+    WIDTH, JOINT, POOLED = 256, 96, 32
+
+    def __init__(self) -> None:
+        import comfy.text_encoders.qwen_image as qwen_image
+        import comfy.text_encoders.qwen_vl as qwen_vl
+        from safetensors.torch import save_file
+        from uniworld.uniworld_core.backbones.picture_processor import make_processor
+        from uniworld.uniworld_core.backbones.qwen_config import QwenVLConfig
+        from uniworld.uniworld_core.backbones.qwen_files import QWEN_NAMES, build_qwen
+        from uniworld.uniworld_core.backbones.qwen_vl import VLM
+        from uniworld.uniworld_core.families.uniworld_v1.projectors import Projector, TaskHead
+
+        raw = json.loads((ROOT / "uniworld_core/shipped/nano/uniworld/config.json").read_text())
+        raw |= dict(
+            vocab_size=152064, hidden_size=self.WIDTH, intermediate_size=512, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=128000, bos_token_id=151643, eos_token_id=151645,
+            vision_start_token_id=151652, vision_end_token_id=151653, vision_token_id=151654, image_token_id=151655,
+            video_token_id=151656, image_begin_token_id=151652, image_end_token_id=151653,
+            rope_scaling={"mrope_section": [16, 24, 24], "rope_type": "default", "type": "default"},
+        )  # fmt: skip
+        raw["vision_config"] |= dict(
+            depth=9, hidden_size=256, intermediate_size=384, num_heads=16, fullatt_block_indexes=[7], patch_size=14,
+            spatial_patch_size=14, window_size=112, out_hidden_size=self.WIDTH,
+        )  # fmt: skip
+        config = QwenVLConfig.from_dict(raw, "test")
+        qwen = build_qwen(config).to_empty(device="cpu")
+        # Computed buffers were made before, on the CPU, and `to_empty` has emptied them.
+        fresh = build_qwen(config)
+        for name, buffer in fresh.named_buffers():
+            qwen.get_buffer(name).copy_(buffer)
+        torch.manual_seed(5)
+        for name, parameter in qwen.named_parameters():
+            torch.nn.init.normal_(parameter, 1.0 if "norm" in name or "ln_q" in name else 0.0, 0.1)
+        clip_l = "qwen25_7b"
+        options = {f"{clip_l}_model_config": dict(
+            hidden_size=self.WIDTH, intermediate_size=512, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1
+        )}  # fmt: skip
+        original = qwen_vl.Qwen2VLVisionTransformer
+
+        def small(hidden_size: int, **given: Any) -> Any:
+            made = original(hidden_size=256, num_layers=9, intermediate_size=384, **given)
+            made.fullatt_block_indexes = [7]
+            return made
+
+        qwen_vl.Qwen2VLVisionTransformer = small
+
+        class Target:
+            params: dict[str, Any] = {}
+            clip = staticmethod(qwen_image.te())
+            tokenizer = staticmethod(qwen_image.QwenImageTokenizer)
+
+        self.clip = comfy.sd.CLIP(Target, model_options=options | {"dtype": torch.float32})
+        qwen_vl.Qwen2VLVisionTransformer = original
+        state = {QWEN_NAMES.in_file(name): tensor.detach().clone() for name, tensor in qwen.state_dict().items()}
+        inner = self.clip.cond_stage_model.qwen25_7b.transformer
+        missing, _ = inner.load_state_dict(state, strict=False)
+        assert not missing, missing
+        tokenizer = self.clip.tokenizer.qwen25_7b.tokenizer
+        side = 448 * 448
+        processor = make_processor(
+            "Qwen2VLImageProcessor",
+            dict(
+                patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=side, max_pixels=side, resample=3,
+                size={"shortest_edge": side, "longest_edge": side},
+                image_mean=[0.48145466, 0.4578275, 0.40821073], image_std=[0.26862954, 0.26130258, 0.27577711],
+            ),
+            Path("test"),
+        )  # fmt: skip
+        self.vlm = VLM(config, qwen.eval(), tokenizer, processor, None)
+        self.projector = Projector(self.WIDTH, 3 * self.JOINT, self.JOINT)
+        self.head = TaskHead(self.WIDTH, 64).eval()
+        self.pooled = torch.randn(self.POOLED)
+        folder = Path(folder_paths.get_folder_paths("text_encoders")[0])
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {f"denoise_projector.{name}": tensor for name, tensor in self.projector.state_dict().items()}
+        save_file(weights | {"pooled_empty_prompt": self.pooled}, folder / "small_projector.safetensors")
+        save_file(dict(self.head.state_dict()), folder / "small_routing.safetensors")
+
+    @torch.no_grad()
+    def expected(self, conversation: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Projected tokens and routing logits by our own code."""
+        inputs = self.vlm.inputs([conversation])
+        hidden = self.vlm.hidden_states(inputs)
+        return self.projector(hidden), self.head(self.vlm.assistant_states(inputs, hidden))
+
+
+_small: list[SmallQwen] = []
+
+
+def small_qwen() -> SmallQwen:
+    if not _small:
+        _small.append(SmallQwen())
+    return _small[0]
+
+
+def conversations() -> dict[str, Any]:
+    from PIL import Image
+    from uniworld.uniworld_core import Conversation, Turn
+    from uniworld.uniworld_core.prompts.reference import Reference
+
+    generator = torch.Generator().manual_seed(2)
+
+    def picture(width: int, height: int) -> Reference:
+        data = (torch.rand(height, width, 3, generator=generator) * 255).byte().numpy()
+        return Reference(Image.fromarray(data))
+
+    asked = Conversation().then(Turn("user", "Paint embedding:face a (red:1.4) fox.", ()))
+    one = Conversation().then(Turn("user", "Make it snow.", [picture(300, 200)]))
+    two = Conversation().then(Turn("user", "Combine both.", [picture(300, 200), picture(90, 260)]))
+    turns = two.then(Turn("assistant", "", [picture(64, 64)])).then(Turn("user", "Now at night.", ()))
+    return {"none": asked, "one": one, "two": two, "turns": turns}
+
+
+@check
+def text_encode() -> dict[str, Any]:
+    from uniworld.nodes.pack.native.clip import encode_text
+
+    here, found = small_qwen(), {}
+    here.clip.clip_layer(-2)  # as CLIP Set Last Layer leaves it
+    for name, conversation in conversations().items():
+        ((tokens, extra),) = encode_text(here.clip, "small_projector.safetensors", conversation, 2.5)
+        expected, _ = here.expected(conversation)
+        found[name] = {
+            "apart": apart(tokens, expected) if tokens.shape == expected.shape else f"{tokens.shape} {expected.shape}",
+            "size": float(expected.abs().max()),
+            "pooled": apart(extra["pooled_output"], here.pooled[None]), "guidance": extra["guidance"],
+        }  # fmt: skip
+    return found
+
+
+@check
+def text_encode_of_ordered_versions() -> dict[str, Any]:
+    """Versions whose vision encoder puts the tokens back in order itself."""
+    from uniworld.nodes.pack.native.clip import encode_text
+
+    here, conversation = small_qwen(), conversations()["two"]
+    visual = here.clip.cond_stage_model.qwen25_7b.transformer.visual
+    expected, _ = here.expected(conversation)
+    forward, plain = visual.forward, []
+
+    def ordered(pixel_values: torch.Tensor, image_grid_thw: Any = None) -> torch.Tensor:
+        out = forward(pixel_values, image_grid_thw)
+        index = visual.get_window_index(image_grid_thw)[0]
+        plain.append(bool((index != torch.arange(len(index))).any()))
+        return out[torch.argsort(index)]
+
+    visual.forward = ordered
+    try:
+        ((tokens, _),) = encode_text(here.clip, "small_projector.safetensors", conversation, 2.5)
+    finally:
+        del visual.forward
+    return {"apart": apart(tokens, expected), "size": float(expected.abs().max()), "windows": all(plain)}
+
+
+@check
+def text_encode_node() -> dict[str, Any]:
+    """The node itself, with an image; and what ComfyUI's own encoding would give."""
+    from uniworld.uniworld_core import Conversation, Turn
+    from uniworld.uniworld_core.images.pictures import to_image
+
+    here = small_qwen()
+    picture = conversations()["one"].refs[0].picture
+    conversation = Conversation().then(Turn("user", "Make it snow.", conversations()["one"].refs))
+    (entry,), extended = run(
+        "UniWorldTextEncode", clip=here.clip, projector="small_projector.safetensors", prompt="Make it snow.",
+        guidance=3.5, image=to_image([picture]),
+    )  # fmt: skip
+    expected, _ = here.expected(conversation)
+    here.clip.layer_idx = None
+    own = here.clip.encode_from_tokens(here.clip.tokenize("Make it snow.", images=[to_image([picture])]))
+    choices = package.NODE_CLASS_MAPPINGS["UniWorldTextEncode"].INPUT_TYPES()["required"]["projector"]
+    return {"apart": apart(entry[0], expected), "turns": len(extended.turns), "own": list(own.shape)[1] == entry[0].shape[1],
+            "choices": [list(choices[0]), choices[1]["default"]]}  # fmt: skip
+
+
+@check
+def route_clip() -> dict[str, Any]:
+    here, found = small_qwen(), {}
+    for name, conversation in conversations().items():
+        last = conversation.turns[-1]
+        earlier = type(conversation)(conversation.turns[:-1]) if len(conversation.turns) > 1 else None
+        paint, probability, *_ = run(
+            "UniWorldRouteCLIP", clip=here.clip, head="small_routing.safetensors", prompt=last.text,
+            references=list(last.refs) or None, conversation=earlier,
+        )  # fmt: skip
+        _, logits = here.expected(conversation)
+        found[name] = {
+            "apart": abs(probability - float(logits.softmax(-1)[0, 1])),
+            "paint": paint == bool(logits[0, 1] > logits[0, 0]),
+        }
+    return found
+
+
+@check
+def siglip_encode() -> dict[str, Any]:
+    import comfy.clip_vision
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+    from uniworld.uniworld_core.backbones.picture_processor import make_processor
+    from uniworld.uniworld_core.backbones.siglip import SigLIP
+    from uniworld.uniworld_core.images.pictures import to_image
+
+    settings = dict(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=512, patch_size=16,
+        hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6, num_channels=3,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    encoder = SiglipVisionModel(SiglipVisionConfig(**settings, vision_use_head=False)).eval()
+    processor = make_processor(
+        "SiglipImageProcessor",
+        dict(size={"height": 512, "width": 512}, image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=2),
+        Path("test"),
+    )
+    file = PLACE / "siglip.json"
+    means = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "model_type": "siglip_vision_model"}
+    file.write_text(json.dumps(settings | means))
+    vision = comfy.clip_vision.ClipVisionModel(str(file))
+    vision.model.float()
+    vision.dtype = torch.float32
+    state = {f"vision_model.{name.removeprefix('vision_model.')}": t for name, t in encoder.state_dict().items()}
+    missing, _ = vision.load_sd(state)
+    ours = SigLIP(encoder, processor)
+    references = conversations()["two"].refs
+    expected = ours.features([reference.picture for reference in references])
+    (output,) = run("UniWorldSigLIPEncode", clip_vision=vision, references=references)
+    single = to_image([references[0].picture])
+    (of_image,) = run("UniWorldSigLIPEncode", clip_vision=vision, image=single)
+    cropped = nodes.CLIPVisionEncode().encode(vision, single, "none")[0]["last_hidden_state"]
+    size = float(expected.abs().max())
+    return {"missing": [name for name in missing if "head" not in name], "apart": apart(output["last_hidden_state"], expected) / size,
+            "image": apart(of_image["last_hidden_state"], expected[:1]) / size,
+            "comfyui": apart(cropped, expected[:1]) / size, "batch": len(output["last_hidden_state"])}  # fmt: skip
+
+
+@check
+def style_model() -> dict[str, Any]:
+    """VLM tokens, and SigLIP's through ComfyUI's StyleModelApply, paint what our own splice paints."""
+    from uniworld.uniworld_core.images.pictures import to_image
+
+    here = nano()
+    from PIL import Image
+
+    source = Image.new("RGB", (128, 128), (30, 40, 220))
+    source.paste((250, 240, 10), (30, 30, 90, 90))
+    prompt = "Replace the yellow square with a green circle."
+    with_siglip = run("UniWorldReference", image=to_image([source]), siglip=here.outputs["siglip"])[0]
+    without = run("UniWorldReference", image=to_image([source]))[0]
+    spliced = run("UniWorldCondition", vlm=here.outputs["vlm"], prompt=prompt, references=with_siglip)[0]
+    plain = run("UniWorldCondition", vlm=here.outputs["vlm"], prompt=prompt, references=without)[0]
+    projectors = here.outputs["vlm"].held["projectors"].on_device()
+    redux = comfy.ldm.flux.redux.ReduxImageEncoder(
+        redux_dim=projectors.siglip_projector.width, txt_in_features=plain[0][0].shape[-1], dtype=torch.float32
+    )
+    state = projectors.siglip_projector.state_dict()
+    redux.load_state_dict({f"{ {'0': 'redux_up', '2': 'redux_down'}[k[0]] }{k[1:]}": v for k, v in state.items()})
+
+    class Vision:
+        last_hidden_state = with_siglip[0].features[None]
+
+    applied = nodes.StyleModelApply().apply_stylemodel(plain, comfy.sd.StyleModel(redux), Vision(), 1.0, "multiply")[0]
+    here.conditioning, kept = spliced, here.conditioning
+    ours = here.paint()
+    here.conditioning = applied
+    theirs = here.paint()
+    here.conditioning = plain
+    bare = here.paint()
+    here.conditioning = kept
+    return {
+        "latent": apart(ours, theirs),
+        "bytes": apart(here.decode(ours), here.decode(theirs)),
+        "effect": apart(ours, bare),
+    }
+
+
+@check
+def noise_and_sigmas() -> dict[str, Any]:
+    here = nano()
+    batch = {"samples": torch.zeros(2, 16, SIDE // 8, SIDE // 8)}
+    (noise,) = run("UniWorldNoise", seed=SEED)
+    (sigmas,) = run("UniWorldSigmas", latent=batch, steps=STEPS, denoise=1.0)
+    ours = run(
+        "UniWorldSampler", dit=here.outputs["dit"], conditioning=here.conditioning, latent=batch, seed=SEED, steps=STEPS,
+        guidance=3.5, denoise=1.0,
+    )[0]["samples"]  # fmt: skip
+    guider = custom.BasicGuider().get_guider(here.model, here.conditioning)[0]
+    euler = custom.KSamplerSelect().get_sampler("euler")[0]
+    painted = custom.SamplerCustomAdvanced().sample(noise, guider, euler, sigmas, batch)[0]["samples"]
+    return {"sigmas": apart(sigmas, here.sigmas), "batch": apart(painted, ours), "items": apart(painted[0], painted[1])}
 
 
 def main() -> None:

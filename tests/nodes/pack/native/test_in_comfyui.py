@@ -114,3 +114,59 @@ def test_a_card_half_the_size_loads_the_dit_partially(figures: Figures) -> None:
 
 def test_no_layer_is_left_that_cannot_be_loaded_partially(figures: Figures) -> None:
     assert figures("castable") == {"left": []}
+
+
+@pytest.mark.parametrize("case", ["none", "one", "two", "turns"])
+def test_text_encode_gives_the_tokens_of_our_own_vlm(figures: Figures, case: str) -> None:
+    found = figures("text_encode")[case]
+    assert found["size"] > 0.1
+    assert found["apart"] < 1e-5
+    assert found["pooled"] == 0
+    assert found["guidance"] == 2.5
+
+
+def test_text_encode_does_not_reorder_what_is_in_order(figures: Figures) -> None:
+    found = figures("text_encode_of_ordered_versions")
+    assert found["windows"], "the tokens of both pictures must be out of order inside"
+    assert found["apart"] < 1e-5
+
+
+def test_the_node_encodes_an_image_where_comfyui_would_cut_the_prompt(figures: Figures) -> None:
+    found = figures("text_encode_node")
+    assert found["apart"] < 1e-5
+    assert found["turns"] == 1
+    assert not found["own"]
+    assert found["choices"] == [
+        ["small_projector.safetensors", "small_routing.safetensors"],
+        "small_projector.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("case", ["none", "one", "two", "turns"])
+def test_route_reads_the_same_state(figures: Figures, case: str) -> None:
+    found = figures("route_clip")[case]
+    assert found["paint"]
+    assert found["apart"] < 1e-5
+
+
+def test_siglip_encode_sees_our_pixels(figures: Figures) -> None:
+    found = figures("siglip_encode")
+    assert found["missing"] == []
+    assert found["batch"] == 2
+    assert found["apart"] < 1e-3
+    assert found["image"] < 1e-3
+    assert found["comfyui"] > 0.01, "ComfyUI's own node resizes differently"
+
+
+def test_the_style_model_does_what_our_splice_does(figures: Figures) -> None:
+    found = figures("style_model")
+    assert found["effect"] > 0.1
+    assert found["latent"] < 1e-4
+    assert found["bytes"] <= 1
+
+
+def test_noise_and_sigmas_make_a_batch_that_is_ours(figures: Figures) -> None:
+    found = figures("noise_and_sigmas")
+    assert found["sigmas"] == 0
+    assert found["items"] > 0.1
+    assert found["batch"] < 1e-5
