@@ -1,4 +1,4 @@
-"""`uniworld chat`: a conversation in a terminal, or line by line with a program."""
+"""`uniworld chat`: a conversation in a terminal, or through JSON lines with a program."""
 
 from __future__ import annotations
 
@@ -28,63 +28,63 @@ from .session import MEMORIES, Session, Settings, TurnFailed, open_model, open_p
 if TYPE_CHECKING:
     from ....uniworld_core.prompts.scope import Scope
 
-FOLDER = "chat"  # of all conversations, in the output folder
+FOLDER = "chat"  # in the output folder; contains a folder per conversation
 _PROMPT = "you> "
 
 EPILOG = (
     "Name pictures in a message (photo.jpg Make it winter.) or attach them with /image; /help lists the commands. Without a "
-    "terminal, each line of standard input is a message, and the first one that fails ends the chat; with --json it goes "
-    'on, and a line may be {"text": ..., "images": [...]}. Exit codes: 0 done, 1 a message failed or was interrupted, 2 bad '
-    "usage or a bad message."
+    "terminal, each line of standard input is a message, and the first failure ends the chat. With --json the chat "
+    'continues after a failure, and a line may be {"text": ..., "images": [...]}. Exit codes: 0 done, 1 a message failed or '
+    "was interrupted, 2 bad usage or an invalid message."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `uniworld chat` but for the common ones."""
+    """Add the options of `uniworld chat`, except for those that all commands share."""
     add = parser.add_argument
-    add("name", nargs="?", help="a conversation to resume or to begin; without it, one named by the time begins")
+    add("name", nargs="?", help="name of a new or saved conversation (default: a new one named by the time)")
     add("--resume", action="store_true", help="resume the latest conversation")
     add("--checkpoint", metavar="NAME", help="a folder in MODELS/uniworld (default: nano, or that of the conversation)")
-    add("--flux", metavar="NAME", help="a folder in MODELS/diffusers (default: auto, what fits the checkpoint)")
+    add("--flux", metavar="NAME", help="a folder in MODELS/diffusers (default: auto, which matches the checkpoint)")
     add("--siglip", metavar="NAME", help="a folder in MODELS/siglip (default: auto)")
-    add("--dtype", choices=DTYPES, default=DTYPES[0], help="precision of the arithmetic")
+    add("--dtype", choices=DTYPES, default=DTYPES[0], help="compute dtype")
     add(
         "--storage",
         choices=STORAGES,
         default=STORAGES[0],
         help="how weights are stored in memory (default: as in the files)",
     )
-    add("--device", default="default", help="where the model computes")
-    add("--seed", type=int, default=0, help="of every picture (default: 0; /seed changes it)")
-    add("--steps", type=int, default=Settings.steps, help=f"of every picture (default: {Settings.steps})")
+    add("--device", default="default", help="device that the model runs on")
+    add("--seed", type=int, default=0, help="seed of the pictures (default: 0; /seed changes it)")
+    add("--steps", type=int, default=Settings.steps, help=f"sampling steps (default: {Settings.steps})")
     add("--guidance", type=float, default=Settings.guidance, help=f"FLUX's guidance (default: {Settings.guidance})")
     add(
         "--area-side",
         type=int,
         default=0,
         metavar="PIXELS",
-        help="paint about this square's area (default: the model's)",
+        help="area of the pictures, as the side of a square (default: the model's)",
     )
-    add("--t5", action="store_true", help="let T5 and CLIP read the instruction too, as UniWorld-V1 can")
-    add("--max-new-tokens", type=int, default=Settings.max_new_tokens, help="an answer is cut after so many tokens")
+    add("--t5", action="store_true", help="also encode the instruction with T5 and CLIP, as UniWorld-V1 can")
+    add("--max-new-tokens", type=int, default=Settings.max_new_tokens, help="maximum length of an answer in tokens")
     add(
         "--memory",
         choices=MEMORIES,
-        help="what the model reads with a message: the whole conversation, or the latest picture alone (default: the "
-        "conversation; for models that have learned single instructions only, such as nano, the picture)",
+        help="context of a message: the whole conversation, or only the latest picture (default: conversation; picture "
+        "for models trained on single instructions, such as nano)",
     )
-    add("--input", type=Path, default=Path("input"), metavar="DIR", help="pictures are also looked for here")
+    add("--input", type=Path, default=Path("input"), metavar="DIR", help="also search for pictures here")
     add("--output", type=Path, default=Path("output"), metavar="DIR", help=f"conversations are saved in DIR/{FOLDER}")
 
 
 def run(arguments: argparse.Namespace, out: TextIO, plain: host.PlainHost) -> int:
-    """Converse until the input ends; gives the exit code.
+    """Chat until the input ends, and return the exit code.
 
     Args:
-        out: where replies go.
+        out: the stream that replies are printed to.
 
     Raises:
-        UniWorldError: an option, model or saved conversation that cannot be used.
+        UniWorldError: an option is invalid, or the model or the saved conversation cannot be opened.
     """
     report = ChatJson(arguments.report) if arguments.json else ChatText(out)
     history = _open_history(arguments)
@@ -96,13 +96,13 @@ def run(arguments: argparse.Namespace, out: TextIO, plain: host.PlainHost) -> in
         if arguments.memory is None:
             settings = replace(settings, memory=default_memory(model["vlm"].scope))
         plain.progress_hook, plain.warning_hook = report.progress, _once(report.warning)
-        return Chat(Session(model, history, settings), report, arguments, plain).converse()
+        return Chat(Session(model, history, settings), report, arguments, plain).run()
     finally:
         history.close()
 
 
 class Chat:
-    """Reads lines, does what they ask for, and tells what came of it."""
+    """The loop of a chat: reads lines, runs commands and messages, and reports the results."""
 
     def __init__(
         self,
@@ -116,15 +116,16 @@ class Chat:
         self._interactive = not self._json and sys.stdin.isatty() and sys.stdout.isatty()
         self._code = DONE
 
-    def converse(self) -> int:
+    def run(self) -> int:
+        """Process lines until the input ends or the user quits, and return the exit code."""
         self._report.ready(self._session.history, self._notes())
         lines = _typed_lines(self._report.info) if self._interactive else sys.stdin
         status = "success"
         try:
             for line in lines:
-                if not self._do(line):
+                if not self._process(line):
                     break
-        except KeyboardInterrupt:  # between two messages, or the second one within one
+        except KeyboardInterrupt:  # between messages, or the second Ctrl-C during one
             self._code = FAILED
             self._report.problem("Interrupted.")
         if self._code != DONE:
@@ -138,33 +139,33 @@ class Chat:
         notes = [f"Chat with {names['checkpoint']}. Name pictures in your messages; /help lists the commands."]
         if memory == "picture":
             notes.append(
-                "Each message is read with the latest picture, without the turns before it (--memory conversation changes "
-                "that): say the whole instruction each time. /reset begins without a picture."
+                "This model reads each message with the latest picture only, not with earlier turns (change this with "
+                "--memory conversation): write complete instructions. /reset starts without a picture."
             )
         return notes if self._interactive or self._json else []
 
-    def _do(self, line: str) -> bool:
-        """Do what a line asks for; False ends the chat."""
+    def _process(self, line: str) -> bool:
+        """Process one line. Returns False if the chat ends."""
         self._plain.interrupted.clear()
         try:
-            asked = parse_line(line, self._find, len(self._session.attached), objects=self._json)
-            if isinstance(asked, ChatCommand):
-                return self._command(asked)
-            if asked is not None:
-                self._message(asked)
+            parsed = parse_line(line, self._find, len(self._session.attached), objects=self._json)
+            if isinstance(parsed, ChatCommand):
+                return self._command(parsed)
+            if parsed is not None:
+                self._message(parsed)
             return True
         except UniWorldError as error:
             return self._failed(str(error), MISUSED)
         except TurnFailed as error:
             if self._debug:
                 traceback.print_exc()
-            return self._failed(f"{error}", FAILED)
+            return self._failed(str(error), FAILED)
         except host.Interrupted:
-            return self._failed("Stopped: the message is not part of the conversation.", FAILED)
+            return self._failed("Interrupted. The message is not part of the conversation.", FAILED)
         except OSError as error:
             place = error.filename or self._session.history.folder
             return self._failed(f"'{place}' cannot be used: {error.strerror or error}.", FAILED)
-        except Exception as error:  # the user shall not lose the session for what one message hit
+        except Exception as error:  # a bug or a full GPU must not end the session
             if self._debug:
                 traceback.print_exc()
             return self._failed(unexpected_error(error, self._debug), FAILED)
@@ -196,69 +197,69 @@ class Chat:
             info(history_text(session.history))
         elif name == "/image":
             if not argument:
-                raise UniWorldError("/image needs the name of a picture file, such as `/image photo.jpg`.")
+                raise UniWorldError("/image needs a file name, such as `/image photo.jpg`.")
             self._attach(self._find(argument))
         elif name == "/seed":
             session.settings = with_seed(session.settings, argument)
-            info(f"The seed is {session.settings.seed} from now on.")
+            info(f"The seed is now {session.settings.seed}.")
         elif name == "/undo":
             self._undo()
         elif name == "/reset":
             session.reset()
-            info("A new conversation begins.")
+            info("Started a new conversation.")
         elif name == "/save":
-            info(f"Saved as {self._save(argument)}.")
+            info(f"Saved to {self._save(argument)}.")
         return True
 
     def _attach(self, path: Path) -> None:
         open_picture(path)
         self._session.attached.append(path)
-        self._report.info(f"Attached {path}: say what to do with it.")
+        self._report.info(f"Attached {path} to the next message.")
 
     def _undo(self) -> None:
         session = self._session
         if session.attached:
-            self._report.info(f"{session.attached.pop()} is not attached any more.")
+            self._report.info(f"Detached {session.attached.pop()}.")
             return
-        gone = session.history.undo()
-        self._report.info(f"Taken back: {gone[0].text}" if gone else "Nothing was said yet.")
+        removed = session.history.undo()
+        self._report.info(f"Removed: {removed[0].text}" if removed else "There are no messages yet.")
 
     def _save(self, name: str) -> Path:
         history = self._session.history
         if not name:
-            raise UniWorldError("/save needs a name: NAME.png for the last painted picture, NAME for the conversation.")
+            raise UniWorldError("/save needs a name: NAME.png saves the last painted picture, NAME the conversation.")
         target = folders.expand_path(name)
         if not is_picture_name(name):
             history.copy(target)
             return target
         painted = [picture for turn in history.turns[1::2] for picture in turn.pictures]
         if not painted:
-            raise UniWorldError("Nothing was painted yet: there is no picture to save.")
+            raise UniWorldError("There is no painted picture to save yet.")
         if target.suffix.lower() != ".png":
             raise UniWorldError(f"Pictures are saved as PNG: name it {target.with_suffix('.png')}.")
         if target.exists():
-            raise UniWorldError(f"'{target}' is there already: choose another name.")
+            raise UniWorldError(f"'{target}' already exists. Choose another name.")
         write_atomic(target, history.picture(painted[-1]).read_bytes())
         return target
 
     def _find(self, name: str) -> Path:
-        """A picture by its path, or by its name in the conversation or among the input pictures."""
+        """Return a picture by its path, or by its name in the conversation or the input folder."""
         path = folders.expand_path(name)
         for place in (path, self._session.history.folder / name):
             if folders.is_file(place):
                 return place
         if path.is_absolute():
-            raise UniWorldError(f"There is no picture file '{name}'. Check the path.")
+            raise UniWorldError(f"The picture file '{name}' does not exist. Check the path.")
         return folders.current().find_picture(name)
 
 
 def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
-    """Pass each sentence on when it comes for the first time."""
-    told: set[str] = set()
+    """Wrap a function so that repeated warnings are dropped."""
+    seen: set[str] = set()
 
     def once(sentence: str) -> None:
-        if sentence not in told:
-            told.add(sentence)
+        if sentence not in seen:
+            seen.add(sentence)
             warn(sentence)
 
     return once
@@ -266,20 +267,20 @@ def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
 
 def _open_history(arguments: argparse.Namespace) -> History:
     root = arguments.output / FOLDER
-    asked = {key: getattr(arguments, key) for key in ("checkpoint", "flux", "siglip") if getattr(arguments, key)}
+    given = {key: getattr(arguments, key) for key in ("checkpoint", "flux", "siglip") if getattr(arguments, key)}
     if arguments.name is not None and arguments.resume:
-        raise UniWorldError(f"--resume takes the latest conversation: leave out --resume or '{arguments.name}'.")
-    model = {"checkpoint": "nano", "flux": AUTO, "siglip": AUTO} | asked
+        raise UniWorldError(f"--resume selects the latest conversation: leave out --resume or '{arguments.name}'.")
+    model = {"checkpoint": "nano", "flux": AUTO, "siglip": AUTO} | given
     history = History(root, latest(root) if arguments.resume else arguments.name, model)
-    if history.turns and "checkpoint" not in asked:
-        history.model = model | history.model | asked
-    else:  # of another checkpoint, the saved folders are none
+    if history.turns and "checkpoint" not in given:
+        history.model = model | history.model | given
+    else:  # the saved FLUX and SigLIP folders may not match another checkpoint
         history.model = model
     return history
 
 
 def default_memory(scope: Scope | None) -> str:
-    """The whole conversation, but for a model that has learned no turn behind another one."""
+    """Return the whole conversation, or only the picture for a model that was not trained on several turns."""
     return MEMORIES[0] if scope is None or scope.turns > 2 else MEMORIES[1]
 
 
@@ -297,17 +298,19 @@ def _settings(arguments: argparse.Namespace) -> Settings:
             raise UniWorldError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; it must be at least 1.")
     if arguments.area_side and not 64 <= arguments.area_side <= 4096:
         raise UniWorldError(
-            f"--area-side is {arguments.area_side}; it must be from 64 to 4096, or 0 for the model's own."
+            f"--area-side is {arguments.area_side}; it must be 64 to 4096, or 0 for the model's own."
         )
     if arguments.device not in host.current().devices():
-        raise UniWorldError(f"--device is {arguments.device!r}; there are {', '.join(host.current().devices())}.")
+        raise UniWorldError(
+            f"--device is {arguments.device!r}; available devices: {', '.join(host.current().devices())}."
+        )
     return with_seed(settings, str(arguments.seed))
 
 
 def _typed_lines(info: Callable[[str], None]) -> Iterator[str]:
-    """What people type, until Ctrl-D. Ctrl-C drops the line that is being typed."""
+    """Yield typed lines until Ctrl-D. Ctrl-C discards the current line."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (the arrow keys edit the line and bring back earlier ones)
+        import readline  # noqa: F401  (importing it enables line editing and history in `input`)
     while True:
         try:
             yield input(_PROMPT)
@@ -316,4 +319,4 @@ def _typed_lines(info: Callable[[str], None]) -> Iterator[str]:
             return
         except KeyboardInterrupt:
             print()
-            info("Ctrl-D or /quit leaves.")
+            info("Press Ctrl-D or type /quit to leave.")

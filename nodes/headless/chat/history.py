@@ -1,7 +1,7 @@
-"""A conversation on disk: a folder with `conversation.json` and the pictures that it names.
+"""A saved conversation: a folder with `conversation.json` and its pictures.
 
-The file is replaced as a whole after every turn, when the turn's pictures are on disk: whatever ends the program, at most
-the running turn is lost. Pictures are numbered and never replaced; those of turns that were taken back stay.
+The file is replaced atomically after every turn, once the turn's pictures are written, so that a crash loses at most the
+current turn. Pictures are numbered and never overwritten; those of undone turns stay.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _NUMBER = re.compile(r"(\d{3,9})_")
 
 @dataclass(frozen=True)
 class SavedTurn:
-    """One turn as it is saved.
+    """One turn in the file.
 
     Attributes:
-        pictures: file names in the folder of the conversation.
-        made: of an assistant's turn, what it was made with (seed, probability, ...), for people to read.
+        pictures: file names in the conversation's folder.
+        made: settings of an assistant's turn (seed, probability, ...); for information only, never read back.
     """
 
     role: str
@@ -46,27 +46,27 @@ class SavedTurn:
 
 
 class History:
-    """One conversation, held by one process at a time.
+    """One conversation, locked by one process at a time.
 
     Attributes:
-        folder: of this conversation; one named by the time is made with the first turn.
-        model: the names with which the model was opened.
-        turns: what was said so far, each user's turn with its reply.
+        folder: the conversation's folder. One that is named by the time is created with the first turn.
+        model: names of checkpoint, FLUX and SigLIP folders.
+        turns: the turns so far, alternating between user and assistant.
     """
 
     def __init__(self, root: Path, name: str | None, model: dict[str, str]) -> None:
-        """Begin a conversation named by the present time, or go on with the one of a name, which may be new.
+        """Open the conversation of this name, or create it. None creates one that is named by the current time.
 
         Args:
             root: the folder of all conversations.
-            model: for a conversation that begins; a saved one brings its own.
+            model: for a new conversation; a saved one has its own.
 
         Raises:
-            UniWorldError: it is damaged, held by another process, or cannot be written to.
+            UniWorldError: the conversation is damaged, in use by another process, or cannot be written to.
         """
         self.root, self.model = root, model
         self.turns: tuple[SavedTurn, ...] = ()
-        self._held: BinaryIO | None = None
+        self._lock: BinaryIO | None = None
         self._named_by_time = name is None
         if name is None:
             self.folder = root / time.strftime("%Y-%m-%d_%H-%M-%S")
@@ -74,7 +74,7 @@ class History:
         self.folder = root / check_relative(name, "name of the conversation")
         if self.folder.parent != root:
             raise UniWorldError(f"The name of the conversation {name!r} has a slash. Use a plain name such as 'cats'.")
-        self._make()
+        self._create_folder()
         try:
             remove_stale_parts(self.folder)
             if (self.folder / FILE).exists():
@@ -84,16 +84,16 @@ class History:
             raise
 
     def add(self, user: SavedTurn, reply: SavedTurn, pictures: dict[str, Image.Image]) -> None:
-        """Save one message and its reply with their pictures; on return they are on disk.
+        """Save a message and its reply with their pictures. They are on disk when this returns.
 
         Args:
-            pictures: {file name that a turn holds: picture}, from `new_names`.
+            pictures: {file name: picture} of the turns' pictures, with names from `new_names`.
 
         Raises:
-            OSError: the folder cannot be written to; the conversation is as it was.
+            OSError: the folder cannot be written to. The conversation is unchanged.
         """
-        if self._held is None:
-            self._make()
+        if self._lock is None:
+            self._create_folder()
         longer = (*self.turns, user, reply)
         try:
             for name, picture in pictures.items():
@@ -101,7 +101,7 @@ class History:
                     picture.save(file, format="PNG")
             self._save(longer)
         except BaseException:
-            with contextlib.suppress(UniWorldError):  # interrupted when all was on disk already
+            with contextlib.suppress(UniWorldError):  # Ctrl-C may have arrived after everything was written
                 self.turns = _read(self.folder / FILE)[1]
             if self.turns != longer:
                 for name in pictures:
@@ -109,14 +109,14 @@ class History:
             raise
 
     def undo(self) -> list[SavedTurn]:
-        """Take back the last message and its reply; gives both, or nothing where nothing was said."""
-        gone = list(self.turns[-2:])
-        if gone:
+        """Remove the last message and its reply, and return both; an empty list if there are no messages."""
+        removed = list(self.turns[-2:])
+        if removed:
             self._save(self.turns[:-2])
-        return gone
+        return removed
 
     def new_names(self, stems: Sequence[str]) -> list[str]:
-        """A file name for each new picture, numbered on from all that were ever there."""
+        """Return a file name for each new picture, numbered after all existing ones."""
         present = self.folder.iterdir() if self.folder.is_dir() else ()
         numbers = [int(match[1]) for entry in present if (match := _NUMBER.match(entry.name))]
         first = max(numbers, default=0) + 1
@@ -126,25 +126,25 @@ class History:
         return self.folder / name
 
     def copy(self, target: Path) -> None:
-        """Copy what was said and its pictures into a new folder. Raises UniWorldError if it is there already."""
+        """Copy the conversation with its pictures to a new folder. Raises UniWorldError if that exists."""
         if not self.turns:
-            raise UniWorldError("Nothing was said yet: there is nothing to save.")
+            raise UniWorldError("There are no messages to save yet.")
         if target.exists():
-            raise UniWorldError(f"'{target}' is there already: choose another name.")
+            raise UniWorldError(f"'{target}' already exists. Choose another name.")
         with atomic_folder(target) as folder:
             for name in (FILE, *(name for turn in self.turns for name in turn.pictures)):
                 shutil.copyfile(self.folder / name, folder / name)
 
     def close(self) -> None:
-        """Let other processes have it. A folder in which nothing was saved is removed."""
-        if self._held is None:
+        """Release the lock. A folder in which nothing was saved is removed."""
+        if self._lock is None:
             return
         if not (self.folder / FILE).exists():
             with contextlib.suppress(OSError):  # on Windows, an open file cannot be removed
                 (self.folder / _LOCK).unlink()
-        self._held.close()
-        self._held = None
-        with contextlib.suppress(OSError):  # something is in it
+        self._lock.close()
+        self._lock = None
+        with contextlib.suppress(OSError):  # the folder is not empty
             self.folder.rmdir()
             self.root.rmdir()
 
@@ -154,30 +154,30 @@ class History:
             file.write(saved)
         self.turns = tuple(turns)
 
-    def _make(self) -> None:
-        """Make the folder, unless it is there, and hold it."""
+    def _create_folder(self) -> None:
+        """Create the folder if it does not exist, and lock it."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             if self._named_by_time:
                 self.folder = _new_folder(self.folder)
             else:
                 self.folder.mkdir(parents=True, exist_ok=True)
-            busy = f"Another process has the conversation '{self.folder}' open: end it, or begin another conversation."
-            self._held = acquire_lock(self.folder / _LOCK, busy)
+            busy = f"Another process uses the conversation '{self.folder}'. End it, or start another conversation."
+            self._lock = acquire_lock(self.folder / _LOCK, busy)
         except OSError as error:
             raise UniWorldError(f"The conversation '{self.folder}' cannot be written to: {error.strerror}.") from error
 
 
 def latest(root: Path) -> str:
-    """The name of the conversation that was last added to. Raises UniWorldError if there is none."""
+    """Return the name of the conversation that was changed last. Raises UniWorldError if there is none."""
     names = saved_names(root)
     if not names:
-        raise UniWorldError(f"There is no conversation in '{root}' to resume: start `uniworld chat` without --resume.")
+        raise UniWorldError(f"'{root}' contains no conversation to resume. Start `uniworld chat` without --resume.")
     return names[0]
 
 
 def saved_names(root: Path) -> list[str]:
-    """Names of the saved conversations, the latest first."""
+    """Return the names of the saved conversations, latest first."""
     files = [(file.stat().st_mtime_ns, file.parent.name) for file in root.glob(f"*/{FILE}")]
     return [name for _, name in sorted(files, reverse=True)]
 
@@ -205,18 +205,18 @@ def _read(file: Path) -> tuple[dict[str, str], tuple[SavedTurn, ...]]:
             raise UniWorldError("the last message has no reply")
         missing = [name for turn in turns for name in turn.pictures if not (file.parent / name).is_file()]
         if missing:
-            raise UniWorldError(f"the picture {missing[0]} is not there")
+            raise UniWorldError(f"the picture {missing[0]} is missing")
         model = {str(key): str(value) for key, value in saved["model"].items()}
-        _to_bytes(model, turns)  # what opens can be saved again
+        _to_bytes(model, turns)  # check that the conversation can be saved again
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         verb = "it lacks " if isinstance(error, KeyError) else "it " if isinstance(error, BadJson) else ""
         reason = f"{verb}{error}"
-        raise UniWorldError(f"The conversation '{file}' cannot be resumed: {reason}. Begin another one.") from error
+        raise UniWorldError(f"The conversation '{file}' cannot be resumed: {reason}. Start another one.") from error
     return model, turns
 
 
 def _new_folder(wanted: Path) -> Path:
-    """Make a folder that no other conversation has: of this name, with a number behind it if need be."""
+    """Create a folder of this name, with a number appended if it exists."""
     number = 1
     while True:
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")

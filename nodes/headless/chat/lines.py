@@ -1,4 +1,4 @@
-"""What a typed line of `uniworld chat` asks for: a command, or a message that may name pictures."""
+"""Parse a line of `uniworld chat`: a command, or a message that may name pictures."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ....uniworld_core.json_text import BadJson, loads
 
 COMMANDS = {
     "/image FILE": "attach a picture to the next message",
-    "/paint TEXT": "paint, whatever the routing head would decide",
-    "/ask TEXT": "answer in words, whatever the routing head would decide",
-    "/seed N": "the seed of the pictures painted from now on",
-    "/history": "show what was said so far",
-    "/undo": "take back the last message and its reply; a painted picture stays in the folder",
-    "/reset": "begin a new conversation; this one stays saved",
+    "/paint TEXT": "paint a picture, regardless of the routing head",
+    "/ask TEXT": "answer in words, regardless of the routing head",
+    "/seed N": "set the seed of the next pictures",
+    "/history": "show the conversation so far",
+    "/undo": "remove the last message and its reply; painted pictures stay in the folder",
+    "/reset": "start a new conversation; this one stays saved",
     "/save NAME": "copy the last painted picture to NAME.png, or the conversation to the folder NAME",
     "/help": "show this",
-    "/quit": "leave, as Ctrl-D does",
+    "/quit": "leave, like Ctrl-D",
 }
 _NAMES = frozenset(usage.split()[0] for usage in COMMANDS)
 _ALIASES = {"/exit": "/quit", "/?": "/help", "/new": "/reset"}
-# Of these, what comes behind is the message.
+# Commands whose argument is a message, with the route that they force.
 FORCED = {"/paint": True, "/ask": False}
 
-# A quoted name, or a run of letters in which a backslash keeps a space: what terminals write for a dropped file.
+# A quoted name, or a word in which a backslash escapes a space: terminals insert these forms when a file is dropped.
 _QUOTED = r"""@?"(?P<double>[^"\n]+)"|@?'(?P<single>[^'\n]+)'"""
 _BARE = r"@?(?P<bare>\S+)" if os.name == "nt" else r"@?(?P<bare>(?:\\.|[^\s\\])+)"
 _WORD = re.compile(rf"(?<!\S)[(\[]?(?:(?:{_QUOTED})(?=[\s,.;:!?)\]]|$)|{_BARE})")
@@ -40,7 +40,7 @@ _SENTENCE_END = re.compile(r"[.!?:;,]\s*$")
 
 @dataclass(frozen=True)
 class ChatCommand:
-    """A line that starts with a slash: its name, with the slash, and what comes behind it."""
+    """A line that starts with a slash: the command's name, with the slash, and its argument."""
 
     name: str
     argument: str = ""
@@ -48,12 +48,12 @@ class ChatCommand:
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """What the user says.
+    """A message of the user.
 
     Attributes:
-        text: with the names of pictures taken out, or "the picture", "image 1", ... in their place.
-        pictures: their files, in order.
-        paint: whether to paint or to answer; None leaves it to the routing head.
+        text: the text, with file names of pictures removed or replaced by "the picture", "image 1", ...
+        pictures: the pictures' files, in order.
+        paint: whether to paint or to answer; None to let the routing head decide.
     """
 
     text: str
@@ -64,15 +64,15 @@ class ChatMessage:
 def parse_line(
     line: str, find: Callable[[str], Path], attached: int = 0, objects: bool = False
 ) -> ChatCommand | ChatMessage | None:
-    """What a line asks for; None for an empty one.
+    """Parse a line. Returns None for an empty one.
 
     Args:
-        find: gives the file of a picture by its name or path, and raises UniWorldError if there is none.
-        attached: how many pictures come before those that the line names.
-        objects: also take a line of JSON, `{"text": ..., "images": [...]}`.
+        find: returns a picture's file by its name or path, and raises UniWorldError if it does not exist.
+        attached: number of pictures that precede those in the line.
+        objects: also accept JSON, `{"text": ..., "images": [...]}`.
 
     Raises:
-        UniWorldError: an unknown command, or a picture that is not there.
+        UniWorldError: the command is unknown, or a picture does not exist.
     """
     line = line.strip()
     if objects and line.startswith("{"):
@@ -82,12 +82,12 @@ def parse_line(
     if name in FORCED:
         message = _parse_message(rest.strip(), find, attached)
         if not message.text:
-            raise UniWorldError(f"There is no text behind {name}: write what to do, such as `{name} a red circle`.")
+            raise UniWorldError(f"{name} needs a text, such as `{name} a red circle`.")
         return ChatMessage(message.text, message.pictures, FORCED[name])
     if name in _NAMES:
         return ChatCommand(name, _unquoted(rest.strip()))
     if re.fullmatch(r"/[A-Za-z?]+", name):
-        raise UniWorldError(f"There is no command {name}. The commands are {', '.join(sorted(_NAMES))}.")
+        raise UniWorldError(f"Unknown command {name}. The commands are {', '.join(sorted(_NAMES))}.")
     return _parse_message(line, find, attached) if line else None
 
 
@@ -97,11 +97,11 @@ def _parse_object(line: str, find: Callable[[str], Path]) -> ChatMessage:
     except BadJson as error:
         raise UniWorldError(f'The line {error}: write {{"text": ..., "images": [...]}}.') from None
     if not isinstance(said, dict):
-        raise UniWorldError(f'The line is no JSON object, but {shown(said)}: write {{"text": ..., "images": [...]}}.')
+        raise UniWorldError(f'The line is not a JSON object but {shown(said)}: write {{"text": ..., "images": [...]}}.')
     text, images = said.get("text", ""), said.get("images", [])
     if not isinstance(text, str) or not isinstance(images, list) or not all(isinstance(one, str) for one in images):
         raise UniWorldError(
-            'In {"text": ..., "images": [...]}, the text is a string and the images a list of file names.'
+            'In {"text": ..., "images": [...]}, the text must be a string and the images a list of file names.'
         )
     return ChatMessage(text.strip(), tuple(find(name) for name in images))
 
@@ -111,7 +111,7 @@ def _parse_message(text: str, find: Callable[[str], Path], attached: int) -> Cha
     for match in _WORD.finditer(text):
         kind = match.lastgroup or "bare"
         word = match[kind]
-        # The sentence's own punctuation is no part of a name.
+        # Punctuation of the sentence is not part of a name.
         name = word.rstrip(",.;:!?)]") if kind == "bare" else word
         if is_picture_name(name):
             start = match.start(kind) - (kind != "bare")
@@ -122,19 +122,19 @@ def _parse_message(text: str, find: Callable[[str], Path], attached: int) -> Cha
 
 
 def is_picture_name(name: str) -> bool:
-    return Path(_of_address(name) or name).suffix.lower() in PICTURE_TYPES
+    return Path(_path_of_url(name) or name).suffix.lower() in PICTURE_TYPES
 
 
 def plain_path(name: str, kind: str = "bare") -> str:
-    """A name as the file system knows it: `file:` addresses and escaped spaces of dropped files undone."""
-    address = _of_address(name)
-    if address is not None:
-        return address
+    """Return a plain path: `file:` URLs and escaped spaces, which terminals insert for dropped files, are decoded."""
+    path = _path_of_url(name)
+    if path is not None:
+        return path
     return name if kind != "bare" or os.name == "nt" else re.sub(r"\\(.)", r"\1", name)
 
 
-def _of_address(name: str) -> str | None:
-    """The path of a `file:` address; None for any other name, and for an address that is none."""
+def _path_of_url(name: str) -> str | None:
+    """Return the path of a `file:` URL; None for any other name or an invalid URL."""
     if not name.startswith("file:"):
         return None
     try:
@@ -150,7 +150,10 @@ def _unquoted(argument: str) -> str:
 
 
 def _without_names(text: str, spans: list[tuple[int, int]], attached: int) -> str:
-    """Names before and behind the sentences are left out; inside, words that the model knows take their place."""
+    """Remove the spans of file names from a text.
+
+    Names before and after the sentences are dropped. Inside a sentence, words that the model knows replace them.
+    """
     count = attached + len(spans)
     words = ["the picture"] if count == 1 else [f"image {number}" for number in range(attached + 1, count + 1)]
     inside = list(zip(spans, words))

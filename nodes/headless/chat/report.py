@@ -1,4 +1,4 @@
-"""What `uniworld chat` tells: replies on standard output and the rest on standard error, or one line of JSON per event."""
+"""Output of `uniworld chat`: replies on standard output and the rest on standard error, or JSON lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ChatText:
-    """For people: painted pictures' paths and answers on `out`, all else on standard error."""
+    """Output for people: answers and paths of painted pictures on `out`, everything else on standard error."""
 
     def __init__(self, out: TextIO) -> None:
         self._out, self._label = out, ""
@@ -64,7 +64,7 @@ class ChatText:
 
 
 class ChatJson:
-    """For programs: `ready`, then for each message `route`, `progress` and `reply` or `failed`, and at last `result`."""
+    """Output for programs: `ready`; for each message `route`, `progress`, and `reply` or `failed`; finally `result`."""
 
     def __init__(self, report: JsonRunReport) -> None:
         self._line = report.line
@@ -100,7 +100,7 @@ class ChatJson:
 
 
 def turns_data(history: History) -> list[dict[str, object]]:
-    """The turns as JSON, pictures as paths."""
+    """Return the turns as JSON data, with pictures as paths."""
     return [
         {"role": turn.role, "text": turn.text, "images": [str(history.picture(name)) for name in turn.pictures]}
         for turn in history.turns
@@ -108,8 +108,8 @@ def turns_data(history: History) -> list[dict[str, object]]:
 
 
 def history_text(history: History) -> str:
-    """What was said so far, a line or more for each turn."""
-    return "\n".join(_turn_text(history, turn) for turn in history.turns) or "Nothing was said yet."
+    """Return the conversation so far as text, one or more lines per turn."""
+    return "\n".join(_turn_text(history, turn) for turn in history.turns) or "There are no messages yet."
 
 
 def _turn_text(history: History, turn: SavedTurn) -> str:

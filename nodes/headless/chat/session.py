@@ -1,4 +1,4 @@
-"""A conversation with the model: each message is painted or answered, and saved with its reply."""
+"""A conversation with the model: each message is answered by a picture or a text, and saved with its reply."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
     from ....uniworld_core import Conversation, Reference
 
-# What a prompt carries of the conversation: all turns, as the published program, or the latest picture alone.
+# The context of a message: all turns, as in the published program, or only the latest picture.
 MEMORIES = ("conversation", "picture")
 _STEM = "painted"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How messages are painted and answered.
+    """Settings of the replies.
 
     Attributes:
-        area_side: side in pixels of a square of the area to paint; 0 takes the model's own.
-        t5: let T5 and CLIP read the last instruction too.
+        area_side: area of the pictures, as the side of a square in pixels; 0 for the model's own.
+        t5: also encode the last instruction with T5 and CLIP.
         memory: one of `MEMORIES`.
     """
 
@@ -52,11 +52,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a message.
+    """The reply to a message.
 
     Attributes:
-        paint: True where it was painted, False where it was answered.
-        probability: how sure the routing head is that a picture is asked for; None where the user decided.
+        paint: whether the reply is a picture rather than a text.
+        probability: probability of painting by the routing head; None if the user decided.
         text: the answer, or "".
         pictures: files of the painted pictures.
     """
@@ -68,11 +68,11 @@ class Reply:
 
 
 class TurnFailed(Exception):
-    """The model could not reply; the sentence says why. The conversation is as it was."""
+    """The model could not reply; the message says why. The conversation is unchanged."""
 
 
 class Session:
-    """One user, one model, and the conversation that they are in.
+    """A model with one conversation.
 
     Attributes:
         attached: pictures for the next message.
@@ -84,15 +84,15 @@ class Session:
         self._references: dict[Path, Reference] = {}
 
     def say(self, message: ChatMessage, on_route: Callable[[bool, float | None], None] | None = None) -> Reply:
-        """Paint or answer, and save both turns.
+        """Paint or answer, and save the message and the reply.
 
         Args:
-            on_route: called with what was decided before it is done: whether to paint, and how sure the head is.
+            on_route: called with the decision before it is carried out: whether to paint, and the head's probability.
 
         Raises:
-            UniWorldError: the message cannot be read, or a picture of it.
+            UniWorldError: the message or one of its pictures is invalid.
             TurnFailed: the model could not reply.
-            host.Interrupted: the user stopped it.
+            host.Interrupted: the user interrupted the reply.
         """
         pictures = [open_picture(path) for path in message.pictures]
         self._check(message)
@@ -106,7 +106,7 @@ class Session:
             raise TurnFailed(str(error)) from error
 
     def reset(self) -> None:
-        """Begin a new conversation; the present one stays saved."""
+        """Start a new conversation. The current one stays saved."""
         old = self.history
         old.close()
         self.history = History(old.root, None, old.model)
@@ -147,8 +147,8 @@ class Session:
             }
             text = Understand().execute(**prompt, **limits)[0]
             if not text.strip():
-                raise UniWorldError("The model gave an empty answer: ask in other words.")
-            # What the next turn could not read is not kept.
+                raise UniWorldError("The model's answer is empty. Rephrase the message.")
+            # Raises if the answer is invalid as a turn: it is not saved, since later turns could not be encoded with it.
             Conversation([Turn(USER, message.text), Turn(ASSISTANT, text)])
         names = history.new_names([*(path.stem for path in message.pictures), *[_STEM] * len(painted)])
         said, shown = tuple(names[: len(pictures)]), tuple(names[len(pictures) :])
@@ -182,7 +182,7 @@ class Session:
         return [to_rgb(image) for image in VAEDecode().execute(self._model["vae"], painted)[0]]
 
     def _remembered(self, own: list[Reference]) -> tuple[Conversation | None, list[Reference]]:
-        """The earlier turns that the model reads, and the references of the message."""
+        """Return the earlier turns that the model reads, and the references of the message."""
         from ....uniworld_core import Conversation, Turn
 
         if self.settings.memory == "picture":
@@ -191,7 +191,7 @@ class Session:
         return (Conversation(turns) if turns else None), own
 
     def _latest(self) -> list[Reference]:
-        """The pictures of the latest turn that has some: what "it" is, and whose size the next one has."""
+        """Return the latest pictures: "it" refers to them, and the next picture gets their aspect ratio."""
         return next((self._saved(turn) for turn in reversed(self.history.turns) if turn.pictures), [])
 
     def _saved(self, turn: SavedTurn) -> list[Reference]:
@@ -210,10 +210,10 @@ class Session:
 def open_model(
     checkpoint: str, flux: str, siglip: str, dtype: str, device: str, storage: str = "auto"
 ) -> dict[str, Any]:
-    """The parts of a model by the names of Load UniWorld's outputs; weights are read when first used.
+    """Open the parts of a model, by the names of Load UniWorld's outputs. Weights are read when first used.
 
     Raises:
-        UniWorldError: there is no such model, or files of it do not fit.
+        UniWorldError: the model does not exist, or its files do not match.
     """
     return dict(
         zip(LoadUniWorld.RETURN_NAMES, LoadUniWorld().execute(checkpoint, flux, siglip, dtype, device, storage))
@@ -221,7 +221,7 @@ def open_model(
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The first frame of a picture file, upright and on white. Raises UniWorldError for one that cannot be read."""
+    """Return the first frame of a picture file, upright and on white. Raises UniWorldError if it cannot be read."""
     from ....uniworld_core.images.pictures import on_white, to_rgb
 
     loaded = load_picture(path, host.current().check_interrupt)
@@ -231,11 +231,11 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def with_seed(settings: Settings, text: str) -> Settings:
-    """The settings with another seed. Raises UniWorldError if the text is none."""
+    """Return the settings with another seed. Raises UniWorldError if the text is not a valid seed."""
     try:
         seed = int(text)
     except ValueError:
         seed = -1
     if not 0 <= seed < 2**64:
-        raise UniWorldError(f"The seed is {text!r}; it must be a whole number from 0 to 2**64 - 1.")
+        raise UniWorldError(f"The seed is {text!r}; it must be an integer from 0 to 2**64 - 1.")
     return replace(settings, seed=seed)

@@ -1,4 +1,4 @@
-"""The server put together: its parts, its table of routes, and its start and end."""
+"""Assemble the server: its parts, its table of routes, startup and shutdown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .routes import queue as routes_queue
 from .routes import user as routes_user
 from .server import SERVER, Server, server_of
 
-DIED = "The server died while this prompt ran. It was not run again; queue it again to run it."
+DIED = "The server stopped unexpectedly while this prompt ran. Queue it again to run it."
 
 
 async def get_openapi(request: web.Request) -> web.Response:
@@ -50,16 +50,16 @@ ROUTES: list[HTTPRoute] = [
     *routes_nodes.ROUTES,
     *routes_user.ROUTES,
     *routes_editor.ROUTES,
-    HTTPRoute("GET", "/openapi.json", get_openapi, "This description.", alias=False),
+    HTTPRoute("GET", "/openapi.json", get_openapi, "This OpenAPI description.", alias=False),
     *routes_editor.LAST_ROUTES,
 ]
 
 
 def open_server(config: ServerConfig, registry: Registry | None = None) -> Server:
-    """The parts of a server; nothing runs yet.
+    """Create the parts of a server, without starting anything.
 
     Args:
-        registry: the nodes, those of the packs included; None loads them.
+        registry: the node classes, including those of the packs; None loads them.
 
     Raises:
         UniWorldError: the editor is missing, a pack cannot be loaded, or the queue cannot be opened or written.
@@ -70,44 +70,48 @@ def open_server(config: ServerConfig, registry: Registry | None = None) -> Serve
     host_module.install(plain)
     folders.install(folders.Folders(input=config.input, output=config.output, temp=config.temp))
     registry = registry or load_registry(config.packs)
-    store, died = _open_store(config)
+    store, interrupted = _open_store(config)
     features = {
         "supports_preview_metadata": True,
         "max_upload_size": config.limits.upload_bytes,
         "show_signin_button": False,
-        "node_replacements": True,  # without it the editor does not ask for them
+        "node_replacements": True,  # the editor requests them only if this is set
         "frontend_version": version,
     }
     clients, metrics = Clients(features), Metrics()
     terminal = Terminal(clients)
-    if died:
-        terminal.say(f"The last server died while {died} prompt ran; it is in the history as interrupted.")
+    if interrupted:
+        terminal.say(f"The last server stopped while {interrupted} prompt ran; the history lists it as interrupted.")
 
-    def ended(run: Run, state: str, sentence: str, seconds: float) -> None:
-        metrics.ran(state, seconds, [(run.class_of(node), taken) for node, taken in run.seconds.items()])
-        terminal.ended(run, state, sentence, seconds)
+    def on_end(run: Run, state: str, sentence: str, seconds: float) -> None:
+        metrics.count_run(state, seconds, [(run.class_of(node), taken) for node, taken in run.seconds.items()])
+        terminal.end_run(run, state, sentence, seconds)
 
     kept = config.kept_results
-    worker = QueueWorker(store, registry, plain, clients, terminal.event, ended, terminal.say, kept_results=kept)
+    worker = QueueWorker(store, registry, plain, clients, terminal.event, on_end, terminal.say, kept_results=kept)
     packs = open_packs(config.packs)
     return Server(config, registry, plain, store, clients, worker, metrics, terminal, packs, frontend, features)
 
 
 def _open_store(config: ServerConfig) -> tuple[Store, int]:
-    """The queue, and how many prompts ran when the last server died; they are marked."""
+    """Open the queue, and mark the prompts that ran when the last server died.
+
+    Returns:
+        The store, and the number of prompts that were marked.
+    """
     path = config.user / "uniworld.sqlite3"
     store = Store(path, config.history)
     try:
-        return store, store.mark_died(DIED)
+        return store, store.mark_interrupted(DIED)
     except sqlite3.Error as error:
         store.close()
         raise UniWorldError(
-            f"The queue '{path}' cannot be written: {error}. Free space on its disk, or choose another --user folder."
+            f"The queue '{path}' cannot be written: {error}. Free disk space, or choose another --user folder."
         ) from error
 
 
 def make_app(server: Server) -> web.Application:
-    """The application; starting it starts the worker, and ending it stops the run in progress and marks it."""
+    """Return the application. Its startup starts the worker; its shutdown interrupts the run in progress and records that."""
     app = web.Application(
         middlewares=guards(server.config), client_max_size=server.config.limits.upload_bytes + FORM_BYTES
     )
@@ -133,10 +137,10 @@ async def _start(app: web.Application) -> None:
 
 
 async def _close_sockets(app: web.Application) -> None:
-    # First the run, so that its end is told to those who listen.
+    # The run is stopped first, so that connected clients receive its end.
     server = app[SERVER]
     if not await asyncio.to_thread(server.worker.stop):
-        server.terminal.say("The running node did not stop in time; its prompt is marked as interrupted.")
+        server.terminal.say("The running node did not stop in time. Its prompt is marked as interrupted.")
     await asyncio.sleep(0)
     await server.clients.close()
 
@@ -147,14 +151,14 @@ async def _stop(app: web.Application) -> None:
 
 
 def find_frontend(folder: Path | None) -> tuple[Path, str | None]:
-    """The folder of the editor's files, and its version if it is the installed package.
+    """Return the folder of the editor's files, and its version if it is the installed package.
 
     Raises:
-        UniWorldError: it is not there; the sentence says what to install.
+        UniWorldError: the editor is not found. The message says what to install.
     """
     if folder is not None:
         if not (folder / "index.html").is_file():
-            raise UniWorldError(f"--frontend {folder} has no index.html. Name the folder of a built editor.")
+            raise UniWorldError(f"--frontend {folder} has no index.html. Pass the folder of a built frontend.")
         return folder.resolve(), None
     spec = importlib.util.find_spec("comfyui_frontend_package")
     root = Path(spec.origin).parent / "static" if spec is not None and spec.origin is not None else None

@@ -1,4 +1,4 @@
-"""What `uniworld serve` was told: where it listens, which folders it uses, and its limits."""
+"""Options of `uniworld serve`: address, folders and limits."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """Where a request is refused with a 4xx instead of being worked on."""
+    """Limits beyond which a request is rejected with a 4xx status."""
 
     json_bytes: int = 32 * MIB
     upload_bytes: int = 100 * MIB
     nodes: int = 10_000
     waiting: int = 1000
-    ids: int = 10_000  # ids in one request to delete or cancel
+    ids: int = 10_000  # prompt ids in one request to delete or cancel
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class ServerConfig:
     """The options of one server.
 
     Attributes:
-        token: what a client must show; None lets everyone in who can reach the address.
-        memory: bytes that models may take, None to leave it to the machine.
-        history: how many ended prompts are kept.
-        kept_results: how many results of nodes are kept for workflows that run again after others.
-        frontend: another build of the editor than the installed package.
-        hosts: further names, in lower case, that clients may call the server by.
+        token: secret that clients must send; None to accept everyone who can reach the address.
+        memory: memory budget for models in bytes; None for the machine's default.
+        history: number of finished prompts to keep.
+        kept_results: number of node results to keep in the cache for earlier workflows.
+        frontend: folder of a built frontend to use instead of the installed package.
+        hosts: further host names, in lower case, that requests may be addressed to.
     """
 
     listen: str = "127.0.0.1"
@@ -62,21 +62,22 @@ class ServerConfig:
     def loopback(self) -> bool:
         return is_loopback(self.listen)
 
-    def answers_to(self, hostname: str) -> bool:
-        """Whether a request may name the server so in its Host header.
+    def accepts_host(self, hostname: str) -> bool:
+        """Whether the server accepts requests with this name in their Host header.
 
-        A page elsewhere may let a name of its own lead to this computer, and its requests then carry that name: where
-        no token is wanted, only names that nobody else can own are answered. An address is none that leads elsewhere.
+        Protects against DNS rebinding: an attacker can point a domain at this computer, and requests from pages of that
+        domain then carry its name. Without a token, only names are accepted that an attacker cannot own. IP addresses
+        are safe, since they do not depend on DNS.
         """
         if is_loopback(hostname) or hostname in self.hosts:
             return True
         if self.loopback:
             return False
-        return self.token is not None or _is_address(hostname) or hostname in (self.listen.lower(), *own_names())
+        return self.token is not None or _is_address(hostname) or hostname in (self.listen.lower(), *host_names())
 
 
-def own_names() -> tuple[str, ...]:
-    """The names that this computer gives itself, in lower case."""
+def host_names() -> tuple[str, ...]:
+    """Return this computer's own host names, in lower case."""
     name = socket.gethostname().lower().rstrip(".")
     short = name.partition(".")[0]
     return (name, short, f"{short}.local") if short else ()
@@ -91,7 +92,7 @@ def _is_address(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address can only mean this machine."""
+    """Whether a host name or address always refers to this machine."""
     if host.lower().rstrip(".") == "localhost" or host.lower().endswith(".localhost"):
         return True
     try:
@@ -101,7 +102,7 @@ def is_loopback(host: str) -> bool:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `uniworld serve`, those that all commands share left out."""
+    """Add the options of `uniworld serve`, except for those that all commands share."""
     folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
     parser.add_argument(
         "--listen",
@@ -109,71 +110,73 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         const="0.0.0.0",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="address to listen on (default 127.0.0.1; every address if none follows)",
+        help="address to listen on (default: 127.0.0.1; without ADDRESS: all interfaces)",
     )
-    parser.add_argument("--port", type=int, default=8188, help="port (default 8188; 0 takes a free one)")
+    parser.add_argument("--port", type=int, default=8188, help="port (default: 8188; 0 picks a free one)")
     parser.add_argument("--input", default=Path("input"), help="folder of input pictures", **folder)
     parser.add_argument("--output", default=Path("output"), help="folder for the results", **folder)
-    parser.add_argument("--temp", help="folder for previews (default: temp beside the output folder)", **folder)
-    parser.add_argument("--user", default=Path("user"), help="folder of settings, workflows and the queue", **folder)
-    parser.add_argument("--token", help="what clients must show: `Authorization: Bearer TOKEN` or ?token=TOKEN")
-    parser.add_argument("--no-token", action="store_true", help="let in everyone who can reach the address")
+    parser.add_argument("--temp", help="folder for previews (default: temp next to the output folder)", **folder)
+    parser.add_argument("--user", default=Path("user"), help="folder for settings, workflows and the queue", **folder)
+    parser.add_argument("--token", help="secret that clients send as `Authorization: Bearer TOKEN` or ?token=TOKEN")
+    parser.add_argument("--no-token", action="store_true", help="accept everyone who can reach the address")
     parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="a further name that browsers may call this server by, such as that of a proxy before it",
+        help="another host name under which browsers reach this server, such as that of a reverse proxy",
     )
-    parser.add_argument("--memory", type=parse_bytes, metavar="BYTES", help="what loaded models may take, such as 20GB")
-    parser.add_argument("--history", type=int, default=1000, metavar="N", help="ended prompts to keep (default 1000)")
+    parser.add_argument("--memory", type=parse_bytes, metavar="BYTES", help="memory budget for models, such as 20GB")
+    parser.add_argument(
+        "--history", type=int, default=1000, metavar="N", help="finished prompts to keep (default: 1000)"
+    )
     parser.add_argument(
         "--cache-lru",
         type=int,
         default=0,
         metavar="N",
-        help="keep up to N results of nodes, models among them, for workflows that take turns (default: the last one's)",
+        help="cache up to N node results, models included, across workflows (default: only those of the last one)",
     )
     parser.add_argument("--open", action="store_true", help="open the editor in the browser")
-    parser.add_argument("--frontend", help="folder of another build of the editor", **folder)
+    parser.add_argument("--frontend", help="folder of another build of the frontend", **folder)
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes from a text such as `20GB`, `8GiB` or `500000000`. Raises argparse.ArgumentTypeError for any other."""
+    """Parse a size such as `20GB`, `8GiB` or `500000000` to bytes. Raises argparse.ArgumentTypeError if it is invalid."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?\s*", text.upper())
     if match is None or not 0 < float(match[1]) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size in bytes. Say for example 20GB.")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size in bytes. Write for example 20GB.")
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
 def _host_name(text: str) -> str:
-    """The name in what --allow-host was given. Raises UniWorldError for what is none."""
+    """Normalize a value of --allow-host. Raises UniWorldError if it is not a host name."""
     name = text.strip().lower().rstrip(".")
     if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
         raise UniWorldError(
-            f"--allow-host {text!r} is no host name. Give it without http:// and port: my.machine.example."
+            f"--allow-host {text!r} is not a host name. Leave out http:// and the port: my.machine.example."
         )
     return name
 
 
 def read_config(arguments: argparse.Namespace) -> ServerConfig:
-    """The options as a `ServerConfig`.
+    """Return the options as a `ServerConfig`.
 
     Raises:
-        UniWorldError: options that do not go together, or are out of range.
+        UniWorldError: options contradict each other, or one is out of range.
     """
     if not 0 <= arguments.port <= 65535:
-        raise UniWorldError(f"--port {arguments.port} is no port. Choose one from 1024 to 65535, or 0 for a free one.")
+        raise UniWorldError(f"--port {arguments.port} is out of range. Choose 1024 to 65535, or 0 for a free port.")
     if arguments.history < 0:
-        raise UniWorldError(f"--history {arguments.history} is negative. Say how many ended prompts to keep.")
+        raise UniWorldError(f"--history {arguments.history} is negative. Pass the number of finished prompts to keep.")
     if arguments.cache_lru < 0:
-        raise UniWorldError(f"--cache-lru {arguments.cache_lru} is negative. Say how many results of nodes to keep.")
+        raise UniWorldError(f"--cache-lru {arguments.cache_lru} is negative. Pass the number of node results to keep.")
     if arguments.token is not None and (arguments.no_token or len(arguments.token) < 8):
-        reason = "contradicts --no-token" if arguments.no_token else "is too short to be a secret"
+        reason = "contradicts --no-token" if arguments.no_token else "is too short to be secure"
         raise UniWorldError(f"--token {reason}. Choose a random one of 8 characters or more.")
     if not is_loopback(arguments.listen) and arguments.token is None and not arguments.no_token:
         raise UniWorldError(
-            f"--listen {arguments.listen} lets others reach this server, who could run workflows and read pictures. "
+            f"With --listen {arguments.listen}, others can reach this server, run workflows and read pictures. "
             "Add --token SECRET, or --no-token if you trust everyone who can reach it."
         )
     return ServerConfig(

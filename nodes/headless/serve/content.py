@@ -1,8 +1,8 @@
-"""What node packs bring besides nodes: templates, help pages and scripts, translations, blueprints.
+"""Content of node packs besides nodes: templates, help pages, scripts, translations and blueprints.
 
-Found where ComfyUI looks for it too: `workflows/*.json` with a picture beside it are templates (no subfolder is looked
-into), `subgraphs/*.json` are blueprints, `locales/<language>/*.json` are translations, and the folder that the pack
-calls WEB_DIRECTORY holds `docs/<Node>.md` and scripts.
+The locations are ComfyUI's: `workflows/*.json`, each with a picture of the same name, are templates (subfolders are not
+searched), `subgraphs/*.json` are blueprints, `locales/<language>/*.json` are translations, and the pack's WEB_DIRECTORY
+contains `docs/<Node>.md` and scripts.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Pack:
     """A node pack's folder.
 
     Attributes:
-        name: by which the editor knows the pack; its nodes' `python_module` is `custom_nodes.<name>`.
-        web: the folder served below `/extensions/<name>/`, if there is one.
+        name: the pack's name in the editor; its nodes' `python_module` is `custom_nodes.<name>`.
+        web: the folder that is served below `/extensions/<name>/`, if any.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Pack:
     web: Path | None = None
 
     def templates(self) -> dict[str, Path]:
-        """The workflows to start from, by name."""
+        """Return the template workflows by name."""
         found: dict[str, Path] = {}
         for folder in _TEMPLATE_FOLDERS:
             for file in sorted((self.root / folder).glob("*.json")):
@@ -47,9 +47,10 @@ class Pack:
         return found
 
     def template_file(self, name: str) -> Path | None:
-        """A file of a template: its graph or its picture. Raises UniWorldError for a name that is a trick.
+        """Return a template's graph or picture; None if it does not exist. This package's templates have short names too.
 
-        This package's may be named by their short names too.
+        Raises:
+            UniWorldError: the name leads out of the folder.
         """
         short = shipped().get(name.rpartition(".")[0]) if self.name == OWN_NAME else None
         if short is not None:
@@ -62,19 +63,19 @@ class Pack:
         return None
 
     def web_file(self, name: str) -> Path | None:
-        """A script or help page. Raises UniWorldError for a name that is a trick."""
+        """Return a script or help page; None if it does not exist. Raises UniWorldError if it is outside the folder."""
         path = resolve_inside(self.web, name) if self.web is not None else None
         return path if path is not None and path.is_file() else None
 
     def scripts(self) -> list[str]:
-        """Addresses of the pack's scripts for the editor."""
+        """Return the URLs of the pack's editor scripts."""
         if self.web is None:
             return []
         names = sorted(file.relative_to(self.web).as_posix() for file in self.web.rglob("*.js"))
         return [f"/extensions/{quote(self.name)}/{quote(name)}" for name in names]
 
     def blueprints(self) -> dict[str, dict[str, Any]]:
-        """Subgraphs for the node library by a lasting id, with the file under "path"."""
+        """Return the blueprints for the node library by a stable id, each with its file under "path"."""
         files = sorted((self.root / "subgraphs").glob("*.json"))
         return {
             hashlib.sha256(f"{self.name}/{file.name}".encode()).hexdigest(): {
@@ -88,7 +89,7 @@ class Pack:
 
 
 def open_packs(folders: tuple[Path, ...]) -> list[Pack]:
-    """This package and the packs of these folders, which are loaded already."""
+    """Return this package and the packs of these folders. Their modules must already be loaded."""
     return [Pack(OWN_NAME, PACKAGE_ROOT, PACKAGE_ROOT / "nodes" / "web"), *(_open_pack(folder) for folder in folders)]
 
 
@@ -97,7 +98,7 @@ def _open_pack(folder: Path) -> Pack:
     module = next((one for one in list(sys.modules.values()) if _is_from(one, entry)), None)
     named = getattr(module, "WEB_DIRECTORY", None)
     web = (folder / named).resolve() if isinstance(named, str) else None
-    # A pack is other people's code, but its mistakes must not serve the whole disk.
+    # A wrong WEB_DIRECTORY, such as "/", must not expose files outside the pack.
     inside = web is not None and web.is_dir() and web.is_relative_to(folder.resolve())
     return Pack(folder.resolve().name, folder.resolve(), web if inside else None)
 
@@ -108,7 +109,10 @@ def _is_from(module: object, entry: Path) -> bool:
 
 
 def stock_templates() -> list[dict[str, object]]:
-    """This package's templates in the place of the editor's own, whose cards alone have titles and descriptions."""
+    """Return this package's templates in the form of the editor's own list.
+
+    The editor shows titles and descriptions only for its own templates, not for those of node packs.
+    """
     cards = [
         {
             "name": one.name,
@@ -125,7 +129,7 @@ def stock_templates() -> list[dict[str, object]]:
 
 
 def stock_template_file(name: str) -> Path | None:
-    """A file of one of them: `edit.json`, or its card's picture `edit-1.jpg`."""
+    """Return a file of a stock template: `edit.json`, or its card's picture `edit-1.jpg`; None if it does not exist."""
     stem, _, suffix = name.rpartition(".")
     one = shipped().get(stem if suffix == "json" else stem.removesuffix("-1"))
     path = one.file.with_suffix(f".{suffix}") if one is not None and suffix in ("json", "jpg") else None
@@ -133,11 +137,11 @@ def stock_template_file(name: str) -> Path | None:
 
 
 def translations(packs: list[Pack]) -> dict[str, dict[str, object]]:
-    """The packs' texts by language, in the form of ComfyUI's `/i18n`."""
-    # The name on the tab of a template that was opened.
+    """Return the packs' texts by language, in the form of ComfyUI's `/i18n`."""
+    # The editor takes the title of an opened template's tab from here.
     titles = {"templateWorkflows": {"template": {one.name: one.title for one in shipped().values()}}}
-    merged: dict[str, dict[str, object]] = {"en": {**titles, **_rejected("{nodeName}: {rawDetails}")}}
-    merged["zh"] = _rejected("{nodeName}：{rawDetails}")
+    merged: dict[str, dict[str, object]] = {"en": {**titles, **_validation_text("{nodeName}: {rawDetails}")}}
+    merged["zh"] = _validation_text("{nodeName}：{rawDetails}")
     for pack in packs:
         for folder in sorted(path for path in (pack.root / "locales").glob("*") if path.is_dir()):
             texts = _read(folder / "main.json")
@@ -150,8 +154,8 @@ def translations(packs: list[Pack]) -> dict[str, dict[str, object]]:
     return merged
 
 
-def _rejected(text: str) -> dict[str, object]:
-    """The editor's text for a value that a node's own check rejects: with the reason, which its own text leaves out."""
+def _validation_text(text: str) -> dict[str, object]:
+    """Replace the editor's message for a value that a node's own check rejects: the original omits the reason."""
     return {"errorCatalog": {"validationErrors": {"custom_validation_failed": {"toastMessage": text}}}}
 
 
@@ -159,7 +163,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = loads(path.read_bytes().removeprefix(BOM_UTF8), allow_duplicates=True) if path.is_file() else {}
     except (OSError, BadJson):
-        return {}  # a pack's broken translation leaves its nodes in English
+        return {}  # without a readable translation, a pack's nodes stay in English
     return data if isinstance(data, dict) else {}
 
 

@@ -1,4 +1,4 @@
-"""How much memory the machine, this process and the compute device have."""
+"""Memory of the machine, this process and the compute devices."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import psutil
 
 
 def machine_memory() -> tuple[int, int]:
-    """Bytes in all and bytes available to new programs without swapping."""
+    """Return total system RAM, and the part that is available without swapping, in bytes."""
     memory = psutil.virtual_memory()
     return int(memory.total), int(memory.available)
 
 
 def process_bytes() -> int:
-    """System RAM that this process holds now."""
+    """Return the system RAM that this process uses, in bytes."""
     return int(psutil.Process().memory_info().rss)
 
 
 def compute_devices() -> list[dict[str, object]]:
-    """The devices as ComfyUI's `/system_stats` lists them, the one that models use by default first."""
+    """Return the devices in the form of ComfyUI's `/system_stats`, the default one first."""
     import torch
 
     if not torch.cuda.is_available():

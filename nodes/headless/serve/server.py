@@ -1,4 +1,4 @@
-"""What the routes share: the parts of one running server."""
+"""The parts of one running server, which the routes share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .queue.worker import QueueWorker
 
 @dataclass
 class Server:
-    """The parts of one server; handlers reach it by `server_of(request)`."""
+    """The parts of one server. Handlers access it through `server_of(request)`."""
 
     config: ServerConfig
     registry: Registry
@@ -37,7 +37,7 @@ class Server:
 
     @property
     def user(self) -> Path:
-        """The folder of settings and saved workflows; the queue lies beside it, out of reach of names in requests."""
+        """The folder of settings and saved workflows. The queue's file is outside it, so that no request can name it."""
         return self.config.user / "default"
 
 

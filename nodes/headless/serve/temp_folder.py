@@ -1,4 +1,4 @@
-"""The folder of previews: held by one server at a time, and emptied when one starts."""
+"""The folder of previews: locked by one server at a time, and emptied when a server starts."""
 
 from __future__ import annotations
 
@@ -12,44 +12,46 @@ from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.files import LockHeld, acquire_lock
 from .config import ServerConfig
 
-_OURS = ".made-by-uniworld-serve"  # in a temp folder that held nobody's files before
+_MARKER = ".made-by-uniworld-serve"  # in a temp folder that a server created, which it may therefore empty
 _LOCK = ".uniworld-serve.lock"
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder. Raises UniWorldError if it cannot be made."""
+def create_folder(folder: Path) -> None:
+    """Create a folder if it does not exist. Raises UniWorldError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UniWorldError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another.") from error
+        raise UniWorldError(
+            f"The folder '{folder}' cannot be created: {error.strerror}. Choose another one."
+        ) from error
 
 
-def make_temp(folder: Path) -> None:
-    """Make the folder of previews, marked as ours if it was not there before."""
+def create_temp(folder: Path) -> None:
+    """Create the folder of previews. Mark it as ours only if it did not exist before."""
     if not folder.exists():
-        make_folder(folder)
+        create_folder(folder)
         with contextlib.suppress(OSError):
-            (folder / _OURS).touch()
-    make_folder(folder)
+            (folder / _MARKER).touch()
+    create_folder(folder)
 
 
 @contextlib.contextmanager
-def held_temp(config: ServerConfig) -> Iterator[None]:
-    """Hold the folder of previews for this server, emptied of those of earlier ones.
+def locked_temp(config: ServerConfig) -> Iterator[None]:
+    """Lock the folder of previews for this server, and remove the previews of earlier ones.
 
     Raises:
-        UniWorldError: another server holds it.
+        UniWorldError: another server uses the folder.
     """
     held = _lock(config.temp)
     with held or contextlib.nullcontext():
-        if held is not None:  # else another server's previews may be among them
+        if held is not None:  # without a lock, another running server's previews might be removed
             empty_temp(config)
         yield
 
 
 def _lock(folder: Path) -> BinaryIO | None:
-    """The open file that holds the folder; None where it cannot be locked: it is read-only, or on a disk without locks."""
-    busy = f"Another server keeps its previews in '{folder}'. Choose another folder with --temp."
+    """Return the locked file; None if the folder cannot be locked (read-only, or on a file system without locks)."""
+    busy = f"Another server uses '{folder}' for its previews. Choose another folder with --temp."
     try:
         return acquire_lock(folder / _LOCK, busy)
     except LockHeld:
@@ -59,15 +61,15 @@ def _lock(folder: Path) -> BinaryIO | None:
 
 
 def empty_temp(config: ServerConfig) -> None:
-    """Remove old previews, if a server made the folder and no other folder of this one is inside it. Links stay."""
+    """Remove old previews, if a server created the folder and none of the other folders is inside it. Keep symlinks."""
     temp = config.temp.resolve()
     others = (config.input, config.output, config.user, config.models)
     if config.temp.is_symlink() or any(one.resolve().is_relative_to(temp) for one in others):
         return
-    if not (temp / _OURS).is_file():
+    if not (temp / _MARKER).is_file():
         return
     for path in temp.iterdir():
-        if path.name in (_OURS, _LOCK) or path.is_symlink():
+        if path.name in (_MARKER, _LOCK) or path.is_symlink():
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Models within a budget: those used least recently leave first."""
+"""Models within a memory budget: the least recently used are evicted first."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SIZE = 400
 
 
 def module() -> torch.nn.Module:
-    return torch.nn.Linear(9, 10)  # 90 + 10 numbers of 4 bytes
+    return torch.nn.Linear(9, 10)  # 90 + 10 parameters of 4 bytes
 
 
 @pytest.fixture
 def hold():
-    """Hold a module that can be read again; `reads` counts how often each was."""
+    """Hold a module that can be reloaded; `reads` counts the loads of each."""
 
     def hold(memory: ModelMemory, device: torch.device = CPU):
         reads = []
@@ -37,7 +37,7 @@ def test_bytes_of_a_module():
     assert module_bytes(module()) == SIZE
 
 
-def test_without_a_budget_all_stay(hold):
+def test_without_a_budget_all_models_stay(hold):
     memory = ModelMemory()
     held = [hold(memory) for _ in range(3)]
     for one, _ in held:
@@ -45,7 +45,7 @@ def test_without_a_budget_all_stay(hold):
     assert memory.used() == 3 * SIZE
 
 
-def test_the_least_recently_used_leaves_first(hold):
+def test_the_least_recently_used_is_evicted_first(hold):
     memory = ModelMemory(2 * SIZE)
     (a, a_reads), (b, b_reads), (c, _) = hold(memory), hold(memory), hold(memory)
     a.on_device(), b.on_device(), a.on_device(), c.on_device()
@@ -79,7 +79,7 @@ def test_what_cannot_be_read_again_stays_on_a_cpu():
 
 
 def test_a_device_is_freed_to_the_cpu(hold):
-    # The meta device stands for a GPU: weights that leave it are moved, not read again.
+    # The meta device takes the role of a GPU: evicted weights are moved, not reloaded.
     memory = ModelMemory(SIZE)
     moves = []
     held, reads = hold(memory, torch.device("meta"))
@@ -97,7 +97,7 @@ def test_empty_moves_everything_out(hold):
     assert memory.used() == 0
 
 
-def test_what_nobody_holds_is_not_counted(hold):
+def test_released_models_are_not_counted(hold):
     memory = ModelMemory()
     held, _ = hold(memory)
     held.on_device()

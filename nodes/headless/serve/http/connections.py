@@ -1,8 +1,8 @@
-"""The server's connections: how many there may be, and for how long each may keep the server waiting.
+"""Limits on the number of connections and on how long a client may keep one waiting.
 
-A connection waits for its client when no request is in progress, when a request's body has not arrived, or when a reply
-is not read. Each of these has its time, and when all connections are taken, the one that has waited longest makes room
-for a new one: whoever opens a thousand of them and says nothing locks nobody out.
+A connection waits for its client between requests, while a request's body is incomplete, and while a response is not
+read. Each state has a timeout. When all connections are in use, the one that has waited longest is closed to make room,
+so that a client that opens a thousand idle connections cannot lock others out (Slowloris attacks).
 """
 
 from __future__ import annotations
@@ -19,31 +19,32 @@ from aiohttp.web_protocol import RequestHandler
 from ..server import Server
 from .log import quiet_logs
 
-FEWEST, MOST = 8, 1000
-_WANTED_FILES = 4096  # files that the process asks to be allowed to have open, sockets included
-_WAITING = 1024
-_SLOW = 512  # bytes a second; slower than that nobody on a working line is
-_FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+MIN_CONNECTIONS, MAX_CONNECTIONS = 8, 1000
+_WANTED_FILES = 4096  # soft limit on open files, including sockets, that the process requests
+_BACKLOG = 1024
+_MIN_BYTES_PER_SECOND = 512  # every working network connection is faster
+_RESPONSE_503 = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-class Times:
-    """Seconds that a client has."""
+class Timeouts:
+    """Timeouts in seconds."""
 
-    first = 20.0  # to begin its first request
-    idle = 75.0  # to begin another one; longer than the minute that proxies keep a connection
-    head = 15.0  # to send a request's head, from its first byte
-    body = 30.0  # to send a body, and more as long as it sends `_SLOW` bytes a second
-    reply = 60.0  # in which it reads nothing of a reply
-    linger = 2.0  # to stop sending a body that was refused
-    tick = 1.0  # between two looks at all connections
+    first_request = 20.0  # until the first request starts
+    keep_alive = 75.0  # between requests; longer than the 60 s for which reverse proxies keep connections open
+    request_head = 15.0  # from the first byte of a request to the end of its head
+    request_body = 30.0  # for a request's body; extended while it arrives at `_MIN_BYTES_PER_SECOND`
+    stalled_response = 60.0  # during which the client reads nothing of a response
+    linger = 2.0  # for which a rejected body is still read, so that the client gets the response
+    sweep_interval = 1.0  # between two checks of all connections
 
 
 class Connection(RequestHandler):
-    """One connection. `sweep` looks whether its client lets it wait for too long."""
+    """One connection. `sweep` closes it if its client exceeds a timeout."""
 
     __slots__ = (
         "_all",
         "_busy",
+        "_connected_transport",
         "_read",
         "_read_at_start",
         "_request",
@@ -51,21 +52,20 @@ class Connection(RequestHandler):
         "_stalled",
         "_unread",
         "_unsent",
-        "_wire",
     )
 
     def __init__(self, connections: Connections, manager: Any, **options: Any) -> None:
         super().__init__(manager, **options)
         self._all = connections
         self._busy = False
-        self._since = self._loop.time()  # when the request in progress began, or the last one ended
+        self._since = self._loop.time()  # when the request in progress started, or the last one finished
         self._read = self._read_at_start = 0
-        self._unread: float | None = None  # when the first byte of the next request came
+        self._unread: float | None = None  # when the first byte of the next request arrived
         self._unsent, self._stalled = 0, 0.0
         self._request: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._wire = transport  # kept, as aiohttp forgets its own before everything in it has been sent
+        self._connected_transport = transport  # aiohttp drops its own reference before all data has been sent
         super().connection_made(transport)
         self._all.add(self)
 
@@ -88,48 +88,49 @@ class Connection(RequestHandler):
             self._busy, self._request, self._since, self._unread = False, None, self._loop.time(), None
 
     def progress(self) -> None:
-        """Called by what sends a reply in pieces, whenever a piece has been taken."""
+        """Record that the client has read part of a response. Called after each chunk by code that streams."""
         self._stalled = 0.0
 
     def sweep(self, now: float) -> None:
-        """End the connection if its client is out of time."""
-        if self._not_read() or (self.transport is not None and self._out_of_time(now)):
+        """Close the connection if its client has exceeded a timeout."""
+        if self._response_stalled() or (self.transport is not None and self._out_of_time(now)):
             self.drop()
 
     def drop(self) -> None:
-        """End the connection at once."""
-        self._wire.abort()  # type: ignore[attr-defined]
+        """Close the connection immediately."""
+        self._connected_transport.abort()  # type: ignore[attr-defined]
 
     def refuse(self) -> None:
-        """End the connection, telling its client that there is no room."""
-        self._wire.write(_FULL)  # type: ignore[attr-defined]
+        """Answer with status 503 and close the connection."""
+        self._connected_transport.write(_RESPONSE_503)  # type: ignore[attr-defined]
         self.force_close()
 
     def _out_of_time(self, now: float) -> bool:
-        times = self._all.times
+        timeouts = self._all.timeouts
         if self._busy:
-            late = now - self._since - times.body
-            return self.awaits_body and late > 0 and self._read - self._read_at_start < late * _SLOW
+            late = now - self._since - timeouts.request_body
+            return self.awaits_body and late > 0 and self._read - self._read_at_start < late * _MIN_BYTES_PER_SECOND
         if self._unread is not None:
-            return now - self._unread > times.head
-        return now - self._since > (times.idle if self._request_count else times.first)
+            return now - self._unread > timeouts.request_head
+        return now - self._since > (timeouts.keep_alive if self._request_count else timeouts.first_request)
 
-    def _not_read(self) -> bool:
-        unsent = self._wire.get_write_buffer_size()  # type: ignore[attr-defined]
-        moving = unsent == 0 or unsent <= self._unsent - _SLOW * self._all.times.tick
-        self._stalled, self._unsent = (0.0 if moving else self._stalled + self._all.times.tick), unsent
-        return self._stalled > self._all.times.reply
+    def _response_stalled(self) -> bool:
+        unsent = self._connected_transport.get_write_buffer_size()  # type: ignore[attr-defined]
+        interval = self._all.timeouts.sweep_interval
+        moving = unsent == 0 or unsent <= self._unsent - _MIN_BYTES_PER_SECOND * interval
+        self._stalled, self._unsent = (0.0 if moving else self._stalled + interval), unsent
+        return self._stalled > self._all.timeouts.stalled_response
 
     @property
     def awaits_body(self) -> bool:
-        """Whether the request in progress waits for its client to send more of the body."""
+        """Whether the request in progress is waiting for more of its body."""
         if self._request is None or getattr(self, "_reading_paused", False):
-            return False  # in the latter case it is the server that does not read
+            return False  # if reading is paused, the server is the slow side
         return not self._request.content.is_eof()
 
     @property
-    def patience(self) -> tuple[int, float] | None:
-        """The order in which connections make room for new ones; None for one whose client waits for the server."""
+    def eviction_order(self) -> tuple[int, float] | None:
+        """Sort key by which connections are closed to make room; None if the client is waiting for the server."""
         if not self._busy:
             return 0, self._since
         return (1, self._since) if self.awaits_body or self._stalled > 5 else None
@@ -138,8 +139,8 @@ class Connection(RequestHandler):
 class Connections:
     """The open connections of one server, at most `limit`."""
 
-    def __init__(self, server: Server, limit: int, times: type[Times] = Times) -> None:
-        self._terminal, self.limit, self.times = server.terminal, limit, times
+    def __init__(self, server: Server, limit: int, timeouts: type[Timeouts] = Timeouts) -> None:
+        self._terminal, self.limit, self.timeouts = server.terminal, limit, timeouts
         self._open: set[Connection] = set()
 
     def __len__(self) -> int:
@@ -147,7 +148,7 @@ class Connections:
 
     def add(self, new: Connection) -> None:
         if len(self._open) >= self.limit and not self._make_room():
-            self._terminal.rarely("full", f"All {self.limit} connections are in use; new ones are refused.")
+            self._terminal.say_throttled("full", f"All {self.limit} connections are in use; new ones are rejected.")
             new.refuse()
             return
         self._open.add(new)
@@ -156,26 +157,28 @@ class Connections:
         self._open.discard(gone)
 
     def _make_room(self) -> bool:
-        waiting = [(one.patience, one) for one in self._open if one.patience is not None]
+        waiting = [(one.eviction_order, one) for one in self._open if one.eviction_order is not None]
         if not waiting:
             return False
         longest = min(waiting, key=lambda pair: pair[0])[1]  # type: ignore[arg-type,return-value]
-        self._terminal.rarely("crowded", f"All {self.limit} connections are open; idle ones make room for new ones.")
+        text = f"All {self.limit} connections are open; idle ones are closed to make room."
+        self._terminal.say_throttled("crowded", text)
         self._open.discard(longest)
         longest.drop()
         return True
 
     async def watch(self) -> None:
-        """Sweep over all connections until cancelled."""
+        """Check all connections at regular intervals until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self.times.tick)
+            await asyncio.sleep(self.timeouts.sweep_interval)
             now = loop.time()
             for one in list(self._open):
                 try:
                     one.sweep(now)
-                except Exception as error:  # what ends the watch would end all limits
-                    self._terminal.rarely("sweep", f"A connection cannot be watched: {type(error).__name__}: {error}")
+                except Exception as error:  # otherwise one broken connection would disable all timeouts
+                    text = f"A connection cannot be checked: {type(error).__name__}: {error}"
+                    self._terminal.say_throttled("sweep", text)
 
 
 class Site:
@@ -183,17 +186,18 @@ class Site:
 
     Args:
         app: the server's application.
-        limit: of connections; None for what the system allows.
+        limit: maximum number of connections; None to derive it from the system's limit on open files.
     """
 
     def __init__(
-        self, app: web.Application, server: Server, limit: int | None = None, times: type[Times] = Times,
+        self, app: web.Application, server: Server, limit: int | None = None, timeouts: type[Timeouts] = Timeouts,
         shutdown_timeout: float = 2.0,
     ) -> None:  # fmt: skip
-        self.connections = Connections(server, limit or connection_limit(), times)
+        self.connections = Connections(server, limit or connection_limit(), timeouts)
         self._server = server
-        # aiohttp closes a connection that is idle for this long; the sweep does it earlier.
-        self._options = {"access_log": None, "keepalive_timeout": 2 * times.idle, "lingering_time": times.linger}
+        # aiohttp's own idle timeout; twice ours, so that `sweep` always acts first.
+        idle = 2 * timeouts.keep_alive
+        self._options = {"access_log": None, "keepalive_timeout": idle, "lingering_time": timeouts.linger}
         self._runner = web.AppRunner(app, shutdown_timeout=shutdown_timeout, handler_cancellation=True)
         self._stack = contextlib.AsyncExitStack()
 
@@ -201,7 +205,7 @@ class Site:
         """Listen on a bound socket."""
         loop = asyncio.get_running_loop()
         server = self._server
-        server.clients.most = max(FEWEST // 2, min(server.clients.most, self.connections.limit // 2))
+        server.clients.limit = max(MIN_CONNECTIONS // 2, min(server.clients.limit, self.connections.limit // 2))
         self._stack.enter_context(quiet_logs(loop, server.terminal))
         await self._runner.setup()
         self._stack.push_async_callback(self._runner.cleanup)
@@ -210,24 +214,25 @@ class Site:
         def connection() -> Connection:
             return Connection(self.connections, manager, loop=loop, **self._options)
 
-        # As many are accepted at a time, before the first of them counts; more may wait in the system's queue.
-        at_a_time = min(128, max(FEWEST, self.connections.limit // 4))
-        listening = await loop.create_server(connection, sock=listener, backlog=at_a_time)
-        listener.listen(_WAITING)
+        # asyncio accepts up to `backlog` connections before any of them is counted, so it is kept below the limit. The
+        # second `listen` makes the system's own queue longer.
+        backlog = min(128, max(MIN_CONNECTIONS, self.connections.limit // 4))
+        listening = await loop.create_server(connection, sock=listener, backlog=backlog)
+        listener.listen(_BACKLOG)
         self._stack.callback(listening.close)
         watching = asyncio.ensure_future(self.connections.watch())
         self._stack.callback(watching.cancel)
 
     async def stop(self) -> None:
-        """Stop listening, end the run in progress and close all connections."""
+        """Stop listening, interrupt the run in progress and close all connections."""
         await self._stack.aclose()
 
 
 def connection_limit() -> int:
-    """How many connections leave enough of the files that this process may have open to everything else it does."""
+    """Return a limit on connections that leaves enough of the process's open-file limit for everything else."""
     try:
         import resource
-    except ImportError:  # Windows counts sockets apart
+    except ImportError:  # on Windows, sockets do not count as files
         return 500
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, _WANTED_FILES)
@@ -236,12 +241,12 @@ def connection_limit() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
     if soft == resource.RLIM_INFINITY:
-        return MOST
-    return max(FEWEST, min(MOST, (soft - _open_files()) // 2))
+        return MAX_CONNECTIONS
+    return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, (soft - _open_files()) // 2))
 
 
 def _open_files() -> int:
     for folder in ("/proc/self/fd", "/dev/fd"):
         with contextlib.suppress(OSError):
-            return len(os.listdir(folder))  # noqa: PTH208 (of the process, not of a disk)
+            return len(os.listdir(folder))  # noqa: PTH208 (not a folder on disk)
     return 64

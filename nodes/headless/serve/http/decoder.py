@@ -1,4 +1,4 @@
-"""The program of a `DecoderProcess`: runs one function of `images.py` on what it reads, writes the result, and ends."""
+"""Program of a `DecoderProcess`: runs one function of `images.py` on its standard input and writes the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-# More than the largest picture that is decoded needs, and less than what makes a machine swap.
+# More than the largest accepted picture needs, but little enough that a malicious one does not make the machine swap.
 _MEMORY = 4 * 2**30
 _ROOT = Path(__file__).resolve().parents[4]
 
@@ -21,7 +21,7 @@ def main() -> None:
     head = json.loads(sys.stdin.buffer.readline())
     sys.path[:] = head["modules"]
     _limit_memory()
-    # The packages above are not run, as this needs nothing of theirs and they take their time.
+    # Parent packages are replaced by empty modules: their code is not needed, and importing it would take seconds.
     for name, folder in (
         ("uniworld", _ROOT),
         ("uniworld.nodes", _ROOT / "nodes"),
@@ -37,21 +37,21 @@ def main() -> None:
     limits = importlib.import_module("uniworld.uniworld_core.images.picture_files").LIMITS
     arguments = [_argument(one) for one in head["arguments"]]
     try:
-        # Whoever started this process ends it when it takes too long.
+        # The budget has no deadline: the parent kills this process on a timeout.
         data, kind = getattr(images, head["work"])(*arguments, images.Budget(limits, lambda: None))
-        told = {"kind": kind}
+        result = {"kind": kind}
     except errors.UniWorldError as error:
-        data, told = b"", {"error": str(error)}
+        data, result = b"", {"error": str(error)}
     except MemoryError:
-        data, told = b"", {"error": "The picture takes too much memory to decode. Scale it down."}
-    sys.stdout.buffer.write(json.dumps(told).encode() + b"\n" + data)
+        data, result = b"", {"error": "Decoding the picture needs too much memory. Scale it down."}
+    sys.stdout.buffer.write(json.dumps(result).encode() + b"\n" + data)
     sys.stdout.buffer.flush()
 
 
-def _argument(told: dict[str, Any]) -> object:
-    if "path" in told:
-        return Path(told["path"])
-    return told["text"] if "text" in told else io.BytesIO(sys.stdin.buffer.read(told["bytes"]))
+def _argument(entry: dict[str, Any]) -> object:
+    if "path" in entry:
+        return Path(entry["path"])
+    return entry["text"] if "text" in entry else io.BytesIO(sys.stdin.buffer.read(entry["bytes"]))
 
 
 def _limit_memory() -> None:
@@ -61,9 +61,9 @@ def _limit_memory() -> None:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = _MEMORY if hard == resource.RLIM_INFINITY else min(_MEMORY, hard)
-    with contextlib.suppress(ValueError, OSError):  # macOS knows no such limit
+    with contextlib.suppress(ValueError, OSError):  # not supported on macOS
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-    os.nice(5)  # the server and the model come first
+    os.nice(5)  # the server and the model have priority
 
 
 if __name__ == "__main__":

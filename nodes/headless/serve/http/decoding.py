@@ -1,8 +1,8 @@
-"""Decodes the pictures of requests so that nobody's file keeps the others waiting.
+"""Decode the pictures of requests without letting one file block the others.
 
-Every file begins in one of a few threads with a small budget, which ordinary pictures do not exceed. What exceeds it
-starts again in a process of its own, of which there are few at a time: a decoder that runs in C can only be stopped by
-ending its process, and it may neither take the server's memory nor crash it.
+Each file is first decoded in one of a few threads, with a small budget that ordinary pictures do not exceed. Files that
+exceed it are decoded again in a separate process, at most `PROCESSES` at a time: decoders are C code, which can only be
+stopped by killing the process, and which must not use up the server's memory or crash it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .images import Budget, Encoded
 T = TypeVar("T")
 
 THREADS, PROCESSES = 4, 2
-# Most photographs, and not much more than a second of work.
+# Enough for most photographs, which decode in about a second at this size.
 SMALL = Limits(pixels=2**24, frames=64)
 SMALL_SECONDS = 1.0
 PROCESS_SECONDS = 30.0
@@ -35,15 +35,15 @@ _waiting = ThreadPoolExecutor(PROCESSES, thread_name_prefix="uniworld-decoders")
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Run a short piece of work on pictures that is no decoding."""
+    """Run a short function on pictures, other than decoding, in a thread."""
     return await asyncio.get_running_loop().run_in_executor(_threads, work)
 
 
 async def decoded(work: Callable[..., Encoded], *arguments: Path | IO[bytes] | str) -> Encoded:
-    """The result of a function of `images.py`, called with these arguments and a budget.
+    """Call a function of `images.py` with these arguments and a budget, and return its result.
 
     Raises:
-        UniWorldError: the function's own, or decoding takes too long.
+        UniWorldError: raised by the function, or decoding takes too long.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -71,7 +71,7 @@ class DecoderProcess:
         """Start the process and wait for its result.
 
         Raises:
-            UniWorldError: the function's own, decoding takes too long, or the process died.
+            UniWorldError: raised by the function, decoding takes too long, or the process died.
         """
         request = _request(work, arguments)
         with self._lock:
@@ -85,22 +85,22 @@ class DecoderProcess:
             answer, _ = self._process.communicate(request, seconds)
         except subprocess.TimeoutExpired:
             raise UniWorldError(
-                f"Decoding the picture takes more than {seconds:g} seconds. Scale it down, or save it again as PNG."
+                f"Decoding the picture takes longer than {seconds:g} seconds. Scale it down, or save it again as PNG."
             ) from None
         finally:
             self.end()
         head, _, data = answer.partition(b"\n")
         if not head:
             raise UniWorldError(
-                f"The picture cannot be decoded: its decoder ended with code {self._process.returncode}."
+                f"The picture cannot be decoded: the decoder exited with code {self._process.returncode}."
             )
-        told = json.loads(head)
-        if "error" in told:
-            raise UniWorldError(told["error"])
-        return data, told["kind"]
+        result = json.loads(head)
+        if "error" in result:
+            raise UniWorldError(result["error"])
+        return data, result["kind"]
 
     def end(self) -> None:
-        """End the process, if it runs, or keep it from starting. May be called from any thread."""
+        """Kill the process if it runs, or prevent it from starting. Thread-safe."""
         with self._lock:
             self._ended = True
             if self._process is not None:
@@ -112,17 +112,17 @@ class DecoderProcess:
 
 
 def _request(work: str, arguments: tuple[Path | IO[bytes] | str, ...]) -> bytes:
-    """A line of JSON, and after it the content of the files that have no path."""
-    told: list[dict[str, object]] = []
+    """Serialize a call: one line of JSON, followed by the contents of the files that have no path."""
+    entries: list[dict[str, object]] = []
     contents: list[bytes] = []
     for argument in arguments:
         if isinstance(argument, Path):
-            told.append({"path": str(argument.absolute())})
+            entries.append({"path": str(argument.absolute())})
         elif isinstance(argument, str):
-            told.append({"text": argument})
+            entries.append({"text": argument})
         else:
             argument.seek(0)
             contents.append(argument.read())
-            told.append({"bytes": len(contents[-1])})
-    # The process finds Pillow where this one found it.
-    return json.dumps({"work": work, "arguments": told, "modules": sys.path}).encode() + b"\n" + b"".join(contents)
+            entries.append({"bytes": len(contents[-1])})
+    # The process starts with `-I` and gets our module path, so that it imports the same Pillow.
+    return json.dumps({"work": work, "arguments": entries, "modules": sys.path}).encode() + b"\n" + b"".join(contents)

@@ -1,7 +1,7 @@
-"""Pictures in requests: checked before they are kept, and shown in the sizes and channels that clients ask for.
+"""Check uploaded pictures, and encode pictures in the sizes and channels that clients request.
 
-Every function takes a `Budget` last, and gives the bytes of a file with its content type. This module imports no torch,
-so that a process which only decodes starts at once (`decoding.py`).
+Every function takes a `Budget` as its last argument and returns the bytes of a file with its content type. This module
+does not import torch, so that the decoder process (`decoding.py`) starts quickly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from .....uniworld_core.errors import UniWorldError
 from .....uniworld_core.images.picture_files import ORIENTED_METADATA, Limits, PictureFile, upright
 
-# No format whose decoder runs other programs or reads other files.
+# Pillow's other formats are excluded: some decoders run programs (EPS runs Ghostscript) or read other files.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PREVIEW_SIDE = 4096
 
@@ -28,33 +28,38 @@ Encoded = tuple[bytes, str]
 
 @dataclass(frozen=True)
 class Budget:
-    """How much decoding may cost: the limits of a picture file, and a `check` that raises when time is up."""
+    """Limits on decoding: size limits of a picture file, and a `check` that raises after the deadline."""
 
     limits: Limits
     check: Callable[[], None]
 
 
-def opened(file: Source, budget: Budget, name: str = "") -> PictureFile:
-    """A picture file within the budget; messages call it `name`, or by its path.
+def open_picture(file: Source, budget: Budget, name: str = "") -> PictureFile:
+    """Open a picture file within a budget.
+
+    Args:
+        name: the file's name in error messages; empty for that of its path.
 
     Raises:
-        UniWorldError: it is no picture, or is too large.
+        UniWorldError: the file is not a picture, or is too large.
     """
     if isinstance(file, Path):
         name = name or file.name
     else:
         file.seek(0)
-    return PictureFile(file, name, budget.limits, budget.check, tuple(kind for kind in FORMATS if kind in _known()))
+    return PictureFile(
+        file, name, budget.limits, budget.check, tuple(kind for kind in FORMATS if kind in _available_formats())
+    )
 
 
-def _known() -> set[str]:
+def _available_formats() -> set[str]:
     Image.init()
     return set(Image.OPEN)
 
 
 def check_picture(file: IO[bytes], name: str, budget: Budget) -> Encoded:
-    """Decode a picture whole, every frame, and give nothing. Raises UniWorldError as `opened`, or it is damaged."""
-    with opened(file, budget, name) as picture:
+    """Decode all frames of a picture and return nothing. Raises UniWorldError as `open_picture`, or if it is damaged."""
+    with open_picture(file, budget, name) as picture:
         for _ in picture.frames():
             pass
     file.seek(0)
@@ -62,14 +67,16 @@ def check_picture(file: IO[bytes], name: str, budget: Budget) -> Encoded:
 
 
 def with_alpha_of(original: Source, mask: Source, budget: Budget) -> Encoded:
-    """The original picture as PNG with the mask's alpha channel, upright as the mask was drawn, its workflow kept.
+    """Return the original picture as PNG with the mask's alpha channel, including its workflow metadata.
+
+    The picture is rotated by its EXIF orientation first, since the mask was drawn on the upright picture.
 
     Raises:
-        UniWorldError: as `check_picture`, or the mask is of another size.
+        UniWorldError: as `check_picture`, or the sizes of picture and mask differ.
     """
-    with opened(mask, budget, "mask") as file:
+    with open_picture(mask, budget, "mask") as file:
         alpha = file.guarded(lambda: file.first().convert("RGBA").getchannel("A"))
-    with opened(original, budget) as file:
+    with open_picture(original, budget) as file:
         picture = file.first()
         text = PngInfo()
         for key, value in getattr(file.picture, "text", {}).items():
@@ -77,7 +84,7 @@ def with_alpha_of(original: Source, mask: Source, budget: Budget) -> Encoded:
                 text.add_text(key, str(value))
         if picture.size != alpha.size:
             raise UniWorldError(
-                f"The mask is {alpha.width}x{alpha.height}, the picture {picture.width}x{picture.height}."
+                f"The mask has {alpha.width}x{alpha.height} pixels, but the picture has {picture.width}x{picture.height}."
             )
         masked = file.guarded(lambda: picture.convert("RGBA"))
     masked.putalpha(alpha)
@@ -85,9 +92,9 @@ def with_alpha_of(original: Source, mask: Source, budget: Budget) -> Encoded:
 
 
 def preview_of(file: Source, wanted: str, channel: str, budget: Budget) -> Encoded:
-    """A small file of a picture's first frame, upright; `wanted` is ComfyUI's "format;quality".
+    """Return the first frame, upright and compressed. `wanted` is ComfyUI's "format;quality".
 
-    It has the picture's size, as in ComfyUI, unless a side is longer than `MAX_PREVIEW_SIDE`.
+    As in ComfyUI, the size is kept, unless a side is longer than `MAX_PREVIEW_SIDE`.
 
     Raises:
         UniWorldError: as `check_picture`.
@@ -104,12 +111,12 @@ def preview_of(file: Source, wanted: str, channel: str, budget: Budget) -> Encod
             return picture.convert("RGBA")
         return picture if picture.mode in ("RGB", "L") else picture.convert("RGB")
 
-    with opened(file, budget) as source:
+    with open_picture(file, budget) as source:
         return _encoded(source.guarded(shown), kind, quality=level)
 
 
 def channel_of(file: Source, channel: str, budget: Budget) -> Encoded:
-    """A picture without its transparency ("rgb"), or its transparency alone ("a"), upright, as PNG.
+    """Return a picture without its alpha channel ("rgb"), or only its alpha channel ("a"), upright, as PNG.
 
     Raises:
         UniWorldError: as `check_picture`.
@@ -118,26 +125,28 @@ def channel_of(file: Source, channel: str, budget: Budget) -> Encoded:
     def shown() -> Image.Image:
         picture = source.first()
         if channel == "rgb":
-            plain = picture if picture.mode in ("L", "RGB") else picture.convert("RGBA")  # half the memory
+            plain = (
+                picture if picture.mode in ("L", "RGB") else picture.convert("RGBA")
+            )  # keeping L and RGB halves the memory
             return plain.convert("RGB")
-        alone = Image.new("RGBA", picture.size)
-        alone.putalpha(picture.convert("RGBA").getchannel("A"))
-        return alone
+        alpha = Image.new("RGBA", picture.size)
+        alpha.putalpha(picture.convert("RGBA").getchannel("A"))
+        return alpha
 
-    with opened(file, budget) as source:
+    with open_picture(file, budget) as source:
         return _encoded(source.guarded(shown), "PNG")
 
 
 def _small(file: PictureFile) -> Image.Image:
-    """The first frame, made smaller while it has few bytes per pixel, and upright."""
+    """Return the first frame, scaled down and upright. Scaling comes before conversions that would need more memory."""
     picture = file.picture
     if max(picture.size) <= MAX_PREVIEW_SIDE:
         return file.first()
-    if picture.format in ("JPEG", "MPO"):  # decoded at a fraction of its size, where that is enough
+    if picture.format in ("JPEG", "MPO"):  # decode at a fraction of the size, which is faster
         picture.draft(None, (MAX_PREVIEW_SIDE * 2, MAX_PREVIEW_SIDE * 2))
     picture = file.first(turned=False)
     simple = picture.mode in ("L", "LA", "RGB", "RGBA")
-    method = Image.Resampling.BICUBIC if simple else Image.Resampling.NEAREST  # all that others know
+    method = Image.Resampling.BICUBIC if simple else Image.Resampling.NEAREST  # Pillow's only method for other modes
     picture.thumbnail((MAX_PREVIEW_SIDE, MAX_PREVIEW_SIDE), method, reducing_gap=2.0 if simple else None)
     return upright(picture)
 

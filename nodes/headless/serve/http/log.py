@@ -1,4 +1,4 @@
-"""Errors of the web server and the event loop as lines of the server's log, few of each kind."""
+"""Errors of the web server and the event loop in the server's log, with a rate limit per kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..queue.terminal import Terminal
 _NAMES = ("aiohttp", "asyncio")
 
 
-class _ToTerminal(logging.Handler):
+class _TerminalHandler(logging.Handler):
     def __init__(self, terminal: Terminal) -> None:
         super().__init__(logging.WARNING)
         self._terminal = terminal
@@ -21,25 +21,28 @@ class _ToTerminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(Exception):
             error = record.exc_info[1] if record.exc_info else None
-            self._terminal.rarely((record.name, str(record.msg)), _told(record.getMessage(), error))
+            self._terminal.say_throttled((record.name, str(record.msg)), _one_line(record.getMessage(), error))
 
 
-def _told(message: str, error: BaseException | None) -> str:
+def _one_line(message: str, error: BaseException | None) -> str:
     first = message.strip().partition("\n")[0]
     return first if error is None else f"{first} ({type(error).__name__}: {str(error)[:200]})"
 
 
 @contextlib.contextmanager
 def quiet_logs(loop: asyncio.AbstractEventLoop, terminal: Terminal) -> Iterator[None]:
-    """While it lasts, what the loop and aiohttp log goes to the terminal; what clients can cause must not fill a disk."""
+    """Redirect the messages of aiohttp and the event loop to the terminal, rate-limited.
 
-    def heard(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    Clients can provoke these messages, and must not be able to fill a log file's disk.
+    """
+
+    def handle_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         message = str(context.get("message", "Unhandled error"))
         with contextlib.suppress(Exception):
-            terminal.rarely(message, _told(message, context.get("exception")))
+            terminal.say_throttled(message, _one_line(message, context.get("exception")))
 
-    handler, before = _ToTerminal(terminal), {name: logging.getLogger(name).propagate for name in _NAMES}
-    loop.set_exception_handler(heard)
+    handler, before = _TerminalHandler(terminal), {name: logging.getLogger(name).propagate for name in _NAMES}
+    loop.set_exception_handler(handle_exception)
     for name in _NAMES:
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).propagate = False

@@ -1,4 +1,4 @@
-"""The OpenAPI description of the server, made of its table of routes."""
+"""The OpenAPI description of the server, generated from its table of routes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _ERROR = {
         }
     },
 }
-_EVERYWHERE = {401: "The token is missing.", 403: "Of another site."}
+_EVERYWHERE = {401: "The token is missing or wrong.", 403: "The request's host or origin is not allowed."}
 
 
 def describe(routes: list[HTTPRoute], version: str, with_token: bool) -> dict[str, object]:
-    """The description of these routes, each under every path it has."""
+    """Describe these routes, each under all of its paths."""
     paths: dict[str, dict[str, object]] = {}
     for route in routes:
         for path in route.paths:

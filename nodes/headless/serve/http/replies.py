@@ -1,4 +1,4 @@
-"""Reading requests and writing replies: JSON within limits, and refusals that say what is wrong."""
+"""Read requests and write responses: JSON within limits, and error responses."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ from aiohttp import web
 
 from .....uniworld_core.json_text import BadJson, dumps, loads
 
-_MAX_DEPTH = 200  # of JSON; what is read at Python's own limit might not be written, or read again, a call further in
+# Maximum depth of JSON. Python's own recursion limit is not enough: data that can just be parsed might fail to be written
+# later, when the call stack is deeper.
+_MAX_DEPTH = 200
 
 
 def reply(data: object, status: int = 200) -> web.Response:
     return web.Response(text=dumps(data), status=status, content_type="application/json")
 
 
-def refusal(status: int, kind: str, message: str, details: str = "", **more: object) -> web.Response:
-    """A refusal in the form of ComfyUI's errors; `more` stands beside the error."""
+def error_response(status: int, kind: str, message: str, details: str = "", **more: object) -> web.Response:
+    """Return an error in ComfyUI's form. `more` are further keys next to "error"."""
     return reply({"error": {"type": kind, "message": message, "details": details, "extra_info": {}}, **more}, status)
 
 
-class Refused(Exception):
-    """Ends a handler with a refusal."""
+class RequestError(Exception):
+    """Aborts a handler with an error response."""
 
     def __init__(self, status: int, kind: str, message: str) -> None:
         super().__init__(message)
-        self.response = refusal(status, kind, message)
+        self.response = error_response(status, kind, message)
 
 
-def refuse_announced(request: web.Request, limit: int) -> None:
-    """Raise Refused when a request says that its body has more than `limit` bytes; nothing of it is read then."""
+def check_content_length(request: web.Request, limit: int) -> None:
+    """Raise RequestError if the Content-Length exceeds `limit` bytes, before any of the body is read."""
     if request.content_length is not None and request.content_length > limit:
         raise too_large(limit)
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
-    """The body. Raises Refused as soon as it is known to have more than `limit` bytes."""
-    refuse_announced(request, limit)
+    """Return the body. Raises RequestError as soon as it exceeds `limit` bytes."""
+    check_content_length(request, limit)
     body = bytearray()
     async for chunk in request.content.iter_chunked(1 << 16):
         body += chunk
@@ -46,18 +48,18 @@ async def read_body(request: web.Request, limit: int) -> bytes:
 
 
 async def read_json(request: web.Request, limit: int) -> object:
-    """The body as JSON.
+    """Return the body as JSON.
 
     Raises:
-        Refused: it is too large, too deep, or no JSON.
+        RequestError: the body is too large, nested too deeply, or not JSON.
     """
     body = await read_body(request, limit)
     try:
         data = loads(body.removeprefix(BOM_UTF8), allow_duplicates=True)
     except BadJson as error:
-        raise Refused(400, "invalid_json", f"The request's body {error}.") from error
+        raise RequestError(400, "invalid_json", f"The request's body {error}.") from error
     if _deeper_than(_MAX_DEPTH, data):
-        raise Refused(400, "invalid_json", f"The request's body is nested more than {_MAX_DEPTH} levels deep.")
+        raise RequestError(400, "invalid_json", f"The request's body is nested more than {_MAX_DEPTH} levels deep.")
     return data
 
 
@@ -72,33 +74,33 @@ def _deeper_than(limit: int, data: object) -> bool:
 
 
 async def read_object(request: web.Request, limit: int) -> dict[str, object]:
-    """The body as a JSON object. Raises Refused as `read_json`, and for other JSON."""
+    """Return the body as a JSON object. Raises RequestError as `read_json`, or if it is another JSON value."""
     data = await read_json(request, limit)
     if not isinstance(data, dict):
-        raise Refused(400, "invalid_json", "The request's body must be a JSON object.")
+        raise RequestError(400, "invalid_json", "The request's body must be a JSON object.")
     return data
 
 
 def read_ids(data: object, limit: int) -> list[str]:
-    """A list of prompt ids from a body. Raises Refused for anything else."""
+    """Check that a value of a body is a list of prompt ids. Raises RequestError if it is not."""
     if not isinstance(data, list) or not all(isinstance(one, str) for one in data):
-        raise Refused(400, "invalid_ids", "Prompt ids must come as a list of texts.")
+        raise RequestError(400, "invalid_ids", "Prompt ids must be a list of strings.")
     if len(data) > limit:
-        raise Refused(400, "invalid_ids", f"{len(data)} ids are more than {limit}, the most in one request.")
+        raise RequestError(400, "invalid_ids", f"{len(data)} ids exceed the limit of {limit} per request.")
     return data
 
 
 def query_int(request: web.Request, name: str, default: int | None = None) -> int | None:
-    """A whole number from the query. Raises Refused for another text."""
+    """Return an integer from the query string. Raises RequestError if the value is not one."""
     text = request.query.get(name)
     if text is None or text == "":
         return default
     try:
         number = int(text)
     except ValueError as error:
-        raise Refused(400, "invalid_query", f"{name}={text[:40]!r} is no whole number.") from error
+        raise RequestError(400, "invalid_query", f"{name}={text[:40]!r} is not an integer.") from error
     if abs(number) > 2**31:
-        raise Refused(400, "invalid_query", f"{name}={text[:40]!r} is out of range.")
+        raise RequestError(400, "invalid_query", f"{name}={text[:40]!r} is out of range.")
     return number
 
 
@@ -107,8 +109,8 @@ def query_flag(request: web.Request, name: str, default: bool = False) -> bool:
     return default if text is None else text.lower() in ("true", "1")
 
 
-def too_large(limit: int) -> Refused:
-    """The refusal of a body; the connection ends with it, so that the rest of the body need not be read."""
-    refused = Refused(413, "too_large", f"The request's body is larger than {limit} bytes.")
+def too_large(limit: int) -> RequestError:
+    """Return the error for a body above the limit. It closes the connection, so that the rest need not be read."""
+    refused = RequestError(413, "too_large", f"The request's body is larger than {limit} bytes.")
     refused.response.force_close()
     return refused

@@ -1,4 +1,4 @@
-"""One route as a piece of data, from which both the server's table and its OpenAPI description are made."""
+"""A route as data: the server's routing table and its OpenAPI description are both generated from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def one_of(*values: str) -> dict[str, object]:
 
 
 def properties(**schemas: dict[str, object]) -> dict[str, Any]:
-    """The schema of an object none of whose named properties is required."""
+    """Return the schema of an object with optional properties."""
     return {"type": "object", "properties": schemas}
 
 
@@ -29,11 +29,13 @@ class HTTPRoute:
     """A route of the API.
 
     Attributes:
-        path: as aiohttp writes it, `{name}` standing for one part.
-        query: JSON schema of each parameter of the query.
-        body: JSON schema of the body, under its content type; None where none is read.
-        statuses: what each status means.
-        alias: also served below /api.
+        path: a path in aiohttp's syntax, with `{name}` for a variable part.
+        summary: one sentence for the OpenAPI description.
+        query: JSON schema of each query parameter.
+        body: JSON schema of the body; None if no body is read.
+        body_type: content type of the body.
+        statuses: description of each status.
+        alias: whether the route is also served below /api.
     """
 
     method: str

@@ -1,7 +1,7 @@
-"""Sending a file: the bytes of that file and of no other, as a whole, as a range, or not at all if the client has it.
+"""Send a file as a response: complete, as a range, or as 304 if the client has it cached.
 
-In place of aiohttp's FileResponse, which sends what lies beside a file under its name and `.gz` or `.br`, and hands the
-file to the system at once, so that a client that stops reading cannot be noticed.
+Replaces aiohttp's FileResponse, which would send a `.gz` or `.br` file of the same name instead, and which uses sendfile,
+so that a client that stops reading cannot be detected.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import BinaryIO
 from aiohttp import ETag, web
 from aiohttp.abc import AbstractStreamWriter
 
-_PIECE = 2**16
+_CHUNK = 2**16
 
 
 async def send_file(request: web.Request, path: Path, headers: dict[str, str]) -> web.StreamResponse:
-    """A response with a file's content; 206, 304, 412 and 416 where the request's conditions and ranges ask for them.
+    """Return a response with a file's content, or status 206, 304, 412 or 416 according to conditions and ranges.
 
     Raises:
-        web.HTTPNotFound: it is no regular file, or has gone.
+        web.HTTPNotFound: the path is not a regular file, or does not exist.
     """
     try:
         file, about = await asyncio.to_thread(_open, path)
     except OSError as error:
-        raise web.HTTPNotFound(text="There is no such file.") from error
+        raise web.HTTPNotFound(text="File not found.") from error
     tag = f"{about.st_mtime_ns:x}-{about.st_size:x}"
     early = _condition(request, tag, about.st_mtime)
     if early is not None:
@@ -37,20 +37,19 @@ async def send_file(request: web.Request, path: Path, headers: dict[str, str]) -
         return response
     try:
         start, count = _range(request, tag, about)
-    except _NoneAskedFor:
+    except _UnsatisfiableRange:
         file.close()
         return web.Response(status=416, headers={"Content-Range": f"bytes */{about.st_size}"})
-    whole = start is None
-    made = _FileResponse(file, start or 0, status=200 if whole else 206, headers=headers)
-    made.etag, made.last_modified, made.content_length = tag, about.st_mtime, count
-    made.headers["Accept-Ranges"] = "bytes"
+    result = _FileResponse(file, start or 0, status=200 if start is None else 206, headers=headers)
+    result.etag, result.last_modified, result.content_length = tag, about.st_mtime, count
+    result.headers["Accept-Ranges"] = "bytes"
     if start is not None:
-        made.headers["Content-Range"] = f"bytes {start}-{start + count - 1}/{about.st_size}"
-    return made
+        result.headers["Content-Range"] = f"bytes {start}-{start + count - 1}/{about.st_size}"
+    return result
 
 
 def _open(path: Path) -> tuple[BinaryIO, os.stat_result]:
-    # Not blocking, as a pipe that somebody put there would else keep the thread.
+    # Non-blocking: opening a named pipe would otherwise block the thread until somebody writes to it.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     about = os.fstat(descriptor)
     if not stat.S_ISREG(about.st_mode):
@@ -60,7 +59,7 @@ def _open(path: Path) -> tuple[BinaryIO, os.stat_result]:
 
 
 def _condition(request: web.Request, tag: str, modified: float) -> int | None:
-    """The status that ends a request whose conditions (RFC 9110, 13.2.2) do not hold; None if they do."""
+    """Return the status for a request whose preconditions fail (RFC 9110, section 13.2.2); None if they hold."""
     if request.if_match is not None:
         if not _matches(tag, request.if_match, weak=False):
             return 412
@@ -76,27 +75,31 @@ def _matches(tag: str, tags: tuple[ETag, ...], weak: bool) -> bool:
     return any(one.value in (tag, "*") and (weak or not one.is_weak) for one in tags)
 
 
-class _NoneAskedFor(Exception):
-    """The range that a request names has no byte of the file."""
+class _UnsatisfiableRange(Exception):
+    """The requested range contains no byte of the file."""
 
 
 def _range(request: web.Request, tag: str, about: os.stat_result) -> tuple[int | None, int]:
-    """The first byte that is asked for (None for the whole file), and how many. Raises _NoneAskedFor for none."""
+    """Return the first byte of the requested range (None for the complete file) and its length.
+
+    Raises:
+        _UnsatisfiableRange: the range contains no byte of the file.
+    """
     size = about.st_size
     unless = request.headers.get("If-Range")
     if "Range" not in request.headers or (unless is not None and not _still(request, unless, tag, about.st_mtime)):
         return None, size
     try:
         wanted = request.http_range
-    except ValueError as error:  # several ranges, or another unit: it may be left out of account
+    except ValueError as error:  # servers may ignore several ranges and unknown units (RFC 9110, section 14.2)
         if request.headers["Range"].strip().lower().startswith("bytes=") and "," not in request.headers["Range"]:
-            raise _NoneAskedFor from error
+            raise _UnsatisfiableRange from error
         return None, size
     if wanted.start is None and wanted.stop is None:
         return None, size
     start, stop, _ = slice(wanted.start, wanted.stop).indices(size)
     if start >= stop:
-        raise _NoneAskedFor
+        raise _UnsatisfiableRange
     return start, stop - start
 
 
@@ -106,7 +109,7 @@ def _still(request: web.Request, unless: str, tag: str, modified: float) -> bool
 
 
 class _FileResponse(web.StreamResponse):
-    """The part of an open file that begins at `start` and has the response's length."""
+    """A response with the part of an open file that starts at `start` and has the response's content length."""
 
     def __init__(self, file: BinaryIO, start: int, status: int, headers: dict[str, str]) -> None:
         super().__init__(status=status, headers=headers)
@@ -126,10 +129,10 @@ class _FileResponse(web.StreamResponse):
         progress = getattr(request.protocol, "progress", None)
         await asyncio.to_thread(self._opened.seek, self._offset)
         while left:
-            piece = await asyncio.to_thread(self._opened.read, min(_PIECE, left))
-            if not piece:
-                raise ConnectionResetError("The file has become shorter while it was sent.")
-            await self.write(piece)
-            left -= len(piece)
+            chunk = await asyncio.to_thread(self._opened.read, min(_CHUNK, left))
+            if not chunk:
+                raise ConnectionResetError("The file became shorter while it was sent.")
+            await self.write(chunk)
+            left -= len(chunk)
             if progress is not None:
                 progress()

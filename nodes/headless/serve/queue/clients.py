@@ -1,4 +1,4 @@
-"""The browsers and programs that listen on the socket: who they are, and what each is sent."""
+"""The WebSocket connections of browsers and programs, and the messages that each is sent."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_CLIENTS = 512
-MAX_INCOMING = 64 * 2**10  # clients send feature flags and little else
-# A client that far behind has stopped reading.
+MAX_INCOMING = 64 * 2**10  # bytes per message; clients send little more than feature flags
+# A client with a longer backlog has stopped reading and is disconnected.
 _MAX_UNSENT = 20_000  # messages
 _MAX_UNSENT_BYTES = 64 * 2**20
-_HEARTBEAT = 30.0  # seconds between pings; who does not answer is gone, and the socket is closed
-_BEHIND_BYTES = 2**20  # from here on states are left out of what a client is sent
+_HEARTBEAT = 30.0  # seconds between pings; the socket of a client that does not answer is closed
+_BEHIND_BYTES = 2**20  # with a longer backlog, only the newest progress state is kept
 _PREVIEW, _STATES = "preview", "progress_state"
 _PREVIEW_SIDE = 512
-_LEGACY_PREVIEW, _NODE_TEXT, _PREVIEW_WITH_METADATA = 1, 3, 4  # the first number of a binary frame
+_LEGACY_PREVIEW, _NODE_TEXT, _PREVIEW_WITH_METADATA = 1, 3, 4  # ComfyUI's types of binary frames (first 4 bytes)
 _JPEG = 1
 
 
 @dataclass(eq=False)
 class Client:
-    """One open socket. Several sockets may bear the same `sid`; the newest is the one that is spoken to."""
+    """One open socket. If several sockets have the same `sid`, messages go to the newest."""
 
     sid: str
     socket: web.WebSocketResponse
     features: dict[str, object] = field(default_factory=dict)
     unsent: deque[tuple[str, str | bytes]] = field(default_factory=deque)
     unsent_bytes: int = 0
-    progress: Callable[[], None] = lambda: None  # called whenever the socket has taken something
+    progress: Callable[[], None] = lambda: None  # called after each message that the socket has accepted
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     closing: asyncio.Future[bool] | None = None
 
     def put(self, frame: str | bytes, kind: str = "") -> None:
-        # Of previews not yet sent, only the newest is worth sending, and so of states, as each names all nodes.
+        # A newer preview replaces unsent ones. So does a progress state, which lists all nodes, if the client lags behind.
         if kind == _PREVIEW or (kind == _STATES and self.unsent_bytes > _BEHIND_BYTES):
             self._drop(kind)
         self.unsent.append((kind, frame))
@@ -68,7 +68,7 @@ class Client:
         return len(self.unsent) > _MAX_UNSENT or self.unsent_bytes > _MAX_UNSENT_BYTES
 
     async def write(self) -> None:
-        """Send what is put, until the socket closes."""
+        """Send the queued messages until the socket closes."""
         while not self.socket.closed:
             await self.ready.wait()
             self.ready.clear()
@@ -83,7 +83,7 @@ class Client:
 
 
 class Clients:
-    """All open sockets. `send` and `send_preview` may be called from any thread; order is kept."""
+    """All open sockets. The `send` methods are thread-safe and keep the order of messages."""
 
     def __init__(self, features: dict[str, Any]) -> None:
         self._features = features
@@ -92,7 +92,7 @@ class Clients:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.log_readers: set[str] = set()
-        self.most = MAX_CLIENTS
+        self.limit = MAX_CLIENTS
 
     def __len__(self) -> int:
         return len(self._open)
@@ -106,17 +106,17 @@ class Clients:
     def detach(self) -> None:
         self._loop = None
 
-    # --- out ---------------------------------------------------------------------------------------------------------
+    # --- sending -----------------------------------------------------------------------------------------------------
 
     def send(self, kind: str, data: dict[str, object], client: str | None = None) -> None:
         if self._wanted(client):
-            self._later(dumps({"type": kind, "data": data}), client, kind)
+            self._schedule(dumps({"type": kind, "data": data}), client, kind)
 
     def send_text(self, client: str, node: str, text: str) -> None:
         if self._wanted(client):
             node_id = node.encode()
             frame = struct.pack(">II", _NODE_TEXT, len(node_id)) + node_id + text.encode()
-            self._later(frame, client, "progress_text")
+            self._schedule(frame, client, "progress_text")
 
     def send_preview(self, client: str, image: Image.Image, about: dict[str, object]) -> None:
         with self._lock:
@@ -126,17 +126,17 @@ class Clients:
         picture = _jpeg(image)
         if found.features.get("supports_preview_metadata") is True:
             text = json.dumps({**about, "image_type": "image/jpeg"}).encode()
-            self._later(struct.pack(">II", _PREVIEW_WITH_METADATA, len(text)) + text + picture, client, _PREVIEW)
+            self._schedule(struct.pack(">II", _PREVIEW_WITH_METADATA, len(text)) + text + picture, client, _PREVIEW)
         else:
-            self._later(struct.pack(">II", _LEGACY_PREVIEW, _JPEG) + picture, client, _PREVIEW)
+            self._schedule(struct.pack(">II", _LEGACY_PREVIEW, _JPEG) + picture, client, _PREVIEW)
 
     def _wanted(self, client: str | None) -> bool:
         with self._lock:
             return bool(self._open) if client is None else client in self._by_sid
 
-    def _later(self, frame: str | bytes, client: str | None, kind: str) -> None:
+    def _schedule(self, frame: str | bytes, client: str | None, kind: str) -> None:
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has just closed: nobody listens any more
+            with contextlib.suppress(RuntimeError):  # the event loop has just closed
                 self._loop.call_soon_threadsafe(self._put, frame, client, kind)
 
     def _put(self, frame: str | bytes, client: str | None, kind: str) -> None:
@@ -149,16 +149,16 @@ class Clients:
                 target.drop_all()
                 target.closing = asyncio.ensure_future(target.socket.close(code=1008, message=b"too slow"))
 
-    # --- in ----------------------------------------------------------------------------------------------------------
+    # --- receiving ---------------------------------------------------------------------------------------------------
 
     async def serve(self, request: web.Request, first_messages: Any) -> web.WebSocketResponse:
-        """Hold one socket until it closes.
+        """Serve one socket until it closes.
 
         Args:
-            first_messages: called with the sid, gives the (kind, data) messages that a newcomer gets.
+            first_messages: called with the sid; returns the (kind, data) messages to send first.
         """
-        if len(self._open) >= self.most:
-            raise web.HTTPServiceUnavailable(text=f"There are {self.most} sockets open already. Close some.")
+        if len(self._open) >= self.limit:
+            raise web.HTTPServiceUnavailable(text=f"All {self.limit} sockets are in use. Close some.")
         socket = web.WebSocketResponse(max_msg_size=MAX_INCOMING, heartbeat=_HEARTBEAT)
         await socket.prepare(request)
         client = Client(_sid(request.query.get("clientId", "")), socket)
@@ -172,7 +172,7 @@ class Clients:
         try:
             async for message in socket:
                 if message.type == WSMsgType.TEXT:
-                    self._hear(client, message.data)
+                    self._receive(client, message.data)
         finally:
             self._remove(client)
             writer.cancel()
@@ -180,7 +180,7 @@ class Clients:
                 await writer
         return socket
 
-    def _hear(self, client: Client, text: str) -> None:
+    def _receive(self, client: Client, text: str) -> None:
         try:
             message = loads(text)
         except BadJson:

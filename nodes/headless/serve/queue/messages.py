@@ -1,4 +1,4 @@
-"""What the sockets are told about a run: the executor's events as ComfyUI's messages, in ComfyUI's order."""
+"""Convert the executor's events of a run to ComfyUI's WebSocket messages, in ComfyUI's order."""
 
 from __future__ import annotations
 
@@ -11,80 +11,83 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
-# The events that ComfyUI keeps in the history of a prompt.
+# The events that ComfyUI stores in the history of a prompt.
 _KEPT = ("execution_start", "execution_cached", *_ENDS)
-# A message tells the states of the latest nodes; all of them each time would be far too much in a huge graph.
+# A progress message contains the states of the latest nodes only: in a graph of 10,000 nodes, sending all of them after
+# every step would take gigabytes.
 _MAX_STATES = 300
 
 
-class Outlet(Protocol):
+class MessageSink(Protocol):
     def send(self, kind: str, data: dict[str, Any], client: str | None = None) -> None:
-        """Send a message to one client, to all for None."""
+        """Send a message to one client, or to all if it is None."""
 
     def send_text(self, client: str, node: str, text: str) -> None:
-        """Send a text that the editor shows on a node to one client."""
+        """Send one client a text that the editor shows on a node."""
 
     def send_preview(self, client: str, image: Image.Image, about: dict[str, object]) -> None:
-        """Send a picture of what a node is making to one client."""
+        """Send one client a preview of a node's result."""
 
 
 @dataclass
 class RunMessages:
-    """The messages of one run; `event` is the executor's hook. Its end is told by `tell_end`, once it is kept.
+    """The messages of one run. `event` is the executor's callback; `send_end` sends the last message once it is stored.
 
     Attributes:
-        client: who posted the prompt and sees it run; None for nobody.
-        kept: what the history keeps.
-        node: the node that runs now, for a client that reconnects.
+        client: id of the client that posted the prompt and receives its messages; None for no client.
+        kept: the messages that are stored in the history.
+        node: the running node, for a client that reconnects.
     """
 
     prompt_id: str
     client: str | None
-    outlet: Outlet
+    sink: MessageSink
     kept: list[list[Any]] = field(default_factory=list)
     node: str | None = None
     _states: dict[str, dict[str, object]] = field(default_factory=dict)
-    _places: dict[str, dict[str, object]] = field(default_factory=dict)  # of nodes that other nodes added
-    _untold: tuple[str, dict[str, object]] | None = None
+    _places: dict[str, dict[str, object]] = field(
+        default_factory=dict
+    )  # of nodes that other nodes created by expansion
+    _unsent_end: tuple[str, dict[str, object]] | None = None
 
     def event(self, name: str, data: dict[str, Any]) -> None:
-        self.tell_end()  # a blocked node's error was not the end
+        self.send_end()  # more events follow: the held error was that of a blocked node, not the end of the run
         if name in _KEPT:
-            self._whole_run(name, data)
+            self._run_event(name, data)
         elif name == "executing":
             self._start(data)
         elif name == "progress":
             self._progress(data["node"], data["value"], data["max"])
         elif name == "preview" and self.client is not None:
-            self.outlet.send_preview(self.client, data["image"], self._about(data["node"]))
+            self.sink.send_preview(self.client, data["image"], self._about(data["node"]))
         elif name == "warning" and self.client is not None:
-            self._tell(WARNING, {"node": data["node"], "message": data["message"]})
-            self.outlet.send_text(self.client, data["node"], data["message"])
+            self._send(WARNING, {"node": data["node"], "message": data["message"]})
+            self.sink.send_text(self.client, data["node"], data["message"])
         elif name == "executed":
-            self._tell(name, {key: value for key, value in data.items() if key != "timestamp"})
-            if data["node"] not in self._states:  # it comes from the cache
+            self._send(name, {key: value for key, value in data.items() if key != "timestamp"})
+            if data["node"] not in self._states:  # the result comes from the cache
                 self._finish(data["node"])
         elif name == "node_finished":
             self._finish(data["node"])
 
-    def _whole_run(self, name: str, data: dict[str, object]) -> None:
+    def _run_event(self, name: str, data: dict[str, object]) -> None:
         if name != "execution_start" and name != "execution_cached":
             self.node = None
         self.kept.append([name, data])
         if name in _ENDS:
-            self._untold = (name, data)
+            self._unsent_end = (name, data)
         else:
-            self._tell(name, data)
+            self._send(name, data)
 
-    def tell_end(self) -> None:
-        """Tell how the run ended. Before it is kept nobody may know, as the server might die in between."""
-        if self._untold is None:
+    def send_end(self) -> None:
+        """Send the message that ends the run. Called once the result is stored, in case the server dies in between."""
+        if self._unsent_end is None:
             return
-        (name, data), self._untold = self._untold, None
+        (name, data), self._unsent_end = self._unsent_end, None
         if name == "execution_interrupted":
-            self.outlet.send(name, data)  # ComfyUI tells everyone
+            self.sink.send(name, data)  # ComfyUI sends it to all clients
         else:
-            self._tell(name, data)
+            self._send(name, data)
 
     def _start(self, data: dict[str, Any]) -> None:
         node = data["node"]
@@ -96,11 +99,11 @@ class RunMessages:
             }
         self.node = data["display_node"]
         self._new_state(node, "running", 0)
-        self._tell_states()
-        self._tell("executing", {"node": node, "display_node": self.node, "prompt_id": self.prompt_id})
+        self._send_states()
+        self._send("executing", {"node": node, "display_node": self.node, "prompt_id": self.prompt_id})
 
     def _new_state(self, node: str, state: str, value: int) -> dict[str, object]:
-        self._states.pop(node, None)  # a node that waited for a lazy input is among the latest again
+        self._states.pop(node, None)  # a node that resumes after a lazy input becomes the latest again
         self._states[node] = {"value": value, "max": 1, "state": state, **self._about(node)}
         if len(self._states) > _MAX_STATES:
             del self._states[next(iter(self._states))]
@@ -108,14 +111,14 @@ class RunMessages:
 
     def _progress(self, node: str, value: int, total: int) -> None:
         (self._states.get(node) or self._new_state(node, "running", 0)).update(value=value, max=total)
-        self._tell("progress", {"value": value, "max": total, "prompt_id": self.prompt_id, "node": node})
-        self._tell_states()
+        self._send("progress", {"value": value, "max": total, "prompt_id": self.prompt_id, "node": node})
+        self._send_states()
 
     def _finish(self, node: str) -> None:
         entry = self._states.get(node) or self._new_state(node, "cached", 1)
         if entry["state"] != "finished":
             entry.update(state="finished", value=entry["max"])
-            self._tell_states()
+            self._send_states()
 
     def _about(self, node: str) -> dict[str, object]:
         return {
@@ -127,11 +130,11 @@ class RunMessages:
             **self._places.get(node, {}),
         }
 
-    def _tell_states(self) -> None:
-        # A copy, as the message is written out later and elsewhere.
+    def _send_states(self) -> None:
+        # Copied, because the message is serialized later, in another thread.
         nodes = {node: dict(state) for node, state in self._states.items()}
-        self._tell("progress_state", {"prompt_id": self.prompt_id, "nodes": nodes})
+        self._send("progress_state", {"prompt_id": self.prompt_id, "nodes": nodes})
 
-    def _tell(self, name: str, data: dict[str, object]) -> None:
+    def _send(self, name: str, data: dict[str, object]) -> None:
         if self.client is not None:
-            self.outlet.send(name, data, self.client)
+            self.sink.send(name, data, self.client)

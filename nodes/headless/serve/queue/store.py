@@ -1,7 +1,7 @@
-"""Prompts on disk: what waits, what runs and what is done survives a restart, a crash and a SIGKILL.
+"""Persistent queue and history: waiting, running and finished prompts survive a restart, a crash and a SIGKILL.
 
-One SQLite file in write-ahead mode, held by one process at a time. A prompt is a row from the moment it is accepted;
-it is marked as running before its first node runs, so that none can run twice. JSON is kept as the text that is sent.
+One SQLite file in write-ahead mode, locked by one process at a time. A prompt is stored when it is accepted, and marked as
+running before its first node runs, so that it cannot run twice. JSON is stored as the text that clients receive.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CREATE INDEX IF NOT EXISTS prompts_done ON prompts (done_order) WHERE done_order
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT OR IGNORE INTO counters VALUES ('number', 0), ('done', 0);
 """
-_JOURNAL_BYTES = 16 * 1024 * 1024  # what the journal keeps of its largest size
+_JOURNAL_BYTES = 16 * 1024 * 1024  # size to which the write-ahead log is truncated after a large transaction
 PENDING, RUNNING, SUCCESS, ERROR, INTERRUPTED = "pending", "running", "success", "error", "interrupted"
 
 
 @dataclass(frozen=True)
-class Accepted:
-    """A prompt as it waits. `number` orders the queue: the lowest runs first."""
+class QueuedPrompt:
+    """An accepted prompt. The one with the lowest `number` runs first."""
 
     id: str
     number: float
@@ -52,13 +52,13 @@ class Accepted:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a prompt ended.
+class PromptResult:
+    """The result of a finished prompt.
 
     Attributes:
         state: one of SUCCESS, ERROR, INTERRUPTED.
-        ui: what the nodes show, by node id.
-        messages: [event, data] pairs, as ComfyUI keeps them in the history.
+        ui: the nodes' UI outputs by node id.
+        messages: [event, data] pairs, as in ComfyUI's history.
         error: the data of the execution_error message, if there was one.
     """
 
@@ -69,10 +69,10 @@ class Ended:
 
 
 class Store:
-    """The prompts of one server. Every method may be called from any thread.
+    """The prompts of one server. All methods are thread-safe.
 
-    Raises (on opening):
-        UniWorldError: another server holds the file, or it cannot be written.
+    Raises:
+        UniWorldError: on opening, if another server uses the file or it cannot be written.
     """
 
     def __init__(self, path: Path, history_limit: int) -> None:
@@ -82,18 +82,19 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=0.5)
             self._db.row_factory = sqlite3.Row
-            # The lock of this process ends with it, however it ends; a second server must not take our prompts for dead.
+            # A second server must not mark our running prompts as interrupted. The system releases this lock when the
+            # process exits or dies.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            # Before anything is written, as SQLite heeds it in new files only: what is cleared goes back to the disk.
+            # Lets `_reclaim_space` return deleted pages to the disk. SQLite applies it only to files that are still empty.
             self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
-            # Enough against the death of the process; only a power cut may lose the last instants.
+            # Safe if the process dies; only a power failure may lose the last transactions.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         except sqlite3.OperationalError as error:
             reason = str(error)
-            if "locked" in reason:  # which is also what SQLite says of a file system without locks
+            if "locked" in reason:  # SQLite reports the same for file systems that do not support locks
                 check_locks(path.parent)
                 reason = "another server is using it"
             raise UniWorldError(
@@ -101,7 +102,7 @@ class Store:
             ) from error
         except (OSError, sqlite3.DatabaseError) as error:
             raise UniWorldError(
-                f"The queue '{path}' cannot be opened: {error}. Move it away or choose another --user."
+                f"The queue '{path}' cannot be opened: {error}. Move it away, or choose another --user folder."
             ) from error
         self._counts = self._count_states()
 
@@ -146,7 +147,7 @@ class Store:
         number: float | None = None,
         front: bool = False,
     ) -> float | None:
-        """Add a prompt; gives its number, or None when the id is already known."""
+        """Add a prompt and return its number; None if the id already exists."""
         with self._lock:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -160,22 +161,22 @@ class Store:
                     (prompt_id, number, *_storable((extra.get("client_id"), _workflow_id(extra))), dumps(prompt),
                      dumps(extra), dumps(outputs), _now()),
                 )  # fmt: skip
-            self._counts[PENDING] += 1  # only now: on a full disk it is the commit that fails, and the row is not kept
+            self._counts[PENDING] += 1  # after the commit, which is what fails on a full disk
             return number
 
-    def take(self) -> Accepted | None:
-        """The next prompt, marked as running; None when none waits."""
+    def claim_next(self) -> QueuedPrompt | None:
+        """Mark the next prompt as running and return it; None if none is waiting."""
         with self._lock:
             row = self._one("SELECT * FROM prompts WHERE state = 'pending' ORDER BY number, seq LIMIT 1")
             if row is None:
                 return None
             self._change("UPDATE prompts SET state = 'running', started = ? WHERE seq = ?", _now(), row["seq"])
-        return Accepted(
+        return QueuedPrompt(
             row["id"], row["number"], *(json.loads(row[key]) for key in ("prompt", "extra", "outputs_to_run"))
         )
 
-    def finish(self, prompt_id: str, ended: Ended) -> None:
-        """Keep how a running prompt ended, and let go of the oldest history beyond the limit."""
+    def finish(self, prompt_id: str, ended: PromptResult) -> None:
+        """Store the result of a running prompt, and delete the oldest history beyond the limit."""
         count, shown, preview = output_summary(ended.ui)
         with self._lock:
             with self._db:
@@ -194,15 +195,18 @@ class Store:
                 )
             self._counts = self._count_states()
 
-    def mark_died(self, sentence: str) -> int:
-        """Mark prompts that ran when the last server died; they are not run again. Gives their number."""
+    def mark_interrupted(self, sentence: str) -> int:
+        """Mark prompts that were running when the last server died as interrupted, and return their number.
+
+        They are not run again: if one of them crashed the server, it would do so at every start.
+        """
         rows = self._all("SELECT id, started FROM prompts WHERE state = 'running'")
         for row in rows:
             about = {"prompt_id": row["id"], "node_id": "", "node_type": "", "executed": [], "message": sentence}
             start = ["execution_start", {"prompt_id": row["id"], "timestamp": row["started"]}]
             self.finish(
                 row["id"],
-                Ended(INTERRUPTED, {}, [start, ["execution_interrupted", {**about, "timestamp": _now()}]]),
+                PromptResult(INTERRUPTED, {}, [start, ["execution_interrupted", {**about, "timestamp": _now()}]]),
             )
         return len(rows)
 
@@ -215,12 +219,12 @@ class Store:
         return self._counts[PENDING]
 
     def active(self) -> tuple[list[sqlite3.Row], list[sqlite3.Row]]:
-        """Running and waiting prompts, in the order in which they run."""
+        """Return the running and the waiting prompts, in execution order."""
         rows = self._all("SELECT * FROM prompts WHERE state IN ('pending', 'running') ORDER BY number, seq")
         return [row for row in rows if row["state"] == RUNNING], [row for row in rows if row["state"] == PENDING]
 
-    def drop_waiting(self, ids: Iterable[str] | None = None) -> list[str]:
-        """Take prompts out of the queue, all of them for None; gives the ids of those that waited."""
+    def delete_waiting(self, ids: Iterable[str] | None = None) -> list[str]:
+        """Remove prompts from the queue, all if `ids` is None. Returns the ids of those that were waiting."""
         with self._lock:
             if ids is None:
                 ids = [row["id"] for row in self._all("SELECT id FROM prompts WHERE state = 'pending'")]
@@ -232,31 +236,31 @@ class Store:
         return self._one("SELECT * FROM prompts WHERE id = ?", prompt_id)
 
     def done(self, max_items: int | None = None, offset: int = -1) -> list[sqlite3.Row]:
-        """Ended prompts, the oldest first; `max_items` without an offset gives the newest ones."""
+        """Return finished prompts, oldest first. `max_items` without an offset selects the newest ones."""
         known = "FROM prompts WHERE done_order IS NOT NULL ORDER BY done_order"
         if max_items is not None and offset < 0:
             return self._all(f"SELECT * {known} DESC LIMIT ?", max(max_items, 0))[::-1]
         return self._all(f"SELECT * {known} LIMIT ? OFFSET ?", -1 if max_items is None else max_items, max(offset, 0))
 
-    def forget_done(self, ids: Iterable[str] | None = None) -> None:
-        """Take prompts out of the history, all of them for None."""
+    def delete_history(self, ids: Iterable[str] | None = None) -> None:
+        """Remove prompts from the history, all if `ids` is None."""
         if ids is None:
             self._change("DELETE FROM prompts WHERE done_order IS NOT NULL")
-            self._give_back()
+            self._reclaim_space()
             return
         for one in ids:
             self._change("DELETE FROM prompts WHERE id = ? AND done_order IS NOT NULL", one)
 
-    def _give_back(self) -> None:
-        """Return the room of what was deleted to the disk."""
-        with self._lock, contextlib.suppress(sqlite3.Error):  # it is deleted all the same; its room is used again
-            # As a script: `execute` stops after the first page, since this statement gives no rows.
+    def _reclaim_space(self) -> None:
+        """Return the space of deleted rows to the disk."""
+        with self._lock, contextlib.suppress(sqlite3.Error):  # not essential: new rows would reuse the space
+            # As a script, because `execute` frees only one page: the statement frees one per step and returns no rows.
             self._db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);")
 
     def jobs(
         self, states: list[str], workflow: str | None, order: str, limit: int, offset: int
     ) -> tuple[list[Any], int]:
-        """A page of prompts in these states, without their graphs, and how many there are in all."""
+        """Return a page of prompts in these states, without their graphs, and the total number."""
         marks = ", ".join("?" * len(states))
         where = f"WHERE state IN ({marks}) AND (? IS NULL OR workflow = ?)"
         total = self._one(f"SELECT COUNT(*) FROM prompts {where}", *states, workflow, workflow)
@@ -269,7 +273,7 @@ class Store:
 
 
 def _storable(values: Iterable[object]) -> list[object]:
-    # JSON may hold halves of characters, which no database and no file takes.
+    # JSON can contain unpaired surrogates, which cannot be encoded as UTF-8.
     return [one.encode(errors="backslashreplace").decode() if isinstance(one, str) else one for one in values]
 
 
@@ -285,7 +289,12 @@ def _workflow_id(extra: dict[str, object]) -> str | None:
 
 
 def output_summary(ui: dict[str, Any]) -> tuple[int, int, dict[str, Any] | None]:
-    """How many files the nodes show, how many of them are pictures, and the one to show: a saved one before a preview."""
+    """Summarize the nodes' UI outputs.
+
+    Returns:
+        The number of files, the number of pictures among them, and the output to show: a saved picture, else a preview,
+        else a text.
+    """
     files = [
         (node, kind, item)
         for node, parts in ui.items()

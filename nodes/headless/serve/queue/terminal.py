@@ -1,4 +1,4 @@
-"""What the terminal shows: a line per ended prompt, a bar while nodes run, and the same lines for the editor's log."""
+"""The server's log: a line per finished prompt and progress bars in the terminal, and the lines in the editor's log."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .clients import Clients
 from .worker import Run
 
 _KEPT_LINES = 300
-_PAUSE = 60.0  # seconds between lines of a kind that clients can cause
+_THROTTLE_SECONDS = 60.0  # between two lines of the same kind, for kinds that clients can provoke
 _SIZE = {"cols": 120, "rows": 40}
 
 
 class Terminal:
-    """The server's log. May be called from any thread."""
+    """The server's log. Thread-safe."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
@@ -31,8 +31,8 @@ class Terminal:
         self._bars: RunReport | None = None
 
     def say(self, text: str) -> None:
-        """Print a line to standard error, and keep it for the editor."""
-        text = _plain(text)
+        """Print a line to standard error, and add it to the editor's log."""
+        text = _printable(text)
         entry = {"t": time.strftime("%Y-%m-%dT%H:%M:%S"), "m": text + "\n"}
         with self._lock:
             self._lines.append(entry)
@@ -40,26 +40,26 @@ class Terminal:
         for reader in list(self._clients.log_readers):
             self._clients.send("logs", {"entries": [entry], "size": _SIZE}, reader)
 
-    def rarely(self, kind: Hashable, text: str) -> bool:
-        """Say a line, unless one of its kind was said within a minute; those that were not are counted in the next one.
+    def say_throttled(self, kind: Hashable, text: str) -> bool:
+        """Print a line, at most once a minute for each kind. The next line of a kind counts those that were skipped.
 
         Returns:
-            Whether it was said.
+            Whether the line was printed.
         """
         now = time.monotonic()
         with self._lock:
             if kind not in self._said and len(self._said) >= _KEPT_LINES:
                 self._said.pop(next(iter(self._said)))
-            last, unsaid = self._said.get(kind, (-_PAUSE, 0))
-            if now - last < _PAUSE:
-                self._said[kind] = last, unsaid + 1
+            last, skipped = self._said.get(kind, (-_THROTTLE_SECONDS, 0))
+            if now - last < _THROTTLE_SECONDS:
+                self._said[kind] = last, skipped + 1
                 return False
             self._said[kind] = now, 0
-        self.say(f"{text} ({unsaid} more of these since the last line.)" if unsaid else text)
+        self.say(f"{text} ({skipped} similar messages were skipped.)" if skipped else text)
         return True
 
     def lines(self) -> dict[str, Any]:
-        """The kept lines in the form of ComfyUI's `/internal/logs/raw`."""
+        """Return the latest lines in the form of ComfyUI's `/internal/logs/raw`."""
         with self._lock:
             return {"entries": list(self._lines), "size": _SIZE}
 
@@ -67,19 +67,19 @@ class Terminal:
         return "".join(f"{line['t']} - {line['m']}" for line in self.lines()["entries"])
 
     def event(self, run: Run, name: str, data: dict[str, object]) -> None:
-        """Move the bars of the run in progress, and log what its nodes warn of."""
+        """Update the progress bars of the run, and log warnings of its nodes."""
         if name == "warning":
             self.say(f"Prompt {run.accepted.id}: warning: {data['message']}")
             return
         if sys.stderr is None or not sys.stderr.isatty():
             return
         if name == "execution_start":
-            self._bars = RunReport(sys.stderr, {node: _labelled(one) for node, one in run.accepted.prompt.items()})
+            self._bars = RunReport(sys.stderr, {node: _display_node(one) for node, one in run.accepted.prompt.items()})
         if self._bars is not None:
             self._bars.event(name, data)
 
-    def ended(self, run: Run, state: str, sentence: str, seconds: float) -> None:
-        """One line for a prompt that ended."""
+    def end_run(self, run: Run, state: str, sentence: str, seconds: float) -> None:
+        """Log one line about a finished prompt."""
         if self._bars is not None:
             self._bars.__exit__()
             self._bars = None
@@ -89,18 +89,18 @@ class Terminal:
         self.say(f"Prompt {run.accepted.id}: {word} in {seconds:.2f} s{reused}. {_times(run)}{sentence}".rstrip())
 
 
-def _plain(text: str) -> str:
-    # Titles and errors are other people's texts: they must not steer the terminal.
+def _printable(text: str) -> str:
+    # Titles and error messages come from others and must not send control sequences to the terminal.
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def _labelled(node: dict[str, Any]) -> dict[str, object]:
-    label = _plain(node_title(node) or node["class_type"])[:60]
+def _display_node(node: dict[str, Any]) -> dict[str, object]:
+    label = _printable(node_title(node) or node["class_type"])[:60]
     return {"class_type": label, "_meta": {"title": label}}
 
 
 def _times(run: Run) -> str:
-    """The time of each node, the slowest first."""
+    """Return the time of each node, slowest first."""
     prompt = run.accepted.prompt
     slowest = sorted(run.seconds.items(), key=lambda item: -item[1])
     named = [f"{node_title(prompt[node]) or prompt[node]['class_type']} {seconds:.2f} s" for node, seconds in slowest]

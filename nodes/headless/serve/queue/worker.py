@@ -1,4 +1,4 @@
-"""The one thread that runs prompts, one after the other, through the one executor."""
+"""The worker thread, which runs the queued prompts one after another."""
 
 from __future__ import annotations
 
@@ -20,26 +20,31 @@ from ...problems import Problem
 from ...registry.registry import Registry
 from ...run.executor import Executor, RunResult
 from ...run.report import never_failing
-from .messages import Outlet, RunMessages
-from .store import ERROR, INTERRUPTED, SUCCESS, Accepted, Ended, Store
+from .messages import MessageSink, RunMessages
+from .store import ERROR, INTERRUPTED, SUCCESS, PromptResult, QueuedPrompt, Store
 
 STOPPED = "The server was stopped while this prompt ran. Queue it again to run it."
-_GRACE = 20.0  # seconds that a running node has to stop in, when the server stops
-_AGAIN = 1.0  # seconds after which what the disk refused is tried again
+_GRACE_SECONDS = 20.0  # for a running node to stop when the server stops
+_RETRY_SECONDS = 1.0  # between two attempts to write to a disk that is full
 
 
 @dataclass
 class Run:
-    """The run in progress, and the seconds that each of its nodes took."""
+    """The run in progress.
 
-    accepted: Accepted
+    Attributes:
+        seconds: run time of each node so far.
+        stop: why the run is to be interrupted, as a sentence; None while it is not.
+    """
+
+    accepted: QueuedPrompt
     messages: RunMessages
     seconds: dict[str, float] = field(default_factory=dict)
-    stop: str | None = None  # why it is to stop, as a sentence
+    stop: str | None = None
     _since: dict[str, tuple[str, float]] = field(default_factory=dict)
 
-    def clock(self, name: str, data: dict[str, Any]) -> None:
-        """Note when nodes begin and stop; what the nodes took that a node added counts as that node's time."""
+    def record_time(self, name: str, data: dict[str, Any]) -> None:
+        """Measure run times. The time of nodes created by expansion counts towards the node that created them."""
         now = time.perf_counter()
         if name == "executing":
             self._since[data["node"]] = data["real_node"], now
@@ -58,13 +63,13 @@ class Run:
 
 
 class QueueWorker:
-    """Runs what the store holds.
+    """Runs the prompts of a store.
 
     Args:
-        on_event: told of each executor event of the run, besides the sockets; for the terminal.
-        on_end: told of each run with its state, the sentence for people and the seconds it took; for log and metrics.
-        on_trouble: told a sentence when the queue cannot be written; once for each trouble.
-        kept_results: as of `Executor`.
+        on_event: called with each executor event, in addition to `sink`; used by the terminal.
+        on_end: called after each run with its state, a message and its seconds; used by log and metrics.
+        on_storage_error: called with a message when the queue cannot be read or written, once per failure.
+        kept_results: as in `Executor`.
     """
 
     def __init__(
@@ -72,19 +77,19 @@ class QueueWorker:
         store: Store,
         registry: Registry,
         host: PlainHost,
-        outlet: Outlet,
+        sink: MessageSink,
         on_event: Callable[[Run, str, dict[str, object]], None],
         on_end: Callable[[Run, str, str, float], None],
-        on_trouble: Callable[[str], None],
+        on_storage_error: Callable[[str], None],
         kept_results: int = 0,
     ) -> None:
-        self.store, self.registry, self.host, self.outlet = store, registry, host, outlet
+        self.store, self.registry, self.host, self.sink = store, registry, host, sink
         self.run: Run | None = None
         self._executor = Executor(registry, host, kept_results)
         self._on_event, self._on_end = never_failing(on_event), never_failing(on_end)
-        self._on_trouble = never_failing(on_trouble)
+        self._on_storage_error = never_failing(on_storage_error)
         self._wake = threading.Condition()
-        self._stopping = self._free_wanted = self._abandoned = self._take_failed = False
+        self._stopping = self._free_wanted = self._abandoned = self._claim_failed = False
         self._thread = threading.Thread(target=self._work, name="uniworld-worker", daemon=True)
 
     # --- called from other threads -----------------------------------------------------------------------------------
@@ -97,13 +102,13 @@ class QueueWorker:
             self._wake.notify()
 
     def free(self) -> None:
-        """Let go of all models and results, when the run in progress has ended."""
+        """Release all models and cached results once the run in progress has finished."""
         with self._wake:
             self._free_wanted = True
             self._wake.notify()
 
     def interrupt(self, prompt_id: str | None = None, why: str = "The run was interrupted.") -> bool:
-        """Stop the run in progress within a step, if it is this prompt's; any for None."""
+        """Interrupt the run in progress at its next step, if it is that of `prompt_id`, or if that is None."""
         with self._wake:
             if self.run is None or prompt_id not in (None, self.run.accepted.id):
                 return False
@@ -112,16 +117,16 @@ class QueueWorker:
             return True
 
     def stop(self) -> bool:
-        """End the thread; the run in progress is marked as interrupted. False if its node did not stop in time."""
+        """Stop the thread, and mark the run in progress as interrupted. Returns False if its node did not stop in time."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         self.interrupt(why=STOPPED)
-        self._thread.join(_GRACE)
+        self._thread.join(_GRACE_SECONDS)
         if self._thread.is_alive():
             self._abandoned = True
-            with contextlib.suppress(sqlite3.Error):  # the next start marks it
-                self.store.mark_died(STOPPED)
+            with contextlib.suppress(sqlite3.Error):  # if this fails, the next start marks it
+                self.store.mark_interrupted(STOPPED)
             return False
         return True
 
@@ -134,100 +139,105 @@ class QueueWorker:
                 if self._stopping:
                     return
                 if not self._free_wanted:
-                    accepted = self._take()
+                    accepted = self._claim_next()
                     if accepted is None:
-                        self._wake.wait(_AGAIN if self._take_failed else None)
+                        self._wake.wait(_RETRY_SECONDS if self._claim_failed else None)
                         continue
-                    self.run = Run(accepted, RunMessages(accepted.id, accepted.client, self.outlet))
+                    self.run = Run(accepted, RunMessages(accepted.id, accepted.client, self.sink))
             if accepted is None:
-                never_failing(self._free_now)()
+                never_failing(self._free_memory)()
             else:
-                self.tell_status()
+                self.send_status()
                 self._run_one(self.run)  # type: ignore[arg-type]
 
-    def _take(self) -> Accepted | None:
+    def _claim_next(self) -> QueuedPrompt | None:
         try:
-            accepted = self.store.take()
-        except (sqlite3.Error, ValueError) as error:  # the latter for a row that somebody else wrote
-            if not self._take_failed:
-                self._on_trouble(f"The next prompt could not be taken: {error}. It is tried again each second.")
-            self._take_failed = True
+            accepted = self.store.claim_next()
+        except (sqlite3.Error, ValueError) as error:  # ValueError: a row with invalid JSON
+            if not self._claim_failed:
+                self._on_storage_error(f"The next prompt cannot be read: {error}. Retrying every second.")
+            self._claim_failed = True
             return None
-        self._take_failed = False
+        self._claim_failed = False
         return accepted
 
-    def tell_status(self) -> None:
+    def send_status(self) -> None:
         status = {"exec_info": {"queue_remaining": self.store.remaining}}
-        never_failing(self.outlet.send)("status", {"status": status})
+        never_failing(self.sink.send)("status", {"status": status})
 
     def _run_one(self, run: Run) -> None:
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
-            state, sentence, ended = self._executed(run)
-        except BaseException as error:  # a node may even raise SystemExit; the thread must go on
+            state, sentence, result = self._execute(run)
+        except BaseException as error:  # even SystemExit, which a node may raise: the thread must survive
             sentence = f"The server failed to run it: {describe_error(error)}."
             if is_bug(error):
                 say("".join(traceback.format_exception(error)).rstrip())
                 sentence = f"{sentence} {bug_note('in the terminal of the server')}"
             data = _error_data(run, sentence, type(error).__name__)
             never_failing(run.messages.event)("execution_error", data)
-            state, ended = ERROR, Ended(ERROR, {}, run.messages.kept, data)
-        if self._abandoned:  # the server has gone on without us, and closed the store
+            state, result = ERROR, PromptResult(ERROR, {}, run.messages.kept, data)
+        if self._abandoned:  # `stop` timed out, and the server has closed the store
             return
         with self._wake:
             self.run = None
-        seconds = time.perf_counter() - began
-        if not self._keep(run.accepted.id, ended):
+        seconds = time.perf_counter() - start
+        if not self._store_result(run.accepted.id, result):
             return
         self._on_end(run, state, sentence, seconds)
-        never_failing(self._tell_end)(run)
-        if ended.error is not None and "OutOfMemory" in str(ended.error.get("exception_type")):
+        never_failing(self._send_end)(run)
+        if result.error is not None and "OutOfMemory" in str(result.error.get("exception_type")):
             self.host.memory.offload_all()
 
-    def _tell_end(self, run: Run) -> None:
-        run.messages.tell_end()
-        self.tell_status()
+    def _send_end(self, run: Run) -> None:
+        run.messages.send_end()
+        self.send_status()
         if run.accepted.client is not None:
             done = {"node": None, "prompt_id": run.accepted.id}
-            self.outlet.send("executing", done, run.accepted.client)
+            self.sink.send("executing", done, run.accepted.client)
 
-    def _keep(self, prompt_id: str, ended: Ended) -> bool:
-        """Keep how a prompt ended, tried until it is; False if the server stops first, and its next start marks it.
+    def _store_result(self, prompt_id: str, result: PromptResult) -> bool:
+        """Store the result of a prompt, retrying until it succeeds.
 
-        Nobody is told of an end that is not kept: whoever then asks the history for it would find nothing.
+        Clients are notified only afterwards: otherwise they would look up the prompt in the history and not find it.
+
+        Returns:
+            False if the server stops first; its next start then marks the prompt as interrupted.
         """
-        told = False
+        reported = False
         while True:
-            # Read before the try, so that the last one comes after the wish to stop, when the disk may have room again.
+            # Read before the attempt, so that there is one more attempt after a request to stop.
             last = self._stopping
             try:
-                self.store.finish(prompt_id, ended)
+                self.store.finish(prompt_id, result)
                 return True
-            except sqlite3.Error as error:  # a full disk, say
-                if not told:
-                    self._on_trouble(
-                        f"How prompt {prompt_id} ended could not be kept: {error}. It is tried again each second."
+            except sqlite3.Error as error:  # such as a full disk
+                if not reported:
+                    self._on_storage_error(
+                        f"The result of prompt {prompt_id} cannot be stored: {error}. Retrying every second."
                     )
-                told = True
+                reported = True
             if last:
                 return False
             with self._wake:
                 if not self._stopping:
-                    self._wake.wait(_AGAIN)
+                    self._wake.wait(_RETRY_SECONDS)
 
-    def _executed(self, run: Run) -> tuple[str, str, Ended]:
+    def _execute(self, run: Run) -> tuple[str, str, PromptResult]:
+        """Validate and run a prompt. Returns its state, a message and its result."""
+
         def on_event(name: str, data: dict[str, object]) -> None:
-            # The executor starts with a clean flag, and the wish to stop may have come before that.
+            # The executor clears the interrupt flag at its start; a request to stop may have come before that.
             if name == "execution_start" and run.stop is not None:
                 self.host.interrupted.set()
             if name == "execution_interrupted" and run.stop == STOPPED:
                 data = {**data, "message": STOPPED}
-            run.clock(name, data)
+            run.record_time(name, data)
             never_failing(run.messages.event)(name, data)
             self._on_event(run, name, data)
 
         accepted = run.accepted
-        # Checked again: files may have gone since it was queued, perhaps with another start of the server.
+        # Validated again, because files may have been removed since it was queued, even before a restart.
         checked = validate_prompt(accepted.prompt, self.registry, accepted.outputs)
         if checked.error is not None or not checked.outputs:
             return self._invalid(run, checked.problems, on_event)
@@ -241,19 +251,19 @@ class QueueWorker:
         )
         state = {"success": SUCCESS, "interrupted": INTERRUPTED}.get(result.status, ERROR)
         sentence = run.stop if state == INTERRUPTED and run.stop is not None else result.sentence
-        return state, sentence, Ended(state, result.ui, run.messages.kept, result.error)
+        return state, sentence, PromptResult(state, result.ui, run.messages.kept, result.error)
 
     def _invalid(
         self, run: Run, problems: list[Problem], on_event: Callable[[str, dict[str, object]], None]
-    ) -> tuple[str, str, Ended]:
-        sentence = problems[0].sentence if problems else "Its output nodes are gone."
+    ) -> tuple[str, str, PromptResult]:
+        sentence = problems[0].sentence if problems else "The prompt has no output nodes any more."
         data = _error_data(run, sentence, "ValueError", problems[0] if problems else None)
         start = {"prompt_id": run.accepted.id, "timestamp": data["timestamp"]}
         on_event("execution_start", start)
         on_event("execution_error", data)
-        return ERROR, sentence, Ended(ERROR, {}, run.messages.kept, data)
+        return ERROR, sentence, PromptResult(ERROR, {}, run.messages.kept, data)
 
-    def _free_now(self) -> None:
+    def _free_memory(self) -> None:
         with self._wake:
             self._free_wanted = False
         self._executor.forget()

@@ -1,4 +1,4 @@
-"""The editor's page, what node packs add to it, and its socket."""
+"""Routes of the editor's page, its WebSocket, the content of node packs and the log."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .....uniworld_core.errors import UniWorldError
 from .....uniworld_core.json_text import BadJson, loads
 from ...storage.folders import resolve_inside
 from ..content import OWN_NAME, Pack, stock_template_file, stock_templates, translations
-from ..http.files import send_own
-from ..http.replies import Refused, read_object, reply
+from ..http.files import send_trusted
+from ..http.replies import RequestError, read_object, reply
 from ..http.route import BOOLEAN, STRING, HTTPRoute, properties
 from ..server import server_of
 
@@ -22,22 +22,22 @@ _FOREVER = "public, max-age=31536000, immutable"  # the names of files in assets
 
 
 async def get_page(request: web.Request) -> web.StreamResponse:
-    return await send_own(request, server_of(request).frontend / "index.html")
+    return await send_trusted(request, server_of(request).frontend / "index.html")
 
 
 async def get_static(request: web.Request) -> web.StreamResponse:
     name = request.match_info["path"]
     path = _inside(server_of(request).frontend, name)
     if not path.is_file():
-        raise Refused(404, "not_found", "There is nothing at this address.")
-    return await send_own(request, path, _FOREVER if name.startswith("assets/") else "no-cache")
+        raise RequestError(404, "not_found", "Not found.")
+    return await send_trusted(request, path, _FOREVER if name.startswith("assets/") else "no-cache")
 
 
 def _inside(base: Path, name: str) -> Path:
     try:
         return resolve_inside(base, name)
     except UniWorldError as error:
-        raise Refused(404, "not_found", str(error)) from error
+        raise RequestError(404, "not_found", str(error)) from error
 
 
 async def get_socket(request: web.Request) -> web.StreamResponse:
@@ -63,7 +63,7 @@ def _pack(request: web.Request) -> Pack:
     for pack in server_of(request).packs:
         if pack.name == name:
             return pack
-    raise Refused(404, "not_found", "There is no such node pack.")
+    raise RequestError(404, "not_found", "Node pack not found.")
 
 
 async def get_extensions(request: web.Request) -> web.Response:
@@ -78,14 +78,14 @@ async def get_extension_file(request: web.Request) -> web.StreamResponse:
         try:
             path = _pack(request).web_file(name)
         except UniWorldError as error:
-            raise Refused(404, "not_found", str(error)) from error
+            raise RequestError(404, "not_found", str(error)) from error
     if path is None or not path.is_file():
-        raise Refused(404, "not_found", "There is no such file.")
-    return await send_own(request, path)
+        raise RequestError(404, "not_found", "File not found.")
+    return await send_trusted(request, path)
 
 
 async def get_templates(request: web.Request) -> web.Response:
-    # Ours are in the index of the editor's own templates: there alone a card has a title and a description.
+    # This package's templates are served as the editor's own (`get_stock_templates`), since only those have titles.
     named = {pack.name: list(pack.templates()) for pack in server_of(request).packs if pack.name != OWN_NAME}
     return reply({name: templates for name, templates in named.items() if templates})
 
@@ -94,22 +94,22 @@ async def get_template(request: web.Request) -> web.StreamResponse:
     try:
         path = _pack(request).template_file(request.match_info["file"])
     except UniWorldError as error:
-        raise Refused(404, "not_found", str(error)) from error
+        raise RequestError(404, "not_found", str(error)) from error
     if path is None:
-        raise Refused(404, "not_found", "There is no such template.")
-    return await send_own(request, path)
+        raise RequestError(404, "not_found", "Template not found.")
+    return await send_trusted(request, path)
 
 
 async def get_stock_templates(_: web.Request) -> web.Response:
-    # The editor's own templates need nodes that are not here.
+    # The editor's own templates need nodes that this server does not have.
     return reply(stock_templates())
 
 
 async def get_stock_template(request: web.Request) -> web.StreamResponse:
     path = stock_template_file(request.match_info["file"])
     if path is None:
-        raise Refused(404, "not_found", "There is no such template.")
-    return await send_own(request, path)
+        raise RequestError(404, "not_found", "Template not found.")
+    return await send_trusted(request, path)
 
 
 async def get_logos(_: web.Request) -> web.Response:
@@ -131,7 +131,7 @@ async def get_blueprint(request: web.Request) -> web.Response:
         if entry is not None:
             try:
                 text = json.dumps(loads(entry["path"].read_bytes(), allow_nan=True, allow_duplicates=True))
-            except (OSError, BadJson):  # a pack's broken blueprint is none
+            except (OSError, BadJson):  # an unreadable blueprint is treated as missing
                 break
             return reply({**_without_path(entry), "data": text})
     return reply(None)
@@ -157,7 +157,7 @@ async def subscribe_log(request: web.Request) -> web.Response:
     body = await read_object(request, server.config.limits.json_bytes)
     reader = body.get("clientId")
     if not isinstance(reader, str):
-        raise Refused(400, "invalid_client_id", '"clientId" must be a text.')
+        raise RequestError(400, "invalid_client_id", '"clientId" must be a string.')
     if not body.get("enabled"):
         server.clients.log_readers.discard(reader)
     elif server.clients.has(reader):
@@ -165,27 +165,29 @@ async def subscribe_log(request: web.Request) -> web.Response:
     return web.Response()
 
 
-_FILE = {200: "The file.", 206: "A part.", 304: "Not changed.", 404: "No such file."}
+_FILE = {200: "The file.", 206: "The requested range.", 304: "Not modified.", 404: "File not found."}
 _SUBSCRIBE = properties(clientId=STRING, enabled=BOOLEAN)
 ROUTES = [
-    HTTPRoute("GET", "/", get_page, "The editor.", alias=False),
-    HTTPRoute("GET", "/ws", get_socket, "The socket: what runs, as it runs.", {"clientId": STRING},
-          statuses={101: "Open.", 400: "No WebSocket.", 503: "Too many are open."}),
+    HTTPRoute("GET", "/", get_page, "The editor's page.", alias=False),
+    HTTPRoute("GET", "/ws", get_socket, "WebSocket with the messages of the queue and of runs.", {"clientId": STRING},
+          statuses={101: "Open.", 400: "Not a WebSocket request.", 503: "Too many open sockets."}),
     HTTPRoute("GET", "/extensions", get_extensions, "Scripts that node packs add to the editor."),
     HTTPRoute("GET", "/extensions/{pack}/{path:.+}", get_extension_file, "A pack's script or help page.", statuses=_FILE),
     HTTPRoute("GET", "/workflow_templates", get_templates, "Names of templates by node pack."),
     HTTPRoute("GET", "/workflow_templates/{pack}/{file}", get_template, "A template's graph or picture.", statuses=_FILE),
-    HTTPRoute("GET", "/templates/index_logo.json", get_logos, "Logos of models' makers: none.", alias=False),
-    HTTPRoute("GET", "/templates/index{rest:[^/]*}.json", get_stock_templates, "Our templates, with titles.", alias=False),
-    HTTPRoute("GET", "/templates/{file}", get_stock_template, "A graph or picture of these.", statuses=_FILE, alias=False),
-    HTTPRoute("GET", "/i18n", get_translations, "Node packs' texts by language."),
+    HTTPRoute("GET", "/templates/index_logo.json", get_logos, "Logos of model providers; always empty.", alias=False),
+    HTTPRoute("GET", "/templates/index{rest:[^/]*}.json", get_stock_templates, "UniWorld's templates with titles.",
+          alias=False),
+    HTTPRoute("GET", "/templates/{file}", get_stock_template, "A graph or picture of these templates.", statuses=_FILE,
+          alias=False),
+    HTTPRoute("GET", "/i18n", get_translations, "Texts of the node packs by language."),
     HTTPRoute("GET", "/global_subgraphs", get_blueprints, "Blueprints of the node packs."),
-    HTTPRoute("GET", "/global_subgraphs/{key}", get_blueprint, "One blueprint with its graph, or null."),
+    HTTPRoute("GET", "/global_subgraphs/{key}", get_blueprint, "A blueprint with its graph, or null."),
     HTTPRoute("GET", "/internal/logs", get_log, "The server's log as text."),
-    HTTPRoute("GET", "/internal/logs/raw", get_log_lines, "The server's log by lines."),
-    HTTPRoute("PATCH", "/internal/logs/subscribe", subscribe_log, "Get new lines on the socket.", body=_SUBSCRIBE,
-          statuses={200: "Done.", 400: "No such body.", 413: "Too large."}),
+    HTTPRoute("GET", "/internal/logs/raw", get_log_lines, "The server's log as a list of lines."),
+    HTTPRoute("PATCH", "/internal/logs/subscribe", subscribe_log, "Receive new log lines on the socket.", body=_SUBSCRIBE,
+          statuses={200: "Done.", 400: "Invalid body.", 413: "Too large."}),
 ]  # fmt: skip
 
-# Behind all others, as it matches every path.
+# Registered after all others, because it matches every path.
 LAST_ROUTES = [HTTPRoute("GET", "/{path:.+}", get_static, "The editor's files.", statuses=_FILE, alias=False)]

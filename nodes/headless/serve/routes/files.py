@@ -1,4 +1,4 @@
-"""Pictures in and out: `/view`, the two uploads, and lists of what lies in the folders."""
+"""Routes of pictures: `/view`, the uploads, and the lists of files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .....uniworld_core.json_text import BadJson, loads
 from ...storage import folders
 from ...storage.folders import check_relative, resolve_inside
 from ..http.decoding import decoded, in_thread
-from ..http.files import foreign_headers, numbered, send_foreign, write_atomic
+from ..http.files import numbered, send_untrusted, untrusted_headers, write_atomic
 from ..http.forms import Form, picture_name, read_form
 from ..http.images import channel_of, check_picture, preview_of, with_alpha_of
-from ..http.replies import Refused, reply
+from ..http.replies import RequestError, reply
 from ..http.route import STRING, HTTPRoute, one_of, properties
 from ..server import server_of
 
@@ -25,16 +25,18 @@ _MAX_LISTED = 20_000
 
 
 def find_file(name: str, kind: str, subfolder: str = "") -> Path | None:
-    """The file that a client names, None if there is none; `cat.png [input]` names its folder itself.
+    """Return the file that a client names; None if it does not exist.
+
+    As in ComfyUI, a name such as `cat.png [input]` overrides `kind`.
 
     Raises:
-        Refused: the kind is none of `KINDS`, or a name leads out of the folder.
+        RequestError: the kind is not one of `KINDS`, or the name leads out of the folder.
     """
     for known in KINDS:
         if name.endswith(f"[{known}]"):
             name, kind = name[: -len(known) - 2].rstrip(), known
     if kind not in KINDS:
-        raise Refused(400, "invalid_name", f"{kind[:40]!r} is no folder; there are {', '.join(KINDS)}.")
+        raise RequestError(400, "invalid_name", f"Unknown folder {kind[:40]!r}; choose one of {', '.join(KINDS)}.")
     current = folders.current()
     bases = [current.of_kind(kind), *([current.shipped_input] if kind == "input" and current.shipped_input else [])]
     try:
@@ -43,28 +45,28 @@ def find_file(name: str, kind: str, subfolder: str = "") -> Path | None:
             whole = f"{check_relative(subfolder.rstrip('/'), 'subfolder')}/{whole}"
         paths = [resolve_inside(base, whole) for base in bases]
     except UniWorldError as error:
-        raise Refused(400, "invalid_name", str(error)) from error
+        raise RequestError(400, "invalid_name", str(error)) from error
     return next((path for path in paths if path.is_file()), None)
 
 
 async def get_view(request: web.Request) -> web.StreamResponse:
     query = request.query
     if not query.get("filename"):
-        raise Refused(404, "not_found", "Name a file: ?filename=...")
+        raise RequestError(404, "not_found", "The query parameter 'filename' is missing.")
     path = find_file(query["filename"], query.get("type", "output"), query.get("subfolder", ""))
     if path is None:
-        raise Refused(404, "not_found", "There is no such file.")
+        raise RequestError(404, "not_found", "File not found.")
     channel = query.get("channel", "")
     try:
         if "preview" in query:
             data, kind = await decoded(preview_of, path, query["preview"], channel)
-            return web.Response(body=data, headers=foreign_headers(path.name, kind))
+            return web.Response(body=data, headers=untrusted_headers(path.name, kind))
         if channel in ("rgb", "a"):
             data, kind = await decoded(channel_of, path, channel)
-            return web.Response(body=data, headers=foreign_headers(path.name, kind))
+            return web.Response(body=data, headers=untrusted_headers(path.name, kind))
     except UniWorldError as error:
-        raise Refused(400, "invalid_image", str(error)) from error
-    return await send_foreign(request, path)
+        raise RequestError(400, "invalid_image", str(error)) from error
+    return await send_untrusted(request, path)
 
 
 # --- uploads ---------------------------------------------------------------------------------------------------------
@@ -72,55 +74,57 @@ async def get_view(request: web.Request) -> web.StreamResponse:
 
 async def post_image(request: web.Request) -> web.Response:
     form = await _form(request)
-    await _checked(form)
-    return await _keep(form, None)
+    await _check(form)
+    return await _save(form, None)
 
 
 async def post_mask(request: web.Request) -> web.Response:
     form = await _form(request)
-    await _checked(form)
+    await _check(form)
     try:
         ref = loads(form.text("original_ref"))
         name, kind, subfolder = (ref["filename"], ref.get("type") or "output", ref.get("subfolder") or "")
     except (BadJson, TypeError, KeyError, AttributeError) as error:
-        raise Refused(400, "invalid_original", '"original_ref" must be JSON that names the masked picture.') from error
+        raise RequestError(
+            400, "invalid_original", '"original_ref" must be JSON that names the masked picture.'
+        ) from error
     if not all(isinstance(one, str) for one in (name, kind, subfolder)):
-        raise Refused(400, "invalid_original", '"original_ref" must name the masked picture by texts.')
+        raise RequestError(400, "invalid_original", '"original_ref" must contain only strings.')
     original = find_file(name, kind, subfolder)
     if original is None:
-        raise Refused(400, "invalid_original", f"There is no picture {name[:80]!r} to mask.")
-    return await _keep(form, original)
+        raise RequestError(400, "invalid_original", f"The picture {name[:80]!r} does not exist.")
+    return await _save(form, original)
 
 
 async def _form(request: web.Request) -> Form:
     return await read_form(request, server_of(request).config.limits.upload_bytes)
 
 
-async def _checked(form: Form) -> None:
+async def _check(form: Form) -> None:
     try:
         await decoded(check_picture, form.file, form.filename[:80])
     except UniWorldError as error:
-        raise Refused(400, "invalid_image", str(error)) from error
+        raise RequestError(400, "invalid_image", str(error)) from error
 
 
-async def _keep(form: Form, original: Path | None) -> web.Response:
-    """Write the picture, or the original with its transparency, where the form says, and tell under which name."""
+async def _save(form: Form, original: Path | None) -> web.Response:
+    """Write the picture, or the original with its alpha channel, to the form's folder, and respond with its name."""
     kind, subfolder = form.text("type") or "input", form.text("subfolder").rstrip("/")
     if kind not in KINDS:
-        raise Refused(400, "invalid_name", f"{kind[:40]!r} is no folder; there are {', '.join(KINDS)}.")
+        raise RequestError(400, "invalid_name", f"Unknown folder {kind[:40]!r}; choose one of {', '.join(KINDS)}.")
     try:
         name = check_relative(form.filename)
         if "/" in name:
-            raise UniWorldError(f'{name[:80]!r} names a folder. Name it in "subfolder".')
+            raise UniWorldError(f'{name[:80]!r} contains a folder. Send the folder as "subfolder".')
         base = folders.current().of_kind(kind)
         folder = resolve_inside(base, subfolder, "subfolder") if subfolder else base
         replace = form.text("overwrite").lower() in ("true", "1")
         masked = None if original is None else (await decoded(with_alpha_of, original, form.file))[0]
         kept = await in_thread(lambda: _write(folder, name, _content(form.file) if masked is None else masked, replace))
     except UniWorldError as error:
-        raise Refused(400, "invalid_image", str(error)) from error
+        raise RequestError(400, "invalid_image", str(error)) from error
     except OSError as error:
-        raise Refused(400, "not_kept", f"The picture cannot be written: {error.strerror}.") from error
+        raise RequestError(400, "not_kept", f"The picture cannot be written: {error.strerror}.") from error
     return reply({"name": kept, "subfolder": subfolder, "type": kind})
 
 
@@ -134,7 +138,7 @@ def _write(folder: Path, name: str, data: bytes, replace: bool) -> str:
         path = resolve_inside(folder, candidate)
         if write_atomic(path, data, replace) or (path.is_file() and path.read_bytes() == data):
             return candidate
-    raise UniWorldError(f"There are too many pictures called {name!r}.")
+    raise UniWorldError(f"Too many pictures are named {name!r}. Choose another name.")
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------
@@ -143,7 +147,7 @@ def _write(folder: Path, name: str, data: bytes, replace: bool) -> str:
 async def get_files(request: web.Request) -> web.Response:
     kind = request.match_info["kind"]
     if kind not in KINDS:
-        raise Refused(400, "invalid_name", f"{kind[:40]!r} is no folder; there are {', '.join(KINDS)}.")
+        raise RequestError(400, "invalid_name", f"Unknown folder {kind[:40]!r}; choose one of {', '.join(KINDS)}.")
     return reply(await asyncio.to_thread(_newest_first, folders.current().of_kind(kind)))
 
 
@@ -170,17 +174,19 @@ _MASK_FORM = {
     "properties": {**_FORM["properties"], "original_ref": STRING},
     "required": ["image", "original_ref"],
 }
-_KEPT = {200: "Where it lies.", 400: "No picture, or a wrong name.", 413: "Too large."}
+_SAVED = {200: "Its name and folder.", 400: "Not a picture, or an invalid name.", 413: "Too large."}
 
 ROUTES = [
-    HTTPRoute("GET", "/view", get_view, "A picture, or a smaller copy of it.",
+    HTTPRoute("GET", "/view", get_view, "A picture, or a compressed preview of it.",
           {"filename": STRING, "type": one_of(*KINDS), "subfolder": STRING, "preview": STRING,
            "channel": one_of("rgba", "rgb", "a")},
-          statuses={200: "The file.", 206: "A part.", 304: "Not changed.", 400: "A wrong name.", 404: "No such file."}),
-    HTTPRoute("POST", "/upload/image", post_image, "Keep a picture.", body=_FORM, body_type="multipart/form-data", statuses=_KEPT),
-    HTTPRoute("POST", "/upload/mask", post_mask, "Keep a picture with a mask as its transparency.", body=_MASK_FORM,
-          body_type="multipart/form-data", statuses=_KEPT),
-    HTTPRoute("GET", "/internal/files/{kind}", get_files, "Names in a folder, the newest first.",
-          statuses={200: "Names.", 400: "No such folder."}),
-    HTTPRoute("GET", "/internal/folder_paths", get_folder_paths, "Where models lie."),
+          statuses={200: "The file.", 206: "The requested range.", 304: "Not modified.", 400: "Invalid name.",
+                    404: "File not found."}),
+    HTTPRoute("POST", "/upload/image", post_image, "Upload a picture.", body=_FORM, body_type="multipart/form-data",
+          statuses=_SAVED),
+    HTTPRoute("POST", "/upload/mask", post_mask, "Save a picture with an uploaded mask as its alpha channel.",
+          body=_MASK_FORM, body_type="multipart/form-data", statuses=_SAVED),
+    HTTPRoute("GET", "/internal/files/{kind}", get_files, "File names in a folder, newest first.",
+          statuses={200: "File names.", 400: "Unknown folder."}),
+    HTTPRoute("GET", "/internal/folder_paths", get_folder_paths, "The model folders."),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Prompts as the jobs that newer editors list: waiting, running and ended ones in one form."""
+"""Routes of jobs, as newer editors call prompts: waiting, running and finished ones in one form."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 
 from aiohttp import web
 
-from ..http.replies import Refused, query_int, read_ids, read_object, reply
+from ..http.replies import RequestError, query_int, read_ids, read_object, reply
 from ..http.route import INTEGER, STRING, STRINGS, HTTPRoute, one_of, properties
 from ..queue.store import ERROR, INTERRUPTED, PENDING, RUNNING, SUCCESS
 from ..server import Server, server_of
@@ -19,7 +19,7 @@ _MAX_PAGE = 1000
 
 
 def job(row: sqlite3.Row) -> dict[str, object]:
-    """A prompt in the form of a list of jobs; what is not known yet is left out."""
+    """Return a prompt in the form of the jobs API. Fields without a value yet are omitted."""
     entry = {
         "id": row["id"],
         "status": _STATUS[row["state"]],
@@ -40,12 +40,12 @@ async def get_jobs(request: web.Request) -> web.Response:
     states = _states(request.query.get("status"))
     sort, order = request.query.get("sort_by", "created_at"), request.query.get("sort_order", "desc")
     if sort not in _SORTS or order not in ("asc", "desc"):
-        raise Refused(400, "invalid_query", f"Jobs are sorted by {' or '.join(_SORTS)}, asc or desc.")
+        raise RequestError(400, "invalid_query", f"Sort by {' or '.join(_SORTS)}, in order asc or desc.")
     limit, offset = query_int(request, "limit", _MAX_PAGE), query_int(request, "offset", 0)
     assert limit is not None
     assert offset is not None
     if limit < 1 or offset < 0:
-        raise Refused(400, "invalid_query", "A page has a limit of 1 or more and an offset of 0 or more.")
+        raise RequestError(400, "invalid_query", "The limit must be at least 1 and the offset at least 0.")
     limit = min(limit, _MAX_PAGE)
     by = f"{_SORTS[sort]} {order}, seq {order}"
     rows, total = server_of(request).store.jobs(states, request.query.get("workflow_id") or None, by, limit, offset)
@@ -59,14 +59,16 @@ def _states(text: str | None) -> list[str]:
     words = [word.strip().lower() for word in text.split(",") if word.strip()]
     unknown = [word for word in words if word not in _STATE]
     if unknown:
-        raise Refused(400, "invalid_query", f"{unknown[0][:40]!r} is no status; there are {', '.join(_STATE)}.")
+        raise RequestError(
+            400, "invalid_query", f"Unknown status {unknown[0][:40]!r}; choose from {', '.join(_STATE)}."
+        )
     return [_STATE[word] for word in dict.fromkeys(words)] or list(_STATUS)
 
 
 async def get_job(request: web.Request) -> web.Response:
     row = server_of(request).store.row(request.match_info["job_id"])
     if row is None:
-        raise Refused(404, "job_not_found", "There is no such job.")
+        raise RequestError(404, "job_not_found", "Job not found.")
     entry = job(row)
     entry["workflow"] = {"prompt": json.loads(row["prompt"]), "extra_data": json.loads(row["extra"])}
     if row["done_order"] is not None:
@@ -80,7 +82,7 @@ async def get_job(request: web.Request) -> web.Response:
 async def cancel_job(request: web.Request) -> web.Response:
     server, job_id = server_of(request), request.match_info["job_id"]
     if server.store.row(job_id) is None:
-        raise Refused(404, "job_not_found", "There is no such job.")
+        raise RequestError(404, "job_not_found", "Job not found.")
     return reply({"cancelled": _cancel(server, job_id)})
 
 
@@ -92,20 +94,21 @@ async def cancel_jobs(request: web.Request) -> web.Response:
 
 
 def _cancel(server: Server, job_id: str) -> bool:
-    """Take a job out of the queue, or stop it; False for one that has ended."""
-    if server.store.drop_waiting([job_id]):
-        server.worker.tell_status()
+    """Remove a job from the queue, or interrupt it. Returns False if it has already finished."""
+    if server.store.delete_waiting([job_id]):
+        server.worker.send_status()
         return True
     return server.worker.interrupt(job_id)
 
 
-_ONE = {200: "The job.", 404: "No such job."}
+_ONE = {200: "The job.", 404: "Job not found."}
 ROUTES = [
-    HTTPRoute("GET", "/jobs", get_jobs, "A page of prompts in any state.",
+    HTTPRoute("GET", "/jobs", get_jobs, "A page of prompts, in any state or in selected ones.",
           {"status": STRING, "workflow_id": STRING, "sort_by": one_of(*_SORTS), "sort_order": one_of("asc", "desc"),
-           "limit": INTEGER, "offset": INTEGER}, statuses={200: "A page.", 400: "A wrong query."}),
-    HTTPRoute("GET", "/jobs/{job_id}", get_job, "One prompt with its graph and outputs.", statuses=_ONE),
-    HTTPRoute("POST", "/jobs/{job_id}/cancel", cancel_job, "Stop a prompt, or take it out of the queue.", statuses=_ONE),
-    HTTPRoute("POST", "/jobs/cancel", cancel_jobs, "Stop several prompts.", body=properties(job_ids=STRINGS),
-          statuses={200: "The ids of those stopped.", 400: "No such body.", 413: "Too large."}),
+           "limit": INTEGER, "offset": INTEGER}, statuses={200: "A page.", 400: "Invalid query."}),
+    HTTPRoute("GET", "/jobs/{job_id}", get_job, "A prompt with its graph and outputs.", statuses=_ONE),
+    HTTPRoute("POST", "/jobs/{job_id}/cancel", cancel_job, "Interrupt a prompt, or remove it from the queue.",
+          statuses=_ONE),
+    HTTPRoute("POST", "/jobs/cancel", cancel_jobs, "Cancel several prompts.", body=properties(job_ids=STRINGS),
+          statuses={200: "The ids of the cancelled prompts.", 400: "Invalid body.", 413: "Too large."}),
 ]  # fmt: skip

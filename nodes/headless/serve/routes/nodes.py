@@ -1,4 +1,4 @@
-"""What there is: nodes, models, the machine, and what the server can do."""
+"""Routes of nodes, models, the machine, and the server's features and metrics."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from aiohttp import web
 from ....host import MODEL_FOLDERS
 from ....pack.loaders import model_choices
 from ....renamed import replacements
-from ..http.replies import Refused, reply
+from ..http.replies import RequestError, reply
 from ..http.route import HTTPRoute
 from ..machine import compute_devices, machine_memory
 from ..metrics import CONTENT_TYPE
 from ..server import Server, server_of
 
-# The ComfyUI whose API this is: clients choose by it what they ask for.
+# The ComfyUI version whose API this server implements; clients enable features by it.
 COMFYUI_VERSION = "0.3.64"
 
 
@@ -31,7 +31,7 @@ def _infos(server: Server) -> dict[str, Any]:
     for name in server.registry.classes:
         try:
             found[name] = server.registry.info(name)
-        except Exception as error:  # one pack's broken node must not hide all others
+        except Exception as error:  # one broken node of a pack must not hide all others
             server.terminal.say(f"The node {name} cannot be described: {type(error).__name__}: {error}")
     return found
 
@@ -58,7 +58,8 @@ async def get_system_stats(request: web.Request) -> web.Response:
         "python_version": sys.version,
         "pytorch_version": str(torch.__version__),
         "embedded_python": False,
-        # Not the real ones, which may hold the token; this one keeps the editor from calling outside hosts.
+        # Not the real arguments, which may contain the token. --disable-api-nodes keeps the editor from contacting other
+        # hosts.
         "argv": ["uniworld", "serve", "--disable-api-nodes"],
     }
     return reply({"system": system, "devices": await asyncio.to_thread(compute_devices)})
@@ -91,14 +92,14 @@ async def get_model_files(request: web.Request) -> web.Response:
 def _kind(request: web.Request) -> str:
     kind = request.match_info["folder"]
     if kind not in MODEL_FOLDERS:
-        raise Refused(
-            404, "not_found", f"There is no model folder {kind[:40]!r}; there are {', '.join(MODEL_FOLDERS)}."
+        raise RequestError(
+            404, "not_found", f"Unknown model folder {kind[:40]!r}; choose one of {', '.join(MODEL_FOLDERS)}."
         )
     return kind
 
 
 async def get_view_metadata(request: web.Request) -> web.Response:
-    raise Refused(404, "not_found", "The models are folders, which have no metadata of one file.")
+    raise RequestError(404, "not_found", "UniWorld's models are folders, and have no single file with metadata.")
 
 
 async def get_empty_list(_: web.Request) -> web.Response:
@@ -117,12 +118,12 @@ async def get_metrics(request: web.Request) -> web.Response:
     return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 
-_FOLDER = {200: "Names.", 404: "No such folder."}
+_FOLDER = {200: "Names.", 404: "Unknown folder."}
 ROUTES = [
-    HTTPRoute("GET", "/object_info", get_object_info, "Every node: inputs, outputs, texts."),
-    HTTPRoute("GET", "/object_info/{node_class}", get_object_info_of, "One node, or nothing."),
-    HTTPRoute("GET", "/system_stats", get_system_stats, "Machine, versions and devices."),
-    HTTPRoute("GET", "/features", get_features, "What the server can do; clients tell theirs on the socket."),
+    HTTPRoute("GET", "/object_info", get_object_info, "All node classes with inputs, outputs and descriptions."),
+    HTTPRoute("GET", "/object_info/{node_class}", get_object_info_of, "One node class; empty if it does not exist."),
+    HTTPRoute("GET", "/system_stats", get_system_stats, "System, versions and devices."),
+    HTTPRoute("GET", "/features", get_features, "Feature flags of the server; clients send theirs on the socket."),
     HTTPRoute("GET", "/models", get_models, "Kinds of models."),
     HTTPRoute("GET", "/models/{folder}", get_models_in, "Models of a kind.", statuses=_FOLDER),
     HTTPRoute("GET", "/experiment/models", get_model_folders, "Kinds of models with their folders."),
@@ -130,11 +131,13 @@ ROUTES = [
         "GET", "/experiment/models/{folder}", get_model_files, "Models of a kind, for the editor.", statuses=_FOLDER
     ),
     HTTPRoute(
-        "GET", "/view_metadata/{folder}", get_view_metadata, "Metadata of a model's file.", statuses={404: "None."}
+        "GET",
+        "/view_metadata/{folder}",
+        get_view_metadata,
+        "Metadata of a model file.",
+        statuses={404: "Not available."},
     ),
-    HTTPRoute("GET", "/embeddings", get_empty_list, "Textual inversions: none."),
-    HTTPRoute(
-        "GET", "/node_replacements", get_node_replacements, "Nodes that took the place of others, by the old id."
-    ),
-    HTTPRoute("GET", "/metrics", get_metrics, "Counts and times for Prometheus.", alias=False),
+    HTTPRoute("GET", "/embeddings", get_empty_list, "Textual inversions; always empty."),
+    HTTPRoute("GET", "/node_replacements", get_node_replacements, "Replacements of renamed nodes, by the old id."),
+    HTTPRoute("GET", "/metrics", get_metrics, "Metrics in Prometheus' text format.", alias=False),
 ]

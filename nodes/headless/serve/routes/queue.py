@@ -1,4 +1,4 @@
-"""Queueing prompts, looking at the queue and the history, and stopping runs."""
+"""Routes of the queue and the history: queue, list, remove and interrupt prompts."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from aiohttp import web
 
 from ...check.validate import Validation, validate_prompt
 from ...workflow.renaming import rename_in_prompt
-from ..http.replies import Refused, query_int, read_ids, read_object, refusal, reply
+from ..http.replies import RequestError, error_response, query_int, read_ids, read_object, reply
 from ..http.route import BOOLEAN, INTEGER, OBJECT, STRING, STRINGS, HTTPRoute, properties
 from ..queue.store import SUCCESS
 from ..server import Server, server_of
 
-# Keys of other services' secrets that editors put beside a prompt: never kept.
+# Credentials for other services that editors send with a prompt. They are never stored.
 _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 _MAX_ID = 128
-_MAX_NODE_ID = 256  # every message of a run repeats them
+_MAX_NODE_ID = 256  # characters; every message of a run repeats the ids
 
 
 async def post_prompt(request: web.Request) -> web.Response:
     server = server_of(request)
     body = await read_object(request, server.config.limits.json_bytes)
     if "prompt" not in body:
-        server.metrics.refused()
-        return refusal(400, "no_prompt", "No prompt provided", node_errors={}, details="No prompt provided")
+        server.metrics.count_rejected()
+        return error_response(400, "no_prompt", "No prompt provided", node_errors={}, details="No prompt provided")
     prompt, limits = rename_in_prompt(body["prompt"], server.registry), server.config.limits
     number, prompt_id, targets, extra = _number(body), _prompt_id(body), _targets(body), _extra(body)
     if isinstance(prompt, dict) and len(prompt) > limits.nodes:
-        message = f"The workflow has {len(prompt)} nodes; this server takes {limits.nodes}."
-        raise Refused(413, "graph_too_large", message)
+        message = f"The workflow has {len(prompt)} nodes; the limit is {limits.nodes}."
+        raise RequestError(413, "graph_too_large", message)
     if isinstance(prompt, dict) and any(len(node) > _MAX_NODE_ID for node in prompt):
-        raise Refused(400, "invalid_node_id", f"Ids of nodes may have at most {_MAX_NODE_ID} characters.")
+        raise RequestError(400, "invalid_node_id", f"Node ids must have at most {_MAX_NODE_ID} characters.")
     if server.store.waiting >= limits.waiting:
-        raise Refused(429, "queue_full", f"{limits.waiting} prompts wait already. Come back when some have run.")
+        raise RequestError(429, "queue_full", f"The queue is full ({limits.waiting} prompts). Try again later.")
     checked: Validation = await asyncio.to_thread(validate_prompt, prompt, server.registry, targets)
     if checked.error is not None:
-        server.metrics.refused()
+        server.metrics.count_rejected()
         return reply({"error": checked.error, "node_errors": checked.node_errors}, 400)
     given = server.store.put(prompt_id, prompt, extra, checked.outputs, number=number, front=bool(body.get("front")))
     if given is None:
-        raise Refused(400, "prompt_id_taken", f"A prompt with the id {prompt_id!r} is known already; none runs twice.")
-    server.worker.tell_status()
+        raise RequestError(400, "prompt_id_taken", f"A prompt with the id {prompt_id!r} already exists.")
+    server.worker.send_status()
     server.worker.wake()
     return reply({"prompt_id": prompt_id, "number": given, "node_errors": checked.node_errors})
 
@@ -56,7 +56,7 @@ def _number(body: dict[str, object]) -> float | None:
         return None
     number = body["number"]
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not -1e15 < number < 1e15:
-        raise Refused(400, "invalid_number", '"number" must be a number; the queue runs the lowest first.')
+        raise RequestError(400, "invalid_number", '"number" must be a number. The lowest runs first.')
     return float(number)
 
 
@@ -65,7 +65,9 @@ def _prompt_id(body: dict[str, object]) -> str:
     if wanted is None:
         return str(uuid.uuid4())
     if not isinstance(wanted, str) or not 0 < len(wanted) <= _MAX_ID or not wanted.isprintable() or "/" in wanted:
-        raise Refused(400, "invalid_prompt_id", f'"prompt_id" must be a text of up to {_MAX_ID} printable characters.')
+        raise RequestError(
+            400, "invalid_prompt_id", f'"prompt_id" must be a string of up to {_MAX_ID} printable characters.'
+        )
     return wanted
 
 
@@ -74,20 +76,20 @@ def _targets(body: dict[str, object]) -> list[str] | None:
     if targets is None:
         return None
     if not isinstance(targets, list) or not all(isinstance(one, str) for one in targets):
-        raise Refused(400, "invalid_targets", '"partial_execution_targets" must be a list of node ids.')
+        raise RequestError(400, "invalid_targets", '"partial_execution_targets" must be a list of node ids.')
     return targets
 
 
 def _extra(body: dict[str, object]) -> dict[str, object]:
     extra = body.get("extra_data") or {}
     if not isinstance(extra, dict):
-        raise Refused(400, "invalid_extra_data", '"extra_data" must be an object.')
+        raise RequestError(400, "invalid_extra_data", '"extra_data" must be an object.')
     extra = {key: value for key, value in extra.items() if key not in _SECRETS}
-    inner = extra.pop("client_id", None)  # which an explicit null outside must not let past unlooked at
+    inner = extra.pop("client_id", None)  # removed even if the outer one is null, so that it is checked below
     client = inner if body.get("client_id") is None else body["client_id"]
     if client is not None:
         if not isinstance(client, str) or len(client) > _MAX_ID:
-            raise Refused(400, "invalid_client_id", f'"client_id" must be a text of at most {_MAX_ID} characters.')
+            raise RequestError(400, "invalid_client_id", f'"client_id" must be a string of up to {_MAX_ID} characters.')
         extra["client_id"] = client
     extra["create_time"] = int(time.time() * 1000)
     return extra
@@ -100,11 +102,11 @@ async def get_prompt(request: web.Request) -> web.Response:
 # --- queue and history -----------------------------------------------------------------------------------------------
 
 
-# What the store keeps as JSON text goes out as it is: a history holds megabytes of graphs that nobody here looks into.
+# Stored JSON is sent as it is, without parsing: a history contains megabytes of graphs.
 
 
 def _item(row: sqlite3.Row) -> list[object]:
-    """A prompt as ComfyUI's list of number, id, graph, extra data and output nodes."""
+    """Return a prompt as ComfyUI's list of number, id, graph, extra data and output nodes."""
     number = row["number"]
     kept = [orjson.Fragment(row[key]) for key in ("prompt", "extra", "outputs_to_run")]
     return [int(number) if number == int(number) else number, row["id"], *kept]
@@ -116,7 +118,7 @@ async def get_queue(request: web.Request) -> web.Response:
 
 
 def _json(data: object) -> web.Response:
-    """A reply with a space after each colon, as ComfyUI's have: orjson writes one only where it indents."""
+    """Return a response with a space after each colon, as ComfyUI sends it. orjson writes one only when it indents."""
     body = orjson.dumps(data, option=orjson.OPT_INDENT_2)
     return web.Response(body=body, content_type="application/json", charset="utf-8")
 
@@ -126,9 +128,9 @@ async def post_queue(request: web.Request) -> web.Response:
     body = await read_object(request, server.config.limits.json_bytes)
     ids = read_ids(body.get("delete") or [], server.config.limits.ids)
     if body.get("clear"):
-        server.store.drop_waiting()
-    server.store.drop_waiting(ids)
-    server.worker.tell_status()
+        server.store.delete_waiting()
+    server.store.delete_waiting(ids)
+    server.worker.send_status()
     return web.Response()
 
 
@@ -145,7 +147,7 @@ def _history_entry(row: sqlite3.Row) -> dict[str, object]:
 def _meta(row: sqlite3.Row) -> orjson.Fragment:
     nodes = json.loads(row["ui"])
     about = {n: {"node_id": n, "display_node": n, "parent_node": None, "real_node_id": n} for n in nodes}
-    return orjson.Fragment(json.dumps(about))  # ids may hold halves of characters, which orjson does not write
+    return orjson.Fragment(json.dumps(about))  # not orjson, which rejects unpaired surrogates in ids
 
 
 async def get_history(request: web.Request) -> web.Response:
@@ -167,8 +169,8 @@ async def post_history(request: web.Request) -> web.Response:
     body = await read_object(request, server.config.limits.json_bytes)
     ids = read_ids(body.get("delete") or [], server.config.limits.ids)
     if body.get("clear"):
-        server.store.forget_done()
-    server.store.forget_done(ids)
+        server.store.delete_history()
+    server.store.delete_history(ids)
     return web.Response()
 
 
@@ -180,7 +182,7 @@ async def post_interrupt(request: web.Request) -> web.Response:
     body = await _object_or_nothing(request, server)
     prompt_id = body.get("prompt_id")
     if prompt_id is not None and not isinstance(prompt_id, str):
-        raise Refused(400, "invalid_prompt_id", '"prompt_id" must be a text.')
+        raise RequestError(400, "invalid_prompt_id", '"prompt_id" must be a string.')
     server.worker.interrupt(prompt_id or None)
     return web.Response()
 
@@ -188,7 +190,7 @@ async def post_interrupt(request: web.Request) -> web.Response:
 async def post_free(request: web.Request) -> web.Response:
     server = server_of(request)
     body = await _object_or_nothing(request, server)
-    # The models hang on the kept results, so that one cannot go without the other.
+    # Cached results hold references to the models, so both are released together.
     if body.get("unload_models") or body.get("free_memory"):
         server.worker.free()
     return web.Response()
@@ -205,22 +207,22 @@ _PROMPT = {
     ),
     "required": ["prompt"],
 }  # fmt: skip
-_REFUSALS = {400: "What is wrong, for each node.", 413: "Too large.", 429: "The queue is full."}
-_CLEARING = properties(clear=BOOLEAN, delete=STRINGS)
-_CHANGED = {200: "Done.", 400: "No such body.", 413: "Too large."}
-_PAGE = {200: "By prompt id.", 400: "No whole number."}
+_REJECTED = {400: "The errors of each node.", 413: "Too large.", 429: "The queue is full."}
+_REMOVAL = properties(clear=BOOLEAN, delete=STRINGS)
+_CHANGED = {200: "Done.", 400: "Invalid body.", 413: "Too large."}
+_PAGE = {200: "By prompt id.", 400: "Invalid query."}
 
 ROUTES = [
-    HTTPRoute("POST", "/prompt", post_prompt, "Queue a prompt.", body=_PROMPT, statuses={200: "Queued.", **_REFUSALS}),
-    HTTPRoute("GET", "/prompt", get_prompt, "How many prompts wait or run."),
-    HTTPRoute("GET", "/queue", get_queue, "The running prompt and those that wait."),
-    HTTPRoute("POST", "/queue", post_queue, "Take prompts out of the queue.", body=_CLEARING, statuses=_CHANGED),
-    HTTPRoute("GET", "/history", get_history, "Ended prompts, the oldest first.", {"max_items": INTEGER, "offset": INTEGER},
+    HTTPRoute("POST", "/prompt", post_prompt, "Queue a prompt.", body=_PROMPT, statuses={200: "Queued.", **_REJECTED}),
+    HTTPRoute("GET", "/prompt", get_prompt, "Number of waiting and running prompts."),
+    HTTPRoute("GET", "/queue", get_queue, "Running and waiting prompts."),
+    HTTPRoute("POST", "/queue", post_queue, "Remove prompts from the queue.", body=_REMOVAL, statuses=_CHANGED),
+    HTTPRoute("GET", "/history", get_history, "Finished prompts, oldest first.", {"max_items": INTEGER, "offset": INTEGER},
           statuses=_PAGE),
-    HTTPRoute("GET", "/history/{prompt_id}", get_history_of, "One ended prompt, or nothing."),
-    HTTPRoute("POST", "/history", post_history, "Forget ended prompts.", body=_CLEARING, statuses=_CHANGED),
-    HTTPRoute("POST", "/interrupt", post_interrupt, "Stop the run in progress within a step.",
+    HTTPRoute("GET", "/history/{prompt_id}", get_history_of, "One finished prompt; empty if it does not exist."),
+    HTTPRoute("POST", "/history", post_history, "Remove prompts from the history.", body=_REMOVAL, statuses=_CHANGED),
+    HTTPRoute("POST", "/interrupt", post_interrupt, "Interrupt the run in progress at its next step.",
           body=properties(prompt_id=STRING), statuses=_CHANGED),
-    HTTPRoute("POST", "/free", post_free, "Let go of models and results.",
+    HTTPRoute("POST", "/free", post_free, "Release models and cached results.",
           body=properties(unload_models=BOOLEAN, free_memory=BOOLEAN), statuses=_CHANGED),
 ]  # fmt: skip

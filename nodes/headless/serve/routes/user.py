@@ -1,4 +1,4 @@
-"""What a user keeps on the server: settings, and files such as saved workflows."""
+"""Routes of the user's settings and files, such as saved workflows."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .....uniworld_core.errors import UniWorldError
 from .....uniworld_core.files import PART_SUFFIX
 from .....uniworld_core.json_text import BadJson, loads
 from ...storage.folders import resolve_inside
-from ..http.files import SANDBOX, send_foreign, write_atomic
-from ..http.replies import Refused, query_flag, read_body, read_json, read_object, reply
+from ..http.files import SANDBOX, send_untrusted, write_atomic
+from ..http.replies import RequestError, query_flag, read_body, read_json, read_object, reply
 from ..http.route import BOOLEAN, OBJECT, STRING, HTTPRoute
 from ..server import Server, server_of
 
 _SETTINGS = "comfy.settings.json"
-# Told to the editor unless the user chose otherwise: it is not to ask an outside host for news.
+# Defaults that differ from the editor's: it must not request release notes from another host.
 _DEFAULTS = {"Comfy.Notification.ShowVersionUpdates": False}
-# With this one set, an editor without a draft opens a stock graph of nodes that are not here.
-_NEVER_TOLD = "Comfy.TutorialCompleted"
+# Never sent: with this set, an editor without a draft opens a default graph whose nodes do not exist here.
+_HIDDEN_SETTING = "Comfy.TutorialCompleted"
 
-# Files that every editor asks for and few users have, as they are without them: a 404 is an error in its console.
+# Default contents of files that every editor requests but few users have: a 404 would show up as an error in the console.
 _EMPTY = {"comfy.templates.json": "[]", "workflows/.index.json": '{"favorites": []}'}
 
 
@@ -43,18 +43,18 @@ def _read_settings(server: Server) -> dict[str, object]:
     return data if isinstance(data, dict) else {}
 
 
-def _told(server: Server) -> dict[str, object]:
+def _visible_settings(server: Server) -> dict[str, object]:
     settings = {**_DEFAULTS, **_read_settings(server)}
-    settings.pop(_NEVER_TOLD, None)
+    settings.pop(_HIDDEN_SETTING, None)
     return settings
 
 
 async def get_settings(request: web.Request) -> web.Response:
-    return reply(_told(server_of(request)))
+    return reply(_visible_settings(server_of(request)))
 
 
 async def get_setting(request: web.Request) -> web.Response:
-    return reply(_told(server_of(request)).get(request.match_info["key"]))
+    return reply(_visible_settings(server_of(request)).get(request.match_info["key"]))
 
 
 async def post_settings(request: web.Request) -> web.Response:
@@ -73,7 +73,7 @@ async def post_setting(request: web.Request) -> web.Response:
 def _save_settings(server: Server, changes: dict[str, object]) -> None:
     text = json.dumps({**_read_settings(server), **changes}, indent=4)
     if len(text) > server.config.limits.json_bytes:
-        raise Refused(413, "too_large", "All settings together are too large.")
+        raise RequestError(413, "too_large", "The settings exceed the size limit.")
     write_atomic(server.user / _SETTINGS, text.encode())
 
 
@@ -84,13 +84,13 @@ def _user_path(server: Server, name: str) -> Path:
     try:
         return resolve_inside(server.user, name)
     except UniWorldError as error:
-        raise Refused(403, "invalid_name", str(error)) from error
+        raise RequestError(403, "invalid_name", str(error)) from error
 
 
 def _existing(request: web.Request) -> Path:
     path = _user_path(server_of(request), request.match_info["file"])
     if not path.is_file():
-        raise Refused(404, "not_found", "There is no such file.")
+        raise RequestError(404, "not_found", "File not found.")
     return path
 
 
@@ -103,10 +103,10 @@ def _info(path: Path, base: Path) -> dict[str, object]:
 async def list_userdata(request: web.Request) -> web.Response:
     name = request.query.get("dir", "").rstrip("/")
     if not name:
-        raise Refused(400, "no_folder", "Directory not provided")
+        raise RequestError(400, "no_folder", "Directory not provided")
     folder = _user_path(server_of(request), name)
     if not folder.is_dir():
-        raise Refused(404, "not_found", "Directory not found")
+        raise RequestError(404, "not_found", "Directory not found")
     files = await asyncio.to_thread(_files, folder, query_flag(request, "recurse"))
     if query_flag(request, "full_info"):
         return reply([_info(file, folder) for file in files])
@@ -115,7 +115,7 @@ async def list_userdata(request: web.Request) -> web.Response:
 
 
 def _files(folder: Path, deep: bool) -> list[Path]:
-    # Links are left out: they may lead anywhere.
+    # Symlinks are skipped, since they may lead out of the folder.
     found = (file for file in (folder.rglob("*") if deep else folder.glob("*")) if not file.is_symlink())
     return sorted(file for file in found if file.is_file() and not file.name.endswith(PART_SUFFIX))
 
@@ -126,7 +126,7 @@ async def list_userdata_v2(request: web.Request) -> web.Response:
     if not folder.is_dir():
         if not name:
             return reply([])
-        raise Refused(404, "not_found", "Requested path not found")
+        raise RequestError(404, "not_found", "Requested path not found")
     return reply(await asyncio.to_thread(_entries, folder, server.user.resolve()))
 
 
@@ -149,7 +149,7 @@ async def get_userdata(request: web.Request) -> web.StreamResponse:
         return await get_user_css(request)
     if name in _EMPTY and not _user_path(server_of(request), name).exists():
         return web.Response(text=_EMPTY[name], content_type="application/json", headers=SANDBOX)
-    return await send_foreign(request, _existing(request))
+    return await send_untrusted(request, _existing(request))
 
 
 async def post_userdata(request: web.Request) -> web.Response:
@@ -178,13 +178,13 @@ async def move_userdata(request: web.Request) -> web.Response:
 
 
 def _written(request: web.Request, path: Path, write: Any) -> web.Response:
-    """Do a change of a file, and tell what is there now."""
+    """Write or move a file, and respond with its path or description."""
     try:
         done = write(query_flag(request, "overwrite", default=True))
     except OSError as error:
-        raise Refused(400, "not_kept", f"The file cannot be written under this name: {error.strerror}.") from error
+        raise RequestError(400, "not_kept", f"The file cannot be written under this name: {error.strerror}.") from error
     if not done:
-        raise Refused(409, "exists", "File already exists")
+        raise RequestError(409, "exists", "File already exists")
     about = _info(path, server_of(request).user)
     return reply(about if query_flag(request, "full_info") else about["path"])
 
@@ -196,27 +196,34 @@ async def get_user_css(request: web.Request) -> web.StreamResponse:
 
 
 _FLAGS = {"overwrite": BOOLEAN, "full_info": BOOLEAN}
-_FILE = {200: "The file.", 206: "A part.", 304: "Not changed.", 403: "A wrong name.", 404: "No such file."}
-_CHANGE = {200: "What is there now.", 400: "It cannot be written.", 403: "A wrong name.", 404: "No such file.",
-           409: "There is one already.", 413: "Too large."}  # fmt: skip
-_SET = {200: "Done.", 400: "No such body.", 413: "Too large."}
+_FILE = {
+    200: "The file.",
+    206: "The requested range.",
+    304: "Not modified.",
+    403: "Invalid name.",
+    404: "File not found.",
+}
+_CHANGE = {200: "Path or description of the file.", 400: "The file cannot be written.", 403: "Invalid name.",
+           404: "File not found.", 409: "The file already exists.", 413: "Too large."}  # fmt: skip
+_SET = {200: "Done.", 400: "Invalid body.", 413: "Too large."}
 
 ROUTES = [
-    HTTPRoute("GET", "/users", get_users, "How users are kept: there is one, on the server."),
+    HTTPRoute("GET", "/users", get_users, "How users are stored: there is one, on the server."),
     HTTPRoute("GET", "/settings", get_settings, "All settings."),
     HTTPRoute("GET", "/settings/{key}", get_setting, "One setting, or null."),
     HTTPRoute("POST", "/settings", post_settings, "Change settings.", body=OBJECT, statuses=_SET),
     HTTPRoute("POST", "/settings/{key}", post_setting, "Change one setting.", body={}, statuses=_SET),
-    HTTPRoute("GET", "/userdata", list_userdata, "Files in a folder of the user.",
+    HTTPRoute("GET", "/userdata", list_userdata, "Files in one of the user's folders.",
           {"dir": STRING, "recurse": BOOLEAN, "full_info": BOOLEAN, "split": BOOLEAN},
-          statuses={200: "Files.", 400: "No folder named.", 403: "A wrong name.", 404: "No such folder."}),
-    HTTPRoute("GET", "/v2/userdata", list_userdata_v2, "Files and folders of the user.", {"path": STRING},
-          statuses={200: "Entries.", 403: "A wrong name.", 404: "No such folder."}),
-    HTTPRoute("GET", "/userdata/{file}", get_userdata, "A file of the user; slashes in its name are written %2F.", statuses=_FILE),
-    HTTPRoute("POST", "/userdata/{file}", post_userdata, "Keep a file.", _FLAGS, {"type": "string", "format": "binary"},
+          statuses={200: "Files.", 400: "No folder given.", 403: "Invalid name.", 404: "Folder not found."}),
+    HTTPRoute("GET", "/v2/userdata", list_userdata_v2, "The user's files and folders.", {"path": STRING},
+          statuses={200: "Entries.", 403: "Invalid name.", 404: "Folder not found."}),
+    HTTPRoute("GET", "/userdata/{file}", get_userdata, "One of the user's files. Slashes in its name are encoded as %2F.",
+          statuses=_FILE),
+    HTTPRoute("POST", "/userdata/{file}", post_userdata, "Save a file.", _FLAGS, {"type": "string", "format": "binary"},
           "application/octet-stream", _CHANGE),
-    HTTPRoute("DELETE", "/userdata/{file}", delete_userdata, "Remove a file.",
-          statuses={204: "Removed.", 403: "A wrong name.", 404: "No such file."}),
+    HTTPRoute("DELETE", "/userdata/{file}", delete_userdata, "Delete a file.",
+          statuses={204: "Deleted.", 403: "Invalid name.", 404: "File not found."}),
     HTTPRoute("POST", "/userdata/{file}/move/{dest}", move_userdata, "Rename a file.", _FLAGS, statuses=_CHANGE),
     HTTPRoute("GET", "/user.css", get_user_css, "The user's own style sheet."),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""`uniworld chat`: what is said, painted and answered, and that a saved conversation survives whatever ends the program."""
+"""`uniworld chat`: pictures and answers, and that a saved conversation survives a crash at any time."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ WHOLE = ("--memory", "conversation")
 TESTS = Path(__file__).resolve().parents[3]
 
 
-# Read once for all tests.
+# Loaded once for all tests.
 open_model = cache(chat_session.open_model)
 
 
 @pytest.fixture
 def chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Iterator[Callable[..., Any]]:
-    """Say these lines to `uniworld chat`; gives exit code, standard output and standard error."""
+    """Run `uniworld chat` with these lines as input. Returns exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("uniworld.nodes.headless.chat.command.open_model", open_model)
     Image.new("RGB", (60, 40), (30, 40, 220)).save("cat.png")
@@ -68,10 +68,10 @@ def events(out: str) -> list[dict[str, Any]]:
 # --- painting and answering -------------------------------------------------------------------------------------------
 
 
-def test_a_painted_picture_is_printed_and_is_what_the_core_paints(chat: Any, core: UniWorld) -> None:
+def test_a_painted_picture_is_printed_and_equals_that_of_the_core(chat: Any, core: UniWorld) -> None:
     code, out, _ = chat("cat.png Make it red.\n/paint Make it green.", "talk", *WHOLE, "--seed", "4")
     assert code == 0
-    # The first is routed; whichever way that went, the second is painted with all that came before.
+    # The first message is routed. Whatever the route, the second is painted with all earlier turns.
     user, reply, *_ = saved()
     folder = Path("output/chat/talk")
     refs = [core.reference([Image.open(folder / name) for name in turn["pictures"]]) for turn in (user, reply)]
@@ -92,7 +92,7 @@ def test_a_painted_picture_is_printed_and_is_what_the_core_paints(chat: Any, cor
     assert int(difference.abs().max()) <= 1
 
 
-def test_an_answer_knows_the_turns_before_it(chat: Any, core: UniWorld) -> None:
+def test_an_answer_depends_on_the_earlier_turns(chat: Any, core: UniWorld) -> None:
     code, out, _ = chat("/ask Is it red in cat.png?\n/ask Why?", "talk", *WHOLE)
     first, second = saved()[1]["text"], saved()[3]["text"]
     assert out == f"{first}\n{second}\n"
@@ -104,7 +104,7 @@ def test_an_answer_knows_the_turns_before_it(chat: Any, core: UniWorld) -> None:
     assert second == core.understand(longer, max_new_tokens=6)
 
 
-def test_the_latest_picture_alone_may_be_remembered(chat: Any, core: UniWorld) -> None:
+def test_only_the_latest_picture_may_be_remembered(chat: Any, core: UniWorld) -> None:
     _, out, _ = chat("/ask Is it red in cat.png?\n/ask Why?", "talk", "--memory", "picture")
     refs = core.reference([Image.open("cat.png")])
     assert out.endswith(f"\n{core.understand('Why?', refs=refs, max_new_tokens=6)}\n")
@@ -115,7 +115,7 @@ def test_models_of_single_instructions_remember_the_picture_and_others_the_conve
     assert default_memory(read_scope(SHIPPED_FOLDER / "tiny" / "uniworld")) == "conversation"
 
 
-def test_a_resumed_conversation_goes_on_as_if_it_had_never_ended(chat: Any) -> None:
+def test_a_resumed_conversation_continues_identically(chat: Any) -> None:
     lines = ["/paint cat.png Make it red.\n", "/ask Why?\n", "/paint Make it green.\n"]
     _, together, _ = chat("".join(lines), "one", *WHOLE)
     alone = "".join(chat(line, "two", *WHOLE)[1] for line in lines)
@@ -125,7 +125,7 @@ def test_a_resumed_conversation_goes_on_as_if_it_had_never_ended(chat: Any) -> N
     assert saved("one") == saved("two")
 
 
-def test_resume_takes_the_latest_conversation_and_its_model(chat: Any, capsys: Any, monkeypatch: Any) -> None:
+def test_resume_opens_the_latest_conversation_and_its_model(chat: Any, capsys: Any, monkeypatch: Any) -> None:
     chat("/ask Why?", "talk")
     monkeypatch.setattr(sys, "stdin", io.StringIO("/ask And now?"))
     assert main(["chat", "--resume"]) == 0
@@ -136,10 +136,10 @@ def test_resume_takes_the_latest_conversation_and_its_model(chat: Any, capsys: A
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-def test_undo_takes_back_the_last_exchange_and_keeps_its_picture(chat: Any) -> None:
+def test_undo_removes_the_last_exchange_and_keeps_its_picture(chat: Any) -> None:
     _, _, err = chat("/ask Why?\n/paint a dog\n/undo\n/undo\n/undo\n/paint a cat", "talk")
-    assert "Taken back: a dog" in err
-    assert "Nothing was said yet." in err
+    assert "Removed: a dog" in err
+    assert "There are no messages yet." in err
     assert [turn["text"] for turn in saved()] == ["a cat", ""]
     assert sorted(path.name for path in Path("output/chat/talk").glob("*.png")) == [
         "001_painted.png",
@@ -147,17 +147,17 @@ def test_undo_takes_back_the_last_exchange_and_keeps_its_picture(chat: Any) -> N
     ]
 
 
-def test_reset_begins_another_conversation_and_keeps_the_old_one(chat: Any) -> None:
+def test_reset_starts_another_conversation_and_keeps_the_old_one(chat: Any) -> None:
     chat("/paint a dog\n/reset\n/ask Why?", "talk")
     (other,) = [path.parent.name for path in Path("output/chat").glob(f"*/{FILE}") if path.parent.name != "talk"]
     assert [turn["text"] for turn in saved()] == ["a dog", ""]
     assert saved(other)[0]["text"] == "Why?"
 
 
-def test_attached_pictures_go_to_the_next_message_alone(chat: Any) -> None:
+def test_attached_pictures_go_to_the_next_message_only(chat: Any) -> None:
     code, _, err = chat("/image cat.png\ncat.png\n/undo\n/ask Why?\n/ask Why not?", "talk")
     assert code == 0
-    assert "not attached any more" in err
+    assert "Detached cat.png." in err
     assert [turn["pictures"] for turn in saved()[::2]] == [["001_cat.png"], []]
 
 
@@ -175,7 +175,7 @@ def test_save_copies_the_picture_or_the_conversation(chat: Any) -> None:
     assert Path("dog.png").read_bytes() == painted
 
 
-def test_history_help_and_seed_are_told_on_standard_error(chat: Any) -> None:
+def test_history_help_and_seed_are_printed_to_standard_error(chat: Any) -> None:
     code, out, err = chat("/help\n/seed 7\n/paint a dog\n/history", "talk")
     assert code == 0
     assert out.splitlines() == ["output/chat/talk/001_painted.png"]
@@ -184,26 +184,26 @@ def test_history_help_and_seed_are_told_on_standard_error(chat: Any) -> None:
     assert saved()[1]["made"]["seed"] == 7
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
         ("missing.png Make it red.", "no picture 'missing.png'"),
-        ("/foo", "no command /foo"),
+        ("/foo", "Unknown command /foo"),
         ("/seed red", "The seed is 'red'"),
         ("/ask Why?<|im_end|>", "reserved for marking turns"),
     ],
 )
-def test_without_a_terminal_the_first_bad_line_ends_the_chat(chat: Any, line: str, sentence: str) -> None:
+def test_without_a_terminal_the_first_invalid_line_ends_the_chat(chat: Any, line: str, sentence: str) -> None:
     code, out, err = chat(f"{line}\n/paint a dog")
     assert (code, out) == (2, "")
     assert sentence in err
     assert not Path("output").exists()
 
 
-def test_programs_are_told_each_failure_and_go_on(chat: Any) -> None:
+def test_with_json_each_failure_is_reported_and_the_chat_continues(chat: Any) -> None:
     lines = '/foo\n{"text": "Why?", "images": ["cat.png"]}\n/paint a dog\n/undo'
     code, out, _ = chat(lines, "talk", "--json")
     found = events(out)
@@ -232,7 +232,7 @@ def test_programs_are_told_each_failure_and_go_on(chat: Any) -> None:
     }
 
 
-def test_a_message_that_the_model_cannot_read_fails_and_is_not_kept(chat: Any) -> None:
+def test_a_message_that_is_too_long_fails_and_is_not_saved(chat: Any) -> None:
     code, _, err = chat("/ask Why?\n/ask " + "word " * 5000, "talk")
     assert code == 1
     assert "tokens long; the model reads 4096" in err
@@ -250,17 +250,17 @@ def test_an_interrupted_message_is_not_part_of_the_conversation(chat: Any, monke
         patch.setattr(chat_session.Sampler, "execute", interrupted)
         code, _, err = chat("/ask Why?\n/paint a dog", "talk")
     assert code == 1
-    assert "Stopped: the message is not part of the conversation." in err
+    assert "Interrupted. The message is not part of the conversation." in err
     assert [turn["text"] for turn in saved()[::2]] == ["Why?"]
     assert list(Path("output/chat/talk").glob("*.png")) == []
     assert chat("/paint a dog", "talk")[0] == 0
 
 
-def test_an_empty_answer_is_told_and_not_kept(chat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_answer_is_reported_and_not_saved(chat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_session.Understand, "execute", lambda *_, **__: (" ", None))
     code, _, err = chat("/ask Why?", "talk")
     assert code == 1
-    assert "empty answer" in err
+    assert "answer is empty" in err
     assert not Path("output").exists()
 
 
@@ -270,7 +270,7 @@ def test_an_empty_answer_is_told_and_not_kept(chat: Any, monkeypatch: pytest.Mon
         (("--checkpoint", "none"), "no model 'none'"),
         (("../talk",), "leads out of its folder"),
         (("a/b",), "has a slash"),
-        (("--resume",), "no conversation in"),
+        (("--resume",), "contains no conversation"),
         (("talk", "--resume"), "leave out --resume"),
         (("--steps", "0"), "--steps is 0"),
         (("--seed", "-1"), "The seed is '-1'"),
@@ -278,14 +278,14 @@ def test_an_empty_answer_is_told_and_not_kept(chat: Any, monkeypatch: pytest.Mon
         (("--device", "abacus"), "--device is 'abacus'"),
     ],
 )
-def test_options_that_cannot_be(chat: Any, options: tuple[str, ...], sentence: str) -> None:
+def test_invalid_options(chat: Any, options: tuple[str, ...], sentence: str) -> None:
     code, _, err = chat("/ask Why?", *options)
     assert code == 2
     assert sentence in err
     assert not Path("output").exists()
 
 
-# --- the conversation on disk -----------------------------------------------------------------------------------------
+# --- saved conversations ----------------------------------------------------------------------------------------------
 
 
 def add(history: History, text: str) -> None:
@@ -295,7 +295,7 @@ def add(history: History, text: str) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_turn_that_is_cut_off_leaves_the_conversation_as_it_was(
+def test_an_interrupted_turn_leaves_the_conversation_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     history = History(tmp_path / "chat", "talk", {"checkpoint": "tiny"})
@@ -318,7 +318,7 @@ def test_a_turn_that_is_cut_off_leaves_the_conversation_as_it_was(
     assert History(tmp_path / "chat", "talk", {}).turns == history.turns
 
 
-def test_a_turn_that_was_on_disk_when_it_was_interrupted_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_that_was_saved_before_an_interrupt_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = History(tmp_path / "chat", "talk", {"checkpoint": "tiny"})
 
     def interrupt(folder: Path) -> None:
@@ -333,7 +333,7 @@ def test_a_turn_that_was_on_disk_when_it_was_interrupted_stays(tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_loses_at_most_the_running_turn(tmp_path: Path) -> None:
+def test_sigkill_loses_at_most_the_current_turn(tmp_path: Path) -> None:
     program = f"""
 import runpy
 runpy.run_path({str(TESTS / "conftest.py")!r})
@@ -355,26 +355,26 @@ while True:
         time.sleep(0.1)
     finally:
         process.kill()
-    told = [int(line) for line in process.stdout.read().split()] or [2]
+    counts = [int(line) for line in process.stdout.read().split()] or [2]
     process.wait()
     history = History(tmp_path / "chat", "talk", {})
-    assert len(history.turns) in (told[-1], told[-1] + 2)
+    assert len(history.turns) in (counts[-1], counts[-1] + 2)
     for turn in history.turns:
         for name in turn.pictures:
             Image.open(history.folder / name).load()
     assert list(history.folder.glob(".*.part")) == []
 
 
-def test_a_conversation_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+def test_a_conversation_is_locked_by_one_process(tmp_path: Path) -> None:
     history = History(tmp_path / "chat", "talk", {"checkpoint": "tiny"})
-    with pytest.raises(ValueError, match="Another process has the conversation"):
+    with pytest.raises(ValueError, match="Another process uses the conversation"):
         History(tmp_path / "chat", "talk", {})
     history.close()
     assert not (tmp_path / "chat").exists()
     History(tmp_path / "chat", "talk", {}).close()
 
 
-def test_conversations_that_begin_in_the_same_second_have_folders_of_their_own(
+def test_conversations_started_in_the_same_second_have_separate_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "strftime", lambda _: "now")
@@ -402,7 +402,7 @@ def test_conversations_that_begin_in_the_same_second_have_folders_of_their_own(
         None,
     ],
 )
-def test_a_damaged_conversation_is_explained_and_left_alone(tmp_path: Path, damage: Any) -> None:
+def test_a_damaged_conversation_is_reported_and_not_changed(tmp_path: Path, damage: Any) -> None:
     history = History(tmp_path / "chat", "talk", {"checkpoint": "tiny"})
     add(history, "x")
     history.close()

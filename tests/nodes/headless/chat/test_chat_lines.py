@@ -1,4 +1,4 @@
-"""What a typed line of `uniworld chat` asks for."""
+"""Parsing lines of `uniworld chat`."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def said(line: str, attached: int = 0) -> tuple[str, list[str]]:
     ("line", "text", "pictures"),
     [
         ("Make it red.", "Make it red.", []),
-        # Before and behind the sentences, names are no part of the text.
+        # Names before and after the sentences are not part of the text.
         ("cat.png Make it red.", "Make it red.", ["cat.png"]),
         ("cat.png: make it red", "make it red", ["cat.png"]),
         ("a.png, b.JPG: put both side by side", "put both side by side", ["a.png", "b.JPG"]),
         ("Make it red. @cat.png", "Make it red.", ["cat.png"]),
         ("cat.png", "", ["cat.png"]),
-        # Inside, the model reads words that it knows.
+        # Names inside are replaced by words that the model knows.
         ("What is in cat.png?", "What is in the picture?", ["cat.png"]),
         ("Make the dog of cat.png red", "Make the dog of the picture red", ["cat.png"]),
         ("Put the hat of a.png on (b.png).", "Put the hat of image 1 on (image 2).", ["a.png", "b.png"]),
         ("a.png What differs in b.png?", "What differs in image 2?", ["a.png", "b.png"]),
-        # Spaces, as people quote them and as terminals write dropped files.
+        # Names with spaces, quoted or escaped as terminals insert dropped files.
         ("'my cat.png' make it red", "make it red", ["my cat.png"]),
         ('Look at "/a b/my cat.webp", and say why.', "Look at the picture, and say why.", ["/a b/my cat.webp"]),
         ("/a\\ b/cat.png make it red", "make it red", ["/a b/cat.png"]),
         ("file:///a%20b/cat.png make it red", "make it red", ["/a b/cat.png"]),
         ("/photos/cat.jpeg", "", ["/photos/cat.jpeg"]),
-        # What only looks like a name stays.
+        # Text that only resembles a name is kept.
         ("don't touch the cat's 'red' hat, e.g. 2.5 of it", "don't touch the cat's 'red' hat, e.g. 2.5 of it", []),
         ("mail me@home about /dev/null", "mail me@home about /dev/null", []),
     ],
@@ -57,13 +57,13 @@ def test_named_pictures_are_counted_after_the_attached_ones() -> None:
 
 
 @pytest.mark.parametrize("line", ["missing.png make it red", "Look at 'is missing.jpg'", "/paint missing.png red"])
-def test_a_named_picture_that_is_not_there(line: str) -> None:
+def test_a_named_picture_that_does_not_exist(line: str) -> None:
     with pytest.raises(ValueError, match="no picture"):
         parse_line(line, find)
 
 
 @pytest.mark.parametrize(
-    ("line", "asked"),
+    ("line", "parsed"),
     [
         ("", None),
         ("  \n", None),
@@ -76,17 +76,17 @@ def test_a_named_picture_that_is_not_there(line: str) -> None:
         ("/ask what is in cat.png?", ChatMessage("what is in the picture?", (Path("cat.png"),), False)),
     ],
 )
-def test_commands(line: str, asked: object) -> None:
-    assert parse_line(line, find) == asked
+def test_commands(line: str, parsed: object) -> None:
+    assert parse_line(line, find) == parsed
 
 
 @pytest.mark.parametrize("line", ["/undoo", "/paint", "/ask cat.png", "/Undo"])
-def test_commands_that_cannot_be_are_explained(line: str) -> None:
-    with pytest.raises(ValueError, match=r"The commands are|no text behind"):
+def test_invalid_commands_are_explained(line: str) -> None:
+    with pytest.raises(ValueError, match=r"The commands are|needs a text"):
         parse_line(line, find)
 
 
-def test_objects_of_programs() -> None:
+def test_json_lines() -> None:
     line = '{"text": "What is in x.png?", "images": ["a.png"]}'
     assert parse_line(line, find, objects=True) == ChatMessage("What is in x.png?", (Path("a.png"),))
     assert parse_line('{"text": "red"}', find, objects=True) == ChatMessage("red")

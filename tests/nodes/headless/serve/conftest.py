@@ -1,4 +1,4 @@
-"""A server in a thread of the test, spoken to as clients do: over HTTP and the socket."""
+"""A server in a thread of the test process, used through HTTP and WebSocket like any client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from uniworld.nodes.headless.storage import folders
 try:
     import aiohttp
     from uniworld.nodes.headless.serve.app import make_app, open_server
-    from uniworld.nodes.headless.serve.http.connections import Site, Times
+    from uniworld.nodes.headless.serve.http.connections import Site, Timeouts
 except ImportError:  # the server is an extra
     collect_ignore_glob = ["test_*.py"]
 
@@ -54,7 +54,7 @@ def load_toys(name: str) -> ModuleType:
 
 @pytest.fixture(autouse=True)
 def place() -> None:
-    """No folders of the test's own: a server installs those of its configuration."""
+    """Override: the server installs the folders of its own configuration."""
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def registry() -> Registry:
 
 @pytest.fixture(scope="session")
 def frontend(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An editor of three files."""
+    """A fake editor with three files."""
     root = tmp_path_factory.mktemp("frontend")
     (root / "assets").mkdir()
     (root / "index.html").write_text("<title>editor</title>")
@@ -114,7 +114,7 @@ class Socket:
         return data["type"], data["data"]
 
     def until(self, wanted: Callable[[Any, Any], bool]) -> list[tuple[Any, Any]]:
-        """All messages up to the first for which `wanted` holds."""
+        """Return all messages up to the first one that satisfies `wanted`."""
         messages = []
         while not messages or not wanted(*messages[-1]):
             messages.append(self.receive())
@@ -135,9 +135,9 @@ class Live:
     """A running server."""
 
     def __init__(
-        self, config: ServerConfig, registry: Registry, limit: int | None = None, times: type[Times] | None = None
+        self, config: ServerConfig, registry: Registry, limit: int | None = None, timeouts: type[Timeouts] | None = None
     ) -> None:
-        self.config, self._limit, self._times = config, limit, times or Times
+        self.config, self._limit, self._timeouts = config, limit, timeouts or Timeouts
         self.server = open_server(config, registry)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
@@ -146,7 +146,7 @@ class Live:
         self.port: int = self.call(self._start())
 
     async def _start(self) -> int:
-        self.site = Site(make_app(self.server), self.server, self._limit, self._times, shutdown_timeout=0.2)
+        self.site = Site(make_app(self.server), self.server, self._limit, self._timeouts, shutdown_timeout=0.2)
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         await self.site.start(listener)
@@ -172,7 +172,7 @@ class Live:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> Reply:
-        """One request; the path is sent as it is written here."""
+        """Send one request. The path is sent unchanged, without normalization."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         sent = dict(headers or {})
         if data is not None:
@@ -197,7 +197,7 @@ class Live:
         return str(reply.json["prompt_id"])
 
     def wait(self, prompt_id: str) -> Any:
-        """The history entry of a prompt, when it has ended."""
+        """Wait until a prompt has finished, and return its history entry."""
         return wait_for(lambda: self.get(f"/history/{prompt_id}").json.get(prompt_id))
 
     def run(self, prompt: dict[str, Any], **more: Any) -> Any:
@@ -247,11 +247,11 @@ def config(tmp_path: Path, frontend: Path) -> ServerConfig:
 
 @pytest.fixture
 def start(config: ServerConfig, registry: Registry) -> Iterator[Callable[..., Live]]:
-    """Start servers with changed options; those still running are stopped after the test."""
+    """Start servers with changed options. Running ones are stopped after the test."""
     before, running = folders.current(), []
 
-    def start(limit: int | None = None, times: type[Times] | None = None, **changes: Any) -> Live:
-        live = Live(replace(config, **changes), registry, limit, times)
+    def start(limit: int | None = None, timeouts: type[Timeouts] | None = None, **changes: Any) -> Live:
+        live = Live(replace(config, **changes), registry, limit, timeouts)
         running.append(live)
         return live
 
@@ -279,7 +279,7 @@ class Process:
         pack.mkdir(exist_ok=True)
         (pack / "__init__.py").write_text(TOYS["serve_toys"].read_text())
         command = [sys.executable, "-c", LAUNCH, "serve", "--port", "0", "--frontend", str(frontend)]
-        # A file, as a pipe that nobody empties would stop the server when it is full.
+        # A file rather than a pipe: a full pipe that nobody reads would block the server.
         self._log = folder / f"serve-{time.monotonic_ns()}.log"
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
@@ -310,7 +310,7 @@ class Process:
         raise AssertionError("not all ended")
 
     def end(self, how: int) -> tuple[int, str]:
-        """The exit code after a signal, and what it wrote for people."""
+        """Send a signal, and return the exit code and standard error."""
         self.process.send_signal(how)
         self.process.communicate(timeout=30)
         return self.process.returncode, self._log.read_text()

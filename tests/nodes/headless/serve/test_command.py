@@ -1,4 +1,4 @@
-"""`uniworld serve` on the command line: its options, its one line, and what it says when it cannot start."""
+"""`uniworld serve` on the command line: options, output, and errors at startup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from uniworld.__main__ import main
 from uniworld.nodes.headless.serve import command
 from uniworld.nodes.headless.serve.config import ServerConfig, add_options, parse_bytes, read_config
-from uniworld.nodes.headless.serve.temp_folder import held_temp, make_temp
+from uniworld.nodes.headless.serve.temp_folder import create_temp, locked_temp
 
 
 def parsed(*options: str) -> argparse.Namespace:
@@ -32,8 +32,8 @@ def test_sizes(text, size):
 
 
 @pytest.mark.parametrize("text", ["", "many", "-1GB", "0", "1XB", "GB", "1e9"])
-def test_what_is_no_size(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="Say for example"):
+def test_invalid_sizes(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="Write for example"):
         parse_bytes(text)
 
 
@@ -48,24 +48,24 @@ def test_defaults_are_safe():
     ("options", "sentence"),
     [
         (["--listen", "0.0.0.0"], "Add --token SECRET, or --no-token"),
-        (["--listen"], "--listen 0.0.0.0 lets others reach"),
+        (["--listen"], "With --listen 0.0.0.0, others can reach"),
         (["--listen", "::"], "Add --token"),
         (["--token", "short"], "too short"),
         (["--token", "long enough", "--no-token"], "contradicts"),
-        (["--port", "70000"], "is no port"),
+        (["--port", "70000"], "is out of range"),
         (["--history", "-1"], "negative"),
-        (["--allow-host", "http://my.machine"], "is no host name"),
-        (["--allow-host", "my.machine:80"], "is no host name"),
-        (["--allow-host", ""], "is no host name"),
+        (["--allow-host", "http://my.machine"], "is not a host name"),
+        (["--allow-host", "my.machine:80"], "is not a host name"),
+        (["--allow-host", ""], "is not a host name"),
         (["--cache-lru", "-1"], "negative"),
     ],
 )
-def test_options_that_do_not_go_together(options, sentence):
+def test_invalid_options(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         read_config(parsed(*options))
 
 
-def test_elsewhere_with_a_token_or_without():
+def test_on_the_network_with_and_without_a_token():
     assert read_config(parsed("--listen", "0.0.0.0", "--token", "long enough")).token == "long enough"
     assert read_config(parsed("--listen", "--no-token")).token is None
     assert read_config(parsed("--listen", "::1")).loopback
@@ -84,21 +84,19 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_port_in_use_and_a_folder_without_an_editor_are_sentences(monkeypatch, capsys, tmp_path, frontend):
+def test_a_port_in_use_and_a_missing_editor_are_reported(monkeypatch, capsys, tmp_path, frontend):
     monkeypatch.chdir(tmp_path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
         assert main(["serve", "--frontend", str(frontend), "--port", port]) == 2
-        assert f"127.0.0.1:{port} cannot be listened on" in capsys.readouterr().err
+        assert f"Cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
     assert main(["serve", "--frontend", str(tmp_path), "--port", "0"]) == 2
     assert "has no index.html" in capsys.readouterr().err
 
 
-def test_a_models_folder_that_is_none_and_an_address_that_is_none_are_sentences(
-    capsys, tmp_path, frontend, monkeypatch
-):
+def test_a_missing_models_folder_and_an_invalid_address_are_reported(capsys, tmp_path, frontend, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["serve", "--models", str(tmp_path / "nowhere"), "--frontend", str(frontend)]) == 2
     assert "is not a folder" in capsys.readouterr().err
@@ -114,23 +112,23 @@ def config_of(folder: Path) -> ServerConfig:
         user=folder / "user",
         models=folder / "models",
     )
-    make_temp(made.temp)
+    create_temp(made.temp)
     return made
 
 
 def test_a_second_server_leaves_the_previews_of_the_first(tmp_path):
     config = config_of(tmp_path)
-    with held_temp(config):
+    with locked_temp(config):
         (config.temp / "a.png").touch()
         (tmp_path / "link").symlink_to(config.temp)
         for same in (config, replace(config, user=tmp_path / "user2"), replace(config, temp=tmp_path / "link")):
             with (
-                pytest.raises(ValueError, match=r"Another server keeps its previews in .* with --temp"),
-                held_temp(same),
+                pytest.raises(ValueError, match=r"Another server uses .* for its previews.* with --temp"),
+                locked_temp(same),
             ):
                 pass
         assert (config.temp / "a.png").is_file()
-    with held_temp(config):  # the next one, when the first has ended
+    with locked_temp(config):  # another server, after the first one has stopped
         assert not (config.temp / "a.png").exists()
 
 
@@ -142,5 +140,5 @@ def test_a_temp_folder_that_cannot_be_locked_is_not_emptied(tmp_path, monkeypatc
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with held_temp(config):
+    with locked_temp(config):
         assert (config.temp / "a.png").is_file()

@@ -1,4 +1,4 @@
-"""The example of a client queues a workflow on the server and downloads its picture."""
+"""The example client queues a workflow on the server and downloads the picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXAMPLE = Path(__file__).resolve().parents[4] / "docs" / "examples" / "queue_pro
 
 
 @pytest.mark.slow
-def test_a_picture_comes_back(live: Live, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_downloads_a_picture(live: Live, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = tmp_path / "result.png"
     runpy.run_path(str(EXAMPLE))["main"](
         "Make the green triangle yellow.", str(result), f"http://127.0.0.1:{live.port}"

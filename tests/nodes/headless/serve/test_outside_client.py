@@ -1,4 +1,4 @@
-"""Clients written for ComfyUI, which know nothing of this server, work on it unchanged."""
+"""Clients written for ComfyUI work with this server unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORKFLOWS = Path(__file__).resolve().parents[4] / "workflows"
 
 @pytest.fixture
 def comfy(live, tmp_path):
-    """comfy-cli against the server, with a home of its own, asking nobody and telling nobody."""
+    """comfy-cli with the server's address, its own home folder, and no access to other hosts."""
     pytest.importorskip("comfy_cli", reason="the client is a test extra")
     command = [
         sys.executable,
@@ -31,7 +31,7 @@ def comfy(live, tmp_path):
         "--verbose",
     ]
     address = ["--host", "127.0.0.1", "--port", str(live.port), "--timeout", "60"]
-    # Whoever is asked beside the server is behind a proxy that is not there.
+    # Requests to other hosts fail: they go to a proxy that does not exist.
     nobody = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     home = {
         "HOME": str(tmp_path),
@@ -59,7 +59,7 @@ def test_comfy_cli_runs_a_workflow(comfy, live, graphs, tmp_path):
     assert (live.config.output / "p_00001_.png").is_file()
 
 
-def test_comfy_cli_tells_what_failed(comfy, tmp_path):
+def test_comfy_cli_reports_an_error(comfy, tmp_path):
     (tmp_path / "workflow.json").write_text(json.dumps({"1": {"class_type": "Exits", "inputs": {}}}))
     done = comfy(tmp_path / "workflow.json")
     assert done.returncode != 0
@@ -68,7 +68,7 @@ def test_comfy_cli_tells_what_failed(comfy, tmp_path):
 
 @pytest.mark.slow
 def test_comfy_cli_runs_a_shipped_workflow_as_the_editor_saves_it(comfy, live, tmp_path):
-    """It converts the editor's form itself, by what the server tells of the nodes."""
+    """The client converts the editor's form itself, with the server's /object_info."""
     done = comfy(WORKFLOWS / "5 Ask about a picture.json")
     assert done.returncode == 0, done.stdout + done.stderr
     (entry,) = live.get("/history").json.values()

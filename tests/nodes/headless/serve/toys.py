@@ -1,4 +1,4 @@
-"""More small nodes, for what only a server shows: previews, files, held modules."""
+"""Test nodes for features of the server: previews, files, held modules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _host() -> Any:
 
 
 class Paint:
-    """Takes steps with a preview each."""
+    """Reports a preview after each step."""
 
     RETURN_TYPES = ("INT",)
     FUNCTION = "run"
@@ -35,7 +35,7 @@ class Paint:
 
 
 class Record:
-    """Writes a line into a file each time it runs, and takes its time."""
+    """Appends a line to a file each time it runs, and sleeps."""
 
     RETURN_TYPES = ()
     FUNCTION = "run"
@@ -56,7 +56,7 @@ class Record:
 
 
 class Tick:
-    """A source that writes a line each time it runs."""
+    """A source node that appends a line each time it runs."""
 
     RETURN_TYPES = ("INT",)
     FUNCTION = "run"
@@ -78,7 +78,7 @@ def _write_line(text: str) -> None:
 
 
 class Unruly:
-    """Shows what no JSON has, and previews what is no picture."""
+    """Returns UI data that JSON cannot represent, and a preview that is not a picture."""
 
     RETURN_TYPES = ()
     FUNCTION = "run"
@@ -109,7 +109,7 @@ class Exits:
 
 
 class Stubborn:
-    """Does not look whether it is to stop."""
+    """Never checks for interrupts."""
 
     RETURN_TYPES = ()
     FUNCTION = "run"

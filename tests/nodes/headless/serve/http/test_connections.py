@@ -1,4 +1,4 @@
-"""Nobody locks the others out: idle, slow and silent connections end, and make room when all are taken."""
+"""No client can lock others out: idle, slow and stalled connections are closed, and make room when all are in use."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import pytest
 try:
     from uniworld.nodes.headless.serve.config import ServerConfig
     from uniworld.nodes.headless.serve.http import connections
-    from uniworld.nodes.headless.serve.http.connections import Times, connection_limit
+    from uniworld.nodes.headless.serve.http.connections import Timeouts, connection_limit
 except ImportError:  # the server is an extra
     pytest.skip("aiohttp is not installed", allow_module_level=True)
 
 
-class Short(Times):
-    """Times that a test can wait for."""
+class Short(Timeouts):
+    """Timeouts that a test can wait for."""
 
-    first = idle = head = 0.4
-    body = reply = 0.6
+    first_request = keep_alive = request_head = 0.4
+    request_body = stalled_response = 0.6
     linger = 0.2
-    tick = 0.05
+    sweep_interval = 0.05
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def connect(live: Any, opened: list[socket.socket], sent: bytes = b"") -> socket
 
 
 def ended_after(one: socket.socket, seconds: float = 10.0, trickle: bytes = b"") -> float:
-    """The seconds until the server ends a connection, to which `trickle` is sent bit by bit."""
+    """Return the seconds until the server closes a connection on which `trickle` is sent byte by byte."""
     began = time.monotonic()
     one.settimeout(0.05)
     while time.monotonic() - began < seconds:
@@ -77,14 +77,14 @@ CHUNKED = b"POST /settings HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chu
     ids=["silent", "half a head", "a head bit by bit", "idle", "no body", "a body bit by bit", "no chunk",
          "chunks bit by bit", "a second head bit by bit"],
 )  # fmt: skip
-def test_a_client_that_keeps_the_server_waiting_is_let_go(start, opened, sent, trickle):
-    live = start(times=Short)
+def test_a_client_that_keeps_the_server_waiting_is_disconnected(start, opened, sent, trickle):
+    live = start(timeouts=Short)
     assert ended_after(connect(live, opened, sent), trickle=trickle) < 5
     assert live.get("/prompt").status == 200
 
 
-def test_a_reply_that_is_not_read_ends_and_one_that_is_does_not(start, opened):
-    live = start(times=Short)
+def test_only_a_response_that_is_not_read_times_out(start, opened):
+    live = start(timeouts=Short)
     (live.config.output / "big.txt").write_bytes(b"x" * 30_000_000)
     unread = connect(live, opened, b"GET /view?filename=big.txt HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     time.sleep(2)
@@ -92,7 +92,7 @@ def test_a_reply_that_is_not_read_ends_and_one_that_is_does_not(start, opened):
     read.request("GET", "/view?filename=big.txt")
     reply = read.getresponse()
     size = 0
-    while piece := reply.read(1_000_000):  # slower than it could be, for longer than an unread one may take
+    while piece := reply.read(1_000_000):  # slowly, and for longer than the timeout of an unread response
         size += len(piece)
         time.sleep(0.05)
     assert size == 30_000_000
@@ -104,8 +104,8 @@ def test_a_reply_that_is_not_read_ends_and_one_that_is_does_not(start, opened):
     assert got < 30_000_000
 
 
-def test_work_sockets_and_slow_but_steady_bodies_go_on(start, opened):
-    live = start(times=Short)
+def test_running_requests_sockets_and_steady_bodies_are_not_closed(start, opened):
+    live = start(timeouts=Short)
     client = live.connect("me")
     body = json.dumps({"x": "y" * 20_000}).encode()
     slow = connect(live, opened, POST.replace(b"100000", str(len(body)).encode()))
@@ -125,9 +125,9 @@ def test_idle_connections_make_room(start, opened, capsys):
     assert live.get("/prompt").status == 200
     assert len(live.site.connections) <= 20
     live.queue({"1": {"class_type": "Record", "inputs": {"text": "x"}}}, client_id="me")
-    client.until_done()  # who works is not among those that make room
-    told = capsys.readouterr().err
-    assert told.count("idle ones make room") == 1
+    client.until_done()  # a connection with a running request is not closed to make room
+    err = capsys.readouterr().err
+    assert err.count("idle ones are closed") == 1
 
 
 def test_unfinished_bodies_make_room(start, opened):
@@ -137,9 +137,9 @@ def test_unfinished_bodies_make_room(start, opened):
     assert live.get("/prompt").status == 200
 
 
-def test_when_all_work_new_ones_are_refused_with_a_status(start, opened):
+def test_if_all_connections_are_busy_new_ones_get_a_503(start, opened):
     live = start(limit=8)
-    live.server.clients.most = 8
+    live.server.clients.limit = 8
     for number in range(8):
         live.connect(str(number))
     refused = connect(live, opened, HEAD + b"\r\n")
@@ -148,9 +148,9 @@ def test_when_all_work_new_ones_are_refused_with_a_status(start, opened):
     assert live.get("/prompt").status == 200
 
 
-def test_sockets_leave_room_for_requests(start):
+def test_sockets_use_at_most_half_of_the_connections(start):
     live = start(limit=20)
-    assert live.server.clients.most == 10
+    assert live.server.clients.limit == 10
     for number in range(10):
         live.connect(str(number))
     assert (
@@ -169,7 +169,7 @@ def test_sockets_leave_room_for_requests(start):
     ("soft", "hard", "low", "high"),
     [(1024, 1024, 400, 512), (256, 256, 50, 128), (1024, 1 << 20, 1000, 1000), (40, 40, 8, 20)],
 )
-def test_the_limit_leaves_files_for_everything_else(monkeypatch, soft, hard, low, high):
+def test_the_connection_limit_leaves_open_files_for_everything_else(monkeypatch, soft, hard, low, high):
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
@@ -181,7 +181,7 @@ def test_the_limit_leaves_files_for_everything_else(monkeypatch, soft, hard, low
     ("path", "size"), [("/settings", 40_000_000), ("/userdata/x.txt", 40_000_000), ("/upload/image", 200_000_000), ("/free", 40_000_000)]
 )  # fmt: skip
 @pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
-def test_an_announced_body_over_the_limit_is_refused_unread(live, opened, path, size, expect):
+def test_a_content_length_over_the_limit_is_rejected_before_reading(live, opened, path, size, expect):
     kind = b"Content-Type: multipart/form-data; boundary=x\r\n"
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {size}\r\n".encode()
     one = connect(live, opened, head + kind + expect + b"\r\n")
@@ -189,7 +189,7 @@ def test_an_announced_body_over_the_limit_is_refused_unread(live, opened, path, 
 
 
 @pytest.mark.parametrize("path", ["/settings", "/userdata/x.txt"])
-def test_a_chunked_body_is_refused_when_it_exceeds_the_limit(start, opened, path):
+def test_a_chunked_body_is_rejected_when_it_exceeds_the_limit(start, opened, path):
 
     live = start(limits=replace(ServerConfig().limits, json_bytes=100_000))
     one = connect(live, opened, CHUNKED.replace(b"/settings", path.encode()))
@@ -205,7 +205,7 @@ def test_a_chunked_body_is_refused_when_it_exceeds_the_limit(start, opened, path
     assert sent < 1_000_000
 
 
-def test_an_expected_body_is_asked_for(live, opened):
+def test_100_continue_is_sent_only_for_an_acceptable_body(live, opened):
     head = b"POST /settings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
     one = connect(live, opened, head)
     assert one.recv(100).startswith(b"HTTP/1.1 100")
@@ -213,27 +213,30 @@ def test_an_expected_body_is_asked_for(live, opened):
     assert one.recv(100).startswith(b"HTTP/1.1 200")
 
 
-def test_errors_of_ours_are_told_once_with_their_traceback(live, monkeypatch, capsys):
+def test_server_errors_are_logged_once_with_their_traceback(live, monkeypatch, capsys):
     monkeypatch.setattr(live.server.registry, "info", lambda name: 1 / 0)
     for _ in range(20):
         assert live.get("/object_info/SaveImage").status == 500
-    told = capsys.readouterr().err
-    assert told.count("GET /object_info/SaveImage failed: ZeroDivisionError") == 1
-    assert told.count("Traceback") == 1
+    err = capsys.readouterr().err
+    assert err.count("GET /object_info/SaveImage failed: ZeroDivisionError") == 1
+    assert err.count("Traceback") == 1
 
 
-def test_lines_that_were_left_out_are_counted(live, monkeypatch, capsys):
+def test_skipped_log_lines_are_counted(live, monkeypatch, capsys):
     clock = [1000.0]
     monkeypatch.setattr("uniworld.nodes.headless.serve.queue.terminal.time.monotonic", lambda: clock[0])
-    said = [live.server.terminal.rarely("a", "It happens.") for _ in range(5)]
+    said = [live.server.terminal.say_throttled("a", "It happens.") for _ in range(5)]
     clock[0] += 61
-    said += [live.server.terminal.rarely("a", "It happens."), live.server.terminal.rarely("b", "Something else.")]
+    said += [
+        live.server.terminal.say_throttled("a", "It happens."),
+        live.server.terminal.say_throttled("b", "Something else."),
+    ]
     assert said == [True, False, False, False, False, True, True]
-    told = capsys.readouterr().err.splitlines()
-    assert told == ["It happens.", "It happens. (4 more of these since the last line.)", "Something else."]
+    err = capsys.readouterr().err.splitlines()
+    assert err == ["It happens.", "It happens. (4 similar messages were skipped.)", "Something else."]
 
 
-def test_errors_that_clients_cause_are_told_once(live, opened, capsys):
+def test_errors_that_clients_cause_are_logged_once(live, opened, capsys):
     for _ in range(30):
         connect(live, opened, b"\x16\x03\x01 no HTTP at all\r\n\r\n").recv(1000)
     live.loop.call_soon_threadsafe(

@@ -1,4 +1,4 @@
-"""Pictures in and out: what is kept, what is refused, and that no name leads out of a folder."""
+"""Uploads and downloads: what is saved, what is rejected, and that no name leads out of a folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from uniworld.nodes.headless.serve.config import RequestLimits, ServerConfig
 from uniworld.nodes.headless.serve.http import decoding
 from uniworld.nodes.headless.serve.routes import files as routes_files
-from uniworld.nodes.headless.serve.temp_folder import _OURS, empty_temp
+from uniworld.nodes.headless.serve.temp_folder import _MARKER, empty_temp
 
 TRICKS = [
     "../secret.txt", "..\\secret.txt", "a/../../secret.txt", "/etc/passwd", "C:\\x.png", "%2e%2e/secret.txt", "a%00.png",
@@ -71,12 +71,12 @@ def test_view_shows_pictures_in_all_forms(live):
     assert live.get("/view?filename=sub/a.png+[output]&type=input").status == 200
 
 
-def test_view_finds_the_pictures_that_are_shipped(live):
+def test_view_finds_the_shipped_pictures(live):
     assert live.get("/view?filename=cat.jpg&type=input").status == 200
 
 
 @pytest.mark.parametrize("query", ["", "filename=", "filename=nothing.png", "filename=link", "type=output"])
-def test_view_of_nothing_is_404(live, query):
+def test_view_of_a_missing_file_is_404(live, query):
     assert live.get(f"/view?{query}").status == 404
 
 
@@ -93,7 +93,7 @@ def test_files_that_could_run_are_downloads(live, name):
     assert live.post(f"/userdata/{name}", body=b"<script>alert(1)</script>").status in (200, 400, 403)
     for path in (f"/view?filename={name}", f"/api/view?filename={name}", f"/userdata/{name}"):
         reply = live.get(path)
-        if reply.status == 200:  # a name with a dot at its end is none
+        if reply.status == 200:  # a name with a trailing dot has no extension
             assert reply.headers["content-type"] == "application/octet-stream"
             assert reply.headers["content-disposition"].startswith("attachment; ")
             assert reply.headers["content-security-policy"] == "sandbox"
@@ -101,7 +101,7 @@ def test_files_that_could_run_are_downloads(live, name):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.mp4", "a.wav", "a.json", "a.txt"])
-def test_files_that_are_shown_are_in_a_sandbox(live, name):
+def test_inline_files_are_sandboxed(live, name):
     (live.config.output / name).write_bytes(png())
     reply = live.get(f"/view?filename={name}")
     assert reply.headers["content-disposition"].startswith("inline; ")
@@ -112,7 +112,7 @@ def test_files_that_are_shown_are_in_a_sandbox(live, name):
             assert live.get(f"/view?filename={name}&{query}").headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_file_is_sent_and_not_what_lies_compressed_beside_it(live):
+def test_a_compressed_file_of_the_same_name_is_not_sent_instead(live):
     (live.config.output / "a.json").write_text('{"mine": 1}')
     (live.config.frontend / "b.js").write_text("export {}")
     for folder, name in ((live.config.output, "a.json"), (live.config.frontend, "b.js")):
@@ -132,7 +132,7 @@ def test_a_file_is_sent_and_not_what_lies_compressed_beside_it(live):
         (live.config.frontend / f"b.js{suffix}").unlink()
 
 
-def test_files_are_sent_in_parts_and_only_if_they_changed(live):
+def test_ranges_and_conditional_requests(live):
     (live.config.output / "a.txt").write_bytes(bytes(range(256)) * 1000)
     whole = live.get("/view?filename=a.txt")
     tag, date = whole.headers["etag"], whole.headers["last-modified"]
@@ -158,7 +158,7 @@ def test_files_are_sent_in_parts_and_only_if_they_changed(live):
     assert (head.status, head.body, head.headers["content-length"]) == (200, b"", "256000")
 
 
-def test_an_empty_file_and_what_is_no_file(live):
+def test_an_empty_file_and_a_path_that_is_not_a_file(live):
     (live.config.output / "empty.txt").touch()
     assert live.get("/view?filename=empty.txt").body == b""
     if hasattr(os, "mkfifo"):
@@ -182,7 +182,7 @@ def test_view_does_not_leave_its_folder(folders_with_secret, trick):
     assert folders_with_secret.get("/view?filename=x.png&type=user").status == 400
 
 
-def test_a_preview_of_what_is_no_picture_is_refused(live):
+def test_a_preview_of_a_file_that_is_not_a_picture_is_rejected(live):
     (live.config.output / "a.png").write_text("no picture")
     assert live.get("/view?filename=a.png").status == 200
     assert live.get("/view?filename=a.png&preview=webp").error == "invalid_image"
@@ -194,7 +194,7 @@ def test_a_preview_of_what_is_no_picture_is_refused(live):
 
 
 def bomb() -> bytes:
-    """A small file that claims 100 000 x 100 000 pixels."""
+    """Return a small file that claims to have 100,000 x 100,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -208,7 +208,7 @@ def bomb() -> bytes:
     )
 
 
-def test_an_upload_is_kept_under_a_free_name(live):
+def test_an_upload_is_saved_under_a_free_name(live):
     assert live.upload("a.png", png()).json == {"name": "a.png", "subfolder": "", "type": "input"}
     assert live.upload("a.png", png()).json["name"] == "a.png"  # the same picture
     assert live.upload("a.png", png(5, 5)).json["name"] == "a (1).png"
@@ -228,7 +228,7 @@ def test_an_upload_is_kept_under_a_free_name(live):
     [("a.png", b"no picture"), ("a.png", b""), ("a.png", png()[:40]), ("a", b"no picture"), ("a.svg", b"<svg/>"),
      ("", png()), ("a.png", bomb())],
 )  # fmt: skip
-def test_what_is_no_picture_is_refused(live, name, content):
+def test_a_file_that_is_not_a_picture_is_rejected(live, name, content):
     reply = live.upload(name, content)
     assert reply.status == 400
     assert reply.json["error"]["message"]
@@ -250,7 +250,7 @@ def encoded(kind: str, color: str = "red") -> bytes:
         ("a.png", "JPEG", "a.png"),
     ],
 )  # fmt: skip
-def test_a_picture_is_kept_under_a_name_that_nodes_take(live, name, kind, kept):
+def test_a_picture_is_saved_under_a_name_that_nodes_accept(live, name, kind, kept):
     content = encoded(kind)
     assert live.upload(name, content).json["name"] == kept
     assert live.upload(name, content).json["name"] == kept  # the same picture
@@ -262,7 +262,7 @@ def test_a_picture_is_kept_under_a_name_that_nodes_take(live, name, kind, kept):
     assert entry["status"]["completed"]
 
 
-def test_a_mask_without_an_extension_is_kept_as_png(live):
+def test_a_mask_without_an_extension_is_saved_as_png(live):
     (live.config.input / "a.png").write_bytes(png())
     ref = {"filename": "a.png", "type": "input", "subfolder": ""}
     mask = png(4, 3, "RGBA", (0, 0, 0, 77))
@@ -271,7 +271,7 @@ def test_a_mask_without_an_extension_is_kept_as_png(live):
     assert opened((live.config.input / "blob.png").read_bytes()).format == "PNG"
 
 
-def test_a_form_of_many_files_is_refused(live):
+def test_a_form_with_too_many_files_is_rejected(live):
     part = b'--x\r\nContent-Disposition: form-data; name="more"; filename="a.png"\r\n\r\nx\r\n'
     body = part * 5000 + b"--x--\r\n"
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -298,11 +298,11 @@ def test_uploads_have_a_limit(start):
 @pytest.mark.parametrize(
     "kind", ["text/plain", "multipart/form-data", "multipart/form-data; boundary=y", "application/json"]
 )
-def test_what_is_no_form_is_refused(live, kind):
+def test_a_body_that_is_not_a_form_is_rejected(live, kind):
     assert live.post("/upload/image", body=b"x", headers={"Content-Type": kind}).status == 400
 
 
-def test_a_mask_becomes_the_transparency_and_the_workflow_stays(live):
+def test_a_mask_becomes_the_alpha_channel_and_the_workflow_is_kept(live):
     (live.config.input / "a.png").write_bytes(png(4, 3, text='{"nodes": []}'))
     mask, ref = png(4, 3, "RGBA", (0, 0, 0, 77)), {"filename": "a.png", "type": "input", "subfolder": ""}
     reply = live.upload("m.png", mask, "/upload/mask", original_ref=json.dumps(ref), subfolder="clipspace")
@@ -317,8 +317,8 @@ def test_a_mask_becomes_the_transparency_and_the_workflow_stays(live):
             '{"filename": "a.png", "type": "user"}', '{"filename": "a.png", "type": "input", "subfolder": ".."}',
             '{"filename": "a.png", "type": "input"}'],
 )  # fmt: skip
-def test_a_mask_for_a_wrong_picture_is_refused(live, ref):
-    (live.config.input / "a.png").write_bytes(png(9, 9))  # of another size than the mask
+def test_a_mask_for_the_wrong_picture_is_rejected(live, ref):
+    (live.config.input / "a.png").write_bytes(png(9, 9))  # its size differs from the mask's
     assert live.upload("m.png", png(4, 3, "RGBA", (0, 0, 0, 7)), "/upload/mask", original_ref=ref).status == 400
 
 
@@ -328,7 +328,7 @@ def test_only_known_folders_are_listed(live):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "I;16", "I", "F", "RGB", "RGBA", "CMYK"])
-def test_a_preview_of_a_long_picture_is_made_smaller(live, mode):
+def test_a_preview_of_a_large_picture_is_scaled_down(live, mode):
     picture = Image.new(mode, (9000, 90))
     picture.save(live.config.output / "a.tif")
     shown = opened(live.get("/view?filename=a.tif&preview=webp").body)
@@ -337,7 +337,7 @@ def test_a_preview_of_a_long_picture_is_made_smaller(live, mode):
         assert opened(live.get(f"/view?filename=a.tif&channel={channel}").body).size == (9000, 90)
 
 
-def test_few_pictures_are_decoded_at_once(live, monkeypatch):
+def test_only_a_few_pictures_are_decoded_at_once(live, monkeypatch):
     (live.config.output / "a.png").write_bytes(png())
     lock, now, most = threading.Lock(), 0, 0
 
@@ -372,23 +372,23 @@ def config_with_previews(base) -> ServerConfig:
     )
 
 
-def test_old_previews_go_and_nothing_behind_links(tmp_path):
+def test_old_previews_are_removed_but_not_through_symlinks(tmp_path):
     config = config_with_previews(tmp_path)
-    (config.temp / _OURS).touch()
+    (config.temp / _MARKER).touch()
     empty_temp(config)
-    assert sorted(path.name for path in config.temp.iterdir()) == [_OURS, "link"]
+    assert sorted(path.name for path in config.temp.iterdir()) == [_MARKER, "link"]
     assert (tmp_path / "kept" / "c.png").is_file()
 
 
-def test_a_temp_folder_that_was_there_before_is_left_alone(tmp_path):
+def test_an_existing_temp_folder_is_not_emptied(tmp_path):
     config = config_with_previews(tmp_path)
     empty_temp(config)
     assert (config.temp / "deep" / "b.png").is_file()
 
 
-def test_a_temp_folder_that_holds_another_folder_is_left_alone(tmp_path):
+def test_a_temp_folder_that_contains_another_folder_is_not_emptied(tmp_path):
     config = config_with_previews(tmp_path)
-    (config.temp / _OURS).touch()
+    (config.temp / _MARKER).touch()
     for other in (config.temp, config.temp / "output"):
         empty_temp(dataclasses.replace(config, output=other))
         assert (config.temp / "a.png").is_file()

@@ -1,6 +1,6 @@
-"""Every route of the description and the socket, asked with nonsense: no 500, no hang, nothing outside the folders.
+"""Random requests to every route and to the socket: no 500, no hang, no change outside the folders.
 
-`UNIWORLD_FUZZ=20` asks twenty times as much, and something else each time.
+`UNIWORLD_FUZZ=20` sends twenty times as many requests, with a new seed each time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def bounded(examples: int) -> Any:
     )
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------------
+# --- requests --------------------------------------------------------------------------------------------------------
 
 SANE = st.sampled_from(["x.png", "y.png", "workflows/a.json", "a"])
 TRICKS = st.sampled_from(
@@ -78,7 +78,7 @@ BODIES = {
     "prompt": NODES | SAVED, "client_id": NAMES | JSON, "prompt_id": NAMES | JSON, "front": JSON, "number": JSON, "extra_data": GRAPH_ID | JSON, "delete": IDS,
     "clear": JSON, "job_ids": IDS, "partial_execution_targets": JSON, "clientId": JSON, "enabled": JSON, "free_memory": JSON,
 }  # fmt: skip
-# Around the depth at which Python's own reader of JSON gives up, and far beyond.
+# Around the recursion limit of Python's JSON parser, and far beyond.
 DEEP = st.tuples(
     st.sampled_from(['{"prompt": %s}', '{"prompt": {}, "extra_data": {"a": %s}}', '{"extra_data": %s}', "%s", '{"delete": %s}',
                      '{"prompt": {"1": {"class_type": "Show", "inputs": {"value": %s}}}}']),
@@ -130,7 +130,7 @@ PART_HEADERS = st.sampled_from([
 
 @st.composite
 def forms(draw: st.DrawFn) -> bytes:
-    """A multipart form with a picture, or what might be taken for one."""
+    """A multipart form with a picture, or with something similar."""
     parts = []
     fields = draw(st.fixed_dictionaries({"original_ref": REFS}, optional=FIELDS))
     for name, value in fields.items():
@@ -146,7 +146,7 @@ def forms(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def requests(draw: st.DrawFn, description: dict[str, Any]) -> tuple[str, str, str, bytes | None, dict[str, str]]:
-    """A method, a path of the description, the path to ask, and a body with its headers."""
+    """A method, a path of the OpenAPI description, the actual path, and a body with headers."""
     paths = sorted(set(description["paths"]) - {"/ws", "/api/ws"})
     changing = [path for path in paths if "post" in description["paths"][path]]
     path = draw(st.sampled_from(changing) | st.sampled_from(paths))
@@ -173,14 +173,14 @@ def _quoted(text: str, safe: str = "") -> str:
     return quote(text.encode(errors="surrogatepass"), safe=safe)
 
 
-# --- where it is asked -----------------------------------------------------------------------------------------------
+# --- the server -------------------------------------------------------------------------------------------------------
 
 FOLDERS = ("input", "output", "temp", "user")
 
 
 @pytest.fixture
 def deep(start, tmp_path):
-    """A server whose folders lie in a folder in a folder, with links that lead out of them."""
+    """A server with deeply nested folders, which contain symlinks that lead out of them."""
     inner = tmp_path / "a" / "b"
     for name in FOLDERS:
         (inner / name).mkdir(parents=True)
@@ -194,7 +194,7 @@ def deep(start, tmp_path):
 
 
 def outside(root: Path) -> dict[str, bytes | None]:
-    """What lies around the folders that requests may change, with its content."""
+    """Return the files outside the folders that requests may change, with their contents."""
     inside = [root / "a" / "b" / name for name in FOLDERS]
     found = (path for path in root.rglob("*") if not any(path.is_relative_to(folder) for folder in inside))
     return {str(path): path.read_bytes() if path.is_file() else None for path in found}
@@ -211,7 +211,7 @@ def test_no_request_breaks_the_server(deep, tmp_path):
         method, path, asked, body, headers = request
         reply = deep.ask(method.upper(), asked, body=body, headers=headers)
         assert reply.status < 500, reply.body
-        # A name with a slash, or none, is another path; a path beyond 8 KiB is refused before it has one.
+        # A name that is empty or has a slash makes another path; paths beyond 8 KiB are rejected before routing.
         described = description["paths"][path].get("get" if method == "head" else method, {}).get("responses", {})
         assert str(reply.status) in {*described, "303", "404", "405"} or (
             len(asked) > 8000 and reply.status == 400
@@ -236,7 +236,7 @@ HANDSHAKE = (
 
 
 def frame(first: int, payload: bytes, masked: bool, claimed: int | None) -> bytes:
-    """A WebSocket frame, whose length may be a lie."""
+    """A WebSocket frame, possibly with a wrong length."""
     length = len(payload) if claimed is None else claimed
     flag = 0x80 if masked else 0
     if length < 126:
@@ -265,7 +265,7 @@ FRAMES = st.builds(
 
 
 def talk(port: int, sent: list[bytes], hard: bool) -> bytes:
-    """What comes back on a plain connection until the other side has had enough; `hard` breaks it off at once."""
+    """Return what the server sends on a raw connection until it closes; `hard` resets the connection at once."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         try:
             for piece in sent:
@@ -280,7 +280,7 @@ def talk(port: int, sent: list[bytes], hard: bool) -> bytes:
             return found
         except TimeoutError:
             raise AssertionError("the server neither answers nor closes") from None
-        except OSError:  # it has closed already
+        except OSError:  # already closed by the server
             return b""
 
 
@@ -301,7 +301,7 @@ def test_no_frame_breaks_the_socket(deep, caplog):
         ask()
     assert [record.getMessage() for record in caplog.records] == []
     assert troubles == []
-    # None of them is left behind, and another client is served.
+    # No socket is left open, and another client is served.
     one = deep.connect("fuzz")
     assert one.receive()[0] == "status"
     deep.wait(deep.queue({"1": {"class_type": "Paint", "inputs": {"steps": 1, "seed": 8}}}, client_id="fuzz"))
@@ -315,7 +315,7 @@ def test_no_frame_breaks_the_socket(deep, caplog):
 
 
 @pytest.mark.slow
-def test_no_rubbish_on_the_line_breaks_the_server(deep):
+def test_no_raw_bytes_break_the_server(deep):
     @bounded(200)
     @given(
         st.lists(

@@ -1,4 +1,4 @@
-"""Who may talk to the server: names, origins, tokens; and what a refusal looks like."""
+"""Access control by host name, origin and token, and the form of error responses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uniworld.nodes.headless.serve.config import is_loopback
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST:1", "[::1]:80", "127.9.9.9", "app.localhost"])
-def test_names_of_this_machine_are_answered(live, host):
+def test_names_of_this_machine_are_accepted(live, host):
     assert live.get("/prompt", Host=host).status == 200
 
 
@@ -22,7 +22,7 @@ NAME = socket.gethostname().lower()
     ["127.0.0.1:8188", "localhost", "[::1]:8188", "192.168.1.5:8188", "10.0.0.1", "[fe80::1]", NAME, f"{NAME.upper()}.:8188",
      f"{NAME.partition('.')[0]}.local", "my.machine", "MY.machine.:1"],
 )  # fmt: skip
-def test_on_the_network_without_a_token_addresses_and_known_names_are_answered(open_to_all, host):
+def test_on_the_network_without_a_token_addresses_and_own_names_are_accepted(open_to_all, host):
     assert open_to_all.get("/prompt", Host=host).status == 200
     if host == host.lower() and not host.endswith("."):
         assert open_to_all.get("/prompt", Host=host, Origin=f"http://{host}").status == 200
@@ -34,7 +34,7 @@ def test_on_the_network_without_a_token_addresses_and_known_names_are_answered(o
      "my.machine.evil.example", "", "[", "a:b:c", "0x7f.1.evil", "other.machine", "evil.example@localhost",
      "localhost/evil.example", "localhost?evil", "localhost#evil"],
 )  # fmt: skip
-def test_on_the_network_without_a_token_foreign_names_are_refused(open_to_all, host):
+def test_on_the_network_without_a_token_other_names_are_rejected(open_to_all, host):
     reply = open_to_all.get("/prompt", Host=host)
     assert (reply.status, reply.error) == (403, "forbidden")
     assert "--allow-host" in reply.json["error"]["message"] or not host
@@ -69,12 +69,12 @@ def test_the_origin_is_compared_with_its_scheme(live, host, origin, proto, statu
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8188", "localhost.evil.example", "10.0.0.1", "", "[", "a:b:c"]
 )
-def test_other_names_are_refused_on_loopback(live, host):
+def test_other_names_are_rejected_on_loopback(live, host):
     reply = live.get("/prompt", Host=host)
     assert (reply.status, reply.error) == (403, "forbidden")
 
 
-def test_a_page_of_another_site_is_refused(live):
+def test_a_page_of_another_site_is_rejected(live):
     mine = f"127.0.0.1:{live.port}"
     assert live.get("/prompt", Origin=f"http://{mine}", Host=mine).status == 200
     for origin in (
@@ -86,13 +86,13 @@ def test_a_page_of_another_site_is_refused(live):
             assert reply.status == 403, origin
 
 
-def test_pictures_in_pages_of_other_sites_are_refused(live):
+def test_pictures_in_pages_of_other_sites_are_rejected(live):
     assert live.get("/view?filename=cat.jpg&type=input", **{"Sec-Fetch-Site": "cross-site"}).status == 403
     assert live.get("/", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}).status == 200
     assert live.get("/prompt", **{"Sec-Fetch-Site": "same-origin"}).status == 200
 
 
-def test_no_header_lets_other_sites_read(live):
+def test_no_cors_header_is_sent(live):
     reply = live.get("/prompt")
     assert not [name for name in reply.headers if name.startswith("access-control")]
     assert "connect-src 'self'" in reply.headers["content-security-policy"]
@@ -104,7 +104,7 @@ def locked(start):
     return start(token="correct horse")
 
 
-def test_the_token_is_wanted_everywhere(locked):
+def test_the_token_is_required_everywhere(locked):
     for path in ("/", "/prompt", "/api/view", "/ws", "/metrics", "/openapi.json", "/assets/index-1.js"):
         reply = locked.get(path)
         assert (reply.status, reply.error) == (401, "token_needed")
@@ -112,7 +112,7 @@ def test_the_token_is_wanted_everywhere(locked):
         assert "correct horse" not in str(reply)
 
 
-def test_the_token_in_header_or_address(locked):
+def test_the_token_in_the_header_or_the_url(locked):
     assert locked.get("/prompt", Authorization="Bearer correct horse").status == 200
     assert locked.get("/prompt?token=correct+horse").status == 200
     for wrong in ("Bearer wrong", "Bearer", "Basic correct horse", "correct horse", "Bearer é"):
@@ -133,20 +133,20 @@ def test_the_page_gets_the_token_as_a_cookie(locked):
     assert locked.get("/prompt", Cookie=shown.partition("=")[0] + "=wrong").status == 401
 
 
-def test_the_token_is_told_nowhere(locked):
+def test_the_token_is_never_revealed(locked):
     headers = {"Authorization": "Bearer correct horse"}
     for path in ("/system_stats", "/features", "/openapi.json", "/metrics", "/internal/logs", "/settings"):
         assert b"correct" not in locked.get(path, **headers).body
 
 
-def test_elsewhere_than_on_loopback_any_name_is_answered(start):
+def test_with_a_token_any_name_is_accepted_on_the_network(start):
     assert (
         start(listen="0.0.0.0", token="correct horse").get("/prompt?token=correct+horse", Host="my.machine").status
         == 200
     )
 
 
-def test_refusals_are_json(live):
+def test_error_responses_are_json(live):
     for method, path, status in (("GET", "/nothing", 404), ("GET", "/api/nothing", 404), ("PUT", "/prompt", 405)):
         reply = live.ask(method, path)
         assert reply.status == status
@@ -154,7 +154,7 @@ def test_refusals_are_json(live):
         assert reply.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_mistake_of_ours_is_a_500_without_a_traceback(live, monkeypatch, capsys):
+def test_a_bug_is_a_500_without_a_traceback(live, monkeypatch, capsys):
     monkeypatch.setattr(live.server.registry, "info", lambda name: 1 / 0)
     reply = live.get("/object_info/SaveImage")
     assert (reply.status, reply.error) == (500, "server_error")
@@ -171,11 +171,11 @@ def test_static_files_do_not_leave_their_folder(live, path):
 @pytest.mark.parametrize(
     ("host", "answer"), [("::1", True), ("127.0.0.2", True), ("0.0.0.0", False), ("example.org", False)]
 )
-def test_what_loopback_is(host, answer):
+def test_loopback_addresses(host, answer):
     assert is_loopback(host) is answer
 
 
 @pytest.mark.parametrize("path", ["/prompt", "/settings", "/history"])
-def test_a_body_that_cannot_be_decoded_is_the_clients_fault(live, path):
+def test_a_body_that_cannot_be_decoded_is_a_400(live, path):
     reply = live.ask("POST", path, body=b"no deflate", headers={"Content-Encoding": "deflate"})
     assert (reply.status, reply.error) == (400, "invalid_body")

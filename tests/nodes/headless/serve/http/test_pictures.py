@@ -1,4 +1,4 @@
-"""Pictures of requests are upright wherever they are encoded again, and no file keeps the others waiting."""
+"""Re-encoded pictures are upright, and no file blocks the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from uniworld.uniworld_core.images.picture_files import LIMITS, deadline
 
 
 def quarters(width: int = 32, height: int = 48) -> Image.Image:
-    """Four colors, so that every turn and every mirror image is another picture."""
+    """Four colors, so that every rotation and reflection is distinguishable."""
     picture = np.zeros((height, width, 3), np.uint8)
     picture[: height // 2, : width // 2] = (255, 0, 0)
     picture[: height // 2, width // 2 :] = (0, 255, 0)
@@ -38,7 +38,7 @@ TURNS = {
 
 
 def photo(orientation: int, kind: str = "JPEG", size: tuple[int, int] = (32, 48)) -> bytes:
-    """A picture as a camera stores it: turned, with a tag that says so."""
+    """A picture as cameras store it: rotated, with an EXIF orientation."""
     exif, turn = Image.Exif(), TURNS[orientation]
     exif[0x0112] = orientation
     lying = quarters(*size) if turn is None else quarters(*size).transpose(turn)
@@ -102,19 +102,19 @@ def test_a_masked_picture_keeps_its_workflow_and_no_orientation_in_text(live):
     assert_shows_quarters(kept)
 
 
-def test_a_large_photograph_is_made_smaller_and_upright(live):
+def test_a_large_photograph_is_scaled_down_and_upright(live):
     (live.config.output / "p.jpg").write_bytes(photo(8, size=(4200, 60)))
     shown = opened(live.get("/view?filename=p.jpg&preview=webp").body)
     assert shown.size == (4096, 59)
     assert np.asarray(shown.convert("RGB"))[2, 2].argmax() == 0
 
 
-def test_a_picture_cut_short_is_taken_and_shown(live):
+def test_a_truncated_picture_is_accepted_and_shown(live):
     name = live.upload("p.jpg", photo(1)[:-20]).json["name"]
     assert live.get(f"/view?filename={name}&type=input&preview=webp").status == 200
 
 
-# --- what files cost --------------------------------------------------------------------------------------------------
+# --- cost of decoding -------------------------------------------------------------------------------------------------
 
 
 def animated(kind: str, count: int, size: tuple[int, int]) -> bytes:
@@ -130,7 +130,7 @@ def many_frames(count: int) -> bytes:
 
 
 def flat_png(width: int, height: int) -> bytes:
-    """A picture of many pixels in few bytes."""
+    """A picture with many pixels in few bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -140,14 +140,14 @@ def flat_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def test_a_preview_needs_the_first_frame_alone(live):
+def test_a_preview_decodes_only_the_first_frame(live):
     (live.config.output / "many.gif").write_bytes(many_frames(100_000))
     begun = time.monotonic()
     assert opened(live.get("/view?filename=many.gif&preview=webp").body).size == (1, 1)
     assert time.monotonic() - begun < 2
 
 
-def test_an_upload_of_too_many_frames_is_refused_by_name_of_the_limit(live):
+def test_an_upload_with_too_many_frames_is_rejected_with_the_limit(live):
     reply = live.upload("many.gif", many_frames(400_000))
     assert reply.status == 400
     assert "'many.gif' has too many frames; at most 4096 are read" in reply.json["error"]["message"]
@@ -174,7 +174,7 @@ def test_a_picture_beyond_the_small_budget_is_decoded_in_a_process(live, monkeyp
     assert started[2:] == ["preview_of", "check_picture", "with_alpha_of"]
 
 
-def test_both_ways_give_the_same_bytes(tmp_path):
+def test_thread_and_process_return_the_same_bytes(tmp_path):
     path = tmp_path / "p.jpg"
     path.write_bytes(photo(6))
     budget = images.Budget(LIMITS, lambda: None)
@@ -187,17 +187,17 @@ def test_both_ways_give_the_same_bytes(tmp_path):
         DecoderProcess().run("check_picture", (io.BytesIO(b"x"), "p.png"))
 
 
-def test_a_process_that_takes_too_long_is_ended(tmp_path):
+def test_a_process_that_takes_too_long_is_killed(tmp_path):
     path = tmp_path / "p.png"
     path.write_bytes(flat_png(11_000, 11_000))
     process = DecoderProcess()
-    with pytest.raises(ValueError, match=r"takes more than 0\.2 seconds"):
+    with pytest.raises(ValueError, match=r"takes longer than 0\.2 seconds"):
         process.run("preview_of", (path, "webp", ""), 0.2)
     assert process._process is not None
     assert process._process.poll() is not None
 
 
-def test_a_request_that_is_cancelled_ends_its_process(tmp_path, monkeypatch):
+def test_a_cancelled_request_kills_its_process(tmp_path, monkeypatch):
     path = tmp_path / "p.png"
     path.write_bytes(flat_png(11_000, 11_000))
     made: list[DecoderProcess] = []
@@ -222,7 +222,7 @@ def test_a_request_that_is_cancelled_ends_its_process(tmp_path, monkeypatch):
     assert made[0]._process.poll() is not None
 
 
-def test_two_hostile_uploads_do_not_stall_a_preview(live, monkeypatch):
+def test_two_malicious_uploads_do_not_block_a_preview(live, monkeypatch):
     monkeypatch.setattr(decoding, "PROCESS_SECONDS", 5.0)
     (live.config.output / "p.png").write_bytes(photo(1, "PNG"))
     heavy = flat_png(11_000, 11_000)
@@ -238,7 +238,7 @@ def test_two_hostile_uploads_do_not_stall_a_preview(live, monkeypatch):
     assert slowest < 2
 
 
-def test_the_small_budget_ends_what_takes_long(tmp_path: Path) -> None:
+def test_the_small_budget_stops_long_decoding(tmp_path: Path) -> None:
     path = tmp_path / "p.png"
     path.write_bytes(photo(1, "PNG"))
     with pytest.raises(Exception, match="seconds"):

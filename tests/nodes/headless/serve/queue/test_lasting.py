@@ -1,4 +1,4 @@
-"""The queue outlives the server: a restart, a crash, a SIGKILL. Nothing finished is lost, nothing runs twice."""
+"""The queue survives restarts, crashes and SIGKILL: no finished prompt is lost, none runs twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from uniworld.nodes.headless.serve.queue import worker
-from uniworld.nodes.headless.serve.queue.store import INTERRUPTED, SUCCESS, Ended, Store
+from uniworld.nodes.headless.serve.queue.store import INTERRUPTED, SUCCESS, PromptResult, Store
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def record(text: str, milliseconds: int = 0) -> dict[str, Any]:
     return {"1": node("Record", text=text, milliseconds=milliseconds)}
 
 
-def test_queue_and_history_outlive_a_restart(start, graphs):
+def test_queue_and_history_survive_a_restart(start, graphs):
     live = start()
     done = live.queue(graphs["sum"])
     live.wait(done)
@@ -59,7 +59,7 @@ def test_sigkill_loses_nothing_and_runs_nothing_twice(launch, tmp_path):
     assert history[done]["status"]["completed"] is True
     name, data = history[running]["status"]["messages"][-1]
     assert name == "execution_interrupted"
-    assert "died" in data["message"]
+    assert "stopped unexpectedly" in data["message"]
     assert (tmp_path / "output" / "record.txt").read_text().splitlines() == [
         "done", "running", "waiting 0", "waiting 1", "waiting 2",
     ]  # fmt: skip
@@ -83,8 +83,8 @@ def test_a_signal_stops_it_cleanly_and_marks_the_running_prompt(launch, tmp_path
     database.close()
 
 
-def test_a_node_that_does_not_stop_is_marked_and_left(start, monkeypatch, capfd):
-    monkeypatch.setattr(worker, "_GRACE", 0.1)
+def test_a_node_that_does_not_stop_is_marked_and_abandoned(start, monkeypatch, capfd):
+    monkeypatch.setattr(worker, "_GRACE_SECONDS", 0.1)
     live = start()
     prompt_id = live.queue({"1": node("Stubborn")})
     while not live.get("/queue").json["queue_running"]:
@@ -93,7 +93,7 @@ def test_a_node_that_does_not_stop_is_marked_and_left(start, monkeypatch, capfd)
     assert "did not stop in time" in capfd.readouterr().err
     again = start()
     assert again.get(f"/history/{prompt_id}").json[prompt_id]["status"]["messages"][-1][0] == "execution_interrupted"
-    time.sleep(1.1)  # its thread ends now, and must not break anything
+    time.sleep(1.1)  # its thread finishes now, and must not break anything
     assert again.get("/queue").json == {"queue_running": [], "queue_pending": []}
 
 
@@ -104,11 +104,11 @@ def test_two_servers_do_not_share_a_queue(start):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows locks otherwise")
-def test_a_file_system_without_locks_is_not_taken_for_another_server(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_not_mistaken_for_another_server(tmp_path, monkeypatch):
     def no_locks(*_: int) -> None:
         raise OSError(37, "No locks available")
 
-    with contextlib.closing(Store(tmp_path / "q.sqlite3", 10)):  # SQLite says the same of both
+    with contextlib.closing(Store(tmp_path / "q.sqlite3", 10)):  # SQLite reports the same for both
         monkeypatch.setattr("fcntl.flock", no_locks)
         with pytest.raises(
             ValueError, match=r"' cannot be locked \(No locks available\): its file system does not support locks"
@@ -117,14 +117,14 @@ def test_a_file_system_without_locks_is_not_taken_for_another_server(tmp_path, m
     assert [path.name for path in tmp_path.iterdir()] == ["q.sqlite3"]
 
 
-def test_a_damaged_queue_is_a_sentence(tmp_path):
+def test_a_damaged_queue_is_reported(tmp_path):
     (tmp_path / "q.sqlite3").write_bytes(b"this is no database" * 100)
     with pytest.raises(ValueError, match="cannot be opened"):
         Store(tmp_path / "q.sqlite3", 10)
 
 
 @pytest.mark.parametrize(("graph", "end"), [("sum", "execution_success"), ("fails", "execution_error")])
-def test_an_end_is_told_when_it_is_kept(start, graphs, monkeypatch, graph, end):
+def test_clients_are_notified_after_the_result_is_stored(start, graphs, monkeypatch, graph, end):
     live = start()
     finish = live.server.store.finish
 
@@ -143,47 +143,47 @@ def test_the_history_has_a_limit(tmp_path):
     store = Store(tmp_path / "q.sqlite3", history_limit=3)
     for n in range(5):
         store.put(str(n), {}, {}, [])
-        assert store.take() is not None
-        store.finish(str(n), Ended(SUCCESS, {}, []))
+        assert store.claim_next() is not None
+        store.finish(str(n), PromptResult(SUCCESS, {}, []))
     assert [row["id"] for row in store.done()] == ["2", "3", "4"]
     assert store.remaining == 0
     store.close()
 
 
-def test_a_history_of_none_keeps_none(tmp_path):
+def test_a_history_limit_of_zero_keeps_nothing(tmp_path):
     store = Store(tmp_path / "q.sqlite3", history_limit=0)
     store.put("a", {}, {}, [])
-    store.take()
-    store.finish("a", Ended(SUCCESS, {}, []))
+    store.claim_next()
+    store.finish("a", PromptResult(SUCCESS, {}, []))
     assert store.done() == []
     store.close()
 
 
-def test_a_cleared_history_gives_its_room_back(tmp_path):
+def test_a_cleared_history_frees_its_disk_space(tmp_path):
     store = Store(tmp_path / "q.sqlite3", 100)
     for n in range(40):
         store.put(str(n), {"1": "x" * 1_000_000}, {}, [])
-        store.take()
-        store.finish(str(n), Ended(SUCCESS, {}, []))
+        store.claim_next()
+        store.finish(str(n), PromptResult(SUCCESS, {}, []))
     store.put("waits", {"1": "kept"}, {}, [])
     assert sum(one.stat().st_size for one in tmp_path.iterdir()) > 40_000_000
-    store.forget_done()
+    store.delete_history()
     assert sum(one.stat().st_size for one in tmp_path.iterdir()) < 1_000_000
-    accepted = store.take()
+    accepted = store.claim_next()
     assert accepted is not None
     assert accepted.prompt == {"1": "kept"}
     assert store._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     store.close()
 
 
-def test_what_is_marked_as_dead_stays_so(tmp_path):
+def test_a_prompt_marked_as_interrupted_stays_so(tmp_path):
     store = Store(tmp_path / "q.sqlite3", 10)
     store.put("a", {}, {}, [])
-    store.take()
-    assert store.mark_died("It died.") == 1
-    store.finish("a", Ended(SUCCESS, {"1": {}}, []))  # the thread of a node that would not stop comes too late
+    store.claim_next()
+    assert store.mark_interrupted("It died.") == 1
+    store.finish("a", PromptResult(SUCCESS, {"1": {}}, []))  # the thread of an abandoned node finishes too late
     assert [row["state"] for row in store.done()] == [INTERRUPTED]
-    assert store.take() is None
+    assert store.claim_next() is None
     store.close()
 
 
@@ -194,29 +194,29 @@ CREATE TABLE wants (id INTEGER REFERENCES none_such (id) DEFERRABLE INITIALLY DE
 CREATE TRIGGER fails_put AFTER INSERT ON prompts BEGIN INSERT INTO wants VALUES (1); END;
 CREATE TRIGGER fails_finish AFTER UPDATE OF ended ON prompts BEGIN INSERT INTO wants VALUES (1); END;
 """
-MENDED = "DROP TRIGGER IF EXISTS fails_put; DROP TRIGGER IF EXISTS fails_finish;"
+REPAIRED = "DROP TRIGGER IF EXISTS fails_put; DROP TRIGGER IF EXISTS fails_finish;"
 
 
-def test_a_commit_that_fails_counts_nothing(tmp_path):
+def test_a_failed_commit_does_not_change_the_counts(tmp_path):
     store = Store(tmp_path / "q.sqlite3", 10)
     store.put("runs", {}, {}, [])
-    store.take()
+    store.claim_next()
     store._db.executescript(FAILING_COMMIT)
     with pytest.raises(sqlite3.Error):
         store.put("a", {}, {}, [])
     with pytest.raises(sqlite3.Error):
-        store.finish("runs", Ended(SUCCESS, {}, []))
+        store.finish("runs", PromptResult(SUCCESS, {}, []))
     assert (store.waiting, store.remaining) == (0, 1)
-    store._db.executescript(MENDED)
+    store._db.executescript(REPAIRED)
     assert store.put("a", {}, {}, []) == 1
-    store.finish("runs", Ended(SUCCESS, {}, []))
+    store.finish("runs", PromptResult(SUCCESS, {}, []))
     assert (store.waiting, store.remaining) == (1, 1)
     store.close()
 
 
-def test_a_full_database_counts_nothing(tmp_path):
+def test_a_full_database_does_not_change_the_counts(tmp_path):
     store = Store(tmp_path / "q.sqlite3", 10)
-    store._db.execute("PRAGMA max_page_count = 1")  # no more than it has
+    store._db.execute("PRAGMA max_page_count = 1")  # not more than it has now
     with pytest.raises(sqlite3.OperationalError, match="full"):
         store.put("a", {"1": "x" * 100_000}, {}, [])
     assert (store.waiting, store.remaining) == (0, 0)
@@ -226,7 +226,7 @@ def test_a_full_database_counts_nothing(tmp_path):
     store.close()
 
 
-def test_a_full_disk_is_told_and_ends_nothing(start, graphs, monkeypatch, capfd):
+def test_a_full_disk_is_reported_and_stops_nothing(start, graphs, monkeypatch, capfd):
     live = start()
 
     def full(*_: Any, **__: Any) -> None:
@@ -251,44 +251,44 @@ def log_of(live: Any) -> str:
     return str(live.get("/internal/logs").json)
 
 
-def test_an_end_that_cannot_be_kept_is_told_when_it_is(start, graphs):
+def test_a_result_that_cannot_be_stored_is_retried_before_clients_are_notified(start, graphs):
     live = start()
     store = live.server.store
     with store._lock:
         store._db.executescript(FAILING_COMMIT + "DROP TRIGGER fails_put;")
     socket = live.connect("me")
     prompt_id = live.queue(graphs["sum"], client_id="me")
-    until(lambda: f"How prompt {prompt_id} ended could not be kept" in log_of(live))
+    until(lambda: f"The result of prompt {prompt_id} cannot be stored" in log_of(live))
     assert live.get(f"/history/{prompt_id}").json == {}
     assert len(live.get("/queue").json["queue_running"]) == 1
     assert f"Prompt {prompt_id}: done" not in log_of(live)
     with store._lock:
-        store._db.executescript(MENDED)
-    told = socket.until_done()
-    assert "execution_success" in [kind for kind, _ in told]
+        store._db.executescript(REPAIRED)
+    messages = socket.until_done()
+    assert "execution_success" in [kind for kind, _ in messages]
     assert live.get(f"/history/{prompt_id}").json[prompt_id]["status"]["completed"] is True
-    assert log_of(live).count("could not be kept") == 1
+    assert log_of(live).count("cannot be stored") == 1
     assert live.run(graphs["sum"])["status"]["completed"] is True
 
 
-def test_a_stop_does_not_wait_for_an_end_that_cannot_be_kept(start, graphs):
+def test_stopping_does_not_wait_for_a_result_that_cannot_be_stored(start, graphs):
     live = start()
     store = live.server.store
     with store._lock:
         store._db.executescript(FAILING_COMMIT + "DROP TRIGGER fails_put;")
     prompt_id = live.queue(graphs["sum"])
-    until(lambda: "could not be kept" in log_of(live))
+    until(lambda: "cannot be stored" in log_of(live))
     began = time.monotonic()
     live.stop()
     assert time.monotonic() - began < 5
     database = sqlite3.connect(live.config.user / "uniworld.sqlite3")
-    database.executescript(MENDED)
+    database.executescript(REPAIRED)
     database.close()
     entry = start().get(f"/history/{prompt_id}").json[prompt_id]
     assert entry["status"]["messages"][-1][0] == "execution_interrupted"
 
 
-def test_a_prompt_that_cannot_be_taken_is_tried_again(start, graphs):
+def test_a_prompt_that_cannot_be_read_is_retried(start, graphs):
     live = start()
     store = live.server.store
     with store._lock:
@@ -296,24 +296,24 @@ def test_a_prompt_that_cannot_be_taken_is_tried_again(start, graphs):
             "CREATE TRIGGER fails_take BEFORE UPDATE OF started ON prompts BEGIN SELECT RAISE(ABORT, 'full'); END;"
         )
     prompt_id = live.queue(graphs["sum"])
-    until(lambda: "The next prompt could not be taken: full." in log_of(live))
+    until(lambda: "The next prompt cannot be read: full." in log_of(live))
     with store._lock:
         store._db.executescript("DROP TRIGGER fails_take;")
-    assert live.wait(prompt_id)["status"]["completed"] is True  # nobody posted again
+    assert live.wait(prompt_id)["status"]["completed"] is True  # without another request
 
 
-def test_a_start_on_a_full_disk_is_a_sentence(start, config):
+def test_a_start_on_a_full_disk_is_reported(start, config):
     path = config.user / "uniworld.sqlite3"
     store = Store(path, 10)
     store.put("a", {}, {}, [])
-    store.take()
+    store.claim_next()
     store._db.executescript(
         "CREATE TRIGGER full BEFORE UPDATE OF ended ON prompts BEGIN SELECT RAISE(ABORT, 'disk is full'); END;"
     )
     store.close()
     with pytest.raises(ValueError, match="cannot be written: disk is full"):
         start()
-    store = Store(path, 10)  # it was let go of, and the prompt is still there to be marked
+    store = Store(path, 10)  # the file is unlocked, and the prompt can still be marked
     store._db.executescript("DROP TRIGGER full")
-    assert store.mark_died("It died.") == 1
+    assert store.mark_interrupted("It died.") == 1
     store.close()

@@ -13,17 +13,17 @@ import aiohttp
 import pytest
 
 CLIENTS, EACH = 50, 10
-SPARE_BYTES = 16 * 2**20  # what the allocator and the database's pages may take between two rounds
+SPARE_BYTES = 16 * 2**20  # that the allocator and the database's pages may use between two rounds
 
 
 @dataclass
 class Customer:
-    """A client with a socket and a session of its own, who queues prompts and waits until it is told of their ends."""
+    """A client with its own socket and session, which queues prompts and waits for the messages of their ends."""
 
     url: str
     name: str
     sent: list[str] = field(default_factory=list)
-    told: list[tuple[str, str]] = field(default_factory=list)  # message, prompt id
+    received: list[tuple[str, str]] = field(default_factory=list)  # message, prompt id
 
     async def order(self, count: int) -> None:
         async with (
@@ -39,12 +39,12 @@ class Customer:
                 message = json.loads(await socket.receive_str(timeout=50))
                 about = message["data"]
                 if "prompt_id" in about:
-                    self.told.append((message["type"], about["prompt_id"]))
+                    self.received.append((message["type"], about["prompt_id"]))
                 if message["type"] == "executing" and about["node"] is None:
                     waiting.discard(about["prompt_id"])
 
     def _body(self) -> dict[str, Any]:
-        # The first node is the same in all prompts: it is computed once, and cached from then on.
+        # The first node is the same in all prompts: it runs once and is cached afterwards.
         prompt = {
             "1": {"class_type": "Tick", "inputs": {"text": "shared"}},
             "2": {"class_type": "Record", "inputs": {"text": f"{self.name}/{len(self.sent)}", "after": ["1", 0]}},
@@ -52,11 +52,11 @@ class Customer:
         return {"prompt": prompt, "client_id": self.name}
 
     def _ended(self) -> set[str]:
-        return {prompt_id for kind, prompt_id in self.told if kind == "execution_success"}
+        return {prompt_id for kind, prompt_id in self.received if kind == "execution_success"}
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process holds; 0 where that cannot be seen."""
+    """Return the resident memory of a process in bytes; 0 if it cannot be read."""
     try:
         line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:"))
     except FileNotFoundError:
@@ -86,9 +86,9 @@ def test_fifty_clients_and_five_hundred_prompts(launch, tmp_path):
         for number, prompt_id in enumerate(customer.sent):
             assert history[prompt_id]["status"]["completed"] is True
             assert history[prompt_id]["outputs"] == {"2": {"text": [f"{customer.name}/{number}"]}}
-        ends = Counter(prompt_id for kind, prompt_id in customer.told if kind == "execution_success")
-        assert ends == Counter(customer.sent), customer.name  # each told once, and to nobody else
-        assert {prompt_id for _, prompt_id in customer.told} == set(customer.sent)
+        ends = Counter(prompt_id for kind, prompt_id in customer.received if kind == "execution_success")
+        assert ends == Counter(customer.sent), customer.name  # each notified once, and no other client
+        assert {prompt_id for _, prompt_id in customer.received} == set(customer.sent)
 
     lines = (tmp_path / "output" / "record.txt").read_text().splitlines()
     wanted = [f"{customer.name}/{number}" for customer in customers for number in range(EACH)]

@@ -1,4 +1,4 @@
-"""What clients are told where several nodes run at once, or nodes add others."""
+"""Messages of nodes that run at the same time, and of nodes that expand to others."""
 
 from __future__ import annotations
 
@@ -26,43 +26,43 @@ def executing(node: str, display: str | None = None, parent: str | None = None) 
     return {"node": node, "display_node": display or node, "parent_node": parent, "real_node": display or node}
 
 
-def test_nodes_that_run_at_once_have_states_of_their_own():
-    outlet = Kept()
-    messages = RunMessages("p", "me", outlet)
+def test_nodes_that_run_at_the_same_time_have_separate_states():
+    sink = Kept()
+    messages = RunMessages("p", "me", sink)
     messages.event("executing", executing("1"))
     messages.event("executing", executing("2"))
-    assert outlet.states() == {"1": "running", "2": "running"}
+    assert sink.states() == {"1": "running", "2": "running"}
     messages.event("progress", {"node": "1", "value": 2, "max": 5})
     messages.event("node_finished", {"node": "2"})
-    assert outlet.states() == {"1": "running", "2": "finished"}
-    assert outlet.sent[-1][1]["nodes"]["1"]["value"] == 2
+    assert sink.states() == {"1": "running", "2": "finished"}
+    assert sink.sent[-1][1]["nodes"]["1"]["value"] == 2
 
 
-def test_an_added_node_is_shown_at_the_node_of_the_workflow():
-    outlet = Kept()
-    messages = RunMessages("p", "me", outlet)
+def test_an_expanded_node_is_displayed_at_the_node_of_the_workflow():
+    sink = Kept()
+    messages = RunMessages("p", "me", sink)
     messages.event("executing", executing("2"))
     messages.event("node_paused", {"node": "2"})
     messages.event("executing", executing("2.a", "2", "2"))
-    assert outlet.sent[-1] == ("executing", {"node": "2.a", "display_node": "2", "prompt_id": "p"})
-    about = outlet.sent[-2][1]["nodes"]["2.a"]
+    assert sink.sent[-1] == ("executing", {"node": "2.a", "display_node": "2", "prompt_id": "p"})
+    about = sink.sent[-2][1]["nodes"]["2.a"]
     assert (about["display_node_id"], about["parent_node_id"], about["real_node_id"]) == ("2", "2", "2")
-    assert messages.node == "2", "what a client that reconnects is told, which must be in its graph"
+    assert messages.node == "2", "sent to a client that reconnects, so it must be in its graph"
     messages.event("node_finished", {"node": "2.a"})
     messages.event("node_finished", {"node": "2"})
-    assert outlet.states() == {"2": "finished", "2.a": "finished"}
+    assert sink.states() == {"2": "finished", "2.a": "finished"}
 
 
-def test_the_time_of_added_nodes_counts_for_the_node_that_added_them(monkeypatch):
+def test_the_time_of_expanded_nodes_counts_towards_their_parent(monkeypatch):
     clock = iter([0.0, 1.0, 10.0, 14.0, 20.0, 30.0])
     monkeypatch.setattr(
         "uniworld.nodes.headless.serve.queue.worker.time", SimpleNamespace(perf_counter=lambda: next(clock))
     )
     run = Run(accepted=None, messages=None)  # type: ignore[arg-type]
-    run.clock("executing", executing("2"))
-    run.clock("node_paused", {"node": "2"})
-    run.clock("executing", executing("2.a", "2", "2"))
-    run.clock("node_finished", {"node": "2.a"})
-    run.clock("executing", executing("3"))
-    run.clock("execution_error", {"node_id": "3"})
+    run.record_time("executing", executing("2"))
+    run.record_time("node_paused", {"node": "2"})
+    run.record_time("executing", executing("2.a", "2", "2"))
+    run.record_time("node_finished", {"node": "2.a"})
+    run.record_time("executing", executing("3"))
+    run.record_time("execution_error", {"node_id": "3"})
     assert run.seconds == pytest.approx({"2": 5.0, "3": 10.0})

@@ -1,4 +1,4 @@
-"""The queue goes on whatever happens to the terminal and to what it is told."""
+"""The queue continues whatever happens to the terminal and to its listeners."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 class Broken(io.StringIO):
-    """A terminal that is there and fails at everything."""
+    """A terminal whose every write fails."""
 
     def write(self, text: str) -> int:
         raise OSError(28, "No space left on device")
@@ -25,7 +25,7 @@ def closed() -> io.StringIO:
 
 
 @pytest.mark.parametrize("stream", [Broken(), closed(), None], ids=["full", "closed", "none"])
-def test_prompts_are_done_without_a_terminal(live, graphs, monkeypatch, stream):
+def test_prompts_run_without_a_terminal(live, graphs, monkeypatch, stream):
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
         ids = [live.queue(graphs[name]) for name in ("sum", "picture", "sum")]
@@ -33,8 +33,8 @@ def test_prompts_are_done_without_a_terminal(live, graphs, monkeypatch, stream):
     assert ended == ["success"] * 3
 
 
-@pytest.mark.parametrize("part", ["metrics.ran", "clients.send"])
-def test_a_mistake_in_what_is_told_does_not_end_the_queue(live, graphs, monkeypatch, capsys, part):
+@pytest.mark.parametrize("part", ["metrics.count_run", "clients.send"])
+def test_an_error_in_a_listener_does_not_stop_the_queue(live, graphs, monkeypatch, capsys, part):
     owner, _, name = part.partition(".")
 
     def fail(*_: object, **__: object) -> None:
@@ -48,7 +48,7 @@ def test_a_mistake_in_what_is_told_does_not_end_the_queue(live, graphs, monkeypa
     assert "a mistake of ours" in capsys.readouterr().err
 
 
-def test_what_no_json_has_and_previews_that_are_none_fail_no_prompt(live, graphs):
+def test_invalid_ui_data_and_previews_do_not_fail_a_prompt(live, graphs):
     socket = live.connect("me")
     done = live.run({"1": {"class_type": "Unruly", "inputs": {}}}, client_id="me")
     assert done["status"]["status_str"] == "success"

@@ -1,4 +1,4 @@
-"""Prompts over HTTP: accepted, refused, queued, ended, and looked up again, as ComfyUI's clients expect it."""
+"""Prompts over HTTP: accepted, rejected, queued, finished and looked up, as ComfyUI's clients expect."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_prompt_runs_and_is_in_the_history(live, graphs):
 
 
 def test_the_queue_and_the_history_are_spaced_as_comfyui_writes_them(live, graphs):
-    """Shell scripts look for ended prompts in the text of the history, and for an empty queue in that of the queue."""
+    """Shell scripts search the text of the responses for finished prompts and for an empty queue."""
     live.run(graphs["sum"], prompt_id="known")
     for history in (live.get("/history").body, live.get("/history/known").body):
         for part in (b'"known": {', b'"status_str": "success"', b'"completed": true', b'"messages": ['):
@@ -50,7 +50,7 @@ def test_the_queue_and_the_history_are_spaced_as_comfyui_writes_them(live, graph
     assert b'"queue_running": []' in live.get("/queue").body
 
 
-def test_a_node_whose_id_is_half_a_character_is_in_the_queue_and_the_history(live):
+def test_a_node_id_with_an_unpaired_surrogate_is_in_the_queue_and_the_history(live):
     prompt = {"\ud800": node("PreviewAny", source="é")}
     entry = live.run(prompt)
     assert entry["prompt"][2] == prompt
@@ -58,7 +58,7 @@ def test_a_node_whose_id_is_half_a_character_is_in_the_queue_and_the_history(liv
     assert entry["meta"]["\ud800"]["node_id"] == "\ud800"
 
 
-def test_choices_in_a_prompt_are_the_clients_to_resolve(live):
+def test_choices_in_a_prompt_are_not_resolved_by_the_server(live):
     text = "{a|b} // c"
     prompt = {"1": node("Prompted", text=text, plain="", seed=1)}
     entry = live.run(prompt)
@@ -77,7 +77,7 @@ def test_a_prompt_with_an_older_class_id_runs(live):
     assert entry["prompt"][2]["1"]["class_type"] == "UniWorldEmptyLatent"
 
 
-def test_what_ran_before_is_not_run_again(live, graphs):
+def test_cached_nodes_do_not_run_again(live, graphs):
     live.run(graphs["sum"])
     entry = live.run(graphs["sum"])
     cached = dict(entry["status"]["messages"])["execution_cached"]["nodes"]
@@ -120,7 +120,7 @@ def test_a_picture_is_saved_with_its_workflow(live, graphs):
         ([], 400, "invalid_json"),
     ],
 )
-def test_a_wrong_prompt_is_refused_with_a_reason(live, body, status, kind):
+def test_an_invalid_prompt_is_rejected_with_a_reason(live, body, status, kind):
     reply = live.post("/prompt", body)
     assert reply.status == status
     if kind:
@@ -129,7 +129,7 @@ def test_a_wrong_prompt_is_refused_with_a_reason(live, body, status, kind):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"prompt": NaN}', b"[" * 100_000, b'{"number": 1e999}'])
-def test_a_body_that_is_no_json_is_refused(live, body):
+def test_a_body_that_is_not_json_is_rejected(live, body):
     assert live.post("/prompt", body=body).status == 400
 
 
@@ -145,19 +145,19 @@ def test_errors_of_nodes_have_comfyuis_form(live):
     assert error["extra_info"]["input_name"] == "steps"
 
 
-def test_good_outputs_run_beside_bad_ones(live):
+def test_valid_outputs_run_despite_invalid_ones(live):
     reply = live.post("/prompt", {"prompt": {"1": node("Paint", steps=1, seed=1), "2": node("Show")}})
     assert reply.status == 200
     assert list(reply.json["node_errors"]) == ["2"]
     assert list(live.wait(reply.json["prompt_id"])["outputs"]) == ["1"]
 
 
-def test_only_the_wanted_outputs_run(live):
+def test_only_the_requested_outputs_run(live):
     both = {"1": node("Paint", steps=1, seed=1), "2": node("Paint", steps=1, seed=2)}
     assert list(live.run(both, partial_execution_targets=["2"])["outputs"]) == ["2"]
 
 
-def test_an_id_of_the_clients_choice_is_kept_and_never_runs_twice(live):
+def test_an_id_chosen_by_the_client_is_used_and_never_runs_twice(live):
     assert live.queue(paint(1), prompt_id="mine") == "mine"
     live.wait("mine")
     again = live.post("/prompt", {"prompt": paint(1), "prompt_id": "mine"})
@@ -200,7 +200,7 @@ def test_the_history_is_paged_and_cleared(live):
     assert live.get("/history").json == {}
 
 
-def test_an_error_is_told_with_its_node(live):
+def test_an_error_is_reported_with_its_node(live):
     entry = live.run({"1": node("Failing", value=3), "2": node("Show", value=["1", 0])})
     assert entry["status"]["status_str"] == "error"
     assert entry["status"]["completed"] is False
@@ -211,13 +211,13 @@ def test_an_error_is_told_with_its_node(live):
     assert data["current_inputs"] == {"value": [3]}
 
 
-def test_a_node_cannot_end_the_server(live, graphs):
+def test_a_node_cannot_stop_the_server(live, graphs):
     entry = live.run({"1": node("Exits")})
     assert entry["status"]["status_str"] == "error"
     assert live.run(graphs["sum"])["status"]["completed"] is True
 
 
-def test_numbers_that_are_no_json_do_not_break_replies(live):
+def test_numbers_that_json_cannot_represent_do_not_break_responses(live):
     entry = live.run(
         {"1": node("Options", text="\x00\ud83d\ude00", seed=0, strength=0.5, on=True, old_choice="a", new_choice="x")}
     )
@@ -238,7 +238,7 @@ def test_interrupt_stops_within_a_step(live):
     assert live.run(paint(1))["status"]["completed"] is True
 
 
-def test_interrupt_with_nothing_running_is_void(live):
+def test_interrupt_without_a_running_prompt_does_nothing(live):
     assert live.post("/interrupt").status == 200
     assert live.post("/interrupt", {"prompt_id": 5}).status == 400
     assert live.run(paint(1))["status"]["completed"] is True
@@ -302,19 +302,19 @@ def test_limits_of_graph_queue_and_body(start, config):
     live.wait(running)
 
 
-def test_free_lets_go_of_results(live, graphs):
+def test_free_releases_cached_results(live, graphs):
     live.run(graphs["sum"])
     assert live.post("/free", {"unload_models": True, "free_memory": True}).status == 200
     entry = live.run(graphs["sum"])
     assert dict(entry["status"]["messages"])["execution_cached"]["nodes"] == []
 
 
-def test_secrets_of_other_services_are_not_kept(live):
+def test_credentials_of_other_services_are_not_stored(live):
     entry = live.run(paint(1), extra_data={"auth_token_comfy_org": "s3cret", "api_key_comfy_org": "s3cret"})
     assert "s3cret" not in str(entry)
 
 
-def test_an_output_that_became_invalid_fails_with_a_sentence(live, tmp_path):
+def test_an_output_that_became_invalid_fails_with_a_message(live, tmp_path):
     Image.new("RGB", (4, 4)).save(live.config.input / "gone.png")
     running = live.queue(paint(1000))
     waiting = live.queue({"1": node("LoadImage", image="gone.png"), "2": node("PreviewImage", images=["1", 0])})

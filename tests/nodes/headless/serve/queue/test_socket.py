@@ -1,4 +1,4 @@
-"""The socket: ComfyUI's messages in ComfyUI's order, to those whom they concern."""
+"""The WebSocket: ComfyUI's messages, in ComfyUI's order, to the right clients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_first_message_is_the_status_with_the_sid(live):
     assert live.connect("my-own").receive()[1]["sid"] == "my-own"
 
 
-def test_a_run_is_told_in_order(live):
+def test_the_messages_of_a_run_are_in_order(live):
     socket = live.connect("me", {"supports_preview_metadata": True})
     graph = {"1": node("Slow", steps=1), "2": node("Show", value=["1", 0])}
     prompt_id = live.queue(graph, client_id="me")
@@ -49,7 +49,7 @@ def test_a_run_is_told_in_order(live):
         "value": 1, "max": 1, "state": "finished", "node_id": "1", "prompt_id": prompt_id,
         "display_node_id": "1", "parent_node_id": None, "real_node_id": "1",
     }  # fmt: skip
-    # The history is there before the end is told.
+    # The history is stored before the last message is sent.
     assert prompt_id in live.get(f"/history/{prompt_id}").json
 
 
@@ -87,7 +87,7 @@ def test_previews_in_both_forms(live):
         assert Image.open(io.BytesIO(picture)).size == (512, 256)
 
 
-def test_a_client_that_comes_back_sees_its_run(live):
+def test_a_client_that_reconnects_sees_its_run(live):
     first = live.connect("me")
     prompt_id = live.queue({"1": node("Paint", steps=500, seed=0)}, client_id="me")
     first.until(lambda kind, _: kind == "progress")
@@ -97,12 +97,12 @@ def test_a_client_that_comes_back_sees_its_run(live):
     assert data == {"node": "1", "display_node": "1", "prompt_id": prompt_id}
     first.close()
     live.sockets.remove(first)
-    second.until(lambda kind, _: kind == "progress")  # the old socket's end did not take the new one with it
+    second.until(lambda kind, _: kind == "progress")  # closing the old socket did not remove the new one
     live.post("/interrupt")
     assert "execution_interrupted" in kinds(second.until_done())
 
 
-def test_interruption_is_told_to_everyone(live):
+def test_an_interruption_is_sent_to_all_clients(live):
     other = live.connect("other")
     live.queue({"1": node("Paint", steps=500, seed=0)})
     while not live.get("/queue").json["queue_running"]:
@@ -111,7 +111,7 @@ def test_interruption_is_told_to_everyone(live):
     assert other.until(lambda kind, _: kind == "execution_interrupted")
 
 
-def test_nonsense_on_the_socket_is_ignored(live):
+def test_invalid_messages_are_ignored(live):
     socket = live.connect("me")
     for text in ("", "{", "[]", '"x"', '{"type": []}', '{"type": "feature_flags", "data": 5}', "[" * 5000):
         socket.send(text)
@@ -120,7 +120,7 @@ def test_nonsense_on_the_socket_is_ignored(live):
     assert live.get("/prompt").status == 200
 
 
-def test_a_strange_client_id_gets_an_own_one(live):
+def test_an_invalid_client_id_is_replaced(live):
     assert live.connect("%00%0a").receive()[1]["sid"].isalnum()
 
 
@@ -137,7 +137,7 @@ def test_the_log_can_be_followed(live):
     assert prompt_id in live.get("/internal/logs/raw").json["entries"][-1]["m"]
 
 
-def test_titles_cannot_steer_the_terminal(live, capfd):
+def test_titles_cannot_send_control_sequences_to_the_terminal(live, capfd):
     live.run({"1": {**node("Paint", steps=1, seed=0), "_meta": {"title": "red \x1b[31m\nPrompt 0: done"}}})
     lines = live.get("/internal/logs").json
     assert "red  [31m Prompt 0: done" in lines
@@ -148,7 +148,7 @@ def test_a_huge_graph_does_not_flood_the_socket(live):
     socket = live.connect("me")
     live.queue({str(n): node("Paint", steps=0, seed=n) for n in range(400)}, client_id="me")
     messages = socket.until_done()
-    # Some states are left out where the reader fell behind, but never a node's start.
+    # States are skipped if the reader falls behind, but the start of a node never is.
     assert max(len(data["nodes"]) for kind, data in messages if kind == "progress_state") == 300
     assert sum(kind == "executing" and data["node"] is not None for kind, data in messages) == 400
 
@@ -157,7 +157,7 @@ def unread() -> Client:
     return Client("me", socket=None)
 
 
-def test_a_client_that_is_behind_is_kept_only_the_newest_states():
+def test_a_client_that_falls_behind_gets_only_the_newest_states():
     client = unread()
     client.put("started", "execution_start")
     for number in range(200):
@@ -174,14 +174,14 @@ def test_a_client_that_is_behind_is_kept_only_the_newest_states():
     assert not client.too_slow
 
 
-def test_a_client_that_reads_is_sent_every_state():
+def test_a_client_that_keeps_up_gets_every_state():
     client = unread()
     for number in range(100):
         client.put(str(number), "progress_state")
     assert len(client.unsent) == 100
 
 
-def test_a_client_is_too_slow_by_what_it_holds():
+def test_a_client_is_too_slow_by_its_backlog():
     client = unread()
     for _ in range(65):
         client.put("x" * 2**20, "executed")

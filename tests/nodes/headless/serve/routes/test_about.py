@@ -1,4 +1,4 @@
-"""What the server tells about itself: nodes, models, the machine, metrics, and its own description."""
+"""Routes that describe the server: nodes, models, the machine, metrics, OpenAPI."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_machine_is_described(live):
     stats = live.get("/system_stats").json
     assert stats["system"].keys() >= {"os", "ram_total", "ram_free", "comfyui_version", "python_version", "argv"}
     assert 0 < stats["system"]["ram_free"] < stats["system"]["ram_total"]
-    assert "--disable-api-nodes" in stats["system"]["argv"]  # or the editor calls outside hosts
+    assert "--disable-api-nodes" in stats["system"]["argv"]  # otherwise the editor contacts other hosts
     assert stats["devices"][0].keys() == {
         "name", "type", "index", "vram_total", "vram_free", "torch_vram_total", "torch_vram_free",
     }  # fmt: skip
@@ -57,7 +57,7 @@ def test_models_and_folders(live):
     assert live.get("/view_metadata/uniworld").status == 404
 
 
-def test_small_answers_that_editors_wait_for(live):
+def test_small_responses_that_the_editor_needs(live):
     for path, answer in {
         "/users": {"storage": "server", "migrated": True}, "/embeddings": [],
         "/extensions": ["/extensions/uniworld/rejections.js", "/extensions/uniworld/warnings.js", "/extensions/uniworld/wire_colors.js"], "/node_replacements": replacements(),
@@ -66,7 +66,7 @@ def test_small_answers_that_editors_wait_for(live):
     features = live.get("/features").json
     assert features["supports_preview_metadata"] is True
     assert features["show_signin_button"] is False
-    assert features["node_replacements"] is True, "else the editor does not ask for them"
+    assert features["node_replacements"] is True, "otherwise the editor does not request them"
 
 
 def test_metrics_count(live, graphs):
@@ -92,7 +92,7 @@ def test_metrics_count(live, graphs):
 
 def test_names_in_metrics_cannot_break_lines():
     metrics = Metrics()
-    metrics.ran("success", 1.0, [('a"b\\c\nd', 1.0)])
+    metrics.count_run("success", 1.0, [('a"b\\c\nd', 1.0)])
     assert 'class="a\\"b\\\\c\\nd"' in metrics.text(0, 0, 0, 0)
 
 

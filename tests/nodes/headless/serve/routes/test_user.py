@@ -1,4 +1,4 @@
-"""Settings, saved workflows, and what node packs bring to the editor."""
+"""Settings, saved workflows, and the content of node packs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def save(live, name: str, content: bytes = b"{}", query: str = ""):
     return live.post(f"/userdata/{quote(name, safe='')}{query}", body=content)
 
 
-def test_settings_are_kept(start):
+def test_settings_are_saved(start):
     live = start()
     assert live.post("/settings", {"a": 1, "b": [2]}).status == 200
     assert live.post("/settings/c.d", True).status == 200
@@ -27,14 +27,14 @@ def test_settings_are_kept(start):
     assert again.post("/settings", [1]).status == 400
 
 
-def test_the_tutorial_is_never_told_to_be_over(live):
+def test_the_tutorial_setting_is_never_sent(live):
     live.post("/settings/Comfy.TutorialCompleted", True)
     assert "Comfy.TutorialCompleted" not in live.get("/settings").json
     assert live.get("/settings").json["Comfy.Notification.ShowVersionUpdates"] is False
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"a": ' * 100_000], ids=["open", "list", "deep", "deeper"])
-def test_a_damaged_settings_file_is_empty_settings(live, text):
+def test_a_damaged_settings_file_counts_as_empty(live, text):
     live.server.user.mkdir(parents=True)
     (live.server.user / "comfy.settings.json").write_text(text)
     assert live.get("/settings").status == 200
@@ -64,7 +64,7 @@ def test_workflows_are_saved_listed_moved_and_removed(live):
     assert live.get("/userdata/workflows%2Fc.json").status == 404
 
 
-def test_lists_of_what_is_not_there(live):
+def test_lists_of_missing_folders(live):
     assert live.get("/userdata").status == 400
     assert live.get("/userdata?dir=workflows").status == 404
     assert live.get("/v2/userdata").json == []
@@ -99,7 +99,7 @@ def test_a_saved_page_does_not_run(live):
     assert live.get("/userdata/x.html").headers["content-type"] == "application/octet-stream"
 
 
-def test_a_style_sheet_is_there_even_if_none_is(live):
+def test_a_missing_style_sheet_is_empty(live):
     for path in ("/user.css", "/api/userdata/user.css"):
         reply = live.get(path)
         assert (reply.status, reply.headers["content-type"]) == (200, "text/css; charset=utf-8")
@@ -114,7 +114,7 @@ def test_templates_come_with_titles_descriptions_and_pictures(live):
     assert list(cards)[:2] == ["edit", "text_to_image"], "in the order in which a person would try them"
     assert cards["edit"]["title"] == "Edit a picture"
     assert all(card["description"] not in ("", card["title"]) for card in cards.values())
-    assert "uniworld" not in live.get("/api/workflow_templates").json, "or each would be there twice"
+    assert "uniworld" not in live.get("/api/workflow_templates").json, "otherwise each would be listed twice"
     for name in cards:
         assert live.get(f"/templates/{name}.json").json["nodes"]
         assert live.get(f"/templates/{name}-1.jpg").headers["content-type"] == "image/jpeg"
@@ -191,18 +191,18 @@ def test_our_blueprint_is_a_graph_of_our_nodes(live):
     assert [one["name"] for one in subgraph["inputs"]][:2] == ["image", "prompt"]
 
 
-def test_settings_nested_too_deep_are_refused(live):
+def test_settings_nested_too_deeply_are_rejected(live):
     def nested(depth: int) -> bytes:
         return b"[" * depth + b"]" * depth
 
     assert live.post("/settings/deep", body=nested(200)).status == 200
-    for depth in (201, *range(900, 1000), 5000):  # some are read, and could then not be written or read again
+    for depth in (201, *range(900, 1000), 5000):  # some can be parsed, but could then not be written or read again
         reply = live.post("/settings/deep", body=nested(depth))
         assert (reply.status, reply.error) == (400, "invalid_json")
     assert live.get("/settings").status == 200
 
 
-def test_files_that_every_editor_asks_for_are_empty_and_not_missing(live):
+def test_files_that_every_editor_requests_are_empty_instead_of_missing(live):
     assert live.get("/userdata/comfy.templates.json").json == []
     assert live.get("/userdata/workflows%2F.index.json").json == {"favorites": []}
     assert live.post("/userdata/comfy.templates.json", [{"name": "mine"}]).status == 200
