@@ -297,9 +297,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         if getattr(settings, name) < 1:
             raise UniWorldError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; it must be at least 1.")
     if arguments.area_side and not 64 <= arguments.area_side <= 4096:
-        raise UniWorldError(
-            f"--area-side is {arguments.area_side}; it must be 64 to 4096, or 0 for the model's own."
-        )
+        raise UniWorldError(f"--area-side is {arguments.area_side}; it must be 64 to 4096, or 0 for the model's own.")
     if arguments.device not in host.current().devices():
         raise UniWorldError(
             f"--device is {arguments.device!r}; available devices: {', '.join(host.current().devices())}."
