@@ -1,4 +1,4 @@
 """Scoring of the published benchmarks: pure functions from replies, detections and answers to tables.
 
-A library so far: no command generates pictures or asks judges yet.
+A library only: generating the pictures and querying the judge models is up to the caller.
 """

@@ -1,9 +1,11 @@
-"""DPG-Bench: yes and no of a VQA model on a grid of pictures to the table.
+"""DPG-Bench: from a VQA model's yes/no answers on grids of pictures to the table.
 
-Source: TencentQQGYLab/ELLA 3c228f1, dpg_bench/compute_dpg_bench.py, run as one process. Papers' numbers carry three faults
-of that script, which `published` keeps and `intended` has not: the first row of the questions is skipped, with which an
-item can lose a question that others depend on and drop out; categories count the last crop alone; and a question whose
-parent's score was zeroed is zeroed too, but only if the parent stands above it.
+Source: TencentQQGYLab/ELLA 3c228f1, dpg_bench/compute_dpg_bench.py, run as one process. Published results contain three
+bugs of that script, which `published` reproduces and `intended` fixes:
+
+- The first row of the questions is skipped. An item can thereby lose a question that others depend on, and drop out.
+- Categories count only the last crop.
+- A question whose parent's score was set to zero is set to zero too, but only if the parent precedes it.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ class DPGQuestion:
     """One row of dpg_bench.csv.
 
     Attributes:
-        item: name of the picture's file without its ending.
-        number: `proposition_id`, by which others of the item depend on it.
+        item: file name of the picture without extension.
+        number: `proposition_id`, which other questions of the item refer to.
         parents: `dependency`; 0 for none.
-        category: the words before the bracket of `tuple`, such as "entity - whole".
+        category: the text before the parenthesis in `tuple`, such as "entity - whole".
     """
 
     item: str
@@ -37,7 +39,7 @@ class DPGQuestion:
 
 @dataclass(frozen=True)
 class CropScores:
-    """Scores of one picture: of each crop, and their mean."""
+    """Scores of one picture's crops."""
 
     crops: tuple[float, ...]
 
@@ -51,10 +53,11 @@ class DPGResult:
     """The table of a run.
 
     Attributes:
-        pictures: of each scored item.
+        pictures: scores of each scored item.
         unscored: items without a score, with the reason.
-        broad, detailed: percentages of yes by category, such as "entity", and "entity - whole".
-        score: the DPG-Bench score, a percentage; None if no item is scored.
+        broad: percentage of yes by category, such as "entity".
+        detailed: percentage of yes by subcategory, such as "entity - whole".
+        score: the DPG-Bench score in percent; None if no item is scored.
     """
 
     pictures: dict[str, CropScores]
@@ -64,12 +67,12 @@ class DPGResult:
     score: float | None
 
 
-# The VQA model's answers: item -> question number -> the answer for each crop.
+# The VQA model's answers: item -> question number -> answer for each crop.
 Answers = Mapping[str, Mapping[int, Sequence[str]]]
 
 
 def read_questions(rows: Sequence[Mapping[str, object]]) -> list[DPGQuestion]:
-    """The questions of the rows of dpg_bench.csv. Raises UniWorldError naming the row that is none."""
+    """Parse the rows of dpg_bench.csv. Raises UniWorldError with the number of an invalid row."""
     made = []
     for number, row in enumerate(rows, 1):
         try:
@@ -86,13 +89,13 @@ def read_questions(rows: Sequence[Mapping[str, object]]) -> list[DPGQuestion]:
             )
         except (KeyError, ValueError) as error:
             raise UniWorldError(
-                f"Row {number} of the questions is no question of DPG-Bench ({error}): download dpg_bench.csv again."
+                f"Row {number} of the questions is invalid ({error}): download dpg_bench.csv again."
             ) from error
     return made
 
 
 def published(questions: Sequence[DPGQuestion], answers: Answers) -> DPGResult:
-    """The table as the published script gives it, for the items that have answers."""
+    """Compute the table of the published script, bugs included, for the items that have answers."""
     by_item: dict[str, dict[int, DPGQuestion]] = {}
     previous = None
     for question in questions[1:]:
@@ -119,8 +122,10 @@ def published(questions: Sequence[DPGQuestion], answers: Answers) -> DPGResult:
 
 
 def intended(questions: Sequence[DPGQuestion], answers: Answers) -> DPGResult:
-    """The table without the script's faults: all rows, categories over all crops, and a question counts as no only where a
-    parent that it names was itself answered with no.
+    """Compute the table without the script's bugs.
+
+    All rows are used, categories count all crops, and a question counts as no only if one of its own parents was answered
+    with no.
     """
     by_item: dict[str, dict[int, DPGQuestion]] = {}
     for question in questions:
@@ -143,10 +148,10 @@ def intended(questions: Sequence[DPGQuestion], answers: Answers) -> DPGResult:
 def _crops(
     asked: Mapping[int, DPGQuestion], given: Mapping[int, Sequence[str]], chained: bool
 ) -> tuple[float, ...] | Unscored:
-    """The score of each crop.
+    """Return the score of each crop.
 
     Args:
-        chained: a zeroed question zeroes those below it that depend on it.
+        chained: a question that was set to zero also sets later questions that depend on it to zero.
     """
     missing = [question.text for number, question in asked.items() if number not in given]
     if missing:

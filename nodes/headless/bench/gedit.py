@@ -1,4 +1,4 @@
-"""GEdit-Bench: VIEScore's replies to scores, and scores to the table.
+"""GEdit-Bench: from VIEScore's replies to scores, and from scores to the table.
 
 Source: stepfun-ai/Step1X-Edit 570eba6, GEdit-Bench/viescore/{utils,__init__}.py and calculate_statistics.py.
 """
@@ -29,7 +29,7 @@ GROUPS = (
 )
 _DELIMITER = "||V^=^V||"
 _HIGHEST = 10
-# How many scores the two prompts ask for: success and overediting, naturalness and artifacts.
+# Each of the two prompts asks for two scores: success and overediting; naturalness and artifacts.
 _SCORES = 2
 
 
@@ -50,8 +50,8 @@ class ScoredEdit:
     """One scored edit.
 
     Attributes:
-        language: "en" or "cn", as the data say.
-        intersection: whether the item is in the set that all published editors answered.
+        language: "en" or "cn", as in the data.
+        intersection: whether the item is in the set that all published models completed.
     """
 
     group: str
@@ -61,17 +61,17 @@ class ScoredEdit:
 
 
 def read(reply: object, mode: Mode = "strict") -> float | Unscored:
-    """The smallest of a reply's scores, or why there is none.
+    """Return the smallest of a reply's scores, or why there is none.
 
     Args:
-        mode: `published` takes any number of scores of any size, as long as the published script takes them; `strict`
-            wants two from 0 to 10. Where that script guesses, asks for ever or fails, both are unscored.
+        mode: `published` accepts any number of scores of any size, if the published script does; `strict` requires two
+            from 0 to 10. Replies for which that script guesses, retries forever or fails are unscored in both modes.
     """
     if not isinstance(reply, str):
         return Unscored("there is no reply")
     scores = find_scores(reply)
     if scores is None:
-        return Unscored("the reply holds no scores")
+        return Unscored("the reply contains no scores")
     if not scores or not all(isinstance(score, (int, float)) and not isinstance(score, bool) for score in scores):
         return Unscored(f"the scores are {str(scores)[:80]}, expected numbers")
     if not all(math.isfinite(score) for score in scores):
@@ -85,10 +85,10 @@ def read(reply: object, mode: Mode = "strict") -> float | Unscored:
 
 
 def find_scores(reply: str) -> list[Any] | None:
-    """What the reply gives as its scores, of whatever type; None where the published script finds none.
+    """Return the scores of a reply, of whatever type; None where the published script finds none.
 
-    Looked at is what stands between two delimiters, else between the outermost braces, else a reply that is one pair of
-    whole numbers in brackets or one whole number from 0 to 10.
+    Parsed is the text between two delimiters, else between the outermost braces, else a reply that consists of a pair of
+    integers in brackets or of one integer from 0 to 10.
     """
     if reply.count(_DELIMITER) == 2:
         return _of_object(reply.split(_DELIMITER)[1])
@@ -127,7 +127,7 @@ def _parsed(text: str) -> Any:
 
 
 def _of_bare_words(text: str) -> dict[str, Any] | None:
-    """An object whose keys and values have no quotes, which the published script repairs: `{score: 7, reasoning: fine}`."""
+    """Parse an object without quotes, which the published script repairs: `{score: 7, reasoning: fine}`."""
     pairs = re.fullmatch(r"\{(.*)\}", text)
     found: dict[str, Any] = {}
     for pair in pairs[1].split(",") if pairs else [""]:
@@ -140,11 +140,11 @@ def _of_bare_words(text: str) -> dict[str, Any] | None:
 
 
 def means(rows: Sequence[ScoredEdit], language: str, intersection: bool = False) -> dict[str, dict[str, float]]:
-    """{"SC", "PQ", "O": {group: mean, "average": unweighted mean of the groups}} of one language.
+    """Return {"SC", "PQ", "O": {group: mean, "average": unweighted mean of the groups}} for one language.
 
     Args:
-        intersection: only the rows of the set that all published editors answered. A group without any is left out, and
-            "average" with it, where the published script gives NaN.
+        intersection: use only the rows that all published models completed. A group without such rows is omitted, and
+            "average" with it, where the published script returns NaN.
     """
     kept = [row for row in rows if row.language == language and (row.intersection or not intersection)]
     groups = list(dict.fromkeys(row.group for row in rows))

@@ -1,4 +1,4 @@
-"""GenEval: boxes of a detector to a verdict on one picture, and verdicts to the table.
+"""GenEval: from detected boxes to a verdict on one picture, and from verdicts to the table.
 
 Source: djghosh13/geneval af4902f, evaluation/evaluate_images.py and summary_scores.py. A box is (x0, y0, x1, y1) in pixels.
 """
@@ -16,7 +16,7 @@ from .outcome import mean
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-# What stands around an object whose mask is known when its colour is looked at.
+# Replaces the surroundings of an object with a known mask before its color is classified.
 BACKGROUND = "#999"
 COLOR_TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 
@@ -26,11 +26,12 @@ class Rules:
     """Thresholds, by default the published ones.
 
     Attributes:
-        threshold: a detection counts from above this score.
-        counting_threshold: the same for prompts of the tag "counting".
-        max_objects: of each class, the best this many count.
-        max_overlap: of two boxes that overlap (IoU) this much or more only the better counts; 1 keeps both.
-        position_threshold: by this share of both boxes' sizes an offset is shortened before its direction is read.
+        threshold: detections count if their score is above it.
+        counting_threshold: the same for prompts with the tag "counting".
+        max_objects: maximum number of objects per class; those with the best scores are kept.
+        max_overlap: of two boxes with at least this IoU, only the better one is kept; 1 keeps both.
+        position_threshold: fraction of both boxes' sizes by which an offset is shortened before its direction is
+            determined.
     """
 
     threshold: float = 0.3
@@ -42,7 +43,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Detection:
-    """One detected object; `mask` (H, W) of booleans where the detector gives one."""
+    """One detected object, with a boolean mask (H, W) if the detector returns one."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -52,23 +53,23 @@ class Detection:
 
 @dataclass(frozen=True)
 class GenEvalVerdict:
-    """Whether a picture shows what its prompt asks for, and what is missing otherwise."""
+    """Whether a picture matches its prompt, and otherwise the reasons why not."""
 
     correct: bool
     reasons: tuple[str, ...] = ()
 
 
-# The colours of objects of one class, in order.
+# Returns the colors of objects of one class, in order.
 Colors = Callable[[str, Sequence[Detection]], Sequence[str]]
 
 
 def keep(detections: Sequence[Detection], tag: str, rules: Rules = Rules()) -> dict[str, list[Detection]]:
-    """The detections that count, by class, the best first; a class with none is left out."""
+    """Return the detections that count, by class and best first. Classes without any are omitted."""
     least = np.float32(rules.counting_threshold if tag == "counting" else rules.threshold)
     kept: dict[str, list[Detection]] = {}
     for name in dict.fromkeys(one.name for one in detections):
         found = [one for one in detections if one.name == name and np.float32(one.score) > least]
-        # Of equal scores the later comes first, as in an ascending order read backwards.
+        # The published script reverses an ascending sort, so that of equal scores the later detection comes first.
         best = sorted(reversed(found), key=lambda one: -np.float32(one.score))[: rules.max_objects]
         chosen: list[Detection] = []
         for one in best:
@@ -80,7 +81,7 @@ def keep(detections: Sequence[Detection], tag: str, rules: Rules = Rules()) -> d
 
 
 def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes whose last pixels belong to them; 0 for empty ones."""
+    """Return the intersection over union of two boxes with inclusive corners; 0 for empty ones."""
     shared = (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
     union = _area(a) + _area(b) - _area(shared)
     return _area(shared) / union if union else 0.0
@@ -91,10 +92,10 @@ def _area(box: Sequence[float]) -> float:
 
 
 def relations(a: Sequence[float], b: Sequence[float], shortened_by: float = 0.1) -> set[str]:
-    """Where box `a` is of box `b`: "left of", "right of", "above", "below", two of them at most.
+    """Return the position of box `a` relative to `b`: at most two of "left of", "right of", "above", "below".
 
-    The offset of the centers is shortened by a share of both sizes, and counts in a direction in which it is more than
-    half as long as the whole unshortened offset.
+    The offset of the centers is shortened by a fraction of both sizes. A direction counts if its component exceeds half
+    the length of the original offset.
     """
     first, second = (np.asarray(box[:4], np.float32).reshape(2, 2) for box in (a, b))
     offset = first.mean(axis=0) - second.mean(axis=0)
@@ -113,12 +114,12 @@ def judge(
     colors: Colors,
     rules: Rules = Rules(),
 ) -> GenEvalVerdict:
-    """Whether the objects that count are those that the prompt asks for.
+    """Check whether the detected objects match the prompt.
 
     Args:
-        metadata: of the prompt: `include`, all of which must hold, and `exclude`, none of which may.
-        kept: from `keep`.
-        colors: tells the colours of objects; asked only where a prompt asks for one.
+        metadata: the prompt's `include` clauses, all of which must hold, and `exclude` clauses, none of which may.
+        kept: result of `keep`.
+        colors: classifies the colors of objects; called only if the prompt mentions one.
     """
     reasons: list[str] = []
     matched: list[Sequence[Detection] | None] = []
@@ -141,7 +142,7 @@ def _missing(
     colors: Colors,
     rules: Rules,
 ) -> str:
-    """What a picture lacks of one clause; empty if nothing."""
+    """Return why a picture does not satisfy a clause; empty if it does."""
     name, count = wanted["class"], wanted["count"]
     if len(found) < count:
         return f"expected {name}>={count}, found {len(found)}"
@@ -166,7 +167,7 @@ def _missing(
 
 
 def crop(picture: Image.Image, detection: Detection) -> Image.Image:
-    """An RGB object cut out for the colour classifier, with gray around it where its mask is known."""
+    """Crop an object for the color classifier, on gray if its mask is known."""
     picture = picture.convert("RGB")
     if detection.mask is not None:
         blank = Image.new("RGB", picture.size, BACKGROUND)
@@ -176,15 +177,15 @@ def crop(picture: Image.Image, detection: Detection) -> Image.Image:
 
 
 def classify_colors(text: Mapping[str, Sequence[float]], name: str, features: Any) -> tuple[list[str], np.ndarray]:
-    """Zero-shot colours of crops of a class, by CLIP's embeddings.
+    """Classify the colors of crops zero-shot, with CLIP embeddings.
 
     Args:
-        text: embedding of every prompt of `COLOR_TEMPLATES` for every colour.
+        text: embeddings of the prompts of `COLOR_TEMPLATES` for all colors.
         features: image features (N, D) of the crops.
 
     Returns:
-        The colour of each crop, and logits (N, 10) in the order of `COLORS`: 100 times the cosine to the normalized mean
-        of the colour's three normalized embeddings.
+        The color of each crop, and logits (N, 10) in the order of `COLORS`: 100 times the cosine similarity to the
+        normalized mean of the color's three normalized embeddings.
     """
     weights = []
     for color in COLORS:
@@ -203,10 +204,11 @@ class GenEvalResult:
     """The table of a run.
 
     Attributes:
-        tags: share of right pictures by tag.
-        pictures: share of right pictures.
-        prompts: share of prompts of which a picture is right.
-        overall: mean of the tags: GenEval's score.
+        tags: fraction of correct pictures by tag.
+        counts: number of pictures by tag.
+        pictures: fraction of correct pictures.
+        prompts: fraction of prompts with at least one correct picture.
+        overall: GenEval's score, the mean over tags.
     """
 
     tags: dict[str, float]
@@ -217,10 +219,11 @@ class GenEvalResult:
 
 
 def summarize(results: Sequence[tuple[str, str, bool]]) -> GenEvalResult:
-    """The table of (tag, prompt, right) of every picture. Raises UniWorldError for none.
+    """Compute the table. Raises UniWorldError if there are no results.
 
     Args:
-        results: a prompt is told by its metadata, so that two of the same words are two.
+        results: (tag, prompt, correct) of every picture. Pass a prompt's metadata rather than its text, because different
+            prompts may have the same text.
     """
     by_tag: dict[str, list[bool]] = {}
     by_prompt: dict[str, list[bool]] = {}

@@ -1,7 +1,7 @@
-"""ImgEdit-Bench: the judge's replies to scores, and scores to the table.
+"""ImgEdit-Bench: from the judge's replies to scores, and from scores to the table.
 
 Source: PKU-YuanGroup/ImgEdit 547185d, Benchmark/Basic/step1_get_avgscore.py and step2_typescore.py,
-Benchmark/UGE/get_average_score.py; the mean of items is ByteDance-Seed/Bagel's.
+Benchmark/UGE/get_average_score.py. The mean over items is that of ByteDance-Seed/Bagel.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from collections.abc import Mapping
 
 from .outcome import Mode, Table, Unscored, mean, split
 
-# Types as the items name them. UniWorld-V1's copy calls `adjust` by its older name, for which its judge has no prompt.
+# Edit types of the items. UniWorld-V1's copy uses the older name of `adjust`, for which its judge has no prompt.
 TYPES = ("add", "adjust", "extract", "replace", "remove", "background", "style", "compose", "action")
 OLD_TYPES = {"alter": "adjust"}
 
-# What the judge is asked for: a score from 1 to 5 for each of three criteria.
+# The judge is asked for a score from 1 to 5 for each of three criteria.
 CRITERIA, LOWEST, HIGHEST = 3, 1, 5
 _STRICT_LINE = re.compile(r"[-*\s]*(?P<name>[^:*]+?)\s*\**\s*:\s*\**\s*(?P<score>[0-9]+)\s*(?:/\s*5)?\s*[.*]*\s*$")
 _REASONING = "brief reasoning"
 
 
 def read_basic(reply: object, mode: Mode = "strict") -> float | Unscored:
-    """The item's score, the mean of its criteria rounded to two digits, or why there is none.
+    """Return an item's score, the mean of its criteria rounded to two digits, or why there is none.
 
     Args:
-        reply: the judge's text; anything else, such as a recorded error, is unscored.
-        mode: `published` averages every line of the form "name: digits", however many and however large; `strict` wants
-            exactly one score from 1 to 5 for each of the three criteria, in any Markdown.
+        reply: the judge's text. Anything else, such as a recorded error, is unscored.
+        mode: `published` averages all lines of the form "name: digits", of any number and size; `strict` requires exactly
+            one score from 1 to 5 for each of the three criteria, in any Markdown.
     """
     if not isinstance(reply, str):
         return Unscored("there is no reply")
@@ -36,11 +36,11 @@ def read_basic(reply: object, mode: Mode = "strict") -> float | Unscored:
 
 
 def read_uge(reply: object, mode: Mode = "strict") -> float | Unscored:
-    """The score of an item of the UGE suite (1 to 5), or why there is none.
+    """Return the score of an item of the UGE suite (1 to 5), or why there is none.
 
     Args:
-        mode: `published` reads as `read_basic` does, which misses the two forms that the suite's own README shows;
-            `strict` takes the last "Score: d".
+        mode: `published` parses like `read_basic`, which does not match the two formats in the suite's own README;
+            `strict` uses the last "Score: d".
     """
     if mode == "published":
         return read_basic(reply, "published")
@@ -53,14 +53,14 @@ def read_uge(reply: object, mode: Mode = "strict") -> float | Unscored:
 
 
 def table(scores: Mapping[str, float | Unscored], types: Mapping[str, str]) -> Table:
-    """Means by edit type, rounded to two digits as published, and both definitions of the overall score.
+    """Compute means by edit type, rounded to two digits as published, and both definitions of the overall score.
 
     Args:
-        scores: of each item.
-        types: edit type of each item; a score of no item counts among "mean_of_items" alone, as published.
+        scores: score of each item.
+        types: edit type of each item. Items without a type count only in "mean_of_items", as published.
 
     Returns:
-        overall "mean_of_types" is that of the leaderboard's tables, "mean_of_items" Bagel's.
+        The table. Its overall "mean_of_types" is the leaderboard's score, "mean_of_items" is Bagel's.
     """
     scored, unscored = split(scores)
     by_type: dict[str, list[float]] = {}
@@ -75,7 +75,7 @@ def table(scores: Mapping[str, float | Unscored], types: Mapping[str, str]) -> T
 
 
 def table_uge(scores: Mapping[str, float | Unscored]) -> Table:
-    """The mean of all items, rounded to two digits as published."""
+    """Compute the mean of all items, rounded to two digits as published."""
     scored, unscored = split(scores)
     overall = {"mean_of_items": round(mean(scored.values()), 2)} if scored else {}
     return Table({}, {"all": len(scored)}, overall, unscored)
@@ -89,8 +89,8 @@ def _published_scores(reply: str) -> list[int] | Unscored:
             continue
         try:
             found.append(int(rest[0]))
-        except ValueError:  # a digit such as a superscript two, at which the published script ends
-            return Unscored(f"'{rest[0]}' is a digit but no number")
+        except ValueError:  # str.isdigit accepts characters such as "²", which crash the published script
+            return Unscored(f"'{rest[0]}' is not a number")
     return found or Unscored("no line gives a score")
 
 

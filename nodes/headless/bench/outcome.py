@@ -1,4 +1,4 @@
-"""What reading one reply, or scoring one picture, can come to."""
+"""Common types of the benchmarks: a missing score, a table, and means."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Literal, TypeVar
 
 from ....uniworld_core.errors import UniWorldError
 
-# `published` computes what the published scripts compute wherever these give a value. `strict` takes only replies of the
-# form that the judge was asked for.
+# `published` returns the value of the published script wherever that has one. `strict` accepts only replies in the format
+# that the judge was asked for.
 Mode = Literal["published", "strict"]
 
 
 @dataclass(frozen=True)
 class Unscored:
-    """No score: counted and named, never replaced by a number.
+    """A missing score. It is reported, never replaced by a number.
 
     Attributes:
-        reason: what is wrong with the reply, for a report.
+        reason: what is wrong with the reply.
     """
 
     reason: str
@@ -26,12 +26,12 @@ class Unscored:
 
 @dataclass(frozen=True)
 class Table:
-    """Means of groups and what they are made of.
+    """Mean scores of groups.
 
     Attributes:
-        groups: mean of each group; a group without any score is left out.
-        counts: how many items each of these means is made of.
-        overall: the benchmark's overall scores by name; a name is missing where the benchmark gives none.
+        groups: mean of each group; groups without scores are omitted.
+        counts: number of items in each mean.
+        overall: the benchmark's overall scores by name; undefined ones are omitted.
         unscored: items without a score, with the reason.
     """
 
@@ -45,14 +45,17 @@ T = TypeVar("T")
 
 
 def split(outcomes: Mapping[str, T | Unscored]) -> tuple[dict[str, T], dict[str, str]]:
-    """The scored items, and the reason of each unscored one."""
+    """Split into the scored items and the reasons of the unscored ones."""
     scored = {name: one for name, one in outcomes.items() if not isinstance(one, Unscored)}
     return scored, {name: one.reason for name, one in outcomes.items() if isinstance(one, Unscored)}
 
 
 def mean(values: Iterable[float]) -> float:
-    """The mean, added up from left to right as the published scripts do. Raises UniWorldError for no values."""
-    listed = list(values)
-    if not listed:
-        raise UniWorldError("There is no mean of no values.")
-    return sum(listed) / len(listed)
+    """Return the mean. Raises UniWorldError if there are no values.
+
+    Summed from left to right like in the published scripts, so that results are equal to the last digit.
+    """
+    items = list(values)
+    if not items:
+        raise UniWorldError("The mean of zero values is undefined. Score at least one item.")
+    return sum(items) / len(items)

@@ -1,4 +1,4 @@
-"""TIFA: answers of a VQA model to multiple-choice questions, to the table.
+"""TIFA: from a VQA model's answers to multiple-choice questions to the table.
 
 Source: Yushi-Hu/tifa 8e37050, tifascore/tifa_score.py.
 """
@@ -14,7 +14,7 @@ from .outcome import mean
 
 @dataclass(frozen=True)
 class TIFAQuestion:
-    """One question about the picture of a caption, with the answer that is right."""
+    """One question about a caption's picture, with the correct answer."""
 
     caption: str
     text: str
@@ -27,9 +27,10 @@ class TIFAResult:
     """The table of a run.
 
     Attributes:
-        captions: share of right answers of each caption all of whose questions are answered.
-        types: share of right answers of each element type, over the questions of these captions.
-        average, deviation: mean and standard deviation (n - 1) of the captions; None where there are too few.
+        captions: fraction of correct answers for each caption whose questions are all answered.
+        types: fraction of correct answers for each element type, over the questions of these captions.
+        average: mean over captions; None if there are none.
+        deviation: sample standard deviation (n - 1) over captions; None for fewer than two.
         unscored: captions without a score, with the reason.
     """
 
@@ -41,9 +42,9 @@ class TIFAResult:
 
 
 def score(questions: Sequence[TIFAQuestion], answers: Mapping[tuple[str, str], str]) -> TIFAResult:
-    """The table of the answers by (caption, question).
+    """Compute the table from answers by (caption, question).
 
-    A caption with a question that has no answer is unscored; the published script ends there.
+    A caption with an unanswered question is unscored; the published script would crash.
     """
     by_caption: dict[str, list[TIFAQuestion]] = {}
     for question in questions:

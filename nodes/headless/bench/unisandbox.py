@@ -1,4 +1,4 @@
-"""UniSandbox: the two replies of its judge, a description and a verdict, to right or wrong.
+"""UniSandbox: from the judge's two replies, a description and a verdict, to correct or wrong.
 
 Source: PKU-YuanGroup/UniSandBox c5f0af8 and 2bc73eb, eval/eval_{math,mapping,knowledge}.py.
 """
@@ -12,15 +12,15 @@ from typing import Literal
 from .outcome import Mode, Table, Unscored, mean, split
 
 Test = Literal["math", "mapping", "knowledge"]
-# With this word the first judge says that there is nothing to describe; the item is then wrong without a second question.
+# The first judge's reply if there is nothing to describe. The item is then wrong, without asking the second judge.
 _NOTHING = {"math": re.compile("error", re.IGNORECASE), "mapping": re.compile("error", re.IGNORECASE)}
 _REJECTED = "Reject"
 
 
 def description(reply: object, test: Test) -> str | bool | Unscored:
-    """What the second judge is shown, False where the item is wrong already, or why the first judge is to be asked again.
+    """Return the text for the second judge, False if the item is already wrong, or why the first judge must be asked again.
 
-    A mapping test shows what stands behind the first "Object:", a knowledge test the first line, a math test all.
+    A mapping test uses the text after the first "Object:", a knowledge test the first line, a math test everything.
     """
     if not isinstance(reply, str) or not reply.strip():
         return Unscored("there is no reply")
@@ -35,11 +35,11 @@ def description(reply: object, test: Test) -> str | bool | Unscored:
 
 
 def verdict(reply: object, mode: Mode = "strict") -> bool | Unscored:
-    """Whether the second judge says yes, or why that cannot be told.
+    """Return whether the second judge says yes, or why there is no verdict.
 
     Args:
-        mode: `published` takes the first "Score: YES" or "Score: NO", even as the beginning of another word; `strict` wants
-            one verdict as a whole word, in any brackets or Markdown, and no other beside it.
+        mode: `published` uses the first "Score: YES" or "Score: NO", even as a prefix of another word; `strict` requires
+            exactly one verdict as a complete word, in any brackets or Markdown.
     """
     if not isinstance(reply, str):
         return Unscored("there is no reply")
@@ -54,11 +54,11 @@ def verdict(reply: object, mode: Mode = "strict") -> bool | Unscored:
 
 
 def table(verdicts: Mapping[str, bool | Unscored], groups: Mapping[str, str]) -> Table:
-    """Accuracy by group and over all items.
+    """Compute accuracy by group and over all items.
 
     Args:
-        verdicts: of each item. A mapping item's is `both` of its two; a missing picture's is False, as published.
-        groups: the file that each item is of.
+        verdicts: verdict of each item. For a mapping item, `both` of its two; for a missing picture False, as published.
+        groups: the file that each item belongs to.
     """
     scored, unscored = split(verdicts)
     by_group: dict[str, list[float]] = {}
@@ -70,7 +70,7 @@ def table(verdicts: Mapping[str, bool | Unscored], groups: Mapping[str, str]) ->
 
 
 def both(first: bool | Unscored | None, second: bool | Unscored | None) -> bool | Unscored:
-    """A mapping item is right when both of its pictures are; None stands for a missing picture, which is wrong."""
+    """Combine the verdicts of a mapping item's two pictures: both must be correct. None is a missing picture, so wrong."""
     if first is False or second is False or first is None or second is None:
         return False
     return next((one for one in (first, second) if isinstance(one, Unscored)), True)

@@ -1,4 +1,4 @@
-"""WISE: replies to scores and the weighted table, for the first edition and for the verified one.
+"""WISE: from replies to scores and the weighted table, for the first and the verified edition.
 
 Source: PKU-YuanGroup/WISE eb51174, WISE_legacy/{gpt_eval,Calculate}.py, vllm_eval.py and calculate_verified.py.
 """
@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from .outcome import Mode, Table, Unscored, mean
 
 CRITERIA = ("consistency", "realism", "aesthetic_quality")
-# Weights of the criteria; a score runs from 0 to 2, so that the sum is halved.
+# Weights of the criteria. Scores are 0 to 2, so the weighted sum is divided by 2.
 _WEIGHTS = (0.7, 0.2, 0.1)
 _HIGHEST = 2
 
 
 @dataclass(frozen=True)
 class Edition:
-    """Categories of one edition.
+    """The categories of one edition.
 
     Attributes:
         ranges: first and last prompt id of each category.
-        weights: of each category in the overall score.
+        weights: weight of each category in the overall score.
     """
 
     ranges: dict[str, tuple[int, int]]
     weights: dict[str, float]
 
     def category(self, prompt_id: int) -> str | None:
-        """The category of a prompt, None for an id of no category."""
+        """Return the category of a prompt; None for an unknown id."""
         return next((name for name, (first, last) in self.ranges.items() if first <= prompt_id <= last), None)
 
     @property
@@ -64,16 +64,17 @@ VERIFIED = Edition(
 
 
 def wiscore(consistency: float, realism: float, aesthetic_quality: float) -> float:
-    """The WiScore of one picture, 0 to 1, of its three scores from 0 to 2."""
+    """Return the WiScore of one picture (0 to 1) from its three scores (0 to 2)."""
     return sum(w * score for w, score in zip(_WEIGHTS, (consistency, realism, aesthetic_quality))) / _HIGHEST
 
 
 def read_legacy(reply: object, mode: Mode = "strict") -> float | Unscored:
-    """The WiScore (0 to 1) of one picture by the first edition's judge, or why there is none.
+    """Return the WiScore (0 to 1) of one picture from the first edition's judge, or why there is none.
 
     Args:
-        mode: `published` takes the last digit behind each criterion's name, or else the first three lines that are a digit
-            from 0 to 2, so that 1.5 is 1, 10 is 1, and 7 is taken; `strict` wants each criterion once, as 0, 1 or 2.
+        mode: `published` uses the last digit after each criterion's name, else the first three lines that are a digit from
+            0 to 2, so that 1.5 and 10 are read as 1, and 7 is accepted; `strict` requires each criterion once, as 0, 1
+            or 2.
     """
     if not isinstance(reply, str):
         return Unscored("there is no reply")
@@ -88,7 +89,7 @@ def read_legacy(reply: object, mode: Mode = "strict") -> float | Unscored:
 
 
 def _criteria(reply: str, mode: Mode) -> dict[str, list[str]]:
-    """The scores given for each criterion, in order."""
+    """Return the scores of each criterion, in order."""
     digits = r"([0-9])" if mode == "published" else r"(-?[0-9]+(?:\.[0-9]+)?)"
     colon = r"\s*:?\s*" if mode == "published" else r"\s*\*{0,2}\s*[:：=]?\s*\*{0,2}\s*"
     scores: dict[str, list[str]] = {}
@@ -102,11 +103,11 @@ def _criteria(reply: str, mode: Mode) -> dict[str, list[str]]:
 
 
 def read_verified(reply: object, mode: Mode = "strict") -> float | Unscored:
-    """The score, 0 or 1, of one picture by the verified edition's judge, or why there is none.
+    """Return the score (0 or 1) of one picture from the verified edition's judge, or why there is none.
 
     Args:
-        mode: `published` takes the first 0 or 1 behind "score", so that 0.5 is 0, or a reply with one line that is 0 or 1;
-            `strict` wants all scores that the reply gives to be the same one, 0 or 1, and not a fraction.
+        mode: `published` uses the first 0 or 1 after "score", so that 0.5 is read as 0, or a reply with one line that is 0
+            or 1; `strict` requires all scores in the reply to be the same integer, 0 or 1.
     """
     if not isinstance(reply, str):
         return Unscored("there is no reply")
@@ -127,11 +128,11 @@ def read_verified(reply: object, mode: Mode = "strict") -> float | Unscored:
 
 
 def table(scores: Sequence[tuple[int, float | Unscored]], edition: Edition) -> Table:
-    """Means by category, and the weighted sum "overall" once every category has one and no prompt is missing.
+    """Compute means by category, and the weighted sum "overall" if all categories have scores and no prompt is missing.
 
     Args:
-        scores: prompt ids with their scores. An unscored prompt counts as present but is in no mean, and one that is there
-            twice counts twice, both as published.
+        scores: prompt ids with their scores. As published, an unscored prompt counts as present but is in no mean, and a
+            duplicate counts twice.
     """
     by_category: dict[str, list[float]] = {}
     unscored: dict[str, str] = {}

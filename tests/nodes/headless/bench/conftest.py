@@ -1,6 +1,6 @@
-"""The numbers of the published scorers on made-up replies.
+"""Outputs of the published scripts on synthetic replies.
 
-`UNIWORLD_GOLDEN_BENCH=FOLDER` runs the same tests on another folder of them.
+`UNIWORLD_GOLDEN_BENCH=FOLDER` runs the tests on those of another folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""DPG-Bench's scores, against what the published script gives, faults included."""
+"""DPG-Bench's scores equal those of the published script, bugs included."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def test_golden_runs(golden: Any) -> None:
             assert picture.score == pytest.approx(wanted["pictures"][item]["mean"], rel=1e-9)
         assert made.broad | made.detailed == pytest.approx(wanted["categories"], rel=1e-9)
         assert made.score == pytest.approx(wanted["score"], rel=1e-9)
-        # Files that are no pictures of the benchmark fail there too.
+        # In the published script, files that are not pictures of the benchmark fail too.
         failed = {name.removesuffix(".png") for name in wanted["failed"] if name not in run["settings"]["other_files"]}
         assert set(made.unscored) == failed
 
 
-def test_golden_runs_without_the_faults(golden: Any) -> None:
+def test_golden_runs_without_the_bugs(golden: Any) -> None:
     runs = [run for run in golden("dpg")["runs"] if run.get("derived_intended")]
     assert runs
     for run in runs:
@@ -57,14 +57,14 @@ def test_answers_for_different_numbers_of_crops_leave_the_item_unscored() -> Non
     assert intended([ask(1), ask(2)], {"a": {1: ["yes"], 2: ["yes", "no"]}}).unscored
 
 
-def test_zeros_run_down_chains_as_published_and_one_step_as_intended() -> None:
+def test_zeros_propagate_along_chains_as_published_and_one_step_as_intended() -> None:
     questions, given = [ask(9), ask(1), ask(2, 1), ask(3, 2)], {"a": {9: ["yes"], 1: ["no"], 2: ["yes"], 3: ["yes"]}}
     assert published(questions, given).pictures["a"].crops == (0.0,)
     assert intended(questions, given).pictures["a"].crops == (0.5,)
 
 
 @pytest.mark.parametrize("spoilt", [{"dependency": "x"}, {"proposition_id": "one"}, {"tuple": None}])
-def test_a_row_that_is_no_question_is_named(golden: Any, spoilt: dict[str, Any]) -> None:
+def test_an_invalid_row_is_named(golden: Any, spoilt: dict[str, Any]) -> None:
     rows = [dict(row) for row in golden("dpg")["runs"][0]["rows"][:3]]
     rows[1] = {key: value for key, value in {**rows[1], **spoilt}.items() if value is not None}
     with pytest.raises(ValueError, match=r"Row 2 of the questions .* download dpg_bench\.csv again"):

@@ -1,4 +1,4 @@
-"""GEdit-Bench's scores, against what the published scripts give."""
+"""GEdit-Bench's scores equal those of the published scripts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_golden_items(golden: Any) -> None:
     assert len(cases) > 10
     for one in cases:
         if one["published"]["calls"] != [1, 1]:
-            continue  # later replies belong to the retries, which reading one reply does not know
+            continue  # further replies are retries, which `read` does not make
         consistency, quality = read(one["SC"][0], "published"), read(one["PQ"][0], "published")
         if "value" not in one["published"]:
             assert isinstance(consistency, Unscored) or isinstance(quality, Unscored), one["kind"]
@@ -50,8 +50,8 @@ def test_golden_tables(golden: Any) -> None:
                 for name in ("SC", "PQ", "O"):
                     wanted = {key: value for key, value in published[name + suffix].items() if value is not None}
                     names = {"SC": "avg_semantics", "PQ": "avg_quality", "O": "avg_overall"}
-                    told = {names[name] if key == "average" else key: value for key, value in made[name].items()}
-                    assert told == pytest.approx(wanted, rel=1e-9), (language, name + suffix)
+                    renamed = {names[name] if key == "average" else key: value for key, value in made[name].items()}
+                    assert renamed == pytest.approx(wanted, rel=1e-9), (language, name + suffix)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_golden_tables(golden: Any) -> None:
         '{"score": []}',
     ],
 )
-def test_strict_never_scores_what_was_not_asked_for(reply: object) -> None:
+def test_strict_rejects_other_formats(reply: object) -> None:
     assert isinstance(read(reply), Unscored)
 
 
@@ -76,7 +76,7 @@ def test_strict_never_scores_what_was_not_asked_for(reply: object) -> None:
     ['{"score": [NaN, 3]}', '{"score": [5, NaN]}', '{"score": [-1, 3]}', '{"score": [true, 3]}', '{"score": null}'],
 )
 @pytest.mark.parametrize("mode", ["published", "strict"])
-def test_what_is_no_score_is_none_in_either_mode(reply: str, mode: Any) -> None:
+def test_invalid_scores_are_unscored_in_both_modes(reply: str, mode: Any) -> None:
     assert isinstance(read(reply, mode), Unscored)
 
 

@@ -1,4 +1,4 @@
-"""GenEval's verdicts, against what the published scripts give on made-up boxes."""
+"""GenEval's verdicts equal those of the published scripts on synthetic boxes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def rules_of(options: dict[str, str]) -> Rules:
 
 
 def words(reasons: str) -> list[str]:
-    """The reasons with joined relations in one order: the published ones come from a set."""
+    """Sort the relations in each reason: the published script joins them from a set."""
     return [
         re.sub(r"found (.*) target", lambda m: " ".join(sorted(m[1].split(" and "))), one)
         for one in reasons.split("\n")
@@ -83,6 +83,6 @@ def test_golden_summary(golden: Any) -> None:
     assert f"Overall score (avg. over tasks): {made.overall:.5f}" in published
 
 
-def test_objects_of_no_size_at_one_place_have_no_relation() -> None:
+def test_empty_boxes_at_the_same_place_have_no_relation() -> None:
     assert relations((5, 5, 5, 5), (5, 5, 5, 5)) == set()
     assert iou((5, 5, 3, 3), (5, 5, 3, 3)) == 0.0

@@ -1,4 +1,4 @@
-"""ImgEdit-Bench's scores, against what the published scripts give."""
+"""ImgEdit-Bench's scores equal those of the published scripts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GOOD = "Brief reasoning: clean.\nPrompt Compliance: 4\nVisual Seamlessness: 1\nP
 
 
 def same(mine: float | Unscored, published: dict[str, Any]) -> bool:
-    value = published.get("value")  # absent where the published script ends
+    value = published.get("value")  # absent if the published script crashes
     return isinstance(mine, Unscored) if value is None else mine == pytest.approx(value, rel=1e-9)
 
 
@@ -38,7 +38,7 @@ def test_golden_basic_runs(golden: Any) -> None:
         assert made.overall["mean_of_types"] == pytest.approx(run["derived"]["overall_mean_of_rounded_types"], rel=1e-9)
 
 
-def test_golden_runs_at_which_the_published_script_ends_have_an_unscored_item(golden: Any) -> None:
+def test_golden_runs_that_crash_the_published_script_have_an_unscored_item(golden: Any) -> None:
     for run in golden("imgedit_basic")["whole_run_crashes"]:
         scores = [read_basic(reply, "published") for reply in run["replies"].values()]
         assert any(isinstance(score, Unscored) for score in scores), run["kind"]
