@@ -26,8 +26,8 @@ _MIN_BYTES_PER_SECOND = 512  # every working network connection is faster
 _RESPONSE_503 = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-class Timeouts:
-    """Timeouts in seconds."""
+class ConnectionTimeouts:
+    """ConnectionTimeouts in seconds."""
 
     first_request = 20.0  # until the first request starts
     keep_alive = 75.0  # between requests; longer than the 60 s for which reverse proxies keep connections open
@@ -139,7 +139,7 @@ class Connection(RequestHandler):
 class Connections:
     """The open connections of one server, at most `limit`."""
 
-    def __init__(self, server: Server, limit: int, timeouts: type[Timeouts] = Timeouts) -> None:
+    def __init__(self, server: Server, limit: int, timeouts: type[ConnectionTimeouts] = ConnectionTimeouts) -> None:
         self._terminal, self.limit, self.timeouts = server.terminal, limit, timeouts
         self._open: set[Connection] = set()
 
@@ -190,7 +190,7 @@ class Site:
     """
 
     def __init__(
-        self, app: web.Application, server: Server, limit: int | None = None, timeouts: type[Timeouts] = Timeouts,
+        self, app: web.Application, server: Server, limit: int | None = None, timeouts: type[ConnectionTimeouts] = ConnectionTimeouts,
         shutdown_timeout: float = 2.0,
     ) -> None:  # fmt: skip
         self.connections = Connections(server, limit or connection_limit(), timeouts)

@@ -28,7 +28,7 @@ from uniworld.nodes.headless.storage import folders
 try:
     import aiohttp
     from uniworld.nodes.headless.serve.app import make_app, open_server
-    from uniworld.nodes.headless.serve.http.connections import Site, Timeouts
+    from uniworld.nodes.headless.serve.http.connections import ConnectionTimeouts, Site
 except ImportError:  # the server is an extra
     collect_ignore_glob = ["test_*.py"]
 
@@ -135,9 +135,13 @@ class Live:
     """A running server."""
 
     def __init__(
-        self, config: ServerConfig, registry: Registry, limit: int | None = None, timeouts: type[Timeouts] | None = None
+        self,
+        config: ServerConfig,
+        registry: Registry,
+        limit: int | None = None,
+        timeouts: type[ConnectionTimeouts] | None = None,
     ) -> None:
-        self.config, self._limit, self._timeouts = config, limit, timeouts or Timeouts
+        self.config, self._limit, self._timeouts = config, limit, timeouts or ConnectionTimeouts
         self.server = open_server(config, registry)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
@@ -250,7 +254,7 @@ def start(config: ServerConfig, registry: Registry) -> Iterator[Callable[..., Li
     """Start servers with changed options. Running ones are stopped after the test."""
     before, running = folders.current(), []
 
-    def start(limit: int | None = None, timeouts: type[Timeouts] | None = None, **changes: Any) -> Live:
+    def start(limit: int | None = None, timeouts: type[ConnectionTimeouts] | None = None, **changes: Any) -> Live:
         live = Live(replace(config, **changes), registry, limit, timeouts)
         running.append(live)
         return live

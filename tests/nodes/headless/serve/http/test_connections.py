@@ -16,12 +16,12 @@ import pytest
 try:
     from uniworld.nodes.headless.serve.config import ServerConfig
     from uniworld.nodes.headless.serve.http import connections
-    from uniworld.nodes.headless.serve.http.connections import Timeouts, connection_limit
+    from uniworld.nodes.headless.serve.http.connections import ConnectionTimeouts, connection_limit
 except ImportError:  # the server is an extra
     pytest.skip("aiohttp is not installed", allow_module_level=True)
 
 
-class Short(Timeouts):
+class Short(ConnectionTimeouts):
     """Timeouts that a test can wait for."""
 
     first_request = keep_alive = request_head = 0.4
