@@ -1,4 +1,4 @@
-"""Small data in the published format, configurations of the tiny model on it, and processes that train together."""
+"""Fixtures: small data in the published format, configurations of the tiny model on it, and groups of processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ sys.modules["uniworld"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["uniworld"])
 """
 
-# What a tiny run differs in from stage 2: it fits a test, and learns at once.
+# Changes to the stage 2 preset: small enough for a test, and a learning rate that shows at once.
 TINY = (
     "model.checkpoint=tiny",
     "model.dtype=float32",
@@ -49,9 +49,9 @@ TINY = (
 
 
 def write_data(folder: Path, count: int = 8, side: int = 64) -> Path:
-    """A list file of `count` samples in the published format: edits of pictures of noise, each third one without any.
+    """Write a list of `count` samples in the published format: edits of noise pictures, every third one text to image.
 
-    The fifth sample is not square, so that there are two buckets.
+    The fifth sample is not square, so that there are two sizes.
     """
     pictures = folder / "pictures"
     pictures.mkdir(parents=True)
@@ -62,7 +62,7 @@ def write_data(folder: Path, count: int = 8, side: int = 64) -> Path:
         for name in names:
             Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(pictures / name)
         marks = "<image>" * (len(names) - 1)
-        turns = [{"from": "human", "value": f"{marks}Paint it anew."}, {"from": "gpt", "value": "<gen_image>"}]
+        turns = [{"from": "human", "value": f"{marks}Paint it again."}, {"from": "gpt", "value": "<gen_image>"}]
         annotations.append({"image": names, "conversations": turns})
     (folder / "annotations.json").write_text(json.dumps(annotations), encoding="utf-8")
     file = folder / "list.txt"
@@ -72,19 +72,19 @@ def write_data(folder: Path, count: int = 8, side: int = 64) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The list file of eight small samples that tests only read."""
+    """The list file of eight small samples; tests only read it."""
     return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
 def tiny_config(tiny_data: Path) -> Callable[..., Config]:
-    """`tiny_config("run.steps=2", ...)`: stage 2 on the tiny model and data, with these settings besides."""
+    """`tiny_config("run.steps=2", ...)`: stage 2 on the tiny model and data, with these overrides."""
     return lambda *settings: load_config("stage2", [*TINY, f"data.list={tiny_data}", *settings])
 
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Callable[..., list[subprocess.CompletedProcess[str]]]:
-    """`processes(program, size)`: run a Python program as `size` processes that find each other, as under torchrun."""
+    """`processes(program, size)`: run a Python program in `size` connected processes, as torchrun does."""
 
     def run(program: str, size: int = 1, timeout: float = 300) -> list[subprocess.CompletedProcess[str]]:
         with socket.socket() as free:
@@ -117,7 +117,7 @@ def processes(tmp_path: Path) -> Callable[..., list[subprocess.CompletedProcess[
 
 
 class _Products(TorchDispatchMode):
-    """Notes the dtypes of all matrix products and convolutions."""
+    """Records the dtypes of all matrix products and convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,12 +132,12 @@ class _Products(TorchDispatchMode):
 
 @pytest.fixture
 def product_dtypes() -> Iterator[set[torch.dtype]]:
-    """The dtypes of the matrix products, convolutions and attentions computed so far in the test."""
+    """The dtypes of all matrix products, convolutions and attentions computed so far in the test."""
     with _Products() as mode:
         yield mode.seen
 
 
 @pytest.fixture
 def losses() -> Callable[[Path], list[float]]:
-    """The losses that a run's folder tells of, step by step."""
+    """`losses(folder)`: the losses of a run, step by step."""
     return lambda folder: [line["loss"] for line in read_lines(folder / "metrics.jsonl")]

@@ -1,1 +1,1 @@
-"""How a step is carried out: parallelism, precision, optimizers, EMA and checkpoints."""
+"""Execution of a training step: parallelism, precision, optimizers, EMA and checkpoints."""

@@ -1,11 +1,11 @@
-"""Checkpoints of a run: written beside by torch.distributed.checkpoint while training goes on, then renamed.
+"""Checkpoints of a run, written by torch.distributed.checkpoint in the background and then renamed.
 
-A folder `step-00001000` holds what trains ("weights/"), its average ("ema/"), the optimizer's tensors ("optimizer/"), all
-of them restorable onto any number of processes, and `meta.json`: the rest of the state, and checksums of the files. A
-folder without that name is not a checkpoint.
+A folder `step-00001000` has the trained parameters ("weights/"), their EMA ("ema/") and the optimizer's tensors
+("optimizer/"), all of which can be loaded on any number of processes. `meta.json` has the rest of the state and checksums
+of the files. A folder with another name is not a finished checkpoint.
 
-The thread is our own and not `dcp.async_save`'s: checksums, the rename and the removal of older checkpoints belong into the
-same background work, and its future ends before them. Timings of the two (256 MiB, one core) do not tell them apart.
+Our own thread rather than `dcp.async_save`: checksums, the rename and the pruning of older checkpoints belong to the same
+background work, but the future of `async_save` completes before them. Both take the same time (256 MiB, one core).
 """
 
 from __future__ import annotations
@@ -36,31 +36,30 @@ _PARTIAL = ".partial"
 T = TypeVar("T")
 F = TypeVar("F")
 
-# Said at each save and load of a single process, which is what is meant.
+# Warned at each save and load in a single process, which is intended here.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 
 def checkpoint_name(step: int) -> str:
-    """The folder's name of the checkpoint after `step` steps."""
+    """Return the folder name of the checkpoint after `step` steps."""
     return f"step-{step:08d}"
 
 
 def finished(folder: Path) -> list[Path]:
-    """The finished checkpoints in a run's `checkpoints` folder, oldest first."""
+    """Return the finished checkpoints in a run's `checkpoints` folder, oldest first."""
     found = [one for one in folder.glob("step-*") if one.suffix != _PARTIAL and (one / META).is_file()]
     return sorted(found, key=lambda one: one.name)
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest finished checkpoint, or None."""
+    """Return the newest finished checkpoint, or None."""
     return next(reversed(finished(folder)), None)
 
 
 def read_with_retry(find: Callable[[], F], read: Callable[[F], T]) -> T:
-    """What `read` gives of the checkpoint, or checkpoints, that `find` names.
+    """Call `read` on the checkpoint or checkpoints that `find` returns; try again if they were pruned meanwhile.
 
-    A run in work removes its older checkpoints: where that was the reason why reading failed, `find` names another one by
-    then, which is read instead.
+    A running job prunes old checkpoints. If reading fails and `find` now returns another checkpoint, that one is read.
     """
     checkpoint = find()
     while True:
@@ -74,36 +73,32 @@ def read_with_retry(find: Callable[[], F], read: Callable[[F], T]) -> T:
 
 
 def read_meta(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says besides its tensors. Raises UniWorldError if that is not readable."""
+    """Read a checkpoint's `meta.json`. Raises UniWorldError if it is not readable."""
     try:
         return json.loads((checkpoint / META).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UniWorldError(
-            f"{checkpoint / META} cannot be read ({error}): the checkpoint is damaged. Remove the folder {checkpoint}, and "
-            "the run goes on from the one before, or begins anew if it is the only one."
+            f"{checkpoint / META} cannot be read ({error}): the checkpoint is damaged. {_recovery(checkpoint)}"
         ) from error
 
 
 def verify(checkpoint: Path) -> None:
-    """Hold every file of a checkpoint against its checksum. Raises UniWorldError naming the one that differs."""
+    """Check every file of a checkpoint against its checksum. Raises UniWorldError naming the first that differs."""
     for name, wanted in read_meta(checkpoint)["files"].items():
         file = checkpoint / name
         if not file.is_file() or sha256_file(file) != wanted:
-            state = "is not what was written" if file.is_file() else "is missing"
-            raise UniWorldError(
-                f"{file} {state}: the checkpoint is damaged. Remove the folder {checkpoint}, and the run goes on from the "
-                "one before, or begins anew if it is the only one."
-            )
+            state = "does not match its checksum" if file.is_file() else "is missing"
+            raise UniWorldError(f"{file} {state}: the checkpoint is damaged. {_recovery(checkpoint)}")
 
 
 class CheckpointSaver:
-    """Writes checkpoints in the background, one at a time. All processes call its methods together.
+    """Writes checkpoints in the background, one at a time. Its methods are collective: all processes call them together.
 
     Args:
-        folder: the run's `checkpoints` folder, on a disk that all processes share.
+        folder: the run's `checkpoints` folder, on a file system that all processes share.
         world: the run's processes.
-        keep: newest checkpoints that stay, 0 for all.
-        keep_best: besides them, so many with the lowest "loss" in their meta.
+        keep: number of newest checkpoints to keep; 0 keeps all.
+        keep_best: number of further checkpoints to keep, those with the lowest "loss" in their meta.
     """
 
     def __init__(self, folder: Path, world: World, keep: int = 0, keep_best: int = 0) -> None:
@@ -113,36 +108,36 @@ class CheckpointSaver:
         world.on_rank0(self._remove_partial)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, object]) -> None:
-        """Begin to write the checkpoint of `step`; the tensors are copied now and may change at once.
+        """Start writing the checkpoint of `step`. The tensors are copied first, so the caller may change them at once.
 
         Raises:
-            UniWorldError: this one, or the one before, cannot be written.
+            UniWorldError: this checkpoint or the previous one cannot be written.
         """
         self.wait()
         name = checkpoint_name(step)
         copied = {key: _copy(tensor) for key, tensor in tensors.items()}
         self.world.on_rank0(lambda: (self.folder / (name + _PARTIAL)).mkdir())
-        # A thread for each: one that stayed would keep OpenMP threads of its own, and with more of those than cores the
-        # training's threads go to sleep between any two operations.
+        # A new thread for each checkpoint: a persistent one would keep its own OpenMP threads alive, and with more of
+        # those than cores the training's threads sleep between any two operations.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending = self._thread.submit(self._write, name, copied, dict(meta))
         self._thread.shutdown(wait=False)
 
     def wait(self) -> None:
-        """Wait until what was begun is finished. Raises UniWorldError in every process if it could not be written."""
+        """Wait for the pending checkpoint. Raises UniWorldError in every process if it could not be written."""
         pending, self._pending = self._pending, None
         error = pending.exception() if pending is not None else None
-        told = [text for text in self.world.gather_objects(error and str(error)) if text]
-        if told:
-            raise UniWorldError(told[0]) from error
+        messages = [text for text in self.world.gather_objects(error and str(error)) if text]
+        if messages:
+            raise UniWorldError(messages[0]) from error
 
     @property
     def failed(self) -> bool:
-        """Whether this process knows that the checkpoint in work cannot be written; `wait` then says why."""
+        """Whether writing the pending checkpoint has failed in this process; `wait` then raises the reason."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
     def close(self) -> None:
-        """End the thread, once what it writes is written."""
+        """Wait for the thread to finish."""
         if self._thread is not None:
             self._thread.shutdown()
 
@@ -160,10 +155,10 @@ class CheckpointSaver:
             if self.world.is_rank0:
                 shutil.rmtree(partial, ignore_errors=True)
             kept = latest(self.folder)
-            still = f"the last whole one is {kept.name}" if kept else "there is none before it"
+            previous = f"the last complete one is {kept.name}" if kept else "there is no earlier one"
             raise UniWorldError(
-                f"The checkpoint {self.folder / name} could not be written ({_root_cause(error)}); {still}. Make room or mend "
-                "the disk, and start the same command again: it goes on from there."
+                f"The checkpoint {self.folder / name} could not be written ({_root_cause(error)}); {previous}. Free disk "
+                "space or repair the disk, then run the same command again to resume."
             ) from error
         if self.world.is_rank0:
             self._prune()
@@ -173,20 +168,20 @@ class CheckpointSaver:
         best = sorted(done, key=_loss)[: self.keep_best] if self.keep_best else []
         for old in done[: -self.keep] if self.keep else []:
             if old not in best:
-                # Renamed first, so that one killed in the midst of removing leaves no half checkpoint.
-                gone = old.with_name(old.name + _PARTIAL)
+                # Renamed first, so that a kill during the removal does not leave an incomplete checkpoint.
+                removed = old.with_name(old.name + _PARTIAL)
                 try:
-                    old.rename(gone)
-                    shutil.rmtree(gone)
+                    old.rename(removed)
+                    shutil.rmtree(removed)
                 except OSError as error:
                     raise UniWorldError(
-                        f"The checkpoint {done[-1]} was written, but the older {old} cannot be removed ({error}), and the "
-                        "disk would fill: remove it by hand, and start the same command again."
+                        f"The checkpoint {done[-1]} was written, but the older {old} cannot be removed ({error}), so the "
+                        "disk would fill up: remove it by hand, then run the same command again."
                     ) from error
 
 
 def stored_tensors(checkpoint: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """{name: (shape, dtype)} of the tensors in a checkpoint. Raises UniWorldError if it is damaged."""
+    """Return {name: (shape, dtype)} of the tensors in a checkpoint. Raises UniWorldError if it is damaged."""
     from torch.distributed.checkpoint import FileSystemReader
 
     try:
@@ -197,10 +192,10 @@ def stored_tensors(checkpoint: Path) -> dict[str, tuple[tuple[int, ...], torch.d
 
 
 def load_into(checkpoint: Path, tensors: dict[str, Tensor], world: World | None = None) -> None:
-    """Read tensors by name into the given ones, whole or spread, however they were spread when written.
+    """Load tensors by name into existing ones. Both may be sharded in different ways.
 
     Raises:
-        UniWorldError: the checkpoint is damaged, or lacks one of them.
+        UniWorldError: the checkpoint is damaged, or a tensor is missing in it.
     """
     from torch.distributed import checkpoint as dcp
 
@@ -211,7 +206,7 @@ def load_into(checkpoint: Path, tensors: dict[str, Tensor], world: World | None 
 
 
 def read_tensors(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
-    """The whole tensors of a checkpoint below a prefix ("weights/", "ema/"), without it, in one process's memory.
+    """Read the unsharded tensors below a prefix ("weights/", "ema/") into one process's memory; names lose the prefix.
 
     Raises:
         UniWorldError: the checkpoint is damaged.
@@ -228,13 +223,13 @@ def read_tensors(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
 def _loss(checkpoint: Path) -> float:
     try:
         loss = read_meta(checkpoint).get("loss")
-    except UniWorldError:  # a damaged one is none of the best
+    except UniWorldError:  # a damaged checkpoint is never among the best
         loss = None
     return float("inf") if loss is None else float(loss)
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """A copy in the CPU's memory, spread as the original."""
+    """Copy a tensor to system RAM, sharded like the original."""
     from torch.distributed.tensor import DTensor
 
     if not isinstance(tensor, DTensor):
@@ -260,26 +255,26 @@ def _write_tensors(folder: Path, tensors: dict[str, Tensor], world: World) -> No
 
 
 def _finish(partial: Path, final: Path, meta: dict[str, object]) -> None:
-    """Put the meta in, and give a written checkpoint its name."""
+    """Write the meta of a checkpoint and give it its final name."""
     files = {file.name: sha256_file(file) for file in sorted(partial.iterdir())}
     write_atomic(partial / META, json.dumps({**meta, "files": files}, indent=1).encode())
     if final.exists():
-        raise UniWorldError(f"{final} is there already, and a checkpoint is never written over")
+        raise UniWorldError(f"{final} already exists, and checkpoints are never overwritten")
     partial.rename(final)
     sync_folder(final.parent)
 
 
 def _dcp_errors() -> tuple[type[BaseException], ...]:
-    """What torch.distributed.checkpoint raises: errors of any type, wrapped in one that is no `Exception`."""
+    """Return the errors of torch.distributed.checkpoint: any type, wrapped in one that is not an `Exception`."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     return Exception, CheckpointException
 
 
 def _root_cause(error: BaseException) -> str:
-    """The innermost reason of an error, of the failures that torch.distributed.checkpoint gathers.
+    """Return the innermost reason of an error of torch.distributed.checkpoint.
 
-    What the system says goes before what torch says of it: a full disk is "unexpected pos" to its archive's writer.
+    The operating system's message takes precedence: torch's archive writer reports a full disk as "unexpected pos".
     """
     failures = getattr(error, "failures", None)
     inner = next(iter(failures.values()))[0] if failures else error.__cause__ or error.__context__
@@ -290,6 +285,13 @@ def _root_cause(error: BaseException) -> str:
 
 def _damaged(checkpoint: Path, error: BaseException) -> UniWorldError:
     return UniWorldError(
-        f"The checkpoint {checkpoint} cannot be read ({_root_cause(error)}): it is damaged or of another configuration. Remove "
-        "the folder, and the run goes on from the one before, or begins anew if it is the only one."
+        f"The checkpoint {checkpoint} cannot be read ({_root_cause(error)}): it is damaged or belongs to another "
+        f"configuration. {_recovery(checkpoint)}"
+    )
+
+
+def _recovery(checkpoint: Path) -> str:
+    return (
+        f"Remove the folder {checkpoint}; the run then resumes from the previous checkpoint, or starts from scratch if "
+        "there is none."
     )

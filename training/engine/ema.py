@@ -1,7 +1,7 @@
-"""The exponential moving average of what trains, in float32, spread over the processes (the paper's figure 6).
+"""The exponential moving average of the trained parameters, in float32 and sharded over the processes (paper, figure 6).
 
-Of every tensor each process keeps and updates its own local_rows only, about 1/N of them: those that FSDP2 gives it, or, where
-every process has the whole model, those that FSDP2 would. Spread or not, a checkpoint holds the same named tensors.
+Each process stores and updates only its own rows of every tensor, about 1/N of them: FSDP2's shard, or the same rows if
+every process has the unsharded model. Checkpoints have the same named tensors in both cases.
 """
 
 from __future__ import annotations
@@ -21,49 +21,50 @@ if TYPE_CHECKING:
 
 
 def ema_decay(update: int, limit: float) -> float:
-    """The decay of an update, counted from 0: min((1 + s) / (10 + s), limit), which lets go of the start fast."""
+    """Return the decay of update s, counted from 0: min((1 + s) / (10 + s), limit).
+
+    The ramp lets the average forget the initial weights quickly.
+    """
     return min((1 + update) / (10 + update), limit)
 
 
 class ShardedEMA:
-    """The average of named parameters, begun at their present values.
+    """The EMA of named parameters, initialized with their current values.
 
     Args:
-        parameters: {name: parameter}, alike in every process; whole ones, or spread by FSDP2 on dimension 0.
-        decay: the limit of the decay.
-        rank, world: this process and how many there are.
+        parameters: {name: parameter}, with the same names in every process; unsharded, or sharded by FSDP2 on dimension 0.
+        decay: upper limit of the decay.
+        rank, world: rank of this process and number of processes.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float, rank: int = 0, world: int = 1) -> None:
         self.parameters, self.decay, self.rank, self.world = dict(parameters), decay, rank, world
         self.updates = 0
-        # A copy even where the parameter is float32 already: the average must not be its memory.
+        # Cloned even if the parameter is float32 already, because the average must not share its memory.
         self.local_rows = {name: self._local_rows(value).float().clone() for name, value in self.parameters.items()}
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the present values, after an optimizer step."""
-        kept = ema_decay(self.updates, self.decay)
+        """Update the average with the current values; call it after each optimizer step."""
+        decay = ema_decay(self.updates, self.decay)
         for name, parameter in self.parameters.items():
-            self.local_rows[name].lerp_(self._local_rows(parameter).float(), 1.0 - kept)
+            self.local_rows[name].lerp_(self._local_rows(parameter).float(), 1.0 - decay)
         self.updates += 1
 
     def gather(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, the whole averaged tensor), one after another; every process must go through all of it."""
+        """Yield (name, unsharded average), one at a time. Collective: every process must iterate to the end."""
         for name in self.local_rows:
             yield name, self._full(name)
 
     def state(self) -> dict[str, Tensor]:
-        """{name: average} for torch.distributed.checkpoint: spread tensors where there are several processes."""
-        return {
-            name: self._sharded(name) if self.world > 1 else local_rows for name, local_rows in self.local_rows.items()
-        }
+        """Return {name: average} for torch.distributed.checkpoint: sharded tensors if there are several processes."""
+        return {name: self._sharded(name) if self.world > 1 else rows for name, rows in self.local_rows.items()}
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within it the parameters have the averaged values, and afterwards their own again; for every process at once.
+        """Replace the parameters by their averages within the block. Collective: every process enters it.
 
-        The own values wait in the CPU's memory.
+        The raw values are saved in system RAM meanwhile.
         """
         own = {name: local(value).detach().to("cpu", copy=True) for name, value in self.parameters.items()}
         try:
@@ -78,7 +79,7 @@ class ShardedEMA:
                     local(parameter).copy_(own[name])
 
     def _local_rows(self, parameter: Tensor) -> Tensor:
-        """The local_rows of a parameter that are this process's, without copying."""
+        """Return this process's rows of a parameter, without copying."""
         parameter = parameter.detach()
         if is_sharded(parameter) or self.world == 1:
             return local(parameter)

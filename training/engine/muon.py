@@ -1,4 +1,4 @@
-"""Muon for matrices and AdamW for all else, as one optimizer."""
+"""Muon for matrices and AdamW for all other parameters, as one optimizer."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ...uniworld_core.loading.dtypes import choose_dtype
 
 
 class Muon(Optimizer):
-    """PyTorch's Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) over matrices, AdamW over the rest.
+    """PyTorch's Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) for matrices, AdamW for the rest.
 
-    Muon's steps are scaled to the size of AdamW's (arXiv 2502.16982, section 2.2), so that one learning rate can serve both.
-    Its Newton-Schulz iteration runs in bfloat16, as PyTorch has it, or in float32 on a CPU without instructions for
-    bfloat16, where it would take 20 to 40 times as long.
+    Muon's updates are scaled to the RMS of AdamW's (arXiv 2502.16982, section 2.2), so one learning rate fits both. Its
+    Newton-Schulz iteration runs in bfloat16, as in PyTorch, or in float32 on CPUs without bfloat16 instructions, where
+    bfloat16 takes 20 to 40 times as long.
 
     Args:
-        matrices: of two dimensions.
-        others: of any.
-        lr: of the others.
-        matrix_lr: of the matrices; None is `lr`.
+        matrices: two-dimensional parameters.
+        others: all other parameters.
+        lr: learning rate of `others`.
+        matrix_lr: learning rate of `matrices`; None means `lr`.
         betas, eps: AdamW's.
-        weight_decay: of both.
+        weight_decay: weight decay of both.
 
     Raises:
-        UniWorldError: this PyTorch has no Muon.
+        UniWorldError: this PyTorch does not have Muon.
     """
 
     def __init__(
@@ -50,36 +50,36 @@ class Muon(Optimizer):
         if matrices:
             if not hasattr(torch.optim, "Muon"):
                 raise UniWorldError(
-                    f"Muon needs PyTorch 2.9 or later and this is {torch.__version__}: take AdamW, or update."
+                    f"Muon needs PyTorch 2.9 or later, but this is {torch.__version__}: use AdamW, or update PyTorch."
                 )
             rate = lr if matrix_lr is None else matrix_lr
             self.parts.append(
                 torch.optim.Muon(matrices, rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
             )
         super().__init__([group for part in self.parts for group in part.param_groups], {})
-        self._share()
+        self._share_state()
 
     def step(self, closure: object = None) -> None:  # type: ignore[override]
-        """One step of both. Raises TypeError if a closure is given."""
+        """Perform one step of both optimizers. Raises TypeError if a closure is given."""
         if closure is not None:
-            raise TypeError("Muon takes no closure.")
+            raise TypeError("Muon does not support closures.")
         for part in self.parts:
             with _InFloat32() if _is_slow(part) else contextlib.nullcontext():
                 part.step()
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         super().load_state_dict(state_dict)
-        self._share()
+        self._share_state()
 
-    def _share(self) -> None:
-        """Let the parts see what this holds: groups, whose rates are set from outside, and what is kept by parameter."""
+    def _share_state(self) -> None:
+        """Let both optimizers share this one's parameter groups, whose rates the caller sets, and its state."""
         for part, group in zip(self.parts, self.param_groups, strict=True):
             part.param_groups = [group]
             part.state = self.state
 
 
 class _InFloat32(TorchFunctionMode):
-    """Makes copies in float32 where bfloat16 ones are asked for: PyTorch's Muon has no setting for its iteration's dtype."""
+    """Replaces `Tensor.bfloat16` by a float32 copy: PyTorch's Muon has no setting for its iteration's dtype."""
 
     def __torch_function__(self, function: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         if function is Tensor.bfloat16:
@@ -88,7 +88,7 @@ class _InFloat32(TorchFunctionMode):
 
 
 def _is_slow(part: Optimizer) -> bool:
-    """Whether the part is Muon, on a CPU without instructions for bfloat16."""
+    """Return whether the optimizer is Muon on a CPU without bfloat16 instructions."""
     if isinstance(part, torch.optim.AdamW):
         return False
     return choose_dtype(None, part.param_groups[0]["params"][0].device) == torch.float32

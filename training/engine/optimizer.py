@@ -1,4 +1,4 @@
-"""Optimizers and their learning rate, and the gradient's norm over every process."""
+"""Optimizers, learning-rate schedules, and gradient clipping over all processes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .muon import Muon
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Optimizer:
-    """The optimizer of the settings over float32 parameters, which may be FSDP2's shards (AdamW alone takes those).
+    """Return the configured optimizer over float32 parameters. Only AdamW supports parameters sharded by FSDP2.
 
     Raises:
-        UniWorldError: Prodigy is not installed or PyTorch has no Muon, or the parameters are spread.
+        UniWorldError: Prodigy is not installed, PyTorch does not have Muon, or the optimizer does not support sharding.
     """
     chosen = list(parameters)
     if settings.name == "adamw":
-        # One tensor at a time where some are spread and some are not, which the grouped kernels do not take.
+        # The foreach kernels cannot mix sharded and unsharded tensors.
         return torch.optim.AdamW(
             chosen, settings.lr, settings.betas, settings.eps, settings.weight_decay, foreach=_foreach(chosen)
         )
     if any(is_sharded(parameter) for parameter in chosen):
         raise UniWorldError(
-            f"{settings.name.capitalize()} needs whole tensors in each process and run.parallel is 'fsdp': "
+            f"optimizer.name is {settings.name!r}, which does not support the sharded parameters of run.parallel = 'fsdp': "
             "set run.parallel = 'data', or optimizer.name = 'adamw'."
         )
     if settings.name == "muon":
@@ -41,7 +41,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettin
         from prodigyopt import Prodigy
     except ImportError as error:
         raise UniWorldError("optimizer.name is 'prodigy', which is not installed: pip install prodigyopt.") from error
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints a remark on weight decay
+    with contextlib.redirect_stdout(io.StringIO()):  # prodigyopt prints a note about weight decay
         return Prodigy(
             chosen,
             lr=settings.lr,
@@ -57,13 +57,14 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettin
 
 
 def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
-    """The learning rate of a step, from its number alone, so that a resumed run needs no schedule's state.
+    """Return the learning rate of a step. It depends only on the step, so resuming needs no scheduler state.
 
-    The factors are those of diffusers' `optimization.py`, which the published trainer uses: a warm-up begins at 0.
+    The factors are those of diffusers' `optimization.py`, which the published trainer uses: warm-up starts at 0.
 
     Args:
-        step: 0 for the first.
-        steps: of the whole run.
+        settings: optimizer and schedule.
+        step: the step, counted from 0.
+        steps: total steps of the run.
     """
     if settings.schedule == "constant":
         return settings.lr
@@ -76,23 +77,23 @@ def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Let the next step use this rate."""
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
-    """The 2-norm of all gradients together. Of spread ones the squares are added up over the processes: call it on all."""
-    whole: list[Tensor] = []
-    spread: list[Tensor] = []
+    """Return the global 2-norm of all gradients. Collective if parameters are sharded: squares are summed over processes."""
+    unsharded: list[Tensor] = []
+    sharded: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is not None:
-            (spread if is_sharded(parameter) else whole).append(local(parameter.grad).float().square().sum())
-    total = _sum(whole)
-    if spread:
-        shared = _sum(spread)
-        torch.distributed.all_reduce(shared)
-        total = total.to(shared) + shared
+            (sharded if is_sharded(parameter) else unsharded).append(local(parameter.grad).float().square().sum())
+    total = _sum(unsharded)
+    if sharded:
+        reduced = _sum(sharded)
+        torch.distributed.all_reduce(reduced)
+        total = total.to(reduced) + reduced
     return float(total.sqrt())
 
 
@@ -104,20 +105,20 @@ def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
 
 
 def clip_factor(norm: float, limit: float) -> float:
-    """What to multiply gradients of that norm with to bring them within the limit; a limit of 0 leaves them."""
-    # The small number is torch.nn.utils.clip_grad_norm_'s, against division by zero.
+    """Return the factor that clips gradients of this norm to the limit; a limit of 0 disables clipping."""
+    # Epsilon against division by zero, the same as in torch.nn.utils.clip_grad_norm_.
     return min(1.0, limit / (norm + 1e-6)) if limit else 1.0
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether the tensor is FSDP2's: each process holds some rows of it."""
+    """Return whether FSDP2 shards the tensor: each process then has some of its rows."""
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The rows of a spread tensor that lie here; any other tensor itself. It shares memory with it."""
+    """Return this process's rows of a sharded tensor, or any other tensor itself. The result shares its memory."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""One process or many: the process group, what the processes agree on, and the model's form under PyTorch's engines."""
+"""Parallelism: the process group, small collective operations, and the model under DDP or FSDP2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ...uniworld_core.loading.storage import set_compute
 
 T = TypeVar("T")
 
-# How long the others wait for a process that does not come: long enough for a validation sheet at full size.
+# Timeout of collective operations: long enough for rank 0 to paint a validation sheet at full size.
 _TIMEOUT = timedelta(minutes=30)
 
 
@@ -29,11 +29,11 @@ class World:
     """The processes that train together.
 
     Attributes:
-        rank: this process, 0 for the main one.
-        size: how many there are.
-        device: where this one computes.
-        engine: "data" or "fsdp".
-        files: a group of its own for checkpoints, since they are written while training goes on; None for one process.
+        rank: rank of this process.
+        size: number of processes.
+        device: device of this process.
+        engine: "data" (DDP) or "fsdp".
+        files: a separate process group for checkpoints, which are written while training continues; None for one process.
     """
 
     rank: int
@@ -47,7 +47,7 @@ class World:
         return self.rank == 0
 
     def gather(self, values: Sequence[float]) -> Tensor:
-        """(size, len(values)) float64 on the CPU: the values of every process, in their order."""
+        """Return the values of all processes in order of rank: (size, len(values)) float64 on the CPU. Collective."""
         mine = torch.tensor(values, dtype=torch.float64, device=self.device)
         if self.size == 1:
             return mine[None].cpu()
@@ -56,7 +56,7 @@ class World:
         return torch.stack(everyone).cpu()
 
     def gather_objects(self, value: T) -> list[T]:
-        """One small value of every process, in their order."""
+        """Return a small object of every process in order of rank. Collective."""
         if self.size == 1:
             return [value]
         everyone: list[Any] = [None] * self.size
@@ -64,10 +64,10 @@ class World:
         return everyone
 
     def on_rank0(self, work: Callable[[], T]) -> T | None:
-        """Do `work` in the main process, while the others wait; they get None.
+        """Run `work` on rank 0 while the other processes wait; they return None. Collective.
 
         Raises:
-            UniWorldError: in every process, if the work raises one or an OSError.
+            UniWorldError: in every process, if `work` raises a UniWorldError or an OSError.
         """
         result: T | None = None
         failure: str | None = None
@@ -78,14 +78,14 @@ class World:
                 failure = str(error)
             except OSError as error:
                 named = f"'{error.filename}'" if error.filename else "A file"
-                failure = f"{named} cannot be used ({error.strerror or error}): check its path and its rights."
+                failure = f"{named} cannot be accessed ({error.strerror or error}): check its path and permissions."
         failure = self.broadcast(failure)
         if failure is not None:
             raise UniWorldError(failure)
         return result
 
     def broadcast(self, value: T) -> T:
-        """The main process's value, in every process."""
+        """Return rank 0's value in every process. Collective."""
         if self.size == 1:
             return value
         box = [value]
@@ -95,15 +95,15 @@ class World:
 
 @contextmanager
 def start_world(device: str = "auto", engine: str = "data") -> Iterator[World]:
-    """The world of this run: the processes that torchrun started, else this one alone.
+    """Yield the processes that torchrun started, or this process only.
 
     Args:
         device: "auto", "cpu" or "cuda".
         engine: "data" or "fsdp".
 
     Raises:
-        UniWorldError: no GPU where one is asked for, processes that cannot find each other, or, out of
-            the block, another process that ended in its midst.
+        UniWorldError: there is no GPU for "cuda", or the processes cannot connect.
+        RunFailed: another process exited within the block.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = _device(device)
@@ -118,20 +118,21 @@ def start_world(device: str = "auto", engine: str = "data") -> Iterator[World]:
         if not _is_lost_peer(error):
             raise
         raise RunFailed(
-            f"Another of the {size} training processes ended, and process {rank} cannot go on alone: its own message says "
-            "why. Start the same command again; it goes on from the newest checkpoint."
+            f"Another of the {size} training processes exited, so rank {rank} cannot continue; see that process's own "
+            "message. Run the same command again to resume from the newest checkpoint."
         ) from error
 
 
 def parallelize(tower: nn.Module, world: World, compute: torch.dtype) -> nn.Module:
-    """The tower as the engine wants it: itself alone, in DDP, or parallelize by FSDP2, a transformer block at a time.
+    """Wrap the model for the processes: unchanged for one, DDP, or FSDP2 with one shard group per transformer block.
 
     Args:
-        tower: a `step.DenoiseTower` whose trainable tensors are chosen already.
-        compute: the dtype of FSDP2's gathered weights.
+        tower: a `step.DenoiseTower` whose trainable parameters are set already.
+        world: the processes.
+        compute: dtype of FSDP2's gathered parameters.
 
     Raises:
-        UniWorldError: FSDP2 on the CPU with a PyTorch that cannot.
+        UniWorldError: this PyTorch does not support FSDP2 on the CPU.
     """
     if world.size == 1:
         return tower
@@ -144,23 +145,24 @@ def parallelize(tower: nn.Module, world: World, compute: torch.dtype) -> nn.Modu
 
     if world.device.type == "cpu" and not hasattr(torch.cpu.current_stream(), "record_event"):
         raise UniWorldError(
-            f"run.parallel is 'fsdp' on the CPU, and PyTorch {torch.__version__} spreads models over GPUs alone: set "
+            f"run.parallel is 'fsdp' on the CPU, but PyTorch {torch.__version__} shards models only on GPUs: set "
             "run.parallel = 'data', or install a newer PyTorch."
         )
-    # It warns that such outputs must not be changed in place, and FLUX's blocks add to them out of place.
+    # FSDP2 warns that these outputs must not be modified in place; FLUX's blocks add to them out of place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     transformer: Any = tower.dit.transformer  # type: ignore[union-attr]
     for module in [*transformer.transformer_blocks, *transformer.single_transformer_blocks, tower]:
-        # FSDP2 takes tensors of one dtype: float32 throughout, one block after another, which is parallelize at once.
+        # FSDP2 needs a single dtype, so everything becomes float32. Each block is sharded right after its conversion, to
+        # keep the peak memory low.
         fully_shard(module.float(), mesh=mesh, mp_policy=policy)
-    set_compute(tower, compute)  # which `float` has changed, and the gathered weights have
+    set_compute(tower, compute)  # `float` has changed the compute dtype; gathered parameters have `compute`
     return tower
 
 
 def without_sync(engine: nn.Module) -> AbstractContextManager[None]:
-    """Within it, backward passes of DDP keep their gradients to themselves; those of others are not changed."""
+    """Disable DDP's gradient synchronization within the block; without effect on other modules."""
     from torch.nn.parallel import DistributedDataParallel
 
     return engine.no_sync() if isinstance(engine, DistributedDataParallel) else nullcontext()
@@ -168,7 +170,10 @@ def without_sync(engine: nn.Module) -> AbstractContextManager[None]:
 
 @contextmanager
 def unsharded(engine: nn.Module) -> Iterator[None]:
-    """Within it, parts of a parallelize tower may be called without going through the tower itself."""
+    """Gather the parameters of an FSDP2 model's root within the block.
+
+    FSDP2 gathers them only in the root's own forward, so calling a submodule directly needs this.
+    """
     if not hasattr(engine, "unshard"):
         yield
         return
@@ -183,24 +188,24 @@ def _device(name: str) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UniWorldError("run.device is 'cuda', and PyTorch finds no GPU: set run.device = 'auto' or 'cpu'.")
+        raise UniWorldError("run.device is 'cuda', but PyTorch finds no GPU: set run.device to 'auto' or 'cpu'.")
     chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     torch.cuda.set_device(chosen)
     return chosen
 
 
 def _start_group(device: torch.device) -> None:
-    # Gloo beside NCCL: checkpoints and small messages go through the CPU.
+    # Gloo in addition to NCCL, because checkpoints and small messages go through the CPU.
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     try:
         distributed.init_process_group(backend, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise UniWorldError(
-            f"The training processes cannot find each other ({error}): start them with torchrun, which sets RANK, "
+            f"The training processes cannot connect to each other ({error}): start them with torchrun, which sets RANK, "
             "WORLD_SIZE, MASTER_ADDR and MASTER_PORT."
         ) from error
-    # It serves all runs of these processes. Were it taken down and started anew between two of them, the faster process
-    # could meet the slower one's old meeting point, and both would wait for ever.
+    # One group for all runs of these processes. If it were destroyed and created again between two runs, a fast process
+    # could reach the rendezvous of a slow process's previous run, and both would wait forever.
     atexit.register(_end_group)
 
 

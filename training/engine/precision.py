@@ -1,8 +1,8 @@
-"""Where and how a training pass is computed: the device, autocast, and the attention that is fast in it.
+"""Device and autocast of a training pass, and an attention that is fast in bfloat16 on a CPU.
 
-`attend` serves bfloat16 on a CPU. Forward and backward of 8 pictures, 4 heads of 32 and 200 tokens take 12 ms on one core,
-47 ms with PyTorch's default kernel and 32 ms with `sdpa_kernel(SDPBackend.MATH)`, which computes in float32; at 24 heads of
-128 and 1200 tokens, 1.0, 1.4 and 3.2 s.
+`attend`, forward and backward, takes 12 ms on one core for 8 pictures, 4 heads of 32 and 200 tokens. PyTorch's default
+kernel takes 47 ms, and `sdpa_kernel(SDPBackend.MATH)`, which computes in float32, 32 ms. With 24 heads of 128 and 1200
+tokens they take 1.0, 1.4 and 3.2 s.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...uniworld_core.loading.dtypes import usable_device
 
 
 def resolve_device(name: str) -> str:
-    """The device that a setting names; for `auto` a GPU if there is one. Raises UniWorldError if it cannot be used here."""
+    """Return the device of a setting; "auto" is a GPU if there is one. Raises UniWorldError if it is not usable."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     usable_device(name)
@@ -29,10 +29,10 @@ def resolve_device(name: str) -> str:
 
 @contextlib.contextmanager
 def autocast(device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
-    """Autocast to `dtype`; nothing for float32.
+    """Autocast to `dtype` within the block; without effect for float32.
 
-    On a CPU attention is taken apart into plain matrix products: with its backward pass, torch's own in bfloat16 takes
-    several times as long there.
+    On a CPU, attention is computed from matrix products, because torch's bfloat16 kernel with its backward pass takes
+    several times as long.
     """
     kind = torch.device(device).type
     lower = dtype != torch.float32
@@ -44,7 +44,7 @@ def autocast(device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
 
 
 class _PlainOps(TorchFunctionMode):
-    """Computes `scaled_dot_product_attention` from matrix products and a softmax, and `rms_norm` in one type."""
+    """Computes `scaled_dot_product_attention` from matrix products and a softmax, and `rms_norm` in a single dtype."""
 
     def __torch_function__(self, function: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         kwargs = kwargs or {}
@@ -58,7 +58,7 @@ class _PlainOps(TorchFunctionMode):
 def _rms_norm(
     input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
-    # Of a float32 weight and a bfloat16 input torch makes several steps in float32.
+    # With a float32 weight and a bfloat16 input, torch would compute it in several float32 operations.
     return functional.rms_norm(input, normalized_shape, None if weight is None else weight.to(input.dtype), eps)
 
 
@@ -72,10 +72,10 @@ def attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """What torch's `scaled_dot_product_attention` gives, from plain matrix products.
+    """Compute torch's `scaled_dot_product_attention` from matrix products.
 
     Raises:
-        NotImplementedError: dropout, which nothing here has.
+        NotImplementedError: `dropout_p` is not 0; no model here uses dropout in attention.
     """
     if dropout_p:
         raise NotImplementedError("Dropout in attention is not implemented.")
@@ -85,7 +85,7 @@ def attend(
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        with torch.no_grad():  # in place, and with nothing to do backward: the softmax gives these no gradient
+        with torch.no_grad():  # in place and without a backward step: the softmax's gradient is 0 at masked positions
             scores.masked_fill_(~attn_mask, float("-inf"))
     elif attn_mask is not None:
         scores = scores + attn_mask.to(scores)

@@ -1,1 +1,1 @@
-"""A training run from start to end: its folder, its loop, metrics and validation."""
+"""A training run: its folder, initial weights, loop, metrics and validation."""

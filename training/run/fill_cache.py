@@ -1,4 +1,4 @@
-"""Run the frozen parts over the samples of a configuration, once, and keep the results."""
+"""Fill the cache of a configuration: run the frozen parts over its samples once and save the outputs."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from .setup import open_encoder, open_samples
 def fill_cache(
     config: Config, progress: Callable[[int, int, dict[str, object]], None] | None = None, batch: int = 8
 ) -> Cache:
-    """Run the frozen parts over the samples that `data.cache` lacks; under torchrun every process takes its share.
+    """Encode the samples that are missing in `data.cache`; under torchrun every process computes its share.
 
     Args:
-        progress: told how many of how many samples of this process are there, and how many are of no use.
-        batch: samples that the frozen parts take at once.
+        config: the configuration; `data.cache` is the folder.
+        progress: called with this process's number of finished samples, their total, and {"bad": invalid samples}.
+        batch: batch size of the frozen parts.
 
     Raises:
-        UniWorldError: the model, the data or the cache folder cannot be used, or too many samples are of no use.
+        UniWorldError: the model, the data or the cache folder cannot be used, or too many samples are invalid.
     """
     config.check_complete()
     if not config.data.cache:
-        raise UniWorldError("data.cache is not set: say where to keep the cache (--set data.cache=FOLDER).")
+        raise UniWorldError("data.cache is not set: give a folder for the cache (--set data.cache=FOLDER).")
     with start_world(config.run.device) as world:
         encoder, samples = open_encoder(config, world.device), open_samples(config)
         cache = create_or_open(Path(config.data.cache), samples, encoder)
 
-        def told(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             if progress is not None:
                 progress(done, total, {"bad": len(cache.bad)})
 
@@ -45,6 +46,6 @@ def fill_cache(
             world=world.size,
             workers=config.data.workers,
             bad_limit=config.data.bad_limit,
-            progress=told,
+            progress=report,
         )
         return cache

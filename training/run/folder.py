@@ -1,10 +1,10 @@
-"""A run's folder: whose it is, of which configuration, and the names of what lies in it.
+"""A run's folder: its lock, its configuration, and the names of its files.
 
 config.toml       every setting          checkpoints/   see `checkpoints`
 metrics.jsonl     one line a step        validation/    contact sheets
-skipped.jsonl     bad samples by name    tensorboard/   its files
-sizes.safetensors of the targets, on which the order of the samples hangs
-start.safetensors what model.start gave and does not train, if anything
+skipped.jsonl     bad samples by name    tensorboard/   event files
+sizes.safetensors sizes of the targets, which determine the order of the samples
+start.safetensors weights from model.start that do not train, if any
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ VALIDATION = "validation"
 TENSORBOARD = "tensorboard"
 _LOCK = "lock"
 
-# What may differ between a run folder and the configuration that goes on with it, as no loss depends on it but in the
-# last digits. That annotations and weights are the same is checked by fingerprints.
+# Keys that may change when a run resumes, because they affect losses only by rounding. Fingerprints check that the
+# annotations and the weights are still the same.
 CHANGEABLE_KEYS = {
     "model.checkpoint",
     "model.flux",
@@ -58,8 +58,8 @@ _CHANGEABLE_SECTIONS = {"validation"}
 
 
 def differing_keys(old: Config, new: Config) -> list[str]:
-    """What differs between two configurations and changes what is learned, as "section.key was X and is now Y"."""
-    # A cosine's rate at every step depends on where it ends.
+    """Return the differences of two configurations that change training, as "section.key was X and is now Y"."""
+    # The learning rate of a cosine schedule depends on the total number of steps.
     free = CHANGEABLE_KEYS - {"run.steps"} if new.optimizer.schedule == "cosine" else CHANGEABLE_KEYS
     found = []
     for section in fields(Config):
@@ -75,14 +75,14 @@ def differing_keys(old: Config, new: Config) -> list[str]:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Make the folder and hold it for one trainer, within the context. What did not begin leaves no folder behind.
+    """Create the folder and lock it for one trainer within the block. A run that fails to start leaves no folder.
 
     Raises:
-        UniWorldError: another trainer works in it, or it cannot be made.
+        UniWorldError: another trainer uses the folder, or it cannot be created.
     """
     is_new = not folder.exists()
     make_folder(folder / CHECKPOINTS)
-    busy = f"Another trainer works in the run folder {folder}: wait for it, end it, or name another folder."
+    busy = f"Another trainer uses the run folder {folder}: wait for it, stop it, or choose another folder."
     with locked(folder / _LOCK, wait=False, busy=busy):
         try:
             yield
@@ -92,7 +92,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def _remove_new_folder(folder: Path) -> None:
-    with suppress(OSError):  # a system that holds on to the open lock file keeps the folder, which is as before
+    with suppress(OSError):  # Windows cannot delete the open lock file; the folder then stays, which does no harm
         for file in (SIZES, f"{SIZES}.lock", START):
             (folder / file).unlink(missing_ok=True)
         (folder / CHECKPOINTS).rmdir()
@@ -101,12 +101,12 @@ def _remove_new_folder(folder: Path) -> None:
 
 
 def resume_from(folder: Path, config: Config) -> Path | None:
-    """The checkpoint that a run of this configuration goes on from, checked; None for a run that begins.
+    """Return the verified checkpoint that a run of this configuration resumes from, or None for a new run.
 
-    A folder without a finished checkpoint has nothing to lose, and begins anew.
+    A run without a finished checkpoint starts from scratch, with any configuration.
 
     Raises:
-        UniWorldError: the folder's run has another configuration (every key is listed), or the checkpoint is damaged.
+        UniWorldError: the run in the folder has another configuration (every key is listed), or its checkpoint is damaged.
     """
     newest = checkpoints.latest(folder / CHECKPOINTS)
     if newest is None:
@@ -114,20 +114,20 @@ def resume_from(folder: Path, config: Config) -> Path | None:
     different = differing_keys(read_config(folder), config)
     if different:
         raise UniWorldError(
-            f"The run folder {folder} has checkpoints of another configuration: {'; '.join(different)}. Set these as they "
-            "were to go on with it, or name another folder."
+            f"The run folder {folder} has checkpoints of another configuration: {'; '.join(different)}. Restore these "
+            "settings to resume the run, or choose another folder."
         )
     checkpoints.verify(newest)
     return newest
 
 
 def read_config(folder: Path) -> Config:
-    """The configuration of a run. Raises UniWorldError if the folder holds none, or a damaged one."""
+    """Read the configuration of a run. Raises UniWorldError if it is missing or invalid."""
     if not (folder / CONFIG).is_file():
-        raise UniWorldError(f"{folder} is no run's folder: it has no {CONFIG}.")
+        raise UniWorldError(f"{folder} is not a run's folder: it has no {CONFIG}.")
     return load_config(folder / CONFIG)
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Keep the configuration with its run. Raises UniWorldError if it cannot be written."""
+    """Save the configuration in the run's folder. Raises UniWorldError if it cannot be written."""
     write_atomic(folder / CONFIG, to_toml(config).encode())

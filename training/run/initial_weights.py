@@ -1,4 +1,4 @@
-"""The weights that training starts from: the checkpoint's, and what other files and runs put in their place."""
+"""Initial weights of a run: the checkpoint's, with replacements from other files and runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from ..files import write_atomic
 from ..objective.names import TOWER_NAMES
 from .folder import CHECKPOINTS, START
 
-# (in a file, in `DenoiseTower`): FLUX-Redux's embedder, the published names, and projectors alone under short names.
+# (prefix in a file, prefix in `DenoiseTower`): FLUX-Redux's embedder, the published names, and projectors under short
+# names.
 _FILE_NAMES = Names(
     (
         *((in_file, f"projectors.{rest}") for in_file, rest in REDUX_NAMES.prefixes),
@@ -33,7 +34,7 @@ _FILE_NAMES = Names(
 
 @torch.no_grad()
 def restore_float32(trained: Mapping[str, nn.Parameter], shards: Shards) -> None:
-    """Fill what trains with the checkpoint's own float32 numbers, of which a bfloat16 model has lost digits.
+    """Load the checkpoint's float32 values into the trained parameters; loading as bfloat16 has rounded them.
 
     Args:
         trained: {name in `DenoiseTower`: float32 parameter}.
@@ -45,14 +46,14 @@ def restore_float32(trained: Mapping[str, nn.Parameter], shards: Shards) -> None
 
 
 def find_initial_weights(paths: Sequence[str]) -> list[Path]:
-    """The files and checkpoints that `model.start` names now: of a run its newest one, which later may be another.
+    """Resolve `model.start` to files and checkpoints; a run's folder resolves to its newest checkpoint.
 
     Args:
-        paths: safetensors or .bin files (FLUX-Redux's, projectors', the published checkpoint's names), or folders of
-            runs, whose EMA weights are taken, with what they began from themselves.
+        paths: safetensors or .bin files (FLUX-Redux, projectors, or published names), or folders of runs. Runs contribute
+            their EMA weights and their own initial weights.
 
     Raises:
-        UniWorldError: a folder is no run with a finished checkpoint.
+        UniWorldError: a folder is not a run with a finished checkpoint.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -61,18 +62,21 @@ def find_initial_weights(paths: Sequence[str]) -> list[Path]:
             continue
         checkpoint = checkpoints.latest(path / CHECKPOINTS)
         if checkpoint is None:
-            raise UniWorldError(f"model.start names the folder {path}, which is no run with a finished checkpoint.")
-        # What that run took from elsewhere and did not train belongs to its model as well.
+            raise UniWorldError(
+                f"model.start contains the folder {path}, which is not a run with a finished checkpoint: give another "
+                "folder, or remove it."
+            )
+        # Weights from that run's own model.start that it did not train are part of its model too.
         found += [path / START] if (path / START).is_file() else []
         found.append(checkpoint)
     return found
 
 
 def read_initial_weights(found: Sequence[Path]) -> dict[str, Tensor]:
-    """{name in `DenoiseTower`: tensor} of what `find_initial_weights` found, where a later one replaces what an earlier one gave.
+    """Read {name in `DenoiseTower`: tensor} from the paths of `find_initial_weights`; later paths override earlier ones.
 
     Raises:
-        UniWorldError: one is missing, damaged, or holds a tensor of unknown name.
+        UniWorldError: a file is missing or damaged, or has a tensor with an unknown name.
     """
     tensors: dict[str, Tensor] = {}
     for path in found:
@@ -81,10 +85,10 @@ def read_initial_weights(found: Sequence[Path]) -> dict[str, Tensor]:
 
 
 def save_initial_weights(tensors: Mapping[str, Tensor], trained: Container[str], file: Path) -> None:
-    """Keep with a run what it was given and does not train, as the place it came from may change or go.
+    """Save initial weights that do not train in the run's folder, because their source may change or disappear.
 
     Raises:
-        UniWorldError: it cannot be written.
+        UniWorldError: the file cannot be written.
     """
     kept = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in trained}
     if kept:
@@ -94,24 +98,26 @@ def save_initial_weights(tensors: Mapping[str, Tensor], trained: Container[str],
 
 
 def read_saved_weights(file: Path) -> dict[str, Tensor]:
-    """What `save_initial_weights` kept; nothing where it kept none. Raises UniWorldError if it is damaged."""
+    """Read the file of `save_initial_weights`, or nothing if there is none. Raises UniWorldError if it is damaged."""
     return _read_file(file) if file.is_file() else {}
 
 
 @torch.no_grad()
 def load_initial_weights(tower: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors into a tower by name.
+    """Load tensors into the model by name.
 
     Raises:
-        UniWorldError: it has none of that name, or of another shape.
+        UniWorldError: the model has no parameter of a name, or one of another shape.
     """
     parameters = dict(tower.named_parameters())
     for name, tensor in tensors.items():
         if name not in parameters:
-            raise UniWorldError(f"model.start gives {name}, which this model has not: it belongs to another model.")
+            raise UniWorldError(
+                f"model.start has the tensor {name}, which this model does not have: it belongs to another model."
+            )
         if parameters[name].shape != tensor.shape:
             raise UniWorldError(
-                f"model.start gives {name} in shape {list(tensor.shape)}, and this model has "
+                f"model.start has {name} with shape {list(tensor.shape)}, but this model has "
                 f"{list(parameters[name].shape)}: it belongs to another model."
             )
         parameters[name].copy_(tensor)
@@ -132,16 +138,18 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             raw = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise errors of many types
         raise UniWorldError(
-            f"model.start names {file}, which cannot be read ({error}): give a safetensors or .bin file of tensors, or "
+            f"model.start contains {file}, which cannot be read ({error}): give a safetensors or .bin file of tensors, or "
             "the folder of a run."
         ) from error
     if not isinstance(raw, dict) or not all(torch.is_tensor(tensor) for tensor in raw.values()):
-        raise UniWorldError(f"model.start names {file}, which holds more than named tensors.")
+        raise UniWorldError(
+            f"model.start contains {file}, which is not a dict of tensors: give a file with only named tensors."
+        )
     named = {_FILE_NAMES.in_module(name): tensor for name, tensor in raw.items()}
     if None in named:
         unknown = [name for name in raw if _FILE_NAMES.in_module(name) is None]
         raise UniWorldError(
-            f"model.start names {file}, whose tensor {unknown[0]} is of no part that trains: give FLUX-Redux's embedder, "
-            "or projectors and DiT under their published names."
+            f"model.start contains {file}, whose tensor {unknown[0]} does not belong to projectors or DiT: give "
+            "FLUX-Redux's embedder, or projectors and DiT under their published names."
         )
     return {name: tensor for name, tensor in named.items() if name is not None}

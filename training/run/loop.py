@@ -1,4 +1,4 @@
-"""The training loop: from a configuration and a folder to a run that ended, or goes on another time."""
+"""The training loop: train a configuration in a folder until it finishes or is interrupted."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from .setup import RunData, load_frozen_parts, open_data, open_encoder, open_mod
 from .trainer import StepConsensus, TooManyBadSamples, Trainer
 from .validate import Validator
 
-# The signals that ask a run to end: Ctrl-C, and what schedulers and torchrun send.
+# Signals that stop a run: Ctrl-C, and what schedulers and torchrun send.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Signals within so many seconds are one request: torchrun passes on to its processes what the terminal sent them already.
-_ONE_REQUEST = 3.0
+# Signals within this many seconds count as one: torchrun forwards to its processes what the terminal has sent them already.
+_REPEAT_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended.
+    """The result of `train`.
 
     Attributes:
-        steps: optimizer steps done since the run began, over all its starts.
-        loss: of the last step; None if this start had none to do.
-        skipped: bad samples met.
-        interrupted: it was asked to stop before its last step, and kept a checkpoint.
+        steps: optimizer steps of the run so far, including earlier calls.
+        loss: loss of the last step; None if there were no steps left.
+        skipped: number of bad samples skipped.
+        interrupted: whether a signal stopped the run before its last step; a checkpoint is saved.
     """
 
     steps: int
@@ -52,31 +52,32 @@ def train(
     progress: bool = True,
     data_of: Callable[[Config, Encoder], RunData] | None = None,
 ) -> TrainingResult:
-    """Train, or go on with the run in `folder` if it has a checkpoint of the same configuration.
+    """Train, or resume the run in `folder` if it has a checkpoint of the same configuration.
 
-    Under torchrun every process calls it. Ctrl-C and SIGTERM let the step in work end, and keep a checkpoint.
+    Under torchrun every process calls it. Ctrl-C and SIGTERM stop the run after the current step and save a checkpoint.
 
     Args:
-        folder: of the run; see `run_folder`.
-        progress: show a bar on a terminal.
-        data_of: opens the samples, where they are not just what the configuration names.
+        config: the configuration.
+        folder: the run's folder; see `run.folder`.
+        progress: show a progress bar on a terminal.
+        data_of: opens the samples, if they are not those that the configuration names.
 
     Raises:
-        RunFailed: once it has begun: too many bad samples, a loss that is not finite, a full disk, another process that
-            ended. What was kept before stays.
+        RunFailed: during training: too many bad samples, a loss that is not finite, a full disk, or another process that
+            exited. Earlier checkpoints are kept.
         UniWorldError: the configuration, model, data or run folder cannot be used.
     """
     config.check_complete()
     with start_world(config.run.device, config.run.parallel) as world, ExitStack() as stack:
         if world.size > config.run.batch_size:
             raise UniWorldError(
-                f"run.batch_size is {config.run.batch_size}, of all processes together, and there are {world.size}: some "
-                f"would have nothing to do. Set it to {world.size} or more, or start fewer processes."
+                f"run.batch_size is {config.run.batch_size}, less than the number of processes, {world.size}: set it to "
+                f"{world.size} or more, or start fewer processes."
             )
         world.on_rank0(lambda: stack.enter_context(run_folder.lock(folder)))
         checkpoint = world.broadcast(world.on_rank0(lambda: run_folder.resume_from(folder, config)))
         encoder = open_encoder(config, world.device)
-        if checkpoint is None:  # a run that begins takes the pictures as they are now
+        if checkpoint is None:  # a new run reads the pictures' current sizes
             world.on_rank0(lambda: (folder / run_folder.SIZES).unlink(missing_ok=True))
         data = open_data(config, encoder, folder / run_folder.SIZES) if data_of is None else data_of(config, encoder)
         if not isinstance(data.source, Cache):
@@ -108,15 +109,15 @@ def _run(
     loss, interrupted = None, False
     with closing(_steps(trainer, data, encoder, world)) as steps:
         for step in steps:
-            agreed = _agree(trainer, step, stop.is_set())
-            metrics = trainer.train(step, agreed)
+            consensus = _agree(trainer, step, stop.is_set())
+            metrics = trainer.train(step, consensus)
             if reporter is not None:
-                reporter.skip(trainer.step, agreed.bad)
+                reporter.skip(trainer.step, consensus.bad)
                 reporter.step(trainer.step, metrics)
             loss = loss if metrics is None else metrics.loss
             if validator is not None and trainer.step % run.validate_every == 0:
                 trainer.validate(validator)
-            interrupted = agreed.stop and trainer.step < run.steps
+            interrupted = consensus.stop and trainer.step < run.steps
             if trainer.step % run.save_every == 0 or interrupted:
                 trainer.save()
             if interrupted:
@@ -129,7 +130,7 @@ def _run(
 def _agree(trainer: Trainer, step: StepData, stop: bool) -> StepConsensus:
     try:
         return trainer.agree(step, stop)
-    except TooManyBadSamples:  # what was learned so far stays, for a higher limit or mended data
+    except TooManyBadSamples:  # keep the progress, to resume with repaired data or a higher limit
         trainer.save()
         trainer.saver.wait()
         raise
@@ -152,10 +153,10 @@ def _steps(trainer: Trainer, data: RunData, encoder: Encoder, world: World) -> G
 
 @contextmanager
 def _stop_on_signal() -> Iterator[threading.Event]:
-    """Set once a signal asks the process to end; one that comes later ends it at once, as without this."""
-    asked, first = threading.Event(), 0.0
-    if threading.current_thread() is not threading.main_thread():  # Python takes signals in the main thread alone
-        yield asked
+    """Yield an event that the first signal sets; a later one interrupts the process at once, as it would by default."""
+    stop, first = threading.Event(), 0.0
+    if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers there only
+        yield stop
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
 
@@ -163,18 +164,18 @@ def _stop_on_signal() -> Iterator[threading.Event]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         nonlocal first
-        if not asked.is_set():
+        if not stop.is_set():
             first = time.monotonic()
-            asked.set()
-        elif time.monotonic() - first > _ONE_REQUEST:
+            stop.set()
+        elif time.monotonic() - first > _REPEAT_SECONDS:
             restore()
             signal.raise_signal(number)
 
     for number in _SIGNALS:
-        signal.signal(number, ask)
+        signal.signal(number, handle)
     try:
-        yield asked
+        yield stop
     finally:
         restore()

@@ -1,4 +1,4 @@
-"""What a run tells of itself while it goes: lines of JSON, a progress bar, TensorBoard, Weights & Biases."""
+"""Run metrics: JSON lines, a progress bar, TensorBoard, and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .folder import METRICS, SKIPPED, TENSORBOARD
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One optimizer step.
+    """Metrics of one optimizer step; the field names are the keys in `metrics.jsonl`.
 
     Attributes:
-        step: steps done, 1 after the first.
-        epoch: of its data, from 0.
+        step: number of the step, 1 for the first.
+        epoch: epoch of its data, counted from 0.
         loss: mean over the samples of all processes.
-        learning_rate: that it used; of Prodigy with its own estimate.
-        gradient_norm: before clipping.
-        samples_per_second: over all processes.
-        seconds: that it took, the wait for its data included.
-        skipped: bad samples met since the run began.
+        learning_rate: the learning rate used; with Prodigy, multiplied by its estimate.
+        gradient_norm: global norm before clipping.
+        samples_per_second: throughput over all processes.
+        seconds: duration, including the wait for data.
+        skipped: bad samples skipped since the start of the run.
     """
 
     step: int
@@ -46,16 +46,16 @@ class StepMetrics:
 
 
 class Reporter:
-    """Tells of every step; a context that closes what it opened. For the main process.
+    """Writes the metrics of every step. A context manager, for rank 0 only.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
         config: its configuration.
-        done: steps done before; what lies in the folder of later steps, of which no checkpoint is left, is dropped.
-        progress: show a bar on a terminal.
+        done: steps done before. Metrics of later steps, which were lost with a kill, are removed.
+        progress: show a progress bar on a terminal.
 
     Raises:
-        UniWorldError: files cannot be written, or wandb is asked for and not installed.
+        UniWorldError: a file cannot be written, or wandb is configured and not installed.
     """
 
     def __init__(self, folder: Path, config: Config, done: int = 0, progress: bool = True) -> None:
@@ -65,14 +65,14 @@ class Reporter:
             _drop_after(file, done)
         self._stack = ExitStack()
         self._outputs = {name: self._stack.enter_context(_open(file)) for name, file in self._files.items()}
-        # disable=None shows it on terminals alone.
+        # disable=None shows the bar on terminals only.
         bar = progress_bar(total=config.run.steps, initial=done, unit="step", disable=None if progress else True)
         self._bar = self._stack.enter_context(bar)
         self._board = _tensorboard(folder, done, self._stack) if config.run.tensorboard else None
         self._wandb = _wandb(folder, config, self._stack) if config.run.wandb else None
 
     def step(self, step: int, metrics: StepMetrics | None) -> None:
-        """Tell of a step; one without a good sample has no metrics, and moves the bar alone."""
+        """Write the metrics of a step. A step without a good sample has none and only advances the bar."""
         if metrics is not None:
             self._bar.set_postfix(loss=f"{metrics.loss:.4f}", refresh=False)
         self._bar.update()
@@ -91,7 +91,7 @@ class Reporter:
             self._wandb.log(shown, step=metrics.step)
 
     def skip(self, step: int, bad: Iterable[BadSample]) -> None:
-        """Name the samples that a step left out."""
+        """Log the samples that a step skipped."""
         for sample in bad:
             self._write(SKIPPED, {"step": step, "key": sample.key, "reason": sample.reason})
 
@@ -112,14 +112,14 @@ class Reporter:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The objects in a file of JSON lines; a line that was cut short by a kill is left out, and no file is empty."""
-    found = []
+    """Read a file of JSON lines. Truncated lines, which a kill leaves, are skipped; a missing file has no lines."""
+    rows = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         try:
-            found.append(json.loads(line))
+            rows.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return found
+    return rows
 
 
 def _drop_after(file: Path, step: int) -> None:
@@ -138,7 +138,7 @@ def _open(file: Path) -> Any:
 def _tensorboard(folder: Path, done: int, stack: ExitStack) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # an extra: without it there are the other ways to see a run
+    except ImportError:  # an optional extra; the metrics are in the JSON lines as well
         return None
     stack.callback(setattr, threading, "excepthook", threading.excepthook)
     threading.excepthook = partial(_ignore_writer_errors, threading.excepthook)
@@ -151,14 +151,14 @@ def _tensorboard(folder: Path, done: int, stack: ExitStack) -> Any:
 
 
 def _close(board: Any) -> None:
-    with suppress(OSError):  # what it cannot write by now lies in `metrics.jsonl`
+    with suppress(OSError):  # whatever it cannot write is in `metrics.jsonl` too
         board.close()
     for thread in filter(_is_tensorboard, threading.enumerate()):
         thread.join(timeout=1)
 
 
 def _ignore_writer_errors(hook: Callable[[Any], object], fault: Any) -> None:
-    # The next step meets a full disk as well, and tells of it without a traceback.
+    # TensorBoard's writer thread would print a traceback. The next step raises the same disk error as a sentence.
     if not (isinstance(fault.exc_value, OSError) and _is_tensorboard(fault.thread)):
         hook(fault)
 
@@ -172,7 +172,7 @@ def _wandb(folder: Path, config: Config, stack: ExitStack) -> Any:
         import wandb
     except ImportError as error:
         raise UniWorldError(
-            f"run.wandb is '{config.run.wandb}', and wandb is not installed: pip install wandb, or leave run.wandb empty."
+            f"run.wandb is '{config.run.wandb}', but wandb is not installed: pip install wandb, or set run.wandb to ''."
         ) from error
     run = wandb.init(project=config.run.wandb, name=folder.name, dir=str(folder), config=asdict(config))
     stack.callback(run.finish)

@@ -1,4 +1,4 @@
-"""The curves of runs, drawn as one picture out of their `metrics.jsonl`."""
+"""Plot the metrics of runs from their `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class _Panel:
-    """How a number is drawn: its title, whether on a logarithmic axis, and whether it needs smoothing."""
+    """A subplot: its title, whether its axis is logarithmic, and whether its values need smoothing."""
 
     title: str
     logarithmic: bool = False
     noisy: bool = True
 
 
-# key in metrics.jsonl: its panel
+# {key in metrics.jsonl: panel}
 _PANELS = {
     "loss": _Panel("loss", logarithmic=True),
     "learning_rate": _Panel("learning rate", noisy=False),
     "gradient_norm": _Panel("gradient norm before clipping", logarithmic=True),
     "samples_per_second": _Panel("samples per second"),
 }
-# The smoothed curve averages over about this share of a run.
+# Window of the smoothed curve, as a fraction of the run.
 _SMOOTHING = 0.02
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What a run recorded.
+    """The metrics of a run.
 
     Attributes:
-        steps: in order, each once.
-        values: {name: one number per step}, NaN where a step has none.
+        steps: the steps in order, without duplicates.
+        values: {name: one value per step}, NaN if a step has none.
     """
 
     steps: tuple[int, ...]
@@ -53,17 +53,17 @@ class Curves:
 
 
 def read_curves(run: Path) -> Curves:
-    """The numbers of a run folder's `metrics.jsonl`.
+    """Read a run's `metrics.jsonl`.
 
-    A last line that was cut short by a kill is passed over. Of a step that was done twice, since the run was killed
-    after it and went on from an earlier checkpoint, the later counts.
+    A truncated last line, which a kill leaves, is ignored. If a step appears twice, because the run resumed from an
+    earlier checkpoint, the later line counts.
 
     Raises:
-        UniWorldError: there is no such file, no step in it, or a damaged line before the last.
+        UniWorldError: the file is missing or has no steps, or a line before the last is damaged.
     """
     file = run / METRICS_FILE
     if not file.is_file():
-        raise UniWorldError(f"{run} has no {METRICS_FILE}: give the folder of a run that has made a step.")
+        raise UniWorldError(f"{run} has no {METRICS_FILE}: give the folder of a run with at least one step.")
     rows: dict[int, dict[str, object]] = {}
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
@@ -72,19 +72,17 @@ def read_curves(run: Path) -> Curves:
             rows[int(row["step"])] = row
         except (ValueError, TypeError, KeyError):
             if number < len(lines):
-                raise UniWorldError(
-                    f"Line {number} of {file} is damaged: take it out, and the rest can be drawn."
-                ) from None
+                raise UniWorldError(f"Line {number} of {file} is damaged: remove it to plot the rest.") from None
     if not rows:
-        raise UniWorldError(f"{file} holds no step yet: wait until the run has made one.")
+        raise UniWorldError(f"{file} has no steps yet: wait until the run has finished one.")
     steps = sorted(rows)
     return Curves(tuple(steps), {name: tuple(_number(rows[step].get(name)) for step in steps) for name in _PANELS})
 
 
 def smoothed(values: Sequence[float], window: float) -> list[float]:
-    """A running mean of exponential weights over about `window` values, unbiased at its start; NaN is passed over.
+    """Return an exponential moving average over about `window` values, with bias correction; NaN is skipped.
 
-    As in Adam (arXiv 1412.6980, section 3), the sum is divided by the weights so far.
+    As in Adam (arXiv 1412.6980, section 3), the sum is divided by the sum of the weights so far.
     """
     keep = 1 - 1 / max(window, 1.0)
     total = weight = 0.0
@@ -97,21 +95,21 @@ def smoothed(values: Sequence[float], window: float) -> list[float]:
 
 
 def plot(runs: Mapping[str, Path], to: Path) -> None:
-    """Draw loss, learning rate, gradient norm and speed of runs into one PNG.
+    """Plot loss, learning rate, gradient norm and throughput of runs into one PNG.
 
     Args:
-        runs: {what the legend calls it: run folder}.
-        to: the file, written whole or not at all.
+        runs: {label in the legend: run folder}.
+        to: the PNG file, written atomically.
 
     Raises:
         UniWorldError: as `read_curves`, or matplotlib is not installed.
     """
     curves = {name: read_curves(folder) for name, folder in runs.items()}
     try:
-        from matplotlib.figure import Figure  # and not pyplot, which keeps a state and may want a screen
+        from matplotlib.figure import Figure  # not pyplot, which has global state and may need a display
         from matplotlib.ticker import LogFormatter, MaxNLocator
     except ImportError as error:
-        raise UniWorldError('Drawing needs matplotlib: pip install "uniworld[train]".') from error
+        raise UniWorldError('Plotting needs matplotlib: pip install "uniworld[train]".') from error
     figure = Figure(figsize=(12, 8), layout="constrained")
     for axes, (key, panel) in zip(figure.subplots(2, 2).flat, _PANELS.items()):
         for index, (name, curve) in enumerate(curves.items()):
@@ -121,7 +119,7 @@ def plot(runs: Mapping[str, Path], to: Path) -> None:
         if panel.logarithmic and any(value > 0 for curve in curves.values() for value in curve.values[key]):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(LogFormatter())
-            # Numbers between the powers of ten only where the curve spans few of these.
+            # Label minor ticks only if the curve spans few powers of ten.
             axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
         axes.grid(alpha=0.3)
     if len(curves) > 1:

@@ -1,4 +1,4 @@
-"""What a configuration names, opened: the model, the samples or their cache, and the tower."""
+"""Build model, data and trainable parameters from a configuration."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class RunData:
     """The samples of a run.
 
     Attributes:
-        source: the samples, or what the frozen parts computed of them.
+        source: the samples, or a cache of them.
         plan: their order.
-        fingerprint: of the annotations, and of their picture roots as they are written: relative ones may be moved.
+        fingerprint: fingerprint of the annotations and of the image roots as written, so that relative ones may move.
     """
 
     source: Samples | Cache
@@ -51,13 +51,13 @@ class RunData:
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """What trains, in its forms.
+    """The model, ready for training.
 
     Attributes:
         tower: projectors and DiT.
-        engine: the tower as the processes train it together.
-        trained: {name in the tower: parameter} of what trains, as the engine holds it.
-        frozen: fingerprint of all that does not train, of the tower and of the parts before it.
+        wrapped: the tower wrapped by DDP or FSDP2, or the tower itself.
+        trained: {name in the tower: trainable parameter}, sharded if FSDP2 shards it.
+        frozen: fingerprint of everything that does not train, in the tower and in the frozen parts.
     """
 
     tower: DenoiseTower
@@ -67,16 +67,16 @@ class PreparedModel:
 
 
 def compute_dtype(config: Config, device: torch.device | str) -> torch.dtype:
-    """The dtype of the frozen parts and of the arithmetic on a device."""
+    """Return the dtype of the frozen parts and of computation on a device."""
     name = config.model.dtype
     return choose_dtype(None if name == "auto" else getattr(torch, name), device)
 
 
 def open_encoder(config: Config, device: torch.device | str = "cpu") -> Encoder:
-    """The frozen parts of the configured model; weights are read when the first sample needs them.
+    """Open the frozen parts of the configured model. Weights are loaded lazily, with the first sample.
 
     Raises:
-        UniWorldError: a folder is missing or does not fit.
+        UniWorldError: a folder is missing or does not match the model.
     """
     model, stage = config.model, config.stage
     opened = UniWorld.from_pretrained(
@@ -88,13 +88,13 @@ def open_encoder(config: Config, device: torch.device | str = "cpu") -> Encoder:
     )
     check_family(opened)
     if opened.flux_folder is None:
-        raise UniWorldError("model.flux is not set: the VAE and CLIP lie in a FLUX.1-dev folder.")
+        raise UniWorldError("model.flux is not set: give a FLUX.1-dev folder, for its VAE and CLIP.")
     if stage.use_siglip and opened.siglip_folder is None:
-        raise UniWorldError("model.siglip is not set and stage.use_siglip is true: name the SigLIP2 folder.")
+        raise UniWorldError("model.siglip is not set, but stage.use_siglip is true: give a SigLIP2 folder.")
     settings = EncodeSettings(
         area=config.data.area,
         ratios=config.data.ratios,
-        # A cache holds the features wherever they can be had, so that one serves both stages.
+        # A cache always includes SigLIP features if SigLIP is available, so that one cache serves both stages.
         use_siglip=stage.use_siglip or (bool(config.data.cache) and opened.siglip_folder is not None),
         use_t5=stage.t5_drop < 1,
         mask_method=stage.mask,
@@ -104,8 +104,10 @@ def open_encoder(config: Config, device: torch.device | str = "cpu") -> Encoder:
 
 
 def load_frozen_parts(encoder: Encoder) -> list[nn.Module]:
-    """The frozen parts that samples pass, their weights read now and not at the first sample: so what is wrong with them,
-    or draws random numbers while it is built, comes before training begins.
+    """Load the weights of the frozen parts now instead of with the first sample.
+
+    Errors in their files then appear before training starts, and random numbers drawn while they are built do not
+    depend on when the first sample comes.
     """
     model, settings = encoder.model, encoder.settings
     parts: list[nn.Module] = [model.vlm, model.text.clip, encoder.vae]
@@ -117,7 +119,7 @@ def load_frozen_parts(encoder: Encoder) -> list[nn.Module]:
 
 
 def open_samples(config: Config) -> Samples:
-    """The samples of `data.list` or `data.shards`. Raises UniWorldError if they cannot be read."""
+    """Open the samples of `data.list` or `data.shards`. Raises UniWorldError if they cannot be read."""
     if config.data.shards:
         from ..data.shards import ShardSamples
 
@@ -126,14 +128,16 @@ def open_samples(config: Config) -> Samples:
 
 
 def open_data(config: Config, encoder: Encoder, keep: Path | None = None) -> RunData:
-    """The samples of a run in their order, out of the cache if one is named.
+    """Open the samples of a run, from the cache if one is configured, and plan their order.
 
     Args:
-        keep: a file that holds the targets' sizes from the run's first start on, so that a picture which is lost or
-            mended meanwhile does not change what other steps see.
+        config: the configuration.
+        encoder: the frozen parts, whose fingerprint the cache must have.
+        keep: a file that saves the targets' sizes at the run's first start, so that pictures that are lost or repaired
+            later do not change the data of other steps.
 
     Raises:
-        UniWorldError: the data cannot be read, or the cache is of other data or another model, or not finished.
+        UniWorldError: the data cannot be read, or the cache is incomplete or belongs to other data or another model.
     """
     samples = open_samples(config)
     source: Samples | Cache = samples
@@ -141,8 +145,8 @@ def open_data(config: Config, encoder: Encoder, keep: Path | None = None) -> Run
         source = Cache(Path(config.data.cache), CacheKey(encoder.fingerprint, samples.fingerprint))
         if source.missing:
             raise UniWorldError(
-                f"The cache {config.data.cache} lacks {source.missing} of {len(source)} samples: run `uniworld data cache` "
-                "with this configuration first."
+                f"The cache {config.data.cache} is missing {source.missing} of {len(source)} samples: run "
+                "`uniworld data cache` with this configuration first."
             )
     run, data = config.run, config.data
     return RunData(source, plan_of(source, run.batch_size, run.seed, data.area, data.ratios, keep), samples.fingerprint)
@@ -151,18 +155,21 @@ def open_data(config: Config, encoder: Encoder, keep: Path | None = None) -> Run
 def open_model(
     config: Config, encoder: Encoder, world: World, kept_start: Path | None = None, resumes: bool = False
 ) -> PreparedModel:
-    """The tower with the weights it starts from, in the form that the processes train.
+    """Build the tower with its initial weights, wrapped for the processes.
 
     Args:
-        kept_start: the run's file of what model.start gave and does not train; written when a run begins, and read in
-            the place of model.start when it goes on.
-        resumes: the run goes on, and what trains will be read from its checkpoint.
+        config: the configuration.
+        encoder: the frozen parts.
+        world: the processes.
+        kept_start: the run's file of weights from model.start that do not train. A new run writes it; a resumed run reads
+            it instead of model.start.
+        resumes: the run resumes; its checkpoint provides the trained parameters afterwards.
 
     Raises:
-        UniWorldError: a part that the model has not, or start weights that do not fit.
+        UniWorldError: the model does not have a part of `stage.parts`, or initial weights do not match.
     """
     opened, stage = encoder.model, config.stage
-    # Their own, which change, and not the ones that the model keeps.
+    # Separate copies, because training changes them and the encoder's model must not change.
     projectors, dit = (opened.parts[name].load(opened.storage, opened.device) for name in ("projectors", "dit"))
     tower = DenoiseTower(projectors, dit, StepSettings(stage.use_siglip, stage.t5_drop, stage.guidance))
     training = set_trainable(tower, stage.parts)
@@ -175,13 +182,13 @@ def open_model(
         dit.transformer.enable_gradient_checkpointing()
     frozen = _frozen_fingerprint(tower, encoder.frozen_fingerprint(stage.use_siglip))
     wrapped = parallelize(tower, world, opened.dtype)
-    # Named anew, since FSDP2 puts its own parameters in the place of what was there.
+    # Collected again, because FSDP2 replaces the module's parameters by its own.
     trained = {name: parameter for name, parameter in tower.named_parameters() if parameter.requires_grad}
     return PreparedModel(tower, wrapped, trained, frozen)
 
 
 def _read_start(config: Config, world: World) -> dict[str, torch.Tensor]:
-    """What model.start gives, the same in every process, though a run that it names may be in work."""
+    """Read model.start. Rank 0 resolves it for all processes, because a run in it may be training and pruning."""
     if world.size == 1:
         return read_with_retry(lambda: find_initial_weights(config.model.start), read_initial_weights)
     found = world.on_rank0(lambda: find_initial_weights(config.model.start))

@@ -1,4 +1,4 @@
-"""Words on contact sheets."""
+"""Text on contact sheets."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from PIL import ImageDraw
 
 
 def fit_text(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    """The text on one line of at most `width` pixels, cut where it is too long.
+    """Return the text as one line of at most `width` pixels, truncated if it is too long.
 
-    Pillow's own font has the letters of ASCII alone: accents are left out, and other letters become question marks.
+    Pillow's built-in font has only ASCII, so accents are dropped and other characters become question marks.
     """
-    plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    plain = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
     line = " ".join(plain.split()).encode("ascii", "replace").decode("ascii")
     while line and draw.textlength(line) > width:
         line = line[:-4].rstrip() + "..." if len(line) > 4 else ""

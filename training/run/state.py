@@ -1,9 +1,9 @@
-"""All that a run must keep to continue as if it had never ended, as named tensors and plain values.
+"""The state that a run needs to resume exactly, as named tensors and JSON values.
 
-The optimizer's state goes by parameter names, through PyTorch's `get_optimizer_state_dict` and `set_optimizer_state_dict`.
-What is no tensor in it, such as Prodigy's estimates, is kept as JSON with the groups' settings: pickled by
-`torch.distributed.checkpoint`, it could be neither read nor checked without running a pickle. To find room for a
-checkpoint's tensors PyTorch takes one step at a rate of 0, so resuming needs the memory and the time of a training step.
+The optimizer's state is stored by parameter name, with PyTorch's `get_optimizer_state_dict` and
+`set_optimizer_state_dict`. Values that are not tensors, such as Prodigy's estimates, are stored as JSON with the groups'
+settings: `torch.distributed.checkpoint` would pickle them, and reading or checking them would execute a pickle. PyTorch
+allocates the optimizer's tensors by a step with a learning rate of 0, so resuming needs the memory and time of a step.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RANDOM = "random/"
 
 
 def state_tensors(model: PreparedModel, optimizer: Optimizer, ema: ShardedEMA, world: World) -> dict[str, Tensor]:
-    """{name in a checkpoint: tensor} of what trains, its average, the optimizer, and this process's random state."""
+    """Return {name in a checkpoint: tensor} of parameters, EMA, optimizer, and this process's random state."""
     tensors = _model_tensors(model, ema)
     for name, kept in _optimizer_state(model, optimizer)["state"].items():
         tensors.update({_key(name, key): value for key, value in kept.items() if torch.is_tensor(value)})
@@ -44,7 +44,7 @@ def state_tensors(model: PreparedModel, optimizer: Optimizer, ema: ShardedEMA, w
 
 
 def state_values(model: PreparedModel, optimizer: Optimizer, ema: ShardedEMA) -> dict[str, Any]:
-    """The rest of it, as JSON has it."""
+    """Return the rest of the state as JSON values."""
     kept = _optimizer_state(model, optimizer)
     plain = {
         name: {key: value for key, value in kept["state"].get(name, {}).items() if not torch.is_tensor(value)}
@@ -62,19 +62,21 @@ def restore(
     ema: ShardedEMA,
     world: World,
 ) -> None:
-    """Put a checkpoint's state into what a run has built anew, on however many processes.
+    """Load a checkpoint into a newly built model, optimizer and EMA, on any number of processes.
 
     Args:
-        checkpoint: a finished one.
+        checkpoint: a finished checkpoint.
         values: its `state_values`.
+        model, optimizer, ema: what to load it into.
+        world: the processes.
 
     Raises:
-        UniWorldError: it is damaged, or of other tensors.
+        UniWorldError: the checkpoint is damaged, or its tensors do not match the model.
     """
     kept = checkpoints.stored_tensors(checkpoint)
     tensors = _model_tensors(model, ema)
     _check_shapes(checkpoint, tensors, kept)
-    # It has room for every tensor, spread as its parameter.
+    # Allocates every tensor of the optimizer, sharded like its parameter.
     state = cast(dict[str, Any], get_optimizer_state_dict(model.tower, optimizer))
     for name, room in state["state"].items():
         found = {key: value for key, value in room.items() if _key(name, key) in kept}
@@ -101,7 +103,10 @@ def _model_tensors(model: PreparedModel, ema: ShardedEMA) -> dict[str, Tensor]:
 
 
 def _optimizer_state(model: PreparedModel, optimizer: Optimizer) -> dict[str, Any]:
-    """By parameters' names. PyTorch would take a step to fill an optimizer that has taken none."""
+    """Return the optimizer's state by parameter name.
+
+    An optimizer without state is a special case, because PyTorch would take a step to initialize it.
+    """
     if not optimizer.state:
         return {"state": {}, "param_groups": optimizer.state_dict()["param_groups"]}
     return cast(dict[str, Any], get_optimizer_state_dict(model.tower, optimizer))
@@ -116,23 +121,23 @@ def _check_shapes(
 ) -> None:
     for name, tensor in wanted.items():
         if name not in kept or kept[name][0] != tuple(tensor.shape):
-            there = f"has shape {list(kept[name][0])}" if name in kept else "is missing"
+            problem = f"has shape {list(kept[name][0])}" if name in kept else "is missing"
             raise UniWorldError(
-                f"The checkpoint {checkpoint} does not fit this model: {name} {there}, and the model's is "
-                f"{list(tensor.shape)}. The run began from another model.checkpoint."
+                f"The checkpoint {checkpoint} does not match this model: {name} {problem}, expected shape "
+                f"{list(tensor.shape)}. The run started from another model.checkpoint: restore that one."
             )
 
 
 def _group(new: Mapping[str, object], kept: Mapping[str, object]) -> dict[str, object]:
-    """A group's settings out of a checkpoint: JSON knows lists alone, where optimizers have tuples."""
-    found = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
-    # How it is computed is this machine's matter, not the checkpoint's.
-    found.pop("foreach", None)
-    return {**new, **found}
+    """Merge a group's settings from a checkpoint; JSON's lists become the tuples that optimizers expect."""
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
+    # The choice of kernels depends on this machine, not on the one that wrote the checkpoint.
+    settings.pop("foreach", None)
+    return {**new, **settings}
 
 
 def _random_state(world: World) -> dict[str, Tensor]:
-    """The state of every generator that some library may draw from; training itself keeps none (see `batch.Draws`)."""
+    """Return the state of all generators that a library may use; training's own numbers need none (see `batch.Draws`)."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     others = {"python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, gauss]}
     plain = json.dumps(others).encode()

@@ -1,4 +1,4 @@
-"""What a run would do, told before it does anything: its settings, what trains, the memory it takes, and its data."""
+"""Dry run: settings, trainable parameters, memory and data of a run."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ from ..objective.trainable import check_family, part_of, set_trainable
 
 _GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2}
-# Float32 numbers that an optimizer keeps for each number it trains: two moments, and Prodigy also where the number
-# began and a sum of its gradients (prodigyopt's state: exp_avg, exp_avg_sq, p0, s). Muon keeps one moment of matrices,
-# which are nearly all that trains.
-_OPTIMIZER_NUMBERS = {"adamw": 2, "prodigy": 4, "muon": 1}
+# Optimizer state per trainable parameter, in float32 values: AdamW has two moments; Prodigy also has the initial value and
+# a sum of gradients (prodigyopt's exp_avg, exp_avg_sq, p0, s). Muon has one moment for matrices, which are nearly all
+# parameters.
+_STATE_PER_PARAMETER = {"adamw": 2, "prodigy": 4, "muon": 1}
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """An estimate of one process's memory in bytes, by what it is for; activations come on top."""
+    """Estimated memory of one process in bytes, by purpose, without activations."""
 
     parts: Mapping[str, int]
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Total in bytes."""
         return sum(self.parts.values())
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run would do.
+    """Summary of a run.
 
     Attributes:
-        config: all of its settings.
+        config: its configuration.
         run: its folder.
-        trainable: {name of a tensor: its numbers} of what trains.
-        frozen: numbers of the DiT and the projectors that do not train.
-        memory: of one process.
-        processes: how many there are.
-        samples: how many there are to paint.
-        buckets: {painted size in pixels: samples}.
-        steps_per_epoch: until every sample was met.
+        trainable: {tensor name: number of parameters} of the trainable tensors.
+        frozen: number of parameters of DiT and projectors that do not train.
+        memory: estimated memory of one process.
+        processes: number of processes.
+        samples: number of samples.
+        buckets: {painted size in pixels: number of samples}.
+        steps_per_epoch: steps per epoch.
     """
 
     config: Config
@@ -67,7 +67,7 @@ class RunSummary:
     steps_per_epoch: int
 
     def text(self) -> str:
-        """All of it for a person; the settings are TOML that gives the same run again."""
+        """Return the summary as valid TOML: the settings, followed by comments."""
         return "\n".join([*self._settings(), *self._trainable(), *self._memory(), *self._data()])
 
     def _settings(self) -> list[str]:
@@ -82,39 +82,39 @@ class RunSummary:
         total = sum(self.trainable.values())
         by_part = ", ".join(f"{part} {count:,}" for part, count in parts.items())
         return [
-            "# What trains:",
+            "# Trainable parameters:",
             *lines,
-            f"# Together {len(self.trainable)} tensors of {total:,} numbers ({by_part}); "
-            f"{self.frozen:,} numbers of the DiT and the projectors stay as they are.",
+            f"# Total: {total:,} parameters in {len(self.trainable)} tensors ({by_part}); "
+            f"{self.frozen:,} parameters of DiT and projectors are frozen.",
             "",
         ]
 
     def _memory(self) -> list[str]:
         of = f" of {self.processes}" if self.processes > 1 else ""
         return [
-            f"# Memory of each process{of}, without activations (an estimate):",
+            f"# Estimated memory of each process{of}, without activations:",
             *(f"#   {what:<44}{size / _GIB:>10.3f} GiB" for what, size in self.memory.parts.items()),
-            f"#   {'together':<44}{self.memory.total / _GIB:>10.3f} GiB",
+            f"#   {'total':<44}{self.memory.total / _GIB:>10.3f} GiB",
             "",
         ]
 
     def _data(self) -> list[str]:
         run = self.config.run
         return [
-            f"# Data: {self.samples:,} samples; an epoch is {self.steps_per_epoch:,} steps of {run.batch_size}, "
-            f"and the run {run.steps:,} steps, {run.steps / self.steps_per_epoch:.2f} epochs.",
+            f"# Data: {self.samples:,} samples; {self.steps_per_epoch:,} steps per epoch at batch size {run.batch_size}; "
+            f"the run has {run.steps:,} steps, {run.steps / self.steps_per_epoch:.2f} epochs.",
             *(f"#   {size.width} x {size.height}: {count:,}" for size, count in self.buckets.items()),
         ]
 
 
 def summarize(config: Config, run: Path, samples: Samples, processes: int = 1) -> RunSummary:
-    """Summarise a run. The model's files are checked and no weight is read; of the data, headers alone.
+    """Summarize a run. Checks the model's files without loading weights, and reads only headers of the data.
 
     Args:
-        config: complete.
-        run: its folder, which need not be there.
-        samples: its data.
-        processes: how many it is spread over.
+        config: a complete configuration.
+        run: the run's folder; it need not exist.
+        samples: the run's data.
+        processes: number of processes.
 
     Raises:
         UniWorldError: the model or the data cannot be used.
@@ -132,7 +132,7 @@ def summarize(config: Config, run: Path, samples: Samples, processes: int = 1) -
         run=run,
         trainable=trainable,
         frozen=frozen,
-        memory=estimate_memory(config, sum(trainable.values()), frozen, _encoder_bytes(model, config), processes),
+        memory=estimate_memory(config, sum(trainable.values()), frozen, _frozen_part_bytes(model, config), processes),
         processes=processes,
         samples=len(samples),
         buckets=plan.counts(),
@@ -140,33 +140,34 @@ def summarize(config: Config, run: Path, samples: Samples, processes: int = 1) -
     )
 
 
-def estimate_memory(config: Config, trained: int, frozen: int, readers: int, processes: int) -> MemoryEstimate:
-    """The memory of one process.
+def estimate_memory(config: Config, trained: int, frozen: int, encoders: int, processes: int) -> MemoryEstimate:
+    """Estimate the memory of one process.
 
     Args:
-        trained, frozen: numbers of the DiT and the projectors that train, and that do not.
-        readers: bytes of the parts that read samples.
-        processes: "fsdp" spreads DiT and projectors over them; the EMA is spread always.
+        config: the configuration.
+        trained, frozen: number of trainable and frozen parameters of DiT and projectors.
+        encoders: size in bytes of the frozen parts that encode samples.
+        processes: number of processes. "fsdp" shards DiT and projectors over them; the EMA is always sharded.
     """
-    spread = config.run.parallel == "fsdp" and processes > 1
-    share = processes if spread else 1
-    # FSDP2 takes tensors of one type, so what does not train is in float32 as well where it is spread.
-    still = "float32" if spread else _dtype_name(config)
-    numbers = _OPTIMIZER_NUMBERS[config.optimizer.name]
+    sharded = config.run.parallel == "fsdp" and processes > 1
+    share = processes if sharded else 1
+    # FSDP2 needs a single dtype, so frozen parameters are float32 too if they are sharded.
+    frozen_dtype = "float32" if sharded else _dtype_name(config)
+    state = _STATE_PER_PARAMETER[config.optimizer.name]
     return MemoryEstimate(
         {
-            "weights that train (float32)": math.ceil(trained / share) * 4,
-            f"weights that stay ({still})": math.ceil(frozen / share) * _BYTES[still],
+            "trainable parameters (float32)": math.ceil(trained / share) * 4,
+            f"frozen parameters ({frozen_dtype})": math.ceil(frozen / share) * _BYTES[frozen_dtype],
             "gradients (float32)": math.ceil(trained / share) * 4,
-            f"{config.optimizer.name} ({numbers} float32 a number)": math.ceil(trained / share) * 4 * numbers,
-            "EMA (float32, this process's part)": math.ceil(trained / processes) * 4,
-            "VLM, SigLIP, VAE, CLIP and T5": readers,
+            f"{config.optimizer.name} ({state} float32 per parameter)": math.ceil(trained / share) * 4 * state,
+            "EMA (float32, sharded)": math.ceil(trained / processes) * 4,
+            "VLM, SigLIP, VAE, CLIP and T5": encoders,
         }
     )
 
 
 def _dtype_name(config: Config) -> str:
-    """The dtype of the arithmetic, as `compute_dtype` chooses it, without a need for the device itself."""
+    """Return the compute dtype that `compute_dtype` chooses, without touching the device."""
     on_cpu = config.run.device == "cpu" or (config.run.device == "auto" and not torch.cuda.is_available())
     if config.model.dtype != "auto":
         return config.model.dtype
@@ -174,8 +175,8 @@ def _dtype_name(config: Config) -> str:
     return str(chosen).removeprefix("torch.")
 
 
-def _encoder_bytes(model: UniWorld, config: Config) -> int:
-    """What the parts take that read samples; nothing where a cache holds what they would compute."""
+def _frozen_part_bytes(model: UniWorld, config: Config) -> int:
+    """Return the size of the frozen parts that encode samples; 0 with a cache, which replaces them."""
     if config.data.cache or model.flux_folder is None:
         return 0
     size = _BYTES[_dtype_name(config)]

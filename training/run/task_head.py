@@ -1,4 +1,4 @@
-"""The routing head (`task_head_final.pt`): trained last, on the finished VLM, to tell painting from answering.
+"""Train the routing head (`task_head_final.pt`), which decides between painting and answering; the VLM is frozen.
 
 Published: serve/cli.py reads it at the last `assistant` token; Linear, SiLU, Dropout, Linear.
 """
@@ -20,12 +20,12 @@ from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from ..files import write_atomic
 
 DROPOUT = 0.3  # the published head's
-EXPANSION = 3  # of the hidden layer over the VLM's width; published: 3584 to 10240
+EXPANSION = 3  # hidden width relative to the VLM's; published: 10240 for 3584
 
 
 @dataclass(frozen=True)
 class RoutingExample:
-    """One prompt with its pictures, and whether it asks for a picture."""
+    """A prompt with its pictures, and whether the answer is a picture."""
 
     prompt: str
     pictures: Sequence[Image.Image]
@@ -33,7 +33,7 @@ class RoutingExample:
 
 
 def assistant_states(vlm: VLM, items: Sequence[RoutingExample], batch: int = 64) -> Tensor:
-    """What the head reads of each: (items, D) float32."""
+    """Return the hidden states that the head reads, (items, D) float32."""
     states = []
     for start in range(0, len(items), batch):
         part = items[start : start + batch]
@@ -51,20 +51,24 @@ def train_task_head(
     seed: int = 0,
     progress: Callable[[int, float], None] | None = None,
 ) -> nn.Sequential:
-    """Train a head on the VLM's states of these prompts.
+    """Train a head on the VLM's hidden states of these prompts.
 
     Args:
-        items: of both kinds, about as many of each.
-        learning_rate: at the first step; a cosine takes it to 0.
-        progress: called with the step, from 1, and its loss.
+        vlm: the frozen VLM.
+        items: prompts of both kinds, about the same number of each.
+        steps: optimizer steps.
+        batch_size: prompts per step.
+        learning_rate: initial learning rate; a cosine schedule decays it to 0.
+        seed: seed of initialization, batches and dropout.
+        progress: called with the step, counted from 1, and its loss.
 
     Raises:
-        UniWorldError: the prompts are all of one kind.
+        UniWorldError: all prompts are of the same kind.
     """
     known = list(items)
     if len({item.paint for item in known}) != 2:
         raise UniWorldError(
-            f"All {len(known)} prompts ask for the same thing: give some that ask for a picture and some that do not."
+            f"All {len(known)} prompts have the same kind of answer: give prompts for pictures and prompts for text."
         )
     wanted = torch.tensor([int(item.paint) for item in known])
     states = assistant_states(vlm, known)
@@ -90,7 +94,7 @@ def train_task_head(
 
 
 def save_task_head(head: nn.Sequential, checkpoint: Path) -> None:
-    """Write the head into a checkpoint's folder under its published name, whole or not at all.
+    """Write the head atomically into a checkpoint's folder, under its published name.
 
     Raises:
         UniWorldError: the file cannot be written.

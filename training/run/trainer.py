@@ -1,4 +1,4 @@
-"""One run's training in motion: a step, its checkpoint, its validation sheet."""
+"""The trainer of a run: optimizer steps, checkpoints and validation sheets."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from .validate import Validator
 
 @dataclass(frozen=True)
 class StepConsensus:
-    """What the processes know together before a step.
+    """What all processes agree on before a step.
 
     Attributes:
-        good: samples of use in the whole batch.
-        bad: those of no use that were not met before, of all processes.
-        stop: one of the processes was asked to stop after this step.
+        good: number of valid samples in the global batch.
+        bad: invalid samples of all processes that were not seen before.
+        stop: whether a process received a signal to stop after this step.
     """
 
     good: int
@@ -52,20 +52,23 @@ class StepConsensus:
 
 
 class TooManyBadSamples(UniWorldError):
-    """More samples are of no use than `data.bad_limit` allows."""
+    """There are more bad samples than `data.bad_limit`."""
 
 
 class Trainer:
-    """Trains a model step by step; all processes call its methods together.
+    """Trains a model step by step. Its methods are collective: all processes call them together.
 
     Args:
-        folder: the run's.
-        samples: fingerprint of its data.
+        config: the configuration.
+        folder: the run's folder.
+        world: the processes.
+        model: the model, ready for training.
+        samples: fingerprint of the data.
 
     Attributes:
-        step: optimizer steps done.
-        skipped: names of the bad samples met.
-        saver: writes its checkpoints.
+        step: number of optimizer steps done.
+        skipped: names of the bad samples skipped so far.
+        saver: writes the checkpoints.
     """
 
     def __init__(self, config: Config, folder: Path, world: World, model: PreparedModel, samples: str) -> None:
@@ -77,46 +80,48 @@ class Trainer:
         self.skipped: set[str] = set()
         self._saved: int | None = None
         self._losses_since_save: list[float] = []
-        self._ended = time.perf_counter()
+        self._lap_start = time.perf_counter()
 
     def agree(self, data: StepData, stop: bool) -> StepConsensus:
-        """What all processes must know before the step on `data`.
+        """Exchange what all processes must agree on before the step on `data`.
 
         Raises:
-            TooManyBadSamples: more bad samples than `data.bad_limit`.
-            UniWorldError: a checkpoint that could not be written.
+            TooManyBadSamples: there are more bad samples than `data.bad_limit`.
+            UniWorldError: the pending checkpoint could not be written.
         """
         mine = [sum(map(len, data.passes)), len(data.skipped), stop, self.saver.failed]
         good, bad, stops, failures = self.world.gather(mine).sum(dim=0).tolist()
         if failures:
             self.saver.wait()
-        met: dict[str, BadSample] = {}
+        new: dict[str, BadSample] = {}
         if bad:
-            for found in self.world.gather_objects(data.skipped):
-                met.update({one.key: one for one in found if one.key not in self.skipped})
-        count = len(self.skipped) + len(met)
-        if met and count > self.config.data.bad_limit:
-            # They are not taken for met: once they are mended, or the limit is raised, this step meets them anew.
-            worst = "; ".join(map(str, list(met.values())[:3]))
+            for skipped in self.world.gather_objects(data.skipped):
+                new.update({sample.key: sample for sample in skipped if sample.key not in self.skipped})
+        count = len(self.skipped) + len(new)
+        if new and count > self.config.data.bad_limit:
+            # Not added to `skipped`: the resumed run repeats this step, with repaired data or a higher limit.
+            latest = "; ".join(map(str, list(new.values())[:3]))
             raise TooManyBadSamples(
-                f"{count} samples are of no use, more than data.bad_limit = {self.config.data.bad_limit}. "
-                f"The last: {worst} `uniworld data check` names each one: mend their pictures, or raise data.bad_limit, "
-                "and the same command goes on from here."
+                f"{count} samples are invalid, more than data.bad_limit = {self.config.data.bad_limit}. "
+                f"The latest: {latest} Run `uniworld data check` to list all of them. Fix the samples or raise "
+                "data.bad_limit, then run the same command again to resume."
             )
-        self.skipped.update(met)
-        return StepConsensus(int(good), tuple(met.values()), bool(stops))
+        self.skipped.update(new)
+        return StepConsensus(int(good), tuple(new.values()), bool(stops))
 
-    def train(self, data: StepData, agreed: StepConsensus) -> StepMetrics | None:
-        """One optimizer step, on the mean loss of the batch's good samples over all processes; None without any.
+    def train(self, data: StepData, consensus: StepConsensus) -> StepMetrics | None:
+        """Perform one optimizer step on the mean loss over the valid samples of all processes.
+
+        Returns None, without a step of the optimizer, if the batch has no valid sample.
 
         Raises:
-            UniWorldError: a loss or the gradient is not finite; the samples are named.
+            UniWorldError: a loss or the gradient is not finite; the message names the samples.
         """
         self.step += 1
-        if not agreed.good:
+        if not consensus.good:
             return None
         rate = learning_rate(self.config.optimizer, self.step - 1, self.config.run.steps)
-        loss = self._backward(data, agreed.good)
+        loss = self._backward(data, consensus.good)
         norm = gradient_norm(self.model.trained.values())
         if not math.isfinite(norm):
             keys = [item.key for one in data.passes for _, item in one]
@@ -132,11 +137,15 @@ class Trainer:
         self._losses_since_save.append(loss)
         seconds = self._lap()
         return StepMetrics(
-            self.step, data.epoch, loss, used, norm, agreed.good / seconds, seconds, skipped=len(self.skipped)
+            self.step, data.epoch, loss, used, norm, consensus.good / seconds, seconds, skipped=len(self.skipped)
         )
 
     def save(self) -> None:
-        """Begin to write a checkpoint of now, unless there is one. Raises UniWorldError if the last one could not be."""
+        """Start writing a checkpoint, unless this step is saved already.
+
+        Raises:
+            UniWorldError: the previous checkpoint could not be written.
+        """
         if self._saved == self.step:
             return
         losses = self._losses_since_save
@@ -154,22 +163,22 @@ class Trainer:
         self._lap()
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint of this run.
+        """Resume from a checkpoint of this run.
 
         Raises:
-            UniWorldError: it is damaged, or of other samples or another model.
+            UniWorldError: the checkpoint is damaged, or belongs to other samples or another model.
         """
         meta = read_meta(checkpoint)
         if meta["samples"] != self.samples:
             raise UniWorldError(
-                f"The run in {self.folder} was trained on other samples than data.list or data.shards names now: give it "
-                "the same annotations in the same order, or name another folder."
+                f"The run in {self.folder} was trained on other samples than those of data.list or data.shards: use the "
+                "same annotations in the same order, or choose another folder."
             )
-        if meta.get("frozen", self.model.frozen) != self.model.frozen:  # older checkpoints do not tell
+        if meta.get("frozen", self.model.frozen) != self.model.frozen:  # checkpoints of older versions have no such key
             raise UniWorldError(
-                f"The run in {self.folder} was trained with other weights in the parts that do not train (VLM, SigLIP, VAE, "
-                "CLIP, T5, or what of the DiT and projectors stays): the files of model.checkpoint, model.flux, model.siglip "
-                "or model.start have changed since. Put the same ones back, or name another folder."
+                f"The run in {self.folder} was trained with other frozen weights (VLM, SigLIP, VAE, CLIP, T5, or the frozen "
+                "part of DiT and projectors): files of model.checkpoint, model.flux, model.siglip or model.start have "
+                "changed since. Restore them, or choose another folder."
             )
         restore(checkpoint, meta["state"], self.model, self.optimizer, self.ema, self.world)
         self.step = self._saved = meta["step"]
@@ -177,17 +186,17 @@ class Trainer:
         self._lap()
 
     def validate(self, validator: Validator) -> None:
-        """Paint the validation prompts with the averaged weights, and write their sheet."""
-        spread_out = self.world.engine == "fsdp"
+        """Paint the validation prompts with the EMA weights, and write the contact sheet."""
+        sharded = self.world.engine == "fsdp"
         file = self.folder / VALIDATION / f"{checkpoint_name(self.step)}.png"
         with self.ema.applied(), unsharded(self.model.wrapped):
-            # Where every process has the whole model, one paints and the others wait.
-            latents = validator.paint(self.model.tower) if spread_out or self.world.is_rank0 else []
+            # Without sharding, rank 0 paints and the others wait.
+            latents = validator.paint(self.model.tower) if sharded or self.world.is_rank0 else []
         self.world.on_rank0(lambda: validator.write(latents, file))
         self._lap()
 
     def _backward(self, data: StepData, good: int) -> float:
-        """Leave the gradient of the batch's mean loss in the parameters; gives that loss."""
+        """Accumulate the gradient of the batch's mean loss over all passes. Return that loss."""
         total, faulty = 0.0, []
         for number, items in enumerate(data.passes):
             if not items and self.world.size == 1:
@@ -206,7 +215,10 @@ class Trainer:
         return sums[0] / good
 
     def _pass(self, items: Sequence[tuple[int, EncodedSample]], good: int) -> Tensor:
-        """Forward and backward of some samples; gives their losses (B,). Without any, the engines' exchange alone."""
+        """Run forward and backward on some samples. Return their losses (B,).
+
+        Without samples, a dummy sample with weight 0 runs, because DDP and FSDP2 need all processes to participate.
+        """
         device = self.world.device
         dtype = compute_dtype(self.config, device)
         samples = [item for _, item in items] or [empty_sample(self.model.tower)]
@@ -215,28 +227,28 @@ class Trainer:
         batch = self.model.tower.collate(samples, draws).to(device)
         with autocast(device, dtype):
             losses = self.model.wrapped(batch)
-            # The engines take the mean over the processes, and what is wanted is the mean over the samples of all.
+            # DDP and FSDP2 average gradients over processes; the factor turns that into the mean over all samples.
             total = losses.sum() * (self.world.size / good if items else 0.0)
         total.backward()
         return losses.detach()[: len(items)]
 
     def _lap(self) -> float:
-        """Seconds since the last step, checkpoint or sheet ended."""
-        before, self._ended = self._ended, time.perf_counter()
-        return self._ended - before
+        """Return the seconds since the last step, checkpoint or sheet."""
+        before, self._lap_start = self._lap_start, time.perf_counter()
+        return self._lap_start - before
 
 
 _NONFINITE_ADVICE = (
-    "nothing of this step was kept, and the checkpoints before are whole. Look at these samples with `uniworld data check`. "
-    "If they are sound, go on in a new folder, with a lower optimizer.lr and this run as model.start."
+    "this step was discarded, and earlier checkpoints are intact. Check these samples with `uniworld data check`. If they "
+    "are valid, continue in a new folder, with a lower optimizer.lr and this run as model.start."
 )
 
 
 def empty_sample(tower: DenoiseTower) -> EncodedSample:
-    """The smallest sample that passes the model, for a process that has none while the others wait for it."""
+    """Return the smallest sample that the model accepts, for processes that have no sample in a pass."""
     width, latents = tower.projectors.denoise_projector.width, tower.dit.latent_format
     return EncodedSample(
-        key="nothing",
+        key="empty",
         hidden=torch.zeros(1, width),
         ends=torch.zeros(1, dtype=torch.bool),
         features=(),

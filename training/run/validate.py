@@ -1,4 +1,4 @@
-"""Validation: a run's prompts painted with the weights so far, side by side on one contact sheet."""
+"""Validation: paint a run's prompts with the current weights onto a contact sheet."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ..objective.batch import BadSample, Draws, EncodedSample
 from ..objective.step import DenoiseTower
 from .sheet_text import fit_text
 
-# Pixels of the sheet: the longest side of a picture on it, and the space round each.
+# Pixels: longest side of a picture on the sheet, gap around it, height of a text line.
 _CELL, _GAP, _TEXT = 256, 8, 16
 
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One line of a contact sheet: what was asked, with which pictures, and what was painted."""
+    """One row of a contact sheet: the prompt, its reference pictures, and the painted picture."""
 
     prompt: str
     references: tuple[Image.Image, ...]
@@ -37,11 +37,11 @@ class SheetRow:
 
 
 @dataclass(frozen=True)
-class _Blank:
-    """Stands for the target that a validation prompt does not have."""
+class _NoTarget:
+    """A placeholder for the target, which a validation prompt does not have."""
 
     side: int
-    name: str = "nothing"
+    name: str = "no target"
 
     def read(self) -> bytes:
         return b""
@@ -54,28 +54,26 @@ class _Blank:
 
 
 class Validator:
-    """The prompts of a run, read once by the frozen parts; each sheet then takes the DiT and the VAE alone."""
+    """The validation prompts of a run. The frozen parts encode them once; a sheet then needs only DiT and VAE."""
 
     def __init__(self, encoder: Encoder, settings: ValidationSettings) -> None:
-        """Read the prompts and their pictures; without prompts nothing is read, painted or written.
+        """Encode the prompts and their pictures. Without prompts nothing is loaded, painted or written.
 
         Raises:
-            UniWorldError: a prompt cannot be used; it is named.
+            UniWorldError: a prompt is invalid; the message names it.
         """
         self.settings, self._encoder = settings, encoder
-        self._encoded = _read(encoder, settings) if settings.prompts else []
+        self._encoded = _encode_prompts(encoder, settings) if settings.prompts else []
 
     def paint(self, tower: DenoiseTower) -> list[torch.Tensor]:
-        """The VAE's own latents (1, C, size/8, size/8) of the prompts. Where the DiT is spread, every process must call
-        it.
-        """
+        """Paint the prompts. Return the VAE's latents, (1, C, size/8, size/8) each. Collective if the DiT is sharded."""
         settings, dtype = self.settings, self._encoder.model.dtype
         device, size = tower.dit.device, Size(settings.size, settings.size)
         latents = []
-        # As in training: what trains is in float32 among bfloat16, and autocast brings them together.
+        # Autocast as in training, because trained parameters are float32 and frozen ones may be bfloat16.
         with torch.no_grad(), autocast(device, dtype):
             for encoded in self._encoded:
-                # A batch has random numbers with it; none is used here, and the chance of 1 keeps T5.
+                # A batch needs random numbers. Painting uses none of them, and t5_dropout_u = 1 keeps T5 tokens.
                 draws = replace(Draws.of(0, [0], encoded.latent.shape), t5_dropout_u=torch.ones(1))
                 batch = tower.collate([encoded], draws)
                 condition = tower.condition(batch.to(device))
@@ -83,7 +81,7 @@ class Validator:
         return latents
 
     def write(self, latents: Sequence[torch.Tensor], to: Path) -> None:
-        """Write the contact sheet of painted latents as a PNG, whole or not at all; none if nothing was painted."""
+        """Write the contact sheet of painted latents as a PNG, atomically; without latents nothing is written."""
         if not latents:
             return
         rows = [
@@ -99,7 +97,7 @@ class Validator:
 
 
 def contact_sheet(rows: Sequence[SheetRow]) -> Image.Image:
-    """One line for each row: its references, then what was painted, with the prompt above."""
+    """Draw a contact sheet: for each row the prompt, and below it the references and the painted picture."""
     columns = max(len(row.references) for row in rows) + 1
     height = _CELL + _TEXT + 2 * _GAP
     sheet = Image.new("RGB", (columns * (_CELL + _GAP) + _GAP, len(rows) * height), "white")
@@ -107,7 +105,7 @@ def contact_sheet(rows: Sequence[SheetRow]) -> Image.Image:
     for number, row in enumerate(rows):
         top = number * height
         draw.text((_GAP, top + _GAP // 2), fit_text(draw, row.prompt, sheet.width - 2 * _GAP), fill="black")
-        # What was painted stands in the last column, whatever the number of references.
+        # The painted picture is in the last column, whatever the number of references.
         for column, picture in [*enumerate(row.references), (columns - 1, row.painted)]:
             small = _scaled(picture)
             left = _GAP + column * (_CELL + _GAP) + (_CELL - small.width) // 2
@@ -118,29 +116,29 @@ def contact_sheet(rows: Sequence[SheetRow]) -> Image.Image:
 def _scaled(picture: Image.Image) -> Image.Image:
     scale = _CELL / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    # Small pictures show their own pixels.
+    # Small pictures are enlarged without smoothing, to show their pixels.
     return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
-def _read(encoder: Encoder, settings: ValidationSettings) -> list[EncodedSample]:
-    # The target is not used, and nothing is weighted: only what the condition is made of.
-    blank = _Blank(settings.size)
+def _encode_prompts(encoder: Encoder, settings: ValidationSettings) -> list[EncodedSample]:
+    # Only the condition is needed: the target is a placeholder, and there is no edit weight.
+    target = _NoTarget(settings.size)
     samples = [
-        Sample(_called(prompt), prompt.prompt, tuple(map(_picture, prompt.images)), blank, False)
+        Sample(_label(prompt), prompt.prompt, tuple(map(_picture, prompt.images)), target, False)
         for prompt in settings.prompts
     ]
-    # What this loads then goes: a run on cached data has no room for the VLM.
+    # Parts that this loads are released afterwards: a run on cached data may have no memory for the VLM.
     with encoder.model.parts.temporary():
-        read = encoder(samples)
-    for item in read:
+        encoded = encoder(samples)
+    for item in encoded:
         if isinstance(item, BadSample):
             raise UniWorldError(f"{item.key} cannot be painted: {item.reason}")
-    return [item for item in read if isinstance(item, EncodedSample)]
+    return [item for item in encoded if isinstance(item, EncodedSample)]
 
 
-def _called(prompt: ValidationPrompt) -> str:
+def _label(prompt: ValidationPrompt) -> str:
     return f"The validation prompt {prompt.prompt!r}"
 
 
 def _picture(name: str) -> FilePicture:
-    return FilePicture(Path(name), "`images` of validation.prompts; paths begin where the command is run")
+    return FilePicture(Path(name), "`images` in validation.prompts; paths are relative to the working directory")

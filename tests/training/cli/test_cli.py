@@ -255,7 +255,7 @@ def test_a_dry_run_prints_the_summary_and_writes_nothing(command: Command, confi
     code, out, _ = command("train", config_file, "--set", "optimizer.lr=0.5", "--dry-run")
     assert code == 0
     assert config_from_dict(parse_toml(out, "the dry run")).optimizer.lr == 0.5
-    for words in ("projectors.denoise_projector.0.weight", "together", "8 samples", "64 x 64: 7"):
+    for words in ("projectors.denoise_projector.0.weight", "Total:", "8 samples", "64 x 64: 7"):
         assert words in out
     assert [file.name for file in tmp_path.iterdir()] == ["small.toml"]
 

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, checked, pruned, and never replaced by a worse one."""
+"""Checkpoints are atomic, verified and pruned, and a failed one never replaces a good one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestSaving:
-    def test_gives_back_what_was_written(self, saver: CheckpointSaver, tmp_path: Path) -> None:
+    def test_round_trips_the_tensors(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         save(saver, 7)
         newest = latest(tmp_path)
         assert newest is not None
@@ -53,35 +53,33 @@ class TestSaving:
         assert torch.equal(read_tensors(newest, "weights/")["one"], torch.full((3, 2), 7.0))
         assert torch.equal(read_tensors(newest, "ema/")["one"], torch.full((3, 2), -7.0))
 
-    def test_keeps_the_values_of_its_moment_while_training_goes_on(
-        self, saver: CheckpointSaver, tmp_path: Path
-    ) -> None:
+    def test_copies_the_values_before_training_continues(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         moving = tensors(1.0)
         saver.save(1, moving, {})
         moving["weights/one"].fill_(99.0)
         saver.wait()
         assert read_tensors(tmp_path / "step-00000001", "weights/")["one"][0, 0] == 1.0
 
-    def test_leaves_nothing_half_written(self, saver: CheckpointSaver, tmp_path: Path) -> None:
+    def test_leaves_no_partial_files(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         save(saver, 1)
         assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]
 
-    def test_never_writes_over_a_checkpoint(self, saver: CheckpointSaver, tmp_path: Path) -> None:
+    def test_never_overwrites_a_checkpoint(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         save(saver, 1)
-        with pytest.raises(ValueError, match="there already"):
+        with pytest.raises(ValueError, match="already exists"):
             save(saver, 1)
         verify(tmp_path / "step-00000001")
 
 
 class TestFullDisk:
-    def test_ends_in_a_sentence_and_leaves_the_checkpoint_before(
+    def test_is_a_user_error_and_keeps_the_previous_checkpoint(
         self, saver: CheckpointSaver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         save(saver, 1)
         with monkeypatch.context() as patched:
             fill_disk(patched)
             with pytest.raises(
-                ValueError, match=r"could not be written .*No space left.*last whole one is step-00000001"
+                ValueError, match=r"could not be written .*No space left.*last complete one is step-00000001"
             ):
                 save(saver, 2)
         assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]
@@ -89,16 +87,16 @@ class TestFullDisk:
         save(saver, 3)
         assert names(tmp_path) == ["step-00000001", "step-00000003"]
 
-    def test_of_the_first_checkpoint_says_that_there_is_none(
+    def test_at_the_first_checkpoint_says_that_there_is_no_earlier_one(
         self, saver: CheckpointSaver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fill_disk(monkeypatch)
         saver.save(1, tensors(1), {})
-        with pytest.raises(ValueError, match="there is none before it"):
+        with pytest.raises(ValueError, match="there is no earlier one"):
             saver.wait()
         assert not any(tmp_path.iterdir())
 
-    def test_is_told_as_the_system_says_it_where_torch_says_something_else(
+    def test_is_reported_with_the_systems_message_and_not_torchs(
         self, saver: CheckpointSaver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def full(*_: object) -> None:
@@ -125,13 +123,13 @@ class TestLatest:
         assert latest(tmp_path) is None
         assert latest(tmp_path / "absent") is None
 
-    def test_ignores_what_a_kill_left_unfinished(self, saver: CheckpointSaver, tmp_path: Path) -> None:
+    def test_ignores_unfinished_checkpoints(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         save(saver, 1)
         (tmp_path / "step-00000002.partial").mkdir()
         (tmp_path / "step-00000003").mkdir()
         assert names(tmp_path) == ["step-00000001"]
 
-    def test_finds_what_a_kill_left_cleared_by_the_next_start(self, tmp_path: Path) -> None:
+    def test_finds_no_partial_folders_after_the_next_start(self, tmp_path: Path) -> None:
         (tmp_path / "step-00000002.partial").mkdir()
         CheckpointSaver(tmp_path, ALONE).close()
         assert not any(tmp_path.iterdir())
@@ -144,7 +142,7 @@ class TestDamage:
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
-        with pytest.raises(ValueError, match=rf"{file.name} is not what was written: the checkpoint is damaged"):
+        with pytest.raises(ValueError, match=rf"{file.name} does not match its checksum: the checkpoint is damaged"):
             verify(tmp_path / "step-00000001")
 
     def test_of_a_lost_file_is_found_and_named(self, saver: CheckpointSaver, tmp_path: Path) -> None:
@@ -155,7 +153,7 @@ class TestDamage:
         with pytest.raises(ValueError, match="cannot be read"):
             read_tensors(tmp_path / "step-00000001", "ema/")
 
-    def test_of_the_meta_is_told_in_a_sentence(self, saver: CheckpointSaver, tmp_path: Path) -> None:
+    def test_of_the_meta_is_a_user_error(self, saver: CheckpointSaver, tmp_path: Path) -> None:
         save(saver, 1)
         (tmp_path / "step-00000001" / checkpoints.META).write_text("{", encoding="utf-8")
         with pytest.raises(ValueError, match=r"the checkpoint is damaged\. Remove the folder"):
@@ -170,7 +168,7 @@ class TestPruning:
         saver.close()
         assert names(tmp_path) == ["step-00000004", "step-00000005"]
 
-    def test_keeps_the_best_besides(self, tmp_path: Path) -> None:
+    def test_also_keeps_the_best(self, tmp_path: Path) -> None:
         saver = CheckpointSaver(tmp_path, ALONE, keep=1, keep_best=1)
         for step, loss in enumerate([0.5, 0.1, 0.4, None], 1):
             save(saver, step, loss)
@@ -178,7 +176,7 @@ class TestPruning:
         assert names(tmp_path) == ["step-00000002", "step-00000004"]
 
     @pytest.mark.parametrize("keep_best", [0, 1])
-    def test_is_not_hindered_by_a_damaged_one(self, keep_best: int, tmp_path: Path) -> None:
+    def test_ignores_damaged_checkpoints(self, keep_best: int, tmp_path: Path) -> None:
         saver = CheckpointSaver(tmp_path, ALONE, keep=2, keep_best=keep_best)
         for step in (1, 2):
             save(saver, step, 0.1)
@@ -187,7 +185,9 @@ class TestPruning:
         saver.close()
         assert names(tmp_path) == ["step-00000002", "step-00000003"]
 
-    def test_that_fails_says_that_the_new_one_is_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_that_fails_says_that_the_new_checkpoint_was_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         saver = CheckpointSaver(tmp_path, ALONE, keep=1)
         save(saver, 1)
 
@@ -202,7 +202,7 @@ class TestPruning:
             saver.wait()
         assert names(tmp_path) == ["step-00000002"]
 
-    def test_of_what_another_process_reads_sends_it_to_the_newer_one(self, tmp_path: Path) -> None:
+    def test_while_another_process_reads_makes_it_read_the_newer_one(self, tmp_path: Path) -> None:
         saver = CheckpointSaver(tmp_path, ALONE, keep=1)
         save(saver, 1)
 
@@ -220,7 +220,9 @@ class TestPruning:
         with pytest.raises(ValueError, match="step-00000002 cannot be read"):
             checkpoints.read_with_retry(find, read)
 
-    def test_waits_until_the_new_one_is_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_happens_only_after_the_new_checkpoint_is_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         saver = CheckpointSaver(tmp_path, ALONE, keep=1)
         save(saver, 1)
         fill_disk(monkeypatch)

@@ -1,4 +1,4 @@
-"""The average of the weights: its formula, and that it is the same however many processes share it."""
+"""The EMA: its formula, and equal results for any number of processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHAPES = {"matrix": (7, 3), "vector": (5,), "short": (1, 4), "scalar_like": (1,)
 UPDATES = 12
 LIMIT = 0.5
 
-# Each process averages the same walk of the weights; the main one writes down what it gathers.
+# Each process averages the same random walk of the weights; rank 0 saves the gathered result.
 PROGRAM = """
 import json, os, torch
 from torch import nn, distributed
@@ -53,12 +53,12 @@ if rank == 0:
     with open({out!r}, "w") as file:
         json.dump({{"ema": values, "held": everyone}}, file)
 distributed.barrier()
-os._exit(0)  # about one gloo process in forty aborts while it is taken down
+os._exit(0)  # about one gloo process in forty aborts during its shutdown
 """
 
 
 def plain_average() -> dict[str, torch.Tensor]:
-    """The walk of the program, averaged by the formula in one process."""
+    """The program's random walk, averaged by the formula in one process."""
     torch.manual_seed(0)
     weights = {name: torch.randn(shape) for name, shape in SHAPES.items()}
     average = {name: value.clone() for name, value in weights.items()}
@@ -71,29 +71,29 @@ def plain_average() -> dict[str, torch.Tensor]:
 
 
 class TestDecay:
-    def test_begins_low_and_reaches_its_limit(self) -> None:
+    def test_starts_low_and_reaches_its_limit(self) -> None:
         assert [ema_decay(update, 0.999) for update in (0, 1, 90)] == [1 / 10, 2 / 11, 91 / 100]
         assert ema_decay(10**6, 0.999) == 0.999
 
 
 class TestAverage:
-    def test_begins_at_the_present_weights_and_is_a_copy(self) -> None:
+    def test_starts_as_a_copy_of_the_weights(self) -> None:
         parameter = nn.Parameter(torch.ones(3))
         ema = ShardedEMA({"one": parameter}, 0.9)
         parameter.data.fill_(5.0)
         assert dict(ema.gather())["one"].tolist() == [1.0, 1.0, 1.0]
 
-    def test_of_bfloat16_weights_is_kept_in_float32(self) -> None:
+    def test_of_bfloat16_weights_is_float32(self) -> None:
         parameter = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
         ema = ShardedEMA({"one": parameter}, 0.999)
         ema.updates = 10**6
         parameter.data.fill_(2.0)
         ema.update()
         assert dict(ema.gather())["one"].dtype == torch.float32
-        # 1.001 is not a number of bfloat16.
+        # bfloat16 cannot represent 1.001.
         assert dict(ema.gather())["one"][0] == pytest.approx(1.001, abs=1e-6)
 
-    def test_is_put_in_place_for_a_while_and_taken_out_even_after_an_error(self) -> None:
+    def test_is_applied_within_the_block_and_undone_even_after_an_error(self) -> None:
         parameter = nn.Parameter(torch.ones(3))
         ema = ShardedEMA({"one": parameter}, 0.9)
         parameter.data.fill_(5.0)
@@ -110,7 +110,7 @@ class TestAverage:
         assert within == [1.0, 1.0, 1.0]
         assert parameter.tolist() == [5.0, 5.0, 5.0]
 
-    def test_in_one_process_is_the_plain_one(self) -> None:
+    def test_in_one_process_matches_the_formula(self) -> None:
         torch.manual_seed(0)
         named = {name: nn.Parameter(torch.randn(shape)) for name, shape in SHAPES.items()}
         ema = ShardedEMA(named, LIMIT)
@@ -123,7 +123,7 @@ class TestAverage:
     @pytest.mark.parametrize(
         ("world", "spread"), [(2, False), pytest.param(3, False, marks=pytest.mark.slow), (2, True)]
     )
-    def test_is_the_plain_one_however_many_processes_share_it(
+    def test_sharded_over_processes_matches_the_formula(
         self, world: int, spread: bool, processes: Callable[..., list], tmp_path: Path
     ) -> None:
         out = tmp_path / "average.json"
@@ -136,5 +136,5 @@ class TestAverage:
             torch.testing.assert_close(torch.tensor(found["ema"][name]), value, rtol=1e-6, atol=1e-6)
         numbers = sum(torch.Size(shape).numel() for shape in SHAPES.values())
         assert sum(found["held"]) == numbers
-        # No process holds more than its part, but for rows that cannot be cut.
+        # No process stores more than its share, up to one indivisible row per tensor.
         assert max(found["held"]) <= numbers / world + sum(torch.Size(shape[1:]).numel() for shape in SHAPES.values())

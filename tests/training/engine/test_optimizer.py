@@ -65,7 +65,7 @@ class TestStep:
         torch.optim.AdamW(theirs, lr=0.1, betas=(0.5, 0.75), eps=1e-8, weight_decay=0.1).step()
         assert all(torch.equal(one, other) for one, other in zip(ours, theirs))
 
-    def test_of_prodigy_goes_down_a_slope_without_a_rate_to_choose(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_of_prodigy_descends_without_tuning_its_rate(self, capsys: pytest.CaptureFixture[str]) -> None:
         pytest.importorskip("prodigyopt")
         parameter = nn.Parameter(torch.tensor([3.0, -2.0]))
         made = make_optimizer([parameter], OptimizerSettings(name="prodigy", lr=1.0, weight_decay=0.01))
@@ -76,7 +76,7 @@ class TestStep:
         assert parameter.abs().max() < 0.1
         assert capsys.readouterr().out == ""
 
-    def test_of_prodigy_that_is_not_installed_says_how_to(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_prodigy_that_is_not_installed_names_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         found = builtins.__import__
 
         def missing(name: str, *rest: Any) -> Any:
@@ -88,7 +88,7 @@ class TestStep:
         with pytest.raises(ValueError, match="pip install prodigyopt"):
             make_optimizer(with_gradients(), OptimizerSettings(name="prodigy"))
 
-    def test_of_prodigy_over_spread_weights_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_prodigy_over_sharded_parameters_is_rejected(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(optimizer, "is_sharded", lambda parameter: True)
         with pytest.raises(ValueError, match=r"set run\.parallel = 'data', or optimizer\.name = 'adamw'"):
             make_optimizer(with_gradients(), OptimizerSettings(name="prodigy"))
@@ -101,7 +101,7 @@ class TestStep:
         torch.optim.AdamW(theirs[1:], lr=0.1, betas=(0.5, 0.75), eps=1e-8, weight_decay=0.1).step()
         assert all(torch.equal(one, other) for one, other in zip(ours, theirs))
 
-    def test_of_muon_without_instructions_for_bfloat16_does_the_same_in_float32(
+    def test_of_muon_without_bfloat16_instructions_iterates_in_float32(
         self, product_dtypes: set[torch.dtype], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings = OptimizerSettings(name="muon", lr=0.1, weight_decay=0.1)
@@ -115,7 +115,7 @@ class TestStep:
         torch.testing.assert_close(ours[0] - began[0], moved, rtol=0, atol=0.03 * float(moved.detach().abs().max()))
         assert torch.equal(ours[0].grad, began[0].grad)  # the iteration works on a copy
 
-    def test_of_muon_uses_the_rate_that_is_set_after_its_state_was_loaded_too(self) -> None:
+    def test_of_muon_uses_the_rate_that_is_set_after_loading_its_state(self) -> None:
         first, second = with_gradients(), with_gradients()
         made, again = (make_optimizer(some, OptimizerSettings(name="muon")) for some in (first, second))
         made.step()
@@ -125,14 +125,17 @@ class TestStep:
         again.step()
         assert all(torch.equal(old, new) for old, new in zip(before, second))
 
-    def test_of_muon_that_pytorch_has_not_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_muon_in_an_older_pytorch_is_a_user_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(torch.optim, "Muon")
-        with pytest.raises(ValueError, match=r"Muon needs PyTorch 2\.9 or later and this is .*: take AdamW"):
+        with pytest.raises(ValueError, match=r"Muon needs PyTorch 2\.9 or later, but this is .*: use AdamW"):
             make_optimizer(with_gradients(), OptimizerSettings(name="muon"))
 
-    def test_of_muon_over_spread_weights_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_muon_over_sharded_parameters_is_rejected(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(optimizer, "is_sharded", lambda parameter: True)
-        with pytest.raises(ValueError, match=r"Muon needs whole tensors .* set run\.parallel = 'data'"):
+        with pytest.raises(
+            ValueError,
+            match=r"optimizer\.name is 'muon', which does not support the sharded .* set run\.parallel = 'data'",
+        ):
             make_optimizer(with_gradients(), OptimizerSettings(name="muon"))
 
 
@@ -145,11 +148,11 @@ class TestGradient:
         for one, other in zip(ours, theirs):
             torch.testing.assert_close(one.grad, other.grad)
 
-    def test_within_the_limit_or_without_one_is_left(self) -> None:
+    def test_within_the_limit_or_without_one_is_unchanged(self) -> None:
         assert clip_factor(0.5, 1.0) == 1.0
         assert clip_factor(50.0, 0.0) == 1.0
 
-    def test_of_parameters_that_took_no_part_counts_as_nothing(self) -> None:
+    def test_of_parameters_without_a_gradient_is_zero(self) -> None:
         parameters = with_gradients()
         alone = gradient_norm(parameters)
         assert gradient_norm([*parameters, nn.Parameter(torch.ones(2))]) == alone

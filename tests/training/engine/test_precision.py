@@ -1,4 +1,4 @@
-"""Autocast's attention is torch's own, computed another way, and its dtype one that the device is fast in."""
+"""Our attention under autocast equals torch's, and dtype "auto" is one that the device computes fast."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ MASK = torch.arange(7)[None, None, None] < torch.tensor([7, 4])[:, None, None, N
     ],
     ids=lambda how: next(iter(how), "plain"),
 )
-def test_attention_is_torchs(how: dict[str, Any]) -> None:
+def test_attention_equals_torchs(how: dict[str, Any]) -> None:
     query, key, value = heads(4, 5, 0), heads(4, 7, 1), heads(4, 7, 2)
     torch.testing.assert_close(attend(query, key, value, **how), scaled_dot_product_attention(query, key, value, **how))
 
 
-def test_attention_of_shared_keys_is_torchs() -> None:
+def test_attention_with_shared_keys_equals_torchs() -> None:
     query, key, value = heads(4, 5, 0), heads(2, 7, 1), heads(2, 7, 2)
     expected = scaled_dot_product_attention(query, key, value, enable_gqa=True)
     torch.testing.assert_close(attend(query, key, value, enable_gqa=True), expected)
 
 
 @pytest.mark.parametrize("mask", [MASK, MASK.float().log()], ids=["boolean", "added"])
-def test_the_gradient_of_masked_attention_is_torchs(mask: torch.Tensor) -> None:
+def test_the_gradient_of_masked_attention_equals_torchs(mask: torch.Tensor) -> None:
     inputs = [heads(4, length, seed).requires_grad_() for seed, length in enumerate((5, 7, 7))]
     weights = heads(4, 5, 3)
     found, expected = (
@@ -55,12 +55,12 @@ def test_the_gradient_of_masked_attention_is_torchs(mask: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_attention_with_dropout_is_refused() -> None:
+def test_attention_with_dropout_is_rejected() -> None:
     with pytest.raises(NotImplementedError, match="Dropout"):
         attend(heads(1, 2, 0), heads(1, 2, 1), heads(1, 2, 2), dropout_p=0.1)
 
 
-def test_autocast_on_a_cpu_lowers_attention_and_its_gradient_stays_near() -> None:
+def test_autocast_on_a_cpu_computes_attention_in_bfloat16_with_a_close_gradient() -> None:
     query, key, value = (heads(4, 6, seed).requires_grad_() for seed in range(3))
     exact = scaled_dot_product_attention(query, key, value)
     wanted = torch.autograd.grad(exact.square().sum(), (query, key, value))
@@ -72,7 +72,7 @@ def test_autocast_on_a_cpu_lowers_attention_and_its_gradient_stays_near() -> Non
     assert all(torch.allclose(one, other, rtol=0.05, atol=0.05) for one, other in zip(found, wanted))
 
 
-def test_float32_leaves_attention_as_it_is() -> None:
+def test_float32_does_not_change_attention() -> None:
     query, key, value = heads(4, 5, 0), heads(4, 7, 1), heads(4, 7, 2)
     with autocast("cpu", torch.float32):
         assert torch.equal(

@@ -1,4 +1,4 @@
-"""Curves: what a run recorded is drawn, also of a run that was killed, and of several at once."""
+"""Plots of one run, of a killed run, and of several runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(tmp_path: Path):
     return run
 
 
-def test_a_run_is_drawn_as_one_picture(run, tmp_path: Path) -> None:
+def test_a_run_is_plotted_as_one_picture(run, tmp_path: Path) -> None:
     folder = run(*(row(step, loss=1 / step) for step in range(1, 50)))
     plot({"run": folder}, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
@@ -47,11 +47,11 @@ def test_several_runs_share_one_picture(run, tmp_path: Path) -> None:
     assert (tmp_path / "one.png").read_bytes() != (tmp_path / "deep" / "both.png").read_bytes()
 
 
-def test_a_line_cut_short_by_a_kill_is_passed_over(run) -> None:
+def test_a_truncated_last_line_is_ignored(run) -> None:
     assert read_curves(run(row(1), row(2), row(3)[:17])).steps == (1, 2)
 
 
-def test_of_a_step_done_twice_the_later_counts(run) -> None:
+def test_the_later_line_of_a_repeated_step_counts(run) -> None:
     curves = read_curves(run(row(1, 5.0), row(2, 4.0), row(3, 3.0), row(2, 2.0), row(3, 1.0)))
     assert curves.steps == (1, 2, 3)
     assert curves.values["loss"] == (5.0, 2.0, 1.0)
@@ -63,7 +63,7 @@ def test_a_step_without_a_loss_is_a_gap_and_not_an_error(run, tmp_path: Path) ->
     plot({"run": folder}, tmp_path / "curves.png")
 
 
-def test_the_smoothed_curve_is_a_mean_from_its_first_value_on() -> None:
+def test_the_smoothed_curve_has_no_bias_at_its_start() -> None:
     assert smoothed([3.0, 3.0, 3.0], 10) == pytest.approx([3.0, 3.0, 3.0])
     assert smoothed([1.0, 2.0], 1) == [1.0, 2.0]
     assert smoothed([math.nan, 2.0, math.nan], 5)[1:] == pytest.approx([2.0, 2.0])
@@ -72,13 +72,13 @@ def test_the_smoothed_curve_is_a_mean_from_its_first_value_on() -> None:
 
 @pytest.mark.parametrize(
     ("lines", "words"),
-    [((row(1), "{oops", row(3)), "Line 2 of"), (("{oops",), "holds no step yet"), ((), "holds no step yet")],
+    [((row(1), "{oops", row(3)), "Line 2 of"), (("{oops",), "has no steps yet"), ((), "has no steps yet")],
 )
-def test_what_cannot_be_drawn_is_told(run, lines: tuple[str, ...], words: str) -> None:
+def test_runs_that_cannot_be_plotted_are_user_errors(run, lines: tuple[str, ...], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         read_curves(run(*lines))
 
 
-def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_metrics_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no metrics\.jsonl"):
         plot({"run": tmp_path}, tmp_path / "curves.png")

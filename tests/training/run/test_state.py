@@ -1,4 +1,4 @@
-"""A run's state is put back into what was built anew: steps after it are those of the run that never ended."""
+"""A restored state continues exactly: later steps equal those of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALONE = World(0, 1, torch.device("cpu"), "data")
 
 
 class Toy(nn.Module):
-    """A vector before the matrices, so that Muon numbers them otherwise; one that is frozen and one that no loss meets."""
+    """Parameters with special cases: a vector before the matrices, which Muon reorders, a frozen one and an unused one."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def resumed(
 
 @pytest.mark.parametrize("name", ["adamw", "muon", "prodigy"])
 @pytest.mark.parametrize("steps", [0, 2])
-def test_steps_after_it_are_those_of_the_run_that_never_ended(name: str, steps: int, tmp_path: Path) -> None:
+def test_steps_after_restoring_equal_those_of_the_uninterrupted_run(name: str, steps: int, tmp_path: Path) -> None:
     if name == "prodigy":
         pytest.importorskip("prodigyopt")
     torch.manual_seed(5)
@@ -85,7 +85,7 @@ def test_steps_after_it_are_those_of_the_run_that_never_ended(name: str, steps: 
     assert state_values(*made) == state_values(*again)
 
 
-def test_keeping_the_state_of_an_optimizer_that_took_no_step_leaves_it_alone(tmp_path: Path) -> None:
+def test_saving_the_state_of_an_unused_optimizer_does_not_change_it(tmp_path: Path) -> None:
     model, optimizer, ema = built("adamw", 0)
     assert not [key for key in state_tensors(model, optimizer, ema, ALONE) if key.startswith("optimizer/")]
     assert not optimizer.state

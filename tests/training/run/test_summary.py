@@ -1,4 +1,4 @@
-"""The dry run: what would train, on what, and in how much memory, without reading a weight."""
+"""The dry run: trainable parameters, data and memory of a run, without loading weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from uniworld.uniworld_core.loading import weights
 
 @pytest.fixture
 def data(tmp_path: Path) -> PublishedSamples:
-    """Three square pictures and one wide one, to be painted from words."""
+    """Three square pictures and a wide one, as text-to-image samples."""
     annotations = []
     for index, size in enumerate([(64, 64), (64, 64), (96, 96), (128, 64)]):
         Image.new("RGB", size).save(tmp_path / f"{index}.png")
@@ -45,7 +45,7 @@ def summary(samples: PublishedSamples, processes: int = 1, **sections: dict) -> 
     return summarize(config(**sections), Path("runs/a"), samples, processes)
 
 
-def test_it_counts_what_trains_and_what_does_not(data: PublishedSamples) -> None:
+def test_it_counts_trainable_and_frozen_parameters(data: PublishedSamples) -> None:
     made = summary(data)
     joint, vlm = 48, 64
     assert sum(made.trainable.values()) == (vlm + 1) * 3 * joint + (3 * joint + 1) * joint
@@ -54,61 +54,61 @@ def test_it_counts_what_trains_and_what_does_not(data: PublishedSamples) -> None
     assert sum(whole.trainable.values()) + whole.frozen == sum(made.trainable.values()) + made.frozen
 
 
-def test_it_names_every_tensor_with_its_count_and_every_part_with_its_sum(data: PublishedSamples) -> None:
+def test_it_lists_every_tensor_and_every_part_with_its_size(data: PublishedSamples) -> None:
     text = summary(data).text()
     assert "projectors.denoise_projector.0.weight" in text
     assert f"{64 * 144:,}" in text
     assert "(denoise_projector 16,320)" in text
 
 
-def test_its_settings_are_toml_that_gives_the_same_run(data: PublishedSamples) -> None:
+def test_its_settings_are_toml_of_the_same_configuration(data: PublishedSamples) -> None:
     made = summary(data)
     assert config_from_dict(parse_toml(made.text(), "the summary")) == made.config
 
 
-def test_it_tells_the_data_by_size_and_epochs(data: PublishedSamples) -> None:
+def test_it_lists_the_data_by_size_and_the_epochs(data: PublishedSamples) -> None:
     made = summary(data)
     assert (made.samples, sum(made.buckets.values()), len(made.buckets)) == (4, 4, 2)
     assert made.steps_per_epoch == 3
-    assert "4 samples; an epoch is 3 steps of 2, and the run 6 steps, 2.00 epochs." in made.text()
+    assert "4 samples; 3 steps per epoch at batch size 2; the run has 6 steps, 2.00 epochs." in made.text()
 
 
-def test_it_reads_no_weight(data: PublishedSamples, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_loads_no_weights(data: PublishedSamples, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "place", lambda *_: pytest.fail("a tensor was read"))
     summary(data, stage={"parts": ["dit"]})
 
 
-def test_the_memory_of_a_run_is_that_of_its_tensors(data: PublishedSamples) -> None:
+def test_the_estimated_memory_is_that_of_the_tensors(data: PublishedSamples) -> None:
     made = summary(data)
     trained = sum(made.trainable.values())
     readers = made.memory.parts["VLM, SigLIP, VAE, CLIP and T5"]
     assert readers > 0
-    # Weights, gradients, two moments and the EMA of what trains, once each in float32.
+    # Float32 parameters, gradients, two moments and EMA of what trains.
     assert made.memory.total == 4 * (5 * trained + made.frozen) + readers
 
 
-def test_a_cache_spares_the_parts_that_read_samples(data: PublishedSamples) -> None:
+def test_a_cache_replaces_the_frozen_parts(data: PublishedSamples) -> None:
     cached = summary(data, data={"list": "data.txt", "area": 64 * 64, "cache": "cache"})
     assert cached.memory.parts["VLM, SigLIP, VAE, CLIP and T5"] == 0
 
 
-def test_the_ema_is_spread_always_and_the_rest_by_fsdp() -> None:
-    alone, spread = config(), config(run={"parallel": "fsdp"})
-    one = estimate_memory(alone, trained=600, frozen=300, readers=7, processes=1).parts
-    data_parallel = estimate_memory(alone, trained=600, frozen=300, readers=7, processes=3).parts
-    fsdp = estimate_memory(spread, trained=600, frozen=300, readers=7, processes=3).parts
-    ema = "EMA (float32, this process's part)"
+def test_the_ema_is_always_sharded_and_the_rest_by_fsdp() -> None:
+    alone, sharded = config(), config(run={"parallel": "fsdp"})
+    one = estimate_memory(alone, trained=600, frozen=300, encoders=7, processes=1).parts
+    data_parallel = estimate_memory(alone, trained=600, frozen=300, encoders=7, processes=3).parts
+    fsdp = estimate_memory(sharded, trained=600, frozen=300, encoders=7, processes=3).parts
+    ema = "EMA (float32, sharded)"
     assert data_parallel == {**one, ema: one[ema] // 3}
     assert all(fsdp[name] == size // 3 for name, size in one.items() if size != 7)
 
 
-def test_what_does_not_train_is_in_float32_where_fsdp_spreads_it() -> None:
+def test_frozen_parameters_are_float32_if_fsdp_shards_them() -> None:
     half = config(model={"checkpoint": "tiny", "dtype": "bfloat16"}, run={"parallel": "fsdp"})
-    assert estimate_memory(half, 0, frozen=300, readers=0, processes=1).total == 2 * 300
-    assert estimate_memory(half, 0, frozen=300, readers=0, processes=3).total == 4 * 100
+    assert estimate_memory(half, 0, frozen=300, encoders=0, processes=1).total == 2 * 300
+    assert estimate_memory(half, 0, frozen=300, encoders=0, processes=3).total == 4 * 100
 
 
-def test_prodigy_keeps_twice_what_adamw_does() -> None:
+def test_prodigy_has_twice_the_state_of_adamw() -> None:
     from prodigyopt import Prodigy
 
     parameter = torch.nn.Parameter(torch.ones(50))
@@ -121,6 +121,6 @@ def test_prodigy_keeps_twice_what_adamw_does() -> None:
     assert 4 * kept == next(size for name, size in estimated.items() if name.startswith("prodigy"))
 
 
-def test_a_checkpoint_that_is_not_there_is_told(data: PublishedSamples) -> None:
+def test_a_missing_checkpoint_is_a_user_error(data: PublishedSamples) -> None:
     with pytest.raises(ValueError, match="nowhere does not exist"):
         summary(data, model={"checkpoint": "nowhere"})

@@ -1,4 +1,4 @@
-"""The training loop in one process: what it keeps and tells, what it refuses, and how it ends."""
+"""The training loop in one process: results and metrics, errors, resuming and stopping."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def last_weights(folder: Path, prefix: str = checkpoints.WEIGHTS) -> dict[str, t
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], Any]], None]:
-    """`at_step(n, act)`: act before the n-th step."""
+    """`at_step(n, act)`: call `act` before step n."""
 
     def arrange(number: int, act: Callable[[], Any]) -> None:
         original = Trainer.train
@@ -62,7 +62,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], Any]
 
 
 class TestRun:
-    def test_tells_of_each_step_and_keeps_its_configuration_and_last_weights(
+    def test_logs_each_step_and_saves_its_configuration_and_last_weights(
         self, tiny_config: Configure, tmp_path: Path
     ) -> None:
         config = tiny_config()
@@ -83,29 +83,29 @@ class TestRun:
         assert load_config(tmp_path / "config.toml") == config
         assert [one.name for one in checkpoints.finished(tmp_path / "checkpoints")] == ["step-00000004"]
 
-    def test_trains_the_chosen_parts_alone_in_float32(self, tiny_config: Configure, tmp_path: Path) -> None:
+    def test_trains_only_the_chosen_parts_in_float32(self, tiny_config: Configure, tmp_path: Path) -> None:
         train(tiny_config("stage.parts=denoise_projector", "model.dtype=bfloat16", "run.steps=1"), tmp_path)
         weights = last_weights(tmp_path)
         layers = ("0.weight", "0.bias", "2.weight", "2.bias")
         assert set(weights) == {f"projectors.denoise_projector.{layer}" for layer in layers}
         assert all(tensor.dtype == torch.float32 for tensor in weights.values())
 
-    def test_begins_at_the_checkpoints_own_numbers_and_its_average_at_them(
+    def test_starts_weights_and_ema_at_the_checkpoints_float32_values(
         self, tiny_config: Configure, tmp_path: Path, model: Any
     ) -> None:
-        # Without any step size, what a bfloat16 run keeps is what the checkpoint holds in float32.
+        # With a learning rate of 0, a bfloat16 run saves exactly the checkpoint's float32 values.
         train(tiny_config("model.dtype=bfloat16", "optimizer.lr=1e-30", "run.steps=1"), tmp_path)
         for prefix in (checkpoints.WEIGHTS, checkpoints.EMA):
             kept = last_weights(tmp_path, prefix)["projectors.denoise_projector.0.weight"]
             torch.testing.assert_close(kept, model.projectors.denoise_projector[0].weight.data, rtol=0, atol=0)
 
-    def test_learns_what_it_sees_again_and_again(self, tiny_config: Configure, tmp_path: Path, losses: Losses) -> None:
+    def test_overfits_repeated_samples(self, tiny_config: Configure, tmp_path: Path, losses: Losses) -> None:
         train(tiny_config("run.steps=20", "run.batch_size=8", "run.micro_batch_size=8", "optimizer.lr=0.01"), tmp_path)
         found = losses(tmp_path)
         assert sum(found[-5:]) < 0.9 * sum(found[:5])
 
     @pytest.mark.parametrize("micro", [2, 4])
-    def test_in_small_passes_is_the_run_in_large_ones(
+    def test_with_gradient_accumulation_equals_the_run_without(
         self, tiny_config: Configure, tmp_path: Path, losses: Losses, micro: int
     ) -> None:
         settings = ("run.batch_size=4", "run.steps=3", "optimizer.name=adamw", "optimizer.lr=1e-3")
@@ -113,7 +113,7 @@ class TestRun:
         train(tiny_config(*settings, f"run.micro_batch_size={micro}"), tmp_path / "large")
         assert losses(tmp_path / "small") == pytest.approx(losses(tmp_path / "large"), rel=1e-5)
 
-    def test_with_checkpointing_is_the_run_without(
+    def test_with_gradient_checkpointing_equals_the_run_without(
         self, tiny_config: Configure, tmp_path: Path, losses: Losses
     ) -> None:
         train(tiny_config("run.steps=2"), tmp_path / "without")
@@ -127,7 +127,7 @@ class TestRun:
         assert asked == [True]
         assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), rel=1e-5)
 
-    def test_on_cached_data_is_the_run_on_fresh_data(
+    def test_on_cached_data_equals_the_run_on_fresh_data(
         self, tiny_config: Configure, tmp_path: Path, losses: Losses
     ) -> None:
         train(tiny_config(), tmp_path / "fresh")
@@ -137,7 +137,7 @@ class TestRun:
         assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "fresh"), rel=1e-5)
 
     @pytest.mark.parametrize("name", ["prodigy", "muon"])
-    def test_with_other_optimizers_goes_on_to_the_same_losses(
+    def test_with_other_optimizers_resumes_to_the_same_losses(
         self, tiny_config: Configure, tmp_path: Path, losses: Losses, name: str
     ) -> None:
         if name == "prodigy":
@@ -154,7 +154,7 @@ class TestRun:
         train(tiny_config(*settings), tmp_path / "whole")
         assert losses(tmp_path / "halted") == losses(tmp_path / "whole")
 
-    def test_paints_its_prompts_every_so_often(self, tiny_config: Configure, tmp_path: Path) -> None:
+    def test_paints_its_validation_prompts_periodically(self, tiny_config: Configure, tmp_path: Path) -> None:
         prompts = ('validation.prompts=[{prompt = "A cat."}]', "validation.steps=1", "validation.size=32")
         train(tiny_config("run.steps=3", "run.validate_every=2", *prompts), tmp_path)
         sheets = list((tmp_path / "validation").iterdir())
@@ -166,15 +166,15 @@ class TestRun:
         train(tiny_config("run.steps=1", "run.tensorboard=true"), tmp_path)
         assert list((tmp_path / "tensorboard").glob("events.*"))
 
-    def test_tells_the_rate_that_prodigy_found(self, tiny_config: Configure, tmp_path: Path) -> None:
+    def test_logs_the_rate_that_prodigy_estimates(self, tiny_config: Configure, tmp_path: Path) -> None:
         pytest.importorskip("prodigyopt", reason="Prodigy is an extra")
         train(tiny_config("optimizer.name=prodigy", "optimizer.lr=1", "run.steps=14"), tmp_path)
         rates = [line["learning_rate"] for line in read_lines(tmp_path / "metrics.jsonl")]
-        assert rates[0] == pytest.approx(1e-6)  # what its estimate begins with
+        assert rates[0] == pytest.approx(1e-6)  # Prodigy's initial estimate
         assert rates == sorted(rates)
         assert rates[-1] > rates[0]
 
-    def test_names_tensorboards_folder_where_the_disk_is_full(
+    def test_names_tensorboards_folder_if_the_disk_is_full(
         self,
         tiny_config: Configure,
         tmp_path: Path,
@@ -191,7 +191,7 @@ class TestRun:
             train(tiny_config("run.tensorboard=true"), tmp_path)
         assert "Traceback" not in capsys.readouterr().err
 
-    def test_shows_and_prints_nothing_off_a_terminal(
+    def test_prints_nothing_without_a_terminal(
         self, tiny_config: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         train(tiny_config("run.steps=1"), tmp_path)
@@ -200,8 +200,8 @@ class TestRun:
         assert "step" not in shown.err
 
 
-class TestStartWeights:
-    def test_come_from_a_redux_file_and_an_earlier_run_in_their_order(
+class TestInitialWeights:
+    def test_come_from_a_redux_file_and_an_earlier_run_in_order(
         self, tiny_config: Configure, tmp_path: Path, model: Any
     ) -> None:
         train(tiny_config("stage.parts=denoise_projector", "run.steps=1"), tmp_path / "first")
@@ -219,7 +219,7 @@ class TestStartWeights:
         for name, value in siglip.items():
             assert torch.equal(second[f"projectors.siglip_projector.{name}"], value)
 
-    def test_of_an_earlier_run_hold_what_that_run_began_from_itself(
+    def test_of_an_earlier_run_include_its_own_initial_weights(
         self, tiny_config: Configure, tmp_path: Path, model: Any
     ) -> None:
         given = torch.randn_like(model.projectors.denoise_projector[2].bias)
@@ -233,19 +233,19 @@ class TestStartWeights:
     @pytest.mark.parametrize(
         ("tensors", "sentence"),
         [
-            ({"something.weight": torch.zeros(1)}, "something.weight is of no part that trains"),
-            ({"redux_up.weight": torch.zeros(1)}, r"in shape \[1\], and this model has"),
+            ({"something.weight": torch.zeros(1)}, "something.weight does not belong to projectors or DiT"),
+            ({"redux_up.weight": torch.zeros(1)}, r"with shape \[1\], but this model has"),
         ],
     )
-    def test_that_do_not_fit_are_named(
+    def test_that_do_not_match_are_named(
         self, tiny_config: Configure, tmp_path: Path, tensors: dict[str, torch.Tensor], sentence: str
     ) -> None:
         save_file(tensors, tmp_path / "start.safetensors")
         with pytest.raises(ValueError, match=sentence):
             train(tiny_config(f"model.start={tmp_path / 'start.safetensors'}"), tmp_path / "run")
 
-    def test_that_are_not_there_are_named(self, tiny_config: Configure, tmp_path: Path) -> None:
-        for name, sentence in (("absent.safetensors", "cannot be read"), (".", "no run with a finished checkpoint")):
+    def test_that_are_missing_are_named(self, tiny_config: Configure, tmp_path: Path) -> None:
+        for name, sentence in (("absent.safetensors", "cannot be read"), (".", "not a run with a finished checkpoint")):
             with pytest.raises(ValueError, match=sentence):
                 train(tiny_config(f"model.start={tmp_path / name}"), tmp_path / "run")
 
@@ -253,7 +253,7 @@ class TestStartWeights:
 class TestBadSamples:
     @pytest.fixture
     def spoilt(self, tiny_config: Configure, tiny_data: Path, tmp_path: Path) -> Config:
-        """The tiny data with sample 1's target cut short."""
+        """The tiny data with sample 1's target truncated."""
         annotations = json.loads((tiny_data.parent / "annotations.json").read_text(encoding="utf-8"))
         pictures = tiny_data.parent / "pictures"
         (tmp_path / "cut.png").write_bytes((pictures / "1.png").read_bytes()[:300])
@@ -264,7 +264,7 @@ class TestBadSamples:
         (tmp_path / "list.txt").write_text(f"/,{tmp_path / 'spoilt.json'},true\n", encoding="utf-8")
         return tiny_config(f"data.list={tmp_path / 'list.txt'}", "run.batch_size=4", "run.steps=6")
 
-    def test_are_named_once_counted_and_leave_the_mean(self, spoilt: Config, tmp_path: Path, losses: Losses) -> None:
+    def test_are_logged_once_and_excluded_from_the_mean(self, spoilt: Config, tmp_path: Path, losses: Losses) -> None:
         result = train(spoilt, tmp_path / "run")
         assert result.skipped == 1
         named = read_lines(tmp_path / "run" / "skipped.jsonl")
@@ -273,14 +273,12 @@ class TestBadSamples:
         assert all(0 < loss < 10 for loss in losses(tmp_path / "run"))
         assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1]["skipped"] == 1
 
-    def test_beyond_the_limit_stop_the_run_and_are_named(self, spoilt: Config, tmp_path: Path) -> None:
+    def test_above_the_limit_stop_the_run_and_are_named(self, spoilt: Config, tmp_path: Path) -> None:
         strict = replace(spoilt, data=replace(spoilt.data, bad_limit=0))
         with pytest.raises(ValueError, match=r"more than data\.bad_limit = 0.*spoilt\.json#1: .*cut\.png"):
             train(strict, tmp_path / "run")
 
-    def test_beyond_the_limit_lose_nothing_that_was_learned(
-        self, spoilt: Config, tmp_path: Path, losses: Losses
-    ) -> None:
+    def test_above_the_limit_do_not_lose_progress(self, spoilt: Config, tmp_path: Path, losses: Losses) -> None:
         patient = replace(spoilt, run=replace(spoilt.run, batch_size=1))
         strict = replace(patient, data=replace(patient.data, bad_limit=0))
         with pytest.raises(ValueError, match="bad_limit"):
@@ -294,11 +292,11 @@ class TestBadSamples:
         train(patient, tmp_path / "at once")
         assert losses(tmp_path / "run") == losses(tmp_path / "at once")
 
-    def test_that_stopped_the_run_are_no_hindrance_once_they_are_mended(
+    def test_that_stopped_the_run_do_not_stop_it_again_once_repaired(
         self, spoilt: Config, tiny_data: Path, tmp_path: Path
     ) -> None:
         strict = replace(spoilt, data=replace(spoilt.data, bad_limit=0))
-        with pytest.raises(ValueError, match=r"cut\.png.*: mend their pictures, or raise data\.bad_limit"):
+        with pytest.raises(ValueError, match=r"cut\.png.* Fix the samples or raise data\.bad_limit"):
             train(strict, tmp_path / "run")
         shutil.copyfile(tiny_data.parent / "pictures" / "1.png", tmp_path / "cut.png")
         result = train(strict, tmp_path / "run")
@@ -307,17 +305,19 @@ class TestBadSamples:
 
 
 class TestRunFolder:
-    def test_of_a_run_that_could_not_begin_is_not_left_behind(self, tiny_config: Configure, tmp_path: Path) -> None:
+    def test_of_a_run_that_fails_before_starting_is_removed(self, tiny_config: Configure, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="nowhere"):
             train(tiny_config(f"data.list={tmp_path / 'nowhere.txt'}", "data.cache="), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
-    def test_of_a_run_whose_start_is_missing_is_not_left_behind(self, tiny_config: Configure, tmp_path: Path) -> None:
+    def test_of_a_run_whose_initial_weights_are_missing_is_removed(
+        self, tiny_config: Configure, tmp_path: Path
+    ) -> None:
         with pytest.raises(ValueError, match="nowhere"):
             train(tiny_config(f"model.start=['{tmp_path / 'nowhere.bin'}']"), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
-    def test_keeps_what_it_was_given_and_does_not_train(
+    def test_saves_initial_weights_that_do_not_train(
         self, tiny_config: Configure, tmp_path: Path, losses: Losses
     ) -> None:
         first = "stage.parts=['denoise_projector']"
@@ -334,7 +334,7 @@ class TestRunFolder:
         train(tiny_config(*then, "run.steps=2"), tmp_path / "run")
         assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
-    def test_does_not_begin_from_a_damaged_run(self, tiny_config: Configure, tmp_path: Path) -> None:
+    def test_does_not_start_from_a_damaged_run(self, tiny_config: Configure, tmp_path: Path) -> None:
         train(tiny_config("run.steps=1"), tmp_path / "first")
         file = next((tmp_path / "first" / "checkpoints" / "step-00000001").glob("*.distcp"))
         damaged = bytearray(file.read_bytes())
@@ -343,7 +343,7 @@ class TestRunFolder:
         with pytest.raises(ValueError, match="the checkpoint is damaged"):
             train(tiny_config(f"model.start=['{tmp_path / 'first'}']", "run.steps=1"), tmp_path / "run")
 
-    def test_goes_on_with_a_model_that_was_moved(
+    def test_resumes_with_a_model_that_was_moved(
         self, tiny_config: Configure, tiny_copy: Path, tmp_path: Path, losses: Losses
     ) -> None:
         def moved_to(place: Path, steps: int) -> Config:
@@ -356,18 +356,18 @@ class TestRunFolder:
         train(moved_to(Path(shutil.move(tiny_copy, tmp_path / "elsewhere")), 2), tmp_path / "run")
         assert len(losses(tmp_path / "run")) == 2
 
-    def test_for_more_processes_than_samples_in_a_step_is_refused(
+    def test_for_more_processes_than_samples_per_step_is_rejected(
         self, tiny_config: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(loop, "start_world", lambda *_: nullcontext(SimpleNamespace(size=8)))
-        with pytest.raises(ValueError, match=r"run\.batch_size is 2, of all processes together, and there are 8: some"):
+        with pytest.raises(ValueError, match=r"run\.batch_size is 2, less than the number of processes, 8"):
             train(tiny_config("run.batch_size=2"), tmp_path / "run")
 
-    def test_of_another_trainer_is_refused(self, tiny_config: Configure, tmp_path: Path) -> None:
-        with run_folder.lock(tmp_path), pytest.raises(ValueError, match="Another trainer works in the run folder"):
+    def test_of_another_trainer_is_rejected(self, tiny_config: Configure, tmp_path: Path) -> None:
+        with run_folder.lock(tmp_path), pytest.raises(ValueError, match="Another trainer uses the run folder"):
             train(tiny_config(), tmp_path)
 
-    def test_of_another_configuration_is_refused_with_every_key_that_differs(
+    def test_of_another_configuration_is_rejected_with_every_key_that_differs(
         self, tiny_config: Configure, tmp_path: Path
     ) -> None:
         train(tiny_config("run.steps=1"), tmp_path)
@@ -377,7 +377,7 @@ class TestRunFolder:
         ):
             train(other, tmp_path)
 
-    def test_goes_on_with_more_steps_and_other_conveniences(
+    def test_resumes_with_more_steps_and_other_changeable_keys(
         self, tiny_config: Configure, tmp_path: Path, losses: Losses
     ) -> None:
         train(tiny_config("run.steps=1"), tmp_path)
@@ -385,17 +385,17 @@ class TestRunFolder:
         assert result.steps == 3
         assert len(losses(tmp_path)) == 3
 
-    def test_of_a_cosine_does_not_take_more_steps(self, tiny_config: Configure, tmp_path: Path) -> None:
+    def test_with_a_cosine_schedule_does_not_accept_more_steps(self, tiny_config: Configure, tmp_path: Path) -> None:
         train(tiny_config("run.steps=1", "optimizer.schedule=cosine"), tmp_path)
         with pytest.raises(ValueError, match=r"run\.steps was 1 and is now 3"):
             train(tiny_config("run.steps=3", "optimizer.schedule=cosine"), tmp_path)
 
-    def test_whose_run_is_over_has_nothing_to_do(self, tiny_config: Configure, tmp_path: Path) -> None:
+    def test_of_a_finished_run_has_nothing_to_do(self, tiny_config: Configure, tmp_path: Path) -> None:
         train(tiny_config("run.steps=1"), tmp_path)
         again = train(tiny_config("run.steps=1"), tmp_path)
         assert (again.steps, again.loss) == (1, None)
 
-    def test_gives_back_the_random_state_of_every_library(
+    def test_restores_the_random_state_of_every_library(
         self, tiny_config: Configure, tmp_path: Path, at_step: Callable[..., None]
     ) -> None:
         def draw() -> tuple[float, float, float]:
@@ -408,18 +408,18 @@ class TestRunFolder:
         train(tiny_config("run.steps=2"), tmp_path)
         assert found == [wanted]
 
-    def test_drops_what_was_told_of_steps_after_its_last_checkpoint(
+    def test_drops_metrics_of_steps_after_the_last_checkpoint(
         self, tiny_config: Configure, tmp_path: Path, losses: Losses
     ) -> None:
         train(tiny_config("run.steps=2"), tmp_path)
-        told = losses(tmp_path)
+        logged = losses(tmp_path)
         with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')  # as a kill leaves it
+            file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')  # a kill leaves a truncated line
         train(tiny_config("run.steps=3"), tmp_path)
-        assert losses(tmp_path)[:2] == told
+        assert losses(tmp_path)[:2] == logged
         assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3]
 
-    def test_keeps_the_order_of_its_samples_when_a_picture_is_lost_meanwhile(
+    def test_keeps_the_order_of_its_samples_when_a_picture_is_lost_later(
         self, tiny_config: Configure, tiny_data: Path, tmp_path: Path, losses: Losses
     ) -> None:
         data = Path(shutil.copytree(tiny_data.parent, tmp_path / "data"))
@@ -430,7 +430,7 @@ class TestRunFolder:
             plan = plan_of(samples, 2, seed, 4096)
             return {slot.sample for step in range(4) for slot in plan.batch(step)}
 
-        # Sample 4 alone is not square, and without it there are fewer batches.
+        # Only sample 4 is not square; without it there would be fewer batches.
         seed = next(seed for seed in range(100) if 4 not in of_all_steps(seed))
         settings = (f"data.list={data / 'list.txt'}", f"run.seed={seed}", "data.bad_limit=0")
         train(tiny_config(*settings), tmp_path / "whole")
@@ -439,11 +439,11 @@ class TestRunFolder:
         train(tiny_config(*settings), tmp_path / "run")
         assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
-    def test_that_begins_anew_takes_the_pictures_as_they_are_now(self, tiny_config: Configure, tmp_path: Path) -> None:
+    def test_of_a_new_run_reads_the_current_sizes(self, tiny_config: Configure, tmp_path: Path) -> None:
         (tmp_path / run_folder.SIZES).write_bytes(b"of an earlier attempt")
         assert train(tiny_config("run.steps=1"), tmp_path).steps == 1
 
-    def test_of_other_samples_is_refused(self, tiny_config: Configure, tiny_data: Path, tmp_path: Path) -> None:
+    def test_of_other_samples_is_rejected(self, tiny_config: Configure, tiny_data: Path, tmp_path: Path) -> None:
         train(tiny_config("run.steps=1"), tmp_path / "run")
         other = tmp_path / "list.txt"
         first, second, _ = tiny_data.read_text(encoding="utf-8").rsplit(",", 2)
@@ -452,15 +452,15 @@ class TestRunFolder:
             train(tiny_config(f"data.list={other}", "run.steps=2"), tmp_path / "run")
 
     @pytest.mark.parametrize(
-        ("changed", "is_refused"),
+        ("changed", "is_rejected"),
         [
             ("model.layers.0.self_attn.q_proj.weight", True),
             ("denoise_tower.denoiser.single_transformer_blocks.0.proj_out.weight", True),
-            ("denoise_tower.denoise_projector.0.weight", False),  # trains, and so is in the checkpoint
+            ("denoise_tower.denoise_projector.0.weight", False),  # trained, so the checkpoint contains it
         ],
     )
-    def test_of_weights_that_changed_is_refused_where_they_do_not_train(
-        self, changed: str, is_refused: bool, tiny_config: Configure, tiny_copy: Path, tmp_path: Path
+    def test_is_rejected_if_frozen_weights_have_changed(
+        self, changed: str, is_rejected: bool, tiny_config: Configure, tiny_copy: Path, tmp_path: Path
     ) -> None:
         folders = {"checkpoint": "uniworld", "flux": "flux", "siglip": "siglip"}
         model = [f"model.{part}={tiny_copy / folder}" for part, folder in folders.items()]
@@ -469,19 +469,19 @@ class TestRunFolder:
         file = next(file for file in (tiny_copy / "uniworld").glob("*.safetensors") if changed in load_file(file))
         tensors = load_file(file)
         save_file({**tensors, changed: tensors[changed] + 1}, file, metadata={"format": "pt"})
-        if is_refused:
-            with pytest.raises(ValueError, match="trained with other weights in the parts that do not train"):
+        if is_rejected:
+            with pytest.raises(ValueError, match="trained with other frozen weights"):
                 train(tiny_config(*model, "run.steps=2"), tmp_path / "run")
         else:
             assert train(tiny_config(*model, "run.steps=2"), tmp_path / "run").steps == 2
 
-    def test_with_a_damaged_checkpoint_is_refused(self, tiny_config: Configure, tmp_path: Path) -> None:
+    def test_with_a_damaged_checkpoint_is_rejected(self, tiny_config: Configure, tmp_path: Path) -> None:
         train(tiny_config("run.steps=1"), tmp_path)
         next((tmp_path / "checkpoints" / "step-00000001").glob("*.distcp")).write_bytes(b"")
         with pytest.raises(ValueError, match="the checkpoint is damaged"):
             train(tiny_config("run.steps=2"), tmp_path)
 
-    def test_without_a_finished_checkpoint_begins_anew_with_any_configuration(
+    def test_without_a_finished_checkpoint_starts_from_scratch_with_any_configuration(
         self, tiny_config: Configure, tmp_path: Path, losses: Losses
     ) -> None:
         train(tiny_config("run.steps=1"), tmp_path)
@@ -490,9 +490,9 @@ class TestRunFolder:
         assert len(losses(tmp_path)) == 2
 
 
-class TestEnd:
+class TestStopping:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_that_a_signal_asks_for_keeps_a_checkpoint_and_resumes_to_the_same_losses(
+    def test_by_a_signal_saves_a_checkpoint_and_resumes_to_the_same_losses(
         self,
         tiny_config: Configure,
         tmp_path: Path,
@@ -512,18 +512,18 @@ class TestEnd:
         train(tiny_config(), tmp_path / "whole")
         assert losses(tmp_path / "asked") == losses(tmp_path / "whole")
 
-    def test_is_not_cut_short_by_the_same_signal_passed_on_once_more(
+    def test_is_not_interrupted_by_the_same_signal_forwarded_again(
         self, tiny_config: Configure, tmp_path: Path, at_step: Callable[..., None]
     ) -> None:
-        """As torchrun does with a terminal's Ctrl-C."""
+        """torchrun forwards a terminal's Ctrl-C to its processes."""
         at_step(2, lambda: (signal.raise_signal(signal.SIGINT), signal.raise_signal(signal.SIGTERM)))
         assert train(tiny_config(), tmp_path).interrupted
         assert list((tmp_path / "checkpoints").iterdir())
 
-    def test_comes_at_once_with_a_later_signal(
+    def test_by_a_second_signal_is_immediate(
         self, tiny_config: Configure, tmp_path: Path, at_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(loop, "_ONE_REQUEST", 0.0)
+        monkeypatch.setattr(loop, "_REPEAT_SECONDS", 0.0)
         at_step(2, lambda: (signal.raise_signal(signal.SIGINT), signal.raise_signal(signal.SIGINT)))
         with pytest.raises(KeyboardInterrupt):
             train(tiny_config(), tmp_path)
@@ -538,7 +538,7 @@ class TestEnd:
             train(config, tmp_path / "run")
         assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
-    def test_by_a_full_disk_is_a_sentence_and_the_run_goes_on_later(
+    def test_by_a_full_disk_is_a_user_error_and_the_run_resumes_later(
         self,
         tiny_config: Configure,
         tmp_path: Path,
@@ -562,7 +562,7 @@ class TestEnd:
         assert losses(tmp_path / "full") == losses(tmp_path / "whole")
 
 
-def test_a_kept_configuration_is_toml_that_gives_the_same_run(tiny_config: Configure, tmp_path: Path) -> None:
+def test_a_saved_configuration_loads_as_the_same_one(tiny_config: Configure, tmp_path: Path) -> None:
     config = tiny_config("run.steps=1")
     run_folder.write_config(tmp_path, config)
     text = (tmp_path / "config.toml").read_text(encoding="utf-8")

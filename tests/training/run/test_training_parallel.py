@@ -1,4 +1,4 @@
-"""Several processes train one model: to the losses of one, onto other numbers of processes, and ending together."""
+"""Training with several processes: the losses of one process, other numbers of processes on resume, and lost processes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from uniworld.training.config.settings import Config
 from uniworld.training.engine import checkpoints
 from uniworld.training.run.loop import train
 
-# Older versions spread models over GPUs alone.
+# Older versions shard models only on GPUs.
 ENGINES = ("data", "fsdp") if hasattr(torch.cpu.current_stream(), "record_event") else ("data",)
 
 Configure = Callable[..., Config]
 Processes = Callable[..., list]
 
-# Trains each given configuration in its folder; the main process comes late to each, as it may.
+# Trains each given configuration in its folder. Rank 0 starts each one late, which must not matter.
 PROGRAM = """
 import os, time
 from pathlib import Path
@@ -29,10 +29,10 @@ torch.set_num_threads(1)
 for config, folder in {runs!r}:
     time.sleep(0.3 * (os.environ["RANK"] == "0"))
     train(load_config(config), Path(folder))
-os._exit(0)  # about one gloo process in forty aborts while it is taken down
+os._exit(0)  # about one gloo process in forty aborts during its shutdown
 """
 
-# The second process ends without a word in the midst of the run.
+# Rank 1 exits silently in the middle of the run.
 DYING = """
 import os, sys
 from pathlib import Path
@@ -61,11 +61,11 @@ def write(config: Config, folder: Path) -> str:
     return str(file)
 
 
-# Three samples a step over two processes: one has two passes of work, the other one and a wait.
+# Three samples per step over two processes: one has two passes, the other has one and a dummy pass.
 SETTINGS = ("run.batch_size=3", "run.micro_batch_size=1", "run.steps=4", "run.save_every=2")
 
 
-def test_two_processes_give_the_losses_of_one_however_the_model_is_spread(
+def test_two_processes_give_the_losses_of_one_with_either_parallelism(
     tiny_config: Configure, processes: Processes, losses: Callable[[Path], list[float]], tmp_path: Path
 ) -> None:
     prompts = ('validation.prompts=[{prompt = "A cat."}]', "validation.steps=1", "validation.size=32")
@@ -87,12 +87,12 @@ def test_two_processes_give_the_losses_of_one_however_the_model_is_spread(
             )
             assert kept.keys() == wanted.keys()
             for name, value in wanted.items():
-                # Adam divides by the gradient's size, so that where that is next to nothing last digits grow.
+                # Adam divides by the gradient's magnitude, which amplifies rounding where the gradient is nearly 0.
                 torch.testing.assert_close(kept[name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_one_process_and_again_with_two(
+def test_a_run_resumes_with_one_process_and_again_with_two(
     tiny_config: Configure, processes: Processes, losses: Callable[[Path], list[float]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -108,7 +108,7 @@ def test_a_run_goes_on_with_one_process_and_again_with_two(
 
 
 @pytest.mark.slow
-def test_when_one_process_dies_the_others_end_with_a_sentence_and_the_checkpoint_stays(
+def test_when_a_process_dies_the_others_exit_with_a_sentence_and_keep_the_checkpoint(
     tiny_config: Configure, processes: Processes, tmp_path: Path
 ) -> None:
     config = tiny_config(*SETTINGS, "run.save_every=1", "run.steps=50")
@@ -116,7 +116,7 @@ def test_when_one_process_dies_the_others_end_with_a_sentence_and_the_checkpoint
     left, dead = processes(DYING.format(config=write(config, tmp_path / "dying"), folder=str(folder)), 2)
     assert dead.returncode == 9
     assert left.returncode == 2, left.stderr
-    assert "Another of the 2 training processes ended" in left.stdout
+    assert "Another of the 2 training processes exited" in left.stdout
     newest = checkpoints.latest(folder / "checkpoints")
     assert newest is not None
     checkpoints.verify(newest)

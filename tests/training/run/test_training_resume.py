@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on to the very losses of one that was not."""
+"""A run that is killed at any time resumes to losses that are bit-identical to an uninterrupted run's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uniworld.training.run.loop import train
 KILLS = 4
 STEPS = 24
 
-# Forks trainers of one run one after another, and kills each at a random moment after it began to learn; the last may end.
+# Forks trainers of one run in turn and kills each at a random time after its first step; the last one may finish.
 PROGRAM = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -37,7 +37,7 @@ for attempt in range({kills} + 1):
         loop.train(config, run)
         os._exit(0)
     if attempt < {kills}:
-        # Something new lies there before the kill, so that the run comes to its end; the moment itself is any.
+        # Wait for a new checkpoint before the kill, so that the run makes progress; the time itself is random.
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and len(list(checkpoints.glob("step-*"))) <= before:
             time.sleep(0.001)
@@ -53,7 +53,7 @@ print(kills)
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_gives_the_losses_and_weights_of_the_whole_run(
+def test_a_repeatedly_killed_run_has_the_losses_and_weights_of_an_uninterrupted_one(
     tiny_config: Callable[..., Config],
     processes: Callable[..., list],
     losses: Callable[[Path], list[float]],
@@ -67,7 +67,7 @@ def test_killed_again_and_again_gives_the_losses_and_weights_of_the_whole_run(
     assert int(done.stdout) >= KILLS // 2
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums of more threads end in other digits
+    torch.set_num_threads(1)  # the number of threads changes the rounding of sums
     try:
         train(config, tmp_path / "whole")
     finally:

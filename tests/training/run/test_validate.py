@@ -1,4 +1,4 @@
-"""Validation: prompts are read once and painted with the weights of the moment onto one sheet."""
+"""Validation: prompts are encoded once and painted with the current weights onto a contact sheet."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def tower_of(model: UniWorld) -> DenoiseTower:
 
 @pytest.fixture
 def fresh() -> UniWorld:
-    """A tiny model of the test's own, which it may train."""
+    """A separate tiny model, which the test may train."""
     return UniWorld.from_pretrained("tiny", dtype=torch.float32)
 
 
-def test_a_prompt_is_painted_as_the_model_itself_paints_it(fresh: UniWorld) -> None:
+def test_a_prompt_is_painted_as_by_the_model(fresh: UniWorld) -> None:
     validator = Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
     painted = validator.paint(tower_of(fresh))
     refs = fresh.reference([Image.open("photo.png")])
@@ -47,7 +47,7 @@ def test_a_prompt_is_painted_as_the_model_itself_paints_it(fresh: UniWorld) -> N
         torch.testing.assert_close(latent, fresh.sample(condition, **options), rtol=1e-4, atol=1e-4)
 
 
-def test_the_sheet_shows_references_and_what_was_painted(fresh: UniWorld, tmp_path: Path) -> None:
+def test_the_sheet_shows_references_and_painted_pictures(fresh: UniWorld, tmp_path: Path) -> None:
     validator = Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
     validator.write(validator.paint(tower_of(fresh)), tmp_path / "validation" / "step.png")
     with Image.open(tmp_path / "validation" / "step.png") as sheet:
@@ -56,7 +56,7 @@ def test_the_sheet_shows_references_and_what_was_painted(fresh: UniWorld, tmp_pa
     assert not list((tmp_path / "validation").glob("*.part"))
 
 
-def test_the_next_sheet_shows_what_was_learned(fresh: UniWorld) -> None:
+def test_the_next_sheet_uses_the_new_weights(fresh: UniWorld) -> None:
     tower = tower_of(fresh)
     validator = Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
     before, again = validator.paint(tower), validator.paint(tower)
@@ -74,7 +74,7 @@ def test_painting_leaves_the_model_trainable(fresh: UniWorld) -> None:
     assert weight.grad is not None
 
 
-def test_bfloat16_paints_with_float32_weights_among_it() -> None:
+def test_bfloat16_paints_with_float32_trained_parameters() -> None:
     half = UniWorld.from_pretrained("tiny", dtype=torch.bfloat16)
     painted = Validator(Encoder(half, EncodeSettings(area=32 * 32)), SETTINGS).paint(tower_of(half))
     assert all(torch.isfinite(latent).all() for latent in painted)
@@ -90,7 +90,7 @@ def test_bfloat16_paints_with_float32_weights_among_it() -> None:
         ((ValidationPrompt(" "),), "The validation prompt ' ' cannot be painted"),
     ],
 )
-def test_a_prompt_that_cannot_be_painted_is_told_at_the_start(
+def test_an_invalid_prompt_is_reported_at_the_start(
     fresh: UniWorld, prompts: tuple[ValidationPrompt, ...], words: str
 ) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
@@ -98,7 +98,7 @@ def test_a_prompt_that_cannot_be_painted_is_told_at_the_start(
     assert words in str(caught.value)
 
 
-def test_without_prompts_nothing_is_read_painted_or_written(fresh: UniWorld, tmp_path: Path) -> None:
+def test_without_prompts_nothing_is_loaded_painted_or_written(fresh: UniWorld, tmp_path: Path) -> None:
     validator = Validator(Encoder(fresh, EncodeSettings()), ValidationSettings())
     assert not {"understanding", "siglip", "dit"} & set(vars(fresh))
     latents = validator.paint(tower_of(fresh))
@@ -107,11 +107,11 @@ def test_without_prompts_nothing_is_read_painted_or_written(fresh: UniWorld, tmp
     assert not (tmp_path / "sheet.png").exists()
 
 
-def test_the_parts_that_read_prompts_do_not_stay_in_memory(fresh: UniWorld) -> None:
+def test_the_parts_that_encode_prompts_do_not_stay_in_memory(fresh: UniWorld) -> None:
     Validator(Encoder(fresh, EncodeSettings(area=32 * 32)), SETTINGS)
     assert not {"understanding", "siglip", "text"} & set(vars(fresh))
 
 
-def test_long_and_foreign_prompts_stay_on_the_sheet() -> None:
+def test_long_and_non_ascii_prompts_fit_the_sheet() -> None:
     row = SheetRow("Füge 一只猫 " + "very " * 200, (), Image.new("RGB", (5, 9)))
     assert contact_sheet([row, row]).size == (272, 576)
