@@ -131,7 +131,7 @@ def test_no_merge_left_its_markers(page: Path) -> None:
 
 
 @each_guide
-def test_paths_that_are_named_exist(page: Path) -> None:
+def test_mentioned_paths_exist(page: Path) -> None:
     pattern = rf"(?<![\w./-])(?:{FOLDERS})/[\w./*<> -]*"
     for code in re.findall(r"`([^`\n]+)`", without_blocks(read(page))):
         for path in re.findall(pattern, code.partition(" -")[0]):
@@ -139,7 +139,7 @@ def test_paths_that_are_named_exist(page: Path) -> None:
             assert list(ROOT.glob(path.rstrip("/"))), f"{page.name} names {path}"
 
 
-def test_the_walk_finds_paths() -> None:
+def test_paths_are_found() -> None:
     text = read(ROOT / "ARCHITECTURE.md")
     assert len(re.findall(rf"`(?:{FOLDERS})/", text)) > 60
 
@@ -154,7 +154,7 @@ def names_in(tree: Any) -> dict[str | None, ast.AST]:
     return found
 
 
-def test_functions_and_classes_that_the_architecture_names_are_in_the_file_it_names() -> None:
+def test_functions_and_classes_in_the_architecture_are_in_the_given_files() -> None:
     text = read(ROOT / "ARCHITECTURE.md")
     named = re.findall(r"`([\w/]+\.py)`: `([\w.]+)`", text)
     named += [(path, name) for name, path in re.findall(r"`([\w.]+)` (?:of|in) `([\w/]+\.py)`", text)]
@@ -170,7 +170,7 @@ def test_functions_and_classes_that_the_architecture_names_are_in_the_file_it_na
 
 
 @each_guide
-def test_commands_are_understood(page: Path) -> None:
+def test_commands_are_valid(page: Path) -> None:
     for words in commands(page):
         argv = own_command(words)
         if argv is None or argv[:1] == ["test"] or not argv or argv[0] == "COMMAND":
@@ -179,7 +179,7 @@ def test_commands_are_understood(page: Path) -> None:
 
 
 @each_guide
-def test_scripts_and_tests_that_commands_run_are_there(page: Path) -> None:
+def test_scripts_and_tests_in_commands_exist(page: Path) -> None:
     for words in commands(page):
         if words[0] == "python" or words[:3] == ["python3", ".", "test"]:
             for word in words[1:]:
@@ -187,7 +187,7 @@ def test_scripts_and_tests_that_commands_run_are_there(page: Path) -> None:
                     assert (ROOT / word).exists(), f"{page.name} runs {word}"
 
 
-def test_the_walk_finds_commands() -> None:
+def test_commands_are_found() -> None:
     found = [argv for page in GUIDES for words in commands(page) if (argv := own_command(words))]
     assert {argv[0] for argv in found} >= {"run", "check", "nodes", "batch", "chat", "serve", "train", "data", "eval"}
     assert "test" in {argv[0] for argv in found}
@@ -205,14 +205,14 @@ def all_options() -> set[str]:
 
 
 @each_guide
-def test_options_that_the_text_names_exist(page: Path) -> None:
+def test_options_in_the_text_exist(page: Path) -> None:
     known = all_options() | PYTEST | OTHERS
     for code in re.findall(r"`([^`\n]+)`", without_blocks(read(page))):
         for option in re.findall(r"(?<![\w-])(--[a-z][a-z0-9-]+)", code):
             assert option in known, f"{page.name} names {option}"
 
 
-def test_markers_and_variables_that_contributing_names_exist() -> None:
+def test_markers_and_variables_in_contributing_exist() -> None:
     text = read(ROOT / "CONTRIBUTING.md")
     sources = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py"))
     for variable in re.findall(r"`(UNIWORLD_[A-Z_]+)", text):
@@ -234,7 +234,7 @@ def test_pre_commit_runs_what_ci_runs() -> None:
 
 @pytest.fixture(scope="module")
 def full_size() -> dict[str, int]:
-    """{part: parameters} of the published checkpoint."""
+    """Return {part: number of parameters} of the published checkpoint."""
     shapes = json.loads((ROOT / "tests" / "data" / "fullsize.json").read_text(encoding="utf-8"))["tensors"]
     sizes: dict[str, int] = {}
     for name, shape in shapes.items():

@@ -49,13 +49,13 @@ def test_a_picture_is_edited(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.slow
-def test_rows_are_done(tmp_path: Path) -> None:
+def test_the_rows_of_the_batch_example_run(tmp_path: Path) -> None:
     rows = ["--rows", str(EXAMPLES / "rows.jsonl"), "--results", str(tmp_path / "rows.results.jsonl")]
     assert main(["batch", "edit", *rows]) == 0
     made = sorted(file.relative_to(tmp_path / "output" / "rows").parts[0] for file in tmp_path.rglob("*.png"))
     assert made == ["white", "yellow"]
 
 
-def test_the_pack_has_its_node(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_pack_has_its_node(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nodes", "ExampleBrighten", "--pack", str(EXAMPLES / "brighten_pack")]) == 0
     assert "amount" in capsys.readouterr().out

@@ -46,7 +46,7 @@ def test_the_two_commands_are_near_the_top() -> None:
     assert "    python3 . test" in top
 
 
-def test_every_command_it_names_exists() -> None:
+def test_every_command_in_the_readme_exists() -> None:
     from uniworld.__main__ import CHECKOUT_COMMANDS, COMMANDS
 
     named = set(re.findall(r"(?:`|    )(?:uniworld|python3 \.) ([a-z]+)", TEXT))
@@ -64,7 +64,7 @@ def test_every_node_is_listed() -> None:
     }
 
 
-def test_the_versions_it_names_are_those_of_the_project() -> None:
+def test_versions_match_those_of_the_project() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     api = (DOCS / "api.md").read_text(encoding="utf-8")
     comfyui = re.findall(r'requires-comfyui = ">=([\d.]+)"', project)
@@ -75,7 +75,7 @@ def test_the_versions_it_names_are_those_of_the_project() -> None:
     assert f"| transformers | {oldest['transformers']} to 5.x |" in TEXT
 
 
-def test_every_workflow_ships_under_the_name_that_its_page_gives() -> None:
+def test_every_workflow_in_its_page_is_shipped() -> None:
     from uniworld.nodes.headless.workflow.file import shipped_workflows
     from uniworld.uniworld_core.perception.tasks import TASKS
 
@@ -86,7 +86,7 @@ def test_every_workflow_ships_under_the_name_that_its_page_gives() -> None:
         assert f"_{task}`" in text
 
 
-def test_what_it_says_of_nano_holds() -> None:
+def test_statements_about_nano() -> None:
     """tests/workflows checks that the edits themselves are right."""
     sys.path.insert(0, str(ROOT / "tests"))
     from uniworld.training.shapes.tasks.prompts import with_article
@@ -118,7 +118,7 @@ def test_messages_that_the_faq_quotes_exist() -> None:
     assert [part for part in parts if len(part) > 6 and part.removeprefix("warning: ") not in texts] == []
 
 
-def test_everybody_says_the_size_that_nano_paints() -> None:
+def test_all_pages_have_the_size_of_nanos_pictures() -> None:
     said = {
         "README.md": [f"at {side()}x{side()} pixels", f"{side()} as `area_side`"],
         "docs/api.md": [f"{side()} in place of 1024"],

@@ -30,7 +30,7 @@ def test_the_newest_entry_of_the_changelog_is_the_version(project: dict[str, Any
     assert all(re.fullmatch(r"\d+\.\d+\.\d+", release) for release in releases)
 
 
-def test_comfyui_installs_what_the_package_needs_but_for_its_own(project: dict[str, Any]) -> None:
+def test_requirements_for_comfyui_are_the_dependencies_without_its_own(project: dict[str, Any]) -> None:
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     installed = [line for line in lines if line and not line.startswith("#")]
     needed = project["project"]["dependencies"]
@@ -38,7 +38,7 @@ def test_comfyui_installs_what_the_package_needs_but_for_its_own(project: dict[s
     assert installed == left
 
 
-def test_nodes_do_without_what_comfyui_does_not_install() -> None:
+def test_nodes_do_not_need_packages_that_comfyui_does_not_install() -> None:
     """Only locks need filelock, and neither nodes nor other parts of the core use locks."""
     rooms = [ROOT / "uniworld_core", ROOT / "nodes" / "pack", ROOT / "nodes" / "host"]
     sources = {file: file.read_text(encoding="utf-8") for room in rooms for file in room.rglob("*.py")}
@@ -50,7 +50,7 @@ def test_nodes_do_without_what_comfyui_does_not_install() -> None:
     assert takers == []
 
 
-def test_the_registry_reads_the_entry(project: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_registry_client_reads_the_entry(project: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     parser = pytest.importorskip("comfy_cli.registry.config_parser", reason="the client is a test extra")
     monkeypatch.chdir(ROOT)
     entry = parser.extract_node_configuration("pyproject.toml")
@@ -62,18 +62,18 @@ def test_the_registry_reads_the_entry(project: dict[str, Any], monkeypatch: pyte
     assert entry.tool_comfy.display_name == "UniWorld"
 
 
-def test_addresses_are_whole(project: dict[str, Any]) -> None:
+def test_urls_are_complete(project: dict[str, Any]) -> None:
     comfy = project["tool"]["comfy"]
     addresses = [*project["project"]["urls"].values(), *filter(None, (comfy["Icon"], comfy["Banner"]))]
     assert all(re.fullmatch(r"https://[\w.-]+\.[a-z]+/\S+", address) for address in addresses), addresses
 
 
 @pytest.mark.parametrize(("name", "size"), [("icon.png", (400, 400)), ("banner.png", (1260, 540))])
-def test_pictures_of_the_entry_are_what_the_script_draws(name: str, size: tuple[int, int]) -> None:
+def test_pictures_of_the_entry_match_those_of_the_script(name: str, size: tuple[int, int]) -> None:
     sys.path.insert(0, str(ROOT / "tests"))
     from workflows.registry_pictures import IMAGES, pictures
 
     kept = np.asarray(Image.open(IMAGES / name).convert("RGB")).astype(int)
     assert kept.shape == (size[1], size[0], 3)
-    # Outlines may differ by a shade between versions of the libraries.
+    # Anti-aliasing may differ slightly between versions of the libraries.
     assert np.abs(kept - np.asarray(pictures()[name]).astype(int)).mean() < 1

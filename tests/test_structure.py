@@ -1,4 +1,4 @@
-"""The rooms of the package: who may import whom, what importing it costs, and what a library never does."""
+"""The structure of the package: import order between rooms, cost of importing it, and rules for libraries."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COMFY = {
 OWN = {"uniworld", "uniworld_core", "nodes", "training", "headless"}
 ROOMS = ("uniworld_core", "nodes/headless", "nodes", "training", "")
 
-# What each room may import of the others, by relative imports.
+# The rooms that each room may import.
 ALLOWED = {
     "uniworld_core": {"uniworld_core"},
     "nodes": {"nodes", "uniworld_core"},
@@ -49,8 +49,8 @@ ALLOWED = {
 }
 
 
-# The order of the rooms within a package: each may import itself and what is named for it. A file in no folder is a room of
-# its own, and the package's own __init__ imports what it likes.
+# The order of rooms within a package: each may import itself and the listed ones. A file that is in no room counts as a
+# room, and the package's own __init__ may import everything.
 _BASE = {"errors", "files", "images", "json_text"}
 INNER = {
     "uniworld_core": {
@@ -127,7 +127,7 @@ INNER = {
 
 
 def room_of(path: str) -> str:
-    """The room of a path below the root."""
+    """Return the room of a path relative to the root."""
     return next(room for room in ROOMS if not room or path == room or path.startswith(f"{room}/"))
 
 
@@ -154,7 +154,7 @@ def absolute_imports(name: str) -> Iterator[str]:
 
 
 def relative_imports(name: str) -> Iterator[str]:
-    """Paths below the root that a file imports relatively; a path with ".." where it leaves the package."""
+    """Yield the paths that a file imports relatively; ".." for imports from outside the package."""
     for node in ast.walk(tree_of(name)):
         if isinstance(node, ast.ImportFrom) and node.level:
             yield from paths_of(name, node)
@@ -175,17 +175,17 @@ def paths_of(name: str, node: ast.ImportFrom) -> Iterator[str]:
 
 
 def inner_room(package: str, path: str) -> str | None:
-    """The room of a path within a package; None for the package itself and for what lies outside."""
+    """Return the room of a path within a package; None for the package itself and for paths outside."""
     file = path.removesuffix(".py")
     inner = file.removeprefix(f"{package}/")
     return inner.partition("/")[0].removesuffix("__init__") or None if inner != file else None
 
 
 def imports_in_use(name: str, in_functions: bool = True) -> set[str]:
-    """Paths below the root that a file imports relatively, but for types alone.
+    """Return the paths that a file imports relatively, without those for type checking only.
 
     Args:
-        in_functions: also what functions import when they are called.
+        in_functions: include imports inside functions.
     """
 
     def of(body: list[ast.stmt]) -> Iterator[ast.ImportFrom]:
@@ -204,13 +204,13 @@ def imports_in_use(name: str, in_functions: bool = True) -> set[str]:
 
 
 def imports_at_once(name: str) -> set[str]:
-    """The files below the root that importing a file imports: not what its functions do, nor what is for types alone."""
+    """Return the files that are imported together with a file: no imports in functions or for type checking."""
     wanted = imports_in_use(name, in_functions=False)
     return {file for path in wanted for file in (f"{path}.py", f"{path}/__init__.py") if file in SOURCES} - {name}
 
 
 def calls(name: str) -> set[str]:
-    """Names of the plain functions that a file calls."""
+    """Return the names of the functions that a file calls."""
     return {
         node.func.id
         for node in ast.walk(tree_of(name))
@@ -218,7 +218,7 @@ def calls(name: str) -> set[str]:
     }
 
 
-def test_the_walk_finds_the_rooms() -> None:
+def test_rooms_are_found() -> None:
     assert {room_of(name) for name in SOURCES} >= {"uniworld_core", "nodes", "nodes/headless", ""}
     assert "uniworld_core/editing/masks.py" in set(relative_imports("nodes/pack/masks.py")) | {
         f"{path}.py" for path in relative_imports("nodes/pack/masks.py")
@@ -227,7 +227,7 @@ def test_the_walk_finds_the_rooms() -> None:
 
 
 @each_source
-def test_imports_go_only_where_the_room_may(name: str) -> None:
+def test_a_room_imports_only_allowed_rooms(name: str) -> None:
     found = {path: room_of(path) for path in relative_imports(name)}
     wrong = [path for path, room in found.items() if ".." in path or room not in ALLOWED[room_of(name)]]
     assert not wrong, f"{name} imports {wrong}"
@@ -236,8 +236,8 @@ def test_imports_go_only_where_the_room_may(name: str) -> None:
 @pytest.mark.parametrize("package", INNER)
 def test_rooms_within_a_package_are_the_known_ones(package: str) -> None:
     found = {inner_room(package, name) for name in SOURCES} - {None}
-    assert found <= set(INNER[package]), "say in INNER what the new room may import"
-    assert found == set(INNER[package]), "INNER names a room that is gone"
+    assert found <= set(INNER[package]), "add the new room to INNER"
+    assert found == set(INNER[package]), "remove the deleted room from INNER"
 
 
 @each_source
@@ -252,12 +252,12 @@ def test_imports_within_a_package_go_one_way(name: str) -> None:
             assert allowed, f"{name} imports {path}: {package}/{room} may import {sorted(rooms[room])}"
 
 
-# How a family paints by default, for widgets and arguments that have to say one number for all.
+# Default settings of a family, for widgets and arguments that need one default for all families.
 DEFAULTS_OF_V1 = "uniworld_core/families/uniworld_v1/painting"
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if room_of(name) != "training"])
-def test_a_family_is_reached_through_the_table(name: str) -> None:
+def test_families_are_accessed_through_the_table(name: str) -> None:
     # The native nodes read the files that `uniworld convert --to comfy` writes of this one family.
     if name.startswith("uniworld_core/families/") or name == "nodes/pack/native/clip.py":
         return
@@ -270,19 +270,19 @@ def test_a_family_is_reached_through_the_table(name: str) -> None:
     assert not kinds, f"{name} names {kinds}: only the table knows the families"
 
 
-def test_no_file_needs_itself_to_be_imported() -> None:
+def test_there_are_no_import_cycles() -> None:
     waiting = {name: imports_at_once(name) for name in SOURCES}
     assert waiting["uniworld_core/editing/masks.py"] >= {"uniworld_core/images/components.py"}
     while done := {name for name, needed in waiting.items() if not needed & set(waiting)}:
         waiting = {name: needed for name, needed in waiting.items() if name not in done}
-    # What only leads to a circle is no part of it.
+    # Files that only lead to a cycle are not part of it.
     while leads := set(waiting) - set().union(*waiting.values(), set()):
         waiting = {name: needed for name, needed in waiting.items() if name not in leads}
     circles = {name: sorted(needed & set(waiting)) for name, needed in waiting.items()}
-    assert not circles, f"imports in a circle: {circles}"
+    assert not circles, f"import cycles: {circles}"
 
 
-# Run as a file, __main__.py has no package yet, and makes one.
+# __main__.py may run as a script, outside any package.
 @pytest.mark.parametrize("name", [name for name in SOURCES if name != "__main__.py"])
 def test_imports_of_the_package_itself_are_relative(name: str) -> None:
     wrong = [module for module in absolute_imports(name) if module.split(".")[0] in OWN]
@@ -297,7 +297,7 @@ def test_comfyui_is_imported_by_the_host_and_the_native_nodes_only(name: str) ->
 
 
 def bare_value_errors(tree: ast.AST) -> list[int]:
-    """Lines that raise a plain ValueError, or derive from it: for the user's fault there is UniWorldError."""
+    """Return the lines that raise a plain ValueError or derive from it. User errors are UniWorldErrors."""
     found = []
     for node in ast.walk(tree):
         raised = node.exc if isinstance(node, ast.Raise) else None
@@ -309,17 +309,17 @@ def bare_value_errors(tree: ast.AST) -> list[int]:
     return found
 
 
-def test_the_walk_finds_a_plain_value_error() -> None:
+def test_plain_value_errors_are_found() -> None:
     source = "class A(ValueError): pass\nraise ValueError('x')\nraise ValueError\nraise\nclass UniWorldError(ValueError): pass"
     assert sorted(bare_value_errors(ast.parse(source))) == [1, 2, 3]
 
 
 @each_source
-def test_a_plain_value_error_is_a_bug_and_never_raised(name: str) -> None:
-    assert not bare_value_errors(tree_of(name)), "raise UniWorldError for what the user can put right"
+def test_plain_value_errors_are_never_raised(name: str) -> None:
+    assert not bare_value_errors(tree_of(name)), "raise UniWorldError for errors that users can fix"
 
 
-# The command line speaks and exits.
+# The command line may print and exit.
 @pytest.mark.parametrize("name", [name for name in SOURCES if room_of(name) not in ("", "nodes/headless", "training")])
 def test_library_never_prints_exits_or_asks(name: str) -> None:
     assert calls(name).isdisjoint({"print", "exit", "quit", "input", "breakpoint"})
@@ -327,7 +327,7 @@ def test_library_never_prints_exits_or_asks(name: str) -> None:
 
 
 @each_source
-def test_file_says_what_it_is_for(name: str) -> None:
+def test_every_file_has_a_docstring(name: str) -> None:
     assert ast.get_docstring(tree_of(name))
 
 
@@ -342,10 +342,10 @@ def test_a_class_name_means_one_thing() -> None:
             files[found].append(name)
     assert files["UniWorldError"] == ["uniworld_core/errors.py"]
     twice = {found: where for found, where in files.items() if len(where) > 1}
-    assert not twice, f"a name for two things: {twice}"
+    assert not twice, f"classes with the same name: {twice}"
 
 
-# --- what importing costs ---------------------------------------------------------------------------------------------
+# --- cost of importing -----------------------------------------------------------------------------------------------
 
 
 def run_python(code: str) -> str:
@@ -357,7 +357,7 @@ def run_python(code: str) -> str:
 
 
 def test_importing_the_package_imports_no_model_code_and_costs_under_a_second() -> None:
-    # Processor time and not the clock's, so that what else the machine does counts less.
+    # Processor time rather than wall-clock time, so that other load on the machine matters less.
     found = json.loads(
         run_python(
             "import json, time, torch\n"
@@ -379,7 +379,7 @@ def test_importing_the_package_does_not_even_import_torch() -> None:
     assert found == {"torch": False}
 
 
-def test_core_is_imported_name_by_name() -> None:
+def test_core_imports_lazily() -> None:
     found = json.loads(
         run_python(
             "import json\ns.loader.exec_module(m)\nimport uniworld.uniworld_core as core\n"
@@ -406,7 +406,7 @@ def test_no_room_becomes_a_top_level_module() -> None:
     assert not any(found.values())
 
 
-def test_installed_packages_lie_below_uniworld_and_none_is_left_out() -> None:
+def test_all_packages_are_installed_below_uniworld() -> None:
     tomllib = pytest.importorskip("tomllib")
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     assert settings["package-dir"] == {"uniworld": "."}

@@ -1,4 +1,4 @@
-"""The package out of this checkout for a script, as tests/conftest.py has it for the tests, without pytest."""
+"""Import the package of this checkout in a script, as tests/conftest.py does for tests."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Memory and time of loading a checkpoint of a gigabyte or more to bfloat16.
 
-The promise: the memory of its own that the process takes beyond what it had before stays under the bfloat16 model plus
-the largest tensor in float32. Pages of a mapped shard are not among it, since the system takes them back when it needs
-them. Where that cannot be told apart (not on Linux), the whole resident set is held against the model plus one shard.
+The claim: loading increases the process's private memory by at most the size of the bfloat16 model plus
+the largest tensor in float32. Pages of mapped shards do not count, since the system can reclaim them.
+Where private memory cannot be measured (not on Linux), the resident set is compared with the model plus one shard.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIB = 2**20
 
 
 def wide_config(width: int, blocks: int) -> dict[str, Any]:
-    """The tiny checkpoint's configuration, `width` wide in the VLM, the DiT and between, with so many blocks of each."""
+    """Return the tiny checkpoint's configuration with another width and number of blocks in the VLM and the DiT."""
     config = json.loads((TINY / "config.json").read_text(encoding="utf-8"))
     heads = width // 64
     config |= {
@@ -50,7 +50,7 @@ def wide_config(width: int, blocks: int) -> dict[str, Any]:
 
 
 def layout_of(gigabytes: float, width: int) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """The smallest configuration of that width whose float32 checkpoint is so large, and its tensors."""
+    """Return the smallest configuration of a width whose float32 checkpoint has at least this size, and its tensors."""
     from uniworld.uniworld_core import UniWorld
 
     blocks = 1
@@ -70,7 +70,7 @@ def bytes_of(shape: tuple[int, ...]) -> int:
 
 
 def split(layout: dict[str, tuple[int, ...]], limit: int) -> Iterator[list[str]]:
-    """Names of the tensors of each shard, in order, each shard of at most `limit` bytes."""
+    """Split the tensors into shards of at most `limit` bytes, in order."""
     shard: list[str] = []
     size = 0
     for name, shape in layout.items():
@@ -83,7 +83,7 @@ def split(layout: dict[str, tuple[int, ...]], limit: int) -> Iterator[list[str]]
 
 
 def write_checkpoint(folder: Path, gigabytes: float, width: int, shard_bytes: int) -> list[int]:
-    """Write a random checkpoint, shard by shard; returns the shards' sizes in bytes."""
+    """Write a random checkpoint shard by shard, and return the shards' sizes in bytes."""
     import torch
     from safetensors.torch import save_file
 
@@ -102,9 +102,9 @@ def write_checkpoint(folder: Path, gigabytes: float, width: int, shard_bytes: in
 
 
 def peak_memory() -> int:
-    """The largest resident set of this process so far, in bytes, mapped files counted."""
+    """Return the peak resident set of this process in bytes, including mapped files."""
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux hands ru_maxrss of the parent on to a process it starts; this is the process's own
+    if status.is_file():  # on Linux, ru_maxrss is inherited from the parent process; VmHWM is not
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     try:
@@ -116,7 +116,7 @@ def peak_memory() -> int:
 
 
 class AnonymousPeak:
-    """Within it, a thread watches how much memory this process has that no file stands behind; Linux alone tells."""
+    """A context in which a thread records the peak of anonymous memory (not backed by a file); Linux only."""
 
     STATUS = Path("/proc/self/status")
 
@@ -145,7 +145,7 @@ class AnonymousPeak:
 
 
 def load(folder: Path) -> dict[str, float]:
-    """Load a whole checkpoint to bfloat16, after the tiny one has brought in every library."""
+    """Load all of a checkpoint to bfloat16, after loading the tiny one so that all libraries are imported."""
     import torch
     from uniworld.uniworld_core import UniWorld
 

@@ -1,4 +1,4 @@
-"""Time of the sampler over the bare transformer calls it makes: what packing, Euler's steps and checks cost."""
+"""Overhead of the sampler (packing, Euler steps, checks) over its bare transformer calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def build_dit(width: int, blocks: int) -> Any:
-    """A DiT with random weights, `width` wide, so many double and single blocks deep."""
+    """Build a DiT with random weights, of this width and number of double and single blocks."""
     import torch
     from diffusers import FluxTransformer2DModel
     from uniworld.uniworld_core import DiT
@@ -32,8 +32,8 @@ def build_dit(width: int, blocks: int) -> Any:
     return DiT(transformer.eval().requires_grad_(False))
 
 
-def contestants(dit: Any, side: int, steps: int, text: int) -> tuple[Callable[[], None], Callable[[], None]]:
-    """The sampler, and the transformer calls that it makes with nothing between them."""
+def sampler_and_bare(dit: Any, side: int, steps: int, text: int) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return the sampler, and a function that makes only its transformer calls."""
     import torch
     from uniworld.uniworld_core import Condition
     from uniworld.uniworld_core.images.sizes import Size
@@ -84,10 +84,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=40, help="pairs of runs (40)")
     options = parser.parse_args(arguments)
 
-    sampler, bare = contestants(build_dit(options.width, options.blocks), options.side, options.steps, options.text)
-    seconds(sampler), seconds(bare)  # both warm
+    sampler, bare = sampler_and_bare(
+        build_dit(options.width, options.blocks), options.side, options.steps, options.text
+    )
+    seconds(sampler), seconds(bare)  # warm up both
     ours, theirs = [], []
-    for pair in range(options.pairs):  # side by side and in turn, so that whatever else the machine does meets both
+    for pair in range(options.pairs):  # alternating, so that other load on the machine affects both
         for run, times in ((sampler, ours), (bare, theirs))[:: 1 if pair % 2 else -1]:
             times.append(seconds(run))
     ratios = sorted(our / their for our, their in zip(ours, theirs))

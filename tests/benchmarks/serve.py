@@ -1,7 +1,7 @@
-"""What the server adds to a run: prompts per second, its own time per cached prompt, and the ratio to the bare executor.
+"""Overhead of the server: prompts per second, its own time per cached prompt, and the ratio to the bare executor.
 
-A graph of three small nodes is run to its end a few hundred times: the same one, all of it cached, and ones of which
-two nodes run anew. The server is a process of its own; a client posts a prompt over HTTP and waits at the socket.
+A graph of three small nodes runs a few hundred times: the same one, completely cached, and variants of which
+two nodes run again. The server is a separate process; a client posts prompts over HTTP and waits on the socket.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def graph(number: int) -> dict[str, Any]:
-    """4 + `number`, shown; each number is another graph to the cache, and the first node the same in all of them."""
+    """A graph that shows 4 + `number`. Each number is a different graph to the cache, but the first node is the same."""
     return {
         "1": {"class_type": "Number", "inputs": {"value": 4}},
         "2": {"class_type": "Add", "inputs": {"a": ["1", 0], "b": number}},
@@ -40,7 +40,7 @@ def graph(number: int) -> dict[str, Any]:
 
 
 def executor_seconds(pack: Path, numbers: list[int]) -> list[float]:
-    """Seconds that checking and running each graph take without a server."""
+    """Return the seconds that validating and running each graph take without a server."""
     from uniworld.nodes import host
     from uniworld.nodes.headless.check.validate import validate_prompt
     from uniworld.nodes.headless.registry.registry import load_registry
@@ -59,7 +59,7 @@ def executor_seconds(pack: Path, numbers: list[int]) -> list[float]:
 
 
 class Client:
-    """Posts prompts and hears of their ends; one connection and one socket, as a browser has."""
+    """Posts prompts and receives the messages of their ends, with one connection and one socket, like a browser."""
 
     def __init__(self, session: Any, socket: Any, url: str) -> None:
         self._session, self._socket, self._url = session, socket, url
@@ -69,8 +69,8 @@ class Client:
             assert reply.status == 200, await reply.text()
             return str((await reply.json())["prompt_id"])
 
-    async def heard_end(self) -> str:
-        """The id of the next prompt that ends."""
+    async def next_finished(self) -> str:
+        """Return the id of the next prompt that finishes."""
         while True:
             message = json.loads(await self._socket.receive_str(timeout=30))
             if message["type"] == "executing" and message["data"]["node"] is None:
@@ -78,25 +78,25 @@ class Client:
 
 
 async def one_by_one(client: Client, numbers: list[int]) -> list[float]:
-    """Seconds from each post to the message of its end."""
+    """Return the seconds from each post to the message of its end."""
     taken = []
     for number in numbers:
         start = time.perf_counter()
         prompt_id = await client.post(number)
-        assert await client.heard_end() == prompt_id
+        assert await client.next_finished() == prompt_id
         taken.append(time.perf_counter() - start)
     return taken
 
 
 async def all_at_once(client: Client, numbers: list[int]) -> float:
-    """Seconds in which prompts posted without waiting are all run."""
+    """Return the seconds until all prompts have run, if they are posted without waiting."""
     start = time.perf_counter()
 
     async def posting() -> list[str]:
         return [await client.post(number) for number in numbers]
 
     posted = asyncio.ensure_future(posting())
-    ended = [await client.heard_end() for _ in numbers]
+    ended = [await client.next_finished() for _ in numbers]
     assert sorted(ended) == sorted(await posted)
     return time.perf_counter() - start
 
@@ -158,8 +158,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(line("cached prompt, from post to its end", served_cached))
     print(line("of that the server's own time", [taken - bare for taken in served_cached]) + "   (aim: under 5 ms)")
     print(line("cached prompt in the bare executor", bare_cached))
-    print(line("two nodes anew, from post to its end", served_fresh))
-    print(line("two nodes anew in the bare executor", bare_fresh))
+    print(line("two nodes rerun, from post to its end", served_fresh))
+    print(line("two nodes rerun in the bare executor", bare_fresh))
     print(
         f"{'server over bare executor':36} {1 + added / statistics.median(bare_fresh):8.1f} times, {added * 1000:.2f} ms more"
     )

@@ -1,4 +1,4 @@
-"""The benchmarks run, and loading keeps its promise on a small checkpoint. Times are never asserted."""
+"""The benchmarks run, and loading stays within its memory bound on a small checkpoint. Times are never asserted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(script: str, *options: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="peak memory is measured on Linux and macOS")
-def test_loading_never_holds_the_float32_checkpoint() -> None:
+def test_loading_never_has_the_float32_checkpoint_in_memory() -> None:
     printed = run("load.py", "--gigabytes", "0.25", "--width", "512", "--shard-megabytes", "64")
     assert "peak memory over before" in printed
     assert ": kept" in printed
@@ -36,13 +36,13 @@ def test_storages_are_compared_with_float32() -> None:
 
 
 @pytest.mark.slow
-def test_sampler_is_held_against_the_bare_transformer() -> None:
+def test_sampler_is_compared_with_the_bare_transformer() -> None:
     printed = run("sampler.py", "--width", "128", "--side", "64", "--text", "8", "--pairs", "2")
     assert "sampler over bare" in printed
 
 
 @pytest.mark.slow
-def test_server_is_held_against_the_bare_executor() -> None:
+def test_server_is_compared_with_the_bare_executor() -> None:
     pytest.importorskip("aiohttp", reason="the server is an extra")
     printed = run("serve.py", "--prompts", "20")
     assert "prompts per second" in printed
@@ -52,7 +52,7 @@ def test_server_is_held_against_the_bare_executor() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="peak memory is measured on Linux and macOS")
-def test_training_is_held_against_itself_without_cache_and_in_two_processes() -> None:
+def test_training_is_compared_without_cache_and_in_two_processes() -> None:
     printed = run("train.py", "--steps", "1", "--samples", "4", "--side", "64", "--rounds", "1")
     for name in ("cached, 1 process", "cached, 2 processes", "not cached, 1 process", "not cached, 2 processes"):
         assert f"\n{name} " in printed

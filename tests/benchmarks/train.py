@@ -1,7 +1,7 @@
 """Training on cached and on fresh data, in one process and in two: steps per second and peak memory, side by side.
 
-Every contestant trains stage 2 on the same drawn samples in fresh processes of its own, in turn, round after round. The
-peak is the resident set of the largest process, and on a GPU what PyTorch allocated there.
+Each variant trains stage 2 on the same generated samples, in fresh processes, one variant after another per round. The
+peak is the resident set of the largest process, plus on a GPU the memory that PyTorch allocated.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MIB = 2**20
-# Steps at the start that are not timed: the first ones load weights and warm caches.
+# Untimed steps at the start, which load weights and warm up caches.
 WARM = 2
 
 
 @dataclass
-class Contestant:
-    """One way to train, and what was measured of it."""
+class Variant:
+    """One way to train, with its measurements."""
 
     name: str
     cached: bool
@@ -37,7 +37,7 @@ class Contestant:
 
 
 def settings(options: argparse.Namespace, folder: Path, cached: bool) -> list[str]:
-    """The overrides of stage 2 that every contestant trains with."""
+    """Return the overrides of stage 2 that all variants share."""
     chosen = {
         "model.checkpoint": options.checkpoint,
         "model.flux": options.flux,
@@ -58,7 +58,7 @@ def settings(options: argparse.Namespace, folder: Path, cached: bool) -> list[st
 
 
 def train_here(overrides: list[str], folder: Path) -> None:
-    """Be one process of a run, and leave its peak memory in bytes beside it."""
+    """Run as one process of a training, and write its peak memory in bytes next to it."""
     import resource
 
     import torch
@@ -79,7 +79,7 @@ def train_here(overrides: list[str], folder: Path) -> None:
 
 
 def start(overrides: list[str], folder: Path, processes: int) -> None:
-    """Train in fresh processes, started as torchrun does where there are several."""
+    """Train in fresh processes; several are started like torchrun does."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     script = [__file__, "--here", str(folder), *(f"--override={one}" for one in overrides)]
     command = [sys.executable, *(launcher if processes > 1 else []), *script]
@@ -88,14 +88,14 @@ def start(overrides: list[str], folder: Path, processes: int) -> None:
         raise SystemExit(done.stderr)
 
 
-def measure(contestant: Contestant, options: argparse.Namespace, folder: Path, number: int) -> None:
-    """One round of a contestant."""
-    run = folder / f"{number}-{contestant.processes}-{contestant.cached}"
-    start(settings(options, folder, contestant.cached), run, contestant.processes)
+def measure(variant: Variant, options: argparse.Namespace, folder: Path, number: int) -> None:
+    """Run one round of a variant."""
+    run = folder / f"{number}-{variant.processes}-{variant.cached}"
+    start(settings(options, folder, variant.cached), run, variant.processes)
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    contestant.seconds += [json.loads(line)["seconds"] for line in lines[WARM:]]
+    variant.seconds += [json.loads(line)["seconds"] for line in lines[WARM:]]
     peaks = [json.loads(file.read_text()) for file in run.glob("peak-*.json")]
-    contestant.peak = max([contestant.peak, *(peak["allocated"] or peak["resident"] for peak in peaks)])
+    variant.peak = max([variant.peak, *(peak["allocated"] or peak["resident"] for peak in peaks)])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,10 +105,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--siglip", default="", help="its SigLIP folder, unless it is a shipped one")
     parser.add_argument("--dtype", default="float32", help="bfloat16 or float32 (float32)")
     parser.add_argument("--side", type=int, default=128, help="side of the pictures in pixels (128)")
-    parser.add_argument("--samples", type=int, default=24, help="samples that are drawn (24)")
-    parser.add_argument("--batch", type=int, default=4, help="samples of a step over all processes, even (4)")
+    parser.add_argument("--samples", type=int, default=24, help="number of generated samples (24)")
+    parser.add_argument("--batch", type=int, default=4, help="global batch size, even (4)")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of a run (20)")
-    parser.add_argument("--rounds", type=int, default=2, help="runs of each contestant (2)")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each variant (2)")
     parser.add_argument("--here", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--override", action="append", default=[], help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -116,8 +116,8 @@ def main(arguments: list[str] | None = None) -> int:
         train_here(options.override, options.here)
         return 0
 
-    contestants = [
-        Contestant(
+    variants = [
+        Variant(
             f"{'cached' if cached else 'not cached'}, {processes} process{'es' * (processes > 1)}", cached, processes
         )
         for cached in (True, False)
@@ -130,15 +130,15 @@ def main(arguments: list[str] | None = None) -> int:
         write_dataset(folder / "data", options.samples, side=options.side, kinds=("recolour", "remove"))
         start(settings(options, folder, cached=True), folder / "fill", processes=1)
         for number in range(options.rounds):
-            for contestant in contestants:
-                measure(contestant, options, folder, number)
-    first = contestants[0]
+            for variant in variants:
+                measure(variant, options, folder, number)
+    first = variants[0]
     print(f"{'':<26}{'steps per second':>18}{'ratio':>8}{'peak memory':>16}{'ratio':>8}")
-    for one in contestants:
+    for one in variants:
         speed, memory = one.steps_per_second / first.steps_per_second, one.peak / first.peak
         print(f"{one.name:<26}{one.steps_per_second:>18.2f}{speed:>8.2f}{one.peak / MIB:>12.0f} MiB{memory:>8.2f}")
     print(
-        f"steps of {options.batch} samples at {options.side}x{options.side}; ratios to the first line; memory a process"
+        f"steps of {options.batch} samples at {options.side}x{options.side}; ratios to the first line; memory per process"
     )
     return 0
 

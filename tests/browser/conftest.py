@@ -1,4 +1,4 @@
-"""ComfyUI's editor in a real browser: a server of this checkout, and pages that watch what they ask for."""
+"""ComfyUI's editor in a real browser: a server of this checkout, and pages whose requests are recorded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from uniworld.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-# Nothing but this machine can be reached, even if the page should try.
+# Only this machine can be reached, whatever the page requests.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -47,7 +47,7 @@ PATIENCE = 30.0  # seconds; a wait ends as soon as its condition holds
 
 
 class Host:
-    """`uniworld serve` in a folder of its own. Started again, it takes the port it had."""
+    """`uniworld serve` in its own folder. A restart uses the same port."""
 
     def __init__(self, folder: Path, frontend: Path | None = None, packs: Sequence[Path] = ()) -> None:
         self.folder, self.frontend, self.packs, self.port = folder, frontend, packs, 0
@@ -65,11 +65,11 @@ class Host:
             command = [sys.executable, "-c", LAUNCH, "serve", *options]
             self.process = subprocess.Popen(command, cwd=self.folder, stdout=file, stderr=subprocess.STDOUT)
         end = time.monotonic() + PATIENCE
-        while (told := re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text(encoding="utf-8"))) is None:
+        while (address := re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text(encoding="utf-8"))) is None:
             assert self.process.poll() is None, f"The server ended:\n{log.read_text(encoding='utf-8')}"
             assert time.monotonic() < end, "The server did not start."
             time.sleep(0.05)
-        self.port = int(told[1])
+        self.port = int(address[1])
 
     def stop(self) -> None:
         if self.process is not None:
@@ -81,7 +81,7 @@ class Host:
             self.process = None
 
     def ask(self, path: str, body: Any = None) -> Any:
-        """What the server answers to a GET, or to a POST of this body."""
+        """Return the server's response to a GET, or to a POST with this body."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
@@ -93,8 +93,8 @@ class Editor:
     """A page with the editor, in an empty profile.
 
     Attributes:
-        outside: addresses on other hosts that the page got to ask for; the server's content policy stops it before.
-        broken: answers of 500 and above.
+        outside: URLs on other hosts that the page requested. The server's content policy should block all of them.
+        broken: responses with status 500 and above.
     """
 
     def __init__(self, page: Page, host: Host) -> None:
@@ -118,8 +118,8 @@ class Editor:
     # --- the graph ---------------------------------------------------------------------------------------------------
 
     def open(self, template: str | None = None) -> None:
-        """Open the editor, with a template or else as on a first visit."""
-        named = template and self.host.frontend is None  # older editors do not read the address
+        """Open the editor with a template, or as on a first visit."""
+        named = template and self.host.frontend is None  # older editors ignore the query string
         self.page.goto(self.host.url + (f"/?template={template}" if named else "/"))
         self.wait_until_ready()
         if template:
@@ -134,7 +134,7 @@ class Editor:
         self.page.wait_for_function("(kind) => app.graph._nodes.some((node) => node.type == kind)", arg=kind)
 
     def node(self, kind: str, what: str = "true", arg: Any = None) -> Any:
-        """What a JavaScript expression says of the `node` of this kind, given `arg`."""
+        """Evaluate a JavaScript expression of `node`, the first node of this kind, and `arg`."""
         script = f"([kind, arg]) => {{ const node = app.graph._nodes.find((one) => one.type == kind); return {what} }}"
         return self.page.evaluate(script, [kind, arg])
 
@@ -146,9 +146,9 @@ class Editor:
         return self.node(kind, "node.widgets.find((one) => one.name == arg).value", name)
 
     def make_quick(self, prefix: str, steps: int = 2) -> None:
-        """Let the graph paint noise in a few steps, into files that begin with the prefix.
+        """Make the graph paint noise in a few steps, and save it with this prefix.
 
-        The editor shows no picture larger than it is: nano's would be a small spot in its node, tiny's can be larger.
+        The editor does not enlarge pictures: nano's would be tiny in its node, so the tiny model paints larger ones.
         """
         self.set("UniWorldLoader", checkpoint="tiny", flux="tiny", siglip="tiny")
         self.set("UniWorldEmptyLatent", area_side=128)
@@ -157,7 +157,9 @@ class Editor:
 
     def choose_picture(self, name: str) -> None:
         """Choose a picture in Load Image's list, and wait until the node shows it."""
-        self.until(lambda: self.pictures("LoadImage"), "the sample picture")  # or it might come after the chosen one
+        self.until(
+            lambda: self.pictures("LoadImage"), "the sample picture"
+        )  # otherwise it might load after the chosen one
         chosen = "node.widgets.find((one) => one.name == 'image')"
         self.node("LoadImage", f"(({chosen}.value = arg), void {chosen}.callback?.(arg))", name)
         self.until(lambda: any(name in one for one in self.pictures("LoadImage")), f"{name} in Load Image")
@@ -175,15 +177,15 @@ class Editor:
         end = time.monotonic() + PATIENCE
         while not (value := holds()):
             assert time.monotonic() < end, f"It never came: {what}."
-            self.page.wait_for_timeout(50)  # lets the page's events in
+            self.page.wait_for_timeout(50)  # process the page's events
         return value
 
     def jobs(self) -> list[dict[str, Any]]:
-        """The server's jobs, the first made first."""
+        """Return the server's jobs, oldest first."""
         return sorted(self.host.ask("/api/jobs")["jobs"], key=lambda job: (job["create_time"], job["priority"]))
 
     def wait_for_jobs(self, count: int, state: str = "completed") -> list[dict[str, Any]]:
-        """The last jobs, when so many have ended since the test began and the last one is in this state."""
+        """Wait until this many jobs have finished since the start of the test, the last in this state, and return them."""
 
         def ended() -> list[dict[str, Any]] | None:
             jobs = self.jobs()[self.before :]
@@ -198,14 +200,14 @@ class Editor:
         self.before = len(self.jobs())
 
     def pictures(self, kind: str) -> list[str]:
-        """Addresses of the loaded pictures that a node shows."""
+        """Return the URLs of the loaded pictures in a node."""
         loaded = "(node.imgs ?? []).filter((one) => one.complete && one.naturalWidth).map((one) => one.src)"
         return self.node(kind, loaded)
 
-    # --- what is seen ------------------------------------------------------------------------------------------------
+    # --- the screen --------------------------------------------------------------------------------------------------
 
     def seen(self, kind: str, around: int = 0) -> Image.Image:
-        """What the screen shows of a node, title and all."""
+        """Return a screenshot of a node, including its title."""
         box = self.node(
             kind,
             """(() => {
@@ -219,7 +221,7 @@ class Editor:
         return Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB")
 
     def written(self) -> list[str]:
-        """The texts that the graph writes, as they are written."""
+        """Return the texts that the canvas draws."""
         return self.page.evaluate(
             """() => {
                 const texts = [], context = app.canvas.ctx, write = context.fillText
@@ -230,7 +232,7 @@ class Editor:
         )
 
     def shows_colours(self, kind: str) -> bool:
-        """Whether a picture is seen in the node; the node itself is gray."""
+        """Whether the node shows a picture, since the node itself is gray."""
         image = self.seen(kind).resize((80, 80))
         return sum(max(pixel) - min(pixel) > 50 for pixel in _pixels(image)) > 200
 
@@ -246,7 +248,7 @@ def _pixels(image: Image.Image) -> Iterator[tuple[int, ...]]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless browser. Only for a module: while it is there, no other test could run an event loop."""
+    """A headless browser, closed after each module: Playwright's sync API blocks event loops of other tests."""
     for name in ("playwright", "aiohttp", "comfyui_frontend_package"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed (tests/browser/README.md)")
@@ -254,7 +256,7 @@ def browser() -> Iterator[Browser]:
 
     path = os.environ.get("UNIWORLD_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
-        pytest.skip("there is no Chromium; UNIWORLD_CHROMIUM may name one")
+        pytest.skip("no Chromium found; set UNIWORLD_CHROMIUM")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
@@ -268,14 +270,14 @@ def host_class() -> type[Host]:
 
 @pytest.fixture(scope="module")
 def hosts(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Host]]:
-    """The running server with the "current" editor, or the "old" one that UNIWORLD_OLD_FRONTEND names."""
+    """The running server with the "current" editor, or with the "old" one of UNIWORLD_OLD_FRONTEND."""
     started: dict[str, Host] = {}
 
     def get(which: str) -> Host:
         if which not in started:
             old = os.environ.get("UNIWORLD_OLD_FRONTEND")
             if which == "old" and not old:
-                pytest.skip("UNIWORLD_OLD_FRONTEND names no older editor (tests/browser/README.md)")
+                pytest.skip("UNIWORLD_OLD_FRONTEND is not set (tests/browser/README.md)")
             host = Host(tmp_path_factory.mktemp(which), Path(old).resolve() if which == "old" and old else None)
             host.start()
             started[which] = host
@@ -297,7 +299,7 @@ def own_host(browser: Browser, tmp_path: Path) -> Iterator[Host]:
 
 @pytest.fixture
 def new_editor(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[[Host], Editor]]:
-    """Opens a page in a profile of its own; every test ends with a look at what its pages asked for."""
+    """Open pages in separate profiles; after the test, all of their requests are checked."""
     opened: list[Editor] = []
 
     def new(host: Host) -> Editor:
@@ -313,7 +315,7 @@ def new_editor(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Cal
             name = re.sub(r"\W+", "_", request.node.name).strip("_")
             one.page.screenshot(path=Path(pictures) / f"{name}_{number}.png")
         one.page.context.close()
-    assert [url for one in opened for url in one.outside] == [], "The page called another host."
+    assert [url for one in opened for url in one.outside] == [], "The page requested another host."
     assert [url for one in opened for url in one.broken] == [], "The server failed."
 
 
@@ -321,5 +323,5 @@ def new_editor(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Cal
 def editor(
     hosts: Callable[[str], Host], new_editor: Callable[[Host], Editor], request: pytest.FixtureRequest
 ) -> Editor:
-    """A page on the module's server; `each_editor` gives one with either version of the editor."""
+    """A page on the module's server; `each_editor` runs a test with both versions of the editor."""
     return new_editor(hosts(getattr(request, "param", "current")))

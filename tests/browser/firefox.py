@@ -1,4 +1,4 @@
-"""Firefox without a window, driven by WebDriver BiDi, which it speaks itself: no driver is needed."""
+"""Headless Firefox, driven by WebDriver BiDi. Firefox implements the protocol itself, so no driver is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import aiohttp
 
 NAMES = ("firefox", "firefox-esr")
 PATIENCE = 60.0  # seconds
-# Nothing but this machine is asked for anything; what is no page goes to a folder without a question.
+# No requests to other hosts; downloads are saved without a dialog.
 SETTINGS = {
     "app.update.enabled": False,
     "browser.download.alwaysOpenPanel": False,
@@ -32,7 +32,7 @@ SETTINGS = {
 
 
 def path() -> str | None:
-    """The browser that `UNIWORLD_FIREFOX` names, or an installed one."""
+    """Return the path in `UNIWORLD_FIREFOX`, or an installed Firefox."""
     return os.environ.get("UNIWORLD_FIREFOX") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
@@ -59,7 +59,7 @@ class Firefox:
         self.session = aiohttp.ClientSession()
         try:
             address = await asyncio.wait_for(self._address(), PATIENCE)
-            self.reading = asyncio.create_task(self._read_on())  # or a full pipe would stop it
+            self.reading = asyncio.create_task(self._read_on())  # otherwise a full pipe would block it
             self.socket = await self.session.ws_connect(f"{address}/session", max_msg_size=0)
             await self.do("session.new", capabilities={})
             await self.new_tab()
@@ -79,7 +79,7 @@ class Firefox:
         async for line in self.process.stderr:
             if found := re.search(rb"ws://127\.0\.0\.1:\d+", line):
                 return found[0].decode()
-        raise AssertionError("Firefox ended before it listened.")
+        raise AssertionError("Firefox exited before it listened.")
 
     async def _read_on(self) -> None:
         assert self.process.stderr is not None
@@ -87,7 +87,7 @@ class Firefox:
             pass
 
     async def do(self, method: str, **params: Any) -> Any:
-        """The result of a command of the protocol. Raises RuntimeError for an error."""
+        """Send a command of the protocol and return its result. Raises RuntimeError for an error."""
         self.sent += 1
         number = self.sent
         await self.socket.send_json({"id": number, "method": method, "params": params})
@@ -101,7 +101,7 @@ class Firefox:
         self.tab = (await self.do("browsingContext.create", type="tab"))["context"]
 
     async def open(self, url: str, wait: str = "complete") -> bool:
-        """Open an address in the tab; False if it did not become a page (a download)."""
+        """Open a URL in the tab. Returns False if it is a download."""
         try:
             await self.do("browsingContext.navigate", context=self.tab, url=url, wait=wait)
         except RuntimeError:
@@ -109,7 +109,7 @@ class Firefox:
         return True
 
     async def evaluate(self, script: str) -> Any:
-        """The value of a JavaScript expression in the page, awaited if it is a promise."""
+        """Evaluate a JavaScript expression in the page; promises are awaited."""
         made = await self.do("script.evaluate", expression=script, target={"context": self.tab}, awaitPromise=True)
         assert made["type"] == "success", made
         return made["result"].get("value")

@@ -1,4 +1,4 @@
-"""A node pack for the conversion test: a node for every kind of input that the editor treats in a way of its own."""
+"""A node pack for the conversion test: a node for every kind of input that the editor treats differently."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make(required: dict[str, Any], optional: dict[str, Any] | None = None, retur
 
 
 def _kinds(name: str, kind: str) -> dict[str, type]:
-    """Nodes with an input of this type between two texts, once with each option that could change its place."""
+    """Return nodes with an input of this type between two texts, one for each option that may affect its position."""
     made: dict[str, type] = {}
     for letter, options in {
         "": {}, "Force": {"forceInput": True}, "Default": {"defaultInput": True}, "Lazy": {"lazy": True, "rawLink": True},

@@ -1,6 +1,6 @@
-"""Makes the README's pictures of the editor: python tests/browser/pictures.py
+"""Make the README's screenshots of the editor: python tests/browser/pictures.py
 
-Needs what the tests here need. The cards of the workflows are drawn by `tests/workflows/thumbnails.py`.
+Has the requirements of these tests. `tests/workflows/thumbnails.py` draws the cards of the workflows.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 WINDOW = {"width": 1400, "height": 900}
 QUIET = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
-# Whether nodes show so many pictures, by the node's id, and have their answers.
+# Whether nodes show this many pictures, by node id, and have their outputs.
 SHOWS = """(wanted) => Object.entries(wanted).every(([id, count]) =>
     app.nodeOutputs[id] &&
     (app.graph.getNodeById(id)?.imgs ?? []).filter((one) => one.complete && one.naturalWidth).length >= count)
 """
-# The editor never shows a picture larger than it is, and nano's are as wide as a thumb: here they are drawn larger, with
-# the size that they have written below.
+# The editor does not enlarge pictures, and nano's are tiny: enlarge them for the screenshot, with
+# their real size written below.
 MAGNIFY = """() => {
     const sizes = {}
     for (const node of app.graph._nodes) node.imgs = node.imgs?.map((one) => {
@@ -50,7 +50,7 @@ MAGNIFY = """() => {
     }
     app.canvas.setDirty(true, true)
 }"""
-# How many templates show their thumbnail.
+# The number of templates that show their thumbnail.
 CARDS = """() => [...document.querySelectorAll('[data-testid^=template-workflow-] img')]
     .filter((one) => one.complete && one.naturalWidth).length
 """
@@ -60,7 +60,7 @@ def main() -> None:
     import conftest
     from conftest import FLAGS, NAMES, Editor, Host
 
-    conftest.PATIENCE = 300.0  # nano takes its full steps
+    conftest.PATIENCE = 300.0  # nano paints with all of its steps
     path = os.environ.get("UNIWORLD_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)))
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         host = Host(Path(folder))
@@ -78,12 +78,12 @@ def main() -> None:
 
 
 def run(editor) -> None:
-    """Run the graph, and wait until its nodes show what they made."""
+    """Run the graph, and wait until its nodes show their results."""
     editor.count_jobs()
     editor.run()
     [job] = editor.wait_for_jobs(1)
     outputs = editor.host.ask(f"/api/history/{job['id']}")[job["id"]]["outputs"]
-    assert outputs, "The workflow made nothing to show."
+    assert outputs, "The workflow has no visible result."
     wanted = {key: len(made.get("images", ())) for key, made in outputs.items()}
     editor.until(lambda: editor.page.evaluate(SHOWS, wanted), "what the workflow made")
     editor.page.evaluate(MAGNIFY)

@@ -1,6 +1,6 @@
-"""Random workflows in editor form, of every part that a conversion has rules for, for a test that asks the editor.
+"""Random workflows in the editor's form, with every construct that the conversion has rules for.
 
-What the editor gets wrong is left out: forced inputs beside seeds (its issue 3399), and objects as promoted values.
+Excluded are cases with bugs in the editor: forced inputs next to seeds (its issue 3399), and objects as promoted values.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ PRIMITIVES = {
 
 
 class Builder:
-    """Builds one workflow; every choice comes from `rng`."""
+    """Builds one workflow; all choices are made by `rng`."""
 
     def __init__(self, infos: dict[str, dict[str, Any]], seed: int) -> None:
         self.rng = random.Random(seed)
         self.infos = infos
         self.subgraphs: list[Graph] = []
         # Older editors number the nodes and links of every subgraph from 1.
-        self.counts_anew = self.rng.random() < 0.3
+        self.counts_from_one = self.rng.random() < 0.3
         self.ids = {"node": 0, "link": 0}
         self.highest = 0
 
@@ -66,7 +66,7 @@ class Graph:
         self.inputs: list[dict[str, Any]] = []
         self.outputs: list[dict[str, Any]] = []
         self.id = str(uuid.UUID(int=self.rng.getrandbits(128)))
-        if builder.counts_anew:
+        if builder.counts_from_one:
             builder.ids = {"node": 0, "link": 0}
         if is_subgraph:
             self.inputs = [self._slot(f"in{n}", self.rng.choice(WIRES)) for n in range(self.rng.randrange(5))]
@@ -130,7 +130,7 @@ class Graph:
             inputs += [{"name": "w.image", "type": "IMAGE", "link": None}] * (values[1] == "two")
         if rng.random() < 0.3:
             rng.shuffle(inputs)
-        if rng.random() < 0.3:  # as editors save a graph that was queued
+        if rng.random() < 0.3:  # as the editor saves a graph that has been queued
             inputs = [entry for entry in inputs if "widget" not in entry or rng.random() < 0.5]
         outputs = [
             {"name": name, "type": kind, "links": None} for name, kind in zip(info["output_name"], info["output"])

@@ -1,4 +1,4 @@
-"""What the editor is given and keeps: templates, pictures, masks, workflows, help, translations, the blueprint."""
+"""Content in the editor: templates, pictures, masks, workflows, help, translations, the blueprint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOWN = """() => [app.canvas.ds.scale, app.graph._nodes.map((node) => [
     ...app.canvas.ds.convertOffsetToCanvas([node.pos[0], node.pos[1] - 30]),
     ...app.canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0], node.pos[1] + node.size[1]]),
 ])]"""
-# A mask as the older editors send it: what is transparent is marked.
+# A mask as older editors send it: transparent pixels are masked.
 SEND_MASK = """async () => {
     const canvas = Object.assign(document.createElement('canvas'), {width: 451, height: 300})
     const context = canvas.getContext('2d')
@@ -63,7 +63,7 @@ def test_a_first_visit_opens_our_templates(editor: Any) -> None:
 
 
 def test_every_template_opens_readable_and_inside_the_window(hosts: Any, browser: Any) -> None:
-    """In a window of 1400 x 900; below a scale of 0.571 the editor draws no text."""
+    """Test with a window of 1400 x 900. Below a scale of 0.571 the editor draws no text."""
     page = browser.new_page(viewport={"width": 1400, "height": 900}, locale="en-US")
     names = sorted(file.stem for file in (ROOT / "workflows" / "api").glob("*.json"))
     for name in [one for one in names if not one.startswith("perception") or one == "perception_detection"]:
@@ -135,7 +135,7 @@ def _masked(editor: Any) -> str | None:
     return value.removesuffix(" [input]") if "clipspace" in value else None
 
 
-def test_a_mask_of_an_older_editor_is_kept(editor: Any) -> None:
+def test_a_mask_of_an_older_editor_is_saved(editor: Any) -> None:
     editor.open("edit")
     kept = editor.page.evaluate(SEND_MASK)
     assert kept == {"name": "masked.png", "subfolder": "clipspace", "type": "input"}
@@ -149,7 +149,7 @@ def test_a_mask_of_an_older_editor_is_kept(editor: Any) -> None:
     editor.wait_for_jobs(1)
 
 
-def test_a_picture_dropped_on_the_canvas_brings_its_graph_back(editor: Any) -> None:
+def test_a_picture_dropped_on_the_canvas_opens_its_graph(editor: Any) -> None:
     editor.open("edit")
     editor.make_quick("dropped", steps=3)
     editor.set("UniWorldCondition", prompt="A cat that is dropped.")
@@ -239,7 +239,7 @@ def test_the_blueprint_is_in_the_node_library_and_runs(editor: Any) -> None:
     editor.page.mouse.click(700, 750)
     placed = "app.graph._nodes.find((node) => node.title == 'Edit with UniWorld')"
     editor.page.wait_for_function(f"() => {placed}")
-    # Its picture takes the place of the one that the template's own nodes paint.
+    # Its picture replaces the one that the template's own nodes paint.
     editor.page.evaluate(f"""() => {{
         const find = (kind) => app.graph._nodes.find((node) => node.type == kind)
         const made = {placed}
@@ -255,8 +255,8 @@ def test_the_blueprint_is_in_the_node_library_and_runs(editor: Any) -> None:
     editor.until(lambda: any("blueprint_" in one for one in editor.pictures("SaveImage")), "its picture")
 
 
-def test_no_panel_of_the_editor_calls_another_host(editor: Any) -> None:
-    """The fixture looks at every request of every test; here the page is led through its panels."""
+def test_no_panel_of_the_editor_requests_another_host(editor: Any) -> None:
+    """The fixture checks the requests of every test; this one opens all panels."""
     editor.open("edit")
     for name in ("assets", "node-library", "model-library", "workflows"):
         button = editor.page.get_by_test_id(f"{name}-tab-button")
@@ -272,7 +272,7 @@ def test_no_panel_of_the_editor_calls_another_host(editor: Any) -> None:
 
 
 @pytest.mark.parametrize("editor", ["current", "old"], indirect=True)
-def test_our_wires_have_colours_of_their_own_whatever_the_palette(editor: Any) -> None:
+def test_our_wires_have_their_own_colours_in_every_palette(editor: Any) -> None:
     editor.open("edit")
     colours = """() => [
         app.canvas.default_connection_color_byType.UNIWORLD_VLM,
@@ -287,7 +287,7 @@ def test_our_wires_have_colours_of_their_own_whatever_the_palette(editor: Any) -
     editor.page.evaluate("app.ui.settings.setSettingValueAsync('Comfy.ColorPalette', 'dark')")
 
 
-def test_the_editor_offers_the_node_that_took_an_older_ones_place(editor: Any) -> None:
+def test_the_editor_offers_the_replacement_of_an_older_node(editor: Any) -> None:
     editor.open("edit")
     editor.page.evaluate("""async () => {
         const graph = app.graph.serialize()

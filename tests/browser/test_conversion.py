@@ -1,4 +1,4 @@
-"""What we make of a workflow is what the editor queues: its widget table, and random graphs of all that has rules."""
+"""Our conversion of a workflow equals what the editor queues: widgets of every node, and random graphs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ random_graphs = _load("random_graphs")
 
 @pytest.fixture(scope="module")
 def infos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The object_info of all nodes, with those of the test's pack."""
+    """The object_info of all nodes, including those of the test's pack."""
     pack = tmp_path_factory.mktemp("kinds")
     (pack / "__init__.py").write_text((HERE / "kinds.py").read_text(encoding="utf-8"), encoding="utf-8")
     registry = load_registry([pack])
@@ -85,7 +85,7 @@ def test_every_node_has_the_widgets_and_inputs_that_the_editor_gives_it(page, in
         ours = read_values(specs, None)
         names = [[widget.name, widget.saved, widget.sent] for widget in ours.widgets.values()]
         slots = [[entry.name, entry.type, entry.widget] for entry in class_inputs(specs, ours)]
-        if kind == "Dynamic":  # what a choice brings with it moves behind the choice only when a file is opened
+        if kind == "Dynamic":  # inputs that depend on a choice are moved after it only when a file is opened
             slots, inputs = sorted(map(str, slots)), sorted(map(str, inputs))
         if names != widgets or slots != inputs:
             wrong[kind] = (names, widgets, slots, inputs)
@@ -107,7 +107,7 @@ def test_the_editor_queues_what_we_convert(page, infos, seed):
 
 
 def _plain(prompt: dict[str, Any]) -> dict[str, Any]:
-    """Without what only JSON makes of a value: numbers that are whole, and inputs that hold nothing."""
+    """Normalize differences of JSON: integral floats, and inputs with null."""
     text = json.dumps(prompt)
     for entry in (found := json.loads(text, parse_float=_number)).values():
         entry["inputs"] = {name: value for name, value in entry["inputs"].items() if value is not None}

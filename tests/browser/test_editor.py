@@ -1,4 +1,4 @@
-"""Running graphs in the editor: pictures, previews, cancelling, errors, the queue, and a server that comes back."""
+"""Running graphs in the editor: pictures, previews, cancelling, errors, the queue, and a restarted server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ each_editor = pytest.mark.parametrize("editor", ["current", "old"], indirect=Tru
 
 
 @each_editor
-def test_the_edit_template_runs_and_its_picture_is_seen_in_the_node(editor: Any) -> None:
+def test_the_edit_template_runs_and_its_picture_is_shown_in_the_node(editor: Any) -> None:
     editor.open()
     editor.page.get_by_test_id("template-workflow-edit").click()
     editor.wait_for_node("UniWorldSampler")
@@ -31,7 +31,7 @@ def test_the_edit_template_runs_and_its_picture_is_seen_in_the_node(editor: Any)
 
 
 @each_editor
-def test_a_live_preview_is_seen_in_the_sampler_while_it_paints(editor: Any) -> None:
+def test_a_live_preview_is_shown_in_the_sampler(editor: Any) -> None:
     editor.open("edit")
     editor.make_quick("preview", steps=1000)
     editor.run()
@@ -44,7 +44,7 @@ def test_a_live_preview_is_seen_in_the_sampler_while_it_paints(editor: Any) -> N
     editor.wait_for_jobs(1, "cancelled")
 
 
-def test_what_a_node_warns_of_stays_in_full_after_the_run(editor: Any) -> None:
+def test_the_full_warning_of_a_node_stays_after_the_run(editor: Any) -> None:
     editor.open("edit")
     editor.set("UniWorldCondition", prompt="Make it a sunny beach.")
     editor.set("UniWorldSampler", steps=1)
@@ -56,7 +56,7 @@ def test_what_a_node_warns_of_stays_in_full_after_the_run(editor: Any) -> None:
 
 
 @each_editor
-def test_cancel_ends_the_run_and_the_next_one_works(editor: Any) -> None:
+def test_cancel_stops_the_run_and_the_next_one_works(editor: Any) -> None:
     editor.open("edit")
     editor.make_quick("cancel", steps=1000)
     editor.run()
@@ -70,7 +70,7 @@ def test_cancel_ends_the_run_and_the_next_one_works(editor: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "sentence"),
     [
         ("node.disconnectInput(node.inputs.findIndex((one) => one.name == 'vlm'))", "missing a required input: vlm"),
         (
@@ -80,19 +80,19 @@ def test_cancel_ends_the_run_and_the_next_one_works(editor: Any) -> None:
     ],
     ids=["missing", "empty"],
 )
-def test_what_is_wrong_before_a_run_is_shown_on_the_node(editor: Any, spoil: str, told: str) -> None:
+def test_validation_errors_are_shown_on_the_node(editor: Any, spoil: str, sentence: str) -> None:
     editor.open("edit")
     editor.node("UniWorldCondition", spoil)
     assert not editor.framed_in_red("UniWorldCondition")
     editor.run()
-    expect(editor.page.get_by_text(told)).to_be_visible()
+    expect(editor.page.get_by_text(sentence)).to_be_visible()
     editor.until(lambda: editor.framed_in_red("UniWorldCondition"), "a red frame around the node")
     assert not editor.framed_in_red("UniWorldLoader")
-    assert len(editor.jobs()) == editor.before, "what is refused is no job"
+    assert len(editor.jobs()) == editor.before, "a rejected prompt is not a job"
 
 
 @each_editor
-def test_why_a_node_rejects_its_values_is_written_on_it_until_they_change(editor: Any) -> None:
+def test_the_reason_of_a_rejected_value_is_shown_until_it_changes(editor: Any) -> None:
     editor.open("edit")
     editor.set("UniWorldCondition", prompt="")
     editor.page.evaluate("void app.queuePrompt(0)")
@@ -109,7 +109,7 @@ def test_why_a_node_rejects_its_values_is_written_on_it_until_they_change(editor
 def test_an_error_of_the_run_is_shown_on_the_node(editor: Any) -> None:
     editor.open("edit")
     editor.make_quick("error")
-    # Only the run finds that a wired prompt is empty.
+    # That a connected prompt is empty is found only during the run.
     editor.page.evaluate("""() => {
         const text = LiteGraph.createNode('PrimitiveString')
         text.pos = [-400, 300]
@@ -127,10 +127,10 @@ def test_an_error_of_the_run_is_shown_on_the_node(editor: Any) -> None:
     editor.until(lambda: not editor.framed_in_red("UniWorldCondition"), "the node without its red frame")
 
 
-def test_several_runs_are_done_in_order_and_listed(editor: Any) -> None:
+def test_several_runs_finish_in_order_and_are_listed(editor: Any) -> None:
     editor.open("edit")
     editor.make_quick("several")
-    editor.set("UniWorldSampler", control_after_generate="randomize")  # or the later ones would have nothing to do
+    editor.set("UniWorldSampler", control_after_generate="randomize")  # otherwise the later ones would be cached
     for _ in range(4):
         editor.run()
     jobs = editor.wait_for_jobs(4)
@@ -145,7 +145,7 @@ def test_several_runs_are_done_in_order_and_listed(editor: Any) -> None:
         expect(rows.get_by_text(name)).to_be_visible()
 
 
-def test_the_page_reconnects_to_a_server_that_comes_back(own_host: Any, new_editor: Callable[[Any], Any]) -> None:
+def test_the_page_reconnects_to_a_restarted_server(own_host: Any, new_editor: Callable[[Any], Any]) -> None:
     editor = new_editor(own_host)
     editor.open("edit")
     editor.make_quick("before")

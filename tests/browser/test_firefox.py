@@ -1,7 +1,7 @@
-"""No file that users or workflows made runs a script as a page of the server, in Firefox.
+"""In Firefox, no file of a user or workflow can run a script with the server's origin.
 
-Firefox takes more types for pages than Chromium does (RDF, MathML, Atom, any XML with a style sheet). The same files on a
-server that only guesses types are the control: there they do run.
+Firefox renders more types as pages than Chromium (RDF, MathML, Atom, any XML with a style sheet). As a control, the same
+files do run on a server that guesses types.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ PAGES = {
 }
 FRAMES = ('<iframe src="%s"></iframe>',)
 OBJECTS = tuple(f'<object data="%s" type="{kind}"></object>' for kind in ("text/html", "image/svg+xml"))
-# All the ways in which a page of the server could run a file: as a script, a module, a worker, a service worker.
+# All ways in which a page could run a file: as a script, a module, a worker, a service worker.
 RUN = """(async () => {
     for (const url of %s) {
         for (const type of ["", "module"]) {
@@ -69,12 +69,12 @@ RUN = """(async () => {
     }
 })()"""
 
-# A page is never complete that embeds what becomes a download.
+# The load event never fires on a page that embeds a download.
 LOADED = "new Promise((done) => (document.readyState == 'complete' && done(), window.onload = () => done(), setTimeout(done, 3000)))"
 
 
 class Watch:
-    """A server on another port: pages that embed others' files, the same files with guessed types, and who ran."""
+    """A server on another port: pages that embed the files, the files with guessed types, and a record of what ran."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files, self.page, self.ran = files, "", set[tuple[str, str]]()
@@ -113,7 +113,7 @@ def _answer(body: bytes, kind: str) -> web.Response:
 @pytest.fixture
 def host(host_class: Any, tmp_path: Path) -> Iterator[Any]:
     if importlib.util.find_spec("comfyui_frontend_package") is None or path() is None:
-        pytest.skip("there is no editor or no Firefox; UNIWORLD_FIREFOX may name one")
+        pytest.skip("the editor or Firefox is missing; set UNIWORLD_FIREFOX")
     host = host_class(tmp_path)
     host.start()
     yield host
@@ -138,7 +138,7 @@ def test_no_file_of_users_or_workflows_runs_a_script_as_the_server(host: Any, tm
 
 
 async def _attacked(host: Any, folder: Path) -> dict[str, set[tuple[str, str]]]:
-    """What ran, by the way in which it was tried: (file, the origin that it ran in)."""
+    """Return what ran, by kind of attempt: (file, origin that it ran in)."""
     watch = Watch({})
     await watch.start()
     for kind, text in PAGES.items():
@@ -203,12 +203,12 @@ async def _attacked(host: Any, folder: Path) -> dict[str, set[tuple[str, str]]]:
 
 
 def _script(address: str, name: str) -> str:
-    """Reports where it runs, without a letter that markup would need escaped."""
+    """A script that reports its origin, without characters that markup would escape."""
     return f"fetch('{address}?file={quote(name)}'.concat(String.fromCharCode(38), 'origin=', encodeURIComponent(self.origin)))"
 
 
 async def _keep(server: str, users: str, files: dict[str, bytes]) -> list[str]:
-    """Keep the files as the user's, and upload what begins as a picture; the names of the uploads."""
+    """Save the files as the user's, and upload those that start like a picture. Returns the names of the uploads."""
     names = []
     picture = io.BytesIO()
     Image.new("RGB", (8, 8)).save(picture, "PNG")

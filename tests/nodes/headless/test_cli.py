@@ -1,4 +1,4 @@
-"""The command line: exit codes, what goes where, and that a mistake never shows a traceback."""
+"""The command line: exit codes, output channels, and that a user error never shows a traceback."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def node(class_type: str, title: str = "", **inputs: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def command(tmp_path, toy_pack, monkeypatch, capsys):
-    """Run `uniworld ...` in the test's own folder; gives exit code, standard output and standard error."""
+    """Run `uniworld ...` in the test's folder. Returns exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments: str) -> tuple[int, str, str]:
@@ -108,18 +108,20 @@ def test_a_bad_setting_is_exit_code_2(command, write, setting, word):
     assert len(err) < 500
 
 
-def test_a_value_is_set_beside_slots_that_are_none(command, write):
+def test_a_value_is_set_despite_invalid_slots(command, write):
     for slots in ([None], {"a": 1}, None, 5):
         graph = {"nodes": [{"id": 1, "type": "Show", "inputs": slots, "widgets_values": None}], "links": []}
         graph["nodes"].append({"id": 2, "type": "Number", "inputs": slots, "widgets_values": [1]})
-        assert command("check", write(graph), "--set", "2.value=3", "--api", "api.json")[0] == 2  # Show has no wire
+        assert (
+            command("check", write(graph), "--set", "2.value=3", "--api", "api.json")[0] == 2
+        )  # the input of Show is not connected
         assert json.loads(Path("api.json").read_text())["2"]["inputs"] == {"value": 3}
     for posted in ([None], [{"id": 1, "type": ["x"]}], [{"id": 1, "type": "Number", "widgets_values": [1, 2, 3]}]):
         body = {"prompt": SUM, "extra_data": {"extra_pnginfo": {"workflow": {"nodes": posted}}}}
         assert command("run", write(body), "--set", "1.value=6")[1] == "Show: 11\n"
 
 
-def test_an_ambiguous_name_is_told_with_the_ids(command, write):
+def test_an_ambiguous_name_is_reported_with_the_ids(command, write):
     prompt = {**SUM, "4": node("Number", value=1)}
     assert "matches the nodes 1, 4" in command("run", write(prompt), "--set", "Number.value=6")[2]
 
@@ -149,12 +151,12 @@ GRAPH = {
 }  # fmt: skip
 
 
-def test_the_picture_of_an_editor_workflow_brings_the_graph_back(command, write):
+def test_the_picture_of_an_editor_workflow_contains_the_graph(command, write):
     with Image.open(command("run", write(GRAPH))[1].strip()) as picture:
         assert json.loads(picture.text["workflow"]) == GRAPH
 
 
-def test_a_value_set_on_the_command_line_is_in_the_graph_that_the_picture_carries(command, write):
+def test_a_value_set_on_the_command_line_is_in_the_graph_of_the_picture(command, write):
     with Image.open(command("run", write(GRAPH), "--set", "1.width=9")[1].strip()) as picture:
         assert picture.size == (9, 6)
         assert json.loads(picture.text["workflow"])["nodes"][0]["widgets_values"] == [9, 6]
@@ -202,7 +204,7 @@ def test_json_of_a_bad_workflow(command, write):
     (["check", "w.json", "--set", "1.value=600"], "invalid", 2),
     (["check"], "invalid", 2),
 ])  # fmt: skip
-def test_json_always_ends_with_one_last_line(command, write, arguments, event, code):
+def test_json_always_ends_with_a_last_line(command, write, arguments, event, code):
     write(SUM)
     found, out, _ = command(*arguments, "--json")
     assert found == code
@@ -226,7 +228,7 @@ def test_json_ends_with_an_error_whatever_happens(command, write, monkeypatch, w
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_while_it_starts_ends_with_an_error_line(tmp_path, write):
+def test_ctrl_c_during_startup_ends_with_an_error_line(tmp_path, write):
     (tmp_path / "__init__.py").write_text(
         "import sys, time\nprint('loading', file=sys.stderr, flush=True)\ntime.sleep(60)"
     )
@@ -243,7 +245,7 @@ def test_ctrl_c_while_it_starts_ends_with_an_error_line(tmp_path, write):
     assert b"Traceback" not in out + err
 
 
-def test_json_ends_with_an_error_where_the_program_cannot_even_be_imported(capsys, monkeypatch):
+def test_json_ends_with_an_error_if_the_package_cannot_be_imported(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "uniworld.nodes.headless.cli", None)
     assert main(["run", "edit", "--json"]) == 1
     out, err = capsys.readouterr()
@@ -252,7 +254,7 @@ def test_json_ends_with_an_error_where_the_program_cannot_even_be_imported(capsy
 
 
 @pytest.mark.parametrize("error", [ValueError("cannot reshape array"), ZeroDivisionError("by zero")])
-def test_a_node_of_ours_that_breaks_says_that_it_is_a_bug(command, write, monkeypatch, error):
+def test_an_error_in_a_built_in_node_is_reported_as_a_bug(command, write, monkeypatch, error):
     def broken(*_, **__):
         raise error
 
@@ -274,7 +276,7 @@ def test_a_node_of_ours_that_breaks_says_that_it_is_a_bug(command, write, monkey
 @pytest.mark.parametrize(("error", "said"), [
     (OSError(28, "No space left"), "OSError: [Errno 28] No space left"), (MemoryError(), "MemoryError"),
 ])  # fmt: skip
-def test_what_the_machine_refuses_a_node_of_ours_is_no_bug(command, write, monkeypatch, error, said):
+def test_a_full_disk_or_memory_in_a_built_in_node_is_not_a_bug(command, write, monkeypatch, error, said):
     def refused(*_, **__):
         raise error
 
@@ -287,7 +289,7 @@ def test_what_the_machine_refuses_a_node_of_ours_is_no_bug(command, write, monke
 LONG = "x" * 400
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other paths that cannot be")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other invalid paths")
 @pytest.mark.parametrize("arguments", [
     ["run", LONG], ["run", "~nobody-here/w.json"], ["run", "digits.json"], ["run", "edit", "--models", LONG],
     ["run", "edit", "--pack", LONG], ["run", "edit", "--output", LONG], ["run", "edit", "--image", "Picture=loop"],
@@ -297,7 +299,7 @@ LONG = "x" * 400
     ["serve", "--frontend", LONG], ["serve", "--memory", f"1{'0' * 400}GB"],
     ["serve", "--token", "secret-secret", "--listen", "a" * 70],
 ], ids=lambda arguments: " ".join(arguments)[:60])  # fmt: skip
-def test_a_path_or_number_that_cannot_be_is_the_users_fault(command, tmp_path, arguments):
+def test_an_impossible_path_or_number_is_a_user_error(command, tmp_path, arguments):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "digits.json").write_text(f"[{'1' * 5000}]")
     (tmp_path / "rows.jsonl").write_text(
@@ -333,24 +335,24 @@ def test_debug_shows_the_traceback(write, toy_pack, capsys):
     "", "{", "no json", '{"1": {"class_type": "Show"', "[]", "5", "null", '"x"', "{}", "[" * 100_000, "\x00", "{\"1\": NaN}",
 ])  # fmt: skip
 @pytest.mark.parametrize("verb", ["run", "check"])
-def test_what_is_no_workflow_is_exit_code_2(command, write, verb, content):
+def test_a_file_that_is_not_a_workflow_is_exit_code_2(command, write, verb, content):
     code, out, err = command(verb, write(content))
     assert code == 2
     assert len((out + err).strip()) > 20
 
 
-def test_a_file_that_is_no_text(command, tmp_path):
+def test_a_binary_file(command, tmp_path):
     (tmp_path / "w.json").write_bytes(b"\xff\xfe\x80\x81" * 10)
     assert "not UTF-8 text" in command("run", "w.json")[2]
 
 
-def test_a_huge_file_is_refused_unread(command, tmp_path):
+def test_a_huge_file_is_rejected_before_reading(command, tmp_path):
     with (tmp_path / "w.json").open("wb") as file:
         file.truncate(workflow_file.MAX_BYTES + 1)
     assert "is larger than 64 MiB" in command("run", "w.json")[2]
 
 
-def test_a_missing_file_is_told_with_the_shipped_ones(command, tmp_path, monkeypatch):
+def test_a_missing_file_is_reported_with_the_shipped_ones(command, tmp_path, monkeypatch):
     monkeypatch.setattr(workflow_file, "SHIPPED", tmp_path / "shipped")
     (tmp_path / "shipped" / "api").mkdir(parents=True)
     (tmp_path / "shipped" / "sum.json").write_text(json.dumps(SUM))
@@ -363,7 +365,7 @@ def test_a_missing_file_is_told_with_the_shipped_ones(command, tmp_path, monkeyp
     assert "sum" in err
 
 
-def test_check_tells_every_problem_and_runs_nothing(command, write, tmp_path):
+def test_check_reports_all_problems_and_runs_nothing(command, write, tmp_path):
     code, out, _ = command(
         "check", write({"1": node("Number", value=-1), "2": node("Show", value=["1", 0]), "3": node("Show")})
     )
@@ -387,7 +389,7 @@ def test_nodes_lists_and_describes(command):
     assert "Did you mean LoadImage, LoadImageMask or SaveImage?" in err
 
 
-def test_nodes_with_a_name_shows_what_inputs_and_outputs_are(command):
+def test_nodes_with_a_name_describes_inputs_and_outputs(command):
     out = command("nodes", "SaveImage")[1]
     assert "  filename_prefix: STRING = 'ComfyUI'\n      Start of the file names." in out
     assert "      MASK: 1 where the picture is transparent." in command("nodes", "LoadImage")[1]
@@ -395,7 +397,7 @@ def test_nodes_with_a_name_shows_what_inputs_and_outputs_are(command):
 
 
 @pytest.mark.parametrize("verb", ["run", "check", "nodes"])
-def test_a_models_folder_that_is_not_there_is_told(command, write, verb, tmp_path):
+def test_a_missing_models_folder_is_reported(command, write, verb, tmp_path):
     (tmp_path / "models").touch()
     arguments = [verb] if verb == "nodes" else [verb, write(SUM)]
     for models in ("nowhere", "models"):
@@ -410,7 +412,7 @@ def test_texts_carry_the_title_of_their_node(command, write):
     assert command("run", write(prompt))[1] == "Answer: a cat\n"
 
 
-def test_previews_are_told_apart_and_kept_away_from_the_results(command, write, tmp_path):
+def test_previews_are_marked_and_separate_from_the_results(command, write, tmp_path):
     prompt = {**PICTURE, "3": node("PreviewImage", "Look", images=["1", 0])}
     out = command("run", write(prompt))[1].splitlines()
     [preview] = [Path(line.removeprefix("Look (preview): ")) for line in out if line.startswith("Look (preview): ")]
@@ -422,7 +424,7 @@ def test_previews_are_told_apart_and_kept_away_from_the_results(command, write, 
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_an_output_folder_that_takes_nothing_is_told_before_anything_runs(command, write, tmp_path, as_json):
+def test_an_output_folder_that_cannot_be_written_is_reported_before_the_run(command, write, tmp_path, as_json):
     (tmp_path / "file").touch()
     for verb in ("run", "check"):
         code, out, err = command(verb, write(PICTURE), "--output", "file/x", *(["--json"] if as_json else []))
@@ -433,7 +435,7 @@ def test_an_output_folder_that_takes_nothing_is_told_before_anything_runs(comman
         assert not as_json or [event["event"] for event in lines(out)] == ["invalid"]
 
 
-def test_an_output_folder_that_nothing_came_into_is_not_left(command, write, tmp_path):
+def test_an_empty_output_folder_is_removed(command, write, tmp_path):
     assert command("run", write(SUM), "--output", "a/b")[0] == 0
     assert not (tmp_path / "a").exists()
 
@@ -445,7 +447,7 @@ def test_usage(command, arguments, code):
     assert command(*arguments)[0] == code
 
 
-def test_an_unknown_command_lists_what_there_is(capsys):
+def test_an_unknown_command_lists_the_commands(capsys):
     assert main(["paint"]) == 2
     assert (
         "Unknown command 'paint'. The commands are: run, nodes, check, batch, chat, serve, train, convert, data, eval."
@@ -466,7 +468,7 @@ def test_a_pack_that_cannot_be_loaded(tmp_path, capsys, content, word):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 @pytest.mark.parametrize("as_json", [False, True])
-def test_ctrl_c_ends_within_a_step_and_leaves_no_file(tmp_path, toy_pack, write, as_json):
+def test_ctrl_c_stops_within_a_step_and_leaves_no_file(tmp_path, toy_pack, write, as_json):
     prompt = {
         "1": node("Slow", steps=10_000), "2": node("NoiseImage", width=["1", 0], height=6),
         "3": node("SaveImage", images=["2", 0], filename_prefix="p"),
@@ -477,11 +479,11 @@ def test_ctrl_c_ends_within_a_step_and_leaves_no_file(tmp_path, toy_pack, write,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     stream = process.stdout if as_json else process.stderr
-    while True:  # until the node has begun
+    while True:  # until the node has started
         block = os.read(stream.fileno(), 4096)
         if b"progress" in block or b"Slow" in block:
             break
-        assert block, "it ended before it began"
+        assert block, "the process exited before the node started"
     time.sleep(0.3)
     sent = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -543,7 +545,7 @@ POSTED = st.fixed_dictionaries({
     workflow=API | EDITOR | POSTED | JSON,
     setting=st.none() | st.sampled_from(["1.value=5", "PreviewAny.source=x", "2.image=../a"]),
 )
-def test_no_json_whatever_gives_a_traceback(command, write, workflow, setting):
+def test_random_json_never_causes_a_traceback(command, write, workflow, setting):
     path = write(workflow)
     given = ["--set", setting] if setting else []
     code, _, err = command("check", path, *given)
@@ -553,7 +555,7 @@ def test_no_json_whatever_gives_a_traceback(command, write, workflow, setting):
     assert "run again with --debug" not in err
 
 
-def test_models_leave_the_gpu_within_a_budget_by_default(monkeypatch, command, write):
+def test_models_have_a_memory_budget_by_default(monkeypatch, command, write):
     from uniworld.nodes import host
     from uniworld.nodes.headless import cli
 

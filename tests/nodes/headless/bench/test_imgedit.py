@@ -80,7 +80,7 @@ def test_strict_reads_the_three_criteria_in_any_markdown(reply: str) -> None:
         ("I cannot help with that.", "0 criteria are scored, expected 3"),
     ],
 )
-def test_strict_never_scores_what_was_not_asked_for(reply: object, reason: str) -> None:
+def test_strict_rejects_other_formats(reply: object, reason: str) -> None:
     assert read_basic(reply) == Unscored(reason)
 
 
@@ -91,7 +91,7 @@ def test_strict_uge_reads_the_forms_that_its_own_readme_shows(reply: str) -> Non
     assert read_uge(reply) == 3.0
 
 
-def test_the_older_name_of_a_type_is_the_type() -> None:
+def test_the_older_name_of_a_type_counts_as_the_type() -> None:
     assert table({"1": 2.0, "2": 4.0}, {"1": "alter", "2": "adjust"}).groups == {"adjust": 3.0}
 
 

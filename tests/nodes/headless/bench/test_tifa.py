@@ -1,4 +1,4 @@
-"""TIFA's scores, against what the published script gives."""
+"""TIFA's scores equal those of the published script."""
 
 from __future__ import annotations
 

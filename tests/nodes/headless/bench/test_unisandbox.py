@@ -1,4 +1,4 @@
-"""UniSandbox's verdicts, against the published rules."""
+"""UniSandbox's verdicts follow the published rules."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def test_strict_reads_one_verdict_in_any_markdown(reply: str, right: bool) -> No
 @pytest.mark.parametrize(
     "reply", ["Score: YES or Score: NO", "Score: NOT SURE", "The answer is YES", "", None, "Score: maybe"]
 )
-def test_strict_never_scores_what_was_not_asked_for(reply: object) -> None:
+def test_strict_rejects_other_formats(reply: object) -> None:
     assert isinstance(verdict(reply), Unscored)
 
 
-def test_an_unreadable_verdict_is_counted_and_not_wrong() -> None:
+def test_an_unreadable_verdict_is_unscored_and_not_wrong() -> None:
     made = table({"1": True, "2": False, "3": Unscored("x")}, {"1": "math", "2": "math", "3": "math"})
     assert (made.groups, made.counts, made.overall) == ({"math": 0.5}, {"math": 2}, {"accuracy": 0.5})
     assert made.unscored == {"3": "x"}

@@ -1,4 +1,4 @@
-"""WISE's scores, against what the published scripts give."""
+"""WISE's scores equal those of the published scripts."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_strict_reads_the_three_scores_in_any_markdown(reply: str) -> None:
         None,
     ],
 )
-def test_strict_never_scores_what_was_not_asked_for(reply: object) -> None:
+def test_strict_rejects_other_formats(reply: object) -> None:
     assert isinstance(read_legacy(reply), Unscored)
 
 
@@ -94,5 +94,5 @@ def test_strict_verified(reply: str, score: float) -> None:
 
 
 @pytest.mark.parametrize("reply", ["Score: 0.5", "Score: 0 or Score: 1", "Score: 2", "yes", "", {"error": 1}])
-def test_strict_verified_never_scores_what_was_not_asked_for(reply: object) -> None:
+def test_strict_verified_rejects_other_formats(reply: object) -> None:
     assert isinstance(read_verified(reply), Unscored)
