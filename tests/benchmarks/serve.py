@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-PACK = HERE.parent / "headless" / "toys.py"
+PACK = HERE.parent / "nodes" / "headless" / "toys.py"
 LAUNCH = f"""
 import sys
 sys.path.insert(0, {str(HERE)!r})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 from ....uniworld_core.errors import UniWorldError
@@ -164,15 +165,31 @@ def _hidden_kind(kind: object) -> str:
 
 def argument_names(function: Callable[..., object]) -> tuple[list[str], bool]:
     """Return the names of a function's arguments, without a bound first one, and whether it has `**kwargs`."""
+    try:
+        names, takes_any = _known_arguments(function)
+    except TypeError:  # it cannot be hashed
+        names, takes_any = _arguments_of(function)
+    return list(names), takes_any
+
+
+def _arguments_of(function: Callable[..., object]) -> tuple[tuple[str, ...], bool]:
     spec = inspect.getfullargspec(function)
-    return spec.args[inspect.ismethod(function) :] + spec.kwonlyargs, spec.varkw is not None
+    return (*spec.args[inspect.ismethod(function) :], *spec.kwonlyargs), spec.varkw is not None
+
+
+# Every check of a prompt reads the schemas of its nodes. Inputs may change between two reads, but signatures do not, and
+# inspecting them takes most of the time.
+_known_arguments = lru_cache(maxsize=4096)(_arguments_of)
 
 
 def _receiver(node_class: type) -> str:
     """Return the name of the argument of the node's function that is the instance; "" for a static method."""
     function = inspect.getattr_static(node_class, str(getattr(node_class, "FUNCTION", "")), None)
-    if not inspect.isfunction(function):
-        return ""
+    return _first_argument(function) if inspect.isfunction(function) else ""
+
+
+@lru_cache(maxsize=4096)
+def _first_argument(function: Callable[..., object]) -> str:
     try:
         # `signature` follows `__wrapped__`: a decorator with *args hides the names, the wrapped function has them.
         first = next(iter(inspect.signature(function).parameters.values()), None)

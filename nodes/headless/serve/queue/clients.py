@@ -89,6 +89,8 @@ class Clients:
         self._features = features
         self._by_sid: dict[str, Client] = {}
         self._open: set[Client] = set()
+        self._outgoing: list[tuple[str | bytes, str | None, str]] = []
+        self._flush_scheduled = False
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.log_readers: set[str] = set()
@@ -135,9 +137,24 @@ class Clients:
             return bool(self._open) if client is None else client in self._by_sid
 
     def _schedule(self, frame: str | bytes, client: str | None, kind: str) -> None:
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the event loop has just closed
-                self._loop.call_soon_threadsafe(self._put, frame, client, kind)
+        if self._loop is None:
+            return
+        with self._lock:
+            self._outgoing.append((frame, client, kind))
+            if self._flush_scheduled:
+                return
+            self._flush_scheduled = True
+        # One wake-up for all frames until the loop runs. Each wake-up is a system call, which lets the thread of the loop
+        # take the GIL from the thread that runs nodes.
+        with contextlib.suppress(RuntimeError):  # the event loop has just closed
+            self._loop.call_soon_threadsafe(self._flush)
+
+    def _flush(self) -> None:
+        with self._lock:
+            self._flush_scheduled = False
+            frames, self._outgoing = self._outgoing, []
+        for frame, client, kind in frames:
+            self._put(frame, client, kind)
 
     def _put(self, frame: str | bytes, client: str | None, kind: str) -> None:
         with self._lock:

@@ -71,9 +71,7 @@ class Terminal:
         if name == "warning":
             self.say(f"Prompt {run.accepted.id}: warning: {data['message']}")
             return
-        if sys.stderr is None or not sys.stderr.isatty():
-            return
-        if name == "execution_start":
+        if name == "execution_start" and sys.stderr is not None and sys.stderr.isatty():
             self._bars = RunReport(sys.stderr, {node: _display_node(one) for node, one in run.accepted.prompt.items()})
         if self._bars is not None:
             self._bars.event(name, data)

@@ -15,7 +15,7 @@ from typing import Any
 from .....command_line import bug_note, describe_error, is_bug
 from .....streams import say
 from ....host import PlainHost
-from ...check.validate import validate_prompt
+from ...check.validate import Validation, validate_prompt
 from ...problems import Problem
 from ...registry.registry import Registry
 from ...run.executor import Executor, RunResult
@@ -25,6 +25,7 @@ from .store import ERROR, INTERRUPTED, SUCCESS, PromptResult, QueuedPrompt, Stor
 
 STOPPED = "The server was stopped while this prompt ran. Queue it again to run it."
 _GRACE_SECONDS = 20.0  # for a running node to stop when the server stops
+_FRESH_SECONDS = 1.0  # for which the validation of a prompt that was just queued is valid
 _RETRY_SECONDS = 1.0  # between two attempts to write to a disk that is full
 
 
@@ -89,6 +90,7 @@ class QueueWorker:
         self._on_event, self._on_end = never_failing(on_event), never_failing(on_end)
         self._on_storage_error = never_failing(on_storage_error)
         self._wake = threading.Condition()
+        self._validated: tuple[str, Validation, float] | None = None
         self._stopping = self._free_wanted = self._abandoned = self._claim_failed = False
         self._thread = threading.Thread(target=self._work, name="uniworld-worker", daemon=True)
 
@@ -96,6 +98,10 @@ class QueueWorker:
 
     def start(self) -> None:
         self._thread.start()
+
+    def remember(self, prompt_id: str, checked: Validation) -> None:
+        """Keep the validation of a prompt that is being queued, in case it runs at once."""
+        self._validated = prompt_id, checked, time.monotonic()
 
     def wake(self) -> None:
         with self._wake:
@@ -237,8 +243,10 @@ class QueueWorker:
             self._on_event(run, name, data)
 
         accepted = run.accepted
-        # Validated again, because files may have been removed since it was queued, even before a restart.
-        checked = validate_prompt(accepted.prompt, self.registry, accepted.outputs)
+        checked = self._fresh_validation(accepted.id)
+        if checked is None:
+            # Validated again, because files may have been removed since it was queued, even before a restart.
+            checked = validate_prompt(accepted.prompt, self.registry, accepted.outputs)
         if checked.error is not None or not checked.outputs:
             return self._invalid(run, checked.problems, on_event)
         result: RunResult = self._executor.run(
@@ -252,6 +260,12 @@ class QueueWorker:
         state = {"success": SUCCESS, "interrupted": INTERRUPTED}.get(result.status, ERROR)
         sentence = run.stop if state == INTERRUPTED and run.stop is not None else result.sentence
         return state, sentence, PromptResult(state, result.ui, run.messages.kept, result.error)
+
+    def _fresh_validation(self, prompt_id: str) -> Validation | None:
+        latest, self._validated = self._validated, None
+        if latest is None or latest[0] != prompt_id or time.monotonic() - latest[2] > _FRESH_SECONDS:
+            return None
+        return latest[1]
 
     def _invalid(
         self, run: Run, problems: list[Problem], on_event: Callable[[str, dict[str, object]], None]

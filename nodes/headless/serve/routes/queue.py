@@ -43,6 +43,7 @@ async def post_prompt(request: web.Request) -> web.Response:
     if checked.error is not None:
         server.metrics.count_rejected()
         return reply({"error": checked.error, "node_errors": checked.node_errors}, 400)
+    server.worker.remember(prompt_id, checked)
     given = server.store.put(prompt_id, prompt, extra, checked.outputs, number=number, front=bool(body.get("front")))
     if given is None:
         raise RequestError(400, "prompt_id_taken", f"A prompt with the id {prompt_id!r} already exists.")
