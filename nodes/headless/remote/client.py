@@ -239,7 +239,12 @@ def error_text(data: Mapping[str, Any]) -> str:
     error = data.get("error")
     if isinstance(error, Mapping):
         error = error.get("message") or error.get("type")
-    return " ".join(error.split())[:_MAX_SAID] if isinstance(error, str) else ""
+    return printable(" ".join(error.split())[:_MAX_SAID]) if isinstance(error, str) else ""
+
+
+def printable(text: str) -> str:
+    """Replace control characters in the text of a server, which must not control the terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _reason(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from ...host import WARNING
 from ..problems import node_label
 from ..run.events import BUG_NOTE, error_sentence
 from ..run.executor import EventHook, RunResult
+from .client import printable
 
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 INTERRUPTED_SENTENCE = "The run was interrupted."
@@ -51,12 +52,17 @@ def read_history(entry: object) -> PromptHistory | None:
     meta = _dict(entry.get("meta"))
     display = {node: about.get("display_node") for node, about in meta.items() if isinstance(about, dict)}
     return PromptHistory(
-        outputs={node: ui for node, ui in _dict(entry.get("outputs")).items() if isinstance(ui, dict)},
+        outputs={node: _lists(ui) for node, ui in _dict(entry.get("outputs")).items() if isinstance(ui, dict)},
         messages=messages,
         # Old versions of ComfyUI record no status.
         succeeded=status.get("status_str", "success") == "success",
         display_nodes={node: shown for node, shown in display.items() if isinstance(shown, str)},
     )
+
+
+def _lists(ui: dict[str, Any]) -> dict[str, Any]:
+    """Return a node's UI output as ComfyUI defines it: a list for each key."""
+    return {key: value if isinstance(value, list) else [value] for key, value in ui.items()}
 
 
 def _dict(value: Any) -> dict[str, Any]:
@@ -192,6 +198,7 @@ class RemoteEvents:
     def _executed(self, node: Any, display_node: object, ui: Any) -> None:
         shown_at = self._shown_at(node, display_node) if isinstance(node, str) else None
         if shown_at is not None and isinstance(ui, dict) and node not in self.outputs:
+            ui = _lists(ui)
             self.outputs[node] = ui
             self._emit("executed", {"node": node, "display_node": shown_at, "output": ui})
 
@@ -209,6 +216,7 @@ def failure_sentence(data: Mapping[str, Any]) -> str:
     # The message of a bug already contains the exception class.
     is_bug = text.endswith(BUG_NOTE)
     said = text if is_bug else error_sentence(kind.rpartition(".")[2], text, _is_value_error(kind))
+    said = printable(said)
     node = str(data.get("node_id") or "")
     return f"{node_label(node, str(data.get('node_type') or ''))} failed: {said}" if node else said
 

@@ -36,7 +36,8 @@ def files_of(ui: dict[str, list[Any]]) -> list[dict[str, str]]:
     lists = (value for value in ui.values() if isinstance(value, (list, tuple)))
     entries = (entry for entries in lists for entry in entries if isinstance(entry, dict))
     kinds = ("output", "temp", "input")
-    return [entry for entry in entries if isinstance(entry.get("filename"), str) and entry.get("type") in kinds]
+    named = (entry for entry in entries if entry.get("type") in kinds and isinstance(entry.get("filename"), str))
+    return [entry for entry in named if isinstance(entry.get("subfolder", ""), str)]
 
 
 def _paths(ui: dict[str, list[Any]], saved: bool) -> list[str]:

@@ -152,6 +152,25 @@ def test_an_error_is_the_sentence_of_a_local_run(uniworld, write, fake, kind, te
     assert err.splitlines()[-1] == f"Node 7 (Fail) failed: {said}"
 
 
+@pytest.mark.parametrize("ui", [
+    {"text": "a text"}, {"text": 5}, {"images": [5, None, {"filename": 5}, {"filename": "a.png", "subfolder": 5}]},
+    {"images": [{"filename": "a.png", "type": "odd"}]}, {"images": None, "text": [["nested"]]},
+])  # fmt: skip
+def test_outputs_of_any_shape_end_in_no_traceback(uniworld, write, graphs, fake, ui, monkeypatch):
+    monkeypatch.setattr(fake, "_shown", lambda node: ui)
+    assert uniworld("run", write(graphs["say"]), "--server", fake.url)[0] == 0
+    assert uniworld("run", write(graphs["say"]), "--server", fake.url, "--json")[0] == 0
+
+
+def test_texts_of_a_server_do_not_control_the_terminal(uniworld, write, fake):
+    prompt = {"7": node("Fail", kind="ValueError", text="red \x1b[31m\x07")}
+    assert "\x1b" not in uniworld("run", write(prompt), "--server", fake.url)[2]
+    fake.fail["/object_info"] = lambda request: web.json_response({"error": "\x1b[31mno"}, status=403)
+    code, _, err = uniworld("run", write(prompt), "--server", fake.url)
+    assert code == 2
+    assert "\x1b" not in err
+
+
 def test_a_refusal_is_exit_code_2_with_a_sentence_for_each_error(uniworld, write, graphs, fake):
     error = {"type": "custom_validation_failed", "message": "Custom validation failed for node", "extra_info": {}}
     errors = [
