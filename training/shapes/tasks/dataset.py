@@ -1,13 +1,13 @@
-"""Tasks as training data in the published format: pictures, annotations, and the list that names them.
+"""Write tasks as training data in the published format: pictures, annotations, and the list file.
 
-    folder/data.txt            pictures,edits.json,true and pictures,others.json,false: what `[data] list` takes
-    folder/edits.json          annotations whose edited area is weighed
-    folder/others.json         all other paintings
-    folder/questions.json      questions with answers, outside the list
+    folder/data.txt            pictures,edits.json,true and pictures,others.json,false: the file for `[data] list`
+    folder/edits.json          annotations of edits, whose loss is weighted by the edited area
+    folder/others.json         annotations of all other tasks with a target picture
+    folder/questions.json      questions with answers, not in the list
     folder/pictures/000/...    PNG
 
-Task number n depends on the seed and n alone. Tasks are written in blocks, and a block's annotations after its
-pictures, so that a run that was killed goes on where it stopped.
+Task n depends only on the seed and n. Tasks are written in blocks, and the annotations of a block after its pictures, so
+that an interrupted command resumes at the first missing block.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class _Settings:
-    """What the tasks of a folder are made by."""
+    """The settings that determine the tasks of a folder."""
 
     count: int
     seed: int
@@ -61,21 +61,22 @@ def write_dataset(
     kinds: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write tasks, or go on writing them.
+    """Write tasks to a folder, or resume writing them.
 
     Args:
-        folder: is made if it is not there.
-        count: of tasks, of kinds as often as `KIND_WEIGHTS` says.
+        folder: created if it does not exist.
+        count: number of tasks, with kinds distributed by `KIND_WEIGHTS`.
         split: "train" or "test".
-        side: of the pictures in pixels.
-        kinds: some of `KINDS`; None takes all.
-        progress: called with the tasks done and all there are.
+        side: side of the pictures in pixels.
+        kinds: a subset of `KINDS`; None for all. A kind that is listed twice has twice the weight.
+        progress: called with the number of finished tasks and the total.
 
     Returns:
         The list file, for `[data] list`.
 
     Raises:
-        UniWorldError: a setting that is not known, a folder that holds tasks of other settings, or a disk that is full.
+        UniWorldError: a setting is invalid, the folder contains other files or tasks with other settings, or the disk is
+            full.
     """
     settings = _Settings(count, seed, split, side, tuple(KINDS if kinds is None else kinds))
     _check(settings)
@@ -86,7 +87,7 @@ def write_dataset(
         return done
     blocks = [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
     rows: list[list[list[dict[str, object]]]] = []
-    # Writing PNGs leaves Python's lock: threads are as good as processes here, and start at once.
+    # Pillow releases the GIL while it encodes PNGs: threads are as fast as processes here, and start faster.
     with ThreadPoolExecutor(_WORKERS) as pool:
         for block in pool.map(lambda numbers: _write_block(folder, settings, numbers), blocks):
             rows.append(block)
@@ -103,25 +104,25 @@ def write_dataset(
 
 
 def task_number(number: int, settings: _Settings) -> ShapesTask:
-    """The task of that number: the same whatever was made before it."""
+    """Return task `number`, independently of all other tasks."""
     rng = np.random.default_rng([settings.seed, _SPLITS.index(settings.split), number])
     return make_task(any_kind(rng, settings.kinds), rng, settings.split, settings.side)
 
 
 def _check(settings: _Settings) -> None:
     if settings.count < 1:
-        raise UniWorldError(f"{settings.count} tasks were asked for; it must be at least 1.")
+        raise UniWorldError(f"The number of tasks is {settings.count}; it must be at least 1.")
     if settings.seed < 0:
         raise UniWorldError(f"The seed is {settings.seed}; it must be 0 or more.")
     check_split(settings.split)
     check_side(settings.side)
     unknown = [kind for kind in settings.kinds if kind not in KINDS]
     if unknown or not settings.kinds:
-        raise UniWorldError(f"The kinds of tasks {unknown} are not known; choose some of {', '.join(KINDS)}.")
+        raise UniWorldError(f"Unknown kinds of tasks {unknown}; choose some of {', '.join(KINDS)}.")
 
 
 def _claim(folder: Path, settings: _Settings) -> None:
-    """Make the folder this run's, or find that it is."""
+    """Create the folder with these settings, or check that its settings are the same."""
     file = folder / _SETTINGS
     wanted = json.loads(_json(asdict(settings)))
     if file.is_file():
@@ -130,11 +131,13 @@ def _claim(folder: Path, settings: _Settings) -> None:
             f"{name} {there.get(name)} instead of {value}" for name, value in wanted.items() if there.get(name) != value
         ]
         if other:
-            raise UniWorldError(f"'{folder}' holds tasks of other settings ({'; '.join(other)}): name another folder.")
+            raise UniWorldError(
+                f"'{folder}' contains tasks with other settings ({'; '.join(other)}): choose another folder."
+            )
         return
     try:
         if folder.is_dir() and any(file.suffix != PART_SUFFIX for file in folder.iterdir()):
-            raise UniWorldError(f"'{folder}' holds other files: name an empty folder, or one that does not exist.")
+            raise UniWorldError(f"'{folder}' contains other files: choose an empty or new folder.")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UniWorldError(cannot_write(folder, error)) from error
@@ -142,14 +145,14 @@ def _claim(folder: Path, settings: _Settings) -> None:
 
 
 def _write_block(folder: Path, settings: _Settings, numbers: range) -> list[list[dict[str, object]]]:
-    """The annotations of a block for each of the files, after its pictures are written; read if they were before."""
+    """Write a block's pictures and return its annotations for each file. A finished block is only read."""
     block = numbers.start // BLOCK
     file = folder / _BLOCKS / f"{block:05d}.json"
     if file.is_file():
         try:
             return loads(file.read_bytes())
         except BadJson as error:
-            raise UniWorldError(f"'{file}' {error}: delete it, and its tasks are made again.") from error
+            raise UniWorldError(f"'{file}' {error}: delete it to generate its tasks again.") from error
     rows: list[list[dict[str, object]]] = [[] for _ in _FILES]
     within = Path(f"{block:05d}")
     try:

@@ -1,4 +1,4 @@
-"""How people say it: descriptions that name one object of a scene, captions, and the wordings of every task."""
+"""Texts of tasks: descriptions of single objects, captions, and several wordings of every instruction."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "sketch": (PERCEPTION["sketch"].template, "Sketch this picture with charcoal.", "Make a charcoal sketch of this."),
     "openpose": (PERCEPTION["openpose"].template, "Draw the pose as a skeleton.", "Show the skeletons of the people."),
 }
-CASUAL_SHARE = 0.2  # prompts typed in lower case and without a full stop
+CASUAL_SHARE = 0.2  # fraction of prompts in lower case and without a full stop
 
 
 @dataclass(frozen=True)
 class Description:
-    """Some of an object's properties; what is empty is not said."""
+    """Some properties of an object. Empty ones are not mentioned."""
 
     shape: str = ""
     colour: str = ""
@@ -97,16 +97,16 @@ class Description:
         )
 
     def words(self) -> str:
-        """Such as "small red circle at the top left"."""
+        """Return words such as "small red circle at the top left"."""
         noun = " ".join(word for word in (self.size, self.colour, self.shape or "object") if word)
         return f"{noun} at the {self.place}" if self.place else noun
 
 
 def describe(rng: np.random.Generator, thing: Object, scene: Scene, say_colour: bool = True) -> Description:
-    """A description that only this object of the scene answers to: mostly as short as people would be.
+    """Return a description that matches only this object of the scene, usually as short as people would choose it.
 
     Args:
-        say_colour: False leaves the colour out, for questions that ask for it.
+        say_colour: whether to mention the colour; False for questions that ask for it.
     """
     colour = thing.colour if say_colour else ""
     short = [
@@ -121,17 +121,17 @@ def describe(rng: np.random.Generator, thing: Object, scene: Scene, say_colour: 
 
 
 def names_one(said: Description, scene: Scene) -> bool:
-    """Whether exactly one object of the scene answers to the description."""
+    """Whether exactly one object of the scene matches the description."""
     return sum(said.matches(thing) for thing in scene.objects) == 1
 
 
 def with_article(words: str) -> str:
-    """ "an orange star", "a red star"."""
+    """Prepend the indefinite article: "an orange star", "a red star"."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def ground_words(ground: Ground) -> str:
-    """What the ground is made of: "gray", or "gray on the left and teal on the right"."""
+    """Describe a ground: "gray", or "gray on the left and teal on the right"."""
     if ground.split == "left and right":
         return f"{ground.first} on the left and {ground.second} on the right"
     if ground.split == "top and bottom":
@@ -140,8 +140,9 @@ def ground_words(ground: Ground) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Every object with size, colour, shape and place, in random order, people with their poses, and the ground; no
-    capital, no full stop.
+    """Describe a scene, without capitals or a full stop.
+
+    Lists all objects in random order with size, colour, shape and place, then people with their poses, then the ground.
     """
     order = rng.permutation(len(scene.objects))
     named = [
@@ -156,7 +157,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def say(rng: np.random.Generator, wording: str, **words: str) -> str:
-    """The prompt in one of a task's wordings, with its words filled in."""
+    """Return a prompt in a random wording of a task, with these words filled in."""
     prompt = pick(rng, WORDINGS[wording]).format(**words)
     if rng.random() < CASUAL_SHARE:
         return prompt.lower().rstrip(".")

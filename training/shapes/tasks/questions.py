@@ -1,4 +1,4 @@
-"""Questions about a scene, with their short answers."""
+"""Questions about a scene, with short answers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class ShapesQuestion:
 
     Attributes:
         kind: one of `QUESTION_KINDS`.
-        answer: such as "2", "red", "top left", "yes", "star".
-        subject: the object that is asked about, if there is one.
+        answer: such as "2", "red", "top left", "yes" or "star".
+        subject: the object that the question is about, if any.
     """
 
     kind: str
@@ -29,13 +29,13 @@ class ShapesQuestion:
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[ShapesQuestion]:
-    """One question of each kind that can be asked of the scene."""
+    """Return one question of each kind that is possible for the scene."""
     asked = (question(kind, scene, rng) for kind in QUESTION_KINDS)
     return [one for one in asked if one is not None]
 
 
 def question(kind: str, scene: Scene, rng: np.random.Generator) -> ShapesQuestion | None:
-    """A question of that kind, or None if the scene has nothing to ask so about."""
+    """Return a question of this kind; None if the scene does not allow one."""
     if kind == "count":
         return _count(scene, rng)
     if kind == "presence":
@@ -60,7 +60,7 @@ def question(kind: str, scene: Scene, rng: np.random.Generator) -> ShapesQuestio
 
 def _count(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
     wording = pick(rng, ("How many {} are there?", "Count the {}.", "How many {} are in the picture?"))
-    # Half of the words are of what is there: a random colour's count would nearly always be 0.
+    # 70 % of the counts by shape or colour use that of an existing object: otherwise most answers would be 0.
     there = pick(rng, scene.objects) if scene.objects and rng.random() < 0.7 else None
     which = rng.random()
     if which < 0.5:
@@ -80,7 +80,7 @@ def _presence(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
         subject = pick(rng, scene.objects)
         words = with_article(Description(subject.shape, subject.colour).words())
         return ShapesQuestion("presence", wording.format(words), "yes", subject)
-    # Half of what is absent is nearly there: the right shape or the right colour.
+    # Half of the absent objects are near misses, with the shape or colour of an existing one.
     shape, colour = pick(rng, SHAPES), pick(rng, tuple(COLOURS))
     if scene.objects and rng.random() < 0.5:
         near = pick(rng, scene.objects)

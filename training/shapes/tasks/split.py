@@ -1,7 +1,7 @@
-"""What training never sees: a fixed tenth of all combinations of colour, shape and place, and a tenth of those of
-pose, spot and colour of people.
+"""The held-out split: a fixed tenth of all combinations of colour, shape and place, and of pose, spot and colour.
 
-The tenths are chosen by a hash of the words, so that they are the same in every version and on every machine.
+Training never contains them. They are selected by a hash of the words, so that they are the same on every machine and
+with every version of the libraries.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ HELD_OUT_SHARE = 0.1
 
 @cache
 def held_out_triples() -> tuple[Triple, ...]:
-    """The (colour, shape, place) that only test tasks hold."""
+    """Return the (colour, shape, place) that occur only in test tasks."""
     return _tenth(_triples())
 
 
 @cache
 def trained_triples() -> tuple[Triple, ...]:
-    """All the others."""
+    """Return all other (colour, shape, place)."""
     return tuple(triple for triple in _triples() if triple not in held_out_triples())
 
 
 @cache
 def held_out_combinations() -> tuple[Combination, ...]:
-    """The (pose, spot, colour) of people that only test tasks hold."""
+    """Return the (pose, spot, colour) of people that occur only in test tasks."""
     return _tenth(_combinations())
 
 
 @cache
 def trained_combinations() -> tuple[Combination, ...]:
-    """All the others."""
+    """Return all other (pose, spot, colour) of people."""
     return tuple(one for one in _combinations() if one not in held_out_combinations())
 
 
@@ -53,28 +53,28 @@ def is_held_out(thing: Object | Figure) -> bool:
 
 
 def holds_held_out(scene: Scene) -> bool:
-    """Whether any object or person of the scene is of a held-out combination."""
+    """Whether any object or person of the scene has a held-out combination."""
     return any(map(is_held_out, scene.objects)) or any(map(is_held_out, scene.figures))
 
 
 def draw_triple(rng: np.random.Generator, split: Split) -> Triple:
-    """A colour, shape and place: never a held-out one for training; for testing, every other time one."""
+    """Sample a colour, shape and place: never a held-out one for "train"; one with probability 1/2 or more for "test"."""
     if split == "train":
         return pick(rng, trained_triples())
     return pick(rng, held_out_triples() if rng.random() < 0.5 else _triples())
 
 
 def draw_combination(rng: np.random.Generator, split: Split) -> Combination:
-    """A person's pose, spot and colour: never a held-out one for training; for testing, every other time one."""
+    """Sample a person's pose, spot and colour, with held-out ones as in `draw_triple`."""
     if split == "train":
         return pick(rng, trained_combinations())
     return pick(rng, held_out_combinations() if rng.random() < 0.5 else _combinations())
 
 
 def check_split(split: str) -> None:
-    """Raises UniWorldError for a split of another name."""
+    """Raise UniWorldError if the split is unknown."""
     if split not in ("train", "test"):
-        raise UniWorldError(f"The split '{split}' is not known; choose train or test.")
+        raise UniWorldError(f"Unknown split '{split}'; choose train or test.")
 
 
 @cache

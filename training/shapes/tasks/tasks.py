@@ -1,4 +1,4 @@
-"""The tasks: what is asked, of which pictures, and what is right.
+"""The tasks: an instruction or question, its reference pictures, and the correct result.
 
 task = make_task("remove", np.random.default_rng(0), "train")
 task.prompt, task.references, task.target
@@ -24,9 +24,9 @@ from .split import Split, check_split, draw_combination, draw_triple, holds_held
 
 EDITS = ("add", "remove", "replace", "recolour", "background", "extract", "style", "compose")
 PERCEPTIONS = ("edge", "depth", "segmentation", "detection", "hed", "mlsd", "normal", "sketch", "openpose")
-# What was added later stands last: a kind's number here is part of its examination's seed.
+# New kinds are appended: a kind's index is part of the seed of its evaluation.
 KINDS = ("text_to_image", *EDITS, "reconstruct", *PERCEPTIONS[:4], "question", *PERCEPTIONS[4:])
-# How often each kind comes in training: what changes little of a picture is what has to be learned longest.
+# Relative frequency of each kind in training. Kinds that change only a small part of a picture take longest to learn.
 KIND_WEIGHTS = {
     "text_to_image": 3.0,
     "add": 2.0,
@@ -50,17 +50,17 @@ _TRIES = 20000
 
 @dataclass(frozen=True)
 class ShapesTask:
-    """One task; its pictures are drawn when first asked for.
+    """One task. Its pictures are rendered on first access.
 
     Attributes:
         kind: one of `KINDS`.
-        prompt: the instruction or the question.
-        before: the scenes of the references, in order.
-        after: the scene that the target shows; None where the target is a map or there is none.
-        subject: the object that is added, changed, removed, marked or asked about, as it is in `before` if it is there.
+        prompt: the instruction or question.
+        before: scenes of the reference pictures, in order.
+        after: scene of the target picture; None if the target is a map, or for a question.
+        subject: the object that is changed, removed, marked, composed or asked about, as in `before`.
         result: the object that the subject becomes, or that is added.
-        answer: a question's answer.
-        detail: which style, which kind of question, or who stands how.
+        answer: the answer to a question.
+        detail: the style, the kind of question, or the people's poses.
     """
 
     kind: str
@@ -74,16 +74,16 @@ class ShapesTask:
 
     @property
     def weighted(self) -> bool:
-        """Whether training weighs the edited area (the published `need_weight`).
+        """Whether the loss is weighted by the edited area (the published `need_weight`).
 
-        Not where an object goes to the very place it has in the second picture: then nothing but its outline differs
-        from both references, and what the published mask finds is specks.
+        Not if an object is composed at the same place that it has in the second picture: only its outline then differs
+        from both references, so that the published edit mask consists of isolated specks.
         """
         return self.kind in EDITS and not (self.kind == "compose" and self.subject == self.result)
 
     @property
     def side(self) -> int:
-        """Of the pictures, in pixels."""
+        """The side of the pictures in pixels."""
         return (*self.before, *([self.after] if self.after else []))[0].side
 
     @cached_property
@@ -92,7 +92,7 @@ class ShapesTask:
 
     @cached_property
     def target(self) -> Image.Image | None:
-        """The right picture; None for a question."""
+        """The correct picture; None for a question."""
         if self.after is not None:
             return draw.draw(self.after)
         if self.kind == "question":
@@ -105,7 +105,7 @@ class ShapesTask:
 
 @dataclass(frozen=True)
 class _Maker:
-    """What a kind's function makes a task with."""
+    """The random generator and settings from which the functions of the kinds make a task."""
 
     rng: np.random.Generator
     split: Split
@@ -125,24 +125,24 @@ class _Maker:
         return scene
 
     def subject(self, scene: Scene) -> tuple[Object, str]:
-        """Any of the objects, and words that name it alone."""
+        """Return a random object, and words that match only this one."""
         subject = pick(self.rng, scene.objects)
         return subject, describe(self.rng, subject, scene).words()
 
 
 def make_task(kind: str, rng: np.random.Generator, split: Split, side: int = UNITS) -> ShapesTask:
-    """A task of that kind.
+    """Make a task of this kind.
 
     Args:
-        split: "train" tasks hold no held-out combination in any scene; the subject or result of a "test" task, or an
-            object of its scenes where it has none, is one.
-        side: of the pictures in pixels, a multiple of 16.
+        split: a "train" task has no held-out combination in any scene. In a "test" task, the subject or result is one; if
+            there is neither, an object of its scenes is.
+        side: side of the pictures in pixels, a multiple of 16.
 
     Raises:
-        UniWorldError: a kind, split or side that is not known.
+        UniWorldError: the kind, split or side is invalid.
     """
     if kind not in _MAKERS:
-        raise UniWorldError(f"The kind of task '{kind}' is not known; choose one of {', '.join(KINDS)}.")
+        raise UniWorldError(f"Unknown kind of task '{kind}'; choose one of {', '.join(KINDS)}.")
     check_split(split)
     check_side(side)
     maker = _Maker(rng, split, side)
@@ -150,11 +150,11 @@ def make_task(kind: str, rng: np.random.Generator, split: Split, side: int = UNI
         task = _MAKERS[kind](maker)
         if task is not None and _allowed(task, split):
             return task
-    raise AssertionError(f"No task of kind {kind} came about in {_TRIES} tries.")
+    raise AssertionError(f"No valid task of kind {kind} in {_TRIES} tries.")
 
 
 def any_kind(rng: np.random.Generator, kinds: tuple[str, ...] = KINDS) -> str:
-    """A kind of task, as often as `KIND_WEIGHTS` says."""
+    """Return a random kind of task, distributed by `KIND_WEIGHTS`."""
     weights = np.array([KIND_WEIGHTS[kind] for kind in kinds])
     return kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
 
@@ -231,7 +231,7 @@ def _compose(make: _Maker) -> ShapesTask | None:
     first, second = make.scene(1, 3), make.scene(1, 2)
     subject, words = make.subject(second)
     new = replace(subject, place=pick(make.rng, PLACES))
-    # Words like "at the top" would read as the place where the object is to go.
+    # Skip descriptions such as "star at the top": the place would be ambiguous with the destination.
     if " at the " in words or not fits(first, new):
         return None
     prompt = say(make.rng, "compose", subject=words, place=new.place)
@@ -249,7 +249,7 @@ def _mapping(make: _Maker, kind: str) -> ShapesTask:
 
 
 def _mlsd(make: _Maker) -> ShapesTask | None:
-    # Every other scene holds something round, which the map leaves out, and each something that it does not.
+    # Half of the scenes contain a circle, which the map must omit; all contain a shape with straight sides.
     with_circle = make.rng.random() < 0.5
     task = _mapping(make, "mlsd")
     shapes = {thing.shape for thing in task.before[0].objects}

@@ -1,1 +1,1 @@
-"""The world of shapes: scenes, how they are drawn, and their exact maps."""
+"""The world of shapes: scenes, their rendering, and their exact maps."""

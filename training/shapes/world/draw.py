@@ -1,6 +1,6 @@
-"""How the world looks: pictures of scenes, exact masks, and the maps that perception tasks ask for.
+"""Render scenes: pictures, exact masks, and the maps of perception tasks.
 
-Shapes: N objects, H and W the picture's side in pixels. Pictures as arrays are uint8 (H, W, 3).
+Shapes: N objects, H = W = side of the picture in pixels. Pictures as arrays are uint8 (H, W, 3).
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from .draw_figure import person_cover
 from .scene import SIZES, UNITS, Object, Scene, rgb
 
 OVERSAMPLE = 8
-# Segmentation paints the object with this colour at half strength, detection draws a box of it at full strength; no
-# object or ground is near it, and it changes each of their colours by more than `read_segmentation` needs.
+# Segmentation overlays the object with this colour at half strength; detection draws a box of it at full strength. It is
+# far from all colours of objects and grounds, and the overlay changes each of them by more than `read_segmentation` needs.
 MARK = (255, 0, 255)
 MARK_STRENGTH = 0.5
-BOX_GAP, BOX_LINE = 1, 2  # units between an object and its box, and the width of the box's line
-DEPTH_LEVELS = (0, 100, 200, 255)  # gray of the ground, of an object upon nothing, upon one, upon two
+BOX_GAP, BOX_LINE = 1, 2  # units between an object and its box, and width of the box's line
+DEPTH_LEVELS = (0, 100, 200, 255)  # gray of the ground, and of objects stacked on zero, one or two others
 
 Array = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture, with smooth outlines."""
+    """Render a scene as an RGB picture with anti-aliased outlines."""
     return Image.fromarray(paint(scene))
 
 
 def paint(scene: Scene) -> Array:
-    """The scene as uint8 (H, W, 3)."""
+    """Render a scene as uint8 (H, W, 3)."""
     picture_HW3 = _ground(scene).astype(np.float32)
     for thing in scene.objects:
         rows, columns, alpha_hw = _stamp(thing, scene.side)
@@ -47,7 +47,7 @@ def paint(scene: Scene) -> Array:
 
 
 def full_mask(thing: Object, side: int) -> Mask:
-    """Where an object lies, hidden or not: bool (H, W), the pixels of which at least half are its own."""
+    """Return an object's mask, including hidden parts: bool (H, W), the pixels that it covers at least half of."""
     mask_HW = np.zeros((side, side), bool)
     rows, columns, alpha_hw = _stamp(thing, side)
     mask_HW[rows, columns] = alpha_hw >= 0.5
@@ -55,7 +55,10 @@ def full_mask(thing: Object, side: int) -> Mask:
 
 
 def labels(scene: Scene) -> NDArray[np.int64]:
-    """What is seen at each pixel, int (H, W): 0 the ground, -1 its second half, k + 1 the object k, -2 - k person k."""
+    """Return what is visible at each pixel, int (H, W).
+
+    0 is the ground, -1 its second half, k + 1 is object k, and -2 - k person k.
+    """
     labels_HW = np.zeros((scene.side, scene.side), np.int64)
     half = scene.side // 2
     if scene.ground.split == "left and right":
@@ -70,15 +73,15 @@ def labels(scene: Scene) -> NDArray[np.int64]:
 
 
 def visible_masks(scene: Scene) -> Mask:
-    """What is seen of each object: bool (N, H, W)."""
+    """Return the visible part of each object: bool (N, H, W)."""
     numbers_N = np.arange(1, len(scene.objects) + 1)
     return labels(scene)[None] == numbers_N[:, None, None]
 
 
 def edges(scene: Scene) -> Mask:
-    """The outlines of all that is seen, the line between two grounds too: bool (H, W).
+    """Return all visible outlines, including the border between two grounds: bool (H, W).
 
-    A line is one unit wide on either side of the border.
+    A line extends one unit to either side of a border.
     """
     labels_HW = labels(scene)
     edges_HW = np.zeros(labels_HW.shape, bool)
@@ -93,7 +96,7 @@ def edges(scene: Scene) -> Mask:
 
 
 def stacking(scene: Scene) -> tuple[int, ...]:
-    """How high each object lies: 1 upon nothing, 2 upon an object of height 1, and so on."""
+    """Return the height of each object in the stacking order: 1 on the ground, 2 on an object of height 1, and so on."""
     masks = [full_mask(thing, scene.side) for thing in scene.objects]
     heights: list[int] = []
     for number, mask_HW in enumerate(masks):
@@ -103,7 +106,7 @@ def stacking(scene: Scene) -> tuple[int, ...]:
 
 
 def is_stacked(scene: Scene) -> bool:
-    """Whether some object lies upon another so that it shows: it hides a tenth of it, and not more than half."""
+    """Whether objects overlap visibly: the largest overlap hides between a tenth and a half of the lower object."""
     masks_NHW = [full_mask(thing, scene.side) for thing in scene.objects]
     hidden = [
         float((above_HW & below_HW).sum() / below_HW.sum())
@@ -114,29 +117,29 @@ def is_stacked(scene: Scene) -> bool:
 
 
 def depth(scene: Scene) -> Array:
-    """The map of depth by stacking: the ground black, the higher an object the brighter."""
+    """Return the depth map: black for the ground, and brighter for objects higher in the stacking order."""
     grays = [DEPTH_LEVELS[min(height, len(DEPTH_LEVELS) - 1)] for height in stacking(scene)]
     by_label = np.array([0, *grays], np.uint8)
     return _gray(by_label[np.maximum(labels(scene), 0)])
 
 
 def edge_map(scene: Scene) -> Array:
-    """White outlines on black."""
+    """Return white outlines on black."""
     return _gray(np.where(edges(scene), 255, 0))
 
 
 def outline_drawing(scene: Scene) -> Array:
-    """Black outlines on white."""
+    """Return black outlines on white."""
     return _gray(np.where(edges(scene), 0, 255))
 
 
 def inverted(scene: Scene) -> Array:
-    """The picture's negative."""
+    """Return the negative of the picture."""
     return 255 - paint(scene)
 
 
 def segmented(scene: Scene, subject: Object) -> Array:
-    """The picture with the subject, as far as it is seen, under a translucent coat of `MARK`."""
+    """Return the picture with a translucent overlay of `MARK` on the visible part of the subject."""
     picture_HW3 = paint(scene).astype(np.float32)
     mask_HW = visible_masks(scene)[scene.objects.index(subject)]
     picture_HW3[mask_HW] += MARK_STRENGTH * (np.array(MARK, np.float32) - picture_HW3[mask_HW])
@@ -144,7 +147,7 @@ def segmented(scene: Scene, subject: Object) -> Array:
 
 
 def detected(scene: Scene, subject: Object) -> Array:
-    """The picture with a box of `MARK` around the subject."""
+    """Return the picture with a box of colour `MARK` around the subject."""
     picture_HW3 = paint(scene).copy()
     left, top, right, bottom = box_around(scene, subject)
     line = max(1, BOX_LINE * scene.side // UNITS)
@@ -156,7 +159,7 @@ def detected(scene: Scene, subject: Object) -> Array:
 
 
 def box_around(scene: Scene, subject: Object) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the subject's box, outer bounds in pixels, right and bottom exclusive."""
+    """Return the outer bounds of the subject's box in pixels: left, top, right, bottom (the last two exclusive)."""
     rows, columns = np.nonzero(full_mask(subject, scene.side))
     grow = max(1, BOX_LINE * scene.side // UNITS) + BOX_GAP * scene.side // UNITS
     return (
@@ -179,7 +182,7 @@ def _ground(scene: Scene) -> Array:
 
 
 def _stamp(thing: Object, side: int) -> tuple[slice, slice, NDArray[np.float32]]:
-    """Where an object is stamped, and how much of each pixel there is its own (0..1)."""
+    """Return the rows and columns of an object's template in the picture, and the template's coverage there (0..1)."""
     across = round(SIZES[thing.size] * side / UNITS)
     x, y = (round(place * side / UNITS - across / 2) for place in thing.centre)
     top, left = max(y, 0), max(x, 0)
@@ -190,7 +193,7 @@ def _stamp(thing: Object, side: int) -> tuple[slice, slice, NDArray[np.float32]]
 
 @lru_cache(maxsize=256)
 def template(shape: str, across: int) -> NDArray[np.float32]:
-    """How much of each pixel of a square of `across` pixels a shape covers: float32 (across, across) in 0..1."""
+    """Return a shape's anti-aliased coverage of a square: float32 (across, across) in 0..1."""
     big = across * OVERSAMPLE
     canvas = Image.new("L", (big, big))
     pen = ImageDraw.Draw(canvas)
@@ -202,7 +205,7 @@ def template(shape: str, across: int) -> NDArray[np.float32]:
 
 
 def corners(shape: str) -> list[tuple[float, float]]:
-    """A shape's corners in -1..1, x to the right and y down."""
+    """Return a shape's corners in -1..1, with x to the right and y down."""
     if shape == "square":
         return [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)]
     if shape == "triangle":
@@ -217,7 +220,7 @@ def corners(shape: str) -> list[tuple[float, float]]:
     if shape == "star":
         angles = [math.pi * (corner / 5 - 0.5) for corner in range(10)]
         return [(r * math.cos(t), r * math.sin(t)) for t, r in zip(angles, [1.05, 0.45] * 5)]
-    raise UniWorldError(f"The shape '{shape}' is not known; choose circle, square, triangle, diamond, star or cross.")
+    raise UniWorldError(f"Unknown shape '{shape}'; choose circle, square, triangle, diamond, star or cross.")
 
 
 def _gray(values_HW: NDArray[np.integer]) -> Array:

@@ -1,6 +1,6 @@
-"""How people look, and their skeletons in OpenPose's colours.
+"""Render people, and their skeletons in OpenPose's colours.
 
-Shapes: H = W = the picture's side in pixels.
+Shapes: H = W = side of the picture in pixels.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from .scene import UNITS
 
 _OVERSAMPLE = 4
 _HEAD, _LIMB = 4.5, 4.0  # radius of the head, width of arms and legs
-# As wide as the core's pose head reads them back at 64 pixels: smaller discs lose their colour in a VAE.
+# Wide enough for the core's pose head to read them at 64 pixels: smaller discs lose their colour in the VAE.
 DISC, BONE = 2.75, 2.0  # radius of a joint's disc, width of a bone
-BONE_LEVEL = 0.6  # ControlNet's annotator paints bones at this share of their colour
+BONE_LEVEL = 0.6  # ControlNet's annotator dims bones to this fraction
 _HUE = 20  # degrees from one joint to the next
 
 Gray = NDArray[np.float32]
 
 
 def person_cover(person: Figure, side: int) -> Gray:
-    """How much of each pixel a person covers: float32 (H, W) in 0..1."""
+    """Return a person's coverage of each pixel: float32 (H, W) in 0..1."""
     return _cover(person.arms, person.legs, person.x, person.y, side)
 
 
@@ -36,7 +36,7 @@ def _cover(arms: str, legs: str, x: int, y: int, side: int) -> Gray:
     canvas = _Canvas(Image.new("L", (side * _OVERSAMPLE,) * 2))
     at = {name: (x + right, y + down) for name, (right, down) in joints_of(arms, legs).items()}
     for one, other in BONES:
-        # Arms and legs are limbs; between shoulders and hips lies the trunk.
+        # Only arms, legs and neck are drawn as limbs; the trunk is a polygon.
         if one != "neck" or other == "nose":
             canvas.bone(at[one], at[other], _LIMB, 255)
     trunk = [at[name] for name in ("left shoulder", "right shoulder", "right hip", "left hip")]
@@ -50,7 +50,7 @@ def _cover(arms: str, legs: str, x: int, y: int, side: int) -> Gray:
 
 
 def skeletons(figures: tuple[Figure, ...], side: int) -> NDArray[np.uint8]:
-    """Discs at joints upon dimmed bones, each in its own hue, on black: uint8 (H, W, 3)."""
+    """Render skeletons on black: discs at joints over dimmed bones, each with its own hue. uint8 (H, W, 3)."""
     canvas = _Canvas(Image.new("RGB", (side * _OVERSAMPLE,) * 2))
     for person in figures:
         at = person.joints()
@@ -62,13 +62,13 @@ def skeletons(figures: tuple[Figure, ...], side: int) -> NDArray[np.uint8]:
 
 
 def hue(number: int, level: float = 1.0) -> tuple[int, int, int]:
-    """The colour of a joint or bone of that number."""
+    """Return the colour of a joint or bone by its number."""
     red, green, blue = colorsys.hsv_to_rgb(_HUE * number / 360, 1, level)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 class _Canvas:
-    """Draws in units on an oversampled picture."""
+    """Draws on an oversampled picture, with lengths in units."""
 
     def __init__(self, image: Image.Image) -> None:
         self._image, self._pen, self._scale = image, ImageDraw.Draw(image), image.width / UNITS
@@ -78,7 +78,7 @@ class _Canvas:
         self._pen.ellipse((x - r, y - r, x + r - 1, y + r - 1), fill=colour)
 
     def bone(self, one: Point, other: Point, width: float, colour: int | tuple[int, int, int]) -> None:
-        """A line with round ends."""
+        """Draw a line with round ends."""
         ends = [(x * self._scale, y * self._scale) for x, y in (one, other)]
         self._pen.line(ends, fill=colour, width=round(width * self._scale))
         for end in (one, other):
@@ -88,5 +88,5 @@ class _Canvas:
         self._pen.polygon([(x * self._scale, y * self._scale) for x, y in corners], fill=colour)
 
     def reduced(self) -> NDArray[np.uint8]:
-        """The picture at its own size."""
+        """Return the picture at its final size."""
         return np.asarray(self._image.reduce(_OVERSAMPLE))

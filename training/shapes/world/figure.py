@@ -1,4 +1,4 @@
-"""People of the world: filled figures seen from the front, in a few poses, with joints that are known exactly.
+"""People of the world: filled figures seen from the front, in a few poses, with exactly known joints.
 
 Lengths are in units, x to the right and y down; a person's right is the viewer's left.
 """
@@ -14,15 +14,15 @@ from ....uniworld_core.errors import UniWorldError
 ARMS = ("up", "out", "down")
 LEGS = ("together", "apart")
 SPOTS = ("left", "center", "right")
-_SPOT_ENDS = (28, 37)  # where left ends, and where right begins
-# From the nose: top, bottom, and half the width of what the arms and the legs of a pose take.
+_SPOT_ENDS = (28, 37)  # x where "left" ends, and where "right" starts
+# Bounding boxes of arms and legs, relative to the nose: top, bottom, half the width.
 ARM_BOXES = {"up": (-8, 13, 15), "out": (-8, 13, 22), "down": (-8, 26, 15)}
 LEG_BOXES = {"together": (13, 40, 9), "apart": (13, 40, 14)}
 
 Point = tuple[int, int]
 Combination = tuple[str, str, str]
 
-# From the nose; what is said of the left side is mirrored. Whole units, so that all discs of a skeleton look alike.
+# Relative to the nose, for the left side; the right side is mirrored. Integers, so that all discs are rendered alike.
 _TRUNK = {"neck": (0, 8), "left shoulder": (7, 9), "left hip": (4, 23)}
 _ARM_JOINTS = {
     "up": {"left elbow": (11, 2), "left wrist": (12, -5)},
@@ -53,7 +53,7 @@ BONES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """One person; x and y are its nose's."""
+    """One person. x and y are the position of the nose."""
 
     colour: str
     arms: str
@@ -63,39 +63,39 @@ class Figure:
 
     @property
     def spot(self) -> str:
-        """Where it stands: "left", "center" or "right"."""
+        """The person's place: "left", "center" or "right"."""
         return SPOTS[sum(self.x >= end for end in _SPOT_ENDS)]
 
     @property
     def combination(self) -> Combination:
-        """Pose, spot and colour: what the split holds out."""
+        """Pose, spot and colour, by which the split holds out people."""
         return f"{self.arms} {self.legs}", self.spot, self.colour
 
     @property
     def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
-        """Left, top, right and bottom of what its arms take, and of what its legs take."""
+        """Bounding boxes (left, top, right, bottom) of the arms and of the legs."""
         parts = (ARM_BOXES[self.arms], LEG_BOXES[self.legs])
         return tuple((self.x - half, self.y + top, self.x + half, self.y + bottom) for top, bottom, half in parts)
 
     def joints(self) -> dict[str, Point]:
-        """The joints that show at this size, by OpenPose's names: x and y of each."""
+        """Return x and y of the joints that are visible at this size, by OpenPose's names."""
         return {name: (self.x + x, self.y + y) for name, (x, y) in joints_of(self.arms, self.legs).items()}
 
     def words(self) -> str:
-        """Such as "red person on the left with arms up and legs apart"."""
+        """Return a description such as "red person on the left with arms up and legs apart"."""
         where = "in the center" if self.spot == "center" else f"on the {self.spot}"
         return f"{self.colour} person {where} with arms {self.arms} and legs {self.legs}"
 
 
 def joints_of(arms: str, legs: str) -> Mapping[str, Point]:
-    """A pose's joints from the nose.
+    """Return a pose's joints relative to the nose.
 
     Raises:
-        UniWorldError: arms or legs that are not known.
+        UniWorldError: `arms` or `legs` is unknown.
     """
     if arms not in ARMS or legs not in LEGS:
         raise UniWorldError(
-            f"The pose 'arms {arms}, legs {legs}' is not known; arms can be {', '.join(ARMS)}, legs {' or '.join(LEGS)}."
+            f"Unknown pose 'arms {arms}, legs {legs}'; arms can be {', '.join(ARMS)}, legs {' or '.join(LEGS)}."
         )
     left = {**_TRUNK, **_ARM_JOINTS[arms], **_LEG_JOINTS[legs]}
     right = {name.replace("left", "right"): (-x, y) for name, (x, y) in left.items() if "left" in name}

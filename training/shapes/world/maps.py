@@ -1,8 +1,8 @@
-"""The maps that perception tasks ask for, drawn from exact knowledge, as the core's heads read them.
+"""The exact maps of perception tasks, in the form that the core's heads read.
 
     map_of("hed", scene)
 
-Shapes: H = W = the picture's side in pixels; maps are uint8 (H, W, 3).
+Shapes: H = W = side of the picture in pixels. Maps are uint8 (H, W, 3).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .draw_figure import skeletons
 from .scene import SIZES, UNITS, Object, Scene, rgb
 
 _OVERSAMPLE = 4
-HED_BLUR = 1.6  # units; with it a soft edge is twice as wide as a hard one
-# A straight edge keeps this of its height under that blur, and is brought back to white.
+HED_BLUR = 1.6  # units; makes a soft edge twice as wide as a hard one
+# The blur reduces a straight edge to this fraction of its height. Maps are divided by it, so that edges are white.
 _HED_PEAK = 0.4545
 LINE = 2.0  # units across a straight line
-INK, LIGHT_TONE, DARK_TONE = 15, 226, 168  # gray of a sketch's outlines, and of the tones for white and for black
+INK, LIGHT_TONE, DARK_TONE = 15, 226, 168  # gray of a sketch's outlines, and of its tones for white and black objects
 _SKETCH_BLUR = 0.5  # units
-# The bevel: a blur of each object's mask by so much is the height, this many units high.
+# The height of a bevelled object is its mask, blurred by _BEVEL_BLUR units and scaled to _BEVEL_HEIGHT units.
 _BEVEL_BLUR, _BEVEL_HEIGHT = 2.0, 6.0
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2
 
@@ -33,18 +33,18 @@ Floats = NDArray[np.float32]
 
 
 def map_of(kind: str, scene: Scene, subject: Object | None = None) -> draw.Array:
-    """The right map of a perception task.
+    """Return the exact map of a perception task.
 
     Args:
         kind: one of `tasks.PERCEPTIONS`.
-        subject: what is segmented or detected, and nothing for the others.
+        subject: the object to segment or detect; None for the other kinds.
 
     Raises:
-        UniWorldError: a kind that is none of them, or a subject that is missing.
+        UniWorldError: the kind is unknown, or the subject is missing.
     """
     if kind in ("segmentation", "detection"):
         if subject is None:
-            raise UniWorldError(f"A map of the kind '{kind}' needs a subject: name one of the scene's objects.")
+            raise UniWorldError(f"A map of kind '{kind}' needs a subject: pass one of the scene's objects.")
         return (draw.segmented if kind == "segmentation" else draw.detected)(scene, subject)
     if kind == "openpose":
         return skeletons(scene.figures, scene.side)
@@ -62,13 +62,13 @@ def map_of(kind: str, scene: Scene, subject: Object | None = None) -> draw.Array
 
 
 def soft_edges(scene: Scene) -> draw.Array:
-    """Wide outlines, white in the middle and softly falling off, on black."""
+    """Return wide outlines on black, white in the middle with soft sides."""
     soft_HW = blurred(draw.edges(scene).astype(np.float32), HED_BLUR * scene.side / UNITS)
     return _gray(255 * (soft_HW / _HED_PEAK).clip(0, 1))
 
 
 def straight_lines(scene: Scene) -> draw.Array:
-    """White lines on black: the sides of polygons and the border of two grounds, as far as they are seen."""
+    """Return the visible sides of polygons and the border between two grounds, as white lines on black."""
     side, scale = scene.side, scene.side / UNITS
     canvas = Image.new("L", (side * _OVERSAMPLE,) * 2)
     pen, width = ImageDraw.Draw(canvas), round(LINE * scale * _OVERSAMPLE)
@@ -91,9 +91,9 @@ def straight_lines(scene: Scene) -> draw.Array:
 
 
 def sketch(scene: Scene) -> draw.Array:
-    """Charcoal on white paper: dark, slightly soft outlines, and objects shaded by how dark their colours are.
+    """Return a charcoal sketch: dark, slightly soft outlines on white, and objects shaded by the luma of their colours.
 
-    The shading stays above half of the outlines' contrast, where the core's head still tells lines from tones.
+    Tones stay in the lighter half of the range, so that the core's head can separate lines from shading.
     """
     tone_HW = np.full((scene.side, scene.side), 255, np.float32)
     for thing, mask_HW in zip(scene.objects, draw.visible_masks(scene)):
@@ -103,19 +103,19 @@ def sketch(scene: Scene) -> draw.Array:
 
 
 def tone_of(thing: Object) -> float:
-    """The gray with which a sketch shades an object."""
+    """Return the gray of an object in a sketch."""
     return DARK_TONE + (LIGHT_TONE - DARK_TONE) * float(np.dot(_LUMA, rgb(thing.colour))) / 255
 
 
 def normal_map(scene: Scene) -> draw.Array:
-    """Colours of `normals`: (n + 1) / 2, as the core's head reads them."""
+    """Return `normals` as colours: (n + 1) / 2, as the core's head reads them."""
     return np.rint(255 * (normals(scene) + 1) / 2).astype(np.uint8)
 
 
 def normals(scene: Scene) -> Floats:
-    """Unit normals, float32 (H, W, 3): x to the right, y up, z towards the viewer.
+    """Return unit normals, float32 (H, W, 3): x to the right, y up, z towards the viewer.
 
-    The ground is flat, and objects rise from it with round rims that lean outwards.
+    The ground is flat, and objects have bevelled rims.
     """
     normal_HW3 = np.zeros((scene.side, scene.side, 3), np.float32)
     normal_HW3[..., 2] = 1
@@ -126,7 +126,7 @@ def normals(scene: Scene) -> Floats:
 
 @lru_cache(maxsize=64)
 def _bevel(thing: Object, side: int) -> Floats:
-    """Unit normals of one object's round rim, float32 (H, W, 3)."""
+    """Return unit normals of one bevelled object, float32 (H, W, 3)."""
     scale = side / UNITS
     mask_HW = draw.full_mask(thing, side).astype(np.float32)
     down_HW, right_HW = np.gradient(_BEVEL_HEIGHT * scale * blurred(mask_HW, _BEVEL_BLUR * scale))
@@ -135,9 +135,9 @@ def _bevel(thing: Object, side: int) -> Floats:
 
 
 def blurred(values_HW: Floats, sigma: float) -> Floats:
-    """Blurred by a Gaussian of that many pixels; beyond the picture its rim goes on. Also of a stack (..., H, W).
+    """Apply a Gaussian blur to (..., H, W), with `sigma` in pixels and replicated edges.
 
-    It is added up in float64, so that maps are the same to the last bit whatever adds them up.
+    Computed in float64: the order of summation, which depends on the BLAS, then cannot change the float32 result.
     """
     down, right = (_blur_matrix(side, sigma) for side in values_HW.shape[-2:])
     return (down @ values_HW.astype(np.float64) @ right.T).astype(np.float32)
@@ -145,7 +145,7 @@ def blurred(values_HW: Floats, sigma: float) -> Floats:
 
 @cache
 def _blur_matrix(side: int, sigma: float) -> NDArray[np.float64]:
-    """The Gaussian blur of a line as a matrix, float64 (side, side); its rows add up to 1."""
+    """Return the 1-D Gaussian blur as a matrix, float64 (side, side), whose rows sum to 1."""
     reach = int(np.ceil(3 * sigma))
     offsets = np.arange(-reach, reach + 1)
     kernel_K = np.exp(-0.5 * (offsets / sigma) ** 2)

@@ -1,7 +1,6 @@
-"""What the world holds: objects of a shape, a colour, a size and a place, on a ground of one or two colours; and,
-where poses are asked for, people.
+"""Scenes: objects with shape, colour, size and place, on a ground of one or two colours; in pose tasks, people.
 
-Lengths are in units of 1/64 of the picture's side, so that a scene is the same at every side.
+Lengths are in units of 1/64 of the picture's side, so that a scene does not depend on the resolution.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ COLOURS = {
     "white": (255, 255, 255),
     "black": (8, 8, 8),
 }
-# Muted, and none of them an object's, so that an object stands out of every ground.
+# Muted colours that no object has, so that objects are visible on every ground.
 GROUNDS = {
     "gray": (128, 128, 128),
     "beige": (202, 186, 138),
@@ -35,16 +34,16 @@ GROUNDS = {
     "teal": (24, 116, 128),
     "pink": (240, 152, 186),
 }
-SIZES = {"small": 14, "large": 20}  # across
-# Left to right and top to bottom; the centres of the nine places lie 20 apart.
+SIZES = {"small": 14, "large": 20}  # diameter
+# The nine places, row by row; their centres are 20 apart.
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 CENTRES = (12, 32, 52)
 UNITS = 64
-SIDE = 128  # pixels of a picture, where no other side is asked for: what nano paints
-JITTER = {"small": 2, "large": 1}  # how far from its place's centre an object may lie, in each direction
-GAP = 2  # objects that do not overlap are at least so far apart
+SIDE = 128  # default side of a picture in pixels: the size that nano paints
+JITTER = {"small": 2, "large": 1}  # maximum offset of an object from the centre of its place, in each direction
+GAP = 2  # minimum distance of objects that do not overlap
 SPLITS = ("plain", "left and right", "top and bottom")
-# Where the noses of people are: alone, at a spot; or two of them, side by side with their arms close.
+# x of people's noses: of a single person by spot, and of two people side by side.
 NOSES = {"left": 24, "center": 32, "right": 40}
 NOSES_OF_TWO = {"left": 16, "right": 48}
 NOSE_HEIGHT = 16
@@ -55,7 +54,7 @@ Triple = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Object:
-    """One object; `dx` and `dy` are its centre's offset from its place's centre, in units, right and down."""
+    """One object. `dx` and `dy` are its offset from the centre of its place, in units, to the right and down."""
 
     shape: str
     colour: str
@@ -72,13 +71,13 @@ class Object:
 
     @property
     def triple(self) -> Triple:
-        """Colour, shape and place: what the split holds out."""
+        """Colour, shape and place, by which the split holds out objects."""
         return self.colour, self.shape, self.place
 
 
 @dataclass(frozen=True)
 class Ground:
-    """A ground of one colour, or of two halves: `first` is the left or the top one."""
+    """A ground of one colour, or of two halves, of which `first` is the left or top one."""
 
     first: str
     second: str = ""
@@ -91,15 +90,15 @@ class Ground:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects, the backmost first, on a ground, in a square picture of `side` pixels; people overlap nothing."""
+    """A square picture of `side` pixels with objects, back to front, on a ground. People overlap nothing."""
 
     objects: tuple[Object, ...]
     ground: Ground
     side: int = UNITS
     figures: tuple[Figure, ...] = ()
 
-    def without(self, gone: Object) -> Scene:
-        return replace(self, objects=tuple(thing for thing in self.objects if thing != gone))
+    def without(self, removed: Object) -> Scene:
+        return replace(self, objects=tuple(thing for thing in self.objects if thing != removed))
 
     def swapped(self, old: Object, new: Object) -> Scene:
         return replace(self, objects=tuple(new if thing == old else thing for thing in self.objects))
@@ -109,28 +108,28 @@ class Scene:
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
-    """The colour of that name, an object's or a ground's."""
+    """Return the RGB value of a colour of objects or grounds."""
     return COLOURS[colour] if colour in COLOURS else GROUNDS[colour]
 
 
 def pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
-    """One of them, each as likely."""
+    """Return a uniformly random option."""
     return options[int(rng.integers(len(options)))]
 
 
 def apart(one: Object, other: Object) -> bool:
-    """Whether two objects' bounding boxes leave the gap between them."""
+    """Whether the bounding boxes of two objects are at least `GAP` apart."""
     (x0, y0), (x1, y1) = one.centre, other.centre
     return max(abs(x0 - x1), abs(y0 - y1)) >= (SIZES[one.size] + SIZES[other.size]) // 2 + GAP
 
 
 def fits(scene: Scene, thing: Object) -> bool:
-    """Whether an object can be added: its place is free, and it comes near nothing."""
+    """Whether an object can be added: its place is free, and it is apart from all others."""
     return all(thing.place != other.place and apart(thing, other) for other in scene.objects)
 
 
 def random_object(rng: np.random.Generator, triple: Triple) -> Object:
-    """An object of that colour, shape and place, of any size and jitter."""
+    """Return an object with this colour, shape and place, and a random size and jitter."""
     colour, shape, place = triple
     size = pick(rng, tuple(SIZES))
     dx, dy = (int(step) for step in rng.integers(-JITTER[size], JITTER[size] + 1, 2))
@@ -138,7 +137,7 @@ def random_object(rng: np.random.Generator, triple: Triple) -> Object:
 
 
 def random_ground(rng: np.random.Generator) -> Ground:
-    """A plain ground or, one time in three, a two-tone one."""
+    """Return a plain ground or, with probability 1/3, a two-tone one."""
     names = tuple(GROUNDS)
     first = pick(rng, names)
     if rng.random() >= 1 / 3:
@@ -149,11 +148,11 @@ def random_ground(rng: np.random.Generator) -> Ground:
 def random_scene(
     rng: np.random.Generator, count: int, triple: Callable[[np.random.Generator], Triple], side: int = UNITS
 ) -> Scene:
-    """A scene of `count` objects, 0 to 6, none of which overlap.
+    """Return a scene of `count` objects (0 to 6) that do not overlap.
 
     Args:
-        triple: draws an object's colour, shape and place: where a split is kept.
-        side: of the picture in pixels.
+        triple: samples an object's colour, shape and place; this is where the split is enforced.
+        side: side of the picture in pixels.
     """
     check_side(side)
     scene = Scene((), random_ground(rng), side)
@@ -167,13 +166,13 @@ def random_scene(
 def stacked_scene(
     rng: np.random.Generator, count: int, triple: Callable[[np.random.Generator], Triple], side: int = UNITS
 ) -> Scene:
-    """A scene of `count` objects, at least 2, the last of which lies partly upon the one before it."""
+    """Return a scene of `count` objects (at least 2), the last of which partly covers the one before it."""
     while True:
         scene = random_scene(rng, count - 1, triple, side)
         below, above = scene.objects[-1], random_object(rng, triple(rng))
         (row, column), (row_above, column_above) = (divmod(PLACES.index(thing.place), 3) for thing in (below, above))
         right, down = column_above - column, row_above - row
-        # One of two smalls would hardly touch the other; of one colour, nobody could see which is in front.
+        # Two small objects would hardly overlap. With the same colour, one could not see which is in front.
         if abs(right) + abs(down) != 1 or below.colour == above.colour or below.size == above.size == "small":
             continue
         near = 4 + int(rng.integers(2))
@@ -185,7 +184,7 @@ def stacked_scene(
 
 
 def random_figure(rng: np.random.Generator, combination: Combination, noses: Mapping[str, int] = NOSES) -> Figure:
-    """A person of that pose, spot and colour, a little beside it."""
+    """Return a person with this pose, spot and colour, at a random offset."""
     pose, spot, colour = combination
     arms, legs = pose.split()
     x = noses[spot] + int(rng.integers(-1, 2))
@@ -199,12 +198,13 @@ def figure_scene(
     triple: Callable[[np.random.Generator], Triple],
     side: int = UNITS,
 ) -> Scene:
-    """A scene of one person and, every other time, an object beside it; or of two people.
+    """Return a scene of one person and, with probability 1/2, an object; or of two people.
 
     Args:
-        count: of people, 1 or 2.
-        combination: draws a person's pose, spot and colour; `triple`, an object's colour, shape and place.
-        side: of the picture in pixels.
+        count: number of people, 1 or 2.
+        combination: samples a person's pose, spot and colour.
+        triple: samples an object's colour, shape and place.
+        side: side of the picture in pixels.
     """
     check_side(side)
     ground = random_ground(rng)
@@ -216,12 +216,12 @@ def figure_scene(
     while True:
         person = random_figure(rng, combination(rng))
         things = (random_object(rng, triple(rng)),) if with_object else ()
-        if all(beside(person, thing) for thing in things):
+        if all(clear_of(person, thing) for thing in things):
             return Scene(things, ground, side, (person,))
 
 
-def beside(person: Figure, thing: Object) -> bool:
-    """Whether a person's boxes and an object's leave the gap between them."""
+def clear_of(person: Figure, thing: Object) -> bool:
+    """Whether a person's and an object's bounding boxes are at least `GAP` apart."""
     (x, y), reach = thing.centre, SIZES[thing.size] // 2 + GAP
     return all(
         x + reach <= left or right <= x - reach or y + reach <= top or bottom <= y - reach
@@ -230,6 +230,6 @@ def beside(person: Figure, thing: Object) -> bool:
 
 
 def check_side(side: int) -> None:
-    """Raises UniWorldError if a picture cannot have that side."""
+    """Raise UniWorldError if the side of a picture is invalid."""
     if side < 32 or side % 16:
-        raise UniWorldError(f"The side of a picture is {side}; it must be a multiple of 16 and at least 32 pixels.")
+        raise UniWorldError(f"The side of the pictures is {side}; it must be a multiple of 16 and at least 32 pixels.")

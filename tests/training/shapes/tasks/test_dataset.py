@@ -1,4 +1,4 @@
-"""Tasks written as training data: readable in the published format, and gone on with after a kill."""
+"""Tasks written as training data: valid in the published format, and resumed after a kill."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def annotations(folder: Path, name: str) -> list[dict]:
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
-class TestWhatIsWritten:
-    def test_the_trainers_reader_takes_it(self, tmp_path: Path) -> None:
+class TestContents:
+    def test_the_trainer_reads_it(self, tmp_path: Path) -> None:
         samples = PublishedSamples(write_dataset(tmp_path / "data", COUNT, seed=4))
         assert len(samples) + len(annotations(tmp_path / "data", "questions.json")) == COUNT
         for index in range(len(samples)):
@@ -43,7 +43,7 @@ class TestWhatIsWritten:
             assert sample.prompt
             assert "<image>" not in sample.prompt
 
-    def test_edits_alone_are_weighed(self, tmp_path: Path) -> None:
+    def test_only_edits_are_weighted(self, tmp_path: Path) -> None:
         samples = PublishedSamples(write_dataset(tmp_path / "data", COUNT))
         names = [*annotations(tmp_path / "data", "edits.json"), *annotations(tmp_path / "data", "others.json")]
         kinds = [row["id"].split("-")[0] for row in names]
@@ -52,10 +52,10 @@ class TestWhatIsWritten:
             len(names) - sum(weighted)
         )
         assert {kind for kind, is_weighted in zip(kinds, weighted) if is_weighted} <= set(EDITS)
-        # Some compositions show nothing that neither reference shows.
+        # Not weighted are compositions at the same place as in the second picture.
         assert {kind for kind, is_weighted in zip(kinds, weighted) if not is_weighted} & set(EDITS) <= {"compose"}
 
-    def test_pictures_are_the_tasks_own_to_the_last_bit(self, tmp_path: Path) -> None:
+    def test_pictures_equal_those_of_the_tasks(self, tmp_path: Path) -> None:
         write_dataset(tmp_path / "data", COUNT, seed=2)
         settings = dataset._Settings(COUNT, 2, "train", SIDE, KINDS)
         for row in annotations(tmp_path / "data", "edits.json"):
@@ -64,7 +64,7 @@ class TestWhatIsWritten:
             for name, picture in zip(row["image"], [*task.references, task.target]):
                 assert np.array_equal(np.asarray(Image.open(tmp_path / "data" / "pictures" / name)), picture)
 
-    def test_questions_have_their_answers_and_stay_out_of_the_list(self, tmp_path: Path) -> None:
+    def test_questions_have_answers_and_are_not_in_the_list(self, tmp_path: Path) -> None:
         listed = write_dataset(tmp_path / "data", COUNT).read_text(encoding="utf-8")
         assert listed == "pictures,edits.json,true\npictures,others.json,false\n"
         rows = annotations(tmp_path / "data", "questions.json")
@@ -89,16 +89,14 @@ class TestWhatIsWritten:
             write_dataset(tmp_path / split, COUNT, split=split)
         assert annotations(tmp_path / "train", "edits.json") != annotations(tmp_path / "test", "edits.json")
 
-    def test_progress_is_told(self, tmp_path: Path) -> None:
+    def test_progress_is_reported(self, tmp_path: Path) -> None:
         told = []
         write_dataset(tmp_path / "data", 40, progress=lambda done, count: told.append((done, count)))
         assert told == [(16, 40), (32, 40), (40, 40)]
 
 
-class TestGoingOn:
-    def test_a_run_that_was_killed_ends_like_one_that_was_not(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+class TestResuming:
+    def test_a_killed_run_resumes_with_the_same_result(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_dataset(tmp_path / "whole", COUNT)
 
         def killed(number: int, settings: dataset._Settings) -> None:
@@ -117,21 +115,19 @@ class TestGoingOn:
         assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
         assert set(range(16)).isdisjoint(made), "a block that was finished was made again"
 
-    def test_what_is_finished_is_left_as_it_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_finished_folder_is_not_changed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_dataset(tmp_path / "data", COUNT)
         monkeypatch.setattr(dataset, "task_number", None)
         assert write_dataset(tmp_path / "data", COUNT) == tmp_path / "data" / dataset.LIST
 
     @pytest.mark.parametrize("other", [{"seed": 1}, {"count": COUNT + 1}, {"kinds": ["add"]}, {"side": 96}])
-    def test_a_folder_of_other_settings_is_refused(self, tmp_path: Path, other: dict) -> None:
+    def test_a_folder_with_other_settings_is_rejected(self, tmp_path: Path, other: dict) -> None:
         write_dataset(tmp_path / "data", COUNT)
-        with pytest.raises(ValueError, match=rf"other settings \({next(iter(other))} .*name another folder"):
+        with pytest.raises(ValueError, match=rf"other settings \({next(iter(other))} .*choose another folder"):
             write_dataset(tmp_path / "data", **{"count": COUNT} | other)
 
     @pytest.mark.parametrize("name", ["settings.json", "blocks/00000.json"])
-    def test_a_damaged_file_of_its_own_is_named(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-    ) -> None:
+    def test_a_damaged_block_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         monkeypatch.setattr(dataset.shutil, "rmtree", lambda _: None)
         write_dataset(tmp_path / "data", COUNT)
         (tmp_path / "data" / dataset.LIST).unlink()
@@ -139,15 +135,13 @@ class TestGoingOn:
         with pytest.raises(UniWorldError, match=rf"{name}'? is not valid JSON: Unterminated string"):
             write_dataset(tmp_path / "data", COUNT)
 
-    def test_a_folder_of_other_files_is_refused(self, tmp_path: Path) -> None:
+    def test_a_folder_with_other_files_is_rejected(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("years of work")
-        with pytest.raises(ValueError, match="holds other files"):
+        with pytest.raises(ValueError, match="contains other files"):
             write_dataset(tmp_path, COUNT)
         assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
-    def test_a_disk_that_is_full_is_told_and_leaves_no_list(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_full_disk_is_reported_and_leaves_no_list(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(path: Path, data: bytes) -> None:
             raise OSError(28, "No space left on device")
 
@@ -160,17 +154,15 @@ class TestGoingOn:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"count": 0}, "0 tasks were asked for"),
+        ({"count": 0}, "number of tasks is 0"),
         ({"seed": -1}, "The seed is -1"),
-        ({"split": "exam"}, "'exam' is not known"),
+        ({"split": "exam"}, "Unknown split 'exam'"),
         ({"side": 65}, "is 65; it must be a multiple of 16"),
-        ({"kinds": ["add", "sing"]}, r"\['sing'\] are not known; choose some of"),
+        ({"kinds": ["add", "sing"]}, r"Unknown kinds of tasks \['sing'\]; choose some of"),
         ({"kinds": []}, "choose some of"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused_and_make_no_folder(
-    tmp_path: Path, settings: dict, message: str
-) -> None:
+def test_invalid_settings_are_rejected_and_create_no_folder(tmp_path: Path, settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         write_dataset(tmp_path / "data", **{"count": 5} | settings)
     assert not (tmp_path / "data").exists()

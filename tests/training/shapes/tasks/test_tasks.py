@@ -1,4 +1,4 @@
-"""The tasks: what they ask, that they ask it of one object alone, and that training never sees the held-out ones."""
+"""The tasks: their instructions are correct and unambiguous, and training never contains held-out combinations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def scenes_of(task: ShapesTask) -> list[Scene]:
 
 
 def first_named(prompt: str) -> Description:
-    """The first object that a prompt names; words like "object" stand for any shape."""
+    """Return the first object that a prompt names; words like "object" match any shape."""
     sizes, colours, shapes = ("|".join(words) for words in (SIZES, COLOURS, SHAPES))
     places = "|".join(sorted(PLACES, key=len, reverse=True))
     found = re.search(
@@ -44,7 +44,7 @@ class TestEveryKind:
     def test_the_same_seed_makes_the_same_tasks(self, kind: str) -> None:
         assert tasks(kind, 10) == tasks(kind, 10)
 
-    def test_training_never_shows_a_held_out_combination(self, kind: str) -> None:
+    def test_training_never_contains_a_held_out_combination(self, kind: str) -> None:
         assert not any(holds_held_out(scene) for task in tasks(kind, 200) for scene in scenes_of(task))
 
     def test_every_test_task_is_about_a_held_out_combination(self, kind: str) -> None:
@@ -52,19 +52,19 @@ class TestEveryKind:
             named = [thing for thing in (task.subject, task.result) if thing is not None]
             assert any(map(is_held_out, named)) if named else any(map(holds_held_out, scenes_of(task)))
 
-    def test_it_has_the_pictures_that_it_takes(self, kind: str) -> None:
+    def test_it_has_its_references_and_target(self, kind: str) -> None:
         for task in tasks(kind, 5, side=96):
             assert len(task.references) == {"text_to_image": 0, "compose": 2}.get(kind, 1)
             assert (task.target is None) == (kind == "question") == (task.answer is not None)
             pictures = [*task.references, *([task.target] if task.target else [])]
             assert {(picture.size, picture.mode) for picture in pictures} == {((96, 96), "RGB")}
 
-    def test_edits_alone_are_weighed(self, kind: str) -> None:
+    def test_only_edits_are_weighted(self, kind: str) -> None:
         for task in tasks(kind, 20):
             nothing_new = kind == "compose" and task.subject == task.result
             assert task.weighted == (kind in EDITS and not nothing_new)
 
-    def test_it_is_worded_in_several_ways(self, kind: str) -> None:
+    def test_it_has_several_wordings(self, kind: str) -> None:
         patterns = {re.sub("|".join((*COLOURS, *SHAPES, *PLACES, *GROUNDS)), "_", task.prompt) for task in tasks(kind)}
         assert len(patterns) >= 3
         assert all(prompt.prompt == prompt.prompt.strip() and "{" not in prompt.prompt for prompt in tasks(kind))
@@ -83,7 +83,7 @@ def test_a_prompt_names_exactly_one_object_and_it_is_the_subject(kind: str) -> N
 
 
 class TestTheEdits:
-    def test_adding_names_all_that_is_new(self) -> None:
+    def test_adding_names_all_properties_of_the_new_object(self) -> None:
         for task in tasks("add"):
             assert task.result is not None
             new = task.result
@@ -98,7 +98,7 @@ class TestTheEdits:
             assert task.after.ground == task.before[0].ground
 
     @pytest.mark.parametrize(("kind", "changes"), [("recolour", {"colour"}), ("replace", {"shape", "colour"})])
-    def test_a_change_is_of_the_subject_alone(self, kind: str, changes: set[str]) -> None:
+    def test_a_change_affects_only_the_subject(self, kind: str, changes: set[str]) -> None:
         for task in tasks(kind):
             assert task.after is not None
             pairs = [(old, new) for old, new in zip(task.before[0].objects, task.after.objects) if old != new]
@@ -106,14 +106,14 @@ class TestTheEdits:
             old, new = pairs[0]
             assert {name for name in vars(old) if getattr(old, name) != getattr(new, name)} <= changes
 
-    def test_another_background_leaves_the_objects(self) -> None:
+    def test_another_background_keeps_the_objects(self) -> None:
         for task in tasks("background"):
             assert task.after is not None
             assert task.after.objects == task.before[0].objects
             assert task.after.ground != task.before[0].ground
             assert task.after.ground.first in task.prompt
 
-    def test_what_is_cut_out_stands_alone_on_white(self) -> None:
+    def test_an_extracted_object_is_alone_on_white(self) -> None:
         for task in tasks("extract"):
             assert task.after is not None
             assert task.after.objects == (task.subject,)
@@ -121,7 +121,7 @@ class TestTheEdits:
             assert task.subject is not None
             assert task.subject.colour != "white"
 
-    def test_composing_brings_the_second_pictures_object_into_the_first(self) -> None:
+    def test_composing_adds_the_second_pictures_object_to_the_first(self) -> None:
         for task in tasks("compose"):
             first, second = task.before
             assert task.result is not None
@@ -144,16 +144,16 @@ class TestWords:
         Ground("navy", "pink", "top and bottom"),
     )
 
-    def test_a_caption_names_every_object_with_all_it_has_and_the_ground(self) -> None:
+    def test_a_caption_names_all_properties_of_every_object_and_the_ground(self) -> None:
         said = {caption(self.SCENE, np.random.default_rng(seed)) for seed in range(20)}
         things = ("a small orange star at the top left", "a large red star at the center")
         ground = "on a background that is navy at the top and pink at the bottom"
         assert said == {f"{' and '.join(order)} {ground}" for order in (things, things[::-1])}
 
-    def test_an_empty_scene_has_a_caption_too(self) -> None:
+    def test_an_empty_scene_has_a_caption(self) -> None:
         assert caption(Scene((), Ground("gray")), np.random.default_rng(0)) == "nothing on a gray background"
 
-    def test_questions_of_every_kind_have_the_answer_that_the_scene_gives(self) -> None:
+    def test_questions_of_every_kind_have_the_correct_answer(self) -> None:
         rng = np.random.default_rng(0)
         told = {kind: set() for kind in QUESTION_KINDS}
         for _ in range(200):
@@ -165,7 +165,7 @@ class TestWords:
         assert told["shape"] == {"star"}
         assert told["count"] == {"0", "1", "2"}
 
-    def test_a_count_is_of_what_it_names(self) -> None:
+    def test_a_count_matches_the_objects_that_it_names(self) -> None:
         rng = np.random.default_rng(0)
         for _ in range(200):
             asked = question("count", self.SCENE, rng)
@@ -174,7 +174,7 @@ class TestWords:
                 colour = next((colour for colour in COLOURS if colour in asked.prompt), None)
                 assert asked.answer == ("2" if colour is None else asked.answer)
 
-    def test_what_is_said_to_be_there_is_there(self) -> None:
+    def test_presence_answers_are_correct(self) -> None:
         rng = np.random.default_rng(0)
         for task in [make_task("question", rng, "train") for _ in range(400)]:
             if task.detail == "presence":
@@ -182,13 +182,13 @@ class TestWords:
                 there = any(said.matches(thing) for thing in task.before[0].objects)
                 assert task.answer == ("yes" if there else "no")
 
-    def test_yes_and_no_come_as_often(self) -> None:
+    def test_yes_and_no_are_equally_frequent(self) -> None:
         rng = np.random.default_rng(0)
         answers = [task.answer for task in (make_task("question", rng, "train") for _ in range(2000))]
         assert 0.35 <= answers.count("yes") / (answers.count("yes") + answers.count("no")) <= 0.65
 
 
-def test_kinds_come_as_often_as_their_weights_say() -> None:
+def test_kinds_are_distributed_by_their_weights() -> None:
     rng = np.random.default_rng(0)
     often = Counter(any_kind(rng) for _ in range(20_000))
     total = sum(KIND_WEIGHTS.values())
@@ -199,17 +199,17 @@ def test_kinds_come_as_often_as_their_weights_say() -> None:
 @pytest.mark.parametrize(
     ("kind", "split", "side", "message"),
     [
-        ("dance", "train", 64, "'dance' is not known; choose one of text_to_image"),
-        ("add", "exam", 64, "'exam' is not known; choose train or test"),
+        ("dance", "train", 64, "Unknown kind of task 'dance'; choose one of text_to_image"),
+        ("add", "exam", 64, "Unknown split 'exam'; choose train or test"),
         ("add", "test", 50, "is 50; it must be a multiple of 16"),
     ],
 )
-def test_what_is_not_known_is_refused_with_what_is(kind: str, split: str, side: int, message: str) -> None:
+def test_unknown_values_are_rejected_with_the_known_ones(kind: str, split: str, side: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_task(kind, np.random.default_rng(0), split, side)
 
 
-def test_a_scene_is_the_same_at_every_side() -> None:
+def test_a_scene_does_not_depend_on_the_side() -> None:
     small, large = tasks("add", 5, side=64), tasks("add", 5, side=128)
     for one, other in zip(small, large):
         assert one.prompt == other.prompt
@@ -217,12 +217,12 @@ def test_a_scene_is_the_same_at_every_side() -> None:
         assert np.abs(halved - paint(one.before[0])).mean() < 2
 
 
-class TestACompositionThatShowsNothingNew:
-    def test_is_not_weighed_as_its_edit_would_be_specks(self) -> None:
+class TestACompositionAtTheSamePlace:
+    def test_is_not_weighted_because_its_edit_mask_would_be_specks(self) -> None:
         found = [task for task in tasks("compose", 200) if task.subject == task.result]
         assert len(found) > 5
         for task in found:
             differs = [(np.asarray(task.target) != np.asarray(one)).any(-1) for one in task.references]
-            # Where the outline blends with another ground, and nowhere else.
+            # Only where the outline blends with another ground.
             assert (differs[0] & differs[1]).mean() < 0.02
             assert not task.weighted

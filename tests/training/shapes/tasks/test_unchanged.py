@@ -1,4 +1,4 @@
-"""The tasks that models were trained on stay what they are, to the last pixel: new kinds come beside them."""
+"""The tasks that models were trained on never change, to the last pixel; new kinds are added to them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from uniworld.training.shapes.tasks.tasks import KINDS, ShapesTask, make_task
 
-# SHA-256 of words and of pictures, first eight digits; the tasks are of seeds 0 to 2, of both splits.
+# First eight digits of the SHA-256 of words and of pictures, for tasks of seeds 0 to 2 in both splits.
 STORED = {
     "text_to_image": ("ab0b9c46", "c0a094af"),
     "add": ("d21446e3", "711d8dff"),
@@ -50,9 +50,9 @@ def digests(kind: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("kind", STORED)
-def test_a_seed_gives_the_words_and_the_pictures_that_it_always_gave(kind: str) -> None:
+def test_a_seed_gives_the_same_words_and_pictures_as_ever(kind: str) -> None:
     assert digests(kind) == STORED[kind]
 
 
-def test_every_kind_keeps_its_number_and_with_it_its_examination() -> None:
+def test_every_kind_keeps_its_index_and_thereby_its_evaluation_seed() -> None:
     assert tuple(STORED) == KINDS

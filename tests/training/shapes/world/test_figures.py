@@ -1,4 +1,4 @@
-"""People: where they stand, how they look, what is said of them, and which of them training never sees."""
+"""People: positions, rendering, descriptions, and the held-out split."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TestAFigure:
             assert np.ptp(rows) >= 40
             assert rows.min() > 0
             assert rows.max() < 63
-            # Only the wrists of arms held out may come to the picture's edge.
+            # Only the wrists of outstretched arms may be near the picture's edge.
             assert arms == "out" or (columns.min() > 0 and columns.max() < 63)
 
     def test_covers_its_own_joints_and_stays_in_its_boxes(self, arms: str, legs: str) -> None:
@@ -61,17 +61,17 @@ class TestAFigure:
 
 
 class TestTheirScenes:
-    def test_nothing_lies_on_a_person(self) -> None:
+    def test_nothing_overlaps_a_person(self) -> None:
         for scene in scenes():
             covers = [person_cover(person, 64) > 0 for person in scene.figures]
             covers += [draw.full_mask(thing, 64) for thing in scene.objects]
             assert np.sum(covers, axis=0).max() == 1
 
-    def test_one_or_two_people_stand_beside_at_most_one_object(self) -> None:
+    def test_a_scene_has_one_or_two_people_and_at_most_one_object(self) -> None:
         some = scenes(200)
         assert {(len(scene.figures), len(scene.objects)) for scene in some} == {(1, 0), (1, 1), (2, 0)}
 
-    def test_every_pose_colour_and_spot_comes(self) -> None:
+    def test_every_pose_colour_and_spot_occurs(self) -> None:
         people = [person for scene in scenes(400) for person in scene.figures]
         assert {(person.arms, person.legs) for person in people} == set(POSES)
         assert {person.colour for person in people} == set(COLOURS)
@@ -84,25 +84,25 @@ class TestTheirScenes:
                 inside = person_cover(person, 64) == 1
                 assert (picture[inside] == COLOURS[person.colour]).all()
 
-    def test_a_person_is_no_object_to_masks_and_depth(self) -> None:
+    def test_masks_and_depth_ignore_people(self) -> None:
         for scene in scenes(30):
             labels = draw.labels(scene)
             assert {-2 - number for number in range(len(scene.figures))} <= set(np.unique(labels).tolist())
             assert len(draw.visible_masks(scene)) == len(scene.objects)
             assert (draw.depth(scene)[labels <= -2] == 0).all()
 
-    def test_they_are_the_same_at_every_side(self) -> None:
+    def test_they_do_not_depend_on_the_side(self) -> None:
         small = scenes(1)[0]
         large = draw.paint(Scene(small.objects, small.ground, 128, small.figures))
         assert np.abs(large.reshape(64, 2, 64, 2, 3).mean((1, 3)) - draw.paint(small)).mean() < 2
 
-    def test_no_other_kind_shows_people(self) -> None:
+    def test_no_other_kind_contains_people(self) -> None:
         rng = np.random.default_rng(0)
         for kind in KINDS:
             if kind != "openpose":
                 assert not any(scene.figures for scene in make_task(kind, rng, "train").before)
 
-    def test_a_side_that_no_picture_can_have_is_refused(self) -> None:
+    def test_an_invalid_side_is_rejected(self) -> None:
         with pytest.raises(ValueError, match="is 60; it must be a multiple of 16"):
             make_task("openpose", np.random.default_rng(0), "train", 60)
 
@@ -116,12 +116,12 @@ class TestWords:
             "person on the right with arms down and legs together on a teal background"
         )
 
-    def test_the_task_says_who_stands_how(self) -> None:
+    def test_the_task_describes_the_poses(self) -> None:
         task = make_task("openpose", np.random.default_rng(0), "train")
         assert all(person.words() in task.detail for person in task.before[0].figures)
 
-    def test_a_pose_that_is_not_known_is_refused_with_those_that_are(self) -> None:
-        with pytest.raises(ValueError, match="arms crossed, legs apart' is not known; arms can be up, out, down"):
+    def test_an_unknown_pose_is_rejected_with_the_known_ones(self) -> None:
+        with pytest.raises(ValueError, match="arms crossed, legs apart'; arms can be up, out, down"):
             joints_of("crossed", "apart")
 
 
@@ -137,7 +137,7 @@ class TestTheSplit:
             ("out apart", "right", "blue"),
         )
 
-    def test_training_never_shows_one_and_every_test_task_does(self) -> None:
+    def test_training_never_contains_one_and_every_test_task_does(self) -> None:
         assert not any(is_held_out(person) for scene in scenes(300) for person in scene.figures)
         assert all(any(map(is_held_out, scene.figures)) for scene in scenes(50, "test"))
 
@@ -147,7 +147,7 @@ class TestTheSplit:
             assert (len(poses), spots, colours) == (len(POSES), set(SPOTS), set(COLOURS))
 
 
-def test_a_figure_keeps_a_gap_to_the_object_beside_it() -> None:
+def test_a_person_keeps_a_gap_to_an_object() -> None:
     person = Figure("red", "down", "together", 24, 16)
-    assert world.beside(person, Object("star", "red", "large", "right"))
-    assert not world.beside(person, Object("star", "red", "small", "top"))
+    assert world.clear_of(person, Object("star", "red", "large", "right"))
+    assert not world.clear_of(person, Object("star", "red", "small", "top"))

@@ -1,4 +1,4 @@
-"""The maps of the perception tasks: drawn from exact knowledge, and read back by the core's heads at 64 pixels."""
+"""The exact maps of the perception tasks, as the core's heads read them at 64 pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uniworld.training.shapes.world import draw, maps
 from uniworld.training.shapes.world.scene import Ground, Object, Scene
 from uniworld.uniworld_core.perception.tasks import TASKS, PerceptionResult, instruction, read_map
 
-# By the core's names.
+# The core's names.
 PRODUCT = {task: "edge" if task == "canny" else task for task in TASKS}
 
 
@@ -33,12 +33,12 @@ def one(shape: str, colour: str = "red") -> Scene:
     return Scene((Object(shape, colour, "large", "center"),), Ground("gray"))
 
 
-def test_every_workflow_of_the_product_has_its_kind() -> None:
+def test_every_perception_task_of_the_core_has_its_kind() -> None:
     assert set(PRODUCT.values()) == set(PERCEPTIONS)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_products_own_instruction_is_trained_on(task: str) -> None:
+def test_the_instructions_of_the_core_are_among_the_wordings(task: str) -> None:
     wordings = [wording.replace("{subject}", "red star") for wording in WORDINGS[PRODUCT[task]]]
     assert instruction(task, "red star") in wordings
 
@@ -58,7 +58,7 @@ def test_the_core_reads_lines_where_they_are(task: str, side: int) -> None:
 
 
 class TestSoftEdges:
-    def test_are_white_on_the_border_and_fall_off_softly_on_both_sides(self) -> None:
+    def test_are_white_on_the_border_with_soft_sides(self) -> None:
         row = maps.soft_edges(Scene((), Ground("gray", "navy", "left and right")))[10, :, 0].astype(int)
         assert (row == row[::-1]).all()
         assert row[31] >= 250
@@ -79,14 +79,14 @@ class TestStraightLines:
             assert not (seen & ~grow(draw.edges(one(shape)))).any()
             assert not (draw.edges(one(shape)) & ~grow(seen)).any()
 
-    def test_the_border_of_two_grounds_is_one_as_far_as_it_is_seen(self) -> None:
+    def test_the_visible_border_of_two_grounds_is_a_line(self) -> None:
         ground = Ground("gray", "navy", "top and bottom")
         seen = maps.straight_lines(Scene(one("circle").objects, ground))[..., 0] >= 128
         rows, columns = np.nonzero(seen)
         assert set(rows.tolist()) == {31, 32}
         assert set(columns.tolist()) == {*range(22), *range(42, 64)}
 
-    def test_every_map_has_a_line_and_half_of_the_scenes_something_round(self) -> None:
+    def test_every_map_has_a_line_and_half_of_the_scenes_a_circle(self) -> None:
         some = tasks("mlsd", 100)
         assert all((np.asarray(task.target) > 200).any() for task in some)
         round_ones = [any(thing.shape == "circle" for thing in task.before[0].objects) for task in some]
@@ -104,7 +104,7 @@ class TestNormals:
             assert (found[bare] == (0, 0, 1)).all()
             assert (np.asarray(task.target)[bare] == (128, 128, 255)).all()
 
-    def test_rims_lean_outwards(self) -> None:
+    def test_rims_face_outwards(self) -> None:
         found = maps.normals(one("square"))
         left, right, top, bottom = found[32, 23], found[32, 40], found[23, 32], found[40, 32]
         assert left[0] < -0.5
@@ -113,7 +113,7 @@ class TestNormals:
         assert bottom[1] < -0.5
         assert found[31, 31, 2] > 0.95
 
-    def test_are_what_the_core_reads(self) -> None:
+    def test_are_read_by_the_core(self) -> None:
         for task in tasks("normal", 10):
             result = read("normal", np.asarray(task.target))
             assert result.mask.min() == 1
@@ -164,9 +164,9 @@ class TestPoses:
     ("kind", "message"),
     [
         ("dance", "'dance' has no map; choose edge, depth, hed"),
-        ("segmentation", "'segmentation' needs a subject: name one of"),
+        ("segmentation", "'segmentation' needs a subject: pass one of"),
     ],
 )
-def test_what_has_no_map_is_refused_with_a_sentence(kind: str, message: str) -> None:
+def test_an_invalid_kind_or_subject_is_rejected(kind: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         maps.map_of(kind, one("star"))

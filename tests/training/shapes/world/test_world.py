@@ -1,4 +1,4 @@
-"""The world: what its pictures are, and what training never sees."""
+"""The world: its pictures and maps, and the held-out split."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_all_colours_of_objects_and_grounds_are_far_apart() -> None:
     assert min(float(np.linalg.norm(one - other)) for one, other in combinations(colours, 2)) >= 69
 
 
-def test_objects_leave_a_gap_between_them_and_lie_within_the_picture() -> None:
+def test_objects_keep_a_gap_and_are_within_the_picture() -> None:
     for scene in scenes(200):
         masks = draw.visible_masks(scene)
         assert (masks.sum(0) <= 1).all()
@@ -58,7 +58,7 @@ def test_objects_leave_a_gap_between_them_and_lie_within_the_picture() -> None:
         assert len({thing.place for thing in scene.objects}) == len(scene.objects)
 
 
-def test_an_object_lies_nearest_to_its_own_place() -> None:
+def test_an_object_is_nearest_to_its_own_place() -> None:
     for scene in (*scenes(100), *stacked(100)):
         for thing in scene.objects:
             x, y = thing.centre
@@ -93,13 +93,13 @@ def test_shapes_differ_at_the_small_size_and_fill_it(shape: str) -> None:
     assert min(np.ptp(rows), np.ptp(columns)) >= 10
 
 
-def test_an_unknown_shape_is_refused_with_the_list() -> None:
-    with pytest.raises(ValueError, match="'blob' is not known; choose circle"):
+def test_an_unknown_shape_is_rejected_with_the_list() -> None:
+    with pytest.raises(ValueError, match="Unknown shape 'blob'; choose circle"):
         draw.template("blob", 14)
 
 
 @pytest.mark.parametrize("side", [0, 60, 16])
-def test_a_side_that_no_picture_can_have_is_refused(side: int) -> None:
+def test_an_invalid_side_is_rejected(side: int) -> None:
     with pytest.raises(ValueError, match=f"is {side}; it must be a multiple of 16"):
         world.random_scene(np.random.default_rng(0), 1, any_triple, side)
 
@@ -112,11 +112,11 @@ class TestTheMaps:
             sides = (labels[:-2, 1:-1], labels[2:, 1:-1], labels[1:-1, :-2], labels[1:-1, 2:])
             assert np.array_equal(draw.edges(scene), np.any([middle != side for side in sides], axis=0))
 
-    def test_the_outline_drawing_is_the_edge_map_reversed(self) -> None:
+    def test_the_outline_drawing_is_the_inverted_edge_map(self) -> None:
         scene = scenes(4)[3]
         assert np.array_equal(draw.outline_drawing(scene), 255 - draw.edge_map(scene))
 
-    def test_what_lies_in_front_is_brighter_and_the_ground_is_black(self) -> None:
+    def test_objects_in_front_are_brighter_and_the_ground_is_black(self) -> None:
         for scene in stacked(50):
             depth, heights = draw.depth(scene)[..., 0], draw.stacking(scene)
             seen = draw.visible_masks(scene)
@@ -124,14 +124,14 @@ class TestTheMaps:
             assert all((depth[mask] == draw.DEPTH_LEVELS[height]).all() for height, mask in zip(heights, seen))
             assert max(heights) == 2
 
-    def test_every_pile_shows_both_of_its_objects(self) -> None:
+    def test_both_stacked_objects_are_visible(self) -> None:
         for scene in stacked(100):
             full = [draw.full_mask(thing, 64).sum() for thing in scene.objects]
             seen = [mask.sum() for mask in draw.visible_masks(scene)]
             shares = [part / whole for part, whole in zip(seen, full)]
             assert 0.5 <= min(shares) <= 0.9
 
-    def test_a_segment_changes_the_subject_alone(self) -> None:
+    def test_a_segment_changes_only_the_subject(self) -> None:
         for scene in scenes(40):
             changed = (draw.segmented(scene, scene.objects[0]) != draw.paint(scene)).any(-1)
             assert np.array_equal(changed, draw.visible_masks(scene)[0])
@@ -159,7 +159,7 @@ class TestTheSplit:
         assert len(held_out_triples()) + len(trained_triples()) == everything
 
     def test_it_is_the_same_in_every_version(self) -> None:
-        # Models that were trained on one split are worth nothing on another.
+        # Evaluations are invalid if a model was trained on another split.
         assert held_out_triples()[:3] == (
             ("purple", "diamond", "top right"),
             ("red", "circle", "top"),
@@ -171,7 +171,7 @@ class TestTheSplit:
             colours, shapes, places = (set(column) for column in zip(*part))
             assert (colours, shapes, places) == (set(COLOURS), set(SHAPES), set(PLACES))
 
-    def test_the_words_decide_and_not_the_size_or_the_jitter(self) -> None:
+    def test_the_split_does_not_depend_on_size_or_jitter(self) -> None:
         colour, shape, place = held_out_triples()[0]
         things = [Object(shape, colour, size, place, dx) for size in ("small", "large") for dx in (-1, 0)]
         assert all(map(is_held_out, things))
