@@ -1,4 +1,4 @@
-"""A model whole: reference, encode, sample, decode, understand, route, over parts that load when first used."""
+"""The public class `UniWorld`: reference, encode, sample, decode, understand and route, with parts loaded on first use."""
 
 from __future__ import annotations
 
@@ -40,15 +40,17 @@ if TYPE_CHECKING:
 
 
 class UniWorld:
-    """A whole model of any family. Parts are loaded when first used and may be used on their own: `dit`, `vae`, `siglip`,
-    `text`, and `understanding` (`vlm`, `projectors`); their types are those of UniWorld-V1.
+    """A complete model of any family.
+
+    Parts are loaded on first use and can be used on their own: `dit`, `vae`, `siglip`, `text`, and `understanding` with `vlm`
+    and `projectors`. The annotated types are those of UniWorld-V1.
 
     Attributes:
-        family: what the model can do, and how.
-        checkpoint, flux_folder, siglip_folder: where its files lie.
-        parts: what it is loaded from.
-        storage: how the weights are held.
-        device: where they compute.
+        family: the model's family.
+        checkpoint, flux_folder, siglip_folder: the folders with its files.
+        parts: the parts, opened from these folders.
+        storage: how the weights are stored in memory.
+        device: the compute device.
     """
 
     def __init__(
@@ -70,50 +72,49 @@ class UniWorld:
         device: torch.device | str = "cpu",
         storage: str | Storage = "auto",
     ) -> UniWorld:
-        """Open a model: the files of every folder given are checked now, by name, shape and type; weights are read when
-        first used.
+        """Open a model. Names, shapes and dtypes in all files are checked now; weights are read on first use.
 
         Args:
-            checkpoint: a folder of a known family, such as UniWorld-V1 in its published format, or the name of a model that
-                ships with the package.
-            flux: a FLUX.1-dev folder in diffusers layout, for the VAE, CLIP and T5; or a shipped model's name, for its own.
-            siglip: a SigLIP2 folder (siglip2-so400m-patch16-512), for references; or a shipped model's name.
-            dtype: of the arithmetic, and of weights that are not held otherwise; None chooses bfloat16, or float32 on a CPU
-                without instructions for bfloat16.
-            storage: how the weights of linear layers are held: "auto" as they are in the files if they are quantized there,
-                else in `dtype`; "bfloat16"; "int8" with one scale per row; "fp8"; or "nf4", which needs bitsandbytes. Or a
-                `Storage`, which brings its own dtype.
+            checkpoint: folder of a known family, such as UniWorld-V1 in its published format, or name of a shipped model.
+            flux: FLUX.1-dev folder in diffusers layout with VAE, CLIP and T5, or name of a shipped model.
+            siglip: SigLIP2 folder (siglip2-so400m-patch16-512) for references, or name of a shipped model.
+            dtype: compute dtype, and dtype of unquantized weights. None chooses bfloat16, or float32 on a CPU without bfloat16
+                instructions.
+            device: the compute device.
+            storage: how the weights of linear layers are stored. "auto" keeps quantized weights as in the files and stores
+                others in `dtype`. "bfloat16", "int8" (one scale per row), "fp8" and "nf4" (needs bitsandbytes) convert all
+                weights. A `Storage` has its own dtype.
 
         Raises:
-            UniWorldError: the folder is of no known family; a folder was given that the family does not take; the device or
-                an installed library cannot hold weights in that storage; a file is
-                missing, damaged, or does not fit the configuration: file, tensor and shapes are named.
+            UniWorldError: the family is unknown or does not use a given folder; the device or an installed library does not
+                support the storage; a file is missing or damaged, or does not match the configuration (the message names
+                file, tensor and shapes).
         """
         held = named_storage(storage, dtype, device) if isinstance(storage, str) else choose_storage(storage, device)
         folders = find_folders(checkpoint, flux, siglip)
         family = family_of(folders.checkpoint)
         for what in ("flux", "siglip"):
             if getattr(folders, what) is not None and what not in family.companions:
-                raise UniWorldError(f"{family.name} takes no {what} folder, and one was given: leave it out.")
+                raise UniWorldError(f"{family.name} does not use a {what} folder, but one was given: leave it out.")
         model = cls(family, folders, held, device)
         model.check()
         return model
 
     def check(self) -> None:
-        """Hold every file of the folders against its configuration, without reading a weight; once, and then no more.
+        """Check all files against their configuration, without reading weights. Repeated calls do nothing.
 
         Raises:
-            UniWorldError: names the file and tensor that is missing, damaged or does not fit.
+            UniWorldError: a file or tensor is missing or damaged, or does not match. The message names it.
         """
         self.parts.check()
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that the parts compute in, V1's routing head apart."""
+        """The compute dtype of all parts except V1's routing head, which is always float32."""
         return self.storage.compute
 
     def part(self, name: str, dtype: torch.dtype | Storage | None = None) -> Any:
-        """A loaded part by its name in `parts`, in another dtype or storage than the model's if one is given."""
+        """Return a loaded part by its name in `parts`. `dtype` replaces the model's storage for this part."""
         return self.parts.get(name, dtype or self.storage, self.device)
 
     @property
@@ -146,7 +147,7 @@ class UniWorld:
 
     @cached_property
     def scope(self) -> Scope | None:
-        """What the model knows, if it is one of a small world, as nano is."""
+        """What a small model such as nano knows; None for a model without such limits."""
         return read_scope(self.checkpoint)
 
     @property
@@ -154,18 +155,18 @@ class UniWorld:
         return self.parts.facts.latent_format
 
     def reference(self, pictures: Sequence[Picture], use_siglip: bool = True) -> list[Reference]:
-        """References of one item, in order, for `encode`, `understand` and `route`.
+        """Make the references of one item, in order, for `encode`, `understand` and `route`.
 
         Args:
-            pictures: PIL pictures or (H, W, 3) tensors, of any mix of sizes.
-            use_siglip: False leaves the pictures to the VLM alone.
+            pictures: PIL pictures or (H, W, 3) tensors, of any sizes.
+            use_siglip: False shows the pictures only to the VLM.
 
         Raises:
-            UniWorldError: a picture cannot be used, or no SigLIP folder was given.
+            UniWorldError: a picture is invalid, or no SigLIP folder was given.
         """
         if not isinstance(pictures, (list, tuple)):
             raise UniWorldError(
-                f"reference takes a list of pictures, and got a {type(pictures).__name__}: write [picture]."
+                f"reference takes a list of pictures, but got a {type(pictures).__name__}: write [picture]."
             )
         return make_references(pictures, self.siglip if use_siglip else None)
 
@@ -176,22 +177,22 @@ class UniWorld:
         use_t5: bool = True,
         t5_length: int = T5_LENGTH,
     ) -> Condition:
-        """The condition of one prompt or conversation, or of a batch.
+        """Encode a prompt, a conversation, or a batch of them to a condition.
 
         Args:
-            prompt: the instruction or a `Conversation` that ends with it, or a list with one per item, of any mix.
+            prompt: the instruction, a `Conversation` that ends with it, or a list with any mix of both.
             refs: references from `reference`, shared by all prompts, or a list with one list per prompt; None for
                 text to image. A conversation has its references in its turns instead.
-            use_t5: put T5's tokens of the plain prompt in front, and let CLIP pool it; without, CLIP pools "". Of a
-                conversation, both see the last turn's text alone.
-            t5_length: T5 tokens, padded.
+            use_t5: put T5's tokens of the plain prompt in front of the condition, and let CLIP pool the prompt. Otherwise CLIP
+                pools "". Of a conversation, both see only the text of the last turn.
+            t5_length: number of T5 tokens, padded.
 
         Warns:
-            UserWarning: words or pictures that a model of a small world does not know, once per call.
+            UserWarning: a small model does not know words or pictures; once per call.
 
         Raises:
-            UniWorldError: an empty prompt, a conversation that does not end with the user's turn or is longer than the model
-                reads, widths that do not fit, or no FLUX folder.
+            UniWorldError: a prompt is empty, a conversation does not end with the user's turn or exceeds the model's context
+                length, widths do not match, or no FLUX folder was given.
         """
         conversations = as_conversations(prompt, refs)
         self._warn_of_unknown(conversations)
@@ -209,25 +210,28 @@ class UniWorld:
         sigmas: torch.Tensor | None = None,
         callback: Callable[[flow.Step], None] | None = None,
     ) -> torch.Tensor:
-        """Paint latents (B, 16, H/8, W/8), the VAE's own.
+        """Paint the VAE's own latents (B, 16, H/8, W/8).
 
         Args:
-            cond: from `encode`; one item with several seeds, or one seed for all items, or as many of both.
-            height: in pixels, a multiple of 16; so is `width`.
-            seed: every item is the same picture alone and in a batch.
-            noise: (B, 16, H/8, W/8) DiT-side starting noise instead of a seed's.
-            sigmas: (steps + 1) a schedule instead of the published one.
-            callback: called after every step with a `flow.Step`; what it raises ends the run.
+            cond: the condition from `encode`. One item may have several seeds, or several items one seed.
+            height, width: size in pixels, multiples of 16.
+            steps: number of steps.
+            guidance: FLUX's embedded guidance.
+            seed: one seed, or one per item. A seed gives the same picture alone and in a batch.
+            noise: starting noise (B, 16, H/8, W/8) on the DiT's side, to use instead of a seed.
+            sigmas: schedule (steps + 1) to use instead of the published one.
+            callback: called after every step with a `flow.Step`. An exception from it ends the run.
 
         Raises:
-            UniWorldError: sizes, seeds or schedules that do not fit, or values that are not finite (the step is named).
+            UniWorldError: size, seeds or schedule are invalid or do not match, or a value is not finite (the message names the
+                step).
         """
         start = _seeds(seed, len(cond)) if noise is None else noise
         size = Size(height, width)
         return paint(self.part("dit"), cond, size, start, steps, guidance, sigmas=sigmas, callback=callback)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, H, W, 3) in 0..1 of the VAE's own latents (B, 16, H/8, W/8)."""
+        """Decode the VAE's own latents (B, 16, H/8, W/8) to pictures (B, H, W, 3) in 0..1."""
         return self.vae.decode(z)
 
     def understand(
@@ -239,9 +243,9 @@ class UniWorld:
         seed: int = 0,
         callback: Callable[[int], None] | None = None,
     ) -> str | list[str]:
-        """The VLM's answer: text for one prompt or conversation, a list for a list.
+        """Answer a prompt or conversation in text, or a list of them in a list. Greedy decoding by default.
 
-        `prompt` and `refs` as in `encode`, which warns alike, the other options as `VLM.generate`; greedy by default.
+        `prompt`, `refs` and the warning are as in `encode`, the other arguments as in `VLM.generate`.
         """
         conversations = as_conversations(prompt, refs)
         self._warn_of_unknown(conversations)
@@ -249,27 +253,27 @@ class UniWorld:
         return answers[0] if isinstance(prompt, (str, Conversation)) else answers
 
     def route(self, prompt: Prompt | Sequence[Prompt], refs: References | Sequence[References] | None = None) -> Route:
-        """Whether each prompt, or the last turn of each conversation, asks for a picture.
+        """Decide whether each prompt, or the last turn of each conversation, asks for a picture.
 
-        Arguments as `encode`. Raises UniWorldError if the model has no routing head.
+        Arguments as in `encode`. Raises UniWorldError if the model has no routing head.
         """
         return self.family.route(self._loaded, as_conversations(prompt, refs))
 
     def _warn_of_unknown(self, conversations: Sequence[Conversation]) -> None:
-        """Warn the caller of the public method, of what the model does not know."""
-        said = [] if self.scope is None else [self.scope.outside(conversation) for conversation in conversations]
-        if any(said):
-            warnings.warn(" ".join(dict.fromkeys(filter(None, said))), stacklevel=3)
+        """Warn the caller of the public method about what the model does not know."""
+        found = [] if self.scope is None else [self.scope.outside(conversation) for conversation in conversations]
+        if any(found):
+            warnings.warn(" ".join(dict.fromkeys(filter(None, found))), stacklevel=3)
 
     @staticmethod
     def checkpoint_layout(
         config: Mapping[str, Any] | str | Path, siglip_width: int | None = None
     ) -> dict[str, tuple[int, ...]]:
-        """{tensor name: shape} of a checkpoint with that config.json, from the meta device.
+        """Return {tensor name: shape} of a checkpoint with this config.json, computed on the meta device.
 
         Args:
             config: the object in `config.json`, or the file's path.
-            siglip_width: width of the SigLIP features, which the config does not carry; None takes the published 1152.
+            siglip_width: width of the SigLIP features, which config.json does not store; None for the published 1152.
         """
         raw = read_json(Path(config)) if isinstance(config, (str, Path)) else config
         return family_by_config(raw).layout(raw, siglip_width)
@@ -278,10 +282,10 @@ class UniWorld:
 def find_folders(
     checkpoint: str | Path, flux: str | Path | None = None, siglip: str | Path | None = None
 ) -> ModelFolders:
-    """ModelFolders as `UniWorld.from_pretrained` takes them, names of shipped models replaced.
+    """Resolve the folders of `UniWorld.from_pretrained`. Names of shipped models are replaced by their folders.
 
     Raises:
-        UniWorldError: one does not exist.
+        UniWorldError: a folder does not exist.
     """
     shipped = shipped_model(str(checkpoint))
     if shipped is not None:
@@ -305,6 +309,6 @@ def _seeds(seed: int | Sequence[int], items: int) -> list[int]:
         check_seed(one)
     if not seeds or (items not in (1, len(seeds)) and len(seeds) != 1):
         raise UniWorldError(
-            f"There are {len(seeds)} seeds for {items} conditions: give one seed, or one per condition."
+            f"There are {len(seeds)} seeds for a condition of {items} items: give one seed, or one per item."
         )
     return seeds * items if len(seeds) == 1 else seeds

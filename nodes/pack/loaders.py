@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...uniworld_core.families.family import Family
     from .wires import DiTWire, SiglipWire, TextWire, VAEWire, VLMWire
 
-# A file that identifies a folder of each kind. Checkpoints are identified by the files of their family (`KINDS`).
+# A file that identifies a folder of each kind. Checkpoints are identified by the files of their family (`TYPE_KEYS`).
 _MARKS = {"diffusers": "vae/config.json", "siglip": "preprocessor_config.json"}
 # The widget of each kind, and the model that belongs there.
 _INPUTS = {"diffusers": "flux", "siglip": "siglip"}
@@ -26,10 +26,10 @@ _SHIPPED = {"uniworld": "uniworld", "diffusers": "flux", "siglip": "siglip"}
 
 def model_choices(kind: str) -> dict[str, Path]:
     """Return {name: folder} of the models of a kind: the user's in order of name, then the shipped ones."""
-    from ...uniworld_core.families.table import KINDS
+    from ...uniworld_core.families.table import TYPE_KEYS
     from ...uniworld_core.loading.shipped import SHIPPED_FOLDER, shipped_names
 
-    marks = (_MARKS[kind],) if kind in _MARKS else tuple(KINDS)
+    marks = (_MARKS[kind],) if kind in _MARKS else tuple(TYPE_KEYS)
     found: dict[str, Path] = {}
     for root in host.current().model_folders(kind):
         if root.is_dir():

@@ -183,11 +183,11 @@ def open_parts(
     parts = family.open(folders)
     parts.check()
     storage = storage_of(storage_name, dtype_name, host.current().load_device(device))
-    own = [name for name in parts.names if name not in parts.within]
+    own = [name for name in parts.names if name not in parts.containers]
     held: dict[str, Wired[Any]] = {name: HeldPart(parts, name, storage, device) for name in (*PART_NAMES, *own)}
     held["dit"] = dit = PaintingPart(parts, "dit", storage, device, facts=parts.facts)
     held["vae"] = vae = PaintingPart(parts, "vae", storage, device, facts=parts.facts)
-    members = {name: MemberPart(held[owner], name) for name, owner in parts.within.items()}
+    members = {name: MemberPart(held[owner], name) for name, owner in parts.containers.items()}
     return ModelParts(
         vlm=VLMPart(family, held | members, read_scope(folders.checkpoint)),
         siglip=held["siglip"],

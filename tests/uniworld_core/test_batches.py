@@ -182,7 +182,7 @@ def test_prompt_that_is_no_text_is_an_error(model: UniWorld) -> None:
 
 @pytest.mark.parametrize("seeds", [[], [1, 2], [1, 2, 3, 4]])
 def test_another_number_of_seeds_is_an_error(model: UniWorld, together: Condition, seeds: list[int]) -> None:
-    with pytest.raises(ValueError, match=f"{len(seeds)} seeds for 3 conditions"):
+    with pytest.raises(ValueError, match=f"{len(seeds)} seeds for a condition of 3 items"):
         model.sample(together, **SIZE, steps=1, seed=seeds)
 
 
@@ -226,7 +226,7 @@ def test_items_of_different_lengths_are_padded_on_the_left_and_keep_their_own_fe
 
 
 def test_features_for_another_number_of_pictures_are_an_error() -> None:
-    with pytest.raises(ValueError, match="holds 0 pictures and the references 1"):
+    with pytest.raises(ValueError, match="has 0 pictures, but there are 1 references: give one for each"):
         splice([3], [[]], [[None]])
 
 

@@ -1,1 +1,1 @@
-"""The model families, a folder each."""
+"""The model families, one folder each."""

@@ -1,6 +1,6 @@
-"""What a model family is: how its folders are opened, and what its models do with a prompt.
+"""The interface of a model family: how its folders are opened, and what its models do with a prompt.
 
-A family brings what `Family` names; the sampler, the library, the nodes and the files of workflows are the same for all.
+A family implements `Family`. The sampler, the library, the nodes and the workflow files are the same for all families.
 `table.py` finds the family of a folder.
 """
 
@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ModelFolders:
-    """Where the files of a model lie.
+    """The folders with the files of a model.
 
     Attributes:
-        checkpoint: by which the family is known.
-        flux: a FLUX.1-dev folder in diffusers layout, for a family that takes one.
-        siglip: a SigLIP folder, likewise.
+        checkpoint: the checkpoint, whose configuration determines the family.
+        flux: a FLUX.1-dev folder in diffusers layout, for families that use one.
+        siglip: a SigLIP folder, for families that use one.
     """
 
     checkpoint: Path
@@ -41,14 +41,14 @@ class ModelFolders:
 
 @dataclass(frozen=True)
 class PaintingFacts:
-    """What is known of a model before any weight is read, for those that make latents for it.
+    """What the configuration says about painting with a model, before any weight is read.
 
     Attributes:
-        latent_format: of the latents that it paints and that its VAE takes.
-        shift: of its noise levels.
-        native_side: side in pixels of the square pictures that it was made for.
-        token_bytes: memory that one token, of text or of a latent, takes while it paints.
-        pixel_bytes: memory that one pixel takes while its VAE works.
+        latent_format: format of the latents that the model paints and its VAE decodes.
+        shift: shift of the noise levels.
+        native_side: side in pixels of the square pictures that the model was trained for.
+        token_bytes: working memory of the painter per token, of text or of a latent.
+        pixel_bytes: working memory of the VAE per pixel.
     """
 
     latent_format: LatentFormat
@@ -58,111 +58,114 @@ class PaintingFacts:
     pixel_bytes: int
 
 
-# What a part is called where a family has none, and what is done instead.
+# For each part that a family may lack, the end of the error "FAMILY has ...", with what to do instead.
 _LACKING = {
     "understanding": "no part that reads prompts",
-    "siglip": "no SigLIP: make references without it (use_siglip=False, or nothing wired into siglip)",
+    "siglip": "no SigLIP: make references without it (use_siglip=False, or leave the siglip input unconnected)",
     "dit": "no painter",
-    "vae": "no VAE: use another model's for its latents",
-    "clip": "no CLIP: encode without it (use_t5=False, or nothing wired into text)",
-    "t5": "no T5: encode without it (use_t5=False, or nothing wired into text)",
+    "vae": "no VAE: use the VAE of another model with the same latents",
+    "clip": "no CLIP: encode without it (use_t5=False, or leave the text input unconnected)",
+    "t5": "no T5: encode without it (use_t5=False, or leave the text input unconnected)",
 }
 
-# The names that nodes ask for.
+# The names by which nodes request parts.
 PART_NAMES = tuple(_LACKING)
 
 
 class FamilyParts(PartSet):
-    """The parts of one model of a family. These names mean the same in all families, and each may lack some:
-    `understanding` reads prompts, `siglip` sees references, `dit` is the painter, `vae` makes pictures and latents of each
-    other, `clip` and `t5` read text.
+    """The parts of a model of a family.
+
+    These names mean the same in all families, and a family may lack some: `understanding` reads prompts, `siglip` encodes
+    references, `dit` is the painter, `vae` encodes and decodes pictures, `clip` and `t5` encode text.
 
     Args:
-        family: its name.
+        family: name of the family.
         describe, present: as in `PartSet`.
 
     Attributes:
-        names: of the parts that the family has, these and others.
-        within: of those that are attributes of another part: its name. A host holds the other whole, and not both.
+        names: names of all parts of the family.
+        containers: {name: name of the part that has this one as an attribute}. A host manages the memory of the container,
+            and must not count the inner part again.
     """
 
-    within: ClassVar[Mapping[str, str]] = {}
+    containers: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, family: str, describe: Mapping[str, Callable[[], Part[Any]]], present: Sequence[str]) -> None:
         super().__init__(describe, present)
         self.family, self.names = family, tuple(describe)
 
     def __contains__(self, name: str) -> bool:
-        """Whether the family has a part of that name."""
+        """Return whether the family has a part of that name."""
         return name in self.names
 
     def __getitem__(self, name: str) -> Part[Any]:
-        """As `PartSet`; a part that the family lacks is a UniWorldError that says so."""
+        """Open the part of that name (`PartSet`). Raises UniWorldError with a remedy if the family lacks it."""
         if name not in self:
             raise UniWorldError(f"{self.family} has {_LACKING.get(name, f'no part {name}')}.")
         return super().__getitem__(name)
 
     @property
     def facts(self) -> PaintingFacts:
-        """What is known of the model. Raises UniWorldError if a configuration that says so is missing or damaged."""
-        raise NotImplementedError(f"{type(self).__name__} says nothing of its latents")
+        """What the configuration says about painting. Raises UniWorldError if the configuration is missing or damaged."""
+        raise NotImplementedError(f"{type(self).__name__} does not define its painting facts")
 
 
 class LoadedParts:
-    """The parts of a model, ready to compute: the library holds them itself, nodes have the host's memory management.
+    """The loaded parts of a model. The library keeps them in memory; for nodes, the host manages their memory.
 
     Args:
-        get: gives the part of a name. Raises UniWorldError if the family lacks it, or it cannot be loaded.
+        get: returns a loaded part by name. Raises UniWorldError if the family lacks it or it cannot be loaded.
     """
 
     def __init__(self, get: Callable[[str], Any]) -> None:
         self._get = get
-        self._kept: dict[str, Any] = {}
+        self._cache: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         return self._get(name)
 
-    def once(self, name: str, make: Callable[[], T]) -> T:
-        """What `make` gave when it was first asked for under that name: such as what a model reads in the empty prompt.
+    def cached(self, name: str, make: Callable[[], T]) -> T:
+        """Return the result of `make`, computed on the first call with this name, such as CLIP's pooled empty prompt.
 
-        It is computed without gradients and outside inference mode, whose tensors a later trainer could not use.
+        It is computed without gradients but outside inference mode: autograd rejects tensors made in inference mode, so a
+        trainer could not use them later.
         """
-        if name not in self._kept:
+        if name not in self._cache:
             with torch.inference_mode(False), torch.no_grad():
-                self._kept[name] = make()
-        kept: T = self._kept[name]
-        return kept
+                self._cache[name] = make()
+        value: T = self._cache[name]
+        return value
 
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """What the routing head says of a batch.
+    """The routing head's decision for a batch: answer in text, or paint.
 
     Attributes:
-        logits: (B, 2) float32: answer, paint.
-        probabilities: (B, 2), their softmax.
-        paint: (B,) bool: True where the model is to paint.
+        logits: (B, 2) float32: (text, image).
+        probabilities: (B, 2), the softmax of the logits.
+        paint: (B,) bool, True where the prompt asks for a picture.
     """
 
     logits: torch.Tensor
 
     @property
     def probabilities(self) -> torch.Tensor:
-        """(B, 2), the softmax of the logits."""
+        """The softmax of the logits, (B, 2)."""
         return self.logits.softmax(dim=-1)
 
     @property
     def paint(self) -> torch.Tensor:
-        """(B,) bool: logit 1 beats logit 0."""
+        """Whether logit 1 is larger than logit 0, (B,) bool."""
         return self.logits[:, 0] < self.logits[:, 1]
 
 
 class Family(Protocol):
-    """A model family. It opens its models and encodes prompts; what else it does not override, its models cannot do.
+    """A model family. `open` and `encode` are required. The other methods say by default that the models cannot do it.
 
     Attributes:
-        name: for people, such as "UniWorld-V1".
-        companions: which folders besides the checkpoint it is opened with: of "flux" and "siglip".
+        name: display name, such as "UniWorld-V1".
+        companions: folders that it uses in addition to the checkpoint: any of "flux" and "siglip".
     """
 
     name: str
@@ -170,19 +173,20 @@ class Family(Protocol):
 
     @abstractmethod
     def open(self, folders: ModelFolders) -> FamilyParts:
-        """The parts of a model, of which nothing is read yet."""
+        """Return the parts of a model. Nothing is read yet."""
 
     @abstractmethod
     def encode(
         self, parts: LoadedParts, conversations: Sequence[Conversation], t5_length: int | None = None
     ) -> Condition:
-        """The condition of a batch of conversations, each of which ends with the user's turn.
+        """Encode a batch of conversations, each ending with a user's turn, to a condition.
 
         Args:
-            t5_length: in a family where T5 is optional, its tokens of the last instruction, padded; None leaves T5 out.
+            t5_length: number of T5 tokens of the last instruction, padded; None to encode without T5. Only for families in
+                which T5 is optional.
 
         Raises:
-            UniWorldError: a conversation that the model cannot read, or a part that is missing.
+            UniWorldError: the model cannot read a conversation, or a part is missing.
         """
 
     def understand(
@@ -194,26 +198,26 @@ class Family(Protocol):
         seed: int = 0,
         callback: Callable[[int], None] | None = None,
     ) -> list[str]:
-        """An answer in words to each conversation.
+        """Answer each conversation in text.
 
         Args:
-            max_new_tokens: where an answer is cut.
-            temperature: 0 for the likeliest answer.
-            seed: of the random choice above 0.
-            callback: called with the number of tokens so far; what it raises ends the answer.
+            max_new_tokens: maximum length of an answer.
+            temperature: 0 for greedy decoding.
+            seed: seed for sampling at temperatures above 0.
+            callback: called with the number of tokens so far. An exception from it ends the answer.
 
         Raises:
-            UniWorldError: as `encode`, or the family does not answer.
+            UniWorldError: as `encode`, or the family cannot answer.
         """
-        self._lacks("does not answer in words: use another model for UniWorld Understand")
+        self._lacks("does not answer in text: use another model for UniWorld Understand")
 
     def route(self, parts: LoadedParts, conversations: Sequence[Conversation]) -> Route:
-        """Whether each conversation asks for a picture. Raises UniWorldError as `encode`, or without a routing head."""
+        """Decide whether each conversation asks for a picture. Raises UniWorldError as `encode`, or without a routing head."""
         self._lacks("has no routing head, which decides between painting and answering: choose yourself")
 
     def layout(self, config: Mapping[str, Any], siglip_width: int | None) -> dict[str, tuple[int, ...]]:
-        """{tensor name: shape} of a checkpoint of that `config.json`; see `UniWorld.checkpoint_layout`."""
-        self._lacks("has no layout that can be computed from its config.json alone")
+        """Return {tensor name: shape} of a checkpoint with this `config.json`; see `UniWorld.checkpoint_layout`."""
+        self._lacks("has no layout that can be computed from config.json only")
 
     def _lacks(self, what: str) -> NoReturn:
         raise UniWorldError(f"{self.name} {what}.")

@@ -1,4 +1,4 @@
-"""The families that can be opened, and the one that a folder is of."""
+"""The table of model families, and how the family of a folder is found."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ def _uniworld_v1() -> Family:
     return UniWorldV1()
 
 
-# What a folder's configuration says that it is (`model_type` in config.json, `_class_name` in diffusers' model_index.json):
-# the family, imported when a folder of it is opened.
+# {model type in a folder's configuration: family}. A family is imported when one of its folders is opened.
 FAMILIES: dict[str, Callable[[], Family]] = {"univa_qwen2p5vl": _uniworld_v1}
 
-# Files by which a folder is known, and the key in each; the first one that is there counts.
-KINDS = {"config.json": "model_type", "model_index.json": "_class_name"}
+# Files with the model type, and its key in each. The first file that exists counts; model_index.json is diffusers'.
+TYPE_KEYS = {"config.json": "model_type", "model_index.json": "_class_name"}
 
 
 def family_of(folder: str | Path) -> Family:
-    """The family that a model's folder is of.
+    """Return the family of a model folder.
 
     Raises:
-        UniWorldError: the file that says so is missing or damaged, or it is of no known family; the known ones are named.
+        UniWorldError: the configuration is missing or damaged, or the family is unknown. The message lists the known ones.
     """
-    files = [Path(folder) / name for name in KINDS]
+    files = [Path(folder) / name for name in TYPE_KEYS]
     file = next((file for file in files if file.is_file()), files[0])
-    return family_by_config(read_json(file), str(file), KINDS[file.name])
+    return family_by_config(read_json(file), str(file), TYPE_KEYS[file.name])
 
 
 def family_by_config(config: Mapping[str, Any], source: str = "config", key: str = "model_type") -> Family:
-    """As `family_of`, by what a configuration holds.
+    """Return the family of a model by its configuration; as `family_of`.
 
     Args:
-        source: what to call the configuration in errors.
+        source: name of the configuration in errors.
+        key: key of the model type.
     """
     kind = config.get(key)
     if not isinstance(kind, str) or kind not in FAMILIES:
         known = ", ".join(f"{name!r} ({make().name})" for name, make in FAMILIES.items())
         raise UniWorldError(
-            f"{source} has {key} {shown(kind)}, which is none of the known model families, {known}: choose the folder "
-            "of such a model itself, not of one of its base models."
+            f"{source} has {key} {shown(kind)}, which is not a known model family ({known}): choose the folder of a model "
+            "of these families, not of one of its base models."
         )
     return FAMILIES[kind]()

@@ -86,7 +86,7 @@ class NetworkPart(Generic[Built]):
         return {name: key for name, key in pairs if key is not None}
 
     @cached_property
-    def companions(self) -> tuple[Any, ...]:
+    def extras(self) -> tuple[Any, ...]:
         """The results of `read`, such as a tokenizer or a picture processor."""
         return self._read()
 
@@ -108,7 +108,7 @@ class NetworkPart(Generic[Built]):
                 f"The weights in {shards.folder} do not match their configuration: "
                 f"{'; '.join(problems[:LISTED])}. Use weights and config.json from the same checkpoint."
             )
-        _ = self.companions
+        _ = self.extras
         self._checked = True
 
     def load(self, chosen: torch.dtype | Storage | None = None, device: torch.device | str = "cpu") -> Built:
@@ -126,7 +126,7 @@ class NetworkPart(Generic[Built]):
             for key, buffer in module._buffers.items():
                 if buffer is not None and not buffer.is_meta:
                     module._buffers[key] = buffer.to(device)
-        made = self._make(network, *self.companions)
+        made = self._make(network, *self.extras)
         if isinstance(made, nn.Module):
             set_compute(made, storage.compute, device)
         return made

@@ -229,7 +229,7 @@ class TestWhatItLacks:
 
     def test_answers_and_routing(self, mosaic: Path) -> None:
         model = UniWorld.from_pretrained(mosaic)
-        with pytest.raises(UniWorldError, match="Mosaic does not answer in words"):
+        with pytest.raises(UniWorldError, match="Mosaic does not answer in text"):
             model.understand("What is this?")
         with pytest.raises(UniWorldError, match="Mosaic has no routing head"):
             model.route("What is this?")
@@ -237,7 +237,7 @@ class TestWhatItLacks:
     @pytest.mark.parametrize(
         ("node", "inputs", "said"),
         [
-            ("UniWorldUnderstand", {"max_new_tokens": 5, "temperature": 0.0, "seed": 0}, "does not answer in words"),
+            ("UniWorldUnderstand", {"max_new_tokens": 5, "temperature": 0.0, "seed": 0}, "does not answer in text"),
             ("UniWorldRoute", {}, "no routing head"),
             ("UniWorldCondition", {"text": ["1", 4]}, "no T5"),
         ],
@@ -259,11 +259,11 @@ class TestWhatItLacks:
 
     def test_training(self, mosaic: Path, tmp_path: Path) -> None:
         config = load_config("stage1", [f"model.checkpoint={mosaic}", f"data.list={tmp_path / 'list.txt'}"])
-        with pytest.raises(UniWorldError, match="is of Mosaic, and UniWorld-V1 is what can be trained"):
+        with pytest.raises(UniWorldError, match="is a Mosaic model; only UniWorld-V1 can be trained"):
             open_encoder(config)
 
     def test_a_folder_that_it_takes_none_of(self, mosaic: Path, capsys: Any) -> None:
-        with pytest.raises(UniWorldError, match="Mosaic takes no flux folder"):
+        with pytest.raises(UniWorldError, match="Mosaic does not use a flux folder"):
             UniWorld.from_pretrained(mosaic, flux="tiny")
         code, _, err = run_text_to_image(capsys, "1.flux=tiny")
         assert code == 1

@@ -430,7 +430,7 @@ def test_a_head_larger_than_any_is_not_opened(tmp_path: Path) -> None:
 def test_an_archive_that_torch_did_not_write_is_refused(shared: Path, how: str) -> None:
     ARCHIVES[how](shared / HEAD)
     try:
-        assert "was refused" in refused(shared)
+        assert "was rejected" in refused(shared)
     finally:
         shutil.copyfile(TINY / HEAD, shared / HEAD)
 

@@ -519,7 +519,7 @@ def test_missing_and_unknown_tensors_are_named(tiny_copy: Path, file: str, load:
 def test_tensor_of_no_part_is_named(tiny_copy: Path) -> None:
     shard = tiny_copy / "uniworld" / "model-00001-of-00006.safetensors"
     edit_tensors(shard, lambda t: t.update({"lora.up": torch.zeros(1)}))
-    with pytest.raises(ValueError, match=r"model-00001-of-00006\.safetensors holds lora\.up, which is of no part"):
+    with pytest.raises(ValueError, match=r"model-00001-of-00006\.safetensors holds lora\.up, which does not belong"):
         open_copy(tiny_copy)
 
 
@@ -623,7 +623,7 @@ def test_pickle_with_code_is_refused_and_not_run(tiny_copy: Path, form: str) -> 
             torch.load(file, weights_only=True) | {"x": Evil(victim)} if form == "beside tensors" else Evil(victim)
         )
         torch.save(content, file, _use_new_zipfile_serialization=form != "old torch")
-    with pytest.raises(ValueError, match=r"task_head_final\.pt was refused"):
+    with pytest.raises(ValueError, match=r"task_head_final\.pt was rejected"):
         UniWorldParts(tiny_copy / "uniworld")["understanding"].load(FLOAT32)
     assert not victim.exists()
 
@@ -636,7 +636,7 @@ def test_the_evil_pickle_would_run_if_it_were_simply_opened(tmp_path: Path) -> N
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"not a pickle"])
 def test_damaged_routing_head_is_refused(tiny_copy: Path, content: bytes) -> None:
     (tiny_copy / "uniworld" / "task_head_final.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"task_head_final\.pt was refused: it is damaged"):
+    with pytest.raises(ValueError, match=r"task_head_final\.pt was rejected: it is damaged"):
         UniWorldParts(tiny_copy / "uniworld")["understanding"].load(FLOAT32)
 
 

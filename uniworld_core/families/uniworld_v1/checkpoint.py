@@ -1,4 +1,4 @@
-"""A UniWorld model's folders: which tensors of the checkpoint are whose, and all parts of checkpoint, FLUX and SigLIP."""
+"""The folders of a UniWorld-V1 model: its parts, and which tensors of the checkpoint belong to each."""
 
 from __future__ import annotations
 
@@ -34,16 +34,18 @@ PROJECTOR_NAMES = Names(
 
 
 class UniWorldParts(FamilyParts):
-    """The parts of a UniWorld-V1 model: `vlm`, `projectors`, `task_head` and their sum `understanding`; `dit`; `vae`,
-    `clip` and `t5` of the FLUX folder; `siglip`.
+    """The parts of a UniWorld-V1 model.
+
+    The checkpoint provides `vlm`, `projectors` and `task_head`, which together form `understanding`, and `dit`. The FLUX
+    folder provides `vae`, `clip` and `t5`, the SigLIP folder `siglip`. The checkpoint's DiT replaces the one of FLUX.
 
     Args:
         checkpoint: a folder in the published format.
-        flux: a FLUX.1-dev folder in diffusers layout; None for a model that only reads, or paints latents.
+        flux: a FLUX.1-dev folder in diffusers layout; None for a model that only answers or paints latents.
         siglip: a SigLIP2 folder; None for a model without references.
     """
 
-    within: ClassVar[Mapping[str, str]] = dict.fromkeys(("vlm", "projectors", "task_head"), "understanding")
+    containers: ClassVar[Mapping[str, str]] = dict.fromkeys(("vlm", "projectors", "task_head"), "understanding")
 
     def __init__(self, checkpoint: Path, flux: Path | None = None, siglip: Path | None = None) -> None:
         self.checkpoint, self.flux, self.siglip = checkpoint, flux, siglip
@@ -61,7 +63,7 @@ class UniWorldParts(FamilyParts):
         }
         present = [*own]
         if flux is not None:
-            # T5 is optional and large: one who does without it need not have it.
+            # T5 has 9.5 GB and is optional: users who do not use it need not download it.
             folders = {"clip": "text_encoder", "t5": "text_encoder_2"}
             present += [name for name in flux_parts if name == "vae" or (flux / folders[name]).is_dir()]
         if siglip is not None:
@@ -71,23 +73,23 @@ class UniWorldParts(FamilyParts):
 
     @cached_property
     def shards(self) -> Shards:
-        """The checkpoint's files, whose headers are read once."""
+        """The checkpoint's files. Their headers are read once."""
         return Shards(self.checkpoint)
 
     @cached_property
     def config(self) -> UniWorldConfig:
-        """The checkpoint's configuration, with the SigLIP width that its tensors show."""
+        """The checkpoint's configuration, with the SigLIP width from its tensors."""
         shape = self.shards.shapes.get(f"{_TOWER}siglip_projector.0.weight")
         return UniWorldConfig.read(self.checkpoint, shape[1] if shape and len(shape) == 2 else None)
 
     @cached_property
     def latent_format(self) -> LatentFormat:
-        """Of the FLUX folder's VAE; FLUX.1-dev's where there is no folder."""
+        """The latent format of the FLUX folder's VAE; FLUX.1-dev's without a folder."""
         return FLUX_LATENTS if self.flux is None else read_latent_format(self.flux)
 
     @property
     def facts(self) -> PaintingFacts:
-        """Of the checkpoint's DiT and the FLUX folder's VAE; FLUX.1-dev's where there is no folder."""
+        """Facts of the checkpoint's DiT and the FLUX folder's VAE; those of FLUX.1-dev without a folder."""
         return PaintingFacts(
             latent_format=self.latent_format,
             shift=FLUX_SHIFT,
@@ -97,16 +99,16 @@ class UniWorldParts(FamilyParts):
         )
 
     def check(self) -> None:
-        """As `PartSet.check`, and that no tensor of the checkpoint is of no part.
+        """Check every part (`PartSet.check`), and that every tensor of the checkpoint belongs to one.
 
         Raises:
-            UniWorldError: names the file and tensor that is missing, damaged or does not fit.
+            UniWorldError: a file or tensor is missing, damaged or unknown, or does not match. The message names it.
         """
         super().check()
         known = [self.network(name).names for name in ("vlm", "dit", "projectors")]
         for name, file in self.shards.files.items():
             if not any(names.in_module(name) for names in known):
-                raise UniWorldError(f"{file} holds {name}, which is of no part of {NAME}: use the published files.")
+                raise UniWorldError(f"{file} holds {name}, which does not belong to {NAME}: use the published files.")
 
     def _vlm(self) -> NetworkPart[VLM]:
         return vlm_part(self.checkpoint, self.config.vlm, self.shards, VLM_PIXELS)
@@ -137,19 +139,20 @@ class UniWorldParts(FamilyParts):
         folder = self.flux if what == "flux" else self.siglip
         if folder is None:
             raise UniWorldError(
-                f"No {what} folder was given, and {wanted} lies there: UniWorld.from_pretrained(..., {what}=FOLDER)."
+                f"No {what} folder was given, but {wanted} is loaded from it: "
+                f"UniWorld.from_pretrained(..., {what}=FOLDER)."
             )
         return folder
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Hold a UniWorld checkpoint's files against its configuration. Raises UniWorldError naming what does not fit."""
-    UniWorldConfig.read(folder)  # a folder of another model is known by it, whatever weights are there
+    """Check the files of a UniWorld-V1 checkpoint against its configuration. Raises UniWorldError as `UniWorldParts.check`."""
+    UniWorldConfig.read(folder)  # first, so that another model's folder is reported as such and not by its tensors
     UniWorldParts(folder).check()
 
 
 def layout(config: UniWorldConfig) -> dict[str, tuple[int, ...]]:
-    """{published tensor name: shape} of a checkpoint of this configuration."""
+    """Return {published tensor name: shape} of a checkpoint with this configuration."""
     parts = (
         (build_qwen(config.vlm), QWEN_NAMES),
         (build_transformer(config.denoiser, config.denoiser_source), DENOISER_NAMES),

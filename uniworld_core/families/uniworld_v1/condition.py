@@ -1,7 +1,9 @@
-"""The tokens of a condition: VLM states and SigLIP features, projected, spliced and joined with T5.
+"""The text tokens of a condition: VLM states and SigLIP features, projected, spliced, and joined with T5 tokens.
 
-Published: modeling_univa_qwen2p5vl.py (`_insert_img_to_vlm`) and serve/cli.py. Shapes: B batch, L tokens, T SigLIP
-tokens of one picture, D joint width, P pooled width.
+Published: modeling_univa_qwen2p5vl.py (`_insert_img_to_vlm`) and serve/cli.py. The order of text tokens does not change the
+picture, since all have position (0, 0, 0). It follows the published code so that results can be compared.
+
+Shapes: B batch, L tokens, T SigLIP tokens of one picture, D joint width, P pooled width.
 """
 
 from __future__ import annotations
@@ -21,27 +23,27 @@ from .understanding import Understanding
 def splice(
     lengths: Sequence[int], ends: Sequence[Sequence[int]], features: Sequence[Sequence[int | None]]
 ) -> torch.Tensor:
-    """Where each token of the condition comes from: every picture's features just before its end token.
+    """Compute the source row of each token of the condition. A picture's features go just before its end token.
 
-    The rows that it numbers are the VLM's tokens of all items, one item after the other, and behind them the features
-    of all items' pictures. So both projectors work on what is there, once, and one gather makes the padded batch.
+    Rows are numbered over the VLM tokens of all items, item by item, followed by the features of all pictures. Each
+    projector therefore runs once, without padding, and a single gather builds the padded batch.
 
     Args:
-        lengths: per item its VLM tokens.
-        ends: per item where its `<|vision_end|>` tokens stand.
-        features: per item and picture how many features it has, or None for a picture to leave as it is.
+        lengths: number of VLM tokens of each item.
+        ends: for each item, the positions of its `<|vision_end|>` tokens.
+        features: for each item and picture, the number of its features, or None for a picture without features.
 
     Returns:
         Row numbers (B, L + inserted) on the CPU, padded on the left with -1.
 
     Raises:
-        UniWorldError: an item has another number of pictures than of feature entries.
+        UniWorldError: the number of pictures of an item does not match its entries in `features`.
     """
     rows, token, feature = [], 0, sum(lengths)
     for length, item_ends, counts in zip(lengths, ends, features):
         if len(item_ends) != len(counts):
             raise UniWorldError(
-                f"The prompt holds {len(item_ends)} pictures and the references {len(counts)}; they must be the same."
+                f"The prompt has {len(item_ends)} pictures, but there are {len(counts)} references: give one for each picture."
             )
         pieces, start = [], 0
         for end, count in zip(item_ends, counts):
@@ -54,13 +56,13 @@ def splice(
 
 
 def gather_rows(rows_ND: torch.Tensor, index_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows by number as tokens (B, L, D), zeros where the number is -1, and their mask (B, L), True at tokens."""
-    nothing_1D = rows_ND.new_zeros(1, rows_ND.shape[1])
-    return torch.cat([rows_ND, nothing_1D])[index_BL], index_BL >= 0
+    """Gather rows into tokens (B, L, D), with zeros where the index is -1, and return them with their mask (B, L)."""
+    padding_1D = rows_ND.new_zeros(1, rows_ND.shape[1])  # the last row, which index -1 selects
+    return torch.cat([rows_ND, padding_1D])[index_BL], index_BL >= 0
 
 
 def pad_left(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows (L_i, D) as one (B, L, D), padded with zeros on the left, and the mask (B, L), True at tokens."""
+    """Stack rows (L_i, D) to (B, L, D), padded with zeros on the left, and return them with their mask (B, L)."""
     lengths = torch.tensor([row.shape[0] for row in rows], device=rows[0].device)
     padded = pad_sequence([row.flip(0) for row in rows], batch_first=True).flip(1)
     columns = torch.arange(padded.shape[1], device=padded.device)
@@ -70,10 +72,10 @@ def pad_left(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 def encode_conversations(
     understanding: Understanding, conversations: Sequence[Conversation]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The VLM's part of the condition: tokens (B, L, D) and mask (B, L), of all turns and all their pictures.
+    """Encode all turns and pictures of conversations to tokens (B, L, D) and their mask (B, L), without T5.
 
     Raises:
-        UniWorldError: a conversation is longer than the model reads, or has features of another width than the checkpoint's.
+        UniWorldError: a conversation exceeds the model's context length, or SigLIP features have the wrong width.
     """
     vlm = understanding.vlm
     with torch.no_grad():
@@ -91,21 +93,21 @@ def project(
     ends_BL: torch.Tensor,
     features: Sequence[Sequence[torch.Tensor | None]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both projectors and the splice, differentiable.
+    """Apply both projectors and the splice; differentiable.
 
     Args:
         hidden_BLD: the VLM's last hidden states.
-        mask_BL: True where there is a token.
+        mask_BL: True at tokens.
         ends_BL: True at every picture's `<|vision_end|>`.
-        features: per item and picture (T, S) SigLIP features, or None for a picture that only the VLM saw.
+        features: for each item and picture, SigLIP features (T, S), or None for a picture seen only by the VLM.
 
     Returns:
         Tokens (B, L + inserted, D) and their mask.
 
     Raises:
-        UniWorldError: features of another width than the checkpoint's, or another number of them than of pictures.
+        UniWorldError: features have the wrong width, or their number does not match the pictures.
     """
-    present = [_fitting(picture, projectors) for item in features for picture in item if picture is not None]
+    present = [_checked_features(picture, projectors) for item in features for picture in item if picture is not None]
     rows_ND = project_rows(projectors, hidden_BLD[mask_BL], torch.cat(present) if present else None)
     ends = [at[here].nonzero().flatten().tolist() for at, here in zip(ends_BL.cpu(), mask_BL.cpu())]
     counts = [[None if picture is None else len(picture) for picture in item] for item in features]
@@ -115,23 +117,26 @@ def project(
 def project_rows(
     projectors: Projectors, hidden_ND: torch.Tensor, features_FS: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """VLM states (N, D) and SigLIP features (F, S), each through its projector: rows (N + F, joint width).
+    """Project VLM states (N, D) and SigLIP features (F, S), each with its projector, to rows (N + F, joint width).
 
     Raises:
-        UniWorldError: features of another width than the checkpoint's.
+        UniWorldError: the features have the wrong width.
     """
     projector = projectors.denoise_projector
     rows_ND = projector(hidden_ND.to(projector.device, projector.dtype))
     if features_FS is None:
         return rows_ND
-    return torch.cat([rows_ND, projectors.siglip_projector(_fitting(features_FS, projectors))])
+    return torch.cat([rows_ND, projectors.siglip_projector(_checked_features(features_FS, projectors))])
 
 
 def join_t5(t5_BTD: torch.Tensor, tokens_BLD: torch.Tensor, mask_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """T5 tokens (B, T, D), unmasked as published (serve/cli.py), in front of the condition; tokens (B, T + L, D) and mask.
+    """Put T5 tokens (B, T, D) in front of the condition. Their padding is not masked, as published (serve/cli.py).
+
+    Returns:
+        Tokens (B, T + L, D) and their mask.
 
     Raises:
-        UniWorldError: T5 is of another width than the condition.
+        UniWorldError: the T5 tokens have the wrong width.
     """
     if t5_BTD.shape[-1] != tokens_BLD.shape[-1]:
         raise UniWorldError(
@@ -145,12 +150,12 @@ def join_t5(t5_BTD: torch.Tensor, tokens_BLD: torch.Tensor, mask_BL: torch.Tenso
 def join_rows(
     t5: Sequence[torch.Tensor | None], tokens_BLD: torch.Tensor, mask_BL: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `join_t5`, for items of which some go without T5 (None): T5 tokens (T, D) of each, padded anew on the left."""
+    """Put T5 tokens (T, D) in front of some items; the others have None. As `join_t5`, with new padding on the left."""
     rows = [tokens_LD[mask_L] for tokens_LD, mask_L in zip(tokens_BLD, mask_BL)]
     return pad_left([row if prefix is None else torch.cat([prefix.to(row), row]) for prefix, row in zip(t5, rows)])
 
 
-def _fitting(features_TS: torch.Tensor, projectors: Projectors) -> torch.Tensor:
+def _checked_features(features_TS: torch.Tensor, projectors: Projectors) -> torch.Tensor:
     projector = projectors.siglip_projector
     if features_TS.shape[-1] != projector.width:
         raise UniWorldError(

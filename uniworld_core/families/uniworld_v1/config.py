@@ -1,4 +1,4 @@
-"""What a UniWorld checkpoint's `config.json` says of the model: the widths, the token ids, the parts' own configs."""
+"""The `config.json` of a UniWorld-V1 checkpoint: widths, token ids, and the configurations of the parts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ...loading.settings import OBJECT, WIDTH, Rule, optional, read_json, take
 
 MODEL_TYPE = "univa_qwen2p5vl"
 
-# Every picture reaches the VLM at this many pixels, as minimum and maximum (published: serve/cli.py).
+# The VLM gets every picture at this number of pixels, as minimum and maximum (published: serve/cli.py).
 VLM_PIXELS = 448 * 448
 
-# Width of SigLIP2 so400m, which the published tower assumes (modeling_univa_denoise_tower.py); a checkpoint's
-# own tensors say otherwise where they do, since its config does not carry the number.
+# Width of SigLIP2 so400m, hard-coded in the published modeling_univa_denoise_tower.py. The published config.json does not
+# have it, so the width of the checkpoint's tensors takes precedence.
 SIGLIP_WIDTH = 1152
 
 _TOWER: dict[str, Rule] = {
@@ -34,12 +34,12 @@ class UniWorldConfig:
     """A checkpoint's configuration, read from its flat `config.json`.
 
     Attributes:
-        vlm: of Qwen2.5-VL.
+        vlm: configuration of Qwen2.5-VL.
         denoiser: arguments of diffusers' FluxTransformer2DModel.
         joint_width: width of the DiT's text tokens (FLUX: 4096).
         vae_width: width of a packed latent token (FLUX: 64).
         siglip_width: width of the SigLIP features.
-        source: what to call the configuration in errors.
+        source: name of the configuration in errors.
     """
 
     vlm: QwenVLConfig
@@ -56,7 +56,7 @@ class UniWorldConfig:
 
     @property
     def denoiser_source(self) -> str:
-        """What to call the DiT's own configuration in errors."""
+        """Name of the DiT's configuration in errors."""
         return f"denoiser_config in {self.source}"
 
     @classmethod
@@ -89,8 +89,8 @@ class UniWorldConfig:
         kind = values["denoise_tower"].get("denoiser_type", "flux")
         if kind != "flux":
             raise UniWorldError(
-                f"{source} has denoise_tower.denoiser_type {shown(kind)}; "
-                "only 'flux', the published one, can be painted with."
+                f"{source} has denoise_tower.denoiser_type {shown(kind)}; only 'flux' is supported. Use the published "
+                "checkpoint."
             )
         needed = ("denoiser_config", "output_hidden_size", "vae_input_hidden_size")
         tower = take(values["denoise_tower"], _TOWER, f"denoise_tower in {source}", needed)

@@ -1,4 +1,4 @@
-"""UniWorld-V1 as a family: Qwen2.5-VL reads and answers, SigLIP sees references, FLUX's transformer paints."""
+"""The UniWorld-V1 family: Qwen2.5-VL reads and answers, SigLIP encodes references, FLUX's transformer paints."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class UniWorldV1(Family):
     companions = ("flux", "siglip")
 
     def open(self, folders: ModelFolders) -> UniWorldParts:
-        """As `Family.open`; without the FLUX folder it reads and answers, without SigLIP it takes no references."""
+        """Open the folders (`Family.open`). Without FLUX the model can only answer; without SigLIP it takes no references."""
         return UniWorldParts(folders.checkpoint, folders.flux, folders.siglip)
 
     def encode(
         self, parts: LoadedParts, conversations: Sequence[Conversation], t5_length: int | None = None
     ) -> Condition:
-        """As `Family.encode`. With T5, CLIP pools the last instruction; without, the empty prompt, as published."""
+        """Encode conversations (`Family.encode`). CLIP pools the last instruction with T5, and "" without, as published."""
         tokens, mask = encode_conversations(parts["understanding"], conversations)
         if t5_length is None:
-            pooled = parts.once("pooled_empty", lambda: parts["clip"].pool([""])).expand(len(conversations), -1)
+            pooled = parts.cached("pooled_empty", lambda: parts["clip"].pool([""])).expand(len(conversations), -1)
         else:
             instructions = [item.instruction for item in conversations]
             pooled = parts["clip"].pool(instructions)
@@ -46,15 +46,15 @@ class UniWorldV1(Family):
         seed: int = 0,
         callback: Callable[[int], None] | None = None,
     ) -> list[str]:
-        """As `Family.understand`, and as `VLM.answer`."""
+        """Answer conversations (`Family.understand`, `VLM.answer`)."""
         return parts["vlm"].answer(
             conversations, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, callback=callback
         )
 
     def route(self, parts: LoadedParts, conversations: Sequence[Conversation]) -> Route:
-        """As `Family.route`, for a checkpoint that has the head."""
+        """Route conversations (`Family.route`). The checkpoint must have a routing head."""
         return route(parts["understanding"], conversations)
 
     def layout(self, config: Mapping[str, Any], siglip_width: int | None) -> dict[str, tuple[int, ...]]:
-        """As `Family.layout`; the published SigLIP width where none is given."""
+        """Compute the layout (`Family.layout`). If `siglip_width` is None, the published width is used."""
         return layout(UniWorldConfig.from_dict(config, siglip_width))

@@ -1,4 +1,4 @@
-"""How UniWorld-V1 paints where nobody says otherwise (published: serve/cli.py)."""
+"""UniWorld-V1's default sampling settings (published: serve/cli.py)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The MLPs that carry VLM states and SigLIP features into the DiT's text branch, and the routing head.
+"""The MLPs that project VLM states and SigLIP features to the DiT's text tokens, and the routing head.
 
-Published in modeling_univa_denoise_tower.py and serve/cli.py.
+Published: modeling_univa_denoise_tower.py and serve/cli.py.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from ...loading.settings import check_file
 from ...loading.storage import ComputeModule, Storage
 from .config import UniWorldConfig
 
-# The hidden layer of both condition projectors is this many times the joint width.
+# Width of the hidden layer of both condition projectors, in multiples of the joint width.
 EXPANSION = 3
 
 TASK_HEAD_FILE = "task_head_final.pt"
-# Bytes of the file: the published head (3584 to 10240 to 2) has 147 MB in float32.
+# Size limit of the file in bytes. The published head (3584 to 10240 to 2) has 147 MB in float32.
 _MAX_HEAD = 2**30
-# Parts of the archive and bytes of its pickle: torch.save makes about ten, and under a thousand, of four tensors.
+# Limits on the entries of the archive and on the bytes of its pickle. For four tensors, torch.save writes about ten entries
+# and a pickle of less than 1,000 bytes.
 _MAX_ENTRIES, _MAX_PICKLE = 64, 2**16
-# Bytes that are read of an archive at once: the list of its parts takes about a thousand.
+# Limit on a single read, in bytes. The archive's directory has about 1,000.
 _MAX_READ = 2**18
-# What a pickle of tensors uses more than once: names of classes and words.
-_PLAIN = {"GLOBAL", "STACK_GLOBAL", "BINUNICODE", "SHORT_BINUNICODE", "UNICODE"}
+# Pickle operations whose values may be used more than once: class names and strings.
+_REUSABLE = {"GLOBAL", "STACK_GLOBAL", "BINUNICODE", "SHORT_BINUNICODE", "UNICODE"}
 _TASK_HEAD_KEYS = {"0.weight", "0.bias", "3.weight", "3.bias"}
 
 
 class Projector(ComputeModule, nn.Sequential):
-    """Linear, SiLU, Linear (the published config calls it `mlp2x_gelu`; the code has SiLU).
+    """Linear, SiLU, Linear. The published config calls it `mlp2x_gelu`, but the published code uses SiLU.
 
     Attributes:
-        width: of what it takes.
+        width: width of the input.
     """
 
     def __init__(self, width: int, hidden: int, width_out: int) -> None:
@@ -50,9 +51,9 @@ class Projector(ComputeModule, nn.Sequential):
 class Projectors(nn.Module):
     """The three projectors of a checkpoint, under their published names.
 
-    `denoise_projector` takes VLM hidden states, `siglip_projector` SigLIP features, both to the joint width.
-    `vae_projector` lies in the checkpoint and is used by no published program; it is kept so that a
-    checkpoint is loaded, checked and written whole.
+    `denoise_projector` projects VLM hidden states to the joint width, `siglip_projector` SigLIP features. `vae_projector` is
+    stored in the checkpoint, but no published program uses it. It is loaded so that checkpoints are checked and written
+    completely.
     """
 
     def __init__(self, config: UniWorldConfig) -> None:
@@ -64,7 +65,7 @@ class Projectors(nn.Module):
 
 
 class TaskHead(ComputeModule, nn.Sequential):
-    """The routing head: Linear, SiLU, Dropout, Linear to the logits of answering and painting."""
+    """The routing head: Linear, SiLU, Dropout, Linear, to the logits (text, image)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -72,36 +73,38 @@ class TaskHead(ComputeModule, nn.Sequential):
 
 
 class TaskHeadPart:
-    """The routing head of a checkpoint, which is float32 in every storage; None for a checkpoint without one.
+    """The routing head of a checkpoint as a part: float32 in every storage, or None if the checkpoint has no head.
 
     Args:
         folder: the checkpoint.
-        width: of the hidden states that it takes.
+        width: width of the VLM's hidden states.
     """
 
     def __init__(self, folder: Path, width: int) -> None:
         self.folder, self.width = folder, width
 
     def check(self) -> None:
-        """As `Part.check`."""
+        """Check the head (`Part.check`)."""
         read_task_head(self.folder, self.width)
 
     def load(self, chosen: torch.dtype | Storage | None = None, device: torch.device | str = "cpu") -> TaskHead | None:
-        """As `Part.load`."""
+        """Load the head (`Part.load`)."""
         head = read_task_head(self.folder, self.width)
         return None if head is None else head.to(device)
 
 
 def read_task_head(folder: Path, vlm_width: int) -> TaskHead | None:
-    """The routing head of a checkpoint (Linear, SiLU, Dropout, Linear), in float32, or None where there is none.
+    """Read the routing head of a checkpoint in float32, without running pickle code.
 
     Args:
-        folder: the checkpoint; the head lies in its `task_head_final.pt`.
-        vlm_width: width of the hidden states that it takes.
+        folder: the checkpoint, with the head in `task_head_final.pt`.
+        vlm_width: width of the VLM's hidden states.
+
+    Returns:
+        None if the checkpoint has no head.
 
     Raises:
-        UniWorldError: the file is not a regular one, is too large, or holds anything but the four tensors expected (it is
-            read without running pickle code).
+        UniWorldError: the file is not a regular file, is too large, or holds anything but the four expected tensors.
     """
     file = folder / TASK_HEAD_FILE
     if not file.exists():
@@ -109,10 +112,10 @@ def read_task_head(folder: Path, vlm_width: int) -> TaskHead | None:
     check_file(file, _MAX_HEAD)
     _check_archive(file)
     try:
-        # Mapped, so that checking a head does not read it.
+        # Memory-mapped, so that a check does not read the values.
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError or EOFError by turns
-        raise _refused(file) from error
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError and others
+        raise _rejected(file) from error
     if (
         not isinstance(state, dict)
         or set(state) != _TASK_HEAD_KEYS
@@ -121,11 +124,11 @@ def read_task_head(folder: Path, vlm_width: int) -> TaskHead | None:
         names = shown(list(state)) if isinstance(state, dict) else type(state).__name__
         raise UniWorldError(f"{file} holds {names}; the routing head has the tensors {sorted(_TASK_HEAD_KEYS)}.")
     for name, tensor in state.items():
-        # A view that repeats its values is as large as it says only when it is copied.
+        # An expanded view passes the limit on the file's size, but takes its full size once it is copied.
         plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
         if not plain or not tensor.is_contiguous() or not tensor.is_floating_point():
             raise UniWorldError(
-                f"{name} in {file} is not stored as a plain table of floats: save its values, not a view."
+                f"{name} in {file} is not stored as a contiguous float tensor: save its values, not a view."
             )
     hidden = state["0.bias"].numel()
     expected = {"0.weight": (hidden, vlm_width), "0.bias": (hidden,), "3.weight": (2, hidden), "3.bias": (2,)}
@@ -136,55 +139,58 @@ def read_task_head(folder: Path, vlm_width: int) -> TaskHead | None:
                 "it belongs to another checkpoint."
             )
     head = TaskHead(vlm_width, hidden)
-    head.load_state_dict({name: tensor.float() for name, tensor in state.items()})  # copied out of the file
+    head.load_state_dict({name: tensor.float() for name, tensor in state.items()})  # copies from the mapped file
     return head.eval().requires_grad_(False)
 
 
 class _SmallReads(io.FileIO):
-    """A file that is read in small pieces only: `zipfile` reads the list of parts at once, whatever size it claims."""
+    """A file that rejects large reads: `zipfile` reads the archive's directory in one piece, whatever size it claims."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or size < 0:
             size = os.fstat(self.fileno()).st_size - self.tell()
         if size > _MAX_READ:
-            raise UniWorldError(f"{size} bytes would be read at once")
+            raise UniWorldError(f"a single read asks for {size} bytes")
         return super().read(size) or b""
 
 
 def _check_archive(file: Path) -> None:
-    """Raises UniWorldError unless a file is what `torch.save` makes of a few tensors, before torch opens it.
+    """Check, before torch opens a file, that it looks like a few tensors written by `torch.save`.
 
-    torch reads no code with `weights_only`, but a pickle can still keep it busy for ever (keys of tuples within tuples, whose
-    hash takes twice as long at each level), and a packed archive can grow to any size.
+    With `weights_only`, torch runs no code from the file. But hashing a key of nested tuples takes twice as long per level, so
+    a small pickle can keep it busy forever, and a compressed archive can expand to any size.
+
+    Raises:
+        UniWorldError: the file does not look like that.
     """
     try:
         with _SmallReads(file) as opened, zipfile.ZipFile(opened) as archive:
             entries = archive.infolist()
             if len(entries) > _MAX_ENTRIES or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise _refused(file)
+                raise _rejected(file)
             (pickled,) = (entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl")
             if pickled.file_size > _MAX_PICKLE:
-                raise _refused(file)
+                raise _rejected(file)
             _check_pickle(archive.read(pickled))
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise _refused(file) from error
+        raise _rejected(file) from error
 
 
 def _check_pickle(data: bytes) -> None:
-    """Raises UniWorldError if a pickle uses anything twice but names and words."""
-    plain = True
+    """Raise UniWorldError if a pickle uses a value twice, except class names and strings: nesting needs such reuse."""
+    reusable = True
     stored: dict[int, bool] = {}
     for operation, argument, _ in pickletools.genops(data):
         at = argument if isinstance(argument, int) else len(stored)
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            stored[at] = plain
+            stored[at] = reusable
         elif operation.name == "DUP" or (operation.name in ("GET", "BINGET", "LONG_BINGET") and not stored.get(at)):
             raise UniWorldError("a value is used twice")
-        plain = operation.name in _PLAIN
+        reusable = operation.name in _REUSABLE
 
 
-def _refused(file: Path) -> UniWorldError:
+def _rejected(file: Path) -> UniWorldError:
     return UniWorldError(
-        f"{file} was refused: it is damaged or holds more than tensors, which could run code when opened. "
-        "Take the file from the published checkpoint, or save the head with today's torch.save."
+        f"{file} was rejected: it is damaged, or holds something other than tensors, which could run code when opened. "
+        "Use the file of the published checkpoint, or save the head again with a current version of torch."
     )

@@ -1,4 +1,4 @@
-"""Routing: does the instruction ask for a picture or for an answer in words? (published: serve/cli.py)"""
+"""Routing: whether an instruction asks for a picture or for an answer in text (published: serve/cli.py)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .understanding import Understanding
 
 
 def route(understanding: Understanding, conversations: Sequence[Conversation]) -> Route:
-    """Read the head at the last `assistant` token of each conversation.
+    """Apply the routing head to the hidden state at the last `assistant` token of each conversation.
 
     Raises:
-        UniWorldError: a conversation is longer than the model reads, the checkpoint has no routing head, or what it says is
-            not finite.
+        UniWorldError: a conversation exceeds the model's context length, the checkpoint has no routing head, or the logits
+            are not finite.
     """
     vlm, head = understanding.vlm, understanding.task_head
     if head is None:
@@ -31,5 +31,7 @@ def route(understanding: Understanding, conversations: Sequence[Conversation]) -
         states = vlm.assistant_states(inputs, vlm.hidden_states(inputs))
         logits = head(states.to(head.device, head.dtype)).float().cpu()
     if not torch.isfinite(logits).all():
-        raise UniWorldError(f"The routing head's logits are NaN or infinite: {OVERFLOW}; else the weights are damaged.")
+        raise UniWorldError(
+            f"The routing head's logits are NaN or infinite: {OVERFLOW}; otherwise the weights are damaged."
+        )
     return Route(logits)

@@ -1,4 +1,4 @@
-"""The checkpoint's understanding half: the VLM, the projectors that carry its states on, and the routing head."""
+"""The understanding half of a checkpoint: the VLM, the projectors to the DiT, and the routing head."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .projectors import Projectors, TaskHead
 
 
 class Understanding(nn.Module):
-    """What reads instructions and pictures.
+    """The part that reads instructions and pictures.
 
     Attributes:
         vlm: Qwen2.5-VL.
-        projectors: to the DiT's text tokens.
-        task_head: the routing head, float32, or None for a checkpoint without one.
+        projectors: project VLM states and SigLIP features to the DiT's text tokens.
+        task_head: the routing head in float32, or None if the checkpoint has none.
     """
 
     def __init__(self, vlm: VLM, projectors: Projectors, task_head: TaskHead | None) -> None:
