@@ -68,7 +68,7 @@ def set_compute(module: nn.Module, dtype: torch.dtype | None = None, device: tor
 
 
 # Bytes from which on a part on a CPU is mapped. Smaller ones are copied, which lets their files change while they run.
-MAPPED_BYTES = 2**30
+MAPPED_BYTES = 2**28
 
 
 class Precision(Enum):
