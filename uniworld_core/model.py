@@ -12,15 +12,17 @@ import torch
 
 from .backbones.flux_text import T5_LENGTH, TextEncoders
 from .backbones.qwen_vl import MAX_NEW_TOKENS
-from .errors import UniWorldError
+from .errors import UniWorldError, shown
 from .families.family import Family, LoadedParts, ModelFolders, Route
 from .families.table import family_by_config, family_of
 from .families.uniworld_v1.painting import GUIDANCE, STEPS
 from .images.pictures import Picture
 from .images.sizes import Size
+from .loading.memory import ManagedModule, ModelMemory, default_budget
+from .loading.options import OFFLOADS
 from .loading.settings import read_json
 from .loading.shipped import shipped_model
-from .loading.storage import Storage, choose_storage, named_storage
+from .loading.storage import Storage, choose_storage, named_storage, set_compute
 from .prompts.conversation import Conversation, Prompt, as_conversations
 from .prompts.reference import Reference, References, make_references
 from .prompts.scope import Scope, read_scope
@@ -54,13 +56,23 @@ class UniWorld:
     """
 
     def __init__(
-        self, family: Family, folders: ModelFolders, storage: torch.dtype | Storage | None, device: torch.device | str
+        self,
+        family: Family,
+        folders: ModelFolders,
+        storage: torch.dtype | Storage | None,
+        device: torch.device | str,
+        offload: str = "none",
     ) -> None:
         self.family = family
         self.checkpoint, self.flux_folder, self.siglip_folder = folders.checkpoint, folders.flux, folders.siglip
         self.parts = family.open(folders)
         self.storage, self.device = choose_storage(storage, device), device
         self._loaded = LoadedParts(self.part)
+        # On a CPU, parts are mapped from their files, which need no management.
+        managed = offload != "none" and (offload != "auto" or torch.device(device).type == "cuda")
+        self._memory = ModelMemory(default_budget(), warnings.warn) if managed else None
+        self._offload = offload
+        self._managed: dict[str, ManagedModule[Any]] = {}
 
     @classmethod
     def from_pretrained(
@@ -71,6 +83,7 @@ class UniWorld:
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         storage: str | Storage = "auto",
+        offload: str = "auto",
     ) -> UniWorld:
         """Open a model. Names, shapes and dtypes in all files are checked now; weights are read on first use.
 
@@ -84,19 +97,24 @@ class UniWorld:
             storage: how the weights of linear layers are stored. "auto" keeps quantized weights as in the files and stores
                 others in `dtype`. "bfloat16", "int8" (one scale per row), "fp8" and "nf4" (needs bitsandbytes) convert all
                 weights. A `Storage` has its own dtype.
+            offload: what happens to parts on a GPU. "auto" moves the least recently used ones to system RAM, and streams a part
+                that does not fit block by block. "blocks" streams all large parts. "disk" does too, and keeps no copy in RAM.
+                "none" leaves every part on the GPU. On a CPU, only "blocks" and "disk" have an effect.
 
         Raises:
             UniWorldError: the family is unknown or does not use a given folder; the device or an installed library does not
                 support the storage; a file is missing or damaged, or does not match the configuration (the message names
                 file, tensor and shapes).
         """
+        if offload not in OFFLOADS:
+            raise UniWorldError(f"offload is {shown(offload)}; it must be one of {', '.join(OFFLOADS)}.")
         held = named_storage(storage, dtype, device) if isinstance(storage, str) else choose_storage(storage, device)
         folders = find_folders(checkpoint, flux, siglip)
         family = family_of(folders.checkpoint)
         for what in ("flux", "siglip"):
             if getattr(folders, what) is not None and what not in family.companions:
                 raise UniWorldError(f"{family.name} does not use a {what} folder, but one was given: leave it out.")
-        model = cls(family, folders, held, device)
+        model = cls(family, folders, held, device, offload)
         model.check()
         return model
 
@@ -115,7 +133,25 @@ class UniWorld:
 
     def part(self, name: str, dtype: torch.dtype | Storage | None = None) -> Any:
         """Return a loaded part by its name in `parts`. `dtype` replaces the model's storage for this part."""
-        return self.parts.get(name, dtype or self.storage, self.device)
+        if self._memory is None or dtype is not None:
+            return self.parts.get(name, dtype or self.storage, self.device)
+        return self._on_device(name)
+
+    def _on_device(self, name: str, working_memory: int = 0) -> Any:
+        """Return a part on its device. Others are offloaded if it and `working_memory` bytes need the room."""
+        if self._memory is None:
+            return self.part(name)
+        owner = self.parts.containers.get(name, name)
+        if owner not in self._managed:
+
+            def load() -> Any:
+                return self.parts[owner].load(self.storage, "cpu")
+
+            managed = self._memory.manage(load(), torch.device(self.device), load, self._offload, owner)
+            self._managed[owner] = managed
+        module = self._managed[owner].on_device(working_memory)
+        set_compute(module, device=self.device)
+        return module if owner == name else getattr(module, name)
 
     @property
     def understanding(self) -> Understanding:
@@ -228,11 +264,15 @@ class UniWorld:
         """
         start = _seeds(seed, len(cond)) if noise is None else noise
         size = Size(height, width)
-        return paint(self.part("dit"), cond, size, start, steps, guidance, sigmas=sigmas, callback=callback)
+        latents = self.latent_format
+        tokens = len(start) * (latents.token_count(latents.shape(1, size)) + cond.tokens.shape[1])
+        dit = self._on_device("dit", tokens * self.parts.facts.token_bytes)
+        return paint(dit, cond, size, start, steps, guidance, sigmas=sigmas, callback=callback)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Decode the VAE's own latents (B, 16, H/8, W/8) to pictures (B, H, W, 3) in 0..1."""
-        return self.vae.decode(z)
+        pixels = z.shape[0] * z.shape[-2] * z.shape[-1] * self.latent_format.factor**2 if z.ndim >= 4 else 0
+        return self._on_device("vae", pixels * self.parts.facts.pixel_bytes).decode(z)
 
     def understand(
         self,

@@ -144,9 +144,11 @@ class ComfyHost:
     def offload_device(self, device: str) -> torch.device:
         return torch.device("cpu") if device == "cpu" else management.unet_offload_device()
 
-    def hold(self, module: Module, device: str, reload: Callable[[], Module]) -> _ComfyHeld[Module]:
+    def hold(
+        self, module: Module, device: str, reload: Callable[[], Module], offload: str = "auto", name: str = ""
+    ) -> _ComfyHeld[Module]:
         _make_castable(module)
-        # `reload` is not needed: ComfyUI offloads models to system RAM and does not drop them.
+        # ComfyUI offloads models to system RAM itself, in parts if need be, so it needs neither `reload` nor `offload`.
         patcher = comfy.model_patcher.ModelPatcher(
             _Holder(module), load_device=self.load_device(device), offload_device=self.offload_device(device)
         )

@@ -112,8 +112,12 @@ class PlainHost:
 
         return ["default", "cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())]]
 
-    def hold(self, module: Module, device: str, reload: Callable[[], Module]) -> Held[Module]:
-        return self.memory.manage(module, self.load_device(device), reload)
+    def hold(
+        self, module: Module, device: str, reload: Callable[[], Module], offload: str = "auto", name: str = ""
+    ) -> Held[Module]:
+        if self.memory.report is None:
+            self.memory.report = self.warn
+        return self.memory.manage(module, self.load_device(device), reload, offload, name)
 
     def load_device(self, device: str) -> torch.device:
         import torch

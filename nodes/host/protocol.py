@@ -68,12 +68,16 @@ class Host(Protocol):
     def devices(self) -> list[str]:
         """Return the names of the devices for models. The first is always "default", which leaves the choice to the host."""
 
-    def hold(self, module: Module, device: str, reload: Callable[[], Module]) -> Held[Module]:
+    def hold(
+        self, module: Module, device: str, reload: Callable[[], Module], offload: str = "auto", name: str = ""
+    ) -> Held[Module]:
         """Put a loaded module under memory management.
 
         Args:
             device: one of `devices()`.
             reload: loads the module again, for hosts that drop modules because there is no memory to offload them to.
+            offload: one of the core's `OFFLOADS`, for hosts that do not manage memory themselves.
+            name: what to call it in messages.
         """
 
     def load_device(self, device: str) -> torch.device:

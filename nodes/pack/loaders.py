@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.loading.options import STORAGES
+from ...uniworld_core.loading.options import OFFLOADS, STORAGES
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
 from .parts import DTYPES, ModelParts, open_parts
@@ -163,10 +163,26 @@ class LoadUniWorld(Node):
                 default=STORAGES[0],
                 optional=True,
             ),
+            Input.choice(
+                "offload",
+                OFFLOADS,
+                "What a part does that does not fit the GPU. auto streams it block by block if necessary. none never does. "
+                "blocks always does. disk does too, and keeps no copy in system RAM. ComfyUI manages memory itself and "
+                "ignores this.",
+                default=OFFLOADS[0],
+                optional=True,
+            ),
         )
 
     def execute(
-        self, checkpoint: str, flux: str, siglip: str, dtype: str, device: str, storage: str = "auto"
+        self,
+        checkpoint: str,
+        flux: str,
+        siglip: str,
+        dtype: str,
+        device: str,
+        storage: str = "auto",
+        offload: str = "auto",
     ) -> tuple[VLMWire, SiglipWire, DiTWire, VAEWire, TextWire, Any, Any]:
         from ...uniworld_core.families.family import ModelFolders
         from ...uniworld_core.families.table import family_of
@@ -178,7 +194,7 @@ class LoadUniWorld(Node):
             flux=companion_folder("diffusers", flux, checkpoint, family),
             siglip=companion_folder("siglip", siglip, checkpoint, family),
         )
-        parts = open_parts(family, folders, dtype, device, storage)
+        parts = open_parts(family, folders, dtype, device, storage, offload)
         return parts.vlm, parts.siglip, parts.dit, parts.vae, parts.text, *_native_outputs(parts)
 
 

@@ -32,12 +32,14 @@ class HeldPart(Generic[T]):
         name: name of this part.
         storage: how its weights are stored.
         device: one of the host's devices.
+        offload: one of the core's `OFFLOADS`.
     """
 
     parts: FamilyParts
     name: str
     storage: Storage
     device: str
+    offload: str = "auto"
     _held: host.Held[Any] | None = field(default=None, repr=False)
 
     @property
@@ -61,7 +63,7 @@ class HeldPart(Generic[T]):
             def load() -> Any:
                 return self.parts[self.name].load(self.storage, here.offload_device(self.device))
 
-            self._held = here.hold(load(), self.device, load)
+            self._held = here.hold(load(), self.device, load, self.offload, self.name)
         part: T = self._held.on_device(working_memory)
         # Set explicitly, because the host may leave weights that do not fit on another device.
         set_compute(part, device=here.load_device(self.device))
@@ -170,7 +172,12 @@ class ModelParts:
 
 
 def open_parts(
-    family: Family, folders: ModelFolders, dtype_name: str, device: str, storage_name: str = "auto"
+    family: Family,
+    folders: ModelFolders,
+    dtype_name: str,
+    device: str,
+    storage_name: str = "auto",
+    offload: str = "auto",
 ) -> ModelParts:
     """Open the parts of a model. Names and shapes are checked now; weights are read on first use.
 
@@ -184,9 +191,11 @@ def open_parts(
     parts.check()
     storage = storage_of(storage_name, dtype_name, host.current().load_device(device))
     own = [name for name in parts.names if name not in parts.containers]
-    held: dict[str, Wired[Any]] = {name: HeldPart(parts, name, storage, device) for name in (*PART_NAMES, *own)}
-    held["dit"] = dit = PaintingPart(parts, "dit", storage, device, facts=parts.facts)
-    held["vae"] = vae = PaintingPart(parts, "vae", storage, device, facts=parts.facts)
+    held: dict[str, Wired[Any]] = {
+        name: HeldPart(parts, name, storage, device, offload) for name in (*PART_NAMES, *own)
+    }
+    held["dit"] = dit = PaintingPart(parts, "dit", storage, device, offload, facts=parts.facts)
+    held["vae"] = vae = PaintingPart(parts, "vae", storage, device, offload, facts=parts.facts)
     members = {name: MemberPart(held[owner], name) for name, owner in parts.containers.items()}
     return ModelParts(
         vlm=VLMPart(family, held | members, read_scope(folders.checkpoint)),
@@ -198,15 +207,20 @@ def open_parts(
 
 
 def storage_of(name: str, dtype: str, device: torch.device) -> Storage:
-    """Return the storage that the widgets select. The dtype `auto` is bfloat16 on a GPU, as published, else float32.
+    """Return the storage that the widgets `storage` and `dtype` select.
 
     Raises:
         UniWorldError: the device or an installed library does not support this storage.
     """
-    import torch
-
     from ...uniworld_core.loading.storage import named_storage
 
-    if dtype == "auto":
-        dtype = "float32" if device.type == "cpu" else "bfloat16"
-    return named_storage(name, getattr(torch, dtype), device)
+    return named_storage(name, torch_dtype(dtype, device), device)
+
+
+def torch_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of a name. `auto` is bfloat16 on a GPU, as published, and float32 on a CPU."""
+    import torch
+
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else "bfloat16"
+    return getattr(torch, name)

@@ -257,7 +257,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         start = time.perf_counter()
         size = write_model(folder / "model", options.tiny)
-        print(f"weights                   {size / GB:8.2f} GB, written in {time.perf_counter() - start:.0f} s", flush=True)
+        print(
+            f"weights                   {size / GB:8.2f} GB, written in {time.perf_counter() - start:.0f} s", flush=True
+        )
         command = [sys.executable, __file__, "--edit", str(folder / "model")]
         command += ["--side", str(options.side), "--steps", str(options.steps)]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -274,7 +276,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"kept in {folder}")
         else:
             shutil.rmtree(folder)
-    print(f"edit of {options.side}x{options.side}, {options.steps} steps  {found['seconds']:8.0f} s ({found['cpu']:.0f} s of CPU)")
+    print(
+        f"edit of {options.side}x{options.side}, {options.steps} steps  {found['seconds']:8.0f} s ({found['cpu']:.0f} s of CPU)"
+    )
     print(f"  reading and encoding    {found['encode']:8.0f} s, {found['tokens']} text tokens, {found['dtype']}")
     print(f"  sampling                {found['sample']:8.0f} s")
     print(f"peak resident memory      {found['rss'] / GB:8.2f} GB, mapped files counted")

@@ -36,6 +36,27 @@ def test_storages_are_compared_with_float32() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is measured on Linux and macOS")
+def test_a_model_of_the_real_form_edits_and_its_files_are_deleted(tmp_path: Path) -> None:
+    printed = run("fullsize.py", "--tiny", "--side", "32", "--folder", str(tmp_path))
+    assert "peak anonymous memory" in printed
+    assert "all values finite" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_files_of_the_full_size_are_deleted_after_sigterm(tmp_path: Path) -> None:
+    command = [sys.executable, str(HERE / "fullsize.py"), "--tiny", "--folder", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("wrote ")
+        assert list(tmp_path.iterdir())
+        running.terminate()
+        assert running.wait(60) == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_sampler_is_compared_with_the_bare_transformer() -> None:
     printed = run("sampler.py", "--width", "128", "--side", "64", "--text", "8", "--pairs", "2")
     assert "sampler over bare" in printed

@@ -36,7 +36,7 @@ INPUT = WORKFLOWS / "input"
 LOAD, READ, ASK, PAINT, DECODE, RESULT = (0, 200), (46, 200), (32, 200), (30, 200), (28, 110), (30, 200)
 REFER, AFTER = (46, 126), (28, 200)
 # Tops of the nodes, chosen so that links from Load UniWorld pass above the columns to the sampler and the decoder.
-TOP, DECODER, SAMPLER, SIZE, NOTE, PROMPT, REFERENCE, PICTURE = 0, 80, 112, 170, 350, 440, 490, 542
+TOP, DECODER, SAMPLER, SIZE, NOTE, PROMPT, REFERENCE, PICTURE = 0, 80, 112, 170, 372, 440, 490, 546
 
 
 def all_graphs() -> list[Any]:
@@ -78,7 +78,7 @@ def loader(graph: Any, note: bool = True) -> Any:
     if note:
         *most, last = (f"[{name}]({address})" for name, address in LINKS.items())
         text = WEIGHTS.format(side=SIDE, links=f"{', '.join(most)} and {last}")
-        graph.note("The model", text, 0, TOP + NOTE, (None, 144))
+        graph.note("The model", text, 0, TOP + NOTE, (None, 128))
     return load
 
 

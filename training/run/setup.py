@@ -85,6 +85,7 @@ def open_encoder(config: Config, device: torch.device | str = "cpu") -> Encoder:
         model.siglip or None,
         device=device,
         storage=FloatStorage(compute_dtype(config, device)),  # quantized weights cannot be trained
+        offload="none",
     )
     check_family(opened)
     if opened.flux_folder is None:

@@ -10,8 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import UniWorldError
+from ..loading.offload import explain_out_of_memory
 from ..loading.storage import ComputeModule
 from ..sampling.condition import Condition
 from ..sampling.flow import Shift, Velocity
@@ -44,6 +46,10 @@ class DiT(ComputeModule):
         channels = int(transformer.config.in_channels) // latent_format.pack**2
         self.latent_format = replace(latent_format, channels=channels)
         self.shift: Shift = FLUX_SHIFT
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self.transformer,)
 
     def check(self, condition: Condition, shape: Sequence[int]) -> None:
         """Raises UniWorldError unless the DiT can paint latents of that shape (B, C, h, w) by that condition."""
@@ -81,7 +87,8 @@ class DiT(ComputeModule):
         positions = grid_positions(h // p, w // p, self.device)
 
         def velocity(latent_BChw: torch.Tensor, sigma: torch.Tensor | float) -> torch.Tensor:
-            packed = self.packed_velocity(pack(latent_BChw, p), sigma, condition, guidance, positions)
+            with explain_out_of_memory(self, "picture"):
+                packed = self.packed_velocity(pack(latent_BChw, p), sigma, condition, guidance, positions)
             return unpack(packed, h, w, p)
 
         return velocity

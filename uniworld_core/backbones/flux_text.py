@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import UniWorldError, brief, shown
+from ..loading.offload import explain_out_of_memory
 from ..loading.parts import NetworkPart
 from ..loading.settings import (
     ACTIVATION,
@@ -84,6 +85,11 @@ class CLIP(ComputeModule):
         self.encoder = encoder
         self.tokenizer = tokenizer
 
+    @property
+    def working_bytes(self) -> int:
+        config = self.encoder.config
+        return int(config.max_position_embeddings) * 20 * int(config.hidden_size) * self.dtype.itemsize  # estimated
+
     @classmethod
     def from_pretrained(
         cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
@@ -108,6 +114,14 @@ class T5(ComputeModule):
         self.encoder = encoder
         self.tokenizer = tokenizer
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self.encoder.encoder,)
+
+    @property
+    def working_bytes(self) -> int:
+        return T5_LENGTH * 20 * int(self.encoder.config.d_model) * self.dtype.itemsize  # estimated
+
     @classmethod
     def from_pretrained(
         cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
@@ -120,7 +134,8 @@ class T5(ComputeModule):
         """Prompt tokens (B, length, D), padded to `length` and, as published, without a mask. Raises UniWorldError for no length."""
         if length < 1:
             raise UniWorldError(f"t5_length is {length}; it must be at least 1.")
-        return self.encoder(input_ids=_ids(self.tokenizer, prompts, length).to(self.device)).last_hidden_state
+        with explain_out_of_memory(self, "t5_length"):
+            return self.encoder(input_ids=_ids(self.tokenizer, prompts, length).to(self.device)).last_hidden_state
 
 
 class TextEncoders:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ..errors import UniWorldError, shown
 from ..images.sizes import check_size
+from ..loading.offload import explain_out_of_memory, release_frames
 from ..loading.parts import NetworkPart
 from ..loading.settings import FLAG, WIDTH, choice, exactly, listed, optional, read_json, take, whole
 from ..loading.storage import ComputeModule
@@ -17,6 +19,10 @@ from ..loading.weights import Shards, build
 from ..sampling.latents import LatentFormat
 from .flux_latents import CHANNELS, FLUX_LATENTS, SCALE, SHIFT, read_latent_format
 
+T = TypeVar("T")
+
+# Side in pixels of a tile, in which pictures are computed that need too much memory at once. ComfyUI has the same.
+TILE = 512
 # Down and up blocks of FLUX's VAE; between each two the picture's sides are halved.
 BLOCKS = 4
 _DOWN, _UP = choice("DownEncoderBlock2D"), choice("UpDecoderBlock2D")
@@ -83,7 +89,8 @@ class VAE(ComputeModule):
             )
         if not torch.isfinite(z_BChw).all():
             raise UniWorldError("The latent holds NaN or infinite values: look at the sampler that made it.")
-        pixels = self.autoencoder.decode(z_BChw.to(self.device, self.dtype), return_dict=False)[0]
+        z = z_BChw.to(self.device, self.dtype)
+        pixels: torch.Tensor = self._or_in_tiles(lambda: self.autoencoder.decode(z, return_dict=False)[0])
         return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
     @torch.no_grad()
@@ -101,9 +108,28 @@ class VAE(ComputeModule):
         check_size(image_BHWC.shape[1], image_BHWC.shape[2], FLUX_LATENTS.unit)
         # As published to the last bit: 2x - 1 rounds otherwise, and convolutions do in another memory layout.
         pixels = ((image_BHWC.permute(0, 3, 1, 2).contiguous() - 0.5) / 0.5).to(self.device, self.dtype)
-        posterior = self.autoencoder.encode(pixels).latent_dist
+        posterior: Any = self._or_in_tiles(lambda: self.autoencoder.encode(pixels).latent_dist)
         z = posterior.mode() if generator is None else posterior.sample(generator=generator)
         return z.float()
+
+    def _or_in_tiles(self, compute: Callable[[], T]) -> T:
+        """Compute at once, or in tiles if there is not enough memory for that.
+
+        Tiles are the second choice, as they change the result: the middle block attends over the whole picture.
+        """
+        with explain_out_of_memory(self, "picture"):
+            try:
+                return compute()
+            except torch.OutOfMemoryError as error:
+                release_frames(error)
+            autoencoder = self.autoencoder
+            before = autoencoder.use_tiling, autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size
+            tiles = True, TILE, TILE // FLUX_LATENTS.factor
+            try:
+                autoencoder.use_tiling, autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = tiles
+                return compute()
+            finally:
+                autoencoder.use_tiling, autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = before
 
 
 # Bytes that the VAE's widest layers take for one pixel of a picture: four times 128 channels in float32.

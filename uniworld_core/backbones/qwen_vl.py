@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from ..errors import UniWorldError, shown
 from ..loading.dtypes import OVERFLOW
+from ..loading.offload import explain_out_of_memory
 from ..loading.parts import NetworkPart
 from ..loading.storage import ComputeModule
 from ..loading.weights import Shards
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 MAX_NEW_TOKENS = 128
 
+# An edit with four pictures, and the values of a token that are held at once, for each of the model's width. Estimated.
+_TOKENS, _TOKEN_VALUES = 1500, 20
 # Layers that are not quantized. The vision half is 8 % of the VLM, and in NF4 it puts nano's condition off by 50 %, against
 # 7 % for the language model.
 PRECISE = ("lm_head", "model.visual.*")
@@ -90,6 +94,15 @@ class VLM(ComputeModule):
         self.qwen: Any = qwen
         self.generation = generation
         self.assistant_token = single_id(tokenizer, ASSISTANT)
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        # Not the model around them, which the published hidden states do not pass through.
+        return (self.qwen.model.visual, self.qwen.model.language_model)
+
+    @property
+    def working_bytes(self) -> int:
+        return _TOKENS * _TOKEN_VALUES * self.config.width * self.dtype.itemsize
 
     def inputs(self, prompts: Sequence[Prompt], pictures: Sequence[Sequence[Image.Image]] | None = None) -> VLMInputs:
         """Tokens, patches and positions of a batch.
@@ -155,14 +168,15 @@ class VLM(ComputeModule):
     @torch.no_grad()  # not inference_mode, whose tensors the trainers could not carry on
     def hidden_states(self, inputs: VLMInputs) -> torch.Tensor:
         """The last hidden states (B, L, D), after the final norm: what both the condition and the routing head read."""
-        output = self.qwen.model(
-            input_ids=inputs.ids,
-            attention_mask=inputs.mask.long(),
-            position_ids=inputs.positions,
-            pixel_values=inputs.patches,
-            image_grid_thw=inputs.grids,
-            use_cache=False,
-        )
+        with explain_out_of_memory(self, "conversation"):
+            output = self.qwen.model(
+                input_ids=inputs.ids,
+                attention_mask=inputs.mask.long(),
+                position_ids=inputs.positions,
+                pixel_values=inputs.patches,
+                image_grid_thw=inputs.grids,
+                use_cache=False,
+            )
         return output.last_hidden_state
 
     @torch.inference_mode()
@@ -201,7 +215,8 @@ class VLM(ComputeModule):
         config = copy.deepcopy(self.generation)
         config.update(max_new_tokens=max_new_tokens, pad_token_id=self.tokenizer.pad_token_id)
         config.update(**({"do_sample": True, "temperature": temperature} if temperature > 0 else _GREEDY))
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        devices = [self.device] if self.device.type == "cuda" else []
+        with explain_out_of_memory(self, "conversation"), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             ids = self.qwen.generate(
                 input_ids=inputs.ids,

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from ..errors import UniWorldError, shown
+from ..loading.offload import explain_out_of_memory
 from ..loading.parts import NetworkPart
 from ..loading.settings import (
     ACTIVATION,
@@ -88,6 +89,12 @@ class SigLIP(ComputeModule):
         """Width of a feature token."""
         return int(self.encoder.config.hidden_size)
 
+    @property
+    def working_bytes(self) -> int:
+        config: Any = self.encoder.config
+        tokens = (config.image_size // config.patch_size) ** 2
+        return 4 * tokens * 20 * self.width * self.dtype.itemsize  # of four pictures, estimated
+
     def pixel_values(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """(B, 3, side, side) normalised pixels of RGB pictures."""
         # The layout is said, since it cannot be guessed of a picture 1 or 3 pixels wide.
@@ -100,7 +107,8 @@ class SigLIP(ComputeModule):
     def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Features (B, tokens, width): the last hidden states of RGB pictures."""
         pixels = self.pixel_values(pictures).to(self.device, self.dtype)
-        return self.encoder(pixel_values=pixels).last_hidden_state
+        with explain_out_of_memory(self, "number of references"):
+            return self.encoder(pixel_values=pixels).last_hidden_state
 
 
 def siglip_part(folder: str | Path) -> NetworkPart[SigLIP]:

@@ -47,7 +47,7 @@ class NF4Linear(nn.Linear):
 
 
 class CastEmbedding(nn.Embedding):
-    """A table of rows that are cast after they are looked up.
+    """A table of rows that are looked up where the table is, and then cast and moved to the ids' device.
 
     Attributes:
         row_dtype: what they are cast to.
@@ -56,7 +56,8 @@ class CastEmbedding(nn.Embedding):
     row_dtype: torch.dtype
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return super().forward(input).to(self.row_dtype)
+        rows = super().forward(input.to(self.weight.device))
+        return rows.to(device=input.device, dtype=self.row_dtype)
 
 
 def hold_linear(layer: nn.Linear, weight: torch.Tensor | ScaledTensor | NF4Tensor, compute: torch.dtype) -> None:

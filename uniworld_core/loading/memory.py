@@ -8,6 +8,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from .module_size import module_bytes
+
 if TYPE_CHECKING:
     import torch
 
@@ -19,8 +21,8 @@ class ManagedModule(Generic[Module]):
     """A module that `ModelMemory` may offload; `on_device` brings it back.
 
     Attributes:
-        size: size of its weights in bytes.
-        resident: whether the weights are on the compute device now.
+        size: bytes on the compute device while it runs: its weights, or of a streamed one the largest blocks.
+        resident: whether they are there now.
     """
 
     def __init__(
@@ -29,31 +31,60 @@ class ManagedModule(Generic[Module]):
         module: Module,
         device: torch.device,
         reload: Callable[[], Module] | None,
+        offload: str = "auto",
+        name: str = "",
     ) -> None:
+        from .offload import streamable, working_bytes
+
         self.device, self.size, self.resident, self.last_use = device, module_bytes(module), False, 0
-        self._memory, self._reload = memory, reload
+        self.name, self.working_bytes, self._can_stream = name, working_bytes(module), bool(streamable(module))
+        self._memory, self._reload, self._setting, self._streamed = memory, reload, offload, False
         self._module: Module | None = module
 
     def on_device(self, working_memory: int = 0) -> Module:
-        """Return the module on its compute device.
+        """Return the module on its compute device, or ready to be streamed to it.
 
         Other modules are offloaded if the budget has no room for its weights and `working_memory` (bytes).
         """
+        working_memory = max(working_memory, self.working_bytes)
         self._memory.make_room(self, working_memory)
         if self._module is None:
             assert self._reload is not None
-            self._module = self._reload()
+            self._module, self._streamed = self._reload(), False
+        if not self._streamed:
+            self._place(self._module, working_memory)
         self.resident = True
-        return self._module.to(self.device)
+        return self._module
+
+    def _place(self, module: Module, working_memory: int) -> None:
+        from .offload import choose_offload, describe, stream_blocks
+
+        room = self._memory.room(self.device)
+        # Blocks in system RAM are no smaller on a CPU: only a setting that asks for it streams there, as the tests do.
+        limit = room if _has_own_memory(self.device) else None
+        mode = choose_offload(self._setting, self.size + working_memory, limit, self._can_stream)
+        if mode == "none":
+            module.to(self.device)
+            return
+        full = self.size
+        # Pinned RAM for the weights is a copy of them, for which there may be no room.
+        in_files = mode == "disk" or not _fits_ram(full)
+        self.size = stream_blocks(module.to("cpu"), self.device, in_files)
+        self._streamed = True
+        if self._memory.report is not None and self._setting == "auto":
+            self._memory.report(describe(self.name, "disk" if in_files else "blocks", full, room, self.device))
 
     def offload(self) -> bool:
-        """Move the weights from a GPU to system RAM. A module that computes on the CPU is dropped and read again when used.
+        """Move the weights from a GPU to system RAM. What computes on the CPU, or finds no room there, is dropped and read
+        again when used.
 
         Returns:
-            False if it computes on the CPU and cannot be read again.
+            False if nothing is freed: it is streamed, or can be neither moved nor read again.
         """
-        if self.device.type != "cpu":
-            self._module = self._module.to("cpu") if self._module is not None else None
+        if self._streamed:
+            return False
+        if self.device.type != "cpu" and self._module is not None and (self._reload is None or self._stays_in_ram()):
+            self._module = self._module.to("cpu")
         elif self._reload is None:
             return False
         else:
@@ -61,30 +92,42 @@ class ManagedModule(Generic[Module]):
         self.resident = False
         return True
 
+    def _stays_in_ram(self) -> bool:
+        return self._setting != "disk" and _fits_ram(self.size)
+
 
 class ModelMemory:
     """All loaded modules, of all devices together.
 
     Attributes:
-        budget: bytes for weights and working memory; None for no limit. A larger module runs while all others are offloaded.
+        budget: bytes for weights and working memory; None for no limit. A larger module is streamed block by block, or runs
+            while all others are offloaded.
+        report: called with a sentence when a module is streamed because it does not fit.
     """
 
-    def __init__(self, budget: int | None = None) -> None:
-        self.budget = budget
+    def __init__(self, budget: int | None = None, report: Callable[[str], None] | None = None) -> None:
+        self.budget, self.report = budget, report
         # Weak references: when its last user drops a module (often the cache of node results), it is no longer counted.
         self._managed: weakref.WeakSet[ManagedModule[Any]] = weakref.WeakSet()
         self._lock = threading.RLock()
         self._clock = count(1)
 
     def manage(
-        self, module: Module, device: torch.device, reload: Callable[[], Module] | None = None
+        self,
+        module: Module,
+        device: torch.device,
+        reload: Callable[[], Module] | None = None,
+        offload: str = "auto",
+        name: str = "",
     ) -> ManagedModule[Module]:
         """Start to manage a module.
 
         Args:
             reload: reads the module again. Without it, a module that computes on the CPU is never dropped.
+            offload: one of `OFFLOADS`.
+            name: for reports.
         """
-        managed = ManagedModule(self, module, device, reload)
+        managed = ManagedModule(self, module, device, reload, offload, name)
         with self._lock:
             self._managed.add(managed)
         return managed
@@ -93,7 +136,8 @@ class ModelMemory:
         """Offload other modules, least recently used first, until a module that is about to run fits the budget."""
         with self._lock:
             wanted.last_use = next(self._clock)
-            if self.budget is None:
+            room = self.room(wanted.device)
+            if room is None:
                 return
             need = wanted.size + working_memory
             resident = (one for one in self._managed if one.resident and one is not wanted)
@@ -101,13 +145,30 @@ class ModelMemory:
             taken = sum(one.size for one in others)
             moved = False
             for one in others:
-                if taken + need <= self.budget:
+                if taken + need <= room:
                     break
                 if one.offload():
                     taken -= one.size
                     moved = True
             if moved:
                 _empty_device_caches()
+
+    def room(self, device: torch.device) -> int | None:
+        """Return the bytes for weights and working memory on a device, other modules offloaded; None for no limit.
+
+        That is the budget, or less if other programs have taken memory since.
+        """
+        if self.budget is None or device.type != "cuda":
+            return self.budget
+        import torch
+
+        # What PyTorch has reserved and does not use is free for us.
+        free = (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
+        return min(self.budget, free + self.used())
 
     def used(self) -> int:
         """Return the bytes of weights that are on compute devices."""
@@ -123,12 +184,6 @@ class ModelMemory:
             _empty_device_caches()
 
 
-def module_bytes(module: torch.nn.Module) -> int:
-    """Return the size of a module's parameters and buffers in bytes."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
 def _empty_device_caches() -> None:
     import torch
 
@@ -138,11 +193,22 @@ def _empty_device_caches() -> None:
         torch.mps.empty_cache()
 
 
+def _has_own_memory(device: torch.device) -> bool:
+    return device.type != "cpu"
+
+
+def _fits_ram(size: int) -> bool:
+    """Whether so many bytes fit into the system RAM that is free, with a tenth to spare."""
+    from .offload import available_ram
+
+    return size < 0.9 * available_ram()
+
+
 def default_budget() -> int | None:
-    """Return the default memory budget in bytes: 90 % of the GPU's memory, or None (no limit) on machines without CUDA."""
+    """Return the default memory budget in bytes: 90 % of the GPU's memory that is free, or None (no limit) without CUDA."""
     import torch
 
     if not torch.cuda.is_available():
         return None
     # The rest is a reserve: modules announce their working memory only approximately.
-    return int(torch.cuda.get_device_properties(0).total_memory * 0.9)
+    return int(torch.cuda.mem_get_info()[0] * 0.9)

@@ -42,6 +42,7 @@ class ComputeModule(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.streamed = False  # whether its networks get their blocks from elsewhere as they run
         # Not a buffer, which DDP would broadcast at every step. Not of `torch.empty`, which `build` sends to "meta".
         self._compute = torch.zeros(0)
 
@@ -54,6 +55,16 @@ class ComputeModule(nn.Module):
     def device(self) -> torch.device:
         """Where it computes, and what it takes is to be."""
         return self._compute.device
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The networks within it whose blocks can be streamed: those that its own code calls."""
+        return ()
+
+    @property
+    def working_bytes(self) -> int:
+        """Bytes that it typically needs to compute, in addition to its weights, if the caller announces nothing else."""
+        return 0
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         self._compute = fn(self._compute)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 from ....command_line import DONE, FAILED, MISUSED, unexpected_error
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.files import write_atomic
-from ....uniworld_core.loading.options import STORAGES
+from ....uniworld_core.loading.options import OFFLOADS, STORAGES
 from ... import host
 from ...pack.loaders import AUTO
 from ...pack.parts import DTYPES
@@ -54,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=STORAGES[0],
         help="how weights are stored in memory (default: as in the files)",
     )
+    add(
+        "--offload",
+        choices=OFFLOADS,
+        default=OFFLOADS[0],
+        help="stream parts that do not fit the GPU block by block (default: if necessary)",
+    )
     add("--device", default="default", help="device that the model runs on")
     add("--seed", type=int, default=0, help="seed of the pictures (default: 0; /seed changes it)")
     add("--steps", type=int, default=Settings.steps, help=f"sampling steps (default: {Settings.steps})")
@@ -91,7 +97,13 @@ def run(arguments: argparse.Namespace, out: TextIO, plain: host.PlainHost) -> in
     try:
         settings, names = _settings(arguments), history.model
         model = open_model(
-            names["checkpoint"], names["flux"], names["siglip"], arguments.dtype, arguments.device, arguments.storage
+            names["checkpoint"],
+            names["flux"],
+            names["siglip"],
+            arguments.dtype,
+            arguments.device,
+            arguments.storage,
+            arguments.offload,
         )
         if arguments.memory is None:
             settings = replace(settings, memory=default_memory(model["vlm"].scope))

@@ -208,7 +208,13 @@ class Session:
 
 
 def open_model(
-    checkpoint: str, flux: str, siglip: str, dtype: str, device: str, storage: str = "auto"
+    checkpoint: str,
+    flux: str,
+    siglip: str,
+    dtype: str,
+    device: str,
+    storage: str = "auto",
+    offload: str = "auto",
 ) -> dict[str, Any]:
     """Open the parts of a model, by the names of Load UniWorld's outputs. Weights are read when first used.
 
@@ -216,7 +222,9 @@ def open_model(
         UniWorldError: the model does not exist, or its files do not match.
     """
     return dict(
-        zip(LoadUniWorld.RETURN_NAMES, LoadUniWorld().execute(checkpoint, flux, siglip, dtype, device, storage))
+        zip(
+            LoadUniWorld.RETURN_NAMES, LoadUniWorld().execute(checkpoint, flux, siglip, dtype, device, storage, offload)
+        )
     )
 
 

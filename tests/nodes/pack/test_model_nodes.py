@@ -225,7 +225,7 @@ def keep(folder: Path, *names: str) -> None:
 
 def test_a_freshly_dropped_loader_opens_what_ships() -> None:
     fresh = {name: options[0].get("default", kind[0]) for name, (kind, *options) in inputs_of("UniWorldLoader").items()}
-    assert fresh == {"checkpoint": "nano", **AUTO, "device": "default"}
+    assert fresh == {"checkpoint": "nano", **AUTO, "device": "default", "storage": "auto", "offload": "auto"}
     assert run("UniWorldLoader", **fresh)[2].facts.native_side == 128
 
 
