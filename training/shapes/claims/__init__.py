@@ -1,1 +1,1 @@
-"""The paper's claims, checked on small models."""
+"""Checks of the paper's claims on small models."""

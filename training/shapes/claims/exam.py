@@ -1,4 +1,4 @@
-"""What a variant's run paints, examined, and kept as numbers for each task."""
+"""Evaluate a variant's run, and save a score for each task."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from ....uniworld_core.errors import UniWorldError
 from ...files import write_atomic
 from ...publish.export import export_run
 from ..exam.exam import examine
-from ..exam.report import Examined
+from ..exam.report import ExamResult
 from ..judge.oracle import pixels
 from ..tasks.tasks import EDITS, ShapesTask
 from .train import KINDS, Runs, Variant
 
-EXPORTED = "exported"  # a folder of checkpoints that are being examined
-# Of the picture. An object takes at most a tenth of it, and a new ground or style changes more than an eighth: the
-# held-out edits have a wide gap here, and every threshold in it splits them alike.
+EXPORTED = "exported"  # folder of checkpoints under evaluation
+# Largest fraction of the picture that a small edit changes. An object takes at most a tenth, while a new background or style
+# changes more than an eighth: held-out edits have a wide gap here, and any threshold in it splits them the same way.
 SMALL = 1 / 8
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """How one task was done.
+    """The score of one task.
 
     Attributes:
-        edited: share of the picture that had to change.
-        right, kept, psnr: of its `Verdict`.
+        kind: kind of the task.
+        edited: fraction of the picture that the edit changes.
+        right, kept, psnr: from its `Verdict`.
     """
 
     kind: str
@@ -44,11 +45,11 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class Exam:
-    """How runs are examined.
+    """Settings of the evaluation.
 
     Attributes:
-        count: tasks of each kind.
-        paint_steps: of the sampling.
+        count: tasks per kind.
+        paint_steps: sampling steps.
         device: "cpu" or "cuda".
     """
 
@@ -65,29 +66,30 @@ def scores_of(
     progress: Callable[[int, int], None] | None = None,
     train_bar: bool = False,
 ) -> tuple[TaskScore, ...]:
-    """The scores of a variant on the tasks of a seed: read, or trained, examined and kept.
+    """Return the scores of a variant on the tasks of a seed. Unless they are saved, train, evaluate and save them.
 
     Args:
-        progress: told how many of how many tasks are done.
-        train_bar: show the training's own bar on a terminal.
+        runs, variant, seed, exam: what to evaluate.
+        progress: called with the number of finished tasks and their total.
+        train_bar: show the training's progress bar on a terminal.
     """
-    found = kept_scores(runs, variant, seed, exam)
+    found = saved_scores(runs, variant, seed, exam)
     if found is None:
         file = _file(runs, variant, seed)
         run = runs.train(variant, seed, train_bar)
         found = tuple(map(score, _examined(runs, variant, run, seed, exam, progress)))
-        whole = {"settings": _settings(exam, seed), "marks": [asdict(one) for one in found]}
-        write_atomic(file, json.dumps(whole).encode())
+        content = {"settings": _settings(exam, seed), "marks": [asdict(one) for one in found]}
+        write_atomic(file, json.dumps(content).encode())
     return found
 
 
-def score(one: Examined) -> TaskScore:
+def score(one: ExamResult) -> TaskScore:
     verdict = one.verdict
     return TaskScore(one.task.kind, edited_share(one.task), verdict.right, verdict.kept, verdict.psnr)
 
 
 def edited_share(task: ShapesTask) -> float:
-    """How much of the first reference the target changes, 0 to 1."""
+    """Return the fraction of pixels in which the target differs from the first reference."""
     assert task.target is not None
     return float((pixels(task.references[0]) != pixels(task.target)).any(-1).mean())
 
@@ -100,8 +102,8 @@ def is_large(one: TaskScore) -> bool:
     return one.kind in EDITS and one.edited > SMALL
 
 
-def kept_scores(runs: Runs, variant: Variant, seed: int, exam: Exam) -> tuple[TaskScore, ...] | None:
-    """The scores that an examination left; None if there are none, or none of this examination.
+def saved_scores(runs: Runs, variant: Variant, seed: int, exam: Exam) -> tuple[TaskScore, ...] | None:
+    """Read saved scores; None if there are none, or if they have other settings.
 
     Raises:
         UniWorldError: the file is damaged.
@@ -110,10 +112,14 @@ def kept_scores(runs: Runs, variant: Variant, seed: int, exam: Exam) -> tuple[Ta
     if not file.is_file():
         return None
     try:
-        whole = json.loads(file.read_text(encoding="utf-8"))
-        return tuple(TaskScore(**one) for one in whole["marks"]) if whole["settings"] == _settings(exam, seed) else None
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return (
+            tuple(TaskScore(**one) for one in content["marks"])
+            if content["settings"] == _settings(exam, seed)
+            else None
+        )
     except (ValueError, KeyError, TypeError) as error:
-        raise UniWorldError(f"'{file}' is damaged ({error}): delete it, and the run is examined again.") from error
+        raise UniWorldError(f"'{file}' is damaged ({error}): delete it to evaluate the run again.") from error
 
 
 def _file(runs: Runs, variant: Variant, seed: int) -> Path:
@@ -131,19 +137,21 @@ def _examined(
     seed: int,
     exam: Exam,
     progress: Callable[[int, int], None] | None,
-) -> Sequence[Examined]:
+) -> Sequence[ExamResult]:
     checkpoint = runs.folder / EXPORTED / f"{variant.name}-seed-{seed}"
-    shutil.rmtree(checkpoint, ignore_errors=True)  # of an examination that was killed
-    # In float32, so that the difference of averaged and raw weights is not rounded away.
+    shutil.rmtree(checkpoint, ignore_errors=True)  # remains of a killed evaluation
+    # In float32, so that rounding does not hide the difference between EMA and raw weights.
     export_run(run, checkpoint, raw=variant.raw, dtype=torch.float32)
 
-    def told(kind: str, done: int, count: int) -> None:
+    def report_done(kind: str, done: int, count: int) -> None:
         if progress is not None:
             progress(KINDS.index(kind) * count + done, len(KINDS) * count)
 
     try:
         model = UniWorld.from_pretrained(checkpoint, runs.flux, runs.siglip, torch.float32, exam.device)
-        report = examine(model, exam.count, KINDS, seed, exam.paint_steps, use_siglip=variant.use_siglip, progress=told)
+        report = examine(
+            model, exam.count, KINDS, seed, exam.paint_steps, use_siglip=variant.use_siglip, progress=report_done
+        )
     finally:
         shutil.rmtree(checkpoint, ignore_errors=True)
     return report.examined

@@ -1,4 +1,4 @@
-"""The page on the paper's claims: words, tables and plots, all of them from the numbers."""
+"""The report on the paper's claims: text, tables and plots, all generated from the scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ....uniworld_core.errors import UniWorldError
 from ...files import write_atomic
 from .exam import SMALL
-from .rule import GROUPS, LEAST_SEEDS, MEASURES, RIGHT, Claim, Comparison, Measure, TaskScores, claims_of
+from .rule import GROUPS, MEASURES, MIN_SEEDS, RIGHT, Claim, Comparison, Measure, TaskScores, claims_of
 from .train import FULL, KINDS, NO_SIGLIP, PUBLISHED_WEIGHT, RAW, SCHEDULE, STAGE1_ALONE, WEIGHTS, Variant
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 PAGE, NUMBERS = "REPORT.md", "claims.json"
 REFERENCE_PLOT, WEIGHTS_PLOT = "claims_reference.png", "claims_weights.png"
 _DPI = 80
-_WIDTH = 120  # of the page's lines
+_WIDTH = 120  # characters per line of the page
 
 
 @dataclass(frozen=True)
 class ClaimsReport:
-    """The scores of all variants, and the lengths they were made with (see `check_claims`)."""
+    """The scores of all variants, and the settings of their training and evaluation (see `check_claims`)."""
 
     scores: TaskScores
     stage1_steps: int
@@ -51,12 +51,12 @@ class ClaimsReport:
         return claims_of(self.scores)
 
     def text(self) -> str:
-        """The page, as Markdown."""
+        """Return the page as Markdown."""
         claims = [part for number, claim in enumerate(self.claims, 1) for part in _claim(number, claim)]
         return "\n\n".join([_HEAD, self._summary(), self._method(), *claims, self._plots(), self._all_numbers()]) + "\n"
 
     def json(self) -> str:
-        """All numbers by seed, and what follows from them."""
+        """Return settings, verdicts and all scores by seed as JSON."""
         settings = {
             "stage1_steps": self.stage1_steps,
             "trunk_steps": self.trunk_steps,
@@ -78,83 +78,86 @@ class ClaimsReport:
         return json.dumps({"settings": settings, "claims": claims, "variants": variants}, indent=1) + "\n"
 
     def values(self, variant: Variant, measure: Measure, group: str = "all") -> list[float | None]:
-        """A measure of a variant on some tasks, by seed."""
+        """Return a measure of a variant on a group of tasks, one value per seed."""
         return [measure.of([one for one in some if GROUPS[group](one)]) for some in self.scores[variant].values()]
 
     def _summary(self) -> str:
         rows = [(str(number), claim.sentence, f"**{claim.verdict}**") for number, claim in enumerate(self.claims, 1)]
-        return _table([("", "claim", "here"), *rows])
+        return _table([("", "claim", "verdict"), *rows])
 
     def _method(self) -> str:
-        return "\n\n".join(("## How", *(fill(part, _WIDTH) for part in (self._training(), self._examination(), _RULE))))
+        return "\n\n".join(
+            ("## Method", *(fill(part, _WIDTH) for part in (self._training(), self._examination(), _RULE)))
+        )
 
     def _training(self) -> str:
         seeds = ", ".join(map(str, self.seeds))
         return (
-            f"All is trained with the package's own loop on {self.samples:,} tasks of the kinds that are examined, {self.batch} "
-            f"a step: stage 1 for {self.stage1_steps} steps and then, from its averaged weights, stage 2 for "
-            f"{self.trunk_steps + self.steps}. The first {self.trunk_steps} of these are one run, the trunk, without an edit "
-            f"weight; from its averaged weights each variant branches off for each of the seeds {seeds} and takes the last "
-            f'{self.steps} its own way. What is called "{NO_SIGLIP.label}" has a trunk of its own, without SigLIP too, and '
-            f'"{STAGE1_ALONE.label}" is stage 1 all the way, {self.stage1_steps + self.trunk_steps} steps and the branch. '
-            f"The settings are those of nano's recipe, but the rate does not fall (`{SCHEDULE}`, as in the published stage "
-            "2): a falling rate does what averaging is there for. "
-            "Weights are averaged (EMA; a branch's average begins anew and reaches back about a ninth of its steps), the "
-            f"branches' edit weight is {PUBLISHED_WEIGHT}, and stage 2 is given SigLIP "
-            "features, unless the variant says otherwise. A seed decides the order of the branches' data, their noise and the "
-            "held-out tasks; all before is the same for all."
+            f"All variants are trained with the package's own loop on {self.samples:,} tasks of the evaluated kinds, with a "
+            f"batch size of {self.batch}. Stage 1 takes {self.stage1_steps} steps. Stage 2 starts from its averaged weights "
+            f"and takes {self.trunk_steps + self.steps}. The first {self.trunk_steps} of these, the trunk, are one run "
+            "without an edit weight. From the trunk's averaged weights, each variant branches off for each of the seeds "
+            f'{seeds} and trains the last {self.steps} steps with its own settings. The variant "{NO_SIGLIP.label}" has its '
+            f'own trunk, also without SigLIP. The variant "{STAGE1_ALONE.label}" is stage 1 throughout, '
+            f"{self.stage1_steps + self.trunk_steps} steps and the branch. The settings are those of nano's recipe, except that the learning rate is constant "
+            f"(`{SCHEDULE}`, as in the published stage 2), because a decaying rate has the same effect as averaging. "
+            "Unless a variant says otherwise, its weights are averaged (EMA; the average of a branch starts from scratch and "
+            f"covers about the last ninth of its steps), its edit weight is {PUBLISHED_WEIGHT}, and stage 2 uses SigLIP "
+            "features. A seed determines the branches' data order, their noise, and the held-out tasks; everything before "
+            "the branches is shared."
         )
 
     def _examination(self) -> str:
         some = next(iter(self.scores[FULL].values()))
         small, large = (sum(map(GROUPS[group], some)) for group in ("small edits", "large edits"))
         return (
-            f"Every variant does {self.count} held-out tasks of each of {len(KINDS)} kinds ({', '.join(KINDS)}) in "
-            f"{self.paint_steps} sampling steps, and the exact oracle judges them. An edit is small if it changes at most "
-            f"{100 * SMALL:.1f}% of the picture's pixels ({small} of the first seed's edits are, and {large} are large): an "
-            "object takes less than a tenth, a ground or a style nearly all, and few edits lie between."
+            f"Every variant is evaluated on {self.count} held-out tasks of each of {len(KINDS)} kinds ({', '.join(KINDS)}) "
+            f"with {self.paint_steps} sampling steps. An exact oracle judges the results. An edit is small if it changes at "
+            f"most {100 * SMALL:.1f}% of the pixels; of the first seed's edits, {small} are small and {large} are large. An "
+            "object takes less than a tenth of a picture, a background or a style nearly all of it, and few edits are in "
+            "between."
         )
 
     def _plots(self) -> str:
         return (
-            "## Plots\n\nBars are means over the seeds, dots the seeds.\n\n"
-            f"![What holds on to the reference]({REFERENCE_PLOT})\n\n![The edit weights]({WEIGHTS_PLOT})"
+            "## Plots\n\nBars are means over the seeds; dots are single seeds.\n\n"
+            f"![Preserving the reference]({REFERENCE_PLOT})\n\n![Edit weights]({WEIGHTS_PLOT})"
         )
 
     def _all_numbers(self) -> str:
         columns = [(measure, "all") for measure in MEASURES] + [(RIGHT, "small edits"), (RIGHT, "large edits")]
         heads = ("variant", *(measure.name + ("" if group == "all" else f", {group}") for measure, group in columns))
         rows = [
-            (variant.label, *(spread(self.values(variant, *column), column[0]) for column in columns))
+            (variant.label, *(mean_and_range(self.values(variant, *column), column[0]) for column in columns))
             for variant in self.scores
         ]
-        return f"## All numbers\n\nThe mean over the seeds (smallest to largest).\n\n{_table([heads, *rows])}"
+        return f"## All scores\n\nThe mean over the seeds (smallest to largest).\n\n{_table([heads, *rows])}"
 
 
-_HEAD = """# The paper's claims, checked small
+_HEAD = """# The paper's claims, checked at small scale
 
-This page is written by `uniworld eval claims`, words included, from what it measured (`claims.json`). It says how
-claims of the UniWorld-V1 paper (arXiv 2506.03147) stand in the world of shapes with nano, a few million parameters;
-nothing here was tried at full size."""
+`uniworld eval claims` generates this page, including its text, from its measurements (`claims.json`). It checks claims of
+the UniWorld-V1 paper (arXiv 2506.03147) in the world of shapes with nano, a model of a few million parameters. Nothing
+here was tested at full size."""
 
 _RULE = (
-    "**The rule.** Two variants differ where the mean of their differences over the seeds is larger than the spread of these "
-    "differences, the largest less the smallest, and at least 0.1 points or dB; all seeds then have the same sign. With "
-    "three seeds and normal differences 4% of equal variants are called higher by chance, so of all comparisons here one "
-    "may be. Sides that branch off different trunks, as those of the first two claims do, differ by what happened once in "
-    "these too: the seeds tell nothing of how much another trunk would change. A claim holds where every "
-    f"measure in bold is higher as claimed, and is not decided with fewer than {LEAST_SEEDS} seeds."
+    "**The rule.** Two variants differ if the mean of their differences over the seeds is larger than the range of these "
+    "differences (largest minus smallest), and at least 0.1 points or dB. All seeds then have the same sign. With three "
+    "seeds and normally distributed differences, the rule calls 4% of equal variants higher by chance, so one comparison on "
+    "this page may be wrong. Variants on different trunks, as in the first two claims, also differ by the randomness of a "
+    "single trunk, which the seeds do not measure. A claim holds if every measure in bold is higher, as claimed. It is not "
+    f"decided with fewer than {MIN_SEEDS} seeds."
 )
 
 
 def need_matplotlib() -> None:
-    """Raises UniWorldError if matplotlib, which draws the plots, is not installed."""
+    """Check that matplotlib is installed. Raises UniWorldError otherwise."""
     if find_spec("matplotlib") is None:
-        raise UniWorldError('Drawing needs matplotlib: pip install "uniworld[train]".')
+        raise UniWorldError('Plotting needs matplotlib: pip install "uniworld[train]".')
 
 
 def write_report(report: ClaimsReport, folder: Path) -> None:
-    """Write the page, its plots and the numbers.
+    """Write the page, its plots and the scores.
 
     Raises:
         UniWorldError: a file cannot be written.
@@ -165,10 +168,8 @@ def write_report(report: ClaimsReport, folder: Path) -> None:
     write_atomic(folder / PAGE, report.text().encode())
 
 
-def spread(values: Sequence[float | None], measure: Measure, difference: bool = False) -> str:
-    """The mean over the seeds and, in brackets, the smallest and the largest, in per cent or dB; of differences of shares
-    in percentage points.
-    """
+def mean_and_range(values: Sequence[float | None], measure: Measure, difference: bool = False) -> str:
+    """Format the mean over the seeds and, in brackets, the range: in percent or dB, or percentage points for differences."""
     known = [_scaled(value, measure) for value in values if value is not None]
     if not known:
         return "none"
@@ -187,39 +188,39 @@ def _scaled(value: float, measure: Measure) -> float:
 
 def _claim(number: int, claim: Claim) -> tuple[str, str, str]:
     heads = ("measure", "tasks", *claim.sides, "difference", "outcome")
-    rows = [_row(one, True) for one in claim.decisive] + [_row(one, False) for one in claim.besides]
+    rows = [_row(one, True) for one in claim.decisive] + [_row(one, False) for one in claim.secondary]
     return f"## {number}. {claim.sentence}", fill(_verdict(claim), _WIDTH), _table([heads, *rows])
 
 
 def _verdict(claim: Claim) -> str:
-    """The verdict and its reasons, as sentences."""
+    """Return the verdict and its reasons, as sentences."""
     ours, theirs = claim.sides
-    decisive, besides = ("; ".join(map(_reason, some)) for some in (claim.decisive, claim.besides))
-    also = f" Besides, {besides}." if besides else ""
-    return f"**{claim.verdict.capitalize()}.** With {ours} against {theirs}, {decisive}.{also}"
+    decisive, secondary = ("; ".join(map(_reason, some)) for some in (claim.decisive, claim.secondary))
+    also = f" In addition, {secondary}." if secondary else ""
+    return f"**{claim.verdict.capitalize()}.** {ours[0].upper()}{ours[1:]} compared with {theirs}: {decisive}.{also}"
 
 
 def _reason(one: Comparison) -> str:
-    tasks = "" if one.group == "all" else f", of {one.group},"
-    told = f"{one.measure.name}{tasks} {_OUTCOMES[one.outcome]}, {spread(one.differences, one.measure, True)}"
+    tasks = "" if one.group == "all" else f" ({one.group})"
+    result = f"{one.measure.name}{tasks} {_OUTCOMES[one.outcome]}, {mean_and_range(one.differences, one.measure, True)}"
     if one.saturated and one.outcome == "no clear difference":
-        return f"{told}, where both have nearly none or nearly all and no difference could show"
-    return told
+        return f"{result}; both values are near 0 or 100%, so no difference could show"
+    return result
 
 
 _OUTCOMES = {
     "higher": "is higher",
     "lower": "is lower",
-    "no clear difference": "shows no difference beyond the spread over the seeds",
-    "too few seeds": f"was measured with fewer than {LEAST_SEEDS} seeds",
-    "not measured": "was not measured, as a seed has no such task",
+    "no clear difference": "shows no difference beyond the range over the seeds",
+    "too few seeds": f"was measured with fewer than {MIN_SEEDS} seeds",
+    "not measured": "was not measured, because a seed has no such task",
 }
 
 
 def _row(one: Comparison, decisive: bool) -> tuple[str, ...]:
     name = f"**{one.measure.name}**" if decisive else one.measure.name
-    sides = (spread(one.ours, one.measure), spread(one.theirs, one.measure))
-    return name, one.group, *sides, spread(one.differences, one.measure, True), one.outcome
+    sides = (mean_and_range(one.ours, one.measure), mean_and_range(one.theirs, one.measure))
+    return name, one.group, *sides, mean_and_range(one.differences, one.measure, True), one.outcome
 
 
 def _claim_numbers(claim: Claim) -> dict[str, object]:
@@ -227,7 +228,7 @@ def _claim_numbers(claim: Claim) -> dict[str, object]:
         sides = {"ours": one.ours, "theirs": one.theirs, "differences": one.differences}
         return {"measure": one.measure.name, "tasks": one.group, **sides, "outcome": one.outcome, "decisive": decisive}
 
-    comparisons = [numbers(one, True) for one in claim.decisive] + [numbers(one, False) for one in claim.besides]
+    comparisons = [numbers(one, True) for one in claim.decisive] + [numbers(one, False) for one in claim.secondary]
     words = {"name": claim.name, "sentence": claim.sentence, "verdict": claim.verdict}
     return {**words, "ours": claim.ours.name, "theirs": claim.theirs.name, "comparisons": comparisons}
 
@@ -264,7 +265,7 @@ def _bars(axes: Axes, values: dict[str, list[float | None]], measure: Measure) -
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure  # and not pyplot, which keeps a state and may want a screen
+    from matplotlib.figure import Figure  # not pyplot, which has global state and may need a display
 
     return Figure(figsize=(width, height), layout="constrained")
 

@@ -1,4 +1,4 @@
-"""When a claim holds: what is compared, over the seeds, and what is said of it."""
+"""The rule for claims: which measures are compared over the seeds, and when a claim holds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Literal
 from .exam import TaskScore, is_large, is_small
 from .train import FULL, NO_SIGLIP, RAW, STAGE1_ALONE, WEIGHTS, Variant
 
-LEAST_SEEDS = 3
-_LEAST = 0.1  # points or dB; a smaller difference is none, however steady: it is below what the page writes
-_ENDS = 0.02  # a share this near to none or all
+MIN_SEEDS = 3
+_MIN_DIFFERENCE = 0.1  # points or dB, the precision of the page; smaller differences count as none, however consistent
+_SATURATION = 0.02  # distance from 0 or 1 within which a fraction is saturated
 
 Outcome = Literal["higher", "lower", "no clear difference", "too few seeds", "not measured"]
 
@@ -22,14 +22,14 @@ TaskScores = Mapping[Variant, Mapping[int, Sequence[TaskScore]]]
 
 @dataclass(frozen=True)
 class Measure:
-    """A mean over tasks, of shares or of dB."""
+    """A mean over tasks, of a fraction or of dB."""
 
     name: str
     value: Callable[[TaskScore], float | None]
     is_share: bool = True
 
     def of(self, scores: Sequence[TaskScore]) -> float | None:
-        """The mean over the tasks that have it; None if none has."""
+        """Return the mean over the tasks that have a value, or None if there are none."""
         known = [value for value in map(self.value, scores) if value is not None]
         return fmean(known) if known else None
 
@@ -39,7 +39,7 @@ KEPT = Measure("objects kept", lambda score: score.kept)
 PSNR = Measure("PSNR of the untouched area", lambda score: score.psnr, is_share=False)
 MEASURES = (RIGHT, KEPT, PSNR)
 
-# {which tasks: whether a score is of them}
+# {group of tasks: whether a score belongs to it}
 GROUPS: dict[str, Callable[[TaskScore], bool]] = {
     "all": lambda score: True,
     "small edits": is_small,
@@ -49,7 +49,7 @@ GROUPS: dict[str, Callable[[TaskScore], bool]] = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """A measure of two variants on some tasks, by seed in the same order; a number is None where no task has it."""
+    """A measure of two variants on a group of tasks, by seed in the same order; None if no task of a seed has it."""
 
     measure: Measure
     group: str
@@ -58,29 +58,32 @@ class Comparison:
 
     @property
     def differences(self) -> tuple[float, ...]:
-        """Ours less theirs, of the seeds that have both."""
+        """Ours minus theirs, for seeds that have both."""
         pairs = zip(self.ours, self.theirs)
         return tuple(one - other for one, other in pairs if one is not None and other is not None)
 
     @property
     def saturated(self) -> bool:
-        """Whether both sides have all or nothing of a share on every seed, so that no difference could show."""
+        """Whether both sides are near 0, or both near 1, on every seed, so that no difference could show."""
         known = [value for value in (*self.ours, *self.theirs) if value is not None]
-        return self.measure.is_share and (max(known, default=1.0) < _ENDS or min(known, default=0.0) > 1 - _ENDS)
+        return self.measure.is_share and (
+            max(known, default=1.0) < _SATURATION or min(known, default=0.0) > 1 - _SATURATION
+        )
 
     @property
     def outcome(self) -> Outcome:
-        """Ours is higher or lower where the mean difference is larger than the differences' spread, largest less
-        smallest: then every seed says the same. Of equal variants with normal differences, three seeds call 4% higher;
-        what the trunks of two sides differ by, all seeds have alike.
+        """Ours is higher or lower if the mean difference exceeds the range of the differences.
+
+        All seeds then agree in sign. With three seeds and normally distributed differences, 4% of equal variants are
+        called higher by chance. A difference between the trunks of the two sides is common to all seeds.
         """
         differences = self.differences
         if len(differences) < len(self.ours):
             return "not measured"
-        if len(differences) < LEAST_SEEDS:
+        if len(differences) < MIN_SEEDS:
             return "too few seeds"
         mean, spread = fmean(differences), max(differences) - min(differences)
-        if abs(mean) <= spread or abs(mean) < (_LEAST / 100 if self.measure.is_share else _LEAST):
+        if abs(mean) <= spread or abs(mean) < (_MIN_DIFFERENCE / 100 if self.measure.is_share else _MIN_DIFFERENCE):
             return "no clear difference"
         return "higher" if mean > 0 else "lower"
 
@@ -94,7 +97,7 @@ class Claim:
         sentence: what is claimed.
         ours, theirs: the variants compared.
         decisive: comparisons in which ours has to be higher.
-        besides: further ones, which decide nothing.
+        secondary: further ones, which decide nothing.
     """
 
     name: str
@@ -102,11 +105,11 @@ class Claim:
     ours: Variant
     theirs: Variant
     decisive: tuple[Comparison, ...]
-    besides: tuple[Comparison, ...]
+    secondary: tuple[Comparison, ...]
 
     @property
     def sides(self) -> tuple[str, str]:
-        """What tables call the two."""
+        """Names of the two sides in tables."""
         if self.ours.weight == self.theirs.weight:
             return self.ours.label, self.theirs.label
         ours, theirs = (f"{one.weight.replace('_', ' ')} weight" for one in (self.ours, self.theirs))
@@ -121,11 +124,11 @@ class Claim:
             return "holds"
         if "higher" in outcomes:
             return "holds in part"
-        return "the other way round" if set(outcomes) == {"lower"} else "does not hold"
+        return "the opposite holds" if set(outcomes) == {"lower"} else "does not hold"
 
 
 def claims_of(scores: TaskScores) -> tuple[Claim, ...]:
-    """The paper's claims, of the scores of all variants on the tasks of the same seeds."""
+    """Return the paper's claims, from the scores of all variants on the tasks of the same seeds."""
 
     def compared(ours: Variant, theirs: Variant, measures: Sequence[Measure], group: str = "all") -> list[Comparison]:
         sides = [
@@ -139,21 +142,21 @@ def claims_of(scores: TaskScores) -> tuple[Claim, ...]:
 
     def weight_claim(weight: str) -> Claim:
         ours, none = WEIGHTS[weight], WEIGHTS["none"]
-        sentence = f"The {weight.replace('_', ' ')} edit weight gets more small edits right than no weight."
-        besides = [*compared(ours, none, (RIGHT,), "large edits"), *compared(ours, none, (KEPT,))]
+        sentence = f"The {weight.replace('_', ' ')} edit weight improves small edits."
+        secondary = [*compared(ours, none, (RIGHT,), "large edits"), *compared(ours, none, (KEPT,))]
         return Claim(
             f"weight_{weight}",
             sentence,
             ours,
             none,
             tuple(compared(ours, none, (RIGHT,), "small edits")),
-            tuple(besides),
+            tuple(secondary),
         )
 
     ema = tuple(compared(FULL, RAW, MEASURES))
     return (
-        claim("stages", "Stage 1 alone cannot hold on to the reference as stage 2 can.", STAGE1_ALONE),
-        claim("siglip", "Without SigLIP features consistency falls.", NO_SIGLIP),
+        claim("stages", "Stage 1 alone cannot preserve the reference as stage 2 does.", STAGE1_ALONE),
+        claim("siglip", "Without SigLIP features, consistency decreases.", NO_SIGLIP),
         *(weight_claim(weight) for weight in WEIGHTS if weight != "none"),
-        Claim("ema", "Averaged weights (EMA) are better than the raw ones of the same run.", FULL, RAW, ema, ()),
+        Claim("ema", "Averaged weights (EMA) are better than the raw weights of the same run.", FULL, RAW, ema, ()),
     )

@@ -1,8 +1,8 @@
-"""The runs that the paper's claims are checked by: variants of nano's two stages, each with several seeds.
+"""Training runs for checking the paper's claims: variants of nano's two stages, each with several seeds.
 
-They take the recipe, the stand-ins and the start checkpoint of a run of nano, and train on tasks of the kinds that are
-examined. Variants that are alike but for what is claimed branch off one trunk, which takes most of the time and is trained
-once; the branches of one seed see the same samples and noise in the same order.
+They use the recipe, the stand-ins and the starting checkpoint of a run of nano, and train on tasks of the evaluated kinds.
+Variants that differ only in what is claimed branch off a common trunk, which takes most of the time and is trained once.
+The branches of one seed see the same samples and noise in the same order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from ....uniworld_core.editing.masks import WEIGHT_FUNCTIONS
+from ....uniworld_core.editing.masks import WEIGHT_FUNCTION, WEIGHT_FUNCTIONS
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.loading.settings import read_json
 from ...config.file import load_config
@@ -33,13 +33,13 @@ from ..nano.stages import RECIPE, Stage, fill_cache_together, recipe_of, stage_c
 from ..standins.parts import PAINTED
 from ..tasks.dataset import LIST, write_dataset
 from ..tasks.tasks import EDITS
-from .reweigh import Reweighed
+from .reweight import ReweightedCache
 
-PUBLISHED_WEIGHT = "logarithmic"
-# As in the published recipe's stage 2. Nano itself lets the rate fall, which does what the EMA is there for.
+PUBLISHED_WEIGHT = WEIGHT_FUNCTION
+# As in the published stage 2. Nano itself uses a decaying learning rate, which has the same effect as the EMA.
 SCHEDULE = "constant_with_warmup"
 
-# Of the trunks, and no branch's: one that saw its trunk's samples and noise again would differ from the others.
+# Added to the seed of trunks, so that no branch repeats its trunk's samples and noise; that branch would be special.
 _TRUNK_SEED = 2**20
 
 _SETTINGS = "settings.json"
@@ -47,21 +47,22 @@ _SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of training, or of taking the weights of a run.
+    """A way of training, or of selecting the weights of a run.
 
     Attributes:
-        name: of its results; `label`: in tables.
-        run: the run it is taken from, which has the name of a variant.
-        alone: stage 1 goes on for as many steps as both stages have, in the place of stage 2.
-        use_siglip: the DiT is given the references' SigLIP features, in training and in the examination.
+        name: name in results.
+        label: name in tables.
+        run: the run that it uses; runs are named after variants.
+        stage1_only: continue stage 1 for the steps of both stages, instead of stage 2.
+        use_siglip: pass the references' SigLIP features to the DiT, in training and in evaluation.
         weight: the edit weight, or "none".
-        raw: the weights as trained, and not their average.
+        raw: use the raw weights instead of their EMA.
     """
 
     name: str
     label: str
     run: str
-    alone: bool = False
+    stage1_only: bool = False
     use_siglip: bool = True
     weight: str = PUBLISHED_WEIGHT
     raw: bool = False
@@ -69,18 +70,18 @@ class Variant:
     @property
     def trunk(self) -> str:
         """The run that it branches off."""
-        if self.alone:
+        if self.stage1_only:
             return STAGE1_TRUNK
         return STAGE2_TRUNK if self.use_siglip else NO_SIGLIP_TRUNK
 
 
 STAGE1_TRUNK, STAGE2_TRUNK, NO_SIGLIP_TRUNK = "stage1_alone", "stage2", "no_siglip"
-STAGE1_ALONE = Variant("stage1_alone", "stage 1 alone", "stage1_alone", alone=True, use_siglip=False)
+STAGE1_ALONE = Variant("stage1_alone", "stage 1 alone", "stage1_alone", stage1_only=True, use_siglip=False)
 FULL = Variant("full", "stage 2", "full")
 RAW = replace(FULL, name="raw", label="stage 2, raw weights", raw=True)
 NO_SIGLIP = Variant("no_siglip", "stage 2 without SigLIP", "no_siglip", use_siglip=False)
 NO_EDIT_WEIGHT = Variant("weight_none", "stage 2 without edit weight", "weight_none", weight=NO_WEIGHT)
-# {weight: variant}; the published weight's is stage 2 as it is.
+# {weight: variant}; the variant of the published weight is plain stage 2.
 WEIGHTS = {
     **{
         weight: Variant(
@@ -94,20 +95,20 @@ WEIGHTS = {
 VARIANTS = tuple(dict.fromkeys((STAGE1_ALONE, FULL, RAW, NO_SIGLIP, *WEIGHTS.values())))
 
 
-# What is trained on and examined: the tasks that have to keep something of a reference.
+# Kinds of tasks for training and evaluation: those that must preserve something of a reference.
 KINDS = (*EDITS, "reconstruct")
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of the variants in a folder, with their data and its cache.
+    """The variants' runs in a folder, with their data and its cache.
 
     Attributes:
-        nano: the folder of a run of nano that has made its stand-ins and its start.
-        folder: where `data/`, `cache/` and `runs/` lie.
-        steps: of each branch.
-        trunk_steps: of stage 2 before the branches; stage 1 has as many for each step of stage 2 as in nano's recipe.
-        batch: samples a step; None takes the recipe's.
+        nano: the folder of a run of nano with stand-ins and starting checkpoint.
+        folder: folder of `data/`, `cache/` and `runs/`.
+        steps: steps of each branch.
+        trunk_steps: steps of stage 2 before the branches; stage 1 keeps the recipe's ratio to stage 2.
+        batch: batch size; None means the recipe's.
         device: "cpu" or "cuda".
     """
 
@@ -119,30 +120,30 @@ class Runs:
     device: str = "cpu"
 
     def check(self) -> None:
-        """Raises UniWorldError if nano's run lacks what the variants start from; it is named."""
-        there = (RECIPE, "start", "standins/flux/model_index.json", "standins/siglip/config.json")
-        lacking = [name for name in there if not (self.nano / name).exists()]
-        if lacking:
+        """Check that nano's run has what the variants start from. Raises UniWorldError naming what is missing."""
+        needed = (RECIPE, "start", "standins/flux/model_index.json", "standins/siglip/config.json")
+        missing = [name for name in needed if not (self.nano / name).exists()]
+        if missing:
             raise UniWorldError(
-                f"'{self.nano}' is no run of nano that has made its stand-ins and its start, as it lacks "
-                f"{', '.join(lacking)}: let `uniworld train nano` make them first, or name the folder of one that has."
+                f"'{self.nano}' is not a run of nano with stand-ins and starting checkpoint; missing: {', '.join(missing)}. "
+                "Run `uniworld train nano` first, or give another folder."
             )
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Make the folder, and hold it as these runs' within the context.
+    def lock(self) -> Iterator[None]:
+        """Create the folder and lock it within the block.
 
         Raises:
-            UniWorldError: it holds runs of other settings, another process works in it, or it cannot be made.
+            UniWorldError: it has runs of other settings, another process uses it, or it cannot be created.
         """
         make_folder(self.folder)
-        busy = f"Another process checks claims in '{self.folder}': wait for it, or name another folder."
+        busy = f"Another process is checking claims in '{self.folder}': wait for it, or choose another folder."
         with locked(self.folder / "lock", wait=False, busy=busy):
-            self._claim()
+            self._check_settings()
             yield
 
     def make_data(self, processes: int, progress: Progress) -> None:
-        """Write the tasks and fill their cache, where that is not done.
+        """Write the tasks and fill their cache, unless that is done.
 
         Raises:
             UniWorldError: the disk is full.
@@ -170,42 +171,42 @@ class Runs:
     @cached_property
     def recipe(self) -> Recipe:
         recipe = recipe_of(self.nano)
-        # One size for both stages, so that stage 1 alone sees as many samples as both together.
+        # The same batch size for both stages, so that stage 1 alone sees as many samples as both together.
         batch = self.batch or recipe.stage2.batch
         stage1, stage2 = (replace(length, batch=batch) for length in (recipe.stage1, recipe.stage2))
         return replace(recipe, stage1=stage1, stage2=stage2)
 
     @property
     def samples(self) -> int:
-        """Tasks to train on: no more than one pass over them takes."""
+        """Number of training tasks: at most one epoch."""
         return min(self.recipe.samples, self.stage2_steps * self.recipe.stage2.batch)
 
     @property
     def stage2_steps(self) -> int:
-        """Steps of a trunk and a branch."""
+        """Steps of trunk and branch together."""
         return self.trunk_steps + self.steps
 
     @property
     def stage1_steps(self) -> int:
-        """Steps of the stage 1 that every stage 2 starts from."""
+        """Steps of the stage 1 run that every stage 2 run starts from."""
         return max(1, round(self.stage2_steps * self.recipe.stage1.steps / self.recipe.stage2.steps))
 
     def train_stage1(self, progress: bool = False) -> None:
-        """Train what the trunks of stage 2 start from, or go on with it; as `train`."""
+        """Train or resume the stage 1 run that the trunks of stage 2 start from. Raises like `train`."""
         self._finish(self.trunk_config("stage1"), self.trunk_of("stage1"), progress)
 
     def train_trunk(self, trunk: str, progress: bool = False) -> None:
-        """Train what variants branch off, or go on with it; as `train`."""
+        """Train or resume a trunk. Raises like `train`."""
         if trunk != STAGE1_TRUNK:
             self.train_stage1(progress)
         self._finish(self.trunk_config(trunk), self.trunk_of(trunk), progress)
 
     def train(self, variant: Variant, seed: int, progress: bool = False) -> Path:
-        """The finished run of a variant, trained or gone on with if it is not.
+        """Return the finished run of a variant; train or resume it first if necessary.
 
         Raises:
             UniWorldError: as `loop.train`.
-            KeyboardInterrupt: it was asked to stop; what was done is kept.
+            KeyboardInterrupt: interrupted; finished work is kept.
         """
         self.train_trunk(variant.trunk, progress)
         run = self.folder_of(variant.run, seed)
@@ -213,8 +214,10 @@ class Runs:
         return run
 
     def trunk_config(self, trunk: str) -> Config:
-        """What a trunk, or the stage 1 that those of stage 2 start from, is trained by: without an edit weight, as the
-        branches are there to compare these."""
+        """Return the configuration of a trunk, or of the stage 1 run before it.
+
+        Trunks have no edit weight, because the branches compare edit weights.
+        """
         seed = self.recipe.seed + _TRUNK_SEED
         if trunk == "stage1":
             return self._stage1(self.stage1_steps, seed, NO_WEIGHT)
@@ -223,9 +226,9 @@ class Runs:
         return self._stage2(self.trunk_steps, seed + 1, trunk == STAGE2_TRUNK, NO_WEIGHT, self.trunk_of("stage1"))
 
     def variant_config(self, variant: Variant, seed: int) -> Config:
-        """What a variant's run is trained by."""
+        """Return the configuration of a variant's run."""
         start = self.trunk_of(variant.trunk)
-        if variant.alone:
+        if variant.stage1_only:
             return self._stage1(self.steps, seed, variant.weight, start)
         return self._stage2(self.steps, seed, variant.use_siglip, variant.weight, start)
 
@@ -241,7 +244,7 @@ class Runs:
         return replace(config, stage=stage, model=replace(config.model, start=(str(start),)))
 
     def config(self, stage: Stage, steps: int, seed: int) -> Config:
-        """What nano's stage of that name trains by, in another length, with another seed, at a constant rate."""
+        """Return the configuration of nano's stage with another length and seed, and a constant learning rate."""
         config = stage_config(self.nano, self.recipe, stage, self.device)
         warmup = min(config.optimizer.warmup, steps // 10)
         return replace(
@@ -259,12 +262,12 @@ class Runs:
             raise KeyboardInterrupt
 
     def _open(self, config: Config, encoder: Encoder) -> RunData:
-        """The cache for a run of another edit weight: what was edited is the same, whatever it weighs."""
+        """Open the cache for a run, re-weighted with the run's edit weight."""
         data = open_data(config, Encoder(encoder.model, replace(encoder.settings, weight=PUBLISHED_WEIGHT)))
         assert isinstance(data.source, Cache)
-        return replace(data, source=Reweighed(data.source.folder, data.source.key, config.stage.weight))
+        return replace(data, source=ReweightedCache(data.source.folder, data.source.key, config.stage.weight))
 
-    def _claim(self) -> None:
+    def _check_settings(self) -> None:
         start = hashlib.sha256()
         for file in sorted((self.nano / "start").glob("*.safetensors")):
             start.update(file.read_bytes())
@@ -279,12 +282,12 @@ class Runs:
         file = self.folder / _SETTINGS
         there = read_json(file) if file.is_file() else wanted
         if set(there) != set(wanted):
-            raise UniWorldError(f"'{self.folder}' holds claims checked by another version: name another folder.")
+            raise UniWorldError(f"'{self.folder}' has claims of another version: choose another folder.")
         other = [f"{name} {there[name]} instead of {value}" for name, value in wanted.items() if there[name] != value]
         if other:
             raise UniWorldError(
-                f"'{self.folder}' holds claims checked by other settings ({'; '.join(other)}): name another folder, or set "
-                "these as they were."
+                f"'{self.folder}' has claims of other settings ({'; '.join(other)}): choose another folder, or restore "
+                "these settings."
             )
         if not file.is_file():
             write_atomic(file, json.dumps(wanted, indent=1).encode())
@@ -295,6 +298,6 @@ def _plain(progress: Progress, name: str, done: int, total: int) -> None:
 
 
 def _has_ended(run: Path, config: Config) -> bool:
-    """Whether a run made all steps of its configuration."""
+    """Return whether a run has finished all steps of its configuration."""
     newest = checkpoints.latest(run / CHECKPOINTS)
     return newest is not None and newest.name == checkpoints.checkpoint_name(config.run.steps)

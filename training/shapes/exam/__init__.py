@@ -1,1 +1,1 @@
-"""The examination of a model on held-out tasks, and its report."""
+"""Evaluation of a model on held-out tasks, and its report."""

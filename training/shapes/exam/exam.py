@@ -1,4 +1,4 @@
-"""The examination: a model does held-out tasks of every kind, and the oracle judges them.
+"""Evaluate a model on held-out tasks of every kind, judged by the oracle.
 
 report = examine(UniWorld.from_pretrained("nano", dtype=torch.float32), count=40)
 report.text(), report.json()
@@ -24,14 +24,14 @@ from ..judge.verdict import Verdict
 from ..tasks.split import Split
 from ..tasks.tasks import KINDS, ShapesTask, make_task
 from ..world.scene import SIDE
-from .report import Examined, ExamReport
+from .report import ExamReport, ExamResult
 
-# The longest answer is two words.
+# The longest answer has two words.
 ANSWER_TOKENS = 8
 
 
 def exam_tasks(kind: str, count: int, seed: int = 0, split: Split = "test", side: int = SIDE) -> list[ShapesTask]:
-    """The tasks of one kind: more of them begin with the same ones, whatever other kinds are examined."""
+    """Return tasks of one kind. They depend neither on `count`, which only adds more, nor on other kinds."""
     stream = [seed, KINDS.index(kind)] if kind in KINDS else [seed]
     return [make_task(kind, np.random.default_rng([*stream, number]), split, side) for number in range(count)]
 
@@ -50,25 +50,26 @@ def examine(
     side: int = SIDE,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ExamReport:
-    """Let a model do tasks, and judge them.
+    """Evaluate a model.
 
     Args:
-        count: tasks of each kind.
-        kinds: some of `KINDS`; None takes all.
-        seed: of the tasks and of the paintings.
-        steps, guidance: of the sampling.
-        batch: tasks done at once.
-        use_siglip, use_t5: what the model is shown; T5 was dropped in training.
-        split: "test" is what training never saw.
-        side: of the pictures in pixels.
-        progress: called with the kind, the tasks of it that are done, and how many there are.
+        model: the model.
+        count: tasks per kind.
+        kinds: some of `KINDS`; None means all.
+        seed: seed of the tasks and of sampling.
+        steps, guidance: sampling steps and guidance.
+        batch: tasks per batch.
+        use_siglip, use_t5: inputs of the model; T5 was dropped in training.
+        split: "test" is held out from training.
+        side: side of the pictures in pixels.
+        progress: called with the kind, its finished tasks and their total.
 
     Raises:
-        UniWorldError: a kind that is not known, or a count, batch or seed that is none.
+        UniWorldError: a kind is unknown, or `count`, `batch` or `seed` is invalid.
     """
     chosen = tuple(KINDS if kinds is None else kinds)
     _check(chosen, count, batch, seed)
-    examined: list[Examined] = []
+    examined: list[ExamResult] = []
     for kind in chosen:
         tasks = exam_tasks(kind, count, seed, split, side)
         for start in range(0, count, batch):
@@ -101,18 +102,21 @@ def examine_vae(
     split: Split = "test",
     side: int = SIDE,
 ) -> ExamReport:
-    """Judge the right pictures themselves, encoded and decoded: no model paints better than its VAE lets it.
+    """Evaluate a VAE: judge the targets themselves after encoding and decoding, an upper bound for any model.
 
     Args:
-        kinds: some of `KINDS` but "question"; None takes all of them.
+        vae: the VAE.
+        kinds: some of `KINDS` except "question"; None means all of them.
+
+    For the other arguments see `examine`.
 
     Raises:
-        UniWorldError: a kind that is not known or not painted, or a count, batch or seed that is none.
+        UniWorldError: a kind is unknown or not painted, or `count`, `batch` or `seed` is invalid.
     """
     painted = tuple(kind for kind in KINDS if kind != "question")
     chosen = painted if kinds is None else tuple(kinds)
     _check(chosen, count, batch, seed, painted)
-    examined: list[Examined] = []
+    examined: list[ExamResult] = []
     for kind in chosen:
         tasks = exam_tasks(kind, count, seed, split, side)
         for start in range(0, count, batch):
@@ -120,7 +124,7 @@ def examine_vae(
             pictures = np.stack([np.asarray(task.target) for task in some])
             with torch.inference_mode():
                 decoded = _pictures(vae.decode(vae.encode(torch.from_numpy(pictures).float() / 255)))
-            examined += [Examined(task, judge(task, picture), picture) for task, picture in zip(some, decoded)]
+            examined += [ExamResult(task, judge(task, picture), picture) for task, picture in zip(some, decoded)]
     settings = {"examined": "the VAE alone", "count": count, "seed": seed, "split": split, "side": side}
     return ExamReport(settings, tuple(examined))
 
@@ -128,7 +132,7 @@ def examine_vae(
 def _check(kinds: Sequence[str], count: int, batch: int, seed: int, known: Sequence[str] = KINDS) -> None:
     unknown = [kind for kind in kinds if kind not in known]
     if unknown or not kinds:
-        raise UniWorldError(f"The kinds of tasks {unknown} are not known here; choose some of {', '.join(known)}.")
+        raise UniWorldError(f"The kinds of tasks {unknown} are unknown; choose some of {', '.join(known)}.")
     for name, value in (("count", count), ("batch", batch)):
         if value < 1:
             raise UniWorldError(f"The {name} is {value}; it must be at least 1.")
@@ -144,8 +148,8 @@ def _examine_some(
     guidance: float,
     use_siglip: bool,
     use_t5: bool,
-) -> list[Examined]:
-    """Let the model do some tasks of one kind."""
+) -> list[ExamResult]:
+    """Evaluate some tasks of one kind."""
     references = [model.reference(list(task.references), use_siglip) for task in tasks]
     if tasks[0].kind == "question":
         done = _answer(model, tasks, references)
@@ -162,33 +166,33 @@ def _paint(
     steps: int,
     guidance: float,
     use_t5: bool,
-) -> list[Examined]:
+) -> list[ExamResult]:
     side = tasks[0].side
     with torch.inference_mode():
         condition = model.encode([task.prompt for task in tasks], list(references), use_t5=use_t5)
         latents = model.sample(condition, side, side, steps=steps, guidance=guidance, seed=list(seeds))
         painted = _pictures(model.decode(latents))
-    return [Examined(task, judge(task, picture), picture) for task, picture in zip(tasks, painted)]
+    return [ExamResult(task, judge(task, picture), picture) for task, picture in zip(tasks, painted)]
 
 
 def _pictures(image_BHW3: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(picture_HW3.numpy()) for picture_HW3 in to_bytes(image_BHW3).cpu()]
 
 
-def _answer(model: UniWorld, tasks: Sequence[ShapesTask], references: Sequence[list[Reference]]) -> list[Examined]:
+def _answer(model: UniWorld, tasks: Sequence[ShapesTask], references: Sequence[list[Reference]]) -> list[ExamResult]:
     answers = model.understand([task.prompt for task in tasks], list(references), max_new_tokens=ANSWER_TOKENS)
     examined = []
     for task, answer in zip(tasks, answers):
         right = judge_answer(task, answer)
         reasons = () if right else (f"the answer is '{answer}', not '{task.answer}'",)
-        examined.append(Examined(task, Verdict(right, reasons), answer=answer))
+        examined.append(ExamResult(task, Verdict(right, reasons), answer=answer))
     return examined
 
 
 def _route(
     model: UniWorld, tasks: Sequence[ShapesTask], references: Sequence[list[Reference]]
 ) -> list[bool] | list[None]:
-    """Whether each task was sent the right way; None where the checkpoint has no routing head."""
+    """Return whether each task is routed correctly, or None if the checkpoint has no routing head."""
     if model.understanding.task_head is None:
         return [None] * len(tasks)
     paint = model.route([task.prompt for task in tasks], list(references)).paint.tolist()

@@ -1,4 +1,4 @@
-"""The examination's report: numbers for each kind of task, the levels to reach, as a table and as JSON."""
+"""The evaluation's report: scores per kind of task and target levels, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from ..tasks.tasks import EDITS, ShapesTask
 
 
 @dataclass(frozen=True)
-class Examined:
-    """One task and what the model made of it.
+class ExamResult:
+    """One task with the model's output and verdict.
 
     Attributes:
-        painted: None for a question.
-        answer: a question's, as the model gave it.
-        routed_right: whether the routing head chose between painting and answering as it should; None without a head.
+        task: the task.
+        verdict: the judge's verdict.
+        painted: the painted picture; None for a question.
+        answer: the model's answer to a question.
+        routed_right: whether the routing head chose correctly between painting and answering; None without a head.
     """
 
     task: ShapesTask
@@ -31,13 +33,13 @@ class Examined:
 
 @dataclass(frozen=True)
 class KindReport:
-    """The means over the tasks of one kind; a number is None where the kind has none.
+    """Mean scores over the tasks of one kind; a score is None if the kind does not have it.
 
     Attributes:
-        right: share of tasks done right, as are `kept`, `order_right`, `joints` and `routed_right` shares.
-        psnr: of the untouched area, in dB.
-        iou: of the marked area, the box, or of what stands out of a depth map's ground.
-        angle: of the normals painted on objects to the right ones, in degrees.
+        right: fraction of correct tasks; `kept`, `order_right`, `joints` and `routed_right` are fractions too.
+        psnr: PSNR of the unedited area, in dB.
+        iou: IoU of the marked area, of the box, or of the foreground of a depth map.
+        angle: mean angle between painted and correct normals on objects, in degrees.
     """
 
     kind: str
@@ -55,7 +57,7 @@ class KindReport:
 
 @dataclass(frozen=True)
 class Level:
-    """A level to reach: `value` is None where no task of the kind was examined."""
+    """A target level; `value` is None if no task of the kind was evaluated."""
 
     name: str
     wanted: float
@@ -68,20 +70,20 @@ class Level:
 
 @dataclass(frozen=True)
 class ExamReport:
-    """Everything that was examined, and by what settings."""
+    """All results of an evaluation, and its settings."""
 
     settings: dict[str, object]
-    examined: tuple[Examined, ...]
+    examined: tuple[ExamResult, ...]
 
-    def of(self, kind: str) -> list[Examined]:
+    def of(self, kind: str) -> list[ExamResult]:
         return [one for one in self.examined if one.task.kind == kind]
 
     def kinds(self) -> list[KindReport]:
-        """One row for each kind, in the order they were examined in."""
+        """Return one row per kind, in the order of evaluation."""
         return [_row(kind, self.of(kind)) for kind in dict.fromkeys(one.task.kind for one in self.examined)]
 
     def levels(self) -> list[Level]:
-        """The levels that the project set itself, and what was reached."""
+        """Return the project's target levels and the values reached."""
         rows = {row.kind: row for row in self.kinds()}
         edits = [one for one in self.examined if one.task.kind in EDITS]
         shares = [row.right for row in rows.values() if row.kind in EDITS]
@@ -96,7 +98,7 @@ class ExamReport:
         ]
 
     def text(self) -> str:
-        """The numbers as a table, and the levels under it."""
+        """Return the scores as a table, with the levels below."""
         heads = ("kind", "tasks", "right", "kept", "PSNR", "IoU", "edge F1", "angle", "order", "joints", "routing")
         rows = [
             (
@@ -109,13 +111,13 @@ class ExamReport:
             for row in self.kinds()
         ]
         levels = [
-            (level.name, f"{level.wanted:.2f}", _said(level.value), "reached" if level.reached else "not reached")
+            (level.name, f"{level.wanted:.2f}", _value_text(level.value), "reached" if level.reached else "not reached")
             for level in self.levels()
         ]
-        return f"{_table([heads, *rows])}\n\n{_table([('level', 'wanted', 'is', ''), *levels])}"
+        return f"{_table([heads, *rows])}\n\n{_table([('level', 'target', 'value', ''), *levels])}"
 
     def json(self) -> str:
-        """The same as JSON, with the reasons of all that went wrong."""
+        """Return the report as JSON, with the reasons of all wrong tasks."""
         wrong = [
             {
                 "kind": one.task.kind,
@@ -128,11 +130,11 @@ class ExamReport:
         ]
         levels = [{**asdict(level), "reached": level.reached} for level in self.levels()]
         kinds = [asdict(row) for row in self.kinds()]
-        whole = {"settings": self.settings, "levels": levels, "kinds": kinds, "wrong": wrong}
-        return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+        content = {"settings": self.settings, "levels": levels, "kinds": kinds, "wrong": wrong}
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _row(kind: str, examined: Sequence[Examined]) -> KindReport:
+def _row(kind: str, examined: Sequence[ExamResult]) -> KindReport:
     verdicts = [one.verdict for one in examined]
     return KindReport(
         kind,
@@ -162,12 +164,12 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f}%"
 
 
-def _said(value: float | None) -> str:
-    return "not examined" if value is None else f"{value:.3f}"
+def _value_text(value: float | None) -> str:
+    return "not evaluated" if value is None else f"{value:.3f}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns under their heads: the first to the left, numbers to the right."""
+    """Format rows as aligned columns: the first left-aligned, all others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()

@@ -1,4 +1,4 @@
-"""The examination's contact sheet: for each kind, some tasks with their references, the target and what was painted."""
+"""The evaluation's contact sheet: for each kind some tasks with references, target and painted picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from ...files import write_atomic
 from ...run.sheet_text import fit_text
-from .report import Examined, ExamReport
+from .report import ExamReport, ExamResult
 
 _CELL, _GAP, _TEXT, _MARK = 96, 6, 14, 16
 _RIGHT, _WRONG = (20, 150, 40), (210, 30, 30)
@@ -17,9 +17,9 @@ PER_KIND = 4
 
 
 def contact_sheet(report: ExamReport, per_kind: int = PER_KIND) -> Image.Image:
-    """One row for each kind: `per_kind` tasks, each as references, target and painting, ticked or crossed out.
+    """Draw one row per kind: `per_kind` tasks, each with references, target and painted picture, and a tick or a cross.
 
-    Half of the tasks shown are wrong ones where there are so many, so that what goes wrong is seen.
+    Up to half of the tasks are wrong ones, so that the sheet shows typical errors.
     """
     kinds = [row.kind for row in report.kinds()]
     rows = [_chosen(report.of(kind), per_kind) for kind in kinds]
@@ -39,14 +39,14 @@ def write_sheet(report: ExamReport, to: Path, per_kind: int = PER_KIND) -> None:
     write_atomic(to, buffer.getvalue())
 
 
-def _chosen(examined: list[Examined], count: int) -> list[Examined]:
+def _chosen(examined: list[ExamResult], count: int) -> list[ExamResult]:
     wrong = [one for one in examined if not one.verdict.right]
     right = [one for one in examined if one.verdict.right]
     few = min(len(wrong), max(count // 2, count - len(right)))
     return [*right[: count - few], *wrong[:few]]
 
 
-def _place(sheet: Image.Image, one: Examined, left: int, top: int, width: int) -> None:
+def _place(sheet: Image.Image, one: ExamResult, left: int, top: int, width: int) -> None:
     pen = ImageDraw.Draw(sheet)
     pen.text((left, top), f"{one.task.kind}: ", fill="gray")
     pen.text((left, top + _TEXT), fit_text(pen, one.task.prompt, width), fill="black")
@@ -66,7 +66,7 @@ def _place(sheet: Image.Image, one: Examined, left: int, top: int, width: int) -
 
 
 def _mark(pen: ImageDraw.ImageDraw, x: int, y: int, right: bool) -> None:
-    """A tick or a cross on a white disc; drawn, as Pillow's own font has neither."""
+    """Draw a tick or a cross on a white disc, as lines because Pillow's built-in font has neither."""
     pen.ellipse((x - 2, y - 2, x + _MARK + 2, y + _MARK + 2), fill="white")
     low, middle, high = 3, _MARK // 2, _MARK - 3
     if right:

@@ -1,1 +1,1 @@
-"""How nano is trained, from random weights to the model that ships."""
+"""Training of nano, from random weights to the shipped model."""

@@ -1,4 +1,4 @@
-"""The curves of nano's trainings, drawn as one picture out of what they logged."""
+"""Plot the logs of all of nano's trainings as one picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...files import write_atomic
 from ...run.metrics import read_lines
 from ...run.plot import METRICS_FILE, smoothed
 
-# What trains: its log below nano's folder, and the measure that is drawn beside its loss.
+# {training: (its log in nano's folder, the metric to plot below its loss)}
 _LOGS = {
     "VAE": ("standins/vae.jsonl", "psnr"),
     "VAE's decoder": ("standins/decoder.jsonl", "psnr"),
@@ -25,22 +25,22 @@ _SMOOTHING = 0.05
 
 
 def draw_curves(folder: Path, to: Path) -> None:
-    """Draw the loss of every training of nano, and what else tells how it went, into one PNG.
+    """Plot the loss and one more metric of every training of nano into one PNG.
 
     Args:
-        folder: nano's; trainings that have not begun are left out.
-        to: the file, written whole or not at all.
+        folder: nano's folder; trainings without a log are left out.
+        to: the PNG file, written atomically.
 
     Raises:
-        UniWorldError: nothing was logged yet, or matplotlib is not installed.
+        UniWorldError: there are no logs yet, or matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UniWorldError('Drawing needs matplotlib: pip install "uniworld[train]".') from error
+        raise UniWorldError('Plotting needs matplotlib: pip install "uniworld[train]".') from error
     logs = {name: (_by_step(folder / file), also) for name, (file, also) in _LOGS.items() if (folder / file).is_file()}
     if not logs:
-        raise UniWorldError(f"{folder} holds no log of a training: give the folder of `uniworld train nano`.")
+        raise UniWorldError(f"{folder} contains no training logs: give the folder of `uniworld train nano`.")
     figure = Figure(figsize=(4 * len(logs), 6), layout="constrained")
     grid = figure.subplots(2, len(logs), squeeze=False)
     for column, (name, (rows, also)) in enumerate(logs.items()):
@@ -58,6 +58,6 @@ def draw_curves(folder: Path, to: Path) -> None:
 
 
 def _by_step(file: Path) -> list[dict[str, Any]]:
-    """The lines of a log in order; of a step that a killed training did twice, the later one."""
+    """Return the lines of a log in order of steps. Of a step that a killed training repeated, the later line counts."""
     rows = {int(row["step"]): row for row in read_lines(file)}
     return [rows[step] for step in sorted(rows)]

@@ -1,7 +1,7 @@
-"""Jobs done in several processes, which share the cores; each begins when those that it needs are done.
+"""Run dependent jobs in several processes that share the cores; a job starts when its dependencies are done.
 
-The standard library has all of it (`graphlib`, `ProcessPoolExecutor`); joblib knows no order among jobs, and ray would be
-a cluster for a dozen of them.
+The standard library suffices (`graphlib`, `ProcessPoolExecutor`): joblib does not support dependencies between jobs, and
+Ray would be a cluster for a dozen jobs.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ import torch
 
 from ....uniworld_core.errors import RunFailed
 
-# Called with what is being done, the step, how many there are, and what is known of it.
+# Called with the name of the phase, the step, the number of steps, and values to show.
 Progress = Callable[[str, int, int, Mapping[str, object]], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A call that another process can make.
+    """A function call to run in another process.
 
     Attributes:
-        name: for whoever waits; no other job has it.
-        call: a function that can be pickled.
-        arguments: of the call.
-        after: names of the jobs that must be done before.
+        name: unique name, shown as progress.
+        call: a picklable function.
+        arguments: its arguments.
+        after: names of the jobs that must be done first.
     """
 
     name: str
@@ -43,39 +43,41 @@ class Job:
     after: tuple[str, ...] = ()
 
 
-def do_jobs(jobs: Sequence[Job], processes: int, progress: Callable[[int, int, str], None] | None = None) -> None:
-    """Do all jobs, several at a time; of those that could begin, the first does.
+def run_jobs(jobs: Sequence[Job], processes: int, progress: Callable[[int, int, str], None] | None = None) -> None:
+    """Run all jobs, several at a time; of the jobs that are ready, the first in the list starts first.
 
     Args:
-        progress: told how many are done of all, and the name of the last one.
+        jobs: the jobs.
+        processes: number of processes.
+        progress: called with the number of finished jobs, their total, and the name of the last one.
 
     Raises:
         RunFailed: a process died.
-        KeyboardInterrupt: Ctrl-C; every process is asked to stop as well, and waited for.
-        Exception: what the first job raised that failed; those that were begun are stopped, the others not begun.
+        KeyboardInterrupt: Ctrl-C; all processes are interrupted too, and waited for.
+        Exception: the error of the first job that failed. Running jobs are interrupted, and no others are started.
     """
     threads = max(1, torch.get_num_threads() // processes)
     others = set(multiprocessing.active_children())
-    # A fresh interpreter for each: a copy of this one would share the locks of its threads.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (threads,))
+    # Spawned, because a forked process would inherit locks that other threads hold.
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _init_worker, (threads,))
     try:
-        for done, name in enumerate(_ended(pool, jobs, processes), 1):
+        for done, name in enumerate(_run(pool, jobs, processes), 1):
             if progress is not None:
                 progress(done, len(jobs), name)
     except BrokenProcessPool as error:
         raise RunFailed(
-            "One of the processes died; the system may have been short of memory. The same command goes on where it was; "
-            "fewer processes need less memory."
+            "One of the processes died; the system may be out of memory. Run the same command again to resume; fewer "
+            "processes need less memory."
         ) from error
     except BaseException:
-        _stop_all(others)
+        _interrupt_workers(others)
         raise
     finally:
-        _shut(pool, others)
+        _shut_down(pool, others)
 
 
-def _ended(pool: ProcessPoolExecutor, jobs: Sequence[Job], processes: int) -> Iterator[str]:
-    """Do the jobs, and tell the name of each that has ended. Raises what a job raised."""
+def _run(pool: ProcessPoolExecutor, jobs: Sequence[Job], processes: int) -> Iterator[str]:
+    """Run the jobs and yield the name of each finished one. Raises the error of a job."""
     named = {job.name: job for job in jobs}
     places = {name: place for place, name in enumerate(named)}
     order = TopologicalSorter({job.name: job.after for job in jobs})
@@ -86,7 +88,7 @@ def _ended(pool: ProcessPoolExecutor, jobs: Sequence[Job], processes: int) -> It
         ready = sorted([*ready, *order.get_ready()], key=places.__getitem__)
         while ready and len(running) < processes:
             name = ready.pop(0)
-            running[pool.submit(_call, named[name])] = name
+            running[pool.submit(_run_job, named[name])] = name
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             future.result()
             name = running.pop(future)
@@ -94,52 +96,52 @@ def _ended(pool: ProcessPoolExecutor, jobs: Sequence[Job], processes: int) -> It
             yield name
 
 
-def _shut(pool: ProcessPoolExecutor, others: set[BaseProcess]) -> None:
+def _shut_down(pool: ProcessPoolExecutor, others: set[BaseProcess]) -> None:
     while True:
         try:
             return pool.shutdown(wait=True, cancel_futures=True)
-        except KeyboardInterrupt:  # asked once more: so are they
-            _stop_all(others)
+        except KeyboardInterrupt:  # forward a second Ctrl-C as well
+            _interrupt_workers(others)
 
 
-def _stop_all(others: set[BaseProcess]) -> None:
+def _interrupt_workers(others: set[BaseProcess]) -> None:
     for process in set(multiprocessing.active_children()) - others:
         if process.pid is not None:
             os.kill(process.pid, signal.SIGINT)
 
 
-# In one of the processes: set once a job failed there, or Ctrl-C came before the job that it was meant for.
-_over = threading.Event()
+# In a worker process: set when a job failed there, or when Ctrl-C arrived between two jobs.
+_stop_event = threading.Event()
 
 
-def _begin(threads: int) -> None:
-    """What a process does before its first job."""
+def _init_worker(threads: int) -> None:
+    """Set up a worker process before its first job."""
     torch.set_num_threads(threads)
     if sys.platform != "win32":
-        os.setpgrp()  # Ctrl-C on the terminal reaches the process that waits alone, which passes it on once
+        os.setpgrp()  # the terminal's Ctrl-C then reaches only the parent, which forwards it once
     signal.signal(signal.SIGINT, _stop)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _call(job: Job) -> None:
-    if _over.is_set():
+def _run_job(job: Job) -> None:
+    if _stop_event.is_set():
         raise KeyboardInterrupt
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         job.call(*job.arguments)
     except BaseException:
-        _over.set()
+        _stop_event.set()
         raise
     finally:
         signal.signal(signal.SIGINT, _stop)
 
 
 def _stop(*_: object) -> None:
-    _over.set()
+    _stop_event.set()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os._exit(1)  # what is killed goes on where it was; a process that nobody waits for would keep its folder busy
+    os._exit(1)  # safe because jobs can be resumed; an orphaned process would keep its folder locked

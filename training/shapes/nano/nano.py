@@ -1,7 +1,7 @@
-"""Nano from nothing: the stand-ins, the start checkpoint, the published two stages, the routing head.
+"""Train nano from scratch: stand-ins, starting checkpoint, the two published stages, and the routing head.
 
-One folder holds all of it. Every step leaves something there that tells it is done, so that the same command goes on
-where it was killed.
+Everything is in one folder. Each finished step leaves a marker or its result there, so that the same command resumes after
+a kill.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from ..tasks.dataset import write_dataset
 from ..tasks.tasks import KINDS, make_task
 from .curves import draw_curves
 from .jobs import Progress
-from .recipe import Length, Recipe, read_recipe
+from .recipe import Hyperparameters, Recipe, read_recipe
 from .scope import world_scope, write_scope
 from .stages import RECIPE, Stage, fill_cache_together, stage_config
 
 CURVES = "curves.png"
-_WHOLE = ".whole"  # marks a folder of stand-ins whose files are all written
+_DONE = ".whole"  # suffix of the marker file of a finished stand-in
 
 
 def train_nano(
@@ -53,24 +53,24 @@ def train_nano(
     progress: Progress | None = None,
     recipe: Recipe | None = None,
 ) -> Path:
-    """Train nano, or go on with it.
+    """Train nano, or resume its training.
 
     Args:
-        folder: of everything: `standins/`, `start/`, `data/`, `cache/`, `stage1/`, `stage2/` and, at the end, `nano/`.
-        quick: a few minutes instead of a night; what comes out knows little.
-        device: "cpu", "cuda", or "auto" for a GPU where there is one.
-        progress: sees every step.
-        recipe: lengths of its own instead of the full or the quick ones.
+        folder: output folder; it gets `standins/`, `start/`, `data/`, `cache/`, `stage1/`, `stage2/` and finally `nano/`.
+        quick: train for a few minutes instead of a night; the result is weak.
+        device: "cpu", "cuda", or "auto" for a GPU if there is one.
+        progress: called at every step.
+        recipe: another recipe than the full or the quick one.
 
     Returns:
-        `folder/nano`, with `uniworld`, `flux` and `siglip` in it.
+        `folder/nano`, with the folders `uniworld`, `flux` and `siglip`.
 
     Raises:
-        UniWorldError: the disk is full, or a folder of another recipe is in the way; it is named.
+        UniWorldError: the disk is full, or the folder has a nano of another recipe.
     """
     target = resolve_device(device)
     steps = recipe or read_recipe("quick" if quick else "gpu" if target == "cuda" else "full")
-    work = _Work(folder, steps, target, progress or (lambda *_: None))
+    work = _NanoRun(folder, steps, target, progress or (lambda *_: None))
     stand_ins = (work.tokenizers, work.vae, work.decoder, work.vlm, work.siglip, work.flux)
     for step in (*stand_ins, work.start, work.data, work.cache):
         step()
@@ -80,21 +80,21 @@ def train_nano(
     return work.finish()
 
 
-class _Work:
-    """The steps, each of which is skipped where what it makes is there."""
+class _NanoRun:
+    """The steps of training nano; each is skipped if its result exists."""
 
     def __init__(self, folder: Path, recipe: Recipe, device: str, progress: Progress) -> None:
         self.folder, self.recipe, self.device, self.progress = folder, recipe, device, progress
         self.standins = folder / "standins"
-        # A GPU is faster than one process draws; on a CPU the drawing is a small part.
+        # One process cannot draw pictures fast enough for a GPU; on a CPU, drawing takes little of the time.
         self.workers = 0 if device == "cpu" else min(12, os.cpu_count() or 1)
         self.qwen, self.flux_folder, self.siglip_folder = (self.standins / name for name in ("qwen", "flux", "siglip"))
         make_folder(self.standins)
-        _claim(folder, recipe)
+        _check_recipe(folder, recipe)
 
     def tokenizers(self) -> None:
-        # Kept as they are once there: what was trained with them knows their words by number.
-        done = self.standins / f"tokenizers{_WHOLE}"
+        # Never rewritten, because models that were trained with them depend on their token ids.
+        done = self.standins / f"tokenizers{_DONE}"
         if not done.is_file():
             tokens.write_qwen_tokenizer(self.qwen)
             tokens.write_clip_tokenizer(self.flux_folder / "tokenizer")
@@ -104,72 +104,72 @@ class _Work:
 
     def vae(self) -> None:
         from ..standins.colours import STEPS, fit_colours
-        from ..standins.vae import Autoencoding, fit_latents
+        from ..standins.vae import VAEObjective, fit_latents
 
-        def make() -> Autoencoding:
-            return Autoencoding(self.recipe.vae.batch, self.device)
+        def make() -> VAEObjective:
+            return VAEObjective(self.recipe.vae.batch, self.device)
 
-        def write(trained: Autoencoding) -> None:
+        def write(trained: VAEObjective) -> None:
             found = fit_latents(trained.vae, self.device)
-            # Of a VAE that has seen next to nothing there is next to nothing to learn.
+            # A VAE that is barely trained does not justify more steps.
             rgb = fit_colours(trained.vae, found, self.device, min(STEPS, 4 * self.recipe.vae.steps))
             folders.write_vae(trained.vae, replace(found, rgb=rgb), self.flux_folder / "vae")
 
-        self._stand_in("vae", self.recipe.vae, make, write)
+        self._fit_stand_in("vae", self.recipe.vae, make, write)
 
     def decoder(self) -> None:
-        from ..standins.vae import Decoding
+        from ..standins.vae import DecoderObjective
 
-        def make() -> Decoding:
+        def make() -> DecoderObjective:
             vae = VAE.from_pretrained(self.flux_folder, torch.float32, self.device)
-            return Decoding(vae, self.recipe.decoder.batch, self.device)
+            return DecoderObjective(vae, self.recipe.decoder.batch, self.device)
 
-        def write(trained: Decoding) -> None:
+        def write(trained: DecoderObjective) -> None:
             folders.replace_vae(trained.vae, self.flux_folder / "vae")
 
-        self._stand_in("decoder", self.recipe.decoder, make, write)
+        self._fit_stand_in("decoder", self.recipe.decoder, make, write)
 
     def vlm(self) -> None:
-        from ..standins.vlm import Answering
+        from ..standins.vlm import VLMObjective
 
-        def make() -> Answering:
-            return Answering(read_tokenizer(self.qwen), self.qwen_tokens, self.recipe.vlm.batch, self.device)
+        def make() -> VLMObjective:
+            return VLMObjective(read_tokenizer(self.qwen), self.qwen_tokens, self.recipe.vlm.batch, self.device)
 
-        def write(trained: Answering) -> None:
+        def write(trained: VLMObjective) -> None:
             folders.write_qwen(trained.qwen, self.qwen_tokens, self.qwen)
 
-        self._stand_in("vlm", self.recipe.vlm, make, write)
+        self._fit_stand_in("vlm", self.recipe.vlm, make, write)
 
     def siglip(self) -> None:
-        from ..standins.siglip import Matching
+        from ..standins.siglip import SigLIPObjective
 
-        def make() -> Matching:
+        def make() -> SigLIPObjective:
             tokenizer = clip_tokenizer(self.flux_folder / "tokenizer")
-            return Matching(tokenizer, self.recipe.siglip.batch, self.device)
+            return SigLIPObjective(tokenizer, self.recipe.siglip.batch, self.device)
 
-        def write(trained: Matching) -> None:
+        def write(trained: SigLIPObjective) -> None:
             folders.write_siglip(trained.siglip, self.siglip_folder)
 
-        self._stand_in("siglip", self.recipe.siglip, make, write)
+        self._fit_stand_in("siglip", self.recipe.siglip, make, write)
 
     def flux(self) -> None:
-        from ..standins.flux import POOL, Painting, pool
+        from ..standins.flux import POOL, FluxObjective, latent_pool
 
-        def make() -> Painting:
+        def make() -> FluxObjective:
             vae = VAE.from_pretrained(self.flux_folder, torch.float32, self.device)
             length = self.recipe.flux
-            # Every picture comes four times or more, each time with other words and other noise.
+            # Each picture is used four times or more, with different prompts and noise.
             count = min(POOL, max(length.batch, length.batch * length.steps // 4))
-            latents = pool(self.standins / "flux.pool", vae.autoencoder, vae.latent_format, self.device, count)
+            latents = latent_pool(self.standins / "flux.pool", vae.autoencoder, vae.latent_format, self.device, count)
             tokenizers = clip_tokenizer(self.flux_folder / "tokenizer"), t5_tokenizer(self.flux_folder / "tokenizer_2")
             latent_format = read_latent_format(self.flux_folder)
-            return Painting(*tokenizers, latents, latent_format, length.batch, self.device)
+            return FluxObjective(*tokenizers, latents, latent_format, length.batch, self.device)
 
-        def write(trained: Painting) -> None:
+        def write(trained: FluxObjective) -> None:
             folders.write_flux(trained.clip, trained.t5, trained.dit.transformer, self.flux_folder)
             (self.standins / "flux.pool").unlink()
 
-        self._stand_in("flux", self.recipe.flux, make, write)
+        self._fit_stand_in("flux", self.recipe.flux, make, write)
 
     def start(self) -> None:
         if not (self.folder / "start").is_dir():
@@ -181,27 +181,27 @@ class _Work:
 
     def cache(self) -> None:
         config = stage_config(self.folder, self.recipe, "stage2", self.device)
-        # Reading pictures keeps a GPU waiting, so several processes feed it, each its share.
+        # Decoding pictures would keep a GPU waiting, so several processes feed it, each with its share.
         fill_cache_together(config, self.workers, partial(self.progress, "cache"))
 
     def stage(self, name: Stage) -> None:
-        # Ctrl-C ends a stage with a checkpoint and no exception, and must not begin the next one.
+        # Ctrl-C ends a stage with a checkpoint and without an exception; the next stage must not start then.
         if train(stage_config(self.folder, self.recipe, name, self.device), self.folder / name).interrupted:
             raise KeyboardInterrupt
 
     def routing(self) -> None:
         exported = self.folder / "exported"
         if not exported.is_dir():
-            # Half the size to ship, and what is lost is far below what a painting shows.
+            # bfloat16 halves the shipped size, with no visible effect on pictures.
             export_run(self.folder / "stage2", exported, dtype=torch.bfloat16)
         if not (exported / TASK_HEAD_FILE).is_file():
             model = UniWorld.from_pretrained(exported, dtype=torch.float32, device=self.device)
-            items = _routed(self.recipe.routing, self.recipe.seed)
-            # Each prompt is seen some forty times.
+            items = _routing_examples(self.recipe.routing, self.recipe.seed)
+            # Each prompt is used about forty times.
             save_task_head(train_task_head(model.vlm, items, steps=max(1000, len(items) // 3)), exported)
 
     def finish(self) -> Path:
-        """The model as it ships: checkpoint, FLUX folder without the transformer that the checkpoint replaces, SigLIP."""
+        """Assemble the shipped model: checkpoint, SigLIP, and FLUX without the transformer, which is in the checkpoint."""
         made = self.folder / "nano"
         if not made.is_dir():
             with new_folder(made) as folder:
@@ -209,14 +209,16 @@ class _Work:
                 write_scope(world_scope(), folder / "uniworld")
                 shutil.copytree(self.flux_folder, folder / "flux", ignore=shutil.ignore_patterns("transformer"))
                 shutil.copytree(self.siglip_folder, folder / "siglip")
-        UniWorld.from_pretrained(made / "uniworld", made / "flux", made / "siglip")  # which checks every file
-        # Without matplotlib a night's work is no less done.
+        UniWorld.from_pretrained(made / "uniworld", made / "flux", made / "siglip")  # checks every file
+        # Plots are optional: a missing matplotlib must not fail a night of training.
         if find_spec("matplotlib") is not None and not (self.folder / CURVES).is_file():
             draw_curves(self.folder, self.folder / CURVES)
         return made
 
-    def _stand_in(self, name: str, length: Length, make: Callable[[], Any], write: Callable[[Any], None]) -> None:
-        done = self.standins / f"{name}{_WHOLE}"
+    def _fit_stand_in(
+        self, name: str, length: Hyperparameters, make: Callable[[], Any], write: Callable[[Any], None]
+    ) -> None:
+        done = self.standins / f"{name}{_DONE}"
         if done.is_file():
             return
         parts.seeded(self.recipe.seed)
@@ -229,20 +231,20 @@ class _Work:
         done.touch()
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Keep the folder to one recipe: steps of another, done or half done, would be taken for this one's."""
-    file, told = folder / RECIPE, json.dumps(asdict(recipe), indent=2) + "\n"
+def _check_recipe(folder: Path, recipe: Recipe) -> None:
+    """Bind the folder to one recipe, because results of another would be reused. Raises UniWorldError on a mismatch."""
+    file, text = folder / RECIPE, json.dumps(asdict(recipe), indent=2) + "\n"
     if not file.is_file():
-        write_atomic(file, told.encode())
-    elif file.read_text(encoding="utf-8") != told:
+        write_atomic(file, text.encode())
+    elif file.read_text(encoding="utf-8") != text:
         raise UniWorldError(
-            f"{folder} holds a nano of another recipe (see {file}): go on with the command that began it, with or without "
-            "--quick and on the same kind of device, or name another folder."
+            f"{folder} contains a nano of another recipe (see {file}): use the command that started it, with or without "
+            "--quick and on the same kind of device, or choose another folder."
         )
 
 
-def _routed(count: int, seed: int) -> list[RoutingExample]:
-    """Training prompts of every kind, as many questions as there are others."""
+def _routing_examples(count: int, seed: int) -> list[RoutingExample]:
+    """Return training prompts, half of them questions and half of all other kinds."""
     rng = np.random.default_rng([seed, 1])
     painted = [kind for kind in KINDS if kind != "question"]
     items = []

@@ -1,4 +1,4 @@
-"""How nano is trained: the length of every step, from `recipe.toml`."""
+"""Nano's recipe: hyperparameters of every training, from `recipe.toml`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ FILE = Path(__file__).with_name("recipe.toml")
 
 
 @dataclass(frozen=True)
-class Length:
-    """Of one training: optimizer steps, the highest learning rate, samples a step, and the highest learning rate of
-    Muon, or 0 where AdamW trains the matrices too."""
+class Hyperparameters:
+    """Hyperparameters of one training.
+
+    Attributes:
+        steps: optimizer steps.
+        learning_rate: peak learning rate.
+        batch: batch size.
+        matrix_rate: peak learning rate of Muon for matrices; 0 means that AdamW trains them too.
+    """
 
     steps: int
     learning_rate: float
@@ -24,31 +30,31 @@ class Length:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The lengths of all steps.
+    """Hyperparameters of all trainings.
 
     Attributes:
         vae, vlm, siglip, flux: the stand-ins.
-        decoder: the VAE's, which goes on alone.
-        samples: training tasks that are drawn, written and cached for stages 1 and 2.
-        stage1, stage2: of the published recipe.
-        routing: prompts that the routing head learns from.
-        seed: of everything.
+        decoder: the VAE's decoder, which is then trained further with a frozen encoder.
+        samples: number of training tasks that are generated and cached for stages 1 and 2.
+        stage1, stage2: the stages of the published recipe.
+        routing: number of prompts for the routing head.
+        seed: seed of everything.
     """
 
-    vae: Length
-    decoder: Length
-    vlm: Length
-    siglip: Length
-    flux: Length
+    vae: Hyperparameters
+    decoder: Hyperparameters
+    vlm: Hyperparameters
+    siglip: Hyperparameters
+    flux: Hyperparameters
     samples: int
-    stage1: Length
-    stage2: Length
+    stage1: Hyperparameters
+    stage2: Hyperparameters
     routing: int
     seed: int
 
 
 def read_recipe(name: str) -> Recipe:
-    """The recipe of that name: "full", "gpu" or "quick"."""
+    """Read a recipe: "full", "gpu" or "quick"."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -58,9 +64,9 @@ def read_recipe(name: str) -> Recipe:
 
 
 def to_recipe(raw: Mapping[str, object]) -> Recipe:
-    """A recipe out of TOML or JSON."""
+    """Build a recipe from parsed TOML or JSON."""
     return Recipe(**{field.name: _value(raw[field.name]) for field in fields(Recipe)})
 
 
 def _value(raw: object) -> Any:
-    return Length(**raw) if isinstance(raw, dict) else raw
+    return Hyperparameters(**raw) if isinstance(raw, dict) else raw

@@ -1,4 +1,4 @@
-"""Nano's two stages: their settings and their cache, for nano itself and for the claims that are checked on it."""
+"""Configuration and cache of nano's two stages, for nano itself and for checking the paper's claims."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from ...data.cache_fill import create_or_open, fill
 from ...run.fill_cache import fill_cache
 from ...run.setup import open_encoder, open_samples
 from ..tasks.dataset import LIST
-from .jobs import Job, do_jobs
+from .jobs import Job, run_jobs
 from .recipe import Recipe, to_recipe
 
 RECIPE = "recipe.json"
 Stage = Literal["stage1", "stage2"]
 _CACHE_BATCH = 64
-# Samples a pass on a CPU. Passes hold samples of like length, so that short ones save padding, which costs a CPU more than
-# calls do: of 2, 4, 8, 16 and 32 in batches of 32 this is the fastest, 1.2 times as fast as 16.
+# Samples per pass on a CPU. Passes group samples of similar length, so small passes need less padding, which costs a CPU
+# more than additional calls. Of 2, 4, 8, 16 and 32 in batches of 32 this is the fastest, 1.2 times as fast as 16.
 _CPU_PASS = 8
 
 
 def stage_config(folder: Path, recipe: Recipe, name: Stage, device: str) -> Config:
-    """What a stage of nano trains by.
+    """Return the configuration of a stage of nano.
 
     Args:
-        folder: of the run of nano.
+        folder: folder of nano's run.
+        recipe: its recipe.
+        name: the stage.
         device: "cpu" or "cuda".
     """
     length = recipe.stage1 if name == "stage1" else recipe.stage2
@@ -54,37 +56,37 @@ def stage_config(folder: Path, recipe: Recipe, name: Stage, device: str) -> Conf
 def fill_cache_together(
     config: Config, processes: int, progress: Callable[[int, int, dict[str, object]], None]
 ) -> None:
-    """Fill the cache of a configuration, in several processes if much is missing."""
+    """Fill the cache of a configuration, in several processes if many samples are missing."""
     if processes > 1 and _missing(config) > _CACHE_BATCH:
-        do_jobs([Job(f"share {rank}", _fill_share, (rank, config, processes)) for rank in range(processes)], processes)
+        run_jobs([Job(f"share {rank}", _fill_share, (rank, config, processes)) for rank in range(processes)], processes)
     fill_cache(config, progress, _CACHE_BATCH)
 
 
 def recipe_of(folder: Path) -> Recipe:
-    """The recipe that a run of nano was begun with.
+    """Read the recipe of a run of nano.
 
     Raises:
-        UniWorldError: the folder is no run of nano.
+        UniWorldError: the folder is not a run of nano.
     """
     file = folder / RECIPE
     try:
         return to_recipe(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UniWorldError(
-            f"'{folder}' is no run of nano, as its {RECIPE} cannot be read ({error}): make one with "
-            f"`uniworld train nano --folder {folder}`, or name the folder of one."
+            f"'{folder}' is not a run of nano: its {RECIPE} cannot be read ({error}). Create one with "
+            f"`uniworld train nano --folder {folder}`, or give another folder."
         ) from error
 
 
 def _missing(config: Config) -> int:
-    """How many samples the cache lacks."""
+    """Return the number of samples that are missing in the cache."""
     return create_or_open(
         Path(config.data.cache), open_samples(config), open_encoder(config, config.run.device)
     ).missing
 
 
 def _fill_share(rank: int, config: Config, world: int) -> None:
-    """What one of several processes does of the cache."""
+    """Fill one process's share of the cache."""
     encoder, samples = open_encoder(config, config.run.device), open_samples(config)
     cache = create_or_open(Path(config.data.cache), samples, encoder)
     fill(cache, samples, encoder, _CACHE_BATCH, rank, world, bad_limit=config.data.bad_limit)

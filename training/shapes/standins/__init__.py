@@ -1,1 +1,1 @@
-"""Stand-ins for the public base models: tiny ones in the same published formats, trained on the world of shapes."""
+"""Stand-ins for the public base models: tiny models in the same formats, trained on the world of shapes."""

@@ -1,4 +1,4 @@
-"""The colours of previews: a small map from a cell of a latent to the mean colour of its pixels."""
+"""Colours of latent previews: a small network from a latent cell to the mean colour of its pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ....uniworld_core.sampling.latents import RGB, LatentFormat
-from .fit import bytes_of, pixels
+from .fit import pixels, uint8_batch
 from .parts import LATENT_CHANNELS
 from .vae import MARKED_KINDS, pictures
 
@@ -19,21 +19,24 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from PIL import Image
 
-# With this VAE colour is not linear in the latent: a matrix alone, as FLUX's previews have, shows blue as teal.
+# Colour is not linear in this VAE's latents: a single matrix, as in FLUX's previews, shows blue as teal.
 HIDDEN = 64
 STEPS = 3000
 _STEPS_A_PICTURE = 4
-_CELLS = 4096  # a step
+_CELLS = 4096  # per step
 _RATE = 3e-2
-_OFF = 0.1  # of the latents' deviation: what a sampler predicts lies a little off what the encoder gives
+# Noise relative to the latents' standard deviation, because a sampler's predictions deviate from the encoder's latents.
+_NOISE = 0.1
 
 
 def fit_colours(vae: AutoencoderKL, latent_format: LatentFormat, device: torch.device | str, steps: int = STEPS) -> RGB:
-    """The map of a trained VAE, as `LatentFormat.rgb` has it, from pictures of training tasks.
+    """Fit `LatentFormat.rgb` of a trained VAE on pictures of training tasks.
 
     Args:
-        vae: diffusers' AutoencoderKL.
-        steps: of Adam.
+        vae: the VAE.
+        latent_format: its latent format.
+        device: device of the VAE.
+        steps: steps of Adam.
     """
     rng = np.random.default_rng(0)
     x_NC, colour_N3 = cells(
@@ -48,8 +51,8 @@ def fit_colours(vae: AutoencoderKL, latent_format: LatentFormat, device: torch.d
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         chosen = torch.randint(len(x_NC), (_CELLS,), generator=generator)
-        off = _OFF * torch.randn(_CELLS, LATENT_CHANNELS, generator=generator)
-        error = net(x_NC[chosen] + off) - colour_N3[chosen]
+        noise = _NOISE * torch.randn(_CELLS, LATENT_CHANNELS, generator=generator)
+        error = net(x_NC[chosen] + noise) - colour_N3[chosen]
         optimizer.zero_grad()
         (error.abs().mean() + error.square().mean()).backward()
         optimizer.step()
@@ -60,8 +63,8 @@ def fit_colours(vae: AutoencoderKL, latent_format: LatentFormat, device: torch.d
 def cells(
     vae: AutoencoderKL, latent_format: LatentFormat, shown: Sequence[Image.Image], device: torch.device | str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cells (N, C) of pictures on the DiT's side, and their mean colours (N, 3) in -1..1, on the CPU."""
-    parts = pixels(bytes_of(shown), device).split(16)
+    """Return latent cells (N, C) of pictures, scaled as the DiT expects, and their mean colours (N, 3) in -1..1, on the CPU."""
+    parts = pixels(uint8_batch(shown), device).split(16)
     with torch.no_grad():
         x = torch.cat([latent_format.to_model(vae.encode(part).latent_dist.mode()) for part in parts])
     colours = torch.cat([F.avg_pool2d(part, part.shape[-1] // x.shape[-1]) for part in parts])

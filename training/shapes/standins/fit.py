@@ -1,5 +1,4 @@
-"""One loop for all stand-ins: AdamW, Muon where it is asked for, warm-up and cosine, averaged weights, and a state that
-survives a kill."""
+"""The training loop of all stand-ins: AdamW, optionally Muon, warm-up and cosine, EMA, and a state to resume from."""
 
 from __future__ import annotations
 
@@ -34,34 +33,33 @@ LOG_STEPS = 50
 
 
 class Objective(nn.Module):
-    """What trains: models, and the loss of a drawn batch.
+    """Models and their loss on a batch.
 
     Attributes:
-        source: draws a batch from a generator, on the CPU and without touching the module, so that other processes can.
-        ends: parts of the names of first and last layers, which Muon is not for.
+        source: draws a batch on the CPU from a generator, without the module, so that worker processes can call it.
+        ends: substrings of the names of first and last layers, which Muon is not suitable for.
     """
 
     source: Callable[[np.random.Generator], object]
     ends: tuple[str, ...] = ()
 
     def loss(self, drawn: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and what else is worth a line in the log: scalars that are read only when a line is written."""
+        """Return the loss and further metrics as scalar tensors, which are read only when they are logged."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How long and how fast one stand-in trains.
+    """Settings of one stand-in's training.
 
     Attributes:
-        name: of its files in the run folder: `NAME.state` and `NAME.jsonl`.
+        name: name of its files in the run folder, `NAME.state` and `NAME.jsonl`.
         steps: optimizer steps.
-        learning_rate: the highest, after the warm-up; a cosine takes it to a hundredth.
-        matrix_rate: the same for Muon, which then trains the matrices between the first and the last layers; 0 leaves
-            them to AdamW.
-        seed: of its data.
-        weight_decay: AdamW's.
-        workers: processes that draw batches ahead; 0 draws in this one.
+        learning_rate: peak learning rate after warm-up; a cosine decays it to a hundredth.
+        matrix_rate: peak learning rate of Muon, which trains the matrices between the first and last layers; 0 uses AdamW.
+        seed: seed of the data.
+        weight_decay: AdamW's weight decay.
+        workers: processes that draw batches ahead; 0 draws in this process.
     """
 
     name: str
@@ -74,16 +72,17 @@ class Fit:
 
 
 def schedule(fit: Fit, step: int) -> float:
-    """The share of the highest learning rate at a step, counted from 0."""
+    """Return the learning rate at a step, counted from 0, relative to its peak."""
     warm = min(1.0, (step + 1) / min(WARMUP, max(1, fit.steps // 10)))
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / fit.steps)))
     return warm * (0.01 + 0.99 * cosine)
 
 
-class Matrices:
+class FitOptimizer:
     """The optimizer of a fit.
 
-    A convolution is to Muon the matrix from all it reads to its channels: its parameters are views of the module's.
+    Muon treats a convolution as the matrix from its whole receptive field to its output channels, through a view of the
+    module's parameter.
     """
 
     def __init__(self, fit: Fit, objective: Objective) -> None:
@@ -97,7 +96,7 @@ class Matrices:
         self.highest = [group["lr"] for group in self.optimizer.param_groups]
 
     def step(self, share: float) -> None:
-        """One step at this share of the highest learning rates; gradients are forgotten."""
+        """Perform one step at this fraction of the peak learning rates, and clear the gradients."""
         for matrix, view in zip(self.matrices, self.views):
             view.grad = None if matrix.grad is None else matrix.grad.flatten(1)
             matrix.grad = None
@@ -117,25 +116,27 @@ def train(
     folder: Path,
     progress: Callable[[str, int, int, Mapping[str, object]], None] | None = None,
 ) -> None:
-    """Train `objective` in place and leave it with its averaged weights.
+    """Train `objective` in place; at the end it has its averaged weights.
 
-    Goes on from `folder/NAME.state` if it is there: killed and started again, it sees the same data in the same order.
+    Resumes from `folder/NAME.state` if it exists, with the same data in the same order as an uninterrupted training.
 
     Args:
-        objective: on the device it trains on, in float32.
+        fit: the settings.
+        objective: in float32, on its device.
+        folder: folder of state and log.
         progress: called with name, step, steps and the last line of the log.
 
     Raises:
-        UniWorldError: the loss is not finite; the step is named.
+        UniWorldError: the loss is not finite; the message names the step.
     """
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    optimizer = Matrices(fit, objective)
+    optimizer = FitOptimizer(fit, objective)
     average = [parameter.detach().clone() for parameter in parameters]
     state_file, log_file = folder / f"{fit.name}.state", folder / f"{fit.name}.jsonl"
     start = _restore(state_file, objective, optimizer.optimizer, average)
-    saved, began = time.monotonic(), time.monotonic()
+    saved, started = time.monotonic(), time.monotonic()
     for step, drawn in enumerate(_drawn(fit, objective.source, start), start):
-        value, told = objective.loss(drawn)
+        value, metrics = objective.loss(drawn)
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step(schedule(fit, step))
@@ -143,14 +144,14 @@ def train(
         last = step + 1 == fit.steps
         save = last or time.monotonic() - saved > SAVE_SECONDS
         log = last or (step + 1) % LOG_STEPS == 0
-        # Reading a number waits for a GPU, so it is not done at every step.
+        # Reading the loss synchronizes with the GPU, so it is not read at every step.
         if (save or log) and not math.isfinite(value.item()):
             raise UniWorldError(
                 f"The loss of {fit.name} is {value.item()} at step {step + 1}: lower its learning rate."
             )
         if log:
-            rate = (step + 1 - start) / (time.monotonic() - began)
-            known = {name: round(number.item(), 4) for name, number in {"loss": value, **told}.items()}
+            rate = (step + 1 - start) / (time.monotonic() - started)
+            known = {name: round(number.item(), 4) for name, number in {"loss": value, **metrics}.items()}
             line = {"step": step + 1, **known, "steps_per_second": round(rate, 3)}
             with log_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -165,27 +166,27 @@ def train(
 
 
 def fast_math(device: torch.device | str) -> contextlib.AbstractContextManager[None]:
-    """Autocast to the dtype that the device computes fastest in."""
+    """Autocast to the fastest dtype of the device."""
     return autocast(device, choose_dtype(None, device))
 
 
-def bytes_of(pictures: Sequence[Image.Image]) -> Tensor:
-    """8-bit pictures as one tensor (B, H, W, 3)."""
+def uint8_batch(pictures: Sequence[Image.Image]) -> Tensor:
+    """Stack 8-bit pictures into a tensor (B, H, W, 3)."""
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
 
 
 def pixels(bytes_BHW3: Tensor, device: torch.device | str) -> Tensor:
-    """8-bit pictures (B, H, W, 3) as float32 (B, 3, H, W) in -1..1 on a device."""
+    """Convert 8-bit pictures (B, H, W, 3) to float32 (B, 3, H, W) in -1..1 on a device."""
     return bytes_BHW3.to(device, non_blocking=True).movedim(-1, 1).float() / 127.5 - 1.0
 
 
 def psnr(one: Tensor, other: Tensor) -> Tensor:
-    """Of pictures in -1..1, in decibels."""
+    """Return the PSNR of pictures in -1..1, in decibels."""
     return -10 * torch.log10(F.mse_loss(one.detach().float(), other.float()) / 4 + 1e-10)
 
 
 class _Steps(Dataset[object]):
-    """Batches by step: the same ones whoever draws them, and however many were drawn before."""
+    """Batches by step, independent of the drawing process and of earlier batches."""
 
     def __init__(self, fit: Fit, source: Callable[[np.random.Generator], object], start: int) -> None:
         self.fit, self.source, self.start = fit, source, start

@@ -1,4 +1,4 @@
-"""FLUX's stand-in with its CLIP and T5: text to image over the world, in every style that its pictures come in."""
+"""FLUX's stand-in with its CLIP and T5: text to image in the world of shapes, in all of its styles."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from ..tasks.split import draw_triple
 from ..tasks.tasks import make_task
 from ..world import draw
 from ..world.scene import Scene, random_scene
-from .fit import Objective, bytes_of, fast_math, pixels
+from .fit import Objective, fast_math, pixels, uint8_batch
 from .parts import LATENT_CHANNELS, LATENT_SIDE, PAINTED, make_clip, make_flux, make_t5
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from transformers import PreTrainedTokenizerBase
 
-_ENCODED = 16  # pictures at once
-POOL = 32768  # pictures whose latents are kept; each gets other words every time
-T5_SHORT, T5_FULL = 48, 256  # tokens; the second is what the published programs pad to
-FULL_EVERY = 16  # batches
-# Drawn evenly: FLUX.1-dev's guidance is a number it is told, and this stand-in paints well at any.
+_ENCODED = 16  # pictures per batch of the VAE
+POOL = 32768  # pictures with precomputed latents; each use has a new prompt
+T5_SHORT, T5_FULL = 48, 256  # tokens; the published programs pad to T5_FULL
+FULL_EVERY = 16  # one batch in this many has T5_FULL tokens
+# Sampled uniformly: FLUX.1-dev's guidance is an input, and this stand-in paints well with any value.
 GUIDANCE = (1.0, 5.0)
 
 _WORDINGS = {
@@ -53,7 +53,7 @@ _WORDINGS = {
     "detection": ("{}, with a box around {}.", "{}, where {} is detected."),
 }
 _STYLES = ("plain",) * 5 + tuple(_WORDINGS)
-# Painted from a scene; all other styles are the targets of tasks.
+# Styles drawn from a scene; all others are targets of tasks.
 _PAINTERS: dict[str, Callable[[Scene], np.ndarray]] = {
     "line": draw.outline_drawing,
     "negative": draw.inverted,
@@ -61,8 +61,8 @@ _PAINTERS: dict[str, Callable[[Scene], np.ndarray]] = {
 }
 
 
-def picture_of(number: int, seed: int = 0) -> tuple[Image.Image, str, Scene, str]:
-    """The picture of that number of the pool: itself, its style, its scene, and words for what is marked in it."""
+def pool_picture(number: int, seed: int = 0) -> tuple[Image.Image, str, Scene, str]:
+    """Return a picture of the pool, its style, its scene, and a description of what is marked in it."""
     rng = np.random.default_rng([seed, number])
     style = _STYLES[number % len(_STYLES)]
     if style in _PAINTERS:
@@ -80,21 +80,21 @@ def picture_of(number: int, seed: int = 0) -> tuple[Image.Image, str, Scene, str
     return task.target, style, scene, marked
 
 
-def words_for(style: str, scene: Scene, marked: str, rng: np.random.Generator) -> str:
-    """A prompt for a picture of the pool."""
+def pool_prompt(style: str, scene: Scene, marked: str, rng: np.random.Generator) -> str:
+    """Return a prompt for a picture of the pool."""
     wording = _WORDINGS[style][int(rng.integers(len(_WORDINGS[style])))]
     return wording.format(marked) if style == "white" else wording.format(caption(scene, rng), marked)
 
 
-def pool(
+def latent_pool(
     file: Path, vae: AutoencoderKL, latent_format: LatentFormat, device: torch.device | str, count: int = POOL
 ) -> Tensor:
-    """Latents (count, 16, h, w) of the pool's pictures on the DiT's side, bfloat16, computed once and kept in a file."""
+    """Return bfloat16 latents (count, 16, h, w) of the pool's pictures, scaled as the DiT expects; saved in a file."""
     if file.is_file():
         return read_saved(file, lambda file: torch.load(file, weights_only=True))
     kept = []
     for start in range(0, count, _ENCODED):
-        shown = bytes_of([picture_of(number)[0] for number in range(start, min(start + _ENCODED, count))])
+        shown = uint8_batch([pool_picture(number)[0] for number in range(start, min(start + _ENCODED, count))])
         with torch.no_grad():
             z = vae.encode(pixels(shown, device)).latent_dist.mode()
         kept.append(latent_format.to_model(z).to("cpu", torch.bfloat16))
@@ -104,10 +104,8 @@ def pool(
 
 
 @dataclass(frozen=True)
-class Prompted:
-    """Draws numbers (B,) of the pool, T5's ids (B, L), CLIP's ids (B, M), noise (B, C, h, w), normal levels (B,) and a
-    guidance.
-    """
+class PromptedLatents:
+    """Draws indices (B,) into the pool, T5 ids (B, L), CLIP ids (B, M), noise (B, C, h, w), normal levels (B,), guidance."""
 
     clip_tokenizer: PreTrainedTokenizerBase
     t5_tokenizer: PreTrainedTokenizerBase
@@ -117,7 +115,7 @@ class Prompted:
     def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
         full = rng.integers(FULL_EVERY) == 0
         numbers = rng.integers(self.pool, size=max(1, self.batch // 4) if full else self.batch)
-        prompts = [words_for(*picture_of(int(number))[1:], rng) for number in numbers]
+        prompts = [pool_prompt(*pool_picture(int(number))[1:], rng) for number in numbers]
         t5_ids, clip_ids = self.ids(prompts, T5_FULL if full else T5_SHORT)
         noise = rng.standard_normal((len(numbers), LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE), np.float32)
         level = rng.standard_normal(len(numbers), np.float32)
@@ -125,22 +123,24 @@ class Prompted:
         return torch.from_numpy(numbers), t5_ids, clip_ids, torch.from_numpy(noise), torch.from_numpy(level), guidance
 
     def ids(self, prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
-        """Prompts as FLUX takes them: to T5 padded and unmasked.
+        """Tokenize prompts for FLUX, padded and unmasked for T5.
 
-        CLIP attends backwards only and pools at the first end: what would be padded behind it changes nothing.
+        CLIP is causal and pools at the first end token, so padding after it has no effect.
         """
         cut: dict[str, object] = {"truncation": True, "return_tensors": "pt"}
         t5_ids = self.t5_tokenizer(prompts, max_length=length, padding="max_length", **cut)["input_ids"]
         return t5_ids, self.clip_tokenizer(prompts, max_length=77, padding=True, **cut)["input_ids"]
 
 
-class Painting(Objective):
-    """Flow matching on the latents, CLIP, T5 and the DiT together.
+class FluxObjective(Objective):
+    """Flow matching on latents; CLIP, T5 and the DiT train together.
 
     Args:
-        clip_tokenizer, t5_tokenizer: the stand-ins'.
-        latents: from `pool`.
-        latent_format: of the VAE's stand-in.
+        clip_tokenizer, t5_tokenizer: tokenizers of the stand-ins.
+        latents: from `latent_pool`.
+        latent_format: latent format of the VAE's stand-in.
+        batch: batch size.
+        device: device to train on.
     """
 
     ends = ("embed", "shared", "relative_attention_bias", "dit.transformer.proj_out")
@@ -158,12 +158,12 @@ class Painting(Objective):
         self.clip = make_clip(len(clip_tokenizer), clip_tokenizer.bos_token_id, clip_tokenizer.eos_token_id)
         self.t5 = make_t5(len(t5_tokenizer))
         self.dit = DiT(make_flux(), latent_format)
-        self.source = Prompted(clip_tokenizer, t5_tokenizer, len(latents), batch)
+        self.source = PromptedLatents(clip_tokenizer, t5_tokenizer, len(latents), batch)
         self.latents, self.device = latents.to(device), device
         self.to(device)
 
     def condition(self, t5_ids: Tensor, clip_ids: Tensor) -> Condition:
-        """T5's tokens and CLIP's pooled prompt."""
+        """Return the condition: T5's tokens and CLIP's pooled prompt."""
         pooled = self.clip(input_ids=clip_ids.to(self.device)).pooler_output
         return Condition(self.t5(input_ids=t5_ids.to(self.device)).last_hidden_state, pooled)
 

@@ -1,4 +1,4 @@
-"""The trained stand-ins as folders in the public models' formats: a Qwen2.5-VL, a FLUX.1-dev and a SigLIP2 folder."""
+"""Write trained stand-ins as folders in the formats of Qwen2.5-VL, FLUX.1-dev and SigLIP2."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ _INDEX = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 _VAE_FILE = "diffusion_pytorch_model.safetensors"  # as diffusers names it
-# transformers 5 keeps no prefix inside these; the published files have it.
+# Prefixes of the published files, which transformers 5 drops in these models.
 _PREFIXES = {"clip_text_model": "text_model.", "siglip_vision_model": "vision_model."}
 
 
 def write_qwen(qwen: Qwen2_5_VLForConditionalGeneration, tokens: Mapping[str, int], folder: Path) -> None:
-    """Add configuration, weights and picture settings to a folder that holds the tokenizer, whose ids `tokens` are."""
+    """Add configuration, weights and image processor settings to a folder with the tokenizer; `tokens` are its ids."""
     _write_module(qwen, folder)
-    # The public configuration names its tokens at the top; not every version of transformers writes them there.
+    # The public configuration has the token ids on the top level; not every version of transformers writes them there.
     file = folder / "config.json"
     write_json(
         file, json.loads(file.read_text(encoding="utf-8")) | {k: v for k, v in tokens.items() if k != "vocab_size"}
@@ -66,7 +66,7 @@ def write_qwen(qwen: Qwen2_5_VLForConditionalGeneration, tokens: Mapping[str, in
 
 
 def write_vae(vae: AutoencoderKL, latent_format: LatentFormat, folder: Path) -> None:
-    """A FLUX folder's `vae`, with the format of its latents."""
+    """Write the `vae` of a FLUX folder, with its latent format."""
     vae.save_pretrained(folder)
     file = folder / "config.json"
     factors = {"shift_factor": latent_format.shift, "scaling_factor": latent_format.scale}
@@ -75,13 +75,13 @@ def write_vae(vae: AutoencoderKL, latent_format: LatentFormat, folder: Path) -> 
 
 
 def write_colours(rgb: RGB, folder: Path) -> None:
-    """The map to the colours of previews beside a VAE, a row of a layer on each line."""
+    """Write the preview colours of a VAE into its folder, one matrix row per line."""
     layers = ["[\n" + ",\n".join(json.dumps(row) for row in layer) + "\n]" for layer in rgb]
     (folder / RGB_FILE).write_text('{"layers": [' + ", ".join(layers) + "]}\n", encoding="utf-8")
 
 
 def replace_vae(vae: AutoencoderKL, folder: Path) -> None:
-    """Other weights in the place of a VAE's, at once; its configuration stays.
+    """Replace the weights of a VAE atomically; its configuration is kept.
 
     Raises:
         UniWorldError: the disk is full.
@@ -93,7 +93,7 @@ def replace_vae(vae: AutoencoderKL, folder: Path) -> None:
 
 
 def write_flux(clip: CLIPTextModel, t5: T5EncoderModel, transformer: FluxTransformer2DModel, folder: Path) -> None:
-    """Add CLIP, T5, the transformer and the scheduler to a FLUX folder that holds VAE and tokenizers."""
+    """Add CLIP, T5, transformer and scheduler to a FLUX folder with VAE and tokenizers."""
     _write_module(clip, folder / "text_encoder")
     _write_module(t5, folder / "text_encoder_2")
     transformer.save_pretrained(folder / "transformer")
@@ -102,7 +102,7 @@ def write_flux(clip: CLIPTextModel, t5: T5EncoderModel, transformer: FluxTransfo
 
 
 def write_siglip(siglip: SiglipVisionModel, folder: Path) -> None:
-    """A SigLIP folder."""
+    """Write a SigLIP folder."""
     _write_module(siglip, folder)
     settings = {
         "do_convert_rgb": None,
@@ -120,13 +120,13 @@ def write_siglip(siglip: SiglipVisionModel, folder: Path) -> None:
 
 
 def write_json(file: Path, content: Mapping[str, object]) -> None:
-    """An object as a JSON file, its folders made."""
+    """Write a JSON file and create its folders."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_module(module: PreTrainedModel, folder: Path) -> None:
-    """A transformers model as `config.json` and `model.safetensors`, its tensors under their published names."""
+    """Write a transformers model as `config.json` and `model.safetensors`, with the published tensor names."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,6 +137,6 @@ def _write_module(module: PreTrainedModel, folder: Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in module.state_dict().items():
         if name.endswith("position_ids") or shared.setdefault(tensor.data_ptr(), name) != name:
-            continue  # computed by the module, or tied to a tensor that is written already
+            continue  # computed by the module, or tied to a tensor that is already written
         tensors[name if name.startswith(prefix) else prefix + name] = tensor.detach().cpu().contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

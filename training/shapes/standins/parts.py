@@ -1,4 +1,4 @@
-"""The stand-ins' architectures: the classes of the public models, small."""
+"""Architectures of the stand-ins: small configurations of the public models' classes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
         T5EncoderModel,
     )
 
-SIDE = 64  # pixels; the side of the pictures as the VLM looks at them
-# Pixels a side of the pictures that are painted: twice as many, so that a cell of the VAE holds hardly more than an edge.
+SIDE = 64  # side of the VLM's input pictures in pixels
+# Side of painted pictures in pixels: twice as large, so that a latent cell contains hardly more than one edge.
 PAINTED = world.SIDE
-# SigLIP looks at all that is painted, and tells of each patch what one token of the DiT paints: with fewer tokens the
-# references' outlines are lost before the DiT has seen them.
+# SigLIP sees pictures at full size, with one patch per DiT token: fewer tokens would lose the references' outlines.
 SIGLIP_SIDE, PATCH = PAINTED, 16
-VLM_PATCH, VLM_MERGE = 8, 2  # 16 pixels a picture token as well
+VLM_PATCH, VLM_MERGE = 8, 2  # a picture token covers 16 pixels a side, too
 VLM_WIDTH = 192
 JOINT = 192  # T5's width and that of the DiT's text tokens
 POOLED = 128
@@ -35,7 +34,7 @@ LATENT_SIDE = PAINTED // FLUX_LATENTS.factor
 
 
 def make_vae() -> AutoencoderKL:
-    """FLUX's autoencoder: 8 pixels a cell, 16 channels."""
+    """Build FLUX's autoencoder: 8x8 pixels per cell, 16 channels."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     return AutoencoderKL(
@@ -55,7 +54,7 @@ def make_vae() -> AutoencoderKL:
 
 
 def make_flux() -> FluxTransformer2DModel:
-    """FLUX's transformer: two double and four single blocks."""
+    """Build FLUX's transformer with two double and four single blocks."""
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
     return FluxTransformer2DModel(
@@ -73,7 +72,7 @@ def make_flux() -> FluxTransformer2DModel:
 
 
 def make_siglip() -> SiglipVisionModel:
-    """SigLIP's vision half; its last hidden states are what the references bring."""
+    """Build SigLIP's vision tower; its last hidden states are the features of references."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     return SiglipVisionModel(
@@ -89,7 +88,7 @@ def make_siglip() -> SiglipVisionModel:
 
 
 def make_clip(vocabulary: int, begin: int, end: int) -> CLIPTextModel:
-    """CLIP's text half."""
+    """Build CLIP's text encoder."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     return CLIPTextModel(
@@ -109,7 +108,7 @@ def make_clip(vocabulary: int, begin: int, end: int) -> CLIPTextModel:
 
 
 def make_t5(vocabulary: int) -> T5EncoderModel:
-    """T5's encoder."""
+    """Build T5's encoder."""
     from transformers import T5Config, T5EncoderModel
 
     return T5EncoderModel(
@@ -129,7 +128,7 @@ def make_t5(vocabulary: int) -> T5EncoderModel:
 
 
 def make_qwen(vocabulary: int, tokens: dict[str, int]) -> Qwen2_5_VLForConditionalGeneration:
-    """Qwen2.5-VL; `tokens` are the ids by which its configuration knows pictures and ends."""
+    """Build Qwen2.5-VL; `tokens` are the special token ids of its configuration."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     rope = {"rope_type": "default", "type": "default", "mrope_section": [4, 6, 6]}
@@ -169,10 +168,10 @@ def make_qwen(vocabulary: int, tokens: dict[str, int]) -> Qwen2_5_VLForCondition
         name: value for name, value in tokens.items() if name.startswith(("image", "video", "vision"))
     }
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **pictures)
-    config._attn_implementation = "eager"  # for short sequences in bfloat16 the fastest on a CPU, by a fifth
+    config._attn_implementation = "eager"  # the fastest for short bfloat16 sequences on a CPU, by a fifth
     return Qwen2_5_VLForConditionalGeneration(config)
 
 
 def seeded(seed: int) -> None:
-    """Weights that are made next are the same each time."""
+    """Seed the initialization of the weights that are built next."""
     torch.manual_seed(seed)

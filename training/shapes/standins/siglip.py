@@ -1,7 +1,8 @@
-"""SigLIP's stand-in: pictures and captions matched by the sigmoid loss (arXiv 2303.15343), and every token told to know
-its own patch and where that is, in the place of SigLIP 2's dense objectives (arXiv 2502.14786).
+"""SigLIP's stand-in, trained with the sigmoid loss on pictures and captions (arXiv 2303.15343).
 
-The DiT gives the tokens no positions of their own: where a patch lies it learns from what the token says."""
+In addition, every token must reconstruct its patch and predict its position, in place of SigLIP 2's dense objectives
+(arXiv 2502.14786). The DiT gives these tokens no positions, so a patch's position must be in its features.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from ..tasks.split import draw_triple
 from ..tasks.tasks import make_task
 from ..world.draw import draw
 from ..world.scene import Scene, random_scene
-from .fit import Objective, bytes_of, fast_math, pixels, psnr
+from .fit import Objective, fast_math, pixels, psnr, uint8_batch
 from .parts import PATCH, POOLED, SIGLIP_SIDE, SIGLIP_WIDTH, make_clip, make_siglip
 from .vae import pictures
 
@@ -33,8 +34,8 @@ _TOKENS = (SIGLIP_SIDE // PATCH) ** 2
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """Draws (B + B/2, H, W, 3) bytes, the first B of them scenes, and the token ids (B, L) of the scenes' captions."""
+class CaptionedPictures:
+    """Draws (B + B/2, H, W, 3) bytes, the first B from scenes, and the token ids (B, L) of the scenes' captions."""
 
     tokenizer: PreTrainedTokenizerBase
     batch: int
@@ -42,15 +43,17 @@ class Captioned:
     def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         scenes = [_scene(rng) for _ in range(self.batch)]
         shown = [*(draw(scene) for scene in scenes), *pictures(rng, self.batch // 2, SIGLIP_SIDE)]
-        said = self.tokenizer([caption(scene, rng) for scene in scenes], padding=True, return_tensors="pt")
-        return bytes_of(shown), said["input_ids"]
+        captions = self.tokenizer([caption(scene, rng) for scene in scenes], padding=True, return_tensors="pt")
+        return uint8_batch(shown), captions["input_ids"]
 
 
-class Matching(Objective):
-    """SigLIP's vision half with a text half and a dense head that are thrown away afterwards.
+class SigLIPObjective(Objective):
+    """SigLIP's vision tower, with a text encoder and dense heads that are discarded after training.
 
     Args:
-        tokenizer: CLIP's stand-in.
+        tokenizer: tokenizer of CLIP's stand-in.
+        batch: batch size.
+        device: device to train on.
     """
 
     ends = ("embed", "probe", "to_text", "to_patch", "to_place")
@@ -64,7 +67,7 @@ class Matching(Objective):
         self.to_place = nn.Linear(SIGLIP_WIDTH, _TOKENS)
         self.temperature = nn.Parameter(torch.tensor(_TEMPERATURE))
         self.bias = nn.Parameter(torch.tensor(_BIAS))
-        self.source, self.device = Captioned(tokenizer, batch), device
+        self.source, self.device = CaptionedPictures(tokenizer, batch), device
         self.to(device)
 
     def loss(self, drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -79,14 +82,14 @@ class Matching(Objective):
         logits = images @ texts.T * self.temperature.exp() + self.bias
         pairs = torch.eye(len(ids), device=self.device)
         match = -F.logsigmoid(logits * (2 * pairs - 1)).sum() / len(ids)
-        told = _patches(x)
-        dense = F.l1_loss(patches.float(), told)
+        targets = _patches(x)
+        dense = F.l1_loss(patches.float(), targets)
         numbers = torch.arange(_TOKENS, device=self.device).expand(len(x), -1)
         place = F.cross_entropy(places.float().flatten(0, 1), numbers.flatten())
         right = (logits.argmax(dim=1) == pairs.argmax(dim=1)).float().mean()
         return match + DENSE_WEIGHT * dense + PLACE_WEIGHT * place, {
             "matched": right,
-            "psnr": psnr(patches, told),
+            "psnr": psnr(patches, targets),
             "place": place,
         }
 
@@ -98,5 +101,5 @@ def _scene(rng: np.random.Generator) -> Scene:
 
 
 def _patches(x_BCHW: Tensor) -> Tensor:
-    """Patches (B, tokens, 3 · PATCH²), row by row as SigLIP's tokens."""
+    """Return patches (B, tokens, 3 · PATCH²), row by row like SigLIP's tokens."""
     return F.unfold(x_BCHW, PATCH, stride=PATCH).transpose(1, 2)

@@ -1,6 +1,6 @@
-"""The stand-ins' tokenizers: Qwen's, CLIP's and T5's kinds, trained on what is said in the world of shapes.
+"""The stand-ins' tokenizers, of the same types as Qwen's, CLIP's and T5's, trained on the text of the world of shapes.
 
-Any text can be read; words of the world are one token each.
+They can encode any text; words of the world are one token each.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from ..tasks.questions import questions
 from ..tasks.tasks import KINDS, make_task
 
 _TASKS = 6000
-_WORDS = 700  # merged words and pieces, beside the bytes
-_SPELLED = -20.0  # log-probability of a single letter, below that of any word
-# Qwen's order of special tokens (the published tokenizer_config.json), which it numbers after the vocabulary.
+_WORDS = 700  # merged words and pieces, in addition to the bytes
+_SPELLED = -20.0  # log-probability of a single character, below that of any word
+# Special tokens in Qwen's order (the published tokenizer_config.json); their ids follow the vocabulary.
 _QWEN_SPECIAL = RESERVED
 _CLIP_BEGIN, _CLIP_END = "<|startoftext|>", "<|endoftext|>"
 _CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 @functools.cache
-def said(seed: int = 0) -> tuple[str, ...]:
-    """Prompts, captions, questions and answers of the training split."""
-    return tuple(_said(seed))
+def corpus(seed: int = 0) -> tuple[str, ...]:
+    """Return prompts, captions, questions and answers of the training split."""
+    return tuple(_corpus(seed))
 
 
-def _said(seed: int) -> Iterator[str]:
+def _corpus(seed: int) -> Iterator[str]:
     rng = np.random.default_rng(seed)
     for number in range(_TASKS):
         task = make_task(KINDS[number % len(KINDS)], rng, "train")
@@ -53,7 +53,7 @@ def _said(seed: int) -> Iterator[str]:
 
 
 def write_qwen_tokenizer(folder: Path) -> None:
-    """Qwen's byte-level BPE."""
+    """Train and write Qwen's byte-level BPE."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -62,9 +62,9 @@ def write_qwen_tokenizer(folder: Path) -> None:
     trainer = trainers.BpeTrainer(
         vocab_size=256 + _WORDS, initial_alphabet=alphabet, show_progress=False, special_tokens=[]
     )
-    tokenizer.train_from_iterator(said(), trainer)
+    tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in _QWEN_SPECIAL])
-    use_qwen_pipeline(tokenizer)  # only now, since nano's merges were learned without it
+    use_qwen_pipeline(tokenizer)  # after training, because nano's merges were learned without it
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     tokenizer.model.save(str(folder))
@@ -88,7 +88,7 @@ def write_qwen_tokenizer(folder: Path) -> None:
 
 
 def qwen_ids(folder: Path) -> dict[str, int]:
-    """The token ids that Qwen2.5-VL's configuration names, and `vocab_size`, of a tokenizer that was written."""
+    """Return the special token ids of Qwen2.5-VL's configuration, and `vocab_size`, of a written tokenizer."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -107,7 +107,7 @@ def qwen_ids(folder: Path) -> dict[str, int]:
 
 
 def write_clip_tokenizer(folder: Path) -> dict[str, int]:
-    """CLIP's lower-cased BPE with word ends; returns `vocab_size`, `begin` and `end`."""
+    """Train and write CLIP's lower-case BPE with word ends. Return `vocab_size`, `begin` and `end`."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=_CLIP_END))
@@ -122,7 +122,7 @@ def write_clip_tokenizer(folder: Path) -> dict[str, int]:
         show_progress=False,
         special_tokens=[f"{byte}</w>" for byte in sorted(alphabet)],
     )
-    tokenizer.train_from_iterator(said(), trainer)
+    tokenizer.train_from_iterator(corpus(), trainer)
     model = json.loads(tokenizer.to_str())["model"]
     vocabulary = dict(model["vocab"])
     for word in (_CLIP_BEGIN, _CLIP_END):
@@ -150,12 +150,12 @@ def write_clip_tokenizer(folder: Path) -> dict[str, int]:
 
 
 def write_t5_tokenizer(folder: Path) -> int:
-    """T5's unigram model; returns the size of the vocabulary."""
+    """Build and write T5's unigram model. Return the vocabulary size."""
     from tokenizers import Tokenizer, models, processors
 
     special = ["<pad>", "</s>", "<unk>"]
-    # Whole words by how often they are said, then what all other text is spelled with.
-    words = Counter(word for text in said() for word in re.findall(r"\w+|[^\w\s]", text))
+    # Complete words by frequency, then single characters to spell all other text.
+    words = Counter(word for text in corpus() for word in re.findall(r"\w+|[^\w\s]", text))
     total = sum(words.values())
     pieces = [(word if not word.isalnum() else f"▁{word}", math.log(count / total)) for word, count in words.items()]
     spelling = [(letter, _SPELLED) for letter in ("▁", *map(chr, range(33, 127))) if letter not in words]

@@ -1,4 +1,4 @@
-"""The VAE's stand-in: FLUX's autoencoder over pictures of the world, maps and drawings among them."""
+"""The VAE's stand-in: FLUX's autoencoder, trained on pictures, maps and drawings of the world of shapes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ....uniworld_core.backbones.flux_vae import VAE
 from ....uniworld_core.images.sizes import Size
 from ....uniworld_core.sampling.latents import LatentFormat
 from ..tasks.tasks import make_task
-from .fit import Objective, bytes_of, fast_math, pixels, psnr
+from .fit import Objective, fast_math, pixels, psnr, uint8_batch
 from .parts import LATENT_CHANNELS, PAINTED, make_vae
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 REFERENCE_SHARE = 0.2
-KL_WEIGHT = 1e-4  # enough to keep the latents near unit scale, too little to blur
-PIECE = 64  # pixels a side
+KL_WEIGHT = 1e-4  # enough to keep latents near unit scale, too little to blur
+PIECE = 64  # side of a crop in pixels
 WHOLE_SHARE = 0.2
 _FIRST_LOG_VARIANCE = -8.0
-# Pictures whose colours are rare (overlays, boxes, inverted ones) come as often as all the plain ones.
+# Pictures with rare colours (overlays, boxes, inverted ones) are as frequent as all plain ones.
 _KINDS = (
     "reconstruct",
     "remove",
@@ -47,17 +47,17 @@ _KINDS = (
 )
 
 
-# The decoder alone sees the marks of overlays more than all else: their colours lie between those of the palette, and an
-# error that leaves a red square red makes a mark another colour.
+# The decoder's training shows overlays most often: their colours are between those of the palette, so an error that would
+# leave a red square red changes the colour of a mark.
 MARKED_KINDS = (*_KINDS, *("segmentation",) * 6, "detection", "style", "recolour", "background")
-# How far latents that are painted lie off those that are encoded, in shares of all latents' deviation.
-_OFF = 0.1
+# Distance of painted latents from encoded ones, relative to the latents' standard deviation.
+_NOISE = 0.1
 
 
 def pictures(
     rng: np.random.Generator, count: int, side: int = PAINTED, kinds: tuple[str, ...] = _KINDS
 ) -> list[Image.Image]:
-    """Targets of training tasks, and now and then a reference."""
+    """Return targets of training tasks, and sometimes a reference instead."""
     found: list[Image.Image] = []
     while len(found) < count:
         task = make_task(kinds[int(rng.integers(len(kinds)))], rng, "train", side)
@@ -67,11 +67,11 @@ def pictures(
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Draws (B, H, W, 3) bytes, and the noise (B, C, h, w) with which their latents are drawn.
+class PictureBatches:
+    """Draws (B, H, W, 3) bytes, and the noise (B, C, h, w) of their latents.
 
-    Most batches are cut out of pictures, two pieces of each, so that one step sees many; the others are whole ones, a
-    quarter as many, for the attention in the middle.
+    Most batches are crops, two from each picture, for variety. The others are complete pictures, a quarter as many, for
+    the attention in the middle block.
     """
 
     batch: int
@@ -79,9 +79,9 @@ class Pictures:
 
     def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         if rng.random() < WHOLE_SHARE:
-            shown = bytes_of(pictures(rng, max(1, self.batch // (PAINTED // PIECE) ** 2), kinds=self.kinds))
+            shown = uint8_batch(pictures(rng, max(1, self.batch // (PAINTED // PIECE) ** 2), kinds=self.kinds))
         else:
-            drawn = bytes_of(pictures(rng, -(-self.batch // 2), kinds=self.kinds))
+            drawn = uint8_batch(pictures(rng, -(-self.batch // 2), kinds=self.kinds))
             shown = torch.stack([_piece(rng, drawn[number // 2]) for number in range(self.batch)])
         shape = FLUX_LATENTS.shape(len(shown), Size(*shown.shape[1:3]))
         return shown, torch.from_numpy(rng.standard_normal(shape, np.float32))
@@ -92,17 +92,17 @@ def _piece(rng: np.random.Generator, picture_HW3: Tensor) -> Tensor:
     return picture_HW3[top : top + PIECE, left : left + PIECE]
 
 
-class Autoencoding(Objective):
-    """Squared and absolute error, and a little KL divergence."""
+class VAEObjective(Objective):
+    """Trains the VAE: squared and absolute error, and a small KL divergence."""
 
     ends = ("conv_in", "conv_out")
 
     def __init__(self, batch: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
         self.vae: AutoencoderKL = make_vae()
-        _narrow(self.vae)
+        _init_log_variance(self.vae)
         self.vae.to(device)  # type: ignore[arg-type]  # diffusers' decorator hides the method
-        self.source, self.device = Pictures(batch), device
+        self.source, self.device = PictureBatches(batch), device
 
     def loss(self, drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         x, noise = pixels(drawn[0], self.device), drawn[1].to(self.device)
@@ -113,13 +113,13 @@ class Autoencoding(Objective):
         return _error(y, x) + KL_WEIGHT * divergence, {"psnr": psnr(y, x), "kl": divergence}
 
 
-class Decoding(Objective):
-    """The decoder alone, of a trained VAE whose latents stay what they are: squared and absolute error.
+class DecoderObjective(Objective):
+    """Trains only the decoder of a trained VAE, so that its latents do not change: squared and absolute error.
 
-    It learns from latents that are a little off, as those are that a DiT paints.
+    The latents are slightly noisy, like those that a DiT paints.
 
     Attributes:
-        vae: diffusers' AutoencoderKL; its encoder is left as it is.
+        vae: diffusers' AutoencoderKL; its encoder is frozen.
     """
 
     ends = ("conv_in", "conv_out")
@@ -128,15 +128,15 @@ class Decoding(Objective):
         super().__init__()
         self.vae = vae.autoencoder.requires_grad_(False).to(device)
         self.vae.decoder.requires_grad_(True)
-        self.off = _OFF / float(self.vae.config.scaling_factor)
-        self.source, self.device = Pictures(batch, MARKED_KINDS), device
+        self.noise = _NOISE / float(self.vae.config.scaling_factor)
+        self.source, self.device = PictureBatches(batch, MARKED_KINDS), device
 
     def loss(self, drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         x, noise = pixels(drawn[0], self.device), drawn[1].to(self.device)
         with fast_math(self.device):
             with torch.no_grad():
                 latents = self.vae.encode(x).latent_dist.mean
-            y = self.vae.decode(latents + self.off * noise).sample
+            y = self.vae.decode(latents + self.noise * noise).sample
         return _error(y, x), {"psnr": psnr(y, x)}
 
 
@@ -144,8 +144,8 @@ def _error(painted: Tensor, wanted: Tensor) -> Tensor:
     return F.mse_loss(painted.float(), wanted) + F.l1_loss(painted.float(), wanted)
 
 
-def _narrow(vae: AutoencoderKL) -> None:
-    """Let latents spread by next to nothing at first: the noise of deviation 1 would drown them for a long time."""
+def _init_log_variance(vae: AutoencoderKL) -> None:
+    """Initialize the latents' variance near 0: noise of standard deviation 1 would drown them for a long time."""
     with torch.no_grad():
         last = vae.encoder.conv_out
         assert last.bias is not None
@@ -154,8 +154,8 @@ def _narrow(vae: AutoencoderKL) -> None:
 
 
 def fit_latents(vae: AutoencoderKL, device: torch.device | str, count: int = 256) -> LatentFormat:
-    """The shift and scale with which latents of the world have mean 0 and deviation 1."""
-    x = pixels(bytes_of(pictures(np.random.default_rng(0), count)), device)
+    """Return the latent format whose shift and scale give latents of the world mean 0 and standard deviation 1."""
+    x = pixels(uint8_batch(pictures(np.random.default_rng(0), count)), device)
     with torch.no_grad():
         z = torch.cat([vae.encode(part).latent_dist.mode() for part in x.split(16)])
     return replace(FLUX_LATENTS, shift=round(float(z.mean()), 4), scale=round(1 / float(z.std()), 4))

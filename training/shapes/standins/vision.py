@@ -1,6 +1,6 @@
-"""Attention of Qwen2.5-VL's vision half over many pictures of one size at once.
+"""Batched attention of Qwen2.5-VL's vision tower over many pictures of the same size.
 
-transformers takes picture after picture, which for small pictures costs more than the attention itself.
+transformers processes the pictures one by one; for small pictures that overhead exceeds the attention itself.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def attend_at_once(visual: Any, patches: int) -> None:
-    """Let every block of the vision half attend over all its pictures together, to the same result.
+def batch_vision_attention(visual: Any, patches: int) -> None:
+    """Replace the attention of every block of the vision tower by a batched one with the same result.
 
     Args:
-        visual: the vision half; one window of it holds a whole picture.
-        patches: of each picture.
+        visual: the vision tower; a window must contain a complete picture.
+        patches: number of patches per picture.
     """
     for block in visual.blocks:
         block.attn.forward = partial(_attend, block.attn, patches)
@@ -38,11 +38,11 @@ def _attend(
         .permute(2, 0, 3, 1, 4)
     )
     cos, sin = (table.reshape(-1, 1, patches, attention.head_dim).float() for table in position_embeddings)
-    mixed = functional.scaled_dot_product_attention(_turned(q, cos, sin), _turned(k, cos, sin), v)
+    mixed = functional.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
     return attention.proj(mixed.transpose(1, 2).reshape(hidden_states.shape))
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions, in float32 as the model does it."""
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply rotary positions, in float32 like the model."""
     first, second = x.float().chunk(2, dim=-1)
     return (x.float() * cos + torch.cat([-second, first], dim=-1) * sin).to(x)

@@ -1,5 +1,8 @@
-"""Qwen2.5-VL's stand-in: it learns to answer questions, to describe pictures, to say what an instruction would make, and
-to tell at each token of a picture what is there and whether the prompt speaks of it."""
+"""Qwen2.5-VL's stand-in.
+
+It learns to answer questions, to describe pictures, and to say what an instruction would produce. For each picture token
+it also predicts which object is there, and whether the prompt refers to it.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +27,22 @@ from ..world.draw import draw, labels
 from ..world.scene import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
 from .fit import Objective, fast_math
 from .parts import SIDE, VLM_MERGE, VLM_PATCH, VLM_WIDTH, make_qwen
-from .vision import attend_at_once
+from .vision import batch_vision_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# CLIP's mean and deviation, as Qwen2.5-VL's preprocessor_config.json has them.
+# CLIP's mean and standard deviation, as in Qwen2.5-VL's preprocessor_config.json.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 QUESTION_SHARE, CAPTION_SHARE = 0.55, 0.15  # the rest are instructions
-SAID_WHOLE = 0.25  # how often the outcome of an instruction is said with all that is in the picture; it takes long
+FULL_OUTCOME_SHARE = 0.25  # outcomes that list the complete picture, which is slow
 END = "<|im_end|>"
 _IGNORED = -100
 _GRID = SIDE // VLM_PATCH
 _TOKENS = (_GRID // VLM_MERGE) ** 2  # of a picture
-_CELL = VLM_PATCH * VLM_MERGE  # pixels that a picture token stands for, a side
-_CELL_LEAST = 12  # pixels of an object from which a token shows it
+_CELL = VLM_PATCH * VLM_MERGE  # side in pixels of a picture token
+_MIN_CELL_PIXELS = 12  # a token shows an object with more pixels than this
 _CELLS = 1 + len(COLOURS) * len(SHAPES) * len(SIZES)
 _INSTRUCTIONS = tuple(kind for kind in KINDS if kind != "question")
 _DESCRIBE = ("Describe the picture.", "What is in the picture?", "Describe this image.")
@@ -47,7 +50,7 @@ _DESCRIBE = ("Describe the picture.", "What is in the picture?", "Describe this 
 
 @dataclass(frozen=True)
 class VLMExample:
-    """One prompt with its pictures, the right answer and, if there is one, the object that the prompt speaks of."""
+    """A prompt with its pictures, the correct answer and, if there is one, the object that the prompt refers to."""
 
     prompt: str
     scenes: tuple[Scene, ...]
@@ -56,7 +59,7 @@ class VLMExample:
 
 
 def draw_example(rng: np.random.Generator) -> VLMExample:
-    """One example of the training split: a question, a description or an instruction."""
+    """Draw an example of the training split: a question, a description or an instruction."""
     share = rng.random()
     if share < QUESTION_SHARE:
         task = make_task("question", rng, "train")
@@ -70,9 +73,9 @@ def draw_example(rng: np.random.Generator) -> VLMExample:
 
 
 def outcome(task: ShapesTask, rng: np.random.Generator) -> str:
-    """What a task would paint, in words: whoever can say it has read both the instruction and the pictures."""
+    """Describe what a task would paint; this needs both the instruction and the pictures."""
     changed = task.result or task.subject
-    whole = changed is None or rng.random() < SAID_WHOLE
+    whole = changed is None or rng.random() < FULL_OUTCOME_SHARE
     words = [] if changed is None else [f"{changed.size} {changed.colour} {changed.shape} {changed.place}"]
     if task.after is None:
         words.insert(0, task.detail or task.kind)
@@ -82,24 +85,24 @@ def outcome(task: ShapesTask, rng: np.random.Generator) -> str:
 
 
 def listing(scene: Scene) -> str:
-    """All that is in a scene, place by place: one right answer, so that every word of it can be learned."""
+    """List all objects of a scene in order of places, so that there is only one correct answer to learn."""
     things = sorted(scene.objects, key=lambda thing: PLACES.index(thing.place))
     named = [f"{thing.size} {thing.colour} {thing.shape} {thing.place}" for thing in things]
     return f"{', '.join(named) or 'nothing'} on {ground_words(scene.ground)}"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A batch of examples as the VLM takes it.
+class VLMBatch:
+    """A batch of examples, as inputs of the VLM.
 
     Attributes:
         ids, mask, labels: (B, L), padded on the right; only answers have labels.
         positions: (3, B, L).
-        patches: of all pictures, or None.
+        patches: patches of all pictures, or None.
         grids: (pictures, 3).
-        cells: (pictures · tokens,) what each picture token shows: see `cell_of`.
-        pointed: (pictures · tokens,) 1.0 where a picture token shows the object that the prompt speaks of, 0.0 where it
-            does not, NaN where the prompt speaks of no single object.
+        cells: (pictures · tokens,) class of each picture token: see `token_class`.
+        pointed: (pictures · tokens,) 1.0 if a picture token shows the object that the prompt refers to, 0.0 if not, and
+            NaN if the prompt does not refer to a single object.
     """
 
     ids: Tensor
@@ -120,11 +123,11 @@ class VLMExamples:
     image_token: int
     batch: int
 
-    def __call__(self, rng: np.random.Generator) -> Asked:
-        return self.asked([draw_example(rng) for _ in range(self.batch)])
+    def __call__(self, rng: np.random.Generator) -> VLMBatch:
+        return self.collate([draw_example(rng) for _ in range(self.batch)])
 
-    def asked(self, examples: Sequence[VLMExample]) -> Asked:
-        """These examples as one batch."""
+    def collate(self, examples: Sequence[VLMExample]) -> VLMBatch:
+        """Collate examples into a batch."""
         rows = []
         for one in examples:
             asked = self.tokenizer(chat_text(one.prompt, [_TOKENS] * len(one.scenes)))["input_ids"]
@@ -140,24 +143,26 @@ class VLMExamples:
         grids = torch.tensor([[1, _GRID, _GRID]] * len(scenes)).reshape(-1, 3)
         positions = rope_positions(ids, mask, grids if scenes else None, self.image_token, VLM_MERGE)
         shown = patches([draw(scene) for scene in scenes]) if scenes else None
-        seen = [(one.subject, thing) for one in examples for scene in one.scenes for thing in seen_in(scene)]
-        cells = torch.tensor([cell_of(thing) for _, thing in seen], dtype=torch.long)
+        seen = [(one.subject, thing) for one in examples for scene in one.scenes for thing in objects_per_token(scene)]
+        cells = torch.tensor([token_class(thing) for _, thing in seen], dtype=torch.long)
         pointed = torch.tensor([math.nan if subject is None else float(thing == subject) for subject, thing in seen])
-        return Asked(ids, mask, labels, positions, shown, grids, cells, pointed)
+        return VLMBatch(ids, mask, labels, positions, shown, grids, cells, pointed)
 
 
-class Answering(Objective):
-    """The likelihood of the answers' tokens; for the vision half alone, of what each of its tokens shows; and for the
-    states that leave the language half, of the same and of whether the prompt speaks of it.
+class VLMObjective(Objective):
+    """Three cross-entropy losses: answers, vision tokens, and the language model's states of picture tokens.
 
-    The second is in the place of the contrastive training of Qwen2.5-VL's vision half (arXiv 2502.13923, section 2.2.1):
-    without it the language half learns for a long time from the words alone. The third is in the place of its grounding
-    (section 2.2.2), and of a language model's loss at every token: answers alone teach the last layer nothing about
-    the states of prompt and pictures, which are what the DiT is given.
+    The vision tokens predict the object they show, in place of the contrastive training of Qwen2.5-VL's vision tower
+    (arXiv 2502.13923, section 2.2.1); without it the language model learns from text only for a long time. The last hidden
+    states of picture tokens predict the same, and whether the prompt refers to it, in place of Qwen2.5-VL's grounding
+    (section 2.2.2) and of a loss at every token: answers alone do not train the last layer's states of prompt and
+    pictures, which the DiT reads.
 
     Args:
-        tokenizer: Qwen's stand-in.
-        tokens: ids for the configuration, from `write_qwen_tokenizer`.
+        tokenizer: tokenizer of Qwen's stand-in.
+        tokens: token ids of the configuration, from `qwen_ids`.
+        batch: batch size.
+        device: device to train on.
     """
 
     ends = ("embed", "lm_head", "to_cell", "to_place")
@@ -167,15 +172,15 @@ class Answering(Objective):
     ) -> None:
         super().__init__()
         self.qwen = make_qwen(tokens["vocab_size"], tokens)
-        attend_at_once(self.qwen.model.visual, _GRID * _GRID)
+        batch_vision_attention(self.qwen.model.visual, _GRID * _GRID)
         self.to_cell = nn.Linear(VLM_WIDTH, _CELLS)
         self.to_place = nn.Linear(VLM_WIDTH, _CELLS + 1)
         self.source, self.device = VLMExamples(tokenizer, tokens["image_token_id"], batch), device
         self.to(device)
 
-    def loss(self, drawn: Asked) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, drawn: VLMBatch) -> tuple[Tensor, dict[str, Tensor]]:
         expected = drawn.labels[:, 1:].to(self.device)
-        told = expected != _IGNORED
+        labelled = expected != _IGNORED
         with fast_math(self.device), self._seen() as seen:
             states = self.qwen.model(
                 input_ids=drawn.ids.to(self.device),
@@ -185,11 +190,11 @@ class Answering(Objective):
                 image_grid_thw=None if drawn.patches is None else drawn.grids.to(self.device),
                 use_cache=False,
             ).last_hidden_state
-            logits = self.qwen.lm_head(states[:, :-1][told])
+            logits = self.qwen.lm_head(states[:, :-1][labelled])
             cells = [self.to_cell(tokens) for tokens in seen]
             places = self.to_place(states[drawn.ids.to(self.device) == self.qwen.config.image_token_id]).float()
-        wanted = expected[told]
-        answer = _mean_of_answers(functional.cross_entropy(logits.float(), wanted, reduction="none"), told)
+        wanted = expected[labelled]
+        answer = _mean_of_answers(functional.cross_entropy(logits.float(), wanted, reduction="none"), labelled)
         right = {"tokens right": _share(logits, wanted)}
         if not cells:
             return answer, right
@@ -206,9 +211,9 @@ class Answering(Objective):
 
     @contextlib.contextmanager
     def _seen(self) -> Iterator[list[Tensor]]:
-        """Collects what the vision half gives the language half: (pictures · tokens, D), row by row.
+        """Collect the vision tower's output (pictures · tokens, D), row by row.
 
-        One window holds a whole picture, so its tokens are in order already when they leave the merger.
+        A window contains a complete picture, so tokens leave the merger in order.
         """
         seen: list[Tensor] = []
         handle = self.qwen.model.visual.merger.register_forward_hook(lambda *call: seen.append(call[2]))
@@ -218,29 +223,30 @@ class Answering(Objective):
             handle.remove()
 
 
-def _mean_of_answers(loss_N: Tensor, told_BL: Tensor) -> Tensor:
-    """The mean over answers, each weighed by the root of its length: by their tokens alone, lists of all that is in a
-    picture would leave a question's one word a tenth of the loss.
+def _mean_of_answers(loss_N: Tensor, labelled_BL: Tensor) -> Tensor:
+    """Return the mean over answers, weighted by the square root of their lengths.
+
+    With a plain mean over tokens, long descriptions would leave one-word answers only a tenth of the loss.
     """
-    weight_BL = told_BL / told_BL.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
-    weight_N = weight_BL[told_BL]
+    weight_BL = labelled_BL / labelled_BL.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
+    weight_N = weight_BL[labelled_BL]
     return (loss_N * weight_N).sum() / weight_N.sum()
 
 
-def seen_in(scene: Scene) -> list[Object | None]:
-    """The object that fills most of each picture token, row by row; None for the ground alone."""
+def objects_per_token(scene: Scene) -> list[Object | None]:
+    """Return the object that fills most of each picture token, row by row; None for background only."""
     labels_HW = labels(scene)
     found: list[Object | None] = []
     for row in range(0, SIDE, _CELL):
         for column in range(0, SIDE, _CELL):
             counts = np.bincount(labels_HW[row : row + _CELL, column : column + _CELL].clip(0).ravel())
-            counts[0] = _CELL_LEAST
+            counts[0] = _MIN_CELL_PIXELS
             found.append(scene.objects[int(counts.argmax()) - 1] if counts.argmax() else None)
     return found
 
 
-def cell_of(thing: Object | None) -> int:
-    """0 for the ground, else a number for the object's colour, shape and size."""
+def token_class(thing: Object | None) -> int:
+    """Return the class of a picture token: 0 for the background, otherwise a number for colour, shape and size."""
     if thing is None:
         return 0
     colour, shape = list(COLOURS).index(thing.colour), SHAPES.index(thing.shape)
@@ -252,10 +258,10 @@ def _share(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 def patches(pictures: Sequence[Image.Image]) -> Tensor:
-    """Patches as Qwen2.5-VL's processor cuts them of pictures of the world's side, but all at once.
+    """Split pictures of the world's size into patches like Qwen2.5-VL's processor, but batched.
 
     Returns:
-        float32 (pictures · patches, 3 · 2 · patch²): groups that are merged lie together, the one frame twice.
+        float32 (pictures · patches, 3 · 2 · patch²): patches that are merged are adjacent, and the frame is repeated.
     """
     x = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).movedim(-1, 1).float() / 255.0
     x = (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
@@ -266,7 +272,7 @@ def patches(pictures: Sequence[Image.Image]) -> Tensor:
 
 
 def preprocessor_config() -> dict[str, object]:
-    """`preprocessor_config.json`: both limits are the world's pictures, so no picture is read at another size."""
+    """Return `preprocessor_config.json`; both limits equal the world's picture size, so every picture is resized to it."""
     return {
         "do_convert_rgb": True,
         "do_normalize": True,

@@ -1,4 +1,4 @@
-"""The paper's claims, checked small: what is compared is trained alike, and a check that was killed goes on."""
+"""The paper's claims at small scale: compared variants are trained alike, and a killed check resumes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from uniworld.training.shapes.claims import report as claims_report
 from uniworld.training.shapes.claims import train as claims_train
 from uniworld.training.shapes.claims.claims import check_claims
 from uniworld.training.shapes.claims.report import ClaimsReport
-from uniworld.training.shapes.claims.reweigh import reweigh
-from uniworld.training.shapes.claims.rule import LEAST_SEEDS
+from uniworld.training.shapes.claims.reweight import reweight
+from uniworld.training.shapes.claims.rule import MIN_SEEDS
 from uniworld.training.shapes.claims.train import (
     FULL,
     KINDS,
@@ -39,20 +39,20 @@ from uniworld.training.shapes.claims.train import (
     WEIGHTS,
     Runs,
 )
-from uniworld.training.shapes.nano.jobs import Job, do_jobs
-from uniworld.training.shapes.nano.recipe import Length, Recipe
+from uniworld.training.shapes.nano.jobs import Job, run_jobs
+from uniworld.training.shapes.nano.recipe import Hyperparameters, Recipe
 from uniworld.training.shapes.nano.stages import stage_config
 from uniworld.uniworld_core.editing.masks import WEIGHT_FUNCTIONS, edit_weight
 
 TINY = Path(__file__).resolve().parents[4] / "uniworld_core" / "shipped" / "tiny"
 SHAPES = Path(__file__).resolve().parents[4] / "training" / "shapes" / "claims"
-LENGTH = Length(steps=1, learning_rate=1e-3, batch=2)
+LENGTH = Hyperparameters(steps=1, learning_rate=1e-3, batch=2)
 RECIPE = Recipe(*(LENGTH,) * 5, samples=8, stage1=LENGTH, stage2=LENGTH, routing=1, seed=0)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def exact() -> Iterator[None]:
-    """Runs in float32 that keep every loss."""
+    """Runs in float32 that log every loss."""
 
     def in_float32(*of: Any) -> Config:
         config = stage_config(*of)
@@ -66,7 +66,7 @@ def exact() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def nano_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of nano, in all that the claims need, with the tiny model in nano's place."""
+    """The folder of a run of nano with everything that the claims need; the tiny model replaces nano."""
     folder = tmp_path_factory.mktemp("nano")
     for source, name in (("uniworld", "start"), ("flux", "standins/flux"), ("siglip", "standins/siglip")):
         shutil.copytree(TINY / source, folder / name)
@@ -87,7 +87,7 @@ def check(nano_run: Path, folder: Path, **settings: Any) -> ClaimsReport:
 
 
 def runs_of(nano_run: Path, folder: Path, steps: int) -> Runs:
-    """Runs whose data is there."""
+    """Runs whose data is written."""
     runs = Runs(nano_run, folder, steps, trunk_steps=1)
     runs.make_data(1, lambda *_: None)
     return runs
@@ -95,7 +95,7 @@ def runs_of(nano_run: Path, folder: Path, steps: int) -> Runs:
 
 @pytest.fixture(scope="module")
 def checked(nano_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ClaimsReport]:
-    """A folder in which claims were checked with one seed, and what was found; tests only read it."""
+    """A folder in which claims were checked with one seed, and the report; tests only read it."""
     folder = tmp_path_factory.mktemp("claims")
     return folder, check(nano_run, folder)
 
@@ -111,18 +111,18 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestTheEditWeightOutOfACache:
     @pytest.mark.parametrize("made_with", list(WEIGHT_FUNCTIONS))
     @pytest.mark.parametrize("wanted", list(WEIGHT_FUNCTIONS))
-    def test_is_exactly_what_the_mask_gives_for_every_edited_area(self, made_with: str, wanted: str) -> None:
+    def test_equals_the_weight_of_the_mask_for_every_edited_area(self, made_with: str, wanted: str) -> None:
         generator = torch.Generator().manual_seed(0)
         for edited in range(65):
             mask_hw = (torch.randperm(64, generator=generator) < edited).reshape(8, 8)
             cached_hw, wanted_hw = (edit_weight(mask_hw[None], name)[0] for name in (made_with, wanted))
-            found_hw = reweigh(cached_hw, wanted)
+            found_hw = reweight(cached_hw, wanted)
             assert found_hw is not None
             assert torch.equal(found_hw, wanted_hw)
 
-    def test_is_nothing_where_there_was_none_or_none_is_wanted(self) -> None:
-        assert reweigh(None, "linear") is None
-        assert reweigh(torch.full((8, 8), 2.0), "none") is None
+    def test_is_none_without_a_weight_before_or_after(self) -> None:
+        assert reweight(None, "linear") is None
+        assert reweight(torch.full((8, 8), 2.0), "none") is None
 
     @pytest.mark.parametrize("weight", ["linear", "none"])
     def test_trains_to_the_losses_of_a_run_without_a_cache(self, weight: str, nano_run: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ class TestTheVariants:
             (2, 8, str(tmp_path / "data" / "data.txt"))
         }
 
-    def test_differ_in_the_one_thing_that_is_claimed_of(self, nano_run: Path, tmp_path: Path) -> None:
+    def test_differ_only_in_what_is_claimed(self, nano_run: Path, tmp_path: Path) -> None:
         runs = Runs(nano_run, tmp_path, 8, 30)
         full = runs.variant_config(FULL, 0)
         assert runs.variant_config(RAW, 0) == full
@@ -184,13 +184,13 @@ class TestTheVariants:
         assert runs.trunk_config("stage1").run.seed != runs.trunk_config("stage2").run.seed
         assert runs.trunk_config("no_siglip").run.seed == runs.trunk_config("stage2").run.seed
 
-    def test_hold_each_edit_weight_and_none(self) -> None:
+    def test_include_each_edit_weight_and_none(self) -> None:
         assert set(WEIGHTS) == {*WEIGHT_FUNCTIONS, "none"}
         assert len({variant.name for variant in VARIANTS}) == len(VARIANTS) == 8
 
 
 class TestACheck:
-    def test_leaves_a_page_plots_and_numbers(self, checked: tuple[Path, ClaimsReport]) -> None:
+    def test_writes_a_page_plots_and_scores(self, checked: tuple[Path, ClaimsReport]) -> None:
         folder, report = checked
         names = {file.name for file in folder.iterdir() if file.is_file()}
         assert names == {
@@ -206,13 +206,13 @@ class TestACheck:
         assert not (folder / "exported").exists()
         assert len(list((folder / "results").iterdir())) == len(VARIANTS)
 
-    def test_trains_on_tasks_of_the_kinds_that_are_examined(self, checked: tuple[Path, ClaimsReport]) -> None:
+    def test_trains_on_tasks_of_the_evaluated_kinds(self, checked: tuple[Path, ClaimsReport]) -> None:
         folder = checked[0] / "data"
         rows = [row for name in ("edits.json", "others.json") for row in json.loads((folder / name).read_text())]
         assert {row["id"].rsplit("-", 1)[0] for row in rows} <= set(KINDS)
-        assert len(rows) == 2 * RECIPE.stage2.batch  # of a step of the trunk and one of a branch
+        assert len(rows) == 2 * RECIPE.stage2.batch  # one step of the trunk and one of a branch
 
-    def test_in_two_processes_finds_what_one_finds(
+    def test_in_two_processes_has_the_results_of_one(
         self,
         nano_run: Path,
         checked: tuple[Path, ClaimsReport],
@@ -220,19 +220,19 @@ class TestACheck:
         monkeypatch: pytest.MonkeyPatch,
         request: pytest.FixtureRequest,
     ) -> None:
-        monkeypatch.setattr(claims_train, "stage_config", stage_config)  # which other processes have
+        monkeypatch.setattr(claims_train, "stage_config", stage_config)  # as in the other processes
         told: list[tuple[Any, ...]] = []
         for name in ("one", "two"):
             shutil.copytree(checked[0] / "results", tmp_path / name / "results")
             for variant in (FULL, RAW, NO_SIGLIP):
                 (tmp_path / name / "results" / f"{variant.name}-seed-0.json").unlink()
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as each of two processes has here: with more, last digits differ
+        torch.set_num_threads(1)  # as in each of two processes here; the number of threads changes rounding
         request.addfinalizer(lambda: torch.set_num_threads(threads))
         alone = check(nano_run, tmp_path / "one")
         together = check(nano_run, tmp_path / "two", processes=2, progress=lambda *step: told.append(step))
         assert together.json() == alone.json()
-        # Each job follows what it starts from; which of two at a time is done first is not promised.
+        # A job comes after its dependencies; the order of two parallel jobs is not defined.
         steps = [step for step in told if step[0] == "variants"]
         assert [step[1:3] for step in steps] == [(number, 5) for number in (1, 2, 3, 4, 5)]
         order = [step[3]["last"] for step in steps]
@@ -242,7 +242,7 @@ class TestACheck:
             trunk = "trunk no siglip" if NO_SIGLIP.label in branch else "trunk stage2"
             assert order.index(trunk) < order.index(branch)
 
-    def test_ends_with_the_sentence_of_a_process_that_failed(self, nano_run: Path, tmp_path: Path) -> None:
+    def test_raises_the_error_of_a_failed_process(self, nano_run: Path, tmp_path: Path) -> None:
         broken = tmp_path / "nano"
         shutil.copytree(nano_run, broken)
         claims_folder = tmp_path / "claims"
@@ -251,13 +251,13 @@ class TestACheck:
         with pytest.raises(ValueError, match="trunk"):
             check(broken, claims_folder, processes=2)
 
-    def test_that_is_finished_trains_nothing_again(
+    def test_that_is_finished_trains_nothing(
         self, nano_run: Path, checked: tuple[Path, ClaimsReport], no_training: None
     ) -> None:
         folder, report = checked
         assert check(nano_run, folder).json() == report.json()
 
-    def test_that_was_killed_goes_on_with_what_is_missing(
+    def test_that_was_killed_resumes_with_what_is_missing(
         self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path, no_training: None
     ) -> None:
         folder, report = checked
@@ -270,7 +270,7 @@ class TestACheck:
         assert {name for name, *_ in told} == {"seed 0: stage 2"}
         assert told[-1][1:3] == (9, 9)
 
-    def test_with_more_tasks_examines_again_without_training(
+    def test_with_more_tasks_evaluates_again_without_training(
         self,
         nano_run: Path,
         checked: tuple[Path, ClaimsReport],
@@ -290,14 +290,14 @@ class TestACheck:
         assert counts == [2] * len(VARIANTS)
         assert {claim.verdict for claim in report.claims} == {"not decided"}
 
-    def test_that_is_asked_to_stop_ends(self, nano_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_that_is_interrupted_stops(self, nano_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(claims_train, "train", lambda *_: SimpleNamespace(interrupted=True))
         with pytest.raises(KeyboardInterrupt):
             check(nano_run, tmp_path)
 
 
 class TestTheCommand:
-    def test_prints_each_verdict_and_where_the_page_is(
+    def test_prints_each_verdict_and_the_path_of_the_page(
         self, nano_run: Path, checked: tuple[Path, ClaimsReport], monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
         folder, report = checked
@@ -306,13 +306,13 @@ class TestTheCommand:
         monkeypatch.setattr(
             claims, "check_claims", lambda *some, **others: given.append(some) or named.append(others) or report
         )
-        asked = ["--run", str(nano_run), "--to", str(folder), "--seeds", "0,4", "--steps", "7", "--count", "3"]
-        asked += ["--device", "cpu", "--batch", "5", "--processes", "2", "--trunk-steps", "11"]
-        assert main(["eval", "claims", *asked]) == 0
+        line = ["--run", str(nano_run), "--to", str(folder), "--seeds", "0,4", "--steps", "7", "--count", "3"]
+        line += ["--device", "cpu", "--batch", "5", "--processes", "2", "--trunk-steps", "11"]
+        assert main(["eval", "claims", *line]) == 0
         assert given[0][:-1] == (nano_run, folder, [0, 4], 7, 3, "cpu")
         assert named == [{"batch": 5, "processes": 2, "trunk_steps": 11}]
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0] == "not decided: Stage 1 alone cannot hold on to the reference as stage 2 can."
+        assert lines[0] == "not decided: Stage 1 alone cannot preserve the reference as stage 2 does."
         assert lines[-1] == str(folder / "REPORT.md")
         assert len(lines) == len(report.claims) + 1
 
@@ -326,32 +326,32 @@ class TestTheCommand:
 
         monkeypatch.setattr(claims, "check_claims", stand_in)
         assert main(["eval", "claims"]) == 0
-        said = {
+        defaults = {
             name: value for name, value in given[0].arguments.items() if name not in ("nano_run", "folder", "progress")
         }
-        assert said.pop("seeds") == list(claims.SEEDS)
-        assert said == {name: signature.parameters[name].default for name in said}
+        assert defaults.pop("seeds") == list(claims.SEEDS)
+        assert defaults == {name: signature.parameters[name].default for name in defaults}
 
-    def test_refuses_seeds_that_are_no_numbers(self, capsys: Any) -> None:
+    def test_rejects_seeds_that_are_not_integers(self, capsys: Any) -> None:
         assert main(["eval", "claims", "--seeds", "0,one"]) == 2
-        assert "--seeds is '0,one'; give whole numbers" in capsys.readouterr().err
+        assert "--seeds is '0,one'; give integers" in capsys.readouterr().err
 
-    def test_refuses_a_run_that_is_not_there(self, tmp_path: Path, capsys: Any) -> None:
+    def test_rejects_a_missing_run(self, tmp_path: Path, capsys: Any) -> None:
         assert main(["eval", "claims", "--run", str(tmp_path / "none"), "--to", str(tmp_path / "to")]) == 2
-        assert "is no run of nano that has made its stand-ins" in capsys.readouterr().err
+        assert "is not a run of nano with stand-ins" in capsys.readouterr().err
 
 
 class TestTheShippedPage:
-    def test_says_what_its_numbers_say_over_three_seeds_or_more(self) -> None:
+    def test_agrees_with_its_scores_over_three_seeds_or_more(self) -> None:
         page = (SHAPES / "REPORT.md").read_text(encoding="utf-8")
         numbers = json.loads((SHAPES / "claims.json").read_text(encoding="utf-8"))
-        assert len(numbers["settings"]["seeds"]) >= LEAST_SEEDS
+        assert len(numbers["settings"]["seeds"]) >= MIN_SEEDS
         names = ["stages", "siglip", *(f"weight_{weight}" for weight in WEIGHT_FUNCTIONS), "ema"]
         assert [claim["name"] for claim in numbers["claims"]] == names
         for number, claim in enumerate(numbers["claims"], 1):
             assert f"| {number} | {claim['sentence']} | **{claim['verdict']}** |" in page
 
-    def test_shows_plots_that_lie_beside_it(self) -> None:
+    def test_shows_plots_in_its_folder(self) -> None:
         page = (SHAPES / "REPORT.md").read_text(encoding="utf-8")
         plots = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)
         assert plots == ["claims_reference.png", "claims_weights.png"]
@@ -361,40 +361,44 @@ class TestTheShippedPage:
 
 
 class TestWhatCannotBeChecked:
-    def test_a_run_without_its_start_is_told_so(self, nano_run: Path, tmp_path: Path) -> None:
+    def test_a_run_without_a_starting_checkpoint_is_rejected(self, nano_run: Path, tmp_path: Path) -> None:
         begun = tmp_path / "nano"
         shutil.copytree(nano_run, begun)
         shutil.rmtree(begun / "start")
         shutil.rmtree(begun / "standins" / "siglip")
-        with pytest.raises(ValueError, match=r"as it lacks start, standins/siglip/config\.json: let"):
+        with pytest.raises(ValueError, match=r"missing: start, standins/siglip/config\.json\. Run"):
             check(begun, tmp_path / "claims")
         assert not (tmp_path / "claims").exists()
 
-    def test_a_folder_that_is_no_run_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"lacks recipe\.json, start, standins/flux/model_index\.json, .*: let"):
+    def test_a_folder_without_a_run_is_rejected(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            ValueError, match=r"missing: recipe\.json, start, standins/flux/model_index\.json, .*\. Run"
+        ):
             check(tmp_path / "nothing", tmp_path / "claims")
 
-    def test_a_recipe_that_is_none_is_named(self, nano_run: Path, tmp_path: Path) -> None:
+    def test_an_invalid_recipe_is_named(self, nano_run: Path, tmp_path: Path) -> None:
         broken = tmp_path / "nano"
         shutil.copytree(nano_run, broken)
         (broken / "recipe.json").write_text("{}")
-        with pytest.raises(ValueError, match=r"no run of nano, as its recipe\.json cannot be read .*: make one with"):
+        with pytest.raises(
+            ValueError, match=r"not a run of nano: its recipe\.json cannot be read .*\. Create one with"
+        ):
             check(broken, tmp_path / "claims")
 
-    def test_a_folder_of_other_settings_is_refused(self, nano_run: Path, checked: tuple[Path, ClaimsReport]) -> None:
-        with pytest.raises(ValueError, match=r"checked by other settings \(steps 1 instead of 2;.*\): name"):
+    def test_a_folder_of_other_settings_is_rejected(self, nano_run: Path, checked: tuple[Path, ClaimsReport]) -> None:
+        with pytest.raises(ValueError, match=r"claims of other settings \(steps 1 instead of 2;.*\): choose"):
             check(nano_run, checked[0], steps=2)
-        with pytest.raises(ValueError, match=r"checked by other settings \(trunk_steps 1 instead of 2;.*\): name"):
+        with pytest.raises(ValueError, match=r"claims of other settings \(trunk_steps 1 instead of 2;.*\): choose"):
             check(nano_run, checked[0], trunk_steps=2)
-        with pytest.raises(ValueError, match=r"checked by other settings \(batch 2 instead of 1;.*\): name"):
+        with pytest.raises(ValueError, match=r"claims of other settings \(batch 2 instead of 1;.*\): choose"):
             check(nano_run, checked[0], batch=1)
 
-    def test_a_folder_of_another_version_is_refused(self, nano_run: Path, tmp_path: Path) -> None:
+    def test_a_folder_of_another_version_is_rejected(self, nano_run: Path, tmp_path: Path) -> None:
         (tmp_path / "settings.json").write_text('{"steps": 1}')
-        with pytest.raises(ValueError, match="checked by another version: name another folder"):
+        with pytest.raises(ValueError, match="claims of another version: choose another folder"):
             check(nano_run, tmp_path)
 
-    def test_runs_of_another_recipe_are_not_taken_for_these(
+    def test_runs_of_another_recipe_are_rejected(
         self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path
     ) -> None:
         changed, folder = tmp_path / "nano", checked[0]
@@ -405,30 +409,30 @@ class TestWhatCannotBeChecked:
         with pytest.raises(ValueError, match=r"other settings \(stage2 .*0\.001.* instead of .*0\.5"):
             check(changed, folder)
 
-    def test_jobs_that_failed_or_were_stopped_are_followed_by_no_other(self, tmp_path: Path) -> None:
-        # Another process knows the standard library, and may not know this file.
+    def test_no_job_starts_after_one_that_failed_or_was_interrupted(self, tmp_path: Path) -> None:
+        # Functions of the standard library, because another process may not be able to import this file.
         jobs = [Job("long", time.sleep, (120,)), Job("fails", int, ("no number",))]
         jobs += [Job(str(number), Path.touch, (tmp_path / str(number),)) for number in range(6)]
         begun = time.monotonic()
         with pytest.raises(ValueError, match="no number"):
-            do_jobs([*jobs, Job("last", Path.touch, (tmp_path / "last",), ("0", "long"))], 2)
+            run_jobs([*jobs, Job("last", Path.touch, (tmp_path / "last",), ("0", "long"))], 2)
         assert time.monotonic() - begun < 60
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_job_begins_when_those_that_it_needs_are_done_and_waits_for_no_other(self, tmp_path: Path) -> None:
+    def test_a_job_starts_once_its_dependencies_are_done(self, tmp_path: Path) -> None:
         first, second = tmp_path / "first", tmp_path / "second"
         jobs = [
             Job("long", time.sleep, (8,)),
-            Job("renames", Path.rename, (first, second), ("makes",)),  # fails, if it begins too early
+            Job("renames", Path.rename, (first, second), ("makes",)),  # fails if it starts too early
             Job("makes", Path.touch, (first,)),
             Job("last", time.sleep, (0,), ("long", "renames")),
         ]
         ended: list[str] = []
-        do_jobs(jobs, 2, lambda done, total, name: ended.append(f"{done} of {total}: {name}"))
+        run_jobs(jobs, 2, lambda done, total, name: ended.append(f"{done} of {total}: {name}"))
         assert ended == ["1 of 4: makes", "2 of 4: renames", "3 of 4: long", "4 of 4: last"]
         assert list(tmp_path.iterdir()) == [second]
 
-    def test_a_start_of_other_weights_is_refused(
+    def test_a_starting_checkpoint_with_other_weights_is_rejected(
         self, nano_run: Path, checked: tuple[Path, ClaimsReport], tmp_path: Path
     ) -> None:
         changed = tmp_path / "nano"
@@ -436,11 +440,14 @@ class TestWhatCannotBeChecked:
         with next((changed / "start").glob("*.safetensors")).open("r+b") as file:
             file.seek(-4, 2)
             file.write(b"1234")
-        with pytest.raises(ValueError, match=r"other settings \(start \w+ instead of \w+\): name"):
+        with pytest.raises(ValueError, match=r"other settings \(start \w+ instead of \w+\): choose"):
             check(changed, checked[0])
 
-    def test_a_folder_in_use_is_refused(self, nano_run: Path, tmp_path: Path) -> None:
-        with locked(tmp_path / "lock", wait=False, busy=""), pytest.raises(ValueError, match="Another process checks"):
+    def test_a_folder_in_use_is_rejected(self, nano_run: Path, tmp_path: Path) -> None:
+        with (
+            locked(tmp_path / "lock", wait=False, busy=""),
+            pytest.raises(ValueError, match="Another process is checking"),
+        ):
             check(nano_run, tmp_path)
 
     @pytest.mark.parametrize(
@@ -456,7 +463,7 @@ class TestWhatCannotBeChecked:
             ({"batch": 0}, "batch is 0"),
         ],
     )
-    def test_settings_out_of_range_are_refused(self, settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    def test_settings_out_of_range_are_rejected(self, settings: dict[str, Any], message: str, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             check(tmp_path, tmp_path, **settings)
 
@@ -469,10 +476,10 @@ class TestWhatCannotBeChecked:
         with pytest.raises(ValueError, match=r"raw-seed-0\.json' is damaged .* delete it"):
             check(nano_run, damaged)
 
-    def test_without_matplotlib_nothing_is_begun(
+    def test_without_matplotlib_nothing_is_started(
         self, nano_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(claims_report, "find_spec", lambda name: None)
-        with pytest.raises(ValueError, match="Drawing needs matplotlib"):
+        with pytest.raises(ValueError, match="Plotting needs matplotlib"):
             check(nano_run, tmp_path / "claims")
         assert not (tmp_path / "claims").exists()

@@ -1,4 +1,4 @@
-"""What is said of the paper's claims: the rule by which one holds, and the page, which says what the numbers say."""
+"""The rule by which a claim of the paper holds, and the page, whose text follows from the scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from uniworld.training.shapes.claims.exam import SMALL, TaskScore, edited_share, is_large, is_small
-from uniworld.training.shapes.claims.report import ClaimsReport, spread, write_report
+from uniworld.training.shapes.claims.report import ClaimsReport, mean_and_range, write_report
 from uniworld.training.shapes.claims.rule import KEPT, PSNR, RIGHT, Claim, Comparison
 from uniworld.training.shapes.claims.train import FULL, RAW, VARIANTS, WEIGHTS, Variant
 from uniworld.training.shapes.exam.exam import exam_tasks
@@ -21,7 +21,7 @@ def score(kind: str = "add", edited: float = 0.05, right: bool = True, kept: flo
 
 
 def report_of(kept: Callable[[Variant, int], float], right: Callable[[Variant, int, bool], bool]) -> ClaimsReport:
-    """A report of scores made up: `kept(variant, seed)`, and `right(variant, seed, small)`."""
+    """A report of made-up scores: `kept(variant, seed)`, and `right(variant, seed, small)`."""
     scores = {
         variant: {
             seed: tuple(
@@ -57,15 +57,15 @@ class TestTheRule:
         [
             ((0.2, 0.25, 0.3), "higher"),
             ((-0.2, -0.25, -0.3), "lower"),
-            ((0.1, 0.2, 0.4), "no clear difference"),  # of one sign, and wider apart than they are large
+            ((0.1, 0.2, 0.4), "no clear difference"),  # the same sign, but the range exceeds the mean
             ((0.3, -0.1, 0.3), "no clear difference"),
             ((0.0, 0.0, 0.0), "no clear difference"),
-            ((0.0005, 0.0005, 0.0005), "no clear difference"),  # steady, and nothing
+            ((0.0005, 0.0005, 0.0005), "no clear difference"),  # consistent, but too small
             ((0.2, 0.25), "too few seeds"),
             ((0.2, None, 0.3), "not measured"),
         ],
     )
-    def test_a_difference_counts_where_it_exceeds_its_spread_over_three_seeds(
+    def test_a_difference_counts_if_it_exceeds_its_range_over_three_seeds(
         self, differences: Sequence[float | None], outcome: str
     ) -> None:
         assert compared(differences).outcome == outcome
@@ -78,12 +78,10 @@ class TestTheRule:
             ((0.2, -0.2), "holds in part"),
             ((0.0, 0.0), "does not hold"),
             ((0.0, -0.2), "does not hold"),
-            ((-0.2, -0.2), "the other way round"),
+            ((-0.2, -0.2), "the opposite holds"),
         ],
     )
-    def test_a_claim_holds_where_every_decisive_measure_is_higher(
-        self, outcomes: Sequence[float], verdict: str
-    ) -> None:
+    def test_a_claim_holds_if_every_decisive_measure_is_higher(self, outcomes: Sequence[float], verdict: str) -> None:
         decisive = tuple(compared([value] * 3) for value in outcomes)
         assert Claim("", "", FULL, RAW, decisive, (compared([0.0] * 3),)).verdict == verdict
 
@@ -92,7 +90,7 @@ class TestTheRule:
 
 
 class TestSmallAndLargeEdits:
-    def test_the_held_out_edits_lie_far_from_where_they_are_split(self) -> None:
+    def test_held_out_edits_are_far_from_the_threshold(self) -> None:
         tasks = [task for kind in EDITS for task in exam_tasks(kind, 12)]
         shares = [edited_share(task) for task in tasks]
         assert not [share for share in shares if 0.8 * SMALL < share < 1.2 * SMALL]
@@ -110,7 +108,7 @@ class TestSmallAndLargeEdits:
 class TestThePage:
     @pytest.fixture
     def as_published(self) -> ClaimsReport:
-        """Stage 2 keeps more than all others, and each weight gets the small edits right and the large ones wrong."""
+        """Stage 2 keeps more than all others; each weight improves small edits and fails large ones."""
         return report_of(
             lambda variant, seed: (0.9 if variant is FULL else 0.4) + 0.01 * seed,
             lambda variant, seed, small: (small != (variant is WEIGHTS["none"])) and variant is not RAW,
@@ -124,7 +122,7 @@ class TestThePage:
             **{f"weight_{name}": "holds" for name in WEIGHT_FUNCTIONS},
         }
         text = as_published.text()
-        assert "| 1 | Stage 1 alone cannot hold on to the reference as stage 2 can. | **holds** |" in text
+        assert "| 1 | Stage 1 alone cannot preserve the reference as stage 2 does. | **holds** |" in text
         assert "91.0 % (90.0 to 92.0) | 41.0 % (40.0 to 42.0) | +50.0 points (+50.0 to +50.0) | higher |" in text
         assert "PSNR of the untouched area is higher, +10.0 dB (+10.0 to +10.0)" in " ".join(text.split())
 
@@ -132,7 +130,7 @@ class TestThePage:
         line = next(line for line in as_published.text().splitlines() if "| large edits |" in line)
         assert line.startswith("| tasks done right | large edits | 0.0 %")
         assert line.endswith("| lower |")
-        assert "Besides, tasks done right, of large edits, is lower, -100.0 points" in " ".join(
+        assert "In addition, tasks done right (large edits) is lower, -100.0 points" in " ".join(
             as_published.text().split()
         )
         assert "| measure | tasks | linear weight | no weight | difference | outcome |" in as_published.text()
@@ -141,41 +139,45 @@ class TestThePage:
         report = report_of(lambda variant, seed: 0.5 + 0.1 * seed * (variant is FULL), lambda *_: False)
         assert {claim.verdict for claim in report.claims} == {"does not hold"}
         words = " ".join(report.text().split())
-        assert "**Does not hold.** With stage 2 against stage 1 alone, objects kept shows no difference beyond" in words
+        assert (
+            "**Does not hold.** Stage 2 compared with stage 1 alone: objects kept shows no difference beyond" in words
+        )
 
-    def test_says_where_no_difference_could_show(self) -> None:
+    def test_says_when_no_difference_could_show(self) -> None:
         for share in (0.0, 1.0):
             assert "no difference could show" in " ".join(report_of(lambda *_: share, lambda *_: False).text().split())  # noqa: B023
         text = report_of(lambda *_: 0.5, lambda variant, seed, small: small).text()
         assert (
-            "of large edits, shows no difference beyond the spread over the seeds, +0.0 points (+0.0 to +0.0), where both"
+            "(large edits) shows no difference beyond the range over the seeds, +0.0 points (+0.0 to +0.0); both values"
             in " ".join(text.split())
         )
 
-    def test_says_so_only_where_none_shows(self) -> None:
+    def test_says_so_only_if_there_is_no_difference(self) -> None:
         report = report_of(lambda variant, seed: 0.995 if variant is FULL else 0.986, lambda *_: False)
         kept = report.claims[0].decisive[0]
         assert (kept.outcome, kept.saturated) == ("higher", True)
         words = " ".join(report.text().split())
         assert "objects kept is higher, +0.9 points (+0.9 to +0.9); PSNR" in words
 
-    def test_says_what_is_the_other_way_round(self) -> None:
+    def test_says_when_the_opposite_holds(self) -> None:
         report = report_of(lambda variant, seed: 0.3 if variant is FULL else 0.6, lambda *_: True)
-        assert "**The other way round.** With stage 2 against stage 2 without SigLIP" in report.text()
+        assert "**The opposite holds.** Stage 2 compared with stage 2 without SigLIP" in report.text()
 
-    def test_tells_the_rule_the_lengths_and_every_variant(self, as_published: ClaimsReport) -> None:
+    def test_explains_the_rule_the_training_and_every_variant(self, as_published: ClaimsReport) -> None:
         text = " ".join(as_published.text().split())
         assert "**The rule.**" in text
-        assert "stage 1 for 400 steps and then, from its averaged weights, stage 2 for 2000. The first 1500" in text
-        assert 'What is called "stage 2 without SigLIP" has a trunk of its own' in text
-        assert '"stage 1 alone" is stage 1 all the way, 1900 steps and the branch.' in text
-        assert "(2 of the first seed's edits are, and 1 are large)" in text
+        assert (
+            "Stage 1 takes 400 steps. Stage 2 starts from its averaged weights and takes 2000. The first 1500" in text
+        )
+        assert 'The variant "stage 2 without SigLIP" has its own trunk' in text
+        assert 'The variant "stage 1 alone" is stage 1 throughout, 1900 steps and the branch.' in text
+        assert "of the first seed's edits, 2 are small and 1 are large" in text
         assert all(f"| {variant.label} |" in text for variant in VARIANTS)
 
-    def test_a_number_that_no_task_has_is_said_to_be_none(self) -> None:
-        assert spread([None, None], PSNR) == "none"
-        assert spread([None, 20.0], PSNR) == "20.0 dB (20.0 to 20.0)"
-        assert spread([0.1, -0.1], RIGHT, True) == "+0.0 points (-10.0 to +10.0)"
+    def test_a_measure_without_a_value_is_none(self) -> None:
+        assert mean_and_range([None, None], PSNR) == "none"
+        assert mean_and_range([None, 20.0], PSNR) == "20.0 dB (20.0 to 20.0)"
+        assert mean_and_range([0.1, -0.1], RIGHT, True) == "+0.0 points (-10.0 to +10.0)"
 
     def test_its_plots_are_small_pictures(self, as_published: ClaimsReport, tmp_path: Path) -> None:
         write_report(as_published, tmp_path)
@@ -184,7 +186,7 @@ class TestThePage:
         assert all(file.read_bytes()[:4] == b"\x89PNG" and file.stat().st_size < 60_000 for file in plots)
         assert all(f"]({file.name})" in as_published.text() for file in plots)
 
-    def test_its_numbers_are_kept_by_seed(self, as_published: ClaimsReport) -> None:
+    def test_its_scores_are_listed_by_seed(self, as_published: ClaimsReport) -> None:
         whole = json.loads(as_published.json())
         assert whole["variants"]["full"]["all"]["objects kept"] == pytest.approx([0.9, 0.91, 0.92])
         assert whole["claims"][0]["comparisons"][0]["outcome"] == "higher"

@@ -1,4 +1,4 @@
-"""The examination: a model that is always right gets everything, one that is not is told where it fails."""
+"""The evaluation: a perfect model reaches every level, and the report of another one says where it fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from uniworld.training.shapes.exam.exam import exam_tasks, examine, examine_vae
-from uniworld.training.shapes.exam.report import Examined, ExamReport
+from uniworld.training.shapes.exam.report import ExamReport, ExamResult
 from uniworld.training.shapes.exam.sheet import contact_sheet, write_sheet
 from uniworld.training.shapes.judge.verdict import Verdict
 from uniworld.training.shapes.tasks.tasks import KINDS, ShapesTask
@@ -21,7 +21,7 @@ from uniworld.uniworld_core import UniWorld
 
 
 class Stand:
-    """What the examination uses of a UniWorld; it paints and answers by a list of its own, right by default."""
+    """Replaces a UniWorld in the evaluation; paints and answers from a list, by default correctly."""
 
     checkpoint, dtype = Path("stand"), torch.float32
 
@@ -29,7 +29,7 @@ class Stand:
         self, tasks: Sequence[ShapesTask], picture: str = "target", head: bool = True, paints: bool = True
     ) -> None:
         self.picture, self.paints = picture, paints
-        # Several tasks may have one prompt; what was shown tells them apart.
+        # Several tasks may have the same prompt; their references differ.
         self.tasks = {self.key(task.prompt, task.references): task for task in tasks}
         self.understanding = SimpleNamespace(task_head=object() if head else None)
 
@@ -75,7 +75,7 @@ class TestTheModelThatIsAlwaysRight:
         assert [one for one in report.examined if not one.verdict.right] == []
         assert [level.name for level in report.levels() if not level.reached] == []
 
-    def test_is_examined_in_every_kind_by_the_count(self) -> None:
+    def test_is_evaluated_on_every_kind(self) -> None:
         rows = examined(count=3).kinds()
         assert [row.kind for row in rows] == list(KINDS)
         assert {row.count for row in rows} == {3}
@@ -83,7 +83,7 @@ class TestTheModelThatIsAlwaysRight:
 
 
 class TestTheModelThatDoesNothing:
-    def test_reaches_no_level_of_the_edits_and_is_told_why(self) -> None:
+    def test_reaches_no_level_of_the_edits_with_reasons(self) -> None:
         report = examined(picture="reference", paints=False)
         reached = {level.name: level.reached for level in report.levels()}
         assert not any(
@@ -93,7 +93,7 @@ class TestTheModelThatDoesNothing:
         assert all(one["reasons"] for one in wrong)
         assert "the answer is 'fish'" in next(one["reasons"][0] for one in wrong if one["kind"] == "question")
 
-    def test_a_checkpoint_without_a_routing_head_is_not_examined_in_routing(self) -> None:
+    def test_a_checkpoint_without_a_routing_head_has_no_routing_score(self) -> None:
         report = examined(count=1, head=False)
         assert {row.routed_right for row in report.kinds()} == {None}
         level = next(level for level in report.levels() if level.name == "routing right")
@@ -107,7 +107,7 @@ class TestTheReport:
         assert all(any(line.startswith(f"{kind} ") for line in text.splitlines()) for kind in KINDS)
         assert text.count(" reached") == 7
 
-    def test_lines_normals_and_poses_have_numbers_of_their_own(self) -> None:
+    def test_lines_normals_and_poses_have_their_own_scores(self) -> None:
         rows = {row.kind: row for row in examined(count=2).kinds()}
         assert all(rows[kind].edge_f1 == 1 for kind in ("edge", "hed", "mlsd", "sketch"))
         assert {kind for kind, row in rows.items() if row.angle is not None} == {"normal"}
@@ -118,16 +118,16 @@ class TestTheReport:
     def test_a_level_that_is_not_reached_says_so_with_the_number(self) -> None:
         task = exam_tasks("add", 1)[0]
         verdicts = (Verdict(True, kept=1.0, psnr=30.0), Verdict(False, ("no star",), kept=0.5, psnr=20.0))
-        report = ExamReport({}, tuple(Examined(task, verdict) for verdict in verdicts))
+        report = ExamReport({}, tuple(ExamResult(task, verdict) for verdict in verdicts))
         levels = {level.name: level for level in report.levels()}
         assert levels["edits right"].value == 0.5
         assert levels["objects kept"].value == 0.75
         assert not levels["edits right"].reached
         line = next(line for line in report.text().splitlines() if line.startswith("edits right "))
         assert line.split() == ["edits", "right", "0.85", "0.500", "not", "reached"]
-        assert "not examined" in next(line for line in report.text().splitlines() if line.startswith("text to image"))
+        assert "not evaluated" in next(line for line in report.text().splitlines() if line.startswith("text to image"))
 
-    def test_json_carries_settings_levels_kinds_and_reasons(self) -> None:
+    def test_json_contains_settings_levels_kinds_and_reasons(self) -> None:
         whole = json.loads(examined(count=1).json())
         assert set(whole) == {"settings", "levels", "kinds", "wrong"}
         assert whole["settings"]["count"] == 1
@@ -145,28 +145,28 @@ class TestTheReport:
 
 
 class TestTheTasks:
-    def test_a_longer_examination_begins_with_the_shorter_one(self) -> None:
+    def test_a_longer_evaluation_starts_with_the_tasks_of_a_shorter_one(self) -> None:
         assert exam_tasks("compose", 5) == exam_tasks("compose", 9)[:5]
 
-    def test_another_seed_asks_other_tasks(self) -> None:
+    def test_another_seed_has_other_tasks(self) -> None:
         assert exam_tasks("compose", 5, seed=1) != exam_tasks("compose", 5)
 
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"kinds": ["sing"]}, r"\['sing'\] are not known here; choose some of text_to_image"),
+            ({"kinds": ["sing"]}, r"\['sing'\] are unknown; choose some of text_to_image"),
             ({"count": 0}, "The count is 0"),
             ({"batch": 0}, "The batch is 0"),
             ({"seed": -1}, "The seed is -1"),
         ],
     )
-    def test_what_cannot_be_examined_is_refused(self, settings: dict[str, Any], message: str) -> None:
+    def test_invalid_arguments_are_rejected(self, settings: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             examine(Stand([]), **settings)  # type: ignore[arg-type]
 
 
 class Keeping:
-    """A VAE that loses nothing, or the small things."""
+    """A VAE that is lossless, or loses details."""
 
     def __init__(self, loses: int = 1) -> None:
         self.loses = loses
@@ -179,21 +179,21 @@ class Keeping:
 
 
 class TestTheVaeAlone:
-    def test_one_that_loses_nothing_keeps_every_task_right(self) -> None:
+    def test_a_lossless_one_keeps_every_task_right(self) -> None:
         report = examine_vae(Keeping(), count=3, batch=2)  # type: ignore[arg-type]
         assert {row.right for row in report.kinds()} == {1.0}
         assert [row.kind for row in report.kinds()] == [kind for kind in KINDS if kind != "question"]
 
-    def test_one_that_loses_shapes_is_found_out(self) -> None:
+    def test_one_that_loses_shapes_is_detected(self) -> None:
         report = examine_vae(Keeping(loses=16), count=4, kinds=["add"])  # type: ignore[arg-type]
         assert report.kinds()[0].right == 0
 
-    def test_it_paints_no_answers(self) -> None:
-        with pytest.raises(ValueError, match=r"\['question'\] are not known here"):
+    def test_it_does_not_accept_questions(self) -> None:
+        with pytest.raises(ValueError, match=r"\['question'\] are unknown"):
             examine_vae(Keeping(), kinds=["question"])  # type: ignore[arg-type]
 
 
-def test_a_real_model_is_examined_from_end_to_end() -> None:
+def test_a_real_model_is_evaluated_end_to_end() -> None:
     model = UniWorld.from_pretrained("tiny", dtype=torch.float32)
     told: list[tuple[str, int, int]] = []
     kinds = ("text_to_image", "compose", "question")
@@ -203,4 +203,4 @@ def test_a_real_model_is_examined_from_end_to_end() -> None:
     assert {one.painted.size for one in report.examined if one.painted} == {(128, 128)}
     again = examine(model, 1, kinds, steps=2)
     alone, together = (np.asarray(some.of("compose")[0].painted, np.int16) for some in (again, report))
-    assert np.abs(alone - together).max() <= 1  # of 255: what is painted with others is rounded otherwise
+    assert np.abs(alone - together).max() <= 1  # of 255: batching changes the rounding

@@ -1,4 +1,4 @@
-"""Nano from nothing by the one command: it goes on where it was stopped, and what comes out beats an untrained model."""
+"""Nano from scratch: training resumes where it was stopped, and the result is better than an untrained model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from uniworld.training.shapes.exam.exam import exam_tasks, examine
 from uniworld.training.shapes.nano import nano
 from uniworld.training.shapes.nano.curves import draw_curves
 from uniworld.training.shapes.nano.nano import train_nano
-from uniworld.training.shapes.nano.recipe import Length, read_recipe
+from uniworld.training.shapes.nano.recipe import Hyperparameters, read_recipe
 from uniworld.training.shapes.standins import fit
 from uniworld.training.shapes.tasks.tasks import ShapesTask
 from uniworld.uniworld_core import UniWorld
@@ -28,7 +28,7 @@ from uniworld.uniworld_core.backbones.flux_latents import FLUX_LATENTS, read_lat
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
 from uniworld.uniworld_core.prompts.scope import read_scope
 
-_BLINK = Length(steps=2, learning_rate=1e-3, batch=4)
+_BLINK = Hyperparameters(steps=2, learning_rate=1e-3, batch=4)
 BLINK = replace(
     read_recipe("quick"),
     **dict.fromkeys(("vae", "decoder", "vlm", "siglip", "flux", "stage1", "stage2"), _BLINK),
@@ -51,12 +51,12 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def blink(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A nano that has hardly trained; tests only read it."""
+    """A nano that is barely trained; tests only read it."""
     return train_nano(tmp_path_factory.mktemp("blink"), device="cpu", recipe=BLINK)
 
 
 @pytest.mark.slow
-def test_stopped_at_any_step_it_goes_on_to_the_same_model(
+def test_stopped_at_any_step_it_resumes_to_the_same_model(
     blink: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
@@ -69,7 +69,7 @@ def test_stopped_at_any_step_it_goes_on_to_the_same_model(
             def stop(self: object, step: str = step) -> None:
                 raise Stopped(step)
 
-            patch.setattr(nano._Work, step, stop)
+            patch.setattr(nano._NanoRun, step, stop)
             with pytest.raises(Stopped, match=step):
                 train_nano(tmp_path / "pieces", device="cpu", recipe=BLINK)
     pieces = train_nano(tmp_path / "pieces", device="cpu", recipe=BLINK)
@@ -77,7 +77,7 @@ def test_stopped_at_any_step_it_goes_on_to_the_same_model(
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert Image.open(tmp_path / "pieces" / "curves.png").width > 1500
-    assert read_latent_format(pieces / "flux").rgb != FLUX_LATENTS.rgb  # previews have this VAE's colours
+    assert read_latent_format(pieces / "flux").rgb != FLUX_LATENTS.rgb  # previews use this VAE's colours
     shipped = read_scope(SHIPPED_FOLDER / "nano" / "uniworld")
     assert shipped == read_scope(pieces / "uniworld")
     changed = [file.stat().st_mtime_ns for file in sorted(pieces.rglob("*"))]
@@ -86,37 +86,37 @@ def test_stopped_at_any_step_it_goes_on_to_the_same_model(
     assert sum(file.stat().st_size for file in pieces.rglob("*") if file.is_file()) < 60e6
 
 
-def test_curves_of_a_folder_without_a_log_are_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no log of a training: give the folder of `uniworld train nano`"):
+def test_curves_of_a_folder_without_logs_are_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="contains no training logs: give the folder of `uniworld train nano`"):
         draw_curves(tmp_path, tmp_path / "curves.png")
 
 
-def test_every_recipe_is_whole_and_the_quick_one_the_shortest() -> None:
+def test_every_recipe_is_complete_and_the_quick_one_the_shortest() -> None:
     full, gpu, quick = (read_recipe(name) for name in ("full", "gpu", "quick"))
     for name in ("vae", "decoder", "vlm", "siglip", "flux", "stage1", "stage2"):
         assert getattr(quick, name).steps * 20 < getattr(full, name).steps
         assert getattr(gpu, name).batch > getattr(full, name).batch
 
 
-def test_a_folder_of_another_recipe_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    work = nano._Work(tmp_path, BLINK, "cpu", lambda *_: None)
+def test_a_folder_of_another_recipe_is_rejected_before_training(tmp_path: Path) -> None:
+    work = nano._NanoRun(tmp_path, BLINK, "cpu", lambda *_: None)
     assert work.recipe == BLINK
-    nano._Work(tmp_path, BLINK, "cpu", lambda *_: None)  # the same one goes on
+    nano._NanoRun(tmp_path, BLINK, "cpu", lambda *_: None)  # the same recipe resumes
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match=r"another recipe .* name another folder"):
+    with pytest.raises(ValueError, match=r"another recipe .* choose another folder"):
         train_nano(tmp_path, device="cpu")
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
     assert main(["train", "nano", "--quick", "--device", "cpu", "--folder", str(tmp_path / "file")]) == 2
-    said = capsys.readouterr().err
-    assert "file/standins' cannot be written: Not a directory. Free room on the disk or name another folder" in said
+    error = capsys.readouterr().err
+    assert "file/standins' cannot be written: Not a directory. Free disk space or choose another folder" in error
 
 
 class _Drawn:
-    """A picture of the world as a sample has it."""
+    """A picture of the world as the picture of a sample."""
 
     def __init__(self, picture: Image.Image) -> None:
         self.picture = picture
@@ -130,8 +130,8 @@ def held_out() -> list[ShapesTask]:
 
 
 def vae_psnr(model: UniWorld) -> float:
-    """Of held-out pictures that the VAE encodes and decodes."""
-    shown = fit.bytes_of([task.target for task in held_out()]).float() / 255
+    """PSNR of held-out pictures after encoding and decoding."""
+    shown = fit.uint8_batch([task.target for task in held_out()]).float() / 255
     with torch.no_grad():
         decoded = model.vae.decode(model.vae.encode(shown))
     return float(-10 * ((shown - decoded) ** 2).mean().log10())
@@ -157,7 +157,7 @@ def test_the_quick_command_beats_an_untrained_model_by_a_wide_margin(
     trained = opened(Path(capsys.readouterr().out.strip().splitlines()[-1]))
     untrained = opened(blink)
     assert vae_psnr(trained) > vae_psnr(untrained) + 1.5
-    # The untrained DiT is asked about the very latents that the trained one knows.
+    # The untrained DiT predicts the same latents as the trained one.
     assert flow_loss(trained, trained.dit) < 0.4 * flow_loss(trained, untrained.dit)
     kinds = examine(trained, count=20, kinds=("remove", "text_to_image", "question"), steps=1, batch=20).kinds()
     routed = [kind.routed_right for kind in kinds]

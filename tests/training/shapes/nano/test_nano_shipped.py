@@ -1,4 +1,4 @@
-"""The nano that ships: its files are in the published layout and small, and it passes a short examination.
+"""The shipped nano: its files are small and in the published layout, and it passes a short evaluation.
 
 What it makes in the shared workflows is held right in tests/workflows.
 """
@@ -27,7 +27,7 @@ from uniworld.uniworld_core.sampling.latents import cell_colors
 NANO = SHIPPED_FOLDER / "nano"
 PICTURES = Path(__file__).resolve().parents[4] / "workflows" / "input"
 COUNT = 6
-# Shares of tasks done right, far enough below what the whole examination finds that six tasks of a kind reach them.
+# Fractions of correct tasks, far enough below those of the full evaluation that six tasks per kind reach them.
 LEVELS = {
     "add": 0.8,
     "remove": 0.8,
@@ -44,7 +44,7 @@ LEVELS = {
     "openpose": 0.6,
     "question": 0.8,
 }
-# What is no safetensors and no JSON, as published: Qwen's and CLIP's merges, and the routing head.
+# Published files other than safetensors and JSON: Qwen's and CLIP's merges, and the routing head.
 OTHER_FILES = {"uniworld/merges.txt", "flux/tokenizer/merges.txt", f"uniworld/{TASK_HEAD_FILE}"}
 PARTS = {"vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"}
 
@@ -55,7 +55,7 @@ def files() -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def report() -> ExamReport:
-    """A short examination on held-out tasks, with the settings of `uniworld eval shapes`."""
+    """A short evaluation on held-out tasks, with the settings of `uniworld eval shapes`."""
     return examine(UniWorld.from_pretrained("nano", dtype=torch.float32), COUNT, tuple(LEVELS))
 
 
@@ -70,14 +70,14 @@ def test_all_of_it_is_small_and_in_the_published_formats() -> None:
 
 def test_its_folders_are_laid_out_as_published() -> None:
     assert {folder.name for folder in NANO.iterdir()} == {"uniworld", "flux", "siglip"}
-    # The checkpoint's own DiT takes the place of FLUX's transformer.
+    # The checkpoint contains the DiT, which replaces FLUX's transformer.
     assert {folder.name for folder in (NANO / "flux").iterdir() if folder.is_dir()} == PARTS
     config = json.loads((NANO / "uniworld" / "config.json").read_text(encoding="utf-8"))
     assert config["model_type"] == "univa_qwen2p5vl"
     assert {f"uniworld/{TASK_HEAD_FILE}", "siglip/config.json", "siglip/preprocessor_config.json"} <= set(files())
 
 
-def test_no_file_tells_where_it_was_made() -> None:
+def test_no_file_contains_a_path() -> None:
     for name, file in files().items():
         content = file.read_bytes()
         assert not any(word in content for word in (b"/home/", b"/tmp/", b"/work/", b"/root/")), name

@@ -1,4 +1,4 @@
-"""The stand-ins for the base models: read by the core as the public ones are, and trained by a loop that survives a kill."""
+"""The stand-ins for the base models: the core reads them like the public ones, and their training resumes after a kill."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOREIGN = "Ein Löwe 猫 & 3 kites, painted by Xyzzy!"
 
 @pytest.fixture(scope="module")
 def standins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Untrained stand-ins in their folders `qwen`, `flux` and `siglip`, and the start checkpoint made of them."""
+    """Untrained stand-ins in the folders `qwen`, `flux` and `siglip`, and the starting checkpoint built from them."""
     folder = tmp_path_factory.mktemp("standins")
     tokens.write_qwen_tokenizer(folder / "qwen")
     ids = tokens.qwen_ids(folder / "qwen")
@@ -48,7 +48,7 @@ def untrained(standins: Path) -> UniWorld:
     return UniWorld.from_pretrained(standins / "start", standins / "flux", standins / "siglip", dtype=torch.float32)
 
 
-def test_the_folders_are_read_by_the_core_as_the_public_models_are(untrained: UniWorld) -> None:
+def test_the_core_reads_the_folders_like_those_of_the_public_models(untrained: UniWorld) -> None:
     untrained.check()
     task = make_task("compose", np.random.default_rng(0), "train")
     refs = untrained.reference(task.references)
@@ -59,7 +59,7 @@ def test_the_folders_are_read_by_the_core_as_the_public_models_are(untrained: Un
     assert isinstance(untrained.understand(task.prompt, refs, max_new_tokens=2), str)
 
 
-def test_siglip_has_as_many_tokens_of_a_picture_as_are_painted_and_the_vlm_sixteen(untrained: UniWorld) -> None:
+def test_siglip_has_one_token_per_dit_token_and_the_vlm_sixteen(untrained: UniWorld) -> None:
     task = make_task("remove", np.random.default_rng(0), "train")
     inputs = untrained.vlm.inputs([task.prompt], [task.references])
     assert int((inputs.ids == untrained.vlm.config.tokens["image_token_id"]).sum()) == 16
@@ -67,7 +67,7 @@ def test_siglip_has_as_many_tokens_of_a_picture_as_are_painted_and_the_vlm_sixte
     assert untrained.reference(task.references)[0].features.shape == (painted, parts.SIGLIP_WIDTH)  # type: ignore[union-attr]
 
 
-def test_the_stand_ins_stay_within_what_ships(standins: Path) -> None:
+def test_the_stand_ins_are_small_enough_to_ship(standins: Path) -> None:
     sizes = [file.stat().st_size for name in ("start", "siglip") for file in (standins / name).rglob("*.safetensors")]
     sizes += [
         file.stat().st_size
@@ -86,7 +86,7 @@ class TestTokenizers:
         t5 = t5_tokenizer(standins / "flux" / "tokenizer_2")
         assert len(t5("a large orange triangle")["input_ids"]) == 5  # with its end
 
-    def test_any_text_can_be_read(self, standins: Path) -> None:
+    def test_any_text_can_be_encoded(self, standins: Path) -> None:
         qwen = read_tokenizer(standins / "qwen")
         assert qwen.decode(qwen(FOREIGN)["input_ids"]) == FOREIGN
         for read, name in ((clip_tokenizer, "tokenizer"), (t5_tokenizer, "tokenizer_2")):
@@ -99,7 +99,7 @@ class TestTokenizers:
             assert (tmp_path / again / "tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()
 
 
-def test_patches_are_cut_as_the_processor_cuts_them(tmp_path: Path) -> None:
+def test_patches_equal_those_of_the_processor(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     shown = [picture for kind in ("compose", "edge") for picture in make_task(kind, rng, "train").references]
     processor = make_processor("Qwen2VLImageProcessor", vlm.preprocessor_config(), tmp_path)
@@ -108,7 +108,7 @@ def test_patches_are_cut_as_the_processor_cuts_them(tmp_path: Path) -> None:
     assert made["image_grid_thw"].tolist() == [[1, 8, 8]] * len(shown)
 
 
-def test_the_vision_half_sees_many_pictures_at_once_as_one_by_one(untrained: UniWorld) -> None:
+def test_batched_vision_attention_gives_the_same_result(untrained: UniWorld) -> None:
     rng = np.random.default_rng(0)
     shown = [make_task("remove", rng, "train").references[0] for _ in range(3)]
     visual, grids = untrained.vlm.qwen.model.visual, torch.tensor([[1, 8, 8]] * 3)
@@ -122,7 +122,7 @@ def test_the_vision_half_sees_many_pictures_at_once_as_one_by_one(untrained: Uni
         return tokens[0]
 
     one_by_one = seen()
-    vision.attend_at_once(visual, 64)
+    vision.batch_vision_attention(visual, 64)
     try:
         torch.testing.assert_close(seen(), one_by_one, rtol=1e-4, atol=1e-5)
     finally:
@@ -131,7 +131,7 @@ def test_the_vision_half_sees_many_pictures_at_once_as_one_by_one(untrained: Uni
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "question"])
-def test_an_outcome_tells_what_an_instruction_would_make(kind: str) -> None:
+def test_an_outcome_describes_what_an_instruction_would_paint(kind: str) -> None:
     rng = np.random.default_rng(1)
     task = make_task(kind, rng, "train")
     said = vlm.outcome(task, rng)
@@ -146,36 +146,36 @@ def test_a_cell_shows_the_object_that_fills_it() -> None:
     rng = np.random.default_rng(3)
     for _ in range(20):
         scene = make_task("remove", rng, "train").before[0]
-        cells = [vlm.cell_of(thing) for thing in vlm.seen_in(scene)]
+        cells = [vlm.token_class(thing) for thing in vlm.objects_per_token(scene)]
         assert len(cells) == 16
         shown = {cell for cell in cells if cell}
         assert len(shown) <= len(scene.objects)
-        assert shown  # an object is never so spread out that no cell shows it
+        assert shown  # every object is compact enough that a token shows it
 
 
-def test_picture_tokens_point_at_what_the_prompt_speaks_of(standins: Path) -> None:
+def test_picture_tokens_point_at_what_the_prompt_refers_to(standins: Path) -> None:
     folder = standins / "qwen"
     examples = vlm.VLMExamples(read_tokenizer(folder), tokens.qwen_ids(folder)["image_token_id"], 1)
     task = make_task("remove", np.random.default_rng(0), "train")
     scene, subject = task.before[0], task.subject
     other = next(thing for thing in scene.objects if thing != subject)
-    pointed = [examples.asked([vlm.VLMExample("?", (scene,), "!", thing)]).pointed for thing in (subject, other)]
+    pointed = [examples.collate([vlm.VLMExample("?", (scene,), "!", thing)]).pointed for thing in (subject, other)]
     assert all(0 < one.sum() < len(one) for one in pointed)
     assert not (pointed[0] * pointed[1]).any()
-    nothing = examples.asked([vlm.VLMExample("?", (scene,), "!")]).pointed
+    nothing = examples.collate([vlm.VLMExample("?", (scene,), "!")]).pointed
     assert nothing.isnan().all()
-    assert len(nothing) == len(vlm.seen_in(scene))
+    assert len(nothing) == len(vlm.objects_per_token(scene))
 
 
 def test_a_batch_that_points_at_nothing_has_a_loss(standins: Path) -> None:
     folder = standins / "qwen"
-    module = vlm.Answering(read_tokenizer(folder), tokens.qwen_ids(folder), 1)
+    module = vlm.VLMObjective(read_tokenizer(folder), tokens.qwen_ids(folder), 1)
     scene = make_task("remove", np.random.default_rng(0), "train").before[0]
-    loss, _told = module.loss(module.source.asked([vlm.VLMExample("?", (scene,), "nothing")]))
+    loss, _told = module.loss(module.source.collate([vlm.VLMExample("?", (scene,), "nothing")]))
     assert torch.isfinite(loss)
 
 
-def test_each_answer_weighs_by_the_root_of_its_length() -> None:
+def test_each_answer_is_weighted_by_the_root_of_its_length() -> None:
     told = torch.tensor([[True, False, False, False], [True, True, True, True]])
     losses = torch.tensor([3.0, 1.0, 1.0, 1.0, 1.0])
     assert vlm._mean_of_answers(losses, told).item() == pytest.approx((3 * 1 + 4 * 0.5) / (1 + 4 * 0.5))
@@ -189,11 +189,11 @@ def test_a_listing_names_everything_place_by_place() -> None:
 
 
 class Killed(Exception):
-    """In the place of a signal."""
+    """Replaces a signal."""
 
 
 class _Layers(fit.Objective):
-    """Convolutions that learn to give their input back."""
+    """Convolutions that learn to reproduce their input."""
 
     ends = ("first", "last")
     dies_at = 0
@@ -240,7 +240,7 @@ class TestTheLoop:
         last = json.loads((tmp_path / "line.jsonl").read_text().splitlines()[-1])
         assert last["step"] == 400
 
-    def test_a_killed_one_goes_on_to_the_very_numbers_of_the_uninterrupted(
+    def test_a_killed_one_resumes_to_bit_identical_weights(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(fit, "SAVE_SECONDS", 0.0)
@@ -263,7 +263,7 @@ class TestTheLoop:
         assert torch.equal(resumed.value, whole.value)
         assert not list(tmp_path.glob("*.part"))
 
-    def test_a_loss_that_is_no_number_ends_it_by_name(self, tmp_path: Path) -> None:
+    def test_a_loss_that_is_not_finite_stops_it_with_its_name(self, tmp_path: Path) -> None:
         class Broken(_Line):
             def loss(self, drawn: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
                 return self.value * float("nan"), {}
@@ -277,7 +277,7 @@ class TestTheLoop:
         fit.train(fit.Fit("there", 20, workers=2), there, tmp_path)
         assert torch.equal(here.value, there.value)
 
-    def test_muon_trains_the_matrices_between_the_ends_and_goes_on_where_it_was_killed(
+    def test_muon_trains_the_matrices_between_the_ends_and_resumes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         if not hasattr(torch.optim, "Muon"):
@@ -296,7 +296,7 @@ class TestTheLoop:
         fit.train(replace(plan, name="halted"), resumed, tmp_path)
         assert torch.equal(resumed.middle.weight, whole.middle.weight)
 
-    def test_the_rate_warms_up_and_falls(self) -> None:
+    def test_the_rate_warms_up_and_decays(self) -> None:
         plan = fit.Fit("rate", 1000, 5.0)
         rates = [fit.schedule(plan, step) for step in range(1000)]
         assert rates[0] < 0.02
@@ -305,7 +305,7 @@ class TestTheLoop:
 
 
 class TestObjectives:
-    """Each gives a loss that falls when one batch is repeated."""
+    """The loss of each objective decreases on a repeated batch."""
 
     def check(self, module: Any) -> None:
         optimizer = torch.optim.AdamW(module.parameters(), 3e-3)
@@ -323,13 +323,13 @@ class TestObjectives:
         parts.seeded(0)
 
     def test_vae(self) -> None:
-        self.check(vae.Autoencoding(4))
+        self.check(vae.VAEObjective(4))
 
-    def test_decoder_and_the_latents_stay_what_they_are(self, standins: Path, tmp_path: Path) -> None:
+    def test_decoder_without_changing_the_latents(self, standins: Path, tmp_path: Path) -> None:
         trained = VAE.from_pretrained(standins / "flux", torch.float32)
-        pictures_BHW3 = fit.bytes_of(vae.pictures(np.random.default_rng(0), 2)).float() / 255
+        pictures_BHW3 = fit.uint8_batch(vae.pictures(np.random.default_rng(0), 2)).float() / 255
         latents, decoded = trained.encode(pictures_BHW3), trained.decode(trained.encode(pictures_BHW3))
-        self.check(vae.Decoding(trained, 4))
+        self.check(vae.DecoderObjective(trained, 4))
         copied = shutil.copytree(standins / "flux" / "vae", tmp_path / "vae")
         folders.replace_vae(trained.autoencoder, copied)
         again = VAE.from_pretrained(tmp_path, torch.float32)
@@ -338,20 +338,22 @@ class TestObjectives:
         assert again.latent_format == trained.latent_format
 
     def test_siglip(self, standins: Path) -> None:
-        self.check(siglip.Matching(clip_tokenizer(standins / "flux" / "tokenizer"), 4))
+        self.check(siglip.SigLIPObjective(clip_tokenizer(standins / "flux" / "tokenizer"), 4))
 
     def test_vlm(self, standins: Path) -> None:
         folder = standins / "qwen"
-        self.check(vlm.Answering(read_tokenizer(folder), tokens.qwen_ids(folder), 4))
+        self.check(vlm.VLMObjective(read_tokenizer(folder), tokens.qwen_ids(folder), 4))
 
     def test_flux(self, standins: Path, untrained: UniWorld, tmp_path: Path) -> None:
         latent_format = untrained.latent_format
-        latents = flux.pool(tmp_path / "pool", untrained.vae.autoencoder, latent_format, "cpu", 8)
+        latents = flux.latent_pool(tmp_path / "pool", untrained.vae.autoencoder, latent_format, "cpu", 8)
         tokenizers = clip_tokenizer(standins / "flux" / "tokenizer"), t5_tokenizer(standins / "flux" / "tokenizer_2")
-        self.check(flux.Painting(*tokenizers, latents, latent_format, 4))
+        self.check(flux.FluxObjective(*tokenizers, latents, latent_format, 4))
 
 
-def test_the_routing_head_learns_to_tell_questions_from_instructions(untrained: UniWorld, tmp_path: Path) -> None:
+def test_the_routing_head_learns_to_distinguish_questions_from_instructions(
+    untrained: UniWorld, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     items = [
         RoutingExample(task.prompt, task.references, task.kind != "question")
@@ -368,5 +370,5 @@ def test_the_routing_head_learns_to_tell_questions_from_instructions(untrained: 
 
     paints = read(assistant_states(untrained.vlm, items)).argmax(dim=1)
     assert (paints == torch.tensor([int(item.paint) for item in items])).float().mean() > 0.9
-    with pytest.raises(ValueError, match="ask for the same thing"):
+    with pytest.raises(ValueError, match="have the same kind of answer"):
         train_task_head(untrained.vlm, items[::2])
