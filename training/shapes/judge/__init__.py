@@ -1,1 +1,1 @@
-"""The judge of painted pictures."""
+"""The judge of painted pictures: object detection, and a verdict for each kind of task."""

@@ -1,4 +1,4 @@
-"""The verdict on a painted picture: does it show what the instruction demands, and what had to stay?
+"""Judge a painted picture: is the instruction followed, and is everything else unchanged?
 
 verdict = judge(task, painted)
 verdict.right, verdict.reasons
@@ -23,9 +23,9 @@ from .oracle import MIN_FIT, Found, FoundObject, Pixels, covered_by, find, pixel
 from .pose import judge_pose
 from .verdict import Verdict
 
-# How far an object that stays may move, in units.
+# Maximum displacement of an unedited object, in units.
 STAYS_WITHIN = 3
-# Of the picture, how much may be neither ground nor object: a few pixels of a soft edge.
+# Maximum fraction of the picture that is neither ground nor object: a few pixels of a soft edge.
 MAX_UNEXPLAINED = 0.006
 
 _MAP_JUDGES = {
@@ -42,18 +42,16 @@ __all__ = ["Verdict", "judge", "judge_answer"]
 
 
 def judge(task: ShapesTask, painted: Image.Image) -> Verdict:
-    """Hold a painted picture against what the task demands.
+    """Judge a painted picture by its task.
 
     Args:
-        painted: of any side; it is judged at 64x64.
+        painted: a picture of any size; it is judged at 64x64.
 
     Raises:
-        UniWorldError: the task is a question, which asks for words.
+        UniWorldError: the task is a question, whose answer is a text.
     """
     if task.kind == "question":
-        raise UniWorldError(
-            "A question is answered in words, not in a picture: hold the answer to it with judge_answer."
-        )
+        raise UniWorldError("A question has no picture: check its answer with judge_answer.")
     picture_HW3 = pixels(painted)
     if task.kind in _MAP_JUDGES:
         return _MAP_JUDGES[task.kind](task.before[0], picture_HW3)
@@ -68,12 +66,12 @@ def judge(task: ShapesTask, painted: Image.Image) -> Verdict:
 
 
 def judge_answer(task: ShapesTask, answer: str) -> bool:
-    """Whether an answer in words is the right one, but for capitals, blanks and a full stop."""
+    """Whether an answer is correct, ignoring case, surrounding spaces and a full stop."""
     return answer.strip().rstrip(".").strip().lower() == task.answer
 
 
 def _judge_scene(task: ShapesTask, wanted: Scene, picture_HW3: Pixels) -> Verdict:
-    """A picture of a scene. Only what the words leave open, the exact spot of what is new, may differ."""
+    """Judge a picture of a scene. Only the exact position of new objects may differ, which the prompt leaves open."""
     loose = wanted.objects if task.kind == "text_to_image" else ()
     if task.kind in ("add", "compose"):
         loose = tuple(thing for thing in wanted.objects if thing == task.result)
@@ -83,12 +81,12 @@ def _judge_scene(task: ShapesTask, wanted: Scene, picture_HW3: Pixels) -> Verdic
 
 
 def _judge_marks(task: ShapesTask, picture_HW3: Pixels) -> Verdict:
-    """A mark over a picture of which the rest has to stay as it was."""
+    """Judge a marked picture: the mark, and that the rest of the picture is unchanged."""
     assert task.subject is not None
     scene = task.before[0]
     found = (judge_segment if task.kind == "segmentation" else judge_box)(scene, task.subject, picture_HW3)
     source_HW3 = pixels(task.references[0])
-    # Under the mark the source is put back, so that the rest is judged as any picture.
+    # The source is restored under the mark, so that the rest can be judged like any picture.
     restored_HW3 = np.where(grow(found.marked, 2)[..., None], source_HW3, picture_HW3)
     untouched_HW = ~grow(found.marked | found.wanted, 3)
     others = tuple(thing for thing in scene.objects if thing != task.subject)
@@ -104,11 +102,11 @@ def compare(
     loose: tuple[Object, ...] = (),
     staying: tuple[Object, ...] = (),
 ) -> Verdict:
-    """Hold a picture against the scene it should show.
+    """Compare a picture with the scene that it should show.
 
     Args:
-        loose: objects that only have to be at their place, not at the very spot.
-        staying: objects whose share is reported as kept.
+        loose: objects that must be at their place, but not at an exact position.
+        staying: objects whose found fraction is reported as `kept`.
     """
     found = find(picture_HW3)
     reasons = []
@@ -128,7 +126,7 @@ def compare(
         reasons.append(f"{100 * found.unexplained:.1f}% of the picture is neither ground nor object")
     order_right = _order_right(wanted, picture_HW3)
     if order_right is False:
-        reasons.append("what should lie in front lies behind")
+        reasons.append("objects overlap in the wrong order")
     kept = sum(thing in there for thing in staying) / len(staying) if staying else None
     return Verdict(not reasons, tuple(reasons), kept=kept, order_right=order_right)
 
@@ -147,9 +145,9 @@ def _ground_words(found: Found) -> str:
 
 
 def _order_right(scene: Scene, picture_HW3: Pixels) -> bool | None:
-    """Whether of any two objects that overlap the upper one was painted in front; None if no two do.
+    """Whether all overlapping objects are painted in the correct order; None if no objects overlap.
 
-    The picture has to be nearer to the scene than to the scene with those two changing places.
+    The picture must be closer to the scene than to the scene with two of these objects swapped.
     """
     scene = replace(scene, side=UNITS)
     masks = [draw.full_mask(thing, UNITS) for thing in scene.objects]
@@ -168,7 +166,7 @@ def _order_right(scene: Scene, picture_HW3: Pixels) -> bool | None:
 
 
 def _least_error(picture_HW3: Pixels, drawn_HW3: draw.Array) -> float:
-    """The mean difference of two pictures where one may be displaced by some pixels."""
+    """Return the mean absolute difference of two pictures, minimized over shifts of up to `STAYS_WITHIN` pixels."""
     inner = slice(STAYS_WITHIN, -STAYS_WITHIN)
     shifts = range(-STAYS_WITHIN, STAYS_WITHIN + 1)
     drawn_hw3 = drawn_HW3[inner, inner].astype(np.float32)
@@ -177,9 +175,9 @@ def _least_error(picture_HW3: Pixels, drawn_HW3: draw.Array) -> float:
 
 
 def untouched_psnr(task: ShapesTask, picture_HW3: Pixels) -> float | None:
-    """PSNR in dB over the part of the first reference that an edit has to leave as it is; None if there is none.
+    """Return the PSNR in dB over the area of the first reference that an edit must not change; None if there is none.
 
-    What is new may lie anywhere at its place, so it is left out where it lies.
+    A new object may be anywhere at its place, so its detected position is excluded.
     """
     if task.kind not in ("add", "remove", "replace", "recolour", "background", "compose", "reconstruct"):
         return None

@@ -1,6 +1,7 @@
-"""What a painted map is most like: of all maps of a scene, and of those in which an object has another shape or size.
+"""Nearest-map matching: among all maps of a scene, and among maps in which an object has another shape or size.
 
-Lines are compared with a pixel's tolerance, in which small shapes are much alike; the nearest map tells them apart.
+The other checks compare lines with a tolerance of one pixel, at which small shapes look alike. The nearest map
+distinguishes them.
 
 Shapes: H = W = 64, C channels, S shifts, M maps, each sharp and soft; h and w of a part of the picture.
 """
@@ -17,44 +18,44 @@ from ..world.maps import Floats, blurred, map_of
 from ..world.scene import SHAPES, SIZES, UNITS, Scene
 from .oracle import Pixels
 
-# Maps that a picture is held against, each also as soft as a decoder makes it.
+# Maps that a picture is compared with. Each is also tried with the softness of a VAE decoder's output (_SOFTNESS).
 _RIVALS = ("edge", "hed", "mlsd", "sketch", "normal", "depth")
-_ALIKE = {"mlsd": "edge", "edge": "mlsd"}  # but for what is round
+_ALIKE = {"mlsd": "edge", "edge": "mlsd"}  # the same lines, except for circles
 _SOFTNESS = (0.0, 0.9)
-_REACH = 13  # units around an object's centre that hold its outline, a soft one too
+_REACH = 13  # units around an object's centre that contain its outline, even a soft one
 _ALL = slice(None)
 _SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
 
 
 def nearest_map(kind: str, scene: Scene, picture_HW3: Pixels) -> str:
-    """The kind of map of the scene that a picture is nearest to, "outline" for the drawing in black lines."""
+    """Return the kind of the scene's map that is nearest to the picture; "outline" for the drawing in black lines."""
     rivals = {rival: _gray(map_of(rival, scene)) for rival in _RIVALS}
     rivals["outline"] = 255 - rivals["edge"]
     if kind in _ALIKE and all(thing.shape != "circle" for thing in scene.objects):
-        del rivals[_ALIKE[kind]]  # has the same lines
+        del rivals[_ALIKE[kind]]  # without circles, both maps have the same lines
     errors = _errors(_gray(picture_HW3), list(rivals.values()))
     return list(rivals)[int(errors.argmin())]
 
 
 def mistaken_objects(kind: str, scene: Scene, picture_HW3: Pixels) -> list[str]:
-    """What is wrong where a map is nearer to one in which an object had another shape or the other size."""
+    """Return a reason for each object with which the map is nearer to one with another shape or size."""
     reasons = []
     seen_CHW = _channels(kind, picture_HW3)
     for thing in scene.objects:
         others = [replace(thing, shape=shape) for shape in SHAPES] + [replace(thing, size=size) for size in SIZES]
-        # Itself comes first: of maps that are alike the first is the nearest.
+        # The correct object comes first: `argmin` returns the first of equal maps.
         things = list(dict.fromkeys([thing, *others]))
         maps = [_channels(kind, map_of(kind, scene.swapped(thing, other))) for other in things]
         x, y = thing.centre
         rows, columns = (slice(max(at - _REACH, 0), min(at + _REACH, UNITS)) for at in (y, x))
-        likest = things[int(_errors(seen_CHW, maps, rows, columns).argmin())]
-        if likest != thing:
-            reasons.append(f"the {thing.size} {thing.colour} {thing.shape} looks like a {likest.size} {likest.shape}")
+        nearest = things[int(_errors(seen_CHW, maps, rows, columns).argmin())]
+        if nearest != thing:
+            reasons.append(f"the {thing.size} {thing.colour} {thing.shape} looks like a {nearest.size} {nearest.shape}")
     return reasons
 
 
 def _channels(kind: str, picture_HW3: NDArray[np.number]) -> Floats:
-    """What a map says at each pixel, float32 (C, H, W): colour in a normal map, gray in all others."""
+    """Return a map's channels, float32 (C, H, W): RGB of a normal map, gray of all others."""
     return np.moveaxis(picture_HW3, -1, 0).astype(np.float32) if kind == "normal" else _gray(picture_HW3)
 
 
@@ -63,9 +64,10 @@ def _gray(picture_HW3: NDArray[np.number]) -> Floats:
 
 
 def _errors(picture_CHW: Floats, maps: Sequence[Floats], rows: slice = _ALL, columns: slice = _ALL) -> Floats:
-    """The least mean square between each map, sharp or soft, and the picture in a part of it, float32 (M,).
+    """Return the mean squared error between the picture and each map in a region, float32 (M,).
 
-    The picture may be displaced by up to a pixel; the part's rim, which then comes in, is left out.
+    Minimized over sharp and soft maps and over shifts of up to one pixel. The region's border is excluded, since shifts
+    wrap around.
     """
     shown_Chw = picture_CHW[:, rows, columns]
     moved_SChw = np.stack([np.roll(shown_Chw, shift, (1, 2)) for shift in _SHIFTS])[..., 1:-1, 1:-1]

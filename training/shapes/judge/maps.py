@@ -1,4 +1,4 @@
-"""The judge of depth maps, segmentation overlays and detection boxes.
+"""Judge depth maps, segmentation overlays and detection boxes.
 
 Shapes: H = W = 64; pictures are float32 (H, W, 3) in 0..255.
 """
@@ -18,23 +18,23 @@ from .morphology import Mask, grow, overlap, shrink
 from .oracle import Pixels, smooth
 from .verdict import Verdict
 
-MAX_CHROMA = 60.0  # how far the channels of a gray map may differ
+MAX_CHROMA = 60.0  # maximum difference between the channels of a gray map
 MIN_DEPTH_IOU = 0.6
-MIN_DEPTH_STEP = 35.0  # gray between an object and the one it lies upon
+MIN_DEPTH_STEP = 35.0  # gray levels between an object and the one below it
 MAX_MISPLACED = 0.006  # of the picture
 MIN_SEGMENT_IOU = 0.6
 MIN_COVERED = 0.85  # of the subject's inside
 MIN_ON_SUBJECT = 0.5  # of each mark
 MIN_BOX_IOU = 0.6
 MIN_BOX_SIDE = 0.7  # of each side of a box
-# Paint may lie off the line between the source's colour and the mark's by so much.
+# Maximum distance of a marked pixel from the line between the source's colour and the mark's, in RGB.
 MAX_OFF = 55.0
 MIN_PART = 10  # pixels of a part of a mark
 
 
 @dataclass(frozen=True)
 class FoundMark:
-    """A mark found over a picture: where it is, where it should be, and what is wrong with it."""
+    """A mark in a picture: its area, the expected area, and what is wrong with it."""
 
     marked: Mask
     wanted: Mask
@@ -43,17 +43,17 @@ class FoundMark:
 
 
 def judge_depth(scene: Scene, picture_HW3: Pixels) -> Verdict:
-    """A dark ground, and the higher an object lies the brighter."""
+    """Judge a depth map: a dark ground, and objects that are brighter the higher they are in the stacking order."""
     scene = replace(scene, side=UNITS)
     gray_HW, masks_NHW = smooth(picture_HW3).mean(-1), draw.visible_masks(scene)
     levels_N = [_level(gray_HW, mask_HW) for mask_HW in masks_NHW]
     iou = overlap(gray_HW > draw.DEPTH_LEVELS[1] / 2, np.any(masks_NHW, axis=0))
-    reasons = [] if iou >= MIN_DEPTH_IOU else [f"what stands out of the ground agrees only to {iou:.2f} (IoU)"]
+    reasons = [] if iou >= MIN_DEPTH_IOU else [f"the IoU of the objects' area is only {iou:.2f}"]
     levels = np.array(draw.DEPTH_LEVELS)
     for thing, level, height in zip(scene.objects, levels_N, draw.stacking(scene)):
         seen = int(np.abs(levels - level).argmin())
         if seen != height:
-            reasons.append(f"the {thing.colour} {thing.shape} lies at height {seen}, not {height}")
+            reasons.append(f"the {thing.colour} {thing.shape} is at height {seen}, not {height}")
     full = [draw.full_mask(thing, UNITS) for thing in scene.objects]
     order_right = all(
         levels_N[above] >= levels_N[below] + MIN_DEPTH_STEP
@@ -62,18 +62,18 @@ def judge_depth(scene: Scene, picture_HW3: Pixels) -> Verdict:
         if (full[above] & full[below]).any()
     )
     if not order_right:
-        reasons.append("what lies in front is not brighter")
+        reasons.append("objects in front are not brighter")
     misplaced = _misplaced(scene, gray_HW)
     if misplaced > MAX_MISPLACED:
-        reasons.append(f"{100 * misplaced:.1f}% of the picture lies at another height, away from all outlines")
+        reasons.append(f"{100 * misplaced:.1f}% of the picture has the wrong height, away from all outlines")
     reasons += colourless(picture_HW3)
-    # The costly look comes last.
+    # Only for pictures that pass everything else, because this check is slow.
     reasons = reasons or mistaken_objects("depth", scene, picture_HW3)
     return Verdict(not reasons, tuple(reasons), iou=iou, order_right=order_right)
 
 
 def _misplaced(scene: Scene, gray_HW: np.ndarray) -> float:
-    """Share of the picture whose gray is of another height, but for two pixels along all outlines."""
+    """Return the fraction of the picture with the gray of another height, ignoring two pixels along outlines."""
     levels = np.array(draw.DEPTH_LEVELS, np.float32)
     wanted_HW = draw.depth(scene).mean(-1)
     seen_HW = np.abs(gray_HW[..., None] - levels).argmin(-1)
@@ -85,7 +85,7 @@ def _misplaced(scene: Scene, gray_HW: np.ndarray) -> float:
 
 
 def judge_segment(scene: Scene, subject: Object, picture_HW3: Pixels) -> FoundMark:
-    """The subject, and nothing else, under the translucent mark."""
+    """Judge a segmentation: the translucent mark covers the subject and nothing else."""
     scene = replace(scene, side=UNITS)
     wanted_HW = draw.visible_masks(scene)[scene.objects.index(subject)]
     source_HW3 = draw.paint(scene).astype(np.float32)
@@ -98,18 +98,18 @@ def judge_segment(scene: Scene, subject: Object, picture_HW3: Pixels) -> FoundMa
     everything_HW = np.any(marks, axis=0) if marks else nothing_HW
     marked_HW = np.any([mark_HW for mark_HW, own in zip(marks, of_subject) if own] or [nothing_HW], axis=0)
     iou = overlap(everything_HW, wanted_HW)
-    reasons = [] if iou >= MIN_SEGMENT_IOU else [f"the mark covers the subject only to {iou:.2f} (IoU)"]
+    reasons = [] if iou >= MIN_SEGMENT_IOU else [f"the IoU of mark and subject is only {iou:.2f}"]
     inside_HW = shrink(wanted_HW) if shrink(wanted_HW).any() else wanted_HW
     covered = float((marked_HW & inside_HW).sum() / inside_HW.sum())
     if covered < MIN_COVERED:
         reasons.append(f"only {100 * covered:.0f}% of the subject is marked")
     if not all(of_subject):
-        reasons.append("something else than the subject is marked")
+        reasons.append("something other than the subject is marked")
     return FoundMark(marked_HW, wanted_HW, iou, tuple(reasons))
 
 
 def judge_box(scene: Scene, subject: Object, picture_HW3: Pixels) -> FoundMark:
-    """One box of the mark's colour around the subject."""
+    """Judge a detection: one box of the mark's colour around the subject."""
     scene = replace(scene, side=UNITS)
     left, top, right, bottom = draw.box_around(scene, subject)
     wanted_HW = np.zeros((UNITS, UNITS), bool)
@@ -126,7 +126,7 @@ def judge_box(scene: Scene, subject: Object, picture_HW3: Pixels) -> FoundMark:
     seen_HW = np.zeros_like(wanted_HW)
     seen_HW[inside] = True
     iou = overlap(seen_HW, wanted_HW)
-    reasons = [] if iou >= MIN_BOX_IOU else [f"the box agrees only to {iou:.2f} (IoU)"]
+    reasons = [] if iou >= MIN_BOX_IOU else [f"the IoU of the box is only {iou:.2f}"]
     line_hw = box_HW[inside]
     sides = (line_hw[:4].any(0), line_hw[-4:].any(0), line_hw[:, :4].any(1), line_hw[:, -4:].any(1))
     if min(float(side.mean()) for side in sides) < MIN_BOX_SIDE or line_hw.mean() > 0.8:
@@ -137,7 +137,7 @@ def judge_box(scene: Scene, subject: Object, picture_HW3: Pixels) -> FoundMark:
 
 
 def _painted(picture_HW3: Pixels, source_HW3: Pixels, strength: float) -> Mask:
-    """Where the picture is nearer to the source under the mark's paint than to the source."""
+    """Return the pixels that are closer to the source overlaid with the mark than to the plain source."""
     drift_3 = np.median((picture_HW3 - source_HW3).reshape(-1, 3), axis=0)
     delta_HW3 = picture_HW3 - drift_3.clip(-15, 15) - source_HW3
     paint_HW3 = strength * (np.array(draw.MARK, np.float32) - source_HW3)
@@ -147,9 +147,9 @@ def _painted(picture_HW3: Pixels, source_HW3: Pixels, strength: float) -> Mask:
 
 
 def _is_coat(part_HW: Mask, picture_HW3: Pixels, source_HW3: Pixels) -> bool:
-    """Whether a part is the translucent mark, and not a thing painted or erased in a colour of the world."""
+    """Whether a part is the translucent mark, rather than an object that was painted or erased in a palette colour."""
     inside_HW = shrink(part_HW)
-    # Displaced edges leave rims without an inside.
+    # Displaced edges leave thin rims, which have no inside.
     if not inside_HW.any():
         return False
     coat_HW3 = source_HW3 + draw.MARK_STRENGTH * (np.array(draw.MARK, np.float32) - source_HW3)
@@ -168,7 +168,7 @@ def _level(gray_HW: np.ndarray, mask_HW: Mask) -> float:
 
 
 def colourless(picture_HW3: Pixels) -> list[str]:
-    """What is wrong if a gray map has colours."""
+    """Return a reason if a gray map has colours."""
     smooth_HW3 = smooth(picture_HW3)
     coloured = float((smooth_HW3.max(-1) - smooth_HW3.min(-1) > MAX_CHROMA).mean())
     return [f"{100 * coloured:.0f}% of the map is coloured"] if coloured > 0.02 else []

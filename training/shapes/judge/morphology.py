@@ -1,4 +1,4 @@
-"""Small morphology on bool pictures (H, W), in numpy alone."""
+"""Binary morphology on masks (H, W), in plain numpy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Mask = NDArray[np.bool_]
 
 
 def grow(mask_HW: Mask, pixels: int = 1) -> Mask:
-    """Dilated by a square of 2 * pixels + 1."""
+    """Dilate by a square of side 2 * pixels + 1."""
     for _ in range(pixels):
         wide_HW = mask_HW.copy()
         wide_HW[:, 1:] |= mask_HW[:, :-1]
@@ -21,11 +21,11 @@ def grow(mask_HW: Mask, pixels: int = 1) -> Mask:
 
 
 def shrink(mask_HW: Mask, pixels: int = 1) -> Mask:
-    """Eroded by a square of 2 * pixels + 1; what lies beyond the picture counts as marked."""
+    """Erode by a square of side 2 * pixels + 1. Outside the picture counts as marked."""
     return ~grow(~mask_HW, pixels)
 
 
 def overlap(one_HW: Mask, other_HW: Mask) -> float:
-    """Intersection over union; 1 for two empty masks."""
+    """Return the intersection over union of two masks; 1 if both are empty."""
     union = int((one_HW | other_HW).sum())
     return int((one_HW & other_HW).sum()) / union if union else 1.0

@@ -1,7 +1,8 @@
-"""The oracle's eye: what a painted picture shows, in the world's own words.
+"""Object detection in painted pictures.
 
-Every pixel goes to the nearest colour of the palette; connected parts of an object's colour are objects, and a part's
-shape and size are those of the template that covers best what stands out of the ground there. All is measured at 64x64, where a pixel is a unit.
+Every pixel is assigned to the nearest palette colour. Connected components of an object's colour are objects, whose shape
+and size are those of the template with the best soft IoU with the difference from the ground. Everything is measured at
+64x64, where a pixel is a unit.
 
 Shapes: H = W = 64, O offsets, T templates, P pixels of a window.
 """
@@ -22,16 +23,16 @@ from ..world.draw import template
 from ..world.scene import CENTRES, COLOURS, GROUNDS, PLACES, SHAPES, SIZES, SPLITS, UNITS, Ground
 from .morphology import Mask, grow, shrink
 
-# What is this far from every colour of the palette has no name. Neighbours in the palette are 70 apart and more.
+# Maximum RGB distance of a pixel from its palette colour. Palette colours are at least 70 apart.
 NAMED_WITHIN = 75.0
-# What stands out of the ground by less than this is the ground.
+# Pixels within this RGB distance of the ground belong to the ground.
 GROUND_WITHIN = 45.0
-MIN_CORE = 4  # pixels left of a part's inside after a pixel is taken off all around; rims between colours leave none
-MIN_FIT = 0.62  # of a template; a blob of no shape fits worse
-REACH = 6  # how far an object's centre may lie from its part's, which is hidden in part
+MIN_CORE = 4  # pixels of a part after erosion by one pixel; rims between colours have none left
+MIN_FIT = 0.62  # of a template; shapeless blobs have lower values
+REACH = 6  # maximum distance between the centres of an object and of its visible part
 WINDOW = 28
-BLURS = (0.0, 0.8, 1.3)  # a decoder's pictures are soft: templates are tried as soft as these, in pixels
-# A layout of two grounds must explain so much more of the picture than a plain one.
+BLURS = (0.0, 0.8, 1.3)  # pixels; templates are tried with the softness of a VAE decoder's output
+# By how much more of the picture two grounds must explain than one.
 MIN_SPLIT_GAIN = 0.08
 
 Pixels = NDArray[np.float32]
@@ -39,12 +40,12 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FoundObject:
-    """An object that the picture shows.
+    """A detected object.
 
     Attributes:
-        x, y: its centre in units.
-        fit: how well the template covers it, 0 to 1.
-        mask: where it is seen, bool (H, W).
+        x, y: centre in units.
+        fit: soft IoU with the template, 0 to 1.
+        mask: visible pixels, bool (H, W).
     """
 
     shape: str
@@ -67,12 +68,12 @@ class FoundObject:
 
 @dataclass(frozen=True)
 class Found:
-    """What a picture shows.
+    """The detected content of a picture.
 
     Attributes:
-        ground: its names are empty where no ground of the world has that colour.
-        objects: in reading order of their parts.
-        unexplained: the share of the picture that is neither ground nor near a found object.
+        ground: the detected ground, with empty names for unknown colours.
+        objects: the objects in reading order.
+        unexplained: fraction of the picture that is neither ground nor near a detected object.
     """
 
     ground: Ground
@@ -81,7 +82,7 @@ class Found:
 
 
 def pixels(picture: Image.Image) -> Pixels:
-    """A picture as float32 (64, 64, 3) in 0..255, whatever its side is."""
+    """Return a picture of any size as float32 (64, 64, 3) in 0..255."""
     picture = picture.convert("RGB")
     if picture.size != (UNITS, UNITS):
         picture = picture.resize((UNITS, UNITS), Image.Resampling.BOX)
@@ -89,16 +90,16 @@ def pixels(picture: Image.Image) -> Pixels:
 
 
 def smooth(picture_HW3: Pixels) -> Pixels:
-    """Without single pixels' noise: the median of 3x3."""
+    """Remove pixel noise with a 3x3 median filter."""
     rounded_HW3 = np.rint(picture_HW3.clip(0, 255)).astype(np.uint8)
     return np.asarray(Image.fromarray(rounded_HW3).filter(ImageFilter.MedianFilter(3)), np.float32)
 
 
 def find(picture: Image.Image | Pixels) -> Found:
-    """All that a picture shows.
+    """Detect the ground and the objects of a picture.
 
     Args:
-        picture: of any side, or float32 (64, 64, 3) in 0..255.
+        picture: a picture of any size, or float32 (64, 64, 3) in 0..255.
     """
     picture_HW3 = pixels(picture) if isinstance(picture, Image.Image) else picture
     smooth_HW3 = smooth(picture_HW3)
@@ -116,7 +117,7 @@ def find(picture: Image.Image | Pixels) -> Found:
     for mask_HW, number in parts:
         others_HW = grow(everything_HW & ~mask_HW)
         thing = _fit(picture_HW3, ground_HW3, mask_HW, others_HW, names[number])
-        # An object that another cuts in two shows as two parts.
+        # An object that is split by another one has two parts, and is counted once.
         if not any(_same(thing, other) for other in objects):
             objects.append(thing)
     explained_HW = (strength_HW <= GROUND_WITHIN) | _border(ground)
@@ -132,7 +133,7 @@ def _same(one: FoundObject, other: FoundObject) -> bool:
 
 @cache
 def _palette() -> tuple[tuple[str, ...], Pixels]:
-    """The names of all colours, the objects' first, and float32 (C, 3)."""
+    """Return the names of all colours, those of objects first, and their RGB values, float32 (C, 3)."""
     colours = {**COLOURS, **GROUNDS}
     return tuple(colours), np.array(list(colours.values()), np.float32)
 
@@ -145,7 +146,7 @@ def _halves(split: str) -> tuple[tuple[slice, slice], ...]:
 
 
 def _border(ground: Ground) -> Mask:
-    """Where two grounds meet: between their colours may lie any."""
+    """Return the border of two grounds, where blended pixels may have any colour."""
     border_HW = np.zeros((UNITS, UNITS), bool)
     middle = slice(UNITS // 2 - 3, UNITS // 2 + 3)
     if ground.split == "left and right":
@@ -156,9 +157,9 @@ def _border(ground: Ground) -> Mask:
 
 
 def _find_ground(smooth_HW3: Pixels, nearest_HW: NDArray[np.int64]) -> tuple[Ground, Pixels]:
-    """The layout and colours that explain most of the picture, and the ground as it was painted, (H, W, 3)."""
+    """Return the layout and colours that explain most of the picture, and the ground as painted, (H, W, 3)."""
     names, _ = _palette()
-    # White is the ground of what is cut out; elsewhere it is an object's.
+    # White is the ground of extracted objects; otherwise it is an object's colour.
     able = [*range(len(COLOURS), len(names)), names.index("white")]
     best: tuple[float, str, list[int]] = (-1.0, "plain", [])
     for split in SPLITS:
@@ -175,7 +176,7 @@ def _find_ground(smooth_HW3: Pixels, nearest_HW: NDArray[np.int64]) -> tuple[Gro
     known = []
     for half, number in zip(_halves(split), colours):
         its_own = smooth_HW3[half][nearest_HW[half] == number]
-        # Less than a third of a half is no ground: the picture is of something else.
+        # A ground covers at least a third of its half; otherwise its colour counts as unknown.
         known.append(len(its_own) >= nearest_HW[half].size / 3)
         ground_HW3[half] = np.median(its_own if known[-1] else smooth_HW3[half].reshape(-1, 3), axis=0)
     said = [names[number] if sure else "" for number, sure in zip(colours, known)]
@@ -183,7 +184,7 @@ def _find_ground(smooth_HW3: Pixels, nearest_HW: NDArray[np.int64]) -> tuple[Gro
 
 
 def _parts(classes_HW: NDArray[np.int64]) -> list[tuple[Mask, int]]:
-    """The parts of one colour each, with the colour's number: found by their cores, then grown to their edges."""
+    """Return the connected parts with their colour's index: eroded cores, grown back to their edges."""
     cores_HW = np.zeros_like(classes_HW)
     for value in np.unique(classes_HW[classes_HW > 0]):
         cores_HW[shrink(classes_HW == value)] = value
@@ -194,7 +195,7 @@ def _parts(classes_HW: NDArray[np.int64]) -> list[tuple[Mask, int]]:
         for mask_HW, value, area in zip(masks, cores.values.tolist(), cores.areas.tolist())
         if area >= MIN_CORE
     ]
-    # All grow at once and only over their own colour, so that neighbours of one colour share what lies between.
+    # All parts grow in step and only over their own colour, so that neighbours of the same colour share the gap.
     taken_HW = np.any([mask_HW for mask_HW, _ in kept], axis=0) if kept else np.zeros_like(classes_HW, bool)
     for _ in range(REACH):
         for place, (mask_HW, value) in enumerate(kept):
@@ -206,7 +207,7 @@ def _parts(classes_HW: NDArray[np.int64]) -> list[tuple[Mask, int]]:
 
 @cache
 def _templates() -> tuple[tuple[tuple[str, str], ...], torch.Tensor, torch.Tensor]:
-    """(shape, size) of every template; each in the middle of a window, at every softness, float32 (P, T); their squares."""
+    """Return (shape, size) of all templates; the templates, centred and at each softness, float32 (P, T); their squares."""
     names, drawn = [], []
     for (shape, size), blur in product(product(SHAPES, SIZES), BLURS):
         window = Image.new("L", (WINDOW, WINDOW))
@@ -220,18 +221,18 @@ def _templates() -> tuple[tuple[tuple[str, str], ...], torch.Tensor, torch.Tenso
 
 
 def _fit(picture_HW3: Pixels, ground_HW3: Pixels, mask_HW: Mask, others_HW: Mask, colour: str) -> FoundObject:
-    """The shape, size and centre whose template covers best what stands out of the ground; others' pixels are left out."""
+    """Return the object whose template has the best soft IoU with a part. Pixels of other parts are ignored."""
     rows, columns = np.nonzero(mask_HW)
     y0, x0 = (round((float(at.min() + at.max()) + 1) / 2) for at in (rows, columns))
     full_3 = np.median(picture_HW3[shrink(mask_HW) if shrink(mask_HW).any() else mask_HW], axis=0)
     towards_HW3 = full_3 - ground_HW3
     cover_HW = ((picture_HW3 - ground_HW3) * towards_HW3).sum(-1) / (towards_HW3**2).sum(-1).clip(1)
     pad = WINDOW // 2 + REACH
-    # Nothing lies beyond the picture: a template that reaches there covers too much.
+    # Outside the picture the cover is 0, which counts against templates that reach there.
     counts_HW = np.pad((~others_HW).astype(np.float32), pad, constant_values=1)
     cover_HW = np.pad(cover_HW.clip(0, 1).astype(np.float32), pad) * counts_HW
     names, templates_PT, squares_PT = _templates()
-    # Centres to try, within the picture.
+    # Candidate centres, within the picture.
     (top, bottom), (left, right) = ((max(at - REACH, 0), min(at + REACH, UNITS)) for at in (y0, x0))
 
     def windows(values_HW: Pixels) -> Pixels:
@@ -239,8 +240,8 @@ def _fit(picture_HW3: Pixels, ground_HW3: Pixels, mask_HW: Mask, others_HW: Mask
         return views[top + REACH : bottom + REACH + 1, left + REACH : right + REACH + 1].reshape(-1, WINDOW**2)
 
     cover_OP, counts_OP = windows(cover_HW), windows(counts_HW)
-    # The soft intersection over union: of products, so that all offsets and templates are one multiplication. PyTorch's
-    # keeps to the process's number of threads; NumPy's takes all cores, and several examinations at once wait for each other.
+    # Soft IoU from products, so that all offsets and templates are one matrix multiplication. PyTorch's respects the
+    # process's number of threads; NumPy's would use all cores, so that parallel evaluations would slow each other down.
     common_OT = (torch.from_numpy(cover_OP) @ templates_PT).numpy()
     union_OT = (cover_OP**2).sum(1, keepdims=True) + (torch.from_numpy(counts_OP) @ squares_PT).numpy() - common_OT
     fit_OT = common_OT / union_OT.clip(1e-6)
@@ -250,7 +251,7 @@ def _fit(picture_HW3: Pixels, ground_HW3: Pixels, mask_HW: Mask, others_HW: Mask
 
 
 def covered_by(thing: FoundObject) -> Mask:
-    """What the object's template covers."""
+    """Return the mask of the object's template."""
     across = SIZES[thing.size]
     mask_HW = np.zeros((UNITS + 2 * across, UNITS + 2 * across), bool)
     top, left = (at + across - across // 2 for at in (thing.y, thing.x))

@@ -1,4 +1,4 @@
-"""What the judge says of one painted picture."""
+"""The verdict of the judge on one painted picture."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge says; a number is None where the task has none.
+    """The verdict on a picture. Metrics that do not apply to the task are None.
 
     Attributes:
-        right: nothing is wrong.
+        right: whether the picture is correct.
         reasons: everything that is wrong.
-        kept: share of the objects that had to stay and did, 0 to 1.
-        psnr: of the area that had to stay as it was, in dB.
+        kept: fraction of the unedited objects that are still there, 0 to 1.
+        psnr: PSNR of the area that must not change, in dB.
         iou: intersection over union of the marked area or the box.
-        edge_f1: F1 of the edges, a pixel's difference allowed.
-        order_right: whether what lies in front is in front.
-        angle: between the normals painted on objects and the right ones, the mean in degrees.
-        joints: share of the joints found where they should be.
+        edge_f1: F1 of the edges, with a tolerance of one pixel.
+        order_right: whether overlapping objects have the correct order.
+        angle: mean error of the normals on objects, in degrees.
+        joints: fraction of the joints that are found at their positions.
     """
 
     right: bool

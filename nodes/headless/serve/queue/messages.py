@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 # The events that ComfyUI stores in the history of a prompt.
 _KEPT = ("execution_start", "execution_cached", *_ENDS)
-# A progress message contains the states of the latest nodes only: in a graph of 10,000 nodes, sending all of them after
-# every step would take gigabytes.
+# A progress message contains the states of the latest nodes only: all states of a huge graph, sent after every step, would
+# flood the socket.
 _MAX_STATES = 300
 
 

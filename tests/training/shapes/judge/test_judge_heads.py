@@ -1,6 +1,6 @@
-"""The judges of edges, depth, straight lines, normals, sketches and poses: what is wrong in any way fails.
+"""The judges of edges, depth, straight lines, normals, sketches and poses: wrong maps of all sorts fail.
 
-That right maps pass, damaged too, and that references, empty pictures and noise fail is tested with all other kinds.
+That correct maps pass, even degraded ones, and that references, empty pictures and noise fail is tested in test_oracle.py.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def round_things(scene: Scene) -> list[Object]:
 @pytest.mark.parametrize("kind", OF_OBJECTS)
 class TestMapsOfObjects:
     @pytest.mark.parametrize("other", OF_OBJECTS)
-    def test_another_tasks_map_of_the_same_picture_is_wrong_sharp_or_soft(self, kind: str, other: str) -> None:
+    def test_the_map_of_another_task_is_wrong_sharp_or_soft(self, kind: str, other: str) -> None:
         for task in tasks(kind):
-            # Where nothing is round, hard edges are straight lines.
+            # Without circles, hard edges are straight lines.
             same = kind == other or ({kind, other} == {"mlsd", "edge"} and not round_things(scene_of(task)))
             painted = Image.fromarray(maps.map_of(other, scene_of(task)))
             for picture in (painted, painted.filter(ImageFilter.GaussianBlur(0.9))):
@@ -61,11 +61,11 @@ class TestMapsOfObjects:
         for task in tasks(kind):
             wrong(task, draw.outline_drawing(scene_of(task)))
 
-    def test_the_reverse_is_wrong(self, kind: str) -> None:
+    def test_the_inverted_map_is_wrong(self, kind: str) -> None:
         for task in tasks(kind):
             wrong(task, 255 - np.asarray(task.target))
 
-    def test_a_map_that_lacks_an_object_or_has_one_more_is_wrong(self, kind: str) -> None:
+    def test_a_map_with_a_missing_or_extra_object_is_wrong(self, kind: str) -> None:
         for task in tasks(kind):
             scene = scene_of(task)
             if scene.objects[0].shape != "circle" or kind != "mlsd":
@@ -85,11 +85,11 @@ class TestMapsOfObjects:
         for task in tasks(kind):
             scene, thing = scene_of(task), scene_of(task).objects[-1]
             painted = maps.map_of(kind, scene.swapped(thing, replace(thing, size=_OTHER_SIZE[thing.size])))
-            # Straight lines leave out what is round.
+            # Maps of straight lines omit circles.
             if (thing.shape, kind) != ("circle", "mlsd"):
                 wrong(task, painted)
 
-    def test_a_map_far_off_its_place_is_wrong(self, kind: str) -> None:
+    def test_a_shifted_map_is_wrong(self, kind: str) -> None:
         for task in tasks(kind):
             wrong(task, np.roll(np.asarray(task.target), 5, axis=(0, 1)))
 
@@ -98,13 +98,13 @@ _OTHER_SIZE = {"small": "large", "large": "small"}
 
 
 def _unlike(shape: str) -> str:
-    """A shape that has another outline almost everywhere."""
+    """Return a shape whose outline differs almost everywhere."""
     return {"square": "star", "circle": "star", "diamond": "square", "triangle": "cross"}.get(shape, "square")
 
 
 class TestLines:
     @pytest.mark.parametrize("kind", LINES)
-    def test_f1_is_1_for_the_truth_and_falls_with_what_is_missing(self, kind: str) -> None:
+    def test_f1_is_1_for_the_exact_map_and_decreases_with_missing_lines(self, kind: str) -> None:
         for task in tasks(kind, 5):
             truth = np.asarray(task.target)
             assert verdict_on(task, truth).edge_f1 == 1
@@ -127,19 +127,19 @@ class TestLines:
 
 class TestNormals:
     @pytest.mark.parametrize("axis", [0, 1])
-    def test_slopes_that_lean_the_other_way_are_wrong(self, axis: int) -> None:
+    def test_rims_tilted_the_other_way_are_wrong(self, axis: int) -> None:
         for task in tasks("normal"):
             painted = np.asarray(task.target).astype(int)
             painted[..., axis] = 255 - painted[..., axis]
             wrong(task, painted)
 
-    def test_a_flat_map_and_one_that_leans_as_a_whole_are_wrong(self) -> None:
+    def test_a_flat_map_and_a_completely_tilted_one_are_wrong(self) -> None:
         for task in tasks("normal", 5):
             flat = np.full((64, 64, 3), (128, 128, 255))
             wrong(task, flat)
             wrong(task, np.asarray(task.target).astype(int) + np.array([60, 0, -20]))
 
-    def test_the_angle_is_small_for_the_truth_and_large_for_the_flat(self) -> None:
+    def test_the_angle_is_small_for_the_exact_map_and_large_for_a_flat_one(self) -> None:
         for task in tasks("normal", 10):
             right = verdict_on(task, np.asarray(task.target)).angle
             flat = verdict_on(task, np.full((64, 64, 3), (128, 128, 255))).angle
@@ -148,7 +148,7 @@ class TestNormals:
             assert right < 10 < flat
 
     @pytest.mark.parametrize("shape", SHAPES)
-    def test_every_other_shape_at_the_place_is_worse_than_the_right_one(self, shape: str) -> None:
+    def test_every_other_shape_is_worse_than_the_correct_one(self, shape: str) -> None:
         for task in [task for task in tasks("normal", 10) if scene_of(task).objects[-1].shape != shape]:
             scene, thing = scene_of(task), scene_of(task).objects[-1]
             other = maps.map_of("normal", scene.swapped(thing, replace(thing, shape=shape)))
@@ -170,7 +170,7 @@ class TestPoses:
                         posed = replace(person, arms=arms, legs=legs)
                         wrong(task, skeletons((posed, *others), 64))
 
-    def test_a_person_too_few_or_too_many_or_elsewhere_is_wrong(self) -> None:
+    def test_a_missing_extra_or_misplaced_person_is_wrong(self) -> None:
         for task in tasks("openpose"):
             person, *others = people_of(task)
             assert (wrong(task, skeletons(tuple(others), 64)).joints or 0) <= 0.5
@@ -179,7 +179,7 @@ class TestPoses:
             if not others:
                 wrong(task, skeletons((person, far), 64))
 
-    def test_left_and_right_changed_over_is_wrong(self) -> None:
+    def test_swapped_left_and_right_is_wrong(self) -> None:
         for task in [task for task in tasks("openpose", 40) if len(people_of(task)) == 1]:
             x = people_of(task)[0].x
             flipped = np.roll(np.asarray(task.target)[:, ::-1], 2 * x - 64, axis=1)
@@ -197,7 +197,7 @@ class TestPoses:
             truth, source = np.asarray(task.target), np.asarray(task.references[0])
             wrong(task, np.where(truth.max(-1, keepdims=True) > 30, truth, source))
 
-    def test_joints_counts_those_that_are_found(self) -> None:
+    def test_joints_is_the_fraction_that_is_found(self) -> None:
         task = next(task for task in tasks("openpose") if len(people_of(task)) == 1)
         assert verdict_on(task, np.asarray(task.target)).joints == 1
         above = np.asarray(task.target).copy()

@@ -1,4 +1,4 @@
-"""The oracle passes what is right, painted a little badly too, and fails what is wrong in any way."""
+"""The oracle passes correct pictures, even slightly degraded ones, and rejects wrong ones of all sorts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ each_kind = pytest.mark.parametrize("kind", PAINTED)
 
 
 def tasks(kind: str, count: int, seed: int = 0) -> list[ShapesTask]:
-    """Tasks of both splits."""
+    """Return tasks of both splits."""
     rng = np.random.default_rng([seed, KINDS.index(kind)])
     return [make_task(kind, rng, "test" if number % 2 else "train") for number in range(count)]
 
@@ -31,7 +31,7 @@ def target(task: ShapesTask) -> Image.Image:
     return task.target
 
 
-# --- what a decoder may do to a picture -----------------------------------------------------------------------------
+# --- degradations by a decoder -----------------------------------------------------------------------------------------
 
 
 def blurred(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -61,7 +61,7 @@ DAMAGES = (blurred, noisy, tinted, displaced, all_at_once)
 
 
 def passed(kind: str, count: int, damage: Callable[[Image.Image, np.random.Generator], Image.Image]) -> float:
-    """The share of right pictures, so damaged, that the oracle passes."""
+    """Return the fraction of correct pictures with this degradation that the oracle passes."""
     rng = np.random.default_rng(1)
     return sum(judge(task, damage(target(task), rng)).right for task in tasks(kind, count)) / count
 
@@ -69,19 +69,19 @@ def passed(kind: str, count: int, damage: Callable[[Image.Image, np.random.Gener
 @each_kind
 class TestRightPictures:
     def test_the_true_target_passes(self, kind: str) -> None:
-        # One pile in hundreds hides a shape so that it could be another's.
+        # In one of hundreds of stacked scenes, a shape is hidden so that it is ambiguous.
         assert passed(kind, 60, lambda picture, _: picture) >= 0.98
 
     def test_a_soft_noisy_and_tinted_one_passes_too(self, kind: str) -> None:
         assert passed(kind, 30, all_at_once) >= 0.96
 
     @pytest.mark.slow
-    def test_99_of_100_pass_exact_and_under_every_damage(self, kind: str) -> None:
+    def test_99_of_100_pass_exact_and_under_every_degradation(self, kind: str) -> None:
         assert passed(kind, 100, lambda picture, _: picture) >= 0.99
         for damage in DAMAGES:
             assert passed(kind, 40, damage) >= 0.97, damage.__name__
 
-    def test_larger_pictures_are_judged_as_well(self, kind: str) -> None:
+    def test_larger_pictures_are_judged(self, kind: str) -> None:
         rng = np.random.default_rng(2)
         some = [make_task(kind, rng, "train", side=128) for _ in range(15)]
         assert sum(judge(task, target(task)).right for task in some) >= 14
@@ -92,11 +92,11 @@ def test_objects_may_be_off_by_two_pixels(kind: str) -> None:
     assert passed(kind, 30, lambda picture, rng: displaced(picture, rng, 2)) >= 0.96
 
 
-# --- what is wrong ----------------------------------------------------------------------------------------------------
+# --- wrong pictures ---------------------------------------------------------------------------------------------------
 
 
 def wrong(task: ShapesTask, scene: Scene) -> Verdict:
-    """The verdict on a picture of another scene, which has to be that it is wrong."""
+    """Return the verdict on a picture of another scene, which must be wrong."""
     verdict = judge(task, draw.draw(scene))
     assert not verdict.right, (task.prompt, scene)
     assert verdict.reasons
@@ -104,7 +104,7 @@ def wrong(task: ShapesTask, scene: Scene) -> Verdict:
 
 
 def changed(task: ShapesTask) -> tuple[Scene, Object]:
-    """The scene of a task that brings in an object, and that object."""
+    """Return the scene of a task that adds or changes an object, and that object."""
     assert task.after is not None
     thing = task.result or task.after.objects[0]
     return task.after, thing
@@ -116,7 +116,7 @@ def other(options: tuple[str, ...] | dict[str, object], this: str) -> list[str]:
 
 class TestWrongPictures:
     @pytest.mark.parametrize("kind", [kind for kind in PAINTED if kind not in ("text_to_image", "reconstruct")])
-    def test_the_reference_as_it_was_is_wrong(self, kind: str) -> None:
+    def test_the_unchanged_reference_is_wrong(self, kind: str) -> None:
         assert not any(judge(task, picture).right for task in tasks(kind, 40) for picture in task.references)
 
     @each_kind
@@ -173,7 +173,7 @@ class TestWrongPictures:
                 wrong(task, scene.without(thing))
 
     @pytest.mark.parametrize("kind", SCENES)
-    def test_an_object_too_many_is_wrong(self, kind: str) -> None:
+    def test_an_extra_object_is_wrong(self, kind: str) -> None:
         for task in tasks(kind, 20):
             assert task.after is not None
             extras = [Object("circle", "green", "small", place) for place in PLACES]
@@ -182,7 +182,7 @@ class TestWrongPictures:
             assert any("should not be there" in reason for reason in verdict.reasons)
 
     @pytest.mark.parametrize("kind", [kind for kind in SCENES if kind not in ("text_to_image", "extract")])
-    def test_an_object_lost_is_wrong_and_counted_as_not_kept(self, kind: str) -> None:
+    def test_a_missing_object_is_wrong_and_counted_as_not_kept(self, kind: str) -> None:
         for task in tasks(kind, 30):
             assert task.after is not None
             staying = [thing for thing in task.after.objects if thing in task.before[0].objects]
@@ -231,7 +231,7 @@ class TestWrongPictures:
                 if thing != task.subject:
                     wrong(task, task.before[0].with_object(replace(thing, place=task.result.place)))
 
-    def test_an_object_that_lies_behind_instead_of_in_front_is_wrong(self) -> None:
+    def test_an_object_behind_instead_of_in_front_is_wrong(self) -> None:
         for pile in [task.before[0] for task in tasks("depth", 40)]:
             turned = replace(pile, objects=(*pile.objects[:-2], pile.objects[-1], pile.objects[-2]))
             verdict = compare(pile, pixels(draw.draw(turned)))
@@ -239,7 +239,7 @@ class TestWrongPictures:
             assert not verdict.right
             assert compare(pile, pixels(draw.draw(pile))).order_right
 
-    def test_the_one_style_is_wrong_for_the_other(self) -> None:
+    def test_the_other_style_is_wrong(self) -> None:
         for task in tasks("style", 20):
             painted = (draw.outline_drawing if task.detail == "invert" else draw.inverted)(task.before[0])
             assert not judge(task, Image.fromarray(painted)).right
@@ -271,14 +271,14 @@ class TestMaps:
                 painted = draw.outline_drawing(scene.swapped(thing, replace(thing, shape=shape)))
                 assert not judge(task, Image.fromarray(painted)).right, (thing, shape)
 
-    def test_edge_f1_is_1_for_the_truth_and_falls_with_what_is_missing(self) -> None:
+    def test_edge_f1_is_1_for_the_exact_map_and_decreases_with_missing_lines(self) -> None:
         task = tasks("edge", 1)[0]
         assert judge(task, target(task)).edge_f1 == 1
         half = np.asarray(target(task)).copy()
         half[:, 32:] = 0
         assert (judge(task, Image.fromarray(half)).edge_f1 or 0) < 1
 
-    def test_depth_in_the_wrong_order_or_of_no_order_is_wrong(self) -> None:
+    def test_depth_with_a_wrong_or_no_order_is_wrong(self) -> None:
         for task in tasks("depth", 40):
             scene = task.before[0]
             turned = replace(scene, objects=(*scene.objects[:-2], scene.objects[-1], scene.objects[-2]))
@@ -291,7 +291,7 @@ class TestMaps:
             assert not judge(task, Image.fromarray(lost)).right
 
     @pytest.mark.parametrize("kind", ["segmentation", "detection"])
-    def test_a_mark_on_another_object_or_on_all_is_wrong(self, kind: str) -> None:
+    def test_a_mark_on_another_object_or_on_all_objects_is_wrong(self, kind: str) -> None:
         mark = draw.segmented if kind == "segmentation" else draw.detected
         for task in tasks(kind, 40):
             scene = task.before[0]
@@ -314,7 +314,7 @@ class TestMaps:
             assert not verdict.right
             assert (verdict.iou or 0) < 0.85
 
-    def test_a_segment_that_leaves_out_a_third_is_wrong(self) -> None:
+    def test_a_segment_without_a_third_of_the_subject_is_wrong(self) -> None:
         for task in tasks("segmentation", 40):
             scene, painted = task.before[0], np.asarray(target(task)).copy()
             assert task.subject is not None
@@ -336,7 +336,7 @@ class TestMaps:
             assert not judge(task, Image.fromarray(both.astype(np.uint8))).right
 
     @pytest.mark.parametrize("kind", ["segmentation", "detection"])
-    def test_a_mark_over_a_picture_that_changed_is_wrong(self, kind: str) -> None:
+    def test_a_mark_on_a_changed_picture_is_wrong(self, kind: str) -> None:
         for task in [task for task in tasks(kind, 60) if len(task.before[0].objects) > 1]:
             scene = task.before[0]
             assert task.subject is not None
@@ -349,16 +349,16 @@ class TestMaps:
 
 
 class TestNumbers:
-    def test_the_untouched_area_is_measured_where_nothing_had_to_change(self) -> None:
+    def test_psnr_is_measured_where_nothing_may_change(self) -> None:
         task = tasks("recolour", 1)[0]
         assert judge(task, target(task)).psnr == 99
-        # A wrong colour of the object does not count, a drift of all the rest does.
+        # A wrong colour of the object does not count, a drift of everything else does.
         assert judge(task, task.references[0]).psnr == 99
         drifted = Image.fromarray((np.asarray(target(task)).astype(int) + 10).clip(0, 255).astype(np.uint8))
         assert judge(task, drifted).psnr == pytest.approx(20 * np.log10(25.5), abs=1.5)
 
     @pytest.mark.parametrize("kind", ["add", "compose"])
-    def test_what_is_new_may_lie_anywhere_at_its_place_and_is_no_damage(self, kind: str) -> None:
+    def test_a_new_object_anywhere_at_its_place_does_not_lower_the_psnr(self, kind: str) -> None:
         for task in tasks(kind, 10):
             assert task.after is not None
             assert task.result is not None
@@ -369,11 +369,11 @@ class TestNumbers:
             assert verdict.psnr is not None
             assert verdict.psnr > 35
 
-    def test_the_iou_of_the_truth_is_1(self) -> None:
+    def test_the_iou_of_the_exact_picture_is_1(self) -> None:
         for kind in ("segmentation", "detection"):
             assert min(judge(task, target(task)).iou or 0 for task in tasks(kind, 20)) == 1
 
-    def test_what_is_found_says_where_and_what(self) -> None:
+    def test_detected_objects_have_all_properties(self) -> None:
         scene = Scene((Object("star", "red", "large", "top left", 1, 0),), Ground("teal", "pink", "left and right"))
         found = find(draw.draw(scene))
         assert found.ground == scene.ground
@@ -386,15 +386,15 @@ class TestNumbers:
 
 class TestAnswers:
     @pytest.mark.parametrize("said", ["top left", "Top left", " top left.", "TOP LEFT"])
-    def test_capitals_blanks_and_a_full_stop_do_not_matter(self, said: str) -> None:
+    def test_case_spaces_and_a_full_stop_do_not_matter(self, said: str) -> None:
         assert judge_answer(self.asked("top left"), said)
 
     @pytest.mark.parametrize("said", ["top", "left", "", "top right", "the top left"])
     def test_other_words_do(self, said: str) -> None:
         assert not judge_answer(self.asked("top left"), said)
 
-    def test_a_picture_is_no_answer(self) -> None:
-        with pytest.raises(ValueError, match="A question is answered in words"):
+    def test_a_question_cannot_be_judged_by_a_picture(self) -> None:
+        with pytest.raises(ValueError, match="A question has no picture"):
             judge(self.asked("red"), Image.new("RGB", (64, 64)))
 
     @staticmethod
