@@ -66,7 +66,7 @@ class Host:
             self.process = subprocess.Popen(command, cwd=self.folder, stdout=file, stderr=subprocess.STDOUT)
         end = time.monotonic() + PATIENCE
         while (address := re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text(encoding="utf-8"))) is None:
-            assert self.process.poll() is None, f"The server ended:\n{log.read_text(encoding='utf-8')}"
+            assert self.process.poll() is None, f"The server exited:\n{log.read_text(encoding='utf-8')}"
             assert time.monotonic() < end, "The server did not start."
             time.sleep(0.05)
         self.port = int(address[1])
@@ -192,7 +192,7 @@ class Editor:
             running = any(job["status"] in ("pending", "in_progress") for job in jobs)
             return jobs if len(jobs) == count and not running else None
 
-        jobs = self.until(ended, f"{count} ended jobs")
+        jobs = self.until(ended, f"{count} finished jobs")
         assert jobs[-1]["status"] == state
         return jobs
 

@@ -175,17 +175,17 @@ class Store:
             row["id"], row["number"], *(json.loads(row[key]) for key in ("prompt", "extra", "outputs_to_run"))
         )
 
-    def finish(self, prompt_id: str, ended: PromptResult) -> None:
+    def finish(self, prompt_id: str, result: PromptResult) -> None:
         """Store the result of a running prompt, and delete the oldest history beyond the limit."""
-        count, shown, preview = output_summary(ended.ui)
+        count, shown, preview = output_summary(result.ui)
         with self._lock:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._db.execute(
                     "UPDATE prompts SET state = ?, ended = ?, done_order = ?, ui = ?, messages = ?, error = ?, ui_count = ?,"
                     " ui_shown = ?, preview = ? WHERE id = ? AND state = 'running'",
-                    (ended.state, _now(), self._next("done"), dumps(ended.ui), dumps(ended.messages),
-                     None if ended.error is None else dumps(ended.error), count, shown,
+                    (result.state, _now(), self._next("done"), dumps(result.ui), dumps(result.messages),
+                     None if result.error is None else dumps(result.error), count, shown,
                      None if preview is None else dumps(preview), prompt_id),
                 )  # fmt: skip
                 self._db.execute(

@@ -311,7 +311,7 @@ class Process:
             if set(ids) <= set(history):
                 return history
             time.sleep(0.02)
-        raise AssertionError("not all ended")
+        raise AssertionError("not all prompts finished")
 
     def end(self, how: int) -> tuple[int, str]:
         """Send a signal, and return the exit code and standard error."""

@@ -48,9 +48,9 @@ def connect(live: Any, opened: list[socket.socket], sent: bytes = b"") -> socket
 
 def ended_after(one: socket.socket, seconds: float = 10.0, trickle: bytes = b"") -> float:
     """Return the seconds until the server closes a connection on which `trickle` is sent byte by byte."""
-    began = time.monotonic()
+    start = time.monotonic()
     one.settimeout(0.05)
-    while time.monotonic() - began < seconds:
+    while time.monotonic() - start < seconds:
         try:
             if trickle:
                 one.sendall(trickle)
@@ -60,7 +60,7 @@ def ended_after(one: socket.socket, seconds: float = 10.0, trickle: bytes = b"")
             continue
         except OSError:
             break
-    return time.monotonic() - began
+    return time.monotonic() - start
 
 
 HEAD = b"GET /prompt HTTP/1.1\r\nHost: 127.0.0.1\r\n"
