@@ -21,14 +21,14 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 import diffusers, transformers
-from uniworld.training import loop, validate
+from uniworld.training.run import loop, validate
 from uniworld.training.config.file import load_config
 from uniworld.training.data import cache, loader
 from torch.distributed import checkpoint
 torch.set_num_threads(1)
 config, run = load_config({config!r}), Path({run!r})
 checkpoints = run / "checkpoints"
-chance = random.Random(0)
+rng = random.Random(0)
 kills = 0
 for attempt in range({kills} + 1):
     before = len(list(checkpoints.glob("step-*"))) if checkpoints.is_dir() else 0
@@ -41,7 +41,7 @@ for attempt in range({kills} + 1):
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and len(list(checkpoints.glob("step-*"))) <= before:
             time.sleep(0.001)
-        time.sleep(chance.random() * 0.15)
+        time.sleep(rng.random() * 0.15)
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     kills += os.WIFSIGNALED(status)

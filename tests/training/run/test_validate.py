@@ -85,7 +85,7 @@ def test_bfloat16_paints_with_float32_trained_parameters() -> None:
     [
         (
             (ValidationPrompt("Make it blue.", ("nowhere.png",)),),
-            "nowhere.png' does not exist: check `images` of validation.prompts",
+            "nowhere.png' does not exist: check `images` in validation.prompts",
         ),
         ((ValidationPrompt(" "),), "The validation prompt ' ' cannot be painted"),
     ],
