@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -54,6 +55,30 @@ def test_files_of_the_full_size_are_deleted_after_sigterm(tmp_path: Path) -> Non
         running.terminate()
         assert running.wait(60) == 143
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_every_section_of_the_gpu_benchmark_runs_without_a_gpu(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    # Without `compile`, whose C++ compiler takes a minute and may be missing.
+    sections = "env,parity,step,fp8mm,cache,caps,offload,load,train,summary"
+    printed = run("gpu.py", "--tiny", "--quick", "--caps", "8", "--only", sections, "--out", str(out))
+    lines = json.loads(out.read_text(encoding="utf-8"))
+    assert not [line for line in lines if str(line["value"]).startswith("FAILED")]
+    found = {(line["section"], line["name"]): line["value"] for line in lines}
+    assert all((section, "seconds") in found for section in sections.split(","))
+    for storage in ("bfloat16", "int8", "fp8"):
+        assert 0 < found["parity", f"{storage} against float32"] < 0.05
+        assert found["step", f"{storage}, 1024x1024, 1376 text tokens"] > 0
+    assert found["caps", "8 GiB: an edit of 1024x1024"] == "possible"
+    assert round(found["summary", "one step"]) == 92
+    assert printed.splitlines()[-1] == "parity holds"
+
+
+def test_the_gpu_benchmark_says_what_it_had_no_time_for(tmp_path: Path) -> None:
+    printed = run("gpu.py", "--tiny", "--budget", "0")
+    assert "step     section" in printed
+    assert "SKIPPED: no time left" in printed
 
 
 @pytest.mark.slow
