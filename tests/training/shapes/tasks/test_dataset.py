@@ -90,9 +90,9 @@ class TestContents:
         assert annotations(tmp_path / "train", "edits.json") != annotations(tmp_path / "test", "edits.json")
 
     def test_progress_is_reported(self, tmp_path: Path) -> None:
-        told = []
-        write_dataset(tmp_path / "data", 40, progress=lambda done, count: told.append((done, count)))
-        assert told == [(16, 40), (32, 40), (40, 40)]
+        reported = []
+        write_dataset(tmp_path / "data", 40, progress=lambda done, count: reported.append((done, count)))
+        assert reported == [(16, 40), (32, 40), (40, 40)]
 
 
 class TestResuming:

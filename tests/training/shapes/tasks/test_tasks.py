@@ -155,15 +155,15 @@ class TestWords:
 
     def test_questions_of_every_kind_have_the_correct_answer(self) -> None:
         rng = np.random.default_rng(0)
-        told = {kind: set() for kind in QUESTION_KINDS}
+        answers = {kind: set() for kind in QUESTION_KINDS}
         for _ in range(200):
             for asked in questions(self.SCENE, rng):
-                told[asked.kind].add(asked.answer)
-        assert told["colour"] == {"orange", "red"}
-        assert told["position"] == {"top left", "center"}
-        assert told["presence"] == {"yes", "no"}
-        assert told["shape"] == {"star"}
-        assert told["count"] == {"0", "1", "2"}
+                answers[asked.kind].add(asked.answer)
+        assert answers["colour"] == {"orange", "red"}
+        assert answers["position"] == {"top left", "center"}
+        assert answers["presence"] == {"yes", "no"}
+        assert answers["shape"] == {"star"}
+        assert answers["count"] == {"0", "1", "2"}
 
     def test_a_count_matches_the_objects_that_it_names(self) -> None:
         rng = np.random.default_rng(0)

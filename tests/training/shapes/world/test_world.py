@@ -105,7 +105,7 @@ def test_an_invalid_side_is_rejected(side: int) -> None:
 
 
 class TestTheMaps:
-    def test_edges_lie_on_both_sides_of_every_border_and_nowhere_else(self) -> None:
+    def test_edges_are_on_both_sides_of_every_border_and_nowhere_else(self) -> None:
         for scene in scenes(30):
             labels = np.pad(draw.labels(scene), 1, mode="edge")
             middle = labels[1:-1, 1:-1]
@@ -136,7 +136,7 @@ class TestTheMaps:
             changed = (draw.segmented(scene, scene.objects[0]) != draw.paint(scene)).any(-1)
             assert np.array_equal(changed, draw.visible_masks(scene)[0])
 
-    def test_a_box_goes_round_the_subject(self) -> None:
+    def test_a_box_surrounds_the_subject(self) -> None:
         for scene in scenes(40):
             left, top, right, bottom = draw.box_around(scene, scene.objects[0])
             rows, columns = np.nonzero(draw.visible_masks(scene)[0])
