@@ -1,4 +1,4 @@
-"""`uniworld convert`: a checkpoint in other forms and numbers, and the start checkpoint of the base models."""
+"""`uniworld convert`: convert a checkpoint to another format or dtype, or build a starting checkpoint."""
 
 from __future__ import annotations
 
@@ -14,33 +14,38 @@ FORMS = ("uniworld", "comfy", "diffusers")
 STORAGES = ("float32", "bfloat16", "float16", "int8", "fp8")
 
 _DESCRIPTION = """\
-SOURCE is a UniWorld checkpoint, or the name of a shipped model. The forms:
-  uniworld   the published format, in other numbers
-  comfy      files for ComfyUI's own loaders; TARGET is ComfyUI's models folder, or a new one
-  diffusers  transformer/ for diffusers, vlm/ for transformers, projectors/
-SOURCE may also be a Qwen2.5-VL folder: with --flux, TARGET becomes a UniWorld checkpoint that training starts from.
-An interrupted conversion continues when the same command is given again."""
+SOURCE is a UniWorld checkpoint, or the name of a shipped model. The formats:
+  uniworld   the published format, with another dtype
+  comfy      files for ComfyUI's own loaders; TARGET is ComfyUI's models folder, or a new folder
+  diffusers  transformer/ for diffusers, vlm/ for transformers, and projectors/
+SOURCE may also be a Qwen2.5-VL folder. With --flux, TARGET then becomes a starting checkpoint for training.
+To resume an interrupted conversion, run the same command again."""
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.add_argument("source", metavar="SOURCE", help="a checkpoint folder, or the name of a shipped model")
-    parser.add_argument("target", type=Path, metavar="TARGET", help="the folder to write")
-    parser.add_argument("--to", choices=FORMS, default="uniworld", help="the form (uniworld)")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="output folder")
+    parser.add_argument("--to", choices=FORMS, default="uniworld", help="output format (default: uniworld)")
     parser.add_argument(
         "--storage",
         choices=STORAGES,
-        help="type of the numbers (bfloat16; of a start checkpoint float32, as published)",
+        help="storage type of the weights (default: bfloat16; float32 for a starting checkpoint, as published)",
     )
-    parser.add_argument("--flux", type=Path, metavar="DIR", help="FLUX.1-dev in diffusers layout")
+    parser.add_argument("--flux", type=Path, metavar="DIR", help="a FLUX.1-dev folder in diffusers layout")
     parser.add_argument(
-        "--siglip", type=Path, metavar="DIR", help="SigLIP2: written for ComfyUI; the width of projectors"
+        "--siglip",
+        type=Path,
+        metavar="DIR",
+        help="a SigLIP2 folder: included in ComfyUI's files; sets the projector width of a starting checkpoint",
     )
-    parser.add_argument("--name", default="uniworld_v1", help="how the files for ComfyUI begin (uniworld_v1)")
-    start = parser.add_argument_group("of a Qwen2.5-VL folder")
-    start.add_argument("--redux", type=Path, metavar="FILE", help="flux1-redux-dev.safetensors, for siglip_projector")
-    start.add_argument("--task-head", type=Path, metavar="FILE", help="a task_head_final.pt for the routing")
-    start.add_argument("--seed", type=int, metavar="N", help="of the random projectors (0)")
+    parser.add_argument("--name", default="uniworld_v1", help="prefix of ComfyUI's files (default: uniworld_v1)")
+    start = parser.add_argument_group("options for a starting checkpoint")
+    start.add_argument(
+        "--redux", type=Path, metavar="FILE", help="flux1-redux-dev.safetensors, to initialize siglip_projector"
+    )
+    start.add_argument("--task-head", type=Path, metavar="FILE", help="a task_head_final.pt, the routing head")
+    start.add_argument("--seed", type=int, metavar="N", help="random seed of the new projectors (default: 0)")
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -74,9 +79,9 @@ def _convert_checkpoint(arguments: argparse.Namespace) -> None:
     from ...uniworld_core.loading.shipped import shipped_model
     from ..publish.conversion import Conversion, convert_checkpoint
 
-    _refuse(arguments, ("redux", "task_head", "seed"), "of a UniWorld checkpoint")
+    _reject(arguments, ("redux", "task_head", "seed"))
     if Path(arguments.name).name != arguments.name or not arguments.name.strip("."):
-        raise UniWorldError(f"--name is {arguments.name!r}, and must begin a name of a file, such as uniworld_v1.")
+        raise UniWorldError(f"--name is {arguments.name!r}; it must be a prefix of a file name, such as uniworld_v1.")
     shipped = shipped_model(arguments.source)
     folders = ModelFolders(
         Path(arguments.source) if shipped is None else shipped.checkpoint,
@@ -88,7 +93,7 @@ def _convert_checkpoint(arguments: argparse.Namespace) -> None:
         with Bars() as bars:
             convert_checkpoint(folders, arguments.target, conversion, lambda done, total: bars("tensors", done, total))
     except KeyboardInterrupt:
-        say("The same command continues the conversion.")
+        say("Run the same command again to resume the conversion.")
         raise
 
 
@@ -98,24 +103,30 @@ def _make_start(arguments: argparse.Namespace) -> None:
 
     if arguments.to != "uniworld":
         raise UniWorldError(
-            f"{arguments.source} is Qwen2.5-VL: only --to uniworld makes a checkpoint of it; convert that one to {arguments.to}."
+            f"{arguments.source} is a Qwen2.5-VL folder, which only --to uniworld supports: build a checkpoint from it first, "
+            f"then convert that to {arguments.to}."
         )
     if arguments.flux is None:
-        raise UniWorldError(f"{arguments.source} is Qwen2.5-VL: name the FLUX.1-dev folder beside it with --flux.")
+        raise UniWorldError(
+            f"{arguments.source} is a Qwen2.5-VL folder: give the FLUX.1-dev folder as well, with --flux."
+        )
     storage = arguments.storage or "float32"
     if storage not in FLOATS:
-        raise UniWorldError(f"--storage is {storage}; a start checkpoint is written as {', '.join(FLOATS)}.")
+        raise UniWorldError(f"--storage is {storage}; for a starting checkpoint it must be one of {', '.join(FLOATS)}.")
     models = BaseModels(Path(arguments.source), arguments.flux, arguments.redux, arguments.siglip, arguments.task_head)
     convert(models, arguments.target, arguments.seed or 0, FLOATS[storage])
 
 
-def _refuse(arguments: argparse.Namespace, names: tuple[str, ...], what: str) -> None:
+def _reject(arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
+    """Raise UniWorldError if an option of starting checkpoints is given for a UniWorld checkpoint."""
     for name in names:
         if getattr(arguments, name) is not None:
             option = "--" + name.replace("_", "-")
-            raise UniWorldError(f"{option} belongs to a start checkpoint, and the source is {what[3:]}: leave it out.")
+            raise UniWorldError(
+                f"{option} applies only to building a starting checkpoint, but the source is a UniWorld checkpoint: remove it."
+            )
 
 
 CONVERT_COMMANDS: dict[tuple[str, ...], Command] = {
-    ("convert",): Command("convert a checkpoint, for ComfyUI, diffusers or in other numbers", _add_convert, _convert),
+    ("convert",): Command("convert a checkpoint for ComfyUI or diffusers, or to another dtype", _add_convert, _convert),
 }

@@ -1,4 +1,4 @@
-"""A UniWorld checkpoint in other forms: for ComfyUI's own loaders, for diffusers and transformers, or in other numbers."""
+"""Convert a UniWorld checkpoint: for ComfyUI's own loaders, for diffusers and transformers, or to another dtype."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .work_folder import ConvertedFiles, fingerprint, publish
 
 FORMS = ("uniworld", "comfy", "diffusers")
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What each form can be stored in.
+# Storage types of each format.
 STORAGES = {"uniworld": (*FLOATS, *ENCODED), "comfy": (*FLOATS, "fp8"), "diffusers": tuple(FLOATS)}
 NAME = "uniworld_v1"
 
@@ -45,13 +45,13 @@ _RECORD = "conversion.json"
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a checkpoint is converted to.
+    """Settings of a conversion.
 
     Attributes:
         to: one of `FORMS`.
-        storage: one of `STORAGES` of that form.
-        name: how the files for ComfyUI begin.
-        shard_bytes: about the size of a shard, of the forms that have shards.
+        storage: one of `STORAGES[to]`.
+        name: prefix of ComfyUI's files.
+        shard_bytes: approximate size of a shard, in formats with shards.
     """
 
     to: str
@@ -66,21 +66,22 @@ def convert_checkpoint(
     conversion: Conversion,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write a checkpoint in another form, one tensor in memory at a time; an interrupted call can be repeated to continue.
+    """Convert a checkpoint, with one tensor in memory at a time. Repeat an interrupted call to resume it.
 
     Args:
-        folders: the checkpoint; for ComfyUI with its FLUX folder, of which CLIP and the VAE are taken, and SigLIP if the
-            target is to have it.
-        target: the folder to make. For ComfyUI the models folder, which may exist: the files go into its folders.
-        progress: called with the number of tensors that are written, and of all.
+        folders: the checkpoint. For ComfyUI also its FLUX folder, for CLIP and the VAE, and optionally SigLIP.
+        target: the folder to create. For ComfyUI the models folder, which may exist; files go into its subfolders.
+        conversion: the settings.
+        progress: called with the number of written tensors and their total.
 
     Raises:
-        UniWorldError: the checkpoint is damaged, the form has no such storage, or the target cannot be written.
+        UniWorldError: the checkpoint is damaged, the format does not support the storage type, or the target cannot be
+            written.
     """
     if conversion.storage not in STORAGES[conversion.to]:
         raise UniWorldError(
-            f"--storage is {conversion.storage}, and files for {conversion.to} are written as "
-            f"{', '.join(STORAGES[conversion.to])}: choose one of these."
+            f"--storage is {conversion.storage}, which --to {conversion.to} does not support: choose one of "
+            f"{', '.join(STORAGES[conversion.to])}."
         )
     parts = UniWorldParts(folders.checkpoint, folders.flux, folders.siglip)
     parts.check()
@@ -103,7 +104,7 @@ Written = tuple[dict[str, TensorFile], Callable[[Path], None]]
 
 
 def _uniworld(parts: UniWorldParts, conversion: Conversion) -> Written:
-    # Layers that are not quantized are in bfloat16 then.
+    # With 8-bit storage, layers that are not quantized are bfloat16.
     dtype = FLOATS.get(conversion.storage, torch.bfloat16)
     raw = read_json(parts.checkpoint / "config.json") | {"torch_dtype": str(dtype).removeprefix("torch.")}
     quantized = _quantizable(parts) if conversion.storage in ENCODED else frozenset()
@@ -159,7 +160,7 @@ def _diffusers(parts: UniWorldParts, conversion: Conversion) -> Written:
 def _comfy(parts: UniWorldParts, conversion: Conversion) -> Written:
     if parts.flux is None:
         raise UniWorldError(
-            "Files for ComfyUI hold the pooled empty prompt of the FLUX folder's CLIP: name the folder with --flux."
+            "Files for ComfyUI contain the pooled empty prompt of the FLUX folder's CLIP: give the folder with --flux."
         )
     fp8 = conversion.storage == "fp8"
     dtype = torch.bfloat16 if fp8 else FLOATS[conversion.storage]
@@ -195,7 +196,7 @@ def _comfy(parts: UniWorldParts, conversion: Conversion) -> Written:
 
 
 def _of(shards: Shards, names: Names) -> dict[str, str]:
-    """{published name: name in the network} of a part's tensors."""
+    """Return {published name: name in the network} of a part's tensors."""
     return {name: key for name in shards.shapes if (key := names.in_module(name)) is not None}
 
 
@@ -217,7 +218,7 @@ def _quantizable(parts: UniWorldParts) -> frozenset[str]:
 
 
 def _encoded(shards: Shards, name: str, storage: str) -> dict[str, TensorEntry]:
-    """The entries of a quantized weight: its 8-bit numbers and a scale for each row."""
+    """Return the entries of a quantized weight: its 8-bit values and a scale per row."""
     source = Source.in_shards(shards, name)
 
     def read(part: str) -> torch.Tensor:
@@ -238,16 +239,16 @@ def _ready(tensor: torch.Tensor) -> TensorEntry:
     return TensorEntry(tensor.dtype, tuple(tensor.shape), lambda: tensor)
 
 
-# Tables and first convolutions are no linear layers, and ComfyUI reads them without a scale.
-_SMALLEST = 1e-12  # keeps the scale of a weight of zeros from being zero
+_SMALLEST = 1e-12  # lower bound of a scale, for weights that are all zeros
+# Embeddings and patch convolutions are not linear layers: ComfyUI reads them without a scale.
 _UNSCALED = ("embed_tokens.weight", "patch_embed.proj.weight")
 
 
 def _scaled(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
-    """The entries in float8 as ComfyUI reads it: weights of linear layers with one scale each, everything else as it is.
+    """Convert entries to ComfyUI's float8: weights of linear layers with one scale each; all others are unchanged.
 
-    ComfyUI takes one scale per tensor (`scale_weight`), and turns the weights of all linear layers into float8 as soon as
-    the file has the tensor `scaled_fp8`; of two elements, it says that activations stay as they are.
+    ComfyUI expects one scale per tensor (`scale_weight`). The tensor `scaled_fp8` marks the file: all weights of its linear
+    layers are then float8. With two elements, it also says that activations are not quantized.
     """
     scaled: dict[str, TensorEntry] = {"scaled_fp8": _ready(torch.zeros(2, dtype=_FP8))}
     for name, entry in entries.items():
@@ -268,18 +269,18 @@ def _scaled(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
 
 
 def _scale(weight: torch.Tensor) -> torch.Tensor:
-    """The scale that maps a weight's largest value to float8's largest."""
+    """Return the scale that maps a weight's largest absolute value to float8's maximum."""
     return weight.abs().amax().clamp(min=_SMALLEST) / torch.finfo(_FP8).max
 
 
 def _pooled_empty(parts: UniWorldParts) -> TensorEntry:
-    """What CLIP makes of the empty prompt, (pooled width): FLUX always gets it where T5 is off (published: serve/cli.py)."""
+    """Return CLIP's pooled empty prompt, (pooled width); FLUX always gets it when T5 is off (published: serve/cli.py)."""
     pooled = parts["clip"].load(torch.float32, "cpu").pool([""])[0]
     return _ready(pooled.detach().float().clone())
 
 
 def _vlm_pixels(parts: UniWorldParts) -> int:
-    """Pixels that the checkpoint's VLM sees of each picture."""
+    """Return the number of pixels to which the checkpoint's VLM resizes each picture."""
     processor = read_processor(parts.checkpoint, parts.config.vlm, VLM_PIXELS)
     return int(processor.size["shortest_edge"])
 
@@ -287,7 +288,7 @@ def _vlm_pixels(parts: UniWorldParts) -> int:
 def _sharded(
     entries: Mapping[str, TensorEntry], stem: str, conversion: Conversion
 ) -> tuple[dict[str, TensorFile], dict[str, Any]]:
-    """The entries as shards, and their index."""
+    """Split entries into shards. Return the files and their index."""
     sizes = {name: entry.size for name, entry in entries.items()}
     shards = split(sizes, conversion.shard_bytes)
     files: dict[str, TensorFile] = {}

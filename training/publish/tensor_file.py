@@ -1,7 +1,7 @@
-"""Writing a safetensors file tensor by tensor, so that only one is held in memory, and continuing after an interruption.
+"""Write a safetensors file tensor by tensor, with only one in memory, and resume after an interruption.
 
-safetensors' own `save_file` needs all tensors of a file at once: 24 GB for a DiT. The format is a JSON header of known
-size, followed by the tensors' bytes (https://huggingface.co/docs/safetensors), so a file can be written in order.
+safetensors' own `save_file` needs all tensors of a file in memory: 24 GB for a DiT. The format is a JSON header of known
+size followed by the tensors' bytes (https://huggingface.co/docs/safetensors), so a file can be written in order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from ...uniworld_core.errors import UniWorldError
 
-# safetensors' names of types.
+# safetensors' dtype names.
 _TYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -35,12 +35,12 @@ _ALIGNMENT = 8  # of the header, as safetensors writes it
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor that is to be written.
+    """A tensor to write, read lazily.
 
     Attributes:
-        dtype: in the file.
-        shape: in the file.
-        read: makes the tensor; it is called when the tensor is written, and not before.
+        dtype: dtype in the file.
+        shape: shape in the file.
+        read: returns the tensor; called when it is written.
     """
 
     dtype: torch.dtype
@@ -49,11 +49,11 @@ class TensorEntry:
 
     @property
     def size(self) -> int:
-        """Bytes in the file."""
+        """Size in the file, in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def data(self, name: str) -> memoryview:
-        """The tensor's bytes. Raises UniWorldError if its values cannot be written in that type."""
+        """Return the tensor's bytes. Raises UniWorldError if values are not finite in the file's dtype."""
         tensor = self.read()
         written = tensor.detach().cpu().to(self.dtype).contiguous()
         assert tuple(written.shape) == self.shape, f"{name} is {tuple(written.shape)} and not {self.shape}"
@@ -67,11 +67,11 @@ class TensorEntry:
 
 @dataclass
 class TensorFile:
-    """A safetensors file that is to be written.
+    """A safetensors file to write.
 
     Attributes:
         entries: {name: tensor}.
-        metadata: strings for the header.
+        metadata: metadata of the header.
     """
 
     entries: Mapping[str, TensorEntry]
@@ -79,20 +79,21 @@ class TensorFile:
 
     @property
     def size(self) -> int:
-        """Bytes of the whole file."""
+        """Size of the file, in bytes."""
         return len(self._header()) + sum(entry.size for entry in self.entries.values())
 
     def write(self, file: Path, step: Callable[[], None] = lambda: None) -> str:
         """Write the file and return its SHA-256.
 
-        What an interrupted call wrote into `file.part` is kept as far as its tensors have the checksums that were noted in
-        `file.journal`; the file gets its name when it is complete and on disk.
+        Resumes an interrupted call: tensors in `file.part` are kept as long as they match their checksums in
+        `file.journal`. The file gets its name once it is complete and synced to disk.
 
         Args:
+            file: the file to write.
             step: called after each tensor.
 
         Raises:
-            UniWorldError: values cannot be written.
+            UniWorldError: values are not finite in the file's dtype.
             OSError: the file cannot be written.
         """
         part, journal = file.with_name(f"{file.name}.part"), file.with_name(f"{file.name}.journal")
@@ -118,7 +119,7 @@ class TensorFile:
         return digest.hexdigest()
 
     def _ordered(self) -> list[tuple[str, TensorEntry]]:
-        # Wider types first: a reader views each tensor in place, which must begin at a multiple of its item size.
+        # Wider dtypes first: readers view tensors in place, so each offset must be a multiple of the item size.
         return sorted(self.entries.items(), key=lambda item: -item[1].dtype.itemsize)
 
     def _header(self) -> bytes:
@@ -133,7 +134,7 @@ class TensorFile:
         return len(text).to_bytes(8, "little") + text
 
     def _keep(self, out: BinaryIO, checksums: list[str]) -> tuple[list[str], hashlib._Hash]:
-        """Position `out` behind what is intact in it, at least the header.
+        """Truncate `out` after its intact tensors, and write the header if it is missing or differs.
 
         Returns:
             The checksums of the intact tensors, and the running SHA-256 of header and intact tensors.
@@ -157,7 +158,7 @@ class TensorFile:
 
 
 def _extended(digest: hashlib._Hash, out: BinaryIO, start: int, size: int, checksum: str) -> hashlib._Hash | None:
-    """A SHA-256 continued with so many bytes of a file; None if these have another SHA-256 than `checksum`."""
+    """Extend a SHA-256 by a byte range of a file. Return None if the range's own SHA-256 is not `checksum`."""
     own, extended = hashlib.sha256(), digest.copy()
     out.seek(start)
     while size and (block := out.read(min(size, _BLOCK))):

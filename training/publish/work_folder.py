@@ -1,4 +1,4 @@
-"""A conversion in progress: files that are written one after another, kept over interruptions, and published together."""
+"""The working folder of a conversion: files are written one by one, survive interruptions, and are published together."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _GIB = 2**30
 
 
 def fingerprint(folder: Path) -> str:
-    """A SHA-256 by which a model folder is known: of its files' names, sizes, and first and last MiB.
+    """Return a SHA-256 that identifies a model folder, of its files' names, sizes, and first and last MiB.
 
-    The first MiB of a safetensors file has the names and shapes of its tensors. A hash of all 82 GB would take as long as
-    the conversion.
+    The first MiB of a safetensors file contains the names and shapes of its tensors. Hashing all 82 GB would take as long
+    as the conversion.
     """
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
@@ -39,12 +39,12 @@ def fingerprint(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class ConvertedFiles:
-    """What a conversion writes.
+    """The output of a conversion.
 
     Attributes:
-        tensors: {path below the target: file of tensors}.
-        rest: writes everything else into a folder: configurations, tokenizer files.
-        about: what the record says besides the files.
+        tensors: {path relative to the target: file of tensors}.
+        rest: writes everything else into a folder: configuration and tokenizer files.
+        about: entries of the record besides the files.
         record: name of the record, a JSON file in the target.
     """
 
@@ -60,32 +60,32 @@ def publish(
     into_existing: bool,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write all files of a conversion, or continue one that was interrupted; they appear together.
+    """Write all files of a conversion, or resume an interrupted one; the files appear together at the end.
 
-    Everything is written into a folder beside or in `target` first. It stays if the process is interrupted, and the next
-    call for the same source and settings continues it; after an error it is removed.
+    Everything is first written to a temporary folder, in `target` or next to it. An interruption keeps it, and the next call
+    with the same source and settings resumes from it. An error removes it.
 
     Args:
-        target: a folder to make; with `into_existing` a folder that may exist, such as ComfyUI's models folder.
-        progress: called with the number of tensors that are written, and of all.
+        output: the files.
+        target: the folder to create; with `into_existing` it may exist, such as ComfyUI's models folder.
+        into_existing: add the files to `target` instead of creating it.
+        progress: called with the number of written tensors and their total.
 
     Raises:
-        UniWorldError: `target` or a file in it exists already, another process converts to it, the disk is too small, or
-            nothing can be written.
+        UniWorldError: `target` or a file in it already exists, another process writes to it, there is not enough disk space,
+            or the target cannot be written.
     """
     names = [*output.tensors, output.record]
     taken = [target / name for name in names if (target / name).exists()] if into_existing else [target]
     for path in taken:
         if path.exists() or path.is_symlink():
-            raise UniWorldError(
-                f"{path} exists already and is not overwritten: choose another target, or move it away."
-            )
+            raise UniWorldError(f"{path} already exists and is not overwritten: choose another target, or move it.")
     work = target / ".uniworld-convert" if into_existing else target.with_name(f".{target.name}.uniworld-convert")
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UniWorldError(f"{work} cannot be made ({error}): choose another target.") from error
-    with acquire_lock(work / "lock", f"Another process converts to {target}: wait for it."):
+        raise UniWorldError(f"{work} cannot be created ({error}): choose another target.") from error
+    with acquire_lock(work / "lock", f"Another process is converting to {target}: wait for it."):
         try:
             _fill(work, output, target, progress)
             _move(work, names, target, into_existing)
@@ -94,8 +94,8 @@ def publish(
             if isinstance(error, UniWorldError):
                 raise
             raise UniWorldError(
-                f"{target} cannot be written ({error}), and what was written of it is removed: make room on the disk, or "
-                "choose another folder."
+                f"{target} cannot be written ({error}); the partial output was removed. Free disk space, or choose another "
+                "folder."
             ) from error
 
 
@@ -112,8 +112,8 @@ def _fill(work: Path, output: ConvertedFiles, target: Path, progress: Callable[[
     free = shutil.disk_usage(work).free
     if missing - written > free:
         raise UniWorldError(
-            f"{target} needs {(missing - written) / _GIB:.1f} GiB and its disk has {free / _GIB:.1f} GiB free: make room, or "
-            "choose another folder."
+            f"{target} needs {(missing - written) / _GIB:.1f} GiB, but only {free / _GIB:.1f} GiB are free: free disk space, "
+            "or choose another folder."
         )
     total = sum(len(file.entries) for file in output.tensors.values())
     done = 0
@@ -160,7 +160,7 @@ def _move(work: Path, names: list[str], target: Path, into_existing: bool) -> No
 
 
 def _read_state(file: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state of an interrupted conversion of the same source and settings, its files unchanged; else None."""
+    """Return the state of an interrupted conversion, or None unless source, settings and file sizes match."""
     try:
         state: dict[str, Any] = loads(file.read_bytes())
         files = {name: dict(entry) for name, entry in state["files"].items()}

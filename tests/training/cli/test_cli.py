@@ -151,7 +151,7 @@ def test_a_terminated_or_interrupted_command_exits_with_1_and_a_sentence(
         ("train merge tiny tiny out --shares 1", "There are 2 checkpoints, but the shares are 1.0"),
         ("train merge tiny tiny out --shares 1,-1", "give finite numbers of 0 or more"),
         ("convert nowhere out", "does not exist"),
-        ("convert tiny out --seed 3", "--seed belongs to a start checkpoint"),
+        ("convert tiny out --seed 3", "--seed applies only to building a starting checkpoint"),
         ("train convert Qwen FLUX out", "is now `uniworld convert QWEN TARGET --flux FLUX`"),
         ("data check nowhere.txt", "cannot be read"),
         ("data shards nowhere.txt out", "cannot be read"),
@@ -352,8 +352,8 @@ def test_a_checkpoint_is_converted(command: Command) -> None:
     assert Path("models/diffusion_models/tiny.safetensors").is_file()
     code, _, err = command("convert", "tiny", "models", "--to", "comfy", "--name", "tiny")
     assert code == 2
-    assert "exists already" in err
-    assert "a name of a file" in command("convert", "tiny", "out", "--to", "comfy", "--name", "../tiny")[2]
+    assert "already exists" in err
+    assert "a prefix of a file name" in command("convert", "tiny", "out", "--to", "comfy", "--name", "../tiny")[2]
 
 
 def test_nano_is_trained_into_the_given_folder(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

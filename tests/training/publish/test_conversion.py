@@ -1,4 +1,4 @@
-"""`uniworld convert`: a checkpoint in ComfyUI's files, in diffusers' folders and in other numbers."""
+"""`uniworld convert`: conversion to ComfyUI's files, to diffusers' folders, and to other dtypes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def source_tensors() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def comfy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny's files for ComfyUI, in float32."""
+    """Tiny as files for ComfyUI, in float32."""
     folder = tmp_path_factory.mktemp("models")
     convert_checkpoint(FOLDERS, folder, Conversion("comfy", "float32", "tiny"))
     return folder
 
 
-def test_files_for_comfyui_lie_where_its_loaders_look(comfy: Path) -> None:
+def test_files_for_comfyui_are_in_the_folders_of_its_loaders(comfy: Path) -> None:
     files = {path.relative_to(comfy).as_posix() for path in comfy.rglob("*") if path.is_file()}
     assert files == {
         "tiny.conversion.json",
@@ -58,7 +58,7 @@ def test_files_for_comfyui_lie_where_its_loaders_look(comfy: Path) -> None:
     assert set(record["files"]) == files - {"tiny.conversion.json"}
 
 
-def test_the_dit_has_bfl_names_and_every_number_of_the_source(comfy: Path) -> None:
+def test_the_dit_has_bfl_names_and_all_values_of_the_source(comfy: Path) -> None:
     dit, source = load_file(comfy / "diffusion_models/tiny.safetensors"), source_tensors()
     prefix = "denoise_tower.denoiser."
     block = f"{prefix}single_transformer_blocks.0."
@@ -72,7 +72,7 @@ def test_the_dit_has_bfl_names_and_every_number_of_the_source(comfy: Path) -> No
     assert sum(tensor.numel() for tensor in dit.values()) == counted
 
 
-def test_the_small_files_hold_the_projectors_and_the_pooled_empty_prompt(comfy: Path) -> None:
+def test_the_small_files_contain_the_projectors_and_the_pooled_empty_prompt(comfy: Path) -> None:
     source = source_tensors()
     redux = load_file(comfy / "style_models/tiny_siglip_redux.safetensors")
     assert set(redux) == {"redux_up.weight", "redux_up.bias", "redux_down.weight", "redux_down.bias"}
@@ -90,7 +90,7 @@ def test_the_small_files_hold_the_projectors_and_the_pooled_empty_prompt(comfy: 
     assert "lm_head.weight" not in vlm
 
 
-def test_fp8_has_a_scale_per_linear_weight_and_the_mark_that_comfyui_looks_for(tmp_path: Path, comfy: Path) -> None:
+def test_fp8_has_a_scale_per_linear_weight_and_comfyuis_marker(tmp_path: Path, comfy: Path) -> None:
     convert_checkpoint(FOLDERS, tmp_path, Conversion("comfy", "fp8", "tiny"))
     floats = load_file(comfy / "diffusion_models/tiny.safetensors")
     scaled = load_file(tmp_path / "diffusion_models/tiny.safetensors")
@@ -126,7 +126,7 @@ def test_diffusers_and_transformers_open_their_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("storage", "kind"), [("int8", "I8"), ("fp8", "F8_E4M3")])
-def test_a_checkpoint_in_8_bits_opens_as_it_is(storage: str, kind: str, tmp_path: Path) -> None:
+def test_an_8_bit_checkpoint_opens_in_that_storage(storage: str, kind: str, tmp_path: Path) -> None:
     target = tmp_path / "converted"
     convert_checkpoint(FOLDERS, target, Conversion("uniworld", storage))
     shards = Shards(target)
@@ -154,7 +154,7 @@ def test_a_checkpoint_in_bfloat16_opens(tmp_path: Path) -> None:
 
 
 class Stop:
-    """Interrupts a conversion after so many tensors, as Ctrl-C does."""
+    """Interrupts a conversion after a number of tensors, like Ctrl-C."""
 
     def __init__(self, after: int) -> None:
         self.after = after
@@ -165,7 +165,7 @@ class Stop:
 
 
 @pytest.mark.parametrize("after", [1, 40, 130])
-def test_an_interrupted_conversion_continues(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_conversion_resumes(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conversion = Conversion("uniworld", "bfloat16", shard_bytes=2**19)
     convert_checkpoint(FOLDERS, tmp_path / "whole", conversion)
     with pytest.raises(KeyboardInterrupt):
@@ -181,7 +181,7 @@ def test_an_interrupted_conversion_continues(after: int, tmp_path: Path, monkeyp
         assert (tmp_path / "parts" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
-def test_what_was_damaged_meanwhile_is_written_again(tmp_path: Path) -> None:
+def test_tensors_that_were_damaged_since_are_written_again(tmp_path: Path) -> None:
     tensors = {f"t{i}": torch.randn(7, 5) for i in range(6)}
     entries = {
         name: TensorEntry(torch.bfloat16, (7, 5), lambda tensor=tensor: tensor) for name, tensor in tensors.items()
@@ -205,7 +205,7 @@ def test_what_was_damaged_meanwhile_is_written_again(tmp_path: Path) -> None:
         assert torch.equal(tensor, tensors[name].bfloat16())
 
 
-def test_another_source_does_not_continue_it(tmp_path: Path) -> None:
+def test_a_conversion_of_another_source_does_not_resume_it(tmp_path: Path) -> None:
     other = Path(shutil.copytree(TINY.checkpoint, tmp_path / "other"))
     (other / "knows.json").unlink(missing_ok=True)
     (other / "generation_config.json").write_text("{}")
@@ -229,7 +229,7 @@ def _failing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "sentence"), [(_full, "its disk has 0.0 GiB free"), (_failing, "what was written of it is removed")]
+    ("break_it", "sentence"), [(_full, "only 0.0 GiB are free"), (_failing, "the partial output was removed")]
 )
 def test_a_full_disk_leaves_nothing(
     break_it: Callable[[pytest.MonkeyPatch], None], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -240,12 +240,12 @@ def test_a_full_disk_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_requests_are_refused_before_anything_is_written(tmp_path: Path, comfy: Path) -> None:
+def test_invalid_arguments_are_rejected_before_anything_is_written(tmp_path: Path, comfy: Path) -> None:
     before = sorted(comfy.rglob("*"))
-    with pytest.raises(UniWorldError, match="exists already"):
+    with pytest.raises(UniWorldError, match="already exists"):
         convert_checkpoint(FOLDERS, comfy, Conversion("comfy", "float32", "tiny"))
     assert sorted(comfy.rglob("*")) == before
-    with pytest.raises(UniWorldError, match="exists already"):
+    with pytest.raises(UniWorldError, match="already exists"):
         convert_checkpoint(FOLDERS, comfy, Conversion("uniworld"))
     with pytest.raises(UniWorldError, match="--storage is fp8"):
         convert_checkpoint(FOLDERS, tmp_path / "a", Conversion("diffusers", "fp8"))
@@ -254,7 +254,7 @@ def test_bad_requests_are_refused_before_anything_is_written(tmp_path: Path, com
     assert list(tmp_path.iterdir()) == []
 
 
-def test_values_that_do_not_fit_the_type_are_named(tmp_path: Path) -> None:
+def test_values_that_overflow_the_dtype_are_named(tmp_path: Path) -> None:
     entry = TensorEntry(torch.float16, (1,), lambda: torch.tensor([1e6]))
     with pytest.raises(UniWorldError, match="big has values that are not finite as F16"):
         TensorFile({"big": entry}).write(tmp_path / "model.safetensors")

@@ -79,7 +79,7 @@ def test_the_routing_head_is_exported(tmp_path: Path) -> None:
     assert torch.equal(start.route("Paint a dog.").logits, exported.route("Paint a dog.").logits)
 
 
-def test_every_tensor_of_the_trainee_has_a_published_name(model: UniWorld) -> None:
+def test_every_tensor_of_the_tower_has_a_published_name(model: UniWorld) -> None:
     tower = DenoiseTower(model.projectors, model.dit, StepSettings())
     published = {TOWER_NAMES.in_file(name) for name in tower.state_dict()}
     assert published == {name for name in Shards(START).shapes if name.startswith("denoise_tower.")}
