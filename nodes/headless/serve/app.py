@@ -20,7 +20,7 @@ from .content import open_packs
 from .http.forms import FORM_BYTES
 from .http.guard import bounded, guards
 from .http.openapi import describe
-from .http.replies import reply
+from .http.responses import json_response
 from .http.route import HTTPRoute
 from .metrics import Metrics
 from .queue.clients import Clients
@@ -40,7 +40,7 @@ DIED = "The server stopped unexpectedly while this prompt ran. Queue it again to
 
 async def get_openapi(request: web.Request) -> web.Response:
     token = server_of(request).config.token
-    return reply(describe(ROUTES, package_version(), token is not None))
+    return json_response(describe(ROUTES, package_version(), token is not None))
 
 
 ROUTES: list[HTTPRoute] = [

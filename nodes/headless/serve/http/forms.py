@@ -12,7 +12,7 @@ from aiohttp.http import HttpProcessingError
 
 from .....uniworld_core.errors import UniWorldError
 from .....uniworld_core.images.picture_files import PICTURE_TYPES
-from .replies import RequestError, check_content_length, too_large
+from .responses import RequestError, check_content_length, too_large
 
 FORM_BYTES = 2**20  # for the fields and headers of a form, in addition to its file
 _MAX_PARTS = 64

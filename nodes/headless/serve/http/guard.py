@@ -15,7 +15,7 @@ from .....command_line import bug_note
 from .....streams import say
 from ..config import ServerConfig
 from ..server import server_of
-from .replies import RequestError, check_content_length, error_response
+from .responses import RequestError, check_content_length, error_response
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -61,8 +61,8 @@ def bounded(handler: Handler, limit: int) -> tuple[Handler, Callable[[web.Reques
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
-    except RequestError as refused:
-        response = refused.response
+    except RequestError as error:
+        response = error.response
     except web.HTTPException as error:
         if error.status < 400:
             raise

@@ -57,9 +57,9 @@ def _names(path: str) -> list[str]:
 
 
 def _responses(route: HTTPRoute) -> dict[str, object]:
-    replies: dict[str, Any] = {}
+    responses: dict[str, Any] = {}
     for status, text in sorted({**route.statuses, **_EVERYWHERE}.items()):
-        replies[str(status)] = {"description": text}
+        responses[str(status)] = {"description": text}
         if status >= 400:
-            replies[str(status)]["content"] = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    return replies
+            responses[str(status)]["content"] = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return responses

@@ -14,7 +14,7 @@ from .....uniworld_core.json_text import BadJson, loads
 from ...storage.folders import resolve_inside
 from ..content import OWN_NAME, Pack, stock_template_file, stock_templates, translations
 from ..http.files import send_trusted
-from ..http.replies import RequestError, read_object, reply
+from ..http.responses import RequestError, json_response, read_object
 from ..http.route import BOOLEAN, STRING, HTTPRoute, properties
 from ..server import server_of
 
@@ -67,7 +67,7 @@ def _pack(request: web.Request) -> Pack:
 
 
 async def get_extensions(request: web.Request) -> web.Response:
-    return reply([script for pack in server_of(request).packs for script in pack.scripts()])
+    return json_response([script for pack in server_of(request).packs for script in pack.scripts()])
 
 
 async def get_extension_file(request: web.Request) -> web.StreamResponse:
@@ -87,7 +87,7 @@ async def get_extension_file(request: web.Request) -> web.StreamResponse:
 async def get_templates(request: web.Request) -> web.Response:
     # This package's templates are served as the editor's own (`get_stock_templates`), since only those have titles.
     named = {pack.name: list(pack.templates()) for pack in server_of(request).packs if pack.name != OWN_NAME}
-    return reply({name: templates for name, templates in named.items() if templates})
+    return json_response({name: templates for name, templates in named.items() if templates})
 
 
 async def get_template(request: web.Request) -> web.StreamResponse:
@@ -102,7 +102,7 @@ async def get_template(request: web.Request) -> web.StreamResponse:
 
 async def get_stock_templates(_: web.Request) -> web.Response:
     # The editor's own templates need nodes that this server does not have.
-    return reply(stock_templates())
+    return json_response(stock_templates())
 
 
 async def get_stock_template(request: web.Request) -> web.StreamResponse:
@@ -113,16 +113,16 @@ async def get_stock_template(request: web.Request) -> web.StreamResponse:
 
 
 async def get_logos(_: web.Request) -> web.Response:
-    return reply({})
+    return json_response({})
 
 
 async def get_translations(request: web.Request) -> web.Response:
-    return reply(await asyncio.to_thread(translations, server_of(request).packs))
+    return json_response(await asyncio.to_thread(translations, server_of(request).packs))
 
 
 async def get_blueprints(request: web.Request) -> web.Response:
     found = {key: entry for pack in server_of(request).packs for key, entry in pack.blueprints().items()}
-    return reply({key: _without_path(entry) for key, entry in found.items()})
+    return json_response({key: _without_path(entry) for key, entry in found.items()})
 
 
 async def get_blueprint(request: web.Request) -> web.Response:
@@ -133,8 +133,8 @@ async def get_blueprint(request: web.Request) -> web.Response:
                 text = json.dumps(loads(entry["path"].read_bytes(), allow_nan=True, allow_duplicates=True))
             except (OSError, BadJson):  # an unreadable blueprint is treated as missing
                 break
-            return reply({**_without_path(entry), "data": text})
-    return reply(None)
+            return json_response({**_without_path(entry), "data": text})
+    return json_response(None)
 
 
 def _without_path(entry: dict[str, object]) -> dict[str, object]:
@@ -145,11 +145,11 @@ def _without_path(entry: dict[str, object]) -> dict[str, object]:
 
 
 async def get_log(request: web.Request) -> web.Response:
-    return reply(server_of(request).terminal.text())
+    return json_response(server_of(request).terminal.text())
 
 
 async def get_log_lines(request: web.Request) -> web.Response:
-    return reply(server_of(request).terminal.lines())
+    return json_response(server_of(request).terminal.lines())
 
 
 async def subscribe_log(request: web.Request) -> web.Response:

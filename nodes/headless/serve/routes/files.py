@@ -16,7 +16,7 @@ from ..http.decoding import decoded, in_thread
 from ..http.files import numbered, send_untrusted, untrusted_headers, write_atomic
 from ..http.forms import Form, picture_name, read_form
 from ..http.images import channel_of, check_picture, preview_of, with_alpha_of
-from ..http.replies import RequestError, reply
+from ..http.responses import RequestError, json_response
 from ..http.route import STRING, HTTPRoute, one_of, properties
 from ..server import server_of
 
@@ -125,7 +125,7 @@ async def _save(form: Form, original: Path | None) -> web.Response:
         raise RequestError(400, "invalid_image", str(error)) from error
     except OSError as error:
         raise RequestError(400, "not_kept", f"The picture cannot be written: {error.strerror}.") from error
-    return reply({"name": kept, "subfolder": subfolder, "type": kind})
+    return json_response({"name": kept, "subfolder": subfolder, "type": kind})
 
 
 def _content(file: IO[bytes]) -> bytes:
@@ -148,7 +148,7 @@ async def get_files(request: web.Request) -> web.Response:
     kind = request.match_info["kind"]
     if kind not in KINDS:
         raise RequestError(400, "invalid_name", f"Unknown folder {kind[:40]!r}; choose one of {', '.join(KINDS)}.")
-    return reply(await asyncio.to_thread(_newest_first, folders.current().of_kind(kind)))
+    return json_response(await asyncio.to_thread(_newest_first, folders.current().of_kind(kind)))
 
 
 def _newest_first(folder: Path) -> list[str]:
@@ -162,7 +162,7 @@ async def get_folder_paths(request: web.Request) -> web.Response:
     host = server_of(request).host
     from ....host import MODEL_FOLDERS
 
-    return reply({kind: [str(path) for path in host.model_folders(kind)] for kind in MODEL_FOLDERS})
+    return json_response({kind: [str(path) for path in host.model_folders(kind)] for kind in MODEL_FOLDERS})
 
 
 _FORM = {

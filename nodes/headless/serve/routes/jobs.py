@@ -7,7 +7,7 @@ import sqlite3
 
 from aiohttp import web
 
-from ..http.replies import RequestError, query_int, read_ids, read_object, reply
+from ..http.responses import RequestError, json_response, query_int, read_ids, read_object
 from ..http.route import INTEGER, STRING, STRINGS, HTTPRoute, one_of, properties
 from ..queue.store import ERROR, INTERRUPTED, PENDING, RUNNING, SUCCESS
 from ..server import Server, server_of
@@ -50,7 +50,7 @@ async def get_jobs(request: web.Request) -> web.Response:
     by = f"{_SORTS[sort]} {order}, seq {order}"
     rows, total = server_of(request).store.jobs(states, request.query.get("workflow_id") or None, by, limit, offset)
     page = {"offset": offset, "limit": limit, "total": total, "has_more": offset + len(rows) < total}
-    return reply({"jobs": [job(row) for row in rows], "pagination": page})
+    return json_response({"jobs": [job(row) for row in rows], "pagination": page})
 
 
 def _states(text: str | None) -> list[str]:
@@ -76,21 +76,21 @@ async def get_job(request: web.Request) -> web.Response:
         word = "success" if row["state"] == SUCCESS else "error"
         messages = json.loads(row["messages"])
         entry["execution_status"] = {"status_str": word, "completed": word == "success", "messages": messages}
-    return reply(entry)
+    return json_response(entry)
 
 
 async def cancel_job(request: web.Request) -> web.Response:
     server, job_id = server_of(request), request.match_info["job_id"]
     if server.store.row(job_id) is None:
         raise RequestError(404, "job_not_found", "Job not found.")
-    return reply({"cancelled": _cancel(server, job_id)})
+    return json_response({"cancelled": _cancel(server, job_id)})
 
 
 async def cancel_jobs(request: web.Request) -> web.Response:
     server = server_of(request)
     body = await read_object(request, server.config.limits.json_bytes)
     ids = read_ids(body.get("job_ids"), server.config.limits.ids)
-    return reply({"cancelled": [one for one in ids if _cancel(server, one)]})
+    return json_response({"cancelled": [one for one in ids if _cancel(server, one)]})
 
 
 def _cancel(server: Server, job_id: str) -> bool:

@@ -11,7 +11,7 @@ from aiohttp import web
 from ....host import MODEL_FOLDERS
 from ....pack.loaders import model_choices
 from ....renamed import replacements
-from ..http.replies import RequestError, reply
+from ..http.responses import RequestError, json_response
 from ..http.route import HTTPRoute
 from ..machine import compute_devices, machine_memory
 from ..metrics import CONTENT_TYPE
@@ -23,7 +23,7 @@ COMFYUI_VERSION = "0.3.64"
 
 async def get_object_info(request: web.Request) -> web.Response:
     server = server_of(request)
-    return reply(await asyncio.to_thread(_infos, server))
+    return json_response(await asyncio.to_thread(_infos, server))
 
 
 def _infos(server: Server) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def _infos(server: Server) -> dict[str, Any]:
 async def get_object_info_of(request: web.Request) -> web.Response:
     server, name = server_of(request), request.match_info["node_class"]
     known = name in server.registry.classes
-    return reply({name: await asyncio.to_thread(server.registry.info, name)} if known else {})
+    return json_response({name: await asyncio.to_thread(server.registry.info, name)} if known else {})
 
 
 async def get_system_stats(request: web.Request) -> web.Response:
@@ -62,31 +62,31 @@ async def get_system_stats(request: web.Request) -> web.Response:
         # hosts.
         "argv": ["uniworld", "serve", "--disable-api-nodes"],
     }
-    return reply({"system": system, "devices": await asyncio.to_thread(compute_devices)})
+    return json_response({"system": system, "devices": await asyncio.to_thread(compute_devices)})
 
 
 async def get_features(request: web.Request) -> web.Response:
-    return reply(server_of(request).features)
+    return json_response(server_of(request).features)
 
 
 async def get_models(_: web.Request) -> web.Response:
-    return reply(list(MODEL_FOLDERS))
+    return json_response(list(MODEL_FOLDERS))
 
 
 async def get_models_in(request: web.Request) -> web.Response:
-    return reply(list(await asyncio.to_thread(model_choices, _kind(request))))
+    return json_response(list(await asyncio.to_thread(model_choices, _kind(request))))
 
 
 async def get_model_folders(request: web.Request) -> web.Response:
     host = server_of(request).host
-    return reply(
+    return json_response(
         [{"name": kind, "folders": [str(path) for path in host.model_folders(kind)]} for kind in MODEL_FOLDERS]
     )
 
 
 async def get_model_files(request: web.Request) -> web.Response:
     names = await asyncio.to_thread(model_choices, _kind(request))
-    return reply([{"name": name, "pathIndex": 0} for name in names])
+    return json_response([{"name": name, "pathIndex": 0} for name in names])
 
 
 def _kind(request: web.Request) -> str:
@@ -103,11 +103,11 @@ async def get_view_metadata(request: web.Request) -> web.Response:
 
 
 async def get_empty_list(_: web.Request) -> web.Response:
-    return reply([])
+    return json_response([])
 
 
 async def get_node_replacements(_: web.Request) -> web.Response:
-    return reply(replacements())
+    return json_response(replacements())
 
 
 async def get_metrics(request: web.Request) -> web.Response:

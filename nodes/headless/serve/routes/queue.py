@@ -13,7 +13,7 @@ from aiohttp import web
 
 from ...check.validate import Validation, validate_prompt
 from ...workflow.renaming import rename_in_prompt
-from ..http.replies import RequestError, error_response, query_int, read_ids, read_object, reply
+from ..http.responses import RequestError, error_response, json_response, query_int, read_ids, read_object
 from ..http.route import BOOLEAN, INTEGER, OBJECT, STRING, STRINGS, HTTPRoute, properties
 from ..queue.store import SUCCESS
 from ..server import Server, server_of
@@ -42,14 +42,14 @@ async def post_prompt(request: web.Request) -> web.Response:
     checked: Validation = await asyncio.to_thread(validate_prompt, prompt, server.registry, targets)
     if checked.error is not None:
         server.metrics.count_rejected()
-        return reply({"error": checked.error, "node_errors": checked.node_errors}, 400)
+        return json_response({"error": checked.error, "node_errors": checked.node_errors}, 400)
     server.worker.remember(prompt_id, checked)
     given = server.store.put(prompt_id, prompt, extra, checked.outputs, number=number, front=bool(body.get("front")))
     if given is None:
         raise RequestError(400, "prompt_id_taken", f"A prompt with the id {prompt_id!r} already exists.")
     server.worker.send_status()
     server.worker.wake()
-    return reply({"prompt_id": prompt_id, "number": given, "node_errors": checked.node_errors})
+    return json_response({"prompt_id": prompt_id, "number": given, "node_errors": checked.node_errors})
 
 
 def _number(body: dict[str, object]) -> float | None:
@@ -97,7 +97,7 @@ def _extra(body: dict[str, object]) -> dict[str, object]:
 
 
 async def get_prompt(request: web.Request) -> web.Response:
-    return reply({"exec_info": {"queue_remaining": server_of(request).store.remaining}})
+    return json_response({"exec_info": {"queue_remaining": server_of(request).store.remaining}})
 
 
 # --- queue and history -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from .....uniworld_core.files import PART_SUFFIX
 from .....uniworld_core.json_text import BadJson, loads
 from ...storage.folders import resolve_inside
 from ..http.files import SANDBOX, send_untrusted, write_atomic
-from ..http.replies import RequestError, query_flag, read_body, read_json, read_object, reply
+from ..http.responses import RequestError, json_response, query_flag, read_body, read_json, read_object
 from ..http.route import BOOLEAN, OBJECT, STRING, HTTPRoute
 from ..server import Server, server_of
 
@@ -29,7 +29,7 @@ _EMPTY = {"comfy.templates.json": "[]", "workflows/.index.json": '{"favorites": 
 
 
 async def get_users(_: web.Request) -> web.Response:
-    return reply({"storage": "server", "migrated": True})
+    return json_response({"storage": "server", "migrated": True})
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -50,11 +50,11 @@ def _visible_settings(server: Server) -> dict[str, object]:
 
 
 async def get_settings(request: web.Request) -> web.Response:
-    return reply(_visible_settings(server_of(request)))
+    return json_response(_visible_settings(server_of(request)))
 
 
 async def get_setting(request: web.Request) -> web.Response:
-    return reply(_visible_settings(server_of(request)).get(request.match_info["key"]))
+    return json_response(_visible_settings(server_of(request)).get(request.match_info["key"]))
 
 
 async def post_settings(request: web.Request) -> web.Response:
@@ -109,9 +109,9 @@ async def list_userdata(request: web.Request) -> web.Response:
         raise RequestError(404, "not_found", "Directory not found")
     files = await asyncio.to_thread(_files, folder, query_flag(request, "recurse"))
     if query_flag(request, "full_info"):
-        return reply([_info(file, folder) for file in files])
+        return json_response([_info(file, folder) for file in files])
     names = [file.relative_to(folder).as_posix() for file in files]
-    return reply([[name, *name.split("/")] for name in names] if query_flag(request, "split") else names)
+    return json_response([[name, *name.split("/")] for name in names] if query_flag(request, "split") else names)
 
 
 def _files(folder: Path, deep: bool) -> list[Path]:
@@ -125,9 +125,9 @@ async def list_userdata_v2(request: web.Request) -> web.Response:
     folder = _user_path(server, name) if name else server.user
     if not folder.is_dir():
         if not name:
-            return reply([])
+            return json_response([])
         raise RequestError(404, "not_found", "Requested path not found")
-    return reply(await asyncio.to_thread(_entries, folder, server.user.resolve()))
+    return json_response(await asyncio.to_thread(_entries, folder, server.user.resolve()))
 
 
 def _entries(folder: Path, base: Path) -> list[dict[str, object]]:
@@ -186,7 +186,7 @@ def _written(request: web.Request, path: Path, write: Any) -> web.Response:
     if not done:
         raise RequestError(409, "exists", "File already exists")
     about = _info(path, server_of(request).user)
-    return reply(about if query_flag(request, "full_info") else about["path"])
+    return json_response(about if query_flag(request, "full_info") else about["path"])
 
 
 async def get_user_css(request: web.Request) -> web.StreamResponse:

@@ -13,13 +13,15 @@ from .....uniworld_core.json_text import BadJson, dumps, loads
 _MAX_DEPTH = 200
 
 
-def reply(data: object, status: int = 200) -> web.Response:
+def json_response(data: object, status: int = 200) -> web.Response:
     return web.Response(text=dumps(data), status=status, content_type="application/json")
 
 
 def error_response(status: int, kind: str, message: str, details: str = "", **more: object) -> web.Response:
     """Return an error in ComfyUI's form. `more` are further keys next to "error"."""
-    return reply({"error": {"type": kind, "message": message, "details": details, "extra_info": {}}, **more}, status)
+    return json_response(
+        {"error": {"type": kind, "message": message, "details": details, "extra_info": {}}, **more}, status
+    )
 
 
 class RequestError(Exception):
@@ -111,6 +113,6 @@ def query_flag(request: web.Request, name: str, default: bool = False) -> bool:
 
 def too_large(limit: int) -> RequestError:
     """Return the error for a body above the limit. It closes the connection, so that the rest need not be read."""
-    refused = RequestError(413, "too_large", f"The request's body is larger than {limit} bytes.")
-    refused.response.force_close()
-    return refused
+    error = RequestError(413, "too_large", f"The request's body is larger than {limit} bytes.")
+    error.response.force_close()
+    return error
