@@ -70,6 +70,7 @@ def transformer_part(
         make: makes the part of the loaded transformer.
     """
     prefix = names.prefixes[0][0]
+    # Counted before the network is built, whose depth the configuration decides.
     for key, blocks in (("num_layers", "transformer_blocks"), ("num_single_layers", "single_transformer_blocks")):
         shards.check_depth(settings[key], (f"{prefix}{blocks}.",), source)
     return NetworkPart(lambda: build_transformer(settings, source), shards, make, names, precise=PRECISE)

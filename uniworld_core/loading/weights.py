@@ -8,7 +8,7 @@ plus one tensor, even for a float32 checkpoint. The operating system can reclaim
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +122,7 @@ class Shards:
 
     Args:
         folder: holds either `NAME.safetensors.index.json` with its shards, or one `NAME.safetensors`.
+        files: the files, if they have other names.
 
     Attributes:
         shapes: {tensor: shape}; of a quantized weight the shape of what it stands for.
@@ -137,13 +138,13 @@ class Shards:
 
     NAMES = ("model", "diffusion_pytorch_model")
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Sequence[Path] | None = None) -> None:
         self.folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self.files: dict[str, Path] = {}
         self._index: dict[str, str] = {}
-        files, budget = self._find(), HeaderBudget()
+        files, budget = files or self._find(), HeaderBudget()
         indexed: dict[str, set[str]] = {}
         for name, in_file in self._index.items():
             indexed.setdefault(in_file, set()).add(name)

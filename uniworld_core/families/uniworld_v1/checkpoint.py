@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from ...backbones.flux_dit import DiT, token_bytes
 from ...backbones.flux_latents import FLUX_LATENTS, FLUX_SHIFT, read_latent_format
+from ...backbones.flux_split import open_transformer
 from ...backbones.flux_text import clip_part, t5_part
 from ...backbones.flux_transformer import build_transformer, transformer_part
 from ...backbones.flux_vae import NATIVE_SIDE, PIXEL_BYTES, read_native_side, vae_part
@@ -40,7 +41,7 @@ class UniWorldParts(FamilyParts):
     folder provides `vae`, `clip` and `t5`, the SigLIP folder `siglip`. The checkpoint's DiT replaces the one of FLUX.
 
     Args:
-        checkpoint: a folder in the published format.
+        checkpoint: a folder in the published format. Its DiT may be in another safetensors file there, as split for ComfyUI.
         flux: a FLUX.1-dev folder in diffusers layout; None for a model that only answers or paints latents.
         siglip: a SigLIP2 folder; None for a model without references.
     """
@@ -105,7 +106,7 @@ class UniWorldParts(FamilyParts):
             UniWorldError: a file or tensor is missing, damaged or unknown, or does not match. The message names it.
         """
         super().check()
-        known = [self.network(name).names for name in ("vlm", "dit", "projectors")]
+        known = [self.network("vlm").names, DENOISER_NAMES, PROJECTOR_NAMES]
         for name, file in self.shards.files.items():
             if not any(names.in_module(name) for names in known):
                 raise UniWorldError(f"{file} holds {name}, which does not belong to {NAME}: use the published files.")
@@ -118,7 +119,24 @@ class UniWorldParts(FamilyParts):
             return DiT(transformer, self.latent_format)
 
         config = self.config
-        return transformer_part(config.denoiser, self.shards, DENOISER_NAMES, config.denoiser_source, make)
+        shards, names = self._denoiser_files()
+        return transformer_part(config.denoiser, shards, names, config.denoiser_source, make)
+
+    def _denoiser_files(self) -> tuple[Shards, Names]:
+        """The files with the DiT's tensors, and their names: the checkpoint's, or one that was split from it."""
+        prefix = DENOISER_NAMES.prefixes[0][0]
+        split = sorted(set(self.checkpoint.glob("*.safetensors")) - set(self.shards.files.values()))
+        if not split or any(name.startswith(prefix) for name in self.shards.shapes):
+            return self.shards, DENOISER_NAMES
+        if len(split) > 1:
+            raise UniWorldError(
+                f"{self.checkpoint} has no DiT in its checkpoint, and several other files: "
+                f"{', '.join(file.name for file in split)}. Keep the one with FLUX's transformer."
+            )
+        denoiser, source = self.config.denoiser, self.config.denoiser_source
+        network = build_transformer(denoiser, source)
+        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        return open_transformer(split[0], shapes, int(denoiser["num_layers"]), int(denoiser["num_single_layers"]))
 
     def _projectors(self) -> NetworkPart[Projectors]:
         def made() -> Projectors:

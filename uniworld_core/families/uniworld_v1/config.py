@@ -21,6 +21,19 @@ VLM_PIXELS = 448 * 448
 # have it, so the width of the checkpoint's tensors takes precedence.
 SIGLIP_WIDTH = 1152
 
+# FLUX.1-dev's, which configurations leave out whose DiT was split off.
+_FLUX_DEV = {
+    "in_channels": 64,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+    "guidance_embeds": True,
+    "axes_dims_rope": [16, 56, 56],
+}
+
 _TOWER: dict[str, Rule] = {
     "denoiser_config": OBJECT,
     "output_hidden_size": WIDTH,
@@ -92,11 +105,11 @@ class UniWorldConfig:
                 f"{source} has denoise_tower.denoiser_type {shown(kind)}; only 'flux' is supported. Use the published "
                 "checkpoint."
             )
-        needed = ("denoiser_config", "output_hidden_size", "vae_input_hidden_size")
+        needed = ("output_hidden_size", "vae_input_hidden_size")
         tower = take(values["denoise_tower"], _TOWER, f"denoise_tower in {source}", needed)
         return cls(
             vlm=vlm,
-            denoiser=transformer_settings(tower["denoiser_config"], f"denoiser_config in {source}"),
+            denoiser=transformer_settings(tower.get("denoiser_config", _FLUX_DEV), f"denoiser_config in {source}"),
             joint_width=tower["output_hidden_size"],
             vae_width=tower["vae_input_hidden_size"],
             siglip_width=siglip_width or tower.get("siglip_hidden_size") or SIGLIP_WIDTH,
