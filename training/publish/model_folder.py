@@ -126,7 +126,7 @@ def copy_settings(source: Path, folder: Path, exclude: tuple[str, ...] = ()) -> 
 
 
 def split(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Names of tensors in shards of about `limit` bytes, in order. A larger tensor has a shard of its own."""
+    """Split tensor names, in order, into shards of about `limit` bytes; a larger tensor gets its own shard."""
     shards: list[list[str]] = [[]]
     used = 0
     for name, size in sizes.items():

@@ -24,7 +24,7 @@ distributed.init_process_group("gloo")
 rank, world = distributed.get_rank(), distributed.get_world_size()
 torch.manual_seed(0)
 named = {{name: nn.Parameter(torch.randn(shape)) for name, shape in {shapes}.items()}}
-if {spread}:
+if {sharded}:
     from torch.distributed.fsdp import fully_shard
     module = nn.ParameterDict(named)
     fully_shard(module)
@@ -33,15 +33,15 @@ ema = ShardedEMA(named, {limit}, rank, world)
 for step in range({updates}):
     for name, shape in {shapes}.items():
         parameter, change = named[name], torch.randn(shape)
-        if {spread}:
+        if {sharded}:
             from torch.distributed.tensor import distribute_tensor
             change = distribute_tensor(change, parameter.device_mesh, parameter.placements)
         parameter.data.add_(change)
     ema.update()
-raw = {{name: value.full_tensor() if {spread} else value.detach().clone() for name, value in named.items()}}
+raw = {{name: value.full_tensor() if {sharded} else value.detach().clone() for name, value in named.items()}}
 with ema.applied():
-    applied = {{name: (value.full_tensor() if {spread} else value.detach().clone()) for name, value in named.items()}}
-again = {{name: value.full_tensor() if {spread} else value.detach() for name, value in named.items()}}
+    applied = {{name: (value.full_tensor() if {sharded} else value.detach().clone()) for name, value in named.items()}}
+again = {{name: value.full_tensor() if {sharded} else value.detach() for name, value in named.items()}}
 whole = dict(ema.gather())
 assert all(torch.equal(applied[name], whole[name]) for name in whole)
 assert all(torch.equal(raw[name], again[name]) for name in raw)
@@ -121,14 +121,14 @@ class TestAverage:
         torch.testing.assert_close(dict(ema.gather()), plain_average(), rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize(
-        ("world", "spread"), [(2, False), pytest.param(3, False, marks=pytest.mark.slow), (2, True)]
+        ("world", "sharded"), [(2, False), pytest.param(3, False, marks=pytest.mark.slow), (2, True)]
     )
     def test_sharded_over_processes_matches_the_formula(
-        self, world: int, spread: bool, processes: Callable[..., list], tmp_path: Path
+        self, world: int, sharded: bool, processes: Callable[..., list], tmp_path: Path
     ) -> None:
         out = tmp_path / "average.json"
         done = processes(
-            PROGRAM.format(shapes=SHAPES, limit=LIMIT, updates=UPDATES, out=str(out), spread=spread), world
+            PROGRAM.format(shapes=SHAPES, limit=LIMIT, updates=UPDATES, out=str(out), sharded=sharded), world
         )
         assert all(one.returncode == 0 for one in done), done[0].stderr
         found = json.loads(out.read_text(encoding="utf-8"))

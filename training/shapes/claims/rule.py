@@ -90,14 +90,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that the paper says, and how it stands here.
+    """A claim of the paper, and the comparisons that decide it.
 
     Attributes:
-        name: short, for files.
-        sentence: what is claimed.
-        ours, theirs: the variants compared.
-        decisive: comparisons in which ours has to be higher.
-        secondary: further ones, which decide nothing.
+        name: short name, for files.
+        sentence: the claim.
+        ours, theirs: the variants that are compared.
+        decisive: comparisons in which ours must be higher.
+        secondary: further comparisons, which do not affect the verdict.
     """
 
     name: str

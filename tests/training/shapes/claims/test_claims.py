@@ -221,7 +221,7 @@ class TestACheck:
         request: pytest.FixtureRequest,
     ) -> None:
         monkeypatch.setattr(claims_train, "stage_config", stage_config)  # as in the other processes
-        told: list[tuple[Any, ...]] = []
+        reported: list[tuple[Any, ...]] = []
         for name in ("one", "two"):
             shutil.copytree(checked[0] / "results", tmp_path / name / "results")
             for variant in (FULL, RAW, NO_SIGLIP):
@@ -230,10 +230,10 @@ class TestACheck:
         torch.set_num_threads(1)  # as in each of two processes here; the number of threads changes rounding
         request.addfinalizer(lambda: torch.set_num_threads(threads))
         alone = check(nano_run, tmp_path / "one")
-        together = check(nano_run, tmp_path / "two", processes=2, progress=lambda *step: told.append(step))
+        together = check(nano_run, tmp_path / "two", processes=2, progress=lambda *step: reported.append(step))
         assert together.json() == alone.json()
         # A job comes after its dependencies; the order of two parallel jobs is not defined.
-        steps = [step for step in told if step[0] == "variants"]
+        steps = [step for step in reported if step[0] == "variants"]
         assert [step[1:3] for step in steps] == [(number, 5) for number in (1, 2, 3, 4, 5)]
         order = [step[3]["last"] for step in steps]
         assert order[0] == "stage 1"
@@ -265,10 +265,10 @@ class TestACheck:
         shutil.copytree(folder, killed)
         (killed / "results" / "full-seed-0.json").unlink()
         (killed / "exported" / "raw-seed-0").mkdir(parents=True)
-        told: list[tuple[Any, ...]] = []
-        assert check(nano_run, killed, progress=lambda *step: told.append(step)).json() == report.json()
-        assert {name for name, *_ in told} == {"seed 0: stage 2"}
-        assert told[-1][1:3] == (9, 9)
+        reported: list[tuple[Any, ...]] = []
+        assert check(nano_run, killed, progress=lambda *step: reported.append(step)).json() == report.json()
+        assert {name for name, *_ in reported} == {"seed 0: stage 2"}
+        assert reported[-1][1:3] == (9, 9)
 
     def test_with_more_tasks_evaluates_again_without_training(
         self,

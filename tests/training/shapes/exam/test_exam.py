@@ -195,10 +195,10 @@ class TestTheVaeAlone:
 
 def test_a_real_model_is_evaluated_end_to_end() -> None:
     model = UniWorld.from_pretrained("tiny", dtype=torch.float32)
-    told: list[tuple[str, int, int]] = []
+    reported: list[tuple[str, int, int]] = []
     kinds = ("text_to_image", "compose", "question")
-    report = examine(model, 2, kinds, steps=2, progress=lambda *step: told.append(step))
-    assert told == [(kind, 2, 2) for kind in kinds]
+    report = examine(model, 2, kinds, steps=2, progress=lambda *step: reported.append(step))
+    assert reported == [(kind, 2, 2) for kind in kinds]
     assert all((one.painted is None) == (one.task.kind == "question") for one in report.examined)
     assert {one.painted.size for one in report.examined if one.painted} == {(128, 128)}
     again = examine(model, 1, kinds, steps=2)
