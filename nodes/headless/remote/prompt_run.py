@@ -207,6 +207,8 @@ class PromptRun:
                 return result
             self._check_stop(now)
             looked_at = now
+            if ended_at is not None and now - ended_at > _CONFIRM:
+                ended_at = None  # the error of a blocked node: the run continues
 
     async def _look(self, ending: bool) -> RunResult | None:
         """Return the result of the run; None while it is queued or running.

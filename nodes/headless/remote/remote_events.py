@@ -97,6 +97,8 @@ class RemoteEvents:
         if data.get("prompt_id", self.prompt_id) != self.prompt_id:
             return False
         if kind in ENDS:
+            if self.ending is not None:
+                self._emit(*self.ending)  # the error of a blocked node, which does not end the run
             self.ending = kind, data
             return True
         if kind in _STARTS:

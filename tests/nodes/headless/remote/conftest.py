@@ -56,6 +56,7 @@ NODES = {
     "PackSampler": info({"name": ["COMBO", {"options": ["a"]}]}, ("IMAGE",), python_module="custom_nodes.pack"),
     "Join": info({"images": ["COMFY_AUTOGROW_V3", {}]}, ("COMFY_MATCHTYPE_V3",)),
     "Wait": info({"steps": ["INT", {"default": 1}]}, shows=True),
+    "Blocked": info(shows=True),
     "Fail": info({"kind": ["STRING", {}], "text": ["STRING", {}]}, shows=True),
 }
 
@@ -257,6 +258,9 @@ class FakeComfyUI:
                     return "error"
                 await asyncio.sleep(self.step)
                 await self._send(client, "progress", {"value": step + 1, "max": 9, **place})
+            if node["class_type"] == "Blocked":
+                error = {"node_id": node_id, "exception_type": "ExecutionBlocked", "exception_message": "Blocked."}
+                await self._send(client, "execution_error", {**about, **error})
             if node["class_type"] == "Fail":
                 kind, text = node["inputs"]["kind"], node["inputs"]["text"]
                 more = {"executed": [], "traceback": ["a line\n"], "current_inputs": {}, "current_outputs": []}

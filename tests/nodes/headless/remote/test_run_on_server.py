@@ -74,6 +74,21 @@ def test_json_has_the_events_of_a_local_run(uniworld, write, graphs, fake):
     }  # fmt: skip
 
 
+def test_the_error_of_a_blocked_node_does_not_end_the_run(uniworld, write, fake, monkeypatch):
+    monkeypatch.setattr(prompt_run, "_CONFIRM", 0.1)
+    prompt = {"1": node("Blocked"), "2": node("Wait", steps=30), "3": node("Say", text="hello")}
+    code, out, _ = uniworld("run", write(prompt), "--server", fake.url, "--json")
+    names = [one["event"] for one in events(out)]
+    assert code == 0
+    assert [name for name in names if name in ("execution_error", "execution_success")] == [
+        "execution_error",
+        "execution_success",
+    ]
+    assert events(out)[-1]["texts"] == ["hello"]
+    looks = [path for path, _ in fake.headers if path.startswith("/history")]
+    assert len(looks) < 20  # it is not polled fast until the end
+
+
 EVIL = ["../evil.png", "/tmp/evil.png", "a\\..\\..\\evil.png", "..", "C:evil.png", "deep/evil.png", "x\0.png"]
 
 
