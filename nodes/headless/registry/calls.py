@@ -26,6 +26,45 @@ def run_sync(coroutine: Coroutine[object, object, T]) -> T:
         return thread.submit(contextvars.copy_context().run, asyncio.run, coroutine).result()
 
 
+class CoroutineRunner:
+    """Runs coroutines one after the other in one thread, like `asyncio.run` but on one event loop.
+
+    Creating and closing a loop is a good part of what a server adds to a prompt whose results are cached.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to completion, and cancel the tasks that it leaves."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        loop = self._loop
+        try:
+            return loop.run_until_complete(loop.create_task(coroutine))
+        finally:
+            rest = asyncio.all_tasks(loop)
+            for task in rest:
+                task.cancel()
+            if rest:
+                loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
+            if getattr(loop, "_default_executor", None) is not None:
+                self.close()  # which waits for the threads of nodes, as `asyncio.run` does
+
+    def close(self) -> None:
+        """Close the event loop. The next `run` makes another one."""
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        try:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
 async def call_over_lists(
     function: Callable[..., object],
     values: Mapping[str, list[object]],

@@ -7,7 +7,8 @@ line, and is not published as a package. This one follows its semantics, which t
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from ...host import PlainHost
 from ..registry.calls import run_sync
@@ -29,9 +30,17 @@ class Executor:
 
     Args:
         kept_results: number of node results up to which other workflows' are kept; the last workflow's always are.
+        run_coroutine: runs a coroutine to completion.
     """
 
-    def __init__(self, registry: Registry, host: PlainHost, kept_results: int = 0) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        host: PlainHost,
+        kept_results: int = 0,
+        run_coroutine: Callable[[Coroutine[Any, Any, RunResult]], RunResult] = run_sync,
+    ) -> None:
+        self._run_coroutine = run_coroutine
         self.registry = registry
         self.host = host
         self._kept_results = kept_results
@@ -76,7 +85,7 @@ class Executor:
                 self.registry, self.host, self._cache, graph, extra_pnginfo, prompt_id, on_event, salts or {}
             )
             try:
-                return run_sync(run.execute(outputs))
+                return self._run_coroutine(run.execute(outputs))
             finally:
                 self.host.progress_hook = self.host.warning_hook = None
                 self.host.interrupted.clear()

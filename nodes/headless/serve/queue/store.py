@@ -30,7 +30,7 @@ CREATE INDEX IF NOT EXISTS prompts_waiting ON prompts (number, seq) WHERE state 
 CREATE INDEX IF NOT EXISTS prompts_active ON prompts (state) WHERE state IN ('pending', 'running');
 CREATE INDEX IF NOT EXISTS prompts_done ON prompts (done_order) WHERE done_order IS NOT NULL;
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT OR IGNORE INTO counters VALUES ('number', 0), ('done', 0);
+INSERT OR IGNORE INTO counters VALUES ('number', 0);
 """
 _JOURNAL_BYTES = 16 * 1024 * 1024  # size to which the write-ahead log is truncated after a large transaction
 PENDING, RUNNING, SUCCESS, ERROR, INTERRUPTED = "pending", "running", "success", "error", "interrupted"
@@ -104,7 +104,7 @@ class Store:
             raise UniWorldError(
                 f"The queue '{path}' cannot be opened: {error}. Move it away, or choose another --user folder."
             ) from error
-        self._counts = self._count_states()
+        self._recount()
 
     def close(self) -> None:
         with self._lock:
@@ -121,18 +121,21 @@ class Store:
     def _change(self, sql: str, *values: object) -> int:
         with self._lock:
             changed = self._db.execute(sql, _storable(values)).rowcount
-            self._counts = self._count_states()
+            self._recount()
             return changed
 
-    def _count_states(self) -> dict[str, int]:
+    def _recount(self) -> None:
+        """Count the rows. The three changes that every prompt goes through keep these numbers without counting."""
         rows = self._db.execute(
             "SELECT state, COUNT(*) FROM prompts WHERE state IN ('pending', 'running') GROUP BY state"
         )
-        return {PENDING: 0, RUNNING: 0, **{row[0]: row[1] for row in rows}}
+        self._counts = {PENDING: 0, RUNNING: 0, **{row[0]: row[1] for row in rows}}
+        done = "SELECT COUNT(*), COALESCE(MAX(done_order), 0) FROM prompts WHERE done_order IS NOT NULL"
+        self._done, self._last_done = self._db.execute(done).fetchone()
 
-    def _next(self, counter: str) -> int:
-        (value,) = self._db.execute("SELECT value FROM counters WHERE name = ?", (counter,)).fetchone()
-        self._db.execute("UPDATE counters SET value = value + 1 WHERE name = ?", (counter,))
+    def _next_number(self) -> int:
+        (value,) = self._db.execute("SELECT value FROM counters WHERE name = 'number'").fetchone()
+        self._db.execute("UPDATE counters SET value = value + 1 WHERE name = 'number'")
         return int(value)
 
     # --- waiting and running -----------------------------------------------------------------------------------------
@@ -154,7 +157,7 @@ class Store:
                 if self._db.execute("SELECT 1 FROM prompts WHERE id = ?", (prompt_id,)).fetchone():
                     return None
                 if number is None:
-                    number = self._next("number") * (-1 if front else 1)
+                    number = self._next_number() * (-1 if front else 1)
                 self._db.execute(
                     "INSERT INTO prompts (id, number, state, client, workflow, prompt, extra, outputs_to_run, created)"
                     " VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?)",
@@ -170,7 +173,9 @@ class Store:
             row = self._one("SELECT * FROM prompts WHERE state = 'pending' ORDER BY number, seq LIMIT 1")
             if row is None:
                 return None
-            self._change("UPDATE prompts SET state = 'running', started = ? WHERE seq = ?", _now(), row["seq"])
+            self._db.execute("UPDATE prompts SET state = 'running', started = ? WHERE seq = ?", (_now(), row["seq"]))
+            self._counts[PENDING] -= 1
+            self._counts[RUNNING] += 1
         return QueuedPrompt(
             row["id"], row["number"], *(json.loads(row[key]) for key in ("prompt", "extra", "outputs_to_run"))
         )
@@ -181,19 +186,23 @@ class Store:
         with self._lock:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
-                self._db.execute(
+                finished = self._db.execute(
                     "UPDATE prompts SET state = ?, ended = ?, done_order = ?, ui = ?, messages = ?, error = ?, ui_count = ?,"
                     " ui_shown = ?, preview = ? WHERE id = ? AND state = 'running'",
-                    (result.state, _now(), self._next("done"), dumps(result.ui), dumps(result.messages),
+                    (result.state, _now(), self._last_done + 1, dumps(result.ui), dumps(result.messages),
                      None if result.error is None else dumps(result.error), count, shown,
                      None if preview is None else dumps(preview), prompt_id),
-                )  # fmt: skip
-                self._db.execute(
-                    "DELETE FROM prompts WHERE done_order <= (SELECT done_order FROM prompts WHERE done_order IS NOT NULL"
-                    " ORDER BY done_order DESC LIMIT 1 OFFSET ?)",
-                    (self._limit,),
-                )
-            self._counts = self._count_states()
+                ).rowcount  # fmt: skip
+                excess = max(0, self._done + finished - self._limit)
+                if excess:
+                    self._db.execute(
+                        "DELETE FROM prompts WHERE seq IN (SELECT seq FROM prompts WHERE done_order IS NOT NULL"
+                        " ORDER BY done_order LIMIT ?)",
+                        (excess,),
+                    )
+            self._counts[RUNNING] -= finished
+            self._done += finished - excess
+            self._last_done += finished
 
     def mark_interrupted(self, sentence: str) -> int:
         """Mark prompts that were running when the last server died as interrupted, and return their number.

@@ -17,6 +17,7 @@ from .....streams import say
 from ....host import PlainHost
 from ...check.validate import Validation, validate_prompt
 from ...problems import Problem
+from ...registry.calls import CoroutineRunner
 from ...registry.registry import Registry
 from ...run.executor import Executor, RunResult
 from ...run.report import never_failing
@@ -86,7 +87,8 @@ class QueueWorker:
     ) -> None:
         self.store, self.registry, self.host, self.sink = store, registry, host, sink
         self.run: Run | None = None
-        self._executor = Executor(registry, host, kept_results)
+        self._coroutines = CoroutineRunner()
+        self._executor = Executor(registry, host, kept_results, self._coroutines.run)
         self._on_event, self._on_end = never_failing(on_event), never_failing(on_end)
         self._on_storage_error = never_failing(on_storage_error)
         self._wake = threading.Condition()
@@ -139,6 +141,12 @@ class QueueWorker:
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        try:
+            self._run_all()
+        finally:
+            self._coroutines.close()
+
+    def _run_all(self) -> None:
         while True:
             accepted = None
             with self._wake:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from uniworld.nodes import host
 from uniworld.nodes.headless.check.validate import validate_prompt
-from uniworld.nodes.headless.registry.calls import run_sync
+from uniworld.nodes.headless.registry.calls import CoroutineRunner, run_sync
 from uniworld.nodes.headless.run.schedule import Schedule
 
 STEP = 0.2  # seconds that a node waits; long compared with everything else
@@ -344,3 +345,61 @@ def test_a_warning_belongs_to_the_node_that_gives_it(run, registry, monkeypatch)
     run({**prompt, **{f"show{i}": node("Show", value=[str(i), 0]) for i in (1, 2, 3)}}, events)
     warnings = {data["node"]: data["message"] for name, data in events if name == "warning"}
     assert warnings == {str(i): f"The oven is at {i}." for i in (1, 2, 3)}
+
+
+def test_a_runner_uses_one_loop_and_cancels_what_is_left():
+    runner = CoroutineRunner()
+    left = []
+
+    async def leave() -> asyncio.AbstractEventLoop:
+        async def forever() -> None:
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                left.append("cancelled")
+
+        asyncio.create_task(forever())  # noqa: RUF006 (nobody waits for it)
+        await asyncio.sleep(0)
+        return asyncio.get_running_loop()
+
+    async def fail() -> None:
+        raise ValueError("no")
+
+    first = runner.run(leave())
+    assert left == ["cancelled"]
+    with pytest.raises(ValueError, match="no"):
+        runner.run(fail())
+    assert runner.run(leave()) is first
+    runner.close()
+    assert first.is_closed()
+    runner.close()
+
+
+def test_a_runner_waits_for_the_threads_of_a_run():
+    runner = CoroutineRunner()
+    ended = []
+
+    def work() -> None:
+        time.sleep(0.1)
+        ended.append("thread")
+
+    async def start() -> asyncio.AbstractEventLoop:
+        asyncio.get_running_loop().run_in_executor(None, work)
+        return asyncio.get_running_loop()
+
+    first = runner.run(start())
+    assert ended == ["thread"]
+    assert runner.run(asyncio.sleep(0, "done")) == "done"
+    assert first.is_closed()
+    runner.close()
+
+
+def test_variables_of_one_run_are_not_those_of_the_next():
+    runner, variable = CoroutineRunner(), contextvars.ContextVar("v", default=0)
+
+    async def change() -> int:
+        variable.set(variable.get() + 1)
+        return variable.get()
+
+    assert [runner.run(change()), runner.run(change()), variable.get()] == [1, 1, 0]
+    runner.close()
