@@ -51,10 +51,10 @@ class LoadImage(_FromFile):
     ID = "LoadImage"
     DISPLAY_NAME = "Load Image"
     CATEGORY = "image"
-    DESCRIPTION = "Loads a picture from the input folder."
+    DESCRIPTION = "Loads an image from the input folder."
     OUTPUTS = (
-        Output("IMAGE", "IMAGE", "The picture; the frames of an animation become a batch."),
-        Output("MASK", "MASK", "1 where the picture is transparent."),
+        Output("IMAGE", "IMAGE", "The image; the frames of an animation become a batch."),
+        Output("MASK", "MASK", "1 where the image is transparent."),
     )
 
     @classmethod
@@ -71,7 +71,7 @@ class LoadImageMask(_FromFile):
     ID = "LoadImageMask"
     DISPLAY_NAME = "Load Image (as Mask)"
     CATEGORY = "mask"
-    DESCRIPTION = "Loads one channel of a picture from the input folder as a mask."
+    DESCRIPTION = "Loads one channel of an image from the input folder as a mask."
     CHANNELS = ["alpha", "red", "green", "blue"]
     OUTPUTS = (Output("MASK", "MASK"),)
 
@@ -89,7 +89,7 @@ class SaveImage(Node):
     ID = "SaveImage"
     DISPLAY_NAME = "Save Image"
     CATEGORY = "image"
-    DESCRIPTION = "Saves pictures as PNG files, with the workflow in their metadata."
+    DESCRIPTION = "Saves images as PNG files, with the workflow in their metadata."
     HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
     OUTPUT_NODE = True
     KIND, COMPRESS_LEVEL = "output", 4
@@ -98,7 +98,7 @@ class SaveImage(Node):
     @classmethod
     def inputs(cls) -> Inputs:
         return (
-            Input.wire("images", "IMAGE", "The pictures to save."),
+            Input.wire("images", "IMAGE", "The images to save."),
             Input.text(
                 "filename_prefix",
                 "Start of the file names. Tokens such as %date:yyyy-MM-dd%, %width% or %Sampler.seed% are replaced; a "
@@ -151,7 +151,7 @@ def _widget_value(token: str, prompt: dict[str, Any]) -> str | None:
 class PreviewImage(SaveImage):
     ID = "PreviewImage"
     DISPLAY_NAME = "Preview Image"
-    DESCRIPTION = "Shows pictures. They are stored only in the temporary folder."
+    DESCRIPTION = "Shows images. They are stored only in the temporary folder."
     KIND, COMPRESS_LEVEL = "temp", 1
 
     def __init__(self) -> None:
@@ -159,14 +159,14 @@ class PreviewImage(SaveImage):
 
     @classmethod
     def inputs(cls) -> Inputs:
-        return (Input.wire("images", "IMAGE", "The pictures to show."),)
+        return (Input.wire("images", "IMAGE", "The images to show."),)
 
 
 class ImageScale(Node):
     ID = "ImageScale"
     DISPLAY_NAME = "Upscale Image"
     CATEGORY = "image/upscaling"
-    DESCRIPTION = "Resizes pictures. A width or height of 0 is computed from the other one and the aspect ratio."
+    DESCRIPTION = "Resizes images. A width or height of 0 is computed from the other one and the aspect ratio."
     OUTPUTS = (Output("IMAGE", "IMAGE"),)
 
     @classmethod
@@ -194,7 +194,7 @@ class ImageBatch(Node):
     ID = "ImageBatch"
     DISPLAY_NAME = "Batch Images"
     CATEGORY = "image"
-    DESCRIPTION = "Joins two batches of pictures; the second is resized to the first."
+    DESCRIPTION = "Joins two batches of images; the second is resized to the first."
     OUTPUTS = (Output("IMAGE", "IMAGE"),)
 
     @classmethod
@@ -217,7 +217,7 @@ class GetImageSize(Node):
     ID = "GetImageSize"
     DISPLAY_NAME = "Get Image Size"
     CATEGORY = "image"
-    DESCRIPTION = "Returns the width, the height and the number of pictures of a batch."
+    DESCRIPTION = "Returns the width, the height and the number of images of a batch."
     OUTPUTS = (Output("width", "INT"), Output("height", "INT"), Output("batch_size", "INT"))
 
     @classmethod

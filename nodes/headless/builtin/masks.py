@@ -12,7 +12,7 @@ class MaskToImage(Node):
     ID = "MaskToImage"
     DISPLAY_NAME = "Convert Mask to Image"
     CATEGORY = "mask"
-    DESCRIPTION = "Converts a mask to a gray picture."
+    DESCRIPTION = "Converts a mask to a gray image."
     OUTPUTS = (Output("IMAGE", "IMAGE"),)
 
     @classmethod
@@ -27,7 +27,7 @@ class ImageToMask(Node):
     ID = "ImageToMask"
     DISPLAY_NAME = "Convert Image to Mask"
     CATEGORY = "mask"
-    DESCRIPTION = "Converts one channel of a picture to a mask."
+    DESCRIPTION = "Converts one channel of an image to a mask."
     CHANNELS = ["red", "green", "blue", "alpha"]
     OUTPUTS = (Output("MASK", "MASK"),)
 

@@ -392,7 +392,7 @@ def test_nodes_lists_and_describes(command):
 def test_nodes_with_a_name_describes_inputs_and_outputs(command):
     out = command("nodes", "SaveImage")[1]
     assert "  filename_prefix: STRING = 'ComfyUI'\n      Start of the file names." in out
-    assert "      MASK: 1 where the picture is transparent." in command("nodes", "LoadImage")[1]
+    assert "      MASK: 1 where the image is transparent." in command("nodes", "LoadImage")[1]
     assert "Start of the file names" not in command("nodes")[1]
 
 
