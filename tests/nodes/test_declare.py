@@ -147,9 +147,10 @@ def test_execute_is_annotated_with_what_the_wires_carry(name: str) -> None:
     node = NODE_CLASS_MAPPINGS[name]
     given = dict(node.execute.__annotations__)
     returned = [part.strip() for part in given.pop("return").removeprefix("tuple[").removesuffix("]").split(",")]
+    defaults = {name: parameter.default for name, parameter in inspect.signature(node.execute).parameters.items()}
     for one in node.inputs():
         plain = PYTHON_TYPES[one.type] if isinstance(one.type, str) else "str"
-        assert given.pop(one.name) == plain + " | None" * one.optional, one.name
+        assert given.pop(one.name) == plain + " | None" * (defaults[one.name] is None), one.name
     assert not given
     assert len(returned) == len(node.OUTPUTS)
     for output, kind in zip(node.OUTPUTS, returned):

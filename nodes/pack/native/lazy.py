@@ -10,14 +10,14 @@ from ....uniworld_core.errors import UniWorldError
 
 
 class Lazy:
-    """Stands for an object that is made when an attribute of it is first read or set.
+    """Proxy of an object that is created when one of its attributes is first read or set.
 
-    Load UniWorld gives MODEL and VAE whether or not they are linked, and a DiT takes a minute and 24 GB to read. ComfyUI
-    has no way to make an output on demand: whether it is linked is not part of what the cache knows a node by.
+    Load UniWorld returns MODEL and VAE whether or not they are linked, and reading a DiT takes a minute and 24 GB. ComfyUI
+    cannot create an output on demand, because its cache keys do not include whether an output is linked.
 
     Args:
         kind: class of the object, for `isinstance`.
-        make: makes it. Its errors are raised where it is first used, and again at the next use.
+        make: creates the object. Its errors are raised at every use until it succeeds.
     """
 
     def __init__(self, kind: type, make: Callable[[], Any]) -> None:
@@ -38,7 +38,7 @@ class Lazy:
         return self._lazy_kind
 
     def __getattr__(self, name: str) -> Any:
-        # Special names are asked for by whatever looks at an object, such as caches and copiers, and are no use of it.
+        # Caches and copiers look up special names on every object. That must not create this one.
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self._lazy_get(), name)
@@ -48,12 +48,12 @@ class Lazy:
 
 
 def needs_comfyui(what: str) -> Any:
-    """An output that this host cannot make. Raises UniWorldError where a node uses it."""
+    """Return a placeholder for an output that only ComfyUI can create. It raises UniWorldError when a node uses it."""
 
     def make() -> Any:
         raise UniWorldError(
-            f"{what} needs ComfyUI, whose nodes use it: run the workflow there, or with --server URL, or link UniWorld's "
-            "own outputs and nodes."
+            f"{what} only works inside ComfyUI: run the workflow there or with --server URL, or use UniWorld's own outputs "
+            "and nodes."
         )
 
     return Lazy(object, make)

@@ -34,7 +34,7 @@ _REFERENCES = Input.wire(
 
 
 def file_choice(name: str, word: str, tooltip: str) -> Input:
-    """A file of ComfyUI's text_encoders folders, by default one whose name contains `word`."""
+    """Declare a choice of the files in ComfyUI's text_encoders folders. The default is one with `word` in its name."""
     files = host.current().model_files("text_encoders")
     fitting = [file for file in files if word in file]
     default = fitting[0] if fitting else f"uniworld_v1_{word}.safetensors"
@@ -42,7 +42,7 @@ def file_choice(name: str, word: str, tooltip: str) -> Input:
 
 
 def pictures_of(image: Tensor | None, references: References | None) -> References:
-    """The images of both inputs as references, those of `references` first."""
+    """Return the images of both inputs as references, those of `references` first."""
     from ....uniworld_core.prompts.reference import make_references
 
     return [*(references or []), *([] if image is None else make_references(list(image), None))]
@@ -58,7 +58,7 @@ class _TextNode(Node):
         return validation_result(check_prompt, prompt)
 
     @staticmethod
-    def asked(
+    def extended(
         prompt: str, image: Tensor | None, references: References | None, conversation: Conversation | None
     ) -> Conversation:
         """Append the prompt and its images to the conversation."""
@@ -68,7 +68,7 @@ class _TextNode(Node):
 
 
 class EncodeText(_TextNode):
-    """Instruction and images to CONDITIONING, with ComfyUI's own text encoder."""
+    """Encode an instruction and its images as CONDITIONING, with ComfyUI's own text encoder."""
 
     ID = "UniWorldTextEncode"
     DISPLAY_NAME = "UniWorld Text Encode"
@@ -79,7 +79,7 @@ class EncodeText(_TextNode):
         "every other sampler of ComfyUI. Add the SigLIP features with UniWorld SigLIP Encode and Apply Style Model. "
         "CLIP-L and T5 are not needed."
     )
-    OUTPUTS = (Output("conditioning", "CONDITIONING", "The prompt for the sampler."), CONVERSATION_SO_FAR)
+    OUTPUTS = (Output("conditioning", "CONDITIONING", "The text conditioning of the DiT."), CONVERSATION_SO_FAR)
 
     @classmethod
     def inputs(cls) -> Inputs:
@@ -105,8 +105,8 @@ class EncodeText(_TextNode):
     ) -> tuple[Conditioning, Conversation]:
         from .clip import encode_text
 
-        asked = self.asked(prompt, image, references, conversation)
-        return encode_text(clip, projector, asked, guidance), asked
+        extended = self.extended(prompt, image, references, conversation)
+        return encode_text(clip, projector, extended, guidance), extended
 
 
 class RouteText(_TextNode):
@@ -158,14 +158,14 @@ class RouteText(_TextNode):
     ) -> tuple[bool, float, object, object]:
         from .clip import route_text
 
-        result = route_text(clip, head, self.asked(prompt, image, references, conversation))
+        result = route_text(clip, head, self.extended(prompt, image, references, conversation))
         paint, probability = bool(result.paint[0]), float(result.probabilities[0, 1])
         blocked = host.current().block()
         return (paint, probability, prompt, blocked) if paint else (paint, probability, blocked, prompt)
 
 
 class EncodeSigLIP(Node):
-    """Images to SigLIP features with ComfyUI's own encoder, from the pixels that UniWorld was trained on."""
+    """Encode images as SigLIP features with ComfyUI's own encoder and the resizing of UniWorld's training."""
 
     ID = "UniWorldSigLIPEncode"
     DISPLAY_NAME = "UniWorld SigLIP Encode"
@@ -173,8 +173,8 @@ class EncodeSigLIP(Node):
     CATEGORY = _CATEGORY
     DESCRIPTION = (
         "Encodes images with SigLIP2, loaded by ComfyUI's Load CLIP Vision, for Apply Style Model with UniWorld's style "
-        "model. Images are squashed to the encoder's square exactly as in training; CLIP Vision Encode crops them, or "
-        "resizes them differently."
+        "model. Images are resized to the encoder's square without cropping, exactly as in training; CLIP Vision Encode "
+        "crops them or resizes them differently."
     )
     OUTPUTS = (Output("clip_vision_output", "CLIP_VISION_OUTPUT", "The features, for Apply Style Model."),)
 
@@ -199,12 +199,12 @@ class EncodeSigLIP(Node):
 
 @dataclass(frozen=True)
 class ItemNoise:
-    """NOISE in which item i of a batch has the seed `seed` + i, so that each can be painted again alone."""
+    """NOISE in which item i of a batch has the seed `seed` + i, so each image can be reproduced on its own."""
 
     seed: int
 
     def generate_noise(self, input_latent: Latent) -> Tensor:
-        """Noise in the shape of a LATENT, on the CPU."""
+        """Return noise in the shape of a LATENT, on the CPU."""
         from ....uniworld_core.sampling.sampler import make_noise
 
         shape = input_latent["samples"].shape
@@ -212,14 +212,14 @@ class ItemNoise:
 
 
 class MakeNoise(Node):
-    """Noise whose items are independent of the batch."""
+    """Create noise whose items do not depend on the batch."""
 
     ID = "UniWorldNoise"
     DISPLAY_NAME = "UniWorld Noise"
     SEARCH_ALIASES = ["random noise", "seed", "batch seed", "custom sampler noise"]
     CATEGORY = _CATEGORY
     DESCRIPTION = (
-        "Noise for SamplerCustomAdvanced as UniWorld Sampler draws it: item i of a batch has the seed plus i. ComfyUI's "
+        "Creates the same noise as UniWorld Sampler, for SamplerCustomAdvanced: item i of a batch uses seed + i. ComfyUI's "
         "RandomNoise draws all items of a batch from one seed."
     )
     OUTPUTS = (Output("noise", "NOISE", "The noise, for SamplerCustomAdvanced."),)
@@ -233,21 +233,21 @@ class MakeNoise(Node):
 
 
 class MakeSigmas(Node):
-    """UniWorld's noise levels for a latent, without a model."""
+    """Compute UniWorld's noise levels for a latent, without a model."""
 
     ID = "UniWorldSigmas"
     DISPLAY_NAME = "UniWorld Sigmas"
     SEARCH_ALIASES = ["sigmas", "scheduler", "flow shift", "ModelSamplingFlux", "FLUX scheduler"]
     CATEGORY = _CATEGORY
     DESCRIPTION = (
-        "The noise levels that UniWorld was published with, for the size of a latent, for SamplerCustomAdvanced. They "
-        "replace ModelSamplingFlux and BasicScheduler."
+        "Computes UniWorld's published noise levels from the size of a latent, for SamplerCustomAdvanced. Replaces "
+        "ModelSamplingFlux and BasicScheduler."
     )
-    OUTPUTS = (Output("sigmas", "SIGMAS", "Noise levels, one more than steps, ending in 0."),)
+    OUTPUTS = (Output("sigmas", "SIGMAS", "The noise levels: steps + 1 values, of which the last is 0."),)
 
     @classmethod
     def inputs(cls) -> Inputs:
-        return Input.wire("latent", "LATENT", "A latent of the size to paint."), steps_input(), DENOISE
+        return Input.wire("latent", "LATENT", "A latent of the output size."), steps_input(), DENOISE
 
     def execute(self, latent: Latent, steps: int, denoise: float) -> tuple[Tensor]:
         from ....uniworld_core.backbones.flux_latents import FLUX_LATENTS, FLUX_SHIFT

@@ -29,7 +29,7 @@ def test_it_is_made_once_and_stands_for_the_object() -> None:
 def test_an_error_of_the_making_is_raised_at_each_use() -> None:
     lazy = needs_comfyui("MODEL of Load UniWorld")
     for _ in range(2):
-        with pytest.raises(UniWorldError, match="MODEL of Load UniWorld needs ComfyUI"):
+        with pytest.raises(UniWorldError, match="MODEL of Load UniWorld only works inside ComfyUI"):
             lazy.clone()
 
 
