@@ -138,9 +138,9 @@ class GraphRun:
         """Return the error of a deadlock if nodes are left: a node waits for nodes it added, and these wait for it."""
         left = self.schedule.waiting
         blamed = next((node_id for node_id in left if node_id in self.waiting), left[0] if left else None)
-        return (
-            None if blamed is None else (blamed, UniWorldError("It waits for nodes that it added, which wait for it."))
-        )
+        if blamed is None:
+            return None
+        return blamed, UniWorldError("It waits for nodes that it added, which wait for it.")
 
     async def _run_safely(self, node_id: str) -> BaseException | None:
         """Run a node and return its exception, if any."""
