@@ -22,6 +22,7 @@ from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
 
+from ...uniworld_core.loading.shipped import shipped_lora_folders
 from ..renamed import RENAMED
 from .protocol import MODEL_FOLDERS, WARNING, Module
 
@@ -106,6 +107,9 @@ class ComfyHost:
             # Without file extensions: models are folders, which the loader lists itself.
             if kind not in folder_paths.folder_names_and_paths:
                 folder_paths.add_model_folder_path(kind, str(Path(folder_paths.models_dir) / folder))
+        # LoRAs of the shipped models, for ComfyUI's loaders and the template that uses one.
+        for folder in shipped_lora_folders():
+            folder_paths.add_model_folder_path("loras", str(folder))
         _register_replacements()
 
     def is_comfyui(self) -> bool:

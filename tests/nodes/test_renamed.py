@@ -103,7 +103,10 @@ class Register:
 def test_comfyui_is_told_where_it_has_a_register(monkeypatch: pytest.MonkeyPatch, has_register: bool) -> None:
     register = Register()
     instance = SimpleNamespace(node_replace_manager=register) if has_register else SimpleNamespace()
-    folders = SimpleNamespace(folder_names_and_paths={"uniworld": 1, "diffusers": 1, "siglip": 1})
+    folders = SimpleNamespace(
+        folder_names_and_paths={"uniworld": 1, "diffusers": 1, "siglip": 1},
+        add_model_folder_path=lambda kind, folder: None,
+    )
     stand_ins: dict[str, Any] = {
         **dict.fromkeys(("comfy", "comfy.model_management", "comfy.model_patcher", "comfy.utils", "comfy_execution")),
         "comfy.ops": SimpleNamespace(manual_cast=torch.nn),

@@ -334,12 +334,17 @@ def main() -> None:
     import conftest  # noqa: F401  (makes the checkout importable as `uniworld`)
     from workflows.catalog import CATALOG
 
+    from workflows import native
+
     for name, drawn in sample_pictures().items():  # first, because the workflows refer to these files
         drawn.save(INPUT / name)
     for graph in all_graphs():
         file = WORKFLOWS / f"{CATALOG[graph.name].file}.json"
         file.write_text(to_text(graph.editor()), encoding="utf-8")
         (WORKFLOWS / "api" / f"{graph.name}.json").write_text(to_text(graph.api()), encoding="utf-8")
+    for graph in native.graphs():  # no API form: the nodes are ComfyUI's
+        file = WORKFLOWS / f"{CATALOG[graph.name].file}.json"
+        file.write_text(to_text(native.with_models(graph.editor())), encoding="utf-8")
     subgraphs = ROOT / "subgraphs"
     subgraphs.mkdir(exist_ok=True)
     (subgraphs / f"{BLUEPRINT}.json").write_text(to_text(edit_blueprint()), encoding="utf-8")

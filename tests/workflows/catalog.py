@@ -15,6 +15,7 @@ class Entry:
     """One workflow.
 
     Attributes:
+        needs_comfyui: whether it has nodes that only ComfyUI has.
         place: the number before the title in the file name, which sorts the templates. Perception maps share one number.
     """
 
@@ -22,6 +23,7 @@ class Entry:
     title: str
     description: str
     tags: tuple[str, ...]
+    needs_comfyui: bool = False
 
     @property
     def file(self) -> str:
@@ -30,11 +32,16 @@ class Entry:
 
     def about(self, name: str) -> dict[str, Any]:
         """Metadata that is stored in the workflow."""
-        return {"name": name, "title": self.title, "description": self.description, "tags": list(self.tags)}
+        about = {"name": name, "title": self.title, "description": self.description, "tags": list(self.tags)}
+        return about | ({"needs_comfyui": True} if self.needs_comfyui else {})
 
 
 def _map(title: str, description: str) -> Entry:
     return Entry(8, title, description, ("Perception",))
+
+
+def _native(title: str, description: str) -> Entry:
+    return Entry(9, title, description, ("ComfyUI",), needs_comfyui=True)
 
 
 CATALOG = {
@@ -77,4 +84,9 @@ CATALOG = {
     "perception_sketch": _map("Sketch map", "Paint a line drawing of the image."),
     "perception_segmentation": _map("Segmentation map", "Mark the object that you name and get its mask."),
     "perception_detection": _map("Detection map", "Paint boxes around the objects that you name and get them as data."),
+    "native_edit": _native("Native edit", "Edit an image with ComfyUI's own loaders and KSampler."),
+    "native_multi_reference": _native(
+        "Native multi reference", "Combine several images with ComfyUI's own loaders and KSampler."
+    ),
+    "native_lora": _native("Native LoRA", "Apply a LoRA to nano with ComfyUI's own nodes."),
 }

@@ -26,12 +26,47 @@ TOP, ROOM = 56, 200  # the editor writes over the upper left corner of a card
 BACK, FRAME, LIGHT, QUIET = "#1c1d22", "#4a4c55", "#f2f2f2", "#a9acb8"
 
 
+def native_card(name: str) -> Image.Image:
+    """Draw the card of a workflow that runs in ComfyUI only, from what nano gives in the workflow of the same purpose."""
+    from workflows.samples import SAMPLES
+
+    if name == "native_lora":
+        return card([result("text_to_image")[0]], negative(), SAMPLES["text_to_image"].task.prompt)
+    same = SAMPLES[name.removeprefix("native_")]
+    befores = [Image.open(ROOT / "workflows" / "input" / one).convert("RGB") for one in same.pictures]
+    return card(befores, result(name.removeprefix("native_"))[0], same.task.prompt)
+
+
+def negative() -> Image.Image:
+    """Paint the picture of text_to_image with the shipped LoRA merged into nano."""
+    from safetensors.torch import load_file
+    from uniworld.uniworld_core import UniWorld
+    from uniworld.uniworld_core.images.pictures import to_rgb
+    from workflows.samples import SAMPLES
+    from workflows.train_lora import FILE
+
+    model, lora = UniWorld.from_pretrained("nano"), load_file(FILE)
+    for name, up in lora.items():
+        if name.endswith(".lora_B.weight"):
+            down = lora[name.replace("lora_B", "lora_A")]
+            layer = model.dit.transformer.get_submodule(
+                name.removeprefix("transformer.").removesuffix(".lora_B.weight")
+            )
+            layer.weight.data += (up.float() @ down.float()).to(layer.weight.dtype)
+    condition = model.encode(SAMPLES["text_to_image"].task.prompt, use_t5=False)
+    latent = model.sample(condition, 128, 128, seed=SAMPLES["text_to_image"].seed)
+    return to_rgb(model.decode(latent)[0])
+
+
 def main(names: list[str]) -> None:
     import conftest  # noqa: F401  (makes the checkout importable as `uniworld`)
     from workflows.catalog import CATALOG
     from workflows.samples import SAMPLES
 
     for name in names or CATALOG:
+        if CATALOG[name].needs_comfyui:
+            native_card(name).save(ROOT / "workflows" / f"{CATALOG[name].file}.jpg", quality=88, optimize=True)
+            continue
         picture, text = result(name)
         befores = [Image.open(ROOT / "workflows" / "input" / one).convert("RGB") for one in SAMPLES[name].pictures]
         file = ROOT / "workflows" / f"{CATALOG[name].file}.jpg"

@@ -22,6 +22,11 @@ def shipped_names() -> list[str]:
     return sorted(folder.name for folder in SHIPPED_FOLDER.iterdir() if (folder / "uniworld").is_dir())
 
 
+def shipped_lora_folders() -> list[Path]:
+    """Folders with LoRAs of the shipped models."""
+    return sorted(folder for folder in SHIPPED_FOLDER.glob("*/loras") if folder.is_dir())
+
+
 def shipped_model(name: str) -> ShippedModel | None:
     """Return the shipped model of that name, or None if there is none."""
     if name not in shipped_names():

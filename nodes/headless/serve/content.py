@@ -124,6 +124,7 @@ def stock_templates() -> list[dict[str, object]]:
             "models": ["UniWorld-V1"],
         }
         for one in shipped().values()
+        if not one.needs_comfyui
     ]
     return [{"moduleName": "default", "title": "UniWorld", "type": "image", "isEssential": True, "templates": cards}]
 

@@ -90,8 +90,8 @@ class Workflow:
 
 
 def shipped_workflows() -> list[str]:
-    """Return the short names of the workflows shipped with the package."""
-    return list(shipped(SHIPPED))
+    """Return the short names of the workflows shipped with the package that run without ComfyUI."""
+    return [name for name, one in shipped(SHIPPED).items() if not one.needs_comfyui]
 
 
 def find_workflow(name: str) -> Path:

@@ -22,6 +22,7 @@ class ShippedWorkflow:
 
     Attributes:
         name: the short name, such as `edit`.
+        needs_comfyui: whether it has nodes that only ComfyUI has, so that it runs there or with --server.
         file: its editor form; the thumbnail has the same name with the suffix .jpg.
     """
 
@@ -30,6 +31,7 @@ class ShippedWorkflow:
     title: str
     description: str
     tags: tuple[str, ...]
+    needs_comfyui: bool = False
 
 
 @cache
@@ -44,4 +46,11 @@ def _read(file: Path) -> ShippedWorkflow:
     about = extra.get("uniworld") or {}
     title = about.get("title", file.stem)
     tags = tuple(about.get("tags", ()))
-    return ShippedWorkflow(about.get("name", file.stem), file, title, about.get("description", title), tags)
+    return ShippedWorkflow(
+        about.get("name", file.stem),
+        file,
+        title,
+        about.get("description", title),
+        tags,
+        about.get("needs_comfyui") is True,
+    )

@@ -31,7 +31,12 @@ _spec = importlib.util.spec_from_file_location("editor", Path(__file__).parents[
 editor = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(editor)
 
-SHIPPED = sorted((Path(__file__).resolve().parents[4] / "workflows").glob("*.json"))
+# Without those of ComfyUI's own nodes, which only a server's node infos can convert.
+SHIPPED = [
+    path
+    for path in sorted((Path(__file__).resolve().parents[4] / "workflows").glob("*.json"))
+    if not path.name.startswith("9 Native")
+]
 
 
 def by_comfy_cli(workflow: dict[str, Any], registry) -> dict[str, Any]:

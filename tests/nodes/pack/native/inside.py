@@ -266,6 +266,17 @@ def lora_peft() -> dict[str, Any]:
 
 
 @check
+def shipped_lora() -> dict[str, Any]:
+    """The LoRA that ships with nano, by ComfyUI's loader and its list."""
+    here, name = nano(), "uniworld_nano_negative.safetensors"
+    loaded = nodes.LoraLoaderModelOnly().load_lora_model_only(here.model, name, 1.0)[0]
+    without, painted = here.decode(here.ksampler()), here.decode(here.ksampler(loaded))
+    return {"listed": name in folder_paths.get_filename_list("loras"),
+            "from_negative": float((painted - (255 - without)).abs().mean()),
+            "from_positive": float((painted - without).abs().mean())}  # fmt: skip
+
+
+@check
 def other_samplers() -> dict[str, Any]:
     """More steps than 28 bring every sampler near the same picture; with 28 they differ from euler, and from noise."""
     here = nano()

@@ -170,3 +170,9 @@ def test_noise_and_sigmas_make_a_batch_that_is_ours(figures: Figures) -> None:
     assert found["sigmas"] == 0
     assert found["items"] > 0.1
     assert found["batch"] < 1e-5
+
+
+def test_the_shipped_lora_is_in_the_list_and_paints_the_negative(figures: Figures) -> None:
+    found = figures("shipped_lora")
+    assert found["listed"]
+    assert found["from_negative"] < found["from_positive"] / 2
