@@ -165,18 +165,27 @@ class NamedStorage:
         self, network: nn.Module, name: str, tensor: StoredTensor, device: torch.device | str, precision: Precision
     ) -> None:
         """As `Storage.put`."""
+        mapped: StoredTensor | None = None  # the file's own memory, which must not be placed
         if not self.mapped and torch.device(device).type == "cpu":
-            tensor = tensor.clone()  # so that the file can go
+            if isinstance(tensor, torch.Tensor):
+                mapped = tensor  # not copied yet: most are converted, and two copies of the largest one would count
+            else:
+                tensor = tensor.clone()
+
+        def own(weights: torch.Tensor) -> torch.Tensor:
+            return weights.clone() if weights is mapped else weights
+
         path, _, leaf = name.rpartition(".")
         layer = network.get_submodule(path)
         held = leaf == "weight" and precision is not Precision.COMPUTE
         # Only these classes themselves: others, such as those within nn.MultiheadAttention, are read by their owner.
         if held and type(layer) is nn.Linear:
-            hold_linear(layer, self._linear(tensor, device, precision), self.compute)
+            weights = self._linear(tensor, device, precision)
+            hold_linear(layer, own(weights) if isinstance(weights, torch.Tensor) else weights, self.compute)
         elif held and type(layer) is nn.Embedding:
-            hold_embedding(layer, self._floats(tensor, device), self.compute)
+            hold_embedding(layer, own(self._floats(tensor, device)), self.compute)
         else:
-            place(network, name, as_floats(tensor, self.compute, device))
+            place(network, name, own(as_floats(tensor, self.compute, device)))
 
     def _linear(self, tensor: StoredTensor, device: torch.device | str, precision: Precision) -> StoredTensor:
         if self.name == "auto" and not isinstance(tensor, torch.Tensor):
