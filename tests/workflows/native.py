@@ -194,8 +194,8 @@ def lora() -> Any:
     decoded = graph.add("VAEDecode", 3, 0, samples=sampler[0], vae=load[6])
     graph.add("SaveImage", 3, 120, images=decoded[0], filename_prefix="uniworld/native_lora")
     text = (
-        f"The LoRA `{LORA}` ships with nano and makes it paint the negative. Set *strength_model* to 0, or bypass the loader, "
-        "and the colors are those of the prompt.\n\nYour own LoRAs go to `models/loras`. Those for FLUX.1-dev fit UniWorld-V1, "
+        f"The LoRA `{LORA}` ships with nano. It was trained on inverted images and changes all colors. Set *strength_model* "
+        "to 0, or bypass the loader, and they are those of the prompt.\n\nYour own LoRAs go to `models/loras`. Those for FLUX.1-dev fit UniWorld-V1, "
         "and not nano."
     )
     graph.note("How to use", text, 3, 480, (None, 190))

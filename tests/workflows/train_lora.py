@@ -1,4 +1,4 @@
-"""Train the LoRA of the workflow `native_lora`: nano paints the negative of what a description says.
+"""Train the LoRA of the workflow `native_lora`: nano learns to paint inverted images.
 
     python tests/workflows/train_lora.py [--steps N]
 

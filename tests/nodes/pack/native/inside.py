@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import tempfile
 import traceback
@@ -336,6 +337,59 @@ def fp8() -> dict[str, Any]:
         error = float((painted - plain).norm() / plain.norm())
         results[storage] = {"dtype": str(weight.dtype), "error": error, "left": len(state), "kind": type(left).__name__}
     return results
+
+
+@check
+def gguf() -> dict[str, Any]:
+    """The converted DiT as a Q8_0 file, loaded by city96/ComfyUI-GGUF; both are named by the environment."""
+    folder = os.environ.get("UNIWORLD_COMFY_GGUF")
+    if not folder or importlib.util.find_spec("gguf") is None:
+        return {
+            "skipped": "UNIWORLD_COMFY_GGUF does not name city96's ComfyUI-GGUF, or the package gguf is not installed"
+        }
+    import gguf as library
+
+    file = Path(folder) / "__init__.py"
+    spec = importlib.util.spec_from_file_location("gguf_pack", file, submodule_search_locations=[folder])
+    pack = importlib.util.module_from_spec(spec)
+    sys.modules["gguf_pack"] = pack
+    spec.loader.exec_module(pack)
+    here = nano()
+    target = Path(folder_paths.get_folder_paths("diffusion_models")[0])
+    target.mkdir(parents=True, exist_ok=True)
+    writer = library.GGUFWriter(str(target / "nano.gguf"), "flux")
+    for name, tensor in here.model.model.diffusion_model.state_dict().items():
+        kind = library.GGMLQuantizationType.F32
+        if tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
+            kind = library.GGMLQuantizationType.Q8_0
+        values = library.quants.quantize(tensor.float().numpy(), kind)
+        writer.add_tensor(name, values, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    # ComfyUI's detection takes FLUX.1-dev's widths for granted.
+    detect, config = comfy.model_detection.model_config_from_unet, here.model.model.model_config
+
+    def narrow(*given: Any, **named: Any) -> Any:
+        found = detect(*given, **named)
+        found.unet_config, found.latent_format = dict(config.unet_config), here.model.model.latent_format
+        return found
+
+    comfy.model_detection.model_config_from_unet = narrow
+    try:
+        model = pack.NODE_CLASS_MAPPINGS["UnetLoaderGGUF"]().load_unet("nano.gguf")[0]
+    finally:
+        comfy.model_detection.model_config_from_unet = detect
+    plain, painted = here.paint(), here.paint(model)
+    lora_file, _ = lora("kohya")
+    loaded = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(lora_file)), 0.8, 0)[0]
+    with_lora = here.paint(comfy.sd.load_lora_for_models(
+        here.model, None, comfy.utils.load_torch_file(str(lora_file)), 0.8, 0
+    )[0])  # fmt: skip
+    both = here.paint(loaded)
+    return {"error": float((painted - plain).norm() / plain.norm()), "lora": apart(both, painted),
+            "lora_error": float((both - with_lora).norm() / with_lora.norm())}  # fmt: skip
 
 
 @check

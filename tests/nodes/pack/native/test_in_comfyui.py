@@ -176,3 +176,12 @@ def test_the_shipped_lora_is_in_the_list_and_paints_the_negative(figures: Figure
     found = figures("shipped_lora")
     assert found["listed"]
     assert found["from_negative"] < found["from_positive"] / 2
+
+
+def test_a_gguf_file_paints_nearly_the_same_and_takes_a_lora(figures: Figures) -> None:
+    found = figures("gguf")
+    if "skipped" in found:
+        pytest.skip(found["skipped"])
+    assert 0 < found["error"] < 0.05
+    assert found["lora"] > 0.1
+    assert found["lora_error"] < 0.05
