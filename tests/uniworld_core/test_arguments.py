@@ -101,7 +101,7 @@ def test_a_route_of_damaged_weights_is_an_error(model: UniWorld) -> None:
 
 
 def test_a_prompt_longer_than_the_model_reads(model: UniWorld) -> None:
-    with pytest.raises(ValueError, match=r"tokens long; the model reads 4096"):
+    with pytest.raises(ValueError, match=r"tokens; the model reads at most 4096"):
         model.encode("word " * 40_000)
 
 

@@ -1,4 +1,4 @@
-"""The DiT that paints: FLUX's transformer as a velocity over latents.
+"""The DiT: FLUX's transformer as a velocity over latents.
 
 Shapes: B batch, C latent channels, h, w latent sides, N packed tokens of K values, L text tokens.
 """
@@ -21,13 +21,13 @@ from ..sampling.latents import LatentFormat
 from ..sampling.packing import grid_positions, pack, unpack
 from .flux_latents import FLUX_LATENTS, FLUX_SHIFT
 
-# Bytes that one token takes, for each of the DiT's width, while it computes in bfloat16. Reckoned, not measured: a single
-# block holds q, k, v (3), the MLP (4) and their concatenation (5), and float32 copies of q and k.
+# Working memory in bytes per token and per unit of the DiT's width, in bfloat16. Estimated, not measured: a single block
+# holds q, k, v (3), the MLP (4) and their concatenation (5), and float32 copies of q and k.
 _TOKEN_BYTES = (3 + 4 + 5 + 2 * 2) * 2
 
 
 def token_bytes(width: int) -> int:
-    """Bytes that one token, of text or of a latent, takes in a DiT of that width."""
+    """Return the working memory in bytes of one token, of text or of a latent, in a DiT of this width."""
     return _TOKEN_BYTES * width
 
 
@@ -35,13 +35,13 @@ class DiT(ComputeModule):
     """FLUX's transformer as a `Painter`.
 
     Attributes:
-        latent_format: with as many channels as the transformer takes.
+        latent_format: the given format, with the number of channels that the transformer takes.
         shift: FLUX.1-dev's.
     """
 
     def __init__(self, transformer: Any, latent_format: LatentFormat = FLUX_LATENTS) -> None:
         super().__init__()
-        # Any: diffusers' types do not show their own methods.
+        # Any: diffusers' type hints omit methods that are set at run time.
         self.transformer: Any = transformer
         channels = int(transformer.config.in_channels) // latent_format.pack**2
         self.latent_format = replace(latent_format, channels=channels)
@@ -52,11 +52,11 @@ class DiT(ComputeModule):
         return (self.transformer,)
 
     def check(self, condition: Condition, shape: Sequence[int]) -> None:
-        """Raises UniWorldError unless the DiT can paint latents of that shape (B, C, h, w) by that condition."""
+        """Raise UniWorldError unless the DiT can paint latents of shape (B, C, h, w) under this condition."""
         self.latent_format.size(shape, "the DiT")
         if condition.references or condition.negative is not None:
             raise UniWorldError(
-                "The conditioning carries reference latents or a negative prompt, which this DiT was not trained with: "
+                "The conditioning has reference latents or a negative prompt, which this DiT was not trained with: "
                 "leave them out."
             )
         if condition.pooled is None:
@@ -76,7 +76,7 @@ class DiT(ComputeModule):
                 )
 
     def velocity_for(self, condition: Condition, guidance: float, shape: Sequence[int]) -> Velocity:
-        """The velocity of one run over latents (B, C, h, w), as `Painter.velocity_for` has it.
+        """Return the velocity function of one run over latents (B, C, h, w); see `Painter.velocity_for`.
 
         Args:
             guidance: FLUX's embedded guidance.
@@ -96,12 +96,12 @@ class DiT(ComputeModule):
     def velocity(
         self, latent_BChw: torch.Tensor, sigma: torch.Tensor | float, condition: Condition, guidance: float
     ) -> torch.Tensor:
-        """The velocity e - z (B, C, h, w), float32, at noise level `sigma`: what the trainers differentiate.
+        """Compute the velocity e - z (B, C, h, w), float32, at noise level `sigma`; differentiable, for training.
 
         Args:
             latent_BChw: noisy latent on the DiT's side.
-            sigma: one level, or (B,) one per item.
-            condition: of B items.
+            sigma: one noise level, or (B,) one per item.
+            condition: the condition, with B items.
             guidance: FLUX's embedded guidance.
         """
         _, _, h, w = latent_BChw.shape
@@ -117,8 +117,8 @@ class DiT(ComputeModule):
         guidance: float,
         positions_N3: torch.Tensor,
     ) -> torch.Tensor:
-        """As `velocity`, on packed tokens at `positions_N3`."""
-        assert condition.pooled is not None, "FLUX takes a pooled prompt; `check` says so"
+        """Compute the velocity of packed tokens at `positions_N3`; otherwise as `velocity`."""
+        assert condition.pooled is not None, "FLUX takes a pooled prompt, which `check` verifies"
         dtype, batch = self.dtype, x_BNK.shape[0]
         level = torch.as_tensor(sigma, dtype=torch.float32, device=x_BNK.device).expand(batch)
         embedded = x_BNK.new_full((batch,), guidance, dtype=torch.float32)
@@ -138,7 +138,8 @@ class DiT(ComputeModule):
 
 
 def _attention_mask(mask_BL: torch.Tensor | None, x_BNK: torch.Tensor) -> dict[str, torch.Tensor] | None:
-    # Padded text must not be attended to; without padding there is no mask, and attention may take its fast path.
+    # Padded text must be masked; the published trainer builds such a mask and then drops it. Without padding, no mask is
+    # passed, so that attention can use its fast kernels.
     if mask_BL is None or bool(mask_BL.all()):
         return None
     mask = torch.cat([mask_BL.to(x_BNK.device), mask_BL.new_ones(x_BNK.shape[:2]).to(x_BNK.device)], dim=1)

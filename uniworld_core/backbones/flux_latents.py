@@ -1,4 +1,4 @@
-"""What is known of FLUX.1-dev's latents and noise levels, which every family over its VAE and transformer shares."""
+"""Latent format and noise shift of FLUX.1-dev, shared by all families with its VAE and transformer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..loading.settings import number, optional, read_json, take, whole
 from ..sampling.flow import Shift
 from ..sampling.latents import RGB, RGB_FILE, LatentFormat, read_rgb
 
-# What a VAE's configuration may say of its latents.
+# Valid values in a VAE's configuration.
 CHANNELS, SHIFT, SCALE = whole(1, 256), optional(number(-1e6, 1e6)), number(1e-6, 1e6)
 
-# Least-squares map from the 16 channels on the DiT's side (figures as published with ComfyUI's latent_formats.Flux).
+# Linear least-squares map from the 16 channels on the DiT's side. Source: ComfyUI's latent_formats.Flux.
 FLUX_RGB: RGB = (
     (
         (-0.0346, 0.0244, 0.0681),
@@ -37,8 +37,8 @@ FLUX_RGB: RGB = (
     ),
 )
 
-# FLUX.1-dev's vae/config.json: latent_channels, shift_factor, scaling_factor, and 2 ** (blocks - 1) pixels a cell; its
-# transformer packs 2 by 2 cells.
+# FLUX.1-dev's vae/config.json: latent_channels, shift_factor, scaling_factor, and cells of 2 ** (blocks - 1) pixels. Its
+# transformer packs 2 by 2 cells into a token.
 FLUX_LATENTS = LatentFormat("flux", channels=16, factor=8, pack=2, shift=0.1159, scale=0.3611, rgb=FLUX_RGB)
 
 # FLUX.1-dev's scheduler_config.json.
@@ -46,10 +46,10 @@ FLUX_SHIFT = Shift(base_tokens=256, max_tokens=4096, base_mu=0.5, max_mu=1.15)
 
 
 def read_latent_format(flux: str | Path) -> LatentFormat:
-    """The format of a FLUX folder's VAE, which may bring its own colours of previews in vae/latent_rgb.json.
+    """Read the latent format of a FLUX folder's VAE. vae/latent_rgb.json, if present, defines the colors of previews.
 
     Raises:
-        UniWorldError: its configuration is missing or damaged.
+        UniWorldError: the configuration is missing or damaged.
     """
     file = Path(flux) / "vae" / "config.json"
     raw = read_json(file)

@@ -1,4 +1,4 @@
-"""FLUX's own text encoders: T5 puts the plain prompt in front of the condition, CLIP pools it. Both are optional."""
+"""FLUX's own text encoders: T5 encodes the plain prompt to tokens, CLIP pools it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from ..loading.weights import SAME_NAMES, Names, Shards, build
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerFast, T5EncoderModel
 
-# Tokens of the T5 prompt, padded and unmasked (published: serve/cli.py).
+# Number of T5 tokens, padded and unmasked (published: serve/cli.py).
 T5_LENGTH = 256
 
 _CLIP: dict[str, Rule] = {
@@ -55,9 +55,9 @@ _CLIP: dict[str, Rule] = {
     "attention_dropout": SHARE,
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), optional(TOKEN)),
 }
-# What transformers takes where a CLIP's configuration leaves it out, as those that it saves itself may.
+# transformers' defaults. Configurations that it saves may omit them.
 _CLIP_DEFAULTS = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "eos_token_id": 49407}
-# A CLIP of before transformers 4.24 names this as its end of text, and pools at the highest id instead.
+# CLIP configurations from before transformers 4.24 have this id as end of text. transformers then pools at the highest id.
 _OLD_CLIP_END = 2
 _T5: dict[str, Rule] = {
     "vocab_size": VOCABULARY,
@@ -78,7 +78,7 @@ _T5_DEFAULTS = {"num_layers": 6, "relative_attention_num_buckets": 32, "relative
 
 
 class CLIP(ComputeModule):
-    """FLUX's CLIP-L: the pooled prompt."""
+    """FLUX's CLIP-L, which pools a prompt."""
 
     def __init__(self, encoder: CLIPTextModel, tokenizer: Any) -> None:
         super().__init__()
@@ -94,22 +94,22 @@ class CLIP(ComputeModule):
     def from_pretrained(
         cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> CLIP:
-        """Load `text_encoder` and `tokenizer` of a FLUX folder in diffusers layout. Raises UniWorldError naming a bad file."""
+        """Load `text_encoder` and `tokenizer` of a FLUX folder in diffusers layout. Raises UniWorldError for invalid files."""
         return clip_part(flux).load(dtype, device)
 
     @torch.no_grad()
     def pool(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Pooled prompts (B, P), at the end-of-text token."""
+        """Return the pooled prompts (B, P): the states at the end-of-text token."""
         ids = _ids(self.tokenizer, prompts, self.encoder.config.max_position_embeddings).to(self.device)
         return self.encoder(input_ids=ids).pooler_output
 
 
 class T5(ComputeModule):
-    """FLUX's T5-XXL encoder: the prompt as tokens."""
+    """FLUX's T5-XXL encoder, which encodes a prompt to tokens."""
 
     def __init__(self, encoder: T5EncoderModel, tokenizer: Any) -> None:
         super().__init__()
-        # The encoder's table is the shared one; files carry it once or twice.
+        # Both names are the same table, and files may store it under one name or both.
         encoder.encoder.embed_tokens.weight = encoder.shared.weight
         self.encoder = encoder
         self.tokenizer = tokenizer
@@ -126,12 +126,12 @@ class T5(ComputeModule):
     def from_pretrained(
         cls, flux: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> T5:
-        """Load `text_encoder_2` and `tokenizer_2` of a FLUX folder in diffusers layout. Raises UniWorldError naming a bad file."""
+        """Load `text_encoder_2` and `tokenizer_2` of a FLUX folder in diffusers layout. Raises UniWorldError for invalid files."""
         return t5_part(flux).load(dtype, device)
 
     @torch.no_grad()
     def tokens(self, prompts: Sequence[str], length: int = T5_LENGTH) -> torch.Tensor:
-        """Prompt tokens (B, length, D), padded to `length` and, as published, without a mask. Raises UniWorldError for no length."""
+        """Return prompt tokens (B, length, D), padded and without a mask, as published. Raises UniWorldError if length < 1."""
         if length < 1:
             raise UniWorldError(f"t5_length is {length}; it must be at least 1.")
         with explain_out_of_memory(self, "t5_length"):
@@ -139,11 +139,11 @@ class T5(ComputeModule):
 
 
 class TextEncoders:
-    """CLIP and T5 of one FLUX folder, each loaded when first asked for.
+    """CLIP and T5 of one FLUX folder, each loaded on first use.
 
     Args:
-        get_clip: gives CLIP; called at each use.
-        get_t5: gives T5.
+        get_clip: returns CLIP; called at every access.
+        get_t5: returns T5; called at every access.
     """
 
     def __init__(self, get_clip: Callable[[], CLIP], get_t5: Callable[[], T5]) -> None:
@@ -159,7 +159,7 @@ class TextEncoders:
 
 
 def clip_part(flux: str | Path) -> NetworkPart[CLIP]:
-    """CLIP of a FLUX folder, not yet loaded. Raises UniWorldError if its configuration is missing or of another model."""
+    """Open CLIP of a FLUX folder without loading it. Raises UniWorldError if the configuration is missing or invalid."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     folder = Path(flux) / "text_encoder"
@@ -184,13 +184,14 @@ def clip_part(flux: str | Path) -> NetworkPart[CLIP]:
 
 
 def t5_part(flux: str | Path) -> NetworkPart[T5]:
-    """T5 of a FLUX folder, not yet loaded. Raises UniWorldError if its configuration is missing or of another model."""
+    """Open T5 of a FLUX folder without loading it. Raises UniWorldError if the configuration is missing or invalid."""
     from transformers import T5Config, T5EncoderModel
 
     folder = Path(flux) / "text_encoder_2"
     file, shards = folder / "config.json", Shards(folder)
     settings = _T5_DEFAULTS | _settings(file, "t5", _T5)
-    # A quarter of the buckets counts single steps; beyond, steps grow up to the distance (T5's relative_position_bucket).
+    # A quarter of the buckets are for exact distances, the others grow up to the maximum (T5's relative_position_bucket).
+    # A maximum within the exact ones makes transformers take the logarithm of 0.
     single, distance = settings["relative_attention_num_buckets"] // 4, settings["relative_attention_max_distance"]
     if distance <= single:
         raise UniWorldError(
@@ -202,7 +203,7 @@ def t5_part(flux: str | Path) -> NetworkPart[T5]:
         return build(lambda: T5EncoderModel(T5Config(**settings)), file)
 
     config = make().config
-    # The encoder's table is the shared one: files carry it under either name, or both.
+    # Both names are the same table, and files may store it under one name or both.
     shared, own = "shared.weight", "encoder.embed_tokens.weight"
     return NetworkPart(
         make,
@@ -210,42 +211,42 @@ def t5_part(flux: str | Path) -> NetworkPart[T5]:
         T5,
         SAME_NAMES if shared in shards.shapes else Names((("", ""), (own, shared))),
         optional=(own,),
-        # transformers converts activations to the dtype of `wo` (T5DenseGatedActDense.forward); the table is shared by two modules.
+        # transformers casts activations to the dtype of `wo` (T5DenseGatedActDense.forward), and two modules share the table.
         compute=("*.wo", "shared", "*.embed_tokens"),
         read=lambda: (read_t5_tokenizer(Path(flux), config),),
     )
 
 
 def read_clip_tokenizer(flux: Path, config: Any) -> PreTrainedTokenizerFast:
-    """CLIP's tokenizer of a FLUX folder.
+    """Read CLIP's tokenizer of a FLUX folder.
 
     Args:
-        config: of the CLIP beside it, to hold the ids against.
+        config: CLIP's configuration, against which the token ids are checked.
 
     Raises:
-        UniWorldError: its files are missing or damaged, or do not fit the configuration.
+        UniWorldError: a file is missing or damaged, or does not match the configuration.
     """
     tokenizer, file = clip_tokenizer(flux / "tokenizer"), flux / "text_encoder" / "config.json"
     check_ids(tokenizer, config.vocab_size, file)
     if config.eos_token_id not in (_OLD_CLIP_END, tokenizer.eos_token_id):
         raise UniWorldError(
-            f"{file} has eos_token_id {config.eos_token_id}, where the prompt is pooled, and the tokenizer ends it with "
-            f"{tokenizer.eos_token_id}: copy the files of one and the same model again."
+            f"{file} has eos_token_id {config.eos_token_id}, at which the prompt is pooled, but the tokenizer ends prompts "
+            f"with {tokenizer.eos_token_id}: copy the files of the same model again."
         )
     return tokenizer
 
 
 def read_t5_tokenizer(flux: Path, config: Any) -> PreTrainedTokenizerFast:
-    """T5's tokenizer of a FLUX folder; as `read_clip_tokenizer`."""
+    """Read T5's tokenizer of a FLUX folder; see `read_clip_tokenizer`."""
     tokenizer = t5_tokenizer(flux / "tokenizer_2")
     check_ids(tokenizer, config.vocab_size, flux / "text_encoder_2" / "config.json")
     return tokenizer
 
 
 def nested_names(encoder: nn.Module, shards: Shards, prefix: str) -> Names:
-    """Names of an encoder whose published prefix transformers 5 has dropped: from its module, and from what it saves.
+    """Map the names of an encoder whose prefix transformers 5 has dropped, both in the module and in the files it saves.
 
-    Old files carry position ids too, which the module computes.
+    Old files also store position ids, which the module computes.
     """
     in_module = prefix if any(name.startswith(prefix) for name in encoder.state_dict()) else ""
     in_file = prefix if any(name.startswith(prefix) for name in shards.shapes) else ""
@@ -268,7 +269,7 @@ def _ids(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], length: int
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        # What is damaged in T5's table of characters shows only at the character it is for, as a panic of the Rust library.
+        # Damage in T5's character map shows only when a prompt has the affected character, as a panic of the Rust library.
         raise UniWorldError(
             f"The tokenizer in {tokenizer.name_or_path} is damaged ({brief(error)}): copy the folder again."
         ) from error

@@ -1,4 +1,4 @@
-"""FLUX's transformer: its settings, and its weights in files."""
+"""FLUX's transformer: settings, and weights in files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..loading.parts import Built, NetworkPart
 from ..loading.settings import FLAG, HEADS, WIDTH, Rule, exactly, listed, optional, take, whole
 from ..loading.weights import Names, Shards, build
 
-# diffusers' FluxTransformer2DModel, and its defaults where a configuration leaves something out.
+# Settings of diffusers' FluxTransformer2DModel; `_DEFAULTS` are those that a configuration may omit.
 _RULES: dict[str, Rule] = {
-    "patch_size": exactly(1, "as latents are packed before"),
+    "patch_size": exactly(1, "because latents are packed already"),
     "in_channels": WIDTH,
     "out_channels": optional(WIDTH),
     "num_layers": whole(0, 128),
@@ -36,13 +36,13 @@ _DEFAULTS = {
 
 
 def transformer_settings(raw: Any, source: str) -> dict[str, Any]:
-    """Arguments of diffusers' FluxTransformer2DModel, from its configuration.
+    """Return arguments of diffusers' FluxTransformer2DModel from its configuration.
 
     Args:
-        source: what to call the configuration in errors.
+        source: name of the configuration in errors.
 
     Raises:
-        UniWorldError: a value cannot be used, or does not fit another.
+        UniWorldError: values are invalid or do not match.
     """
     settings: dict[str, Any] = _DEFAULTS | take(raw, _RULES, source)
     axes, head = settings["axes_dims_rope"], settings["attention_head_dim"]
@@ -54,7 +54,7 @@ def transformer_settings(raw: Any, source: str) -> dict[str, Any]:
 
 
 def build_transformer(settings: dict[str, Any], source: str) -> Any:
-    """FLUX's transformer of the configured widths, its weights on the meta device."""
+    """Build FLUX's transformer with its weights on the meta device."""
     from diffusers import FluxTransformer2DModel
 
     return build(lambda: FluxTransformer2DModel.from_config(settings), source)
@@ -63,11 +63,15 @@ def build_transformer(settings: dict[str, Any], source: str) -> Any:
 def transformer_part(
     settings: dict[str, Any], shards: Shards, names: Names, source: str, make: Callable[[Any], Built]
 ) -> NetworkPart[Built]:
-    """FLUX's transformer, not yet loaded. Raises UniWorldError if its files hold another number of layers.
+    """Open FLUX's transformer without loading it.
 
     Args:
-        names: how its tensors are called in the files, with one prefix for all of them.
-        make: makes the part of the loaded transformer.
+        names: maps tensor names between files and network, with one prefix for all.
+        source: name of the configuration in errors.
+        make: makes the part from the loaded transformer.
+
+    Raises:
+        UniWorldError: the files store a different number of layers.
     """
     prefix = names.prefixes[0][0]
     # Counted before the network is built, whose depth the configuration decides.

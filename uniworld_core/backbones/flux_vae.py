@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 # Side in pixels of a tile, in which pictures are computed that need too much memory at once. ComfyUI has the same.
 TILE = 512
-# Down and up blocks of FLUX's VAE; between each two the picture's sides are halved.
+# Number of down blocks and of up blocks. Each transition between two halves or doubles the sides, so a cell has 8 pixels.
 BLOCKS = 4
 _DOWN, _UP = choice("DownEncoderBlock2D"), choice("UpDecoderBlock2D")
 _SIDE = whole(1, 4096)
 _RULES = {
-    "in_channels": exactly(3, "as pictures are red, green and blue"),
-    "out_channels": exactly(3, "as pictures are red, green and blue"),
+    "in_channels": exactly(3, "because pictures are RGB"),
+    "out_channels": exactly(3, "because pictures are RGB"),
     "latent_channels": CHANNELS,
     "block_out_channels": listed(WIDTH, 1, 16),
     "down_block_types": listed(_DOWN, BLOCKS, BLOCKS),
@@ -45,11 +45,11 @@ _RULES = {
 
 
 class VAE(ComputeModule):
-    """The autoencoder of a FLUX folder. Its own latents travel on the wires; the DiT sees them by `latent_format`."""
+    """The autoencoder of a FLUX folder. It returns its own latents, which `latent_format` converts for the DiT."""
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
-        # Any: diffusers' types do not show their own methods.
+        # Any: diffusers' type hints omit methods that are set at run time.
         self.autoencoder: Any = autoencoder
 
     @classmethod
@@ -59,7 +59,7 @@ class VAE(ComputeModule):
         """Load `vae` of a FLUX folder in diffusers layout.
 
         Raises:
-            UniWorldError: a file is missing, damaged, or does not fit the configuration; it is named.
+            UniWorldError: a file is missing or damaged, or does not match the configuration. The message names it.
         """
         return vae_part(flux).load(dtype, device)
 
@@ -69,17 +69,17 @@ class VAE(ComputeModule):
 
     @property
     def latent_format(self) -> LatentFormat:
-        """FLUX's, with the channels, shift and scale of this autoencoder."""
+        """FLUX's latent format, with the channels, shift and scale of this autoencoder."""
         config = self._config
         shift, scale = float(config.shift_factor or 0.0), float(config.scaling_factor)
         return replace(FLUX_LATENTS, channels=int(config.latent_channels), shift=shift, scale=scale)
 
     @torch.inference_mode()
     def decode(self, z_BChw: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, H, W, 3), float32 in 0..1, of the VAE's own latents (B, C, H/8, W/8).
+        """Decode the VAE's own latents (B, C, H/8, W/8) to pictures (B, H, W, 3), float32 in 0..1.
 
         Raises:
-            UniWorldError: the latents have another number of channels, or hold values that are not finite.
+            UniWorldError: the shape of the latents is invalid, or a value is not finite.
         """
         channels, factor = int(self._config.latent_channels), FLUX_LATENTS.factor
         if z_BChw.ndim != 4 or z_BChw.shape[1] != channels or 0 in z_BChw.shape:
@@ -88,25 +88,25 @@ class VAE(ComputeModule):
                 f"width/{factor})."
             )
         if not torch.isfinite(z_BChw).all():
-            raise UniWorldError("The latent holds NaN or infinite values: look at the sampler that made it.")
+            raise UniWorldError("The latent has NaN or infinite values: check the sampler that produced it.")
         z = z_BChw.to(self.device, self.dtype)
         pixels: torch.Tensor = self._or_in_tiles(lambda: self.autoencoder.decode(z, return_dict=False)[0])
         return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
     @torch.no_grad()
     def encode(self, image_BHWC: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """The VAE's own latents (B, C, H/8, W/8), float32, of pictures (B, H, W, 3) in 0..1.
+        """Encode pictures (B, H, W, 3) in 0..1 to the VAE's own latents (B, C, H/8, W/8), float32.
 
         Args:
-            generator: draws from the posterior, as training does; None takes its mode.
+            generator: samples from the posterior, as in training; None takes its mode.
 
         Raises:
-            UniWorldError: there is no picture, or they have no three channels, or sides that are no multiples of 16.
+            UniWorldError: the shape is invalid, or the sides are not multiples of 16.
         """
         if image_BHWC.ndim != 4 or image_BHWC.shape[-1] != 3 or not len(image_BHWC):
             raise UniWorldError(f"The picture has shape {list(image_BHWC.shape)}; expected (batch, height, width, 3).")
         check_size(image_BHWC.shape[1], image_BHWC.shape[2], FLUX_LATENTS.unit)
-        # As published to the last bit: 2x - 1 rounds otherwise, and convolutions do in another memory layout.
+        # Bit-identical to the published code: 2x - 1 rounds differently, and so do convolutions in another memory layout.
         pixels = ((image_BHWC.permute(0, 3, 1, 2).contiguous() - 0.5) / 0.5).to(self.device, self.dtype)
         posterior: Any = self._or_in_tiles(lambda: self.autoencoder.encode(pixels).latent_dist)
         z = posterior.mode() if generator is None else posterior.sample(generator=generator)
@@ -132,34 +132,34 @@ class VAE(ComputeModule):
                 autoencoder.use_tiling, autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = before
 
 
-# Bytes that the VAE's widest layers take for one pixel of a picture: four times 128 channels in float32.
+# Working memory in bytes per pixel: the widest layers hold four tensors of 128 channels in float32.
 PIXEL_BYTES = 4 * 128 * 4
 
-# FLUX.1-dev's own (`sample_size` in its vae/config.json), for a folder whose configuration leaves it out.
+# `sample_size` in FLUX.1-dev's vae/config.json, for folders whose configuration omits it.
 NATIVE_SIDE = 1024
 
 
 def read_native_side(flux: str | Path) -> int:
-    """Side in pixels of the square pictures that a FLUX folder's model was made for: `sample_size` of its VAE.
+    """Return the side in pixels of the square pictures that a FLUX model was trained for: `sample_size` of its VAE.
 
     Raises:
-        UniWorldError: the configuration is missing, or the size is no whole number from 1 to 4096.
+        UniWorldError: the configuration is missing, or the size is not a whole number from 1 to 4096.
     """
     file = Path(flux) / "vae" / "config.json"
     side = int(take(read_json(file), {"sample_size": _SIDE}, str(file)).get("sample_size", NATIVE_SIDE))
-    # Smaller ones say nothing of the model: 32 is what diffusers writes where nobody gave a size.
+    # Smaller values carry no information: diffusers writes 32 if no size was given.
     return side if side >= 64 else NATIVE_SIDE
 
 
 def vae_part(flux: str | Path) -> NetworkPart[VAE]:
-    """The VAE of a FLUX folder, not yet loaded. Raises UniWorldError if its configuration is missing or of another model."""
+    """Open the VAE of a FLUX folder without loading it. Raises UniWorldError if the configuration is missing or invalid."""
     from diffusers import AutoencoderKL
 
     folder = Path(flux) / "vae"
     raw = read_json(folder / "config.json")
     if raw.get("_class_name") != "AutoencoderKL":
         raise UniWorldError(
-            f"{folder / 'config.json'} is of {shown(raw.get('_class_name'))}, expected 'AutoencoderKL': "
+            f"{folder / 'config.json'} has _class_name {shown(raw.get('_class_name'))}, expected 'AutoencoderKL': "
             "choose a FLUX.1-dev folder in diffusers layout."
         )
     read_latent_format(flux)

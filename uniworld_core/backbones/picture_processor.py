@@ -1,4 +1,4 @@
-"""Picture processors: transformers' own, with the settings of a model's folder, and Pillow's resizing always."""
+"""Picture processors: transformers' own that resize with Pillow, with the settings of a model folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..loading.settings import FLAG, exactly, listed, number, optional, read_jso
 
 _DEVIATION = number(1e-6, 1e6)
 PROCESSOR = {
-    "do_resize": exactly(True, "as the model reads pictures of one size"),
+    "do_resize": exactly(True, "because the model reads pictures of a fixed size"),
     "do_rescale": FLAG,
     "do_normalize": FLAG,
     "do_convert_rgb": optional(FLAG),
@@ -22,12 +22,12 @@ PROCESSOR = {
 
 
 def processor_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The settings of a folder's picture processor, and the file that they stand in.
+    """Return the settings of a folder's picture processor, and the file they are from.
 
-    Up to version 4 transformers saves them as `preprocessor_config.json`, from 5 on with the whole processor.
+    transformers 4 saves them as `preprocessor_config.json`, transformers 5 together with the tokenizer's settings.
 
     Raises:
-        UniWorldError: there are none, or their file is damaged.
+        UniWorldError: the file is missing or damaged.
     """
     file, processor_file = folder / "preprocessor_config.json", folder / "processor_config.json"
     if not file.exists() and processor_file.exists():
@@ -38,17 +38,18 @@ def processor_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def make_processor(name: str, settings: dict[str, Any], file: Path) -> Any:
-    """A picture processor of these settings, Pillow's resizing always. Raises UniWorldError if they are damaged."""
+    """Make a picture processor that resizes with Pillow. Raises UniWorldError if the settings are invalid."""
     try:
         return pil_processor(name).from_dict(settings)
-    except Exception as error:  # transformers raises all kinds on values it does not expect
-        raise UniWorldError(f"{file} cannot be used ({brief(error)}): copy it again.") from error
+    except Exception as error:  # transformers raises exceptions of any type on unexpected values
+        raise UniWorldError(f"{file} is invalid ({brief(error)}): copy it again.") from error
 
 
 def pil_processor(name: str) -> Any:
-    """transformers' image processor that resizes with Pillow: `NAMEPil` from version 5 on, `NAME` before.
+    """Return transformers' image processor that resizes with Pillow: `NAMEPil` since version 5, `NAME` before.
 
-    The "fast" ones, which the Auto classes prefer where torchvision is installed, give other pixels.
+    The Auto classes prefer "fast" processors if torchvision is installed. These resize to other pixels than the published
+    program, which uses Pillow.
     """
     import transformers
 

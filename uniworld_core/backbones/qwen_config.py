@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's settings: what a flat `config.json`, as Qwen published it, says of the language model and its vision half."""
+"""Qwen2.5-VL's settings of the language model and the vision encoder, from a flat `config.json` as Qwen published it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ..loading.settings import (
     whole,
 )
 
-# The keys that describe the language model (Qwen2_5_VLTextConfig's own), and what each may hold.
+# Settings of the language model (Qwen2_5_VLTextConfig).
 _TEXT: dict[str, Rule] = {
     "vocab_size": VOCABULARY,
     "hidden_size": WIDTH,
@@ -54,21 +54,21 @@ _TEXT: dict[str, Rule] = {
     "eos_token_id": optional(either(TOKEN, listed(TOKEN, 1, 64))),
 }
 TEXT_KEYS = tuple(_TEXT)
-# Qwen's first name for it was "mrope".
+# Early configurations have "mrope" for "default".
 _ROPE_TYPE = choice("default", "mrope")
 _ROPE: dict[str, Rule] = {
     "rope_type": _ROPE_TYPE,
     "type": _ROPE_TYPE,
     "mrope_section": listed(whole(0, 2**15), 3, 3),
 }
-# Those of its vision half (Qwen2_5_VLVisionConfig's own).
+# Settings of the vision encoder (Qwen2_5_VLVisionConfig).
 _VISION: dict[str, Rule] = {
     "depth": LAYERS,
     "hidden_size": WIDTH,
     "hidden_act": ACTIVATION,
     "intermediate_size": HIDDEN,
     "num_heads": HEADS,
-    "in_channels": exactly(3, "as pictures are red, green and blue"),
+    "in_channels": exactly(3, "because pictures are RGB"),
     "patch_size": whole(1, 256),
     "spatial_merge_size": whole(1, 16),
     "temporal_patch_size": whole(1, 16),
@@ -81,7 +81,7 @@ _VISION: dict[str, Rule] = {
 _TOKENS: dict[str, Rule] = dict.fromkeys(
     ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"), TOKEN
 )
-# What transformers takes where a configuration leaves it out, as those it saves itself do.
+# transformers' defaults. Configurations that it saves omit them.
 _VISION_DEFAULTS: dict[str, int] = {
     "depth": 32,
     "hidden_size": 3584,
@@ -91,7 +91,8 @@ _VISION_DEFAULTS: dict[str, int] = {
     "temporal_patch_size": 2,
     "window_size": 112,
 }
-# How many patches a side a window of the vision half may have after merging (Qwen2.5-VL: 4): it pads pictures to whole ones.
+# Maximum side of an attention window in merged patches (Qwen2.5-VL: 4). Pictures are padded to full windows, so a huge
+# window would allocate without limit.
 _MAX_WINDOW = 64
 
 
@@ -101,9 +102,9 @@ class QwenVLConfig:
 
     Attributes:
         text: arguments of transformers' Qwen2_5_VLTextConfig.
-        vision: arguments of its vision config.
+        vision: arguments of transformers' Qwen2_5_VLVisionConfig.
         tokens: ids of the image, video, vision-start and vision-end tokens.
-        source: what to call the configuration in errors.
+        source: name of the configuration in errors.
     """
 
     text: dict[str, Any]
@@ -118,27 +119,27 @@ class QwenVLConfig:
 
     @property
     def layers(self) -> int:
-        """Layers of the language model."""
+        """Number of layers of the language model."""
         return int(self.text["num_hidden_layers"])
 
     @property
     def depth(self) -> int:
-        """Layers of the vision half."""
+        """Number of layers of the vision encoder."""
         return int((_VISION_DEFAULTS | self.vision)["depth"])
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the language model's table of tokens."""
+        """Number of rows of the language model's embedding table."""
         return int(self.text["vocab_size"])
 
     @property
     def positions(self) -> int:
-        """Tokens that the language model reads at most."""
+        """Context length of the language model in tokens."""
         return int(self.text.get("max_position_embeddings", 32768))
 
     @property
     def patches(self) -> dict[str, int]:
-        """How the vision half cuts pictures, under the names of a picture processor's settings."""
+        """Patch sizes of the vision encoder, under the names of a picture processor's settings."""
         values = _VISION_DEFAULTS | self.vision
         names = {
             "patch_size": "patch_size",
@@ -149,15 +150,15 @@ class QwenVLConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any], source: str = "config") -> QwenVLConfig:
-        """Read a flat `config.json`; keys of other models in it are left alone.
+        """Read a flat `config.json`. Keys of other models are ignored.
 
         Args:
-            source: what to call the configuration in errors.
+            source: name of the configuration in errors.
 
         Raises:
-            UniWorldError: a key is missing, or a value cannot be used.
+            UniWorldError: a key is missing, or a value is invalid.
         """
-        rotary = config.get("rope_parameters")  # what transformers 5 calls rope_scaling and rope_theta together
+        rotary = config.get("rope_parameters")  # transformers 5 combines rope_scaling and rope_theta in it
         if config.get("rope_scaling") is None and isinstance(rotary, Mapping):
             config = {"rope_theta": rotary.get("rope_theta", 1000000.0), **config, "rope_scaling": rotary}
         rules = {"vision_config": OBJECT, **_TEXT, **_TOKENS}
@@ -171,15 +172,15 @@ class QwenVLConfig:
 
 
 def _text(values: dict[str, Any], source: str) -> dict[str, Any]:
-    """The language model's settings. Raises UniWorldError for widths or rotary sections that do not fit one another."""
+    """Check the settings of the language model. Raises UniWorldError if widths or rotary sections do not match."""
     needed = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size", "rope_scaling")
     values = take(values, _TEXT, source, needed)
     heads = values["num_attention_heads"]
     check_heads(values["hidden_size"], heads, source, even=True)
     if heads % values["num_key_value_heads"]:
         raise UniWorldError(
-            f"{source} has {heads} attention heads, which {values['num_key_value_heads']} key and value heads cannot serve in "
-            "equal shares: copy the file again."
+            f"{source} has {heads} attention heads, which is not divisible by its {values['num_key_value_heads']} key and "
+            "value heads: copy the file again."
         )
     rope = take(values["rope_scaling"], _ROPE, f"rope_scaling in {source}", ("mrope_section",))
     if 2 * sum(rope["mrope_section"]) != values["hidden_size"] // heads:
@@ -191,13 +192,14 @@ def _text(values: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def _vision(raw: Any, source: str) -> dict[str, Any]:
-    """The vision half's settings. Raises UniWorldError for those that do not fit one another."""
+    """Check the settings of the vision encoder. Raises UniWorldError if they do not match each other."""
     vision = take(raw, _VISION, source)
     values = _VISION_DEFAULTS | vision
     check_heads(values["hidden_size"], values["num_heads"], source, even=True)
-    if values["hidden_size"] // values["num_heads"] % 4:  # rotary positions turn rows and columns, in pairs
+    if values["hidden_size"] // values["num_heads"] % 4:  # rotary positions rotate pairs, for rows and for columns
         raise UniWorldError(
-            f"{source} has heads of {values['hidden_size'] // values['num_heads']}, no multiple of 4: copy it again."
+            f"{source} has a head width of {values['hidden_size'] // values['num_heads']}, which must be a multiple of 4: "
+            "copy it again."
         )
     step = values["patch_size"] * values["spatial_merge_size"]
     if not step <= values["window_size"] <= _MAX_WINDOW * step:
@@ -208,6 +210,6 @@ def _vision(raw: Any, source: str) -> dict[str, Any]:
     beyond = [index for index in vision.get("fullatt_block_indexes", []) if index >= values["depth"]]
     if beyond:
         raise UniWorldError(
-            f"{source} has fullatt_block_indexes with {beyond[0]}, and only {values['depth']} blocks: copy it again."
+            f"{source} has {beyond[0]} in fullatt_block_indexes, but only {values['depth']} blocks: copy it again."
         )
     return vision

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's files in a checkpoint's folder: weights, tokenizer, picture processor, generation settings."""
+"""Qwen2.5-VL's files in a checkpoint folder: weights, tokenizer, picture processor, generation settings."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .qwen_config import QwenVLConfig
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
-# The most pixels that Qwen's own preprocessor_config.json allows.
+# Maximum of Qwen's own preprocessor_config.json.
 _MAX_PIXELS = 12845056
 
-# Published prefixes, then those of transformers' own module from version 4.52 on, which some programs save.
+# The published prefixes, then those of transformers' module since version 4.52, which some programs save.
 QWEN_NAMES = Names(
     (
         ("visual.", "model.visual."),
@@ -37,8 +37,8 @@ _QWEN_PROCESSOR = PROCESSOR | {
     "max_pixels": _PIXELS,
     **dict.fromkeys(("patch_size", "merge_size", "temporal_patch_size"), whole(1, 256)),
 }
-# What is taken of a generation_config.json. Others ask for searches that VLM.generate does not offer, or for code to be run.
-TEMPERATURE = number(1e-6, 1e6)  # of sampling; lower ones overflow the logits that they divide
+# Accepted keys of a generation_config.json. Others request search methods that VLM.generate does not support, or run code.
+TEMPERATURE = number(1e-6, 1e6)  # logits are divided by it, and overflow at smaller values
 _GENERATION = {
     "bos_token_id": optional(TOKEN),
     "eos_token_id": optional(either(TOKEN, listed(TOKEN, 1, 64))),
@@ -52,10 +52,10 @@ _GENERATION = {
 
 
 def build_qwen(config: QwenVLConfig) -> Qwen2_5_VLForConditionalGeneration:
-    """Qwen2.5-VL of the configured widths, its weights on the meta device."""
+    """Build Qwen2.5-VL with its weights on the meta device."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    # rope_parameters is what transformers 5 calls rope_scaling and rope_theta together.
+    # transformers 4 reads rope_scaling and rope_theta, transformers 5 rope_parameters: give both.
     scaling = dict(config.text.get("rope_scaling") or {})
     scaling.pop("type", None)
     text = config.text | {"rope_parameters": scaling | {"rope_theta": config.text.get("rope_theta", 1000000.0)}}
@@ -69,13 +69,13 @@ def build_qwen(config: QwenVLConfig) -> Qwen2_5_VLForConditionalGeneration:
 
 
 def read_tokenizer(folder: Path, config: QwenVLConfig | None = None) -> PreTrainedTokenizerFast:
-    """The tokenizer of a checkpoint.
+    """Read the tokenizer of a checkpoint.
 
     Args:
-        config: the checkpoint's, to hold the ids against.
+        config: the checkpoint's configuration, against which the token ids are checked; None for no check.
 
     Raises:
-        UniWorldError: its files are missing, damaged or of another model.
+        UniWorldError: a file is missing or damaged, or belongs to another model.
     """
     tokenizer = qwen_tokenizer(folder)
     for word, key in {
@@ -86,8 +86,8 @@ def read_tokenizer(folder: Path, config: QwenVLConfig | None = None) -> PreTrain
         found = single_id(tokenizer, word)
         if config is not None and found != config.tokens[key]:
             raise UniWorldError(
-                f"{config.source} has {key} {config.tokens[key]}, and the tokenizer beside it gives {word} the id {found}: "
-                "copy tokenizer files and config.json of one and the same checkpoint again."
+                f"{config.source} has {key} {config.tokens[key]}, but its tokenizer gives {word} the id {found}: "
+                "copy tokenizer files and config.json of the same checkpoint again."
             )
     if config is not None:
         check_ids(tokenizer, config.vocab_size, config.source)
@@ -95,16 +95,16 @@ def read_tokenizer(folder: Path, config: QwenVLConfig | None = None) -> PreTrain
 
 
 def read_processor(folder: Path, config: QwenVLConfig, pixels: int) -> Any:
-    """The picture processor of a checkpoint, Pillow's resizing always.
+    """Read the picture processor of a checkpoint, which resizes with Pillow.
 
     Args:
-        config: the checkpoint's, whose vision half says how pictures are cut into patches.
-        pixels: what every picture is brought to, whatever `preprocessor_config.json` says: the programs that the models
-            were published with do so, and the published file carries Qwen's own wide range. A checkpoint whose two limits
-            are equal sets its own.
+        config: the checkpoint's configuration, with the patch sizes of the vision encoder.
+        pixels: number of pixels to which every picture is resized. It overrides `preprocessor_config.json`, as in the
+            published programs: the published file has Qwen's own wide range. Only if a checkpoint's minimum and maximum are
+            equal, they are used instead.
 
     Raises:
-        UniWorldError: the file is missing or damaged, or does not fit the configuration.
+        UniWorldError: the file is missing or damaged, or does not match the configuration.
     """
     file, raw = processor_settings(folder)
     settings = take(raw, _QWEN_PROCESSOR, str(file))
@@ -115,26 +115,26 @@ def read_processor(folder: Path, config: QwenVLConfig, pixels: int) -> Any:
     for key, wanted in config.patches.items():
         if settings.setdefault(key, wanted) != wanted:
             raise UniWorldError(
-                f"{file} has {key} {settings[key]}, and {config.source} {wanted}: "
-                "copy both files of one and the same checkpoint again."
+                f"{file} has {key} {settings[key]}, but {config.source} has {wanted}: "
+                "copy both files of the same checkpoint again."
             )
     cell = settings["patch_size"] * settings["merge_size"]
     if pixels < cell**2:
         raise UniWorldError(
-            f"{file} has pictures of {pixels} pixels, less than one token's {cell}x{cell}: copy it again."
+            f"{file} sets pictures of {pixels} pixels, less than one token of {cell}x{cell}: copy it again."
         )
     if pixels // cell**2 > config.positions:
         raise UniWorldError(
-            f"{file} has pictures of {pixels} pixels, {pixels // cell**2} tokens each, and the model reads "
+            f"{file} sets pictures of {pixels} pixels, {pixels // cell**2} tokens each, but the model reads at most "
             f"{config.positions}: copy it again."
         )
-    # Given in both forms, before the processor is made: transformers 4 and 5 differ in which one they follow.
+    # Both forms are set before the processor is made, because transformers 4 and 5 follow different ones.
     limits = {"min_pixels": pixels, "max_pixels": pixels, "size": {"shortest_edge": pixels, "longest_edge": pixels}}
     return make_processor("Qwen2VLImageProcessor", settings | limits, file)
 
 
 def read_generation(folder: Path, config: QwenVLConfig) -> GenerationConfig:
-    """How the checkpoint generates text by default. Raises UniWorldError if its file is damaged."""
+    """Read the checkpoint's default settings for text generation. Raises UniWorldError if the file is damaged."""
     from transformers import GenerationConfig
 
     file = folder / "generation_config.json"
@@ -144,7 +144,7 @@ def read_generation(folder: Path, config: QwenVLConfig) -> GenerationConfig:
 
 
 def single_id(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
-    """The id of a word that is one token. Raises UniWorldError for the tokenizer of another model."""
+    """Return the id of a word that is a single token. Raises UniWorldError for the tokenizer of another model."""
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
         raise UniWorldError(

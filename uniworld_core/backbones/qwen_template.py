@@ -1,6 +1,6 @@
-"""Qwen's chat template without its system turn: in every turn the text first, then the pictures.
+"""Qwen's chat template without its system turn. In every turn the text comes first, then the pictures.
 
-Published: serve/cli.py, which renders the template and cuts the system turn off.
+Published: serve/cli.py renders the template and removes the system turn.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from collections.abc import Iterable, Sequence
 
 from ..prompts.text import ASSISTANT, IMAGE_PAD, USER, VISION_END, VISION_START
 
-# One picture in the text; the middle token is repeated once for every merged patch.
 _START = "<|im_start|>"
+# One picture in the text. The middle token is repeated for every merged patch.
 PICTURE = f"{VISION_START}{IMAGE_PAD}{VISION_END}"
 
 
 def conversation_text(turns: Iterable[tuple[str, str, Sequence[int]]]) -> str:
-    """All turns, and an opened assistant turn.
+    """Render all turns, followed by the start of an assistant turn.
 
     Args:
-        turns: of each its role, its text, and for each of its pictures how many merged patches it has.
+        turns: (role, text, number of merged patches of each picture) of every turn.
     """
     return "".join(_turn_text(*turn) for turn in turns) + f"{_START}{ASSISTANT}\n"
 
 
 def chat_text(prompt: str, pad_counts: Sequence[int] = ()) -> str:
-    """`conversation_text` of a plain prompt, which is one user turn."""
+    """Render a plain prompt as one user turn; see `conversation_text`."""
     return conversation_text([(USER, prompt, pad_counts)])
 
 
 def turns_in(text: str) -> int:
-    """The turns of a rendered conversation, without the opened one at its end."""
+    """Count the turns of a rendered conversation, without the one started at its end."""
     return text.count(_START) - 1
 
 

@@ -1,4 +1,4 @@
-"""The VLM: Qwen2.5-VL reads the instruction and the pictures, answers, and gives the states that condition the DiT."""
+"""The VLM: Qwen2.5-VL reads instructions and pictures, answers, and provides the hidden states that condition the DiT."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ PRECISE = ("lm_head", "model.visual.*")
 
 @dataclass(frozen=True, eq=False)
 class VLMInputs:
-    """A batch as the VLM takes it.
+    """A batch of inputs for the VLM.
 
     Attributes:
         ids: (B, L) token ids, padded on the left.
-        mask: (B, L) True where there is a token.
+        mask: (B, L) True at tokens.
         positions: (3, B, L) rotary positions.
         patches: (patches, 1176) pixel values of all pictures, or None.
         grids: (pictures, 3) frames, height and width of each picture in patches, or None.
@@ -64,7 +64,7 @@ class VLMInputs:
 
     @staticmethod
     def join(items: Sequence[VLMInputs]) -> VLMInputs:
-        """One batch of inputs of one and the same length."""
+        """Concatenate inputs of the same length to one batch."""
         with_pictures = [item for item in items if item.patches is not None]
         return VLMInputs(
             ids=torch.cat([item.ids for item in items]),
@@ -105,16 +105,16 @@ class VLM(ComputeModule):
         return _TOKENS * _TOKEN_VALUES * self.config.width * self.dtype.itemsize
 
     def inputs(self, prompts: Sequence[Prompt], pictures: Sequence[Sequence[Image.Image]] | None = None) -> VLMInputs:
-        """Tokens, patches and positions of a batch.
+        """Prepare tokens, patches and positions of a batch.
 
         Args:
             prompts: one instruction or conversation per item.
-            pictures: per item its RGB pictures, in order; conversations carry their own, so theirs is empty. None for no
-                pictures but those.
+            pictures: one list of RGB pictures per item, in order, or None. Conversations have their own pictures, so their
+                lists must be empty.
 
         Raises:
-            UniWorldError: a prompt is empty, holds reserved tokens or is longer than the model reads, or there are not as
-                many lists of pictures as prompts.
+            UniWorldError: a prompt is empty, contains reserved tokens or exceeds the context length, or the number of lists
+                does not match the number of prompts.
         """
         conversations = _conversations(prompts, pictures)
         texts = [
@@ -124,24 +124,24 @@ class VLM(ComputeModule):
         return self.text_inputs(texts, [ref.picture for item in conversations for ref in item.refs])
 
     def text_inputs(self, texts: Sequence[str], pictures: Sequence[Image.Image]) -> VLMInputs:
-        """As `inputs`, of text that a template has been rendered to already.
+        """Prepare inputs as `inputs` does, from texts that are already rendered with a template.
 
         Args:
             texts: one per item, with one `<|image_pad|>` for each of its pictures.
-            pictures: of all items, RGB, in order.
+            pictures: RGB pictures of all items in order.
 
         Raises:
-            UniWorldError: a text is longer than the model reads, or there are more or fewer pictures than marks.
+            UniWorldError: a text exceeds the context length, or the number of pictures does not match the placeholders.
         """
-        marks = sum(text.count(IMAGE_PAD) for text in texts)
-        if marks != len(pictures):
+        placeholders = sum(text.count(IMAGE_PAD) for text in texts)
+        if placeholders != len(pictures):
             raise UniWorldError(
-                f"The texts have {marks} of {IMAGE_PAD} for {len(pictures)} pictures: give one for each."
+                f"The texts have {placeholders} of {IMAGE_PAD} for {len(pictures)} pictures: give one for each."
             )
         grids, patches = self._patches(list(pictures))
         merged = iter([] if grids is None else (grids.prod(dim=1) // self.processor.merge_size**2).tolist())
         texts = [re.sub(re.escape(IMAGE_PAD), lambda _: IMAGE_PAD * next(merged), text) for text in texts]
-        # Padded here and not by the tokenizer: a checkpoint's tokenizer_config may ask for the right side.
+        # Not padded by the tokenizer, because a checkpoint's tokenizer_config may set padding on the right.
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         length = max(map(len, rows))
         limit = self.config.positions
@@ -149,7 +149,7 @@ class VLM(ComputeModule):
             turns = turns_in(texts[max(range(len(rows)), key=lambda i: len(rows[i]))])
             what = "prompt" if turns == 1 else f"conversation of {turns} turns"
             raise UniWorldError(
-                f"A {what} with its pictures is {length} tokens long; the model reads {limit}: shorten it, or leave out "
+                f"A {what} with its pictures has {length} tokens; the model reads at most {limit}: shorten it, or leave out "
                 "pictures or early turns."
             )
         pad = self.tokenizer.pad_token_id
@@ -165,9 +165,9 @@ class VLM(ComputeModule):
             grids=None if grids is None else grids.to(to),
         )
 
-    @torch.no_grad()  # not inference_mode, whose tensors the trainers could not carry on
+    @torch.no_grad()  # not inference_mode, because autograd rejects its tensors when a trainer uses them
     def hidden_states(self, inputs: VLMInputs) -> torch.Tensor:
-        """The last hidden states (B, L, D), after the final norm: what both the condition and the routing head read."""
+        """Return the last hidden states (B, L, D) after the final norm, for the condition and the routing head."""
         with explain_out_of_memory(self, "conversation"):
             output = self.qwen.model(
                 input_ids=inputs.ids,
@@ -188,27 +188,27 @@ class VLM(ComputeModule):
         seed: int = 0,
         callback: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
-        """Token ids (B, new) of the answers, without the prompt.
+        """Generate answers and return their token ids (B, new), without the prompt.
 
         Args:
-            inputs: without padding, that is of prompts of one length (`answer` takes any): transformers 4 places the
-                new tokens of a padded batch wrongly.
-            temperature: 0 takes the likeliest token each time; else from 1e-6 to 1e6.
-            seed: of the random choice when the temperature is above 0, from 0 to 2**64 - 1; the global random state is left
-                as it was.
-            callback: called with the number of tokens so far, after each; what it raises ends the answer.
+            inputs: a batch without padding, so all prompts have the same length (`answer` takes any). transformers 4 gives
+                the new tokens of a padded batch wrong positions.
+            max_new_tokens: maximum length of an answer.
+            temperature: 0 for greedy decoding, or from 1e-6 to 1e6.
+            seed: seed for sampling at temperatures above 0, from 0 to 2**64 - 1. The global random state is restored.
+            callback: called after each token with the number of tokens so far. An exception from it ends the answer.
 
         Raises:
-            UniWorldError: the length is not positive, the temperature or the seed out of bounds, the batch padded, or the
-                model's values are not finite (the token is named).
+            UniWorldError: length, temperature or seed is out of range, the batch is padded, or logits are not finite (the
+                message names the token).
         """
         if not bool(inputs.mask.all()):
-            raise UniWorldError("The batch holds prompts of different lengths: answer them with VLM.answer.")
+            raise UniWorldError("The prompts of the batch have different lengths: answer them with VLM.answer.")
         if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
             raise UniWorldError(f"max_new_tokens is {shown(max_new_tokens)}; it must be a whole number of at least 1.")
         if temperature != 0 and not TEMPERATURE.holds(temperature):
             raise UniWorldError(
-                f"temperature is {shown(temperature)}; it must be 0 (the likeliest answer) or {TEMPERATURE.expected}."
+                f"temperature is {shown(temperature)}; it must be 0 (greedy decoding) or {TEMPERATURE.expected}."
             )
         check_seed(seed)
         start = inputs.ids.shape[1]
@@ -237,11 +237,11 @@ class VLM(ComputeModule):
         seed: int = 0,
         callback: Callable[[int], None] | None = None,
     ) -> list[str]:
-        """Answers as text, one per item, each as it would be alone; arguments as `inputs` and `generate`."""
+        """Answer in text. Each answer is the same as without the rest of the batch. Arguments as in `inputs` and `generate`."""
         groups: dict[int, list[int]] = {}
         items = [self.inputs([conversation]) for conversation in _conversations(prompts, pictures)]
         for index, item in enumerate(items):
-            # Random choices of several items would come from one stream: drawn one item at a time.
+            # Greedy answers are batched by length. Sampled ones are not: the items of a batch share one random stream.
             groups.setdefault(item.ids.shape[1] if temperature == 0 else -1 - index, []).append(index)
         answers = [""] * len(items)
         for group in groups.values():
@@ -253,7 +253,7 @@ class VLM(ComputeModule):
         return answers
 
     def assistant_states(self, inputs: VLMInputs, hidden: torch.Tensor) -> torch.Tensor:
-        """The hidden state (B, D) at the last `assistant` token of each item, float32 (published: serve/cli.py)."""
+        """Return the hidden state (B, D), float32, at the last `assistant` token of each item (published: serve/cli.py)."""
         columns = torch.arange(inputs.ids.shape[1], device=inputs.ids.device)
         last = torch.where(inputs.ids == self.assistant_token, columns, -1).amax(dim=1)
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), last].float()
@@ -265,24 +265,24 @@ class VLM(ComputeModule):
         return made["image_grid_thw"], made["pixel_values"]
 
     def _pictures(self, inputs: VLMInputs) -> dict[str, torch.Tensor]:
-        """What `generate` takes of the pictures, if there are any."""
+        """Return the picture arguments of transformers' `generate`; empty without pictures."""
         if inputs.patches is None or inputs.grids is None:
             return {}
         pictures = {"pixel_values": inputs.patches, "image_grid_thw": inputs.grids}
-        # transformers 5 needs to be told which tokens are pictures to place the tokens that it generates.
+        # Without these, transformers 5 silently gives generated tokens plain text positions.
         if "mm_token_type_ids" in inspect.signature(self.qwen.forward).parameters:
             pictures["mm_token_type_ids"] = (inputs.ids == self.config.tokens["image_token_id"]).int()
         return pictures
 
 
 def vlm_part(folder: Path, config: QwenVLConfig, shards: Shards, pixels: int) -> NetworkPart[VLM]:
-    """Qwen2.5-VL of a checkpoint's folder, not yet loaded.
+    """Open Qwen2.5-VL of a checkpoint folder without loading it.
 
     Args:
-        pixels: as `read_processor`.
+        pixels: as in `read_processor`.
 
     Raises:
-        UniWorldError: its files hold another number of layers than the configuration says.
+        UniWorldError: the files store a different number of layers than the configuration has.
     """
     shards.check_depth(config.layers, ("model.layers.", "model.language_model.layers."), config.source)
     shards.check_depth(config.depth, ("visual.blocks.", "model.visual.blocks."), config.source)
@@ -300,7 +300,7 @@ def vlm_part(folder: Path, config: QwenVLConfig, shards: Shards, pixels: int) ->
     )
 
 
-# A checkpoint's generation_config may ask for sampling; these undo what would then only draw a warning.
+# A checkpoint's generation_config may set sampling options, of which transformers warns in greedy decoding: reset them.
 _GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
@@ -311,7 +311,7 @@ def _conversations(prompts: Sequence[Prompt], pictures: Sequence[Sequence[Image.
     if not prompts or len(prompts) != len(pictures):
         raise UniWorldError(
             f"There are {len(prompts)} prompts and {len(pictures)} lists of pictures: give one list for each prompt, "
-            "empty where it has none, and at least one prompt."
+            "empty for a prompt without pictures, and at least one prompt."
         )
     return as_conversations(prompts, [[Reference(picture) for picture in item] for item in pictures])
 
@@ -329,18 +329,20 @@ def _after_each_token(start: int, callback: Callable[[int], None] | None) -> Any
 
 
 def _only_finite(start: int) -> Any:
-    """Ends an answer at NaN and infinity: a random choice among them fails in torch, on a GPU for the whole process, and
-    the likeliest of them means nothing.
+    """Make a logits processor that raises UniWorldError at NaN and infinity.
+
+    Sampling from such values fails in torch, on a GPU for all later calls of the process. Greedy decoding would return a
+    meaningless token.
     """
     from transformers import LogitsProcessor, LogitsProcessorList
 
     class OnlyFinite(LogitsProcessor):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            # The largest is NaN if any is, and says whether one can be chosen.
+            # Masked tokens are -infinity, which is fine. The maximum is NaN if any value is.
             if not bool(torch.isfinite(scores.amax(dim=-1)).all()):
                 raise UniWorldError(
                     f"The logits of token {input_ids.shape[1] - start + 1} of the answer are NaN or infinite: {OVERFLOW}; "
-                    "else the weights are damaged."
+                    "otherwise the weights are damaged."
                 )
             return scores
 

@@ -1,7 +1,8 @@
 """Qwen2.5-VL's three-axis positions (arXiv 2502.13923, section 2.1.2), for sequences with pictures.
 
-transformers computes the same, but from version 5 on only when told which tokens are pictures; given explicitly,
-the positions are right in every version. So this is not left to its `get_rope_index`.
+transformers' `get_rope_index` computes the same positions. But transformers 5 needs `mm_token_type_ids` for it, and without
+them it silently falls back to plain text positions: hidden states are then off by about 2.5 instead of 3e-6. Positions that
+are passed explicitly work in every version.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ import torch
 def rope_positions(
     ids_BL: torch.Tensor, mask_BL: torch.Tensor, grids: torch.Tensor | None, image_token: int, merge: int
 ) -> torch.Tensor:
-    """Positions (3, B, L) on the axes time, height, width.
+    """Return positions (3, B, L) on the axes time, height and width.
 
-    Text counts up on all three axes alike. A picture's patches keep one time, their row and their column, starting where
-    the text before it ended; the text after it goes on from the largest position so far. Padding has position 1.
+    Text tokens have the same position on all three axes. The tokens of a picture share one time and have their row and
+    column, counted from the end of the text before. The text after a picture continues from the largest position so far.
+    Padding has position 1.
 
     Args:
         ids_BL: token ids, padded on either side.
-        mask_BL: True where there is a token.
-        grids: (pictures, 3) of all items in order, or None without pictures.
+        mask_BL: True at tokens.
+        grids: (pictures, 3) grids of all items in order, or None without pictures.
         image_token: id of the picture token.
-        merge: how many patches a side are merged into one token.
+        merge: side of a token in patches.
     """
     positions = torch.ones(3, *ids_BL.shape, dtype=torch.long, device=ids_BL.device)
     remaining = [] if grids is None else grids.tolist()

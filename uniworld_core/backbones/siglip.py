@@ -1,4 +1,4 @@
-"""The SigLIP2 encoder: what the reference pictures look like, as one token per patch."""
+"""The SigLIP2 encoder, which encodes reference pictures to one token per patch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _RULES = {
     "intermediate_size": HIDDEN,
     "num_hidden_layers": LAYERS,
     "num_attention_heads": HEADS,
-    "num_channels": exactly(3, "as pictures are red, green and blue"),
+    "num_channels": exactly(3, "because pictures are RGB"),
     "image_size": whole(1, 2**13),
     "patch_size": whole(1, 2**10),
     "hidden_act": ACTIVATION,
@@ -49,7 +49,7 @@ _RULES = {
     "attention_dropout": SHARE,
     "vision_use_head": FLAG,
 }
-# What transformers takes where a configuration leaves it out, as those that it saves itself may.
+# transformers' defaults. Configurations that it saves may omit them.
 _DEFAULTS = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -57,15 +57,16 @@ _DEFAULTS = {
     "image_size": 224,
     "patch_size": 16,
 }
-# Patches a side at most; siglip2-so400m-patch16-512 has 32.
+# Maximum number of patches per side; siglip2-so400m-patch16-512 has 32.
 _MAX_ROWS = 256
 
 
 class SigLIP(ComputeModule):
-    """SigLIP's vision half with its picture processor.
+    """SigLIP's vision encoder with its picture processor.
 
-    The pictures are squashed to the encoder's square (512x512, 1024 tokens for siglip2-so400m-patch16-512), with the
-    resampling, mean and deviation of the folder's own preprocessor_config.json, as the published programs do.
+    Pictures are resized to the encoder's square without keeping the aspect ratio (512x512 and 1024 tokens for
+    siglip2-so400m-patch16-512). Resampling, mean and deviation are those of the folder's preprocessor_config.json, as in the
+    published programs.
     """
 
     def __init__(self, encoder: SiglipVisionModel, processor: Any) -> None:
@@ -77,10 +78,10 @@ class SigLIP(ComputeModule):
     def from_pretrained(
         cls, folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> SigLIP:
-        """Load from a SigLIP folder, of the whole model or of its vision half alone.
+        """Load from a folder with the complete SigLIP model, or with its vision encoder only.
 
         Raises:
-            UniWorldError: a file is missing, damaged, of another model, or does not fit the configuration.
+            UniWorldError: a file is missing, damaged or of another model, or does not match the configuration.
         """
         return siglip_part(folder).load(dtype, device)
 
@@ -96,8 +97,8 @@ class SigLIP(ComputeModule):
         return 4 * tokens * 20 * self.width * self.dtype.itemsize  # of four pictures, estimated
 
     def pixel_values(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """(B, 3, side, side) normalised pixels of RGB pictures."""
-        # The layout is said, since it cannot be guessed of a picture 1 or 3 pixels wide.
+        """Return normalized pixels (B, 3, side, side) of RGB pictures."""
+        # transformers guesses the layout from the shape, which fails for pictures 1 or 3 pixels wide.
         made = self.processor(
             images=list(pictures), return_tensors="pt", do_convert_rgb=True, input_data_format="channels_last"
         )
@@ -105,14 +106,14 @@ class SigLIP(ComputeModule):
 
     @torch.no_grad()
     def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """Features (B, tokens, width): the last hidden states of RGB pictures."""
+        """Return the features (B, tokens, width) of RGB pictures: the last hidden states."""
         pixels = self.pixel_values(pictures).to(self.device, self.dtype)
         with explain_out_of_memory(self, "number of references"):
             return self.encoder(pixel_values=pixels).last_hidden_state
 
 
 def siglip_part(folder: str | Path) -> NetworkPart[SigLIP]:
-    """SigLIP's vision half of a folder, not yet loaded. Raises UniWorldError for a folder of another model."""
+    """Open the vision encoder of a SigLIP folder without loading it. Raises UniWorldError for a folder of another model."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     file = Path(folder) / "config.json"
@@ -134,24 +135,24 @@ def siglip_part(folder: str | Path) -> NetworkPart[SigLIP]:
 
 
 def read_siglip_processor(folder: Path) -> Any:
-    """SigLIP's picture processor, Pillow's resizing always.
+    """Read SigLIP's picture processor, which resizes with Pillow.
 
     Raises:
-        UniWorldError: its file is missing or damaged, or resizes to another side than the encoder's.
+        UniWorldError: the file is missing or damaged, or its size does not match the encoder's.
     """
     file, raw = processor_settings(folder)
     side = siglip_settings(folder)["image_size"]
     settings = take(raw, PROCESSOR, str(file))
-    square = exactly(side, "the image_size of the config.json beside it")
+    square = exactly(side, "the image_size of config.json")
     size = take(raw.get("size"), {"height": square, "width": square}, f"size in {file}", ("height", "width"))
     return make_processor("SiglipImageProcessor", settings | {"size": size}, file)
 
 
 def siglip_settings(folder: Path) -> dict[str, Any]:
-    """The vision half's configuration, of a folder of the whole model or of that half alone.
+    """Read the configuration of the vision encoder, from a folder with the complete model or with the encoder only.
 
     Raises:
-        UniWorldError: it is missing, damaged or of another model.
+        UniWorldError: the configuration is missing, damaged or of another model.
     """
     file = folder / "config.json"
     raw = read_json(file)
@@ -165,7 +166,7 @@ def siglip_settings(folder: Path) -> dict[str, Any]:
     rows = settings["image_size"] // settings["patch_size"]
     if not 0 < rows <= _MAX_ROWS:
         raise UniWorldError(
-            f"{file} has image_size {settings['image_size']} and patch_size {settings['patch_size']}, {rows} patches a side; "
-            f"expected 1 to {_MAX_ROWS}: copy the file again."
+            f"{file} has image_size {settings['image_size']} and patch_size {settings['patch_size']}, which makes {rows} "
+            f"patches per side; expected 1 to {_MAX_ROWS}: copy the file again."
         )
     return settings

@@ -235,7 +235,7 @@ def test_bad_samples_are_reported_in_place_and_the_others_encoded(own_model: Uni
     assert "cut short" in reasons["broken#1"]
     assert "specks" in reasons["speck#2"]
     assert "empty" in reasons["mute#3"]
-    assert "tokens long" in reasons["long#4"]
+    assert "tokens; the model reads at most" in reasons["long#4"]
 
 
 def test_weights_are_one_for_reconstructions_and_unweighted_samples(own_model: UniWorld) -> None:

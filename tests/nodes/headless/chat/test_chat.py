@@ -235,7 +235,7 @@ def test_with_json_each_failure_is_reported_and_the_chat_continues(chat: Any) ->
 def test_a_message_that_is_too_long_fails_and_is_not_saved(chat: Any) -> None:
     code, _, err = chat("/ask Why?\n/ask " + "word " * 5000, "talk")
     assert code == 1
-    assert "tokens long; the model reads 4096" in err
+    assert "tokens; the model reads at most 4096" in err
     assert len(saved()) == 2
 
 
