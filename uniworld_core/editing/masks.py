@@ -1,4 +1,4 @@
-"""What an edit changed: the mask, the loss weight over it, and putting the edit back over the original.
+"""Edit masks: what an edit changed, the loss weights for it, and compositing the edit over the original.
 
 Shapes: B items, H rows, W columns of the picture; h, w rows and columns of the latent.
 """
@@ -17,7 +17,7 @@ from ..images.batches import mask_batch, resize_image, resize_mask, rgb_batch, s
 from ..images.components import connected_components, keep_large
 from ..images.pictures import to_bytes
 
-# Figures of the published code, univa/utils/get_mask.py.
+# Constants of the published code, univa/utils/get_mask.py.
 THRESHOLD = 18  # of 255, on the gray difference
 KERNEL_SIZE = 5  # pixels; latent cells in the second closing
 MIN_COMPONENT = 0.3  # of the marked area
@@ -25,14 +25,14 @@ MIN_EDITED_SHARE = 0.001  # of the picture
 LATENT_FACTOR = 8  # FLUX's VAE: one latent cell is 8x8 pixels
 
 METHODS = ("code", "paper")
-WEIGHT_FUNCTION = "logarithmic"  # the published programs' and the paper's
+WEIGHT_FUNCTION = "logarithmic"  # default of the published programs and of the paper
 
 # ITU-R 601-2 luma in 16-bit fixed point, with Pillow's rounding (libImaging/Convert.c, L24).
 _LUMA = (19595, 38470, 7471)
 _LUMA_HALF = 0x8000
 _LUMA_SHIFT = 16
 
-# kornia's unfold engine takes about 200 bytes a pixel for a 5x5 kernel, so pictures pass a few at a time.
+# kornia's unfold engine takes about 200 bytes per pixel for a 5x5 kernel, so only a few pictures are processed at a time.
 _MORPHOLOGY_CHUNK = 4
 
 
@@ -42,10 +42,10 @@ class EditMask:
 
     Attributes:
         pixels: bool (B, H, W), the edited part.
-        latent: bool (B, h, w), the latent cells that hold it.
+        latent: bool (B, h, w), the latent cells that contain it.
         share: float32 (B,), edited pixels over all pixels; 1 where `whole`.
-        whole: bool (B,): nothing was left marked (a reconstruction), so the whole picture counts as edited.
-        too_small: bool (B,): the edited share is under `MIN_EDITED_SHARE` but not zero. The published trainer stops
+        whole: bool (B,): no pixel remained marked (a reconstruction), so the whole picture counts as edited.
+        too_small: bool (B,): the edited share is below `MIN_EDITED_SHARE` but not zero. The published trainer stops
             at such a sample; here the caller decides.
     """
 
@@ -65,13 +65,14 @@ def edit_mask(
     min_component: float = MIN_COMPONENT,
     cover_edges: bool = False,
 ) -> EditMask:
-    """Find what an edit changed.
+    """Compute the mask of what an edit changed.
 
-    Both ways mark where the gray difference of the 8-bit pictures reaches `threshold`, drop the 8-connected parts
-    smaller than `min_component` of the marked area, intersect over the references, take the whole picture if nothing
-    is left, and max-pool by 8. The published code (univa/utils/get_mask.py) *closes* the marks with an ellipse before
-    the filter and the pooled mask once more after it; the paper (arXiv 2506.03147, adaptive editing region weighting)
-    *dilates* before the filter and leaves the pooled mask alone. It gives no figures, so the code's are used.
+    Both methods mark pixels where the gray difference of the 8-bit pictures reaches `threshold`, remove 8-connected parts
+    smaller than `min_component` of the marked area, intersect over the references, use the whole picture if nothing
+    remains, and max-pool by 8. They differ in the morphology. The published code (univa/utils/get_mask.py) *closes* the mask
+    with an ellipse before the filter, and again after the pooling. The paper (arXiv 2506.03147, adaptive editing region
+    weighting) *dilates* it before the filter, and does not change the pooled mask. It gives no constants, so those of the
+    code are used.
 
     Args:
         before: reference pictures (B, H, W, C) in 0..1, or several of them. A batch of one serves every item.
@@ -80,17 +81,17 @@ def edit_mask(
         threshold: 0..255, on the gray difference.
         kernel_size: diameter of the ellipse, odd.
         min_component: 0..1, of the marked area.
-        cover_edges: what max-pooling does with sides that are no multiple of 8. By default the incomplete last cells
-            are left out (h = H // 8), as in the published code and the VAE; True gives them cells of their own. A
-            side shorter than 8 always makes one cell.
+        cover_edges: how max-pooling treats sides that are not multiples of 8. By default incomplete last cells are dropped
+            (h = H // 8), as in the published code and the VAE; True keeps them. A side shorter than 8 is always one cell.
 
     Raises:
-        UniWorldError: no references, other ranks, sizes that differ, NaN, or a setting out of range.
+        UniWorldError: there are no references, shapes are invalid or do not match, there are NaN values, or a setting is
+            out of range.
     """
     _check_settings(method, threshold, kernel_size, min_component)
     references = [before] if isinstance(before, Tensor) else list(before)
     if not references:
-        raise UniWorldError("An edit mask needs at least one picture from before the edit, but none was given.")
+        raise UniWorldError("An edit mask needs at least one picture from before the edit; give one in 'before'.")
     after_BHW3 = rgb_batch("after", after)
     grow = close_mask if method == "code" else dilate_mask
     kept = []
@@ -113,39 +114,39 @@ def edit_mask(
 
 
 def fit_before(before: Tensor, after: Tensor) -> Tensor:
-    """The picture from before at the size of the edited one, bicubic, as the published trainer fits its references."""
+    """Resize the picture from before the edit to the edited one (bicubic), as the published trainer does."""
     return resize_image(rgb_batch("before", before), *rgb_batch("after", after).shape[1:3])
 
 
 def picture_mask(mask: EditMask) -> Tensor:
-    """The latent cells of a mask made with `cover_edges` at picture size: float32 (B, H, W), whole 8x8 blocks."""
+    """Return the latent cells of a mask at picture size, as 8x8 blocks: float32 (B, H, W). Needs `cover_edges=True`."""
     return _blocks(mask.latent.float(), mask.pixels.shape[1], mask.pixels.shape[2])
 
 
-# The paper's candidates for w(x), x = total area / edited area (arXiv 2506.03147); each is 1 at x = 1. The published
-# code (univa/utils/get_mask.py, get_weight) has the logarithmic ("log") and the exponential root ("exp") one.
+# The paper's candidates for w(x), with x = total area / edited area (arXiv 2506.03147); each is 1 at x = 1. The published code
+# (univa/utils/get_mask.py, get_weight) implements the logarithmic ("log") and the exponential root ("exp") one.
 WEIGHT_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "logarithmic": lambda x: torch.log2(x) + 1,
     "linear": lambda x: x,
     "exponential_root": lambda x: 2 ** (x**0.5 - 1),
     "quadratic_root": lambda x: (x**0.5 - 1) ** 2 + 1,
 }
-WEIGHT_DECIMALS = 6  # get_weight rounds to as many
-_FLOAT32_WHOLE = 2.0**24  # from here on float32 has whole numbers only, and rounding by scaling could overflow
+WEIGHT_DECIMALS = 6  # as in get_weight
+_FLOAT32_WHOLE = 2.0**24  # above, all float32 values are integers, and rounding by scaling could overflow
 
 
 def edit_weight(latent_Bhw: Tensor, function: str = WEIGHT_FUNCTION) -> Tensor:
-    """Loss weights over the latent: 1 outside the edit, w(total area / edited area) inside.
+    """Compute loss weights over the latent: 1 outside the edit, w(total area / edited area) inside.
 
     Args:
         latent_Bhw: bool (B, h, w), `EditMask.latent`.
         function: a name in `WEIGHT_FUNCTIONS`.
 
     Returns:
-        float32 (B, h, w), always finite. An item without any marked cell is 1 everywhere.
+        float32 (B, h, w), always finite. An item without marked cells is 1 everywhere.
 
     Raises:
-        UniWorldError: an unknown function, or a mask of another rank or type.
+        UniWorldError: the function is unknown, or shape or dtype of the mask is invalid.
     """
     if function not in WEIGHT_FUNCTIONS:
         raise UniWorldError(
@@ -164,32 +165,32 @@ def edit_weight(latent_Bhw: Tensor, function: str = WEIGHT_FUNCTION) -> Tensor:
 
 
 def weight_picture(weight_Bhw: Tensor, height: int, width: int) -> Tensor:
-    """Weights as a picture to look at: IMAGE (B, H, W, 3), gray = w / (largest w of the item), one block a cell.
+    """Render weights as an IMAGE (B, H, W, 3) with one block per cell; gray = w / (largest w of the item).
 
-    The edit is white and the rest 1/w, so an edit that counts twice as much stands on mid-gray; all white means that
-    every cell counts the same.
+    The edit is white and the rest has gray 1/w: middle gray if the edit counts twice as much. A white picture means that all
+    cells have the same weight.
     """
     relative_Bhw = weight_Bhw / weight_Bhw.amax(dim=(1, 2), keepdim=True)
     return _blocks(relative_Bhw, height, width).unsqueeze(-1).expand(-1, -1, -1, 3).contiguous()
 
 
 def composite_edit(before: Tensor, after: Tensor, mask: Tensor, feather: int = 0) -> Tensor:
-    """Lay the edited part over the original; whatever the mask leaves out is the original, bit for bit.
+    """Composite the edited part over the original. Pixels outside the mask are bit-identical to the original.
 
-    The feather blends *inward*: from the mask's edge the edit fades in over `feather` pixels, and no pixel outside
-    the mask is touched. A part too thin for that still reaches full strength along its middle. The picture's own edge
-    is no mask edge.
+    The feather is *inward*: the edit fades in over `feather` pixels from the edge of the mask, and no pixel outside the mask
+    changes. A part too thin for that reaches full strength in its middle. The border of the picture is not an edge of the
+    mask.
 
     Args:
-        before, after: (B, H, W, C) in 0..1, of one size. A batch of one serves every item.
-        mask: (B, H, W) in 0..1; values between blend.
-        feather: pixels, 0 or more.
+        before, after: (B, H, W, C) in 0..1, of the same size. A batch of one serves every item.
+        mask: (B, H, W) in 0..1; intermediate values blend.
+        feather: width in pixels, 0 or more.
 
     Returns:
         float32 (B, H, W, 3).
 
     Raises:
-        UniWorldError: other ranks, sizes or batches that differ, NaN, or a negative feather.
+        UniWorldError: shapes are invalid or do not match, there are NaN values, or the feather is negative.
     """
     if feather < 0:
         raise UniWorldError(f"The feather is {feather} pixels; expected 0 or more.")
@@ -205,7 +206,7 @@ def composite_edit(before: Tensor, after: Tensor, mask: Tensor, feather: int = 0
 
 
 def fit_edit(before: Tensor, after: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The edited picture (bicubic) and the mask (nearest) at the size of the picture from before."""
+    """Resize the edited picture (bicubic) and the mask (nearest) to the picture from before the edit."""
     height, width = rgb_batch("before", before).shape[1:3]
     return (
         resize_image(rgb_batch("after", after), height, width),
@@ -214,10 +215,10 @@ def fit_edit(before: Tensor, after: Tensor, mask: Tensor) -> tuple[Tensor, Tenso
 
 
 def ellipse(size: int) -> Tensor:
-    """OpenCV's elliptic structuring element of an odd size, float32 (size, size): MORPH_ELLIPSE.
+    """Return OpenCV's elliptic structuring element MORPH_ELLIPSE of an odd size, float32 (size, size).
 
-    Row dy from the middle is 2·round(√(r² − dy²)) + 1 wide, so 5x5 is a full 5x3 block with one pixel above and
-    one below.
+    The row at distance dy from the middle has width 2·round(√(r² − dy²)) + 1. Size 5 is a full 5x3 block with one pixel above
+    and one below.
     """
     radius = size // 2
     offsets = torch.arange(-radius, radius + 1)
@@ -245,7 +246,7 @@ def _check_size(name: str, size: Sequence[int], other_name: str, other_size: Seq
 
 
 def _changed(before_BHW3: Tensor, after_BHW3: Tensor, threshold: int) -> Tensor:
-    """Where the gray of the per-channel difference of the 8-bit pictures reaches the threshold: bool (B, H, W)."""
+    """Return where the gray value of the 8-bit pictures' difference reaches the threshold: bool (B, H, W)."""
     _check_size("before", before_BHW3.shape[1:3], "after", after_BHW3.shape[1:3])
     before_BHW3, after_BHW3 = same_batch(before=to_bytes(before_BHW3).int(), after=to_bytes(after_BHW3).int())
     difference_BHW3 = (after_BHW3 - before_BHW3).abs()
@@ -254,14 +255,14 @@ def _changed(before_BHW3: Tensor, after_BHW3: Tensor, threshold: int) -> Tensor:
 
 
 def close_mask(mask_BHW: Tensor, kernel_size: int = KERNEL_SIZE) -> Tensor:
-    """Fill gaps in a bool mask (B, H, W) that an ellipse of that diameter does not fit into."""
+    """Fill gaps of a bool mask (B, H, W) into which an ellipse of this diameter does not fit."""
     from kornia.morphology import closing
 
     return _morph(closing, mask_BHW, kernel_size)
 
 
 def open_mask(mask_BHW: Tensor, kernel_size: int) -> Tensor:
-    """Drop what an ellipse of that diameter does not fit into of a bool mask (B, H, W); the rest keeps its outline."""
+    """Remove parts of a bool mask (B, H, W) into which an ellipse of this diameter does not fit. Others keep their outline."""
     from kornia.morphology import opening
 
     opened_BHW = _morph(opening, mask_BHW, kernel_size)
@@ -269,37 +270,37 @@ def open_mask(mask_BHW: Tensor, kernel_size: int) -> Tensor:
 
 
 def dilate_mask(mask_BHW: Tensor, kernel_size: int = KERNEL_SIZE) -> Tensor:
-    """Grow a bool mask (B, H, W) by an ellipse of that diameter."""
+    """Dilate a bool mask (B, H, W) by an ellipse of this diameter."""
     from kornia.morphology import dilation
 
     return _morph(dilation, mask_BHW, kernel_size)
 
 
 def _morph(operation: Callable[..., Tensor], mask_BHW: Tensor, kernel_size: int) -> Tensor:
-    # kornia's "geodesic" default leaves the picture's border neutral, as OpenCV's default does.
+    # kornia's default border mode, "geodesic", ignores pixels outside the picture, as OpenCV's default does.
     kernel = ellipse(kernel_size).to(mask_BHW.device)
     chunks = mask_BHW.float().unsqueeze(1).split(_MORPHOLOGY_CHUNK)
     return torch.cat([operation(chunk, kernel) for chunk in chunks]).squeeze(1) > 0.5
 
 
 def _pooled(mask_BHW: Tensor, cover_edges: bool) -> Tensor:
-    """Latent cells that hold any of the mask: bool (B, h, w)."""
+    """Return the latent cells that contain marked pixels: bool (B, h, w)."""
     window = [min(LATENT_FACTOR, side) for side in mask_BHW.shape[1:]]
     return F.max_pool2d(mask_BHW.float().unsqueeze(1), window, window, ceil_mode=cover_edges).squeeze(1) > 0.5
 
 
 def _blocks(cells_Bhw: Tensor, height: int, width: int) -> Tensor:
-    """Cells as blocks of 8x8 pixels, cut to a picture of that size: (B, H, W)."""
+    """Expand cells to blocks of 8x8 pixels, cropped to a picture of this size: (B, H, W)."""
     blocks_BHW = cells_Bhw.repeat_interleave(LATENT_FACTOR, 1).repeat_interleave(LATENT_FACTOR, 2)
     return blocks_BHW[:, :height, :width]
 
 
 def _inward_ramp(inside_BHW: Tensor, feather: int) -> Tensor:
-    """0 outside a bool mask, rising by equal steps to 1 at `feather` pixels from its edge, or in a part's middle."""
+    """Return a ramp from 0 outside a bool mask to 1 at `feather` pixels from its edge, or in the middle of thin parts."""
     depth_BHW = inside_BHW.float()
     eroded_B1HW = -depth_BHW.unsqueeze(1)
     for step in range(feather):
-        # A square and a cross by turns make octagons, near enough to circles. Padding is neutral in max-pooling.
+        # Alternating squares and crosses give octagons, which approximate circles. Max-pooling ignores its padding.
         if step % 2:
             eroded_B1HW = F.max_pool2d(eroded_B1HW, 3, 1, 1)
         else:

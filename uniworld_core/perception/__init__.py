@@ -1,1 +1,1 @@
-"""Perception: tasks, and how to read the maps that are painted for them."""
+"""Perception: tasks, and conversion of the painted maps to data."""

@@ -1,4 +1,4 @@
-"""Heads that read painted maps whose every pixel carries data: edges, depth, surface normals, poses.
+"""Heads that read maps with data in every pixel: edges, depth, surface normals, poses.
 
 Shapes: B items, H rows, W columns, N joints.
 """
@@ -15,20 +15,20 @@ from ..images.components import Components, connected_components
 
 Box = dict[str, int | float | str]
 
-# A map whose strongest line stands out from its ground by less than this (0..1) is blank: what varies in it is noise.
+# If the strongest line differs from the background by less than this (0..1), the map is blank and its variation is noise.
 MIN_CONTRAST = 0.25
-# Of the strongest line: where a line that was smeared by resampling keeps its width.
+# Threshold relative to the strongest line. At half strength, a line blurred by resampling keeps its width.
 EDGE_LEVEL = 0.5
-# ControlNet's OpenPose annotator (draw_bodypose) paints limbs at 0.6 and joints at full brightness; limbs must pass the
+# ControlNet's OpenPose annotator (draw_bodypose) paints limbs at 0.6 and joints at full brightness. Limbs must exceed the
 # first level, and only joints the second.
 POSE_LEVEL = 0.35
 JOINT_LEVEL = 0.8
 JOINT_SATURATION = 0.5
-# Joints are discs of one size. What fills less of its box, is longer than twice its width, or is much smaller than the
-# others is a finger (hands are drawn bright as well) or a spot where two colours mix.
+# Joints are discs of the same size. A part that fills less of its box, is longer than twice its width, or is much smaller than
+# the others is a finger (hands are also bright) or a spot where two colors mix.
 MIN_JOINT_FILL = 0.6
 MAX_JOINT_ASPECT = 2
-MIN_JOINT_AREA = 0.4  # of the size in which half of all joint pixels lie
+MIN_JOINT_AREA = 0.4  # relative to the area at which the larger discs hold half of all joint pixels
 # The 18 keypoints of OpenPose's COCO model; keypoint k is a disc of hue 20k degrees.
 JOINTS = (
     "nose",
@@ -50,7 +50,7 @@ JOINTS = (
     "right ear",
     "left ear",
 )
-# A normal painted with a length this far from 1 is no surface (black and white ground decode to 1.73, gray to 0).
+# Normals whose length differs from 1 by more are background (black and white decode to length 1.73, gray to 0).
 NORMAL_TOLERANCE = 0.5
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow converts to gray
@@ -58,14 +58,14 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow converts to gray
 
 @dataclass(frozen=True, eq=False)
 class PerceptionResult:
-    """What a painted map says.
+    """The data in a painted map.
 
     Attributes:
-        map: float32 IMAGE (B, H, W, 3), the map cleaned of what the painter added.
+        map: float32 IMAGE (B, H, W, 3), the map without artifacts of the painter.
         mask: float32 MASK (B, H, W) in 0..1.
-        boxes: for each item a list of {"x", "y", "width", "height"} in pixels of the map, left and top first, with
-            "score" (detection: the share of the outline that is there, 0..1) or "joint" (poses: its name).
-        text: one line that a person understands.
+        boxes: for each item a list of {"x", "y", "width", "height"} in pixels of the map; x and y are the left and top edge.
+            Detections also have "score" (the share of the outline that was found, 0..1), poses "joint" (its name).
+        text: a summary in one line.
     """
 
     map: Tensor
@@ -75,9 +75,9 @@ class PerceptionResult:
 
 
 def read_edges(painted_BHW3: Tensor) -> PerceptionResult:
-    """Binary edges, white on black, from lines of either polarity: the median is taken for the ground.
+    """Read binary edges, white on black. The median is the background, so that lines may be lighter or darker than it.
 
-    The mask is the edges.
+    The mask has the edges.
     """
     gray_BHW = luma(painted_BHW3)
     ground_B11 = gray_BHW.flatten(1).median(dim=1).values[:, None, None]
@@ -91,14 +91,14 @@ def read_edges(painted_BHW3: Tensor) -> PerceptionResult:
 
 
 def read_depth(painted_BHW3: Tensor) -> PerceptionResult:
-    """One channel of relative depth, stretched to 0..1 for each item; brighter is nearer, as the model paints it.
+    """Read relative depth, stretched to 0..1 per item; brighter is nearer, as the model paints it.
 
-    The mask is the same depth. A flat map is 0 everywhere.
+    The mask has the same depth. A flat map becomes 0 everywhere.
     """
     gray_BHW = luma(painted_BHW3)
     low_B11, high_B11 = gray_BHW.amin(dim=(1, 2), keepdim=True), gray_BHW.amax(dim=(1, 2), keepdim=True)
     span_B11 = high_B11 - low_B11
-    # What is left of a flat map after 8-bit steps is not depth.
+    # Differences of one 8-bit step are rounding of a flat map, not depth.
     depth_BHW = torch.where(span_B11 > 1.5 / 255, (gray_BHW - low_B11) / span_B11.clamp(min=1e-6), 0.0)
     lines = [
         f"depth painted from {low:.2f} (far) to {high:.2f} (near), stretched to 0 to 1"
@@ -108,14 +108,14 @@ def read_depth(painted_BHW3: Tensor) -> PerceptionResult:
 
 
 def read_normals(painted_BHW3: Tensor) -> PerceptionResult:
-    """Unit normals: the map holds (n + 1) / 2, so `map * 2 - 1` gives vectors of length 1, z towards the viewer.
+    """Read unit normals. The map stores (n + 1) / 2, so `map * 2 - 1` gives vectors of length 1, with z towards the viewer.
 
-    The mask is 1 where the painted vector was near unit length, 0 on flat ground such as black.
+    The mask is 1 where the painted vector has about unit length, and 0 on a plain background such as black.
     """
     vector_BHW3 = painted_BHW3 * 2 - 1
     length_BHW1 = vector_BHW3.norm(dim=-1, keepdim=True)
     facing = vector_BHW3.new_tensor([0.0, 0.0, 1.0])
-    # The middle gray of 8-bit pictures is half a step off zero and has no direction.
+    # Middle gray in 8 bits is half a step away from zero, and its direction is meaningless.
     normal_BHW3 = torch.where(length_BHW1 > 2 / 255, F.normalize(vector_BHW3, dim=-1), facing)
     mask_BHW = (length_BHW1.squeeze(-1) - 1).abs() <= NORMAL_TOLERANCE
     lines = [f"normals on {percent(mask_HW)} of the picture" for mask_HW in mask_BHW]
@@ -123,10 +123,10 @@ def read_normals(painted_BHW3: Tensor) -> PerceptionResult:
 
 
 def read_pose(painted_BHW3: Tensor) -> PerceptionResult:
-    """A skeleton in OpenPose's colours on black, its mask, and a box for every joint that can be told by its colour."""
+    """Read a skeleton in OpenPose's colors: the map on black, its mask, and a box for every joint identified by its color."""
     ground_B113 = painted_BHW3.flatten(1, 2).median(dim=1).values[:, None, None, :]
     mask_BHW = stands_out((painted_BHW3 - ground_B113).abs().amax(dim=-1), POSE_LEVEL)
-    parts = connected_components(_joint_colours(painted_BHW3) * mask_BHW)
+    parts = connected_components(_joint_colors(painted_BHW3) * mask_BHW)
     boxes: list[list[Box]] = []
     lines = []
     for item in range(painted_BHW3.shape[0]):
@@ -144,18 +144,18 @@ def read_pose(painted_BHW3: Tensor) -> PerceptionResult:
 
 
 def luma(image_BHW3: Tensor) -> Tensor:
-    """Gray (B, H, W) in 0..1."""
+    """Convert to gray (B, H, W) in 0..1."""
     return (image_BHW3 * image_BHW3.new_tensor(_LUMA)).sum(dim=-1).clamp(0, 1)
 
 
 def stands_out(strength_BHW: Tensor, level: float) -> Tensor:
-    """Where a strength reaches that level of the item's strongest, if anything stands out at all: bool (B, H, W)."""
+    """Return where the strength is at least `level` of the item's maximum; nowhere on a blank map. bool (B, H, W)."""
     peak_B11 = strength_BHW.amax(dim=(1, 2), keepdim=True)
     return (strength_BHW >= level * peak_B11) & (peak_B11 >= MIN_CONTRAST)
 
 
 def as_image(values_BHW: Tensor) -> Tensor:
-    """A mask or one channel as a gray IMAGE (B, H, W, 3)."""
+    """Convert a mask or one channel to a gray IMAGE (B, H, W, 3)."""
     return values_BHW.float().unsqueeze(-1).expand(-1, -1, -1, 3).contiguous()
 
 
@@ -172,12 +172,12 @@ def count(number: int, noun: str) -> str:
 
 
 def one_line(lines: list[str]) -> str:
-    """The items' summaries in one line, numbered if there are several."""
+    """Join the summaries of the items to one line, numbered if there are several."""
     return lines[0] if len(lines) == 1 else "; ".join(f"picture {i + 1}: {line}" for i, line in enumerate(lines))
 
 
-def _joint_colours(painted_BHW3: Tensor) -> Tensor:
-    """1 + the joint whose colour a bright, saturated pixel has, 0 elsewhere: int64 (B, H, W)."""
+def _joint_colors(painted_BHW3: Tensor) -> Tensor:
+    """Return 1 + the index of the joint with the color of each bright, saturated pixel, and 0 elsewhere: int64 (B, H, W)."""
     high_BHW, low_BHW = painted_BHW3.amax(dim=-1), painted_BHW3.amin(dim=-1)
     chroma_BHW = (high_BHW - low_BHW).clamp(min=1e-6)
     red, green, blue = painted_BHW3.unbind(dim=-1)
@@ -192,14 +192,14 @@ def _joint_colours(painted_BHW3: Tensor) -> Tensor:
 
 
 def _is_disc(parts: Components) -> Tensor:
-    """Which parts could be a disc: bool (N,)."""
+    """Return which parts may be discs: bool (N,)."""
     width_N, height_N = parts.boxes[:, 2], parts.boxes[:, 3]
     round_N = torch.maximum(width_N, height_N) <= MAX_JOINT_ASPECT * torch.minimum(width_N, height_N)
     return round_N & (parts.areas >= MIN_JOINT_FILL * width_N * height_N) & (parts.areas > 1)
 
 
 def _distinct(found: list[tuple[list[int], str]]) -> list[Box]:
-    """Boxes, largest first, without those whose middle lies in one already taken (the rim of another colour)."""
+    """Return the boxes, largest first, without those centered in a larger one (a disc's rim in another color)."""
     taken: list[Box] = []
     corners: list[list[int]] = []
     for (x, y, width, height), joint in found:

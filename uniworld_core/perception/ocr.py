@@ -1,8 +1,8 @@
-"""Text in the references, as words for the prompt: the model renders text better when the prompt spells it out.
+"""Text in the references as a description for the prompt: the model renders text better if the prompt spells it out.
 
-Published: app.py ("Enhance Text Rendering") and the trainer's `ocr_enhancer` append what an OCR reads in each picture to
-the instruction, where the OCR is surer than 0.9, with the place of each text in a grid of three by three. The wording
-here is our own.
+Published: app.py ("Enhance Text Rendering") and the trainer's `ocr_enhancer` append the text that an OCR reads in each
+picture to the instruction, with its place in a three-by-three grid, if the confidence exceeds 0.9. The wording here is our
+own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 from ..errors import UniWorldError
 from ..prompts.text import RESERVED
 
-# Only what the OCR is surer of than this is used (univa/utils/get_ocr.py).
+# Lines with this confidence or less are ignored (univa/utils/get_ocr.py).
 MIN_CONFIDENCE = 0.9
 
 _ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
@@ -28,8 +28,8 @@ class TextLine:
     """One line of text that an OCR found.
 
     Attributes:
-        text: what it reads.
-        confidence: how sure the OCR is, 0 to 1.
+        text: the text.
+        confidence: the OCR's confidence, 0 to 1.
         x, y: center of the line's bounding box, as shares of the picture's width and height.
     """
 
@@ -40,7 +40,7 @@ class TextLine:
 
     @property
     def place(self) -> str:
-        """Where in a grid of three by three the line stands, such as "top left"; "center" in the middle."""
+        """The line's place in a three-by-three grid, such as "top left"; "center" in the middle."""
         row, column = (_third(self.y, _ROWS), _third(self.x, _COLUMNS))
         return column if (row, column) == ("middle", "center") else f"{row} {column}"
 
@@ -50,11 +50,11 @@ def _third(share: float, names: tuple[str, str, str]) -> str:
 
 
 def describe_text(pictures: Sequence[Sequence[TextLine]], min_confidence: float = MIN_CONFIDENCE) -> str:
-    """The lines of each picture in words, one row of text for each picture in which there are any; "" for none.
+    """Describe the text in each picture, one line per picture with text; "" if there is none.
 
     Args:
-        pictures: the lines of each reference, in the order in which the prompt speaks of the references.
-        min_confidence: lines of this confidence and less are left out.
+        pictures: the text lines of each reference, in the order of the references.
+        min_confidence: lines with this confidence or less are ignored.
     """
     described = []
     for number, lines in enumerate(pictures, 1):
@@ -70,7 +70,7 @@ def describe_text(pictures: Sequence[Sequence[TextLine]], min_confidence: float 
 
 
 def _quotable(text: str) -> str:
-    """The text on one line, without our own quotes and without what marks turns and pictures, which no prompt may hold."""
+    """Put a text on one line, without double quotes and without the special tokens that prompts must not contain."""
     while any(token in text for token in RESERVED):
         for token in RESERVED:
             text = text.replace(token, " ")
@@ -78,10 +78,10 @@ def _quotable(text: str) -> str:
 
 
 def read_text(picture: Image.Image) -> list[TextLine]:
-    """The lines of text in an RGB picture, in the OCR's order, which is from top to bottom.
+    """Read the lines of text in an RGB picture, from top to bottom.
 
     Raises:
-        UniWorldError: the OCR, an optional package, is not installed; the command that installs it is named.
+        UniWorldError: the OCR, an optional package, is not installed. The message has the command that installs it.
     """
     found = _engine()(picture)
     if found.txts is None:
@@ -96,14 +96,14 @@ def read_text(picture: Image.Image) -> list[TextLine]:
 
 @cache
 def _engine() -> Any:
-    """The OCR with the models that its wheel carries; nothing is downloaded."""
+    """Return the OCR with the models in its wheel; nothing is downloaded."""
     try:
-        import onnxruntime  # noqa: F401  (what rapidocr computes with; it asks for none by itself)
+        import onnxruntime  # noqa: F401  (rapidocr needs it, but does not declare it as a dependency)
         from rapidocr import RapidOCR
     except ImportError as error:
         raise UniWorldError(
-            f"Reading text needs the packages rapidocr and onnxruntime, of which {error.name} is not installed: "
-            'pip install "uniworld[ocr]", or inside ComfyUI, with its own Python: '
+            f"Reading text needs the packages rapidocr and onnxruntime, but {error.name} is not installed: "
+            'pip install "uniworld[ocr]", or with ComfyUI\'s own Python: '
             "python -m pip install rapidocr onnxruntime"
         ) from error
     return RapidOCR(params={"Global.log_level": "critical"})

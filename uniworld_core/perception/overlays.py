@@ -1,7 +1,7 @@
-"""Heads that read what was painted *over* a picture: the mask of a segmentation, the boxes of a detection.
+"""Heads that read paint *over* a picture: the mask of a segmentation, the boxes of a detection.
 
-The model paints the object in a flat translucent colour, or a rectangle around it, and leaves the rest of the picture
-as it was. Comparing with that picture finds the paint; a map on plain black or white needs no comparing.
+The model paints the object in a flat translucent color, or a rectangle around it, and leaves the rest of the picture
+unchanged. The paint is found by comparison with the source. A map on plain black or white needs no comparison.
 
 Shapes: B items, H rows, W columns.
 """
@@ -18,16 +18,16 @@ from ..images.components import connected_components, keep_large
 from .heads import Box, PerceptionResult, as_image, count, one_line, percent, stands_out
 from .rectangles import corner, find_rectangles, make_box
 
-# Paint differs from the picture by at least this much in some channel (0..1). Chosen on overlays of half strength, with
-# noise of 0.03 or JPEG artefacts on them.
+# Minimum difference between paint and picture in some channel (0..1). Chosen on overlays of half strength with noise of 0.03
+# or JPEG artifacts.
 MIN_DIFFERENCE = 0.12
-# A drift of the whole picture's colour up to this much is taken out before comparing.
+# A color drift of the whole picture of up to this much is removed before the comparison.
 MAX_DRIFT = 0.06
-# Beside a line of strong colour, up to so many pixels away, what is weaker than this share of it is compression's fringe.
+# Within this many pixels of a strongly colored line, differences weaker than this share of it are compression artifacts.
 FRINGE = 4
 FRINGE_LEVEL = 0.5
 RIM = 2  # pixels
-# A pixel this near to black or white counts as it; a map needs half of its pixels there, or both together 0.9.
+# Pixels this close to black or white count as such. On a plain background half of the pixels are one of them, or 0.9 either.
 PLAIN_TOLERANCE = 0.2
 PLAIN_SHARE = 0.5
 TWO_LEVEL_SHARE = 0.9

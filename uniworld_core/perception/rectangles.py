@@ -1,4 +1,4 @@
-"""Rectangles drawn in a mask: found by their straight sides, so that nested and crossing ones are told apart.
+"""Rectangles drawn in a mask, found by their straight sides, so that nested and crossing ones are separated.
 
 Shapes: H rows, W columns.
 """
@@ -14,17 +14,16 @@ from ..editing.masks import close_mask
 from ..images.components import connected_components
 from .heads import Box
 
-# Of the picture's longer side: the shortest straight bar that can be a side of a drawn rectangle, and how far two
-# bars of one rectangle may be out of line.
+# Relative to the picture's longer side: minimum length of a bar, and how far the ends of two bars of a rectangle may differ.
 BAR_LENGTH = 0.03
 BAR_TOLERANCE = 0.015
-# Of each side of a rectangle, how much must be there.
+# Share of each side of a rectangle that must be marked.
 MIN_SIDE = 0.8
-# Two finds are one rectangle from this overlap on (intersection over union), or if no side is further apart than
-# this many pixels: the outer and the inner rim of one stroke.
+# Two boxes are the same rectangle at this intersection over union, or if all sides are within this many pixels of each
+# other, as the outer and the inner rim of one stroke are.
 SAME_BOX = 0.75
 SAME_SIDES = 8
-_MAX_BARS = 64  # beyond, the "bars" are texture
+_MAX_BARS = 64  # more of them are texture
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class _Bar:
 
 
 def find_rectangles(marked_HW: Tensor) -> list[Box]:
-    """The rectangles drawn in a bool mask (H, W), best first: outer bounds in pixels, and a score from 0 to 1."""
+    """Find the rectangles drawn in a bool mask (H, W), best first: outer bounds in pixels, and a score from 0 to 1."""
     found: list[Box] = []
-    # Columns are rows of the transposed picture.
+    # Vertical bars are horizontal ones of the transposed mask.
     for turned, mask_HW in ((False, marked_HW), (True, marked_HW.T)):
         for box in _between_bars(mask_HW, _bars(mask_HW)):
             x, y, width, height = corner(box)
@@ -51,15 +50,15 @@ def find_rectangles(marked_HW: Tensor) -> list[Box]:
 
 
 def _bars(mask_HW: Tensor) -> list[_Bar]:
-    """Horizontal bars: rows of long runs that begin and end alike.
+    """Find horizontal bars: stacked long runs with the same ends.
 
-    Runs of other ends start another bar, so that strokes of two rectangles that touch do not become one.
+    A run with different ends starts a new bar, so that touching strokes of two rectangles are not merged.
     """
     height, width = mask_HW.shape
     length = max(6, round(BAR_LENGTH * max(height, width)))
     if width < length:
         return []
-    # Small gaps are closed along the row only: parallel strokes next to each other stay apart.
+    # Small gaps are closed only along rows, so that parallel strokes next to each other stay separate.
     closed_1HW = -F.max_pool2d(-F.max_pool2d(mask_HW.float()[None], (1, 5), 1, (0, 2)), (1, 5), 1, (0, 2))
     eroded_1HW = -F.max_pool2d(-closed_1HW, (1, length), 1)
     opened_HW = F.max_pool2d(F.pad(eroded_1HW, (length - 1, length - 1)), (1, length), 1)[0]
@@ -84,9 +83,9 @@ def _bars(mask_HW: Tensor) -> list[_Bar]:
 
 
 def _between_bars(mask_HW: Tensor, bars: list[_Bar]) -> list[Box]:
-    """Rectangles whose top and bottom are bars of one length, and whose sides are there too.
+    """Find rectangles whose top and bottom are bars of the same length, and whose other sides are marked as well.
 
-    Best first, each bar is used up by the rectangles it makes: two rectangles one above the other do not make a third.
+    The best rectangles come first and use up their bars, so that two rectangles above each other do not make a third.
     """
     tolerance = _tolerance(mask_HW)
     pairs: list[tuple[float, int, int, Box]] = []
@@ -111,12 +110,12 @@ def _between_bars(mask_HW: Tensor, bars: list[_Bar]) -> list[Box]:
 
 
 def _tolerance(mask_HW: Tensor) -> int:
-    """How many pixels two bars of one rectangle may be out of line."""
+    """Return by how many pixels the ends of two bars of a rectangle may differ."""
     return max(3, round(BAR_TOLERANCE * max(mask_HW.shape)))
 
 
 def _sides(mask_HW: Tensor, x: int, y: int, width: int, height: int, band: int) -> tuple[float, float, float, float]:
-    """How much of the top, bottom, left and right side of a rectangle is marked, within a band along it: 0..1."""
+    """Return the share of the top, bottom, left and right side that is marked, within a band along the side: 0..1."""
     inside_HW = mask_HW[y : y + height, x : x + width]
     tall, wide = min(band, height), min(band, width)
     shares = (
@@ -130,13 +129,13 @@ def _sides(mask_HW: Tensor, x: int, y: int, width: int, height: int, band: int) 
 
 
 def _is_hollow(mask_HW: Tensor, x: int, y: int, width: int, height: int) -> bool:
-    """Whether some row and some column are mostly free: a single broad stroke also has four marked sides."""
+    """Whether some row and some column are mostly unmarked. A single broad stroke has four marked sides as well."""
     inside_HW = mask_HW[y : y + height, x : x + width].float()
     return bool((inside_HW.mean(dim=1) <= 0.6).any() and (inside_HW.mean(dim=0) <= 0.6).any())
 
 
 def _outlines(mask_HW: Tensor) -> list[Box]:
-    """Bounding boxes of hollow parts that touch all four of their sides."""
+    """Return the bounding boxes of hollow parts whose four sides are marked."""
     smallest = max(8, round(0.01 * max(mask_HW.shape)))
     parts = connected_components(mask_HW[None])
     found = []
@@ -151,7 +150,7 @@ def _outlines(mask_HW: Tensor) -> list[Box]:
 
 
 def _without(mask_HW: Tensor, boxes: list[Box]) -> Tensor:
-    """A mask with the outlines of the boxes rubbed out."""
+    """Return the mask without the outlines of the boxes."""
     band = max(4, round(BAR_TOLERANCE * max(mask_HW.shape)))
     rest_HW = mask_HW.clone()
     for x, y, width, height in (corner(box) for box in boxes):
@@ -165,7 +164,7 @@ def _without(mask_HW: Tensor, boxes: list[Box]) -> Tensor:
 
 
 def _best(boxes: list[Box]) -> list[Box]:
-    """Boxes, best first and larger before smaller, without those that are nearly one already taken."""
+    """Return the boxes, best first and larger before smaller, without near duplicates."""
     kept: list[Box] = []
     for box in sorted(boxes, key=lambda box: (-round(float(box["score"]), 2), -corner(box)[2] * corner(box)[3])):
         if not any(_is_same(box, other) for other in kept):
@@ -180,7 +179,7 @@ def _is_same(one: Box, other: Box) -> bool:
 
 
 def _overlap(one: Box, other: Box) -> float:
-    """Intersection over union."""
+    """Return the intersection over union."""
     x0, y0, w0, h0 = corner(one)
     x1, y1, w1, h1 = corner(other)
     width, height = min(x0 + w0, x1 + w1) - max(x0, x1), min(y0 + h0, y1 + h1) - max(y0, y1)
@@ -189,11 +188,11 @@ def _overlap(one: Box, other: Box) -> float:
 
 
 def make_box(x: int, y: int, width: int, height: int, score: float | None = None) -> Box:
-    """Left, top and size in pixels as a box."""
+    """Make a box from left, top and size in pixels."""
     box: Box = {"x": x, "y": y, "width": width, "height": height}
     return box if score is None else {**box, "score": round(score, 3)}
 
 
 def corner(box: Box) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a box."""
+    """Return left, top, width and height of a box."""
     return int(box["x"]), int(box["y"]), int(box["width"]), int(box["height"])

@@ -1,4 +1,4 @@
-"""The perception tasks: what to ask the model for, and how to read what it paints.
+"""The perception tasks: their instructions, and conversion of the painted maps to data.
 
     prompt = instruction("segmentation", "giraffe")
     ...                                               # the model paints `painted` from `source`
@@ -30,10 +30,10 @@ class Task:
     """One perception task.
 
     Attributes:
-        name: how programs call it.
-        display_name: how people call it.
-        template: the instruction, with `{subject}` where the object's name goes.
-        head: what the painted map holds.
+        name: identifier of the task.
+        display_name: name shown to users.
+        template: the instruction, with the placeholder `{subject}` for the object's name.
+        head: what the painted map represents.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Task:
 
     @property
     def needs_source(self) -> bool:
-        """Whether reading the map takes the picture it was painted from (a map on plain ground does without)."""
+        """Whether the map is read by comparison with the source picture. Maps on a plain background need no source."""
         return self.head in ("mask", "boxes")
 
 
-# The published wordings, which the model is sure to know: the examples of app.py, and for openpose and detection the
-# validation prompts of scripts/denoiser/flux_qwen2p5vl_7b_vlm_stage2_512.yaml.
+# The published wording, on which the model was trained: the examples of app.py, and for openpose and detection the validation
+# prompts of scripts/denoiser/flux_qwen2p5vl_7b_vlm_stage2_512.yaml.
 TASKS = {
     task.name: task
     for task in (
@@ -75,22 +75,22 @@ TASKS = {
 
 
 def find_task(name: str) -> Task:
-    """The task of that name; a UniWorldError lists them all if there is none."""
+    """Return the task of that name. If there is none, the UniWorldError lists all tasks."""
     if name not in TASKS:
         raise UniWorldError(f"The perception task '{name}' is not known; choose one of {', '.join(TASKS)}.")
     return TASKS[name]
 
 
 def instruction(task: str, subject: str = "") -> str:
-    """The instruction that makes the model paint a task's map.
+    """Return the instruction that makes the model paint a task's map.
 
     Args:
         task: a name in `TASKS`.
         subject: what to segment or detect, such as "giraffe"; a leading "the", "a" or "an" is dropped. Other tasks
-            take no notice of it.
+            ignore it.
 
     Raises:
-        UniWorldError: an unknown task, or no subject where one is needed.
+        UniWorldError: the task is unknown, or needs a subject and none was given.
     """
     known = find_task(task)
     words = re.sub(r"^(the|an?)\s+", "", " ".join(subject.split()), flags=re.IGNORECASE)
@@ -102,16 +102,16 @@ def instruction(task: str, subject: str = "") -> str:
 
 
 def read_map(task: str, painted: Tensor, source: Tensor | None = None) -> PerceptionResult:
-    """Turn what the model painted back into data.
+    """Convert a painted map to data.
 
     Args:
         task: a name in `TASKS`.
-        painted: IMAGE (B, H, W, C) in 0..1.
-        source: the picture it was painted from, of any size (it is fitted to the map, bicubic); a batch of one serves
-            every item. Used by segmentation and detection only, which can do without it for maps on plain ground.
+        painted: the painted map, IMAGE (B, H, W, C) in 0..1.
+        source: the picture that the map was painted from, of any size; it is resized to the map (bicubic). A batch of one
+            serves every item. Only segmentation and detection use it, and need it unless the background is plain.
 
     Raises:
-        UniWorldError: an unknown task, pictures that are none, batches that do not match, or a source that is missing.
+        UniWorldError: the task is unknown, images are invalid, batches do not match, or the source is missing.
     """
     head = find_task(task).head
     painted_BHW3 = rgb_batch("painted map", painted).clamp(0, 1)

@@ -292,5 +292,7 @@ def test_a_conversation_longer_than_the_model_reads_is_an_error(model: UniWorld,
     limit = model.vlm.config.text["max_position_embeddings"]
     turns = [Turn("user", "word " * limit, refs), Turn("assistant", "yes"), Turn("user", "And now?")]
     for ask in (model.encode, model.understand, model.route):
-        with pytest.raises(ValueError, match=rf"conversation of 3 turns .* \d+ tokens; the model reads at most {limit}"):
+        with pytest.raises(
+            ValueError, match=rf"conversation of 3 turns .* \d+ tokens; the model reads at most {limit}"
+        ):
             ask(Conversation(turns))
