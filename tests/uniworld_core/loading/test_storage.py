@@ -159,7 +159,7 @@ def test_nodes_paint_what_the_library_paints(
         return getattr(made, made.FUNCTION)(**inputs)
 
     monkeypatch.setattr(node_parts, "storage_of", lambda *_: storage)
-    vlm, siglip, dit, vae, text = run(
+    vlm, siglip, dit, vae, text, *_ = run(
         "UniWorldLoader", checkpoint="tiny", flux="tiny", siglip="tiny", dtype="auto", device="cpu"
     )
     (references,) = run("UniWorldReference", image=to_image([PICTURE]), siglip=siglip)
