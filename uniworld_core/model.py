@@ -27,6 +27,7 @@ from .prompts.conversation import Conversation, Prompt, as_conversations
 from .prompts.reference import Reference, References, make_references
 from .prompts.scope import Scope, read_scope
 from .sampling import flow
+from .sampling.cache import caching
 from .sampling.condition import Condition
 from .sampling.latents import LatentFormat
 from .sampling.sampler import paint
@@ -245,6 +246,7 @@ class UniWorld:
         noise: torch.Tensor | None = None,
         sigmas: torch.Tensor | None = None,
         callback: Callable[[flow.Step], None] | None = None,
+        cache: str = "off",
     ) -> torch.Tensor:
         """Paint the VAE's own latents (B, 16, H/8, W/8).
 
@@ -257,6 +259,7 @@ class UniWorld:
             noise: starting noise (B, 16, H/8, W/8) on the DiT's side, to use instead of a seed.
             sigmas: schedule (steps + 1) to use instead of the published one.
             callback: called after every step with a `flow.Step`. An exception from it ends the run.
+            cache: "light" or "strong" skips blocks whose result hardly changes from step to step; see `CACHES`.
 
         Raises:
             UniWorldError: size, seeds or schedule are invalid or do not match, or a value is not finite (the message names the
@@ -267,7 +270,8 @@ class UniWorld:
         latents = self.latent_format
         tokens = len(start) * (latents.token_count(latents.shape(1, size)) + cond.tokens.shape[1])
         dit = self._on_device("dit", tokens * self.parts.facts.token_bytes)
-        return paint(dit, cond, size, start, steps, guidance, sigmas=sigmas, callback=callback)
+        with caching(dit, cache):
+            return paint(dit, cond, size, start, steps, guidance, sigmas=sigmas, callback=callback)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Decode the VAE's own latents (B, 16, H/8, W/8) to pictures (B, H, W, 3) in 0..1."""

@@ -5,7 +5,8 @@ Shapes: B batch, C latent channels, h, w latent sides, N packed tokens of K valu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,11 @@ from .flux_latents import FLUX_LATENTS, FLUX_SHIFT
 # Working memory in bytes per token and per unit of the DiT's width, in bfloat16. Estimated, not measured: a single block
 # holds q, k, v (3), the MLP (4) and their concatenation (5), and float32 copies of q and k.
 _TOKEN_BYTES = (3 + 4 + 5 + 2 * 2) * 2
+
+
+# Relative change of the first block's result up to which the other blocks are skipped. nano's edits in 28 steps keep 64 and
+# 51 dB, in 0.79 and 0.45 of the time. TaylorSeer is slower at the same accuracy: 62 dB in 0.73, 56 dB in 0.70.
+_CACHE_THRESHOLDS = {"light": 0.05, "strong": 0.15}
 
 
 def token_bytes(width: int) -> int:
@@ -50,6 +56,22 @@ class DiT(ComputeModule):
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         return (self.transformer,)
+
+    @contextmanager
+    def caching(self, cache: str) -> Iterator[None]:
+        """Within it, a run skips the blocks of steps in which the first block's result hardly changes.
+
+        Args:
+            cache: "light" or "strong".
+        """
+        from diffusers import FirstBlockCacheConfig
+
+        self.transformer.enable_cache(FirstBlockCacheConfig(threshold=_CACHE_THRESHOLDS[cache]))
+        try:
+            with self.transformer.cache_context("run"):
+                yield
+        finally:
+            self.transformer.disable_cache()  # which also drops what it has kept
 
     def check(self, condition: Condition, shape: Sequence[int]) -> None:
         """Raise UniWorldError unless the DiT can paint latents of shape (B, C, h, w) under this condition."""
