@@ -20,6 +20,7 @@ WARM_POLL, COLD_POLL, LAST_POLL = 10.0, 1.0, 0.05  # seconds between two polls: 
 # socket, and after the socket has reported the end
 PATIENCE = 120.0  # seconds to wait for an unresponsive server
 STOP_SECONDS = 20.0  # seconds to wait for a server to confirm an interrupt
+_DRAIN = 1.0  # seconds to wait for the last messages of a finished run
 _TICK = 0.1
 _CONFIRM = 5.0  # seconds until the history must contain a run whose end the socket has reported
 _BUSY = frozenset({TOO_MANY_REQUESTS, 502, 503, 504})  # temporary failures of servers and proxies
@@ -189,7 +190,8 @@ class PromptRun:
                     await self._cancel(now)
                 elif now - looked_at < (COLD_POLL if failing_since else pause):
                     continue
-                result = await self._look(ended_at is not None and now - ended_at < _CONFIRM)
+                ending = ended_at is not None and now - ended_at < _CONFIRM
+                result = await self._look(ending, listener if ended_at is None else None)
                 failing_since = None
             except (Unreachable, Refusal) as error:
                 if isinstance(error, Refusal) and error.status not in _BUSY:
@@ -210,14 +212,17 @@ class PromptRun:
             if ended_at is not None and now - ended_at > _CONFIRM:
                 ended_at = None  # the error of a blocked node: the run continues
 
-    async def _look(self, ending: bool) -> RunResult | None:
+    async def _look(self, ending: bool, listener: Listener | None) -> RunResult | None:
         """Return the result of the run; None while it is queued or running.
 
         Args:
             ending: whether the socket has just reported the end, so that the history will show it soon.
+            listener: the socket, if messages may still be on their way when the history shows the end.
         """
         state = await state_of(self.client, self.prompt_id)
         if isinstance(state, PromptHistory):
+            if listener is not None:
+                await self._drain(listener)
             return self._events.finish(state)
         if state is not None or ending:
             return None
@@ -229,6 +234,14 @@ class PromptRun:
             f"The server {self.client.url} does not know the prompt {self.prompt_id}: it was restarted, or its history was "
             "cleared."
         )
+
+    async def _drain(self, listener: Listener) -> None:
+        """Process the messages up to the final one, which a short run may send later than its history appears."""
+        end = time.monotonic() + _DRAIN
+        while listener.connected and time.monotonic() < end:
+            for kind, data in await listener.next(_TICK):
+                if self._events.message(kind, data):
+                    return
 
     async def _cancel(self, now: float) -> None:
         if self._cancelled_at is None:

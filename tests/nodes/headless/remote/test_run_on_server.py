@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -87,6 +88,20 @@ def test_the_error_of_a_blocked_node_does_not_end_the_run(uniworld, write, fake,
     assert events(out)[-1]["texts"] == ["hello"]
     looks = [path for path, _ in fake.headers if path.startswith("/history")]
     assert len(looks) < 20  # it is not polled fast until the end
+
+
+def test_messages_that_come_after_the_history_are_not_lost(uniworld, write, graphs, fake, monkeypatch):
+    """A short run is in the history before the client has read its messages."""
+    send = fake._send
+
+    async def late(client, kind, data):
+        asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(send(client, kind, data)))
+
+    monkeypatch.setattr(fake, "_send", late)
+    monkeypatch.setattr(fake, "step", 0.0)
+    code, out, _ = uniworld("run", write(graphs["picture"]), "--server", fake.url, "--json")
+    names = [one["event"] for one in events(out)]
+    assert (code, names.count("executing"), names.count("progress"), names[-1]) == (0, 2, 2, "result")
 
 
 EVIL = ["../evil.png", "/tmp/evil.png", "a\\..\\..\\evil.png", "..", "C:evil.png", "deep/evil.png", "x\0.png"]
