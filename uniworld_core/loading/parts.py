@@ -155,7 +155,7 @@ class NetworkPart(Generic[Built]):
         if expected is not None and shape != expected:
             return f"{name} in {where} has shape {list(shape)}, expected {list(expected)}"
         if expected is not None and kind not in FLOATS and name not in self.shards.encodings:
-            return f"{name} in {where} has numbers of type {kind}, expected floating point"
+            return f"{name} in {where} has dtype {kind}, expected floating point"
         return None
 
 

@@ -43,7 +43,7 @@ class ScaledTensor:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the weight that it stands for."""
+        """Shape of the dequantized weight."""
         return self.values.shape
 
     def to(self, device: torch.device | str) -> ScaledTensor:
@@ -68,7 +68,7 @@ class NF4Tensor:
         packed: uint8, (weights / 2, 1).
         absmax: float32, one scale per block.
         block: weights per block.
-        shape: of the weight that it stands for.
+        shape: shape of the dequantized weight.
     """
 
     packed: torch.Tensor

@@ -1,8 +1,8 @@
-"""How a part's weights are held in memory, apart from the dtype and the device that it computes in.
+"""How the weights of a part are stored in memory, independently of its compute dtype and device.
 
-A storage places each tensor of the files in a built network: as floats of one dtype (`FloatStorage`), or as a `storage`
-setting names it (`NamedStorage`): in 8 or 4 bits, or as the mapped tensor of the file itself. The networks' code is the
-same for all of them, since a `ComputeModule` says what to compute in and where, and never its parameters.
+A storage places each tensor of the files in a built network: as floats of one dtype (`FloatStorage`), or in the form of a
+`storage` setting (`NamedStorage`), such as 8 bits, 4 bits, or the mapped file itself. Networks work with every storage,
+because they read compute dtype and device from a `ComputeModule`, never from their parameters.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from .weights import place
 
 
 class ComputeModule(nn.Module):
-    """A module that knows the dtype and the device that it computes in, whatever its weights are held in.
+    """A module with a compute dtype and device of its own, independent of how its weights are stored.
 
-    Both follow `to`, `float`, `cuda` and the like, as the weights do; `set_compute` sets them where only a part of the
-    weights is moved, or where these have another dtype than the arithmetic.
+    Like weights, both follow `to`, `float`, `cuda` and similar methods. `set_compute` sets them if the weights have another
+    dtype, or only some of them are moved.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.streamed = False  # whether its networks get their blocks from elsewhere as they run
-        # Not a buffer, which DDP would broadcast at every step. Not of `torch.empty`, which `build` sends to "meta".
+        # Not a buffer, because DDP would broadcast it at every step. Not `torch.empty`, which `build` redirects to "meta".
         self._compute = torch.zeros(0)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of its arithmetic, and of the floats that it takes."""
+        """The compute dtype, and dtype of float inputs."""
         return self._compute.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where it computes, and what it takes is to be."""
+        """The compute device, and device of inputs."""
         return self._compute.device
 
     @property
@@ -72,7 +72,7 @@ class ComputeModule(nn.Module):
 
 
 def set_compute(module: nn.Module, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> None:
-    """Set the dtype and the device that `module`, and every module in it, computes in; None keeps the one it has."""
+    """Set the compute dtype and device of a module and all modules in it; None keeps the current value."""
     for part in module.modules():
         if isinstance(part, ComputeModule):
             part._compute = torch.zeros(0, dtype=dtype or part.dtype, device=device or part.device)

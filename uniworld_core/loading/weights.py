@@ -131,7 +131,7 @@ class Shards:
         encodings: {quantized weight: how it is stored}.
 
     Raises:
-        UniWorldError: no weights there, an index that names absent files, a file that is cut short or holds nothing of what the
+        UniWorldError: no weights there, an index that names missing files, a file that is truncated or holds nothing of what the
             index says, a tensor in two files, more headers and tensors than a model has, or a quantized weight whose scale
             is missing or does not fit.
     """
@@ -190,7 +190,7 @@ class Shards:
         A tensor is a view of its mapped file: copy it, or the whole mapping stays.
 
         Raises:
-            UniWorldError: a file is no longer what it was when its header was read.
+            UniWorldError: a file has changed since its header was read.
         """
         for name, shard in self._opened(names):
             encoding = self.encodings.get(name)
@@ -219,12 +219,12 @@ class Shards:
                     yield name, shard
 
     def _tensor(self, shard: Any, name: str, first_row: bool = False) -> torch.Tensor:
-        """A tensor as it is in the files. Raises UniWorldError if it is no longer what it was when its header was read."""
+        """Read a tensor as it is in the files. Raises UniWorldError if the file has changed since its header was read."""
         dtype, shape, file = self._stored[name]
         try:
             part = shard.get_slice(name)
             if tuple(part.get_shape()) != shape or part.get_dtype() != dtype:
-                raise SafetensorError(f"{name} is no longer the tensor of {shape} that it was")
+                raise SafetensorError(f"{name} had shape {shape} and dtype {dtype}")
             return part[:1] if first_row and shape else shard.get_tensor(name)
         except SafetensorError as error:
             raise UniWorldError(

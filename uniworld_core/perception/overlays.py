@@ -37,10 +37,10 @@ MIN_PART_OF_MASK = 0.01
 
 
 def read_segmentation(painted_BHW3: Tensor, source_BHW3: Tensor | None) -> PerceptionResult:
-    """The painted object's mask, as a white-on-black map and MASK, with a box for each of its parts.
+    """Read the mask of the painted object, as a white-on-black map and MASK, with a box for each of its parts.
 
     Raises:
-        UniWorldError: no source, and the map is not painted on plain black or white.
+        UniWorldError: there is no source, and the map is not painted on plain black or white.
     """
     marked_BHW = close_mask(_paint(painted_BHW3, source_BHW3, lines=False))
     pixels = marked_BHW[0].numel()
@@ -57,13 +57,13 @@ def read_segmentation(painted_BHW3: Tensor, source_BHW3: Tensor | None) -> Perce
 
 
 def read_detection(painted_BHW3: Tensor, source_BHW3: Tensor | None) -> PerceptionResult:
-    """Boxes of the drawn rectangles: outer bounds, best first. The map draws them clean; the mask fills them.
+    """Read the boxes of the drawn rectangles: outer bounds, best first. The map has clean outlines, the mask filled boxes.
 
-    Nested and crossing rectangles are told apart by their straight sides. An outline whose sides cannot be paired
-    (too small, or broken) gives its bounding box if all four sides are mostly there.
+    Nested and crossing rectangles are separated by their straight sides. An outline whose sides cannot be paired (too small,
+    or broken) gives its bounding box if all four sides are mostly marked.
 
     Raises:
-        UniWorldError: no source, and the map is not painted on plain black or white.
+        UniWorldError: there is no source, and the map is not painted on plain black or white.
     """
     marked_BHW = _paint(painted_BHW3, source_BHW3, lines=True)
     boxes = [find_rectangles(marked_HW) for marked_HW in marked_BHW.cpu()]
@@ -84,12 +84,12 @@ def read_detection(painted_BHW3: Tensor, source_BHW3: Tensor | None) -> Percepti
 
 
 def _paint(painted_BHW3: Tensor, source_BHW3: Tensor | None, lines: bool) -> Tensor:
-    """Where lines or areas were painted over the source, or on plain ground: bool (B, H, W)."""
+    """Return where lines or areas are painted over the source, or on a plain background: bool (B, H, W)."""
     marked = []
     for item, painted_HW3 in enumerate(painted_BHW3):
         ground = _plain_ground(painted_HW3, lines)
         source_HW3 = None if source_BHW3 is None else source_BHW3[item]
-        # A source that is plain itself (a scanned page) is the ground to compare with.
+        # If the source itself is plain, such as a scanned page, the map is compared with the source.
         if ground is not None and (source_HW3 is None or _plain_ground(source_HW3, lines) is None):
             marked.append(stands_out((painted_HW3 - ground).abs().amax(dim=-1)[None], level=0.5)[0])
         elif source_HW3 is None:
@@ -103,9 +103,10 @@ def _paint(painted_BHW3: Tensor, source_BHW3: Tensor | None, lines: bool) -> Ten
 
 
 def _plain_ground(picture_HW3: Tensor, lines: bool) -> float | None:
-    """0 or 1 if the picture is drawn on plain black or white, else None.
+    """Return 0 or 1 if the picture has a plain black or white background, else None.
 
-    An area in white on black has black ground however much is white; with lines the larger share is the ground.
+    A map of areas that is only black and white has a black background, however much is white. For lines, the background is
+    the color with the larger share.
     """
     black = float((picture_HW3.amax(dim=-1) <= PLAIN_TOLERANCE).float().mean())
     white = float((picture_HW3.amin(dim=-1) >= 1 - PLAIN_TOLERANCE).float().mean())
@@ -117,16 +118,16 @@ def _plain_ground(picture_HW3: Tensor, lines: bool) -> float | None:
 
 
 def _differs(painted_HW3: Tensor, source_HW3: Tensor, lines: bool) -> Tensor:
-    """Where one picture differs from its source: bool (H, W)."""
+    """Return where a picture differs from its source: bool (H, W)."""
     delta_HW3 = painted_HW3 - source_HW3
     drift_3 = delta_HW3.flatten(0, 1).median(dim=0).values
     delta_HW3 = delta_HW3 - torch.where(drift_3.abs() <= MAX_DRIFT, drift_3, 0.0)
-    # Single pixels that differ are noise: the mean of 3x3 must differ too.
+    # Single different pixels are noise, so the 3x3 mean must differ as well.
     smooth_3HW = F.avg_pool2d(delta_HW3.movedim(-1, 0)[None], 3, 1, 1, count_include_pad=False)[0]
     strength_HW = delta_HW3.abs().amax(dim=-1)
     marked_HW = (smooth_3HW.abs().amax(dim=0) >= MIN_DIFFERENCE / 2) & (strength_HW >= MIN_DIFFERENCE)
     if not lines:
-        # A decoder's softness differs from the source along every outline, two pixels wide: that is no paint.
+        # The VAE's decoder softens outlines, which differ from the source in a rim of two pixels. That is not paint.
         return open_mask(marked_HW[None], RIM + 1)[0]
     crest_HW = F.max_pool2d(strength_HW[None], 2 * FRINGE + 1, 1, FRINGE)[0]
     return marked_HW & (strength_HW >= FRINGE_LEVEL * crest_HW)
