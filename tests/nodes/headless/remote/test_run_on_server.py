@@ -97,8 +97,14 @@ def test_messages_that_come_after_the_history_are_not_lost(uniworld, write, grap
     async def late(client, kind, data):
         asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(send(client, kind, data)))
 
+    async def answer_when_it_has_run(request):
+        response = await fake._prompt(request)
+        while not fake.ran:
+            await asyncio.sleep(0.01)
+        return response
+
     monkeypatch.setattr(fake, "_send", late)
-    monkeypatch.setattr(fake, "step", 0.0)
+    fake.fail["/prompt"] = answer_when_it_has_run
     code, out, _ = uniworld("run", write(graphs["picture"]), "--server", fake.url, "--json")
     names = [one["event"] for one in events(out)]
     assert (code, names.count("executing"), names.count("progress"), names[-1]) == (0, 2, 2, "result")
