@@ -123,7 +123,9 @@ def _add_claims(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=500, metavar="N", help="steps of each variant (default: 500)")
     parser.add_argument("--batch", type=int, metavar="N", help="batch size (default: that of nano's recipe)")
     parser.add_argument("--count", type=int, default=40, metavar="N", help="held-out tasks per kind (default: 40)")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="training processes in parallel (1)")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="training processes in parallel (default: 1)"
+    )
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
 
 
