@@ -35,12 +35,17 @@ def autocast(device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
     several times as long.
     """
     kind = torch.device(device).type
-    lower = dtype != torch.float32
-    with (
-        torch.autocast(kind, dtype, enabled=lower),
-        _PlainOps() if kind == "cpu" and lower else contextlib.nullcontext(),
-    ):
+    with torch.autocast(kind, dtype, enabled=dtype != torch.float32), plain_ops(device, dtype):
         yield
+
+
+def plain_ops(device: torch.device | str, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
+    """Return the part of `autocast` that gradient checkpointing needs when it recomputes a block.
+
+    torch restores its own autocast there, but not our replaced operations, and fails if the recomputed tensors differ.
+    """
+    lower = dtype != torch.float32
+    return _PlainOps() if torch.device(device).type == "cpu" and lower else contextlib.nullcontext()
 
 
 class _PlainOps(TorchFunctionMode):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ...uniworld_core import UniWorld
 from ...uniworld_core.errors import UniWorldError
@@ -22,6 +25,7 @@ from ..data.published import PublishedSamples
 from ..data.samples import Samples
 from ..engine.checkpoints import read_with_retry
 from ..engine.parallel import World, parallelize
+from ..engine.precision import plain_ops
 from ..objective.step import DenoiseTower, StepSettings
 from ..objective.trainable import check_family, set_trainable
 from .initial_weights import (
@@ -180,7 +184,13 @@ def open_model(
     if kept_start is not None and not resumes:
         world.on_rank0(lambda: save_initial_weights(start, training, kept_start))
     if stage.checkpointing:
-        dit.transformer.enable_gradient_checkpointing()
+        dit.transformer.enable_gradient_checkpointing(
+            partial(
+                checkpoint,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), plain_ops(opened.device, opened.dtype)),
+            )
+        )
     frozen = _frozen_fingerprint(tower, encoder.frozen_fingerprint(stage.use_siglip))
     wrapped = parallelize(tower, world, opened.dtype)
     # Collected again, because FSDP2 replaces the module's parameters by its own.

@@ -113,17 +113,19 @@ class TestRun:
         train(tiny_config(*settings, f"run.micro_batch_size={micro}"), tmp_path / "large")
         assert losses(tmp_path / "small") == pytest.approx(losses(tmp_path / "large"), rel=1e-5)
 
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     def test_with_gradient_checkpointing_equals_the_run_without(
-        self, tiny_config: Configure, tmp_path: Path, losses: Losses
+        self, dtype: str, tiny_config: Configure, tmp_path: Path, losses: Losses
     ) -> None:
-        train(tiny_config("run.steps=2"), tmp_path / "without")
+        settings = ("run.steps=2", f"model.dtype={dtype}")
+        train(tiny_config(*settings), tmp_path / "without")
         asked: list[bool] = []
         enable = FluxTransformer2DModel.enable_gradient_checkpointing
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 FluxTransformer2DModel, "enable_gradient_checkpointing", lambda *of: asked.append(True) or enable(*of)
             )
-            train(tiny_config("run.steps=2", "stage.checkpointing=true"), tmp_path / "with")
+            train(tiny_config(*settings, "stage.checkpointing=true"), tmp_path / "with")
         assert asked == [True]
         assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), rel=1e-5)
 
