@@ -52,7 +52,7 @@ def test_the_full_warning_of_a_node_stays_after_the_run(editor: Any) -> None:
     editor.wait_for_jobs(1)
     said = editor.page.get_by_text("The model does not know the words 'sunny', 'beach'").first
     expect(said).to_be_visible()
-    assert "choose them as checkpoint." in said.inner_text()
+    assert "choose them as the checkpoint." in said.inner_text()
 
 
 @each_editor
