@@ -97,7 +97,7 @@ class Nano:
         latent = latent or self.latent
         guider = custom.BasicGuider().get_guider(model or self.model, self.conditioning)[0]
         chosen = custom.KSamplerSelect().get_sampler(sampler)[0]
-        sigmas = self.sigmas if sigmas is None else sigmas
+        sigmas = (self.sigmas if sigmas is None else sigmas).clone()  # uni_pc writes into what it is given
         return custom.SamplerCustomAdvanced().sample(Noise(), guider, chosen, sigmas, latent)[0]["samples"]
 
     def ksampler(self, model: Any = None, latent: Any = None, denoise: float = 1.0) -> torch.Tensor:
@@ -272,9 +272,8 @@ def shipped_lora() -> dict[str, Any]:
     here, name = nano(), "uniworld_nano_negative.safetensors"
     loaded = nodes.LoraLoaderModelOnly().load_lora_model_only(here.model, name, 1.0)[0]
     without, painted = here.decode(here.ksampler()), here.decode(here.ksampler(loaded))
-    return {"listed": name in folder_paths.get_filename_list("loras"),
-            "from_negative": float((painted - (255 - without)).abs().mean()),
-            "from_positive": float((painted - without).abs().mean())}  # fmt: skip
+    changed = float((painted - without).abs().mean())
+    return {"listed": name in folder_paths.get_filename_list("loras"), "changed": changed}
 
 
 @check
