@@ -99,7 +99,7 @@ def readme(editor) -> dict[str, Image.Image]:
     run(editor)
     editor.until(lambda: editor.shows_colours("SaveImage"), "the picture on the screen")
     editor.page.get_by_text("Job queued").wait_for(state="hidden")
-    return {"templates.jpg": templates, "editor.jpg": screen(editor)}
+    return {"templates.webp": templates, "editor.webp": screen(editor)}
 
 
 def screen(editor, **options) -> Image.Image:
