@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import BinaryIO
 import torch
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.files import sync_file
 
 # safetensors' dtype names.
 _TYPES = {
@@ -113,7 +113,7 @@ class TensorFile:
                     noted.write(f"{hashlib.sha256(data).hexdigest()}\n")
                     noted.flush()
                 step()
-            os.fsync(out.fileno())
+        sync_file(part)
         part.replace(file)
         journal.unlink()
         return digest.hexdigest()
