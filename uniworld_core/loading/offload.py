@@ -48,20 +48,27 @@ def stream_blocks(module: nn.Module, device: torch.device, in_files: bool = Fals
     networks = streamable(module)
     streams = device.type == "cuda"
     tables = [_take_table(network) for network in networks]
-    for network in networks:
-        apply_group_offloading(
-            network,
-            onload_device=device,
-            offload_device=torch.device("cpu"),
-            offload_type="block_level",
-            num_blocks_per_group=1,
-            use_stream=streams,
-            record_stream=streams,
-            low_cpu_mem_usage=streams and in_files,
-        )
-    for network, table in zip(networks, tables):
-        if table is not None:
-            network.embed_tokens = table
+    try:
+        for network in networks:
+            apply_group_offloading(
+                network,
+                onload_device=device,
+                offload_device=torch.device("cpu"),
+                offload_type="block_level",
+                num_blocks_per_group=1,
+                use_stream=streams,
+                record_stream=streams,
+                low_cpu_mem_usage=streams and in_files,
+            )
+    except AttributeError as error:  # diffusers 0.35, which asks for the accelerator that the machine does not have
+        raise UniWorldError(
+            f"This version of diffusers cannot stream blocks on a machine without a GPU ({error}): set offload to auto or "
+            "none, or install diffusers 0.36 or later."
+        ) from error
+    finally:
+        for network, table in zip(networks, tables):
+            if table is not None:
+                network.embed_tokens = table
     streamed = {id(tensor) for network in networks for tensor in (*network.parameters(), *network.buffers())}
     streamed |= {id(table.weight) for table in tables if table is not None}
     for tensor in (*module.parameters(), *module.buffers()):
