@@ -106,7 +106,7 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 def available_ram() -> int:
     """Return the bytes of system RAM that can be used without swapping."""
-    import psutil  # a dependency of accelerate
+    import psutil
 
     return int(psutil.virtual_memory().available)
 

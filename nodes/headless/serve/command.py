@@ -17,7 +17,7 @@ from ....uniworld_core.errors import UniWorldError
 from .config import ServerConfig, read_config
 from .temp_folder import create_folder, create_temp, locked_temp
 
-NEEDED = ("aiohttp", "orjson", "psutil", "comfyui_frontend_package")
+NEEDED = ("aiohttp", "orjson", "comfyui_frontend_package")
 INSTALL = "`uniworld serve` needs the frontend and a web server. Install them with: pip install 'uniworld[serve]'"
 
 
