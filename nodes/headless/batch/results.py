@@ -306,8 +306,8 @@ class Results:
         folder = self._output / str(header.get("folder"))
         if not folder.is_dir():
             raise UniWorldError(
-                f"The pictures of the results '{self.path}' should be in '{folder}', which does not exist. Pass the "
-                "--output folder that the batch was started with."
+                f"The images for '{self.path}' should be in '{folder}', which does not exist. Pass "
+                "the --output folder that the batch was started with."
             )
 
     def _record(self, row_id: str, status: str, attempt: int | None = None, **more: object) -> dict[str, object]:
