@@ -68,7 +68,7 @@ def test_all_exported_files_have_default_permissions(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is no run's folder: it has no config\.toml"):
+    with pytest.raises(ValueError, match=r"is not a run's folder: it has no config\.toml"):
         export_run(tmp_path, tmp_path / "out")
 
 

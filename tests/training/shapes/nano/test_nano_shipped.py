@@ -69,7 +69,7 @@ def test_all_of_it_is_small_and_in_the_published_formats() -> None:
 
 
 def test_its_folders_are_laid_out_as_published() -> None:
-    assert {folder.name for folder in NANO.iterdir()} == {"uniworld", "flux", "siglip"}
+    assert {folder.name for folder in NANO.iterdir()} == {"uniworld", "flux", "siglip", "loras"}
     # The checkpoint contains the DiT, which replaces FLUX's transformer.
     assert {folder.name for folder in (NANO / "flux").iterdir() if folder.is_dir()} == PARTS
     config = json.loads((NANO / "uniworld" / "config.json").read_text(encoding="utf-8"))
