@@ -27,9 +27,9 @@ TINY = ROOT / "uniworld_core" / "shipped" / "tiny"
 GB = 10**9
 NEEDED = 40 * GB
 SHARD_BYTES = 5 * GB
-# Standard deviation of the weights, with which activations stay finite through all layers.
+# Standard deviation of the weights. It keeps activations finite through all layers.
 STD = 0.02
-_POOL = 2**22  # numbers that are drawn
+_POOL = 2**22  # random numbers
 _TOKEN_IDS = ("image", "video", "vision_start", "vision_end", "vision", "image_begin", "image_end")
 
 # FLUX.1-dev's vae/config.json and text_encoder/config.json, and siglip2-so400m-patch16-512, where they differ from tiny's.
@@ -53,7 +53,7 @@ SIGLIP = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor that is written: its type in safetensors' names, and its shape."""
+    """A tensor to write: its dtype, as safetensors names it, and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -109,7 +109,7 @@ def write_file(file: Path, tensors: Mapping[str, Tensor], pool: Pool) -> None:
 
 
 def shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The tensors of each shard; those of four bytes first in each, so that all are aligned."""
+    """Split tensors into shards. Tensors of 4-byte elements come first, so that all are aligned."""
     shard: dict[str, Tensor] = {}
     size = 0
     for name, tensor in tensors.items():
@@ -126,7 +126,7 @@ def _aligned(shard: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def checkpoint_tensors(config: Mapping[str, Any], siglip_width: int, precise: tuple[str, ...]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint with an int8 DiT."""
+    """Return the tensors of a checkpoint with an int8 DiT."""
     from fnmatch import fnmatchcase
 
     from uniworld.uniworld_core import UniWorld
@@ -145,7 +145,7 @@ def checkpoint_tensors(config: Mapping[str, Any], siglip_width: int, precise: tu
 
 
 def full_config() -> dict[str, Any]:
-    """UniWorld-V1's config.json, with the ids of tiny's tokenizer."""
+    """Return UniWorld-V1's config.json with the token ids of tiny's tokenizer."""
     tiny = json.loads((TINY / "uniworld" / "config.json").read_text(encoding="utf-8"))
     config = json.loads((ROOT / "tests" / "data" / "fullsize.json").read_text(encoding="utf-8"))["config"]
     ids = [f"{name}_token_id" for name in _TOKEN_IDS] + ["bos_token_id", "eos_token_id"]
@@ -153,7 +153,7 @@ def full_config() -> dict[str, Any]:
 
 
 def write_model(folder: Path, tiny: bool) -> int:
-    """Write the three folders of a model; returns the bytes of their weights."""
+    """Write the three folders of a model, and return the bytes of their weights."""
     import torch
     from diffusers import AutoencoderKL
     from transformers import CLIPTextConfig, CLIPTextModel, SiglipVisionConfig, SiglipVisionModel
@@ -181,9 +181,9 @@ def write_model(folder: Path, tiny: bool) -> int:
 
     checkpoint = folder / "uniworld"
     config = changed(checkpoint / "config.json", full_config())
-    if not tiny:  # as the published checkpoint's, whose limits differ
+    if not tiny:  # the published checkpoint's limits differ from tiny's
         changed(checkpoint / "preprocessor_config.json", {"min_pixels": 3136, "max_pixels": 12845056, "size": None})
-        (checkpoint / "task_head_final.pt").unlink()  # of tiny's width
+        (checkpoint / "task_head_final.pt").unlink()  # it has tiny's width
     vision = changed(folder / "siglip" / "config.json", SIGLIP)
     write(checkpoint, "model", checkpoint_tensors(config, vision["hidden_size"], PRECISE))
     changed(folder / "siglip" / "preprocessor_config.json", {"size": {"height": 512, "width": 512}})
@@ -205,7 +205,7 @@ def write_model(folder: Path, tiny: bool) -> int:
 
 
 def edit(folder: Path, side: int, steps: int) -> dict[str, float]:
-    """Edit a picture, and what that took. Fails if a value is not finite."""
+    """Edit a picture, and return the time and memory it took. Raise an error if a value is not finite."""
     import torch
     from load import AnonymousPeak, peak_memory
     from PIL import Image
@@ -236,11 +236,11 @@ def edit(folder: Path, side: int, steps: int) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="where the files are written (the folder of temporary files)")
-    parser.add_argument("--side", type=int, default=256, help="side of the picture in pixels (256)")
-    parser.add_argument("--steps", type=int, default=2, help="sampling steps (2)")
+    parser.add_argument("--folder", type=Path, help="where to write the files (default: the system's temporary folder)")
+    parser.add_argument("--side", type=int, default=256, help="side of the picture in pixels (default: 256)")
+    parser.add_argument("--steps", type=int, default=2, help="sampling steps (default: 2)")
     parser.add_argument("--keep", action="store_true", help="keep the files")
-    parser.add_argument("--tiny", action="store_true", help="the same with the tiny model, which tests this program")
+    parser.add_argument("--tiny", action="store_true", help="use the tiny model, to test this program")
     parser.add_argument("--edit", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.edit:

@@ -1,4 +1,4 @@
-"""What a GPU does with UniWorld-V1: parity, time per step in every setting, memory under caps, loading and training.
+"""Benchmark UniWorld-V1 on a GPU: parity, time per step in every setting, memory under caps, loading and training.
 
 Made for one call of ten minutes on a machine without a network: all weights are random, made on the device from the
 published configuration. A section that fails or has no time left is skipped with the reason. The exit code is 1 if a
@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Seconds of the whole run that are left for what is already under way when a section ends.
+# Seconds that are reserved for the work in progress when the time limit is reached.
 _MARGIN = 5.0
 
 
 @dataclass(frozen=True)
 class Line:
-    """One figure."""
+    """One measurement."""
 
     section: str
     name: str
@@ -34,18 +34,18 @@ class Line:
 
 
 class Skipped(Exception):
-    """Why a figure is missing."""
+    """Why a measurement is missing."""
 
 
 @dataclass
 class Bench:
-    """What the sections share.
+    """State that the sections share.
 
     Attributes:
         device: a torch.device.
-        caps: GiB of the cards that are simulated.
-        lines: figures so far.
-        failed: names of parity lines over their bars.
+        caps: memory of the simulated cards, in GiB.
+        lines: measurements so far.
+        failed: names of the parity checks that failed.
     """
 
     device: Any
@@ -62,17 +62,17 @@ class Bench:
         return self.device.type == "cuda"
 
     def left(self) -> float:
-        """Seconds until the run must end."""
+        """Return the seconds until the run must end."""
         return self.deadline - time.monotonic()
 
     def say(self, name: str, value: float | str, unit: str = "", expected: str = "") -> None:
-        """Print a figure and keep it."""
+        """Print and record a measurement."""
         self.lines.append(Line(self.section, name, value, unit, expected))
         shown = f"{value:.4g}" if isinstance(value, float) else value
         print(f"{self.section:8} {name:58} {shown:>12} {unit:8} {expected}".rstrip(), flush=True)
 
     def attempt(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives; if it fails, or no time is left, None, and a line with the reason."""
+        """Return the result of `make`. If it fails or no time is left, print the reason and return None."""
         import torch
 
         try:
@@ -89,7 +89,7 @@ class Bench:
         return None
 
     def free(self) -> None:
-        """Release memory that nothing uses."""
+        """Release unused memory."""
         import torch
 
         gc.collect()
@@ -97,7 +97,7 @@ class Bench:
             torch.cuda.empty_cache()
 
     def milliseconds(self, run: Callable[[], Any], repeats: int = 10, warm: int = 3) -> float:
-        """The median time of a call."""
+        """Return the median time of a call in milliseconds."""
         import torch
 
         if self.quick or self.tiny:
@@ -120,7 +120,7 @@ class Bench:
         return sorted(times)[len(times) // 2]
 
     def peak(self) -> tuple[float, float]:
-        """GiB allocated and reserved at most since the last call."""
+        """Return the peak of allocated and of reserved GiB since the last call."""
         import torch
 
         if not self.cuda:
@@ -152,12 +152,16 @@ def run_sections(bench: Bench, wanted: list[str] | None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budget", type=float, default=540, help="seconds after which nothing more begins (540)")
-    parser.add_argument("--out", type=Path, help="write all figures to this JSON file")
-    parser.add_argument("--only", help="comma-separated sections (all)")
-    parser.add_argument("--caps", default="24,16,12,8", help="GiB of the cards that are simulated (24,16,12,8)")
+    parser.add_argument(
+        "--budget", type=float, default=540, help="start nothing more after this many seconds (default: 540)"
+    )
+    parser.add_argument("--out", type=Path, help="write all measurements to this JSON file")
+    parser.add_argument("--only", help="comma-separated sections (default: all)")
+    parser.add_argument(
+        "--caps", default="24,16,12,8", help="memory of the simulated cards, in GiB (default: 24,16,12,8)"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    parser.add_argument("--tiny", action="store_true", help="tiny's widths on a CPU, which tests this program")
+    parser.add_argument("--tiny", action="store_true", help="use tiny's widths on a CPU, to test this program")
     options = parser.parse_args(arguments)
     import torch
 

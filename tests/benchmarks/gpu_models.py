@@ -1,4 +1,4 @@
-"""Parts of UniWorld-V1's real size with random weights, made on a device from their configurations; for `gpu.py`.
+"""Build parts of UniWorld-V1's real size with random weights from their configurations, for `gpu.py`.
 
 Weights are drawn once and repeated: normal with standard deviation 0.02 for layers, 1 for norms, 0 for biases, with which
 activations stay finite.
@@ -22,7 +22,7 @@ T5 = {"d_ff": 10240, "d_kv": 64, "d_model": 4096, "num_heads": 64, "num_layers":
 
 
 class Models:
-    """Makes parts.
+    """Builds parts on a device.
 
     Args:
         device: where they compute.
@@ -39,7 +39,7 @@ class Models:
         self._pool: dict[str, torch.Tensor] = {}
 
     def dit(self, storage: str, device: torch.device | None = None, blocks: int | None = None) -> Any:
-        """The DiT in a storage, with `blocks` double and single blocks each instead of all."""
+        """Return the DiT in a storage, optionally with only `blocks` double and `blocks` single blocks."""
         from uniworld.uniworld_core.backbones.flux_dit import DiT
         from uniworld.uniworld_core.backbones.flux_transformer import PRECISE, build_transformer
 
@@ -50,7 +50,7 @@ class Models:
         return self._made(DiT(network), network, storage, PRECISE, device)
 
     def vlm(self, storage: str, device: torch.device | None = None) -> Any:
-        """Qwen2.5-VL in a storage, without its tokenizer."""
+        """Return Qwen2.5-VL in a storage, without its tokenizer."""
         from uniworld.uniworld_core.backbones.qwen_files import build_qwen
         from uniworld.uniworld_core.backbones.qwen_vl import PRECISE
         from uniworld.uniworld_core.loading.storage import ComputeModule
@@ -68,7 +68,7 @@ class Models:
         return self._made(Reader(network), network, storage, PRECISE, device)
 
     def t5(self, storage: str, device: torch.device | None = None) -> Any:
-        """T5's encoder in a storage, without its tokenizer."""
+        """Return T5's encoder in a storage, without its tokenizer."""
         from transformers import T5Config, T5EncoderModel
         from uniworld.uniworld_core.backbones.flux_text import T5 as T5Part
         from uniworld.uniworld_core.loading.weights import build
@@ -78,7 +78,7 @@ class Models:
         return self._made(T5Part(network, None), network, storage, ("*.wo", "shared", "*.embed_tokens"), device)
 
     def siglip(self) -> Any:
-        """SigLIP2's vision half."""
+        """Return SigLIP2's vision encoder."""
         from fullsize import SIGLIP
         from transformers import SiglipVisionConfig, SiglipVisionModel
         from uniworld.uniworld_core.loading.weights import build
@@ -88,7 +88,7 @@ class Models:
         return self._made(network, network, "bfloat16", ("*",), None)
 
     def vae(self) -> Any:
-        """FLUX's VAE."""
+        """Return FLUX's VAE."""
         from diffusers import AutoencoderKL
         from fullsize import VAE
         from uniworld.uniworld_core.backbones.flux_vae import VAE as VAEPart
@@ -99,7 +99,7 @@ class Models:
         return self._made(VAEPart(network), network, "bfloat16", ("*",), None)
 
     def normal(self, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        """Random numbers of standard deviation `STD`, bfloat16."""
+        """Return random bfloat16 numbers with standard deviation `STD`."""
         pool = self._pool.get(str(device))
         if pool is None:
             drawn = torch.randn(2**22, generator=torch.Generator().manual_seed(0)) * STD
@@ -133,7 +133,7 @@ class Models:
 
 
 def text_and_latent(models: Models, side: int, text: int, batch: int = 1) -> tuple[torch.Tensor, Any, torch.Tensor]:
-    """Packed latents, a condition and positions of a picture, for `DiT.packed_velocity`."""
+    """Return packed latents, a condition and positions of a picture, for `DiT.packed_velocity`."""
     from uniworld.uniworld_core.sampling.condition import Condition
     from uniworld.uniworld_core.sampling.packing import grid_positions
 

@@ -1,4 +1,4 @@
-"""The sections of `gpu.py`, in the order in which they run: cheap and decisive ones first."""
+"""The sections of `gpu.py` in the order in which they run: the fast and most important ones first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gpu import Bench
 
 GIB = 2**30
-# Of the linear layers, multiply-adds per token and block are 12 d^2: double blocks have qkv 3, out 1, mlp 8; single 7 + 5.
+# Linear layers take 12 d^2 multiply-adds per token and block: qkv 3, out 1, mlp 8 in double blocks; 7 + 5 in single ones.
 _BLOCKS, _WIDTH = 57, 3072
 _BARS = {"bfloat16": 2e-2, "int8": 2e-2, "fp8": 5e-2}
 _PARITY_FLOAT32 = 1e-4
@@ -27,7 +27,7 @@ SIDE, TEXT = 1024, 1376
 
 
 def tflop(side: int, text: int) -> float:
-    """Floating-point operations of one step of UniWorld-V1's DiT, in 10^12."""
+    """Return the floating-point operations of one step of UniWorld-V1's DiT, in 10^12."""
     tokens = (side // 16) ** 2 + text
     return (2 * _BLOCKS * 12 * _WIDTH**2 * tokens + 4 * tokens**2 * _WIDTH * _BLOCKS) / 1e12
 
@@ -43,7 +43,7 @@ def velocity(dit: Any, inputs: tuple[torch.Tensor, Any, torch.Tensor]) -> torch.
 
 
 def env(bench: Bench) -> None:
-    """Versions, the device, and how fast data reaches it."""
+    """Report versions, the device, and its transfer speed."""
     import diffusers
     import transformers
 
@@ -66,7 +66,7 @@ def env(bench: Bench) -> None:
 
 
 def parity(bench: Bench) -> None:
-    """One double and one single block at full width: each storage against float32, and the device against the CPU."""
+    """Compare each storage with float32, and the device with the CPU, on one double and one single block of full width."""
     models = Models(bench.device, bench.tiny)
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -93,7 +93,7 @@ def parity(bench: Bench) -> None:
 
 
 def step(bench: Bench) -> None:
-    """Milliseconds per step in every storage and with every attention backend, and with a mask."""
+    """Time a step in every storage, with every attention backend, and with a mask."""
     models = Models(bench.device, bench.tiny)
     shapes = [(SIDE, TEXT)] if bench.tiny else [(SIDE, TEXT), (512, TEXT), (SIDE, 512)]
     for storage in ("bfloat16", "int8", "fp8", "nf4"):
@@ -139,7 +139,7 @@ def _backends(bench: Bench, models: Models, dit: Any) -> None:
 
 
 def compile(bench: Bench) -> None:
-    """Regional compilation: the first call, the time per step, and what another size costs."""
+    """Time regional compilation: the first call, a step, and the first call with another size."""
     models = Models(bench.device, bench.tiny)
     for storage in ("bfloat16", "int8", "fp8"):
         dit = bench.attempt(f"{storage}, weights", lambda storage=storage: models.dit(storage))
@@ -163,7 +163,7 @@ def compile(bench: Bench) -> None:
 
 
 def fp8mm(bench: Bench) -> None:
-    """Products in float8 (torchao), which we do not use: what they would bring."""
+    """Time float8 matrix products of torchao, which UniWorld does not use, to see what they would save."""
     models = Models(bench.device, bench.tiny)
 
     def quantized() -> Any:
@@ -184,7 +184,7 @@ def fp8mm(bench: Bench) -> None:
 
 
 def cache(bench: Bench) -> None:
-    """Diffusers' caches over a run of 28 steps. Random weights say nothing of quality: the difference is no measure of it."""
+    """Time diffusers' caches over a run of 28 steps. With random weights, the difference does not measure quality."""
     from diffusers import FirstBlockCacheConfig
     from diffusers.hooks import TaylorSeerCacheConfig
     from uniworld.uniworld_core.sampling import flow
@@ -223,12 +223,14 @@ def cache(bench: Bench) -> None:
 
 
 def caps(bench: Bench) -> None:
-    """On cards of less memory: the largest setting with which each stage runs."""
+    """Find the largest setting with which each stage runs on cards with less memory."""
     for cap in bench.caps:
         with _capped(bench, cap):
             models, possible = Models(bench.device, bench.tiny), True
             for stage, run in STAGES.items():
-                possible &= any(_stage(bench, models, f"{cap} GiB: {stage}, {how}", run, how) for how in _HOWS[stage])
+                possible &= any(
+                    _stage(bench, models, f"{cap} GiB: {stage}, {how}", run, how) for how in _SETTINGS[stage]
+                )
             bench.say(f"{cap} GiB: an edit of {SIDE}x{SIDE}", "possible" if possible else "NOT POSSIBLE")
 
 
@@ -256,7 +258,7 @@ def _stage(bench: Bench, models: Models, name: str, run: Callable[[Bench, Models
 
 
 def _place(bench: Bench, make: Callable[..., Any], how: str) -> Any:
-    """A part in a setting such as "int8" or "int8 streamed"."""
+    """Return a part in a setting such as "int8" or "int8 streamed"."""
     from uniworld.uniworld_core.loading.offload import stream_blocks
 
     storage, _, streamed = how.partition(" ")
@@ -327,12 +329,18 @@ STAGES: dict[str, Callable[[Any, Models, str], float]] = {
     "DiT step": _dit_stage,
     "VAE": _vae_stage,
 }
-_HELD = ("bfloat16", "int8", "nf4", "int8 streamed")
-_HOWS = {"SigLIP": ("resident",), "Qwen2.5-VL": _HELD, "T5": _HELD, "DiT step": _HELD, "VAE": ("whole", "in tiles")}
+_STORAGES = ("bfloat16", "int8", "nf4", "int8 streamed")
+_SETTINGS = {
+    "SigLIP": ("resident",),
+    "Qwen2.5-VL": _STORAGES,
+    "T5": _STORAGES,
+    "DiT step": _STORAGES,
+    "VAE": ("whole", "in tiles"),
+}
 
 
 def offload(bench: Bench) -> None:
-    """Streaming blocks from system RAM: time per step, and how much of the copy is hidden by the computation."""
+    """Time a step with blocks streamed from system RAM, and compare the copy speed with the computation."""
     from uniworld.uniworld_core.loading.module_size import module_bytes
 
     models = Models(bench.device, bench.tiny)
@@ -356,7 +364,7 @@ def offload(bench: Bench) -> None:
 
 
 def load(bench: Bench) -> None:
-    """Reading a shard that is not in the page cache, by `Shards` to the device."""
+    """Time `Shards` reading a shard to the device that is not in the page cache."""
     from safetensors.torch import save_file
     from uniworld.uniworld_core.loading.weights import Shards
 
@@ -384,7 +392,7 @@ def load(bench: Bench) -> None:
 
 
 def train(bench: Bench) -> None:
-    """A step of training: stage 1 (gradients pass through the frozen DiT) and stage 2 (its image branch is trained)."""
+    """Time a training step: stage 1 (gradients pass through the frozen DiT) and stage 2 (its image branch is trained)."""
     from uniworld.training.config.file import load_config
     from uniworld.training.objective.trainable import part_of
 
@@ -418,14 +426,14 @@ def train(bench: Bench) -> None:
         bench.peak()
         found = bench.attempt(stage, seconds)
         if found is not None:
-            rate = 4 * tflop(side, text) / found  # forward, recomputed forward, and backward twice as much
+            rate = 4 * tflop(side, text) / found  # forward, recomputed forward, and backward, which counts twice
             peak = f"peak {bench.peak()[0]:.1f} GiB, {rate:.0f} TFLOP/s" if bench.cuda else ""
             bench.say(f"{stage}, {side}x{side}", found, "s", peak)
         bench.free()
 
 
 def summary(bench: Bench) -> None:
-    """Steps in milliseconds against what published runs let expect of one H200, and the targets."""
+    """Compare the time per step with estimates for one H200 from published runs."""
     expected = {
         "bfloat16, 1024x1024, 1376 text tokens": "230 to 260",
         "bfloat16 compiled, 1024x1024, 1376 text tokens": "180 to 200",
@@ -437,7 +445,7 @@ def summary(bench: Bench) -> None:
             milliseconds = float(found[name])
             bench.say(name, milliseconds, "ms", f"expected {wanted}; 28 steps {milliseconds * 28 / 1000:.1f} s")
     if not math.isclose(tflop(SIDE, TEXT), 91.7, abs_tol=0.1):
-        bench.failed.append("the arithmetic of a step")
+        bench.failed.append("the operation count of a step")
     bench.say("one step", tflop(SIDE, TEXT), "TFLOP", "93 ms at the 989 TFLOP/s of an H200")
 
 

@@ -72,7 +72,7 @@ def _find(argv: list[str]) -> tuple[tuple[str, ...], Command]:
         words = tuple(argv[:length])
         if len(words) == length and words in COMMANDS:
             return words, COMMANDS[words]
-    problem = f"There is no command '{argv[0]} {argv[1]}'." if argv[1:] else f"'{argv[0]}' needs a command."
+    problem = f"Unknown command '{argv[0]} {argv[1]}'." if argv[1:] else f"'{argv[0]}' needs a command."
     raise UsageError(f"{problem} The commands are:\n{_table(_group(argv[0]))}")
 
 

@@ -239,7 +239,7 @@ def _ready(tensor: torch.Tensor) -> TensorEntry:
     return TensorEntry(tensor.dtype, tuple(tensor.shape), lambda: tensor)
 
 
-_SMALLEST = 1e-12  # lower bound of a scale, for weights that are all zeros
+_MIN_SCALE = 1e-12  # lower bound of a scale, for weights that are all zeros
 # Embeddings and patch convolutions are not linear layers: ComfyUI reads them without a scale.
 _UNSCALED = ("embed_tokens.weight", "patch_embed.proj.weight")
 
@@ -270,7 +270,7 @@ def _scaled(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
 
 def _scale(weight: torch.Tensor) -> torch.Tensor:
     """Return the scale that maps a weight's largest absolute value to float8's maximum."""
-    return weight.abs().amax().clamp(min=_SMALLEST) / torch.finfo(_FP8).max
+    return weight.abs().amax().clamp(min=_MIN_SCALE) / torch.finfo(_FP8).max
 
 
 def _pooled_empty(parts: UniWorldParts) -> TensorEntry:

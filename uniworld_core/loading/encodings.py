@@ -1,7 +1,8 @@
-"""How quantized weights are stored in safetensors: which tensors of a file belong to one weight.
+"""Quantized weights in safetensors files: find the tensors that belong to a weight, and decode and encode them.
 
-Read are bitsandbytes' NF4 (with and without double quantization), and float8 or int8 with a scale: `X.weight_scale` as
-compressed-tensors and ComfyUI have it, or `X.scale_weight` as ComfyUI's older files do. Written is `X.weight_scale`.
+The supported formats are bitsandbytes' NF4, with or without double quantization, and float8 or int8 with a scale. The scale
+is named `X.weight_scale`, as in compressed-tensors and ComfyUI, or `X.scale_weight`, as in older files of ComfyUI. `encode`
+writes `X.weight_scale`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..errors import UniWorldError, shown
 from .quantized import FP8, NF4Tensor, ScaledTensor, StoredTensor, bitsandbytes, nf4_blocks, quantize_fp8, quantize_int8
 from .settings import listed, number, parse_json, take, whole
 
-# Names of the types in a safetensors header, and those of 8-bit weights.
+# Names of dtypes in a safetensors header.
 FLOATS = ("F64", "F32", "F16", "BF16")
 _FLOAT8 = ("F8_E4M3", "F8_E5M2")
 _INT8 = "I8"
@@ -25,11 +26,11 @@ BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, **dict.fromkeys((*_FLOAT8, _IN
 _WEIGHT = ".weight"
 SCALE = ".weight_scale"
 _SCALES = (SCALE, ".scale_weight")
-# Of activations, for products in float8, which we do not compute; and what ComfyUI says of a layer.
+# Scales of activations, which only float8 matrix products need, and ComfyUI's description of a layer.
 _UNUSED = (".input_scale", ".scale_input", ".comfy_quant")
-# A tensor by which ComfyUI's older files say that all weights have scales.
+# The tensor that marks older files of ComfyUI in which all weights have scales.
 _SCALED_MARK = "scaled_fp8"
-_BLOCK_SCALE = ".weight_scale_inv"  # DeepSeek's, one for each 128 by 128 weights
+_BLOCK_SCALE = ".weight_scale_inv"  # DeepSeek's: one scale for each block of 128 by 128 weights
 _NF4_STATE = ".quant_state.bitsandbytes__nf4"
 _FP4_STATE = ".quant_state.bitsandbytes__fp4"
 _NF4_PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
@@ -48,9 +49,9 @@ class Encoding:
     """How one quantized weight is stored.
 
     Attributes:
-        shape: of the weight.
-        parts: {what it is: tensor in the files} of its other tensors, such as {"scale": "X.weight_scale"}.
-        state: an NF4 weight's settings; None for an 8-bit one.
+        shape: shape of the dequantized weight.
+        parts: its other tensors, {role: name in the files}, such as {"scale": "X.weight_scale"}.
+        state: the settings of an NF4 weight; None for an 8-bit weight.
     """
 
     shape: tuple[int, ...]
@@ -58,7 +59,7 @@ class Encoding:
     state: Mapping[str, float] | None = None
 
     def decode(self, values: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> StoredTensor:
-        """The weight, of its tensors as they are in the files."""
+        """Return the weight, given the tensor of its values and its other tensors as stored in the files."""
         if self.state is None:
             scale = parts.get("scale")
             if scale is None:
@@ -82,8 +83,8 @@ class Encodings:
     """The quantized weights of a folder.
 
     Attributes:
-        weights: {weight: how it is stored}.
-        absorbed: names of the other tensors that are read with a weight, or not at all.
+        weights: {name: encoding}.
+        absorbed: names of the tensors that are read together with a weight, or ignored.
     """
 
     weights: dict[str, Encoding] = field(default_factory=dict)
@@ -93,21 +94,21 @@ class Encodings:
 def find_encodings(
     shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str], read: Callable[[str], torch.Tensor]
 ) -> Encodings:
-    """Which tensors of a folder's files are quantized weights.
+    """Find the quantized weights in the files of a folder.
 
     Args:
-        shapes, dtypes: of all tensors, from the headers.
-        read: gives a small tensor of the files.
+        shapes, dtypes: shape and dtype of each tensor, from the headers.
+        read: reads a small tensor from the files.
 
     Raises:
-        UniWorldError: a scale or state is missing, misshapen or damaged, or of a kind that is not supported.
+        UniWorldError: a scale or state is missing, damaged or of a wrong shape, or the format is not supported.
     """
     found = Encodings()
     marked = {name for name in shapes if name.rpartition(".")[2] == _SCALED_MARK}
     found.absorbed |= marked
     for name, dtype in dtypes.items():
         if dtype == "U8" and name + _NF4_STATE in shapes:
-            bitsandbytes()  # without it the weight cannot be used: said now, and not when it is loaded
+            bitsandbytes()  # reports a missing library when the model is opened, not when it is loaded
             found.weights[name] = _nf4(name, shapes, dtypes, read)
             found.absorbed |= {name + part for part in (_NF4_STATE, *_NF4_PARTS)} & shapes.keys()
         elif dtype == "U8" and name + _FP4_STATE in shapes:
@@ -120,11 +121,11 @@ def find_encodings(
 
 
 def encode(name: str, weight: torch.Tensor, storage: str) -> dict[str, torch.Tensor]:
-    """The tensors that a file has for a linear layer's weight, by name: its 8-bit numbers, and a scale for each row.
+    """Quantize a linear layer's weight, and return the tensors to store by name: 8-bit values, and one scale per row.
 
     Args:
-        name: of the weight, ending in ".weight".
-        weight: (rows, columns), floats.
+        name: name of the weight, ending in ".weight".
+        weight: (rows, columns), floating point.
         storage: "int8" or "fp8".
     """
     scaled = (quantize_int8 if storage == "int8" else quantize_fp8)(weight)
@@ -133,11 +134,11 @@ def encode(name: str, weight: torch.Tensor, storage: str) -> dict[str, torch.Ten
 
 
 def scale_name(weight: str) -> str:
-    """The name of the scale that is written beside a weight. It is float32, (rows, 1)."""
+    """Return the name under which `encode` stores the scale of a weight: float32, (rows, 1)."""
     return weight.removesuffix(_WEIGHT) + SCALE
 
 
-# What `encode` writes the numbers as.
+# Dtype of the values that `encode` returns, by storage.
 ENCODED = {"int8": torch.int8, "fp8": FP8}
 
 
@@ -152,7 +153,7 @@ def _scaled(
         )
     scale = next((stem + end for end in _SCALES if stem + end in shapes), None)
     if scale is None:
-        # Old float8 files have no scales at all; int8 means nothing without one.
+        # Old float8 files have no scales; int8 values need one.
         if dtype == _INT8 or (marked and name.endswith(_WEIGHT) and len(shape) == 2):
             raise UniWorldError(
                 f"{name} is stored as {dtype} and its scale {stem + SCALE} is missing: copy or convert the files again."
@@ -161,7 +162,7 @@ def _scaled(
     rows = shape[0] if len(shape) == 2 else 1
     if math.prod(shapes[scale]) not in (1, rows) or dtypes[scale] not in FLOATS:
         raise UniWorldError(
-            f"{scale} has shape {list(shapes[scale])} and type {dtypes[scale]}, expected a float for {name} or for each "
+            f"{scale} has shape {list(shapes[scale])} and type {dtypes[scale]}, expected one float for {name} or one for each "
             f"of its {rows} rows: copy or convert the files again."
         )
     return Encoding(shape, {"scale": scale})
@@ -175,7 +176,7 @@ def _nf4(
 ) -> Encoding:
     state_name, what = name + _NF4_STATE, f"{name}{_NF4_STATE}"
     if dtypes[state_name] != "U8" or math.prod(shapes[state_name]) > _MAX_STATE:
-        raise UniWorldError(f"{what} is not a state of bitsandbytes: copy the files again.")
+        raise UniWorldError(f"{what} is not a valid bitsandbytes state: copy the files again.")
     state = take(parse_json(bytes(read(state_name).flatten().tolist()), what), _STATE, what, ("blocksize", "shape"))
     shape, nested = tuple(state["shape"]), "nested_blocksize" in state
     if state["blocksize"] not in _NF4_BLOCKS:
@@ -186,14 +187,14 @@ def _nf4(
         if "nested_offset" not in state:
             raise UniWorldError(f"{what} has no nested_offset: copy the files again.")
         expected |= {".nested_absmax": math.ceil(blocks / state["nested_blocksize"]), ".nested_quant_map": 256}
-    numbers = {part: math.prod(shapes[name + part]) if name + part in shapes else None for part in expected}
-    for part, count in numbers.items():
+    counts = {part: math.prod(shapes[name + part]) if name + part in shapes else None for part in expected}
+    for part, count in counts.items():
         if count != expected[part]:
             has = "is missing" if count is None else f"has {count} values, expected {expected[part]}"
             raise UniWorldError(f"{name + part} {has}: copy the files again.")
     if math.prod(shapes[name]) != math.ceil(math.prod(shape) / 2):
         raise UniWorldError(
-            f"{name} has {math.prod(shapes[name])} bytes, and a 4-bit weight of shape {list(shape)} has "
+            f"{name} has {math.prod(shapes[name])} bytes, but a 4-bit weight of shape {list(shape)} has "
             f"{math.ceil(math.prod(shape) / 2)}: copy the files again."
         )
     parts = {part[1:]: name + part for part in expected}

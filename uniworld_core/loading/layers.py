@@ -1,7 +1,7 @@
-"""Layers whose weights are held in another form than the arithmetic's, and cast when they are used.
+"""Layers whose weights are stored in another form than the compute dtype, and cast or dequantized at each use.
 
-Each takes the place of a layer in a built network by a change of its class, so that names, hooks and the network's own
-code stay as they are. Their `forward` is plain tensor code that torch.compile traces without a graph break.
+They replace layers of a built network by assigning to `__class__`, so names, hooks and the network's own code do not change.
+Their `forward` is plain tensor code that torch.compile traces without a graph break.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from .quantized import NF4Tensor, ScaledTensor, dequantize_nf4
 
 
 class CastLinear(nn.Linear):
-    """A linear layer whose weight takes the dtype of its input when it is used."""
+    """A linear layer that casts its weight to the dtype of the input."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return F.linear(input, self.weight.to(input.dtype), self.bias)
 
 
 class ScaledLinear(nn.Linear):
-    """A linear layer whose weight is 8-bit numbers with a scale.
+    """A linear layer with an 8-bit weight and a scale.
 
-    The weight is scaled and not the output: sums of up to 127 times a weight overflow float16.
+    The scale is applied to the weight, not to the output, because sums of unscaled values (up to 127) overflow float16.
     """
 
     weight_scale: torch.Tensor
@@ -35,7 +35,7 @@ class ScaledLinear(nn.Linear):
 
 
 class NF4Linear(nn.Linear):
-    """A linear layer whose weight is packed as bitsandbytes packs NF4."""
+    """A linear layer whose weight is NF4 in bitsandbytes' layout."""
 
     weight_absmax: torch.Tensor
     weight_block: int
@@ -47,10 +47,10 @@ class NF4Linear(nn.Linear):
 
 
 class CastEmbedding(nn.Embedding):
-    """A table of rows that are looked up where the table is, and then cast and moved to the ids' device.
+    """An embedding that looks up rows on the device of its table, then casts them and moves them to the device of the ids.
 
     Attributes:
-        row_dtype: what they are cast to.
+        row_dtype: dtype of the returned rows.
     """
 
     row_dtype: torch.dtype
@@ -60,8 +60,8 @@ class CastEmbedding(nn.Embedding):
         return rows.to(device=input.device, dtype=self.row_dtype)
 
 
-def hold_linear(layer: nn.Linear, weight: torch.Tensor | ScaledTensor | NF4Tensor, compute: torch.dtype) -> None:
-    """Give a plain linear layer its weight, and the class that computes with it in `compute`."""
+def set_linear_weight(layer: nn.Linear, weight: torch.Tensor | ScaledTensor | NF4Tensor, compute: torch.dtype) -> None:
+    """Set the weight of a plain linear layer, and the class that computes with it in dtype `compute`."""
     if isinstance(weight, NF4Tensor):
         layer.__class__ = NF4Linear
         layer.register_buffer("weight_absmax", weight.absmax, persistent=False)
@@ -78,8 +78,8 @@ def hold_linear(layer: nn.Linear, weight: torch.Tensor | ScaledTensor | NF4Tenso
     layer.weight = nn.Parameter(values, requires_grad=False)
 
 
-def hold_embedding(layer: nn.Embedding, table: torch.Tensor, compute: torch.dtype) -> None:
-    """Give a plain embedding its table, and the class that gives rows in `compute`."""
+def set_embedding_table(layer: nn.Embedding, table: torch.Tensor, compute: torch.dtype) -> None:
+    """Set the table of a plain embedding, and the class that returns rows in dtype `compute`."""
     if table.dtype != compute:
         layer.__class__ = CastEmbedding
         layer.row_dtype = compute  # type: ignore[assignment]

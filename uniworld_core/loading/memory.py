@@ -18,11 +18,11 @@ Module = TypeVar("Module", bound="torch.nn.Module")
 
 
 class ManagedModule(Generic[Module]):
-    """A module that `ModelMemory` may offload; `on_device` brings it back.
+    """A module that `ModelMemory` may offload, and that `on_device` loads again.
 
     Attributes:
-        size: bytes on the compute device while it runs: its weights, or of a streamed one the largest blocks.
-        resident: whether they are there now.
+        size: bytes on the compute device while it runs: all weights, or the largest blocks if it is streamed.
+        resident: whether they are on the compute device.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class ManagedModule(Generic[Module]):
         from .offload import choose_offload, describe, stream_blocks
 
         room = self._memory.room(self.device)
-        # Blocks in system RAM are no smaller on a CPU: only a setting that asks for it streams there, as the tests do.
+        # On a CPU, streaming from system RAM saves no memory, so "auto" never chooses it. Tests request it explicitly.
         limit = room if _has_own_memory(self.device) else None
         mode = choose_offload(self._setting, self.size + working_memory, limit, self._can_stream)
         if mode == "none":
             module.to(self.device)
             return
         full = self.size
-        # Pinned RAM for the weights is a copy of them, for which there may be no room.
+        # Pinning copies the weights in system RAM, which may be too small for the copy.
         in_files = mode == "disk" or not _fits_ram(full)
         self.size = stream_blocks(module.to("cpu"), self.device, in_files)
         self._streamed = True
@@ -75,11 +75,12 @@ class ManagedModule(Generic[Module]):
             self._memory.report(describe(self.name, "disk" if in_files else "blocks", full, room, self.device))
 
     def offload(self) -> bool:
-        """Move the weights from a GPU to system RAM. What computes on the CPU, or finds no room there, is dropped and read
-        again when used.
+        """Move the weights from a GPU to system RAM.
+
+        A module that computes on the CPU or does not fit system RAM is dropped, and read again at its next use.
 
         Returns:
-            False if nothing is freed: it is streamed, or can be neither moved nor read again.
+            False if nothing is freed, because the module is streamed or can neither be moved nor read again.
         """
         if self._streamed:
             return False
@@ -162,7 +163,7 @@ class ModelMemory:
             return self.budget
         import torch
 
-        # What PyTorch has reserved and does not use is free for us.
+        # Memory that PyTorch has reserved but does not use is available too.
         free = (
             torch.cuda.mem_get_info(device)[0]
             + torch.cuda.memory_reserved(device)
@@ -198,7 +199,7 @@ def _has_own_memory(device: torch.device) -> bool:
 
 
 def _fits_ram(size: int) -> bool:
-    """Whether so many bytes fit into the system RAM that is free, with a tenth to spare."""
+    """Return whether `size` bytes fit into 90 % of the available system RAM."""
     from .offload import available_ram
 
     return size < 0.9 * available_ram()

@@ -1,4 +1,4 @@
-"""The size of a module. Apart from the rest, since it is needed where torch is not imported."""
+"""The size of a module, in a file of its own because it is used where torch must not be imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts that are larger than the memory they compute in: streamed block by block, and what to do when memory runs out.
+"""Stream parts that do not fit their compute device block by block, and explain out-of-memory errors.
 
 diffusers' group offloading (`apply_group_offloading`) moves each block to the compute device just before it runs. On CUDA,
 the next block is copied meanwhile. It needs accelerate.
@@ -34,10 +34,10 @@ def working_bytes(module: nn.Module) -> int:
 
 
 def stream_blocks(module: nn.Module, device: torch.device, in_files: bool = False) -> int:
-    """Let a part compute on a device that holds one or two of its blocks at a time. It stays so.
+    """Stream a part to a device: at most two of its blocks are there at a time. This cannot be undone.
 
     Args:
-        module: its weights are in system RAM, or are mapped files.
+        module: the part, with its weights in system RAM or in mapped files.
         in_files: keep mapped weights in their files. Without it, CUDA devices get them from pinned RAM, which is faster.
 
     Returns:
@@ -60,7 +60,7 @@ def stream_blocks(module: nn.Module, device: torch.device, in_files: bool = Fals
                 record_stream=streams,
                 low_cpu_mem_usage=streams and in_files,
             )
-    except AttributeError as error:  # diffusers 0.35, which asks for the accelerator that the machine does not have
+    except AttributeError as error:  # diffusers 0.35 queries an accelerator even if the machine has none
         raise UniWorldError(
             f"This version of diffusers cannot stream blocks on a machine without a GPU ({error}): set offload to auto or "
             "none, or install diffusers 0.36 or later."
@@ -85,8 +85,8 @@ def stream_blocks(module: nn.Module, device: torch.device, in_files: bool = Fals
 def _take_table(network: nn.Module) -> nn.Embedding | None:
     """Take a network's token embedding out of it while hooks are set, and let it look up rows where its table is.
 
-    Qwen's own code calls it outside of the network's `forward`, so no hook would bring it to the device. Of a table of a
-    gigabyte, a prompt needs a few hundred rows.
+    Qwen's own code calls it outside of the network's `forward`, so hooks would not move it to the device. A prompt needs only a
+    few hundred rows of a table of 1 GB.
     """
     table = getattr(network, "embed_tokens", None)
     if not isinstance(table, nn.Embedding):
@@ -116,7 +116,7 @@ def explain_out_of_memory(part: ComputeModule, what: str) -> Iterator[None]:
     """Turn an out-of-memory error in the block into one that names the next smaller setting.
 
     Args:
-        what: what needs less memory if it is smaller, such as "picture".
+        what: the input to reduce, such as "picture".
     """
     try:
         yield
@@ -140,10 +140,10 @@ def _smaller(part: ComputeModule) -> str:
 
 
 def release_frames(error: BaseException) -> None:
-    """Free what a failed computation holds: its frames refer to activations."""
+    """Free the activations of a failed computation, which the frames of its traceback refer to."""
     trace = error.__traceback__
     while trace is not None:
-        with suppress(RuntimeError):  # a frame that still runs
+        with suppress(RuntimeError):  # the frame is still running
             trace.tb_frame.clear()
         trace = trace.tb_next
     if torch.cuda.is_available():
@@ -156,7 +156,7 @@ def choose_offload(setting: str, need: int, room: int | None, can_stream: bool) 
     Args:
         setting: one of `OFFLOADS`.
         need: bytes of its weights and working memory.
-        room: bytes that the compute device has for it, other parts offloaded; None for no limit.
+        room: bytes that the compute device has for it after other parts are offloaded; None for no limit.
         can_stream: whether it has blocks.
 
     Returns:
@@ -168,7 +168,7 @@ def choose_offload(setting: str, need: int, room: int | None, can_stream: bool) 
 
 
 def describe(name: str, mode: str, size: int, room: int | None, device: Any) -> str:
-    """Return a sentence on how a part is streamed, for the user."""
+    """Return a message for the user on how a part is streamed."""
     source = "system RAM" if mode == "blocks" else "its files"
     reason = "" if room is None else f", as {device} has {room / 1e9:.1f} GB for it"
     return f"{name} ({size / 1e9:.1f} GB) is streamed block by block from {source}{reason}."

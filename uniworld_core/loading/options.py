@@ -1,9 +1,9 @@
-"""Choices of the settings `storage` and `offload`. Importing this imports no torch, so that nodes and commands can declare it."""
+"""Choices of the settings `storage` and `offload`. This module does not import torch, so nodes and commands start fast."""
 
 from __future__ import annotations
 
-# How weights are held in memory; the first is the default.
+# How weights are stored in memory. The first is the default.
 STORAGES = ("auto", "bfloat16", "int8", "fp8", "nf4")
 
-# Where the weights of a part are while it does not run, and how it gets them; the first is the default.
+# Where the weights of a part are kept while it does not run, and how they get to the device. The first is the default.
 OFFLOADS = ("auto", "none", "blocks", "disk")

@@ -144,7 +144,7 @@ class NetworkPart(Generic[Built]):
         return frozenset(name for name, key in self.in_network.items() if key in free)
 
     def precision(self, name: str) -> Precision:
-        """How exactly the tensor of that name in the network must be held."""
+        """Return the precision that the tensor of that name in the network needs."""
         layer = name.rpartition(".")[0]
         if any(fnmatchcase(layer, pattern) for pattern in self._compute):
             return Precision.COMPUTE

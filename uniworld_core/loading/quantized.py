@@ -1,4 +1,4 @@
-"""Quantized weights: 8-bit numbers with a scale, and bitsandbytes' NF4.
+"""Quantized weights: 8-bit values with a scale, and bitsandbytes' NF4.
 
 int8 with one scale per row is more accurate than float8_e4m3 at the same size: on normal weights its relative error is
 0.9 %, against 2.7 % of e4m3 with a scale per row, and 3 to 11 % of e4m3 without one.
@@ -16,26 +16,26 @@ import torch
 
 from ..errors import UniWorldError
 
-# On CPUs with AVX512_BF16 it warns of an optional package when it is imported, and diffusers imports it wherever it is
-# installed: a user who loads no NF4 weight would see that too.
+# On CPUs with AVX512_BF16, importing bitsandbytes warns of a missing optional package. diffusers imports it whenever it is
+# installed, so users who load no NF4 weight would see the warning too.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 FP8 = torch.float8_e4m3fn
-# Numbers of 8 bits that a scaled weight may have.
+# Dtypes of the values of a `ScaledTensor`.
 EIGHT_BITS = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
-# Weights that share one scale in NF4, as bitsandbytes has it unless asked for another.
+# Weights per scale in NF4: bitsandbytes' default.
 NF4_BLOCK = 64
-# Keeps the scale of a row of zeros from being zero.
-_SMALLEST = 1e-12
+# Lower bound of a scale, for rows that are all zeros.
+_MIN_SCALE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class ScaledTensor:
-    """A weight of 8-bit numbers.
+    """A weight as 8-bit values with a scale.
 
     Attributes:
         values: int8 or float8, (rows, columns), or of any shape with one scale.
-        scale: float32, () for the tensor or (rows, 1); None for a scale of 1.
+        scale: float32, () for the whole tensor or (rows, 1); None for a scale of 1.
     """
 
     values: torch.Tensor
@@ -47,15 +47,15 @@ class ScaledTensor:
         return self.values.shape
 
     def to(self, device: torch.device | str) -> ScaledTensor:
-        """The same on a device; nothing is copied if it is there already."""
+        """Return the weight on a device, without a copy if it is already there."""
         return ScaledTensor(self.values.to(device), None if self.scale is None else self.scale.to(device))
 
     def clone(self) -> ScaledTensor:
-        """A copy."""
+        """Return a copy."""
         return ScaledTensor(self.values.clone(), None if self.scale is None else self.scale.clone())
 
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weight as floats."""
+        """Return the weight as floats."""
         values = self.values.to(torch.float32)
         return (values if self.scale is None else values * self.scale).to(dtype)
 
@@ -77,15 +77,15 @@ class NF4Tensor:
     shape: torch.Size
 
     def to(self, device: torch.device | str) -> NF4Tensor:
-        """The same on a device; nothing is copied if it is there already."""
+        """Return the weight on a device, without a copy if it is already there."""
         return NF4Tensor(self.packed.to(device), self.absmax.to(device), self.block, self.shape)
 
     def clone(self) -> NF4Tensor:
-        """A copy."""
+        """Return a copy."""
         return NF4Tensor(self.packed.clone(), self.absmax.clone(), self.block, self.shape)
 
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weight as floats. Raises UniWorldError without bitsandbytes."""
+        """Return the weight as floats. Raises UniWorldError without bitsandbytes."""
         return dequantize_nf4(self.packed, self.absmax, self.block, self.shape, dtype)
 
 
@@ -94,9 +94,9 @@ StoredTensor = torch.Tensor | ScaledTensor | NF4Tensor
 
 
 def as_floats(tensor: StoredTensor, dtype: torch.dtype, device: torch.device | str = "cpu") -> torch.Tensor:
-    """A stored tensor as plain numbers on a device: floats in that dtype, whole numbers in their own.
+    """Dequantize or convert a stored tensor to `dtype` on a device. Integer tensors keep their dtype.
 
-    Nothing is copied if it already is that.
+    A tensor that already has this dtype and device is not copied.
     """
     if not isinstance(tensor, torch.Tensor):
         return tensor.to(device).dequantize(dtype)
@@ -106,14 +106,14 @@ def as_floats(tensor: StoredTensor, dtype: torch.dtype, device: torch.device | s
 def quantize_int8(weight: torch.Tensor) -> ScaledTensor:
     """Round a weight (rows, columns) to int8, with a scale for each row that maps its largest value to 127."""
     floats = weight.to(torch.float32)
-    scale = floats.abs().amax(dim=1, keepdim=True).clamp(min=_SMALLEST) / 127
+    scale = floats.abs().amax(dim=1, keepdim=True).clamp(min=_MIN_SCALE) / 127
     return ScaledTensor((floats / scale).round().to(torch.int8), scale)
 
 
 def quantize_fp8(weight: torch.Tensor) -> ScaledTensor:
     """Round a weight (rows, columns) to float8_e4m3, with a scale for each row that maps its largest value to 448."""
     floats = weight.to(torch.float32)
-    scale = floats.abs().amax(dim=1, keepdim=True).clamp(min=_SMALLEST) / torch.finfo(FP8).max
+    scale = floats.abs().amax(dim=1, keepdim=True).clamp(min=_MIN_SCALE) / torch.finfo(FP8).max
     return ScaledTensor((floats / scale).to(FP8), scale)
 
 
@@ -128,19 +128,19 @@ def quantize_nf4(weight: torch.Tensor) -> NF4Tensor:
 def dequantize_nf4(
     packed: torch.Tensor, absmax: torch.Tensor, block: int, shape: torch.Size, dtype: torch.dtype
 ) -> torch.Tensor:
-    """The weight of an `NF4Tensor` with these attributes. Raises UniWorldError without bitsandbytes."""
+    """Dequantize the weight of an `NF4Tensor` with these attributes. Raises UniWorldError without bitsandbytes."""
     bitsandbytes()
-    # The operator itself and not `functional.dequantize_4bit`, so that torch.compile sees one node.
+    # The operator rather than `functional.dequantize_4bit`, so that torch.compile sees one node.
     return torch.ops.bitsandbytes.dequantize_4bit(packed, absmax, block, "nf4", list(shape), dtype)
 
 
 def nf4_blocks(shape: tuple[int, ...], block: int) -> int:
-    """Blocks of a weight of that shape."""
+    """Return the number of blocks of a weight of that shape."""
     return math.ceil(math.prod(shape) / block)
 
 
 def bitsandbytes() -> Any:
-    """The library of that name. Raises UniWorldError if it is not installed, or has no NF4 operators."""
+    """Import and return bitsandbytes. Raises UniWorldError if it is not installed, or has no NF4 operators."""
     try:
         library = importlib.import_module("bitsandbytes")
         torch.ops.bitsandbytes.dequantize_4bit  # noqa: B018  # absent before 0.46

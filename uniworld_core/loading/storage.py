@@ -17,7 +17,7 @@ from torch import nn
 
 from ..errors import UniWorldError, shown
 from .dtypes import choose_dtype, usable_device
-from .layers import hold_embedding, hold_linear
+from .layers import set_embedding_table, set_linear_weight
 from .options import STORAGES
 from .quantized import (
     FP8,
@@ -83,26 +83,26 @@ MAPPED_BYTES = 2**28
 
 
 class Precision(Enum):
-    """How exactly the weights of a layer must be held."""
+    """The precision that the weights of a layer need in memory."""
 
     # Any form, 4 bits included.
     ANY = "any"
-    # Floats of 16 bits or more: the layer is sensitive, or too small to be worth it.
+    # Floats of 16 bits or more: the layer is sensitive, or too small for quantization to save memory.
     FLOAT = "float"
-    # The dtype of the arithmetic: the network's own code reads it off the weight.
+    # The compute dtype, because the network's own code reads the dtype from the weight.
     COMPUTE = "compute"
 
 
 @runtime_checkable
 class Storage(Protocol):
-    """How the weights of one part are held."""
+    """How the weights of one part are stored in memory."""
 
     @property
     def compute(self) -> torch.dtype:
-        """The dtype of the part's arithmetic."""
+        """The compute dtype of the part."""
 
     def for_part(self, file_bytes: int, device: torch.device | str) -> Storage:
-        """The storage of a part whose weights take so many bytes in the files, on that device."""
+        """Return the storage for a part whose weights take `file_bytes` in the files, on that device."""
 
     def put(
         self, network: nn.Module, name: str, tensor: StoredTensor, device: torch.device | str, precision: Precision
@@ -111,15 +111,15 @@ class Storage(Protocol):
 
         Args:
             network: its parameters are on the meta device until they are placed.
-            name: where the tensor belongs in the network.
-            tensor: as in the file, and possibly mapped: a copy must be made of what is to be changed or outlive the file.
-            precision: how exactly the tensor must be held.
+            name: name of the tensor in the network.
+            tensor: as in the file, and possibly mapped. Copy it before you change it or close the file.
+            precision: the precision that the tensor needs.
         """
 
 
 @dataclass(frozen=True)
 class FloatStorage:
-    """Floats of one dtype, which the part also computes in; integers keep their own, and quantized weights are dequantized.
+    """Floats of one dtype, which is also the compute dtype. Integers keep theirs, and quantized weights are dequantized.
 
     Attributes:
         compute: the dtype.
@@ -128,28 +128,27 @@ class FloatStorage:
     compute: torch.dtype
 
     def for_part(self, file_bytes: int, device: torch.device | str) -> FloatStorage:
-        """As `Storage.for_part`: the same for all."""
+        """Return this storage (`Storage.for_part`)."""
         return self
 
     def put(
         self, network: nn.Module, name: str, tensor: StoredTensor, device: torch.device | str, precision: Precision
     ) -> None:
-        """Place a copy, in one step of conversion and transfer; even of what needs neither, so that the file can go."""
+        """Place a copy, converted and transferred in one step. It does not refer to the file (`Storage.put`)."""
         floats = as_floats(tensor, self.compute, device)
         place(network, name, floats.clone() if floats is tensor else floats)
 
 
 @dataclass(frozen=True)
 class NamedStorage:
-    """What a `storage` setting names. Linear layers hold their weights so, and cast them when they compute.
+    """A `storage` setting. Linear layers store their weights in its form, and cast or dequantize them at each use.
 
     Attributes:
-        name: one of `STORAGES`. `auto` keeps quantized weights as they are in the files, and converts floats to the
-            arithmetic's dtype. `bfloat16` dequantizes. The others quantize what is not in their form yet.
-        compute: the dtype of the arithmetic.
-        mapped: whether weights on a CPU are the mapped files themselves where they need no conversion, and floats that are
-            narrower than the arithmetic are cast at each use. They take no memory that the system cannot take back, but the
-            files must stay as they are.
+        name: one of `STORAGES`. `auto` keeps quantized weights as stored in the files, and converts floats to the
+            compute dtype. `bfloat16` dequantizes. The others quantize all weights that are not in their form yet.
+        compute: the compute dtype.
+        mapped: whether weights on a CPU refer to the mapped files if they need no conversion; 16-bit floats are then cast
+            at each use. The system can reclaim their memory at any time, but the files must not change.
     """
 
     name: str
@@ -157,18 +156,20 @@ class NamedStorage:
     mapped: bool = False
 
     def for_part(self, file_bytes: int, device: torch.device | str) -> NamedStorage:
-        """As `Storage.for_part`: large parts are mapped on a CPU."""
+        """Return this storage, with `mapped` set for large parts on a CPU (`Storage.for_part`)."""
         mapped = torch.device(device).type == "cpu" and file_bytes >= MAPPED_BYTES
         return replace(self, mapped=mapped)
 
     def put(
         self, network: nn.Module, name: str, tensor: StoredTensor, device: torch.device | str, precision: Precision
     ) -> None:
-        """As `Storage.put`."""
-        mapped: StoredTensor | None = None  # the file's own memory, which must not be placed
+        """Place a tensor in the form of the setting (`Storage.put`)."""
+        mapped: StoredTensor | None = None  # refers to the file, so a copy of it is placed
         if not self.mapped and torch.device(device).type == "cpu":
             if isinstance(tensor, torch.Tensor):
-                mapped = tensor  # not copied yet: most are converted, and two copies of the largest one would count
+                mapped = (
+                    tensor  # not copied yet: converting most tensors makes a copy anyway, and two would raise the peak
+                )
             else:
                 tensor = tensor.clone()
 
@@ -177,13 +178,13 @@ class NamedStorage:
 
         path, _, leaf = name.rpartition(".")
         layer = network.get_submodule(path)
-        held = leaf == "weight" and precision is not Precision.COMPUTE
-        # Only these classes themselves: others, such as those within nn.MultiheadAttention, are read by their owner.
-        if held and type(layer) is nn.Linear:
+        typed = leaf == "weight" and precision is not Precision.COMPUTE
+        # Not subclasses, such as the layer in nn.MultiheadAttention: its owner reads the weight directly.
+        if typed and type(layer) is nn.Linear:
             weights = self._linear(tensor, device, precision)
-            hold_linear(layer, own(weights) if isinstance(weights, torch.Tensor) else weights, self.compute)
-        elif held and type(layer) is nn.Embedding:
-            hold_embedding(layer, own(self._floats(tensor, device)), self.compute)
+            set_linear_weight(layer, own(weights) if isinstance(weights, torch.Tensor) else weights, self.compute)
+        elif typed and type(layer) is nn.Embedding:
+            set_embedding_table(layer, own(self._floats(tensor, device)), self.compute)
         else:
             place(network, name, own(as_floats(tensor, self.compute, device)))
 
@@ -205,7 +206,7 @@ class NamedStorage:
         return quantize(as_floats(tensor, torch.float32, device))
 
     def _floats(self, tensor: StoredTensor, device: torch.device | str) -> torch.Tensor:
-        """Floats in the file's dtype or bfloat16 if that is narrower than the arithmetic's, else in the arithmetic's."""
+        """Convert to floats: 16-bit ones if the storage allows them and the compute dtype is wider, else the compute dtype."""
         dtype = self.compute
         if dtype.itemsize > 2:
             if self.name == "bfloat16":
@@ -216,15 +217,15 @@ class NamedStorage:
 
 
 def named_storage(name: str, dtype: torch.dtype | None, device: torch.device | str) -> NamedStorage:
-    """The storage of a `storage` setting.
+    """Return the storage of a `storage` setting.
 
     Args:
         name: one of `STORAGES`.
-        dtype: of the arithmetic; None takes the one of `choose_dtype`.
+        dtype: the compute dtype; None for the default of `choose_dtype`.
 
     Raises:
-        UniWorldError: the name is unknown, the dtype cannot compute, or the device or an installed library cannot hold
-            weights in that form.
+        UniWorldError: the name is unknown, the dtype is not usable on the device, or the device or an installed library does
+            not support this storage.
     """
     if name not in STORAGES:
         raise UniWorldError(f"storage is {shown(name)}; it must be one of {', '.join(STORAGES)}.")
@@ -237,10 +238,10 @@ def named_storage(name: str, dtype: torch.dtype | None, device: torch.device | s
 
 
 def choose_storage(chosen: torch.dtype | Storage | None, device: torch.device | str) -> Storage:
-    """The storage that is meant: itself, or plain floats of a dtype; None takes the dtype of `choose_dtype`.
+    """Return a storage itself, or a `FloatStorage` of a dtype; None stands for the default of `choose_dtype`.
 
     Raises:
-        UniWorldError: the device cannot be used here, or the dtype cannot hold a model.
+        UniWorldError: the device or dtype is not usable.
     """
     if isinstance(chosen, Storage):
         choose_dtype(chosen.compute, device)

@@ -118,22 +118,21 @@ def build(make: Callable[[], Module], source: str | Path = "the configuration") 
 class Shards:
     """The safetensors files of one model folder, and which tensors each of them stores.
 
-    A quantized weight is one tensor here, whatever it consists of in the files.
+    A quantized weight counts as one tensor, although it consists of several in the files.
 
     Args:
-        folder: holds either `NAME.safetensors.index.json` with its shards, or one `NAME.safetensors`.
+        folder: contains either `NAME.safetensors.index.json` with its shards, or one `NAME.safetensors`.
         files: the files, if they have other names.
 
     Attributes:
-        shapes: {tensor: shape}; of a quantized weight the shape of what it stands for.
-        dtypes: {tensor: type in the files}, in safetensors' names.
+        shapes: {tensor: shape}, dequantized for quantized weights.
+        dtypes: {tensor: dtype in the files, as safetensors names it}.
         files: {tensor: file}.
-        encodings: {quantized weight: how it is stored}.
+        encodings: {quantized weight: encoding}.
 
     Raises:
-        UniWorldError: no weights there, an index that names missing files, a file that is truncated or holds nothing of what the
-            index says, a tensor in two files, more headers and tensors than a model has, or a quantized weight whose scale
-            is missing or does not fit.
+        UniWorldError: the folder has no weights, a file is missing or truncated, the index and the files do not match, two files
+            store the same tensor, the headers exceed the limits, or a quantized weight's scale is missing or invalid.
     """
 
     NAMES = ("model", "diffusion_pytorch_model")
@@ -162,7 +161,7 @@ class Shards:
                         "files of different checkpoints are mixed, copy the folder again."
                     )
                 self.shapes[name], self.dtypes[name], self.files[name] = shape, dtype, file
-        # What the files hold, tensor by tensor: type, shape and file.
+        # {tensor: (dtype, shape, file)} as stored, including the parts of quantized weights.
         self._stored = {name: (self.dtypes[name], self.shapes[name], file) for name, file in self.files.items()}
         self.encodings = self._find_encodings()
 
@@ -185,9 +184,9 @@ class Shards:
         return f"{name} (of {self._index[name]})" if name in self._index else name
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, StoredTensor]]:
-        """(name, tensor) of these tensors on the CPU, file by file, each file opened once.
+        """Yield (name, tensor) of these tensors on the CPU, file by file. Each file is opened once.
 
-        A tensor is a view of its mapped file: copy it, or the whole mapping stays.
+        A tensor is a view of its mapped file, which stays mapped as long as the view exists.
 
         Raises:
             UniWorldError: a file has changed since its header was read.
@@ -204,12 +203,12 @@ class Shards:
                 )
 
     def first_rows(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        """As `read`, of each tensor as it is in the files only the first row (1, ...), or the value without dimensions."""
+        """Yield (name, first row) of these tensors as stored: (1, ...), or () for a tensor without dimensions."""
         for name, shard in self._opened(names):
             yield name, self._tensor(shard, name, first_row=True)
 
     def _opened(self, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        """(name, its opened file) of these tensors, each file opened once."""
+        """Yield (name, its opened file) of these tensors. Each file is opened once."""
         wanted: dict[Path, list[str]] = {}
         for name in names:
             wanted.setdefault(self.files[name], []).append(name)
@@ -219,7 +218,7 @@ class Shards:
                     yield name, shard
 
     def _tensor(self, shard: Any, name: str, first_row: bool = False) -> torch.Tensor:
-        """Read a tensor as it is in the files. Raises UniWorldError if the file has changed since its header was read."""
+        """Read a tensor as stored. Raises UniWorldError if the file has changed since its header was read."""
         dtype, shape, file = self._stored[name]
         try:
             part = shard.get_slice(name)
@@ -232,7 +231,7 @@ class Shards:
             ) from error
 
     def _part(self, shard: Any, weight: str, name: str) -> torch.Tensor:
-        """Another tensor of a quantized weight; a file may end between the two."""
+        """Read another tensor of a quantized weight, which may be in another shard."""
         file = self._stored[name][2]
         if file == self.files[weight]:
             return self._tensor(shard, name)
@@ -240,7 +239,7 @@ class Shards:
             return self._tensor(other, name)
 
     def nbytes(self, name: str) -> int:
-        """Bytes that a tensor takes in the files; of a quantized weight, all its tensors together."""
+        """Return the bytes that a tensor takes in the files, including all parts of a quantized weight."""
         encoding = self.encodings.get(name)
         names = [name] if encoding is None else [name, *encoding.parts.values()]
         return sum(math.prod(shape) * BYTES.get(dtype, 8) for dtype, shape, _ in map(self._stored.__getitem__, names))

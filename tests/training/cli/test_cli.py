@@ -134,7 +134,7 @@ def test_a_terminated_or_interrupted_command_exits_with_1_and_a_sentence(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("data paint", "There is no command 'data paint'"),
+        ("data paint", "Unknown command 'data paint'"),
         ("train", "required: CONFIG"),
         ("train small.toml --color", "unrecognized arguments: --color"),
         ("train nowhere.toml", "nowhere.toml cannot be read"),

@@ -28,7 +28,7 @@ from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.backbones.flux_text import t5_part
 from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.loading import quantized, storage
-from uniworld.uniworld_core.loading.layers import CastEmbedding, CastLinear, NF4Linear, ScaledLinear, hold_linear
+from uniworld.uniworld_core.loading.layers import CastEmbedding, CastLinear, NF4Linear, ScaledLinear, set_linear_weight
 from uniworld.uniworld_core.loading.options import STORAGES
 from uniworld.uniworld_core.loading.quantized import NF4Tensor, ScaledTensor, quantize_int8
 from uniworld.uniworld_core.loading.shipped import ShippedModel
@@ -140,7 +140,7 @@ def test_nf4_files_have_the_names_and_the_values_of_bitsandbytes(tmp_path: Path)
     layer = bnb.nn.Linear4bit(192, 192, bias=False, compute_dtype=FLOAT32, quant_type="nf4")
     layer.weight = bnb.nn.Params4bit.from_prequantized(stored[name], parts, device="cpu", module=layer)
     mine = nn.Linear(192, 192, bias=False)
-    hold_linear(mine, ours, FLOAT32)
+    set_linear_weight(mine, ours, FLOAT32)
     x = torch.randn(5, 192, generator=torch.Generator().manual_seed(0))
     assert torch.equal(mine(x), layer(x))
 
@@ -216,7 +216,7 @@ def test_a_scaled_layer_computes_in_its_inputs_dtype(dtype: torch.dtype) -> None
     weight, bias = torch.randn(6, 8, generator=generator) * 300, torch.randn(6, generator=generator)
     layer = nn.Linear(8, 6)
     layer.bias = nn.Parameter(bias.to(dtype))
-    hold_linear(layer, quantize_int8(weight), dtype)
+    set_linear_weight(layer, quantize_int8(weight), dtype)
     x = torch.randn(3, 8, generator=generator).to(dtype)
     out = layer(x)
     assert out.dtype == dtype
@@ -232,7 +232,7 @@ def test_layers_compile_without_a_graph_break() -> None:
     kinds.append(quantized.quantize_fp8(torch.randn(64, 64)))
     for weight in kinds:
         layer = nn.Linear(64, 64)
-        hold_linear(layer, weight, FLOAT32)
+        set_linear_weight(layer, weight, FLOAT32)
         layer.requires_grad_(False)
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(x), layer(x))
@@ -279,18 +279,18 @@ BAD: dict[str, tuple[Form, str, Any, str]] = {
         int8,
         "{stem}.weight_scale",
         torch.ones(3),
-        r"has shape \[3\] and type F32, expected a float",
+        r"has shape \[3\] and type F32, expected one float",
     ),
     "a scale of integers": (
         int8,
         "{stem}.weight_scale",
         torch.ones(1, dtype=torch.int32),
-        r"type I32, expected a float",
+        r"type I32, expected one float",
     ),
     "scales of blocks": (fp8_plain, "{stem}.weight_scale_inv", torch.ones(1, 1), r"scale for each block of weights"),
     "no absmax": (nf4, "{name}.absmax", None, r"absmax is missing: copy the files again"),
     "a short absmax": (nf4, "{name}.absmax", torch.ones(2), r"absmax has 2 values, expected"),
-    "a short weight": (nf4, "{name}", torch.ones(4, 1, dtype=torch.uint8), r"has 4 bytes, and a 4-bit weight of shape"),
+    "a short weight": (nf4, "{name}", torch.ones(4, 1, dtype=torch.uint8), r"has 4 bytes, but a 4-bit weight of shape"),
     "a state that is not JSON": (
         nf4,
         "{name}.quant_state.bitsandbytes__nf4",
@@ -301,7 +301,7 @@ BAD: dict[str, tuple[Form, str, Any, str]] = {
         nf4,
         "{name}.quant_state.bitsandbytes__nf4",
         torch.ones(10**4, dtype=torch.uint8),
-        r"not a state of bitsandbytes",
+        r"not a valid bitsandbytes state",
     ),
 }
 
