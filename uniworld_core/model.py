@@ -248,7 +248,7 @@ class UniWorld:
         callback: Callable[[flow.Step], None] | None = None,
         cache: str = "off",
     ) -> torch.Tensor:
-        """Paint the VAE's own latents (B, 16, H/8, W/8).
+        """Paint unscaled VAE latents (B, 16, H/8, W/8).
 
         Args:
             cond: the condition from `encode`. One item may have several seeds, or several items one seed.
@@ -274,7 +274,7 @@ class UniWorld:
             return paint(dit, cond, size, start, steps, guidance, sigmas=sigmas, callback=callback)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Decode the VAE's own latents (B, 16, H/8, W/8) to pictures (B, H, W, 3) in 0..1."""
+        """Decode unscaled VAE latents (B, 16, H/8, W/8) to pictures (B, H, W, 3) in 0..1."""
         pixels = z.shape[0] * z.shape[-2] * z.shape[-1] * self.latent_format.factor**2 if z.ndim >= 4 else 0
         return self._on_device("vae", pixels * self.parts.facts.pixel_bytes).decode(z)
 

@@ -66,7 +66,7 @@ class Validator:
         self._encoded = _encode_prompts(encoder, settings) if settings.prompts else []
 
     def paint(self, tower: DenoiseTower) -> list[torch.Tensor]:
-        """Paint the prompts. Return the VAE's latents, (1, C, size/8, size/8) each. Collective if the DiT is sharded."""
+        """Paint the prompts. Return unscaled VAE latents, (1, C, size/8, size/8) each. Collective if the DiT is sharded."""
         settings, dtype = self.settings, self._encoder.model.dtype
         device, size = tower.dit.device, Size(settings.size, settings.size)
         latents = []

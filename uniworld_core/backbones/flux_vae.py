@@ -76,7 +76,7 @@ class VAE(ComputeModule):
 
     @torch.inference_mode()
     def decode(self, z_BChw: torch.Tensor) -> torch.Tensor:
-        """Decode the VAE's own latents (B, C, H/8, W/8) to pictures (B, H, W, 3), float32 in 0..1.
+        """Decode unscaled VAE latents (B, C, H/8, W/8) to pictures (B, H, W, 3), float32 in 0..1.
 
         Raises:
             UniWorldError: the shape of the latents is invalid, or a value is not finite.
@@ -95,7 +95,7 @@ class VAE(ComputeModule):
 
     @torch.no_grad()
     def encode(self, image_BHWC: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Encode pictures (B, H, W, 3) in 0..1 to the VAE's own latents (B, C, H/8, W/8), float32.
+        """Encode pictures (B, H, W, 3) in 0..1 to unscaled VAE latents (B, C, H/8, W/8), float32.
 
         Args:
             generator: samples from the posterior, as in training; None takes its mode.

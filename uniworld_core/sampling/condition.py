@@ -17,7 +17,7 @@ class Condition:
         tokens: (B, L, D) text tokens.
         pooled: (B, P) pooled prompt; None for a family without one.
         mask: (B, L) True at tokens, False at padding; None without padding.
-        references: latents of the reference pictures in order, each (B, C, h, w) on the model's side, of any size.
+        references: normalized latents of the reference pictures in order, each (B, C, h, w), of any size.
         negative: the negative condition, with the same number of items, or None.
     """
 

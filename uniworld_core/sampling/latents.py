@@ -1,4 +1,8 @@
-"""Latent formats: conversion between the VAE's latents and the model's, and previews without the VAE."""
+"""Latent formats: normalization of latents, and previews without the VAE.
+
+Unscaled latents z are those of the VAE: what its encoder returns and its decoder takes. Normalized latents are those of the
+DiT, (z - shift) * scale.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ _LAYERS = listed(listed(listed(number(-1e6, 1e6), 1, 1024), 2, 1025), 1, 4)
 
 @dataclass(frozen=True)
 class LatentFormat:
-    """Format of the latents of a family. The VAE's own latents z are (z - shift) * scale on the model's side.
+    """Format of the latents of a family. Unscaled VAE latents z are normalized to (z - shift) * scale.
 
     Attributes:
         name: name of the format, such as "flux". Models and VAEs with the same name are compatible.
@@ -32,7 +36,7 @@ class LatentFormat:
         factor: side of a cell in pixels.
         pack: side of a token in cells.
         shift, scale: one number each, or one per channel.
-        rgb: maps latents on the model's side to the colors of previews.
+        rgb: maps normalized latents to the colors of previews.
         ndim: 4 for latents (B, C, h, w); 5 for (B, C, 1, h, w), the shape of video VAEs.
     """
 
@@ -89,11 +93,11 @@ class LatentFormat:
         return (shape[-2] // self.pack) * (shape[-1] // self.pack)
 
     def to_model(self, z: torch.Tensor) -> torch.Tensor:
-        """Convert the VAE's own latents (B, C, ...) to the model's side."""
+        """Normalize unscaled VAE latents (B, C, ...)."""
         return (z - self._of_channels(self.shift, z)) * self._of_channels(self.scale, z)
 
     def from_model(self, x: torch.Tensor) -> torch.Tensor:
-        """Convert latents (B, C, ...) on the model's side to the VAE's own."""
+        """Convert normalized latents (B, C, ...) to unscaled VAE latents."""
         return x / self._of_channels(self.scale, x) + self._of_channels(self.shift, x)
 
     def _packs(self, shape: Sequence[int]) -> bool:
@@ -134,7 +138,7 @@ def _widths_match(layers: list[list[list[float]]], channels: int) -> bool:
 
 
 def cell_colors(x_xC: torch.Tensor, rgb: RGB) -> torch.Tensor:
-    """Return colors (..., 3), in about -1..1, of latent cells (..., C) on the model's side."""
+    """Return colors (..., 3), in about -1..1, of normalized latent cells (..., C)."""
     for i, layer in enumerate(rgb):
         *factors, offset = torch.tensor(layer, dtype=torch.float32)
         x_xC = (x_xC.relu() if i else x_xC) @ torch.stack(factors) + offset
@@ -142,7 +146,7 @@ def cell_colors(x_xC: torch.Tensor, rgb: RGB) -> torch.Tensor:
 
 
 def preview(latent: torch.Tensor, rgb: RGB, side: int = 512) -> Image.Image:
-    """Render a preview of a latent (C, h, w) or (C, 1, h, w) on the model's side, without the VAE.
+    """Render a preview of a normalized latent (C, h, w) or (C, 1, h, w), without the VAE.
 
     Args:
         rgb: `rgb` of the latent's format.

@@ -1,4 +1,4 @@
-"""The interface between the sampler and a model that predicts a velocity."""
+"""The interface between the sampler and a denoiser: a model that predicts a velocity. This package calls it a painter."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Painter(Protocol):
             shape: shape of the latents, (B, C, h, w) or (B, C, 1, h, w).
 
         Returns:
-            A function of a noisy latent on the model's side, float32, and a noise level (a number, or (B,) one per item). It
-            returns the velocity e - z, float32.
+            A function of a noisy normalized latent, float32, and a noise level (a number, or (B,) one per item). It returns
+            the velocity e - z, float32.
 
         Raises:
             UniWorldError: the number of items in the condition is neither 1 nor B.

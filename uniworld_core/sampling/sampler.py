@@ -31,22 +31,22 @@ def paint(
     keep_B1hw: torch.Tensor | None = None,
     callback: Callable[[flow.Step], None] | None = None,
 ) -> torch.Tensor:
-    """Paint latents: make schedule and noise, run the sampler, and convert the result to the VAE's side.
+    """Paint latents: make schedule and noise, run the sampler, and convert the result to VAE latents.
 
     Args:
         condition: one item, or one per picture.
         size: size of the pictures in pixels.
-        noise: one seed per picture, or starting noise (B, C, h, w) on the model's side.
+        noise: one seed per picture, or starting noise (B, C, h, w) at the scale of normalized latents.
         steps: number of steps of the painter's schedule.
         guidance: the painter's guidance.
         denoise: share of the schedule to run. Values below 1 need `latent`.
         sigmas: schedule (steps + 1) to use instead of `steps` and `denoise`.
-        latent: the VAE's own latents to start from.
+        latent: unscaled VAE latents to start from.
         keep_B1hw: 1 where `latent` is kept, 0 where it is repainted.
-        callback: called after every step with latents on the model's side. An exception from it ends the run.
+        callback: called after every step with normalized latents. An exception from it ends the run.
 
     Returns:
-        The VAE's own latents (B, C, h, w), float32.
+        Unscaled VAE latents (B, C, h, w), float32.
 
     Raises:
         UniWorldError: sizes, shapes, seeds or the schedule are invalid or do not match, or a value is not finite (the
@@ -88,7 +88,7 @@ def sample(
     keep_B1hw: torch.Tensor | None = None,
     callback: Callable[[flow.Step], None] | None = None,
 ) -> torch.Tensor:
-    """Integrate the painter's velocity over a schedule. All latents are on the model's side.
+    """Integrate the painter's velocity over a schedule. All latents are normalized.
 
     Args:
         condition: one item, or one per item of the noise.

@@ -71,7 +71,7 @@ def test_another_family_paints_with_the_same_function() -> None:
     z = paint(toy, condition_of(1.5, references=1), SIZE, [3, 4], 5, 2.0, callback=seen.append)
     assert z.shape == SHAPE
     assert toy.prepared == [SHAPE]  # once a run, not once a step
-    # 0 + 2 * (1.5 - 0) + 10 on the model's side, and from there back channel by channel.
+    # The normalized latent is 0 + 2 * (1.5 - 0) + 10; it is unscaled channel by channel.
     for channel, (mean, scale) in enumerate(zip(MEAN, SCALE)):
         torch.testing.assert_close(z[:, channel], torch.full_like(z[:, channel], 13 / scale + mean))
     sigmas = [step.sigma for step in seen]
