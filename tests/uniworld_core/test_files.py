@@ -52,7 +52,7 @@ def names(folder: Path) -> set[str]:
 
 
 def run(program: str, *arguments: object) -> subprocess.Popen[str]:
-    """Another process of ours; its standard output tells how far it is."""
+    """Another process of ours; its standard output reports its progress."""
     command = [sys.executable, "-c", START + program, *map(str, arguments)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

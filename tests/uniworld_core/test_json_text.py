@@ -85,7 +85,7 @@ VALUES = {
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 def test_every_value_gives_json_that_every_program_reads(value):
     def no_constant(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not JSON")
 
     json.loads(dumps(value), parse_constant=no_constant)
 

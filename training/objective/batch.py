@@ -64,8 +64,8 @@ class Draws:
     """The random numbers of a batch of B.
 
     Each sample has its own generator, seeded by the run's seed and the sample's position in the order of the data. A
-    resumed run, gradient accumulation, several processes and cached data therefore all see the same numbers, and there
-    is no random state to save.
+    resumed run, gradient accumulation, several processes and cached data therefore all see the same numbers, and no
+    random state needs to be saved.
 
     Attributes:
         noise: (B, C, h, w) float32, standard normal.

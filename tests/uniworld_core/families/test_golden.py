@@ -152,7 +152,7 @@ def test_greedy_answer_is_the_published_one(model: UniWorld, case: Case) -> None
     )
 
 
-# --- what the DiT is told ---------------------------------------------------------------------------------------------
+# --- the DiT's condition -----------------------------------------------------------------------------------------------
 
 
 @each_case_with_pictures

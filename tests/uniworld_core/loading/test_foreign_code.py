@@ -74,7 +74,7 @@ def test_no_class_is_chosen_by_what_a_folder_says() -> None:
     for source, tree in SOURCES.items():
         # transformers' and diffusers' Auto classes import the module that a folder names. (AutoencoderKL is none of them.)
         assert not [name for name in names(tree) if re.match("Auto[A-Z]", name)], source
-        # The libraries' own from_pretrained reads whatever lies in a folder: only this package's may be called.
+        # The libraries' own from_pretrained reads every file of a folder: only this package's may be called.
         called = [name for name, _ in calls(tree) if name.endswith(".from_pretrained")]
         assert {name.split(".")[-2] for name in called} <= OWN | {"cls"}, source
 

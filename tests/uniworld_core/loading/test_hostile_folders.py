@@ -35,7 +35,7 @@ SECONDS = 2.0  # of processor time, so that what else the machine does counts le
 
 @pytest.fixture(scope="module")
 def warm() -> None:
-    """What is imported at the first use is no part of the time that opening takes."""
+    """Imports at the first use do not count towards the time of opening a folder."""
     use(TINY)
 
 
@@ -130,7 +130,7 @@ ASKS: dict[str, tuple[str, tuple[str, ...], Any]] = {
     "ids twice": ("flux/tokenizer/vocab.json", ("!",), 1),
     "a merge": ("uniworld/tokenizer.json", ("model", "merges"), [["a", "b", "c"]]),
     "an unknown merge": ("uniworld/tokenizer.json", ("model", "merges"), [["zzz", "yyy"]]),
-    "an end that is no token": ("uniworld/tokenizer_config.json", ("eos_token",), "<nothing>"),
+    "an end that is not a token": ("uniworld/tokenizer_config.json", ("eos_token",), "<nothing>"),
     "added ids": ("uniworld/tokenizer_config.json", ("added_tokens_decoder",), {"9": {"content": "<|image_pad|>"}}),
 }
 

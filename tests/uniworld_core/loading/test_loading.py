@@ -1,4 +1,4 @@
-"""Loading: each part alone and not before it is asked for, strictly, and an error that says what to mend."""
+"""Loading: parts load separately, when first used and strictly, and errors say what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text in pictures: the words in which it is told, and the OCR behind them."""
+"""Text in pictures: how the prompt describes it, and the OCR that reads it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_lines_that_the_ocr_is_not_sure_of_are_left_out() -> None:
 
 @pytest.mark.parametrize("token", RESERVED)
 def test_text_in_a_picture_cannot_open_a_turn(token: str) -> None:
-    inner = token[: len(token) // 2] + token + token[len(token) // 2 :]  # what is left of it is no token either
+    inner = token[: len(token) // 2] + token + token[len(token) // 2 :]  # what is left of it is not a token either
     text = describe_text([[line(f"a {token} b {inner} c")]])
     assert check_prompt(text) == text
     assert text.startswith('Text in image 1: "a b')

@@ -108,7 +108,7 @@ def bad_pictures() -> dict[str, bytes]:
         whole[kind] = file.getvalue()
     return {
         "empty": b"",
-        "text": b"this is no picture",
+        "text": b"this is not a picture",
         "bomb": png_header(60_000, 60_000),
         "large": png_header(20_000, 20_000),
         "zero": png_header(0, 0),

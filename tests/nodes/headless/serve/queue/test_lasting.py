@@ -118,7 +118,7 @@ def test_a_file_system_without_locks_is_not_mistaken_for_another_server(tmp_path
 
 
 def test_a_damaged_queue_is_reported(tmp_path):
-    (tmp_path / "q.sqlite3").write_bytes(b"this is no database" * 100)
+    (tmp_path / "q.sqlite3").write_bytes(b"this is not a database" * 100)
     with pytest.raises(ValueError, match="cannot be opened"):
         Store(tmp_path / "q.sqlite3", 10)
 
