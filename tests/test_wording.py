@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import subprocess
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,13 +49,11 @@ def texts_of(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def files() -> list[str]:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
-    wanted = (".py", ".md", ".js", ".toml")
-    return [
-        name for name in listed if name.endswith(wanted) and (ROOT / name).is_file() and name != "tests/test_wording.py"
-    ]
+    """Return the paths of the project's own text files, relative to the root."""
+    rooms = [ROOT / name for name in ("uniworld_core", "nodes", "training", "tests", "docs", "workflows")]
+    found = [*ROOT.iterdir(), *(file for room in rooms for file in room.rglob("*"))]
+    names = [file.relative_to(ROOT).as_posix() for file in found if file.suffix in (".py", ".md", ".js", ".toml")]
+    return sorted(set(names) - {"tests/test_wording.py"})
 
 
 @pytest.mark.parametrize("name", files())
