@@ -9,11 +9,9 @@
 
         @classmethod
         def inputs(cls) -> Inputs:
-            from ...uniworld_core.images.light import AMOUNT
-
             return (
                 Input.wire("image", "IMAGE", "The images."),
-                Input.number("amount", "Added to every pixel.", default=AMOUNT, min=0.0, max=1.0, step=0.01),
+                Input.number("amount", "Added to every pixel.", default=0.2, min=0.0, max=1.0, step=0.01),
             )
 
         def execute(self, image: torch.Tensor, amount: float) -> tuple[torch.Tensor]:
@@ -23,6 +21,7 @@
 
 `inputs` is a method because defaults come from the core and choices from the host's folders. Both are read on demand, so
 importing the nodes does not import torch. `execute` takes the inputs by name and has a default for each optional one.
+A type of wire that no other node has is added to `WireType`.
 Saved workflows store widget values by position, so new inputs are always appended.
 """
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from typing import get_args
+import re
+import textwrap
+from typing import Any, get_args
 
 import pytest
-from uniworld.nodes import NODE_CLASS_MAPPINGS
+import torch
+from uniworld.nodes import NODE_CLASS_MAPPINGS, declare
 from uniworld.nodes.declare import Input, Inputs, Node, Output, WireType, by_id, validation_result
 from uniworld.nodes.headless.registry.schema import read_schema
 from uniworld.uniworld_core.errors import UniWorldError
@@ -32,6 +35,17 @@ class Everything(Node):
         )
 
     def execute(self) -> None: ...
+
+
+def test_the_template_in_the_docstring_is_a_working_node() -> None:
+    (code,) = re.findall(r"^    class .*?^    NODES = .*?$", declare.__doc__ or "", re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {**vars(declare), "torch": torch}
+    exec(textwrap.dedent(code), names)
+    ((node_id, node),) = names["NODES"].items()
+    assert node_id == node.ID
+    amount = node.INPUT_TYPES()["required"]["amount"][1]["default"]
+    (brighter,) = node().execute(torch.zeros(1, 2, 2, 3), amount)
+    assert torch.equal(brighter, torch.full((1, 2, 2, 3), amount))
 
 
 def test_the_v1_form_of_every_kind_of_input() -> None:
