@@ -32,7 +32,7 @@ each_guide = pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.relat
 # Top-level folders whose paths in the text must exist. Other folders are created by users: models, input, output, runs.
 FOLDERS = "uniworld_core|nodes|training|tests|workflows|subgraphs|locales|docs|.ci"
 # Options of pytest that the pages mention.
-PYTEST = {"--collect-only", "--lf", "-n0", "-k", "-m", "-x", "-q"}
+PYTEST = {"--collect-only", "--lf", "--version", "-n0", "-k", "-m", "-x", "-q"}
 # Options of pip, hf, torchrun, git and ruff.
 OTHERS = {"--local-dir", "--include", "--exclude", "--nproc-per-node", "--shutdown-timeout", "--check", "--no-deps"}
 # Options of the published program (PKU-YuanGroup/UniWorld-V1, app.py).
