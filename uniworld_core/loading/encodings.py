@@ -192,6 +192,12 @@ def _nf4(
         if count != expected[part]:
             has = "is missing" if count is None else f"has {count} values, expected {expected[part]}"
             raise UniWorldError(f"{name + part} {has}: copy the files again.")
+    for part in expected:
+        types = ("U8",) if nested and part == ".absmax" else FLOATS
+        if dtypes[name + part] not in types:
+            raise UniWorldError(
+                f"{name + part} has type {dtypes[name + part]}, expected {' or '.join(types)}: copy the files again."
+            )
     if math.prod(shapes[name]) != math.ceil(math.prod(shape) / 2):
         raise UniWorldError(
             f"{name} has {math.prod(shapes[name])} bytes, but a 4-bit weight of shape {list(shape)} has "

@@ -189,7 +189,7 @@ class Shards:
         A tensor is a view of its mapped file, which stays mapped as long as the view exists.
 
         Raises:
-            UniWorldError: a file has changed since its header was read.
+            UniWorldError: a file has changed since its header was read, or a scale is NaN or infinite.
         """
         for name, shard in self._opened(names):
             encoding = self.encodings.get(name)
@@ -231,12 +231,22 @@ class Shards:
             ) from error
 
     def _part(self, shard: Any, weight: str, name: str) -> torch.Tensor:
-        """Read another tensor of a quantized weight, which may be in another shard."""
+        """Read another tensor of a quantized weight, which may be in another shard.
+
+        Raises:
+            UniWorldError: values are NaN or infinite. Only the sampler would notice, which cannot name the tensor.
+        """
         file = self._stored[name][2]
         if file == self.files[weight]:
-            return self._tensor(shard, name)
-        with open_shard(file) as other:
-            return self._tensor(other, name)
+            tensor = self._tensor(shard, name)
+        else:
+            with open_shard(file) as other:
+                tensor = self._tensor(other, name)
+        if tensor.is_floating_point() and (bad := int((~tensor.isfinite()).sum())):
+            raise UniWorldError(
+                f"In {file}, {bad} of {tensor.numel()} values of {name} are NaN or infinite: copy or convert the files again."
+            )
+        return tensor
 
     def nbytes(self, name: str) -> int:
         """Return the bytes that a tensor takes in the files, including all parts of a quantized weight."""

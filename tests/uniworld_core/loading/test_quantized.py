@@ -290,6 +290,8 @@ BAD: dict[str, tuple[Form, str, Any, str]] = {
     "scales of blocks": (fp8_plain, "{stem}.weight_scale_inv", torch.ones(1, 1), r"scale for each block of weights"),
     "no absmax": (nf4, "{name}.absmax", None, r"absmax is missing: copy the files again"),
     "a short absmax": (nf4, "{name}.absmax", torch.ones(2), r"absmax has 2 values, expected"),
+    "an absmax of integers": (nf4, "{name}.absmax", torch.int64, r"absmax has type I64, expected F64 or F32"),
+    "a nested absmax of floats": (nf4_nested, "{name}.absmax", FLOAT32, r"absmax has type F32, expected U8"),
     "a short weight": (nf4, "{name}", torch.ones(4, 1, dtype=torch.uint8), r"has 4 bytes, but a 4-bit weight of shape"),
     "a state that is not JSON": (
         nf4,
@@ -315,12 +317,31 @@ def test_damaged_quantized_files_are_refused_when_they_are_opened(case: str, tmp
     tensors = load_file(file)
     if tensor is None:
         del tensors[changed]
+    elif isinstance(tensor, torch.dtype):
+        tensors[changed] = tensors[changed].to(tensor)
     else:
         tensors[changed] = tensor
     save_file(tensors, file)
     with pytest.raises(UniWorldError, match=message) as error:
         UniWorld.from_pretrained(folders.checkpoint, dtype=FLOAT32)
     assert str(folders.checkpoint) in str(error.value)
+
+
+@pytest.mark.parametrize(("form", "part"), [(int8, "{stem}.weight_scale"), (nf4, "{name}.absmax")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_scale_that_is_not_finite_is_named_when_its_weight_is_read(
+    form: Form, part: str, value: float, tmp_path: Path
+) -> None:
+    folders = quantized_copy("tiny", tmp_path, form)
+    file, name = first_quantized(folders.checkpoint)
+    part = part.format(name=name, stem=name.removesuffix(".weight"))
+    tensors = load_file(file)
+    tensors[part].view(-1)[0] = value
+    save_file(tensors, file)
+    with pytest.raises(UniWorldError, match=r"1 of .* are NaN or infinite: copy or convert the files again") as error:
+        list(Shards(folders.checkpoint).read([name]))
+    assert f"{file}, " in str(error.value)
+    assert part in str(error.value)
 
 
 def test_a_quantized_weight_of_another_shape_does_not_fit(tmp_path: Path) -> None:
