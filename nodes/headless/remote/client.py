@@ -248,10 +248,17 @@ def printable(text: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
+    # Their OSErrors have OpenSSL's numbers, which `os.strerror` would read as the system's.
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted ({brief(error.certificate_error).rstrip('.')})"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "it does not accept an encrypted connection. If it does not use TLS, write http:// instead of https://"
     if isinstance(error, aiohttp.ClientConnectorError) and error.os_error is not None:
         # The text of asyncio's OSError repeats the address. Numbers of failed name look-ups are negative.
         number, text = error.os_error.errno, error.os_error.strerror or str(error.os_error)
         return (os.strerror(number) if number is not None and number > 0 else text).lower()
+    if isinstance(error, aiohttp.ClientResponseError) and not isinstance(error, aiohttp.WSServerHandshakeError):
+        return "its response is not valid HTTP"  # aiohttp's text is that of its parser, over several lines
     return brief(error).rstrip(".")
 
 

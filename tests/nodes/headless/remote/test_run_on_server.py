@@ -7,10 +7,14 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from PIL import Image
@@ -276,6 +280,37 @@ def test_a_server_that_is_not_there_is_exit_code_2(uniworld, write, graphs):
     code, out, err = uniworld("run", write(graphs["say"]), "--server", url)
     assert (code, out) == (2, "")
     assert err == f"The server {url} cannot be reached: connection refused.\n"
+
+
+def test_a_server_of_another_protocol_is_one_sentence(uniworld, write, graphs):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(2**16)
+                connection.sendall(b"SSH-2.0-other\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        code, out, err = uniworld("run", write(graphs["say"]), "--server", url)
+        thread.join()
+    assert (code, out) == (2, "")
+    assert err == f"The server {url} cannot be reached: its response is not valid HTTP.\n"
+
+
+def test_https_to_a_server_without_tls_names_the_fix(uniworld, write, graphs, fake):
+    code, _, err = uniworld("run", write(graphs["say"]), "--server", fake.url.replace("http:", "https:"))
+    assert code == 2
+    assert "does not accept an encrypted connection. If it does not use TLS, write http:// instead of https://." in err
+
+
+def test_a_certificate_that_is_not_trusted_is_called_so():
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed certificate")
+    failed = aiohttp.ClientConnectorCertificateError(SimpleNamespace(host="here", port=1, is_ssl=True, ssl=True), error)
+    assert client_module._reason(failed).startswith("its certificate is not trusted (")
+    assert "self-signed certificate" in client_module._reason(failed)
 
 
 # --- broken connections -----------------------------------------------------------------------------------------------
