@@ -65,6 +65,11 @@ def _is_checkpoint(source: str) -> bool:
 
     if source in shipped_names():
         return True
+    if not Path(source).is_dir():
+        raise UniWorldError(
+            f"The folder '{source}' does not exist. Give a checkpoint folder, or the name of a shipped model: "
+            f"{', '.join(shipped_names())}."
+        )
     file = Path(source) / "config.json"
     kind = read_json(file).get("model_type")
     if kind not in (MODEL_TYPE, QWEN_TYPE):

@@ -150,7 +150,10 @@ def test_a_terminated_or_interrupted_command_exits_with_1_and_a_sentence(
         ("train merge tiny tiny out --shares 1,x", "--shares is '1,x'; give numbers"),
         ("train merge tiny tiny out --shares 1", "There are 2 checkpoints, but the shares are 1.0"),
         ("train merge tiny tiny out --shares 1,-1", "give finite numbers of 0 or more"),
-        ("convert nowhere out", "does not exist"),
+        (
+            "convert nowhere out",
+            "The folder 'nowhere' does not exist. Give a checkpoint folder, or the name of a shipped model: ",
+        ),
         ("convert tiny out --seed 3", "--seed applies only to building a starting checkpoint"),
         ("train convert Qwen FLUX out", "is now `uniworld convert QWEN TARGET --flux FLUX`"),
         ("data check nowhere.txt", "cannot be read"),
