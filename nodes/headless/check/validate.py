@@ -17,9 +17,13 @@ from ....uniworld_core.errors import shown
 from ..problems import NodeRef, Problem, join_with_or, node_label
 from ..registry.registry import Registry
 from ..registry.schema import ANY_TYPE, InputSpec, NodeSchema, Schemas, is_link, unwrap
+from ..workflow.shipped import comfyui_nodes
 from .inputs import check_constant, check_link, custom_problems, missing_input
 
 MAX_NODES = 100_000
+
+IN_COMFYUI = "this node is part of ComfyUI. Run the workflow in ComfyUI, or pass the address of one with --server URL."
+ELSEWHERE = "Run `uniworld nodes` for a list. Nodes of other packs need --pack DIR, those of ComfyUI --server URL."
 
 
 @dataclass(frozen=True)
@@ -125,11 +129,13 @@ def _structure_problem(node_id: str, node: Any, registry: Registry) -> Problem |
         sentence = 'it has no node class. Add a "class_type" such as "SaveImage".'
         return NodeRef(node_id, "").problem("invalid_prompt", message, details, sentence)
     if class_type not in registry.classes:
-        near = registry.suggestions(class_type)
-        hint = f"Did you mean {join_with_or(near)}?" if near else "Run `uniworld nodes` for a list."
+        # The most similar name, such as UniWorldSampler for KSampler, would not be a replacement.
+        only_comfyui = class_type in comfyui_nodes()
+        near = [] if only_comfyui else registry.suggestions(class_type)
+        hint = f"Did you mean {join_with_or(near)}?" if near else ELSEWHERE
         message = f"Cannot execute because node {class_type} does not exist."
         extra = {"node_id": node_id, "class_type": class_type, "suggestions": near}
-        sentence = f"there is no node class {shown(class_type)}. {hint}"
+        sentence = IN_COMFYUI if only_comfyui else f"there is no node class {shown(class_type)}. {hint}"
         return NodeRef(node_id, class_type).problem("invalid_prompt", message, details, sentence, extra)
     if not isinstance(node.get("inputs", {}), dict):
         message = "Cannot execute because the inputs of a node are not an object."

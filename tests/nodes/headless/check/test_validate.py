@@ -40,6 +40,18 @@ def test_an_unknown_class_gets_the_nearest_name(registry):
     assert sentence.startswith("Node 1 (SaveImag): there is no node class 'SaveImag'. Did you mean SaveImage")
 
 
+@pytest.mark.parametrize("name", ["KSampler", "LoraLoaderModelOnly"])
+def test_a_node_of_comfyui_gets_no_other_name(registry, name):
+    sentence = one(registry, {"1": node(name)}, "invalid_prompt")
+    assert sentence.startswith(f"Node 1 ({name}): this node is part of ComfyUI. Run the workflow in ComfyUI, ")
+    assert "--server URL" in sentence
+
+
+def test_an_unknown_class_without_a_similar_one_may_be_elsewhere(registry):
+    sentence = one(registry, {"1": node("Qqqq")}, "invalid_prompt")
+    assert sentence.endswith("Nodes of other packs need --pack DIR, those of ComfyUI --server URL.")
+
+
 def test_every_unknown_class_is_named(registry):
     checked = validate_prompt({"1": node("Qqqq"), "2": node("Zzzz")}, registry)
     assert len(checked.sentences) == 2
