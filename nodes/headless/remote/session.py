@@ -126,7 +126,7 @@ class Servers:
         Nothing is queued or uploaded.
 
         Args:
-            lenient: ignore problems that the own checks of a pack may accept.
+            lenient: ignore problems that a pack's own checks may accept.
         """
         return self.loop.call(self._validate(self._client, prompt, lenient))
 

@@ -26,7 +26,7 @@ _PREFIX = re.compile(r"\s*\d+\s*:\s*(.+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class _Entry:
-    """An entry of `proxyWidgets`, and a list of its saved value, empty if there is none."""
+    """An entry of `proxyWidgets`, and its saved value, as a list of zero or one element."""
 
     source: str
     widget: str

@@ -27,7 +27,7 @@ _RESPONSE_503 = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-
 
 
 class ConnectionTimeouts:
-    """ConnectionTimeouts in seconds."""
+    """Timeouts of a connection, in seconds."""
 
     first_request = 20.0  # until the first request starts
     keep_alive = 75.0  # between requests; longer than the 60 s for which reverse proxies keep connections open
