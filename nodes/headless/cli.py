@@ -265,6 +265,10 @@ def _apply_values(workflow: Workflow, registry: Registry, arguments: argparse.Na
         node, equals, path = entry.partition("=")
         if not equals or not node:
             raise UniWorldError(f"--image {shown(entry)} is invalid. Write NODE=picture, such as LoadImage=cat.jpg.")
+        if not path:
+            raise UniWorldError(
+                f"--image {shown(entry)} has an empty path. Write NODE=picture, such as LoadImage=cat.jpg."
+            )
         # The node is looked up first, so that a wrong node name is reported before a wrong path.
         node_id = find_node(workflow.prompt, node)
         set_value(workflow, registry, node_id, "image", folders.current().bind(Path(path)))

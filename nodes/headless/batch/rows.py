@@ -112,7 +112,7 @@ def _parse_row(line: bytes, number: int) -> BatchRow:
                 f'"set" gives {target} the invalid value {shown(value)}. Use a string, a number, true or false.'
             )
     for node, file in images.items():
-        if not isinstance(file, str):
+        if not isinstance(file, str) or not file:
             raise UniWorldError(f'"image" gives {node} the picture {shown(file)}. Use the path of a file, as a string.')
     return BatchRow(row_id, number, values, images)
 

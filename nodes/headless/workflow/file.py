@@ -151,7 +151,9 @@ def _read_json(path: Path) -> Any:
         size = path.stat().st_size
         text = path.read_text(encoding="utf-8-sig") if size <= MAX_BYTES else ""
     except UnicodeDecodeError as error:
-        raise UniWorldError(f"'{path}' is not UTF-8 text. Pass a workflow, which is a JSON file.") from error
+        raise UniWorldError(
+            f"'{path}' is not UTF-8 text. A workflow is a JSON file in editor or API form: save one from the editor."
+        ) from error
     except OSError as error:
         raise UniWorldError(f"'{path}' cannot be read: {error.strerror}. Check the path.") from error
     if size > MAX_BYTES:
@@ -160,7 +162,9 @@ def _read_json(path: Path) -> Any:
         # Workflows in ComfyUI's pictures may contain NaN. Values are checked later, against the nodes.
         return loads(text, allow_nan=True, allow_duplicates=True)
     except BadJson as error:
-        raise UniWorldError(f"'{path}' {error}. Correct it, or get an intact copy.") from error
+        raise UniWorldError(
+            f"'{path}' {error}. A workflow is a JSON file in editor or API form: save it again."
+        ) from error
 
 
 def find_node(prompt: dict[str, Any], name: str) -> str:

@@ -137,6 +137,17 @@ def test_image_loads_a_picture_from_anywhere(command, write, tmp_path):
     code, _, err = command("run", write(prompt), "--image", f"LoadImage={away / 'none.jpg'}")
     assert code == 2
     assert "no picture file" in err
+    code, _, err = command("run", write(prompt), "--image", "LoadImage=")
+    assert code == 2
+    assert "--image 'LoadImage=' has an empty path" in err
+
+
+@pytest.mark.parametrize("content", [b"a picture", b"\x89PNG\r\n"])
+def test_a_file_that_is_not_json_is_not_a_workflow(command, tmp_path, content):
+    (tmp_path / "note.png").write_bytes(content)
+    code, _, err = command("run", "note.png")
+    assert code == 2
+    assert "A workflow is a JSON file in editor or API form" in err
 
 
 GRAPH = {

@@ -48,6 +48,7 @@ def test_the_default_id_is_the_line_number(read):
     (b'{"id": 5}', '"id" must be a string'), (b'{"id": " "}', '"id" must be a string'), (b'{"set": []}', '"set" must map'), (b'{"image": 1}', '"image" must map'),
     (b'{"set": {"1.a": null}}', "Use a string, a number, true or false"), (b'{"set": {"1.a": ["1", 0]}}', "Use a string, a number"),
     (b'{"set": {"1.a": NaN}}', "NaN"), (b'{"set": {"1.a": 1e999}}', "the invalid value inf"), (b'{"image": {"1": 5}}', "path of a file, as a string"),
+    (b'{"image": {"1": ""}}', "gives 1 the picture ''. Use the path of a file"),
     (b'{"id": "a", "id": "b"}', "the key 'id' twice"), (b"[" * 100_000, "nested too deeply"), (b'{"set": {"1.a": ' + b"9" * 5000 + b"}}", "Line 1: it contains a number with 5000 digits"),
 ])  # fmt: skip
 def test_a_bad_line_is_reported_with_its_number(read, line, word):
