@@ -194,7 +194,7 @@ def run(
             report.close()
         done, failed = len(results.with_status(DONE)), len(results.with_status(ERROR))
     counts = {"rows": len(rows), "done": done, "failed": failed, "left": len(rows) - done - failed}
-    report.result(counts, _sentence(counts, path))
+    report.result(counts, _sentence(counts, path, results.folder))
     return ALL_DONE if done == len(rows) else NOT_ALL_DONE
 
 
@@ -255,10 +255,12 @@ def _run_rows(
                 todo.appendleft(attempt.row)
 
 
-def _sentence(counts: dict[str, int], path: Path) -> str:
+def _sentence(counts: dict[str, int], path: Path, folder: Path) -> str:
     parts = [f"{counts['done']} of {counts['rows']} rows are done"]
     if counts["failed"]:
         parts.append(f"{counts['failed']} failed (--retry-failed runs them again)")
     if counts["left"]:
         parts.append(f"{counts['left']} are left (run the same command again to continue)")
-    return f"{', '.join(parts)}. The results are in '{path}'."
+    return (
+        f"{', '.join(parts)}. The results are recorded in '{path}'. Saved files are in '{folder}', one folder per row."
+    )

@@ -166,7 +166,8 @@ def test_every_row_runs_and_is_recorded(batch, run):
     code, out, err = run()
     assert (code, out) == (0, "r.results.jsonl\n")
     assert "3/3" in err
-    assert "3 of 3 rows are done." in err
+    assert "3 of 3 rows are done. The results are recorded in 'r.results.jsonl'." in err
+    assert f"Saved files are in '{Path('output', 'r')}', one folder per row." in err
     done = batch.records("done")
     assert [record["id"] for record in done] == ["a", "2", "x/y"]
     assert [record["outputs"]["texts"] for record in done] == [["A"], ["B"], ["C"]]
