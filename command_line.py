@@ -6,6 +6,7 @@ Imports no third-party package, so that a missing one can be reported.
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import json
 import sys
@@ -38,6 +39,17 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Reject unknown arguments here: argparse would report those of a subcommand with the usage of its parent."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            near = difflib.get_close_matches(
+                unknown[0].partition("=")[0], self._option_string_actions, n=1, cutoff=0.75
+            )
+            hint = f"Did you mean {near[0]}?" if near else f"Run `{self.prog} --help` for the options."
+            self.error(f"unrecognized arguments: {' '.join(unknown)}. {hint}")
+        return namespace, unknown
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.format_usage()}{self.prog}: error: {message}")
