@@ -81,6 +81,7 @@ def _is_checkpoint(source: str) -> bool:
 
 def _convert_checkpoint(arguments: argparse.Namespace) -> None:
     from ...uniworld_core.families.family import ModelFolders
+    from ...uniworld_core.families.uniworld_v1.comfy_files import LOADERS
     from ...uniworld_core.loading.shipped import shipped_model
     from ..publish.conversion import Conversion, convert_checkpoint
 
@@ -100,6 +101,11 @@ def _convert_checkpoint(arguments: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         say("Run the same command again to resume the conversion.")
         raise
+    if conversion.to == "comfy":
+        files = {pattern.format(name=conversion.name): loader for pattern, loader in LOADERS.items()}
+        for file, loader in files.items():
+            if (arguments.target / file).is_file():
+                say(f"{file}: {loader}")
 
 
 def _make_start(arguments: argparse.Namespace) -> None:

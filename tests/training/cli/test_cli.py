@@ -136,7 +136,7 @@ def test_a_terminated_or_interrupted_command_exits_with_1_and_a_sentence(
     [
         ("data paint", "Unknown command 'data paint'"),
         ("train", "required: CONFIG"),
-        ("train small.toml --color", "unrecognized arguments: --color"),
+        ("train small.toml --color", "unrecognized arguments: --color. Run `uniworld train --help` for the options."),
         ("train nowhere.toml", "nowhere.toml cannot be read"),
         ("train stage1", "model.checkpoint is not set"),
         ("train small.toml --set run.stps=3", "did you mean run.steps?"),
@@ -353,6 +353,11 @@ def test_a_checkpoint_is_converted(command: Command) -> None:
     code, out, err = command("convert", "tiny", "models", "--to", "comfy", "--name", "tiny", "--storage", "float16")
     assert (code, out) == (0, "models\n"), err
     assert Path("models/diffusion_models/tiny.safetensors").is_file()
+    assert "diffusion_models/tiny.safetensors: Load Diffusion Model\n" in err
+    files = {line.partition(": Load")[0] for line in err.splitlines() if ".safetensors: " in line}
+    assert {file.partition(": ")[0] for file in files} == {
+        path.relative_to("models").as_posix() for path in Path("models").rglob("*.safetensors")
+    }
     code, _, err = command("convert", "tiny", "models", "--to", "comfy", "--name", "tiny")
     assert code == 2
     assert "already exists" in err

@@ -27,6 +27,17 @@ REDUX = "style_models/{name}_siglip_redux.safetensors"
 SIGLIP = "clip_vision/{name}_siglip.safetensors"
 VAE = "vae/{name}_vae.safetensors"
 
+# The node that loads each file.
+LOADERS = {
+    DIT: "Load Diffusion Model",
+    VLM: "Load CLIP (type qwen_image)",
+    PROJECTOR: "UniWorld Text Encode",
+    ROUTING: "UniWorld Route (CLIP)",
+    REDUX: "Load Style Model",
+    SIGLIP: "Load CLIP Vision",
+    VAE: "Load VAE",
+}
+
 
 @dataclass(frozen=True)
 class ComfyNames:
