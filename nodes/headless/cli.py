@@ -22,6 +22,7 @@ from .chat.command import EPILOG as CHAT_EPILOG
 from .chat.command import add_arguments as add_chat_arguments
 from .chat.command import run as run_chat
 from .check.validate import Validation, WorkflowRefused, validate_prompt
+from .problems import node_title
 from .registry.node_list import format_nodes
 from .registry.registry import Registry, load_registry
 from .remote.address import SERVER_HELP
@@ -34,7 +35,7 @@ from .serve.config import add_options
 from .storage import folders
 from .storage.output_folder import check_writable, open_output, preview_folder
 from .workflow.api_form import is_stdout, non_finite_inputs, write_api_form
-from .workflow.file import Workflow, find_node, find_workflow, read_workflow, set_value, shipped_workflows
+from .workflow.file import Workflow, find_node, find_workflow, list_shipped, read_workflow, set_value
 from .workflow.prompt_choices import SEED_HELP
 
 if TYPE_CHECKING:
@@ -218,8 +219,7 @@ def _executing(arguments: argparse.Namespace, previews: Path) -> Iterator[_Execu
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.workflow is None:
-        names = shipped_workflows()
-        raise UniWorldError("Name a workflow to run. Shipped workflows: " + (", ".join(names) or "none") + ".")
+        raise UniWorldError(f"Name a workflow to run. Shipped workflows: {list_shipped()}.")
     # Output that nodes print must not mix with the lines of --json.
     out = sys.stdout
     quiet = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
@@ -339,16 +339,24 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.api is not None:
         unwritable = non_finite_inputs(workflow.prompt)
         problems += unwritable
-        if not unwritable:
+        if unwritable:
+            problems.append("The API form was not written.")
+        else:
             write_api_form(workflow.prompt, arguments.api)
     if arguments.json and problems:
         arguments.report.invalid(checked, problems)
     elif arguments.json:
         arguments.report.line("valid", outputs=checked.outputs)
     else:
-        valid = f"The workflow is valid: {len(checked.prompt)} nodes, outputs {', '.join(checked.outputs)}."
+        outputs = ", ".join(f"{one} ({_name(checked.prompt[one], registry)})" for one in checked.outputs)
+        kind = "output nodes" if len(checked.outputs) > 1 else "output node"
+        valid = f"The workflow is valid: {len(checked.prompt)} nodes; {kind}: {outputs}."
         print("\n".join([*(f"note: {note}" for note in notes), *(problems or [valid])]), file=out)
     return MISUSED if problems else DONE
+
+
+def _name(node: dict[str, Any], registry: Registry) -> str:
+    return node_title(node) or registry.display_name(node["class_type"])
 
 
 def _nodes(arguments: argparse.Namespace) -> int:

@@ -42,7 +42,7 @@ def non_finite_inputs(prompt: dict[str, Any]) -> list[str]:
                 written = {"nan": "NaN", "inf": "infinite", "-inf": "infinite"}[str(number)]
                 found.append(
                     f"{label}: input '{name}' {'is' if value is number else 'contains a number that is'} {written}, which "
-                    "JSON cannot represent, so no file was written. Set it to a finite number."
+                    "JSON cannot represent. Set it to a finite number."
                 )
     return found
 

@@ -94,6 +94,13 @@ def shipped_workflows() -> list[str]:
     return [name for name, one in shipped(SHIPPED).items() if not one.needs_comfyui]
 
 
+def list_shipped() -> str:
+    """Return the short names of all shipped workflows for a message; those that need ComfyUI come last."""
+    comfyui = [name for name, one in shipped(SHIPPED).items() if one.needs_comfyui]
+    names = ", ".join(shipped_workflows()) or "none"
+    return f"{names}; in ComfyUI or with --server: {', '.join(comfyui)}" if comfyui else names
+
+
 def find_workflow(name: str) -> Path:
     """Return the file of a workflow, given as a path or as the name of a shipped one such as `edit`.
 
@@ -110,8 +117,9 @@ def find_workflow(name: str) -> Path:
     for file in (*SHIPPED.glob("*.json"), *SHIPPED.glob("api/*.json")):
         if file.relative_to(SHIPPED).with_suffix("").as_posix() == plain:
             return file
-    names = ", ".join(known) or "none"
-    raise UniWorldError(f"There is no workflow '{name}'. Pass a file, or one of the shipped workflows: {names}.")
+    raise UniWorldError(
+        f"There is no workflow '{name}'. Pass a file, or one of the shipped workflows: {list_shipped()}."
+    )
 
 
 def read_workflow(path: Path, registry: Registry) -> Workflow:

@@ -150,6 +150,23 @@ def test_a_file_that_is_not_json_is_not_a_workflow(command, tmp_path, content):
     assert "A workflow is a JSON file in editor or API form" in err
 
 
+@pytest.mark.parametrize(
+    ("option", "hint"), [("--bogus", "Run `uniworld run --help`"), ("--sed=3", "Did you mean --seed?")]
+)
+def test_an_unknown_option_is_reported_with_the_usage_of_its_command(command, write, option, hint):
+    code, _, err = command("run", write(SUM), option)
+    assert code == 2
+    assert err.startswith("usage: uniworld run ")
+    assert f"unrecognized arguments: {option}. {hint}" in err
+
+
+def test_all_shipped_workflows_are_listed_in_the_same_way(command):
+    lists = [command("run", *name)[2].partition("hipped workflows: ")[2] for name in ([], ["edti"])]
+    assert lists[0] == lists[1]
+    assert lists[0].startswith("edit, ")
+    assert "; in ComfyUI or with --server: native_" in lists[0]
+
+
 GRAPH = {
     "version": 0.4,
     "nodes": [

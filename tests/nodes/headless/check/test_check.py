@@ -120,12 +120,12 @@ def test_widget_values_that_match_no_layout_are_an_error(call, verb, saved, coun
 
 def test_the_api_form_goes_to_a_file_or_to_standard_output(call, tmp_path):
     code, out, _ = call("check", editor(["area", 8, 8, "disabled"]), "--api", "api.json", "--set", "2.width=16")
-    assert (code, out) == (0, "The workflow is valid: 3 nodes, outputs 3.\n")
+    assert (code, out) == (0, "The workflow is valid: 3 nodes; output node: 3 (Save Image).\n")
     written = json.loads((tmp_path / "api.json").read_text())
     assert written["2"]["inputs"] == SCALE | {"width": 16}
     code, out, err = call("check", editor(["area", 8, 8, "disabled"]), "--api", "-", "--set", "2.width=16")
     assert (code, json.loads(out)) == (0, written)
-    assert err == "The workflow is valid: 3 nodes, outputs 3.\n"
+    assert err == "The workflow is valid: 3 nodes; output node: 3 (Save Image).\n"
     assert call("check", written, "--api", "-")[1] == out
 
 
@@ -189,7 +189,7 @@ def test_standard_output_by_its_path_gets_only_the_api_form(call, tmp_path, pipe
     with Path("out.json").open("w") as file:
         out = subprocess.PIPE if piped else file
         done = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (0, "The workflow is valid: 3 nodes, outputs 3.\n")
+    assert (done.returncode, done.stderr) == (0, "The workflow is valid: 3 nodes; output node: 3 (Save Image).\n")
     assert json.loads(done.stdout if piped else Path("out.json").read_text())["2"]["inputs"] == SCALE
 
 
@@ -199,7 +199,8 @@ def test_an_api_form_with_a_non_finite_input_is_not_written(call, tmp_path, valu
     code, out, _ = call("check", api(width=value), "--api", "api.json")
     assert code == 2
     assert "Node 2 (ImageScale): input 'width' " in out
-    assert "so no file was written. Set it to a finite number." in out
+    assert "JSON cannot represent. Set it to a finite number." in out
+    assert "The API form was not written." in out
     assert (tmp_path / "api.json").read_text() == "old"
     assert call("check", api(width=value), "--api", "-")[1] == ""
     loose = api() | {"8": {"class_type": "PrimitiveFloat", "inputs": {"value": value}}}  # no output needs node 8
