@@ -22,7 +22,6 @@ from .chat.command import EPILOG as CHAT_EPILOG
 from .chat.command import add_arguments as add_chat_arguments
 from .chat.command import run as run_chat
 from .check.validate import Validation, WorkflowRefused, validate_prompt
-from .problems import node_title
 from .registry.node_list import format_nodes
 from .registry.registry import Registry, load_registry
 from .remote.address import SERVER_HELP
@@ -35,7 +34,7 @@ from .serve.config import add_options
 from .storage import folders
 from .storage.output_folder import check_writable, open_output, preview_folder
 from .workflow.api_form import is_stdout, non_finite_inputs, write_api_form
-from .workflow.file import Workflow, find_node, find_workflow, list_shipped, read_workflow, set_value
+from .workflow.file import Workflow, find_node, find_workflow, list_shipped, node_name, read_workflow, set_value
 from .workflow.prompt_choices import SEED_HELP
 
 if TYPE_CHECKING:
@@ -348,15 +347,11 @@ def _check(arguments: argparse.Namespace) -> int:
     elif arguments.json:
         arguments.report.line("valid", outputs=checked.outputs)
     else:
-        outputs = ", ".join(f"{one} ({_name(checked.prompt[one], registry)})" for one in checked.outputs)
+        outputs = ", ".join(f"{one} ({node_name(checked.prompt[one], registry)})" for one in checked.outputs)
         kind = "output nodes" if len(checked.outputs) > 1 else "output node"
         valid = f"The workflow is valid: {len(checked.prompt)} nodes; {kind}: {outputs}."
         print("\n".join([*(f"note: {note}" for note in notes), *(problems or [valid])]), file=out)
     return MISUSED if problems else DONE
-
-
-def _name(node: dict[str, Any], registry: Registry) -> str:
-    return node_title(node) or registry.display_name(node["class_type"])
 
 
 def _nodes(arguments: argparse.Namespace) -> int:

@@ -15,9 +15,9 @@ from typing import Any
 
 from ....uniworld_core.errors import shown
 from ..problems import NodeRef, Problem, join_with_or, node_label
+from ..registry.comfyui_nodes import comfyui_nodes
 from ..registry.registry import Registry
 from ..registry.schema import ANY_TYPE, InputSpec, NodeSchema, Schemas, is_link, unwrap
-from ..workflow.shipped import comfyui_nodes
 from .inputs import check_constant, check_link, custom_problems, missing_input
 
 MAX_NODES = 100_000

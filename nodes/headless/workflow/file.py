@@ -175,6 +175,12 @@ def _read_json(path: Path) -> Any:
         ) from error
 
 
+def node_name(node: dict[str, Any], registry: Registry) -> str:
+    """Return the title of a node, else the display name or the name of its class."""
+    class_type = str(node["class_type"])
+    return node_title(node) or registry.display_name(class_type) or class_type  # other packs may have empty names
+
+
 def find_node(prompt: dict[str, Any], name: str) -> str:
     """Return the id of the node with an id, title or class name.
 

@@ -35,19 +35,6 @@ class ShippedWorkflow:
 
 
 @cache
-def comfyui_nodes() -> frozenset[str]:
-    """Return the node classes in the shipped workflows that the editor marks as ComfyUI's own."""
-    marked = set()
-    for file in SHIPPED.glob("*.json"):
-        graph = json.loads(file.read_text(encoding="utf-8"))
-        subgraphs = graph.get("definitions", {}).get("subgraphs", [])
-        for node in [*graph["nodes"], *(inner for one in subgraphs for inner in one["nodes"])]:
-            if node.get("properties", {}).get("cnr_id") == "comfy-core":
-                marked.add(node["type"])
-    return frozenset(marked)
-
-
-@cache
 def shipped(folder: Path = SHIPPED) -> dict[str, ShippedWorkflow]:
     """Return the workflows of a folder by short name, in the order of their file names."""
     found = (_read(file) for file in sorted(folder.glob("*.json")))

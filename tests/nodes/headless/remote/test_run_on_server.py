@@ -535,7 +535,7 @@ def test_check_queues_nothing_and_uploads_nothing(uniworld, write, graphs, fake,
     (tmp_path / "input").mkdir(exist_ok=True)
     Image.new("RGB", (5, 5)).save(tmp_path / "input" / "cat.png")
     code, out, _ = uniworld("check", write(graphs["load"]), "--server", fake.url)
-    assert (code, out) == (0, "The workflow is valid: 2 nodes; output node: 2 (Save Image).\n")
+    assert (code, out) == (0, "The workflow is valid: 2 nodes; output node: 2 (SaveImage).\n")
     assert {path for path, _ in fake.headers} == {"/object_info"}
 
 
@@ -565,7 +565,7 @@ def test_inputs_that_stand_for_several_are_not_missed(uniworld, write, fake):
         "3": node("SaveImage", images=["2", 0], filename_prefix="p"),
     }  # fmt: skip
     code, out, _ = uniworld("check", write(prompt), "--server", fake.url)
-    assert (code, out) == (0, "The workflow is valid: 3 nodes; output node: 3 (Save Image).\n")
+    assert (code, out) == (0, "The workflow is valid: 3 nodes; output node: 3 (SaveImage).\n")
 
 
 def test_prompts_old_ids_and_values_are_resolved_as_locally(uniworld, write, fake):
