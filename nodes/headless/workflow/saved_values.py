@@ -104,7 +104,20 @@ def _best_fit(specs: list[Spec], saved: list[object]) -> WidgetValues | None:
         if found.count == len(saved) and certain:
             fitting.append(found)
     best = min(fitting, key=lambda found: found.implausible, default=None)
-    return best if best is None or best.implausible == 0 else fitting[0]
+    if best is None:
+        return current if _lacks_appended(specs, saved, current) else None
+    return best if best.implausible == 0 else fitting[0]
+
+
+def _lacks_appended(specs: list[Spec], saved: list[object], current: WidgetValues) -> bool:
+    """Return whether a list is short only because the node got optional inputs after the workflow was saved.
+
+    The editor then gives these their defaults. With a helper widget the places are ambiguous: older editors saved none.
+    """
+    if current.implausible or any(widget.helper for widget in current.widgets.values()):
+        return False
+    appended = list(itertools.takewhile(lambda spec: spec.optional and spec.has_widget, reversed(specs)))
+    return current.count - len(appended) <= len(saved) < current.count
 
 
 def _layouts(specs: list[Spec]) -> list[Layout]:

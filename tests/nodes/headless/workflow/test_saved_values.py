@@ -210,3 +210,19 @@ def test_an_empty_choice_gets_its_first_option():
     assert values(info(a=(["x", "y"], {}), b=([], {})), [None, None]) == {"a": "x", "b": None}
     assert values(info(a=([1, 0], {"default": 0})), None) == {"a": 1}
     assert values(info(a=(["x"], {"multi_select": True})), None) == {"a": []}
+
+
+def test_optional_inputs_that_were_appended_after_saving_get_their_defaults():
+    about = info(a=TEXT, n=NUMBER, optional={"later": TEXT, "last": NUMBER})
+    assert values(about, ["A", 5]) == {"a": "A", "n": 5, "later": "t", "last": 3}
+    assert values(about, ["A", 5, "L"]) == {"a": "A", "n": 5, "later": "L", "last": 3}
+
+
+@pytest.mark.parametrize(("about", "saved"), [
+    (info(a=TEXT, n=NUMBER, optional={"later": TEXT}), ["A"]),  # a required input has no value
+    (info(a=TEXT, n=NUMBER, optional={"later": TEXT}), [5, "A"]),  # the values are those of other inputs
+    (info(a=TEXT, seed=SEED, optional={"later": TEXT}), ["A", 5]),  # a helper of the seed may be missing instead
+])  # fmt: skip
+def test_a_short_list_is_refused_where_it_is_ambiguous(about, saved):
+    with pytest.raises(ValueError, match="it is unclear which value belongs to which input"):
+        values(about, saved)
