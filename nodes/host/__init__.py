@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 
 from .plain import ExecutionBlocker, Interrupted, NodeHooks, PlainHost, running_node
-from .protocol import MODEL_FOLDERS, WARNING, Held, Host, Progress
+from .protocol import MODEL_FOLDERS, WARNING, Host, Managed, Progress
 
 __all__ = [
     "MODEL_FOLDERS",
     "WARNING",
     "ExecutionBlocker",
-    "Held",
     "Host",
     "Interrupted",
+    "Managed",
     "NodeHooks",
     "PlainHost",
     "Progress",

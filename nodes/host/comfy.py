@@ -148,7 +148,7 @@ class ComfyHost:
     def offload_device(self, device: str) -> torch.device:
         return torch.device("cpu") if device == "cpu" else management.unet_offload_device()
 
-    def hold(
+    def manage(
         self, module: Module, device: str, reload: Callable[[], Module], offload: str = "auto", name: str = ""
     ) -> _ComfyHeld[Module]:
         _make_castable(module)

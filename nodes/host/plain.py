@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...uniworld_core.loading.memory import ModelMemory
-from .protocol import MODEL_FOLDERS, Held, Module, Progress
+from .protocol import MODEL_FOLDERS, Managed, Module, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -112,9 +112,9 @@ class PlainHost:
 
         return ["default", "cpu", *[f"cuda:{i}" for i in range(torch.cuda.device_count())]]
 
-    def hold(
+    def manage(
         self, module: Module, device: str, reload: Callable[[], Module], offload: str = "auto", name: str = ""
-    ) -> Held[Module]:
+    ) -> Managed[Module]:
         if self.memory.report is None:
             self.memory.report = self.warn
         return self.memory.manage(module, self.load_device(device), reload, offload, name)

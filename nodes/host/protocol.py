@@ -27,13 +27,13 @@ class Progress(Protocol):
 
 
 Module = TypeVar("Module", bound="torch.nn.Module")
-HeldAs = TypeVar("HeldAs", covariant=True)
+ManagedAs = TypeVar("ManagedAs", covariant=True)
 
 
-class Held(Protocol[HeldAs]):
+class Managed(Protocol[ManagedAs]):
     """A module under the host's memory management."""
 
-    def on_device(self, working_memory: int = 0) -> HeldAs:
+    def on_device(self, working_memory: int = 0) -> ManagedAs:
         """Move the module to its compute device and return it.
 
         Args:
@@ -68,9 +68,9 @@ class Host(Protocol):
     def devices(self) -> list[str]:
         """Return the names of the devices for models. The first is always "default", which leaves the choice to the host."""
 
-    def hold(
+    def manage(
         self, module: Module, device: str, reload: Callable[[], Module], offload: str = "auto", name: str = ""
-    ) -> Held[Module]:
+    ) -> Managed[Module]:
         """Put a loaded module under memory management.
 
         Args:
@@ -84,4 +84,4 @@ class Host(Protocol):
         """Return the device on which a module for `device` computes."""
 
     def offload_device(self, device: str) -> torch.device:
-        """Return the device on which a module is loaded first, before `Held.on_device` moves it."""
+        """Return the device on which a module is loaded first, before `Managed.on_device` moves it."""

@@ -40,7 +40,7 @@ class HeldPart(Generic[T]):
     storage: Storage
     device: str
     offload: str = "auto"
-    _held: host.Held[Any] | None = field(default=None, repr=False)
+    _managed: host.Managed[Any] | None = field(default=None, repr=False)
 
     @property
     def available(self) -> bool:
@@ -58,13 +58,13 @@ class HeldPart(Generic[T]):
         here = host.current()
         # Loading a large part can take minutes, so a cancelled run stops before it.
         here.check_interrupt()
-        if self._held is None:
+        if self._managed is None:
 
             def load() -> Any:
                 return self.parts[self.name].load(self.storage, here.offload_device(self.device))
 
-            self._held = here.hold(load(), self.device, load, self.offload, self.name)
-        part: T = self._held.on_device(working_memory)
+            self._managed = here.manage(load(), self.device, load, self.offload, self.name)
+        part: T = self._managed.on_device(working_memory)
         # Set explicitly, because the host may leave weights that do not fit on another device.
         set_compute(part, device=here.load_device(self.device))
         return part

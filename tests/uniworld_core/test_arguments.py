@@ -29,24 +29,24 @@ def test_a_single_reference_instead_of_the_list(model: UniWorld) -> None:
 
 
 @pytest.mark.parametrize("size", [{"height": 64.0, "width": 64}, {"height": 64, "width": "64"}])
-def test_a_size_that_is_no_whole_number(model: UniWorld, condition: Condition, size: dict[str, Any]) -> None:
+def test_sizes_that_are_not_integers_are_refused(model: UniWorld, condition: Condition, size: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="whole number of pixels"):
         model.sample(condition, **size)
 
 
 @pytest.mark.parametrize("seed", [2**65, -1, 1.5, torch.tensor([1, 2]), []])
-def test_a_seed_that_is_none(model: UniWorld, condition: Condition, seed: Any) -> None:
+def test_invalid_seeds_are_refused(model: UniWorld, condition: Condition, seed: Any) -> None:
     with pytest.raises(ValueError, match="seed"):
         model.sample(condition, height=64, width=64, steps=1, seed=seed)
 
 
 @pytest.mark.parametrize("guidance", [float("nan"), float("inf"), -1.0])
-def test_a_guidance_that_is_no_number(model: UniWorld, condition: Condition, guidance: float) -> None:
+def test_invalid_guidance_is_refused(model: UniWorld, condition: Condition, guidance: float) -> None:
     with pytest.raises(ValueError, match="guidance"):
         model.sample(condition, height=64, width=64, steps=1, guidance=guidance)
 
 
-def test_nothing_to_decode_or_to_paint(model: UniWorld, condition: Condition) -> None:
+def test_empty_latents_are_refused(model: UniWorld, condition: Condition) -> None:
     with pytest.raises(ValueError, match="latent has shape"):
         model.decode(torch.zeros(0, 16, 8, 8))
     with pytest.raises(ValueError, match="latent has shape"):
@@ -54,7 +54,7 @@ def test_nothing_to_decode_or_to_paint(model: UniWorld, condition: Condition) ->
 
 
 @pytest.mark.parametrize("temperature", [float("nan"), -0.1, float("inf"), 1e-45, 1e300, "warm", None])
-def test_a_temperature_that_is_no_number(model: UniWorld, temperature: float) -> None:
+def test_invalid_temperatures_are_refused(model: UniWorld, temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature"):
         model.understand("What is it?", temperature=temperature)
 
@@ -66,13 +66,13 @@ def test_the_bounds_of_the_temperature_give_an_answer(model: UniWorld, temperatu
 
 @pytest.mark.parametrize("seed", [2**64, -1, 1.5, "1"])
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_a_seed_of_an_answer_that_is_none(model: UniWorld, temperature: float, seed: Any) -> None:
+def test_invalid_seeds_of_answers_are_refused(model: UniWorld, temperature: float, seed: Any) -> None:
     with pytest.raises(ValueError, match=r"from 0 to 2\*\*64 - 1"):
         model.understand("What is it?", temperature=temperature, seed=seed)
 
 
 @pytest.mark.parametrize("length", [0, 1.5, "3"])
-def test_a_length_of_an_answer_that_is_none(model: UniWorld, length: Any) -> None:
+def test_invalid_lengths_of_answers_are_refused(model: UniWorld, length: Any) -> None:
     with pytest.raises(ValueError, match="max_new_tokens"):
         model.understand("What is it?", max_new_tokens=length)
 

@@ -175,7 +175,7 @@ def test_reserved_words_in_a_prompt_are_an_error(model: UniWorld, word: str) -> 
     assert word in str(error.value)
 
 
-def test_prompt_that_is_no_text_is_an_error(model: UniWorld) -> None:
+def test_a_prompt_that_is_not_text_is_refused(model: UniWorld) -> None:
     with pytest.raises(ValueError, match="int, not text"):
         model.encode([3])  # type: ignore[list-item]
 

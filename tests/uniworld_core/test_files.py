@@ -462,7 +462,7 @@ SET_UP = "nodes/headless/bootstrap.py"
         (r"while block := ", set()),
     ],
 )
-def test_disks_and_locks_are_used_here_alone(use: str, others: set[str]) -> None:
+def test_only_the_files_module_syncs_renames_and_locks(use: str, others: set[str]) -> None:
     rooms = [ROOT / name for name in ("uniworld_core", "nodes", "training")]
     sources = [*ROOT.glob("*.py"), *(file for room in rooms for file in room.rglob("*.py"))]
     found = {file.relative_to(ROOT).as_posix() for file in sources if re.search(use, file.read_text(encoding="utf-8"))}

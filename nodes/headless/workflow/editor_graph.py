@@ -1,4 +1,4 @@
-"""A workflow in the editor's form, schema 0.4 or 1.0: its graphs, links, and subgraphs at each place of use."""
+"""A workflow in the editor's form, schema 0.4 or 1.0: its graphs, links, and instances of subgraphs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Graph:
 
 @dataclass
 class GraphScope:
-    """A graph at one place of use.
+    """An instance of a graph.
 
     Attributes:
         path: ids of the nodes that open it, outermost first.

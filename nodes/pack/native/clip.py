@@ -1,12 +1,12 @@
 """ComfyUI's CLIP of type qwen_image as UniWorld's VLM, and its CLIP_VISION as UniWorld's SigLIP.
 
-ComfyUI has Qwen2.5-VL for Qwen-Image, whose prompts and pictures are prepared differently. What is avoided here:
+ComfyUI supports Qwen2.5-VL for Qwen-Image, which prepares prompts and pictures differently. This module works around that:
 
-- `clip.tokenize` reads `embedding:NAME` in prompts as the name of a file. The tokenizer inside it does not.
-- `clip.encode_from_tokens` cuts off Qwen-Image's template, and with it most of a UniWorld prompt.
-- Its vision encoder returns the tokens of a picture window by window in some versions (0.3.64 among them), and row by row
-  in others. What its merger returns is window by window in all, so the order is made from that.
-- It resizes pictures itself. One that already has the right size stays as it is.
+- `clip.tokenize` treats `embedding:NAME` in prompts as a file name. The inner tokenizer, used here, does not.
+- `clip.encode_from_tokens` removes Qwen-Image's template, and with it most of a UniWorld prompt.
+- The vision encoder returns the tokens of a picture in window order in some versions (such as 0.3.64), and in row order in
+  others. Its merger returns window order in all versions, so the row order is computed from the merger's output.
+- ComfyUI resizes pictures itself. Pictures that already have the right size are not changed.
 """
 
 from __future__ import annotations
@@ -40,36 +40,36 @@ if TYPE_CHECKING:
 
     from ....uniworld_core.prompts.conversation import Conversation
 
-_PATCH_CELL = 28  # pixels of one token, a side: two patches of 14
+_PATCH_CELL = 28  # side of a token in pixels: two patches of 14
 _WRITTEN_BY = "write it with `uniworld convert CHECKPOINT models --to comfy`"
 
 
 @dataclass(frozen=True, eq=False)
 class ProjectorFile:
-    """What a projector file holds.
+    """The contents of a projector file.
 
     Attributes:
-        projector: from Qwen2.5-VL's states to FLUX's text tokens, under ComfyUI's memory management.
-        pooled: (P,) CLIP's vector of the empty prompt.
-        pixels: of the pictures that Qwen2.5-VL sees.
+        projector: maps Qwen2.5-VL's hidden states to FLUX's text tokens. ComfyUI manages its memory.
+        pooled: (P,), CLIP's pooled vector of the empty prompt.
+        pixels: number of pixels to which pictures are resized for Qwen2.5-VL.
     """
 
-    projector: host.Held[Projector]
+    projector: host.Managed[Projector]
     pooled: torch.Tensor
     pixels: int
 
 
 def encode_text(clip: Any, name: str, conversation: Conversation, guidance: float) -> list[list[Any]]:
-    """CONDITIONING of a conversation.
+    """Encode a conversation as CONDITIONING.
 
     Args:
-        clip: CLIP of type qwen_image.
-        name: of a projector file in text_encoders.
+        clip: a CLIP of type qwen_image.
+        name: name of a projector file in text_encoders.
 
     Raises:
-        UniWorldError: the CLIP or the file is of another model.
+        UniWorldError: the CLIP or the file belongs to another model.
     """
-    file = _projector_file(*_known("text_encoders", name))
+    file = _projector_file(*_find_file("text_encoders", name))
     hidden, _ = _hidden_states(clip, conversation, file.pixels)
     projector = file.projector.on_device()
     weight = projector[0].weight
@@ -85,8 +85,8 @@ def encode_text(clip: Any, name: str, conversation: Conversation, guidance: floa
 
 
 def route_text(clip: Any, name: str, conversation: Conversation, pixels: int = VLM_PIXELS) -> Route:
-    """What the routing head in a file of text_encoders says of a conversation. Raises UniWorldError as `encode_text`."""
-    head = _routing_file(*_known("text_encoders", name)).on_device()
+    """Apply the routing head in a file of text_encoders to a conversation. Raises UniWorldError as `encode_text` does."""
+    head = _routing_file(*_find_file("text_encoders", name)).on_device()
     hidden, from_end = _hidden_states(clip, conversation, pixels)
     state = hidden[:, -from_end].float()
     if state.shape[-1] != head[0].in_features:
@@ -100,7 +100,7 @@ def route_text(clip: Any, name: str, conversation: Conversation, pixels: int = V
 
 
 def encode_siglip(clip_vision: Any, pictures: Sequence[Image.Image]) -> Any:
-    """CLIP_VISION_OUTPUT of RGB pictures, squashed to the encoder's square as SigLIP2's own processor does it.
+    """Encode RGB pictures as CLIP_VISION_OUTPUT, resized to the encoder's square as SigLIP2's own processor does.
 
     Raises:
         UniWorldError: the encoder is not SigLIP.
@@ -111,13 +111,13 @@ def encode_siglip(clip_vision: Any, pictures: Sequence[Image.Image]) -> Any:
             "siglip2-so400m-patch16-512 with Load CLIP Vision."
         )
     side = int(clip_vision.image_size)
-    # Bilinear, as siglip2-so400m-patch16-512's preprocessor_config.json says (resample 2); ComfyUI would take bicubic.
+    # Bilinear, as siglip2-so400m-patch16-512's preprocessor_config.json says (resample 2); ComfyUI resizes bicubically.
     squares = [picture.resize((side, side), Image.Resampling.BILINEAR) for picture in pictures]
     return clip_vision.encode_image(to_image(squares), crop=False)
 
 
 def _hidden_states(clip: Any, conversation: Conversation, pixels: int) -> tuple[torch.Tensor, int]:
-    """Hidden states (1, L, D) after the final norm, and at which of them from the end the last `assistant` is."""
+    """Return hidden states (1, L, D) after the final norm, and the position of the last `assistant`, counted from the end."""
     inner, tokenizer = _inner(clip)
     text = conversation_text([(turn.role, turn.text, [1] * len(turn.refs)) for turn in conversation.turns])
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -137,26 +137,26 @@ def _hidden_states(clip: Any, conversation: Conversation, pixels: int) -> tuple[
 
 
 def _inner(clip: Any) -> tuple[SDClipModel, Any]:
-    """ComfyUI's Qwen2.5-VL in a CLIP, and transformers' tokenizer in it. Raises UniWorldError for another model."""
+    """Return the Qwen2.5-VL in a CLIP, and its transformers tokenizer. Raises UniWorldError for another model."""
     for name, module in clip.cond_stage_model.named_children():
         transformer = getattr(module, "transformer", None)
         if isinstance(module, SDClipModel) and hasattr(getattr(transformer, "visual", None), "merger"):
             return module, getattr(clip.tokenizer, name).tokenizer
     raise UniWorldError(
-        f"The CLIP is {type(clip.cond_stage_model).__name__}, and UniWorld reads with Qwen2.5-VL: use Load CLIP with type "
+        f"The CLIP is {type(clip.cond_stage_model).__name__}, but UniWorld needs Qwen2.5-VL: use Load CLIP with type "
         "qwen_image."
     )
 
 
 def _presized(picture: Image.Image, pixels: int) -> torch.Tensor:
-    """(1, H, W, 3) in 0..1, of the size and with the resizing that Qwen's own processor gives."""
+    """Resize a picture exactly as Qwen's own processor does, and return it as (1, H, W, 3) in 0..1."""
     height, width = smart_resize(picture.height, picture.width, _PATCH_CELL, pixels, pixels)
     return to_image([picture.resize((width, height), Image.Resampling.BICUBIC)])
 
 
 @contextmanager
 def _rows_in_order(visual: Any) -> Iterator[None]:
-    """Within it, a vision encoder gives the tokens of a picture row by row, whichever order its version gives."""
+    """Make a vision encoder return tokens in row order inside the block, in every version of ComfyUI."""
     merged: list[torch.Tensor] = []
 
     def keep(module: Any, args: Any, output: torch.Tensor) -> None:
@@ -178,15 +178,15 @@ def _rows_in_order(visual: Any) -> Iterator[None]:
             handle.remove()
 
 
-def _known(kind: str, name: str) -> tuple[Path, int]:
-    """The file of a name, and when it was last changed. Raises UniWorldError if it is gone."""
+def _find_file(kind: str, name: str) -> tuple[Path, int]:
+    """Return the file of a name, and its modification time in ns, a cache key. Raises UniWorldError if it is missing."""
     found = folder_paths.get_full_path(kind, name)
     if found is None:
         raise UniWorldError(f"There is no {name} in ComfyUI's {kind} folders: {_WRITTEN_BY}.")
     return Path(found), Path(found).stat().st_mtime_ns
 
 
-# One of each is kept: a graph uses one model.
+# Only the last file of each kind is cached, because a graph uses one model.
 @lru_cache(maxsize=1)
 def _projector_file(file: Path, changed: int) -> ProjectorFile:
     tensors, metadata = _read(file)
@@ -197,17 +197,17 @@ def _projector_file(file: Path, changed: int) -> ProjectorFile:
     (hidden, width), width_out = weights["0.weight"].shape, weights["2.weight"].shape[0]
     projector = Projector(width, hidden, width_out).requires_grad_(False).to(weights["0.weight"].dtype)
     _load(file, projector, weights)
-    return ProjectorFile(_held(projector), pooled.float(), int(pixels))
+    return ProjectorFile(_managed(projector), pooled.float(), int(pixels))
 
 
 @lru_cache(maxsize=1)
-def _routing_file(file: Path, changed: int) -> host.Held[TaskHead]:
+def _routing_file(file: Path, changed: int) -> host.Managed[TaskHead]:
     tensors, _ = _read(file)
     weights = _shaped(file, tensors, "", ("0.weight", "0.bias", "3.weight", "3.bias"))
     hidden, width = weights["0.weight"].shape
     head = TaskHead(width, hidden).requires_grad_(False).to(weights["0.weight"].dtype)
     _load(file, head, weights)
-    return _held(head.eval())
+    return _managed(head.eval())
 
 
 def _read(file: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
@@ -238,5 +238,5 @@ def _load(file: Path, module: torch.nn.Module, weights: Mapping[str, torch.Tenso
         ) from error
 
 
-def _held(module: Any) -> Any:
-    return host.current().hold(module, "default", lambda: module)
+def _managed(module: Any) -> Any:
+    return host.current().manage(module, "default", lambda: module)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def native_model(part: PaintingPart) -> Any:
-    """MODEL of a DiT part: a ModelPatcher that is made when it is first used."""
+    """Return a DiT part as MODEL: a ModelPatcher that is created when it is first used."""
     return Lazy(comfy.model_patcher.ModelPatcher, lambda: _patcher(part))
 
 
@@ -36,7 +36,7 @@ def _patcher(part: PaintingPart) -> comfy.model_patcher.ModelPatcher:
     here = host.current()
     load_device, offload_device = here.load_device(part.device), here.offload_device(part.device)
     config = comfy.supported_models.Flux(_unet_config(network, settings))
-    # An instance of its own: nano's VAE has another shift and scale than FLUX.1-dev's.
+    # A separate instance, because shift and scale of nano's VAE differ from those of FLUX.1-dev.
     config.latent_format = _latent_format(part.facts.latent_format)
     dtype = _dtype(part)
     config.set_inference_dtype(
@@ -53,15 +53,15 @@ def _dtype(part: PaintingPart) -> torch.dtype:
 
 
 def _unet_config(network: NetworkPart[Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """What ComfyUI's FLUX is built of.
+    """Return the settings from which ComfyUI builds its FLUX network.
 
-    ComfyUI detects it from the names of tensors, and takes FLUX.1-dev's widths for granted. What this version's detection
-    says is kept, except for the widths.
+    ComfyUI detects them from tensor names and shapes, but assumes FLUX.1-dev's widths. The result of the detection is kept,
+    except for the widths.
     """
     heads, head = int(settings["num_attention_heads"]), int(settings["attention_head_dim"])
     shapes = {key: network.shards.shapes[name] for name, key in network.in_network.items()}
     table = _table(shapes, settings)
-    # Detection reads shapes alone.
+    # The detection reads only names and shapes.
     sketch = {
         name: torch.empty((sum(shapes[part][0] for part in joined.parts), *shapes[joined.parts[0]][1:]), device="meta")
         for name, joined in table.items()
@@ -91,8 +91,8 @@ def _latent_format(latents: LatentFormat) -> comfy.latent_formats.LatentFormat:
         return made
     made.latent_channels = latents.channels
     made.shift_factor, made.scale_factor = latents.shift, latents.scale
-    made.taesd_decoder_name = None  # made for FLUX.1-dev's latents
-    # ComfyUI's previews are one linear map; others are left out.
+    made.taesd_decoder_name = None  # trained on FLUX.1-dev's latents
+    # ComfyUI's previews use a single linear map. Formats with more layers get no preview.
     rows = latents.rgb[0] if len(latents.rgb) == 1 else None
     made.latent_rgb_factors = None if rows is None else [list(row) for row in rows[:-1]]
     made.latent_rgb_factors_bias = None if rows is None else list(rows[-1])
@@ -101,13 +101,13 @@ def _latent_format(latents: LatentFormat) -> comfy.latent_formats.LatentFormat:
 
 @torch.no_grad()
 def _fill(model: torch.nn.Module, network: NetworkPart[Any], settings: dict[str, Any]) -> None:
-    """Read the weights into ComfyUI's model, one tensor in memory beside it."""
+    """Read the weights into ComfyUI's model. Only one other tensor is in memory at a time."""
     in_files = {key: name for name, key in network.in_network.items()}
     places = model.state_dict(keep_vars=True)
     table = _table(in_files, settings)
     if unknown := sorted(places.keys() ^ table.keys()):
         raise UniWorldError(
-            f"This version of ComfyUI builds FLUX of other tensors ({', '.join(unknown[:5])}): use UniWorld Sampler, or a "
+            f"This version of ComfyUI builds FLUX with different tensors ({', '.join(unknown[:5])}): use UniWorld Sampler, or a "
             "version that the README names."
         )
     for name, joined in table.items():
@@ -118,5 +118,5 @@ def _fill(model: torch.nn.Module, network: NetworkPart[Any], settings: dict[str,
 
 
 def _floats(tensor: Any) -> torch.Tensor:
-    """A tensor of the files as floats; quantized ones are dequantized, as ComfyUI's layers hold floats."""
+    """Dequantize a quantized tensor, because ComfyUI's layers store floats. Other tensors are returned unchanged."""
     return tensor if isinstance(tensor, torch.Tensor) else tensor.dequantize(torch.float32)

@@ -16,7 +16,7 @@ from .lazy import Lazy
 if TYPE_CHECKING:
     from ..parts import PaintingPart
 
-# FLUX.1-dev's vae/config.json, which ComfyUI's own network is built for.
+# The settings in FLUX.1-dev's vae/config.json, which ComfyUI's own network assumes.
 _STANDARD = {
     "block_out_channels": [128, 256, 512, 512],
     "layers_per_block": 2,
@@ -29,7 +29,7 @@ _STANDARD = {
 
 
 def native_vae(part: PaintingPart) -> Any:
-    """VAE of a VAE part, made when it is first used."""
+    """Return a VAE part as ComfyUI's VAE, created when it is first used."""
     return Lazy(comfy.sd.VAE, lambda: _vae(part))
 
 
@@ -50,7 +50,7 @@ def _plain(value: Any) -> Any:
 
 
 class _Autoencoder(torch.nn.Module):
-    """diffusers' autoencoder with the two methods that ComfyUI calls, over pictures (B, 3, H, W) in -1..1."""
+    """diffusers' autoencoder with the two methods that ComfyUI calls. Pictures are (B, 3, H, W) in -1..1."""
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
@@ -64,9 +64,9 @@ class _Autoencoder(torch.nn.Module):
 
 
 def _own_network(part: PaintingPart, dtype: torch.dtype, device: torch.device) -> comfy.sd.VAE:
-    """ComfyUI's VAE around diffusers' network: ComfyUI's own has fixed widths and 32 groups, which nano's has not."""
+    """Wrap diffusers' network in ComfyUI's VAE, because ComfyUI's own network has fixed widths and 32 groups, unlike nano's."""
     loaded = part.parts["vae"].load(dtype, management.vae_offload_device())
-    # The least network that ComfyUI's class can be built around; it is replaced below.
+    # The smallest network that ComfyUI's class accepts. It is replaced below.
     smallest = {
         "embed_dim": 1,
         "ddconfig": {

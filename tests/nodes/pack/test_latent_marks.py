@@ -69,7 +69,7 @@ def test_latents_of_another_family_are_refused_with_both_names(parts: dict[str, 
     assert "belongs to the family 'flux'" in sentence
     assert NODE_CLASS_MAPPINGS[node].DISPLAY_NAME in sentence
     assert "decode the latent with the VAE of 'unipic'" in sentence
-    assert [parts[name]._held for name in ("dit", "vae")] == [None, None]  # refused before the weights are read
+    assert [parts[name]._managed for name in ("dit", "vae")] == [None, None]  # refused before the weights are read
 
 
 def test_an_empty_latent_has_the_format_of_the_connected_model(parts: dict[str, Any]) -> None:

@@ -212,7 +212,7 @@ def test_loader_checks_files_at_once_and_reads_none(here: host.PlainHost, tmp_pa
     loaded = run("UniWorldLoader", checkpoint="tiny", flux="tiny", siglip="tiny", dtype="auto", device="cpu")
     held = [part for part in loaded[0].held.values() if isinstance(part, HeldPart)]
     assert {part.name for part in held} == {"understanding", "siglip", "dit", "vae", "clip", "t5"}
-    assert all(part._held is None for part in held)
+    assert all(part._managed is None for part in held)
 
 
 AUTO = {"flux": "auto", "siglip": "auto", "dtype": "auto", "device": "cpu"}

@@ -59,7 +59,7 @@ def test_weight_equals_the_published_one(
     torch.testing.assert_close(weight, golden[f"mask.{case}.{published}.weight"], rtol=0, atol=1e-6)
 
 
-def test_a_batch_gives_each_item_what_it_gives_alone(golden: dict[str, torch.Tensor]) -> None:
+def test_batching_does_not_change_the_result_of_an_item(golden: dict[str, torch.Tensor]) -> None:
     before = torch.cat([picture(f"mask_{case}_src") for case in CASES])
     after = torch.cat([picture(f"mask_{case}_tgt") for case in CASES])
     mask = masks.edit_mask(before, after)

@@ -271,7 +271,7 @@ class TestWhatItLacks:
 
 
 class TestTable:
-    def test_a_family_that_cannot_encode_is_none(self) -> None:
+    def test_a_family_without_encoding_is_refused(self) -> None:
         class Half(Family):
             name, companions = "Half", ()
 

@@ -181,7 +181,7 @@ class Odd(Exception):
 @pytest.mark.parametrize(
     "error", [RuntimeError, AssertionError, ZeroDivisionError, AttributeError, RecursionError, Odd]
 )
-def test_whatever_a_decoder_raises_is_one_sentence(
+def test_every_decoder_error_becomes_one_sentence(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception], where: str
 ) -> None:
     with opened(encoded(gradient(), "PNG")) as file:
@@ -191,7 +191,7 @@ def test_whatever_a_decoder_raises_is_one_sentence(
 
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
-def test_a_lack_of_memory_and_an_interrupt_are_no_damage(
+def test_memory_errors_and_interrupts_are_not_reported_as_damage(
     monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     with opened(encoded(gradient(), "PNG")) as file:
@@ -201,13 +201,13 @@ def test_a_lack_of_memory_and_an_interrupt_are_no_damage(
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, TimeoutError, Odd])
-def test_what_the_check_raises_passes_whatever_its_type(error: type[Exception]) -> None:
+def test_errors_of_the_check_are_raised_unchanged(error: type[Exception]) -> None:
     with pytest.raises(error) as caught:
         opened(encoded(gradient(), "PNG"), check=raising(error))
     assert type(caught.value) is error
 
 
-def test_a_sentence_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_not_wrapped_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(encoded(gradient(), "PNG")) as file:
         monkeypatch.setattr(file.picture, "load", raising(RuntimeError))
         with pytest.raises(BadPicture) as error:
@@ -222,7 +222,7 @@ def raising(error: type[BaseException]) -> Callable[..., Any]:
     return act
 
 
-def test_the_tolerance_is_this_threads_alone_and_leaves_no_trace() -> None:
+def test_tolerance_applies_only_to_the_current_thread_and_is_restored() -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
     seen: list[bool] = []
     with tolerant():

@@ -135,7 +135,7 @@ def saved(picture: Image.Image, kind: str, **options: Any) -> Image.Image:
     return Image.open(io.BytesIO(data.getvalue()))
 
 
-def test_palette_with_a_transparent_color_lies_on_white(model: UniWorld) -> None:
+def test_a_palette_with_a_transparent_color_is_composited_on_white(model: UniWorld) -> None:
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 255, 0, 0] + [0] * 762)
     palette.putpixel((1, 1), 0)
@@ -240,7 +240,7 @@ def test_tensor_and_picture_are_one_and_the_same() -> None:
         assert to_rgb(tensor).tobytes() == picture.tobytes()
 
 
-def test_four_channel_tensor_lies_on_white() -> None:
+def test_four_channel_tensors_are_composited_on_white() -> None:
     assert pixel(torch.zeros(2, 2, 4)) == (255, 255, 255)
 
 
@@ -268,12 +268,12 @@ def test_tensor_of_another_type_is_one_sentence(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("thing", ["cat.png", b"bytes", None, 3, np.zeros((4, 4, 3))], ids=lambda it: type(it).__name__)
-def test_what_is_no_picture_is_one_sentence(model: UniWorld, thing: Any) -> None:
+def test_values_of_other_types_are_refused_in_one_sentence(model: UniWorld, thing: Any) -> None:
     with pytest.raises(ValueError, match=f"A picture is a {type(thing).__name__}"):
         model.reference([thing])
 
 
-def test_no_pictures_are_no_references(model: UniWorld) -> None:
+def test_an_empty_list_gives_no_references(model: UniWorld) -> None:
     assert model.reference([]) == []
 
 
@@ -281,7 +281,7 @@ def test_no_pictures_are_no_references(model: UniWorld) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_turned_upright_as_pillow_turns_it(orientation: int) -> None:
+def test_pictures_are_rotated_as_pillow_rotates_them(orientation: int) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     buffer = io.BytesIO()
@@ -292,7 +292,7 @@ def test_a_picture_is_turned_upright_as_pillow_turns_it(orientation: int) -> Non
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0"])
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_a_whole_picture_with_a_damaged_exif_is_taken_as_it_lies(kind: str, exif: bytes) -> None:
+def test_a_picture_with_damaged_exif_is_not_rotated(kind: str, exif: bytes) -> None:
     buffer = io.BytesIO()
     gradient().save(buffer, kind, exif=exif, lossless=True)
     assert np.array_equal(np.asarray(to_rgb(Image.open(buffer))), np.asarray(gradient()))

@@ -209,7 +209,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and devices are files of Unix")
 @pytest.mark.parametrize("what", IRREGULAR)
 @pytest.mark.parametrize("name", READERS)
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path, name: str, what: str) -> None:
+def test_special_files_are_refused_without_waiting(tmp_path: Path, name: str, what: str) -> None:
     IRREGULAR[what](tmp_path / name)
     with pytest.raises(ValueError, match=f"{name} is not a regular file"):
         READERS[name](tmp_path / name)
@@ -366,7 +366,7 @@ HEADS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("how", HEADS)
-def test_a_head_that_is_no_plain_table_is_one_error_soon(shared: Path, how: str) -> None:
+def test_an_invalid_routing_head_is_refused_fast(shared: Path, how: str) -> None:
     torch.save(HEADS[how](), shared / HEAD)
     try:
         assert "task_head_final.pt" in refused(shared)

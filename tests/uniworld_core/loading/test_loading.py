@@ -52,7 +52,7 @@ def open_copy(folder: Path, **options: Any) -> UniWorld:
 # --- parts alone, and only when asked for ----------------------------------------------------------------------------
 
 
-def test_vlm_alone_understands(tmp_path: Path) -> None:
+def test_understanding_needs_only_the_vlm(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(TINY / "uniworld", tmp_path / "alone"))
     vlm = UniWorldParts(folder)["vlm"].load(FLOAT32)
     assert isinstance(vlm.answer(["What is this?"], [[Image.new("RGB", (30, 30))]], max_new_tokens=3)[0], str)
@@ -72,7 +72,7 @@ def test_checkpoint_alone_understands_and_routes_and_says_what_else_needs() -> N
             call()
 
 
-def test_dit_alone_paints(model: UniWorld, tmp_path: Path) -> None:
+def test_sampling_needs_only_the_dit(model: UniWorld, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(TINY / "uniworld", tmp_path / "alone"))
     for file in folder.iterdir():
         if not (file.suffix == ".safetensors" or file.name in ("config.json", "model.safetensors.index.json")):
@@ -85,7 +85,7 @@ def test_dit_alone_paints(model: UniWorld, tmp_path: Path) -> None:
     assert torch.isfinite(dit.velocity(torch.zeros(1, 16, 4, 4), 0.5, condition, 3.5)).all()
 
 
-def test_siglip_vae_clip_and_t5_load_alone(tmp_path: Path) -> None:
+def test_siglip_vae_clip_and_t5_load_independently(tmp_path: Path) -> None:
     for part in ("text_encoder", "tokenizer"):
         shutil.copytree(TINY / "flux" / part, tmp_path / "clip" / part)
     for part in ("text_encoder_2", "tokenizer_2"):
@@ -667,7 +667,7 @@ def test_list_in_place_of_the_routing_head_is_named(tiny_copy: Path) -> None:
         UniWorldParts(tiny_copy / "uniworld")["understanding"].load(FLOAT32)
 
 
-def test_missing_routing_head_matters_for_route_alone(tiny_copy: Path) -> None:
+def test_a_missing_routing_head_affects_only_route(tiny_copy: Path) -> None:
     (tiny_copy / "uniworld" / "task_head_final.pt").unlink()
     model = open_copy(tiny_copy)
     assert model.encode("A dog.", use_t5=False).tokens.shape[0] == 1
@@ -804,7 +804,7 @@ def test_colours_of_several_layers_have_relus_between_them(tiny_copy: Path) -> N
         None,
     ],
 )
-def test_colours_that_are_none_are_named(tiny_copy: Path, layers: object) -> None:
+def test_invalid_preview_colours_are_refused(tiny_copy: Path, layers: object) -> None:
     colours_file(tiny_copy).write_text(json.dumps({"layers": layers}))
     with pytest.raises(ValueError, match=r"latent_rgb\.json must map 16 channels to three"):
         read_latent_format(tiny_copy / "flux")

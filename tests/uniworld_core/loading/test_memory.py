@@ -62,7 +62,7 @@ def test_working_memory_counts(hold):
     assert (a.resident, b.resident) == (False, True)
 
 
-def test_one_larger_than_the_budget_runs_alone(hold):
+def test_a_module_larger_than_the_budget_runs_while_all_others_are_offloaded(hold):
     memory = ModelMemory(SIZE // 2)
     (a, _), (b, _) = hold(memory), hold(memory)
     a.on_device()

@@ -34,7 +34,7 @@ def test_every_place_of_the_grid_has_a_name() -> None:
     assert line("a", x=1.0, y=1.0).place == "bottom right"
 
 
-def test_lines_are_told_by_picture_and_place() -> None:
+def test_lines_are_described_by_picture_and_position() -> None:
     first = [line("SALE", x=0.1, y=0.1), line("50 %", x=0.2, y=0.2), line("Coffee")]
     assert describe_text([first, [], [line("Exit", x=0.9, y=0.9)]]) == (
         'Text in image 1: "SALE", "50 %" at the top left; "Coffee" at the center.\n'

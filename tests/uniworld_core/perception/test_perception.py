@@ -126,7 +126,7 @@ def line_drawing(paper: str, ink: str) -> Image.Image:
 @disturbed
 @pytest.mark.parametrize("task", EDGE_TASKS)
 @pytest.mark.parametrize(("paper", "ink"), [("black", "white"), ("white", "black"), ("#101018", "#d0d0d0")])
-def test_edges_come_out_white_on_black_whatever_was_painted(
+def test_edges_are_white_on_black_for_every_painting(
     task: str, paper: str, ink: str, disturb: Callable[[Image.Image], torch.Tensor]
 ) -> None:
     expected = tensor(line_drawing("black", "white"))[..., 0]
@@ -215,7 +215,7 @@ def skeleton(spots: dict[int, tuple[int, int]], limbs: list[tuple[int, int]]) ->
 
 
 @disturbed
-def test_joints_are_told_by_their_colour(disturb: Callable[[Image.Image], torch.Tensor]) -> None:
+def test_joints_are_identified_by_their_colour(disturb: Callable[[Image.Image], torch.Tensor]) -> None:
     spots = {joint: (40 + 30 * (joint % 6), 40 + 50 * (joint // 6)) for joint in range(len(JOINTS))}
     limbs = [(joint, joint + 1) for joint in range(17) if joint % 6 != 5]
     result = perception.read_map("openpose", disturb(skeleton(spots, limbs)))

@@ -155,7 +155,7 @@ def test_references_per_item_go_to_the_prompts_of_a_batch(model: UniWorld, mixed
     close(together.tokens[1][together.mask[1]], alone.tokens[0])
 
 
-def test_clip_and_t5_see_the_last_instruction_alone(model: UniWorld, mixed: list[Any]) -> None:
+def test_clip_and_t5_see_only_the_last_instruction(model: UniWorld, mixed: list[Any]) -> None:
     condition: Condition = model.encode(mixed[0], t5_length=8)
     plain = model.encode("Make it green.", t5_length=8)
     assert torch.equal(condition.pooled, plain.pooled)
@@ -241,7 +241,7 @@ def test_a_turn_or_references_in_the_wrong_place(model: UniWorld, mixed: list[An
         ([None], "is a NoneType, not text"),
     ],
 )
-def test_what_is_no_prompt_says_what_to_give(model: UniWorld, prompt: Any, sentence: str) -> None:
+def test_errors_for_invalid_prompts_list_the_accepted_types(model: UniWorld, prompt: Any, sentence: str) -> None:
     for ask in (model.encode, model.understand, model.route, model.vlm.inputs, model.vlm.answer):
         with pytest.raises(ValueError, match=sentence):
             ask(prompt)
@@ -249,7 +249,7 @@ def test_what_is_no_prompt_says_what_to_give(model: UniWorld, prompt: Any, sente
         model.vlm.inputs(prompt, [[]])
 
 
-def test_references_of_an_item_that_are_no_list_say_what_to_give(model: UniWorld) -> None:
+def test_references_of_an_item_must_be_a_list(model: UniWorld) -> None:
     with pytest.raises(ValueError, match="references of an item are a Tensor"):
         model.route(["A dog."], refs=[torch.zeros(2, 4)])  # type: ignore[list-item]
 

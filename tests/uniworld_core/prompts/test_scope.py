@@ -34,7 +34,7 @@ def test_unknown_words_are_named_once_in_order() -> None:
     assert SCOPE.unknown_words("A cat; the CAT, 12 éclairs 猫_red") == ["a", "cat", "12", "éclairs", "猫"]
 
 
-def test_nothing_is_said_of_what_is_known() -> None:
+def test_known_words_cause_no_warning() -> None:
     assert SCOPE.outside(asked("Make the circle red.", FLAT)) is None
 
 

@@ -37,7 +37,7 @@ def test_shift_runs_from_a_half_at_256_tokens_to_its_largest_at_4096() -> None:
     assert FLUX_SHIFT.mu((256 + 4096) // 2) == pytest.approx((0.5 + 1.15) / 2)
 
 
-def test_shift_of_nothing_changes_nothing() -> None:
+def test_a_shift_of_zero_changes_nothing() -> None:
     levels = torch.linspace(0, 1, 11)
     torch.testing.assert_close(flow.exponential_shift(levels, 0.0), levels)
     assert flow.exponential_shift(levels, 1.0)[[0, -1]].tolist() == [0.0, 1.0]
@@ -55,7 +55,7 @@ def test_schedule_is_that_of_the_published_scheduler(steps: int, tokens: int) ->
 
 @given(steps=st.integers(1, 200), tokens=st.integers(1, 65536), denoise=st.floats(0.01, 1.0))
 @settings(max_examples=60, deadline=None)
-def test_schedule_falls_to_nothing_whatever_is_asked(steps: int, tokens: int, denoise: float) -> None:
+def test_every_schedule_falls_to_zero(steps: int, tokens: int, denoise: float) -> None:
     levels = flow.schedule(steps, tokens, FLUX_SHIFT, denoise)
     assert levels.shape == (steps + 1,)
     assert levels.dtype == torch.float32
@@ -279,7 +279,7 @@ def test_noise_that_the_dit_cannot_take_is_an_error(
 
 @pytest.mark.parametrize(("height", "width", "named"), [(100, 64, "height is 100"), (64, 8, "width is 8")])
 @pytest.mark.parametrize("sign", [1, -1, 0])
-def test_sides_that_are_no_multiple_of_16_are_an_error(
+def test_sides_must_be_multiples_of_16(
     model: UniWorld, condition: Condition, height: int, width: int, named: str, sign: int
 ) -> None:
     if sign != 1:  # no size at all

@@ -97,7 +97,7 @@ def test_scales_of_each_channel_undo_each_other() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 6), (2, 3, 2, 4, 6), (2, 4, 1, 4, 6), (2, 3, 1, 4, 5), (0, 3, 1, 4, 6)])
-def test_latents_that_are_no_such_are_named_with_what_is_taken(shape: tuple[int, ...]) -> None:
+def test_errors_for_invalid_latents_show_the_expected_shape(shape: tuple[int, ...]) -> None:
     assert not LATENTS.fits(shape)
     with pytest.raises(
         UniWorldError, match=r"the model takes \(batch, 3, 1, height/8, width/8\), for .* multiples of 16"
@@ -124,7 +124,7 @@ def test_terminal_level_is_that_of_the_published_scheduler(steps: int, tokens: i
     assert all(a > b for a, b in pairwise(levels.tolist()))
 
 
-def test_one_step_begins_at_pure_noise_whatever_the_terminal_level() -> None:
+def test_one_step_starts_from_pure_noise_for_every_terminal_level() -> None:
     assert flow.schedule(1, 1024, SHIFT).tolist() == [1.0, 0.0]
 
 

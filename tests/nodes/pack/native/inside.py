@@ -396,7 +396,7 @@ def partial() -> dict[str, Any]:
     """A card with room for half of the DiT. ComfyUI loads at least 128 MiB, so nano's share is set here."""
     here = nano()
     dit = here.outputs["dit"]
-    patcher = dit._held.patcher
+    patcher = dit._managed.patcher
     size, load = patcher.model_size(), management.load_models_gpu
     management.unload_all_models()
     patcher.detach()
