@@ -30,9 +30,10 @@ SOURCES = ("pyproject.toml", "constraints.txt", "requirements.txt")
 LOCK, STAMP = "uniworld.lock", "uniworld.stamp"
 # One test process more than cores, because many tests wait for a browser, a server or a killed process. At most four,
 # because each takes up to 3 GB. A file's tests share a process, so that its fixtures are created once; tests/conftest.py
-# orders the files. `test -n0` runs everything in a single process.
+# orders the files. A crashed process ends the run: with another one in its place, pytest-xdist would wait for its files
+# for ever. `test -n0` runs everything in a single process.
 TEST_PROCESSES = min(4, (os.cpu_count() or 1) + 1)
-TEST_OPTIONS = ["-n", str(TEST_PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder"]
+TEST_OPTIONS = ["-n", str(TEST_PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder", "--max-worker-restart", "0"]
 
 # The extras of pyproject.toml that commands need, and options of a command beyond that.
 COMMAND_EXTRAS = {

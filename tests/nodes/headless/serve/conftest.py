@@ -30,7 +30,7 @@ try:
     from uniworld.nodes.headless.serve.app import make_app, open_server
     from uniworld.nodes.headless.serve.http.connections import ConnectionTimeouts, Site
 except ImportError:  # the server is an extra
-    collect_ignore_glob = ["test_*.py"]
+    collect_ignore_glob = ["*test_*.py"]  # in subfolders too
 
 HERE = Path(__file__).parent
 TOYS = {"toys": HERE.parent / "toys.py", "serve_toys": HERE / "toys.py"}
