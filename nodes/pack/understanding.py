@@ -77,6 +77,23 @@ class Understand(PromptNode):
         return vlm.answer(extended, max_new_tokens, temperature, seed, report), extended
 
 
+# Shared by UniWorld Route and UniWorld Route (CLIP).
+ROUTE_OUTPUTS = (
+    Output("paint", "BOOLEAN", "True if the instruction requests an image."),
+    Output("probability", "FLOAT", "Probability that the instruction requests an image, 0 to 1."),
+    Output(
+        "paint_prompt",
+        "STRING",
+        "The prompt, if it requests an image. Otherwise nodes after this output do not run.",
+    ),
+    Output(
+        "answer_prompt",
+        "STRING",
+        "The prompt, if it requests an answer. Otherwise nodes after this output do not run.",
+    ),
+)
+
+
 class ChooseRoute(PromptNode):
     """Decide whether an instruction requests an image or text."""
 
@@ -88,20 +105,7 @@ class ChooseRoute(PromptNode):
         "Decides with the checkpoint's routing head whether to paint an image or to answer in text. Connect paint_prompt to "
         "UniWorld Condition and answer_prompt to UniWorld Understand. Only the selected branch runs."
     )
-    OUTPUTS = (
-        Output("paint", "BOOLEAN", "True if the instruction requests an image."),
-        Output("probability", "FLOAT", "Probability that the instruction requests an image, 0 to 1."),
-        Output(
-            "paint_prompt",
-            "STRING",
-            "The prompt, if it requests an image. Otherwise nodes after this output do not run.",
-        ),
-        Output(
-            "answer_prompt",
-            "STRING",
-            "The prompt, if it requests an answer. Otherwise nodes after this output do not run.",
-        ),
-    )
+    OUTPUTS = ROUTE_OUTPUTS
 
     @classmethod
     def inputs(cls) -> Inputs:

@@ -12,6 +12,7 @@ from ..chat import CONVERSATION, CONVERSATION_SO_FAR
 from ..conditioning import PROMPT, guidance_input
 from ..latents import samples_of
 from ..sampling import DENOISE, steps_input
+from ..understanding import ROUTE_OUTPUTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,20 +122,7 @@ class RouteText(_TextNode):
         "type qwen_image. ComfyUI's text encoders do not generate: connect answer_prompt to UniWorld Understand. Only the "
         "selected branch runs."
     )
-    OUTPUTS = (
-        Output("paint", "BOOLEAN", "True if the instruction requests an image."),
-        Output("probability", "FLOAT", "Probability that the instruction requests an image, 0 to 1."),
-        Output(
-            "paint_prompt",
-            "STRING",
-            "The prompt, if it requests an image. Otherwise nodes after this output do not run.",
-        ),
-        Output(
-            "answer_prompt",
-            "STRING",
-            "The prompt, if it requests an answer. Otherwise nodes after this output do not run.",
-        ),
-    )
+    OUTPUTS = ROUTE_OUTPUTS
 
     @classmethod
     def inputs(cls) -> Inputs:
