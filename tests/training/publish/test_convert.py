@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 from uniworld.training.publish import model_folder
 from uniworld.training.publish.convert import BaseModels, convert
@@ -60,10 +61,26 @@ def nest(file: Path) -> None:
     file.write_text(json.dumps(nested), encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def flux_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A FLUX DiT of tiny's sizes in diffusers' layout, with random weights: other ones than those in tiny's checkpoint."""
+    config = json.loads((TINY.checkpoint / "config.json").read_text(encoding="utf-8"))["denoise_tower"][
+        "denoiser_config"
+    ]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = FluxTransformer2DModel.from_config(config)
+    folder = tmp_path_factory.mktemp("flux") / "transformer"
+    transformer.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")  # with the published version of diffusers
+    return folder
+
+
 @pytest.fixture
-def models(tmp_path: Path) -> BaseModels:
-    """Tiny's base models. The DiT in its FLUX folder has other weights than the one in the UniWorld checkpoint."""
+def models(tmp_path: Path, flux_dit: Path) -> BaseModels:
+    """Tiny's base models, with a DiT in the FLUX folder."""
     flux = Path(shutil.copytree(TINY.flux, tmp_path / "flux"))
+    shutil.copytree(flux_dit, flux / "transformer")
     return BaseModels(write_qwen(tmp_path / "qwen", newer=False), flux, siglip=TINY.siglip)
 
 
@@ -77,7 +94,7 @@ def test_a_converted_checkpoint_opens_with_the_tensors_of_both_base_models(
     made, tiny = tensors_of(tmp_path / "start"), tensors_of(TINY.checkpoint)
     assert set(made) == set(tiny)
     assert all(torch.equal(made[name], tiny[name]) for name in tiny if name.startswith(QWEN_PARTS))
-    flux = tensors_of(TINY.flux / "transformer")
+    flux = tensors_of(models.flux / "transformer")
     assert all(torch.equal(made[f"denoise_tower.denoiser.{name}"], tensor) for name, tensor in flux.items())
     original = UniWorld.from_pretrained("tiny", dtype=torch.float32)
     assert model.understand("What is this?", max_new_tokens=5) == original.understand("What is this?", max_new_tokens=5)

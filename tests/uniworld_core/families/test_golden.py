@@ -27,8 +27,11 @@ from uniworld.uniworld_core.prompts.text import IMAGE_PAD
 from uniworld.uniworld_core.sampling import flow
 from uniworld.uniworld_core.sampling.packing import grid_positions, pack
 
-FULLSIZE = Path(__file__).parents[2] / "data" / "fullsize.json"
+DATA = Path(__file__).parents[2] / "data"
+FULLSIZE = DATA / "fullsize.json"
 CASES = ("t2i", "edit", "fuse")
+# Large tensors that the repository leaves out, because others of the same kind are there. UNIWORLD_GOLDEN has them.
+LEFT_OUT = {"fuse.pixel_values", "fuse.image_t5", "fuse.image_vlm", "t2i.image_vlm"}
 WITH_PICTURES = ("edit", "fuse")
 
 # What is allowed after a whole run of five steps and the VAE; single parts are held closer.
@@ -75,7 +78,11 @@ class Case:
         self.pictures = [golden.picture(file) for file in settings["images"]]
         self.tensors = {k.removeprefix(f"{name}."): v for k, v in numbers.items() if k.startswith(f"{name}.")}
 
+        self.left_out = LEFT_OUT if golden.folder == DATA / "seed0" else set()
+
     def __getitem__(self, name: str) -> torch.Tensor:
+        if f"{self.name}.{name}" in self.left_out:
+            pytest.skip(f"{self.name}.{name} is not in the repository; UNIWORLD_GOLDEN tests it")
         return self.tensors[name]
 
 
@@ -223,7 +230,7 @@ def test_vae_encoding_is_met(model: UniWorld, golden_data: Any, cases: dict[str,
     close(model.vae.encode(picture), numbers["vae.encode_mode"])
 
 
-def test_every_golden_tensor_is_held_against_something(numbers: dict[str, torch.Tensor]) -> None:
+def test_every_golden_tensor_is_compared(golden_data: Any, numbers: dict[str, torch.Tensor]) -> None:
     everywhere = {
         "input_ids",
         "last_hidden",
@@ -246,7 +253,8 @@ def test_every_golden_tensor_is_held_against_something(numbers: dict[str, torch.
     pictures = {"pixel_values", "image_grid_thw", "siglip", "siglip_pixel_values"}
     known = {f"{case}.{name}" for case in CASES for name in everywhere}
     known |= {f"{case}.{name}" for case in WITH_PICTURES for name in pictures}
-    assert set(numbers) == known | {"vae.encode_mode"}
+    left_out = LEFT_OUT if golden_data.folder == DATA / "seed0" else set()
+    assert set(numbers) == known - left_out | {"vae.encode_mode"}
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
