@@ -32,6 +32,7 @@ from .sampling.condition import Condition
 from .sampling.latents import LatentFormat
 from .sampling.sampler import paint
 from .sampling.seeds import check_seed
+from .sampling.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from .backbones.flux_dit import DiT
@@ -247,6 +248,7 @@ class UniWorld:
         sigmas: torch.Tensor | None = None,
         callback: Callable[[flow.Step], None] | None = None,
         cache: str = "off",
+        solver: str = SOLVERS[0],
     ) -> torch.Tensor:
         """Paint unscaled VAE latents (B, 16, H/8, W/8).
 
@@ -260,6 +262,7 @@ class UniWorld:
             sigmas: schedule (steps + 1) to use instead of the published one.
             callback: called after every step with a `flow.Step`. An exception from it ends the run.
             cache: "light" or "strong" skips blocks whose result hardly changes from step to step; see `CACHES`.
+            solver: "euler", or "dpm2" for fewer steps; see `SOLVERS`.
 
         Raises:
             UniWorldError: size, seeds or schedule are invalid or do not match, or a value is not finite (the message names the
@@ -271,7 +274,7 @@ class UniWorld:
         tokens = len(start) * (latents.token_count(latents.shape(1, size)) + cond.tokens.shape[1])
         dit = self._on_device("dit", tokens * self.parts.facts.token_bytes)
         with caching(dit, cache):
-            return paint(dit, cond, size, start, steps, guidance, sigmas=sigmas, callback=callback)
+            return paint(dit, cond, size, start, steps, guidance, sigmas=sigmas, callback=callback, solver=solver)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Decode unscaled VAE latents (B, 16, H/8, W/8) to pictures (B, H, W, 3) in 0..1."""

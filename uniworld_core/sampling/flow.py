@@ -1,4 +1,4 @@
-"""Flow matching for sampling and training: noising, the mu-shifted schedule, and Euler steps.
+"""Flow matching for sampling and training: noising, the mu-shifted schedule, and solvers.
 
 The path x_s = (1 - s) z + s e is straight from latent z (s = 0) to noise e (s = 1), and its velocity is e - z (FLUX;
 rectified flow, arXiv 2209.03003). Published: utils/flux_pipeline.py, train_denoiser.py.
@@ -122,6 +122,50 @@ def euler(
         UniWorldError: the schedule is not decreasing, or the latent or the velocity is not finite. The message names the
             step.
     """
+    return _integrate(velocity, x, sigmas, callback, lambda x, v, sigma, after: x + (after - sigma) * v)
+
+
+def dpm2(
+    velocity: Velocity,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    callback: Callable[[Step], None] | None = None,
+) -> torch.Tensor:
+    """Integrate the velocity with the second-order multistep DPM-Solver++ (arXiv 2211.01095, algorithm 2).
+
+    It evaluates the velocity once per step, as `euler` does, and extrapolates the estimate of the clean latent from the step
+    before. The first and the last step are of first order, as in the rollouts of UniWorld-V2 (flow_grpo/diffusers_patch/
+    solver.py). So is the second step of a schedule that starts at 1, where log((1 - s) / s) is infinite. Arguments and
+    errors are those of `euler`.
+    """
+    last = float(sigmas[-1]) if len(sigmas) else 0.0
+    before: tuple[float, torch.Tensor] | None = None  # noise level and clean estimate of the step before
+
+    def step(x: torch.Tensor, v: torch.Tensor, sigma: float, after: float) -> torch.Tensor:
+        nonlocal before
+        earlier, denoised = before, x - sigma * v
+        before = sigma, denoised
+        x = x + (after - sigma) * v  # the first-order exponential step equals Euler's
+        if earlier is None or earlier[0] == 1.0 or after == last:
+            return x
+        h, h_before = _log_snr(after) - _log_snr(sigma), _log_snr(sigma) - _log_snr(earlier[0])
+        return x + (1.0 - after) * -math.expm1(-h) * 0.5 * (h / h_before) * (denoised - earlier[1])
+
+    return _integrate(velocity, x, sigmas, callback, step)
+
+
+def _log_snr(sigma: float) -> float:
+    return math.log((1.0 - sigma) / sigma)
+
+
+def _integrate(
+    velocity: Velocity,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    callback: Callable[[Step], None] | None,
+    step: Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor],
+) -> torch.Tensor:
+    """Apply `step` (latent, velocity, noise level, next noise level) along a schedule, with the checks and the callback."""
     levels = check_sigmas(sigmas)
     total = len(levels) - 1
     for index, (sigma, after) in enumerate(pairwise(levels)):
@@ -132,7 +176,7 @@ def euler(
         v = velocity(x, sigma)
         _check_finite(v, "velocity", index, total, sigma, _NONFINITE_FIX)
         denoised = x - sigma * v if callback is not None else x
-        x = x + (after - sigma) * v
+        x = step(x, v, sigma, after)
         if callback is not None:
             callback(Step(index, total, sigma, x, denoised))
     return x

@@ -15,6 +15,7 @@ from . import flow
 from .condition import Condition
 from .painter import Painter
 from .seeds import check_seed
+from .solvers import SOLVERS, solver_named
 
 
 def paint(
@@ -30,6 +31,7 @@ def paint(
     latent: torch.Tensor | None = None,
     keep_B1hw: torch.Tensor | None = None,
     callback: Callable[[flow.Step], None] | None = None,
+    solver: str = SOLVERS[0],
 ) -> torch.Tensor:
     """Paint latents: make schedule and noise, run the sampler, and convert the result to VAE latents.
 
@@ -44,12 +46,13 @@ def paint(
         latent: unscaled VAE latents to start from.
         keep_B1hw: 1 where `latent` is kept, 0 where it is repainted.
         callback: called after every step with normalized latents. An exception from it ends the run.
+        solver: one of `SOLVERS`.
 
     Returns:
         Unscaled VAE latents (B, C, h, w), float32.
 
     Raises:
-        UniWorldError: sizes, shapes, seeds or the schedule are invalid or do not match, or a value is not finite (the
+        UniWorldError: sizes, shapes, seeds, schedule or solver are invalid or do not match, or a value is not finite (the
             message names the step).
     """
     latents = painter.latent_format
@@ -64,7 +67,7 @@ def paint(
     if sigmas is None:
         sigmas = flow.schedule(steps, latents.token_count(shape), painter.shift, denoise)
     start = None if latent is None else latents.to_model(latent)
-    return latents.from_model(sample(painter, condition, noise, sigmas, guidance, start, keep_B1hw, callback))
+    return latents.from_model(sample(painter, condition, noise, sigmas, guidance, start, keep_B1hw, callback, solver))
 
 
 def make_noise(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
@@ -87,6 +90,7 @@ def sample(
     latent: torch.Tensor | None = None,
     keep_B1hw: torch.Tensor | None = None,
     callback: Callable[[flow.Step], None] | None = None,
+    solver: str = SOLVERS[0],
 ) -> torch.Tensor:
     """Integrate the painter's velocity over a schedule. All latents are normalized.
 
@@ -98,14 +102,16 @@ def sample(
         latent: the latent to start from.
         keep_B1hw: 1 where `latent` is kept, 0 where it is repainted.
         callback: called after every step.
+        solver: one of `SOLVERS`.
 
     Returns:
         The latent (B, C, h, w), float32.
 
     Raises:
-        UniWorldError: shapes do not match, the sigmas are not decreasing, or a value is not finite (the message names the
+        UniWorldError: shapes do not match, the solver is unknown, the sigmas are not decreasing, or a value is not finite (the message names the
             step).
     """
+    integrate = solver_named(solver)
     painter.check(condition, noise.shape)
     if latent is not None and latent.shape != noise.shape:
         raise UniWorldError(
@@ -120,7 +126,7 @@ def sample(
         x = flow.add_noise(latent, noise, flow.check_sigmas(sigmas)[0])
         if keep_B1hw is not None:
             velocity = _inpaint(velocity, latent, keep_B1hw.to(painter.device, torch.float32))
-    return flow.euler(velocity, x, sigmas, callback)
+    return integrate(velocity, x, sigmas, callback)
 
 
 def _inpaint(velocity: flow.Velocity, latent: torch.Tensor, keep_B1hw: torch.Tensor) -> flow.Velocity:
