@@ -133,6 +133,37 @@ def model(golden_data: Golden) -> UniWorld:
     return golden_data.open_model()
 
 
+@dataclass(frozen=True)
+class EditR1Golden:
+    """What the published functions of Edit-R1 compute: settings and tensors of named cases.
+
+    `UNIWORLD_GOLDEN_EDITR1` selects another folder with `cases.json` and `golden.safetensors`.
+    """
+
+    settings: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+    def cases(self, prefix: str) -> list[tuple[str, dict[str, Any], dict[str, torch.Tensor]]]:
+        """Return (name, settings, tensors) of the cases whose names have this prefix. There must be some."""
+        names = [name for name, value in self.settings.items() if name.startswith(prefix) and isinstance(value, dict)]
+        assert names, f"no case {prefix}*"
+        return [(name, self.settings[name], self._of(name)) for name in names]
+
+    def _of(self, case: str) -> dict[str, torch.Tensor]:
+        start = f"{case}/"
+        return {name[len(start) :]: tensor for name, tensor in self.tensors.items() if name.startswith(start)}
+
+
+@pytest.fixture(scope="session")
+def editr1_golden() -> EditR1Golden:
+    """The golden numbers of Edit-R1: UNIWORLD_GOLDEN_EDITR1, or the default ones."""
+    from safetensors.torch import load_file
+
+    folder = Path(os.environ.get("UNIWORLD_GOLDEN_EDITR1") or DATA / "editr1")
+    settings = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
+    return EditR1Golden(settings, load_file(folder / "golden.safetensors"))
+
+
 @pytest.fixture
 def tiny_copy(tmp_path: Path) -> Path:
     """A copy of the shipped tiny model (`uniworld/`, `flux/`, `siglip/`) that a test may damage."""

@@ -104,8 +104,9 @@ INNER = {
         "engine": {"config", "files", "objective"},
         "run": {"config", "data", "engine", "files", "objective"},
         "publish": {"config", "engine", "files", "objective", "run"},
-        "shapes": {"config", "data", "engine", "files", "objective", "publish", "run"},
-        "cli": {"config", "data", "engine", "files", "objective", "publish", "run", "shapes"},
+        "editr1": {"config", "data", "engine", "files", "objective", "publish", "run"},
+        "shapes": {"config", "data", "editr1", "engine", "files", "objective", "publish", "run"},
+        "cli": {"config", "data", "editr1", "engine", "files", "objective", "publish", "run", "shapes"},
     },
     "training/shapes": {
         "world": set(),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def ema_decay(update: int, limit: float) -> float:
-    """Return the decay of update s, counted from 0: min((1 + s) / (10 + s), limit).
+    """Return the decay of update s: min((1 + s) / (10 + s), limit). UniWorld-V1 counts updates from 0, Edit-R1 from 1.
 
     The ramp lets the average forget the initial weights quickly.
     """
@@ -35,10 +35,14 @@ class ShardedEMA:
         parameters: {name: parameter}, with the same names in every process; unsharded, or sharded by FSDP2 on dimension 0.
         decay: upper limit of the decay.
         rank, world: rank of this process and number of processes.
+        first: number of the first update, for `ema_decay`.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], decay: float, rank: int = 0, world: int = 1, first: int = 0
+    ) -> None:
         self.parameters, self.decay, self.rank, self.world = dict(parameters), decay, rank, world
+        self.first = first
         self.updates = 0
         # Cloned even if the parameter is float32 already, because the average must not share its memory.
         self.local_rows = {name: self._local_rows(value).float().clone() for name, value in self.parameters.items()}
@@ -46,7 +50,7 @@ class ShardedEMA:
     @torch.no_grad()
     def update(self) -> None:
         """Update the average with the current values; call it after each optimizer step."""
-        decay = ema_decay(self.updates, self.decay)
+        decay = ema_decay(self.first + self.updates, self.decay)
         for name, parameter in self.parameters.items():
             self.local_rows[name].lerp_(self._local_rows(parameter).float(), 1.0 - decay)
         self.updates += 1

@@ -1,0 +1,121 @@
+"""Advantages of an epoch's rewards within their groups, and the filters of uninformative groups.
+
+Published: flow_grpo/stat_tracking.py and scripts/train_nft_kontext.py; paper: arXiv 2510.16888, low-variance group filter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...uniworld_core.errors import UniWorldError, shown
+
+FILTERS = ("published", "paper", "none")
+SPREADS = ("global", "group")
+# Added to the standard deviation, as published.
+_EPS = 1e-4
+
+
+@dataclass(frozen=True)
+class AdvantageSettings:
+    """How rewards become advantages.
+
+    Attributes:
+        spread: "global" divides by the standard deviation of all rewards, "group" by that of the sample's group.
+        filter: a name in `FILTERS`. "published" trains on groups with std > `min_std` and mean < `max_mean`. "paper" drops
+            only groups that are both flat and good: std < `min_std` and mean > `max_mean`.
+        min_std, max_mean: the thresholds.
+    """
+
+    spread: str = "global"
+    filter: str = "published"
+    min_std: float = 0.05
+    max_mean: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name, choices in (("spread", SPREADS), ("filter", FILTERS)):
+            value = getattr(self, name)
+            if value not in choices:
+                raise UniWorldError(f"advantage.{name} is {shown(value)}; it must be one of {', '.join(choices)}.")
+        for name in ("min_std", "max_mean"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise UniWorldError(f"advantage.{name} is {value!r}; it must be a number of at least 0.")
+
+
+@dataclass(frozen=True)
+class GroupStats:
+    """Statistics of one group's rewards; `std` is that of the population."""
+
+    count: int
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """Advantages of N samples.
+
+    Attributes:
+        values: (N,) float64; 0 for samples without a reward.
+        valid: (N,) whether the sample is trained on.
+        stats: {group: statistics of its rewards}.
+        mastered: groups with std < `min_std` and mean > `max_mean`, which the published trainer never draws again.
+    """
+
+    values: NDArray[np.float64]
+    valid: NDArray[np.bool_]
+    stats: dict[Hashable, GroupStats]
+    mastered: tuple[Hashable, ...]
+
+    @property
+    def flat_share(self) -> float:
+        """Fraction of groups whose rewards are all equal."""
+        return float(np.mean([one.std == 0 for one in self.stats.values()])) if self.stats else 0.0
+
+
+def advantages(
+    rewards: NDArray[np.floating], groups: Sequence[Hashable], settings: AdvantageSettings = AdvantageSettings()
+) -> Advantages:
+    """Compute advantages, in float64: (reward - mean of its group) / (std + 1e-4).
+
+    Args:
+        rewards: (N,) NaN where a sample has no reward; such samples have no part in any statistic.
+        groups: group of each sample.
+
+    Raises:
+        UniWorldError: the lengths differ.
+    """
+    if len(rewards) != len(groups):
+        raise UniWorldError(f"There are {len(rewards)} rewards and {len(groups)} groups: give one group per reward.")
+    values = np.asarray(rewards, dtype=np.float64)
+    known = np.isfinite(values)
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        if known[index]:
+            members.setdefault(group, []).append(index)
+    overall = float(np.std(values[known])) if known.any() else 0.0
+    result, valid, stats = np.zeros(len(values)), np.zeros(len(values), dtype=bool), {}
+    mastered = []
+    for group, indices in members.items():
+        some = values[indices]
+        stat = stats[group] = GroupStats(len(some), float(np.mean(some)), float(np.std(some)))
+        spread = overall if settings.spread == "global" else stat.std
+        result[indices] = (some - stat.mean) / (spread + _EPS)
+        valid[indices] = _trains(stat, settings)
+        if _mastered(stat, settings):
+            mastered.append(group)
+    return Advantages(result, valid, stats, tuple(mastered))
+
+
+def _trains(stat: GroupStats, settings: AdvantageSettings) -> bool:
+    if settings.filter == "published":
+        return stat.std > settings.min_std and stat.mean < settings.max_mean
+    return settings.filter == "none" or not _mastered(stat, settings)
+
+
+def _mastered(stat: GroupStats, settings: AdvantageSettings) -> bool:
+    return stat.std < settings.min_std and stat.mean > settings.max_mean
