@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .backbones.flux_text import T5_LENGTH, TextEncoders
+from .backbones.flux_text import TextEncoders
 from .backbones.qwen_vl import MAX_NEW_TOKENS
 from .errors import UniWorldError, shown
 from .families.family import Family, LoadedParts, ModelFolders, Route
@@ -69,7 +69,7 @@ class UniWorld:
         self.checkpoint, self.flux_folder, self.siglip_folder = folders.checkpoint, folders.flux, folders.siglip
         self.parts = family.open(folders)
         self.storage, self.device = choose_storage(storage, device), device
-        self._loaded = LoadedParts(self.part)
+        self._loaded = LoadedParts(self._on_device)
         # On a CPU, parts are mapped from their files, which need no management.
         managed = offload != "none" and (offload != "auto" or torch.device(device).type == "cuda")
         self._memory = ModelMemory(default_budget(), warnings.warn) if managed else None
@@ -213,7 +213,7 @@ class UniWorld:
         prompt: Prompt | Sequence[Prompt],
         refs: References | Sequence[References] | None = None,
         use_t5: bool = True,
-        t5_length: int = T5_LENGTH,
+        t5_length: int | None = None,
     ) -> Condition:
         """Encode a prompt, a conversation, or a batch of them to a condition.
 
@@ -222,8 +222,9 @@ class UniWorld:
             refs: references from `reference`, shared by all prompts, or a list with one list per prompt; None for
                 text to image. A conversation has its references in its turns instead.
             use_t5: put T5's tokens of the plain prompt in front of the condition, and let CLIP pool the prompt. Otherwise CLIP
-                pools "". Of a conversation, both see only the text of the last turn.
-            t5_length: number of T5 tokens, padded.
+                pools "". Of a conversation, both see only the text of the last turn. For models in which T5 is optional;
+                it makes no difference to others.
+            t5_length: number of T5 tokens, padded; None for the model's default.
 
         Warns:
             UserWarning: a small model does not know words or pictures; once per call.
@@ -234,7 +235,8 @@ class UniWorld:
         """
         conversations = as_conversations(prompt, refs)
         self._warn_of_unknown(conversations)
-        return self.family.encode(self._loaded, conversations, t5_length if use_t5 else None)
+        length = self.family.t5_length if t5_length is None else t5_length
+        return self.family.encode(self._loaded, conversations, length if use_t5 else None)
 
     def sample(
         self,

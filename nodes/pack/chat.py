@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..declare import Input, Inputs, Node, Output, by_id, validation_result
+from .parts import connected
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,7 +118,10 @@ class ChatTurn(Node):
         from ...uniworld_core import Conversation, Turn
         from ...uniworld_core.prompts.reference import make_references
 
-        painted = [] if image is None else make_references(list(image), None if siglip is None else siglip.on_device())
+        encoder = connected(siglip)
+        painted = (
+            [] if image is None else make_references(list(image), None if encoder is None else encoder.on_device())
+        )
         return ((conversation or Conversation()).then(Turn(role, text, [*(references or []), *painted])),)
 
 

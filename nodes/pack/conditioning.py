@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ...uniworld_core.errors import UniWorldError
 from ..declare import Input, Inputs, Node, Output, by_id
 from .chat import CONVERSATION, CONVERSATION_SO_FAR, PromptNode
+from .parts import connected
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +89,8 @@ class EncodeReference(Node):
         if clip_vision_output is not None:
             new = native_references(image, hidden_states(clip_vision_output))
         else:
-            new = make_references(list(image), None if siglip is None else siglip.on_device())
+            encoder = connected(siglip)
+            new = make_references(list(image), None if encoder is None else encoder.on_device())
         return ([*(references or []), *new],)
 
 
@@ -162,7 +164,7 @@ class EncodeCondition(PromptNode):
         from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE
 
         extended = self.extended(vlm, prompt, references, conversation)
-        condition = vlm.encode(extended, text, T5_LENGTH if t5_length is None else t5_length)
+        condition = vlm.encode(extended, connected(text), T5_LENGTH if t5_length is None else t5_length)
         return conditioning_of(condition, float(GUIDANCE if guidance is None else guidance)), extended
 
 

@@ -2,103 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.loading.options import OFFLOADS, STORAGES
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
+from .folders import AUTO, checkpoint_choices, checkpoint_folder, companion_folder, model_choices
 from .parts import DTYPES, ModelParts, open_parts
 
 if TYPE_CHECKING:
     from ...uniworld_core.families.family import Family
     from .wires import DiTWire, SiglipWire, TextWire, VAEWire, VLMWire
-
-# A file that identifies a folder of each kind. Checkpoints are identified by the files of their family (`TYPE_KEYS`).
-_MARKS = {"diffusers": "vae/config.json", "siglip": "preprocessor_config.json"}
-# The widget of each kind, and the model that belongs there.
-_INPUTS = {"diffusers": "flux", "siglip": "siglip"}
-_MODELS = {"diffusers": "FLUX.1-dev in diffusers layout", "siglip": "siglip2-so400m-patch16-512"}
-# The folder of each kind inside a model that ships with the package.
-_SHIPPED = {"uniworld": "uniworld", "diffusers": "flux", "siglip": "siglip"}
-
-
-def model_choices(kind: str) -> dict[str, Path]:
-    """Return {name: folder} of the models of a kind: the user's in order of name, then the shipped ones."""
-    from ...uniworld_core.families.table import TYPE_KEYS
-    from ...uniworld_core.loading.shipped import SHIPPED_FOLDER, shipped_names
-
-    marks = (_MARKS[kind],) if kind in _MARKS else tuple(TYPE_KEYS)
-    found: dict[str, Path] = {}
-    for root in host.current().model_folders(kind):
-        if root.is_dir():
-            for folder in sorted(root.iterdir()):
-                if any((folder / mark).is_file() for mark in marks):
-                    # In the first search folder that has the name, as ComfyUI resolves its own models.
-                    found.setdefault(folder.name, folder)
-    for name in shipped_names():
-        found.setdefault(name, SHIPPED_FOLDER / name / _SHIPPED[kind])
-    return found
-
-
-AUTO = "auto"
-
-
-def companion(kind: str, name: str, checkpoint: str) -> str:
-    """Return the name of the FLUX or SigLIP folder to use with a checkpoint.
-
-    Args:
-        kind: "diffusers" or "siglip".
-        name: the value of the widget. `auto` selects the folder with the checkpoint's name, which the shipped models
-            have, or else the user's only folder.
-
-    Raises:
-        UniWorldError: `auto`, and the user has no folder of this kind, or several; they are named.
-    """
-    if name != AUTO:
-        return name
-    choices = model_choices(kind)
-    if checkpoint in choices:
-        return checkpoint
-    own = [choice for choice, folder in choices.items() if not folder.is_relative_to(_shipped_folder())]
-    if len(own) == 1:
-        return own[0]
-    folders = ", ".join(str(folder) for folder in host.current().model_folders(kind))
-    if own:
-        raise UniWorldError(f"'{_INPUTS[kind]}' is auto, but {folders} contains {', '.join(own)}: choose one of them.")
-    raise UniWorldError(
-        f"'{_INPUTS[kind]}' is auto, but {folders} contains no folder with a {_MARKS[kind]}: put {_MODELS[kind]} there "
-        "(README: where the weights go)."
-    )
-
-
-def companion_folder(kind: str, name: str, checkpoint: str, family: Family) -> Path | None:
-    """Return the folder that `companion` names; None if the checkpoint's family uses none of this kind.
-
-    Raises:
-        UniWorldError: as `companion`, or a folder was chosen although the family uses none.
-    """
-    if _INPUTS[kind] in family.companions:
-        return model_folder(kind, companion(kind, name, checkpoint))
-    if name != AUTO:
-        raise UniWorldError(f"'{_INPUTS[kind]}' is {name}, but {family.name} does not use it: set it to {AUTO}.")
-    return None
-
-
-def _shipped_folder() -> Path:
-    from ...uniworld_core.loading.shipped import SHIPPED_FOLDER
-
-    return SHIPPED_FOLDER
-
-
-def model_folder(kind: str, name: str) -> Path:
-    """Return the folder of a model by its name in the list. Raises UniWorldError if it is not in the list."""
-    choices = model_choices(kind)
-    if name not in choices:
-        folders = ", ".join(str(folder) for folder in host.current().model_folders(kind))
-        raise UniWorldError(f"There is no model {name!r} in {folders}. Choose one of {', '.join(choices)}.")
-    return choices[name]
 
 
 class LoadUniWorld(Node):
@@ -135,15 +50,20 @@ class LoadUniWorld(Node):
         auto = f"{AUTO} selects the folder with the checkpoint's name, or else the only one in"
         return (
             Input.choice(
-                "checkpoint", model_choices("uniworld"), "The UniWorld-V1 checkpoint, a folder in models/uniworld."
+                "checkpoint",
+                checkpoint_choices(),
+                "The UniWorld-V1 checkpoint, a folder in models/uniworld; or another model in diffusers layout in "
+                "models/diffusers.",
             ),
             Input.choice(
                 "flux",
                 (AUTO, *model_choices("diffusers")),
-                f"FLUX.1-dev in diffusers layout. {auto} models/diffusers.",
+                f"FLUX.1-dev in diffusers layout. {auto} models/diffusers. Ignored for models with a VAE of their own.",
             ),
             Input.choice(
-                "siglip", (AUTO, *model_choices("siglip")), f"siglip2-so400m-patch16-512. {auto} models/siglip."
+                "siglip",
+                (AUTO, *model_choices("siglip")),
+                f"siglip2-so400m-patch16-512. {auto} models/siglip. Ignored for models without SigLIP.",
             ),
             Input.choice(
                 "dtype",
@@ -187,8 +107,9 @@ class LoadUniWorld(Node):
         from ...uniworld_core.families.family import ModelFolders
         from ...uniworld_core.families.table import family_of
 
-        folder = model_folder("uniworld", checkpoint)
+        folder = checkpoint_folder(checkpoint)
         family = family_of(folder)
+        _note_ignored(family, {"flux": flux, "siglip": siglip})
         folders = ModelFolders(
             folder,
             flux=companion_folder("diffusers", flux, checkpoint, family),
@@ -196,6 +117,13 @@ class LoadUniWorld(Node):
         )
         parts = open_parts(family, folders, dtype, device, storage, offload)
         return parts.vlm, parts.siglip, parts.dit, parts.vae, parts.text, *_native_outputs(parts)
+
+
+def _note_ignored(family: Family, chosen: Mapping[str, str]) -> None:
+    """Warn about folders that were chosen although the checkpoint's family uses none."""
+    ignored = [f"{name} {value}" for name, value in chosen.items() if name not in family.companions and value != AUTO]
+    if ignored:
+        host.current().warn(f"{family.name} has all its parts in its own folder; ignored: {', '.join(ignored)}.")
 
 
 def _native_outputs(parts: ModelParts) -> tuple[Any, Any]:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from ...uniworld_core.loading.storage import Storage
     from ...uniworld_core.prompts.scope import Scope
     from ...uniworld_core.sampling.condition import Condition
-    from .wires import SiglipWire, TextEncoder, TextPooler, TextWire, Wired
+    from .wires import Emptyable, SiglipWire, TextEncoder, TextPooler, TextWire, Wired
 
 T = TypeVar("T")
+EmptyableWire = TypeVar("EmptyableWire", bound="Emptyable")
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -77,6 +78,11 @@ class PaintingPart(HeldPart[Any]):
     facts: PaintingFacts
 
 
+def connected(wire: EmptyableWire | None) -> EmptyableWire | None:
+    """Return the value of an optional wire; None if it is not connected, or empty because the family lacks the part."""
+    return wire if wire is not None and wire.available else None
+
+
 @dataclass
 class MemberPart:
     """A part that is a member of another part.
@@ -89,6 +95,11 @@ class MemberPart:
     owner: Wired[Any]
     name: str
 
+    @property
+    def available(self) -> bool:
+        """Whether the model's family has the owner."""
+        return self.owner.available
+
     def on_device(self, working_memory: int = 0) -> Any:
         """Load the owner as `HeldPart` does, and return the member."""
         return getattr(self.owner.on_device(working_memory), self.name)
@@ -100,6 +111,11 @@ class TextParts:
 
     clip: Wired[TextPooler]
     t5: Wired[TextEncoder]
+
+    @property
+    def available(self) -> bool:
+        """Whether the model's family has both."""
+        return self.clip.available and self.t5.available
 
 
 @dataclass
@@ -157,7 +173,7 @@ class VLMPart:
 def _lazily_loaded(held: Mapping[str, Wired[Any]]) -> LoadedParts:
     from ...uniworld_core.families.family import LoadedParts
 
-    return LoadedParts(lambda name: held[name].on_device())
+    return LoadedParts(lambda name, working_memory: held[name].on_device(working_memory))
 
 
 @dataclass(frozen=True)

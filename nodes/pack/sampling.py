@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .wires import Conditioning, DiTWire, Latent
 
 _DIT = Input.wire("dit", "UNIWORLD_DIT", "The DiT from Load UniWorld.")
+# The choice of `ratios` that stands for the sizes of the model.
+NATIVE = "native"
 DENOISE = Input.number(
     "denoise",
     "1 starts from pure noise. Lower values keep more of the input latent.",
@@ -73,8 +75,9 @@ class LatentByAspect(Node):
             ),
             Input.choice(
                 "ratios",
-                RATIO_SETS,
-                f"The set of aspect ratios to choose from (published: {len(RATIO_SETS[DEFAULT_RATIOS])}).",
+                (*RATIO_SETS, NATIVE),
+                f"The set of aspect ratios to choose from (published: {len(RATIO_SETS[DEFAULT_RATIOS])}). {NATIVE}: the sizes "
+                "that the model connected to dit was trained for.",
                 default=DEFAULT_RATIOS,
             ),
             Input.integer("batch_size", "Number of images to generate at once.", default=1, min=1, max=64),
@@ -107,7 +110,7 @@ class LatentByAspect(Node):
         import torch
 
         from ...uniworld_core.backbones.flux_latents import FLUX_LATENTS
-        from ...uniworld_core.images.sizes import DEFAULT_SIDE, mean_size, size_by_aspect
+        from ...uniworld_core.images.sizes import DEFAULT_RATIOS, DEFAULT_SIDE, mean_size, size_by_aspect
 
         if references:
             # Two references at most, as in the published program (serve/cli.py).
@@ -115,7 +118,10 @@ class LatentByAspect(Node):
         elif image is not None:
             height, width = image.shape[1], image.shape[2]
         side = area_side or (DEFAULT_SIDE if dit is None else dit.facts.native_side)
-        size = size_by_aspect(height, width, side * side, ratios)
+        if ratios != NATIVE or dit is None:
+            size = size_by_aspect(height, width, side * side, DEFAULT_RATIOS if ratios == NATIVE else ratios)
+        else:
+            size = dit.facts.size_for(height, width, side)
         latent_format = FLUX_LATENTS if dit is None else dit.facts.latent_format
         return to_latent(torch.zeros(latent_format.shape(batch_size, size)), latent_format), size.width, size.height
 

@@ -45,7 +45,15 @@ Conditioning: TypeAlias = "list[list[Any]]"
 ClipVisionOutput: TypeAlias = "Mapping[str, torch.Tensor]"
 
 
-class Wired(Protocol[LoadedPart]):
+class Emptyable(Protocol):
+    """A wire that is empty if the model's family lacks the part."""
+
+    @property
+    def available(self) -> bool:
+        """Whether the family has it. Using one that it lacks is an error that names the family and the part."""
+
+
+class Wired(Emptyable, Protocol[LoadedPart]):
     """A part of a model that is loaded on first use."""
 
     def on_device(self, working_memory: int = 0) -> LoadedPart:
@@ -92,7 +100,7 @@ class TextEncoder(Protocol):
         """Return the token embeddings (B, length, D)."""
 
 
-class TextWire(Protocol):
+class TextWire(Emptyable, Protocol):
     """UNIWORLD_TEXT."""
 
     @property

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 import torch
 
 from ..errors import UniWorldError
+from ..images.sizes import Size, size_by_aspect
 from ..loading.parts import Part, PartSet
 from ..prompts.conversation import Conversation
 from ..sampling.condition import Condition
@@ -39,6 +40,10 @@ class ModelFolders:
     siglip: Path | None = None
 
 
+def _by_aspect(height: float, width: float, side: int) -> Size:
+    return size_by_aspect(height, width, side * side)
+
+
 @dataclass(frozen=True)
 class PaintingFacts:
     """What the configuration says about painting with a model, before any weight is read.
@@ -49,6 +54,8 @@ class PaintingFacts:
         native_side: side in pixels of the square pictures that the model was trained for.
         token_bytes: working memory of the painter per token, of text or of a latent.
         pixel_bytes: working memory of the VAE per pixel.
+        size_for: returns the size to paint for a picture, given its height, its width, and the side of a square of about
+            the same area as the result.
     """
 
     latent_format: LatentFormat
@@ -56,6 +63,7 @@ class PaintingFacts:
     native_side: int
     token_bytes: int
     pixel_bytes: int
+    size_for: Callable[[float, float, int], Size] = _by_aspect
 
 
 # For each part that a family may lack, the end of the error "FAMILY has ...", with what to do instead.
@@ -114,15 +122,20 @@ class LoadedParts:
     """The loaded parts of a model. The library keeps them in memory; for nodes, the host manages their memory.
 
     Args:
-        get: returns a loaded part by name. Raises UniWorldError if the family lacks it or it cannot be loaded.
+        get: returns a loaded part by name, with a number of bytes kept free in addition to its weights. Raises UniWorldError
+            if the family lacks it or it cannot be loaded.
     """
 
-    def __init__(self, get: Callable[[str], Any]) -> None:
+    def __init__(self, get: Callable[[str, int], Any]) -> None:
         self._get = get
         self._cache: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
-        return self._get(name)
+        return self._get(name, 0)
+
+    def on_device(self, name: str, working_memory: int) -> Any:
+        """Return the part, with `working_memory` bytes kept free in addition to its weights."""
+        return self._get(name, working_memory)
 
     def cached(self, name: str, make: Callable[[], T]) -> T:
         """Return the result of `make`, computed on the first call with this name, such as CLIP's pooled empty prompt.
@@ -166,10 +179,12 @@ class Family(Protocol):
     Attributes:
         name: display name, such as "UniWorld-V1".
         companions: folders that it uses in addition to the checkpoint: any of "flux" and "siglip".
+        t5_length: default number of T5 tokens; None for a family without T5.
     """
 
     name: str
     companions: tuple[str, ...]
+    t5_length: int | None = None
 
     @abstractmethod
     def open(self, folders: ModelFolders) -> FamilyParts:

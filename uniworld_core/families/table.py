@@ -35,6 +35,16 @@ def family_of(folder: str | Path) -> Family:
     return family_by_config(read_json(file), str(file), TYPE_KEYS[file.name])
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Return whether a folder in diffusers layout is a model of a known family, by its `model_index.json`."""
+    file = folder / "model_index.json"
+    try:
+        kind = read_json(file).get(TYPE_KEYS[file.name]) if file.is_file() else None
+    except UniWorldError:  # damaged, and not known to be a model of a family
+        return False
+    return isinstance(kind, str) and kind in FAMILIES
+
+
 def family_by_config(config: Mapping[str, Any], source: str = "config", key: str = "model_type") -> Family:
     """Return the family of a model by its configuration; as `family_of`.
 

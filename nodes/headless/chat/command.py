@@ -16,7 +16,7 @@ from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.files import write_atomic
 from ....uniworld_core.loading.options import OFFLOADS, STORAGES
 from ... import host
-from ...pack.loaders import AUTO
+from ...pack.folders import AUTO
 from ...pack.parts import DTYPES
 from ..run.stopping import stop_on_interrupt
 from ..storage import folders
@@ -44,7 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", nargs="?", help="name of a new or saved conversation (default: a new one named by the time)")
     add("--resume", action="store_true", help="resume the latest conversation")
-    add("--checkpoint", metavar="NAME", help="a folder in MODELS/uniworld (default: nano, or that of the conversation)")
+    add(
+        "--checkpoint",
+        metavar="NAME",
+        help="a folder in MODELS/uniworld or MODELS/diffusers (default: nano, or that of the conversation)",
+    )
     add("--flux", metavar="NAME", help="a folder in MODELS/diffusers (default: auto, which matches the checkpoint)")
     add("--siglip", metavar="NAME", help="a folder in MODELS/siglip (default: auto)")
     add("--dtype", choices=DTYPES, default=DTYPES[0], help="compute dtype")

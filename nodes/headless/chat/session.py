@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ....uniworld_core.backbones.qwen_vl import MAX_NEW_TOKENS
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
-from ....uniworld_core.images.sizes import DEFAULT_RATIOS
 from ... import host
 from ...pack.conditioning import EncodeCondition
 from ...pack.loaders import LoadUniWorld
-from ...pack.sampling import LatentByAspect, Sampler, Scheduler
+from ...pack.sampling import NATIVE, LatentByAspect, Sampler, Scheduler
 from ...pack.understanding import ChooseRoute, Understand
 from ...pack.vae import VAEDecode
 from ..storage.pictures import load_picture
@@ -171,7 +170,7 @@ class Session:
             "width": 1024,
             "height": 1024,
             "area_side": settings.area_side,
-            "ratios": DEFAULT_RATIOS,
+            "ratios": NATIVE,
         }
         latent = LatentByAspect().execute(**square, batch_size=1, references=like, dit=dit)[0]
         (sigmas,) = Scheduler().execute(dit, latent, settings.steps, 1.0)

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from ..parts import PaintingPart
 
 
+# diffusers' class of the transformer that ComfyUI has as well.
+_NETWORK = "FluxTransformer2DModel"
+
+
 def native_model(part: PaintingPart) -> Any:
     """Return a DiT part as MODEL: a ModelPatcher that is created when it is first used."""
     return Lazy(comfy.model_patcher.ModelPatcher, lambda: _patcher(part))
@@ -32,7 +36,13 @@ def native_model(part: PaintingPart) -> Any:
 def _patcher(part: PaintingPart) -> comfy.model_patcher.ModelPatcher:
     network = part.parts.network("dit")
     network.check()
-    settings = dict(network.build().config)
+    built = network.build()
+    if type(built).__name__ != _NETWORK:
+        raise UniWorldError(
+            f"MODEL of Load UniWorld is for models with FLUX's transformer, and {part.parts.family} has another one: use "
+            "UniWorld Sampler."
+        )
+    settings = dict(built.config)
     here = host.current()
     load_device, offload_device = here.load_device(part.device), here.offload_device(part.device)
     config = comfy.supported_models.Flux(_unet_config(network, settings))

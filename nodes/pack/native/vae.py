@@ -10,12 +10,15 @@ import comfy.sd
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 
+from ....uniworld_core.errors import UniWorldError
 from ... import host
 from .lazy import Lazy
 
 if TYPE_CHECKING:
     from ..parts import PaintingPart
 
+# diffusers' class of FLUX's VAE.
+_NETWORK = "AutoencoderKL"
 # The settings in FLUX.1-dev's vae/config.json, which ComfyUI's own network assumes.
 _STANDARD = {
     "block_out_channels": [128, 256, 512, 512],
@@ -38,7 +41,13 @@ def _vae(part: PaintingPart) -> comfy.sd.VAE:
     network.check()
     device = host.current().load_device(part.device)
     dtype = part.storage if isinstance(part.storage, torch.dtype) else part.storage.compute
-    config = network.build().config
+    built = network.build()
+    if type(built).__name__ != _NETWORK:
+        raise UniWorldError(
+            f"VAE of Load UniWorld is for models with FLUX's VAE, and {part.parts.family} has another one: use UniWorld VAE "
+            "Decode and VAE Encode."
+        )
+    config = built.config
     if all(_plain(config.get(key)) == value for key, value in _STANDARD.items()):
         weights = {network.in_network[name]: tensor for name, tensor in network.shards.read(network.in_network)}
         return comfy.sd.VAE(sd=weights, device=device, dtype=dtype)

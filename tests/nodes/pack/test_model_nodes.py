@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from uniworld.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, host
 from uniworld.nodes.pack.conditioning import conditioning_of, to_condition
-from uniworld.nodes.pack.loaders import companion, model_choices, model_folder
+from uniworld.nodes.pack.folders import companion, model_choices, model_folder
 from uniworld.nodes.pack.parts import HeldPart, torch_dtype
 from uniworld.uniworld_core import Condition, UniWorld
 from uniworld.uniworld_core.backbones.flux_vae import read_native_side

@@ -21,6 +21,7 @@ from uniworld.uniworld_core import Condition, Conversation, UniWorld
 from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.families import table
 from uniworld.uniworld_core.families.family import Family, FamilyParts, LoadedParts, ModelFolders, PaintingFacts
+from uniworld.uniworld_core.images.sizes import Size
 from uniworld.uniworld_core.loading.parts import NetworkPart
 from uniworld.uniworld_core.loading.settings import WIDTH, read_json, take
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER, shipped_names
@@ -96,10 +97,15 @@ class MosaicVAE(ComputeModule):
         return torch.pixel_shuffle(pixels, LATENTS.factor).sigmoid().movedim(1, -1).float()
 
 
+def mosaic_size(height: float, width: float, side: int) -> Size:
+    """Twice as wide as high, whatever the picture."""
+    return Size(side // 2, side)
+
+
 class MosaicParts(FamilyParts):
     """All in one file; it has neither SigLIP nor CLIP nor T5."""
 
-    facts = PaintingFacts(LATENTS, SHIFT, native_side=SIDE, token_bytes=256, pixel_bytes=64)
+    facts = PaintingFacts(LATENTS, SHIFT, native_side=SIDE, token_bytes=256, pixel_bytes=64, size_for=mosaic_size)
 
     def __init__(self, folder: Path) -> None:
         shards = Shards(folder)
@@ -158,6 +164,16 @@ def uniworld(capsys: Any, *arguments: str) -> tuple[int, str, str]:
     return code, out, err
 
 
+def run_node(node: str, **inputs: Any) -> Any:
+    return NODE_CLASS_MAPPINGS[node]().execute(**inputs)
+
+
+def load(folder: Path) -> Any:
+    """The outputs of Load UniWorld for the model in this folder."""
+    host.install(host.PlainHost(models=[folder.parents[1]]))
+    return run_node("UniWorldLoader", checkpoint=folder.name, flux="auto", siglip="auto", dtype="float32", device="cpu")
+
+
 def run_text_to_image(capsys: Any, *settings: str) -> tuple[int, str, str]:
     """`uniworld run` of the workflow that ships for text to image, with the second family as checkpoint."""
     options = ["1.checkpoint=mosaic", "1.dtype=float32", *settings]
@@ -188,6 +204,14 @@ class TestPainting:
         assert torch.equal(saved, (expected * 255).to(torch.uint8))  # Save Image cuts, as ComfyUI's does
         assert (painted(model, "another", seed=7)[0] - expected).abs().max() > 0.01
         assert (painted(model, "a mosaic", seed=8)[0] - expected).abs().max() > 0.01
+
+    def test_native_ratios_are_those_of_the_model(self, mosaic: Path) -> None:
+        dit = load(mosaic)[2]
+        given = {"width": 30, "height": 40, "area_side": 0, "batch_size": 1}
+        assert run_node("UniWorldEmptyLatent", **given, ratios="native", dit=dit)[1:] == (SIDE, SIDE // 2)
+        assert run_node("UniWorldEmptyLatent", **given, ratios="any_1ratio", dit=dit)[1:] == (SIDE, SIDE)
+        unconnected = [run_node("UniWorldEmptyLatent", **given, ratios=name)[1:] for name in ("native", "any_11ratio")]
+        assert unconnected == [(864, 1152)] * 2
 
     def test_a_conversation_paints_with_its_last_turn(self, mosaic: Path) -> None:
         model = UniWorld.from_pretrained(mosaic, dtype=torch.float32)
@@ -221,7 +245,7 @@ class TestPainting:
 class TestWhatItLacks:
     def test_t5(self, mosaic: Path) -> None:
         with pytest.raises(UniWorldError, match="Mosaic has no T5"):
-            UniWorld.from_pretrained(mosaic).encode("a mosaic")
+            UniWorld.from_pretrained(mosaic).encode("a mosaic", t5_length=8)
 
     def test_siglip(self, mosaic: Path) -> None:
         with pytest.raises(UniWorldError, match="Mosaic has no SigLIP"):
@@ -239,7 +263,6 @@ class TestWhatItLacks:
         [
             ("UniWorldUnderstand", {"max_new_tokens": 5, "temperature": 0.0, "seed": 0}, "does not answer in text"),
             ("UniWorldRoute", {}, "no routing head"),
-            ("UniWorldCondition", {"text": ["1", 4]}, "no T5"),
         ],
     )
     def test_the_node_that_needs_it_says_so(
@@ -265,9 +288,31 @@ class TestWhatItLacks:
     def test_a_folder_that_it_takes_none_of(self, mosaic: Path, capsys: Any) -> None:
         with pytest.raises(UniWorldError, match="Mosaic does not use a flux folder"):
             UniWorld.from_pretrained(mosaic, flux="tiny")
-        code, _, err = run_text_to_image(capsys, "1.flux=tiny")
-        assert code == 1
-        assert "'flux' is tiny, but Mosaic does not use it: set it to auto." in err
+
+    def test_folders_that_were_chosen_are_ignored_with_one_note(self, mosaic: Path, capsys: Any) -> None:
+        code, _, err = run_text_to_image(capsys, "1.flux=tiny", "1.siglip=nano", "4.steps=1")
+        assert code == 0, err
+        assert err.count("Mosaic has all its parts in its own folder; ignored: flux tiny, siglip nano.") == 1
+        code, _, err = run_text_to_image(capsys, "1.siglip=auto", "4.steps=1")
+        assert code == 0
+        assert "ignored" not in err
+
+    def test_an_empty_wire_of_an_optional_input_counts_as_unconnected(self, mosaic: Path) -> None:
+        image = torch.zeros(1, 7, 9, 3)
+        vlm, siglip, _, _, text, *_ = load(mosaic)
+        assert not siglip.available
+        assert not text.available
+        (references,) = run_node("UniWorldReference", image=image, siglip=siglip)
+        assert references[0].features is None
+        read = run_node("UniWorldCondition", vlm=vlm, prompt="a mosaic", references=references, text=text)
+        (longer,) = run_node(
+            "UniWorldChatTurn", role="assistant", text="", image=image, siglip=siglip, conversation=read[1]
+        )
+        assert [len(turn.refs) for turn in longer.turns] == [1, 1]
+
+    def test_the_wire_of_a_part_that_it_lacks_says_so_in_one_sentence_when_used(self, mosaic: Path) -> None:
+        with pytest.raises(UniWorldError, match=r"^Mosaic has no SigLIP: [^.]*\.$"):
+            load(mosaic)[1].on_device()
 
 
 class TestTable:
@@ -300,7 +345,7 @@ class TestTable:
         with pytest.raises(UniWorldError, match=r"config\.json"):
             UniWorld.from_pretrained(tmp_path)
 
-    def test_the_loader_lists_a_folder_by_either_file(self, mosaic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_loader_lists_a_folder_by_either_file(self, mosaic: Path) -> None:
         other = mosaic.with_name("pipeline")
         other.mkdir()
         (other / "model_index.json").write_text(json.dumps({"_class_name": "MosaicPipeline"}), encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ...backbones.flux_text import T5_LENGTH
 from ...prompts.conversation import Conversation
 from ...sampling.condition import Condition
 from ..family import Family, LoadedParts, ModelFolders, Route
@@ -19,6 +20,7 @@ class UniWorldV1(Family):
 
     name = NAME
     companions = ("flux", "siglip")
+    t5_length = T5_LENGTH
 
     def open(self, folders: ModelFolders) -> UniWorldParts:
         """Open the folders (`Family.open`). Without FLUX the model can only answer; without SigLIP it takes no references."""

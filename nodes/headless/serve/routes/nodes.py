@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from ....host import MODEL_FOLDERS
-from ....pack.loaders import model_choices
+from ....pack.folders import model_choices
 from ....renamed import replacements
 from ..http.responses import RequestError, json_response
 from ..http.route import HTTPRoute
