@@ -27,7 +27,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     host.install(None)
 
 
-def colour_at(picture: Path, x: int, y: int) -> tuple[int, ...]:
+def color_at(picture: Path, x: int, y: int) -> tuple[int, ...]:
     return Image.open(picture).convert("RGB").getpixel((x, y))  # type: ignore[return-value]
 
 
@@ -43,7 +43,7 @@ def test_a_picture_is_edited(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     example = runpy.run_path(str(EXAMPLES / "edit_picture.py"))
     result = tmp_path / "result.png"
     example["main"](str(SHAPES), "Make the green triangle yellow.", str(result))
-    red, green, blue = colour_at(result, 32, 100)
+    red, green, blue = color_at(result, 32, 100)
     assert min(red, green) > blue + 60, "the triangle is yellow"
     assert capsys.readouterr().out.splitlines() == [f"Saved {result}", "3"]
 

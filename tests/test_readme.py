@@ -94,7 +94,7 @@ def test_statements_about_nano() -> None:
     edit = SAMPLES["edit"].task
     assert edit.subject is not None
     assert edit.result is not None
-    old, new = (f"{thing.colour} {thing.shape}" for thing in (edit.subject, edit.result))
+    old, new = (f"{thing.color} {thing.shape}" for thing in (edit.subject, edit.result))
     said = f"the {old} becomes {with_article(new)}"
     assert f"in `workflows/input/{SAMPLES['edit'].pictures[0]}`, {said}" in TEXT
     assert f'--set "UniWorld Condition.prompt={SAMPLES["edit_with_mask"].task.prompt}"' in TEXT

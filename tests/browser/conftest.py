@@ -231,7 +231,7 @@ class Editor:
             }"""
         )
 
-    def shows_colours(self, kind: str) -> bool:
+    def shows_colors(self, kind: str) -> bool:
         """Whether the node shows a picture, since the node itself is gray."""
         image = self.seen(kind).resize((80, 80))
         return sum(max(pixel) - min(pixel) > 50 for pixel in _pixels(image)) > 200

@@ -97,7 +97,7 @@ def readme(editor) -> dict[str, Image.Image]:
     editor.page.get_by_test_id("template-workflow-edit").click()
     editor.wait_for_node("UniWorldSampler")
     run(editor)
-    editor.until(lambda: editor.shows_colours("SaveImage"), "the picture on the screen")
+    editor.until(lambda: editor.shows_colors("SaveImage"), "the picture on the screen")
     editor.page.get_by_text("Job queued").wait_for(state="hidden")
     return {"templates.webp": templates, "editor.webp": screen(editor)}
 

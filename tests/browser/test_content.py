@@ -272,18 +272,18 @@ def test_no_panel_of_the_editor_requests_another_host(editor: Any) -> None:
 
 
 @pytest.mark.parametrize("editor", ["current", "old"], indirect=True)
-def test_our_wires_have_their_own_colours_in_every_palette(editor: Any) -> None:
+def test_our_wires_have_their_own_colors_in_every_palette(editor: Any) -> None:
     editor.open("edit")
-    colours = """() => [
+    colors = """() => [
         app.canvas.default_connection_color_byType.UNIWORLD_VLM,
         app.canvas.constructor.link_type_colors.UNIWORLD_DIT,
         getComputedStyle(document.documentElement).getPropertyValue('--color-datatype-UNIWORLD_VAE').trim(),
     ]"""
     ours = ["#4DD0E1", "#9575CD", "#E57373"]
-    editor.until(lambda: editor.page.evaluate(colours) == ours, "the colours of the wires")
+    editor.until(lambda: editor.page.evaluate(colors) == ours, "the colors of the wires")
     editor.page.evaluate("app.ui.settings.setSettingValueAsync('Comfy.ColorPalette', 'light')")
     editor.until(lambda: editor.page.evaluate("app.canvas.default_connection_color_byType.IMAGE") != "", "the palette")
-    assert editor.page.evaluate(colours) == ours
+    assert editor.page.evaluate(colors) == ours
     editor.page.evaluate("app.ui.settings.setSettingValueAsync('Comfy.ColorPalette', 'dark')")
 
 

@@ -21,13 +21,13 @@ def test_the_edit_template_runs_and_its_picture_is_shown_in_the_node(editor: Any
     editor.page.get_by_test_id("template-workflow-edit").click()
     editor.wait_for_node("UniWorldSampler")
     editor.make_quick("first/edit")
-    assert not editor.shows_colours("SaveImage")
+    assert not editor.shows_colors("SaveImage")
     editor.run()
     [job] = editor.wait_for_jobs(1)
     made = editor.until(lambda: editor.pictures("SaveImage"), "the picture in Save Image")
     assert f"filename={job['preview_output']['filename']}" in made[0]
     assert (editor.host.folder / "output" / "first" / job["preview_output"]["filename"]).is_file()
-    editor.until(lambda: editor.shows_colours("SaveImage"), "the picture on the screen")
+    editor.until(lambda: editor.shows_colors("SaveImage"), "the picture on the screen")
 
 
 @each_editor
@@ -38,7 +38,7 @@ def test_a_live_preview_is_shown_in_the_sampler(editor: Any) -> None:
     first = editor.until(lambda: editor.pictures("UniWorldSampler"), "a preview")
     assert first[0].startswith("blob:")
     editor.until(lambda: editor.pictures("UniWorldSampler") not in (first, []), "another preview")
-    editor.until(lambda: editor.shows_colours("UniWorldSampler"), "the preview on the screen")
+    editor.until(lambda: editor.shows_colors("UniWorldSampler"), "the preview on the screen")
     assert editor.jobs()[-1]["status"] == "in_progress"
     editor.host.ask("/api/interrupt", {})
     editor.wait_for_jobs(1, "cancelled")

@@ -1,4 +1,4 @@
-"""The colours of this pack's wires in the editor."""
+"""The colors of this pack's wires in the editor."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def types_of(node: Any) -> set[str]:
     return {one for kind in kinds for one in kind.split(",")}
 
 
-def test_every_wire_of_our_own_has_a_colour() -> None:
+def test_every_wire_of_our_own_has_a_color() -> None:
     used = {kind for node in NODE_CLASS_MAPPINGS.values() for kind in types_of(node) if kind.startswith("UNIWORLD_")}
     assert used <= set(COLORS)
 
 
-def test_no_two_wires_have_the_same_colour() -> None:
+def test_no_two_wires_have_the_same_color() -> None:
     assert len(set(COLORS.values())) == len(COLORS) >= 6

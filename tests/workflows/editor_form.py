@@ -14,7 +14,7 @@ from typing import Any
 
 from workflows.layout import GROUP, Box, around, node_size, row_width, view
 
-COLOURS = ("#3f789e", "#8A8", "#b58b2a", "#a1309b", "#b06634")
+COLORS = ("#3f789e", "#8A8", "#b58b2a", "#a1309b", "#b06634")
 MARGIN = 10
 # Space for images and text that a node shows below its widgets, in pixels.
 SHOWN = {"LoadImage": 224, "SaveImage": 224, "PreviewImage": 224, "PreviewAny": 110, "UniWorldSampler": 224}
@@ -263,7 +263,7 @@ class Graph:
                     "id": number + 1,
                     "title": title,
                     "bounding": [frame.left, frame.top, frame.right - frame.left, frame.bottom - frame.top],
-                    "color": COLOURS[number % len(COLOURS)],
+                    "color": COLORS[number % len(COLORS)],
                     "font_size": 24,
                     "flags": {},
                 }

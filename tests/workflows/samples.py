@@ -67,7 +67,7 @@ def _compose(prompt: str, subject: Object, place: str) -> ShapesTask:
 
 
 def _map(name: str, kind: str, seed: int = 0, scene: Scene = SHAPES, subject: Object | None = None) -> Sample:
-    words = f"{subject.colour} {subject.shape}" if subject else ""
+    words = f"{subject.color} {subject.shape}" if subject else ""
     return Sample(ShapesTask(kind, instruction(name, words), (scene,), None, subject), seed, words)
 
 
@@ -85,7 +85,7 @@ SAMPLES = {
         ),
     ),
     "edit": Sample(
-        _swap("replace", "Replace the red circle with an orange square.", CIRCLE, shape="square", colour="orange"),
+        _swap("replace", "Replace the red circle with an orange square.", CIRCLE, shape="square", color="orange"),
     ),
     "multi_reference": Sample(
         _compose(
@@ -100,13 +100,13 @@ SAMPLES = {
         )
     ),
     "chat": Sample(
-        _swap("recolour", "Make the red circle purple.", CIRCLE, colour="purple"),
+        _swap("recolour", "Make the red circle purple.", CIRCLE, color="purple"),
         then=ShapesTask(
             "question",
             "What color is the circle?",
-            (SHAPES.swapped(CIRCLE, replace(CIRCLE, colour="purple")),),
+            (SHAPES.swapped(CIRCLE, replace(CIRCLE, color="purple")),),
             None,
-            replace(CIRCLE, colour="purple"),
+            replace(CIRCLE, color="purple"),
             None,
             "purple",
             "colour",
@@ -115,7 +115,7 @@ SAMPLES = {
     "auto_route": Sample(
         ShapesTask("remove", "Remove the green triangle.", (SHAPES,), SHAPES.without(TRIANGLE), TRIANGLE),
     ),
-    "edit_with_mask": Sample(_swap("recolour", "Make the green triangle yellow.", TRIANGLE, colour="yellow")),
+    "edit_with_mask": Sample(_swap("recolour", "Make the green triangle yellow.", TRIANGLE, color="yellow")),
     "perception_canny": _map("canny", "edge"),
     "perception_hed": _map("hed", "hed"),
     "perception_mlsd": _map("mlsd", "mlsd"),

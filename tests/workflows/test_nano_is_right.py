@@ -75,7 +75,7 @@ def test_the_answer_of_the_next_turn_is_about_the_painted_picture(run_shared: Ru
     chat = SAMPLES["chat"]
     assert chat.then is not None
     assert chat.task.subject is not None
-    assert chat.then.answer != chat.task.subject.colour, "or the first picture would do"
+    assert chat.then.answer != chat.task.subject.color, "or the first picture would do"
     ran = run_shared("chat")
     assert judge_answer(chat.then, answer := ran.texts["Answer"]), answer
     assert ["only single instructions" in one for one in ran.warnings] == [True], "it is right by luck, and says so"

@@ -136,9 +136,9 @@ def arrow(draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
     draw.polygon(((x + 4, y - 9), (x + 14, y), (x + 4, y + 9)), fill=LIGHT)
 
 
-def write(draw: ImageDraw.ImageDraw, text: str, middle: tuple[int, int], size: int, letters: int, colour: str) -> None:
+def write(draw: ImageDraw.ImageDraw, text: str, middle: tuple[int, int], size: int, letters: int, color: str) -> None:
     font = ImageFont.load_default(size)
-    draw.multiline_text(middle, textwrap.fill(text, letters), colour, font, anchor="mm", align="center", spacing=6)
+    draw.multiline_text(middle, textwrap.fill(text, letters), color, font, anchor="mm", align="center", spacing=6)
 
 
 if __name__ == "__main__":

@@ -129,11 +129,11 @@ def plot(runs: Mapping[str, Path], to: Path) -> None:
     write_atomic(to, picture.getvalue())
 
 
-def _draw(axes: Axes, steps: Sequence[int], values: Sequence[float], noisy: bool, name: str, colour: str) -> None:
+def _draw(axes: Axes, steps: Sequence[int], values: Sequence[float], noisy: bool, name: str, color: str) -> None:
     curve = smoothed(values, _SMOOTHING * len(values)) if noisy else values
-    axes.plot(steps, curve, color=colour, linewidth=1.5, label=name)
+    axes.plot(steps, curve, color=color, linewidth=1.5, label=name)
     if noisy:
-        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
 
 
 def _number(value: object) -> float:

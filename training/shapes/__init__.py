@@ -1,1 +1,1 @@
-"""A small world of coloured shapes, known exactly: its pictures, its tasks, its oracle and its examination."""
+"""A small world of colored shapes, known exactly: its pictures, its tasks, its oracle and its examination."""

@@ -766,10 +766,10 @@ def test_a_dtype_or_device_that_holds_no_model_is_named(options: dict[str, Any],
         UniWorld.from_pretrained("tiny", **options)
 
 
-def test_a_vae_may_bring_its_own_colours_for_previews(tiny_copy: Path) -> None:
+def test_a_vae_may_bring_its_own_colors_for_previews(tiny_copy: Path) -> None:
     rows = [[0.0, 0.0, 0.0] for _ in range(17)]
     rows[3][1], rows[16][2] = 1.0, 1.0
-    colours_file(tiny_copy).write_text(json.dumps({"layers": [rows]}))
+    colors_file(tiny_copy).write_text(json.dumps({"layers": [rows]}))
     VAE.from_pretrained(tiny_copy / "flux", FLOAT32)
     latent = torch.zeros(16, 2, 2)
     latent[3] = -1.0
@@ -778,10 +778,10 @@ def test_a_vae_may_bring_its_own_colours_for_previews(tiny_copy: Path) -> None:
     assert preview(latent, FLUX_LATENTS.rgb, side=2).getpixel((0, 0)) != (127, 0, 255)
 
 
-def test_colours_of_several_layers_have_relus_between_them(tiny_copy: Path) -> None:
+def test_colors_of_several_layers_have_relus_between_them(tiny_copy: Path) -> None:
     first = [[0.0, 0.0] for _ in range(17)]
     first[3] = [1.0, -1.0]
-    colours_file(tiny_copy).write_text(json.dumps({"layers": [first, [[1, 0, 0], [0, 1, 0], [-1, -1, -1]]]}))
+    colors_file(tiny_copy).write_text(json.dumps({"layers": [first, [[1, 0, 0], [0, 1, 0], [-1, -1, -1]]]}))
     latent = torch.zeros(16, 1, 2)
     latent[3] = torch.tensor([2.0, -2.0])
     shown = preview(latent, side=2, rgb=read_latent_format(tiny_copy / "flux").rgb)
@@ -804,11 +804,11 @@ def test_colours_of_several_layers_have_relus_between_them(tiny_copy: Path) -> N
         None,
     ],
 )
-def test_invalid_preview_colours_are_refused(tiny_copy: Path, layers: object) -> None:
-    colours_file(tiny_copy).write_text(json.dumps({"layers": layers}))
+def test_invalid_preview_colors_are_refused(tiny_copy: Path, layers: object) -> None:
+    colors_file(tiny_copy).write_text(json.dumps({"layers": layers}))
     with pytest.raises(ValueError, match=r"latent_rgb\.json must map 16 channels to three"):
         read_latent_format(tiny_copy / "flux")
 
 
-def colours_file(models: Path) -> Path:
+def colors_file(models: Path) -> Path:
     return models / "flux" / "vae" / "latent_rgb.json"

@@ -22,8 +22,8 @@ def tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).float()[None] / 255
 
 
-def canvas(colour: object = "black", size: tuple[int, int] = SIZE) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    image = Image.new("RGB", size, colour)
+def canvas(color: object = "black", size: tuple[int, int] = SIZE) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    image = Image.new("RGB", size, color)
     return image, ImageDraw.Draw(image)
 
 
@@ -215,7 +215,7 @@ def skeleton(spots: dict[int, tuple[int, int]], limbs: list[tuple[int, int]]) ->
 
 
 @disturbed
-def test_joints_are_identified_by_their_colour(disturb: Callable[[Image.Image], torch.Tensor]) -> None:
+def test_joints_are_identified_by_their_color(disturb: Callable[[Image.Image], torch.Tensor]) -> None:
     spots = {joint: (40 + 30 * (joint % 6), 40 + 50 * (joint // 6)) for joint in range(len(JOINTS))}
     limbs = [(joint, joint + 1) for joint in range(17) if joint % 6 != 5]
     result = perception.read_map("openpose", disturb(skeleton(spots, limbs)))
@@ -240,8 +240,8 @@ def test_no_pose_has_no_joints(disturb: Callable[[Image.Image], torch.Tensor]) -
 # --- segmentation ---------------------------------------------------------------------------------------------------
 
 
-def overlay(source: Image.Image, shape: Image.Image, colour: tuple[int, int, int], strength: float) -> Image.Image:
-    tinted = Image.blend(source, Image.new("RGB", source.size, colour), strength)
+def overlay(source: Image.Image, shape: Image.Image, color: tuple[int, int, int], strength: float) -> Image.Image:
+    tinted = Image.blend(source, Image.new("RGB", source.size, color), strength)
     return Image.composite(tinted, source, shape)
 
 
@@ -254,12 +254,12 @@ def blob(size: tuple[int, int] = SIZE) -> Image.Image:
 
 
 @disturbed
-@pytest.mark.parametrize("colour", [(60, 255, 80), (255, 40, 40), (20, 20, 230)])
+@pytest.mark.parametrize("color", [(60, 255, 80), (255, 40, 40), (20, 20, 230)])
 def test_segmentation_is_read_from_a_translucent_overlay(
-    colour: tuple[int, int, int], disturb: Callable[[Image.Image], torch.Tensor]
+    color: tuple[int, int, int], disturb: Callable[[Image.Image], torch.Tensor]
 ) -> None:
     source = photo()
-    result = perception.read_map("segmentation", disturb(overlay(source, blob(), colour, 0.5)), tensor(source))
+    result = perception.read_map("segmentation", disturb(overlay(source, blob(), color, 0.5)), tensor(source))
     assert iou(result.mask, tensor(blob())[..., 0]) > 0.93
     assert near(result.boxes[0], [(30, 40, 81, 111), (150, 60, 91, 101)], 4)
     assert torch.equal(result.map[..., 0], result.mask)
@@ -268,11 +268,11 @@ def test_segmentation_is_read_from_a_translucent_overlay(
 
 @disturbed
 @pytest.mark.parametrize("with_source", [False, True])
-@pytest.mark.parametrize("colour", ["white", "lime"])
+@pytest.mark.parametrize("color", ["white", "lime"])
 def test_segmentation_is_read_from_a_plain_mask(
-    with_source: bool, colour: str, disturb: Callable[[Image.Image], torch.Tensor]
+    with_source: bool, color: str, disturb: Callable[[Image.Image], torch.Tensor]
 ) -> None:
-    plain = Image.composite(Image.new("RGB", SIZE, colour), Image.new("RGB", SIZE), blob())
+    plain = Image.composite(Image.new("RGB", SIZE, color), Image.new("RGB", SIZE), blob())
     result = perception.read_map("segmentation", disturb(plain), tensor(photo()) if with_source else None)
     assert iou(result.mask, tensor(blob())[..., 0]) > 0.97
 
@@ -336,11 +336,11 @@ def test_an_overlay_without_its_source_gets_a_sentence(task: str) -> None:
 
 
 def with_rectangles(
-    image: Image.Image, boxes: list[tuple[int, int, int, int]], colour: object = (30, 230, 240), width: int = 3
+    image: Image.Image, boxes: list[tuple[int, int, int, int]], color: object = (30, 230, 240), width: int = 3
 ) -> Image.Image:
     drawn = image.copy()
     for x, y, w, h in boxes:
-        ImageDraw.Draw(drawn).rectangle([x, y, x + w - 1, y + h - 1], outline=colour, width=width)
+        ImageDraw.Draw(drawn).rectangle([x, y, x + w - 1, y + h - 1], outline=color, width=width)
     return drawn
 
 

@@ -111,7 +111,7 @@ def compare(
     found = find(picture_HW3)
     reasons = []
     if found.ground != wanted.ground:
-        reasons.append(f"the ground is {_ground_words(found)}, not {' and '.join(wanted.ground.colours)}")
+        reasons.append(f"the ground is {_ground_words(found)}, not {' and '.join(wanted.ground.colors)}")
     free = list(found.objects)
     there = set()
     for thing in wanted.objects:
@@ -120,7 +120,7 @@ def compare(
             free.remove(match)
             there.add(thing)
     missing = [thing for thing in wanted.objects if thing not in there]
-    reasons += [f"no {thing.size} {thing.colour} {thing.shape} at the {thing.place}" for thing in missing]
+    reasons += [f"no {thing.size} {thing.color} {thing.shape} at the {thing.place}" for thing in missing]
     reasons += [f"a {seen.words()} that should not be there" for seen in free]
     if found.unexplained > MAX_UNEXPLAINED:
         reasons.append(f"{100 * found.unexplained:.1f}% of the picture is neither ground nor object")
@@ -132,16 +132,16 @@ def compare(
 
 
 def _is(seen: FoundObject, thing: Object, loose: bool) -> bool:
-    if (seen.shape, seen.colour, seen.size) != (thing.shape, thing.colour, thing.size) or seen.fit < MIN_FIT:
+    if (seen.shape, seen.color, seen.size) != (thing.shape, thing.color, thing.size) or seen.fit < MIN_FIT:
         return False
     if loose:
         return seen.place == thing.place
-    x, y = thing.centre
+    x, y = thing.center
     return max(abs(seen.x - x), abs(seen.y - y)) <= STAYS_WITHIN
 
 
 def _ground_words(found: Found) -> str:
-    return " and ".join(colour or "of no known color" for colour in found.ground.colours or ("",))
+    return " and ".join(color or "of no known color" for color in found.ground.colors or ("",))
 
 
 def _order_right(scene: Scene, picture_HW3: Pixels) -> bool | None:

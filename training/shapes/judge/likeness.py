@@ -22,7 +22,7 @@ from .oracle import Pixels
 _RIVALS = ("edge", "hed", "mlsd", "sketch", "normal", "depth")
 _ALIKE = {"mlsd": "edge", "edge": "mlsd"}  # the same lines, except for circles
 _SOFTNESS = (0.0, 0.9)
-_REACH = 13  # units around an object's centre that contain its outline, even a soft one
+_REACH = 13  # units around an object's center that contain its outline, even a soft one
 _ALL = slice(None)
 _SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
 
@@ -46,11 +46,11 @@ def mistaken_objects(kind: str, scene: Scene, picture_HW3: Pixels) -> list[str]:
         # The correct object comes first: `argmin` returns the first of equal maps.
         things = list(dict.fromkeys([thing, *others]))
         maps = [_channels(kind, map_of(kind, scene.swapped(thing, other))) for other in things]
-        x, y = thing.centre
+        x, y = thing.center
         rows, columns = (slice(max(at - _REACH, 0), min(at + _REACH, UNITS)) for at in (y, x))
         nearest = things[int(_errors(seen_CHW, maps, rows, columns).argmin())]
         if nearest != thing:
-            reasons.append(f"the {thing.size} {thing.colour} {thing.shape} looks like a {nearest.size} {nearest.shape}")
+            reasons.append(f"the {thing.size} {thing.color} {thing.shape} looks like a {nearest.size} {nearest.shape}")
     return reasons
 
 

@@ -12,7 +12,7 @@ from ..world import draw
 from ..world.maps import map_of
 from ..world.scene import UNITS, Object, Scene
 from .likeness import mistaken_objects, nearest_map
-from .maps import colourless
+from .maps import colorless
 from .morphology import Mask, grow, shrink
 from .oracle import Pixels
 from .verdict import Verdict
@@ -51,7 +51,7 @@ def judge_mlsd(scene: Scene, picture_HW3: Pixels) -> Verdict:
     for thing, mask_HW in zip(scene.objects, draw.visible_masks(scene)):
         outline_HW = grow(mask_HW) & ~shrink(mask_HW) & ~grow(wanted_HW)
         if thing not in straight and (outline_HW & seen_HW).sum() > MAX_ROUND * outline_HW.sum():
-            reasons.append(f"the {thing.colour} circle is outlined")
+            reasons.append(f"the {thing.color} circle is outlined")
     return _verdict("mlsd", scene, picture_HW3, f1, reasons)
 
 
@@ -74,10 +74,10 @@ def _lines(
     for thing, mask_HW in zip(scene.objects, draw.visible_masks(scene)):
         outline_HW = grow(mask_HW) & ~shrink(mask_HW) & wanted_HW
         if thing in outlined and (outline_HW & near_seen_HW).sum() < MIN_OUTLINE * outline_HW.sum():
-            reasons.append(f"the outline of the {thing.colour} {thing.shape} is missing")
+            reasons.append(f"the outline of the {thing.color} {thing.shape} is missing")
         inside_HW = shrink(mask_HW, 2) & ~(near_wanted_HW if wide else wanted_HW)
         if (seen_HW & inside_HW).sum() > MAX_FILLED * inside_HW.sum():
-            reasons.append(f"the {thing.colour} {thing.shape} is filled")
+            reasons.append(f"the {thing.color} {thing.shape} is filled")
     stray = float((seen_HW & ~grow(wanted_HW, 2)).mean())
     if stray > MAX_STRAY:
         reasons.append(f"{100 * stray:.1f}% of the picture has lines that are not near an edge")
@@ -88,7 +88,7 @@ def _verdict(kind: str, scene: Scene, picture_HW3: Pixels, f1: float, reasons: l
     nearest = nearest_map(kind, scene, picture_HW3)
     if nearest != kind:
         reasons.append(f"it looks more like the {nearest} map of the picture")
-    reasons += colourless(picture_HW3)
+    reasons += colorless(picture_HW3)
     # Only for pictures that pass everything else, because this check is slow.
     reasons = reasons or mistaken_objects(kind, scene, picture_HW3)
     return Verdict(not reasons, tuple(reasons), edge_f1=f1)

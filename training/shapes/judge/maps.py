@@ -12,7 +12,7 @@ import torch
 
 from ....uniworld_core.images.components import connected_components
 from ..world import draw
-from ..world.scene import COLOURS, GROUNDS, UNITS, Object, Scene
+from ..world.scene import COLORS, GROUNDS, UNITS, Object, Scene
 from .likeness import mistaken_objects
 from .morphology import Mask, grow, overlap, shrink
 from .oracle import Pixels, smooth
@@ -27,7 +27,7 @@ MIN_COVERED = 0.85  # of the subject's inside
 MIN_ON_SUBJECT = 0.5  # of each mark
 MIN_BOX_IOU = 0.6
 MIN_BOX_SIDE = 0.7  # of each side of a box
-# Maximum distance of a marked pixel from the line between the source's colour and the mark's, in RGB.
+# Maximum distance of a marked pixel from the line between the source's color and the mark's, in RGB.
 MAX_OFF = 55.0
 MIN_PART = 10  # pixels of a part of a mark
 
@@ -53,7 +53,7 @@ def judge_depth(scene: Scene, picture_HW3: Pixels) -> Verdict:
     for thing, level, height in zip(scene.objects, levels_N, draw.stacking(scene)):
         seen = int(np.abs(levels - level).argmin())
         if seen != height:
-            reasons.append(f"the {thing.colour} {thing.shape} is at height {seen}, not {height}")
+            reasons.append(f"the {thing.color} {thing.shape} is at height {seen}, not {height}")
     full = [draw.full_mask(thing, UNITS) for thing in scene.objects]
     order_right = all(
         levels_N[above] >= levels_N[below] + MIN_DEPTH_STEP
@@ -66,7 +66,7 @@ def judge_depth(scene: Scene, picture_HW3: Pixels) -> Verdict:
     misplaced = _misplaced(scene, gray_HW)
     if misplaced > MAX_MISPLACED:
         reasons.append(f"{100 * misplaced:.1f}% of the picture has the wrong height, away from all outlines")
-    reasons += colourless(picture_HW3)
+    reasons += colorless(picture_HW3)
     # Only for pictures that pass everything else, because this check is slow.
     reasons = reasons or mistaken_objects("depth", scene, picture_HW3)
     return Verdict(not reasons, tuple(reasons), iou=iou, order_right=order_right)
@@ -109,7 +109,7 @@ def judge_segment(scene: Scene, subject: Object, picture_HW3: Pixels) -> FoundMa
 
 
 def judge_box(scene: Scene, subject: Object, picture_HW3: Pixels) -> FoundMark:
-    """Judge a detection: one box of the mark's colour around the subject."""
+    """Judge a detection: one box of the mark's color around the subject."""
     scene = replace(scene, side=UNITS)
     left, top, right, bottom = draw.box_around(scene, subject)
     wanted_HW = np.zeros((UNITS, UNITS), bool)
@@ -147,14 +147,14 @@ def _painted(picture_HW3: Pixels, source_HW3: Pixels, strength: float) -> Mask:
 
 
 def _is_coat(part_HW: Mask, picture_HW3: Pixels, source_HW3: Pixels) -> bool:
-    """Whether a part is the translucent mark, rather than an object that was painted or erased in a palette colour."""
+    """Whether a part is the translucent mark, rather than an object that was painted or erased in a palette color."""
     inside_HW = shrink(part_HW)
     # Displaced edges leave thin rims, which have no inside.
     if not inside_HW.any():
         return False
     coat_HW3 = source_HW3 + draw.MARK_STRENGTH * (np.array(draw.MARK, np.float32) - source_HW3)
-    seen_3, coat_3 = (np.median(colours_HW3[inside_HW], axis=0) for colours_HW3 in (picture_HW3, coat_HW3))
-    named = [np.linalg.norm(seen_3 - rgb) for rgb in (*COLOURS.values(), *GROUNDS.values())]
+    seen_3, coat_3 = (np.median(colors_HW3[inside_HW], axis=0) for colors_HW3 in (picture_HW3, coat_HW3))
+    named = [np.linalg.norm(seen_3 - rgb) for rgb in (*COLORS.values(), *GROUNDS.values())]
     return bool(np.linalg.norm(seen_3 - coat_3) < min(named))
 
 
@@ -167,8 +167,8 @@ def _level(gray_HW: np.ndarray, mask_HW: Mask) -> float:
     return float(np.median(gray_HW[inside_HW if inside_HW.any() else mask_HW]))
 
 
-def colourless(picture_HW3: Pixels) -> list[str]:
-    """Return a reason if a gray map has colours."""
+def colorless(picture_HW3: Pixels) -> list[str]:
+    """Return a reason if a gray map has colors."""
     smooth_HW3 = smooth(picture_HW3)
-    coloured = float((smooth_HW3.max(-1) - smooth_HW3.min(-1) > MAX_CHROMA).mean())
-    return [f"{100 * coloured:.0f}% of the map is coloured"] if coloured > 0.02 else []
+    colored = float((smooth_HW3.max(-1) - smooth_HW3.min(-1) > MAX_CHROMA).mean())
+    return [f"{100 * colored:.0f}% of the map is colored"] if colored > 0.02 else []

@@ -24,7 +24,7 @@ MAX_FLAT_ERROR = 10.0  # degrees, mean over the ground
 MAX_STRAY = 0.01  # of the ground: tilted pixels
 MIN_UNIT = 0.95  # of the picture: normals of about unit length
 _NOISE_BLUR = 0.7  # pixels
-_MAX_DRIFT = 15.0  # of the colours of the whole picture
+_MAX_DRIFT = 15.0  # of the colors of the whole picture
 
 
 def judge_normals(scene: Scene, picture_HW3: Pixels) -> Verdict:
@@ -48,7 +48,7 @@ def judge_normals(scene: Scene, picture_HW3: Pixels) -> Verdict:
     for thing, mask_HW in zip(scene.objects, masks_NHW):
         error = float(angle_HW[mask_HW & rim_HW].mean())
         if error > MAX_RIM_ERROR:
-            reasons.append(f"the rim of the {thing.colour} {thing.shape} is off by {error:.0f} degrees")
+            reasons.append(f"the rim of the {thing.color} {thing.shape} is off by {error:.0f} degrees")
     object_HW = np.any(masks_NHW, axis=0)
     flat_HW = ~grow(object_HW, 2)
     if angle_HW[flat_HW].mean() > MAX_FLAT_ERROR:

@@ -1,6 +1,6 @@
 """Object detection in painted pictures.
 
-Every pixel is assigned to the nearest palette colour. Connected components of an object's colour are objects, whose shape
+Every pixel is assigned to the nearest palette color. Connected components of an object's color are objects, whose shape
 and size are those of the template with the best soft IoU with the difference from the ground. Everything is measured at
 64x64, where a pixel is a unit.
 
@@ -20,16 +20,16 @@ from PIL import Image, ImageFilter
 
 from ....uniworld_core.images.components import connected_components
 from ..world.draw import template
-from ..world.scene import CENTRES, COLOURS, GROUNDS, PLACES, SHAPES, SIZES, SPLITS, UNITS, Ground
+from ..world.scene import CENTERS, COLORS, GROUNDS, PLACES, SHAPES, SIZES, SPLITS, UNITS, Ground
 from .morphology import Mask, grow, shrink
 
-# Maximum RGB distance of a pixel from its palette colour. Palette colours are at least 70 apart.
+# Maximum RGB distance of a pixel from its palette color. Palette colors are at least 70 apart.
 NAMED_WITHIN = 75.0
 # Pixels within this RGB distance of the ground belong to the ground.
 GROUND_WITHIN = 45.0
-MIN_CORE = 4  # pixels of a part after erosion by one pixel; rims between colours have none left
+MIN_CORE = 4  # pixels of a part after erosion by one pixel; rims between colors have none left
 MIN_FIT = 0.62  # of a template; shapeless blobs have lower values
-REACH = 6  # maximum distance between the centres of an object and of its visible part
+REACH = 6  # maximum distance between the centers of an object and of its visible part
 WINDOW = 28
 BLURS = (0.0, 0.8, 1.3)  # pixels; templates are tried with the softness of a VAE decoder's output
 # By how much more of the picture two grounds must explain than one.
@@ -43,13 +43,13 @@ class FoundObject:
     """A detected object.
 
     Attributes:
-        x, y: centre in units.
+        x, y: center in units.
         fit: soft IoU with the template, 0 to 1.
         mask: visible pixels, bool (H, W).
     """
 
     shape: str
-    colour: str
+    color: str
     size: str
     x: int
     y: int
@@ -59,11 +59,11 @@ class FoundObject:
     @property
     def place(self) -> str:
         """The nearest of the nine places."""
-        column, row = (int(np.argmin([abs(at - centre) for centre in CENTRES])) for at in (self.x, self.y))
+        column, row = (int(np.argmin([abs(at - center) for center in CENTERS])) for at in (self.x, self.y))
         return PLACES[3 * row + column]
 
     def words(self) -> str:
-        return f"{self.size} {self.colour} {self.shape} at the {self.place}"
+        return f"{self.size} {self.color} {self.shape} at the {self.place}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Found:
     """The detected content of a picture.
 
     Attributes:
-        ground: the detected ground, with empty names for unknown colours.
+        ground: the detected ground, with empty names for unknown colors.
         objects: the objects in reading order.
         unexplained: fraction of the picture that is neither ground nor near a detected object.
     """
@@ -110,7 +110,7 @@ def find(picture: Image.Image | Pixels) -> Found:
     nearest_HW[distances_HWC.min(axis=-1) > NAMED_WITHIN] = -1
     ground, ground_HW3 = _find_ground(smooth_HW3, nearest_HW)
     strength_HW = np.linalg.norm(smooth_HW3 - ground_HW3, axis=-1)
-    object_HW = (nearest_HW >= 0) & (nearest_HW < len(COLOURS)) & (strength_HW > GROUND_WITHIN)
+    object_HW = (nearest_HW >= 0) & (nearest_HW < len(COLORS)) & (strength_HW > GROUND_WITHIN)
     parts = _parts(np.where(object_HW, nearest_HW + 1, 0))
     everything_HW = np.any([mask_HW for mask_HW, _ in parts], axis=0) if parts else np.zeros_like(object_HW)
     objects: list[FoundObject] = []
@@ -127,15 +127,15 @@ def find(picture: Image.Image | Pixels) -> Found:
 
 
 def _same(one: FoundObject, other: FoundObject) -> bool:
-    alike = (one.shape, one.colour, one.size) == (other.shape, other.colour, other.size)
+    alike = (one.shape, one.color, one.size) == (other.shape, other.color, other.size)
     return alike and max(abs(one.x - other.x), abs(one.y - other.y)) <= 2
 
 
 @cache
 def _palette() -> tuple[tuple[str, ...], Pixels]:
-    """Return the names of all colours, those of objects first, and their RGB values, float32 (C, 3)."""
-    colours = {**COLOURS, **GROUNDS}
-    return tuple(colours), np.array(list(colours.values()), np.float32)
+    """Return the names of all colors, those of objects first, and their RGB values, float32 (C, 3)."""
+    colors = {**COLORS, **GROUNDS}
+    return tuple(colors), np.array(list(colors.values()), np.float32)
 
 
 def _halves(split: str) -> tuple[tuple[slice, slice], ...]:
@@ -146,7 +146,7 @@ def _halves(split: str) -> tuple[tuple[slice, slice], ...]:
 
 
 def _border(ground: Ground) -> Mask:
-    """Return the border of two grounds, where blended pixels may have any colour."""
+    """Return the border of two grounds, where blended pixels may have any color."""
     border_HW = np.zeros((UNITS, UNITS), bool)
     middle = slice(UNITS // 2 - 3, UNITS // 2 + 3)
     if ground.split == "left and right":
@@ -157,34 +157,34 @@ def _border(ground: Ground) -> Mask:
 
 
 def _find_ground(smooth_HW3: Pixels, nearest_HW: NDArray[np.int64]) -> tuple[Ground, Pixels]:
-    """Return the layout and colours that explain most of the picture, and the ground as painted, (H, W, 3)."""
+    """Return the layout and colors that explain most of the picture, and the ground as painted, (H, W, 3)."""
     names, _ = _palette()
-    # White is the ground of extracted objects; otherwise it is an object's colour.
-    able = [*range(len(COLOURS), len(names)), names.index("white")]
+    # White is the ground of extracted objects; otherwise it is an object's color.
+    able = [*range(len(COLORS), len(names)), names.index("white")]
     best: tuple[float, str, list[int]] = (-1.0, "plain", [])
     for split in SPLITS:
         counts = [
             np.bincount(nearest_HW[half].ravel() + 1, minlength=len(names) + 1)[1:][able] for half in _halves(split)
         ]
-        colours = [able[int(count.argmax())] for count in counts]
+        colors = [able[int(count.argmax())] for count in counts]
         share = sum(int(count.max()) for count in counts) / nearest_HW.size
         gain = 0.0 if split == "plain" else MIN_SPLIT_GAIN
-        if share - gain > best[0] and (split == "plain" or colours[0] != colours[1]):
-            best = (share - gain, split, colours)
-    _, split, colours = best
+        if share - gain > best[0] and (split == "plain" or colors[0] != colors[1]):
+            best = (share - gain, split, colors)
+    _, split, colors = best
     ground_HW3 = np.empty_like(smooth_HW3)
     known = []
-    for half, number in zip(_halves(split), colours):
+    for half, number in zip(_halves(split), colors):
         its_own = smooth_HW3[half][nearest_HW[half] == number]
-        # A ground covers at least a third of its half; otherwise its colour counts as unknown.
+        # A ground covers at least a third of its half; otherwise its color counts as unknown.
         known.append(len(its_own) >= nearest_HW[half].size / 3)
         ground_HW3[half] = np.median(its_own if known[-1] else smooth_HW3[half].reshape(-1, 3), axis=0)
-    said = [names[number] if sure else "" for number, sure in zip(colours, known)]
+    said = [names[number] if sure else "" for number, sure in zip(colors, known)]
     return Ground(*said) if split == "plain" else Ground(said[0], said[1], split), ground_HW3
 
 
 def _parts(classes_HW: NDArray[np.int64]) -> list[tuple[Mask, int]]:
-    """Return the connected parts with their colour's index: eroded cores, grown back to their edges."""
+    """Return the connected parts with their color's index: eroded cores, grown back to their edges."""
     cores_HW = np.zeros_like(classes_HW)
     for value in np.unique(classes_HW[classes_HW > 0]):
         cores_HW[shrink(classes_HW == value)] = value
@@ -195,7 +195,7 @@ def _parts(classes_HW: NDArray[np.int64]) -> list[tuple[Mask, int]]:
         for mask_HW, value, area in zip(masks, cores.values.tolist(), cores.areas.tolist())
         if area >= MIN_CORE
     ]
-    # All parts grow in step and only over their own colour, so that neighbours of the same colour share the gap.
+    # All parts grow in step and only over their own color, so that neighbours of the same color share the gap.
     taken_HW = np.any([mask_HW for mask_HW, _ in kept], axis=0) if kept else np.zeros_like(classes_HW, bool)
     for _ in range(REACH):
         for place, (mask_HW, value) in enumerate(kept):
@@ -207,7 +207,7 @@ def _parts(classes_HW: NDArray[np.int64]) -> list[tuple[Mask, int]]:
 
 @cache
 def _templates() -> tuple[tuple[tuple[str, str], ...], torch.Tensor, torch.Tensor]:
-    """Return (shape, size) of all templates; the templates, centred and at each softness, float32 (P, T); their squares."""
+    """Return (shape, size) of all templates; the templates, centered and at each softness, float32 (P, T); their squares."""
     names, drawn = [], []
     for (shape, size), blur in product(product(SHAPES, SIZES), BLURS):
         window = Image.new("L", (WINDOW, WINDOW))
@@ -220,7 +220,7 @@ def _templates() -> tuple[tuple[tuple[str, str], ...], torch.Tensor, torch.Tenso
     return tuple(names), templates_PT, templates_PT**2
 
 
-def _fit(picture_HW3: Pixels, ground_HW3: Pixels, mask_HW: Mask, others_HW: Mask, colour: str) -> FoundObject:
+def _fit(picture_HW3: Pixels, ground_HW3: Pixels, mask_HW: Mask, others_HW: Mask, color: str) -> FoundObject:
     """Return the object whose template has the best soft IoU with a part. Pixels of other parts are ignored."""
     rows, columns = np.nonzero(mask_HW)
     y0, x0 = (round((float(at.min() + at.max()) + 1) / 2) for at in (rows, columns))
@@ -232,7 +232,7 @@ def _fit(picture_HW3: Pixels, ground_HW3: Pixels, mask_HW: Mask, others_HW: Mask
     counts_HW = np.pad((~others_HW).astype(np.float32), pad, constant_values=1)
     cover_HW = np.pad(cover_HW.clip(0, 1).astype(np.float32), pad) * counts_HW
     names, templates_PT, squares_PT = _templates()
-    # Candidate centres, within the picture.
+    # Candidate centers, within the picture.
     (top, bottom), (left, right) = ((max(at - REACH, 0), min(at + REACH, UNITS)) for at in (y0, x0))
 
     def windows(values_HW: Pixels) -> Pixels:
@@ -247,7 +247,7 @@ def _fit(picture_HW3: Pixels, ground_HW3: Pixels, mask_HW: Mask, others_HW: Mask
     fit_OT = common_OT / union_OT.clip(1e-6)
     offset, best = np.unravel_index(int(fit_OT.argmax()), fit_OT.shape)
     (y, x), (shape, size) = divmod(int(offset), right - left + 1), names[best]
-    return FoundObject(shape, colour, size, left + x, top + y, float(fit_OT[offset, best]), mask_HW)
+    return FoundObject(shape, color, size, left + x, top + y, float(fit_OT[offset, best]), mask_HW)
 
 
 def covered_by(thing: FoundObject) -> Mask:

@@ -28,7 +28,7 @@ _BLURS = (0.0, 0.9)
 
 
 def judge_pose(scene: Scene, picture_HW3: Pixels) -> Verdict:
-    """Judge skeletons in OpenPose's colours on black, with all joints of every person in the correct positions."""
+    """Judge skeletons in OpenPose's colors on black, with all joints of every person in the correct positions."""
     joints, extra = max((_joints(scene.figures, picture_HW3, blur) for blur in _BLURS), key=lambda read: read[0])
     reasons = [] if joints >= MIN_JOINTS else [f"only {100 * joints:.0f}% of the joints are found"]
     if extra > MAX_EXTRA:

@@ -103,7 +103,7 @@ class _NanoRun:
         self.qwen_tokens = tokens.qwen_ids(self.qwen)
 
     def vae(self) -> None:
-        from ..standins.colours import STEPS, fit_colours
+        from ..standins.colors import STEPS, fit_colors
         from ..standins.vae import VAEObjective, fit_latents
 
         def make() -> VAEObjective:
@@ -112,7 +112,7 @@ class _NanoRun:
         def write(trained: VAEObjective) -> None:
             found = fit_latents(trained.vae, self.device)
             # A VAE that is barely trained does not justify more steps.
-            rgb = fit_colours(trained.vae, found, self.device, min(STEPS, 4 * self.recipe.vae.steps))
+            rgb = fit_colors(trained.vae, found, self.device, min(STEPS, 4 * self.recipe.vae.steps))
             folders.write_vae(trained.vae, replace(found, rgb=rgb), self.flux_folder / "vae")
 
         self._fit_stand_in("vae", self.recipe.vae, make, write)

@@ -13,7 +13,7 @@ from ..tasks.tasks import KINDS
 from ..world.scene import SIDE
 
 _ABOUT = (
-    f"drawings of shapes and stick figures in a few even colours at {SIDE}x{SIDE} pixels, and the words of its instructions "
+    f"drawings of shapes and stick figures in a few even colors at {SIDE}x{SIDE} pixels, and the words of its instructions "
     "about them"
 )
 _TASKS_PER_KIND = 12  # held-out tasks

@@ -75,7 +75,7 @@ def pool_picture(number: int, seed: int = 0) -> tuple[Image.Image, str, Scene, s
     assert task.target is not None
     if style == "white":
         thing = scene.objects[0]
-        return task.target, style, scene, f"a {thing.size} {thing.colour} {thing.shape} at the {thing.place}"
+        return task.target, style, scene, f"a {thing.size} {thing.color} {thing.shape} at the {thing.place}"
     marked = f"the {describe(rng, task.subject, scene).words()}" if task.subject else ""
     return task.target, style, scene, marked
 

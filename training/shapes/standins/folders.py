@@ -71,11 +71,11 @@ def write_vae(vae: AutoencoderKL, latent_format: LatentFormat, folder: Path) -> 
     file = folder / "config.json"
     factors = {"shift_factor": latent_format.shift, "scaling_factor": latent_format.scale}
     write_json(file, json.loads(file.read_text(encoding="utf-8")) | factors)
-    write_colours(latent_format.rgb, folder)
+    write_colors(latent_format.rgb, folder)
 
 
-def write_colours(rgb: RGB, folder: Path) -> None:
-    """Write the preview colours of a VAE into its folder, one matrix row per line."""
+def write_colors(rgb: RGB, folder: Path) -> None:
+    """Write the preview colors of a VAE into its folder, one matrix row per line."""
     layers = ["[\n" + ",\n".join(json.dumps(row) for row in layer) + "\n]" for layer in rgb]
     (folder / RGB_FILE).write_text('{"layers": [' + ", ".join(layers) + "]}\n", encoding="utf-8")
 

@@ -27,7 +27,7 @@ KL_WEIGHT = 1e-4  # enough to keep latents near unit scale, too little to blur
 PIECE = 64  # side of a crop in pixels
 WHOLE_SHARE = 0.2
 _FIRST_LOG_VARIANCE = -8.0
-# Pictures with rare colours (overlays, boxes, inverted ones) are as frequent as all plain ones.
+# Pictures with rare colors (overlays, boxes, inverted ones) are as frequent as all plain ones.
 _KINDS = (
     "reconstruct",
     "remove",
@@ -47,8 +47,8 @@ _KINDS = (
 )
 
 
-# The decoder's training shows overlays most often: their colours are between those of the palette, so an error that would
-# leave a red square red changes the colour of a mark.
+# The decoder's training shows overlays most often: their colors are between those of the palette, so an error that would
+# leave a red square red changes the color of a mark.
 MARKED_KINDS = (*_KINDS, *("segmentation",) * 6, "detection", "style", "recolour", "background")
 # Distance of painted latents from encoded ones, relative to the latents' standard deviation.
 _NOISE = 0.1

@@ -24,7 +24,7 @@ from ..tasks.prompts import ground_words
 from ..tasks.split import draw_triple
 from ..tasks.tasks import KINDS, ShapesTask, any_kind, make_task
 from ..world.draw import draw, labels
-from ..world.scene import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
+from ..world.scene import COLORS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
 from .fit import Objective, fast_math
 from .parts import SIDE, VLM_MERGE, VLM_PATCH, VLM_WIDTH, make_qwen
 from .vision import batch_vision_attention
@@ -43,7 +43,7 @@ _GRID = SIDE // VLM_PATCH
 _TOKENS = (_GRID // VLM_MERGE) ** 2  # of a picture
 _CELL = VLM_PATCH * VLM_MERGE  # side in pixels of a picture token
 _MIN_CELL_PIXELS = 12  # a token shows an object with more pixels than this
-_CELLS = 1 + len(COLOURS) * len(SHAPES) * len(SIZES)
+_CELLS = 1 + len(COLORS) * len(SHAPES) * len(SIZES)
 _INSTRUCTIONS = tuple(kind for kind in KINDS if kind != "question")
 _DESCRIBE = ("Describe the picture.", "What is in the picture?", "Describe this image.")
 
@@ -76,7 +76,7 @@ def outcome(task: ShapesTask, rng: np.random.Generator) -> str:
     """Describe what a task would paint; this needs both the instruction and the pictures."""
     changed = task.result or task.subject
     whole = changed is None or rng.random() < FULL_OUTCOME_SHARE
-    words = [] if changed is None else [f"{changed.size} {changed.colour} {changed.shape} {changed.place}"]
+    words = [] if changed is None else [f"{changed.size} {changed.color} {changed.shape} {changed.place}"]
     if task.after is None:
         words.insert(0, task.detail or task.kind)
     if whole:
@@ -87,7 +87,7 @@ def outcome(task: ShapesTask, rng: np.random.Generator) -> str:
 def listing(scene: Scene) -> str:
     """List all objects of a scene in order of places, so that there is only one correct answer to learn."""
     things = sorted(scene.objects, key=lambda thing: PLACES.index(thing.place))
-    named = [f"{thing.size} {thing.colour} {thing.shape} {thing.place}" for thing in things]
+    named = [f"{thing.size} {thing.color} {thing.shape} {thing.place}" for thing in things]
     return f"{', '.join(named) or 'nothing'} on {ground_words(scene.ground)}"
 
 
@@ -246,11 +246,11 @@ def objects_per_token(scene: Scene) -> list[Object | None]:
 
 
 def token_class(thing: Object | None) -> int:
-    """Return the class of a picture token: 0 for the background, otherwise a number for colour, shape and size."""
+    """Return the class of a picture token: 0 for the background, otherwise a number for color, shape and size."""
     if thing is None:
         return 0
-    colour, shape = list(COLOURS).index(thing.colour), SHAPES.index(thing.shape)
-    return 1 + (colour * len(SHAPES) + shape) * len(SIZES) + list(SIZES).index(thing.size)
+    color, shape = list(COLORS).index(thing.color), SHAPES.index(thing.shape)
+    return 1 + (color * len(SHAPES) + shape) * len(SIZES) + list(SIZES).index(thing.size)
 
 
 def _share(logits: Tensor, wanted: Tensor) -> Tensor:

@@ -25,10 +25,10 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Swap the {subject} for {new}.",
     ),
     "recolour": (
-        "Make the {subject} {colour}.",
-        "Change the color of the {subject} to {colour}.",
-        "Paint the {subject} {colour}.",
-        "Recolor the {subject} to {colour}.",
+        "Make the {subject} {color}.",
+        "Change the color of the {subject} to {color}.",
+        "Paint the {subject} {color}.",
+        "Recolor the {subject} to {color}.",
     ),
     "background": (
         "Change the background to {ground}.",
@@ -81,7 +81,7 @@ class Description:
     """Some properties of an object. Empty ones are not mentioned."""
 
     shape: str = ""
-    colour: str = ""
+    color: str = ""
     size: str = ""
     place: str = ""
 
@@ -90,7 +90,7 @@ class Description:
             not said or said == holds
             for said, holds in (
                 (self.shape, thing.shape),
-                (self.colour, thing.colour),
+                (self.color, thing.color),
                 (self.size, thing.size),
                 (self.place, thing.place),
             )
@@ -98,22 +98,22 @@ class Description:
 
     def words(self) -> str:
         """Return words such as "small red circle at the top left"."""
-        noun = " ".join(word for word in (self.size, self.colour, self.shape or "object") if word)
+        noun = " ".join(word for word in (self.size, self.color, self.shape or "object") if word)
         return f"{noun} at the {self.place}" if self.place else noun
 
 
-def describe(rng: np.random.Generator, thing: Object, scene: Scene, say_colour: bool = True) -> Description:
+def describe(rng: np.random.Generator, thing: Object, scene: Scene, say_color: bool = True) -> Description:
     """Return a description that matches only this object of the scene, usually as short as people would choose it.
 
     Args:
-        say_colour: whether to mention the colour; False for questions that ask for it.
+        say_color: whether to mention the color; False for questions that ask for it.
     """
-    colour = thing.colour if say_colour else ""
+    color = thing.color if say_color else ""
     short = [
-        Description(thing.shape, colour),
+        Description(thing.shape, color),
         Description(thing.shape),
-        Description(thing.shape, colour, thing.size),
-        Description(thing.shape, colour, place=thing.place),
+        Description(thing.shape, color, thing.size),
+        Description(thing.shape, color, place=thing.place),
     ]
     if rng.random() < 0.3:
         rng.shuffle(short)  # type: ignore[arg-type]
@@ -142,11 +142,11 @@ def ground_words(ground: Ground) -> str:
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """Describe a scene, without capitals or a full stop.
 
-    Lists all objects in random order with size, colour, shape and place, then people with their poses, then the ground.
+    Lists all objects in random order with size, color, shape and place, then people with their poses, then the ground.
     """
     order = rng.permutation(len(scene.objects))
     named = [
-        with_article(Description(thing.shape, thing.colour, thing.size, thing.place).words())
+        with_article(Description(thing.shape, thing.color, thing.size, thing.place).words())
         for thing in (scene.objects[number] for number in order)
     ]
     named += [with_article(person.words()) for person in scene.figures]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..world.scene import COLOURS, SHAPES, Object, Scene, pick
+from ..world.scene import COLORS, SHAPES, Object, Scene, pick
 from .prompts import Description, describe, with_article
 
 QUESTION_KINDS = ("count", "colour", "position", "presence", "shape")
@@ -44,11 +44,11 @@ def question(kind: str, scene: Scene, rng: np.random.Generator) -> ShapesQuestio
         return None
     subject = pick(rng, scene.objects)
     if kind == "colour":
-        words = describe(rng, subject, scene, say_colour=False).words()
+        words = describe(rng, subject, scene, say_color=False).words()
         wording = pick(rng, ("What color is the {}?", "What is the color of the {}?", "Which color has the {}?"))
-        return ShapesQuestion(kind, wording.format(words), subject.colour, subject)
+        return ShapesQuestion(kind, wording.format(words), subject.color, subject)
     if kind == "position":
-        said = Description(subject.shape, subject.colour)
+        said = Description(subject.shape, subject.color)
         if sum(said.matches(thing) for thing in scene.objects) != 1:
             return None
         wording = pick(rng, ("Where is the {}?", "What is the position of the {}?", "In which place is the {}?"))
@@ -60,7 +60,7 @@ def question(kind: str, scene: Scene, rng: np.random.Generator) -> ShapesQuestio
 
 def _count(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
     wording = pick(rng, ("How many {} are there?", "Count the {}.", "How many {} are in the picture?"))
-    # 70 % of the counts by shape or colour use that of an existing object: otherwise most answers would be 0.
+    # 70 % of the counts by shape or color use that of an existing object: otherwise most answers would be 0.
     there = pick(rng, scene.objects) if scene.objects and rng.random() < 0.7 else None
     which = rng.random()
     if which < 0.5:
@@ -69,8 +69,8 @@ def _count(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
         said = Description(shape=there.shape if there else pick(rng, SHAPES))
         words = f"{said.shape}es" if said.shape == "cross" else f"{said.shape}s"
     else:
-        said = Description(colour=there.colour if there else pick(rng, tuple(COLOURS)))
-        words = f"{said.colour} objects"
+        said = Description(color=there.color if there else pick(rng, tuple(COLORS)))
+        words = f"{said.color} objects"
     return ShapesQuestion("count", wording.format(words), str(sum(said.matches(thing) for thing in scene.objects)))
 
 
@@ -78,13 +78,13 @@ def _presence(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
     wording = pick(rng, ("Is there {}?", "Is there {} in the picture?", "Can you see {}?"))
     if scene.objects and rng.random() < 0.5:
         subject = pick(rng, scene.objects)
-        words = with_article(Description(subject.shape, subject.colour).words())
+        words = with_article(Description(subject.shape, subject.color).words())
         return ShapesQuestion("presence", wording.format(words), "yes", subject)
-    # Half of the absent objects are near misses, with the shape or colour of an existing one.
-    shape, colour = pick(rng, SHAPES), pick(rng, tuple(COLOURS))
+    # Half of the absent objects are near misses, with the shape or color of an existing one.
+    shape, color = pick(rng, SHAPES), pick(rng, tuple(COLORS))
     if scene.objects and rng.random() < 0.5:
         near = pick(rng, scene.objects)
-        shape, colour = (near.shape, colour) if rng.random() < 0.5 else (shape, near.colour)
-    said = Description(shape, colour)
+        shape, color = (near.shape, color) if rng.random() < 0.5 else (shape, near.color)
+    said = Description(shape, color)
     there = any(said.matches(thing) for thing in scene.objects)
     return ShapesQuestion("presence", wording.format(with_article(said.words())), "yes" if there else "no")

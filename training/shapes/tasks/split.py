@@ -1,4 +1,4 @@
-"""The held-out split: a fixed tenth of all combinations of colour, shape and place, and of pose, spot and colour.
+"""The held-out split: a fixed tenth of all combinations of color, shape and place, and of pose, spot and color.
 
 Training never contains them. They are selected by a hash of the words, so that they are the same on every machine and
 with every version of the libraries.
@@ -16,7 +16,7 @@ import numpy as np
 
 from ....uniworld_core.errors import UniWorldError
 from ..world.figure import ARMS, LEGS, SPOTS, Combination, Figure
-from ..world.scene import COLOURS, PLACES, SHAPES, Object, Scene, Triple, pick
+from ..world.scene import COLORS, PLACES, SHAPES, Object, Scene, Triple, pick
 
 Split = Literal["train", "test"]
 HELD_OUT_SHARE = 0.1
@@ -24,25 +24,25 @@ HELD_OUT_SHARE = 0.1
 
 @cache
 def held_out_triples() -> tuple[Triple, ...]:
-    """Return the (colour, shape, place) that occur only in test tasks."""
+    """Return the (color, shape, place) that occur only in test tasks."""
     return _tenth(_triples())
 
 
 @cache
 def trained_triples() -> tuple[Triple, ...]:
-    """Return all other (colour, shape, place)."""
+    """Return all other (color, shape, place)."""
     return tuple(triple for triple in _triples() if triple not in held_out_triples())
 
 
 @cache
 def held_out_combinations() -> tuple[Combination, ...]:
-    """Return the (pose, spot, colour) of people that occur only in test tasks."""
+    """Return the (pose, spot, color) of people that occur only in test tasks."""
     return _tenth(_combinations())
 
 
 @cache
 def trained_combinations() -> tuple[Combination, ...]:
-    """Return all other (pose, spot, colour) of people."""
+    """Return all other (pose, spot, color) of people."""
     return tuple(one for one in _combinations() if one not in held_out_combinations())
 
 
@@ -58,14 +58,14 @@ def holds_held_out(scene: Scene) -> bool:
 
 
 def draw_triple(rng: np.random.Generator, split: Split) -> Triple:
-    """Sample a colour, shape and place: never a held-out one for "train"; one with probability 1/2 or more for "test"."""
+    """Sample a color, shape and place: never a held-out one for "train"; one with probability 1/2 or more for "test"."""
     if split == "train":
         return pick(rng, trained_triples())
     return pick(rng, held_out_triples() if rng.random() < 0.5 else _triples())
 
 
 def draw_combination(rng: np.random.Generator, split: Split) -> Combination:
-    """Sample a person's pose, spot and colour, with held-out ones as in `draw_triple`."""
+    """Sample a person's pose, spot and color, with held-out ones as in `draw_triple`."""
     if split == "train":
         return pick(rng, trained_combinations())
     return pick(rng, held_out_combinations() if rng.random() < 0.5 else _combinations())
@@ -79,13 +79,13 @@ def check_split(split: str) -> None:
 
 @cache
 def _triples() -> tuple[Triple, ...]:
-    return tuple(product(COLOURS, SHAPES, PLACES))
+    return tuple(product(COLORS, SHAPES, PLACES))
 
 
 @cache
 def _combinations() -> tuple[Combination, ...]:
     poses = [f"{arms} {legs}" for arms, legs in product(ARMS, LEGS)]
-    return tuple(product(poses, SPOTS, COLOURS))
+    return tuple(product(poses, SPOTS, COLORS))
 
 
 def _tenth(everything: Sequence[Triple]) -> tuple[Triple, ...]:

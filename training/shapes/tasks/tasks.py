@@ -17,7 +17,7 @@ from ....uniworld_core.errors import UniWorldError
 from ..world import draw
 from ..world import scene as world
 from ..world.maps import map_of
-from ..world.scene import COLOURS, PLACES, SHAPES, UNITS, Ground, Object, Scene, check_side, fits, pick
+from ..world.scene import COLORS, PLACES, SHAPES, UNITS, Ground, Object, Scene, check_side, fits, pick
 from .prompts import caption, describe, ground_words, say, with_article
 from .questions import QUESTION_KINDS, question
 from .split import Split, check_split, draw_combination, draw_triple, holds_held_out, is_held_out
@@ -176,7 +176,7 @@ def _add(make: _Maker) -> ShapesTask | None:
     scene, new = make.scene(1, 3), world.random_object(make.rng, make.triple(make.rng))
     if not fits(scene, new):
         return None
-    words = with_article(f"{new.size} {new.colour} {new.shape}")
+    words = with_article(f"{new.size} {new.color} {new.shape}")
     return ShapesTask(
         "add", say(make.rng, "add", new=words, place=new.place), (scene,), scene.with_object(new), None, new
     )
@@ -192,16 +192,16 @@ def _replace(make: _Maker) -> ShapesTask:
     scene = make.scene()
     subject, words = make.subject(scene)
     shape = pick(make.rng, [shape for shape in SHAPES if shape != subject.shape])
-    new = replace(subject, shape=shape, colour=pick(make.rng, tuple(COLOURS)))
-    prompt = say(make.rng, "replace", subject=words, new=with_article(f"{new.colour} {new.shape}"))
+    new = replace(subject, shape=shape, color=pick(make.rng, tuple(COLORS)))
+    prompt = say(make.rng, "replace", subject=words, new=with_article(f"{new.color} {new.shape}"))
     return ShapesTask("replace", prompt, (scene,), scene.swapped(subject, new), subject, new)
 
 
 def _recolour(make: _Maker) -> ShapesTask:
     scene = make.scene()
     subject, words = make.subject(scene)
-    new = replace(subject, colour=pick(make.rng, [colour for colour in COLOURS if colour != subject.colour]))
-    prompt = say(make.rng, "recolour", subject=words, colour=new.colour)
+    new = replace(subject, color=pick(make.rng, [color for color in COLORS if color != subject.color]))
+    prompt = say(make.rng, "recolour", subject=words, color=new.color)
     return ShapesTask("recolour", prompt, (scene,), scene.swapped(subject, new), subject, new)
 
 
@@ -216,7 +216,7 @@ def _background(make: _Maker) -> ShapesTask | None:
 def _extract(make: _Maker) -> ShapesTask | None:
     scene = make.scene()
     subject, words = make.subject(scene)
-    if subject.colour == "white":
+    if subject.color == "white":
         return None
     after = Scene((subject,), Ground("white"), scene.side)
     return ShapesTask("extract", say(make.rng, "extract", subject=words), (scene,), after, subject)

@@ -17,8 +17,8 @@ from .draw_figure import person_cover
 from .scene import SIZES, UNITS, Object, Scene, rgb
 
 OVERSAMPLE = 8
-# Segmentation overlays the object with this colour at half strength; detection draws a box of it at full strength. It is
-# far from all colours of objects and grounds, and the overlay changes each of them by more than `read_segmentation` needs.
+# Segmentation overlays the object with this color at half strength; detection draws a box of it at full strength. It is
+# far from all colors of objects and grounds, and the overlay changes each of them by more than `read_segmentation` needs.
 MARK = (255, 0, 255)
 MARK_STRENGTH = 0.5
 BOX_GAP, BOX_LINE = 1, 2  # units between an object and its box, and width of the box's line
@@ -39,10 +39,10 @@ def paint(scene: Scene) -> Array:
     for thing in scene.objects:
         rows, columns, alpha_hw = _stamp(thing, scene.side)
         under_hw3 = picture_HW3[rows, columns]
-        under_hw3 += alpha_hw[..., None] * (np.array(rgb(thing.colour), np.float32) - under_hw3)
+        under_hw3 += alpha_hw[..., None] * (np.array(rgb(thing.color), np.float32) - under_hw3)
     for person in scene.figures:
         alpha_HW = person_cover(person, scene.side)[..., None]
-        picture_HW3 += alpha_HW * (np.array(rgb(person.colour), np.float32) - picture_HW3)
+        picture_HW3 += alpha_HW * (np.array(rgb(person.color), np.float32) - picture_HW3)
     return np.rint(picture_HW3).astype(np.uint8)
 
 
@@ -147,7 +147,7 @@ def segmented(scene: Scene, subject: Object) -> Array:
 
 
 def detected(scene: Scene, subject: Object) -> Array:
-    """Return the picture with a box of colour `MARK` around the subject."""
+    """Return the picture with a box of color `MARK` around the subject."""
     picture_HW3 = paint(scene).copy()
     left, top, right, bottom = box_around(scene, subject)
     line = max(1, BOX_LINE * scene.side // UNITS)
@@ -184,7 +184,7 @@ def _ground(scene: Scene) -> Array:
 def _stamp(thing: Object, side: int) -> tuple[slice, slice, NDArray[np.float32]]:
     """Return the rows and columns of an object's template in the picture, and the template's coverage there (0..1)."""
     across = round(SIZES[thing.size] * side / UNITS)
-    x, y = (round(place * side / UNITS - across / 2) for place in thing.centre)
+    x, y = (round(place * side / UNITS - across / 2) for place in thing.center)
     top, left = max(y, 0), max(x, 0)
     bottom, right = min(y + across, side), min(x + across, side)
     alpha_hw = template(thing.shape, across)[top - y : bottom - y, left - x : right - x]

@@ -1,4 +1,4 @@
-"""Render people, and their skeletons in OpenPose's colours.
+"""Render people, and their skeletons in OpenPose's colors.
 
 Shapes: H = W = side of the picture in pixels.
 """
@@ -18,7 +18,7 @@ from .scene import UNITS
 
 _OVERSAMPLE = 4
 _HEAD, _LIMB = 4.5, 4.0  # radius of the head, width of arms and legs
-# Wide enough for the core's pose head to read them at 64 pixels: smaller discs lose their colour in the VAE.
+# Wide enough for the core's pose head to read them at 64 pixels: smaller discs lose their color in the VAE.
 DISC, BONE = 2.75, 2.0  # radius of a joint's disc, width of a bone
 BONE_LEVEL = 0.6  # ControlNet's annotator dims bones to this fraction
 _HUE = 20  # degrees from one joint to the next
@@ -56,13 +56,13 @@ def skeletons(figures: tuple[Figure, ...], side: int) -> NDArray[np.uint8]:
         at = person.joints()
         for number, (one, other) in enumerate(BONES):
             canvas.bone(at[one], at[other], BONE, hue(number, BONE_LEVEL))
-        for name, centre in at.items():
-            canvas.disc(centre, DISC, hue(JOINTS.index(name)))
+        for name, center in at.items():
+            canvas.disc(center, DISC, hue(JOINTS.index(name)))
     return canvas.reduced()
 
 
 def hue(number: int, level: float = 1.0) -> tuple[int, int, int]:
-    """Return the colour of a joint or bone by its number."""
+    """Return the color of a joint or bone by its number."""
     red, green, blue = colorsys.hsv_to_rgb(_HUE * number / 360, 1, level)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -73,19 +73,19 @@ class _Canvas:
     def __init__(self, image: Image.Image) -> None:
         self._image, self._pen, self._scale = image, ImageDraw.Draw(image), image.width / UNITS
 
-    def disc(self, centre: Point, radius: float, colour: int | tuple[int, int, int]) -> None:
-        x, y, r = (value * self._scale for value in (*centre, radius))
-        self._pen.ellipse((x - r, y - r, x + r - 1, y + r - 1), fill=colour)
+    def disc(self, center: Point, radius: float, color: int | tuple[int, int, int]) -> None:
+        x, y, r = (value * self._scale for value in (*center, radius))
+        self._pen.ellipse((x - r, y - r, x + r - 1, y + r - 1), fill=color)
 
-    def bone(self, one: Point, other: Point, width: float, colour: int | tuple[int, int, int]) -> None:
+    def bone(self, one: Point, other: Point, width: float, color: int | tuple[int, int, int]) -> None:
         """Draw a line with round ends."""
         ends = [(x * self._scale, y * self._scale) for x, y in (one, other)]
-        self._pen.line(ends, fill=colour, width=round(width * self._scale))
+        self._pen.line(ends, fill=color, width=round(width * self._scale))
         for end in (one, other):
-            self.disc(end, width / 2, colour)
+            self.disc(end, width / 2, color)
 
-    def polygon(self, corners: list[Point], colour: int) -> None:
-        self._pen.polygon([(x * self._scale, y * self._scale) for x, y in corners], fill=colour)
+    def polygon(self, corners: list[Point], color: int) -> None:
+        self._pen.polygon([(x * self._scale, y * self._scale) for x, y in corners], fill=color)
 
     def reduced(self) -> NDArray[np.uint8]:
         """Return the picture at its final size."""

@@ -55,7 +55,7 @@ BONES = (
 class Figure:
     """One person. x and y are the position of the nose."""
 
-    colour: str
+    color: str
     arms: str
     legs: str
     x: int
@@ -68,8 +68,8 @@ class Figure:
 
     @property
     def combination(self) -> Combination:
-        """Pose, spot and colour, by which the split holds out people."""
-        return f"{self.arms} {self.legs}", self.spot, self.colour
+        """Pose, spot and color, by which the split holds out people."""
+        return f"{self.arms} {self.legs}", self.spot, self.color
 
     @property
     def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -84,7 +84,7 @@ class Figure:
     def words(self) -> str:
         """Return a description such as "red person on the left with arms up and legs apart"."""
         where = "in the center" if self.spot == "center" else f"on the {self.spot}"
-        return f"{self.colour} person {where} with arms {self.arms} and legs {self.legs}"
+        return f"{self.color} person {where} with arms {self.arms} and legs {self.legs}"
 
 
 def joints_of(arms: str, legs: str) -> Mapping[str, Point]:

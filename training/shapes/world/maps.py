@@ -79,7 +79,7 @@ def straight_lines(scene: Scene) -> draw.Array:
         pen.line([(0, middle), (end, middle)], fill=255, width=width)
     for thing in scene.objects:
         across = round(SIZES[thing.size] * scale)
-        left, top = (round(place * scale - across / 2) * _OVERSAMPLE for place in thing.centre)
+        left, top = (round(place * scale - across / 2) * _OVERSAMPLE for place in thing.center)
         big = across * _OVERSAMPLE
         if thing.shape == "circle":
             pen.ellipse((left, top, left + big - 1, top + big - 1), fill=0)
@@ -91,7 +91,7 @@ def straight_lines(scene: Scene) -> draw.Array:
 
 
 def sketch(scene: Scene) -> draw.Array:
-    """Return a charcoal sketch: dark, slightly soft outlines on white, and objects shaded by the luma of their colours.
+    """Return a charcoal sketch: dark, slightly soft outlines on white, and objects shaded by the luma of their colors.
 
     Tones stay in the lighter half of the range, so that the core's head can separate lines from shading.
     """
@@ -104,11 +104,11 @@ def sketch(scene: Scene) -> draw.Array:
 
 def tone_of(thing: Object) -> float:
     """Return the gray of an object in a sketch."""
-    return DARK_TONE + (LIGHT_TONE - DARK_TONE) * float(np.dot(_LUMA, rgb(thing.colour))) / 255
+    return DARK_TONE + (LIGHT_TONE - DARK_TONE) * float(np.dot(_LUMA, rgb(thing.color))) / 255
 
 
 def normal_map(scene: Scene) -> draw.Array:
-    """Return `normals` as colours: (n + 1) / 2, as the core's head reads them."""
+    """Return `normals` as colors: (n + 1) / 2, as the core's head reads them."""
     return np.rint(255 * (normals(scene) + 1) / 2).astype(np.uint8)
 
 

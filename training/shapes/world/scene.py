@@ -1,4 +1,4 @@
-"""Scenes: objects with shape, colour, size and place, on a ground of one or two colours; in pose tasks, people.
+"""Scenes: objects with shape, color, size and place, on a ground of one or two colors; in pose tasks, people.
 
 Lengths are in units of 1/64 of the picture's side, so that a scene does not depend on the resolution.
 """
@@ -15,7 +15,7 @@ from ....uniworld_core.errors import UniWorldError
 from .figure import Combination, Figure
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross")
-COLOURS = {
+COLORS = {
     "red": (220, 30, 35),
     "green": (45, 175, 50),
     "blue": (40, 85, 235),
@@ -25,7 +25,7 @@ COLOURS = {
     "white": (255, 255, 255),
     "black": (8, 8, 8),
 }
-# Muted colours that no object has, so that objects are visible on every ground.
+# Muted colors that no object has, so that objects are visible on every ground.
 GROUNDS = {
     "gray": (128, 128, 128),
     "beige": (202, 186, 138),
@@ -35,12 +35,12 @@ GROUNDS = {
     "pink": (240, 152, 186),
 }
 SIZES = {"small": 14, "large": 20}  # diameter
-# The nine places, row by row; their centres are 20 apart.
+# The nine places, row by row; their centers are 20 apart.
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
-CENTRES = (12, 32, 52)
+CENTERS = (12, 32, 52)
 UNITS = 64
 SIDE = 128  # default side of a picture in pixels: the size that nano paints
-JITTER = {"small": 2, "large": 1}  # maximum offset of an object from the centre of its place, in each direction
+JITTER = {"small": 2, "large": 1}  # maximum offset of an object from the center of its place, in each direction
 GAP = 2  # minimum distance of objects that do not overlap
 SPLITS = ("plain", "left and right", "top and bottom")
 # x of people's noses: of a single person by spot, and of two people side by side.
@@ -54,37 +54,37 @@ Triple = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Object:
-    """One object. `dx` and `dy` are its offset from the centre of its place, in units, to the right and down."""
+    """One object. `dx` and `dy` are its offset from the center of its place, in units, to the right and down."""
 
     shape: str
-    colour: str
+    color: str
     size: str
     place: str
     dx: int = 0
     dy: int = 0
 
     @property
-    def centre(self) -> tuple[int, int]:
+    def center(self) -> tuple[int, int]:
         """x and y in units."""
         row, column = divmod(PLACES.index(self.place), 3)
-        return CENTRES[column] + self.dx, CENTRES[row] + self.dy
+        return CENTERS[column] + self.dx, CENTERS[row] + self.dy
 
     @property
     def triple(self) -> Triple:
-        """Colour, shape and place, by which the split holds out objects."""
-        return self.colour, self.shape, self.place
+        """Color, shape and place, by which the split holds out objects."""
+        return self.color, self.shape, self.place
 
 
 @dataclass(frozen=True)
 class Ground:
-    """A ground of one colour, or of two halves, of which `first` is the left or top one."""
+    """A ground of one color, or of two halves, of which `first` is the left or top one."""
 
     first: str
     second: str = ""
     split: str = "plain"
 
     @property
-    def colours(self) -> tuple[str, ...]:
+    def colors(self) -> tuple[str, ...]:
         return (self.first, self.second) if self.second else (self.first,)
 
 
@@ -107,9 +107,9 @@ class Scene:
         return replace(self, objects=(*self.objects, added))
 
 
-def rgb(colour: str) -> tuple[int, int, int]:
-    """Return the RGB value of a colour of objects or grounds."""
-    return COLOURS[colour] if colour in COLOURS else GROUNDS[colour]
+def rgb(color: str) -> tuple[int, int, int]:
+    """Return the RGB value of a color of objects or grounds."""
+    return COLORS[color] if color in COLORS else GROUNDS[color]
 
 
 def pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
@@ -119,7 +119,7 @@ def pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
 
 def apart(one: Object, other: Object) -> bool:
     """Whether the bounding boxes of two objects are at least `GAP` apart."""
-    (x0, y0), (x1, y1) = one.centre, other.centre
+    (x0, y0), (x1, y1) = one.center, other.center
     return max(abs(x0 - x1), abs(y0 - y1)) >= (SIZES[one.size] + SIZES[other.size]) // 2 + GAP
 
 
@@ -129,11 +129,11 @@ def fits(scene: Scene, thing: Object) -> bool:
 
 
 def random_object(rng: np.random.Generator, triple: Triple) -> Object:
-    """Return an object with this colour, shape and place, and a random size and jitter."""
-    colour, shape, place = triple
+    """Return an object with this color, shape and place, and a random size and jitter."""
+    color, shape, place = triple
     size = pick(rng, tuple(SIZES))
     dx, dy = (int(step) for step in rng.integers(-JITTER[size], JITTER[size] + 1, 2))
-    return Object(shape, colour, size, place, dx, dy)
+    return Object(shape, color, size, place, dx, dy)
 
 
 def random_ground(rng: np.random.Generator) -> Ground:
@@ -151,7 +151,7 @@ def random_scene(
     """Return a scene of `count` objects (0 to 6) that do not overlap.
 
     Args:
-        triple: samples an object's colour, shape and place; this is where the split is enforced.
+        triple: samples an object's color, shape and place; this is where the split is enforced.
         side: side of the picture in pixels.
     """
     check_side(side)
@@ -172,8 +172,8 @@ def stacked_scene(
         below, above = scene.objects[-1], random_object(rng, triple(rng))
         (row, column), (row_above, column_above) = (divmod(PLACES.index(thing.place), 3) for thing in (below, above))
         right, down = column_above - column, row_above - row
-        # Two small objects would hardly overlap. With the same colour, one could not see which is in front.
-        if abs(right) + abs(down) != 1 or below.colour == above.colour or below.size == above.size == "small":
+        # Two small objects would hardly overlap. With the same color, one could not see which is in front.
+        if abs(right) + abs(down) != 1 or below.color == above.color or below.size == above.size == "small":
             continue
         near = 4 + int(rng.integers(2))
         below = replace(below, dx=near * right, dy=near * down)
@@ -184,11 +184,11 @@ def stacked_scene(
 
 
 def random_figure(rng: np.random.Generator, combination: Combination, noses: Mapping[str, int] = NOSES) -> Figure:
-    """Return a person with this pose, spot and colour, at a random offset."""
-    pose, spot, colour = combination
+    """Return a person with this pose, spot and color, at a random offset."""
+    pose, spot, color = combination
     arms, legs = pose.split()
     x = noses[spot] + int(rng.integers(-1, 2))
-    return Figure(colour, arms, legs, x, NOSE_HEIGHT + int(rng.integers(-3, 4)))
+    return Figure(color, arms, legs, x, NOSE_HEIGHT + int(rng.integers(-3, 4)))
 
 
 def figure_scene(
@@ -202,8 +202,8 @@ def figure_scene(
 
     Args:
         count: number of people, 1 or 2.
-        combination: samples a person's pose, spot and colour.
-        triple: samples an object's colour, shape and place.
+        combination: samples a person's pose, spot and color.
+        triple: samples an object's color, shape and place.
         side: side of the picture in pixels.
     """
     check_side(side)
@@ -222,7 +222,7 @@ def figure_scene(
 
 def clear_of(person: Figure, thing: Object) -> bool:
     """Whether a person's and an object's bounding boxes are at least `GAP` apart."""
-    (x, y), reach = thing.centre, SIZES[thing.size] // 2 + GAP
+    (x, y), reach = thing.center, SIZES[thing.size] // 2 + GAP
     return all(
         x + reach <= left or right <= x - reach or y + reach <= top or bottom <= y - reach
         for left, top, right, bottom in person.boxes

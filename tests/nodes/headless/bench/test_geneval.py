@@ -61,11 +61,11 @@ def test_golden_crops(golden: Any) -> None:
         assert np.asarray(made, int).sum(axis=(0, 1)).tolist() == one["published"]["sum_rgb"]
 
 
-def test_golden_colours(golden: Any) -> None:
+def test_golden_colors(golden: Any) -> None:
     assert golden("geneval_colour")["colours"] == list(geneval.COLORS)
     for one in golden("geneval_colour")["cases"]:
-        colours, logits = classify_colors(one["text_embeddings"], one["class"], one["image_features"])
-        assert colours == one["published_colour"]
+        colors, logits = classify_colors(one["text_embeddings"], one["class"], one["image_features"])
+        assert colors == one["published_colour"]
         assert np.abs(logits - np.asarray(one["published_logits"])).max() < 1e-3
 
 

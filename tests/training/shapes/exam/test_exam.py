@@ -138,8 +138,8 @@ class TestTheReport:
         assert right.height == wrong.height
         assert right.height % len(KINDS) == 0
         green, red = (20, 150, 40), (210, 30, 30)
-        assert green in {colour for _, colour in right.getcolors(1 << 24) or []}
-        assert red in {colour for _, colour in wrong.getcolors(1 << 24) or []}
+        assert green in {color for _, color in right.getcolors(1 << 24) or []}
+        assert red in {color for _, color in wrong.getcolors(1 << 24) or []}
         write_sheet(examined(count=1), tmp_path / "new" / "sheet.png")
         assert [file.name for file in (tmp_path / "new").iterdir()] == ["sheet.png"]
 

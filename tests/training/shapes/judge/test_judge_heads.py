@@ -109,12 +109,12 @@ class TestLines:
             truth = np.asarray(task.target)
             assert verdict_on(task, truth).edge_f1 == 1
             half = truth.copy()
-            half[:, scene_of(task).objects[0].centre[0] :] = np.median(truth)
+            half[:, scene_of(task).objects[0].center[0] :] = np.median(truth)
             assert (verdict_on(task, half).edge_f1 or 0) < 1
             assert (verdict_on(task, np.full_like(truth, np.median(truth))).edge_f1 or 0) < 0.1
 
     @pytest.mark.parametrize("kind", LINES)
-    def test_a_coloured_map_is_wrong(self, kind: str) -> None:
+    def test_a_colored_map_is_wrong(self, kind: str) -> None:
         for task in tasks(kind, 5):
             wrong(task, np.asarray(task.target) * np.array([0, 1, 1], np.uint8))
 
@@ -185,7 +185,7 @@ class TestPoses:
             flipped = np.roll(np.asarray(task.target)[:, ::-1], 2 * x - 64, axis=1)
             wrong(task, flipped)
 
-    def test_a_skeleton_without_its_joints_colours_is_wrong(self) -> None:
+    def test_a_skeleton_without_its_joints_colors_is_wrong(self) -> None:
         for task in tasks("openpose", 10):
             truth = np.asarray(task.target)
             wrong(task, np.repeat(truth.max(-1, keepdims=True), 3, axis=-1))

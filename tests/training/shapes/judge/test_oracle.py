@@ -13,7 +13,7 @@ from uniworld.training.shapes.judge.oracle import find, pixels
 from uniworld.training.shapes.judge.verdict import Verdict
 from uniworld.training.shapes.tasks.tasks import KINDS, ShapesTask, make_task
 from uniworld.training.shapes.world import draw
-from uniworld.training.shapes.world.scene import COLOURS, GROUNDS, PLACES, SHAPES, Ground, Object, Scene, fits
+from uniworld.training.shapes.world.scene import COLORS, GROUNDS, PLACES, SHAPES, Ground, Object, Scene, fits
 
 PAINTED = tuple(kind for kind in KINDS if kind != "question")
 SCENES = ("text_to_image", "add", "remove", "replace", "recolour", "background", "extract", "compose", "reconstruct")
@@ -141,12 +141,12 @@ class TestWrongPictures:
 
     @pytest.mark.parametrize("kind", ["text_to_image", "add", "replace", "recolour", "compose", "extract"])
     class TestOfOneObject:
-        def test_another_colour(self, kind: str) -> None:
+        def test_another_color(self, kind: str) -> None:
             for task in tasks(kind, 10):
                 scene, thing = changed(task)
-                for colour in other(COLOURS, thing.colour):
-                    if colour not in scene.ground.colours:
-                        wrong(task, scene.swapped(thing, replace(thing, colour=colour)))
+                for color in other(COLORS, thing.color):
+                    if color not in scene.ground.colors:
+                        wrong(task, scene.swapped(thing, replace(thing, color=color)))
 
         def test_another_shape(self, kind: str) -> None:
             for task in tasks(kind, 10):
@@ -220,7 +220,7 @@ class TestWrongPictures:
         for task in tasks("add", 40):
             assert task.result is not None
             picture, bare = np.asarray(target(task)).copy(), np.asarray(task.references[0])
-            x, _ = task.result.centre
+            x, _ = task.result.center
             picture[:, x:] = bare[:, x:]
             assert not judge(task, Image.fromarray(picture)).right
 
@@ -246,7 +246,7 @@ class TestWrongPictures:
 
 
 class TestMaps:
-    @pytest.mark.parametrize("change", ["lost", "added", "filled", "shifted", "coloured"])
+    @pytest.mark.parametrize("change", ["lost", "added", "filled", "shifted", "colored"])
     def test_edges_of_something_else_are_wrong(self, change: str) -> None:
         for task in tasks("edge", 25):
             scene = task.before[0]
@@ -352,7 +352,7 @@ class TestNumbers:
     def test_psnr_is_measured_where_nothing_may_change(self) -> None:
         task = tasks("recolour", 1)[0]
         assert judge(task, target(task)).psnr == 99
-        # A wrong colour of the object does not count, a drift of everything else does.
+        # A wrong color of the object does not count, a drift of everything else does.
         assert judge(task, task.references[0]).psnr == 99
         drifted = Image.fromarray((np.asarray(target(task)).astype(int) + 10).clip(0, 255).astype(np.uint8))
         assert judge(task, drifted).psnr == pytest.approx(20 * np.log10(25.5), abs=1.5)
@@ -380,7 +380,7 @@ class TestNumbers:
         assert found.unexplained == 0
         (thing,) = found.objects
         assert thing.words() == "large red star at the top left"
-        assert (thing.x, thing.y) == scene.objects[0].centre
+        assert (thing.x, thing.y) == scene.objects[0].center
         assert thing.fit > 0.95
 
 

@@ -77,7 +77,7 @@ def test_stopped_at_any_step_it_resumes_to_the_same_model(
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert Image.open(tmp_path / "pieces" / "curves.png").width > 1500
-    assert read_latent_format(pieces / "flux").rgb != FLUX_LATENTS.rgb  # previews use this VAE's colours
+    assert read_latent_format(pieces / "flux").rgb != FLUX_LATENTS.rgb  # previews use this VAE's colors
     shipped = read_scope(SHIPPED_FOLDER / "nano" / "uniworld")
     assert shipped == read_scope(pieces / "uniworld")
     changed = [file.stat().st_mtime_ns for file in sorted(pieces.rglob("*"))]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from uniworld.training.shapes.exam.exam import exam_tasks, examine
 from uniworld.training.shapes.exam.report import ExamReport
-from uniworld.training.shapes.standins.colours import cells
+from uniworld.training.shapes.standins.colors import cells
 from uniworld.training.shapes.tasks.tasks import KINDS
 from uniworld.training.shapes.world import scene as world
 from uniworld.uniworld_core import Conversation, Turn, UniWorld
@@ -83,18 +83,18 @@ def test_no_file_contains_a_path() -> None:
         assert not any(word in content for word in (b"/home/", b"/tmp/", b"/work/", b"/root/")), name
 
 
-def test_previews_have_the_colours_of_what_is_painted() -> None:
+def test_previews_have_the_colors_of_what_is_painted() -> None:
     flux = NANO / "flux"
     vae, latent_format = VAE.from_pretrained(flux, torch.float32), read_latent_format(flux)
     shown = [task.target for kind in ("recolour", "background", "text_to_image") for task in exam_tasks(kind, 8)]
-    x_NC, colours_N3 = cells(vae.autoencoder, latent_format, shown, "cpu")
+    x_NC, colors_N3 = cells(vae.autoencoder, latent_format, shown, "cpu")
     found_N3 = cell_colors(x_NC, latent_format.rgb).clamp(-1, 1)
-    assert float((found_N3 - colours_N3).abs().mean()) * 127.5 < 8
-    palette = torch.tensor(list(world.COLOURS.values())) / 127.5 - 1
-    for name, colour in zip(world.COLOURS, palette):
-        flat = (colours_N3 - colour).abs().amax(dim=1) < 0.004
+    assert float((found_N3 - colors_N3).abs().mean()) * 127.5 < 8
+    palette = torch.tensor(list(world.COLORS.values())) / 127.5 - 1
+    for name, color in zip(world.COLORS, palette):
+        flat = (colors_N3 - color).abs().amax(dim=1) < 0.004
         nearest = torch.cdist(found_N3[flat], palette).argmin(dim=1)
-        assert float((palette[nearest] == colour).all(dim=1).float().mean()) > 0.75, name
+        assert float((palette[nearest] == color).all(dim=1).float().mean()) > 0.75, name
 
 
 @pytest.fixture(scope="module")

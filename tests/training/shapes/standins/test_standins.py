@@ -137,7 +137,7 @@ def test_an_outcome_describes_what_an_instruction_would_paint(kind: str) -> None
     said = vlm.outcome(task, rng)
     changed = task.result or task.subject
     if changed is not None:
-        assert f"{changed.size} {changed.colour} {changed.shape} {changed.place}" in said
+        assert f"{changed.size} {changed.color} {changed.shape} {changed.place}" in said
     if task.after is None:
         assert said.startswith(task.detail or task.kind)
 
@@ -184,7 +184,7 @@ def test_each_answer_is_weighted_by_the_root_of_its_length() -> None:
 def test_a_listing_names_everything_place_by_place() -> None:
     scene = make_task("remove", np.random.default_rng(0), "train").before[0]
     said = vlm.listing(scene)
-    places = [f"{thing.size} {thing.colour} {thing.shape} {thing.place}" for thing in scene.objects]
+    places = [f"{thing.size} {thing.color} {thing.shape} {thing.place}" for thing in scene.objects]
     assert all(words in said for words in places)
 
 

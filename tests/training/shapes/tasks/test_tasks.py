@@ -12,7 +12,7 @@ from uniworld.training.shapes.tasks.questions import QUESTION_KINDS, question, q
 from uniworld.training.shapes.tasks.split import holds_held_out, is_held_out
 from uniworld.training.shapes.tasks.tasks import EDITS, KIND_WEIGHTS, KINDS, ShapesTask, any_kind, make_task
 from uniworld.training.shapes.world.draw import paint
-from uniworld.training.shapes.world.scene import COLOURS, GROUNDS, PLACES, SHAPES, SIZES, Ground, Object, Scene
+from uniworld.training.shapes.world.scene import COLORS, GROUNDS, PLACES, SHAPES, SIZES, Ground, Object, Scene
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 NAMED = ("remove", "replace", "recolour", "extract", "segmentation", "detection", "compose")
@@ -29,14 +29,14 @@ def scenes_of(task: ShapesTask) -> list[Scene]:
 
 def first_named(prompt: str) -> Description:
     """Return the first object that a prompt names; words like "object" match any shape."""
-    sizes, colours, shapes = ("|".join(words) for words in (SIZES, COLOURS, SHAPES))
+    sizes, colors, shapes = ("|".join(words) for words in (SIZES, COLORS, SHAPES))
     places = "|".join(sorted(PLACES, key=len, reverse=True))
     found = re.search(
-        rf"(?:({sizes}) )?(?:({colours}) )?({shapes})(?: at the ({places})(?! of the first))?", prompt.lower()
+        rf"(?:({sizes}) )?(?:({colors}) )?({shapes})(?: at the ({places})(?! of the first))?", prompt.lower()
     )
     assert found is not None, prompt
-    size, colour, shape, place = (found.group(number) or "" for number in range(1, 5))
-    return Description(shape, colour, size, place)
+    size, color, shape, place = (found.group(number) or "" for number in range(1, 5))
+    return Description(shape, color, size, place)
 
 
 @each_kind
@@ -65,7 +65,7 @@ class TestEveryKind:
             assert task.weighted == (kind in EDITS and not nothing_new)
 
     def test_it_has_several_wordings(self, kind: str) -> None:
-        patterns = {re.sub("|".join((*COLOURS, *SHAPES, *PLACES, *GROUNDS)), "_", task.prompt) for task in tasks(kind)}
+        patterns = {re.sub("|".join((*COLORS, *SHAPES, *PLACES, *GROUNDS)), "_", task.prompt) for task in tasks(kind)}
         assert len(patterns) >= 3
         assert all(prompt.prompt == prompt.prompt.strip() and "{" not in prompt.prompt for prompt in tasks(kind))
 
@@ -87,7 +87,7 @@ class TestTheEdits:
         for task in tasks("add"):
             assert task.result is not None
             new = task.result
-            words = f"{with_article(f'{new.size} {new.colour} {new.shape}')} at the {new.place}"
+            words = f"{with_article(f'{new.size} {new.color} {new.shape}')} at the {new.place}"
             assert words in task.prompt.lower()
             assert task.after == task.before[0].with_object(new)
 
@@ -97,7 +97,7 @@ class TestTheEdits:
             assert Counter(task.before[0].objects) - Counter(task.after.objects) == Counter([task.subject])
             assert task.after.ground == task.before[0].ground
 
-    @pytest.mark.parametrize(("kind", "changes"), [("recolour", {"colour"}), ("replace", {"shape", "colour"})])
+    @pytest.mark.parametrize(("kind", "changes"), [("recolour", {"color"}), ("replace", {"shape", "color"})])
     def test_a_change_affects_only_the_subject(self, kind: str, changes: set[str]) -> None:
         for task in tasks(kind):
             assert task.after is not None
@@ -119,7 +119,7 @@ class TestTheEdits:
             assert task.after.objects == (task.subject,)
             assert task.after.ground == Ground("white")
             assert task.subject is not None
-            assert task.subject.colour != "white"
+            assert task.subject.color != "white"
 
     def test_composing_adds_the_second_pictures_object_to_the_first(self) -> None:
         for task in tasks("compose"):
@@ -171,8 +171,8 @@ class TestWords:
             asked = question("count", self.SCENE, rng)
             assert asked is not None
             if "star" in asked.prompt or "objects are" in asked.prompt:
-                colour = next((colour for colour in COLOURS if colour in asked.prompt), None)
-                assert asked.answer == ("2" if colour is None else asked.answer)
+                color = next((color for color in COLORS if color in asked.prompt), None)
+                assert asked.answer == ("2" if color is None else asked.answer)
 
     def test_presence_answers_are_correct(self) -> None:
         rng = np.random.default_rng(0)

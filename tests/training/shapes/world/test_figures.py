@@ -13,7 +13,7 @@ from uniworld.training.shapes.world import draw
 from uniworld.training.shapes.world import scene as world
 from uniworld.training.shapes.world.draw_figure import person_cover
 from uniworld.training.shapes.world.figure import ARMS, LEGS, SPOTS, Figure, joints_of
-from uniworld.training.shapes.world.scene import COLOURS, Ground, Object, Scene
+from uniworld.training.shapes.world.scene import COLORS, Ground, Object, Scene
 from uniworld.uniworld_core.perception.heads import JOINTS
 
 POSES = tuple(product(ARMS, LEGS))
@@ -71,18 +71,18 @@ class TestTheirScenes:
         some = scenes(200)
         assert {(len(scene.figures), len(scene.objects)) for scene in some} == {(1, 0), (1, 1), (2, 0)}
 
-    def test_every_pose_colour_and_spot_occurs(self) -> None:
+    def test_every_pose_color_and_spot_occurs(self) -> None:
         people = [person for scene in scenes(400) for person in scene.figures]
         assert {(person.arms, person.legs) for person in people} == set(POSES)
-        assert {person.colour for person in people} == set(COLOURS)
+        assert {person.color for person in people} == set(COLORS)
         assert {person.spot for person in people} == set(SPOTS)
 
-    def test_the_picture_shows_the_persons_colour(self) -> None:
+    def test_the_picture_shows_the_persons_color(self) -> None:
         for scene in scenes(30):
             picture = draw.paint(scene)
             for person in scene.figures:
                 inside = person_cover(person, 64) == 1
-                assert (picture[inside] == COLOURS[person.colour]).all()
+                assert (picture[inside] == COLORS[person.color]).all()
 
     def test_masks_and_depth_ignore_people(self) -> None:
         for scene in scenes(30):
@@ -127,7 +127,7 @@ class TestWords:
 
 class TestTheSplit:
     def test_a_tenth_of_the_combinations_is_held_out(self) -> None:
-        everything = len(COLOURS) * len(POSES) * len(SPOTS)
+        everything = len(COLORS) * len(POSES) * len(SPOTS)
         assert len(held_out_combinations()) == round(everything / 10)
         assert len(held_out_combinations()) + len(trained_combinations()) == everything
 
@@ -141,10 +141,10 @@ class TestTheSplit:
         assert not any(is_held_out(person) for scene in scenes(300) for person in scene.figures)
         assert all(any(map(is_held_out, scene.figures)) for scene in scenes(50, "test"))
 
-    def test_every_pose_colour_and_spot_is_in_both_parts(self) -> None:
+    def test_every_pose_color_and_spot_is_in_both_parts(self) -> None:
         for part in (held_out_combinations(), trained_combinations()):
-            poses, spots, colours = (set(column) for column in zip(*part))
-            assert (len(poses), spots, colours) == (len(POSES), set(SPOTS), set(COLOURS))
+            poses, spots, colors = (set(column) for column in zip(*part))
+            assert (len(poses), spots, colors) == (len(POSES), set(SPOTS), set(COLORS))
 
 
 def test_a_person_keeps_a_gap_to_an_object() -> None:

@@ -29,8 +29,8 @@ def lines(result: PerceptionResult) -> np.ndarray:
     return result.mask[0].numpy() > 0.5
 
 
-def one(shape: str, colour: str = "red") -> Scene:
-    return Scene((Object(shape, colour, "large", "center"),), Ground("gray"))
+def one(shape: str, color: str = "red") -> Scene:
+    return Scene((Object(shape, color, "large", "center"),), Ground("gray"))
 
 
 def test_every_perception_task_of_the_core_has_its_kind() -> None:
@@ -122,8 +122,8 @@ class TestNormals:
 
 
 class TestSketches:
-    def test_darker_colours_have_darker_tones_and_none_counts_as_a_line(self) -> None:
-        tones = [maps.sketch(one("square", colour))[32, 32, 0] for colour in ("white", "yellow", "red", "black")]
+    def test_darker_colors_have_darker_tones_and_none_counts_as_a_line(self) -> None:
+        tones = [maps.sketch(one("square", color))[32, 32, 0] for color in ("white", "yellow", "red", "black")]
         assert tones == sorted(tones, reverse=True)
         assert len(set(tones)) == 4
         assert min(tones) > (255 + maps.INK) / 2

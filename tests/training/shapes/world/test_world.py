@@ -16,7 +16,7 @@ from uniworld.training.shapes.tasks.split import (
 from uniworld.training.shapes.tasks.tasks import make_task
 from uniworld.training.shapes.world import draw
 from uniworld.training.shapes.world import scene as world
-from uniworld.training.shapes.world.scene import COLOURS, GROUNDS, PLACES, SHAPES, Ground, Object, Scene
+from uniworld.training.shapes.world.scene import COLORS, GROUNDS, PLACES, SHAPES, Ground, Object, Scene
 
 
 def any_triple(rng: np.random.Generator) -> tuple[str, str, str]:
@@ -44,9 +44,9 @@ def test_another_seed_gives_other_scenes() -> None:
     assert [world.random_scene(rng, 3, any_triple) for _ in range(5)] != scenes(5)
 
 
-def test_all_colours_of_objects_and_grounds_are_far_apart() -> None:
-    colours = [np.array(rgb) for rgb in (*COLOURS.values(), *GROUNDS.values())]
-    assert min(float(np.linalg.norm(one - other)) for one, other in combinations(colours, 2)) >= 69
+def test_all_colors_of_objects_and_grounds_are_far_apart() -> None:
+    colors = [np.array(rgb) for rgb in (*COLORS.values(), *GROUNDS.values())]
+    assert min(float(np.linalg.norm(one - other)) for one, other in combinations(colors, 2)) >= 69
 
 
 def test_objects_keep_a_gap_and_are_within_the_picture() -> None:
@@ -61,20 +61,20 @@ def test_objects_keep_a_gap_and_are_within_the_picture() -> None:
 def test_an_object_is_nearest_to_its_own_place() -> None:
     for scene in (*scenes(100), *stacked(100)):
         for thing in scene.objects:
-            x, y = thing.centre
-            column, row = (int(np.argmin([abs(at - centre) for centre in world.CENTRES])) for at in (x, y))
+            x, y = thing.center
+            column, row = (int(np.argmin([abs(at - center) for center in world.CENTERS])) for at in (x, y))
             assert PLACES[3 * row + column] == thing.place
 
 
 @pytest.mark.parametrize("side", [64, 96, 128, 256])
-def test_masks_are_where_the_colour_is_drawn(side: int) -> None:
+def test_masks_are_where_the_color_is_drawn(side: int) -> None:
     for scene in scenes(40, side):
         picture = draw.paint(scene).astype(int)
         for thing, mask in zip(scene.objects, draw.visible_masks(scene)):
-            colour = np.array(world.rgb(thing.colour))
-            away = np.abs(picture - colour).sum(-1)
-            bare = np.abs(draw.paint(Scene((), scene.ground, side)).astype(int) - colour).sum(-1)
-            # More than half of a marked pixel is the object's colour, and less than half of any other pixel nearby.
+            color = np.array(world.rgb(thing.color))
+            away = np.abs(picture - color).sum(-1)
+            bare = np.abs(draw.paint(Scene((), scene.ground, side)).astype(int) - color).sum(-1)
+            # More than half of a marked pixel is the object's color, and less than half of any other pixel nearby.
             assert (away[mask] <= bare[mask] / 2 + 3).all()
             rows, columns = np.nonzero(mask)
             near = np.zeros_like(mask)
@@ -153,7 +153,7 @@ class TestTheMaps:
 
 class TestTheSplit:
     def test_a_tenth_of_the_combinations_is_held_out(self) -> None:
-        everything = len(COLOURS) * len(SHAPES) * len(PLACES)
+        everything = len(COLORS) * len(SHAPES) * len(PLACES)
         assert len(held_out_triples()) == round(everything / 10)
         assert set(held_out_triples()).isdisjoint(trained_triples())
         assert len(held_out_triples()) + len(trained_triples()) == everything
@@ -166,13 +166,13 @@ class TestTheSplit:
             ("blue", "circle", "bottom left"),
         )
 
-    def test_every_colour_shape_and_place_is_in_both_parts(self) -> None:
+    def test_every_color_shape_and_place_is_in_both_parts(self) -> None:
         for part in (held_out_triples(), trained_triples()):
-            colours, shapes, places = (set(column) for column in zip(*part))
-            assert (colours, shapes, places) == (set(COLOURS), set(SHAPES), set(PLACES))
+            colors, shapes, places = (set(column) for column in zip(*part))
+            assert (colors, shapes, places) == (set(COLORS), set(SHAPES), set(PLACES))
 
     def test_the_split_does_not_depend_on_size_or_jitter(self) -> None:
-        colour, shape, place = held_out_triples()[0]
-        things = [Object(shape, colour, size, place, dx) for size in ("small", "large") for dx in (-1, 0)]
+        color, shape, place = held_out_triples()[0]
+        things = [Object(shape, color, size, place, dx) for size in ("small", "large") for dx in (-1, 0)]
         assert all(map(is_held_out, things))
         assert holds_held_out(Scene((things[0],), Ground("gray")))

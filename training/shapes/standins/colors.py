@@ -1,4 +1,4 @@
-"""Colours of latent previews: a small network from a latent cell to the mean colour of its pixels."""
+"""Colors of latent previews: a small network from a latent cell to the mean color of its pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from PIL import Image
 
-# Colour is not linear in this VAE's latents: a single matrix, as in FLUX's previews, shows blue as teal.
+# Color is not linear in this VAE's latents: a single matrix, as in FLUX's previews, shows blue as teal.
 HIDDEN = 64
 STEPS = 3000
 _STEPS_A_PICTURE = 4
@@ -29,7 +29,7 @@ _RATE = 3e-2
 _NOISE = 0.1
 
 
-def fit_colours(vae: AutoencoderKL, latent_format: LatentFormat, device: torch.device | str, steps: int = STEPS) -> RGB:
+def fit_colors(vae: AutoencoderKL, latent_format: LatentFormat, device: torch.device | str, steps: int = STEPS) -> RGB:
     """Fit `LatentFormat.rgb` of a trained VAE on pictures of training tasks.
 
     Args:
@@ -39,7 +39,7 @@ def fit_colours(vae: AutoencoderKL, latent_format: LatentFormat, device: torch.d
         steps: steps of Adam.
     """
     rng = np.random.default_rng(0)
-    x_NC, colour_N3 = cells(
+    x_NC, color_N3 = cells(
         vae, latent_format, pictures(rng, max(16, steps // _STEPS_A_PICTURE), kinds=MARKED_KINDS), device
     )
     generator = torch.Generator().manual_seed(0)
@@ -52,7 +52,7 @@ def fit_colours(vae: AutoencoderKL, latent_format: LatentFormat, device: torch.d
     for _ in range(steps):
         chosen = torch.randint(len(x_NC), (_CELLS,), generator=generator)
         noise = _NOISE * torch.randn(_CELLS, LATENT_CHANNELS, generator=generator)
-        error = net(x_NC[chosen] + noise) - colour_N3[chosen]
+        error = net(x_NC[chosen] + noise) - color_N3[chosen]
         optimizer.zero_grad()
         (error.abs().mean() + error.square().mean()).backward()
         optimizer.step()
@@ -63,12 +63,12 @@ def fit_colours(vae: AutoencoderKL, latent_format: LatentFormat, device: torch.d
 def cells(
     vae: AutoencoderKL, latent_format: LatentFormat, shown: Sequence[Image.Image], device: torch.device | str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return latent cells (N, C) of pictures, scaled as the DiT expects, and their mean colours (N, 3) in -1..1, on the CPU."""
+    """Return latent cells (N, C) of pictures, scaled as the DiT expects, and their mean colors (N, 3) in -1..1, on the CPU."""
     parts = pixels(uint8_batch(shown), device).split(16)
     with torch.no_grad():
         x = torch.cat([latent_format.to_model(vae.encode(part).latent_dist.mode()) for part in parts])
-    colours = torch.cat([F.avg_pool2d(part, part.shape[-1] // x.shape[-1]) for part in parts])
-    return tuple(one.movedim(1, -1).flatten(0, -2).float().cpu() for one in (x, colours))  # type: ignore[return-value]
+    colors = torch.cat([F.avg_pool2d(part, part.shape[-1] // x.shape[-1]) for part in parts])
+    return tuple(one.movedim(1, -1).flatten(0, -2).float().cpu() for one in (x, colors))  # type: ignore[return-value]
 
 
 def _rows(layer: nn.Linear) -> tuple[tuple[float, ...], ...]:
