@@ -71,8 +71,11 @@ SECONDS = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the slowest files first; the order is otherwise kept."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort the slowest files first; the order is otherwise kept. Leave out acceptance tests unless `-m` names them."""
+    if "acceptance" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("acceptance")])
+        items[:] = [item for item in items if not item.get_closest_marker("acceptance")]
     seconds = {Path(__file__).parent / name: time for name, time in SECONDS.items()}
     if missing := [str(file) for file in seconds if not file.is_file()]:
         raise pytest.UsageError(f"SECONDS names files that do not exist: {', '.join(missing)}.")

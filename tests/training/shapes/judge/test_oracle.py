@@ -70,12 +70,15 @@ def passed(kind: str, count: int, damage: Callable[[Image.Image, np.random.Gener
 class TestRightPictures:
     def test_the_true_target_passes(self, kind: str) -> None:
         # In one of hundreds of stacked scenes, a shape is hidden so that it is ambiguous.
-        assert passed(kind, 60, lambda picture, _: picture) >= 0.98
+        assert passed(kind, 40, lambda picture, _: picture) >= 0.97
 
     def test_a_soft_noisy_and_tinted_one_passes_too(self, kind: str) -> None:
-        assert passed(kind, 30, all_at_once) >= 0.96
+        assert passed(kind, 20, all_at_once) >= 0.95
 
-    @pytest.mark.slow
+    def test_each_degradation_passes(self, kind: str) -> None:
+        assert sum(passed(kind, 8, damage) for damage in DAMAGES[:-1]) / len(DAMAGES[:-1]) >= 0.96
+
+    @pytest.mark.acceptance
     def test_99_of_100_pass_exact_and_under_every_degradation(self, kind: str) -> None:
         assert passed(kind, 100, lambda picture, _: picture) >= 0.99
         for damage in DAMAGES:
@@ -83,13 +86,13 @@ class TestRightPictures:
 
     def test_larger_pictures_are_judged(self, kind: str) -> None:
         rng = np.random.default_rng(2)
-        some = [make_task(kind, rng, "train", side=128) for _ in range(15)]
-        assert sum(judge(task, target(task)).right for task in some) >= 14
+        some = [make_task(kind, rng, "train", side=128) for _ in range(8)]
+        assert sum(judge(task, target(task)).right for task in some) >= 7
 
 
 @pytest.mark.parametrize("kind", SCENES)
 def test_objects_may_be_off_by_two_pixels(kind: str) -> None:
-    assert passed(kind, 30, lambda picture, rng: displaced(picture, rng, 2)) >= 0.96
+    assert passed(kind, 20, lambda picture, rng: displaced(picture, rng, 2)) >= 0.95
 
 
 # --- wrong pictures ---------------------------------------------------------------------------------------------------
@@ -117,11 +120,11 @@ def other(options: tuple[str, ...] | dict[str, object], this: str) -> list[str]:
 class TestWrongPictures:
     @pytest.mark.parametrize("kind", [kind for kind in PAINTED if kind not in ("text_to_image", "reconstruct")])
     def test_the_unchanged_reference_is_wrong(self, kind: str) -> None:
-        assert not any(judge(task, picture).right for task in tasks(kind, 40) for picture in task.references)
+        assert not any(judge(task, picture).right for task in tasks(kind, 16) for picture in task.references)
 
     @each_kind
     def test_another_tasks_picture_is_wrong(self, kind: str) -> None:
-        some = tasks(kind, 30)
+        some = tasks(kind, 12)
         pairs = [(task, target(some[number - 1])) for number, task in enumerate(some)]
         different = [(task, picture) for task, picture in pairs if picture.tobytes() != target(task).tobytes()]
         assert not any(judge(task, picture).right for task, picture in different)
@@ -130,37 +133,37 @@ class TestWrongPictures:
     @pytest.mark.parametrize("level", [0, 128, 255])
     def test_an_empty_picture_is_wrong(self, kind: str, level: int) -> None:
         blank = Image.new("RGB", (64, 64), (level, level, level))
-        bare = [task for task in tasks(kind, 30) if target(task).tobytes() != blank.tobytes()]
+        bare = [task for task in tasks(kind, 12) if target(task).tobytes() != blank.tobytes()]
         assert not any(judge(task, blank).right for task in bare)
 
     @each_kind
     def test_noise_is_wrong(self, kind: str) -> None:
         rng = np.random.default_rng(0)
         noise = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
-        assert not any(judge(task, noise).right for task in tasks(kind, 10))
+        assert not any(judge(task, noise).right for task in tasks(kind, 6))
 
     @pytest.mark.parametrize("kind", ["text_to_image", "add", "replace", "recolour", "compose", "extract"])
     class TestOfOneObject:
         def test_another_color(self, kind: str) -> None:
-            for task in tasks(kind, 10):
+            for task in tasks(kind, 6):
                 scene, thing = changed(task)
                 for color in other(COLORS, thing.color):
                     if color not in scene.ground.colors:
                         wrong(task, scene.swapped(thing, replace(thing, color=color)))
 
         def test_another_shape(self, kind: str) -> None:
-            for task in tasks(kind, 10):
+            for task in tasks(kind, 6):
                 scene, thing = changed(task)
                 for shape in other(SHAPES, thing.shape):
                     wrong(task, scene.swapped(thing, replace(thing, shape=shape)))
 
         def test_another_size(self, kind: str) -> None:
-            for task in tasks(kind, 20):
+            for task in tasks(kind, 10):
                 scene, thing = changed(task)
                 wrong(task, scene.swapped(thing, replace(thing, size="large" if thing.size == "small" else "small")))
 
         def test_another_place(self, kind: str) -> None:
-            for task in tasks(kind, 10):
+            for task in tasks(kind, 6):
                 scene, thing = changed(task)
                 for place in other(PLACES, thing.place):
                     moved = replace(thing, place=place)
@@ -168,13 +171,13 @@ class TestWrongPictures:
                         wrong(task, scene.swapped(thing, moved))
 
         def test_none_at_all(self, kind: str) -> None:
-            for task in tasks(kind, 20):
+            for task in tasks(kind, 10):
                 scene, thing = changed(task)
                 wrong(task, scene.without(thing))
 
     @pytest.mark.parametrize("kind", SCENES)
     def test_an_extra_object_is_wrong(self, kind: str) -> None:
-        for task in tasks(kind, 20):
+        for task in tasks(kind, 10):
             assert task.after is not None
             extras = [Object("circle", "green", "small", place) for place in PLACES]
             extra = next(extra for extra in extras if fits(task.after, extra))
@@ -183,7 +186,7 @@ class TestWrongPictures:
 
     @pytest.mark.parametrize("kind", [kind for kind in SCENES if kind not in ("text_to_image", "extract")])
     def test_a_missing_object_is_wrong_and_counted_as_not_kept(self, kind: str) -> None:
-        for task in tasks(kind, 30):
+        for task in tasks(kind, 12):
             assert task.after is not None
             staying = [thing for thing in task.after.objects if thing in task.before[0].objects]
             if len(staying) > 1:
@@ -192,32 +195,32 @@ class TestWrongPictures:
 
     @pytest.mark.parametrize("kind", SCENES)
     def test_another_ground_is_wrong(self, kind: str) -> None:
-        for task in tasks(kind, 10):
+        for task in tasks(kind, 6):
             assert task.after is not None
             for name in other(GROUNDS, task.after.ground.first):
                 wrong(task, replace(task.after, ground=Ground(name)))
 
     def test_two_grounds_instead_of_one_are_wrong(self) -> None:
-        for task in tasks("background", 20):
+        for task in tasks("background", 10):
             assert task.after is not None
             first = task.after.ground.first
             second = other(GROUNDS, first)[0]
             wrong(task, replace(task.after, ground=Ground(first, second, "left and right")))
 
     def test_removing_another_object_is_wrong(self) -> None:
-        for task in tasks("remove", 30):
+        for task in tasks("remove", 12):
             scene = task.before[0]
             for thing in scene.objects:
                 if thing != task.subject:
                     wrong(task, scene.without(thing))
 
     def test_an_object_half_erased_is_wrong(self) -> None:
-        for task in tasks("remove", 40):
+        for task in tasks("remove", 16):
             mixed = Image.blend(task.references[0], target(task), 0.5)
             assert not judge(task, mixed).right
 
     def test_half_an_object_is_wrong(self) -> None:
-        for task in tasks("add", 40):
+        for task in tasks("add", 16):
             assert task.result is not None
             picture, bare = np.asarray(target(task)).copy(), np.asarray(task.references[0])
             x, _ = task.result.center
@@ -225,14 +228,14 @@ class TestWrongPictures:
             assert not judge(task, Image.fromarray(picture)).right
 
     def test_the_other_object_of_the_second_picture_is_wrong(self) -> None:
-        for task in tasks("compose", 40):
+        for task in tasks("compose", 16):
             assert task.result is not None
             for thing in task.before[1].objects:
                 if thing != task.subject:
                     wrong(task, task.before[0].with_object(replace(thing, place=task.result.place)))
 
     def test_an_object_behind_instead_of_in_front_is_wrong(self) -> None:
-        for pile in [task.before[0] for task in tasks("depth", 40)]:
+        for pile in [task.before[0] for task in tasks("depth", 16)]:
             turned = replace(pile, objects=(*pile.objects[:-2], pile.objects[-1], pile.objects[-2]))
             verdict = compare(pile, pixels(draw.draw(turned)))
             assert verdict.order_right is False
@@ -240,7 +243,7 @@ class TestWrongPictures:
             assert compare(pile, pixels(draw.draw(pile))).order_right
 
     def test_the_other_style_is_wrong(self) -> None:
-        for task in tasks("style", 20):
+        for task in tasks("style", 10):
             painted = (draw.outline_drawing if task.detail == "invert" else draw.inverted)(task.before[0])
             assert not judge(task, Image.fromarray(painted)).right
 
@@ -248,7 +251,7 @@ class TestWrongPictures:
 class TestMaps:
     @pytest.mark.parametrize("change", ["lost", "added", "filled", "shifted", "colored"])
     def test_edges_of_something_else_are_wrong(self, change: str) -> None:
-        for task in tasks("edge", 25):
+        for task in tasks("edge", 12):
             scene = task.before[0]
             truth = draw.edge_map(scene)
             if change == "lost":
@@ -265,7 +268,7 @@ class TestMaps:
             assert not judge(task, Image.fromarray(painted)).right, (change, scene)
 
     def test_an_outline_drawing_of_another_shape_is_wrong(self) -> None:
-        for task in [task for task in tasks("style", 40) if task.detail == "outline"]:
+        for task in [task for task in tasks("style", 16) if task.detail == "outline"]:
             scene, thing = task.before[0], task.before[0].objects[-1]
             for shape in other(SHAPES, thing.shape):
                 painted = draw.outline_drawing(scene.swapped(thing, replace(thing, shape=shape)))
@@ -279,7 +282,7 @@ class TestMaps:
         assert (judge(task, Image.fromarray(half)).edge_f1 or 0) < 1
 
     def test_depth_with_a_wrong_or_no_order_is_wrong(self) -> None:
-        for task in tasks("depth", 40):
+        for task in tasks("depth", 16):
             scene = task.before[0]
             turned = replace(scene, objects=(*scene.objects[:-2], scene.objects[-1], scene.objects[-2]))
             flat = np.where(draw.depth(scene) > 0, 200, 0).astype(np.uint8)
@@ -293,7 +296,7 @@ class TestMaps:
     @pytest.mark.parametrize("kind", ["segmentation", "detection"])
     def test_a_mark_on_another_object_or_on_all_objects_is_wrong(self, kind: str) -> None:
         mark = draw.segmented if kind == "segmentation" else draw.detected
-        for task in tasks(kind, 40):
+        for task in tasks(kind, 16):
             scene = task.before[0]
             for thing in scene.objects:
                 if thing != task.subject:
@@ -305,7 +308,7 @@ class TestMaps:
             assert not judge(task, everywhere).right
 
     def test_two_segments_are_wrong(self) -> None:
-        for task in [task for task in tasks("segmentation", 60) if len(task.before[0].objects) > 1]:
+        for task in [task for task in tasks("segmentation", 25) if len(task.before[0].objects) > 1]:
             scene, painted = task.before[0], np.asarray(target(task)).copy()
             second = next(thing for thing in scene.objects if thing != task.subject)
             where = draw.full_mask(second, 64)
@@ -315,7 +318,7 @@ class TestMaps:
             assert (verdict.iou or 0) < 0.85
 
     def test_a_segment_without_a_third_of_the_subject_is_wrong(self) -> None:
-        for task in tasks("segmentation", 40):
+        for task in tasks("segmentation", 16):
             scene, painted = task.before[0], np.asarray(target(task)).copy()
             assert task.subject is not None
             rows = np.nonzero(draw.visible_masks(scene)[scene.objects.index(task.subject)].any(1))[0]
@@ -324,7 +327,7 @@ class TestMaps:
             assert not judge(task, Image.fromarray(painted)).right
 
     def test_a_filled_box_and_two_boxes_are_wrong(self) -> None:
-        for task in [task for task in tasks("detection", 60) if len(task.before[0].objects) > 1]:
+        for task in [task for task in tasks("detection", 25) if len(task.before[0].objects) > 1]:
             scene, painted = task.before[0], np.asarray(target(task)).copy()
             assert task.subject is not None
             left, top, right, bottom = draw.box_around(scene, task.subject)
@@ -337,7 +340,7 @@ class TestMaps:
 
     @pytest.mark.parametrize("kind", ["segmentation", "detection"])
     def test_a_mark_on_a_changed_picture_is_wrong(self, kind: str) -> None:
-        for task in [task for task in tasks(kind, 60) if len(task.before[0].objects) > 1]:
+        for task in [task for task in tasks(kind, 25) if len(task.before[0].objects) > 1]:
             scene = task.before[0]
             assert task.subject is not None
             lost = scene.without(next(thing for thing in scene.objects if thing != task.subject))
@@ -359,7 +362,7 @@ class TestNumbers:
 
     @pytest.mark.parametrize("kind", ["add", "compose"])
     def test_a_new_object_anywhere_at_its_place_does_not_lower_the_psnr(self, kind: str) -> None:
-        for task in tasks(kind, 10):
+        for task in tasks(kind, 6):
             assert task.after is not None
             assert task.result is not None
             x, y = task.result.dx, task.result.dy
@@ -371,7 +374,7 @@ class TestNumbers:
 
     def test_the_iou_of_the_exact_picture_is_1(self) -> None:
         for kind in ("segmentation", "detection"):
-            assert min(judge(task, target(task)).iou or 0 for task in tasks(kind, 20)) == 1
+            assert min(judge(task, target(task)).iou or 0 for task in tasks(kind, 10)) == 1
 
     def test_detected_objects_have_all_properties(self) -> None:
         scene = Scene((Object("star", "red", "large", "top left", 1, 0),), Ground("teal", "pink", "left and right"))

@@ -201,11 +201,12 @@ def outside(root: Path) -> dict[str, bytes | None]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [800, pytest.param(4000, marks=pytest.mark.acceptance)])
 @pytest.mark.filterwarnings("ignore::aiohttp.BadContentDispositionHeader")
-def test_no_request_breaks_the_server(deep, tmp_path):
+def test_no_request_breaks_the_server(deep, tmp_path, count):
     description, before = deep.get("/openapi.json").json, outside(tmp_path)
 
-    @bounded(4000)
+    @bounded(count)
     @given(requests(description))
     def ask(request: tuple[str, str, str, bytes | None, dict[str, str]]) -> None:
         method, path, asked, body, headers = request
