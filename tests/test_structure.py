@@ -63,9 +63,10 @@ INNER = {
         "sampling": _BASE | {"loading"},
         "backbones": _BASE | {"loading", "prompts", "sampling"},
         "families": _BASE | {"loading", "prompts", "sampling", "backbones"},
+        "lora": _BASE | {"loading", "sampling", "backbones"},
         "editing": _BASE,
         "perception": _BASE | {"editing", "prompts"},
-        "model": _BASE | {"loading", "prompts", "sampling", "backbones", "families"},
+        "model": _BASE | {"loading", "prompts", "sampling", "backbones", "families", "lora"},
     },
     "nodes/headless": {
         "problems": set(),

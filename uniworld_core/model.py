@@ -23,6 +23,8 @@ from .loading.options import OFFLOADS
 from .loading.settings import read_json
 from .loading.shipped import shipped_model
 from .loading.storage import Storage, choose_storage, named_storage, set_compute
+from .lora.matching import layers_of_part
+from .lora.painter import Lora, LoraPainter, check_strength, open_lora
 from .prompts.conversation import Conversation, Prompt, as_conversations
 from .prompts.reference import Reference, References, make_references
 from .prompts.scope import Scope, read_scope
@@ -75,6 +77,7 @@ class UniWorld:
         self._memory = ModelMemory(default_budget(), warnings.warn) if managed else None
         self._offload = offload
         self._managed: dict[str, ManagedModule[Any]] = {}
+        self._loras: list[tuple[Lora, float]] = []
 
     @classmethod
     def from_pretrained(
@@ -188,6 +191,33 @@ class UniWorld:
         """What a small model such as nano knows; None for a model without such limits."""
         return read_scope(self.checkpoint)
 
+    def load_lora(self, source: str | Path, strength: float = 1.0, alpha: float | None = None) -> UniWorld:
+        """Add a LoRA, which `sample` applies with those that were added before. No weight changes, in any storage.
+
+        Args:
+            source: a safetensors file in the names of PEFT, diffusers, ComfyUI or kohya's scripts, or a folder with PEFT's
+                `adapter_config.json`.
+            strength: 1 as trained (alpha / rank), 0 without effect.
+            alpha: replaces alpha of the file and of its configuration. Without any alpha, a LoRA is applied as if alpha were
+                its rank.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            UniWorldError: the file is missing, damaged or not a plain LoRA, or belongs to another model. Modules and
+                shapes that do not fit are named.
+        """
+        check_strength(strength)
+        lora = open_lora(source, layers_of_part(self.parts["dit"]), alpha)
+        self._loras.append((lora, strength))
+        return self
+
+    def unload_loras(self) -> UniWorld:
+        """Remove all LoRAs. The model paints as if none had been loaded, bit for bit."""
+        self._loras.clear()
+        return self
+
     @property
     def latent_format(self) -> LatentFormat:
         return self.parts.facts.latent_format
@@ -274,7 +304,10 @@ class UniWorld:
         size = Size(height, width)
         latents = self.latent_format
         tokens = len(start) * (latents.token_count(latents.shape(1, size)) + cond.tokens.shape[1])
-        dit = self._on_device("dit", tokens * self.parts.facts.token_bytes)
+        low_rank = sum(lora.nbytes for lora, _ in self._loras)
+        dit = self._on_device("dit", tokens * self.parts.facts.token_bytes + low_rank)
+        for lora, strength in self._loras:
+            dit = LoraPainter(dit, lora, strength)
         with caching(dit, cache):
             return paint(dit, cond, size, start, steps, guidance, sigmas=sigmas, callback=callback, solver=solver)
 

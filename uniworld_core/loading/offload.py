@@ -133,7 +133,7 @@ def _smaller(part: ComputeModule) -> str:
     """Return the settings of a part that take less memory than its own, the next smaller one first."""
     if not part.networks:
         return "choose device=cpu, close other programs that use the device,"
-    kinds = {type(layer) for layer in part.modules()}
+    kinds = {kind for layer in part.modules() for kind in type(layer).__mro__}  # a LoRA puts subclasses in their place
     settings = [] if NF4Linear in kinds else ["storage=nf4" if ScaledLinear in kinds else "storage=int8"]
     settings += [] if part.streamed else ["offload=blocks"]
     return f"choose {', '.join(settings)}" if settings else "choose fewer or smaller references"

@@ -1,0 +1,255 @@
+"""A LoRA in a safetensors file, or in a folder with PEFT's `adapter_config.json`: its modules, ranks and alphas.
+
+Everything but `LoraFile.tensors` is known from headers and settings. Shapes: r rank, I inputs, O outputs of a layer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..errors import UniWorldError
+from ..loading.encodings import FLOATS
+from ..loading.settings import read_json
+from ..loading.weights import open_shard, read_header, some
+from .config import AdapterConfig, adapter_config, check_alpha, config_in_metadata
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# The file of a folder that diffusers' `save_lora_weights` wrote.
+_DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
+# Endings of the two matrices: of PEFT (with or without the adapter's name), of kohya's scripts, of early diffusers.
+_ENDINGS = (
+    re.compile(r"\.lora_(?P<kind>[AB])(?:\.(?!weight$)(?P<adapter>\w+))?\.weight"),
+    re.compile(r"\.lora_(?P<kind>down|up)\.weight"),
+    re.compile(r"\.lora(?:_linear_layer)?\.(?P<kind>down|up)\.weight"),
+)
+_ALPHA = ".alpha"
+_DOWN = ("A", "down")
+# Prefixes of modules' names. "base_model.model." is PEFT's, "transformer." diffusers', the next two ComfyUI's, and the last
+# that of UniWorld-V1's checkpoints.
+PREFIXES = (
+    "base_model.model.",
+    "transformer.",
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "unet.",
+    "denoise_tower.denoiser.",
+)
+
+
+@dataclass(frozen=True)
+class LoraModule:
+    """One adapted module, as stored.
+
+    Attributes:
+        name: its name in the file, without the ending.
+        down, up: names of the tensors A (r, I) and B (O, r).
+        rank, inputs, outputs: r, I and O.
+        alpha: value of its `.alpha` tensor, or None.
+    """
+
+    name: str
+    down: str
+    up: str
+    rank: int
+    inputs: int
+    outputs: int
+    alpha: float | None = None
+
+    @property
+    def bare(self) -> str:
+        """The name without prefixes."""
+        return without_prefixes(self.name)
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA, of which only names, shapes and alphas have been read.
+
+    Attributes:
+        file: the safetensors file.
+        modules: {name in the file: module}.
+        config: PEFT's settings, if the folder or the file's metadata has them.
+        dtypes: dtypes of the matrices, as safetensors names them.
+    """
+
+    file: Path
+    modules: dict[str, LoraModule]
+    config: AdapterConfig | None = None
+    dtypes: frozenset[str] = field(default_factory=frozenset)
+
+    def alpha(self, module: LoraModule, given: float | None = None) -> tuple[float, str]:
+        """Return alpha of a module and where it is from: the argument, the file, the settings, or else the rank.
+
+        Args:
+            given: the argument; None if there is none.
+        """
+        if given is not None:
+            return given, "the argument"
+        if module.alpha is not None:
+            return module.alpha, f"{_ALPHA} in {self.file.name}"
+        if self.config is not None and (alpha := self.config.alpha_of(module.bare)) is not None:
+            return alpha, self.config.source
+        return float(module.rank), "the rank, as neither the file nor a configuration has alpha"
+
+    def scale(self, module: LoraModule, given: float | None = None) -> float:
+        """Return the factor with which a module was trained: alpha / r, or alpha / sqrt(r) if rank-stabilized."""
+        alpha, _ = self.alpha(module, given)
+        return alpha / module.rank if self.config is None else self.config.scale(alpha, module.rank)
+
+    def tensors(self) -> Iterator[tuple[LoraModule, torch.Tensor, torch.Tensor]]:
+        """Yield each module with A (r, I) and B (O, r) as stored. Copies, so the file may change afterwards.
+
+        Raises:
+            UniWorldError: the file has changed since its header was read, or values are not finite.
+        """
+        with open_shard(self.file) as shard:
+            for module in self.modules.values():
+                try:
+                    down, up = shard.get_tensor(module.down).clone(), shard.get_tensor(module.up).clone()
+                except Exception as error:  # SafetensorError: the name is not there any more
+                    raise UniWorldError(f"{self.file} has changed since it was opened: open it again.") from error
+                for name, tensor, shape in (
+                    (module.down, down, (module.rank, module.inputs)),
+                    (module.up, up, (module.outputs, module.rank)),
+                ):
+                    if tensor.shape != shape:
+                        raise UniWorldError(f"{self.file} has changed since it was opened: open it again.")
+                    if not bool(torch.isfinite(tensor.float()).all()):
+                        raise UniWorldError(
+                            f"{name} in {self.file} has values that are NaN or infinite: it is damaged, or its training "
+                            "diverged."
+                        )
+                yield module, down, up
+
+
+def read_lora(source: str | Path) -> LoraFile:
+    """Read the header and the settings of a LoRA.
+
+    Args:
+        source: a safetensors file, or a folder with one and, in PEFT's layout, `adapter_config.json`.
+
+    Raises:
+        UniWorldError: there is no such file, it is damaged, or it is not a plain LoRA; what does not fit is named.
+    """
+    file = _find(Path(source))
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, str] = {}
+    for name, (dtype, shape) in read_header(file).items():
+        shapes[name], dtypes[name] = shape, dtype
+    pairs, problems, adapters = _pairs(shapes)
+    with open_shard(file) as shard:
+        metadata = shard.metadata() or {}
+        alphas = {
+            name.removesuffix(_ALPHA): shard.get_tensor(name).float()
+            for name, shape in shapes.items()
+            if name.endswith(_ALPHA) and math.prod(shape) == 1 and dtypes[name] in FLOATS
+        }
+    modules: dict[str, LoraModule] = {}
+    for name, kinds in pairs.items():
+        alpha = alphas.pop(name, None)
+        if len(kinds) != 2:
+            problems.append(f"{next(iter(kinds.values()))} without its other matrix")
+            continue
+        down, up = kinds["down"], kinds["up"]
+        (rank, *inputs), (outputs, *inner) = shapes[down], shapes[up]
+        if len(inputs) != 1 or inner != [rank] or 0 in (rank, outputs, *inputs):
+            problems.append(f"{down} {list(shapes[down])} and {up} {list(shapes[up])} are not matrices of one rank")
+            continue
+        if not {dtypes[down], dtypes[up]} <= set(FLOATS):
+            problems.append(f"{down} and {up} have dtypes {dtypes[down]} and {dtypes[up]}, expected floating point")
+            continue
+        modules[name] = LoraModule(
+            name, down, up, rank, inputs[0], outputs, None if alpha is None else _alpha(alpha, name, file)
+        )
+    problems += [f"{name}{_ALPHA} without matrices" for name in alphas]
+    if len(adapters) > 1:
+        problems.append(f"several adapters: {', '.join(sorted(adapters))}")
+    if not pairs:
+        raise UniWorldError(
+            f"{file} holds no LoRA: no name of a tensor ends as those of PEFT, diffusers or kohya's scripts "
+            f"({some(sorted(shapes)) or 'it has no tensors'})."
+        )
+    if problems:
+        raise UniWorldError(f"{file} is not a plain LoRA: {some(problems)}.", problems)
+    config = _config(file, metadata)
+    _check_ranks(file, modules, config)
+    return LoraFile(file, modules, config, frozenset(dtypes[m.down] for m in modules.values()))
+
+
+def without_prefixes(name: str) -> str:
+    """Return a module's name without `PREFIXES`, of which PEFT and diffusers may have put several before it."""
+    while (prefix := next((one for one in PREFIXES if name.startswith(one)), None)) is not None:
+        name = name[len(prefix) :]
+    return name
+
+
+def _find(source: Path) -> Path:
+    if source.is_file():
+        if source.suffix != ".safetensors":
+            raise UniWorldError(
+                f"{source} is not a safetensors file: other formats can run code when they are read. Convert it first."
+            )
+        return source
+    if not source.is_dir():
+        raise UniWorldError(f"{source} does not exist: give a LoRA's safetensors file, or its folder with {CONFIG}.")
+    for name in (WEIGHTS, _DIFFUSERS_WEIGHTS):
+        if (source / name).is_file():
+            return source / name
+    found = sorted(source.glob("*.safetensors"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found[:5]) or "none"
+        raise UniWorldError(f"{source} has no {WEIGHTS} and not exactly one safetensors file ({names}): give the file.")
+    return found[0]
+
+
+def _config(file: Path, metadata: dict[str, str]) -> AdapterConfig | None:
+    # Beside any other file, the configuration may belong to another LoRA of the folder.
+    beside = file.with_name(CONFIG)
+    if file.name == WEIGHTS and beside.exists():
+        return adapter_config(read_json(beside), str(beside))
+    return config_in_metadata(metadata, str(file))
+
+
+def _pairs(names: dict[str, tuple[int, ...]]) -> tuple[dict[str, dict[str, str]], list[str], set[str]]:
+    """Return {module: {"down" or "up": tensor}}, problems with other tensors, and the names of adapters."""
+    pairs: dict[str, dict[str, str]] = {}
+    problems: list[str] = []
+    adapters: set[str] = set()
+    for name, shape in names.items():
+        found = next((match for ending in _ENDINGS if (match := re.search(ending.pattern + "$", name))), None)
+        if found is not None:
+            kinds = pairs.setdefault(name[: found.start()], {})
+            kind = "down" if found["kind"] in _DOWN else "up"
+            if kind in kinds and not (adapter := found.groupdict().get("adapter")):
+                problems.append(f"{name} and {kinds[kind]} are the same matrix")
+            kinds[kind] = name
+            if adapter := found.groupdict().get("adapter"):
+                adapters.add(adapter)
+        elif not (name.endswith(_ALPHA) and math.prod(shape) == 1):
+            problems.append(f"{name} {list(shape)} is no part of one")
+    return pairs, problems, adapters
+
+
+def _alpha(value: torch.Tensor, name: str, file: Path) -> float:
+    return check_alpha(float(value.reshape(())), f"{file} has {name}{_ALPHA}")
+
+
+def _check_ranks(file: Path, modules: dict[str, LoraModule], config: AdapterConfig | None) -> None:
+    if config is None:
+        return
+    wrong = [
+        f"{module.name} has rank {module.rank}, expected {rank}"
+        for module in modules.values()
+        if (rank := config.rank_of(module.bare)) is not None and rank != module.rank
+    ]
+    if wrong:
+        raise UniWorldError(
+            f"{file} does not match {config.source}: {some(wrong)}. Use weights and configuration of the same LoRA.",
+            wrong,
+        )
