@@ -170,6 +170,22 @@ class QwenVLConfig:
             source=source,
         )
 
+    @classmethod
+    def from_nested(cls, config: Mapping[str, Any], source: str = "config") -> QwenVLConfig:
+        """Read a `config.json` in which the language model's keys may be in `text_config`, as transformers 4.52 and later save it.
+
+        Args:
+            source: name of the configuration in errors.
+
+        Raises:
+            UniWorldError: as `from_dict`.
+        """
+        text = take(config, {"text_config": optional(OBJECT)}, source).get("text_config") or {}
+        # Nulls are dropped because transformers 4.56 writes a null image_token_id into `text_config`, which would hide the
+        # value on the top level.
+        flat = {key: value for part in (config, text) for key, value in part.items() if value is not None}
+        return cls.from_dict(flat, source)
+
 
 def _text(values: dict[str, Any], source: str) -> dict[str, Any]:
     """Check the settings of the language model. Raises UniWorldError if widths or rotary sections do not match."""

@@ -16,8 +16,8 @@ from .qwen_config import QwenVLConfig
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
-# Maximum of Qwen's own preprocessor_config.json.
-_MAX_PIXELS = 12845056
+# Limits of Qwen's own preprocessor_config.json.
+_MIN_PIXELS, _MAX_PIXELS = 3136, 12845056
 
 # The published prefixes, then those of transformers' module since version 4.52, which some programs save.
 QWEN_NAMES = Names(
@@ -94,14 +94,14 @@ def read_tokenizer(folder: Path, config: QwenVLConfig | None = None) -> PreTrain
     return tokenizer
 
 
-def read_processor(folder: Path, config: QwenVLConfig, pixels: int) -> Any:
+def read_processor(folder: Path, config: QwenVLConfig, pixels: int | None) -> Any:
     """Read the picture processor of a checkpoint, which resizes with Pillow.
 
     Args:
         config: the checkpoint's configuration, with the patch sizes of the vision encoder.
         pixels: number of pixels to which every picture is resized. It overrides `preprocessor_config.json`, as in the
             published programs: the published file has Qwen's own wide range. Only if a checkpoint's minimum and maximum are
-            equal, they are used instead.
+            equal, they are used instead. None keeps the file's range.
 
     Raises:
         UniWorldError: the file is missing or damaged, or does not match the configuration.
@@ -109,9 +109,12 @@ def read_processor(folder: Path, config: QwenVLConfig, pixels: int) -> Any:
     file, raw = processor_settings(folder)
     settings = take(raw, _QWEN_PROCESSOR, str(file))
     size = take({} if raw.get("size") is None else raw["size"], _SIZE, f"size in {file}")
-    low = settings.get("min_pixels") or size.get("shortest_edge")
-    high = settings.get("max_pixels") or size.get("longest_edge")
-    pixels = low if low and low == high else pixels
+    low = settings.get("min_pixels") or size.get("shortest_edge") or _MIN_PIXELS
+    high = settings.get("max_pixels") or size.get("longest_edge") or _MAX_PIXELS
+    if pixels is not None and low != high:
+        low = high = pixels
+    if low > high:
+        raise UniWorldError(f"{file} sets pictures of at least {low} and at most {high} pixels: copy it again.")
     for key, wanted in config.patches.items():
         if settings.setdefault(key, wanted) != wanted:
             raise UniWorldError(
@@ -119,17 +122,17 @@ def read_processor(folder: Path, config: QwenVLConfig, pixels: int) -> Any:
                 "copy both files of the same checkpoint again."
             )
     cell = settings["patch_size"] * settings["merge_size"]
-    if pixels < cell**2:
+    if low < cell**2:
         raise UniWorldError(
-            f"{file} sets pictures of {pixels} pixels, less than one token of {cell}x{cell}: copy it again."
+            f"{file} sets pictures of {low} pixels, less than one token of {cell}x{cell}: copy it again."
         )
-    if pixels // cell**2 > config.positions:
+    if low // cell**2 > config.positions:
         raise UniWorldError(
-            f"{file} sets pictures of {pixels} pixels, {pixels // cell**2} tokens each, but the model reads at most "
+            f"{file} sets pictures of {low} pixels, {low // cell**2} tokens each, but the model reads at most "
             f"{config.positions}: copy it again."
         )
     # Both forms are set before the processor is made, because transformers 4 and 5 follow different ones.
-    limits = {"min_pixels": pixels, "max_pixels": pixels, "size": {"shortest_edge": pixels, "longest_edge": pixels}}
+    limits = {"min_pixels": low, "max_pixels": high, "size": {"shortest_edge": low, "longest_edge": high}}
     return make_processor("Qwen2VLImageProcessor", settings | limits, file)
 
 

@@ -275,11 +275,19 @@ class VLM(ComputeModule):
         return pictures
 
 
-def vlm_part(folder: Path, config: QwenVLConfig, shards: Shards, pixels: int) -> NetworkPart[VLM]:
+def vlm_part(
+    folder: Path,
+    config: QwenVLConfig,
+    shards: Shards,
+    pixels: int | None,
+    tokenizer: Path | None = None,
+    processor: Path | None = None,
+) -> NetworkPart[VLM]:
     """Open Qwen2.5-VL of a checkpoint folder without loading it.
 
     Args:
         pixels: as in `read_processor`.
+        tokenizer, processor: the folders of its tokenizer and picture processor, if they have their own.
 
     Raises:
         UniWorldError: the files store a different number of layers than the configuration has.
@@ -293,8 +301,8 @@ def vlm_part(folder: Path, config: QwenVLConfig, shards: Shards, pixels: int) ->
         QWEN_NAMES,
         precise=PRECISE,
         read=lambda: (
-            read_tokenizer(folder, config),
-            read_processor(folder, config, pixels),
+            read_tokenizer(tokenizer or folder, config),
+            read_processor(processor or folder, config, pixels),
             read_generation(folder, config),
         ),
     )

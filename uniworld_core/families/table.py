@@ -17,8 +17,20 @@ def _uniworld_v1() -> Family:
     return UniWorldV1()
 
 
+def _qwen_image_edit(pipeline: str) -> Callable[[], Family]:
+    def made() -> Family:
+        from .qwen_image_edit.family import QwenImageEdit
+
+        return QwenImageEdit(pipeline)
+
+    return made
+
+
 # {model type in a folder's configuration: family}. A family is imported when one of its folders is opened.
-FAMILIES: dict[str, Callable[[], Family]] = {"univa_qwen2p5vl": _uniworld_v1}
+FAMILIES: dict[str, Callable[[], Family]] = {
+    "univa_qwen2p5vl": _uniworld_v1,
+    **{name: _qwen_image_edit(name) for name in ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")},
+}
 
 # Files with the model type, and its key in each. The first file that exists counts; model_index.json is diffusers'.
 TYPE_KEYS = {"config.json": "model_type", "model_index.json": "_class_name"}

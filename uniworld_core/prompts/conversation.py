@@ -81,6 +81,11 @@ class Conversation:
         """The pictures of all turns, in order."""
         return [ref for turn in self.turns for ref in turn.refs]
 
+    @property
+    def latest_refs(self) -> list[Reference]:
+        """The pictures of the last turn that has any, for models that read only the last instruction."""
+        return next((list(turn.refs) for turn in reversed(self.turns) if turn.refs), [])
+
 
 Prompt: TypeAlias = "str | Conversation"
 

@@ -1,0 +1,1 @@
+"""Qwen-Image-Edit: the first release and those from 2509 on, as folders in diffusers layout."""
