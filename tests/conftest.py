@@ -150,9 +150,10 @@ class EditR1Golden:
         """Return (name, settings, tensors) of the cases whose names have this prefix. There must be some."""
         names = [name for name, value in self.settings.items() if name.startswith(prefix) and isinstance(value, dict)]
         assert names, f"no case {prefix}*"
-        return [(name, self.settings[name], self._of(name)) for name in names]
+        return [(name, self.settings[name], self.of(name)) for name in names]
 
-    def _of(self, case: str) -> dict[str, torch.Tensor]:
+    def of(self, case: str) -> dict[str, torch.Tensor]:
+        """Return the tensors of a case."""
         start = f"{case}/"
         return {name[len(start) :]: tensor for name, tensor in self.tensors.items() if name.startswith(start)}
 
@@ -165,6 +166,41 @@ def editr1_golden() -> EditR1Golden:
     folder = Path(os.environ.get("UNIWORLD_GOLDEN_EDITR1") or DATA / "editr1")
     settings = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
     return EditR1Golden(settings, load_file(folder / "golden.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def editr1_pipes() -> EditR1Golden:
+    """The complete rollouts of tiny Kontext and Qwen-Image-Edit models; only in the folder that UNIWORLD_GOLDEN_EDITR1 names."""
+    from safetensors.torch import load_file
+
+    folder = Path(os.environ.get("UNIWORLD_GOLDEN_EDITR1") or DATA / "editr1")
+    if not (folder / "pipes.safetensors").is_file():
+        pytest.skip("UNIWORLD_GOLDEN_EDITR1 names no folder with pipes.safetensors")
+    settings = json.loads((folder / "pipes.json").read_text(encoding="utf-8"))
+    return EditR1Golden(settings, load_file(folder / "pipes.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def qwen_edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen-Image-Edit-2509 with random weights, shared by the tests that only read it."""
+    from uniworld.uniworld_core.backbones.qwen_image_classes import has_qwen_image
+
+    if not has_qwen_image():
+        pytest.skip("the installed diffusers is too old for Qwen-Image")
+    spec = importlib.util.spec_from_file_location("tiny_qwen_edit", Path(__file__).with_name("tiny_qwen_edit.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    folder = tmp_path_factory.mktemp("models") / "qwen_edit"
+    writer.write_qwen_edit(folder, TINY / "uniworld")
+    return folder
+
+
+@pytest.fixture
+def qwen_edit_copy(qwen_edit: Path, tmp_path: Path) -> Path:
+    """A copy of `qwen_edit` that a test may damage."""
+    return Path(shutil.copytree(qwen_edit, tmp_path / "qwen_edit"))
 
 
 @pytest.fixture

@@ -28,9 +28,4 @@ def has_qwen_image() -> bool:
     import diffusers
 
     transformer = getattr(diffusers, "QwenImageTransformer2DModel", None)
-    pipeline = getattr(diffusers, "QwenImageEditPlusPipeline", None)
-    return (
-        transformer is not None
-        and pipeline is not None
-        and "zero_cond_t" in inspect.signature(transformer.__init__).parameters
-    )
+    return transformer is not None and "zero_cond_t" in inspect.signature(transformer.__init__).parameters

@@ -26,9 +26,9 @@ TILE, TILE_STRIDE = 512, 448
 # Number of blocks on each side. Each transition between two halves or doubles the sides, so a cell has 8 pixels.
 BLOCKS = 4
 CHANNELS = 16
-# Working memory in bytes per pixel: the widest layers hold four tensors of 96 channels in float32, and the causal
-# convolutions pad them to three frames. Estimated.
-PIXEL_BYTES = 4 * 96 * 3 * 4
+# Working memory in bytes per pixel: the widest layers hold three tensors of 96 channels in float32, and one more that is
+# padded to three frames. Estimated.
+PIXEL_BYTES = (3 + 3) * 96 * 4
 # Side in pixels of the square pictures that Qwen-Image was trained for, and of its references (diffusers: VAE_IMAGE_SIZE).
 # A `sample_size` in the VAE's config.json replaces it, as in FLUX folders.
 NATIVE_SIDE = 1024

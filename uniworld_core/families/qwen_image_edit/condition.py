@@ -11,12 +11,13 @@ from dataclasses import replace
 import torch
 from PIL import Image
 
-from ...backbones.qwen_image_vae import QwenImageVAE
+from ...backbones.qwen_image_vae import PIXEL_BYTES, QwenImageVAE
 from ...backbones.qwen_vl import VLM
 from ...errors import UniWorldError
 from ...images.pictures import to_image
 from ...prompts.text import check_text
 from ...sampling.condition import Condition
+from ..family import LoadedParts
 from .prompt import Release, Template, read_template, resize
 
 
@@ -49,24 +50,14 @@ def encode_references(vae: QwenImageVAE, pictures: Sequence[Sequence[Image.Image
     """Encode the references of a batch to normalized latents, each (B, 16, 1, h, w).
 
     Args:
-        pictures: one list per item, in the sizes in which the VAE gets them.
-
-    Raises:
-        UniWorldError: the items have different numbers of references, or different sizes.
+        pictures: one list per item, in the sizes in which the VAE gets them. All lists have the same sizes.
     """
-    sizes = [[picture.size for picture in item] for item in pictures]
-    if any(item != sizes[0] for item in sizes):
-        raise UniWorldError(
-            "The prompts of the batch have references of different numbers or sizes: encode them one by one, or crop the "
-            "pictures to the same aspect ratio."
-        )
     columns = [to_image(column) for column in zip(*pictures)]
     return tuple(vae.latent_format.to_model(vae.encode(image_BHWC)) for image_BHWC in columns)
 
 
 def encode(
-    vlm: VLM,
-    vae: QwenImageVAE,
+    parts: LoadedParts,
     release: Release,
     instructions: Sequence[str],
     pictures: Sequence[Sequence[Image.Image]],
@@ -85,13 +76,28 @@ def encode(
     check_text(negative, "negative prompt")
     for item in pictures:
         _check_count(release, len(item))
-    template = read_template(release.pipeline)
-    sized = [[resize(picture, vae.native_side) for picture in item] for item in pictures]
-    side = release.vlm_side
-    seen = sized if side is None else [[resize(picture, side) for picture in item] for item in pictures]
+    side = parts["vae"].native_side
+    sized = [[resize(picture, side) for picture in item] for item in pictures]
+    _check_sizes(sized)
+    seen = sized
+    if release.vlm_side is not None:
+        seen = [[resize(picture, release.vlm_side) for picture in item] for item in pictures]
+    vlm, template = parts["understanding"], read_template(release.pipeline)
     positive = encode_text(vlm, template, instructions, seen)
     opposite = encode_text(vlm, template, [negative] * len(instructions), seen)
+    if not sized[0]:
+        return replace(positive, negative=opposite)
+    vae = parts.on_device("vae", len(sized) * side * side * PIXEL_BYTES)
     return replace(positive, negative=opposite, references=encode_references(vae, sized))
+
+
+def _check_sizes(pictures: Sequence[Sequence[Image.Image]]) -> None:
+    sizes = [[picture.size for picture in item] for item in pictures]
+    if any(item != sizes[0] for item in sizes):
+        raise UniWorldError(
+            "The prompts of the batch have references of different numbers or sizes: encode them one by one, or crop the "
+            "pictures to the same aspect ratio."
+        )
 
 
 def _check_count(release: Release, count: int) -> None:

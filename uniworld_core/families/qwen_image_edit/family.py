@@ -41,4 +41,4 @@ class QwenImageEdit(Family):
             _ = parts["t5"]  # raises
         instructions = [conversation.instruction for conversation in conversations]
         pictures = [[ref.picture for ref in conversation.latest_refs] for conversation in conversations]
-        return encode(parts["understanding"], parts["vae"], self.release, instructions, pictures, NEGATIVE)
+        return encode(parts, self.release, instructions, pictures, NEGATIVE)

@@ -24,7 +24,7 @@ from ...loading.weights import Shards
 from ...sampling.flow import Shift
 from ...sampling.latents import LatentFormat
 from ..family import FamilyParts, PaintingFacts
-from .prompt import Release
+from .prompt import Release, size_at
 
 _TOKENS, _MU = whole(1, 2**20), number(0, 10)
 _SCHEDULER = {
@@ -83,6 +83,7 @@ class QwenImageEditParts(FamilyParts):
             native_side=read_qwen_native_side(self._need("vae")),
             token_bytes=token_bytes(width),
             pixel_bytes=PIXEL_BYTES,
+            size_for=size_at,
         )
 
     def check(self) -> None:
