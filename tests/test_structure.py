@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -139,7 +138,6 @@ def sources() -> list[Path]:
 
 
 SOURCES = {str(file.relative_to(ROOT).as_posix()): file for file in sources()}
-each_source = pytest.mark.parametrize("name", SOURCES)
 
 
 @cache
@@ -147,8 +145,13 @@ def tree_of(name: str) -> ast.Module:
     return ast.parse(SOURCES[name].read_text(encoding="utf-8"))
 
 
+@cache
+def nodes_of(name: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree_of(name)))
+
+
 def absolute_imports(name: str) -> Iterator[str]:
-    for node in ast.walk(tree_of(name)):
+    for node in nodes_of(name):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -157,7 +160,7 @@ def absolute_imports(name: str) -> Iterator[str]:
 
 def relative_imports(name: str) -> Iterator[str]:
     """Yield the paths that a file imports relatively; ".." for imports from outside the package."""
-    for node in ast.walk(tree_of(name)):
+    for node in nodes_of(name):
         if isinstance(node, ast.ImportFrom) and node.level:
             yield from paths_of(name, node)
 
@@ -213,11 +216,7 @@ def imports_at_once(name: str) -> set[str]:
 
 def calls(name: str) -> set[str]:
     """Return the names of the functions that a file calls."""
-    return {
-        node.func.id
-        for node in ast.walk(tree_of(name))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    }
+    return {node.func.id for node in nodes_of(name) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
 
 
 def test_rooms_are_found() -> None:
@@ -228,11 +227,14 @@ def test_rooms_are_found() -> None:
     assert room_of("nodes/host") == "nodes"
 
 
-@each_source
-def test_a_room_imports_only_allowed_rooms(name: str) -> None:
-    found = {path: room_of(path) for path in relative_imports(name)}
-    wrong = [path for path, room in found.items() if ".." in path or room not in ALLOWED[room_of(name)]]
-    assert not wrong, f"{name} imports {wrong}"
+def test_a_room_imports_only_allowed_rooms() -> None:
+    wrong = [
+        f"{name} imports {path}"
+        for name in SOURCES
+        for path in relative_imports(name)
+        if ".." in path or room_of(path) not in ALLOWED[room_of(name)]
+    ]
+    assert not wrong, wrong
 
 
 @pytest.mark.parametrize("package", INNER)
@@ -242,34 +244,39 @@ def test_rooms_within_a_package_are_the_known_ones(package: str) -> None:
     assert found == set(INNER[package]), "remove the deleted room from INNER"
 
 
-@each_source
-def test_imports_within_a_package_go_one_way(name: str) -> None:
-    for package, rooms in INNER.items():
+@pytest.mark.parametrize("package", INNER)
+def test_imports_within_a_package_go_one_way(package: str) -> None:
+    wrong = []
+    for name in SOURCES:
         room = inner_room(package, name)
         if room is None:
             continue
-        for path in relative_imports(name):
-            to = inner_room(package, path)
-            allowed = to is None or to == room or to in rooms[room]
-            assert allowed, f"{name} imports {path}: {package}/{room} may import {sorted(rooms[room])}"
+        allowed = {None, room, *INNER[package][room]}
+        wrong += [
+            f"{name} imports {path}: {package}/{room} may import {sorted(INNER[package][room])}"
+            for path in relative_imports(name)
+            if inner_room(package, path) not in allowed
+        ]
+    assert not wrong, wrong
 
 
 # Default settings of a family, for widgets and arguments that need one default for all families.
 DEFAULTS_OF_V1 = "uniworld_core/families/uniworld_v1/painting"
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if room_of(name) != "training"])
-def test_families_are_accessed_through_the_table(name: str) -> None:
+def test_families_are_accessed_through_the_table() -> None:
     # The native nodes read the files that `uniworld convert --to comfy` writes of this one family.
-    if name.startswith("uniworld_core/families/") or name == "nodes/pack/native/clip.py":
-        return
-    found = {path for path in imports_in_use(name) if re.match(r"uniworld_core/families/", path)}
-    found -= {"uniworld_core/families/family", "uniworld_core/families/table"}
-    assert found <= {DEFAULTS_OF_V1}, f"{name} imports {found}: ask the family of the folder"
-    kinds = [
-        node.value for node in ast.walk(tree_of(name)) if isinstance(node, ast.Constant) and node.value in FAMILIES
-    ]
-    assert not kinds, f"{name} names {kinds}: only the table knows the families"
+    without = ("uniworld_core/families/", "nodes/pack/native/clip.py")
+    allowed = {"uniworld_core/families/family", "uniworld_core/families/table", DEFAULTS_OF_V1}
+    wrong = []
+    for name in SOURCES:
+        if room_of(name) == "training" or name.startswith(without):
+            continue
+        found = {path for path in imports_in_use(name) if path.startswith("uniworld_core/families/")} - allowed
+        wrong += [f"{name} imports {path}: ask the family of the folder" for path in found]
+        kinds = [node.value for node in nodes_of(name) if isinstance(node, ast.Constant) and node.value in FAMILIES]
+        wrong += [f"{name} names {kind}: only the table knows the families" for kind in kinds]
+    assert not wrong, wrong
 
 
 def test_there_are_no_import_cycles() -> None:
@@ -285,23 +292,22 @@ def test_there_are_no_import_cycles() -> None:
 
 
 # __main__.py may run as a script, outside any package.
-@pytest.mark.parametrize("name", [name for name in SOURCES if name != "__main__.py"])
-def test_imports_of_the_package_itself_are_relative(name: str) -> None:
-    wrong = [module for module in absolute_imports(name) if module.split(".")[0] in OWN]
-    assert not wrong, f"{name} imports {wrong}"
+def test_imports_of_the_package_itself_are_relative() -> None:
+    names = [name for name in SOURCES if name != "__main__.py"]
+    wrong = [(name, module) for name in names for module in absolute_imports(name) if module.split(".")[0] in OWN]
+    assert not wrong, wrong
 
 
-@each_source
-def test_comfyui_is_imported_by_the_host_and_the_native_nodes_only(name: str) -> None:
-    found = [module for module in absolute_imports(name) if module.split(".")[0] in COMFY]
-    allowed = name == "nodes/host/comfy.py" or name.startswith("nodes/pack/native/")
-    assert allowed or not found, f"{name} imports {found}"
+def test_comfyui_is_imported_by_the_host_and_the_native_nodes_only() -> None:
+    names = [name for name in SOURCES if not name.startswith(("nodes/host/comfy.py", "nodes/pack/native/"))]
+    wrong = [(name, module) for name in names for module in absolute_imports(name) if module.split(".")[0] in COMFY]
+    assert not wrong, wrong
 
 
-def bare_value_errors(tree: ast.AST) -> list[int]:
+def bare_value_errors(nodes: Iterable[ast.AST]) -> list[int]:
     """Return the lines that raise a plain ValueError or derive from it. User errors are UniWorldErrors."""
     found = []
-    for node in ast.walk(tree):
+    for node in nodes:
         raised = node.exc if isinstance(node, ast.Raise) else None
         named = [raised.func if isinstance(raised, ast.Call) else raised]
         if isinstance(node, ast.ClassDef) and node.name != "UniWorldError":
@@ -313,24 +319,25 @@ def bare_value_errors(tree: ast.AST) -> list[int]:
 
 def test_plain_value_errors_are_found() -> None:
     source = "class A(ValueError): pass\nraise ValueError('x')\nraise ValueError\nraise\nclass UniWorldError(ValueError): pass"
-    assert sorted(bare_value_errors(ast.parse(source))) == [1, 2, 3]
+    assert sorted(bare_value_errors(ast.walk(ast.parse(source)))) == [1, 2, 3]
 
 
-@each_source
-def test_plain_value_errors_are_never_raised(name: str) -> None:
-    assert not bare_value_errors(tree_of(name)), "raise UniWorldError for errors that users can fix"
+def test_plain_value_errors_are_never_raised() -> None:
+    wrong = [f"{name}:{line}" for name in SOURCES for line in bare_value_errors(nodes_of(name))]
+    assert not wrong, f"raise UniWorldError for errors that users can fix: {wrong}"
 
 
 # The command line may print and exit.
-@pytest.mark.parametrize("name", [name for name in SOURCES if room_of(name) not in ("", "nodes/headless", "training")])
-def test_library_never_prints_exits_or_asks(name: str) -> None:
-    assert calls(name).isdisjoint({"print", "exit", "quit", "input", "breakpoint"})
-    assert "sys.exit" not in SOURCES[name].read_text(encoding="utf-8")
+def test_library_never_prints_exits_or_asks() -> None:
+    names = [name for name in SOURCES if room_of(name) not in ("", "nodes/headless", "training")]
+    wrong = [name for name in names if calls(name) & {"print", "exit", "quit", "input", "breakpoint"}]
+    wrong += [name for name in names if "sys.exit" in SOURCES[name].read_text(encoding="utf-8")]
+    assert not wrong, wrong
 
 
-@each_source
-def test_every_file_has_a_docstring(name: str) -> None:
-    assert ast.get_docstring(tree_of(name))
+def test_every_file_has_a_docstring() -> None:
+    wrong = [name for name in SOURCES if not ast.get_docstring(tree_of(name))]
+    assert not wrong, wrong
 
 
 def top_level_classes(name: str) -> Iterator[str]:
