@@ -207,3 +207,46 @@ def qwen_edit_copy(qwen_edit: Path, tmp_path: Path) -> Path:
 def tiny_copy(tmp_path: Path) -> Path:
     """A copy of the shipped tiny model (`uniworld/`, `flux/`, `siglip/`) that a test may damage."""
     return Path(shutil.copytree(TINY, tmp_path / "tiny"))
+
+
+# --- a tiny FLUX.1 Kontext ------------------------------------------------------------------------------------------------
+
+
+def make_kontext(folder: Path) -> Path:
+    """Write a FLUX.1 Kontext with random weights in diffusers layout, with VAE, CLIP and T5 of the tiny model."""
+    from diffusers import FluxTransformer2DModel
+
+    shutil.copytree(TINY / "flux", folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformer = FluxTransformer2DModel(
+            in_channels=64,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=_read_json(folder / "text_encoder_2" / "config.json")["d_model"],
+            pooled_projection_dim=_read_json(folder / "text_encoder" / "config.json")["hidden_size"],
+            guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6),
+        )
+    transformer.save_pretrained(folder / "transformer")
+    index = _read_json(folder / "model_index.json") | {"_class_name": "FluxKontextPipeline"}
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def kontext_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny FLUX.1 Kontext with random weights: the only model in a `diffusers` folder. Tests only read it."""
+    return make_kontext(tmp_path_factory.mktemp("kontext") / "diffusers" / "Kontext")
+
+
+@pytest.fixture
+def kontext_copy(kontext_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny FLUX.1 Kontext that a test may damage."""
+    return Path(shutil.copytree(kontext_folder, tmp_path / "Kontext"))

@@ -32,7 +32,7 @@ from .sampling import flow
 from .sampling.cache import caching
 from .sampling.condition import Condition
 from .sampling.latents import LatentFormat
-from .sampling.sampler import paint
+from .sampling.sampler import paint, sequence_length
 from .sampling.seeds import check_seed
 from .sampling.solvers import SOLVERS
 
@@ -227,16 +227,29 @@ class UniWorld:
 
         Args:
             pictures: PIL pictures or (H, W, 3) tensors, of any sizes.
-            use_siglip: False shows the pictures only to the VLM.
+            use_siglip: False leaves out the SigLIP features, so that only the VLM sees the pictures. It makes no difference
+                to models without SigLIP.
 
         Raises:
-            UniWorldError: a picture is invalid, or no SigLIP folder was given.
+            UniWorldError: a picture is invalid, or the model needs a SigLIP folder and none was given.
         """
         if not isinstance(pictures, (list, tuple)):
             raise UniWorldError(
                 f"reference takes a list of pictures, but got a {type(pictures).__name__}: write [picture]."
             )
-        return make_references(pictures, self.siglip if use_siglip else None)
+        return make_references(pictures, self.siglip if use_siglip and "siglip" in self.parts else None)
+
+    def size_for(self, height: float, width: float, side: int | None = None) -> Size:
+        """Return the size to paint for a picture of this size, such as the first reference of an edit.
+
+        Args:
+            side: it has about the area of a square with this side in pixels; None for the model's native size.
+
+        Raises:
+            UniWorldError: a side is not positive, or the area is invalid.
+        """
+        facts = self.parts.facts
+        return facts.size_for(height, width, facts.native_side if side is None else side)
 
     def encode(
         self,
@@ -303,7 +316,7 @@ class UniWorld:
         start = _seeds(seed, len(cond)) if noise is None else noise
         size = Size(height, width)
         latents = self.latent_format
-        tokens = len(start) * (latents.token_count(latents.shape(1, size)) + cond.tokens.shape[1])
+        tokens = len(start) * sequence_length(cond, latents, latents.shape(1, size))
         low_rank = sum(lora.nbytes for lora, _ in self._loras)
         dit = self._on_device("dit", tokens * self.parts.facts.token_bytes + low_rank)
         for lora, strength in self._loras:

@@ -191,14 +191,14 @@ class Sampler(Node):
         denoise: float,
         sigmas: Tensor | None = None,
     ) -> tuple[Latent]:
-        from ...uniworld_core.sampling.sampler import paint
+        from ...uniworld_core.sampling.sampler import paint, sequence_length
 
         condition, latents = to_condition(conditioning), dit.facts.latent_format
         samples = samples_of(latent, latents, self.DISPLAY_NAME)
         size, batch = latents.size(samples.shape), len(samples)
         warn_of_size(dit.facts.native_side, size.height, size.width)
-        # The DiT's blocks attend over image and text tokens together, so both determine the memory for activations.
-        tokens = batch * (latents.token_count(samples.shape) + condition.tokens.shape[1])
+        # The DiT's blocks attend over all tokens together, so these determine the memory for activations.
+        tokens = batch * sequence_length(condition, latents, samples.shape)
         painted = paint(
             dit.on_device(working_memory=tokens * dit.facts.token_bytes),
             condition,

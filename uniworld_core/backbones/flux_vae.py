@@ -74,6 +74,11 @@ class VAE(ComputeModule):
         shift, scale = float(config.shift_factor or 0.0), float(config.scaling_factor)
         return replace(FLUX_LATENTS, channels=int(config.latent_channels), shift=shift, scale=scale)
 
+    @property
+    def native_side(self) -> int:
+        """Side in pixels of the square pictures that the model was trained for (`read_native_side`)."""
+        return _native_side(int(self._config.sample_size))
+
     @torch.inference_mode()
     def decode(self, z_BChw: torch.Tensor) -> torch.Tensor:
         """Decode unscaled VAE latents (B, C, H/8, W/8) to pictures (B, H, W, 3), float32 in 0..1.
@@ -147,8 +152,12 @@ def read_native_side(flux: str | Path) -> int:
     """
     file = Path(flux) / "vae" / "config.json"
     side = int(take(read_json(file), {"sample_size": _SIDE}, str(file)).get("sample_size", NATIVE_SIDE))
+    return _native_side(side)
+
+
+def _native_side(sample_size: int) -> int:
     # Smaller values carry no information: diffusers writes 32 if no size was given.
-    return side if side >= 64 else NATIVE_SIDE
+    return sample_size if sample_size >= 64 else NATIVE_SIDE
 
 
 def vae_part(flux: str | Path) -> NetworkPart[VAE]:

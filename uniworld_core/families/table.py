@@ -17,6 +17,12 @@ def _uniworld_v1() -> Family:
     return UniWorldV1()
 
 
+def _kontext() -> Family:
+    from .kontext.family import Kontext
+
+    return Kontext()
+
+
 def _qwen_image_edit(pipeline: str) -> Callable[[], Family]:
     def made() -> Family:
         from .qwen_image_edit.family import QwenImageEdit
@@ -29,6 +35,7 @@ def _qwen_image_edit(pipeline: str) -> Callable[[], Family]:
 # {model type in a folder's configuration: family}. A family is imported when one of its folders is opened.
 FAMILIES: dict[str, Callable[[], Family]] = {
     "univa_qwen2p5vl": _uniworld_v1,
+    "FluxKontextPipeline": _kontext,
     **{name: _qwen_image_edit(name) for name in ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")},
 }
 

@@ -5,6 +5,7 @@ Shapes: B batch, C latent channels, h, w latent sides; five-dimensional latents 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from ..errors import UniWorldError
 from ..images.sizes import Size
 from . import flow
 from .condition import Condition
+from .latents import LatentFormat
 from .painter import Painter
 from .seeds import check_seed
 from .solvers import SOLVERS, solver_named
@@ -68,6 +70,17 @@ def paint(
         sigmas = flow.schedule(steps, latents.token_count(shape), painter.shift, denoise)
     start = None if latent is None else latents.to_model(latent)
     return latents.from_model(sample(painter, condition, noise, sigmas, guidance, start, keep_B1hw, callback, solver))
+
+
+def sequence_length(condition: Condition, latents: LatentFormat, shape: Sequence[int]) -> int:
+    """Return the number of tokens that the painter's blocks attend over for one item: of text, references and picture.
+
+    Args:
+        latents: the painter's latent format.
+        shape: shape of the painted latents. It is not checked; `Painter.check` does that.
+    """
+    cells = [shape[-2:], *(reference.shape[-2:] for reference in condition.references)]
+    return int(condition.tokens.shape[1]) + sum(math.prod(side // latents.pack for side in sides) for sides in cells)
 
 
 def make_noise(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:

@@ -248,8 +248,10 @@ class TestWhatItLacks:
             UniWorld.from_pretrained(mosaic).encode("a mosaic", t5_length=8)
 
     def test_siglip(self, mosaic: Path) -> None:
+        model = UniWorld.from_pretrained(mosaic)
+        assert model.reference([Image.new("RGB", (9, 7))])[0].features is None
         with pytest.raises(UniWorldError, match="Mosaic has no SigLIP"):
-            UniWorld.from_pretrained(mosaic).reference([Image.new("RGB", (9, 7))])
+            _ = model.siglip
 
     def test_answers_and_routing(self, mosaic: Path) -> None:
         model = UniWorld.from_pretrained(mosaic)
