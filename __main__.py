@@ -14,6 +14,7 @@ COMMANDS = {
     "nodes": "list the nodes, or show one",
     "check": "check a workflow without running it",
     "batch": "run a workflow over many rows",
+    "bench": "measure a workflow on a published benchmark",
     "chat": "chat with the model in a terminal",
     "serve": "serve the editor and ComfyUI's HTTP API",
     "train": "train a model; plot, export and merge checkpoints",

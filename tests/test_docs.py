@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import math
@@ -200,8 +201,10 @@ def all_options() -> set[str]:
     from uniworld.training.cli import main as cli
 
     parsers: list[Any] = [build_parser(), *(cli._parser(words, found) for words, found in cli.COMMANDS.items())]
-    subparsers = [one for action in parsers[0]._actions for one in (getattr(action, "choices", None) or {}).values()]
-    return {name for parser in [*parsers, *subparsers] for action in parser._actions for name in action.option_strings}
+    for parser in parsers:  # grows: subcommands have subcommands of their own
+        choices = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        parsers += [one for named in choices for one in named.values()]
+    return {name for parser in parsers for action in parser._actions for name in action.option_strings}
 
 
 @each_guide

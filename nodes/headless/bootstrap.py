@@ -37,6 +37,7 @@ TEST_OPTIONS = ["-n", str(TEST_PROCESSES), "--dist", "loadfile", "--no-loadscope
 
 # The extras of pyproject.toml that commands need, and options of a command beyond that.
 COMMAND_EXTRAS = {
+    "bench": "bench",
     "serve": "serve",
     "train": "train",
     "convert": "train",
@@ -47,6 +48,8 @@ COMMAND_EXTRAS = {
 OPTION_EXTRAS = {
     ("batch", "--ray"): "ray",
     ("batch", "--server"): "serve",
+    ("bench", "--ray"): "ray",
+    ("bench", "--server"): "serve",
     ("check", "--server"): "serve",
     ("run", "--server"): "serve",
 }

@@ -1,4 +1,4 @@
-"""The commands `uniworld run`, `nodes`, `check`, `batch`, `chat` and `serve`."""
+"""The commands `uniworld run`, `nodes`, `check`, `batch`, `bench`, `chat` and `serve`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from ...uniworld_core.loading.memory import ModelMemory, default_budget
 from .. import host
 from .batch.command import add_arguments as add_batch_arguments
 from .batch.command import run as run_batch
+from .bench.command import add_arguments as add_bench_arguments
+from .bench.command import run as run_bench
 from .chat.command import EPILOG as CHAT_EPILOG
 from .chat.command import add_arguments as add_chat_arguments
 from .chat.command import run as run_chat
@@ -91,6 +93,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--server", action="append", default=[], metavar="URL", help=f"{SERVER_HELP}; several servers share the rows"
     )
     _add_common_options(batch)
+
+    bench = _command(commands, "bench", "measure a workflow on a published benchmark", _bench)
+    add_bench_arguments(bench, _add_common_options)
 
     chat = _command(commands, "chat", "chat with the model in a terminal", _chat, CHAT_EPILOG)
     add_chat_arguments(chat)
@@ -286,6 +291,44 @@ def _batch(arguments: argparse.Namespace) -> int:
         plain.memory = ModelMemory(default_budget())
         with stop_on_interrupt(plain) as stop:
             return run_batch(arguments, out, registry, plain, stop)
+
+
+@dataclass(frozen=True)
+class _BenchBatch:
+    """The place where `bench` makes pictures: `uniworld batch` with the options of the command line."""
+
+    arguments: argparse.Namespace
+    registry: Registry
+    host: host.PlainHost
+    stop: StopRequest
+    servers: Servers | None = None
+
+    def run(self, workflow: Path, rows: Path, results: Path, output: Path) -> int:
+        # Progress goes to standard error: standard output has the table.
+        arguments = argparse.Namespace(**vars(self.arguments))
+        arguments.workflow, arguments.rows, arguments.results = str(workflow), rows, results
+        arguments.output, arguments.seed, arguments.json = output, None, False
+        return run_batch(arguments, sys.stderr, self.registry, self.host, self.stop, self.servers)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    @contextlib.contextmanager
+    def open_place(output: Path) -> Iterator[_BenchBatch]:
+        arguments.output = output
+        if arguments.server:
+            plain = host.PlainHost()
+            with _connect(arguments, arguments.server) as servers, stop_on_interrupt(plain) as stop:
+                yield _BenchBatch(arguments, servers.registry, plain, stop, servers)
+            return
+        registry, plain = _set_up(arguments)
+        plain.memory = ModelMemory(default_budget())
+        with stop_on_interrupt(plain) as stop:
+            yield _BenchBatch(arguments, registry, plain, stop)
+
+    out = sys.stdout
+    # Output that nodes print must not mix with the table.
+    with contextlib.redirect_stdout(sys.stderr):
+        return run_bench(arguments, out, open_place)
 
 
 def _chat(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,5 @@
-"""Scoring of the published benchmarks: pure functions from replies, detections and answers to tables.
+"""Measure editors and workflows on published benchmarks.
 
-A library only: generating the pictures and querying the judge models is up to the caller.
+The modules of each benchmark's scores are pure functions from replies, detections and answers to tables. `suites/` reads the
+items from the user's download, `judging/` asks a judge model, and the other modules are the steps of a run.
 """

@@ -1,0 +1,68 @@
+"""Compare two runs of the same benchmark: differences on the results that both have scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ....uniworld_core.errors import UniWorldError
+from .items import BenchItem, Values
+from .run_folder import BenchPlan, RunFolder, read_json_file
+from .statistics import Difference, differences
+
+
+def compare(first: Path, second: Path) -> tuple[dict[str, Difference], int]:
+    """Return the differences of all means, first minus second, and the number of shared results.
+
+    Raises:
+        UniWorldError: a run has no result, or the runs differ in benchmark, judge, scoring mode or items.
+    """
+    runs = [_read(RunFolder(folder)) for folder in (first, second)]
+    (plan, one), (_, other) = runs
+    for what, value, second_value in (
+        ("benchmark", one.get("benchmark"), other.get("benchmark")),
+        ("split", one["settings"].get("split"), other["settings"].get("split")),
+        ("judge model", _model(one), _model(other)),
+        ("temperature of the judge", _temperature(one), _temperature(other)),
+        ("scoring mode", one.get("scoring"), other.get("scoring")),
+    ):
+        if value != second_value:
+            raise UniWorldError(
+                f"The runs cannot be compared: the {what} of '{first}' is {value}, and that of '{second}' {second_value}."
+            )
+    values, others = _values(one), _values(other)
+    items = {item.id: item for item in plan.items}
+    shared = [place for place in values if place in others and place[0] in items]
+    if not shared:
+        raise UniWorldError(f"'{first}' and '{second}' have no scored result in common.")
+    entries, others_entries = (_entries(shared, items, found) for found in (values, others))
+    return differences(plan.suite, entries, others_entries), len(shared)
+
+
+# Id, sample and prompt of a result: the editions of a benchmark have different prompts under the same id.
+_Place = tuple[str, int, str]
+
+
+def _read(run: RunFolder) -> tuple[BenchPlan, dict[str, Any]]:
+    missing = f"'{run.folder}' has no result. Run `uniworld bench score {run.folder}` first."
+    return run.plan(), read_json_file(run.result, missing)
+
+
+def _model(result: dict[str, Any]) -> str | None:
+    return result["judge"]["model"] if result.get("judge") else None
+
+
+def _temperature(result: dict[str, Any]) -> float | None:
+    return result["judge"]["temperature"] if result.get("judge") else None
+
+
+def _values(result: dict[str, Any]) -> dict[_Place, Values]:
+    mode = result["scoring"]
+    scored = (one for one in result["results"] if one[mode]["values"] is not None)
+    return {(one["id"], one["sample"], one["prompt"]): one[mode]["values"] for one in scored}
+
+
+def _entries(
+    places: list[_Place], items: dict[str, BenchItem], values: dict[_Place, Values]
+) -> list[tuple[BenchItem, Values]]:
+    return [(items[place[0]], values[place]) for place in places]

@@ -1,0 +1,220 @@
+"""Read a benchmark's files from the user's download. Python files are parsed for constants, never executed."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from ....uniworld_core.errors import UniWorldError, brief, shown
+from ....uniworld_core.files import sha256_file
+from ....uniworld_core.json_text import BadJson, loads
+
+MAX_BYTES = 512 * 2**20
+
+
+class Download:
+    """The folders of one download.
+
+    Args:
+        folders: searched with all their subfolders.
+        name: name of the benchmark, for messages.
+        where: where to get its files, the end of the messages about missing ones.
+
+    Attributes:
+        files: the files that were read, with their SHA-256.
+    """
+
+    def __init__(self, folders: Sequence[Path], name: str, where: str) -> None:
+        for folder in folders:
+            if not folder.is_dir():
+                raise UniWorldError(
+                    f"--data '{folder}' is not a folder. Pass the folder with the files of {name}. {where}"
+                )
+        self.folders, self._name, self._where = folders, name, where
+        self.files: dict[str, str] = {}
+
+    def missing(self, what: str) -> UniWorldError:
+        """Return the error to raise for a missing file."""
+        listed = ", ".join(f"'{folder}'" for folder in self.folders)
+        return UniWorldError(f"{self._name} needs {what}, which is not in {listed}. {self._where}")
+
+    def all(self, *patterns: str) -> list[Path]:
+        """Return all files that match a pattern such as "*.parquet" or "Basic/prompts.json", sorted."""
+        found = {path for folder in self.folders for pattern in patterns for path in folder.rglob(pattern)}
+        return sorted(path for path in found if path.is_file())
+
+    def one(self, *names: str, accept: Callable[[Path], bool] = lambda _: True) -> Path:
+        """Return the file with one of some names.
+
+        Args:
+            accept: whether a file of that name is the one.
+
+        Raises:
+            UniWorldError: there is none, or there are several with different content.
+        """
+        found = [path for path in self.all(*names) if accept(path)]
+        if not found:
+            raise self.missing(f"the file '{names[0]}'" + (f" (or '{names[1]}')" if len(names) > 1 else ""))
+        if len({sha256_file(path) for path in found}) > 1:
+            listed = ", ".join(f"'{path}'" for path in found)
+            raise UniWorldError(
+                f"There are several versions of '{names[0]}': {listed}. Pass the folder of one as --data."
+            )
+        return found[0]
+
+    def optional(self, *names: str) -> Path | None:
+        """Return the first file with one of some names, if there is one."""
+        return next(iter(self.all(*names)), None)
+
+    def text(self, path: Path) -> str:
+        """Return the text of a file. Raises UniWorldError if it is not UTF-8 text."""
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB. Download it again.")
+            text = path.read_text(encoding="utf-8-sig")
+            self.files[path.name] = sha256_file(path)
+        except UnicodeDecodeError as error:
+            raise UniWorldError(f"'{path}' is not UTF-8 text. Download it again.") from error
+        except OSError as error:
+            raise UniWorldError(f"'{path}' cannot be read: {error.strerror}. Check the path.") from error
+        return text
+
+    def json(self, path: Path) -> Any:
+        """Return the content of a JSON file."""
+        try:
+            return loads(self.text(path))
+        except BadJson as error:
+            raise UniWorldError(f"'{path}' {error}. Download it again.") from error
+
+    def json_lines(self, path: Path) -> list[Any]:
+        """Return the content of a JSON Lines file."""
+        made = []
+        for number, line in enumerate(self.text(path).split("\n"), 1):
+            if line.strip():
+                try:
+                    made.append(loads(line))
+                except BadJson as error:
+                    raise UniWorldError(f"Line {number} of '{path}' {error}. Download it again.") from error
+        return made
+
+    def _tree(self, path: Path) -> ast.Module:
+        try:
+            return ast.parse(self.text(path))
+        except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
+            raise UniWorldError(f"'{path}' is not Python code: {brief(error)}. Download it again.") from error
+
+    def constants(self, path: Path, names: Iterable[str]) -> dict[str, str]:
+        """Return string constants of a Python file, which is parsed but not executed."""
+        found: dict[str, str] = {}
+        wanted = set(names)
+        for node in self._tree(path).body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            for target in targets:
+                if isinstance(target, ast.Name) and target.id in wanted:
+                    value = node.value if isinstance(node, ast.Assign) else None
+                    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                        found[target.id] = value.value
+        lacking = wanted - set(found)
+        if lacking:
+            raise UniWorldError(f"'{path}' defines no text '{min(lacking)}'. {self._where}")
+        return found
+
+    def texts_of(self, path: Path, function: str, fields: Sequence[str]) -> list[str]:
+        """Return the values of "text" in the dictionaries of a function, in order.
+
+        In f-strings, `{anything["Field"]}` becomes `<Field>` for the given fields. Other expressions are an error: nothing
+        of the file is executed.
+        """
+        body = next(
+            (one for one in self._tree(path).body if isinstance(one, ast.FunctionDef) and one.name == function), None
+        )
+        if body is None:
+            raise UniWorldError(f"'{path}' has no function '{function}'. {self._where}")
+        made: list[tuple[tuple[int, int], str]] = []
+        for node in ast.walk(body):
+            if isinstance(node, ast.Dict):
+                for key, value in zip(node.keys, node.values):
+                    is_text = isinstance(key, ast.Constant) and key.value == "text"
+                    if is_text and isinstance(value, (ast.Constant, ast.JoinedStr)):
+                        made.append(((value.lineno, value.col_offset), self._template(path, value, fields)))
+        return [text for _, text in sorted(made)]
+
+    def _template(self, path: Path, node: ast.Constant | ast.JoinedStr, fields: Sequence[str]) -> str:
+        if isinstance(node, ast.Constant):
+            return str(node.value)
+        parts = []
+        for part in node.values:
+            inner = part.value if isinstance(part, ast.FormattedValue) else None
+            key = (
+                inner.slice.value
+                if isinstance(inner, ast.Subscript) and isinstance(inner.slice, ast.Constant)
+                else None
+            )
+            if isinstance(part, ast.Constant):
+                parts.append(str(part.value))
+            elif isinstance(key, str) and key in fields:
+                parts.append(f"<{key}>")
+            else:
+                raise UniWorldError(f"'{path}' has an unknown expression in line {node.lineno}. {self._where}")
+        return "".join(parts)
+
+
+def filled(template: str, fields: Mapping[str, str]) -> str:
+    """Replace `<Field>` in a template in one pass, so that a value which contains such a word stays as it is."""
+    made: list[str] = []
+    rest = template
+    while True:
+        places = [(rest.find(f"<{name}>"), name) for name in fields if f"<{name}>" in rest]
+        if not places:
+            return "".join([*made, rest])
+        start, name = min(places)
+        made += [rest[:start], fields[name]]
+        rest = rest[start + len(name) + 2 :]
+
+
+def root_of(download: Download, names: Sequence[str], near: Path) -> Path | None:
+    """Return the folder to which the names of pictures are relative: the one in which most of some names exist.
+
+    Args:
+        near: a folder to try first.
+    """
+    sample = [name for name in names if is_relative(name)][:50]
+    candidates = [near, *download.folders]
+    for name in sample[:5]:
+        parts = PurePosixPath(name).parts
+        for folder in download.folders:
+            found = (path.parts for path in folder.rglob(parts[-1]))
+            candidates += [Path(*one[: -len(parts)]) for one in found if one[-len(parts) :] == parts]
+    counts = [(sum((root / name).is_file() for name in sample), -place) for place, root in enumerate(candidates)]
+    best = max(counts, default=(0, 0))
+    return candidates[-best[1]] if best[0] else None
+
+
+def is_relative(name: str) -> bool:
+    """Whether a name stays inside its folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return bool(name) and not path.is_absolute() and ".." not in path.parts and ":" not in name and "\0" not in name
+
+
+def picture_problem(path: Path) -> str | None:
+    """Return why a picture cannot be used; None if it can."""
+    if not path.is_file():
+        return "the file is missing"
+    try:
+        with Image.open(path) as picture:
+            picture.verify()
+    except Exception as error:  # whatever Pillow's decoders raise
+        return f"the file is damaged ({brief(error)})"
+    return None
+
+
+def text_of(record: Mapping[str, Any], key: str, where: str) -> str:
+    """Return a non-empty text of a record. Raises UniWorldError if there is none."""
+    value = record.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise UniWorldError(f"{where}: '{key}' is {shown(value)}, expected a text. Download the benchmark again.")
+    return value

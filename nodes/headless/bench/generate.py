@@ -1,0 +1,200 @@
+"""Make the pictures of a run: a batch with one row per item and sample, then files in the layout of the published scorer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ....uniworld_core.errors import UniWorldError, brief
+from ....uniworld_core.files import temporary_file
+from ....uniworld_core.json_text import BadJson, loads
+from ..problems import node_label
+from ..registry.registry import Registry
+from ..registry.schema import is_link, read_schema
+from ..workflow.file import Workflow, find_node, find_workflow, read_workflow
+from .items import seed_of
+from .run_folder import BenchPlan, RunFolder, row_id
+
+ROLES = ("prompt", "image", "seed")
+
+
+@dataclass(frozen=True)
+class Bindings:
+    """The inputs of a workflow that a benchmark sets.
+
+    Attributes:
+        prompt, seed: as "NODE.input"; `seed` may be None.
+        image: the node that loads the picture to edit; None for text-to-image.
+    """
+
+    prompt: str
+    image: str | None
+    seed: str | None
+
+
+def parse_bindings(texts: Sequence[str]) -> dict[str, str]:
+    """Parse values of --bind, ROLE=TARGET. Raises UniWorldError if one is invalid."""
+    found: dict[str, str] = {}
+    for text in texts:
+        role, equals, target = text.partition("=")
+        if role not in ROLES or not equals or not target or (role != "image" and "." not in target):
+            raise UniWorldError(
+                f"--bind '{text}' is invalid. Write prompt=NODE.input, image=NODE or seed=NODE.input, such as "
+                "prompt=Condition.prompt."
+            )
+        if role in found:
+            raise UniWorldError(f"--bind {role} is given twice.")
+        found[role] = target
+    return found
+
+
+def find_bindings(workflow: Workflow, registry: Registry, plan: BenchPlan, given: dict[str, str]) -> Bindings:
+    """Return the inputs that a benchmark sets: those that the user names, else the only possible one.
+
+    Raises:
+        UniWorldError: a named node does not exist, or an input is not named and there are several candidates or none.
+    """
+    for target in given.values():
+        find_node(workflow.prompt, target.rpartition(".")[0] if "." in target else target)
+    candidates = _candidates(workflow, registry)
+    needs_picture = any(item.picture is not None for item in plan.items)
+    several = any(item.samples > 1 for item in plan.items)
+    return Bindings(
+        given.get("prompt") or str(_only(candidates["prompt"], "prompt", True)),
+        given.get("image") or (_only(candidates["image"], "image", True) if needs_picture else None),
+        given.get("seed") or _only(candidates["seed"], "seed", several),
+    )
+
+
+def _candidates(workflow: Workflow, registry: Registry) -> dict[str, dict[str, str]]:
+    """Return the possible inputs for each role, with a label for messages."""
+    found: dict[str, dict[str, str]] = {role: {} for role in ROLES}
+    for node_id, node in workflow.prompt.items():
+        class_type = node.get("class_type") if isinstance(node, dict) else None
+        if class_type not in registry.classes:
+            continue
+        inputs = node.get("inputs") if isinstance(node.get("inputs"), dict) else {}
+        for name, spec in read_schema(registry.classes[class_type]).inputs.items():
+            if is_link(inputs.get(name)):
+                continue
+            label = f"{node_label(node_id, class_type)}, input '{name}'"
+            if spec.type == "STRING" and spec.options.get("multiline"):
+                found["prompt"][f"{node_id}.{name}"] = label
+            elif spec.type == "INT" and name in ("seed", "noise_seed"):
+                found["seed"][f"{node_id}.{name}"] = label
+            elif name == "image" and spec.options.get("image_upload"):
+                found["image"][node_id] = node_label(node_id, class_type)
+    return found
+
+
+def _only(candidates: dict[str, str], role: str, needed: bool) -> str | None:
+    if len(candidates) == 1:
+        return next(iter(candidates))
+    form = "NODE" if role == "image" else "NODE.input"
+    if candidates:
+        listed = "; ".join(f"{target} ({label})" for target, label in candidates.items())
+        raise UniWorldError(f"The {role} can be set at several places: {listed}. Choose one with --bind {role}={form}.")
+    if needed:
+        raise UniWorldError(f"The workflow has no place for the {role}. Name one with --bind {role}={form}.")
+    return None
+
+
+def write_rows(run: RunFolder, plan: BenchPlan, name: str, registry: Registry, bind: Sequence[str]) -> Bindings:
+    """Write the workflow in API form and the rows of the batch.
+
+    The API form has no choices `{a|b}`, so that braces in a benchmark's prompt stay as they are.
+
+    Raises:
+        UniWorldError: the workflow cannot be read, or an input to set is unclear.
+    """
+    run.own_pictures()
+    workflow = read_workflow(find_workflow(name), registry)
+    bindings = find_bindings(workflow, registry, plan, parse_bindings(bind))
+    workflow.resolve_texts(registry)
+    run.write_json(run.workflow, workflow.prompt)
+    lines = []
+    for item, sample in plan.results:
+        if item.id in plan.missing:
+            continue
+        values: dict[str, Any] = {bindings.prompt: item.prompt}
+        if bindings.seed is not None:
+            values[bindings.seed] = seed_of(plan.settings["seed"], item, sample)
+        row: dict[str, Any] = {"id": row_id(item, sample), "set": values}
+        if bindings.image is not None and item.picture is not None:
+            row["image"] = {bindings.image: item.picture}
+        lines.append(json.dumps(row))
+    run.write(run.rows, ("\n".join(lines) + "\n").encode())
+    return bindings
+
+
+def collect(run: RunFolder, plan: BenchPlan) -> dict[str, str]:
+    """Put the pictures of finished rows under their published names.
+
+    Returns:
+        The reasons of the rows without a picture, which are also recorded for the report.
+
+    Raises:
+        UniWorldError: the results of the batch or the folder cannot be used.
+    """
+    records = _records(run)
+    folder, failed = run.own_pictures(), {}
+    for item, sample in plan.results:
+        row = row_id(item, sample)
+        record = records.get(row)
+        if record is None:
+            continue
+        if record["status"] != "done":
+            failed[row] = str(record.get("error") or "the row has not finished")
+            continue
+        made = record["outputs"]["pictures"]
+        if len(made) != 1:
+            failed[row] = f"the workflow saved {len(made)} pictures; a benchmark needs exactly one"
+            continue
+        try:
+            _place(run.output / made[0], folder / f"{item.name(sample)}.png")
+        except (OSError, SyntaxError) as error:
+            failed[row] = f"its picture cannot be read: {brief(error)}"
+    run.write_json(run.problems, {"failed": failed})
+    return failed
+
+
+def _records(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """Return the last final record of each row."""
+    found: dict[str, dict[str, Any]] = {}
+    if not run.results.is_file():
+        return found
+    for line in run.results.read_bytes().split(b"\n")[1:]:
+        try:
+            record = loads(line) if line.strip() else None
+        except BadJson:  # a line that a crash has truncated
+            continue
+        if isinstance(record, dict) and isinstance(record.get("id"), str):
+            done = found.get(record["id"], {}).get("status") == "done"
+            if not done:
+                found[record["id"]] = record
+    return found
+
+
+def _place(source: Path, target: Path) -> None:
+    """Link, copy or convert a picture to a PNG file. An existing file is left as it is."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_file(target.parent, target.name) as file:
+        if source.suffix.lower() == ".png":
+            with source.open("rb") as original:
+                shutil.copyfileobj(original, file)
+        else:
+            with Image.open(source) as picture:
+                picture.save(file, "PNG")
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        Path(file.name).replace(target)

@@ -1,0 +1,180 @@
+"""Items of a benchmark, as a suite reads them from the user's download, and the protocol of suites."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from .judging.ask import Ask
+from .outcome import Mode, Unscored
+
+
+@dataclass(frozen=True)
+class BenchItem:
+    """One item of a benchmark.
+
+    Attributes:
+        group: the row of the table that it counts in.
+        cluster: its source picture or prompt. Confidence intervals resample clusters, because items that share one are not
+            independent.
+        picture: path of the picture to edit; None for text-to-image.
+        shown: path of the source picture that the judge and the report see, if it is another file than `picture`.
+        target: name of the result in the folder of the published scorer, without extension; "{sample}" is replaced.
+        samples: number of pictures to make.
+        extra: further fields that the suite needs.
+    """
+
+    id: str
+    group: str
+    cluster: str
+    prompt: str
+    target: str
+    picture: str | None = None
+    shown: str | None = None
+    samples: int = 1
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str | None:
+        """Path of the source picture that the judge and the report see."""
+        return self.shown or self.picture
+
+    def name(self, sample: int) -> str:
+        """Return the name of a result in the published layout, without extension."""
+        return self.target.replace("{sample}", f"{sample:04d}")
+
+
+@dataclass(frozen=True)
+class BenchItems:
+    """What a suite read from the download.
+
+    Attributes:
+        edition: name of the version of the items, found by their hash; "unknown" for others.
+        items: all items, or those that `limited` selects.
+        prompts: texts for the judge, by name.
+        files: files that were read, with their SHA-256.
+        missing: ids of items whose source picture is missing or damaged, with the reason.
+    """
+
+    edition: str
+    items: tuple[BenchItem, ...]
+    prompts: dict[str, str]
+    files: dict[str, str]
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """Choices of a user about the items: `split` names a subset, such as a language; "" for the suite's default."""
+
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class BenchScores:
+    """Mean scores of a run, or of a resampled one.
+
+    Attributes:
+        groups: row -> column -> mean.
+        overall: the benchmark's overall scores by name; undefined ones are omitted.
+    """
+
+    groups: dict[str, dict[str, float]]
+    overall: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """A published result, shown beside a run with the same judge, items and settings.
+
+    Attributes:
+        judge: prefix of the judge model's name.
+        scores: by group or name of an overall score.
+        source: where it was published.
+    """
+
+    model: str
+    judge: str
+    edition: str
+    scores: dict[str, float]
+    source: str
+
+
+# Values of one scored picture, such as {"SC": 7.0, "PQ": 8.0, "O": 7.48}.
+Values = dict[str, float]
+
+
+class Suite(Protocol):
+    """A benchmark.
+
+    Attributes:
+        title: name for tables and messages.
+        about: one sentence for `bench list`.
+        splits: valid values of `SuiteOptions.split`; the first is the default. Empty if there is no choice.
+        main: the value of a picture by which the report sorts, and which `bench compare` compares.
+        published: published results.
+    """
+
+    title: str
+    about: str
+    splits: tuple[str, ...]
+    main: str
+    published: tuple[PublishedResult, ...]
+
+    def read(self, data: Sequence[Path], options: SuiteOptions, sources: Path) -> BenchItems:
+        """Read the items from the user's download.
+
+        Args:
+            sources: folder for pictures that must be extracted from the download.
+
+        Raises:
+            UniWorldError: a file is missing or invalid; the message says where to get it.
+        """
+
+    def asks(self, item: BenchItem, result: Path, prompts: Mapping[str, str], answered: Mapping[str, str]) -> list[Ask]:
+        """Return the questions to the judge about one result.
+
+        Args:
+            answered: replies so far, by kind of question; later questions may depend on them.
+        """
+
+    def check(self, kind: str, reply: str, mode: Mode) -> Unscored | None:
+        """Return why a reply cannot be read; None if it can."""
+
+    def score(self, item: BenchItem, answers: Mapping[str, str], mode: Mode) -> Values | Unscored:
+        """Return the values of one result, or why there are none."""
+
+    def aggregate(self, entries: Sequence[tuple[BenchItem, Values]]) -> BenchScores:
+        """Compute the table. An item may occur several times: with several samples, and when entries are resampled."""
+
+
+# Returns the digest of a file; a run caches them.
+Digest = Callable[[Path], str]
+
+
+def hash_items(items: Sequence[BenchItem]) -> str:
+    """Hash the items, independent of where the pictures are."""
+    content = [[one.id, one.group, one.prompt, one.samples, one.extra] for one in items]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def limited(items: Sequence[BenchItem], limit: int | None) -> tuple[BenchItem, ...]:
+    """Select a random subset that is the same in every run: the items with the smallest hashes, in their order."""
+    if limit is None or limit >= len(items):
+        return tuple(items)
+    ranked = sorted(items, key=lambda one: hashlib.sha256(one.id.encode(errors="surrogatepass")).hexdigest())
+    chosen = {one.id for one in ranked[:limit]}
+    return tuple(one for one in items if one.id in chosen)
+
+
+def seed_of(base: int, item: BenchItem, sample: int) -> int:
+    """Return the seed of a picture, 0 to 2^32 - 1, from the item and the sample.
+
+    The published programs set one seed per process, so that their pictures depend on the order of the items.
+    """
+    text = f"{base}/{item.id}/{sample}"
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:4], "big")

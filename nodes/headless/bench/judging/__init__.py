@@ -1,0 +1,1 @@
+"""Ask a judge model about pictures. Every reply is recorded before it counts."""

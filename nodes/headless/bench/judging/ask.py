@@ -1,0 +1,102 @@
+"""A question to a judge model: texts and pictures, and the hash by which its reply is found again."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from .....uniworld_core.errors import UniWorldError, brief
+
+_MIMES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
+
+
+@dataclass(frozen=True)
+class AskPicture:
+    """A picture of a question.
+
+    Attributes:
+        form: "file" sends the file unchanged; "jpeg" sends it as RGB in JPEG with Pillow's default quality.
+        size: width and height to resize it to (bicubic), for the form "jpeg"; None keeps its size.
+    """
+
+    path: Path
+    form: Literal["file", "jpeg"] = "file"
+    size: tuple[int, int] | None = None
+
+    def data_url(self) -> str:
+        """Return the picture as a data URL. Raises UniWorldError if the file cannot be read."""
+        try:
+            data, kind = self._encoded()
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UniWorldError(f"The picture '{self.path}' cannot be read: {brief(error)}. Replace it.") from error
+        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+    def pixels(self) -> tuple[int, int]:
+        """Return the width and height that are sent."""
+        if self.size is not None:
+            return self.size
+        with Image.open(self.path) as picture:
+            return picture.size
+
+    def _encoded(self) -> tuple[bytes, str]:
+        with Image.open(self.path) as picture:
+            if self.form == "file":
+                kind = _MIMES.get(picture.format or "")
+                if kind is not None:
+                    return self.path.read_bytes(), kind
+                return _saved(picture.convert("RGBA" if "A" in picture.getbands() else "RGB"), "PNG"), "image/png"
+            rgb = picture.convert("RGB")
+            return _saved(rgb if self.size in (None, rgb.size) else rgb.resize(self.size), "JPEG"), "image/jpeg"
+
+
+def _saved(picture: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question.
+
+    Attributes:
+        kind: names the question among those about the same result.
+        system: text of the system message; "" for none.
+        text: text of the user's message, sent before the pictures.
+        max_tokens, temperature: as in the published script; None leaves them to the server.
+    """
+
+    kind: str
+    text: str
+    pictures: tuple[AskPicture, ...] = ()
+    system: str = ""
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+    def key(self, model: str, attempt: int, digest: Callable[[Path], str]) -> str:
+        """Return the hash of the request: of everything that the reply depends on, but not of the server's address.
+
+        Pictures count by their files, not by their encoding, which may differ between versions of Pillow.
+
+        Args:
+            attempt: number of the attempt; an unreadable reply is asked for again under another key.
+            digest: returns the hash of a file.
+        """
+        pictures = [[digest(one.path), one.form, one.size] for one in self.pictures]
+        content = [model, self.system, self.text, pictures, self.max_tokens, self.temperature, attempt]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Return the messages of a chat completion. Raises UniWorldError if a picture cannot be read."""
+        pictures = [{"type": "image_url", "image_url": {"url": one.data_url()}} for one in self.pictures]
+        user: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": self.text}, *pictures]}
+        system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
+        return [*system, user]

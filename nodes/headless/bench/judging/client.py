@@ -1,0 +1,252 @@
+"""The judge behind a server with OpenAI's API, through the `openai` package (extra `bench`).
+
+The package's own retries are off: the loop in `run.py` must know about every failure, because none may become a score.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import importlib.util
+import ipaddress
+import math
+import os
+import time
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from .....uniworld_core.errors import RunFailed, UniWorldError
+from .ask import Ask
+from .replies import JudgeReply
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+OPENAI_URL = "https://api.openai.com/v1"
+# Parameters that some models reject. They are omitted after the first rejection.
+_OPTIONAL = ("temperature", "max_tokens", "max_completion_tokens")
+_REFUSALS = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation")
+_MAX_MESSAGE = 200
+
+
+class JudgeBusy(Exception):
+    """The judge limits the rate of requests. `wait` is the number of seconds that it asks for, or None."""
+
+    def __init__(self, wait: float | None) -> None:
+        super().__init__("the rate limit is reached")
+        self.wait = wait
+
+
+class JudgeDown(Exception):
+    """A failure that may pass: a lost connection, a timeout, or an error of the server."""
+
+
+class JudgeRejected(Exception):
+    """The server rejects this request; the same request would fail again."""
+
+
+class Judge(Protocol):
+    """A judge model.
+
+    Attributes:
+        model: name of the model, part of the hash of each request.
+        identity: what the result says about the judge.
+        notes: sentences for the user, such as which parameters the server rejected.
+    """
+
+    model: str
+    identity: dict[str, Any]
+    notes: list[str]
+
+    async def reply(self, ask: Ask, about: JudgeReply) -> JudgeReply:
+        """Ask a question.
+
+        Args:
+            about: the reply without its content.
+
+        Raises:
+            JudgeBusy, JudgeDown, JudgeRejected: there is no reply.
+            RunFailed: no request can succeed, such as with an invalid key.
+        """
+
+    async def close(self) -> None: ...
+
+
+class OpenAIJudge:
+    """A model behind a server with OpenAI's API.
+
+    Args:
+        url: base address of the API, such as "http://127.0.0.1:8000/v1"; "openai" for OpenAI's own.
+        timeout: seconds to wait for a reply.
+
+    Raises:
+        UniWorldError: the address is invalid, the key is missing, or the package is not installed.
+    """
+
+    def __init__(self, url: str, model: str, timeout: float) -> None:
+        if importlib.util.find_spec("openai") is None:
+            raise UniWorldError("A judge needs the package openai. Install it with: pip install 'uniworld[bench]'")
+        from openai import AsyncOpenAI
+
+        address = _checked(url)
+        self._key = _key_for(address)
+        self.model, self.notes = model, []
+        self.identity = {"model": model, "server": _host(address)}
+        if address.startswith("http://") and not _is_local(address):
+            self.notes.append(f"The key and the pictures are sent to {_host(address)} without encryption.")
+        self._client = AsyncOpenAI(base_url=address, api_key=self._key, max_retries=0, timeout=timeout)
+        self._omitted: set[str] = set()
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def reply(self, ask: Ask, about: JudgeReply) -> JudgeReply:
+        """See `Judge.reply`."""
+        import openai
+
+        messages = ask.messages()
+        while True:
+            values = {"temperature": ask.temperature, self._limit_name: ask.max_tokens}
+            options = {name: value for name, value in values.items() if value is not None and name not in self._omitted}
+            try:
+                completion = await self._client.chat.completions.create(  # type: ignore[call-overload]
+                    model=self.model,
+                    messages=messages,
+                    extra_headers={"Idempotency-Key": about.key},
+                    **options,
+                )
+            except openai.BadRequestError as error:
+                if _code(error) in _REFUSALS:
+                    return _with(about, None, refused="the server's content filter rejected the request")
+                if not self._omit(error, options):
+                    raise JudgeRejected(self._sentence(error)) from error
+            except openai.APIStatusError as error:
+                raise self._failure(error) from error
+            except openai.APITimeoutError as error:
+                raise JudgeDown("the judge did not reply in time") from error
+            except openai.APIConnectionError as error:
+                reason = error.__cause__ or error
+                raise JudgeDown(f"the connection failed ({type(reason).__name__})") from error
+            except (openai.OpenAIError, ValueError) as error:  # a reply that is not JSON, or not a chat completion
+                raise JudgeDown(f"the judge's response is invalid ({type(error).__name__})") from error
+            else:
+                return _read(completion, about)
+
+    @property
+    def _limit_name(self) -> str:
+        # Newer models of OpenAI only know the second name.
+        return "max_completion_tokens" if "max_tokens" in self._omitted else "max_tokens"
+
+    def _omit(self, error: Any, options: dict[str, Any]) -> bool:
+        """Omit the parameter that the server rejects from now on. Returns False if it rejects something else."""
+        body = error.body if isinstance(error.body, dict) else {}
+        named = body.get("param") or next((name for name in _OPTIONAL if name in str(body.get("message"))), None)
+        if named not in options:
+            return False
+        self._omitted.add(named)
+        self.notes.append(f"The judge rejects the parameter {named}; it is omitted.")
+        return True
+
+    def _failure(self, error: Any) -> Exception:
+        status, code = error.status_code, _code(error)
+        if code == "insufficient_quota":
+            return RunFailed(
+                "The judge's quota is exhausted. Add credit, then run the same command again; recorded replies are kept."
+            )
+        if status in (401, 403):
+            return RunFailed(f"The judge rejects the key (status {status}). Set {KEY_VARIABLE} to a valid key.")
+        if status == 404:
+            return RunFailed(
+                f"The judge's server knows no model '{self.model}', or no chat completions at this address (status 404). "
+                "Check --judge and --judge-model."
+            )
+        if status == 429:
+            return JudgeBusy(_retry_after(error.response.headers))
+        if status >= 500 or status in (408, 409):
+            return JudgeDown(f"the judge's server reports an error (status {status})")
+        return JudgeRejected(self._sentence(error))
+
+    def _sentence(self, error: Any) -> str:
+        body = error.body if isinstance(error.body, dict) else {}
+        message = " ".join(str(body.get("message") or "").split()).replace(self._key, "***")[:_MAX_MESSAGE]
+        return f"the judge rejects the request (status {error.status_code}{': ' + message if message else ''})"
+
+
+def _read(completion: Any, about: JudgeReply) -> JudgeReply:
+    choices = getattr(completion, "choices", None)
+    if not choices or getattr(choices[0], "message", None) is None:
+        raise JudgeDown("the judge's response is not a chat completion")
+    choice, usage = choices[0], completion.usage
+    filtered = choice.finish_reason == "content_filter"
+    refused = choice.message.refusal or ("the server's content filter removed the reply" if filtered else None)
+    return _with(
+        about,
+        None if refused else str(choice.message.content or ""),
+        refused=None if refused is None else str(refused),
+        model=str(completion.model or ""),
+        fingerprint=str(completion.system_fingerprint or ""),
+        tokens_in=int(usage.prompt_tokens or 0) if usage else 0,
+        tokens_out=int(usage.completion_tokens or 0) if usage else 0,
+        finish=str(choice.finish_reason or ""),
+    )
+
+
+def _with(about: JudgeReply, text: str | None, **values: Any) -> JudgeReply:
+    from dataclasses import replace
+
+    return replace(about, text=text, time=round(time.time(), 3), **values)
+
+
+def _code(error: Any) -> str:
+    body = error.body if isinstance(error.body, dict) else {}
+    return str(body.get("code") or body.get("type") or "")
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Return the seconds to wait by the response's headers; None if they do not say."""
+    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            seconds = float(value) * scale
+        except ValueError:
+            try:
+                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+            except (ValueError, TypeError):
+                continue
+        if math.isfinite(seconds):
+            return max(seconds, 0.0)
+    return None
+
+
+def _checked(url: str) -> str:
+    address = OPENAI_URL if url == "openai" else url.strip().rstrip("/").removesuffix("/chat/completions")
+    try:
+        parts = urlsplit(address)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UniWorldError(
+            f"--judge '{url}' is not an address. Write for example http://127.0.0.1:8000/v1, or openai."
+        )
+    if parts.username or parts.password or parts.query:
+        raise UniWorldError(f"--judge must not contain a key. Set it in the environment variable {KEY_VARIABLE}.")
+    return address
+
+
+def _host(address: str) -> str:
+    return urlsplit(address).netloc
+
+
+def _is_local(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _key_for(address: str) -> str:
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key and not _is_local(address):
+        raise UniWorldError(f"The judge {_host(address)} needs a key. Set the environment variable {KEY_VARIABLE}.")
+    return key or "none"

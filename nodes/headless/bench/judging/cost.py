@@ -1,0 +1,69 @@
+"""Tokens and cost of a judge's requests, estimated before the first one and counted from the server's usage afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .....uniworld_core.errors import UniWorldError
+from .ask import Ask
+from .replies import JudgeReply
+
+# OpenAI's rule for pictures in high detail: fit into 2048x2048, shorten the short side to 768, then 170 tokens for each
+# tile of 512x512 and 85 for the picture.
+_FIT, _SHORT, _TILE, _PER_TILE, _BASE = 2048, 768, 512, 170, 85
+_LETTERS_PER_TOKEN = 4
+# Expected length of a reply: three scores and a sentence.
+REPLY_TOKENS = 150
+
+
+@dataclass(frozen=True)
+class Price:
+    """Price of a million tokens of input and of output, in any currency."""
+
+    input: float
+    output: float
+
+    def of(self, tokens_in: float, tokens_out: float) -> float:
+        return (tokens_in * self.input + tokens_out * self.output) / 1e6
+
+
+def parse_price(text: str) -> Price:
+    """Parse `IN,OUT`. Raises UniWorldError if it is invalid."""
+    parts = text.split(",")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    if len(values) != 2 or not all(math.isfinite(value) and value >= 0 for value in values):
+        raise UniWorldError(
+            f"--price '{text}' is invalid. Write the prices of a million tokens of input and output, such as 2,8."
+        )
+    return Price(*values)
+
+
+def picture_tokens(width: int, height: int) -> int:
+    """Return the tokens of a picture by OpenAI's rule; other servers count otherwise."""
+    scale = min(1.0, _FIT / max(width, height))
+    width_fit, height_fit = width * scale, height * scale
+    scale = min(1.0, _SHORT / min(width_fit, height_fit))
+    tiles = math.ceil(width_fit * scale / _TILE) * math.ceil(height_fit * scale / _TILE)
+    return _BASE + _PER_TILE * tiles
+
+
+def estimate(asks: Sequence[Ask]) -> tuple[float, float]:
+    """Return the mean tokens of input and output of some questions."""
+    if not asks:
+        return 0.0, 0.0
+    tokens = [
+        (len(ask.text) + len(ask.system)) / _LETTERS_PER_TOKEN
+        + sum(picture_tokens(*picture.pixels()) for picture in ask.pictures)
+        for ask in asks
+    ]
+    return sum(tokens) / len(tokens), float(REPLY_TOKENS)
+
+
+def spent(replies: Iterable[JudgeReply], price: Price) -> float:
+    """Return what the recorded replies cost."""
+    return sum(price.of(reply.tokens_in, reply.tokens_out) for reply in replies)

@@ -1,0 +1,291 @@
+"""Ask the judge all open questions of a run: in parallel, with waits at rate limits, and within a budget."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from .....streams import say
+from .....uniworld_core.errors import RunFailed, UniWorldError
+from ..outcome import Unscored
+from .ask import Ask
+from .client import Judge, JudgeBusy, JudgeDown, JudgeRejected
+from .cost import Price, estimate, spent
+from .replies import JudgeReply, Replies
+
+# An unreadable reply is asked for again at most this many times.
+MAX_REPEATS = 2
+_MAX_WAIT = 60.0
+# After so many failures in a row the judge is considered out of order.
+_MAX_FAILURES = 10
+
+
+class Subject(Protocol):
+    """One result to judge. `item` and `sample` name it."""
+
+    item: str
+    sample: int
+
+    def asks(self, answered: Mapping[str, str]) -> list[Ask]:
+        """Return the questions that can be asked, given the answers to earlier ones."""
+
+    def check(self, kind: str, reply: str) -> Unscored | None:
+        """Return why a reply cannot be read; None if it can."""
+
+
+@dataclass(frozen=True)
+class JudgeLimits:
+    """Limits of a run.
+
+    Attributes:
+        parallel: number of requests at a time.
+        tries: number of times that a request is sent before it counts as failed; rate limits do not count.
+        wait: seconds before the second try; doubled for each further one.
+        patience: seconds at rate limits without a single reply after which the run stops.
+        price: price of tokens, if known.
+        max_cost: upper limit of the cost, in the currency of `price`.
+    """
+
+    parallel: int = 4
+    tries: int = 5
+    wait: float = 2.0
+    patience: float = 1800.0
+    price: Price | None = None
+    max_cost: float | None = None
+
+
+@dataclass
+class JudgeProgress:
+    """What happened so far. `failed` has the reason by result."""
+
+    asked: int = 0
+    reused: int = 0
+    finished: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The state of one question in the recorded replies.
+
+    Attributes:
+        reply: the first readable reply, else the last; None if there is none.
+        reason: why it cannot be read; None if it can.
+        next_attempt: number of the attempt to ask now; None if the question is settled.
+    """
+
+    reply: JudgeReply | None
+    reason: str | None
+    next_attempt: int | None
+
+
+def answered(
+    ask: Ask,
+    model: str,
+    find: Callable[[str], JudgeReply | None],
+    digest: Callable[[Path], str],
+    check: Callable[[str, str], Unscored | None],
+) -> Answered:
+    """Find the reply to a question among the recorded ones, trying its attempts in order."""
+    reply, reason = None, None
+    for attempt in range(MAX_REPEATS + 1):
+        found = find(ask.key(model, attempt, digest))
+        if found is None:
+            return Answered(reply, reason, attempt)
+        reply = found
+        if found.text is None:
+            return Answered(found, f"the judge refused: {found.refused}", None)
+        unread = check(ask.kind, found.text)
+        if unread is None:
+            return Answered(found, None, None)
+        reason = unread.reason
+    return Answered(reply, reason, None)
+
+
+class Judging:
+    """Judges results.
+
+    Args:
+        digest: returns the hash of a file.
+        update: called after every reply and every finished result.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        replies: Replies,
+        limits: JudgeLimits,
+        digest: Callable[[Path], str],
+        update: Callable[[JudgeProgress, float | None], None],
+    ) -> None:
+        self._judge, self._replies, self._limits, self._digest = judge, replies, limits, digest
+        self._update = update
+        self._resume_at = 0.0
+        self._last_reply = time.monotonic()
+        self._failures = 0
+        self._running = 0
+        self._stopping = False
+        self._error: BaseException | None = None
+        self.progress = JudgeProgress()
+
+    @property
+    def cost(self) -> float | None:
+        """The cost of all recorded replies; None without a price."""
+        return None if self._limits.price is None else spent(self._replies.all(), self._limits.price)
+
+    async def run(self, subjects: list[Subject]) -> None:
+        """Judge all results. Ctrl-C finishes the requests under way, whose replies are paid for; a second one stops at once.
+
+        Raises:
+            RunFailed: the judge cannot be used, the budget is spent, or the user stopped the run.
+        """
+        self._check_budget(subjects)
+        waiting = iter(subjects)
+        with _stop_on_interrupt(self._interrupt):
+            workers = [asyncio.create_task(self._work(waiting)) for _ in range(self._limits.parallel)]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+                await self._judge.close()
+        if self._error is not None:
+            raise self._error
+
+    def _interrupt(self) -> None:
+        if self._stopping:
+            raise KeyboardInterrupt
+        self._stop(RunFailed("Interrupted. Run the same command again to continue; recorded replies are kept."))
+        say("Finishing the requests under way. Press Ctrl-C again to stop at once.")
+
+    def _stop(self, error: BaseException) -> None:
+        self._stopping, self._error = True, self._error or error
+
+    async def _work(self, waiting: Iterator[Subject]) -> None:
+        for subject in waiting:
+            if self._stopping:
+                return
+            try:
+                await self._judge_one(subject)
+            except (JudgeDown, JudgeRejected, UniWorldError) as error:
+                if isinstance(error, RunFailed):
+                    self._stop(error)
+                    return
+                self._count_failure(subject, str(error))
+            self.progress.finished += 1
+            self._update(self.progress, self.cost)
+
+    def _count_failure(self, subject: Subject, reason: str) -> None:
+        self.progress.failed[f"{subject.item}/{subject.sample}"] = reason
+        self._failures += 1
+        if self._failures >= _MAX_FAILURES:
+            self._stop(
+                RunFailed(
+                    f"The judge failed {self._failures} times in a row, last: {reason}. Run the same command again when "
+                    "it works; recorded replies are kept."
+                )
+            )
+
+    async def _judge_one(self, subject: Subject) -> None:
+        answers: dict[str, str] = {}
+        while True:
+            asks = [ask for ask in subject.asks(answers) if ask.kind not in answers]
+            if not asks:
+                return
+            texts = {ask.kind: await self._settle(subject, ask) for ask in asks}
+            answers.update({kind: text for kind, text in texts.items() if text is not None})
+            if None in texts.values():
+                return  # unscored whatever the answers to later questions would be
+
+    async def _settle(self, subject: Subject, ask: Ask) -> str | None:
+        """Ask until there is a readable reply, and return it; None if there is none."""
+        first = True
+        while True:
+            state = answered(ask, self._judge.model, self._replies.get, self._digest, subject.check)
+            if state.next_attempt is None:
+                self.progress.reused += first
+                return state.reply.text if state.reply is not None and state.reason is None else None
+            if self._stopping:
+                return None
+            first = False
+            key = ask.key(self._judge.model, state.next_attempt, self._digest)
+            about = JudgeReply(key, subject.item, subject.sample, ask.kind, state.next_attempt, None)
+            self._check_cost(ask)
+            self._running += 1
+            try:
+                reply = await self._send(ask, about)
+            finally:
+                self._running -= 1
+            self._replies.add(reply)
+            self._failures, self._last_reply = 0, time.monotonic()
+            self.progress.asked += 1
+            self._update(self.progress, self.cost)
+
+    async def _send(self, ask: Ask, about: JudgeReply) -> JudgeReply:
+        """Send a request until there is a reply, or until it failed too often."""
+        wait, tries = self._limits.wait, 0
+        while True:
+            await self._wait_for_rate_limit()
+            try:
+                return await self._judge.reply(ask, about)
+            except JudgeBusy as busy:
+                if time.monotonic() - self._last_reply > self._limits.patience:
+                    raise RunFailed(
+                        f"The judge has limited the rate for {self._limits.patience / 60:.0f} minutes without a reply. "
+                        "Run the same command again later; recorded replies are kept."
+                    ) from busy
+                seconds = busy.wait if busy.wait is not None else min(wait, _MAX_WAIT)
+                self._resume_at = max(self._resume_at, time.monotonic() + seconds)
+                wait *= 2
+            except JudgeDown:
+                tries += 1
+                if tries >= self._limits.tries or self._stopping:
+                    raise
+                await asyncio.sleep(min(wait, _MAX_WAIT))
+                wait *= 2
+
+    async def _wait_for_rate_limit(self) -> None:
+        while (left := self._resume_at - time.monotonic()) > 0:
+            if self._stopping:
+                raise self._error or RunFailed("Stopped.")
+            await asyncio.sleep(min(left, 0.5))
+
+    def _check_budget(self, subjects: list[Subject]) -> None:
+        if self._limits.max_cost is not None and self._limits.price is None:
+            raise UniWorldError("--max-cost needs the price of tokens. Add --price IN,OUT.")
+
+    def _check_cost(self, ask: Ask) -> None:
+        """Raise RunFailed if the requests under way and this one could exceed the budget."""
+        price, most = self._limits.price, self._limits.max_cost
+        if price is None or most is None:
+            return
+        past = self._replies.all()
+        guess = price.of(*estimate([ask]))
+        # A reply can be longer than the average one; twice the most expensive so far is a safe bound.
+        highest = max((price.of(one.tokens_in, one.tokens_out) for one in past), default=0.0)
+        each = max(guess, 2 * highest)
+        if spent(past, price) + each * (self._running + 1) > most:
+            raise RunFailed(
+                f"The replies have cost {spent(past, price):.4f}, and another one could exceed --max-cost {most:g}. Raise it "
+                "and run the same command again."
+            )
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+    try:
+        before = signal.signal(signal.SIGINT, lambda *_: stop())
+    except ValueError:  # not in the main thread, the only one that can handle signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

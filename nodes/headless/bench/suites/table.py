@@ -1,0 +1,19 @@
+"""The known benchmarks by name."""
+
+from __future__ import annotations
+
+from .....uniworld_core.errors import UniWorldError
+from ..items import Suite
+from .imgedit import ImgEditSuite, ImgEditUGESuite
+
+SUITES: dict[str, Suite] = {
+    "imgedit": ImgEditSuite(),
+    "imgedit_uge": ImgEditUGESuite(),
+}
+
+
+def suite_of(name: str) -> Suite:
+    """Return a benchmark. Raises UniWorldError if the name is unknown."""
+    if name not in SUITES:
+        raise UniWorldError(f"There is no benchmark '{name}'. The benchmarks are: {', '.join(SUITES)}.")
+    return SUITES[name]

@@ -1,0 +1,409 @@
+"""A whole run of `uniworld bench` on pictures made elsewhere, with a judge that fails in every way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openai")
+
+from uniworld.__main__ import main
+from uniworld.nodes.headless.bench import statistics
+
+from .fake_judge import KEY, Answer, FakeJudge, Request, serving
+from .folders import imgedit, results
+
+TESTS = Path(__file__).resolve().parents[3]
+GOOD = "Brief reasoning: fine.\nPrompt Compliance: 4\nVisual Seamlessness: 3\nPhysical Fidelity: 5"
+ITEMS = 6
+
+Script = Callable[[Request], Answer]
+
+
+def number_of(request: Request) -> int:
+    return int(request.text.split("Edit ")[1].split(".")[0])
+
+
+class Runner:
+    """Runs `uniworld bench imgedit` on six items and their pictures."""
+
+    def __init__(self, folder: Path, capsys: Any) -> None:
+        self.folder, self.capsys, self.out = folder, capsys, folder / "run"
+        self.items = imgedit(folder / "data", ITEMS)
+        self.pictures = results(folder / "pictures", list(self.items))
+
+    def arguments(self, fake: FakeJudge | None, *more: str) -> list[str]:
+        judge = [] if fake is None else ["--judge", fake.url, "--judge-model", "gpt-4.1", "--retry-wait", "0.01"]
+        places = ["--data", str(self.folder / "data"), "--pictures", str(self.pictures), "--out", str(self.out)]
+        return ["bench", "imgedit", *places, *judge, *more]
+
+    def __call__(self, fake: FakeJudge | None, *more: str) -> tuple[int, str, str]:
+        return self.command(*self.arguments(fake, *more))
+
+    def command(self, *arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        out, err = self.capsys.readouterr()
+        assert "Traceback" not in out + err
+        assert KEY not in out + err
+        return code, out, err
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return json.loads((self.out / "result.json").read_text())
+
+    @property
+    def replies(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.out / "replies.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(statistics, "RESAMPLES", 20)
+    monkeypatch.chdir(tmp_path)
+    yield Runner(tmp_path, capsys)
+    for path in (tmp_path / "run").rglob("*.json*"):
+        assert KEY not in path.read_text()
+
+
+def test_good_replies_give_the_published_scores_and_a_second_run_asks_nothing(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD)) as fake:
+        code, out, _ = bench(fake)
+        assert code == 0
+        assert len(fake.requests) == ITEMS
+        first = fake.requests[0]
+        assert first.text.endswith(f"Rate the edit.\nThe instruction was: Edit {number_of(first)}.\n")
+        assert first.mimes == ["image/jpeg", "image/png"]
+        assert [one.size for one in first.pictures] == [(24, 16), (20, 20)]
+        assert "temperature" not in first.body
+        assert len(first.body["messages"]) == 1
+        assert bench(fake)[0] == 0
+        assert len(fake.requests) == ITEMS
+    assert "mean_of_types" in out
+    table = bench.result["tables"]["published"]
+    assert table["groups"] == {"add": {"score": 4.0}, "adjust": {"score": 4.0}, "remove": {"score": 4.0}}
+    assert table["overall"] == {"mean_of_types": 4.0, "mean_of_items": 4.0}
+    judge = bench.result["judge"]
+    assert (judge["models"], judge["fingerprints"]) == (["gpt-4.1-2025-04-14"], ["fp_1"])
+    assert bench.result["comparable"] == []  # the items are not the published ones
+    assert (bench.out / "report.html").is_file()
+    assert (bench.out / "sheet.png").is_file()
+
+
+def test_the_steps_are_commands_of_their_own(bench: Runner) -> None:
+    run = str(bench.out)
+    places = ["--data", str(bench.folder / "data"), "--out", run]
+    assert bench.command("bench", "plan", "imgedit", *places)[0] == 0
+    assert bench.command("bench", "generate", run, "--pictures", str(bench.pictures))[0] == 0
+    with serving(lambda request: Answer(GOOD)) as fake:
+        judge = ["--judge", fake.url, "--judge-model", "gpt-4.1"]
+        assert bench.command("bench", "judge", run, *judge)[0] == 0
+    code, out, _ = bench.command("bench", "score", run)
+    assert code == 0
+    assert "mean_of_types" in out
+    assert not (bench.out / "report.html").exists()
+    assert bench.command("bench", "report", run)[0] == 0
+    assert (bench.out / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Answer(status=500),
+        Answer(status=429, headers={"Retry-After": "0.05"}, error={"code": "rate_limit_exceeded"}),
+        Answer(cut=True),
+        Answer(raw="not JSON"),
+        Answer(raw='{"choices": []}'),
+    ],
+    ids=["500", "429", "cut", "garbage", "empty"],
+)
+def test_a_passing_failure_is_waited_for_and_scores_nothing(bench: Runner, fault: Answer) -> None:
+    seen: Counter[int] = Counter()
+
+    def script(request: Request) -> Answer:
+        seen[number_of(request)] += 1
+        return fault if seen[number_of(request)] == 1 else Answer(GOOD)
+
+    with serving(script) as fake:
+        assert bench(fake)[0] == 0
+    assert set(seen.values()) == {2}
+    assert len(bench.replies) == ITEMS
+    assert bench.result["tables"]["published"]["overall"]["mean_of_items"] == 4.0
+
+
+def test_a_failure_that_stays_leaves_the_item_open_and_no_overall_score(bench: Runner) -> None:
+    def script(request: Request) -> Answer:
+        return Answer(status=500) if number_of(request) == 2 else Answer(GOOD)
+
+    with serving(script) as fake:
+        code, out, err = bench(fake)
+        assert code == 1
+        assert "status 500" in err
+        assert "There is no overall score" in out
+        table = bench.result["tables"]["published"]
+        assert table["overall"] == {}
+        assert table["counts"] == {"scored": ITEMS - 1, "unscored": 0, "open": 1, "missing": 0}
+        assert "partial" in bench(fake, "--partial")[1]
+    assert bench.result["tables"]["published"]["overall"]["mean_of_items"] == 4.0
+
+
+def test_an_unreadable_reply_is_asked_again_twice_and_then_unscored(bench: Runner) -> None:
+    def script(request: Request) -> Answer:
+        return Answer("Ich kann das nicht bewerten. Score 5!" if number_of(request) == 2 else GOOD)
+
+    with serving(script) as fake:
+        assert bench(fake)[0] == 0
+        assert bench(fake)[0] == 0
+        assert Counter(number_of(one) for one in fake.requests)[2] == 3
+        assert len(fake.requests) == ITEMS + 2
+    table = bench.result["tables"]["published"]
+    assert table["counts"]["unscored"] == 1
+    assert table["overall"]["mean_of_items"] == 4.0
+
+
+def test_a_refusal_is_recorded_and_not_asked_again(bench: Runner) -> None:
+    def script(request: Request) -> Answer:
+        if number_of(request) == 1:
+            return Answer(None, message={"refusal": "I can't help with that."})
+        if number_of(request) == 2:
+            return Answer(status=400, error={"code": "content_filter", "message": "filtered"})
+        return Answer(GOOD)
+
+    with serving(script) as fake:
+        assert bench(fake)[0] == 0
+        assert bench(fake)[0] == 0
+        assert len(fake.requests) == ITEMS
+    assert bench.result["tables"]["strict"]["counts"]["unscored"] == 2
+    reasons = {one["id"]: one["published"]["reason"] for one in bench.result["results"]}
+    assert reasons["1"] == "the judge refused: I can't help with that."
+    assert "content filter" in reasons["2"]
+
+
+def test_a_rejected_parameter_is_omitted_once_and_named(bench: Runner) -> None:
+    def script(request: Request) -> Answer:
+        if "temperature" in request.body:
+            error = {"param": "temperature", "message": "Unsupported value: 'temperature'", "code": "unsupported_value"}
+            return Answer(status=400, error=error)
+        return Answer(GOOD)
+
+    with serving(script) as fake:
+        code, _, err = bench(fake, "--temperature", "0", "--parallel", "1")
+        assert code == 0
+        assert len(fake.requests) == ITEMS + 1
+    assert err.count("The judge rejects the parameter temperature") == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (Answer(status=401, error={"message": f"Incorrect API key provided: {KEY}"}), "Set OPENAI_API_KEY"),
+        (Answer(status=429, error={"code": "insufficient_quota"}), "quota is exhausted"),
+        (Answer(status=404, error={"code": "model_not_found"}), "knows no model 'gpt-4.1'"),
+    ],
+    ids=["key", "quota", "model"],
+)
+def test_a_failure_that_cannot_pass_stops_at_once(bench: Runner, fault: Answer, sentence: str) -> None:
+    with serving(lambda request: fault) as fake:
+        code, _, err = bench(fake, "--parallel", "1")
+        assert code == 1
+        assert sentence in err
+        assert len(fake.requests) == 1
+    assert not bench.replies
+
+
+def test_rate_limits_without_end_stop_the_run(bench: Runner) -> None:
+    with serving(lambda request: Answer(status=429, headers={"Retry-After": "0.02"})) as fake:
+        code, _, err = bench(fake, "--patience", "0.2")
+    assert code == 1
+    assert "limited the rate" in err
+
+
+def test_the_run_stops_before_the_budget_is_exceeded(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD)) as fake:
+        # A reply costs 1000 + 100 tokens: 0.0012. The second could cost twice as much as the first.
+        code, _, err = bench(fake, "--price", "1,2", "--max-cost", "0.005", "--parallel", "1")
+        assert code == 1
+        assert "--max-cost" in err
+        spent = 0.0012 * len(fake.replies)
+        assert 0 < spent <= 0.005
+        assert bench(fake, "--price", "1,2", "--max-cost", "1")[0] == 0
+        assert len(fake.replies) == ITEMS
+
+
+def test_a_missing_or_damaged_picture_is_counted_and_named(bench: Runner) -> None:
+    (bench.pictures / "1.png").unlink()
+    (bench.pictures / "2.png").write_bytes((bench.pictures / "3.png").read_bytes()[:40])
+    with serving(lambda request: Answer(GOOD)) as fake:
+        code, out, _ = bench(fake)
+        assert code == 1
+        assert len(fake.requests) == ITEMS - 2
+    assert "2 missing" in out
+    reasons = {one["id"]: one["published"]["reason"] for one in bench.result["results"]}
+    assert reasons["1"] == "there is no picture"
+    assert "damaged" in reasons["2"]
+    assert bench.result["tables"]["published"]["overall"] == {}
+
+
+def test_a_changed_picture_is_judged_again(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD)) as fake:
+        bench(fake)
+        (bench.pictures / "1.png").write_bytes((bench.pictures / "2.png").read_bytes())
+        assert bench.command("bench", "score", str(bench.out))[0] == 1
+        assert bench.result["tables"]["published"]["counts"]["open"] == 1
+        bench(fake)
+        assert len(fake.requests) == ITEMS + 1
+
+
+def test_strict_and_published_readings_stand_side_by_side(bench: Runner) -> None:
+    def script(request: Request) -> Answer:
+        return Answer(GOOD.replace("fine.", "3") if number_of(request) == 0 else GOOD)
+
+    with serving(script) as fake:
+        bench(fake)
+        assert len(fake.requests) == ITEMS
+    first = bench.result["results"][0]
+    assert first["published"]["values"] == {"score": 3.75}
+    assert first["strict"]["values"] == {"score": 4.0}
+
+
+KILLED = f"""
+import runpy, sys
+runpy.run_path({str(TESTS / "conftest.py")!r})
+from uniworld.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_killed_judge_step_pays_for_no_recorded_reply_twice(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD, wait=0.1)) as fake:
+        arguments = bench.arguments(fake, "--parallel", "1")
+        for kills in (1, 2):
+            recorded, start = _keys(bench.out), len(fake.requests)
+            # Killed once another reply has been recorded, while the next request is under way.
+            process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments], stderr=subprocess.DEVNULL)
+            deadline = time.monotonic() + 60
+            while len(_keys(bench.out)) < kills and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.kill()
+            process.wait()
+            assert len(fake.requests) > start
+            assert not recorded & {one.key for one in fake.requests[start:]}
+        with (bench.out / "replies.jsonl").open("ab") as file:
+            file.write(b'{"key": "cut in the mid')  # what a crash during a write leaves
+        recorded, start = _keys(bench.out), len(fake.requests)
+        assert bench(fake)[0] == 0
+        assert not recorded & {one.key for one in fake.requests[start:]}
+        assert len(_keys(bench.out)) == len(bench.replies) == ITEMS
+    assert bench.result["tables"]["published"]["overall"]["mean_of_items"] == 4.0
+
+
+def _keys(out: Path) -> set[str]:
+    path = out / "replies.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    return {json.loads(line)["key"] for line in lines}
+
+
+def test_a_fixed_random_subset(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD)) as fake:
+        code, out, _ = bench(fake, "--limit", "3")
+        assert code == 0
+        assert len(fake.requests) == 3
+    assert "3 of 6 items, chosen at random" in out
+    small = {one["id"] for one in bench.result["results"]}
+    bench.out = bench.folder / "other"
+    bench(None, "--limit", "4")
+    assert small < {one["id"] for one in bench.result["results"]}
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--limit", "2"], "is of another settings"),
+        (["--judge-model", "gpt-4o"], "was judged with the judge model gpt-4.1, not gpt-4o"),
+        (["--temperature", "0.5"], "was judged with the temperature None, not 0.5"),
+    ],
+    ids=["limit", "model", "temperature"],
+)
+def test_a_folder_of_other_settings_is_refused(bench: Runner, more: list[str], sentence: str) -> None:
+    with serving(lambda request: Answer(GOOD)) as fake:
+        bench(fake)
+        code, _, err = bench(fake, *more)
+        assert code == 2
+        assert sentence in err
+        assert len(fake.requests) == ITEMS
+
+
+def test_a_foreign_folder_is_left_alone(bench: Runner) -> None:
+    bench.out.mkdir()
+    (bench.out / "thesis.txt").write_text("important")
+    code, _, err = bench(None)
+    assert code == 2
+    assert "contains other files" in err
+    assert [path.name for path in bench.out.iterdir()] == ["thesis.txt"]
+
+
+def test_two_runs_are_compared_on_the_results_that_both_have(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD)) as fake:
+        bench(fake)
+    first, bench.out = bench.out, bench.folder / "other"
+    worse = GOOD.replace("Compliance: 4", "Compliance: 1")
+    with serving(lambda request: Answer("no" if number_of(request) == 5 else worse)) as fake:
+        bench(fake)
+    code, out, _ = bench.command("bench", "compare", str(first), str(bench.out))
+    assert code == 0
+    assert "5 results are scored in both" in out
+    assert "+1.000" in out
+    code, out, _ = bench.command("bench", "compare", str(first), str(bench.out), "--json")
+    found = json.loads(out)["differences"]["overall/mean_of_items"]
+    assert found == {"difference": pytest.approx(1.0), "low": pytest.approx(1.0), "high": pytest.approx(1.0)}
+
+
+def test_json_output_is_lines_of_json(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD)) as fake:
+        _, out, _ = bench(fake, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert lines[-1]["event"] == "result"
+    assert lines[-1]["result"]["tables"]["published"]["overall"]["mean_of_items"] == 4.0
+    assert {"done", "total", "cost", "seconds_left"} <= lines[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--judge", "http://127.0.0.1:1/v1"], "--judge needs the name of the model"),
+        (["--judge", "ftp://x", "--judge-model", "m"], "is not an address"),
+        (["--judge", "http://me:secret@h/v1", "--judge-model", "m"], "must not contain a key"),
+        (["--judge", "https://judge.example/v1", "--judge-model", "m"], "needs a key"),
+        (["--judge", "openai", "--judge-model", "m", "--max-cost", "1"], "--max-cost needs the price"),
+        (["--judge", "openai", "--judge-model", "m", "--price", "1"], "--price '1' is invalid"),
+        (["--judge", "openai", "--judge-model", "m", "--timeout", "nan"], "--timeout nan is invalid"),
+        (["--split", "en"], "has no splits"),
+        (["--workflow", "edit"], "exclude each other"),
+    ],
+)
+def test_wrong_options(bench: Runner, arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    code, _, err = bench(None, *arguments)
+    assert code == 2
+    assert sentence in err
+
+
+def test_the_report_escapes_everything_and_loads_nothing(bench: Runner) -> None:
+    evil = "</td><script>alert(1)</script><img src=http://evil.example/x>\n" + GOOD
+    with serving(lambda request: Answer(evil)) as fake:
+        bench(fake)
+    html = (bench.out / "report.html").read_text()
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert" in html
+    assert html.count("<script>") == 1
+    assert "default-src &#x27;none&#x27;" in html
+    assert 'src="http' not in html
+    assert html.count('src="data:image/jpeg') == 2 * ITEMS
