@@ -121,6 +121,10 @@ class ComfyHost:
     def model_files(self, kind: str) -> list[str]:
         return folder_paths.get_filename_list(kind)
 
+    def model_file(self, kind: str, name: str) -> Path | None:
+        path = folder_paths.get_full_path(kind, name)
+        return None if path is None else Path(path)
+
     def progress(self, total: int) -> _ComfyProgress:
         return _ComfyProgress(comfy.utils.ProgressBar(total), total)
 

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...uniworld_core.loading.memory import ModelMemory
+from ...uniworld_core.loading.shipped import shipped_lora_folders
 from .protocol import MODEL_FOLDERS, Managed, Module, Progress
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+
+_LORAS = "loras"  # ComfyUI's name of the folder
 
 
 class Interrupted(Exception):
@@ -64,7 +68,7 @@ class PlainHost:
     """`protocol.Host` without ComfyUI.
 
     Attributes:
-        models: folders that contain `uniworld/`, `diffusers/` and `siglip/`, searched in order.
+        models: folders that contain `uniworld/`, `diffusers/`, `siglip/` and `loras/`, searched in order.
         progress_hook: called with (value, total, preview) outside of a `running_node`.
         warning_hook: called with each message of `warn`, also outside of a `running_node`. Without a hook, the message
             goes to Python's `warnings`.
@@ -89,7 +93,21 @@ class PlainHost:
         return [root / MODEL_FOLDERS[kind] for root in self.models]
 
     def model_files(self, kind: str) -> list[str]:
-        return []  # ComfyUI's own loaders are not here to read them
+        return list(self._files(kind))
+
+    def model_file(self, kind: str, name: str) -> Path | None:
+        return self._files(kind).get(name)
+
+    def _files(self, kind: str) -> dict[str, Path]:
+        """Return {name: file} of the LoRAs, the user's first. Files of other kinds belong to ComfyUI's own loaders."""
+        if kind != _LORAS:
+            return {}
+        found: dict[str, Path] = {}
+        for folder in (*(root / _LORAS for root in self.models), *shipped_lora_folders()):
+            for file in sorted(folder.rglob("*.safetensors")):
+                if file.is_file():
+                    found.setdefault(file.relative_to(folder).as_posix(), file)
+        return found
 
     def progress(self, total: int) -> Progress:
         return _PlainProgress(total, self._hooks.progress)

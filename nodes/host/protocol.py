@@ -51,7 +51,13 @@ class Host(Protocol):
         """Return the folders with models of a kind of `MODEL_FOLDERS`, highest priority first."""
 
     def model_files(self, kind: str) -> list[str]:
-        """Return the names of the files in ComfyUI's model folders of a kind, such as "text_encoders"."""
+        """Return the names of the files in the model folders of a kind, such as "loras", subfolders included.
+
+        The headless host has only "loras", which include those of the shipped models. ComfyUI has all of its own kinds.
+        """
+
+    def model_file(self, kind: str, name: str) -> Path | None:
+        """Return the file of a name in `model_files`, or None if it does not exist."""
 
     def progress(self, total: int) -> Progress:
         """Create the progress bar of the running node, with `total` steps."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ...uniworld_core import Conversation
     from ...uniworld_core.families.family import Family, FamilyParts, LoadedParts, ModelFolders, PaintingFacts, Route
     from ...uniworld_core.loading.storage import Storage
+    from ...uniworld_core.lora.matching import NetworkLayers
     from ...uniworld_core.prompts.scope import Scope
     from ...uniworld_core.sampling.condition import Condition
     from .wires import Emptyable, SiglipWire, TextEncoder, TextPooler, TextWire, Wired
@@ -76,6 +77,12 @@ class PaintingPart(HeldPart[Any]):
     """The DiT or the VAE, with facts about the model that are known before it is loaded."""
 
     facts: PaintingFacts
+
+    def layers(self) -> NetworkLayers:
+        """Return the layers of its network. Raises UniWorldError if the part is not a single network."""
+        from ...uniworld_core.lora.matching import layers_of_part
+
+        return layers_of_part(self.parts[self.name])
 
 
 def connected(wire: EmptyableWire | None) -> EmptyableWire | None:

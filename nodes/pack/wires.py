@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from ...uniworld_core.families.family import PaintingFacts, Route
+    from ...uniworld_core.lora.matching import NetworkLayers
     from ...uniworld_core.prompts.conversation import Conversation
     from ...uniworld_core.prompts.reference import PictureEncoder
     from ...uniworld_core.sampling.condition import Condition
@@ -63,7 +64,11 @@ class Wired(Emptyable, Protocol[LoadedPart]):
 class DiTWire(Protocol):
     """UNIWORLD_DIT, with facts about the model that are known before it is loaded."""
 
-    facts: PaintingFacts
+    @property
+    def facts(self) -> PaintingFacts: ...
+
+    def layers(self) -> NetworkLayers:
+        """Return the layers of its network, known before it is loaded. Raises UniWorldError if it takes no LoRA."""
 
     def on_device(self, working_memory: int = 0) -> Painter:
         """As `Wired`."""

@@ -232,7 +232,7 @@ def _pairs(names: dict[str, tuple[int, ...]]) -> tuple[dict[str, dict[str, str]]
             if adapter := found.groupdict().get("adapter"):
                 adapters.add(adapter)
         elif not (name.endswith(_ALPHA) and math.prod(shape) == 1):
-            problems.append(f"{name} {list(shape)} is no part of one")
+            problems.append(f"{name} {list(shape)} does not belong to one")
     return pairs, problems, adapters
 
 

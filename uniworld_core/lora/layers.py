@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -15,8 +16,27 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# A (r, I) and B (O, r) with the scale in it, of one LoRA.
+# A (r, I) and B (O, r) with the strength in it, of one LoRA.
 LowRank: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledProduct:
+    """The low-rank product of one layer as stored.
+
+    Attributes:
+        down, up: A (r, I) and B (O, r), in the dtype of the file.
+        scale: the factor with which it was trained.
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+    scale: float
+
+    def at(self, strength: float, device: torch.device, dtype: torch.dtype) -> LowRank:
+        """Return A and B on a device, with scale and strength in B. Each is rounded to `dtype` once."""
+        up = self.up.to(device, torch.float32) * (self.scale * strength)
+        return self.down.to(device, dtype), up.to(dtype)
 
 
 class _WithLowRank(nn.Module):
@@ -67,7 +87,7 @@ def adapted(layers: Sequence[tuple[nn.Module, LowRank]]) -> Iterator[None]:
 
 def place_on(
     network: nn.Module,
-    products: Mapping[str, LowRank],
+    products: Mapping[str, ScaledProduct],
     strength: float,
     device: torch.device,
     dtype: torch.dtype,
@@ -75,11 +95,8 @@ def place_on(
     """Return the layers of a network with their products at a strength, on a device.
 
     Args:
-        products: {layer: A and B}, B with the trained scale, in float32.
+        products: {layer: product}.
         strength: 1 as trained.
-        dtype: the compute dtype, to which each matrix is rounded once.
+        dtype: the compute dtype.
     """
-    return [
-        (network.get_submodule(name), (down.to(device, dtype), (up * strength).to(device, dtype)))
-        for name, (down, up) in products.items()
-    ]
+    return [(network.get_submodule(name), product.at(strength, device, dtype)) for name, product in products.items()]

@@ -17,7 +17,7 @@ from ..sampling.latents import LatentFormat
 from ..sampling.painter import Painter
 from .config import check_alpha
 from .files import LoraFile, read_lora
-from .layers import LowRank, adapted, place_on
+from .layers import ScaledProduct, adapted, place_on
 from .matching import NetworkLayers, Target, match
 
 
@@ -28,17 +28,17 @@ class Lora:
     Attributes:
         file: where it is from.
         targets: {module in the file: layers of the network}.
-        products: {layer: A and B}, float32, with the trained scale in B.
+        products: {layer: its product}.
     """
 
     file: LoraFile
     targets: dict[str, tuple[Target, ...]]
-    products: dict[str, LowRank] = field(repr=False)
+    products: dict[str, ScaledProduct] = field(repr=False)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its matrices, in float32."""
-        return sum(down.nbytes + up.nbytes for down, up in self.products.values())
+        """Bytes of its matrices."""
+        return sum(product.down.nbytes + product.up.nbytes for product in self.products.values())
 
 
 def open_lora(source: str | Path, network: NetworkLayers, alpha: float | None = None) -> Lora:
@@ -56,11 +56,10 @@ def open_lora(source: str | Path, network: NetworkLayers, alpha: float | None = 
         check_alpha(alpha, "alpha is")
     file = read_lora(source)
     targets = match(file, network)
-    products: dict[str, LowRank] = {}
+    products: dict[str, ScaledProduct] = {}
     for module, down, up in file.tensors():
-        scaled, floats = up.float() * file.scale(module, alpha), down.float()
         for target in targets[module.name]:
-            products[target.layer] = floats, target.rows(scaled)
+            products[target.layer] = ScaledProduct(down, target.rows(up), file.scale(module, alpha))
     return Lora(file, targets, products)
 
 

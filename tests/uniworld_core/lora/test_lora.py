@@ -136,8 +136,8 @@ def test_names_of_every_kind_are_matched(spelling: str, modules: Any, network: A
     lora = open_lora(written(tmp_path, SPELLINGS[spelling](modules)), layers_of(network))
     assert set(lora.products) == set(modules)
     for name, (down, up) in modules.items():
-        assert torch.equal(lora.products[name][0], down)
-        assert torch.equal(lora.products[name][1], up)
+        assert torch.equal(lora.products[name].down, down)
+        assert torch.equal(lora.products[name].up, up)
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["bfl", "kohya"])
@@ -260,7 +260,10 @@ def test_all_that_does_not_fit_is_in_one_error(modules: Any, network: Any, tmp_p
         ({"a.lora_A.weight": (4, 8)}, "a.lora_A.weight without its other matrix"),
         ({"a.lora_A.weight": (4, 8), "a.lora_B.weight": (8, 3)}, "are not matrices of one rank"),
         ({"a.lora_A.weight": (4, 8, 1, 1), "a.lora_B.weight": (8, 4, 1, 1)}, "are not matrices of one rank"),
-        ({"a.lora_A.weight": (4, 8), "a.lora_B.weight": (8, 4), "b.bias": (3,)}, r"b.bias \[3\] is no part of one"),
+        (
+            {"a.lora_A.weight": (4, 8), "a.lora_B.weight": (8, 4), "b.bias": (3,)},
+            r"b.bias \[3\] does not belong to one",
+        ),
         ({"a.lora_A.weight": (4, 8), "a.lora_B.weight": (8, 4), "b.alpha": ()}, "b.alpha without matrices"),
         ({"a.weight": (4, 8)}, r"holds no LoRA: .*\(a.weight\)"),
         ({}, "holds no LoRA"),
