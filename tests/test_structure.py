@@ -90,7 +90,7 @@ INNER = {
         "judging": {"outcome"},
         "items": {"judging", "outcome"},
         "download": set(),
-        "suites": {"download", "imgedit", "items", "judging", "outcome"},
+        "suites": {"download", "gedit", "imgedit", "items", "judging", "outcome", "wise"},
         "statistics": {"items"},
         "run_folder": {"download", "items", "suites"},
         # Only this one knows workflows.

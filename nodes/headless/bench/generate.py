@@ -159,6 +159,8 @@ def collect(run: RunFolder, plan: BenchPlan) -> dict[str, str]:
             continue
         try:
             _place(run.output / made[0], folder / f"{item.name(sample)}.png")
+            if item.source_target is not None and item.source is not None:
+                _place(Path(item.source), folder / f"{item.source_target}.png")
         except (OSError, SyntaxError) as error:
             failed[row] = f"its picture cannot be read: {brief(error)}"
     run.write_json(run.problems, {"failed": failed})

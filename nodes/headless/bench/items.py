@@ -24,6 +24,7 @@ class BenchItem:
         picture: path of the picture to edit; None for text-to-image.
         shown: path of the source picture that the judge and the report see, if it is another file than `picture`.
         target: name of the result in the folder of the published scorer, without extension; "{sample}" is replaced.
+        source_target: the same for the source picture, if the published scorer expects it beside the result.
         samples: number of pictures to make.
         extra: further fields that the suite needs.
     """
@@ -35,6 +36,7 @@ class BenchItem:
     target: str
     picture: str | None = None
     shown: str | None = None
+    source_target: str | None = None
     samples: int = 1
     extra: dict[str, Any] = field(default_factory=dict)
 

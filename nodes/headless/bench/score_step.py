@@ -139,6 +139,7 @@ def comparable(plan: BenchPlan, settings: JudgeSettings | None, table: ScoredTab
 
 def _same_judge(model: str, published: str) -> bool:
     """Whether a name is the published model's, possibly with a date: "gpt-4.1-2025-04-14", but not "gpt-4.1-mini"."""
+    model = model.rpartition("/")[2]  # such as "Qwen/Qwen3.5-35B-A3B"
     rest = model.removeprefix(published)
     return model.startswith(published) and (not rest or rest.replace("-", "").isdigit())
 

@@ -60,7 +60,9 @@ class ImgEditSuite:
         _published("BAGEL", _LEADERBOARD, 3.81, 3.59, 1.58, 3.85, 3.16, 3.39, 4.51, 2.67, 4.25, 3.42),
         _published("FLUX.1-Kontext-dev", _LEADERBOARD, 3.83, 3.65, 2.27, 4.45, 3.17, 3.98, 4.55, 3.35, 4.29, 3.71),
         _published("GPT-4o", _LEADERBOARD, 4.61, 4.33, 2.90, 4.35, 3.66, 4.57, 4.93, 3.96, 4.89, 4.20),
-        _published("UniPic 1", "Skywork UniPic, table 4", 3.66, 3.51, 2.06, 4.31, 2.77, 3.77, 4.76, 2.56, 4.04, 3.49),
+        _published(
+            "UniPic 1", "Skywork UniPic report, page 12", 3.66, 3.51, 2.06, 4.31, 2.77, 3.77, 4.76, 2.56, 4.04, 3.49
+        ),
     )
 
     def read(self, data: Sequence[Path], options: SuiteOptions, sources: Path) -> BenchItems:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from .....uniworld_core.errors import UniWorldError
 from ..items import Suite
+from .gedit import GEditSuite
 from .imgedit import ImgEditSuite, ImgEditUGESuite
+from .wise import WISESuite
 
 SUITES: dict[str, Suite] = {
     "imgedit": ImgEditSuite(),
     "imgedit_uge": ImgEditUGESuite(),
+    "gedit": GEditSuite(),
+    "wise": WISESuite(),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,79 @@ def results(folder: Path, names: list[str]) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 20), (200, 7 * place % 256, 90)).save(file)
     return folder
+
+
+GEDIT_PROMPTS = """
+_context_no_delimit = "Context."
+_prompts_0shot_two_image_edit_rule = "Two pictures."
+_prompts_0shot_tie_rule_SC = "Editing instruction: <instruction>"
+_prompts_0shot_rule_PQ = "Quality."
+raise SystemExit("this file must not be executed")
+"""
+
+
+def gedit(folder: Path, groups: tuple[str, ...] = ("color_alter", "ps_human"), arrow: bool = False) -> list[str]:
+    """Write a data set in the columns of GEdit-Bench, in English and Chinese. Returns the names of the English results."""
+    import pyarrow
+    from pyarrow import ipc, parquet
+
+    (folder / "viescore").mkdir(parents=True)
+    (folder / "viescore" / "vie_prompts.py").write_text(GEDIT_PROMPTS)
+    rows = []
+    for group in groups:
+        for number in range(2):
+            for language, text in (("en", f"Edit {number} of {group}."), ("cn", f"编辑 {number}。")):
+                rows.append(
+                    {
+                        "task_type": group,
+                        "key": f"k{number}",
+                        "instruction": text,
+                        "instruction_language": language,
+                        "input_image": {"bytes": png((30, 20), number), "path": None},
+                        "input_image_raw": {"bytes": png((60, 40), number), "path": None},
+                        "Intersection_exist": number == 0,
+                    }
+                )
+    table = pyarrow.Table.from_pylist(rows)
+    if arrow:
+        with ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), table.schema) as stream:
+            stream.write_table(table)
+    else:
+        parquet.write_table(table, folder / "train-00000-of-00001.parquet")
+    return [f"fullset/{group}/en/k{number}" for group in groups for number in range(2)]
+
+
+def png(size: tuple[int, int], shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, (20 * shade, 90, 10)).save(file, "PNG")
+    return file.getvalue()
+
+
+WISE_SCRIPT = """
+def build_evaluation_messages(prompt_data, image_base64):
+    return [
+        {"role": "system", "content": [{"type": "text", "text": "Be strict."}]},
+        {"role": "user", "content": [{"type": "text", "text": f"Is it {prompt_data['Prompt']}? {prompt_data['Explanation']}"}]},
+    ]
+"""
+# One prompt of each category of the verified edition.
+WISE_IDS = {"cultural_common_sense": (1,), "spatio-temporal_reasoning": (401, 521), "natural_science": (641, 761, 881)}
+
+
+def wise(folder: Path) -> list[str]:
+    """Write a folder like the verified edition of WISE. Returns the names of the results."""
+    (folder / "data_verified").mkdir(parents=True)
+    (folder / "vllm_eval.py").write_text(WISE_SCRIPT)
+    for topic, ids in WISE_IDS.items():
+        records = [
+            {
+                "Prompt": f"thing {number}",
+                "Explanation": f"why {number}",
+                "Category": "c",
+                "Subcategory": "s",
+                "prompt_id": number,
+            }
+            for number in ids
+        ]
+        (folder / "data_verified" / f"{topic}_verified.json").write_text(json.dumps(records))
+    return [str(number) for ids in WISE_IDS.values() for number in ids]
