@@ -143,9 +143,15 @@ class Input:
         *,
         default: str | None = None,
         optional: bool = False,
+        advanced: bool = False,
     ) -> Input:
-        """Declare a choice between names; without `default`, the first one is selected."""
-        return cls(name, tuple(options), tooltip, optional, None if default is None else {"default": default})
+        """Declare a choice between names; without `default`, the first one is selected.
+
+        Args:
+            advanced: whether editors that can do so show the widget only on demand.
+        """
+        settings = ({} if default is None else {"default": default}) | ({"advanced": True} if advanced else {})
+        return cls(name, tuple(options), tooltip, optional, settings or None)
 
     def v1(self) -> tuple[Any, ...]:
         """Return the entry for `INPUT_TYPES`: the type or list of options, and the settings if there are any."""

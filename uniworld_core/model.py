@@ -19,9 +19,10 @@ from .families.uniworld_v1.painting import GUIDANCE, STEPS
 from .images.pictures import Picture
 from .images.sizes import Size
 from .loading.memory import ManagedModule, ModelMemory, default_budget
-from .loading.options import OFFLOADS
+from .loading.options import ATTENTIONS, COMPILES, OFFLOADS, STORAGES
 from .loading.settings import read_json
 from .loading.shipped import shipped_model
+from .loading.speed import Speed
 from .loading.storage import Storage, choose_storage, named_storage, set_compute
 from .lora.matching import layers_of_part
 from .lora.painter import Lora, LoraPainter, check_strength, open_lora
@@ -29,7 +30,7 @@ from .prompts.conversation import Conversation, Prompt, as_conversations
 from .prompts.reference import Reference, References, make_references
 from .prompts.scope import Scope, read_scope
 from .sampling import flow
-from .sampling.cache import caching
+from .sampling.cache import CACHES
 from .sampling.condition import Condition
 from .sampling.latents import LatentFormat
 from .sampling.sampler import paint, sequence_length
@@ -66,6 +67,7 @@ class UniWorld:
         storage: torch.dtype | Storage | None,
         device: torch.device | str,
         offload: str = "none",
+        speed: Speed | None = None,
     ) -> None:
         self.family = family
         self.checkpoint, self.flux_folder, self.siglip_folder = folders.checkpoint, folders.flux, folders.siglip
@@ -76,6 +78,7 @@ class UniWorld:
         managed = offload != "none" and (offload != "auto" or torch.device(device).type == "cuda")
         self._memory = ModelMemory(default_budget(), warnings.warn) if managed else None
         self._offload = offload
+        self._speed = speed or Speed()
         self._managed: dict[str, ManagedModule[Any]] = {}
         self._loras: list[tuple[Lora, float]] = []
 
@@ -89,6 +92,8 @@ class UniWorld:
         device: torch.device | str = "cpu",
         storage: str | Storage = "auto",
         offload: str = "auto",
+        compile: str = COMPILES[0],
+        attention: str = ATTENTIONS[0],
     ) -> UniWorld:
         """Open a model. Names, shapes and dtypes in all files are checked now; weights are read on first use.
 
@@ -105,21 +110,31 @@ class UniWorld:
             offload: what happens to parts on a GPU. "auto" moves the least recently used ones to system RAM, and streams a part
                 that does not fit block by block. "blocks" streams all large parts. "disk" does too, and keeps no copy in RAM.
                 "none" leaves every part on the GPU. On a CPU, only "blocks" and "disk" have an effect.
+            compile: "blocks" compiles the blocks of the DiT with torch.compile, when a size of picture first runs.
+            attention: implementation of attention in the DiT, by its name in diffusers, one of `ATTENTIONS`. "auto" is torch's
+                own choice.
 
         Raises:
-            UniWorldError: the family is unknown or does not use a given folder; the device or an installed library does not
-                support the storage; a file is missing or damaged, or does not match the configuration (the message names
-                file, tensor and shapes).
+            UniWorldError: the family is unknown or does not use a given folder; the device, the compiler or an installed
+                library does not support the storage, `compile` or `attention`; a file is missing or damaged, or does not match
+                the configuration (the message names file, tensor and shapes).
         """
         if offload not in OFFLOADS:
             raise UniWorldError(f"offload is {shown(offload)}; it must be one of {', '.join(OFFLOADS)}.")
+        if not isinstance(storage, (str, Storage)):
+            raise UniWorldError(
+                f"storage is {shown(storage)}; it must be a name, one of {', '.join(STORAGES)}, or a Storage. For a dtype, "
+                "use dtype."
+            )
         held = named_storage(storage, dtype, device) if isinstance(storage, str) else choose_storage(storage, device)
+        speed = Speed(compile, attention)
+        speed.check(held.compute, device)
         folders = find_folders(checkpoint, flux, siglip)
         family = family_of(folders.checkpoint)
         for what in ("flux", "siglip"):
             if getattr(folders, what) is not None and what not in family.companions:
                 raise UniWorldError(f"{family.name} does not use a {what} folder, but one was given: leave it out.")
-        model = cls(family, folders, held, device, offload)
+        model = cls(family, folders, held, device, offload, speed)
         model.check()
         return model
 
@@ -139,7 +154,8 @@ class UniWorld:
     def part(self, name: str, dtype: torch.dtype | Storage | None = None) -> Any:
         """Return a loaded part by its name in `parts`. `dtype` replaces the model's storage for this part."""
         if self._memory is None or dtype is not None:
-            return self.parts.get(name, dtype or self.storage, self.device)
+            part = self.parts.get(name, dtype or self.storage, self.device)
+            return self._speed.applied(part) if name == "dit" else part
         return self._on_device(name)
 
     def _on_device(self, name: str, working_memory: int = 0) -> Any:
@@ -150,7 +166,8 @@ class UniWorld:
         if owner not in self._managed:
 
             def load() -> Any:
-                return self.parts[owner].load(self.storage, "cpu")
+                part = self.parts[owner].load(self.storage, "cpu")
+                return self._speed.applied(part) if owner == "dit" else part
 
             managed = self._memory.manage(load(), torch.device(self.device), load, self._offload, owner)
             self._managed[owner] = managed
@@ -292,7 +309,7 @@ class UniWorld:
         noise: torch.Tensor | None = None,
         sigmas: torch.Tensor | None = None,
         callback: Callable[[flow.Step], None] | None = None,
-        cache: str = "off",
+        cache: str = CACHES[0],
         solver: str = SOLVERS[0],
     ) -> torch.Tensor:
         """Paint unscaled VAE latents (B, 16, H/8, W/8).
@@ -321,8 +338,9 @@ class UniWorld:
         dit = self._on_device("dit", tokens * self.parts.facts.token_bytes + low_rank)
         for lora, strength in self._loras:
             dit = LoraPainter(dit, lora, strength)
-        with caching(dit, cache):
-            return paint(dit, cond, size, start, steps, guidance, sigmas=sigmas, callback=callback, solver=solver)
+        return paint(
+            dit, cond, size, start, steps, guidance, sigmas=sigmas, callback=callback, solver=solver, cache=cache
+        )
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Decode unscaled VAE latents (B, 16, H/8, W/8) to pictures (B, H, W, 3) in 0..1."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...uniworld_core.loading.options import OFFLOADS, STORAGES
+from ...uniworld_core.loading.options import ATTENTIONS, COMPILES, OFFLOADS, STORAGES
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
 from .folders import AUTO, checkpoint_choices, checkpoint_folder, companion_folder, model_choices
@@ -92,6 +92,25 @@ class LoadUniWorld(Node):
                 default=OFFLOADS[0],
                 optional=True,
             ),
+            Input.choice(
+                "compile",
+                COMPILES,
+                "blocks compiles the DiT's blocks with torch.compile, which takes a minute the first time. nano then takes 0.79 "
+                "of the time per step, with the same images. It needs a C++ compiler, and triton on a GPU. MODEL is not "
+                "compiled: use ComfyUI's own node.",
+                default=COMPILES[0],
+                optional=True,
+                advanced=True,
+            ),
+            Input.choice(
+                "attention",
+                ATTENTIONS,
+                "The implementation of attention in the DiT, by its name in diffusers. auto is torch's own choice. flash, "
+                "_flash_3, sage and xformers need packages of these names. sage computes in 8 bits, which changes images.",
+                default=ATTENTIONS[0],
+                optional=True,
+                advanced=True,
+            ),
         )
 
     def execute(
@@ -103,6 +122,8 @@ class LoadUniWorld(Node):
         device: str,
         storage: str = "auto",
         offload: str = "auto",
+        compile: str = "off",
+        attention: str = "auto",
     ) -> tuple[VLMWire, SiglipWire, DiTWire, VAEWire, TextWire, Any, Any]:
         from ...uniworld_core.families.family import ModelFolders
         from ...uniworld_core.families.table import family_of
@@ -115,7 +136,7 @@ class LoadUniWorld(Node):
             flux=companion_folder("diffusers", flux, checkpoint, family),
             siglip=companion_folder("siglip", siglip, checkpoint, family),
         )
-        parts = open_parts(family, folders, dtype, device, storage, offload)
+        parts = open_parts(family, folders, dtype, device, storage, offload, compile, attention)
         return parts.vlm, parts.siglip, parts.dit, parts.vae, parts.text, *_native_outputs(parts)
 
 

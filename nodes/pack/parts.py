@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ...uniworld_core import Conversation
     from ...uniworld_core.families.family import Family, FamilyParts, LoadedParts, ModelFolders, PaintingFacts, Route
+    from ...uniworld_core.loading.speed import Speed
     from ...uniworld_core.loading.storage import Storage
     from ...uniworld_core.lora.matching import NetworkLayers
     from ...uniworld_core.prompts.scope import Scope
@@ -35,6 +36,7 @@ class HeldPart(Generic[T]):
         storage: how its weights are stored.
         device: one of the host's devices.
         offload: one of the core's `OFFLOADS`.
+        speed: how its networks are run; None for the defaults.
     """
 
     parts: FamilyParts
@@ -42,6 +44,7 @@ class HeldPart(Generic[T]):
     storage: Storage
     device: str
     offload: str = "auto"
+    speed: Speed | None = None
     _managed: host.Managed[Any] | None = field(default=None, repr=False)
 
     @property
@@ -63,7 +66,8 @@ class HeldPart(Generic[T]):
         if self._managed is None:
 
             def load() -> Any:
-                return self.parts[self.name].load(self.storage, here.offload_device(self.device))
+                part = self.parts[self.name].load(self.storage, here.offload_device(self.device))
+                return part if self.speed is None else self.speed.applied(part)
 
             self._managed = here.manage(load(), self.device, load, self.offload, self.name)
         part: T = self._managed.on_device(working_memory)
@@ -201,23 +205,30 @@ def open_parts(
     device: str,
     storage_name: str = "auto",
     offload: str = "auto",
+    compile: str = "off",
+    attention: str = "auto",
 ) -> ModelParts:
     """Open the parts of a model. Names and shapes are checked now; weights are read on first use.
 
     Raises:
-        UniWorldError: files are missing, damaged or do not match; they are named.
+        UniWorldError: files are missing, damaged or do not match, or the device, the compiler or an installed library does not
+            support a setting; they are named.
     """
     from ...uniworld_core.families.family import PART_NAMES
+    from ...uniworld_core.loading.speed import Speed
     from ...uniworld_core.prompts.scope import read_scope
 
+    target = host.current().load_device(device)
+    storage = storage_of(storage_name, dtype_name, target)
+    speed = Speed(compile, attention)
+    speed.check(storage.compute, target)
     parts = family.open(folders)
     parts.check()
-    storage = storage_of(storage_name, dtype_name, host.current().load_device(device))
     own = [name for name in parts.names if name not in parts.containers]
     held: dict[str, Wired[Any]] = {
         name: HeldPart(parts, name, storage, device, offload) for name in (*PART_NAMES, *own)
     }
-    held["dit"] = dit = PaintingPart(parts, "dit", storage, device, offload, facts=parts.facts)
+    held["dit"] = dit = PaintingPart(parts, "dit", storage, device, offload, speed, facts=parts.facts)
     held["vae"] = vae = PaintingPart(parts, "vae", storage, device, offload, facts=parts.facts)
     members = {name: MemberPart(held[owner], name) for name, owner in parts.containers.items()}
     return ModelParts(

@@ -37,6 +37,33 @@ def steps_input() -> Input:
     return Input.integer("steps", f"Number of sampling steps (published: {STEPS}).", default=STEPS, min=1, max=1000)
 
 
+def speed_inputs() -> Inputs:
+    """Return the choices of a sampler that save time. They are optional, so that prompts from before them still run."""
+    from ...uniworld_core.sampling.cache import CACHES
+    from ...uniworld_core.sampling.solvers import SOLVERS
+
+    return (
+        Input.choice(
+            "cache",
+            CACHES,
+            "Skips blocks of the DiT in steps in which they hardly change the result. With 28 steps of nano, light takes 0.79 "
+            "of the time, at a PSNR of 64 dB against off, and strong 0.45, at 51 dB.",
+            default=CACHES[0],
+            optional=True,
+            advanced=True,
+        ),
+        Input.choice(
+            "solver",
+            SOLVERS,
+            "How steps follow the velocity. dpm2 is of second order: with few steps it comes closer than euler to the image of "
+            "many steps.",
+            default=SOLVERS[0],
+            optional=True,
+            advanced=True,
+        ),
+    )
+
+
 class LatentByAspect(Node):
     """Create an empty latent of a size that suits the model."""
 
@@ -178,6 +205,7 @@ class Sampler(Node):
             ),
             DENOISE,
             Input.wire("sigmas", "SIGMAS", "Noise levels to use instead of steps and denoise.", optional=True),
+            *speed_inputs(),
         )
 
     def execute(
@@ -190,6 +218,8 @@ class Sampler(Node):
         guidance: float,
         denoise: float,
         sigmas: Tensor | None = None,
+        cache: str = "off",
+        solver: str = "euler",
     ) -> tuple[Latent]:
         from ...uniworld_core.sampling.sampler import paint, sequence_length
 
@@ -211,6 +241,8 @@ class Sampler(Node):
             latent=samples,
             keep_B1hw=keep_mask(latent.get("noise_mask"), batch, *samples.shape[-2:]),
             callback=step_report(steps if sigmas is None else len(sigmas) - 1, latents.rgb),
+            cache=cache,
+            solver=solver,
         )
         # Results wait in system RAM, as in ComfyUI: the host caches them between runs.
         return (to_latent(painted.cpu(), latents, latent),)

@@ -36,7 +36,7 @@ INPUT = WORKFLOWS / "input"
 LOAD, READ, ASK, PAINT, DECODE, RESULT = (0, 200), (46, 200), (32, 200), (30, 200), (28, 110), (30, 200)
 REFER, AFTER = (46, 126), (28, 200)
 # Tops of the nodes, chosen so that links from Load UniWorld pass above the columns to the sampler and the decoder.
-TOP, DECODER, SAMPLER, SIZE, NOTE, PROMPT, REFERENCE, PICTURE = 0, 80, 112, 170, 372, 440, 490, 546
+TOP, DECODER, SAMPLER, SIZE, PROMPT, REFERENCE = 0, 80, 112, 170, 440, 490
 
 
 def all_graphs() -> list[Any]:
@@ -78,7 +78,7 @@ def loader(graph: Any, note: bool = True) -> Any:
     if note:
         *most, last = (f"[{name}]({address})" for name, address in LINKS.items())
         text = WEIGHTS.format(side=SIDE, links=f"{', '.join(most)} and {last}")
-        graph.note("The model", text, 0, TOP + NOTE, (None, 128))
+        graph.note("The model", text, 0, graph.below(load), (None, 128))
     return load
 
 
@@ -91,7 +91,11 @@ def empty_latent(graph: Any, column: int, load: Any, top: int = SIZE, **inputs: 
     return graph.add("UniWorldEmptyLatent", column, top, **inputs, dit=load[2])
 
 
-def picture(graph: Any, name: str, title: str = "Picture", column: int = 0, top: int = PICTURE, **shown: Any) -> Any:
+def picture(
+    graph: Any, name: str, title: str = "Picture", column: int = 0, top: int | None = None, **shown: Any
+) -> Any:
+    """Add Load Image, by default below the note about the models."""
+    top = graph.below(graph.notes[0], 16) if top is None else top
     return graph.add("LoadImage", column, top, title, image=name, **shown)
 
 
@@ -100,6 +104,12 @@ def paint(graph: Any, column: int, load: Any, condition: Any, latent: Any, **sho
     inputs = {"dit": load[2], "conditioning": condition[0], "latent": latent[0]}
     sampler = graph.add("UniWorldSampler", column, SAMPLER, **inputs, seed=sample(graph).seed, **shown)
     return graph.add("UniWorldVAEDecode", column + 1, DECODER, "Decode", collapsed=True, vae=load[3], latent=sampler[0])
+
+
+def usage(graph: Any, column: int, text: str, size: tuple[int | None, int] = (300, 90), gap: int = 20) -> None:
+    """Add a note below the sampler."""
+    sampler = next(node for node in graph.nodes if node.kind == "UniWorldSampler")
+    graph.note("How to use", text, column, graph.below(sampler, gap), size)
 
 
 def referred(
@@ -122,7 +132,7 @@ def text_to_image() -> Any:
     image = paint(graph, 2, load, condition, latent)
     graph.add("SaveImage", 4, 50, images=image[0], filename_prefix="uniworld/text_to_image")
     text = "Describe the image in **UniWorld Condition**, set its aspect ratio with *width* and *height*, and press **Run**."
-    graph.note("How to use", text, 2, 600, (300, 90))
+    usage(graph, 2, text)
     return graph
 
 
@@ -139,7 +149,7 @@ def edit() -> Any:
     image = paint(graph, 3, load, condition, latent)
     graph.add("SaveImage", 5, 50, images=image[0], filename_prefix="uniworld/edit")
     text = "Choose an image in **Picture**, write what to change in **UniWorld Condition**, and press **Run**. Everything else stays the same."
-    graph.note("How to use", text, 3, 600, (300, 90))
+    usage(graph, 3, text)
     return graph
 
 
@@ -160,7 +170,7 @@ def multi_reference() -> Any:
     image = paint(graph, 4, load, condition, latent)
     graph.add("SaveImage", 5, 410, images=image[0], filename_prefix="uniworld/multi_reference")
     text = "The prompt refers to the *first picture* and the *second picture*, in the order of the references. For a third, chain another **UniWorld Reference**."
-    graph.note("How to use", text, 4, 620, (None, 130))
+    usage(graph, 4, text, (None, 130), gap=40)
     return graph
 
 
@@ -184,7 +194,7 @@ def understand() -> Any:
 def chat() -> Any:
     graph = new(
         "chat",
-        (LOAD, REFER, ASK, PAINT, AFTER, (46, 200), RESULT),
+        (LOAD, (50, 126), ASK, (36, 200), (34, 200), (46, 200), RESULT),
         (
             ("Model and image", 0, 0),
             ("First turn", 1, 2),
@@ -194,12 +204,15 @@ def chat() -> Any:
         ),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
-    reference = referred(graph, load, source, REFERENCE + 10, "Reference", collapsed=True)
-    condition = conditioned(graph, 2, load, room=30, references=reference[0], prompt=sample(graph).task.prompt)
+    # Lower than elsewhere, because the conversation is linked below the sampler.
+    reference = referred(graph, load, source, REFERENCE + 30, "Reference", collapsed=True)
+    condition = conditioned(
+        graph, 2, load, PROMPT + 36, room=30, references=reference[0], prompt=sample(graph).task.prompt
+    )
     latent = empty_latent(graph, 2, load, references=reference[0])
     image = paint(graph, 3, load, condition, latent, room=136)
     graph.add("SaveImage", 5, 350, images=image[0], filename_prefix="uniworld/chat")
-    turn = graph.add("UniWorldChatTurn", 4, 470, image=image[0], conversation=condition[1])
+    turn = graph.add("UniWorldChatTurn", 4, 518, image=image[0], conversation=condition[1])
     prompt = sample(graph).then.prompt
     answer = graph.add("UniWorldUnderstand", 5, TOP, vlm=load[0], conversation=turn[0], prompt=prompt)
     graph.add("PreviewAny", 6, TOP, "Answer", source=answer[0])
@@ -219,16 +232,16 @@ def auto_route() -> Any:
         (("Model and image", 0, 0), ("Routing", 1, 2), ("Paint or answer", 3, 4), ("Result", 5, 5)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
-    prompt = graph.add("PrimitiveStringMultiline", 0, -160, "Prompt", room=20, value=sample(graph).task.prompt)
+    prompt = graph.add("PrimitiveStringMultiline", 0, -154, "Prompt", room=20, value=sample(graph).task.prompt)
     reference = referred(graph, load, source)
-    route = graph.add("UniWorldRoute", 2, -160, room=0, vlm=load[0], prompt=prompt[0], references=reference[0])
+    route = graph.add("UniWorldRoute", 2, -154, room=0, vlm=load[0], prompt=prompt[0], references=reference[0])
     condition = conditioned(graph, 3, load, 434, room=0, prompt=route[2], references=reference[0])
     latent = empty_latent(graph, 3, load, 162, references=reference[0])
     image = paint(graph, 4, load, condition, latent)
     answer = graph.add("UniWorldUnderstand", 3, 682, room=0, vlm=load[0], prompt=route[3], references=reference[0])
     graph.add("SaveImage", 5, 410, images=image[0], filename_prefix="uniworld/auto_route")
     graph.add("PreviewAny", 4, 682, "Answer", source=answer[0])
-    graph.add("PreviewAny", 3, -160, "Probability of painting", source=route[1])
+    graph.add("PreviewAny", 3, -154, "Probability of painting", source=route[1])
     text = (
         "The routing head reads the *Prompt* and selects a branch: paint an image or answer in text. Only that branch "
         "runs. Try *How many objects are there?*"
@@ -271,7 +284,7 @@ def perception(task_name: str) -> Any:
     task = TASKS[task_name]
     graph = new(
         f"perception_{task_name}",
-        (LOAD, READ, ASK, PAINT, AFTER, (34, 200)),
+        (LOAD, READ, ASK, PAINT, (34, 200), (34, 200)),
         (("Model and image", 0, 0), ("Perception task", 1, 2), ("Sampling", 3, 3), ("Map", 4, 5)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
@@ -286,7 +299,7 @@ def perception(task_name: str) -> Any:
     boxes = task.head in ("boxes", "pose")
     room, top = (100, 180) if boxes else (180, 260)
     graph.add("PreviewImage", 5, 0, "Painted map", room=room, images=image[0])
-    head = graph.add("UniWorldPerceptionHead", 4, 480, task=task_name, painted=image[0], source=ask[1])
+    head = graph.add("UniWorldPerceptionHead", 4, 528, task=task_name, painted=image[0], source=ask[1])
     graph.add("SaveImage", 5, top, "Map", room=room, images=head[0], filename_prefix=f"uniworld/{task_name}")
     graph.add("PreviewAny", 5, 388 if boxes else 552, "Summary", room=100, source=head[3])
     if boxes:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from workflows.layout import GROUP, Box, around, node_size, row_width, view
+from workflows.layout import GROUP, TITLE, Box, around, node_size, row_width, view
 
 COLORS = ("#3f789e", "#8A8", "#b58b2a", "#a1309b", "#b06634")
 MARGIN = 10
@@ -112,9 +112,15 @@ class Graph:
         self.nodes.append(node)
         return node
 
-    def note(self, title: str, text: str, column: int, top: int, size: tuple[int | None, int]) -> None:
+    def note(self, title: str, text: str, column: int, top: int, size: tuple[int | None, int]) -> Note:
         """Add a note of the given width and height. A width of None is that of its column."""
         self.notes.append(Note(title, text, column, top, size))
+        return self.notes[-1]
+
+    def below(self, above: Node | Note, gap: int = 20) -> int:
+        """Return the top of a node whose title starts `gap` pixels below another node or a note."""
+        height = above.size[1] if isinstance(above, Note) else self._editor_node(above, [])["size"][1]
+        return above.top + (0 if isinstance(above, Node) and above.collapsed else height) + gap + TITLE
 
     def width(self, column: int) -> int:
         """Return the width of a column: that of its widest node, except nodes with an explicit width."""

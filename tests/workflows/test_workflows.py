@@ -92,6 +92,27 @@ def test_both_forms_are_one_workflow(name: str) -> None:
     }
 
 
+def test_a_workflow_saved_before_optional_widgets_were_appended_opens(tmp_path: Path) -> None:
+    from uniworld.nodes.headless.registry.registry import load_registry
+    from uniworld.nodes.headless.workflow.file import read_workflow
+    from workflows.editor_form import is_widget
+
+    saved, added = editor("edit"), 0
+    for node in saved["nodes"]:
+        if node["type"] not in ("UniWorldLoader", "UniWorldSampler"):
+            continue
+        optional = classes()[node["type"]].INPUT_TYPES()["optional"]
+        later = {name for name, spec in optional.items() if is_widget(spec)}
+        added += len(later)
+        node["inputs"] = [entry for entry in node["inputs"] if entry["name"] not in later]
+        node["widgets_values"] = node["widgets_values"][: len(node["widgets_values"]) - len(later)]
+    assert added == 6, "storage, offload, compile and attention; cache and solver"
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps(saved), encoding="utf-8")
+    registry = load_registry()
+    assert read_workflow(older, registry).prompt == read_workflow(file("edit"), registry).prompt
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_node_and_input_is_real(name: str) -> None:
     from workflows.editor_form import declared, is_widget
@@ -178,7 +199,7 @@ def test_it_is_readable_in_a_window_of_1400_by_900(name: str) -> None:
 
     workflow = editor(name)
     boxes = [around(node) for node in workflow["nodes"]]
-    least = {"edit": 0.73, "text_to_image": 0.73, "understand": 0.73, "edit_with_mask": 0.572}.get(name, 0.6)
+    least = {"edit": 0.69, "text_to_image": 0.73, "understand": 0.69, "edit_with_mask": 0.572}.get(name, 0.6)
     assert opened_scale(boxes) >= least
     assert workflow["extra"]["ds"]["scale"] >= least
     scale, (left, top) = workflow["extra"]["ds"]["scale"], workflow["extra"]["ds"]["offset"]

@@ -8,7 +8,9 @@ from pathlib import Path
 from ...command_line import DONE
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
-from ...uniworld_core.loading.options import STORAGES
+from ...uniworld_core.loading.options import ATTENTIONS, COMPILES, STORAGES
+from ...uniworld_core.sampling.cache import CACHES
+from ...uniworld_core.sampling.solvers import SOLVERS
 from .command import Bars, Command
 
 DTYPES = ("float32", "bfloat16")
@@ -34,6 +36,13 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance", type=float, default=GUIDANCE, metavar="X", help=f"FLUX's embedded guidance (default: {GUIDANCE})"
     )
+    parser.add_argument("--solver", choices=SOLVERS, default=SOLVERS[0], help=f"solver (default: {SOLVERS[0]})")
+    parser.add_argument(
+        "--cache",
+        choices=CACHES,
+        default=CACHES[0],
+        help=f"skip blocks that hardly change a step's result (default: {CACHES[0]})",
+    )
     parser.add_argument("--batch", type=int, default=20, metavar="N", help="tasks per batch (default: 20)")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="random seed of tasks and sampling (default: 0)"
@@ -44,6 +53,18 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
         choices=STORAGES,
         default=STORAGES[0],
         help=f"how weights are stored in memory (default: {STORAGES[0]}, as in the files)",
+    )
+    parser.add_argument(
+        "--compile",
+        choices=COMPILES,
+        default=COMPILES[0],
+        help=f"compile the DiT's blocks with torch.compile (default: {COMPILES[0]})",
+    )
+    parser.add_argument(
+        "--attention",
+        choices=ATTENTIONS,
+        default=ATTENTIONS[0],
+        help=f"implementation of attention in the DiT (default: {ATTENTIONS[0]})",
     )
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to this JSON file")
@@ -66,6 +87,8 @@ def _shapes(arguments: argparse.Namespace) -> int:
         getattr(torch, arguments.dtype),
         resolve_device(arguments.device),
         arguments.storage,
+        compile=arguments.compile,
+        attention=arguments.attention,
     )
     for option, folder in (("--flux", model.flux_folder), ("--siglip", model.siglip_folder)):
         if folder is None:
@@ -84,6 +107,8 @@ def _shapes(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             steps=arguments.steps,
             guidance=arguments.guidance,
+            solver=arguments.solver,
+            cache=arguments.cache,
             batch=arguments.batch,
             progress=bars,
         )

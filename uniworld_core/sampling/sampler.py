@@ -13,6 +13,7 @@ import torch
 from ..errors import UniWorldError
 from ..images.sizes import Size
 from . import flow
+from .cache import CACHES, caching
 from .condition import Condition
 from .latents import LatentFormat
 from .painter import Painter
@@ -34,6 +35,7 @@ def paint(
     keep_B1hw: torch.Tensor | None = None,
     callback: Callable[[flow.Step], None] | None = None,
     solver: str = SOLVERS[0],
+    cache: str = CACHES[0],
 ) -> torch.Tensor:
     """Paint latents: make schedule and noise, run the sampler, and convert the result to VAE latents.
 
@@ -49,13 +51,14 @@ def paint(
         keep_B1hw: 1 where `latent` is kept, 0 where it is repainted.
         callback: called after every step with normalized latents. An exception from it ends the run.
         solver: one of `SOLVERS`.
+        cache: one of `CACHES`.
 
     Returns:
         Unscaled VAE latents (B, C, h, w), float32.
 
     Raises:
-        UniWorldError: sizes, shapes, seeds, schedule or solver are invalid or do not match, or a value is not finite (the
-            message names the step).
+        UniWorldError: sizes, shapes, seeds, schedule, solver or cache are invalid or do not match, or a value is not finite
+            (the message names the step).
     """
     latents = painter.latent_format
     shape = latents.shape(len(noise), size)
@@ -69,7 +72,9 @@ def paint(
     if sigmas is None:
         sigmas = flow.schedule(steps, latents.token_count(shape), painter.shift, denoise)
     start = None if latent is None else latents.to_model(latent)
-    return latents.from_model(sample(painter, condition, noise, sigmas, guidance, start, keep_B1hw, callback, solver))
+    with caching(painter, cache):
+        painted = sample(painter, condition, noise, sigmas, guidance, start, keep_B1hw, callback, solver)
+    return latents.from_model(painted)
 
 
 def sequence_length(condition: Condition, latents: LatentFormat, shape: Sequence[int]) -> int:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, TextIO
 from ....command_line import DONE, FAILED, MISUSED, unexpected_error
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.files import write_atomic
-from ....uniworld_core.loading.options import OFFLOADS, STORAGES
+from ....uniworld_core.loading.options import ATTENTIONS, COMPILES, OFFLOADS, STORAGES
+from ....uniworld_core.sampling.cache import CACHES
+from ....uniworld_core.sampling.solvers import SOLVERS
 from ... import host
 from ...pack.folders import AUTO
 from ...pack.parts import DTYPES
@@ -64,10 +66,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=OFFLOADS[0],
         help="stream parts that do not fit the GPU block by block (default: if necessary)",
     )
+    add(
+        "--compile",
+        choices=COMPILES,
+        default=COMPILES[0],
+        help=f"compile the DiT's blocks with torch.compile (default: {COMPILES[0]})",
+    )
+    add(
+        "--attention",
+        choices=ATTENTIONS,
+        default=ATTENTIONS[0],
+        help=f"implementation of attention in the DiT (default: {ATTENTIONS[0]})",
+    )
     add("--device", default="default", help="device that the model runs on")
     add("--seed", type=int, default=0, help="seed of the pictures (default: 0; /seed changes it)")
     add("--steps", type=int, default=Settings.steps, help=f"sampling steps (default: {Settings.steps})")
     add("--guidance", type=float, default=Settings.guidance, help=f"FLUX's guidance (default: {Settings.guidance})")
+    add(
+        "--solver",
+        choices=SOLVERS,
+        default=Settings.solver,
+        help=f"solver; dpm2 needs fewer steps (default: {Settings.solver})",
+    )
+    add(
+        "--cache",
+        choices=CACHES,
+        default=Settings.cache,
+        help=f"skip blocks that hardly change a step's result (default: {Settings.cache})",
+    )
     add(
         "--area-side",
         type=int,
@@ -108,6 +134,8 @@ def run(arguments: argparse.Namespace, out: TextIO, plain: host.PlainHost) -> in
             arguments.device,
             arguments.storage,
             arguments.offload,
+            arguments.compile,
+            arguments.attention,
         )
         if arguments.memory is None:
             settings = replace(settings, memory=default_memory(model["vlm"].scope))
@@ -304,6 +332,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     settings = Settings(
         steps=arguments.steps,
         guidance=arguments.guidance,
+        solver=arguments.solver,
+        cache=arguments.cache,
         area_side=arguments.area_side,
         t5=arguments.t5,
         max_new_tokens=arguments.max_new_tokens,

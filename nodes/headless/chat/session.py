@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ....uniworld_core.backbones.qwen_vl import MAX_NEW_TOKENS
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
+from ....uniworld_core.sampling.cache import CACHES
+from ....uniworld_core.sampling.solvers import SOLVERS
 from ... import host
 from ...pack.conditioning import EncodeCondition
 from ...pack.loaders import LoadUniWorld
@@ -35,6 +37,7 @@ class Settings:
     """Settings of the replies.
 
     Attributes:
+        solver, cache: one of `SOLVERS` and one of `CACHES`.
         area_side: area of the pictures, as the side of a square in pixels; 0 for the model's own.
         t5: also encode the last instruction with T5 and CLIP.
         memory: one of `MEMORIES`.
@@ -43,6 +46,8 @@ class Settings:
     seed: int = 0
     steps: int = STEPS
     guidance: float = GUIDANCE
+    solver: str = SOLVERS[0]
+    cache: str = CACHES[0]
     area_side: int = 0
     t5: bool = False
     max_new_tokens: int = MAX_NEW_TOKENS
@@ -175,7 +180,16 @@ class Session:
         latent = LatentByAspect().execute(**square, batch_size=1, references=like, dit=dit)[0]
         (sigmas,) = Scheduler().execute(dit, latent, settings.steps, 1.0)
         (painted,) = Sampler().execute(
-            dit, conditioning, latent, settings.seed, settings.steps, settings.guidance, 1.0, sigmas
+            dit,
+            conditioning,
+            latent,
+            settings.seed,
+            settings.steps,
+            settings.guidance,
+            1.0,
+            sigmas,
+            settings.cache,
+            settings.solver,
         )
         host.current().check_interrupt()
         return [to_rgb(image) for image in VAEDecode().execute(self._model["vae"], painted)[0]]
@@ -214,17 +228,16 @@ def open_model(
     device: str,
     storage: str = "auto",
     offload: str = "auto",
+    compile: str = "off",
+    attention: str = "auto",
 ) -> dict[str, Any]:
     """Open the parts of a model, by the names of Load UniWorld's outputs. Weights are read when first used.
 
     Raises:
         UniWorldError: the model does not exist, or its files do not match.
     """
-    return dict(
-        zip(
-            LoadUniWorld.RETURN_NAMES, LoadUniWorld().execute(checkpoint, flux, siglip, dtype, device, storage, offload)
-        )
-    )
+    loaded = LoadUniWorld().execute(checkpoint, flux, siglip, dtype, device, storage, offload, compile, attention)
+    return dict(zip(LoadUniWorld.RETURN_NAMES, loaded))
 
 
 def open_picture(path: Path) -> Image.Image:

@@ -112,9 +112,11 @@ def _best_fit(specs: list[Spec], saved: list[object]) -> WidgetValues | None:
 def _lacks_appended(specs: list[Spec], saved: list[object], current: WidgetValues) -> bool:
     """Return whether a list is short only because the node got optional inputs after the workflow was saved.
 
-    The editor then gives these their defaults. With a helper widget the places are ambiguous: older editors saved none.
+    The editor then gives these their defaults. Without values of all helper widgets the places are ambiguous: older editors
+    saved none.
     """
-    if current.implausible or any(widget.helper for widget in current.widgets.values()):
+    helpers = {name for name, widget in current.widgets.items() if widget.helper and widget.saved}
+    if current.implausible or not helpers <= set(current.positions):
         return False
     appended = list(itertools.takewhile(lambda spec: spec.optional and spec.has_widget, reversed(specs)))
     return current.count - len(appended) <= len(saved) < current.count

@@ -17,6 +17,7 @@ from uniworld.nodes.pack.conditioning import conditioning_of, to_condition
 from uniworld.nodes.pack.folders import companion, model_choices, model_folder
 from uniworld.nodes.pack.parts import HeldPart, torch_dtype
 from uniworld.uniworld_core import Condition, UniWorld
+from uniworld.uniworld_core.backbones import flux_dit
 from uniworld.uniworld_core.backbones.flux_vae import read_native_side
 from uniworld.uniworld_core.images.pictures import to_image
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
@@ -225,7 +226,8 @@ def keep(folder: Path, *names: str) -> None:
 
 def test_a_freshly_dropped_loader_opens_what_ships() -> None:
     fresh = {name: options[0].get("default", kind[0]) for name, (kind, *options) in inputs_of("UniWorldLoader").items()}
-    assert fresh == {"checkpoint": "nano", **AUTO, "device": "default", "storage": "auto", "offload": "auto"}
+    defaults = {"device": "default", "storage": "auto", "offload": "auto", "compile": "off", "attention": "auto"}
+    assert fresh == {"checkpoint": "nano", **AUTO, **defaults}
     assert run("UniWorldLoader", **fresh)[2].facts.native_side == 128
 
 
@@ -513,6 +515,28 @@ def test_item_of_a_batch_takes_its_own_seed(parts: dict[str, Any], conditioning:
     for index, seed in enumerate((2**64 - 2, 2**64 - 1, 0)):
         alone = sample(parts, conditioning, latent(), seed=seed)
         torch.testing.assert_close(batch[index : index + 1], alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("cache", "solver"), [("strong", "euler"), ("off", "dpm2")])
+def test_cache_and_solver_are_the_cores(
+    cache: str,
+    solver: str,
+    parts: dict[str, Any],
+    conditioning: Any,
+    core: UniWorld,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Above the change of tiny's first block from step to step.
+    monkeypatch.setitem(flux_dit._CACHE_THRESHOLDS, "strong", 10.0)
+    settings: dict[str, Any] = {"steps": 4, "cache": cache, "solver": solver}
+    painted = sample(parts, conditioning, latent(), **settings)
+    assert [value for value, *_ in recorder.seen] == [1, 2, 3, 4]
+    assert all(isinstance(preview, Image.Image) for *_, preview in recorder.seen)
+    wanted = core.sample(to_condition(conditioning), 48, 64, seed=5, **settings)
+    torch.testing.assert_close(painted, wanted, rtol=0, atol=1e-5)
+    assert torch.equal(painted, sample(parts, conditioning, latent(), **settings))
+    assert not torch.equal(painted, sample(parts, conditioning, latent(), steps=4))
 
 
 def test_noise_mask_keeps_what_is_outside_it(parts: dict[str, Any], conditioning: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
 from ....uniworld_core.images.pictures import to_bytes
 from ....uniworld_core.prompts.reference import Reference
+from ....uniworld_core.sampling.cache import CACHES
+from ....uniworld_core.sampling.solvers import SOLVERS
 from ..judge.judge import judge, judge_answer
 from ..judge.verdict import Verdict
 from ..tasks.split import Split
@@ -49,6 +52,8 @@ def examine(
     split: Split = "test",
     side: int = SIDE,
     progress: Callable[[str, int, int], None] | None = None,
+    solver: str = SOLVERS[0],
+    cache: str = CACHES[0],
 ) -> ExamReport:
     """Evaluate a model.
 
@@ -63,19 +68,21 @@ def examine(
         split: "test" is held out from training.
         side: side of the pictures in pixels.
         progress: called with the kind, its finished tasks and their total.
+        solver, cache: as in `UniWorld.sample`.
 
     Raises:
         UniWorldError: a kind is unknown, or `count`, `batch` or `seed` is invalid.
     """
     chosen = tuple(KINDS if kinds is None else kinds)
     _check(chosen, count, batch, seed)
+    sample = partial(model.sample, steps=steps, guidance=guidance, solver=solver, cache=cache)
     examined: list[ExamResult] = []
     for kind in chosen:
         tasks = exam_tasks(kind, count, seed, split, side)
         for start in range(0, count, batch):
             some = tasks[start : start + batch]
             seeds = [(seed + number) % 2**64 for number in range(start, start + len(some))]
-            examined += _examine_some(model, some, seeds, steps, guidance, use_siglip, use_t5)
+            examined += _examine_some(model, some, seeds, sample, use_siglip, use_t5)
             if progress is not None:
                 progress(kind, start + len(some), count)
     settings = {
@@ -86,6 +93,8 @@ def examine(
         "side": side,
         "steps": steps,
         "guidance": guidance,
+        "solver": solver,
+        "cache": cache,
         "siglip": use_siglip,
         "t5": use_t5,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -144,8 +153,7 @@ def _examine_some(
     model: UniWorld,
     tasks: Sequence[ShapesTask],
     seeds: Sequence[int],
-    steps: int,
-    guidance: float,
+    sample: Callable[..., torch.Tensor],
     use_siglip: bool,
     use_t5: bool,
 ) -> list[ExamResult]:
@@ -154,7 +162,7 @@ def _examine_some(
     if tasks[0].kind == "question":
         done = _answer(model, tasks, references)
     else:
-        done = _paint(model, tasks, references, seeds, steps, guidance, use_t5)
+        done = _paint(model, tasks, references, seeds, sample, use_t5)
     return [replace(one, routed_right=way) for one, way in zip(done, _route(model, tasks, references))]
 
 
@@ -163,14 +171,13 @@ def _paint(
     tasks: Sequence[ShapesTask],
     references: Sequence[list[Reference]],
     seeds: Sequence[int],
-    steps: int,
-    guidance: float,
+    sample: Callable[..., torch.Tensor],
     use_t5: bool,
 ) -> list[ExamResult]:
     side = tasks[0].side
     with torch.inference_mode():
         condition = model.encode([task.prompt for task in tasks], list(references), use_t5=use_t5)
-        latents = model.sample(condition, side, side, steps=steps, guidance=guidance, seed=list(seeds))
+        latents = sample(condition, side, side, seed=list(seeds))
         painted = _pictures(model.decode(latents))
     return [ExamResult(task, judge(task, picture), picture) for task, picture in zip(tasks, painted)]
 

@@ -232,6 +232,19 @@ def test_with_json_each_failure_is_reported_and_the_chat_continues(chat: Any) ->
     }
 
 
+def test_solver_and_cache_reach_the_sampler(chat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = chat_session.Sampler.execute, []
+
+    def recorded(*arguments: Any) -> Any:
+        seen.append(arguments[-2:])
+        return real(*arguments)
+
+    monkeypatch.setattr(chat_session.Sampler, "execute", recorded)
+    assert chat("/paint a dog", "talk", "--solver", "dpm2", "--cache", "light")[0] == 0
+    assert chat("/paint a dog", "talk")[0] == 0
+    assert seen == [("light", "dpm2"), ("off", "euler")]
+
+
 def test_a_message_that_is_too_long_fails_and_is_not_saved(chat: Any) -> None:
     code, _, err = chat("/ask Why?\n/ask " + "word " * 5000, "talk")
     assert code == 1

@@ -216,12 +216,17 @@ def test_optional_inputs_that_were_appended_after_saving_get_their_defaults():
     about = info(a=TEXT, n=NUMBER, optional={"later": TEXT, "last": NUMBER})
     assert values(about, ["A", 5]) == {"a": "A", "n": 5, "later": "t", "last": 3}
     assert values(about, ["A", 5, "L"]) == {"a": "A", "n": 5, "later": "L", "last": 3}
+    about = info(seed=SEED, n=NUMBER, optional={"later": TEXT, "last": NUMBER})
+    assert values(about, [8, "fixed", 5]) == {"seed": 8, "n": 5, "later": "t", "last": 3}
+    assert values(about, [8, "randomize", 5, "L"]) == {"seed": 8, "n": 5, "later": "L", "last": 3}
 
 
 @pytest.mark.parametrize(("about", "saved"), [
     (info(a=TEXT, n=NUMBER, optional={"later": TEXT}), ["A"]),  # a required input has no value
     (info(a=TEXT, n=NUMBER, optional={"later": TEXT}), [5, "A"]),  # the values are those of other inputs
     (info(a=TEXT, seed=SEED, optional={"later": TEXT}), ["A", 5]),  # a helper of the seed may be missing instead
+    (info(seed=SEED, n=NUMBER, optional={"later": NUMBER, "last": NUMBER}), [8, 5, 6]),  # no helper, and one appended
+    (info(image=UPLOAD, optional={"later": TEXT}), ["a.png"]),  # the button may be missing
 ])  # fmt: skip
 def test_a_short_list_is_refused_where_it_is_ambiguous(about, saved):
     with pytest.raises(ValueError, match="it is unclear which value belongs to which input"):

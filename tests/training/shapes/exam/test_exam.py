@@ -18,6 +18,7 @@ from uniworld.training.shapes.exam.sheet import contact_sheet, write_sheet
 from uniworld.training.shapes.judge.verdict import Verdict
 from uniworld.training.shapes.tasks.tasks import KINDS, ShapesTask
 from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.errors import UniWorldError
 
 
 class Stand:
@@ -47,7 +48,7 @@ class Stand:
         return self.known(prompts, references)
 
     def sample(
-        self, tasks: list[ShapesTask], height: int, width: int, steps: int, guidance: float, seed: list[int]
+        self, tasks: list[ShapesTask], height: int, width: int, steps: int, guidance: float, seed: list[int], **_: str
     ) -> Any:
         assert len(seed) == len(tasks)
         pictures = [task.target if self.picture == "target" else (*task.references, task.target)[0] for task in tasks]
@@ -201,6 +202,9 @@ def test_a_real_model_is_evaluated_end_to_end() -> None:
     assert reported == [(kind, 2, 2) for kind in kinds]
     assert all((one.painted is None) == (one.task.kind == "question") for one in report.examined)
     assert {one.painted.size for one in report.examined if one.painted} == {(128, 128)}
-    again = examine(model, 1, kinds, steps=2)
+    again = examine(model, 1, kinds, steps=2, solver="euler", cache="off")
+    assert report.settings["solver"] == "euler"
+    with pytest.raises(UniWorldError, match="solver is 'heun'"):
+        examine(model, 1, ["add"], steps=2, solver="heun")
     alone, together = (np.asarray(some.of("compose")[0].painted, np.int16) for some in (again, report))
     assert np.abs(alone - together).max() <= 1  # of 255: batching changes the rounding
