@@ -242,8 +242,8 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def kontext_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny FLUX.1 Kontext with random weights: the only model in a `diffusers` folder. Tests only read it."""
-    return make_kontext(tmp_path_factory.mktemp("kontext") / "diffusers" / "Kontext")
+    """A tiny FLUX.1 Kontext with random weights, in models/diffusers under the published name. Tests only read it."""
+    return make_kontext(tmp_path_factory.mktemp("kontext") / "models" / "diffusers" / "FLUX.1-Kontext-dev")
 
 
 @pytest.fixture

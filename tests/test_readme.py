@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,9 +24,33 @@ def side() -> int:
     return SIDE
 
 
+def python_examples(page: str) -> list[str]:
+    """Return the Python code in a page of the documentation."""
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_python_example_of_kontext_runs(kontext_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from uniworld.uniworld_core import UniWorld
+
+    _, code = python_examples("api")
+    changes = {
+        '"models/diffusers/FLUX.1-Kontext-dev"': repr(str(kontext_folder)),
+        'dtype=torch.bfloat16, device="cuda"': "dtype=torch.float32",
+        "guidance=2.5": "guidance=2.5, steps=1",
+    }
+    for written, here in changes.items():
+        assert code.count(written) == 1, written
+        code = code.replace(written, here)
+    monkeypatch.chdir(ROOT / "workflows" / "input")
+    names: dict[str, Any] = {"UniWorld": UniWorld, "torch": torch, "Image": Image}
+    exec(code.replace("photo.jpg", "cat.jpg"), names)
+    assert tuple(names["image"].shape) == (1, names["size"].height, names["size"].width, 3)
+
+
 def test_the_python_example_runs_with_nano(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    text = (DOCS / "api.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    code = python_examples("api")[0]
     code, opened = re.subn(
         r"from_pretrained\(\n.*?\n\)", 'from_pretrained("nano", dtype=torch.float32)', code, flags=re.DOTALL
     )

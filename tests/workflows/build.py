@@ -347,7 +347,7 @@ def main() -> None:
     import conftest  # noqa: F401  (makes the checkout importable as `uniworld`)
     from workflows.catalog import CATALOG
 
-    from workflows import native
+    from workflows import families, native
 
     for name, drawn in sample_pictures().items():  # first, because the workflows refer to these files
         drawn.save(INPUT / name)
@@ -358,6 +358,9 @@ def main() -> None:
     for graph in native.graphs():  # no API form: the nodes are ComfyUI's
         file = WORKFLOWS / f"{CATALOG[graph.name].file}.json"
         file.write_text(to_text(native.with_models(graph.editor())), encoding="utf-8")
+    for graph in families.graphs():  # no API form: the model does not ship
+        file = WORKFLOWS / f"{CATALOG[graph.name].file}.json"
+        file.write_text(to_text(graph.editor()), encoding="utf-8")
     subgraphs = ROOT / "subgraphs"
     subgraphs.mkdir(exist_ok=True)
     (subgraphs / f"{BLUEPRINT}.json").write_text(to_text(edit_blueprint()), encoding="utf-8")

@@ -16,6 +16,7 @@ class Entry:
 
     Attributes:
         needs_comfyui: whether it has nodes that only ComfyUI has.
+        needs_model: the folder in models/diffusers that it is for; "" if it runs with a model that ships.
         place: the number before the title in the file name, which sorts the templates. Perception maps share one number.
     """
 
@@ -24,6 +25,7 @@ class Entry:
     description: str
     tags: tuple[str, ...]
     needs_comfyui: bool = False
+    needs_model: str = ""
 
     @property
     def file(self) -> str:
@@ -33,11 +35,16 @@ class Entry:
     def about(self, name: str) -> dict[str, Any]:
         """Metadata that is stored in the workflow."""
         about = {"name": name, "title": self.title, "description": self.description, "tags": list(self.tags)}
-        return about | ({"needs_comfyui": True} if self.needs_comfyui else {})
+        about |= {"needs_comfyui": True} if self.needs_comfyui else {}
+        return about | ({"needs_model": self.needs_model} if self.needs_model else {})
 
 
 def _map(title: str, description: str) -> Entry:
     return Entry(8, title, description, ("Perception",))
+
+
+def _of_family(title: str, description: str, model: str) -> Entry:
+    return Entry(9, title, description, ("Edit",), needs_model=model)
 
 
 def _native(title: str, description: str) -> Entry:
@@ -84,6 +91,9 @@ CATALOG = {
     "perception_sketch": _map("Sketch map", "Paint a line drawing of the image."),
     "perception_segmentation": _map("Segmentation map", "Mark the object that you name and get its mask."),
     "perception_detection": _map("Detection map", "Paint boxes around the objects that you name and get them as data."),
+    "kontext_edit": _of_family(
+        "Kontext edit", "Change a photograph with FLUX.1 Kontext, which you download yourself.", "FLUX.1-Kontext-dev"
+    ),
     "native_edit": _native("Native edit", "Edit an image with ComfyUI's own loaders and KSampler."),
     "native_multi_reference": _native(
         "Native multi reference", "Combine several images with ComfyUI's own loaders and KSampler."

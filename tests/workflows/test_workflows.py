@@ -50,7 +50,8 @@ def test_every_promised_workflow_is_there() -> None:
     assert set(NAMES) == promised | {f"perception_{task}" for task in TASKS}
     native = {"native_edit", "native_multi_reference", "native_lora"}
     there = {path.name for path in (ROOT / "workflows").glob("*.json")}
-    assert there == {file(name).name for name in [*NAMES, *native]}
+    families = {"kontext_edit"}
+    assert there == {file(name).name for name in [*NAMES, *native, *families]}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,7 +66,7 @@ def test_a_short_name_and_the_name_of_the_file_find_one_workflow(name: str) -> N
 def test_cards_are_in_the_order_in_which_people_try_them_and_say_what_they_do() -> None:
     from uniworld.nodes.headless.workflow.shipped import shipped
 
-    cards = [card for card in shipped().values() if not card.needs_comfyui]
+    cards = [card for card in shipped().values() if not card.needs_comfyui and not card.needs_model]
     assert [card.name for card in cards[:3]] == ["edit", "text_to_image", "multi_reference"]
     assert all(card.name.startswith("perception") for card in cards[-9:])
     for card in cards:

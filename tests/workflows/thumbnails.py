@@ -37,6 +37,17 @@ def native_card(name: str) -> Image.Image:
     return card(befores, result(name.removeprefix("native_"))[0], same.task.prompt)
 
 
+def family_card(name: str) -> Image.Image:
+    """Draw the card of a workflow whose model does not ship: it names the model in place of a result."""
+    from workflows.catalog import CATALOG
+    from workflows.families import EDITS
+
+    picture = Image.open(ROOT / "workflows" / "input" / EDITS[name].picture).convert("RGB")
+    side, left = min(picture.size), (picture.width - min(picture.size)) // 2
+    square = picture.crop((left, 0, left + side, side))
+    return card([square], CATALOG[name].needs_model.replace("-", " "), EDITS[name].prompt)
+
+
 def negative() -> Image.Image:
     """Paint the picture of text_to_image with the shipped LoRA merged into nano."""
     from safetensors.torch import load_file
@@ -64,6 +75,9 @@ def main(names: list[str]) -> None:
     from workflows.samples import SAMPLES
 
     for name in names or CATALOG:
+        if CATALOG[name].needs_model:
+            family_card(name).save(ROOT / "workflows" / f"{CATALOG[name].file}.jpg", quality=88, optimize=True)
+            continue
         if CATALOG[name].needs_comfyui:
             native_card(name).save(ROOT / "workflows" / f"{CATALOG[name].file}.jpg", quality=88, optimize=True)
             continue

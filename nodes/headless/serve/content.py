@@ -121,7 +121,7 @@ def stock_templates() -> list[dict[str, object]]:
             "mediaType": "image",
             "mediaSubtype": "jpg",
             "tags": list(one.tags),
-            "models": ["UniWorld-V1"],
+            "models": [one.needs_model or "UniWorld-V1"],
         }
         for one in shipped().values()
         if not one.needs_comfyui

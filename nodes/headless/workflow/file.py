@@ -90,15 +90,19 @@ class Workflow:
 
 
 def shipped_workflows() -> list[str]:
-    """Return the short names of the workflows shipped with the package that run without ComfyUI."""
-    return [name for name, one in shipped(SHIPPED).items() if not one.needs_comfyui]
+    """Return the short names of the shipped workflows that run with the shipped models, without ComfyUI."""
+    return [name for name, one in shipped(SHIPPED).items() if not one.needs_comfyui and not one.needs_model]
 
 
 def list_shipped() -> str:
-    """Return the short names of all shipped workflows for a message; those that need ComfyUI come last."""
-    comfyui = [name for name, one in shipped(SHIPPED).items() if one.needs_comfyui]
-    names = ", ".join(shipped_workflows()) or "none"
-    return f"{names}; in ComfyUI or with --server: {', '.join(comfyui)}" if comfyui else names
+    """Return the short names of all shipped workflows for a message; those that need a model or ComfyUI come last."""
+    every = shipped(SHIPPED).items()
+    groups = {
+        "": shipped_workflows() or ["none"],
+        "with their own model: ": [f"{name} ({one.needs_model})" for name, one in every if one.needs_model],
+        "in ComfyUI or with --server: ": [name for name, one in every if one.needs_comfyui],
+    }
+    return "; ".join(f"{where}{', '.join(names)}" for where, names in groups.items() if names)
 
 
 def find_workflow(name: str) -> Path:

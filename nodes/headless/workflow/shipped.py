@@ -23,6 +23,7 @@ class ShippedWorkflow:
     Attributes:
         name: the short name, such as `edit`.
         needs_comfyui: whether it has nodes that only ComfyUI has, so that it runs there or with --server.
+        needs_model: the folder in models/diffusers that it is for; "" if it runs with a model that ships.
         file: its editor form; the thumbnail has the same name with the suffix .jpg.
     """
 
@@ -32,6 +33,7 @@ class ShippedWorkflow:
     description: str
     tags: tuple[str, ...]
     needs_comfyui: bool = False
+    needs_model: str = ""
 
 
 @cache
@@ -53,4 +55,5 @@ def _read(file: Path) -> ShippedWorkflow:
         about.get("description", title),
         tags,
         about.get("needs_comfyui") is True,
+        about.get("needs_model", ""),
     )

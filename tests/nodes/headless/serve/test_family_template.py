@@ -1,0 +1,27 @@
+"""A template of another family runs on the server, and its model is in the loader's list."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from uniworld.nodes.headless.registry.registry import Registry
+from uniworld.nodes.headless.workflow.file import find_workflow, read_workflow
+
+PICTURES = Path(__file__).resolve().parents[4] / "workflows" / "input"
+
+
+def test_kontext_edit(start: Callable[..., Any], registry: Registry, kontext_folder: Path, tmp_path: Path) -> None:
+    live = start(models=kontext_folder.parents[1])
+    loader = live.get("/object_info/UniWorldLoader").json["UniWorldLoader"]["input"]["required"]
+    assert loader["checkpoint"][0][0] == "FLUX.1-Kontext-dev"
+    shutil.copy(PICTURES / "cat.jpg", tmp_path / "input")
+    prompt = read_workflow(find_workflow("kontext_edit"), registry).prompt
+    by_class = {one["class_type"]: one["inputs"] for one in prompt.values()}
+    by_class["UniWorldSampler"]["steps"] = 1
+    by_class["UniWorldLoader"]["dtype"] = "float32"
+    entry = live.run(prompt)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    assert len(list((tmp_path / "output").rglob("*.png"))) == 1

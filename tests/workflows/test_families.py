@@ -1,0 +1,170 @@
+"""The workflows of other families: layout, and that they run unchanged on a model in models/diffusers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+from workflows.catalog import CATALOG  # noqa: E402
+from workflows.families import EDITS, graphs  # noqa: E402
+from workflows.layout import around, covered_titles, crossings, opened_scale  # noqa: E402
+
+NAMES = [name for name, entry in CATALOG.items() if entry.needs_model]
+FAST = ("UniWorld Sampler.steps=1", "Load UniWorld.dtype=float32")
+
+
+def file(name: str) -> Path:
+    return ROOT / "workflows" / f"{CATALOG[name].file}.json"
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads(file(name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def models(kontext_folder: Path) -> dict[str, Path]:
+    """The folder of models in which the checkpoint of each workflow lies."""
+    return {"kontext_edit": kontext_folder.parents[1]}
+
+
+def run(capsys: Any, models: Path, name: str, *changes: str) -> tuple[int, list[str], str]:
+    from uniworld.__main__ import main
+
+    code = main(["run", name, "--models", str(models), *(f"--set={change}" for change in (*FAST, *changes))])
+    out, err = capsys.readouterr()
+    return code, out.splitlines(), err
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestFile:
+    def test_the_builder_makes_what_is_committed(self, name: str) -> None:
+        (graph,) = (one for one in graphs() if one.name == name)
+        assert graph.editor() == read(name)
+        card = file(name).with_suffix(".jpg")
+        with Image.open(card) as picture:
+            assert picture.size == (400, 400)
+        assert card.stat().st_size < 30_000
+
+    def test_it_is_readable(self, name: str) -> None:
+        workflow = read(name)
+        boxes = [around(node) for node in workflow["nodes"]]
+        assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :] if a.meets(b, 16)]
+        assert crossings(workflow) == covered_titles(workflow) == []
+        assert opened_scale(boxes) >= 0.6
+        (graph,) = (one for one in graphs() if one.name == name)
+        widths = {node["id"]: node["size"][0] for node in workflow["nodes"]}
+        shown = [node for node in graph.nodes if not node.collapsed]
+        assert all(widths[node.id] >= graph.least_width(node) for node in shown)
+
+    def test_its_card_and_its_name_say_which_model_it_needs(self, name: str) -> None:
+        from uniworld.nodes.headless.serve.content import stock_templates
+        from uniworld.nodes.headless.workflow.file import find_workflow, list_shipped, shipped_workflows
+
+        assert find_workflow(name) == file(name)
+        assert name not in shipped_workflows()
+        model = CATALOG[name].needs_model
+        assert f"{name} ({model})" in list_shipped()
+        (card,) = (card for card in stock_templates()[0]["templates"] if card["name"] == name)  # type: ignore[attr-defined]
+        assert card["models"] == [model]
+
+
+def test_every_family_has_its_settings() -> None:
+    assert set(EDITS) <= set(NAMES)
+
+
+class TestKontext:
+    def test_it_edits(
+        self, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        code, out, err = run(capsys, models["kontext_edit"], "kontext_edit")
+        assert code == 0, err
+        with Image.open(out[-1].strip()) as saved:
+            assert saved.size == (80, 48)  # the preferred ratio of 451x300, at the tiny VAE's native side of 64
+            first = saved.tobytes()
+        code, out, err = run(capsys, models["kontext_edit"], "kontext_edit", "UniWorld Condition.prompt=Make it red.")
+        assert code == 0, err
+        with Image.open(out[-1].strip()) as saved:
+            assert saved.tobytes() != first
+
+    def test_the_edit_of_uniworld_runs_on_it_unchanged(
+        self, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in ("edit", "edit_with_mask", "perception_depth"):
+            code, _, err = run(
+                capsys,
+                models["kontext_edit"],
+                name,
+                "Load UniWorld.checkpoint=FLUX.1-Kontext-dev",
+                "Load UniWorld.flux=nano",
+            )
+            assert code == 0, err
+            assert "FLUX.1 Kontext has all its parts in its own folder; ignored: flux nano." in err
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("understand", "FLUX.1 Kontext does not answer in text"),
+            ("auto_route", "FLUX.1 Kontext has no routing head"),
+        ],
+    )
+    def test_what_it_lacks_is_one_sentence(
+        self,
+        models: dict[str, Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: Any,
+        name: str,
+        said: str,
+    ) -> None:
+        from uniworld.__main__ import main
+
+        monkeypatch.chdir(tmp_path)
+        options = ["--models", str(models["kontext_edit"]), "--set", "Load UniWorld.checkpoint=FLUX.1-Kontext-dev"]
+        assert main(["run", name, *options]) == 1
+        assert said in capsys.readouterr().err
+
+    def test_without_the_model_the_error_names_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        code, _, err = run(capsys, tmp_path, "kontext_edit")
+        assert code == 2
+        assert "'FLUX.1-Kontext-dev'" in err
+
+    def test_rows_of_a_batch(
+        self, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        from uniworld.__main__ import main
+
+        monkeypatch.chdir(tmp_path)
+        settings = dict(change.split("=") for change in FAST)
+        prompts = [{"UniWorld Condition.prompt": f"Make it {i}."} for i in range(2)]
+        rows = [{"id": str(i), "set": prompt | settings} for i, prompt in enumerate(prompts)]
+        Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        shutil.copy(ROOT / "workflows" / "input" / "cat.jpg", tmp_path)
+        options = ["--rows", "rows.jsonl", "--models", str(models["kontext_edit"])]
+        assert main(["batch", "kontext_edit", *options]) == 0, capsys.readouterr().err
+        assert len(list(tmp_path.rglob("*.png"))) == 2
+
+    def test_a_chat_edits_its_latest_picture(
+        self, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        import io
+
+        from uniworld.__main__ import main
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.stdin", io.StringIO("/paint a cat\n/paint Make it red.\n"))
+        options = ["--models", str(models["kontext_edit"]), "--checkpoint", "FLUX.1-Kontext-dev", "--steps", "1"]
+        assert main(["chat", *options]) == 0, capsys.readouterr().err
+        assert len(list(tmp_path.rglob("*_painted.png"))) == 2
