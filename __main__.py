@@ -21,8 +21,9 @@ COMMANDS = {
     "convert": "convert a checkpoint, for ComfyUI, diffusers or to another dtype",
     "data": "check, convert, cache or generate training data",
     "eval": "evaluate a model",
+    "lora": "inspect a LoRA, or convert it for diffusers and ComfyUI",
 }
-TRAINING = ("train", "convert", "data", "eval")
+TRAINING = ("train", "convert", "data", "eval", "lora")
 # Only in a checkout: the installed package has no tests.
 CHECKOUT_COMMANDS = {"test": "run the tests of this checkout"}
 

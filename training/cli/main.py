@@ -1,4 +1,4 @@
-"""Dispatch of the commands `uniworld train`, `uniworld convert`, `uniworld data` and `uniworld eval`."""
+"""Dispatch of the commands `uniworld train`, `convert`, `data`, `eval` and `lora`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from .command import Command
 from .convert import CONVERT_COMMANDS
 from .data import DATA_COMMANDS
 from .eval import EVAL_COMMANDS
+from .lora import LORA_COMMANDS
 from .train import TRAIN_COMMANDS
 
-COMMANDS: dict[tuple[str, ...], Command] = {**TRAIN_COMMANDS, **CONVERT_COMMANDS, **DATA_COMMANDS, **EVAL_COMMANDS}
+COMMANDS: dict[tuple[str, ...], Command] = {
+    **TRAIN_COMMANDS,
+    **CONVERT_COMMANDS,
+    **DATA_COMMANDS,
+    **EVAL_COMMANDS,
+    **LORA_COMMANDS,
+}
 
 _EPILOG = "Exit codes: 0 success, 1 failed or interrupted, 2 bad usage, configuration or data."
 

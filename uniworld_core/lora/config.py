@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UniWorldError, shown
@@ -39,6 +39,7 @@ class AdapterConfig:
         rank, alpha: of all modules that no pattern names; None if the settings lack them.
         rank_pattern, alpha_pattern: {pattern of a module's name: rank or alpha}, as PEFT matches them.
         rank_stabilized: whether the scale is alpha / sqrt(rank) (arXiv 2312.03732) instead of alpha / rank.
+        in_file: whether they are in the metadata of the weights' own file, where diffusers reads them too.
     """
 
     source: str
@@ -47,6 +48,7 @@ class AdapterConfig:
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
     rank_stabilized: bool = False
+    in_file: bool = False
 
     def rank_of(self, module: str) -> int | None:
         """Return the rank of a module, by its name in the network."""
@@ -108,7 +110,7 @@ def config_in_metadata(metadata: Mapping[str, str], source: str) -> AdapterConfi
     if not isinstance(raw, dict):
         raise UniWorldError(f"{where} holds a {type(raw).__name__}, not an object: copy the file again.")
     own = {key.removeprefix(_COMPONENT): value for key, value in raw.items() if key.startswith(_COMPONENT)}
-    return adapter_config(own, where) if own else None
+    return replace(adapter_config(own, where), in_file=True) if own else None
 
 
 def check_alpha(alpha: float, what: str) -> float:

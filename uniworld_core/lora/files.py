@@ -29,6 +29,8 @@ _ENDINGS = (
     re.compile(r"\.lora(?:_linear_layer)?\.(?P<kind>down|up)\.weight"),
 )
 _ALPHA = ".alpha"
+# What `LoraFile.alpha` reports as the source of an alpha that nothing names.
+UNKNOWN_ALPHA = "the rank, as neither the file nor a configuration has alpha"
 _DOWN = ("A", "down")
 # Prefixes of modules' names. "base_model.model." is PEFT's, "transformer." diffusers', the next two ComfyUI's, and the last
 # that of UniWorld-V1's checkpoints.
@@ -95,7 +97,7 @@ class LoraFile:
             return module.alpha, f"{_ALPHA} in {self.file.name}"
         if self.config is not None and (alpha := self.config.alpha_of(module.bare)) is not None:
             return alpha, self.config.source
-        return float(module.rank), "the rank, as neither the file nor a configuration has alpha"
+        return float(module.rank), UNKNOWN_ALPHA
 
     def scale(self, module: LoraModule, given: float | None = None) -> float:
         """Return the factor with which a module was trained: alpha / r, or alpha / sqrt(r) if rank-stabilized."""
