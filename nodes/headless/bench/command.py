@@ -83,8 +83,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, action="append", default=[], metavar="DIR", help="folder of the download")
     parser.add_argument(
-        "--data", type=Path, action="append", required=True, metavar="DIR", help="folder of the download"
+        "--count",
+        type=_positive,
+        default=10,
+        metavar="N",
+        help="number of items of each kind, for shapes (default: 10)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run; created if missing")
     parser.add_argument("--split", default="", help="the subset of a benchmark that has several, such as a language")
@@ -187,7 +192,7 @@ def run(arguments: argparse.Namespace, out: TextIO, open_place: OpenPlace) -> in
     run = RunFolder(arguments.out)
     whole = step in SUITES
     if whole or step == "plan":
-        options = SuiteOptions(arguments.split)
+        options = SuiteOptions(arguments.split, arguments.count)
         plan = make_plan(
             arguments.benchmark, arguments.data, options, arguments.limit, arguments.seed, run, arguments.partial
         )
@@ -280,6 +285,8 @@ def _generate(
 def _judge(
     arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: BenchPlan, digest: Digests, whole: bool
 ) -> int:
+    if plan.suite.exact:
+        raise UniWorldError(f"{plan.suite.title} needs no judge. Run `uniworld bench score {run.folder}`.")
     made = find_made(run, plan)
     server = OPENAI_URL if arguments.judge == "openai" else arguments.judge
     settings = JudgeSettings(arguments.judge_model, server, arguments.temperature, arguments.scoring)

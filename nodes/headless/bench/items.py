@@ -71,9 +71,15 @@ class BenchItems:
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """Choices of a user about the items: `split` names a subset, such as a language; "" for the suite's default."""
+    """Choices of a user about the items.
+
+    Attributes:
+        split: names a subset, such as a language.
+        count: number of items of each kind, for a suite that draws its items.
+    """
 
     split: str = ""
+    count: int = 10
 
 
 @dataclass(frozen=True)
@@ -119,13 +125,17 @@ class Suite(Protocol):
         splits: valid values of `SuiteOptions.split`; the first is the default. Empty if there is no choice.
         main: the value of a picture by which the report sorts, and which `bench compare` compares.
         published: published results.
+        draws: whether the suite draws its items, rather than reading them from a download.
+        exact: whether `measure` scores the results, without a judge.
     """
 
     title: str
     about: str
     splits: tuple[str, ...]
     main: str
-    published: tuple[PublishedResult, ...]
+    published: tuple[PublishedResult, ...] = ()
+    draws: bool = False
+    exact: bool = False
 
     def read(self, data: Sequence[Path], options: SuiteOptions, sources: Path) -> BenchItems:
         """Read the items from the user's download.
@@ -149,6 +159,10 @@ class Suite(Protocol):
 
     def score(self, item: BenchItem, answers: Mapping[str, str], mode: Mode) -> Values | Unscored:
         """Return the values of one result, or why there are none."""
+
+    def measure(self, item: BenchItem, result: Path) -> Values | Unscored:
+        """Return the values of one result without a judge, for an exact suite."""
+        return Unscored("it needs a judge")
 
     def aggregate(self, entries: Sequence[tuple[BenchItem, Values]]) -> BenchScores:
         """Compute the table. An item may occur several times: with several samples, and when entries are resampled."""

@@ -198,8 +198,14 @@ def make_plan(
         raise UniWorldError(f"--split '{options.split}' is unknown. The splits are: {', '.join(suite.splits)}.")
     if not suite.splits and options.split:
         raise UniWorldError(f"{suite.title} has no splits. Omit --split.")
+    if suite.draws == bool(data):
+        raise UniWorldError(
+            f"{suite.title} draws its items. Omit --data."
+            if data
+            else f"{suite.title} needs its files. Pass their folder as --data."
+        )
     split = options.split or (suite.splits[0] if suite.splits else "")
-    read = suite.read(data, SuiteOptions(split), run.sources)
+    read = suite.read(data, SuiteOptions(split, options.count), run.sources)
     items = limited(read.items, limit)
     chosen = {item.id for item in items}
     if len(chosen) != len(items):
@@ -212,7 +218,8 @@ def make_plan(
             f"The download is incomplete: the source pictures of {len(missing)} of {len(items)} items cannot be used, such "
             f"as '{picture}' ({reason}). Download it again, or add --partial to measure the other items."
         )
-    settings = {"split": split, "limit": None if len(items) == len(read.items) else limit, "seed": seed}
+    drawn = {"count": options.count} if suite.draws else {}
+    settings = {"split": split, **drawn, "limit": None if len(items) == len(read.items) else limit, "seed": seed}
     return BenchPlan(name, read.edition, settings, items, len(read.items), read.prompts, read.files, missing)
 
 

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -56,11 +57,20 @@ def score_results(
         place = (item.id, sample)
         if place in made.missing:
             scored.append(ScoredResult(item, sample, "missing", reason=made.missing[place]))
+        elif plan.suite.exact:
+            scored.append(_measured(plan.suite, item, sample, made.pictures[place]))
         elif place not in judged:
             scored.append(ScoredResult(item, sample, "open", reason="it is not judged"))
         else:
             scored.append(_score(plan.suite, item, judged[place], replies, mode, digest))
     return scored
+
+
+def _measured(suite: Suite, item: BenchItem, sample: int, picture: Path) -> ScoredResult:
+    values = suite.measure(item, picture)
+    if isinstance(values, Unscored):
+        return ScoredResult(item, sample, "unscored", reason=values.reason)
+    return ScoredResult(item, sample, "scored", values)
 
 
 def _score(

@@ -35,8 +35,13 @@ ANSWER_TOKENS = 8
 
 def exam_tasks(kind: str, count: int, seed: int = 0, split: Split = "test", side: int = SIDE) -> list[ShapesTask]:
     """Return tasks of one kind. They depend neither on `count`, which only adds more, nor on other kinds."""
+    return [exam_task(kind, number, seed, split, side) for number in range(count)]
+
+
+def exam_task(kind: str, number: int, seed: int = 0, split: Split = "test", side: int = SIDE) -> ShapesTask:
+    """Return one task of `exam_tasks` by its number."""
     stream = [seed, KINDS.index(kind)] if kind in KINDS else [seed]
-    return [make_task(kind, np.random.default_rng([*stream, number]), split, side) for number in range(count)]
+    return make_task(kind, np.random.default_rng([*stream, number]), split, side)
 
 
 def examine(

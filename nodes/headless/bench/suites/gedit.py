@@ -17,7 +17,7 @@ from .....uniworld_core.errors import UniWorldError, brief, shown
 from .....uniworld_core.files import write_atomic
 from .. import gedit
 from ..download import Download, filled, is_relative, picture_problem
-from ..items import BenchItem, BenchItems, BenchScores, PublishedResult, SuiteOptions, Values
+from ..items import BenchItem, BenchItems, BenchScores, PublishedResult, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
 from ..outcome import Mode, Unscored
 
@@ -39,7 +39,7 @@ def _published(model: str, source: str, consistency: float, quality: float, over
     return PublishedResult(model, "gpt-4.1", _EDITION, {"SC": consistency, "PQ": quality, "O": overall}, source)
 
 
-class GEditSuite:
+class GEditSuite(Suite):
     """GEdit-Bench in one language."""
 
     title = "GEdit-Bench"

@@ -14,7 +14,7 @@ from typing import Any
 from .....uniworld_core.errors import UniWorldError, shown
 from .. import imgedit
 from ..download import Download, is_relative, picture_problem, root_of, text_of
-from ..items import BenchItem, BenchItems, BenchScores, PublishedResult, SuiteOptions, Values
+from ..items import BenchItem, BenchItems, BenchScores, PublishedResult, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
 from ..outcome import Mode, Unscored
 
@@ -48,7 +48,7 @@ def _published(model: str, source: str, *scores: float) -> PublishedResult:
     return PublishedResult(model, "gpt-4.1", "ImgEdit (June 2025)", dict(zip(_COLUMNS, scores)), source)
 
 
-class ImgEditSuite:
+class ImgEditSuite(Suite):
     """The basic suite."""
 
     title = "ImgEdit-Bench"
@@ -109,14 +109,13 @@ class ImgEditSuite:
         return BenchScores({kind: {"score": table.groups[kind]} for kind in [*order, *rest]}, table.overall)
 
 
-class ImgEditUGESuite:
+class ImgEditUGESuite(Suite):
     """The UGE suite."""
 
     title = "ImgEdit-Bench UGE"
     about = "47 difficult edits; the judge gives 1 to 5"
     splits: tuple[str, ...] = ()
     main = "score"
-    published: tuple[PublishedResult, ...] = ()
 
     def read(self, data: Sequence[Path], options: SuiteOptions, sources: Path) -> BenchItems:
         """See `Suite.read`."""

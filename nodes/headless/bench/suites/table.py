@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .....uniworld_core.errors import UniWorldError
 from ..items import Suite
+from ..shapes import ShapesSuite
 from .gedit import GEditSuite
 from .imgedit import ImgEditSuite, ImgEditUGESuite
 from .wise import WISESuite
@@ -13,6 +14,7 @@ SUITES: dict[str, Suite] = {
     "imgedit_uge": ImgEditUGESuite(),
     "gedit": GEditSuite(),
     "wise": WISESuite(),
+    "shapes": ShapesSuite(),
 }
 
 

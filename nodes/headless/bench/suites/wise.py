@@ -14,7 +14,7 @@ from typing import Any
 from .....uniworld_core.errors import UniWorldError, shown
 from .. import wise
 from ..download import Download, filled, text_of
-from ..items import BenchItem, BenchItems, BenchScores, PublishedResult, SuiteOptions, Values
+from ..items import BenchItem, BenchItems, BenchScores, PublishedResult, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
 from ..outcome import Mode, Unscored
 
@@ -36,7 +36,7 @@ _KNOWN = {
 _READERS = {"verified": wise.read_verified, "legacy": wise.read_legacy}
 
 
-class WISESuite:
+class WISESuite(Suite):
     """One edition of WISE; "legacy_rewrite" has the first edition's prompts with the knowledge written out."""
 
     title = "WISE"
