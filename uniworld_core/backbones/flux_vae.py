@@ -1,4 +1,4 @@
-"""FLUX's VAE: pictures to latents and back."""
+"""FLUX's VAE, and others of its architecture: pictures to latents and back."""
 
 from __future__ import annotations
 
@@ -45,10 +45,16 @@ _RULES = {
 
 
 class VAE(ComputeModule):
-    """The autoencoder of a FLUX folder. It returns its own latents, which `latent_format` converts for the DiT."""
+    """diffusers' AutoencoderKL. It returns its own latents, which `latent_format` converts for the DiT.
 
-    def __init__(self, autoencoder: Any) -> None:
+    Args:
+        autoencoder: the network.
+        base: the family's latent format, of which the network's configuration replaces channels, shift and scale.
+    """
+
+    def __init__(self, autoencoder: Any, base: LatentFormat = FLUX_LATENTS) -> None:
         super().__init__()
+        self._base = base
         # Any: diffusers' type hints omit methods that are set at run time.
         self.autoencoder: Any = autoencoder
 
@@ -69,10 +75,10 @@ class VAE(ComputeModule):
 
     @property
     def latent_format(self) -> LatentFormat:
-        """FLUX's latent format, with the channels, shift and scale of this autoencoder."""
+        """The family's latent format, with the channels, shift and scale of this autoencoder."""
         config = self._config
         shift, scale = float(config.shift_factor or 0.0), float(config.scaling_factor)
-        return replace(FLUX_LATENTS, channels=int(config.latent_channels), shift=shift, scale=scale)
+        return replace(self._base, channels=int(config.latent_channels), shift=shift, scale=scale)
 
     @property
     def native_side(self) -> int:
@@ -86,7 +92,7 @@ class VAE(ComputeModule):
         Raises:
             UniWorldError: the shape of the latents is invalid, or a value is not finite.
         """
-        channels, factor = int(self._config.latent_channels), FLUX_LATENTS.factor
+        channels, factor = int(self._config.latent_channels), self._base.factor
         if z_BChw.ndim != 4 or z_BChw.shape[1] != channels or 0 in z_BChw.shape:
             raise UniWorldError(
                 f"The latent has shape {list(z_BChw.shape)}; this VAE takes (batch, {channels}, height/{factor}, "
@@ -110,7 +116,7 @@ class VAE(ComputeModule):
         """
         if image_BHWC.ndim != 4 or image_BHWC.shape[-1] != 3 or not len(image_BHWC):
             raise UniWorldError(f"The picture has shape {list(image_BHWC.shape)}; expected (batch, height, width, 3).")
-        check_size(image_BHWC.shape[1], image_BHWC.shape[2], FLUX_LATENTS.unit)
+        check_size(image_BHWC.shape[1], image_BHWC.shape[2], self._base.unit)
         # Bit-identical to the published code: 2x - 1 rounds differently, and so do convolutions in another memory layout.
         pixels = ((image_BHWC.permute(0, 3, 1, 2).contiguous() - 0.5) / 0.5).to(self.device, self.dtype)
         posterior: Any = self._or_in_tiles(lambda: self.autoencoder.encode(pixels).latent_dist)
@@ -129,7 +135,7 @@ class VAE(ComputeModule):
                 release_frames(error)
             autoencoder = self.autoencoder
             before = autoencoder.use_tiling, autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size
-            tiles = True, TILE, TILE // FLUX_LATENTS.factor
+            tiles = True, TILE, TILE // self._base.factor
             try:
                 autoencoder.use_tiling, autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = tiles
                 return compute()

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's files in a checkpoint folder: weights, tokenizer, picture processor, generation settings."""
+"""Qwen2.5-VL's files in a checkpoint folder: weights, tokenizer, picture processor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UniWorldError
-from ..loading.settings import FLAG, TOKEN, either, listed, number, optional, read_json, take, whole
+from ..loading.settings import optional, take, whole
 from ..loading.vocabulary import check_ids, qwen_tokenizer
 from ..loading.weights import Names, build
 from ..prompts.text import IMAGE_PAD, VISION_END, VISION_START
@@ -14,7 +14,7 @@ from .picture_processor import PROCESSOR, make_processor, processor_settings
 from .qwen_config import QwenVLConfig
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+    from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 # Limits of Qwen's own preprocessor_config.json.
 _MIN_PIXELS, _MAX_PIXELS = 3136, 12845056
@@ -36,18 +36,6 @@ _QWEN_PROCESSOR = PROCESSOR | {
     "min_pixels": _PIXELS,
     "max_pixels": _PIXELS,
     **dict.fromkeys(("patch_size", "merge_size", "temporal_patch_size"), whole(1, 256)),
-}
-# Accepted keys of a generation_config.json. Others request search methods that VLM.generate does not support, or run code.
-TEMPERATURE = number(1e-6, 1e6)  # logits are divided by it, and overflow at smaller values
-_GENERATION = {
-    "bos_token_id": optional(TOKEN),
-    "eos_token_id": optional(either(TOKEN, listed(TOKEN, 1, 64))),
-    "pad_token_id": optional(TOKEN),
-    "do_sample": FLAG,
-    "temperature": optional(TEMPERATURE),
-    "top_p": optional(number(1e-6, 1)),
-    "top_k": optional(whole(0, 2**21)),
-    "repetition_penalty": optional(number(1e-3, 1e3)),
 }
 
 
@@ -134,16 +122,6 @@ def read_processor(folder: Path, config: QwenVLConfig, pixels: int | None) -> An
     # Both forms are set before the processor is made, because transformers 4 and 5 follow different ones.
     limits = {"min_pixels": low, "max_pixels": high, "size": {"shortest_edge": low, "longest_edge": high}}
     return make_processor("Qwen2VLImageProcessor", settings | limits, file)
-
-
-def read_generation(folder: Path, config: QwenVLConfig) -> GenerationConfig:
-    """Read the checkpoint's default settings for text generation. Raises UniWorldError if the file is damaged."""
-    from transformers import GenerationConfig
-
-    file = folder / "generation_config.json"
-    known = take(read_json(file), _GENERATION, str(file)) if file.exists() else {}
-    ids = {key: config.text[key] for key in ("bos_token_id", "eos_token_id") if key in config.text}
-    return GenerationConfig(**ids | known)
 
 
 def single_id(tokenizer: PreTrainedTokenizerFast, word: str) -> int:

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import nn
 
 from ..errors import UniWorldError, shown
-from ..loading.dtypes import OVERFLOW
 from ..loading.offload import explain_out_of_memory
 from ..loading.parts import NetworkPart
 from ..loading.storage import ComputeModule
@@ -25,8 +24,9 @@ from ..prompts.conversation import Conversation, Prompt, as_conversations, as_li
 from ..prompts.reference import Reference
 from ..prompts.text import ASSISTANT, IMAGE_PAD
 from ..sampling.seeds import check_seed
+from .generation import GREEDY, TEMPERATURE, after_each_token, only_finite, read_generation
 from .qwen_config import QwenVLConfig
-from .qwen_files import QWEN_NAMES, TEMPERATURE, build_qwen, read_generation, read_processor, read_tokenizer, single_id
+from .qwen_files import QWEN_NAMES, build_qwen, read_processor, read_tokenizer, single_id
 from .qwen_template import conversation_text, turns_in
 from .rope import rope_positions
 
@@ -214,7 +214,7 @@ class VLM(ComputeModule):
         start = inputs.ids.shape[1]
         config = copy.deepcopy(self.generation)
         config.update(max_new_tokens=max_new_tokens, pad_token_id=self.tokenizer.pad_token_id)
-        config.update(**({"do_sample": True, "temperature": temperature} if temperature > 0 else _GREEDY))
+        config.update(**({"do_sample": True, "temperature": temperature} if temperature > 0 else GREEDY))
         devices = [self.device] if self.device.type == "cuda" else []
         with explain_out_of_memory(self, "conversation"), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
@@ -222,8 +222,8 @@ class VLM(ComputeModule):
                 input_ids=inputs.ids,
                 attention_mask=inputs.mask.long(),
                 generation_config=config,
-                logits_processor=_only_finite(start),
-                stopping_criteria=_after_each_token(start, callback),
+                logits_processor=only_finite(start),
+                stopping_criteria=after_each_token(start, callback),
                 **self._pictures(inputs),
             )
         return ids[:, start:]
@@ -303,13 +303,9 @@ def vlm_part(
         read=lambda: (
             read_tokenizer(tokenizer or folder, config),
             read_processor(processor or folder, config, pixels),
-            read_generation(folder, config),
+            read_generation(folder, config.text),
         ),
     )
-
-
-# A checkpoint's generation_config may set sampling options, of which transformers warns in greedy decoding: reset them.
-_GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
 def _conversations(prompts: Sequence[Prompt], pictures: Sequence[Sequence[Image.Image]] | None) -> list[Conversation]:
@@ -322,36 +318,3 @@ def _conversations(prompts: Sequence[Prompt], pictures: Sequence[Sequence[Image.
             "empty for a prompt without pictures, and at least one prompt."
         )
     return as_conversations(prompts, [[Reference(picture) for picture in item] for item in pictures])
-
-
-def _after_each_token(start: int, callback: Callable[[int], None] | None) -> Any:
-    from transformers import StoppingCriteria, StoppingCriteriaList
-
-    class Report(StoppingCriteria):
-        def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-            if callback is not None:
-                callback(input_ids.shape[1] - start)
-            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-
-    return StoppingCriteriaList([Report()])
-
-
-def _only_finite(start: int) -> Any:
-    """Make a logits processor that raises UniWorldError at NaN and infinity.
-
-    Sampling from such values fails in torch, on a GPU for all later calls of the process. Greedy decoding would return a
-    meaningless token.
-    """
-    from transformers import LogitsProcessor, LogitsProcessorList
-
-    class OnlyFinite(LogitsProcessor):
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            # Masked tokens are -infinity, which is fine. The maximum is NaN if any value is.
-            if not bool(torch.isfinite(scores.amax(dim=-1)).all()):
-                raise UniWorldError(
-                    f"The logits of token {input_ids.shape[1] - start + 1} of the answer are NaN or infinite: {OVERFLOW}; "
-                    "otherwise the weights are damaged."
-                )
-            return scores
-
-    return LogitsProcessorList([OnlyFinite()])

@@ -135,7 +135,8 @@ class Shards:
             store the same tensor, the headers exceed the limits, or a quantized weight's scale is missing or invalid.
     """
 
-    NAMES = ("model", "diffusion_pytorch_model")
+    NAMES: tuple[str, ...] = ("model", "diffusion_pytorch_model")
+    SUFFIX = ".safetensors"
 
     def __init__(self, folder: Path, files: Sequence[Path] | None = None) -> None:
         self.folder = folder
@@ -148,7 +149,7 @@ class Shards:
         for name, in_file in self._index.items():
             indexed.setdefault(in_file, set()).add(name)
         for file in files:
-            header = read_header(file, budget)
+            header = self._header(file, budget)
             if (expected := indexed.get(file.name)) and expected.isdisjoint(header):
                 raise UniWorldError(
                     f"{file} holds none of the tensors that the index lists for it ({some(sorted(expected))}): "
@@ -165,6 +166,14 @@ class Shards:
         self._stored = {name: (self.dtypes[name], self.shapes[name], file) for name, file in self.files.items()}
         self.encodings = self._find_encodings()
 
+    def _header(self, file: Path, budget: HeaderBudget) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Return {tensor: (dtype, shape)} of a file."""
+        return read_header(file, budget)
+
+    def _open(self, file: Path) -> Any:
+        """Open a file as `safe_open` does."""
+        return open_shard(file)
+
     def _find_encodings(self) -> dict[str, Encoding]:
         try:
             found = find_encodings(self.shapes, self.dtypes, self._read_small)
@@ -176,7 +185,7 @@ class Shards:
         return found.weights
 
     def _read_small(self, name: str) -> torch.Tensor:
-        with open_shard(self._stored[name][2]) as shard:
+        with self._open(self._stored[name][2]) as shard:
             return self._tensor(shard, name).clone()
 
     def with_file(self, name: str) -> str:
@@ -213,7 +222,7 @@ class Shards:
         for name in names:
             wanted.setdefault(self.files[name], []).append(name)
         for file, here in wanted.items():
-            with open_shard(file) as shard:
+            with self._open(file) as shard:
                 for name in here:
                     yield name, shard
 
@@ -240,7 +249,7 @@ class Shards:
         if file == self.files[weight]:
             tensor = self._tensor(shard, name)
         else:
-            with open_shard(file) as other:
+            with self._open(file) as other:
                 tensor = self._tensor(other, name)
         if tensor.is_floating_point() and (bad := int((~tensor.isfinite()).sum())):
             raise UniWorldError(
@@ -282,15 +291,16 @@ class Shards:
 
     def _find(self) -> list[Path]:
         for stem in self.NAMES:
-            index = self.folder / f"{stem}.safetensors.index.json"
+            index = self.folder / f"{stem}{self.SUFFIX}.index.json"
             if index.is_file():
                 return self._indexed(index)
-            single = self.folder / f"{stem}.safetensors"
+            single = self.folder / f"{stem}{self.SUFFIX}"
             if single.is_file():
                 return [single]
+        expected = " or ".join(f"{stem}{self.SUFFIX}" for stem in self.NAMES)
         raise UniWorldError(
-            f"{self.folder} holds no weights: expected model.safetensors or diffusion_pytorch_model.safetensors, or the "
-            "shards of one with its .safetensors.index.json. Copy the complete folder."
+            f"{self.folder} holds no weights: expected {expected}, or the shards of one with its "
+            f"{self.SUFFIX}.index.json. Copy the complete folder."
         )
 
     def _indexed(self, index: Path) -> list[Path]:

@@ -1,0 +1,87 @@
+"""Text generation with transformers: the settings in a model folder, and checks of every token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import UniWorldError
+from ..loading.dtypes import OVERFLOW
+from ..loading.settings import FLAG, TOKEN, either, listed, number, optional, read_json, take, whole
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
+# Accepted keys of a generation_config.json. Others request search methods that `generate` does not support, or run code.
+TEMPERATURE = number(1e-6, 1e6)  # logits are divided by it, and overflow at smaller values
+_GENERATION = {
+    "bos_token_id": optional(TOKEN),
+    "eos_token_id": optional(either(TOKEN, listed(TOKEN, 1, 64))),
+    "pad_token_id": optional(TOKEN),
+    "do_sample": FLAG,
+    "temperature": optional(TEMPERATURE),
+    "top_p": optional(number(1e-6, 1)),
+    "top_k": optional(whole(0, 2**21)),
+    "repetition_penalty": optional(number(1e-3, 1e3)),
+}
+# A checkpoint's generation_config may set sampling options, of which transformers warns in greedy decoding: reset them.
+GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
+
+def read_generation(folder: Path, text: Mapping[str, Any]) -> GenerationConfig:
+    """Read a folder's default settings for text generation.
+
+    Args:
+        text: settings of the language model, whose special tokens are used if the file has none.
+
+    Raises:
+        UniWorldError: the file is damaged.
+    """
+    from transformers import GenerationConfig
+
+    file = folder / "generation_config.json"
+    known = take(read_json(file), _GENERATION, str(file)) if file.exists() else {}
+    ids = {key: text[key] for key in ("bos_token_id", "eos_token_id") if key in text}
+    return GenerationConfig(**ids | known)
+
+
+def after_each_token(start: int, callback: Callable[[int], None] | None) -> Any:
+    """Make a stopping criterion that calls back with the number of new tokens, and never stops.
+
+    Args:
+        start: number of tokens of the prompt among those that `generate` passes on.
+        callback: an exception from it ends the answer.
+    """
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class Report(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            if callback is not None:
+                callback(input_ids.shape[1] - start)
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+    return StoppingCriteriaList([Report()])
+
+
+def only_finite(start: int) -> Any:
+    """Make a logits processor that raises UniWorldError at NaN and infinity.
+
+    Sampling from such values fails in torch, on a GPU for all later calls of the process. Greedy decoding would return a
+    meaningless token.
+    """
+    from transformers import LogitsProcessor, LogitsProcessorList
+
+    class OnlyFinite(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            # Masked tokens are -infinity, which is fine. The maximum is NaN if any value is.
+            if not bool(torch.isfinite(scores.amax(dim=-1)).all()):
+                raise UniWorldError(
+                    f"The logits of token {input_ids.shape[1] - start + 1} of the answer are NaN or infinite: {OVERFLOW}; "
+                    "otherwise the weights are damaged."
+                )
+            return scores
+
+    return LogitsProcessorList([OnlyFinite()])
