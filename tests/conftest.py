@@ -10,6 +10,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 # Test processes that share the cores use one thread each: more threads than cores wait for one another and are slower.
@@ -180,6 +181,36 @@ def editr1_pipes() -> EditR1Golden:
     return EditR1Golden(settings, load_file(folder / "pipes.safetensors"))
 
 
+def _writer(name: str) -> ModuleType:
+    """Import a module beside this file that writes a tiny model."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    return writer
+
+
+@pytest.fixture(scope="session")
+def tiny_unipic() -> ModuleType:
+    """The module that writes a tiny UniPic and changes its weights."""
+    return _writer("tiny_unipic")
+
+
+@pytest.fixture(scope="session")
+def unipic(tiny_unipic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny UniPic with random weights, shared by the tests that only read it."""
+    folder: Path = tmp_path_factory.mktemp("models") / "unipic"
+    tiny_unipic.write_unipic(folder, TINY / "uniworld")
+    return folder
+
+
+@pytest.fixture
+def unipic_copy(unipic: Path, tmp_path: Path) -> Path:
+    """A copy of `unipic` that a test may damage."""
+    return Path(shutil.copytree(unipic, tmp_path / "unipic"))
+
+
 @pytest.fixture(scope="session")
 def qwen_edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Qwen-Image-Edit-2509 with random weights, shared by the tests that only read it."""
@@ -187,13 +218,8 @@ def qwen_edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     if not has_qwen_image():
         pytest.skip("the installed diffusers is too old for Qwen-Image")
-    spec = importlib.util.spec_from_file_location("tiny_qwen_edit", Path(__file__).with_name("tiny_qwen_edit.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    writer = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(writer)
     folder = tmp_path_factory.mktemp("models") / "qwen_edit"
-    writer.write_qwen_edit(folder, TINY / "uniworld")
+    _writer("tiny_qwen_edit").write_qwen_edit(folder, TINY / "uniworld")
     return folder
 
 

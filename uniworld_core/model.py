@@ -15,7 +15,6 @@ from .backbones.qwen_vl import MAX_NEW_TOKENS
 from .errors import UniWorldError, shown
 from .families.family import Family, LoadedParts, ModelFolders, Route
 from .families.table import family_by_config, family_of
-from .families.uniworld_v1.painting import GUIDANCE, STEPS
 from .images.pictures import Picture
 from .images.sizes import Size
 from .loading.memory import ManagedModule, ModelMemory, default_budget
@@ -33,7 +32,7 @@ from .sampling import flow
 from .sampling.cache import CACHES
 from .sampling.condition import Condition
 from .sampling.latents import LatentFormat
-from .sampling.sampler import paint, sequence_length
+from .sampling.sampler import sequence_length
 from .sampling.seeds import check_seed
 from .sampling.solvers import SOLVERS
 
@@ -226,6 +225,8 @@ class UniWorld:
                 shapes that do not fit are named.
         """
         check_strength(strength)
+        if self.parts.facts.shift is None:
+            raise UniWorldError(f"{self.family.name} takes no LoRA: use the checkpoint as it is.")
         lora = open_lora(source, layers_of_part(self.parts["dit"]), alpha)
         self._loras.append((lora, strength))
         return self
@@ -303,8 +304,8 @@ class UniWorld:
         cond: Condition,
         height: int = 1024,
         width: int = 1024,
-        steps: int = STEPS,
-        guidance: float = GUIDANCE,
+        steps: int | None = None,
+        guidance: float | None = None,
         seed: int | Sequence[int] = 0,
         noise: torch.Tensor | None = None,
         sigmas: torch.Tensor | None = None,
@@ -312,17 +313,18 @@ class UniWorld:
         cache: str = CACHES[0],
         solver: str = SOLVERS[0],
     ) -> torch.Tensor:
-        """Paint unscaled VAE latents (B, 16, H/8, W/8).
+        """Paint unscaled VAE latents, such as (B, 16, H/8, W/8) for FLUX.
 
         Args:
             cond: the condition from `encode`. One item may have several seeds, or several items one seed.
             height, width: size in pixels, multiples of 16.
-            steps: number of steps.
-            guidance: FLUX's embedded guidance.
+            steps: number of steps; None for the published number.
+            guidance: the model's guidance, such as FLUX's embedded one; None for the published one.
             seed: one seed, or one per item. A seed gives the same picture alone and in a batch.
             noise: starting noise (B, 16, H/8, W/8) on the DiT's side, to use instead of a seed.
             sigmas: schedule (steps + 1) to use instead of the published one.
-            callback: called after every step with a `flow.Step`. An exception from it ends the run.
+            callback: called after every step with a `flow.Step`; for UniPic, with a `Revealed`. An exception from it ends the
+                run.
             cache: "light" or "strong" skips blocks whose result hardly changes from step to step; see `CACHES`.
             solver: "euler", or "dpm2" for fewer steps; see `SOLVERS`.
 
@@ -338,8 +340,17 @@ class UniWorld:
         dit = self._on_device("dit", tokens * self.parts.facts.token_bytes + low_rank)
         for lora, strength in self._loras:
             dit = LoraPainter(dit, lora, strength)
-        return paint(
-            dit, cond, size, start, steps, guidance, sigmas=sigmas, callback=callback, solver=solver, cache=cache
+        return self.family.paint(
+            dit,
+            cond,
+            size,
+            start,
+            self.family.steps if steps is None else steps,
+            self.family.guidance if guidance is None else guidance,
+            sigmas=sigmas,
+            callback=callback,
+            solver=solver,
+            cache=cache,
         )
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:

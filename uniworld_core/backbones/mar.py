@@ -76,7 +76,7 @@ class MAREncoder(nn.Module):
 
     def __init__(self, widths: MARWidths) -> None:
         super().__init__()
-        self.buffers = widths.buffers
+        self.buffer_count = widths.buffers
         self.z_proj = nn.Linear(widths.channels, widths.width)
         self.z_proj_ln = nn.LayerNorm(widths.width, eps=1e-6)
         self.fake_latent = nn.Parameter(torch.empty(1, widths.width))
@@ -94,9 +94,9 @@ class MAREncoder(nn.Module):
             visible_BL: True at visible tokens, equally many in each row.
             grid: height and width in tokens.
         """
-        buffers = self.fake_latent.expand(len(x_BLC), self.buffers, -1)
-        x = torch.cat([buffers, self.z_proj(x_BLC)], dim=1) + resized(self.positions, grid, self.buffers)
-        x = self.z_proj_ln(x)[_with_buffers(visible_BL, self.buffers)].reshape(len(x), -1, x.shape[-1])
+        buffers = self.fake_latent.expand(len(x_BLC), self.buffer_count, -1)
+        x = torch.cat([buffers, self.z_proj(x_BLC)], dim=1) + resized(self.positions, grid, self.buffer_count)
+        x = self.z_proj_ln(x)[_with_buffers(visible_BL, self.buffer_count)].reshape(len(x), -1, x.shape[-1])
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
@@ -107,7 +107,7 @@ class MARDecoder(nn.Module):
 
     def __init__(self, widths: MARWidths) -> None:
         super().__init__()
-        self.buffers = widths.buffers
+        self.buffer_count = widths.buffers
         self.embed = nn.Linear(widths.width, widths.width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, widths.width))
         self.positions = nn.Parameter(torch.empty(1, widths.buffers + widths.side**2, widths.width))
@@ -132,15 +132,15 @@ class MARDecoder(nn.Module):
             grid: height and width in tokens.
             source_BMW: states (B, K + L, W) that stand at hidden places instead of the mask token, for an edit.
         """
-        visible = _with_buffers(visible_BL, self.buffers)
+        visible = _with_buffers(visible_BL, self.buffer_count)
         y = self.embed(x_BNW)
         hidden = self.mask_token.to(y.dtype) if source_BMW is None else self.embed(source_BMW)
         y_BMW = hidden.expand(*visible.shape, -1).clone()
         y_BMW[visible] = y.flatten(0, 1)
-        y_BMW = y_BMW + resized(self.positions, grid, self.buffers)
+        y_BMW = y_BMW + resized(self.positions, grid, self.buffer_count)
         for block in self.blocks:
             y_BMW = block(y_BMW)
-        return self.norm(y_BMW)[:, self.buffers :] + resized(self.places, grid, 0)
+        return self.norm(y_BMW)[:, self.buffer_count :] + resized(self.places, grid, 0)
 
 
 def resized(table_1MW: torch.Tensor, grid: tuple[int, int], buffers: int) -> torch.Tensor:

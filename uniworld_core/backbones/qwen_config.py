@@ -33,7 +33,7 @@ from ..loading.settings import (
 )
 
 # Settings of the language model (Qwen2_5_VLTextConfig).
-_TEXT: dict[str, Rule] = {
+TEXT_RULES: dict[str, Rule] = {
     "vocab_size": VOCABULARY,
     "hidden_size": WIDTH,
     "intermediate_size": HIDDEN,
@@ -53,7 +53,7 @@ _TEXT: dict[str, Rule] = {
     "bos_token_id": optional(TOKEN),
     "eos_token_id": optional(either(TOKEN, listed(TOKEN, 1, 64))),
 }
-TEXT_KEYS = tuple(_TEXT)
+TEXT_KEYS = tuple(TEXT_RULES)
 # Early configurations have "mrope" for "default".
 _ROPE_TYPE = choice("default", "mrope")
 _ROPE: dict[str, Rule] = {
@@ -161,7 +161,7 @@ class QwenVLConfig:
         rotary = config.get("rope_parameters")  # transformers 5 combines rope_scaling and rope_theta in it
         if config.get("rope_scaling") is None and isinstance(rotary, Mapping):
             config = {"rope_theta": rotary.get("rope_theta", 1000000.0), **config, "rope_scaling": rotary}
-        rules = {"vision_config": OBJECT, **_TEXT, **_TOKENS}
+        rules = {"vision_config": OBJECT, **TEXT_RULES, **_TOKENS}
         values = take(config, rules, source, ("vision_config", "hidden_size", *_TOKENS))
         return cls(
             text=_text({key: values[key] for key in TEXT_KEYS if key in values}, source),
@@ -190,7 +190,7 @@ class QwenVLConfig:
 def _text(values: dict[str, Any], source: str) -> dict[str, Any]:
     """Check the settings of the language model. Raises UniWorldError if widths or rotary sections do not match."""
     needed = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size", "rope_scaling")
-    values = take(values, _TEXT, source, needed)
+    values = take(values, TEXT_RULES, source, needed)
     heads = values["num_attention_heads"]
     check_heads(values["hidden_size"], heads, source, even=True)
     if heads % values["num_key_value_heads"]:

@@ -18,9 +18,12 @@ from ..errors import UniWorldError
 from ..images.sizes import Size, size_by_aspect
 from ..loading.parts import Part, PartSet
 from ..prompts.conversation import Conversation
+from ..sampling.cache import CACHES
 from ..sampling.condition import Condition
 from ..sampling.flow import Shift
 from ..sampling.latents import LatentFormat
+from ..sampling.sampler import paint
+from ..sampling.solvers import SOLVERS
 
 T = TypeVar("T")
 
@@ -50,7 +53,7 @@ class PaintingFacts:
 
     Attributes:
         latent_format: format of the latents that the model paints and its VAE decodes.
-        shift: shift of the noise levels.
+        shift: shift of the noise levels; None for a model without noise levels, which does not integrate a velocity.
         native_side: side in pixels of the square pictures that the model was trained for.
         token_bytes: working memory of the painter per token, of text or of a latent.
         pixel_bytes: working memory of the VAE per pixel.
@@ -59,7 +62,7 @@ class PaintingFacts:
     """
 
     latent_format: LatentFormat
-    shift: Shift
+    shift: Shift | None
     native_side: int
     token_bytes: int
     pixel_bytes: int
@@ -180,11 +183,14 @@ class Family(Protocol):
         name: display name, such as "UniWorld-V1".
         companions: folders that it uses in addition to the checkpoint: any of "flux" and "siglip".
         t5_length: default number of T5 tokens; None for a family without T5.
+        steps, guidance: published number of steps and guidance.
     """
 
     name: str
     companions: tuple[str, ...]
     t5_length: int | None = None
+    steps: int = 28
+    guidance: float = 3.5
 
     @abstractmethod
     def open(self, folders: ModelFolders) -> FamilyParts:
@@ -203,6 +209,37 @@ class Family(Protocol):
         Raises:
             UniWorldError: the model cannot read a conversation, or a part is missing.
         """
+
+    def paint(
+        self,
+        painter: Any,
+        condition: Condition,
+        size: Size,
+        noise: torch.Tensor | Sequence[int],
+        steps: int,
+        guidance: float,
+        *,
+        sigmas: torch.Tensor | None = None,
+        callback: Callable[[Any], None] | None = None,
+        solver: str = SOLVERS[0],
+        cache: str = CACHES[0],
+    ) -> torch.Tensor:
+        """Paint latents with the loaded `dit`, as `sampler.paint`.
+
+        A family whose models do not integrate a velocity has a method of its own, with its own values for `callback`.
+        """
+        return paint(
+            painter,
+            condition,
+            size,
+            noise,
+            steps,
+            guidance,
+            sigmas=sigmas,
+            callback=callback,
+            solver=solver,
+            cache=cache,
+        )
 
     def understand(
         self,

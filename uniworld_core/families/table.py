@@ -32,15 +32,26 @@ def _qwen_image_edit(pipeline: str) -> Callable[[], Family]:
     return made
 
 
+def _unipic() -> Family:
+    from .unipic.family import UniPicFamily
+
+    return UniPicFamily()
+
+
 # {model type in a folder's configuration: family}. A family is imported when one of its folders is opened.
 FAMILIES: dict[str, Callable[[], Family]] = {
     "univa_qwen2p5vl": _uniworld_v1,
     "FluxKontextPipeline": _kontext,
+    "skywork_unipic": _unipic,
     **{name: _qwen_image_edit(name) for name in ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")},
 }
 
 # Files with the model type, and its key in each. The first file that exists counts; model_index.json is diffusers'.
 TYPE_KEYS = {"config.json": "model_type", "model_index.json": "_class_name"}
+
+
+# {file that identifies a published folder without a configuration: the model type that its configuration would have}.
+MARKS = {"kl16.ckpt": "skywork_unipic"}
 
 
 def family_of(folder: str | Path) -> Family:
@@ -49,6 +60,9 @@ def family_of(folder: str | Path) -> Family:
     Raises:
         UniWorldError: the configuration is missing or damaged, or the family is unknown. The message lists the known ones.
     """
+    for mark, kind in MARKS.items():
+        if (Path(folder) / mark).is_file():
+            return FAMILIES[kind]()
     files = [Path(folder) / name for name in TYPE_KEYS]
     file = next((file for file in files if file.is_file()), files[0])
     return family_by_config(read_json(file), str(file), TYPE_KEYS[file.name])

@@ -73,8 +73,7 @@ def read_tensors(file: Path, limits: PickleLimits = MODEL_LIMITS, inside: str | 
         inside: key of the tensors, for a file that holds {key: {name: tensor}}; None for {name: tensor}.
 
     Raises:
-        UniWorldError: the file is missing or damaged, exceeds the limits, or holds something other than contiguous tensors.
-            The message names it.
+        UniWorldError: the file is missing or damaged, exceeds the limits, or holds something other than tensors. The message names it.
     """
     check_file(file)
     mapped = _check(file, limits)
@@ -94,10 +93,10 @@ def read_tensors(file: Path, limits: PickleLimits = MODEL_LIMITS, inside: str | 
             raise UniWorldError(
                 f"{shown(name)} in {file} is a {type(tensor).__name__}, not a tensor: save only tensors."
             )
-        # An expanded view passes limits on the file's size, but takes its full size once it is copied.
         plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.dtype in _DTYPES
-        if not plain or not tensor.is_contiguous() or tensor.nbytes > size:
-            raise UniWorldError(f"{name} in {file} is not stored as a contiguous tensor: save its values, not a view.")
+        # An expanded view passes limits on the file's size, but takes its full size once it is copied.
+        if not plain or tensor.nbytes > min(size, tensor.untyped_storage().nbytes()):
+            raise UniWorldError(f"{name} in {file} is not stored as a plain tensor: save its values, not a view.")
     return dict(state)
 
 
@@ -137,7 +136,7 @@ class _OpenedFile:
         self._tensors = tensors
 
     def get_tensor(self, name: str) -> torch.Tensor:
-        return self._tensors[name]
+        return self._tensors[name].contiguous()
 
     def get_slice(self, name: str) -> _Slice:
         tensor = self._tensors.get(name)
