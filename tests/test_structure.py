@@ -142,6 +142,7 @@ INNER = {
         "standins": {"tasks", "world"},
         "nano": {"exam", "standins", "tasks", "world"},
         "claims": {"exam", "judge", "nano", "standins", "tasks"},
+        "editr1": {"exam", "judge", "tasks", "world"},
     },
     "nodes": {
         "declare": set(),

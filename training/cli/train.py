@@ -13,6 +13,7 @@ from ...uniworld_core.errors import UniWorldError
 from .command import Bars, Command, add_config, is_rank0
 
 if TYPE_CHECKING:
+    from ..config.editr1 import EditR1Config
     from ..config.settings import Config
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -35,11 +36,14 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from ..config.file import load_config
+    from ..config.editr1 import EditR1Config
+    from ..config.file import load_any
 
-    config = load_config(arguments.config, arguments.set)
+    config = load_any(arguments.config, arguments.set)
     config.check_complete()
     run = arguments.run or Path("runs") / Path(arguments.config).stem
+    if isinstance(config, EditR1Config):
+        return _train_editr1(config, run, arguments.dry_run)
     if arguments.dry_run:
         return _dry_run(config, run)
     from ..run.loop import train
@@ -50,6 +54,34 @@ def _train(arguments: argparse.Namespace) -> int:
     elif is_rank0():
         skipped = f", {result.skipped} bad samples skipped (see skipped.jsonl)" if result.skipped else ""
         say(f"Finished {result.steps} steps{skipped}. Export a checkpoint: uniworld train export {run} FOLDER")
+    return FAILED if result.interrupted else DONE
+
+
+def _train_editr1(config: EditR1Config, run: Path, dry_run: bool) -> int:
+    from ..editr1.loop import open_base_model, train_editr1
+    from ..editr1.summary import summarize_editr1
+    from ..engine.precision import resolve_device
+    from ..shapes.editr1.provide import providers
+
+    if dry_run:
+        import torch
+
+        model = open_base_model(config, torch.device(resolve_device(config.run.device)))
+        summary = summarize_editr1(config, model, providers().open_prompts(config))
+        if is_rank0():
+            print(summary)
+        return DONE
+    result = train_editr1(config, run, providers())
+    if is_rank0() and result.idle:
+        say(
+            f"No group passed the filter in {result.idle} epochs, which changed nothing: see `trained` in metrics.jsonl. If "
+            "this is frequent, choose harder or easier prompts, or other thresholds in the table advantage."
+        )
+    if is_rank0() and result.interrupted:
+        say(f"Stopped after epoch {result.steps} and saved a checkpoint; run the same command again to resume.")
+    elif is_rank0():
+        skipped = f", {result.skipped} bad samples replaced (see skipped.jsonl)" if result.skipped else ""
+        say(f"Finished {result.steps} epochs{skipped}. Export the result: uniworld train export {run} FOLDER")
     return FAILED if result.interrupted else DONE
 
 
@@ -89,9 +121,14 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from ..config.editr1 import EditR1Config
+    from ..editr1.export import export_editr1
     from ..publish.export import export_run
+    from ..run.folder import read_any_config
 
-    export_run(arguments.run, arguments.to, arguments.step, arguments.raw, _dtype(arguments.dtype))
+    with_rewards = isinstance(read_any_config(arguments.run), EditR1Config)
+    export = export_editr1 if with_rewards else export_run
+    export(arguments.run, arguments.to, arguments.step, arguments.raw, _dtype(arguments.dtype))
     print(arguments.to)
     return DONE
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ...uniworld_core.errors import UniWorldError
+from .editr1 import EditR1Config
 from .settings import Config
 
 PRESETS = Path(__file__).parent / "presets"
@@ -29,7 +30,19 @@ def preset_names() -> list[str]:
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Load a preset or a file and apply overrides.
+    """Load a preset or a file of a run that trains on targets, and apply overrides; see `load_any`.
+
+    Raises:
+        UniWorldError: as `load_any`, or the file is of a run with rewards.
+    """
+    config = load_any(source, overrides)
+    if not isinstance(config, Config):
+        raise UniWorldError(f"{source} configures a run with rewards (it has a table editr1): give one without.")
+    return config
+
+
+def load_any(source: str | Path, overrides: Sequence[str] = ()) -> Config | EditR1Config:
+    """Load a preset or a file of either kind and apply overrides. A table `editr1` makes it a run with rewards.
 
     Args:
         source: a name in `preset_names()`, or the path of a TOML file.
@@ -48,9 +61,10 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
             f"The configuration {source} cannot be read ({error}): give a TOML file or a preset, "
             f"{' or '.join(preset_names())}."
         ) from error
+    kind: type[Config | EditR1Config] = EditR1Config if "editr1" in raw else Config
     for override in overrides:
-        _apply(raw, override)
-    return config_from_dict(raw, str(file))
+        _apply(kind, raw, override)
+    return _read(kind, raw, "", str(file))
 
 
 def config_from_dict(raw: Mapping[str, object], source: str = "the configuration") -> Config:
@@ -72,7 +86,7 @@ def parse_toml(text: str, source: str) -> dict[str, object]:
         raise UniWorldError(f"{source} is not TOML: {error}.") from error
 
 
-def to_toml(config: Config) -> str:
+def to_toml(config: Config | EditR1Config) -> str:
     """Write every setting as TOML that loads as the same configuration."""
     lines = []
     for section in fields(config):
@@ -94,14 +108,14 @@ def _toml_value(value: object) -> str:
     return json.dumps(value)
 
 
-def _apply(raw: dict[str, object], override: str) -> None:
+def _apply(root: type, raw: dict[str, object], override: str) -> None:
     """Apply one `section.key=value` to the parsed TOML."""
     name, equals, text = override.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot:
         raise UniWorldError(f"The override '{override}' is not of the form section.key=value, such as run.steps=100.")
-    _check_key(Config, section, "", "--set")
-    kind = get_type_hints(Config)[section]
+    _check_key(root, section, "", "--set")
+    kind = get_type_hints(root)[section]
     _check_key(kind, key, f"{section}.", "--set")
     field_kind = get_type_hints(kind)[key]
     value = _override_value(text.strip(), field_kind)

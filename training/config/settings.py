@@ -44,7 +44,7 @@ class ModelSettings:
     start: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _one_of("model.dtype", self.dtype, DTYPES)
+        one_of("model.dtype", self.dtype, DTYPES)
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class StageSettings:
 
     def __post_init__(self) -> None:
         for part in self.parts:
-            _one_of("stage.parts", part, TRAINABLE_PARTS)
-        _check("stage.parts", list(self.parts), bool(self.parts), f"at least one of {', '.join(TRAINABLE_PARTS)}")
-        _between("stage.t5_drop", self.t5_drop, 0, 1)
-        _at_least("stage.guidance", self.guidance, 0)
-        _one_of("stage.weight", self.weight, (*WEIGHT_FUNCTIONS, NO_WEIGHT))
-        _one_of("stage.mask", self.mask, METHODS)
+            one_of("stage.parts", part, TRAINABLE_PARTS)
+        check("stage.parts", list(self.parts), bool(self.parts), f"at least one of {', '.join(TRAINABLE_PARTS)}")
+        between("stage.t5_drop", self.t5_drop, 0, 1)
+        at_least("stage.guidance", self.guidance, 0)
+        one_of("stage.weight", self.weight, (*WEIGHT_FUNCTIONS, NO_WEIGHT))
+        one_of("stage.mask", self.mask, METHODS)
         if "siglip_projector" in self.parts and not self.use_siglip:
             raise UniWorldError(
                 "stage.parts contains siglip_projector, but stage.use_siglip is false, so it would never be used: set "
@@ -108,10 +108,10 @@ class DataSettings:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        _at_least("data.area", self.area, 1)
-        _one_of("data.ratios", self.ratios, RATIO_SETS)
-        _at_least("data.bad_limit", self.bad_limit, 0)
-        _at_least("data.workers", self.workers, 1)
+        at_least("data.area", self.area, 1)
+        one_of("data.ratios", self.ratios, RATIO_SETS)
+        at_least("data.bad_limit", self.bad_limit, 0)
+        at_least("data.workers", self.workers, 1)
         if self.list and self.shards:
             raise UniWorldError(f"data.list ({self.list}) and data.shards ({self.shards}) are both set; set only one.")
 
@@ -144,15 +144,15 @@ class OptimizerSettings:
     prodigy_d_coef: float = 1.0
 
     def __post_init__(self) -> None:
-        _one_of("optimizer.name", self.name, OPTIMIZERS)
-        _one_of("optimizer.schedule", self.schedule, SCHEDULES)
-        _check("optimizer.lr", self.lr, 0 < self.lr < float("inf"), "a number above 0")
-        _check("optimizer.eps", self.eps, 0 < self.eps < 1, "a small number above 0")
+        one_of("optimizer.name", self.name, OPTIMIZERS)
+        one_of("optimizer.schedule", self.schedule, SCHEDULES)
+        check("optimizer.lr", self.lr, 0 < self.lr < float("inf"), "a number above 0")
+        check("optimizer.eps", self.eps, 0 < self.eps < 1, "a small number above 0")
         for beta in self.betas:
-            _check("optimizer.betas", list(self.betas), 0 <= beta < 1, "two numbers from 0 to below 1")
-        _check("optimizer.prodigy_beta3", self.prodigy_beta3, 0 <= self.prodigy_beta3 < 1, "0 to below 1")
+            check("optimizer.betas", list(self.betas), 0 <= beta < 1, "two numbers from 0 to below 1")
+        check("optimizer.prodigy_beta3", self.prodigy_beta3, 0 <= self.prodigy_beta3 < 1, "0 to below 1")
         for name in ("weight_decay", "warmup", "clip"):
-            _at_least(f"optimizer.{name}", getattr(self, name), 0)
+            at_least(f"optimizer.{name}", getattr(self, name), 0)
         if self.warmup and self.schedule == "constant":
             raise UniWorldError(
                 f"optimizer.warmup is {self.warmup}, but optimizer.schedule 'constant' has no warm-up: set the schedule to "
@@ -167,7 +167,7 @@ class EMASettings:
     decay: float = 0.999
 
     def __post_init__(self) -> None:
-        _check("ema.decay", self.decay, 0 <= self.decay < 1, "a number from 0 to below 1")
+        check("ema.decay", self.decay, 0 <= self.decay < 1, "a number from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -205,13 +205,13 @@ class RunSettings:
     wandb: str = ""
 
     def __post_init__(self) -> None:
-        _one_of("run.parallel", self.parallel, ENGINES)
-        _one_of("run.device", self.device, DEVICES)
+        one_of("run.parallel", self.parallel, ENGINES)
+        one_of("run.device", self.device, DEVICES)
         for name in ("steps", "batch_size", "micro_batch_size", "save_every", "log_every"):
-            _at_least(f"run.{name}", getattr(self, name), 1)
+            at_least(f"run.{name}", getattr(self, name), 1)
         for name in ("keep", "keep_best", "validate_every"):
-            _at_least(f"run.{name}", getattr(self, name), 0)
-        _between("run.seed", self.seed, 0, 2**63 - 1)
+            at_least(f"run.{name}", getattr(self, name), 0)
+        between("run.seed", self.seed, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -233,11 +233,11 @@ class ValidationSettings:
     size: int = 512
 
     def __post_init__(self) -> None:
-        _at_least("validation.steps", self.steps, 1)
-        _at_least("validation.guidance", self.guidance, 0)
-        _between("validation.seed", self.seed, 0, 2**64 - 1)
+        at_least("validation.steps", self.steps, 1)
+        at_least("validation.guidance", self.guidance, 0)
+        between("validation.seed", self.seed, 0, 2**64 - 1)
         fits = self.size >= FLUX_LATENTS.unit and self.size % FLUX_LATENTS.unit == 0
-        _check("validation.size", self.size, fits, f"a multiple of {FLUX_LATENTS.unit}")
+        check("validation.size", self.size, fits, f"a multiple of {FLUX_LATENTS.unit}")
 
 
 @dataclass(frozen=True)
@@ -265,18 +265,22 @@ class Config:
             )
 
 
-def _check(name: str, value: object, valid: bool, expected: str) -> None:
+def check(name: str, value: object, valid: bool, expected: str) -> None:
+    """Raise UniWorldError naming a setting, its value and what is expected, unless the value is valid."""
     if not valid:
         raise UniWorldError(f"{name} is {value!r}; it must be {expected}.")
 
 
-def _one_of(name: str, value: str, choices: Iterable[str]) -> None:
-    _check(name, value, value in choices, f"one of {', '.join(choices)}")
+def one_of(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise UniWorldError unless the value is one of the choices."""
+    check(name, value, value in choices, f"one of {', '.join(choices)}")
 
 
-def _at_least(name: str, value: float, least: float) -> None:
-    _check(name, value, least <= value < float("inf"), f"{least} or more")
+def at_least(name: str, value: float, least: float) -> None:
+    """Raise UniWorldError unless the value is a finite number of at least `least`."""
+    check(name, value, least <= value < float("inf"), f"{least} or more")
 
 
-def _between(name: str, value: float, least: float, most: float) -> None:
-    _check(name, value, least <= value <= most, f"from {least} to {most}")
+def between(name: str, value: float, least: float, most: float) -> None:
+    """Raise UniWorldError unless the value is in the range, ends included."""
+    check(name, value, least <= value <= most, f"from {least} to {most}")

@@ -11,48 +11,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...uniworld_core.errors import UniWorldError, shown
+from ...uniworld_core.errors import UniWorldError
+from ..config.editr1 import AdvantageSettings
 
-FILTERS = ("published", "paper", "none")
-SPREADS = ("global", "group")
 # Added to the standard deviation, as published.
 _EPS = 1e-4
 
 
 @dataclass(frozen=True)
-class AdvantageSettings:
-    """How rewards become advantages.
+class GroupStats:
+    """Statistics of one group's rewards; `std` is that of the population.
 
     Attributes:
-        spread: "global" divides by the standard deviation of all rewards, "group" by that of the sample's group.
-        filter: a name in `FILTERS`. "published" trains on groups with std > `min_std` and mean < `max_mean`. "paper" drops
-            only groups that are both flat and good: std < `min_std` and mean > `max_mean`.
-        min_std, max_mean: the thresholds.
+        trains: whether the group passed the filter.
     """
-
-    spread: str = "global"
-    filter: str = "published"
-    min_std: float = 0.05
-    max_mean: float = 0.9
-
-    def __post_init__(self) -> None:
-        for name, choices in (("spread", SPREADS), ("filter", FILTERS)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise UniWorldError(f"advantage.{name} is {shown(value)}; it must be one of {', '.join(choices)}.")
-        for name in ("min_std", "max_mean"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise UniWorldError(f"advantage.{name} is {value!r}; it must be a number of at least 0.")
-
-
-@dataclass(frozen=True)
-class GroupStats:
-    """Statistics of one group's rewards; `std` is that of the population."""
 
     count: int
     mean: float
     std: float
+    best: float
+    trains: bool
 
 
 @dataclass(frozen=True)
@@ -77,9 +55,7 @@ class Advantages:
         return float(np.mean([one.std == 0 for one in self.stats.values()])) if self.stats else 0.0
 
 
-def advantages(
-    rewards: NDArray[np.floating], groups: Sequence[Hashable], settings: AdvantageSettings = AdvantageSettings()
-) -> Advantages:
+def advantages(rewards: NDArray[np.floating], groups: Sequence[Hashable], settings: AdvantageSettings) -> Advantages:
     """Compute advantages, in float64: (reward - mean of its group) / (std + 1e-4).
 
     Args:
@@ -102,20 +78,17 @@ def advantages(
     mastered = []
     for group, indices in members.items():
         some = values[indices]
-        stat = stats[group] = GroupStats(len(some), float(np.mean(some)), float(np.std(some)))
-        spread = overall if settings.spread == "global" else stat.std
-        result[indices] = (some - stat.mean) / (spread + _EPS)
-        valid[indices] = _trains(stat, settings)
-        if _mastered(stat, settings):
+        mean, std = float(np.mean(some)), float(np.std(some))
+        good = std < settings.min_std and mean > settings.max_mean
+        stats[group] = GroupStats(len(some), mean, std, float(np.max(some)), _trains(mean, std, good, settings))
+        result[indices] = (some - mean) / ((overall if settings.spread == "global" else std) + _EPS)
+        valid[indices] = stats[group].trains
+        if good:
             mastered.append(group)
     return Advantages(result, valid, stats, tuple(mastered))
 
 
-def _trains(stat: GroupStats, settings: AdvantageSettings) -> bool:
+def _trains(mean: float, std: float, mastered: bool, settings: AdvantageSettings) -> bool:
     if settings.filter == "published":
-        return stat.std > settings.min_std and stat.mean < settings.max_mean
-    return settings.filter == "none" or not _mastered(stat, settings)
-
-
-def _mastered(stat: GroupStats, settings: AdvantageSettings) -> bool:
-    return stat.std < settings.min_std and stat.mean > settings.max_mean
+        return std > settings.min_std and mean < settings.max_mean
+    return settings.filter == "none" or not mastered

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..config.editr1 import DECAYS
+
 # {name: decay after a number of optimizer steps}. "on_policy" replaces the old policy by the trained one after each epoch.
 _RULES: dict[str, Callable[[int], float]] = {
     "on_policy": lambda step: 0.0,
     "slow": lambda step: min(0.001 * step, 0.5),
     "late": lambda step: 0.0 if step <= 75 else min(0.0075 * (step - 75), 0.999),
 }
-DECAYS = tuple(_RULES)
 # The published numbers (config.decay_type) of the same.
 PUBLISHED_DECAYS = dict(enumerate(DECAYS))
 

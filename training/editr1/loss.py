@@ -11,39 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...uniworld_core.errors import UniWorldError, shown
+from ..config.editr1 import LossSettings
 
-MODES = ("all", "positive_only", "negative_only", "one_only", "binary")
 # Least weight of the adaptive normalization, as published.
 _MIN_WEIGHT = 1e-5
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """Settings of the loss.
-
-    Attributes:
-        beta: how far the implicit policies lie from the old one; at 1 the positive one is the trained policy itself.
-        clip: advantages are clipped to plus and minus this number.
-        mode: which advantages count, a name in `MODES`. "one_only" uses 1 for positive ones and 0 for others, "binary" their
-            sign.
-        kl: weight of the mean squared distance from the reference policy; 0 leaves it out.
-    """
-
-    beta: float = 1.0
-    clip: float = 5.0
-    mode: str = "all"
-    kl: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UniWorldError(f"loss.mode is {shown(self.mode)}; it must be one of {', '.join(MODES)}.")
-        for name in ("beta", "clip"):
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise UniWorldError(f"loss.{name} is {value!r}; it must be a number above 0.")
-        if not 0 <= self.kl < float("inf"):
-            raise UniWorldError(f"loss.kl is {self.kl!r}; it must be a number of at least 0.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -127,7 +127,7 @@ def parallelize(tower: nn.Module, world: World, compute: torch.dtype) -> nn.Modu
     """Wrap the model for the processes: unchanged for one, DDP, or FSDP2 with one shard group per transformer block.
 
     Args:
-        tower: a `step.DenoiseTower` whose trainable parameters are set already.
+        tower: a module with a painter as `dit`, such as `step.DenoiseTower`. Its trainable parameters are set already.
         world: the processes.
         compute: dtype of FSDP2's gathered parameters.
 
@@ -153,7 +153,8 @@ def parallelize(tower: nn.Module, world: World, compute: torch.dtype) -> nn.Modu
     mesh = init_device_mesh(world.device.type, (world.size,))
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     transformer: Any = tower.dit.transformer  # type: ignore[union-attr]
-    for module in [*transformer.transformer_blocks, *transformer.single_transformer_blocks, tower]:
+    single = getattr(transformer, "single_transformer_blocks", ())
+    for module in [*transformer.transformer_blocks, *single, tower]:
         # FSDP2 needs a single dtype, so everything becomes float32. Each block is sharded right after its conversion, to
         # keep the peak memory low.
         fully_shard(module.float(), mesh=mesh, mp_policy=policy)

@@ -48,7 +48,7 @@ def export_run(
         checkpoints.verify(checkpoint)
         return checkpoints.read_tensors(checkpoint, checkpoints.WEIGHTS if raw else checkpoints.EMA)
 
-    trained = checkpoints.read_with_retry(lambda: _checkpoint(run, step), read)
+    trained = checkpoints.read_with_retry(lambda: find_checkpoint(run, step), read)
     # Weights from `model.start` that did not train are part of the run's model too.
     tensors = {**read_saved_weights(run / START), **trained}
     shipped = shipped_model(config.model.checkpoint)
@@ -61,7 +61,8 @@ def export_run(
     write_changed(start, {TOWER_NAMES.in_file(name): Source.of(tensor) for name, tensor in tensors.items()}, to, dtype)
 
 
-def _checkpoint(run: Path, step: int | None) -> Path:
+def find_checkpoint(run: Path, step: int | None) -> Path:
+    """Return the checkpoint of a step, or the newest. Raises UniWorldError if the run has none."""
     kept = {checkpoint.name: checkpoint for checkpoint in checkpoints.finished(run / CHECKPOINTS)}
     if not kept:
         raise UniWorldError(f"{run} has no finished checkpoint: resume training until it has one.")

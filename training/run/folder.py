@@ -3,6 +3,7 @@
 config.toml       every setting          checkpoints/   see `checkpoints`
 metrics.jsonl     one line a step        validation/    contact sheets
 skipped.jsonl     bad samples by name    tensorboard/   event files
+groups/           contact sheets of a run with rewards, and rollouts/, those of its running epoch
 sizes.safetensors sizes of the targets, which determine the order of the samples
 start.safetensors weights from model.start that do not train, if any
 """
@@ -13,9 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
+from typing import TypeAlias
 
 from ...uniworld_core.errors import UniWorldError
-from ..config.file import load_config, to_toml
+from ..config.editr1 import EditR1Config
+from ..config.file import load_any, load_config, to_toml
 from ..config.settings import Config
 from ..engine import checkpoints
 from ..files import locked, make_folder, write_atomic
@@ -55,14 +58,32 @@ CHANGEABLE_KEYS = {
     "run.wandb",
 }
 _CHANGEABLE_SECTIONS = {"validation"}
+# The same for runs with rewards.
+CHANGEABLE_EDITR1_KEYS = {key for key in CHANGEABLE_KEYS if not key.startswith("data.")} | {
+    "data.metadata",
+    "data.list",
+    "data.bad_limit",
+    "policy.checkpointing",
+    "reward.max_failed",
+    "run.sheet_every",
+    "run.sheet_groups",
+}
+
+RunConfig: TypeAlias = "Config | EditR1Config"
+_KINDS: dict[type, str] = {Config: "training on targets", EditR1Config: "training with rewards"}
 
 
-def differing_keys(old: Config, new: Config) -> list[str]:
+def differing_keys(old: RunConfig, new: RunConfig) -> list[str]:
     """Return the differences of two configurations that change training, as "section.key was X and is now Y"."""
-    # The learning rate of a cosine schedule depends on the total number of steps.
-    free = CHANGEABLE_KEYS - {"run.steps"} if new.optimizer.schedule == "cosine" else CHANGEABLE_KEYS
+    if type(old) is not type(new):
+        return [f"the kind was {_KINDS[type(old)]} and is now {_KINDS[type(new)]}"]
+    free = set(CHANGEABLE_KEYS if isinstance(new, Config) else CHANGEABLE_EDITR1_KEYS)
+    if new.optimizer.schedule == "cosine":  # its learning rate depends on the total number of steps
+        free.discard("run.steps")
+    if isinstance(new, EditR1Config) and new.editr1.mean == "published":  # which averages in micro-batches
+        free.discard("run.micro_batch_size")
     found = []
-    for section in fields(Config):
+    for section in fields(new):
         if section.name in _CHANGEABLE_SECTIONS:
             continue
         before, after = getattr(old, section.name), getattr(new, section.name)
@@ -100,7 +121,7 @@ def _remove_new_folder(folder: Path) -> None:
         folder.rmdir()
 
 
-def resume_from(folder: Path, config: Config) -> Path | None:
+def resume_from(folder: Path, config: RunConfig) -> Path | None:
     """Return the verified checkpoint that a run of this configuration resumes from, or None for a new run.
 
     A run without a finished checkpoint starts from scratch, with any configuration.
@@ -111,7 +132,7 @@ def resume_from(folder: Path, config: Config) -> Path | None:
     newest = checkpoints.latest(folder / CHECKPOINTS)
     if newest is None:
         return None
-    different = differing_keys(read_config(folder), config)
+    different = differing_keys(read_any_config(folder), config)
     if different:
         raise UniWorldError(
             f"The run folder {folder} has checkpoints of another configuration: {'; '.join(different)}. Restore these "
@@ -128,6 +149,13 @@ def read_config(folder: Path) -> Config:
     return load_config(folder / CONFIG)
 
 
-def write_config(folder: Path, config: Config) -> None:
+def read_any_config(folder: Path) -> RunConfig:
+    """Read the configuration of a run of either kind. Raises UniWorldError if it is missing or invalid."""
+    if not (folder / CONFIG).is_file():
+        raise UniWorldError(f"{folder} is not a run's folder: it has no {CONFIG}.")
+    return load_any(folder / CONFIG)
+
+
+def write_config(folder: Path, config: RunConfig) -> None:
     """Save the configuration in the run's folder. Raises UniWorldError if it cannot be written."""
     write_atomic(folder / CONFIG, to_toml(config).encode())

@@ -90,7 +90,7 @@ def train(
             trainer.resume(checkpoint)
         world.on_rank0(lambda: run_folder.write_config(folder, config))
         reporter = world.on_rank0(lambda: stack.enter_context(Reporter(folder, config, trainer.step, progress)))
-        stop = stack.enter_context(_stop_on_signal())
+        stop = stack.enter_context(stop_on_signal())
         try:
             return _run(trainer, data, encoder, validator, reporter, stop)
         except UniWorldError as error:
@@ -152,7 +152,7 @@ def _steps(trainer: Trainer, data: RunData, encoder: Encoder, world: World) -> G
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
+def stop_on_signal() -> Iterator[threading.Event]:
     """Yield an event that the first signal sets; a later one interrupts the process at once, as it would by default."""
     stop, first = threading.Event(), 0.0
     if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers there only

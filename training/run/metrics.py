@@ -10,14 +10,22 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from ...streams import progress_bar
 from ...uniworld_core.errors import UniWorldError
-from ..config.settings import Config
 from ..files import cannot_write, write_atomic
 from ..objective.batch import BadSample
-from .folder import METRICS, SKIPPED, TENSORBOARD
+from .folder import METRICS, SKIPPED, TENSORBOARD, RunConfig
+
+
+class RunMetrics(Protocol):
+    """Metrics of one step, a dataclass whose field names are the keys in `metrics.jsonl`. None is a missing value."""
+
+    HEADLINE: ClassVar[str]  # the field to show next to the progress bar
+
+    @property
+    def step(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class StepMetrics:
         seconds: duration, including the wait for data.
         skipped: bad samples skipped since the start of the run.
     """
+
+    HEADLINE: ClassVar[str] = "loss"
 
     step: int
     epoch: int
@@ -58,7 +68,7 @@ class Reporter:
         UniWorldError: a file cannot be written, or wandb is configured and not installed.
     """
 
-    def __init__(self, folder: Path, config: Config, done: int = 0, progress: bool = True) -> None:
+    def __init__(self, folder: Path, config: RunConfig, done: int = 0, progress: bool = True) -> None:
         self._folder, self._every = folder, config.run.log_every
         self._files = {name: folder / name for name in (METRICS, SKIPPED)}
         for file in self._files.values():
@@ -71,16 +81,19 @@ class Reporter:
         self._board = _tensorboard(folder, done, self._stack) if config.run.tensorboard else None
         self._wandb = _wandb(folder, config, self._stack) if config.run.wandb else None
 
-    def step(self, step: int, metrics: StepMetrics | None) -> None:
+    def step(self, step: int, metrics: RunMetrics | None) -> None:
         """Write the metrics of a step. A step without a good sample has none and only advances the bar."""
-        if metrics is not None:
-            self._bar.set_postfix(loss=f"{metrics.loss:.4f}", refresh=False)
-        self._bar.update()
-        if metrics is None or step % self._every:
+        if metrics is None:
+            self._bar.update()
             return
-        values = asdict(metrics)
+        values = asdict(metrics)  # type: ignore[call-overload]
+        if values[metrics.HEADLINE] is not None:
+            self._bar.set_postfix({metrics.HEADLINE: f"{values[metrics.HEADLINE]:.4f}"}, refresh=False)
+        self._bar.update()
+        if step % self._every:
+            return
         self._write(METRICS, values)
-        shown = {name: value for name, value in values.items() if name != "step"}
+        shown = {name: value for name, value in values.items() if name != "step" and value is not None}
         if self._board is not None:
             try:
                 for name, value in shown.items():
@@ -167,7 +180,7 @@ def _is_tensorboard(thread: object) -> bool:
     return type(thread).__module__.startswith("tensorboard.")
 
 
-def _wandb(folder: Path, config: Config, stack: ExitStack) -> Any:
+def _wandb(folder: Path, config: RunConfig, stack: ExitStack) -> Any:
     try:
         import wandb
     except ImportError as error:

@@ -29,11 +29,20 @@ class _Panel:
 
 
 # {key in metrics.jsonl: panel}
-_PANELS = {
+_PANELS: dict[str, _Panel] = {
     "loss": _Panel("loss", logarithmic=True),
     "learning_rate": _Panel("learning rate", noisy=False),
     "gradient_norm": _Panel("gradient norm before clipping", logarithmic=True),
     "samples_per_second": _Panel("samples per second"),
+}
+# The same for runs with rewards.
+_REWARD_PANELS: dict[str, _Panel] = {
+    "reward": _Panel("mean reward"),
+    "best": _Panel("mean of each group's best reward"),
+    "trained": _Panel("fraction of pictures that passed the filter"),
+    "loss": _Panel("policy loss"),
+    "kl": _Panel("squared distance from the reference", noisy=False),
+    "gradient_norm": _Panel("gradient norm before clipping", logarithmic=True),
 }
 # Window of the smoothed curve, as a fraction of the run.
 _SMOOTHING = 0.02
@@ -76,7 +85,8 @@ def read_curves(run: Path) -> Curves:
     if not rows:
         raise UniWorldError(f"{file} has no steps yet: wait until the run has finished one.")
     steps = sorted(rows)
-    return Curves(tuple(steps), {name: tuple(_number(rows[step].get(name)) for step in steps) for name in _PANELS})
+    names = dict.fromkeys((*_PANELS, *_REWARD_PANELS))
+    return Curves(tuple(steps), {name: tuple(_number(rows[step].get(name)) for step in steps) for name in names})
 
 
 def smoothed(values: Sequence[float], window: float) -> list[float]:
@@ -95,23 +105,28 @@ def smoothed(values: Sequence[float], window: float) -> list[float]:
 
 
 def plot(runs: Mapping[str, Path], to: Path) -> None:
-    """Plot loss, learning rate, gradient norm and throughput of runs into one PNG.
+    """Plot loss, learning rate, gradient norm and throughput of runs, or rewards instead, into one PNG.
 
     Args:
         runs: {label in the legend: run folder}.
         to: the PNG file, written atomically.
 
     Raises:
-        UniWorldError: as `read_curves`, or matplotlib is not installed.
+        UniWorldError: as `read_curves`, matplotlib is not installed, or only some of the runs have rewards.
     """
     curves = {name: read_curves(folder) for name, folder in runs.items()}
+    rewarded = [name for name, curve in curves.items() if not all(map(math.isnan, curve.values["reward"]))]
+    if rewarded and len(rewarded) < len(curves):
+        raise UniWorldError(f"Only {', '.join(rewarded)} has rewards: plot runs with rewards and others separately.")
+    panels = _REWARD_PANELS if rewarded else _PANELS
     try:
         from matplotlib.figure import Figure  # not pyplot, which has global state and may need a display
         from matplotlib.ticker import LogFormatter, MaxNLocator
     except ImportError as error:
         raise UniWorldError('Plotting needs matplotlib: pip install "uniworld[train]".') from error
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    for axes, (key, panel) in zip(figure.subplots(2, 2).flat, _PANELS.items()):
+    columns = len(panels) // 2
+    figure = Figure(figsize=(6 * columns, 8), layout="constrained")
+    for axes, (key, panel) in zip(figure.subplots(2, columns).flat, panels.items()):
         for index, (name, curve) in enumerate(curves.items()):
             _draw(axes, curve.steps, curve.values[key], panel.noisy, name, f"C{index % 10}")
         axes.set(title=panel.title, xlabel="step")

@@ -12,11 +12,11 @@ import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -29,12 +29,21 @@ from ..engine import checkpoints
 from ..engine.checkpoints import EMA, OPTIMIZER, WEIGHTS
 from ..engine.ema import ShardedEMA
 from ..engine.parallel import World
-from .setup import PreparedModel
 
 _RANDOM = "random/"
 
 
-def state_tensors(model: PreparedModel, optimizer: Optimizer, ema: ShardedEMA, world: World) -> dict[str, Tensor]:
+class Trainable(Protocol):
+    """A model with the parameters that train; see `setup.PreparedModel`."""
+
+    @property
+    def tower(self) -> nn.Module: ...
+
+    @property
+    def trained(self) -> Mapping[str, nn.Parameter]: ...
+
+
+def state_tensors(model: Trainable, optimizer: Optimizer, ema: ShardedEMA, world: World) -> dict[str, Tensor]:
     """Return {name in a checkpoint: tensor} of parameters, EMA, optimizer, and this process's random state."""
     tensors = _model_tensors(model, ema)
     for name, kept in _optimizer_state(model, optimizer)["state"].items():
@@ -43,7 +52,7 @@ def state_tensors(model: PreparedModel, optimizer: Optimizer, ema: ShardedEMA, w
     return tensors
 
 
-def state_values(model: PreparedModel, optimizer: Optimizer, ema: ShardedEMA) -> dict[str, Any]:
+def state_values(model: Trainable, optimizer: Optimizer, ema: ShardedEMA) -> dict[str, Any]:
     """Return the rest of the state as JSON values."""
     kept = _optimizer_state(model, optimizer)
     plain = {
@@ -57,10 +66,11 @@ def state_values(model: PreparedModel, optimizer: Optimizer, ema: ShardedEMA) ->
 def restore(
     checkpoint: Path,
     values: Mapping[str, Any],
-    model: PreparedModel,
+    model: Trainable,
     optimizer: Optimizer,
     ema: ShardedEMA,
     world: World,
+    others: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Load a checkpoint into a newly built model, optimizer and EMA, on any number of processes.
 
@@ -69,12 +79,13 @@ def restore(
         values: its `state_values`.
         model, optimizer, ema: what to load it into.
         world: the processes.
+        others: {name in the checkpoint: tensor} of further tensors to load into.
 
     Raises:
         UniWorldError: the checkpoint is damaged, or its tensors do not match the model.
     """
     kept = checkpoints.stored_tensors(checkpoint)
-    tensors = _model_tensors(model, ema)
+    tensors = _model_tensors(model, ema) | dict(others or {})
     _check_shapes(checkpoint, tensors, kept)
     # Allocates every tensor of the optimizer, sharded like its parameter.
     state = cast(dict[str, Any], get_optimizer_state_dict(model.tower, optimizer))
@@ -97,12 +108,12 @@ def restore(
     _restore_random({key[len(_RANDOM) :]: value for key, value in mine.items()}, world)
 
 
-def _model_tensors(model: PreparedModel, ema: ShardedEMA) -> dict[str, Tensor]:
+def _model_tensors(model: Trainable, ema: ShardedEMA) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {WEIGHTS + name: value.detach() for name, value in model.trained.items()}
     return tensors | {EMA + name: value for name, value in ema.state().items()}
 
 
-def _optimizer_state(model: PreparedModel, optimizer: Optimizer) -> dict[str, Any]:
+def _optimizer_state(model: Trainable, optimizer: Optimizer) -> dict[str, Any]:
     """Return the optimizer's state by parameter name.
 
     An optimizer without state is a special case, because PyTorch would take a step to initialize it.

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from uniworld.training.config.file import config_from_dict, load_config, parse_toml, preset_names, to_toml
+from uniworld.training.config.editr1 import EditR1Config
+from uniworld.training.config.file import config_from_dict, load_any, load_config, parse_toml, preset_names, to_toml
 from uniworld.training.config.settings import Config
 from uniworld.uniworld_core.errors import UniWorldError
 
@@ -37,6 +38,12 @@ class TestPresets:
 
     @pytest.mark.parametrize("name", preset_names())
     def test_lack_only_the_model_and_the_data(self, name: str) -> None:
+        if isinstance(load_any(name), EditR1Config):
+            given = ["model.checkpoint=tiny", "data.metadata=data.jsonl", "reward.name=any"]
+            load_any(name, given if name != "nano_editr1" else []).check_complete()
+            with pytest.raises(ValueError, match="configures a run with rewards"):
+                load_config(name)
+            return
         with pytest.raises(ValueError, match=r"model\.checkpoint is not set"):
             load_config(name).check_complete()
         with pytest.raises(ValueError, match=r"Neither data\.list nor data\.shards"):
@@ -164,3 +171,44 @@ class TestValues:
         file.write_text("run = 5\n", encoding="utf-8")
         with pytest.raises(ValueError, match=r"run in .* is 5; it must be a table"):
             load_config(file, ["run.steps=3"])
+
+
+class TestRewards:
+    def test_a_table_editr1_makes_a_run_with_rewards(self, tmp_path: Path) -> None:
+        file = tmp_path / "config.toml"
+        file.write_text("[editr1]\ngroups = 3\n", encoding="utf-8")
+        config = load_any(file, ["loss.kl=0.5"])
+        assert isinstance(config, EditR1Config)
+        assert (config.editr1.groups, config.loss.kl) == (3, 0.5)
+        file.write_text(to_toml(config), encoding="utf-8")
+        assert load_any(file) == config
+
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            ("editr1.times=9", r"editr1\.times is 9; it must be at most editr1\.steps = 6"),
+            ("editr1.group_size=1", r"editr1\.group_size is 1; it must be 2 or more"),
+            ("editr1.solver=dpm9", r"editr1\.solver is 'dpm9'; it must be one of"),
+            ("advantage.filter=mine", r"advantage\.filter is 'mine'; it must be one of published, paper, none"),
+            ("loss.beta=0", r"loss\.beta is 0\.0; it must be a number above 0"),
+            ("policy.kind=half", r"policy\.kind is 'half'; it must be one of lora, full"),
+            ("reward.max_failed=2", r"reward\.max_failed is 2\.0; it must be from 0 to 1"),
+            ("data.list=list.txt", r"data\.list and data\.shapes are both set; set only one"),
+            ("stage.parts=dit", "unknown key stage"),
+        ],
+    )
+    def test_invalid_settings_are_named(self, setting: str, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            load_any("nano_editr1", [setting])
+
+    def test_model_data_and_reward_must_be_set(self, tmp_path: Path) -> None:
+        given: list[str] = []
+        for missing, value in (
+            ("model.checkpoint is not set", "model.checkpoint=tiny"),
+            ("None of data.metadata, data.list and data.shapes is set", "data.metadata=data.jsonl"),
+            ("reward.name is not set", "reward.name=any"),
+        ):
+            with pytest.raises(ValueError, match=missing):
+                load_any("editr1_uniworld", given).check_complete()
+            given.append(value)
+        load_any("editr1_uniworld", given).check_complete()

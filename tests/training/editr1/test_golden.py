@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from uniworld.training.editr1.advantage import AdvantageSettings, advantages
+from uniworld.training.config.editr1 import AdvantageSettings, LossSettings
+from uniworld.training.editr1.advantage import advantages
 from uniworld.training.editr1.decay import PUBLISHED_DECAYS, old_decay
 from uniworld.training.editr1.groups import published_order
-from uniworld.training.editr1.loss import LossSettings, LossTerms, loss_terms, masked_mean, optimality
+from uniworld.training.editr1.loss import LossTerms, loss_terms, masked_mean, optimality
 from uniworld.training.editr1.pictures import square_crop
 from uniworld.training.editr1.policy import blend
 from uniworld.training.editr1.times import published_count, published_times

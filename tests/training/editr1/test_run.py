@@ -1,0 +1,166 @@
+"""A run with rewards: it trains, resumes, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from uniworld.training.config.editr1 import EditR1Config
+from uniworld.training.editr1.adapters import ADAPTER_CONFIG, ADAPTER_FILE, SINGLE_FILE
+from uniworld.training.editr1.export import export_editr1
+from uniworld.training.editr1.loop import train_editr1
+from uniworld.training.editr1.providers import Providers
+from uniworld.training.engine import checkpoints
+from uniworld.training.run.folder import CHECKPOINTS
+from uniworld.uniworld_core.errors import RunFailed, UniWorldError
+
+Configure = Callable[..., EditR1Config]
+Provide = Callable[..., Providers]
+Rows = Callable[[Path], list[dict[str, Any]]]
+
+
+def tensors_of(run: Path) -> dict[str, torch.Tensor]:
+    newest = checkpoints.latest(run / CHECKPOINTS)
+    assert newest is not None
+    return checkpoints.read_tensors(newest, "")
+
+
+def assert_equal(run: Path, other: Path) -> None:
+    """Theta, old, EMA, optimizer and random state are equal to the last bit."""
+    left, right = tensors_of(run), tensors_of(other)
+    assert sorted(left) == sorted(right)
+    kinds = {name.partition("/")[0] for name in left}
+    assert kinds == {"weights", "ema", "old", "optimizer", "random"}
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not different
+
+
+def test_a_run_trains_writes_sheets_and_resumes_to_the_same_bits(
+    tmp_path: Path, config_of: Configure, providers_of: Provide, rows: Rows
+) -> None:
+    whole = train_editr1(config_of("run.sheet_every=2"), tmp_path / "whole", providers_of())
+    assert (whole.steps, whole.skipped, whole.idle, whole.interrupted) == (3, 0, 0, False)
+    assert sorted(file.name for file in (tmp_path / "whole" / "groups").iterdir()) == [
+        "epoch-00000000.png",
+        "epoch-00000002.png",
+    ]
+    assert (tmp_path / "whole" / "curves.png").is_file()
+    with Image.open(tmp_path / "whole" / "groups" / "epoch-00000000.png") as sheet:
+        assert sheet.height > sheet.width / 4  # two rows of one reference and three pictures
+    train_editr1(config_of("run.steps=1"), tmp_path / "parts", providers_of())
+    train_editr1(config_of("run.steps=3"), tmp_path / "parts", providers_of())
+    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+    assert_equal(tmp_path / "whole", tmp_path / "parts")
+    losses = [row["loss"] for row in rows(tmp_path / "whole")]
+    assert all(loss > 0 for loss in losses)
+    assert [row["kl"] == 0 for row in rows(tmp_path / "whole")] == [True, False, False]  # adapters start without effect
+
+
+def test_full_training_resumes_too_and_exports_a_checkpoint(
+    tmp_path: Path, config_of: Configure, providers_of: Provide, rows: Rows
+) -> None:
+    settings = ("policy.kind=full", "editr1.old=on_policy", "loss.kl=0.1", "editr1.mean=published")
+    train_editr1(config_of(*settings, "run.steps=2"), tmp_path / "whole", providers_of())
+    train_editr1(config_of(*settings, "run.steps=1"), tmp_path / "parts", providers_of())
+    train_editr1(config_of(*settings, "run.steps=2"), tmp_path / "parts", providers_of())
+    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+    assert_equal(tmp_path / "whole", tmp_path / "parts")
+    tensors = tensors_of(tmp_path / "whole")
+    names = [name.removeprefix("weights/") for name in tensors if name.startswith("weights/")]
+    assert all(torch.equal(tensors[f"old/{name}"], tensors[f"weights/{name}"]) for name in names)
+    export_editr1(tmp_path / "whole", tmp_path / "exported", raw=True)
+    assert (tmp_path / "exported" / "config.json").is_file()
+
+
+def test_adapters_are_exported_in_both_layouts(tmp_path: Path, config_of: Configure, providers_of: Provide) -> None:
+    train_editr1(config_of("run.steps=1"), tmp_path / "run", providers_of())
+    export_editr1(tmp_path / "run", tmp_path / "lora", raw=True)
+    published, single = load_file(tmp_path / "lora" / ADAPTER_FILE), load_file(tmp_path / "lora" / SINGLE_FILE)
+    assert published
+    for name, tensor in published.items():
+        assert name.startswith("base_model.model.")
+        assert name.endswith((".lora_A.weight", ".lora_B.weight"))
+        scaled = single[f"transformer.{name.removeprefix('base_model.model.')}"]
+        factor = 2.0 if ".lora_B." in name else 1.0  # alpha 4, rank 2
+        assert torch.equal(scaled, tensor * factor)
+    assert any(name.startswith("base_model.model.single_transformer_blocks.0.attn.to_q.") for name in published)
+    assert json.loads((tmp_path / "lora" / ADAPTER_CONFIG).read_text())["lora_alpha"] == 4.0
+    with pytest.raises(UniWorldError, match="already exists"):
+        export_editr1(tmp_path / "run", tmp_path / "lora")
+
+
+def test_without_a_trainable_group_nothing_changes_and_it_is_counted(
+    tmp_path: Path, config_of: Configure, providers_of: Provide, rows: Rows
+) -> None:
+    config = config_of("run.steps=2", "advantage.filter=published", "advantage.min_std=0.9")
+    done = train_editr1(config, tmp_path / "run", providers_of())
+    assert done.idle == 2
+    assert [(row["trained"], row["loss"], row["updates"]) for row in rows(tmp_path / "run")] == [(0.0, None, 0)] * 2
+    tensors = tensors_of(tmp_path / "run")
+    assert not any(name.startswith("optimizer/") for name in tensors)
+    trained = {name: one for name, one in tensors.items() if name.startswith("weights/") and "lora_B" in name}
+    assert trained
+    assert not any(one.any() for one in trained.values())
+
+
+def test_failed_scores_mask_their_pictures_and_too_many_stop_the_run(
+    tmp_path: Path, config_of: Configure, providers_of: Provide, rows: Rows, red_reward: Any
+) -> None:
+    train_editr1(config_of("run.steps=1"), tmp_path / "one", providers_of(red_reward([1])))
+    (row,) = rows(tmp_path / "one")
+    assert row["failed"] == 1
+    assert row["trained"] == pytest.approx(5 / 6)
+    with pytest.raises(RunFailed, match=r"red failed on 2 of the 6 pictures of epoch 0.*0\.25 allows: no judge"):
+        train_editr1(config_of("run.steps=1"), tmp_path / "two", providers_of(red_reward([1, 4])))
+    painted = sorted((tmp_path / "two" / "rollouts").rglob("*.safetensors"))
+    assert len(painted) == 2
+    before = [file.stat().st_mtime_ns for file in painted]
+    train_editr1(config_of("run.steps=1"), tmp_path / "two", providers_of())
+    assert [file.stat().st_mtime_ns for file in painted] == before  # the pictures were kept, only scored again
+    assert rows(tmp_path / "two")[0]["failed"] == 0
+
+
+def test_bad_pictures_are_replaced_and_too_many_stop_the_run(
+    tmp_path: Path, config_of: Configure, providers_of: Provide, metadata: Path
+) -> None:
+    folder = Path(shutil.copytree(metadata.parent, tmp_path / "data"))
+    (folder / "images" / "1.png").unlink()
+    file = folder / metadata.name
+    done = train_editr1(config_of(f"data.metadata={file}", "run.steps=2"), tmp_path / "run", providers_of())
+    assert done.skipped == 1
+    (skipped,) = (json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines())
+    assert skipped["key"] == "train_metadata.jsonl#2"
+    assert "does not exist" in skipped["reason"]
+    with pytest.raises(RunFailed, match=r"1 samples are invalid; data\.bad_limit is 0"):
+        train_editr1(
+            config_of(f"data.metadata={file}", "run.steps=2", "data.bad_limit=0"), tmp_path / "other", providers_of()
+        )
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path, config_of: Configure, providers_of: Provide) -> None:
+    train_editr1(config_of("run.steps=1"), tmp_path / "run", providers_of())
+    with pytest.raises(UniWorldError, match=r"another configuration: loss\.beta was 1\.0 and is now 0\.5"):
+        train_editr1(config_of("loss.beta=0.5"), tmp_path / "run", providers_of())
+    with pytest.raises(UniWorldError, match=r"reward\.name is 'pleasant'; it must be one of red"):
+        train_editr1(config_of("reward.name=pleasant"), tmp_path / "run", providers_of())
+    with pytest.raises(UniWorldError, match=r"No linear layer .* ends in attn\.to_qq"):
+        train_editr1(config_of('policy.targets=["attn.to_qq"]'), tmp_path / "new", providers_of())
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_rollout_is_named(
+    tmp_path: Path, config_of: Configure, providers_of: Provide, red_reward: Any
+) -> None:
+    with pytest.raises(RunFailed):
+        train_editr1(config_of("run.steps=1"), tmp_path / "run", providers_of(red_reward(range(6))))
+    file = next((tmp_path / "run" / "rollouts").rglob("*.safetensors"))
+    file.write_bytes(b"rubbish")
+    with pytest.raises(RunFailed, match=r"is damaged .* delete it"):
+        train_editr1(config_of("run.steps=1"), tmp_path / "run", providers_of())

@@ -1,0 +1,296 @@
+"""Settings of post-training with rewards (Edit-R1): frozen dataclasses, one for each table of the TOML file.
+
+A file is of this kind if it has a table `editr1`. A step of such a run is an epoch: rollouts, their rewards, one update.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.sampling.solvers import SOLVERS
+from .settings import (
+    DEVICES,
+    DTYPES,
+    ENGINES,
+    EMASettings,
+    OptimizerSettings,
+    at_least,
+    between,
+    check,
+    one_of,
+)
+
+FILTERS = ("published", "paper", "none")
+SPREADS = ("global", "group")
+MODES = ("all", "positive_only", "negative_only", "one_only", "binary")
+DECAYS = ("on_policy", "slow", "late")
+MEANS = ("epoch", "published")
+POLICIES = ("lora", "full")
+# The published targets: every attention projection of FLUX and Qwen-Image, by the end of its name.
+TARGETS = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+)
+
+
+@dataclass(frozen=True)
+class BaseModelSettings:
+    """The editor that training starts from.
+
+    Attributes:
+        checkpoint: a model folder of any family, or the name of a model that ships with the package.
+        flux: a FLUX.1-dev folder, for families that use one; "" uses the shipped model's own.
+        siglip: a SigLIP2 folder, for families that use one; "" uses the shipped model's own.
+        dtype: dtype of the frozen weights, and compute dtype (autocast). "auto" is bfloat16, or float32 on a CPU without
+            bfloat16 instructions. Trained parameters are kept in float32.
+        use_siglip: give SigLIP features of the references to the model, for families that use them.
+        t5_length: number of T5 tokens of the prompt; 0 encodes without T5.
+    """
+
+    checkpoint: str = ""
+    flux: str = ""
+    siglip: str = ""
+    dtype: str = "auto"
+    use_siglip: bool = True
+    t5_length: int = 256
+
+    def __post_init__(self) -> None:
+        one_of("model.dtype", self.dtype, DTYPES)
+        at_least("model.t5_length", self.t5_length, 0)
+
+
+@dataclass(frozen=True)
+class EditR1Settings:
+    """An epoch: groups of rollouts, and how they are trained on.
+
+    Attributes:
+        groups: groups per epoch. A group is one prompt with its pictures.
+        group_size: pictures painted per group.
+        steps: sampling steps of a rollout.
+        solver: solver of a rollout.
+        guidance: guidance of rollouts and of training.
+        side: side of the painted pictures in pixels; references of published data are cropped to it.
+        times: noise levels at which each picture is trained, of the rollout's own.
+        shared: all pictures of a group are trained with the same noise and noise levels, so that the part of the gradient
+            that is the same for all of them cancels.
+        old: how the old policy, which paints the rollouts, follows the trained one; a name in `DECAYS`.
+        mean: "epoch" weights every valid picture equally. "published" averages in each micro-batch first, so that a lone
+            valid picture in its micro-batch weighs as much as all of another.
+    """
+
+    groups: int = 24
+    group_size: int = 12
+    steps: int = 6
+    solver: str = "dpm2"
+    guidance: float = 3.5
+    side: int = 512
+    times: int = 5
+    shared: bool = False
+    old: str = "slow"
+    mean: str = "epoch"
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("groups", 1),
+            ("group_size", 2),
+            ("steps", 1),
+            ("guidance", 0),
+            ("side", 16),
+            ("times", 1),
+        ):
+            at_least(f"editr1.{name}", getattr(self, name), least)
+        one_of("editr1.solver", self.solver, SOLVERS)
+        one_of("editr1.old", self.old, DECAYS)
+        one_of("editr1.mean", self.mean, MEANS)
+        check("editr1.times", self.times, self.times <= self.steps, f"at most editr1.steps = {self.steps}")
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """What trains.
+
+    Attributes:
+        kind: "lora" trains adapters, and the reference policy is the model without them. "full" trains every parameter of
+            the painter, and keeps a copy of the start as reference.
+        rank, alpha: of the adapters, whose strength is alpha / rank.
+        targets: ends of the names of the linear layers that get an adapter.
+        checkpointing: gradient checkpointing, to save memory.
+    """
+
+    kind: str = "lora"
+    rank: int = 32
+    alpha: float = 64.0
+    targets: tuple[str, ...] = TARGETS
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("policy.kind", self.kind, POLICIES)
+        at_least("policy.rank", self.rank, 1)
+        check("policy.alpha", self.alpha, 0 < self.alpha < float("inf"), "a number above 0")
+        check("policy.targets", list(self.targets), bool(self.targets), "at least one name")
+
+
+@dataclass(frozen=True)
+class AdvantageSettings:
+    """How rewards become advantages.
+
+    Attributes:
+        spread: "global" divides by the standard deviation of all rewards, "group" by that of the picture's group.
+        filter: a name in `FILTERS`. "published" trains on groups with std > `min_std` and mean < `max_mean`. "paper" drops
+            only groups that are both flat and good: std < `min_std` and mean > `max_mean`.
+        min_std, max_mean: the thresholds.
+    """
+
+    spread: str = "global"
+    filter: str = "published"
+    min_std: float = 0.05
+    max_mean: float = 0.9
+
+    def __post_init__(self) -> None:
+        one_of("advantage.spread", self.spread, SPREADS)
+        one_of("advantage.filter", self.filter, FILTERS)
+        at_least("advantage.min_std", self.min_std, 0)
+        at_least("advantage.max_mean", self.max_mean, 0)
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Settings of the loss.
+
+    Attributes:
+        beta: how far the implicit policies lie from the old one; at 1 the positive one is the trained policy itself.
+        clip: advantages are clipped to plus and minus this number.
+        mode: which advantages count, a name in `MODES`. "one_only" uses 1 for positive ones and 0 for others, "binary" their
+            sign.
+        kl: weight of the mean squared distance from the reference policy; 0 leaves it out.
+    """
+
+    beta: float = 1.0
+    clip: float = 5.0
+    mode: str = "all"
+    kl: float = 1e-4
+
+    def __post_init__(self) -> None:
+        one_of("loss.mode", self.mode, MODES)
+        for name in ("beta", "clip"):
+            value = getattr(self, name)
+            check(f"loss.{name}", value, 0 < value < float("inf"), "a number above 0")
+        at_least("loss.kl", self.kl, 0)
+
+
+@dataclass(frozen=True)
+class PromptDataSettings:
+    """The prompts; exactly one source is set.
+
+    Attributes:
+        metadata: published data: a file of JSON lines with prompt, image and requirement. Pictures are relative to its
+            folder.
+        list: our annotations: a text file of `image_root,annotations.json,need_weight` lines. Targets are not used.
+        shapes: kinds of tasks of the world of shapes; every epoch gets new ones.
+        bad_limit: the run replaces up to this many bad samples by others and stops at the next.
+    """
+
+    metadata: str = ""
+    list: str = ""
+    shapes: tuple[str, ...] = ()
+    bad_limit: int = 100
+
+    def __post_init__(self) -> None:
+        at_least("data.bad_limit", self.bad_limit, 0)
+        if len(self.sources) > 1:
+            raise UniWorldError(f"data.{' and data.'.join(self.sources)} are both set; set only one.")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources that are set."""
+        return tuple(name for name in ("metadata", "list", "shapes") if getattr(self, name))
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """The reward.
+
+    Attributes:
+        name: name of the reward.
+        max_failed: the run stops if more than this fraction of an epoch's pictures has no score.
+    """
+
+    name: str = ""
+    max_failed: float = 0.25
+
+    def __post_init__(self) -> None:
+        between("reward.max_failed", self.max_failed, 0, 1)
+
+
+@dataclass(frozen=True)
+class EditR1RunSettings:
+    """Length, parallelism, checkpoints and logging of a run.
+
+    Attributes:
+        steps: number of epochs, each with one optimizer step.
+        micro_batch_size: pictures per forward pass.
+        seed: seed of the order, the rollouts and the training noise.
+        device, parallel, save_every, keep, keep_best, log_every, tensorboard, wandb: as in the other runs. "loss" of
+            `keep_best` is the negative mean reward.
+        sheet_every: epochs between contact sheets of groups with their rewards; 0 writes none.
+        sheet_groups: groups on a sheet.
+    """
+
+    steps: int = 1000
+    micro_batch_size: int = 3
+    seed: int = 42
+    device: str = "auto"
+    parallel: str = "data"
+    save_every: int = 1
+    keep: int = 3
+    keep_best: int = 0
+    log_every: int = 1
+    sheet_every: int = 10
+    sheet_groups: int = 6
+    tensorboard: bool = True
+    wandb: str = ""
+
+    def __post_init__(self) -> None:
+        one_of("run.parallel", self.parallel, ENGINES)
+        one_of("run.device", self.device, DEVICES)
+        for name in ("steps", "micro_batch_size", "save_every", "log_every", "sheet_groups"):
+            at_least(f"run.{name}", getattr(self, name), 1)
+        for name in ("keep", "keep_best", "sheet_every"):
+            at_least(f"run.{name}", getattr(self, name), 0)
+        between("run.seed", self.seed, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True)
+class EditR1Config:
+    """The complete configuration of a run, one field per TOML table."""
+
+    model: BaseModelSettings = field(default_factory=BaseModelSettings)
+    editr1: EditR1Settings = field(default_factory=EditR1Settings)
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    advantage: AdvantageSettings = field(default_factory=AdvantageSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    data: PromptDataSettings = field(default_factory=PromptDataSettings)
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    ema: EMASettings = field(default_factory=EMASettings)
+    run: EditR1RunSettings = field(default_factory=EditR1RunSettings)
+
+    def check_complete(self) -> None:
+        """Check that model, data and reward, which have no default, are set. Raises UniWorldError otherwise."""
+        if not self.model.checkpoint:
+            raise UniWorldError(
+                "model.checkpoint is not set: give the editor that training starts from (--set model.checkpoint=FOLDER)."
+            )
+        if not self.data.sources:
+            raise UniWorldError(
+                "None of data.metadata, data.list and data.shapes is set: give the prompts (--set data.metadata=FILE)."
+            )
+        if not self.reward.name:
+            raise UniWorldError("reward.name is not set: give the reward (--set reward.name=NAME).")

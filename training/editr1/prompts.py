@@ -1,0 +1,152 @@
+"""The prompts of a run: the published JSON lines, or our annotations. The world of shapes adds its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.json_text import BadJson, loads
+from ...uniworld_core.prompts.text import check_prompt
+from ..data.annotations import BOM
+from ..data.published import BadData, PublishedSamples
+from ..data.samples import FilePicture
+from ..objective.batch import BadSample
+from .pictures import square_crop
+
+_LISTED = 20
+_EXAMPLE = '{"prompt": "...", "image": "images/1.png", "requirement": "..."}'
+
+
+@dataclass(frozen=True)
+class EditPrompt:
+    """One prompt with its pictures.
+
+    Attributes:
+        key: name in messages.
+        prompt: the instruction.
+        references: the reference pictures as the policy and the reward see them, in order.
+        requirement: what the judge must check in addition; "" for nothing.
+        task: the exact answer, if the data has one.
+    """
+
+    key: str
+    prompt: str
+    references: tuple[Image.Image, ...]
+    requirement: str = ""
+    task: object = None
+
+
+class Prompts(Protocol):
+    """Prompts by index."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the prompts and their order; it does not depend on the pictures."""
+
+    @property
+    def count(self) -> int | None:
+        """Number of prompts; None if they never end."""
+
+    def read(self, index: int) -> EditPrompt:
+        """Return one prompt. Raises BadSample if it or a picture of it is invalid."""
+
+
+class MetadataPrompts:
+    """The published format: a file of JSON lines with prompt, image and requirement, and one picture each.
+
+    Pictures are cropped to a square and resized, as published.
+
+    Args:
+        file: the file, such as `train_metadata.jsonl`. Pictures are relative to its folder.
+        side: side of the square in pixels.
+
+    Raises:
+        BadData: the file cannot be read or has no prompt, or lines are invalid; they are listed.
+    """
+
+    def __init__(self, file: Path, side: int) -> None:
+        self.file, self._side = file, side
+        try:
+            data = file.read_bytes()
+            lines = data.removeprefix(BOM).decode("utf-8").split("\n")
+        except OSError as error:
+            raise BadData(file, [f"The file cannot be read: {error.strerror}. Check its path."]) from error
+        except UnicodeDecodeError as error:
+            raise BadData(file, [f"The file is not UTF-8 text (byte {error.start}): save it as UTF-8."]) from error
+        self._rows: list[tuple[int, Mapping[str, Any]]] = []
+        problems = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                self._rows.append((number, _row(line)))
+            except UniWorldError as error:
+                problems.append(f"line {number}: {error}")
+        if problems:
+            rest = [f"... and {len(problems) - _LISTED} more lines."] if len(problems) > _LISTED else []
+            raise BadData(file, problems[:_LISTED] + rest)
+        if not self._rows:
+            raise BadData(file, [f"The file is empty; its lines must be {_EXAMPLE}."])
+        self.fingerprint = hashlib.sha256(data).hexdigest()[:32]
+
+    @property
+    def count(self) -> int:
+        return len(self._rows)
+
+    def read(self, index: int) -> EditPrompt:
+        number, row = self._rows[index]
+        key = f"{self.file.name}#{number}"
+        try:
+            picture = FilePicture(self.file.parent / row["image"], f"`image` in {key}").open()
+        except UniWorldError as error:
+            raise BadSample(key, str(error)) from error
+        return EditPrompt(key, row["prompt"], (square_crop(picture, self._side),), row.get("requirement", ""))
+
+
+class ListedPrompts:
+    """The prompts of our annotations, with all their references. Their targets are not opened.
+
+    Args:
+        file: the list of annotations; see `PublishedSamples`.
+
+    Raises:
+        BadData: the list is invalid.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._samples = PublishedSamples(file)
+        self.fingerprint = self._samples.fingerprint
+
+    @property
+    def count(self) -> int:
+        return len(self._samples)
+
+    def read(self, index: int) -> EditPrompt:
+        sample = self._samples[index]
+        try:
+            pictures = tuple(picture.open() for picture in sample.references)
+        except UniWorldError as error:
+            raise BadSample(sample.key, str(error)) from error
+        return EditPrompt(sample.key, sample.prompt, pictures)
+
+
+def _row(line: str) -> Mapping[str, Any]:
+    try:
+        row = loads(line)
+    except BadJson as error:
+        raise UniWorldError(f"it {error}.") from error
+    if not isinstance(row, dict):
+        raise UniWorldError(f"it is not an object; a line must be {_EXAMPLE}.")
+    for name in ("prompt", "image"):
+        if not isinstance(row.get(name), str) or not row[name].strip():
+            raise UniWorldError(f"its {name} is {row.get(name)!r}; it must be a text that is not empty.")
+    check_prompt(row["prompt"])
+    if not isinstance(row.get("requirement", ""), str):
+        raise UniWorldError(f"its requirement is {row['requirement']!r}; it must be a text.")
+    return row

@@ -1,0 +1,360 @@
+"""The trainer of a run with rewards: one epoch is rollouts, rewards, and one step of the optimizer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from ...uniworld_core import UniWorld
+from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.sampling.condition import Condition
+from ..config.editr1 import EditR1Config
+from ..engine.checkpoints import CheckpointSaver, read_meta
+from ..engine.ema import ShardedEMA
+from ..engine.optimizer import (
+    clip_factor,
+    gradient_norm,
+    learning_rate,
+    make_optimizer,
+    scale_gradients,
+    set_learning_rate,
+)
+from ..engine.parallel import World
+from ..objective.batch import BadSample
+from ..run.folder import CHECKPOINTS
+from ..run.state import restore, state_tensors, state_values
+from .advantage import Advantages, advantages
+from .decay import old_decay
+from .groups import Group, plan_epoch
+from .policy import Policy, blend
+from .prompts import EditPrompt, Prompts
+from .reward.protocol import Reward, RewardFailure
+from .rollout import Rollout, encode, paint_group, pictures_of, schedule, score_group
+from .sheet import GroupRow, write_group_sheet
+from .store import EpochStore
+from .update import backward
+
+SHEETS = "groups"
+OLD = "old/"
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """Metrics of one epoch; the field names are the keys in `metrics.jsonl`.
+
+    Attributes:
+        step: number of the epoch, 1 for the first.
+        epoch: the same, counted from 0.
+        reward: mean over all scored pictures.
+        reward_std: mean standard deviation within a group.
+        best: mean of the best score of each group.
+        trained: fraction of pictures that passed the filter.
+        flat: fraction of groups with equal rewards.
+        failed: pictures without a score.
+        loss: policy loss; None if nothing was trained on, as for the next three.
+        kl: mean squared distance of the velocity from the reference's; 0 if it has no weight.
+        learning_rate: the learning rate used.
+        gradient_norm: global norm before clipping.
+        updates: optimizer steps so far.
+        seconds: duration.
+        rollout_seconds: the part of it until all scores are there.
+        skipped: bad samples replaced since the start of the run.
+    """
+
+    HEADLINE: ClassVar[str] = "reward"
+
+    step: int
+    epoch: int
+    reward: float | None
+    reward_std: float | None
+    best: float | None
+    trained: float
+    flat: float
+    failed: int
+    loss: float | None
+    kl: float | None
+    learning_rate: float | None
+    gradient_norm: float | None
+    updates: int
+    seconds: float
+    rollout_seconds: float
+    skipped: int
+
+
+class TooManyFailures(UniWorldError):
+    """More samples or scores are missing than the configuration allows."""
+
+
+class EditR1Trainer:
+    """Trains a policy epoch by epoch. Its methods are collective: all processes call them together.
+
+    Args:
+        config: the configuration.
+        folder: the run's folder.
+        world: the processes.
+        model: the frozen parts.
+        policy: the policies.
+        prompts: the prompts.
+        reward: the reward.
+
+    Attributes:
+        step: number of epochs done.
+        skipped: names of the bad samples replaced so far.
+        saver: writes the checkpoints.
+    """
+
+    def __init__(
+        self,
+        config: EditR1Config,
+        folder: Path,
+        world: World,
+        model: UniWorld,
+        policy: Policy,
+        prompts: Prompts,
+        reward: Reward,
+    ) -> None:
+        self.config, self.folder, self.world, self.model = config, folder, world, model
+        self.policy, self.prompts, self.reward = policy, prompts, reward
+        self.optimizer = make_optimizer(policy.trained.values(), config.optimizer)
+        # Published: the average counts its updates from 1.
+        self.ema = ShardedEMA(policy.trained, config.ema.decay, world.rank, world.size, first=1)
+        self.saver = CheckpointSaver(folder / CHECKPOINTS, world, config.run.keep, config.run.keep_best)
+        self.sigmas = schedule(policy.painter, config)
+        self.step = 0
+        self.skipped: dict[str, str] = {}
+        self._saved: int | None = None
+        self._rewards_since_save: list[float] = []
+
+    def epoch(self) -> EpochMetrics:
+        """Perform one epoch.
+
+        Raises:
+            TooManyFailures: too many samples are bad or too many pictures have no score. Finished rollouts are kept.
+            UniWorldError: the loss or the gradient is not finite, or a file cannot be written.
+        """
+        started = time.perf_counter()
+        store = EpochStore(self.folder, self.step, self.policy.old_fingerprint(self.world))
+        self.world.on_rank0(store.remove_others)
+        rollouts = self._roll_out(store)
+        everyone = [one for some in self.world.gather_objects(_scores(rollouts)) for one in some.items()]
+        table = dict(sorted(everyone))
+        self._check_failures(table, store)
+        rewards = [math.nan if isinstance(one, RewardFailure) else one for row in table.values() for one in row]
+        members = [number for number, row in table.items() for _ in row]
+        found = advantages(np.array(rewards, dtype=np.float64), members, self.config.advantage)
+        rolled = time.perf_counter()
+        update = self._update(rollouts, found)
+        self._write_sheet(rollouts, found)
+        self.step += 1
+        metrics = self._metrics(found, rewards, update, time.perf_counter() - started, rolled - started)
+        if metrics.reward is not None:
+            self._rewards_since_save.append(metrics.reward)
+        return metrics
+
+    def save(self) -> None:
+        """Start writing a checkpoint, unless this epoch is saved already.
+
+        Raises:
+            UniWorldError: the previous checkpoint could not be written.
+        """
+        if self._saved == self.step:
+            return
+        rewards = self._rewards_since_save
+        parts = (self.policy, self.optimizer, self.ema)
+        meta: dict[str, object] = {
+            "step": self.step,
+            "loss": -math.fsum(rewards) / len(rewards) if rewards else None,
+            "samples": self.prompts.fingerprint,
+            "frozen": self.policy.frozen,
+            "skipped": self.skipped,
+            "state": state_values(*parts),
+        }
+        tensors = state_tensors(*parts, self.world) | self._old_tensors()
+        self.saver.save(self.step, tensors, meta)
+        self._saved, self._rewards_since_save = self.step, []
+
+    def resume(self, checkpoint: Path) -> None:
+        """Resume from a checkpoint of this run.
+
+        Raises:
+            UniWorldError: the checkpoint is damaged, or belongs to other prompts or another model.
+        """
+        meta = read_meta(checkpoint)
+        for key, value, what in (
+            ("samples", self.prompts.fingerprint, "trained on other prompts than those of data"),
+            ("frozen", self.policy.frozen, "trained from another model than that in model.checkpoint"),
+        ):
+            if meta[key] != value:
+                raise UniWorldError(
+                    f"The run in {self.folder} was {what}: restore what it started with, or choose another folder."
+                )
+        parts = (self.policy, self.optimizer, self.ema)
+        restore(checkpoint, meta["state"], *parts, self.world, self._old_tensors())
+        self.step = self._saved = meta["step"]
+        self.skipped = dict(meta["skipped"])
+
+    def _old_tensors(self) -> dict[str, Tensor]:
+        return {OLD + name: tensor for name, tensor in self.policy.old.items()}
+
+    def _roll_out(self, store: EpochStore) -> list[Rollout]:
+        """Paint and score this process's groups, or read those that are there already."""
+        settings, world = self.config.editr1, self.world
+        plan = plan_epoch(self.prompts.count, settings.groups, settings.group_size, self.config.run.seed, self.step)
+        mine = plan[world.rank :: world.size]
+        prompts = self._agreed([self._prompt(group) for group in mine])
+        return [self._roll_out_group(group, prompt, store) for group, prompt in zip(mine, prompts)]
+
+    def _roll_out_group(self, group: Group, prompt: EditPrompt, store: EpochStore) -> Rollout:
+        condition = encode(self.model, prompt, self.config)
+        latents = store.latents(group.number, prompt.key)
+        missing = latents is None
+        # FSDP2 gathers the shards of all processes for each forward pass, so all must paint if one must.
+        if missing if self.world.engine == "data" else self.world.gather([missing]).any():
+            painted = self._paint(condition, group)
+            if latents is None:
+                latents = painted
+                store.keep_latents(group.number, prompt.key, painted)
+        assert latents is not None
+        rollout = Rollout(group, prompt, condition, latents, ())
+        scores = store.scores(group.number)
+        if scores is None or len(scores) != len(latents):
+            scores = score_group(self.reward, prompt, self._pictures(rollout))
+            store.keep_scores(group.number, scores)
+        return replace(rollout, scores=tuple(scores))
+
+    def _paint(self, condition: Condition, group: Group) -> Tensor:
+        with self.policy.as_old():
+            painter, dtype = self.policy.painter, self.model.dtype
+            return paint_group(painter, condition, group.seeds, self.sigmas, self.config, dtype)
+
+    def _pictures(self, rollout: Rollout) -> list:
+        return pictures_of(self.model, rollout.latents, self.config.run.micro_batch_size)
+
+    def _prompt(self, group: Group) -> EditPrompt | None:
+        """Read a group's prompt. A bad one is replaced by the next good one; None if there is none within the limit."""
+        count = self.prompts.count
+        # Endless data continues beyond what the run uses otherwise.
+        stride = 1 if count is not None else self.config.run.steps * self.config.editr1.groups
+        tries = self.config.data.bad_limit + 1
+        for offset in range(tries if count is None else min(count, tries)):
+            index = group.sample + offset * stride
+            try:
+                return self.prompts.read(index if count is None else index % count)
+            except BadSample as error:
+                self.skipped[error.key] = error.reason
+        return None
+
+    def _agreed(self, found: Sequence[EditPrompt | None]) -> list[EditPrompt]:
+        """Exchange the bad samples. Raises TooManyFailures in every process if there are too many."""
+        lost = False
+        for others, none in self.world.gather_objects((self.skipped, None in found)):
+            self.skipped.update(others)
+            lost = lost or none
+        limit = self.config.data.bad_limit
+        if lost or len(self.skipped) > limit:
+            latest = "; ".join(f"{key}: {reason}" for key, reason in list(self.skipped.items())[-3:])
+            raise TooManyFailures(
+                f"{len(self.skipped)} samples are invalid; data.bad_limit is {limit}. The latest: {latest} Fix them or raise "
+                "data.bad_limit, then run the same command again to resume."
+            )
+        return [prompt for prompt in found if prompt is not None]
+
+    def _check_failures(self, table: dict[int, tuple], store: EpochStore) -> None:
+        """Raise TooManyFailures if too many pictures of the epoch have no score; a resumed run then asks again."""
+        failures = {number: one for number, row in table.items() for one in row if isinstance(one, RewardFailure)}
+        count = sum(isinstance(one, RewardFailure) for row in table.values() for one in row)
+        total = sum(map(len, table.values()))
+        if count <= self.config.reward.max_failed * total and count < total:
+            return
+        for number in failures:
+            store.forget_scores(number)
+        reasons = "; ".join(dict.fromkeys(one.reason for one in list(failures.values())[:3]))
+        raise TooManyFailures(
+            f"The reward {self.reward.name} failed on {count} of the {total} pictures of epoch {self.step}, more than "
+            f"reward.max_failed = {self.config.reward.max_failed:g} allows: {reasons}. The pictures are kept: run the same "
+            "command again to score them."
+        )
+
+    def _update(self, rollouts: Sequence[Rollout], found: Advantages) -> tuple[float, float, float, float] | None:
+        """Take an optimizer step on the valid pictures, then move EMA and old policy. Return loss, KL, norm and rate.
+
+        Without a valid picture nothing changes, and None is returned.
+        """
+        if not found.valid.any():
+            return None
+        config, trained = self.config, self.policy.trained
+        rate = learning_rate(config.optimizer, self.ema.updates, config.run.steps)
+        loss, kl = backward(self.policy, rollouts, found, self.sigmas, config, self.world, self.step, self.model.dtype)
+        norm = gradient_norm(trained.values())
+        if not math.isfinite(norm) or not math.isfinite(loss):
+            raise UniWorldError(
+                f"The loss or its gradient is not finite in epoch {self.step}: this step was discarded, and earlier "
+                "checkpoints are intact. Continue in a new folder with a lower optimizer.lr."
+            )
+        scale_gradients(trained.values(), clip_factor(norm, config.optimizer.clip))
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update()
+        blend(self.policy.old, trained, old_decay(config.editr1.old, self.ema.updates))
+        return loss, kl, norm, rate
+
+    def _write_sheet(self, rollouts: Sequence[Rollout], found: Advantages) -> None:
+        run = self.config.run
+        if not run.sheet_every or self.step % run.sheet_every:
+            return
+
+        def write() -> None:
+            rows = [
+                GroupRow(one.prompt, self._pictures(one), one.scores, _trains(found, one.group.number))
+                for one in rollouts[: run.sheet_groups]
+            ]
+            write_group_sheet(rows, self.folder / SHEETS / f"epoch-{self.step:08d}.png")
+
+        self.world.on_rank0(write)
+
+    def _metrics(
+        self,
+        found: Advantages,
+        rewards: Sequence[float],
+        update: tuple[float, float, float, float] | None,
+        seconds: float,
+        rollout_seconds: float,
+    ) -> EpochMetrics:
+        values = np.array(rewards)
+        known = values[np.isfinite(values)]
+        stats = list(found.stats.values())
+        loss, kl, norm, rate = update or (None, None, None, None)
+        return EpochMetrics(
+            step=self.step,
+            epoch=self.step - 1,
+            reward=float(known.mean()) if len(known) else None,
+            reward_std=float(np.mean([one.std for one in stats])) if stats else None,
+            best=float(np.mean([one.best for one in stats])) if stats else None,
+            trained=float(found.valid.mean()),
+            flat=found.flat_share,
+            failed=len(values) - len(known),
+            loss=loss,
+            kl=kl,
+            learning_rate=rate,
+            gradient_norm=norm,
+            updates=self.ema.updates,
+            seconds=seconds,
+            rollout_seconds=rollout_seconds,
+            skipped=len(self.skipped),
+        )
+
+
+def _scores(rollouts: Sequence[Rollout]) -> dict[int, tuple]:
+    return {one.group.number: one.scores for one in rollouts}
+
+
+def _trains(found: Advantages, group: int) -> bool:
+    return group in found.stats and found.stats[group].trains

@@ -1,0 +1,94 @@
+"""The prompts and the reward of the world of shapes, for runs with rewards."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from ....uniworld_core.errors import UniWorldError
+from ...config.editr1 import EditR1Config
+from ...editr1.groups import stream_seed
+from ...editr1.prompts import EditPrompt
+from ...editr1.providers import PROMPTS, REWARDS, Providers
+from ...editr1.reward.protocol import RewardFailure, RewardItem, Score
+from ..judge.judge import judge
+from ..judge.verdict import Verdict
+from ..tasks.tasks import KINDS, ShapesTask, make_task
+from ..world.scene import check_side
+
+# Part of the reward for a task that is solved completely; the rest falls with each thing that is wrong.
+RIGHT_SHARE = 0.5
+MOST_FAULTS = 3
+
+
+class ShapesPrompts:
+    """Tasks of the training split that never repeat, of some kinds in turn.
+
+    Args:
+        kinds: kinds of tasks; a kind may occur several times.
+        seed: seed of the tasks.
+        side: side of the pictures in pixels.
+
+    Raises:
+        UniWorldError: a kind is unknown or not painted, or the side is invalid.
+    """
+
+    count = None
+
+    def __init__(self, kinds: Sequence[str], seed: int, side: int) -> None:
+        painted = [kind for kind in KINDS if kind != "question"]
+        unknown = [kind for kind in kinds if kind not in painted]
+        if unknown:
+            raise UniWorldError(f"data.shapes has {', '.join(unknown)}; choose some of {', '.join(painted)}.")
+        check_side(side)
+        self._kinds, self._seed, self._side = tuple(kinds), seed, side
+        self.fingerprint = hashlib.sha256(repr((self._kinds, seed, side)).encode()).hexdigest()[:32]
+
+    def read(self, index: int) -> EditPrompt:
+        """Make task number `index`."""
+        kind = self._kinds[index % len(self._kinds)]
+        rng = np.random.default_rng(stream_seed(self._seed, index))
+        task = make_task(kind, rng, "train", self._side)
+        return EditPrompt(f"{kind}-{index:08d}", task.prompt, task.references, task=task)
+
+
+class OracleReward:
+    """The exact judge of the world of shapes: half for a solved task, and half that falls with the number of faults."""
+
+    name = "oracle"
+
+    def score(self, items: Sequence[RewardItem]) -> list[Score]:
+        return [
+            shaped(judge(item.task, item.picture))
+            if isinstance(item.task, ShapesTask)
+            else RewardFailure("the oracle only knows tasks of the world of shapes: set data.shapes")
+            for item in items
+        ]
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def shaped(verdict: Verdict) -> float:
+    """Return the reward of a verdict, 0 to 1."""
+    faults = min(len(verdict.reasons), MOST_FAULTS)
+    return RIGHT_SHARE * verdict.right + (1 - RIGHT_SHARE) * (1 - faults / MOST_FAULTS)
+
+
+def _prompts(config: EditR1Config) -> ShapesPrompts:
+    return ShapesPrompts(config.data.shapes, config.run.seed, config.editr1.side)
+
+
+def _oracle(config: EditR1Config) -> OracleReward:
+    if not config.data.shapes:
+        raise UniWorldError(
+            "reward.name is 'oracle', which only knows the world of shapes: set data.shapes, or another reward."
+        )
+    return OracleReward()
+
+
+def providers() -> Providers:
+    """Return the prompts and rewards of all runs, with those of the world of shapes."""
+    return Providers({**PROMPTS, "shapes": _prompts}, {**REWARDS, "oracle": _oracle})
