@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,7 @@ from uniworld.training.config.file import load_config
 from uniworld.training.config.settings import Config
 from uniworld.training.run.metrics import read_lines
 
-ROOT = Path(__file__).resolve().parents[2]
-_IMPORT_CHECKOUT = f"""
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("uniworld", {str(ROOT / "__init__.py")!r}, submodule_search_locations=[{str(ROOT)!r}])
-sys.modules["uniworld"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["uniworld"])
-"""
+from ..forked import Forked
 
 # Changes to the stage 2 preset: small enough for a test, and a learning rate that shows at once.
 TINY = (
@@ -82,33 +75,35 @@ def tiny_config(tiny_data: Path) -> Callable[..., Config]:
     return lambda *settings: load_config("stage2", [*TINY, f"data.list={tiny_data}", *settings])
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A process that has exited."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture
-def processes(tmp_path: Path) -> Callable[..., list[subprocess.CompletedProcess[str]]]:
+def processes(tmp_path: Path) -> Callable[..., list[Ended]]:
     """`processes(program, size)`: run a Python program in `size` connected processes, as torchrun does."""
 
-    def run(program: str, size: int = 1, timeout: float = 300) -> list[subprocess.CompletedProcess[str]]:
+    def run(program: str, size: int = 1, timeout: float = 300) -> list[Ended]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        file = tmp_path / "program.py"
-        file.write_text(_IMPORT_CHECKOUT + textwrap.dedent(program), encoding="utf-8")
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"}
         started = [
-            subprocess.Popen(
-                [sys.executable, str(file)],
+            Forked(
+                tmp_path,
+                f"rank-{rank}",
+                textwrap.dedent(program),
                 env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
             )
             for rank in range(size)
         ]
         try:
-            return [
-                subprocess.CompletedProcess(one.args, one.returncode, out, error)
-                for one in started
-                for out, error in [one.communicate(timeout=timeout)]
-            ]
+            return [Ended(one.wait(timeout), *one.communicate()) for one in started]
         finally:
             for one in started:
                 one.kill()

@@ -8,7 +8,6 @@ import importlib.util
 import json
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -25,6 +24,8 @@ from uniworld.nodes.headless.registry.registry import Registry, load_registry
 from uniworld.nodes.headless.serve.config import ServerConfig
 from uniworld.nodes.headless.storage import folders
 
+from ....forked import Forked
+
 try:
     import aiohttp
     from uniworld.nodes.headless.serve.app import make_app, open_server
@@ -34,12 +35,7 @@ except ImportError:  # the server is an extra
 
 HERE = Path(__file__).parent
 TOYS = {"toys": HERE.parent / "toys.py", "serve_toys": HERE / "toys.py"}
-LAUNCH = f"""
-import runpy, sys
-runpy.run_path({str(HERE.parents[2] / "conftest.py")!r})
-from uniworld.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
+LAUNCH = "import sys; from uniworld.__main__ import main; sys.exit(main(sys.argv[1:]))"
 
 
 def load_toys(name: str) -> ModuleType:
@@ -282,17 +278,11 @@ class Process:
         pack = folder / "toy-pack"
         pack.mkdir(exist_ok=True)
         (pack / "__init__.py").write_text(TOYS["serve_toys"].read_text())
-        command = [sys.executable, "-c", LAUNCH, "serve", "--port", "0", "--frontend", str(frontend)]
-        # A file rather than a pipe: a full pipe that nobody reads would block the server.
-        self._log = folder / f"serve-{time.monotonic_ns()}.log"
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command, "--pack", "toy-pack", *options],
-                cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True,
-            )  # fmt: skip
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert "http://127.0.0.1:" in line, self._log.read_text()
+        command = ["serve", "--port", "0", "--frontend", str(frontend), "--pack", "toy-pack", *options]
+        self.process = Forked(folder, f"serve-{time.monotonic_ns()}", LAUNCH, command)
+        wait_for(lambda: "\n" in self.process.out.read_text() or self.process.poll() is not None, 60)
+        line = self.process.out.read_text()
+        assert "http://127.0.0.1:" in line, self.process.err.read_text()
         self.url = line.split()[3].rstrip("/")
 
     def ask(self, path: str, data: Any = None) -> Any:
@@ -316,8 +306,8 @@ class Process:
     def end(self, how: int) -> tuple[int, str]:
         """Send a signal, and return the exit code and standard error."""
         self.process.send_signal(how)
-        self.process.communicate(timeout=30)
-        return self.process.returncode, self._log.read_text()
+        _, errors = self.process.communicate(timeout=30)
+        return self.process.wait(), errors
 
 
 @pytest.fixture
