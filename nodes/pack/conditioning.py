@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ...uniworld_core.prompts.conversation import Conversation
     from ...uniworld_core.prompts.reference import References
     from ...uniworld_core.sampling.condition import Condition
+    from ...uniworld_core.sampling.latents import LatentFormat
     from .wires import ClipVisionOutput, Conditioning, SiglipWire, TextWire, VLMWire
 
 # Inputs shared with Understand and Route.
@@ -165,27 +166,40 @@ class EncodeCondition(PromptNode):
 
         extended = self.extended(vlm, prompt, references, conversation)
         condition = vlm.encode(extended, connected(text), T5_LENGTH if t5_length is None else t5_length)
-        return conditioning_of(condition, float(GUIDANCE if guidance is None else guidance)), extended
+        chosen = float(GUIDANCE if guidance is None else guidance)
+        return conditioning_of(condition, chosen, vlm.facts.latent_format), extended
 
 
 # Entry for the parts of a condition that a CONDITIONING has no key for: mask, reference latents, negative. UniWorld-V1
 # uses none of them.
 _CONDITION_KEY = "uniworld_condition"
+# ComfyUI's entry for reference latents, a list of unscaled VAE latents. ReferenceLatent appends to it.
+_REFERENCES_KEY = "reference_latents"
 
 
-def conditioning_of(condition: Condition, guidance: float) -> Conditioning:
-    """Return the core's condition of one item as a CONDITIONING of one entry."""
+def conditioning_of(condition: Condition, guidance: float, latents: LatentFormat) -> Conditioning:
+    """Return the core's condition of one item as a CONDITIONING of one entry.
+
+    Args:
+        latents: format of the condition's reference latents.
+    """
     import torch
 
     kept = condition.to(torch.device("cpu"), condition.tokens.dtype)
     extra: dict[str, object] = {} if kept.pooled is None else {"pooled_output": kept.pooled}
     if kept.mask is not None or kept.references or kept.negative is not None:
         extra[_CONDITION_KEY] = kept
+    if kept.references:  # for ComfyUI's own samplers
+        extra[_REFERENCES_KEY] = [latents.from_model(latent) for latent in kept.references]
     return [[kept.tokens, {**extra, "guidance": guidance}]]
 
 
-def to_condition(conditioning: Conditioning) -> Condition:
-    """Return a CONDITIONING of one entry as the core's condition. Raises UniWorldError for several entries."""
+def to_condition(conditioning: Conditioning, latents: LatentFormat) -> Condition:
+    """Return a CONDITIONING of one entry as the core's condition. Raises UniWorldError for several entries.
+
+    Args:
+        latents: format of the latents of the painter, for reference latents of other nodes.
+    """
     from ...uniworld_core import Condition
 
     if len(conditioning) != 1:
@@ -195,8 +209,13 @@ def to_condition(conditioning: Conditioning) -> Condition:
         )
     tokens, extra = conditioning[0]
     condition = extra.get(_CONDITION_KEY, Condition(tokens))
+    # The condition's own references have not been rounded by `from_model`. Only those after them are of other nodes.
+    own = condition.references
+    added = tuple(extra.get(_REFERENCES_KEY, ()))[len(own) :]
+    # The painter refuses latents of another shape.
+    references = own + tuple(latents.to_model(z) if latents.fits(z.shape) else z for z in added)
     # The entry's own values take precedence: other nodes may have changed them.
-    return replace(condition, tokens=tokens, pooled=extra.get("pooled_output"))
+    return replace(condition, tokens=tokens, pooled=extra.get("pooled_output"), references=references)
 
 
 NODES = by_id(EncodeReference, EncodeCondition)

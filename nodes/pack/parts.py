@@ -136,11 +136,13 @@ class VLMPart:
     Attributes:
         family: the model's family.
         held: its parts by name.
+        facts: facts about painting with the model.
         scope: the words and images that a small model such as nano knows; None if there is no such limit.
     """
 
     family: Family
     held: Mapping[str, Wired[Any]]
+    facts: PaintingFacts
     scope: Scope | None = None
     _loaded: LoadedParts | None = field(default=None, repr=False)
 
@@ -228,11 +230,12 @@ def open_parts(
     held: dict[str, Wired[Any]] = {
         name: HeldPart(parts, name, storage, device, offload) for name in (*PART_NAMES, *own)
     }
-    held["dit"] = dit = PaintingPart(parts, "dit", storage, device, offload, speed, facts=parts.facts)
-    held["vae"] = vae = PaintingPart(parts, "vae", storage, device, offload, facts=parts.facts)
+    facts = parts.facts
+    held["dit"] = dit = PaintingPart(parts, "dit", storage, device, offload, speed, facts=facts)
+    held["vae"] = vae = PaintingPart(parts, "vae", storage, device, offload, facts=facts)
     members = {name: MemberPart(held[owner], name) for name, owner in parts.containers.items()}
     return ModelParts(
-        vlm=VLMPart(family, held | members, read_scope(folders.checkpoint)),
+        vlm=VLMPart(family, held | members, facts, read_scope(folders.checkpoint)),
         siglip=held["siglip"],
         dit=dit,
         vae=vae,

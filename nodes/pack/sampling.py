@@ -223,7 +223,8 @@ class Sampler(Node):
     ) -> tuple[Latent]:
         from ...uniworld_core.sampling.sampler import paint, sequence_length
 
-        condition, latents = to_condition(conditioning), dit.facts.latent_format
+        latents = dit.facts.latent_format
+        condition = to_condition(conditioning, latents)
         samples = samples_of(latent, latents, self.DISPLAY_NAME)
         size, batch = latents.size(samples.shape), len(samples)
         warn_of_size(dit.facts.native_side, size.height, size.width)

@@ -116,7 +116,9 @@ class TextWire(Emptyable, Protocol):
 
 
 class VLMWire(Protocol):
-    """UNIWORLD_VLM."""
+    """UNIWORLD_VLM, with facts about the model that are known before it is loaded."""
+
+    facts: PaintingFacts
 
     def warn_of_unknown(self, conversation: Conversation) -> None:
         """Warn the user about words and images in a conversation that the model does not know."""

@@ -54,7 +54,7 @@ def edit(name: str) -> Any:
     )
     model = {"checkpoint": CATALOG[name].needs_model, "flux": "auto", "siglip": "auto"}
     load = graph.add("UniWorldLoader", 0, build.TOP, **model, dtype="auto", device="default")
-    source = build.picture(graph, settings.picture, top=build.TOP + build.NOTE)
+    source = build.picture(graph, settings.picture, top=graph.below(load))
     reference = graph.add("UniWorldReference", 1, build.REFERENCE, image=source[0], mask=source[1])
     condition = build.conditioned(graph, 2, load, references=reference[0], prompt=settings.prompt)
     latent = build.empty_latent(graph, 2, load, references=reference[0], ratios="native")
@@ -67,5 +67,5 @@ def edit(name: str) -> Any:
         "Choose an image, write what to change in **UniWorld Condition**, and press **Run**. For another image, chain a second "
         "**UniWorld Reference**. *ratios* `native` takes the sizes that the model was trained for."
     )
-    graph.note("How to use", text, 3, 600, (300, 110))
+    build.usage(graph, 3, text, (300, 110))
     return graph

@@ -18,6 +18,7 @@ from uniworld.nodes.pack.folders import companion, model_choices, model_folder
 from uniworld.nodes.pack.parts import HeldPart, torch_dtype
 from uniworld.uniworld_core import Condition, UniWorld
 from uniworld.uniworld_core.backbones import flux_dit
+from uniworld.uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from uniworld.uniworld_core.backbones.flux_vae import read_native_side
 from uniworld.uniworld_core.images.pictures import to_image
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
@@ -347,18 +348,29 @@ def test_a_conditioning_carries_what_other_families_paint_by() -> None:
     negative = Condition(torch.full((1, 2, 4), 2.0))
     mask, latent = torch.tensor([[False, True, True]]), torch.ones(1, 16, 4, 4)
     whole = Condition(torch.zeros(1, 3, 4), torch.ones(1, 5), mask, (latent,), negative)
-    ((tokens, extra),) = conditioning_of(whole, 2.5)
+    ((tokens, extra),) = conditioning_of(whole, 2.5, FLUX_LATENTS)
     assert extra["guidance"] == 2.5
+    # ComfyUI's samplers take references on the side of the VAE.
+    assert torch.allclose(FLUX_LATENTS.to_model(extra["reference_latents"][0]), latent)
     # As ComfyUI's nodes do: new tokens, and a copy of the other entries.
-    again = to_condition([[tokens + 1, dict(extra)]])
+    again = to_condition([[tokens + 1, dict(extra)]], FLUX_LATENTS)
     assert torch.equal(again.tokens, torch.ones(1, 3, 4))
     assert torch.equal(again.pooled, whole.pooled)
     assert torch.equal(again.mask, mask)
     assert torch.equal(again.references[0], latent)
     assert torch.equal(again.negative.tokens, negative.tokens)
     plain = Condition(whole.tokens, whole.pooled)
-    assert set(conditioning_of(plain, 1.0)[0][1]) == {"pooled_output", "guidance"}
-    assert to_condition(conditioning_of(plain, 1.0)).negative is None
+    made = conditioning_of(plain, 1.0, FLUX_LATENTS)
+    assert set(made[0][1]) == {"pooled_output", "guidance"}
+    assert to_condition(made, FLUX_LATENTS).negative is None
+    # ReferenceLatent of ComfyUI appends a VAE latent, also to a conditioning of its own text encoders.
+    z = torch.full((1, 16, 6, 4), 0.5)
+    for first, carried in ((extra, 1), (made[0][1], 0)):
+        appended = dict(first) | {"reference_latents": [*first.get("reference_latents", []), z]}
+        references = to_condition([[tokens, appended]], FLUX_LATENTS).references
+        assert len(references) == carried + 1
+        assert torch.equal(references[-1], FLUX_LATENTS.to_model(z))
+        assert all(torch.equal(one, latent) for one in references[:-1])
 
 
 def test_condition_without_text_takes_clips_empty_prompt_and_no_t5(parts: dict[str, Any], core: UniWorld) -> None:
@@ -533,7 +545,7 @@ def test_cache_and_solver_are_the_cores(
     painted = sample(parts, conditioning, latent(), **settings)
     assert [value for value, *_ in recorder.seen] == [1, 2, 3, 4]
     assert all(isinstance(preview, Image.Image) for *_, preview in recorder.seen)
-    wanted = core.sample(to_condition(conditioning), 48, 64, seed=5, **settings)
+    wanted = core.sample(to_condition(conditioning, FLUX_LATENTS), 48, 64, seed=5, **settings)
     torch.testing.assert_close(painted, wanted, rtol=0, atol=1e-5)
     assert torch.equal(painted, sample(parts, conditioning, latent(), **settings))
     assert not torch.equal(painted, sample(parts, conditioning, latent(), steps=4))
