@@ -279,3 +279,14 @@ def test_memory_of_training(stage: str) -> None:
         assert f"stage 1 takes {gigabytes(1)}" in text
     else:
         assert f"trains {trained / 1e9:.1f} billion parameters in {gigabytes(1)}, or in {gigabytes(8)} on each" in text
+
+
+def test_the_table_of_files_for_comfyui_is_that_of_the_command() -> None:
+    from uniworld.uniworld_core.families.uniworld_v1.comfy_files import LOADERS
+
+    rows = re.findall(
+        r"^\| `(\S+\.safetensors)` \| .* \| (.*) \|$", (ROOT / "docs" / "comfyui.md").read_text("utf-8"), re.M
+    )
+    assert [(file, loader.replace("`", "")) for file, loader in rows] == [
+        (file.format(name="uniworld_v1"), loader) for file, loader in LOADERS.items()
+    ]

@@ -35,7 +35,7 @@ from .serve.command import serve
 from .serve.config import add_options
 from .storage import folders
 from .storage.output_folder import check_writable, open_output, preview_folder
-from .workflow.api_form import is_stdout, non_finite_inputs, write_api_form
+from .workflow.api_form import is_stdout, non_finite_inputs, not_reported, write_api_form
 from .workflow.file import Workflow, find_node, find_workflow, list_shipped, node_name, read_workflow, set_value
 from .workflow.prompt_choices import SEED_HELP
 
@@ -380,7 +380,7 @@ def _check(arguments: argparse.Namespace) -> int:
         problems.append(str(error))
     if arguments.api is not None:
         unwritable = non_finite_inputs(workflow.prompt)
-        problems += unwritable
+        problems += not_reported(unwritable, problems)
         if unwritable:
             problems.append("The API form was not written.")
         else:

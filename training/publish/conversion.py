@@ -28,7 +28,7 @@ from ...uniworld_core.loading.encodings import ENCODED, encode, scale_name
 from ...uniworld_core.loading.settings import read_json
 from ...uniworld_core.loading.weights import Names, Shards
 from .convert import QWEN_TYPE
-from .model_folder import SHARD_BYTES, Source, copy_settings, index_of, split, write_json
+from .model_folder import SHARD_BYTES, Source, check_apart, copy_settings, index_of, split, write_json
 from .processor_files import add_processor_files
 from .tensor_file import TensorEntry, TensorFile
 from .work_folder import ConvertedFiles, fingerprint, publish
@@ -83,6 +83,7 @@ def convert_checkpoint(
             f"--storage is {conversion.storage}, which --to {conversion.to} does not support: choose one of "
             f"{', '.join(STORAGES[conversion.to])}."
         )
+    check_apart(target, vars(folders), conversion.to == "comfy")
     parts = UniWorldParts(folders.checkpoint, folders.flux, folders.siglip)
     parts.check()
     write = {"uniworld": _uniworld, "comfy": _comfy, "diffusers": _diffusers}[conversion.to]

@@ -22,7 +22,7 @@ from ...uniworld_core.families.uniworld_v1.config import MODEL_TYPE, SIGLIP_WIDT
 from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE, Projectors
 from ...uniworld_core.loading.settings import OBJECT, optional, read_json, take
 from ...uniworld_core.loading.weights import Names, Shards, open_shard, read_header
-from .model_folder import SHARD_BYTES, Source, copy_settings, new_folder, write_json, write_shards
+from .model_folder import SHARD_BYTES, Source, check_apart, copy_settings, new_folder, write_json, write_shards
 from .processor_files import add_processor_files
 
 QWEN_TYPE = "qwen2_5_vl"
@@ -93,6 +93,7 @@ def convert(
         UniWorldError: a folder contains another model, a tensor is missing, unexpected or of the wrong shape, or `to`
             cannot be written.
     """
+    check_apart(to, {"Qwen2.5-VL": models.qwen, "flux": models.flux, "siglip": models.siglip})
     raw = base_config(models.qwen, models.flux)
     raw["torch_dtype"] = str(dtype).removeprefix("torch.")
     # A copy, because transformers modifies the dict that it builds a configuration from.

@@ -55,6 +55,27 @@ class Source:
         return cls(tuple(tensor.shape), lambda: tensor)
 
 
+def check_apart(target: Path, sources: Mapping[str, Path | None], into_existing: bool = False) -> None:
+    """Raise UniWorldError if a conversion would write into one of its sources, or create a folder around one.
+
+    Args:
+        sources: {what it is: folder}.
+        into_existing: whether files are added to the target, such as ComfyUI's models folder, which may contain sources.
+    """
+    goal = target.resolve()
+    for name, folder in sources.items():
+        source = None if folder is None else folder.resolve()
+        if source is None:
+            continue
+        if goal.is_relative_to(source):
+            where = "is" if goal == source else "is inside"
+            raise UniWorldError(
+                f"The target {target} {where} the {name} folder {folder}: choose a folder outside of it."
+            )
+        if source.is_relative_to(goal) and not into_existing:
+            raise UniWorldError(f"The target {target} contains the {name} folder {folder}: choose a new folder.")
+
+
 @contextmanager
 def new_folder(to: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `to` if the block succeeds, and removed otherwise.

@@ -17,7 +17,8 @@ from ...uniworld_core.json_text import loads
 from .tensor_file import TensorFile
 
 _SAMPLE = 2**20  # bytes at either end of a file that its fingerprint covers
-_GIB = 2**30
+_GIB, _MIB = 2**30, 2**20
+_STATE = "state.json"
 
 
 def fingerprint(folder: Path) -> str:
@@ -76,23 +77,28 @@ def publish(
             or the target cannot be written.
     """
     names = [*output.tensors, output.record]
-    taken = [target / name for name in names if (target / name).exists()] if into_existing else [target]
+    work = target / ".uniworld-convert" if into_existing else target.with_name(f".{target.name}.uniworld-convert")
+    moved = _moved(work, output, target) if into_existing else set()
+    taken = [target / name for name in names if name not in moved] if into_existing else [target]
     for path in taken:
         if path.exists() or path.is_symlink():
             raise UniWorldError(f"{path} already exists and is not overwritten: choose another target, or move it.")
-    work = target / ".uniworld-convert" if into_existing else target.with_name(f".{target.name}.uniworld-convert")
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UniWorldError(f"{work} cannot be created ({error}): choose another target.") from error
     with acquire_lock(work / "lock", f"Another process is converting to {target}: wait for it."):
         try:
-            _fill(work, output, target, progress)
-            _move(work, names, target, into_existing)
+            if not moved:
+                _fill(work, output, target, progress)
+            _move(work, [name for name in names if name not in moved], target, into_existing)
         except (UniWorldError, OSError) as error:
-            shutil.rmtree(work, ignore_errors=True)
+            if not _moving(work):  # otherwise the finished files wait for the next call
+                shutil.rmtree(work, ignore_errors=True)
             if isinstance(error, UniWorldError):
                 raise
+            if work.exists():
+                raise UniWorldError(f"{target} cannot be written ({error}): run the same command again.") from error
             raise UniWorldError(
                 f"{target} cannot be written ({error}); the partial output was removed. Free disk space, or choose another "
                 "folder."
@@ -100,7 +106,7 @@ def publish(
 
 
 def _fill(work: Path, output: ConvertedFiles, target: Path, progress: Callable[[int, int], None]) -> None:
-    state_file = work / "state.json"
+    state_file = work / _STATE
     state = _read_state(state_file, dict(output.about))
     if state is None:
         _clear(work)
@@ -112,8 +118,8 @@ def _fill(work: Path, output: ConvertedFiles, target: Path, progress: Callable[[
     free = shutil.disk_usage(work).free
     if missing - written > free:
         raise UniWorldError(
-            f"{target} needs {(missing - written) / _GIB:.1f} GiB, but only {free / _GIB:.1f} GiB are free: free disk space, "
-            "or choose another folder."
+            f"{target} needs {_size(missing - written)}, but only {_size(free)} are free: free disk space, or choose another "
+            "folder."
         )
     total = sum(len(file.entries) for file in output.tensors.values())
     done = 0
@@ -133,7 +139,8 @@ def _fill(work: Path, output: ConvertedFiles, target: Path, progress: Callable[[
         done = start + len(tensors.entries)
         progress(done, total)
     output.rest(work)
-    others = sorted(path for path in work.rglob("*") if path.is_file() and path.name not in ("lock", "state.json"))
+    kept = (work / "lock", work / _STATE, work / output.record)  # the record is there if moving was interrupted
+    others = sorted(path for path in work.rglob("*") if path.is_file() and path not in kept)
     files = {
         path.relative_to(work).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in others
@@ -146,17 +153,54 @@ def _fill(work: Path, output: ConvertedFiles, target: Path, progress: Callable[[
 def _move(work: Path, names: list[str], target: Path, into_existing: bool) -> None:
     sync_tree(work)
     if into_existing:
+        state = _read_json(work / _STATE) or {}
+        write_atomic(work / _STATE, json.dumps(state | {"moving": True}).encode())
         for name in names:  # the record last
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (work / name).replace(target / name)
             sync_folder((target / name).parent)
         shutil.rmtree(work)
         return
-    for name in ("lock", "state.json"):
+    for name in ("lock", _STATE):
         with suppress(OSError):  # an open lock file cannot be removed on Windows
             (work / name).unlink()
     work.rename(target)
     sync_folder(target.parent)
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB / 10 else f"{count / _MIB:.1f} MiB"
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    try:
+        state = loads(file.read_bytes())
+    except (OSError, UniWorldError, ValueError):
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def _moving(work: Path) -> bool:
+    """Return whether an interrupted conversion has written everything, and was moving its files into the target."""
+    return (_read_json(work / _STATE) or {}).get("moving") is True
+
+
+def _moved(work: Path, output: ConvertedFiles, target: Path) -> set[str]:
+    """Return the files that an interrupted conversion of the same source and settings has already moved into the target.
+
+    The set is empty unless every file is either there or waits in `work`, with the size that it was written with.
+    """
+    state = _read_json(work / _STATE) or {}
+    if not _moving(work) or state.get("about") != dict(output.about):
+        return set()
+    moved = {name for name in (*output.tensors, output.record) if not (work / name).exists()}
+    try:
+        sizes = {name: int(state["files"][name]["bytes"]) for name in output.tensors}
+        places = {name: (target if name in moved else work) / name for name in (*sizes, output.record)}
+        intact = all(places[name].stat().st_size == size for name, size in sizes.items())
+        return moved if intact and places[output.record].is_file() else set()
+    except (OSError, KeyError, TypeError, ValueError):
+        return set()
 
 
 def _read_state(file: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -10,11 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
 from ..errors import UniWorldError, shown
-from .quantized import FP8, NF4Tensor, ScaledTensor, StoredTensor, bitsandbytes, nf4_blocks, quantize_fp8, quantize_int8
+from .quantized import (
+    FP8,
+    NF4Tensor,
+    ScaledTensor,
+    StoredTensor,
+    bitsandbytes,
+    nf4_blocks,
+    nf4_values,
+    quantize_fp8,
+    quantize_int8,
+)
 from .settings import listed, number, parse_json, take, whole
 
 # Names of dtypes in a safetensors header.
@@ -24,6 +35,7 @@ _INT8 = "I8"
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, **dict.fromkeys((*_FLOAT8, _INT8, "U8"), 1)}
 
 _WEIGHT = ".weight"
+_TABLE = "embed_tokens.weight"  # not a linear layer: ComfyUI reads it without a scale
 SCALE = ".weight_scale"
 _SCALES = (SCALE, ".scale_weight")
 # Scales of activations, which only float8 matrix products need, and ComfyUI's description of a layer.
@@ -35,6 +47,7 @@ _NF4_STATE = ".quant_state.bitsandbytes__nf4"
 _FP4_STATE = ".quant_state.bitsandbytes__fp4"
 _NF4_PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 _MAX_STATE = 4096  # bytes of a state; bitsandbytes writes under 200
+_MAP_ERROR = 2**-8  # of bfloat16, in which a table may be stored
 _NF4_BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)
 _STATE = {
     "blocksize": whole(32, 2**16),
@@ -92,12 +105,15 @@ class Encodings:
 
 
 def find_encodings(
-    shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str], read: Callable[[str], torch.Tensor]
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, str],
+    files: Mapping[str, Path],
+    read: Callable[[str], torch.Tensor],
 ) -> Encodings:
     """Find the quantized weights in the files of a folder.
 
     Args:
-        shapes, dtypes: shape and dtype of each tensor, from the headers.
+        shapes, dtypes, files: shape, dtype and file of each tensor, from the headers.
         read: reads a small tensor from the files.
 
     Raises:
@@ -117,7 +133,23 @@ def find_encodings(
             stem = name.removesuffix(_WEIGHT)
             found.weights[name] = _scaled(name, stem, shapes, dtypes, bool(marked))
             found.absorbed |= {stem + part for part in (*_SCALES, *_UNUSED)} & shapes.keys()
+    _check_scales(found, files)
     return found
+
+
+def _check_scales(found: Encodings, files: Mapping[str, Path]) -> None:
+    """Raise UniWorldError if a float8 weight has no scale, although others in its file have one: it would count as 1."""
+    scaled: dict[Path, str] = {}
+    for name, encoding in found.weights.items():
+        if "scale" in encoding.parts:
+            scaled.setdefault(files[name], name)
+    for name, encoding in found.weights.items():
+        linear = name.endswith(_WEIGHT) and len(encoding.shape) == 2 and not name.endswith(_TABLE)
+        if linear and encoding.state is None and not encoding.parts and files[name] in scaled:
+            raise UniWorldError(
+                f"{name} in {files[name].name} is stored as float8 and has no scale, but {scaled[files[name]]} has one: copy "
+                "or convert the files again."
+            )
 
 
 def encode(name: str, weight: torch.Tensor, storage: str) -> dict[str, torch.Tensor]:
@@ -202,6 +234,11 @@ def _nf4(
         raise UniWorldError(
             f"{name} has {math.prod(shapes[name])} bytes, but a 4-bit weight of shape {list(shape)} has "
             f"{math.ceil(math.prod(shape) / 2)}: copy the files again."
+        )
+    if not torch.allclose(read(name + ".quant_map").float().flatten(), nf4_values(), rtol=0, atol=_MAP_ERROR):
+        raise UniWorldError(
+            f"{name}.quant_map does not hold the 16 values of NF4, so the weight is in another 4-bit format, or damaged: use a "
+            "checkpoint in nf4."
         )
     parts = {part[1:]: name + part for part in expected}
     return Encoding(shape, parts, {key: value for key, value in state.items() if key != "shape"})

@@ -6,6 +6,7 @@ int8 with one scale per row is more accurate than float8_e4m3 at the same size: 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import math
@@ -132,6 +133,13 @@ def dequantize_nf4(
     bitsandbytes()
     # The operator rather than `functional.dequantize_4bit`, so that torch.compile sees one node.
     return torch.ops.bitsandbytes.dequantize_4bit(packed, absmax, block, "nf4", list(shape), dtype)
+
+
+@functools.cache
+def nf4_values() -> torch.Tensor:
+    """Return the 16 values of NF4 between -1 and 1, float32. Raises UniWorldError without bitsandbytes."""
+    values: torch.Tensor = bitsandbytes().functional.get_4bit_type("nf4", device="cpu")
+    return values.float()
 
 
 def nf4_blocks(shape: tuple[int, ...], block: int) -> int:

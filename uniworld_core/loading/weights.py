@@ -176,7 +176,7 @@ class Shards:
 
     def _find_encodings(self) -> dict[str, Encoding]:
         try:
-            found = find_encodings(self.shapes, self.dtypes, self._read_small)
+            found = find_encodings(self.shapes, self.dtypes, self.files, self._read_small)
         except UniWorldError as error:
             raise UniWorldError(f"In {self.folder}: {error}") from error
         for name in found.absorbed:
@@ -198,7 +198,7 @@ class Shards:
         A tensor is a view of its mapped file, which stays mapped as long as the view exists.
 
         Raises:
-            UniWorldError: a file has changed since its header was read, or a scale is NaN or infinite.
+            UniWorldError: a file has changed since its header was read, or a scale is NaN, infinite, negative or 0.
         """
         for name, shard in self._opened(names):
             encoding = self.encodings.get(name)
@@ -208,7 +208,9 @@ class Shards:
             else:
                 yield (
                     name,
-                    encoding.decode(tensor, {part: self._part(shard, name, of) for part, of in encoding.parts.items()}),
+                    encoding.decode(
+                        tensor, {part: self._part(shard, name, part, of) for part, of in encoding.parts.items()}
+                    ),
                 )
 
     def first_rows(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -239,11 +241,12 @@ class Shards:
                 f"{file} has changed since the model was opened ({error}): open the model again."
             ) from error
 
-    def _part(self, shard: Any, weight: str, name: str) -> torch.Tensor:
+    def _part(self, shard: Any, weight: str, role: str, name: str) -> torch.Tensor:
         """Read another tensor of a quantized weight, which may be in another shard.
 
         Raises:
-            UniWorldError: values are NaN or infinite. Only the sampler would notice, which cannot name the tensor.
+            UniWorldError: values are NaN or infinite, or scales are negative or 0. Pictures would be wrong, or the sampler
+                would notice, which cannot name the tensor.
         """
         file = self._stored[name][2]
         if file == self.files[weight]:
@@ -255,6 +258,14 @@ class Shards:
             raise UniWorldError(
                 f"In {file}, {bad} of {tensor.numel()} values of {name} are NaN or infinite: copy or convert the files again."
             )
+        if role in ("scale", "absmax", "nested_absmax") and tensor.is_floating_point():
+            # The largest value of a block of zeros is 0, and a scale of 0 makes its weights 0.
+            wrong = tensor.float() <= 0 if role == "scale" else tensor < 0
+            if bad := int(wrong.sum()):
+                kind = "negative or 0" if role == "scale" else "negative"
+                raise UniWorldError(
+                    f"In {file}, {bad} of {tensor.numel()} values of {name} are {kind}: copy or convert the files again."
+                )
         return tensor
 
     def nbytes(self, name: str) -> int:

@@ -35,11 +35,13 @@ class Timeouts:
         connect: for opening a connection.
         read: between two chunks of a response.
         submit: for validating a prompt, which may load files.
+        answer: for all of a JSON response, so that a server that sends a few bytes a minute cannot hold up a run.
     """
 
     connect: float = 10.0
     read: float = 60.0
     submit: float = 300.0
+    answer: float = 300.0
 
 
 class ServerFailed(RunFailed):
@@ -91,11 +93,14 @@ class ServerClient:
             self._session = aiohttp.ClientSession(
                 headers=headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=self.timeouts.connect, sock_read=self.timeouts.read
-                ),
+                timeout=self._limits(None),
             )
         return self._session
+
+    def _limits(self, total: float | None, read: float | None = None) -> aiohttp.ClientTimeout:
+        """Return the timeouts of a request: `total` for all of it, `read` between two chunks."""
+        read = self.timeouts.read if read is None else read
+        return aiohttp.ClientTimeout(total=total, sock_connect=self.timeouts.connect, sock_read=read)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -108,14 +113,13 @@ class ServerClient:
         Raises:
             ServerFailed: the request failed.
         """
-        async with self._request("GET", path, params=query) as response:
+        async with self._request("GET", path, params=query, timeout=self._limits(self.timeouts.answer)) as response:
             return _parsed(await self._body(response, limit), f"{self.url}{path}")
 
     async def post_json(self, path: str, data: object, read_seconds: float | None = None) -> Any:
         """Post JSON and return the JSON response; None if it is empty."""
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self.timeouts.connect, sock_read=read_seconds or self.timeouts.read
-        )
+        read = read_seconds or self.timeouts.read
+        timeout = self._limits(read + self.timeouts.answer, read)
         headers = {"Content-Type": "application/json"}
         async with self._request("POST", path, data=dumps(data).encode(), headers=headers, timeout=timeout) as response:
             body = await self._body(response, JSON_BYTES)
@@ -142,7 +146,8 @@ class ServerClient:
     async def has_file(self, name: str, subfolder: str, kind: str) -> bool:
         """Return whether the server has this file in its folder of a kind: "input", "output" or "temp"."""
         try:
-            async with self._request("GET", "/view", params=_view_query(name, subfolder, kind)):
+            query, limits = _view_query(name, subfolder, kind), self._limits(self.timeouts.answer)
+            async with self._request("GET", "/view", params=query, timeout=limits):
                 return True  # the content is not read
         except Refusal as refusal:
             if refusal.status in (401, 403):
@@ -219,7 +224,9 @@ class ServerClient:
     async def _refusal(self, response: aiohttp.ClientResponse) -> Refusal:
         data: Any = None
         with contextlib.suppress(BadAnswer, BadJson):
-            data = loads(await self._body(response, ERROR_BYTES), allow_nan=True, allow_duplicates=True)
+            # Uploads and downloads have no limit for all of a response.
+            body = await asyncio.wait_for(self._body(response, ERROR_BYTES), self.timeouts.answer)
+            data = loads(body, allow_nan=True, allow_duplicates=True)
         data = data if isinstance(data, dict) else {}
         if response.status == 401:
             wanted = "requires a token. Set" if self._token is None else "does not accept the token. Correct"
@@ -257,6 +264,8 @@ def _reason(error: BaseException) -> str:
         # The text of asyncio's OSError repeats the address. Numbers of failed name look-ups are negative.
         number, text = error.os_error.errno, error.os_error.strerror or str(error.os_error)
         return (os.strerror(number) if number is not None and number > 0 else text).lower()
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "its response ends before it is complete"  # aiohttp's text repeats the error of its parser
     if isinstance(error, aiohttp.ClientResponseError) and not isinstance(error, aiohttp.WSServerHandshakeError):
         return "its response is not valid HTTP"  # aiohttp's text is that of its parser, over several lines
     return brief(error).rstrip(".")

@@ -20,7 +20,7 @@ from ..problems import Problem, node_label
 from ..run.executor import EventHook, RunResult
 from ..run.stopping import StopRequest
 from ..storage import folders
-from ..workflow.api_form import non_finite_inputs
+from ..workflow.api_form import non_finite_inputs, not_reported
 from ..workflow.file import Workflow
 from .address import ServerAddress
 from .client import ServerClient, ServerFailed, Timeouts
@@ -147,7 +147,8 @@ class Servers:
         checked = validate_prompt(prompt, registry)
         found = [one for one in checked.problems if not (lenient and _may_be_allowed(one, registry))]
         found += problems
-        found += [Problem("", "", {"type": "invalid_prompt"}, sentence) for sentence in non_finite_inputs(prompt)]
+        unsendable = not_reported(non_finite_inputs(prompt), [one.sentence for one in found])
+        found += [Problem("", "", {"type": "invalid_prompt"}, sentence) for sentence in unsendable]
         notes = checked.notes + foreign_paths(prompt, client)
         errors = checked.node_errors if found else {}
         for problem in problems:

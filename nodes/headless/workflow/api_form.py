@@ -7,7 +7,7 @@ import math
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,12 @@ def is_stdout(target: str) -> bool:
         return os.path.samestat(expand_path(target).stat(), os.fstat(sys.stdout.fileno()))
     except (OSError, ValueError, AttributeError):  # the target does not exist, or standard output is not a file
         return False
+
+
+def not_reported(sentences: Iterable[str], reported: Collection[str]) -> list[str]:
+    """Return the sentences of `non_finite_inputs` about inputs that no reported sentence is about."""
+    subjects = {sentence: sentence[: sentence.index("' ") + 2] for sentence in sentences}
+    return [sentence for sentence, subject in subjects.items() if not any(one.startswith(subject) for one in reported)]
 
 
 def non_finite_inputs(prompt: dict[str, Any]) -> list[str]:

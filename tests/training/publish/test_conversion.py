@@ -229,7 +229,8 @@ def _failing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "sentence"), [(_full, "only 0.0 GiB are free"), (_failing, "the partial output was removed")]
+    ("break_it", "sentence"),
+    [(_full, r"target needs \d\.\d MiB, but only 0\.0 MiB are free"), (_failing, "the partial output was removed")],
 )
 def test_a_full_disk_leaves_nothing(
     break_it: Callable[[pytest.MonkeyPatch], None], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -238,6 +239,76 @@ def test_a_full_disk_leaves_nothing(
     with pytest.raises(UniWorldError, match=sentence):
         convert_checkpoint(FOLDERS, tmp_path / "target", Conversion("uniworld"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("after", [0, 1, 4, 8])
+def test_a_conversion_killed_while_files_are_moved_resumes(
+    after: int, comfy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, conversion = tmp_path / "models", Conversion("comfy", "float32", "tiny")
+    (models / "vae").mkdir(parents=True)
+    (models / "vae" / "mine.safetensors").write_bytes(b"mine")
+    replace, calls = Path.replace, []
+
+    def stop(self: Path, target: Path) -> Path:
+        if "models" in target.parts and ".uniworld-convert" not in target.parts:
+            if len(calls) == after:
+                raise KeyboardInterrupt
+            calls.append(target)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stop)
+        if after == 8:  # after the last of the files
+            patch.setattr(work_folder.shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            convert_checkpoint(FOLDERS, models, conversion)
+    if 0 < after < 8:  # another conversion must not take these files for its own
+        with pytest.raises(UniWorldError, match="already exists"):
+            convert_checkpoint(FOLDERS, models, Conversion("comfy", "bfloat16", "tiny"))
+    monkeypatch.setattr(TensorFile, "write", lambda *_: pytest.fail("nothing is written again"))
+    convert_checkpoint(FOLDERS, models, conversion)
+    made = {path.relative_to(models).as_posix(): path for path in models.rglob("*") if path.is_file()}
+    assert made.pop("vae/mine.safetensors").read_bytes() == b"mine"
+    assert made.keys() == {path.relative_to(comfy).as_posix() for path in comfy.rglob("*") if path.is_file()}
+    assert all(path.read_bytes() == (comfy / name).read_bytes() for name, path in made.items())
+    with pytest.raises(UniWorldError, match="already exists"):
+        convert_checkpoint(FOLDERS, models, conversion)
+
+
+def test_a_moved_file_that_was_damaged_since_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversion = Conversion("comfy", "float32", "tiny")
+    with monkeypatch.context() as patch:
+        sync = work_folder.sync_folder
+        patch.setattr(work_folder, "sync_folder", lambda path: (sync(path), (_ for _ in ()).throw(KeyboardInterrupt)))
+        with pytest.raises(KeyboardInterrupt):
+            convert_checkpoint(FOLDERS, tmp_path, conversion)
+    (moved,) = tmp_path.glob("*/*.safetensors")
+    moved.write_bytes(moved.read_bytes()[:-8])
+    with pytest.raises(UniWorldError, match=f"{moved.name} already exists"):
+        convert_checkpoint(FOLDERS, tmp_path, conversion)
+
+
+@pytest.mark.parametrize(("target", "to", "sentence"), [
+    ("models/source", "uniworld", r"source is the checkpoint folder"),
+    ("models/source/new", "diffusers", r"new is inside the checkpoint folder .*: choose a folder outside of it"),
+    ("models/source/vae", "comfy", r"vae is inside the checkpoint folder"),
+    ("models/link", "comfy", r"link is the checkpoint folder"),
+    ("models", "uniworld", r"models contains the checkpoint folder .*: choose a new folder"),
+])  # fmt: skip
+def test_a_target_inside_or_around_the_source_is_rejected(target: str, to: str, sentence: str, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(TINY.checkpoint, tmp_path / "models" / "source"))
+    (tmp_path / "models" / "link").symlink_to(source)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UniWorldError, match=sentence):
+        convert_checkpoint(ModelFolders(source, TINY.flux), tmp_path / target, Conversion(to))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_comfyuis_models_folder_may_contain_the_source(tmp_path: Path) -> None:
+    source = Path(shutil.copytree(TINY.checkpoint, tmp_path / "uniworld" / "source"))
+    convert_checkpoint(ModelFolders(source, TINY.flux), tmp_path, Conversion("comfy", "float32", "tiny"))
+    assert (tmp_path / "diffusion_models" / "tiny.safetensors").is_file()
 
 
 def test_invalid_arguments_are_rejected_before_anything_is_written(tmp_path: Path, comfy: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -292,6 +293,19 @@ BAD: dict[str, tuple[Form, str, Any, str]] = {
     "a short absmax": (nf4, "{name}.absmax", torch.ones(2), r"absmax has 2 values, expected"),
     "an absmax of integers": (nf4, "{name}.absmax", torch.int64, r"absmax has type I64, expected F64 or F32"),
     "a nested absmax of floats": (nf4_nested, "{name}.absmax", FLOAT32, r"absmax has type F32, expected U8"),
+    "another 4-bit format": (
+        nf4,
+        "{name}.quant_map",
+        torch.linspace(-1, 1, 16),
+        r"quant_map does not hold the 16 values",
+    ),
+    "a map that is not finite": (nf4, "{name}.quant_map", torch.full((16,), torch.nan), r"quant_map does not hold"),
+    "one missing scale among others": (
+        fp8_rows,
+        "{stem}.weight_scale",
+        None,
+        r"{name} in \S+ is stored as float8 and has no scale, but \S+ has one",
+    ),
     "a short weight": (nf4, "{name}", torch.ones(4, 1, dtype=torch.uint8), r"has 4 bytes, but a 4-bit weight of shape"),
     "a state that is not JSON": (
         nf4,
@@ -322,15 +336,24 @@ def test_damaged_quantized_files_are_refused_when_they_are_opened(case: str, tmp
     else:
         tensors[changed] = tensor
     save_file(tensors, file)
-    with pytest.raises(UniWorldError, match=message) as error:
+    with pytest.raises(UniWorldError, match=message.replace("{name}", re.escape(name))) as error:
         UniWorld.from_pretrained(folders.checkpoint, dtype=FLOAT32)
     assert str(folders.checkpoint) in str(error.value)
 
 
-@pytest.mark.parametrize(("form", "part"), [(int8, "{stem}.weight_scale"), (nf4, "{name}.absmax")])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_scale_that_is_not_finite_is_named_when_its_weight_is_read(
-    form: Form, part: str, value: float, tmp_path: Path
+@pytest.mark.parametrize(
+    ("form", "part", "value", "what"),
+    [
+        (int8, "{stem}.weight_scale", float("nan"), "NaN or infinite"),
+        (nf4, "{name}.absmax", float("inf"), "NaN or infinite"),
+        (int8, "{stem}.weight_scale", 0.0, "negative or 0"),
+        (fp8_scaled, "{stem}.scale_weight", -1.0, "negative or 0"),
+        (nf4, "{name}.absmax", -0.5, "negative"),
+        (nf4_nested, "{name}.nested_absmax", -0.5, "negative"),
+    ],
+)
+def test_a_scale_that_cannot_be_one_is_named_when_its_weight_is_read(
+    form: Form, part: str, value: float, what: str, tmp_path: Path
 ) -> None:
     folders = quantized_copy("tiny", tmp_path, form)
     file, name = first_quantized(folders.checkpoint)
@@ -338,10 +361,28 @@ def test_a_scale_that_is_not_finite_is_named_when_its_weight_is_read(
     tensors = load_file(file)
     tensors[part].view(-1)[0] = value
     save_file(tensors, file)
-    with pytest.raises(UniWorldError, match=r"1 of .* are NaN or infinite: copy or convert the files again") as error:
+    with pytest.raises(UniWorldError, match=rf"1 of .* are {what}: copy or convert the files again") as error:
         list(Shards(folders.checkpoint).read([name]))
     assert f"{file}, " in str(error.value)
     assert part in str(error.value)
+
+
+def test_a_block_of_zeros_has_an_absmax_of_0(tmp_path: Path) -> None:
+    folders = quantized_copy("tiny", tmp_path, nf4)
+    file, name = first_quantized(folders.checkpoint)
+    shape = Shards(folders.checkpoint).shapes[name]
+    save_file(load_file(file) | nf4(name, torch.zeros(shape)), file)
+    ((_, tensor),) = Shards(folders.checkpoint).read([name])
+    assert not isinstance(tensor, torch.Tensor)
+    assert torch.equal(tensor.dequantize(FLOAT32), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("value", [None, 5, torch.bfloat16, ["int8"], True])
+def test_a_storage_of_another_type_is_named(value: Any) -> None:
+    with pytest.raises(
+        UniWorldError, match=r"storage is .+; it must be a name, one of auto, bfloat16, int8, fp8, nf4, or"
+    ):
+        UniWorld.from_pretrained("no such folder", storage=value)
 
 
 def test_a_quantized_weight_of_another_shape_does_not_fit(tmp_path: Path) -> None:

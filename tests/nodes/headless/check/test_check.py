@@ -198,14 +198,14 @@ def test_an_api_form_with_a_non_finite_input_is_not_written(call, tmp_path, valu
     (tmp_path / "api.json").write_text("old")
     code, out, _ = call("check", api(width=value), "--api", "api.json")
     assert code == 2
-    assert "Node 2 (ImageScale): input 'width' " in out
-    assert "JSON cannot represent. Set it to a finite number." in out
+    assert out.count("Node 2 (ImageScale): input 'width' ") == 1
     assert "The API form was not written." in out
     assert (tmp_path / "api.json").read_text() == "old"
     assert call("check", api(width=value), "--api", "-")[1] == ""
     loose = api() | {"8": {"class_type": "PrimitiveFloat", "inputs": {"value": value}}}  # no output needs node 8
     assert call("check", loose)[0] == 0
     assert call("check", loose, "--api", "-")[:2] == (2, "")
+    assert "JSON cannot represent. Set it to a finite number." in call("check", loose, "--api", "api.json")[1]
 
 
 def test_non_finite_numbers_outside_the_inputs_are_written_as_strings(call):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ import socket
 import ssl
 import sys
 import threading
+import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -280,6 +283,57 @@ def test_a_server_that_is_not_there_is_exit_code_2(uniworld, write, graphs):
     code, out, err = uniworld("run", write(graphs["say"]), "--server", url)
     assert (code, out) == (2, "")
     assert err == f"The server {url} cannot be reached: connection refused.\n"
+
+
+def raw_server(answer: Any) -> Any:
+    """Serve connections one after the other: `answer` gets each socket after its request was read."""
+
+    def serve(listening: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.recv(2**16)
+                answer(connection)
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=serve, args=(listening,), daemon=True).start()
+    return listening
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize("body", [b"Content-Length: 400\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n9\r\n{"])
+def test_a_truncated_answer_is_one_sentence(uniworld, write, graphs, body):
+    with raw_server(lambda connection: connection.sendall(HEAD + body)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        code, out, err = uniworld("check", write(graphs["say"]), "--server", url)
+        server.shutdown(socket.SHUT_RDWR)
+    assert (code, out) == (2, "")
+    assert err == f"The server {url} cannot be reached: its response ends before it is complete.\n"
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"500 Error"])
+def test_an_answer_that_trickles_in_has_an_end(uniworld, write, graphs, monkeypatch, status):
+    def trickle(connection: socket.socket) -> None:
+        connection.sendall(HEAD.replace(b"200 OK", status) + b"Content-Length: 4000\r\n\r\n")
+        for _ in range(100):
+            connection.sendall(b" ")
+            time.sleep(0.05)
+
+    limits = partial(client_module.Timeouts, answer=0.5)
+    monkeypatch.setattr(client_module, "Timeouts", limits)
+    with raw_server(trickle) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        started = time.monotonic()
+        code, out, err = uniworld("check", write(graphs["say"]), "--server", url)
+        server.shutdown(socket.SHUT_RDWR)
+    assert (code, out) == (2, "")
+    assert err == f"The server {url} cannot be reached: it does not answer in time.\n"
+    assert time.monotonic() - started < 4
 
 
 def test_a_server_of_another_protocol_is_one_sentence(uniworld, write, graphs):
