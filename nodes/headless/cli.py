@@ -38,6 +38,7 @@ from .storage.output_folder import check_writable, open_output, preview_folder
 from .workflow.api_form import is_stdout, non_finite_inputs, not_reported, write_api_form
 from .workflow.file import Workflow, find_node, find_workflow, list_shipped, node_name, read_workflow, set_value
 from .workflow.prompt_choices import SEED_HELP
+from .workflow.shipped import missing_model
 
 if TYPE_CHECKING:
     from .remote.session import Servers
@@ -229,13 +230,16 @@ def _run(arguments: argparse.Namespace) -> int:
     quiet = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
     with quiet, preview_folder() as previews, _executing(arguments, previews) as place:
         registry = place.registry
-        workflow = read_workflow(find_workflow(arguments.workflow), registry)
+        file = find_workflow(arguments.workflow)
+        workflow = read_workflow(file, registry)
         notes = _apply_values(workflow, registry, arguments)
         report = arguments.report if arguments.json else RunReport(out, workflow.prompt)
         checked = place.check(workflow.prompt)
         for note in notes + checked.notes:
             report.note(note)
         if checked.problems:
+            if not arguments.server and (missing := missing_model(file)):
+                report.note(missing)
             report.invalid(checked)
             return MISUSED
         try:

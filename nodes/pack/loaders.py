@@ -24,8 +24,9 @@ class LoadUniWorld(Node):
     SEARCH_ALIASES = ["UniWorld loader", "checkpoint", "model", "nano", "Qwen2.5-VL", "FLUX"]
     CATEGORY = "UniWorld/loaders"
     DESCRIPTION = (
-        "Opens a UniWorld-V1 checkpoint, the FLUX.1-dev folder with the VAE, CLIP and T5, and the SigLIP2 folder. All "
-        "files are checked immediately. Each part is read only when a node first uses it."
+        "Opens a UniWorld-V1 checkpoint, the FLUX.1-dev folder with the VAE, CLIP and T5, and the SigLIP2 folder; or a model "
+        "of another family, such as FLUX.1 Kontext, from its own folder. All files are checked immediately. Each part is read "
+        "only when a node first uses it."
     )
     OUTPUTS = (
         Output(

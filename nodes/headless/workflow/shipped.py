@@ -43,6 +43,16 @@ def shipped(folder: Path = SHIPPED) -> dict[str, ShippedWorkflow]:
     return {one.name: one for one in found}
 
 
+def missing_model(file: Path) -> str | None:
+    """Return a sentence about the model that a shipped workflow is for, if it is not there; None otherwise."""
+    from ...pack.folders import checkpoint_choices
+
+    needed = next((one.needs_model for one in shipped().values() if one.file == file), "")
+    if not needed or needed in checkpoint_choices():
+        return None
+    return f"This workflow is for {needed}: download it to models/diffusers (README: where the weights go)."
+
+
 def _read(file: Path) -> ShippedWorkflow:
     extra = json.loads(file.read_text(encoding="utf-8")).get("extra") or {}
     about = extra.get("uniworld") or {}
