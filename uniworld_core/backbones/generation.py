@@ -85,3 +85,27 @@ def only_finite(start: int) -> Any:
             return scores
 
     return LogitsProcessorList([OnlyFinite()])
+
+
+def token_reports(on_token: Callable[[int, torch.Tensor], None]) -> tuple[Any, Any]:
+    """Make a logits processor and a stopping criterion that report the tokens of a single prompt together.
+
+    Args:
+        on_token: called after each token with its id and the log-probabilities (V,), float32, of all tokens in its place.
+            An exception from it ends the answer.
+    """
+    from transformers import LogitsProcessor, StoppingCriteria
+
+    latest: list[torch.Tensor] = []
+
+    class Logits(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            latest[:] = [scores]
+            return scores
+
+    class Choices(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            on_token(int(input_ids[0, -1]), torch.log_softmax(latest[0][0].float(), dim=-1))
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+    return Logits(), Choices()

@@ -24,7 +24,7 @@ from ..prompts.conversation import Conversation, Prompt, as_conversations, as_li
 from ..prompts.reference import Reference
 from ..prompts.text import ASSISTANT, IMAGE_PAD
 from ..sampling.seeds import check_seed
-from .generation import GREEDY, TEMPERATURE, after_each_token, only_finite, read_generation
+from .generation import GREEDY, TEMPERATURE, after_each_token, only_finite, read_generation, token_reports
 from .qwen_config import QwenVLConfig
 from .qwen_files import QWEN_NAMES, build_qwen, read_processor, read_tokenizer, single_id
 from .qwen_template import conversation_text, turns_in
@@ -187,6 +187,7 @@ class VLM(ComputeModule):
         temperature: float = 0.0,
         seed: int = 0,
         callback: Callable[[int], None] | None = None,
+        on_token: Callable[[int, torch.Tensor], None] | None = None,
     ) -> torch.Tensor:
         """Generate answers and return their token ids (B, new), without the prompt.
 
@@ -197,6 +198,8 @@ class VLM(ComputeModule):
             temperature: 0 for greedy decoding, or from 1e-6 to 1e6.
             seed: seed for sampling at temperatures above 0, from 0 to 2**64 - 1. The global random state is restored.
             callback: called after each token with the number of tokens so far. An exception from it ends the answer.
+            on_token: for a single prompt, called after each token with its id and the log-probabilities (V,), float32, of
+                all tokens in its place, before the temperature. An exception from it ends the answer.
 
         Raises:
             UniWorldError: length, temperature or seed is out of range, the batch is padded, or logits are not finite (the
@@ -216,14 +219,19 @@ class VLM(ComputeModule):
         config.update(max_new_tokens=max_new_tokens, pad_token_id=self.tokenizer.pad_token_id)
         config.update(**({"do_sample": True, "temperature": temperature} if temperature > 0 else GREEDY))
         devices = [self.device] if self.device.type == "cuda" else []
+        processors, criteria = only_finite(start), after_each_token(start, callback)
+        if on_token is not None:
+            logits, choices = token_reports(on_token)
+            processors.append(logits)
+            criteria.append(choices)
         with explain_out_of_memory(self, "conversation"), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             ids = self.qwen.generate(
                 input_ids=inputs.ids,
                 attention_mask=inputs.mask.long(),
                 generation_config=config,
-                logits_processor=only_finite(start),
-                stopping_criteria=after_each_token(start, callback),
+                logits_processor=processors,
+                stopping_criteria=criteria,
                 **self._pictures(inputs),
             )
         return ids[:, start:]

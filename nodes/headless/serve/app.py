@@ -27,6 +27,7 @@ from .queue.clients import Clients
 from .queue.store import Store
 from .queue.terminal import Terminal
 from .queue.worker import QueueWorker, Run
+from .routes import completions as routes_completions
 from .routes import editor as routes_editor
 from .routes import files as routes_files
 from .routes import jobs as routes_jobs
@@ -49,6 +50,7 @@ ROUTES: list[HTTPRoute] = [
     *routes_files.ROUTES,
     *routes_nodes.ROUTES,
     *routes_user.ROUTES,
+    *routes_completions.ROUTES,
     *routes_editor.ROUTES,
     HTTPRoute("GET", "/openapi.json", get_openapi, "This OpenAPI description.", alias=False),
     *routes_editor.LAST_ROUTES,

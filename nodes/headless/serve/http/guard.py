@@ -13,12 +13,14 @@ from aiohttp.typedefs import Middleware
 
 from .....command_line import bug_note
 from .....streams import say
+from .....uniworld_core.json_text import loads
 from ..config import ServerConfig
 from ..server import server_of
-from .responses import RequestError, check_content_length, error_response
+from .responses import RequestError, check_content_length, error_response, json_response, openai_error
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+OPENAI_PATHS = "/v1/"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # The editor uses inline scripts and `eval`. No data may be loaded from or sent to another host.
 CONTENT_POLICY = (
@@ -88,10 +90,28 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
             "server_error",
             f"The server failed with {type(error).__name__}; see its terminal. {bug_note('there')}",
         )
+    if request.path.startswith(OPENAI_PATHS) and not response.prepared and response.status >= 400:
+        response = _as_openai(response)
     if not response.prepared:
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Referrer-Policy", "no-referrer")
         response.headers.setdefault("Content-Security-Policy", CONTENT_POLICY)
+    return response
+
+
+def _as_openai(response: web.StreamResponse) -> web.StreamResponse:
+    """Convert an error response to OpenAI's form, unless it is in that form already."""
+    text = response.text if isinstance(response, web.Response) else None
+    error = loads(text).get("error", {}) if text and response.content_type == "application/json" else {}
+    if "details" in error:
+        content = {"error": openai_error(response.status, str(error.get("message")), code=str(error.get("type")))}
+        converted = json_response(content, response.status)
+        for name in ("Allow", "WWW-Authenticate"):
+            if name in response.headers:
+                converted.headers[name] = response.headers[name]
+        if not response.keep_alive:
+            converted.force_close()
+        return converted
     return response
 
 

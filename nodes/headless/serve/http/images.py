@@ -137,6 +137,17 @@ def channel_of(file: Source, channel: str, budget: Budget) -> Encoded:
         return _encoded(source.guarded(shown), "PNG")
 
 
+def as_png(file: Source, budget: Budget) -> Encoded:
+    """Return the first frame, upright, as PNG. Raises UniWorldError as `check_picture`."""
+
+    def shown() -> Image.Image:
+        picture = source.first()
+        return picture.convert("RGBA" if "A" in picture.getbands() or "transparency" in picture.info else "RGB")
+
+    with open_picture(file, budget, "the picture") as source:
+        return _encoded(source.guarded(shown), "PNG", compress_level=1)
+
+
 def _small(file: PictureFile) -> Image.Image:
     """Return the first frame, scaled down and upright. Scaling comes before conversions that would need more memory."""
     picture = file.picture

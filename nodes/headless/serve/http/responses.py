@@ -24,6 +24,13 @@ def error_response(status: int, kind: str, message: str, details: str = "", **mo
     )
 
 
+def openai_error(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, object]:
+    """Return the "error" object of OpenAI's API."""
+    kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(status)
+    kind = kind or ("invalid_request_error" if status < 500 else "server_error")
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
 class RequestError(Exception):
     """Aborts a handler with an error response."""
 

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from ...run.report import never_failing
 from .messages import MessageSink, RunMessages
 from .store import ERROR, INTERRUPTED, SUCCESS, PromptResult, QueuedPrompt, Store
 
+STOPPED_CALL = "The server is stopping."
 STOPPED = "The server was stopped while this prompt ran. Queue it again to run it."
 _GRACE_SECONDS = 20.0  # for a running node to stop when the server stops
 _FRESH_SECONDS = 1.0  # for which the validation of a prompt that was just queued is valid
@@ -64,8 +66,23 @@ class Run:
         return str(self.accepted.prompt[node]["class_type"])
 
 
+@dataclass
+class QueuedCall:
+    """Work other than a prompt, which waits for its turn like one.
+
+    Attributes:
+        work: runs on the worker's thread; it handles its own errors.
+        refuse: called with a sentence instead, if the server stops before its turn.
+        cancelled: nobody waits for it any more.
+    """
+
+    work: Callable[[], None]
+    refuse: Callable[[str], None]
+    cancelled: bool = False
+
+
 class QueueWorker:
-    """Runs the prompts of a store.
+    """Runs the prompts of a store, and calls between them.
 
     Args:
         on_event: called with each executor event, in addition to `sink`; used by the terminal.
@@ -94,6 +111,11 @@ class QueueWorker:
         self._wake = threading.Condition()
         self._validated: tuple[str, Validation, float] | None = None
         self._stopping = self._free_wanted = self._abandoned = self._claim_failed = False
+        self._calls: deque[QueuedCall] = deque()
+        self._call: QueuedCall | None = None
+        self._after_call = False
+        # Objects that calls keep between them, such as a model; dropped when memory is freed.
+        self.kept: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._work, name="uniworld-worker", daemon=True)
 
     # --- called from other threads -----------------------------------------------------------------------------------
@@ -109,6 +131,28 @@ class QueueWorker:
         with self._wake:
             self._wake.notify()
 
+    def submit(self, call: QueuedCall) -> None:
+        """Run a call when the worker is free. Calls and prompts that wait at the same time alternate."""
+        with self._wake:
+            if self._stopping:
+                call.refuse(STOPPED_CALL)
+                return
+            self._calls.append(call)
+            self._wake.notify()
+
+    @property
+    def waiting_calls(self) -> int:
+        return len(self._calls)
+
+    def cancel(self, call: QueuedCall) -> None:
+        """Remove a call, or interrupt it within a step if it is running."""
+        with self._wake:
+            call.cancelled = True
+            if call in self._calls:
+                self._calls.remove(call)
+            elif self._call is call:
+                self.host.interrupted.set()
+
     def free(self) -> None:
         """Release all models and cached results once the run in progress has finished."""
         with self._wake:
@@ -118,6 +162,9 @@ class QueueWorker:
     def interrupt(self, prompt_id: str | None = None, why: str = "The run was interrupted.") -> bool:
         """Interrupt the run in progress at its next step, if it is that of `prompt_id`, or if that is None."""
         with self._wake:
+            if self._call is not None and prompt_id is None:
+                self.host.interrupted.set()
+                return True
             if self.run is None or prompt_id not in (None, self.run.accepted.id):
                 return False
             self.run.stop = why
@@ -144,25 +191,42 @@ class QueueWorker:
         try:
             self._run_all()
         finally:
+            with self._wake:
+                waiting, self._calls = list(self._calls), deque()
+            for call in waiting:
+                never_failing(call.refuse)(STOPPED_CALL)
             self._coroutines.close()
 
     def _run_all(self) -> None:
         while True:
-            accepted = None
+            accepted = call = None
             with self._wake:
                 if self._stopping:
                     return
                 if not self._free_wanted:
-                    accepted = self._claim_next()
-                    if accepted is None:
+                    accepted = self._claim_next() if self._after_call or not self._calls else None
+                    if accepted is None and self._calls:
+                        call = self._call = self._calls.popleft()
+                        # Only a cancellation from now on is meant for this call.
+                        self.host.interrupted.clear()
+                    self._after_call = call is not None
+                    if accepted is None and call is None:
                         self._wake.wait(_RETRY_SECONDS if self._claim_failed else None)
                         continue
-                    self.run = Run(accepted, RunMessages(accepted.id, accepted.client, self.sink))
-            if accepted is None:
+                    if accepted is not None:
+                        self.run = Run(accepted, RunMessages(accepted.id, accepted.client, self.sink))
+            if call is not None:
+                self._run_call(call)
+            elif accepted is None:
                 never_failing(self._free_memory)()
             else:
                 self.send_status()
                 self._run_one(self.run)  # type: ignore[arg-type]
+
+    def _run_call(self, call: QueuedCall) -> None:
+        never_failing(call.work)()
+        with self._wake:
+            self._call = None
 
     def _claim_next(self) -> QueuedPrompt | None:
         try:
@@ -289,6 +353,7 @@ class QueueWorker:
         with self._wake:
             self._free_wanted = False
         self._executor.forget()
+        self.kept.clear()
         self.host.memory.offload_all()
         gc.collect()
 

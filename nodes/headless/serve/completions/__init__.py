@@ -1,0 +1,1 @@
+"""OpenAI's chat completions over the model's answers to questions."""

@@ -1,0 +1,185 @@
+"""Answer a chat completion on the worker's thread: load the model, generate, and report each token."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from .....uniworld_core.errors import UniWorldError
+from ....host import PlainHost
+from ....pack.folders import AUTO
+from ....pack.loaders import LoadUniWorld
+from .request import CompletionError, CompletionRequest
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """A token with its log-probability; the text of a part of a character is empty."""
+
+    text: str
+    data: bytes
+    logprob: float
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """A piece of the answer.
+
+    Attributes:
+        text: the text that became certain with this token; possibly empty.
+        token: the token with its alternatives; None for the rest after the last token.
+    """
+
+    text: str
+    token: TokenChoice | None = None
+    alternatives: tuple[TokenChoice, ...] = ()
+
+
+@dataclass(frozen=True)
+class AnswerEnd:
+    """The end of an answer: "stop" or "length", and the numbers of tokens."""
+
+    reason: str
+    tokens_in: int
+    tokens_out: int
+
+
+class _Stopped(Exception):
+    """A stop text has been generated."""
+
+
+def answer(
+    request: CompletionRequest,
+    pictures: Sequence[Sequence[Image.Image]],
+    kept: dict[str, Any],
+    host: PlainHost,
+    emit: Callable[[GeneratedText], None],
+) -> AnswerEnd:
+    """Generate the answer.
+
+    Args:
+        pictures: the pictures of each turn.
+        kept: where the model is kept for the next request.
+        emit: called with each piece of the answer.
+
+    Raises:
+        CompletionError: the checkpoint cannot answer.
+        UniWorldError: the conversation is invalid, or the model cannot be loaded.
+        host.Interrupted: the request was cancelled.
+    """
+    from .....uniworld_core import Conversation, Reference, Turn
+
+    turns = [
+        Turn(turn.role, turn.text, [Reference(picture) for picture in own])
+        for turn, own in zip(request.turns, pictures, strict=True)
+    ]
+    conversation = Conversation(turns)
+    vlm = _vlm(request.model, kept)
+    inputs = vlm.inputs([conversation])
+    writer = _Writer(vlm.tokenizer, request, host, emit)
+    reason = "stop"
+    with contextlib.suppress(_Stopped):
+        vlm.generate(inputs, request.max_tokens, request.temperature, request.seed, on_token=writer.add)
+        reason = "stop" if writer.ended else "length"
+    writer.finish()
+    return AnswerEnd(reason, int(inputs.ids.shape[1]), writer.count)
+
+
+def _vlm(name: str, kept: dict[str, Any]) -> Any:
+    """Return the checkpoint's Qwen2.5-VL, loaded; the one of the last request is kept."""
+    if name not in kept:
+        kept.clear()
+        kept[name] = LoadUniWorld().execute(name, AUTO, AUTO, "auto", "default")[0]
+    held = getattr(kept[name], "held", {})
+    if "vlm" not in held:
+        raise CompletionError(400, f"The model '{name}' cannot answer questions.", "model")
+    return kept[name].loaded["vlm"]
+
+
+class _Writer:
+    """Turns token ids into text as soon as it is certain.
+
+    Attributes:
+        count: number of tokens so far.
+        ended: whether the model has ended its answer.
+    """
+
+    def __init__(
+        self, tokenizer: Any, request: CompletionRequest, host: PlainHost, emit: Callable[[GeneratedText], None]
+    ) -> None:
+        self._tokenizer, self._request, self._host, self._emit = tokenizer, request, host, emit
+        self._special = set(tokenizer.all_special_ids)
+        self._ids: list[int] = []
+        self._sent = 0
+        self._stopped_at: int | None = None
+        self.count, self.ended = 0, False
+
+    def add(self, token: int, logprobs: Any) -> None:
+        """Add a token. Raises _Stopped after a stop text, and Interrupted if the request was cancelled."""
+        self._host.check_interrupt()
+        self.count += 1
+        if token in self._special:
+            self.ended = True
+            return
+        self._ids.append(token)
+        text = self._text()
+        stops = [place for stop in self._request.stop if (place := text.find(stop)) >= 0]
+        if stops:
+            self._stopped_at = min(stops)
+        choice, others = self._choices(token, logprobs)
+        self._emit(GeneratedText(self._certain(text), choice, others))
+        if stops:
+            raise _Stopped
+
+    def finish(self) -> None:
+        """Emit the text that was held back."""
+        rest = self._text()[: self._stopped_at][self._sent :]
+        if rest:
+            self._emit(GeneratedText(rest))
+
+    def _text(self) -> str:
+        text = self._tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def _certain(self, text: str) -> str:
+        """Return the new text that later tokens cannot change: complete characters, and no beginning of a stop text."""
+        end = len(text)
+        while end and text[end - 1] == "\ufffd":  # a character of which bytes are missing
+            end -= 1
+        longest = max(map(len, self._request.stop), default=1)
+        end = min(end, len(text) - longest + 1) if self._stopped_at is None else self._stopped_at
+        piece = text[self._sent : max(end, self._sent)]
+        self._sent += len(piece)
+        return piece
+
+    def _choices(self, token: int, logprobs: Any) -> tuple[TokenChoice | None, tuple[TokenChoice, ...]]:
+        if self._request.top is None:
+            return None, ()
+        best = logprobs.topk(min(self._request.top, logprobs.shape[0])) if self._request.top else None
+        pairs = [] if best is None else list(zip(best.indices.tolist(), best.values.tolist()))
+        return self._choice(token, float(logprobs[token])), tuple(self._choice(one, value) for one, value in pairs)
+
+    def _choice(self, token: int, logprob: float) -> TokenChoice:
+        text = str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        return TokenChoice(text, text.encode("utf-8", "replace"), max(logprob, -9999.0))
+
+
+def check_model(name: str, known: Sequence[str]) -> None:
+    """Raise CompletionError if there is no such checkpoint."""
+    if name not in known:
+        listed = ", ".join(known) or "none"
+        message = f"The model '{name}' does not exist. The models are: {listed}."
+        raise CompletionError(404, message, "model", "model_not_found")
+
+
+def failure(error: BaseException) -> CompletionError:
+    """Return an error of `answer` in OpenAI's form."""
+    if isinstance(error, CompletionError):
+        return error
+    if isinstance(error, UniWorldError):
+        return CompletionError(400, str(error))
+    return CompletionError(500, f"The model failed: {type(error).__name__}. See the server's terminal.")

@@ -1,0 +1,234 @@
+"""OpenAI's chat completions on nano: answers, streams, log-probabilities, errors and the queue."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from uniworld.nodes import host
+from uniworld.nodes.headless.storage import folders
+from uniworld.uniworld_core import UniWorld
+
+from ..conftest import Live, config, frontend, registry, slow, wait_for  # noqa: F401
+
+QUESTION = "What colour is the circle?"
+SHAPES = folders.SHIPPED_INPUT / "shapes.png"
+
+
+def data_url(path: Path = SHAPES) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def message(text: str = QUESTION, *urls: str) -> dict[str, Any]:
+    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls or (data_url(),)]
+    return {"role": "user", "content": [{"type": "text", "text": text}, *pictures]}
+
+
+def body(**more: Any) -> dict[str, Any]:
+    return {"model": "nano", "messages": [message()], "max_tokens": 8, **more}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, registry: Any, frontend: Path) -> Iterator[Live]:  # noqa: F811
+    """One server for the module: it loads nano once."""
+    from uniworld.nodes.headless.serve.config import ServerConfig
+
+    root = tmp_path_factory.mktemp("served")
+    for name in ("input", "output", "temp"):
+        (root / name).mkdir()
+    places = {name: root / name for name in ("models", "input", "output", "temp", "user")}
+    before = folders.current()
+    live = Live(ServerConfig(port=0, frontend=frontend, token="secret-token", **places), registry)
+    yield live
+    live.stop()
+    folders.install(before)
+    host.install(None)
+
+
+@pytest.fixture
+def ask(served: Live) -> Callable[..., Any]:
+    def ask(path: str = "/v1/chat/completions", data: Any = None, token: str = "secret-token") -> Any:
+        return served.ask(
+            "POST" if data is not None else "GET", path, data, headers={"Authorization": f"Bearer {token}"}
+        )
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def expected() -> str:
+    model = UniWorld.from_pretrained("nano")
+    answer = model.understand(QUESTION, model.reference([Image.open(SHAPES).convert("RGB")], False), max_new_tokens=8)
+    assert isinstance(answer, str)
+    return answer
+
+
+def events(reply: Any) -> list[Any]:
+    lines = [line for line in reply.body.decode().split("\n\n") if line]
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def test_the_answer_is_that_of_understand(ask: Callable[..., Any], expected: str) -> None:
+    reply = ask(data=body())
+    assert reply.status == 200
+    choice = reply.json["choices"][0]
+    assert choice["message"] == {"role": "assistant", "content": expected, "refusal": None}
+    assert choice["finish_reason"] == "stop"
+    usage = reply.json["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert usage["completion_tokens"] >= 2
+    assert ask(data=body(max_tokens=1)).json["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_stream_has_the_same_text(ask: Callable[..., Any], expected: str) -> None:
+    reply = ask(data=body(stream=True, stream_options={"include_usage": True}))
+    assert reply.headers["content-type"] == "text/event-stream"
+    found = events(reply)
+    assert found[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert "".join(one["choices"][0]["delta"].get("content", "") for one in found[:-1]) == expected
+    assert found[-2]["choices"][0]["finish_reason"] == "stop"
+    assert found[-1]["usage"]["completion_tokens"] >= 2
+
+
+def test_log_probabilities_are_normalized_and_sorted(ask: Callable[..., Any], expected: str) -> None:
+    choice = ask(data=body(logprobs=True, top_logprobs=5)).json["choices"][0]
+    tokens = choice["logprobs"]["content"]
+    assert b"".join(bytes(one["bytes"]) for one in tokens).decode() == expected
+    for one in tokens:
+        values = [other["logprob"] for other in one["top_logprobs"]]
+        assert values == sorted(values, reverse=True)
+        assert sum(map(math.exp, values)) <= 1.0001
+        assert one["logprob"] == pytest.approx(values[0])  # greedy
+    streamed = events(ask(data=body(logprobs=True, stream=True)))
+    again = [one["choices"][0]["logprobs"]["content"][0] for one in streamed if one["choices"][0]["logprobs"]]
+    assert [one["logprob"] for one in again] == pytest.approx([one["logprob"] for one in tokens])
+
+
+def test_a_stop_text_ends_the_answer_before_it(ask: Callable[..., Any], expected: str) -> None:
+    stop = expected[1:3]
+    choice = ask(data=body(stop=[stop])).json["choices"][0]
+    assert choice["message"]["content"] == expected[:1]
+    assert choice["finish_reason"] == "stop"
+    found = events(ask(data=body(stop=stop, stream=True)))
+    assert "".join(one["choices"][0]["delta"].get("content", "") for one in found) == expected[:1]
+
+
+def test_sampling_depends_on_the_seed_only(ask: Callable[..., Any]) -> None:
+    first, second = (ask(data=body(temperature=1.5, seed=7)).json["choices"] for _ in range(2))
+    assert first == second
+
+
+def test_a_conversation_and_a_system_message(ask: Callable[..., Any]) -> None:
+    turns = [
+        {"role": "system", "content": "Answer briefly."},
+        message(),
+        {"role": "assistant", "content": "red"},
+        {"role": "user", "content": "How many circles are there?"},
+    ]
+    assert ask(data=body(messages=turns)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "part"),
+    [
+        ({"messages": [message(QUESTION, "http://127.0.0.1:1/secret.png")]}, "messages[0]", "must be data URLs"),
+        ({"messages": [message(QUESTION, "file:///etc/passwd")]}, "messages[0]", "must be data URLs"),
+        ({"messages": [message(QUESTION, "data:image/png;base64,@@@")]}, "messages[0]", "not valid base64"),
+        ({"messages": [message(QUESTION, "data:image/png;base64,aGVsbG8=")]}, "messages", "picture"),
+        ({"messages": []}, "messages", "at least one message"),
+        ({"messages": "hi"}, "messages", "must be a list"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]", "must have a role"),
+        ({"messages": [message(), {"role": "assistant", "content": "x"}]}, "messages", "must be the user's"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0]", "neither text nor"),
+        ({"messages": [{"role": "user", "content": "<|im_end|>"}]}, None, "<|im_end|>"),
+        ({"n": 2}, "n", "not supported"),
+        ({"top_p": 0.5}, "top_p", "not supported"),
+        ({"tools": [{}]}, "tools", "not supported"),
+        ({"temperature": 3}, "temperature", "from 0 to 2"),
+        ({"temperature": True}, "temperature", "from 0 to 2"),
+        ({"max_tokens": 0}, "max_tokens", "from 1 to 8192"),
+        ({"stop": [""]}, "stop", "up to 4 texts"),
+        ({"stream": "yes"}, "stream", "true or false"),
+        ({"top_logprobs": 3}, "top_logprobs", "needs 'logprobs'"),
+        ({"model": ""}, "model", "name of a checkpoint"),
+    ],
+)
+def test_invalid_requests_are_errors_in_openais_form(
+    ask: Callable[..., Any], change: dict[str, Any], param: str | None, part: str
+) -> None:
+    reply = ask(data=body(**change))
+    assert reply.status == 400
+    error = reply.json["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert part in error["message"]
+
+
+def test_unknown_models_and_wrong_tokens_have_openais_form(ask: Callable[..., Any]) -> None:
+    reply = ask(data=body(model="gpt-4o"))
+    assert (reply.status, reply.json["error"]["code"]) == (404, "model_not_found")
+    reply = ask(data=body(), token="wrong-token")
+    assert (reply.status, reply.json["error"]["type"]) == (401, "authentication_error")
+    assert reply.json["error"].keys() == {"message", "type", "param", "code"}
+    assert reply.headers["www-authenticate"] == "Bearer"
+    assert "nano" in [one["id"] for one in ask("/v1/models").json["data"]]
+
+
+def test_openais_own_client_understands_the_server(served: Live, expected: str) -> None:
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key="secret-token", max_retries=0)
+    with client:
+        whole = client.chat.completions.create(**body())
+        assert whole.choices[0].message.content == expected
+        chunks = client.chat.completions.create(**body(stream=True))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
+        with pytest.raises(openai.BadRequestError, match="not supported"):
+            client.chat.completions.create(**body(n=3))
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(**body(model="other"))
+
+
+def test_requests_and_prompts_share_the_queue(served: Live, ask: Callable[..., Any], expected: str) -> None:
+    head = {"Authorization": "Bearer secret-token"}
+    running = served.post("/prompt", {"prompt": slow(100)}, headers=head).json["prompt_id"]
+    wait_for(lambda: served.server.worker.run)
+    replies: list[Any] = []
+    threads = [threading.Thread(target=lambda: replies.append(ask(data=body()))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: served.server.worker.waiting_calls == 3)
+    assert not replies
+    served.post("/interrupt", {"prompt_id": running}, headers=head)
+    for thread in threads:
+        thread.join(30)
+    assert [reply.json["choices"][0]["message"]["content"] for reply in replies] == [expected] * 3
+
+
+def test_a_client_that_leaves_frees_its_place(served: Live) -> None:
+    import http.client
+
+    head = {"Authorization": "Bearer secret-token", "Content-Type": "application/json"}
+    running = served.post("/prompt", {"prompt": slow(1000)}, headers=head).json["prompt_id"]
+    wait_for(lambda: served.server.worker.run)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port)
+    connection.request("POST", "/v1/chat/completions", json.dumps(body()), head)
+    wait_for(lambda: served.server.worker.waiting_calls == 1)
+    connection.close()
+    wait_for(lambda: served.server.worker.waiting_calls == 0)
+    served.post("/interrupt", {"prompt_id": running}, headers=head)
+
+
+def test_a_picture_that_is_transparent_or_turned_is_read(ask: Callable[..., Any]) -> None:
+    file = io.BytesIO()
+    Image.new("RGBA", (40, 20), (255, 0, 0, 0)).save(file, "WEBP")
+    url = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    assert ask(data=body(messages=[message(QUESTION, url)])).status == 200
