@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from . import host
 from .declare import Node
-from .pack import chat, conditioning, loaders, lora, masks, perception, sampling, text, understanding, vae
+from .pack import chat, conditioning, loaders, lora, masks, perception, sampling, text, understanding, unipic, vae
 from .pack.native import nodes as native
 
 # In the order in which a graph uses them; the editor's node list keeps it.
-_FILES = (loaders, lora, conditioning, chat, sampling, vae, masks, perception, understanding, text, native)
+_FILES = (loaders, lora, conditioning, chat, sampling, unipic, vae, masks, perception, understanding, text, native)
 
 NODE_CLASS_MAPPINGS: dict[str, type[Node]] = {name: node for file in _FILES for name, node in file.NODES.items()}
 

@@ -34,7 +34,7 @@ def test_the_python_example_of_kontext_runs(kontext_folder: Path, monkeypatch: p
     torch = pytest.importorskip("torch")
     from uniworld.uniworld_core import UniWorld
 
-    _, code = python_examples("api")
+    code = python_examples("api")[1]
     changes = {
         '"models/diffusers/FLUX.1-Kontext-dev"': repr(str(kontext_folder)),
         'dtype=torch.bfloat16, device="cuda"': "dtype=torch.float32",
@@ -47,6 +47,24 @@ def test_the_python_example_of_kontext_runs(kontext_folder: Path, monkeypatch: p
     names: dict[str, Any] = {"UniWorld": UniWorld, "torch": torch, "Image": Image}
     exec(code.replace("photo.jpg", "cat.jpg"), names)
     assert tuple(names["image"].shape) == (1, names["size"].height, names["size"].width, 3)
+
+
+def test_the_python_example_of_unipic_runs(unipic: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from uniworld.uniworld_core import UniWorld
+
+    code = python_examples("api")[2]
+    changes = {
+        '"models/unipic/Skywork-UniPic-1.5B"': repr(str(unipic)),
+        'dtype=torch.bfloat16, device="cuda"': "dtype=torch.float32",
+        "1024, 1024": "64, 64, steps=1",
+    }
+    for written, here in changes.items():
+        assert code.count(written) == 1, written
+        code = code.replace(written, here)
+    names: dict[str, Any] = {"UniWorld": UniWorld, "torch": torch}
+    exec(code, names)
+    assert tuple(names["image"].shape) == (1, 64, 64, 3)
 
 
 def test_the_python_example_runs_with_nano(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

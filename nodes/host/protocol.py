@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Subfolders of a models folder: name in ComfyUI's `folder_paths` -> subfolder.
 # `diffusers` is ComfyUI's own folder for models in diffusers layout, so an existing FLUX.1-dev is found there.
-MODEL_FOLDERS = {"uniworld": "uniworld", "diffusers": "diffusers", "siglip": "siglip"}
+MODEL_FOLDERS = {"uniworld": "uniworld", "diffusers": "diffusers", "siglip": "siglip", "unipic": "unipic"}
 
 # Type of the message that carries a warning to `nodes/web/warnings.js`. The text on the node does not last: newer
 # editors remove it when the run finishes.

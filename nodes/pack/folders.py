@@ -35,13 +35,14 @@ def model_choices(kind: str) -> dict[str, Path]:
 def checkpoint_choices() -> dict[str, Path]:
     """Return {name: folder} of the models that Load UniWorld opens; of models with the same name, the first counts.
 
-    The user's checkpoints in models/uniworld come first, then models of other families in models/diffusers, then the shipped
-    ones.
+    The user's checkpoints in models/uniworld come first, then models of other families in models/diffusers and models/unipic,
+    then the shipped ones.
     """
     from ...uniworld_core.families.table import is_checkpoint
 
     found = {name: folder for name, folder in model_choices("uniworld").items() if not _is_shipped(folder)}
-    for group in (_user_folders("diffusers", is_checkpoint), _shipped("uniworld")):
+    unipic = _user_folders("unipic", lambda folder: is_checkpoint(folder, "config.json"))
+    for group in (_user_folders("diffusers", is_checkpoint), unipic, _shipped("uniworld")):
         found |= {name: folder for name, folder in group.items() if name not in found}
     return found
 
@@ -50,17 +51,18 @@ def checkpoint_folder(name: str) -> Path:
     """Return the folder of a checkpoint by its name in the list.
 
     Raises:
-        UniWorldError: it is not in the list. For a folder in models/diffusers, the message says why.
+        UniWorldError: it is not in the list. For a folder in models/diffusers or models/unipic, the message says why.
     """
     from ...uniworld_core.families.table import family_of
 
     choices = checkpoint_choices()
     if name in choices:
         return choices[name]
-    others = _user_folders("diffusers", lambda folder: folder.is_dir())
-    if name in others:
-        family_of(others[name])
-    raise _not_listed(name, choices, "uniworld", "diffusers")
+    for kind in ("diffusers", "unipic"):
+        others = _user_folders(kind, lambda folder: folder.is_dir())
+        if name in others:
+            family_of(others[name])
+    raise _not_listed(name, choices, "uniworld", "diffusers", "unipic")
 
 
 def _user_folders(kind: str, accepts: Callable[[Path], bool]) -> dict[str, Path]:

@@ -53,8 +53,8 @@ class LoadUniWorld(Node):
             Input.choice(
                 "checkpoint",
                 checkpoint_choices(),
-                "The UniWorld-V1 checkpoint, a folder in models/uniworld; or another model in diffusers layout in "
-                "models/diffusers.",
+                "The UniWorld-V1 checkpoint, a folder in models/uniworld; or a model of another family, in models/diffusers or "
+                "models/unipic.",
             ),
             Input.choice(
                 "flux",

@@ -10,6 +10,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def _fit_input() -> Input:
+    """Declare the choice of how images of different sizes lie over one another."""
+    from ...uniworld_core.editing import masks
+
+    return Input.choice(
+        "fit",
+        masks.FITS,
+        "If the sizes differ. stretch: both show the same. crop: the edited image shows the part in the middle of the original "
+        "that has its aspect ratio, as with UniPic.",
+        default=masks.FITS[0],
+        optional=True,
+    )
+
+
 class MakeEditMask(Node):
     """Compare the images before and after an edit."""
 
@@ -90,6 +104,7 @@ class MakeEditMask(Node):
                 "x, exponential_root: 2^(sqrt(x)-1), quadratic_root: (sqrt(x)-1)^2+1.",
                 default=masks.WEIGHT_FUNCTION,
             ),
+            _fit_input(),
         )
 
     def execute(
@@ -101,10 +116,11 @@ class MakeEditMask(Node):
         kernel_size: int,
         min_component: float,
         weight_function: str,
+        fit: str = "stretch",
     ) -> tuple[Tensor, Tensor, float]:
         from ...uniworld_core.editing import masks
 
-        before = masks.fit_before(before, after)
+        before = masks.fit_before(before, after, fit)
         mask = masks.edit_mask(before, after, method, threshold, kernel_size, min_component, cover_edges=True)
         weight = masks.edit_weight(mask.latent, weight_function)
         picture = masks.weight_picture(weight, after.shape[1], after.shape[2])
@@ -143,12 +159,13 @@ class CompositeEdit(Node):
                 min=0,
                 max=1024,
             ),
+            _fit_input(),
         )
 
-    def execute(self, before: Tensor, after: Tensor, mask: Tensor, feather: int) -> tuple[Tensor]:
+    def execute(self, before: Tensor, after: Tensor, mask: Tensor, feather: int, fit: str = "stretch") -> tuple[Tensor]:
         from ...uniworld_core.editing import masks
 
-        after, mask = masks.fit_edit(before, after, mask)
+        after, mask = masks.fit_edit(before, after, mask, fit)
         return (masks.composite_edit(before, after, mask, feather),)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ...uniworld_core.errors import UniWorldError
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
 from .conditioning import guidance_input, to_condition
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...uniworld_core.prompts.reference import References
-    from ...uniworld_core.sampling.flow import Step
+    from ...uniworld_core.sampling.flow import Shift, Step
     from ...uniworld_core.sampling.latents import RGB
     from .wires import Conditioning, DiTWire, Latent
 
@@ -174,7 +175,8 @@ class Scheduler(Node):
         from ...uniworld_core.sampling.flow import schedule
 
         samples = samples_of(latent, dit.facts.latent_format, self.DISPLAY_NAME)
-        return (schedule(steps, dit.facts.latent_format.token_count(samples.shape), dit.facts.shift, denoise),)
+        shift = shift_of(dit, self.DISPLAY_NAME)
+        return (schedule(steps, dit.facts.latent_format.token_count(samples.shape), shift, denoise),)
 
 
 class Sampler(Node):
@@ -223,6 +225,7 @@ class Sampler(Node):
     ) -> tuple[Latent]:
         from ...uniworld_core.sampling.sampler import paint, sequence_length
 
+        shift_of(dit, self.DISPLAY_NAME)
         latents = dit.facts.latent_format
         condition = to_condition(conditioning, latents)
         samples = samples_of(latent, latents, self.DISPLAY_NAME)
@@ -247,6 +250,16 @@ class Sampler(Node):
         )
         # Results wait in system RAM, as in ComfyUI: the host caches them between runs.
         return (to_latent(painted.cpu(), latents, latent),)
+
+
+def shift_of(dit: DiTWire, node: str) -> Shift:
+    """Return the shift of a model's noise levels. Raises UniWorldError for a model without noise levels."""
+    if dit.facts.shift is None:
+        raise UniWorldError(
+            f"{node} takes models with noise levels, and the model of the family '{dit.facts.latent_format.name}' has none: "
+            "use UniWorld UniPic Sampler."
+        )
+    return dit.facts.shift
 
 
 # An image with more than this many times the model's native area shows repeated patterns, or takes an hour.

@@ -104,7 +104,7 @@ def test_comfyui_is_told_where_it_has_a_register(monkeypatch: pytest.MonkeyPatch
     register = Register()
     instance = SimpleNamespace(node_replace_manager=register) if has_register else SimpleNamespace()
     folders = SimpleNamespace(
-        folder_names_and_paths={"uniworld": 1, "diffusers": 1, "siglip": 1},
+        folder_names_and_paths={"uniworld": 1, "diffusers": 1, "siglip": 1, "unipic": 1},
         add_model_folder_path=lambda kind, folder: None,
     )
     stand_ins: dict[str, Any] = {

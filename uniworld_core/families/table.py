@@ -68,11 +68,13 @@ def family_of(folder: str | Path) -> Family:
     return family_by_config(read_json(file), str(file), TYPE_KEYS[file.name])
 
 
-def is_checkpoint(folder: Path) -> bool:
-    """Return whether a folder in diffusers layout is a model of a known family, by its `model_index.json`."""
-    file = folder / "model_index.json"
+def is_checkpoint(folder: Path, file: str = "model_index.json") -> bool:
+    """Return whether a folder is a model of a known family, by a file of `MARKS`, or by its configuration in `file`."""
+    if any((folder / mark).is_file() for mark in MARKS):
+        return True
+    found = folder / file
     try:
-        kind = read_json(file).get(TYPE_KEYS[file.name]) if file.is_file() else None
+        kind = read_json(found).get(TYPE_KEYS[file]) if found.is_file() else None
     except UniWorldError:  # damaged, and not known to be a model of a family
         return False
     return isinstance(kind, str) and kind in FAMILIES

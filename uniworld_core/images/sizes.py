@@ -63,6 +63,14 @@ def mean_size(sizes: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return int(sum(h for h, _ in sizes) / len(sizes)), int(sum(w for _, w in sizes) / len(sizes))
 
 
+def crop_box(height: int, width: int, size: Size) -> tuple[int, int, int, int]:
+    """Return the box (left, top, right, bottom) of the centered crop of a picture that has the aspect ratio of `size`."""
+    scale = min(height / size.height, width / size.width)
+    h, w = min(height, round(size.height * scale)), min(width, round(size.width * scale))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
 def check_size(height: int, width: int, unit: int) -> Size:
     """Check a size in pixels and return it.
 

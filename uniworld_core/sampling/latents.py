@@ -145,15 +145,18 @@ def cell_colors(x_xC: torch.Tensor, rgb: RGB) -> torch.Tensor:
     return x_xC
 
 
-def preview(latent: torch.Tensor, rgb: RGB, side: int = 512) -> Image.Image:
+def preview(latent: torch.Tensor, rgb: RGB, side: int = 512, visible: torch.Tensor | None = None) -> Image.Image:
     """Render a preview of a normalized latent (C, h, w) or (C, 1, h, w), without the VAE.
 
     Args:
         rgb: `rgb` of the latent's format.
         side: longer side of the preview in pixels.
+        visible: (h, w), True at the cells to show; the others are gray. None shows all.
     """
     latent_Chw = latent if latent.ndim == 3 else latent[:, 0]
     rgb_hw3 = cell_colors(latent_Chw.float().cpu().permute(1, 2, 0), rgb)
+    if visible is not None:
+        rgb_hw3 = rgb_hw3 * visible.cpu()[..., None]
     image = Image.fromarray(((rgb_hw3 + 1.0) * 127.5).clamp(0, 255).to(torch.uint8).numpy())
     ratio = side / max(image.size)
     return image.resize(

@@ -57,7 +57,7 @@ def test_the_folder_of_uniworld_counts_for_a_name_in_both(folders: Path) -> None
         ("FLUX.1-dev", r"model_index\.json has _class_name 'FluxPipeline', which is not a known model family"),
         ("damaged", r"model_index\.json"),
         ("empty", r"config\.json does not exist"),
-        ("file", r"There is no model 'file' in .*uniworld, .*diffusers\. Choose one of both, a, b"),
+        ("file", r"There is no model 'file' in .*uniworld, .*diffusers, .*unipic\. Choose one of both, a, b"),
         ("../uniworld/both", r"There is no model '\.\./uniworld/both'"),
     ],
 )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from uniworld.uniworld_core.editing import masks
+from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.images.components import connected_components, keep_large
 
 SEED0 = Path(__file__).parents[2] / "data" / "seed0"
@@ -426,3 +427,15 @@ def test_bad_composite_input_gets_a_sentence() -> None:
         masks.composite_edit(gray(8, 8), gray(8, 8), torch.full((1, 8, 8), float("nan")))
     with pytest.raises(ValueError, match="'mask' holds 2 pictures and 'after' holds 3"):
         masks.composite_edit(gray(8, 8), gray(8, 8, batch=3), torch.ones(2, 8, 8))
+
+
+def test_a_cropped_edit_is_put_back_into_the_whole_picture() -> None:
+    before = torch.rand(1, 30, 50, 3, generator=torch.Generator().manual_seed(0))
+    after = gray(16, 16, 0.2)  # the 30x30 pixels in the middle
+    assert torch.equal(masks.fit_before(before, gray(30, 30), "crop"), before[:, :, 10:40])
+    placed, mask = masks.fit_edit(before, after, torch.ones(1, 16, 16), "crop")
+    assert mask.sum() == 30 * 30
+    assert torch.equal(placed * (1 - mask[..., None]), before * (1 - mask[..., None]))
+    assert torch.allclose(placed[:, :, 10:40], torch.full((), 0.2))
+    with pytest.raises(UniWorldError, match="fit is 'pad'; it must be one of stretch, crop"):
+        masks.fit_before(before, after, "pad")

@@ -298,6 +298,10 @@ def _checked(
         )
     if guidance != 1 and condition.negative is None:
         raise UniWorldError(f"guidance is {guidance}, but the condition has no negative one: set guidance to 1.")
+    if len(condition.references) > 1:
+        raise UniWorldError(
+            f"The condition has {len(condition.references)} references, and {NAME} edits one: leave out others."
+        )
     for latent in condition.references:
         if tuple(latent.shape[-2:]) != shape[-2:]:
             h, w = (side * UNIPIC_LATENTS.factor for side in latent.shape[-2:])

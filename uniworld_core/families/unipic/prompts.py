@@ -13,7 +13,7 @@ from PIL import Image
 
 from ...errors import UniWorldError
 from ...images.pictures import to_image
-from ...images.sizes import Size
+from ...images.sizes import Size, crop_box
 from ...prompts.conversation import Conversation
 from ...prompts.text import check_prompt
 from .config import NAME
@@ -86,14 +86,6 @@ def edit_text(prompt: str) -> str:
 def question_text(prompt: str, picture: bool = True) -> str:
     """Render a question, about a picture if there is one."""
     return _template(f"{IMAGE}\n{prompt}" if picture else prompt)
-
-
-def crop_box(height: int, width: int, size: Size) -> tuple[int, int, int, int]:
-    """Return the box (left, top, right, bottom) of the centered crop of a picture that has the aspect ratio of `size`."""
-    scale = min(height / size.height, width / size.width)
-    h, w = min(height, round(size.height * scale)), min(width, round(size.width * scale))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
 
 
 def cropped(picture: Image.Image, size: Size) -> torch.Tensor:

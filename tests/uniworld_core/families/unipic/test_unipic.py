@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from uniworld.uniworld_core.families.unipic.checkpoint import UniPicParts
 from uniworld.uniworld_core.families.unipic.condition import encode_requests
 from uniworld.uniworld_core.families.unipic.config import UNIPIC_LATENTS
 from uniworld.uniworld_core.families.unipic.painting import Revealed, draw_order, paint, plan
-from uniworld.uniworld_core.families.unipic.prompts import Request, crop_box
-from uniworld.uniworld_core.images.sizes import Size
+from uniworld.uniworld_core.families.unipic.prompts import Request
+from uniworld.uniworld_core.images.sizes import Size, crop_box
 
 FLOAT32 = torch.float32
 NATIVE = Size(64, 64)
@@ -300,6 +301,8 @@ def test_conditions_of_other_models_and_sizes_are_errors(model: UniWorld) -> Non
     edit = model.encode("make it red", refs=model.reference([picture()], use_siglip=False))
     with pytest.raises(UniWorldError, match="was encoded at 64x64, but 96x64"):
         model.sample(edit, 64, 96, steps=2)
+    with pytest.raises(UniWorldError, match="has 2 references, and UniPic edits one"):
+        model.sample(replace(edit, references=edit.references * 2), 64, 64, steps=2)
 
 
 def test_prompts_that_the_model_cannot_read_are_errors(model: UniWorld) -> None:

@@ -48,7 +48,7 @@ def test_models_and_folders(live):
     folder = live.config.models / "uniworld" / "Mine"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    assert live.get("/models").json == ["uniworld", "diffusers", "siglip"]
+    assert live.get("/models").json == ["uniworld", "diffusers", "siglip", "unipic"]
     assert live.get("/models/uniworld").json[0] == "Mine"
     assert live.get("/models/checkpoints").status == 404
     assert live.get("/experiment/models").json[0]["name"] == "uniworld"
