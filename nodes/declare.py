@@ -123,7 +123,14 @@ class Input:
 
     @classmethod
     def text(
-        cls, name: str, tooltip: str = "", *, default: str = "", multiline: bool = False, dynamic_prompts: bool = False
+        cls,
+        name: str,
+        tooltip: str = "",
+        *,
+        default: str = "",
+        multiline: bool = False,
+        dynamic_prompts: bool = False,
+        optional: bool = False,
     ) -> Input:
         """Declare a text widget.
 
@@ -132,7 +139,7 @@ class Input:
             dynamic_prompts: whether the editor replaces `{a|b}` with one of the alternatives.
         """
         shown = ({"multiline": True} if multiline else {}) | ({"dynamicPrompts": True} if dynamic_prompts else {})
-        return cls(name, "STRING", tooltip, False, shown | {"default": default})
+        return cls(name, "STRING", tooltip, optional, shown | {"default": default})
 
     @classmethod
     def choice(

@@ -13,7 +13,7 @@ import torch
 from .backbones.flux_text import TextEncoders
 from .backbones.qwen_vl import MAX_NEW_TOKENS
 from .errors import UniWorldError, shown
-from .families.family import Family, LoadedParts, ModelFolders, Route
+from .families.family import Family, LoadedParts, ModelFolders, Route, encode_with_negative
 from .families.table import family_by_config, family_of
 from .images.pictures import Picture
 from .images.sizes import Size
@@ -275,6 +275,7 @@ class UniWorld:
         refs: References | Sequence[References] | None = None,
         use_t5: bool = True,
         t5_length: int | None = None,
+        negative: str = "",
     ) -> Condition:
         """Encode a prompt, a conversation, or a batch of them to a condition.
 
@@ -286,18 +287,20 @@ class UniWorld:
                 pools "". Of a conversation, both see only the text of the last turn. For models in which T5 is optional;
                 it makes no difference to others.
             t5_length: number of T5 tokens, padded; None for the model's default.
+            negative: the negative prompt, for models whose guidance leads away from one, such as Qwen-Image-Edit; if blank,
+                the model's default.
 
         Warns:
             UserWarning: a small model does not know words or pictures; once per call.
 
         Raises:
             UniWorldError: a prompt is empty, a conversation does not end with the user's turn or exceeds the model's context
-                length, widths do not match, or no FLUX folder was given.
+                length, widths do not match, no FLUX folder was given, or a negative prompt was given to a model without one.
         """
         conversations = as_conversations(prompt, refs)
         self._warn_of_unknown(conversations)
         length = self.family.t5_length if t5_length is None else t5_length
-        return self.family.encode(self._loaded, conversations, length if use_t5 else None)
+        return encode_with_negative(self.family, self._loaded, conversations, length if use_t5 else None, negative)
 
     def sample(
         self,

@@ -149,6 +149,13 @@ class EncodeCondition(PromptNode):
                 "Guidance for ComfyUI's own samplers. UniWorld Sampler has a guidance input of its own.", optional=True
             ),
             CONVERSATION,
+            Input.text(
+                "negative_prompt",
+                "What to avoid, for models with true guidance, such as Qwen-Image-Edit. Empty: the default of the model. "
+                "Leave it empty for UniWorld-V1 and FLUX.1 Kontext.",
+                default="",
+                optional=True,
+            ),
         )
 
     def execute(
@@ -160,12 +167,14 @@ class EncodeCondition(PromptNode):
         t5_length: int | None = None,
         guidance: float | None = None,
         conversation: Conversation | None = None,
+        negative_prompt: str = "",
     ) -> tuple[Conditioning, Conversation]:
         from ...uniworld_core.backbones.flux_text import T5_LENGTH
         from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE
 
         extended = self.extended(vlm, prompt, references, conversation)
-        condition = vlm.encode(extended, connected(text), T5_LENGTH if t5_length is None else t5_length)
+        length = T5_LENGTH if t5_length is None else t5_length
+        condition = vlm.encode(extended, connected(text), length, negative_prompt)
         chosen = float(GUIDANCE if guidance is None else guidance)
         return conditioning_of(condition, chosen, vlm.facts.latent_format), extended
 

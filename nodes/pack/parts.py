@@ -158,14 +158,17 @@ class VLMPart:
         if self.scope is not None and (sentence := self.scope.outside(conversation)) is not None:
             host.current().warn(sentence)
 
-    def encode(self, conversation: Conversation, text: TextWire | None, t5_length: int) -> Condition:
+    def encode(
+        self, conversation: Conversation, text: TextWire | None, t5_length: int, negative: str = ""
+    ) -> Condition:
         """As `VLMWire.encode`."""
+        from ...uniworld_core.families.family import encode_with_negative
+
         if text is None:
-            return self.family.encode(self.loaded, [conversation])
+            return encode_with_negative(self.family, self.loaded, [conversation], negative=negative)
         # The connected CLIP and T5, which may belong to another model.
-        return self.family.encode(
-            _lazily_loaded({**self.held, "clip": text.clip, "t5": text.t5}), [conversation], t5_length
-        )
+        loaded = _lazily_loaded({**self.held, "clip": text.clip, "t5": text.t5})
+        return encode_with_negative(self.family, loaded, [conversation], t5_length, negative)
 
     def answer(
         self,

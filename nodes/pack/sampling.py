@@ -203,7 +203,8 @@ class Sampler(Node):
             Input.seed("seed", "The same seed gives the same image on the same machine."),
             steps_input(),
             guidance_input(
-                f"FLUX's embedded guidance (published: {GUIDANCE}). Overrides the guidance of the conditioning."
+                f"FLUX's embedded guidance (published: {GUIDANCE}). Overrides the guidance of the conditioning. For "
+                "Qwen-Image-Edit the scale of true guidance (published: 4.0): above 1, each step takes twice as long."
             ),
             DENOISE,
             Input.wire("sigmas", "SIGMAS", "Noise levels to use instead of steps and denoise.", optional=True),

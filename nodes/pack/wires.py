@@ -123,8 +123,13 @@ class VLMWire(Protocol):
     def warn_of_unknown(self, conversation: Conversation) -> None:
         """Warn the user about words and images in a conversation that the model does not know."""
 
-    def encode(self, conversation: Conversation, text: TextWire | None, t5_length: int) -> Condition:
-        """Return the condition of a conversation, a batch of one. T5 tokens are included if `text` is connected."""
+    def encode(
+        self, conversation: Conversation, text: TextWire | None, t5_length: int, negative: str = ""
+    ) -> Condition:
+        """Return the condition of a conversation, a batch of one.
+
+        T5 tokens are included if `text` is connected. If `negative` is blank, the family's default counts.
+        """
 
     def answer(
         self,

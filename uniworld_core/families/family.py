@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from ..errors import UniWorldError
 from ..images.sizes import Size, size_by_aspect
 from ..loading.parts import Part, PartSet
 from ..prompts.conversation import Conversation
+from ..prompts.text import check_text
 from ..sampling.cache import CACHES
 from ..sampling.condition import Condition
 from ..sampling.flow import Shift
@@ -184,6 +185,7 @@ class Family(Protocol):
         companions: folders that it uses in addition to the checkpoint: any of "flux" and "siglip".
         t5_length: default number of T5 tokens; None for a family without T5.
         steps, guidance: published number of steps and guidance.
+        negative: default negative prompt, from which true guidance leads away; None for a family without such guidance.
     """
 
     name: str
@@ -191,6 +193,7 @@ class Family(Protocol):
     t5_length: int | None = None
     steps: int = 28
     guidance: float = 3.5
+    negative: str | None = None
 
     @abstractmethod
     def open(self, folders: ModelFolders) -> FamilyParts:
@@ -241,6 +244,14 @@ class Family(Protocol):
             cache=cache,
         )
 
+    def encode_negative(self, parts: LoadedParts, conversations: Sequence[Conversation], negative: str) -> Condition:
+        """Encode the negative prompt of a batch, which goes with the pictures of the conversations (`Condition.negative`).
+
+        Raises:
+            UniWorldError: as `encode`, or the family has no true guidance.
+        """
+        self._lacks("was not trained with a negative prompt: leave it empty")
+
     def understand(
         self,
         parts: LoadedParts,
@@ -273,3 +284,26 @@ class Family(Protocol):
 
     def _lacks(self, what: str) -> NoReturn:
         raise UniWorldError(f"{self.name} {what}.")
+
+
+def encode_with_negative(
+    family: Family,
+    parts: LoadedParts,
+    conversations: Sequence[Conversation],
+    t5_length: int | None = None,
+    negative: str = "",
+) -> Condition:
+    """Encode conversations (`Family.encode`) together with their negative prompt, if the family has true guidance.
+
+    Args:
+        negative: the negative prompt; if blank, the family's default.
+
+    Raises:
+        UniWorldError: as `Family.encode`, or a negative prompt was given to a family without true guidance.
+    """
+    prompt = negative if negative.strip() else family.negative
+    if prompt is None:
+        return family.encode(parts, conversations, t5_length)
+    # First, so that a text encoder is used twice in a row, and not unloaded for the VAE in between.
+    opposite = family.encode_negative(parts, conversations, check_text(prompt, "negative prompt"))
+    return replace(family.encode(parts, conversations, t5_length), negative=opposite)

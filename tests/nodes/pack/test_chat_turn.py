@@ -96,9 +96,10 @@ def test_t5_and_clip_see_the_prompt_of_the_node_alone(parts: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("node", ["UniWorldCondition", "UniWorldUnderstand", "UniWorldRoute"])
-def test_the_conversation_comes_last_so_that_saved_workflows_keep_their_slots(node: str) -> None:
+def test_new_inputs_come_last_so_that_saved_workflows_keep_their_slots(node: str) -> None:
     inputs = NODE_CLASS_MAPPINGS[node].INPUT_TYPES()
-    assert list(inputs["optional"])[-1] == "conversation"
+    names = list(inputs["optional"])
+    assert set(names[names.index("conversation") + 1 :]) <= {"negative_prompt"}
     assert inputs["optional"]["conversation"][0] == "UNIWORLD_CONVERSATION"
     assert "UNIWORLD_CONVERSATION" not in NODE_CLASS_MAPPINGS[node].RETURN_TYPES[:-1]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...prompts.conversation import Conversation
 from ...sampling.condition import Condition
 from ..family import Family, LoadedParts, ModelFolders
-from .condition import encode
+from .condition import encode_references, encode_text, pictures_of
 from .folder import QwenImageEditParts
-from .painting import NEGATIVE
+from .painting import GUIDANCE, NEGATIVE
 from .prompt import RELEASES
 
 
@@ -21,6 +22,7 @@ class QwenImageEdit(Family):
     """
 
     companions = ()
+    guidance, negative = GUIDANCE, NEGATIVE
 
     def __init__(self, pipeline: str) -> None:
         self.release = RELEASES[pipeline]
@@ -35,10 +37,21 @@ class QwenImageEdit(Family):
     ) -> Condition:
         """Encode the last instruction of conversations with their latest pictures (`Family.encode`).
 
-        The negative condition, of a blank prompt with the same pictures, is for guidance above 1.
+        Raises:
+            UniWorldError: a prompt has too few or too many pictures or exceeds the context length, or the items of a batch have
+                different numbers of pictures, or different aspect ratios.
         """
         if t5_length is not None:
             _ = parts["t5"]  # raises
-        instructions = [conversation.instruction for conversation in conversations]
-        pictures = [[ref.picture for ref in conversation.latest_refs] for conversation in conversations]
-        return encode(parts, self.release, instructions, pictures, NEGATIVE)
+        pictures = pictures_of(conversations, self.release, parts["vae"].native_side)
+        condition = encode_text(parts["understanding"], self.release, _instructions(conversations), pictures)
+        return replace(condition, references=encode_references(parts, pictures))
+
+    def encode_negative(self, parts: LoadedParts, conversations: Sequence[Conversation], negative: str) -> Condition:
+        """Encode the negative prompt with the pictures of each conversation (`Family.encode_negative`)."""
+        pictures = pictures_of(conversations, self.release, parts["vae"].native_side)
+        return encode_text(parts["understanding"], self.release, [negative] * len(conversations), pictures)
+
+
+def _instructions(conversations: Sequence[Conversation]) -> list[str]:
+    return [conversation.instruction for conversation in conversations]

@@ -19,23 +19,16 @@ from ...backbones.qwen_image_vae import PIXEL_BYTES, qwen_vae_part, read_qwen_la
 from ...backbones.qwen_vl import VLM, vlm_part
 from ...errors import UniWorldError, shown
 from ...loading.parts import NetworkPart, Part
-from ...loading.settings import choice, exactly, number, optional, read_json, take, whole
+from ...loading.settings import read_json
 from ...loading.weights import Shards
 from ...sampling.flow import Shift
 from ...sampling.latents import LatentFormat
+from ...sampling.scheduler_file import read_shift
 from ..family import FamilyParts, PaintingFacts
 from .prompt import Release, size_at
 
-_TOKENS, _MU = whole(1, 2**20), number(0, 10)
-_SCHEDULER = {
-    "base_image_seq_len": _TOKENS,
-    "max_image_seq_len": _TOKENS,
-    "base_shift": _MU,
-    "max_shift": _MU,
-    "shift_terminal": optional(number(1e-6, 0.999)),
-    "use_dynamic_shifting": exactly(True, "because the shift depends on the size of the picture"),
-    "time_shift_type": choice("exponential"),
-}
+# The subfolders of the published folders.
+COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "processor", "scheduler")
 
 
 class QwenImageEditParts(FamilyParts):
@@ -51,14 +44,14 @@ class QwenImageEditParts(FamilyParts):
         described: dict[str, Callable[[], Part[Any]]] = {
             "understanding": self._vlm,
             "dit": self._dit,
-            "vae": lambda: qwen_vae_part(self._need("vae")),
+            "vae": lambda: qwen_vae_part(self.folder / "vae"),
         }
         super().__init__(release.name, described, tuple(described))
 
     @cached_property
     def transformer(self) -> dict[str, Any]:
         """The checked settings of the transformer."""
-        file = self._need("transformer") / "config.json"
+        file = self.folder / "transformer" / "config.json"
         raw = read_json(file)
         _check_class(raw, file, "QwenImageTransformer2DModel")
         return qwen_transformer_settings(raw, str(file))
@@ -66,12 +59,12 @@ class QwenImageEditParts(FamilyParts):
     @cached_property
     def latent_format(self) -> LatentFormat:
         """The format of the VAE's latents."""
-        return read_qwen_latent_format(self._need("vae"))
+        return read_qwen_latent_format(self.folder / "vae")
 
     @cached_property
     def shift(self) -> Shift:
         """The shift of the noise levels, from the scheduler's configuration."""
-        return read_shift(self._need("scheduler") / "scheduler_config.json")
+        return read_shift(self.folder / "scheduler" / "scheduler_config.json", QWEN_IMAGE_SHIFT)
 
     @property
     def facts(self) -> PaintingFacts:
@@ -80,18 +73,24 @@ class QwenImageEditParts(FamilyParts):
         return PaintingFacts(
             latent_format=self.latent_format,
             shift=self.shift,
-            native_side=read_qwen_native_side(self._need("vae")),
+            native_side=read_qwen_native_side(self.folder / "vae"),
             token_bytes=token_bytes(width),
             pixel_bytes=PIXEL_BYTES,
             size_for=size_at,
         )
 
     def check(self) -> None:
-        """Check every part (`PartSet.check`), and that they match each other.
+        """Check that the folder is complete, every part (`PartSet.check`), and that the parts belong together.
 
         Raises:
-            UniWorldError: a part, file or tensor is missing or damaged, or does not match. The message names it.
+            UniWorldError: a file or tensor is missing or damaged, or does not match. The message names it.
         """
+        missing = [name for name in COMPONENTS if not (self.folder / name).is_dir()]
+        if missing:
+            raise UniWorldError(
+                f"{self.folder} has no {', '.join(f'{name}/' for name in missing)}, which {self.family} needs: download the "
+                "complete folder."
+            )
         _ = self.shift
         super().check()
         width, joint = self._vlm_config.width, self.transformer["joint_attention_dim"]
@@ -103,7 +102,7 @@ class QwenImageEditParts(FamilyParts):
 
     @cached_property
     def _vlm_config(self) -> QwenVLConfig:
-        file = self._need("text_encoder") / "config.json"
+        file = self.folder / "text_encoder" / "config.json"
         raw = read_json(file)
         if raw.get("model_type") != "qwen2_5_vl":
             raise UniWorldError(
@@ -113,48 +112,13 @@ class QwenImageEditParts(FamilyParts):
         return QwenVLConfig.from_nested(raw, str(file))
 
     def _vlm(self) -> NetworkPart[VLM]:
-        folder, tokenizer, processor = map(self._need, ("text_encoder", "tokenizer", "processor"))
+        folder, tokenizer, processor = (self.folder / name for name in ("text_encoder", "tokenizer", "processor"))
         return vlm_part(folder, self._vlm_config, Shards(folder), None, tokenizer, processor)
 
     def _dit(self) -> NetworkPart[QwenImageDiT]:
-        folder = self._need("transformer")
+        folder = self.folder / "transformer"
         source = str(folder / "config.json")
         return qwen_transformer_part(self.transformer, Shards(folder), self.latent_format, self.shift, source)
-
-    def _need(self, part: str) -> Path:
-        folder = self.folder / part
-        if not folder.is_dir():
-            raise UniWorldError(
-                f"{self.folder} has no folder {part!r}, which belongs to {self.family} in diffusers layout: copy the folder again."
-            )
-        return folder
-
-
-def read_shift(file: Path) -> Shift:
-    """Read the shift of the noise levels from a scheduler's configuration.
-
-    Keys that the file lacks have Qwen-Image's values.
-
-    Raises:
-        UniWorldError: the file is missing or damaged, or of another kind of scheduler.
-    """
-    raw = read_json(file)
-    _check_class(raw, file, "FlowMatchEulerDiscreteScheduler")
-    values = take(raw, _SCHEDULER, str(file))
-    usual = QWEN_IMAGE_SHIFT
-    shift = Shift(
-        base_tokens=values.get("base_image_seq_len", usual.base_tokens),
-        max_tokens=values.get("max_image_seq_len", usual.max_tokens),
-        base_mu=float(values.get("base_shift", usual.base_mu)),
-        max_mu=float(values.get("max_shift", usual.max_mu)),
-        terminal=values.get("shift_terminal", usual.terminal),
-    )
-    if shift.base_tokens >= shift.max_tokens:
-        raise UniWorldError(
-            f"{file} has base_image_seq_len {shift.base_tokens}, which must be below max_image_seq_len {shift.max_tokens}: "
-            "copy the file again."
-        )
-    return shift
 
 
 def _check_class(raw: dict[str, Any], file: Path, wanted: str) -> None:

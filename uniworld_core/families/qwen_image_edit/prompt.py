@@ -85,7 +85,12 @@ def size_at(height: float, width: float, side: int) -> Size:
     """Return the size with the area of a square of this side, and about the aspect ratio of a picture.
 
     Both sides are multiples of 32, as diffusers' `calculate_dimensions` computes, and at least 32.
+
+    Raises:
+        UniWorldError: a side is not positive.
     """
+    if not (height > 0 and width > 0):
+        raise UniWorldError(f"The picture is {width}x{height} pixels; both sides must be positive.")
     new_width = math.sqrt(side * side * (width / height))
     new_height = new_width / (width / height)
     return Size(*(max(STRIDE, round(length / STRIDE) * STRIDE) for length in (new_height, new_width)))
