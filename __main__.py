@@ -22,8 +22,9 @@ COMMANDS = {
     "data": "check, convert, cache or generate training data",
     "eval": "evaluate a model",
     "lora": "inspect a LoRA, or convert it for diffusers and ComfyUI",
+    "reward": "serve a reward for training",
 }
-TRAINING = ("train", "convert", "data", "eval", "lora")
+TRAINING = ("train", "convert", "data", "eval", "lora", "reward")
 # Only in a checkout: the installed package has no tests.
 CHECKOUT_COMMANDS = {"test": "run the tests of this checkout"}
 

@@ -1,4 +1,4 @@
-"""Dispatch of the commands `uniworld train`, `convert`, `data`, `eval` and `lora`."""
+"""Dispatch of the commands `uniworld train`, `convert`, `data`, `eval`, `lora` and `reward`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .convert import CONVERT_COMMANDS
 from .data import DATA_COMMANDS
 from .eval import EVAL_COMMANDS
 from .lora import LORA_COMMANDS
+from .reward import REWARD_COMMANDS
 from .train import TRAIN_COMMANDS
 
 COMMANDS: dict[tuple[str, ...], Command] = {
@@ -23,6 +24,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     **DATA_COMMANDS,
     **EVAL_COMMANDS,
     **LORA_COMMANDS,
+    **REWARD_COMMANDS,
 }
 
 _EPILOG = "Exit codes: 0 success, 1 failed or interrupted, 2 bad usage, configuration or data."

@@ -241,7 +241,9 @@ def test_every_settings_file_of_training_is_installed() -> None:
 def test_every_command_line_in_the_documentation_is_valid() -> None:
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(
-        r"(?:^|`)(?:torchrun .* -m )?uniworld ((?:train|convert|data|eval|lora) [^`\n]*)", text, flags=re.MULTILINE
+        r"(?:^|`)(?:torchrun .* -m )?uniworld ((?:train|convert|data|eval|lora|reward) [^`\n]*)",
+        text,
+        flags=re.MULTILINE,
     )
     assert len(lines) > 12
     for line in lines:
