@@ -1,4 +1,4 @@
-"""`uniworld eval`: evaluate a checkpoint on shapes, or check the paper's claims on nano."""
+"""`uniworld eval`: evaluate a checkpoint on shapes, measure a run with rewards, or check the paper's claims on nano."""
 
 from __future__ import annotations
 
@@ -120,6 +120,47 @@ def _shapes(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _add_editr1(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/nano_editr1")
+    parser.add_argument("--step", type=int, metavar="N", help="epoch of a saved checkpoint (default: the newest)")
+    parser.add_argument("--raw", action="store_true", help="measure the raw weights instead of their EMA")
+    parser.add_argument("--count", type=int, default=200, metavar="N", help="held-out tasks per kind (default: 200)")
+    parser.add_argument(
+        "--kinds", metavar="A,B", help="kinds of tasks, separated by commas, or all (default: the four weakest)"
+    )
+    parser.add_argument("--samplers", metavar="A,B", help="such as euler-28,dpm2-6 (default: both)")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="the report (default: REPORT.md in the run's folder)"
+    )
+
+
+def _editr1(arguments: argparse.Namespace) -> int:
+    from ..files import write_atomic
+    from ..shapes.editr1.measure import SAMPLERS, WEAK_KINDS, measure
+    from ..shapes.editr1.report import report
+    from ..shapes.tasks.tasks import KINDS
+
+    names = [sampler.name for sampler in SAMPLERS]
+    chosen = arguments.samplers.split(",") if arguments.samplers else names
+    if not set(chosen) <= set(names):
+        raise UniWorldError(f"--samplers is '{arguments.samplers}'; give some of {', '.join(names)}.")
+    kinds = {None: WEAK_KINDS, "all": tuple(kind for kind in KINDS if kind != "question")}
+    with Bars() as bars:
+        weights = measure(
+            arguments.run,
+            arguments.step,
+            arguments.raw,
+            arguments.count,
+            kinds.get(arguments.kinds) or arguments.kinds.split(","),
+            [sampler for sampler in SAMPLERS if sampler.name in chosen],
+            progress=bars,
+        )
+    to = arguments.report or arguments.run / "REPORT.md"
+    write_atomic(to, report(arguments.run, weights, "uniworld eval editr1").encode())
+    print(to)
+    return DONE
+
+
 def _add_claims(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run",
@@ -191,5 +232,6 @@ EVAL_COMMANDS: dict[tuple[str, ...], Command] = {
         _shapes,
         prints_result=lambda arguments: arguments.json is None and arguments.sheet is None,
     ),
+    ("eval", "editr1"): Command("measure what a run with rewards on shapes has gained", _add_editr1, _editr1),
     ("eval", "claims"): Command("check the paper's claims on nano over several seeds", _add_claims, _claims),
 }

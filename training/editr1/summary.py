@@ -11,7 +11,7 @@ from .prompts import Prompts
 
 
 def summarize_editr1(config: EditR1Config, model: UniWorld, prompts: Prompts) -> str:
-    """Return the summary as text. No weights are read.
+    """Return the summary as comments of a TOML file with all settings. No weights are read.
 
     Raises:
         UniWorldError: the model has none of `policy.targets`.
@@ -26,10 +26,10 @@ def summarize_editr1(config: EditR1Config, model: UniWorld, prompts: Prompts) ->
     pictures = settings.groups * settings.group_size
     policies = 1 + (settings.old != "on_policy") + bool(config.loss.kl)
     number = "no end of prompts" if prompts.count is None else f"{prompts.count} prompts"
-    return (
-        f"{to_toml(config)}\n"
-        f"{trained:,} parameters train{layers}.\n"
-        f"{number}; each epoch paints {pictures} pictures of {settings.groups} of them, with {settings.steps} forward passes "
-        f"each,\nand trains on those that pass the filter, at {settings.times} noise levels with {policies} forward passes "
-        "and one backward pass each."
+    lines = (
+        f"{trained:,} parameters train{layers}.",
+        f"{number}; each epoch paints {pictures} pictures of {settings.groups} of them, with {settings.steps} forward passes",
+        f"each, and trains on those that pass the filter, at {settings.times} noise levels with {policies} forward passes and",
+        "one backward pass each.",
     )
+    return f"{to_toml(config)}\n" + "\n".join(f"# {line}" for line in lines)
