@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from uniworld.training.config.editr1 import AdvantageSettings, LossSettings
+from uniworld.training.config.editr1 import AdvantageSettings, EditR1Config, LossSettings
+from uniworld.training.config.file import load_any
 from uniworld.training.editr1.advantage import advantages
 from uniworld.training.editr1.decay import PUBLISHED_DECAYS, old_decay
 from uniworld.training.editr1.groups import published_order
@@ -155,3 +156,41 @@ def test_pictures_golden(editr1_golden: Any) -> None:
     for name in names:
         seen = square_crop(Image.fromarray(tensors[f"picture{name}"].numpy()), settings["resolution"])
         assert np.array_equal(np.asarray(seen), tensors[f"seen{name}"].numpy())
+
+
+# {preset: case}; "as_meant" is what the published configuration would be if it could be opened.
+PUBLISHED = {"editr1_kontext": "config_kontext_nft_as_meant", "editr1_qwen": "config_qwen_image_edit_nft_as_meant"}
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_presets_golden(preset: str, editr1_golden: Any) -> None:
+    config = load_any(preset)
+    assert isinstance(config, EditR1Config)
+    published = editr1_golden.settings[PUBLISHED[preset]]
+    sample, train, editr1 = published["sample"], published["train"], config.editr1
+    assert (editr1.group_size, editr1.steps, editr1.solver) == (
+        sample["num_image_per_prompt"],
+        sample["num_steps"],
+        sample["solver"],
+    )
+    assert (editr1.guidance, editr1.side) == (sample["guidance_scale"], published["resolution"])
+    assert editr1.times == published_count(sample["num_steps"], train["timestep_fraction"])
+    assert editr1.old == PUBLISHED_DECAYS[published["decay_type"]]
+    assert (config.loss.beta, config.loss.clip, config.loss.mode, config.loss.kl) == (
+        published["beta"],
+        train["adv_clip_max"],
+        train["adv_mode"],
+        train["beta"],
+    )
+    assert (config.advantage.spread == "global") == sample["global_std"]
+    assert config.advantage.min_std == sample["ban_std_thres"]
+    optimizer = config.optimizer
+    assert (optimizer.lr, *optimizer.betas, optimizer.eps, optimizer.weight_decay, optimizer.clip) == (
+        train["learning_rate"],
+        train["adam_beta1"],
+        train["adam_beta2"],
+        train["adam_epsilon"],
+        train["adam_weight_decay"],
+        train["max_grad_norm"],
+    )
+    assert (config.run.seed, config.run.micro_batch_size) == (published["seed"], train["batch_size"])
