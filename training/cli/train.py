@@ -66,6 +66,7 @@ def _train_editr1(config: EditR1Config, run: Path, dry_run: bool) -> int:
     if dry_run:
         import torch
 
+        providers().check_reward(config)
         model = open_base_model(config, torch.device(resolve_device(config.run.device)))
         summary = summarize_editr1(config, model, providers().open_prompts(config))
         if is_rank0():

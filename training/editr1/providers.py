@@ -34,10 +34,14 @@ class Providers:
 
     def open_reward(self, config: EditR1Config) -> Reward:
         """Open the configured reward. Raises UniWorldError if its name is unknown or it cannot be used."""
+        self.check_reward(config)
+        return self.rewards[config.reward.name](config)
+
+    def check_reward(self, config: EditR1Config) -> None:
+        """Check the name of the configured reward, without opening it. Raises UniWorldError if it is unknown."""
         name = config.reward.name
         if name not in self.rewards:
             raise UniWorldError(f"reward.name is {shown(name)}; it must be one of {', '.join(self.rewards)}.")
-        return self.rewards[name](config)
 
 
 # The prompts that need no particular data.

@@ -6,7 +6,6 @@ from ...uniworld_core import UniWorld
 from ..config.editr1 import EditR1Config
 from ..config.file import to_toml
 from .adapters import Adapters
-from .policy import network_of
 from .prompts import Prompts
 
 
@@ -17,12 +16,12 @@ def summarize_editr1(config: EditR1Config, model: UniWorld, prompts: Prompts) ->
         UniWorldError: the model has none of `policy.targets`.
     """
     settings = config.editr1
-    painter = model.parts["dit"].build()  # type: ignore[attr-defined]
-    painter.requires_grad_(config.policy.kind == "full")
+    network = model.parts["dit"].build()  # type: ignore[attr-defined]
+    network.requires_grad_(config.policy.kind == "full")
     layers = ""
     if config.policy.kind == "lora":
-        layers = f" in the adapters of {len(Adapters(network_of(painter), config.policy, 0).layers)} layers"
-    trained = sum(parameter.numel() for parameter in painter.parameters() if parameter.requires_grad)
+        layers = f" in the adapters of {len(Adapters(network, config.policy, 0).layers)} layers"
+    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     pictures = settings.groups * settings.group_size
     policies = 1 + (settings.old != "on_policy") + bool(config.loss.kl)
     number = "no end of prompts" if prompts.count is None else f"{prompts.count} prompts"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -43,6 +43,8 @@ from .update import backward
 
 SHEETS = "groups"
 OLD = "old/"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -209,10 +211,9 @@ class EditR1Trainer:
         plan = plan_epoch(self.prompts.count, settings.groups, settings.group_size, self.config.run.seed, self.step)
         mine = plan[world.rank :: world.size]
         prompts = self._agreed([self._prompt(group) for group in mine])
-        return [self._roll_out_group(group, prompt, store) for group, prompt in zip(mine, prompts)]
+        return [self._roll_out_group(group, *prompt, store) for group, prompt in zip(mine, prompts)]
 
-    def _roll_out_group(self, group: Group, prompt: EditPrompt, store: EpochStore) -> Rollout:
-        condition = encode(self.model, prompt, self.config)
+    def _roll_out_group(self, group: Group, prompt: EditPrompt, condition: Condition, store: EpochStore) -> Rollout:
         latents = store.latents(group.number, prompt.key)
         missing = latents is None
         # FSDP2 gathers the shards of all processes for each forward pass, so all must paint if one must.
@@ -237,8 +238,8 @@ class EditR1Trainer:
     def _pictures(self, rollout: Rollout) -> list:
         return pictures_of(self.model, rollout.latents, self.config.run.micro_batch_size)
 
-    def _prompt(self, group: Group) -> EditPrompt | None:
-        """Read a group's prompt. A bad one is replaced by the next good one; None if there is none within the limit."""
+    def _prompt(self, group: Group) -> tuple[EditPrompt, Condition] | None:
+        """Read and encode a group's prompt. A bad one is replaced by the next good one; None if there is none in the limit."""
         count = self.prompts.count
         # Endless data continues beyond what the run uses otherwise.
         stride = 1 if count is not None else self.config.run.steps * self.config.editr1.groups
@@ -246,12 +247,19 @@ class EditR1Trainer:
         for offset in range(tries if count is None else min(count, tries)):
             index = group.sample + offset * stride
             try:
-                return self.prompts.read(index if count is None else index % count)
+                prompt = self.prompts.read(index if count is None else index % count)
+                return prompt, self._encoded(prompt)
             except BadSample as error:
                 self.skipped[error.key] = error.reason
         return None
 
-    def _agreed(self, found: Sequence[EditPrompt | None]) -> list[EditPrompt]:
+    def _encoded(self, prompt: EditPrompt) -> Condition:
+        try:
+            return encode(self.model, prompt, self.config)
+        except UniWorldError as error:  # such as a prompt that is longer than the model's context
+            raise BadSample(prompt.key, str(error)) from error
+
+    def _agreed(self, found: Sequence[T | None]) -> list[T]:
         """Exchange the bad samples. Raises TooManyFailures in every process if there are too many."""
         lost = False
         for others, none in self.world.gather_objects((self.skipped, None in found)):
@@ -264,7 +272,7 @@ class EditR1Trainer:
                 f"{len(self.skipped)} samples are invalid; data.bad_limit is {limit}. The latest: {latest} Fix them or raise "
                 "data.bad_limit, then run the same command again to resume."
             )
-        return [prompt for prompt in found if prompt is not None]
+        return [one for one in found if one is not None]
 
     def _check_failures(self, table: dict[int, tuple], store: EpochStore) -> None:
         """Raise TooManyFailures if too many pictures of the epoch have no score; a resumed run then asks again."""

@@ -19,7 +19,10 @@ from uniworld.training.editr1.loop import train_editr1
 from uniworld.training.editr1.providers import Providers
 from uniworld.training.engine import checkpoints
 from uniworld.training.run.folder import CHECKPOINTS
+from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.errors import RunFailed, UniWorldError
+from uniworld.uniworld_core.lora.matching import layers_of
+from uniworld.uniworld_core.lora.painter import open_lora
 
 Configure = Callable[..., EditR1Config]
 Provide = Callable[..., Providers]
@@ -94,14 +97,22 @@ def test_adapters_are_exported_in_both_layouts(tmp_path: Path, config_of: Config
     assert json.loads((tmp_path / "lora" / ADAPTER_CONFIG).read_text())["lora_alpha"] == 4.0
     with pytest.raises(UniWorldError, match="already exists"):
         export_editr1(tmp_path / "run", tmp_path / "lora")
+    # Nodes apply both with the same strength, as trained.
+    network = layers_of(UniWorld.from_pretrained("tiny").dit.transformer)
+    files = [open_lora(tmp_path / "lora" / name, network).products for name in ("", SINGLE_FILE)]
+    assert len(files[0]) == len(files[1]) == len(published) // 2
+    for layer, product in files[0].items():
+        deltas = [one.scale * (one.up @ one.down) for one in (product, files[1][layer])]
+        torch.testing.assert_close(deltas[0], deltas[1])
+        torch.testing.assert_close(deltas[0], 2.0 * product.up @ product.down)
 
 
 def test_without_a_trainable_group_nothing_changes_and_it_is_counted(
     tmp_path: Path, config_of: Configure, providers_of: Provide, rows: Rows
 ) -> None:
-    config = config_of("run.steps=2", "advantage.filter=published", "advantage.min_std=0.9")
-    done = train_editr1(config, tmp_path / "run", providers_of())
-    assert done.idle == 2
+    for steps in (1, 2):  # it resumes, too
+        config = config_of(f"run.steps={steps}", "advantage.filter=published", "advantage.min_std=0.9")
+        assert train_editr1(config, tmp_path / "run", providers_of()).idle == 1
     assert [(row["trained"], row["loss"], row["updates"]) for row in rows(tmp_path / "run")] == [(0.0, None, 0)] * 2
     tensors = tensors_of(tmp_path / "run")
     assert not any(name.startswith("optimizer/") for name in tensors)
@@ -133,12 +144,16 @@ def test_bad_pictures_are_replaced_and_too_many_stop_the_run(
     folder = Path(shutil.copytree(metadata.parent, tmp_path / "data"))
     (folder / "images" / "1.png").unlink()
     file = folder / metadata.name
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[2]["prompt"] = "Paint it. " * 50_000  # beyond the model's context
+    file.write_text("\n".join(map(json.dumps, lines)))
     done = train_editr1(config_of(f"data.metadata={file}", "run.steps=2"), tmp_path / "run", providers_of())
-    assert done.skipped == 1
-    (skipped,) = (json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines())
-    assert skipped["key"] == "train_metadata.jsonl#2"
-    assert "does not exist" in skipped["reason"]
-    with pytest.raises(RunFailed, match=r"1 samples are invalid; data\.bad_limit is 0"):
+    assert done.skipped == 2
+    skipped = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    reasons = {row["key"].removeprefix("train_metadata.jsonl"): row["reason"] for row in skipped}
+    assert "does not exist" in reasons["#2"]
+    assert "tokens" in reasons["#3"]
+    with pytest.raises(RunFailed, match=r"[12] samples are invalid; data\.bad_limit is 0"):
         train_editr1(
             config_of(f"data.metadata={file}", "run.steps=2", "data.bad_limit=0"), tmp_path / "other", providers_of()
         )

@@ -133,3 +133,26 @@ def test_a_run_is_measured_from_the_command_line(
     assert main(["eval", "editr1", "runs/nano_editr1", "--kinds", "question"]) == 2
     assert main(["eval", "editr1", "runs/nano_editr1", "--samplers", "euler-3"]) == 2
     assert main(["eval", "editr1", "nothing"]) == 2
+
+
+def test_a_dry_run_prints_a_configuration_and_what_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = [
+        "model.checkpoint=tiny",
+        'data.shapes=["depth"]',
+        "reward.name=oracle",
+        "run.device=cpu",
+        "policy.rank=2",
+    ]
+    command = ["train", "editr1_uniworld", "--dry-run", *(part for one in settings for part in ("--set", one))]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    Path("saved.toml").write_text(out, encoding="utf-8")
+    assert load_any("saved.toml") == load_any("editr1_uniworld", settings)
+    layers = int(re.search(r"in the adapters of (\d+) layers", out).group(1))  # type: ignore[union-attr]
+    assert layers > 8
+    assert main([*command, "--set", "reward.name=pleasant"]) == 2
+    assert "'pleasant'; it must be one of" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["saved.toml"]
