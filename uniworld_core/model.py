@@ -23,7 +23,7 @@ from .loading.settings import read_json
 from .loading.shipped import shipped_model
 from .loading.speed import Speed
 from .loading.storage import Storage, choose_storage, named_storage, set_compute
-from .lora.matching import layers_of_part
+from .lora.matching import layers_of_painter
 from .lora.painter import Lora, LoraPainter, check_strength, open_lora
 from .prompts.conversation import Conversation, Prompt, as_conversations
 from .prompts.reference import Reference, References, make_references
@@ -225,9 +225,7 @@ class UniWorld:
                 shapes that do not fit are named.
         """
         check_strength(strength)
-        if self.parts.facts.shift is None:
-            raise UniWorldError(f"{self.family.name} takes no LoRA: use the checkpoint as it is.")
-        lora = open_lora(source, layers_of_part(self.parts["dit"]), alpha)
+        lora = open_lora(source, layers_of_painter(self.parts), alpha)
         self._loras.append((lora, strength))
         return self
 

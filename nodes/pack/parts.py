@@ -83,10 +83,10 @@ class PaintingPart(HeldPart[Any]):
     facts: PaintingFacts
 
     def layers(self) -> NetworkLayers:
-        """Return the layers of its network. Raises UniWorldError if the part is not a single network."""
-        from ...uniworld_core.lora.matching import layers_of_part
+        """Return the layers of its network. Raises UniWorldError if the painter takes no LoRA."""
+        from ...uniworld_core.lora.matching import layers_of_painter
 
-        return layers_of_part(self.parts[self.name])
+        return layers_of_painter(self.parts)
 
 
 def connected(wire: EmptyableWire | None) -> EmptyableWire | None:

@@ -125,13 +125,13 @@ def _layers(model: str | None) -> NetworkLayers | None:
     if model is None:
         return None
     from ...uniworld_core.families.table import family_of
-    from ...uniworld_core.lora.matching import layers_of_part
+    from ...uniworld_core.lora.matching import layers_of_painter
     from ...uniworld_core.model import find_folders
 
     folders = find_folders(model)
     parts = family_of(folders.checkpoint).open(folders)
     try:
-        return layers_of_part(parts["dit"])
+        return layers_of_painter(parts)
     except UniWorldError as error:
         raise UniWorldError(f"--model {model}: {error}") from error
 

@@ -79,14 +79,18 @@ def layers_of(network: nn.Module) -> NetworkLayers:
     return NetworkLayers(type(network).__name__, linear, tuple(network.state_dict()))
 
 
-def layers_of_part(part: Any) -> NetworkLayers:
-    """Describe the network of a model's part, without loading it.
+def layers_of_painter(parts: Any) -> NetworkLayers:
+    """Describe the network of a model's painter, without loading it.
+
+    Args:
+        parts: the model's parts (`FamilyParts`).
 
     Raises:
-        UniWorldError: the part is not one network, or its configuration is invalid.
+        UniWorldError: the painter is not a single network that predicts a velocity, or its configuration is invalid.
     """
-    if not isinstance(part, NetworkPart):
-        raise UniWorldError("The painter of this model is not a single network, so it takes no LoRA.")
+    part = parts["dit"]
+    if not isinstance(part, NetworkPart) or parts.facts.shift is None:
+        raise UniWorldError(f"{parts.family} takes no LoRA: use the checkpoint as it is.")
     return layers_of(part.build())
 
 

@@ -79,13 +79,15 @@ class LoraPainter:
         strength: 1 as trained, 0 without effect.
 
     Raises:
-        UniWorldError: the painter does not have one network.
+        UniWorldError: the painter does not have one network, or does not paint by its velocity.
     """
 
     def __init__(self, painter: Painter, lora: Lora, strength: float = 1.0) -> None:
         networks: tuple[Any, ...] = getattr(painter, "networks", ())
-        if len(networks) != 1:
-            raise UniWorldError(f"{type(painter).__name__} is not a single network, so it takes no LoRA.")
+        if len(networks) != 1 or not hasattr(painter, "velocity_for"):
+            raise UniWorldError(
+                f"{type(painter).__name__} is not a single network with a velocity, so it takes no LoRA."
+            )
         self._painter, self._network = painter, networks[0]
         self._lora, self._strength = lora, check_strength(strength)
 
