@@ -16,7 +16,7 @@ class Entry:
 
     Attributes:
         needs_comfyui: whether it has nodes that only ComfyUI has.
-        needs_model: the folder in models/diffusers that it is for; "" if it runs with a model that ships.
+        needs_model: the folder in models/diffusers or models/unipic that it is for; "" if it runs with a model that ships.
         place: the number before the title in the file name, which sorts the templates. Perception maps share one number.
     """
 
@@ -45,6 +45,10 @@ def _map(title: str, description: str) -> Entry:
 
 def _of_family(title: str, description: str, model: str) -> Entry:
     return Entry(9, title, description, ("Edit",), needs_model=model)
+
+
+def _unipic(title: str, description: str, tag: str) -> Entry:
+    return Entry(9, title, f"{description} You download UniPic yourself.", (tag,), needs_model="Skywork-UniPic-1.5B")
 
 
 def _native(title: str, description: str) -> Entry:
@@ -94,6 +98,11 @@ CATALOG = {
     "kontext_edit": _of_family(
         "Kontext edit", "Change a photograph with FLUX.1 Kontext, which you download yourself.", "FLUX.1-Kontext-dev"
     ),
+    "unipic_text_to_image": _unipic("UniPic text to image", "Generate a square image from a description.", "Paint"),
+    "unipic_edit": _unipic(
+        "UniPic edit", "Edit the middle of an image, and put the result back into the whole.", "Edit"
+    ),
+    "unipic_understand": _unipic("UniPic question", "Ask a question about an image.", "Answer"),
     "native_edit": _native("Native edit", "Edit an image with ComfyUI's own loaders and KSampler."),
     "native_multi_reference": _native(
         "Native multi reference", "Combine several images with ComfyUI's own loaders and KSampler."

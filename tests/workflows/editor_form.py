@@ -17,7 +17,14 @@ from workflows.layout import GROUP, TITLE, Box, around, node_size, row_width, vi
 COLORS = ("#3f789e", "#8A8", "#b58b2a", "#a1309b", "#b06634")
 MARGIN = 10
 # Space for images and text that a node shows below its widgets, in pixels.
-SHOWN = {"LoadImage": 224, "SaveImage": 224, "PreviewImage": 224, "PreviewAny": 110, "UniWorldSampler": 224}
+SHOWN = {
+    "LoadImage": 224,
+    "SaveImage": 224,
+    "PreviewImage": 224,
+    "PreviewAny": 110,
+    "UniWorldSampler": 224,
+    "UniWorldUniPicSampler": 224,
+}
 # Minimum widths in the editor: Load Image also has a button, and Preview Any a switch that the editor adds.
 LEAST = {"LoadImage": 224, "PreviewAny": 210}
 BADGE = 8  # the pack's name above a node extends this far beyond the margin

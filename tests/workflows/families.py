@@ -37,7 +37,9 @@ EDITS = {
 
 def graphs() -> list[Any]:
     """Build the workflows of other families."""
-    return [edit(name) for name in EDITS]
+    from workflows import unipic
+
+    return [*(edit(name) for name in EDITS), *unipic.graphs()]
 
 
 def edit(name: str) -> Any:

@@ -35,6 +35,15 @@ def models(kontext_folder: Path) -> dict[str, Path]:
     return {"kontext_edit": kontext_folder.parents[1]}
 
 
+@pytest.fixture
+def unipic_models(unipic: Path, tmp_path: Path) -> Path:
+    """A folder of models with a UniPic under the name in the workflows."""
+    folder = tmp_path / "models"
+    (folder / "unipic").mkdir(parents=True)
+    (folder / "unipic" / "Skywork-UniPic-1.5B").symlink_to(unipic, target_is_directory=True)
+    return folder
+
+
 def run(capsys: Any, models: Path, name: str, *changes: str) -> tuple[int, list[str], str]:
     from uniworld.__main__ import main
 
@@ -169,3 +178,42 @@ class TestKontext:
         options = ["--models", str(models["kontext_edit"]), "--checkpoint", "FLUX.1-Kontext-dev", "--steps", "1"]
         assert main(["chat", *options]) == 0, capsys.readouterr().err
         assert len(list(tmp_path.rglob("*_painted.png"))) == 2
+
+
+class TestUniPic:
+    SMALL = ("UniWorld UniPic Sampler.iterations=2",)
+
+    def ran(self, capsys: Any, models: Path, name: str, *changes: str) -> str:
+        from uniworld.__main__ import main
+
+        changes = ("Load UniWorld.dtype=float32", *changes)
+        code = main(["run", name, "--models", str(models), *(f"--set={change}" for change in changes)])
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        return out.splitlines()[-1].strip()
+
+    def test_all_three_run(
+        self, unipic_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with Image.open(self.ran(capsys, unipic_models, "unipic_text_to_image", *self.SMALL)) as saved:
+            assert saved.size == (64, 64)
+        with Image.open(ROOT / "workflows" / "input" / "cat.jpg") as source:
+            before = source.convert("RGB")
+        with Image.open(self.ran(capsys, unipic_models, "unipic_edit", *self.SMALL)) as saved:
+            assert saved.size == before.size
+            edge = (before.width - before.height) // 2
+            assert edge > 10
+            outside = [(0, 0, edge, before.height), (before.width - edge, 0, *before.size)]
+            assert all(saved.crop(box).tobytes() == before.crop(box).tobytes() for box in outside)
+            assert saved.tobytes() != before.tobytes()
+        assert self.ran(capsys, unipic_models, "unipic_understand", "UniWorld Understand.max_new_tokens=3")
+
+    def test_without_the_model_the_error_names_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        from uniworld.__main__ import main
+
+        monkeypatch.chdir(tmp_path)
+        assert main(["run", "unipic_edit", "--models", str(tmp_path)]) == 2
+        assert "Skywork-UniPic-1.5B" in capsys.readouterr().err

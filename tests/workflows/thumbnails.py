@@ -42,10 +42,16 @@ def family_card(name: str) -> Image.Image:
     from workflows.catalog import CATALOG
     from workflows.families import EDITS
 
-    picture = Image.open(ROOT / "workflows" / "input" / EDITS[name].picture).convert("RGB")
+    from workflows import unipic
+
+    file, prompt = unipic.PROMPTS[name] if name in unipic.PROMPTS else (EDITS[name].picture, EDITS[name].prompt)
+    model = CATALOG[name].needs_model.replace("-", " ")
+    if not file:
+        return card([], model, prompt)
+    picture = Image.open(ROOT / "workflows" / "input" / file).convert("RGB")
     side, left = min(picture.size), (picture.width - min(picture.size)) // 2
     square = picture.crop((left, 0, left + side, side))
-    return card([square], CATALOG[name].needs_model.replace("-", " "), EDITS[name].prompt)
+    return card([square], model, prompt)
 
 
 def negative() -> Image.Image:
@@ -136,6 +142,8 @@ def card(befores: list[Image.Image], after: Image.Image | str, prompt: str) -> I
             put(made, after, SIDE - EDGE - wide, TOP + (ROOM - wide) // 2, wide)
     elif isinstance(after, Image.Image):
         put(made, after, (SIDE - ROOM) // 2, TOP, ROOM)
+    else:
+        write(draw, after, (SIDE // 2, TOP + ROOM // 2), 26, 26, LIGHT)
     write(draw, f"“{prompt}”", (SIDE // 2, (TOP + ROOM + SIDE) // 2), 21, 36, QUIET)
     return made
 
