@@ -215,18 +215,45 @@ class PromptDataSettings:
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """The reward.
+    """The reward: one, or the weighted mean of several. Servers read their token from UNIWORLD_REWARD_TOKEN.
 
     Attributes:
-        name: name of the reward.
+        name: names of rewards: "logit", a judge in this process; "remote", a server of `uniworld reward serve`; "openai", a
+            server with OpenAI's API; or "oracle" for the world of shapes.
+        weights: weight of each; empty for equal ones.
+        model: the judge's folder or the name of a shipped model for "logit"; the model's name on the server for "openai".
+        url: address of the server.
+        template: text file with the question for "logit" and "openai"; "" for the package's own.
+        answers: possible answers of the judge from the worst to the best, each a single token.
+        pixels: pixels to which a Qwen2.5-VL judge resizes every picture; 0 for the range of its processor.
+        batch: pictures that are judged at once.
+        timeout: seconds for one request to a server.
+        attempts: number of attempts of a request; a picture without a score after them is a failure.
         max_failed: the run stops if more than this fraction of an epoch's pictures has no score.
     """
 
-    name: str = ""
+    name: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    model: str = ""
+    url: str = ""
+    template: str = ""
+    answers: tuple[str, ...] = ("0", "1", "2", "3", "4", "5")
+    pixels: int = 0
+    batch: int = 8
+    timeout: float = 120.0
+    attempts: int = 4
     max_failed: float = 0.25
 
     def __post_init__(self) -> None:
         between("reward.max_failed", self.max_failed, 0, 1)
+        at_least("reward.pixels", self.pixels, 0)
+        for name in ("batch", "attempts"):
+            at_least(f"reward.{name}", getattr(self, name), 1)
+        check("reward.timeout", self.timeout, 0 < self.timeout < float("inf"), "a number above 0")
+        fits = len(self.weights) in (0, len(self.name)) and all(0 < one < float("inf") for one in self.weights)
+        check(
+            "reward.weights", list(self.weights), fits, f"one number above 0 for each of the {len(self.name)} rewards"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,14 @@ from typing import TypeAlias
 
 from ...uniworld_core.errors import UniWorldError, shown
 from ..config.editr1 import EditR1Config
+from ..engine.precision import resolve_device
 from .prompts import ListedPrompts, MetadataPrompts, Prompts
+from .reward.logit import LogitReward
 from .reward.protocol import Reward
+from .reward.question import QuestionTemplate, read_question
+from .reward.remote import OpenAIReward, RemoteReward
+from .reward.requests import TOKEN_VARIABLE, RetryPolicy
+from .reward.weighted import WeightedReward
 
 OpenPrompts: TypeAlias = "Callable[[EditR1Config], Prompts]"
 OpenReward: TypeAlias = "Callable[[EditR1Config], Reward]"
@@ -33,15 +40,19 @@ class Providers:
         return self.prompts[config.data.sources[0]](config)
 
     def open_reward(self, config: EditR1Config) -> Reward:
-        """Open the configured reward. Raises UniWorldError if its name is unknown or it cannot be used."""
+        """Open the configured rewards. Raises UniWorldError if a name is unknown or a reward cannot be used."""
         self.check_reward(config)
-        return self.rewards[config.reward.name](config)
+        names = config.reward.name
+        opened = [self.rewards[name](config) for name in names]
+        if len(opened) == 1:
+            return opened[0]
+        return WeightedReward(list(zip(opened, config.reward.weights or [1.0] * len(opened))))
 
     def check_reward(self, config: EditR1Config) -> None:
-        """Check the name of the configured reward, without opening it. Raises UniWorldError if it is unknown."""
-        name = config.reward.name
-        if name not in self.rewards:
-            raise UniWorldError(f"reward.name is {shown(name)}; it must be one of {', '.join(self.rewards)}.")
+        """Check the names of the configured rewards, without opening them. Raises UniWorldError if one is unknown."""
+        for name in config.reward.name:
+            if name not in self.rewards:
+                raise UniWorldError(f"reward.name is {shown(name)}; it must be one of {', '.join(self.rewards)}.")
 
 
 # The prompts that need no particular data.
@@ -49,5 +60,57 @@ PROMPTS: dict[str, OpenPrompts] = {
     "metadata": lambda config: MetadataPrompts(Path(config.data.metadata), config.editr1.side),
     "list": lambda config: ListedPrompts(Path(config.data.list)),
 }
+
+
+def _logit(config: EditR1Config) -> LogitReward:
+    from .reward.judges import open_judge
+
+    settings = config.reward
+    _needed("model", settings.model, "logit", "the judge's folder")
+    judge = open_judge(settings.model, resolve_device(config.run.device), pixels=settings.pixels or None)
+    return LogitReward(judge, _question(config), settings.answers, settings.batch)
+
+
+def _remote(config: EditR1Config) -> RemoteReward:
+    settings = config.reward
+    _needed("url", settings.url, "remote", "the server's address")
+    reward = RemoteReward(settings.url, _token(), _policy(config), batch=settings.batch)
+    reward.check()
+    return reward
+
+
+def _openai(config: EditR1Config) -> OpenAIReward:
+    settings = config.reward
+    _needed("url", settings.url, "openai", "the server's address")
+    _needed("model", settings.model, "openai", "the model's name on the server")
+    return OpenAIReward(
+        settings.url,
+        settings.model,
+        _token(),
+        _question(config),
+        settings.answers,
+        _policy(config),
+        parallel=settings.batch,
+    )
+
+
+def _question(config: EditR1Config) -> QuestionTemplate:
+    template = config.reward.template
+    return read_question(Path(template)) if template else QuestionTemplate()
+
+
+def _policy(config: EditR1Config) -> RetryPolicy:
+    return RetryPolicy(config.reward.timeout, config.reward.attempts)
+
+
+def _token() -> str | None:
+    return os.environ.get(TOKEN_VARIABLE) or None
+
+
+def _needed(key: str, value: str, name: str, what: str) -> None:
+    if not value:
+        raise UniWorldError(f"reward.{key} is not set: the reward '{name}' needs {what}.")
+
+
 # The rewards that need no particular data.
-REWARDS: dict[str, OpenReward] = {}
+REWARDS: dict[str, OpenReward] = {"logit": _logit, "remote": _remote, "openai": _openai}

@@ -16,7 +16,8 @@ from uniworld.training.config.editr1 import EditR1Config
 from uniworld.training.editr1.adapters import ADAPTER_CONFIG, ADAPTER_FILE, SINGLE_FILE
 from uniworld.training.editr1.export import export_editr1
 from uniworld.training.editr1.loop import train_editr1
-from uniworld.training.editr1.providers import Providers
+from uniworld.training.editr1.providers import PROMPTS, REWARDS, Providers
+from uniworld.training.editr1.reward.weighted import WeightedReward
 from uniworld.training.engine import checkpoints
 from uniworld.training.run.folder import CHECKPOINTS
 from uniworld.uniworld_core import UniWorld
@@ -168,6 +169,41 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path, config_of: Configure
     with pytest.raises(UniWorldError, match=r"No linear layer .* ends in attn\.to_qq"):
         train_editr1(config_of('policy.targets=["attn.to_qq"]'), tmp_path / "new", providers_of())
     assert not (tmp_path / "new").exists()
+
+
+def test_rewards_are_opened_by_name(config_of: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Providers(PROMPTS, REWARDS)
+    for settings, problem in (
+        (("reward.name=remote",), r"reward\.url is not set: the reward 'remote' needs the server's address"),
+        (("reward.name=openai", "reward.url=http://127.0.0.1:9"), r"reward\.model is not set: the reward 'openai'"),
+        (("reward.name=logit",), r"reward\.model is not set"),
+        (("reward.name=remote", "reward.url=http://127.0.0.1:9", "reward.attempts=1"), "does not answer"),
+        (('reward.name=["logit", "pleasant"]',), "'pleasant'; it must be one of logit, remote, openai"),
+        (
+            ("reward.name=openai", "reward.url=http://127.0.0.1:9", "reward.model=a", "reward.template=no.txt"),
+            r"no\.txt",
+        ),
+    ):
+        with pytest.raises(UniWorldError, match=problem):
+            known.open_reward(config_of(*settings))
+    openai = ("reward.url=http://127.0.0.1:9", "reward.model=a")
+    both = known.open_reward(config_of('reward.name=["openai", "openai"]', "reward.weights=[1, 3]", *openai))
+    assert isinstance(both, WeightedReward)
+    assert [share for _, share in both.parts] == [0.25, 0.75]
+    with pytest.raises(
+        UniWorldError, match=r"reward\.weights is \[1\.0\]; it must be one number above 0 for each of the 2"
+    ):
+        config_of('reward.name=["openai", "openai"]', "reward.weights=1")
+
+
+def test_a_judge_in_the_process_is_a_reward(
+    tmp_path: Path, config_of: Configure, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of("run.steps=1", "reward.name=logit", "reward.model=tiny")
+    train_editr1(config, tmp_path / "run", Providers(PROMPTS, REWARDS))
+    (row,) = rows(tmp_path / "run")
+    assert row["failed"] == 0
+    assert 0 < row["reward"] < 1
 
 
 def test_a_damaged_rollout_is_named(

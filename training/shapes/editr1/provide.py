@@ -84,7 +84,7 @@ def _prompts(config: EditR1Config) -> ShapesPrompts:
 def _oracle(config: EditR1Config) -> OracleReward:
     if not config.data.shapes:
         raise UniWorldError(
-            "reward.name is 'oracle', which only knows the world of shapes: set data.shapes, or another reward."
+            "reward.name has 'oracle', which only knows the world of shapes: set data.shapes, or another reward."
         )
     return OracleReward()
 
