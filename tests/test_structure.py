@@ -90,11 +90,11 @@ INNER = {
         # Scores: pure functions.
         "outcome": set(),
         **{name: {"outcome"} for name in ("dpg", "gedit", "geneval", "imgedit", "tifa", "unisandbox", "wise")},
-        "judging": {"outcome"},
+        "judging": {"geneval", "outcome"},
         "items": {"judging", "outcome"},
         "download": set(),
         "shapes": {"items", "judging", "outcome"},
-        "suites": {"download", "gedit", "imgedit", "items", "judging", "outcome", "shapes", "wise"},
+        "suites": {"download", "gedit", "geneval", "imgedit", "items", "judging", "outcome", "shapes", "wise"},
         "statistics": {"items"},
         "run_folder": {"download", "items", "suites"},
         # Only this one knows workflows.

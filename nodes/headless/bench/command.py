@@ -31,7 +31,7 @@ from .score_step import ScoredResult, comparable, make_table, result_json, score
 from .suites.table import SUITES
 from .text_table import difference_text, table_text
 
-NO_JUDGE = "none"
+NO_JUDGE, DETECTOR = "none", "detector"
 _MODES: tuple[Mode, Mode] = ("published", "strict")
 
 
@@ -124,8 +124,16 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
 def _add_judge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--judge", default=NO_JUDGE, metavar="URL", help='a server with OpenAI\'s API, "openai", or none (default)'
+        "--judge",
+        default=NO_JUDGE,
+        metavar="URL",
+        help='a server with OpenAI\'s API, "openai", "detector" for GenEval, or none (default)',
     )
+    parser.add_argument("--detector", type=Path, metavar="DIR", help="folder of the detector, Mask2Former for COCO")
+    parser.add_argument(
+        "--clip", type=Path, metavar="DIR", help="folder of the CLIP that classifies colors for the detector"
+    )
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="device of the detector (default: cpu)")
     parser.add_argument("--judge-model", metavar="NAME", help="name of the judge model")
     parser.add_argument(
         "--temperature", type=float, metavar="T", help="temperature of the judge (default: as published)"
@@ -231,7 +239,9 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UniWorldError(
                 "Pass --judge with the address of a server, such as http://127.0.0.1:8000/v1, or openai."
             )
-        if arguments.judge != NO_JUDGE and not arguments.judge_model:
+        if arguments.judge == DETECTOR and (arguments.detector is None or arguments.clip is None):
+            raise UniWorldError("--judge detector needs two models. Add --detector DIR and --clip DIR.")
+        if arguments.judge not in (NO_JUDGE, DETECTOR) and not arguments.judge_model:
             raise UniWorldError("--judge needs the name of the model. Add --judge-model, such as gpt-4.1.")
         for name in ("temperature", "max_cost", "timeout", "retry_wait", "patience"):
             value = getattr(arguments, name)
@@ -287,12 +297,17 @@ def _judge(
 ) -> int:
     if plan.suite.exact:
         raise UniWorldError(f"{plan.suite.title} needs no judge. Run `uniworld bench score {run.folder}`.")
+    by_detector = arguments.judge == DETECTOR
+    if plan.suite.by_detector != by_detector:
+        wanted = "a detector. Pass --judge detector" if plan.suite.by_detector else "a language model. Pass its server"
+        raise UniWorldError(f"The judge of {plan.suite.title} is {wanted}.")
     made = find_made(run, plan)
     server = OPENAI_URL if arguments.judge == "openai" else arguments.judge
-    settings = JudgeSettings(arguments.judge_model, server, arguments.temperature, arguments.scoring)
+    model = _detector_name(arguments) if by_detector else arguments.judge_model
+    settings = JudgeSettings(model, server, arguments.temperature, arguments.scoring)
     price = None if arguments.price is None else parse_price(arguments.price)
     limits = JudgeLimits(
-        arguments.parallel,
+        1 if by_detector else arguments.parallel,
         wait=arguments.retry_wait,
         patience=arguments.patience,
         price=price,
@@ -300,6 +315,10 @@ def _judge(
     )
 
     def open_judge() -> Judge:
+        if by_detector:
+            from .judging.detector import DetectorJudge
+
+            return DetectorJudge(arguments.detector, arguments.clip, arguments.device)
         return OpenAIJudge(arguments.judge, arguments.judge_model, arguments.timeout)
 
     on_progress = (lambda values: _line(out, "judged", **values)) if arguments.json else None
@@ -318,6 +337,12 @@ def _judge(
     else:
         say(text)
     return FAILED if outcome.failed or made.missing else DONE
+
+
+def _detector_name(arguments: argparse.Namespace) -> str:
+    from .judging.detector import model_name  # it imports torch
+
+    return model_name(arguments.detector, arguments.clip)
 
 
 def _score(arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: BenchPlan, digest: Digests) -> int:

@@ -163,6 +163,9 @@ def collect(run: RunFolder, plan: BenchPlan) -> dict[str, str]:
                 _place(Path(item.source), folder / f"{item.source_target}.png")
         except (OSError, SyntaxError) as error:
             failed[row] = f"its picture cannot be read: {brief(error)}"
+    for item in plan.items:
+        for name, text in plan.suite.companions(item).items():
+            run.write(folder / name, text.encode())
     run.write_json(run.problems, {"failed": failed})
     return failed
 

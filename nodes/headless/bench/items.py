@@ -47,7 +47,7 @@ class BenchItem:
 
     def name(self, sample: int) -> str:
         """Return the name of a result in the published layout, without extension."""
-        return self.target.replace("{sample}", f"{sample:04d}")
+        return self.target.replace("{sample}", f"{sample:05d}")
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ class Suite(Protocol):
         published: published results.
         draws: whether the suite draws its items, rather than reading them from a download.
         exact: whether `measure` scores the results, without a judge.
+        by_detector: whether the judge is an object detector rather than a language model.
     """
 
     title: str
@@ -136,6 +137,7 @@ class Suite(Protocol):
     published: tuple[PublishedResult, ...] = ()
     draws: bool = False
     exact: bool = False
+    by_detector: bool = False
 
     def read(self, data: Sequence[Path], options: SuiteOptions, sources: Path) -> BenchItems:
         """Read the items from the user's download.
@@ -163,6 +165,10 @@ class Suite(Protocol):
     def measure(self, item: BenchItem, result: Path) -> Values | Unscored:
         """Return the values of one result without a judge, for an exact suite."""
         return Unscored("it needs a judge")
+
+    def companions(self, item: BenchItem) -> dict[str, str]:
+        """Return further files that the published scorer expects beside the results: texts by name."""
+        return {}
 
     def aggregate(self, entries: Sequence[tuple[BenchItem, Values]]) -> BenchScores:
         """Compute the table. An item may occur several times: with several samples, and when entries are resampled."""

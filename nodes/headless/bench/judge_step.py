@@ -135,7 +135,10 @@ def judge_run(
         if not first:
             cost = None if limits.price is None else spent(replies.all(), limits.price)
             return JudgeOutcome(0, {}, cost)
-        _announce(first, len(subjects), asks, limits)
+        if plan.suite.by_detector:
+            say(f"{len(first)} pictures to examine; {len(subjects) - len(first)} of {len(subjects)} are done already.")
+        else:
+            _announce(first, len(subjects), asks, limits)
         judge = open_judge()
         bar = _JudgeBar(len(subjects), len(subjects) - len(first), on_progress)
         judging = Judging(judge, replies, limits, digest, bar.update)

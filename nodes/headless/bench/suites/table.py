@@ -6,6 +6,7 @@ from .....uniworld_core.errors import UniWorldError
 from ..items import Suite
 from ..shapes import ShapesSuite
 from .gedit import GEditSuite
+from .geneval import GenEvalSuite
 from .imgedit import ImgEditSuite, ImgEditUGESuite
 from .wise import WISESuite
 
@@ -13,6 +14,7 @@ SUITES: dict[str, Suite] = {
     "imgedit": ImgEditSuite(),
     "imgedit_uge": ImgEditUGESuite(),
     "gedit": GEditSuite(),
+    "geneval": GenEvalSuite(),
     "wise": WISESuite(),
     "shapes": ShapesSuite(),
 }

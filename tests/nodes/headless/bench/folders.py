@@ -110,3 +110,29 @@ def wise(folder: Path) -> list[str]:
         ]
         (folder / "data_verified" / f"{topic}_verified.json").write_text(json.dumps(records))
     return [str(number) for ids in WISE_IDS.values() for number in ids]
+
+
+GENEVAL = (
+    {"tag": "single_object", "include": [{"class": "thing 1", "count": 1}], "prompt": "a thing 1"},
+    {
+        "tag": "colors",
+        "include": [{"class": "thing 2", "count": 1, "color": "red"}],
+        "prompt": "a red thing 2",
+    },
+    {
+        "tag": "position",
+        "include": [
+            {"class": "thing 1", "count": 1},
+            {"class": "thing 2", "count": 1, "position": ["left of", 0]},
+        ],
+        "prompt": "a thing 2 left of a thing 1",
+    },
+)
+
+
+def geneval(folder: Path) -> list[str]:
+    """Write a folder with GenEval's files. Returns the names of the results."""
+    folder.mkdir(parents=True)
+    (folder / "evaluation_metadata.jsonl").write_text("".join(json.dumps(one) + "\n" for one in GENEVAL))
+    (folder / "object_names.txt").write_text("".join(f"thing {number}\n" for number in range(80)))
+    return [f"{number:05d}/samples/{sample:05d}" for number in range(len(GENEVAL)) for sample in range(4)]
