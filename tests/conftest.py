@@ -213,12 +213,12 @@ def unipic_copy(unipic: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def qwen_edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Qwen-Image-Edit-2509 with random weights, shared by the tests that only read it."""
+    """A tiny Qwen-Image-Edit-2509 with random weights: the only model in a `diffusers` folder. Tests only read it."""
     from uniworld.uniworld_core.backbones.qwen_image_classes import has_qwen_image
 
     if not has_qwen_image():
         pytest.skip("the installed diffusers is too old for Qwen-Image")
-    folder = tmp_path_factory.mktemp("models") / "qwen_edit"
+    folder = tmp_path_factory.mktemp("qwen") / "diffusers" / "Qwen-Image-Edit-2509"
     _writer("tiny_qwen_edit").write_qwen_edit(folder, TINY / "uniworld")
     return folder
 

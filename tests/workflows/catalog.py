@@ -98,6 +98,12 @@ CATALOG = {
     "kontext_edit": _of_family(
         "Kontext edit", "Change a photograph with FLUX.1 Kontext, which you download yourself.", "FLUX.1-Kontext-dev"
     ),
+    "qwen_edit": _of_family(
+        "Qwen edit", "Change a photograph with Qwen-Image-Edit, which you download yourself.", "Qwen-Image-Edit-2509"
+    ),
+    "qwen_multi_reference": _of_family(
+        "Qwen multi reference", "Combine several photographs with Qwen-Image-Edit-2509.", "Qwen-Image-Edit-2509"
+    ),
     "unipic_text_to_image": _unipic("UniPic text to image", "Generate a square image from a description.", "Paint"),
     "unipic_edit": _unipic(
         "UniPic edit", "Edit the middle of an image, and put the result back into the whole.", "Edit"

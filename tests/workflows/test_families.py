@@ -180,6 +180,61 @@ class TestKontext:
         assert len(list(tmp_path.rglob("*_painted.png"))) == 2
 
 
+class TestQwen:
+    @pytest.fixture(autouse=True)
+    def here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+
+    def test_it_edits_and_combines(self, qwen_edit: Path, capsys: Any) -> None:
+        made = set()
+        for name, change, size in (
+            ("qwen_edit", "UniWorld Sampler.guidance=4.0", (64, 64)),
+            ("qwen_edit", "UniWorld Sampler.guidance=1.0", (64, 64)),
+            ("qwen_edit", "UniWorld Condition.negative_prompt=dull", (64, 64)),
+            ("qwen_multi_reference", "UniWorld Sampler.guidance=4.0", (64, 64)),
+        ):
+            code, out, err = run(capsys, qwen_edit.parents[1], name, change)
+            assert code == 0, err
+            with Image.open(out[-1].strip()) as saved:
+                assert saved.size == size
+                made.add(saved.tobytes())
+        assert len(made) == 4
+
+    def test_workflows_of_uniworld_run_on_it_unchanged(self, qwen_edit: Path, capsys: Any) -> None:
+        loader = ("checkpoint=Qwen-Image-Edit-2509", "flux=nano", "storage=int8", "offload=none")
+        changes = [f"Load UniWorld.{change}" for change in loader]
+        for name in ("edit_with_mask", "perception_depth"):
+            code, _, err = run(capsys, qwen_edit.parents[1], name, *changes)
+            assert code == 0, err
+            assert "Qwen-Image-Edit-2509 has all its parts in its own folder; ignored: flux nano." in err
+
+    def test_what_others_lack_is_one_sentence(self, qwen_edit: Path, capsys: Any) -> None:
+        code, _, err = run(capsys, qwen_edit.parents[1], "auto_route", "Load UniWorld.checkpoint=Qwen-Image-Edit-2509")
+        assert code == 1
+        assert "Qwen-Image-Edit-2509 has no routing head" in err
+        code, _, err = run(
+            capsys,
+            qwen_edit.parents[1],
+            "edit",
+            "Load UniWorld.checkpoint=tiny",
+            "UniWorld Condition.negative_prompt=dull",
+        )
+        assert code == 1
+        assert "UniWorld-V1 was not trained with a negative prompt: leave it empty." in err
+
+    def test_a_chat_edits_its_latest_picture(
+        self, qwen_edit: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        import io
+
+        from uniworld.__main__ import main
+
+        monkeypatch.setattr("sys.stdin", io.StringIO("/paint a cat\n/paint Make it red.\n"))
+        options = ["--models", str(qwen_edit.parents[1]), "--checkpoint", "Qwen-Image-Edit-2509", "--steps", "1"]
+        assert main(["chat", *options]) == 0, capsys.readouterr().err
+        assert len(list(Path.cwd().rglob("*_painted.png"))) == 2
+
+
 class TestUniPic:
     SMALL = ("UniWorld UniPic Sampler.iterations=2",)
 

@@ -50,7 +50,8 @@ def test_every_promised_workflow_is_there() -> None:
     assert set(NAMES) == promised | {f"perception_{task}" for task in TASKS}
     native = {"native_edit", "native_multi_reference", "native_lora"}
     there = {path.name for path in (ROOT / "workflows").glob("*.json")}
-    families = {"kontext_edit", "unipic_text_to_image", "unipic_edit", "unipic_understand"}
+    families = {"kontext_edit", "qwen_edit", "qwen_multi_reference"}
+    families |= {"unipic_text_to_image", "unipic_edit", "unipic_understand"}
     assert there == {file(name).name for name in [*NAMES, *native, *families]}
 
 

@@ -44,14 +44,17 @@ def family_card(name: str) -> Image.Image:
 
     from workflows import unipic
 
-    file, prompt = unipic.PROMPTS[name] if name in unipic.PROMPTS else (EDITS[name].picture, EDITS[name].prompt)
-    model = CATALOG[name].needs_model.replace("-", " ")
-    if not file:
-        return card([], model, prompt)
-    picture = Image.open(ROOT / "workflows" / "input" / file).convert("RGB")
-    side, left = min(picture.size), (picture.width - min(picture.size)) // 2
-    square = picture.crop((left, 0, left + side, side))
-    return card([square], model, prompt)
+    if name in unipic.PROMPTS:
+        file, prompt = unipic.PROMPTS[name]
+        files = (file,) if file else ()
+    else:
+        files, prompt = EDITS[name].pictures, EDITS[name].prompt
+    squares = []
+    for file in files:
+        picture = Image.open(ROOT / "workflows" / "input" / file).convert("RGB")
+        side, left = min(picture.size), (picture.width - min(picture.size)) // 2
+        squares.append(picture.crop((left, 0, left + side, side)))
+    return card(squares, CATALOG[name].needs_model.replace("-", " "), prompt)
 
 
 def negative() -> Image.Image:

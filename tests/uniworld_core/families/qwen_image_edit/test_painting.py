@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from uniworld.uniworld_core import Condition, Conversation, Turn, UniWorld
 from uniworld.uniworld_core.errors import UniWorldError
+from uniworld.uniworld_core.images.sizes import Size
 from uniworld.uniworld_core.sampling.guidance import true_cfg
+from uniworld.uniworld_core.sampling.sampler import paint
 
 RED = Image.new("RGB", (80, 60), (200, 30, 30))
 BLUE = Image.new("RGB", (64, 64), (30, 30, 200))
@@ -180,3 +182,12 @@ def test_previews_have_colors(model: UniWorld) -> None:
     shown = preview(torch.randn(16, 1, 4, 6), model.latent_format.rgb, side=48)
     assert shown.size == (48, 32)
     assert len(shown.getcolors(10_000) or []) > 10
+
+
+def test_outside_of_a_mask_the_latent_is_kept(model: UniWorld, condition: Condition) -> None:
+    z = model.vae.encode(torch.rand(1, SIDE, SIDE, 3, generator=torch.manual_seed(0)))
+    keep_11hw = torch.zeros(1, 1, 8, 8)
+    keep_11hw[..., :4] = 1.0
+    painted = paint(model.dit, condition, Size(SIDE, SIDE), [0], 2, 2.0, latent=z, keep_B1hw=keep_11hw)
+    assert torch.allclose(painted[..., :4], z[..., :4], atol=1e-5)
+    assert (painted[..., 4:] - z[..., 4:]).abs().max() > 0.1
