@@ -67,6 +67,25 @@ def test_the_python_example_of_unipic_runs(unipic: Path) -> None:
     assert tuple(names["image"].shape) == (1, 64, 64, 3)
 
 
+def test_the_python_example_of_qwen_image_edit_runs(qwen_edit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from uniworld.uniworld_core import UniWorld
+
+    code = python_examples("api")[3]
+    changes = {
+        '"models/diffusers/Qwen-Image-Edit-2509"': repr(str(qwen_edit)),
+        'dtype=torch.bfloat16, device="cuda"': "dtype=torch.float32",
+        "1024, 1024": "64, 64, steps=1",
+    }
+    for written, here in changes.items():
+        assert code.count(written) == 1, written
+        code = code.replace(written, here)
+    monkeypatch.chdir(ROOT / "workflows" / "input")
+    names: dict[str, Any] = {"UniWorld": UniWorld, "torch": torch, "Image": Image}
+    exec(code, names)
+    assert tuple(names["image"].shape) == (1, 64, 64, 3)
+
+
 def test_the_python_example_runs_with_nano(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     code = python_examples("api")[0]
     code, opened = re.subn(
