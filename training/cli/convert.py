@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...command_line import DONE
@@ -14,8 +16,8 @@ FORMS = ("uniworld", "comfy", "diffusers")
 STORAGES = ("float32", "bfloat16", "float16", "int8", "fp8")
 
 _DESCRIPTION = """\
-SOURCE is a UniWorld checkpoint, or the name of a shipped model. The formats:
-  uniworld   the published format, with another dtype
+SOURCE is a checkpoint of UniWorld-V1 or UniPic, or the name of a shipped model. The formats:
+  uniworld   the published format, with another dtype; for UniPic, safetensors without SigLIP2
   comfy      files for ComfyUI's own loaders; TARGET is ComfyUI's models folder, or a new folder
   diffusers  transformer/ for diffusers, vlm/ for transformers, and projectors/
 SOURCE may also be a Qwen2.5-VL folder. With --flux, TARGET then becomes a starting checkpoint for training.
@@ -49,12 +51,46 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    if _is_checkpoint(arguments.source):
+    if _is_unipic(arguments.source):
+        _convert_unipic(arguments)
+    elif _is_checkpoint(arguments.source):
         _convert_checkpoint(arguments)
     else:
         _make_start(arguments)
     print(arguments.target)
     return DONE
+
+
+def _is_unipic(source: str) -> bool:
+    from ...uniworld_core.families.table import family_of, is_checkpoint
+    from ...uniworld_core.families.unipic.config import NAME
+
+    folder = Path(source)
+    return folder.is_dir() and is_checkpoint(folder, "config.json") and family_of(folder).name == NAME
+
+
+def _convert_unipic(arguments: argparse.Namespace) -> None:
+    from ..publish.conversion import Conversion
+    from ..publish.unipic import convert_unipic
+
+    for name in ("flux", "siglip", "redux", "task_head", "seed"):
+        if getattr(arguments, name) is not None:
+            raise UniWorldError(f"--{name.replace('_', '-')} does not apply to a UniPic: remove it.")
+    conversion = Conversion(arguments.to, arguments.storage or "bfloat16")
+    with _resumable(), Bars() as bars:
+        convert_unipic(
+            Path(arguments.source), arguments.target, conversion, lambda done, total: bars("tensors", done, total)
+        )
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say after an interruption how to resume."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("Run the same command again to resume the conversion.")
+        raise
 
 
 def _is_checkpoint(source: str) -> bool:
@@ -95,12 +131,8 @@ def _convert_checkpoint(arguments: argparse.Namespace) -> None:
         siglip=arguments.siglip or (shipped and shipped.siglip),
     )
     conversion = Conversion(arguments.to, arguments.storage or "bfloat16", arguments.name)
-    try:
-        with Bars() as bars:
-            convert_checkpoint(folders, arguments.target, conversion, lambda done, total: bars("tensors", done, total))
-    except KeyboardInterrupt:
-        say("Run the same command again to resume the conversion.")
-        raise
+    with _resumable(), Bars() as bars:
+        convert_checkpoint(folders, arguments.target, conversion, lambda done, total: bars("tensors", done, total))
     if conversion.to == "comfy":
         files = {pattern.format(name=conversion.name): loader for pattern, loader in LOADERS.items()}
         for file, loader in files.items():

@@ -40,7 +40,7 @@ STORAGES = {"uniworld": (*FLOATS, *ENCODED), "comfy": (*FLOATS, "fp8"), "diffuse
 NAME = "uniworld_v1"
 
 _FP8 = torch.float8_e4m3fn
-_RECORD = "conversion.json"
+RECORD = "conversion.json"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def convert_checkpoint(
             if folder is not None
         },
     }
-    record = f"{conversion.name}.{_RECORD}" if conversion.to == "comfy" else _RECORD
+    record = f"{conversion.name}.{RECORD}" if conversion.to == "comfy" else RECORD
     publish(ConvertedFiles(tensors, rest, about, record), target, conversion.to == "comfy", progress)
 
 
@@ -112,13 +112,13 @@ def _uniworld(parts: UniWorldParts, conversion: Conversion) -> Written:
     entries: dict[str, TensorEntry] = {}
     for name in parts.shards.shapes:
         if name in quantized:
-            entries |= _encoded(parts.shards, name, conversion.storage)
+            entries |= encoded_entries(parts.shards, name, conversion.storage)
         else:
-            entries[name] = _entry(parts.shards, (name,), dtype)
-    files, index = _sharded(entries, "model", conversion)
+            entries[name] = tensor_entry(parts.shards, (name,), dtype)
+    files, index = sharded(entries, "model", conversion)
 
     def rest(folder: Path) -> None:
-        copy_settings(parts.checkpoint, folder, exclude=("config.json", _RECORD))
+        copy_settings(parts.checkpoint, folder, exclude=("config.json", RECORD))
         add_processor_files(folder)
         write_json(folder / "config.json", raw)
         if (parts.checkpoint / TASK_HEAD_FILE).is_file():
@@ -140,8 +140,10 @@ def _diffusers(parts: UniWorldParts, conversion: Conversion) -> Written:
     files: dict[str, TensorFile] = {}
     indexes: dict[str, dict[str, Any]] = {}
     for home, stem, names, rename in homes:
-        entries = {rename(key): _entry(parts.shards, (name,), dtype) for name, key in _of(parts.shards, names).items()}
-        shards, index = _sharded(entries, stem, conversion)
+        entries = {
+            rename(key): tensor_entry(parts.shards, (name,), dtype) for name, key in _of(parts.shards, names).items()
+        }
+        shards, index = sharded(entries, stem, conversion)
         files |= {f"{home}/{file}": shard for file, shard in shards.items()}
         indexes[f"{home}/{stem}.safetensors.index.json"] = index
 
@@ -149,7 +151,7 @@ def _diffusers(parts: UniWorldParts, conversion: Conversion) -> Written:
         for file, index in indexes.items():
             write_json(folder / file, index)
         write_json(folder / "transformer" / "config.json", raw["denoise_tower"]["denoiser_config"])
-        copy_settings(parts.checkpoint, folder / "vlm", exclude=("config.json", _RECORD))
+        copy_settings(parts.checkpoint, folder / "vlm", exclude=("config.json", RECORD))
         add_processor_files(folder / "vlm")
         changed = {"model_type": QWEN_TYPE, "architectures": ["Qwen2_5_VLForConditionalGeneration"]}
         vlm = {key: value for key, value in raw.items() if key != "denoise_tower"} | changed
@@ -169,7 +171,9 @@ def _comfy(parts: UniWorldParts, conversion: Conversion) -> Written:
     small = torch.float32 if dtype == torch.float32 else torch.bfloat16
 
     def entries(table: Mapping[str, JoinedTensor], dtype: torch.dtype = dtype) -> dict[str, TensorEntry]:
-        return {name: _entry(parts.shards, joined.parts, dtype, joined.swap_halves) for name, joined in table.items()}
+        return {
+            name: tensor_entry(parts.shards, joined.parts, dtype, joined.swap_halves) for name, joined in table.items()
+        }
 
     large = _scaled if fp8 else lambda given: given
     files = {
@@ -189,7 +193,7 @@ def _comfy(parts: UniWorldParts, conversion: Conversion) -> Written:
         vision = parts.network("siglip")
         files[comfy_files.SIGLIP] = TensorFile(
             {
-                f"vision_model.{key.removeprefix('vision_model.')}": _entry(vision.shards, (name,), small)
+                f"vision_model.{key.removeprefix('vision_model.')}": tensor_entry(vision.shards, (name,), small)
                 for name, key in vision.in_network.items()
             }
         )
@@ -201,7 +205,8 @@ def _of(shards: Shards, names: Names) -> dict[str, str]:
     return {name: key for name in shards.shapes if (key := names.in_module(name)) is not None}
 
 
-def _entry(shards: Shards, names: tuple[str, ...], dtype: torch.dtype, swap_halves: bool = False) -> TensorEntry:
+def tensor_entry(shards: Shards, names: tuple[str, ...], dtype: torch.dtype, swap_halves: bool = False) -> TensorEntry:
+    """Return the entry of tensors in a dtype, joined by rows."""
     sources = [Source.in_shards(shards, name) for name in names]
     rows = sum(source.shape[0] for source in sources) if sources[0].shape else None
     shape = sources[0].shape if rows is None else (rows, *sources[0].shape[1:])
@@ -218,7 +223,7 @@ def _quantizable(parts: UniWorldParts) -> frozenset[str]:
     return frozenset().union(*(parts.network(name).quantizable for name in ("vlm", "dit", "projectors")))
 
 
-def _encoded(shards: Shards, name: str, storage: str) -> dict[str, TensorEntry]:
+def encoded_entries(shards: Shards, name: str, storage: str) -> dict[str, TensorEntry]:
     """Return the entries of a quantized weight: its 8-bit values and a scale per row."""
     source = Source.in_shards(shards, name)
 
@@ -233,7 +238,7 @@ def _encoded(shards: Shards, name: str, storage: str) -> dict[str, TensorEntry]:
 
 
 def _all(shards: Shards, dtype: torch.dtype) -> dict[str, TensorEntry]:
-    return {name: _entry(shards, (name,), dtype) for name in shards.shapes}
+    return {name: tensor_entry(shards, (name,), dtype) for name in shards.shapes}
 
 
 def _ready(tensor: torch.Tensor) -> TensorEntry:
@@ -286,7 +291,7 @@ def _vlm_pixels(parts: UniWorldParts) -> int:
     return int(processor.size["shortest_edge"])
 
 
-def _sharded(
+def sharded(
     entries: Mapping[str, TensorEntry], stem: str, conversion: Conversion
 ) -> tuple[dict[str, TensorFile], dict[str, Any]]:
     """Split entries into shards. Return the files and their index."""

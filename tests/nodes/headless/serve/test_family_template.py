@@ -30,3 +30,16 @@ def test_a_family(
     entry = live.run(prompt)
     assert entry["status"]["status_str"] == "success", entry["status"]
     assert len(list((tmp_path / "output").rglob("*.png"))) == 1
+
+
+def test_unipic_text_to_image(start: Callable[..., Any], registry: Registry, unipic: Path, tmp_path: Path) -> None:
+    (tmp_path / "models" / "unipic").mkdir(parents=True)
+    (tmp_path / "models" / "unipic" / "Skywork-UniPic-1.5B").symlink_to(unipic, target_is_directory=True)
+    live = start(models=tmp_path / "models")
+    prompt = read_workflow(find_workflow("unipic_text_to_image"), registry).prompt
+    by_class = {one["class_type"]: one["inputs"] for one in prompt.values()}
+    by_class["UniWorldUniPicSampler"]["iterations"] = 1
+    by_class["UniWorldLoader"]["dtype"] = "float32"
+    entry = live.run(prompt)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    assert len(list((tmp_path / "output").rglob("*.png"))) == 1
