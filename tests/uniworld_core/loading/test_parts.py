@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.families.uniworld_v1.checkpoint import UniWorldParts
 from uniworld.uniworld_core.loading import weights
@@ -107,3 +108,20 @@ def test_a_file_that_changes_between_opening_and_loading_is_named(tmp_path: Path
             ValueError, match=rf"{file.name} has changed since the model was opened.*open the model again"
         ):
             _ = model.projectors
+
+
+def test_networks_are_built_without_initializing_their_weights() -> None:
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(2, 2))
+            self.register_buffer("table", torch.ones(3))
+            nn.init.constant_(self.weight, float("nan"))
+            self.seen = nn.init.normal_(self.weight) is self.weight
+            self.table.copy_(torch.arange(3.0))
+
+    built = weights.build(Layer)
+    assert built.weight.is_meta
+    assert built.weight._version == 0  # every function that changes a tensor counts it up
+    assert built.seen
+    assert built.table.tolist() == [0, 1, 2]  # computed buffers are real
