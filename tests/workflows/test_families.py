@@ -229,10 +229,15 @@ class TestQwen:
 
         from uniworld.__main__ import main
 
-        monkeypatch.setattr("sys.stdin", io.StringIO("/paint a cat\n/paint Make it red.\n"))
         options = ["--models", str(qwen_edit.parents[1]), "--checkpoint", "Qwen-Image-Edit-2509", "--steps", "1"]
-        assert main(["chat", *options]) == 0, capsys.readouterr().err
-        assert len(list(Path.cwd().rglob("*_painted.png"))) == 2
+        painted = []
+        for guidance in ([], ["--guidance", "4"], ["--guidance", "1"]):
+            monkeypatch.setattr("sys.stdin", io.StringIO("/paint a cat\n/paint Make it red.\n"))
+            before = set(Path.cwd().rglob("*_painted.png"))
+            assert main(["chat", *options, *guidance]) == 0, capsys.readouterr().err
+            painted.append([file.read_bytes() for file in sorted(set(Path.cwd().rglob("*_painted.png")) - before)])
+        assert [len(files) for files in painted] == [2, 2, 2]
+        assert painted[0] == painted[1] != painted[2]  # without the option, the guidance is the family's
 
 
 class TestUniPic:

@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="default", help="device that the model runs on")
     add("--seed", type=int, default=0, help="seed of the pictures (default: 0; /seed changes it)")
     add("--steps", type=int, default=Settings.steps, help=f"sampling steps (default: {Settings.steps})")
-    add("--guidance", type=float, default=Settings.guidance, help=f"FLUX's guidance (default: {Settings.guidance})")
+    add("--guidance", type=float, help="guidance (default: that of the model's family, such as 3.5 for UniWorld-V1)")
     add(
         "--solver",
         choices=SOLVERS,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....uniworld_core.backbones.qwen_vl import MAX_NEW_TOKENS
 from ....uniworld_core.errors import UniWorldError
-from ....uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
+from ....uniworld_core.families.uniworld_v1.painting import STEPS
 from ....uniworld_core.sampling.cache import CACHES
 from ....uniworld_core.sampling.solvers import SOLVERS
 from ... import host
@@ -38,6 +38,7 @@ class Settings:
 
     Attributes:
         solver, cache: one of `SOLVERS` and one of `CACHES`.
+        guidance: guidance of the sampler; None for the default of the model's family.
         area_side: area of the pictures, as the side of a square in pixels; 0 for the model's own.
         t5: also encode the last instruction with T5 and CLIP.
         memory: one of `MEMORIES`.
@@ -45,7 +46,7 @@ class Settings:
 
     seed: int = 0
     steps: int = STEPS
-    guidance: float = GUIDANCE
+    guidance: float | None = None
     solver: str = SOLVERS[0]
     cache: str = CACHES[0]
     area_side: int = 0
@@ -185,7 +186,7 @@ class Session:
             latent,
             settings.seed,
             settings.steps,
-            settings.guidance,
+            self._model["vlm"].family.guidance if settings.guidance is None else settings.guidance,
             1.0,
             sigmas,
             settings.cache,

@@ -42,7 +42,7 @@ class QwenImageEdit(Family):
                 different numbers of pictures, or different aspect ratios.
         """
         if t5_length is not None:
-            _ = parts["t5"]  # raises
+            self._lacks("has no T5: encode without it (leave t5_length out, and the text input unconnected)")
         pictures = pictures_of(conversations, self.release, parts["vae"].native_side)
         condition = encode_text(parts["understanding"], self.release, _instructions(conversations), pictures)
         return replace(condition, references=encode_references(parts, pictures))
