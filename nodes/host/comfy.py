@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
+from typing import ClassVar, Generic
 
 import comfy.model_management as management
 import comfy.model_patcher
@@ -22,6 +22,7 @@ from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
 
+from ...uniworld_core.loading.layers import STORED_LAYERS
 from ...uniworld_core.loading.shipped import shipped_lora_folders
 from ..renamed import RENAMED
 from .protocol import MODEL_FOLDERS, WARNING, Module
@@ -74,11 +75,22 @@ _CASTABLE: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
 }
 
 
-def _make_castable(module: torch.nn.Module) -> None:
-    """Turn plain layers into ComfyUI's, whose arithmetic is the same bit by bit.
+class _Movable:
+    """Attributes by which ModelPatcher recognizes a layer that it may leave on the CPU. The layer moves its weights itself."""
 
-    ModelPatcher loads only these partially; anything else is loaded completely, or fails on a card that is too small.
-    Layers of other classes, such as quantized ones, stay as they are.
+    comfy_cast_weights = False
+    weight_function: ClassVar[list[object]] = []
+    bias_function: ClassVar[list[object]] = []
+
+
+_CASTABLE |= {kind: type(f"Movable{kind.__name__}", (_Movable, kind), {}) for kind in STORED_LAYERS}
+
+
+def _make_castable(module: torch.nn.Module) -> None:
+    """Turn layers into ones that ModelPatcher loads partially. Their arithmetic is the same, bit by bit.
+
+    Anything else is loaded completely, or fails on a card that is too small. Plain layers become ComfyUI's own, and those
+    that store weights in another form get what ModelPatcher looks for.
     """
     for layer in module.modules():
         castable = _CASTABLE.get(type(layer))

@@ -25,6 +25,7 @@ from ...uniworld_core.families.uniworld_v1.checkpoint import (
 from ...uniworld_core.families.uniworld_v1.config import VLM_PIXELS
 from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from ...uniworld_core.loading.encodings import ENCODED, encode, scale_name
+from ...uniworld_core.loading.parts import NetworkPart
 from ...uniworld_core.loading.settings import read_json
 from ...uniworld_core.loading.weights import Names, Shards
 from .convert import QWEN_TYPE
@@ -102,6 +103,23 @@ def convert_checkpoint(
 
 
 Written = tuple[dict[str, TensorFile], Callable[[Path], None]]
+Sources = Mapping[str, Source]  # by published name
+
+
+def tensor_sources(shards: Shards) -> dict[str, Source]:
+    """Return the sources of all tensors of some files, by name."""
+    return {name: Source.in_shards(shards, name) for name in shards.shapes}
+
+
+def _published(parts: UniWorldParts) -> dict[str, Source]:
+    """Return all tensors of a checkpoint, whose DiT may be in a file of its own, in other names."""
+    dit = parts.network("dit")
+    apart = {} if dit.shards is parts.shards else tensor_sources(dit.shards)
+    return tensor_sources(parts.shards) | {_published_name(parts, dit, name): source for name, source in apart.items()}
+
+
+def _published_name(parts: UniWorldParts, part: NetworkPart[Any], name: str) -> str:
+    return name if part.shards is parts.shards else DENOISER_NAMES.in_file(part.in_network[name])
 
 
 def _uniworld(parts: UniWorldParts, conversion: Conversion) -> Written:
@@ -110,11 +128,12 @@ def _uniworld(parts: UniWorldParts, conversion: Conversion) -> Written:
     raw = read_json(parts.checkpoint / "config.json") | {"torch_dtype": str(dtype).removeprefix("torch.")}
     quantized = _quantizable(parts) if conversion.storage in ENCODED else frozenset()
     entries: dict[str, TensorEntry] = {}
-    for name in parts.shards.shapes:
+    sources = _published(parts)
+    for name in sources:
         if name in quantized:
-            entries |= encoded_entries(parts.shards, name, conversion.storage)
+            entries |= encoded_entries(sources[name], name, conversion.storage)
         else:
-            entries[name] = tensor_entry(parts.shards, (name,), dtype)
+            entries[name] = tensor_entry(sources, (name,), dtype)
     files, index = sharded(entries, "model", conversion)
 
     def rest(folder: Path) -> None:
@@ -137,12 +156,11 @@ def _diffusers(parts: UniWorldParts, conversion: Conversion) -> Written:
         ("vlm", "model", QWEN_NAMES, QWEN_NAMES.in_file),
         ("projectors", "diffusion_pytorch_model", PROJECTOR_NAMES, lambda key: key),
     )
+    sources = _published(parts)
     files: dict[str, TensorFile] = {}
     indexes: dict[str, dict[str, Any]] = {}
     for home, stem, names, rename in homes:
-        entries = {
-            rename(key): tensor_entry(parts.shards, (name,), dtype) for name, key in _of(parts.shards, names).items()
-        }
+        entries = {rename(key): tensor_entry(sources, (name,), dtype) for name, key in _of(sources, names).items()}
         shards, index = sharded(entries, stem, conversion)
         files |= {f"{home}/{file}": shard for file, shard in shards.items()}
         indexes[f"{home}/{stem}.safetensors.index.json"] = index
@@ -167,13 +185,12 @@ def _comfy(parts: UniWorldParts, conversion: Conversion) -> Written:
         )
     fp8 = conversion.storage == "fp8"
     dtype = torch.bfloat16 if fp8 else FLOATS[conversion.storage]
-    names = comfy_files.comfy_names(parts.shards.shapes, parts.config)
+    sources = _published(parts)
+    names = comfy_files.comfy_names({name: source.shape for name, source in sources.items()}, parts.config)
     small = torch.float32 if dtype == torch.float32 else torch.bfloat16
 
     def entries(table: Mapping[str, JoinedTensor], dtype: torch.dtype = dtype) -> dict[str, TensorEntry]:
-        return {
-            name: tensor_entry(parts.shards, joined.parts, dtype, joined.swap_halves) for name, joined in table.items()
-        }
+        return {name: tensor_entry(sources, joined.parts, dtype, joined.swap_halves) for name, joined in table.items()}
 
     large = _scaled if fp8 else lambda given: given
     files = {
@@ -184,48 +201,51 @@ def _comfy(parts: UniWorldParts, conversion: Conversion) -> Written:
             {"format": "pt", comfy_files.VLM_PIXELS_KEY: str(_vlm_pixels(parts))},
         ),
         comfy_files.REDUX: TensorFile(entries(names.redux, small)),
-        comfy_files.VAE: TensorFile(_all(Shards(parts.flux / "vae"), small)),
+        comfy_files.VAE: TensorFile(_all(tensor_sources(Shards(parts.flux / "vae")), small)),
     }
     head = parts["task_head"].load(torch.float32, "cpu")
     if head is not None:
         files[comfy_files.ROUTING] = TensorFile({name: _ready(tensor) for name, tensor in head.state_dict().items()})
     if parts.siglip is not None:
         vision = parts.network("siglip")
+        seen = tensor_sources(vision.shards)
         files[comfy_files.SIGLIP] = TensorFile(
             {
-                f"vision_model.{key.removeprefix('vision_model.')}": tensor_entry(vision.shards, (name,), small)
+                f"vision_model.{key.removeprefix('vision_model.')}": tensor_entry(seen, (name,), small)
                 for name, key in vision.in_network.items()
             }
         )
     return {path.format(name=conversion.name): file for path, file in files.items()}, lambda folder: None
 
 
-def _of(shards: Shards, names: Names) -> dict[str, str]:
+def _of(sources: Sources, names: Names) -> dict[str, str]:
     """Return {published name: name in the network} of a part's tensors."""
-    return {name: key for name in shards.shapes if (key := names.in_module(name)) is not None}
+    return {name: key for name in sources if (key := names.in_module(name)) is not None}
 
 
-def tensor_entry(shards: Shards, names: tuple[str, ...], dtype: torch.dtype, swap_halves: bool = False) -> TensorEntry:
+def tensor_entry(
+    sources: Sources, names: tuple[str, ...], dtype: torch.dtype, swap_halves: bool = False
+) -> TensorEntry:
     """Return the entry of tensors in a dtype, joined by rows."""
-    sources = [Source.in_shards(shards, name) for name in names]
-    rows = sum(source.shape[0] for source in sources) if sources[0].shape else None
-    shape = sources[0].shape if rows is None else (rows, *sources[0].shape[1:])
+    joined = [sources[name] for name in names]
+    rows = sum(source.shape[0] for source in joined) if joined[0].shape else None
+    shape = joined[0].shape if rows is None else (rows, *joined[0].shape[1:])
 
     def read() -> torch.Tensor:
-        if len(sources) == 1 and not swap_halves:
-            return sources[0].read().to(dtype)
-        return JoinedTensor(names, swap_halves).join(source.read() for source in sources).to(dtype)
+        if len(joined) == 1 and not swap_halves:
+            return joined[0].read().to(dtype)
+        return JoinedTensor(names, swap_halves).join(source.read() for source in joined).to(dtype)
 
     return TensorEntry(dtype, shape, read)
 
 
 def _quantizable(parts: UniWorldParts) -> frozenset[str]:
-    return frozenset().union(*(parts.network(name).quantizable for name in ("vlm", "dit", "projectors")))
+    networks = [parts.network(name) for name in ("vlm", "dit", "projectors")]
+    return frozenset(_published_name(parts, part, name) for part in networks for name in part.quantizable)
 
 
-def encoded_entries(shards: Shards, name: str, storage: str) -> dict[str, TensorEntry]:
+def encoded_entries(source: Source, name: str, storage: str) -> dict[str, TensorEntry]:
     """Return the entries of a quantized weight: its 8-bit values and a scale per row."""
-    source = Source.in_shards(shards, name)
 
     def read(part: str) -> torch.Tensor:
         return encode(name, source.read(), storage)[part]
@@ -237,8 +257,8 @@ def encoded_entries(shards: Shards, name: str, storage: str) -> dict[str, Tensor
     }
 
 
-def _all(shards: Shards, dtype: torch.dtype) -> dict[str, TensorEntry]:
-    return {name: tensor_entry(shards, (name,), dtype) for name in shards.shapes}
+def _all(sources: Sources, dtype: torch.dtype) -> dict[str, TensorEntry]:
+    return {name: tensor_entry(sources, (name,), dtype) for name in sources}
 
 
 def _ready(tensor: torch.Tensor) -> TensorEntry:

@@ -11,7 +11,7 @@ from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.unipic.checkpoint import UniPicParts
 from ...uniworld_core.families.unipic.config import CONVERTED_VAE_FILE, MODEL_TYPE
 from ...uniworld_core.loading.encodings import ENCODED
-from .conversion import FLOATS, RECORD, STORAGES, Conversion, encoded_entries, sharded, tensor_entry
+from .conversion import FLOATS, RECORD, STORAGES, Conversion, encoded_entries, sharded, tensor_entry, tensor_sources
 from .model_folder import INDEX_FILE, check_apart, copy_settings, write_json
 from .tensor_file import TensorEntry, TensorFile
 from .work_folder import ConvertedFiles, fingerprint, publish
@@ -46,13 +46,15 @@ def convert_unipic(
     painter, llm = parts.network("dit"), parts.config.llm.folder
     quantized = painter.quantizable if conversion.storage in ENCODED else frozenset()
     entries: dict[str, TensorEntry] = {}
+    sources = tensor_sources(parts.shards)
     for name in painter.in_network:
         if name in quantized:
-            entries |= encoded_entries(parts.shards, name, conversion.storage)
+            entries |= encoded_entries(sources[name], name, conversion.storage)
         else:
-            entries[name] = tensor_entry(parts.shards, (name,), dtype)
+            entries[name] = tensor_entry(sources, (name,), dtype)
     files, index = sharded(entries, "model", conversion)
-    vae = {name: tensor_entry(parts.vae_shards, (name,), dtype) for name in parts.vae_shards.shapes}
+    decoder = tensor_sources(parts.vae_shards)
+    vae = {name: tensor_entry(decoder, (name,), dtype) for name in decoder}
     files[CONVERTED_VAE_FILE] = TensorFile(vae)
 
     def rest(made: Path) -> None:

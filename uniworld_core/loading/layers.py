@@ -1,7 +1,8 @@
 """Layers whose weights are stored in another form than the compute dtype, and cast or dequantized at each use.
 
 They replace layers of a built network by assigning to `__class__`, so names, hooks and the network's own code do not change.
-Their `forward` is plain tensor code that torch.compile traces without a graph break.
+Their `forward` is plain tensor code that torch.compile traces without a graph break. It moves what is on another device, as
+ComfyUI leaves layers that do not fit a GPU: first as stored, which is the smaller form, then it casts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class CastLinear(nn.Linear):
     """A linear layer that casts its weight to the dtype of the input."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.linear(input, self.weight.to(input.dtype), self.bias)
+        return F.linear(input, self.weight.to(input.device).to(input.dtype), _beside(self.bias, input))
 
 
 class ScaledLinear(nn.Linear):
@@ -30,8 +31,8 @@ class ScaledLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         # The product is computed in float32, the scale's dtype, and rounded once.
-        weight = self.weight.to(input.dtype).mul_(self.weight_scale)
-        return F.linear(input, weight, self.bias)
+        weight = self.weight.to(input.device).to(input.dtype).mul_(self.weight_scale.to(input.device))
+        return F.linear(input, weight, _beside(self.bias, input))
 
 
 class NF4Linear(nn.Linear):
@@ -42,8 +43,13 @@ class NF4Linear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         shape = torch.Size((self.out_features, self.in_features))
-        weight = dequantize_nf4(self.weight, self.weight_absmax, self.weight_block, shape, input.dtype)
-        return F.linear(input, weight, self.bias)
+        packed, absmax = self.weight.to(input.device), self.weight_absmax.to(input.device)
+        weight = dequantize_nf4(packed, absmax, self.weight_block, shape, input.dtype)
+        return F.linear(input, weight, _beside(self.bias, input))
+
+
+def _beside(bias: torch.Tensor | None, input: torch.Tensor) -> torch.Tensor | None:
+    return None if bias is None else bias.to(input.device)
 
 
 class CastEmbedding(nn.Embedding):
@@ -58,6 +64,10 @@ class CastEmbedding(nn.Embedding):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         rows = super().forward(input.to(self.weight.device))
         return rows.to(device=input.device, dtype=self.row_dtype)
+
+
+# The classes above.
+STORED_LAYERS: tuple[type[nn.Module], ...] = (CastLinear, ScaledLinear, NF4Linear, CastEmbedding)
 
 
 def set_linear_weight(layer: nn.Linear, weight: torch.Tensor | ScaledTensor | NF4Tensor, compute: torch.dtype) -> None:

@@ -105,7 +105,9 @@ def test_an_error_of_a_run_names_the_settings(condition: Condition, monkeypatch:
             dit.transformer.forward = forward
         return speed.applied(dit).velocity_for(condition, 3.5, (1, 16, 8, 8))(torch.zeros(1, 16, 8, 8), 1.0)
 
-    with pytest.raises(UniWorldError, match=r"failed with attention=native \(ValueError: `attn_mask` is not supported\): set"):
+    with pytest.raises(
+        UniWorldError, match=r"failed with attention=native \(ValueError: `attn_mask` is not supported\): set"
+    ):
         velocity(Speed(attention="native"), no_masks)
     with pytest.raises(ValueError, match="More about it"):
         velocity(Speed(), no_masks)

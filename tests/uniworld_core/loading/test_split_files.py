@@ -144,3 +144,29 @@ def test_bad_split_files_are_refused(tmp_path: Path) -> None:
     save_file(tensors, folders.checkpoint / "other.safetensors")
     with pytest.raises(UniWorldError, match=r"several other files: flux\.safetensors, other\.safetensors"):
         UniWorld.from_pretrained(folders.checkpoint)
+
+
+@pytest.mark.parametrize(("kind", "to", "storage"), [
+    ("bfl", "uniworld", "bfloat16"),
+    ("scaled fp8", "uniworld", "int8"),
+    ("prefixed", "diffusers", "bfloat16"),
+    ("diffusers", "comfy", "bfloat16"),
+])  # fmt: skip
+def test_split_checkpoints_are_converted_whole(kind: str, to: str, storage: str, tmp_path: Path) -> None:
+    from uniworld.training.publish.conversion import Conversion, convert_checkpoint
+    from uniworld.uniworld_core.families.family import ModelFolders
+
+    folders, tiny = split(tmp_path / "split", kind), shipped_model("tiny")
+    convert_checkpoint(ModelFolders(folders.checkpoint, folders.flux), tmp_path / "made", Conversion(to, storage))
+    if to == "uniworld":
+        made = ShippedModel(tmp_path / "made", folders.flux, folders.siglip)
+        assert velocity_error(made)[0] == pytest.approx(velocity_error(folders)[0], rel=0.1)
+        return
+    # What the same conversion makes of the checkpoint in one piece.
+    convert_checkpoint(ModelFolders(tiny.checkpoint, tiny.flux), tmp_path / "whole", Conversion(to, storage))
+    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.safetensors"))
+    assert len(files) >= 3
+    for file in files:
+        made, wanted = load_file(tmp_path / "made" / file), load_file(tmp_path / "whole" / file)
+        assert made.keys() == wanted.keys()
+        assert all(torch.equal(made[name], wanted[name]) for name in wanted), file

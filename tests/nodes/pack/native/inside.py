@@ -6,6 +6,7 @@
 # ruff: noqa: E402, I001  # imports follow the set-up of sys.path and sys.argv, and their order is main.py's
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -44,6 +45,7 @@ spec.loader.exec_module(package)
 from uniworld.nodes import host
 from uniworld.nodes.pack.native import model as native_model
 from uniworld.nodes.pack.parts import PaintingPart
+from uniworld.uniworld_core.loading.layers import STORED_LAYERS
 from uniworld.uniworld_core.sampling.sampler import make_noise
 
 PROMPT = "Paint a red circle on a blue background."
@@ -65,9 +67,10 @@ def run(node: str, **inputs: Any) -> Any:
 class Nano:
     """Nano's outputs, our picture of a prompt, and what graphs of ComfyUI's nodes make of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: str) -> None:
         loader = package.NODE_CLASS_MAPPINGS["UniWorldLoader"]
-        given = run("UniWorldLoader", checkpoint="nano", flux="auto", siglip="auto", dtype="float32", device="default")
+        folders = {"checkpoint": "nano", "flux": "auto", "siglip": "auto"}
+        given = run("UniWorldLoader", **folders, dtype="float32", device="default", **settings)
         self.outputs = dict(zip(loader.RETURN_NAMES, given))
         self.conditioning = run("UniWorldCondition", vlm=self.outputs["vlm"], prompt=PROMPT)[0]
         self.latent = {"samples": torch.zeros(1, 16, SIDE // 8, SIDE // 8)}
@@ -77,11 +80,11 @@ class Nano:
         self.ours = self.sample()
         self.picture = self.decode(self.ours)
 
-    def sample(self) -> torch.Tensor:
+    def sample(self, steps: int = STEPS) -> torch.Tensor:
         """The latent that our own sampler gives."""
         return run(
             "UniWorldSampler", dit=self.outputs["dit"], conditioning=self.conditioning, latent=self.latent, seed=SEED,
-            steps=STEPS, guidance=3.5, denoise=1.0,
+            steps=steps, guidance=3.5, denoise=1.0,
         )[0]["samples"]  # fmt: skip
 
     @property
@@ -393,8 +396,33 @@ def gguf() -> dict[str, Any]:
 
 @check
 def partial() -> dict[str, Any]:
+    return _half(nano())
+
+
+@check
+def partial_quantized() -> dict[str, Any]:
+    found = {}
+    for storage in ("bfloat16", "int8", "fp8", *(["nf4"] if importlib.util.find_spec("bitsandbytes") else [])):
+        here = Nano(storage=storage)
+        left = {type(layer) for layer in here.outputs["dit"].on_device().modules()} & set(STORED_LAYERS)
+        found[storage] = _half(here) | {"left": len(left)}
+    return found
+
+
+@check
+def compiled() -> dict[str, Any]:
+    """Blocks traced as for compiling, with the whole DiT loaded and with half of it."""
+    real = torch.compile
+    torch.compile = functools.partial(real, backend="eager")
+    try:
+        here = Nano(compile="blocks", attention="native")
+        return _half(here) | {"whole": apart(here.ours, nano().ours)}
+    finally:
+        torch.compile = real
+
+
+def _half(here: Nano) -> dict[str, Any]:
     """A card with room for half of the DiT. ComfyUI loads at least 128 MiB, so nano's share is set here."""
-    here = nano()
     dit = here.outputs["dit"]
     patcher = dit._managed.patcher
     size, load = patcher.model_size(), management.load_models_gpu

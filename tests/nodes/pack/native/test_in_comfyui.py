@@ -112,6 +112,19 @@ def test_a_card_half_the_size_loads_the_dit_partially(figures: Figures) -> None:
     assert found["again"] == 0
 
 
+def test_quantized_layers_are_loaded_partially(figures: Figures) -> None:
+    for found in figures("partial_quantized").values():
+        assert found["lowvram"]
+        assert 0.2 < found["share"] < 0.6
+        assert (found["left"], found["latent"], found["again"]) == (0, 0, 0)
+
+
+def test_compiled_blocks_paint_the_same(figures: Figures) -> None:
+    found = figures("compiled")
+    assert found["lowvram"]
+    assert max(found["whole"], found["latent"], found["again"]) < 1e-4
+
+
 def test_no_layer_is_left_that_cannot_be_loaded_partially(figures: Figures) -> None:
     assert figures("castable") == {"left": []}
 
