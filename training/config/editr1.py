@@ -229,6 +229,9 @@ class RewardSettings:
         batch: pictures that are judged at once.
         timeout: seconds for one request to a server.
         attempts: number of attempts of a request; a picture without a score after them is a failure.
+        ray: address of a Ray cluster whose workers compute the reward, or "local" for workers on this machine; "" computes
+            it in the training process.
+        workers: number of these workers.
         max_failed: the run stops if more than this fraction of an epoch's pictures has no score.
     """
 
@@ -242,12 +245,14 @@ class RewardSettings:
     batch: int = 8
     timeout: float = 120.0
     attempts: int = 4
+    ray: str = ""
+    workers: int = 1
     max_failed: float = 0.25
 
     def __post_init__(self) -> None:
         between("reward.max_failed", self.max_failed, 0, 1)
         at_least("reward.pixels", self.pixels, 0)
-        for name in ("batch", "attempts"):
+        for name in ("batch", "attempts", "workers"):
             at_least(f"reward.{name}", getattr(self, name), 1)
         check("reward.timeout", self.timeout, 0 < self.timeout < float("inf"), "a number above 0")
         fits = len(self.weights) in (0, len(self.name)) and all(0 < one < float("inf") for one in self.weights)

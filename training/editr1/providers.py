@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,6 +16,7 @@ from .prompts import ListedPrompts, MetadataPrompts, Prompts
 from .reward.logit import LogitReward
 from .reward.protocol import Reward
 from .reward.question import QuestionTemplate, read_question
+from .reward.ray_workers import RayReward
 from .reward.remote import OpenAIReward, RemoteReward
 from .reward.requests import TOKEN_VARIABLE, RetryPolicy
 from .reward.weighted import WeightedReward
@@ -42,11 +44,17 @@ class Providers:
     def open_reward(self, config: EditR1Config) -> Reward:
         """Open the configured rewards. Raises UniWorldError if a name is unknown or a reward cannot be used."""
         self.check_reward(config)
-        names = config.reward.name
+        settings = config.reward
+        if settings.ray:
+            here = replace(config, reward=replace(settings, ray=""))
+            name = " + ".join(settings.name)
+            opener = partial(self.open_reward, here)
+            return RayReward(name, opener, settings.ray, settings.workers, settings.batch, settings.timeout)
+        names = settings.name
         opened = [self.rewards[name](config) for name in names]
         if len(opened) == 1:
             return opened[0]
-        return WeightedReward(list(zip(opened, config.reward.weights or [1.0] * len(opened))))
+        return WeightedReward(list(zip(opened, settings.weights or [1.0] * len(opened))))
 
     def check_reward(self, config: EditR1Config) -> None:
         """Check the names of the configured rewards, without opening them. Raises UniWorldError if one is unknown."""

@@ -68,6 +68,8 @@ CHANGEABLE_EDITR1_KEYS = {key for key in CHANGEABLE_KEYS if not key.startswith("
     "reward.batch",
     "reward.timeout",
     "reward.attempts",
+    "reward.ray",
+    "reward.workers",
     "reward.max_failed",
     "run.sheet_every",
     "run.sheet_groups",
