@@ -280,6 +280,42 @@ def shipped_lora() -> dict[str, Any]:
 
 
 @check
+def lora_of_edit_r1() -> dict[str, Any]:
+    """A folder as Edit-R1 publishes it, by our node, and its converted file by ComfyUI's loader; renamed only, half of it."""
+    from safetensors.torch import load_file, save_file
+    from uniworld.uniworld_core.lora.conversion import convert_lora
+
+    here, folder = nano(), PLACE / "models" / "loras" / "r1"
+    folder.mkdir(parents=True)
+    shipped = load_file(folder_paths.get_full_path("loras", "uniworld_nano_negative.safetensors"))
+    save_file(shipped, folder.parent / "renamed.safetensors")
+    save_file(
+        {name.replace("transformer", "base_model.model", 1): tensor for name, tensor in shipped.items()},
+        folder / "adapter_model.safetensors",
+    )
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8}))
+    convert_lora(folder, folder.parent / "converted.safetensors")
+
+    def ours(strength: float) -> torch.Tensor:
+        dit = run("UniWorldLoadLoRA", dit=here.outputs["dit"], lora_name=name, strength_model=strength)[0]
+        return run(
+            "UniWorldSampler", dit=dit, conditioning=here.conditioning, latent=here.latent, seed=SEED, steps=STEPS,
+            guidance=3.5, denoise=1.0,
+        )[0]["samples"]  # fmt: skip
+
+    def theirs(file: str) -> torch.Tensor:
+        return here.paint(nodes.LoraLoaderModelOnly().load_lora_model_only(here.model, file, 1.0)[0])
+
+    name = next(one for one in package.NODE_CLASS_MAPPINGS["UniWorldLoadLoRA"].inputs()[1].type if "adapter" in one)
+    return {
+        "effect": apart(ours(1.0), here.ours),
+        "converted": apart(theirs("converted.safetensors"), ours(1.0)),
+        "renamed": apart(theirs("renamed.safetensors"), ours(0.5)),
+        "after": apart(here.sample(), here.ours),
+    }
+
+
+@check
 def other_samplers() -> dict[str, Any]:
     """More steps than 28 bring every sampler near the same picture; with 28 they differ from euler, and from noise."""
     here = nano()

@@ -84,6 +84,14 @@ def test_a_lora_changes_the_picture_as_merged_weights_do_and_is_gone_when_remove
     assert found["after"] == 0
 
 
+def test_a_converted_lora_is_applied_as_our_node_applies_its_source(figures: Figures) -> None:
+    found = figures("lora_of_edit_r1")
+    assert found["effect"] > 0.1
+    assert found["converted"] < 1e-4
+    assert found["renamed"] < 1e-4
+    assert found["after"] == 0
+
+
 def test_other_samplers_and_schedules_paint_nearly_the_same(figures: Figures) -> None:
     found = figures("other_samplers")
     assert found["noise"] > 10
