@@ -45,7 +45,7 @@ runpy.run_path(program, run_name="__main__")
 """
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def forked_context() -> multiprocessing.context.BaseContext:
     """Return the fork server, or on Windows the context that starts each child from scratch."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -90,7 +90,7 @@ class Forked:
             "arguments": list(arguments),
             "checkout": str(ROOT / "tests" / "benchmarks" / "checkout.py"),
         }
-        self._process = _context().Process(target=exec, args=(_START, given))
+        self._process = forked_context().Process(target=exec, args=(_START, given))
         # Otherwise the child would import the main module of this process, which is pytest.
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")

@@ -18,6 +18,8 @@ import pytest
 from PIL import Image
 from uniworld.__main__ import main
 
+from ....forked import Forked
+
 TESTS = Path(__file__).resolve().parents[3]
 LAUNCH = "import sys; from uniworld.__main__ import main; sys.exit(main(sys.argv[1:]))"
 
@@ -106,6 +108,10 @@ class Batch:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         command = [sys.executable, "-c", LAUNCH, *self.arguments(*more)]
         return subprocess.Popen(command, cwd=self.folder, env=env, **{**pipes, **options})
+
+    def fork(self, *more: str) -> Forked:
+        """Start the batch as a process in which the libraries are imported already."""
+        return Forked(self.folder, f"batch-{time.monotonic_ns()}", LAUNCH, self.arguments(*more))
 
     def records(self, *statuses: str) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in self.results.read_text().splitlines()[1:]]
@@ -324,7 +330,7 @@ def test_ctrl_c_marks_the_row_and_the_same_command_continues(batch):
 @posix_only
 def test_two_batches_cannot_share_a_results_file(batch, run):
     batch.write({"text": "a", "steps": 200})
-    process = batch.launch()
+    process = batch.fork()
     batch.wait_for(lambda: batch.starts()["a"])
     code, _, err = run()
     process.kill()
@@ -341,7 +347,7 @@ def test_sigkill_at_random_moments_loses_nothing_and_does_nothing_twice(batch):
     moments = random.Random(0)
     kills = 0
     while True:
-        process = batch.launch("--retries", "50", "--json")
+        process = batch.fork("--retries", "50", "--json")
         before = len(batch.log.read_text().splitlines())
         batch.wait_for(lambda p=process, b=before: p.poll() is not None or len(batch.log.read_text().splitlines()) > b)
         if kills < 6:
@@ -350,7 +356,7 @@ def test_sigkill_at_random_moments_loses_nothing_and_does_nothing_twice(batch):
             kills += 1
         out, err = process.communicate(timeout=60)
         done = {record["id"] for record in batch.records("done")} if kills else set()
-        printed = {event["id"] for event in lines(out[: out.rfind(b"\n") + 1]) if event.get("status") == "done"}
+        printed = {event["id"] for event in lines(out[: out.rfind("\n") + 1]) if event.get("status") == "done"}
         assert printed <= done
         if process.returncode == 0:
             break
@@ -368,11 +374,11 @@ def test_sigkill_at_random_moments_loses_nothing_and_does_nothing_twice(batch):
 def test_a_row_that_kills_the_program_is_given_up(batch):
     batch.write({"id": "a", "text": "a"}, {"id": "deadly", "text": "deadly", "deaths": 9}, {"id": "c", "text": "c"})
     for _ in range(2):
-        assert batch.launch("--retries", "1").wait(60) == -signal.SIGKILL
-    process = batch.launch("--retries", "1")
+        assert batch.fork("--retries", "1").wait(60) == -signal.SIGKILL
+    process = batch.fork("--retries", "1")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert b"Row deadly: Its worker or the program died 2 times while it ran." in err
+    assert "Row deadly: Its worker or the program died 2 times while it ran." in err
     assert [record["status"] for record in batch.records() if record["id"] == "deadly"] == ["started", "lost"] * 2 + [
         "error"
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import multiprocessing
 import re
 import shutil
 import time
@@ -44,6 +45,8 @@ from uniworld.training.shapes.nano.recipe import Hyperparameters, Recipe
 from uniworld.training.shapes.nano.stages import stage_config
 from uniworld.uniworld_core.editing.masks import WEIGHT_FUNCTIONS, edit_weight
 
+from ....forked import forked_context
+
 TINY = Path(__file__).resolve().parents[4] / "uniworld_core" / "shipped" / "tiny"
 SHAPES = Path(__file__).resolve().parents[4] / "training" / "shapes" / "claims"
 LENGTH = Hyperparameters(steps=1, learning_rate=1e-3, batch=2)
@@ -61,6 +64,15 @@ def exact() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(claims_train, "stage_config", in_float32)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked_jobs() -> Iterator[None]:
+    """Jobs in processes that have imported the libraries, instead of in fresh ones."""
+    forked, get_context = forked_context(), multiprocessing.get_context
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing, "get_context", lambda kind: forked if kind == "spawn" else get_context(kind))
         yield
 
 
@@ -422,7 +434,7 @@ class TestWhatCannotBeChecked:
     def test_a_job_starts_once_its_dependencies_are_done(self, tmp_path: Path) -> None:
         first, second = tmp_path / "first", tmp_path / "second"
         jobs = [
-            Job("long", time.sleep, (8,)),
+            Job("long", time.sleep, (4,)),
             Job("renames", Path.rename, (first, second), ("makes",)),  # fails if it starts too early
             Job("makes", Path.touch, (first,)),
             Job("last", time.sleep, (0,), ("long", "renames")),
