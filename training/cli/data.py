@@ -6,9 +6,21 @@ import argparse
 import json
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from ...command_line import DONE, MISUSED
 from .command import Bars, Command, add_config, is_rank0
+
+
+class CheckReport(Protocol):
+    """What a check has found."""
+
+    @property
+    def problems(self) -> tuple[str, ...]: ...
+
+    def to_json(self) -> dict[str, object]: ...
+
+    def to_text(self) -> str: ...
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +28,8 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         "data",
         type=Path,
         metavar="DATA",
-        help="a text file of image_root,annotations.json,need_weight lines, or a folder of shards",
+        help="a text file of image_root,annotations.json,need_weight lines, a folder of shards, or a .jsonl file of prompts for "
+        "training with rewards",
     )
     parser.add_argument("--masks", action="store_true", help="also compute every edit mask (slow)")
     parser.add_argument(
@@ -28,10 +41,15 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     from ...uniworld_core.images.sizes import DEFAULT_AREA
     from ..data.check import check
+    from ..editr1.prompts import check_prompts
 
     area = DEFAULT_AREA if arguments.area is None else arguments.area
     with Bars() as bars:
-        report = check(arguments.data, arguments.masks, area, progress=lambda done: bars("checked", done, total=None))
+        progress = partial(bars, "checked", total=None)
+        if arguments.data.suffix == ".jsonl":
+            report: CheckReport = check_prompts(arguments.data, progress)
+        else:
+            report = check(arguments.data, arguments.masks, area, progress=progress)
     print(json.dumps(report.to_json(), indent=2) if arguments.json else report.to_text())
     return MISUSED if report.problems else DONE
 

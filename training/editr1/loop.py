@@ -25,11 +25,12 @@ from ..run.loop import stop_on_signal
 from ..run.metrics import Reporter
 from ..run.plot import plot
 from .groups import stream_seed
+from .metrics import EpochMetrics
 from .policy import open_policy
 from .prompts import Prompts
 from .providers import Providers
 from .reward.protocol import Reward
-from .trainer import EditR1Trainer, EpochMetrics, TooManyFailures
+from .trainer import EditR1Trainer, TooManyFailures
 
 CURVES = "curves.png"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,22 +72,8 @@ class MetadataPrompts:
 
     def __init__(self, file: Path, side: int) -> None:
         self.file, self._side = file, side
-        try:
-            data = file.read_bytes()
-            lines = data.removeprefix(BOM).decode("utf-8").split("\n")
-        except OSError as error:
-            raise BadData(file, [f"The file cannot be read: {error.strerror}. Check its path."]) from error
-        except UnicodeDecodeError as error:
-            raise BadData(file, [f"The file is not UTF-8 text (byte {error.start}): save it as UTF-8."]) from error
-        self._rows: list[tuple[int, Mapping[str, Any]]] = []
-        problems = []
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                self._rows.append((number, _row(line)))
-            except UniWorldError as error:
-                problems.append(f"line {number}: {error}")
+        data, lines = _read_lines(file)
+        self._rows, problems = _rows(lines)
         if problems:
             rest = [f"... and {len(problems) - _LISTED} more lines."] if len(problems) > _LISTED else []
             raise BadData(file, problems[:_LISTED] + rest)
@@ -134,6 +120,73 @@ class ListedPrompts:
         except UniWorldError as error:
             raise BadSample(sample.key, str(error)) from error
         return EditPrompt(sample.key, sample.prompt, pictures)
+
+
+@dataclass(frozen=True)
+class PromptsReport:
+    """The result of `check_prompts`: a sentence for each problem, and the numbers of prompts and of good ones."""
+
+    problems: tuple[str, ...]
+    prompts: int
+    good: int
+
+    def to_json(self) -> dict[str, object]:
+        """Return the report as JSON values."""
+        return {"problems": list(self.problems), "summary": {"prompts": self.prompts, "good": self.good}}
+
+    def to_text(self) -> str:
+        """Return the report as text, without a trailing line break."""
+        lines = [*self.problems, ""] if self.problems else []
+        return "\n".join([*lines, f"{self.good} of {self.prompts} prompts are good."])
+
+
+def check_prompts(file: Path, progress: Callable[[int], None] | None = None) -> PromptsReport:
+    """Check every line and every picture of a file in the published format.
+
+    Args:
+        progress: called with the number of prompts checked so far.
+    """
+    try:
+        _, lines = _read_lines(file)
+    except BadData as error:
+        return PromptsReport(tuple(error.problems), 0, 0)
+    rows, problems = _rows(lines)
+    total, good = len(rows) + len(problems), 0
+    for done, (number, row) in enumerate(rows, 1):
+        try:
+            FilePicture(file.parent / row["image"], "`image`").open()
+            good += 1
+        except UniWorldError as error:
+            problems.append(f"line {number}: {error}")
+        if progress is not None:
+            progress(done)
+    if not total:
+        problems.append(f"The file is empty; its lines must be {_EXAMPLE}.")
+    return PromptsReport(tuple(f"{file.name}, {problem}" for problem in problems), total, good)
+
+
+def _read_lines(file: Path) -> tuple[bytes, list[str]]:
+    try:
+        data = file.read_bytes()
+        return data, data.removeprefix(BOM).decode("utf-8").split("\n")
+    except OSError as error:
+        raise BadData(file, [f"The file cannot be read: {error.strerror}. Check its path."]) from error
+    except UnicodeDecodeError as error:
+        raise BadData(file, [f"The file is not UTF-8 text (byte {error.start}): save it as UTF-8."]) from error
+
+
+def _rows(lines: Sequence[str]) -> tuple[list[tuple[int, Mapping[str, Any]]], list[str]]:
+    """Return the valid lines with their numbers, and a sentence about each invalid one. Blank lines are ignored."""
+    rows: list[tuple[int, Mapping[str, Any]]] = []
+    problems = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append((number, _row(line)))
+        except UniWorldError as error:
+            problems.append(f"line {number}: {error}")
+    return rows, problems
 
 
 def _row(line: str) -> Mapping[str, Any]:

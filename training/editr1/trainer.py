@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -33,6 +33,7 @@ from ..run.state import restore, state_tensors, state_values
 from .advantage import Advantages, advantages
 from .decay import old_decay
 from .groups import Group, plan_epoch
+from .metrics import EpochMetrics, Update, epoch_metrics
 from .policy import Policy, blend
 from .prompts import EditPrompt, Prompts
 from .reward.protocol import Reward, RewardFailure
@@ -45,49 +46,6 @@ SHEETS = "groups"
 OLD = "old/"
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """Metrics of one epoch; the field names are the keys in `metrics.jsonl`.
-
-    Attributes:
-        step: number of the epoch, 1 for the first.
-        epoch: the same, counted from 0.
-        reward: mean over all scored pictures.
-        reward_std: mean standard deviation within a group.
-        best: mean of the best score of each group.
-        trained: fraction of pictures that passed the filter.
-        flat: fraction of groups with equal rewards.
-        failed: pictures without a score.
-        loss: policy loss; None if nothing was trained on, as for the next three.
-        kl: mean squared distance of the velocity from the reference's; 0 if it has no weight.
-        learning_rate: the learning rate used.
-        gradient_norm: global norm before clipping.
-        updates: optimizer steps so far.
-        seconds: duration.
-        rollout_seconds: the part of it until all scores are there.
-        skipped: bad samples replaced since the start of the run.
-    """
-
-    HEADLINE: ClassVar[str] = "reward"
-
-    step: int
-    epoch: int
-    reward: float | None
-    reward_std: float | None
-    best: float | None
-    trained: float
-    flat: float
-    failed: int
-    loss: float | None
-    kl: float | None
-    learning_rate: float | None
-    gradient_norm: float | None
-    updates: int
-    seconds: float
-    rollout_seconds: float
-    skipped: int
 
 
 class TooManyFailures(UniWorldError):
@@ -155,7 +113,16 @@ class EditR1Trainer:
         update = self._update(rollouts, found)
         self._write_sheet(rollouts, found)
         self.step += 1
-        metrics = self._metrics(found, rewards, update, time.perf_counter() - started, rolled - started)
+        metrics = epoch_metrics(
+            self.step,
+            found,
+            rewards,
+            update,
+            self.ema.updates,
+            time.perf_counter() - started,
+            rolled - started,
+            len(self.skipped),
+        )
         if metrics.reward is not None:
             self._rewards_since_save.append(metrics.reward)
         return metrics
@@ -290,8 +257,8 @@ class EditR1Trainer:
             "command again to score them."
         )
 
-    def _update(self, rollouts: Sequence[Rollout], found: Advantages) -> tuple[float, float, float, float] | None:
-        """Take an optimizer step on the valid pictures, then move EMA and old policy. Return loss, KL, norm and rate.
+    def _update(self, rollouts: Sequence[Rollout], found: Advantages) -> Update | None:
+        """Take an optimizer step on the valid pictures, then move EMA and old policy.
 
         Without a valid picture nothing changes, and None is returned.
         """
@@ -312,7 +279,7 @@ class EditR1Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update()
         blend(self.policy.old, trained, old_decay(config.editr1.old, self.ema.updates))
-        return loss, kl, norm, rate
+        return Update(loss, kl, norm, rate)
 
     def _write_sheet(self, rollouts: Sequence[Rollout], found: Advantages) -> None:
         run = self.config.run
@@ -327,37 +294,6 @@ class EditR1Trainer:
             write_group_sheet(rows, self.folder / SHEETS / f"epoch-{self.step:08d}.png")
 
         self.world.on_rank0(write)
-
-    def _metrics(
-        self,
-        found: Advantages,
-        rewards: Sequence[float],
-        update: tuple[float, float, float, float] | None,
-        seconds: float,
-        rollout_seconds: float,
-    ) -> EpochMetrics:
-        values = np.array(rewards)
-        known = values[np.isfinite(values)]
-        stats = list(found.stats.values())
-        loss, kl, norm, rate = update or (None, None, None, None)
-        return EpochMetrics(
-            step=self.step,
-            epoch=self.step - 1,
-            reward=float(known.mean()) if len(known) else None,
-            reward_std=float(np.mean([one.std for one in stats])) if stats else None,
-            best=float(np.mean([one.best for one in stats])) if stats else None,
-            trained=float(found.valid.mean()),
-            flat=found.flat_share,
-            failed=len(values) - len(known),
-            loss=loss,
-            kl=kl,
-            learning_rate=rate,
-            gradient_norm=norm,
-            updates=self.ema.updates,
-            seconds=seconds,
-            rollout_seconds=rollout_seconds,
-            skipped=len(self.skipped),
-        )
 
 
 def _scores(rollouts: Sequence[Rollout]) -> dict[int, tuple]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from uniworld.__main__ import main
 from uniworld.training.editr1.prompts import EditPrompt, ListedPrompts, MetadataPrompts
 from uniworld.training.editr1.reward.protocol import RewardFailure
 from uniworld.training.editr1.sheet import GroupRow, group_sheet
@@ -54,6 +56,25 @@ def test_files_without_prompts_are_refused(tmp_path: Path, content: bytes) -> No
         MetadataPrompts(file, 16)
     with pytest.raises(UniWorldError, match="cannot be read"):
         MetadataPrompts(tmp_path / "missing.jsonl", 16)
+
+
+def test_a_check_reports_every_line_and_picture(
+    metadata: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "check", str(metadata)]) == 0
+    assert capsys.readouterr().out == "4 of 4 prompts are good.\n"
+    folder = Path(shutil.copytree(metadata.parent, tmp_path / "data"))
+    (folder / "images" / "2.png").write_bytes(b"rubbish")
+    file = folder / metadata.name
+    file.write_text(file.read_text(encoding="utf-8") + '{"prompt": "Paint it."}\n', encoding="utf-8")
+    assert main(["data", "check", str(file), "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert report["summary"] == {"prompts": 5, "good": 3}
+    assert len(report["problems"]) == 2
+    assert "line 5: its image is None" in report["problems"][0]
+    assert "line 3: " in report["problems"][1]
+    assert "2.png" in report["problems"][1]
+    assert main(["data", "check", str(tmp_path / "missing.jsonl")]) == 2
 
 
 def test_our_annotations_give_all_references(tiny_data: Path) -> None:

@@ -1,0 +1,113 @@
+"""Metrics of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from .advantage import Advantages
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an optimizer step did.
+
+    Attributes:
+        loss: policy loss.
+        kl: mean squared distance of the velocity from the reference's; 0 if it has no weight.
+        gradient_norm: global norm before clipping.
+        learning_rate: the learning rate used.
+    """
+
+    loss: float
+    kl: float
+    gradient_norm: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """Metrics of one epoch; the field names are the keys in `metrics.jsonl`.
+
+    Attributes:
+        step: number of the epoch, 1 for the first.
+        epoch: the same, counted from 0.
+        reward: mean over all scored pictures.
+        reward_std: mean standard deviation within a group.
+        best: mean of the best score of each group.
+        trained: fraction of pictures that passed the filter.
+        flat: fraction of groups with equal rewards.
+        failed: pictures without a score.
+        loss: policy loss; None if nothing was trained on, as for the next three.
+        kl: mean squared distance of the velocity from the reference's; 0 if it has no weight.
+        learning_rate: the learning rate used.
+        gradient_norm: global norm before clipping.
+        updates: optimizer steps so far.
+        seconds: duration.
+        rollout_seconds: the part of it until all scores are there.
+        skipped: bad samples replaced since the start of the run.
+    """
+
+    HEADLINE: ClassVar[str] = "reward"
+
+    step: int
+    epoch: int
+    reward: float | None
+    reward_std: float | None
+    best: float | None
+    trained: float
+    flat: float
+    failed: int
+    loss: float | None
+    kl: float | None
+    learning_rate: float | None
+    gradient_norm: float | None
+    updates: int
+    seconds: float
+    rollout_seconds: float
+    skipped: int
+
+
+def epoch_metrics(
+    step: int,
+    found: Advantages,
+    rewards: Sequence[float],
+    update: Update | None,
+    updates: int,
+    seconds: float,
+    rollout_seconds: float,
+    skipped: int,
+) -> EpochMetrics:
+    """Return the metrics of an epoch.
+
+    Args:
+        found: the advantages.
+        rewards: one per picture, NaN without a score.
+        update: the optimizer step; None if no picture passed the filter.
+
+    For the other arguments see `EpochMetrics`.
+    """
+    values = np.array(rewards)
+    known = values[np.isfinite(values)]
+    stats = list(found.stats.values())
+    return EpochMetrics(
+        step=step,
+        epoch=step - 1,
+        reward=float(known.mean()) if len(known) else None,
+        reward_std=float(np.mean([one.std for one in stats])) if stats else None,
+        best=float(np.mean([one.best for one in stats])) if stats else None,
+        trained=float(found.valid.mean()),
+        flat=found.flat_share,
+        failed=len(values) - len(known),
+        loss=None if update is None else update.loss,
+        kl=None if update is None else update.kl,
+        learning_rate=None if update is None else update.learning_rate,
+        gradient_norm=None if update is None else update.gradient_norm,
+        updates=updates,
+        seconds=seconds,
+        rollout_seconds=rollout_seconds,
+        skipped=skipped,
+    )
