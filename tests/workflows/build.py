@@ -261,7 +261,7 @@ def edit_with_mask() -> Any:
     condition = conditioned(graph, 2, load, room=30, references=reference[0], prompt=sample(graph).task.prompt)
     latent = empty_latent(graph, 2, load, references=reference[0])
     image = paint(graph, 3, load, condition, latent)
-    mask = graph.add("UniWorldEditMask", 5, -356, before=source[0], after=image[0])
+    mask = graph.add("UniWorldEditMask", 5, -380, before=source[0], after=image[0])
     shown = graph.add("MaskToImage", 6, -300, "To image", collapsed=True, mask=mask[0])
     composite = graph.add(
         "UniWorldCompositeEdit", 6, -72, "Composite", collapsed=True, before=source[0], after=image[0], mask=mask[0]
