@@ -135,6 +135,8 @@ class UniWorld:
                 raise UniWorldError(f"{family.name} does not use a {what} folder, but one was given: leave it out.")
         model = cls(family, folders, held, device, offload, speed)
         model.check()
+        if speed != Speed():
+            speed.check_network(model.parts.network("dit").build())
         return model
 
     def check(self) -> None:

@@ -229,6 +229,8 @@ def open_parts(
     speed.check(storage.compute, target)
     parts = family.open(folders)
     parts.check()
+    if speed != Speed():
+        speed.check_network(parts.network("dit").build())
     own = [name for name in parts.names if name not in parts.containers]
     held: dict[str, Wired[Any]] = {
         name: HeldPart(parts, name, storage, device, offload) for name in (*PART_NAMES, *own)

@@ -52,6 +52,23 @@ class Speed:
         if self.attention != ATTENTIONS[0]:
             _try_attention(self.attention, dtype, target)
 
+    def check_network(self, network: nn.Module) -> None:
+        """Check that a network can be run in this way; its weights may be on the meta device.
+
+        Raises:
+            UniWorldError: it has no blocks that can be compiled, or only one implementation of attention.
+        """
+        kind = type(network).__name__
+        if self.attention != ATTENTIONS[0] and not hasattr(network, "set_attention_backend"):
+            raise UniWorldError(
+                f"attention is {self.attention}, and {kind} has only one implementation: set it to {ATTENTIONS[0]}."
+            )
+        if self.compile != COMPILES[0] and not _blocks(network):
+            raise UniWorldError(
+                f"compile is {self.compile}, and {kind} has no repeated blocks that diffusers can compile: set it to "
+                f"{COMPILES[0]}."
+            )
+
     def applied(self, part: Any) -> Any:
         """Set up the networks of a loaded part, and return it. Call it before the part is streamed; once is enough.
 
@@ -67,10 +84,12 @@ class Speed:
                 f"{COMPILES[0]} and {ATTENTIONS[0]}."
             )
         for network in networks:
+            self.check_network(network)
             if self.attention != ATTENTIONS[0]:
                 _set_attention(network, self.attention)
             if self.compile != COMPILES[0]:
-                _compile_blocks(network)
+                for block in _blocks(network):
+                    block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
             network.forward = self._explained(network.forward)
         part.speed = self
         return part
@@ -143,10 +162,6 @@ def _try_attention(name: str, dtype: torch.dtype, device: torch.device) -> None:
 
 
 def _set_attention(network: nn.Module, name: str) -> None:
-    if not hasattr(network, "set_attention_backend"):
-        raise UniWorldError(
-            f"attention is {name}, and {type(network).__name__} has only one implementation: set it to {ATTENTIONS[0]}."
-        )
     from diffusers.models.attention_dispatch import attention_backend
 
     logger = logging.getLogger(_CALLER)
@@ -159,13 +174,7 @@ def _set_attention(network: nn.Module, name: str) -> None:
         logger.disabled = quiet
 
 
-def _compile_blocks(network: nn.Module) -> None:
-    repeated = getattr(network, "_repeated_blocks", None)
-    blocks = [module for module in network.modules() if type(module).__name__ in (repeated or ())]
-    if not blocks:
-        raise UniWorldError(
-            f"compile is blocks, and {type(network).__name__} has no repeated blocks that diffusers can compile: set it to "
-            f"{COMPILES[0]}, or install a later version of diffusers."
-        )
-    for block in blocks:
-        block.forward = torch.compile(block.forward)
+def _blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the blocks that diffusers names as repeated, and compiles."""
+    repeated = getattr(network, "_repeated_blocks", None) or ()
+    return [module for module in network.modules() if type(module).__name__ in repeated]

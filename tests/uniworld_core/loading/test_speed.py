@@ -116,6 +116,14 @@ def test_an_error_of_a_run_names_the_settings(condition: Condition, monkeypatch:
         velocity(Speed("blocks"))
 
 
-def test_parts_without_blocks_are_refused() -> None:
+def test_networks_without_blocks_are_refused() -> None:
+    network = torch.nn.Linear(2, 2)
+    with pytest.raises(UniWorldError, match=r"compile is blocks, and Linear has no repeated blocks .*: set it to off"):
+        Speed("blocks").check_network(network)
+    with pytest.raises(
+        UniWorldError, match=r"attention is native, and Linear has only one implementation: set it to auto"
+    ):
+        Speed(attention="native").check_network(network)
+    Speed().check_network(network)
     with pytest.raises(UniWorldError, match=r"compile is blocks and attention is auto, which this model cannot use"):
         Speed("blocks").applied(object())
