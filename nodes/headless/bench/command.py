@@ -347,7 +347,9 @@ def _detector_name(arguments: argparse.Namespace) -> str:
 
 def _score(arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: BenchPlan, digest: Digests) -> int:
     made, settings, replies = find_made(run, plan), read_judge(run), read_replies(run.replies)
-    modes: list[Mode] = [arguments.scoring, *(mode for mode in _MODES if mode != arguments.scoring)]
+    # Without a model's replies there is only one way to read them.
+    others = () if plan.suite.exact or plan.suite.by_detector else _MODES
+    modes: list[Mode] = [arguments.scoring, *(mode for mode in others if mode != arguments.scoring)]
     scored = {mode: score_results(plan, made, settings, replies, mode, digest) for mode in modes}
     tables = [make_table(plan.suite, scored[mode], mode, arguments.partial) for mode in modes]
     workflow = sha256_file(run.workflow) if run.workflow.is_file() else None

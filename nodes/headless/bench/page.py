@@ -140,7 +140,7 @@ _WORST = 4
 
 
 def sheet(scored: Sequence[ScoredResult], main: str, pictures: dict[tuple[str, int], Path]) -> bytes:
-    """Return a contact sheet as PNG: of each group the four worst results and the median one, with their sources.
+    """Return a contact sheet as PNG: of each group the four worst results and the median, with their sources.
 
     Args:
         main: the value by which results are ordered.
@@ -151,17 +151,18 @@ def sheet(scored: Sequence[ScoredResult], main: str, pictures: dict[tuple[str, i
             groups.setdefault(one.item.group, []).append(one)
     wide = 2 * _CELL + _GAP
     tall = _CELL + 2 * _TEXT + _GAP
-    image = Image.new("RGB", ((_WORST + 1) * (wide + _GAP) + _GAP, max(len(groups), 1) * tall + _GAP), "white")
+    most = min(_WORST + 1, max((len(ones) for ones in groups.values()), default=1))
+    image = Image.new("RGB", (most * (wide + _GAP) + _GAP, max(len(groups), 1) * tall + _GAP), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default()
     for line, (group, ones) in enumerate(groups.items()):
         ordered = sorted(ones, key=lambda one: (one.values or {})[main])
-        median = ordered[(len(ordered) - 1) // 2]
-        worst = [one for one in ordered if one is not median][:_WORST]
-        for place, one in enumerate([*worst, median]):
+        middle = (len(ordered) - 1) // 2
+        chosen = [*range(min(_WORST, len(ordered))), *([middle] if middle >= _WORST else [])]
+        for place, one in enumerate(ordered[number] for number in chosen):
             left, top = _GAP + place * (wide + _GAP), _GAP + line * tall
             label = f"{_latin(group)} {_latin(one.item.id)}"
             draw.text((left, top), label[:40], "black", font)
-            kind = "median" if one is median else "worst"
+            kind = "median" if chosen[place] >= _WORST else "worst"
             draw.text((left, top + _TEXT), f"{kind}: {(one.values or {})[main]:.2f}", "black", font)
             for number, path in enumerate(_pair(one.item, pictures.get((one.item.id, one.sample)))):
                 small = None if path is None else _small(path, _CELL)

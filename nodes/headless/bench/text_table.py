@@ -25,7 +25,7 @@ def table_text(
     head = [
         f"{plan.suite.title}: {subset}; items: {plan.edition}"
         + (f", {split}" if (split := plan.settings["split"]) else ""),
-        f"judge: {judge or 'none'}; scoring: {table.mode}",
+        f"judge: {judge or 'none'}" + (f"; scoring: {table.mode}" if others else ""),
         ", ".join(f"{count} {state}" for state, count in table.counts.items()),
     ]
     columns = list(dict.fromkeys(column for row in table.scores.groups.values() for column in row))
@@ -52,7 +52,9 @@ def table_text(
             ]
             for name, value in table.scores.overall.items()
         ]
-        text += "\n\n" + _aligned([["overall", table.mode, "95%", *(other.mode for other in others)], *overall])
+        text += "\n\n" + _aligned(
+            [["overall", table.mode if others else "", "95%", *(other.mode for other in others)], *overall]
+        )
         if not table.complete:
             text += "\nThe overall scores are partial: results are missing."
     elif not table.complete:

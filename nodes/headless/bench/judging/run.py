@@ -248,14 +248,20 @@ class Judging:
                 tries += 1
                 if tries >= self._limits.tries or self._stopping:
                     raise
-                await asyncio.sleep(min(wait, _MAX_WAIT))
+                await self._sleep(min(wait, _MAX_WAIT))
                 wait *= 2
 
     async def _wait_for_rate_limit(self) -> None:
         while (left := self._resume_at - time.monotonic()) > 0:
+            await self._sleep(min(left, _MAX_WAIT))
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep. Raises the reason if the run is stopped meanwhile."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
             if self._stopping:
-                raise self._error or RunFailed("Stopped.")
-            await asyncio.sleep(min(left, 0.5))
+                raise self._error or RunFailed("The run was stopped.")
+            await asyncio.sleep(min(left, 0.2))
 
     def _check_budget(self, subjects: list[Subject]) -> None:
         if self._limits.max_cost is not None and self._limits.price is None:
