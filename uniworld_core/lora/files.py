@@ -24,9 +24,9 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
 # Endings of the two matrices: of PEFT (with or without the adapter's name), of kohya's scripts, of early diffusers.
 _ENDINGS = (
-    re.compile(r"\.lora_(?P<kind>[AB])(?:\.(?!weight$)(?P<adapter>\w+))?\.weight"),
-    re.compile(r"\.lora_(?P<kind>down|up)\.weight"),
-    re.compile(r"\.lora(?:_linear_layer)?\.(?P<kind>down|up)\.weight"),
+    re.compile(r"\.lora_(?P<kind>[AB])(?:\.(?!weight$)(?P<adapter>\w+))?\.weight$"),
+    re.compile(r"\.lora_(?P<kind>down|up)\.weight$"),
+    re.compile(r"\.lora(?:_linear_layer)?\.(?P<kind>down|up)\.weight$"),
 )
 _ALPHA = ".alpha"
 # What `LoraFile.alpha` reports as the source of an alpha that nothing names.
@@ -140,48 +140,35 @@ def read_lora(source: str | Path) -> LoraFile:
         UniWorldError: there is no such file, it is damaged, or it is not a plain LoRA; what does not fit is named.
     """
     file = _find(Path(source))
-    shapes: dict[str, tuple[int, ...]] = {}
-    dtypes: dict[str, str] = {}
-    for name, (dtype, shape) in read_header(file).items():
-        shapes[name], dtypes[name] = shape, dtype
-    pairs, problems, adapters = _pairs(shapes)
-    with open_shard(file) as shard:
-        metadata = shard.metadata() or {}
-        alphas = {
-            name.removesuffix(_ALPHA): shard.get_tensor(name).float()
-            for name, shape in shapes.items()
-            if name.endswith(_ALPHA) and math.prod(shape) == 1 and dtypes[name] in FLOATS
-        }
-    modules: dict[str, LoraModule] = {}
-    for name, kinds in pairs.items():
-        alpha = alphas.pop(name, None)
-        if len(kinds) != 2:
-            problems.append(f"{next(iter(kinds.values()))} without its other matrix")
-            continue
-        down, up = kinds["down"], kinds["up"]
-        (rank, *inputs), (outputs, *inner) = shapes[down], shapes[up]
-        if len(inputs) != 1 or inner != [rank] or 0 in (rank, outputs, *inputs):
-            problems.append(f"{down} {list(shapes[down])} and {up} {list(shapes[up])} are not matrices of one rank")
-            continue
-        if not {dtypes[down], dtypes[up]} <= set(FLOATS):
-            problems.append(f"{down} and {up} have dtypes {dtypes[down]} and {dtypes[up]}, expected floating point")
-            continue
-        modules[name] = LoraModule(
-            name, down, up, rank, inputs[0], outputs, None if alpha is None else _alpha(alpha, name, file)
-        )
-    problems += [f"{name}{_ALPHA} without matrices" for name in alphas]
-    if len(adapters) > 1:
-        problems.append(f"several adapters: {', '.join(sorted(adapters))}")
+    tensors = read_header(file)
+    pairs, problems = _pairs({name: shape for name, (_, shape) in tensors.items()})
     if not pairs:
         raise UniWorldError(
             f"{file} holds no LoRA: no name of a tensor ends as those of PEFT, diffusers or kohya's scripts "
-            f"({some(sorted(shapes)) or 'it has no tensors'})."
+            f"({some(sorted(tensors)) or 'it has no tensors'})."
         )
+    with open_shard(file) as shard:
+        metadata = shard.metadata() or {}
+        alphas = {
+            name.removesuffix(_ALPHA): float(shard.get_tensor(name).reshape(()))
+            for name, (_, shape) in tensors.items()
+            if _is_alpha(name, shape)
+        }
+    problems += [f"{name}{_ALPHA} without matrices" for name in alphas if name not in pairs]
+    modules: dict[str, LoraModule] = {}
+    for name, kinds in pairs.items():
+        if problem := _misfit(kinds, tensors):
+            problems.append(problem)
+            continue
+        (rank, inputs), (outputs, _) = tensors[kinds["down"]][1], tensors[kinds["up"]][1]
+        alpha = alphas.get(name)
+        checked = None if alpha is None else check_alpha(alpha, f"{file} has {name}{_ALPHA}")
+        modules[name] = LoraModule(name, kinds["down"], kinds["up"], rank, inputs, outputs, checked)
     if problems:
         raise UniWorldError(f"{file} is not a plain LoRA: {some(problems)}.", problems)
     config = _config(file, metadata)
     _check_ranks(file, modules, config)
-    return LoraFile(file, modules, config, frozenset(dtypes[m.down] for m in modules.values()))
+    return LoraFile(file, modules, config, frozenset(tensors[module.down][0] for module in modules.values()))
 
 
 def without_prefixes(name: str) -> str:
@@ -218,28 +205,42 @@ def _config(file: Path, metadata: dict[str, str]) -> AdapterConfig | None:
     return config_in_metadata(metadata, str(file))
 
 
-def _pairs(names: dict[str, tuple[int, ...]]) -> tuple[dict[str, dict[str, str]], list[str], set[str]]:
-    """Return {module: {"down" or "up": tensor}}, problems with other tensors, and the names of adapters."""
+def _pairs(shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Return {module: {"down" or "up": tensor}}, and problems with other tensors."""
     pairs: dict[str, dict[str, str]] = {}
     problems: list[str] = []
     adapters: set[str] = set()
-    for name, shape in names.items():
-        found = next((match for ending in _ENDINGS if (match := re.search(ending.pattern + "$", name))), None)
-        if found is not None:
-            kinds = pairs.setdefault(name[: found.start()], {})
-            kind = "down" if found["kind"] in _DOWN else "up"
-            if kind in kinds and not (adapter := found.groupdict().get("adapter")):
-                problems.append(f"{name} and {kinds[kind]} are the same matrix")
-            kinds[kind] = name
-            if adapter := found.groupdict().get("adapter"):
-                adapters.add(adapter)
-        elif not (name.endswith(_ALPHA) and math.prod(shape) == 1):
-            problems.append(f"{name} {list(shape)} does not belong to one")
-    return pairs, problems, adapters
+    for name, shape in shapes.items():
+        found = next((match for ending in _ENDINGS if (match := ending.search(name))), None)
+        if found is None:
+            if not _is_alpha(name, shape):
+                problems.append(f"{name} {list(shape)} does not belong to one")
+            continue
+        kinds = pairs.setdefault(name[: found.start()], {})
+        kind, adapter = "down" if found["kind"] in _DOWN else "up", found.groupdict().get("adapter")
+        if kind in kinds and not adapter:
+            problems.append(f"{name} and {kinds[kind]} are the same matrix")
+        kinds[kind] = name
+        adapters |= {adapter} if adapter else set()
+    if len(adapters) > 1:
+        problems.append(f"several adapters: {', '.join(sorted(adapters))}")
+    return pairs, problems
 
 
-def _alpha(value: torch.Tensor, name: str, file: Path) -> float:
-    return check_alpha(float(value.reshape(())), f"{file} has {name}{_ALPHA}")
+def _is_alpha(name: str, shape: tuple[int, ...]) -> bool:
+    return name.endswith(_ALPHA) and math.prod(shape) == 1
+
+
+def _misfit(kinds: dict[str, str], tensors: dict[str, tuple[str, tuple[int, ...]]]) -> str | None:
+    """Describe what is wrong with the matrices of a module; None if they are A (r, I) and B (O, r)."""
+    if len(kinds) != 2:
+        return f"{next(iter(kinds.values()))} without its other matrix"
+    (down_type, down), (up_type, up) = tensors[kinds["down"]], tensors[kinds["up"]]
+    if len(down) != 2 or len(up) != 2 or down[0] != up[1] or 0 in (*down, *up):
+        return f"{kinds['down']} {list(down)} and {kinds['up']} {list(up)} are not matrices of one rank"
+    if not {down_type, up_type} <= set(FLOATS):
+        return f"{kinds['down']} and {kinds['up']} have dtypes {down_type} and {up_type}, expected floating point"
+    return None
 
 
 def _check_ranks(file: Path, modules: dict[str, LoraModule], config: AdapterConfig | None) -> None:

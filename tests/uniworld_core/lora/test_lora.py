@@ -203,6 +203,16 @@ def test_alpha_is_from_the_argument_the_file_or_the_configuration(modules: Any, 
     assert scales(written(tmp_path, plain, lora_adapter_metadata=stored)) == {5.0}
 
 
+def test_alpha_may_be_of_any_dtype_and_is_checked(modules: Any, tmp_path: Path) -> None:
+    plain = named(dict(list(modules.items())[:1]), "transformer.")
+    stem = next(iter(plain)).partition(".lora")[0]
+    for value in (torch.tensor([8]), torch.tensor(8.0, dtype=torch.bfloat16), torch.tensor([[8.0]])):
+        assert scales(written(tmp_path, plain | {f"{stem}.alpha": value})) == {2.0}
+    for wrong in (0.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"has .*\.alpha .*; it must be a finite number other than 0"):
+            read_lora(written(tmp_path, plain | {f"{stem}.alpha": torch.tensor(wrong)}))
+
+
 def test_configuration_beside_another_file_is_not_its_own(modules: Any, tmp_path: Path) -> None:
     written(tmp_path, named(modules, ""), {"r": RANK, "lora_alpha": 2 * RANK})
     assert scales(written(tmp_path, named(modules, ""))) == {1.0}
@@ -265,6 +275,9 @@ def test_all_that_does_not_fit_is_in_one_error(modules: Any, network: Any, tmp_p
             r"b.bias \[3\] does not belong to one",
         ),
         ({"a.lora_A.weight": (4, 8), "a.lora_B.weight": (8, 4), "b.alpha": ()}, "b.alpha without matrices"),
+        ({"a.lora_A.weight": (), "a.lora_B.weight": (8, 4)}, "are not matrices of one rank"),
+        ({"a.lora_A.weight": (0, 8), "a.lora_B.weight": (8, 0)}, "are not matrices of one rank"),
+        ({"a.lora_A.weight": (1, 8), "a.lora_B.weight": (8, 1), "a.lora_down.weight": (1, 8)}, "are the same matrix"),
         ({"a.weight": (4, 8)}, r"holds no LoRA: .*\(a.weight\)"),
         ({}, "holds no LoRA"),
         (
