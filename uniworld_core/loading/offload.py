@@ -60,10 +60,10 @@ def stream_blocks(module: nn.Module, device: torch.device, in_files: bool = Fals
                 record_stream=streams,
                 low_cpu_mem_usage=streams and in_files,
             )
-    except AttributeError as error:  # diffusers 0.35 queries an accelerator even if the machine has none
+    except AttributeError as error:  # diffusers before 0.41 queries an accelerator even if the machine has none
         raise UniWorldError(
             f"This version of diffusers cannot stream blocks on a machine without a GPU ({error}): set offload to auto or "
-            "none, or install diffusers 0.36 or later."
+            "none, or install diffusers 0.41 or later."
         ) from error
     finally:
         for network, table in zip(networks, tables):
