@@ -39,9 +39,9 @@ def write_unipic(folder: Path, tokenizer: Path, seed: int = 0) -> None:
     """
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    rows = _write_llm(folder / LLM, tokenizer)
+    rows = write_llm(folder / LLM, tokenizer)
     torch.save(_weights(rows), folder / "pytorch_model.bin")
-    torch.save({"model": _vae()}, folder / "kl16.ckpt")
+    torch.save({"model": published_vae()}, folder / "kl16.ckpt")
 
 
 def change_weights(folder: Path, **changes: Any) -> None:
@@ -55,7 +55,8 @@ def change_weights(folder: Path, **changes: Any) -> None:
     torch.save(state, file)
 
 
-def _write_llm(folder: Path, tokenizer: Path) -> int:
+def write_llm(folder: Path, tokenizer: Path) -> int:
+    """Write the folder of the language model without weights, and return the number of rows of its vocabulary."""
     folder.mkdir()
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer / name, folder / name)
@@ -147,16 +148,22 @@ def _random(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return (values / shape[-1] ** 0.5).bfloat16().float()
 
 
-def _vae() -> dict[str, torch.Tensor]:
+def published_vae(channels: tuple[int, ...] = (32,) * 5, layers: int = 1) -> dict[str, torch.Tensor]:
+    """Make a random KL-16 under its published names.
+
+    Args:
+        channels: channels of each level.
+        layers: residual blocks of each level of the encoder.
+    """
     from diffusers import AutoencoderKL
 
-    levels = 5
+    levels = len(channels)
     vae = AutoencoderKL(
         latent_channels=CHANNELS,
-        block_out_channels=(32,) * levels,
+        block_out_channels=channels,
         down_block_types=(*("DownEncoderBlock2D",) * (levels - 1), "AttnDownEncoderBlock2D"),
         up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=1,
+        layers_per_block=layers,
     )
     state = {}
     for name, tensor in vae.state_dict().items():

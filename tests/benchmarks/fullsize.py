@@ -1,9 +1,10 @@
-"""One edit with a model of UniWorld-V1's real size, on a machine with little memory and no GPU.
+"""One edit with a model of UniWorld-V1's real size, or one picture of UniPic, on a machine with little memory and no GPU.
 
 Writes a random checkpoint shard by shard (an int8 DiT of 11.9 billion parameters, Qwen2.5-VL in bfloat16, and a VAE, CLIP
 and SigLIP2 of their real sizes: about 30 GB), edits a picture through `UniWorld.from_pretrained` in a process of its own,
 and prints the peaks of its memory. The numbers are drawn once and repeated, since only sizes matter here; the picture
-is noise. The files are deleted at the end, also after SIGTERM or an error.
+is noise. The files are deleted at the end, also after SIGTERM or an error. With `--family unipic` the checkpoint is a UniPic
+in bfloat16 (5 GB), which paints a picture from text; `--steps` is then the number of iterations.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+sys.path.insert(0, str(Path(__file__).parent))
+from fullsize_unipic import paint, write_unipic
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "uniworld_core" / "shipped" / "tiny"
 GB = 10**9
-NEEDED = 40 * GB
+NEEDED = {"uniworld": 40 * GB, "unipic": 8 * GB}
 SHARD_BYTES = 5 * GB
 # Standard deviation of the weights. It keeps activations finite through all layers.
 STD = 0.02
@@ -241,31 +245,35 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=2, help="sampling steps (default: 2)")
     parser.add_argument("--keep", action="store_true", help="keep the files")
     parser.add_argument("--tiny", action="store_true", help="use the tiny model, to test this program")
+    parser.add_argument("--family", choices=tuple(NEEDED), default="uniworld", help="the model (default: uniworld)")
     parser.add_argument("--edit", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    unipic = options.family == "unipic"
     if options.edit:
-        print(json.dumps(edit(options.edit, options.side, options.steps)))
+        run = paint if unipic else edit
+        print(json.dumps(run(options.edit, options.side, options.steps)))
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parent = options.folder or Path(tempfile.gettempdir())
     free = shutil.disk_usage(parent).free
-    if free < NEEDED and not options.tiny:
-        print(f"{parent} has {free / GB:.1f} GB free, and {NEEDED / GB:.0f} are needed: name another with --folder.")
+    needed = NEEDED[options.family]
+    if free < needed and not options.tiny:
+        print(f"{parent} has {free / GB:.1f} GB free, and {needed / GB:.0f} are needed: name another with --folder.")
         return 2
     folder = Path(tempfile.mkdtemp(prefix="uniworld-fullsize-", dir=parent))
     child: subprocess.Popen[str] | None = None
     try:
         start = time.perf_counter()
-        size = write_model(folder / "model", options.tiny)
+        size = (write_unipic if unipic else write_model)(folder / "model", options.tiny)
         print(
             f"weights                   {size / GB:8.2f} GB, written in {time.perf_counter() - start:.0f} s", flush=True
         )
         command = [sys.executable, __file__, "--edit", str(folder / "model")]
-        command += ["--side", str(options.side), "--steps", str(options.steps)]
+        command += ["--side", str(options.side), "--steps", str(options.steps), "--family", options.family]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         printed, _ = child.communicate()
         if child.returncode:
-            print(f"the edit exited with {child.returncode}")
+            print(f"the run exited with {child.returncode}")
             return 1
         found = json.loads(printed.splitlines()[-1])
     finally:
@@ -277,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             shutil.rmtree(folder)
     print(
-        f"edit of {options.side}x{options.side}, {options.steps} steps  {found['seconds']:8.0f} s ({found['cpu']:.0f} s of CPU)"
+        f"{'picture' if unipic else 'edit'} of {options.side}x{options.side}, {options.steps} steps  {found['seconds']:8.0f} s ({found['cpu']:.0f} s of CPU)"
     )
     print(f"  reading and encoding    {found['encode']:8.0f} s, {found['tokens']} text tokens, {found['dtype']}")
     print(f"  sampling                {found['sample']:8.0f} s")
@@ -288,7 +296,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     from checkout import import_checkout
 
     import_checkout()

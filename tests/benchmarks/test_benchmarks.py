@@ -78,6 +78,15 @@ def test_a_model_of_the_real_form_edits_and_its_files_are_deleted(run: Run, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is measured on Linux and macOS")
+def test_a_unipic_of_the_real_form_paints_and_its_files_are_deleted(run: Run, tmp_path: Path) -> None:
+    printed = run("fullsize", "--family", "unipic", "--tiny", "--side", "64", "--steps", "1", "--folder", str(tmp_path))
+    assert "picture of 64x64, 1 steps" in printed
+    assert "all values finite" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 def test_files_of_the_full_size_are_deleted_after_sigterm(tmp_path: Path) -> None:
     command = [sys.executable, str(HERE / "fullsize.py"), "--tiny", "--folder", str(tmp_path)]
