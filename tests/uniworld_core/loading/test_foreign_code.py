@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,16 @@ from uniworld.uniworld_core.loading.shipped import shipped_model
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = Path(shipped_model("tiny").checkpoint).parent
-SOURCES = {
-    file.relative_to(ROOT).as_posix(): ast.parse(file.read_text(encoding="utf-8"))
-    for room in ("uniworld_core", "nodes", "training")
-    for file in sorted((ROOT / room).rglob("*.py"))
-}
+
+
+@cache
+def sources() -> dict[str, ast.Module]:
+    """The syntax trees of all files of the packages."""
+    return {
+        file.relative_to(ROOT).as_posix(): ast.parse(file.read_text(encoding="utf-8"))
+        for room in ("uniworld_core", "nodes", "training")
+        for file in sorted((ROOT / room).rglob("*.py"))
+    }
 
 
 # --- what the sources call --------------------------------------------------------------------------------------------
@@ -53,35 +59,38 @@ def constant(call: ast.Call, keyword: str) -> Any:
     return found[0].value if found and isinstance(found[0], ast.Constant) else None
 
 
-OWN = {
-    node.name
-    for tree in SOURCES.values()
-    for node in ast.walk(tree)
-    if isinstance(node, ast.ClassDef)
-    and any(isinstance(part, ast.FunctionDef) and part.name == "from_pretrained" for part in node.body)
-}
+@cache
+def openable_classes() -> set[str]:
+    """Names of the classes of the packages that have a `from_pretrained`."""
+    return {
+        node.name
+        for tree in sources().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(part, ast.FunctionDef) and part.name == "from_pretrained" for part in node.body)
+    }
 
 
 def test_the_scan_sees_the_sources() -> None:
     assert {"uniworld_core/loading/weights.py", "nodes/pack/parts.py", "training/run/initial_weights.py"} <= set(
-        SOURCES
+        sources()
     )
-    assert {"UniWorld", "SigLIP", "VAE"} <= OWN
-    assert sum(name == "torch.load" for tree in SOURCES.values() for name, _ in calls(tree)) >= 3
+    assert {"UniWorld", "SigLIP", "VAE"} <= openable_classes()
+    assert sum(name == "torch.load" for tree in sources().values() for name, _ in calls(tree)) >= 3
 
 
 def test_no_class_is_chosen_by_what_a_folder_says() -> None:
-    for source, tree in SOURCES.items():
+    for source, tree in sources().items():
         # transformers' and diffusers' Auto classes import the module that a folder names. (AutoencoderKL is none of them.)
         assert not [name for name in names(tree) if re.match("Auto[A-Z]", name)], source
         # The libraries' own from_pretrained reads every file of a folder: only this package's may be called.
         called = [name for name, _ in calls(tree) if name.endswith(".from_pretrained")]
-        assert {name.split(".")[-2] for name in called} <= OWN | {"cls"}, source
+        assert {name.split(".")[-2] for name in called} <= openable_classes() | {"cls"}, source
 
 
 def test_nothing_read_from_a_file_is_run() -> None:
     runners = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
-    for source, tree in SOURCES.items():
+    for source, tree in sources().items():
         assert runners.isdisjoint(names(tree)), source
         for name, call in calls(tree):
             assert name not in ("eval", "exec", "__import__"), source
