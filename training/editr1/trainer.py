@@ -45,6 +45,9 @@ from .update import backward
 SHEETS = "groups"
 OLD = "old/"
 
+# Distance of the replacements in endless data, beyond what a run uses otherwise.
+_BEYOND = 2**40
+
 T = TypeVar("T")
 
 
@@ -89,6 +92,7 @@ class EditR1Trainer:
         self.sigmas = schedule(policy.painter, config)
         self.step = 0
         self.skipped: dict[str, str] = {}
+        self._bad: dict[str, str] = {}  # of this process and epoch
         self._saved: int | None = None
         self._rewards_since_save: list[float] = []
 
@@ -208,8 +212,7 @@ class EditR1Trainer:
     def _prompt(self, group: Group) -> tuple[EditPrompt, Condition] | None:
         """Read and encode a group's prompt. A bad one is replaced by the next good one; None if there is none in the limit."""
         count = self.prompts.count
-        # Endless data continues beyond what the run uses otherwise.
-        stride = 1 if count is not None else self.config.run.steps * self.config.editr1.groups
+        stride = 1 if count is not None else _BEYOND
         tries = self.config.data.bad_limit + 1
         for offset in range(tries if count is None else min(count, tries)):
             index = group.sample + offset * stride
@@ -217,7 +220,7 @@ class EditR1Trainer:
                 prompt = self.prompts.read(index if count is None else index % count)
                 return prompt, self._encoded(prompt)
             except BadSample as error:
-                self.skipped[error.key] = error.reason
+                self._bad[error.key] = error.reason
         return None
 
     def _encoded(self, prompt: EditPrompt) -> Condition:
@@ -228,17 +231,20 @@ class EditR1Trainer:
 
     def _agreed(self, found: Sequence[T | None]) -> list[T]:
         """Exchange the bad samples. Raises TooManyFailures in every process if there are too many."""
-        lost = False
-        for others, none in self.world.gather_objects((self.skipped, None in found)):
-            self.skipped.update(others)
+        lost, skipped = False, dict(self.skipped)
+        for others, none in self.world.gather_objects((self._bad, None in found)):
+            skipped.update(others)
             lost = lost or none
+        self._bad = {}
         limit = self.config.data.bad_limit
-        if lost or len(self.skipped) > limit:
-            latest = "; ".join(f"{key}: {reason}" for key, reason in list(self.skipped.items())[-3:])
+        if lost or len(skipped) > limit:
+            # Not added to `skipped`: the resumed run repeats this epoch, with repaired data or a higher limit.
+            latest = "; ".join(f"{key}: {reason}" for key, reason in list(skipped.items())[-3:])
             raise TooManyFailures(
-                f"{len(self.skipped)} samples are invalid; data.bad_limit is {limit}. The latest: {latest} Fix them or raise "
+                f"{len(skipped)} samples are invalid; data.bad_limit is {limit}. The latest: {latest} Fix them or raise "
                 "data.bad_limit, then run the same command again to resume."
             )
+        self.skipped = skipped
         return [one for one in found if one is not None]
 
     def _check_failures(self, table: dict[int, tuple], store: EpochStore) -> None:

@@ -154,10 +154,18 @@ def test_bad_pictures_are_replaced_and_too_many_stop_the_run(
     reasons = {row["key"].removeprefix("train_metadata.jsonl"): row["reason"] for row in skipped}
     assert "does not exist" in reasons["#2"]
     assert "tokens" in reasons["#3"]
-    with pytest.raises(RunFailed, match=r"[12] samples are invalid; data\.bad_limit is 0"):
-        train_editr1(
-            config_of(f"data.metadata={file}", "run.steps=2", "data.bad_limit=0"), tmp_path / "other", providers_of()
-        )
+
+
+def test_a_run_continues_with_repaired_data(
+    tmp_path: Path, config_of: Configure, providers_of: Provide, metadata: Path
+) -> None:
+    folder = Path(shutil.copytree(metadata.parent, tmp_path / "data"))
+    (folder / "images").rename(folder / "elsewhere")
+    config = config_of(f"data.metadata={folder / metadata.name}", "run.steps=1", "data.bad_limit=0")
+    with pytest.raises(RunFailed, match=r"2 samples are invalid; data\.bad_limit is 0"):
+        train_editr1(config, tmp_path / "run", providers_of())
+    (folder / "elsewhere").rename(folder / "images")
+    assert train_editr1(config, tmp_path / "run", providers_of()).skipped == 0
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path, config_of: Configure, providers_of: Provide) -> None:
