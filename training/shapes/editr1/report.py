@@ -57,19 +57,20 @@ def _result(run: Path, weights: str, sampler: ExamSampler) -> str:
         missing = ", ".join(kind for kind in WEAK_KINDS if kind not in pairs)
         return f"{_title(sampler)}: not measured ({missing})."
     gain = _gain(pairs, weak, "right")
-    shown = gain.points >= WANTED_POINTS and gain.low > 0
-    verdict = "**a gain is shown**" if shown else "**no gain is shown**"
+    if gain.low <= 0:
+        verdict = "**no gain is shown**"
+    elif gain.points < WANTED_POINTS:
+        verdict = f"**a gain is shown, below the {WANTED_POINTS:.0f} points asked for**"
+    else:
+        verdict = "**a gain is shown**"
     others = [kind for kind in pairs if kind not in WEAK_KINDS]
     fallen = [kind for kind in others if _gain(pairs, [kind], "right").high < 0]
-    kept = (
-        f"fallen beyond noise: {', '.join(fallen) or 'none'} of {len(others)} other kinds"
-        if others
-        else ("the other kinds were not measured")
-    )
+    kept = "The other kinds were not measured."
+    if others:
+        kept = f"Of {len(others)} other kinds, these fell beyond their noise: {', '.join(fallen) or 'none'}."
     return (
-        f"{_title(sampler)}: {verdict} at {weights}. The mean of {', '.join(weak)} over {gain.count} tasks went from "
-        f"{gain.before:.1f} to {gain.after:.1f} %: {_points(gain)} points. Asked for were {WANTED_POINTS:.0f} points with an "
-        f"interval above 0. Other kinds: {kept}."
+        f"{_title(sampler)}: {verdict}, with the weights of {weights}. The mean of {', '.join(weak)} over {gain.count} tasks "
+        f"went from {gain.before:.1f} to {gain.after:.1f} %: {_points(gain)} points. {kept}"
     )
 
 
@@ -92,7 +93,7 @@ def _training(rows: Sequence[dict], config: EditR1Config) -> str:
     hours = sum(row["seconds"] for row in rows) / 3600
     idle = sum(row["loss"] is None for row in rows)
     text = (
-        f"{len(rows)} epochs of {pictures} pictures in {hours:.1f} hours, {rows[-1]['updates']} updates; {idle} epochs had no "
+        f"{len(rows)} of {config.run.steps} epochs, each of {pictures} pictures, in {hours:.1f} hours, {rows[-1]['updates']} updates; {idle} epochs had no "
         f"group to learn from, and {sum(row['failed'] for row in rows)} pictures had no score."
     )
     return text + "\n\n" + "\n".join(lines)
