@@ -124,17 +124,20 @@ def _reason(error: BaseException) -> str:
     )
 
 
-# The compiler needs some seconds, even for a function that it has compiled before.
-@functools.cache
+# Kinds of devices for which the compiler works. It needs some seconds, even for a function that it has compiled before.
+_compiling: set[str] = set()
+
+
 def _compiler_error(kind: str) -> str | None:
+    if kind in _compiling:
+        return None
     if not hasattr(torch, "compile"):  # a build without it
         return "this build of torch has no torch.compile"
     try:
         torch.compile(lambda x: torch.sin(x) * 2 + 1)(torch.ones(64, device=kind))
     except Exception as error:
         return _reason(error)
-    finally:
-        torch.compiler.reset()
+    _compiling.add(kind)
     return None
 
 

@@ -29,9 +29,9 @@ def condition() -> Condition:
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Trace blocks as for compiling, and run the traced graphs without the compiler, which takes half a minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    speed_module._compiler_error.cache_clear()
+    speed_module._compiling.clear()
     yield
-    speed_module._compiler_error.cache_clear()
+    speed_module._compiling.clear()
     torch.compiler.reset()
 
 
@@ -87,12 +87,12 @@ def test_a_machine_without_a_compiler_is_reported_before_files_are_read(monkeypa
     config = importlib.import_module("torch._inductor.config")
     monkeypatch.setattr(config.cpp, "cxx", ("/nonexistent/g++",))
     monkeypatch.setattr(config, "force_disable_caches", True)
-    speed_module._compiler_error.cache_clear()
+    speed_module._compiling.clear()
     with pytest.raises(
         UniWorldError, match=r"compile does not work on cpu here \(.+\): install a C\+\+ compiler, or set"
     ):
         UniWorld.from_pretrained("no such folder", compile="blocks")
-    speed_module._compiler_error.cache_clear()
+    speed_module._compiling.clear()
 
 
 def test_an_error_of_a_run_names_the_settings(condition: Condition, monkeypatch: pytest.MonkeyPatch) -> None:
