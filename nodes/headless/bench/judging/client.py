@@ -152,10 +152,10 @@ class OpenAIJudge:
             )
         if status in (401, 403):
             return RunFailed(f"The judge rejects the key (status {status}). Set {KEY_VARIABLE} to a valid key.")
-        if status == 404:
+        if status in (404, 405):
             return RunFailed(
-                f"The judge's server knows no model '{self.model}', or no chat completions at this address (status 404). "
-                "Check --judge and --judge-model."
+                f"The judge's server knows no model '{self.model}', or no chat completions at this address (status "
+                f"{status}). Check --judge, which usually ends in /v1, and --judge-model."
             )
         if status == 429:
             return JudgeBusy(_retry_after(error.response.headers))

@@ -208,8 +208,9 @@ def test_a_rejected_parameter_is_omitted_once_and_named(bench: Runner) -> None:
         (Answer(status=401, error={"message": f"Incorrect API key provided: {KEY}"}), "Set OPENAI_API_KEY"),
         (Answer(status=429, error={"code": "insufficient_quota"}), "quota is exhausted"),
         (Answer(status=404, error={"code": "model_not_found"}), "knows no model 'gpt-4.1'"),
+        (Answer(status=405), "usually ends in /v1"),
     ],
-    ids=["key", "quota", "model"],
+    ids=["key", "quota", "model", "address"],
 )
 def test_a_failure_that_cannot_pass_stops_at_once(bench: Runner, fault: Answer, sentence: str) -> None:
     with serving(lambda request: fault) as fake:
