@@ -100,7 +100,7 @@ def combine(name: str) -> Any:
     latent = build.empty_latent(graph, 3, load, references=both[0], ratios="native")
     image = painted(graph, 4, load, condition, latent)
     graph.add("SaveImage", 5, 410, images=image[0], filename_prefix=f"uniworld/{name}")
-    graph.note("The model", settings.about, 2, 620, (None, 270))
+    graph.note("The model", settings.about, 3, graph.below(condition), (None, 170))
     text = "The prompt calls the references *Picture 1*, *Picture 2* and so on. For a third, chain another **UniWorld Reference**."
     build.usage(graph, 4, text, (None, 130), gap=40)
     return graph

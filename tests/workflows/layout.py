@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TITLE, SLOT, WIDGET, TEXT, GROUP = 30, 20, 24, 30, 34
+NOTE_WIDTH = 210  # minimum width of a note
 # The window that the workflows are laid out for, and the area that older editors leave free in it: left, top, right, bottom.
 WINDOW = (1400, 900)
 _FREE = (16, 84, 1344, 800)
@@ -70,6 +71,8 @@ def collapsed_width(node: dict[str, Any]) -> float:
 def around(node: dict[str, Any]) -> Box:
     """Return the bounding box of a node in editor form, including its title."""
     (x, y), (width, height) = node["pos"], node["size"]
+    if node["type"] == "MarkdownNote":
+        width = max(width, NOTE_WIDTH)  # the editor widens it when it opens the workflow
     if node["flags"].get("collapsed"):
         return Box(x, y - TITLE, x + collapsed_width(node), y)
     return Box(x, y - TITLE, x + width, y + height)

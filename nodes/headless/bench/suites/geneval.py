@@ -57,7 +57,7 @@ class GenEvalSuite(Suite):
         return BenchItems(edition, items, {"names": "\n".join(names)}, download.files)
 
     def asks(self, item: BenchItem, result: Path, prompts: Mapping[str, str], answered: Mapping[str, str]) -> list[Ask]:
-        """See `Suite.asks`. The text tells the detector its classes, and those whose colors are asked for."""
+        """See `Suite.asks`. The text lists the classes for the detector, and those whose colors matter."""
         colored = sorted({one["class"] for one in item.extra["metadata"].get("include", ()) if "color" in one})
         question = {"names": prompts["names"].split("\n"), "colors_of": colored}
         return [Ask("detections", json.dumps(question), (AskPicture(result),))]
