@@ -117,6 +117,8 @@ def test_models_and_latents_of_other_families_are_refused(watched: Watched) -> N
         "The VAE of UniWorld UniPic Sampler belongs to the family 'flux'": lambda: painted(
             model, conditioning, vae=other["vae"]
         ),
+        "The prompt is empty": lambda: UniPicCondition().execute(model["dit"], " ", "", 0),
+        "The prompt contains <image>": lambda: UniPicCondition().execute(model["dit"], "a <image>", "", 0),
         "has an image but no VAE": lambda: UniPicCondition().execute(model["dit"], "a", "", 0, picture()),
         "the batch has 2": lambda: UniPicCondition().execute(model["dit"], "a", "", 0, picture().repeat(2, 1, 1, 1)),
         "belongs to the family 'flux', but the model of UniWorld VAE Decode": lambda: VAEDecode().execute(

@@ -32,10 +32,16 @@ class Request:
     Attributes:
         prompt: the instruction or question.
         picture: the picture to edit or to ask about; None for text to image.
+
+    Raises:
+        UniWorldError: the prompt is empty, or contains `<image>` or another reserved token.
     """
 
     prompt: str
     picture: Image.Image | None = None
+
+    def __post_init__(self) -> None:
+        check_words(self.prompt)
 
 
 def requests_of(conversations: Sequence[Conversation]) -> list[Request]:
@@ -54,7 +60,6 @@ def requests_of(conversations: Sequence[Conversation]) -> list[Request]:
             raise UniWorldError(
                 f"The prompt has {len(conversation.refs)} pictures, and {NAME} reads one: give a single reference."
             )
-        check_words(conversation.instruction)
         made.append(Request(conversation.instruction, conversation.refs[0].picture if conversation.refs else None))
     return made
 
