@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -132,7 +133,8 @@ def _check_number(value: object, what: str, whole: bool = False) -> None:
     if value is None:
         return
     fits = isinstance(value, int) if whole else isinstance(value, (int, float))
-    if isinstance(value, bool) or not fits or not math.isfinite(value) or value == 0 or (whole and value < 0):  # type: ignore[arg-type, operator]
+    # Compared, because `math.isfinite` raises an exception for integers beyond the range of a float.
+    if isinstance(value, bool) or not fits or not 0 < abs(value) <= sys.float_info.max or (whole and value < 0):  # type: ignore[arg-type, operator]
         kind = "a whole number above 0" if whole else "a finite number other than 0"
         raise UniWorldError(f"{what} {shown(value)}; it must be {kind}.")
 

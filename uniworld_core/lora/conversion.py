@@ -6,12 +6,14 @@ diffusers' loader of Qwen-Image refuses them.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import torch
 
 from ..errors import UniWorldError
 from ..files import write_atomic
+from ..loading.weights import some
 from .config import check_alpha
 from .files import LoraFile, LoraModule, read_lora
 from .matching import NetworkLayers, Target, match
@@ -91,6 +93,11 @@ def _named_targets(lora: LoraFile) -> dict[str, tuple[Target, ...]]:
         raise UniWorldError(
             f"{lora.file} has names that do not determine those of diffusers, such as {foreign[0]}: name the base model's "
             "folder with --model."
+        )
+    twice = [name for name, count in Counter(module.bare for module in lora.modules.values()).items() if count > 1]
+    if twice:
+        raise UniWorldError(
+            f"{lora.file} adapts layers twice, under two names: {some(twice)}. Remove one of each.", twice
         )
     return {name: (Target(module.bare, 0, module.outputs),) for name, module in lora.modules.items()}
 

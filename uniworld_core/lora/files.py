@@ -218,12 +218,12 @@ def _pairs(shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str, dict[str, str]
             continue
         kinds = pairs.setdefault(name[: found.start()], {})
         kind, adapter = "down" if found["kind"] in _DOWN else "up", found.groupdict().get("adapter")
-        if kind in kinds and not adapter:
+        if kind in kinds:
             problems.append(f"{name} and {kinds[kind]} are the same matrix")
         kinds[kind] = name
         adapters |= {adapter} if adapter else set()
     if len(adapters) > 1:
-        problems.append(f"several adapters: {', '.join(sorted(adapters))}")
+        problems.insert(0, f"several adapters: {', '.join(sorted(adapters))}")
     return pairs, problems
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import UniWorldError, shown
 from ..sampling.condition import Condition
@@ -17,7 +18,7 @@ from ..sampling.latents import LatentFormat
 from ..sampling.painter import Painter
 from .config import check_alpha
 from .files import LoraFile, read_lora
-from .layers import ScaledProduct, adapted, place_on
+from .layers import LowRank, ScaledProduct, adapted, place_on
 from .matching import NetworkLayers, Target, match
 
 
@@ -65,7 +66,8 @@ def open_lora(source: str | Path, network: NetworkLayers, alpha: float | None = 
 
 def check_strength(strength: float) -> float:
     """Return a strength. Raises UniWorldError unless it is a finite number."""
-    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not math.isfinite(strength):
+    number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+    if not number or not abs(strength) <= sys.float_info.max:
         raise UniWorldError(f"strength is {shown(strength)}; it must be a finite number, such as 1 for as trained.")
     return float(strength)
 
@@ -124,7 +126,7 @@ class LoraPainter:
         """As `Painter.velocity_for`. The matrices stay on the device as long as the returned function exists."""
         if self._strength == 0:
             return self._painter.velocity_for(condition, guidance, shape)
-        layers = place_on(self._network, self._lora.products, self._strength, self.device, self.dtype)
+        layers = self._placed()
         with adapted(layers):
             plain = self._painter.velocity_for(condition, guidance, shape)
 
@@ -133,3 +135,13 @@ class LoraPainter:
                 return plain(x, sigma)
 
         return velocity
+
+    def _placed(self) -> list[tuple[nn.Module, LowRank]]:
+        """Return `place_on` of the LoRA. Raises UniWorldError if a product overflows."""
+        placed = place_on(self._network, self._lora.products, self._strength, self.device, self.dtype)
+        if not all(bool(matrix.isfinite().all()) for _, product in placed for matrix in product):
+            raise UniWorldError(
+                f"{self._lora.file.file} overflows in {self.dtype} at strength {self._strength:g}: lower the strength, or check "
+                "alpha of the file."
+            )
+        return placed

@@ -228,6 +228,7 @@ def test_configuration_beside_another_file_is_not_its_own(modules: Any, tmp_path
         ({"r": "4"}, "has r '4'; it must be a whole number"),
         ({"lora_alpha": 0}, "has lora_alpha 0; it must be a finite number other than 0"),
         ({"lora_alpha": True}, "has lora_alpha True"),
+        ({"lora_alpha": 10**400}, "has lora_alpha 10+.*; it must be a finite number other than 0"),
         ({"alpha_pattern": {"(a+)+": 1}}, r"the pattern '\(a\+\)\+'"),
         ({"alpha_pattern": {".*.*.*.*a": 1}}, r"the pattern '\.\*\.\*\.\*\.\*a'"),
         ({"alpha_pattern": {"attn": "x"}}, "has alpha_pattern of 'attn' 'x'"),
@@ -278,6 +279,10 @@ def test_all_that_does_not_fit_is_in_one_error(modules: Any, network: Any, tmp_p
         ({"a.lora_A.weight": (), "a.lora_B.weight": (8, 4)}, "are not matrices of one rank"),
         ({"a.lora_A.weight": (0, 8), "a.lora_B.weight": (8, 0)}, "are not matrices of one rank"),
         ({"a.lora_A.weight": (1, 8), "a.lora_B.weight": (8, 1), "a.lora_down.weight": (1, 8)}, "are the same matrix"),
+        (
+            {"a.lora_A.weight": (1, 8), "a.lora_B.weight": (8, 1), "a.lora_A.default.weight": (1, 8)},
+            "are the same matrix",
+        ),
         ({"a.weight": (4, 8)}, r"holds no LoRA: .*\(a.weight\)"),
         ({}, "holds no LoRA"),
         (
@@ -291,6 +296,15 @@ def test_files_that_are_no_plain_loras_are_errors(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read_lora(written(tmp_path, {name: torch.ones(shape) for name, shape in tensors.items()}))
+
+
+@pytest.mark.parametrize(("alpha", "strength"), [(1e300, 1.0), (RANK, 1e38)])
+def test_a_product_that_overflows_names_the_file(
+    alpha: float, strength: float, model: UniWorld, velocity: Velocity, modules: Any, network: Any, tmp_path: Path
+) -> None:
+    lora = open_lora(written(tmp_path, named(modules, "")), layers_of(network), alpha)
+    with pytest.raises(ValueError, match=r"safetensors overflows in torch.float32 at strength"):
+        velocity(LoraPainter(model.dit, lora, strength * 100))
 
 
 def test_damaged_and_missing_files_are_errors(modules: Any, network: Any, tmp_path: Path) -> None:

@@ -155,6 +155,11 @@ def test_nothing_is_written_when_it_fails(published: Path, tmp_path: Path) -> No
         with pytest.raises(ValueError, match=message):
             convert_lora(published, to, **options)
     assert list(tmp_path.iterdir()) == []
+    twice = {f"{prefix}a.b.lora_{kind}.weight": torch.ones(2, 2) for prefix in ("", "transformer.") for kind in "AB"}
+    save_file(twice, tmp_path / "twice.safetensors")
+    with pytest.raises(ValueError, match=r"adapts layers twice, under two names: a\.b\."):
+        convert_lora(tmp_path / "twice.safetensors", target)
+    assert not target.exists()
     target.write_bytes(b"mine")
     with pytest.raises(ValueError, match="exists already"):
         convert_lora(published, target)
