@@ -90,7 +90,7 @@ class FilePicture:
     def read(self) -> bytes:
         try:
             return self.path.read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name with characters that no file can have
             raise UniWorldError(self._unreadable(error)) from error
 
     def open(self) -> Image.Image:
@@ -100,13 +100,14 @@ class FilePicture:
         try:
             with self.path.open("rb") as file:
                 return _size(self.name, file)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise UniWorldError(self._unreadable(error)) from error
 
-    def _unreadable(self, error: OSError) -> str:
+    def _unreadable(self, error: OSError | ValueError) -> str:
         if isinstance(error, FileNotFoundError):
             return f"The picture '{self.name}' does not exist: check {self.named_in}."
-        return f"The picture '{self.name}' cannot be read: {error.strerror}. Check the path and its permissions."
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return f"The picture {self.name!r} cannot be read: {reason}. Check the path and its permissions."
 
 
 def decode(name: str, data: bytes) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import UniWorldError, shown
 from ...uniworld_core.json_text import BadJson, loads
 from ...uniworld_core.prompts.text import check_prompt
 from ..data.annotations import BOM
@@ -198,8 +198,8 @@ def _row(line: str) -> Mapping[str, Any]:
         raise UniWorldError(f"it is not an object; a line must be {_EXAMPLE}.")
     for name in ("prompt", "image"):
         if not isinstance(row.get(name), str) or not row[name].strip():
-            raise UniWorldError(f"its {name} is {row.get(name)!r}; it must be a text that is not empty.")
+            raise UniWorldError(f"its {name} is {shown(row.get(name))}; it must be a text that is not empty.")
     check_prompt(row["prompt"])
     if not isinstance(row.get("requirement", ""), str):
-        raise UniWorldError(f"its requirement is {row['requirement']!r}; it must be a text.")
+        raise UniWorldError(f"its requirement is {shown(row['requirement'])}; it must be a text.")
     return row

@@ -91,6 +91,21 @@ def test_a_damaged_picture_is_a_bad_sample(tmp_path: Path) -> None:
         MetadataPrompts(tmp_path / "prompts.jsonl", 16).read(0)
 
 
+@pytest.mark.parametrize("name", ["a\\u0000b.png", "\\ud800.png", "x" * 5000, ".", "missing.png"])
+def test_a_name_that_no_file_has_is_a_bad_sample(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(f'{{"prompt": "Paint it.", "image": "{name}"}}\n', encoding="utf-8")
+    with pytest.raises(BadSample, match=r"The picture .* (cannot be read|does not exist)"):
+        MetadataPrompts(file, 16).read(0)
+
+
+def test_a_huge_value_is_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "a", "image": ["x"] * 10**5}), encoding="utf-8")
+    with pytest.raises(UniWorldError, match="its image is") as error:
+        MetadataPrompts(tmp_path / "prompts.jsonl", 16)
+    assert len(str(error.value)) < 500
+
+
 def test_the_sheet_shows_references_and_pictures_best_first() -> None:
     colours = ("red", "green", "blue")
     pictures = [Image.new("RGB", (16, 16), colour) for colour in colours]

@@ -13,6 +13,7 @@ from ....uniworld_core.backbones.qwen_template import PICTURE
 from ....uniworld_core.backbones.qwen_vl import VLM, vlm_part
 from ....uniworld_core.errors import UniWorldError, brief, shown
 from ....uniworld_core.families.table import FAMILIES, family_of
+from ....uniworld_core.images.pictures import to_rgb
 from ....uniworld_core.loading.dtypes import choose_dtype
 from ....uniworld_core.loading.settings import read_json
 from ....uniworld_core.loading.shipped import shipped_model
@@ -46,7 +47,7 @@ class QwenJudge:
     def logits(self, questions: Sequence[Question]) -> torch.Tensor:
         """As `LogitJudge.logits`."""
         texts = [self._text(question) for question in questions]
-        pictures = [picture.convert("RGB") for question in questions for picture in question.pictures]
+        pictures = [to_rgb(picture) for question in questions for picture in question.pictures]
         inputs = self._vlm.text_inputs(texts, pictures)
         return self._vlm.qwen.lm_head(self._vlm.hidden_states(inputs)[:, -1])
 

@@ -6,7 +6,6 @@ picture that nobody has looked at.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -90,6 +89,6 @@ def _checked(score: object) -> Score:
         return RewardFailure(" ".join(score.reason.split())[:_REASON_LENGTH] or "no reason given")
     if isinstance(score, bool) or not isinstance(score, (int, float)):
         return RewardFailure(f"the score is {shown(score)}, which is not a number")
-    if not math.isfinite(score) or not 0 <= score <= 1:
-        return RewardFailure(f"the score is {score}, which is not from 0 to 1")
+    if not 0 <= score <= 1:  # not a number is outside too
+        return RewardFailure(f"the score is {shown(score)}, which is not from 0 to 1")
     return float(score)

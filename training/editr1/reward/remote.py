@@ -156,7 +156,7 @@ def first_logprobs(answer: object) -> dict[str, float]:
     try:
         token = answer["choices"][0]["logprobs"]["content"][0]  # type: ignore[index]
         found = {str(one["token"]): float(one["logprob"]) for one in reversed(token["top_logprobs"])}
-    except (TypeError, KeyError, IndexError, ValueError) as error:
+    except (TypeError, KeyError, IndexError, ValueError, OverflowError) as error:
         raise RequestFailed(
             f"the answer has no log-probabilities ({shown(answer, 120)}): the server must support `top_logprobs`"
         ) from error

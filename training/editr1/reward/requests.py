@@ -75,6 +75,10 @@ class RewardServer:
             )
         if parallel < 1:
             raise UniWorldError(f"The number of parallel reward requests is {parallel}; it must be at least 1.")
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise UniWorldError(
+                f"{TOKEN_VARIABLE} has a line break or another character that no header can have: set it again."
+            )
         self.url, self._policy, self._parallel = _checked_url(url), policy, parallel
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         if token is not None and self.url.startswith("http:") and not _is_local(self.url):
@@ -155,7 +159,7 @@ class RewardServer:
                     if len(data) > _MAX_ANSWER:
                         raise RequestFailed(f"the answer has more than {_MAX_ANSWER} bytes")
                 asked = response.headers.get("Retry-After", "0")
-                return response.status, bytes(data), float(asked) if asked.isdigit() else 0.0
+                return response.status, bytes(data), float(asked) if asked.isdecimal() else 0.0
         except asyncio.TimeoutError as error:
             raise _Transient(f"no answer within {self._policy.timeout:g} s") from error
         except (aiohttp.ClientError, OSError) as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +130,7 @@ def _number(body: Mapping[str, Any], name: str, default: int, least: int, most: 
 def _temperature(value: object) -> float:
     if value is None:
         return 0.0
-    valid = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 2
+    valid = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 2
     if not valid:
         raise CompletionError(400, f"'temperature' must be from 0 to 2; it is {shown(value)}.", "temperature")
     number = float(value)  # type: ignore[arg-type]

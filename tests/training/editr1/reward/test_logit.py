@@ -148,6 +148,8 @@ def test_judges_are_opened_by_the_kind_of_their_folder(model: UniWorld, tmp_path
     judge = open_judge("tiny", dtype=torch.float32)
     question = Question("A red circle?", (Image.new("RGB", (56, 56), "red"),))
     assert judge.logits([question]).shape == (1, model.vlm.config.vocab_size)
+    with pytest.raises(UniWorldError, match="aspect ratios up to 200:1"):
+        judge.logits([Question("A line?", (Image.new("RGB", (1, 300)),))])
     with pytest.raises(UniWorldError, match="'none' does not exist"):
         open_judge("none")
     (tmp_path / "config.json").write_text('{"model_type": "unknown"}')

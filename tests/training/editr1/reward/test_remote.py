@@ -209,6 +209,16 @@ def test_garbage_is_a_failure_of_its_items(answer: object, reason: str) -> None:
         assert reason in score.reason
 
 
+@pytest.mark.parametrize("asked", ["\u00b2", "soon", "-1"])
+def test_a_strange_time_to_wait_is_ignored(asked: str) -> None:
+    async def handler(_: Any) -> Any:
+        return web.Response(status=503, headers={"Retry-After": asked})
+
+    with serving(answering(handler)) as url:
+        (score,) = RemoteReward(url, policy=QUICK).score([item()])
+    assert isinstance(score, RewardFailure)
+
+
 @pytest.mark.parametrize(("status", "attempts"), [(503, 3), (500, 3), (429, 3), (413, 1), (400, 1)])
 def test_attempts_are_bounded_and_only_for_what_may_pass(status: int, attempts: int) -> None:
     count = 0
@@ -290,6 +300,12 @@ def test_addresses_are_checked_and_secrets_not_repeated(url: str, message: str) 
     with pytest.raises(UniWorldError, match=message) as error:
         RemoteReward(url)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("token", ["secret\n", "secret\r\nX: y", "s\u00e9cret"])
+def test_a_token_that_no_header_can_have_is_an_error(token: str) -> None:
+    with pytest.raises(UniWorldError, match="no header can have"):
+        RemoteReward("http://127.0.0.1:1", token)
 
 
 def test_a_token_without_encryption_is_warned_of() -> None:
@@ -403,6 +419,7 @@ def with_top(*top: tuple[str, Any]) -> dict[str, Any]:
         (with_top(("5", None)), "must support"),
         (with_top(("5", 3.0)), "above 0"),
         (with_top(("5", "high")), "must support"),
+        (with_top(("5", -(10**400))), "must support"),
     ],
 )
 def test_answers_without_a_score_are_failures(answer: object, reason: str) -> None:
