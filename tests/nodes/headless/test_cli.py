@@ -478,8 +478,8 @@ def test_usage(command, arguments, code):
 def test_an_unknown_command_lists_the_commands(capsys):
     assert main(["paint"]) == 2
     assert (
-        "Unknown command 'paint'. The commands are: run, nodes, check, batch, bench, chat, serve, train, convert, data, eval."
-        in capsys.readouterr().err
+        "Unknown command 'paint'. The commands are: run, nodes, check, batch, bench, chat, serve, train, convert, data, eval, "
+        "lora, reward." in capsys.readouterr().err
     )
     assert main([]) == 2
 

@@ -79,13 +79,22 @@ def test_the_scan_sees_the_sources() -> None:
     assert sum(name == "torch.load" for tree in sources().values() for name, _ in calls(tree)) >= 3
 
 
+# Where a folder may be of any model of transformers: its configuration chooses among the classes of the library.
+OF_ANY_MODEL = {"AutoModelForImageTextToText", "AutoProcessor"}
+
+
 def test_no_class_is_chosen_by_what_a_folder_says() -> None:
     for source, tree in sources().items():
         # transformers' and diffusers' Auto classes import the module that a folder names. (AutoencoderKL is none of them.)
-        assert not [name for name in names(tree) if re.match("Auto[A-Z]", name)], source
-        # The libraries' own from_pretrained reads every file of a folder: only this package's may be called.
-        called = [name for name, _ in calls(tree) if name.endswith(".from_pretrained")]
-        assert {name.split(".")[-2] for name in called} <= openable_classes() | {"cls"}, source
+        assert {name for name in names(tree) if re.match("Auto[A-Z]", name)} <= OF_ANY_MODEL, source
+        # The libraries' own from_pretrained reads every file of a folder, also pickles and code.
+        for name, call in calls(tree):
+            kind = name.split(".")[-2] if name.endswith(".from_pretrained") else "cls"
+            if kind in openable_classes() | {"cls"}:
+                continue
+            assert constant(call, "local_files_only") is True, (source, name)
+            assert kind not in OF_ANY_MODEL or constant(call, "trust_remote_code") is False, (source, name)
+            assert kind.endswith("Processor") or constant(call, "use_safetensors") is True, (source, name)
 
 
 def test_nothing_read_from_a_file_is_run() -> None:

@@ -72,15 +72,16 @@ class TransformersJudge:
         import transformers
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         chosen = choose_dtype(dtype, device)
         try:
             # Pillow's processors, which need no torchvision and give the same scores with and without it.
             named = int(transformers.__version__.partition(".")[0]) >= 5
             pillow: dict[str, Any] = {"backend": "pil"} if named else {"use_fast": False}
-            self._processor: Any = AutoProcessor.from_pretrained(str(folder), **pillow, **options)
+            self._processor: Any = AutoProcessor.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False, **pillow
+            )
             model: Any = AutoModelForImageTextToText.from_pretrained(
-                str(folder), use_safetensors=True, dtype=chosen, **options
+                str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=chosen
             )
         except Exception as error:  # transformers raises exceptions of any type
             raise UniWorldError(

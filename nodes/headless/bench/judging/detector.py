@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from .....uniworld_core.errors import UniWorldError, brief
+from .....uniworld_core.loading.vocabulary import clip_tokenizer
 from .. import geneval
 from .ask import Ask
 from .client import JudgeRejected
@@ -59,17 +60,20 @@ class DetectorJudge:
     def __init__(self, detector: Path, clip: Path, device: str) -> None:
         if importlib.util.find_spec("scipy") is None:
             raise UniWorldError("The detector needs the package scipy. Install it with: pip install 'uniworld[bench]'")
-        from transformers import AutoTokenizer, CLIPModel, Mask2FormerForUniversalSegmentation
+        from transformers import CLIPModel, Mask2FormerForUniversalSegmentation
 
         self.model = model_name(detector, clip)
         self.identity = {"model": self.model, "server": "this process"}
         self.notes = ["The detector has other weights than the published one (mmdet), so its scores may differ."]
         try:
             self._device = torch.device(device)
-            options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "torch_dtype": torch.float32}
-            detector_net: Any = Mask2FormerForUniversalSegmentation.from_pretrained(str(detector), **options)
-            clip_net: Any = CLIPModel.from_pretrained(str(clip), **options)
-            self._tokenizer = AutoTokenizer.from_pretrained(str(clip), local_files_only=True)
+            detector_net: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
+                str(detector), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
+            )
+            clip_net: Any = CLIPModel.from_pretrained(
+                str(clip), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
+            )
+            self._tokenizer = clip_tokenizer(clip)
             self._detector, self._clip = (net.to(self._device).eval() for net in (detector_net, clip_net))
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise UniWorldError(f"The detector or CLIP cannot be loaded: {brief(error)}.") from error
