@@ -54,10 +54,10 @@ import_checkout()
 # The slowest test files with their approximate seconds on one core, without bfloat16 instructions. They run first:
 # otherwise one process would run them at the end while the others are idle.
 SECONDS = {
-    "browser/test_content.py": 120,
-    "browser/test_editor.py": 120,
+    "browser/test_content.py": 65,
     "training/shapes/nano/test_nano.py": 60,
     "training/shapes/claims/test_claims.py": 55,
+    "browser/test_editor.py": 50,
     "benchmarks/test_benchmarks.py": 50,
     "nodes/headless/batch/test_batch.py": 50,
     "training/shapes/nano/test_nano_shipped.py": 45,
@@ -70,6 +70,7 @@ SECONDS = {
     "workflows/test_nano_is_right.py": 25,
     "nodes/headless/remote/test_real_servers.py": 20,
     "test_examples.py": 20,
+    "browser/test_conversion.py": 15,
     "training/editr1/test_run.py": 15,
     "uniworld_core/loading/test_hostile_folders.py": 15,
     "uniworld_core/loading/test_loading.py": 15,

@@ -15,9 +15,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 WINDOW = {"width": 1400, "height": 900}
 QUIET = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
 # Whether nodes show this many pictures, by node id, and have their outputs.
@@ -57,8 +56,8 @@ CARDS = """() => [...document.querySelectorAll('[data-testid^=template-workflow-
 
 
 def main() -> None:
-    import conftest
-    from conftest import FLAGS, NAMES, Editor, Host
+    from tests.browser import conftest
+    from tests.browser.conftest import FLAGS, NAMES, Editor, Host
 
     conftest.PATIENCE = 300.0  # nano paints with all of its steps
     path = os.environ.get("UNIWORLD_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)))

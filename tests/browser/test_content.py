@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from uniworld.nodes.headless.workflow.shipped import shipped
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (tests/browser/README.md)")
 expect = sync_api.expect
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = sorted(name for name, one in shipped().items() if not one.needs_comfyui)
 DROP = """([data, name]) => {
     const bytes = Uint8Array.from(atob(data), (one) => one.charCodeAt(0))
     const dataTransfer = new DataTransfer()
@@ -24,11 +26,22 @@ DROP = """([data, name]) => {
     const at = {bubbles: true, cancelable: true, dataTransfer, clientX: 800, clientY: 500}
     for (const kind of ['dragenter', 'dragover', 'drop']) app.canvas.canvas.dispatchEvent(new DragEvent(kind, at))
 }"""
-# The scale, and the corners of the nodes on the screen.
-SHOWN = """() => [app.canvas.ds.scale, app.graph._nodes.map((node) => [
-    ...app.canvas.ds.convertOffsetToCanvas([node.pos[0], node.pos[1] - 30]),
-    ...app.canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0], node.pos[1] + node.size[1]]),
-])]"""
+# Opens a template as the editor does, and returns the scale and the corners of the nodes on the screen once they stay.
+OPEN_TEMPLATE = """async (name) => {
+    const shown = () => [app.canvas.ds.scale, app.graph._nodes.map((node) => [
+        ...app.canvas.ds.convertOffsetToCanvas([node.pos[0], node.pos[1] - 30]),
+        ...app.canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0], node.pos[1] + node.size[1]]),
+    ])]
+    const graph = await (await fetch(`/templates/${name}.json`)).json()
+    app.canvas.ds.scale = 1
+    await app.loadGraphData(graph, true, true, name, {openSource: 'template'})
+    let before
+    do {
+        before = JSON.stringify(shown())
+        for (let n = 0; n < 5; n++) await new Promise((done) => requestAnimationFrame(done))
+    } while (app.canvas.ds.scale == 1 || JSON.stringify(shown()) != before)
+    return shown()
+}"""
 # A mask as older editors send it: transparent pixels are masked.
 SEND_MASK = """async () => {
     const canvas = Object.assign(document.createElement('canvas'), {width: 451, height: 300})
@@ -46,12 +59,11 @@ SEND_MASK = """async () => {
 
 @pytest.mark.parametrize("editor", ["current", "old"], indirect=True)
 def test_a_first_visit_opens_our_templates(editor: Any) -> None:
-    ours = {file.stem for file in (ROOT / "workflows" / "api").glob("*.json")}
     editor.open()
     expect(editor.page.get_by_test_id("template-workflow-edit")).to_be_visible()
     cards = editor.page.locator("[data-testid^=template-workflow-]")
     shown = {card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()}
-    assert shown <= ours
+    assert shown <= set(TEMPLATES)
     assert {"edit", "edit_with_mask", "multi_reference"} <= shown
     for name, title in (("edit", "Edit a picture"), ("multi_reference", "Combine pictures")):
         card = editor.page.get_by_test_id(f"template-workflow-{name}")
@@ -63,22 +75,21 @@ def test_a_first_visit_opens_our_templates(editor: Any) -> None:
         editor.until(lambda: picture.evaluate("(one) => one.naturalWidth") == width, f"the thumbnail of {name}")  # noqa: B023
 
 
-def test_every_template_opens_readable_and_inside_the_window(hosts: Any, browser: Any) -> None:
+def test_every_template_opens_readable_inside_the_window_and_with_nothing_cut_off(editor: Any) -> None:
     """Test with a window of 1400 x 900. Below a scale of 0.571 the editor draws no text."""
-    page = browser.new_page(viewport={"width": 1400, "height": 900}, locale="en-US")
-    names = sorted(file.stem for file in (ROOT / "workflows" / "api").glob("*.json"))
-    for name in [one for one in names if not one.startswith("perception") or one == "perception_detection"]:
-        page.goto(f"{hosts('current').url}/?template={name}")
-        page.wait_for_function("() => window.app?.graph?._nodes.some((node) => node.type == 'UniWorldLoader')")
-        page.wait_for_function("() => app.canvas.ds.scale != 1")
-        page.wait_for_timeout(300)
+    editor.page.set_viewport_size({"width": 1400, "height": 900})
+    editor.open("edit")
+    for name in TEMPLATES:
+        scale, boxes = editor.page.evaluate(OPEN_TEMPLATE, name)
         if folder := os.environ.get("UNIWORLD_SCREENSHOTS"):
-            page.screenshot(path=Path(folder) / f"template_{name}.png")
-        scale, boxes = page.evaluate(SHOWN)
+            editor.page.screenshot(path=Path(folder) / f"template_{name}.png")
         least = {"edit": 0.69, "text_to_image": 0.74, "understand": 0.69, "edit_with_mask": 0.574}.get(name, 0.6)
         assert scale >= least, name
         assert all(left > 56 and top > 90 and right < 1400 and bottom < 900 for left, top, right, bottom in boxes), name
-    page.close()
+        editor.until(lambda: "checkpoint" in editor.written(), f"{name}, large enough to be read")
+        texts = editor.written()
+        assert [text for text in texts if text.endswith(("…", "..."))] == [], name
+        assert set(editor.page.evaluate("app.graph._nodes.map((node) => node.getTitle())")) <= set(texts), name
 
 
 def test_a_picture_is_uploaded_by_load_images_button(editor: Any, tmp_path: Path) -> None:
@@ -205,32 +216,18 @@ def test_the_help_of_a_node_is_ours(editor: Any) -> None:
     expect(panel.get_by_role("cell", name="FLUX's embedded guidance")).to_be_visible()
 
 
-def test_the_nodes_speak_chinese(own_host: Any, new_editor: Callable[[Any], Any]) -> None:
+def test_the_nodes_speak_chinese(editor: Any) -> None:
     texts = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
-    own_host.ask("/api/settings", {"Comfy.Locale": "zh"})
-    editor = new_editor(own_host)
-    editor.open("edit")
-    for kind, text in texts.items():
-        title = editor.page.evaluate("(kind) => LiteGraph.createNode(kind).title", kind)
-        assert title == text["display_name"]
-    sampler = texts["UniWorldSampler"]
-    assert (
-        editor.node("UniWorldSampler", "node.inputs[0].label ?? node.inputs[0].localized_name")
-        == (sampler["inputs"]["dit"]["name"])
-    )
-
-
-@pytest.mark.parametrize("template", sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json")))
-def test_nothing_is_cut_off_in_a_template(editor: Any, template: str) -> None:
-    editor.page.set_viewport_size({"width": 1400, "height": 900})
-    editor.page.goto(f"{editor.host.url}/?template={template}")
-    editor.wait_until_ready()
-    editor.wait_for_node("UniWorldLoader")
-    editor.until(lambda: "checkpoint" in editor.written(), "the graph, and large enough to be read")
-    texts = editor.written()
-    assert [text for text in texts if text.endswith(("…", "..."))] == []
-    titles = "app.graph._nodes.map((node) => node.getTitle())"
-    assert set(editor.page.evaluate(titles)) <= set(texts)
+    editor.host.ask("/api/settings", {"Comfy.Locale": "zh"})
+    try:
+        editor.open("edit")
+        for kind, text in texts.items():
+            title = editor.page.evaluate("(kind) => LiteGraph.createNode(kind).title", kind)
+            assert title == text["display_name"]
+        label = editor.node("UniWorldSampler", "node.inputs[0].label ?? node.inputs[0].localized_name")
+        assert label == texts["UniWorldSampler"]["inputs"]["dit"]["name"]
+    finally:
+        editor.host.ask("/api/settings", {"Comfy.Locale": "en"})
 
 
 def test_the_blueprint_is_in_the_node_library_and_runs(editor: Any) -> None:
