@@ -88,7 +88,7 @@ class DiT(ComputeModule):
             )
         config = self.transformer.config
         for what, tensor, width in (
-            ("tokens", condition.tokens, config.joint_attention_dim),
+            ("text", condition.tokens, config.joint_attention_dim),
             ("pooled prompt", condition.pooled, config.pooled_projection_dim),
         ):
             if tensor.shape[-1] != width:

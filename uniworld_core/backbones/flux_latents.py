@@ -58,7 +58,7 @@ def read_latent_format(flux: str | Path) -> LatentFormat:
     if not SHIFT.holds(shift) or not SCALE.holds(scale):
         raise UniWorldError(
             f"{file} has shift_factor {shown(shift)} and scaling_factor {shown(scale)}, expected {SHIFT.expected}, and "
-            f"{SCALE.expected}: choose a FLUX.1-dev folder in diffusers layout."
+            f"{SCALE.expected}: copy the file of a FLUX.1 folder in diffusers layout."
         )
     channels = int(take(raw, {"latent_channels": CHANNELS}, str(file)).get("latent_channels", FLUX_LATENTS.channels))
     own = file.with_name(RGB_FILE)

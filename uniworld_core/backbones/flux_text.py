@@ -258,7 +258,7 @@ def _settings(file: Path, model_type: str, rules: dict[str, Rule]) -> dict[str, 
     if raw.get("model_type") != model_type:
         raise UniWorldError(
             f"{file} has model_type {shown(raw.get('model_type'))}, expected {model_type!r}: "
-            "choose a FLUX.1-dev folder in diffusers layout."
+            "copy the folder of a FLUX.1 model in diffusers layout."
         )
     return take(raw, rules, str(file))
 

@@ -175,7 +175,7 @@ def vae_part(flux: str | Path) -> NetworkPart[VAE]:
     if raw.get("_class_name") != "AutoencoderKL":
         raise UniWorldError(
             f"{folder / 'config.json'} has _class_name {shown(raw.get('_class_name'))}, expected 'AutoencoderKL': "
-            "choose a FLUX.1-dev folder in diffusers layout."
+            "copy the vae folder of a FLUX.1 model in diffusers layout."
         )
     read_latent_format(flux)
     settings = take(raw, _RULES, str(folder / "config.json"))
@@ -183,7 +183,7 @@ def vae_part(flux: str | Path) -> NetworkPart[VAE]:
     if len(channels) != BLOCKS:
         raise UniWorldError(
             f"{folder / 'config.json'} has {len(channels)} block_out_channels; FLUX's VAE has {BLOCKS}, which make a latent "
-            "an eighth of the picture: choose a FLUX.1-dev folder in diffusers layout."
+            "an eighth of the picture: copy the vae folder of a FLUX.1 model in diffusers layout."
         )
     layers = settings.get("layers_per_block", 1)
     shards.check_depth(layers, ("encoder.down_blocks.0.resnets.",), folder / "config.json")

@@ -245,7 +245,7 @@ def test_painting_from_a_latent_starts_on_the_path_to_it(
     torch.testing.assert_close(seen[0], pack(flow.add_noise(latent, noise, sigmas[0]), 2))
 
 
-@pytest.mark.parametrize(("tokens", "pooled", "named"), [(7, None, "tokens of"), (None, 9, "pooled prompt of")])
+@pytest.mark.parametrize(("tokens", "pooled", "named"), [(7, None, "text of"), (None, 9, "pooled prompt of")])
 def test_condition_of_another_width_is_an_error(
     model: UniWorld, condition: Condition, tokens: int | None, pooled: int | None, named: str
 ) -> None:

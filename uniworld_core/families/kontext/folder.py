@@ -12,13 +12,13 @@ from ...backbones.flux_latents import FLUX_SHIFT, read_latent_format
 from ...backbones.flux_text import clip_part, t5_part
 from ...backbones.flux_transformer import transformer_part, transformer_settings
 from ...backbones.flux_vae import PIXEL_BYTES, read_native_side, vae_part
-from ...errors import UniWorldError, shown
+from ...errors import UniWorldError
 from ...loading.parts import NetworkPart, Part
-from ...loading.settings import read_json
 from ...loading.weights import SAME_NAMES, Shards
 from ...sampling.flow import Shift
 from ...sampling.latents import LatentFormat
 from ...sampling.scheduler_file import read_shift
+from ..diffusers_folder import check_components, component_settings
 from ..family import FamilyParts, PaintingFacts
 from .painter import KontextDiT
 from .sizes import preferred_size
@@ -67,13 +67,7 @@ class KontextParts(FamilyParts):
     @cached_property
     def transformer(self) -> dict[str, Any]:
         """The checked settings of the transformer."""
-        file = self.folder / "transformer" / "config.json"
-        raw = read_json(file)
-        if raw.get("_class_name") != "FluxTransformer2DModel":
-            raise UniWorldError(
-                f"{file} has _class_name {shown(raw.get('_class_name'))}, expected 'FluxTransformer2DModel': copy the "
-                f"transformer folder of {NAME}."
-            )
+        raw, file = component_settings(self.folder / "transformer", "FluxTransformer2DModel", NAME)
         settings = transformer_settings(raw, str(file))
         self._check_channels(settings, file)
         return settings
@@ -97,12 +91,7 @@ class KontextParts(FamilyParts):
         Raises:
             UniWorldError: a part, file or tensor is missing or damaged, or does not match. The message names it.
         """
-        missing = [name for name in COMPONENTS if not (self.folder / name).is_dir()]
-        if missing:
-            raise UniWorldError(
-                f"{self.folder} has no {', '.join(f'{name}/' for name in missing)}, which {NAME} needs: download the complete "
-                "folder."
-            )
+        check_components(self.folder, COMPONENTS, NAME)
         _ = self.shift
         super().check()
         for width, part, key in (

@@ -35,7 +35,7 @@ class KontextDiT(DiT):
     def check(self, condition: Condition, shape: Sequence[int]) -> None:
         """Raise UniWorldError unless the model can paint latents of shape (B, C, h, w) under this condition."""
         for reference in condition.references:
-            self.latent_format.size(reference.shape, "the references of the DiT")
+            self.latent_format.size(reference.shape, "as a reference, the DiT")
         super().check(replace(condition, references=()), shape)
 
     def packed_velocity(

@@ -24,6 +24,7 @@ from ...loading.weights import Shards
 from ...sampling.flow import Shift
 from ...sampling.latents import LatentFormat
 from ...sampling.scheduler_file import read_shift
+from ..diffusers_folder import check_components, component_settings
 from ..family import FamilyParts, PaintingFacts
 from .prompt import Release, size_at
 
@@ -51,9 +52,7 @@ class QwenImageEditParts(FamilyParts):
     @cached_property
     def transformer(self) -> dict[str, Any]:
         """The checked settings of the transformer."""
-        file = self.folder / "transformer" / "config.json"
-        raw = read_json(file)
-        _check_class(raw, file, "QwenImageTransformer2DModel")
+        raw, file = component_settings(self.folder / "transformer", "QwenImageTransformer2DModel", self.family)
         return qwen_transformer_settings(raw, str(file))
 
     @cached_property
@@ -85,12 +84,7 @@ class QwenImageEditParts(FamilyParts):
         Raises:
             UniWorldError: a file or tensor is missing or damaged, or does not match. The message names it.
         """
-        missing = [name for name in COMPONENTS if not (self.folder / name).is_dir()]
-        if missing:
-            raise UniWorldError(
-                f"{self.folder} has no {', '.join(f'{name}/' for name in missing)}, which {self.family} needs: download the "
-                "complete folder."
-            )
+        check_components(self.folder, COMPONENTS, self.family)
         _ = self.shift
         super().check()
         width, joint = self._vlm_config.width, self.transformer["joint_attention_dim"]
@@ -119,10 +113,3 @@ class QwenImageEditParts(FamilyParts):
         folder = self.folder / "transformer"
         source = str(folder / "config.json")
         return qwen_transformer_part(self.transformer, Shards(folder), self.latent_format, self.shift, source)
-
-
-def _check_class(raw: dict[str, Any], file: Path, wanted: str) -> None:
-    if raw.get("_class_name") != wanted:
-        raise UniWorldError(
-            f"{file} has _class_name {shown(raw.get('_class_name'))}, expected {wanted!r}: copy the file of the model again."
-        )
