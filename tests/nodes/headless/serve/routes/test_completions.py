@@ -154,6 +154,7 @@ def test_a_conversation_and_a_system_message(ask: Callable[..., Any]) -> None:
         ({"top_p": 0.5}, "top_p", "not supported"),
         ({"tools": [{}]}, "tools", "not supported"),
         ({"temperature": 3}, "temperature", "from 0 to 2"),
+        ({"temperature": 10**400}, "temperature", "from 0 to 2"),
         ({"temperature": True}, "temperature", "from 0 to 2"),
         ({"temperature": 10**400}, "temperature", "from 0 to 2"),
         ({"max_tokens": 0}, "max_tokens", "from 1 to 8192"),
