@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import glob
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -116,7 +117,7 @@ class Download:
             for target in targets:
                 if isinstance(target, ast.Name) and target.id in wanted:
                     value = node.value if isinstance(node, ast.Assign) else None
-                    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    if isinstance(value, ast.Constant) and isinstance(value.value, str) and is_unicode(value.value):
                         found[target.id] = value.value
         lacking = wanted - set(found)
         if lacking:
@@ -145,7 +146,9 @@ class Download:
 
     def _template(self, path: Path, node: ast.Constant | ast.JoinedStr, fields: Sequence[str]) -> str:
         if isinstance(node, ast.Constant):
-            return str(node.value)
+            if not isinstance(node.value, str):
+                raise UniWorldError(f"'{path}' has a \"text\" that is none in line {node.lineno}. {self._where}")
+            return node.value
         parts = []
         for part in node.values:
             inner = part.value if isinstance(part, ast.FormattedValue) else None
@@ -187,7 +190,7 @@ def root_of(download: Download, names: Sequence[str], near: Path) -> Path | None
     for name in sample[:5]:
         parts = PurePosixPath(name).parts
         for folder in download.folders:
-            found = (path.parts for path in folder.rglob(parts[-1]))
+            found = (path.parts for path in folder.rglob(glob.escape(parts[-1])))
             candidates += [Path(*one[: -len(parts)]) for one in found if one[-len(parts) :] == parts]
     counts = [(sum((root / name).is_file() for name in sample), -place) for place, root in enumerate(candidates)]
     best = max(counts, default=(0, 0))
@@ -197,7 +200,13 @@ def root_of(download: Download, names: Sequence[str], near: Path) -> Path | None
 def is_relative(name: str) -> bool:
     """Whether a name stays inside its folder."""
     path = PurePosixPath(name.replace("\\", "/"))
-    return bool(name) and not path.is_absolute() and ".." not in path.parts and ":" not in name and "\0" not in name
+    inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    return inside and ":" not in name and "\0" not in name and is_unicode(name)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON and Python can escape halves of a character."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def picture_problem(path: Path) -> str | None:
@@ -207,6 +216,11 @@ def picture_problem(path: Path) -> str | None:
     try:
         with Image.open(path) as picture:
             picture.verify()
+            whole = picture.format == "PNG"  # verified with its checksums; other formats must be decoded
+        if not whole:
+            with Image.open(path) as picture:
+                picture.draft("RGB", (1, 1))  # JPEG is decoded at an eighth of its size, which is faster
+                picture.load()
     except Exception as error:  # whatever Pillow's decoders raise
         return f"the file is damaged ({brief(error)})"
     return None
@@ -215,6 +229,6 @@ def picture_problem(path: Path) -> str | None:
 def text_of(record: Mapping[str, Any], key: str, where: str) -> str:
     """Return a non-empty text of a record. Raises UniWorldError if there is none."""
     value = record.get(key)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or not is_unicode(value):
         raise UniWorldError(f"{where}: '{key}' is {shown(value)}, expected a text. Download the benchmark again.")
     return value

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .outcome import Mode, Unscored, mean
+from .outcome import LARGEST, Mode, Unscored, mean
 
 GROUPS = (
     "background_change",
@@ -74,7 +74,7 @@ def read(reply: object, mode: Mode = "strict") -> float | Unscored:
         return Unscored("the reply contains no scores")
     if not scores or not all(isinstance(score, (int, float)) and not isinstance(score, bool) for score in scores):
         return Unscored(f"the scores are {str(scores)[:80]}, expected numbers")
-    if not all(math.isfinite(score) for score in scores):
+    if not all(abs(score) <= LARGEST for score in scores):  # nor NaN
         return Unscored(f"the scores are {str(scores)[:80]}, expected numbers")
     lowest = min(scores)
     if lowest < 0:

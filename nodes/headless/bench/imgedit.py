@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .outcome import Mode, Table, Unscored, mean, split
+from .outcome import LARGEST, Mode, Table, Unscored, mean, split
 
 # Edit types of the items. UniWorld-V1's copy uses the older name of `adjust`, for which its judge has no prompt.
 TYPES = ("add", "adjust", "extract", "replace", "remove", "background", "style", "compose", "action")
@@ -32,7 +32,11 @@ def read_basic(reply: object, mode: Mode = "strict") -> float | Unscored:
     if not isinstance(reply, str):
         return Unscored("there is no reply")
     scores = _published_scores(reply) if mode == "published" else _strict_scores(reply)
-    return scores if isinstance(scores, Unscored) else round(mean(scores), 2)
+    if isinstance(scores, Unscored):
+        return scores
+    if max(scores) > LARGEST:
+        return Unscored("a score is too large")
+    return round(mean(scores), 2)
 
 
 def read_uge(reply: object, mode: Mode = "strict") -> float | Unscored:

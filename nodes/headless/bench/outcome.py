@@ -13,6 +13,10 @@ from ....uniworld_core.errors import UniWorldError
 Mode = Literal["published", "strict"]
 
 
+# The published scripts read numbers of any size. Means and products of larger ones could overflow; they are unscored.
+LARGEST = 1e100
+
+
 @dataclass(frozen=True)
 class Unscored:
     """A missing score. It is reported, never replaced by a number.

@@ -165,11 +165,15 @@ class Made:
 def find_made(run: RunFolder, plan: BenchPlan) -> Made:
     """Find the pictures of a run."""
     failures = read_json_file(run.problems, "").get("failed", {}) if run.problems.is_file() else {}
+    sources = {one for item in plan.items for one in (item.picture, item.source) if one is not None}
+    # They may have been moved since the run was planned.
+    unusable = {one: problem for one in sources if (problem := picture_problem(Path(one))) is not None}
     pictures, missing = {}, {}
     for item, sample in plan.results:
         place = (item.id, sample)
-        if item.id in plan.missing:
-            missing[place] = f"its source picture is unusable: {plan.missing[item.id]}"
+        source = plan.missing.get(item.id) or unusable.get(str(item.picture)) or unusable.get(str(item.source))
+        if source is not None:
+            missing[place] = f"its source picture is unusable: {source}"
             continue
         path = run.picture(item, sample)
         problem = "there is no picture" if path is None else picture_problem(path)

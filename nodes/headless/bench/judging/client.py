@@ -5,17 +5,20 @@ The package's own retries are off: the loop in `run.py` must know about every fa
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import importlib.util
 import ipaddress
 import math
 import os
 import time
+from types import NoneType
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from .....uniworld_core.errors import RunFailed, UniWorldError
 from .ask import Ask
+from .http import BadBody, http_client
 from .replies import JudgeReply
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -24,6 +27,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 _OPTIONAL = ("temperature", "max_tokens", "max_completion_tokens")
 _REFUSALS = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation")
 _MAX_MESSAGE = 200
+_MAX_TOKENS = 10**9
 
 
 class JudgeBusy(Exception):
@@ -91,7 +95,10 @@ class OpenAIJudge:
         self.identity = {"model": model, "server": _host(address)}
         if address.startswith("http://") and not _is_local(address):
             self.notes.append(f"The key and the pictures are sent to {_host(address)} without encryption.")
-        self._client = AsyncOpenAI(base_url=address, api_key=self._key, max_retries=0, timeout=timeout)
+        self._timeout = timeout
+        self._client = AsyncOpenAI(
+            base_url=address, api_key=self._key, max_retries=0, timeout=timeout, http_client=http_client()
+        )
         self._omitted: set[str] = set()
 
     async def close(self) -> None:
@@ -106,12 +113,14 @@ class OpenAIJudge:
             values = {"temperature": ask.temperature, self._limit_name: ask.max_tokens}
             options = {name: value for name, value in values.items() if value is not None and name not in self._omitted}
             try:
-                completion = await self._client.chat.completions.create(  # type: ignore[call-overload]
+                # The client's own timeout is for each packet, so that a server which sends slowly could take forever.
+                sent = self._client.chat.completions.create(  # type: ignore[call-overload]
                     model=self.model,
                     messages=messages,
-                    extra_headers={"Idempotency-Key": about.key},
+                    extra_headers={"Idempotency-Key": about.key, "Accept-Encoding": "identity"},
                     **options,
                 )
+                completion = await asyncio.wait_for(sent, self._timeout)
             except openai.BadRequestError as error:
                 if _code(error) in _REFUSALS:
                     return _with(about, None, refused="the server's content filter rejected the request")
@@ -119,12 +128,15 @@ class OpenAIJudge:
                     raise JudgeRejected(self._sentence(error)) from error
             except openai.APIStatusError as error:
                 raise self._failure(error) from error
-            except openai.APITimeoutError as error:
+            except (openai.APITimeoutError, asyncio.TimeoutError) as error:
                 raise JudgeDown("the judge did not reply in time") from error
-            except openai.APIConnectionError as error:
+            except (openai.APIConnectionError, BadBody) as error:
+                # Versions of the package differ in which errors they wrap.
                 reason = error.__cause__ or error
+                if isinstance(reason, BadBody):
+                    raise JudgeDown(f"the judge's response {reason}") from error
                 raise JudgeDown(f"the connection failed ({type(reason).__name__})") from error
-            except (openai.OpenAIError, ValueError) as error:  # a reply that is not JSON, or not a chat completion
+            except (openai.OpenAIError, ValueError, RecursionError) as error:  # not JSON, or not a chat completion
                 raise JudgeDown(f"the judge's response is invalid ({type(error).__name__})") from error
             else:
                 return _read(completion, about)
@@ -152,6 +164,10 @@ class OpenAIJudge:
             )
         if status in (401, 403):
             return RunFailed(f"The judge rejects the key (status {status}). Set {KEY_VARIABLE} to a valid key.")
+        if 300 <= status < 400:
+            return RunFailed(
+                f"The judge's server redirects to '{_shown_address(error.response)}'. Check that address, and pass it as --judge."
+            )
         if status in (404, 405):
             return RunFailed(
                 f"The judge's server knows no model '{self.model}', or no chat completions at this address (status "
@@ -169,23 +185,36 @@ class OpenAIJudge:
         return f"the judge rejects the request (status {error.status_code}{': ' + message if message else ''})"
 
 
+def _shown_address(response: Any) -> str:
+    return "".join(one for one in str(response.headers.get("location")) if one.isprintable())[:_MAX_MESSAGE]
+
+
 def _read(completion: Any, about: JudgeReply) -> JudgeReply:
+    # The package builds its objects from any JSON, unchecked.
     choices = getattr(completion, "choices", None)
-    if not choices or getattr(choices[0], "message", None) is None:
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
+    content, refusal = (getattr(message, name, None) for name in ("content", "refusal"))
+    if not hasattr(message, "content") or not all(isinstance(one, (str, NoneType)) for one in (content, refusal)):
         raise JudgeDown("the judge's response is not a chat completion")
-    choice, usage = choices[0], completion.usage
-    filtered = choice.finish_reason == "content_filter"
-    refused = choice.message.refusal or ("the server's content filter removed the reply" if filtered else None)
+    finish = getattr(choice, "finish_reason", None)
+    refused = refusal or ("the server's content filter removed the reply" if finish == "content_filter" else None)
+    usage = getattr(completion, "usage", None)
     return _with(
         about,
-        None if refused else str(choice.message.content or ""),
-        refused=None if refused is None else str(refused),
-        model=str(completion.model or ""),
-        fingerprint=str(completion.system_fingerprint or ""),
-        tokens_in=int(usage.prompt_tokens or 0) if usage else 0,
-        tokens_out=int(usage.completion_tokens or 0) if usage else 0,
-        finish=str(choice.finish_reason or ""),
+        None if refused else content or "",
+        refused=refused,
+        model=str(getattr(completion, "model", None) or ""),
+        fingerprint=str(getattr(completion, "system_fingerprint", None) or ""),
+        tokens_in=_count(getattr(usage, "prompt_tokens", None)),
+        tokens_out=_count(getattr(usage, "completion_tokens", None)),
+        finish=str(finish or ""),
     )
+
+
+def _count(value: object) -> int:
+    """Return a number of tokens; 0 if the server reports none that is possible."""
+    return value if type(value) is int and 0 <= value <= _MAX_TOKENS else 0
 
 
 def _with(about: JudgeReply, text: str | None, **values: Any) -> JudgeReply:

@@ -22,6 +22,8 @@ from .replies import JudgeReply, Replies
 # An unreadable reply is asked for again at most this many times.
 MAX_REPEATS = 2
 _MAX_WAIT = 60.0
+# The shortest wait at a rate limit, whatever the server asks for.
+_MIN_WAIT = 0.05
 # After so many failures in a row the judge is considered out of order.
 _MAX_FAILURES = 10
 
@@ -49,7 +51,7 @@ class JudgeLimits:
         wait: seconds before the second try; doubled for each further one.
         patience: seconds at rate limits without a single reply after which the run stops.
         price: price of tokens, if known.
-        max_cost: upper limit of the cost, in the currency of `price`.
+        max_cost: upper limit of the cost, in the currency of `price`; needs one.
     """
 
     parallel: int = 4
@@ -145,7 +147,6 @@ class Judging:
         Raises:
             RunFailed: the judge cannot be used, the budget is spent, or the user stopped the run.
         """
-        self._check_budget(subjects)
         waiting = iter(subjects)
         with _stop_on_interrupt(self._interrupt):
             workers = [asyncio.create_task(self._work(waiting)) for _ in range(self._limits.parallel)]
@@ -236,12 +237,14 @@ class Judging:
             try:
                 return await self._judge.reply(ask, about)
             except JudgeBusy as busy:
-                if time.monotonic() - self._last_reply > self._limits.patience:
+                seconds = min(wait, _MAX_WAIT) if busy.wait is None else max(busy.wait, _MIN_WAIT)
+                # A server may ask for a wait that is longer than the user's patience.
+                if max(time.monotonic() - self._last_reply, seconds - _MIN_WAIT) > self._limits.patience:
                     raise RunFailed(
-                        f"The judge has limited the rate for {self._limits.patience / 60:.0f} minutes without a reply. "
-                        "Run the same command again later; recorded replies are kept."
+                        f"The judge limits the rate, and no reply came within --patience {self._limits.patience:g} seconds; "
+                        f"the next request may be sent in {seconds:.0f} seconds. Run the same command again later; "
+                        "recorded replies are kept."
                     ) from busy
-                seconds = busy.wait if busy.wait is not None else min(wait, _MAX_WAIT)
                 self._resume_at = max(self._resume_at, time.monotonic() + seconds)
                 wait *= 2
             except JudgeDown:
@@ -263,10 +266,6 @@ class Judging:
                 raise self._error or RunFailed("The run was stopped.")
             await asyncio.sleep(min(left, 0.2))
 
-    def _check_budget(self, subjects: list[Subject]) -> None:
-        if self._limits.max_cost is not None and self._limits.price is None:
-            raise UniWorldError("--max-cost needs the price of tokens. Add --price IN,OUT.")
-
     def _check_cost(self, ask: Ask) -> None:
         """Raise RunFailed if the requests under way and this one could exceed the budget."""
         price, most = self._limits.price, self._limits.max_cost
@@ -274,12 +273,14 @@ class Judging:
             return
         past = self._replies.all()
         guess = price.of(*estimate([ask]))
+        # Not every server reports tokens.
+        used = sum(price.of(one.tokens_in, one.tokens_out) or guess for one in past)
         # A reply can be longer than the average one; twice the most expensive so far is a safe bound.
         highest = max((price.of(one.tokens_in, one.tokens_out) for one in past), default=0.0)
         each = max(guess, 2 * highest)
-        if spent(past, price) + each * (self._running + 1) > most:
+        if used + each * (self._running + 1) > most:
             raise RunFailed(
-                f"The replies have cost {spent(past, price):.4f}, and another one could exceed --max-cost {most:g}. Raise it "
+                f"The replies have cost {used:.4f}, and another one could exceed --max-cost {most:g}. Raise it "
                 "and run the same command again."
             )
 

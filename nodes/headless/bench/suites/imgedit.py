@@ -161,7 +161,7 @@ def _records(download: Download, names: tuple[str, ...]) -> tuple[dict[str, dict
         name = str(record.get("id"))
         if not is_relative(name) or not is_relative(key) or "/" in key:
             raise UniWorldError(
-                f"Item '{key}' of '{path}': the key or the picture '{name}' leads out of its folder. {_WHERE}"
+                f"Item '{key}' of '{path}': the key or the picture '{name}' is not a name inside its folder. {_WHERE}"
             )
     return content, path
 

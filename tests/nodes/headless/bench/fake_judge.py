@@ -47,6 +47,7 @@ class Answer:
     cut: bool = False
     raw: str | None = None
     wait: float = 0.0
+    drip: float = 0.0
 
 
 @dataclass
@@ -78,8 +79,10 @@ class FakeJudge:
             assert http.transport is not None
             http.transport.close()
             return response
+        if answer.drip:
+            return await _dripping(http, answer.drip)
         if answer.raw is not None:
-            return web.Response(text=answer.raw, content_type="application/json")
+            return web.Response(text=answer.raw, content_type="application/json", headers=answer.headers)
         if answer.status != 200:
             return web.json_response({"error": answer.error or {}}, status=answer.status, headers=answer.headers)
         self.replies.append(request.key)
@@ -95,6 +98,18 @@ class FakeJudge:
                 "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100},
             }
         )
+
+
+async def _dripping(http: web.Request, wait: float) -> web.StreamResponse:
+    """Send a space now and then, without end."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(http)
+    while True:
+        try:
+            await response.write(b" ")
+        except OSError:  # the client has closed the connection
+            return response
+        await asyncio.sleep(wait)
 
 
 @contextmanager

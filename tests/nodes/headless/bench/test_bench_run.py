@@ -18,6 +18,7 @@ pytest.importorskip("openai")
 
 from uniworld.__main__ import main
 from uniworld.nodes.headless.bench import statistics
+from uniworld.nodes.headless.bench.judging.http import MAX_BODY
 
 from .fake_judge import KEY, Answer, FakeJudge, Request, serving
 from .folders import imgedit, results
@@ -225,7 +226,7 @@ def test_rate_limits_without_end_stop_the_run(bench: Runner) -> None:
     with serving(lambda request: Answer(status=429, headers={"Retry-After": "0.02"})) as fake:
         code, _, err = bench(fake, "--patience", "0.2")
     assert code == 1
-    assert "limited the rate" in err
+    assert "limits the rate" in err
 
 
 def test_the_run_stops_before_the_budget_is_exceeded(bench: Runner) -> None:
@@ -420,3 +421,103 @@ def test_the_report_escapes_everything_and_loads_nothing(bench: Runner) -> None:
     assert "default-src &#x27;none&#x27;" in html
     assert 'src="http' not in html
     assert html.count('src="data:image/jpeg') == 2 * ITEMS
+
+
+def _body(**parts: Any) -> str:
+    message = {"role": "assistant", "content": GOOD, **parts.pop("message", {})}
+    return json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], **parts})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(raw=_body(choices={"0": 1})),
+        Answer(raw=_body(choices=3)),
+        Answer(raw=_body(choices=[{"message": "Score: 5"}])),
+        Answer(raw=_body(message={"content": {"text": GOOD}})),
+        Answer(raw=_body(message={"content": 4})),
+        Answer(raw=_body(message={"refusal": {"a": 1}})),
+        Answer(raw="[" * 200_000),
+        Answer(raw=" " * (MAX_BODY + 1)),
+        Answer(raw=_body(), headers={"Content-Encoding": "br"}),
+    ],
+    ids=["mapping", "number", "text", "content", "grade", "refusal", "deep", "huge", "compressed"],
+)
+def test_a_response_of_another_form_is_no_reply(bench: Runner, answer: Answer) -> None:
+    with serving(lambda request: answer if number_of(request) == 2 else Answer(GOOD)) as fake:
+        code, _, err = bench(fake)
+        assert code == 1
+        assert "the judge's response" in err
+        assert Counter(number_of(one) for one in fake.requests)[2] == 5
+    assert bench.result["tables"]["published"]["counts"]["open"] == 1
+    assert len(bench.replies) == ITEMS - 1
+
+
+@pytest.mark.parametrize(
+    "usage", ["many", [1], {"prompt_tokens": "abc"}, {"prompt_tokens": -(10**9)}, {"prompt_tokens": 10**400}]
+)
+def test_a_reply_counts_whatever_the_server_says_about_its_tokens(bench: Runner, usage: Any) -> None:
+    with serving(lambda request: Answer(raw=_body(usage=usage))) as fake:
+        assert bench(fake, "--price", "1,1")[0] == 0
+        assert len(fake.requests) == ITEMS
+    assert {one["tokens_in"] for one in bench.replies} == {0}
+
+
+def test_the_budget_holds_for_a_server_that_reports_no_tokens(bench: Runner) -> None:
+    with serving(lambda request: Answer(raw=_body())) as fake:
+        # By the estimate, a request has about 520 tokens and a reply 150.
+        code, _, err = bench(fake, "--price", "1,1", "--max-cost", "0.0015", "--parallel", "1")
+        assert code == 1
+        assert "--max-cost" in err
+        assert len(fake.requests) == 2
+
+
+def test_a_server_that_sends_slowly_is_not_waited_for_without_end(bench: Runner) -> None:
+    with serving(lambda request: Answer(drip=0.05) if number_of(request) == 2 else Answer(GOOD)) as fake:
+        code, _, err = bench(fake, "--timeout", "0.3")
+    assert code == 1
+    assert "did not reply in time" in err
+
+
+def test_a_redirect_is_named_and_not_followed(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD)) as other:
+        move = Answer(status=307, headers={"Location": f"{other.url}/chat/completions"})
+        with serving(lambda request: move) as fake:
+            code, _, err = bench(fake, "--parallel", "1")
+            assert code == 1
+            assert len(fake.requests) == 1
+        assert f"redirects to '{other.url}" in err
+        assert not other.requests
+
+
+def test_a_wait_longer_than_the_patience_stops_at_once(bench: Runner) -> None:
+    with serving(lambda request: Answer(status=429, headers={"Retry-After": "86400"})) as fake:
+        code, _, err = bench(fake)
+    assert code == 1
+    assert "86400 seconds" in err
+
+
+def test_a_rate_limit_without_a_wait_is_not_hammered(bench: Runner) -> None:
+    with serving(lambda request: Answer(status=429, headers={"Retry-After": "0"})) as fake:
+        assert bench(fake, "--patience", "0.4", "--parallel", "1")[0] == 1
+        assert len(fake.requests) < 15
+
+
+def test_half_a_source_picture_is_named(bench: Runner) -> None:
+    source = next((bench.folder / "data").rglob("*.jpg"))
+    source.write_bytes(source.read_bytes()[:-40])
+    code, _, err = bench(None)
+    assert code == 2
+    assert str(source) in err
+    assert "the file is damaged" in err
+
+
+def test_a_source_picture_that_was_moved_is_counted_as_missing(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD)) as fake:
+        bench(fake)
+        source = next((bench.folder / "data").rglob("*.jpg"))
+        source.rename(source.with_suffix(".moved"))
+        for step in (["score"], ["report"], ["judge", "--judge", fake.url, "--judge-model", "gpt-4.1"]):
+            assert bench.command("bench", step[0], str(bench.out), *step[1:])[0] == 1
+        assert len(fake.requests) == ITEMS
+    assert bench.result["tables"]["published"]["counts"] == {"scored": 4, "unscored": 0, "open": 0, "missing": 2}

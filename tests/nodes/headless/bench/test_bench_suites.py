@@ -73,8 +73,11 @@ def test_missing_and_damaged_source_pictures_are_listed(tmp_path: Path) -> None:
     [
         ("[]", "must map keys to items"),
         ('{"1": 5}', "must map keys to items"),
-        ('{"1": {"id": "../../etc/passwd", "prompt": "x", "edit_type": "add"}}', "leads out of its folder"),
-        ('{"../1": {"id": "animal/000000000.jpg", "prompt": "x", "edit_type": "add"}}', "leads out of its folder"),
+        ('{"1": {"id": "../../etc/passwd", "prompt": "x", "edit_type": "add"}}', "is not a name inside its folder"),
+        (
+            '{"../1": {"id": "animal/000000000.jpg", "prompt": "x", "edit_type": "add"}}',
+            "is not a name inside its folder",
+        ),
         ('{"1": {"id": "animal/000000000.jpg", "prompt": "", "edit_type": "add"}}', "'prompt' is ''"),
         (
             '{"1": {"id": "animal/000000000.jpg", "prompt": "x", "edit_type": "melt"}}',

@@ -73,7 +73,15 @@ def test_strict_rejects_other_formats(reply: object) -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    ['{"score": [NaN, 3]}', '{"score": [5, NaN]}', '{"score": [-1, 3]}', '{"score": [true, 3]}', '{"score": null}'],
+    [
+        '{"score": [1' + "0" * 400 + ", 3]}",
+        '{"score": [1e300, 3]}',
+        '{"score": [NaN, 3]}',
+        '{"score": [5, NaN]}',
+        '{"score": [-1, 3]}',
+        '{"score": [true, 3]}',
+        '{"score": null}',
+    ],
 )
 @pytest.mark.parametrize("mode", ["published", "strict"])
 def test_invalid_scores_are_unscored_in_both_modes(reply: str, mode: Any) -> None:

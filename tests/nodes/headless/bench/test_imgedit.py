@@ -98,3 +98,11 @@ def test_the_older_name_of_a_type_counts_as_the_type() -> None:
 def test_no_scores_give_no_overall_score() -> None:
     made = table({"1": Unscored("x")}, {"1": "add"})
     assert (made.groups, made.overall, made.unscored) == ({}, {}, {"1": "x"})
+
+
+@pytest.mark.parametrize("digits", [150, 400, 5000])
+def test_numbers_too_large_for_a_mean_are_unscored(digits: int) -> None:
+    reply = f"Prompt Compliance: {'9' * digits}"
+    for read in (read_basic, read_uge):
+        assert isinstance(read(reply, "published"), Unscored)
+        assert isinstance(read(reply.replace("Prompt Compliance", "Score")), Unscored)

@@ -1,0 +1,47 @@
+"""The judge's HTTP client: it follows no redirect, and reads no response of unlimited size into memory."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+# A chat completion is far smaller.
+MAX_BODY = 16 * 2**20
+
+
+class BadBody(Exception):
+    """A response is too large or is compressed."""
+
+
+def http_client() -> Any:
+    """Return a client for the `openai` package. Reading a response can raise `BadBody`."""
+    from openai import DefaultAsyncHttpxClient
+
+    # The pictures are sent to the address that the user chose, and to no other.
+    return DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_limit]})
+
+
+async def _limit(response: Any) -> None:
+    # A small compressed body could become a huge one, so requests do not accept any.
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise BadBody("is compressed, which the request did not accept")
+    # The package depends on httpx, or on httpx2 in later versions.
+    base = importlib.import_module(type(response).__module__.partition(".")[0]).AsyncByteStream
+    response.stream = type("LimitedBody", (_LimitedBody, base), {})(response.stream)
+
+
+class _LimitedBody:
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for data in self._inner:
+            size += len(data)
+            if size > MAX_BODY:
+                raise BadBody(f"is larger than {MAX_BODY // 2**20} MiB")
+            yield data
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
