@@ -172,7 +172,7 @@ class TestPainter:
     def test_references_of_another_format_are_refused(self, model: UniWorld) -> None:
         condition = self.condition(model)
         broken = Condition(condition.tokens, condition.pooled, references=(torch.zeros(1, 4, 8, 8),))
-        with pytest.raises(UniWorldError, match=r"The latent has shape \[1, 4, 8, 8\]; the references"):
+        with pytest.raises(UniWorldError, match=r"The latent has shape \[1, 4, 8, 8\]; as a reference"):
             model.sample(broken, 32, 32, steps=1)
 
     def test_v1_refuses_its_references(self, model: UniWorld) -> None:
