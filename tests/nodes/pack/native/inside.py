@@ -6,10 +6,12 @@
 # ruff: noqa: E402, I001  # imports follow the set-up of sys.path and sys.argv, and their order is main.py's
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib.util
 import json
 import os
+import shutil
 import sys
 import tempfile
 import traceback
@@ -20,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[4]
 COMFY, NAMES = Path(sys.argv[1]).resolve(), sys.argv[2:]
 PLACE = Path(tempfile.mkdtemp(prefix="uniworld-comfy-"))
+atexit.register(shutil.rmtree, PLACE, ignore_errors=True)  # up to 2 GB of converted models
 
 sys.path.insert(0, str(COMFY))
 sys.argv = ["main.py", "--cpu", "--base-directory", str(PLACE)]
