@@ -90,6 +90,8 @@ class PlainHost:
         return False
 
     def model_folders(self, kind: str) -> list[Path]:
+        if kind == _LORAS:
+            return [*(root / _LORAS for root in self.models), *shipped_lora_folders()]
         return [root / MODEL_FOLDERS[kind] for root in self.models]
 
     def model_files(self, kind: str) -> list[str]:
@@ -103,7 +105,7 @@ class PlainHost:
         if kind != _LORAS:
             return {}
         found: dict[str, Path] = {}
-        for folder in (*(root / _LORAS for root in self.models), *shipped_lora_folders()):
+        for folder in self.model_folders(_LORAS):
             for file in sorted(folder.rglob("*.safetensors")):
                 if file.is_file():
                     found.setdefault(file.relative_to(folder).as_posix(), file)

@@ -48,7 +48,7 @@ class Host(Protocol):
         """Return whether the program is ComfyUI, with its own types such as MODEL."""
 
     def model_folders(self, kind: str) -> list[Path]:
-        """Return the folders with models of a kind of `MODEL_FOLDERS`, highest priority first."""
+        """Return the folders with models of a kind of `MODEL_FOLDERS`, or with "loras", highest priority first."""
 
     def model_files(self, kind: str) -> list[str]:
         """Return the names of the files in the model folders of a kind, such as "loras", subfolders included.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ...uniworld_core.sampling.painter import Painter
     from .wires import DiTWire
 
-_FOLDER = "loras"  # as `folder_paths` names it
+LORAS = "loras"  # as `folder_paths` names it
 _SUFFIX = ".safetensors"  # reading the other formats in that folder could run code
 # Bounds of ComfyUI's own LoRA loaders.
 _MAX_STRENGTH = 100.0
@@ -26,15 +26,15 @@ _MAX_STRENGTH = 100.0
 
 def lora_names() -> list[str]:
     """Return the names of the LoRAs in the host's folders."""
-    return [name for name in host.current().model_files(_FOLDER) if name.endswith(_SUFFIX)]
+    return [name for name in host.current().model_files(LORAS) if name.endswith(_SUFFIX)]
 
 
 def lora_file(name: str) -> Path:
     """Return the file of a LoRA. Raises UniWorldError unless it is one of `lora_names`."""
-    file = host.current().model_file(_FOLDER, name) if name in lora_names() else None
+    file = host.current().model_file(LORAS, name) if name in lora_names() else None
     if file is None:
         raise UniWorldError(
-            f"There is no LoRA {shown(name)} in models/{_FOLDER}: choose another one, or copy the file there."
+            f"There is no LoRA {shown(name)} in models/{LORAS}: choose another one, or copy the file there."
         )
     return file
 

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from ....host import MODEL_FOLDERS
 from ....pack.folders import model_choices
+from ....pack.lora import LORAS, lora_names
 from ....renamed import replacements
 from ..http.responses import RequestError, json_response
 from ..http.route import HTTPRoute
@@ -19,6 +20,8 @@ from ..server import Server, server_of
 
 # The ComfyUI version whose API this server implements; clients enable features by it.
 COMFYUI_VERSION = "0.3.64"
+# Kinds of models, as ComfyUI names their folders.
+_KINDS = [*MODEL_FOLDERS, LORAS]
 
 
 async def get_object_info(request: web.Request) -> web.Response:
@@ -70,32 +73,33 @@ async def get_features(request: web.Request) -> web.Response:
 
 
 async def get_models(_: web.Request) -> web.Response:
-    return json_response(list(MODEL_FOLDERS))
+    return json_response(_KINDS)
 
 
 async def get_models_in(request: web.Request) -> web.Response:
-    return json_response(list(await asyncio.to_thread(model_choices, _kind(request))))
+    return json_response(await asyncio.to_thread(_names, request))
 
 
 async def get_model_folders(request: web.Request) -> web.Response:
     host = server_of(request).host
     return json_response(
-        [{"name": kind, "folders": [str(path) for path in host.model_folders(kind)]} for kind in MODEL_FOLDERS]
+        [{"name": kind, "folders": [str(path) for path in host.model_folders(kind)]} for kind in _KINDS]
     )
 
 
 async def get_model_files(request: web.Request) -> web.Response:
-    names = await asyncio.to_thread(model_choices, _kind(request))
+    names = await asyncio.to_thread(_names, request)
     return json_response([{"name": name, "pathIndex": 0} for name in names])
 
 
-def _kind(request: web.Request) -> str:
+def _names(request: web.Request) -> list[str]:
+    """Return the models of the requested kind, under the names that the nodes list."""
     kind = request.match_info["folder"]
+    if kind == LORAS:
+        return lora_names()
     if kind not in MODEL_FOLDERS:
-        raise RequestError(
-            404, "not_found", f"Unknown model folder {kind[:40]!r}; choose one of {', '.join(MODEL_FOLDERS)}."
-        )
-    return kind
+        raise RequestError(404, "not_found", f"Unknown model folder {kind[:40]!r}; choose one of {', '.join(_KINDS)}.")
+    return list(model_choices(kind))
 
 
 async def get_view_metadata(request: web.Request) -> web.Response:

@@ -48,7 +48,11 @@ def test_models_and_folders(live):
     folder = live.config.models / "uniworld" / "Mine"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    assert live.get("/models").json == ["uniworld", "diffusers", "siglip", "unipic"]
+    assert live.get("/models").json == ["uniworld", "diffusers", "siglip", "unipic", "loras"]
+    (live.config.models / "loras" / "mine").mkdir(parents=True)
+    (live.config.models / "loras" / "mine" / "one.safetensors").write_bytes(b"")
+    assert live.get("/models/loras").json[0] == "mine/one.safetensors"
+    assert live.get("/experiment/models").json[-1]["folders"][0] == str(live.config.models / "loras")
     assert live.get("/models/uniworld").json[0] == "Mine"
     assert live.get("/models/checkpoints").status == 404
     assert live.get("/experiment/models").json[0]["name"] == "uniworld"
