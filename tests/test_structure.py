@@ -94,7 +94,10 @@ INNER = {
         "items": {"judging", "outcome"},
         "download": set(),
         "shapes": {"items", "judging", "outcome"},
-        "suites": {"download", "gedit", "geneval", "imgedit", "items", "judging", "outcome", "shapes", "wise"},
+        "suites": {
+            *("download", "dpg", "gedit", "geneval", "imgedit", "items", "judging", "outcome", "shapes"),
+            *("tifa", "unisandbox", "wise"),
+        },
         "statistics": {"items"},
         "run_folder": {"download", "items", "suites"},
         # Only this one knows workflows.

@@ -29,7 +29,7 @@ def description(reply: object, test: Test) -> str | bool | Unscored:
         text = text.splitlines()[0].strip()
         return False if text == _REJECTED else text
     if test == "mapping":
-        found = re.search(r"Object:(.*)", text, re.IGNORECASE)
+        found = re.search(r"Object:\s*(.+)", text)
         text = found[1].strip() if found else text
     return False if _NOTHING[test].fullmatch(text) else text
 

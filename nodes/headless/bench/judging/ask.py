@@ -71,6 +71,7 @@ class Ask:
         kind: names the question among those about the same result.
         system: text of the system message; "" for none.
         text: text of the user's message, sent before the pictures.
+        pictures_first: whether the pictures are sent before the text instead.
         max_tokens, temperature: as in the published script; None leaves them to the server.
     """
 
@@ -80,6 +81,7 @@ class Ask:
     system: str = ""
     max_tokens: int | None = None
     temperature: float | None = None
+    pictures_first: bool = False
 
     def key(self, model: str, attempt: int, digest: Callable[[Path], str]) -> str:
         """Return the hash of the request: of everything that the reply depends on, but not of the server's address.
@@ -91,12 +93,15 @@ class Ask:
             digest: returns the hash of a file.
         """
         pictures = [[digest(one.path), one.form, one.size] for one in self.pictures]
-        content = [model, self.system, self.text, pictures, self.max_tokens, self.temperature, attempt]
+        order = ["pictures first"] if self.pictures_first else []
+        content = [model, self.system, self.text, pictures, self.max_tokens, self.temperature, attempt, *order]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def messages(self) -> list[dict[str, Any]]:
         """Return the messages of a chat completion. Raises UniWorldError if a picture cannot be read."""
         pictures = [{"type": "image_url", "image_url": {"url": one.data_url()}} for one in self.pictures]
-        user: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": self.text}, *pictures]}
+        text = {"type": "text", "text": self.text}
+        content = [*pictures, text] if self.pictures_first else [text, *pictures]
+        user: dict[str, Any] = {"role": "user", "content": content}
         system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
         return [*system, user]

@@ -8,6 +8,7 @@ from ..shapes import ShapesSuite
 from .gedit import GEditSuite
 from .geneval import GenEvalSuite
 from .imgedit import ImgEditSuite, ImgEditUGESuite
+from .unisandbox import UniSandboxSuite
 from .wise import WISESuite
 
 SUITES: dict[str, Suite] = {
@@ -16,6 +17,7 @@ SUITES: dict[str, Suite] = {
     "gedit": GEditSuite(),
     "geneval": GenEvalSuite(),
     "wise": WISESuite(),
+    "unisandbox": UniSandboxSuite(),
     "shapes": ShapesSuite(),
 }
 

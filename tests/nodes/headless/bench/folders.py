@@ -136,3 +136,31 @@ def geneval(folder: Path) -> list[str]:
     (folder / "evaluation_metadata.jsonl").write_text("".join(json.dumps(one) + "\n" for one in GENEVAL))
     (folder / "object_names.txt").write_text("".join(f"thing {number}\n" for number in range(80)))
     return [f"{number:05d}/samples/{sample:05d}" for number in range(len(GENEVAL)) for sample in range(4)]
+
+
+UNISANDBOX_SCRIPTS = {
+    "math": ("CAPTION_PROMPT", "EVALUATION_PROMPT_TEMPLATE", "caption", "expected_answer"),
+    "mapping": ("IDENTIFICATION_PROMPT", "EVALUATION_PROMPT_TEMPLATE", "identified_object", "expected_answer"),
+    "knowledge": ("CAPTION_PROMPT", "EVAL_PROMPT_TEMPLATE", "caption", "gt"),
+}
+UNISANDBOX = {
+    "test_reasoning/math_1": [{"id": 1, "Question": "1 + 1 apples", "Answer": "2 apples"}],
+    "test_reasoning/mapping1": [
+        {"ID": "1", "Question_A": "A is a cup.", "Answer": "Cups"},
+        {"ID": "1", "Question_B": "B is a hat.", "Answer": "Hats"},
+    ],
+    "test_knowledge/Someone": [{"ID": 7, "Question": "Draw Someone.", "Answer": "a rose"}],
+}
+
+
+def unisandbox(folder: Path) -> None:
+    """Write a folder like UniSandbox's."""
+    for test, (first, second, description, answer) in UNISANDBOX_SCRIPTS.items():
+        path = folder / "eval" / f"eval_{test}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        template = f"Shown: {{{description}}}. Expected: {{{answer}}}."
+        path.write_text(f'{first} = "Describe for {test}."\n{second} = ("{template}")\nraise SystemExit("executed")\n')
+    for name, records in UNISANDBOX.items():
+        path = folder / "benchmark" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(one) + "\n" for one in records))
