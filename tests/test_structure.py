@@ -106,10 +106,11 @@ INNER = {
         "score_step": {"items", "judge_step", "judging", "outcome", "run_folder", "statistics"},
         "text_table": {"items", "run_folder", "score_step", "statistics"},
         "page": {"items", "score_step"},
+        "judges": {"judging", "run_folder"},
         "compare": {"items", "run_folder", "statistics"},
         "command": {
-            *("compare", "generate", "items", "judge_step", "judging", "outcome", "page", "run_folder", "score_step"),
-            *("suites", "text_table"),
+            *("compare", "generate", "items", "judge_step", "judges", "judging", "outcome", "page", "run_folder"),
+            *("score_step", "suites", "text_table"),
         },
     },
     "nodes/headless/serve": {

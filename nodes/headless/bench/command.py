@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,19 +18,19 @@ from ..registry.registry import Registry
 from .compare import compare
 from .generate import collect, write_rows
 from .items import SuiteOptions
-from .judge_step import JudgeSettings, judge_run, read_judge
-from .judging.client import OPENAI_URL, Judge, OpenAIJudge
+from .judge_step import JudgeSettings, judge_run, read_judge, results_to_judge
+from .judges import NO_JUDGE, add_judge_arguments, check_judge, choose_judge
 from .judging.cost import parse_price
 from .judging.replies import read_replies
 from .judging.run import JudgeLimits
+from .judging.vqa import VQA, question_line
 from .outcome import Mode
 from .page import page, sheet
-from .run_folder import BenchPlan, Digests, RunFolder, find_made, make_plan
+from .run_folder import BenchPlan, Digests, Made, RunFolder, find_made, make_plan
 from .score_step import ScoredResult, comparable, make_table, result_json, score_results
 from .suites.table import SUITES
 from .text_table import difference_text, table_text
 
-NO_JUDGE, DETECTOR = "none", "detector"
 _MODES: tuple[Mode, Mode] = ("published", "strict")
 
 
@@ -123,18 +122,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_judge(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--judge",
-        default=NO_JUDGE,
-        metavar="URL",
-        help='a server with OpenAI\'s API, "openai", "detector" for GenEval, or none (default)',
-    )
-    parser.add_argument("--detector", type=Path, metavar="DIR", help="folder of the detector, Mask2Former for COCO")
-    parser.add_argument(
-        "--clip", type=Path, metavar="DIR", help="folder of the CLIP that classifies colors for the detector"
-    )
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="device of the detector (default: cpu)")
-    parser.add_argument("--judge-model", metavar="NAME", help="name of the judge model")
+    add_judge_arguments(parser)
     parser.add_argument(
         "--temperature", type=float, metavar="T", help="temperature of the judge (default: as published)"
     )
@@ -235,22 +223,7 @@ def _check(arguments: argparse.Namespace) -> None:
         if arguments.server and arguments.ray is not None:
             raise UniWorldError("--server and --ray exclude each other: a batch runs on servers or on a Ray cluster.")
     if step == "judge" or step in SUITES:
-        if step == "judge" and arguments.judge == NO_JUDGE:
-            raise UniWorldError(
-                "Pass --judge with the address of a server, such as http://127.0.0.1:8000/v1, or openai."
-            )
-        if arguments.judge == DETECTOR and (arguments.detector is None or arguments.clip is None):
-            raise UniWorldError("--judge detector needs two models. Add --detector DIR and --clip DIR.")
-        if arguments.judge not in (NO_JUDGE, DETECTOR) and not arguments.judge_model:
-            raise UniWorldError("--judge needs the name of the model. Add --judge-model, such as gpt-4.1.")
-        for name in ("temperature", "max_cost", "timeout", "retry_wait", "patience"):
-            value = getattr(arguments, name)
-            if value is not None and (not math.isfinite(value) or value < 0):
-                raise UniWorldError(f"--{name.replace('_', '-')} {value} is invalid. Pass a number of 0 or more.")
-        if arguments.max_cost is not None and arguments.price is None:
-            raise UniWorldError("--max-cost needs the price of tokens. Add --price IN,OUT.")
-        if arguments.price is not None:
-            parse_price(arguments.price)
+        check_judge(arguments)
 
 
 def _line(out: TextIO, event: str, **values: Any) -> None:
@@ -295,34 +268,22 @@ def _generate(
 def _judge(
     arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: BenchPlan, digest: Digests, whole: bool
 ) -> int:
-    if plan.suite.exact:
-        raise UniWorldError(f"{plan.suite.title} needs no judge. Run `uniworld bench score {run.folder}`.")
-    by_detector = arguments.judge == DETECTOR
-    if plan.suite.by_detector != by_detector:
-        wanted = "a detector. Pass --judge detector" if plan.suite.by_detector else "a language model. Pass its server"
-        raise UniWorldError(f"The judge of {plan.suite.title} is {wanted}.")
     made = find_made(run, plan)
-    server = OPENAI_URL if arguments.judge == "openai" else arguments.judge
-    model = _detector_name(arguments) if by_detector else arguments.judge_model
-    settings = JudgeSettings(model, server, arguments.temperature, arguments.scoring)
+    if arguments.judge == VQA and plan.suite.vqa is not None and arguments.vqa is arguments.vqa_command is None:
+        return _write_questions(arguments, out, run, plan, made, whole)
+    chosen = choose_judge(arguments, run, plan)
+    settings = JudgeSettings(chosen.model, chosen.server, arguments.temperature, arguments.scoring)
     price = None if arguments.price is None else parse_price(arguments.price)
     limits = JudgeLimits(
-        1 if by_detector else arguments.parallel,
+        chosen.parallel or arguments.parallel,
         wait=arguments.retry_wait,
         patience=arguments.patience,
         price=price,
         max_cost=arguments.max_cost,
+        max_failures=chosen.max_failures or JudgeLimits.max_failures,
     )
-
-    def open_judge() -> Judge:
-        if by_detector:
-            from .judging.detector import DetectorJudge
-
-            return DetectorJudge(arguments.detector, arguments.clip, arguments.device)
-        return OpenAIJudge(arguments.judge, arguments.judge_model, arguments.timeout)
-
     on_progress = (lambda values: _line(out, "judged", **values)) if arguments.json else None
-    outcome = judge_run(run, plan, made, open_judge, settings, limits, digest, on_progress)
+    outcome = judge_run(run, plan, made, chosen.open, settings, limits, digest, on_progress)
     text = f"{outcome.asked} replies were recorded in '{run.replies}'."
     if outcome.cost is not None:
         text += f" All replies of the run cost {outcome.cost:.4f}."
@@ -339,10 +300,23 @@ def _judge(
     return FAILED if outcome.failed or made.missing else DONE
 
 
-def _detector_name(arguments: argparse.Namespace) -> str:
-    from .judging.detector import model_name  # it imports torch
-
-    return model_name(arguments.detector, arguments.clip)
+def _write_questions(
+    arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: BenchPlan, made: Made, whole: bool
+) -> int:
+    """Write the questions for a VQA model that runs elsewhere."""
+    subjects = results_to_judge(plan, made, JudgeSettings("", VQA, None, arguments.scoring))
+    lines = [question_line(subject.item, ask) for subject in subjects for ask in subject.asks({})]
+    path = run.folder / "questions.jsonl"
+    run.write(path, "".join(f"{line}\n" for line in lines).encode())
+    text = (
+        f"{len(lines)} questions are in '{path}'. Add \"answer\" to each line, then run `uniworld bench judge {run.folder} "
+        "--judge vqa --vqa FILE --judge-model NAME`."
+    )
+    if arguments.json and not whole:
+        _line(out, "result", message=text, questions=len(lines))
+    else:
+        say(text)
+    return FAILED if made.missing else DONE
 
 
 def _score(arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: BenchPlan, digest: Digests) -> int:
@@ -356,6 +330,8 @@ def _score(arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: Ben
     result = result_json(plan, settings, replies, tables, scored, workflow)
     run.write_json(run.result, result)
     judge = None if settings is None else settings.model
+    if settings is not None and plan.suite.vqa is not None and settings.server != VQA:
+        judge = f"{settings.model} in place of the published VQA model; not comparable with published results"
     text = table_text(plan, judge, tables, comparable(plan, settings, tables[0]))
     chosen = scored[modes[0]]
     if arguments.step != "score":
@@ -377,7 +353,7 @@ def _write_report(
     scored: list[ScoredResult],
     pictures: dict[tuple[str, int], Path],
 ) -> None:
-    html = page(f"{plan.suite.title}: {run.folder.name}", text, scored, pictures)
+    html = page(f"{plan.suite.title}: {run.folder.name}", text, scored, pictures, plan.suite.columns)
     run.write(run.page, html.encode("utf-8", "replace"))
     run.write(run.sheet, sheet(scored, plan.suite.main, pictures))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import glob
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -164,6 +165,34 @@ class Download:
             else:
                 raise UniWorldError(f"'{path}' has an unknown expression in line {node.lineno}. {self._where}")
         return "".join(parts)
+
+
+def parquet_rows(download: Download, columns: Sequence[str], instead: str) -> tuple[list[Mapping[str, Any]], Path]:
+    """Return the rows of the one parquet file of a download, and its path.
+
+    Args:
+        instead: the file that is missing if there is no parquet file.
+
+    Raises:
+        UniWorldError: there is none, it lacks a column, or pyarrow is not installed.
+    """
+    if not download.all("*.parquet"):
+        raise download.missing(instead)
+    path = download.one("*.parquet")
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UniWorldError("Parquet files need the package pyarrow. Install it with: pip install 'uniworld[bench]'")
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        lacking = [name for name in columns if name not in parquet.read_schema(path).names]
+        if lacking:
+            raise UniWorldError(f"'{path}' has no column '{lacking[0]}'. Pass another download as --data.")
+        rows = parquet.read_table(path, columns=list(columns)).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UniWorldError(f"'{path}' cannot be read: {brief(error)}. Download it again.") from error
+    download.files[path.name] = sha256_file(path)
+    return rows, path
 
 
 def filled(template: str, fields: Mapping[str, str]) -> str:

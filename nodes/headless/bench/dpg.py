@@ -58,6 +58,7 @@ class DPGResult:
         broad: percentage of yes by category, such as "entity".
         detailed: percentage of yes by subcategory, such as "entity - whole".
         score: the DPG-Bench score in percent; None if no item is scored.
+        answers: number of yes and of all answers by subcategory.
     """
 
     pictures: dict[str, CropScores]
@@ -65,6 +66,7 @@ class DPGResult:
     broad: dict[str, float]
     detailed: dict[str, float]
     score: float | None
+    answers: dict[str, tuple[float, int]]
 
 
 # The VQA model's answers: item -> question number -> answer for each crop.
@@ -188,4 +190,5 @@ def _result(
         {name: 100 * mean(values) for name, values in broad.items()},
         {name: 100 * mean(values) for name, values in categories.items()},
         100 * mean(picture.score for picture in pictures.values()) if pictures else None,
+        {name: (sum(values), len(values)) for name, values in categories.items()},
     )

@@ -20,7 +20,7 @@ from ..registry.registry import Registry
 from ..registry.schema import is_link, read_schema
 from ..workflow.file import Workflow, find_node, find_workflow, read_workflow
 from .items import seed_of
-from .run_folder import BenchPlan, RunFolder, row_id
+from .run_folder import BenchPlan, RunFolder, row_id, rows_of
 
 ROLES = ("prompt", "image", "seed")
 
@@ -65,7 +65,7 @@ def find_bindings(workflow: Workflow, registry: Registry, plan: BenchPlan, given
         find_node(workflow.prompt, target.rpartition(".")[0] if "." in target else target)
     candidates = _candidates(workflow, registry)
     needs_picture = any(item.picture is not None for item in plan.items)
-    several = any(item.samples > 1 for item in plan.items)
+    several = any(item.samples * item.tiles > 1 for item in plan.items)
     return Bindings(
         given.get("prompt") or str(_only(candidates["prompt"], "prompt", True)),
         given.get("image") or (_only(candidates["image"], "image", True) if needs_picture else None),
@@ -106,7 +106,9 @@ def _only(candidates: dict[str, str], role: str, needed: bool) -> str | None:
     return None
 
 
-def write_rows(run: RunFolder, plan: BenchPlan, name: str, registry: Registry, bind: Sequence[str]) -> Bindings:
+def write_rows(
+    run: RunFolder, plan: BenchPlan, workflow_name: str, registry: Registry, bind: Sequence[str]
+) -> Bindings:
     """Write the workflow in API form and the rows of the batch.
 
     The API form has no choices `{a|b}`, so that braces in a benchmark's prompt stay as they are.
@@ -115,7 +117,7 @@ def write_rows(run: RunFolder, plan: BenchPlan, name: str, registry: Registry, b
         UniWorldError: the workflow cannot be read, or an input to set is unclear.
     """
     run.own_pictures()
-    workflow = read_workflow(find_workflow(name), registry)
+    workflow = read_workflow(find_workflow(workflow_name), registry)
     bindings = find_bindings(workflow, registry, plan, parse_bindings(bind))
     workflow.resolve_texts(registry)
     run.write_json(run.workflow, workflow.prompt)
@@ -123,13 +125,14 @@ def write_rows(run: RunFolder, plan: BenchPlan, name: str, registry: Registry, b
     for item, sample in plan.results:
         if item.id in plan.missing:
             continue
-        values: dict[str, Any] = {bindings.prompt: item.prompt}
-        if bindings.seed is not None:
-            values[bindings.seed] = seed_of(plan.settings["seed"], item, sample)
-        row: dict[str, Any] = {"id": row_id(item, sample), "set": values}
-        if bindings.image is not None and item.picture is not None:
-            row["image"] = {bindings.image: item.picture}
-        lines.append(json.dumps(row))
+        for name, number in rows_of(item, sample):
+            values: dict[str, Any] = {bindings.prompt: item.prompt}
+            if bindings.seed is not None:
+                values[bindings.seed] = seed_of(plan.settings["seed"], item, number)
+            row: dict[str, Any] = {"id": name, "set": values}
+            if bindings.image is not None and item.picture is not None:
+                row["image"] = {bindings.image: item.picture}
+            lines.append(json.dumps(row))
     run.write(run.rows, ("\n".join(lines) + "\n").encode())
     return bindings
 
@@ -147,18 +150,18 @@ def collect(run: RunFolder, plan: BenchPlan) -> dict[str, str]:
     folder, failed = run.own_pictures(), {}
     for item, sample in plan.results:
         row = row_id(item, sample)
-        record = records.get(row)
-        if record is None:
+        found = [records.get(name) for name, _ in rows_of(item, sample)]
+        problem = next((text for record in found if record is not None and (text := _problem(record))), None)
+        if problem is not None:
+            failed[row] = problem
+        if problem is not None or None in found:
             continue
-        if record["status"] != "done":
-            failed[row] = str(record.get("error") or "the row has not finished")
-            continue
-        made = record["outputs"]["pictures"]
-        if len(made) != 1:
-            failed[row] = f"the workflow saved {len(made)} pictures; a benchmark needs exactly one"
-            continue
+        made = [run.output / record["outputs"]["pictures"][0] for record in found if record is not None]
         try:
-            _place(run.output / made[0], folder / f"{item.name(sample)}.png")
+            if len(made) > 1:
+                _place_grid(made, folder / f"{item.name(sample)}.png")
+            else:
+                _place(made[0], folder / f"{item.name(sample)}.png")
             if item.source_target is not None and item.source is not None:
                 _place(Path(item.source), folder / f"{item.source_target}.png")
         except (OSError, SyntaxError) as error:
@@ -187,6 +190,41 @@ def _records(run: RunFolder) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _problem(record: dict[str, Any]) -> str | None:
+    """Return why a row has no picture for the benchmark; None if it has one."""
+    if record["status"] != "done":
+        return str(record.get("error") or "the row has not finished")
+    count = len(record["outputs"]["pictures"])
+    return None if count == 1 else f"the workflow saved {count} pictures; a benchmark needs exactly one"
+
+
+def _place_grid(sources: Sequence[Path], target: Path) -> None:
+    """Join four pictures to a PNG file with two rows. An existing file is left as it is."""
+    if target.exists():
+        return
+    tiles = []
+    for source in sources:
+        with Image.open(source) as picture:
+            tiles.append(picture.convert("RGB"))
+    width, height = tiles[0].size
+    if any(tile.size != (width, height) for tile in tiles):
+        raise OSError("the pictures of a grid have different sizes")
+    grid = Image.new("RGB", (2 * width, 2 * height))
+    for place, tile in enumerate(tiles):
+        grid.paste(tile, (place % 2 * width, place // 2 * height))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_file(target.parent, target.name) as file:
+        grid.save(file, "PNG")
+        _publish(file, target)
+
+
+def _publish(file: Any, target: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    Path(file.name).replace(target)
+
+
 def _place(source: Path, target: Path) -> None:
     """Link, copy or convert a picture to a PNG file. An existing file is left as it is."""
     if target.exists():
@@ -199,7 +237,4 @@ def _place(source: Path, target: Path) -> None:
         else:
             with Image.open(source) as picture:
                 picture.save(file, "PNG")
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
-        Path(file.name).replace(target)
+        _publish(file, target)

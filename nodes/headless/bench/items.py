@@ -26,6 +26,7 @@ class BenchItem:
         target: name of the result in the folder of the published scorer, without extension; "{sample}" is replaced.
         source_target: the same for the source picture, if the published scorer expects it beside the result.
         samples: number of pictures to make.
+        tiles: number of pictures that are joined to one result: 1, or 4 for a grid of two rows.
         extra: further fields that the suite needs.
     """
 
@@ -38,6 +39,7 @@ class BenchItem:
     shown: str | None = None
     source_target: str | None = None
     samples: int = 1
+    tiles: int = 1
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -89,10 +91,12 @@ class BenchScores:
     Attributes:
         groups: row -> column -> mean.
         overall: the benchmark's overall scores by name; undefined ones are omitted.
+        counts: number of values in each row, if rows are not the groups of the items.
     """
 
     groups: dict[str, dict[str, float]]
     overall: dict[str, float]
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ class Suite(Protocol):
         about: one sentence for `bench list`.
         splits: valid values of `SuiteOptions.split`; the first is the default. Empty if there is no choice.
         main: the value of a picture by which the report sorts, and which `bench compare` compares.
+        columns: the values that the report shows; empty for all.
+        vqa: the same benchmark with a VQA model as the judge; None if it has no questions for one.
         published: published results.
         draws: whether the suite draws its items, rather than reading them from a download.
         exact: whether `measure` scores the results, without a judge.
@@ -134,6 +140,8 @@ class Suite(Protocol):
     about: str
     splits: tuple[str, ...]
     main: str
+    columns: tuple[str, ...] = ()
+    vqa: Suite | None = None
     published: tuple[PublishedResult, ...] = ()
     draws: bool = False
     exact: bool = False

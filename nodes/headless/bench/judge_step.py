@@ -19,6 +19,7 @@ from .judging.client import Judge
 from .judging.cost import estimate, spent
 from .judging.replies import JudgeReply, Replies
 from .judging.run import JudgeLimits, JudgeProgress, Judging, answered
+from .judging.vqa import VQA
 from .outcome import Mode, Unscored
 from .run_folder import BenchPlan, Digests, Made, RunFolder, read_json_file
 
@@ -91,8 +92,9 @@ class JudgedResult:
 
 def results_to_judge(plan: BenchPlan, made: Made, settings: JudgeSettings) -> list[JudgedResult]:
     """Return the results that have a picture, in the plan's order."""
+    suite = plan.suite.vqa if settings.server == VQA and plan.suite.vqa is not None else plan.suite
     return [
-        JudgedResult(plan.suite, item, sample, made.pictures[item.id, sample], plan.prompts, settings)
+        JudgedResult(suite, item, sample, made.pictures[item.id, sample], plan.prompts, settings)
         for item, sample in plan.results
         if (item.id, sample) in made.pictures
     ]
@@ -135,7 +137,7 @@ def judge_run(
         if not first:
             cost = None if limits.price is None else spent(replies.all(), limits.price)
             return JudgeOutcome(0, {}, cost)
-        if plan.suite.by_detector:
+        if plan.suite.by_detector or settings.server == VQA:
             say(f"{len(first)} pictures to examine; {len(subjects) - len(first)} of {len(subjects)} are done already.")
         else:
             _announce(first, len(subjects), asks, limits)

@@ -55,16 +55,23 @@ img { display: block; max-width: 200px; }
 """
 
 
-def page(title: str, table: str, scored: Sequence[ScoredResult], pictures: dict[tuple[str, int], Path]) -> str:
+def page(
+    title: str,
+    table: str,
+    scored: Sequence[ScoredResult],
+    pictures: dict[tuple[str, int], Path],
+    shown: Sequence[str] = (),
+) -> str:
     """Return the HTML of a report.
 
     Args:
         table: the table as text.
         pictures: the results by item and sample.
+        shown: names of the values to show; all if empty.
     """
     digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    columns = list(dict.fromkeys(name for one in scored for name in one.values or ()))
+    columns = list(dict.fromkeys(name for one in scored for name in shown or one.values or ()))
     heads = ["", "", "item", "group", "prompt", *columns, "reply"]
     sortable = range(2, 5 + len(columns))
     head = "".join(

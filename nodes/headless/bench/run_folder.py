@@ -189,6 +189,12 @@ def row_id(item: BenchItem, sample: int) -> str:
     return item.id if item.samples == 1 else f"{item.id}/{sample}"
 
 
+def rows_of(item: BenchItem, sample: int) -> list[tuple[str, int]]:
+    """Return the id and the seed's number of each row that makes a result: one, or one for each tile of a grid."""
+    row = row_id(item, sample)
+    return [(row, sample)] if item.tiles == 1 else [(f"{row}/{tile}", tile) for tile in range(item.tiles)]
+
+
 def make_plan(
     name: str, data: Sequence[Path], options: SuiteOptions, limit: int | None, seed: int, run: RunFolder, partial: bool
 ) -> BenchPlan:

@@ -62,7 +62,7 @@ def score_results(
         elif place not in judged:
             scored.append(ScoredResult(item, sample, "open", reason="it is not judged"))
         else:
-            scored.append(_score(plan.suite, item, judged[place], replies, mode, digest))
+            scored.append(_score(judged[place].suite, item, judged[place], replies, mode, digest))
     return scored
 
 
@@ -130,9 +130,11 @@ def make_table(suite: Suite, scored: list[ScoredResult], mode: Mode, partial: bo
     scores = suite.aggregate(entries) if entries else BenchScores({}, {})
     found = intervals(suite, entries)
     if not partial and (counts["missing"] or counts["open"]):
-        scores = BenchScores(scores.groups, {})
+        scores = BenchScores(scores.groups, {}, scores.counts)
         found = {name: one for name, one in found.items() if not name.startswith("overall/")}
-    group_counts = {group: sum(item.group == group for item, _ in entries) for group in scores.groups}
+    group_counts = {
+        group: scores.counts.get(group, sum(item.group == group for item, _ in entries)) for group in scores.groups
+    }
     return ScoredTable(mode, counts, group_counts, scores, found)
 
 

@@ -25,11 +25,13 @@ class AskPicture:
     Attributes:
         form: "file" sends the file unchanged; "jpeg" sends it as RGB in JPEG with Pillow's default quality.
         size: width and height to resize it to (bicubic), for the form "jpeg"; None keeps its size.
+        box: left, top, right and bottom of the part to send, as PNG; None sends the whole picture.
     """
 
     path: Path
     form: Literal["file", "jpeg"] = "file"
     size: tuple[int, int] | None = None
+    box: tuple[int, int, int, int] | None = None
 
     def data_url(self) -> str:
         """Return the picture as a data URL. Raises UniWorldError if the file cannot be read."""
@@ -43,11 +45,15 @@ class AskPicture:
         """Return the width and height that are sent."""
         if self.size is not None:
             return self.size
+        if self.box is not None:
+            return self.box[2] - self.box[0], self.box[3] - self.box[1]
         with Image.open(self.path) as picture:
             return picture.size
 
     def _encoded(self) -> tuple[bytes, str]:
         with Image.open(self.path) as picture:
+            if self.box is not None:
+                return _saved(picture.convert("RGB").crop(self.box), "PNG"), "image/png"
             if self.form == "file":
                 kind = _MIMES.get(picture.format or "")
                 if kind is not None:
@@ -92,7 +98,9 @@ class Ask:
             attempt: number of the attempt; an unreadable reply is asked for again under another key.
             digest: returns the hash of a file.
         """
-        pictures = [[digest(one.path), one.form, one.size] for one in self.pictures]
+        pictures = [
+            [digest(one.path), one.form, one.size, *([one.box] if one.box is not None else [])] for one in self.pictures
+        ]
         order = ["pictures first"] if self.pictures_first else []
         content = [model, self.system, self.text, pictures, self.max_tokens, self.temperature, attempt, *order]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()

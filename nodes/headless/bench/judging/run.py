@@ -24,8 +24,6 @@ MAX_REPEATS = 2
 _MAX_WAIT = 60.0
 # The shortest wait at a rate limit, whatever the server asks for.
 _MIN_WAIT = 0.05
-# After so many failures in a row the judge is considered out of order.
-_MAX_FAILURES = 10
 
 
 class Subject(Protocol):
@@ -52,6 +50,7 @@ class JudgeLimits:
         patience: seconds at rate limits without a single reply after which the run stops.
         price: price of tokens, if known.
         max_cost: upper limit of the cost, in the currency of `price`; needs one.
+        max_failures: failures in a row after which the judge is considered out of order.
     """
 
     parallel: int = 4
@@ -60,6 +59,7 @@ class JudgeLimits:
     patience: float = 1800.0
     price: Price | None = None
     max_cost: float | None = None
+    max_failures: int = 10
 
 
 @dataclass
@@ -186,7 +186,7 @@ class Judging:
     def _count_failure(self, subject: Subject, reason: str) -> None:
         self.progress.failed[f"{subject.item}/{subject.sample}"] = reason
         self._failures += 1
-        if self._failures >= _MAX_FAILURES:
+        if self._failures >= self._limits.max_failures:
             self._stop(
                 RunFailed(
                     f"The judge failed {self._failures} times in a row, last: {reason}. Run the same command again when "

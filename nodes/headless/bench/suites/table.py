@@ -5,9 +5,11 @@ from __future__ import annotations
 from .....uniworld_core.errors import UniWorldError
 from ..items import Suite
 from ..shapes import ShapesSuite
+from .dpg import DPGSuite
 from .gedit import GEditSuite
 from .geneval import GenEvalSuite
 from .imgedit import ImgEditSuite, ImgEditUGESuite
+from .tifa import TIFASuite
 from .unisandbox import UniSandboxSuite
 from .wise import WISESuite
 
@@ -17,6 +19,8 @@ SUITES: dict[str, Suite] = {
     "gedit": GEditSuite(),
     "geneval": GenEvalSuite(),
     "wise": WISESuite(),
+    "dpg": DPGSuite(),
+    "tifa": TIFASuite(),
     "unisandbox": UniSandboxSuite(),
     "shapes": ShapesSuite(),
 }

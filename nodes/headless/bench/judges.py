@@ -1,0 +1,114 @@
+"""The judges of `uniworld bench`: which one the options choose, and how it is opened."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ....uniworld_core.errors import UniWorldError
+from .judging.client import OPENAI_URL, Judge, OpenAIJudge
+from .judging.cost import parse_price
+from .judging.replies import read_replies
+from .judging.vqa import VQA, ProgramVQA, RecordedVQA, program_words
+from .run_folder import BenchPlan, RunFolder
+
+NO_JUDGE, DETECTOR = "none", "detector"
+# A file of answers may lack many; the other answers are recorded all the same.
+_ALL_FAILURES = 10**9
+
+
+@dataclass(frozen=True)
+class ChosenJudge:
+    """A judge before it is opened.
+
+    Attributes:
+        server: what the settings of the run record: an address, or the kind of a judge in this process.
+        parallel: number of requests at a time; None leaves the choice to the user.
+        max_failures: failures in a row after which the judge is out of order; None for the default.
+    """
+
+    model: str
+    server: str
+    open: Callable[[], Judge]
+    parallel: int | None = None
+    max_failures: int | None = None
+
+
+def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a judge."""
+    parser.add_argument(
+        "--judge",
+        default=NO_JUDGE,
+        metavar="URL",
+        help='a server with OpenAI\'s API, "openai", "detector" for GenEval, "vqa" for DPG-Bench and TIFA, or none '
+        "(default)",
+    )
+    parser.add_argument("--vqa", type=Path, metavar="FILE", help="answers of a VQA model, as JSON Lines")
+    parser.add_argument(
+        "--vqa-command", metavar="COMMAND", help="a program that answers questions, in an environment of its own"
+    )
+    parser.add_argument("--detector", type=Path, metavar="DIR", help="folder of the detector, Mask2Former for COCO")
+    parser.add_argument(
+        "--clip", type=Path, metavar="DIR", help="folder of the CLIP that classifies colors for the detector"
+    )
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="device of the detector (default: cpu)")
+    parser.add_argument("--judge-model", metavar="NAME", help="name of the judge model")
+
+
+def check_judge(arguments: argparse.Namespace) -> None:
+    """Check the options of the judge, before anything is read or paid for. Raises UniWorldError."""
+    judge = arguments.judge
+    if arguments.step == "judge" and judge == NO_JUDGE:
+        raise UniWorldError("Pass --judge with the address of a server, such as http://127.0.0.1:8000/v1, or openai.")
+    if judge == DETECTOR and (arguments.detector is None or arguments.clip is None):
+        raise UniWorldError("--judge detector needs two models. Add --detector DIR and --clip DIR.")
+    if judge != VQA and (arguments.vqa is not None or arguments.vqa_command is not None):
+        raise UniWorldError("--vqa and --vqa-command belong to --judge vqa. Add it, or omit them.")
+    if arguments.vqa is not None and arguments.vqa_command is not None:
+        raise UniWorldError("--vqa and --vqa-command exclude each other: the answers exist, or are made now.")
+    if arguments.vqa_command is not None:
+        program_words(arguments.vqa_command)
+    questions_only = judge == VQA and arguments.vqa is None and arguments.vqa_command is None
+    if judge not in (NO_JUDGE, DETECTOR) and not questions_only and not arguments.judge_model:
+        raise UniWorldError("--judge needs the name of the model. Add --judge-model, such as gpt-4.1.")
+    for name in ("temperature", "max_cost", "timeout", "retry_wait", "patience"):
+        value = getattr(arguments, name)
+        if value is not None and (not math.isfinite(value) or value < 0):
+            raise UniWorldError(f"--{name.replace('_', '-')} {value} is invalid. Pass a number of 0 or more.")
+    if arguments.max_cost is not None and arguments.price is None:
+        raise UniWorldError("--max-cost needs the price of tokens. Add --price IN,OUT.")
+    if arguments.price is not None:
+        parse_price(arguments.price)
+
+
+def choose_judge(arguments: argparse.Namespace, run: RunFolder, plan: BenchPlan) -> ChosenJudge:
+    """Return the judge that the options name. Raises UniWorldError if the benchmark has another kind of judge."""
+    kind, suite, model = arguments.judge, plan.suite, arguments.judge_model
+    if suite.exact:
+        raise UniWorldError(f"{suite.title} needs no judge. Run `uniworld bench score {run.folder}`.")
+    if suite.by_detector != (kind == DETECTOR):
+        wanted = "a detector. Pass --judge detector" if suite.by_detector else "a language model. Pass its server"
+        raise UniWorldError(f"The judge of {suite.title} is {wanted}.")
+    if kind == DETECTOR:
+        return _detector(arguments)
+    if kind != VQA:
+        server = OPENAI_URL if kind == "openai" else kind
+        return ChosenJudge(model, server, lambda: OpenAIJudge(kind, model, arguments.timeout))
+    if suite.vqa is None:
+        raise UniWorldError(f"{suite.title} has no questions for a VQA model. Pass the server of a language model.")
+    if arguments.vqa_command is not None:
+        return ChosenJudge(model, VQA, lambda: ProgramVQA(arguments.vqa_command, model, arguments.timeout), parallel=1)
+    recorded = RecordedVQA(arguments.vqa, model, read_replies(run.replies))
+    return ChosenJudge(model, VQA, lambda: recorded, parallel=1, max_failures=_ALL_FAILURES)
+
+
+def _detector(arguments: argparse.Namespace) -> ChosenJudge:
+    from .judging.detector import DetectorJudge, model_name  # it imports torch
+
+    name = model_name(arguments.detector, arguments.clip)
+    return ChosenJudge(
+        name, DETECTOR, lambda: DetectorJudge(arguments.detector, arguments.clip, arguments.device), parallel=1
+    )
