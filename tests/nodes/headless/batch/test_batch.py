@@ -311,16 +311,16 @@ def test_without_ray_the_message_says_how_to_install_it(batch, run, monkeypatch)
 @posix_only
 def test_ctrl_c_marks_the_row_and_the_same_command_continues(batch):
     batch.write({"id": "a", "text": "a"}, {"id": "b", "text": "b", "steps": 100}, {"id": "c", "text": "c"})
-    process = batch.launch()
+    process = batch.fork()
     batch.wait_for(lambda: batch.starts()["b"])
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert b"Traceback" not in out + err
-    assert b"1 of 3 rows are done, 2 are left" in err
+    assert "Traceback" not in out + err
+    assert "1 of 3 rows are done, 2 are left" in err
     assert [record["status"] for record in batch.records()] == ["started", "done", "started", "interrupted"]
-    process = batch.launch("--retries", "0")
+    process = batch.fork("--retries", "0")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     batch.check_all_done(["a", "b", "c"])
@@ -466,8 +466,8 @@ def test_ray_rows_with_pictures_failing_rows_deadly_rows_and_ctrl_c(ray_batch):
 @posix_only
 def test_ray_no_cluster_at_the_address(ray_batch):
     ray_batch.write({"text": "a"})
-    process = ray_batch.launch("--ray", "127.0.0.1:1")
+    process = ray_batch.fork("--ray", "127.0.0.1:1")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2, err
-    assert b"There is no Ray cluster at '127.0.0.1:1'" in err
-    assert b"Traceback" not in err
+    assert "There is no Ray cluster at '127.0.0.1:1'" in err
+    assert "Traceback" not in err
