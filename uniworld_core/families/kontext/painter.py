@@ -34,9 +34,10 @@ class KontextDiT(DiT):
 
     def check(self, condition: Condition, shape: Sequence[int]) -> None:
         """Raise UniWorldError unless the model can paint latents of shape (B, C, h, w) under this condition."""
+        # First, because its message about the conditioning of another family names the remedy.
+        super().check(replace(condition, references=()), shape)
         for reference in condition.references:
             self.latent_format.size(reference.shape, "as a reference, the DiT")
-        super().check(replace(condition, references=()), shape)
 
     def packed_velocity(
         self,

@@ -175,6 +175,11 @@ class TestPainter:
         with pytest.raises(UniWorldError, match=r"The latent has shape \[1, 4, 8, 8\]; as a reference"):
             model.sample(broken, 32, 32, steps=1)
 
+    def test_a_conditioning_of_another_family_names_the_remedy(self, model: UniWorld) -> None:
+        foreign = Condition(torch.zeros(1, 3, 48), None, references=(torch.zeros(1, 16, 1, 8, 8),))
+        with pytest.raises(UniWorldError, match=r"no pooled prompt: encode the prompt with"):
+            model.sample(foreign, 32, 32, steps=1)
+
     def test_v1_refuses_its_references(self, model: UniWorld) -> None:
         condition = self.condition(model)
         v1 = UniWorld.from_pretrained("tiny", dtype=torch.float32)
