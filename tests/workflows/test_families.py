@@ -149,7 +149,7 @@ class TestKontext:
         code, _, err = run(capsys, tmp_path, "kontext_edit")
         assert code == 2
         assert "'FLUX.1-Kontext-dev'" in err
-        assert "This workflow is for FLUX.1-Kontext-dev: download it to models/diffusers" in err
+        assert "This workflow is for FLUX.1-Kontext-dev: download it as the README says" in err
 
     def test_rows_of_a_batch(
         self, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

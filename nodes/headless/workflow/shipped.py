@@ -23,7 +23,7 @@ class ShippedWorkflow:
     Attributes:
         name: the short name, such as `edit`.
         needs_comfyui: whether it has nodes that only ComfyUI has, so that it runs there or with --server.
-        needs_model: the folder in models/diffusers that it is for; "" if it runs with a model that ships.
+        needs_model: the folder in models/diffusers or models/unipic that it is for; "" if it runs with a model that ships.
         file: its editor form; the thumbnail has the same name with the suffix .jpg.
     """
 
@@ -50,7 +50,7 @@ def missing_model(file: Path) -> str | None:
     needed = next((one.needs_model for one in shipped().values() if one.file == file), "")
     if not needed or needed in checkpoint_choices():
         return None
-    return f"This workflow is for {needed}: download it to models/diffusers (README: where the weights go)."
+    return f"This workflow is for {needed}: download it as the README says (Where the weights go)."
 
 
 def _read(file: Path) -> ShippedWorkflow:
