@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ....uniworld_core.errors import UniWorldError, shown
-from ....uniworld_core.files import sha256_file, write_atomic
+from ....uniworld_core.files import PART_SUFFIX, remove_stale_parts, sha256_file, write_atomic
 from ....uniworld_core.json_text import BadJson, loads
 from .download import picture_problem
 from .items import BenchItem, Suite, SuiteOptions, hash_items, limited
@@ -119,10 +119,16 @@ class RunFolder:
                 if one != other:
                     detail = f": {shown(one)}, not {shown(other)}" if what in ("benchmark", "settings") else ""
                     raise UniWorldError(f"'{self.folder}' is of another {what}{detail}. Choose another --out.")
-        elif self.folder.is_dir() and any(one != self.sources for one in self.folder.iterdir()):
+        elif self.folder.is_dir() and any(self._is_foreign(one) for one in self.folder.iterdir()):
             raise UniWorldError(f"'{self.folder}' contains other files. Choose another --out.")
         content = {HEADER: VERSION, **asdict(plan)}
         self.write_json(self.plan_file, content)
+        remove_stale_parts(self.folder, self.plan_file.name, age=3600)
+
+    def _is_foreign(self, path: Path) -> bool:
+        """Whether a file is none that a run which was killed before it had a plan has left behind."""
+        part = path.name.startswith(f".{self.plan_file.name}.") and path.suffix == PART_SUFFIX
+        return path != self.sources and not part
 
     # --- pictures -----------------------------------------------------------------------------------------------------
 

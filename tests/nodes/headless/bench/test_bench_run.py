@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -362,6 +363,16 @@ def test_a_foreign_folder_is_left_alone(bench: Runner) -> None:
     assert code == 2
     assert "contains other files" in err
     assert [path.name for path in bench.out.iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_killed_while_it_wrote_its_plan_can_be_repeated(bench: Runner) -> None:
+    bench.out.mkdir()
+    part = bench.out / ".plan.json.0123456789abcdef.part"
+    part.write_text("{")
+    os.utime(part, (0, 0))
+    with serving(lambda request: Answer(GOOD)) as fake:
+        assert bench(fake)[0] == 0
+    assert not part.exists()
 
 
 def test_two_runs_are_compared_on_the_results_that_both_have(bench: Runner) -> None:
