@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.loading.shipped import shipped_model
 from .judging.client import OPENAI_URL, Judge, OpenAIJudge
 from .judging.cost import parse_price
 from .judging.replies import read_replies
@@ -18,6 +19,16 @@ from .run_folder import BenchPlan, RunFolder
 NO_JUDGE, DETECTOR = "none", "detector"
 # A file of answers may lack many; the other answers are recorded all the same.
 _ALL_FAILURES = 10**9
+
+
+LOCAL = "local:"
+
+
+def local_folder(judge: str) -> Path:
+    """Return the folder that `local:FOLDER` names: a path, or the name of a shipped model."""
+    name = judge.removeprefix(LOCAL)
+    shipped = shipped_model(name)
+    return Path(name if shipped is None else shipped.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,8 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
         "--judge",
         default=NO_JUDGE,
         metavar="URL",
-        help='a server with OpenAI\'s API, "openai", "detector" for GenEval, "vqa" for DPG-Bench and TIFA, or none '
-        "(default)",
+        help='a server with OpenAI\'s API, "openai", "detector" for GenEval, "vqa" for DPG-Bench and TIFA, '
+        "local:FOLDER for a model in this process, or none (default)",
     )
     parser.add_argument("--vqa", type=Path, metavar="FILE", help="answers of a VQA model, as JSON Lines")
     parser.add_argument(
@@ -54,7 +65,9 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip", type=Path, metavar="DIR", help="folder of the CLIP that classifies colors for the detector"
     )
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="device of the detector (default: cpu)")
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="device of the detector or the local judge (default: cpu)"
+    )
     parser.add_argument("--judge-model", metavar="NAME", help="name of the judge model")
 
 
@@ -72,7 +85,12 @@ def check_judge(arguments: argparse.Namespace) -> None:
     if arguments.vqa_command is not None:
         program_words(arguments.vqa_command)
     questions_only = judge == VQA and arguments.vqa is None and arguments.vqa_command is None
-    if judge not in (NO_JUDGE, DETECTOR) and not questions_only and not arguments.judge_model:
+    if judge.startswith(LOCAL):
+        if not local_folder(judge).is_dir():
+            raise UniWorldError(f"--judge '{judge}' names no folder. Write local: and the folder of the model.")
+        if arguments.judge_model is not None or arguments.temperature is not None:
+            raise UniWorldError("--judge-model and --temperature are for servers: a local judge is greedy. Omit them.")
+    elif judge not in (NO_JUDGE, DETECTOR) and not questions_only and not arguments.judge_model:
         raise UniWorldError("--judge needs the name of the model. Add --judge-model, such as gpt-4.1.")
     for name in ("temperature", "max_cost", "timeout", "retry_wait", "patience"):
         value = getattr(arguments, name)
@@ -94,6 +112,8 @@ def choose_judge(arguments: argparse.Namespace, run: RunFolder, plan: BenchPlan)
         raise UniWorldError(f"The judge of {suite.title} is {wanted}.")
     if kind == DETECTOR:
         return _detector(arguments)
+    if kind.startswith(LOCAL):
+        return _local(arguments)
     if kind != VQA:
         server = OPENAI_URL if kind == "openai" else kind
         return ChosenJudge(model, server, lambda: OpenAIJudge(kind, model, arguments.timeout))
@@ -103,6 +123,14 @@ def choose_judge(arguments: argparse.Namespace, run: RunFolder, plan: BenchPlan)
         return ChosenJudge(model, VQA, lambda: ProgramVQA(arguments.vqa_command, model, arguments.timeout), parallel=1)
     recorded = RecordedVQA(arguments.vqa, model, read_replies(run.replies))
     return ChosenJudge(model, VQA, lambda: recorded, parallel=1, max_failures=_ALL_FAILURES)
+
+
+def _local(arguments: argparse.Namespace) -> ChosenJudge:
+    from .judging.detector import identity_of  # it imports torch
+    from .judging.local import LocalJudge
+
+    folder = local_folder(arguments.judge)
+    return ChosenJudge(identity_of(folder), LOCAL, lambda: LocalJudge(folder, arguments.device), parallel=1)
 
 
 def _detector(arguments: argparse.Namespace) -> ChosenJudge:

@@ -41,6 +41,14 @@ class AskPicture:
             raise UniWorldError(f"The picture '{self.path}' cannot be read: {brief(error)}. Replace it.") from error
         return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
+    def decoded(self) -> Image.Image:
+        """Return the picture that is sent as RGB. Raises UniWorldError if the file cannot be read."""
+        try:
+            with Image.open(io.BytesIO(self._encoded()[0])) as picture:
+                return picture.convert("RGB")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UniWorldError(f"The picture '{self.path}' cannot be read: {brief(error)}. Replace it.") from error
+
     def pixels(self) -> tuple[int, int]:
         """Return the width and height that are sent."""
         if self.size is not None:
