@@ -72,7 +72,7 @@ def page(
     digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     columns = list(dict.fromkeys(name for one in scored for name in shown or one.values or ()))
-    heads = ["", "", "item", "group", "prompt", *columns, "reply"]
+    heads = ["source", "result", "item", "group", "prompt", *columns, "reply"]
     sortable = range(2, 5 + len(columns))
     head = "".join(
         f'<th data-column="{place}">{escape(name)}</th>' if place in sortable else f"<th>{escape(name)}</th>"

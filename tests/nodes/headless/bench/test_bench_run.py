@@ -428,6 +428,7 @@ def test_the_report_escapes_everything_and_loads_nothing(bench: Runner) -> None:
     html = (bench.out / "report.html").read_text()
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert" in html
+    assert "<th>source</th><th>result</th>" in html
     assert html.count("<script>") == 1
     assert "default-src &#x27;none&#x27;" in html
     assert 'src="http' not in html
