@@ -151,6 +151,8 @@ class ProgramVQA:
             request = {"picture": str(self._picture(ask)), **question}
             try:
                 answer = await asyncio.wait_for(self._answer(json.dumps(request)), self._timeout)
+            except UniWorldError:  # a ValueError too
+                raise
             except (asyncio.TimeoutError, OSError, asyncio.LimitOverrunError, ValueError) as error:
                 await self._end(0.0)  # a late reply must not count for the next question
                 reason = (

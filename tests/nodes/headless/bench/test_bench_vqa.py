@@ -22,7 +22,7 @@ from uniworld.nodes.headless.bench.outcome import Unscored
 from uniworld.nodes.headless.bench.run_folder import rows_of
 from uniworld.nodes.headless.bench.suites.dpg import DPGSuite, DPGVQASuite
 from uniworld.nodes.headless.bench.suites.tifa import TIFASuite, TIFAVQASuite
-from uniworld.uniworld_core.errors import UniWorldError
+from uniworld.uniworld_core.errors import RunFailed, UniWorldError
 
 from .folders import results
 
@@ -144,6 +144,14 @@ def test_a_program_that_fails_gives_no_answer(
 ) -> None:
     with pytest.raises(kind, match=sentence):
         ask_program(tmp_path, program, 0.3 if "sleep" in program else 20.0)
+
+
+def test_a_program_that_cannot_start_ends_the_run(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    ask = Ask("k", question_text("what?"), (AskPicture(tmp_path / "a.png"),))
+    judge = ProgramVQA(str(tmp_path / "missing"), "m", 5.0)
+    with pytest.raises(RunFailed, match="cannot be started"):
+        asyncio.run(judge.reply(ask, JudgeReply("k", "i", 0, "k", 0, None)))
 
 
 def dpg_item(folder: Path) -> BenchItem:
