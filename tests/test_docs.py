@@ -209,7 +209,8 @@ def all_options() -> set[str]:
 
 @each_guide
 def test_options_in_the_text_exist(page: Path) -> None:
-    known = all_options() | PYTEST | OTHERS
+    scripts = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests" / "benchmarks").glob("*.py"))
+    known = all_options() | PYTEST | OTHERS | set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', scripts))
     for code in re.findall(r"`([^`\n]+)`", without_blocks(read(page))):
         for option in re.findall(r"(?<![\w-])(--[a-z][a-z0-9-]+)", code):
             assert option in known, f"{page.name} names {option}"

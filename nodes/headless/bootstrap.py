@@ -43,6 +43,8 @@ COMMAND_EXTRAS = {
     "convert": "train",
     "data": "train",
     "eval": "train",
+    "lora": "train",
+    "reward": "train",
     "test": "test",
 }
 OPTION_EXTRAS = {

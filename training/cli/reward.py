@@ -66,7 +66,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     if importlib.util.find_spec("aiohttp") is None:
-        raise UniWorldError("reward serve needs the package aiohttp. Install it with: pip install 'uniworld[serve]'")
+        raise UniWorldError("reward serve needs the package aiohttp. Install it with: pip install 'uniworld[train]'")
     token = _checked_token(arguments)
     import torch
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ....uniworld_core.errors import UniWorldError, brief
-from ....uniworld_core.files import temporary_file
+from ....uniworld_core.files import atomic_file
 from ....uniworld_core.json_text import BadJson, loads
 from ..problems import node_label
 from ..registry.registry import Registry
@@ -213,16 +212,8 @@ def _place_grid(sources: Sequence[Path], target: Path) -> None:
     for place, tile in enumerate(tiles):
         grid.paste(tile, (place % 2 * width, place // 2 * height))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_file(target.parent, target.name) as file:
+    with atomic_file(target) as file:
         grid.save(file, "PNG")
-        _publish(file, target)
-
-
-def _publish(file: Any, target: Path) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-    Path(file.name).replace(target)
 
 
 def _place(source: Path, target: Path) -> None:
@@ -230,11 +221,10 @@ def _place(source: Path, target: Path) -> None:
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_file(target.parent, target.name) as file:
+    with atomic_file(target) as file:
         if source.suffix.lower() == ".png":
             with source.open("rb") as original:
                 shutil.copyfileobj(original, file)
         else:
             with Image.open(source) as picture:
                 picture.save(file, "PNG")
-        _publish(file, target)

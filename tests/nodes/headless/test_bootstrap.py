@@ -62,6 +62,7 @@ ROOMS = {
     "nodes/headless/remote/": "serve",
     "nodes/headless/batch/ray_pool.py": "ray",
     "nodes/headless/bench/": "bench",
+    "training/editr1/reward/ray_workers.py": "ray",  # imported when a run has a cluster
     "training/": "train",
     "uniworld_core/perception/ocr.py": "ocr",  # imported when a node runs; its error says what to install
 }
@@ -373,7 +374,7 @@ def test_help_version_and_usage_errors_need_nothing_installed(tmp_path):
     assert unknown.returncode == 2
     assert (
         unknown.stderr
-        == "Unknown command 'paint'. The commands are: run, nodes, check, batch, bench, chat, serve, train, convert, data, eval, test.\n"
+        == "Unknown command 'paint'. The commands are: run, nodes, check, batch, bench, chat, serve, train, convert, data, eval, lora, reward, test.\n"
     )
     assert start().returncode == 2
 

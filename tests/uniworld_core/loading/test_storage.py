@@ -208,8 +208,10 @@ def test_a_dtype_without_arithmetic_of_its_own_is_refused_for_computing() -> Non
 def test_no_code_reads_off_weights_what_a_module_computes_in() -> None:
     pattern = re.compile(r"next\([^\n]*\bparameters\(\)|\b(weight|bias)\.(dtype|device)\b")
     sources = [file for room in ("uniworld_core", "nodes", "training") for file in (ROOT / room).rglob("*.py")]
-    # Those that hold weights, and nodes on ComfyUI's own modules, which do not know what they compute in.
+    # Those that hold weights, place tensors beside them, or use a table that may be elsewhere, and nodes on ComfyUI's own
+    # modules, which do not know what they compute in.
     holding = {ROOT / "uniworld_core" / "loading" / name for name in ("layers.py", "offload.py")}
+    holding |= {ROOT / "training" / "editr1" / "adapters.py", ROOT / "uniworld_core" / "backbones" / "qwen2.py"}
     sources = [file for file in sources if file not in holding and "native" not in file.parts]
     found = {file.name: match[0] for file in sources if (match := pattern.search(file.read_text(encoding="utf-8")))}
     assert len(sources) > 100

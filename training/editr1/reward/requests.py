@@ -71,7 +71,7 @@ class RewardServer:
     def __init__(self, url: str, token: str | None, policy: RetryPolicy, parallel: int) -> None:
         if importlib.util.find_spec("aiohttp") is None:
             raise UniWorldError(
-                "Remote rewards need the package aiohttp. Install it with: pip install 'uniworld[serve]'"
+                "Remote rewards need the package aiohttp. Install it with: pip install 'uniworld[train]'"
             )
         if parallel < 1:
             raise UniWorldError(f"The number of parallel reward requests is {parallel}; it must be at least 1.")

@@ -25,7 +25,7 @@ NEGATIVE, EDIT_NEGATIVE = "Generate an image.", "Repeat this image."
 _PAD = (127, 127, 127)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Request:
     """What one item of a batch asks for.
 
