@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,9 +17,7 @@ from .published import BadData, Line, name_files, read_list, sample_of
 from .samples import Sample
 from .shard_samples import ShardSamples
 from .shards import check_shards
-
-# Queued pictures per thread: enough to keep it busy, few enough to keep memory low.
-_WAITING = 8
+from .threads import map_in_threads
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def check(
         return item, _Finding((item,)) if isinstance(item, str) else _inspect(item, masks, area, ratios)
 
     done = 0
-    for item, finding in _map_in_threads(inspect, found, workers):
+    for item, finding in map_in_threads(inspect, found, workers):
         problems.extend(finding.problems)
         if isinstance(item, str):
             continue
@@ -240,17 +237,3 @@ def _inspect(sample: Sample, masks: bool, area: int, ratios: str) -> _Finding:
         problem = f"{sample.key}: the edit covers {float(mask.share):.5f} of the picture, too small; training skips it."
         return _Finding((problem,), size, small_mask=True)
     return _Finding((), size, whole_mask=bool(mask.whole))
-
-
-def _map_in_threads(
-    work: Callable[[Sample | str], tuple[Sample | str, _Finding]], items: Iterable[Sample | str], workers: int
-) -> Iterator[tuple[Sample | str, _Finding]]:
-    """Yield the results in order. Few items are in flight at a time, however many there are."""
-    waiting: deque[Future[tuple[Sample | str, _Finding]]] = deque()
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= _WAITING * max(1, workers):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +18,7 @@ from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.picture_files import PictureFile, upright_size
 from ...uniworld_core.images.pictures import to_rgb
 from ..files import locked, write_atomic
+from .threads import map_in_threads
 
 # Samples per job of reading sizes: few enough to keep all threads busy, many enough to amortize the overhead.
 _CHUNK = 256
@@ -160,8 +160,8 @@ def size_table(samples: Samples, workers: int = 16, known: Tensor | None = None)
                 # Opening the sample reports and counts the problem.
                 continue
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        list(pool.map(read, range(0, len(samples), _CHUNK)))
+    for _ in map_in_threads(read, range(0, len(samples), _CHUNK), workers):
+        pass
     return table_N2
 
 

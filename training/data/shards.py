@@ -6,7 +6,6 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +20,7 @@ from ..files import atomic_file, locked, read_saved, write_atomic
 from ..objective.batch import BadSample
 from .samples import Samples
 from .shard_samples import FORMAT, INDEX, Shard, ShardSamples, read_index
+from .threads import map_in_threads
 
 # About one gigabyte per shard with pictures like the published ones.
 PER_SHARD = 1000
@@ -68,12 +68,11 @@ def write_shards(
             return _write_shard(samples, range(first, min(first + per_shard, len(samples))), folder, number)
 
         shards = []
-        with ThreadPoolExecutor(max(1, workers)) as pool:
-            for shard in pool.map(write, range(-(-len(samples) // per_shard))):
-                shards.append(shard)
-                done += shard.count
-                if progress is not None:
-                    progress(done, len(samples))
+        for shard in map_in_threads(write, range(-(-len(samples) // per_shard)), workers):
+            shards.append(shard)
+            done += shard.count
+            if progress is not None:
+                progress(done, len(samples))
         _write_index(folder, index, shards)
     return ShardSamples(folder)
 

@@ -125,7 +125,10 @@ def test_a_terminated_or_interrupted_command_exits_with_1_and_a_sentence(
         while not list((tmp_path / "out").glob("pictures/*/*.png")) and time.monotonic() < until:
             time.sleep(0.1)
         process.send_signal(number)
-        _, err = process.communicate(timeout=120)
+        try:
+            _, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == 1
     assert err.endswith("Interrupted.\n")
     assert "Traceback" not in err

@@ -32,14 +32,21 @@ def test_a_family(
     assert len(list((tmp_path / "output").rglob("*.png"))) == 1
 
 
-def test_unipic_text_to_image(start: Callable[..., Any], registry: Registry, unipic: Path, tmp_path: Path) -> None:
+def test_unipic(start: Callable[..., Any], registry: Registry, unipic: Path, tmp_path: Path) -> None:
     (tmp_path / "models" / "unipic").mkdir(parents=True)
     (tmp_path / "models" / "unipic" / "Skywork-UniPic-1.5B").symlink_to(unipic, target_is_directory=True)
     live = start(models=tmp_path / "models")
-    prompt = read_workflow(find_workflow("unipic_text_to_image"), registry).prompt
-    by_class = {one["class_type"]: one["inputs"] for one in prompt.values()}
-    by_class["UniWorldUniPicSampler"]["iterations"] = 1
-    by_class["UniWorldLoader"]["dtype"] = "float32"
-    entry = live.run(prompt)
-    assert entry["status"]["status_str"] == "success", entry["status"]
-    assert len(list((tmp_path / "output").rglob("*.png"))) == 1
+    shutil.copy(PICTURES / "cat.jpg", tmp_path / "input")
+    for name in ("unipic_text_to_image", "unipic_edit", "unipic_understand"):
+        prompt = read_workflow(find_workflow(name), registry).prompt
+        by_class = {one["class_type"]: one["inputs"] for one in prompt.values()}
+        by_class["UniWorldLoader"]["dtype"] = "float32"
+        if name == "unipic_understand":
+            by_class["UniWorldUnderstand"]["max_new_tokens"] = 2
+        else:
+            by_class["UniWorldUniPicSampler"]["iterations"] = 1
+        entry = live.run(prompt)
+        assert entry["status"]["status_str"] == "success", (name, entry["status"])
+    (answer,) = entry["outputs"].values()
+    assert answer["text"]
+    assert len(list((tmp_path / "output").rglob("*.png"))) == 2
