@@ -250,7 +250,7 @@ def test_every_command_line_in_the_documentation_is_valid() -> None:
     )
     assert len(lines) > 12
     for line in lines:
-        argv = line.partition(" > ")[0].replace("...", "").split()
+        argv = line.partition(" > ")[0].partition(" # ")[0].replace("...", "").split()
         words, found = cli._find(argv)
         cli._parser(words, found).parse_args(argv[len(words) :])
     assert {cli._find(line.split())[0] for line in lines} == set(cli.COMMANDS)

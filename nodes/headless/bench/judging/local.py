@@ -81,14 +81,15 @@ def _transformers(folder: Path, device: str) -> Answer:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     dtype = choose_dtype(None, device)
-    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     # Pillow's processors, which need no torchvision.
     named = int(transformers.__version__.partition(".")[0]) >= 5
     pillow: dict[str, Any] = {"backend": "pil"} if named else {"use_fast": False}
     try:
-        processor: Any = AutoProcessor.from_pretrained(str(folder), **common, **pillow)
+        processor: Any = AutoProcessor.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, **pillow
+        )
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            str(folder), **common, use_safetensors=True, torch_dtype=dtype
+            str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True, torch_dtype=dtype
         )
         model: Any = loaded.to(device).eval()
     except Exception as error:  # transformers raises exceptions of any type
