@@ -115,13 +115,13 @@ class Speed:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of an error that says something, without the name of a wrapper of torch.compile."""
+    """Return what an error says in short, without the name of a wrapper of torch.compile."""
     while error.__cause__ is not None and type(error).__module__.startswith("torch._"):
         error = error.__cause__
-    lines = (line.strip().rstrip(".:") for line in str(error).splitlines())
-    return textwrap.shorten(
-        f"{type(error).__name__}: {next(filter(None, lines), 'no message')}", 240, placeholder=" ..."
-    )
+    # torch's own wrapper says in the first line only which backend raised, and in the next what.
+    lines = [line for text in str(error).splitlines() if (line := text.strip().rstrip(".:"))]
+    said = " ".join(lines[:2] if lines and lines[0].endswith("raised") else lines[:1]) or "no message"
+    return textwrap.shorten(f"{type(error).__name__}: {said}", 240, placeholder=" ...")
 
 
 # Kinds of devices for which the compiler works. It needs some seconds, even for a function that it has compiled before.
