@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -108,6 +109,9 @@ def _transformers(folder: Path, device: str) -> Answer:
             chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
         said = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         inputs = processor(text=[said], images=pictures or None, return_tensors="pt").to(device, dtype)
+        # Tokenizers of transformers 4 return it for any model, and `generate` rejects what `forward` does not take.
+        if "token_type_ids" not in inspect.signature(model.forward).parameters:
+            inputs.pop("token_type_ids", None)
         made = model.generate(**inputs, max_new_tokens=limit, do_sample=False)
         return str(processor.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
