@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import UniWorldError
@@ -35,6 +35,23 @@ _DEFAULTS = {
 }
 
 
+def check_rope_axes(settings: Mapping[str, Any], source: str) -> None:
+    """Check the rotary axes of a DiT's configuration.
+
+    Args:
+        settings: with `axes_dims_rope` and `attention_head_dim`.
+        source: name of the configuration in errors.
+
+    Raises:
+        UniWorldError: an axis is odd, or the axes do not add up to the width of a head.
+    """
+    axes, head = settings["axes_dims_rope"], settings["attention_head_dim"]
+    if sum(axes) != head or any(axis % 2 for axis in axes):
+        raise UniWorldError(
+            f"{source} has axes_dims_rope {axes}, which must be even and add up to attention_head_dim {head}: copy it again."
+        )
+
+
 def transformer_settings(raw: Any, source: str) -> dict[str, Any]:
     """Return arguments of diffusers' FluxTransformer2DModel from its configuration.
 
@@ -45,11 +62,7 @@ def transformer_settings(raw: Any, source: str) -> dict[str, Any]:
         UniWorldError: values are invalid or do not match.
     """
     settings: dict[str, Any] = _DEFAULTS | take(raw, _RULES, source)
-    axes, head = settings["axes_dims_rope"], settings["attention_head_dim"]
-    if sum(axes) != head or any(axis % 2 for axis in axes):
-        raise UniWorldError(
-            f"{source} has axes_dims_rope {axes}, which must be even and add up to attention_head_dim {head}: copy it again."
-        )
+    check_rope_axes(settings, source)
     return settings
 
 

@@ -25,6 +25,7 @@ from ..sampling.flow import Shift, Velocity
 from ..sampling.guidance import true_cfg
 from ..sampling.latents import LatentFormat
 from ..sampling.packing import pack, unpack
+from .flux_transformer import check_rope_axes
 from .qwen_image_classes import diffusers_class
 from .qwen_image_vae import QWEN_IMAGE_LATENTS
 
@@ -253,11 +254,7 @@ def qwen_transformer_settings(raw: Any, source: str) -> dict[str, Any]:
         UniWorldError: values are invalid or do not match.
     """
     settings: dict[str, Any] = _DEFAULTS | take(raw, _RULES, source)
-    axes, head = settings["axes_dims_rope"], settings["attention_head_dim"]
-    if sum(axes) != head or any(axis % 2 for axis in axes):
-        raise UniWorldError(
-            f"{source} has axes_dims_rope {axes}, which must be even and add up to attention_head_dim {head}: copy it again."
-        )
+    check_rope_axes(settings, source)
     channels = settings["in_channels"]
     if channels != QWEN_IMAGE_LATENTS.channels * QWEN_IMAGE_LATENTS.pack**2 or channels != 4 * settings["out_channels"]:
         raise UniWorldError(
