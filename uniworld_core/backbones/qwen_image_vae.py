@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..errors import UniWorldError, shown
-from ..images.sizes import check_size
+from ..images.sizes import check_image
 from ..loading.offload import explain_out_of_memory, release_frames
 from ..loading.parts import NetworkPart
 from ..loading.settings import FLAG, SHARE, WIDTH, exactly, listed, number, read_json, take, whole
@@ -136,9 +136,7 @@ class QwenImageVAE(ComputeModule):
         Raises:
             UniWorldError: the shape is invalid, or the sides are not multiples of 16.
         """
-        if image_BHWC.ndim != 4 or image_BHWC.shape[-1] != 3 or not len(image_BHWC):
-            raise UniWorldError(f"The picture has shape {list(image_BHWC.shape)}; expected (batch, height, width, 3).")
-        check_size(image_BHWC.shape[1], image_BHWC.shape[2], self.latent_format.unit)
+        check_image(image_BHWC.shape, self.latent_format.unit)
         pixels = (2.0 * image_BHWC.permute(0, 3, 1, 2).contiguous() - 1.0)[:, :, None].to(self.device, self.dtype)
         posterior: Any = self._or_in_tiles(lambda: self.autoencoder.encode(pixels).latent_dist)
         z = posterior.mode() if generator is None else posterior.sample(generator=generator)

@@ -71,6 +71,20 @@ def crop_box(height: int, width: int, size: Size) -> tuple[int, int, int, int]:
     return left, top, left + w, top + h
 
 
+def check_image(shape: Sequence[int], unit: int) -> None:
+    """Check the shape of pictures that a VAE encodes.
+
+    Args:
+        unit: both sides must be multiples of this many pixels.
+
+    Raises:
+        UniWorldError: the shape is not (batch, height, width, 3), or as `check_size`.
+    """
+    if len(shape) != 4 or shape[-1] != 3 or not shape[0]:
+        raise UniWorldError(f"The picture has shape {list(shape)}; expected (batch, height, width, 3).")
+    check_size(shape[1], shape[2], unit)
+
+
 def check_size(height: int, width: int, unit: int) -> Size:
     """Check a size in pixels and return it.
 
