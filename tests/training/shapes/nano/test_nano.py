@@ -39,7 +39,7 @@ BLINK = replace(
 QUICK = read_recipe("quick")
 SHORT = replace(
     QUICK,
-    vae=replace(QUICK.vae, steps=20),
+    vae=replace(QUICK.vae, steps=32),
     decoder=replace(QUICK.decoder, steps=2),
     vlm=replace(QUICK.vlm, steps=16),
     siglip=replace(QUICK.siglip, steps=2, batch=8),
