@@ -108,10 +108,21 @@ INNER = {
         "page": {"items", "score_step"},
         "judges": {"judging", "run_folder"},
         "compare": {"items", "run_folder", "statistics"},
-        "command": {
-            *("compare", "generate", "items", "judge_step", "judges", "judging", "outcome", "page", "run_folder"),
-            *("score_step", "suites", "text_table"),
+        "arguments": {"judges", "outcome", "suites"},
+        "steps": {
+            *(
+                "generate",
+                "judge_step",
+                "judges",
+                "judging",
+                "outcome",
+                "page",
+                "run_folder",
+                "score_step",
+                "text_table",
+            ),
         },
+        "command": {"arguments", "compare", "items", "judges", "run_folder", "steps", "suites", "text_table"},
     },
     "nodes/headless/serve": {
         "config": set(),

@@ -18,7 +18,7 @@ from ...uniworld_core.loading.memory import ModelMemory, default_budget
 from .. import host
 from .batch.command import add_arguments as add_batch_arguments
 from .batch.command import run as run_batch
-from .bench.command import add_arguments as add_bench_arguments
+from .bench.arguments import add_arguments as add_bench_arguments
 from .bench.command import run as run_bench
 from .chat.command import EPILOG as CHAT_EPILOG
 from .chat.command import add_arguments as add_chat_arguments

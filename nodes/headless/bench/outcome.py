@@ -11,6 +11,7 @@ from ....uniworld_core.errors import UniWorldError
 # `published` returns the value of the published script wherever that has one. `strict` accepts only replies in the format
 # that the judge was asked for.
 Mode = Literal["published", "strict"]
+MODES: tuple[Mode, Mode] = ("published", "strict")
 
 
 # The published scripts read numbers of any size. Means and products of larger ones could overflow; they are unscored.
