@@ -43,7 +43,7 @@ def write_unipic(folder: Path, tiny: bool) -> int:
     from uniworld.uniworld_core.backbones.token_diffusion import HeadWidths
     from uniworld.uniworld_core.families.unipic.config import MODEL_TYPE, UniPicConfig
     from uniworld.uniworld_core.families.unipic.network import UNIPIC_NAMES, UniPicNetwork
-    from uniworld.uniworld_core.loading.weights import build
+    from uniworld.uniworld_core.loading.meta import build
 
     pool, writer = Pool(), _tiny_writer()
     folder.mkdir(parents=True)

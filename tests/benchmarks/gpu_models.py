@@ -71,7 +71,7 @@ class Models:
         """Return T5's encoder in a storage, without its tokenizer."""
         from transformers import T5Config, T5EncoderModel
         from uniworld.uniworld_core.backbones.flux_text import T5 as T5Part
-        from uniworld.uniworld_core.loading.weights import build
+        from uniworld.uniworld_core.loading.meta import build
 
         raw = json.loads((TINY / "flux" / "text_encoder_2" / "config.json").read_text(encoding="utf-8"))
         network = build(lambda: T5EncoderModel(T5Config(**(raw if self.tiny else raw | T5))))
@@ -81,7 +81,7 @@ class Models:
         """Return SigLIP2's vision encoder."""
         from fullsize import SIGLIP
         from transformers import SiglipVisionConfig, SiglipVisionModel
-        from uniworld.uniworld_core.loading.weights import build
+        from uniworld.uniworld_core.loading.meta import build
 
         raw = json.loads((TINY / "siglip" / "config.json").read_text(encoding="utf-8"))
         network = build(lambda: SiglipVisionModel(SiglipVisionConfig(**(raw if self.tiny else raw | SIGLIP))))
@@ -92,7 +92,7 @@ class Models:
         from diffusers import AutoencoderKL
         from fullsize import VAE
         from uniworld.uniworld_core.backbones.flux_vae import VAE as VAEPart
-        from uniworld.uniworld_core.loading.weights import build
+        from uniworld.uniworld_core.loading.meta import build
 
         raw = json.loads((TINY / "flux" / "vae" / "config.json").read_text(encoding="utf-8"))
         network = build(lambda: AutoencoderKL.from_config(raw if self.tiny else raw | VAE))

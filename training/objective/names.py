@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...uniworld_core.families.uniworld_v1.checkpoint import DENOISER_NAMES, PROJECTOR_NAMES
-from ...uniworld_core.loading.weights import Names
+from ...uniworld_core.loading.names import Names
 
 # (prefix in the published files, prefix in `DenoiseTower`)
 TOWER_NAMES = Names(

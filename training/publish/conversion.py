@@ -25,9 +25,10 @@ from ...uniworld_core.families.uniworld_v1.checkpoint import (
 from ...uniworld_core.families.uniworld_v1.config import VLM_PIXELS
 from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from ...uniworld_core.loading.encodings import ENCODED, encode, scale_name
+from ...uniworld_core.loading.names import Names
 from ...uniworld_core.loading.parts import NetworkPart
 from ...uniworld_core.loading.settings import read_json
-from ...uniworld_core.loading.weights import Names, Shards
+from ...uniworld_core.loading.weights import Shards
 from .convert import QWEN_TYPE
 from .model_folder import SHARD_BYTES, Source, check_apart, copy_settings, index_of, split, write_json
 from .processor_files import add_processor_files

@@ -20,8 +20,10 @@ from ...uniworld_core.families.uniworld_v1.checkpoint import DENOISER_NAMES, PRO
 from ...uniworld_core.families.uniworld_v1.comfy_files import REDUX_NAMES
 from ...uniworld_core.families.uniworld_v1.config import MODEL_TYPE, SIGLIP_WIDTH, UniWorldConfig
 from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE, Projectors
+from ...uniworld_core.loading.headers import open_shard, read_header
+from ...uniworld_core.loading.names import Names
 from ...uniworld_core.loading.settings import OBJECT, optional, read_json, take
-from ...uniworld_core.loading.weights import Names, Shards, open_shard, read_header
+from ...uniworld_core.loading.weights import Shards
 from .model_folder import SHARD_BYTES, Source, check_apart, copy_settings, new_folder, write_json, write_shards
 from .processor_files import add_processor_files
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.checkpoint import PROJECTOR_NAMES
 from ...uniworld_core.families.uniworld_v1.comfy_files import REDUX_NAMES
+from ...uniworld_core.loading.names import Names
 from ...uniworld_core.loading.quantized import as_floats
-from ...uniworld_core.loading.weights import Names, Shards
+from ...uniworld_core.loading.weights import Shards
 from ..engine import checkpoints
 from ..files import write_atomic
 from ..objective.names import TOWER_NAMES

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from ..errors import UniWorldError
+from ..loading.names import Names, some
 from ..loading.quantized import NF4Tensor, ScaledTensor, StoredTensor
-from ..loading.weights import Names, Shards, some
+from ..loading.weights import Shards
 from .flux_bfl import bfl_tensors
 
 # How ComfyUI's checkpoints and some converters prefix the names, and a beginning of a name in each of the two forms.

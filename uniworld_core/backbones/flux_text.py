@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import UniWorldError, brief, shown
+from ..loading.meta import build
+from ..loading.names import SAME_NAMES, Names
 from ..loading.offload import explain_out_of_memory
 from ..loading.parts import NetworkPart
 from ..loading.settings import (
@@ -34,7 +36,7 @@ from ..loading.settings import (
 )
 from ..loading.storage import ComputeModule
 from ..loading.vocabulary import check_ids, clip_tokenizer, t5_tokenizer
-from ..loading.weights import SAME_NAMES, Names, Shards, build
+from ..loading.weights import Shards
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerFast, T5EncoderModel

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import UniWorldError
+from ..loading.meta import build
+from ..loading.names import Names
 from ..loading.parts import Built, NetworkPart
 from ..loading.settings import FLAG, HEADS, WIDTH, Rule, exactly, listed, optional, take, whole
-from ..loading.weights import Names, Shards, build
+from ..loading.weights import Shards
 
 # Settings of diffusers' FluxTransformer2DModel; `_DEFAULTS` are those that a configuration may omit.
 _RULES: dict[str, Rule] = {

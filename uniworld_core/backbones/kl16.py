@@ -13,9 +13,10 @@ from functools import partial
 import torch
 
 from ..errors import UniWorldError
+from ..loading.meta import build
 from ..loading.parts import NetworkPart
 from ..loading.quantized import StoredTensor
-from ..loading.weights import Shards, build
+from ..loading.weights import Shards
 from ..sampling.latents import RGB, LatentFormat
 from .flux_vae import VAE
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UniWorldError
+from ..loading.meta import build
+from ..loading.names import Names
 from ..loading.settings import optional, take, whole
 from ..loading.vocabulary import check_ids, qwen_tokenizer
-from ..loading.weights import Names, build
 from ..prompts.text import IMAGE_PAD, VISION_END, VISION_START
 from .picture_processor import PROCESSOR, make_processor, processor_settings
 from .qwen_config import QwenVLConfig

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from ..errors import UniWorldError
+from ..loading.meta import build
 from ..loading.offload import explain_out_of_memory
 from ..loading.parts import NetworkPart
 from ..loading.settings import FLAG, HEADS, WIDTH, Rule, exactly, listed, take, whole
 from ..loading.storage import ComputeModule
-from ..loading.weights import Shards, build
+from ..loading.weights import Shards
 from ..sampling.condition import Condition
 from ..sampling.flow import Shift, Velocity
 from ..sampling.guidance import true_cfg

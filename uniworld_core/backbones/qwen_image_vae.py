@@ -11,11 +11,12 @@ import torch
 
 from ..errors import UniWorldError, shown
 from ..images.sizes import check_image
+from ..loading.meta import build
 from ..loading.offload import explain_out_of_memory, release_frames
 from ..loading.parts import NetworkPart
 from ..loading.settings import FLAG, SHARE, WIDTH, exactly, listed, number, read_json, take, whole
 from ..loading.storage import ComputeModule
-from ..loading.weights import Shards, build
+from ..loading.weights import Shards
 from ..sampling.latents import RGB, RGB_FILE, LatentFormat, read_rgb
 from .qwen_image_classes import diffusers_class
 

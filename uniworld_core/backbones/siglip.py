@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from ..errors import UniWorldError, shown
+from ..loading.meta import build
 from ..loading.offload import explain_out_of_memory
 from ..loading.parts import NetworkPart
 from ..loading.settings import (
@@ -29,7 +30,7 @@ from ..loading.settings import (
     whole,
 )
 from ..loading.storage import ComputeModule
-from ..loading.weights import Shards, build
+from ..loading.weights import Shards
 from .flux_text import nested_names
 from .picture_processor import PROCESSOR, make_processor, processor_settings
 

@@ -19,8 +19,9 @@ from torch import nn
 
 from ..errors import UniWorldError
 from .encodings import FLOATS
+from .names import LISTED, SAME_NAMES, Names, some
 from .storage import Precision, Storage, choose_storage, set_compute
-from .weights import LISTED, SAME_NAMES, Names, Shards, some
+from .weights import Shards
 
 Built = TypeVar("Built")
 Built_co = TypeVar("Built_co", covariant=True)

@@ -19,8 +19,9 @@ from typing import IO, Any
 import torch
 
 from ..errors import UniWorldError, shown
+from .headers import HeaderBudget
 from .settings import check_file
-from .weights import HeaderBudget, Shards
+from .weights import Shards
 
 # Pickle operations whose values may be used more than once: class names and strings; and the results of the functions that
 # `weights_only` allows, such as a tensor that two names share. None of these nests values that are hashed.

@@ -18,6 +18,7 @@ from torch import nn
 from ..errors import UniWorldError, shown
 from .dtypes import choose_dtype, usable_device
 from .layers import set_embedding_table, set_linear_weight
+from .meta import place
 from .options import STORAGES
 from .quantized import (
     FP8,
@@ -30,7 +31,6 @@ from .quantized import (
     quantize_int8,
     quantize_nf4,
 )
-from .weights import place
 
 
 class ComputeModule(nn.Module):

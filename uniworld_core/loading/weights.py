@@ -1,133 +1,28 @@
-"""Build modules without allocating their parameters, and read safetensors into them strictly, shard by shard.
+"""Read the safetensors files of a model folder strictly, shard by shard.
 
-A module is built with its parameters on the meta device, and only its small computed buffers (rotary frequencies, position
-ids) in memory. Every tensor is then read straight to its final dtype and device. Peak memory is therefore the loaded module
-plus one tensor, even for a float32 checkpoint. The operating system can reclaim the pages of the mapped shard at any time.
+Every tensor is read straight to its final dtype and device. Peak memory is therefore the loaded module plus one tensor, even
+for a float32 checkpoint. The operating system can reclaim the pages of the mapped shard at any time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import nn
-from torch.overrides import TorchFunctionMode
+from safetensors import SafetensorError
 
-from ..errors import UniWorldError, brief, shown
+from ..errors import UniWorldError, shown
 from .encodings import BYTES, Encoding, find_encodings
+from .headers import HeaderBudget, open_shard, read_header
+from .names import some
 from .quantized import StoredTensor
-from .settings import check_file, parse_json, read_json
+from .settings import read_json
 
-Module = TypeVar("Module", bound=nn.Module)
-
-# How many names an error lists.
-LISTED = 5
-# Limits for all safetensors files of a folder together. UniWorld-V1 in float32 has 200 kB of headers, fewer than 2,000
-# tensors and fewer than 20 shards.
-_MAX_HEADERS = 4 * 2**20  # bytes
-_MAX_TENSORS = 20_000
+# UniWorld-V1 in float32 has fewer than 20 files.
 _MAX_SHARDS = 1000
-_MAX_NAME = 512  # characters of a tensor's name
-
-
-@dataclass(frozen=True)
-class Names:
-    """Maps tensor names between files and a module by a table of prefixes.
-
-    Attributes:
-        prefixes: (prefix in files, prefix in the module). A name in a file is mapped by its longest matching prefix; a name
-            that matches none belongs to another part. A name in the module is mapped by the first match, which is the
-            published spelling.
-        skipped: suffixes of names in files that are not read, because the module computes these tensors.
-    """
-
-    prefixes: tuple[tuple[str, str], ...]
-    skipped: tuple[str, ...] = ()
-
-    def in_module(self, name: str) -> str | None:
-        """Map a tensor's name in a file to its name in the module, or to None if it belongs to another part."""
-        if name.endswith(self.skipped) and self.skipped:
-            return None
-        fitting = [pair for pair in self.prefixes if name.startswith(pair[0])]
-        if not fitting:
-            return None
-        in_file, in_module = max(fitting, key=lambda pair: len(pair[0]))
-        return in_module + name[len(in_file) :]
-
-    def in_file(self, name: str) -> str:
-        """Map a tensor's name in the module to its name in a file. Raises UniWorldError if no prefix matches."""
-        for in_file, in_module in self.prefixes:
-            if name.startswith(in_module):
-                return in_file + name[len(in_module) :]
-        raise UniWorldError(f"The module's tensor {name} has no name in a file.")
-
-
-SAME_NAMES = Names((("", ""),))
-
-
-# Names of the functions that initialize weights, of torch.nn.init and of tensors. On the meta device they take half of the time
-# of building a network, and change nothing. transformers replaces those of torch.nn.init by its own of the same names.
-_INITIALIZERS = frozenset(name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_")) | {
-    "zero_",
-    "fill_",
-    "copy_",
-}
-
-
-class _EmptyOnMeta(TorchFunctionMode):
-    """Makes `torch.empty` return meta tensors: layers create their parameters with it, but not their computed buffers.
-
-    Meta tensors are not initialized either.
-
-    accelerate's `init_empty_weights(include_buffers=False)` does not do. It allocates each parameter before it moves it to
-    meta, and it replaces `nn.Module.register_parameter` for all threads, although another may be building a real module.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.empty:
-            kwargs["device"] = "meta"
-        elif getattr(func, "__name__", "") in _INITIALIZERS:
-            tensor = args[0] if args else kwargs.get("tensor")
-            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
-                return tensor
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def parameters_on_meta() -> Iterator[None]:
-    """Build modules inside the block with their parameters on the meta device. Affects only the current thread."""
-    with _EmptyOnMeta():
-        yield
-
-
-def build(make: Callable[[], Module], source: str | Path = "the configuration") -> Module:
-    """Build a module on the meta device, frozen and in eval mode.
-
-    Args:
-        make: builds the module.
-        source: where its configuration comes from, for the error.
-
-    Raises:
-        UniWorldError: the configuration is invalid.
-    """
-    try:
-        with parameters_on_meta():
-            module = make()
-    except Exception as error:  # transformers and diffusers raise exceptions of any type on unexpected values
-        raise UniWorldError(
-            f"No model can be built from {source} ({type(error).__name__}: {brief(error)}): the configuration is invalid; "
-            "restore the published file."
-        ) from error
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return module.eval()
 
 
 class Shards:
@@ -350,91 +245,3 @@ class Shards:
                 f"{index.name} in {self.folder} names {len(names)} files; missing are {some(absent)}: copy them there too."
             )
         return [self.folder / name for name in names]
-
-
-@dataclass
-class HeaderBudget:
-    """What remains of the limits on the headers of a folder's files.
-
-    Attributes:
-        size: bytes of headers.
-        tensors: tensors listed in them.
-    """
-
-    size: int = _MAX_HEADERS
-    tensors: int = _MAX_TENSORS
-
-    def spend(self, size: int = 0, tensors: int = 0) -> None:
-        """Subtract from the budget. Raises UniWorldError if too little remains."""
-        if size > self.size:
-            raise UniWorldError(
-                f"its header has {size} bytes, and all headers of a folder may have {_MAX_HEADERS} together"
-            )
-        if tensors > self.tensors:
-            raise UniWorldError(
-                f"it lists {tensors} tensors, and all files of a folder may list {_MAX_TENSORS} together"
-            )
-        self.size, self.tensors = self.size - size, self.tensors - tensors
-
-
-def read_header(file: Path, budget: HeaderBudget | None = None) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return {tensor: (dtype, shape)} of a safetensors file, without reading a tensor.
-
-    The header (https://huggingface.co/docs/safetensors) is parsed here in addition to the library, which accepts headers of
-    100 MB and keeps the last of several tensors with the same name. The library checks that the tensors fill the file.
-
-    Args:
-        budget: shared by the files of one folder; None for a single file.
-
-    Raises:
-        UniWorldError: the file is truncated or damaged, not a regular file, too large, repeats a name, or is not a
-            safetensors file. The message names it.
-    """
-    check_file(file)
-    budget = budget or HeaderBudget()
-    try:
-        with file.open("rb") as opened:
-            size = int.from_bytes(opened.read(8), "little")
-            budget.spend(size=size)
-            data = opened.read(size)
-    except (OSError, UniWorldError) as error:
-        raise _damaged(file, error) from error
-    with open_shard(file):
-        pass
-    try:
-        header = parse_json(data, "its header")
-        header.pop("__metadata__", None)
-        budget.spend(tensors=len(header))
-        if any(len(name) > _MAX_NAME for name in header):
-            raise UniWorldError(f"a name has more than {_MAX_NAME} characters")
-        return {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _damaged(file, error) from error
-
-
-def open_shard(file: Path) -> Any:
-    """Call `safe_open` for the CPU. Raises UniWorldError if the file is truncated or not a safetensors file."""
-    try:
-        return safe_open(str(file), framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise _damaged(file, error) from error
-
-
-def _damaged(file: Path, error: Exception) -> UniWorldError:
-    return UniWorldError(f"{file} cannot be read ({error}): it is truncated or damaged, copy or download it again.")
-
-
-def place(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Replace the meta tensor `name` of a module."""
-    path, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(path)
-    if leaf in owner._buffers:
-        owner._buffers[leaf] = tensor
-    else:
-        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
-
-
-def some(names: list[str]) -> str:
-    """Return the first of these names for an error, and how many more there are."""
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import UniWorldError
 from ..files import write_atomic
-from ..loading.weights import some
+from ..loading.names import some
 from .config import check_alpha
 from .files import LoraFile, LoraModule, read_lora
 from .matching import NetworkLayers, Target, match

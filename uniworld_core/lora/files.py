@@ -15,8 +15,9 @@ import torch
 
 from ..errors import UniWorldError
 from ..loading.encodings import FLOATS
+from ..loading.headers import open_shard, read_header
+from ..loading.names import some
 from ..loading.settings import read_json
-from ..loading.weights import open_shard, read_header, some
 from .config import AdapterConfig, adapter_config, check_alpha, config_in_metadata
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

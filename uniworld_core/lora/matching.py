@@ -12,8 +12,8 @@ from torch import nn
 
 from ..backbones.flux_bfl import bfl_tensors
 from ..errors import UniWorldError
+from ..loading.names import some
 from ..loading.parts import NetworkPart
-from ..loading.weights import some
 from .files import LoraFile, LoraModule, without_prefixes
 
 # Prefixes of kohya's names for a denoiser, in which every dot is an underscore.

@@ -14,7 +14,7 @@ from uniworld.training.config.settings import Config
 from uniworld.training.data.published import PublishedSamples
 from uniworld.training.objective.trainable import TRAINABLE_PARTS
 from uniworld.training.run.summary import RunSummary, estimate_memory, summarize
-from uniworld.uniworld_core.loading import weights
+from uniworld.uniworld_core.loading import storage
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_it_lists_the_data_by_size_and_the_epochs(data: PublishedSamples) -> Non
 
 
 def test_it_loads_no_weights(data: PublishedSamples, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "place", lambda *_: pytest.fail("a tensor was read"))
+    monkeypatch.setattr(storage, "place", lambda *_: pytest.fail("a tensor was read"))
     summary(data, stage={"parts": ["dit"]})
 
 

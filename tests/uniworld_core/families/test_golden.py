@@ -22,7 +22,7 @@ from uniworld.uniworld_core.families.uniworld_v1.config import UniWorldConfig
 from uniworld.uniworld_core.families.uniworld_v1.projectors import Projectors
 from uniworld.uniworld_core.images.pictures import to_image
 from uniworld.uniworld_core.images.sizes import RATIO_SETS, Size, size_by_aspect
-from uniworld.uniworld_core.loading.weights import build
+from uniworld.uniworld_core.loading.meta import build
 from uniworld.uniworld_core.prompts.text import IMAGE_PAD
 from uniworld.uniworld_core.sampling import flow
 from uniworld.uniworld_core.sampling.packing import grid_positions, pack

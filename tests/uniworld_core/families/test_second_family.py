@@ -22,11 +22,13 @@ from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.families import table
 from uniworld.uniworld_core.families.family import Family, FamilyParts, LoadedParts, ModelFolders, PaintingFacts
 from uniworld.uniworld_core.images.sizes import Size
+from uniworld.uniworld_core.loading.meta import build
+from uniworld.uniworld_core.loading.names import Names
 from uniworld.uniworld_core.loading.parts import NetworkPart
 from uniworld.uniworld_core.loading.settings import WIDTH, read_json, take
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER, shipped_names
 from uniworld.uniworld_core.loading.storage import ComputeModule
-from uniworld.uniworld_core.loading.weights import Names, Shards, build
+from uniworld.uniworld_core.loading.weights import Shards
 from uniworld.uniworld_core.sampling.flow import Shift, Velocity
 from uniworld.uniworld_core.sampling.latents import LatentFormat
 

@@ -72,7 +72,7 @@ def openable_classes() -> set[str]:
 
 
 def test_the_scan_sees_the_sources() -> None:
-    assert {"uniworld_core/loading/weights.py", "nodes/pack/parts.py", "training/run/initial_weights.py"} <= set(
+    assert {"uniworld_core/loading/headers.py", "nodes/pack/parts.py", "training/run/initial_weights.py"} <= set(
         sources()
     )
     assert {"UniWorld", "SigLIP", "VAE"} <= openable_classes()

@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.errors import UniWorldError, brief, shown
 from uniworld.uniworld_core.families.uniworld_v1.projectors import read_task_head
+from uniworld.uniworld_core.loading.headers import read_header
 from uniworld.uniworld_core.loading.settings import read_json
 from uniworld.uniworld_core.loading.shipped import shipped_model
-from uniworld.uniworld_core.loading.weights import read_header
 
 TINY = Path(shipped_model("tiny").checkpoint).parent
 HEAD = "uniworld/task_head_final.pt"

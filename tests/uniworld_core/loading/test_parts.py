@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.families.uniworld_v1.checkpoint import UniWorldParts
-from uniworld.uniworld_core.loading import weights
+from uniworld.uniworld_core.loading import headers
+from uniworld.uniworld_core.loading.meta import build
 from uniworld.uniworld_core.loading.shipped import shipped_model
 from uniworld.uniworld_core.loading.weights import Shards
 
@@ -32,13 +33,13 @@ def parts() -> UniWorldParts:
 def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
     """How often each safetensors file has been opened."""
     counts: Counter[Path] = Counter()
-    safe_open = weights.safe_open
+    safe_open = headers.safe_open
 
     def count(file: str, **options: Any) -> Any:
         counts[Path(file)] += 1
         return safe_open(file, **options)
 
-    monkeypatch.setattr(weights, "safe_open", count)
+    monkeypatch.setattr(headers, "safe_open", count)
     return counts
 
 
@@ -120,7 +121,7 @@ def test_networks_are_built_without_initializing_their_weights() -> None:
             self.seen = nn.init.normal_(self.weight) is self.weight
             self.table.copy_(torch.arange(3.0))
 
-    built = weights.build(Layer)
+    built = build(Layer)
     assert built.weight.is_meta
     assert built.weight._version == 0  # every function that changes a tensor counts it up
     assert built.seen

@@ -17,8 +17,8 @@ from uniworld.nodes import NODE_CLASS_MAPPINGS, host
 from uniworld.nodes.pack import parts as node_parts
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.images.pictures import to_image
+from uniworld.uniworld_core.loading.meta import place
 from uniworld.uniworld_core.loading.storage import FloatStorage, Precision, Storage, choose_storage, set_compute
-from uniworld.uniworld_core.loading.weights import place
 
 ROOT = Path(__file__).parents[3]
 PROMPT = "Replace the blue square with a green triangle."

@@ -13,8 +13,9 @@ from ...backbones.flux_text import clip_part, t5_part
 from ...backbones.flux_transformer import transformer_part, transformer_settings
 from ...backbones.flux_vae import PIXEL_BYTES, read_native_side, vae_part
 from ...errors import UniWorldError
+from ...loading.names import SAME_NAMES
 from ...loading.parts import NetworkPart, Part
-from ...loading.weights import SAME_NAMES, Shards
+from ...loading.weights import Shards
 from ...sampling.flow import Shift
 from ...sampling.latents import LatentFormat
 from ...sampling.scheduler_file import read_shift

@@ -13,9 +13,10 @@ from ...backbones.generation import read_generation
 from ...backbones.kl16 import KL16, kl16_part
 from ...errors import UniWorldError
 from ...images.sizes import Size
+from ...loading.meta import build
 from ...loading.parts import NetworkPart, Part
 from ...loading.pickled import PickledShards
-from ...loading.weights import Shards, build
+from ...loading.weights import Shards
 from ..family import FamilyParts, PaintingFacts
 from .config import CONVERTED_VAE_FILE, NAME, UNIPIC_LATENTS, VAE_FILE, UniPicConfig, harmon_error
 from .network import PRECISE, UNIPIC_NAMES, UniPic, UniPicNetwork, read_tokenizer, token_bytes

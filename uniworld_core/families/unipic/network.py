@@ -15,9 +15,9 @@ from ...backbones.mar import MARDecoder, MAREncoder
 from ...backbones.qwen2 import make_qwen2
 from ...backbones.token_diffusion import DiffusionHead
 from ...errors import UniWorldError
+from ...loading.names import Names
 from ...loading.storage import ComputeModule
 from ...loading.vocabulary import check_ids, qwen_tokenizer
-from ...loading.weights import Names
 from ...sampling.latents import LatentFormat
 from .config import UNIPIC_LATENTS, UniPicConfig
 

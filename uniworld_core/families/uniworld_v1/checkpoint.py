@@ -17,8 +17,10 @@ from ...backbones.qwen_files import QWEN_NAMES, build_qwen
 from ...backbones.qwen_vl import VLM, vlm_part
 from ...backbones.siglip import siglip_part
 from ...errors import UniWorldError
+from ...loading.meta import build
+from ...loading.names import Names
 from ...loading.parts import JoinedPart, NetworkPart, Part
-from ...loading.weights import Names, Shards, build
+from ...loading.weights import Shards
 from ...sampling.latents import LatentFormat
 from ..family import FamilyParts, PaintingFacts
 from .config import VLM_PIXELS, UniWorldConfig

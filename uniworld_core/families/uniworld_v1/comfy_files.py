@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...backbones.flux_bfl import JoinedTensor, bfl_tensors
 from ...backbones.qwen_files import QWEN_NAMES
-from ...loading.weights import Names
+from ...loading.names import Names
 from .checkpoint import DENOISER_NAMES, PROJECTOR_NAMES
 from .config import UniWorldConfig
 

@@ -179,7 +179,8 @@ def full_width() -> dict[str, Any]:
     from uniworld.uniworld_core.backbones.flux_latents import FLUX_LATENTS, FLUX_SHIFT
     from uniworld.uniworld_core.backbones.flux_transformer import transformer_part, transformer_settings
     from uniworld.uniworld_core.families.family import PaintingFacts
-    from uniworld.uniworld_core.loading.weights import SAME_NAMES, Shards
+    from uniworld.uniworld_core.loading.names import SAME_NAMES
+    from uniworld.uniworld_core.loading.weights import Shards
     from uniworld.uniworld_core.sampling.condition import Condition
     from uniworld.uniworld_core.sampling.sampler import sample
 
