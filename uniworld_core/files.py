@@ -218,6 +218,12 @@ def acquire_lock(path: Path, busy: str, wait: bool = False) -> BinaryIO:
     return file  # type: ignore[return-value]  # FileIO has all methods of BinaryIO
 
 
+def lock_path(path: Path) -> Path:
+    """Return the file to lock for a data file: itself, or one next to it on Windows, where a lock prevents reading."""
+    path = path.resolve()
+    return path.with_name(f"{path.name}.lock") if os.name == "nt" else path
+
+
 def check_locks(folder: Path) -> None:
     """Check that files in a folder can be locked. Raises UniWorldError if the file system does not support locks."""
     with temporary_file(folder) as file:

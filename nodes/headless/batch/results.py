@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any
 
 from ....uniworld_core.errors import RunFailed, UniWorldError
-from ....uniworld_core.files import acquire_lock, append_atomic, sync_folder, sync_tree
+from ....uniworld_core.files import acquire_lock, append_atomic, lock_path, sync_folder, sync_tree
 from ....uniworld_core.json_text import BadJson, loads
 from .rows import BatchRow
 
@@ -138,7 +138,7 @@ class Results:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 busy = f"Another batch is writing the results '{path}'. Wait for it, or choose other --results."
-                opened.enter_context(acquire_lock(_lock_file(path), busy))
+                opened.enter_context(acquire_lock(lock_path(path), busy))
                 self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
             except OSError as error:
                 raise UniWorldError(
@@ -369,9 +369,3 @@ def _new_folder(output: Path, name: str) -> str:
             number += 1
             continue
         return folder
-
-
-def _lock_file(path: Path) -> Path:
-    """Return the file to lock: the results file itself, or one next to it on Windows, where a lock prevents reading."""
-    path = path.resolve()
-    return path.with_name(f"{path.name}.lock") if os.name == "nt" else path

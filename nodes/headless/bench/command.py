@@ -11,7 +11,8 @@ from .arguments import check_arguments
 from .compare import compare
 from .items import SuiteOptions
 from .judges import NO_JUDGE
-from .run_folder import BenchPlan, Digests, RunFolder, make_plan
+from .plan import BenchPlan, make_plan
+from .run_folder import Digests, RunFolder
 from .steps import OpenPlace, generate, judge, print_event, score
 from .suites.table import SUITES
 from .text_table import difference_text
@@ -38,7 +39,13 @@ def run(arguments: argparse.Namespace, out: TextIO, open_place: OpenPlace) -> in
     if whole or step == "plan":
         options = SuiteOptions(arguments.split, arguments.count)
         plan = make_plan(
-            arguments.benchmark, arguments.data, options, arguments.limit, arguments.seed, run, arguments.partial
+            arguments.benchmark,
+            arguments.data,
+            options,
+            arguments.limit,
+            arguments.seed,
+            run.sources,
+            arguments.partial,
         )
         run.write_plan(plan)
         if not whole:

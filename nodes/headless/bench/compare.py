@@ -7,7 +7,8 @@ from typing import Any
 
 from ....uniworld_core.errors import UniWorldError
 from .items import BenchItem, Values
-from .run_folder import BenchPlan, RunFolder, read_json_file
+from .plan import BenchPlan
+from .run_folder import RunFolder, read_json_file
 from .statistics import Difference, differences
 
 

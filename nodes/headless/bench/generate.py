@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ from PIL import Image
 
 from ....uniworld_core.errors import UniWorldError, brief
 from ....uniworld_core.files import atomic_file
-from ....uniworld_core.json_text import BadJson, loads
 from ..problems import node_label
 from ..registry.registry import Registry
 from ..registry.schema import is_link, read_schema
 from ..workflow.file import Workflow, find_node, find_workflow, read_workflow
+from .batch_records import read_records, record_problem
 from .items import seed_of
-from .run_folder import BenchPlan, RunFolder, row_id, rows_of
+from .plan import BenchPlan
+from .run_folder import RunFolder, json_bytes, row_id, rows_of
 
 ROLES = ("prompt", "image", "seed")
+# Stands in names of files, which are not kept. With the current time, a resumed run would have another workflow.
+_TIME = datetime(2000, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,7 @@ def write_rows(
     run.own_pictures()
     workflow = read_workflow(find_workflow(workflow_name), registry)
     bindings = find_bindings(workflow, registry, plan, parse_bindings(bind))
-    workflow.resolve_texts(registry)
-    run.write_json(run.workflow, workflow.prompt)
+    workflow.resolve_texts(registry, time=_TIME)
     lines = []
     for item, sample in plan.results:
         if item.id in plan.missing:
@@ -132,8 +135,26 @@ def write_rows(
             if bindings.image is not None and item.picture is not None:
                 row["image"] = {bindings.image: item.picture}
             lines.append(json.dumps(row))
-    run.write(run.rows, ("\n".join(lines) + "\n").encode())
+    _write_batch(run, workflow.prompt, ("\n".join(lines) + "\n").encode())
     return bindings
+
+
+def _write_batch(run: RunFolder, prompt: dict[str, Any], rows: bytes) -> None:
+    """Write the workflow and the rows. They replace others as long as these have made no picture.
+
+    Raises:
+        UniWorldError: the run has pictures by another workflow, or with other values.
+    """
+    if run.workflow.is_file() and run.rows.is_file():
+        same = run.workflow.read_bytes() == json_bytes(prompt) and run.rows.read_bytes() == rows
+        if not same and run.has_made_pictures:
+            raise UniWorldError(
+                f"'{run.folder}' has pictures made by another workflow, or with other inputs. Choose another --out."
+            )
+        if not same:
+            run.start_again()
+    run.write_json(run.workflow, prompt)
+    run.write(run.rows, rows)
 
 
 def collect(run: RunFolder, plan: BenchPlan) -> dict[str, str]:
@@ -145,12 +166,12 @@ def collect(run: RunFolder, plan: BenchPlan) -> dict[str, str]:
     Raises:
         UniWorldError: the results of the batch or the folder cannot be used.
     """
-    records = _records(run)
+    records = read_records(run.records)
     folder, failed = run.own_pictures(), {}
     for item, sample in plan.results:
         row = row_id(item, sample)
         found = [records.get(name) for name, _ in rows_of(item, sample)]
-        problem = next((text for record in found if record is not None and (text := _problem(record))), None)
+        problem = next((text for record in found if record is not None and (text := record_problem(record))), None)
         if problem is not None:
             failed[row] = problem
         if problem is not None or None in found:
@@ -170,31 +191,6 @@ def collect(run: RunFolder, plan: BenchPlan) -> dict[str, str]:
             run.write(folder / name, text.encode())
     run.write_json(run.problems, {"failed": failed})
     return failed
-
-
-def _records(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """Return the last final record of each row."""
-    found: dict[str, dict[str, Any]] = {}
-    if not run.results.is_file():
-        return found
-    for line in run.results.read_bytes().split(b"\n")[1:]:
-        try:
-            record = loads(line) if line.strip() else None
-        except BadJson:  # a line that a crash has truncated
-            continue
-        if isinstance(record, dict) and isinstance(record.get("id"), str):
-            done = found.get(record["id"], {}).get("status") == "done"
-            if not done:
-                found[record["id"]] = record
-    return found
-
-
-def _problem(record: dict[str, Any]) -> str | None:
-    """Return why a row has no picture for the benchmark; None if it has one."""
-    if record["status"] != "done":
-        return str(record.get("error") or "the row has not finished")
-    count = len(record["outputs"]["pictures"])
-    return None if count == 1 else f"the workflow saved {count} pictures; a benchmark needs exactly one"
 
 
 def _place_grid(sources: Sequence[Path], target: Path) -> None:

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from ....streams import progress_bar, say
-from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.errors import RunFailed, UniWorldError
 from .items import BenchItem, Suite
 from .judging.ask import Ask
 from .judging.client import Judge
 from .judging.cost import estimate, spent
 from .judging.replies import JudgeReply, Replies
-from .judging.run import JudgeLimits, JudgeProgress, Judging, answered
+from .judging.run import DETECTOR, LOCAL, MAX_REPEATS, JudgeLimits, JudgeProgress, Judging, answered
 from .judging.vqa import VQA
 from .outcome import Mode, Unscored
-from .run_folder import BenchPlan, Digests, Made, RunFolder, read_json_file
+from .plan import BenchPlan
+from .run_folder import Digests, Made, RunFolder, read_json_file
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class JudgeSettings:
     server: str
     temperature: float | None
     scoring: Mode
+
+    @property
+    def attempts(self) -> int:
+        """Number of times that a question is asked at most, until its reply can be read."""
+        return 1 if self.server in (DETECTOR, LOCAL) else MAX_REPEATS + 1
 
 
 def read_judge(run: RunFolder) -> JudgeSettings | None:
@@ -47,9 +53,13 @@ def read_judge(run: RunFolder) -> JudgeSettings | None:
         ) from error
 
 
-def _write_judge(run: RunFolder, settings: JudgeSettings) -> None:
-    """Record the judge. Raises UniWorldError if the run was judged by another one."""
-    old = read_judge(run)
+def _earlier_settings(run: RunFolder, settings: JudgeSettings, replies: Replies) -> JudgeSettings | None:
+    """Return the settings of the recorded replies; None if there are none.
+
+    Raises:
+        UniWorldError: the run was judged by another judge.
+    """
+    old = read_judge(run) if replies.all() else None
     if old is not None:
         for what, one, other in (
             ("judge model", old.model, settings.model),
@@ -60,7 +70,14 @@ def _write_judge(run: RunFolder, settings: JudgeSettings) -> None:
                     f"'{run.folder}' was judged with the {what} {one}, not {other}. Choose another --out, with --pictures "
                     f"'{run.pictures}' for the same pictures."
                 )
-    run.write_json(run.judge, asdict(settings))
+    return old
+
+
+def _record(run: RunFolder, settings: JudgeSettings) -> None:
+    try:
+        run.write_json(run.judge, asdict(settings))
+    except UniWorldError as error:
+        raise RunFailed(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,11 @@ class JudgedResult:
     @property
     def item(self) -> str:
         return self.plan_item.id
+
+    @property
+    def attempts(self) -> int:
+        """See `Subject.attempts`."""
+        return self.settings.attempts
 
     def asks(self, answered: Mapping[str, str]) -> list[Ask]:
         """See `Subject.asks`."""
@@ -129,11 +151,14 @@ def judge_run(
         RunFailed: the judge cannot be used, the budget is spent, or the user stopped the run.
     """
     with Replies(run.replies) as replies:
-        # Recorded only once the replies are locked: another process may be judging with other settings.
-        _write_judge(run, settings)
+        earlier = _earlier_settings(run, settings, replies)
         subjects = results_to_judge(plan, made, settings)
         asks = [ask for one in _sample(subjects) for ask in one.asks({})]
         first: list[Any] = [one for one in subjects if not is_settled(one, replies.get, digest)]
+        if subjects and (not first or (earlier is None and len(first) < len(subjects))):
+            # Such as for another mode of scoring, or after the file was removed. The server was not asked.
+            server = settings.server if earlier is None else earlier.server
+            _record(run, replace(settings, server=server))
         if not first:
             cost = None if limits.price is None else spent(replies.all(), limits.price)
             return JudgeOutcome(0, {}, cost)
@@ -143,7 +168,8 @@ def judge_run(
             _announce(first, len(subjects), asks, limits)
         judge = open_judge()
         bar = _JudgeBar(len(subjects), len(subjects) - len(first), on_progress)
-        judging = Judging(judge, replies, limits, digest, bar.update)
+        # Not earlier: a wrong option must not fix the judge of a run without replies.
+        judging = Judging(judge, replies, limits, digest, bar.update, lambda: _record(run, settings))
         try:
             asyncio.run(judging.run(first))
         finally:
@@ -161,7 +187,7 @@ def is_settled(subject: JudgedResult, find: Callable[[str], JudgeReply | None], 
     """Whether nothing is left to ask about a result: its replies can be read, or one was unreadable too often."""
     known: dict[str, str] = {}
     while asks := [ask for ask in subject.asks(known) if ask.kind not in known]:
-        states = [answered(ask, subject.settings.model, find, digest, subject.check) for ask in asks]
+        states = [answered(ask, subject.settings.model, find, digest, subject.check, subject.attempts) for ask in asks]
         if any(state.next_attempt is not None for state in states):
             return False
         if any(state.reason is not None for state in states):

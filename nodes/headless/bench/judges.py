@@ -13,15 +13,14 @@ from ....uniworld_core.loading.shipped import shipped_model
 from .judging.client import OPENAI_URL, Judge, OpenAIJudge
 from .judging.cost import parse_price
 from .judging.replies import read_replies
+from .judging.run import DETECTOR, LOCAL
 from .judging.vqa import VQA, ProgramVQA, RecordedVQA, program_words
-from .run_folder import BenchPlan, RunFolder
+from .plan import BenchPlan
+from .run_folder import RunFolder
 
-NO_JUDGE, DETECTOR = "none", "detector"
+NO_JUDGE = "none"
 # A file of answers may lack many; the other answers are recorded all the same.
 _ALL_FAILURES = 10**9
-
-
-LOCAL = "local:"
 
 
 def local_folder(judge: str) -> Path:

@@ -3,54 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ....uniworld_core.errors import UniWorldError, shown
+from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.files import PART_SUFFIX, remove_stale_parts, sha256_file, write_atomic
 from ....uniworld_core.json_text import BadJson, loads
+from .batch_records import clear_records, read_records, record_problem, unused
 from .download import picture_problem
-from .items import BenchItem, Suite, SuiteOptions, hash_items, limited
-from .suites.table import suite_of
+from .items import BenchItem
+from .judging.replies import read_replies
+from .plan import BenchPlan, difference_of
 
 HEADER, VERSION = "uniworld_bench", 1
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
-
-
-@dataclass(frozen=True)
-class BenchPlan:
-    """What a run measures.
-
-    Attributes:
-        benchmark: name of the benchmark.
-        settings: `split`, `limit` and `seed`.
-        total: number of items in the download; `limit` selects some of them.
-        missing: items that cannot be measured, because their source picture is missing, with the reason.
-    """
-
-    benchmark: str
-    edition: str
-    settings: dict[str, Any]
-    items: tuple[BenchItem, ...]
-    total: int
-    prompts: dict[str, str]
-    files: dict[str, str]
-    missing: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def suite(self) -> Suite:
-        return suite_of(self.benchmark)
-
-    @property
-    def items_hash(self) -> str:
-        return hash_items(self.items)
-
-    @property
-    def results(self) -> list[tuple[BenchItem, int]]:
-        """All pictures to make, as item and sample."""
-        return [(item, sample) for item in self.items for sample in range(item.samples)]
 
 
 class RunFolder:
@@ -73,8 +40,7 @@ class RunFolder:
 
     def write_json(self, path: Path, content: object) -> None:
         """Write a JSON file atomically. Raises UniWorldError if the folder is not writable."""
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        self.write(path, text.encode("utf-8", "surrogatepass"))
+        self.write(path, json_bytes(content))
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a file atomically. Raises UniWorldError if the folder is not writable."""
@@ -103,22 +69,17 @@ class RunFolder:
             ) from error
 
     def write_plan(self, plan: BenchPlan) -> None:
-        """Write the plan, unless the folder has the same one already.
+        """Write the plan. It replaces another one as long as the run has made nothing.
 
         Raises:
             UniWorldError: the folder belongs to a run with other items or settings.
         """
         if self.plan_file.exists():
-            old = self.plan()
-            for what, one, other in (
-                ("benchmark", old.benchmark, plan.benchmark),
-                ("settings", old.settings, plan.settings),
-                ("set of items", old.items_hash, plan.items_hash),
-                ("set of judge prompts", old.prompts, plan.prompts),
-            ):
-                if one != other:
-                    detail = f": {shown(one)}, not {shown(other)}" if what in ("benchmark", "settings") else ""
-                    raise UniWorldError(f"'{self.folder}' is of another {what}{detail}. Choose another --out.")
+            other = difference_of(self.plan(), plan)
+            if other is not None and self.has_results:
+                raise UniWorldError(f"'{self.folder}' is of another {other}. Choose another --out.")
+            if other is not None:
+                self.start_again()
         elif self.folder.is_dir() and any(self._is_foreign(one) for one in self.folder.iterdir()):
             raise UniWorldError(f"'{self.folder}' contains other files. Choose another --out.")
         content = {HEADER: VERSION, **asdict(plan)}
@@ -129,6 +90,27 @@ class RunFolder:
         """Whether a file is none that a run which was killed before it had a plan has left behind."""
         part = path.name.startswith(f".{self.plan_file.name}.") and path.suffix == PART_SUFFIX
         return path != self.sources and not part
+
+    @property
+    def has_results(self) -> bool:
+        """Whether a picture has been made or a reply recorded, which belong to the settings of the run."""
+        return self.has_made_pictures or bool(read_replies(self.replies))
+
+    @property
+    def has_made_pictures(self) -> bool:
+        """Whether a batch of this run has made a picture."""
+        return any(record_problem(one) is None for one in read_records(self.records).values())
+
+    @property
+    def records(self) -> list[Path]:
+        """The files with the records of the batches, which exist once they have started."""
+        return sorted(self.folder.glob(f"{self.rows.stem}*.results.jsonl"))
+
+    def start_again(self) -> None:
+        """Remove what steps that have made nothing have left. Raises UniWorldError if another process is at work."""
+        if self.replies.exists():
+            unused(self.replies).close()
+        clear_records(self.records, self.output)
 
     # --- pictures -----------------------------------------------------------------------------------------------------
 
@@ -143,14 +125,18 @@ class RunFolder:
         """Use pictures made elsewhere. Raises UniWorldError if the folder is missing or the run has made its own."""
         if not folder.is_dir():
             raise UniWorldError(f"--pictures '{folder}' is not a folder. Pass the folder of the results.")
-        if self._own_pictures.is_dir():
+        if self.has_made_pictures:
             raise UniWorldError(f"'{self.folder}' has pictures of its own already. Choose another --out.")
         self.write_json(self._pictures_file, {"folder": str(folder.resolve())})
 
     def own_pictures(self) -> Path:
-        """Return the folder for pictures made by this run. Raises UniWorldError if it uses pictures made elsewhere."""
+        """Return the folder for pictures made by this run. Raises UniWorldError if it has judged pictures made elsewhere."""
         if self._pictures_file.is_file():
-            raise UniWorldError(f"'{self.folder}' measures the pictures in '{self.pictures}'. Choose another --out.")
+            if read_replies(self.replies):
+                raise UniWorldError(
+                    f"'{self.folder}' measures the pictures in '{self.pictures}'. Choose another --out."
+                )
+            self._pictures_file.unlink()
         return self._own_pictures
 
     def picture(self, item: BenchItem, sample: int) -> Path | None:
@@ -158,6 +144,12 @@ class RunFolder:
         base = self.pictures / item.name(sample)
         names = (base.with_name(base.name + extension) for extension in _EXTENSIONS)
         return next((path for path in names if path.is_file()), None)
+
+
+def json_bytes(content: object) -> bytes:
+    """Return a JSON file of a run."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
@@ -199,44 +191,6 @@ def rows_of(item: BenchItem, sample: int) -> list[tuple[str, int]]:
     """Return the id and the seed's number of each row that makes a result: one, or one for each tile of a grid."""
     row = row_id(item, sample)
     return [(row, sample)] if item.tiles == 1 else [(f"{row}/{tile}", tile) for tile in range(item.tiles)]
-
-
-def make_plan(
-    name: str, data: Sequence[Path], options: SuiteOptions, limit: int | None, seed: int, run: RunFolder, partial: bool
-) -> BenchPlan:
-    """Read a benchmark and select its items.
-
-    Raises:
-        UniWorldError: the download is incomplete; with `partial`, missing source pictures are only counted.
-    """
-    suite = suite_of(name)
-    if suite.splits and options.split not in ("", *suite.splits):
-        raise UniWorldError(f"--split '{options.split}' is unknown. The splits are: {', '.join(suite.splits)}.")
-    if not suite.splits and options.split:
-        raise UniWorldError(f"{suite.title} has no splits. Omit --split.")
-    if suite.draws == bool(data):
-        raise UniWorldError(
-            f"{suite.title} draws its items. Omit --data."
-            if data
-            else f"{suite.title} needs its files. Pass their folder as --data."
-        )
-    split = options.split or (suite.splits[0] if suite.splits else "")
-    read = suite.read(data, SuiteOptions(split, options.count), run.sources)
-    items = limited(read.items, limit)
-    chosen = {item.id for item in items}
-    if len(chosen) != len(items):
-        raise UniWorldError(f"{suite.title}: several items have the same id. Download it again.")
-    missing = {key: reason for key, reason in read.missing.items() if key in chosen}
-    if missing and not partial:
-        key, reason = next(iter(missing.items()))
-        picture = next(item.source for item in items if item.id == key)
-        raise UniWorldError(
-            f"The download is incomplete: the source pictures of {len(missing)} of {len(items)} items cannot be used, such "
-            f"as '{picture}' ({reason}). Download it again, or add --partial to measure the other items."
-        )
-    drawn = {"count": options.count} if suite.draws else {}
-    settings = {"split": split, **drawn, "limit": None if len(items) == len(read.items) else limit, "seed": seed}
-    return BenchPlan(name, read.edition, settings, items, len(read.items), read.prompts, read.files, missing)
 
 
 def read_json_file(path: Path, missing: str) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from .judge_step import JudgedResult, JudgeSettings, is_settled, results_to_judg
 from .judging.replies import JudgeReply
 from .judging.run import answered
 from .outcome import Mode, Unscored
-from .run_folder import HEADER, VERSION, BenchPlan, Digests, Made
+from .plan import BenchPlan
+from .run_folder import HEADER, VERSION, Digests, Made
 from .statistics import intervals
 
 State = Literal["scored", "unscored", "open", "missing"]
@@ -81,7 +82,12 @@ def _score(
     while asks := [ask for ask in subject.asks(answers) if ask.kind not in answers]:
         for ask in asks:
             state = answered(
-                ask, subject.settings.model, replies.get, digest, lambda kind, text: suite.check(kind, text, mode)
+                ask,
+                subject.settings.model,
+                replies.get,
+                digest,
+                lambda kind, text: suite.check(kind, text, mode),
+                subject.attempts,
             )
             if state.reply is not None:
                 texts[ask.kind] = state.reply.text if state.reply.text is not None else f"({state.reason})"

@@ -22,7 +22,8 @@ from .judging.run import JudgeLimits
 from .judging.vqa import VQA, question_line
 from .outcome import MODES, Mode
 from .page import page, sheet
-from .run_folder import BenchPlan, Digests, Made, RunFolder, find_made
+from .plan import BenchPlan
+from .run_folder import Digests, Made, RunFolder, find_made
 from .score_step import ScoredResult, comparable, make_table, result_json, score_results
 from .text_table import table_text
 

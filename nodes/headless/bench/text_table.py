@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .items import PublishedResult
-from .run_folder import BenchPlan
+from .plan import BenchPlan
 from .score_step import ScoredTable
 from .statistics import Difference
 

@@ -60,13 +60,14 @@ class Workflow:
         choices = None if self.choices is None else self.choices.copied()
         return Workflow(copy.deepcopy(self.prompt), self.graph, replacements, choices)
 
-    def resolve_texts(self, registry: Registry, seed: int | None = None) -> list[str]:
+    def resolve_texts(self, registry: Registry, seed: int | None = None, time: datetime | None = None) -> list[str]:
         """Resolve tokens such as `%Sampler.seed%` in file names and `{a|b}` in prompts, as the editor does on queueing.
 
         Call it after all values are set: file names may refer to them, and a seed among them decides the choices.
 
         Args:
             seed: the seed of the choices; None for `choices.seed`.
+            time: the time in file names; None for now.
 
         Returns:
             A sentence for each prompt that changed.
@@ -75,7 +76,7 @@ class Workflow:
             UniWorldError: a prompt cannot be resolved.
         """
         if self.replacements is not None:
-            self.replacements.apply(self.prompt, datetime.now())
+            self.replacements.apply(self.prompt, time or datetime.now())
         if self.choices is None:
             return [] if seed is None else [NO_CHOICES]
         if seed is not None:

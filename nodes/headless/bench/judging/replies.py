@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from .....uniworld_core.errors import RunFailed, UniWorldError
-from .....uniworld_core.files import acquire_lock, append_atomic, sync_folder
+from .....uniworld_core.files import acquire_lock, append_atomic, lock_path, sync_folder
 from .....uniworld_core.json_text import BadJson, loads
 
 
@@ -99,11 +99,10 @@ class Replies:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lock = path.with_name(f"{path.name}.lock") if os.name == "nt" else path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             busy = f"Another process is judging into '{path}'. Wait for it, or choose another --out."
-            self._lock = acquire_lock(lock, busy)
+            self._lock = acquire_lock(lock_path(path), busy)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
             raise UniWorldError(f"The replies '{path}' cannot be opened: {error.strerror}.") from error

@@ -21,16 +21,25 @@ from .replies import JudgeReply, Replies
 
 # An unreadable reply is asked for again at most this many times.
 MAX_REPEATS = 2
+# Judges in this process, as the settings of a run name them. Asked again, they would give the same reply.
+DETECTOR, LOCAL = "detector", "local:"
 _MAX_WAIT = 60.0
 # The shortest wait at a rate limit, whatever the server asks for.
 _MIN_WAIT = 0.05
 
 
 class Subject(Protocol):
-    """One result to judge. `item` and `sample` name it."""
+    """One result to judge. `item` and `sample` name it.
+
+    Attributes:
+        attempts: number of times that a question is asked at most, until its reply can be read.
+    """
 
     item: str
     sample: int
+
+    @property
+    def attempts(self) -> int: ...
 
     def asks(self, answered: Mapping[str, str]) -> list[Ask]:
         """Return the questions that can be asked, given the answers to earlier ones."""
@@ -93,10 +102,11 @@ def answered(
     find: Callable[[str], JudgeReply | None],
     digest: Callable[[Path], str],
     check: Callable[[str, str], Unscored | None],
+    attempts: int,
 ) -> Answered:
     """Find the reply to a question among the recorded ones, trying its attempts in order."""
     reply, reason = None, None
-    for attempt in range(MAX_REPEATS + 1):
+    for attempt in range(attempts):
         found = find(ask.key(model, attempt, digest))
         if found is None:
             return Answered(reply, reason, attempt)
@@ -116,6 +126,7 @@ class Judging:
     Args:
         digest: returns the hash of a file.
         update: called after every reply and every finished result.
+        on_first: called when the first reply has come, before it is recorded.
     """
 
     def __init__(
@@ -125,9 +136,10 @@ class Judging:
         limits: JudgeLimits,
         digest: Callable[[Path], str],
         update: Callable[[JudgeProgress, float | None], None],
+        on_first: Callable[[], None],
     ) -> None:
         self._judge, self._replies, self._limits, self._digest = judge, replies, limits, digest
-        self._update = update
+        self._update, self._on_first = update, on_first
         self._resume_at = 0.0
         self._last_reply = time.monotonic()
         self._failures = 0
@@ -209,7 +221,7 @@ class Judging:
         """Ask until there is a readable reply, and return it; None if there is none."""
         first = True
         while True:
-            state = answered(ask, self._judge.model, self._replies.get, self._digest, subject.check)
+            state = answered(ask, self._judge.model, self._replies.get, self._digest, subject.check, subject.attempts)
             if state.next_attempt is None:
                 self.progress.reused += first
                 return state.reply.text if state.reply is not None and state.reason is None else None
@@ -224,6 +236,8 @@ class Judging:
                 reply = await self._send(ask, about)
             finally:
                 self._running -= 1
+            if not self.progress.asked:
+                self._on_first()
             self._replies.add(reply)
             self._failures, self._last_reply = 0, time.monotonic()
             self.progress.asked += 1

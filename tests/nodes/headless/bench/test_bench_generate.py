@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 from uniworld.__main__ import main
-from uniworld.nodes.headless.bench.generate import find_bindings, parse_bindings
+from uniworld.nodes.headless.bench.generate import find_bindings, parse_bindings, write_rows
 from uniworld.nodes.headless.bench.items import BenchItem, seed_of
-from uniworld.nodes.headless.bench.run_folder import BenchPlan
+from uniworld.nodes.headless.bench.plan import BenchPlan
+from uniworld.nodes.headless.bench.run_folder import RunFolder
 from uniworld.nodes.headless.registry.registry import Registry
 from uniworld.nodes.headless.workflow.file import Workflow, find_workflow, read_workflow
 from uniworld.uniworld_core.errors import UniWorldError
@@ -123,14 +124,33 @@ def test_a_workflow_that_saves_two_pictures_is_named(
     out, err = capsys.readouterr()
     assert "2 missing" in out
     assert "the workflow saved 2 pictures; a benchmark needs exactly one" in err
+    # Nothing was made, so that the workflow can be corrected.
+    (tmp_path / "w.json").write_text(json.dumps(COPY))
+    assert main(["bench", "imgedit", "--data", "data", "--workflow", "w.json", "--out", "run"]) == 1
+    assert "2 of 2 pictures" in capsys.readouterr().err
+    (tmp_path / "w.json").write_text(json.dumps(twice))
+    before = (tmp_path / "run" / "workflow.json").read_bytes()
+    assert main(["bench", "imgedit", "--data", "data", "--workflow", "w.json", "--out", "run"]) == 2
+    assert "has pictures made by another workflow" in capsys.readouterr().err
+    assert (tmp_path / "run" / "workflow.json").read_bytes() == before
+
+
+def test_a_time_in_the_name_of_a_file_does_not_change_the_workflow(
+    tmp_path: Path, registry: Registry, toys: Any
+) -> None:
+    graph = json.loads(find_workflow("edit").read_text())
+    for one in graph["nodes"]:
+        if one["type"] == "SaveImage":
+            one["widgets_values"] = ["%date:yyyy-MM-dd-hh-mm-ss%"]
+    (tmp_path / "w.json").write_text(json.dumps(graph))
+    run = RunFolder(tmp_path / "run")
+    write_rows(run, plan(), str(tmp_path / "w.json"), registry, [])
+    assert "2000-01-01-00-00-00" in run.workflow.read_text()
 
 
 def test_seeds_of_rows_depend_on_item_and_sample(
     tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, toys: Any
 ) -> None:
-    from uniworld.nodes.headless.bench.generate import write_rows
-    from uniworld.nodes.headless.bench.run_folder import RunFolder
-
     run = RunFolder(tmp_path / "run")
     several = plan(samples=3)
     write_rows(run, several, "edit", registry, [])

@@ -20,6 +20,7 @@ pytest.importorskip("openai")
 from uniworld.__main__ import main
 from uniworld.nodes.headless.bench import statistics
 from uniworld.nodes.headless.bench.judging.http import MAX_BODY
+from uniworld.nodes.headless.bench.judging.replies import Replies
 
 from .fake_judge import KEY, Answer, FakeJudge, Request, serving
 from .folders import imgedit, results
@@ -221,6 +222,42 @@ def test_a_failure_that_cannot_pass_stops_at_once(bench: Runner, fault: Answer, 
         assert sentence in err
         assert len(fake.requests) == 1
     assert not bench.replies
+    # A run without a reply can be judged by another model.
+    with serving(lambda request: Answer(GOOD)) as fake:
+        assert bench(fake, "--judge-model", "gpt-4o")[0] == 0
+    assert bench.result["judge"]["model"] == "gpt-4o"
+
+
+def test_a_run_without_results_takes_other_settings(bench: Runner) -> None:
+    (bench.folder / "wrong").mkdir()
+    assert bench(None, "--limit", "2", "--pictures", str(bench.folder / "wrong"))[0] == 1
+    assert bench.result["items"]["count"] == 2
+    with serving(lambda request: Answer(GOOD)) as fake:
+        assert bench(fake)[0] == 0
+        assert bench(fake, "--limit", "2")[0] == 2
+
+
+def test_another_process_at_work_keeps_its_plan(bench: Runner) -> None:
+    assert bench(None)[0] == 1
+    with Replies(bench.out / "replies.jsonl"):
+        code, _, err = bench(None, "--limit", "2")
+    assert code == 2
+    assert "Another process is writing" in err
+    assert bench.result["items"]["count"] == ITEMS
+
+
+def test_a_removed_record_of_the_judge_is_written_again(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD) if number_of(request) else Answer(status=401)) as fake:
+        assert bench(fake, "--parallel", "1")[0] == 1  # it stops at the first item
+    with serving(lambda request: Answer(GOOD) if number_of(request) != 5 else Answer(status=401)) as fake:
+        assert bench(fake, "--parallel", "1")[0] == 1
+    settings = (bench.out / "judge.json").read_bytes()
+    (bench.out / "judge.json").unlink()
+    with serving(lambda request: Answer(status=401)) as fake:
+        assert bench(fake, "--parallel", "1")[0] == 1
+    assert json.loads((bench.out / "judge.json").read_bytes()).keys() == json.loads(settings).keys()
+    assert bench.command("bench", "score", str(bench.out))[0] == 1
+    assert bench.result["tables"]["published"]["counts"]["scored"] == ITEMS - 1
 
 
 def test_rate_limits_without_end_stop_the_run(bench: Runner) -> None:
