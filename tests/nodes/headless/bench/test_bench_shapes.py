@@ -1,4 +1,4 @@
-"""nano on the world of shapes: `bench shapes`, and ImgEdit-Bench's whole loop with a judge that is the oracle."""
+"""nano on the world of shapes: `bench shapes`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from uniworld.nodes.headless.bench import statistics
 from uniworld.nodes.headless.workflow.shipped import SHIPPED
 from uniworld.training.shapes.exam.exam import exam_task
 from uniworld.training.shapes.judge.judge import judge
-from uniworld.training.shapes.tasks.tasks import ShapesTask
 
 STEPS = 4
 
@@ -75,52 +74,3 @@ def test_shapes_takes_no_download_and_no_judge(tmp_path: Path, capsys: pytest.Ca
     judge = ["--judge", "http://127.0.0.1:1/v1", "--judge-model", "m"]
     assert main(["bench", "shapes", "--count", "1", "--out", run, *judge]) == 2
     assert "needs no judge" in capsys.readouterr().err
-
-
-def imgedit_of_shapes(folder: Path, tasks: dict[str, ShapesTask]) -> None:
-    """Write an ImgEdit-shaped folder with the tasks' references and prompts."""
-    root = folder / "singleturn"
-    (root / "shapes").mkdir(parents=True)
-    items = {}
-    for key, task in tasks.items():
-        task.references[0].save(root / "shapes" / f"{key}.png")
-        kind = "adjust" if task.kind == "recolour" else task.kind
-        items[key] = {"id": f"shapes/{key}.png", "prompt": task.prompt, "edit_type": kind}
-    (root / "singleturn.json").write_text(json.dumps(items))
-    prompts = {item["edit_type"]: "<edit_prompt>" for item in items.values()}
-    (root / "judge_prompt.json").write_text(json.dumps(prompts))
-
-
-def test_imgedits_whole_loop_gives_the_score_that_the_oracle_knows(
-    tmp_path: Path, workflow: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("openai")
-    from .fake_judge import KEY, Answer, Request, serving
-
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    tasks = {str(place): exam_task(kind, 0) for place, kind in enumerate(("remove", "background", "recolour", "add"))}
-    imgedit_of_shapes(tmp_path / "data", tasks)
-    by_prompt = {task.prompt: task for task in tasks.values()}
-
-    def points(task: ShapesTask, painted: Image.Image) -> tuple[int, int, int]:
-        verdict = judge(task, painted)
-        return (
-            (5 if verdict.right else 1),
-            1 + round(4 * (verdict.kept or 0)),
-            min(5, 1 + int((verdict.psnr or 0) // 8)),
-        )
-
-    def script(request: Request) -> Answer:
-        compliance, seamless, detail = points(by_prompt[request.text], request.pictures[1])
-        return Answer(f"Brief reasoning: x.\nCompliance: {compliance}\nSeamless: {seamless}\nDetail: {detail}")
-
-    with serving(script) as fake:
-        command = ["bench", "imgedit", "--data", "data", "--workflow", workflow, "--out", "run"]
-        assert main([*command, "--judge", fake.url, "--judge-model", "oracle"]) == 0
-        assert len(fake.requests) == len(tasks)
-    known = []
-    for key, task in tasks.items():
-        known.append(round(sum(points(task, Image.open(Path("run") / "pictures" / f"{key}.png"))) / 3, 2))
-    overall = result_of("run")["tables"]["published"]["overall"]
-    assert overall["mean_of_items"] == round(sum(known) / len(known), 2)
-    assert overall["mean_of_types"] == pytest.approx(sum(known) / len(known))
