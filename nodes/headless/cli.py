@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...command_line import DONE, FAILED, MISUSED, Parser, checked_exit_code, exit_code_of
 from ...streams import say
-from ...uniworld_core.errors import UniWorldError, shown
+from ...uniworld_core.errors import RunFailed, UniWorldError, shown
 from ...uniworld_core.loading.memory import ModelMemory, default_budget
 from .. import host
 from .batch.command import add_arguments as add_batch_arguments
@@ -312,7 +312,10 @@ class _BenchBatch:
         arguments = argparse.Namespace(**vars(self.arguments))
         arguments.workflow, arguments.rows, arguments.results = str(workflow), rows, results
         arguments.output, arguments.seed, arguments.json = output, None, False
-        return run_batch(arguments, sys.stderr, self.registry, self.host, self.stop, self.servers)
+        code = run_batch(arguments, sys.stderr, self.registry, self.host, self.stop, self.servers)
+        if self.stop:  # the judge must not be asked about half of the pictures
+            raise RunFailed("Interrupted. Run the same command again to continue; finished pictures are kept.")
+        return code
 
 
 def _bench(arguments: argparse.Namespace) -> int:

@@ -213,12 +213,17 @@ def read_json_file(path: Path, missing: str) -> dict[str, Any]:
 
 
 class Digests:
-    """Hashes of files, computed once each."""
+    """Hashes of files, computed once each. Raises UniWorldError for a file that cannot be read."""
 
     def __init__(self) -> None:
         self._found: dict[Path, str] = {}
 
     def __call__(self, path: Path) -> str:
         if path not in self._found:
-            self._found[path] = sha256_file(path)
+            try:
+                self._found[path] = sha256_file(path)
+            except OSError as error:
+                raise UniWorldError(
+                    f"'{path}' cannot be read: {error.strerror}. Run the same command again."
+                ) from error
         return self._found[path]

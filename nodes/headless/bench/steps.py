@@ -35,7 +35,7 @@ class BatchPlace(Protocol):
     def registry(self) -> Registry: ...
 
     def run(self, workflow: Path, rows: Path, results: Path, output: Path) -> int:
-        """Run a batch and return its exit code."""
+        """Run a batch and return its exit code. Raises RunFailed if the user stopped it."""
 
 
 # Opens the place that the command line describes.

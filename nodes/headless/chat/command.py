@@ -226,7 +226,7 @@ class Chat:
             for path in message.pictures:
                 self._attach(path)
             return
-        with stop_on_interrupt(self._plain):
+        with stop_on_interrupt(self._plain, terminate=False):
             reply = session.say(ChatMessage(message.text, pictures, message.paint), self._report.route)
         self._report.reply(reply)
 

@@ -1,12 +1,12 @@
-"""A request to stop a run: Ctrl-C on the command line, or a cluster that stops its worker."""
+"""A request to stop a run: Ctrl-C or SIGTERM on the command line, or a cluster that stops its worker."""
 
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 from collections.abc import Iterator
 
+from ....signals import at_signals
 from ....streams import say
 from ...host import PlainHost
 
@@ -27,22 +27,19 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_on_interrupt(host: PlainHost) -> Iterator[StopRequest]:
-    """Within this context, Ctrl-C stops the run within a step, and a second Ctrl-C stops it at once."""
+def stop_on_interrupt(host: PlainHost, terminate: bool = True) -> Iterator[StopRequest]:
+    """Within this context, Ctrl-C stops the run within a step, and a second Ctrl-C stops it at once.
+
+    Args:
+        terminate: handle SIGTERM like Ctrl-C.
+    """
     request = StopRequest(host)
 
-    def handle(*_: object) -> None:
+    def handle() -> None:
         if request:
             raise KeyboardInterrupt
         request.set()
         say("Stopping after this step. Press Ctrl-C again to stop at once.")
 
-    try:
-        before = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread, the only one that can handle signals
+    with at_signals(handle, terminate):
         yield request
-        return
-    try:
-        yield request
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,28 +36,30 @@ class AskPicture:
 
     def data_url(self) -> str:
         """Return the picture as a data URL. Raises UniWorldError if the file cannot be read."""
-        try:
+        with self._named_errors():
             data, kind = self._encoded()
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UniWorldError(f"The picture '{self.path}' cannot be read: {brief(error)}. Replace it.") from error
         return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
     def decoded(self) -> Image.Image:
         """Return the picture that is sent as RGB. Raises UniWorldError if the file cannot be read."""
-        try:
-            with Image.open(io.BytesIO(self._encoded()[0])) as picture:
-                return picture.convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UniWorldError(f"The picture '{self.path}' cannot be read: {brief(error)}. Replace it.") from error
+        with self._named_errors(), Image.open(io.BytesIO(self._encoded()[0])) as picture:
+            return picture.convert("RGB")
 
     def pixels(self) -> tuple[int, int]:
-        """Return the width and height that are sent."""
+        """Return the width and height that are sent. Raises UniWorldError if the file cannot be read."""
         if self.size is not None:
             return self.size
         if self.box is not None:
             return self.box[2] - self.box[0], self.box[3] - self.box[1]
-        with Image.open(self.path) as picture:
+        with self._named_errors(), Image.open(self.path) as picture:
             return picture.size
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UniWorldError(f"The picture '{self.path}' cannot be read: {brief(error)}. Replace it.") from error
 
     def _encoded(self) -> tuple[bytes, str]:
         with Image.open(self.path) as picture:

@@ -108,7 +108,8 @@ class OpenAIJudge:
         """See `Judge.reply`."""
         import openai
 
-        messages = ask.messages()
+        # Encoding pictures takes long; the event loop meanwhile records the replies to other requests.
+        messages = await asyncio.to_thread(ask.messages)
         while True:
             values = {"temperature": ask.temperature, self._limit_name: ask.max_tokens}
             options = {name: value for name, value in values.items() if value is not None and name not in self._omitted}

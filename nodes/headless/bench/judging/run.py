@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from .....signals import at_signals
 from .....streams import say
 from .....uniworld_core.errors import RunFailed, UniWorldError
 from ..outcome import Unscored
@@ -154,13 +153,15 @@ class Judging:
         return None if self._limits.price is None else spent(self._replies.all(), self._limits.price)
 
     async def run(self, subjects: list[Subject]) -> None:
-        """Judge all results. Ctrl-C finishes the requests under way, whose replies are paid for; a second one stops at once.
+        """Judge all results.
+
+        Ctrl-C, SIGTERM and errors finish the requests under way, whose replies are paid for. A second signal stops at once.
 
         Raises:
             RunFailed: the judge cannot be used, the budget is spent, or the user stopped the run.
         """
         waiting = iter(subjects)
-        with _stop_on_interrupt(self._interrupt):
+        with at_signals(self._interrupt):
             workers = [asyncio.create_task(self._work(waiting)) for _ in range(self._limits.parallel)]
             try:
                 await asyncio.gather(*workers)
@@ -187,11 +188,14 @@ class Judging:
                 return
             try:
                 await self._judge_one(subject)
+            except RunFailed as error:
+                self._stop(error)
+                return
             except (JudgeDown, JudgeRejected, UniWorldError) as error:
-                if isinstance(error, RunFailed):
-                    self._stop(error)
-                    return
                 self._count_failure(subject, str(error))
+            except Exception as error:  # raised again when the other workers have recorded their replies
+                self._stop(error)
+                return
             self.progress.finished += 1
             self._update(self.progress, self.cost)
 
@@ -297,16 +301,3 @@ class Judging:
                 f"The replies have cost {used:.4f}, and another one could exceed --max-cost {most:g}. Raise it "
                 "and run the same command again."
             )
-
-
-@contextlib.contextmanager
-def _stop_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    try:
-        before = signal.signal(signal.SIGINT, lambda *_: stop())
-    except ValueError:  # not in the main thread, the only one that can handle signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

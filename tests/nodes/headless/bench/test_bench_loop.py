@@ -28,22 +28,23 @@ FEW, MANY = 3, 14  # steps
 
 @pytest.fixture
 def workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workflow:
-    """Write a shipped workflow with few steps, and pictures of nano's size."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(statistics, "RESAMPLES", 20)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
-    def write(name: str, steps: int) -> str:
-        prompt = json.loads((SHIPPED / "api" / f"{name}.json").read_text())
-        for node in prompt.values():
-            if node["class_type"] == "UniWorldSampler":
-                node["inputs"]["steps"] = steps
-            if node["class_type"] == "UniWorldEmptyLatent" and "references" not in node["inputs"]:
-                node["inputs"] |= {"width": 128, "height": 128}
-        Path(f"{name}.json").write_text(json.dumps(prompt))
-        return f"{name}.json"
+    return write_workflow
 
-    return write
+
+def write_workflow(name: str, steps: int) -> str:
+    """Write a shipped workflow to the current folder, with few steps and pictures of nano's size. Returns the file."""
+    prompt = json.loads((SHIPPED / "api" / f"{name}.json").read_text())
+    for node in prompt.values():
+        if node["class_type"] == "UniWorldSampler":
+            node["inputs"]["steps"] = steps
+        if node["class_type"] == "UniWorldEmptyLatent" and "references" not in node["inputs"]:
+            node["inputs"] |= {"width": 128, "height": 128}
+    Path(f"{name}.json").write_text(json.dumps(prompt))
+    return f"{name}.json"
 
 
 def table_of(run: str) -> dict[str, Any]:

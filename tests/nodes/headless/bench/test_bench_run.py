@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +21,6 @@ from uniworld.nodes.headless.bench.judging.replies import Replies
 from .fake_judge import KEY, Answer, FakeJudge, Request, serving
 from .folders import imgedit, results
 
-TESTS = Path(__file__).resolve().parents[3]
 GOOD = "Brief reasoning: fine.\nPrompt Compliance: 4\nVisual Seamlessness: 3\nPhysical Fidelity: 5"
 ITEMS = 6
 
@@ -315,52 +310,13 @@ def test_strict_and_published_readings_stand_side_by_side(bench: Runner) -> None
     assert first["strict"]["values"] == {"score": 4.0}
 
 
-def test_an_interrupt_keeps_the_reply_under_way(bench: Runner) -> None:
-    with serving(lambda request: Answer(GOOD, wait=0.3)) as fake:
-        arguments = bench.arguments(fake, "--parallel", "1")
-        process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments], stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 60
-        while not fake.requests and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 1
-        assert "Run the same command again to continue" in err
-        assert "Traceback" not in err
-        assert _keys(bench.out) == {one.key for one in fake.requests}
-
-
-KILLED = f"""
-import runpy, sys
-runpy.run_path({str(TESTS / "conftest.py")!r})
-from uniworld.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def test_a_killed_judge_step_pays_for_no_recorded_reply_twice(bench: Runner) -> None:
-    with serving(lambda request: Answer(GOOD, wait=0.1)) as fake:
-        arguments = bench.arguments(fake, "--parallel", "1")
-        # Killed once a reply has been recorded, while the next request is under way.
-        process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while not _keys(bench.out) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.kill()
-        process.wait()
+def test_a_line_that_a_crash_has_cut_is_removed(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD)) as fake:
+        bench(fake)
         with (bench.out / "replies.jsonl").open("ab") as file:
-            file.write(b'{"key": "cut in the mid')  # what a crash during a write leaves
-        recorded, start = _keys(bench.out), len(fake.requests)
+            file.write(b'{"key": "cut in the mid')
         assert bench(fake)[0] == 0
-        assert not recorded & {one.key for one in fake.requests[start:]}
-        assert len(_keys(bench.out)) == len(bench.replies) == ITEMS
-    assert bench.result["tables"]["published"]["overall"]["mean_of_items"] == 4.0
-
-
-def _keys(out: Path) -> set[str]:
-    path = out / "replies.jsonl"
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    return {json.loads(line)["key"] for line in lines}
+        assert len(fake.requests) == len(bench.replies) == ITEMS
 
 
 def test_a_fixed_random_subset(bench: Runner) -> None:
