@@ -21,6 +21,8 @@ from .settings import (
     one_of,
 )
 
+# Solvers of rollouts that draw each step; see `training.editr1.stochastic`.
+STOCHASTIC = ("flow_sde", "dance_sde", "ddim_sde")
 FILTERS = ("published", "paper", "none")
 SPREADS = ("global", "group")
 MODES = ("all", "positive_only", "negative_only", "one_only", "binary")
@@ -74,7 +76,8 @@ class EditR1Settings:
         groups: groups per epoch. A group is one prompt with its pictures.
         group_size: pictures painted per group.
         steps: sampling steps of a rollout.
-        solver: solver of a rollout.
+        solver: solver of a rollout: a name in `SOLVERS`, or in `STOCHASTIC` for steps with noise.
+        eta: amount of this noise (published `noise_level`).
         guidance: guidance of rollouts and of training.
         side: side of the painted pictures in pixels; references of published data are cropped to it.
         times: noise levels at which each picture is trained, of the rollout's own.
@@ -89,6 +92,7 @@ class EditR1Settings:
     group_size: int = 12
     steps: int = 6
     solver: str = "dpm2"
+    eta: float = 0.7
     guidance: float = 3.5
     side: int = 512
     times: int = 5
@@ -101,12 +105,16 @@ class EditR1Settings:
             ("groups", 1),
             ("group_size", 2),
             ("steps", 1),
+            ("eta", 0),
             ("guidance", 0),
             ("side", 16),
             ("times", 1),
         ):
             at_least(f"editr1.{name}", getattr(self, name), least)
-        one_of("editr1.solver", self.solver, SOLVERS)
+        one_of("editr1.solver", self.solver, (*SOLVERS, *STOCHASTIC))
+        # Its variance cannot exceed that of the noise level.
+        if self.solver == "ddim_sde":
+            between("editr1.eta", self.eta, 0, 1)
         one_of("editr1.old", self.old, DECAYS)
         one_of("editr1.mean", self.mean, MEANS)
         check("editr1.times", self.times, self.times <= self.steps, f"at most editr1.steps = {self.steps}")
@@ -146,12 +154,15 @@ class AdvantageSettings:
         filter: a name in `FILTERS`. "published" trains on groups with std > `min_std` and mean < `max_mean`. "paper" drops
             only groups that are both flat and good: std < `min_std` and mean > `max_mean`.
         min_std, max_mean: the thresholds.
+        retire: a sample whose group was flat and good is not drawn again (published `ban_prompt`). Endless data repeats no
+            sample anyway.
     """
 
     spread: str = "global"
     filter: str = "published"
     min_std: float = 0.05
     max_mean: float = 0.9
+    retire: bool = False
 
     def __post_init__(self) -> None:
         one_of("advantage.spread", self.spread, SPREADS)

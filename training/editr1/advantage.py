@@ -20,17 +20,28 @@ _EPS = 1e-4
 
 @dataclass(frozen=True)
 class GroupStats:
-    """Statistics of one group's rewards; `std` is that of the population.
+    """Statistics of one group.
 
     Attributes:
+        rewards: its rewards.
+        mean, std: of the rewards; the standard deviation is that of the population.
         trains: whether the group passed the filter.
     """
 
-    count: int
+    rewards: tuple[float, ...]
     mean: float
     std: float
-    best: float
     trains: bool
+
+    @property
+    def best(self) -> float:
+        """The highest reward."""
+        return max(self.rewards)
+
+    def top_mean(self, percent: float) -> float:
+        """Return the mean of the rewards from the (100 - percent)th percentile up."""
+        rewards = np.array(self.rewards)
+        return float(rewards[rewards >= np.percentile(rewards, 100 - percent)].mean())
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Advantages:
         values: (N,) float64; 0 for samples without a reward.
         valid: (N,) whether the sample is trained on.
         stats: {group: statistics of its rewards}.
-        mastered: groups with std < `min_std` and mean > `max_mean`, which the published trainer never draws again.
+        mastered: groups with std < `min_std` and mean > `max_mean`.
     """
 
     values: NDArray[np.float64]
@@ -53,6 +64,10 @@ class Advantages:
     def flat_share(self) -> float:
         """Fraction of groups whose rewards are all equal."""
         return float(np.mean([one.std == 0 for one in self.stats.values()])) if self.stats else 0.0
+
+    def top_mean(self, percent: float) -> float | None:
+        """Return the mean over all groups of their `GroupStats.top_mean`, as published; None without a group."""
+        return float(np.mean([one.top_mean(percent) for one in self.stats.values()])) if self.stats else None
 
 
 def advantages(rewards: NDArray[np.floating], groups: Sequence[Hashable], settings: AdvantageSettings) -> Advantages:
@@ -80,7 +95,7 @@ def advantages(rewards: NDArray[np.floating], groups: Sequence[Hashable], settin
         some = values[indices]
         mean, std = float(np.mean(some)), float(np.std(some))
         good = std < settings.min_std and mean > settings.max_mean
-        stats[group] = GroupStats(len(some), mean, std, float(np.max(some)), _trains(mean, std, good, settings))
+        stats[group] = GroupStats(tuple(some.tolist()), mean, std, _trains(mean, std, good, settings))
         result[indices] = (some - mean) / ((overall if settings.spread == "global" else std) + _EPS)
         valid[indices] = stats[group].trains
         if good:

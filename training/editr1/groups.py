@@ -16,7 +16,7 @@ from torch import Tensor
 from ...uniworld_core.errors import UniWorldError
 
 # Separate the random streams of orders, rollouts and training noise.
-_ORDER, _ROLLOUT, _NOISE, _TIMES = 1, 2, 3, 4
+_ORDER, _ROLLOUT, _NOISE, _TIMES, _STEP = 1, 2, 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,10 @@ def stream_seed(seed: int, *path: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def plan_epoch(count: int | None, groups: int, k: int, seed: int, epoch: int) -> list[Group]:
-    """Plan an epoch from (seed, epoch) alone.
+def plan_epoch(
+    count: int | None, groups: int, k: int, seed: int, epoch: int, retired: Collection[int] = frozenset()
+) -> list[Group]:
+    """Plan an epoch from (seed, epoch) and the retired samples alone.
 
     Samples are drawn without repetition: an order of all samples is used up before a new one begins, so that samples are
     seen about equally often.
@@ -50,18 +52,20 @@ def plan_epoch(count: int | None, groups: int, k: int, seed: int, epoch: int) ->
         count: number of samples; None for data that never ends, whose samples are numbered upwards.
         groups: groups of the epoch.
         k: pictures per group.
+        retired: samples that are left out. Others take their places.
 
     Raises:
-        UniWorldError: there are fewer samples than groups.
+        UniWorldError: fewer samples are left than groups.
     """
     first = epoch * groups
     if count is None:
         chosen = list(range(first, first + groups))
     else:
-        check_groups(count, groups)
+        check_groups(count - len(retired), groups)
         chosen = [_in_order(count, seed, position) for position in range(first, first + groups)]
-        if len(set(chosen)) < groups:  # the end of one order and the start of the next share samples
-            chosen = _without_repetition(chosen, count, seed, epoch)
+        # The end of one order and the start of the next share samples.
+        if len(set(chosen)) < groups or not set(chosen).isdisjoint(retired):
+            chosen = _without_repetition(chosen, count, seed, epoch, retired)
     return [
         Group(number, sample, tuple(stream_seed(seed, _ROLLOUT, epoch, number, item) for item in range(k)))
         for number, sample in enumerate(chosen)
@@ -83,10 +87,13 @@ def _in_order(count: int, seed: int, position: int) -> int:
     return int(torch.randperm(count, generator=generator)[place])
 
 
-def _without_repetition(chosen: Sequence[int], count: int, seed: int, epoch: int) -> list[int]:
-    unique = list(dict.fromkeys(chosen))
+def _without_repetition(
+    chosen: Sequence[int], count: int, seed: int, epoch: int, retired: Collection[int]
+) -> list[int]:
+    unique = [one for one in dict.fromkeys(chosen) if one not in retired]
     generator = torch.Generator("cpu").manual_seed(stream_seed(seed, _ORDER, epoch, count))
-    others = [one for one in torch.randperm(count, generator=generator).tolist() if one not in set(unique)]
+    taken = {*unique, *retired}
+    others = [one for one in torch.randperm(count, generator=generator).tolist() if one not in taken]
     return unique + others[: len(chosen) - len(unique)]
 
 
@@ -97,6 +104,15 @@ def training_noise_seed(seed: int, epoch: int, group: int, item: int, time: int,
         shared: all items of the group get the same noise at a time, so that what it adds to all of them cancels.
     """
     return stream_seed(seed, _NOISE, epoch, group, -1 if shared else item, time)
+
+
+def step_noise_seed(seed: int, step: int) -> int:
+    """Return the seed of the noise of one step of a picture's rollout.
+
+    Args:
+        seed: the picture's own seed.
+    """
+    return stream_seed(seed, _STEP, step)
 
 
 def times_seed(seed: int, epoch: int, group: int, item: int, shared: bool) -> int:

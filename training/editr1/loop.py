@@ -30,7 +30,7 @@ from .policy import open_policy
 from .prompts import Prompts
 from .providers import Providers
 from .reward.protocol import Reward
-from .trainer import EditR1Trainer, TooManyFailures
+from .trainer import EditR1Trainer, EpochRefused
 
 CURVES = "curves.png"
 
@@ -142,7 +142,7 @@ def _run(trainer: EditR1Trainer, reporter: Reporter | None, stop: threading.Even
         known = set(trainer.skipped)
         try:
             metrics = trainer.epoch()
-        except TooManyFailures:  # keep the progress, to resume with repaired data or a working reward
+        except EpochRefused:  # keep the progress, to resume with repaired data or a working reward
             trainer.save()
             trainer.saver.wait()
             raise

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from .advantage import Advantages
+from .history import SampleHistory
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class EpochMetrics:
         reward: mean over all scored pictures.
         reward_std: mean standard deviation within a group.
         best: mean of the best score of each group.
+        top_75, top_50, top_25, top_10: mean over the groups of the mean of each group's best 75, 50, 25 and 10 %, as
+            published.
         trained: fraction of pictures that passed the filter.
         flat: fraction of groups with equal rewards.
         failed: pictures without a score.
@@ -49,6 +52,8 @@ class EpochMetrics:
         seconds: duration.
         rollout_seconds: the part of it until all scores are there.
         skipped: bad samples replaced since the start of the run.
+        painted: different samples painted since the start of the run.
+        mastered: those of them whose group was once flat and good.
     """
 
     HEADLINE: ClassVar[str] = "reward"
@@ -58,6 +63,10 @@ class EpochMetrics:
     reward: float | None
     reward_std: float | None
     best: float | None
+    top_75: float | None
+    top_50: float | None
+    top_25: float | None
+    top_10: float | None
     trained: float
     flat: float
     failed: int
@@ -69,6 +78,8 @@ class EpochMetrics:
     seconds: float
     rollout_seconds: float
     skipped: int
+    painted: int
+    mastered: int
 
 
 def epoch_metrics(
@@ -80,6 +91,7 @@ def epoch_metrics(
     seconds: float,
     rollout_seconds: float,
     skipped: int,
+    history: SampleHistory,
 ) -> EpochMetrics:
     """Return the metrics of an epoch.
 
@@ -87,6 +99,7 @@ def epoch_metrics(
         found: the advantages.
         rewards: one per picture, NaN without a score.
         update: the optimizer step; None if no picture passed the filter.
+        history: the samples of all epochs until here.
 
     For the other arguments see `EpochMetrics`.
     """
@@ -99,6 +112,10 @@ def epoch_metrics(
         reward=float(known.mean()) if len(known) else None,
         reward_std=float(np.mean([one.std for one in stats])) if stats else None,
         best=float(np.mean([one.best for one in stats])) if stats else None,
+        top_75=found.top_mean(75),
+        top_50=found.top_mean(50),
+        top_25=found.top_mean(25),
+        top_10=found.top_mean(10),
         trained=float(found.valid.mean()),
         flat=found.flat_share,
         failed=len(values) - len(known),
@@ -110,4 +127,6 @@ def epoch_metrics(
         seconds=seconds,
         rollout_seconds=rollout_seconds,
         skipped=skipped,
+        painted=len(history.painted),
+        mastered=len(history.mastered),
     )

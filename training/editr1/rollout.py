@@ -17,11 +17,13 @@ from ...uniworld_core.images.sizes import Size
 from ...uniworld_core.sampling import flow
 from ...uniworld_core.sampling.condition import Condition
 from ...uniworld_core.sampling.sampler import make_noise, sample
-from ..config.editr1 import EditR1Config
+from ...uniworld_core.sampling.solvers import Solver
+from ..config.editr1 import STOCHASTIC, EditR1Config
 from ..engine.precision import autocast
 from .groups import Group
 from .prompts import EditPrompt
 from .reward.protocol import Reward, RewardItem, Score, checked_scores
+from .stochastic import seeded_solver
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,11 @@ def paint_group(
     painted = []
     with torch.no_grad(), autocast(painter.device, dtype):
         for start in range(0, len(seeds), micro):
-            some = noise[start : start + micro]
-            painted.append(sample(painter, condition, some, sigmas, settings.guidance, solver=settings.solver))
+            some = slice(start, start + micro)
+            solver: str | Solver = settings.solver
+            if settings.solver in STOCHASTIC:
+                solver = seeded_solver(settings.solver, settings.eta, seeds[some])
+            painted.append(sample(painter, condition, noise[some], sigmas, settings.guidance, solver=solver))
     return torch.cat([latents.float().cpu() for latents in painted]).clone()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -33,10 +33,11 @@ from ..run.state import restore, state_tensors, state_values
 from .advantage import Advantages, advantages
 from .decay import old_decay
 from .groups import Group, plan_epoch
+from .history import SampleHistory
 from .metrics import EpochMetrics, Update, epoch_metrics
 from .policy import Policy, blend
 from .prompts import EditPrompt, Prompts
-from .reward.protocol import Reward, RewardFailure
+from .reward.protocol import Reward, RewardFailure, Score
 from .rollout import Rollout, encode, paint_group, pictures_of, schedule, score_group
 from .sheet import GroupRow, write_group_sheet
 from .store import EpochStore
@@ -51,7 +52,11 @@ _BEYOND = 2**40
 T = TypeVar("T")
 
 
-class TooManyFailures(UniWorldError):
+class EpochRefused(UniWorldError):
+    """An epoch cannot be finished, but what the run has trained and painted so far is worth keeping."""
+
+
+class TooManyFailures(EpochRefused):
     """More samples or scores are missing than the configuration allows."""
 
 
@@ -70,6 +75,7 @@ class EditR1Trainer:
     Attributes:
         step: number of epochs done.
         skipped: names of the bad samples replaced so far.
+        history: the samples painted and mastered so far.
         saver: writes the checkpoints.
     """
 
@@ -92,6 +98,7 @@ class EditR1Trainer:
         self.sigmas = schedule(policy.painter, config)
         self.step = 0
         self.skipped: dict[str, str] = {}
+        self.history = SampleHistory()
         self._bad: dict[str, str] = {}  # of this process and epoch
         self._saved: int | None = None
         self._rewards_since_save: list[float] = []
@@ -100,19 +107,21 @@ class EditR1Trainer:
         """Perform one epoch.
 
         Raises:
-            TooManyFailures: too many samples are bad or too many pictures have no score. Finished rollouts are kept.
+            EpochRefused: too many samples are bad, too many pictures have no score, or too few samples are left. Finished
+                rollouts are kept.
             UniWorldError: the loss or the gradient is not finite, or a file cannot be written.
         """
         started = time.perf_counter()
         store = EpochStore(self.folder, self.step, self.policy.old_fingerprint(self.world))
         self.world.on_rank0(store.remove_others)
         rollouts = self._roll_out(store)
-        everyone = [one for some in self.world.gather_objects(_scores(rollouts)) for one in some.items()]
-        table = dict(sorted(everyone))
+        everyone = sorted(one for some in self.world.gather_objects(_scores(rollouts)) for one in some)
+        table = {number: scores for number, _, scores in everyone}
         self._check_failures(table, store)
         rewards = [math.nan if isinstance(one, RewardFailure) else one for row in table.values() for one in row]
         members = [number for number, row in table.items() for _ in row]
         found = advantages(np.array(rewards, dtype=np.float64), members, self.config.advantage)
+        self.history.add(found, {number: sample for number, sample, _ in everyone})
         rolled = time.perf_counter()
         update = self._update(rollouts, found)
         self._write_sheet(rollouts, found)
@@ -126,6 +135,7 @@ class EditR1Trainer:
             time.perf_counter() - started,
             rolled - started,
             len(self.skipped),
+            self.history,
         )
         if metrics.reward is not None:
             self._rewards_since_save.append(metrics.reward)
@@ -147,6 +157,7 @@ class EditR1Trainer:
             "samples": self.prompts.fingerprint,
             "frozen": self.policy.frozen,
             "skipped": self.skipped,
+            "history": self.history.to_json(),
             "state": state_values(*parts),
         }
         tensors = state_tensors(*parts, self.world) | self._old_tensors()
@@ -172,6 +183,8 @@ class EditR1Trainer:
         restore(checkpoint, meta["state"], *parts, self.world, self._old_tensors())
         self.step = self._saved = meta["step"]
         self.skipped = dict(meta["skipped"])
+        if "history" in meta:  # checkpoints of older versions have no such key
+            self.history = SampleHistory.from_json(meta["history"])
 
     def _old_tensors(self) -> dict[str, Tensor]:
         return {OLD + name: tensor for name, tensor in self.policy.old.items()}
@@ -179,10 +192,25 @@ class EditR1Trainer:
     def _roll_out(self, store: EpochStore) -> list[Rollout]:
         """Paint and score this process's groups, or read those that are there already."""
         settings, world = self.config.editr1, self.world
-        plan = plan_epoch(self.prompts.count, settings.groups, settings.group_size, self.config.run.seed, self.step)
+        count, retired, seed = self.prompts.count, self._retired(), self.config.run.seed
+        plan = plan_epoch(count, settings.groups, settings.group_size, seed, self.step, retired)
         mine = plan[world.rank :: world.size]
-        prompts = self._agreed([self._prompt(group) for group in mine])
-        return [self._roll_out_group(group, *prompt, store) for group, prompt in zip(mine, prompts)]
+        prompts = self._agreed([self._prompt(group, retired) for group in mine])
+        return [self._roll_out_group(*prompt, store) for prompt in prompts]
+
+    def _retired(self) -> frozenset[int]:
+        """Return the samples that are not drawn again. Raises EpochRefused if too few others are left."""
+        count, groups = self.prompts.count, self.config.editr1.groups
+        if count is None or not self.config.advantage.retire:
+            return frozenset()
+        mastered = frozenset(self.history.mastered)
+        if count - len(mastered) < groups:
+            raise EpochRefused(
+                f"{len(mastered)} of the {count} samples are mastered and retired, and the others are fewer than "
+                f"editr1.groups = {groups}: the run has nothing left to learn from. Export it, or start another run with "
+                "harder samples or advantage.retire = false."
+            )
+        return mastered
 
     def _roll_out_group(self, group: Group, prompt: EditPrompt, condition: Condition, store: EpochStore) -> Rollout:
         latents = store.latents(group.number, prompt.key)
@@ -209,16 +237,19 @@ class EditR1Trainer:
     def _pictures(self, rollout: Rollout) -> list:
         return pictures_of(self.model, rollout.latents, self.config.run.micro_batch_size)
 
-    def _prompt(self, group: Group) -> tuple[EditPrompt, Condition] | None:
+    def _prompt(self, group: Group, retired: Collection[int]) -> tuple[Group, EditPrompt, Condition] | None:
         """Read and encode a group's prompt. A bad one is replaced by the next good one; None if there is none in the limit."""
         count = self.prompts.count
         stride = 1 if count is not None else _BEYOND
         tries = self.config.data.bad_limit + 1
         for offset in range(tries if count is None else min(count, tries)):
             index = group.sample + offset * stride
+            index = index if count is None else index % count
+            if index in retired:
+                continue
             try:
-                prompt = self.prompts.read(index if count is None else index % count)
-                return prompt, self._encoded(prompt)
+                prompt = self.prompts.read(index)
+                return replace(group, sample=index), prompt, self._encoded(prompt)
             except BadSample as error:
                 self._bad[error.key] = error.reason
         return None
@@ -302,8 +333,9 @@ class EditR1Trainer:
         self.world.on_rank0(write)
 
 
-def _scores(rollouts: Sequence[Rollout]) -> dict[int, tuple]:
-    return {one.group.number: one.scores for one in rollouts}
+def _scores(rollouts: Sequence[Rollout]) -> list[tuple[int, int, tuple[Score, ...]]]:
+    """Return (number of the group, its sample, scores) of each rollout."""
+    return [(one.group.number, one.group.sample, one.scores) for one in rollouts]
 
 
 def _trains(found: Advantages, group: int) -> bool:

@@ -115,14 +115,14 @@ def euler(
     """Integrate the velocity from sigmas[0] to sigmas[-1] with Euler steps.
 
     Args:
-        x: the latent at sigmas[0], any shape, float32.
+        x: the latent at sigmas[0], any shape, float32; one of lower precision keeps its dtype, as in the published rollouts.
         callback: called after every step. An exception from it ends the run.
 
     Raises:
         UniWorldError: the schedule is not decreasing, or the latent or the velocity is not finite. The message names the
             step.
     """
-    return _integrate(velocity, x, sigmas, callback, lambda x, v, sigma, after: x + (after - sigma) * v)
+    return integrate(velocity, x, sigmas, callback, lambda x, v, sigma, after: x + (after - sigma) * v)
 
 
 def dpm2(
@@ -151,21 +151,24 @@ def dpm2(
         h, h_before = _log_snr(after) - _log_snr(sigma), _log_snr(sigma) - _log_snr(earlier[0])
         return x + (1.0 - after) * -math.expm1(-h) * 0.5 * (h / h_before) * (denoised - earlier[1])
 
-    return _integrate(velocity, x, sigmas, callback, step)
+    return integrate(velocity, x, sigmas, callback, step)
 
 
 def _log_snr(sigma: float) -> float:
     return math.log((1.0 - sigma) / sigma)
 
 
-def _integrate(
+def integrate(
     velocity: Velocity,
     x: torch.Tensor,
     sigmas: torch.Tensor,
     callback: Callable[[Step], None] | None,
     step: Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor],
 ) -> torch.Tensor:
-    """Apply `step` (latent, velocity, noise level, next noise level) along a schedule, with the checks and the callback."""
+    """Apply `step` (latent, velocity, noise level, next noise level) along a schedule, with the checks and the callback.
+
+    Steps are computed in float32. A latent of lower precision is rounded to its own dtype after each of them.
+    """
     levels = check_sigmas(sigmas)
     total = len(levels) - 1
     for index, (sigma, after) in enumerate(pairwise(levels)):
@@ -175,8 +178,9 @@ def _integrate(
             )
         v = velocity(x, sigma)
         _check_finite(v, "velocity", index, total, sigma, _NONFINITE_FIX)
-        denoised = x - sigma * v if callback is not None else x
-        x = step(x, v, sigma, after)
+        exact, v = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (x, v))
+        denoised = exact - sigma * v if callback is not None else x
+        x = step(exact, v, sigma, after).to(x.dtype)
         if callback is not None:
             callback(Step(index, total, sigma, x, denoised))
     return x

@@ -18,7 +18,7 @@ from .condition import Condition
 from .latents import LatentFormat
 from .painter import Painter
 from .seeds import check_seed
-from .solvers import SOLVERS, solver_named
+from .solvers import SOLVERS, Solver, solver_named
 
 
 def paint(
@@ -108,7 +108,7 @@ def sample(
     latent: torch.Tensor | None = None,
     keep_B1hw: torch.Tensor | None = None,
     callback: Callable[[flow.Step], None] | None = None,
-    solver: str = SOLVERS[0],
+    solver: str | Solver = SOLVERS[0],
 ) -> torch.Tensor:
     """Integrate the painter's velocity over a schedule. All latents are normalized.
 
@@ -120,7 +120,7 @@ def sample(
         latent: the latent to start from.
         keep_B1hw: 1 where `latent` is kept, 0 where it is repainted.
         callback: called after every step.
-        solver: one of `SOLVERS`.
+        solver: one of `SOLVERS`, or a solver.
 
     Returns:
         The latent (B, C, h, w), float32.
@@ -129,7 +129,7 @@ def sample(
         UniWorldError: shapes do not match, the solver is unknown, the sigmas are not decreasing, or a value is not finite (the message names the
             step).
     """
-    integrate = solver_named(solver)
+    integrate = solver_named(solver) if isinstance(solver, str) else solver
     painter.check(condition, noise.shape)
     if latent is not None and latent.shape != noise.shape:
         raise UniWorldError(

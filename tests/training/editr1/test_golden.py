@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from uniworld.training.config.file import load_any
 from uniworld.training.editr1.advantage import advantages
 from uniworld.training.editr1.decay import PUBLISHED_DECAYS, old_decay
 from uniworld.training.editr1.groups import published_order
+from uniworld.training.editr1.history import SampleHistory
 from uniworld.training.editr1.loss import LossTerms, loss_terms, masked_mean, optimality
 from uniworld.training.editr1.pictures import square_crop
 from uniworld.training.editr1.policy import blend
@@ -69,11 +71,17 @@ def test_order_golden(editr1_golden: Any) -> None:
             assert published_order(*arguments, epoch).equal(indices), name
 
 
-def test_orders_that_the_published_sampler_refuses() -> None:
-    with pytest.raises(UniWorldError, match="3 samples, and each epoch needs 4"):
-        published_order(["a", "b", "c"], (), 4, 2, 2, 0, 0)
-    with pytest.raises(UniWorldError, match="5 samples are not a multiple of k = 3"):
-        published_order(["a", "b", "c"], (), 5, 3, 1, 0, 0)
+def test_orders_that_the_published_sampler_refuses_golden(editr1_golden: Any) -> None:
+    groups, count = numbers_in(editr1_golden.settings["sampler_too_few"])
+    with pytest.raises(UniWorldError, match=f"{count} samples, and each epoch needs {groups}"):
+        published_order([str(number) for number in range(count)], (), 2 * groups, 2, 1, 0, 0)
+    samples, k = numbers_in(editr1_golden.settings["sampler_uneven"])
+    with pytest.raises(UniWorldError, match=f"{samples} samples are not a multiple of k = {k}"):
+        published_order([str(number) for number in range(samples)], (), samples, k, 1, 0, 0)
+
+
+def numbers_in(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
 
 
 def test_advantages_golden(editr1_golden: Any) -> None:
@@ -95,12 +103,43 @@ def test_advantages_golden(editr1_golden: Any) -> None:
             np.testing.assert_array_equal(found.valid, wanted["valid_mask"].astype(bool), err_msg=name)
         assert sorted(map(str, found.mastered)) == settings["banned"], name
         assert len(found.stats) == settings["trained_prompts"], name
-        counts = [one.count for one in found.stats.values()]
+        counts = [len(one.rewards) for one in found.stats.values()]
         assert float(np.mean(counts)) == pytest.approx(settings["group_size"]), name
         assert found.flat_share == pytest.approx(settings["zero_std_ratio"]), name
+        # The published percentiles are those of all columns at once.
+        repeated = [prompt for prompt in settings["prompts"] for _ in range(columns)]
+        everything = advantages(tensors["rewards"].flatten().numpy(), repeated, chosen)
+        for percent, mean in settings["top_means"].items():
+            assert everything.top_mean(float(percent)) == pytest.approx(mean, rel=1e-12), name
         spreads = [one.std for one in found.stats.values()]
         assert float(np.mean(spreads)) == pytest.approx(settings["reward_std_mean"], rel=1e-6, abs=1e-12), name
         assert int(found.valid.sum()) * columns == settings["columns_valid"], name
+
+
+def test_history_golden(editr1_golden: Any) -> None:
+    """Two epochs, of the samples a and b and of a and c. The case has their advantages, which determine the rewards."""
+    ((_, settings, tensors),) = editr1_golden.cases("tracker_twice")
+    history, chosen = SampleHistory(), AdvantageSettings()
+    good = (chosen.max_mean + 1) / 2
+    for samples, key in (((0, 1), "first_advantages"), ((0, 2), "second_advantages")):
+        wanted = tensors[key][:, 0].numpy()
+        rewards = rewards_with(wanted, good)
+        found = advantages(rewards, [0, 0, 1, 1], chosen)
+        np.testing.assert_allclose(found.values, wanted, rtol=1e-12)
+        history.add(found, dict(enumerate(samples)))
+    assert len(history.painted) == settings["history"]
+    assert [("a", "b", "c")[sample] for sample in history.mastered] == settings["banned"]
+    assert SampleHistory.from_json(history.to_json()) == history
+
+
+def rewards_with(values: np.ndarray, mean: float) -> np.ndarray:
+    """Return rewards of two pairs that have these advantages, divided by the global spread; `mean` is that of the second.
+
+    The spread of all is that within the pairs and the distance of their means, which is what is left for it.
+    """
+    spread = 0.3  # any other gives the same advantages
+    distance = 2 * np.sqrt((spread - 1e-4) ** 2 - (spread * values).var())
+    return spread * values + mean - distance * np.array([1, 1, 0, 0])
 
 
 def test_times_golden(editr1_golden: Any) -> None:
@@ -159,7 +198,8 @@ def test_pictures_golden(editr1_golden: Any) -> None:
 
 
 # {preset: case}; "as_meant" is what the published configuration would be if it could be opened.
-PUBLISHED = {"editr1_kontext": "config_kontext_nft_as_meant", "editr1_qwen": "config_qwen_image_edit_nft_as_meant"}
+PUBLISHED = {"editr1_kontext": "config_kontext_nft_as_meant", "editr1_qwen": "config_qwen_mllm_reward"}
+PUBLISHED_NAMES = {"editr1_kontext": "config_kontext_nft", "editr1_qwen": "config_qwen_image_edit_nft"}
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
@@ -184,6 +224,8 @@ def test_presets_golden(preset: str, editr1_golden: Any) -> None:
     )
     assert (config.advantage.spread == "global") == sample["global_std"]
     assert config.advantage.min_std == sample["ban_std_thres"]
+    assert config.advantage.max_mean == sample.get("ban_mean_thres", 0.9)  # Kontext's configuration forgets it
+    assert config.advantage.retire == sample["ban_prompt"]
     optimizer = config.optimizer
     assert (optimizer.lr, *optimizer.betas, optimizer.eps, optimizer.weight_decay, optimizer.clip) == (
         train["learning_rate"],
@@ -194,3 +236,32 @@ def test_presets_golden(preset: str, editr1_golden: Any) -> None:
         train["max_grad_norm"],
     )
     assert (config.run.seed, config.run.micro_batch_size) == (published["seed"], train["batch_size"])
+    # {number of GPUs: batch and batches of an epoch, or an error}
+    batches = editr1_golden.settings[f"{PUBLISHED_NAMES[preset]}_batches"]
+    for gpus, found in batches.items():
+        if not isinstance(found, str):
+            assert int(gpus) * found[0] * found[1] == editr1.groups * editr1.group_size
+
+
+# Starts of the names of cases, and what compares them. "none" are remarks of how the published code fails.
+COMPARED = {
+    "decay": "test_decay_golden",
+    "old_update": "test_old_update_golden",
+    "ema_": "test_ema_golden",
+    "sampler_": "test_order_golden",
+    "advantages_": "test_advantages_golden",
+    "tracker_twice": "test_history_golden",
+    "timesteps_": "test_times_golden",
+    "loss_": "test_loss_golden",
+    "dataset": "test_pictures_golden",
+    "config_": "test_presets_golden",
+    "schedule_": "test_golden_solvers.py",
+    "solver_": "test_golden_solvers.py",
+    "toy_velocity": "test_golden_solvers.py",
+    "score": "reward/test_golden_score.py",
+    "true_cfg": "tests/uniworld_core/families/qwen_image_edit",
+}
+
+
+def test_every_golden_case_is_compared(editr1_golden: Any) -> None:
+    assert [name for name in editr1_golden.settings if not name.startswith(tuple(COMPARED))] == []

@@ -36,8 +36,19 @@ def test_endless_data_is_always_fresh() -> None:
 
 
 def test_too_few_samples_are_refused() -> None:
-    with pytest.raises(UniWorldError, match="3 samples, and each epoch needs 4"):
-        plan_epoch(3, 4, 2, 0, 0)
+    for count, retired in ((3, ()), (5, (0, 4))):
+        with pytest.raises(UniWorldError, match="3 samples, and each epoch needs 4"):
+            plan_epoch(count, 4, 2, 0, 0, retired)
+
+
+def test_others_take_the_places_of_retired_samples() -> None:
+    plain = [[group.sample for group in plan_epoch(10, 4, 2, 0, epoch)] for epoch in range(9)]
+    without = [[group.sample for group in plan_epoch(10, 4, 2, 0, epoch, {0, 1, 2, 3})] for epoch in range(9)]
+    assert {sample for epoch in without for sample in epoch} == set(range(4, 10))
+    assert all(len(set(epoch)) == 4 for epoch in without)
+    # Epochs that draw no retired sample do not change.
+    kept = [epoch for epoch in plain if min(epoch) > 3]
+    assert all(epoch in without for epoch in kept)
 
 
 def test_shared_noise_is_equal_within_a_group_only() -> None:

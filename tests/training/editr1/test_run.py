@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +214,33 @@ def test_a_judge_in_the_process_is_a_reward(
     (row,) = rows(tmp_path / "run")
     assert row["failed"] == 0
     assert 0 < row["reward"] < 1
+
+
+def test_mastered_samples_are_retired_until_too_few_are_left(
+    tmp_path: Path, config_of: Configure, providers_of: Provide, rows: Rows
+) -> None:
+    # Every group is flat and good by these limits, so that the four samples last for two epochs.
+    limits = ("advantage.min_std=9", "advantage.max_mean=0", "advantage.retire=true")
+    for steps in (1, 3):  # what is retired is saved, too
+        config, left = config_of(*limits, f"run.steps={steps}"), steps > 2
+        with pytest.raises(RunFailed, match="4 of the 4 samples are mastered") if left else nullcontext():
+            train_editr1(config, tmp_path / "run", providers_of())
+    assert [(row["painted"], row["mastered"]) for row in rows(tmp_path / "run")] == [(2, 2), (4, 4)]
+    (first,) = [row for row in rows(tmp_path / "run") if row["step"] == 1]
+    assert first["reward"] < first["top_75"] <= first["top_50"] <= first["top_25"] <= first["top_10"] == first["best"]
+
+
+def test_stochastic_rollouts_resume_to_the_same_bits(
+    tmp_path: Path, config_of: Configure, providers_of: Provide, rows: Rows
+) -> None:
+    config_with = partial(config_of, "editr1.solver=ddim_sde")
+    train_editr1(config_with("run.steps=2"), tmp_path / "whole", providers_of())
+    train_editr1(config_with("run.steps=1"), tmp_path / "parts", providers_of())
+    train_editr1(config_with("run.steps=2"), tmp_path / "parts", providers_of())
+    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+    assert_equal(tmp_path / "whole", tmp_path / "parts")
+    with pytest.raises(UniWorldError, match=r"editr1\.eta is 1\.5; it must be from 0 to 1"):
+        config_with("editr1.eta=1.5")
 
 
 def test_a_damaged_rollout_is_named(

@@ -103,5 +103,7 @@ def test_every_latent_of_the_rollout(whole: Rollout, name: str, solver: str) -> 
         found.append(pack(step.x, CELLS))
 
     guidance = float(whole.settings["kontext_guidance"])
-    sample(dit, condition, noise, given[f"{name}_sigmas"], guidance, callback=keep, solver=solver)
+    painted = sample(dit, condition, noise, given[f"{name}_sigmas"], guidance, callback=keep, solver=solver)
     close(torch.stack(found, dim=1), given[f"{name}_latents"])
+    image = UniWorld.from_pretrained("tiny", dtype=torch.float32).decode(FLUX_LATENTS.from_model(painted))
+    close(image.permute(0, 3, 1, 2), given[f"{name}_image"])
