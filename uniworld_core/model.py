@@ -332,9 +332,10 @@ class UniWorld:
             solver: "euler", or "dpm2" for fewer steps; see `SOLVERS`.
 
         Raises:
-            UniWorldError: size, seeds or schedule are invalid or do not match, or a value is not finite (the message names the
-                step).
+            UniWorldError: a model of another family encoded the condition; size, seeds or schedule are invalid or do not match;
+                or a value is not finite (the message names the step).
         """
+        cond.check_family(self.family.name)
         start = _seeds(seed, len(cond)) if noise is None else noise
         size = Size(height, width)
         latents = self.latent_format

@@ -182,6 +182,9 @@ class EncodeCondition(PromptNode):
 # Entry for the parts of a condition that a CONDITIONING has no key for: mask, reference latents, negative. UniWorld-V1
 # uses none of them.
 _CONDITION_KEY = "uniworld_condition"
+# Entry for the name of the family that encoded the prompt. Conditionings of two families can have the same widths: those of
+# UniWorld-V1 and FLUX.1 Kontext do, and only give the wrong image.
+FAMILY_KEY = "uniworld_family"
 # ComfyUI's entry for reference latents, a list of unscaled VAE latents. ReferenceLatent appends to it.
 _REFERENCES_KEY = "reference_latents"
 
@@ -198,6 +201,8 @@ def conditioning_of(condition: Condition, guidance: float, latents: LatentFormat
     extra: dict[str, object] = {} if kept.pooled is None else {"pooled_output": kept.pooled}
     if kept.mask is not None or kept.references or kept.negative is not None:
         extra[_CONDITION_KEY] = kept
+    if kept.family is not None:
+        extra[FAMILY_KEY] = kept.family
     if kept.references:  # for ComfyUI's own samplers
         extra[_REFERENCES_KEY] = [latents.from_model(latent) for latent in kept.references]
     return [[kept.tokens, {**extra, "guidance": guidance}]]
@@ -224,7 +229,8 @@ def to_condition(conditioning: Conditioning, latents: LatentFormat) -> Condition
     # The painter refuses latents of another shape.
     references = own + tuple(latents.to_model(z) if latents.fits(z.shape) else z for z in added)
     # The entry's own values take precedence: other nodes may have changed them.
-    return replace(condition, tokens=tokens, pooled=extra.get("pooled_output"), references=references)
+    pooled, family = extra.get("pooled_output"), extra.get(FAMILY_KEY)
+    return replace(condition, tokens=tokens, pooled=pooled, references=references, family=family)
 
 
 NODES = by_id(EncodeReference, EncodeCondition)

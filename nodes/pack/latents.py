@@ -1,7 +1,8 @@
-"""LATENT in ComfyUI's form, tagged with the name of the family that the samples belong to.
+"""LATENT in ComfyUI's form, tagged with the family that the samples belong to and the normalization of their VAE.
 
 Latents of two families can have the same shape: UniPic's and FLUX's both have 16 channels, at 1/16 and 1/8 of the image
-size. In the other family's sampler or decoder they would give a broken image without an error.
+size. So have those of two VAEs of a family: nano has one of its own. In the sampler or decoder of the other they would give
+a broken image without an error.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
     import torch
 
     from ...uniworld_core.sampling.latents import LatentFormat
-    from .wires import Latent
+    from .wires import Latent, Normalization
 
 # ComfyUI's own latent nodes preserve keys that they do not know.
 FORMAT_KEY: Final = "uniworld_format"
+NORMALIZATION_KEY: Final = "uniworld_normalization"
 
 
 def to_latent(samples: torch.Tensor, latent_format: LatentFormat, like: Latent | None = None) -> Latent:
@@ -26,8 +28,14 @@ def to_latent(samples: torch.Tensor, latent_format: LatentFormat, like: Latent |
     Args:
         like: the LATENT that the samples were made from; its other keys are kept.
     """
-    latent: Latent = {"samples": samples, FORMAT_KEY: latent_format.name}
-    return latent if like is None else {**like, **latent}
+    made = empty_latent(samples, latent_format)
+    made[NORMALIZATION_KEY] = _normalization(latent_format)
+    return made if like is None else {**like, **made}
+
+
+def empty_latent(samples: torch.Tensor, latent_format: LatentFormat) -> Latent:
+    """Return samples that only give a size, which every VAE of the family has, as a LATENT."""
+    return {"samples": samples, FORMAT_KEY: latent_format.name}
 
 
 def samples_of(latent: Latent, latent_format: LatentFormat, node: str) -> torch.Tensor:
@@ -36,7 +44,7 @@ def samples_of(latent: Latent, latent_format: LatentFormat, node: str) -> torch.
     A LATENT without a format, as from ComfyUI's own nodes, counts as FLUX's if its shape fits.
 
     Raises:
-        UniWorldError: there are no samples, or they belong to another family.
+        UniWorldError: there are no samples, or they belong to another family or to another VAE.
     """
     from ...uniworld_core.backbones.flux_latents import FLUX_LATENTS
 
@@ -57,4 +65,14 @@ def samples_of(latent: Latent, latent_format: LatentFormat, node: str) -> torch.
             f"dit of this model to UniWorld Empty Latent, or its vae to UniWorld VAE Encode; or decode the latent with the "
             f"VAE of '{found}'."
         )
+    made, wanted = latent.get(NORMALIZATION_KEY), _normalization(latent_format)
+    if made is not None and made != wanted:
+        raise UniWorldError(
+            f"The latent belongs to a VAE with shift {made[0]} and scale {made[1]}, but the model of {node} to one with shift "
+            f"{wanted[0]} and scale {wanted[1]}: use dit and vae of the same Load UniWorld."
+        )
     return samples
+
+
+def _normalization(latent_format: LatentFormat) -> Normalization:
+    return latent_format.shift, latent_format.scale

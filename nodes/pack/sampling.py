@@ -9,7 +9,8 @@ from ...uniworld_core.errors import UniWorldError
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
 from .conditioning import guidance_input, to_condition
-from .latents import samples_of, to_latent
+from .latents import empty_latent, samples_of, to_latent
+from .sigmas import check_origin, to_sigmas
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +152,8 @@ class LatentByAspect(Node):
         else:
             size = dit.facts.size_for(height, width, side)
         latent_format = FLUX_LATENTS if dit is None else dit.facts.latent_format
-        return to_latent(torch.zeros(latent_format.shape(batch_size, size)), latent_format), size.width, size.height
+        zeros = torch.zeros(latent_format.shape(batch_size, size))
+        return empty_latent(zeros, latent_format), size.width, size.height
 
 
 class Scheduler(Node):
@@ -176,7 +178,8 @@ class Scheduler(Node):
 
         samples = samples_of(latent, dit.facts.latent_format, self.DISPLAY_NAME)
         shift = shift_of(dit, self.DISPLAY_NAME)
-        return (schedule(steps, dit.facts.latent_format.token_count(samples.shape), shift, denoise),)
+        tokens = dit.facts.latent_format.token_count(samples.shape)
+        return (to_sigmas(schedule(steps, tokens, shift, denoise), shift, dit.facts.family),)
 
 
 class Sampler(Node):
@@ -226,9 +229,12 @@ class Sampler(Node):
     ) -> tuple[Latent]:
         from ...uniworld_core.sampling.sampler import paint, sequence_length
 
-        shift_of(dit, self.DISPLAY_NAME)
+        shift = shift_of(dit, self.DISPLAY_NAME)
         latents = dit.facts.latent_format
         condition = to_condition(conditioning, latents)
+        condition.check_family(dit.facts.family)
+        if sigmas is not None:
+            check_origin(sigmas, shift, dit.facts.family)
         samples = samples_of(latent, latents, self.DISPLAY_NAME)
         size, batch = latents.size(samples.shape), len(samples)
         warn_of_size(dit.facts.native_side, size.height, size.width)
@@ -257,8 +263,7 @@ def shift_of(dit: DiTWire, node: str) -> Shift:
     """Return the shift of a model's noise levels. Raises UniWorldError for a model without noise levels."""
     if dit.facts.shift is None:
         raise UniWorldError(
-            f"{node} takes models with noise levels, and the model of the family '{dit.facts.latent_format.name}' has none: "
-            "use UniWorld UniPic Sampler."
+            f"{node} takes models with noise levels, and {dit.facts.family} has none: use UniWorld UniPic Sampler."
         )
     return dit.facts.shift
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...uniworld_core.errors import UniWorldError
@@ -85,7 +86,8 @@ class UniPicCondition(Node):
             picture = to_rgb(image[0])
         size = Size(side, side) if side else None
         condition = encode_requests(dit.on_device(), codec, [Request(prompt, picture)], size, negative.strip() or None)  # type: ignore[arg-type]
-        return (conditioning_of(condition, GUIDANCE, dit.facts.latent_format),)
+        marked = replace(condition, family=dit.facts.family)
+        return (conditioning_of(marked, GUIDANCE, dit.facts.latent_format),)
 
 
 class UniPicSampler(Node):
@@ -167,6 +169,7 @@ class UniPicSampler(Node):
         _check_unipic(dit, self.DISPLAY_NAME)
         latents = dit.facts.latent_format
         condition = to_condition(conditioning, latents)
+        condition.check_family(dit.facts.family)
         size = _size(condition, dit, side)
         warn_of_size(dit.facts.native_side, size.height, size.width)
         rgb = latents.rgb if vae is None else _vae_of_unipic(vae, dit, self.DISPLAY_NAME).on_device().rgb  # type: ignore[attr-defined]
@@ -191,10 +194,9 @@ def _check_unipic(dit: DiTWire, node: str) -> None:
     """Raise UniWorldError if a model is not UniPic."""
     from ...uniworld_core.families.unipic.config import UNIPIC_LATENTS
 
-    found = dit.facts.latent_format.name
-    if found != UNIPIC_LATENTS.name:
+    if dit.facts.latent_format.name != UNIPIC_LATENTS.name:
         raise UniWorldError(
-            f"{node} takes UniPic, but dit belongs to the family '{found}': choose a UniPic in Load UniWorld, or use UniWorld "
+            f"{node} takes UniPic, but dit is a model of {dit.facts.family}: choose a UniPic in Load UniWorld, or use UniWorld "
             "Condition and UniWorld Sampler."
         )
 
@@ -202,11 +204,10 @@ def _check_unipic(dit: DiTWire, node: str) -> None:
 def _vae_of_unipic(vae: VAEWire | None, dit: DiTWire, node: str) -> VAEWire:
     if vae is None:
         raise UniWorldError(f"{node} has an image but no VAE: connect vae of Load UniWorld.")
-    found, wanted = vae.facts.latent_format.name, dit.facts.latent_format.name
-    if found != wanted:
+    if vae.facts.latent_format.name != dit.facts.latent_format.name:
         raise UniWorldError(
-            f"The VAE of {node} belongs to the family '{found}', and its model to '{wanted}': connect vae and dit of the same "
-            "Load UniWorld."
+            f"The VAE of {node} belongs to {vae.facts.family}, and its model to {dit.facts.family}: connect vae and dit of the "
+            "same Load UniWorld."
         )
     return vae
 

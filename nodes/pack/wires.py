@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 LoadedPart = TypeVar("LoadedPart", covariant=True)
 
 
+# `shift` and `scale` of a `LatentFormat`.
+Normalization: TypeAlias = "tuple[float | tuple[float, ...], float | tuple[float, ...]]"
+
+
 class _Samples(TypedDict):
     samples: torch.Tensor
 
@@ -33,10 +37,12 @@ class Latent(_Samples, total=False):
         samples: (B, C, h, w), or (B, C, 1, h, w).
         noise_mask: (B, H, W), 1 where to paint.
         uniworld_format: the name of a `LatentFormat`.
+        uniworld_normalization: shift and scale of the samples' VAE.
     """
 
     noise_mask: torch.Tensor
     uniworld_format: str
+    uniworld_normalization: Normalization
 
 
 # ComfyUI's form: [tokens (B, L, D), {"pooled_output": (B, P), "guidance": float}] for each entry.

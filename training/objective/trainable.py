@@ -10,7 +10,8 @@ from torch import nn
 
 from ...uniworld_core import UniWorld
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.families.uniworld_v1.checkpoint import NAME, UniWorldParts
+from ...uniworld_core.families.uniworld_v1.checkpoint import UniWorldParts
+from ...uniworld_core.families.uniworld_v1.painting import NAME
 from ...uniworld_core.loading.storage import ComputeModule, set_compute
 
 # FLUX's image branch, as the published stage 2 trains it (train_denoiser.py, `get_trainable_params`): modulation and

@@ -53,6 +53,7 @@ class PaintingFacts:
     """What the configuration says about painting with a model, before any weight is read.
 
     Attributes:
+        family: name of the model's family.
         latent_format: format of the latents that the model paints and its VAE decodes.
         shift: shift of the noise levels; None for a model without noise levels, which does not integrate a velocity.
         native_side: side in pixels of the square pictures that the model was trained for.
@@ -62,6 +63,7 @@ class PaintingFacts:
             the same area as the result.
     """
 
+    family: str
     latent_format: LatentFormat
     shift: Shift | None
     native_side: int
@@ -282,6 +284,10 @@ class Family(Protocol):
         """Return {tensor name: shape} of a checkpoint with this `config.json`; see `UniWorld.checkpoint_layout`."""
         self._lacks("has no layout that can be computed from config.json only")
 
+    def _check_no_t5(self, t5_length: int | None) -> None:
+        if t5_length is not None:
+            self._lacks("has no T5: encode without it (leave t5_length out, and the text input unconnected)")
+
     def _lacks(self, what: str) -> NoReturn:
         raise UniWorldError(f"{self.name} {what}.")
 
@@ -303,7 +309,7 @@ def encode_with_negative(
     """
     prompt = negative if negative.strip() else family.negative
     if prompt is None:
-        return family.encode(parts, conversations, t5_length)
+        return replace(family.encode(parts, conversations, t5_length), family=family.name)
     # First, so that a text encoder is used twice in a row, and not unloaded for the VAE in between.
     opposite = family.encode_negative(parts, conversations, check_text(prompt, "negative prompt"))
-    return replace(family.encode(parts, conversations, t5_length), negative=opposite)
+    return replace(family.encode(parts, conversations, t5_length), negative=opposite, family=family.name)

@@ -30,10 +30,12 @@ from ....uniworld_core.errors import UniWorldError, brief
 from ....uniworld_core.families.family import Route
 from ....uniworld_core.families.uniworld_v1.comfy_files import POOLED_EMPTY, VLM_PIXELS_KEY
 from ....uniworld_core.families.uniworld_v1.config import VLM_PIXELS
+from ....uniworld_core.families.uniworld_v1.painting import NAME
 from ....uniworld_core.families.uniworld_v1.projectors import Projector, TaskHead
 from ....uniworld_core.images.pictures import to_image
 from ....uniworld_core.prompts.text import ASSISTANT, IMAGE_PAD
 from ... import host
+from ..conditioning import FAMILY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +83,7 @@ def encode_text(clip: Any, name: str, conversation: Conversation, guidance: floa
     device = host.current().load_device("default")
     with torch.inference_mode(False), torch.no_grad():
         tokens = projector(hidden.to(device, weight.dtype)).float().cpu()
-    return [[tokens, {"pooled_output": file.pooled[None].clone(), "guidance": guidance}]]
+    return [[tokens, {"pooled_output": file.pooled[None].clone(), "guidance": guidance, FAMILY_KEY: NAME}]]
 
 
 def route_text(clip: Any, name: str, conversation: Conversation, pixels: int = VLM_PIXELS) -> Route:

@@ -12,6 +12,7 @@ from ..chat import CONVERSATION, CONVERSATION_SO_FAR
 from ..conditioning import PROMPT, guidance_input
 from ..latents import samples_of
 from ..sampling import DENOISE, steps_input
+from ..sigmas import to_sigmas
 from ..understanding import ROUTE_OUTPUTS
 
 if TYPE_CHECKING:
@@ -239,10 +240,12 @@ class MakeSigmas(Node):
 
     def execute(self, latent: Latent, steps: int, denoise: float) -> tuple[Tensor]:
         from ....uniworld_core.backbones.flux_latents import FLUX_LATENTS, FLUX_SHIFT
+        from ....uniworld_core.families.uniworld_v1.painting import NAME
         from ....uniworld_core.sampling.flow import schedule
 
         samples = samples_of(latent, FLUX_LATENTS, self.DISPLAY_NAME)
-        return (schedule(steps, FLUX_LATENTS.token_count(samples.shape), FLUX_SHIFT, denoise),)
+        levels = schedule(steps, FLUX_LATENTS.token_count(samples.shape), FLUX_SHIFT, denoise)
+        return (to_sigmas(levels, FLUX_SHIFT, NAME),)
 
 
 NODES = by_id(EncodeText, EncodeSigLIP, RouteText, MakeNoise, MakeSigmas)

@@ -103,4 +103,5 @@ def test_other_keys_of_a_latent_are_kept() -> None:
     made = to_latent(
         torch.ones(1), FLUX_LATENTS, {"samples": torch.zeros(1), "batch_index": [4], "uniworld_format": "x"}
     )
-    assert made == {"samples": torch.ones(1), "batch_index": [4], "uniworld_format": "flux"}
+    scale = {"uniworld_normalization": (0.1159, 0.3611)}
+    assert made == {"samples": torch.ones(1), "batch_index": [4], "uniworld_format": "flux", **scale}

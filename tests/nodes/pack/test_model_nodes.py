@@ -338,7 +338,8 @@ def test_conditioning_has_the_native_form(parts: dict[str, Any], core: UniWorld)
     assert isinstance(conditioning[0], list)
     assert tokens.device.type == "cpu"
     assert tokens.ndim == 3
-    assert set(extra) == {"pooled_output", "guidance"}
+    assert set(extra) == {"pooled_output", "guidance", "uniworld_family"}
+    assert extra["uniworld_family"] == "UniWorld-V1"
     assert extra["guidance"] == 4.0
     assert isinstance(extra["guidance"], float)
     torch.testing.assert_close(extra["pooled_output"], core.text.clip.pool([PROMPT]), rtol=0, atol=1e-5)

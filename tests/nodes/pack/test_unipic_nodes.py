@@ -110,11 +110,9 @@ def test_models_and_latents_of_other_families_are_refused(watched: Watched) -> N
     empty, _, _ = LatentByAspect().execute(64, 64, 64, "any_1ratio", 1, dit=other["dit"])
     own, _, _ = LatentByAspect().execute(64, 64, 64, "native", 1, dit=model["dit"])
     errors = {
-        "takes UniPic, but dit belongs to the family 'flux'": lambda: UniPicCondition().execute(
-            other["dit"], "a", "", 0
-        ),
+        "takes UniPic, but dit is a model of UniWorld-V1": lambda: UniPicCondition().execute(other["dit"], "a", "", 0),
         "UniPic Sampler takes UniPic": lambda: painted(other, conditioning),
-        "The VAE of UniWorld UniPic Sampler belongs to the family 'flux'": lambda: painted(
+        "The VAE of UniWorld UniPic Sampler belongs to UniWorld-V1": lambda: painted(
             model, conditioning, vae=other["vae"]
         ),
         "The prompt is empty": lambda: UniPicCondition().execute(model["dit"], " ", "", 0),
@@ -127,10 +125,10 @@ def test_models_and_latents_of_other_families_are_refused(watched: Watched) -> N
         "belongs to the family 'unipic', but the model of UniWorld VAE Decode": lambda: VAEDecode().execute(
             other["vae"], own
         ),
-        "belongs to the family 'unipic', but the model of UniWorld Sampler": lambda: Sampler().execute(
+        "encoded by UniPic, and UniWorld-V1 is to paint": lambda: Sampler().execute(
             other["dit"], conditioning, own, 0, 1, 3.5, 1.0
         ),
-        "the model of the family 'unipic' has none: use UniWorld UniPic Sampler": lambda: Sampler().execute(
+        "noise levels, and UniPic has none: use UniWorld UniPic Sampler": lambda: Sampler().execute(
             model["dit"], conditioning, own, 0, 1, 3.5, 1.0
         ),
         "UniWorld Scheduler takes models with noise levels": lambda: Scheduler().execute(model["dit"], own, 4, 1.0),

@@ -107,7 +107,9 @@ def mosaic_size(height: float, width: float, side: int) -> Size:
 class MosaicParts(FamilyParts):
     """All in one file; it has neither SigLIP nor CLIP nor T5."""
 
-    facts = PaintingFacts(LATENTS, SHIFT, native_side=SIDE, token_bytes=256, pixel_bytes=64, size_for=mosaic_size)
+    facts = PaintingFacts(
+        "Mosaic", LATENTS, SHIFT, native_side=SIDE, token_bytes=256, pixel_bytes=64, size_for=mosaic_size
+    )
 
     def __init__(self, folder: Path) -> None:
         shards = Shards(folder)

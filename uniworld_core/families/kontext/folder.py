@@ -78,6 +78,7 @@ class KontextParts(FamilyParts):
         """Facts of the folder's transformer and VAE."""
         settings = self.transformer
         return PaintingFacts(
+            family=self.family,
             latent_format=self.latent_format,
             shift=self.shift,
             native_side=read_native_side(self.folder),

@@ -41,8 +41,7 @@ class QwenImageEdit(Family):
             UniWorldError: a prompt has too few or too many pictures or exceeds the context length, or the items of a batch have
                 different numbers of pictures, or different aspect ratios.
         """
-        if t5_length is not None:
-            self._lacks("has no T5: encode without it (leave t5_length out, and the text input unconnected)")
+        self._check_no_t5(t5_length)
         pictures = pictures_of(conversations, self.release, parts["vae"].native_side)
         condition = encode_text(parts["understanding"], self.release, _instructions(conversations), pictures)
         return replace(condition, references=encode_references(parts, pictures))

@@ -70,6 +70,7 @@ class QwenImageEditParts(FamilyParts):
         """Facts of the transformer, the VAE and the scheduler."""
         width = self.transformer["num_attention_heads"] * self.transformer["attention_head_dim"]
         return PaintingFacts(
+            family=self.family,
             latent_format=self.latent_format,
             shift=self.shift,
             native_side=read_qwen_native_side(self.folder / "vae"),

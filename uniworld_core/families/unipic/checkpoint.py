@@ -69,6 +69,7 @@ class UniPicParts(FamilyParts):
     def facts(self) -> PaintingFacts:
         """Facts of the checkpoint. UniPic has no noise levels, so there is no shift."""
         return PaintingFacts(
+            family=self.family,
             latent_format=UNIPIC_LATENTS,
             shift=None,
             native_side=self.config.native_side,

@@ -39,8 +39,9 @@ class UniPicFamily(Family):
     ) -> Condition:
         """Encode conversations (`Family.encode`), each of one turn with at most one picture, which makes it an edit.
 
-        Pictures are cropped to the native square. UniPic has no T5, so `t5_length` has no effect.
+        Pictures are cropped to the native square.
         """
+        self._check_no_t5(t5_length)
         requests = requests_of(conversations)
         return encode_requests(parts["dit"], _vae(parts, requests), requests)
 

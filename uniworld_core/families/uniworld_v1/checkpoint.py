@@ -24,10 +24,9 @@ from ...loading.weights import Shards
 from ...sampling.latents import LatentFormat
 from ..family import FamilyParts, PaintingFacts
 from .config import VLM_PIXELS, UniWorldConfig
+from .painting import NAME
 from .projectors import Projectors, TaskHeadPart
 from .understanding import Understanding
-
-NAME = "UniWorld-V1"
 
 _TOWER = "denoise_tower."
 DENOISER_NAMES = Names(((f"{_TOWER}denoiser.", ""),))
@@ -94,6 +93,7 @@ class UniWorldParts(FamilyParts):
     def facts(self) -> PaintingFacts:
         """Facts of the checkpoint's DiT and the FLUX folder's VAE; those of FLUX.1-dev without a folder."""
         return PaintingFacts(
+            family=self.family,
             latent_format=self.latent_format,
             shift=FLUX_SHIFT,
             native_side=NATIVE_SIDE if self.flux is None else read_native_side(self.flux),

@@ -9,9 +9,10 @@ from ...backbones.flux_text import T5_LENGTH
 from ...prompts.conversation import Conversation
 from ...sampling.condition import Condition
 from ..family import Family, LoadedParts, ModelFolders, Route
-from .checkpoint import NAME, UniWorldParts, layout
+from .checkpoint import UniWorldParts, layout
 from .condition import encode_conversations, join_t5
 from .config import UniWorldConfig
+from .painting import NAME
 from .routing import route
 
 

@@ -197,7 +197,7 @@ def full_width() -> dict[str, Any]:
     save_file({k: torch.randn_like(v) * 0.02 for k, v in network.state_dict().items()}, folder / "model.safetensors")
     del network
     part = transformer_part(settings, Shards(folder), SAME_NAMES, "test", lambda made: DiT(made, FLUX_LATENTS))
-    facts = PaintingFacts(FLUX_LATENTS, FLUX_SHIFT, 1024, token_bytes(3072), 1)
+    facts = PaintingFacts("UniWorld-V1", FLUX_LATENTS, FLUX_SHIFT, 1024, token_bytes(3072), 1)
 
     class Parts:
         def network(self, name: str) -> Any:
