@@ -126,7 +126,7 @@ def _add_editr1(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw", action="store_true", help="measure the raw weights instead of their EMA")
     parser.add_argument("--count", type=int, default=200, metavar="N", help="held-out tasks per kind (default: 200)")
     parser.add_argument(
-        "--kinds", metavar="A,B", help="kinds of tasks, separated by commas, or all (default: the four weakest)"
+        "--kinds", metavar="A,B", help="kinds of tasks, separated by commas, or all (default: those of the run)"
     )
     parser.add_argument("--samplers", metavar="A,B", help="such as euler-28,dpm2-6 (default: both)")
     parser.add_argument(
@@ -136,7 +136,7 @@ def _add_editr1(parser: argparse.ArgumentParser) -> None:
 
 def _editr1(arguments: argparse.Namespace) -> int:
     from ..files import write_atomic
-    from ..shapes.editr1.measure import SAMPLERS, WEAK_KINDS, measure
+    from ..shapes.editr1.measure import SAMPLERS, measure
     from ..shapes.editr1.report import report
     from ..shapes.tasks.tasks import KINDS
 
@@ -144,14 +144,16 @@ def _editr1(arguments: argparse.Namespace) -> int:
     chosen = arguments.samplers.split(",") if arguments.samplers else names
     if not set(chosen) <= set(names):
         raise UniWorldError(f"--samplers is '{arguments.samplers}'; give some of {', '.join(names)}.")
-    kinds = {None: WEAK_KINDS, "all": tuple(kind for kind in KINDS if kind != "question")}
+    kinds: list[str] | None = arguments.kinds.split(",") if arguments.kinds else None
+    if arguments.kinds == "all":
+        kinds = [kind for kind in KINDS if kind != "question"]
     with Bars() as bars:
         weights = measure(
             arguments.run,
             arguments.step,
             arguments.raw,
             arguments.count,
-            kinds.get(arguments.kinds) or arguments.kinds.split(","),
+            kinds,
             [sampler for sampler in SAMPLERS if sampler.name in chosen],
             progress=bars,
         )

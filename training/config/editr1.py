@@ -230,9 +230,12 @@ class RewardSettings:
 
     Attributes:
         name: names of rewards: "logit", a judge in this process; "remote", a server of `uniworld reward serve`; "openai", a
-            server with OpenAI's API; or "oracle" for the world of shapes.
+            server with OpenAI's API. For the world of shapes also "oracle", and "questions", a judge in this process whose
+            answers to questions about the picture are compared with the correct ones.
         weights: weight of each; empty for equal ones.
-        model: the judge's folder or the name of a shipped model for "logit"; the model's name on the server for "openai".
+        watch: names of rewards that are computed and recorded, but not trained on.
+        model: the judge's folder or the name of a shipped model for "logit" and "questions"; the model's name on the server
+            for "openai".
         url: address of the server.
         template: text file with the question for "logit" and "openai"; "" for the package's own.
         answers: possible answers of the judge from the worst to the best, each a single token.
@@ -248,6 +251,7 @@ class RewardSettings:
 
     name: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
+    watch: tuple[str, ...] = ()
     model: str = ""
     url: str = ""
     template: str = ""

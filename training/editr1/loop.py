@@ -78,10 +78,10 @@ def train_editr1(config: EditR1Config, folder: Path, providers: Providers, progr
                 "multiple, or start another number of processes."
             )
         prompts = providers.open_prompts(config)
-        with _open_reward(providers, config) as reward:
+        with _open_rewards(providers, config) as (reward, watched):
             world.on_rank0(lambda: stack.enter_context(run_folder.lock(folder)))
             checkpoint = world.broadcast(world.on_rank0(lambda: run_folder.resume_from(folder, config)))
-            trainer = _open_trainer(config, folder, world, prompts, reward)
+            trainer = _open_trainer(config, folder, world, prompts, reward, watched)
             stack.callback(trainer.saver.close)
             if checkpoint is not None:
                 trainer.resume(checkpoint)
@@ -95,12 +95,15 @@ def train_editr1(config: EditR1Config, folder: Path, providers: Providers, progr
 
 
 @contextmanager
-def _open_reward(providers: Providers, config: EditR1Config) -> Iterator[Reward]:
-    reward = providers.open_reward(config)
-    try:
-        yield reward
-    finally:
-        reward.close()
+def _open_rewards(providers: Providers, config: EditR1Config) -> Iterator[tuple[Reward, dict[str, Reward]]]:
+    """Open the reward and those that are only recorded."""
+    with ExitStack() as stack:
+        reward = providers.open_reward(config)
+        stack.callback(reward.close)
+        watched = providers.open_watched(config)
+        for one in watched.values():
+            stack.callback(one.close)
+        yield reward, watched
 
 
 def _plot(folder: Path) -> None:
@@ -109,7 +112,14 @@ def _plot(folder: Path) -> None:
         plot({folder.resolve().name: folder}, folder / CURVES)
 
 
-def _open_trainer(config: EditR1Config, folder: Path, world: World, prompts: Prompts, reward: Reward) -> EditR1Trainer:
+def _open_trainer(
+    config: EditR1Config,
+    folder: Path,
+    world: World,
+    prompts: Prompts,
+    reward: Reward,
+    watched: dict[str, Reward],
+) -> EditR1Trainer:
     model = open_base_model(config, world.device)
     policy = open_policy(config, model, world)
     # Our own numbers come from generators of their own. These are for rewards and libraries; checkpoints store them.
@@ -117,7 +127,7 @@ def _open_trainer(config: EditR1Config, folder: Path, world: World, prompts: Pro
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
-    return EditR1Trainer(config, folder, world, model, policy, prompts, reward)
+    return EditR1Trainer(config, folder, world, model, policy, prompts, reward, watched)
 
 
 def open_base_model(config: EditR1Config, device: torch.device) -> UniWorld:

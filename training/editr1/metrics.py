@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from .advantage import Advantages
 from .history import SampleHistory
+from .reward.protocol import RewardFailure, Score
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class EpochMetrics:
         skipped: bad samples replaced since the start of the run.
         painted: different samples painted since the start of the run.
         mastered: those of them whose group was once flat and good.
+        watched: {name of a reward that is only recorded: mean over the pictures that it scored, None without one}; in
+            `metrics.jsonl`, each has the key `watched/NAME`.
     """
 
     HEADLINE: ClassVar[str] = "reward"
@@ -80,6 +83,7 @@ class EpochMetrics:
     skipped: int
     painted: int
     mastered: int
+    watched: Mapping[str, float | None]
 
 
 def epoch_metrics(
@@ -92,6 +96,7 @@ def epoch_metrics(
     rollout_seconds: float,
     skipped: int,
     history: SampleHistory,
+    watched: Mapping[str, Sequence[Score]],
 ) -> EpochMetrics:
     """Return the metrics of an epoch.
 
@@ -100,6 +105,7 @@ def epoch_metrics(
         rewards: one per picture, NaN without a score.
         update: the optimizer step; None if no picture passed the filter.
         history: the samples of all epochs until here.
+        watched: {name of a reward that is only recorded: one score per picture}.
 
     For the other arguments see `EpochMetrics`.
     """
@@ -129,4 +135,10 @@ def epoch_metrics(
         skipped=skipped,
         painted=len(history.painted),
         mastered=len(history.mastered),
+        watched={name: _mean(scores) for name, scores in watched.items()},
     )
+
+
+def _mean(scores: Sequence[Score]) -> float | None:
+    known = [one for one in scores if not isinstance(one, RewardFailure)]
+    return float(np.mean(known)) if known else None

@@ -56,11 +56,17 @@ class Providers:
             return opened[0]
         return WeightedReward(list(zip(opened, settings.weights or [1.0] * len(opened))))
 
+    def open_watched(self, config: EditR1Config) -> dict[str, Reward]:
+        """Open the rewards that are only recorded, by name, in this process. Raises as `open_reward`."""
+        self.check_reward(config)
+        return {name: self.rewards[name](config) for name in config.reward.watch}
+
     def check_reward(self, config: EditR1Config) -> None:
         """Check the names of the configured rewards, without opening them. Raises UniWorldError if one is unknown."""
-        for name in config.reward.name:
-            if name not in self.rewards:
-                raise UniWorldError(f"reward.name is {shown(name)}; it must be one of {', '.join(self.rewards)}.")
+        for key in ("name", "watch"):
+            for name in getattr(config.reward, key):
+                if name not in self.rewards:
+                    raise UniWorldError(f"reward.{key} is {shown(name)}; it must be one of {', '.join(self.rewards)}.")
 
 
 # The prompts that need no particular data.
@@ -74,14 +80,14 @@ def _logit(config: EditR1Config) -> LogitReward:
     from .reward.judges import open_judge
 
     settings = config.reward
-    _needed("model", settings.model, "logit", "the judge's folder")
+    needed_setting("model", settings.model, "logit", "the judge's folder")
     judge = open_judge(settings.model, resolve_device(config.run.device), pixels=settings.pixels or None)
     return LogitReward(judge, _question(config), settings.answers, settings.batch)
 
 
 def _remote(config: EditR1Config) -> RemoteReward:
     settings = config.reward
-    _needed("url", settings.url, "remote", "the server's address")
+    needed_setting("url", settings.url, "remote", "the server's address")
     reward = RemoteReward(settings.url, _token(), _policy(config), batch=settings.batch)
     reward.check()
     return reward
@@ -89,8 +95,8 @@ def _remote(config: EditR1Config) -> RemoteReward:
 
 def _openai(config: EditR1Config) -> OpenAIReward:
     settings = config.reward
-    _needed("url", settings.url, "openai", "the server's address")
-    _needed("model", settings.model, "openai", "the model's name on the server")
+    needed_setting("url", settings.url, "openai", "the server's address")
+    needed_setting("model", settings.model, "openai", "the model's name on the server")
     return OpenAIReward(
         settings.url,
         settings.model,
@@ -115,7 +121,8 @@ def _token() -> str | None:
     return os.environ.get(TOKEN_VARIABLE) or None
 
 
-def _needed(key: str, value: str, name: str, what: str) -> None:
+def needed_setting(key: str, value: str, name: str, what: str) -> None:
+    """Raise UniWorldError if a setting is empty that the reward `name` needs."""
     if not value:
         raise UniWorldError(f"reward.{key} is not set: the reward '{name}' needs {what}.")
 

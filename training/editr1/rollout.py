@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class Rollout:
         condition: one item, on the CPU.
         latents: (k, C, ...) normalized, float32, on the CPU.
         scores: one per picture.
+        watched: {name of a reward that is only recorded: one score per picture}.
     """
 
     group: Group
@@ -43,6 +44,7 @@ class Rollout:
     condition: Condition
     latents: Tensor
     scores: tuple[Score, ...]
+    watched: Mapping[str, tuple[Score, ...]] = field(default_factory=dict)
 
 
 def schedule(painter: Any, config: EditR1Config) -> Tensor:

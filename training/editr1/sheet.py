@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -27,12 +27,14 @@ class GroupRow:
         pictures: the painted pictures.
         scores: one per picture.
         trained: whether the group passed the filter.
+        watched: {name of a reward that is only recorded: one score per picture}.
     """
 
     prompt: EditPrompt
     pictures: Sequence[Image.Image]
     scores: Sequence[Score]
     trained: bool
+    watched: Mapping[str, Sequence[Score]] = field(default_factory=dict)
 
 
 def group_sheet(rows: Sequence[GroupRow]) -> Image.Image:
@@ -48,7 +50,7 @@ def group_sheet(rows: Sequence[GroupRow]) -> Image.Image:
         pen.text((_GAP, top), fit_text(pen, text, sheet.width - 2 * _GAP), fill=colour)
         order = sorted(range(len(row.pictures)), key=lambda index: (-_value(row.scores[index]), index))
         cells = [("reference", picture) for picture in row.prompt.references]
-        cells += [(_label(row.scores[index]), row.pictures[index]) for index in order]
+        cells += [(_labels(row, index), row.pictures[index]) for index in order]
         for column, (label, picture) in enumerate(cells):
             left = _GAP + column * (_CELL + _GAP)
             small = picture.resize((_CELL, _CELL), Image.Resampling.BICUBIC)
@@ -66,6 +68,11 @@ def write_group_sheet(rows: Sequence[GroupRow], to: Path) -> None:
 
 def _value(score: Score) -> float:
     return -1.0 if isinstance(score, RewardFailure) else score
+
+
+def _labels(row: GroupRow, index: int) -> str:
+    watched = [f"{name} {_label(scores[index])}" for name, scores in row.watched.items()]
+    return ", ".join([_label(row.scores[index]), *watched])
 
 
 def _label(score: Score) -> str:

@@ -2,6 +2,7 @@
 
 rollouts/epoch-00000012/group-0003.safetensors   the painted latents of a group, float32
 rollouts/epoch-00000012/group-0003.json          their scores
+rollouts/epoch-00000012/group-0003.oracle.json   their scores by a reward that is only recorded, here the oracle
 """
 
 from __future__ import annotations
@@ -57,19 +58,24 @@ class EpochStore:
 
     def keep_latents(self, group: int, key: str, latents: Tensor) -> None:
         """Save the latents of a group; scores of earlier ones are removed. Raises UniWorldError if they cannot be written."""
-        self._file(group, "json").unlink(missing_ok=True)
+        for file in self._folder.glob(self._file(group, "*json").name):
+            file.unlink(missing_ok=True)
         content = save({"latents": latents.contiguous()}, {"policy": self._policy, "key": key})
         write_atomic(self._file(group, "safetensors"), content)
 
-    def scores(self, group: int) -> list[Score] | None:
-        """Return the scores of a group, or None. Raises UniWorldError if the file is damaged."""
-        file = self._file(group, "json")
+    def scores(self, group: int, watched: str = "") -> list[Score] | None:
+        """Return the scores of a group, or None. Raises UniWorldError if the file is damaged.
+
+        Args:
+            watched: name of a reward that is only recorded; "" for the one that is trained on.
+        """
+        file = self._file(group, _kind(watched))
         return read_saved(file, _read_scores) if file.is_file() else None
 
-    def keep_scores(self, group: int, scores: Sequence[Score]) -> None:
-        """Save the scores of a group. Raises UniWorldError if they cannot be written."""
+    def keep_scores(self, group: int, scores: Sequence[Score], watched: str = "") -> None:
+        """Save the scores of a group; see `scores`. Raises UniWorldError if they cannot be written."""
         rows = [{"failed": one.reason} if isinstance(one, RewardFailure) else one for one in scores]
-        write_atomic(self._file(group, "json"), json.dumps(rows).encode())
+        write_atomic(self._file(group, _kind(watched)), json.dumps(rows).encode())
 
     def forget_scores(self, group: int) -> None:
         """Remove the scores of a group, so that a resumed run asks for them again."""
@@ -84,6 +90,10 @@ class EpochStore:
 
     def _file(self, group: int, kind: str) -> Path:
         return self._folder / f"group-{group:04d}.{kind}"
+
+
+def _kind(watched: str) -> str:
+    return f"{watched}.json" if watched else "json"
 
 
 def _read_scores(file: Path) -> list[Score]:

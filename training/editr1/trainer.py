@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -71,6 +71,7 @@ class EditR1Trainer:
         policy: the policies.
         prompts: the prompts.
         reward: the reward.
+        watched: rewards that are only recorded, by name.
 
     Attributes:
         step: number of epochs done.
@@ -88,9 +89,10 @@ class EditR1Trainer:
         policy: Policy,
         prompts: Prompts,
         reward: Reward,
+        watched: Mapping[str, Reward] | None = None,
     ) -> None:
         self.config, self.folder, self.world, self.model = config, folder, world, model
-        self.policy, self.prompts, self.reward = policy, prompts, reward
+        self.policy, self.prompts, self.reward, self.watched = policy, prompts, reward, watched or {}
         self.optimizer = make_optimizer(policy.trained.values(), config.optimizer)
         # Published: the average counts its updates from 1.
         self.ema = ShardedEMA(policy.trained, config.ema.decay, world.rank, world.size, first=1)
@@ -122,6 +124,7 @@ class EditR1Trainer:
         members = [number for number, row in table.items() for _ in row]
         found = advantages(np.array(rewards, dtype=np.float64), members, self.config.advantage)
         self.history.add(found, {number: sample for number, sample, _ in everyone})
+        watched = self._watched_scores(rollouts)
         rolled = time.perf_counter()
         update = self._update(rollouts, found)
         self._write_sheet(rollouts, found)
@@ -136,6 +139,7 @@ class EditR1Trainer:
             rolled - started,
             len(self.skipped),
             self.history,
+            watched,
         )
         if metrics.reward is not None:
             self._rewards_since_save.append(metrics.reward)
@@ -227,7 +231,23 @@ class EditR1Trainer:
         if scores is None or len(scores) != len(latents):
             scores = score_group(self.reward, prompt, self._pictures(rollout))
             store.keep_scores(group.number, scores)
-        return replace(rollout, scores=tuple(scores))
+        watched = {name: self._watch(rollout, name, store) for name in self.watched}
+        return replace(rollout, scores=tuple(scores), watched=watched)
+
+    def _watch(self, rollout: Rollout, name: str, store: EpochStore) -> tuple[Score, ...]:
+        """Score a group by a reward that is only recorded, or read its scores if they are there."""
+        number = rollout.group.number
+        scores = store.scores(number, name)
+        if scores is None or len(scores) != len(rollout.latents):
+            scores = score_group(self.watched[name], rollout.prompt, self._pictures(rollout))
+            store.keep_scores(number, scores, name)
+        return tuple(scores)
+
+    def _watched_scores(self, rollouts: Sequence[Rollout]) -> dict[str, list[Score]]:
+        """Return {name: the scores of all processes' pictures} of the rewards that are only recorded."""
+        mine = {one.group.number: one.watched for one in rollouts}
+        table = dict(sorted(one for some in self.world.gather_objects(mine) for one in some.items()))
+        return {name: [score for row in table.values() for score in row[name]] for name in self.watched}
 
     def _paint(self, condition: Condition, group: Group) -> Tensor:
         with self.policy.as_old():
@@ -325,7 +345,7 @@ class EditR1Trainer:
 
         def write() -> None:
             rows = [
-                GroupRow(one.prompt, self._pictures(one), one.scores, _trains(found, one.group.number))
+                GroupRow(one.prompt, self._pictures(one), one.scores, _trains(found, one.group.number), one.watched)
                 for one in rollouts[: run.sheet_groups]
             ]
             write_group_sheet(rows, self.folder / SHEETS / f"epoch-{self.step:08d}.png")

@@ -64,6 +64,7 @@ CHANGEABLE_EDITR1_KEYS = {key for key in CHANGEABLE_KEYS if not key.startswith("
     "data.list",
     "data.bad_limit",
     "policy.checkpointing",
+    "reward.watch",
     "reward.url",
     "reward.batch",
     "reward.timeout",

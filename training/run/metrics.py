@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,7 +20,10 @@ from .folder import METRICS, SKIPPED, TENSORBOARD, RunConfig
 
 
 class RunMetrics(Protocol):
-    """Metrics of one step, a dataclass whose field names are the keys in `metrics.jsonl`. None is a missing value."""
+    """Metrics of one step, a dataclass whose field names are the keys in `metrics.jsonl`. None is a missing value.
+
+    The values of a field that is a mapping have keys of their own, FIELD/KEY.
+    """
 
     HEADLINE: ClassVar[str]  # the field to show next to the progress bar
 
@@ -86,7 +89,7 @@ class Reporter:
         if metrics is None:
             self._bar.update()
             return
-        values = asdict(metrics)  # type: ignore[call-overload]
+        values = _flat(asdict(metrics))  # type: ignore[call-overload]
         if values[metrics.HEADLINE] is not None:
             self._bar.set_postfix({metrics.HEADLINE: f"{values[metrics.HEADLINE]:.4f}"}, refresh=False)
         self._bar.update()
@@ -122,6 +125,15 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(
+            {f"{name}/{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {name: value}
+        )
+    return flat
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

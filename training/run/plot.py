@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,8 @@ _REWARD_PANELS: dict[str, _Panel] = {
     "kl": _Panel("squared distance from the reference", noisy=False),
     "gradient_norm": _Panel("gradient norm before clipping", logarithmic=True),
 }
+# Rewards that are only recorded have keys of this form, and a panel each.
+_WATCHED = "watched/"
 # Window of the smoothed curve, as a fraction of the run.
 _SMOOTHING = 0.02
 
@@ -85,7 +87,8 @@ def read_curves(run: Path) -> Curves:
     if not rows:
         raise UniWorldError(f"{file} has no steps yet: wait until the run has finished one.")
     steps = sorted(rows)
-    names = dict.fromkeys((*_PANELS, *_REWARD_PANELS))
+    watched = sorted({key for row in rows.values() for key in row if key.startswith(_WATCHED)})
+    names = dict.fromkeys((*_PANELS, *_REWARD_PANELS, *watched))
     return Curves(tuple(steps), {name: tuple(_number(rows[step].get(name)) for step in steps) for name in names})
 
 
@@ -118,30 +121,40 @@ def plot(runs: Mapping[str, Path], to: Path) -> None:
     rewarded = [name for name, curve in curves.items() if not all(map(math.isnan, curve.values["reward"]))]
     if rewarded and len(rewarded) < len(curves):
         raise UniWorldError(f"Only {', '.join(rewarded)} has rewards: plot runs with rewards and others separately.")
-    panels = _REWARD_PANELS if rewarded else _PANELS
+    panels = _reward_panels(curves.values()) if rewarded else _PANELS
     try:
         from matplotlib.figure import Figure  # not pyplot, which has global state and may need a display
         from matplotlib.ticker import LogFormatter, MaxNLocator
     except ImportError as error:
         raise UniWorldError('Plotting needs matplotlib: pip install "uniworld[train]".') from error
-    columns = len(panels) // 2
+    columns = (len(panels) + 1) // 2
     figure = Figure(figsize=(6 * columns, 8), layout="constrained")
-    for axes, (key, panel) in zip(figure.subplots(2, columns).flat, panels.items()):
+    places = figure.subplots(2, columns).flat
+    for (key, panel), axes in zip(panels.items(), places):
         for index, (name, curve) in enumerate(curves.items()):
-            _draw(axes, curve.steps, curve.values[key], panel.noisy, name, f"C{index % 10}")
+            if key in curve.values:
+                _draw(axes, curve.steps, curve.values[key], panel.noisy, name, f"C{index % 10}")
         axes.set(title=panel.title, xlabel="step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if panel.logarithmic and any(value > 0 for curve in curves.values() for value in curve.values[key]):
+        if panel.logarithmic and any(value > 0 for curve in curves.values() for value in curve.values.get(key, ())):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(LogFormatter())
             # Label minor ticks only if the curve spans few powers of ten.
             axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
         axes.grid(alpha=0.3)
+    for axes in places:  # those left over
+        axes.set_visible(False)
     if len(curves) > 1:
         figure.axes[0].legend()
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100)
     write_atomic(to, picture.getvalue())
+
+
+def _reward_panels(curves: Iterable[Curves]) -> dict[str, _Panel]:
+    watched = dict.fromkeys(key for curve in curves for key in curve.values if key.startswith(_WATCHED))
+    panels = {key: _Panel(f"{key.removeprefix(_WATCHED)}, not trained on") for key in watched}
+    return {"reward": _REWARD_PANELS["reward"], **panels, **_REWARD_PANELS}
 
 
 def _draw(axes: Axes, steps: Sequence[int], values: Sequence[float], noisy: bool, name: str, color: str) -> None:

@@ -40,7 +40,7 @@ class TestPresets:
     def test_lack_only_the_model_and_the_data(self, name: str) -> None:
         if isinstance(load_any(name), EditR1Config):
             given = ["model.checkpoint=tiny", "data.metadata=data.jsonl", "reward.name=any"]
-            load_any(name, given if name != "nano_editr1" else []).check_complete()
+            load_any(name, given if not name.startswith("nano_editr1") else []).check_complete()
             with pytest.raises(ValueError, match="configures a run with rewards"):
                 load_config(name)
             return

@@ -19,6 +19,7 @@ from uniworld.training.editr1.adapters import ADAPTER_CONFIG, ADAPTER_FILE, SING
 from uniworld.training.editr1.export import export_editr1
 from uniworld.training.editr1.loop import train_editr1
 from uniworld.training.editr1.providers import PROMPTS, REWARDS, Providers
+from uniworld.training.editr1.reward.protocol import RewardFailure
 from uniworld.training.editr1.reward.weighted import WeightedReward
 from uniworld.training.engine import checkpoints
 from uniworld.training.run.folder import CHECKPOINTS
@@ -139,6 +140,36 @@ def test_failed_scores_mask_their_pictures_and_too_many_stop_the_run(
     train_editr1(config_of("run.steps=1"), tmp_path / "two", providers_of())
     assert [file.stat().st_mtime_ns for file in painted] == before  # the pictures were kept, only scored again
     assert rows(tmp_path / "two")[0]["failed"] == 0
+
+
+def test_a_watched_reward_is_recorded_and_not_trained_on(
+    tmp_path: Path, config_of: Configure, rows: Rows, red_reward: Any
+) -> None:
+    class Blue(red_reward):
+        asked = 0
+
+        def score(self, items: Any) -> list[Any]:
+            Blue.asked += 1
+            return [RewardFailure("unseen") if index else 0.25 for index, _ in enumerate(items)]
+
+    known = Providers(PROMPTS, {"red": lambda config: red_reward(), "blue": lambda config: Blue()})
+    unwatched, watched = config_of("run.steps=1"), config_of("run.steps=1", "reward.watch=blue", "run.sheet_every=1")
+    train_editr1(unwatched, tmp_path / "unwatched", known)
+    train_editr1(watched, tmp_path / "watched", known)
+    assert_equal(tmp_path / "unwatched", tmp_path / "watched")
+    (alone,), (row,) = rows(tmp_path / "unwatched"), rows(tmp_path / "watched")
+    assert row == alone | {"watched/blue": 0.25}  # the failures count in nothing
+    assert Blue.asked == 2
+    # A run that was killed after its rollouts finds these scores, too; and watching may change when a run resumes.
+    (tmp_path / "watched" / "metrics.jsonl").unlink()
+    shutil.rmtree(tmp_path / "watched" / "checkpoints")
+    train_editr1(watched, tmp_path / "watched", known)
+    assert Blue.asked == 2
+    assert rows(tmp_path / "watched") == [row]
+    train_editr1(config_of("run.steps=2"), tmp_path / "watched", known)
+    assert "watched/blue" not in rows(tmp_path / "watched")[1]
+    with pytest.raises(UniWorldError, match=r"reward\.watch is 'pleasant'; it must be one of red, blue"):
+        train_editr1(config_of("reward.watch=pleasant"), tmp_path / "new", known)
 
 
 def test_bad_pictures_are_replaced_and_too_many_stop_the_run(

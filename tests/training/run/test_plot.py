@@ -47,6 +47,19 @@ def test_several_runs_share_one_picture(run, tmp_path: Path) -> None:
     assert (tmp_path / "one.png").read_bytes() != (tmp_path / "deep" / "both.png").read_bytes()
 
 
+def test_a_reward_that_is_only_watched_has_a_panel_of_its_own(run, tmp_path: Path) -> None:
+    rewards = [row(step, reward=0.5, best=0.6, trained=0.5, kl=0.0) for step in (1, 2)]
+    watched = run(*(row(step, reward=0.5, **{"watched/oracle": 0.25 * step}) for step in (1, 2)), name="watched")
+    assert read_curves(watched).values["watched/oracle"] == (0.25, 0.5)
+    plot({"alone": run(*rewards, name="alone")}, tmp_path / "alone.png")
+    plot({"alone": tmp_path / "alone", "watched": watched}, tmp_path / "both.png")
+    sizes = []
+    for name in ("alone", "both"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            sizes.append(picture.size)
+    assert sizes == [(1800, 800), (2400, 800)]
+
+
 def test_a_truncated_last_line_is_ignored(run) -> None:
     assert read_curves(run(row(1), row(2), row(3)[:17])).steps == (1, 2)
 

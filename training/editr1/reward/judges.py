@@ -54,7 +54,7 @@ class QwenJudge:
     def _text(self, question: Question) -> str:
         text, pictures = check_prompt(question.text, "question"), PICTURE * len(question.pictures)
         said = pictures + text if self._pictures_first else text + pictures
-        return f"<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n"
+        return f"<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n{question.begun}"
 
 
 class TransformersJudge:
@@ -108,7 +108,7 @@ class TransformersJudge:
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
             )
             pictures = [picture.convert("RGB") for picture in question.pictures] or None
-            inputs = self._processor(text=[text], images=pictures, return_tensors="pt")
+            inputs = self._processor(text=[text + question.begun], images=pictures, return_tensors="pt")
         except (ValueError, TypeError, IndexError, KeyError) as error:
             raise UniWorldError(f"The judge's processor rejects a question: {brief(error)}.") from error
         moved = {

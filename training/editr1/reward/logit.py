@@ -20,7 +20,7 @@ class LogitJudge(Protocol):
         """Return the id of an answer's token. Raises UniWorldError if the answer is not a single token."""
 
     def logits(self, questions: Sequence[Question]) -> torch.Tensor:
-        """Return the logits (N, V) of the first token of the answers, in any float dtype.
+        """Return the logits (N, V) of the first token of the answers, or after their start, in any float dtype.
 
         Raises:
             UniWorldError: a question is invalid, for example too long.

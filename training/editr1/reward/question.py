@@ -48,10 +48,12 @@ class Question:
     Attributes:
         text: the text.
         pictures: the pictures, in the order in which the text names them.
+        begun: start of the answer, which the judge continues; only judges in this process can.
     """
 
     text: str
     pictures: tuple[Image.Image, ...]
+    begun: str = ""
 
 
 Ask: TypeAlias = "Callable[[RewardItem], Question]"

@@ -41,6 +41,17 @@ def expected_score(
     return (shares * levels).sum(dim=-1).double() / (len(token_ids) - 1)
 
 
+def answer_probability(logits_V: torch.Tensor, token_ids: Sequence[int], right: int) -> float:
+    """Return the probability of one answer among the possible ones, 0 to 1.
+
+    Args:
+        logits_V: logits of the first token of the answer.
+        token_ids: ids of the possible answers. All other tokens are ignored.
+        right: index of the answer in `token_ids`.
+    """
+    return float(logits_V[list(token_ids)].double().softmax(dim=-1)[right])
+
+
 def score_of_logprobs(logprobs: Mapping[str, float], answers: Sequence[str], tolerance: float = 0.01) -> float:
     """Return the score from a list of the most likely tokens, as servers report it.
 

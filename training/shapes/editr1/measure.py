@@ -6,8 +6,9 @@ Every (weights, sampler, kind) is a file, which is kept: an interrupted measurem
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ....uniworld_core.sampling.sampler import make_noise, sample
 from ...config.editr1 import EditR1Config
 from ...editr1.loop import open_base_model
 from ...editr1.policy import Policy, open_policy
+from ...editr1.reward.protocol import Reward, RewardFailure, RewardItem, Score, checked_scores
 from ...engine import checkpoints
 from ...engine.parallel import World
 from ...engine.precision import autocast, resolve_device
@@ -32,10 +34,8 @@ from ...run.folder import read_any_config
 from ..exam.exam import exam_tasks
 from ..judge.judge import judge
 from ..tasks.tasks import KINDS, ShapesTask
-from .provide import shaped
+from .provide import ORACLE, providers, shaped
 
-# The kinds that nano does worst, except reconstruct and mlsd.
-WEAK_KINDS = ("depth", "detection", "style", "compose")
 START = "start"
 MEASURED = "measured"
 
@@ -58,10 +58,17 @@ SAMPLERS = (ExamSampler("euler", 28), ExamSampler("dpm2", 6))
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Whether a task was solved, and its shaped reward."""
+    """The result of a task.
+
+    Attributes:
+        right: whether the oracle accepts the picture completely.
+        reward: the oracle's shaped reward.
+        scores: {another reward that the run trains on or watches: its score, None if it failed}.
+    """
 
     right: bool
     reward: float
+    scores: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def read_results(folder: Path, weights: str, sampler: ExamSampler, kind: str) -> list[TaskResult] | None:
@@ -76,12 +83,32 @@ def _file(folder: Path, weights: str, sampler: ExamSampler, kind: str) -> Path:
     return folder / weights / sampler.name / f"{kind}.json"
 
 
+def trained_kinds(config: EditR1Config) -> tuple[str, ...]:
+    """Return the kinds of tasks that a run trains on, each once."""
+    return tuple(dict.fromkeys(config.data.shapes))
+
+
+def judges(config: EditR1Config) -> tuple[str, ...]:
+    """Return the names of the rewards that a run trains on or watches, without the oracle."""
+    return tuple(dict.fromkeys(name for name in (*config.reward.name, *config.reward.watch) if name != ORACLE))
+
+
+def read_run(run: Path) -> EditR1Config:
+    """Read the configuration of a run with rewards in the world of shapes. Raises UniWorldError if it is another run."""
+    config = read_any_config(run)
+    if not isinstance(config, EditR1Config) or not config.data.shapes:
+        raise UniWorldError(
+            f"{run} is not a run with rewards on shapes: use `uniworld eval shapes` with its exported checkpoint."
+        )
+    return config
+
+
 def measure(
     run: Path,
     step: int | None = None,
     raw: bool = False,
     count: int = 200,
-    kinds: Sequence[str] = WEAK_KINDS,
+    kinds: Sequence[str] | None = None,
     samplers: Sequence[ExamSampler] = SAMPLERS,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -93,7 +120,7 @@ def measure(
         step: epoch of a saved checkpoint; None takes the newest.
         raw: measure the raw weights instead of their EMA.
         count: tasks per kind; those of a smaller count are the first of a larger one.
-        kinds: kinds of tasks.
+        kinds: kinds of tasks; None takes those that the run trains on.
         samplers: the samplers.
         seed: seed of tasks and noise.
         progress: called with what is measured, its finished tasks and their total.
@@ -102,8 +129,10 @@ def measure(
         The name of the checkpoint's folder below `measured/` in the run's folder; the other is `START`.
 
     Raises:
-        UniWorldError: the run has no checkpoint or no rewards, or a kind is unknown or not painted.
+        UniWorldError: the run has no checkpoint or no rewards on shapes, or a kind is unknown or not painted.
     """
+    config = read_run(run)
+    kinds = trained_kinds(config) if kinds is None else kinds
     unknown = [kind for kind in kinds if kind not in KINDS or kind == "question"]
     if unknown or not kinds:
         raise UniWorldError(
@@ -111,31 +140,41 @@ def measure(
         )
     if count < 1:
         raise UniWorldError(f"The count is {count}; it must be at least 1.")
-    config = read_any_config(run)
-    if not isinstance(config, EditR1Config):
-        raise UniWorldError(
-            f"{run} is not a run with rewards: use `uniworld eval shapes` with its exported checkpoint."
-        )
     checkpoint = find_checkpoint(run, step)
     name = f"{checkpoint.name}{'-raw' if raw else ''}"
     todo = [(weights, sampler, kind) for weights in (START, name) for sampler in samplers for kind in kinds]
-    missing = [one for one in todo if len(read_results(run / MEASURED, *one) or ()) < count]
+    missing = [one for one in todo if not _is_measured(read_results(run / MEASURED, *one), count, judges(config))]
     if not missing:
         return name
     world = World(0, 1, torch.device(resolve_device(config.run.device)), "data")
-    model = open_base_model(config, world.device)
-    policy = open_policy(config, model, world)
-    loaded = START
-    for weights, sampler, kind in missing:
-        if weights != loaded:
-            _load(policy, checkpoint, checkpoints.WEIGHTS if raw else checkpoints.EMA)
-            loaded = weights
-        tasks = exam_tasks(kind, count, seed, "test", config.editr1.side)
-        label = f"{weights} {sampler.name} {kind}"
-        results = _solve(model, policy.painter, config, tasks, sampler, seed, label, progress)
-        content = json.dumps([asdict(one) for one in results]).encode()
-        write_atomic(_file(run / MEASURED, weights, sampler, kind), content)
+    with ExitStack() as stack:
+        rewards = _open_judges(config, stack)
+        model = open_base_model(config, world.device)
+        policy = open_policy(config, model, world)
+        loaded = START
+        for weights, sampler, kind in missing:
+            if weights != loaded:
+                _load(policy, checkpoint, checkpoints.WEIGHTS if raw else checkpoints.EMA)
+                loaded = weights
+            tasks = exam_tasks(kind, count, seed, "test", config.editr1.side)
+            label = f"{weights} {sampler.name} {kind}"
+            results = _solve(model, policy.painter, config, tasks, sampler, seed, rewards, label, progress)
+            content = json.dumps([asdict(one) for one in results]).encode()
+            write_atomic(_file(run / MEASURED, weights, sampler, kind), content)
     return name
+
+
+def _is_measured(results: Sequence[TaskResult] | None, count: int, names: Sequence[str]) -> bool:
+    return results is not None and len(results) >= count and all(set(names) <= set(one.scores) for one in results)
+
+
+def _open_judges(config: EditR1Config, stack: ExitStack) -> dict[str, Reward]:
+    """Open the run's rewards other than the oracle, until the end of the stack."""
+    known = providers()
+    opened = {name: known.rewards[name](config) for name in judges(config)}
+    for reward in opened.values():
+        stack.callback(reward.close)
+    return opened
 
 
 def _load(policy: Policy, checkpoint: Path, prefix: str) -> None:
@@ -152,6 +191,7 @@ def _solve(
     tasks: Sequence[ShapesTask],
     sampler: ExamSampler,
     seed: int,
+    rewards: Mapping[str, Reward],
     label: str,
     progress: Callable[[str, int, int], None] | None,
     batch: int = 20,
@@ -160,11 +200,19 @@ def _solve(
     for start in range(0, len(tasks), batch):
         some = tasks[start : start + batch]
         pictures = _paint(model, painter, config, some, sampler, [seed + start + number for number in range(len(some))])
-        verdicts = [judge(task, picture) for task, picture in zip(some, pictures)]
-        results += [TaskResult(one.right, shaped(one)) for one in verdicts]
+        items = [RewardItem(task.prompt, task.references, picture, task=task) for task, picture in zip(some, pictures)]
+        scores = {name: checked_scores(reward, items) for name, reward in rewards.items()}
+        for index, (task, picture) in enumerate(zip(some, pictures)):
+            verdict = judge(task, picture)
+            mine = {name: _number(rows[index]) for name, rows in scores.items()}
+            results.append(TaskResult(verdict.right, shaped(verdict), mine))
         if progress is not None:
             progress(label, len(results), len(tasks))
     return results
+
+
+def _number(score: Score) -> float | None:
+    return None if isinstance(score, RewardFailure) else score
 
 
 def _paint(

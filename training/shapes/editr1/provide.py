@@ -6,18 +6,23 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from ....uniworld_core.errors import UniWorldError
 from ...config.editr1 import EditR1Config
 from ...editr1.groups import stream_seed
 from ...editr1.prompts import EditPrompt
-from ...editr1.providers import PROMPTS, REWARDS, Providers
+from ...editr1.providers import PROMPTS, REWARDS, OpenReward, Providers, needed_setting
+from ...editr1.reward.known_answers import KnownAnswerReward
 from ...editr1.reward.protocol import RewardFailure, RewardItem, Score
+from ...engine.precision import resolve_device
 from ..judge.judge import judge
 from ..judge.verdict import Verdict
 from ..tasks.tasks import KINDS, ShapesTask, make_task
 from ..world.scene import check_side
+from .quiz import ask_quiz, check_quiz_kinds
 
+ORACLE = "oracle"
 # Part of the reward for a task that is solved completely; the rest falls with each thing that is wrong.
 RIGHT_SHARE = 0.5
 MOST_FAULTS = 3
@@ -57,7 +62,7 @@ class ShapesPrompts:
 class OracleReward:
     """The exact judge of the world of shapes: half for a solved task, and half that falls with the number of faults."""
 
-    name = "oracle"
+    name = ORACLE
 
     def score(self, items: Sequence[RewardItem]) -> list[Score]:
         return [
@@ -89,6 +94,18 @@ def _oracle(config: EditR1Config) -> OracleReward:
     return OracleReward()
 
 
+def _questions(config: EditR1Config) -> KnownAnswerReward:
+    from ...editr1.reward.judges import open_judge
+
+    settings = config.reward
+    check_quiz_kinds(config.data.shapes)
+    needed_setting("model", settings.model, KnownAnswerReward.name, "the judge's folder, or nano")
+    dtype = None if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
+    judge = open_judge(settings.model, resolve_device(config.run.device), dtype, pixels=settings.pixels or None)
+    return KnownAnswerReward(judge, ask_quiz, settings.batch)
+
+
 def providers() -> Providers:
     """Return the prompts and rewards of all runs, with those of the world of shapes."""
-    return Providers({**PROMPTS, "shapes": _prompts}, {**REWARDS, "oracle": _oracle})
+    rewards: dict[str, OpenReward] = {ORACLE: _oracle, KnownAnswerReward.name: _questions}
+    return Providers({**PROMPTS, "shapes": _prompts}, {**REWARDS, **rewards})

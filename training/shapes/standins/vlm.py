@@ -20,11 +20,11 @@ from torch.nn import functional
 
 from ....uniworld_core.backbones.qwen_template import chat_text
 from ....uniworld_core.backbones.rope import rope_positions
-from ..tasks.prompts import ground_words
+from ..tasks.questions import DESCRIBE, listing
 from ..tasks.split import draw_triple
 from ..tasks.tasks import KINDS, ShapesTask, any_kind, make_task
 from ..world.draw import draw, labels
-from ..world.scene import COLORS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
+from ..world.scene import COLORS, SHAPES, SIZES, Object, Scene, random_scene
 from .fit import Objective, fast_math
 from .parts import SIDE, VLM_MERGE, VLM_PATCH, VLM_WIDTH, make_qwen
 from .vision import batch_vision_attention
@@ -45,7 +45,6 @@ _CELL = VLM_PATCH * VLM_MERGE  # side in pixels of a picture token
 _MIN_CELL_PIXELS = 12  # a token shows an object with more pixels than this
 _CELLS = 1 + len(COLORS) * len(SHAPES) * len(SIZES)
 _INSTRUCTIONS = tuple(kind for kind in KINDS if kind != "question")
-_DESCRIBE = ("Describe the picture.", "What is in the picture?", "Describe this image.")
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def draw_example(rng: np.random.Generator) -> VLMExample:
         return VLMExample(task.prompt, task.before, str(task.answer), task.subject)
     if share < QUESTION_SHARE + CAPTION_SHARE:
         scene = random_scene(rng, int(rng.integers(1, 5)), lambda source: draw_triple(source, "train"))
-        wording = _DESCRIBE[int(rng.integers(len(_DESCRIBE)))]
+        wording = DESCRIBE[int(rng.integers(len(DESCRIBE)))]
         return VLMExample(wording, (scene,), listing(scene))
     task = make_task(any_kind(rng, _INSTRUCTIONS), rng, "train")
     return VLMExample(task.prompt, task.before, outcome(task, rng), task.subject)
@@ -82,13 +81,6 @@ def outcome(task: ShapesTask, rng: np.random.Generator) -> str:
     if whole:
         words.append(listing(task.after or task.before[0]))
     return ": ".join(words)
-
-
-def listing(scene: Scene) -> str:
-    """List all objects of a scene in order of places, so that there is only one correct answer to learn."""
-    things = sorted(scene.objects, key=lambda thing: PLACES.index(thing.place))
-    named = [f"{thing.size} {thing.color} {thing.shape} {thing.place}" for thing in things]
-    return f"{', '.join(named) or 'nothing'} on {ground_words(scene.ground)}"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Questions about a scene, with short answers."""
+"""Questions about a scene, with short answers, and descriptions of scenes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..world.scene import COLORS, SHAPES, Object, Scene, pick
-from .prompts import Description, describe, with_article
+from ..world.scene import COLORS, PLACES, SHAPES, Object, Scene, pick
+from .prompts import Description, describe, ground_words, with_article
 
 QUESTION_KINDS = ("count", "colour", "position", "presence", "shape")
+# {kind of question: its wordings}
+ASKED: dict[str, tuple[str, ...]] = {
+    "count": ("How many {} are there?", "Count the {}.", "How many {} are in the picture?"),
+    "colour": ("What color is the {}?", "What is the color of the {}?", "Which color has the {}?"),
+    "position": ("Where is the {}?", "What is the position of the {}?", "In which place is the {}?"),
+    "presence": ("Is there {}?", "Is there {} in the picture?", "Can you see {}?"),
+    "shape": ("What shape is at the {}?", "What is the shape of the object at the {}?"),
+}
+
+DESCRIBE = ("Describe the picture.", "What is in the picture?", "Describe this image.")
 
 
 @dataclass(frozen=True)
@@ -45,21 +55,21 @@ def question(kind: str, scene: Scene, rng: np.random.Generator) -> ShapesQuestio
     subject = pick(rng, scene.objects)
     if kind == "colour":
         words = describe(rng, subject, scene, say_color=False).words()
-        wording = pick(rng, ("What color is the {}?", "What is the color of the {}?", "Which color has the {}?"))
+        wording = pick(rng, ASKED[kind])
         return ShapesQuestion(kind, wording.format(words), subject.color, subject)
     if kind == "position":
         said = Description(subject.shape, subject.color)
         if sum(said.matches(thing) for thing in scene.objects) != 1:
             return None
-        wording = pick(rng, ("Where is the {}?", "What is the position of the {}?", "In which place is the {}?"))
+        wording = pick(rng, ASKED[kind])
         return ShapesQuestion(kind, wording.format(said.words()), subject.place, subject)
     place = subject.place
-    wording = pick(rng, ("What shape is at the {}?", "What is the shape of the object at the {}?"))
+    wording = pick(rng, ASKED[kind])
     return ShapesQuestion(kind, wording.format(place), subject.shape, subject)
 
 
 def _count(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
-    wording = pick(rng, ("How many {} are there?", "Count the {}.", "How many {} are in the picture?"))
+    wording = pick(rng, ASKED["count"])
     # 70 % of the counts by shape or color use that of an existing object: otherwise most answers would be 0.
     there = pick(rng, scene.objects) if scene.objects and rng.random() < 0.7 else None
     which = rng.random()
@@ -75,7 +85,7 @@ def _count(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
 
 
 def _presence(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
-    wording = pick(rng, ("Is there {}?", "Is there {} in the picture?", "Can you see {}?"))
+    wording = pick(rng, ASKED["presence"])
     if scene.objects and rng.random() < 0.5:
         subject = pick(rng, scene.objects)
         words = with_article(Description(subject.shape, subject.color).words())
@@ -88,3 +98,14 @@ def _presence(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
     said = Description(shape, color)
     there = any(said.matches(thing) for thing in scene.objects)
     return ShapesQuestion("presence", wording.format(with_article(said.words())), "yes" if there else "no")
+
+
+def listing(scene: Scene) -> str:
+    """List all objects of a scene in order of places, so that there is only one correct answer to learn."""
+    return f"{listed_objects(scene)} on {ground_words(scene.ground)}"
+
+
+def listed_objects(scene: Scene) -> str:
+    """Return the part of `listing` before the ground."""
+    things = sorted(scene.objects, key=lambda thing: PLACES.index(thing.place))
+    return ", ".join(f"{thing.size} {thing.color} {thing.shape} {thing.place}" for thing in things) or "nothing"

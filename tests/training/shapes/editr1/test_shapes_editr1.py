@@ -125,19 +125,22 @@ def test_a_run_is_measured_from_the_command_line(
         "run.device=cpu",
     ]
     arguments = [part for setting in settings for part in ("--set", setting)]
-    assert main(["train", "nano_editr1", *arguments]) == 0
+    assert main(["train", "nano_editr1_vlm", *arguments]) == 0
     capsys.readouterr()
-    command = ["eval", "editr1", "runs/nano_editr1", "--count", "1", "--kinds", "style", "--samplers", "dpm2-6"]
+    command = ["eval", "editr1", "runs/nano_editr1_vlm", "--count", "1", "--kinds", "add,depth", "--samplers", "dpm2-6"]
     assert main(command) == 0
-    assert capsys.readouterr().out.strip() == str(Path("runs/nano_editr1/REPORT.md"))
-    text = Path("runs/nano_editr1/REPORT.md").read_text(encoding="utf-8")
-    assert "| style | 1 |" in text
-    measured = sorted(Path("runs/nano_editr1/measured").rglob("*.json"))
+    assert capsys.readouterr().out.strip() == str(Path("runs/nano_editr1_vlm/REPORT.md"))
+    text = Path("runs/nano_editr1_vlm/REPORT.md").read_text(encoding="utf-8")
+    assert "| add | 1 |" in text
+    assert "6 steps of dpm2: not measured (compose, text_to_image)." in text
+    assert "## Does it please its judge? (questions)" in text
+    assert "| epochs | mean reward | oracle, not trained on | best of a group |" in text
+    measured = sorted(Path("runs/nano_editr1_vlm/measured").rglob("*.json"))
     times = [file.stat().st_mtime_ns for file in measured]
     assert main(command) == 0
     assert [file.stat().st_mtime_ns for file in measured] == times
-    assert main(["eval", "editr1", "runs/nano_editr1", "--kinds", "question"]) == 2
-    assert main(["eval", "editr1", "runs/nano_editr1", "--samplers", "euler-3"]) == 2
+    assert main(["eval", "editr1", "runs/nano_editr1_vlm", "--kinds", "question"]) == 2
+    assert main(["eval", "editr1", "runs/nano_editr1_vlm", "--samplers", "euler-3"]) == 2
     assert main(["eval", "editr1", "nothing"]) == 2
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from uniworld.training.publish.convert import BaseModels, convert
 from uniworld.training.run.task_head import RoutingExample, save_task_head, train_task_head
 from uniworld.training.shapes.standins import fit, flux, folders, parts, siglip, tokens, vae, vision, vlm
+from uniworld.training.shapes.tasks.questions import listing
 from uniworld.training.shapes.tasks.tasks import KINDS, make_task
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.backbones.flux_latents import FLUX_LATENTS
@@ -183,7 +184,7 @@ def test_each_answer_is_weighted_by_the_root_of_its_length() -> None:
 
 def test_a_listing_names_everything_place_by_place() -> None:
     scene = make_task("remove", np.random.default_rng(0), "train").before[0]
-    said = vlm.listing(scene)
+    said = listing(scene)
     places = [f"{thing.size} {thing.color} {thing.shape} {thing.place}" for thing in scene.objects]
     assert all(words in said for words in places)
 
