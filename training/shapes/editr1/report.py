@@ -23,7 +23,7 @@ from .measure import (
     read_run,
     trained_kinds,
 )
-from .report_judge import judge_table, judge_verdict
+from .report_judge import judge_table, judge_verdict, judged_kinds
 
 WANTED_POINTS = 5.0
 _WINDOW = 10
@@ -75,10 +75,11 @@ def _judged(run: Path, weights: str, config: EditR1Config) -> list[str]:
             "one that it rejects, with the same weights: 1 is a perfect judge, 0.5 a useless one."
         )
         for sampler in SAMPLERS:
-            pairs = {kind: both for kind, both in _pairs(run, weights, sampler).items() if kind in config.data.shapes}
+            pairs = _pairs(run, weights, sampler)
             if any(name in one.scores for both in pairs.values() for side in both for one in side):
-                text = judge_verdict(pairs, name, trained)
-                parts += [f"{_title(sampler)}: {text}", judge_table(pairs, name)]
+                own = {kind: pairs[kind] for kind in trained_kinds(config) if kind in pairs}
+                parts += [f"{_title(sampler)}: {judge_verdict(own, name, trained)}"]
+                parts += [judged_kinds(pairs, name), judge_table(pairs, name)]
     return parts
 
 

@@ -12,6 +12,8 @@ from .measure import TaskResult
 Pairs = Mapping[str, tuple[Sequence[TaskResult], Sequence[TaskResult]]]
 # With fewer wrong or right pictures of a kind, the area under the curve is not shown.
 MIN_PICTURES = 5
+# A judge with at least this area under the curve can judge a kind.
+GOOD_AUC = 0.8
 
 
 def judge_verdict(pairs: Pairs, name: str, trained: bool) -> str:
@@ -27,11 +29,29 @@ def judge_verdict(pairs: Pairs, name: str, trained: bool) -> str:
         return f"`{name}` has no score on these tasks."
     score, right = _gain(scored, name), _gain(scored, "")
     changes = (
-        f"On {score.count} tasks of {', '.join(scored)}, the score of `{name}` went from {score.before:.1f} to "
+        f"On {', '.join(scored)} ({score.count} {'task' if score.count == 1 else 'tasks'}), the score of `{name}` went from {score.before:.1f} to "
         f"{score.after:.1f} %: {_points(score)} points. The fraction that the oracle accepts went from {right.before:.1f} to "
         f"{right.after:.1f} %: {_points(right)} points."
     )
     return f"{changes} {_verdict(score, right)}" if trained else changes
+
+
+def judged_kinds(pairs: Pairs, name: str) -> str:
+    """Return which kinds the judge can judge, from the pictures of the starting weights that have a score."""
+    areas = {kind: auc(before, name) for kind, (before, _) in pairs.items()}
+    kinds = {
+        "can judge": [kind for kind, area in areas.items() if area is not None and area >= GOOD_AUC],
+        "cannot judge": [kind for kind, area in areas.items() if area is not None and area < GOOD_AUC],
+    }
+    said = [f"{words} {', '.join(some)}" for words, some in kinds.items() if some]
+    unsure = [kind for kind, area in areas.items() if area is None]
+    text = f"At the start, `{name}` {' and '.join(said)} (AUC of at least {GOOD_AUC:g})." if said else ""
+    if unsure:
+        text += (
+            f" Fewer than {MIN_PICTURES} pictures of {', '.join(unsure)} are right or wrong and have a score, so that nothing is "
+            "known about these kinds."
+        )
+    return text.strip()
 
 
 def judge_table(pairs: Pairs, name: str) -> str:

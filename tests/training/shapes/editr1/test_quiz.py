@@ -14,7 +14,7 @@ from uniworld.training.editr1.reward.protocol import RewardFailure, RewardItem, 
 from uniworld.training.shapes.editr1.measure import TaskResult, judges, trained_kinds
 from uniworld.training.shapes.editr1.provide import providers
 from uniworld.training.shapes.editr1.quiz import QUIZ_KINDS, quiz
-from uniworld.training.shapes.editr1.report_judge import auc, judge_table, judge_verdict
+from uniworld.training.shapes.editr1.report_judge import auc, judge_table, judge_verdict, judged_kinds
 from uniworld.training.shapes.tasks.tasks import KINDS, ShapesTask, make_task
 from uniworld.training.shapes.world.draw import draw
 from uniworld.training.shapes.world.scene import COLORS, GROUNDS, Ground, Scene
@@ -122,7 +122,7 @@ def test_tasks_without_a_score_do_not_count() -> None:
         return [TaskResult(index % 2 == 0, 0.5, {"questions": score}) for index, score in enumerate(scores)]
 
     pairs = {"add": (with_scores(0.2, None, 0.4), with_scores(0.2, 0.3, None)), "depth": (with_scores(None),) * 2}
-    assert judge_verdict(pairs, "questions", trained=True).startswith("On 1 tasks of add, ")
+    assert judge_verdict(pairs, "questions", trained=True).startswith("On add (1 task), ")
     add, depth = judge_table(pairs, "questions").splitlines()[2:]
     assert add.startswith("| add | 1 | 20.0 % | 20.0 % | +0.0 ")
     assert depth.startswith("| depth | no score |")
@@ -134,3 +134,8 @@ def test_tasks_without_a_score_do_not_count() -> None:
     assert auc(with_scores(*[0.5] * 10), "questions") == 0.5
     assert auc(with_scores(*[0.1, 0.9] * 5), "questions") == 0.0
     assert auc(with_scores(*[0.9, 0.1] * 4), "questions") is None
+    known = {"add": (with_scores(*[0.9, 0.1] * 5),) * 2, "remove": (with_scores(*[0.5] * 10),) * 2}
+    assert judged_kinds(known, "questions") == (
+        "At the start, `questions` can judge add and cannot judge remove (AUC of at least 0.8)."
+    )
+    assert judged_kinds(pairs, "questions").startswith("Fewer than 5 pictures of add, depth are right or wrong ")
