@@ -129,6 +129,7 @@ def _add_editr1(parser: argparse.ArgumentParser) -> None:
         "--kinds", metavar="A,B", help="kinds of tasks, separated by commas, or all (default: those of the run)"
     )
     parser.add_argument("--samplers", metavar="A,B", help="such as euler-28,dpm2-6 (default: both)")
+    parser.add_argument("--oracle-only", action="store_true", help="leave out the run's other rewards")
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="the report (default: REPORT.md in the run's folder)"
     )
@@ -156,6 +157,7 @@ def _editr1(arguments: argparse.Namespace) -> int:
             kinds,
             [sampler for sampler in SAMPLERS if sampler.name in chosen],
             progress=bars,
+            oracle_only=arguments.oracle_only,
         )
     to = arguments.report or arguments.run / "REPORT.md"
     write_atomic(to, report(arguments.run, weights, "uniworld eval editr1").encode())

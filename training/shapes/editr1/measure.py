@@ -94,11 +94,11 @@ def judges(config: EditR1Config) -> tuple[str, ...]:
 
 
 def read_run(run: Path) -> EditR1Config:
-    """Read the configuration of a run with rewards in the world of shapes. Raises UniWorldError if it is another run."""
+    """Read the configuration of a run with rewards. Raises UniWorldError if it is another run."""
     config = read_any_config(run)
-    if not isinstance(config, EditR1Config) or not config.data.shapes:
+    if not isinstance(config, EditR1Config):
         raise UniWorldError(
-            f"{run} is not a run with rewards on shapes: use `uniworld eval shapes` with its exported checkpoint."
+            f"{run} is not a run with rewards: use `uniworld eval shapes` with its exported checkpoint."
         )
     return config
 
@@ -112,6 +112,7 @@ def measure(
     samplers: Sequence[ExamSampler] = SAMPLERS,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
+    oracle_only: bool = False,
 ) -> str:
     """Measure a run's start and one of its checkpoints on held-out tasks.
 
@@ -124,17 +125,22 @@ def measure(
         samplers: the samplers.
         seed: seed of tasks and noise.
         progress: called with what is measured, its finished tasks and their total.
+        oracle_only: leave out the run's other rewards, for example because their server is not running.
 
     Returns:
         The name of the checkpoint's folder below `measured/` in the run's folder; the other is `START`.
 
     Raises:
-        UniWorldError: the run has no checkpoint or no rewards on shapes, or a kind is unknown or not painted.
+        UniWorldError: the run has no checkpoint or no rewards, a kind is unknown or not painted, or a reward of the run
+            cannot be used.
     """
     config = read_run(run)
     kinds = trained_kinds(config) if kinds is None else kinds
+    names = () if oracle_only else judges(config)
     unknown = [kind for kind in kinds if kind not in KINDS or kind == "question"]
-    if unknown or not kinds:
+    if not kinds:
+        raise UniWorldError(f"{run} did not train on tasks of the world of shapes: name the kinds to measure.")
+    if unknown:
         raise UniWorldError(
             f"The kinds of tasks {unknown} cannot be measured; choose painted ones of {', '.join(KINDS)}."
         )
@@ -143,12 +149,12 @@ def measure(
     checkpoint = find_checkpoint(run, step)
     name = f"{checkpoint.name}{'-raw' if raw else ''}"
     todo = [(weights, sampler, kind) for weights in (START, name) for sampler in samplers for kind in kinds]
-    missing = [one for one in todo if not _is_measured(read_results(run / MEASURED, *one), count, judges(config))]
+    missing = [one for one in todo if not _is_measured(read_results(run / MEASURED, *one), count, names)]
     if not missing:
         return name
     world = World(0, 1, torch.device(resolve_device(config.run.device)), "data")
     with ExitStack() as stack:
-        rewards = _open_judges(config, stack)
+        rewards = _open_judges(config, names, stack)
         model = open_base_model(config, world.device)
         policy = open_policy(config, model, world)
         loaded = START
@@ -168,12 +174,12 @@ def _is_measured(results: Sequence[TaskResult] | None, count: int, names: Sequen
     return results is not None and len(results) >= count and all(set(names) <= set(one.scores) for one in results)
 
 
-def _open_judges(config: EditR1Config, stack: ExitStack) -> dict[str, Reward]:
-    """Open the run's rewards other than the oracle, until the end of the stack."""
-    known = providers()
-    opened = {name: known.rewards[name](config) for name in judges(config)}
-    for reward in opened.values():
-        stack.callback(reward.close)
+def _open_judges(config: EditR1Config, names: Sequence[str], stack: ExitStack) -> dict[str, Reward]:
+    """Open rewards by name, until the end of the stack."""
+    known, opened = providers(), {}
+    for name in names:
+        opened[name] = known.rewards[name](config)
+        stack.callback(opened[name].close)
     return opened
 
 

@@ -139,6 +139,15 @@ def test_a_run_is_measured_from_the_command_line(
     times = [file.stat().st_mtime_ns for file in measured]
     assert main(command) == 0
     assert [file.stat().st_mtime_ns for file in measured] == times
+    (score,) = json.loads(next(file for file in measured if file.stem == "add").read_text())
+    assert 0 <= score["scores"]["questions"] <= 1
+    assert [
+        one["scores"] for one in json.loads(next(file for file in measured if file.stem == "depth").read_text())
+    ] == [{"questions": None}]
+    for file in measured:
+        file.unlink()
+    assert main([*command, "--oracle-only"]) == 0
+    assert json.loads(measured[0].read_text())[0]["scores"] == {}
     assert main(["eval", "editr1", "runs/nano_editr1_vlm", "--kinds", "question"]) == 2
     assert main(["eval", "editr1", "runs/nano_editr1_vlm", "--samplers", "euler-3"]) == 2
     assert main(["eval", "editr1", "nothing"]) == 2
