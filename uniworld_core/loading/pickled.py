@@ -66,12 +66,27 @@ class PickleLimits:
 MODEL_LIMITS = PickleLimits(entries=20_064, structure=8 * 2**20, read=8 * 2**20, old=True)
 
 
+class _NumPyNumber:
+    """Stands for a number of NumPy beside the tensors. Its value is not restored."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+# What NumPy's numbers are made with, before and after NumPy 2.
+_NUMPY_NUMBERS: list[Any] = [
+    (_NumPyNumber, name) for name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+]
+
+
 def read_tensors(file: Path, limits: PickleLimits = MODEL_LIMITS, inside: str | None = None) -> dict[str, torch.Tensor]:
     """Return {name: tensor} of a file. The tensors are mapped from the file where its form allows it.
 
     Args:
         limits: limits on the file.
-        inside: key of the tensors, for a file that holds {key: {name: tensor}}; None for {name: tensor}.
+        inside: key of the tensors, for a file that holds {key: {name: tensor}}; None for {name: tensor}. Beside the
+            tensors such a file may hold numbers of NumPy, such as scores of a training run.
 
     Raises:
         UniWorldError: the file is missing or damaged, exceeds the limits, or holds something other than tensors. The message names it.
@@ -79,7 +94,8 @@ def read_tensors(file: Path, limits: PickleLimits = MODEL_LIMITS, inside: str | 
     check_file(file)
     mapped = _check(file, limits)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        with torch.serialization.safe_globals([] if inside is None else _NUMPY_NUMBERS):
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError and others
         raise _rejected(file) from error
     if inside is not None:

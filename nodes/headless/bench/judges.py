@@ -12,6 +12,7 @@ from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.loading.shipped import shipped_model
 from .judging.client import OPENAI_URL, Judge, OpenAIJudge
 from .judging.cost import parse_price
+from .judging.identity import detector_name, identity_of
 from .judging.replies import read_replies
 from .judging.run import DETECTOR, LOCAL
 from .judging.vqa import VQA, ProgramVQA, RecordedVQA, program_words
@@ -60,7 +61,12 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vqa-command", metavar="COMMAND", help="a program that answers questions, in an environment of its own"
     )
-    parser.add_argument("--detector", type=Path, metavar="DIR", help="folder of the detector, Mask2Former for COCO")
+    parser.add_argument(
+        "--detector",
+        type=Path,
+        metavar="PATH",
+        help="the detector, Mask2Former for COCO: a folder in transformers' layout, or the file of mmdet that GenEval uses",
+    )
     parser.add_argument(
         "--clip", type=Path, metavar="DIR", help="folder of the CLIP that classifies colors for the detector"
     )
@@ -76,7 +82,7 @@ def check_judge(arguments: argparse.Namespace) -> None:
     if arguments.step == "judge" and judge == NO_JUDGE:
         raise UniWorldError("Pass --judge with the address of a server, such as http://127.0.0.1:8000/v1, or openai.")
     if judge == DETECTOR and (arguments.detector is None or arguments.clip is None):
-        raise UniWorldError("--judge detector needs two models. Add --detector DIR and --clip DIR.")
+        raise UniWorldError("--judge detector needs two models. Add --detector PATH and --clip DIR.")
     if judge != VQA and (arguments.vqa is not None or arguments.vqa_command is not None):
         raise UniWorldError("--vqa and --vqa-command belong to --judge vqa. Add it, or omit them.")
     if arguments.vqa is not None and arguments.vqa_command is not None:
@@ -125,17 +131,16 @@ def choose_judge(arguments: argparse.Namespace, run: RunFolder, plan: BenchPlan)
 
 
 def _local(arguments: argparse.Namespace) -> ChosenJudge:
-    from .judging.detector import identity_of  # it imports torch
-    from .judging.local import LocalJudge
+    from .judging.local import LocalJudge  # it imports torch
 
     folder = local_folder(arguments.judge)
     return ChosenJudge(identity_of(folder), LOCAL, lambda: LocalJudge(folder, arguments.device), parallel=1)
 
 
 def _detector(arguments: argparse.Namespace) -> ChosenJudge:
-    from .judging.detector import DetectorJudge, model_name  # it imports torch
+    from .judging.detector import DetectorJudge  # it imports torch
 
-    name = model_name(arguments.detector, arguments.clip)
+    name = detector_name(arguments.detector, arguments.clip)
     return ChosenJudge(
         name, DETECTOR, lambda: DetectorJudge(arguments.detector, arguments.clip, arguments.device), parallel=1
     )

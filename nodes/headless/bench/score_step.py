@@ -13,6 +13,7 @@ import numpy as np
 
 from .items import BenchItem, BenchScores, PublishedResult, Suite, Values
 from .judge_step import JudgedResult, JudgeSettings, is_settled, results_to_judge
+from .judging.identity import is_published_detector
 from .judging.replies import JudgeReply
 from .judging.run import answered
 from .outcome import Mode, Unscored
@@ -172,7 +173,7 @@ def result_json(
 ) -> dict[str, Any]:
     """Return the content of result.json; the first table is that of the chosen mode."""
     used = replies.values()
-    judge = None if settings is None else {
+    judge: dict[str, Any] | None = None if settings is None else {
         "model": settings.model,
         "server": settings.server,
         "temperature": settings.temperature,
@@ -184,6 +185,8 @@ def result_json(
         "first": min((reply.time for reply in used), default=None),
         "last": max((reply.time for reply in used), default=None),
     }  # fmt: skip
+    if judge is not None and settings is not None and plan.suite.by_detector:
+        judge["published_weights"] = is_published_detector(settings.model)
     return {
         HEADER: VERSION,
         "benchmark": plan.benchmark,

@@ -17,6 +17,7 @@ from .generate import collect, write_rows
 from .judge_step import JudgeSettings, judge_run, read_judge, results_to_judge
 from .judges import choose_judge
 from .judging.cost import parse_price
+from .judging.identity import is_published_detector
 from .judging.replies import read_replies
 from .judging.run import JudgeLimits
 from .judging.vqa import VQA, question_line
@@ -144,10 +145,7 @@ def score(arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: Benc
     workflow = sha256_file(run.workflow) if run.workflow.is_file() else None
     result = result_json(plan, settings, replies, tables, scored, workflow)
     run.write_json(run.result, result)
-    judge = None if settings is None else settings.model
-    if settings is not None and plan.suite.vqa is not None and settings.server != VQA:
-        judge = f"{settings.model} in place of the published VQA model; not comparable with published results"
-    text = table_text(plan, judge, tables, comparable(plan, settings, tables[0]))
+    text = table_text(plan, _judge_text(plan, settings), tables, comparable(plan, settings, tables[0]))
     chosen = scored[modes[0]]
     if arguments.step != "score":
         _write_report(run, plan, text, chosen, made.pictures)
@@ -161,6 +159,18 @@ def score(arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: Benc
         written = [run.result] if arguments.step == "score" else [run.result, run.page, run.sheet]
         say(f"Written: {', '.join(str(path) for path in written)}")
     return DONE if tables[0].complete else FAILED
+
+
+def _judge_text(plan: BenchPlan, settings: JudgeSettings | None) -> str | None:
+    """Return what the table says about the judge."""
+    if settings is None:
+        return None
+    if plan.suite.vqa is not None and settings.server != VQA:
+        return f"{settings.model} in place of the published VQA model; not comparable with published results"
+    if plan.suite.by_detector:
+        weights = "the published" if is_published_detector(settings.model) else "not the published"
+        return f"{settings.model}; {weights} weights of the detector"
+    return settings.model
 
 
 def _write_report(

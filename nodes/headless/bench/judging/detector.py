@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import importlib.util
 import json
 import time
@@ -20,7 +19,9 @@ from .....uniworld_core.loading.vocabulary import clip_tokenizer
 from .. import geneval
 from .ask import Ask
 from .client import JudgeRejected
+from .identity import detector_name, is_published_detector
 from .instances import instances, padded
+from .mmdet import open_mmdet
 from .replies import JudgeReply
 
 # Objects below the lowest threshold of the rules are not recorded.
@@ -29,27 +30,11 @@ _SIDE = 224
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def identity_of(folder: Path) -> str:
-    """Return a name for a model folder: its own, and a hash of its configuration and of the sizes of its files.
-
-    Raises:
-        UniWorldError: it is not a folder in transformers' layout.
-    """
-    config = folder / "config.json"
-    if not config.is_file():
-        raise UniWorldError(f"'{folder}' has no config.json. Pass the folder of a model in transformers' layout.")
-    sizes = sorted((path.name, path.stat().st_size) for path in folder.glob("*.safetensors"))
-    if not sizes:
-        raise UniWorldError(f"'{folder}' has no weights, files *.safetensors. Download the model again.")
-    digest = hashlib.sha256(config.read_bytes() + json.dumps(sizes).encode()).hexdigest()
-    return f"{folder.resolve().name}-{digest[:12]}"
-
-
 class DetectorJudge:
     """A judge that replies with the objects of a picture, as JSON.
 
     Args:
-        detector: folder of a Mask2Former for instances of COCO's 80 classes.
+        detector: Mask2Former for instances of COCO's 80 classes: a folder in transformers' layout, or a file of mmdet.
         clip: folder of a CLIP, published: openai/clip-vit-large-patch14.
         device: torch's name of the device.
 
@@ -60,21 +45,22 @@ class DetectorJudge:
     def __init__(self, detector: Path, clip: Path, device: str) -> None:
         if importlib.util.find_spec("scipy") is None:
             raise UniWorldError("The detector needs the package scipy. Install it with: pip install 'uniworld[bench]'")
-        from transformers import CLIPModel, Mask2FormerForUniversalSegmentation
+        from transformers import CLIPModel
 
-        self.model = model_name(detector, clip)
+        self.model = detector_name(detector, clip)
         self.identity = {"model": self.model, "server": "this process"}
-        self.notes = ["The detector has other weights than the published one (mmdet), so its scores may differ."]
+        other = "The detector has other weights than the published one (mmdet), so its scores may differ."
+        self.notes = [] if is_published_detector(self.model) else [other]
         try:
             self._device = torch.device(device)
-            detector_net: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
-                str(detector), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
-            )
+            detector_net: Any = open_mmdet(detector) if detector.is_file() else _open_folder(detector)
             clip_net: Any = CLIPModel.from_pretrained(
                 str(clip), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
             )
             self._tokenizer = clip_tokenizer(clip)
             self._detector, self._clip = (net.to(self._device).eval() for net in (detector_net, clip_net))
+        except UniWorldError:
+            raise
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise UniWorldError(f"The detector or CLIP cannot be loaded: {brief(error)}.") from error
         self._texts: dict[str, dict[str, Any]] = {}
@@ -137,9 +123,12 @@ class DetectorJudge:
         return dict(zip(texts, self._clip.text_projection(pooled).float().cpu().numpy()))
 
 
-def model_name(detector: Path, clip: Path) -> str:
-    """Return the name under which the detections are recorded. Raises UniWorldError as `identity_of`."""
-    return f"{identity_of(detector)} with {identity_of(clip)}"
+def _open_folder(folder: Path) -> Any:
+    from transformers import Mask2FormerForUniversalSegmentation
+
+    return Mask2FormerForUniversalSegmentation.from_pretrained(
+        str(folder), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
+    )
 
 
 def clip_pixels(picture: Image.Image) -> torch.Tensor:

@@ -19,7 +19,7 @@ from .....uniworld_core.loading.dtypes import choose_dtype
 from .....uniworld_core.loading.settings import read_json
 from .ask import Ask
 from .client import JudgeRejected
-from .detector import identity_of
+from .identity import identity_of
 from .replies import JudgeReply
 
 # Length of a reply in tokens if the benchmark sets no limit, and the highest limit.

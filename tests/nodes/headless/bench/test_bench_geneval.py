@@ -13,7 +13,8 @@ from uniworld.__main__ import main
 from uniworld.nodes.headless.bench import statistics
 from uniworld.nodes.headless.bench.items import SuiteOptions
 from uniworld.nodes.headless.bench.judging.ask import Ask, AskPicture
-from uniworld.nodes.headless.bench.judging.detector import DetectorJudge, clip_pixels, model_name
+from uniworld.nodes.headless.bench.judging.detector import DetectorJudge, clip_pixels
+from uniworld.nodes.headless.bench.judging.identity import detector_name
 from uniworld.nodes.headless.bench.judging.instances import PaddedPicture, instances, padded
 from uniworld.nodes.headless.bench.judging.replies import JudgeReply
 from uniworld.nodes.headless.bench.suites.geneval import GenEvalSuite
@@ -163,7 +164,7 @@ def test_the_detectors_reply_has_boxes_and_colors(models: tuple[Path, Path], tmp
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(UniWorldError, match=r"has no config.json"):
-        model_name(tmp_path, tmp_path)
+        detector_name(tmp_path, tmp_path)
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -178,7 +179,10 @@ def test_a_run_scores_recorded_detections_and_examines_nothing_twice(
     command = ["bench", "geneval", "--data", str(tmp_path / "data"), "--pictures", str(pictures), "--out", str(run)]
     detector = ["--judge", "detector", "--detector", str(models[0]), "--clip", str(models[1])]
     assert main([*command, *detector]) == 0
-    assert "other weights than the published one" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "other weights than the published one" in shown.err
+    assert "; not the published weights of the detector" in shown.out
+    assert json.loads((run / "result.json").read_text())["judge"]["published_weights"] is False
     replies = run / "replies.jsonl"
     recorded = replies.read_bytes()
     assert len(recorded.splitlines()) == len(names)
@@ -239,4 +243,4 @@ def test_the_wrong_kind_of_judge_is_named(
     assert main([*command, "--judge", "http://127.0.0.1:1/v1", "--judge-model", "m"]) == 2
     assert "The judge of GenEval is a detector" in capsys.readouterr().err
     assert main([*command, "--judge", "detector"]) == 2
-    assert "Add --detector DIR and --clip DIR" in capsys.readouterr().err
+    assert "Add --detector PATH and --clip DIR" in capsys.readouterr().err
