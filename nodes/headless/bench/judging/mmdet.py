@@ -21,8 +21,8 @@ from typing import Any, Literal
 import torch
 
 from .....uniworld_core.errors import UniWorldError, brief
+from .....uniworld_core.loading.names import LISTED, some
 from .....uniworld_core.loading.pickled import read_tensors
-from .....uniworld_core.loading.weights import LISTED, some
 from .identity import PUBLISHED_DETECTOR
 
 _STAGES = 4
