@@ -102,13 +102,16 @@ INNER = {
         "batch_records": set(),
         "plan": {"items", "suites"},
         "run_folder": {"batch_records", "download", "items", "judging", "plan"},
-        # Only this one knows workflows.
+        # Only these three know workflows.
         "generate": {"batch_records", "items", "plan", "run_folder"},
+        "conversation": set(),
+        "turns": {"conversation", "generate", "items", "plan", "run_folder", "suites"},
         "judge_step": {"items", "judging", "outcome", "plan", "run_folder"},
         "score_step": {"items", "judge_step", "judging", "outcome", "plan", "run_folder", "statistics"},
         "text_table": {"items", "plan", "run_folder", "score_step", "statistics"},
         "page": {"items", "score_step"},
-        "judges": {"judging", "plan", "run_folder"},
+        "turns_report": {"items", "page", "plan", "run_folder", "score_step", "text_table"},
+        "judges": {"items", "judging", "plan", "run_folder"},
         "compare": {"items", "plan", "run_folder", "statistics"},
         "arguments": {"judges", "outcome", "suites"},
         "steps": {
@@ -123,6 +126,8 @@ INNER = {
                 "run_folder",
                 "score_step",
                 "text_table",
+                "turns",
+                "turns_report",
             ),
         },
         "command": {"arguments", "compare", "items", "judges", "plan", "run_folder", "steps", "suites", "text_table"},

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ....uniworld_core.errors import UniWorldError
-from .judges import add_judge_arguments, check_judge
+from .judges import add_judge_arguments, check_judge, check_kind
 from .outcome import MODES
 from .suites.table import SUITES
 
@@ -149,3 +149,5 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             raise UniWorldError("--server and --ray exclude each other: a batch runs on servers or on a Ray cluster.")
     if step == "judge" or step in SUITES:
         check_judge(arguments)
+    if step in SUITES:
+        check_kind(arguments.judge, SUITES[step])

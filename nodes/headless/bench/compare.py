@@ -16,10 +16,12 @@ def compare(first: Path, second: Path) -> tuple[dict[str, Difference], int]:
     """Return the differences of all means, first minus second, and the number of shared results.
 
     Raises:
-        UniWorldError: a run has no result, or the runs differ in benchmark, judge, scoring mode or items.
+        UniWorldError: a run has no result or no scores, or the runs differ in benchmark, judge, scoring mode or items.
     """
     runs = [_read(RunFolder(folder)) for folder in (first, second)]
     (plan, one), (_, other) = runs
+    if not plan.suite.scored:
+        raise UniWorldError(f"{plan.suite.title} has no scores to compare. Open the report.html of both runs.")
     for what, value, second_value in (
         ("benchmark", one.get("benchmark"), other.get("benchmark")),
         ("split", one["settings"].get("split"), other["settings"].get("split")),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -21,7 +21,7 @@ from ..workflow.file import Workflow, find_node, find_workflow, read_workflow
 from .batch_records import read_records, record_problem
 from .items import seed_of
 from .plan import BenchPlan
-from .run_folder import RunFolder, json_bytes, row_id, rows_of
+from .run_folder import RunFolder, json_bytes, rows_of
 
 ROLES = ("prompt", "image", "seed")
 # Stands in names of files, which are not kept. With the current time, a resumed run would have another workflow.
@@ -68,7 +68,7 @@ def find_bindings(workflow: Workflow, registry: Registry, plan: BenchPlan, given
         find_node(workflow.prompt, target.rpartition(".")[0] if "." in target else target)
     candidates = _candidates(workflow, registry)
     needs_picture = any(item.picture is not None for item in plan.items)
-    several = any(item.samples * item.tiles > 1 for item in plan.items)
+    several = any((1 if item.turns else item.samples) * item.tiles > 1 for item in plan.items)
     return Bindings(
         given.get("prompt") or str(_only(candidates["prompt"], "prompt", True)),
         given.get("image") or (_only(candidates["image"], "image", True) if needs_picture else None),
@@ -109,20 +109,58 @@ def _only(candidates: dict[str, str], role: str, needed: bool) -> str | None:
     return None
 
 
-def write_rows(
-    run: RunFolder, plan: BenchPlan, workflow_name: str, registry: Registry, bind: Sequence[str]
-) -> Bindings:
-    """Write the workflow in API form and the rows of the batch.
+class BatchPlace(Protocol):
+    """Where the pictures are made: this process, a Ray cluster or servers."""
 
-    The API form has no choices `{a|b}`, so that braces in a benchmark's prompt stay as they are.
+    @property
+    def registry(self) -> Registry: ...
+
+    def run(self, workflow: Path, rows: Path, results: Path, output: Path) -> int:
+        """Run a batch and return its exit code. Raises RunFailed if the user stopped it."""
+
+
+def batch_workflow(plan: BenchPlan, name: str, registry: Registry, bind: Sequence[str]) -> tuple[Workflow, Bindings]:
+    """Return a workflow as the batch runs it, and the inputs that the benchmark sets.
+
+    Its texts have no choices `{a|b}` any more, so that braces in a benchmark's prompt stay as they are.
+
+    Raises:
+        UniWorldError: the workflow cannot be read, or an input to set is unclear.
+    """
+    workflow = read_workflow(find_workflow(name), registry)
+    bindings = find_bindings(workflow, registry, plan, parse_bindings(bind))
+    workflow.resolve_texts(registry, time=_TIME)
+    return workflow, bindings
+
+
+def make_pictures(run: RunFolder, plan: BenchPlan, name: str, bind: Sequence[str], place: BatchPlace) -> dict[str, str]:
+    """Make the pictures, and put them under their published names.
+
+    Args:
+        name: a workflow file, or the name of a shipped workflow.
+
+    Returns:
+        The reasons of the rows without a picture.
+
+    Raises:
+        UniWorldError: the workflow cannot be used, or the batch cannot start.
+    """
+    write_rows(run, plan, name, place.registry, bind)
+    try:
+        place.run(run.workflow, run.rows, run.results, run.output)
+    finally:
+        failed = collect(run, plan)
+    return failed
+
+
+def write_rows(run: RunFolder, plan: BenchPlan, name: str, registry: Registry, bind: Sequence[str]) -> Bindings:
+    """Write the workflow in API form and the rows of the batch.
 
     Raises:
         UniWorldError: the workflow cannot be read, or an input to set is unclear.
     """
     run.own_pictures()
-    workflow = read_workflow(find_workflow(workflow_name), registry)
-    bindings = find_bindings(workflow, registry, plan, parse_bindings(bind))
-    workflow.resolve_texts(registry, time=_TIME)
+    workflow, bindings = batch_workflow(plan, name, registry, bind)
     lines = []
     for item, sample in plan.results:
         if item.id in plan.missing:
@@ -135,11 +173,11 @@ def write_rows(
             if bindings.image is not None and item.picture is not None:
                 row["image"] = {bindings.image: item.picture}
             lines.append(json.dumps(row))
-    _write_batch(run, workflow.prompt, ("\n".join(lines) + "\n").encode())
+    write_batch(run, workflow.prompt, ("\n".join(lines) + "\n").encode())
     return bindings
 
 
-def _write_batch(run: RunFolder, prompt: dict[str, Any], rows: bytes) -> None:
+def write_batch(run: RunFolder, prompt: dict[str, Any], rows: bytes) -> None:
     """Write the workflow and the rows. They replace others as long as these have made no picture.
 
     Raises:
@@ -169,7 +207,7 @@ def collect(run: RunFolder, plan: BenchPlan) -> dict[str, str]:
     records = read_records(run.records)
     folder, failed = run.own_pictures(), {}
     for item, sample in plan.results:
-        row = row_id(item, sample)
+        row = item.result_id(sample)
         found = [records.get(name) for name, _ in rows_of(item, sample)]
         problem = next((text for record in found if record is not None and (text := record_problem(record))), None)
         if problem is not None:

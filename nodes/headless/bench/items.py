@@ -23,11 +23,12 @@ class BenchItem:
             independent.
         picture: path of the picture to edit; None for text-to-image.
         shown: path of the source picture that the judge and the report see, if it is another file than `picture`.
-        target: name of the result in the folder of the published scorer, without extension; "{sample}" is replaced.
+        target: name of the result in the folder of the published scorer, without extension; "{sample}" and "{turn}" are
+            replaced by the number of the sample, from 0 and from 1.
         source_target: the same for the source picture, if the published scorer expects it beside the result.
-        samples: number of pictures to make.
+        samples: number of pictures to make; for edits in a row, the number of turns.
         tiles: number of pictures that are joined to one result: 1, or 4 for a grid of two rows.
-        extra: further fields that the suite needs.
+        extra: further fields that the suite needs; "turns" has the instructions of edits in a row.
     """
 
     id: str
@@ -47,9 +48,24 @@ class BenchItem:
         """Path of the source picture that the judge and the report see."""
         return self.shown or self.picture
 
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The instructions of edits in a row, each of which edits the result of the one before; empty for other items."""
+        return tuple(self.extra.get("turns", ()))
+
+    def instruction(self, sample: int) -> str:
+        """Return the prompt of a sample."""
+        return self.turns[sample] if self.turns else self.prompt
+
     def name(self, sample: int) -> str:
         """Return the name of a result in the published layout, without extension."""
-        return self.target.replace("{sample}", f"{sample:05d}")
+        return self.target.replace("{sample}", f"{sample:05d}").replace("{turn}", str(sample + 1))
+
+    def result_id(self, sample: int) -> str:
+        """Return the name of a result in messages, and the id of its row in the batch."""
+        if self.turns:
+            return f"{self.id}/turn{sample + 1}"
+        return self.id if self.samples == 1 else f"{self.id}/{sample}"
 
 
 @dataclass(frozen=True)
@@ -134,6 +150,7 @@ class Suite(Protocol):
         draws: whether the suite draws its items, rather than reading them from a download.
         exact: whether `measure` scores the results, without a judge.
         by_detector: whether the judge is an object detector rather than a language model.
+        scored: whether there is a scorer. Without one, people compare the results in the report.
     """
 
     title: str
@@ -146,6 +163,7 @@ class Suite(Protocol):
     draws: bool = False
     exact: bool = False
     by_detector: bool = False
+    scored: bool = True
 
     def read(self, data: Sequence[Path], options: SuiteOptions, sources: Path) -> BenchItems:
         """Read the items from the user's download.

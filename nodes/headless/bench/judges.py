@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.loading.shipped import shipped_model
+from .items import Suite
 from .judging.client import OPENAI_URL, Judge, OpenAIJudge
 from .judging.cost import parse_price
 from .judging.identity import detector_name, identity_of
@@ -107,14 +108,25 @@ def check_judge(arguments: argparse.Namespace) -> None:
         parse_price(arguments.price)
 
 
-def choose_judge(arguments: argparse.Namespace, run: RunFolder, plan: BenchPlan) -> ChosenJudge:
-    """Return the judge that the options name. Raises UniWorldError if the benchmark has another kind of judge."""
-    kind, suite, model = arguments.judge, plan.suite, arguments.judge_model
+def check_kind(judge: str, suite: Suite) -> None:
+    """Raise UniWorldError if a benchmark has another kind of judge, or none."""
+    if judge == NO_JUDGE:
+        return
+    if not suite.scored:
+        raise UniWorldError(f"{suite.title} has no published scorer: people compare the images. Omit --judge.")
     if suite.exact:
-        raise UniWorldError(f"{suite.title} needs no judge. Run `uniworld bench score {run.folder}`.")
-    if suite.by_detector != (kind == DETECTOR):
+        raise UniWorldError(f"{suite.title} needs no judge. Omit --judge; `uniworld bench score` computes the scores.")
+    if suite.by_detector != (judge == DETECTOR):
         wanted = "a detector. Pass --judge detector" if suite.by_detector else "a language model. Pass its server"
         raise UniWorldError(f"The judge of {suite.title} is {wanted}.")
+    if judge == VQA and suite.vqa is None:
+        raise UniWorldError(f"{suite.title} has no questions for a VQA model. Pass the server of a language model.")
+
+
+def choose_judge(arguments: argparse.Namespace, run: RunFolder, plan: BenchPlan) -> ChosenJudge:
+    """Return the judge that the options name. Raises UniWorldError if the benchmark has another kind of judge."""
+    kind, model = arguments.judge, arguments.judge_model
+    check_kind(kind, plan.suite)
     if kind == DETECTOR:
         return _detector(arguments)
     if kind.startswith(LOCAL):
@@ -122,8 +134,6 @@ def choose_judge(arguments: argparse.Namespace, run: RunFolder, plan: BenchPlan)
     if kind != VQA:
         server = OPENAI_URL if kind == "openai" else kind
         return ChosenJudge(model, server, lambda: OpenAIJudge(kind, model, arguments.timeout))
-    if suite.vqa is None:
-        raise UniWorldError(f"{suite.title} has no questions for a VQA model. Pass the server of a language model.")
     if arguments.vqa_command is not None:
         return ChosenJudge(model, VQA, lambda: ProgramVQA(arguments.vqa_command, model, arguments.timeout), parallel=1)
     recorded = RecordedVQA(arguments.vqa, model, read_replies(run.replies))

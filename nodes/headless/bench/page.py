@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from html import escape
 from pathlib import Path
 
@@ -45,6 +45,8 @@ th[aria-sort=ascending]::after { content: " \\25B2"; }
 th[aria-sort=descending]::after { content: " \\25BC"; }
 td.text { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 14rem; max-width: 32rem; }
 img { display: block; max-width: 200px; }
+td.step { width: 22%; overflow-wrap: anywhere; }
+td.step img { max-width: 100%; margin-bottom: .3rem; }
 .reason { color: #a11; }
 @media (prefers-color-scheme: dark) {
   body, th { background: #161618; color: #e8e8ea; }
@@ -69,22 +71,33 @@ def page(
         pictures: the results by item and sample.
         shown: names of the values to show; all if empty.
     """
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     columns = list(dict.fromkeys(name for one in scored for name in shown or one.values or ()))
     heads = ["source", "result", "item", "group", "prompt", *columns, "reply"]
-    sortable = range(2, 5 + len(columns))
+    rows = [_row(one, columns, pictures.get((one.item.id, one.sample))) for one in scored]
+    return document(title, table, heads, range(2, 5 + len(columns)), rows)
+
+
+def document(title: str, table: str, heads: Sequence[str], sortable: Container[int], rows: Sequence[str]) -> str:
+    """Return the HTML of a page with a table.
+
+    Args:
+        table: text above it.
+        sortable: the columns by which the rows can be sorted: by `data-value` of their cells, else by their texts.
+        rows: the rows as HTML, with everything escaped.
+    """
+    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     head = "".join(
         f'<th data-column="{place}">{escape(name)}</th>' if place in sortable else f"<th>{escape(name)}</th>"
         for place, name in enumerate(heads)
     )
-    rows = "\n".join(_row(one, columns, pictures.get((one.item.id, one.sample))) for one in scored)
+    lines = "\n".join(rows)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n"
-        f"<pre>{escape(table)}</pre>\n<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"
+        f"<pre>{escape(table)}</pre>\n<table><thead><tr>{head}</tr></thead><tbody>\n{lines}\n</tbody></table>"
         f"<script>{_SCRIPT}</script></body></html>\n"
     )
 
@@ -93,8 +106,8 @@ def _row(one: ScoredResult, columns: Sequence[str], result: Path | None) -> str:
     item = one.item
     values = one.values or {}
     cells = [
-        f"<td>{_image(Path(item.source) if item.source else None, 'source')}</td>",
-        f"<td>{_image(result, 'result')}</td>",
+        f"<td>{image(Path(item.source) if item.source else None, 'source')}</td>",
+        f"<td>{image(result, 'result')}</td>",
         f'<td data-value="{escape(item.id)}">{escape(item.id)}{f" / {one.sample}" if item.samples > 1 else ""}</td>',
         f"<td>{escape(item.group)}</td>",
         f'<td class="text">{escape(item.prompt)}</td>',
@@ -115,29 +128,29 @@ def _reply(one: ScoredResult) -> str:
     return reason + escape("\n\n".join(parts))
 
 
-def _image(path: Path | None, text: str) -> str:
-    data = None if path is None else _thumbnail(path)
-    if data is None:
-        return ""
-    return f'<img loading="lazy" alt="{text}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+def image(path: Path | None, text: str, side: int = _SIDE) -> str:
+    """Return a picture as HTML; "" if it cannot be read.
 
-
-def _thumbnail(path: Path) -> bytes | None:
-    picture = _small(path)
+    Args:
+        text: describes it, as HTML.
+        side: its longest side in pixels.
+    """
+    picture = None if path is None else small(path, side)
     if picture is None:
-        return None
+        return ""
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=80)
-    return file.getvalue()
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img loading="lazy" alt="{text}" src="data:image/jpeg;base64,{data}">'
 
 
-def _small(path: Path, side: int = _SIDE) -> Image.Image | None:
-    """Return a small copy of a picture; None if it cannot be read."""
+def small(path: Path, side: int) -> Image.Image | None:
+    """Return a copy of a picture with sides of at most `side` pixels; None if it cannot be read."""
     try:
         with Image.open(path) as picture:
-            small = picture.convert("RGB")
-            small.thumbnail((side, side))
-            return small
+            copy = picture.convert("RGB")
+            copy.thumbnail((side, side))
+            return copy
     except Exception:  # whatever Pillow's decoders raise; the report says what is missing
         return None
 
@@ -159,24 +172,24 @@ def sheet(scored: Sequence[ScoredResult], main: str, pictures: dict[tuple[str, i
     wide = 2 * _CELL + _GAP
     tall = _CELL + 2 * _TEXT + _GAP
     most = min(_WORST + 1, max((len(ones) for ones in groups.values()), default=1))
-    image = Image.new("RGB", (most * (wide + _GAP) + _GAP, max(len(groups), 1) * tall + _GAP), "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default()
+    canvas = Image.new("RGB", (most * (wide + _GAP) + _GAP, max(len(groups), 1) * tall + _GAP), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
     for line, (group, ones) in enumerate(groups.items()):
         ordered = sorted(ones, key=lambda one: (one.values or {})[main])
         middle = (len(ordered) - 1) // 2
         chosen = [*range(min(_WORST, len(ordered))), *([middle] if middle >= _WORST else [])]
         for place, one in enumerate(ordered[number] for number in chosen):
             left, top = _GAP + place * (wide + _GAP), _GAP + line * tall
-            label = f"{_latin(group)} {_latin(one.item.id)}"
+            label = f"{latin(group)} {latin(one.item.id)}"
             draw.text((left, top), label[:40], "black", font)
             kind = "median" if chosen[place] >= _WORST else "worst"
             draw.text((left, top + _TEXT), f"{kind}: {(one.values or {})[main]:.2f}", "black", font)
             for number, path in enumerate(_pair(one.item, pictures.get((one.item.id, one.sample)))):
-                small = None if path is None else _small(path, _CELL)
-                if small is not None:
-                    image.paste(small, (left + number * (_CELL + _GAP // 2), top + 2 * _TEXT))
+                picture = None if path is None else small(path, _CELL)
+                if picture is not None:
+                    canvas.paste(picture, (left + number * (_CELL + _GAP // 2), top + 2 * _TEXT))
     file = io.BytesIO()
-    image.save(file, "PNG")
+    canvas.save(file, "PNG")
     return file.getvalue()
 
 
@@ -184,5 +197,6 @@ def _pair(item: BenchItem, result: Path | None) -> list[Path | None]:
     return [Path(item.source), result] if item.source else [result]
 
 
-def _latin(text: str) -> str:
+def latin(text: str) -> str:
+    """Replace letters that Pillow's own font lacks."""
     return text.encode("latin-1", "replace").decode("latin-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,9 @@ class RunFolder:
         if self.replies.exists():
             unused(self.replies).close()
         clear_records(self.records, self.output)
+        stale = {*self.folder.glob(f"{self.rows.stem}*.jsonl"), *self.folder.glob(f"{self.workflow.stem}*.json")}
+        for file in stale - set(self.records):
+            file.unlink()
 
     # --- pictures -----------------------------------------------------------------------------------------------------
 
@@ -127,6 +131,8 @@ class RunFolder:
             raise UniWorldError(f"--pictures '{folder}' is not a folder. Pass the folder of the results.")
         if self.has_made_pictures:
             raise UniWorldError(f"'{self.folder}' has pictures of its own already. Choose another --out.")
+        if self.workflow.exists():
+            self.start_again()
         self.write_json(self._pictures_file, {"folder": str(folder.resolve())})
 
     def own_pictures(self) -> Path:
@@ -166,7 +172,8 @@ def find_made(run: RunFolder, plan: BenchPlan) -> Made:
     sources = {one for item in plan.items for one in (item.picture, item.source) if one is not None}
     # They may have been moved since the run was planned.
     unusable = {one: problem for one in sources if (problem := picture_problem(Path(one))) is not None}
-    pictures, missing = {}, {}
+    pictures: dict[tuple[str, int], Path] = {}
+    missing: dict[tuple[str, int], str] = {}
     for item, sample in plan.results:
         place = (item.id, sample)
         source = plan.missing.get(item.id) or unusable.get(str(item.picture)) or unusable.get(str(item.source))
@@ -174,22 +181,25 @@ def find_made(run: RunFolder, plan: BenchPlan) -> Made:
             missing[place] = f"its source picture is unusable: {source}"
             continue
         path = run.picture(item, sample)
-        problem = "there is no picture" if path is None else picture_problem(path)
+        problem = _no_picture(item, sample, missing) if path is None else picture_problem(path)
         if path is None or problem is not None:
-            missing[place] = str(failures.get(row_id(item, sample)) or problem)
+            missing[place] = str(failures.get(item.result_id(sample)) or problem)
         else:
             pictures[place] = path
     return Made(pictures, missing)
 
 
-def row_id(item: BenchItem, sample: int) -> str:
-    """Return the id of a row of the batch."""
-    return item.id if item.samples == 1 else f"{item.id}/{sample}"
+def _no_picture(item: BenchItem, sample: int, missing: Mapping[tuple[str, int], str]) -> str:
+    """Return why there is no picture: an earlier turn may have none."""
+    for turn in range(sample if item.turns else 0):
+        if (item.id, turn) in missing:
+            return f"turn {turn + 1} has no result ({missing[item.id, turn]})"
+    return "there is no picture"
 
 
 def rows_of(item: BenchItem, sample: int) -> list[tuple[str, int]]:
     """Return the id and the seed's number of each row that makes a result: one, or one for each tile of a grid."""
-    row = row_id(item, sample)
+    row = item.result_id(sample)
     return [(row, sample)] if item.tiles == 1 else [(f"{row}/{tile}", tile) for tile in range(item.tiles)]
 
 

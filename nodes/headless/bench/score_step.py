@@ -188,12 +188,7 @@ def result_json(
     if judge is not None and settings is not None and plan.suite.by_detector:
         judge["published_weights"] = is_published_detector(settings.model)
     return {
-        HEADER: VERSION,
-        "benchmark": plan.benchmark,
-        "edition": plan.edition,
-        "items": {"count": len(plan.items), "total": plan.total, "hash": plan.items_hash, "files": plan.files},
-        "settings": plan.settings,
-        "workflow": workflow_hash,
+        **about_run(plan, workflow_hash),
         "judge": judge,
         "scoring": tables[0].mode,
         "tables": {table.mode: _table_json(table) for table in tables},
@@ -202,7 +197,19 @@ def result_json(
             for one in comparable(plan, settings, tables[0])
         ],
         "results": _results_json(tables, scored),
-        "versions": _versions(),
+        "versions": versions(),
+    }
+
+
+def about_run(plan: BenchPlan, workflow_hash: str | None) -> dict[str, Any]:
+    """Return the part of result.json about what the run measures."""
+    return {
+        HEADER: VERSION,
+        "benchmark": plan.benchmark,
+        "edition": plan.edition,
+        "items": {"count": len(plan.items), "total": plan.total, "hash": plan.items_hash, "files": plan.files},
+        "settings": plan.settings,
+        "workflow": workflow_hash,
     }
 
 
@@ -229,7 +236,8 @@ def _results_json(tables: list[ScoredTable], scored: dict[Mode, list[ScoredResul
     return made
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of the programs on which a result depends."""
     found = {"python": platform.python_version(), "numpy": np.__version__}
     for name in ("uniworld", "torch", "transformers", "pillow", "openai"):
         try:

@@ -6,14 +6,13 @@ import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from ....command_line import DONE, FAILED
 from ....streams import say
 from ....uniworld_core.files import sha256_file
 from ....uniworld_core.json_text import dumps
-from ..registry.registry import Registry
-from .generate import collect, write_rows
+from .generate import BatchPlace, make_pictures
 from .judge_step import JudgeSettings, judge_run, read_judge, results_to_judge
 from .judges import choose_judge
 from .judging.cost import parse_price
@@ -27,17 +26,8 @@ from .plan import BenchPlan
 from .run_folder import Digests, Made, RunFolder, find_made
 from .score_step import ScoredResult, comparable, make_table, result_json, score_results
 from .text_table import table_text
-
-
-class BatchPlace(Protocol):
-    """Where the pictures are made: this process, a Ray cluster or servers."""
-
-    @property
-    def registry(self) -> Registry: ...
-
-    def run(self, workflow: Path, rows: Path, results: Path, output: Path) -> int:
-        """Run a batch and return its exit code. Raises RunFailed if the user stopped it."""
-
+from .turns import make_turns
+from .turns_report import turns_page, turns_result, turns_sheet, turns_text
 
 # Opens the place that the command line describes.
 OpenPlace = Callable[[Path], AbstractContextManager[BatchPlace]]
@@ -54,24 +44,22 @@ def generate(
     """Make the pictures, or use those made elsewhere, and return the exit code.
 
     Args:
-        whole: whether other steps follow, so that this one is no result of its own.
+        whole: whether other steps follow, so that there is no event for the result of this one.
     """
     if arguments.pictures is not None:
         run.use_pictures(arguments.pictures)
     else:
         with open_place(run.output) as place:
-            write_rows(run, plan, arguments.workflow, place.registry, arguments.bind)
-            try:
-                place.run(run.workflow, run.rows, run.results, run.output)
-            finally:
-                failed = collect(run, plan)
+            make = make_turns if any(item.turns for item in plan.items) else make_pictures
+            failed = make(run, plan, arguments.workflow, arguments.bind, place)
             for row, reason in list(failed.items())[:10]:
                 say(f"Row {row}: {reason}")
     made = find_made(run, plan)
     text = f"{len(made.pictures)} of {len(plan.results)} pictures are in '{run.pictures}'."
     if made.missing:
-        (item, _), reason = next(iter(made.missing.items()))
-        text += f" {len(made.missing)} are missing, such as that of item {item}: {reason}."
+        (name, sample), reason = next(iter(made.missing.items()))
+        item = next(one for one in plan.items if one.id == name)
+        text += f" {len(made.missing)} are missing, such as that of item {item.result_id(sample)}: {reason}."
     if arguments.json and not whole:
         print_event(out, "result", message=text, made=len(made.pictures), missing=len(made.missing))
     else:
@@ -136,20 +124,39 @@ def _write_questions(
 
 def score(arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: BenchPlan, digest: Digests) -> int:
     """Compute, print and write the scores, and the report except for the step "score"; return the exit code."""
+    if not plan.suite.scored:
+        return _show_turns(arguments, out, run, plan)
     made, settings, replies = find_made(run, plan), read_judge(run), read_replies(run.replies)
     # Without a model's replies there is only one way to read them.
     others = () if plan.suite.exact or plan.suite.by_detector else MODES
     modes: list[Mode] = [arguments.scoring, *(mode for mode in others if mode != arguments.scoring)]
     scored = {mode: score_results(plan, made, settings, replies, mode, digest) for mode in modes}
     tables = [make_table(plan.suite, scored[mode], mode, arguments.partial) for mode in modes]
-    workflow = sha256_file(run.workflow) if run.workflow.is_file() else None
-    result = result_json(plan, settings, replies, tables, scored, workflow)
+    result = result_json(plan, settings, replies, tables, scored, _hash_of(run.workflow))
     run.write_json(run.result, result)
     text = table_text(plan, _judge_text(plan, settings), tables, comparable(plan, settings, tables[0]))
     chosen = scored[modes[0]]
     if arguments.step != "score":
         _write_report(run, plan, text, chosen, made.pictures)
     _say_reasons(chosen)
+    _finish(arguments, out, run, text, result)
+    return DONE if tables[0].complete else FAILED
+
+
+def _show_turns(arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: BenchPlan) -> int:
+    """Print and write which results exist, and the report that shows them side by side."""
+    made = find_made(run, plan)
+    result = turns_result(plan, made, _hash_of(run.workflow))
+    run.write_json(run.result, result)
+    if arguments.step != "score":
+        title = f"{plan.suite.title}: {run.folder.name}"
+        run.write(run.page, turns_page(title, plan, made).encode("utf-8", "replace"))
+        run.write(run.sheet, turns_sheet(plan, made))
+    _finish(arguments, out, run, turns_text(plan, made), result)
+    return FAILED if made.missing else DONE
+
+
+def _finish(arguments: argparse.Namespace, out: TextIO, run: RunFolder, text: str, result: dict[str, Any]) -> None:
     if arguments.json:
         print_event(
             out, "result", message=f"The result is '{run.result}'.", result={**result, "results": str(run.result)}
@@ -158,7 +165,10 @@ def score(arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: Benc
         print(text, file=out)
         written = [run.result] if arguments.step == "score" else [run.result, run.page, run.sheet]
         say(f"Written: {', '.join(str(path) for path in written)}")
-    return DONE if tables[0].complete else FAILED
+
+
+def _hash_of(workflow: Path) -> str | None:
+    return sha256_file(workflow) if workflow.is_file() else None
 
 
 def _judge_text(plan: BenchPlan, settings: JudgeSettings | None) -> str | None:

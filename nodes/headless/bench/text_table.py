@@ -19,12 +19,8 @@ def table_text(
         tables: the chosen mode's first.
     """
     table, others = tables[0], tables[1:]
-    subset = (
-        f"{len(plan.items)} of {plan.total} items, chosen at random" if len(plan.items) < plan.total else "all items"
-    )
     head = [
-        f"{plan.suite.title}: {subset}; items: {plan.edition}"
-        + (f", {split}" if (split := plan.settings["split"]) else ""),
+        title_line(plan),
         f"judge: {judge or 'none'}" + (f"; scoring: {table.mode}" if others else ""),
         ", ".join(f"{count} {state}" for state, count in table.counts.items()),
     ]
@@ -41,7 +37,7 @@ def table_text(
         rows.append(cells)
     text = "\n".join(head)
     if rows:
-        text += "\n\n" + _aligned([heads, *rows])
+        text += "\n\n" + aligned([heads, *rows])
     if table.scores.overall:
         overall = [
             [
@@ -52,7 +48,7 @@ def table_text(
             ]
             for name, value in table.scores.overall.items()
         ]
-        text += "\n\n" + _aligned(
+        text += "\n\n" + aligned(
             [["overall", table.mode if others else "", "95%", *(other.mode for other in others)], *overall]
         )
         if not table.complete:
@@ -62,14 +58,20 @@ def table_text(
     return text + _beside_text(table, beside)
 
 
+def title_line(plan: BenchPlan) -> str:
+    """Return the first line of a table: the benchmark and its items."""
+    subset = f"{len(plan.items)} of {plan.total} items, chosen at random"
+    chosen = subset if len(plan.items) < plan.total else "all items"
+    split = f", {plan.settings['split']}" if plan.settings["split"] else ""
+    return f"{plan.suite.title}: {chosen}; items: {plan.edition}{split}"
+
+
 def _beside_text(table: ScoredTable, beside: Sequence[PublishedResult]) -> str:
     if not beside:
         return ""
     names = list(dict.fromkeys(name for one in beside for name in one.scores))
     rows = [[one.model, *(_number(one.scores.get(name)) for name in names), one.source] for one in beside]
-    return "\n\nPublished results with the same judge, items and settings:\n" + _aligned(
-        [["", *names, "source"], *rows]
-    )
+    return "\n\nPublished results with the same judge, items and settings:\n" + aligned([["", *names, "source"], *rows])
 
 
 def difference_text(found: dict[str, Difference], count: int, first: str, second: str) -> str:
@@ -83,7 +85,7 @@ def difference_text(found: dict[str, Difference], count: int, first: str, second
         f"B: {second}",
         f"{count} results are scored in both; A minus B, * where the interval excludes 0.",
     ]
-    return "\n".join(lines) + "\n\n" + _aligned([["", "A - B", "95%", ""], *rows])
+    return "\n".join(lines) + "\n\n" + aligned([["", "A - B", "95%", ""], *rows])
 
 
 def _number(value: float | None) -> str:
@@ -95,7 +97,8 @@ def _interval(table: ScoredTable, name: str) -> str:
     return "" if found is None else f"{found[0]:.2f} to {found[1]:.2f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows with aligned columns; the first is aligned left."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()

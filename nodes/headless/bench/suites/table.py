@@ -9,6 +9,7 @@ from .dpg import DPGSuite
 from .gedit import GEditSuite
 from .geneval import GenEvalSuite
 from .imgedit import ImgEditSuite, ImgEditUGESuite
+from .imgedit_turns import ImgEditTurnsSuite
 from .tifa import TIFASuite
 from .unisandbox import UniSandboxSuite
 from .wise import WISESuite
@@ -16,6 +17,7 @@ from .wise import WISESuite
 SUITES: dict[str, Suite] = {
     "imgedit": ImgEditSuite(),
     "imgedit_uge": ImgEditUGESuite(),
+    "imgedit_multiturn": ImgEditTurnsSuite(),
     "gedit": GEditSuite(),
     "geneval": GenEvalSuite(),
     "wise": WISESuite(),

@@ -27,6 +27,27 @@ def imgedit(folder: Path, count: int = 6, kinds: tuple[str, ...] = KINDS) -> dic
     return items
 
 
+TURN_TASKS = ("content_memory", "content_understand", "version_backtrace")
+
+
+def imgedit_turns(folder: Path) -> list[str]:
+    """Write a folder like the multi-turn items of Benchmark.tar. Returns the names of the results."""
+    names = []
+    for number, task in enumerate(TURN_TASKS):
+        root = folder / "Benchmark" / "multiturn" / task
+        root.mkdir(parents=True)
+        lines = []
+        for place, turns in enumerate((3, 2)):
+            name = f"{number}{place}.jpg"
+            Image.new("RGB", (24, 16), (30 * number, 100 * place, 50)).save(root / name)
+            lines.append({"id": name, **{f"turn{turn}": f"Edit {turn} of {name}." for turn in range(1, turns + 1)}})
+            group = ("content_memory", "content_understanding", "version_backtracking")[number]
+            names += [f"{group}/{place + 1}_turn{turn}" for turn in range(1, turns + 1)]
+        (root / "annotation.json").write_text("".join(json.dumps(one) + "\n" for one in lines))
+        (root / "._annotation.json").write_bytes(b"\x00\x05")  # as macOS packs it
+    return names
+
+
 def results(folder: Path, names: list[str]) -> Path:
     """Write a result for each name, such as "3" or "add/en/3"."""
     for place, name in enumerate(names):
