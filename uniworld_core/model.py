@@ -231,6 +231,11 @@ class UniWorld:
         self._loras.append((lora, strength))
         return self
 
+    @property
+    def loras(self) -> tuple[tuple[Path, float], ...]:
+        """The file and the strength of each LoRA."""
+        return tuple((lora.file.file, strength) for lora, strength in self._loras)
+
     def unload_loras(self) -> UniWorld:
         """Remove all LoRAs. The model paints as if none had been loaded, bit for bit."""
         self._loras.clear()

@@ -69,6 +69,17 @@ class LoraDiT:
         return LoraPainter(self.base.on_device(working_memory + self.lora.nbytes), self.lora, self.strength)
 
 
+def with_lora(dit: DiTWire, file: Path, strength: float) -> DiTWire:
+    """Return the DiT with a LoRA, or the DiT itself at strength 0.
+
+    Raises:
+        UniWorldError: the file is missing, damaged or not a plain LoRA, or belongs to another model; modules are named.
+    """
+    from ...uniworld_core.lora.painter import open_lora
+
+    return dit if strength == 0 else LoraDiT(dit, open_lora(file, dit.layers()), strength)
+
+
 class LoadLoRA(Node):
     """Add a LoRA to the DiT."""
 
@@ -108,11 +119,7 @@ class LoadLoRA(Node):
         return str([(stat.st_mtime_ns, stat.st_size) for stat in stats])
 
     def execute(self, dit: DiTWire, lora_name: str, strength_model: float) -> tuple[DiTWire]:
-        from ...uniworld_core.lora.painter import open_lora
-
-        if strength_model == 0:
-            return (dit,)
-        return (LoraDiT(dit, open_lora(lora_file(lora_name), dit.layers()), strength_model),)
+        return (with_lora(dit, lora_file(lora_name), strength_model),)
 
 
 NODES = by_id(LoadLoRA)

@@ -9,6 +9,7 @@ from ...command_line import DONE
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
 from ...uniworld_core.loading.options import ATTENTIONS, COMPILES, STORAGES
+from ...uniworld_core.lora.argument import METAVAR, STRENGTH_HELP, read_lora_argument
 from ...uniworld_core.sampling.cache import CACHES
 from ...uniworld_core.sampling.solvers import SOLVERS
 from .command import Bars, Command
@@ -29,6 +30,13 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
         "--siglip",
         metavar="DIR",
         help="a SigLIP2 folder, or the name of a shipped model to use its own (default: the shipped checkpoint's)",
+    )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar=METAVAR,
+        help=f"a LoRA, a safetensors file or a folder in PEFT's layout; {STRENGTH_HELP}",
     )
     parser.add_argument("--count", type=int, default=40, metavar="N", help="tasks per kind (default: 40)")
     parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks, separated by commas (default: all)")
@@ -96,6 +104,8 @@ def _shapes(arguments: argparse.Namespace) -> int:
                 f"{arguments.checkpoint} is not a shipped model and {option} is not given: give the folder, or the name "
                 f"of a shipped model to use its own ({option} nano)."
             )
+    for lora in map(read_lora_argument, arguments.lora):
+        model.load_lora(lora.name, lora.strength)
     for file in (arguments.json, arguments.sheet):
         if file is not None:  # fail now, not after a long evaluation
             make_folder(file.parent)

@@ -15,10 +15,12 @@ from ....command_line import DONE, FAILED, MISUSED, unexpected_error
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.files import write_atomic
 from ....uniworld_core.loading.options import ATTENTIONS, COMPILES, OFFLOADS, STORAGES
+from ....uniworld_core.lora.argument import METAVAR, STRENGTH_HELP, read_lora_argument
 from ....uniworld_core.sampling.cache import CACHES
 from ....uniworld_core.sampling.solvers import SOLVERS
 from ... import host
 from ...pack.folders import AUTO
+from ...pack.lora import lora_file, lora_names, with_lora
 from ...pack.parts import DTYPES
 from ..run.stopping import stop_on_interrupt
 from ..storage import folders
@@ -53,6 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--flux", metavar="NAME", help="a folder in MODELS/diffusers (default: auto, which matches the checkpoint)")
     add("--siglip", metavar="NAME", help="a folder in MODELS/siglip (default: auto)")
+    add(
+        "--lora",
+        action="append",
+        default=[],
+        metavar=METAVAR,
+        help=f"a LoRA for the pictures, a file or a name in MODELS/loras; {STRENGTH_HELP}",
+    )
     add("--dtype", choices=DTYPES, default=DTYPES[0], help="compute dtype")
     add(
         "--storage",
@@ -137,6 +146,8 @@ def run(arguments: argparse.Namespace, out: TextIO, plain: host.PlainHost) -> in
             arguments.compile,
             arguments.attention,
         )
+        for lora in map(read_lora_argument, arguments.lora):
+            model = model | {"dit": with_lora(model["dit"], _lora_file(lora.name), lora.strength)}
         if arguments.memory is None:
             settings = replace(settings, memory=default_memory(model["vlm"].scope))
         plain.progress_hook, plain.warning_hook = report.progress, _once(report.warning)
@@ -338,6 +349,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         t5=arguments.t5,
         max_new_tokens=arguments.max_new_tokens,
         memory=arguments.memory or MEMORIES[0],
+        loras=tuple(arguments.lora),
     )
     for name in ("steps", "max_new_tokens"):
         if getattr(settings, name) < 1:
@@ -349,6 +361,18 @@ def _settings(arguments: argparse.Namespace) -> Settings:
             f"--device is {arguments.device!r}; available devices: {', '.join(host.current().devices())}."
         )
     return with_seed(settings, str(arguments.seed))
+
+
+def _lora_file(name: str) -> Path:
+    """Return a LoRA by its path, or by its name in the models' folders. Raises UniWorldError if there is neither."""
+    path, names = folders.expand_path(name), lora_names()
+    if path.exists():
+        return path
+    if name not in names:
+        raise UniWorldError(
+            f"--lora is {name!r}, which is neither a file nor a name in models/loras ({', '.join(names) or 'which is empty'})."
+        )
+    return lora_file(name)
 
 
 def _typed_lines(info: Callable[[str], None]) -> Iterator[str]:

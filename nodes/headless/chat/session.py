@@ -42,6 +42,7 @@ class Settings:
         area_side: area of the pictures, as the side of a square in pixels; 0 for the model's own.
         t5: also encode the last instruction with T5 and CLIP.
         memory: one of `MEMORIES`.
+        loras: the LoRAs of the model, as the user named them; recorded with the pictures.
     """
 
     seed: int = 0
@@ -53,6 +54,7 @@ class Settings:
     t5: bool = False
     max_new_tokens: int = MAX_NEW_TOKENS
     memory: str = MEMORIES[0]
+    loras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,10 @@ class Session:
             Conversation([Turn(USER, message.text), Turn(ASSISTANT, text)])
         names = history.new_names([*(path.stem for path in message.pictures), *[_STEM] * len(painted)])
         said, shown = tuple(names[: len(pictures)]), tuple(names[len(pictures) :])
-        made = {"probability": probability} | ({"seed": settings.seed, "steps": settings.steps} if paint else {})
+        made: dict[str, Any] = {"probability": probability}
+        if paint:
+            made |= {"seed": settings.seed, "steps": settings.steps}
+            made |= {"loras": list(settings.loras)} if settings.loras else {}
         history.add(
             SavedTurn(USER, message.text, said),
             SavedTurn(ASSISTANT, text, shown, made),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 from safetensors.torch import load_file
 from uniworld.__main__ import main
 from uniworld.training.cli import main as cli
@@ -27,7 +27,7 @@ from uniworld.training.run.loop import TrainingResult
 from uniworld.training.shapes.nano import nano
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.errors import RunFailed
-from uniworld.uniworld_core.loading.shipped import shipped_model
+from uniworld.uniworld_core.loading.shipped import shipped_lora_folders, shipped_model
 
 ROOT = Path(__file__).resolve().parents[3]
 START = shipped_model("tiny").checkpoint
@@ -166,6 +166,8 @@ def test_a_terminated_or_interrupted_command_exits_with_1_and_a_sentence(
         ("data shapes out --kinds fly", "choose some of"),
         ("eval shapes --checkpoint nowhere", "nowhere does not exist"),
         ("eval shapes --kinds fly", "choose some of"),
+        ("eval shapes --lora nowhere.safetensors", "nowhere.safetensors"),
+        ("eval shapes --lora nowhere.safetensors:nan", "strength is nan"),
         ("eval shapes --checkpoint TINY", "--flux is not given: give the folder, or the name of a shipped model"),
         ("eval shapes --checkpoint TINY --flux tiny", "--siglip is not given"),
     ],
@@ -480,5 +482,19 @@ def test_an_evaluation_prints_a_table_and_writes_scores_and_pictures(command: Co
     assert "recolour" in out
     numbers = json.loads((tmp_path / "a" / "numbers.json").read_text(encoding="utf-8"))
     assert [row["kind"] for row in numbers["kinds"]] == ["recolour", "question"]
+    assert "loras" not in numbers["settings"]
     with Image.open(tmp_path / "a" / "sheet.png") as sheet:
         assert sheet.format == "PNG"
+
+
+def test_an_evaluation_with_a_lora_scores_and_names_it(command: Command, tmp_path: Path) -> None:
+    lora = shipped_lora_folders()[0] / "uniworld_nano_negative.safetensors"
+    options = ("--count", 1, "--kinds", "recolour", "--steps", 1, "--json", "numbers.json", "--sheet")
+    assert command("eval", "shapes", *options, "with.png", "--lora", f"{lora}:0.5", "--lora", f"{lora}:0.5")[0] == 0
+    numbers = json.loads((tmp_path / "numbers.json").read_text(encoding="utf-8"))
+    assert numbers["settings"]["loras"] == [f"{lora}:0.5"] * 2
+    assert command("eval", "shapes", *options, "once.png", "--lora", lora)[0] == 0
+    assert command("eval", "shapes", *options, "without.png")[0] == 0
+    with_lora, once, without = (Image.open(f"{name}.png").convert("L") for name in ("with", "once", "without"))
+    assert ImageChops.difference(with_lora, once).getextrema()[1] <= 2  # two half LoRAs are one
+    assert ImageChops.difference(with_lora, without).getextrema()[1] > 32

@@ -90,7 +90,7 @@ def examine(
             examined += _examine_some(model, some, seeds, sample, use_siglip, use_t5)
             if progress is not None:
                 progress(kind, start + len(some), count)
-    settings = {
+    settings: dict[str, object] = {
         "checkpoint": str(model.checkpoint),
         "count": count,
         "seed": seed,
@@ -104,6 +104,8 @@ def examine(
         "t5": use_t5,
         "dtype": str(model.dtype).removeprefix("torch."),
     }
+    if model.loras:
+        settings["loras"] = [f"{file}:{strength:g}" for file, strength in model.loras]
     return ExamReport(settings, tuple(examined))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from uniworld.__main__ import main
 from uniworld.nodes import host
 from uniworld.nodes.headless.chat import history as chat_history
@@ -245,6 +246,33 @@ def test_solver_and_cache_reach_the_sampler(chat: Any, monkeypatch: pytest.Monke
     assert seen == [("light", "dpm2"), ("off", "euler")]
 
 
+def test_loras_change_the_pictures_and_are_recorded(chat: Any, core: UniWorld) -> None:
+    layer = core.dit.transformer.transformer_blocks[0].attn.to_q
+    down, up = torch.ones(2, layer.in_features) / 8, torch.ones(layer.out_features, 2)
+    up[::2] *= -1
+    module = "transformer.transformer_blocks.0.attn.to_q"
+    for file in (Path("strong.safetensors"), Path("models/loras/named.safetensors")):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}, file)
+    options = ("--lora", "strong.safetensors:2.5", "--lora", "named.safetensors")
+    assert chat("/paint a dog", "plain")[0] == 0
+    assert chat("/paint a dog", "talk", *options)[0] == 0
+    assert saved()[1]["made"]["loras"] == ["strong.safetensors:2.5", "named.safetensors"]
+    assert "loras" not in saved("plain")[1]["made"]
+    core.load_lora("strong.safetensors", 2.5).load_lora("models/loras/named.safetensors")
+    try:
+        image = core.decode(core.sample(core.encode("a dog", use_t5=False), 64, 64, steps=1, seed=0))
+    finally:
+        core.unload_loras()
+    expected = (image[0] * 255).round().to(torch.int16)
+    with_lora, plain = (
+        torch.tensor(list(Image.open(f"output/chat/{name}/001_painted.png").tobytes())).view(64, 64, 3)
+        for name in ("talk", "plain")
+    )
+    assert int((with_lora - expected).abs().max()) <= 1
+    assert int((plain - expected).abs().max()) > 1
+
+
 def test_a_message_that_is_too_long_fails_and_is_not_saved(chat: Any) -> None:
     code, _, err = chat("/ask Why?\n/ask " + "word " * 5000, "talk")
     assert code == 1
@@ -289,6 +317,13 @@ def test_an_empty_answer_is_reported_and_not_saved(chat: Any, monkeypatch: pytes
         (("--seed", "-1"), "The seed is '-1'"),
         (("--area-side", "8"), "--area-side is 8"),
         (("--device", "abacus"), "--device is 'abacus'"),
+        (
+            ("--lora", "none.safetensors:0.5"),
+            "--lora is 'none.safetensors', which is neither a file nor a name in models/loras",
+        ),
+        (("--lora", "cat.png"), "cat.png"),
+        (("--lora", "cat.png:inf"), "strength is inf"),
+        (("--lora", "uniworld_nano_negative.safetensors"), "does not fit the model"),
     ],
 )
 def test_invalid_options(chat: Any, options: tuple[str, ...], sentence: str) -> None:
