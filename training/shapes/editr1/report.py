@@ -23,7 +23,7 @@ from .measure import (
     read_run,
     trained_kinds,
 )
-from .report_judge import judge_table, judge_verdict, judged_kinds
+from .report_judge import GOOD_AUC, judge_table, judge_verdict, judged_kinds
 
 WANTED_POINTS = 5.0
 _WINDOW = 10
@@ -78,8 +78,13 @@ def _judged(run: Path, weights: str, config: EditR1Config, kinds: Sequence[str])
             pairs = _pairs(run, weights, sampler)
             if any(name in one.scores for both in pairs.values() for side in both for one in side):
                 own = {kind: pairs[kind] for kind in kinds if kind in pairs}
-                parts += [f"{_title(sampler)}: {judge_verdict(own, name, trained)}"]
-                parts += [judged_kinds(pairs, name), judge_table(pairs, name)]
+                start = {kind: read_results(run / MEASURED, START, sampler, kind) or [] for kind in KINDS}
+                parts += [
+                    f"{_title(sampler)}: {judge_verdict(own, name, trained)}",
+                    judge_table(pairs, name),
+                    f"How well it judges each kind at the start; an AUC of at least {GOOD_AUC:g} counts as judged:",
+                    judged_kinds({kind: found for kind, found in start.items() if found}, name),
+                ]
     return parts
 
 

@@ -36,22 +36,25 @@ def judge_verdict(pairs: Pairs, name: str, trained: bool) -> str:
     return f"{changes} {_verdict(score, right)}" if trained else changes
 
 
-def judged_kinds(pairs: Pairs, name: str) -> str:
-    """Return which kinds the judge can judge, from the pictures of the starting weights that have a score."""
-    areas = {kind: auc(before, name) for kind, (before, _) in pairs.items()}
-    kinds = {
-        "can judge": [kind for kind, area in areas.items() if area is not None and area >= GOOD_AUC],
-        "cannot judge": [kind for kind, area in areas.items() if area is not None and area < GOOD_AUC],
-    }
-    said = [f"{words} {', '.join(some)}" for words, some in kinds.items() if some]
-    unsure = [kind for kind, area in areas.items() if area is None]
-    text = f"At the start, `{name}` {' and '.join(said)} (AUC of at least {GOOD_AUC:g})." if said else ""
-    if unsure:
-        text += (
-            f" Fewer than {MIN_PICTURES} pictures of {', '.join(unsure)} are right or wrong and have a score, so that nothing is "
-            "known about these kinds."
-        )
-    return text.strip()
+def judged_kinds(start: Mapping[str, Sequence[TaskResult]], name: str) -> str:
+    """Return a table of how well the judge judges each kind, by the pictures of the starting weights that have a score.
+
+    Args:
+        start: {kind: results of the starting weights}.
+        name: name of the reward.
+    """
+    lines = ["| kind | tasks | the oracle rejects | AUC | can be judged |", "|---|---|---|---|---|"]
+    for kind, results in start.items():
+        known = [one for one in results if one.scores.get(name) is not None]
+        wrong, area = sum(not one.right for one in known), auc(known, name)
+        if not known:
+            verdict = "no: it gives no score"
+        elif area is None:
+            verdict = "unknown: too few are wrong" if wrong < MIN_PICTURES else "unknown: too few are right"
+        else:
+            verdict = "yes" if area >= GOOD_AUC else "no"
+        lines.append(f"| {kind} | {len(known)} | {wrong} | {'' if area is None else f'{area:.3f}'} | {verdict} |")
+    return "\n".join(lines)
 
 
 def judge_table(pairs: Pairs, name: str) -> str:

@@ -134,8 +134,15 @@ def test_tasks_without_a_score_do_not_count() -> None:
     assert auc(with_scores(*[0.5] * 10), "questions") == 0.5
     assert auc(with_scores(*[0.1, 0.9] * 5), "questions") == 0.0
     assert auc(with_scores(*[0.9, 0.1] * 4), "questions") is None
-    known = {"add": (with_scores(*[0.9, 0.1] * 5),) * 2, "remove": (with_scores(*[0.5] * 10),) * 2}
-    assert judged_kinds(known, "questions") == (
-        "At the start, `questions` can judge add and cannot judge remove (AUC of at least 0.8)."
-    )
-    assert judged_kinds(pairs, "questions").startswith("Fewer than 5 pictures of add, depth are right or wrong ")
+    start = {
+        "add": with_scores(*[0.9, 0.1] * 5),
+        "remove": with_scores(*[0.5] * 10),
+        "replace": with_scores(*[0.9, 0.1] * 4),
+        "depth": with_scores(*[None] * 10),
+    }
+    assert judged_kinds(start, "questions").splitlines()[2:] == [
+        "| add | 10 | 5 | 1.000 | yes |",
+        "| remove | 10 | 5 | 0.500 | no |",
+        "| replace | 8 | 4 |  | unknown: too few are wrong |",
+        "| depth | 0 | 0 |  | no: it gives no score |",
+    ]
