@@ -8,9 +8,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import unicodedata
 from collections.abc import Container, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -18,8 +20,10 @@ from .items import BenchItem
 from .score_step import ScoredResult
 
 _SIDE = 200
+# Embeddings, overrides and isolates of the bidirectional algorithm.
+_DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _SCRIPT = """
-document.querySelectorAll("th[data-column]").forEach((head) => head.addEventListener("click", () => {
+const sort = (head) => {
   const body = document.querySelector("tbody"), column = Number(head.dataset.column);
   const up = head.getAttribute("aria-sort") !== "ascending";
   document.querySelectorAll("th").forEach((one) => one.removeAttribute("aria-sort"));
@@ -32,7 +36,11 @@ document.querySelectorAll("th[data-column]").forEach((head) => head.addEventList
     return (Number.isNaN(number) ? x.localeCompare(y) : number) * (up ? 1 : -1);
   };
   [...body.rows].sort(compare).forEach((row) => body.append(row));
-}));
+};
+document.querySelectorAll("th[data-column]").forEach((head) => {
+  head.addEventListener("click", () => sort(head));
+  head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(head); });
+});
 """
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem; color: #1c1c1e; background: #fff; }
@@ -40,12 +48,14 @@ pre { background: #f4f4f6; padding: 1rem; overflow-x: auto; border-radius: 6px; 
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .5rem; border-bottom: 1px solid #ddd; }
 th { position: sticky; top: 0; background: #fff; }
-th[data-column] { cursor: pointer; }
-th[aria-sort=ascending]::after { content: " \\25B2"; }
-th[aria-sort=descending]::after { content: " \\25BC"; }
-td.text { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 14rem; max-width: 32rem; }
-img { display: block; max-width: 200px; }
-td.step { width: 22%; overflow-wrap: anywhere; }
+th[data-column] { cursor: pointer; white-space: nowrap; }
+th[data-column]::after { content: " \\25B4\\25BE"; opacity: .35; }
+th[aria-sort=ascending]::after { content: " \\25B4"; opacity: 1; }
+th[aria-sort=descending]::after { content: " \\25BE"; opacity: 1; }
+td.text { min-width: 14rem; max-width: 32rem; }
+td.text > div { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; max-height: 16rem; overflow-y: auto; }
+img { display: block; max-width: 200px; outline: 1px solid #8884; }
+td.step { width: 22%; white-space: pre-wrap; unicode-bidi: plaintext; overflow-wrap: anywhere; }
 td.step img { max-width: 100%; margin-bottom: .3rem; }
 .reason { color: #a11; }
 @media (prefers-color-scheme: dark) {
@@ -72,9 +82,10 @@ def page(
         shown: names of the values to show; all if empty.
     """
     columns = list(dict.fromkeys(name for one in scored for name in shown or one.values or ()))
-    heads = ["source", "result", "item", "group", "prompt", *columns, "reply"]
-    rows = [_row(one, columns, pictures.get((one.item.id, one.sample))) for one in scored]
-    return document(title, table, heads, range(2, 5 + len(columns)), rows)
+    shows = ["source", "result"] if any(one.item.source for one in scored) else ["result"]
+    heads = [*shows, "item", "group", "prompt", *columns, "state", "reply"]
+    rows = [_row(one, shows, columns, pictures.get((one.item.id, one.sample))) for one in scored]
+    return document(title, table, heads, range(len(shows), len(heads) - 1), rows)
 
 
 def document(title: str, table: str, heads: Sequence[str], sortable: Container[int], rows: Sequence[str]) -> str:
@@ -88,7 +99,9 @@ def document(title: str, table: str, heads: Sequence[str], sortable: Container[i
     digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     head = "".join(
-        f'<th data-column="{place}">{escape(name)}</th>' if place in sortable else f"<th>{escape(name)}</th>"
+        f'<th data-column="{place}" tabindex="0">{escape(name)}</th>'
+        if place in sortable
+        else f"<th>{escape(name)}</th>"
         for place, name in enumerate(heads)
     )
     lines = "\n".join(rows)
@@ -102,19 +115,31 @@ def document(title: str, table: str, heads: Sequence[str], sortable: Container[i
     )
 
 
-def _row(one: ScoredResult, columns: Sequence[str], result: Path | None) -> str:
+def _row(one: ScoredResult, shows: Sequence[str], columns: Sequence[str], result: Path | None) -> str:
     item = one.item
     values = one.values or {}
+    files = {"source": Path(item.source) if item.source else None, "result": result}
     cells = [
-        f"<td>{image(Path(item.source) if item.source else None, 'source')}</td>",
-        f"<td>{image(result, 'result')}</td>",
+        *(f"<td>{image(files[name], name)}</td>" for name in shows),
         f'<td data-value="{escape(item.id)}">{escape(item.id)}{f" / {one.sample}" if item.samples > 1 else ""}</td>',
         f"<td>{escape(item.group)}</td>",
-        f'<td class="text">{escape(item.prompt)}</td>',
+        f'<td class="text"><div>{escaped(item.prompt)}</div></td>',
         *(_value_cell(values.get(name)) for name in columns),
+        f"<td>{escape(one.state)}</td>",
         f'<td class="text">{_reply(one)}</td>',
     ]
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def escaped(text: str) -> str:
+    """Escape a text. Control characters, which could reorder or hide other text, become visible."""
+    return escape("".join(f"\\u{ord(one):04x}" if _is_control(one) else one for one in text))
+
+
+def _is_control(letter: str) -> bool:
+    kind = unicodedata.category(letter)
+    # Of the formatting characters, only those that change the direction of text. Others join letters or emoji.
+    return (kind == "Cc" and letter not in "\n\t") or unicodedata.bidirectional(letter) in _DIRECTIONS
 
 
 def _value_cell(value: float | None) -> str:
@@ -124,8 +149,8 @@ def _value_cell(value: float | None) -> str:
 def _reply(one: ScoredResult) -> str:
     texts = one.replies or {}
     parts = [f"{kind}:\n{text}" if len(texts) > 1 else text for kind, text in texts.items()]
-    reason = f'<div class="reason">{escape(one.state)}: {escape(one.reason)}</div>' if one.reason else ""
-    return reason + escape("\n\n".join(parts))
+    reason = f'<div class="reason">{escaped(one.reason)}</div>' if one.reason else ""
+    return reason + (f"<div>{escaped(text)}</div>" if (text := "\n\n".join(parts)) else "")
 
 
 def image(path: Path | None, text: str, side: int = _SIDE) -> str:
@@ -169,7 +194,8 @@ def sheet(scored: Sequence[ScoredResult], main: str, pictures: dict[tuple[str, i
     for one in scored:
         if one.values is not None:
             groups.setdefault(one.item.group, []).append(one)
-    wide = 2 * _CELL + _GAP
+    # Without sources, a cell has a single picture.
+    wide = (2 * _CELL + _GAP) if any(one.item.source for one in scored) else _CELL
     tall = _CELL + 2 * _TEXT + _GAP
     most = min(_WORST + 1, max((len(ones) for ones in groups.values()), default=1))
     canvas = Image.new("RGB", (most * (wide + _GAP) + _GAP, max(len(groups), 1) * tall + _GAP), "white")
@@ -177,20 +203,29 @@ def sheet(scored: Sequence[ScoredResult], main: str, pictures: dict[tuple[str, i
     for line, (group, ones) in enumerate(groups.items()):
         ordered = sorted(ones, key=lambda one: (one.values or {})[main])
         middle = (len(ordered) - 1) // 2
-        chosen = [*range(min(_WORST, len(ordered))), *([middle] if middle >= _WORST else [])]
+        chosen = sorted({*range(min(_WORST, len(ordered))), middle})
         for place, one in enumerate(ordered[number] for number in chosen):
             left, top = _GAP + place * (wide + _GAP), _GAP + line * tall
             label = f"{latin(group)} {latin(one.item.id)}"
-            draw.text((left, top), label[:40], "black", font)
-            kind = "median" if chosen[place] >= _WORST else "worst"
+            draw.text((left, top), _cut(label, wide, draw, font), "black", font)
+            kind = "median" if chosen[place] == middle > 0 else "worst"
             draw.text((left, top + _TEXT), f"{kind}: {(one.values or {})[main]:.2f}", "black", font)
             for number, path in enumerate(_pair(one.item, pictures.get((one.item.id, one.sample)))):
                 picture = None if path is None else small(path, _CELL)
                 if picture is not None:
-                    canvas.paste(picture, (left + number * (_CELL + _GAP // 2), top + 2 * _TEXT))
+                    x, y = left + number * (_CELL + _GAP // 2), top + 2 * _TEXT
+                    draw.rectangle((x - 1, y - 1, x + picture.width, y + picture.height), outline="gray")
+                    canvas.paste(picture, (x, y))
     file = io.BytesIO()
     canvas.save(file, "PNG")
     return file.getvalue()
+
+
+def _cut(text: str, width: int, draw: ImageDraw.ImageDraw, font: Any) -> str:
+    """Return the beginning of a text that fits the width."""
+    while draw.textlength(text, font) > width:
+        text = text[:-1]
+    return text
 
 
 def _pair(item: BenchItem, result: Path | None) -> list[Path | None]:

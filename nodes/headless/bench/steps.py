@@ -200,4 +200,5 @@ def _say_reasons(scored: list[ScoredResult]) -> None:
     for state in ("missing", "open", "unscored"):
         ones = [one for one in scored if one.state == state]
         if ones:
-            say(f"{len(ones)} of {len(scored)} results are {state}, such as item {ones[0].item.id}: {ones[0].reason}.")
+            reason = ones[0].reason.rstrip(".")
+            say(f"{len(ones)} of {len(scored)} results are {state}, such as item {ones[0].item.id}: {reason}.")

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from .items import BenchItem
-from .page import document, image, latin, small
+from .page import document, escaped, image, latin, small
 from .plan import BenchPlan
 from .run_folder import Made
 from .score_step import about_run, versions
@@ -71,8 +71,8 @@ def _turn_cell(item: BenchItem, turn: int, made: Made) -> str:
     if turn >= item.samples:
         return ""
     place = (item.id, turn)
-    reason = f'<div class="reason">missing: {escape(made.missing[place])}</div>' if place in made.missing else ""
-    return f"{image(made.pictures.get(place), f'turn {turn + 1}', _SIDE)}{reason}{escape(item.instruction(turn))}"
+    reason = f'<div class="reason">missing: {escaped(made.missing[place])}</div>' if place in made.missing else ""
+    return f"{image(made.pictures.get(place), f'turn {turn + 1}', _SIDE)}{reason}{escaped(item.instruction(turn))}"
 
 
 def turns_sheet(plan: BenchPlan, made: Made) -> bytes:
