@@ -19,7 +19,7 @@ from ...uniworld_core.sampling.condition import Condition
 from ...uniworld_core.sampling.flow import Velocity
 from ..config.editr1 import EditR1Config
 from ..engine.optimizer import local
-from ..engine.parallel import World, parallelize
+from ..engine.parallel import World, parallelize, reshard
 from ..engine.precision import plain_ops
 from .adapters import Adapters
 
@@ -117,10 +117,17 @@ class Policy:
     def _acting(self, state: Mapping[str, Tensor]) -> Iterator[None]:
         theta = {name: local(value).detach().clone() for name, value in self.trained.items()}
         try:
-            _copy_into(self.trained, {name: local(value) for name, value in state.items()})
+            self._become({name: local(value) for name, value in state.items()})
             yield
         finally:
-            _copy_into(self.trained, theta)
+            self._become(theta)
+
+    @torch.no_grad()
+    def _become(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.trained.items():
+            local(parameter).copy_(values[name])
+        # FSDP2 keeps the gathered parameters of its root after a forward pass, and the next pass would use them again.
+        reshard(self.wrapped)
 
 
 @torch.no_grad()
@@ -170,9 +177,3 @@ def fingerprint(*modules: nn.Module) -> str:
             first = parameter.detach().flatten()[:_FINGERPRINT_VALUES].float().cpu()
             digest.update(f"{name} {tuple(parameter.shape)}".encode() + first.numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-@torch.no_grad()
-def _copy_into(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
-    for name, parameter in parameters.items():
-        local(parameter).copy_(values[name])

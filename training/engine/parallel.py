@@ -169,6 +169,15 @@ def without_sync(engine: nn.Module) -> AbstractContextManager[None]:
     return engine.no_sync() if isinstance(engine, DistributedDataParallel) else nullcontext()
 
 
+def reshard(engine: nn.Module) -> None:
+    """Drop the gathered parameters of an FSDP2 model's root, so that the next forward pass sees changes of the shards.
+
+    FSDP2 keeps them from a forward pass until its backward pass.
+    """
+    if hasattr(engine, "reshard"):
+        engine.reshard()  # type: ignore[operator]
+
+
 @contextmanager
 def unsharded(engine: nn.Module) -> Iterator[None]:
     """Gather the parameters of an FSDP2 model's root within the block.
@@ -182,7 +191,7 @@ def unsharded(engine: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        engine.reshard()  # type: ignore[operator]
+        reshard(engine)
 
 
 def _device(name: str) -> torch.device:
