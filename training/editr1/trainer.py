@@ -38,7 +38,8 @@ from .metrics import EpochMetrics, Update, epoch_metrics
 from .policy import Policy, blend
 from .prompts import EditPrompt, Prompts
 from .reward.protocol import Reward, RewardFailure, Score
-from .rollout import Rollout, encode, paint_group, pictures_of, schedule, score_group
+from .rollout import Rollout, encode, paint_group, pictures_of, schedule
+from .scoring import scored, watched_scores
 from .sheet import GroupRow, write_group_sheet
 from .store import EpochStore
 from .update import backward
@@ -124,7 +125,7 @@ class EditR1Trainer:
         members = [number for number, row in table.items() for _ in row]
         found = advantages(np.array(rewards, dtype=np.float64), members, self.config.advantage)
         self.history.add(found, {number: sample for number, sample, _ in everyone})
-        watched = self._watched_scores(rollouts)
+        watched = watched_scores(rollouts, self.watched, self.world)
         rolled = time.perf_counter()
         update = self._update(rollouts, found)
         self._write_sheet(rollouts, found)
@@ -227,27 +228,7 @@ class EditR1Trainer:
                 store.keep_latents(group.number, prompt.key, painted)
         assert latents is not None
         rollout = Rollout(group, prompt, condition, latents, ())
-        scores = store.scores(group.number)
-        if scores is None or len(scores) != len(latents):
-            scores = score_group(self.reward, prompt, self._pictures(rollout))
-            store.keep_scores(group.number, scores)
-        watched = {name: self._watch(rollout, name, store) for name in self.watched}
-        return replace(rollout, scores=tuple(scores), watched=watched)
-
-    def _watch(self, rollout: Rollout, name: str, store: EpochStore) -> tuple[Score, ...]:
-        """Score a group by a reward that is only recorded, or read its scores if they are there."""
-        number = rollout.group.number
-        scores = store.scores(number, name)
-        if scores is None or len(scores) != len(rollout.latents):
-            scores = score_group(self.watched[name], rollout.prompt, self._pictures(rollout))
-            store.keep_scores(number, scores, name)
-        return tuple(scores)
-
-    def _watched_scores(self, rollouts: Sequence[Rollout]) -> dict[str, list[Score]]:
-        """Return {name: the scores of all processes' pictures} of the rewards that are only recorded."""
-        mine = {one.group.number: one.watched for one in rollouts}
-        table = dict(sorted(one for some in self.world.gather_objects(mine) for one in some.items()))
-        return {name: [score for row in table.values() for score in row[name]] for name in self.watched}
+        return scored(rollout, self.reward, self.watched, store, lambda: self._pictures(rollout))
 
     def _paint(self, condition: Condition, group: Group) -> Tensor:
         with self.policy.as_old():
