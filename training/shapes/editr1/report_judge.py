@@ -44,17 +44,26 @@ def judged_kinds(start: Mapping[str, Sequence[TaskResult]], name: str) -> str:
         name: name of the reward.
     """
     lines = ["| kind | tasks | the oracle rejects | AUC | can be judged |", "|---|---|---|---|---|"]
+    few: dict[str, list[TaskResult]] = {}
     for kind, results in start.items():
         known = [one for one in results if one.scores.get(name) is not None]
-        wrong, area = sum(not one.right for one in known), auc(known, name)
-        if not known:
-            verdict = "no: it gives no score"
-        elif area is None:
-            verdict = "unknown: too few are wrong" if wrong < MIN_PICTURES else "unknown: too few are right"
-        else:
-            verdict = "yes" if area >= GOOD_AUC else "no"
-        lines.append(f"| {kind} | {len(known)} | {wrong} | {'' if area is None else f'{area:.3f}'} | {verdict} |")
+        lines.append(_judged_row(kind, known, name))
+        if known and auc(known, name) is None:
+            few[kind] = known
+    if len(few) > 1:  # which say more together
+        lines.append(_judged_row(f"{', '.join(few)} together", [one for some in few.values() for one in some], name))
     return "\n".join(lines)
+
+
+def _judged_row(title: str, known: Sequence[TaskResult], name: str) -> str:
+    wrong, area = sum(not one.right for one in known), auc(known, name)
+    if not known:
+        verdict = "no: it gives no score"
+    elif area is None:
+        verdict = f"unknown: too few are {'wrong' if wrong < MIN_PICTURES else 'right'}"
+    else:
+        verdict = "yes" if area >= GOOD_AUC else "no"
+    return f"| {title} | {len(known)} | {wrong} | {'' if area is None else f'{area:.3f}'} | {verdict} |"
 
 
 def judge_table(pairs: Pairs, name: str) -> str:

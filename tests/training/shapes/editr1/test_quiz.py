@@ -146,3 +146,5 @@ def test_tasks_without_a_score_do_not_count() -> None:
         "| replace | 8 | 4 |  | unknown: too few are wrong |",
         "| depth | 0 | 0 |  | no: it gives no score |",
     ]
+    start["compose"] = with_scores(0.2, 0.9)
+    assert judged_kinds(start, "questions").splitlines()[-1] == "| replace, compose together | 10 | 5 | 0.880 | yes |"
