@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import glob
 import importlib.util
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -67,6 +68,24 @@ class Download:
                 f"There are several versions of '{names[0]}': {listed}. Pass the folder of one as --data."
             )
         return found[0]
+
+    def shards(self, *patterns: str) -> list[Path]:
+        """Return all files that match a pattern, which may be shards such as "train-00000-of-00007.parquet".
+
+        Raises:
+            UniWorldError: a shard is missing.
+        """
+        found = self.all(*patterns)
+        names = {path.name for path in found}
+        for path in found:
+            parts = re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})(\..*)", path.name)
+            if parts is None:
+                continue
+            start, _, count, end = parts.groups()
+            for number in range(int(count)):
+                if (name := f"{start}{number:05d}-of-{count}{end}") not in names:
+                    raise self.missing(f"the file '{name}'")
+        return found
 
     def optional(self, *names: str) -> Path | None:
         """Return the first file with one of some names, if there is one."""
@@ -176,7 +195,7 @@ def parquet_rows(download: Download, columns: Sequence[str], instead: str) -> tu
     Raises:
         UniWorldError: there is none, it lacks a column, or pyarrow is not installed.
     """
-    if not download.all("*.parquet"):
+    if not download.shards("*.parquet"):
         raise download.missing(instead)
     path = download.one("*.parquet")
     if importlib.util.find_spec("pyarrow") is None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from .judging.ask import Ask
@@ -143,6 +144,7 @@ class Suite(Protocol):
         title: name for tables and messages.
         about: one sentence for `bench list`.
         splits: valid values of `SuiteOptions.split`; the first is the default. Empty if there is no choice.
+        sizes: number of items of the published benchmark by split, "" if there are none; a download with fewer is marked.
         main: the value of a picture by which the report sorts, and which `bench compare` compares.
         columns: the values that the report shows; empty for all.
         vqa: the same benchmark with a VQA model as the judge; None if it has no questions for one.
@@ -164,6 +166,7 @@ class Suite(Protocol):
     exact: bool = False
     by_detector: bool = False
     scored: bool = True
+    sizes: Mapping[str, int] = MappingProxyType({})
 
     def read(self, data: Sequence[Path], options: SuiteOptions, sources: Path) -> BenchItems:
         """Read the items from the user's download.

@@ -61,7 +61,10 @@ def table_text(
 def title_line(plan: BenchPlan) -> str:
     """Return the first line of a table: the benchmark and its items."""
     subset = f"{len(plan.items)} of {plan.total} items, chosen at random"
-    chosen = subset if len(plan.items) < plan.total else "all items"
+    chosen = subset if len(plan.items) < plan.total else f"all {plan.total} items"
+    size = plan.suite.sizes.get(plan.settings["split"], plan.total)
+    if size != plan.total:
+        chosen += f"; the benchmark has {size:,}"
     split = f", {plan.settings['split']}" if plan.settings["split"] else ""
     return f"{plan.suite.title}: {chosen}; items: {plan.edition}{split}"
 

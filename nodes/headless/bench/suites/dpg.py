@@ -37,6 +37,7 @@ class DPGSuite(Suite):
     """DPG-Bench with a language model that sees pictures in place of the published VQA model."""
 
     title = "DPG-Bench"
+    sizes = dict.fromkeys(_SPLITS, 1065)
     about = "1,065 long prompts for text to image, with questions to a VQA model"
     splits: tuple[str, ...] = tuple(_SPLITS)
     main = "score"

@@ -43,6 +43,7 @@ class GEditSuite(Suite):
     """GEdit-Bench in one language."""
 
     title = "GEdit-Bench"
+    sizes = {"en": 606, "cn": 606}
     about = "606 edits in eleven groups; VIEScore's judge gives 0 to 10 for consistency (SC) and quality (PQ)"
     splits: tuple[str, ...] = ("en", "cn")
     main = "O"
@@ -57,7 +58,7 @@ class GEditSuite(Suite):
         """See `Suite.read`."""
         download = Download(data, self.title, _WHERE)
         prompts = download.constants(download.one("vie_prompts.py"), [_CONTEXT, _EDIT, _CONSISTENCY, _QUALITY])
-        files = download.all("*.parquet") or download.all("*.arrow")
+        files = download.shards("*.parquet") or download.shards("*.arrow")
         if not files:
             raise download.missing("its data set, files *.parquet or *.arrow")
         items: list[BenchItem] = []

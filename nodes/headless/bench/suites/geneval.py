@@ -35,6 +35,7 @@ class GenEvalSuite(Suite):
     """GenEval; "rewritten" has the longer prompts of Bagel with the same metadata."""
 
     title = "GenEval"
+    sizes = dict.fromkeys(_SPLITS, 553)
     about = "553 prompts for text to image, four pictures each, judged by an object detector"
     splits: tuple[str, ...] = tuple(_SPLITS)
     main = "correct"

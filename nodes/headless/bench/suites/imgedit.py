@@ -52,6 +52,7 @@ class ImgEditSuite(Suite):
     """The basic suite."""
 
     title = "ImgEdit-Bench"
+    sizes = {"": 737}
     about = "737 edits in nine types; the judge gives 1 to 5 for three criteria"
     splits: tuple[str, ...] = ()
     main = "score"
@@ -113,6 +114,7 @@ class ImgEditUGESuite(Suite):
     """The UGE suite."""
 
     title = "ImgEdit-Bench UGE"
+    sizes = {"": 47}
     about = "47 difficult edits; the judge gives 1 to 5"
     splits: tuple[str, ...] = ()
     main = "score"

@@ -40,6 +40,7 @@ class WISESuite(Suite):
     """One edition of WISE; "legacy_rewrite" has the first edition's prompts with the knowledge written out."""
 
     title = "WISE"
+    sizes = dict.fromkeys(_SPLITS, 1000)
     about = "1,000 prompts for text to image that need knowledge"
     splits: tuple[str, ...] = tuple(_SPLITS)
     main = "score"

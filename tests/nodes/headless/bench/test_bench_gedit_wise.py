@@ -108,6 +108,15 @@ def test_an_incomplete_gedit_is_named(tmp_path: Path, break_it: Callable[[Path],
         GEditSuite().read([tmp_path], SuiteOptions("en"), tmp_path / "sources")
 
 
+@pytest.mark.parametrize("arrow", [False, True], ids=["parquet", "arrow"])
+def test_a_missing_shard_is_named(tmp_path: Path, arrow: bool) -> None:
+    gedit(tmp_path, arrow=arrow)
+    only = next(tmp_path.glob("*-of-*"))
+    only.rename(only.with_name(only.name.replace("of-00001", "of-00002")))
+    with pytest.raises(UniWorldError, match=r"needs the file '\w+-00001-of-00002"):
+        GEditSuite().read([tmp_path], SuiteOptions("en"), tmp_path / "sources")
+
+
 def test_wise_weights_its_categories(tmp_path: Path, measure: Run) -> None:
     asked: list[Request] = []
 

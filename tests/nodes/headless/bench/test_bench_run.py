@@ -324,7 +324,7 @@ def test_a_fixed_random_subset(bench: Runner) -> None:
         code, out, _ = bench(fake, "--limit", "3")
         assert code == 0
         assert len(fake.requests) == 3
-    assert "3 of 6 items, chosen at random" in out
+    assert "3 of 6 items, chosen at random; the benchmark has 737" in out
     small = {one["id"] for one in bench.result["results"]}
     bench.out = bench.folder / "other"
     bench(None, "--limit", "4")
