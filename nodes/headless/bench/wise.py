@@ -102,6 +102,12 @@ def _criteria(reply: str, mode: Mode) -> dict[str, list[str]]:
     return {name: [score] for name, score in zip(CRITERIA, bare)} if not scores and enough else scores
 
 
+def without_thinking(reply: str) -> str:
+    """Remove a thinking model's thoughts from its reply, as the verified edition's script does before it reads the reply."""
+    reply = re.sub(r"<think>.*?</think>\s*", "", reply, flags=re.DOTALL)
+    return re.sub(r"</think>\s*", "", reply).strip()
+
+
 def read_verified(reply: object, mode: Mode = "strict") -> float | Unscored:
     """Return the score (0 or 1) of one picture from the verified edition's judge, or why there is none.
 

@@ -90,6 +90,7 @@ class Ask:
         text: text of the user's message, sent before the pictures.
         pictures_first: whether the pictures are sent before the text instead.
         max_tokens, temperature: as in the published script; None leaves them to the server.
+        thinking: False asks a model that thinks by default to reply directly; None leaves it to the server.
     """
 
     kind: str
@@ -99,6 +100,7 @@ class Ask:
     max_tokens: int | None = None
     temperature: float | None = None
     pictures_first: bool = False
+    thinking: bool | None = None
 
     def key(self, model: str, attempt: int, digest: Callable[[Path], str]) -> str:
         """Return the hash of the request: of everything that the reply depends on, but not of the server's address.
@@ -113,7 +115,18 @@ class Ask:
             [digest(one.path), one.form, one.size, *([one.box] if one.box is not None else [])] for one in self.pictures
         ]
         order = ["pictures first"] if self.pictures_first else []
-        content = [model, self.system, self.text, pictures, self.max_tokens, self.temperature, attempt, *order]
+        thinking = [] if self.thinking is None else [f"thinking {self.thinking}"]
+        content = [
+            model,
+            self.system,
+            self.text,
+            pictures,
+            self.max_tokens,
+            self.temperature,
+            attempt,
+            *order,
+            *thinking,
+        ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def messages(self) -> list[dict[str, Any]]:

@@ -23,8 +23,10 @@ from .replies import JudgeReply
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_URL = "https://api.openai.com/v1"
-# Parameters that some models reject. They are omitted after the first rejection.
-_OPTIONAL = ("temperature", "max_tokens", "max_completion_tokens")
+# Parameters of the chat template, for vLLM and similar servers.
+_TEMPLATE = "chat_template_kwargs"
+# Parameters that some servers or models reject. They are omitted after the first rejection.
+_OPTIONAL = ("temperature", "max_tokens", "max_completion_tokens", _TEMPLATE)
 _REFUSALS = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation")
 _MAX_MESSAGE = 200
 _MAX_TOKENS = 10**9
@@ -111,7 +113,8 @@ class OpenAIJudge:
         # Encoding pictures takes long; the event loop meanwhile records the replies to other requests.
         messages = await asyncio.to_thread(ask.messages)
         while True:
-            values = {"temperature": ask.temperature, self._limit_name: ask.max_tokens}
+            template = None if ask.thinking is None else {"enable_thinking": ask.thinking}
+            values = {"temperature": ask.temperature, self._limit_name: ask.max_tokens, _TEMPLATE: template}
             options = {name: value for name, value in values.items() if value is not None and name not in self._omitted}
             try:
                 # The client's own timeout is for each packet, so that a server which sends slowly could take forever.
@@ -119,7 +122,8 @@ class OpenAIJudge:
                     model=self.model,
                     messages=messages,
                     extra_headers={"Idempotency-Key": about.key, "Accept-Encoding": "identity"},
-                    **options,
+                    extra_body={name: options[name] for name in (_TEMPLATE,) if name in options},
+                    **{name: value for name, value in options.items() if name != _TEMPLATE},
                 )
                 completion = await asyncio.wait_for(sent, self._timeout)
             except openai.BadRequestError as error:

@@ -33,7 +33,6 @@ _KNOWN = {
     "legacy": "e75c69b50babb3fe562144c5a1dad1dec2272036d71b5d9e2cd0e46312910d85",
     "legacy_rewrite": "bcc09a6529d7ff5fbbe7e6e933f60007806e9b1694e094b5a185974d61168585",
 }
-_READERS = {"verified": wise.read_verified, "legacy": wise.read_legacy}
 
 
 class WISESuite(Suite):
@@ -71,17 +70,19 @@ class WISESuite(Suite):
         text = filled(prompts["template"], {"Prompt": item.prompt, "Explanation": item.extra["explanation"]})
         edition, _, _, limit = _SPLITS[item.extra["split"]]
         kind = "verified" if edition is wise.VERIFIED else "legacy"
-        return [Ask(kind, text, (AskPicture(result),), prompts["system"], limit, temperature=0.0)]
+        # The verified edition's judge thinks by default, and its limit of tokens has no room for that.
+        thinking = False if kind == "verified" else None
+        return [Ask(kind, text, (AskPicture(result),), prompts["system"], limit, temperature=0.0, thinking=thinking)]
 
     def check(self, kind: str, reply: str, mode: Mode) -> Unscored | None:
         """See `Suite.check`."""
-        score = _READERS[kind](reply, mode)
+        score = _read(kind, reply, mode)
         return score if isinstance(score, Unscored) else None
 
     def score(self, item: BenchItem, answers: Mapping[str, str], mode: Mode) -> Values | Unscored:
         """See `Suite.score`."""
         kind, reply = next(iter(answers.items()))
-        score = _READERS[kind](reply, mode)
+        score = _read(kind, reply, mode)
         return score if isinstance(score, Unscored) else {"score": score}
 
     def aggregate(self, entries: Sequence[tuple[BenchItem, Values]]) -> BenchScores:
@@ -93,6 +94,12 @@ class WISESuite(Suite):
         if len(groups) == len(edition.ranges):
             overall = {"overall": sum(weight * table.groups[name] for name, weight in edition.weights.items())}
         return BenchScores(groups, overall)
+
+
+def _read(kind: str, reply: str, mode: Mode) -> float | Unscored:
+    if kind == "verified":
+        return wise.read_verified(wise.without_thinking(reply), mode)
+    return wise.read_legacy(reply, mode)
 
 
 def _judge_prompt(download: Download, script: str) -> tuple[str, str]:

@@ -122,13 +122,19 @@ def test_wise_weights_its_categories(tmp_path: Path, measure: Run) -> None:
 
     def script(request: Request) -> Answer:
         asked.append(request)
-        return Answer("Score: 1" if "thing 1?" in request.text else "Score: 0")
+        if len(asked) > 5:  # as OpenAI's server, which has no such parameter
+            unknown = "Unrecognized request argument supplied: chat_template_kwargs"
+            if "chat_template_kwargs" in request.body:
+                return Answer(status=400, error={"message": unknown, "param": None})
+        return Answer("<think>Score: 0?</think>\nScore: 1" if "thing 1?" in request.text else "Score: 0")
 
     result = measure("wise", wise(tmp_path / "data"), script)
     assert {one.text for one in asked} >= {"Is it thing 401? why 401"}
     body = asked[0].body
     assert body["messages"][0] == {"role": "system", "content": [{"type": "text", "text": "Be strict."}]}
     assert (body["temperature"], body["max_tokens"]) == (0.0, 500)
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert "chat_template_kwargs" not in asked[-1].body
     table = result["tables"]["published"]
     assert table["groups"]["CULTURE"] == {"score": 1.0}
     assert table["overall"] == {"overall": pytest.approx(0.4)}
