@@ -23,6 +23,8 @@ from .settings import (
 
 # Solvers of rollouts that draw each step; see `training.editr1.stochastic`.
 STOCHASTIC = ("flow_sde", "dance_sde", "ddim_sde")
+_MAX_ETA, _MAX_STEPS = 10.0, 1000
+_MAX_PICTURES = 2**20  # of an epoch
 FILTERS = ("published", "paper", "none")
 SPREADS = ("global", "group")
 MODES = ("all", "positive_only", "negative_only", "one_only", "binary")
@@ -104,17 +106,17 @@ class EditR1Settings:
         for name, least in (
             ("groups", 1),
             ("group_size", 2),
-            ("steps", 1),
-            ("eta", 0),
             ("guidance", 0),
             ("side", 16),
             ("times", 1),
         ):
             at_least(f"editr1.{name}", getattr(self, name), least)
         one_of("editr1.solver", self.solver, (*SOLVERS, *STOCHASTIC))
-        # Its variance cannot exceed that of the noise level.
-        if self.solver == "ddim_sde":
-            between("editr1.eta", self.eta, 0, 1)
+        # The variance of "ddim_sde" cannot exceed that of the noise level.
+        between("editr1.eta", self.eta, 0, 1 if self.solver == "ddim_sde" else _MAX_ETA)
+        between("editr1.steps", self.steps, 1, _MAX_STEPS)
+        most = _MAX_PICTURES // self.group_size
+        check("editr1.groups", self.groups, self.groups <= most, f"at most {_MAX_PICTURES} / editr1.group_size")
         one_of("editr1.old", self.old, DECAYS)
         one_of("editr1.mean", self.mean, MEANS)
         check("editr1.times", self.times, self.times <= self.steps, f"at most editr1.steps = {self.steps}")

@@ -272,9 +272,11 @@ class EditR1Trainer:
         if lost or len(skipped) > limit:
             # Not added to `skipped`: the resumed run repeats this epoch, with repaired data or a higher limit.
             latest = "; ".join(f"{key}: {reason}" for key, reason in list(skipped.items())[-3:])
+            few = len(skipped) <= limit
+            count, fix = ("too few are left", "") if few else (f"data.bad_limit is {limit}", " or raise data.bad_limit")
             raise TooManyFailures(
-                f"{len(skipped)} samples are invalid; data.bad_limit is {limit}. The latest: {latest} Fix them or raise "
-                "data.bad_limit, then run the same command again to resume."
+                f"{len(skipped)} samples are invalid; {count}. The latest: {latest} Fix them{fix}, then run the same "
+                "command again to resume."
             )
         self.skipped = skipped
         return [one for one in found if one is not None]

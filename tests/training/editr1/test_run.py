@@ -194,9 +194,12 @@ def test_a_run_continues_with_repaired_data(
 ) -> None:
     folder = Path(shutil.copytree(metadata.parent, tmp_path / "data"))
     (folder / "images").rename(folder / "elsewhere")
-    config = config_of(f"data.metadata={folder / metadata.name}", "run.steps=1", "data.bad_limit=0")
-    with pytest.raises(RunFailed, match=r"2 samples are invalid; data\.bad_limit is 0"):
+    settings = (f"data.metadata={folder / metadata.name}", "run.steps=1")
+    config = config_of(*settings, "data.bad_limit=0")
+    with pytest.raises(RunFailed, match=r"2 samples are invalid; data\.bad_limit is 0.* or raise data\.bad_limit"):
         train_editr1(config, tmp_path / "run", providers_of())
+    with pytest.raises(RunFailed, match=r"4 samples are invalid; too few are left\. .* Fix them, then"):
+        train_editr1(config_of(*settings), tmp_path / "run", providers_of())
     (folder / "elsewhere").rename(folder / "images")
     assert train_editr1(config, tmp_path / "run", providers_of()).skipped == 0
 
@@ -270,8 +273,13 @@ def test_stochastic_rollouts_resume_to_the_same_bits(
     train_editr1(config_with("run.steps=2"), tmp_path / "parts", providers_of())
     assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
     assert_equal(tmp_path / "whole", tmp_path / "parts")
-    with pytest.raises(UniWorldError, match=r"editr1\.eta is 1\.5; it must be from 0 to 1"):
-        config_with("editr1.eta=1.5")
+    for setting, problem in (
+        ("editr1.eta=1.5", r"editr1\.eta is 1\.5; it must be from 0 to 1"),
+        ("editr1.steps=100000", r"editr1\.steps is 100000; it must be from 1 to 1000"),
+        ("editr1.groups=1000000", r"editr1\.groups is 1000000; it must be at most 1048576 / editr1\.group_size"),
+    ):
+        with pytest.raises(UniWorldError, match=problem):
+            config_with(setting)
 
 
 def test_a_damaged_rollout_is_named(
