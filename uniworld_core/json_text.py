@@ -44,7 +44,7 @@ def loads(text: str | bytes, allow_nan: bool = False, allow_duplicates: bool = F
         raise
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in plain else ""
-        raise BadJson(f"is not valid JSON: {error.msg} at {line}column {error.colno}") from error
+        raise BadJson(f"is not valid JSON: {error.msg.removesuffix(' at')} at {line}column {error.colno}") from error
     except UnicodeDecodeError as error:
         raise BadJson("is not UTF-8 text") from error
     except RecursionError as error:

@@ -62,18 +62,26 @@ def find_bindings(workflow: Workflow, registry: Registry, plan: BenchPlan, given
     """Return the inputs that a benchmark sets: those that the user names, else the only possible one.
 
     Raises:
-        UniWorldError: a named node does not exist, or an input is not named and there are several candidates or none.
+        UniWorldError: a named node does not exist, an input is not named and there are several candidates or none, or the
+            prompt and the seed would set the same input.
     """
     for target in given.values():
         find_node(workflow.prompt, target.rpartition(".")[0] if "." in target else target)
     candidates = _candidates(workflow, registry)
     needs_picture = any(item.picture is not None for item in plan.items)
     several = any((1 if item.turns else item.samples) * item.tiles > 1 for item in plan.items)
-    return Bindings(
-        given.get("prompt") or str(_only(candidates["prompt"], "prompt", True)),
-        given.get("image") or (_only(candidates["image"], "image", True) if needs_picture else None),
-        given.get("seed") or _only(candidates["seed"], "seed", several),
-    )
+    prompt = given.get("prompt") or str(_only(candidates["prompt"], "prompt", True))
+    image = given.get("image") or (_only(candidates["image"], "image", True) if needs_picture else None)
+    seed = given.get("seed") or _only(candidates["seed"], "seed", several)
+    if seed is not None and _input(workflow, seed) == _input(workflow, prompt):
+        raise UniWorldError(f"The prompt and the seed cannot both be set at {seed}. Name another input with --bind.")
+    return Bindings(prompt, image, seed)
+
+
+def _input(workflow: Workflow, target: str) -> tuple[str, str]:
+    """Return the node's id and the input's name of a target, which may name the node in other ways."""
+    node, _, name = target.rpartition(".")
+    return find_node(workflow.prompt, node), name
 
 
 def _candidates(workflow: Workflow, registry: Registry) -> dict[str, dict[str, str]]:

@@ -85,7 +85,10 @@ class RunFolder:
             raise UniWorldError(f"'{self.folder}' contains other files. Choose another --out.")
         content = {HEADER: VERSION, **asdict(plan)}
         self.write_json(self.plan_file, content)
-        remove_stale_parts(self.folder, self.plan_file.name, age=3600)
+        # Of a run that was killed. Another process may be writing younger ones.
+        pictures = {path.parent for path in self._own_pictures.rglob(f"*{PART_SUFFIX}")}
+        for folder in (self.folder, self.sources, *pictures):
+            remove_stale_parts(folder, age=3600)
 
     def _is_foreign(self, path: Path) -> bool:
         """Whether a file is none that a run which was killed before it had a plan has left behind."""

@@ -22,7 +22,8 @@ def table_text(
     head = [
         title_line(plan),
         f"judge: {judge or 'none'}" + (f"; scoring: {table.mode}" if others else ""),
-        ", ".join(f"{count} {state}" for state, count in table.counts.items()),
+        _counts(table),
+        *(f"{other.mode}: {_counts(other)}" for other in others if other.counts != table.counts),
     ]
     columns = list(dict.fromkeys(column for row in table.scores.groups.values() for column in row))
     heads = ["", "n"]
@@ -67,6 +68,10 @@ def title_line(plan: BenchPlan) -> str:
         chosen += f"; the benchmark has {size:,}"
     split = f", {plan.settings['split']}" if plan.settings["split"] else ""
     return f"{plan.suite.title}: {chosen}; items: {plan.edition}{split}"
+
+
+def _counts(table: ScoredTable) -> str:
+    return ", ".join(f"{count} {state}" for state, count in table.counts.items())
 
 
 def _beside_text(table: ScoredTable, beside: Sequence[PublishedResult]) -> str:

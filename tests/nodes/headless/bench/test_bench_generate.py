@@ -51,6 +51,7 @@ def test_the_only_places_are_found(registry: Registry) -> None:
         ({"3": node("PrimitiveString", value="b")}, {}, "The workflow has no place for the prompt"),
         ({"5": node("LoadImage", image="cat.jpg")}, {}, "The image can be set at several places: 1"),
         ({}, {"prompt": "Nobody.value"}, "There is no node 'Nobody'"),
+        ({}, {"seed": "Text.value"}, "The prompt and the seed cannot both be set at Text.value"),
     ],
 )
 def test_unclear_places_are_listed(

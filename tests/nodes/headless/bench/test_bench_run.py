@@ -310,6 +310,12 @@ def test_strict_and_published_readings_stand_side_by_side(bench: Runner) -> None
     assert first["strict"]["values"] == {"score": 4.0}
 
 
+def test_the_table_counts_what_only_one_reading_scores(bench: Runner) -> None:
+    with serving(lambda request: Answer("Overall: 5" if number_of(request) == 0 else GOOD)) as fake:
+        out = bench(fake)[1]
+    assert f"\n{ITEMS} scored, 0 unscored, 0 open, 0 missing\nstrict: {ITEMS - 1} scored, 1 unscored" in out
+
+
 def test_a_line_that_a_crash_has_cut_is_removed(bench: Runner) -> None:
     with serving(lambda request: Answer(GOOD)) as fake:
         bench(fake)
@@ -365,7 +371,12 @@ def test_a_run_killed_while_it_wrote_its_plan_can_be_repeated(bench: Runner) -> 
     os.utime(part, (0, 0))
     with serving(lambda request: Answer(GOOD)) as fake:
         assert bench(fake)[0] == 0
-    assert not part.exists()
+        assert not part.exists()
+        later = bench.out / ".report.html.0123456789abcdef.part"
+        later.write_text("<")
+        os.utime(later, (0, 0))
+        assert bench(fake)[0] == 0
+    assert not later.exists()
 
 
 def test_two_runs_are_compared_on_the_results_that_both_have(bench: Runner) -> None:
