@@ -18,7 +18,7 @@ SCORES = {"a": 10.0, "b": 9.5, "c": None, "d": 0.25}
 def results(source: str) -> list[ScoredResult]:
     made = []
     for name, score in SCORES.items():
-        item = BenchItem(name, "group", name, EVIL, name, picture=source)
+        item = BenchItem(f"{name}{'0' * 60}", "group", name, EVIL, name, picture=source, samples=2)
         values = None if score is None else {"score": score}
         state: Any = "scored" if values else "unscored"
         made.append(
@@ -30,7 +30,7 @@ def results(source: str) -> list[ScoredResult]:
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Any:
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
-    html = page("A <b>run", "the table", results(str(tmp_path / "a.png")), {("a", 0): tmp_path / "a.png"})
+    html = page("A <b>run", "the table", results(str(tmp_path / "a.png")), {(f"a{'0' * 60}", 0): tmp_path / "a.png"})
     (tmp_path / "report.html").write_text(html, encoding="utf-8")
     shown = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
     shown.asked = []
@@ -42,7 +42,7 @@ def opened(browser: Any, tmp_path: Path) -> Any:
 
 def test_the_report_sorts_and_runs_nothing_of_prompts_and_replies(opened: Any) -> None:
     def order() -> str:
-        return "".join(opened.locator("tbody tr td:nth-child(3)").all_inner_texts())
+        return "".join(text[0] for text in opened.locator("tbody tr td:nth-child(3)").all_inner_texts())
 
     score = opened.locator("th", has_text="score")
     score.click()

@@ -52,6 +52,7 @@ th[data-column] { cursor: pointer; white-space: nowrap; }
 th[data-column]::after { content: " \\25B4\\25BE"; opacity: .35; }
 th[aria-sort=ascending]::after { content: " \\25B4"; opacity: 1; }
 th[aria-sort=descending]::after { content: " \\25BE"; opacity: 1; }
+td.name { min-width: 5rem; max-width: 9rem; overflow-wrap: anywhere; }
 td.text { min-width: 14rem; max-width: 32rem; }
 td.text > div { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; max-height: 16rem; overflow-y: auto; }
 img { display: block; max-width: 200px; outline: 1px solid #8884; }
@@ -118,10 +119,11 @@ def document(title: str, table: str, heads: Sequence[str], sortable: Container[i
 def _row(one: ScoredResult, shows: Sequence[str], columns: Sequence[str], result: Path | None) -> str:
     item = one.item
     values = one.values or {}
+    sample = f"&nbsp;/&nbsp;{one.sample}" if item.samples > 1 else ""
     files = {"source": Path(item.source) if item.source else None, "result": result}
     cells = [
         *(f"<td>{image(files[name], name)}</td>" for name in shows),
-        f'<td data-value="{escape(item.id)}">{escape(item.id)}{f" / {one.sample}" if item.samples > 1 else ""}</td>',
+        f'<td class="name" data-value="{escape(item.id)}">{escape(item.id)}{sample}</td>',
         f"<td>{escape(item.group)}</td>",
         f'<td class="text"><div>{escaped(item.prompt)}</div></td>',
         *(_value_cell(values.get(name)) for name in columns),

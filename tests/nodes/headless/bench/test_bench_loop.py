@@ -103,6 +103,9 @@ def test_gedits_score_is_the_oracles(workflow: Workflow, kinds: tuple[str, ...],
         assert table["groups"][group] == {column: pytest.approx(value) for column, value in row.items()}
     for column in ("SC", "PQ", "O"):
         assert table["overall"][column] == pytest.approx(sum(row[column] for row in known.values()) / len(known))
+    shared = {name: task for name, task in names.items() if shapes_world.in_intersection(name)}
+    rows = shapes_world.known_gedit(shared, Path("run") / "pictures").values()
+    assert table["overall"]["O intersection"] == pytest.approx(sum(row["O"] for row in rows) / len(known))
 
 
 @pytest.mark.parametrize(
