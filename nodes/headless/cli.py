@@ -21,8 +21,8 @@ from .batch.command import run as run_batch
 from .bench.arguments import add_arguments as add_bench_arguments
 from .bench.command import run as run_bench
 from .chat.command import EPILOG as CHAT_EPILOG
-from .chat.command import add_arguments as add_chat_arguments
 from .chat.command import run as run_chat
+from .chat.options import add_arguments as add_chat_arguments
 from .check.validate import Validation, WorkflowRefused, validate_prompt
 from .registry.node_list import format_nodes
 from .registry.registry import Registry, load_registry

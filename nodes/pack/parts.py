@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     import torch
 
     from ...uniworld_core import Conversation
-    from ...uniworld_core.families.family import Family, FamilyParts, LoadedParts, ModelFolders, PaintingFacts, Route
+    from ...uniworld_core.families.family import (
+        Family,
+        FamilyParts,
+        LoadedParts,
+        ModelFolders,
+        PaintingFacts,
+        PreparedPrompt,
+        Route,
+    )
     from ...uniworld_core.loading.speed import Speed
     from ...uniworld_core.loading.storage import Storage
     from ...uniworld_core.lora.matching import NetworkLayers
@@ -180,6 +188,10 @@ class VLMPart:
     ) -> str:
         """As `VLMWire.answer`."""
         return self.family.understand(self.loaded, [conversation], max_new_tokens, temperature, seed, callback)[0]
+
+    def prepare(self, conversation: Conversation) -> PreparedPrompt:
+        """As `VLMWire.prepare`."""
+        return self.family.prepare(self.loaded, conversation)
 
     def route(self, conversation: Conversation) -> Route:
         """As `VLMWire.route`."""

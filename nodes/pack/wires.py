@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, TypeVar
 if TYPE_CHECKING:
     import torch
 
-    from ...uniworld_core.families.family import PaintingFacts, Route
+    from ...uniworld_core.families.family import PaintingFacts, PreparedPrompt, Route
     from ...uniworld_core.lora.matching import NetworkLayers
     from ...uniworld_core.prompts.conversation import Conversation
     from ...uniworld_core.prompts.reference import PictureEncoder
@@ -146,6 +146,9 @@ class VLMWire(Protocol):
         callback: Callable[[int], None],
     ) -> str:
         """Return the answer to a conversation; `callback` is called with the number of tokens generated so far."""
+
+    def prepare(self, conversation: Conversation) -> PreparedPrompt:
+        """Prepare to answer a conversation token by token, without the warning about unknown words."""
 
     def route(self, conversation: Conversation) -> Route:
         """Decide whether a conversation requests an image or text."""

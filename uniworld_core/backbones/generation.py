@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -14,6 +14,9 @@ from ..loading.settings import FLAG, TOKEN, either, listed, number, optional, re
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
+
+# Called with the id of a token and the log-probabilities (V,), float32, of all tokens in its place.
+OnToken: TypeAlias = "Callable[[int, torch.Tensor], None]"
 
 # Accepted keys of a generation_config.json. Others request search methods that `generate` does not support, or run code.
 TEMPERATURE = number(1e-6, 1e6)  # logits are divided by it, and overflow at smaller values
@@ -87,7 +90,7 @@ def only_finite(start: int) -> Any:
     return LogitsProcessorList([OnlyFinite()])
 
 
-def token_reports(on_token: Callable[[int, torch.Tensor], None]) -> tuple[Any, Any]:
+def token_reports(on_token: OnToken) -> tuple[Any, Any]:
     """Make a logits processor and a stopping criterion that report the tokens of a single prompt together.
 
     Args:

@@ -24,7 +24,7 @@ from ..prompts.conversation import Conversation, Prompt, as_conversations, as_li
 from ..prompts.reference import Reference
 from ..prompts.text import ASSISTANT, IMAGE_PAD
 from ..sampling.seeds import check_seed
-from .generation import GREEDY, TEMPERATURE, after_each_token, only_finite, read_generation, token_reports
+from .generation import GREEDY, TEMPERATURE, OnToken, after_each_token, only_finite, read_generation, token_reports
 from .qwen_config import QwenVLConfig
 from .qwen_files import QWEN_NAMES, build_qwen, read_processor, read_tokenizer, single_id
 from .qwen_template import conversation_text, turns_in
@@ -187,7 +187,7 @@ class VLM(ComputeModule):
         temperature: float = 0.0,
         seed: int = 0,
         callback: Callable[[int], None] | None = None,
-        on_token: Callable[[int, torch.Tensor], None] | None = None,
+        on_token: OnToken | None = None,
     ) -> torch.Tensor:
         """Generate answers and return their token ids (B, new), without the prompt.
 

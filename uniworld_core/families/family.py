@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 import torch
 
+from ..backbones.generation import OnToken
 from ..errors import UniWorldError
 from ..images.sizes import Size, size_by_aspect
 from ..loading.parts import Part, PartSet
@@ -179,6 +180,23 @@ class Route:
         return self.logits[:, 0] < self.logits[:, 1]
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedPrompt:
+    """A conversation that a loaded model is ready to answer, token by token.
+
+    Attributes:
+        tokenizer: transformers' tokenizer, which decodes the answer.
+        length: number of tokens of the prompt, with its pictures.
+        generate: generates an answer, given the maximum number of tokens, the temperature, the seed, and a function that is
+            called after each token with its id and the log-probabilities (V,), float32, of all tokens in its place, before
+            the temperature. An exception from it ends the answer.
+    """
+
+    tokenizer: Any
+    length: int
+    generate: Callable[[int, float, int, OnToken], object]
+
+
 class Family(Protocol):
     """A model family. `open` and `encode` are required. The other methods say by default that the models cannot do it.
 
@@ -188,6 +206,9 @@ class Family(Protocol):
         t5_length: default number of T5 tokens; None for a family without T5.
         steps, guidance: published number of steps and guidance.
         negative: default negative prompt, from which true guidance leads away; None for a family without such guidance.
+        answers: whether its models answer in text (`understand`, `prepare`).
+        routes: whether its checkpoints may have a routing head (`route`).
+        many_turns: whether `encode` and `understand` take conversations of several turns.
     """
 
     name: str
@@ -196,6 +217,9 @@ class Family(Protocol):
     steps: int = 28
     guidance: float = 3.5
     negative: str | None = None
+    answers: bool = False
+    routes: bool = False
+    many_turns: bool = True
 
     @abstractmethod
     def open(self, folders: ModelFolders) -> FamilyParts:
@@ -274,7 +298,11 @@ class Family(Protocol):
         Raises:
             UniWorldError: as `encode`, or the family cannot answer.
         """
-        self._lacks("does not answer in text: use another model for UniWorld Understand")
+        self._lacks_answers()
+
+    def prepare(self, parts: LoadedParts, conversation: Conversation) -> PreparedPrompt:
+        """Prepare to answer a single conversation, and report each token. Raises UniWorldError as `understand`."""
+        self._lacks_answers()
 
     def route(self, parts: LoadedParts, conversations: Sequence[Conversation]) -> Route:
         """Decide whether each conversation asks for a picture. Raises UniWorldError as `encode`, or without a routing head."""
@@ -283,6 +311,9 @@ class Family(Protocol):
     def layout(self, config: Mapping[str, Any], siglip_width: int | None) -> dict[str, tuple[int, ...]]:
         """Return {tensor name: shape} of a checkpoint with this `config.json`; see `UniWorld.checkpoint_layout`."""
         self._lacks("has no layout that can be computed from config.json only")
+
+    def _lacks_answers(self) -> NoReturn:
+        self._lacks("does not answer in text: use another model for UniWorld Understand")
 
     def _check_no_t5(self, t5_length: int | None) -> None:
         if t5_length is not None:

@@ -14,25 +14,22 @@ from typing import TYPE_CHECKING, TextIO
 from ....command_line import DONE, FAILED, MISUSED, unexpected_error
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.files import write_atomic
-from ....uniworld_core.loading.options import ATTENTIONS, COMPILES, OFFLOADS, STORAGES
-from ....uniworld_core.lora.argument import METAVAR, STRENGTH_HELP, read_lora_argument
-from ....uniworld_core.sampling.cache import CACHES
-from ....uniworld_core.sampling.solvers import SOLVERS
+from ....uniworld_core.lora.argument import read_lora_argument
 from ... import host
 from ...pack.folders import AUTO
-from ...pack.lora import lora_file, lora_names, with_lora
-from ...pack.parts import DTYPES
+from ...pack.lora import with_lora
 from ..run.stopping import stop_on_interrupt
 from ..storage import folders
 from .history import History, latest
 from .lines import COMMANDS, ChatCommand, ChatMessage, is_picture_name, parse_line
+from .options import FOLDER, lora_file_of, memory_of, read_settings
+from .painting import check_settings
 from .report import ChatJson, ChatText, history_text
-from .session import MEMORIES, Session, Settings, TurnFailed, open_model, open_picture, with_seed
+from .session import CHOOSE, Session, TurnFailed, open_model, open_picture, with_seed
 
 if TYPE_CHECKING:
-    from ....uniworld_core.prompts.scope import Scope
+    from ....uniworld_core.families.family import Family
 
-FOLDER = "chat"  # in the output folder; contains a folder per conversation
 _PROMPT = "you> "
 
 EPILOG = (
@@ -41,85 +38,6 @@ EPILOG = (
     'continues after a failure, and a line may be {"text": ..., "images": [...]}. Exit codes: 0 done, 1 a message failed or '
     "was interrupted, 2 bad usage or an invalid message."
 )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `uniworld chat`, except for those that all commands share."""
-    add = parser.add_argument
-    add("name", nargs="?", help="name of a new or saved conversation (default: a new one named by the time)")
-    add("--resume", action="store_true", help="resume the latest conversation")
-    add(
-        "--checkpoint",
-        metavar="NAME",
-        help="a folder in MODELS/uniworld or MODELS/diffusers (default: nano, or that of the conversation)",
-    )
-    add("--flux", metavar="NAME", help="a folder in MODELS/diffusers (default: auto, which matches the checkpoint)")
-    add("--siglip", metavar="NAME", help="a folder in MODELS/siglip (default: auto)")
-    add(
-        "--lora",
-        action="append",
-        default=[],
-        metavar=METAVAR,
-        help=f"a LoRA for the pictures, a file or a name in MODELS/loras; {STRENGTH_HELP}",
-    )
-    add("--dtype", choices=DTYPES, default=DTYPES[0], help="compute dtype")
-    add(
-        "--storage",
-        choices=STORAGES,
-        default=STORAGES[0],
-        help="how weights are stored in memory (default: as in the files)",
-    )
-    add(
-        "--offload",
-        choices=OFFLOADS,
-        default=OFFLOADS[0],
-        help="stream parts that do not fit the GPU block by block (default: if necessary)",
-    )
-    add(
-        "--compile",
-        choices=COMPILES,
-        default=COMPILES[0],
-        help=f"compile the DiT's blocks with torch.compile (default: {COMPILES[0]})",
-    )
-    add(
-        "--attention",
-        choices=ATTENTIONS,
-        default=ATTENTIONS[0],
-        help=f"implementation of attention in the DiT (default: {ATTENTIONS[0]})",
-    )
-    add("--device", default="default", help="device that the model runs on")
-    add("--seed", type=int, default=0, help="seed of the pictures (default: 0; /seed changes it)")
-    add("--steps", type=int, default=Settings.steps, help=f"sampling steps (default: {Settings.steps})")
-    add("--guidance", type=float, help="guidance (default: that of the model's family, such as 3.5 for UniWorld-V1)")
-    add(
-        "--solver",
-        choices=SOLVERS,
-        default=Settings.solver,
-        help=f"solver; dpm2 needs fewer steps (default: {Settings.solver})",
-    )
-    add(
-        "--cache",
-        choices=CACHES,
-        default=Settings.cache,
-        help=f"skip blocks that hardly change a step's result (default: {Settings.cache})",
-    )
-    add(
-        "--area-side",
-        type=int,
-        default=0,
-        metavar="PIXELS",
-        help="area of the pictures, as the side of a square (default: the model's)",
-    )
-    add("--t5", action="store_true", help="also encode the instruction with T5 and CLIP, as UniWorld-V1 can")
-    add("--max-new-tokens", type=int, default=Settings.max_new_tokens, help="maximum length of an answer in tokens")
-    add(
-        "--memory",
-        choices=MEMORIES,
-        help="context of a message: the whole conversation, or only the latest picture (default: conversation; picture "
-        "for models trained on single instructions, such as nano)",
-    )
-    add("--input", type=Path, default=Path("input"), metavar="DIR", help="also search for pictures here")
-    add("--output", type=Path, default=Path("output"), metavar="DIR", help=f"conversations are saved in DIR/{FOLDER}")
 
 
 def run(arguments: argparse.Namespace, out: TextIO, plain: host.PlainHost) -> int:
@@ -134,7 +52,7 @@ def run(arguments: argparse.Namespace, out: TextIO, plain: host.PlainHost) -> in
     report = ChatJson(arguments.report) if arguments.json else ChatText(out)
     history = _open_history(arguments)
     try:
-        settings, names = _settings(arguments), history.model
+        settings, names = read_settings(arguments), history.model
         model = open_model(
             names["checkpoint"],
             names["flux"],
@@ -147,11 +65,11 @@ def run(arguments: argparse.Namespace, out: TextIO, plain: host.PlainHost) -> in
             arguments.attention,
         )
         for lora in map(read_lora_argument, arguments.lora):
-            model = model | {"dit": with_lora(model["dit"], _lora_file(lora.name), lora.strength)}
-        if arguments.memory is None:
-            settings = replace(settings, memory=default_memory(model["vlm"].scope))
+            model = model | {"dit": with_lora(model["dit"], lora_file_of(lora.name), lora.strength)}
+        settings = replace(settings, memory=memory_of(arguments.memory, model["vlm"]))
+        check_settings(model, settings)
         plain.progress_hook, plain.warning_hook = report.progress, _once(report.warning)
-        return Chat(Session(model, history, settings), report, arguments, plain).run()
+        return Chat(Session(model, history, settings), model["vlm"].family, report, arguments, plain).run()
     finally:
         history.close()
 
@@ -162,11 +80,12 @@ class Chat:
     def __init__(
         self,
         session: Session,
+        family: Family,
         report: ChatText | ChatJson,
         arguments: argparse.Namespace,
         plain: host.PlainHost,
     ) -> None:
-        self._session, self._report, self._plain = session, report, plain
+        self._session, self._family, self._report, self._plain = session, family, report, plain
         self._json, self._debug = bool(arguments.json), bool(arguments.debug)
         self._interactive = not self._json and sys.stdin.isatty() and sys.stdout.isatty()
         self._code = DONE
@@ -192,10 +111,15 @@ class Chat:
     def _notes(self) -> list[str]:
         names, memory = self._session.history.model, self._session.settings.memory
         notes = [f"Chat with {names['checkpoint']}. Name pictures in your messages; /help lists the commands."]
+        if not self._family.answers:
+            notes.append(f"{self._family.name} only paints: every message is painted.")
+        elif not self._family.routes:
+            notes.append(f"{self._family.name} does not decide between painting and answering: {CHOOSE}.")
         if memory == "picture":
             notes.append(
-                "This model reads each message with the latest picture only, not with earlier turns (change this with "
-                "--memory conversation): write complete instructions. /reset starts without a picture."
+                "This model reads each message with the latest picture only, not with earlier turns"
+                f"{' (change this with --memory conversation)' if self._family.many_turns else ''}: write complete "
+                "instructions. /reset starts without a picture."
             )
         return notes if self._interactive or self._json else []
 
@@ -332,47 +256,6 @@ def _open_history(arguments: argparse.Namespace) -> History:
     else:  # the saved FLUX and SigLIP folders may not match another checkpoint
         history.model = model
     return history
-
-
-def default_memory(scope: Scope | None) -> str:
-    """Return the whole conversation, or only the picture for a model that was not trained on several turns."""
-    return MEMORIES[0] if scope is None or scope.turns > 2 else MEMORIES[1]
-
-
-def _settings(arguments: argparse.Namespace) -> Settings:
-    settings = Settings(
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-        solver=arguments.solver,
-        cache=arguments.cache,
-        area_side=arguments.area_side,
-        t5=arguments.t5,
-        max_new_tokens=arguments.max_new_tokens,
-        memory=arguments.memory or MEMORIES[0],
-        loras=tuple(arguments.lora),
-    )
-    for name in ("steps", "max_new_tokens"):
-        if getattr(settings, name) < 1:
-            raise UniWorldError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; it must be at least 1.")
-    if arguments.area_side and not 64 <= arguments.area_side <= 4096:
-        raise UniWorldError(f"--area-side is {arguments.area_side}; it must be 64 to 4096, or 0 for the model's own.")
-    if arguments.device not in host.current().devices():
-        raise UniWorldError(
-            f"--device is {arguments.device!r}; available devices: {', '.join(host.current().devices())}."
-        )
-    return with_seed(settings, str(arguments.seed))
-
-
-def _lora_file(name: str) -> Path:
-    """Return a LoRA by its path, or by its name in the models' folders. Raises UniWorldError if there is neither."""
-    path, names = folders.expand_path(name), lora_names()
-    if path.exists():
-        return path
-    if name not in names:
-        raise UniWorldError(
-            f"--lora is {name!r}, which is neither a file nor a name in models/loras ({', '.join(names) or 'which is empty'})."
-        )
-    return lora_file(name)
 
 
 def _typed_lines(info: Callable[[str], None]) -> Iterator[str]:

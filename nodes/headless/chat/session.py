@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from ....uniworld_core.backbones.qwen_vl import MAX_NEW_TOKENS
 from ....uniworld_core.errors import UniWorldError
-from ....uniworld_core.families.uniworld_v1.painting import STEPS
-from ....uniworld_core.sampling.cache import CACHES
-from ....uniworld_core.sampling.solvers import SOLVERS
 from ... import host
-from ...pack.conditioning import EncodeCondition
 from ...pack.loaders import LoadUniWorld
-from ...pack.sampling import NATIVE, LatentByAspect, Sampler, Scheduler
 from ...pack.understanding import ChooseRoute, Understand
-from ...pack.vae import VAEDecode
 from ..storage.pictures import load_picture
 from .history import ASSISTANT, USER, History, SavedTurn
 from .lines import ChatMessage
+from .painting import PaintSettings, paint_prompt, steps_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,31 +25,20 @@ if TYPE_CHECKING:
 # The context of a message: all turns, as in the published program, or only the latest picture.
 MEMORIES = ("conversation", "picture")
 _STEM = "painted"
+# What to do if the model has no routing head.
+CHOOSE = "begin the message with /paint or /ask"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of the replies.
+class Settings(PaintSettings):
+    """Settings of the replies: of pictures, and of answers.
 
     Attributes:
-        solver, cache: one of `SOLVERS` and one of `CACHES`.
-        guidance: guidance of the sampler; None for the default of the model's family.
-        area_side: area of the pictures, as the side of a square in pixels; 0 for the model's own.
-        t5: also encode the last instruction with T5 and CLIP.
         memory: one of `MEMORIES`.
-        loras: the LoRAs of the model, as the user named them; recorded with the pictures.
     """
 
-    seed: int = 0
-    steps: int = STEPS
-    guidance: float | None = None
-    solver: str = SOLVERS[0]
-    cache: str = CACHES[0]
-    area_side: int = 0
-    t5: bool = False
     max_new_tokens: int = MAX_NEW_TOKENS
     memory: str = MEMORIES[0]
-    loras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,12 +124,12 @@ class Session:
         }
         paint, probability = message.paint, None
         if paint is None:
-            paint, probability, *_ = ChooseRoute().execute(**prompt)
+            paint, probability = self._route(prompt)
         if on_route is not None:
             on_route(paint, probability)
         text, painted = "", []
         if paint:
-            painted = self._paint(prompt, own or self._latest())
+            painted = paint_prompt(self._model, prompt, own or self._latest(), settings)
         else:
             limits: dict[str, Any] = {
                 "max_new_tokens": settings.max_new_tokens,
@@ -161,7 +145,7 @@ class Session:
         said, shown = tuple(names[: len(pictures)]), tuple(names[len(pictures) :])
         made: dict[str, Any] = {"probability": probability}
         if paint:
-            made |= {"seed": settings.seed, "steps": settings.steps}
+            made |= {"seed": settings.seed, "steps": steps_of(self._model, settings)}
             made |= {"loras": list(settings.loras)} if settings.loras else {}
         history.add(
             SavedTurn(USER, message.text, said),
@@ -171,34 +155,15 @@ class Session:
         self.attached.clear()
         return Reply(paint, probability, text, tuple(history.picture(name) for name in shown))
 
-    def _paint(self, prompt: dict[str, Any], like: list[Reference]) -> list[Image.Image]:
-        from ....uniworld_core.images.pictures import to_rgb
-
-        settings, dit = self.settings, self._model["dit"]
-        text = self._model["text"] if settings.t5 else None
-        conditioning = EncodeCondition().execute(**prompt, text=text)[0]
-        square: dict[str, Any] = {
-            "width": 1024,
-            "height": 1024,
-            "area_side": settings.area_side,
-            "ratios": NATIVE,
-        }
-        latent = LatentByAspect().execute(**square, batch_size=1, references=like, dit=dit)[0]
-        (sigmas,) = Scheduler().execute(dit, latent, settings.steps, 1.0)
-        (painted,) = Sampler().execute(
-            dit,
-            conditioning,
-            latent,
-            settings.seed,
-            settings.steps,
-            self._model["vlm"].family.guidance if settings.guidance is None else settings.guidance,
-            1.0,
-            sigmas,
-            settings.cache,
-            settings.solver,
-        )
-        host.current().check_interrupt()
-        return [to_rgb(image) for image in VAEDecode().execute(self._model["vae"], painted)[0]]
+    def _route(self, prompt: dict[str, Any]) -> tuple[bool, float | None]:
+        """Decide whether to paint. Models that only paint always do."""
+        family = self._model["vlm"].family
+        if family.routes:
+            paint, probability, *_ = ChooseRoute().execute(**prompt)
+            return paint, probability
+        if family.answers:
+            raise UniWorldError(f"{family.name} does not decide between painting and answering: {CHOOSE}.")
+        return True, None
 
     def _remembered(self, own: list[Reference]) -> tuple[Conversation | None, list[Reference]]:
         """Return the earlier turns that the model reads, and the references of the message."""

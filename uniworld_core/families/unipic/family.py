@@ -7,20 +7,21 @@ from typing import Any
 
 import torch
 
+from ...backbones.generation import OnToken
 from ...errors import UniWorldError
 from ...images.sizes import Size
 from ...prompts.conversation import Conversation
 from ...sampling.cache import CACHES
 from ...sampling.condition import Condition
 from ...sampling.solvers import SOLVERS
-from ..family import Family, LoadedParts, ModelFolders
+from ..family import Family, LoadedParts, ModelFolders, PreparedPrompt
 from .checkpoint import UniPicParts
 from .condition import PictureCodec, encode_requests
 from .config import GUIDANCE, ITERATIONS, NAME
 from .network import UniPic
 from .painting import paint
 from .prompts import Request, requests_of
-from .understanding import answer
+from .understanding import answer, generate_ids, question
 
 
 class UniPicFamily(Family):
@@ -29,6 +30,7 @@ class UniPicFamily(Family):
     name = NAME
     companions = ()
     steps, guidance = ITERATIONS, GUIDANCE
+    answers, many_turns = True, False
 
     def open(self, folders: ModelFolders) -> UniPicParts:
         """Open the folder (`Family.open`)."""
@@ -86,6 +88,17 @@ class UniPicFamily(Family):
         """Answer conversations (`Family.understand`), each of one turn with at most one picture."""
         requests = requests_of(conversations)
         return answer(parts["dit"], _vae(parts, requests), requests, max_new_tokens, temperature, seed, callback)
+
+    def prepare(self, parts: LoadedParts, conversation: Conversation) -> PreparedPrompt:
+        """Prepare to answer a conversation (`Family.prepare`) of one turn with at most one picture."""
+        requests = requests_of([conversation])
+        model: UniPic = parts["dit"]
+        tokens_TD = question(model, _vae(parts, requests), requests[0])
+
+        def generate(max_new_tokens: int, temperature: float, seed: int, on_token: OnToken) -> torch.Tensor:
+            return generate_ids(model, tokens_TD, max_new_tokens, temperature, seed, on_token=on_token)
+
+        return PreparedPrompt(model.tokenizer, len(tokens_TD), generate)
 
 
 def _vae(parts: LoadedParts, requests: Sequence[Request]) -> PictureCodec | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ...backbones.generation import GREEDY, TEMPERATURE, after_each_token, only_finite
+from ...backbones.generation import GREEDY, TEMPERATURE, OnToken, after_each_token, only_finite, token_reports
 from ...errors import UniWorldError, shown
 from ...loading.offload import explain_out_of_memory
 from ...sampling.seeds import check_seed
@@ -62,10 +62,31 @@ def answer_ids(
     callback: Callable[[int], None] | None = None,
     side: int | None = None,
 ) -> torch.Tensor:
-    """Return the token ids (new,) of an answer; arguments as in `answer`.
+    """Return the token ids (new,) of an answer; arguments and errors as in `answer`."""
+    return generate_ids(model, question(model, vae, request, side), max_new_tokens, temperature, seed, callback)
+
+
+@torch.inference_mode()
+def generate_ids(
+    model: UniPic,
+    tokens_TD: torch.Tensor,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    callback: Callable[[int], None] | None = None,
+    on_token: OnToken | None = None,
+) -> torch.Tensor:
+    """Return the token ids (new,) of the answer to a prompt.
 
     The repetition penalty of the folder's generation_config.json applies to greedy decoding too, as published. It counts the
     tokens of the answer only.
+
+    Args:
+        tokens_TD: embeddings of the prompt, from `question`.
+        on_token: called after each token with its id and the log-probabilities of all tokens in its place, with the
+            penalty and before the temperature. An exception from it ends the answer.
+
+    For the other arguments and the errors see `answer`.
     """
     if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise UniWorldError(f"max_new_tokens is {shown(max_new_tokens)}; it must be a whole number of at least 1.")
@@ -74,9 +95,14 @@ def answer_ids(
             f"temperature is {shown(temperature)}; it must be 0 (greedy decoding) or {TEMPERATURE.expected}."
         )
     check_seed(seed)
+    processors, criteria = only_finite(0), after_each_token(0, callback)
+    if on_token is not None:
+        logits, choices = token_reports(on_token)
+        processors.append(logits)
+        criteria.append(choices)
     devices = [model.device] if model.device.type == "cuda" else []
     with explain_out_of_memory(model, "picture"), torch.random.fork_rng(devices=devices):
-        tokens = question(model, vae, request, side)[None]
+        tokens = tokens_TD[None]
         config = copy.deepcopy(model.generation)
         config.update(max_new_tokens=max_new_tokens, pad_token_id=model.tokenizer.pad_token_id)
         config.update(**({"do_sample": True, "temperature": temperature} if temperature > 0 else GREEDY))
@@ -88,8 +114,8 @@ def answer_ids(
                 inputs_embeds=tokens,
                 attention_mask=torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device),
                 generation_config=config,
-                logits_processor=only_finite(0),
-                stopping_criteria=after_each_token(0, callback),
+                logits_processor=processors,
+                stopping_criteria=criteria,
             )
     return ids[0]
 
@@ -101,7 +127,8 @@ def question(model: UniPic, vae: PictureCodec | None, request: Request, side: in
         return model.embed(question_text(request.prompt, picture=False))
     assert vae is not None, "pictures need a VAE"
     side = side or model.config.native_side
-    z_1Chw = UNIPIC_LATENTS.to_model(vae.encode(padded(request.picture, side)))
-    grid = (z_1Chw.shape[-2], z_1Chw.shape[-1])
-    seen = model.for_llm(model.read_picture(as_tokens(z_1Chw), grid))[0]
+    with explain_out_of_memory(model, "picture"):
+        z_1Chw = UNIPIC_LATENTS.to_model(vae.encode(padded(request.picture, side)))
+        grid = (z_1Chw.shape[-2], z_1Chw.shape[-1])
+        seen = model.for_llm(model.read_picture(as_tokens(z_1Chw), grid))[0]
     return model.embed(question_text(request.prompt), seen)

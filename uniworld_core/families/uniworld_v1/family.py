@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from ...backbones.flux_text import T5_LENGTH
+from ...backbones.generation import OnToken
+from ...backbones.qwen_vl import VLM
 from ...prompts.conversation import Conversation
 from ...sampling.condition import Condition
-from ..family import Family, LoadedParts, ModelFolders, Route
+from ..family import Family, LoadedParts, ModelFolders, PreparedPrompt, Route
 from .checkpoint import UniWorldParts, layout
 from .condition import encode_conversations, join_t5
 from .config import UniWorldConfig
@@ -22,6 +26,7 @@ class UniWorldV1(Family):
     name = NAME
     companions = ("flux", "siglip")
     t5_length = T5_LENGTH
+    answers = routes = True
 
     def open(self, folders: ModelFolders) -> UniWorldParts:
         """Open the folders (`Family.open`). Without FLUX the model can only answer; without SigLIP it takes no references."""
@@ -53,6 +58,16 @@ class UniWorldV1(Family):
         return parts["vlm"].answer(
             conversations, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, callback=callback
         )
+
+    def prepare(self, parts: LoadedParts, conversation: Conversation) -> PreparedPrompt:
+        """Prepare to answer a conversation (`Family.prepare`)."""
+        vlm: VLM = parts["vlm"]
+        inputs = vlm.inputs([conversation])
+
+        def generate(max_new_tokens: int, temperature: float, seed: int, on_token: OnToken) -> torch.Tensor:
+            return vlm.generate(inputs, max_new_tokens, temperature, seed, on_token=on_token)
+
+        return PreparedPrompt(vlm.tokenizer, int(inputs.ids.shape[1]), generate)
 
     def route(self, parts: LoadedParts, conversations: Sequence[Conversation]) -> Route:
         """Route conversations (`Family.route`). The checkpoint must have a routing head."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from .....uniworld_core.errors import UniWorldError
+from .....uniworld_core.families.table import family_of
 from ....host import PlainHost
-from ....pack.folders import AUTO
+from ....pack.folders import AUTO, checkpoint_choices
 from ....pack.loaders import LoadUniWorld
+from ....pack.wires import VLMWire
 from .request import CompletionError, CompletionRequest
 
 
@@ -55,7 +58,7 @@ class _Stopped(Exception):
 def answer(
     request: CompletionRequest,
     pictures: Sequence[Sequence[Image.Image]],
-    kept: dict[str, Any],
+    kept: dict[str, VLMWire],
     host: PlainHost,
     emit: Callable[[GeneratedText], None],
 ) -> AnswerEnd:
@@ -78,26 +81,22 @@ def answer(
         for turn, own in zip(request.turns, pictures, strict=True)
     ]
     conversation = Conversation(turns)
-    vlm = _vlm(request.model, kept)
-    inputs = vlm.inputs([conversation])
-    writer = _Writer(vlm.tokenizer, request, host, emit)
+    prompt = _reader(request.model, kept).prepare(conversation)
+    writer = _Writer(prompt.tokenizer, request, host, emit)
     reason = "stop"
     with contextlib.suppress(_Stopped):
-        vlm.generate(inputs, request.max_tokens, request.temperature, request.seed, on_token=writer.add)
+        prompt.generate(request.max_tokens, request.temperature, request.seed, writer.add)
         reason = "stop" if writer.ended else "length"
     writer.finish()
-    return AnswerEnd(reason, int(inputs.ids.shape[1]), writer.count)
+    return AnswerEnd(reason, prompt.length, writer.count)
 
 
-def _vlm(name: str, kept: dict[str, Any]) -> Any:
-    """Return the checkpoint's Qwen2.5-VL, loaded; the one of the last request is kept."""
+def _reader(name: str, kept: dict[str, VLMWire]) -> VLMWire:
+    """Return the checkpoint's prompt reader; the one of the last request is kept."""
     if name not in kept:
         kept.clear()
         kept[name] = LoadUniWorld().execute(name, AUTO, AUTO, "auto", "default")[0]
-    held = getattr(kept[name], "held", {})
-    if "vlm" not in held:
-        raise CompletionError(400, f"The model '{name}' cannot answer questions.", "model")
-    return kept[name].loaded["vlm"]
+    return kept[name]
 
 
 class _Writer:
@@ -168,12 +167,31 @@ class _Writer:
         return TokenChoice(text, text.encode("utf-8", "replace"), max(logprob, -9999.0))
 
 
-def check_model(name: str, known: Sequence[str]) -> None:
-    """Raise CompletionError if there is no such checkpoint."""
-    if name not in known:
-        listed = ", ".join(known) or "none"
-        message = f"The model '{name}' does not exist. The models are: {listed}."
-        raise CompletionError(404, message, "model", "model_not_found")
+def answering_models() -> list[str]:
+    """Return the names of the checkpoints whose family answers in text."""
+    return [name for name, folder in checkpoint_choices().items() if _answers(folder)]
+
+
+def _answers(folder: Path) -> bool:
+    try:
+        return family_of(folder).answers
+    except UniWorldError:  # of an unknown family, or damaged
+        return False
+
+
+def check_model(name: str) -> None:
+    """Raise CompletionError if there is no such checkpoint, or it does not answer in text."""
+    known = answering_models()
+    if name in known:
+        return
+    listed = f"The models that answer are: {', '.join(known)}."
+    if name not in checkpoint_choices():
+        raise CompletionError(404, f"The model '{name}' does not exist. {listed}", "model", "model_not_found")
+    try:
+        family = family_of(checkpoint_choices()[name]).name
+    except UniWorldError as error:
+        raise CompletionError(400, str(error), "model") from error
+    raise CompletionError(400, f"The model '{name}' of {family} only paints and cannot answer. {listed}", "model")
 
 
 def failure(error: BaseException) -> CompletionError:

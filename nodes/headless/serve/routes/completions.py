@@ -20,8 +20,15 @@ from .....streams import say
 from .....uniworld_core.errors import UniWorldError
 from .....uniworld_core.images.pictures import to_rgb
 from ....host import Interrupted
-from ....pack.folders import checkpoint_choices
-from ..completions.answering import AnswerEnd, GeneratedText, TokenChoice, answer, check_model, failure
+from ..completions.answering import (
+    AnswerEnd,
+    GeneratedText,
+    TokenChoice,
+    answer,
+    answering_models,
+    check_model,
+    failure,
+)
 from ..completions.request import CompletionError, CompletionRequest, read_request
 from ..http.decoding import decoded
 from ..http.images import as_png
@@ -39,7 +46,7 @@ async def post_completion(request: web.Request) -> web.StreamResponse:
     server = server_of(request)
     try:
         wanted = read_request(await read_object(request, server.config.limits.json_bytes))
-        check_model(wanted.model, list(await asyncio.to_thread(checkpoint_choices)))
+        await asyncio.to_thread(check_model, wanted.model)
         pictures = [[await _decoded(data) for data in turn.pictures] for turn in wanted.turns]
         if server.worker.waiting_calls + server.store.waiting >= server.config.limits.waiting:
             raise CompletionError(429, "The queue is full. Try again later.", code="rate_limit_exceeded")
@@ -175,7 +182,7 @@ def _error(error: CompletionError) -> web.Response:
 
 
 async def get_models(request: web.Request) -> web.Response:
-    names = await asyncio.to_thread(checkpoint_choices)
+    names = await asyncio.to_thread(answering_models)
     models = [{"id": name, "object": "model", "created": 0, "owned_by": "uniworld"} for name in names]
     return json_response({"object": "list", "data": models})
 
@@ -200,5 +207,5 @@ _STATUSES = {
 ROUTES = [
     HTTPRoute("POST", "/v1/chat/completions", post_completion, "Answer a chat in text, with OpenAI's API.", body=_BODY,
           statuses=_STATUSES, alias=False),
-    HTTPRoute("GET", "/v1/models", get_models, "The checkpoints, as OpenAI lists models.", alias=False),
+    HTTPRoute("GET", "/v1/models", get_models, "The checkpoints that answer, as OpenAI lists models.", alias=False),
 ]  # fmt: skip

@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from uniworld.__main__ import main
 from uniworld.nodes import host
 from uniworld.nodes.headless.chat import history as chat_history
+from uniworld.nodes.headless.chat import painting as chat_painting
 from uniworld.nodes.headless.chat import session as chat_session
-from uniworld.nodes.headless.chat.command import default_memory
 from uniworld.nodes.headless.chat.history import FILE, History, SavedTurn
+from uniworld.nodes.headless.chat.options import default_memory
 from uniworld.uniworld_core import Conversation, Turn, UniWorld, files
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
 from uniworld.uniworld_core.prompts.scope import read_scope
@@ -234,13 +235,13 @@ def test_with_json_each_failure_is_reported_and_the_chat_continues(chat: Any) ->
 
 
 def test_solver_and_cache_reach_the_sampler(chat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, seen = chat_session.Sampler.execute, []
+    real, seen = chat_painting.Sampler.execute, []
 
     def recorded(*arguments: Any) -> Any:
         seen.append(arguments[-2:])
         return real(*arguments)
 
-    monkeypatch.setattr(chat_session.Sampler, "execute", recorded)
+    monkeypatch.setattr(chat_painting.Sampler, "execute", recorded)
     assert chat("/paint a dog", "talk", "--solver", "dpm2", "--cache", "light")[0] == 0
     assert chat("/paint a dog", "talk")[0] == 0
     assert seen == [("light", "dpm2"), ("off", "euler")]
@@ -281,14 +282,14 @@ def test_a_message_that_is_too_long_fails_and_is_not_saved(chat: Any) -> None:
 
 
 def test_an_interrupted_message_is_not_part_of_the_conversation(chat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = chat_session.Sampler.execute
+    real = chat_painting.Sampler.execute
 
     def interrupted(*arguments: Any) -> Any:
         host.current().interrupted.set()
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(chat_session.Sampler, "execute", interrupted)
+        patch.setattr(chat_painting.Sampler, "execute", interrupted)
         code, _, err = chat("/ask Why?\n/paint a dog", "talk")
     assert code == 1
     assert "Interrupted. The message is not part of the conversation." in err
@@ -387,7 +388,7 @@ import runpy
 runpy.run_path({str(TESTS / "conftest.py")!r})
 from pathlib import Path
 from PIL import Image
-from uniworld.nodes.headless.chat.command import default_memory
+from uniworld.nodes.headless.chat.options import default_memory
 from uniworld.nodes.headless.chat.history import History, SavedTurn
 history = History(Path({str(tmp_path / "chat")!r}), "talk", {{"checkpoint": "tiny"}})
 while True:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from uniworld.nodes import host
 from uniworld.nodes.headless.storage import folders
@@ -37,13 +38,22 @@ def body(**more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, registry: Any, frontend: Path) -> Iterator[Live]:  # noqa: F811
-    """One server for the module: it loads nano once."""
+def served(
+    tmp_path_factory: pytest.TempPathFactory,
+    registry: Any,  # noqa: F811
+    frontend: Path,  # noqa: F811
+    unipic: Path,
+    kontext_folder: Path,
+) -> Iterator[Live]:
+    """One server for the module, with nano, a UniPic and a FLUX.1 Kontext."""
     from uniworld.nodes.headless.serve.config import ServerConfig
 
     root = tmp_path_factory.mktemp("served")
     for name in ("input", "output", "temp"):
         (root / name).mkdir()
+    for kind, folder in (("unipic", unipic), ("diffusers", kontext_folder)):
+        (root / "models" / kind).mkdir(parents=True)
+        (root / "models" / kind / folder.name).symlink_to(folder, target_is_directory=True)
     places = {name: root / name for name in ("models", "input", "output", "temp", "user")}
     before = folders.current()
     live = Live(ServerConfig(port=0, frontend=frontend, token="secret-token", **places), registry)
@@ -181,7 +191,55 @@ def test_unknown_models_and_wrong_tokens_have_openais_form(ask: Callable[..., An
     assert (reply.status, reply.json["error"]["type"]) == (401, "authentication_error")
     assert reply.json["error"].keys() == {"message", "type", "param", "code"}
     assert reply.headers["www-authenticate"] == "Bearer"
-    assert "nano" in [one["id"] for one in ask("/v1/models").json["data"]]
+
+
+def test_unipic_answers_as_understand_does(ask: Callable[..., Any], unipic: Path) -> None:
+    model = UniWorld.from_pretrained(unipic, dtype=torch.float32)
+    expected = model.understand(QUESTION, model.reference([Image.open(SHAPES)]), max_new_tokens=4)
+    asked = body(model="unipic", max_tokens=4)
+    reply = ask(data=asked)
+    assert reply.status == 200
+    choice, usage = reply.json["choices"][0], reply.json["usage"]
+    assert choice["message"]["content"] == expected
+    assert choice["finish_reason"] == "length"
+    assert (usage["completion_tokens"], usage["prompt_tokens"] > 16) == (4, True)  # 16 tokens of the picture
+    streamed = events(ask(data={**asked, "stream": True, "logprobs": True, "top_logprobs": 2}))
+    tokens = [one["choices"][0]["logprobs"]["content"][0] for one in streamed if one["choices"][0]["logprobs"]]
+    assert "".join(one["choices"][0]["delta"].get("content", "") for one in streamed) == expected
+    assert len(tokens) == 4
+    assert all(one["logprob"] == pytest.approx(one["top_logprobs"][0]["logprob"]) for one in tokens)
+    # Without a picture, and with the text of a system message.
+    turns = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "Why?"}]
+    plain = ask(data={**asked, "messages": turns}).json["choices"][0]["message"]["content"]
+    assert plain == model.understand("Answer briefly.\nWhy?", max_new_tokens=4)
+    varied = [ask(data={**asked, "temperature": 2, "seed": seed}).json["choices"] for seed in (1, 1, 2)]
+    assert varied[0] == varied[1]
+
+
+def test_what_a_model_cannot_do_is_an_error_in_openais_form(ask: Callable[..., Any]) -> None:
+    listed = [one["id"] for one in ask("/v1/models").json["data"]]
+    assert {"nano", "unipic"} <= set(listed)
+    assert "FLUX.1-Kontext-dev" not in listed  # it only paints
+    turns = [message(), {"role": "assistant", "content": "red"}, {"role": "user", "content": "Why?"}]
+    for changes, param, part in (
+        (
+            {"model": "FLUX.1-Kontext-dev"},
+            "model",
+            "of FLUX.1 Kontext only paints and cannot answer. The models that answer",
+        ),
+        ({"model": "unipic", "messages": turns}, None, "The conversation has 3 turns, and UniPic reads one"),
+        (
+            {"model": "unipic", "messages": [message(QUESTION, data_url(), data_url())]},
+            None,
+            "has 2 pictures, and UniPic",
+        ),
+        ({"model": "unipic", "messages": [message("a <image>")]}, None, "The prompt contains <image>"),
+    ):
+        reply = ask(data=body(**changes))
+        assert reply.status == 400
+        error = reply.json["error"]
+        assert (error["type"], error["param"]) == ("invalid_request_error", param)
+        assert part in error["message"]
 
 
 def test_openais_own_client_understands_the_server(served: Live, expected: str) -> None:
