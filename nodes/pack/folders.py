@@ -53,16 +53,30 @@ def checkpoint_folder(name: str) -> Path:
     Raises:
         UniWorldError: it is not in the list. For a folder in models/diffusers or models/unipic, the message says why.
     """
-    from ...uniworld_core.families.table import family_of
-
     choices = checkpoint_choices()
     if name in choices:
         return choices[name]
+    raise why_unlisted(name) or _not_listed(name, choices, "uniworld", "diffusers", "unipic")
+
+
+def why_unlisted(name: str) -> UniWorldError | None:
+    """Return why a folder in models/diffusers or models/unipic is not in the list; None if it is, or does not exist."""
+    from ...uniworld_core.families.table import MARKS, TYPE_KEYS, family_of
+
     for kind in ("diffusers", "unipic"):
-        others = _user_folders(kind, lambda folder: folder.is_dir())
-        if name in others:
-            family_of(others[name])
-    raise _not_listed(name, choices, "uniworld", "diffusers", "unipic")
+        folder = _user_folders(kind, lambda folder: folder.is_dir()).get(name)
+        if folder is None:
+            continue
+        if not any((folder / mark).is_file() for mark in (*MARKS, *TYPE_KEYS)):
+            return UniWorldError(
+                f"{folder} has none of the files {', '.join((*MARKS, *TYPE_KEYS))}, which identify a model: the download is "
+                "incomplete, or its files are in a folder inside. Copy the complete folder."
+            )
+        try:
+            family_of(folder)
+        except UniWorldError as error:
+            return error
+    return None
 
 
 def _user_folders(kind: str, accepts: Callable[[Path], bool]) -> dict[str, Path]:

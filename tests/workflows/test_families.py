@@ -151,6 +151,17 @@ class TestKontext:
         assert "'FLUX.1-Kontext-dev'" in err
         assert "This workflow is for FLUX.1-Kontext-dev: download it as the README says" in err
 
+    def test_a_folder_that_is_not_the_model_is_named_with_the_reason(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        folder = tmp_path / "diffusers" / "FLUX.1-Kontext-dev"
+        (folder / "transformer").mkdir(parents=True)
+        code, _, err = run(capsys, tmp_path, "kontext_edit")
+        assert code == 2
+        assert "This workflow is for FLUX.1-Kontext-dev, whose folder cannot be used" in err
+        assert f"{folder} has none of the files" in err
+
     def test_rows_of_a_batch(
         self, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:

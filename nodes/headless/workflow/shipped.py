@@ -45,11 +45,13 @@ def shipped(folder: Path = SHIPPED) -> dict[str, ShippedWorkflow]:
 
 def missing_model(file: Path) -> str | None:
     """Return a sentence about the model that a shipped workflow is for, if it is not there; None otherwise."""
-    from ...pack.folders import checkpoint_choices
+    from ...pack.folders import checkpoint_choices, why_unlisted
 
     needed = next((one.needs_model for one in shipped().values() if one.file == file), "")
     if not needed or needed in checkpoint_choices():
         return None
+    if (reason := why_unlisted(needed)) is not None:
+        return f"This workflow is for {needed}, whose folder cannot be used: {reason}"
     return f"This workflow is for {needed}: download it as the README says (Where the weights go)."
 
 

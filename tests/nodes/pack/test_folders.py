@@ -56,7 +56,7 @@ def test_the_folder_of_uniworld_counts_for_a_name_in_both(folders: Path) -> None
     [
         ("FLUX.1-dev", r"model_index\.json has _class_name 'FluxPipeline', which is not a known model family"),
         ("damaged", r"model_index\.json"),
-        ("empty", r"config\.json does not exist"),
+        ("empty", r"empty has none of the files kl16\.ckpt, config\.json, model_index\.json, which identify a model"),
         ("file", r"There is no model 'file' in .*uniworld, .*diffusers, .*unipic\. Choose one of both, a, b"),
         ("../uniworld/both", r"There is no model '\.\./uniworld/both'"),
     ],
