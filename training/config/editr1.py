@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.sampling.solvers import SOLVERS
 from .settings import (
-    DEVICES,
     DTYPES,
-    ENGINES,
+    AnyRunSettings,
     EMASettings,
     OptimizerSettings,
     at_least,
@@ -279,41 +278,26 @@ class RewardSettings:
 
 
 @dataclass(frozen=True)
-class EditR1RunSettings:
-    """Length, parallelism, checkpoints and logging of a run.
+class EditR1RunSettings(AnyRunSettings):
+    """Settings of a run with rewards, besides those of `AnyRunSettings`; its steps are epochs, its samples pictures.
+
+    "Loss" of `keep_best` is the negative mean reward.
 
     Attributes:
-        steps: number of epochs, each with one optimizer step.
-        micro_batch_size: pictures per forward pass.
-        seed: seed of the order, the rollouts and the training noise.
-        device, parallel, save_every, keep, keep_best, log_every, tensorboard, wandb: as in the other runs. "loss" of
-            `keep_best` is the negative mean reward.
         sheet_every: epochs between contact sheets of groups with their rewards; 0 writes none.
         sheet_groups: groups on a sheet.
     """
 
-    steps: int = 1000
     micro_batch_size: int = 3
     seed: int = 42
-    device: str = "auto"
-    parallel: str = "data"
     save_every: int = 1
-    keep: int = 3
-    keep_best: int = 0
-    log_every: int = 1
     sheet_every: int = 10
     sheet_groups: int = 6
-    tensorboard: bool = True
-    wandb: str = ""
 
     def __post_init__(self) -> None:
-        one_of("run.parallel", self.parallel, ENGINES)
-        one_of("run.device", self.device, DEVICES)
-        for name in ("steps", "micro_batch_size", "save_every", "log_every", "sheet_groups"):
-            at_least(f"run.{name}", getattr(self, name), 1)
-        for name in ("keep", "keep_best", "sheet_every"):
-            at_least(f"run.{name}", getattr(self, name), 0)
-        between("run.seed", self.seed, 0, 2**63 - 1)
+        super().__post_init__()
+        at_least("run.sheet_groups", self.sheet_groups, 1)
+        at_least("run.sheet_every", self.sheet_every, 0)
 
 
 @dataclass(frozen=True)

@@ -171,12 +171,11 @@ class EMASettings:
 
 
 @dataclass(frozen=True)
-class RunSettings:
-    """Length, parallelism, checkpoints and logging of a run.
+class AnyRunSettings:
+    """What runs of both kinds have: length, parallelism, checkpoints and logging.
 
     Attributes:
-        steps: total number of optimizer steps.
-        batch_size: global batch size: samples per step over all processes.
+        steps: total number of steps, each with one update of the optimizer.
         micro_batch_size: samples per forward pass and process; gradients accumulate over the passes of a step.
         seed: seed of the order of the samples and of all random numbers.
         device: "auto" uses a GPU if there is one.
@@ -184,14 +183,12 @@ class RunSettings:
         save_every: steps between checkpoints; the last step always saves one.
         keep: number of newest checkpoints to keep; 0 keeps all.
         keep_best: number of further checkpoints to keep, those with the lowest mean loss since the previous checkpoint.
-        validate_every: steps between validation sheets; 0 disables validation.
         log_every: steps between lines of metrics; 1 logs every step.
         tensorboard: write TensorBoard event files if it is installed.
         wandb: name of a Weights & Biases project; "" disables it.
     """
 
     steps: int = 1000
-    batch_size: int = 1
     micro_batch_size: int = 1
     seed: int = 0
     device: str = "auto"
@@ -199,7 +196,6 @@ class RunSettings:
     save_every: int = 1000
     keep: int = 3
     keep_best: int = 0
-    validate_every: int = 0
     log_every: int = 1
     tensorboard: bool = True
     wandb: str = ""
@@ -207,11 +203,29 @@ class RunSettings:
     def __post_init__(self) -> None:
         one_of("run.parallel", self.parallel, ENGINES)
         one_of("run.device", self.device, DEVICES)
-        for name in ("steps", "batch_size", "micro_batch_size", "save_every", "log_every"):
+        for name in ("steps", "micro_batch_size", "save_every", "log_every"):
             at_least(f"run.{name}", getattr(self, name), 1)
-        for name in ("keep", "keep_best", "validate_every"):
+        for name in ("keep", "keep_best"):
             at_least(f"run.{name}", getattr(self, name), 0)
         between("run.seed", self.seed, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True)
+class RunSettings(AnyRunSettings):
+    """Settings of a run that trains on targets, besides those of `AnyRunSettings`.
+
+    Attributes:
+        batch_size: global batch size: samples per step over all processes.
+        validate_every: steps between validation sheets; 0 disables validation.
+    """
+
+    batch_size: int = 1
+    validate_every: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("run.batch_size", self.batch_size, 1)
+        at_least("run.validate_every", self.validate_every, 0)
 
 
 @dataclass(frozen=True)

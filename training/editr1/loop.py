@@ -24,13 +24,14 @@ from ..run import folder as run_folder
 from ..run.loop import stop_on_signal
 from ..run.metrics import Reporter
 from ..run.plot import plot
+from .drawing import EpochRefused
 from .groups import stream_seed
 from .metrics import EpochMetrics
 from .policy import open_policy
 from .prompts import Prompts
 from .providers import Providers
 from .reward.protocol import Reward
-from .trainer import EditR1Trainer, EpochRefused
+from .trainer import EditR1Trainer
 
 CURVES = "curves.png"
 
@@ -149,7 +150,7 @@ def _run(trainer: EditR1Trainer, reporter: Reporter | None, stop: threading.Even
     metrics: EpochMetrics | None = None
     idle, interrupted = 0, False
     while trainer.step < run.steps and not interrupted:
-        known = set(trainer.skipped)
+        known = set(trainer.drawing.skipped)
         try:
             metrics = trainer.epoch()
         except EpochRefused:  # keep the progress, to resume with repaired data or a working reward
@@ -157,7 +158,7 @@ def _run(trainer: EditR1Trainer, reporter: Reporter | None, stop: threading.Even
             trainer.saver.wait()
             raise
         if reporter is not None:
-            new = [BadSample(key, reason) for key, reason in trainer.skipped.items() if key not in known]
+            new = [BadSample(key, reason) for key, reason in trainer.drawing.skipped.items() if key not in known]
             reporter.skip(trainer.step, new)
             reporter.step(trainer.step, metrics)
         idle += metrics.loss is None
@@ -169,4 +170,4 @@ def _run(trainer: EditR1Trainer, reporter: Reporter | None, stop: threading.Even
     trainer.save()
     trainer.saver.wait()
     reward = None if metrics is None else metrics.reward
-    return EditR1Result(trainer.step, reward, len(trainer.skipped), idle, interrupted)
+    return EditR1Result(trainer.step, reward, len(trainer.drawing.skipped), idle, interrupted)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -18,27 +16,20 @@ from ...uniworld_core.sampling.condition import Condition
 from ..config.editr1 import EditR1Config
 from ..engine.checkpoints import CheckpointSaver, read_meta
 from ..engine.ema import ShardedEMA
-from ..engine.optimizer import (
-    clip_factor,
-    gradient_norm,
-    learning_rate,
-    make_optimizer,
-    scale_gradients,
-    set_learning_rate,
-)
+from ..engine.optimizer import gradient_norm, learning_rate, make_optimizer, take_step
 from ..engine.parallel import World
-from ..objective.batch import BadSample
 from ..run.folder import CHECKPOINTS
 from ..run.state import restore, state_tensors, state_values
 from .advantage import Advantages, advantages
 from .decay import old_decay
-from .groups import Group, plan_epoch
+from .drawing import DrawnPrompt, PromptDraw, TooManyFailures
+from .groups import Group
 from .history import SampleHistory
 from .metrics import EpochMetrics, Update, epoch_metrics
 from .policy import Policy, blend
-from .prompts import EditPrompt, Prompts
+from .prompts import Prompts
 from .reward.protocol import Reward, RewardFailure, Score
-from .rollout import Rollout, encode, paint_group, pictures_of, schedule
+from .rollout import Rollout, paint_group, pictures_of, schedule
 from .scoring import scored, watched_scores
 from .sheet import GroupRow, write_group_sheet
 from .store import EpochStore
@@ -46,19 +37,6 @@ from .update import backward
 
 SHEETS = "groups"
 OLD = "old/"
-
-# Distance of the replacements in endless data, beyond what a run uses otherwise.
-_BEYOND = 2**40
-
-T = TypeVar("T")
-
-
-class EpochRefused(UniWorldError):
-    """An epoch cannot be finished, but what the run has trained and painted so far is worth keeping."""
-
-
-class TooManyFailures(EpochRefused):
-    """More samples or scores are missing than the configuration allows."""
 
 
 class EditR1Trainer:
@@ -76,8 +54,7 @@ class EditR1Trainer:
 
     Attributes:
         step: number of epochs done.
-        skipped: names of the bad samples replaced so far.
-        history: the samples painted and mastered so far.
+        drawing: draws the prompts, and remembers which were bad or mastered.
         saver: writes the checkpoints.
     """
 
@@ -100,9 +77,7 @@ class EditR1Trainer:
         self.saver = CheckpointSaver(folder / CHECKPOINTS, world, config.run.keep, config.run.keep_best)
         self.sigmas = schedule(policy.painter, config)
         self.step = 0
-        self.skipped: dict[str, str] = {}
-        self.history = SampleHistory()
-        self._bad: dict[str, str] = {}  # of this process and epoch
+        self.drawing = PromptDraw(config, world, model, prompts)
         self._saved: int | None = None
         self._rewards_since_save: list[float] = []
 
@@ -124,7 +99,7 @@ class EditR1Trainer:
         rewards = [math.nan if isinstance(one, RewardFailure) else one for row in table.values() for one in row]
         members = [number for number, row in table.items() for _ in row]
         found = advantages(np.array(rewards, dtype=np.float64), members, self.config.advantage)
-        self.history.add(found, {number: sample for number, sample, _ in everyone})
+        self.drawing.history.add(found, {number: sample for number, sample, _ in everyone})
         watched = watched_scores(rollouts, self.watched, self.world)
         rolled = time.perf_counter()
         update = self._update(rollouts, found)
@@ -138,8 +113,8 @@ class EditR1Trainer:
             self.ema.updates,
             time.perf_counter() - started,
             rolled - started,
-            len(self.skipped),
-            self.history,
+            len(self.drawing.skipped),
+            self.drawing.history,
             watched,
         )
         if metrics.reward is not None:
@@ -161,8 +136,8 @@ class EditR1Trainer:
             "loss": -math.fsum(rewards) / len(rewards) if rewards else None,
             "samples": self.prompts.fingerprint,
             "frozen": self.policy.frozen,
-            "skipped": self.skipped,
-            "history": self.history.to_json(),
+            "skipped": self.drawing.skipped,
+            "history": self.drawing.history.to_json(),
             "state": state_values(*parts),
         }
         tensors = state_tensors(*parts, self.world) | self._old_tensors()
@@ -187,37 +162,19 @@ class EditR1Trainer:
         parts = (self.policy, self.optimizer, self.ema)
         restore(checkpoint, meta["state"], *parts, self.world, self._old_tensors())
         self.step = self._saved = meta["step"]
-        self.skipped = dict(meta["skipped"])
+        self.drawing.skipped = dict(meta["skipped"])
         if "history" in meta:  # checkpoints of older versions have no such key
-            self.history = SampleHistory.from_json(meta["history"])
+            self.drawing.history = SampleHistory.from_json(meta["history"])
 
     def _old_tensors(self) -> dict[str, Tensor]:
         return {OLD + name: tensor for name, tensor in self.policy.old.items()}
 
     def _roll_out(self, store: EpochStore) -> list[Rollout]:
         """Paint and score this process's groups, or read those that are there already."""
-        settings, world = self.config.editr1, self.world
-        count, retired, seed = self.prompts.count, self._retired(), self.config.run.seed
-        plan = plan_epoch(count, settings.groups, settings.group_size, seed, self.step, retired)
-        mine = plan[world.rank :: world.size]
-        prompts = self._agreed([self._prompt(group, retired) for group in mine])
-        return [self._roll_out_group(*prompt, store) for prompt in prompts]
+        return [self._roll_out_group(drawn, store) for drawn in self.drawing.draw(self.step)]
 
-    def _retired(self) -> frozenset[int]:
-        """Return the samples that are not drawn again. Raises EpochRefused if too few others are left."""
-        count, groups = self.prompts.count, self.config.editr1.groups
-        if count is None or not self.config.advantage.retire:
-            return frozenset()
-        mastered = frozenset(self.history.mastered)
-        if count - len(mastered) < groups:
-            raise EpochRefused(
-                f"{len(mastered)} of the {count} samples are mastered and retired, and the others are fewer than "
-                f"editr1.groups = {groups}: the run has nothing left to learn from. Export it, or start another run with "
-                "harder samples or advantage.retire = false."
-            )
-        return mastered
-
-    def _roll_out_group(self, group: Group, prompt: EditPrompt, condition: Condition, store: EpochStore) -> Rollout:
+    def _roll_out_group(self, drawn: DrawnPrompt, store: EpochStore) -> Rollout:
+        group, prompt, condition = drawn.group, drawn.prompt, drawn.condition
         latents = store.latents(group.number, prompt.key)
         missing = latents is None
         # FSDP2 gathers the shards of all processes for each forward pass, so all must paint if one must.
@@ -237,49 +194,6 @@ class EditR1Trainer:
 
     def _pictures(self, rollout: Rollout) -> list:
         return pictures_of(self.model, rollout.latents, self.config.run.micro_batch_size)
-
-    def _prompt(self, group: Group, retired: Collection[int]) -> tuple[Group, EditPrompt, Condition] | None:
-        """Read and encode a group's prompt. A bad one is replaced by the next good one; None if there is none in the limit."""
-        count = self.prompts.count
-        stride = 1 if count is not None else _BEYOND
-        tries = self.config.data.bad_limit + 1
-        for offset in range(tries if count is None else min(count, tries)):
-            index = group.sample + offset * stride
-            index = index if count is None else index % count
-            if index in retired:
-                continue
-            try:
-                prompt = self.prompts.read(index)
-                return replace(group, sample=index), prompt, self._encoded(prompt)
-            except BadSample as error:
-                self._bad[error.key] = error.reason
-        return None
-
-    def _encoded(self, prompt: EditPrompt) -> Condition:
-        try:
-            return encode(self.model, prompt, self.config)
-        except UniWorldError as error:  # such as a prompt that is longer than the model's context
-            raise BadSample(prompt.key, str(error)) from error
-
-    def _agreed(self, found: Sequence[T | None]) -> list[T]:
-        """Exchange the bad samples. Raises TooManyFailures in every process if there are too many."""
-        lost, skipped = False, dict(self.skipped)
-        for others, none in self.world.gather_objects((self._bad, None in found)):
-            skipped.update(others)
-            lost = lost or none
-        self._bad = {}
-        limit = self.config.data.bad_limit
-        if lost or len(skipped) > limit:
-            # Not added to `skipped`: the resumed run repeats this epoch, with repaired data or a higher limit.
-            latest = "; ".join(f"{key}: {reason}" for key, reason in list(skipped.items())[-3:])
-            few = len(skipped) <= limit
-            count, fix = ("too few are left", "") if few else (f"data.bad_limit is {limit}", " or raise data.bad_limit")
-            raise TooManyFailures(
-                f"{len(skipped)} samples are invalid; {count}. The latest: {latest} Fix them{fix}, then run the same "
-                "command again to resume."
-            )
-        self.skipped = skipped
-        return [one for one in found if one is not None]
 
     def _check_failures(self, table: dict[int, tuple], store: EpochStore) -> None:
         """Raise TooManyFailures if too many pictures of the epoch have no score; a resumed run then asks again."""
@@ -313,10 +227,7 @@ class EditR1Trainer:
                 f"The loss or its gradient is not finite in epoch {self.step}: this step was discarded, and earlier "
                 "checkpoints are intact. Continue in a new folder with a lower optimizer.lr."
             )
-        scale_gradients(trained.values(), clip_factor(norm, config.optimizer.clip))
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        rate = take_step(self.optimizer, norm, config.optimizer.clip, rate)
         self.ema.update()
         blend(self.policy.old, trained, old_decay(config.editr1.old, self.ema.updates))
         return Update(loss, kl, norm, rate)

@@ -97,6 +97,22 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     return float(total.sqrt())
 
 
+def take_step(optimizer: Optimizer, norm: float, clip: float, rate: float) -> float:
+    """Clip the gradients, take a step, and drop the gradients. Return the learning rate that was used.
+
+    Args:
+        norm: `gradient_norm` of all parameters.
+        clip: largest norm; 0 disables clipping.
+        rate: the learning rate. Prodigy multiplies it by its own estimate.
+    """
+    scale_gradients((one for group in optimizer.param_groups for one in group["params"]), clip_factor(norm, clip))
+    set_learning_rate(optimizer, rate)
+    used = rate * optimizer.param_groups[0].get("d", 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return used
+
+
 def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
     """Multiply every gradient in place."""
     for parameter in parameters:

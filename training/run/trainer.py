@@ -17,14 +17,7 @@ from ..config.settings import Config
 from ..data.loader import StepData
 from ..engine.checkpoints import CheckpointSaver, checkpoint_name, read_meta
 from ..engine.ema import ShardedEMA
-from ..engine.optimizer import (
-    clip_factor,
-    gradient_norm,
-    learning_rate,
-    make_optimizer,
-    scale_gradients,
-    set_learning_rate,
-)
+from ..engine.optimizer import gradient_norm, learning_rate, make_optimizer, take_step
 from ..engine.parallel import World, unsharded, without_sync
 from ..engine.precision import autocast
 from ..objective.batch import BadSample, Draws, EncodedSample
@@ -128,11 +121,7 @@ class Trainer:
             raise UniWorldError(
                 f"The gradient is not finite at step {self.step}, on {', '.join(keys)}: {_NONFINITE_ADVICE}"
             )
-        scale_gradients(self.model.trained.values(), clip_factor(norm, self.config.optimizer.clip))
-        set_learning_rate(self.optimizer, rate)
-        used = rate * self.optimizer.param_groups[0].get("d", 1.0)  # Prodigy's own estimate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        used = take_step(self.optimizer, norm, self.config.optimizer.clip, rate)
         self.ema.update()
         self._losses_since_save.append(loss)
         seconds = self._lap()

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from uniworld.training.config.editr1 import EditR1Config
 from uniworld.training.config.file import load_any
+from uniworld.training.editr1.loop import train_editr1
 from uniworld.training.editr1.providers import PROMPTS, Providers
 from uniworld.training.editr1.reward.protocol import RewardFailure, RewardItem, Score
 
@@ -92,6 +93,17 @@ def config_of(tmp_path: Path, metadata: Path) -> Callable[..., EditR1Config]:
         return config
 
     return make
+
+
+@pytest.fixture(scope="session")
+def first_epoch(tmp_path_factory: pytest.TempPathFactory, metadata: Path) -> Path:
+    """The folder of a run of the tiny model on these prompts after one epoch; tests only read it."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "config.toml").write_text(TINY, encoding="utf-8")
+    config = load_any(folder / "config.toml", [f"data.metadata={metadata}", "run.steps=1"])
+    assert isinstance(config, EditR1Config)
+    train_editr1(config, folder / "run", Providers(PROMPTS, {"red": lambda config: RedReward()}), progress=False)
+    return folder / "run"
 
 
 @pytest.fixture
