@@ -6,6 +6,7 @@ import ast
 import glob
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,9 +27,6 @@ class Download:
         folders: searched with all their subfolders.
         name: name of the benchmark, for messages.
         where: where to get its files, the end of the messages about missing ones.
-
-    Attributes:
-        files: the files that were read, with their SHA-256.
     """
 
     def __init__(self, folders: Sequence[Path], name: str, where: str) -> None:
@@ -38,7 +36,20 @@ class Download:
                     f"--data '{folder}' is not a folder. Pass the folder with the files of {name}. {where}"
                 )
         self.folders, self._name, self._where = folders, name, where
-        self.files: dict[str, str] = {}
+        self._digests: dict[Path, str] = {}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that were read, by name, with their SHA-256. Files of the same name have their folder's name, too."""
+        counts = Counter(path.name for path in self._digests)
+        return {
+            path.name if counts[path.name] == 1 else f"{path.parent.name}/{path.name}": digest
+            for path, digest in self._digests.items()
+        }
+
+    def record(self, path: Path, digest: str) -> None:
+        """Record a file as read."""
+        self._digests[path] = digest
 
     def missing(self, what: str) -> UniWorldError:
         """Return the error to raise for a missing file."""
@@ -97,7 +108,7 @@ class Download:
             if path.stat().st_size > MAX_BYTES:
                 raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB. Download it again.")
             text = path.read_text(encoding="utf-8-sig")
-            self.files[path.name] = sha256_file(path)
+            self.record(path, sha256_file(path))
         except UnicodeDecodeError as error:
             raise UniWorldError(f"'{path}' is not UTF-8 text. Download it again.") from error
         except OSError as error:
@@ -210,7 +221,7 @@ def parquet_rows(download: Download, columns: Sequence[str], instead: str) -> tu
         rows = parquet.read_table(path, columns=list(columns)).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise UniWorldError(f"'{path}' cannot be read: {brief(error)}. Download it again.") from error
-    download.files[path.name] = sha256_file(path)
+    download.record(path, sha256_file(path))
     return rows, path
 
 

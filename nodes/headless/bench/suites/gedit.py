@@ -135,7 +135,7 @@ def _rows(download: Download, files: Sequence[Path], language: str) -> Iterator[
                         yield batch.slice(place, 1).to_pylist()[0]
         except (pyarrow.ArrowException, OSError) as error:
             raise UniWorldError(f"'{path}' cannot be read: {brief(error)}. Download it again.") from error
-        download.files[path.name] = f"{path.stat().st_size} bytes"
+        download.record(path, f"{path.stat().st_size} bytes")
 
 
 def _batches(path: Path) -> Iterator[Any]:

@@ -222,7 +222,9 @@ def test_the_form_of_the_readme_is_read_too(tmp_path: Path) -> None:
         records = [json.loads(line) for line in path.read_text().splitlines()]
         records[1]["turn3"] = ""
         path.write_text(json.dumps({str(number): record for number, record in enumerate(records, 1)}))
-    assert read(tmp_path).items == lines
+    again = read(tmp_path)
+    assert again.items == lines
+    assert set(again.files) == {f"{task}/annotation.json" for task in TURN_TASKS}
     assert [item.samples for item in lines] == [3, 2] * 3
 
 
