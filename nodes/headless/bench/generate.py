@@ -201,6 +201,7 @@ def write_batch(run: RunFolder, prompt: dict[str, Any], rows: bytes) -> None:
             run.start_again()
     run.write_json(run.workflow, prompt)
     run.write(run.rows, rows)
+    run.use_own_pictures()
 
 
 def collect(run: RunFolder, plan: BenchPlan) -> dict[str, str]:

@@ -116,8 +116,8 @@ class RunFolder:
             unused(self.replies).close()
         clear_records(self.records, self.output)
         stale = {*self.folder.glob(f"{self.rows.stem}*.jsonl"), *self.folder.glob(f"{self.workflow.stem}*.json")}
-        for file in stale - set(self.records):
-            file.unlink()
+        for file in (stale | {self.problems}) - set(self.records):
+            file.unlink(missing_ok=True)
 
     # --- pictures -----------------------------------------------------------------------------------------------------
 
@@ -140,13 +140,13 @@ class RunFolder:
 
     def own_pictures(self) -> Path:
         """Return the folder for pictures made by this run. Raises UniWorldError if it has judged pictures made elsewhere."""
-        if self._pictures_file.is_file():
-            if read_replies(self.replies):
-                raise UniWorldError(
-                    f"'{self.folder}' measures the pictures in '{self.pictures}'. Choose another --out."
-                )
-            self._pictures_file.unlink()
+        if self._pictures_file.is_file() and read_replies(self.replies):
+            raise UniWorldError(f"'{self.folder}' measures the pictures in '{self.pictures}'. Choose another --out.")
         return self._own_pictures
+
+    def use_own_pictures(self) -> None:
+        """Use the pictures that this run makes from now on."""
+        self._pictures_file.unlink(missing_ok=True)
 
     def picture(self, item: BenchItem, sample: int) -> Path | None:
         """Return the file of a result; None if there is none."""

@@ -125,7 +125,12 @@ def test_a_workflow_that_saves_two_pictures_is_named(
     out, err = capsys.readouterr()
     assert "2 missing" in out
     assert "the workflow saved 2 pictures; a benchmark needs exactly one" in err
-    # Nothing was made, so that the workflow can be corrected.
+    # Nothing was made, so that pictures made elsewhere can be used, or the workflow corrected. A wrong one changes nothing.
+    bench = ["bench", "imgedit", "--data", "data", "--out", "run"]
+    assert main([*bench, "--pictures", "data"]) == 1
+    assert "there is no picture" in capsys.readouterr().err
+    assert main([*bench, "--workflow", "missing.json"]) == 2
+    assert (tmp_path / "run" / "pictures.json").is_file()
     (tmp_path / "w.json").write_text(json.dumps(COPY))
     assert main(["bench", "imgedit", "--data", "data", "--workflow", "w.json", "--out", "run"]) == 1
     assert "2 of 2 pictures" in capsys.readouterr().err
