@@ -77,7 +77,8 @@ def _judged(run: Path, weights: str, config: EditR1Config, kinds: Sequence[str])
         for sampler in SAMPLERS:
             pairs = _pairs(run, weights, sampler)
             if any(name in one.scores for both in pairs.values() for side in both for one in side):
-                own = {kind: pairs[kind] for kind in kinds if kind in pairs}
+                pairs = {kind: pairs[kind] for kind in (*kinds, *pairs) if kind in pairs}  # those of the run first
+                own = {kind: both for kind, both in pairs.items() if kind in kinds}
                 start = {kind: read_results(run / MEASURED, START, sampler, kind) or [] for kind in KINDS}
                 parts += [
                     f"{_title(sampler)}: {judge_verdict(own, name, trained)}",

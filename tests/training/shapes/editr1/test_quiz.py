@@ -117,6 +117,15 @@ def test_the_report_says_whether_the_editor_only_pleases_its_judge(right: float,
     assert line.endswith(f"| 1.000 (50 wrong) | 1.000 ({100 - 100 * right:.0f} wrong) |")
 
 
+def test_the_report_does_not_claim_what_noise_may_explain() -> None:
+    before, after = (
+        [TaskResult(first <= index < first + 50, 0.5, {"questions": score}) for index in range(100)]
+        for first, score in ((0, 0.5), (20, 0.52))
+    )
+    text = judge_verdict({"add": (before, after)}, "questions", trained=True)
+    assert "**The judge's score rose, and a gain by the oracle is not shown**" in text
+
+
 def test_tasks_without_a_score_do_not_count() -> None:
     def with_scores(*scores: float | None) -> Sequence[TaskResult]:
         return [TaskResult(index % 2 == 0, 0.5, {"questions": score}) for index, score in enumerate(scores)]
