@@ -27,6 +27,8 @@ from .test_bench_loop import EDITS, FEW, write_workflow
 LAUNCH = "import sys; from uniworld.__main__ import main; sys.exit(main(sys.argv[1:]))"
 GOOD = "Prompt Compliance: 4\nVisual Seamlessness: 3\nPhysical Fidelity: 5"
 PARALLEL = 3
+# Seconds to wait for a phase on a busy machine: nano is loaded, and pictures are made.
+PATIENCE = 300
 # In each phase, processes are killed within this many seconds of its first sign.
 SPANS = {"plan": 0.6, "generate": 0.6, "judge": 0.3, "score": 0.4}
 
@@ -51,7 +53,7 @@ class Command:
 
     def finish(self, fake: FakeJudge, run: str) -> None:
         process = self.start(fake, run)
-        assert process.wait(120) == 0, process.err.read_text()
+        assert process.wait(PATIENCE) == 0, process.err.read_text()
 
     def keys(self, run: str = "run") -> set[str]:
         """Return the keys of the recorded replies."""
@@ -76,7 +78,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def wait_until(holds: Callable[[], object], process: Forked) -> None:
     """Wait until a condition holds or the process has ended."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not holds() and process.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.003)
@@ -133,7 +135,7 @@ def test_kills_pay_for_no_recorded_reply_twice(copying: Command) -> None:
 def test_twenty_kills_on_nano(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    tasks = shapes_world.tasks_of(EDITS, 6)
+    tasks = shapes_world.tasks_of(EDITS, 4)
     shapes_world.imgedit_of_shapes(tmp_path / "data", tasks)
     oracle = shapes_world.imgedit_script(tasks)
 
@@ -156,11 +158,13 @@ def _kill(command: Command, phases: list[str], script: Callable[[Request], Answe
         for phase in phases:
             recorded, before, since = command.keys(), len(fake.requests), command.planned()
             process = command.start(fake, "run")
-            wait_until(partial(_has_begun, phase, command, fake, before, since), process)
-            time.sleep(chance.uniform(0, SPANS[phase]))
-            hit[phase] += process.poll() is None
-            process.kill()
-            process.wait(30)
+            try:
+                wait_until(partial(_has_begun, phase, command, fake, before, since), process)
+                time.sleep(chance.uniform(0, SPANS[phase]))
+                hit[phase] += process.poll() is None
+            finally:
+                process.kill()
+                process.wait(30)
             asked = {one.key for one in fake.requests[before:]}
             assert not asked & recorded
             under_way = asked - command.keys()
