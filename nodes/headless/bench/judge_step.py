@@ -16,7 +16,7 @@ from ....uniworld_core.errors import RunFailed, UniWorldError
 from .items import BenchItem, Suite
 from .judging.ask import Ask
 from .judging.client import Judge
-from .judging.cost import estimate, spent
+from .judging.cost import Spending, estimate
 from .judging.replies import JudgeReply, Replies
 from .judging.run import DETECTOR, LOCAL, MAX_REPEATS, JudgeLimits, JudgeProgress, Judging, answered
 from .judging.vqa import VQA
@@ -160,7 +160,7 @@ def judge_run(
             server = settings.server if earlier is None else earlier.server
             _record(run, replace(settings, server=server))
         if not first:
-            cost = None if limits.price is None else spent(replies.all(), limits.price)
+            cost = None if limits.price is None else Spending(limits.price, replies.all()).total
             return JudgeOutcome(0, {}, cost)
         if plan.suite.by_detector or settings.server == VQA:
             say(f"{len(first)} pictures to examine; {len(subjects) - len(first)} of {len(subjects)} are done already.")

@@ -14,7 +14,7 @@ from .items import Suite
 from .judging.client import OPENAI_URL, Judge, OpenAIJudge
 from .judging.cost import parse_price
 from .judging.identity import detector_name, identity_of
-from .judging.replies import read_replies
+from .judging.replies import by_key, read_replies
 from .judging.run import DETECTOR, LOCAL
 from .judging.vqa import VQA, ProgramVQA, RecordedVQA, program_words
 from .plan import BenchPlan
@@ -136,7 +136,7 @@ def choose_judge(arguments: argparse.Namespace, run: RunFolder, plan: BenchPlan)
         return ChosenJudge(model, server, lambda: OpenAIJudge(kind, model, arguments.timeout))
     if arguments.vqa_command is not None:
         return ChosenJudge(model, VQA, lambda: ProgramVQA(arguments.vqa_command, model, arguments.timeout), parallel=1)
-    recorded = RecordedVQA(arguments.vqa, model, read_replies(run.replies))
+    recorded = RecordedVQA(arguments.vqa, model, by_key(read_replies(run.replies)))
     return ChosenJudge(model, VQA, lambda: recorded, parallel=1, max_failures=_ALL_FAILURES)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -166,24 +166,23 @@ def _same_judge(model: str, published: str) -> bool:
 def result_json(
     plan: BenchPlan,
     settings: JudgeSettings | None,
-    replies: Mapping[str, JudgeReply],
+    replies: Sequence[JudgeReply],
     tables: list[ScoredTable],
     scored: dict[Mode, list[ScoredResult]],
     workflow_hash: str | None,
 ) -> dict[str, Any]:
     """Return the content of result.json; the first table is that of the chosen mode."""
-    used = replies.values()
     judge: dict[str, Any] | None = None if settings is None else {
         "model": settings.model,
         "server": settings.server,
         "temperature": settings.temperature,
-        "models": sorted({reply.model for reply in used if reply.model}),
-        "fingerprints": sorted({reply.fingerprint for reply in used if reply.fingerprint}),
+        "models": sorted({reply.model for reply in replies if reply.model}),
+        "fingerprints": sorted({reply.fingerprint for reply in replies if reply.fingerprint}),
         "replies": len(replies),
-        "tokens_in": sum(reply.tokens_in for reply in used),
-        "tokens_out": sum(reply.tokens_out for reply in used),
-        "first": min((reply.time for reply in used), default=None),
-        "last": max((reply.time for reply in used), default=None),
+        "tokens_in": sum(reply.tokens_in for reply in replies),
+        "tokens_out": sum(reply.tokens_out for reply in replies),
+        "first": min((reply.time for reply in replies), default=None),
+        "last": max((reply.time for reply in replies), default=None),
     }  # fmt: skip
     if judge is not None and settings is not None and plan.suite.by_detector:
         judge["published_weights"] = is_published_detector(settings.model)

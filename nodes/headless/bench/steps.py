@@ -17,7 +17,7 @@ from .judge_step import JudgeSettings, judge_run, read_judge, results_to_judge
 from .judges import choose_judge
 from .judging.cost import parse_price
 from .judging.identity import is_published_detector
-from .judging.replies import read_replies
+from .judging.replies import by_key, read_replies
 from .judging.run import JudgeLimits
 from .judging.vqa import VQA, question_line
 from .outcome import MODES, Mode
@@ -127,10 +127,11 @@ def score(arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: Benc
     if not plan.suite.scored:
         return _show_turns(arguments, out, run, plan)
     made, settings, replies = find_made(run, plan), read_judge(run), read_replies(run.replies)
+    first = by_key(replies)
     # Without a model's replies there is only one way to read them.
     others = () if plan.suite.exact or plan.suite.by_detector else MODES
     modes: list[Mode] = [arguments.scoring, *(mode for mode in others if mode != arguments.scoring)]
-    scored = {mode: score_results(plan, made, settings, replies, mode, digest) for mode in modes}
+    scored = {mode: score_results(plan, made, settings, first, mode, digest) for mode in modes}
     tables = [make_table(plan.suite, scored[mode], mode, arguments.partial) for mode in modes]
     result = result_json(plan, settings, replies, tables, scored, _hash_of(run.workflow))
     run.write_json(run.result, result)

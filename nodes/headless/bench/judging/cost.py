@@ -64,6 +64,34 @@ def estimate(asks: Sequence[Ask]) -> tuple[float, float]:
     return sum(tokens) / len(tokens), float(REPLY_TOKENS)
 
 
-def spent(replies: Iterable[JudgeReply], price: Price) -> float:
-    """Return what the recorded replies cost."""
-    return sum(price.of(reply.tokens_in, reply.tokens_out) for reply in replies)
+class Spending:
+    """Running totals of what the recorded replies cost, so that a run of many replies need not sum them again.
+
+    Attributes:
+        total: cost of the replies of which the server reports tokens.
+        highest: cost of the most expensive one.
+        unknown: number of other replies.
+    """
+
+    def __init__(self, price: Price, replies: Iterable[JudgeReply]) -> None:
+        self._price = price
+        self.total, self.highest, self.unknown = 0.0, 0.0, 0
+        for reply in replies:
+            self.add(reply)
+
+    def add(self, reply: JudgeReply) -> None:
+        """Count a reply."""
+        cost = self._price.of(reply.tokens_in, reply.tokens_out)
+        self.total += cost
+        self.highest = max(self.highest, cost)
+        self.unknown += not cost
+
+    def bound(self, guess: float, running: int) -> float:
+        """Return the highest cost to expect when the requests under way and another one have been answered.
+
+        Args:
+            guess: estimated cost of a reply; that of the replies of which the server reports no tokens.
+            running: number of requests under way.
+        """
+        # A reply can be longer than the average one; twice the most expensive so far is a safe bound.
+        return self.total + self.unknown * guess + max(guess, 2 * self.highest) * (running + 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -57,8 +58,8 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def read_replies(path: Path) -> dict[str, JudgeReply]:
-    """Return the recorded replies by key; none if the file does not exist.
+def read_replies(path: Path) -> list[JudgeReply]:
+    """Return all recorded replies, in their order; none if the file does not exist.
 
     Raises:
         UniWorldError: the file cannot be read, or a line is damaged.
@@ -66,14 +67,22 @@ def read_replies(path: Path) -> dict[str, JudgeReply]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        return {}
+        return []
     except OSError as error:
         raise UniWorldError(f"The replies '{path}' cannot be read: {error.strerror}.") from error
     return _parsed(path, data)
 
 
-def _parsed(path: Path, data: bytes) -> dict[str, JudgeReply]:
+def by_key(replies: Iterable[JudgeReply]) -> dict[str, JudgeReply]:
+    """Return the first reply to each request, which is the one that counts."""
     found: dict[str, JudgeReply] = {}
+    for reply in replies:
+        found.setdefault(reply.key, reply)
+    return found
+
+
+def _parsed(path: Path, data: bytes) -> list[JudgeReply]:
+    found: list[JudgeReply] = []
     complete, _, _tail = data.rpartition(b"\n")
     for number, line in enumerate(complete.split(b"\n") if complete else [], 1):
         try:
@@ -82,7 +91,7 @@ def _parsed(path: Path, data: bytes) -> dict[str, JudgeReply]:
             record = None
         if not isinstance(record, dict) or record.keys() != _TYPES.keys() or not _well_typed(record):
             raise UniWorldError(f"Line {number} of the replies '{path}' is damaged. Remove this line.")
-        found.setdefault(record["key"], JudgeReply(**record))
+        found.append(JudgeReply(**record))
     return found
 
 
@@ -109,6 +118,7 @@ class Replies:
         try:
             data = path.read_bytes()
             self._replies = _parsed(path, data)
+            self._by_key = by_key(self._replies)
             tail = len(data) - (data.rfind(b"\n") + 1)
             if tail:
                 os.ftruncate(self._file, len(data) - tail)
@@ -130,10 +140,12 @@ class Replies:
         self._lock.close()
 
     def get(self, key: str) -> JudgeReply | None:
-        return self._replies.get(key)
+        """Return the first recorded reply to a request; None if there is none."""
+        return self._by_key.get(key)
 
     def all(self) -> list[JudgeReply]:
-        return list(self._replies.values())
+        """Return all recorded replies, each of which has been paid for."""
+        return list(self._replies)
 
     def add(self, reply: JudgeReply) -> None:
         """Append a reply and sync it to disk. Raises RunFailed if it cannot be written."""
@@ -144,4 +156,5 @@ class Replies:
                 f"The replies '{self.path}' cannot be written: {error.strerror}. Fix that and run the command again; "
                 "recorded replies are not asked for again."
             ) from error
-        self._replies[reply.key] = reply
+        self._replies.append(reply)
+        self._by_key.setdefault(reply.key, reply)

@@ -15,7 +15,7 @@ from .....uniworld_core.errors import RunFailed, UniWorldError
 from ..outcome import Unscored
 from .ask import Ask
 from .client import Judge, JudgeBusy, JudgeDown, JudgeRejected
-from .cost import Price, estimate, spent
+from .cost import Price, Spending, estimate
 from .replies import JudgeReply, Replies
 
 # An unreadable reply is asked for again at most this many times.
@@ -143,6 +143,9 @@ class Judging:
         self._last_reply = time.monotonic()
         self._failures = 0
         self._running = 0
+        self._spending = None if limits.price is None else Spending(limits.price, replies.all())
+        # Requests under way by key: results with the same picture, source and question share a reply.
+        self._under_way: dict[str, asyncio.Event] = {}
         self._stopping = False
         self._error: BaseException | None = None
         self.progress = JudgeProgress()
@@ -150,7 +153,7 @@ class Judging:
     @property
     def cost(self) -> float | None:
         """The cost of all recorded replies; None without a price."""
-        return None if self._limits.price is None else spent(self._replies.all(), self._limits.price)
+        return None if self._spending is None else self._spending.total
 
     async def run(self, subjects: list[Subject]) -> None:
         """Judge all results.
@@ -231,21 +234,34 @@ class Judging:
                 return state.reply.text if state.reply is not None and state.reason is None else None
             if self._stopping:
                 return None
-            first = False
             key = ask.key(self._judge.model, state.next_attempt, self._digest)
-            about = JudgeReply(key, subject.item, subject.sample, ask.kind, state.next_attempt, None)
+            if key in self._under_way:
+                await self._under_way[key].wait()
+                continue
+            first = False
             self._check_cost(ask)
-            self._running += 1
+            self._under_way[key] = done = asyncio.Event()
             try:
-                reply = await self._send(ask, about)
+                await self._ask(ask, JudgeReply(key, subject.item, subject.sample, ask.kind, state.next_attempt, None))
             finally:
-                self._running -= 1
-            if not self.progress.asked:
-                self._on_first()
-            self._replies.add(reply)
-            self._failures, self._last_reply = 0, time.monotonic()
-            self.progress.asked += 1
-            self._update(self.progress, self.cost)
+                del self._under_way[key]
+                done.set()
+
+    async def _ask(self, ask: Ask, about: JudgeReply) -> None:
+        """Send a request and record its reply."""
+        self._running += 1
+        try:
+            reply = await self._send(ask, about)
+        finally:
+            self._running -= 1
+        if not self.progress.asked:
+            self._on_first()
+        self._replies.add(reply)
+        if self._spending is not None:
+            self._spending.add(reply)
+        self._failures, self._last_reply = 0, time.monotonic()
+        self.progress.asked += 1
+        self._update(self.progress, self.cost)
 
     async def _send(self, ask: Ask, about: JudgeReply) -> JudgeReply:
         """Send a request until there is a reply, or until it failed too often."""
@@ -286,18 +302,12 @@ class Judging:
 
     def _check_cost(self, ask: Ask) -> None:
         """Raise RunFailed if the requests under way and this one could exceed the budget."""
-        price, most = self._limits.price, self._limits.max_cost
-        if price is None or most is None:
+        price, most, spending = self._limits.price, self._limits.max_cost, self._spending
+        if price is None or most is None or spending is None:
             return
-        past = self._replies.all()
         guess = price.of(*estimate([ask]))
-        # Not every server reports tokens.
-        used = sum(price.of(one.tokens_in, one.tokens_out) or guess for one in past)
-        # A reply can be longer than the average one; twice the most expensive so far is a safe bound.
-        highest = max((price.of(one.tokens_in, one.tokens_out) for one in past), default=0.0)
-        each = max(guess, 2 * highest)
-        if used + each * (self._running + 1) > most:
+        if spending.bound(guess, self._running) > most:
             raise RunFailed(
-                f"The replies have cost {used:.4f}, and another one could exceed --max-cost {most:g}. Raise it "
+                f"The replies have cost {spending.total + spending.unknown * guess:.4f}, and another one could exceed --max-cost {most:g}. Raise it "
                 "and run the same command again."
             )

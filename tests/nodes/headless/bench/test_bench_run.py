@@ -479,6 +479,40 @@ def test_a_reply_counts_whatever_the_server_says_about_its_tokens(bench: Runner,
     assert {one["tokens_in"] for one in bench.replies} == {0}
 
 
+def test_results_with_the_same_question_share_one_reply(bench: Runner) -> None:
+    same = {number: bench.items["0"] for number in bench.items}
+    (bench.folder / "data" / "Benchmark" / "singleturn" / "singleturn.json").write_text(json.dumps(same))
+    for number in same:
+        (bench.pictures / f"{number}.png").write_bytes((bench.pictures / "0.png").read_bytes())
+    scores = iter("12345")
+
+    def script(request: Request) -> Answer:
+        return Answer(GOOD.replace("4", next(scores)), wait=0.05)
+
+    with serving(script) as fake:
+        assert bench(fake, "--parallel", "4")[0] == 0
+        assert len(fake.replies) == len(bench.replies) == bench.result["judge"]["replies"] == 1
+    assert bench.result["tables"]["published"]["counts"]["scored"] == ITEMS
+    # A file with two replies to one request: the first one holds, and both have been paid for.
+    second = {**bench.replies[0], "text": GOOD.replace("4", "2")}
+    with (bench.out / "replies.jsonl").open("a") as file:
+        file.write(json.dumps(second) + "\n")
+    with serving(script) as fake:
+        assert "cost 0.0024" in bench(fake, "--price", "1,2")[2]
+        assert not fake.requests
+    judge = bench.result["judge"]
+    assert (judge["replies"], judge["tokens_in"], judge["tokens_out"]) == (2, 2000, 200)
+    assert bench.result["tables"]["published"]["overall"]["mean_of_items"] == 3.0  # of 1, 3 and 5
+
+
+def test_the_cost_is_not_summed_again_for_each_reply(bench: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    sums: list[int] = []
+    monkeypatch.setattr(Replies, "all", lambda self: sums.append(1) or list(self._replies))
+    with serving(lambda request: Answer(GOOD)) as fake:
+        assert "cost 0.0072" in bench(fake, "--price", "1,2", "--max-cost", "1")[2]
+    assert len(sums) < ITEMS
+
+
 def test_the_budget_holds_for_a_server_that_reports_no_tokens(bench: Runner) -> None:
     with serving(lambda request: Answer(raw=_body())) as fake:
         # By the estimate, a request has about 520 tokens and a reply 150.
