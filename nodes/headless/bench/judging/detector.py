@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -99,6 +100,11 @@ class DetectorJudge:
         mask[:, : shown.height, : shown.width] = 1
         output = self._detector(pixel_values=shown.pixels.to(self._device), pixel_mask=mask.to(self._device))
         classes, masks = output.class_queries_logits[0].cpu(), output.masks_queries_logits[0].cpu()
+        # NaN is below every threshold: it would count as a picture without objects.
+        if not (classes.isfinite().all() and masks.isfinite().all()):
+            raise JudgeRejected(
+                "the detector returns NaN or infinite values: its weights are damaged, download it again"
+            )
         objects = instances(classes, masks, shown, picture.size, _LEAST)
         return [geneval.Detection(names[one.label], one.box, one.score, one.mask) for one in objects]
 
@@ -111,6 +117,8 @@ class DetectorJudge:
         crops = torch.stack([clip_pixels(geneval.crop(picture, one)) for one in found]).to(self._device)
         vision = self._clip.vision_model(pixel_values=crops).pooler_output
         features = self._clip.visual_projection(vision).float().cpu().numpy()
+        if not all(np.isfinite(values).all() for values in (features, *self._texts[name].values())):
+            raise JudgeRejected("CLIP returns NaN or infinite values: its weights are damaged, download it again")
         return geneval.classify_colors(self._texts[name], name, features)[0]
 
     def _embedded(self, name: str) -> dict[str, Any]:

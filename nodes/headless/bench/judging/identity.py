@@ -22,10 +22,12 @@ def identity_of(model: Path) -> str:
         model: a folder, whose hash is over its configuration and the sizes of its files; or a file, whose hash is its SHA-256.
 
     Raises:
-        UniWorldError: it is neither a folder in transformers' layout nor a file.
+        UniWorldError: it does not exist, or is neither a folder in transformers' layout nor a file.
     """
     if model.is_file():
         return f"{model.stem}-{_digest_of(model)[:_SHOWN]}"
+    if not model.exists():
+        raise UniWorldError(f"'{model}' does not exist: check its path.")
     config = model / "config.json"
     if not config.is_file():
         raise UniWorldError(f"'{model}' has no config.json. Pass the folder of a model in transformers' layout.")
@@ -42,6 +44,8 @@ def detector_name(detector: Path, clip: Path) -> str:
     Raises:
         UniWorldError: as `identity_of`, or `clip` is a file.
     """
+    if not clip.exists():
+        raise UniWorldError(f"'{clip}' does not exist: check its path.")
     if not clip.is_dir():
         raise UniWorldError(f"'{clip}' is not a folder. Pass the folder of a CLIP in transformers' layout.")
     published = detector.is_file() and _digest_of(detector).startswith(_PUBLISHED_NAME[-_DIGITS:])

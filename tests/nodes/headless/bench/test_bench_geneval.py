@@ -13,6 +13,7 @@ from uniworld.__main__ import main
 from uniworld.nodes.headless.bench import statistics
 from uniworld.nodes.headless.bench.items import SuiteOptions
 from uniworld.nodes.headless.bench.judging.ask import Ask, AskPicture
+from uniworld.nodes.headless.bench.judging.client import JudgeRejected
 from uniworld.nodes.headless.bench.judging.detector import DetectorJudge, clip_pixels
 from uniworld.nodes.headless.bench.judging.identity import detector_name
 from uniworld.nodes.headless.bench.judging.instances import PaddedPicture, instances, padded
@@ -162,9 +163,26 @@ def test_the_detectors_reply_has_boxes_and_colors(models: tuple[Path, Path], tmp
     assert all(0 <= one["box"][0] <= one["box"][2] <= 48 and one["score"] > 0.25 for one in found)
 
 
+@pytest.mark.parametrize("part", ["_detector", "_clip"])
+def test_damaged_weights_give_no_score(models: tuple[Path, Path], tmp_path: Path, part: str) -> None:
+    import asyncio
+
+    Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
+    judge = DetectorJudge(*models, "cpu")
+    with torch.no_grad():
+        for parameter in getattr(judge, part).parameters():
+            parameter.fill_(torch.nan)
+    names = [f"thing {number}" for number in range(80)]
+    ask = Ask("detections", json.dumps({"names": names, "colors_of": ["thing 2"]}), (AskPicture(tmp_path / "a.png"),))
+    with pytest.raises(JudgeRejected, match="returns NaN or infinite values: its weights are damaged"):
+        asyncio.run(judge.reply(ask, JudgeReply("k", "i", 0, "detections", 0, None)))
+
+
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(UniWorldError, match=r"has no config.json"):
         detector_name(tmp_path, tmp_path)
+    with pytest.raises(UniWorldError, match=r"'\S+x\.pth' does not exist"):
+        detector_name(tmp_path / "x.pth", tmp_path)
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
