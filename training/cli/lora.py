@@ -62,14 +62,12 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from ...uniworld_core.lora.config import check_alpha
     from ...uniworld_core.lora.files import read_lora
     from ...uniworld_core.lora.matching import match
 
-    if arguments.alpha is not None:
-        check_alpha(arguments.alpha, "--alpha is")
     layers = _layers(arguments.model)
     lora = read_lora(arguments.source)
+    lora.check_given(arguments.alpha, "--alpha is")
     _print_report(lora, arguments.alpha)
     if layers is not None:
         targets = match(lora, layers)

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.lora.files import SCALED_METADATA
 from ..config.editr1 import PolicySettings
 from ..files import write_atomic
 from .groups import stream_seed
@@ -112,11 +113,13 @@ def write_adapters(weights: Mapping[str, Tensor], settings: PolicySettings, base
     }
     write_atomic(to / ADAPTER_FILE, _file({f"{PUBLISHED_PREFIX}{name}": one for name, one in plain.items()}))
     write_atomic(to / ADAPTER_CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-    write_atomic(to / SINGLE_FILE, _file({f"{SINGLE_PREFIX}{name}": one for name, one in scaled.items()}))
+    write_atomic(
+        to / SINGLE_FILE, _file({f"{SINGLE_PREFIX}{name}": one for name, one in scaled.items()}, SCALED_METADATA)
+    )
 
 
-def _file(tensors: dict[str, Tensor]) -> bytes:
-    return save(tensors, {"format": "pt"})
+def _file(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    return save(tensors, metadata or {"format": "pt"})
 
 
 def _is_target(name: str, module: nn.Module, targets: Sequence[str]) -> bool:

@@ -14,8 +14,7 @@ import torch
 from ..errors import UniWorldError
 from ..files import write_atomic
 from ..loading.names import some
-from .config import check_alpha
-from .files import LoraFile, LoraModule, read_lora
+from .files import SCALED_METADATA, LoraFile, LoraModule, read_lora
 from .matching import NetworkLayers, Target, match
 
 _PREFIX = "transformer."
@@ -45,12 +44,10 @@ def convert_lora(
         The source.
 
     Raises:
-        UniWorldError: the source is not a plain LoRA or does not fit the network, the target exists or has another suffix,
-            or values do not fit the storage.
+        UniWorldError: the source is not a plain LoRA or does not fit the network, alpha is given although the scale is in the
+            source's weights, the target exists or has another suffix, or values do not fit the storage.
         OSError: the target cannot be written.
     """
-    if alpha is not None:
-        check_alpha(alpha, "alpha is")
     if target.suffix != _SUFFIX:
         raise UniWorldError(f"The target {target} does not end in {_SUFFIX}: a LoRA is one such file.")
     if target.exists():
@@ -58,6 +55,7 @@ def convert_lora(
     if not target.parent.is_dir():
         raise UniWorldError(f"The folder {target.parent} does not exist: create it first.")
     lora = read_lora(source)
+    lora.check_given(alpha)
     targets = match(lora, network) if network is not None else _named_targets(lora)
     floats: dict[str, torch.Tensor] = {}
     dtypes: set[torch.dtype] = set()
@@ -83,7 +81,7 @@ def _file(floats: dict[str, torch.Tensor], dtype: torch.dtype) -> bytes:
         if not bool(torch.isfinite(tensor.float()).all()):
             raise UniWorldError(f"{name} has values that are not finite as {dtype}: choose another --storage.")
     # Tensors may share memory, such as A of layers that were joined.
-    return save({name: tensor.clone() for name, tensor in stored.items()}, {"format": "pt"})
+    return save({name: tensor.clone() for name, tensor in stored.items()}, SCALED_METADATA)
 
 
 def _named_targets(lora: LoraFile) -> dict[str, tuple[Target, ...]]:

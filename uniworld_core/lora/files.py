@@ -32,6 +32,10 @@ _ENDINGS = (
 _ALPHA = ".alpha"
 # What `LoraFile.alpha` reports as the source of an alpha that nothing names.
 UNKNOWN_ALPHA = "the rank, as neither the file nor a configuration has alpha"
+# What it reports for a file in which the scale is already multiplied into B.
+SCALE_IN_WEIGHTS = "the rank, as the scale is in the weights"
+# Metadata of such a file. Without it nobody could see that its alpha is the rank and not merely unknown.
+SCALED_METADATA = {"format": "pt", "uniworld_scale": "in the weights"}
 _DOWN = ("A", "down")
 # Prefixes of modules' names. "base_model.model." is PEFT's, "transformer." diffusers', the next two ComfyUI's, and the last
 # that of UniWorld-V1's checkpoints.
@@ -79,12 +83,14 @@ class LoraFile:
         modules: {name in the file: module}.
         config: PEFT's settings, if the folder or the file's metadata has them.
         dtypes: dtypes of the matrices, as safetensors names them.
+        scaled: whether the metadata says that the scale is in the weights; alpha is then the rank.
     """
 
     file: Path
     modules: dict[str, LoraModule]
     config: AdapterConfig | None = None
     dtypes: frozenset[str] = field(default_factory=frozenset)
+    scaled: bool = False
 
     def alpha(self, module: LoraModule, given: float | None = None) -> tuple[float, str]:
         """Return alpha of a module and where it is from: the argument, the file, the settings, or else the rank.
@@ -98,7 +104,22 @@ class LoraFile:
             return module.alpha, f"{_ALPHA} in {self.file.name}"
         if self.config is not None and (alpha := self.config.alpha_of(module.bare)) is not None:
             return alpha, self.config.source
-        return float(module.rank), UNKNOWN_ALPHA
+        return float(module.rank), SCALE_IN_WEIGHTS if self.scaled else UNKNOWN_ALPHA
+
+    def check_given(self, alpha: float | None, what: str = "alpha is") -> None:
+        """Check an alpha that replaces the file's. None is fine.
+
+        Raises:
+            UniWorldError: it is not a finite number other than 0, or the scale is in the weights already.
+        """
+        if alpha is None:
+            return
+        check_alpha(alpha, what)
+        if self.scaled:
+            raise UniWorldError(
+                f"{what} {alpha:g}, and {self.file} has the scale in its weights already, which would then be applied twice: "
+                "leave alpha out."
+            )
 
     def scale(self, module: LoraModule, given: float | None = None) -> float:
         """Return the factor with which a module was trained: alpha / r, or alpha / sqrt(r) if rank-stabilized."""
@@ -169,7 +190,9 @@ def read_lora(source: str | Path) -> LoraFile:
         raise UniWorldError(f"{file} is not a plain LoRA: {some(problems)}.", problems)
     config = _config(file, metadata)
     _check_ranks(file, modules, config)
-    return LoraFile(file, modules, config, frozenset(tensors[module.down][0] for module in modules.values()))
+    dtypes = frozenset(tensors[module.down][0] for module in modules.values())
+    scaled = SCALED_METADATA.items() <= metadata.items()
+    return LoraFile(file, modules, config, dtypes, scaled)
 
 
 def without_prefixes(name: str) -> str:

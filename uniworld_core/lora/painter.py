@@ -16,7 +16,6 @@ from ..sampling.condition import Condition
 from ..sampling.flow import Shift, Velocity
 from ..sampling.latents import LatentFormat
 from ..sampling.painter import Painter
-from .config import check_alpha
 from .files import LoraFile, read_lora
 from .layers import LowRank, ScaledProduct, adapted, place_on
 from .matching import NetworkLayers, Target, match
@@ -51,11 +50,11 @@ def open_lora(source: str | Path, network: NetworkLayers, alpha: float | None = 
         alpha: replaces alpha of the file and of its configuration.
 
     Raises:
-        UniWorldError: the file is missing, damaged or not a plain LoRA, or does not fit the network. Modules are named.
+        UniWorldError: the file is missing, damaged or not a plain LoRA, or does not fit the network, whose modules are named; or
+            alpha is given although the scale is in the weights.
     """
-    if alpha is not None:
-        check_alpha(alpha, "alpha is")
     file = read_lora(source)
+    file.check_given(alpha)
     targets = match(file, network)
     products: dict[str, ScaledProduct] = {}
     for module, down, up in file.tensors():

@@ -38,6 +38,26 @@ def test_convert_writes_the_scale_into_the_weights(capsys: pytest.CaptureFixture
     assert float((after[name] - 2 * before[name]).abs().max()) == 0
 
 
+def test_a_converted_file_says_that_the_scale_is_in_the_weights(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    once, twice = tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
+    run(capsys, "convert", LORA, once, "--alpha", 8)
+    out = run(capsys, "inspect", once)[1]
+    assert "alpha      4, from the rank, as the scale is in the weights\nscale      1," in out
+    assert "--alpha" not in out
+    for arguments in (("inspect", once), ("convert", once, twice)):
+        code, _, err = run(capsys, *arguments, "--alpha", 8)
+        assert code == 2
+        assert "alpha is 8, and" in err
+        assert "has the scale in its weights already" in err
+    assert not twice.exists()
+    # Without alpha, another conversion keeps the strength.
+    assert run(capsys, "convert", once, twice)[0] == 0
+    first, second = load_file(once), load_file(twice)
+    assert all(float((first[name] - second[name]).abs().max()) == 0 for name in first)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

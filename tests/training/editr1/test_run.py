@@ -24,6 +24,7 @@ from uniworld.training.engine import checkpoints
 from uniworld.training.run.folder import CHECKPOINTS
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.errors import RunFailed, UniWorldError
+from uniworld.uniworld_core.lora.files import read_lora
 from uniworld.uniworld_core.lora.matching import layers_of
 from uniworld.uniworld_core.lora.painter import open_lora
 
@@ -102,6 +103,8 @@ def test_adapters_are_exported_in_both_layouts(tmp_path: Path, first_epoch: Path
     assert json.loads((tmp_path / "lora" / ADAPTER_CONFIG).read_text())["lora_alpha"] == 4.0
     with pytest.raises(UniWorldError, match="already exists"):
         export_editr1(first_epoch, tmp_path / "lora")
+    assert read_lora(tmp_path / "lora" / SINGLE_FILE).scaled
+    assert not read_lora(tmp_path / "lora").scaled
     # Nodes apply both with the same strength, as trained.
     network = layers_of(UniWorld.from_pretrained("tiny").dit.transformer)
     files = [open_lora(tmp_path / "lora" / name, network).products for name in ("", SINGLE_FILE)]

@@ -112,7 +112,7 @@ def test_a_converted_file_has_diffusers_names_and_no_alpha(model: UniWorld, publ
         factor = 2 if "lora_B" in name else 1
         assert torch.equal(written[name.replace("base_model.model.", "transformer.")], tensor * factor)
     with safe_open(target, "pt") as opened:
-        assert opened.metadata() == {"format": "pt"}
+        assert opened.metadata() == {"format": "pt", "uniworld_scale": "in the weights"}
     again = open_lora(target, layers_of(model.dit.transformer))
     assert {product.scale for product in again.products.values()} == {1.0}
 
