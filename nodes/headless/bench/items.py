@@ -188,6 +188,10 @@ class Suite(Protocol):
     def check(self, kind: str, reply: str, mode: Mode) -> Unscored | None:
         """Return why a reply cannot be read; None if it can."""
 
+    def check_for(self, item: BenchItem, kind: str, reply: str, mode: Mode) -> Unscored | None:
+        """Return the same as `check`, for a suite where it depends on the item."""
+        return self.check(kind, reply, mode)
+
     def score(self, item: BenchItem, answers: Mapping[str, str], mode: Mode) -> Values | Unscored:
         """Return the values of one result, or why there are none."""
 

@@ -27,12 +27,18 @@ from .run_folder import Digests, Made, RunFolder, read_json_file
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """Settings on which the replies depend; `temperature` replaces the published one if it is not None."""
+    """Settings on which the replies depend.
+
+    Attributes:
+        temperature: replaces the published one; None keeps it.
+        omitted: names of parameters that the server rejected, so that replies came without them.
+    """
 
     model: str
     server: str
     temperature: float | None
     scoring: Mode
+    omitted: tuple[str, ...] = ()
 
     @property
     def attempts(self) -> int:
@@ -46,7 +52,8 @@ def read_judge(run: RunFolder) -> JudgeSettings | None:
         return None
     content = read_json_file(run.judge, "")
     try:
-        return JudgeSettings(**content)
+        settings = JudgeSettings(**content)
+        return replace(settings, omitted=tuple(settings.omitted))
     except TypeError as error:
         raise UniWorldError(
             f"'{run.judge}' is damaged. Remove it and judge again; recorded replies are kept."
@@ -62,12 +69,13 @@ def _earlier_settings(run: RunFolder, settings: JudgeSettings, replies: Replies)
     old = read_judge(run) if replies.all() else None
     if old is not None:
         for what, one, other in (
-            ("judge model", old.model, settings.model),
-            ("temperature", old.temperature, settings.temperature),
+            ("with --judge-model", old.model, settings.model),
+            ("with --temperature", old.temperature, settings.temperature),
         ):
             if one != other:
+                was, now = ("without --temperature" if value is None else f"{what} {value}" for value in (one, other))
                 raise UniWorldError(
-                    f"'{run.folder}' was judged with the {what} {one}, not {other}. Choose another --out, with --pictures "
+                    f"'{run.folder}' was judged {was}, not {now}. Choose another --out, with --pictures "
                     f"'{run.pictures}' for the same pictures."
                 )
     return old
@@ -109,7 +117,7 @@ class JudgedResult:
 
     def check(self, kind: str, reply: str) -> Unscored | None:
         """See `Subject.check`."""
-        return self.suite.check(kind, reply, self.settings.scoring)
+        return self.suite.check_for(self.plan_item, kind, reply, self.settings.scoring)
 
 
 def results_to_judge(plan: BenchPlan, made: Made, settings: JudgeSettings) -> list[JudgedResult]:
@@ -152,13 +160,14 @@ def judge_run(
     """
     with Replies(run.replies) as replies:
         earlier = _earlier_settings(run, settings, replies)
+        omitted = () if earlier is None else earlier.omitted
         subjects = results_to_judge(plan, made, settings)
         asks = [ask for one in _sample(subjects) for ask in one.asks({})]
         first: list[Any] = [one for one in subjects if not is_settled(one, replies.get, digest)]
         if subjects and (not first or (earlier is None and len(first) < len(subjects))):
             # Such as for another mode of scoring, or after the file was removed. The server was not asked.
             server = settings.server if earlier is None else earlier.server
-            _record(run, replace(settings, server=server))
+            _record(run, replace(settings, server=server, omitted=omitted))
         if not first:
             cost = None if limits.price is None else Spending(limits.price, replies.all()).total
             return JudgeOutcome(0, {}, cost)
@@ -168,8 +177,12 @@ def judge_run(
             _announce(first, len(subjects), asks, limits)
         judge = open_judge()
         bar = _JudgeBar(len(subjects), len(subjects) - len(first), on_progress)
-        # Not earlier: a wrong option must not fix the judge of a run without replies.
-        judging = Judging(judge, replies, limits, digest, bar.update, lambda: _record(run, settings))
+
+        def record() -> None:
+            # Not earlier: a wrong option must not fix the judge of a run without replies.
+            _record(run, replace(settings, omitted=tuple(dict.fromkeys([*omitted, *judge.omitted]))))
+
+        judging = Judging(judge, replies, limits, digest, bar.update, record)
         try:
             asyncio.run(judging.run(first))
         finally:

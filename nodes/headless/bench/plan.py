@@ -88,13 +88,19 @@ def make_plan(
 
 
 def difference_of(old: BenchPlan, new: BenchPlan) -> str | None:
-    """Return in what two plans differ; None if they are the same."""
-    for what, one, other in (
-        ("benchmark", old.benchmark, new.benchmark),
-        ("settings", old.settings, new.settings),
-        ("set of items", old.items_hash, new.items_hash),
-        ("set of judge prompts", old.prompts, new.prompts),
-    ):
+    """Return in what two plans differ, as the end of a sentence on what was planned; None if they are the same."""
+    if old.benchmark != new.benchmark:
+        return f"for {shown(old.benchmark)}, not for {shown(new.benchmark)}"
+    for name in {**old.settings, **new.settings}:
+        one, other = (plan.settings.get(name) for plan in (old, new))
         if one != other:
-            return what + (f": {shown(one)}, not {shown(other)}" if what in ("benchmark", "settings") else "")
-    return None
+            return f"{_option(name, one)}, not {_option(name, other)}"
+    if old.items_hash != new.items_hash:
+        return "with other items"
+    return "with other judge prompts" if old.prompts != new.prompts else None
+
+
+def _option(name: str, value: object) -> str:
+    return (
+        f"without --{name}" if value in (None, "") else f"with --{name} {value if type(value) is str else shown(value)}"
+    )

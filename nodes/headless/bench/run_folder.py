@@ -78,7 +78,7 @@ class RunFolder:
         if self.plan_file.exists():
             other = difference_of(self.plan(), plan)
             if other is not None and self.has_results:
-                raise UniWorldError(f"'{self.folder}' is of another {other}. Choose another --out.")
+                raise UniWorldError(f"'{self.folder}' was planned {other}. Choose another --out.")
             if other is not None:
                 self.start_again()
         elif self.folder.is_dir() and any(self._is_foreign(one) for one in self.folder.iterdir()):

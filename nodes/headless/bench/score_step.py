@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -87,7 +87,7 @@ def _score(
                 subject.settings.model,
                 replies.get,
                 digest,
-                lambda kind, text: suite.check(kind, text, mode),
+                lambda kind, text: suite.check_for(item, kind, text, mode),
                 subject.attempts,
             )
             if state.reply is not None:
@@ -149,7 +149,7 @@ def comparable(plan: BenchPlan, settings: JudgeSettings | None, table: ScoredTab
     """Return the published results with the same judge, items and settings."""
     if settings is None or plan.settings["limit"] is not None or settings.temperature is not None or not table.complete:
         return []
-    if table.mode != "published":
+    if table.mode != "published" or settings.omitted:
         return []
     return [
         one for one in plan.suite.published if one.edition == plan.edition and _same_judge(settings.model, one.judge)
@@ -175,10 +175,12 @@ def result_json(
     judge: dict[str, Any] | None = None if settings is None else {
         "model": settings.model,
         "server": settings.server,
-        "temperature": settings.temperature,
+        "temperature": None if "temperature" in settings.omitted else settings.temperature,
+        "omitted": list(settings.omitted),
         "models": sorted({reply.model for reply in replies if reply.model}),
         "fingerprints": sorted({reply.fingerprint for reply in replies if reply.fingerprint}),
         "replies": len(replies),
+        "cut_replies": cut_replies(replies),
         "tokens_in": sum(reply.tokens_in for reply in replies),
         "tokens_out": sum(reply.tokens_out for reply in replies),
         "first": min((reply.time for reply in replies), default=None),
@@ -198,6 +200,11 @@ def result_json(
         "results": _results_json(tables, scored),
         "versions": versions(),
     }
+
+
+def cut_replies(replies: Iterable[JudgeReply]) -> int:
+    """Return the number of replies that ended at the maximum length."""
+    return sum(reply.finish == "length" for reply in replies)
 
 
 def about_run(plan: BenchPlan, workflow_hash: str | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,17 +14,17 @@ from ....uniworld_core.files import sha256_file
 from ....uniworld_core.json_text import dumps
 from .generate import BatchPlace, make_pictures
 from .judge_step import JudgeSettings, judge_run, read_judge, results_to_judge
-from .judges import choose_judge
+from .judges import NO_JUDGE, choose_judge
 from .judging.cost import parse_price
 from .judging.identity import is_published_detector
-from .judging.replies import by_key, read_replies
+from .judging.replies import JudgeReply, by_key, read_replies
 from .judging.run import JudgeLimits
 from .judging.vqa import VQA, question_line
 from .outcome import MODES, Mode
 from .page import page, sheet
 from .plan import BenchPlan
 from .run_folder import Digests, Made, RunFolder, find_made
-from .score_step import ScoredResult, comparable, make_table, result_json, score_results
+from .score_step import ScoredResult, comparable, cut_replies, make_table, result_json, score_results
 from .text_table import table_text
 from .turns import make_turns
 from .turns_report import turns_page, turns_result, turns_sheet, turns_text
@@ -135,7 +135,9 @@ def score(arguments: argparse.Namespace, out: TextIO, run: RunFolder, plan: Benc
     tables = [make_table(plan.suite, scored[mode], mode, arguments.partial) for mode in modes]
     result = result_json(plan, settings, replies, tables, scored, _hash_of(run.workflow))
     run.write_json(run.result, result)
-    text = table_text(plan, _judge_text(plan, settings), tables, comparable(plan, settings, tables[0]))
+    text = table_text(
+        plan, _judge_text(arguments, plan, settings, replies), tables, comparable(plan, settings, tables[0])
+    )
     chosen = scored[modes[0]]
     if arguments.step != "score":
         _write_report(run, plan, text, chosen, made.pictures)
@@ -172,10 +174,21 @@ def _hash_of(workflow: Path) -> str | None:
     return sha256_file(workflow) if workflow.is_file() else None
 
 
-def _judge_text(plan: BenchPlan, settings: JudgeSettings | None) -> str | None:
+def _judge_text(
+    arguments: argparse.Namespace, plan: BenchPlan, settings: JudgeSettings | None, replies: Sequence[JudgeReply]
+) -> str | None:
     """Return what the table says about the judge."""
     if settings is None:
-        return None
+        chosen = getattr(arguments, "judge", NO_JUDGE)
+        return None if chosen == NO_JUDGE else f"{arguments.judge_model or chosen}; no reply is recorded"
+    text = _judge_name(plan, settings)
+    if settings.omitted:
+        text += f"; without {', '.join(settings.omitted)}, which the server rejects"
+    cut = cut_replies(replies)
+    return text + (f"; {cut} of {len(replies)} replies were cut at the maximum length" if cut else "")
+
+
+def _judge_name(plan: BenchPlan, settings: JudgeSettings) -> str:
     if plan.suite.vqa is not None and settings.server != VQA:
         return f"{settings.model} in place of the published VQA model; not comparable with published results"
     if plan.suite.by_detector:

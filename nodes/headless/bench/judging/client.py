@@ -55,11 +55,13 @@ class Judge(Protocol):
         model: name of the model, part of the hash of each request.
         identity: what the result says about the judge.
         notes: sentences for the user, such as which parameters the server rejected.
+        omitted: names of parameters that the questions have but the server rejects, so that they are not sent.
     """
 
     model: str
     identity: dict[str, Any]
     notes: list[str]
+    omitted: list[str]
 
     async def reply(self, ask: Ask, about: JudgeReply) -> JudgeReply:
         """Ask a question.
@@ -101,7 +103,8 @@ class OpenAIJudge:
         self._client = AsyncOpenAI(
             base_url=address, api_key=self._key, max_retries=0, timeout=timeout, http_client=http_client()
         )
-        self._omitted: set[str] = set()
+        self._rejected: set[str] = set()
+        self.omitted: list[str] = []
 
     async def close(self) -> None:
         await self._client.close()
@@ -115,7 +118,9 @@ class OpenAIJudge:
         while True:
             template = None if ask.thinking is None else {"enable_thinking": ask.thinking}
             values = {"temperature": ask.temperature, self._limit_name: ask.max_tokens, _TEMPLATE: template}
-            options = {name: value for name, value in values.items() if value is not None and name not in self._omitted}
+            options = {
+                name: value for name, value in values.items() if value is not None and name not in self._rejected
+            }
             try:
                 # The client's own timeout is for each packet, so that a server which sends slowly could take forever.
                 sent = self._client.chat.completions.create(  # type: ignore[call-overload]
@@ -149,7 +154,7 @@ class OpenAIJudge:
     @property
     def _limit_name(self) -> str:
         # Newer models of OpenAI only know the second name.
-        return "max_completion_tokens" if "max_tokens" in self._omitted else "max_tokens"
+        return "max_completion_tokens" if "max_tokens" in self._rejected else "max_tokens"
 
     def _omit(self, error: Any, options: dict[str, Any]) -> bool:
         """Omit the parameter that the server rejects from now on. Returns False if it rejects something else."""
@@ -157,8 +162,14 @@ class OpenAIJudge:
         named = body.get("param") or next((name for name in _OPTIONAL if name in str(body.get("message"))), None)
         if named not in options:
             return False
-        self._omitted.add(named)
-        self.notes.append(f"The judge rejects the parameter {named}; it is omitted.")
+        if named in self._rejected:  # by the response to another request meanwhile
+            return True
+        self._rejected.add(named)
+        if named == "max_tokens":
+            self.notes.append("The judge rejects the parameter max_tokens; max_completion_tokens is sent instead.")
+        else:
+            self.omitted.append(named)
+            self.notes.append(f"The judge rejects the parameter {named}; it is omitted.")
         return True
 
     def _failure(self, error: Any) -> Exception:

@@ -52,6 +52,7 @@ class DetectorJudge:
         self.identity = {"model": self.model, "server": "this process"}
         other = "The detector has other weights than the published one (mmdet), so its scores may differ."
         self.notes = [] if is_published_detector(self.model) else [other]
+        self.omitted: list[str] = []
         try:
             self._device = torch.device(device)
             detector_net: Any = open_mmdet(detector) if detector.is_file() else _open_folder(detector)

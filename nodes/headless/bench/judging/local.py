@@ -42,6 +42,7 @@ class LocalJudge:
         self.model = identity_of(folder)
         self.identity = {"model": self.model, "server": "this process"}
         self.notes: list[str] = []
+        self.omitted: list[str] = []
         kind = str(read_json(folder / "config.json").get("model_type", ""))
         load = _uniworld if kind in FAMILIES else _transformers
         self._answer = load(folder, device)

@@ -125,7 +125,8 @@ class Judging:
     Args:
         digest: returns the hash of a file.
         update: called after every reply and every finished result.
-        on_first: called when the first reply has come, before it is recorded.
+        on_settings: called before the first reply is recorded, and before the first one for which the judge omitted a
+            parameter.
     """
 
     def __init__(
@@ -135,10 +136,11 @@ class Judging:
         limits: JudgeLimits,
         digest: Callable[[Path], str],
         update: Callable[[JudgeProgress, float | None], None],
-        on_first: Callable[[], None],
+        on_settings: Callable[[], None],
     ) -> None:
         self._judge, self._replies, self._limits, self._digest = judge, replies, limits, digest
-        self._update, self._on_first = update, on_first
+        self._update, self._on_settings = update, on_settings
+        self._omitted = 0
         self._resume_at = 0.0
         self._last_reply = time.monotonic()
         self._failures = 0
@@ -194,16 +196,21 @@ class Judging:
             except RunFailed as error:
                 self._stop(error)
                 return
-            except (JudgeDown, JudgeRejected, UniWorldError) as error:
+            except (JudgeDown, JudgeRejected) as error:
                 self._count_failure(subject, str(error))
+            except UniWorldError as error:  # such as a picture that cannot be read: not the judge's failure
+                self._fail(subject, str(error))
             except Exception as error:  # raised again when the other workers have recorded their replies
                 self._stop(error)
                 return
             self.progress.finished += 1
             self._update(self.progress, self.cost)
 
-    def _count_failure(self, subject: Subject, reason: str) -> None:
+    def _fail(self, subject: Subject, reason: str) -> None:
         self.progress.failed[f"{subject.item}/{subject.sample}"] = reason
+
+    def _count_failure(self, subject: Subject, reason: str) -> None:
+        self._fail(subject, reason)
         self._failures += 1
         if self._failures >= self._limits.max_failures:
             self._stop(
@@ -254,8 +261,9 @@ class Judging:
             reply = await self._send(ask, about)
         finally:
             self._running -= 1
-        if not self.progress.asked:
-            self._on_first()
+        if not self.progress.asked or len(self._judge.omitted) > self._omitted:
+            self._omitted = len(self._judge.omitted)
+            self._on_settings()
         self._replies.add(reply)
         if self._spending is not None:
             self._spending.add(reply)

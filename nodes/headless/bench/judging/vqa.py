@@ -58,6 +58,7 @@ class RecordedVQA:
     def __init__(self, path: Path, model: str, recorded: Mapping[str, JudgeReply]) -> None:
         self.model = model
         self.notes: list[str] = []
+        self.omitted: list[str] = []
         self.identity = {"model": model, "server": VQA}
         self._path, self._answers = path, _read(path)
         kinds = {(item, kind_of(crop, question)): answer for (item, crop, question), answer in self._answers.items()}
@@ -132,6 +133,7 @@ class ProgramVQA:
     def __init__(self, command: str, model: str, timeout: float) -> None:
         self.model = model
         self.notes: list[str] = []
+        self.omitted: list[str] = []
         self.identity = {"model": model, "server": VQA}
         self._words, self._timeout = program_words(command), timeout
         self._process: asyncio.subprocess.Process | None = None

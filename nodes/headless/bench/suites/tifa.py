@@ -68,8 +68,14 @@ class TIFASuite(Suite):
         return f"{_REQUEST}Question: {question['text']}\nChoices: {', '.join(question['choices'])}"
 
     def check(self, kind: str, reply: str, mode: Mode) -> Unscored | None:
-        """See `Suite.check`. Whether a reply is one of the choices is known in `score` only."""
+        """See `Suite.check`. Whether a reply is one of the choices is known in `check_for` only."""
         return None if reply.strip() else Unscored("the reply is empty")
+
+    def check_for(self, item: BenchItem, kind: str, reply: str, mode: Mode) -> Unscored | None:
+        """See `Suite.check_for`: the reply must be one of the question's choices."""
+        choices = {one["text"]: one["choices"] for one in item.extra["questions"]}[kind]
+        answer = self._answer(reply, choices, mode)
+        return self.check(kind, reply, mode) or (answer if isinstance(answer, Unscored) else None)
 
     def score(self, item: BenchItem, answers: Mapping[str, str], mode: Mode) -> Values | Unscored:
         """See `Suite.score`: the fraction of correct answers, and the answers by type for the table."""
@@ -108,6 +114,10 @@ class TIFAVQASuite(TIFASuite):
 
     def _text(self, question: Mapping[str, Any]) -> str:
         return question_text(question["text"], choices=tuple(question["choices"]))
+
+    def check_for(self, item: BenchItem, kind: str, reply: str, mode: Mode) -> Unscored | None:
+        """See `Suite.check_for`. Asked again, a VQA model gives the same answer."""
+        return self.check(kind, reply, mode)
 
     def _answer(self, reply: str, choices: Sequence[str], mode: Mode) -> str | Unscored:
         return reply if mode == "published" else super()._answer(reply, choices, mode)

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ pytest.importorskip("openai")
 
 from uniworld.__main__ import main
 from uniworld.nodes.headless.bench import statistics
+from uniworld.nodes.headless.bench.judging.ask import AskPicture
 from uniworld.nodes.headless.bench.judging.http import MAX_BODY
 from uniworld.nodes.headless.bench.judging.replies import Replies
+from uniworld.nodes.headless.bench.judging.run import JudgeLimits
+from uniworld.uniworld_core.errors import UniWorldError
 
 from .fake_judge import KEY, Answer, FakeJudge, Request, serving
 from .folders import imgedit, results
@@ -190,14 +194,30 @@ def test_a_rejected_parameter_is_omitted_once_and_named(bench: Runner) -> None:
     def script(request: Request) -> Answer:
         if "temperature" in request.body:
             error = {"param": "temperature", "message": "Unsupported value: 'temperature'", "code": "unsupported_value"}
-            return Answer(status=400, error=error)
-        return Answer(GOOD)
+            return Answer(status=400, error=error, wait=0.2)
+        return Answer(GOOD, finish="length" if number_of(request) == 2 else "stop")
 
     with serving(script) as fake:
-        code, _, err = bench(fake, "--temperature", "0", "--parallel", "1")
+        code, out, err = bench(fake, "--temperature", "0", "--parallel", "4")
         assert code == 0
-        assert len(fake.requests) == ITEMS + 1
+        asked = len(fake.requests)
+        assert ITEMS < asked <= ITEMS + 4
+        assert bench(fake, "--temperature", "0", "--scoring", "strict")[0] == 0
+        assert len(fake.requests) == asked
     assert err.count("The judge rejects the parameter temperature") == 1
+    said = "without temperature, which the server rejects; 1 of 6 replies were cut at the maximum length"
+    assert f"judge: gpt-4.1; {said}; scoring: published" in out
+    judge = bench.result["judge"]
+    assert (judge["temperature"], judge["omitted"], judge["cut_replies"]) == (None, ["temperature"], 1)
+    assert json.loads((bench.out / "judge.json").read_bytes())["omitted"] == ["temperature"]
+
+
+def test_a_judge_without_a_reply_is_named(bench: Runner) -> None:
+    with serving(lambda request: Answer(status=400)) as fake:
+        code, out, _ = bench(fake)
+    assert code == 1
+    assert "judge: gpt-4.1; no reply is recorded" in out
+    assert bench.result["judge"] is None
 
 
 @pytest.mark.parametrize(
@@ -230,6 +250,22 @@ def test_a_run_without_results_takes_other_settings(bench: Runner) -> None:
     with serving(lambda request: Answer(GOOD)) as fake:
         assert bench(fake)[0] == 0
         assert bench(fake, "--limit", "2")[0] == 2
+
+
+def test_pictures_that_cannot_be_read_are_no_failures_of_the_judge(
+    bench: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> Any:
+        raise UniWorldError("The picture cannot be read.")
+
+    monkeypatch.setattr(JudgeLimits, "__init__", partialmethod(JudgeLimits.__init__, tries=1, max_failures=2))
+    monkeypatch.setattr(AskPicture, "data_url", fail)
+    with serving(lambda request: Answer(GOOD)) as fake:
+        code, out, err = bench(fake, "--parallel", "1")
+    assert code == 1
+    assert "6 open" in out
+    assert "6 results could not be judged, such as 0/0: The picture cannot be read" in err
+    assert "in a row" not in err
 
 
 def test_another_process_at_work_keeps_its_plan(bench: Runner) -> None:
@@ -340,9 +376,9 @@ def test_a_fixed_random_subset(bench: Runner) -> None:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--limit", "2"], "is of another settings"),
-        (["--judge-model", "gpt-4o"], "was judged with the judge model gpt-4.1, not gpt-4o"),
-        (["--temperature", "0.5"], "was judged with the temperature None, not 0.5"),
+        (["--limit", "2"], "was planned without --limit, not with --limit 2. Choose another --out"),
+        (["--judge-model", "gpt-4o"], "was judged with --judge-model gpt-4.1, not with --judge-model gpt-4o"),
+        (["--temperature", "0.5"], "was judged without --temperature, not with --temperature 0.5"),
     ],
     ids=["limit", "model", "temperature"],
 )

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from uniworld.nodes.headless.bench.suites.dpg import DPGSuite, DPGVQASuite
 from uniworld.nodes.headless.bench.suites.tifa import TIFASuite, TIFAVQASuite
 from uniworld.uniworld_core.errors import RunFailed, UniWorldError
 
+from .fake_judge import KEY, Answer, Request, serving
 from .folders import results
 
 
@@ -108,6 +110,32 @@ def test_a_program_answers_the_questions(
     assert table["groups"] == {"animal": {"score": 0.0}, "counting": {"score": 1.0}}
     assert table["overall"] == pytest.approx({"TIFA": 0.25, "deviation": 0.5**0.5 / 2})
     assert table["group_counts"] == {"animal": 2, "counting": 1}
+
+
+def test_a_language_model_is_asked_again_for_one_of_the_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(statistics, "RESAMPLES", 5)
+    (tmp_path / "tifa_v1.0_question_answers.json").write_text(json.dumps(TIFA))
+    pictures = results(tmp_path / "pictures", ["a_1", "b_2"])
+    seen: Counter[str] = Counter()
+
+    def script(request: Request) -> Answer:
+        question = next(one["question"] for one in TIFA if f"Question: {one['question']}" in request.text)
+        seen[question] += 1
+        if question == "how many?":
+            return Answer("Several.")
+        return Answer("Yes." if question == "a cat?" or seen[question] == 2 else "Perhaps.")
+
+    with serving(script) as fake:
+        judge = ["--judge", fake.url, "--judge-model", "m"]
+        assert bench("tifa", "--data", tmp_path, "--pictures", pictures, "--out", tmp_path / "run", *judge) == 0
+    assert seen == {"how many?": 3, "a cat?": 1, "a dog?": 2}
+    made = tables(tmp_path / "run")["published"]
+    assert made["counts"] == {"scored": 1, "unscored": 1, "open": 0, "missing": 0}
+    assert made["overall"]["TIFA"] == 1.0
 
 
 def ask_program(folder: Path, program: str, timeout: float = 20.0) -> str | None:
