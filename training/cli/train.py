@@ -58,6 +58,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _train_editr1(config: EditR1Config, run: Path, dry_run: bool) -> int:
+    from ..editr1.export import check_exportable
     from ..editr1.loop import open_base_model, train_editr1
     from ..editr1.summary import summarize_editr1
     from ..engine.precision import resolve_device
@@ -66,9 +67,12 @@ def _train_editr1(config: EditR1Config, run: Path, dry_run: bool) -> int:
     if dry_run:
         import torch
 
-        providers().check_reward(config)
+        known = providers()
+        known.check_reward(config)
+        check_exportable(config)
+        prompts = known.open_prompts(config)
         model = open_base_model(config, torch.device(resolve_device(config.run.device)))
-        summary = summarize_editr1(config, model, providers().open_prompts(config))
+        summary = summarize_editr1(config, model, prompts)
         if is_rank0():
             print(summary)
         return DONE

@@ -18,6 +18,21 @@ from ..run.folder import CONFIG, read_any_config
 from .adapters import write_adapters
 
 _NETWORK = "dit.transformer."
+_SETTINGS = "config.json"
+
+
+def check_exportable(config: EditR1Config) -> None:
+    """Check that what a run trains can be written. A missing starting checkpoint is left to whoever opens it.
+
+    Raises:
+        UniWorldError: everything trains, and the starting checkpoint is of a family whose checkpoints cannot be written.
+    """
+    start = _start(config)
+    if config.policy.kind == "full" and start.is_dir() and not (start / _SETTINGS).is_file():
+        raise UniWorldError(
+            f"policy.kind is 'full', and {start} is not a checkpoint in UniWorld-V1's format: only such checkpoints can be "
+            "exported after training of all parameters. Train adapters: set policy.kind to 'lora'."
+        )
 
 
 def export_editr1(
@@ -54,11 +69,16 @@ def export_editr1(
         names = {name: name.removeprefix(_NETWORK).removeprefix("dit.") for name in trained}
         write_adapters({names[name]: one for name, one in trained.items()}, config.policy, config.model.checkpoint, to)
         return
-    shipped = shipped_model(config.model.checkpoint)
-    start = Path(config.model.checkpoint) if shipped is None else shipped.checkpoint
-    if not (start / "config.json").is_file():
+    start = _start(config)
+    if not (start / _SETTINGS).is_file():
         raise UniWorldError(
             f"The run {run} started from {start}, which is not a checkpoint in UniWorld-V1's format: correct "
             f"model.checkpoint in its {CONFIG}; only such checkpoints can be written, besides adapters (policy.kind = 'lora')."
         )
     write_changed(start, {TOWER_NAMES.in_file(name): Source.of(tensor) for name, tensor in trained.items()}, to, dtype)
+
+
+def _start(config: EditR1Config) -> Path:
+    """Return the folder of the checkpoint that a run starts from."""
+    shipped = shipped_model(config.model.checkpoint)
+    return Path(config.model.checkpoint) if shipped is None else shipped.checkpoint

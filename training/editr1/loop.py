@@ -25,6 +25,7 @@ from ..run.loop import stop_on_signal
 from ..run.metrics import Reporter
 from ..run.plot import plot
 from .drawing import EpochRefused
+from .export import check_exportable
 from .groups import stream_seed
 from .metrics import EpochMetrics
 from .policy import open_policy
@@ -72,6 +73,7 @@ def train_editr1(config: EditR1Config, folder: Path, providers: Providers, progr
         UniWorldError: the configuration, model, data, reward or run folder cannot be used.
     """
     config.check_complete()
+    check_exportable(config)
     with start_world(config.run.device, config.run.parallel) as world, ExitStack() as stack:
         if config.editr1.groups % world.size:
             raise UniWorldError(

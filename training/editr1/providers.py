@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -12,6 +12,7 @@ from typing import TypeAlias
 from ...uniworld_core.errors import UniWorldError, shown
 from ..config.editr1 import EditR1Config
 from ..engine.precision import resolve_device
+from .groups import check_groups
 from .prompts import ListedPrompts, MetadataPrompts, Prompts
 from .reward.logit import LogitReward
 from .reward.protocol import Reward
@@ -23,6 +24,7 @@ from .reward.weighted import WeightedReward
 
 OpenPrompts: TypeAlias = "Callable[[EditR1Config], Prompts]"
 OpenReward: TypeAlias = "Callable[[EditR1Config], Reward]"
+CheckReward: TypeAlias = "Callable[[EditR1Config], None]"
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,19 @@ class Providers:
     Attributes:
         prompts: {key in the table `data`: opens its prompts}.
         rewards: {name of a reward: opens it}.
+        checks: {name of a reward: checks what it needs, without opening anything large or remote}.
     """
 
     prompts: Mapping[str, OpenPrompts]
     rewards: Mapping[str, OpenReward]
+    checks: Mapping[str, CheckReward] = field(default_factory=lambda: REWARD_CHECKS)
 
     def open_prompts(self, config: EditR1Config) -> Prompts:
-        """Open the configured prompts. Raises UniWorldError if they are invalid."""
-        return self.prompts[config.data.sources[0]](config)
+        """Open the configured prompts. Raises UniWorldError if they are invalid, or fewer than the groups of an epoch."""
+        prompts = self.prompts[config.data.sources[0]](config)
+        if prompts.count is not None:
+            check_groups(prompts.count, config.editr1.groups)
+        return prompts
 
     def open_reward(self, config: EditR1Config) -> Reward:
         """Open the configured rewards. Raises UniWorldError if a name is unknown or a reward cannot be used."""
@@ -62,11 +69,18 @@ class Providers:
         return {name: self.rewards[name](config) for name in config.reward.watch}
 
     def check_reward(self, config: EditR1Config) -> None:
-        """Check the names of the configured rewards, without opening them. Raises UniWorldError if one is unknown."""
+        """Check the configured rewards without opening them.
+
+        Raises:
+            UniWorldError: a name is unknown, or a reward lacks a setting that it needs.
+        """
         for key in ("name", "watch"):
             for name in getattr(config.reward, key):
                 if name not in self.rewards:
                     raise UniWorldError(f"reward.{key} is {shown(name)}; it must be one of {', '.join(self.rewards)}.")
+        for name in dict.fromkeys((*config.reward.name, *config.reward.watch)):
+            if name in self.checks:
+                self.checks[name](config)
 
 
 # The prompts that need no particular data.
@@ -80,14 +94,12 @@ def _logit(config: EditR1Config) -> LogitReward:
     from .reward.judges import open_judge
 
     settings = config.reward
-    needed_setting("model", settings.model, "logit", "the judge's folder")
     judge = open_judge(settings.model, resolve_device(config.run.device), pixels=settings.pixels or None)
     return LogitReward(judge, _question(config), settings.answers, settings.batch)
 
 
 def _remote(config: EditR1Config) -> RemoteReward:
     settings = config.reward
-    needed_setting("url", settings.url, "remote", "the server's address")
     reward = RemoteReward(settings.url, _token(), _policy(config), batch=settings.batch)
     reward.check()
     return reward
@@ -95,9 +107,7 @@ def _remote(config: EditR1Config) -> RemoteReward:
 
 def _openai(config: EditR1Config) -> OpenAIReward:
     settings = config.reward
-    needed_setting("url", settings.url, "openai", "the server's address")
-    needed_setting("model", settings.model, "openai", "the model's name on the server")
-    return OpenAIReward(
+    reward = OpenAIReward(
         settings.url,
         settings.model,
         _token(),
@@ -106,6 +116,23 @@ def _openai(config: EditR1Config) -> OpenAIReward:
         _policy(config),
         parallel=settings.batch,
     )
+    reward.check()
+    return reward
+
+
+def _check_logit(config: EditR1Config) -> None:
+    needed_setting("model", config.reward.model, "logit", "the judge's folder")
+    _question(config)
+
+
+def _check_remote(config: EditR1Config) -> None:
+    needed_setting("url", config.reward.url, "remote", "the server's address")
+
+
+def _check_openai(config: EditR1Config) -> None:
+    needed_setting("url", config.reward.url, "openai", "the server's address")
+    needed_setting("model", config.reward.model, "openai", "the model's name on the server")
+    _question(config)
 
 
 def _question(config: EditR1Config) -> QuestionTemplate:
@@ -129,3 +156,4 @@ def needed_setting(key: str, value: str, name: str, what: str) -> None:
 
 # The rewards that need no particular data.
 REWARDS: dict[str, OpenReward] = {"logit": _logit, "remote": _remote, "openai": _openai}
+REWARD_CHECKS: dict[str, CheckReward] = {"logit": _check_logit, "remote": _check_remote, "openai": _check_openai}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -79,6 +80,7 @@ class EditR1Trainer:
         self.step = 0
         self.drawing = PromptDraw(config, world, model, prompts)
         self._saved: int | None = None
+        self._warned: set[str] = set()  # rewards that have failed
         self._rewards_since_save: list[float] = []
 
     def epoch(self) -> EpochMetrics:
@@ -170,8 +172,36 @@ class EditR1Trainer:
         return {OLD + name: tensor for name, tensor in self.policy.old.items()}
 
     def _roll_out(self, store: EpochStore) -> list[Rollout]:
-        """Paint and score this process's groups, or read those that are there already."""
-        return [self._roll_out_group(drawn, store) for drawn in self.drawing.draw(self.step)]
+        """Paint and score this process's groups, or read those that are there already.
+
+        It ends early once too many pictures have no score: a server that is gone would cost hours otherwise.
+        """
+        rollouts: list[Rollout] = []
+        allowed = self.config.reward.max_failed * self._pictures_per_epoch
+        # Every process has as many groups, so that all of them agree after each one.
+        for drawn in self.drawing.draw(self.step):
+            rollouts.append(self._roll_out_group(drawn, store))
+            self._warn_of_failures(rollouts[-1])
+            failed = sum(isinstance(score, RewardFailure) for one in rollouts for score in one.scores)
+            if float(self.world.gather([failed]).sum()) > allowed:
+                break
+        return rollouts
+
+    @property
+    def _pictures_per_epoch(self) -> int:
+        return self.config.editr1.groups * self.config.editr1.group_size
+
+    def _warn_of_failures(self, rollout: Rollout) -> None:
+        """Warn of the first failure of each reward in this process."""
+        for name, scores in {self.reward.name: rollout.scores, **rollout.watched}.items():
+            reasons = [one.reason for one in scores if isinstance(one, RewardFailure)]
+            if reasons and name not in self._warned:
+                self._warned.add(name)
+                warnings.warn(
+                    f"The reward {name} failed on {len(reasons)} of the {len(scores)} pictures of group "
+                    f"{rollout.group.number} in epoch {self.step}: {reasons[0]}. Further failures are only counted.",
+                    stacklevel=2,
+                )
 
     def _roll_out_group(self, drawn: DrawnPrompt, store: EpochStore) -> Rollout:
         group, prompt, condition = drawn.group, drawn.prompt, drawn.condition
@@ -199,14 +229,15 @@ class EditR1Trainer:
         """Raise TooManyFailures if too many pictures of the epoch have no score; a resumed run then asks again."""
         failures = {number: one for number, row in table.items() for one in row if isinstance(one, RewardFailure)}
         count = sum(isinstance(one, RewardFailure) for row in table.values() for one in row)
-        total = sum(map(len, table.values()))
+        scored, total = sum(map(len, table.values())), self._pictures_per_epoch
         if count <= self.config.reward.max_failed * total and count < total:
             return
         for number in failures:
             store.forget_scores(number)
         reasons = "; ".join(dict.fromkeys(one.reason for one in list(failures.values())[:3]))
+        first = f"first {scored} of the " if scored < total else ""
         raise TooManyFailures(
-            f"The reward {self.reward.name} failed on {count} of the {total} pictures of epoch {self.step}, more than "
+            f"The reward {self.reward.name} failed on {count} of the {first}{total} pictures of epoch {self.step}, more than "
             f"reward.max_failed = {self.config.reward.max_failed:g} allows: {reasons}. The pictures are kept: run the same "
             "command again to score them."
         )

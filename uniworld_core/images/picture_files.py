@@ -100,6 +100,7 @@ class PictureFile:
         self.name, self.warning, self.damage = name, "", ""
         self._limits, self._check = limits or LIMITS, _Check(check)
         self._opened: IO[bytes] | None = None
+        self._formats = formats
         try:
             self.picture: Image.Image = self.guarded(lambda: self._open(file, formats, check is not None))
             self._check_size()
@@ -220,8 +221,9 @@ class PictureFile:
         if isinstance(error, _Empty):
             return BadPicture(f"The picture '{name}' is an empty file. Get an intact copy of it.")
         if isinstance(error, UnidentifiedImageError):
+            usable = "PNG, JPEG or WebP" if self._formats is None else " or ".join(self._formats)
             return BadPicture(
-                f"The file '{name}' is not a picture that can be read, or its header is damaged. Use PNG, JPEG or WebP."
+                f"The file '{name}' is not a picture that can be read, or its header is damaged. Use {usable}."
             )
         if _is_about_text(error):
             return BadPicture(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from uniworld.training.cli import main as cli
 from uniworld.training.config.editr1 import EditR1Config
 from uniworld.training.editr1.adapters import ADAPTER_CONFIG, ADAPTER_FILE, SINGLE_FILE
 from uniworld.training.editr1.export import export_editr1
@@ -146,6 +147,23 @@ def test_failed_scores_mask_their_pictures_and_too_many_stop_the_run(
     assert rows(tmp_path / "two")[0]["failed"] == 0
 
 
+def test_a_reward_that_is_gone_stops_the_epoch_early(
+    tmp_path: Path, config_of: Configure, providers_of: Provide, red_reward: Any
+) -> None:
+    gone = red_reward(range(100))
+    with (
+        pytest.raises(RunFailed, match=r"red failed on 3 of the first 3 of the 6 pictures of epoch 0"),
+        pytest.warns(UserWarning, match=r"red failed on 3 of the 3 pictures of group 0 in epoch 0: no judge\."),
+    ):
+        train_editr1(config_of("run.steps=1"), tmp_path / "run", providers_of(gone))
+    assert gone.seen == 3
+    assert len(list((tmp_path / "run" / "rollouts").rglob("*.safetensors"))) == 1
+    # The same command scores the kept pictures and paints the others.
+    back = red_reward()
+    train_editr1(config_of("run.steps=1"), tmp_path / "run", providers_of(back))
+    assert back.seen == 6
+
+
 def test_a_watched_reward_is_recorded_and_not_trained_on(
     tmp_path: Path, config_of: Configure, rows: Rows, red_reward: Any
 ) -> None:
@@ -220,6 +238,37 @@ def test_a_folder_of_another_run_is_refused(
     assert not (tmp_path / "new").exists()
 
 
+def test_what_cannot_work_is_refused_before_the_model_opens(
+    tmp_path: Path, config_of: Configure, capsys: pytest.CaptureFixture[str], metadata: Path
+) -> None:
+    kontext = tmp_path / "kontext"
+    kontext.mkdir()
+    (kontext / "model_index.json").write_text('{"_class_name": "FluxKontextPipeline"}')
+    for settings, problem in (
+        (["reward.name=logit"], "reward.model is not set"),
+        (["reward.name=remote"], "reward.url is not set"),
+        (["reward.name=openai", "reward.url=http://127.0.0.1:9"], "reward.model is not set"),
+        (["data.metadata=", "data.shapes=add", "reward.name=oracle", "reward.watch=logit"], "reward.model is not set"),
+        (["reward.name=oracle"], "only knows the world of shapes"),
+        (
+            ["reward.name=remote", "reward.url=http://a", "editr1.groups=5"],
+            "There are 4 samples, and each epoch needs 5",
+        ),
+        (
+            ["reward.name=remote", "reward.url=http://a", "policy.kind=full", f"model.checkpoint={kontext}"],
+            "set policy.kind",
+        ),
+    ):
+        config_of()
+        chosen = [f"data.metadata={metadata}", *settings]
+        command = ["train", str(tmp_path / "config.toml"), "--run", str(tmp_path / "run")]
+        for more in (["--dry-run"], []):
+            code = cli.main([*command, *more, *(part for one in chosen for part in ("--set", one))])
+            assert code == 2
+            assert problem in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_rewards_are_opened_by_name(config_of: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     known = Providers(PROMPTS, REWARDS)
     for settings, problem in (
@@ -235,6 +284,7 @@ def test_rewards_are_opened_by_name(config_of: Configure, monkeypatch: pytest.Mo
     ):
         with pytest.raises(UniWorldError, match=problem):
             known.open_reward(config_of(*settings))
+    monkeypatch.setattr("uniworld.training.editr1.reward.remote.OpenAIReward.check", lambda self: None)
     openai = ("reward.url=http://127.0.0.1:9", "reward.model=a")
     both = known.open_reward(config_of('reward.name=["openai", "openai"]', "reward.weights=[1, 3]", *openai))
     assert isinstance(both, WeightedReward)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import warnings
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ....uniworld_core.errors import UniWorldError, shown
 from .protocol import RewardFailure, RewardItem, Score
 from .question import Ask, Question, QuestionTemplate
-from .requests import RequestFailed, RetryPolicy, RewardServer
+from .requests import NoAnswer, NoSuchPath, RequestFailed, RetryPolicy, RewardServer
 from .score_tokens import DIGITS, check_answers, score_of_logprobs
 from .wire import HEALTH_PATH, MAX_ITEMS, SCORE_PATH, decode_scores, encode_items, png
 
 if TYPE_CHECKING:
     import aiohttp
+
+_MODELS_PATH = "/v1/models"
 
 
 class RemoteReward:
@@ -120,6 +123,29 @@ class OpenAIReward:
         self._server = RewardServer(url, token, policy or RetryPolicy(), parallel)
         self._model, self._ask, self._top = model, ask or QuestionTemplate(), top
         self._answers = check_answers(answers)
+
+    def check(self) -> None:
+        """Check that the server answers and accepts the token, and warn if it does not list the model.
+
+        A server without a list of models is usable. Raises UniWorldError if it does not answer.
+        """
+        try:
+            found = self._server.run(lambda session: self._server.ask(session, _MODELS_PATH, None))
+        except NoAnswer as error:
+            raise UniWorldError(
+                f"{self._server.url} does not answer ({error}): start the server, or correct reward.url."
+            ) from error
+        except (RequestFailed, NoSuchPath):
+            return
+        listed = found.get("data") if isinstance(found, dict) else None
+        rows = listed if isinstance(listed, list) else []
+        names = [one["id"] for one in rows if isinstance(one, dict) and isinstance(one.get("id"), str)]
+        if names and self._model not in names:
+            warnings.warn(
+                f"{self._server.url} does not list the model {shown(self._model)}, but {shown(', '.join(names), 200)}. If it "
+                "has no such model, all requests fail: correct reward.model.",
+                stacklevel=2,
+            )
 
     def score(self, items: Sequence[RewardItem]) -> list[Score]:
         """As `Reward.score`."""

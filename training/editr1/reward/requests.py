@@ -34,6 +34,14 @@ class RequestFailed(Exception):
     """A request has no usable answer. Its items fail; others may succeed."""
 
 
+class NoAnswer(RequestFailed):
+    """All attempts of a request failed for reasons that may pass, such as a server that is not running."""
+
+
+class NoSuchPath(UniWorldError):
+    """The server does not know the path of a request."""
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """How long a request is attempted.
@@ -116,8 +124,10 @@ class RewardServer:
         """Return the JSON of an answer. POST with a body, GET without.
 
         Raises:
-            RequestFailed: there is no answer after all attempts, or the server rejects this request.
-            UniWorldError: the server rejects the token, or is not of this kind.
+            NoAnswer: there is no answer after all attempts.
+            RequestFailed: the server rejects this request, or its answer is not JSON.
+            NoSuchPath: the server does not know the path.
+            UniWorldError: the server rejects the token.
         """
         wait, reason = self._policy.wait, ""
         for attempt in range(self._policy.attempts):
@@ -135,13 +145,11 @@ class RewardServer:
             if status in (401, 403):
                 raise UniWorldError(f"{self.url} rejects the token: set {TOKEN_VARIABLE} to the server's.")
             if status in (404, 405) or 300 <= status < 400:
-                raise UniWorldError(
-                    f"{self.url}{path} is not there ({reason}): check the address of the reward server."
-                )
+                raise NoSuchPath(f"{self.url}{path} is not there ({reason}): check the address of the reward server.")
             if status not in _PASSING:
                 raise RequestFailed(reason)
             wait = max(wait, asked)
-        raise RequestFailed(f"no answer after {self._policy.attempts} attempts, the last one: {reason}")
+        raise NoAnswer(f"no answer after {self._policy.attempts} attempts, the last one: {reason}")
 
     async def _once(self, session: aiohttp.ClientSession, path: str, body: object | None) -> tuple[int, bytes, float]:
         """Return status, body and the seconds of Retry-After of one attempt."""

@@ -39,7 +39,10 @@ def reward_app(reward: Reward, token: str | None, report: Callable[[str], None])
     @web.middleware
     async def guarded(request: web.Request, handler: Callable[..., object]) -> web.StreamResponse:
         sent = request.headers.get("Authorization", "")
-        if token is not None and not hmac.compare_digest(sent.encode(), f"Bearer {token}".encode()):
+        # Bytes of a header that are not UTF-8 arrive as surrogates.
+        if token is not None and not hmac.compare_digest(
+            sent.encode(errors="surrogatepass"), f"Bearer {token}".encode()
+        ):
             return _error(401, "The token is missing or wrong: send it as `Authorization: Bearer TOKEN`.")
         try:
             return await handler(request)  # type: ignore[misc, no-any-return]

@@ -12,7 +12,7 @@ from ....uniworld_core.errors import UniWorldError
 from ...config.editr1 import EditR1Config
 from ...editr1.groups import stream_seed
 from ...editr1.prompts import EditPrompt
-from ...editr1.providers import PROMPTS, REWARDS, OpenReward, Providers, needed_setting
+from ...editr1.providers import PROMPTS, REWARD_CHECKS, REWARDS, OpenReward, Providers, needed_setting
 from ...editr1.reward.known_answers import KnownAnswerReward
 from ...editr1.reward.protocol import RewardFailure, RewardItem, Score
 from ...engine.precision import resolve_device
@@ -86,26 +86,29 @@ def _prompts(config: EditR1Config) -> ShapesPrompts:
     return ShapesPrompts(config.data.shapes, config.run.seed, config.editr1.side)
 
 
-def _oracle(config: EditR1Config) -> OracleReward:
+def _check_oracle(config: EditR1Config) -> None:
     if not config.data.shapes:
         raise UniWorldError(
             "reward.name has 'oracle', which only knows the world of shapes: set data.shapes, or another reward."
         )
-    return OracleReward()
 
 
 def _questions(config: EditR1Config) -> KnownAnswerReward:
     from ...editr1.reward.judges import open_judge
 
     settings = config.reward
-    check_quiz_kinds(config.data.shapes)
-    needed_setting("model", settings.model, KnownAnswerReward.name, "the judge's folder, or nano")
     dtype = None if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
     judge = open_judge(settings.model, resolve_device(config.run.device), dtype, pixels=settings.pixels or None)
     return KnownAnswerReward(judge, ask_quiz, settings.batch)
 
 
+def _check_questions(config: EditR1Config) -> None:
+    check_quiz_kinds(config.data.shapes)
+    needed_setting("model", config.reward.model, KnownAnswerReward.name, "the judge's folder, or nano")
+
+
 def providers() -> Providers:
     """Return the prompts and rewards of all runs, with those of the world of shapes."""
-    rewards: dict[str, OpenReward] = {ORACLE: _oracle, KnownAnswerReward.name: _questions}
-    return Providers({**PROMPTS, "shapes": _prompts}, {**REWARDS, **rewards})
+    rewards: dict[str, OpenReward] = {ORACLE: lambda _: OracleReward(), KnownAnswerReward.name: _questions}
+    checks = {ORACLE: _check_oracle, KnownAnswerReward.name: _check_questions}
+    return Providers({**PROMPTS, "shapes": _prompts}, {**REWARDS, **rewards}, {**REWARD_CHECKS, **checks})

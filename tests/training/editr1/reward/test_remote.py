@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -143,6 +144,14 @@ def test_a_wrong_token_ends_the_run(server: str) -> None:
             RemoteReward(server, token, QUICK).score([item()])
 
 
+def test_a_token_of_any_bytes_is_wrong(server: str) -> None:
+    host, _, port = server.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        request = b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer \xff\xe9\r\n\r\n"
+        connection.sendall(request)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401")
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -172,7 +181,8 @@ def test_pictures_of_other_formats_and_bombs_are_rejected() -> None:
         picture.save(file, kind)
         body = encode_items([item()])
         body["items"][0]["picture"] = base64.b64encode(file.getvalue()).decode()
-        with pytest.raises(UniWorldError, match="Item 0, picture"):
+        wanted = r"Item 0, picture.* Use PNG\.$" if kind == "JPEG" else "Item 0, picture.* is too large"
+        with pytest.raises(UniWorldError, match=wanted):
             decode_items(json.dumps(body).encode())
 
 
@@ -271,6 +281,41 @@ def test_a_server_that_is_not_there() -> None:
     assert "no answer after 3 attempts" in score.reason
     with pytest.raises(UniWorldError, match=r"does not answer .* start `uniworld reward serve`"):
         RemoteReward(url, policy=ONCE).check()
+
+
+def test_a_server_with_the_api_of_openai_is_asked_for_its_models(recwarn: pytest.WarningsRecorder) -> None:
+    def reward(url: str) -> OpenAIReward:
+        return OpenAIReward(url, "judge", policy=ONCE)
+
+    with pytest.raises(UniWorldError, match=r"does not answer .* correct reward\.url"):
+        reward("http://127.0.0.1:9").check()
+
+    def listing(status: int, text: str) -> Any:
+        async def answer(request: Any) -> Any:
+            assert request.path == "/v1/models"
+            return web.Response(status=status, text=text, content_type="application/json")
+
+        return answering(answer)
+
+    usable = (
+        (404, ""),
+        (405, ""),
+        (501, ""),
+        (200, "<html>"),
+        (200, '{"data": 3}'),
+        (200, '{"data": [{"id": "judge"}]}'),
+    )
+    for status, text in usable:
+        with serving(listing(status, text)) as url:
+            reward(url).check()
+    assert not [one for one in recwarn if "does not list" in str(one.message)]
+    with (
+        serving(listing(200, '{"data": [{"id": "other"}]}')) as url,
+        pytest.warns(UserWarning, match="does not list the model 'judge', but 'other'"),
+    ):
+        reward(url).check()
+    with serving(listing(401, "")) as url, pytest.raises(UniWorldError, match="rejects the token"):
+        reward(url).check()
 
 
 def test_another_server_ends_the_run() -> None:
