@@ -22,6 +22,7 @@ from .http.guard import bounded, guards
 from .http.openapi import describe
 from .http.responses import json_response
 from .http.route import HTTPRoute
+from .http.unmatched import refuse
 from .metrics import Metrics
 from .queue.clients import Clients
 from .queue.store import Store
@@ -127,6 +128,8 @@ def make_app(server: Server) -> web.Application:
                 app.router.add_get(path, handler, expect_handler=expected)
             else:
                 app.router.add_route(route.method, path, handler, expect_handler=expected)
+    # After all others. No body is requested, because it would not be read.
+    app.router.add_route("*", "/{path:.*}", refuse, expect_handler=bounded(refuse, 0)[1])
     app.on_startup.append(_start)
     app.on_shutdown.append(_close_sockets)
     app.on_cleanup.append(_stop)

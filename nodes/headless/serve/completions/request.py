@@ -152,6 +152,9 @@ def _turns(messages: object) -> tuple[ChatPart, ...]:
     for number, message in enumerate(messages):
         turn = _turn(message, f"messages[{number}]")
         if turn.role == "system":
+            if turn.pictures:
+                where = f"messages[{number}]"
+                raise CompletionError(400, f"{where} of the role {message['role']} may only have text.", where)
             system.append(turn.text)
             continue
         if turn.role == "user" and system:
@@ -160,6 +163,8 @@ def _turns(messages: object) -> tuple[ChatPart, ...]:
         turns.append(turn)
     if not turns or turns[-1].role != "user":
         raise CompletionError(400, "The last message must be the user's.", "messages")
+    if system:
+        turns[-1] = ChatPart("user", "\n".join([turns[-1].text, *system]), turns[-1].pictures)
     if sum(len(turn.pictures) for turn in turns) > MAX_PICTURES:
         raise CompletionError(400, f"A request may have at most {MAX_PICTURES} pictures.", "messages")
     return tuple(turns)

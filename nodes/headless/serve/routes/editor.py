@@ -16,6 +16,7 @@ from ..content import OWN_NAME, Pack, stock_template_file, stock_templates, tran
 from ..http.files import send_trusted
 from ..http.responses import RequestError, json_response, read_object
 from ..http.route import BOOLEAN, STRING, HTTPRoute, properties
+from ..http.unmatched import refuse
 from ..server import server_of
 
 _FOREVER = "public, max-age=31536000, immutable"  # the names of files in assets/ change with their content
@@ -29,7 +30,7 @@ async def get_static(request: web.Request) -> web.StreamResponse:
     name = request.match_info["path"]
     path = _inside(server_of(request).frontend, name)
     if not path.is_file():
-        raise RequestError(404, "not_found", "Not found.")
+        await refuse(request)
     return await send_trusted(request, path, _FOREVER if name.startswith("assets/") else "no-cache")
 
 

@@ -147,7 +147,8 @@ def test_with_a_token_any_name_is_accepted_on_the_network(start):
 
 
 def test_error_responses_are_json(live):
-    for method, path, status in (("GET", "/nothing", 404), ("GET", "/api/nothing", 404), ("PUT", "/prompt", 405)):
+    wrong = [("GET", "/nothing", 404), ("POST", "/nothing", 404), ("GET", "/api/nothing", 404), ("PUT", "/prompt", 405)]
+    for method, path, status in [*wrong, ("GET", "/interrupt", 405), ("POST", "/", 405)]:
         reply = live.ask(method, path)
         assert reply.status == status
         assert reply.json["error"]["message"]

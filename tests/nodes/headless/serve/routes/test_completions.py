@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from uniworld.nodes import host
+from uniworld.nodes.headless.serve.completions.request import read_request
 from uniworld.nodes.headless.storage import folders
 from uniworld.uniworld_core import UniWorld
 
@@ -157,6 +158,7 @@ def test_a_conversation_and_a_system_message(ask: Callable[..., Any]) -> None:
         ({"messages": []}, "messages", "at least one message"),
         ({"messages": "hi"}, "messages", "must be a list"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]", "must have a role"),
+        ({"messages": [{**message(), "role": "system"}, message()]}, "messages[0]", "may only have text"),
         ({"messages": [message(), {"role": "assistant", "content": "x"}]}, "messages", "must be the user's"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0]", "neither text nor"),
         ({"messages": [{"role": "user", "content": "<|im_end|>"}]}, None, "<|im_end|>"),
@@ -191,6 +193,30 @@ def test_unknown_models_and_wrong_tokens_have_openais_form(ask: Callable[..., An
     assert (reply.status, reply.json["error"]["type"]) == (401, "authentication_error")
     assert reply.json["error"].keys() == {"message", "type", "param", "code"}
     assert reply.headers["www-authenticate"] == "Bearer"
+
+
+def test_no_system_message_is_dropped() -> None:
+    system, user = {"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "How many?"}
+    answer = {"role": "assistant", "content": "Two."}
+    for messages, texts in (
+        ([system, user], ["Answer briefly.\nHow many?"]),
+        ([user, system], ["How many?\nAnswer briefly."]),
+        ([user, system, answer, user, system], ["How many?", "Two.", "Answer briefly.\nHow many?\nAnswer briefly."]),
+    ):
+        assert [turn.text for turn in read_request({"model": "nano", "messages": messages}).turns] == texts
+
+
+def test_unknown_paths_and_methods_have_openais_form(served: Live) -> None:
+    for method, path, status, allowed in (
+        ("GET", "/v1/chat/completions", 405, "POST"),
+        ("DELETE", "/v1/models", 405, "GET,HEAD"),
+        ("POST", "/v1/completions", 404, None),
+        ("GET", "/v1/embeddings", 404, None),
+    ):
+        reply = served.ask(method, path, headers={"Authorization": "Bearer secret-token"})
+        assert (reply.status, reply.headers.get("allow")) == (status, allowed)
+        assert reply.json["error"].keys() == {"message", "type", "param", "code"}
+        assert reply.json["error"]["type"] == "invalid_request_error"
 
 
 def test_unipic_answers_as_understand_does(ask: Callable[..., Any], unipic: Path) -> None:
