@@ -28,7 +28,8 @@ _MAX_TOKENS, _MOST_TOKENS = 1024, 8192
 IMGEDIT_JUDGE, IMGEDIT_PIXELS = "ImgEdit_Judge", (1016064, 1354752)
 
 # Answers a question: system text, text, pictures, whether the pictures come first, and the maximum length in tokens.
-Answer = Callable[[str, str, "list[Image.Image]", bool, int], str]
+# Returns the answer and its length in tokens.
+Answer = Callable[[str, str, "list[Image.Image]", bool, int], tuple[str, int]]
 
 
 class LocalJudge:
@@ -52,17 +53,18 @@ class LocalJudge:
 
     async def reply(self, ask: Ask, about: JudgeReply) -> JudgeReply:
         """See `Judge.reply`."""
-        text = await asyncio.to_thread(self._reply, ask)
-        return replace(about, text=text, model=self.model, finish="stop", time=round(time.time(), 3))
+        text, finish = await asyncio.to_thread(self._reply, ask)
+        return replace(about, text=text, model=self.model, finish=finish, time=round(time.time(), 3))
 
     @torch.inference_mode()
-    def _reply(self, ask: Ask) -> str:
+    def _reply(self, ask: Ask) -> tuple[str, str]:
         pictures = [one.decoded() for one in ask.pictures]
         limit = min(ask.max_tokens or _MAX_TOKENS, _MOST_TOKENS)
         try:
-            return self._answer(ask.system, ask.text, pictures, ask.pictures_first, limit)
+            text, length = self._answer(ask.system, ask.text, pictures, ask.pictures_first, limit)
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
             raise JudgeRejected(f"the judge in this process fails ({type(error).__name__}: {brief(error)})") from error
+        return text, "length" if length >= limit else "stop"
 
 
 def _uniworld(folder: Path, device: str) -> Answer:
@@ -71,9 +73,16 @@ def _uniworld(folder: Path, device: str) -> Answer:
 
     model = UniWorld.from_pretrained(folder, device=device)
 
-    def answer(system: str, text: str, pictures: list[Image.Image], first: bool, limit: int) -> str:
+    def answer(system: str, text: str, pictures: list[Image.Image], first: bool, limit: int) -> tuple[str, int]:
+        length = 0
+
+        def count(tokens: int) -> None:
+            nonlocal length
+            length = tokens
+
         said = f"{system}\n\n{text}" if system else text
-        return str(model.understand(said, make_references(pictures, None) or None, max_new_tokens=limit))
+        references = make_references(pictures, None) or None
+        return str(model.understand(said, references, max_new_tokens=limit, callback=count)), length
 
     return answer
 
@@ -102,7 +111,7 @@ def _transformers(folder: Path, device: str) -> Answer:
     if folder.resolve().name == IMGEDIT_JUDGE:
         _limit_pixels(processor.image_processor, *IMGEDIT_PIXELS)
 
-    def answer(system: str, text: str, pictures: list[Image.Image], first: bool, limit: int) -> str:
+    def answer(system: str, text: str, pictures: list[Image.Image], first: bool, limit: int) -> tuple[str, int]:
         images: list[dict[str, str]] = [{"type": "image"} for _ in pictures]
         words = {"type": "text", "text": text}
         chat: list[dict[str, Any]] = [{"role": "user", "content": [*images, words] if first else [words, *images]}]
@@ -113,8 +122,8 @@ def _transformers(folder: Path, device: str) -> Answer:
         # Tokenizers of transformers 4 return it for any model, and `generate` rejects what `forward` does not take.
         if "token_type_ids" not in inspect.signature(model.forward).parameters:
             inputs.pop("token_type_ids", None)
-        made = model.generate(**inputs, max_new_tokens=limit, do_sample=False)
-        return str(processor.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+        made = model.generate(**inputs, max_new_tokens=limit, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        return str(processor.decode(made, skip_special_tokens=True)), len(made)
 
     return answer
 

@@ -34,7 +34,9 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def reply(judge: LocalJudge, picture: Path, **options: Any) -> str:
     ask = Ask("score", "Rate it.", (AskPicture(picture),), max_tokens=3, **options)
-    return str(asyncio.run(judge.reply(ask, JudgeReply("k", "i", 0, "score", 0, None))).text)
+    made = asyncio.run(judge.reply(ask, JudgeReply("k", "i", 0, "score", 0, None)))
+    assert made.finish == "length"  # random weights do not end a reply
+    return str(made.text)
 
 
 def test_a_model_of_transformers_replies_greedily(llava: Path, tmp_path: Path) -> None:
@@ -65,6 +67,7 @@ def test_a_run_with_a_uniworld_checkpoint_is_recorded_and_not_repeated(
     result = json.loads((run / "result.json").read_text())
     assert result["tables"]["published"]["counts"]["unscored"] == 2
     assert result["judge"]["model"].startswith("uniworld-")
+    assert result["judge"]["cut_replies"] == 2
     capsys.readouterr()
 
 
