@@ -15,6 +15,7 @@ from PIL import Image
 from .outcome import mean
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+RELATIONS = ("left of", "right of", "above", "below")
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 # Replaces the surroundings of an object with a known mask before its color is classified.
 BACKGROUND = "#999"

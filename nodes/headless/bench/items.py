@@ -133,6 +133,9 @@ class PublishedResult:
     source: str
 
 
+# Key of `BenchItem.extra` in resampled entries: how often the item's cluster was drawn before.
+DRAW = "draw"
+
 # Values of one scored picture, such as {"SC": 7.0, "PQ": 8.0, "O": 7.48}.
 Values = dict[str, float]
 
@@ -152,6 +155,7 @@ class Suite(Protocol):
         draws: whether the suite draws its items, rather than reading them from a download.
         exact: whether `measure` scores the results, without a judge.
         by_detector: whether the judge is an object detector rather than a language model.
+        pooled: overall scores that are means over all results, rather than over groups.
         scored: whether there is a scorer. Without one, people compare the results in the report.
     """
 
@@ -165,6 +169,7 @@ class Suite(Protocol):
     draws: bool = False
     exact: bool = False
     by_detector: bool = False
+    pooled: tuple[str, ...] = ()
     scored: bool = True
     sizes: Mapping[str, int] = MappingProxyType({})
 
@@ -204,7 +209,9 @@ class Suite(Protocol):
         return {}
 
     def aggregate(self, entries: Sequence[tuple[BenchItem, Values]]) -> BenchScores:
-        """Compute the table. An item may occur several times: with several samples, and when entries are resampled."""
+        """Compute the table. An item may occur several times: with several samples, and when entries are resampled: `DRAW` then
+        tells the draws of its cluster apart.
+        """
 
 
 # Returns the digest of a file; a run caches them.

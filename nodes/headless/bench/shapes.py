@@ -33,6 +33,7 @@ class ShapesSuite(Suite):
     about = "tasks on pictures of shapes, judged by an exact oracle; needs no download and no judge"
     splits: tuple[str, ...] = tuple(_KINDS)
     main = "right"
+    pooled: tuple[str, ...] = ("right",)
     draws = True
     exact = True
 

@@ -86,8 +86,9 @@ def difference_text(found: dict[str, Difference], count: int, first: str, second
     """Return the table of the differences between two runs."""
     rows = []
     for name, one in found.items():
-        sure = "" if one.low <= 0 <= one.high else "*"
-        rows.append([name, f"{one.value:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}", sure])
+        low, high = one.interval or (0.0, 0.0)
+        between = "" if one.interval is None else f"{low:+.3f} to {high:+.3f}"
+        rows.append([name, f"{one.value:+.3f}", between, "" if low <= 0 <= high else "*"])
     lines = [
         f"A: {first}",
         f"B: {second}",

@@ -16,7 +16,7 @@ from .....uniworld_core.errors import UniWorldError, shown
 from .....uniworld_core.json_text import BadJson, loads
 from .. import geneval
 from ..download import Download, text_of
-from ..items import BenchItem, BenchItems, BenchScores, Suite, SuiteOptions, Values
+from ..items import DRAW, BenchItem, BenchItems, BenchScores, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
 from ..outcome import Mode, Unscored
 
@@ -40,6 +40,7 @@ class GenEvalSuite(Suite):
     splits: tuple[str, ...] = tuple(_SPLITS)
     main = "correct"
     by_detector = True
+    pooled: tuple[str, ...] = ("pictures", "prompts")
 
     def read(self, data: Sequence[Path], options: SuiteOptions, sources: Path) -> BenchItems:
         """See `Suite.read`."""
@@ -83,7 +84,10 @@ class GenEvalSuite(Suite):
 
     def aggregate(self, entries: Sequence[tuple[BenchItem, Values]]) -> BenchScores:
         """See `Suite.aggregate`. GenEval's score is the mean over tags."""
-        rows = [(item.group, json.dumps(item.extra["metadata"]), values["correct"] == 1) for item, values in entries]
+        rows = [
+            (item.group, f"{item.extra.get(DRAW, 0)} {json.dumps(item.extra['metadata'])}", values["correct"] == 1)
+            for item, values in entries
+        ]
         made = geneval.summarize(rows)
         tags = [tag for tag in geneval.TAGS if tag in made.tags] + [tag for tag in made.tags if tag not in geneval.TAGS]
         overall = {"overall": made.overall, "pictures": made.pictures, "prompts": made.prompts}
@@ -109,12 +113,20 @@ def _item(number: int, record: Any, names: set[str], path: Path) -> BenchItem:
 
 
 def _valid(clause: Any, names: set[str], place: int) -> bool:
-    if not isinstance(clause, dict) or clause.get("class") not in names or not isinstance(clause.get("count"), int):
+    if (
+        not isinstance(clause, dict)
+        or clause.get("class") not in list(names)
+        or not isinstance(clause.get("count"), int)
+    ):
+        return False
+    if clause.get("color") not in (None, *geneval.COLORS):
         return False
     position = clause.get("position")
     if position is None:
-        return clause.get("color") in (None, *geneval.COLORS)
-    return isinstance(position, list) and len(position) == 2 and position[1] in range(place)
+        return True
+    # Another relation would never hold.
+    valid = isinstance(position, list) and len(position) == 2 and position[0] in geneval.RELATIONS
+    return valid and position[1] in range(place)
 
 
 def _detections(reply: str) -> list[tuple[geneval.Detection, str]] | Unscored:

@@ -56,6 +56,7 @@ class ImgEditSuite(Suite):
     about = "737 edits in nine types; the judge gives 1 to 5 for three criteria"
     splits: tuple[str, ...] = ()
     main = "score"
+    pooled: tuple[str, ...] = ("mean_of_items",)
     published: tuple[PublishedResult, ...] = (
         _published("UniWorld-V1", _LEADERBOARD, 3.82, 3.64, 2.27, 3.47, 3.24, 2.99, 4.21, 2.96, 2.74, 3.26),
         _published("BAGEL", _LEADERBOARD, 3.81, 3.59, 1.58, 3.85, 3.16, 3.39, 4.51, 2.67, 4.25, 3.42),
@@ -118,6 +119,7 @@ class ImgEditUGESuite(Suite):
     about = "47 difficult edits; the judge gives 1 to 5"
     splits: tuple[str, ...] = ()
     main = "score"
+    pooled: tuple[str, ...] = ("mean_of_items",)
 
     def read(self, data: Sequence[Path], options: SuiteOptions, sources: Path) -> BenchItems:
         """See `Suite.read`."""

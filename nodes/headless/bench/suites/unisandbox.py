@@ -55,6 +55,7 @@ class UniSandboxSuite(Suite):
     about = "text to image that needs reasoning, or knowledge from training"
     splits: tuple[str, ...] = tuple(_SPLITS)
     main = "correct"
+    pooled: tuple[str, ...] = ("accuracy",)
 
     def read(self, data: Sequence[Path], options: SuiteOptions, sources: Path) -> BenchItems:
         """See `Suite.read`."""

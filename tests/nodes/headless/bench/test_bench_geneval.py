@@ -262,3 +262,23 @@ def test_the_wrong_kind_of_judge_is_named(
     assert "The judge of GenEval is a detector" in capsys.readouterr().err
     assert main([*command, "--judge", "detector"]) == 2
     assert "Add --detector PATH and --clip DIR" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "clause",
+    [
+        {"position": ["inside of", 0]},
+        {"position": [["left of"], 0]},
+        {"position": ["left of", 0], "color": "mauve"},
+        {"class": ["thing 2"]},
+    ],
+)
+def test_a_clause_that_could_never_hold_is_named(tmp_path: Path, clause: dict[str, Any]) -> None:
+    geneval(tmp_path / "data")
+    record = {
+        "tag": "position",
+        "include": [{"class": "thing 1", "count": 1}, {"class": "thing 2", "count": 1, **clause}],
+    }
+    (tmp_path / "data" / "evaluation_metadata.jsonl").write_text(json.dumps({**record, "prompt": "p"}) + "\n")
+    with pytest.raises(UniWorldError, match="invalid clause"):
+        GenEvalSuite().read([tmp_path], SuiteOptions("original"), tmp_path)
