@@ -112,7 +112,7 @@ INNER = {
         "page": {"items", "score_step"},
         "turns_report": {"items", "page", "plan", "run_folder", "score_step", "text_table"},
         "judges": {"items", "judging", "plan", "run_folder"},
-        "compare": {"items", "plan", "run_folder", "statistics"},
+        "compare": {"items", "judge_step", "judging", "plan", "run_folder", "score_step", "statistics"},
         "arguments": {"judges", "outcome", "suites"},
         "steps": {
             *(

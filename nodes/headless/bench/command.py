@@ -13,7 +13,6 @@ from .items import SuiteOptions
 from .judges import NO_JUDGE
 from .plan import BenchPlan, make_plan
 from .run_folder import Digests, RunFolder
-from .statistics import Difference
 from .steps import OpenPlace, generate, judge, print_event, score
 from .suites.table import SUITES
 from .text_table import difference_text
@@ -84,17 +83,12 @@ def _list(arguments: argparse.Namespace, out: TextIO) -> int:
     return DONE
 
 
-def _difference_json(one: Difference) -> dict[str, float | None]:
-    low, high = one.interval or (None, None)
-    return {"difference": one.value, "low": low, "high": high}
-
-
 def _compare(arguments: argparse.Namespace, out: TextIO) -> int:
     first, second = arguments.runs
-    found, count = compare(first, second)
+    found, count, lacking = compare(first, second)
     if arguments.json:
-        values = {name: _difference_json(one) for name, one in found.items()}
-        print(json.dumps({"event": "result", "shared": count, "differences": values}), file=out)
+        values = {name: {"difference": one.value, "low": one.low, "high": one.high} for name, one in found.items()}
+        print(json.dumps({"event": "result", "shared": count, "differences": values, "lacking": lacking}), file=out)
     else:
-        print(difference_text(found, count, str(first), str(second)), file=out)
+        print(difference_text(found, count, lacking, str(first), str(second)), file=out)
     return DONE

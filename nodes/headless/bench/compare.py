@@ -7,19 +7,26 @@ from typing import Any
 
 from ....uniworld_core.errors import UniWorldError
 from .items import BenchItem, Values
+from .judge_step import read_judge
+from .judging.replies import by_key, read_replies
 from .plan import BenchPlan
-from .run_folder import RunFolder, read_json_file
+from .run_folder import Digests, RunFolder, find_made, read_json_file
+from .score_step import score_results
 from .statistics import Difference, differences
 
 
-def compare(first: Path, second: Path) -> tuple[dict[str, Difference], int]:
-    """Return the differences of all means, first minus second, and the number of shared results.
+def compare(first: Path, second: Path) -> tuple[dict[str, Difference], int, list[str]]:
+    """Compare two runs, whose recorded replies are read again: result.json may be older.
+
+    Returns:
+        The differences of all means, first minus second; the number of results that both have scored; and the groups that
+        both plan and of which there is none. If there are any, there are no differences of overall scores.
 
     Raises:
         UniWorldError: a run has no result or no scores, or the runs differ in benchmark, judge, scoring mode or items.
     """
     runs = [_read(RunFolder(folder)) for folder in (first, second)]
-    (plan, one), (_, other) = runs
+    (plan, one), (other_plan, other) = runs
     if not plan.suite.scored:
         raise UniWorldError(f"{plan.suite.title} has no scores to compare. Open the report.html of both runs.")
     for what, value, second_value in (
@@ -33,13 +40,20 @@ def compare(first: Path, second: Path) -> tuple[dict[str, Difference], int]:
             raise UniWorldError(
                 f"The runs cannot be compared: the {what} of '{first}' is {value}, and that of '{second}' {second_value}."
             )
-    values, others = _values(one), _values(other)
+    values, others = _values(first, plan, one), _values(second, other_plan, other)
     items = {item.id: item for item in plan.items}
     shared = [place for place in values if place in others and place[0] in items]
     if not shared:
         raise UniWorldError(f"'{first}' and '{second}' have no scored result in common.")
     entries, others_entries = (_entries(shared, items, found) for found in (values, others))
-    return differences(plan.suite, entries, others_entries), len(shared)
+    prompts = {(item.id, item.prompt) for item in other_plan.items}
+    planned = plan.suite.rows([item for item in plan.items if (item.id, item.prompt) in prompts])
+    groups = plan.suite.aggregate(entries).groups.keys() & plan.suite.aggregate(others_entries).groups.keys()
+    lacking = [group for group in planned if group not in groups]
+    found = differences(plan.suite, entries, others_entries)
+    if lacking:
+        found = {name: one for name, one in found.items() if not name.startswith("overall/")}
+    return found, len(shared), lacking
 
 
 # Id, sample and prompt of a result: the editions of a benchmark have different prompts under the same id.
@@ -59,10 +73,11 @@ def _temperature(result: dict[str, Any]) -> float | None:
     return result["judge"]["temperature"] if result.get("judge") else None
 
 
-def _values(result: dict[str, Any]) -> dict[_Place, Values]:
-    mode = result["scoring"]
-    scored = (one for one in result["results"] if one[mode]["values"] is not None)
-    return {(one["id"], one["sample"], one["prompt"]): one[mode]["values"] for one in scored}
+def _values(folder: Path, plan: BenchPlan, result: dict[str, Any]) -> dict[_Place, Values]:
+    run, mode = RunFolder(folder), result["scoring"]
+    replies = by_key(read_replies(run.replies))
+    scored = score_results(plan, find_made(run, plan), read_judge(run), replies, mode, Digests())
+    return {(one.item.id, one.sample, one.item.prompt): one.values for one in scored if one.values is not None}
 
 
 def _entries(

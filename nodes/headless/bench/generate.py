@@ -19,7 +19,7 @@ from ..registry.registry import Registry
 from ..registry.schema import is_link, read_schema
 from ..workflow.file import Workflow, find_node, find_workflow, read_workflow
 from .batch_records import read_records, record_problem
-from .items import seed_of
+from .items import SAME_RESULT, BenchItem, seed_of
 from .plan import BenchPlan
 from .run_folder import RunFolder, json_bytes, rows_of
 
@@ -171,7 +171,7 @@ def write_rows(run: RunFolder, plan: BenchPlan, name: str, registry: Registry, b
     workflow, bindings = batch_workflow(plan, name, registry, bind)
     lines = []
     for item, sample in plan.results:
-        if item.id in plan.missing:
+        if item.id in plan.missing or _is_made_for_another(item, plan):
             continue
         for name, number in rows_of(item, sample):
             values: dict[str, Any] = {bindings.prompt: item.prompt}
@@ -216,6 +216,8 @@ def collect(run: RunFolder, plan: BenchPlan) -> dict[str, str]:
     records = read_records(run.records)
     folder, failed = run.own_pictures(), {}
     for item, sample in plan.results:
+        if _is_made_for_another(item, plan):
+            continue
         row = item.result_id(sample)
         found = [records.get(name) for name, _ in rows_of(item, sample)]
         problem = next((text for record in found if record is not None and (text := record_problem(record))), None)
@@ -238,6 +240,11 @@ def collect(run: RunFolder, plan: BenchPlan) -> dict[str, str]:
             run.write(folder / name, text.encode())
     run.write_json(run.problems, {"failed": failed})
     return failed
+
+
+def _is_made_for_another(item: BenchItem, plan: BenchPlan) -> bool:
+    """Whether another item of the run has the same file as its result."""
+    return SAME_RESULT in item.extra and any(one.id == item.extra[SAME_RESULT] for one in plan.items)
 
 
 def _place_grid(sources: Sequence[Path], target: Path) -> None:

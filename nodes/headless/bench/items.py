@@ -136,6 +136,9 @@ class PublishedResult:
 # Key of `BenchItem.extra` in resampled entries: how often the item's cluster was drawn before.
 DRAW = "draw"
 
+# Key of `BenchItem.extra` with the id of another item, if the published files of both have the same names.
+SAME_RESULT = "same_result_as"
+
 # Values of one scored picture, such as {"SC": 7.0, "PQ": 8.0, "O": 7.48}.
 Values = dict[str, float]
 
@@ -156,6 +159,8 @@ class Suite(Protocol):
         exact: whether `measure` scores the results, without a judge.
         by_detector: whether the judge is an object detector rather than a language model.
         pooled: overall scores that are means over all results, rather than over groups.
+        scale: lowest and highest value of a result; None if the published reading cannot exceed it.
+        known_prompts: `hash_prompts` of the judge prompts of published results.
         scored: whether there is a scorer. Without one, people compare the results in the report.
     """
 
@@ -170,6 +175,8 @@ class Suite(Protocol):
     exact: bool = False
     by_detector: bool = False
     pooled: tuple[str, ...] = ()
+    scale: tuple[float, float] | None = None
+    known_prompts: frozenset[str] = frozenset()
     scored: bool = True
     sizes: Mapping[str, int] = MappingProxyType({})
 
@@ -208,6 +215,14 @@ class Suite(Protocol):
         """Return further files that the published scorer expects beside the results: texts by name."""
         return {}
 
+    def rows(self, items: Sequence[BenchItem]) -> list[str]:
+        """Return the rows of the table if every result of these items is scored."""
+        return list(dict.fromkeys(item.group for item in items))
+
+    def undefined(self, entries: Sequence[tuple[BenchItem, Values]]) -> str:
+        """Return in a sentence which overall scores these results do not define, and why; "" if they define all."""
+        return ""
+
     def aggregate(self, entries: Sequence[tuple[BenchItem, Values]]) -> BenchScores:
         """Compute the table. An item may occur several times: with several samples, and when entries are resampled: `DRAW` then
         tells the draws of its cluster apart.
@@ -222,6 +237,11 @@ def hash_items(items: Sequence[BenchItem]) -> str:
     """Hash the items, independent of where the pictures are."""
     content = [[one.id, one.group, one.prompt, one.samples, one.extra] for one in items]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def hash_prompts(prompts: Mapping[str, str]) -> str:
+    """Hash the texts for the judge."""
+    return hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()
 
 
 def limited(items: Sequence[BenchItem], limit: int | None) -> tuple[BenchItem, ...]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .items import BenchItem, BenchScores, PublishedResult, Suite, Values
+from .items import BenchItem, BenchScores, PublishedResult, Suite, Values, hash_prompts
 from .judge_step import JudgedResult, JudgeSettings, is_settled, results_to_judge
 from .judging.identity import is_published_detector
 from .judging.replies import JudgeReply
@@ -117,6 +117,9 @@ class ScoredTable:
         counts: number of results by state.
         scores: means; "overall" is empty if results are missing.
         intervals: 95% confidence intervals by "group/column" and "overall/name".
+        lacking: groups of which no result is scored.
+        undefined: why the scored results do not define some overall scores; "" if they do.
+        outside: results with a value outside of the benchmark's scale, which the published script counts.
     """
 
     mode: Mode
@@ -124,32 +127,51 @@ class ScoredTable:
     group_counts: dict[str, int]
     scores: BenchScores
     intervals: dict[str, tuple[float, float]]
+    lacking: list[str]
+    undefined: str
+    outside: list[str]
 
     @property
     def complete(self) -> bool:
-        return not self.counts["missing"] and not self.counts["open"]
+        """Whether every result has been made and judged, and every group has a score."""
+        return not self.counts["missing"] and not self.counts["open"] and not self.lacking
 
 
 def make_table(suite: Suite, scored: list[ScoredResult], mode: Mode, partial: bool) -> ScoredTable:
-    """Compute the table. Without `partial`, there is no overall score while results are missing."""
+    """Compute the table. Without `partial`, there is no overall score while results are missing or a group has no score."""
     entries = [(one.item, one.values) for one in scored if one.values is not None]
     counts = {state: sum(one.state == state for one in scored) for state in get_args(State)}
     scores = suite.aggregate(entries) if entries else BenchScores({}, {})
     found = intervals(suite, entries)
-    if not partial and (counts["missing"] or counts["open"]):
+    planned = suite.rows(list({one.item.id: one.item for one in scored}.values()))
+    lacking = [group for group in planned if group not in scores.groups]
+    if not partial and (counts["missing"] or counts["open"] or lacking):
         scores = BenchScores(scores.groups, {}, scores.counts)
         found = {name: one for name, one in found.items() if not name.startswith("overall/")}
     group_counts = {
         group: scores.counts.get(group, sum(item.group == group for item, _ in entries)) for group in scores.groups
     }
-    return ScoredTable(mode, counts, group_counts, scores, found)
+    undefined = suite.undefined(entries) if entries and not lacking else ""
+    return ScoredTable(mode, counts, group_counts, scores, found, lacking, undefined, _outside(suite, scored))
+
+
+def _outside(suite: Suite, scored: list[ScoredResult]) -> list[str]:
+    if suite.scale is None:
+        return []
+    low, high = suite.scale
+    return [
+        f"{one.item.result_id(one.sample)} ({value:g})"
+        for one in scored
+        for value in [next((v for v in (one.values or {}).values() if not low <= v <= high), None)]
+        if value is not None
+    ]
 
 
 def comparable(plan: BenchPlan, settings: JudgeSettings | None, table: ScoredTable) -> list[PublishedResult]:
-    """Return the published results with the same judge, items and settings."""
+    """Return the published results with the same judge, items, judge prompts and settings."""
     if settings is None or plan.settings["limit"] is not None or settings.temperature is not None or not table.complete:
         return []
-    if table.mode != "published" or settings.omitted:
+    if table.mode != "published" or settings.omitted or hash_prompts(plan.prompts) not in plan.suite.known_prompts:
         return []
     return [
         one for one in plan.suite.published if one.edition == plan.edition and _same_judge(settings.model, one.judge)
@@ -227,6 +249,8 @@ def _table_json(table: ScoredTable) -> dict[str, Any]:
         "overall": table.scores.overall,
         "intervals": {name: list(one) for name, one in table.intervals.items()},
         "complete": table.complete,
+        "lacking": table.lacking,
+        "outside_scale": len(table.outside),
     }
 
 

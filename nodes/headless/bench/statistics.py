@@ -45,6 +45,14 @@ class Difference:
     value: float
     interval: tuple[float, float] | None
 
+    @property
+    def low(self) -> float | None:
+        return None if self.interval is None else self.interval[0]
+
+    @property
+    def high(self) -> float | None:
+        return None if self.interval is None else self.interval[1]
+
 
 def differences(suite: Suite, first: Entries, second: Entries) -> dict[str, Difference]:
     """Return the differences of all means, first minus second, by a paired bootstrap.

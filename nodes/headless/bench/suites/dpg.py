@@ -118,9 +118,15 @@ class DPGSuite(Suite):
             values |= {f"{category}{YES}": yes, f"{category}{OF}": float(count)}
         return values
 
+    def rows(self, items: Sequence[BenchItem]) -> list[str]:
+        """See `Suite.rows`: the categories and subcategories of the questions; the published script skips the first one."""
+        asked = [one for item in items for one in item.extra["questions"] if one["after"] != "start"]
+        details = dict.fromkeys(one["category"] for one in asked)
+        return list(dict.fromkeys([*(_broad(name) for name in details), *details]))
+
     def aggregate(self, entries: Sequence[tuple[BenchItem, Values]]) -> BenchScores:
         """See `Suite.aggregate`: percent of yes by category and subcategory, and the DPG-Bench score in percent."""
-        return by_question([values for _, values in entries], 100.0, "DPG", lambda name: name.split("-")[0].strip())
+        return by_question([values for _, values in entries], 100.0, "DPG", _broad)
 
 
 class DPGVQASuite(DPGSuite):
@@ -156,6 +162,10 @@ def by_question(rows: Sequence[Values], scale: float, name: str, broad: Any) -> 
     groups = {category: {"score": scale * totals[category][0] / totals[category][1]} for category in order}
     counts = {category: round(totals[category][1]) for category in order}
     return BenchScores(groups, {name: scale * mean(values["score"] for values in rows)}, counts)
+
+
+def _broad(category: str) -> str:
+    return category.split("-")[0].strip()
 
 
 def _questions(item: BenchItem) -> list[dpg.DPGQuestion]:

@@ -6,6 +6,7 @@ in parquet or Arrow files.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -17,7 +18,7 @@ from .....uniworld_core.errors import UniWorldError, brief, shown
 from .....uniworld_core.files import write_atomic
 from .. import gedit
 from ..download import Download, filled, is_relative, picture_problem
-from ..items import BenchItem, BenchItems, BenchScores, PublishedResult, Suite, SuiteOptions, Values
+from ..items import SAME_RESULT, BenchItem, BenchItems, BenchScores, PublishedResult, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
 from ..outcome import Mode, Unscored
 
@@ -47,6 +48,8 @@ class GEditSuite(Suite):
     about = "606 edits in eleven groups; VIEScore's judge gives 0 to 10 for consistency (SC) and quality (PQ)"
     splits: tuple[str, ...] = ("en", "cn")
     main = "O"
+    scale = (0, 10)
+    known_prompts = frozenset({"3d02bb86a670ffb8414e66206223fb1ae73efd15eaeeeff58cd3c526096b378f"})
     published: tuple[PublishedResult, ...] = (
         _published("UniWorld-V1", "Skywork UniPic report, page 11", 4.93, 7.43, 4.85),
         _published("UniPic 1", "Skywork UniPic report, page 11", 6.72, 6.18, 5.83),
@@ -68,6 +71,10 @@ class GEditSuite(Suite):
             items.append(item)
             if problem is not None:
                 missing[item.id] = problem
+        items = _joined(items)
+        missing |= {
+            item.id: missing[item.extra[SAME_RESULT]] for item in items if item.extra.get(SAME_RESULT) in missing
+        }
         if not items:
             raise UniWorldError(f"The data set has no items with instruction_language '{options.split}'. {_WHERE}")
         return BenchItems(_edition(items), tuple(items), prompts, download.files, missing)
@@ -97,6 +104,14 @@ class GEditSuite(Suite):
                 return one
         scores = gedit.Scores(float(consistency), float(quality))  # type: ignore[arg-type]
         return {"SC": scores.consistency, "PQ": scores.quality, "O": scores.overall}
+
+    def undefined(self, entries: Sequence[tuple[BenchItem, Values]]) -> str:
+        """See `Suite.undefined`."""
+        shared = {item.group for item, _ in entries if item.extra["intersection"]}
+        lacking = sorted({item.group for item, _ in entries} - shared)
+        if not lacking:
+            return ""
+        return f"There are no overall scores of the intersection: it has no scored item of {', '.join(lacking)}."
 
     def aggregate(self, entries: Sequence[tuple[BenchItem, Values]]) -> BenchScores:
         """See `Suite.aggregate`. Overall scores are means over groups, of all items and of the intersection."""
@@ -177,6 +192,34 @@ def _item(row: Mapping[str, Any], sources: Path) -> tuple[BenchItem, str | None]
     )
     problems = (picture_problem(path) for path in pictures)
     return item, next((problem for problem in problems if problem), None)
+
+
+def _joined(items: Sequence[BenchItem]) -> list[BenchItem]:
+    """Return the items with unique ids. Of rows with the same key, the files of the last overwrite those of the others.
+
+    The published script scores every row, with its own instruction, on the files that its key names. The earlier rows
+    therefore get the source and the result of the last, and a number behind their id.
+    """
+    last = {item.id: item for item in items}
+    seen: dict[str, int] = {}
+    made = []
+    for item in items:
+        kept = last[item.id]
+        if item is kept:
+            made.append(item)
+            continue
+        number = seen[item.id] = seen.get(item.id, 0) + 1
+        made.append(
+            dataclasses.replace(
+                item,
+                id=f"{item.id}~{number}",
+                cluster=kept.cluster,
+                picture=kept.picture,
+                shown=kept.shown,
+                extra={**item.extra, SAME_RESULT: item.id},
+            )
+        )
+    return made
 
 
 def _extracted(cell: Any, sources: Path) -> Path:

@@ -57,6 +57,8 @@ class ImgEditSuite(Suite):
     splits: tuple[str, ...] = ()
     main = "score"
     pooled: tuple[str, ...] = ("mean_of_items",)
+    scale = (imgedit.LOWEST, imgedit.HIGHEST)
+    known_prompts = frozenset({"fd33b72f180aaa31460d6bc61173087755cefc717d890982ae06325a3119fd6f"})
     published: tuple[PublishedResult, ...] = (
         _published("UniWorld-V1", _LEADERBOARD, 3.82, 3.64, 2.27, 3.47, 3.24, 2.99, 4.21, 2.96, 2.74, 3.26),
         _published("BAGEL", _LEADERBOARD, 3.81, 3.59, 1.58, 3.85, 3.16, 3.39, 4.51, 2.67, 4.25, 3.42),
@@ -120,6 +122,7 @@ class ImgEditUGESuite(Suite):
     splits: tuple[str, ...] = ()
     main = "score"
     pooled: tuple[str, ...] = ("mean_of_items",)
+    scale = (imgedit.LOWEST, imgedit.HIGHEST)
 
     def read(self, data: Sequence[Path], options: SuiteOptions, sources: Path) -> BenchItems:
         """See `Suite.read`."""

@@ -99,6 +99,10 @@ class TIFASuite(Suite):
         found = [choice for choice in choices if _plain(choice) == word]
         return found[0] if found else Unscored(f"the reply {shown(reply)} is not one of the choices")
 
+    def rows(self, items: Sequence[BenchItem]) -> list[str]:
+        """See `Suite.rows`: the types of elements that the questions are about."""
+        return list(dict.fromkeys(one["type"] for item in items for one in item.extra["questions"]))
+
     def aggregate(self, entries: Sequence[tuple[BenchItem, Values]]) -> BenchScores:
         """See `Suite.aggregate`: the mean over captions with its standard deviation, and by type of element."""
         made = by_question([values for _, values in entries], 1.0, "TIFA", lambda name: name)

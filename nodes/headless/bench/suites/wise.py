@@ -43,6 +43,8 @@ class WISESuite(Suite):
     about = "1,000 prompts for text to image that need knowledge"
     splits: tuple[str, ...] = tuple(_SPLITS)
     main = "score"
+    scale = (0, 1)
+    known_prompts = frozenset({"ff8b3e40bc577cee21a14773eec5fe2fbb307fc6e6716a9cc42654f136de6081"})
     published: tuple[PublishedResult, ...] = (
         PublishedResult("UniWorld-V1", "Qwen3.5-35B-A3B", "verified", {"overall": 0.4260}, "WISE, leadboard.md"),
         PublishedResult("BAGEL", "Qwen3.5-35B-A3B", "verified", {"overall": 0.3520}, "WISE, leadboard.md"),
@@ -84,6 +86,14 @@ class WISESuite(Suite):
         kind, reply = next(iter(answers.items()))
         score = _read(kind, reply, mode)
         return score if isinstance(score, Unscored) else {"score": score}
+
+    def undefined(self, entries: Sequence[tuple[BenchItem, Values]]) -> str:
+        """See `Suite.undefined`."""
+        edition = _SPLITS[entries[0][0].extra["split"]][0]
+        lacking = [name for name in edition.ranges if name not in {item.group for item, _ in entries}]
+        if not lacking:
+            return ""
+        return f"The overall score needs prompts of every category; no scored one is of {', '.join(lacking)}."
 
     def aggregate(self, entries: Sequence[tuple[BenchItem, Values]]) -> BenchScores:
         """See `Suite.aggregate`. The overall score is the weighted sum of the categories, if all of them have scores."""

@@ -66,8 +66,14 @@ raise SystemExit("this file must not be executed")
 """
 
 
-def gedit(folder: Path, groups: tuple[str, ...] = ("color_alter", "ps_human"), arrow: bool = False) -> list[str]:
-    """Write a data set in the columns of GEdit-Bench, in English and Chinese. Returns the names of the English results."""
+def gedit(
+    folder: Path, groups: tuple[str, ...] = ("color_alter", "ps_human"), arrow: bool = False, repeat: bool = False
+) -> list[str]:
+    """Write a data set in the columns of GEdit-Bench, in English and Chinese. Returns the names of the English results.
+
+    Args:
+        repeat: whether a further row, the last, has the first key.
+    """
     import pyarrow
     from pyarrow import ipc, parquet
 
@@ -88,6 +94,10 @@ def gedit(folder: Path, groups: tuple[str, ...] = ("color_alter", "ps_human"), a
                         "Intersection_exist": number == 0,
                     }
                 )
+    if repeat:
+        rows.append(
+            {**rows[0], "instruction": "The later edit.", "input_image": {"bytes": png((30, 20), 9), "path": None}}
+        )
     table = pyarrow.Table.from_pylist(rows)
     if arrow:
         with ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), table.schema) as stream:

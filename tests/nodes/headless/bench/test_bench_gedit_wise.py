@@ -17,6 +17,7 @@ from PIL import Image
 from uniworld.__main__ import main
 from uniworld.nodes.headless.bench import statistics
 from uniworld.nodes.headless.bench.items import SuiteOptions
+from uniworld.nodes.headless.bench.score_step import ScoredResult, make_table
 from uniworld.nodes.headless.bench.suites.gedit import GEditSuite
 from uniworld.nodes.headless.bench.suites.wise import WISESuite
 from uniworld.uniworld_core.errors import UniWorldError
@@ -80,6 +81,35 @@ def test_gedit_asks_viescores_two_questions_and_scores_their_minima(tmp_path: Pa
     assert table["overall"]["O"] == pytest.approx(overall)
     assert table["overall"]["O intersection"] == pytest.approx(math.sqrt(32))
     assert table["intervals"] == {}  # of two source pictures
+
+
+def test_gedits_rows_with_the_same_key_are_judged_on_the_files_of_the_last(tmp_path: Path, measure: Run) -> None:
+    asked: list[Request] = []
+
+    def script(request: Request) -> Answer:
+        asked.append(request)
+        return Answer('{"score": [4, 4]}' if "later" in request.text else '{"score": [9, 9]}')
+
+    names = gedit(tmp_path / "data", repeat=True)
+    result = measure("gedit", names, script)
+    assert [one["id"] for one in result["results"]].count("color_alter/en/k0~1") == 1
+    assert result["tables"]["published"]["group_counts"]["color_alter"] == 3
+    assert result["tables"]["published"]["groups"]["color_alter"]["SC"] == pytest.approx((9 + 9 + 4) / 3)
+    items = {one.id: one for one in GEditSuite().read([tmp_path / "data"], SuiteOptions("en"), tmp_path / "s").items}
+    first, last = items["color_alter/en/k0~1"], items["color_alter/en/k0"]
+    assert (first.prompt, last.prompt) == ("Edit 0 of color_alter.", "The later edit.")
+    assert (first.source, first.picture, first.target) == (last.source, last.picture, last.target)
+
+
+def test_wise_without_a_category_says_why_there_is_no_overall_score(tmp_path: Path) -> None:
+    wise(tmp_path / "data")
+    suite = WISESuite()
+    read = suite.read([tmp_path], SuiteOptions("verified"), tmp_path)
+    scored = [ScoredResult(item, 0, "scored", {"score": 1.0}) for item in read.items if item.group != "TIME"]
+    table = make_table(suite, scored, "published", False)
+    assert (table.scores.overall, table.complete) == ({}, True)
+    assert table.undefined == "The overall score needs prompts of every category; no scored one is of TIME."
+    assert make_table(suite, [*scored, ScoredResult(read.items[1], 0, "unscored")], "strict", False).lacking == ["TIME"]
 
 
 def test_one_unreadable_reply_of_two_leaves_gedits_item_unscored(tmp_path: Path, measure: Run) -> None:

@@ -16,10 +16,12 @@ pytest.importorskip("openai")
 
 from uniworld.__main__ import main
 from uniworld.nodes.headless.bench import statistics
+from uniworld.nodes.headless.bench.items import hash_prompts
 from uniworld.nodes.headless.bench.judging.ask import AskPicture
 from uniworld.nodes.headless.bench.judging.http import MAX_BODY
 from uniworld.nodes.headless.bench.judging.replies import Replies
 from uniworld.nodes.headless.bench.judging.run import JudgeLimits
+from uniworld.nodes.headless.bench.suites import imgedit as suites_imgedit
 from uniworld.uniworld_core.errors import UniWorldError
 
 from .fake_judge import KEY, Answer, FakeJudge, Request, serving
@@ -422,13 +424,64 @@ def test_two_runs_are_compared_on_the_results_that_both_have(bench: Runner) -> N
     worse = GOOD.replace("Compliance: 4", "Compliance: 1")
     with serving(lambda request: Answer("no" if number_of(request) == 5 else worse)) as fake:
         bench(fake)
-    code, out, _ = bench.command("bench", "compare", str(first), str(bench.out))
-    assert code == 0
+    code, out, err = bench.command("bench", "compare", str(first), str(bench.out))
+    assert code == 0, err
     assert "5 results are scored in both" in out
     assert "+1.000" in out
     code, out, _ = bench.command("bench", "compare", str(first), str(bench.out), "--json")
     found = json.loads(out)["differences"]["overall/mean_of_items"]
     assert found == {"difference": pytest.approx(1.0), "low": None, "high": None}  # of three source pictures
+
+
+def test_a_comparison_reads_the_replies_and_not_an_older_result(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD) if number_of(request) < 2 else Answer(status=500)) as fake:
+        assert bench(fake)[0] == 1
+        judge = ["--judge", fake.url, "--judge-model", "gpt-4.1", "--retry-wait", "0.01"]
+        out = bench.command("bench", "compare", str(bench.out), str(bench.out))[1]
+        assert "2 results are scored in both" in out
+        assert "no result of remove is scored in both" in out
+        assert "mean_of" not in out
+        fake.script = lambda request: Answer(GOOD)
+        assert bench.command("bench", "judge", str(bench.out), *judge)[0] == 0
+    out = bench.command("bench", "compare", str(bench.out), str(bench.out))[1]
+    assert "6 results are scored in both" in out
+    assert "overall/mean_of_types" in out
+
+
+def test_there_is_no_overall_score_without_a_group(bench: Runner) -> None:
+    def script(request: Request) -> Answer:
+        return Answer("Sorry." if number_of(request) % 3 == 0 else GOOD)  # all of "add"
+
+    with serving(script) as fake:
+        code, out, _ = bench(fake)
+        assert code == 1
+        table = bench.result["tables"]["published"]
+        assert (table["overall"], table["lacking"], table["complete"]) == ({}, ["add"], False)
+        assert "There is no overall score, because no result of add has a score. Add --partial" in out
+        assert next(line for line in out.splitlines() if line.startswith("add ")).split() == ["add", "0"]
+        code, out, _ = bench(fake, "--partial")
+    assert code == 1
+    assert "The overall scores are partial: no result of add has a score." in out
+    assert bench.result["tables"]["published"]["overall"]["mean_of_types"] == 4.0
+
+
+def test_values_outside_of_the_scale_and_other_counts_are_named(bench: Runner) -> None:
+    with serving(lambda request: Answer(f"Overall: {10**32}" if number_of(request) == 0 else GOOD)) as fake:
+        out = bench(fake)[1]
+    assert "Warning: 1 published values are outside of the benchmark's scale, such as that of item 0 (1e+32)." in out
+    row = next(line.split() for line in out.splitlines() if line.startswith("add "))
+    assert row == ["add", "2", "1", "5.000e+31", "4.000"]
+
+
+def test_published_results_need_the_published_judge_prompts(bench: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suites_imgedit, "_edition", lambda records: "ImgEdit (June 2025)")
+    with serving(lambda request: Answer("no" if number_of(request) == 1 else GOOD)) as fake:
+        assert "Published results" not in bench(fake)[1]
+    prompts = json.loads((bench.out / "plan.json").read_text())["prompts"]
+    monkeypatch.setattr(suites_imgedit.ImgEditSuite, "known_prompts", frozenset({hash_prompts(prompts)}))
+    out = bench.command("bench", "score", str(bench.out))[1]
+    assert "judge prompts and settings (ours leave out 1 unscored results):" in out
+    assert bench.result["comparable"][0]["model"] == "UniWorld-V1"
 
 
 def test_json_output_is_lines_of_json(bench: Runner) -> None:

@@ -47,7 +47,7 @@ def test_a_difference_of_one_source_picture_is_not_marked() -> None:
     found = differences(ImgEditSuite(), first, second)
     assert found["add/score"] == Difference(2.0, None)
     assert found["remove/score"] == Difference(2.0, (2.0, 2.0))
-    lines = difference_text(found, 7, "a", "b").splitlines()
+    lines = difference_text(found, 7, [], "a", "b").splitlines()
     assert next(line for line in lines if line.startswith("add")).split() == ["add/score", "+2.000"]
     assert next(line for line in lines if line.startswith("remove")).endswith("*")
 
