@@ -138,6 +138,11 @@ def _add_editr1(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kinds", metavar="A,B", help="kinds of tasks, separated by commas, or all (default: those of the run)"
     )
+    parser.add_argument(
+        "--aims",
+        metavar="A,B",
+        help="kinds whose mean is the result, if a run trains on others only to preserve them (default: those of the run)",
+    )
     parser.add_argument("--samplers", metavar="A,B", help="such as euler-28,dpm2-6 (default: both)")
     parser.add_argument("--oracle-only", action="store_true", help="leave out the run's other rewards")
     parser.add_argument(
@@ -158,6 +163,9 @@ def _editr1(arguments: argparse.Namespace) -> int:
     kinds: list[str] | None = arguments.kinds.split(",") if arguments.kinds else None
     if arguments.kinds == "all":
         kinds = [kind for kind in KINDS if kind != "question"]
+    aims = arguments.aims.split(",") if arguments.aims else None
+    if aims and not set(aims) <= set(KINDS):
+        raise UniWorldError(f"--aims is '{arguments.aims}'; give some of {', '.join(KINDS)}.")
     with Bars() as bars:
         weights = measure(
             arguments.run,
@@ -170,7 +178,7 @@ def _editr1(arguments: argparse.Namespace) -> int:
             oracle_only=arguments.oracle_only,
         )
     to = arguments.report or arguments.run / "REPORT.md"
-    write_atomic(to, report(arguments.run, weights, "uniworld eval editr1").encode())
+    write_atomic(to, report(arguments.run, weights, "uniworld eval editr1", aims).encode())
     print(to)
     return DONE
 

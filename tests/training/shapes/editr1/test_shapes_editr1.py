@@ -104,9 +104,29 @@ def test_the_report_claims_what_the_numbers_show(tmp_path: Path, after: float, v
     (line,) = (line for line in text.splitlines() if line.startswith("6 steps of dpm2: "))
     assert verdict in line
     assert f"went from 50.0 to {100 * after:.1f} %" in line
-    assert "Of 1 other kinds, these fell beyond their noise: edge." in line
+    assert (
+        "Of 1 other kinds, these fell beyond their noise: edge. With Bonferroni's correction for 1 comparisons: edge."
+        in line
+    )
     assert "28 steps of euler: not measured (depth, detection, style, compose)." in text
     assert re.search(rf"\| depth \| 100 \| 50\.0 % \| {100 * after:.1f} % \|", text)
+
+
+def test_kinds_that_are_only_rehearsed_are_among_the_others(tmp_path: Path) -> None:
+    write_run(tmp_path, 0.4)
+    text = report(tmp_path, "step-00000001", "the test", ["depth", "detection"])
+    (line,) = (line for line in text.splitlines() if line.startswith("6 steps of dpm2: "))
+    assert "The mean of depth, detection over 200 tasks" in line
+    assert "Of 3 other kinds, these fell beyond their noise: style, compose, edge." in line
+
+
+def test_bonferronis_interval_is_wider(tmp_path: Path) -> None:
+    before = {"depth": [1.0] * 60 + [0.0] * 40}
+    after = {"depth": [0.0] * 6 + [1.0] * 54 + [0.0] * 40}
+    plain, corrected = paired_gain(before, after), paired_gain(before, after, level=1 - 0.05 / 15)
+    assert plain.points == corrected.points == pytest.approx(-6)
+    assert corrected.low < plain.low
+    assert plain.high < 0 <= corrected.high
 
 
 def test_a_run_is_measured_from_the_command_line(
