@@ -21,6 +21,7 @@ from .settings import Config
 PRESETS = Path(__file__).parent / "presets"
 
 T = TypeVar("T")
+_LISTS = {str: '["a", "b"]', int: "[1, 2]", float: "[1.0, 0.5]", bool: "[true, false]"}
 _KIND_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
 
@@ -118,20 +119,38 @@ def _apply(root: type, raw: dict[str, object], override: str) -> None:
     kind = get_type_hints(root)[section]
     _check_key(kind, key, f"{section}.", "--set")
     field_kind = get_type_hints(kind)[key]
-    value = _override_value(text.strip(), field_kind)
+    value = _override_value(text.strip(), field_kind, f"{section}.{key}")
     _convert(value, field_kind, f"{section}.{key}", "--set")  # here, so that the error names --set and not the file
     table = raw.setdefault(section, {})
     if isinstance(table, dict):  # otherwise the file is invalid, which `config_from_dict` reports
         table[key] = value
 
 
-def _override_value(text: str, kind: object) -> object:
+def _override_value(text: str, kind: object, name: str) -> object:
     if kind is str and not text.startswith(('"', "'")):
         return text
+    is_list = get_origin(kind) is tuple
+    if is_list and not text:
+        return []
     try:
         return parse_toml(f"value = {text}", "--set")["value"]
-    except UniWorldError:
+    except UniWorldError as error:
+        # Otherwise the text would be the only value of the list.
+        if is_list and get_args(kind)[0] in _LISTS and (text.startswith("[") or "," in text):
+            written = _as_list(text, get_args(kind)[0])
+            raise UniWorldError(f"{name} in --set is {text}; write a list as {written}.") from error
         return text
+
+
+def _as_list(text: str, kind: object) -> str:
+    """Write a list of strings or of numbers as TOML, from text such as `a,b` or `[a, b]`; an example if that is impossible."""
+    items = [item.strip().strip("\"'") for item in text.strip("[]").split(",")]
+    if kind is str:
+        return json.dumps([item for item in items if item], ensure_ascii=False)
+    try:
+        return "[" + ", ".join(f"{float(item):g}" for item in items) + "]"
+    except ValueError:
+        return _LISTS[float]
 
 
 def _check_key(kind: type, key: str, prefix: str, source: str) -> None:
@@ -175,7 +194,13 @@ def _convert(value: object, kind: Any, name: str, source: str) -> object:
 def _convert_tuple(value: object, kinds: tuple[object, ...], name: str, source: str) -> tuple[object, ...]:
     items = value if isinstance(value, list) else [value]
     if kinds[-1] is Ellipsis:
-        return tuple(_convert(item, kinds[0], name, source) for item in items)
+        try:
+            return tuple(_convert(item, kinds[0], name, source) for item in items)
+        except UniWorldError as error:
+            if is_dataclass(kinds[0]):
+                raise
+            shown = f"it must be a list, such as {_LISTS[kinds[0]]}"  # type: ignore[index]
+            raise UniWorldError(f"{name} in {source} is {value!r}; {shown}.") from error
     if len(items) != len(kinds):
         raise UniWorldError(f"{name} in {source} is {value!r}; it must be a list of {len(kinds)} values.")
     return tuple(_convert(item, kind, name, source) for item, kind in zip(items, kinds))

@@ -19,13 +19,13 @@ class Update:
 
     Attributes:
         loss: policy loss.
-        kl: mean squared distance of the velocity from the reference's; 0 if it has no weight.
+        kl: mean squared distance of the velocity from the reference's; None if it has no weight.
         gradient_norm: global norm before clipping.
         learning_rate: the learning rate used.
     """
 
     loss: float
-    kl: float
+    kl: float | None
     gradient_norm: float
     learning_rate: float
 
@@ -46,7 +46,7 @@ class EpochMetrics:
         flat: fraction of groups with equal rewards.
         failed: pictures without a score.
         loss: policy loss; None if nothing was trained on, as for the next three.
-        kl: mean squared distance of the velocity from the reference's; 0 if it has no weight.
+        kl: mean squared distance of the velocity from the reference's; None if it has no weight.
         learning_rate: the learning rate used.
         gradient_norm: global norm before clipping.
         updates: optimizer steps so far.

@@ -76,8 +76,12 @@ def backward(
     world: World,
     epoch: int,
     dtype: torch.dtype,
-) -> tuple[float, float]:
-    """Accumulate the gradient of the epoch's mean loss. Return that loss, without KL, and the mean KL. Collective."""
+) -> tuple[float, float | None]:
+    """Accumulate the gradient of the epoch's mean loss. Collective.
+
+    Returns:
+        That loss, without KL, and the mean KL, which is None if it has no weight and is not computed.
+    """
     passes = plan_passes(rollouts, found, config, epoch)
     counts = world.gather([len(passes)])
     total = float(counts.sum()) if config.editr1.mean == "published" else float(found.valid.sum()) * config.editr1.times
@@ -93,7 +97,7 @@ def backward(
         sums[0] += loss
         sums[1] += kl
     loss, kl = world.gather(sums).sum(dim=0).tolist()
-    return loss, kl
+    return loss, kl if config.loss.kl else None
 
 
 def _pass(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,7 +121,7 @@ def plot(runs: Mapping[str, Path], to: Path) -> None:
     rewarded = [name for name, curve in curves.items() if not all(map(math.isnan, curve.values["reward"]))]
     if rewarded and len(rewarded) < len(curves):
         raise UniWorldError(f"Only {', '.join(rewarded)} has rewards: plot runs with rewards and others separately.")
-    panels = _reward_panels(curves.values()) if rewarded else _PANELS
+    panels = _with_values(_reward_panels(curves.values()) if rewarded else _PANELS, curves.values())
     try:
         from matplotlib.figure import Figure  # not pyplot, which has global state and may need a display
         from matplotlib.ticker import LogFormatter, MaxNLocator
@@ -155,6 +155,12 @@ def _reward_panels(curves: Iterable[Curves]) -> dict[str, _Panel]:
     watched = dict.fromkeys(key for curve in curves for key in curve.values if key.startswith(_WATCHED))
     panels = {key: _Panel(f"{key.removeprefix(_WATCHED)}, not trained on") for key in watched}
     return {"reward": _REWARD_PANELS["reward"], **panels, **_REWARD_PANELS}
+
+
+def _with_values(panels: Mapping[str, _Panel], curves: Collection[Curves]) -> Mapping[str, _Panel]:
+    """Leave out panels for which no run has a value, such as the loss of a run in which nothing trained."""
+    known = {key for curve in curves for key, values in curve.values.items() if any(map(math.isfinite, values))}
+    return {key: panel for key, panel in panels.items() if key in known} or panels
 
 
 def _draw(axes: Axes, steps: Sequence[int], values: Sequence[float], noisy: bool, name: str, color: str) -> None:

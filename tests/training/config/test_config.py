@@ -125,7 +125,7 @@ class TestValues:
             ("optimizer.name=sgd", "it must be one of adamw, prodigy, muon."),
             ("optimizer.warmup=5", "has no warm-up"),
             ("stage.parts=[]", "at least one of denoise_projector"),
-            ("stage.parts=[1]", "it must be a string."),
+            ("stage.parts=[1]", "it must be a list, such as"),
             ("stage.parts=vlm", "it must be one of denoise_projector"),
             ("stage.parts=siglip_projector", "stage.use_siglip is false"),
             ("stage.weight=cubic", "it must be one of logarithmic"),
@@ -146,6 +146,23 @@ class TestValues:
     def test_from_the_command_line_are_not_reported_as_the_files(self) -> None:
         with pytest.raises(ValueError, match=r"^optimizer\.lr in --set is 'fast'"):
             load_config("stage1", ["optimizer.lr=fast"])
+
+    def test_of_lists_may_be_empty_and_say_how_lists_are_written(self) -> None:
+        config = load_any("nano_editr1", ["data.shapes=", "reward.weights=[2]", "reward.watch=oracle"])
+        assert isinstance(config, EditR1Config)
+        assert (config.data.shapes, config.reward.weights, config.reward.watch) == ((), (2.0,), ("oracle",))
+        for written, sentence in (
+            ("reward.weights=2,1", "reward.weights in --set is 2,1; write a list as [2, 1]."),
+            ("reward.weights=1e-3, .5", "write a list as [0.001, 0.5]."),
+            ("reward.answers=0,1", 'write a list as ["0", "1"].'),
+            ("reward.weights=a,b", "write a list as [1.0, 0.5]."),
+            ("data.shapes=add,remove", 'data.shapes in --set is add,remove; write a list as ["add", "remove"].'),
+            ("data.shapes=[add, remove]", 'write a list as ["add", "remove"].'),
+            ("reward.weights=two", "reward.weights in --set is 'two'; it must be a list, such as [1.0, 0.5]."),
+            ("data.shapes=[1]", """data.shapes in --set is [1]; it must be a list, such as ["a", "b"]."""),
+        ):
+            with pytest.raises(UniWorldError, match=re.escape(sentence)):
+                load_any("nano_editr1", [written])
 
     @pytest.mark.parametrize("value", ["[" * 5000 + "]" * 5000, "1" * 5000])
     def test_that_python_cannot_parse_name_the_file(self, tmp_path: Path, value: str) -> None:

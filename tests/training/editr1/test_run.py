@@ -133,8 +133,10 @@ def test_without_a_trainable_group_nothing_changes_and_it_is_counted(
 def test_failed_scores_mask_their_pictures_and_too_many_stop_the_run(
     tmp_path: Path, config_of: Configure, providers_of: Provide, rows: Rows, red_reward: Any
 ) -> None:
-    train_editr1(config_of("run.steps=1"), tmp_path / "one", providers_of(red_reward([1])))
+    train_editr1(config_of("run.steps=1", "loss.kl=0"), tmp_path / "one", providers_of(red_reward([1])))
     (row,) = rows(tmp_path / "one")
+    assert row["loss"] is not None
+    assert row["kl"] is None  # it has no weight, so nobody has computed it
     assert row["failed"] == 1
     assert row["trained"] == pytest.approx(5 / 6)
     with pytest.raises(RunFailed, match=r"red failed on 2 of the 6 pictures of epoch 0.*0\.25 allows: no judge"):

@@ -49,7 +49,9 @@ def test_several_runs_share_one_picture(run, tmp_path: Path) -> None:
 
 def test_a_reward_that_is_only_watched_has_a_panel_of_its_own(run, tmp_path: Path) -> None:
     rewards = [row(step, reward=0.5, best=0.6, trained=0.5, kl=0.0) for step in (1, 2)]
-    watched = run(*(row(step, reward=0.5, **{"watched/oracle": 0.25 * step}) for step in (1, 2)), name="watched")
+    watched = run(
+        *(row(step, reward=0.5, kl=None, **{"watched/oracle": 0.25 * step}) for step in (1, 2)), name="watched"
+    )
     assert read_curves(watched).values["watched/oracle"] == (0.25, 0.5)
     plot({"alone": run(*rewards, name="alone")}, tmp_path / "alone.png")
     plot({"alone": tmp_path / "alone", "watched": watched}, tmp_path / "both.png")
@@ -58,6 +60,13 @@ def test_a_reward_that_is_only_watched_has_a_panel_of_its_own(run, tmp_path: Pat
         with Image.open(tmp_path / f"{name}.png") as picture:
             sizes.append(picture.size)
     assert sizes == [(1800, 800), (2400, 800)]
+
+
+def test_what_no_run_has_gets_no_panel(run, tmp_path: Path) -> None:
+    idle = json.dumps({"step": 1, "reward": 0.5, "best": 0.6, "trained": 0.0, "loss": None, "kl": None})
+    plot({"idle": run(idle)}, tmp_path / "idle.png")
+    with Image.open(tmp_path / "idle.png") as picture:
+        assert picture.size == (1200, 800)  # three panels instead of six
 
 
 def test_a_truncated_last_line_is_ignored(run) -> None:

@@ -137,13 +137,12 @@ def measure(
     config = read_run(run)
     kinds = trained_kinds(config) if kinds is None else kinds
     names = () if oracle_only else judges(config)
-    unknown = [kind for kind in kinds if kind not in KINDS or kind == "question"]
+    painted = [kind for kind in KINDS if kind != "question"]
+    unknown = [kind for kind in kinds if kind not in painted]
     if not kinds:
         raise UniWorldError(f"{run} did not train on tasks of the world of shapes: name the kinds to measure.")
     if unknown:
-        raise UniWorldError(
-            f"The kinds of tasks {unknown} cannot be measured; choose painted ones of {', '.join(KINDS)}."
-        )
+        raise UniWorldError(f"The kinds of tasks {unknown} cannot be measured; choose some of {', '.join(painted)}.")
     if count < 1:
         raise UniWorldError(f"The count is {count}; it must be at least 1.")
     checkpoint = find_checkpoint(run, step)

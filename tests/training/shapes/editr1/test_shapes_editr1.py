@@ -169,6 +169,7 @@ def test_a_run_is_measured_from_the_command_line(
     assert main([*command, "--oracle-only"]) == 0
     assert json.loads(measured[0].read_text())[0]["scores"] == {}
     assert main(["eval", "editr1", "runs/nano_editr1_vlm", "--kinds", "question"]) == 2
+    assert "question" not in capsys.readouterr().err.rpartition("choose some of")[2]
     assert main(["eval", "editr1", "runs/nano_editr1_vlm", "--samplers", "euler-3"]) == 2
     assert main(["eval", "editr1", "nothing"]) == 2
 
@@ -191,6 +192,14 @@ def test_a_dry_run_prints_a_configuration_and_what_trains(
     assert load_any("saved.toml") == load_any("editr1_uniworld", settings)
     layers = int(re.search(r"in the adapters of (\d+) layers", out).group(1))  # type: ignore[union-attr]
     assert layers > 8
+    assert out.endswith("\n# one backward pass each.\n# The reward is oracle.\n")
+    several = ['reward.name=["oracle", "openai"]', "reward.weights=[3, 1]", "reward.url=http://a", "reward.model=a"]
+    once = ["editr1.steps=1", "editr1.times=1", "editr1.old=on_policy", "loss.kl=0", "reward.watch=oracle"]
+    assert main([*command, *(part for one in (*several, *once) for part in ("--set", one))]) == 0
+    printed = capsys.readouterr().out
+    assert printed.endswith("# The reward is 0.75 oracle + 0.25 openai, and oracle is only recorded.\n")
+    assert "with 1 forward pass\n" in printed
+    assert "at 1 noise level with 1 forward pass and\n" in printed
     assert main([*command, "--set", "reward.name=pleasant"]) == 2
     assert "'pleasant'; it must be one of" in capsys.readouterr().err
     assert sorted(file.name for file in tmp_path.iterdir()) == ["saved.toml"]
