@@ -280,7 +280,7 @@ class UniWorld:
         refs: References | Sequence[References] | None = None,
         use_t5: bool = True,
         t5_length: int | None = None,
-        negative: str = "",
+        negative: str | None = "",
     ) -> Condition:
         """Encode a prompt, a conversation, or a batch of them to a condition.
 
@@ -293,7 +293,7 @@ class UniWorld:
                 it makes no difference to others.
             t5_length: number of T5 tokens, padded; None for the model's default.
             negative: the negative prompt, for models whose guidance leads away from one, such as Qwen-Image-Edit; if blank,
-                the model's default.
+                the model's default. None encodes none, which sampling at a guidance of 1 does not use.
 
         Warns:
             UserWarning: a small model does not know words or pictures; once per call.

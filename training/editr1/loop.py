@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -134,10 +135,14 @@ def _open_trainer(
 
 
 def open_base_model(config: EditR1Config, device: torch.device) -> UniWorld:
-    """Open the configured model. Raises UniWorldError if a folder is missing or its parts do not fit."""
+    """Open the configured model, and warn if it is a small one that knows only another size of pictures.
+
+    Raises:
+        UniWorldError: a folder is missing or its parts do not fit.
+    """
     settings = config.model
     dtype = choose_dtype(None if settings.dtype == "auto" else getattr(torch, settings.dtype), device)
-    return UniWorld.from_pretrained(
+    model = UniWorld.from_pretrained(
         settings.checkpoint,
         settings.flux or None,
         settings.siglip or None,
@@ -145,6 +150,14 @@ def open_base_model(config: EditR1Config, device: torch.device) -> UniWorld:
         storage=FloatStorage(dtype),  # quantized weights cannot be trained
         offload="none",
     )
+    side, native = config.editr1.side, model.parts.facts.native_side
+    if model.scope is not None and side != native:
+        warnings.warn(
+            f"editr1.side is {side}, and {settings.checkpoint} knows only pictures of {native}x{native} pixels, so that others "
+            f"will be poor: set editr1.side to {native}.",
+            stacklevel=2,
+        )
+    return model
 
 
 def _run(trainer: EditR1Trainer, reporter: Reporter | None, stop: threading.Event) -> EditR1Result:

@@ -61,7 +61,9 @@ def encode(model: UniWorld, prompt: EditPrompt, config: EditR1Config) -> Conditi
         references = model.reference(list(prompt.references), settings.use_siglip) if prompt.references else None
         use_t5 = settings.t5_length > 0
         extra = {"t5_length": settings.t5_length} if use_t5 else {}
-        condition = model.encode(prompt.prompt, references, use_t5=use_t5, **extra)
+        # Up to a guidance of 1, the published setting for Qwen-Image-Edit, no painter uses a negative prompt.
+        negative = "" if config.editr1.guidance > 1 else None
+        condition = model.encode(prompt.prompt, references, use_t5=use_t5, negative=negative, **extra)
     return outside_inference(condition)
 
 

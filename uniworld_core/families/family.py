@@ -328,17 +328,17 @@ def encode_with_negative(
     parts: LoadedParts,
     conversations: Sequence[Conversation],
     t5_length: int | None = None,
-    negative: str = "",
+    negative: str | None = "",
 ) -> Condition:
     """Encode conversations (`Family.encode`) together with their negative prompt, if the family has true guidance.
 
     Args:
-        negative: the negative prompt; if blank, the family's default.
+        negative: the negative prompt; if blank, the family's default. None encodes none.
 
     Raises:
         UniWorldError: as `Family.encode`, or a negative prompt was given to a family without true guidance.
     """
-    prompt = negative if negative.strip() else family.negative
+    prompt = negative if negative is None or negative.strip() else family.negative
     if prompt is None:
         return replace(family.encode(parts, conversations, t5_length), family=family.name)
     # First, so that a text encoder is used twice in a row, and not unloaded for the VAE in between.

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from uniworld.__main__ import main
+from uniworld.training.config.editr1 import EditR1Config
 from uniworld.training.config.file import load_any
+from uniworld.training.editr1.loop import open_base_model
 from uniworld.training.editr1.reward.protocol import RewardFailure, RewardItem, checked_scores
 from uniworld.training.shapes.editr1.gain import paired_gain
 from uniworld.training.shapes.editr1.measure import SAMPLERS, TaskResult
@@ -172,6 +175,18 @@ def test_a_run_is_measured_from_the_command_line(
     assert "question" not in capsys.readouterr().err.rpartition("choose some of")[2]
     assert main(["eval", "editr1", "runs/nano_editr1_vlm", "--samplers", "euler-3"]) == 2
     assert main(["eval", "editr1", "nothing"]) == 2
+
+
+def test_a_side_that_nano_has_not_learned_is_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    def open_with(*settings: str) -> None:
+        config = load_any("nano_editr1", settings)
+        assert isinstance(config, EditR1Config)
+        open_base_model(config, torch.device("cpu"))
+
+    open_with()
+    assert not [one for one in recwarn if "editr1.side" in str(one.message)]
+    with pytest.warns(UserWarning, match=r"editr1\.side is 64, and nano knows only pictures of 128x128 pixels"):
+        open_with("editr1.side=64")
 
 
 def test_a_dry_run_prints_a_configuration_and_what_trains(
