@@ -224,8 +224,8 @@ class Suite(Protocol):
         return ""
 
     def aggregate(self, entries: Sequence[tuple[BenchItem, Values]]) -> BenchScores:
-        """Compute the table. An item may occur several times: with several samples, and when entries are resampled: `DRAW` then
-        tells the draws of its cluster apart.
+        """Compute the table. An item may occur several times: with several samples, and when entries are resampled: `DRAW`
+        is then the number of the draw.
         """
 
 

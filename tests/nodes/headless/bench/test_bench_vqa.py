@@ -131,11 +131,12 @@ def test_a_language_model_is_asked_again_for_one_of_the_choices(
 
     with serving(script) as fake:
         judge = ["--judge", fake.url, "--judge-model", "m"]
-        assert bench("tifa", "--data", tmp_path, "--pictures", pictures, "--out", tmp_path / "run", *judge) == 0
+        # No question of the type "counting" is scored.
+        assert bench("tifa", "--data", tmp_path, "--pictures", pictures, "--out", tmp_path / "run", *judge) == 1
     assert seen == {"how many?": 3, "a cat?": 1, "a dog?": 2}
     made = tables(tmp_path / "run")["published"]
     assert made["counts"] == {"scored": 1, "unscored": 1, "open": 0, "missing": 0}
-    assert made["overall"]["TIFA"] == 1.0
+    assert (made["overall"], made["lacking"]) == ({}, ["counting"])
 
 
 def ask_program(folder: Path, program: str, timeout: float = 20.0) -> str | None:
